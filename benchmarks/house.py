@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from benchmarks import reference
-from opsin.cli.shared.temporary_service import own_service
+from opsin.cli.shared.temporary_service import temporary_service
 from server.gateway.inference.body import Submission
 from server.gateway.inference.runner import Answer
 from server.queue import script_rows
@@ -125,7 +125,7 @@ def watched_service(folder: Path) -> Iterator[str]:
         "HOUSE_OUT": str(folder / "seen"),
         "HOUSE_CARRIERS": " ".join(carrier.__name__ for carrier in CARRIERS),
     }
-    with own_service(HERE / "bundles", environment) as url:
+    with temporary_service(HERE / "bundles", environment) as url:
         yield url
 
 

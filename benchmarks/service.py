@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 
-from opsin.cli.shared.temporary_service import own_service
+from opsin.cli.shared.temporary_service import temporary_service
 
 MEASURED_SECONDS = 300.0
 """Timeout in seconds for measuring all bundles."""
@@ -25,7 +25,7 @@ def running(bundles: Path, *, checkout: Path | None = None, **settings: object) 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")}
     environment |= {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
     python = {} if checkout is None else {"python": str(checkout / ".venv" / "bin" / "python"), "folder": checkout}
-    with own_service(bundles, environment, **python) as url:  # type: ignore[arg-type]
+    with temporary_service(bundles, environment, **python) as url:  # type: ignore[arg-type]
         _await_measured(url)
         yield url
 

@@ -1,6 +1,6 @@
-"""A Gradio front end, in an environment of your own: pip install gradio opsin-*.whl, then python examples/gradio_app.py [--url URL]
+"""A Gradio front end, in its own environment: pip install gradio opsin-*.whl, then python examples/gradio_app.py [--url URL]
 
-The service knows nothing of it: this program asks the API like any other client.
+It uses the API like any other client.
 """
 
 import argparse
@@ -15,9 +15,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url")
     parser.add_argument("--port", type=int, default=7860)
-    asked = parser.parse_args()
-    with Client(asked.url) as client:
-        front_end(client).launch(server_port=asked.port)
+    arguments = parser.parse_args()
+    with Client(arguments.url) as client:
+        front_end(client).launch(server_port=arguments.port)
 
 
 def front_end(client):
@@ -39,13 +39,13 @@ def front_end(client):
 
 
 def labels(client, image, merge):
-    """Image uint8 (H, W, 3) → scores by label, and a line about tokens and time."""
-    found = client.classify(image, model=MODEL, merge=merge)
-    merging, timing = found.merging, found.timing
-    words = (
+    """Classify an image uint8 (H, W, 3); return scores by label, and a line about tokens and time."""
+    result = client.classify(image, model=MODEL, merge=merge)
+    merging, timing = result.merging, result.timing
+    summary = (
         f"{merging.tokens_in} → {merging.tokens_out} tokens, {timing.inference_ms:.1f} ms in the network, {timing.total_ms:.1f} ms in all"
     )
-    return {one.label: one.score for one in found.predictions}, words
+    return {one.label: one.score for one in result.predictions}, summary
 
 
 def rungs(client):

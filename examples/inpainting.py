@@ -1,4 +1,4 @@
-"""Fill a hole in several ways and follow the work: python examples/inpainting.py IMAGE MASK [-o FILE] [--url URL]"""
+"""Fill a hole in several ways and show the progress: python examples/inpainting.py IMAGE MASK [-o FILE] [--url URL]"""
 
 import argparse
 from pathlib import Path
@@ -12,18 +12,20 @@ def main() -> None:
     parser.add_argument("mask", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("filled.png"))
     parser.add_argument("--samples", type=int, default=2)
-    parser.add_argument("--temperature", type=float, default=0.5, help="share of the noise: at 0, which the starter has, samples are equal")
+    parser.add_argument("--temperature", type=float, default=0.5, help="share of the noise: at 0, the starter's default, samples are equal")
     parser.add_argument("--url")
-    asked = parser.parse_args()
-    with Client(asked.url) as client:
-        job = client.inpaint(asked.image, asked.mask, samples=asked.samples, temperature=asked.temperature, preset="fast", wait=False)
+    arguments = parser.parse_args()
+    with Client(arguments.url) as client:
+        job = client.inpaint(
+            arguments.image, arguments.mask, samples=arguments.samples, temperature=arguments.temperature, preset="fast", wait=False
+        )
         for event in job.events():
             if event.name == "progress":
                 print(f"step {event.data['done']} of {event.data['total']}", end="\r")
         filled = job.result()
     print(f"{filled.masked_pixels} pixels filled in {filled.steps} steps")
     for number, sample in enumerate(filled.samples):
-        path = asked.output.with_stem(f"{asked.output.stem}-{number}") if number else asked.output
+        path = arguments.output.with_stem(f"{arguments.output.stem}-{number}") if number else arguments.output
         sample.save(path)
         print(f"{path}: seed {sample.seed}")
 

@@ -1,7 +1,7 @@
 """Score a folder with Ray Data through the client: python examples/ray_batch.py FOLDER [-o FOLDER] [--url URL]
 
-Needs pip install 'ray[data]'. Ray reads and spreads the files, on one machine or a cluster; the service makes batches of whatever
-its workers send. An image that is refused costs the others nothing: its row has the reason instead of a label.
+Needs pip install 'ray[data]'. Ray reads and distributes the files, on one machine or a cluster; the service batches whatever its workers
+send. A rejected image does not affect the others: its row has the reason instead of a label.
 """
 
 import argparse
@@ -12,14 +12,14 @@ import ray
 from opsin import Client
 
 
-class Classify:
-    """Runs in Ray's workers: each keeps one client, whose connections stay open."""
+class FolderClassifier:
+    """The state of one of Ray's workers: a client, whose connections stay open."""
 
     def __init__(self, url):
         self.client = Client(url)
 
     def __call__(self, batch):
-        """Columns `path`, `bytes` → `path`, `label`, `score`, `error`."""
+        """Classify a batch: columns `path`, `bytes` → `path`, `label`, `score`, `error`."""
         outcomes = list(self.client.map("classify", list(batch["bytes"]), concurrency=8, progress=False, top_k=1))
         return {
             "path": batch["path"],
@@ -33,19 +33,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("-o", "--output", help="also write Parquet files into this folder")
-    parser.add_argument("--clients", type=int, default=2, help="Ray workers that ask at a time (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=2, help="number of Ray workers (default: %(default)s)")
     parser.add_argument("--url")
-    asked = parser.parse_args()
-    files = ray.data.read_binary_files(asked.folder, include_paths=True)
+    arguments = parser.parse_args()
+    files = ray.data.read_binary_files(arguments.folder, include_paths=True)
     scored = files.map_batches(
-        Classify,
+        FolderClassifier,
         batch_size=64,
-        compute=ray.data.ActorPoolStrategy(size=asked.clients),
+        compute=ray.data.ActorPoolStrategy(size=arguments.clients),
         num_cpus=0,  # they wait for the service
-        fn_constructor_kwargs={"url": asked.url},
+        fn_constructor_kwargs={"url": arguments.url},
     ).materialize()
-    if asked.output:
-        scored.write_parquet(asked.output)
+    if arguments.output:
+        scored.write_parquet(arguments.output)
     for row in sorted(scored.take_all(), key=lambda row: row["path"]):
         print(row["path"], row["error"] or f"{row['label']} {row['score']:.1%}")
 

@@ -13,12 +13,12 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--model", default="flags")
     parser.add_argument("--url", default=os.environ.get("OPSIN_URL", "http://127.0.0.1:8000"))
-    asked = parser.parse_args()
-    client = triton.InferenceServerClient(asked.url.removeprefix("http://"))  # it wants host:port
-    encoded = np.array([[path.read_bytes()] for path in asked.images], object)  # (n, 1): files as they are
+    arguments = parser.parse_args()
+    client = triton.InferenceServerClient(arguments.url.removeprefix("http://"))  # it takes host:port
+    encoded = np.array([[path.read_bytes()] for path in arguments.images], object)  # (n, 1): files as they are
     image = triton.InferInput("image", list(encoded.shape), "BYTES").set_data_from_numpy(encoded)
-    answer = client.infer(asked.model, [image], parameters={"merge": "off"})
-    for path, label, scores in zip(asked.images, answer.as_numpy("labels")[:, 0], answer.as_numpy("scores"), strict=True):
+    answer = client.infer(arguments.model, [image], parameters={"merge": "off"})
+    for path, label, scores in zip(arguments.images, answer.as_numpy("labels")[:, 0], answer.as_numpy("scores"), strict=True):
         print(f"{path.name}: {label.decode()} {scores.max():.1%}")
 
 

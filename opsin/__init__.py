@@ -1,6 +1,6 @@
-"""The front door of Opsin: the `opsin` command and the client.
+"""The public names of Opsin: the client and its results.
 
-`from opsin import Client` reads httpx2 and numpy only when it is asked for, so that `import opsin` and `opsin --help` stay instant.
+Names are imported on first use, and httpx2 and numpy with them, so that `import opsin` and `opsin --help` stay fast.
 """
 
 from importlib import import_module
@@ -69,7 +69,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'opsin' has no attribute {name!r}")
-    for home in (
+    for module_name in (
         "opsin.errors",
         "opsin.results",
         "opsin.zero_shot",
@@ -87,7 +87,7 @@ def __getattr__(name: str) -> object:
         "opsin.client",
         "opsin.async_client",
     ):
-        module = import_module(home)
+        module = import_module(module_name)
         if name in vars(module):
             return vars(module)[name]
     raise AttributeError(f"module 'opsin' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m opsin`: the `opsin` command where no script is installed."""
+"""`python -m opsin`: the `opsin` command without its script."""
 
 from opsin.cli import main
 

@@ -1,4 +1,4 @@
-"""Actions for the client: what can be asked, the request, and the answer."""
+"""Actions for the client: the options, the request, and the answer."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.api_request import Call, call_of, check_names
-from opsin.image_encoding import File, file_bytes
+from opsin.api_request import ApiRequest, build_request, check_names
+from opsin.image_encoding import FileLike, file_bytes
 from opsin.results import Prediction, Timing, timing_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Tracks = File | Mapping[str, Any] | list[Any]
-"""JSON or .npz as a file, or an answer's JSON or its `people`."""
+Tracks = FileLike | Mapping[str, Any] | list[Any]
+"""A file in JSON or .npz, or an answer's JSON or its `people`."""
 
 
 class ActionsOptions(TypedDict, total=False):
-    """Options of an actions request. One that is left out or None is the service's default. `docs/tasks/actions.md` explains each."""
+    """Options of an actions request; None is the service's default. `docs/tasks/actions.md` explains each of them."""
 
     model: str | None
     """`name` or `name@version`."""
@@ -37,9 +37,9 @@ class ActionsOptions(TypedDict, total=False):
     detail: Literal["fast", "standard", "high"] | None
     priority: Literal["high", "normal", "low"] | None
     timeout: float | None
-    """Seconds for this call, retries included, in place of the client's."""
+    """Timeout of this call in seconds, retries included, instead of the client's."""
     request_id: str | None
-    """Under which the service's logs speak of this request."""
+    """ID of the request in the service's logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class Second:
     end_s: float
     labels: tuple[Prediction, ...]
     unsure: bool = False
-    """The best label's score lies below that from which the bundle relies on it."""
+    """Whether the best label's score is below the bundle's threshold for a reliable label."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedPerson:
-    """One person; rows of the arrays are frames in which they were seen."""
+    """One person; each row of the arrays is a frame in which the person was detected."""
 
     person: int
     first_s: float
@@ -63,19 +63,19 @@ class TrackedPerson:
     boxes: NDArray[np.float64]
     """(K, 6): seconds, x, y, width, height in pixels, and score."""
     poses: NDArray[np.float64] | None
-    """(K, 17, 3): x, y and score of COCO's keypoints, at the times of the boxes; None where the bundle tells none."""
+    """(K, 17, 3): x, y and score of COCO's keypoints, at the times of the boxes; None if the bundle estimates none."""
     actions: tuple[Second, ...]
 
     @property
     def runs(self) -> tuple[Second, ...]:
-        """Seconds in a row with the same best label and the same `unsure`, joined; scores are means, of the labels told in each of them."""
+        """Consecutive seconds with equal best labels and equal `unsure`, joined. Scores are means, of the labels that all of them have."""
         joined: list[list[Second]] = []
         for second in self.actions:
-            if joined and _goes_on(joined[-1][-1], second):
+            if joined and _continues_run(joined[-1][-1], second):
                 joined[-1].append(second)
             else:
                 joined.append([second])
-        return tuple(_mean(run) for run in joined)
+        return tuple(_average_run(run) for run in joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +83,19 @@ class VideoActions:
     """Actions of the people in a video, second by second."""
 
     people: tuple[TrackedPerson, ...]
-    """By first appearance."""
+    """The people, in order of first appearance."""
     video: Mapping[str, Any] | None
-    """width, height, fps, frames and duration_s; None where tracks were sent."""
+    """width, height, fps, frames and duration_s; None if tracks were sent."""
     detail: str | None
-    """How closely people were looked for; None where tracks were sent."""
+    """Detection quality: fast, standard or high; None if tracks were sent."""
     timing: Timing
     model: str
     version: str
     request_id: str
     document: Mapping[str, Any] = field(repr=False)
-    """The answer as JSON, which may be sent again as tracks."""
+    """The answer as JSON, which can be sent again as tracks."""
     note: str = ""
-    """As `Classification.note`."""
+    """Warning about the bundle's answers; see `Classification.note`."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the answer as JSON."""
@@ -108,28 +108,28 @@ class VideoActions:
             for run in [run for run in person.runs if run.labels]:
                 best = run.labels[0]
                 label = f"{best.label} (unsure)" if run.unsure else best.label
-                who = f'<span style="color:{colour}">●</span> person {person.person}'
-                when = f"{run.start_s:.1f} – {run.end_s:.1f} s"
-                rows.append(f"<tr><td>{who}</td><td>{when}</td><td>{escape(label)}</td><td>{best.score:.2f}</td></tr>")
-        found = display.table(rows, ("who", "when", "what", "score")) if rows else "<p>Nobody was found.</p>"
-        return found + display.line(self.note)
+                person_cell = f'<span style="color:{colour}">●</span> person {person.person}'
+                time_cell = f"{run.start_s:.1f} – {run.end_s:.1f} s"
+                rows.append(f"<tr><td>{person_cell}</td><td>{time_cell}</td><td>{escape(label)}</td><td>{best.score:.2f}</td></tr>")
+        people_table = display.render_table(rows, ("who", "when", "what", "score")) if rows else "<p>Nobody was found.</p>"
+        return people_table + display.render_small_print(self.note)
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""
         return display.show(self)
 
 
-def actions_call(video: File | None, tracks: Tracks | None, options: ActionsOptions) -> Call:
-    """Raises ValueError unless there is a video or tracks."""
+def actions_request(video: FileLike | None, tracks: Tracks | None, options: ActionsOptions) -> ApiRequest:
+    """Return the request for a video or tracks. Raises ValueError unless there is exactly one of them."""
     check_names("actions", options, ActionsOptions)
     if (video is None) == (tracks is None):
         raise ValueError("video, tracks: give one of them")
     parts = {"video": file_bytes("video", video)} if video is not None else {"tracks": _tracks(tracks)}
-    return call_of("/v1/actions", options, parts=parts)
+    return build_request("/v1/actions", options, parts=parts)
 
 
 def video_actions(answer: Mapping[str, Any]) -> VideoActions:
-    """The body of `POST /v1/actions`."""
+    """Read the body of `POST /v1/actions`."""
     return VideoActions(
         people=tuple(_person(person) for person in answer["people"]),
         video=answer["video"],
@@ -143,28 +143,30 @@ def video_actions(answer: Mapping[str, Any]) -> VideoActions:
     )
 
 
-def _person(told: Mapping[str, Any]) -> TrackedPerson:
-    poses = told.get("poses")
+def _person(document: Mapping[str, Any]) -> TrackedPerson:
+    poses = document.get("poses")
     return TrackedPerson(
-        person=told["person"],
-        first_s=told["first_s"],
-        last_s=told["last_s"],
-        boxes=np.array(told["boxes"], np.float64).reshape(-1, 6),
+        person=document["person"],
+        first_s=document["first_s"],
+        last_s=document["last_s"],
+        boxes=np.array(document["boxes"], np.float64).reshape(-1, 6),
         poses=None if poses is None else np.array([points for _, points in poses], np.float64).reshape(-1, 17, 3),
-        actions=tuple(Second(one["start_s"], one["end_s"], _labels(one["labels"]), one.get("unsure", False)) for one in told["actions"]),
+        actions=tuple(
+            Second(one["start_s"], one["end_s"], _labels(one["labels"]), one.get("unsure", False)) for one in document["actions"]
+        ),
     )
 
 
-def _labels(told: list[Mapping[str, Any]]) -> tuple[Prediction, ...]:
-    return tuple(Prediction(label["label"], label["index"], label["score"]) for label in told)
+def _labels(labels: list[Mapping[str, Any]]) -> tuple[Prediction, ...]:
+    return tuple(Prediction(label["label"], label["index"], label["score"]) for label in labels)
 
 
-def _goes_on(before: Second, after: Second) -> bool:
-    best = [second.labels[0].label if second.labels else None for second in (before, after)]
-    return best[0] == best[1] and before.unsure == after.unsure and before.end_s == after.start_s
+def _continues_run(before: Second, after: Second) -> bool:
+    labels = [second.labels[0].label if second.labels else None for second in (before, after)]
+    return labels[0] == labels[1] and before.unsure == after.unsure and before.end_s == after.start_s
 
 
-def _mean(run: list[Second]) -> Second:
+def _average_run(run: list[Second]) -> Second:
     scores = [{label.label: label.score for label in second.labels} for second in run]
     means = [
         Prediction(label.label, label.index, sum(one[label.label] for one in scores) / len(run))

@@ -1,11 +1,11 @@
 # `make client` derives jobs.py from this file.
-"""Jobs of the service: requests that it answers later. They go on whatever becomes of the client.
+"""Jobs: requests that the service answers later. They continue if the client stops.
 
 job = await client.classify("cat.jpg", wait=False)
 async for event in job.events():
     print(event.name, event.data)
-found = await job.result()
-print(found.label)
+result = await job.result()
+print(result.label)
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from opsin.api_request import TRANSPORT_ERRORS, Call, understood
-from opsin.async_connection import AsyncConnection
+from opsin.api_request import TRANSPORT_ERRORS, ApiRequest, parse_json_answer
+from opsin.async_connection import AsyncServiceConnection
 from opsin.errors import DeadlinePassed, Unavailable, Unreachable
-from opsin.events import PAUSE_S, Event, JobStatus, Patience, Reading, job_status, named
+from opsin.events import PAUSE_S, Event, EventStreamReader, JobStatus, ReconnectBudget, job_status, naming_job
 
 T = TypeVar("T")
-FILE_S = 3600.0
-"""Seconds that a file may take to be made."""
+FILE_TIMEOUT_S = 3600.0
+"""Timeout of a file in another form, which the service may have to compute first."""
 
 
 class AsyncJob(Generic[T]):
-    """A job of an `AsyncClient`, which must stay open while it is asked."""
+    """A job of an `AsyncClient`, which must stay open while the job is used."""
 
-    def __init__(self, service: AsyncConnection, job_id: str, read: Callable[[Mapping[str, Any]], T]) -> None:
+    def __init__(self, service: AsyncServiceConnection, job_id: str, read: Callable[[Mapping[str, Any]], T]) -> None:
         self.id = job_id
         self._service = service
         self._path = f"/v1/jobs/{quote(job_id, safe='')}"
@@ -40,62 +40,62 @@ class AsyncJob(Generic[T]):
         return f"{type(self).__name__}({self.id!r})"
 
     async def status(self) -> JobStatus:
-        """Raises Refused (404, 410) for a job that the service does not know, or no longer."""
+        """Return the job's state. Raises Refused (404, 410) for a job that is unknown or has expired."""
         return await self._status(self._service.timeout)
 
     async def _status(self, timeout: float) -> JobStatus:
-        return understood(await self._service.exchange(Call("GET", self._path, timeout=timeout)), job_status)
+        return parse_json_answer(await self._service.exchange(ApiRequest("GET", self._path, timeout=timeout)), job_status)
 
     async def events(self, after: int = 0) -> AsyncIterator[Event]:
-        """Iterate over what has happened since event `after`, and what happens until the job ends. A broken stream is opened again."""
-        reading = Reading(f"{self._path}/events", after)
-        with named(self.id):
-            while not reading.ended:
+        """Iterate over the events since event `after`, until the job ends. A broken stream is reopened."""
+        reader = EventStreamReader(f"{self._path}/events", after)
+        with naming_job(self.id):
+            while not reader.ended:
                 try:
-                    async with self._service.http.stream(**reading.request()) as response:
+                    async with self._service.http.stream(**reader.request()) as response:
                         if response.is_success:
-                            reading.opened(response)
+                            reader.on_open(response)
                             async for text in response.aiter_text():
-                                for event in reading.take(text):
+                                for event in reader.take(text):
                                     yield event
                         else:
                             await response.aread()
-                            reading.refused(response)
-                    if response.is_success and not reading.ended:
-                        reading.closed(await self.status())
+                            reader.on_refusal(response)
+                    if response.is_success and not reader.ended:
+                        reader.on_close(await self.status())
                 except (*TRANSPORT_ERRORS, Unreachable, Unavailable) as error:
-                    reading.broken(error, self._service.url)
-                if not reading.ended:
-                    await asyncio.sleep(reading.pause_s)
+                    reader.on_break(error, self._service.url)
+                if not reader.ended:
+                    await asyncio.sleep(reader.pause_s)
 
     async def result(self, timeout: float | None = None) -> T:
-        """Wait for the end, at most `timeout` seconds, and return the answer. Raises the job's OpsinError where it has none."""
-        ends, patience = time.monotonic() + (math.inf if timeout is None else timeout), Patience()
-        with named(self.id):
+        """Wait for the end, at most `timeout` seconds, and return the answer. Raises the job's OpsinError if it failed."""
+        deadline, budget = time.monotonic() + (math.inf if timeout is None else timeout), ReconnectBudget()
+        with naming_job(self.id):
             while True:
                 try:
-                    status = await self._status(max(PAUSE_S, min(self._service.timeout, ends - time.monotonic())))
+                    status = await self._status(max(PAUSE_S, min(self._service.timeout, deadline - time.monotonic())))
                     if status.ended:
                         break
-                    patience.answered()
+                    budget.reset()
                 except (Unreachable, Unavailable) as error:
-                    patience.lost(error)
+                    budget.record_failure(error)
                 except DeadlinePassed:
-                    if time.monotonic() < ends:
+                    if time.monotonic() < deadline:
                         raise
-                if time.monotonic() + PAUSE_S > ends:  # the next look would come too late
+                if time.monotonic() + PAUSE_S > deadline:  # the next poll would be too late
                     raise DeadlinePassed("the job has not ended in time")
                 await asyncio.sleep(PAUSE_S)
-            call = Call("GET", f"{self._path}/result", headers={"Accept": "application/json"})
-            return understood(await self._service.exchange(call), self._read)
+            request = ApiRequest("GET", f"{self._path}/result", headers={"Accept": "application/json"})
+            return parse_json_answer(await self._service.exchange(request), self._read)
 
     async def file(self, media_type: str) -> bytes:
-        """The answer of a job that is done, in another form that its route offers, such as `video/mp4`. Raises OpsinError."""
-        call = Call("GET", f"{self._path}/result", headers={"Accept": media_type}, timeout=FILE_S)
-        with named(self.id):
-            response = await self._service.exchange(call)
+        """Return the answer of a finished job in another media type that its route offers, such as `video/mp4`. Raises OpsinError."""
+        request = ApiRequest("GET", f"{self._path}/result", headers={"Accept": media_type}, timeout=FILE_TIMEOUT_S)
+        with naming_job(self.id):
+            response = await self._service.exchange(request)
         return response.content
 
     async def cancel(self) -> None:
-        """End it; if it has ended, remove what is kept of it."""
-        await self._service.exchange(Call("DELETE", self._path))
+        """Cancel the job, or delete its stored result if it has ended."""
+        await self._service.exchange(ApiRequest("DELETE", self._path))

@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from uuid import uuid4
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to be written beside `path`, or what that is a link to, and put it there in one step, with the mode of the file before.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary file in the folder of `path`, and move it to `path` in one step when the block ends.
 
-    A failure leaves the file before. Of several that write at once the last wins. Raises OSError."""
+    The file keeps the mode of the one that it replaces, and a link keeps pointing to it. If the block fails, the old file stays. If
+    several write at once, the last one wins. Raises OSError.
+    """
     target = Path(os.path.realpath(path))
     unfinished = target.with_name(f".{uuid4().hex}.unfinished")
     try:

@@ -1,71 +1,76 @@
-"""Classification for the client: what can be asked, the request, and how its answer is read."""
+"""Classification for the client: the options, the request, and the reader of its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from opsin.api_request import Call, call_of, check_names
-from opsin.image_encoding import File, Picture, encoded, file_bytes
+from opsin.api_request import ApiRequest, build_request, check_names
+from opsin.image_encoding import FileLike, ImageLike, encode, file_bytes
 from opsin.results import classifications
 
 Priority = Literal["high", "normal", "low"]
-Pictures = Sequence[Picture]
+ImageSequence = Sequence[ImageLike]
 
 
 class ClassifyOptions(TypedDict, total=False):
-    """Options of a classification. One that is left out or None is the service's default."""
+    """Options of a classification; None is the service's default."""
 
     model: str | None
     """`name` or `name@version`."""
     top_k: int | None
     merge: int | str | None
-    """`"off"`, how many tokens to merge in each block, or the name of a rung of the bundle's ladder."""
+    """`"off"`, the number of tokens to merge in each block, or the name of a rung of the bundle's ladder."""
     merge_sight: int | str | None
-    """The same for the video half of a bundle of sound and sight, where `merge` is to hold for sound alone."""
+    """Merging in the video half of an audio-visual bundle, written as `merge`, which then applies to the sound alone."""
     views: int | None
-    """Views of a video, from 1 to 30."""
+    """Number of views of a video, from 1 to 30."""
     crops: Literal[1, 3] | None
-    """Crops of each view: its centre, or three along its longer side."""
+    """Number of crops of each view: one at its centre, or three along its longer side."""
     start_s: float | None
     end_s: float | None
-    """Seconds: the part of the video or sound that is classified."""
+    """End of the part of the video or sound to classify, in seconds; `start_s` is its start."""
     windows: int | None
-    """Windows of sound, from 1 to 12."""
+    """Number of windows of sound, from 1 to 12."""
     use: Literal["both", "sound", "sight"] | None
-    """Parts that a bundle of sound and sight goes by."""
+    """Parts of the clip that an audio-visual bundle uses."""
     timeline: bool | None
-    """Whether the labels of each view or window are told, too."""
+    """Whether to return the labels of each view or window, too."""
     priority: Priority | None
     timeout: float | None
-    """Seconds for this call, retries included, in place of the client's."""
+    """Timeout of this call in seconds, retries included, instead of the client's."""
     request_id: str | None
-    """Under which the service's logs speak of this request."""
+    """ID of the request in the service's logs."""
 
 
-def classify_call(images: Picture | Pictures | None, asked: ClassifyOptions, video: File | None = None, audio: File | None = None) -> Call:
-    """Images, or a video, a sound, or both. Raises TypeError, ValueError or OSError for what cannot be sent."""
-    check_names("classify", asked, ClassifyOptions)
+def classify_request(
+    images: ImageLike | ImageSequence | None, options: ClassifyOptions, video: FileLike | None = None, audio: FileLike | None = None
+) -> ApiRequest:
+    """Return the request for images, or for a video, a sound, or both.
+
+    Raises TypeError, ValueError or OSError for inputs that cannot be sent.
+    """
+    check_names("classify", options, ClassifyOptions)
     parts = {name: file_bytes(name, file) for name, file in (("video", video), ("audio", audio)) if file is not None}
     if (images is None) != bool(parts):
         raise ValueError("images, video, audio: give images, or a video, a sound, or both")
-    return call_of("/v1/classify", asked, pictures=() if images is None else _encoded(images), parts=parts)
+    return build_request("/v1/classify", options, images=() if images is None else _encode_all(images), parts=parts)
 
 
-def reader(images: Picture | Pictures | None) -> Callable[[Mapping[str, Any]], Any]:
-    """From the body of an answer to one classification, or to several."""
-    if several(images):
+def answer_parser(images: ImageLike | ImageSequence | None) -> Callable[[Mapping[str, Any]], Any]:
+    """Return the function that reads an answer's body: to one classification for one image, to a list for several."""
+    if is_sequence(images):
         return classifications
     return lambda answer: classifications(answer)[0]
 
 
-def several(images: Picture | Pictures | None) -> bool:
+def is_sequence(images: ImageLike | ImageSequence | None) -> bool:
     return isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
 
 
-def _encoded(images: Any) -> tuple[bytes, ...]:
-    """Raises ValueError where there is none."""
-    pictures = images if several(images) else [images]
-    if not len(pictures):
+def _encode_all(images: Any) -> tuple[bytes, ...]:
+    """Encode one or several images. Raises ValueError if there is none."""
+    listed = images if is_sequence(images) else [images]
+    if not len(listed):
         raise ValueError("images: at least one picture is needed")
-    return tuple(encoded(picture) for picture in pictures)
+    return tuple(encode(picture) for picture in listed)

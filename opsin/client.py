@@ -2,8 +2,8 @@
 """The Python client.
 
 with Client("http://127.0.0.1:8000") as client:
-    found = client.classify("cat.jpg")
-    print(found.label)
+    result = client.classify("cat.jpg")
+    print(result.label)
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 import httpx2
 
 from opsin import classification, embedding, results, zero_shot
-from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
-from opsin.any_task import ask_call
-from opsin.api_request import Call, id_of_job, interpreted, understood
+from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_request, video_actions
+from opsin.any_task import task_request
+from opsin.api_request import ApiRequest, parse_answer, parse_job_id, parse_json_answer
 from opsin.bulk import (
     ActionsMap,
     ClassifyMap,
@@ -30,43 +30,51 @@ from opsin.bulk import (
     ReconstructMap,
     Task,
     ZeroShotMap,
-    asks_of_model,
     check_served,
+    has_model_options,
     inputs_of,
     map_threads,
     method_of,
 )
-from opsin.classification import ClassifyOptions, Pictures, classify_call, several
-from opsin.connection import Connection
+from opsin.classification import ClassifyOptions, ImageSequence, classify_request, is_sequence
+from opsin.connection import ServiceConnection
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
-from opsin.endpoint import Headers, model_call, readiness
+from opsin.endpoint import Headers, model_request, readiness
 from opsin.errors import OpsinError
 from opsin.gallery import Gallery
-from opsin.gallery_search import answering, file_vectors
-from opsin.image_encoding import File, Picture
-from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
+from opsin.gallery_search import answering_bundle, file_vectors
+from opsin.image_encoding import FileLike, ImageLike
+from opsin.inpainting import Inpainting, InpaintOptions, inpaint_request, inpainting
 from opsin.jobs import Job
-from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
-from opsin.request_chunks import ONE, Chunk, Limits, limits_of
+from opsin.reconstruction import (
+    MapLike,
+    Reconstruction,
+    ReconstructOptions,
+    SceneOptions,
+    reconstruct_request,
+    reconstruction,
+    scene_request,
+)
+from opsin.request_chunks import ONE_IMAGE, Chunk, RequestLimits, limits_of
 from opsin.results import Classification, Model, Readiness
-from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
+from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_chunks, zero_shot_request
 
 T = TypeVar("T")
 
 
 class Client:
-    """A client of one service; close it, or use it as a context manager. May be shared between threads.
+    """A client of one service; close it, or use it as a context manager. It may be shared between threads.
 
-    `url` defaults to `OPSIN_URL`, else http://127.0.0.1:8000, and `api_key`, for a service that asks for one, to `OPSIN_API_KEY`.
-    `timeout` is in seconds and covers a whole call, retries included. `retries` bounds how often a call is repeated after 429 or
-    503, each time after the pause that the service asks for in Retry-After; where the pause does not fit into the timeout, the
-    error is raised at once. Nothing else is retried.
+    `url` defaults to `OPSIN_URL`, else http://127.0.0.1:8000, and `api_key`, for a service that requires one, to `OPSIN_API_KEY`.
+    `timeout` is in seconds and covers a whole call, retries included. `retries` is the maximum number of retries after 429 or 503, each
+    after the pause that the service names in Retry-After. If the pause does not fit into the timeout, the error is raised at once. Nothing
+    else is retried.
     """
 
     def __init__(
         self, url: str | None = None, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 2, headers: Headers | None = None
     ) -> None:
-        self._service = Connection(url, api_key, timeout, retries, headers)
+        self._service = ServiceConnection(url, api_key, timeout, retries, headers)
 
     @property
     def url(self) -> str:
@@ -74,101 +82,112 @@ class Client:
 
     @overload
     def classify(  # type: ignore[overload-overlap]
-        self, images: Picture, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+        self, images: ImageLike, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
     ) -> Classification: ...
     @overload
-    def classify(self, images: Pictures, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]) -> list[Classification]: ...
+    def classify(
+        self, images: ImageSequence, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> list[Classification]: ...
     @overload
     def classify(  # type: ignore[overload-overlap]
-        self, images: Picture, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
+        self, images: ImageLike, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
     ) -> Job[Classification]: ...
     @overload
-    def classify(self, images: Pictures, *, wait: Literal[False], **options: Unpack[ClassifyOptions]) -> Job[list[Classification]]: ...
+    def classify(self, images: ImageSequence, *, wait: Literal[False], **options: Unpack[ClassifyOptions]) -> Job[list[Classification]]: ...
     @overload
     def classify(
-        self, *, video: File | None = None, audio: File | None = None, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+        self,
+        *,
+        video: FileLike | None = None,
+        audio: FileLike | None = None,
+        wait: Literal[True] = True,
+        **options: Unpack[ClassifyOptions],
     ) -> Classification: ...
     @overload
     def classify(
-        self, *, video: File | None = None, audio: File | None = None, wait: Literal[False], **options: Unpack[ClassifyOptions]
+        self, *, video: FileLike | None = None, audio: FileLike | None = None, wait: Literal[False], **options: Unpack[ClassifyOptions]
     ) -> Job[Classification]: ...
     def classify(
         self,
-        images: Picture | Pictures | None = None,
+        images: ImageLike | ImageSequence | None = None,
         *,
-        video: File | None = None,
-        audio: File | None = None,
+        video: FileLike | None = None,
+        audio: FileLike | None = None,
         wait: bool = True,
         **options: Unpack[ClassifyOptions],
     ) -> Any:
-        """The labels of one picture, or of several in one request (all or nothing), in their order; or of a video, a sound, or both.
+        """Classify one image, or several in one request (all or nothing), in input order; or a video, a sound, or both.
 
-        A picture is a path, the bytes of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image; a video or sound a file.
-        `options` are those of `ClassifyOptions`. Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
+        An image is a path, the content of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image; a video or sound is a file.
+        `options` are those of `ClassifyOptions`. With `wait=False` the result is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        call = classify_call(images, options, video, audio)
-        return self._answer_or_job(call, classification.reader(images), wait)
+        request = classify_request(images, options, video, audio)
+        return self._answer_or_job(request, classification.answer_parser(images), wait)
 
     @overload
     def zero_shot(  # type: ignore[overload-overlap]
-        self, images: Picture, labels: Sequence[str], *, wait: Literal[True] = True, **options: Unpack[ZeroShotOptions]
+        self, images: ImageLike, labels: Sequence[str], *, wait: Literal[True] = True, **options: Unpack[ZeroShotOptions]
     ) -> ZeroShotClassification: ...
     @overload
     def zero_shot(
-        self, images: Pictures, labels: Sequence[str], *, wait: Literal[True] = True, **options: Unpack[ZeroShotOptions]
+        self, images: ImageSequence, labels: Sequence[str], *, wait: Literal[True] = True, **options: Unpack[ZeroShotOptions]
     ) -> list[ZeroShotClassification]: ...
     @overload
     def zero_shot(  # type: ignore[overload-overlap]
-        self, images: Picture, labels: Sequence[str], *, wait: Literal[False], **options: Unpack[ZeroShotOptions]
+        self, images: ImageLike, labels: Sequence[str], *, wait: Literal[False], **options: Unpack[ZeroShotOptions]
     ) -> Job[ZeroShotClassification]: ...
     @overload
     def zero_shot(
-        self, images: Pictures, labels: Sequence[str], *, wait: Literal[False], **options: Unpack[ZeroShotOptions]
+        self, images: ImageSequence, labels: Sequence[str], *, wait: Literal[False], **options: Unpack[ZeroShotOptions]
     ) -> Job[list[ZeroShotClassification]]: ...
-    def zero_shot(self, images: Picture | Pictures, labels: Sequence[str], *, wait: bool = True, **options: Unpack[ZeroShotOptions]) -> Any:
-        """The labels of your own that fit one image best, or each of several, in their order. labels: 1 to 1,000 distinct texts.
+    def zero_shot(
+        self, images: ImageLike | ImageSequence, labels: Sequence[str], *, wait: bool = True, **options: Unpack[ZeroShotOptions]
+    ) -> Any:
+        """Score one image, or several in input order, against your own labels. labels: 1 to 1,000 distinct texts.
 
-        More images than the service takes at a time travel in several requests; without `wait` they are one, a `Job`.
-        Raises OpsinError.
+        More images than one request may have are sent in several requests; with `wait=False` they are one request, and the result is an
+        `Job`. Raises OpsinError.
         """
         if not wait:
-            call = zero_shot_call(images, labels, options)
-            return self._answer_or_job(call, zero_shot.reader(images), wait)
+            request = zero_shot_request(images, labels, options)
+            return self._answer_or_job(request, zero_shot.answer_parser(images), wait)
         chunks = zero_shot_chunks(images, labels, options, self._limits(images, zero_shot.TASKS))
-        found = [one for answer in self._exchange_chunks(chunks) for one in understood(answer, zero_shot.zero_shots)]
-        return found if several(images) else found[0]
+        results = [one for answer in self._exchange_chunks(chunks) for one in parse_json_answer(answer, zero_shot.zero_shots)]
+        return results if is_sequence(images) else results[0]
 
     @overload
     def embed(
         self,
-        images: Picture | Pictures | None = None,
+        images: ImageLike | ImageSequence | None = None,
         *,
         texts: str | Sequence[str] | None = None,
         output: Literal["pooled"] = "pooled",
         **options: Unpack[EmbedOptions],
     ) -> Embeddings: ...
     @overload
-    def embed(self, images: Picture | Pictures, *, output: Literal["tokens"], **options: Unpack[EmbedOptions]) -> TokenEmbeddings: ...
+    def embed(
+        self, images: ImageLike | ImageSequence, *, output: Literal["tokens"], **options: Unpack[EmbedOptions]
+    ) -> TokenEmbeddings: ...
     def embed(
         self,
-        images: Picture | Pictures | None = None,
+        images: ImageLike | ImageSequence | None = None,
         *,
         texts: str | Sequence[str] | None = None,
         output: Output = "pooled",
         **options: Unpack[EmbedOptions],
     ) -> Any:
-        """Vectors of unit length, one for each image or text, in their order; with output="tokens" those of an image's merged tokens.
+        """Return a vector of unit length for each image or text, in input order; with output="tokens", those of an image's merged tokens.
 
-        More than the service takes at a time travel in several requests. Raises OpsinError.
+        More inputs than one request may have are sent in several requests. Raises OpsinError.
         """
         embedding.check_given(images, texts, output, options)
         if texts is not None:
-            chunks = embedding.text_calls(texts, options)
+            chunks = embedding.text_requests(texts, options)
         else:
             assert images is not None
-            chunks = embedding.image_calls(images, output, options, self._limits(images, embedding.TASKS))
-        read = embedding.reader(texts, output)
-        return embedding.joined([interpreted(answer, read) for answer in self._exchange_chunks(chunks)])
+            chunks = embedding.image_requests(images, output, options, self._limits(images, embedding.TASKS))
+        read = embedding.answer_parser(texts, output)
+        return embedding.join([parse_answer(answer, read) for answer in self._exchange_chunks(chunks)])
 
     def gallery(
         self,
@@ -179,94 +198,95 @@ class Client:
         progress: ProgressOption = None,
         **options: Unpack[EmbedOptions],
     ) -> Gallery:
-        """The images of a folder, to be searched by text or image: `gallery.search("something to eat", k=5)`.
+        """Embed the images of a folder, for searches by text or image: `gallery.search("something to eat", k=5)`.
 
-        Each file that matches `pattern` is embedded once, as by `map`; those that fail stand in `failures`. Raises OpsinError where none
-        can be embedded.
+        Each file that matches `pattern` is embedded once, as by `map`; files that fail are in `failures`. Raises OpsinError if none can be
+        embedded.
         """
         inputs = inputs_of(os.fspath(folder), pattern, "gallery")
         outcomes = self.map("embed", inputs, concurrency=concurrency, progress=progress, **options)
-        model = self.model(answering(outcomes))
+        model = self.model(answering_bundle(outcomes))
         return Gallery(file_vectors(outcomes, model, options), tuple(outcomes.failures), self.embed, self.model)
 
     @overload
     def inpaint(
-        self, image: Picture, mask: Picture | None = None, *, wait: Literal[True] = True, **options: Unpack[InpaintOptions]
+        self, image: ImageLike, mask: ImageLike | None = None, *, wait: Literal[True] = True, **options: Unpack[InpaintOptions]
     ) -> Inpainting: ...
     @overload
     def inpaint(
-        self, image: Picture, mask: Picture | None = None, *, wait: Literal[False], **options: Unpack[InpaintOptions]
+        self, image: ImageLike, mask: ImageLike | None = None, *, wait: Literal[False], **options: Unpack[InpaintOptions]
     ) -> Job[Inpainting]: ...
-    def inpaint(self, image: Picture, mask: Picture | None = None, *, wait: bool = True, **options: Unpack[InpaintOptions]) -> Any:
-        """The picture with its hole filled. mask: a picture of the same size, white where it is to be filled, or words such as
-        `box:X,Y,W,H` or `center:0.5`; None for the picture's own transparency.
+    def inpaint(self, image: ImageLike, mask: ImageLike | None = None, *, wait: bool = True, **options: Unpack[InpaintOptions]) -> Any:
+        """Fill the hole of an image. mask: an image of the same size, white in the hole, or an expression such as `box:X,Y,W,H` or
+        `center:0.5`; None: the image's transparent pixels.
 
-        Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
+        With `wait=False` the result is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        call = inpaint_call(image, mask, options)
-        return self._answer_or_job(call, inpainting, wait)
+        request = inpaint_request(image, mask, options)
+        return self._answer_or_job(request, inpainting, wait)
 
     @overload
     def actions(
-        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
+        self, video: FileLike | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
     ) -> VideoActions: ...
     @overload
     def actions(
-        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
+        self, video: FileLike | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
     ) -> Job[VideoActions]: ...
     def actions(
-        self, video: File | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
+        self, video: FileLike | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
     ) -> Any:
-        """Find who does what when in a video, or in tracks of people: a file, or an answer's JSON.
+        """Recognise who does what, and when, in a video, or in tracks of people: a file, or an answer's JSON.
 
-        Without `wait` it is a `Job`, and `timeout` the job's; `job.file("video/mp4")` is the annotated clip. Raises OpsinError.
+        With `wait=False` the result is a `Job`, and `timeout` the job's; `job.file("video/mp4")` is the annotated clip. Raises
+        OpsinError.
         """
-        call = actions_call(video, tracks, options)
-        return self._answer_or_job(call, video_actions, wait)
+        request = actions_request(video, tracks, options)
+        return self._answer_or_job(request, video_actions, wait)
 
     @overload
     def reconstruct(
         self,
-        image: Picture,
-        depth: Map | None = None,
+        image: ImageLike,
+        depth: MapLike | None = None,
         *,
-        points: Map | None = None,
-        mask: Picture | None = None,
+        points: MapLike | None = None,
+        mask: ImageLike | None = None,
         wait: Literal[True] = True,
         **options: Unpack[ReconstructOptions],
     ) -> Reconstruction: ...
     @overload
     def reconstruct(
         self,
-        image: Picture,
-        depth: Map | None = None,
+        image: ImageLike,
+        depth: MapLike | None = None,
         *,
-        points: Map | None = None,
-        mask: Picture | None = None,
+        points: MapLike | None = None,
+        mask: ImageLike | None = None,
         wait: Literal[False],
         **options: Unpack[ReconstructOptions],
     ) -> Job[Reconstruction]: ...
     def reconstruct(
         self,
-        image: Picture,
-        depth: Map | None = None,
+        image: ImageLike,
+        depth: MapLike | None = None,
         *,
-        points: Map | None = None,
-        mask: Picture | None = None,
+        points: MapLike | None = None,
+        mask: ImageLike | None = None,
         wait: bool = True,
         **options: Unpack[ReconstructOptions],
     ) -> Any:
-        """The whole shape of what one picture shows. depth: a map, with `fov` or `fx`; or points, one for each pixel; or neither, of
-        an object, where the model tells depth. mask: white on the object.
+        """Reconstruct the whole shape of an object or scene from one image.
 
-        Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
+        depth: a map, with `fov` or `fx`; or points: one for each pixel; neither for an object, if the model estimates depth. mask: white on
+        the object. With `wait=False` the result is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        call = reconstruct_call(image, depth, points, mask, options)
-        return self._answer_or_job(call, reconstruction, wait)
+        request = reconstruct_request(image, depth, points, mask, options)
+        return self._answer_or_job(request, reconstruction, wait)
 
     def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
-        """`Reconstruction.scene` asked again, in another way. Raises Refused (404) where it is gone."""
-        return self._answer(scene_call(scene, options), reconstruction)
+        """Query a stored scene (`Reconstruction.scene`) again, with other options. Raises Refused (404) if it has expired."""
+        return self._answer(scene_request(scene, options), reconstruction)
 
     @overload
     def map(self, task: Literal["classify"], inputs: Inputs, **options: Unpack[ClassifyMap]) -> Outcomes[Classification]: ...
@@ -283,51 +303,54 @@ class Client:
     def map(
         self, task: Task, inputs: Inputs, *, concurrency: int = 8, pattern: str = "*", progress: ProgressOption = None, **options: Any
     ) -> Outcomes[Any]:
-        """The task for each of many inputs, `concurrency` at a time: the files of a folder that match `pattern`, by name, or anything
-        that the task's method takes; a tuple holds several arguments. `options` are those of the method.
+        """Run a task on many inputs, `concurrency` at a time, and return the outcomes in input order.
 
-        Outcomes stand in the order of the inputs; an input that fails costs the others nothing. progress: True for a bar, False for none,
-        a function of how many are done and of how many, or None for a bar on a terminal. Raises ValueError and OSError for inputs that are
-        none, TypeError for an option that the method does not have, and Refused, before any input is sent, for a model that is not served
-        or has no such rung or so many labels.
+        inputs: a folder, or a sequence of whatever the task's method accepts; a tuple holds several arguments. pattern: which files of a
+        folder to send, in order of name. progress: True for a progress bar, False for none, a function of (done, total), or None for a bar
+        only on a terminal. options: those of the task's method.
+
+        An input that fails does not affect the others. Raises ValueError and OSError for inputs that cannot be used, TypeError for options
+        that the method does not have, and Refused, before any input is sent, for a model that is not served, has no such rung, or has fewer
+        labels.
         """
-        ask = method_of(self, task, concurrency, options)
-        if asks_of_model(options):
+        method = method_of(self, task, concurrency, options)
+        if has_model_options(options):
             check_served(self.models(), task, options)
-        return map_threads(ask, task, inputs_of(inputs, pattern), concurrency, progress, options)
+        return map_threads(method, task, inputs_of(inputs, pattern), concurrency, progress, options)
 
-    def ask(self, task: str, parts: Mapping[str, Picture | Pictures], **options: Any) -> dict[str, Any]:
-        """The answer of any task as JSON: parts by name, as `classify` takes pictures; options as the task has them, and `timeout`. A list
-        or tuple is sent as a repeated option.
+    def ask(self, task: str, parts: Mapping[str, ImageLike | ImageSequence], **options: Any) -> dict[str, Any]:
+        """Run any task by its name, also one that this client has no method for, and return its answer as JSON.
 
-        For tasks that this client has no method for, such as one that you have added. Raises OpsinError."""
-        call = ask_call(task, parts, options)
-        return self._answer(call, dict)
+        parts: by name, as `classify` takes images. options: those of the task, and `timeout`; a list or tuple is sent as a repeated option.
+        Raises OpsinError.
+        """
+        request = task_request(task, parts, options)
+        return self._answer(request, dict)
 
     def job(self, job_id: str) -> Job[dict[str, Any]]:
-        """A job by its id, also one that another process has asked for. Its result is the answer as JSON."""
+        """Return a job by its id, also one that another process has submitted. Its result is the answer as JSON."""
         return Job(self._service, job_id, dict)
 
     def models(self) -> list[Model]:
-        """The bundles that the service knows."""
-        return self._answer(Call("GET", "/v1/models"), results.models)
+        """Return the bundles of the service."""
+        return self._answer(ApiRequest("GET", "/v1/models"), results.models)
 
     def model(self, name: str) -> Model:
-        """One bundle by `name` or `name@version`. Raises Refused (404) if there is none."""
-        return self._answer(model_call(name), results.model)
+        """Return a bundle by `name` or `name@version`. Raises Refused (404) if there is none."""
+        return self._answer(model_request(name), results.model)
 
     def health(self) -> bool:
-        """Whether the service runs."""
+        """Return whether the service is running."""
         try:
-            response = self._service.send(Call("GET", "/health/live"), self._service.timeout)
+            response = self._service.send(ApiRequest("GET", "/health/live"), self._service.timeout)
         except OpsinError:
             return False
         return response.is_success
 
     def ready(self) -> Readiness:
-        """Whether it can take requests now."""
+        """Return whether the service can take requests now, and if not, why."""
         try:
-            return readiness(self._service.send(Call("GET", "/health/ready"), self._service.timeout))
+            return readiness(self._service.send(ApiRequest("GET", "/health/ready"), self._service.timeout))
         except OpsinError as error:
             return Readiness(False, str(error))
 
@@ -340,22 +363,22 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _answer(self, call: Call, read: Callable[[Any], T]) -> T:
-        return understood(self._service.exchange(call), read)
+    def _answer(self, request: ApiRequest, read: Callable[[Any], T]) -> T:
+        return parse_json_answer(self._service.exchange(request), read)
 
-    def _answer_or_job(self, call: Call, read: Callable[[Any], Any], wait: bool) -> Any:
+    def _answer_or_job(self, request: ApiRequest, read: Callable[[Any], Any], wait: bool) -> Any:
         if wait:
-            return self._answer(call, read)
-        return Job(self._service, self._answer(call.to_be_answered_later(), id_of_job), read)
+            return self._answer(request, read)
+        return Job(self._service, self._answer(request.as_job(), parse_job_id), read)
 
-    def _limits(self, images: Picture | Pictures, tasks: Collection[str]) -> Limits:
-        """The limits of requests for these images: those of several are asked for."""
-        return limits_of(self.models(), tasks) if several(images) and len(images) > 1 else ONE  # type: ignore[arg-type]
+    def _limits(self, images: ImageLike | ImageSequence, tasks: Collection[str]) -> RequestLimits:
+        """Return the limits of requests for these images. For several images, the service is queried for them."""
+        return limits_of(self.models(), tasks) if is_sequence(images) and len(images) > 1 else ONE_IMAGE  # type: ignore[arg-type]
 
     def _exchange_chunks(self, chunks: Iterator[Chunk]) -> Iterator[httpx2.Response]:
-        """The answers to requests, one after the other."""
+        """Send requests one after the other, and yield their answers."""
         while (chunk := next(chunks, None)) is not None:
             try:
-                yield self._service.exchange(chunk.call)
+                yield self._service.exchange(chunk.request)
             except OpsinError as error:
-                raise chunk.renumbered(error) from None
+                raise chunk.renumber(error) from None

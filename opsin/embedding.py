@@ -1,4 +1,4 @@
-"""Vectors of images and texts for the client: what can be asked, the requests, and their answers."""
+"""Embeddings for the client: the options, the requests for images or texts, and their answers."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 import numpy as np
 
 from opsin import display
-from opsin.api_request import Call, call_of, check_names, check_texts
-from opsin.classification import Pictures, Priority, several
+from opsin.api_request import ApiRequest, build_request, check_names, check_texts
+from opsin.classification import ImageSequence, Priority, is_sequence
 from opsin.errors import Failed
-from opsin.image_encoding import Picture
-from opsin.request_chunks import Chunk, Limits, image_chunks
+from opsin.image_encoding import ImageLike
+from opsin.request_chunks import Chunk, RequestLimits, image_chunks
 
 if TYPE_CHECKING:
     import httpx2
     from numpy.typing import NDArray
 
 TASKS = ("embed", "zero-shot", "autoencode")
-"""Tasks of the bundles that answer."""
-MOST_TEXTS = 256
-"""Texts of one request."""
+"""Tasks of the bundles that embed."""
+MAX_TEXTS = 256
+"""Maximum number of texts in one request."""
 NPY, NPZ = "application/x-npy", "application/x-npz"
 Output = Literal["pooled", "tokens"]
-Kind = Literal["image", "text"]
+InputKind = Literal["image", "text"]
 
 
 class EmbedOptions(TypedDict, total=False):
-    """Options that are left out or None have the service's defaults."""
+    """Options of an embedding request; None is the service's default."""
 
     model: str | None
     """`name` or `name@version`."""
     merge: int | str | None
-    """Token merging in images: `"off"`, how many tokens to merge in each block, or the name of a rung of the bundle's ladder."""
+    """Token merging in images: `"off"`, the number of tokens to merge in each block, or the name of a rung of the bundle's ladder."""
     pool: Literal["cls", "mean"] | None
-    """Vector of an image: the class token, or the mean of the patches."""
+    """Vector of an image: its class token, or the mean of its patch tokens."""
     truncate: bool | None
-    """Whether texts that are too long are cut, as they are by default, or refused."""
+    """Whether to cut texts that are too long, as by default, or reject them."""
     priority: Priority | None
     timeout: float | None
-    """Seconds for this call, retries included, in place of the client's; for each request where it takes several."""
+    """Timeout of this call in seconds, retries included, instead of the client's; of each request if it takes several."""
     request_id: str | None
-    """Under which the service's logs speak of this request."""
+    """ID of the request in the service's logs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,9 +54,9 @@ class Embeddings:
 
     vectors: NDArray[np.float32]
     """float32 (n, dim)."""
-    kind: Kind
+    kind: InputKind
     truncated: int
-    """Number of texts that were too long for the bundle and lost their end."""
+    """Number of texts that were too long for the bundle and were cut."""
     model: str
     version: str
 
@@ -71,19 +71,19 @@ class Embeddings:
         return np.array(self.vectors, dtype) if copy else self.vectors.astype(dtype or np.float32, copy=False)
 
     def _repr_html_(self) -> str:
-        return display.line(f"{len(self):,} vectors of {self.kind}s, {self.dim} numbers each, {self.model}@{self.version}")
+        return display.render_small_print(f"{len(self):,} vectors of {self.kind}s, {self.dim} numbers each, {self.model}@{self.version}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenEmbeddings:
-    """Vectors of the merged tokens of images: each token stands for one or more patches."""
+    """Vectors of the merged tokens of images. Each token represents one or more patches."""
 
     vectors: NDArray[np.float32]
     """float32 (n, tokens, dim), of unit length."""
     sizes: NDArray[np.int32]
-    """(n, tokens), how many patches each token stands for."""
+    """(n, tokens): number of patches that each token represents."""
     owners: NDArray[np.int32]
-    """(n, patches), the token of each patch, in raster order."""
+    """(n, patches): index of each patch's token, in raster order."""
     model: str
     version: str
 
@@ -93,72 +93,72 @@ class TokenEmbeddings:
     def _repr_html_(self) -> str:
         images, tokens, dim = self.vectors.shape
         facts = f"{images:,} images, {tokens} tokens each for {self.owners.shape[1]} patches, {dim} numbers a token"
-        return display.line(f"{facts}, {self.model}@{self.version}")
+        return display.render_small_print(f"{facts}, {self.model}@{self.version}")
 
 
 Vectors = TypeVar("Vectors", Embeddings, TokenEmbeddings)
 _ARRAYS = ("vectors", "sizes", "owners")
 
 
-def check_given(images: Picture | Pictures | None, texts: str | Sequence[str] | None, output: str, asked: EmbedOptions) -> None:
-    """Raises TypeError and ValueError for what no service answers."""
-    check_names("embed", asked, EmbedOptions)
+def check_given(images: ImageLike | ImageSequence | None, texts: str | Sequence[str] | None, output: str, options: EmbedOptions) -> None:
+    """Check the arguments of `Client.embed`. Raises TypeError and ValueError for combinations that no service accepts."""
+    check_names("embed", options, EmbedOptions)
     if (images is None) == (texts is None):
         raise TypeError("embed: give either images or texts")
     if output not in ("pooled", "tokens"):
         raise ValueError(f"output: {output!r}; use 'pooled' or 'tokens'")
     if texts is not None and output == "tokens":
-        raise ValueError("output: 'tokens' are those of images; texts have 'pooled' alone")
-    given: Any = images if texts is None else texts
-    if several(given) and not len(given):
+        raise ValueError("output: 'tokens' is for images; texts only have 'pooled'")
+    inputs: Any = images if texts is None else texts
+    if is_sequence(inputs) and not len(inputs):
         raise ValueError("embed: at least one image or text is needed")
 
 
-def image_calls(images: Picture | Pictures, output: Output, asked: EmbedOptions, limits: Limits) -> Iterator[Chunk]:
-    """Requests within the limits. Raises TypeError, ValueError or OSError for what cannot be sent."""
-    listed: Any = images if several(images) else [images]
-    empty = _empty_call(asked, {} if output == "pooled" else {"output": output}, NPY if output == "pooled" else NPZ)
-    return image_chunks(listed, limits, lambda pictures: replace(empty, pictures=pictures))
+def image_requests(images: ImageLike | ImageSequence, output: Output, options: EmbedOptions, limits: RequestLimits) -> Iterator[Chunk]:
+    """Yield requests within the limits. Raises TypeError, ValueError or OSError for images that cannot be sent."""
+    listed: Any = images if is_sequence(images) else [images]
+    empty = _empty_request(options, {} if output == "pooled" else {"output": output}, NPY if output == "pooled" else NPZ)
+    return image_chunks(listed, limits, lambda encoded: replace(empty, images=encoded))
 
 
-def text_calls(texts: str | Sequence[str], asked: EmbedOptions) -> Iterator[Chunk]:
-    """Requests of at most `MOST_TEXTS` texts. They ask for JSON, which also tells how many texts lost their end."""
+def text_requests(texts: str | Sequence[str], options: EmbedOptions) -> Iterator[Chunk]:
+    """Yield requests of at most `MAX_TEXTS` texts, for answers in JSON, which also say how many texts were cut."""
     listed = [texts] if isinstance(texts, str) else list(texts)
     check_texts("texts", listed)
-    empty = _empty_call(asked, {"encoding": "base64"}, "application/json")
-    for first in range(0, len(listed), MOST_TEXTS):
-        some = listed[first : first + MOST_TEXTS]
-        yield Chunk(replace(empty, json={"texts": some}), first, len(some), len(listed))
+    empty = _empty_request(options, {"encoding": "base64"}, "application/json")
+    for first in range(0, len(listed), MAX_TEXTS):
+        texts_of_request = listed[first : first + MAX_TEXTS]
+        yield Chunk(replace(empty, json={"texts": texts_of_request}), first, len(texts_of_request), len(listed))
 
 
-def of_images(response: httpx2.Response) -> Embeddings:
+def parse_image_answer(response: httpx2.Response) -> Embeddings:
     """Read an answer in NPY."""
     vectors = np.load(BytesIO(response.content), allow_pickle=False)
     return Embeddings(_float32(vectors, 2), "image", 0, *_model(response))
 
 
-def of_tokens(response: httpx2.Response) -> TokenEmbeddings:
+def parse_token_answer(response: httpx2.Response) -> TokenEmbeddings:
     """Read an answer in NPZ."""
     with np.load(BytesIO(response.content), allow_pickle=False) as arrays:
         return TokenEmbeddings(_float32(arrays["vectors"], 3), arrays["sizes"], arrays["owners"], *_model(response))
 
 
-def of_texts(response: httpx2.Response) -> Embeddings:
-    """Read an answer in JSON, its vectors in base64."""
+def parse_text_answer(response: httpx2.Response) -> Embeddings:
+    """Read an answer in JSON, with vectors in base64."""
     answer = response.json()
     rows = [np.frombuffer(base64.b64decode(vector), "<f4") for vector in answer["embeddings"]]
     return Embeddings(_float32(np.stack(rows), 2), "text", answer["truncated"], answer["model"], answer["version"])
 
 
-def reader(texts: object, output: Output) -> Callable[[httpx2.Response], Any]:
+def answer_parser(texts: object, output: Output) -> Callable[[httpx2.Response], Any]:
     """Return the function that reads answers to requests for images (texts is None) or for texts."""
     if texts is not None:
-        return of_texts
-    return of_images if output == "pooled" else of_tokens
+        return parse_text_answer
+    return parse_image_answer if output == "pooled" else parse_token_answer
 
 
-def joined(parts: Sequence[Vectors]) -> Vectors:
-    """Join the answers to several requests. Raises Failed where another bundle has answered in between: its vectors mean other things."""
+def join(parts: Sequence[Vectors]) -> Vectors:
+    """Join the answers to several requests. Raises Failed if they come from different bundles: their vectors are not comparable."""
     first, *others = parts
     for one in others:
         if (one.model, one.version) != (first.model, first.version):
@@ -169,8 +169,8 @@ def joined(parts: Sequence[Vectors]) -> Vectors:
     return replace(first, **changes)
 
 
-def _empty_call(asked: EmbedOptions, more: dict[str, str], accept: str) -> Call:
-    return call_of("/v1/embed", {**asked, **more}, accept=accept)
+def _empty_request(options: EmbedOptions, extra: dict[str, str], accept: str) -> ApiRequest:
+    return build_request("/v1/embed", {**options, **extra}, accept=accept)
 
 
 def _model(response: httpx2.Response) -> tuple[str, str]:

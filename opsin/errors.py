@@ -1,4 +1,4 @@
-"""Errors in which a call can end instead of a result."""
+"""Errors that a call of the client can raise."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ class OpsinError(Exception):
         """The HTTP status; None if there was no answer at all."""
         self.title = title
         self.field = field
-        """The option or image that is to blame, such as `top_k` or `image[3]`."""
+        """The invalid option or image, such as `top_k` or `image[3]`."""
         self.request_id = request_id
-        """Under which the service's logs speak of this request."""
+        """ID of the request in the service's logs."""
         self.retry_after = retry_after
-        """Seconds after which the service expects to have room again."""
+        """Time in seconds after which the service expects to have capacity again."""
         self.type = type
-        """The kind of problem, as `urn:opsin:bundle-unavailable`; empty where nothing said so."""
+        """The kind of problem, such as `urn:opsin:bundle-unavailable`; empty if the response names none."""
 
     def __str__(self) -> str:
-        where = f"{self.field}: " if self.field and not self.detail.startswith(self.field) else ""
-        return f"{self.status} {self.title}: {where}{self.detail}" if self.status else self.detail
+        prefix = f"{self.field}: " if self.field and not self.detail.startswith(self.field) else ""
+        return f"{self.status} {self.title}: {prefix}{self.detail}" if self.status else self.detail
 
     @property
     def is_lasting(self) -> bool:
-        """Whether the same request would be refused again, however long one waits, until somebody mends the bundle."""
+        """Whether a retry is pointless until the bundle is repaired."""
         return self.type == BUNDLE_UNAVAILABLE
 
 
 class Refused(OpsinError):
-    """The request cannot be served as it is (4xx): an unknown model, a file that is no image, an option out of range."""
+    """The request is not valid (4xx): an unknown model, a file that is not an image, an option out of range."""
 
 
 class Unavailable(OpsinError):
-    """The service has no room (429) or cannot work just now (503); the same request may succeed later. Of a bundle that no worker can load
-    (`urn:opsin:bundle-unavailable`) it will once the bundle is mended."""
+    """The service has no capacity (429) or is unavailable (503); the same request may succeed later. If no worker can load the bundle
+    (`urn:opsin:bundle-unavailable`), it succeeds only after the bundle is repaired."""
 
 
 class DeadlinePassed(OpsinError):
@@ -61,14 +61,14 @@ class Failed(OpsinError):
 
 
 class Unreachable(OpsinError):
-    """Nothing answered at the address, the connection broke before an answer came, or a proxy says so of the service behind it."""
+    """Nothing answered at the address, the connection broke before an answer, or a proxy reports that of the service behind it."""
 
 
-def of_status(status: int, *, told: bool) -> type[OpsinError]:
-    """told: the response has a problem document. Opsin's 504 has one, a proxy's has not; 502 is never Opsin's."""
+def error_class(status: int, *, has_problem: bool) -> type[OpsinError]:
+    """Return the class of the error for a status. Opsin's 504 has a problem document, a proxy's has none; 502 is never Opsin's."""
     if status in (429, 503):
         return Unavailable
-    if status == 502 or (status == 504 and not told):
+    if status == 502 or (status == 504 and not has_problem):
         return Unreachable
     if status == 504:
         return DeadlinePassed

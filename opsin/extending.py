@@ -1,6 +1,6 @@
-"""The public interface of packages that add tasks and systems (`docs/extending.md`). Imports no torch.
+"""The public names for packages that add tasks and systems (`docs/extending.md`). It imports no torch.
 
-A package lists a task under the entry point group `opsin.tasks`, and the system of its network under `opsin.systems`.
+A package lists a task in the entry point group `opsin.tasks`, and the system of its network in `opsin.systems`.
 """
 
 from opsin.engine import enter

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from opsin.bulk import Outcome
 from opsin.embedding import Embeddings
-from opsin.gallery_search import Match, matches, question
-from opsin.image_encoding import Picture
+from opsin.gallery_search import Match, find_matches, query_arguments
+from opsin.image_encoding import ImageLike
 from opsin.vector_file import FileVectors
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Images of a folder, embedded once; the vectors stay in this process."""
+    """The images of a folder, embedded once. The vectors stay in this process."""
 
     files: FileVectors
     failures: tuple[Outcome[Embeddings], ...]
@@ -36,13 +36,14 @@ class Gallery:
         failed = f", {len(self.failures)} failed" if self.failures else ""
         return f"<{type(self).__name__}: {len(self):,} images by {self.files.model}{failed}>"
 
-    def search(self, text: str | None = None, *, image: Picture | None = None, k: int = 10) -> list[Match]:
-        """The k files that fit a text best, or are most like an image: exact cosines, best first.
+    def search(self, text: str | None = None, *, image: ImageLike | None = None, k: int = 10) -> list[Match]:
+        """Return the k files that match a text or an image best, by exact cosine similarity, best first.
 
-        Raises OpsinError; Refused (409) where the bundle has another content than when the folder was embedded."""
-        found = self.embed(**question(text, image, self.files))
+        Raises OpsinError; Refused (409) if the bundle's content has changed since the folder was embedded.
+        """
+        query = self.embed(**query_arguments(text, image, self.files))
         self.files.check(self.model(self.files.model))
-        return matches(self.files, found, k)
+        return find_matches(self.files, query, k)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the vectors to an NPZ file, which `opsin search` reads."""

@@ -1,4 +1,4 @@
-"""The vectors of a folder's images, the question that is asked of them, and what matches it: the rules of `Client.gallery`."""
+"""The vectors, the query and the matches of `Client.gallery`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from opsin.bulk import Outcomes
 from opsin.embedding import Embeddings
 from opsin.errors import Failed
-from opsin.image_encoding import Picture
-from opsin.vector_file import FileVectors, stat_of
+from opsin.image_encoding import ImageLike
+from opsin.vector_file import FileVectors, read_stats
 
 if TYPE_CHECKING:
     from opsin.results import Model
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An image file and the cosine of its vector with that of the question."""
+    """An image file, and the cosine similarity of its vector and the query's."""
 
     path: Path
     cosine: float
 
 
-def question(text: str | None, image: Picture | None, files: FileVectors) -> dict[str, Any]:
-    """Arguments of `embed` for what is searched: an image is embedded as those of the files were. Raises TypeError."""
+def query_arguments(text: str | None, image: ImageLike | None, files: FileVectors) -> dict[str, Any]:
+    """Return the arguments of `embed` for a query. An image is embedded with the options of the gallery's images. Raises TypeError."""
     if (text is None) == (image is None):
         raise TypeError("search: give either a text or an image")
     if text is not None:
@@ -36,12 +36,13 @@ def question(text: str | None, image: Picture | None, files: FileVectors) -> dic
     return {"images": image, "model": files.model, "merge": files.merge or None, "pool": files.pool or None}
 
 
-def matches(files: FileVectors, found: Embeddings, k: int) -> list[Match]:
-    return [Match(Path(files.paths[row]), cosine) for row, cosine in files.nearest(found.vectors[0], k)]
+def find_matches(files: FileVectors, query: Embeddings, k: int) -> list[Match]:
+    return [Match(Path(files.paths[row]), cosine) for row, cosine in files.nearest(query.vectors[0], k)]
 
 
-def answering(outcomes: Outcomes[Embeddings]) -> str:
-    """`name@version` of the bundle that answered all files of a folder. Raises the first error where none was, Failed where two were."""
+def answering_bundle(outcomes: Outcomes[Embeddings]) -> str:
+    """Return `name@version` of the bundle that embedded all files of a folder. Raises the first error if no file was embedded, and Failed
+    if two bundles answered."""
     models = sorted({f"{found.model}@{found.version}" for found in outcomes.results})
     if not models:
         assert outcomes[0].error is not None
@@ -52,10 +53,10 @@ def answering(outcomes: Outcomes[Embeddings]) -> str:
 
 
 def file_vectors(outcomes: Outcomes[Embeddings], model: Model, options: Mapping[str, Any]) -> FileVectors:
-    """The vectors of those files of a folder that did not fail. Raises OSError."""
+    """Return the vectors of the files that did not fail. Raises OSError."""
     done = [one for one in outcomes if one.result is not None]
     paths = [one.source for one in done]
-    sizes, mtimes = stat_of(paths)
+    sizes, mtimes = read_stats(paths)
     return FileVectors(
         vectors=np.concatenate([one.result.vectors for one in done if one.result is not None]),
         paths=np.array([str(path) for path in paths]),

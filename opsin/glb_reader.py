@@ -1,7 +1,7 @@
-"""The coloured vertices of a GLB as the service writes it, without a library for meshes or images.
+"""A reader for the coloured vertices of the GLB files that the service writes, without a library for meshes or images.
 
-A part under a texture has no `COLOR_0`, with which glTF would multiply it: the service writes its vertices' colours as `_COLOR`. Both are
-linear light, as glTF has it.
+A textured part has no `COLOR_0`, since glTF would multiply the texture by it; the service writes its vertices' colours as `_COLOR`. Both
+are linear light, as in glTF.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NUMBERS = {5121: "u1", 5123: "<u2", 5126: "<f4"}
-"""glTF's component types that positions and colours come in."""
-WIDTHS = {"VEC3": 3, "VEC4": 4}
-GREY = 128
+COMPONENT_DTYPES = {5121: "u1", 5123: "<u2", 5126: "<f4"}
+"""glTF's component type of positions and colours → NumPy's."""
+COMPONENT_COUNTS = {"VEC3": 3, "VEC4": 4}
+DEFAULT_GREY = 128
 
 
-def vertices(file: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Places float32 (V, 3) and colours in sRGB uint8 (V, 3), in the file's own frame. Raises ValueError for what is no such file."""
+def read_vertices(file: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Read positions float32 (V, 3), in the file's frame, and sRGB colours uint8 (V, 3). Raises ValueError if it is not a GLB file."""
     if file[:4] != b"glTF":
         raise ValueError("not a GLB file")
     (length,) = struct.unpack_from("<I", file, 12)
     scene, binary = json.loads(file[20 : 20 + length]), file[28 + length :]
     parts = [part["attributes"] for mesh in scene.get("meshes", ()) for part in mesh["primitives"]]
-    places = [_accessor(scene, binary, part["POSITION"]).astype(np.float32) for part in parts]
+    positions = [_accessor(scene, binary, part["POSITION"]).astype(np.float32) for part in parts]
     colours = [_colours(scene, binary, part) for part in parts]
     if not parts:
         return np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8)
-    return np.concatenate(places), np.concatenate(colours)
+    return np.concatenate(positions), np.concatenate(colours)
 
 
 def _colours(scene: Any, binary: bytes, part: Any) -> NDArray[np.uint8]:
-    """Grey where the file has none that can be read."""
+    """Read the colours (V, 3) of a part; grey if it has none."""
     named = part.get("COLOR_0", part.get("_COLOR"))
     if named is None:
-        return np.full((scene["accessors"][part["POSITION"]]["count"], 3), GREY, np.uint8)
-    return _bytes(_accessor(scene, binary, named)[:, :3])
+        return np.full((scene["accessors"][part["POSITION"]]["count"], 3), DEFAULT_GREY, np.uint8)
+    return _to_srgb(_accessor(scene, binary, named)[:, :3])
 
 
 def _accessor(scene: Any, binary: bytes, number: int) -> NDArray[Any]:
-    told = scene["accessors"][number]
-    view = scene["bufferViews"][told["bufferView"]]
-    kind, width = np.dtype(NUMBERS[told["componentType"]]), WIDTHS[told["type"]]
-    start = view.get("byteOffset", 0) + told.get("byteOffset", 0)
+    accessor = scene["accessors"][number]
+    view = scene["bufferViews"][accessor["bufferView"]]
+    kind, width = np.dtype(COMPONENT_DTYPES[accessor["componentType"]]), COMPONENT_COUNTS[accessor["type"]]
+    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
     stride = view.get("byteStride", kind.itemsize * width)
-    return np.ndarray((told["count"], width), kind, binary, start, (stride, kind.itemsize))
+    return np.ndarray((accessor["count"], width), kind, binary, start, (stride, kind.itemsize))
 
 
-def _bytes(colours: NDArray[Any]) -> NDArray[np.uint8]:
-    """Colours in sRGB. Floats from 0 to 1 are linear light, as the standard has it (IEC 61966-2-1 makes sRGB of it); whole numbers are
-    taken for sRGB, which the service wrote as bytes before, and others still do."""
+def _to_srgb(colours: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert colours to sRGB, uint8. Floats from 0 to 1 are linear light, as in glTF, and converted by IEC 61966-2-1. Integers are taken
+    for sRGB, which earlier versions of the service wrote as bytes, and other programs still do."""
     if colours.dtype.kind == "f":
         shares = np.where(colours <= 0.0031308, 12.92 * colours, 1.055 * colours ** (1 / 2.4) - 0.055)
     else:

@@ -1,4 +1,4 @@
-"""Inpainting for the client: what can be asked, the request, and the answer."""
+"""Inpainting for the client: the options, the request, and the answer."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.api_request import Call, call_of, check_names
-from opsin.image_encoding import Picture, encoded, encoded_mask
+from opsin.api_request import ApiRequest, build_request, check_names
+from opsin.image_encoding import ImageLike, encode, encode_mask
 from opsin.results import Timing, timing_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WORDS = ("box:", "center", "random:")
-"""How masks in words begin."""
+MASK_EXPRESSIONS = ("box:", "center", "random:")
+"""The first words of masks that are expressions, such as `center:0.5`."""
 
 
 class InpaintOptions(TypedDict, total=False):
-    """Options of an inpainting. One that is left out or None is the service's default. `docs/tasks/inpainting.md` explains each."""
+    """Options of an inpainting; None is the service's default. `docs/tasks/inpainting.md` explains each of them."""
 
     model: str | None
     """`name` or `name@version`."""
@@ -47,21 +47,21 @@ class InpaintOptions(TypedDict, total=False):
     deterministic: bool | None
     priority: Literal["high", "normal", "low"] | None
     timeout: float | None
-    """Seconds for this call, retries included, in place of the client's."""
+    """Timeout of this call in seconds, retries included, instead of the client's."""
     request_id: str | None
-    """Under which the service's logs speak of this request."""
+    """ID of the request in the service's logs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """One sample."""
+    """One sample: the image with its hole filled."""
 
     png: bytes = field(repr=False)
     seed: int
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3), or (H, W, 4) where the image has transparency. Needs Pillow."""
+        """The pixels: uint8 (H, W, 3), or (H, W, 4) if the image has transparency. Needs Pillow."""
         try:
             from PIL import Image
         except ModuleNotFoundError as error:
@@ -78,7 +78,7 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Inpainting:
-    """The samples of one image, and how they came about."""
+    """The samples of one image, and how they were computed."""
 
     samples: tuple[Filled, ...]
     width: int
@@ -94,11 +94,11 @@ class Inpainting:
     version: str
     request_id: str
     note: str = ""
-    """As `Classification.note`."""
+    """Warning about the bundle's answers; see `Classification.note`."""
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """The first sample: uint8 (H, W, 3), or (H, W, 4) where the image has transparency. Needs Pillow."""
+        """The first sample: uint8 (H, W, 3), or (H, W, 4) if the image has transparency. Needs Pillow."""
         return self.samples[0].image
 
     @property
@@ -111,38 +111,40 @@ class Inpainting:
         self.samples[0].save(path)
 
     def _repr_png_(self) -> bytes:
-        """The first sample, for front ends without HTML."""
+        """Return the first sample, for front ends without HTML."""
         return self.samples[0].png
 
     def _repr_html_(self) -> str:
         style = "display:inline-block;margin:0 1em 1em 0"
-        shown = "".join(
-            f'<figure style="{style}">{display.image(sample.png)}<figcaption>seed {sample.seed}</figcaption></figure>'
+        figures = "".join(
+            f'<figure style="{style}">{display.render_image(sample.png)}<figcaption>seed {sample.seed}</figcaption></figure>'
             for sample in self.samples
         )
-        how = "with patches from around the hole" if self.method == "exemplar" else f"in {self.steps} steps of {escape(self.sampler)}"
-        facts = f"{self.masked_pixels:,} pixels filled {how}, {self.timing.total_ms:.0f} ms"
-        return f"<div>{shown}</div>{display.line(facts, self.note)}"
+        method_text = (
+            "with patches from around the hole" if self.method == "exemplar" else f"in {self.steps} steps of {escape(self.sampler)}"
+        )
+        facts = f"{self.masked_pixels:,} pixels filled {method_text}, {self.timing.total_ms:.0f} ms"
+        return f"<div>{figures}</div>{display.render_small_print(facts, self.note)}"
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""
         return display.show(self)
 
 
-def inpaint_call(image: Picture, mask: Picture | None, options: InpaintOptions) -> Call:
-    """mask: a picture, or words such as `center:0.5`; a path that looks like these is written `./center:0.5`."""
+def inpaint_request(image: ImageLike, mask: ImageLike | None, options: InpaintOptions) -> ApiRequest:
+    """Return the request. mask: an image, or an expression such as `center:0.5`; write a file of such a name as `./center:0.5`."""
     check_names("inpaint", options, InpaintOptions)
-    chosen: dict[str, Any] = dict(options)
-    parts = {"image": encoded(image)}
-    if isinstance(mask, str) and mask.startswith(WORDS):
-        chosen["mask"] = mask
+    request_options: dict[str, Any] = dict(options)
+    parts = {"image": encode(image)}
+    if isinstance(mask, str) and mask.startswith(MASK_EXPRESSIONS):
+        request_options["mask"] = mask
     elif mask is not None:
-        parts["mask"] = encoded_mask(mask)
-    return call_of("/v1/inpaint", chosen, parts=parts)
+        parts["mask"] = encode_mask(mask)
+    return build_request("/v1/inpaint", request_options, parts=parts)
 
 
 def inpainting(answer: Mapping[str, Any]) -> Inpainting:
-    """The body of `POST /v1/inpaint`."""
+    """Read the body of `POST /v1/inpaint`."""
     return Inpainting(
         samples=tuple(Filled(base64.b64decode(result["image"]), result["seed"]) for result in answer["results"]),
         width=answer["width"],

@@ -1,4 +1,4 @@
-"""Coloured points from all sides, as one picture: simple squares of colour, the near ones over the far ones."""
+"""Rendering of coloured points, from a camera or from all sides: each point is a square, and near squares hide far ones."""
 
 from __future__ import annotations
 
@@ -12,68 +12,72 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BACKGROUND = 255
-ANGLES = (-60.0, -30.0, 0.0, 30.0, 60.0, 120.0, 180.0, 240.0)
-"""Degrees: first what a camera near the one that took the photograph sees, then the sides that nobody saw."""
-FILL = 0.9
-"""Share of a view that the points take."""
+TURNTABLE_DEGREES = (-60.0, -30.0, 0.0, 30.0, 60.0, 120.0, 180.0, 240.0)
+"""Angles of the views: first those of cameras near the one that took the photograph, then the hidden sides."""
+FILLED_SHARE = 0.9
+"""Share of a view's width that the points fill."""
 SHADE = 0.45
-"""How much darker the farthest points are."""
-TILT = 20.0
-"""Degrees from which the points are seen from above."""
+"""Share by which the farthest points are darkened."""
+TILT_DEGREES = 20.0
+"""Elevation of the camera above the points."""
 
 
 @dataclass(frozen=True)
-class Cloud:
-    """Coloured points."""
+class ColouredPointCloud:
+    """Coloured points with their widths."""
 
     points: NDArray[np.float32]
-    """(P, 3), x to the right, y down, z forward."""
+    """(P, 3): x to the right, y down, z forward."""
     colours: NDArray[np.uint8]
-    """(P, 3)."""
+    """(P, 3): sRGB."""
     sizes: NDArray[np.float32]
-    """(P,): how wide each point is, in the same unit."""
+    """(P,): width of each point, in the unit of `points`."""
 
 
-def turntable(cloud: Cloud, *, angles: Sequence[float] = ANGLES, size: int = 256) -> NDArray[np.uint8]:
-    """uint8 (size, views · size, 3). Each view is turned about the vertical from the camera's by an angle in degrees, and seen from a
-    little above."""
+def render_turntable(cloud: ColouredPointCloud, *, angles: Sequence[float] = TURNTABLE_DEGREES, size: int = 256) -> NDArray[np.uint8]:
+    """Render views from several sides next to each other: uint8 (size, views · size, 3).
+
+    Each view is rotated about the vertical axis by an angle in degrees, and seen from slightly above.
+    """
     points = cloud.points
     centred = points - (points.max(axis=0) + points.min(axis=0)) / 2 if len(points) else points
     radius = float(np.linalg.norm(centred, axis=1).max(initial=1e-9))
-    scale = size / 2 * FILL / radius
-    sides = []
+    scale = size / 2 * FILLED_SHARE / radius
+    views = []
     for angle in angles:
-        turned = centred @ _about_y(np.radians(angle)).T @ _about_x(np.radians(TILT)).T
+        turned = centred @ _about_y(np.radians(angle)).T @ _about_x(np.radians(TILT_DEGREES)).T
         shade = 1 - SHADE * (1 + turned[:, 2:] / radius) / 2
-        places = size / 2 + scale * turned[:, :2]
-        farthest = turned[:, 2] + cloud.sizes
-        sides.append(_drawn(places, farthest, (cloud.colours * shade).astype(np.uint8), scale * cloud.sizes, (size, size)))
-    return np.concatenate(sides, axis=1)
+        pixels = size / 2 + scale * turned[:, :2]
+        far_depth = turned[:, 2] + cloud.sizes
+        views.append(_draw(pixels, far_depth, (cloud.colours * shade).astype(np.uint8), scale * cloud.sizes, (size, size)))
+    return np.concatenate(views, axis=1)
 
 
-def from_camera(cloud: Cloud, camera: Mapping[str, float], height: int, width: int) -> NDArray[np.uint8]:
-    """uint8 (height, width, 3), as a camera of `fx`, `fy`, `cx` and `cy` in pixels sees the points."""
+def render_from_camera(cloud: ColouredPointCloud, camera: Mapping[str, float], height: int, width: int) -> NDArray[np.uint8]:
+    """Render the points from a camera with `fx`, `fy`, `cx` and `cy` in pixels: uint8 (height, width, 3)."""
     ahead = cloud.points[:, 2] > 0
     points, colours, sizes = cloud.points[ahead], cloud.colours[ahead], cloud.sizes[ahead]
     depth = points[:, 2]
-    places = np.stack([points[:, axis] / depth * camera[f"f{name}"] + camera[f"c{name}"] for axis, name in enumerate("xy")], axis=1)
-    return _drawn(places, depth + sizes, colours, sizes / depth * camera["fx"], (height, width))
+    pixels = np.stack([points[:, axis] / depth * camera[f"f{name}"] + camera[f"c{name}"] for axis, name in enumerate("xy")], axis=1)
+    return _draw(pixels, depth + sizes, colours, sizes / depth * camera["fx"], (height, width))
 
 
-def _drawn(
-    places: NDArray[Any], depth: NDArray[Any], colours: NDArray[np.uint8], widths: NDArray[Any], shape: tuple[int, int]
+def _draw(
+    pixels: NDArray[Any], depth: NDArray[Any], colours: NDArray[np.uint8], widths: NDArray[Any], shape: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Squares of `widths` pixels (P,), a pixel at least, around places (P, 2) in columns and rows. What is nearer hides what is farther;
-    depth (P,) is that of a point's far side, so that fine points hide a coarse one at the same place."""
+    """Draw squares of `widths` (P,) in pixels, at least one pixel wide, around `pixels` (P, 2) in columns and rows.
+
+    Near squares hide far ones. depth (P,) is that of a point's far side, so that fine points hide a coarse one at the same position.
+    """
     image = np.full((*shape, 3), BACKGROUND, np.uint8)
     nearest = np.full(shape, np.inf)
-    sides = np.clip(np.ceil(widths - 0.05), 1, max(shape)).astype(int)
-    first = np.ceil(places - sides[:, None] / 2 - 0.5).astype(int)  # of the pixels whose centres lie inside
-    for side in np.unique(sides):
-        chosen = np.flatnonzero(sides == side)
-        chosen = chosen[np.argsort(-depth[chosen], kind="stable")]  # far ones first: the nearest stays
-        for down in range(side):
-            for right in range(side):
+    sizes = np.clip(np.ceil(widths - 0.05), 1, max(shape)).astype(int)
+    first = np.ceil(pixels - sizes[:, None] / 2 - 0.5).astype(int)  # the first pixel whose centre is inside
+    for size in np.unique(sizes):
+        chosen = np.flatnonzero(sizes == size)
+        chosen = chosen[np.argsort(-depth[chosen], kind="stable")]  # far points first: the nearest is drawn last
+        for down in range(size):
+            for right in range(size):
                 row, column = first[chosen, 1] + down, first[chosen, 0] + right
                 inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
                 inside[inside] = depth[chosen[inside]] < nearest[row[inside], column[inside]]

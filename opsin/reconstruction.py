@@ -1,4 +1,4 @@
-"""Reconstruction for the client: what can be asked, the request, and the answer."""
+"""Reconstruction for the client: the options, the requests, and the answer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from urllib.parse import quote
 import numpy as np
 
 from opsin import display
-from opsin.api_request import Call, call_of, check_names
-from opsin.glb_reader import vertices
-from opsin.image_encoding import BinaryFile, Picture, encoded, encoded_mask
-from opsin.point_rendering import Cloud
+from opsin.api_request import ApiRequest, build_request, check_names
+from opsin.glb_reader import read_vertices
+from opsin.image_encoding import BinaryFile, ImageLike, encode, encode_mask
+from opsin.point_rendering import ColouredPointCloud
 from opsin.results import Timing, timing_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class SceneOptions(TypedDict, total=False):
-    """Options for a scene. One that is left out or None is the service's default. `docs/tasks/reconstruction.md` explains each."""
+    """Options for a scene; None is the service's default. `docs/tasks/reconstruction.md` explains each of them."""
 
     spacing: float | None
     threshold: float | None
@@ -34,9 +34,9 @@ class SceneOptions(TypedDict, total=False):
     format: Literal["glb", "ply", "npz"] | None
     priority: Literal["high", "normal", "low"] | None
     timeout: float | None
-    """Seconds for this call, retries included, in place of the client's."""
+    """Timeout of this call in seconds, retries included, instead of the client's."""
     request_id: str | None
-    """Under which the service's logs speak of this request."""
+    """ID of the request in the service's logs."""
 
 
 class ReconstructOptions(SceneOptions, total=False):
@@ -50,39 +50,39 @@ class ReconstructOptions(SceneOptions, total=False):
     depth_scale: float | None
 
 
-Map = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | np.ndarray[Any, Any]
+MapLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | np.ndarray[Any, Any]
 """A map of depth or points: a file, its bytes, or an array. Depth: float (H, W) in metres or uint16 (H, W) in millimetres; points: float
 (H, W, 3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """A shape, and how it came about. Points are in the camera's frame: x to the right, y down, z forward, in metres."""
+    """A shape, and how it was computed. Points are in the camera's frame: x to the right, y down, z forward, in metres."""
 
     file: bytes = field(repr=False)
-    """GLB, PLY or NPZ, as was asked; a GLB has (x, -y, -z)."""
+    """GLB, PLY or NPZ, as requested; coordinates in a GLB are (x, -y, -z)."""
     scene: str | None
-    """Id under which the scene can be asked again for a while; None where it was not kept."""
+    """ID of the scene, for `Client.scene`; it is kept for a while. None if it was not stored."""
     count: int
-    """Number of points: occupied cells, or, joined, the points that were seen and those of the guess."""
+    """Number of points: occupied cells or, with `surface="joined"`, the seen points and the predicted ones."""
     queries: int
-    """Number of points of space that were asked."""
+    """Number of points in space at which the network was evaluated."""
     scale: float
-    """Metres of a unit, in which `spacing` is."""
+    """Length in metres of the unit of `spacing`."""
     metric: bool
-    """False where a network told depth: lengths are in units of its median instead of metres."""
+    """Whether lengths are in metres. False if a network estimated the depth: they are in units of its median."""
     bounds: tuple[tuple[float, float, float], tuple[float, float, float]] | None
-    """Corners of the points; None where there are none."""
+    """Opposite corners of the points' bounding box; None if there are no points."""
     timing: Timing
     model: str
     version: str
     request_id: str
     note: str = ""
-    """As `Classification.note`."""
+    """Warning about the bundle's answers; see `Classification.note`."""
 
     @property
     def points(self) -> NDArray[np.float32]:
-        """float32 (P, 3). Of a PLY or NPZ. Raises ValueError for a GLB, which holds a mesh."""
+        """The points of a PLY or NPZ: float32 (P, 3). Raises ValueError for a GLB, which holds a mesh."""
         return self._cells()[0]
 
     @property
@@ -92,69 +92,72 @@ class Reconstruction:
 
     @property
     def seen(self) -> NDArray[np.bool_] | None:
-        """Whether each point was seen, (P,), or is guessed. None where the answer does not tell (`surface="network"`)."""
+        """Whether each point was seen (P,), or is predicted. None if the answer does not say (`surface="network"`)."""
         return self._cells()[2]
 
-    def cloud(self) -> Cloud:
-        """The points as they are drawn: with how wide each is. Of an NPZ. Raises ValueError for other files."""
+    def cloud(self) -> ColouredPointCloud:
+        """Return the points of an NPZ with their colours and widths, for drawing. Raises ValueError for other files."""
         if not self.file.startswith(b"PK"):
-            raise ValueError('only an NPZ tells how wide points are: ask with format="npz"')
+            raise ValueError('only an NPZ has the widths of points: use format="npz"')
         with np.load(BytesIO(self.file), allow_pickle=False) as arrays:
             points, spacing = arrays["points"], arrays["pitch"] * arrays["scale"]
             sizes = arrays["sizes"] if "sizes" in arrays else np.full(len(points), spacing, np.float32)
-            return Cloud(points, arrays["colours"], sizes)
+            return ColouredPointCloud(points, arrays["colours"], sizes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file."""
         Path(path).write_bytes(self.file)
 
     def _repr_html_(self) -> str:
-        """Points, or the vertices of a mesh."""
+        """Draw the points, or the vertices of a mesh."""
         points, colours = self._vertices() if self.file.startswith(b"glTF") else self._cells()[:2]
-        facts = f"{self.count:,} points of {self.queries:,} places asked, {self.model}@{self.version}, {self.timing.total_ms:.0f} ms"
-        return display.cloud(points, colours, facts, self.note)
+        facts = f"{self.count:,} points, {self.queries:,} queries, {self.model}@{self.version}, {self.timing.total_ms:.0f} ms"
+        return display.render_points(points, colours, facts, self.note)
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""
         return display.show(self)
 
     def _vertices(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """In the camera's frame."""
-        places, colours = vertices(self.file)
-        return places * np.array([1, -1, -1], np.float32), colours
+        """Return positions (V, 3) in the camera's frame and colours (V, 3) of a GLB's vertices."""
+        positions, colours = read_vertices(self.file)
+        return positions * np.array([1, -1, -1], np.float32), colours
 
     def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """Return points (P, 3), colours (P, 3) and which of them were seen (P,)."""
         if self.file.startswith(b"PK"):
             with np.load(BytesIO(self.file), allow_pickle=False) as arrays:
                 return arrays["points"], arrays["colours"], arrays["seen"] != 0 if "seen" in arrays else None
         if self.file.startswith(b"ply"):
             header, _, content = self.file.partition(b"end_header\n")
-            told = b"uchar seen" in header
-            rows = np.frombuffer(content, [("place", "<f4", 3), ("colour", "u1", 3), *([("seen", "u1")] if told else [])])
-            return rows["place"], rows["colour"], rows["seen"] != 0 if told else None
-        raise ValueError('a GLB holds a mesh: ask with format="ply" or "npz" for points')
+            has_seen = b"uchar seen" in header
+            rows = np.frombuffer(content, [("position", "<f4", 3), ("colour", "u1", 3), *([("seen", "u1")] if has_seen else [])])
+            return rows["position"], rows["colour"], rows["seen"] != 0 if has_seen else None
+        raise ValueError('a GLB holds a mesh: use format="ply" or "npz" for points')
 
 
-def reconstruct_call(image: Picture, depth: Map | None, points: Map | None, mask: Picture | None, options: ReconstructOptions) -> Call:
-    """Raises TypeError, ValueError or OSError for what cannot be sent."""
+def reconstruct_request(
+    image: ImageLike, depth: MapLike | None, points: MapLike | None, mask: ImageLike | None, options: ReconstructOptions
+) -> ApiRequest:
+    """Return the request. Raises TypeError, ValueError or OSError for inputs that cannot be sent."""
     check_names("reconstruct", options, ReconstructOptions)
-    parts = {"image": encoded(image)}
+    parts = {"image": encode(image)}
     if depth is not None:
-        parts["depth"] = _map(depth, "depth", 2)
+        parts["depth"] = _encode_map(depth, "depth", 2)
     if points is not None:
-        parts["points"] = _map(points, "points", 3)
+        parts["points"] = _encode_map(points, "points", 3)
     if mask is not None:
-        parts["mask"] = encoded_mask(mask)
-    return call_of("/v1/reconstruct", options, parts=parts)
+        parts["mask"] = encode_mask(mask)
+    return build_request("/v1/reconstruct", options, parts=parts)
 
 
-def scene_call(scene: str, options: SceneOptions) -> Call:
+def scene_request(scene: str, options: SceneOptions) -> ApiRequest:
     check_names("scene", options, SceneOptions)
-    return call_of(f"/v1/scenes/{quote(scene, safe='')}", options, method="GET")
+    return build_request(f"/v1/scenes/{quote(scene, safe='')}", options, method="GET")
 
 
 def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
-    """The body of `POST /v1/reconstruct`."""
+    """Read the body of `POST /v1/reconstruct`."""
     bounds = answer["bounds"]
     return Reconstruction(
         file=base64.b64decode(answer["file"]),
@@ -172,11 +175,11 @@ def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
     )
 
 
-def _map(given: Map, name: str, dimensions: int) -> bytes:
-    """A file's bytes as they are; an array as `.npy`, in metres."""
-    if not isinstance(given, np.ndarray):
-        return encoded(given, name)
-    array = given
+def _encode_map(values: MapLike, name: str, dimensions: int) -> bytes:
+    """Return the content of a file as it is, or an array as `.npy` in metres."""
+    if not isinstance(values, np.ndarray):
+        return encode(values, name)
+    array = values
     if array.ndim != dimensions:
         raise ValueError(f"{name}: an array of {dimensions} dimensions, not {array.shape}")
     if name == "depth" and array.dtype == np.uint16:

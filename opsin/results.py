@@ -1,4 +1,4 @@
-"""Answers of the service as frozen dataclasses. Fields that a newer service adds are passed over."""
+"""Answers of the service as frozen dataclasses. Fields that a newer service adds are ignored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opsin import display
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One label; `score` is its softmax probability, or its sigmoid where labels do not exclude each other, `index` the class number."""
+    """One label. `score` is its softmax probability, or its sigmoid if labels do not exclude each other; `index` is the class number."""
 
     label: str
     index: int
@@ -22,21 +22,21 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """How the picture's tokens were merged on their way through the network. Counts include special tokens."""
+    """Token merging of one image. Counts include special tokens."""
 
     rung: str | None
-    """The ladder's rung, None where the request named a schedule of its own."""
+    """The ladder's rung; None if the request named another schedule."""
     schedule: object
-    """As the service reports it: an integer, a list with one entry a block, or `{"r": …, "inflection": …}`."""
+    """The merge schedule: an integer, a list with one entry for each block, or `{"r": …, "inflection": …}`."""
     tokens_in: int
     tokens_out: int
     schedule_sight: object = None
-    """Merge schedule of the video half, where it was asked for by itself."""
+    """Merge schedule of the video half, if the request named one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time of a request went, in milliseconds; of its slowest picture if it held several."""
+    """Duration of each phase of a request in milliseconds; of its slowest image if it held several."""
 
     prepare_ms: float
     queue_ms: float
@@ -44,39 +44,39 @@ class Timing:
     inference_ms: float
     total_ms: float
     batch_size: int
-    """Pictures in the batch that the worker ran, those of other requests included."""
+    """Number of images in the batch that the worker ran, including those of other requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipFacts:
-    """How a video was looked at."""
+    """Sampling of a video: the frames that were classified."""
 
     frames: int
-    """Frames of each view."""
+    """Number of frames of each view."""
     views: int
-    """Views in time."""
+    """Number of views in time."""
     crops: int
-    """Crops of each view."""
+    """Number of crops of each view."""
     duration_s: float
-    """Seconds of the part that the views are spread over."""
+    """Duration of the part that the views are spread over."""
 
     def __str__(self) -> str:
         crops = "" if self.crops == 1 else f" × {self.crops} crops"
-        return f"{_counted(self.views, 'view')}{crops} of {_counted(self.frames, 'frame')}, {self.duration_s:g} s"
+        return f"{_count(self.views, 'view')}{crops} of {_count(self.frames, 'frame')}, {self.duration_s:g} s"
 
 
 @dataclass(frozen=True, slots=True)
 class SoundFacts:
-    """How sound was heard."""
+    """Sampling of a sound: the windows that were classified."""
 
     seconds: float
-    """Length of the sound that was heard."""
+    """Length of the sound that was classified."""
     windows: int
     sample_rate: int
-    """Samples a second, after resampling."""
+    """Samples per second, after resampling."""
 
     def __str__(self) -> str:
-        return f"{_counted(self.windows, 'window')} of sound, {self.seconds:g} s at {self.sample_rate / 1000:g} kHz"
+        return f"{_count(self.windows, 'window')} of sound, {self.seconds:g} s at {self.sample_rate / 1000:g} kHz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +84,15 @@ class ViewScores:
     """The labels of one view of a clip, or of one window of sound."""
 
     start_s: float
-    """Second of its first frame, or at which the window begins."""
+    """Time of the view's first frame, or of the window's start."""
     end_s: float
     predictions: tuple[Prediction, ...]
-    """Its best labels and those that are best in the mean, best first."""
+    """Best labels of the view, and those that are best on average, best first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The labels of one picture, clip or sound, best first, and how they came about."""
+    """The labels of one image, clip or sound, best first, and how they were computed."""
 
     predictions: tuple[Prediction, ...]
     merging: Merging | None
@@ -103,13 +103,13 @@ class Classification:
     version: str
     request_id: str
     clip: ClipFacts | None = None
-    """None where no video was sent, or the bundle did not look at it."""
+    """None if no video was sent, or the bundle did not use it."""
     sound: SoundFacts | None = None
-    """None where no sound was heard."""
+    """None if no sound was used."""
     timeline: tuple[ViewScores, ...] | None = None
-    """The views or windows one by one, in the order of time; None if not asked for."""
+    """The views or windows, in order of time; None if not requested."""
     note: str = ""
-    """Warning of the bundle about its answers, such as that it knows drawings alone; empty where it has none."""
+    """Warning of the bundle about its answers, such as that it knows drawings alone; empty if it has none."""
 
     @property
     def label(self) -> str:
@@ -121,17 +121,17 @@ class Classification:
 
     @property
     def looked_at(self) -> str:
-        """The part of a clip and of a sound that the labels are of, as a text; empty for an image."""
+        """The views and windows that the labels are based on, as a text; empty for an image."""
         return "; ".join(str(facts) for facts in (self.clip, self.sound) if facts is not None)
 
     def _repr_html_(self) -> str:
         rows = (
-            f"<tr><td>{escape(found.label)}</td><td>{display.bar(found.score, display.COLOURS[2])}</td><td>{found.score:.1%}</td></tr>"
-            for found in self.predictions
+            f"<tr><td>{escape(one.label)}</td><td>{display.render_bar(one.score, display.COLOURS[2])}</td><td>{one.score:.1%}</td></tr>"
+            for one in self.predictions
         )
         merged = f"{self.merging.tokens_out} of {self.merging.tokens_in} tokens, " if self.merging else ""
         looked_at = f"{self.looked_at}, " if self.looked_at else ""
-        return display.table(rows) + display.line(
+        return display.render_table(rows) + display.render_small_print(
             f"{self.model}@{self.version}, {looked_at}{merged}{self.timing.total_ms:.0f} ms", self.note
         )
 
@@ -142,7 +142,7 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A bundle that the service knows; `details` holds everything that it says of it."""
+    """A bundle of the service; `details` holds everything that the service reports about it."""
 
     name: str
     version: str
@@ -156,31 +156,31 @@ class Model:
 
     @property
     def route(self) -> str | None:
-        """`POST /v1/<route>` answers with it, None where no route does: that of its task, but for networks that label whole clips."""
+        """The `POST /v1/<route>` that runs it; None if no route does. It is the bundle's task, except for networks that classify clips."""
         route: str | None = self.details.get("route", self.task)
         return route
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the bundle's description and, through it, of its files: what vectors may be compared by."""
+        """SHA-256 of the bundle's description and, through it, of its files. Vectors are comparable if their digests are equal."""
         return str(self.details["digest"])
 
     @property
     def comparison(self) -> Mapping[str, Any] | None:
         """Result of `opsin compare`: `images`, and in `results` for each `format` and `merging` the `max_difference` from the original
-        code's logits and the number of `same_labels`. None where it was not run, or the service is of a version before it."""
+        code's logits and the number of `same_labels`. None if it was not run, or the service is older than it."""
         comparison: Mapping[str, Any] | None = self.details.get("comparison")
         return comparison
 
     @property
     def note(self) -> str:
-        """Warning of the bundle about its answers, such as that it knows drawings alone; empty where it has none."""
+        """Warning of the bundle about its answers, such as that it knows drawings alone; empty if it has none."""
         return str(self.details.get("note", ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the service can take requests now, and if not, why. True or false by itself: `if client.ready(): …`."""
+    """Whether the service can take requests now, and if not, why. Can be used as a condition: `if client.ready(): …`."""
 
     ready: bool
     reason: str = ""
@@ -190,7 +190,7 @@ class Readiness:
 
 
 def classifications(answer: Mapping[str, Any]) -> list[Classification]:
-    """The body of `POST /v1/classify`, one entry a picture in the order in which they were sent, or one of a clip or sound."""
+    """Read the body of `POST /v1/classify`: one entry for each image, in the order of the request, or one for a clip or sound."""
     timing = timing_of(answer)
     return [
         Classification(
@@ -218,7 +218,7 @@ def _view(view: Mapping[str, Any]) -> ViewScores:
 
 
 def merging_of(result: Mapping[str, Any]) -> Merging | None:
-    """Return what the result of one image says of its tokens."""
+    """Read the token merging of one result."""
     return None if result["merging"] is None else Merging(**fields_of(Merging, {"schedule_sight": None} | result["merging"]))
 
 
@@ -231,14 +231,14 @@ def model(entry: Mapping[str, Any]) -> Model:
 
 
 def models(answer: Mapping[str, Any]) -> list[Model]:
-    """The body of `GET /v1/models`."""
+    """Read the body of `GET /v1/models`."""
     return [model(entry) for entry in answer["models"]]
 
 
 def fields_of(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass from an answer's, without those that it does not have."""
+    """Return the values of a dataclass's fields, without others that the answer has."""
     return {name: values[name] for name in kind.__dataclass_fields__}
 
 
-def _counted(count: int, noun: str) -> str:
+def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -33,13 +33,13 @@ CLASS_PARTICIPLE = re.compile(
 )
 CLASS_NOUNS = vocabulary(
     "Matching Masking Spacing Coupling Supervised Sized Sharded Drawing Recording String Embedding Padding Encoding Setting "
-    "Training Mapping Sighting Reading Building Rendering Warning Sampling Tokenizing Failed Filled Shared Red"
+    "Training Mapping Merging Timing Inpainting Sighting Reading Building Rendering Warning Sampling Tokenizing Failed Filled Refused Shared Red"
 )
 MODULE_NOUNS = vocabulary(
     "training merging masking pooling sampling blending timing embedding matching tracking rendering distributed supervised labelled "
     "batching scaling spacing warping padding encoding decoding tokenizing hashing signing streaming loading speed typing string "
     "fetching routing logging tuning windowing importing serving monitoring compositing mapping naming mixing "
-    "compiled pretraining preprocessing inpainting embed unsupported pending"
+    "compiled extending pretraining preprocessing inpainting embed unsupported pending"
 )
 ALIAS = re.compile(r"(npt\.)?NDArray\[|np\.ndarray\[|Tensor$")
 FORMAT_FIELDS = {

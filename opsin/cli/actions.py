@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.shared import output_files
-from opsin.cli.shared.console import plain, print_note, screen
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.job_progress import followed
+from opsin.cli.shared.console import escape_markup, make_console, print_note
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.job_progress import wait_with_progress
 from opsin.cli.shared.options import Model, Timeout, Url
 
 if TYPE_CHECKING:
@@ -48,25 +48,25 @@ def actions(
     from opsin.errors import OpsinError
 
     if not file.is_file():
-        raise Misuse(f"{file}: no such file")
+        raise UsageError(f"{file}: no such file")
     output_files.check(output, json_file)
     output_files.check_suffix(output, ".mp4")
     is_tracks = file.suffix.lower() in (".json", ".npz")
     if is_tracks and output is not None:
-        raise Misuse(f"--output: {file} holds tracks, and there is no video to draw into")
+        raise UsageError(f"--output: {file} holds tracks, and there is no video to draw into")
     chosen = {"model": model, "top_k": top_k, "threshold": threshold, "start_s": start, "end_s": end, "people": people, "detail": detail}
     options: Any = {**chosen, "timeout": timeout}
     with Client(url) as client:
         try:
             job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
-            told = followed(job, "Watching")
+            told = wait_with_progress(job, "Watching")
             if json_file is not None:  # first: the annotated clip is drawn now, and that may fail
                 output_files.write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
             if output is not None:
                 output_files.write(output, job.file(MP4))
         except OpsinError as error:
-            raise Failure(f"{file}: {error}") from error
-    screen().print(actions_table(told) if told.people else "nobody was seen")
+            raise CommandError(f"{file}: {error}") from error
+    make_console().print(actions_table(told) if told.people else "nobody was seen")
     for written in (output, json_file):
         if written is not None:
             typer.echo(str(written))
@@ -85,5 +85,5 @@ def actions_table(told: VideoActions) -> Table:
 
 
 def _words(run: Second) -> str:
-    labels = ", ".join(f"{plain(label.label)} {label.score:.2f}" for label in run.labels) or "–"
+    labels = ", ".join(f"{escape_markup(label.label)} {label.score:.2f}" for label in run.labels) or "–"
     return f"unsure: {labels}" if run.unsure else labels

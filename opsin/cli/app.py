@@ -16,13 +16,13 @@ from opsin.cli.batch import command as batch_command
 from opsin.cli.bundles import calibrate, compare, export_command, import_command, import_tracklets, published_models, train
 from opsin.cli.bundles import command as bundles_command
 from opsin.cli.demo import command as demo_command
-from opsin.cli.shared.console import printable
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.interrupts import INTERRUPTED, leave
+from opsin.cli.shared.console import escape_controls
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.interrupts import INTERRUPTED, exit_now
 from opsin.errors import OpsinError
 
 # typer ships click inside, or depends on it where it is older: its UsageError is found through this public subclass in both
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+ClickUsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="opsin",
@@ -84,23 +84,23 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name that is no UTF-8 must not take all answers with it
     try:
         code = app(prog_name="opsin", standalone_mode=False)
+    except ClickUsageError as error:
+        _print_error(error.format_message(), getattr(error.ctx, "command_path", "opsin"))  # type: ignore[attr-defined]
+        code = 2
     except UsageError as error:
-        _complain(error.format_message(), getattr(error.ctx, "command_path", "opsin"))  # type: ignore[attr-defined]
+        _print_error(str(error))
         code = 2
-    except Misuse as error:
-        _complain(str(error))
-        code = 2
-    except Failure as error:
+    except CommandError as error:
         for sentence in error.sentences:
-            _complain(sentence)
+            _print_error(sentence)
         code = 1
     except OpsinError as error:
-        _complain(str(error))
+        _print_error(str(error))
         code = 1
     except (typer.Abort, KeyboardInterrupt) as error:
         code = INTERRUPTED
         if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D at a prompt, which no command has
-            _complain(str(error.__cause__) or "unexpected end of file")
+            _print_error(str(error.__cause__) or "unexpected end of file")
             code = 1
     except BrokenPipeError:
         # the reader of our output has gone, as in `opsin bundles list | head`; Python would complain again at exit
@@ -108,20 +108,20 @@ def main() -> NoReturn:
         code = 1
     except ValueError as error:
         if isinstance(error, UnicodeEncodeError):
-            _complain(f"{error.object[:80]!r} is no UTF-8")
+            _print_error(f"{error.object[:80]!r} is no UTF-8")
         elif isinstance(error.__cause__, UnicodeEncodeError):
-            _complain(str(error))
+            _print_error(str(error))
         else:
             raise
         code = 2
     except OSError as error:  # of a file that cannot be read, as a rule
-        _complain(": ".join(str(told) for told in (error.filename, error.strerror or error) if told))
+        _print_error(": ".join(str(told) for told in (error.filename, error.strerror or error) if told))
         code = 1
     if code == INTERRUPTED:  # typer returns it, too
-        leave()
+        exit_now()
     sys.exit(code or 0)
 
 
-def _complain(sentence: str, command: str = "opsin") -> None:
+def _print_error(sentence: str, command: str = "opsin") -> None:
     if sentence:  # empty where typer has shown the help instead
-        typer.echo(printable(f"{command}: {' '.join(sentence.split())}"), err=True)
+        typer.echo(escape_controls(f"{command}: {' '.join(sentence.split())}"), err=True)

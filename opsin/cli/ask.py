@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.shared.console import printable
-from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.console import escape_controls
+from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.options import Url
 
 
@@ -27,29 +27,29 @@ def ask(
     given = {name: [Path(file) for file in ([named] if isinstance(named, str) else named)] for name, named in files.items()}
     for name in ("self", "task", "parts"):
         if name in options:
-            raise Misuse(f"--option {name}: no option can have this name")
+            raise UsageError(f"--option {name}: no option can have this name")
     for name, paths in given.items():
         for path in paths:
             if not path.is_file():
-                raise Misuse(f"{name}: {path}: no such file")
+                raise UsageError(f"{name}: {path}: no such file")
     with Client(url) as client:
         try:
             answer = client.ask(task, given, **options)
         except UnicodeEncodeError:
             raise
         except ValueError as error:
-            raise Misuse(f"{task}: {error}") from error
+            raise UsageError(f"{task}: {error}") from error
         except OpsinError as error:
-            raise Failure(f"{task}: {error}") from error
-    typer.echo(printable(json.dumps(answer, indent=2, ensure_ascii=False)))
+            raise CommandError(f"{task}: {error}") from error
+    typer.echo(escape_controls(json.dumps(answer, indent=2, ensure_ascii=False)))
 
 
 def pairs(given: list[str], form: str) -> dict[str, str | list[str]]:
-    """The value of each name; a list where it is repeated. Raises Misuse."""
+    """The value of each name; a list where it is repeated. Raises UsageError."""
     values: dict[str, list[str]] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not name or not equals:
-            raise Misuse(f"{name!r}: write {form}")
+            raise UsageError(f"{name!r}: write {form}")
         values.setdefault(name, []).append(value)
     return {name: several if several[1:] else several[0] for name, several in values.items()}

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 from opsin.cli.shared.requirements import require_benchmarks
 
 ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -22,7 +22,7 @@ def bench(context: typer.Context, name: str = typer.Argument(help="Which one; fu
     checkout = require_benchmarks()
     known = sorted(file.stem for file in (checkout / "benchmarks").glob("*.py") if '__name__ == "__main__"' in file.read_text())
     if name not in known:
-        raise Misuse(f"bench: no benchmark is called {name!r}; there are {', '.join(known) or 'none'}")
+        raise UsageError(f"bench: no benchmark is called {name!r}; there are {', '.join(known) or 'none'}")
     command = [sys.executable, "-P", "-m", "opsin.engine", f"benchmarks.{name}", *context.args]
     ended = subprocess.run(command, cwd=checkout, check=False)
     raise typer.Exit(ended.returncode)

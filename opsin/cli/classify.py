@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.shared import image_files, media_kinds
-from opsin.cli.shared.console import columns, plain, printable
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.job_progress import followed
+from opsin.cli.shared.console import escape_controls, escape_markup, make_table
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.job_progress import wait_with_progress
 from opsin.cli.shared.options import Merge, Model, Url, positive
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 IMAGE_TIMEOUT_S = 60.0
 UNKNOWN = "its first bytes are of no image, video or sound"
 
-FOREMOST = {
+OPTION_KINDS = {
     "views": {"video"},
     "crops": {"video"},
     "merge_sight": {"video"},
@@ -38,7 +38,7 @@ FOREMOST = {
 }
 """Option → the files that it is meant for, among files of several kinds."""
 
-Sent = dict[Path, Mapping[str, Any]]
+CallArguments = dict[Path, Mapping[str, Any]]
 """File → the arguments of `Client.classify` that it is sent by."""
 
 
@@ -81,7 +81,7 @@ def classify(
 
     sent, unknown = _parts(files, audio)
     if later and as_json:
-        raise Misuse("--json: with --later there are no answers yet; opsin jobs result prints them as JSON")
+        raise UsageError("--json: with --later there are no answers yet; opsin jobs result prints them as JSON")
     of_clips = {"merge_sight": merge_sight, "views": views, "crops": crops, "start_s": start, "end_s": end, "windows": windows, "use": use}
     options: Any = {"model": model, "merge": merge, "top_k": top_k, "timeline": timeline or None, **of_clips}
     if later:
@@ -92,21 +92,21 @@ def classify(
         images = [file for file, parts in sent.items() if "images" in parts]
         answers: dict[Path, Any] = dict(unknown)
         if images:
-            of_images = _meant_for(sent[images[0]], sent, options)
+            of_images = _options_for(sent[images[0]], sent, options)
             answers |= image_files.answers(lambda file: client.classify(file, wait=True, **of_images), images, "Classifying")
         for file, parts in sent.items():
             if "images" not in parts:
-                of_clip = {**parts, **_meant_for(parts, sent, options), "timeout": timeout}
+                of_clip = {**parts, **_options_for(parts, sent, options), "timeout": timeout}
                 answers[file] = image_files.answer(_followed, client, of_clip)
     image_files.report({file: answers[file] for file in files}, _tables if timeline else label_table, as_json=as_json)
 
 
-def _parts(files: list[Path], audio: Path | None) -> tuple[Sent, dict[Path, OpsinError]]:
-    """Return what is sent of each file, as arguments of `Client.classify`; and why others are not sent. Raises Misuse."""
+def _parts(files: list[Path], audio: Path | None) -> tuple[CallArguments, dict[Path, OpsinError]]:
+    """Return what is sent of each file, as arguments of `Client.classify`; and why others are not sent. Raises UsageError."""
     from opsin.errors import Refused
 
     image_files.check([*files, *([] if audio is None else [audio])], "images, videos or sounds")
-    sent: Sent = {}
+    sent: CallArguments = {}
     unknown: dict[Path, OpsinError] = {}
     for file in files:
         if argument := _argument(file):
@@ -116,7 +116,7 @@ def _parts(files: list[Path], audio: Path | None) -> tuple[Sent, dict[Path, Opsi
     if audio is None:
         return sent, unknown
     if len(set(files)) > 1 or "video" not in sent.get(files[0], {}):
-        raise Misuse("--audio: goes with one video; a sound alone is a FILE")
+        raise UsageError("--audio: goes with one video; a sound alone is a FILE")
     return {files[0]: {"video": files[0], "audio": audio}}, unknown
 
 
@@ -124,11 +124,11 @@ def _argument(file: Path) -> str | None:
     try:
         kind = media_kinds.kind_of(file)
     except OSError as error:
-        raise Misuse(f"{file}: cannot be read ({error.strerror})") from error
+        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
     return "images" if kind == "image" else kind
 
 
-def _as_asked(client: Client, model: str | None, sent: Sent) -> Sent:
+def _as_asked(client: Client, model: str | None, sent: CallArguments) -> CallArguments:
     """GIFs as videos where a bundle is named that takes no images."""
     from opsin.errors import OpsinError
 
@@ -142,21 +142,21 @@ def _as_asked(client: Client, model: str | None, sent: Sent) -> Sent:
     return sent if "image" in takes or "video" not in takes else sent | {file: {"video": file} for file in gifs}
 
 
-def _meant_for(parts: Mapping[str, Any], sent: Sent, options: dict[str, Any]) -> dict[str, Any]:
+def _options_for(parts: Mapping[str, Any], sent: CallArguments, options: dict[str, Any]) -> dict[str, Any]:
     """The options without those that are meant for files of another kind. One that is meant for none of the files is left for the service
     to judge."""
     kinds = {part for parts in sent.values() for part in parts}
-    others = {name for name, meant in FOREMOST.items() if meant & kinds and not meant & parts.keys()}
+    others = {name for name, meant in OPTION_KINDS.items() if meant & kinds and not meant & parts.keys()}
     return {name: value for name, value in options.items() if name not in others}
 
 
 def _followed(client: Client, asked: Mapping[str, Any]) -> Classification:
     """The answer to a clip or sound, as a job, whose progress a terminal shows and Ctrl-C ends."""
-    found: Classification = followed(client.classify(**asked, wait=False), "Classifying")
+    found: Classification = wait_with_progress(client.classify(**asked, wait=False), "Classifying")
     return found
 
 
-def _ask_later(url: str | None, sent: Sent, unknown: Mapping[Path, OpsinError], options: dict[str, Any]) -> None:
+def _ask_later(url: str | None, sent: CallArguments, unknown: Mapping[Path, OpsinError], options: dict[str, Any]) -> None:
     """Print the id of each file's job; raises Failure with those that the service did not take."""
     from opsin.client import Client
     from opsin.errors import OpsinError
@@ -165,13 +165,13 @@ def _ask_later(url: str | None, sent: Sent, unknown: Mapping[Path, OpsinError], 
     with Client(url) as client:
         sent = _as_asked(client, options["model"], sent)
         for file, parts in sent.items():
-            job: Any = image_files.answer(client.classify, **parts, wait=False, **_meant_for(parts, sent, options))
+            job: Any = image_files.answer(client.classify, **parts, wait=False, **_options_for(parts, sent, options))
             if isinstance(job, OpsinError):
                 refused.append(f"{file}: {job}")
             else:
-                typer.echo(printable(f"{job.id}\t{file}"))
+                typer.echo(escape_controls(f"{job.id}\t{file}"))
     if refused:
-        raise Failure(*refused)
+        raise CommandError(*refused)
 
 
 def label_table(rows: Iterable[tuple[str, Classification | ZeroShotClassification]]) -> Table:
@@ -181,11 +181,11 @@ def label_table(rows: Iterable[tuple[str, Classification | ZeroShotClassificatio
     merges, looked_at = any(found.merging for _, found in found_in), [_looked_at(found) for _, found in found_in]
     heads = ("File", "Labels", "Looked at") if any(looked_at) else ("Image", "Labels")
     figures = ("Tokens", "Latency", "Network") if merges else ("Latency", "Network")
-    table = columns(*heads, *figures, right=figures)
+    table = make_table(*heads, *figures, right=figures)
     for (name, found), facts in zip(found_in, looked_at, strict=True):
         tokens = f"{found.merging.tokens_in} → {found.merging.tokens_out}" if found.merging else ""
         times = f"{found.timing.total_ms:.1f} ms", f"{found.timing.inference_ms:.1f} ms"
-        table.add_row(plain(name), _labels(found), *([facts] if any(looked_at) else []), *([tokens] if merges else []), *times)
+        table.add_row(escape_markup(name), _labels(found), *([facts] if any(looked_at) else []), *([tokens] if merges else []), *times)
     return table
 
 
@@ -194,10 +194,10 @@ def _tables(rows: Iterable[tuple[str, Classification]]) -> Group:
     from rich.console import Group
 
     found_in = list(rows)
-    table = columns("File", "Seconds", "Label")
+    table = make_table("File", "Seconds", "Label")
     for name, found in found_in:
         for view in found.timeline or ():
-            table.add_row(plain(name), f"{view.start_s:.2f} – {view.end_s:.2f}", _labels(view, 1))
+            table.add_row(escape_markup(name), f"{view.start_s:.2f} – {view.end_s:.2f}", _labels(view, 1))
     return Group(label_table(found_in), "", table)
 
 
@@ -211,5 +211,5 @@ def _labels(found: Classification | ZeroShotClassification | ViewScores, count: 
     """The best labels as rich markup, the first of them bold: `fruit 97 %  vegetables 2 %`."""
     if not found.predictions:  # none reaches the threshold
         return "[dim]none[/]"
-    first, *others = [f"{plain(prediction.label)} {prediction.score:.0%}" for prediction in found.predictions[:count]]
+    first, *others = [f"{escape_markup(prediction.label)} {prediction.score:.0%}" for prediction in found.predictions[:count]]
     return "  ".join([f"[bold]{first}[/]", *(f"[dim]{other}[/]" for other in others)])

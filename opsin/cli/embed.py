@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.shared import output_files
-from opsin.cli.shared.console import print_note, screen
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.image_files import IN_FLIGHT, of_folders
-from opsin.cli.shared.interrupts import remembered
+from opsin.cli.shared.console import make_console, print_note
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.image_files import IN_FLIGHT, expand_folders
+from opsin.cli.shared.interrupts import pending_interrupt
 from opsin.cli.shared.options import Merge, TimeoutOfImage, Url
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ def embed(
 
     output_files.check(output)
     if output.suffix != ".npz":
-        raise Misuse(f"{output}: the file's name must end in .npz")
-    files, others = of_folders(sources)
+        raise UsageError(f"{output}: the file's name must end in .npz")
+    files, others = expand_folders(sources)
     if others:
         typer.echo(f"opsin: files without the suffix of an image, passed over: {others}", err=True)
     known = _read(output)
     options: Any = {"merge": merge, "pool": pool, "timeout": timeout}
-    with Client(url, timeout=timeout, retries=RETRIES) as client, remembered() as stop_if_interrupted:
-        work = _Work(client, output, files, known, options)
+    with Client(url, timeout=timeout, retries=RETRIES) as client, pending_interrupt() as stop_if_interrupted:
+        work = _EmbedRun(client, output, files, known, options)
         work.choose(model)
         try:
             refused = work.run(stop_if_interrupted)
@@ -79,10 +79,10 @@ def embed(
         typer.echo(f"{output}: {work.count} vectors of {work.dim} numbers, {work.bundle.id}, {work.recalled} of them known before")
         print_note(work.bundle.id, work.bundle.note)
     if refused:
-        raise Failure(*(f"{file}: {error}" for file, error in refused.items()))
+        raise CommandError(*(f"{file}: {error}" for file, error in refused.items()))
 
 
-class _Work:
+class _EmbedRun:
     """The vectors of files, as far as they have come, and the file that they are written to."""
 
     def __init__(self, client: Client, output: Path, files: Sequence[Path], known: FileVectors | None, options: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class _Work:
         except Refused as error:
             if wanted or not self._known:
                 raise
-            raise Failure(f"{self.output}: its vectors are of {name}; name another bundle by --model ({error})") from error
+            raise CommandError(f"{self.output}: its vectors are of {name}; name another bundle by --model ({error})") from error
         self._recall()
 
     def run(self, stop_if_interrupted: Callable[[], None]) -> Mapping[Path, Exception]:
@@ -178,7 +178,7 @@ class _Work:
 
     def _recall(self) -> None:
         """Take over the vectors of the file that are still right."""
-        from opsin.vector_file import mtime_of
+        from opsin.vector_file import clamp_mtime
 
         known = self._known
         if known is None:
@@ -195,7 +195,7 @@ class _Work:
                 continue
             with suppress(OSError):
                 stat = file.stat()
-                if (stat.st_size, mtime_of(stat)) == (known.sizes[row], known.mtimes[row]):
+                if (stat.st_size, clamp_mtime(stat)) == (known.sizes[row], known.mtimes[row]):
                     self._stats[index], self._rows[index] = stat, known.vectors[row]
                     self.recalled += 1
 
@@ -204,21 +204,21 @@ class _Work:
         import numpy as np
 
         from opsin.errors import Unreachable
-        from opsin.vector_file import FileVectors, mtime_of
+        from opsin.vector_file import FileVectors, clamp_mtime
 
         if len(self._rows) == self.saved:
             return
         began = time.monotonic()
         with suppress(Unreachable):  # what has come is kept, as far as can be known
             if self.client.model(self.bundle.id).digest != self.bundle.digest:
-                raise Failure(f"{self.bundle.id} has changed while files were embedded; call the command again")
+                raise CommandError(f"{self.bundle.id} has changed while files were embedded; call the command again")
         indices = sorted(self._rows)
         merge, pool = self._asked
         found = FileVectors(
             vectors=np.stack([self._rows[index] for index in indices]),
             paths=np.array([str(self.files[index]) for index in indices]),
             sizes=np.array([self._stats[index].st_size for index in indices], np.int64),
-            mtimes=np.array([mtime_of(self._stats[index]) for index in indices], np.int64),
+            mtimes=np.array([clamp_mtime(self._stats[index]) for index in indices], np.int64),
             model=self.bundle.id,
             digest=self.bundle.digest,
             merge=merge,
@@ -227,7 +227,7 @@ class _Work:
         try:
             found.save(self.output)
         except OSError as error:
-            raise Failure(f"{self.output}: cannot be written ({error.strerror})") from error
+            raise CommandError(f"{self.output}: cannot be written ({error.strerror})") from error
         self.saved, self._save_s = len(self._rows), time.monotonic() - began
 
     @property
@@ -236,7 +236,7 @@ class _Work:
 
 
 def _read(output: Path) -> FileVectors | None:
-    """The vectors of the file that is there already. Raises Misuse for a file of something else: it is not written over."""
+    """The vectors of the file that is there already. Raises UsageError for a file of something else: it is not written over."""
     from opsin.vector_file import FileVectors
 
     if not output.exists():
@@ -244,7 +244,7 @@ def _read(output: Path) -> FileVectors | None:
     try:
         return FileVectors.load(output)
     except (OSError, ValueError) as error:
-        raise Misuse(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 @contextmanager
@@ -252,7 +252,7 @@ def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
     """A bar on a terminal."""
     from rich.progress import Progress
 
-    console = screen(errors=True)
+    console = make_console(errors=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         row = bar.add_task("Embedding", total=total, completed=done)
         yield lambda: bar.advance(row)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.shared import output_files
-from opsin.cli.shared.console import print_note, screen
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.job_progress import followed
+from opsin.cli.shared.console import make_console, print_note
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.job_progress import wait_with_progress
 from opsin.cli.shared.options import Model, Timeout, Url
-from opsin.cli.shared.terminal_image import can_draw, drawn
+from opsin.cli.shared.terminal_image import can_draw, draw
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -69,7 +69,7 @@ def inpaint(
     from opsin.errors import OpsinError
 
     if not file.is_file():
-        raise Misuse(f"{file}: no such file")
+        raise UsageError(f"{file}: no such file")
     written = output or Path(f"{file.stem}-filled.png")
     output_files.check(*_files(written, min(samples or 1, 2)))  # in one folder, however many they are
     output_files.check_suffix(written, ".png")
@@ -79,9 +79,9 @@ def inpaint(
     with Client(url) as client:
         try:
             job = client.inpaint(file, _mask(mask), wait=False, **options)
-            filled = followed(job, "Filling", preview=_preview if can_draw(screen(errors=True)) else None)
+            filled = wait_with_progress(job, "Filling", preview=_preview if can_draw(make_console(errors=True)) else None)
         except OpsinError as error:
-            raise Failure(f"{file}: {error}") from error
+            raise CommandError(f"{file}: {error}") from error
     files = _files(written, len(filled.samples))
     for path, sample in zip(files, filled.samples, strict=True):
         output_files.write(path, sample.png)
@@ -99,13 +99,13 @@ def inpaint(
 
 
 def _mask(text: str | None) -> Path | str | None:
-    """A file, or words for the service. Raises Misuse."""
-    from opsin.inpainting import WORDS
+    """A file, or words for the service. Raises UsageError."""
+    from opsin.inpainting import MASK_EXPRESSIONS
 
-    if text is None or (text.startswith(WORDS) and not Path(text).exists()):
+    if text is None or (text.startswith(MASK_EXPRESSIONS) and not Path(text).exists()):
         return text
     if not Path(text).is_file():
-        raise Misuse(f"--mask {text}: no such file; or use box:X,Y,W,H, center, center:RATIO or random:RATIO")
+        raise UsageError(f"--mask {text}: no such file; or use box:X,Y,W,H, center, center:RATIO or random:RATIO")
     return Path(text)
 
 
@@ -114,7 +114,7 @@ def _preview(told: Mapping[str, Any]) -> Text:
     from PIL import Image
 
     with Image.open(BytesIO(base64.b64decode(told["image"]))) as opened:
-        return drawn(opened)
+        return draw(opened)
 
 
 def _files(output: Path, samples: int) -> list[Path]:

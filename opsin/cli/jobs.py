@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli.shared.console import printable
-from opsin.cli.shared.errors import Failure
+from opsin.cli.shared.console import escape_controls
+from opsin.cli.shared.errors import CommandError
 from opsin.cli.shared.options import Url
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def events(
     last = None
     with _job(job_id, url) as job:
         for last in job.events(after):
-            typer.echo(printable(json.dumps({"id": last.id, "event": last.name, "data": last.data}, ensure_ascii=False)))
+            typer.echo(escape_controls(json.dumps({"id": last.id, "event": last.name, "data": last.data}, ensure_ascii=False)))
         if last is None:  # the event that it ended with was read before
             status = job.status()
             ended, told = status.state, status.details.get("error") or {}
         else:
             ended, told = last.name, last.data
     if ended != "done":
-        raise Failure(f"job {job_id}: {told.get('detail', ended)}")
+        raise CommandError(f"job {job_id}: {told.get('detail', ended)}")
 
 
 @app.command()
@@ -59,7 +59,7 @@ def result(
     with _job(job_id, url) as job:
         status = None if wait else job.status()
         if status is not None and not status.ended:
-            raise Failure(f"job {job_id}: it is {status.state} and has no result yet")
+            raise CommandError(f"job {job_id}: it is {status.state} and has no result yet")
         _print(job.result())
 
 
@@ -79,8 +79,8 @@ def _job(job_id: str, url: str | None) -> Iterator[Job[dict[str, Any]]]:
         try:
             yield client.job(job_id)
         except OpsinError as error:
-            raise Failure(f"job {job_id}: {error}") from error
+            raise CommandError(f"job {job_id}: {error}") from error
 
 
 def _print(document: object) -> None:
-    typer.echo(printable(json.dumps(document, indent=2, ensure_ascii=False)))
+    typer.echo(escape_controls(json.dumps(document, indent=2, ensure_ascii=False)))

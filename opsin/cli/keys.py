@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsin.cli.shared.console import columns, screen
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.console import make_console, make_table
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 if TYPE_CHECKING:
     from server.gateway.auth.key_file import KeyLines
 
 app = typer.Typer(help="Make, list and revoke API keys of the service.", no_args_is_help=True)
 
-SHOWN_OF_HASH = 12
+SHOWN_HASH_CHARS = 12
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The holder, who owns jobs and scenes.", show_default=False)]
 File = Annotated[Path, typer.Option("--file", envvar="OPSIN_API_KEYS_FILE", help="The service's file of keys.", show_default=False)]
 
@@ -40,7 +40,7 @@ def new(
     try:
         holder = checked(ApiKey(name, max_items or 0, rate or 0.0, priority, metrics, admin))  # type: ignore[arg-type]
     except ValueError as error:
-        raise Misuse(f"keys new: {error}") from error
+        raise UsageError(f"keys new: {error}") from error
     key = new_key()
     # behind an empty line, since the last line of a file that somebody has edited may have no end
     typer.echo(f"\n{line_of(holder, digest_of(key.encode()))}")
@@ -52,15 +52,15 @@ def list_(file: File) -> None:
     """List the keys of a file, by name. Exit code 1 if lines cannot be understood, which admit nobody."""
     _require()
     lines = _read(file)[1]
-    table = columns("Line", "Name", "SHA-256", "Items", "Requests/s", "Priority", "May")
+    table = make_table("Line", "Name", "SHA-256", "Items", "Requests/s", "Priority", "May")
     for digest, key in sorted(lines.keys.items(), key=lambda item: (item[1].name, lines.numbers[item[0]])):
         may = ", ".join(right for right in ("metrics", "admin") if getattr(key, right))
-        shown = digest.hex()[:SHOWN_OF_HASH]
+        shown = digest.hex()[:SHOWN_HASH_CHARS]
         limits = str(key.max_items or "–"), f"{key.rate:g}" if key.rate else "–"
         table.add_row(str(lines.numbers[digest]), key.name, shown, *limits, key.priority, may or "–")
-    screen().print(table)
+    make_console().print(table)
     if lines.bad:
-        raise Failure(*(f"{file}: line {number} admits nobody: {why}" for number, why in sorted(lines.bad.items())))
+        raise CommandError(*(f"{file}: line {number} admits nobody: {why}" for number, why in sorted(lines.bad.items())))
 
 
 @app.command()
@@ -82,12 +82,12 @@ def revoke(
         gone = lines_of(content, name, sha256)
         if not gone:
             known = ", ".join(sorted({key.name for key in lines.keys.values()})) or "none"
-            raise Failure(f"keys revoke: {file} has no such key of {name}; names in it: {known}")
+            raise CommandError(f"keys revoke: {file} has no such key of {name}; names in it: {known}")
         kept = [line for number, line in enumerate(content.split(b"\n"), start=1) if number not in gone]
         try:
             is_written = rewrite(file, content, b"\n".join(kept))
         except OSError as error:
-            raise Failure(f"keys revoke: {file} cannot be written: {error.strerror}") from error
+            raise CommandError(f"keys revoke: {file} cannot be written: {error.strerror}") from error
     typer.echo(f"{len(gone)} key{'s' if len(gone) > 1 else ''} of {name} revoked")
 
 
@@ -98,11 +98,11 @@ def _read(file: Path) -> tuple[bytes, KeyLines]:
     try:
         content = read_file(file)
     except OSError as error:
-        raise Failure(f"{file} cannot be read: {error.strerror}") from error
+        raise CommandError(f"{file} cannot be read: {error.strerror}") from error
     return content, read_lines(content)
 
 
 def _require() -> None:
-    """Raises Misuse where the service is not installed."""
-    with libraries("gateway"):
+    """Raises UsageError where the service is not installed."""
+    with requires_extra("gateway"):
         import server.gateway.auth.key_file  # noqa: F401

@@ -11,8 +11,8 @@ import typer
 
 from opsin.cli.shared import output_files
 from opsin.cli.shared.console import print_note
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.job_progress import followed
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.job_progress import wait_with_progress
 from opsin.cli.shared.options import Model, Timeout, Url
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def reconstruct(
 
     for path in (file, depth, points, mask):
         if path is not None and not path.is_file():
-            raise Misuse(f"{path}: no such file")
+            raise UsageError(f"{path}: no such file")
     if depth is not None and points is not None:
-        raise Misuse("--points: given beside --depth; they say the same")
+        raise UsageError("--points: given beside --depth; they say the same")
     written = output or Path(file.with_suffix(".glb").name)
     output_files.check(written, picture)
     output_files.check_suffix(picture, ".png")
@@ -81,13 +81,15 @@ def reconstruct(
     began = time.monotonic()
     with Client(url, timeout=timeout) as client:
         try:
-            found = followed(client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options), "Levels", elapsed=True)
+            found = wait_with_progress(
+                client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options), "Levels", elapsed=True
+            )
             seconds = time.monotonic() - began
             output_files.write(written, found.file)
             if picture is not None:
                 output_files.write(picture, _turntable(client, found, asked))
         except OpsinError as error:
-            raise Failure(f"{file}: {error}") from error
+            raise CommandError(f"{file}: {error}") from error
     if as_json:
         typer.echo(json.dumps(_document(found, written, seconds), ensure_ascii=False))
         return
@@ -99,15 +101,15 @@ def reconstruct(
 
 
 def _format(path: Path) -> str:
-    """Raises Misuse."""
+    """Raises UsageError."""
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
-        raise Misuse(f"{path}: the file's name must end in .glb, .ply or .npz")
+        raise UsageError(f"{path}: the file's name must end in .glb, .ply or .npz")
     return kind
 
 
 def _intrinsics(text: str | None) -> dict[str, float]:
-    """Raises Misuse."""
+    """Raises UsageError."""
     if text is None:
         return {}
     try:
@@ -115,20 +117,20 @@ def _intrinsics(text: str | None) -> dict[str, float]:
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 2, 4):
-        raise Misuse(f"--intrinsics {text}: use FX, FX,FY or FX,FY,CX,CY in pixels")
+        raise UsageError(f"--intrinsics {text}: use FX, FX,FY or FX,FY,CX,CY in pixels")
     return dict(zip(INTRINSICS, numbers, strict=False))
 
 
 def _turntable(client: Client, found: Reconstruction, asked: dict[str, Any]) -> bytes:
     """A turning view of the points. The scene is asked again if the file does not tell how wide they are. Raises OpsinError and Failure."""
     from opsin.image_encoding import png
-    from opsin.point_rendering import turntable
+    from opsin.point_rendering import render_turntable
 
     if not found.file.startswith(b"PK"):
         if found.scene is None:
-            raise Failure("--picture: the service has no room to keep the scene; write an .npz")
+            raise CommandError("--picture: the service has no room to keep the scene; write an .npz")
         found = client.scene(found.scene, **{**asked, "format": "npz"})
-    return png(turntable(found.cloud()))
+    return png(render_turntable(found.cloud()))
 
 
 def _document(found: Reconstruction, written: Path, seconds: float) -> dict[str, Any]:

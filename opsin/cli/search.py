@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.shared.console import columns, plain, print_note, screen
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.console import escape_markup, make_console, make_table, print_note
+from opsin.cli.shared.errors import UsageError
 from opsin.cli.shared.options import Timeout, Url
 
 
@@ -31,17 +31,17 @@ def search(
     from opsin.vector_file import FileVectors
 
     if (text is None) == (image is None):
-        raise Misuse("search: give either a text or --image FILE")
+        raise UsageError("search: give either a text or --image FILE")
     if image is not None and not image.is_file():
-        raise Misuse(f"--image: {image}: no such file")
+        raise UsageError(f"--image: {image}: no such file")
     if count < 1:
-        raise Misuse(f"-k: {count}; it must be at least 1")
+        raise UsageError(f"-k: {count}; it must be at least 1")
     try:
         files = FileVectors.load(vectors)
     except FileNotFoundError as error:
-        raise Misuse(f"{vectors}: no such file; `opsin embed FOLDER -o {vectors}` writes it") from error
+        raise UsageError(f"{vectors}: no such file; `opsin embed FOLDER -o {vectors}` writes it") from error
     except (OSError, ValueError) as error:
-        raise Misuse(str(error)) from error
+        raise UsageError(str(error)) from error
     with Client(url, timeout=timeout) as client:
         found = Gallery(files, (), client.embed, client.model).search(text, image=image, k=count)
         bundle = client.model(files.model)
@@ -49,8 +49,8 @@ def search(
         for match in found:
             typer.echo(json.dumps({"path": str(match.path), "cosine": match.cosine}, ensure_ascii=False))
         return
-    table = columns("Cosine", "File")
+    table = make_table("Cosine", "File")
     for match in found:
-        table.add_row(f"{match.cosine:.4f}", plain(str(match.path)))
-    screen().print(table)
+        table.add_row(f"{match.cosine:.4f}", escape_markup(str(match.path)))
+    make_console().print(table)
     print_note(bundle.id, bundle.note)

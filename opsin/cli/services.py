@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.shared.environment_check import check_variables
-from opsin.cli.shared.errors import Misuse
-from opsin.cli.shared.requirements import libraries, require_processes
+from opsin.cli.shared.errors import UsageError
+from opsin.cli.shared.requirements import require_processes, requires_extra
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -68,7 +68,7 @@ def serve(
     )
     _require_bundles(settings)
     _check_access(settings, "supervisor")
-    with libraries("server"):
+    with requires_extra("server"):
         from server.gateway.webhooks.signing import secrets_of
         from server.supervisor import serve as run
 
@@ -77,7 +77,7 @@ def serve(
         try:
             secrets_of(settings)  # each gateway reads them, and would be started again and again
         except ValueError as error:
-            raise Misuse(str(error)) from error
+            raise UsageError(str(error)) from error
     raise typer.Exit(run(settings))
 
 
@@ -108,7 +108,7 @@ def gateway(
     )
     _require_redis(settings, "gateway")
     _check_access(settings, "gateway")
-    with libraries("gateway"):
+    with requires_extra("gateway"):
         from server.gateway.main import run_gateway as run
     raise typer.Exit(run(settings, fd=fd))
 
@@ -122,7 +122,7 @@ def template(
     require_processes("template")
     settings = settings_of(None, bundles=bundles, metrics_port=metrics_port)
     gc.disable()
-    with libraries("server"):
+    with requires_extra("server"):
         from server.worker.fork_server import run_template as run
     raise typer.Exit(run(settings, fd))
 
@@ -137,7 +137,7 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
     # torch's modules are 200,000 objects and no garbage: not looking through them makes the start a tenth shorter, and freezing
     # them keeps every later collection from looking again
     gc.disable()
-    with libraries("server"):
+    with requires_extra("server"):
         from server.worker.main import run_worker as run
     gc.freeze()
     gc.enable()
@@ -145,8 +145,8 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
 
 
 def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any) -> Settings:
-    """The settings of file, environment and options. Raises Misuse naming what is wrong with them, or the extra that is not installed."""
-    with libraries(extra):
+    """The settings of file, environment and options. Raises UsageError naming what is wrong with them, or the extra that is not installed."""
+    with requires_extra(extra):
         from pydantic import ValidationError
         from pydantic_settings import SettingsError
         from yaml import YAMLError
@@ -160,7 +160,7 @@ def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any)
         os.environ["OPSIN_CONFIG"] = str(config)
     file = os.environ.get("OPSIN_CONFIG")
     if file and file != os.devnull and not Path(file).is_file():  # the empty file is how Unix says none
-        raise Misuse(
+        raise UsageError(
             f"{file}: " + ("not a regular file, which every process could read" if Path(file).exists() else "no such settings file")
         )
     try:
@@ -170,26 +170,26 @@ def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any)
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise Misuse(f"{file}: no setting is called {name!r}") from error
-        raise Misuse(f"setting {name}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}") from error
+            raise UsageError(f"{file}: no setting is called {name!r}") from error
+        raise UsageError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}") from error
     except (SettingsError, YAMLError) as error:
         if unread := re.search(r'value for field "(\w+)" from source "EnvSettingsSource"', str(error)):
             variable = f"OPSIN_{unread[1].upper()}"
-            raise Misuse(f"setting {unread[1]}: {variable} is not JSON, as lists and maps in the environment must be") from error
-        raise Misuse(f"settings: {error}") from error
+            raise UsageError(f"setting {unread[1]}: {variable} is not JSON, as lists and maps in the environment must be") from error
+        raise UsageError(f"settings: {error}") from error
     if settings.redis_url is not None:
         try:
             parse(settings.redis_url)
         except ValueError as error:
-            raise Misuse(f"setting redis_url: {error}") from error
+            raise UsageError(f"setting redis_url: {error}") from error
         if why := unsuitable(settings.redis_url):
-            raise Misuse(f"setting redis_url: {why}")
+            raise UsageError(f"setting redis_url: {why}")
     _require_tasks(settings)
     return settings
 
 
 def _check_access(settings: Settings, process: str) -> None:
-    """Raises Misuse where the service would not know whom to let in."""
+    """Raises UsageError where the service would not know whom to let in."""
     check_variables(process, settings.log_level)
     if settings.api_keys_file is None:
         return
@@ -198,7 +198,7 @@ def _check_access(settings: Settings, process: str) -> None:
     try:
         read_file(settings.api_keys_file)
     except OSError as error:
-        raise Misuse(f"setting api_keys_file: {settings.api_keys_file} cannot be read: {error.strerror}") from error
+        raise UsageError(f"setting api_keys_file: {settings.api_keys_file} cannot be read: {error.strerror}") from error
 
 
 def _require_tasks(settings: Settings) -> None:
@@ -207,11 +207,11 @@ def _require_tasks(settings: Settings) -> None:
     from server.tasks.registry import DEFAULTS
 
     for name in settings.default_models.keys() - DEFAULTS.keys():
-        raise Misuse(f"setting default_models: no task is called {name!r}; there are {', '.join(DEFAULTS)}")
+        raise UsageError(f"setting default_models: no task is called {name!r}; there are {', '.join(DEFAULTS)}")
 
 
 def _require_bundles(settings: Settings) -> None:
-    """Raises Misuse where the folder of bundles was named and cannot be read. The default, `./bundles`, may be absent."""
+    """Raises UsageError where the folder of bundles was named and cannot be read. The default, `./bundles`, may be absent."""
     from server.processes.supervisor_protocol import RESTARTS
 
     if RESTARTS in os.environ or "bundles" not in settings.model_fields_set:  # a supervisor has looked
@@ -220,9 +220,9 @@ def _require_bundles(settings: Settings) -> None:
         os.scandir(settings.bundles).close()
     except OSError as error:
         where = "name the folder that holds NAME/VERSION/ folders (--bundles or OPSIN_BUNDLES)"
-        raise Misuse(f"setting bundles: {settings.bundles} cannot be read ({error.strerror}); {where}") from error
+        raise UsageError(f"setting bundles: {settings.bundles} cannot be read ({error.strerror}); {where}") from error
 
 
 def _require_redis(settings: Settings, command: str) -> None:
     if settings.redis_url is None:
-        raise Misuse(f"`opsin {command}` needs the queue's address: --redis URL or OPSIN_REDIS_URL (`opsin serve` starts its own)")
+        raise UsageError(f"`opsin {command}` needs the queue's address: --redis URL or OPSIN_REDIS_URL (`opsin serve` starts its own)")

@@ -11,7 +11,7 @@ from opsin.cli.bundles import class_names
 from opsin.cli.classify import label_table
 from opsin.cli.shared import image_files
 from opsin.cli.shared.console import counted
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 from opsin.cli.shared.options import Merge, Model, TimeoutOfImage, Url
 
 
@@ -49,7 +49,7 @@ def zero_shot(
     image_files.check(files)
     wanted = [*(label or []), *(class_names.read(labels) if labels else [])]
     if not wanted:
-        raise Misuse("zero-shot: no label is given; name some with --label TEXT or --labels FILE")
+        raise UsageError("zero-shot: no label is given; name some with --label TEXT or --labels FILE")
     options: Any = {"model": model, "merge": merge, "top_k": top_k, "threshold": threshold, "templates": template or None}
     with Client(url, timeout=timeout) as client:
         answers = image_files.answers(lambda file: client.zero_shot(file, wanted, wait=True, **options), files, "Classifying")

@@ -1,4 +1,4 @@
-"""Addresses of repositories: `hf://OWNER/REPO[@REVISION]`, and `timm:NAME.TAG[@REVISION]`, which is `hf://timm/NAME.TAG`."""
+"""Addresses of repositories: `hf://OWNER/REPO[@REVISION]`, and `timm:NAME.TAG[@REVISION]`, short for `hf://timm/NAME.TAG`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 HUB, TIMM = "hf://", "timm:"
 TIMM_OWNER = "timm"
-PART = r"[A-Za-z0-9](?:[A-Za-z0-9_]|-(?!-)|\.(?!\.)){0,95}(?<![.-])(?<!\.git)"
-"""The names that a hub has: no `--` or `..`, and neither `-`, `.` nor `.git` at the end."""
-REVISION = r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)|/(?=[A-Za-z0-9_])){0,199}"
-"""Names that git has: no `..` or `//`, and no `/` at the end. The cache keeps them as paths."""
+NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9_]|-(?!-)|\.(?!\.)){0,95}(?<![.-])(?<!\.git)"
+"""Names of owners and repositories: no `--` or `..`, and neither `-`, `.` nor `.git` at the end."""
+REVISION_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)|/(?=[A-Za-z0-9_])){0,199}"
+"""Names of revisions in git: no `..` or `//`, and no `/` at the end. The cache uses them as paths."""
 
 
-class BadAddress(ValueError):
-    """An address that cannot be read; the message says how one is written."""
+class InvalidAddressError(ValueError):
+    """An address that is not valid; the message shows a valid one."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """A repository, and which state of it."""
+    """A repository and a revision of it."""
 
     owner: str
     name: str
     revision: str | None = None
-    """A branch, tag or commit; None: the branch that the hub shows."""
+    """A branch, tag or commit; None: the default branch."""
 
     @property
     def repository(self) -> str:
@@ -32,7 +32,7 @@ class Address:
 
     @property
     def lacks_tag(self) -> bool:
-        """Whether it names a network of timm without the tag that says which weights."""
+        """Whether it names a network of timm without the tag of its weights."""
         return self.owner == TIMM_OWNER and "." not in self.name
 
     def __str__(self) -> str:
@@ -44,13 +44,13 @@ def is_address(text: str) -> bool:
 
 
 def parse(text: str) -> Address:
-    """Raises BadAddress."""
+    """Parse an address. Raises InvalidAddressError."""
     if text.startswith(TIMM):
-        found = re.fullmatch(rf"{TIMM}({PART})(?:@({REVISION}))?", text)
-        if found is None:
-            raise BadAddress(f"{text}: write timm:NAME.TAG, as in timm:vit_base_patch16_224.augreg_in21k_ft_in1k")
-        return Address(TIMM_OWNER, found[1], found[2])
-    found = re.fullmatch(rf"{HUB}({PART})/({PART})(?:@({REVISION}))?", text)
-    if found is None:
-        raise BadAddress(f"{text}: write hf://OWNER/REPO or hf://OWNER/REPO@REVISION, as in hf://google/vit-base-patch16-224")
-    return Address(found[1], found[2], found[3])
+        parts = re.fullmatch(rf"{TIMM}({NAME_PATTERN})(?:@({REVISION_PATTERN}))?", text)
+        if parts is None:
+            raise InvalidAddressError(f"{text}: write timm:NAME.TAG, as in timm:vit_base_patch16_224.augreg_in21k_ft_in1k")
+        return Address(TIMM_OWNER, parts[1], parts[2])
+    parts = re.fullmatch(rf"{HUB}({NAME_PATTERN})/({NAME_PATTERN})(?:@({REVISION_PATTERN}))?", text)
+    if parts is None:
+        raise InvalidAddressError(f"{text}: write hf://OWNER/REPO or hf://OWNER/REPO@REVISION, as in hf://google/vit-base-patch16-224")
+    return Address(parts[1], parts[2], parts[3])

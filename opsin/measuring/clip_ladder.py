@@ -1,4 +1,4 @@
-"""Measurements of a ladder of a bundle of clips or sound: files are prepared by the service's own task, and classified by all of their
+"""Measurement of the ladder of a bundle for clips or sound. The service's task prepares the files, which are classified with all of their
 views or windows, at each rung and with merging off."""
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.bundle_schema import Metric
-from models.layers.stepwise import InvalidInput
-from models.loading import LoadedStepwiseModel, StepOutputs, load
-from opsin.measuring.ladder import BATCH, OFF, ROUNDS, Quality, Throughput
+from models.layers.stepwise import UnusableInput
+from models.loading import Ended, LoadedSteps, load
+from opsin.measuring.ladder import BATCH_SIZE, OFF, ROUNDS, Quality, Throughput
 from server.media.images import Decoder
 from server.media.limits import MediaError
 from server.tasks.classify.clips import ClassifyClips, ClassifyClipsPlan, Use
@@ -31,13 +31,13 @@ from server.worker.warmup import REPEATS, Loader, Took, own_seconds, probe, run_
 
 
 @dataclass(frozen=True)
-class Recording:
+class LabelledRecording:
     """A clip, a sound, or a clip with its sound."""
 
     files: Mapping[str, Path]
     """File of each part, as it would be sent: `video`, `audio`."""
     labels: tuple[int, ...] = ()
-    """Indices of its labels; none: unknown."""
+    """Indices of its labels; empty if unknown."""
 
     @property
     def name(self) -> str:
@@ -57,51 +57,50 @@ def task_of(spec: BundleSpec) -> ClassifyClips | None:
 def measure_recordings(
     bundle: Bundle,
     use: Use,
-    recordings: Sequence[Recording],
+    recordings: Sequence[LabelledRecording],
     decoder: Decoder,
     device: torch.device,
     advance: Callable[[int], object] = lambda count: None,
 ) -> Quality:
-    """Measure the ladder of a bundle's spec in float32. advance: hears of each number of recordings that are done.
+    """Measure the ladder of a bundle's spec in float32. advance: called with the number of recordings after each batch.
 
-    The metric is top-1 where each recording has one label, mean average precision where one has several, and agreement with merging off
-    where their labels are unknown. Raises UnusableRecording, and BundleError for scores that are no numbers."""
+    The metric is top-1 if each recording has one label, mean average precision if one has several, and agreement with merging off if
+    labels are unknown. Raises UnusableRecording, and BundleError for scores that are infinite or not numbers."""
     task, steps, plans = _task(bundle.spec), load(bundle, device=device, packed=True).steps, _plans(bundle.spec, use)
     assert steps is not None
     scores: dict[str, list[NDArray[np.float32]]] = {name: [] for name in plans}
-    for first in range(0, len(recordings), BATCH):
-        some = recordings[first : first + BATCH]
-        jobs = [_prepared(task, recording, plans[OFF], bundle.spec, decoder) for recording in some]
+    for first in range(0, len(recordings), BATCH_SIZE):
+        chunk = recordings[first : first + BATCH_SIZE]
+        jobs = [_prepare(task, recording, plans[OFF], bundle.spec, decoder) for recording in chunk]
         with _enough_memory(bundle.spec):
             for name, plan in plans.items():
-                scores[name] += _scores(steps, some, jobs, task.arguments(plan, {}))
-        advance(len(some))
+                scores[name] += _score(steps, chunk, jobs, task.arguments(plan, {}))
+        advance(len(chunk))
     stacked = {name: np.stack(rows) for name, rows in scores.items()}
     for name, rows in stacked.items():
         if not np.isfinite(rows).all():
             raise BundleError(f"{bundle.spec.id}: its scores at {name} are infinite or not numbers")
-    return quality(stacked, [recording.labels for recording in recordings])
+    return score_quality(stacked, [recording.labels for recording in recordings])
 
 
-def quality(scores: Mapping[str, NDArray[np.float32]], labels: Sequence[tuple[int, ...]]) -> Quality:
-    """Return the accuracy of each rung. scores: by rung, (inputs, labels), `off` among them; labels: of each input, all of them empty
-    where they are unknown."""
+def score_quality(scores: Mapping[str, NDArray[np.float32]], labels: Sequence[tuple[int, ...]]) -> Quality:
+    """Return the accuracy of each rung. scores: by rung and `off`, (inputs, labels); labels: of each input, all empty if unknown."""
     count, classes = scores[OFF].shape
-    if any(len(own) > 1 for own in labels):
+    if any(len(indices) > 1 for indices in labels):
         truth = np.zeros((count, classes), np.bool_)
-        for row, own in enumerate(labels):
-            truth[row, list(own)] = True
+        for row, indices in enumerate(labels):
+            truth[row, list(indices)] = True
         means = {name: mean_average_precision(rows, truth) for name, rows in scores.items()}
         return Quality("mean-average-precision", count, {name: mean for name, (mean, _) in means.items()}, classes=means[OFF][1])
     metric: Metric = "top-1" if any(labels) else "agreement"
-    right = np.array([own[0] for own in labels]) if any(labels) else scores[OFF].argmax(axis=1)
+    right = np.array([indices[0] for indices in labels]) if any(labels) else scores[OFF].argmax(axis=1)
     return Quality(metric, count, {name: float((rows.argmax(axis=1) == right).mean()) for name, rows in scores.items()})
 
 
 def mean_average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> tuple[float, int]:
     """Return the mean of `average_precision` over the labels that some input has, and the number of those labels.
 
-    scores, truth: (inputs, labels); truth: which inputs have which label. Raises ValueError where no input has a label."""
+    scores, truth: (inputs, labels); truth: which inputs have which label. Raises ValueError if no input has a label."""
     present = np.flatnonzero(truth.any(axis=0))
     if not len(present):
         raise ValueError("no input has a label")
@@ -109,10 +108,11 @@ def mean_average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_
 
 
 def average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
-    """Return the sum over thresholds of precision × growth of recall, with a threshold at each score: no interpolation, and inputs of equal
-    scores come in together (scikit-learn's `average_precision_score`).
+    """Return the sum over thresholds of precision × increase of recall, as scikit-learn's `average_precision_score`.
 
-    scores, truth: (inputs,), at least one of them true."""
+    There is a threshold at each score, shared by inputs of equal scores, and no interpolation. scores, truth: (inputs,), at least one of
+    them true.
+    """
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(truth[order])
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each run of equal scores
@@ -120,10 +120,11 @@ def average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) ->
 
 
 def measure_steps(bundle: Bundle, use: Use, loader: Loader) -> Throughput:
-    """Compare a step, a view or window of each job of a batch, at each rung with merging off, at the batch size of the best throughput of
-    merging off.
+    """Compare each rung with merging off: the time of a step, which is a view or window of each job of a batch.
 
-    Reading a file is left out. Ratios are medians of `ROUNDS`. Raises BundleError, also where memory does not suffice."""
+    The batch size is the one with the best throughput with merging off. Reading files is left out. Ratios are medians of `ROUNDS`. Raises
+    BundleError, also if memory runs out.
+    """
     task, plans, layout = _task(bundle.spec), _plans(bundle.spec, use), loader.layout
     steps = load(bundle, device=layout.device, packed=True).steps
     assert steps is not None
@@ -131,7 +132,7 @@ def measure_steps(bundle: Bundle, use: Use, loader: Loader) -> Throughput:
     job = next(job for job in samples if ("sound" in job) == (use != "sight"))
 
     def seconds(name: str, size: int) -> float:
-        return _seconds(steps, layout, [job] * size, task.arguments(plans[name], {}))
+        return _measure_seconds(steps, layout, [job] * size, task.arguments(plans[name], {}))
 
     with _enough_memory(bundle.spec):
         size = probe(layout.largest_batch, lambda size, _: Took(took := seconds(OFF, size), took)).best
@@ -145,33 +146,35 @@ def measure_steps(bundle: Bundle, use: Use, loader: Loader) -> Throughput:
 
 @contextmanager
 def _enough_memory(spec: BundleSpec) -> Iterator[None]:
-    """Raises BundleError where memory runs out inside."""
+    """Raise BundleError if memory runs out inside the block."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise BundleError(f"{spec.id}: out of memory while it was measured; end what else uses the device, or take another one") from error
+        raise BundleError(
+            f"{spec.id}: out of memory during the measurement; stop other programs on the device, or use another one"
+        ) from error
 
 
 def _task(spec: BundleSpec) -> ClassifyClips:
     task = task_of(spec)
     if task is None:
-        raise BundleError(f"{spec.id}: it classifies neither clips nor sounds")
+        raise BundleError(f"{spec.id}: it does not classify clips or sounds")
     return task
 
 
 def _plans(spec: BundleSpec, use: Use) -> dict[str, ClassifyClipsPlan]:
-    """Return what the service would plan for a request at each rung, by its name, and for merging off."""
+    """Return the service's plans for requests at each rung, by its name, and with merging off."""
     task = _task(spec)
-    hears = None if spec.sound is None else use
-    return {name: task.plan(task.options(merge=name, use=hears), spec) for name in (OFF, *(rung.name for rung in spec.ladder))}
+    used_parts = None if spec.sound is None else use
+    return {name: task.plan(task.options(merge=name, use=used_parts), spec) for name in (OFF, *(rung.name for rung in spec.ladder))}
 
 
 def _merges(plan: ClassifyClipsPlan) -> bool:
     return any(plan.schedule) or any(plan.schedule_sight or ())
 
 
-def _prepared(task: ClassifyClips, recording: Recording, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> Arrays:
-    """Return the arrays that a worker would get of a recording."""
+def _prepare(task: ClassifyClips, recording: LabelledRecording, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> Arrays:
+    """Return the arrays that a worker would receive for a recording."""
     try:
         item = {part: file.read_bytes() for part, file in recording.files.items()}
         (arrays,) = task.prepare(item, plan, spec, decoder)
@@ -180,17 +183,17 @@ def _prepared(task: ClassifyClips, recording: Recording, plan: ClassifyClipsPlan
     return {name: np.array(array) for name, array in arrays.items() if name not in task.unread_arrays}
 
 
-def _scores(
-    steps: LoadedStepwiseModel, recordings: Sequence[Recording], jobs: Sequence[Arrays], arguments: Mapping[str, Any]
+def _score(
+    steps: LoadedSteps, recordings: Sequence[LabelledRecording], jobs: Sequence[Arrays], arguments: Mapping[str, Any]
 ) -> list[NDArray[np.float32]]:
-    """Return the scores (labels,) of each recording, all of which take their steps together."""
+    """Return the scores (labels,) of each recording. All of them take their steps together."""
     try:
         return _run(steps, jobs, arguments)
-    except InvalidInput:  # of one of them
-        return [_alone(steps, recording, job, arguments) for recording, job in zip(recordings, jobs, strict=True)]
+    except UnusableInput:  # one of them is unusable: find out which
+        return [_score_one(steps, recording, job, arguments) for recording, job in zip(recordings, jobs, strict=True)]
 
 
-def _alone(steps: LoadedStepwiseModel, recording: Recording, job: Arrays, arguments: Mapping[str, Any]) -> NDArray[np.float32]:
+def _score_one(steps: LoadedSteps, recording: LabelledRecording, job: Arrays, arguments: Mapping[str, Any]) -> NDArray[np.float32]:
     try:
         return _run(steps, [job], arguments)[0]
     except InvalidInput as error:
@@ -211,8 +214,8 @@ def _run(steps: LoadedStepwiseModel, jobs: Sequence[Arrays], arguments: Mapping[
     return [scores[job] for job in range(len(jobs))]
 
 
-def _seconds(steps: LoadedStepwiseModel, layout: Layout, jobs: Sequence[Arrays], arguments: Mapping[str, Any]) -> float:
-    """Return the seconds of the first step of a batch, the fastest of a few; every slot takes one of its own."""
+def _measure_seconds(steps: LoadedSteps, layout: Layout, jobs: Sequence[Arrays], arguments: Mapping[str, Any]) -> float:
+    """Return the seconds of the first step of a batch, the fastest of a few. Every slot has its own batch."""
     took = []
     for _ in range(REPEATS):
         started = deque(steps.start(jobs, [arguments] * len(jobs)) for _ in range(layout.slots))

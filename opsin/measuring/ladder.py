@@ -1,4 +1,4 @@
-"""Measurements of a ladder: how much each rung changes a bundle's answers, and how much faster a worker gives them."""
+"""Measurement of the ladder of a bundle for images: the accuracy of each rung, and its throughput in a worker."""
 
 from __future__ import annotations
 
@@ -22,117 +22,122 @@ from server.worker.executors import Arrays, check
 from server.worker.warmup import Loader, compare, run_at_once
 
 OFF = "off"
-BATCH = 8
-ROWS = 1024
-"""Vectors that are compared with all others at a time: a matrix of all of them may not fit in memory."""
+BATCH_SIZE = 8
+COMPARED_ROWS = 1024
+"""Number of vectors to compare with all others at a time: the matrix of all of them may not fit into memory."""
 
 ROUNDS = 5
 
 Schedules = Mapping[str, MergeSchedule]
-"""By rung; `off` is added."""
+"""Rung → its merge schedule; `off` is added."""
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Images, and what is known of them."""
+class LabelledImages:
+    """Images with their labels or captions, if known."""
 
     pixels: NDArray[np.uint8]
     """(N, S, S, 3) at the bundle's size."""
     labels: NDArray[np.int64] | None = None
-    """(N,): the right label of each image, of classifiers; None: unknown."""
+    """(N,): the label of each image, for classifiers; None if unknown."""
     captions: Sequence[str] = ()
-    """Texts that describe images, of pairs; none: unknown."""
+    """Texts that describe images, for image-text pairs; empty if unknown."""
     captioned: Sequence[int] = ()
     """Index of the image that each caption describes."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Results of a ladder on the same examples."""
+    """Accuracy of each rung of a ladder, on the same images."""
 
     metric: Metric
     count: int
     """Number of images, captions, clips or sounds."""
     shares: Mapping[str, float]
-    """By rung, 0 to 1; `off` is there too."""
+    """Accuracy by rung, and of `off`, from 0 to 1."""
     truncated: int = 0
-    """Captions that were too long and lost their end."""
+    """Number of captions that were too long and were cut."""
     classes: int = 0
-    """Labels over which a mean average precision is the mean."""
+    """Number of labels that a mean average precision averages over."""
 
 
 @dataclass(frozen=True)
 class Throughput:
     batch_size: int
     ratios: Mapping[str, float]
-    """By rung: images per second relative to merging off, whose ratio is 1."""
+    """Images per second by rung, relative to merging off, whose ratio is 1."""
 
 
-def measure_quality(bundle: Bundle, schedules: Schedules, examples: Examples, device: torch.device) -> Quality:
-    """Run the examples at each rung in float32. Raises BundleError, also for answers that are not finite and captions that cannot be read.
+def measure_quality(bundle: Bundle, schedules: Schedules, examples: LabelledImages, device: torch.device) -> Quality:
+    """Measure the accuracy of each rung in float32.
 
-    Classifiers: accuracy, or without labels agreement with merging off. Others: recall at 1 (arXiv 1412.2306) from captions to images, or
-    without captions from merged vectors to unmerged ones.
+    Classifiers: accuracy or, without labels, agreement with merging off. Others: recall at 1 (arXiv 1412.2306) from captions to images or,
+    without captions, from merged vectors to unmerged ones. Raises BundleError, also for answers that are not finite and captions that the
+    tokenizer rejects.
     """
     model = load(bundle, device=device, packed=True)
-    unmerged = _answers(model, MergeSchedule.off(), examples.pixels)
-    answers = {OFF: unmerged} | {name: _answers(model, schedule, examples.pixels) for name, schedule in schedules.items()}
+    unmerged = _run_all(model, MergeSchedule.off(), examples.pixels)
+    answers = {OFF: unmerged} | {name: _run_all(model, schedule, examples.pixels) for name, schedule in schedules.items()}
     if bundle.spec.task == "classify":
         labels = unmerged.argmax(axis=1) if examples.labels is None else examples.labels
         shares = {name: float((logits.argmax(axis=1) == labels).mean()) for name, logits in answers.items()}
         return Quality("agreement" if examples.labels is None else "top-1", len(labels), shares)
     if not examples.captions:
-        own = np.arange(len(unmerged))
-        shares = {name: float((_nearest(vectors, unmerged) == own).mean()) for name, vectors in answers.items()}
-        return Quality("image-recall", len(own), shares)
-    captions, truncated = _vectors_of_texts(model, examples.captions)
+        indices = np.arange(len(unmerged))
+        shares = {name: float((_nearest(vectors, unmerged) == indices).mean()) for name, vectors in answers.items()}
+        return Quality("image-recall", len(indices), shares)
+    captions, truncated = _embed_texts(model, examples.captions)
     shares = {name: float((_nearest(captions, vectors) == np.array(examples.captioned)).mean()) for name, vectors in answers.items()}
     return Quality("text-recall", len(captions), shares, truncated)
 
 
 def measure_throughput(bundle: Bundle, schedules: Schedules, loader: Loader) -> Throughput:
-    """Compare each rung with merging off in all backends that may run it, as workers do, at the batch size of the best throughput.
+    """Compare each rung with merging off in all backends that may run it, as workers do, at the batch size with the best throughput.
 
-    Ratios are medians of `ROUNDS`. Raises BundleError."""
+    Ratios are medians of `ROUNDS`. Raises BundleError.
+    """
     warm = loader.measure(bundle)
     if warm.backends is None:
-        raise BundleError(f"{bundle.spec.id}: task {bundle.spec.task} is answered step by step, and has no ladder of images")
+        raise BundleError(f"{bundle.spec.id}: task {bundle.spec.task} is computed in steps, so it has no ladder for images")
     backends, size = warm.backends, warm.steps.best
     backends.open()
     off = backends.schedule(MergeSchedule.off())
     ratios: dict[str, list[float]] = {OFF: [1.0], **{name: [] for name in schedules}}
     for _ in range(ROUNDS):
-        seconds = _seconds(backends, loader.layout, MergeSchedule.off(), size)
+        seconds = _measure_seconds(backends, loader.layout, MergeSchedule.off(), size)
         for name, schedule in schedules.items():
             same = backends.schedule(schedule) == off
-            ratios[name].append(1.0 if same else seconds / _seconds(backends, loader.layout, schedule, size))
+            ratios[name].append(1.0 if same else seconds / _measure_seconds(backends, loader.layout, schedule, size))
     return Throughput(size, {name: median(found) for name, found in ratios.items()})
 
 
-def _seconds(backends: Backends, layout: Layout, schedule: MergeSchedule, size: int) -> float:
-    """Seconds of a batch in the backend that would run it. They compare with others of the same bundle, which `compare` has seen to."""
+def _measure_seconds(backends: Backends, layout: Layout, schedule: MergeSchedule, size: int) -> float:
+    """Return the seconds of a batch in the backend that would run it, as measured by `compare`, so that they are comparable."""
     compare(backends, layout, schedule, size, run_at_once)
     return backends.times.best(backends.schedule(schedule), backends.usable)[size]
 
 
-def _answers(model: LoadedModel, schedule: MergeSchedule, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits (N, classes), or vectors (N, dim)."""
+def _run_all(model: LoadedModel, schedule: MergeSchedule, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return logits (N, classes), or vectors (N, dim)."""
     name, merge = "logits" if model.spec.task == "classify" else "embedding", schedule.expand(model.depth)
-    parts = [_checked(model, {"pixels": pixels[first : first + BATCH]}, {"merge": merge})[name] for first in range(0, len(pixels), BATCH)]
+    parts = [
+        _forward(model, {"pixels": pixels[first : first + BATCH_SIZE]}, {"merge": merge})[name]
+        for first in range(0, len(pixels), BATCH_SIZE)
+    ]
     return np.concatenate(parts)
 
 
-def _vectors_of_texts(model: LoadedModel, captions: Sequence[str]) -> tuple[NDArray[np.float32], int]:
-    """Vectors (n, dim), and how many texts were cut."""
+def _embed_texts(model: LoadedModel, captions: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+    """Return vectors (n, dim) of texts, and the number of texts that were cut."""
     outputs = []
     for job in text_jobs.packed(captions):
-        answer = _checked(model, {name: array[None] for name, array in job.items() if name not in text_jobs.UNREAD}, {})
+        answer = _forward(model, {name: array[None] for name, array in job.items() if name not in text_jobs.UNREAD}, {})
         outputs.append({**{name: rows[0] for name, rows in answer.items()}, **job})
     found = text_jobs.vectors(outputs)
     return np.stack([found[place][0] for place in range(len(captions))]), sum(cut for _, cut in found.values())
 
 
-def _checked(model: LoadedModel, arrays: Arrays, options: Mapping[str, object]) -> Arrays:
+def _forward(model: LoadedModel, arrays: Arrays, options: Mapping[str, object]) -> Arrays:
     try:
         answer = model.forward(arrays, options)
         check(answer, len(next(iter(arrays.values()))), model.spec, arrays.get("lengths"))
@@ -142,7 +147,7 @@ def _checked(model: LoadedModel, arrays: Arrays, options: Mapping[str, object]) 
 
 
 def _nearest(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Index of the vector of the gallery (N, dim) with the greatest cosine, for each query (n, dim)."""
-    starts = range(0, len(queries), ROWS)
-    found: NDArray[np.int64] = np.concatenate([(queries[first : first + ROWS] @ gallery.T).argmax(axis=1) for first in starts])
+    """Return the index of the gallery's vector (N, dim) with the greatest cosine, for each query (n, dim): (n,)."""
+    starts = range(0, len(queries), COMPARED_ROWS)
+    found: NDArray[np.int64] = np.concatenate([(queries[first : first + COMPARED_ROWS] @ gallery.T).argmax(axis=1) for first in starts])
     return found

@@ -11,7 +11,7 @@ import pytest
 from models.people.tracklets import read_results, tracklets_from_results
 from models.people.tracks_file import tracks_to_arrays, write_tracks
 from opsin.cli.bundles.import_tracklets import import_tracklets
-from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.errors import CommandError, UsageError
 from server.media import person_tracks
 
 RESULTS = next((Path(__file__).parents[1] / "golden").rglob("phalp_demo.pkl"))
@@ -45,12 +45,12 @@ def test_results_without_people_make_an_empty_file(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_tracks_are_named_before_reading(tmp_path: Path, output: str, fps: float, sentence: str) -> None:
-    with pytest.raises(Misuse, match=re.escape(sentence)):
+    with pytest.raises(UsageError, match=re.escape(sentence)):
         import_tracklets(RESULTS, tmp_path / output, fps=fps, joints=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "trap.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(Failure):
+    with pytest.raises(CommandError):
         import_tracklets(tmp_path / "trap.pkl", tmp_path / "out.npz", fps=30.0, joints=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from opsin.display import PAGE, cloud
+from opsin.display import PAGE, render_points
 from tests.browser.pages import quiet_page
 from tests.browser.tabs import drag, same, seen, still
 from tests.support.waiting import eventually
@@ -18,7 +18,7 @@ def test_points_are_seen_and_turn_with_a_drag(context: BrowserContext) -> None:
     points = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32)
     colours = np.tile(np.array([[200, 30, 30]], np.uint8), (2000, 1))
     with quiet_page(context) as page:
-        page.set_content(PAGE.format(cloud(points, colours, "2,000 points")))
+        page.set_content(PAGE.format(render_points(points, colours, "2,000 points")))
         frame = page.locator("iframe")
         canvas = page.frame_locator("iframe").locator("canvas")
         canvas.wait_for()

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from numpy.typing import NDArray
+from opsin.cli.pixels import at_model_size
 from typer.testing import CliRunner
 
 from models.bundle import Bundle, BundleSpec, read

@@ -45,8 +45,8 @@ def test_every_public_name_with_its_docstring(reference: ModuleType) -> None:
     page = reference.python()
     assert [name for name in opsin.__all__ if f"## `{name}`" not in page] == []
     _, _, client = page.partition("\n## `Client`")
-    assert "### `inpaint(image: Picture, mask: Picture | None = None, *, wait: bool = True" in client
-    assert "The picture with its hole filled." in client
+    assert "### `inpaint(image: ImageLike, mask: ImageLike | None = None, *, wait: bool = True" in client
+    assert "Fill the hole of an image." in client
 
 
 def test_every_command_with_its_options(reference: ModuleType) -> None:

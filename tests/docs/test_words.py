@@ -22,7 +22,7 @@ FAULTS_IN_PYTHON = {
     "docstring-opening": ('"""For OpenAPI."""', '"""Return the operation for OpenAPI."""'),
     "docstring-mood": ('def has_it() -> bool:\n    """Whether it has it."""', 'def has_it() -> bool:\n    """Return whether it has it."""'),
     "docstring-shape-first": ('def mean(x):\n    """(B, N) → (B,)."""', 'def mean(x):\n    """Average: (B, N) → (B,)."""'),
-    "docstring-raises-first": ('def parse():\n    """Raises Misuse."""', 'def parse():\n    """Parse. Raises UsageError."""'),
+    "docstring-raises-first": ('def parse():\n    """Raises UsageError."""', 'def parse():\n    """Parse. Raises UsageError."""'),
     "docstring-parameter-first": ('def cut(size):\n    """size: in pixels."""', 'def cut(size):\n    """Cut. size: in pixels."""'),
     "docstring-ellipsis": ('A = 1\n"""Cut after ..."""', 'A = 1\n"""Cut after `...`."""'),
     "docstring-where": ('A = 1\n"""None where unknown."""', 'A = 1\n"""None if unknown."""'),

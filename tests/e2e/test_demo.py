@@ -22,7 +22,7 @@ from models.bundle import write
 from models.bundle_schema import QuerySpace
 from opsin.cli.demo.clips import MOVES, show_clips
 from opsin.cli.demo.command import show_pictures
-from opsin.cli.demo.sounds import SOUNDS, hears, show_sounds
+from opsin.cli.demo.sounds import SOUNDS, is_sound_classifier, show_sounds
 from opsin.client import Client
 from tests.support.bundles.actions import LABELS, write_watcher
 from tests.support.bundles.analytic_mcc import write_shell
@@ -80,7 +80,7 @@ def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
     both = {"name": "both", "version": "1", "task": "audio-visual", "state": "ready", "inputs": [{"name": "video"}, {"name": "audio"}]}
     listed = {"/v1/models": {"models": [both, {**both, "name": "sounds", "inputs": [{"name": "audio"}]}]}}
     with scripted(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
-        [hearing] = [model for model in client.models() if hears(model)]
+        [hearing] = [model for model in client.models() if is_sound_classifier(model)]
         written = io.StringIO()
         show_sounds(client, hearing.id, Console(file=written, width=100))
     told = written.getvalue()

@@ -103,7 +103,7 @@ def test_people_tells_and_annotates(service: Service, tmp_path: Path) -> None:
 def test_search_finds_the_flag_that_the_words_mean(service: Service) -> None:
     flags = ROOT / "docs" / "pictures" / "flags"
     printed = example(service, "search.py", flags, "nepal", "--model", "flags", "--most", "2").splitlines()
-    assert printed[0] == "8 images, 1 other files; labels meant: Nepal"
+    assert printed[0] == "8 images, 1 other files; matching labels: Nepal"
     assert re.fullmatch(r" *\d+\.\d%  .*/nepal\.png", printed[1])
     assert len(printed) == 3
 

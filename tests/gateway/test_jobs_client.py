@@ -59,7 +59,7 @@ def test_a_failed_job_raises_what_went_wrong(client: Client) -> None:
 def test_waiting_may_end_before_the_job(worker: Worker, client: Client) -> None:
     worker.pause()
     job = client.classify(picture(1), wait=False, timeout=600)
-    with pytest.raises(DeadlinePassed, match=f"not ended in time; job {job.id} may go on"):
+    with pytest.raises(DeadlinePassed, match=f"not ended in time; job {job.id} may still be running"):
         job.result(timeout=0)
     assert job.status().state == "queued"
     job.cancel()

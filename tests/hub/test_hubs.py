@@ -141,8 +141,8 @@ def test_interrupted_download_keeps_complete_files(hub: FakeHub, tmp_path: Path,
     last = sorted(path.name for path in repositories["somebody/sharded"].glob("*.safetensors"))[-1]
     hub.cut[last] = 1000
     said = refused(imported(hub, tmp_path, "hf://somebody/sharded"), tmp_path)
-    assert f"{last} did not come whole" in said
-    assert "run the same command again: files that came whole are kept" in said
+    assert f"{last} was not downloaded completely" in said
+    assert "run the same command again: complete files are kept" in said
     hub.cut.clear()
     before = dict(hub.sent)
     assert imported(hub, tmp_path, "hf://somebody/sharded").returncode == 0
@@ -156,7 +156,7 @@ def test_interrupted_download_keeps_complete_files(hub: FakeHub, tmp_path: Path,
 def test_a_name_that_leads_out_of_the_cache_is_refused(header: str, value: str, hub: FakeHub, tmp_path: Path) -> None:
     hub.headers["config.json"] = {header: value.format(folder=tmp_path)}
     said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
-    assert f"config.json: the header {header.lower()} is none of a hub" in said
+    assert f"config.json: the header {header.lower()} does not come from a hub" in said
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from opsin import Refused, Unavailable, Unreachable
 from opsin.cli.batch.command import batch
-from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.errors import CommandError, UsageError
 from tests.support.fake_servers import Answer, Request, scripted
 from tests.support.fake_worker import Worker, make_spec, picture
 from tests.support.forked_program import Forked
@@ -275,7 +275,7 @@ def test_a_changed_line_is_named_and_nothing_is_asked(tmp_path: Path, row: dict[
         batch("inpaint", rows, output, url=script.url)
         before = output.read_text().splitlines(keepends=True)
         output.write_text("".join(before[: 1 + row["index"]]) + json.dumps(row) + "\n")
-        with pytest.raises(Misuse, match=f"line {2 + row['index']} is not of row"):
+        with pytest.raises(UsageError, match=f"line {2 + row['index']} is not of row"):
             batch("inpaint", rows, output, resume=True, url=script.url)
 
 
@@ -292,7 +292,7 @@ def test_unreadable_or_unservable_row_does_not_end_batch(tmp_path: Path) -> None
             return Answer(body=MODELS)
         return unknown if b"video" in request.body or b"gone" in request.body else Answer(body={"fine": True}, headers=JSON)
 
-    with scripted(service) as script, pytest.raises(Failure, match="6 of 7"):
+    with scripted(service) as script, pytest.raises(CommandError, match="6 of 7"):
         batch("inpaint", rows, tmp_path / "out.jsonl", url=script.url)
     video, zero, pipe, folder, large, last, model = results(tmp_path / "out.jsonl")
     assert video["error"]["status"] == model["error"]["status"] == 404
@@ -322,7 +322,7 @@ def test_a_bundle_that_is_refused_ends_the_batch(tmp_path: Path) -> None:
 
 
 def test_events_are_no_answers(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="keeps answers, no events"):
+    with pytest.raises(UsageError, match="keeps answers, no events"):
         batch("inpaint", tmp_path, tmp_path / "out.jsonl", accept="image/png, Text/Event-Stream")
 
 
@@ -446,7 +446,10 @@ def test_proxy_error_for_unavailable_service_is_no_answer(tmp_path: Path, monkey
     busy = Answer(429, {"title": "full", "detail": "no room"}, {"Retry-After": "0"})
     late = Answer(504, {"title": "late", "detail": "no result in time"})
     models, fine = Answer(body=MODELS), Answer(body={"fine": True}, headers=JSON)
-    with scripted([models, away[0], busy, away[1], busy, away[0], late, away[1], fine]) as script, pytest.raises(Failure, match="1 of 2"):
+    with (
+        scripted([models, away[0], busy, away[1], busy, away[0], late, away[1], fine]) as script,
+        pytest.raises(CommandError, match="1 of 2"),
+    ):
         batch("inpaint", rows, tmp_path / "out.jsonl", url=script.url)
     first, second = results(tmp_path / "out.jsonl")
     assert (first["error"]["title"], second["answer"]) == ("late", {"fine": True})

@@ -407,7 +407,7 @@ def test_what_is_no_time_to_wait_is_named(command: list[str], sentence: str) -> 
 def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
     ended = opsin(*command, "--url", "http://[::1")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("opsin: ") and "http://[::1: no address of a service" in ended.stderr
+    assert ended.stderr.startswith("opsin: ") and "http://[::1: not the address of a service" in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 

@@ -19,7 +19,7 @@ import pytest
 
 import opsin
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
-from opsin.events import Reading
+from opsin.events import EventStreamReader
 from opsin.image_encoding import png
 from tests.support.fake_servers import RESULT, Answer, Request, scripted
 from tests.support.queue import free_port
@@ -153,14 +153,14 @@ def test_what_is_no_stream_of_events_is_an_error() -> None:
     with (
         scripted([Answer(headers={"Content-Type": "application/json"})]) as service,
         Client(service.url) as client,
-        pytest.raises(Failed, match="no stream of events"),
+        pytest.raises(Failed, match="not an event stream"),
     ):
         list(client.job("j-1").events())
 
 
 def test_streams_that_never_say_anything_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is not Opsin may answer everything, and say for ever that the job runs."""
-    monkeypatch.setattr("opsin.events.PATIENCE_S", 0.2)
+    monkeypatch.setattr("opsin.events.MAX_OUTAGE_S", 0.2)
     monkeypatch.setattr("opsin.events.PAUSE_S", 0.05)
 
     def answer(request: Request) -> Answer:
@@ -182,7 +182,7 @@ def test_a_problem_of_somebody_else_is_an_error(detail: object) -> None:
     "lines", ["event: done\ndata: {}", "id: a\nevent: done\ndata: {}", "id: 1\nevent: done", "id: 1\nevent: done\ndata: {"]
 )
 def test_what_is_no_event_is_an_error(lines: str) -> None:
-    with scripted([Answer(body=f"{lines}\n\n")]) as service, Client(service.url) as client, pytest.raises(Failed, match="no event"):
+    with scripted([Answer(body=f"{lines}\n\n")]) as service, Client(service.url) as client, pytest.raises(Failed, match="not an event of Opsin"):
         list(client.job("j-1").events())
 
 
@@ -219,12 +219,12 @@ def test_request_timeout_is_capped_and_job_timeout_is_not(asked: float, job: str
 
 
 def test_lost_service_reports_id_of_running_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opsin.events.PATIENCE_S", 0.0)
-    told = r"; job j-1 may go on: `opsin jobs show j-1`, and `opsin jobs result j-1` for its answer$"
+    monkeypatch.setattr("opsin.events.MAX_OUTAGE_S", 0.0)
+    hint = r"; job j-1 may still be running: see `opsin jobs show j-1` and `opsin jobs result j-1`$"
     with Client(f"http://127.0.0.1:{free_port()}") as client:
         job = client.job("j-1")
         for wait in (job.result, partial(job.file, "video/mp4"), lambda: list(job.events())):
-            with pytest.raises(Unreachable, match=told):
+            with pytest.raises(Unreachable, match=hint):
                 wait()
     hangs = threading.Event()
     with scripted([Answer(after=hangs)]) as service, Client(service.url, timeout=0.01) as client:
@@ -305,7 +305,7 @@ def test_no_service_at_all_is_unreachable() -> None:
     "url", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://ex..ample", "http://☃.net", "localhost:8000", "http://"]
 )
 def test_what_is_no_address_is_unreachable(kind: Callable[[str], object], url: str) -> None:
-    with pytest.raises(Unreachable, match=f"{re.escape(url)}: no address of a service"):
+    with pytest.raises(Unreachable, match=f"{re.escape(url)}: not the address of a service"):
         kind(url)
 
 
@@ -404,7 +404,7 @@ def test_opsin_url_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 @pytest.mark.parametrize("url", ["http://me:s3/cret@127.0.0.1:1", "http://me:s3cret@127.0.0.1:99999", "me:s3cret@127.0.0.1:1"])
 def test_unreadable_address_is_reported_without_password(kind: Callable[[str], object], url: str) -> None:
-    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+: no address of a service") as refused:
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+: not the address of a service") as refused:
         kind(url)
     assert "s3" not in str(refused.value)
 
@@ -424,7 +424,7 @@ def test_a_password_in_the_address_is_sent_and_told_to_nobody(caplog: pytest.Log
 
 
 def test_event_may_come_in_pieces_and_line_end_in_two() -> None:
-    reading = Reading("/events", 0)
+    reading = EventStreamReader("/events", 0)
     pieces = ["id: 7\r", "\nevent: done\r", '\ndata: {"a": "', *["x" * 1000] * 3000, '"}\r', "\n\r\n"]
     [event] = [event for piece in pieces for event in reading.take(piece)]
     assert (event.id, event.name, len(event.data["a"])) == (7, "done", 3_000_000)

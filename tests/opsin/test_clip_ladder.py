@@ -31,7 +31,7 @@ from models.systems.mavil.model import MAViL
 from models.systems.mavil.preprocessing import spectrogram
 from models.systems.onnx.export import ExportError, export
 from opsin.cli.bundles.labelled_recordings import recordings
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 from opsin.measuring.clip_ladder import measure_steps
 from server.worker.device_layout import Layout
 from server.worker.measurement_cache import Measurements
@@ -303,11 +303,11 @@ def test_links_to_nothing_and_pipes_are_named(tmp_path: Path) -> None:
     spec = write_recorded(tmp_path / "bundles", "mae-st").spec
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.mkv").symlink_to(tmp_path / "nothing")
-    with pytest.raises(Misuse, match=r"a\.mkv: no file, or a link to none"):
+    with pytest.raises(UsageError, match=r"a\.mkv: no file, or a link to none"):
         recordings(tmp_path / "links", spec, None)
     (tmp_path / "pipes").mkdir()
     os.mkfifo(tmp_path / "pipes" / "labels.csv")
-    with pytest.raises(Misuse, match=r"labels\.csv: no file"):
+    with pytest.raises(UsageError, match=r"labels\.csv: no file"):
         recordings(tmp_path / "pipes", spec, None)
 
 
@@ -344,7 +344,7 @@ def test_memory_that_does_not_suffice_is_a_sentence(measured: Path, monkeypatch:
     limited(1)
     assert measure_steps(bundle, "sight", loader).batch_size == 1
     limited(0)
-    with pytest.raises(BundleError, match="apart@1: out of memory while it was measured"):
+    with pytest.raises(BundleError, match="apart@1: out of memory during the measurement"):
         measure_steps(bundle, "sight", loader)
 
 
@@ -378,13 +378,15 @@ def found(folder: Path, spec: BundleSpec, use: Any = None) -> list[set[str]]:
 def test_a_sound_beside_a_clip_is_its_sound(folder: Path, specs: dict[str, BundleSpec]) -> None:
     assert found(folder, specs["apart"], "sound") == [{"a.wav"}, {"b.mp4"}, {"c.wav"}]
     assert found(folder, specs["apart"], "sight") == [{"a.mkv"}, {"b.mp4"}]
-    with pytest.raises(Misuse, match=r"c\.wav: a sound without a video of the same name beside it"):
+    with pytest.raises(UsageError, match=r"c\.wav: a sound without a video of the same name beside it"):
         found(folder, specs["both"])
-    with pytest.raises(Misuse, match=r"c\.wav: a sound, and mae-st@1 is measured on videos"):
+    with pytest.raises(UsageError, match=r"c\.wav: a sound, and mae-st@1 is measured on videos"):
         found(folder, specs["mae-st"])
-    with pytest.raises(Misuse, match="--use: apart@1 classifies sound and sight apart, and there are clips and sounds; say --use sound"):
+    with pytest.raises(
+        UsageError, match="--use: apart@1 classifies sound and sight apart, and there are clips and sounds; say --use sound"
+    ):
         found(folder, specs["apart"])
-    with pytest.raises(Misuse, match="--use sight: both@1 does not classify sound and sight apart"):
+    with pytest.raises(UsageError, match="--use sight: both@1 does not classify sound and sight apart"):
         found(folder, specs["both"], "sight")
     (folder / "c.wav").unlink()
     assert found(folder, specs["both"]) == [{"a.mkv", "a.wav"}, {"b.mp4"}]
@@ -411,25 +413,27 @@ def test_a_sound_beside_a_clip_is_its_sound(folder: Path, specs: dict[str, Bundl
 )
 def test_a_table_of_labels_is_refused_by_line(folder: Path, specs: dict[str, BundleSpec], table: str, sentence: str) -> None:
     (folder / "labels.csv").write_text(table)
-    with pytest.raises(Misuse, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         found(folder, specs["mae-st"])
 
 
 def test_folders_of_labels_hold_all_files(folder: Path, specs: dict[str, BundleSpec]) -> None:
     (folder / "action 1").mkdir()
     with pytest.raises(
-        Misuse, match=r"a\.mkv lies beside folders of labels, in none of them; move it, or name its labels in .*labels\.csv"
+        UsageError, match=r"a\.mkv lies beside folders of labels, in none of them; move it, or name its labels in .*labels\.csv"
     ):
         found(folder, specs["mae-st"])
     for name in ("a.mkv", "a.wav", "b.mp4", "c.wav"):
         shutil.move(folder / name, folder / "action 1" / name)
     assert [one.labels for one in recordings(folder, specs["apart"], "sound")[1]] == [(1,)] * 3
     (folder / "action 1" / "more").mkdir()
-    with pytest.raises(Misuse, match=r"action 1/more is a folder within that of a label; move its files up, or name them in .*labels\.csv"):
+    with pytest.raises(
+        UsageError, match=r"action 1/more is a folder within that of a label; move its files up, or name them in .*labels\.csv"
+    ):
         found(folder, specs["apart"], "sound")
     (folder / "action 1" / "more").rmdir()
     (folder / "strange").mkdir()
-    with pytest.raises(Misuse, match=r"strange is named after no label of apart@1"):
+    with pytest.raises(UsageError, match=r"strange is named after no label of apart@1"):
         found(folder, specs["apart"], "sound")
 
 

@@ -163,7 +163,7 @@ def test_what_cannot_be_asked_is_said_before_anything_is_sent() -> None:
 
 def test_clip_classifier_is_not_used_as_person_detector(client: Client) -> None:
     assert (client.model("mae-st").task, client.model("mae-st").route) == ("actions", "classify")
-    with pytest.raises(Refused, match="'mae-st' takes clips or sound, and map sends images"):
+    with pytest.raises(Refused, match="'mae-st' takes clips or sound, but map sends images"):
         client.map("classify", [FILM], model="mae-st")
     with pytest.raises(Refused, match="'mae-st' is not served for actions; known: none"):
         client.map("actions", [FILM], model="mae-st")

@@ -20,7 +20,7 @@ import trimesh
 
 from opsin.actions import video_actions
 from opsin.bulk import Outcome, Outcomes
-from opsin.glb_reader import vertices
+from opsin.glb_reader import read_vertices
 from opsin.image_encoding import png
 from opsin.inpainting import inpainting
 from opsin.reconstruction import Reconstruction, reconstruction
@@ -97,7 +97,7 @@ def test_the_vertices_of_a_mesh_are_drawn_in_the_cameras_frame() -> None:
 def test_every_colour_comes_back_from_linear_light() -> None:
     colours = np.arange(256 * 3, dtype=np.uint32).reshape(256, 3).astype(np.uint8)
     file = to_glb([Primitive(np.zeros((256, 3), np.float32), np.zeros((1, 3), np.int64), {"COLOR_0": linear(colours)})])
-    assert (vertices(file)[1] == colours).all()
+    assert (read_vertices(file)[1] == colours).all()
 
 
 def test_vertices_agree_with_another_reader() -> None:
@@ -106,7 +106,7 @@ def test_vertices_agree_with_another_reader() -> None:
     sphere.visual.vertex_colors = np.random.default_rng(0).integers(0, 256, (len(sphere.vertices), 4), np.uint8)
     file = trimesh.Scene(sphere).export(file_type="glb")
     read = trimesh.load(io.BytesIO(file), file_type="glb").to_geometry()
-    places, colours = vertices(file)
+    places, colours = read_vertices(file)
     np.testing.assert_allclose(places, read.vertices, atol=1e-6)
     assert colours.tolist() == read.visual.vertex_colors[:, :3].tolist()
 

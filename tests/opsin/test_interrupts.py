@@ -13,15 +13,15 @@ import httpx2
 import psutil
 import pytest
 
-from opsin.cli.shared.interrupts import remembered
-from opsin.cli.shared.job_progress import followed
+from opsin.cli.shared.interrupts import pending_interrupt
+from opsin.cli.shared.job_progress import wait_with_progress
 from opsin.errors import Unreachable
 from tests.support.bundles.vit import write_null
 from tests.support.fake_servers import Answer, Request, scripted
 from tests.support.images import picture
 from tests.support.waiting import eventually
 
-TOLD = "opsin: interrupted; job j-1 may go on: `opsin jobs show j-1`, and `opsin jobs cancel j-1` ends it\n"
+TOLD = "opsin: interrupted; job j-1 may still be running: see `opsin jobs show j-1`, or cancel it with `opsin jobs cancel j-1`\n"
 
 SERVE = """
 import sys, time
@@ -67,7 +67,7 @@ class Unlucky:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupt_in_finalizer_is_raised_at_next_check() -> None:
-    with remembered() as check:
+    with pending_interrupt() as check:
         check()
         Unlucky()
         with pytest.raises(KeyboardInterrupt):
@@ -86,7 +86,7 @@ def test_end_of_file_is_not_an_interrupt() -> None:
 
 def test_other_interrupt_is_raised_at_once_and_handler_restored() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), remembered():
+    with pytest.raises(KeyboardInterrupt), pending_interrupt():
         os.kill(os.getpid(), signal.SIGINT)
         sum(range(1000))
     assert signal.getsignal(signal.SIGINT) is before
@@ -131,7 +131,7 @@ def test_interrupt_ends_command_if_job_cannot_be_cancelled(capsys: pytest.Captur
 
     job = Job()
     with pytest.raises(KeyboardInterrupt):
-        followed(job, "Filling")  # type: ignore[arg-type]
+        wait_with_progress(job, "Filling")  # type: ignore[arg-type]
     assert job.cancelled
     assert capsys.readouterr().err == TOLD
 

@@ -158,7 +158,7 @@ async def test_the_asynchronous_client_does_too() -> None:
 
 @pytest.mark.parametrize("key", ["opsin_a b", "opsin_\u00e4", "opsin_a\nX: b"])
 def test_what_is_no_key_is_refused_without_being_repeated(key: str) -> None:
-    with pytest.raises(OpsinError, match="no key of Opsin") as refused:
+    with pytest.raises(OpsinError, match="not an API key of Opsin") as refused:
         Client("http://127.0.0.1:1", api_key=key)
     assert key not in str(refused.value)
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from opsin import AsyncClient, Client, Reconstruction, Refused
-from opsin.point_rendering import Cloud, turntable
+from opsin.point_rendering import ColouredPointCloud, render_turntable
 from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, depth, image, millimetres, npy, points
 from tests.support.processes import opsin
 from tests.support.task_clients import Sculptor
@@ -126,9 +126,9 @@ def test_a_turntable_shows_near_points_over_far_ones() -> None:
     front, back = (np.column_stack([plane, np.full(len(plane), z)]).astype(np.float32) for z in (2.0, 2.2))
     colours = np.repeat(np.array([[255, 0, 0], [0, 0, 255]], np.uint8), len(plane), axis=0)
     points = np.concatenate([front, back])
-    sides = turntable(Cloud(points, colours, np.full(len(points), 0.06, np.float32)), angles=(0, 180), size=64)
+    sides = render_turntable(ColouredPointCloud(points, colours, np.full(len(points), 0.06, np.float32)), angles=(0, 180), size=64)
     assert sides.shape == (64, 128, 3)
     first, turned = sides[32, 32], sides[32, 64 + 32]
     assert first[0] > 0 == first[2] and turned[2] > 0 == turned[0]
-    nothing = Cloud(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), np.empty(0, np.float32))
-    assert (turntable(nothing, angles=(0,), size=8) == 255).all()
+    nothing = ColouredPointCloud(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), np.empty(0, np.float32))
+    assert (render_turntable(nothing, angles=(0,), size=8) == 255).all()

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from models.bundle_schema import QuerySpace
 from models.systems.mcc.visible_surface import VisibleSurface
 from opsin import Client
-from opsin.point_rendering import from_camera
+from opsin.point_rendering import render_from_camera
 from server.media import mcc_inputs
 from server.media.images import Decoder
 from server.media.limits import Limits
@@ -108,7 +108,7 @@ def test_from_the_camera_the_answer_looks_like_the_photograph(sculptor: Sculptor
         found = client.reconstruct(smooth(), depth(), fov=FOV, format="npz")
     focal = WIDTH / 2 / np.tan(np.radians(FOV) / 2)
     camera = {"fx": focal, "fy": focal, "cx": WIDTH / 2, "cy": HEIGHT / 2}
-    view = from_camera(found.cloud(), camera, HEIGHT, WIDTH)
+    view = render_from_camera(found.cloud(), camera, HEIGHT, WIDTH)
     known = np.isfinite(points()).all(axis=2)
     error = (view.astype(float) - smooth())[known]
     assert 10 * np.log10(255**2 / (error**2).mean()) >= 25

@@ -19,32 +19,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.ask import pairs
-from opsin.cli.batch.results_file import File, Result, Results, folder_of
-from opsin.cli.batch.rows import RESERVED, Row, Rows
+from opsin.cli.batch.results_file import AnswerFile, BatchResult, ResultsFile, folder_of
+from opsin.cli.batch.rows import RESERVED, BatchRow, Rows
 from opsin.cli.shared import output_files
-from opsin.cli.shared.console import screen
-from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.console import make_console
+from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.image_files import IN_FLIGHT
-from opsin.cli.shared.interrupts import remembered
+from opsin.cli.shared.interrupts import pending_interrupt
 from opsin.cli.shared.options import Url, positive
 
 if TYPE_CHECKING:
     import httpx2
 
-    from opsin.api_request import Call
-    from opsin.connection import Connection
+    from opsin.api_request import ApiRequest
+    from opsin.connection import ServiceConnection
     from opsin.errors import OpsinError
     from opsin.results import Model
 
-AHEAD = 4 * IN_FLIGHT
+MAX_ROWS_AHEAD = 4 * IN_FLIGHT
 """Rows that are asked or answered before the first of them is written: one slow row holds up no others before that."""
 PAUSE_S = 1.0
 """A row is asked again after so long where the service names no time."""
 PATIENCE_S = 60.0
 """A service that does not answer at all, as when it is started anew, is asked again for so long after the first failure."""
-LOOK_S = 1.0
+INTERRUPT_POLL_S = 1.0
 """Seconds between two looks whether Ctrl-C has been pressed, while an answer is waited for: Python may have dropped it."""
-HOPELESS = frozenset({401, 403, 405})
+FATAL_STATUSES = frozenset({401, 403, 405})
 """Statuses that no row is to blame for."""
 UNKNOWN_MODEL = "Unknown model"
 """Title of a problem (404) that a row may be to blame for: by the model that it names, or by parts that no bundle takes."""
@@ -73,28 +73,28 @@ def batch(
     OUT.files. Killed or interrupted, the same command goes on by --resume. Exit code 1 if a row failed.
     """
     from opsin.client import Client
-    from opsin.connection import Connection
+    from opsin.connection import ServiceConnection
 
     output_files.check(output)
     if not source.is_file() and not source.is_dir():
-        raise Misuse(f"{source}: no such file or folder")
+        raise UsageError(f"{source}: no such file or folder")
     options = pairs(option or [], "NAME=VALUE")
     if EVENTS in (accept or "").lower():
-        raise Misuse(f"--accept {accept}: a batch keeps answers, no events; leave it out, or name the media type of a file")
+        raise UsageError(f"--accept {accept}: a batch keeps answers, no events; leave it out, or name the media type of a file")
     for name in RESERVED.keys() & options.keys():
-        raise Misuse(f"--option {name}: {RESERVED[name]}; leave it out")
+        raise UsageError(f"--option {name}: {RESERVED[name]}; leave it out")
     with Client(url) as client:
         models = client.models()
     if not models:
-        raise Failure(f"{client.url} serves no bundle")
-    own = _of_task(models, task)
+        raise CommandError(f"{client.url} serves no bundle")
+    own = _models_for_task(models, task)
     rows = _rows(source, own or models if source.is_dir() else models, output)
     count, digest = rows.survey()
     asked = hashlib.sha256(json.dumps([options, accept], sort_keys=True).encode()).hexdigest()
     header = {"opsin_batch": 1, "task": task, "inputs": digest, "options": asked, "rows": count}
-    connection = Connection(url, None, timeout, retries=0, headers=None)
-    with Results(output, header, resume=resume) as results, remembered() as stop_if_interrupted:
-        work = _Work(rows, task, options, accept, connection, stop_if_interrupted, served=bool(own))
+    connection = ServiceConnection(url, None, timeout, retries=0, headers=None)
+    with ResultsFile(output, header, resume=resume) as results, pending_interrupt() as stop_if_interrupted:
+        work = _BatchRun(rows, task, options, accept, connection, stop_if_interrupted, served=bool(own))
         try:
             for _ in _shown(work.results(results.done), count, results):
                 stop_if_interrupted()
@@ -107,11 +107,11 @@ def batch(
             connection.http.close()
     if results.first_failure is not None:
         index, detail = results.first_failure
-        raise Failure(f"{output}: {results.failed} of {count} rows failed, the first of them row {index}: {detail}")
+        raise CommandError(f"{output}: {results.failed} of {count} rows failed, the first of them row {index}: {detail}")
     typer.echo(f"{output}: {count} answered")
 
 
-def _of_task(models: Sequence[Model], task: str) -> list[Model]:
+def _models_for_task(models: Sequence[Model], task: str) -> list[Model]:
     from opsin.bulk import SERVED_BY
 
     return [model for model in models if model.task in SERVED_BY.get(task, (task,)) or model.route == task]
@@ -125,11 +125,11 @@ def _rows(source: Path, models: Sequence[Model], output: Path) -> Rows:
     return Rows(source, kinds, max_bytes, frozenset((output.resolve(), folder_of(output).resolve())))
 
 
-def _shown(results: Iterable[Result], count: int, written: Results) -> Iterable[None]:
+def _shown(results: Iterable[BatchResult], count: int, written: ResultsFile) -> Iterable[None]:
     """Write each result as it comes; a terminal shows how many there are, and when all will be."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = screen(errors=True)
+    console = make_console(errors=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         shown = bar.add_task("Asking", total=count, completed=written.done)
@@ -139,7 +139,7 @@ def _shown(results: Iterable[Result], count: int, written: Results) -> Iterable[
             yield
 
 
-class _Work:
+class _BatchRun:
     """Asks for rows in threads. All of them pause where the service says so to one.
 
     They are daemons: what they wait for, an hour perhaps, must not hold up the end of the command.
@@ -151,7 +151,7 @@ class _Work:
         task: str,
         options: Mapping[str, str | list[str]],
         accept: str | None,
-        connection: Connection,
+        connection: ServiceConnection,
         stop_if_interrupted: Callable[[], None],
         *,
         served: bool,
@@ -164,8 +164,8 @@ class _Work:
         """Names of parts and options of rows that were answered."""
         self._free_at = self._answered_at = 0.0
         self._stopped = threading.Event()
-        self._asked = SimpleQueue[tuple[Row, Future[Result]] | None]()
-        self._broken = Future[Result]()
+        self._asked = SimpleQueue[tuple[BatchRow, Future[BatchResult]] | None]()
+        self._broken = Future[BatchResult]()
         """Has the first error that is no row's own."""
 
     def stop(self) -> None:
@@ -173,9 +173,9 @@ class _Work:
         for _ in range(IN_FLIGHT):
             self._asked.put(None)
 
-    def results(self, first: int) -> Iterable[Result]:
+    def results(self, first: int) -> Iterable[BatchResult]:
         """Yield results in the order of the rows, from the row `first` on. Raises the first error that is no row's own."""
-        rows, pending = islice(self._rows, first, None), deque[Future[Result]]()
+        rows, pending = islice(self._rows, first, None), deque[Future[BatchResult]]()
         try:
             if (alone := next(iter(rows), None)) is not None:
                 yield self._answer(alone, alone=first == 0)
@@ -184,16 +184,16 @@ class _Work:
             for row in rows:
                 pending.append(Future())
                 self._asked.put((row, pending[-1]))
-                while pending and (len(pending) == AHEAD or pending[0].done()):
+                while pending and (len(pending) == MAX_ROWS_AHEAD or pending[0].done()):
                     yield self._next(pending)
             while pending:
                 yield self._next(pending)
         finally:
             self.stop()
 
-    def _next(self, pending: deque[Future[Result]]) -> Result:
+    def _next(self, pending: deque[Future[BatchResult]]) -> BatchResult:
         """Take the first of them. Raises the error that ends the batch, even while the first is still asked for."""
-        while not wait((pending[0], self._broken), LOOK_S, FIRST_COMPLETED).done:
+        while not wait((pending[0], self._broken), INTERRUPT_POLL_S, FIRST_COMPLETED).done:
             self._stop_if_interrupted()
         return (pending.popleft() if pending[0].done() else self._broken).result()
 
@@ -206,36 +206,36 @@ class _Work:
                 with suppress(InvalidStateError):  # another row was first
                     self._broken.set_exception(error)
 
-    def _answer(self, row: Row, *, alone: bool = False) -> Result:
+    def _answer(self, row: BatchRow, *, alone: bool = False) -> BatchResult:
         """alone: the first of all rows, which tells whether there is a mistake in the options of all."""
-        from opsin.api_request import interpreted
+        from opsin.api_request import parse_answer
         from opsin.errors import OpsinError, Unreachable
 
         try:
             call = self._rows.call(row, self._task, self._options, self._accept)
-            answer, file = interpreted(self._exchange(call), _read)
+            answer, file = parse_answer(self._exchange(call), _read)
             self._answered.add(row.names)
         except Unreachable:
             raise
         except OpsinError as error:
-            if self._is_everybodys(error, row, alone=alone):
+            if self._affects_all_rows(error, row, alone=alone):
                 raise
-            return Result(row.index, row.id, error=_told(error))
+            return BatchResult(row.index, row.id, error=_told(error))
         except OSError as error:
-            return Result(row.index, row.id, error={"detail": f"{error.filename}: cannot be read ({error.strerror})"})
+            return BatchResult(row.index, row.id, error={"detail": f"{error.filename}: cannot be read ({error.strerror})"})
         except ValueError as error:
-            return Result(row.index, row.id, error={"detail": str(error)})
-        return Result(row.index, row.id, answer, file)
+            return BatchResult(row.index, row.id, error={"detail": str(error)})
+        return BatchResult(row.index, row.id, answer, file)
 
-    def _is_everybodys(self, error: OpsinError, row: Row, *, alone: bool) -> bool:
+    def _affects_all_rows(self, error: OpsinError, row: BatchRow, *, alone: bool) -> bool:
         """Whether the other rows would end in the same error. Others miss a bundle, too, where one answered to such a row before."""
         of_options = error.field in self._options and error.field not in row.names
         if error.status == 404 or error.is_lasting:
             gone = "model" not in row.names and (error.is_lasting or not self._served or row.names in self._answered)
             return of_options or gone or (error.status == 404 and error.title != UNKNOWN_MODEL)
-        return error.status in HOPELESS or (alone and (of_options or error.field == "Accept"))
+        return error.status in FATAL_STATUSES or (alone and (of_options or error.field == "Accept"))
 
-    def _exchange(self, call: Call) -> httpx2.Response:
+    def _exchange(self, call: ApiRequest) -> httpx2.Response:
         """Asked again and again while the service has no room or is away. Raises OpsinError."""
         from opsin.errors import OpsinError, Unavailable, Unreachable
 
@@ -269,7 +269,7 @@ class _Work:
             raise Unreachable("the batch has ended")
 
 
-def _read(response: httpx2.Response) -> tuple[dict[str, Any], File | None]:
+def _read(response: httpx2.Response) -> tuple[dict[str, Any], AnswerFile | None]:
     """An answer in JSON, or a file with what the head tells of it."""
     media_type = response.headers.get("Content-Type", "").partition(";")[0]
     if media_type == "application/json":
@@ -278,7 +278,7 @@ def _read(response: httpx2.Response) -> tuple[dict[str, Any], File | None]:
             raise TypeError("no object")
         return document, None
     told = {name: value for name, value in response.headers.items() if name.startswith("x-") and name != "x-request-id"}
-    return {"headers": told}, File(media_type, response.content)
+    return {"headers": told}, AnswerFile(media_type, response.content)
 
 
 def _told(error: OpsinError) -> dict[str, Any]:

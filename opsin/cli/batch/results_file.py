@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.errors import CommandError, UsageError
 
-OTHERS = {"task": "another task", "inputs": "other rows", "options": "other options"}
+HEADER_MISMATCHES = {"task": "another task", "inputs": "other rows", "options": "other options"}
 """Fields of the header that must agree → what it means where they do not."""
 SUFFIXES = {
     "image/png": "png",
@@ -32,7 +32,7 @@ OTHER_SUFFIX = "bin"
 
 
 @dataclass(frozen=True)
-class File:
+class AnswerFile:
     """An answer that is a file."""
 
     media_type: str
@@ -40,13 +40,13 @@ class File:
 
 
 @dataclass(frozen=True)
-class Result:
+class BatchResult:
     """The answer to a row, or its error, whose fields are those of a problem."""
 
     index: int
     id: Any
     answer: Mapping[str, Any] | None = None
-    file: File | None = None
+    file: AnswerFile | None = None
     error: Mapping[str, Any] | None = None
 
 
@@ -55,30 +55,30 @@ def folder_of(output: Path) -> Path:
     return output.with_suffix(".files") if output.suffix == ".jsonl" else output.with_name(f"{output.name}.files")
 
 
-class Results:
+class ResultsFile:
     """A context manager: the open file. `done` and `failed` count what stands in it."""
 
     def __init__(self, output: Path, header: Mapping[str, Any], *, resume: bool) -> None:
-        """Raises Misuse where `output` is there and may not be gone on with, where its folder is there before it, or where another process
+        """Raises UsageError where `output` is there and may not be gone on with, where its folder is there before it, or where another process
         writes it."""
         self._output = output
         self._folder = folder_of(output)
         self.done = self.failed = 0
         self.first_failure: tuple[int, str] | None = None
         if output.exists() and not resume:
-            raise Misuse(f"{output}: there already; --resume goes on with it")
+            raise UsageError(f"{output}: there already; --resume goes on with it")
         try:
             begun = _has_line(output)
             if not begun and os.path.lexists(self._folder):
-                raise Misuse(f"{self._folder}: there already, where files that are answered go; move it, or name another output")
+                raise UsageError(f"{self._folder}: there already, where files that are answered go; move it, or name another output")
             self._has_folder = begun and self._folder.is_dir()
             self._file: BinaryIO = output.open("r+b" if output.exists() else "xb", buffering=0)
             _lock(self._file)
-            self._recall(header)
+            self._load_existing(header)
         except BlockingIOError as error:
-            raise Misuse(f"{output}: another `opsin batch` writes it; wait for its end, or name another file") from error
+            raise UsageError(f"{output}: another `opsin batch` writes it; wait for its end, or name another file") from error
         except OSError as error:
-            raise Misuse(f"{output}: cannot be written ({error.strerror})") from error
+            raise UsageError(f"{output}: cannot be written ({error.strerror})") from error
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +92,7 @@ class Results:
                 with suppress(OSError):  # somebody else has put something there
                     self._folder.rmdir()
 
-    def write(self, result: Result) -> None:
+    def write(self, result: BatchResult) -> None:
         """The next row. Raises Failure."""
         row: dict[str, Any] = {"index": result.index}
         if result.id is not None:
@@ -106,11 +106,11 @@ class Results:
                 row["answer"] = result.answer
             self._append(row)
         except OSError as error:
-            raise Failure(f"{error.filename or self._output}: cannot be written ({error.strerror})") from error
+            raise CommandError(f"{error.filename or self._output}: cannot be written ({error.strerror})") from error
         self._count(row)
 
-    def _recall(self, header: Mapping[str, Any]) -> None:
-        """Count what is there and cut off a torn line. Raises Misuse."""
+    def _load_existing(self, header: Mapping[str, Any]) -> None:
+        """Count what is there and cut off a torn line. Raises UsageError."""
         end = 0
         with self._output.open("rb") as lines:
             for number, line in enumerate(lines):
@@ -122,7 +122,7 @@ class Results:
                 if number == 0:
                     self._check(told, header)
                 elif self.done == header["rows"] or not _is_result(told, self.done):
-                    raise Misuse(
+                    raise UsageError(
                         f"{self._output}: line {number + 1} is not of row {self.done} of {header['rows']}: another program changed it; "
                         "delete it and what follows, or name another file"
                     )
@@ -144,12 +144,12 @@ class Results:
 
     def _check(self, told: Mapping[str, Any], header: Mapping[str, Any]) -> None:
         if "opsin_batch" not in told:
-            raise Misuse(f"{self._output}: no results of opsin batch; name another file")
-        for name, meaning in OTHERS.items():
+            raise UsageError(f"{self._output}: no results of opsin batch; name another file")
+        for name, meaning in HEADER_MISMATCHES.items():
             if told.get(name) != header[name]:
-                raise Misuse(f"{self._output}: begun with {meaning}; name another file, or ask for the same")
+                raise UsageError(f"{self._output}: begun with {meaning}; name another file, or ask for the same")
 
-    def _keep(self, index: int, file: File) -> str:
+    def _keep(self, index: int, file: AnswerFile) -> str:
         """The file's path beside the results."""
         if not self._has_folder:
             self._folder.mkdir()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsin.cli.shared import image_files
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 
 if TYPE_CHECKING:
-    from opsin.api_request import Call
+    from opsin.api_request import ApiRequest
 
 SUFFIXES: Mapping[str, frozenset[str]] = {
     "image": image_files.IMAGES,
@@ -27,7 +27,7 @@ RESERVED = {"priority": "batches have the priority low"}
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """`given`: parts and options by name."""
 
     index: int
@@ -37,7 +37,7 @@ class Row:
     @property
     def names(self) -> frozenset[str]:
         """Return what the row decides itself: its names as they stand there and as a form has them."""
-        return frozenset((*self.given, *(name for name, _ in _named(self.given))))
+        return frozenset((*self.given, *(name for name, _ in _iter_named_values(self.given))))
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class Rows:
     without: frozenset[Path]
     """Files and folders, resolved, that are no rows, and neither is what lies in them: results go there."""
 
-    def __iter__(self) -> Iterator[Row]:
-        """Raises Misuse for a line that is no row."""
+    def __iter__(self) -> Iterator[BatchRow]:
+        """Raises UsageError for a line that is no row."""
         if self.source.is_dir():
-            yield from (Row(index, None, given) for index, given in enumerate(self._files()))
+            yield from (BatchRow(index, None, given) for index, given in enumerate(self._files()))
             return
         for index, (number, line) in enumerate(self._lines()):
             given = _read(line, f"{self.source}: line {number}")
-            yield Row(index, given.pop("id", None), given)
+            yield BatchRow(index, given.pop("id", None), given)
 
     def survey(self) -> tuple[int, str]:
-        """Their number, and the SHA-256 of what they say and of the sizes of their files. Raises Misuse."""
+        """Their number, and the SHA-256 of what they say and of the sizes of their files. Raises UsageError."""
         digest, count = hashlib.sha256(), 0
         for row in self:
             sizes = [_size(path) for _, path in self._paths(row)]
@@ -72,38 +72,38 @@ class Rows:
         if not count:
             suffixes = ", ".join(sorted(suffix for kind in self.parts.values() for suffix in SUFFIXES.get(kind, ())))
             known = f"; files are known by their suffixes, {suffixes}" if self.source.is_dir() else ""
-            raise Misuse(f"{self.source}: no row in it{known}")
+            raise UsageError(f"{self.source}: no row in it{known}")
         return count, digest.hexdigest()
 
-    def call(self, row: Row, task: str, options: Mapping[str, str | list[str]], accept: str | None) -> Call:
+    def call(self, row: BatchRow, task: str, options: Mapping[str, str | list[str]], accept: str | None) -> ApiRequest:
         """The request of a row. What it says itself comes before the options of all. Raises OSError, ValueError."""
         from urllib.parse import quote
 
-        from opsin.api_request import Call
+        from opsin.api_request import ApiRequest
 
         files: dict[str, list[bytes]] = {}
         for name, path in self._paths(row):
             files.setdefault(name, []).append(_content(path, self.max_bytes))
         texts = {name: [value] if isinstance(value, str) else [*value] for name, value in options.items() if name not in row.names}
-        for name, values in _named(row.given):
+        for name, values in _iter_named_values(row.given):
             if not values:
                 raise ValueError(f"{name}: an empty list; leave it out")
             if name not in files:
                 texts.setdefault(name, []).extend(_text(value) for value in values)
         headers = {} if accept is None else {"Accept": accept}
-        return Call("POST", f"/v1/{quote(task, safe='')}", query={"priority": "low"}, headers=headers, parts=files, form=texts)
+        return ApiRequest("POST", f"/v1/{quote(task, safe='')}", query={"priority": "low"}, headers=headers, parts=files, form=texts)
 
-    def _paths(self, row: Row) -> Iterator[tuple[str, Path]]:
+    def _paths(self, row: BatchRow) -> Iterator[tuple[str, Path]]:
         """The parts of a row that are files."""
-        from opsin.inpainting import WORDS
+        from opsin.inpainting import MASK_EXPRESSIONS
 
         folder = self.source if self.source.is_dir() else self.source.parent
-        for name, values in _named(row.given):
+        for name, values in _iter_named_values(row.given):
             if self.parts.get(name, "text") == "text":
                 continue
             for value in values:
                 path = folder / str(value)
-                if name != "mask" or not str(value).startswith(WORDS) or path.is_file():
+                if name != "mask" or not str(value).startswith(MASK_EXPRESSIONS) or path.is_file():
                     yield name, path
 
     def _lines(self) -> Iterator[tuple[int, str]]:
@@ -111,9 +111,9 @@ class Rows:
             with self.source.open(encoding="utf-8-sig") as lines:
                 yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         except OSError as error:
-            raise Misuse(f"{self.source}: cannot be read ({error.strerror})") from error
+            raise UsageError(f"{self.source}: cannot be read ({error.strerror})") from error
         except UnicodeDecodeError as error:
-            raise Misuse(f"{self.source}: not UTF-8 ({error.reason})") from error
+            raise UsageError(f"{self.source}: not UTF-8 ({error.reason})") from error
 
     def _files(self) -> Iterator[Mapping[str, str]]:
         kinds = {suffix: kind for kind in self.parts.values() for suffix in SUFFIXES.get(kind, ())}
@@ -127,22 +127,22 @@ class Rows:
 
 
 def _read(line: str, where: str) -> dict[str, Any]:
-    """Raises Misuse."""
+    """Raises UsageError."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise Misuse(f"{where}: not JSON ({error})") from error
+        raise UsageError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict):
-        raise Misuse(f'{where}: write an object such as {{"image": "cat.jpg", "top_k": 3}}')
+        raise UsageError(f'{where}: write an object such as {{"image": "cat.jpg", "top_k": 3}}')
     for name, value in row.items():
         if name in RESERVED:
-            raise Misuse(f"{where}: {name}: {RESERVED[name]}; leave it out")
+            raise UsageError(f"{where}: {name}: {RESERVED[name]}; leave it out")
         if any(isinstance(one, dict | list) for one in (value if isinstance(value, list) else [value])):
-            raise Misuse(f"{where}: {name}: write a text, a number, true or false, or a list of these")
+            raise UsageError(f"{where}: {name}: write a text, a number, true or false, or a list of these")
     return row
 
 
-def _named(given: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+def _iter_named_values(given: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:
     """Names as a form has them, with their values: a list may stand under a plural, as in JSON bodies."""
     for name, value in given.items():
         if isinstance(value, list):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsin.cli.bundles import ladder_measurement
-from opsin.cli.bundles.labelled_images import CAPTIONS, FEWEST, labelled
+from opsin.cli.bundles.labelled_images import CAPTIONS, MIN_FILES, iter_labelled
 from opsin.cli.bundles.labelled_recordings import LABELS
 from opsin.cli.bundles.model_inputs import at_model_size
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
@@ -68,7 +68,7 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help=f"Measure on fewer than {FEWEST} files, too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help=f"Measure on fewer than {MIN_FILES} files, too.")] = False,
 ) -> None:
     """Measure a classifier's accuracy in 8-bit integers, or with --ladder a model's answers and throughput, rung by rung.
 
@@ -78,39 +78,39 @@ def calibrate(
     """
     for option, value in (("--r", r), ("--r-sight", r_sight)):
         if value and not ladder:
-            raise Misuse(f"{option}: names rungs of a ladder; add --ladder")
+            raise UsageError(f"{option}: names rungs of a ladder; add --ladder")
     if use is not None and not ladder:
-        raise Misuse("--use: concerns a ladder; add --ladder")
+        raise UsageError("--use: concerns a ladder; add --ladder")
     if use is not None and use not in USES:
-        raise Misuse(f"--use {use}: say {' or '.join(USES)}")
+        raise UsageError(f"--use {use}: say {' or '.join(USES)}")
     if r_sight and len(r_sight) != len(r or ()):
-        raise Misuse(f"--r-sight: {len(r_sight)} given for {len(r or ())} of --r; give one for each")
+        raise UsageError(f"--r-sight: {len(r_sight)} given for {len(r or ())} of --r; give one for each")
     if ladder and bound is not None:
-        raise Misuse("--bound: concerns int8, which --ladder does not measure")
-    with libraries("server"):
-        from models.bundle import BundleError, read, replace_spec
-        from models.merge_schedule import MAX_MERGED_TOKENS
+        raise UsageError("--bound: concerns int8, which --ladder does not measure")
+    with requires_extra("server"):
+        from models.bundle import BundleError, read, rewrite
+        from models.merge_schedule import MOST_MERGED
         from models.systems.onnx.classifier_backend import GraphError
     for option, value in (("--r", r), ("--r-sight", r_sight)):
-        if value and max(value) > MAX_MERGED_TOKENS:
-            raise Misuse(f"{option} {max(value)}: no block merges more than {MAX_MERGED_TOKENS} tokens; use less")
+        if value and max(value) > MOST_MERGED:
+            raise UsageError(f"{option} {max(value)}: no block merges more than {MOST_MERGED} tokens; use less")
     try:
         found = read(bundle)
         if ladder:
             halves = list(zip_longest(r or (), r_sight or ()))
-            spec, lines = ladder_measurement.measured(found, images, halves, None if use is None else USES[use], force=force)
+            spec, lines = ladder_measurement.measure_ladder(found, images, halves, None if use is None else USES[use], force=force)
         else:
             spec, lines = _with_int8(found, images, BOUND if bound is None else bound, force)
         replace_spec(found, spec)
     except (BundleError, GraphError, OSError) as error:
-        raise Failure(f"calibrate: {error}") from error
+        raise CommandError(f"calibrate: {error}") from error
     for line in lines:
         typer.echo(line)
     typer.echo(f"written      {bundle / 'bundle.json'}, digest {spec.digest()[:12]}; workers read it when they start")
 
 
 def _with_int8(bundle: Bundle, images: Path, bound: float, force: bool) -> tuple[BundleSpec, list[str]]:
-    """The spec with what integers cost, and lines for the user. Raises Misuse, BundleError and GraphError."""
+    """The spec with what integers cost, and lines for the user. Raises UsageError, BundleError and GraphError."""
     import numpy as np
 
     from models.bundle import VECTOR_TASKS
@@ -118,23 +118,23 @@ def _with_int8(bundle: Bundle, images: Path, bound: float, force: bool) -> tuple
     from models.systems.onnx.classifier_backend import calibrate, has_graph
 
     spec = bundle.spec
-    if spec.task in VECTOR_TASKS:
-        raise Misuse(
+    if spec.task in EMBEDDED:
+        raise UsageError(
             f"{spec.id}: vectors (task {spec.task}) are served in float32 alone, since an index must not mix number formats; "
             "--ladder measures what merging costs them"
         )
     if not has_graph(spec):
-        raise Misuse(
+        raise UsageError(
             f"{spec.id}: architecture {spec.architecture} cannot be served in int8 for task {spec.task}; images that a ViT classifies can"
         )
-    known = list(labelled(images, spec))
-    if len(known) < FEWEST and not force:
-        raise Misuse(
-            f"--images: {images} holds {len(known)} images in folders of labels; at least {FEWEST} are needed to know whether "
-            f"{MIN_AGREEMENT:.0%} of the labels stay the same (--force measures all the same)"
+    known = list(iter_labelled(images, spec))
+    if len(known) < MIN_FILES and not force:
+        raise UsageError(
+            f"--images: {images} holds {len(known)} images in folders of labels; at least {MIN_FILES} are needed to know whether "
+            f"{LEAST_AGREEMENT:.0%} of the labels stay the same (--force measures all the same)"
         )
     if not known:
-        raise Misuse(f"--images: {images} holds no images in folders of labels")
+        raise UsageError(f"--images: {images} holds no images in folders of labels")
     pixels = np.stack(at_model_size((path for path, _ in known), spec, "--images"))
     int8 = calibrate(bundle, pixels, np.array([label for _, label in known]), bound)
     return spec.model_copy(update={"int8": int8}), [*_int8_lines(int8), f"measured     on {int8.images} images, bound {bound:g}"]
@@ -143,7 +143,7 @@ def _with_int8(bundle: Bundle, images: Path, bound: float, force: bool) -> tuple
 def _int8_lines(int8: Int8) -> Iterator[str]:
     """A line for each rung; figures with their standard errors."""
     for name, found in int8.rungs.items():
-        one, other = (ladder_measurement.with_error(share, int8.images) for share in (found.float32, found.int8))
+        one, other = (ladder_measurement.format_with_error(share, int8.images) for share in (found.float32, found.int8))
         loss = f"{found.float32 - found.int8:.4f} ± {found.loss_error or 0:.4f}"
         same = f"{found.agreement or 0:.2%}, at least {found.agreement_bound or 0:.2%}"
         refusal = int8.refusal(name)

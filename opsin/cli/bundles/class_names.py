@@ -6,20 +6,20 @@ import csv
 import json
 from pathlib import Path
 
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 
 AUDIOSET = "index,mid,display_name"
 """First line of AudioSet's `class_labels_indices.csv`."""
 
 
 def read(file: Path) -> list[str]:
-    """Class names in the order of their numbers: one a line, a JSON list, those of a bundle.json, or AudioSet's table. Raises Misuse."""
+    """Class names in the order of their numbers: one a line, a JSON list, those of a bundle.json, or AudioSet's table. Raises UsageError."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise Misuse(f"--labels: {file}: {error.strerror}") from error
+        raise UsageError(f"--labels: {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise Misuse(
+        raise UsageError(
             f"--labels: {file}: no text in UTF-8; class names are needed, one a line, as a JSON list, or in a bundle.json"
         ) from error
     if file.suffix != ".json":
@@ -28,9 +28,9 @@ def read(file: Path) -> list[str]:
     try:
         names = json.loads(text)
     except ValueError as error:
-        raise Misuse(f"--labels: {file}: no JSON ({error})") from error
+        raise UsageError(f"--labels: {file}: no JSON ({error})") from error
     if isinstance(names, dict):  # a bundle.json
         names = names.get("labels")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise Misuse(f"--labels: {file}: a JSON list of strings, or a bundle.json, is needed")
+        raise UsageError(f"--labels: {file}: a JSON list of strings, or a bundle.json, is needed")
     return names

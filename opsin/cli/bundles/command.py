@@ -10,9 +10,9 @@ import typer
 
 from opsin.cli.bundles import label_command, tokenizers
 from opsin.cli.services import settings_of
-from opsin.cli.shared.console import columns, counted, plain, printable, screen, size
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.console import make_table, counted, escape_markup, escape_controls, make_console, format_bytes
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,26 +32,26 @@ def list_(bundles: Root = DEFAULT_ROOT) -> None:
     """One line for each bundle. What was measured in other terms than accuracy, `opsin bundles show` tells."""
 
     whole, damaged = _read_all(bundles)
-    with libraries("server"):
+    with requires_extra("server"):
         from models.bundle import BundleError
         from models.bundle_folders import find_misplaced
     heads = ("Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy")
-    table = columns(*heads, right=("Size", "Accuracy"))
+    table = make_table(*heads, right=("Size", "Accuracy"))
     for bundle in whole:
         spec = bundle.spec
-        table.add_row(spec.name, spec.version, spec.task, spec.architecture, size(spec.size), spec.default_rung or "off", _accuracy(spec))
+        table.add_row(spec.name, spec.version, spec.task, spec.architecture, format_bytes(spec.size), spec.default_rung or "off", _accuracy(spec))
         try:
             bundle.members()
         except BundleError as error:  # it is not served
             damaged.append(str(error))
     if whole:
-        screen().print(table)
+        make_console().print(table)
     elif not damaged:
         typer.echo(f"{bundles}: no bundles")
-    for sentence in find_misplaced(bundles):
-        typer.echo(printable(sentence), err=True)
+    for sentence in misplaced(bundles):
+        typer.echo(escape_controls(sentence), err=True)
     if damaged:
-        raise Failure(*damaged)
+        raise CommandError(*damaged)
 
 
 @app.command()
@@ -61,9 +61,9 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="The bundle.json itself.")] = False,
 ) -> None:
     """Everything that a bundle says of itself: licence, labels, provenance, measured quality, ladder."""
-    for bundle in _chosen(bundles, [name]):
+    for bundle in _select_bundles(bundles, [name]):
         if as_json:
-            typer.echo(printable(bundle.spec.to_bytes().decode()), nl=False)
+            typer.echo(escape_controls(bundle.spec.to_bytes().decode()), nl=False)
         else:
             _print_spec(bundle)
 
@@ -96,22 +96,22 @@ def join(
 
     With --pose and --actions it tells who does what when in videos; with --shape and --depth it makes shapes of photographs without depth.
     """
-    with libraries("server"):
+    with requires_extra("server"):
         from pydantic import ValidationError
 
         from models.bundle import BundleError
         from models.systems.pipeline_bundles import join_actions, join_photographs
     if body is not None and not body.is_file():
-        raise Misuse(f"--body {body}: no such file")
+        raise UsageError(f"--body {body}: no such file")
     of_actions = {"pose": pose, "actions": actions, "detector": detector, "appearance": appearance}
     of_photographs = {"shape": shape, "depth": depth}
     photographs = any(of_photographs.values())
     wanted, needed = (of_photographs, ("shape", "depth")) if photographs else (of_actions, ("pose", "actions"))
     others = {**of_actions, "body": body, "rate": rate, "step": step} if photographs else {}
     if unwanted := [f"--{name}" for name, given in others.items() if given is not None]:
-        raise Misuse(f"{', '.join(unwanted)}: not for a pipeline with --shape and --depth")
+        raise UsageError(f"{', '.join(unwanted)}: not for a pipeline with --shape and --depth")
     if missing := [f"--{role}" for role in needed if wanted[role] is None]:
-        raise Misuse(f"{' and '.join(missing)}: missing; a pipeline has --pose and --actions, or --shape and --depth")
+        raise UsageError(f"{' and '.join(missing)}: missing; a pipeline has --pose and --actions, or --shape and --depth")
     members: Any = {role: _member(bundles, member) for role, member in wanted.items() if member is not None}
     try:
         if photographs:
@@ -120,9 +120,9 @@ def join(
             made = join_actions(bundles, name, version, members, rate=rate, step=step, body=body)
     except ValidationError as error:
         first = error.errors()[0]
-        raise Misuse(f"bundles join: {first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise UsageError(f"bundles join: {first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from error
     except BundleError as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     external = [f"{role} {file.path}" for role, file in made.spec.external.items()]
     typer.echo(f"{made.path}  {', '.join([*(member.id for member in made.spec.members.values()), *external])}")
 
@@ -145,14 +145,14 @@ def tokenizer(
 
     A service that runs takes it up after a restart.
     """
-    chosen = _chosen(bundles, [name])
+    chosen = _select_bundles(bundles, [name])
     if len(chosen) > 1:
-        raise Misuse(f"{name}: has several versions; name one of {', '.join(bundle.spec.id for bundle in chosen)}")
+        raise UsageError(f"{name}: has several versions; name one of {', '.join(bundle.spec.id for bundle in chosen)}")
     try:
-        with libraries("server"):
-            changed = tokenizers.added(chosen[0], file, templates)
+        with requires_extra("server"):
+            changed = tokenizers.with_tokenizer(chosen[0], file, templates)
     except OSError as error:
-        raise Failure(f"bundles tokenizer: {error}") from error
+        raise CommandError(f"bundles tokenizer: {error}") from error
     typer.echo(f"{changed.spec.id}  {tokenizers.summary(changed.spec)}")
     typer.echo("A service that runs reads texts by it after a restart.")
 
@@ -160,10 +160,10 @@ def tokenizer(
 @app.command()
 def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
     """Check each bundle's description, its labels, and the length and SHA-256 of its files; exit code 1 if one is damaged."""
-    with libraries("server"):
+    with requires_extra("server"):
         from models.bundle import BundleError
         from models.loading import check_fit
-    whole, damaged = (_chosen(bundles, names), list[str]()) if names else _read_all(bundles)
+    whole, damaged = (_select_bundles(bundles, names), list[str]()) if names else _read_all(bundles)
     for bundle in whole:
         try:
             bundle.verify()
@@ -171,9 +171,9 @@ def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
         except BundleError as error:
             damaged.append(str(error))
         else:
-            typer.echo(f"{bundle.spec.id}  {size(bundle.spec.size)}  OK")
+            typer.echo(f"{bundle.spec.id}  {format_bytes(bundle.spec.size)}  OK")
     if damaged:
-        raise Failure(*damaged)
+        raise CommandError(*damaged)
 
 
 @app.command()
@@ -189,22 +189,22 @@ def label(
     bundles: Root = DEFAULT_ROOT,
 ) -> None:
     """Make a classifier of an image-text pair and labels: without its text tower, with the scores of zero-shot classification."""
-    pairs = _chosen(bundles, [pair])
+    pairs = _select_bundles(bundles, [pair])
     if len(pairs) > 1:
-        raise Misuse(f"--from {pair}: has several versions; name one of {', '.join(found.spec.id for found in pairs)}")
+        raise UsageError(f"--from {pair}: has several versions; name one of {', '.join(found.spec.id for found in pairs)}")
     made = label_command.labelled(pairs[0], labels, bundles, name, version, template or None)
-    sizes = f"{size(made.spec.weights.bytes)} where the pair has {size(pairs[0].spec.size)}"
+    sizes = f"{format_bytes(made.spec.weights.bytes)} where the pair has {format_bytes(pairs[0].spec.size)}"
     typer.echo(f"{made.path}  {counted(len(made.spec.labels), 'label')}, {sizes}")
 
 
 def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     """The bundles below root, and a sentence for each that cannot be read."""
-    with libraries("server"):
+    with requires_extra("server"):
         from models.bundle import BundleError
         from models.bundle_folders import discover, read_discovered
     if not root.is_dir():
         starters = settings_of(None).starters_folder
-        raise Misuse(f"{root}: no such folder; name it with --bundles" + (f"; the starters are in {starters}" if starters else ""))
+        raise UsageError(f"{root}: no such folder; name it with --bundles" + (f"; the starters are in {starters}" if starters else ""))
     whole: list[Bundle] = []
     damaged: list[str] = []
     for path in discover(root):
@@ -215,8 +215,8 @@ def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     return whole, damaged
 
 
-def _chosen(root: Path, names: list[str]) -> list[Bundle]:
-    """The bundles called `name` (all its versions) or `name@version`. Raises Misuse if one of the names fits none."""
+def _select_bundles(root: Path, names: list[str]) -> list[Bundle]:
+    """The bundles called `name` (all its versions) or `name@version`. Raises UsageError if one of the names fits none."""
     whole, damaged = _read_all(root)
     chosen: list[Bundle] = []
     for name in names:
@@ -224,14 +224,14 @@ def _chosen(root: Path, names: list[str]) -> list[Bundle]:
         if not fitting:
             for sentence in damaged:
                 typer.echo(sentence, err=True)
-            raise Misuse(f"no bundle {name!r} in {root}; there are {', '.join(bundle.spec.id for bundle in whole) or 'none'}")
+            raise UsageError(f"no bundle {name!r} in {root}; there are {', '.join(bundle.spec.id for bundle in whole) or 'none'}")
         chosen += fitting
     return chosen
 
 
 def _member(root: Path, name: str) -> Bundle:
     """The bundle of that name, no pipeline where there is another. A starter is copied, since members lie beside their pipeline. Raises
-    Misuse."""
+    UsageError."""
 
     def alone(folder: Path) -> list[Bundle]:
         return [found for found in _read_all(folder)[0] if name in (found.spec.name, found.spec.id) and not found.spec.members]
@@ -241,7 +241,7 @@ def _member(root: Path, name: str) -> Bundle:
         for bundle in alone(starters)[:1]:
             shutil.copytree(bundle.path, root / bundle.spec.name / bundle.spec.version)
             typer.echo(f"{root / bundle.spec.name / bundle.spec.version}  copied from the starters")
-    return (alone(root) or _chosen(root, [name]))[0]
+    return (alone(root) or _select_bundles(root, [name]))[0]
 
 
 def _accuracy(spec: BundleSpec) -> str:
@@ -265,15 +265,15 @@ def _measured(rung: Rung) -> str:
 def _print_spec(bundle: Bundle) -> None:
     from rich.table import Table
 
-    spec, console = bundle.spec, screen()
-    console.print(f"[bold]{spec.id}[/]  {plain(spec.description)}".rstrip())
+    spec, console = bundle.spec, make_console()
+    console.print(f"[bold]{spec.id}[/]  {escape_markup(spec.description)}".rstrip())
     facts: dict[str, Any] = {
         "folder": bundle.path,
         "task": spec.task,
         "architecture": f"{spec.architecture}  {_flat(spec.config)}",
         **{name: _flat(part.model_dump(exclude_none=True)) for name, part in _inputs(spec) if part is not None},
-        "weights": f"{size(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
-        **{name: f"{size(file.bytes)}, SHA-256 {file.sha256}" for name, file in spec.files.items()},
+        "weights": f"{format_bytes(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
+        **{name: f"{format_bytes(file.bytes)}, SHA-256 {file.sha256}" for name, file in spec.files.items()},
         **{role: f"{file.path}, SHA-256 {file.sha256}" for role, file in spec.external.items()},
         **({"texts": texts} if (texts := tokenizers.summary(spec)) else {}),
         **({"trained on": spec.trained_on} if spec.trained_on else {}),
@@ -290,7 +290,7 @@ def _print_spec(bundle: Bundle) -> None:
     }
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        table.add_row(f"[dim]{plain(name)}[/]", plain(str(value)))
+        table.add_row(f"[dim]{escape_markup(name)}[/]", escape_markup(str(value)))
     console.print(table)
     if spec.ladder:
         console.print(_ladder(spec))
@@ -308,7 +308,7 @@ def _int8(int8: Int8) -> str:
 
 
 def _ladder(spec: BundleSpec) -> Table:
-    table = columns("Rung", "Schedule", "Accuracy", "Throughput", title="Ladder")
+    table = make_table("Rung", "Schedule", "Accuracy", "Throughput", title="Ladder")
     for rung in spec.ladder:
         table.add_row(
             f"{rung.name} (default)" if rung.name == spec.default_rung else rung.name,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from opsin.cli.bundles.model_inputs import at_model_size
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,7 @@ def compare(
     bundle.json as quality.comparison, and the bundle's digest changes with it; GET /v1/models shows it. Where float32 without merging
     differs by more than 1 % of the largest logit or in a label, nothing is written and the exit code is 1.
     """
-    with libraries("server"):
+    with requires_extra("server"):
         import numpy as np
 
         from models.bundle import BundleError, read, replace_spec
@@ -61,7 +61,7 @@ def compare(
         found = read(bundle)
         spec = found.spec
         if spec.task != "classify":
-            raise Misuse(f"{spec.id}: its task is {spec.task}; only classifiers of images can be compared")
+            raise UsageError(f"{spec.id}: its task is {spec.task}; only classifiers of images can be compared")
         files = _files(pictures)
         wanted = _scores(scores, [file.name for file in files], len(spec.labels))
         pixels = np.stack(at_model_size(files, spec, "--pictures"))
@@ -79,14 +79,14 @@ def compare(
                     _check_same(spec.id, difference, wanted, same)
                 results.append(FormatComparison(format=format_, merging=name, max_difference=largest, same_labels=same))
     except (BundleError, OSError) as error:
-        raise Failure(f"compare: {error}") from error
+        raise CommandError(f"compare: {error}") from error
     comparison = Comparison(images=len(pixels), results=results).model_dump()
     try:
         spec = replace_spec(found, spec.model_copy(update={"quality": {**spec.quality, "comparison": comparison}})).spec
     except BundleError as error:
-        raise Failure(f"compare: {error}") from error
+        raise CommandError(f"compare: {error}") from error
     except OSError as error:
-        raise Failure(f"compare: {bundle}: the result could not be written into bundle.json ({error.strerror or error})") from error
+        raise CommandError(f"compare: {bundle}: the result could not be written into bundle.json ({error.strerror or error})") from error
     typer.echo(f"written   {bundle / 'bundle.json'}, digest {spec.digest()[:12]}; workers read it when they start")
 
 
@@ -97,7 +97,7 @@ def _check_same(bundle_id: str, difference: float, wanted: NDArray[Any], same: i
     bound = MOST_DIFFERENT * float(np.abs(wanted).max())
     if difference <= bound and same == len(wanted):
         return
-    raise Failure(
+    raise CommandError(
         f"compare: {bundle_id}: in float32 without merging {len(wanted) - same} of {len(wanted)} labels differ, and logits by up to "
         f"{difference:.2e} where {bound:.2e} is accepted: these are other images, another order or another preparation (see `transform` "
         "in what `opsin bundles show` prints); nothing is written"
@@ -127,29 +127,29 @@ def logits(model: LoadedModel | OnnxClassifier, depth: int, batch: NDArray[Any],
 
 
 def _files(folder: Path) -> list[Path]:
-    """Raises Misuse."""
+    """Raises UsageError."""
     if not folder.is_dir():
-        raise Misuse(f"--pictures: {folder} is no folder")
+        raise UsageError(f"--pictures: {folder} is no folder")
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     if not files:
-        raise Misuse(f"--pictures: {folder} has no images")
+        raise UsageError(f"--pictures: {folder} has no images")
     return files
 
 
 def _scores(file: Path, names: Sequence[str], classes: int) -> NDArray[Any]:
-    """float64 (images, classes) in the order of `names`. Raises Misuse."""
+    """float64 (images, classes) in the order of `names`. Raises UsageError."""
     import numpy as np
 
     try:
         found = np.load(file, allow_pickle=False) if file.suffix == ".npy" else _from_csv(file, names)
         found = np.asarray(found, np.float64)
     except (OSError, ValueError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise Misuse(f"--scores: {file}: cannot be read as numbers ({error})") from error
+        raise UsageError(f"--scores: {file}: cannot be read as numbers ({error})") from error
     if found.shape != (len(names), classes):
         shape = " × ".join(map(str, found.shape))
-        raise Misuse(f"--scores: {file}: holds {shape} numbers where {len(names)} images × {classes} classes are needed")
+        raise UsageError(f"--scores: {file}: holds {shape} numbers where {len(names)} images × {classes} classes are needed")
     if not np.isfinite(found).all():
-        raise Misuse(f"--scores: {file}: holds values that are no numbers")
+        raise UsageError(f"--scores: {file}: holds values that are no numbers")
     return found
 
 

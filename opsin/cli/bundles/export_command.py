@@ -11,9 +11,9 @@ import typer
 
 from opsin.cli.bundles.model_inputs import at_model_size
 from opsin.cli.shared import output_files
-from opsin.cli.shared.console import size
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.console import format_bytes
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
@@ -45,21 +45,21 @@ def export(
     """
     if onnx:
         if family is not None:
-            raise Misuse("--family: an ONNX graph has no published layout; leave out --family or --onnx")
+            raise UsageError("--family: an ONNX graph has no published layout; leave out --family or --onnx")
         export_graph(bundle, output, rung, image or [])
         return
     if rung is not None or image:
-        raise Misuse("--rung and --image belong to --onnx")
-    with libraries("server"):
+        raise UsageError("--rung and --image belong to --onnx")
+    with requires_extra("server"):
         from models.bundle import BundleError, read
         from models.checkpoints.checkpoint_file import CheckpointError
         from models.checkpoints.export_bundle import export_bundle
     try:
         written = export_bundle(read(bundle), output, family)
     except CheckpointError as error:
-        raise Misuse(str(error)) from error
+        raise UsageError(str(error)) from error
     except (BundleError, OSError) as error:
-        raise Failure(f"export: {error}") from error
+        raise CommandError(f"export: {error}") from error
     typer.echo(f"family   {written.family}")
     typer.echo(f"tensors  {written.tensors}")
     if written.lacks:
@@ -80,7 +80,7 @@ def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: ExportedChe
 
 
 def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path]) -> None:
-    with libraries("export"):
+    with requires_extra("export"):
         from models.bundle import BundleError, read
         from models.systems.onnx import export as onnx_export
     output_files.check(output)
@@ -92,13 +92,13 @@ def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path
         pixels = at_model_size(images, spec, "--image")
         written = onnx_export.export(bundle, output, schedule=schedule, pixels=pixels)
     except onnx_export.ExportError as error:
-        raise Misuse(str(error)) from error
+        raise UsageError(str(error)) from error
     except (BundleError, OSError) as error:
-        raise Failure(f"export: {error}") from error
+        raise CommandError(f"export: {error}") from error
     for name, shape in written.inputs.items():
         typer.echo(f"input    {name} ({', '.join(map(str, shape))})")
     typer.echo(f"output   {', '.join(written.outputs)}")
-    typer.echo(f"nodes    {written.nodes}, {size(written.bytes)}")
+    typer.echo(f"nodes    {written.nodes}, {format_bytes(written.bytes)}")
     typer.echo(f"differs  {written.difference:.1e} at most from the model, relative to outputs of size 1 or more")
     typer.echo(f"written  {output}")
 
@@ -108,5 +108,5 @@ def _schedule(spec: BundleSpec, rung: str) -> MergeSchedule:
 
     found = spec.rung(rung)
     if rung != "off" and found is None:
-        raise Misuse(f"--rung {rung}: {spec.id} has no such rung; it has {', '.join(['off', *(each.name for each in spec.ladder)])}")
+        raise UsageError(f"--rung {rung}: {spec.id} has no such rung; it has {', '.join(['off', *(each.name for each in spec.ladder)])}")
     return MergeSchedule.off() if found is None else found.merge

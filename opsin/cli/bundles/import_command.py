@@ -13,10 +13,10 @@ from typer.core import TyperCommand
 
 from opsin.cli.bundles import checkpoint_list, import_report, import_source
 from opsin.cli.bundles.class_names import read as read_class_names
-from opsin.cli.bundles.tokenizers import prepared
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.interrupts import leave_tidily
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.bundles.tokenizers import prepare_tokenizer
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.interrupts import exit_cleanly_on_sigterm
+from opsin.cli.shared.requirements import requires_extra
 from opsin.engine import enter
 
 
@@ -79,18 +79,18 @@ def import_(
         checkpoint_list.show()
         return
     if source is None or output is None:
-        raise Misuse("import: say what to import and where to, as in `opsin import model.safetensors -o bundles/NAME`; --list lists files")
+        raise UsageError("import: say what to import and where to, as in `opsin import model.safetensors -o bundles/NAME`; --list lists files")
     if purpose == "embed" and labels:
-        raise Misuse("--labels: an encoder has none; leave out --labels, or say --as classify")
+        raise UsageError("--labels: an encoder has none; leave out --labels, or say --as classify")
     root, name = (output, name) if name else (output.parent, output.name)
     if (root / name / version).exists():
-        raise Misuse(f"{root / name / version}: exists already; choose another --version")
+        raise UsageError(f"{root / name / version}: exists already; choose another --version")
     class_names = read_class_names(labels) if labels else None
-    leave_tidily()
+    exit_cleanly_on_sigterm()
     overrides = dict(_setting(text) for text in settings or [])
     found = import_source.find(source)
     file = found.path
-    with libraries("server"):
+    with requires_extra("server"):
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -101,14 +101,14 @@ def import_(
     try:
         if file.suffix.lower() == SUFFIX:
             if family:
-                raise Misuse(f"import: {file}: a graph's signature tells what it is; --family is for checkpoints")
+                raise UsageError(f"import: {file}: a graph's signature tells what it is; --family is for checkpoints")
             weights = None
             spec, files = import_graph(
                 file, purpose=purpose, labels=class_names, overrides=overrides, name=name, version=version, license=licence
             )
         else:
             if purpose:
-                raise Misuse("--as: a checkpoint tells its task itself; --as is for ONNX graphs")
+                raise UsageError("--as: a checkpoint tells its task itself; --as is for ONNX graphs")
             files = {}
             spec, weights = import_checkpoint(
                 file,
@@ -123,12 +123,12 @@ def import_(
     except CheckpointError as error:
         is_fault = found.is_model and not isinstance(error, InvalidSetting)
         told = str(error).replace(str(file), source) if found.origin else str(error)
-        raise (Failure(f"import: {told}") if is_fault else Misuse(told)) from error
+        raise (CommandError(f"import: {told}") if is_fault else UsageError(told)) from error
     of_repository = spec.task == "zero-shot" and tokenizer is None and not templates
     if spec.task == "zero-shot" and tokenizer is None:
         tokenizer = found.tokenizer
     if templates and not tokenizer:
-        raise Misuse("--templates needs --tokenizer, and a pair of images and texts: nothing else reads texts")
+        raise UsageError("--templates needs --tokenizer, and a pair of images and texts: nothing else reads texts")
     try:
         with _folder_in(root) as folder:
             content = file
@@ -137,18 +137,18 @@ def import_(
                 save_file(weights, content)
             if tokenizer:
                 try:
-                    text, files = prepared(spec, content, tokenizer, templates, folder)
+                    text, files = prepare_tokenizer(spec, content, tokenizer, templates, folder)
                     spec = spec.model_copy(update={"text": text})
-                except Misuse as error:
+                except UsageError as error:
                     if not of_repository:
                         raise
                     notes = [*spec.provenance.get("notes", []), f"the tokenizer is not taken: {error}".replace(str(file), source)]
                     spec = spec.model_copy(update={"provenance": spec.provenance | {"notes": notes}})
             bundle = write(root, spec, content, files=files)
     except BundleError as error:
-        raise Failure(f"import: {error}") from error
+        raise CommandError(f"import: {error}") from error
     except (OSError, SafetensorError) as error:
-        raise Failure(f"import: {root / name / version}: cannot be written ({error})") from error
+        raise CommandError(f"import: {root / name / version}: cannot be written ({error})") from error
 
     import_report.show(bundle)
 
@@ -171,5 +171,5 @@ def _folder_in(root: Path) -> Iterator[Path]:
 def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (key and equals and value):
-        raise Misuse(f"--set {text}: write KEY=VALUE, as in --set heads=4")
+        raise UsageError(f"--set {text}: write KEY=VALUE, as in --set heads=4")
     return key.strip(), value.strip()

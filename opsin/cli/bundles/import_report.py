@@ -10,14 +10,14 @@ import typer
 
 from opsin.cli.bundles import number_formats
 from opsin.cli.bundles.tokenizers import summary
-from opsin.cli.shared.console import counted, printable, size
+from opsin.cli.shared.console import counted, escape_controls, format_bytes
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
 
 WIDEST = 120
 """Characters of the line of the architecture."""
-LONGEST = 24
+MAX_SHOWN_CHARS = 24
 """Characters of a field's value there."""
 TRUNKS = (("", ""), ("text_", "texts "), ("decoder_", "decoder "))
 """Prefixes of the fields that give a trunk's size, and what the line calls the trunk."""
@@ -36,7 +36,7 @@ def show(bundle: Bundle) -> None:
         _row("repository", f"{spec.provenance['repository']} at {spec.provenance['revision']}")
     _row("family", spec.provenance["family"])
     _row("task", spec.task)
-    typer.echo(printable(architecture_line(spec.architecture, spec.config)))
+    typer.echo(escape_controls(architecture_line(spec.architecture, spec.config)))
     for name, text in _inputs(spec):
         _row(name, text)
     if texts := summary(spec):
@@ -52,12 +52,12 @@ def show(bundle: Bundle) -> None:
     if spec.ladder:
         _row("ladder", f"{', '.join(rung.name for rung in spec.ladder)} (not measured)")
     _row("license", spec.license)
-    _row("written", f"{bundle.path} ({size(bundle.spec.size)})")
+    _row("written", f"{bundle.path} ({format_bytes(bundle.spec.size)})")
     typer.secho(f"{'format':<13} {number_formats.sentence(bundle)}", bold=True)
 
 
 def _row(name: str, text: str) -> None:
-    typer.echo(printable(f"{name:<13} {text}"))  # files name outputs and labels
+    typer.echo(escape_controls(f"{name:<13} {text}"))  # files name outputs and labels
 
 
 def architecture_line(architecture: str, fields: dict[str, Any]) -> str:
@@ -112,7 +112,7 @@ def _closest(architecture: str, own: dict[str, Any]) -> tuple[str | None, dict[s
 def _setting(field: str, value: object) -> str:
     """A field as `--set` takes it; a long value by its name alone."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return f"{field}={text}" if len(text) <= LONGEST else f"{field}=…"
+    return f"{field}={text}" if len(text) <= MAX_SHOWN_CHARS else f"{field}=…"
 
 
 def _inputs(spec: BundleSpec) -> Iterator[tuple[str, str]]:

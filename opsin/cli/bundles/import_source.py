@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 """Files of a repository that say how texts are cut."""
 
 
 @dataclass(frozen=True)
-class Source:
+class ImportSource:
     """A file or folder that is imported."""
 
     path: Path
@@ -33,21 +33,21 @@ class Source:
         return self.path if self.is_model and any((self.path / name).is_file() for name in TOKENIZERS) else None
 
 
-def find(text: str) -> Source:
-    """A path, `hf://OWNER/REPO[@REVISION]` or `timm:NAME.TAG`, whose files are fetched. Raises Misuse, and Failure where they do not
+def find(text: str) -> ImportSource:
+    """A path, `hf://OWNER/REPO[@REVISION]` or `timm:NAME.TAG`, whose files are fetched. Raises UsageError, and Failure where they do not
     come."""
-    from opsin.hub.address import BadAddress, is_address, parse
+    from opsin.hub.address import InvalidAddressError, is_address, parse
 
     if not is_address(text):
-        return Source(Path(text))
+        return ImportSource(Path(text))
     try:
         address = parse(text)
-    except BadAddress as error:
-        raise Misuse(f"import: {error}") from error
-    with libraries("hub"):
+    except InvalidAddressError as error:
+        raise UsageError(f"import: {error}") from error
+    with requires_extra("hub"):
         from opsin.hub.fetching import HubError, fetch
     try:
         snapshot = fetch(address)
     except HubError as error:
-        raise Failure(f"import: {error}") from error
-    return Source(snapshot.folder, {"repository": address.repository, "revision": snapshot.commit, "file": str(address)})
+        raise CommandError(f"import: {error}") from error
+    return ImportSource(snapshot.folder, {"repository": address.repository, "revision": snapshot.commit, "file": str(address)})

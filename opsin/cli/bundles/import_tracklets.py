@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from opsin.cli.shared import output_files
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 
 def import_tracklets(
@@ -21,18 +21,18 @@ def import_tracklets(
 ) -> None:
     """Turn a tracker's results into tracks for `opsin actions` and `POST /v1/actions`. Nothing but arrays is unpickled."""
     if not file.is_file():
-        raise Misuse(f"{file}: no such file")
+        raise UsageError(f"{file}: no such file")
     if not 0 < fps < math.inf:  # nor is NaN
-        raise Misuse(f"--fps: {fps:g}; it must be a positive number")
+        raise UsageError(f"--fps: {fps:g}; it must be a positive number")
     output_files.check(output)
-    with libraries("server"):
+    with requires_extra("server"):
         from models.media.safe_joblib import UnsafeFile
         from models.people.tracklets import read_results, tracklets_from_results
         from models.people.tracks_file import tracks_to_arrays, write_tracks
     try:
         tracks = tracklets_from_results(read_results(file))
     except UnsafeFile as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     arrays = tracks_to_arrays(tracks, fps, joints=joints)
     write_tracks(output, arrays)
     typer.echo(f"{output}  {len(tracks)} people, {len(arrays['person'])} sightings of {arrays['token'].shape[1]} values")

@@ -10,27 +10,27 @@ import typer
 
 from opsin.cli.bundles import class_names
 from opsin.cli.shared.console import counted
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
 
 def labelled(pair: Bundle, labels: Path, root: Path, name: str, version: str, templates: Sequence[str] | None) -> Bundle:
-    """Write the classifier. Raises Misuse and Failure."""
-    with libraries("server"):
+    """Write the classifier. Raises UsageError and Failure."""
+    with requires_extra("server"):
         from pydantic import ValidationError
 
         from models.bundle import BundleError
         from models.systems.image_text import zero_shot_classifier
     try:
-        with libraries("server"):
+        with requires_extra("server"):
             made, truncated = zero_shot_classifier.label(pair, class_names.read(labels), root, name, version, templates=templates)
     except ValidationError as error:
-        raise Misuse(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+        raise UsageError(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
     except BundleError as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     if truncated:
         typer.echo(f"opsin: {counted(truncated, 'label')} truncated: longer than {pair.spec.id} reads", err=True)
     return made

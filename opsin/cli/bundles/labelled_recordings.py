@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from opsin.cli.shared import media_kinds
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
-    from opsin.measuring.clip_ladder import Recording
+    from opsin.measuring.clip_ladder import LabelledRecording
     from server.tasks.classify.clips import Use
 
 LABELS = "labels.csv"
@@ -32,37 +32,37 @@ class Listed:
     labels: tuple[int, ...] = ()
 
 
-def recordings(folder: Path, spec: BundleSpec, use: Use | None) -> tuple[Use, list[Recording]]:
+def recordings(folder: Path, spec: BundleSpec, use: Use | None) -> tuple[Use, list[LabelledRecording]]:
     """Return what a bundle is to go by, and the recordings of a folder that have it.
 
     Labels are those of `labels.csv` in it, or the names of the folders that the files lie in; files of a folder without either have none.
-    A sound beside a video of the same name is its sound. use: of a bundle that classifies sound and sight apart. Raises Misuse."""
+    A sound beside a video of the same name is its sound. use: of a bundle that classifies sound and sight apart. Raises UsageError."""
     if not folder.is_dir():
-        raise Misuse(f"--files: {folder} is no folder")
+        raise UsageError(f"--files: {folder} is no folder")
     listed = _listed(folder, spec)
     kinds = _Kinds()
     chosen = _use(spec, use, {kinds.of(file.path) for file in listed})
     found = _by_sight(listed, kinds, spec) if chosen == "sight" else _by_sound(listed, kinds) if chosen == "sound" else _both(listed, kinds)
     if not found:
-        raise Misuse(f"--files: {folder} holds nothing to measure {spec.id} on")
+        raise UsageError(f"--files: {folder} holds nothing to measure {spec.id} on")
     return chosen, found
 
 
 def _listed(folder: Path, spec: BundleSpec) -> list[Listed]:
     places = {label: index for index, label in enumerate(spec.labels)}
     if (folder / LABELS).exists():
-        return list(_of_table(folder / LABELS, places, spec.id))
+        return list(_read_table(folder / LABELS, places, spec.id))
     inner = _visible(folder.iterdir())
     parts = [path for path in inner if path.is_dir()]
     if not parts:
         return [Listed(path) for path in inner]
     if stray := next((path for path in inner if path.is_file()), None):
-        raise Misuse(f"--files: {stray} lies beside folders of labels, in none of them; move it, or name its labels in {folder / LABELS}")
+        raise UsageError(f"--files: {stray} lies beside folders of labels, in none of them; move it, or name its labels in {folder / LABELS}")
     if unknown := next((part for part in parts if part.name not in places), None):
-        raise Misuse(f"--files: {unknown} is named after no label of {spec.id}; `opsin bundles show` lists them")
+        raise UsageError(f"--files: {unknown} is named after no label of {spec.id}; `opsin bundles show` lists them")
     found = [(part, path) for part in parts for path in _visible(part.iterdir())]
     if deeper := next((path for _, path in found if path.is_dir()), None):
-        raise Misuse(f"--files: {deeper} is a folder within that of a label; move its files up, or name them in {folder / LABELS}")
+        raise UsageError(f"--files: {deeper} is a folder within that of a label; move its files up, or name them in {folder / LABELS}")
     return [Listed(path, (places[part.name],)) for part, path in found]
 
 
@@ -70,31 +70,31 @@ def _visible(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
-def _of_table(table: Path, places: Mapping[str, int], bundle: str) -> Iterable[Listed]:
-    """Files that a table names and their labels. Raises Misuse naming the line."""
+def _read_table(table: Path, places: Mapping[str, int], bundle: str) -> Iterable[Listed]:
+    """Files that a table names and their labels. Raises UsageError naming the line."""
     if not table.is_file():
-        raise Misuse(f"--files: {table}: no file")
+        raise UsageError(f"--files: {table}: no file")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = [(number, row) for number, row in enumerate(csv.reader(file, strict=True), start=1) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Misuse(f"--files: {table}: cannot be read as a table of UTF-8 ({error})") from error
+        raise UsageError(f"--files: {table}: cannot be read as a table of UTF-8 ({error})") from error
     seen = set[Path]()
     for number, row in rows:
         where, cells = f"--files: {table}:{number}", [cell.strip() for cell in row]
         if number == 1 and tuple(cells) == HEADER:
             continue
         if len(cells) != 2 or not cells[0]:
-            raise Misuse(f"{where}: {FORM}")
+            raise UsageError(f"{where}: {FORM}")
         path, names = table.parent / cells[0], [name.strip() for name in cells[1].split(";")]
         if not path.is_file():
-            raise Misuse(f"{where}: {path}: no such file")
+            raise UsageError(f"{where}: {path}: no such file")
         if path in seen:
-            raise Misuse(f"{where}: {cells[0]} is named twice; all of its labels stand in one line")
+            raise UsageError(f"{where}: {cells[0]} is named twice; all of its labels stand in one line")
         if unknown := next((name for name in names if name not in places), None):
-            raise Misuse(f"{where}: {unknown!r} is no label of {bundle}; `opsin bundles show` lists them")
+            raise UsageError(f"{where}: {unknown!r} is no label of {bundle}; `opsin bundles show` lists them")
         if not all(names):
-            raise Misuse(f"{where}: a label is missing; {FORM}")
+            raise UsageError(f"{where}: a label is missing; {FORM}")
         seen.add(path)
         yield Listed(path, tuple(sorted({places[name] for name in names})))
 
@@ -108,16 +108,16 @@ class _Kinds:
         """Folder → stem → the sound of that name."""
 
     def of(self, path: Path) -> Kind:
-        """Raises Misuse for whatever is neither a video nor a sound."""
+        """Raises UsageError for whatever is neither a video nor a sound."""
         if path not in self._known:
             if not path.is_file():  # a pipe or a device may be read for ever
-                raise Misuse(f"--files: {path}: no file, or a link to none")
+                raise UsageError(f"--files: {path}: no file, or a link to none")
             try:
                 found = media_kinds.kind_of(path)
             except OSError as error:
-                raise Misuse(f"--files: {path}: {error.strerror}") from error
+                raise UsageError(f"--files: {path}: {error.strerror}") from error
             if found is None or found == "image":
-                raise Misuse(f"--files: {path}: neither a video nor a sound; move it elsewhere")
+                raise UsageError(f"--files: {path}: neither a video nor a sound; move it elsewhere")
             self._known[path] = found
         return self._known[path]
 
@@ -131,7 +131,7 @@ class _Kinds:
 
 
 def _use(spec: BundleSpec, use: Use | None, kinds: Collection[Kind]) -> Use:
-    """Return what the bundle goes by. Raises Misuse where that is open, or beyond it."""
+    """Return what the bundle goes by. Raises UsageError where that is open, or beyond it."""
     from opsin.measuring.clip_ladder import task_of
 
     task = task_of(spec)
@@ -139,9 +139,9 @@ def _use(spec: BundleSpec, use: Use | None, kinds: Collection[Kind]) -> Use:
     required = {part.name: part.required for part in task.takes(spec)}
     apart = len(required) == 2 and not any(required.values())
     if use is not None and not apart:
-        raise Misuse(f"--use {use}: {spec.id} does not classify sound and sight apart; leave it out")
+        raise UsageError(f"--use {use}: {spec.id} does not classify sound and sight apart; leave it out")
     if apart and use is None and len(kinds) > 1:
-        raise Misuse(f"--use: {spec.id} classifies sound and sight apart, and there are clips and sounds; say --use sound or --use sight")
+        raise UsageError(f"--use: {spec.id} classifies sound and sight apart, and there are clips and sounds; say --use sound or --use sight")
     if apart:
         return use or ("sound" if "audio" in kinds else "sight")
     if len(required) == 2:
@@ -149,40 +149,40 @@ def _use(spec: BundleSpec, use: Use | None, kinds: Collection[Kind]) -> Use:
     return "sound" if "audio" in required else "sight"
 
 
-def _by_sight(listed: Sequence[Listed], kinds: _Kinds, spec: BundleSpec) -> list[Recording]:
+def _by_sight(listed: Sequence[Listed], kinds: _Kinds, spec: BundleSpec) -> list[LabelledRecording]:
     """Return the videos. A bundle that could go by sound, too, passes over sounds; for others they are a mistake."""
-    from opsin.measuring.clip_ladder import Recording
+    from opsin.measuring.clip_ladder import LabelledRecording
 
     videos = [file for file in listed if kinds.of(file.path) == "video"]
     if spec.sound is None and (stray := _without_video(listed, videos, kinds)):
-        raise Misuse(f"--files: {stray}: a sound, and {spec.id} is measured on videos")
-    return [Recording({"video": file.path}, file.labels) for file in videos]
+        raise UsageError(f"--files: {stray}: a sound, and {spec.id} is measured on videos")
+    return [LabelledRecording({"video": file.path}, file.labels) for file in videos]
 
 
-def _by_sound(listed: Sequence[Listed], kinds: _Kinds) -> list[Recording]:
+def _by_sound(listed: Sequence[Listed], kinds: _Kinds) -> list[LabelledRecording]:
     """Sounds, and the own sound of videos that have none beside them."""
-    from opsin.measuring.clip_ladder import Recording
+    from opsin.measuring.clip_ladder import LabelledRecording
 
     sounds = [file for file in listed if kinds.of(file.path) == "audio"]
     heard = {file.path for file in sounds}
-    found = [Recording({"audio": file.path}, file.labels) for file in sounds]
+    found = [LabelledRecording({"audio": file.path}, file.labels) for file in sounds]
     for file in listed:
         beside = kinds.sound_of(file.path) if kinds.of(file.path) == "video" else file.path
         if (beside or file.path) not in heard:
-            found.append(Recording({"audio": beside or file.path}, file.labels))
+            found.append(LabelledRecording({"audio": beside or file.path}, file.labels))
     return found
 
 
-def _both(listed: Sequence[Listed], kinds: _Kinds) -> list[Recording]:
+def _both(listed: Sequence[Listed], kinds: _Kinds) -> list[LabelledRecording]:
     """Videos, with the sound beside them where there is one: others bring their own."""
-    from opsin.measuring.clip_ladder import Recording
+    from opsin.measuring.clip_ladder import LabelledRecording
 
     videos = [file for file in listed if kinds.of(file.path) == "video"]
     if stray := _without_video(listed, videos, kinds):
-        raise Misuse(f"--files: {stray}: a sound without a video of the same name beside it")
+        raise UsageError(f"--files: {stray}: a sound without a video of the same name beside it")
     beside = {file.path: kinds.sound_of(file.path) for file in videos}
     return [
-        Recording({"video": path} | ({} if (sound := beside[path]) is None else {"audio": sound}), labels)
+        LabelledRecording({"video": path} | ({} if (sound := beside[path]) is None else {"audio": sound}), labels)
         for path, labels in ((file.path, file.labels) for file in videos)
     ]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from opsin.cli.bundles.labelled_images import FEWEST, examples
+from opsin.cli.bundles.labelled_images import MIN_FILES, examples
 from opsin.cli.bundles.labelled_recordings import recordings
 from opsin.cli.services import settings_of
-from opsin.cli.shared.console import counted, screen
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.console import counted, make_console
+from opsin.cli.shared.errors import UsageError
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
@@ -27,7 +27,7 @@ Halves = tuple[int, int | None]
 
 
 @dataclass(frozen=True)
-class Measured:
+class LadderMeasurement:
     """Figures of a ladder, and what they are of."""
 
     quality: Quality
@@ -40,10 +40,10 @@ class Measured:
     """For `quality` of bundle.json."""
 
 
-def measured(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | None, *, force: bool) -> tuple[BundleSpec, list[str]]:
+def measure_ladder(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | None, *, force: bool) -> tuple[BundleSpec, list[str]]:
     """Return the spec with a measured ladder, and lines for the user. values: of the rungs; empty: the bundle's.
 
-    Raises Misuse, BundleError."""
+    Raises UsageError, BundleError."""
     from kernels.malloc import keep_freed_memory
     from models.bundle import Bundle
     from opsin.measuring.clip_ladder import task_of
@@ -57,7 +57,7 @@ def measured(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | 
     try:
         layout = choose(settings)
     except ValueError as error:
-        raise Misuse(str(error)) from error
+        raise UsageError(str(error)) from error
     logs.configure("warning", process="calibrate")
     keep_freed_memory()
     planned = Bundle(path=bundle.path, spec=spec.model_copy(update={"ladder": list(rungs)}))
@@ -84,25 +84,25 @@ def measured(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | 
     return spec.model_copy(update=update), [*_lines(found)]
 
 
-def _of_images(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> Measured:
+def _of_images(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> LadderMeasurement:
     from opsin.measuring.ladder import measure_quality, measure_throughput
 
     if use is not None:
-        raise Misuse(f"--use {use}: {bundle.spec.id} does not classify sound and sight apart; leave it out")
+        raise UsageError(f"--use {use}: {bundle.spec.id} does not classify sound and sight apart; leave it out")
     given = examples(folder, bundle.spec)
-    if len(given.pixels) < FEWEST and not force:
-        raise Misuse(
-            f"--images: {folder} holds {len(given.pixels)} images; fewer than {FEWEST} tell little, and recall is higher the fewer "
+    if len(given.pixels) < MIN_FILES and not force:
+        raise UsageError(
+            f"--images: {folder} holds {len(given.pixels)} images; fewer than {MIN_FILES} tell little, and recall is higher the fewer "
             "there are (--force measures all the same)"
         )
     schedules = {rung.name: rung.merge for rung in bundle.spec.ladder}
     quality = measure_quality(bundle, schedules, given, loader.layout.device)
     of = "captions" if quality.metric == "text-recall" else "images"
-    return Measured(quality, measure_throughput(bundle, schedules, loader), of, "images")
+    return LadderMeasurement(quality, measure_throughput(bundle, schedules, loader), of, "images")
 
 
-def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> Measured:
-    """Raises Misuse also for a file that cannot be classified."""
+def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> LadderMeasurement:
+    """Raises UsageError also for a file that cannot be classified."""
     from rich.progress import Progress
 
     from opsin.measuring.clip_ladder import UnusableRecording, measure_recordings, measure_steps
@@ -111,47 +111,47 @@ def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader
 
     spec, settings = bundle.spec, settings_of(None)
     chosen, given = recordings(folder, spec, use)
-    if len(given) < FEWEST and not force:
-        raise Misuse(
-            f"--files: {folder} holds {len(given)} clips or sounds; fewer than {FEWEST} tell little (--force measures all the same)"
+    if len(given) < MIN_FILES and not force:
+        raise UsageError(
+            f"--files: {folder} holds {len(given)} clips or sounds; fewer than {MIN_FILES} tell little (--force measures all the same)"
         )
     for one in given:
         if (nbytes := sum(file.stat().st_size for file in one.files.values())) > settings.max_body_bytes:
-            raise Misuse(f"--files: {one.name}: {nbytes} bytes are above the limit of {settings.max_body_bytes} (OPSIN_MAX_BODY_BYTES)")
+            raise UsageError(f"--files: {one.name}: {nbytes} bytes are above the limit of {settings.max_body_bytes} (OPSIN_MAX_BODY_BYTES)")
     decoder = Decoder(settings.max_pixels, Limits(clips=settings.clip_limits, sounds=settings.sound_limits))
-    console = screen(errors=True)
+    console = make_console(errors=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("Classifying", total=len(given))
         try:
             quality = measure_recordings(bundle, chosen, given, decoder, loader.layout.device, lambda count: bar.advance(shown, count))
         except UnusableRecording as error:
-            raise Misuse(f"--files: {error}") from error
+            raise UsageError(f"--files: {error}") from error
     throughput = measure_steps(bundle, chosen, loader)
     of = {"both": "clips with sound", "sight": "clips", "sound": "sounds"}[chosen]
     if spec.sound is None:
-        return Measured(quality, throughput, of, "views")
-    return Measured(quality, throughput, of, "windows", {"ladder_by": chosen})
+        return LadderMeasurement(quality, throughput, of, "views")
+    return LadderMeasurement(quality, throughput, of, "windows", {"ladder_by": chosen})
 
 
 def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
-    """The rungs to measure. Raises Misuse for a bundle that can have none."""
-    from models.bundle import VECTOR_TASKS
-    from models.checkpoints.bundle_fields import unmeasured_ladder
-    from models.loading import unsupported_reason
+    """The rungs to measure. Raises UsageError for a bundle that can have none."""
+    from models.bundle import EMBEDDED
+    from models.checkpoints.bundle_fields import ladder
+    from models.loading import not_served
     from models.registry import architectures, read_config
     from opsin.measuring.clip_ladder import task_of
 
     architecture = architectures().get(spec.architecture)
-    if spec.task not in ("classify", *VECTOR_TASKS) and task_of(spec) is None:
-        raise Misuse(
-            f"{spec.id}: its task is {spec.task}; ladders are measured of classify, {', '.join(VECTOR_TASKS)}, and of clips and sounds"
+    if spec.task not in ("classify", *EMBEDDED) and task_of(spec) is None:
+        raise UsageError(
+            f"{spec.id}: its task is {spec.task}; ladders are measured of classify, {', '.join(EMBEDDED)}, and of clips and sounds"
         )
     if architecture is None or not architecture.merges:
-        raise Misuse(f"{spec.id}: tokens of architecture {spec.architecture} do not merge, so it has no ladder")
-    if reason := unsupported_reason(spec):
-        raise Misuse(f"{spec.id}: {reason}")
+        raise UsageError(f"{spec.id}: tokens of architecture {spec.architecture} do not merge, so it has no ladder")
+    if reason := not_served(spec):
+        raise UsageError(f"{spec.id}: {reason}")
     if any(sight is not None for _, sight in values) and (spec.sound is None or spec.clip is None or spec.preprocess is None):
-        raise Misuse(f"--r-sight: {spec.id} does not hear and see; leave it out")
+        raise UsageError(f"--r-sight: {spec.id} does not hear and see; leave it out")
     if values:
         rungs: Sequence[Rung] = [_rung(*halves) for halves in sorted(set(values), key=lambda halves: (halves[0], halves[1] or 0))]
     else:
@@ -159,11 +159,11 @@ def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
             config = read_config(architecture.config, spec.config)
             rungs = spec.ladder or unmeasured_ladder(architecture, spec.task, config, sees=spec.preprocess is not None)
         except ValueError as error:
-            raise Misuse(f"{spec.id}: config: {error}") from error
+            raise UsageError(f"{spec.id}: config: {error}") from error
     if not rungs:
-        raise Misuse(f"{spec.id}: has no rungs; name some with --r")
+        raise UsageError(f"{spec.id}: has no rungs; name some with --r")
     if spec.default_rung not in (None, *(rung.name for rung in rungs)):
-        raise Misuse(f"--r: the default rung of {spec.id}, {spec.default_rung}, would be gone; name it too, or change default_rung")
+        raise UsageError(f"--r: the default rung of {spec.id}, {spec.default_rung}, would be gone; name it too, or change default_rung")
     return rungs
 
 
@@ -209,10 +209,10 @@ def _figures(quality: Quality, value: float) -> dict[str, float]:
     return {"value": round(value, 5), **told, "n": quality.count}
 
 
-def _lines(found: Measured) -> Iterator[str]:
+def _lines(found: LadderMeasurement) -> Iterator[str]:
     quality, throughput = found.quality, found.throughput
     for name, share in quality.shares.items():
-        figure = f"{share:.4f}" if quality.classes else with_error(share, quality.count)
+        figure = f"{share:.4f}" if quality.classes else format_with_error(share, quality.count)
         yield f"{name:<12} {quality.metric} {figure}  throughput {throughput.ratios[name]:.2f}×"
     over = f" with {counted(quality.classes, 'label')}" if quality.classes else ""
     yield f"measured     on {quality.count} {found.of}{over}; throughput in batches of {throughput.batch_size}"
@@ -225,5 +225,5 @@ def _error(share: float, count: int) -> float:
     return math.sqrt(share * (1 - share) / count)
 
 
-def with_error(share: float, count: int) -> str:
+def format_with_error(share: float, count: int) -> str:
     return f"{share:.4f} ± {_error(share, count):.4f}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsin.cli.services import settings_of
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def at_model_size(paths: Iterable[Path], spec: BundleSpec, option: str) -> list[NDArray[Any]]:
-    """uint8 (S, S, 3) of each file, prepared as the service does. Raises Misuse naming `option` and the file."""
+    """uint8 (S, S, 3) of each file, prepared as the service does. Raises UsageError naming `option` and the file."""
     from server.media.images import Decoder, ImageError, to_model_size
 
     limit, pixels = settings_of(None).max_pixels, []
@@ -25,5 +25,5 @@ def at_model_size(paths: Iterable[Path], spec: BundleSpec, option: str) -> list[
             with Decoder(limit).decoded(path.read_bytes()) as picture:
                 pixels.append(to_model_size(picture, spec.pictures, limit))
         except (ImageError, OSError) as error:
-            raise Misuse(f"{option}: {path}: {error}") from error
+            raise UsageError(f"{option}: {path}: {error}") from error
     return pixels

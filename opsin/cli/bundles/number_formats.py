@@ -9,7 +9,7 @@ from opsin.cli.bundles.compare import logits
 from opsin.cli.bundles.model_inputs import at_model_size
 from opsin.cli.services import settings_of
 from opsin.cli.shared.console import counted
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 PIN = "OPSIN_DTYPE=float32 pins float32"
 MEASURED = "as measured just now; each worker measures for itself"
-MOST_TRIED = 2**31
+MAX_TRIAL_BYTES = 2**31
 """Bytes of weights that an import runs to see the number format."""
-MOST_SECONDS = 5.0
+MAX_TRIAL_S = 5.0
 """Time for the images, of which the first is always tried."""
 MEMBERS = frozenset({"pose", "body", "depth", "actions"})
 """Tasks of bundles that answer only as members of pipelines, which compute in float32."""
@@ -45,14 +45,14 @@ def sentence(bundle: Bundle) -> str:
     is_precise = is_graph or spec.task in architectures()[spec.architecture].precise_tasks
     try:
         place = device_layout.choose(settings)
-        if spec.size <= MOST_TRIED:
+        if spec.size <= MAX_TRIAL_BYTES:
             name = warmup.in_the_faster_format(bundle, place, settings.dtype)[1]
         if is_precise:
             return f"{own} on every machine, whatever OPSIN_DTYPE says"
         if name is None:
             return f"measured by the first worker, since the weights are large, and then in GET /v1/models; {PIN}"
         distance = _distance(bundle, place.device)
-    except (BundleError, Misuse, ValueError, RuntimeError) as error:
+    except (BundleError, UsageError, ValueError, RuntimeError) as error:
         return f"unknown: it does not run here ({error})"
     here = _here(place.device)
     found = f"float32 on {here} (bfloat16, where that is faster: {distance})" if name == "float32" else f"{name} on {here}: {distance}"
@@ -67,7 +67,7 @@ def _here(device: torch.device) -> str:
 
 
 def _distance(bundle: Bundle, device: torch.device) -> str:
-    """How far a classifier's logits in bfloat16 are from those in float32. Raises BundleError, Misuse."""
+    """How far a classifier's logits in bfloat16 are from those in float32. Raises BundleError, UsageError."""
     import numpy as np
     import torch
 
@@ -76,7 +76,7 @@ def _distance(bundle: Bundle, device: torch.device) -> str:
 
     exact, short = (load(bundle, device=device, dtype=dtype, packed=True) for dtype in (torch.float32, torch.bfloat16))
     schedule, images = usual_schedule(bundle.spec), at_model_size(_samples(), bundle.spec, "import")
-    furthest, same, count, deadline = 0.0, 0, 0, time.monotonic() + MOST_SECONDS
+    furthest, same, count, deadline = 0.0, 0, 0, time.monotonic() + MAX_TRIAL_S
     for image in images:
         if count and time.monotonic() > deadline:
             break

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.shared.console import columns, screen
-from opsin.cli.shared.errors import Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.console import make_table, make_console
+from opsin.cli.shared.errors import UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 
 def models(
@@ -25,14 +25,14 @@ def models(
     Costs are counted here, on a model without storage: GFLOPs of one sample at its native size, a multiply-add counted as two (papers
     often count it as one).
     """
-    with libraries("server"):
-        from models.flops import forward_cost, dummy_forward
+    with requires_extra("server"):
+        from models.flops import cost, native
         from models.systems.published_sizes import sizes
     chosen = [size for name, size in sizes().items() if not names or any(part in name for part in names)]
     if not chosen:
-        raise Misuse(f"models: no name has {' or '.join(names or [])} in it; there are {', '.join(sizes())}")
+        raise UsageError(f"models: no name has {' or '.join(names or [])} in it; there are {', '.join(sizes())}")
     heads = ("Name", "System", "Parameters", "GFLOPs", "per", "Tokens", "Source")
-    table = columns(*heads, right=("Parameters", "GFLOPs", "Tokens"))
+    table = make_table(*heads, right=("Parameters", "GFLOPs", "Tokens"))
     for size in chosen:
         found = forward_cost(size.architecture, size.config)
         unit = dummy_forward(size.architecture).unit
@@ -50,4 +50,4 @@ def models(
             size.source,
         )
     if not as_json:
-        screen().print(table)
+        make_console().print(table)

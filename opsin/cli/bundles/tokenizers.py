@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
     from models.bundle_schema import TextSpec
 
 
-def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[TextSpec, dict[str, Path]]:
-    """The section `text` of a bundle to be written, and its further files, in `folder`. Raises Misuse."""
+def prepare_tokenizer(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[Text, dict[str, Path]]:
+    """The section `text` of a bundle to be written, and its further files, in `folder`. Raises UsageError."""
     from models.bundle import TOKENIZER_FILE
     from models.systems.image_text.add_tokenizer import prepare
     from models.systems.image_text.tokenizer_conversion import read_templates
@@ -22,14 +22,14 @@ def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path |
     try:
         text, content = prepare(spec, weights, tokenizer, read_templates(templates) if templates else None)
     except TokenizerError as error:
-        raise Misuse(str(error)) from error
+        raise UsageError(str(error)) from error
     file = folder / TOKENIZER_FILE
     file.write_bytes(content)
     return text, {TOKENIZER_FILE: file}
 
 
-def added(bundle: Bundle, tokenizer: Path, templates: Path | None) -> Bundle:
-    """The bundle with its new tokenizer. Raises Misuse."""
+def with_tokenizer(bundle: Bundle, tokenizer: Path, templates: Path | None) -> Bundle:
+    """The bundle with its new tokenizer. Raises UsageError."""
     from models.systems.image_text.add_tokenizer import add_tokenizer
     from models.systems.image_text.tokenizer_conversion import read_templates
     from models.systems.image_text.tokenizer_vocabulary import TokenizerError
@@ -37,7 +37,7 @@ def added(bundle: Bundle, tokenizer: Path, templates: Path | None) -> Bundle:
     try:
         return add_tokenizer(bundle, tokenizer, read_templates(templates) if templates else None)
     except TokenizerError as error:
-        raise Misuse(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 def summary(spec: BundleSpec) -> str | None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.shared.errors import Misuse
-from opsin.cli.shared.requirements import libraries
+from opsin.cli.shared.errors import UsageError
+from opsin.cli.shared.requirements import requires_extra
 
 
 def train(
@@ -27,7 +27,7 @@ def train(
 
     On several processes: `torchrun --nproc-per-node 8 -m opsin.engine training RECIPE.yaml`.
     """
-    with libraries("train"):
+    with requires_extra("train"):
         from training import command
         from training.errors import TrainingError
         from training.options import Options
@@ -35,6 +35,6 @@ def train(
     try:
         code = command.run(options)
     except TrainingError as error:
-        raise Misuse(str(error)) from error
+        raise UsageError(str(error)) from error
     if code:
         raise typer.Exit(code)

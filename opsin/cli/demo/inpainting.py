@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from opsin.cli.shared.console import columns
+from opsin.cli.shared.console import make_table
 from opsin.engine import FOLDER
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def show_inpainting(client: Client, output: Path, console: Console) -> None:
 
     files = sorted(file for file in DRAWINGS.glob("*.png") if not file.stem.endswith(MASK))
     model = next(model for model in client.models() if model.task == "inpaint")
-    table = columns("Drawing", "Hole", "Method", "Total", "Filled", right=("Hole", "Total"))
+    table = make_table("Drawing", "Hole", "Method", "Total", "Filled", right=("Hole", "Total"))
     rows: list[list[Image]] = []
     with Progress(console=console, refresh_per_second=2, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Filling", total=len(files))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opsin.cli.shared.console import columns
+from opsin.cli.shared.console import make_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from opsin.client import Client
-    from opsin.point_rendering import Cloud
+    from opsin.point_rendering import ColouredPointCloud
 
 NAME = "motorcycle"
 """The photograph with depth that scikit-image ships, of the Middlebury stereo data sets."""
@@ -25,7 +25,7 @@ LONG_SIDE = 512
 def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     """Reconstruct the photograph's object, print a table, and write the meshes and pictures of their points from all sides to `output`."""
     from opsin.image_encoding import png
-    from opsin.point_rendering import turntable
+    from opsin.point_rendering import render_turntable
     from training.data.captures import CAPTURES
 
     model = next(model for model in client.models() if model.task == "reconstruct" and model.details["default"])
@@ -33,12 +33,12 @@ def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     camera = json.loads((output / f"{NAME}.json").read_text(encoding="utf-8"))
     image, depth, mask = (output / f"{NAME}{end}.png" for end in ("", "-depth", "-mask"))
     figures = ("Points", "Queries", "Front", "Total")
-    table = columns("Photograph", *figures, "Written", right=figures)
+    table = make_table("Photograph", *figures, "Written", right=figures)
     ways = [("with its depth", NAME, depth), ("alone", f"{NAME}-alone", None)]
     for way, name, told in ways if "depth" in model.details["members"] else ways[:1]:
         found = client.reconstruct(image, told, mask=mask, model=model.id, format="npz", **camera)
         mesh, sides = output / f"{name}.glb", output / f"{name}-sides.png"
-        sides.write_bytes(png(turntable(found.cloud())))
+        sides.write_bytes(png(render_turntable(found.cloud())))
         written = [sides]
         if found.scene is not None:
             mesh.write_bytes(client.scene(found.scene, format="glb").file)
@@ -50,12 +50,12 @@ def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     console.print(table)
 
 
-def likeness(cloud: Cloud, image: Path, mask: Path, camera: Mapping[str, float]) -> float:
+def likeness(cloud: ColouredPointCloud, image: Path, mask: Path, camera: Mapping[str, float]) -> float:
     """PSNR in dB, inside the mask, of what the photograph's camera (fx, fy, cx, cy in pixels) sees of the points."""
     import numpy as np
     from PIL import Image
 
-    from opsin.point_rendering import from_camera
+    from opsin.point_rendering import render_from_camera
 
     with Image.open(mask) as opened:
         silhouette = opened.convert("L").point(lambda value: 255 * (value >= 128))
@@ -68,5 +68,5 @@ def likeness(cloud: Cloud, image: Path, mask: Path, camera: Mapping[str, float])
     across, down = width / (right - left), height / (bottom - top)
     moved = {"fx": camera["fx"] * across, "fy": camera["fy"] * down}
     moved |= {"cx": (camera["cx"] - left) * across, "cy": (camera["cy"] - top) * down}
-    difference = from_camera(cloud, moved, height, width)[inside] - photograph[inside]
+    difference = render_from_camera(cloud, moved, height, width)[inside] - photograph[inside]
     return float(10 * np.log10(255**2 / np.mean(difference**2)))

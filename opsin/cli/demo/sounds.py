@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SOUNDS = FOLDER / "server" / "playground" / "samples"
 
 
-def hears(model: Model) -> bool:
+def is_sound_classifier(model: Model) -> bool:
     """Whether it labels sound, and nothing else."""
     return [part["name"] for part in model.details.get("inputs", ())] == ["audio"]
 

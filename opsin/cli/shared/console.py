@@ -17,7 +17,7 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """A terminal obeys them: they move its cursor, and may make it type. Tabs and ends of lines pass."""
 
 
-def screen(*, errors: bool = False, record: bool = False) -> Console:
+def make_console(*, errors: bool = False, record: bool = False) -> Console:
     """A rich console on stdout or stderr: colours and progress on a terminal, plain text of a readable width elsewhere."""
     from rich.console import Console
 
@@ -25,7 +25,7 @@ def screen(*, errors: bool = False, record: bool = False) -> Console:
     return Console(stderr=errors, highlight=False, record=record, width=None if terminal else WIDTH_OF_A_FILE)
 
 
-def columns(*heads: str, right: Collection[str] = (), title: str | None = None) -> Table:
+def make_table(*heads: str, right: Collection[str] = (), title: str | None = None) -> Table:
     """A table without lines, to be filled. right: heads of the columns whose cells end at the right, as numbers do."""
     from rich.table import Table
 
@@ -35,26 +35,26 @@ def columns(*heads: str, right: Collection[str] = (), title: str | None = None) 
     return table
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Text of others, such as labels of a server, with control characters as JSON escapes them: JSON stays JSON."""
     return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def plain(text: str) -> str:
+def escape_markup(text: str) -> str:
     """The same as rich markup that has no style."""
     from rich.markup import escape
 
-    return escape(printable(text))
+    return escape(escape_controls(text))
 
 
 def print_note(bundle: str, note: str) -> None:
     """Print what a bundle says of its answers, if anything: dimmed, on stderr, since stdout is for the answers, and unbroken, so that a
     command in it can be copied."""
     if note:
-        screen(errors=True).print(f"[dim]{plain(f'{bundle}: {note}')}[/]", soft_wrap=True)
+        make_console(errors=True).print(f"[dim]{escape_markup(f'{bundle}: {note}')}[/]", soft_wrap=True)
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes for a reader: `11.4 MB`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:

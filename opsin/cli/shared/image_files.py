@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from opsin.cli.shared.console import print_note, printable, screen
-from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.console import escape_controls, make_console, print_note
+from opsin.cli.shared.errors import CommandError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,17 +29,17 @@ T = TypeVar("T")
 
 
 def check(files: list[Path], kinds: str = "images") -> None:
-    """Raises Misuse for folders, and for files that are not there. kinds: of files that the command takes."""
+    """Raises UsageError for folders, and for files that are not there. kinds: of files that the command takes."""
     folder = next((file for file in files if file.is_dir()), None)
     if folder is not None:
-        raise Misuse(f"{folder}: a folder; name its {kinds}, such as {folder}/*.jpg")
+        raise UsageError(f"{folder}: a folder; name its {kinds}, such as {folder}/*.jpg")
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise Misuse(f"{missing[0]}: no such file" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))
+        raise UsageError(f"{missing[0]}: no such file" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))
 
 
-def of_folders(sources: Sequence[Path]) -> tuple[list[Path], int]:
-    """Files, each once, those of folders by name; and how many of folders are no images. Raises Misuse."""
+def expand_folders(sources: Sequence[Path]) -> tuple[list[Path], int]:
+    """Files, each once, those of folders by name; and how many of folders are no images. Raises UsageError."""
     found, others = dict[Path, None](), 0
     for source in sources:
         if source.is_file():
@@ -50,9 +50,9 @@ def of_folders(sources: Sequence[Path]) -> tuple[list[Path], int]:
             found.update(dict.fromkeys(images))
             others += len(inner) - len(images)
         else:
-            raise Misuse(f"{source}: no such file or folder")
+            raise UsageError(f"{source}: no such file or folder")
     if not found:
-        raise Misuse(f"{sources[0]}: no image in it; images are known by their suffixes, {', '.join(sorted(IMAGES))}")
+        raise UsageError(f"{sources[0]}: no image in it; images are known by their suffixes, {', '.join(sorted(IMAGES))}")
     return list(found), others
 
 
@@ -64,7 +64,7 @@ def answers(ask: Callable[[Path], T], files: list[Path], doing: str) -> dict[Pat
     """The service's answer to each file, in the order of the files; a progress bar on a terminal meanwhile."""
     from rich.progress import track
 
-    console = screen(errors=True)
+    console = make_console(errors=True)
     pool = ThreadPoolExecutor(IN_FLIGHT)
     try:
         answered = pool.map(partial(answer, ask), files)
@@ -93,13 +93,13 @@ def report(answers: Mapping[Path, Any], table: Callable[[Iterable[tuple[str, Any
     labelled = {file: answer for file, answer in answers.items() if not isinstance(answer, OpsinError)}
     if as_json:
         for file, answer in answers.items():
-            typer.echo(printable(json.dumps(_line(file, answer), ensure_ascii=False)))
+            typer.echo(escape_controls(json.dumps(_line(file, answer), ensure_ascii=False)))
     elif labelled:
-        screen().print(table((file.name, found) for file, found in labelled.items()))
+        make_console().print(table((file.name, found) for file, found in labelled.items()))
         for bundle, note in dict.fromkeys((f"{found.model}@{found.version}", found.note) for found in labelled.values()):
             print_note(bundle, note)
     if len(labelled) < len(answers):
-        raise Failure(*(f"{file}: {error}" for file, error in answers.items() if file not in labelled))
+        raise CommandError(*(f"{file}: {error}" for file, error in answers.items() if file not in labelled))
 
 
 def _line(file: Path, answer: Any) -> dict[str, Any]:

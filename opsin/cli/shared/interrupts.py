@@ -15,12 +15,12 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 
-def leave_tidily() -> None:
+def exit_cleanly_on_sigterm() -> None:
     """From here on SIGTERM ends this process as an exception does: temporary folders go."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
-def leave() -> NoReturn:
+def exit_now() -> NoReturn:
     """End this process at once, as interrupted: Python would wait for threads whose requests hang."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # pressed again while nobody reads what is flushed
     for stream in (sys.stdout, sys.stderr):
@@ -30,7 +30,7 @@ def leave() -> NoReturn:
 
 
 @contextmanager
-def remembered() -> Iterator[Callable[[], None]]:
+def pending_interrupt() -> Iterator[Callable[[], None]]:
     """Inside the `with` block of the main thread, what it yields raises KeyboardInterrupt if Ctrl-C has been pressed before."""
     pressed = False
 

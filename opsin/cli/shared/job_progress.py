@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from opsin.cli.shared.console import screen
+from opsin.cli.shared.console import make_console
 from opsin.errors import OpsinError, Refused
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def followed(job: Job[T], doing: str, *, elapsed: bool = False, preview: Callable[[Mapping[str, Any]], Text] | None = None) -> T:
+def wait_with_progress(job: Job[T], doing: str, *, elapsed: bool = False, preview: Callable[[Mapping[str, Any]], Text] | None = None) -> T:
     """The result; on a terminal a progress bar meanwhile. Cancels the job if it is interrupted. Raises OpsinError.
 
     elapsed: show the time that has passed, where the steps ahead are not alike. preview: draws what a preview brings, above the bar.
@@ -27,7 +27,7 @@ def followed(job: Job[T], doing: str, *, elapsed: bool = False, preview: Callabl
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    console = screen(errors=True)
+    console = make_console(errors=True)
     time = TimeElapsedColumn() if elapsed else TimeRemainingColumn()
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), time, console=console)
     shown = bar.add_task("Waiting", total=None)

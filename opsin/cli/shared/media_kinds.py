@@ -42,7 +42,7 @@ def kind(content: bytes | mmap.mmap) -> Kind | None:
     """Return what a file is; None: nothing that is known here."""
     head = content[:HEAD]
     if head[4:8] in BOXES:
-        return "image" if head[8:12] in STILL_BRANDS else _of_mp4(content)
+        return "image" if head[8:12] in STILL_BRANDS else _mp4_kind(content)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
         return RIFF.get(head[8:12])
     if head.startswith((*STILLS, *GIFS)):
@@ -74,7 +74,7 @@ def is_gif(path: Path) -> bool:
     return False
 
 
-def _of_mp4(content: bytes | mmap.mmap) -> Kind:
+def _mp4_kind(content: bytes | mmap.mmap) -> Kind:
     """Tell it by the list of tracks. A file that is cut may lack that, since cameras write it last: its brand tells then."""
     tracks = {track.group(1) for track in MP4_TRACK.finditer(content)}
     if tracks:

@@ -6,15 +6,15 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.errors import UsageError
 
 Seconds = TypeVar("Seconds", float, float | None)
 
 
 def positive(timeout: Seconds) -> Seconds:
-    """Raises Misuse for what is no time to wait."""
+    """Raises UsageError for what is no time to wait."""
     if timeout is not None and not timeout > 0:  # nor is NaN
-        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+        raise UsageError(f"--timeout: {timeout:g} seconds; it must be positive")
     return timeout
 
 

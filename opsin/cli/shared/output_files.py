@@ -5,32 +5,32 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from opsin.atomic_write import replacing
-from opsin.cli.shared.errors import Failure, Misuse
+from opsin.atomic_write import atomic_write
+from opsin.cli.shared.errors import CommandError, UsageError
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4", ".mov", ".webm", ".mkv", ".avi"})
 
 
 def check(*paths: Path | None) -> None:
-    """Raises Misuse for a file that could not be written, or that is named twice."""
+    """Raises UsageError for a file that could not be written, or that is named twice."""
     named = [path.resolve() for path in paths if path is not None]
     for path in paths:
         if path is None:
             continue
         if named.count(path.resolve()) > 1:
-            raise Misuse(f"{path}: named for two outputs; name another file for one of them")
+            raise UsageError(f"{path}: named for two outputs; name another file for one of them")
         if path.is_dir():
-            raise Misuse(f"{path}: cannot be written (it is a folder)")
+            raise UsageError(f"{path}: cannot be written (it is a folder)")
         if not path.parent.is_dir():
-            raise Misuse(f"{path}: cannot be written (there is no folder {path.parent})")
+            raise UsageError(f"{path}: cannot be written (there is no folder {path.parent})")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise Misuse(f"{path}: cannot be written (no permission)")
+            raise UsageError(f"{path}: cannot be written (no permission)")
 
 
 def check_suffix(path: Path | None, suffix: str) -> None:
-    """Raises Misuse for a name that promises a picture of another kind."""
+    """Raises UsageError for a name that promises a picture of another kind."""
     if path is not None and path.suffix.lower() in PICTURES - {suffix}:
-        raise Misuse(f"{path}: the file's name must end in {suffix}")
+        raise UsageError(f"{path}: the file's name must end in {suffix}")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -39,7 +39,7 @@ def write(path: Path, content: bytes) -> None:
         if (path.exists() and not path.is_file()) or not os.access(path.resolve().parent, os.W_OK):  # such as a pipe
             path.write_bytes(content)
             return
-        with replacing(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_bytes(content)
     except OSError as error:
-        raise Failure(f"{path}: cannot be written ({error.strerror})") from error
+        raise CommandError(f"{path}: cannot be written ({error.strerror})") from error

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from opsin.cli.shared.errors import Failure
+from opsin.cli.shared.errors import CommandError
 
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0
@@ -22,7 +22,7 @@ FOREIGN = ("OPSIN_REDIS_URL", "OPSIN_CONFIG", "OPSIN_API_KEYS_FILE", "OPSIN_API_
 
 
 @contextmanager
-def own_service(
+def temporary_service(
     bundles: Path, environment: Mapping[str, str] | None = None, *, python: str = sys.executable, folder: Path | None = None
 ) -> Iterator[str]:
     """Run `opsin serve` of these bundles alone, on a free port with a private queue, and yield its URL once it is ready; stop it at the
@@ -60,9 +60,9 @@ def _await_ready(process: subprocess.Popen[bytes], url: str, log: IO[str]) -> No
     with Client(url, timeout=5) as client:
         while not (readiness := client.ready()):
             if process.poll() is not None:
-                raise Failure(f"the service ended with exit code {process.returncode}: {_last_words(log)}")
+                raise CommandError(f"the service ended with exit code {process.returncode}: {_last_words(log)}")
             if time.monotonic() > give_up:
-                raise Failure(f"the service is not ready after {START_SECONDS:.0f} s ({readiness.reason}): {_last_words(log)}")
+                raise CommandError(f"the service is not ready after {START_SECONDS:.0f} s ({readiness.reason}): {_last_words(log)}")
             time.sleep(0.1)
 
 

@@ -24,7 +24,7 @@ def can_draw(console: Console) -> bool:
     return True
 
 
-def drawn(image: Image, columns: int = COLUMNS) -> Text:
+def draw(image: Image, columns: int = COLUMNS) -> Text:
     """The image, so many characters wide and half as many lines high if it is square."""
     from rich.color import Color
     from rich.style import Style

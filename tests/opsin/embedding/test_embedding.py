@@ -125,7 +125,7 @@ def test_the_service_refuses_what_cannot_be_embedded(client: Client, asked: dict
         ({"images": []}, ValueError, "at least one"),
         ({"texts": []}, ValueError, "at least one"),
         ({"texts": ["a", "b\ud800"]}, ValueError, r"texts\[1\]: .* lone surrogate"),
-        ({"texts": "a", "output": "tokens"}, ValueError, "those of images"),
+        ({"texts": "a", "output": "tokens"}, ValueError, "is for images"),
         ({"images": IMAGES[0], "output": "patches"}, ValueError, "'pooled' or 'tokens'"),
         ({"images": IMAGES[0], "merg": 1}, TypeError, "no option 'merg'; the options are model, merge"),
     ],

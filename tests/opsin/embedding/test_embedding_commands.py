@@ -301,7 +301,7 @@ def test_search_by_text_needs_a_bundle_that_reads_texts(embedding_service: Servi
         (["embed", "/nowhere", "-o", "vectors.npz"], "opsin: /nowhere: no such file or folder"),
         (["embed", "tests/opsin", "-o", "vectors.npz"], "opsin: tests/opsin: no image in it"),
         (["search", "/nowhere.npz", "a dog"], "opsin: /nowhere.npz: no such file; `opsin embed FOLDER -o /nowhere.npz` writes it"),
-        (["search", "README.md", "a dog"], "opsin: README.md: no file of vectors that `opsin embed` has written"),
+        (["search", "README.md", "a dog"], "opsin: README.md: not a file of vectors written by `opsin embed`"),
         (["search", "README.md"], "opsin: search: give either a text or --image FILE"),
         (["search", "README.md", "a", "--image", "README.md"], "opsin: search: give either a text or --image FILE"),
         (["search", "README.md", "a", "-k", "0"], "opsin: -k: 0; it must be at least 1"),
@@ -319,7 +319,7 @@ def test_a_file_of_something_else_is_not_written_over(embedding_service: Service
     np.savez(file, vectors=np.zeros((2, 3), np.float32))
     before = file.read_bytes()
     ended = opsin("embed", folder, "-o", file, "--url", embedding_service.url)
-    assert ended.returncode == 2 and "no file of vectors that `opsin embed` has written" in ended.stderr
+    assert ended.returncode == 2 and "not a file of vectors written by `opsin embed`" in ended.stderr
     assert file.read_bytes() == before
 
 
@@ -359,7 +359,7 @@ def test_a_file_of_vectors_that_is_damaged_is_named(tmp_path: Path) -> None:
     file.write_bytes(content)
     ended = opsin("search", file, "a dog")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
-    assert ended.stderr.startswith(f"opsin: {file}: no file of vectors that `opsin embed` has written")
+    assert ended.stderr.startswith(f"opsin: {file}: not a file of vectors written by `opsin embed`")
 
 
 def test_a_search_in_100_000_vectors_is_exact() -> None:
