@@ -33,7 +33,8 @@ CLASS_PARTICIPLE = re.compile(
 )
 CLASS_NOUNS = vocabulary(
     "Matching Masking Spacing Coupling Supervised Sized Sharded Drawing Recording String Embedding Padding Encoding Setting "
-    "Training Mapping Merging Timing Inpainting Sighting Reading Building Rendering Warning Sampling Tokenizing Failed Filled Refused Shared Red"
+    "Training Mapping Merging Timing Inpainting Sighting Reading Building Rendering Warning Sampling Tokenizing "
+    "Failed Filled Refused Shared Red"
 )
 MODULE_NOUNS = vocabulary(
     "training merging masking pooling sampling blending timing embedding matching tracking rendering distributed supervised labelled "

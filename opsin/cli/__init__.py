@@ -1,4 +1,4 @@
-"""The `opsin` command: a file per group of commands, each importing what it runs only when it runs."""
+"""The `opsin` command. Each module is a command or a group of commands, and imports what it needs only when it runs."""
 
 import sys
 from typing import NoReturn
@@ -7,7 +7,7 @@ __all__ = ["main"]
 
 
 def main() -> NoReturn:
-    """Run the command line of this process, as `app.main` does: Ctrl-C may come before that is imported."""
+    """Run the command line of this process with `app.main`. Ctrl-C may come while that is being imported."""
     try:
         from opsin.cli import app
     except KeyboardInterrupt:

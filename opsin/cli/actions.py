@@ -1,4 +1,4 @@
-"""`opsin actions`: who does what when in a video, through a running service."""
+"""`opsin actions`: recognise who does what, and when, in a video."""
 
 from __future__ import annotations
 
@@ -30,60 +30,66 @@ def actions(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the answer as JSON.", show_default=False)] = None,
     url: Url = None,
     model: Model = None,
-    top_k: Annotated[int | None, typer.Option(help="Labels of a person and second.", show_default=False)] = None,
-    threshold: Annotated[float | None, typer.Option(help="Leave labels of a lower score out.", show_default=False)] = None,
-    start: Annotated[float | None, typer.Option(help="Second from which on frames are looked at.", show_default=False)] = None,
-    end: Annotated[float | None, typer.Option(help="Second before which frames are looked at.", show_default=False)] = None,
-    people: Annotated[int | None, typer.Option(help="Most people to follow at a time.", show_default=False)] = None,
-    detail: Annotated[
-        str | None, typer.Option(help="How closely people are looked for: fast, standard or high.", show_default=False)
-    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of labels for each person and second.", show_default=False)] = None,
+    threshold: Annotated[float | None, typer.Option(help="Minimum score of a label.", show_default=False)] = None,
+    start: Annotated[float | None, typer.Option(help="Start of the analysed part, in seconds.", show_default=False)] = None,
+    end: Annotated[float | None, typer.Option(help="End of the analysed part, in seconds.", show_default=False)] = None,
+    people: Annotated[int | None, typer.Option(help="Maximum number of people to track at once.", show_default=False)] = None,
+    detail: Annotated[str | None, typer.Option(help="Detection quality: fast, standard or high.", show_default=False)] = None,
     timeout: Timeout = 3600.0,
 ) -> None:
-    """Tell who does what when in a video, with a running service, and show how far it has come.
+    """Recognise who does what, and when, in a video. Shows a progress bar.
 
-    Ctrl-C ends the work in the service, too.
+    Ctrl-C also cancels the work in the service.
     """
     from opsin.client import Client
     from opsin.errors import OpsinError
 
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
-    output_files.check(output, json_file)
+    output_files.check_writable(output, json_file)
     output_files.check_suffix(output, ".mp4")
     is_tracks = file.suffix.lower() in (".json", ".npz")
     if is_tracks and output is not None:
-        raise UsageError(f"--output: {file} holds tracks, and there is no video to draw into")
-    chosen = {"model": model, "top_k": top_k, "threshold": threshold, "start_s": start, "end_s": end, "people": people, "detail": detail}
-    options: Any = {**chosen, "timeout": timeout}
+        raise UsageError(f"--output: {file} holds tracks, so there is no video to draw into")
+    request_options = {
+        "model": model,
+        "top_k": top_k,
+        "threshold": threshold,
+        "start_s": start,
+        "end_s": end,
+        "people": people,
+        "detail": detail,
+    }
+    options: Any = {**request_options, "timeout": timeout}
     with Client(url) as client:
         try:
             job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
-            told = wait_with_progress(job, "Watching")
-            if json_file is not None:  # first: the annotated clip is drawn now, and that may fail
-                output_files.write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
+            result = wait_with_progress(job, "Watching")
+            if json_file is not None:  # first: drawing the annotated clip may fail
+                output_files.write(json_file, json.dumps(result.document, ensure_ascii=False).encode())
             if output is not None:
                 output_files.write(output, job.file(MP4))
         except OpsinError as error:
             raise CommandError(f"{file}: {error}") from error
-    make_console().print(actions_table(told) if told.people else "nobody was seen")
+    make_console().print(actions_table(result) if result.people else "no people were detected")
     for written in (output, json_file):
         if written is not None:
             typer.echo(str(written))
-    print_note(f"{told.model}@{told.version}", told.note)
+    print_note(f"{result.model}@{result.version}", result.note)
 
 
-def actions_table(told: VideoActions) -> Table:
-    """A line for each run of seconds with the same best label, with mean scores."""
+def actions_table(result: VideoActions) -> Table:
+    """Return a table with a row for each run of seconds with equal best labels, with mean scores."""
     from rich.table import Table
 
     table = Table("person", "seconds", "actions (mean scores)", box=None, pad_edge=False)
-    for person in told.people:
+    for person in result.people:
         for run in person.runs:
-            table.add_row(str(person.person), f"{run.start_s:.1f} – {run.end_s:.1f}", _words(run))
+            table.add_row(str(person.person), f"{run.start_s:.1f} – {run.end_s:.1f}", _format_labels(run))
     return table
 
 
-def _words(run: Second) -> str:
+def _format_labels(run: Second) -> str:
     labels = ", ".join(f"{escape_markup(label.label)} {label.score:.2f}" for label in run.labels) or "–"
     return f"unsure: {labels}" if run.unsure else labels

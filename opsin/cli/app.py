@@ -1,4 +1,4 @@
-"""The command line as a whole: its groups, and how errors reach the user."""
+"""The application of the command line: its commands, and the messages and exit codes of errors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from opsin.cli.bundles import command as bundles_command
 from opsin.cli.demo import command as demo_command
 from opsin.cli.shared.console import escape_controls
 from opsin.cli.shared.errors import CommandError, UsageError
-from opsin.cli.shared.interrupts import INTERRUPTED, exit_now
+from opsin.cli.shared.interrupts import EXIT_INTERRUPTED, exit_now
 from opsin.errors import OpsinError
 
-# typer ships click inside, or depends on it where it is older: its UsageError is found through this public subclass in both
+# typer contains click or, in older versions, depends on it: in both cases this public class is a subclass of click's UsageError
 ClickUsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -59,11 +59,11 @@ app.command(rich_help_panel=BUNDLES)(calibrate.calibrate)
 app.command(rich_help_panel=BUNDLES)(train.train)
 app.add_typer(bundles_command.app, name="bundles", rich_help_panel=BUNDLES)
 app.command(rich_help_panel=BUNDLES)(published_models.models)
-app.command(rich_help_panel=BUNDLES, add_help_option=False, context_settings=bench.ARGUMENTS)(bench.bench)
+app.command(rich_help_panel=BUNDLES, add_help_option=False, context_settings=bench.PASS_THROUGH)(bench.bench)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"opsin {__version__}")
         raise typer.Exit
 
@@ -76,12 +76,12 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run the command line of this process. Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    """Run the command line of this process. Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted."""
     for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
-        if getattr(sys, name) is None:  # closed, as by `>&-`: no file or socket of ours may take its number
+        if getattr(sys, name) is None:  # closed, as by `>&-`: no file or socket of this process may take its number
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name that is no UTF-8 must not take all answers with it
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name that is not valid UTF-8 must not hide all answers
     try:
         code = app(prog_name="opsin", standalone_mode=False)
     except ClickUsageError as error:
@@ -98,30 +98,30 @@ def main() -> NoReturn:
         _print_error(str(error))
         code = 1
     except (typer.Abort, KeyboardInterrupt) as error:
-        code = INTERRUPTED
-        if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D at a prompt, which no command has
+        code = EXIT_INTERRUPTED
+        if isinstance(error.__cause__, EOFError):  # click reads it as Ctrl-D at a prompt, which no command has
             _print_error(str(error.__cause__) or "unexpected end of file")
             code = 1
     except BrokenPipeError:
-        # the reader of our output has gone, as in `opsin bundles list | head`; Python would complain again at exit
+        # the reader of the output has closed it, as in `opsin bundles list | head`; Python would report it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except ValueError as error:
         if isinstance(error, UnicodeEncodeError):
-            _print_error(f"{error.object[:80]!r} is no UTF-8")
+            _print_error(f"{error.object[:80]!r} is not valid UTF-8")
         elif isinstance(error.__cause__, UnicodeEncodeError):
             _print_error(str(error))
         else:
             raise
         code = 2
-    except OSError as error:  # of a file that cannot be read, as a rule
-        _print_error(": ".join(str(told) for told in (error.filename, error.strerror or error) if told))
+    except OSError as error:  # usually of a file that cannot be read
+        _print_error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
         code = 1
-    if code == INTERRUPTED:  # typer returns it, too
+    if code == EXIT_INTERRUPTED:  # typer may return it, too
         exit_now()
     sys.exit(code or 0)
 
 
 def _print_error(sentence: str, command: str = "opsin") -> None:
-    if sentence:  # empty where typer has shown the help instead
+    if sentence:  # empty if typer has shown the help instead
         typer.echo(escape_controls(f"{command}: {' '.join(sentence.split())}"), err=True)

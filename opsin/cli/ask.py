@@ -1,4 +1,4 @@
-"""`opsin ask`: any task of the service, and its answer as JSON."""
+"""`opsin ask`: run any task of the service, and print its answer as JSON."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ from opsin.cli.shared.options import Url
 
 
 def ask(
-    task: Annotated[str, typer.Argument(help="As in POST /v1/TASK.", show_default=False)],
+    task: Annotated[str, typer.Argument(help="The task's name, as in POST /v1/TASK.", show_default=False)],
     parts: Annotated[list[str], typer.Argument(metavar="PART=FILE...", help="Such as image=cat.jpg; may be repeated.", show_default=False)],
     option: Annotated[list[str] | None, typer.Option("-o", "--option", metavar="NAME=VALUE", help="May be repeated.")] = None,
     url: Url = None,
 ) -> None:
-    """Ask for any task of a running service, one that you have added too, and print the answer as JSON."""
+    """Run any task of the service, including your own, and print the result as JSON."""
     from opsin.client import Client
     from opsin.errors import OpsinError
 
-    files, options = pairs(parts, "PART=FILE"), pairs(option or [], "NAME=VALUE")
-    given = {name: [Path(file) for file in ([named] if isinstance(named, str) else named)] for name, named in files.items()}
+    files, options = parse_pairs(parts, "PART=FILE"), parse_pairs(option or [], "NAME=VALUE")
+    paths_by_part = {
+        name: [Path(file) for file in ([named_files] if isinstance(named_files, str) else named_files)]
+        for name, named_files in files.items()
+    }
     for name in ("self", "task", "parts"):
         if name in options:
-            raise UsageError(f"--option {name}: no option can have this name")
-    for name, paths in given.items():
+            raise UsageError(f"--option {name}: an option cannot have this name")
+    for name, paths in paths_by_part.items():
         for path in paths:
             if not path.is_file():
                 raise UsageError(f"{name}: {path}: no such file")
     with Client(url) as client:
         try:
-            answer = client.ask(task, given, **options)
+            answer = client.ask(task, paths_by_part, **options)
         except UnicodeEncodeError:
             raise
         except ValueError as error:
@@ -44,10 +47,10 @@ def ask(
     typer.echo(escape_controls(json.dumps(answer, indent=2, ensure_ascii=False)))
 
 
-def pairs(given: list[str], form: str) -> dict[str, str | list[str]]:
-    """The value of each name; a list where it is repeated. Raises UsageError."""
+def parse_pairs(texts: list[str], form: str) -> dict[str, str | list[str]]:
+    """Parse NAME=VALUE: return the value of each name, or a list if it is repeated. Raises UsageError."""
     values: dict[str, list[str]] = {}
-    for text in given:
+    for text in texts:
         name, equals, value = text.partition("=")
         if not name or not equals:
             raise UsageError(f"{name!r}: write {form}")

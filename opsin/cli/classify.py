@@ -1,4 +1,4 @@
-"""`opsin classify`: label images, clips and sound through a running service."""
+"""`opsin classify`: classify images, clips and sound."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opsin.cli.shared import image_files, media_kinds
 from opsin.cli.shared.console import escape_controls, escape_markup, make_table
 from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.job_progress import wait_with_progress
-from opsin.cli.shared.options import Merge, Model, Url, positive
+from opsin.cli.shared.options import Merge, Model, Url, require_positive
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opsin.zero_shot import ZeroShotClassification
 
 IMAGE_TIMEOUT_S = 60.0
-UNKNOWN = "its first bytes are of no image, video or sound"
+UNKNOWN_KIND = "not an image, video or sound, judging by its first bytes"
 
 OPTION_KINDS = {
     "views": {"video"},
@@ -36,180 +36,194 @@ OPTION_KINDS = {
     "use": {"video", "audio"},
     "timeline": {"video", "audio"},
 }
-"""Option → the files that it is meant for, among files of several kinds."""
+"""Option → kinds of the files that it applies to."""
 
 CallArguments = dict[Path, Mapping[str, Any]]
-"""File → the arguments of `Client.classify` that it is sent by."""
+"""File → its arguments of `Client.classify`."""
 
 
 def classify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Images, videos or sounds.", show_default=False)],
-    audio: Annotated[Path | None, typer.Option(help="Sound beside one video, in place of its own.", show_default=False)] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="Audio file to use instead of the video's own sound track.", show_default=False)
+    ] = None,
     url: Url = None,
     model: Model = None,
     merge: Merge = None,
-    merge_sight: Annotated[str | None, typer.Option(help="The same for a video beside its sound.", show_default=False)] = None,
-    top_k: Annotated[int | None, typer.Option(help="Labels per file.", show_default=False)] = None,
-    views: Annotated[int | None, typer.Option(help="Views of a video. [default: the bundle's]", show_default=False)] = None,
+    merge_sight: Annotated[
+        str | None, typer.Option(help="Merging in the video half of an audio-visual bundle.", show_default=False)
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of labels for each file.", show_default=False)] = None,
+    views: Annotated[int | None, typer.Option(help="Number of views of a video. [default: the bundle's]", show_default=False)] = None,
     crops: Annotated[int | None, typer.Option(help="Crops of each view, 1 or 3. [default: the bundle's]", show_default=False)] = None,
-    start: Annotated[float | None, typer.Option(help="Second at which what is classified begins.", show_default=False)] = None,
-    end: Annotated[float | None, typer.Option(help="Second at which it ends.", show_default=False)] = None,
-    windows: Annotated[int | None, typer.Option(help="Windows of sound. [default: all that fit]", show_default=False)] = None,
-    use: Annotated[str | None, typer.Option(help="both, sound or sight, of bundles that can do with either.", show_default=False)] = None,
-    timeline: Annotated[bool, typer.Option("--timeline", help="Also the best label of each view or window, with its seconds.")] = False,
+    start: Annotated[float | None, typer.Option(help="Start of the part to classify, in seconds.", show_default=False)] = None,
+    end: Annotated[float | None, typer.Option(help="End of the part to classify, in seconds.", show_default=False)] = None,
+    windows: Annotated[int | None, typer.Option(help="Number of windows of sound. [default: all that fit]", show_default=False)] = None,
+    use: Annotated[str | None, typer.Option(help="both, sound or sight, for bundles that accept either.", show_default=False)] = None,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Also print the best label of each view or window, with its time.")] = False,
     timeout: Annotated[
         float | None,
         typer.Option(
-            help="Seconds per file. [default: 60; of clips, sound and jobs an hour, or OPSIN_JOB_TIMEOUT]",
-            callback=positive,
+            help="Timeout for each file, in seconds. [default: 60; an hour or OPSIN_JOB_TIMEOUT for clips, sound and jobs]",
+            callback=require_positive,
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line, for each file.")] = False,
     later: Annotated[
-        bool, typer.Option("--later", help="Make a job of each file and print its id, a tab and the file: see opsin jobs.")
+        bool, typer.Option("--later", help="Submit each file as an asynchronous job and print `ID<TAB>FILE`; see `opsin jobs`.")
     ] = False,
 ) -> None:
-    """Label images, clips or sound with a running service; each file is a request of its own, so one bad file does not spoil the others.
+    """Classify images, clips or sound. Each file is sent as a separate request, so a bad file does not affect the others.
 
-    What a file is, its bytes tell; a GIF is a clip to a --model that takes no images. Among files of several kinds --views and --crops
-    go with the videos alone, --windows with the sounds, and images are asked without any of these.
+    The kind of a file is detected from its content. A GIF is a clip for a --model that takes no images. Among files of several kinds,
+    --views and --crops apply to videos, --windows to sounds, and none of them to images.
 
-    Exit code 0 if every file was labelled, or taken for later, 1 if one was not, 2 if one is not there: nothing is asked then.
+    Exit code 0 if every file was classified or submitted, 1 if one was not, 2 if one does not exist: nothing is sent then.
     """
     from opsin.client import Client
 
-    sent, unknown = _parts(files, audio)
+    arguments, rejected = _detect_parts(files, audio)
     if later and as_json:
-        raise UsageError("--json: with --later there are no answers yet; opsin jobs result prints them as JSON")
-    of_clips = {"merge_sight": merge_sight, "views": views, "crops": crops, "start_s": start, "end_s": end, "windows": windows, "use": use}
-    options: Any = {"model": model, "merge": merge, "top_k": top_k, "timeline": timeline or None, **of_clips}
+        raise UsageError("--json: cannot be combined with --later; use `opsin jobs result` to get the answers as JSON")
+    clip_options = {
+        "merge_sight": merge_sight,
+        "views": views,
+        "crops": crops,
+        "start_s": start,
+        "end_s": end,
+        "windows": windows,
+        "use": use,
+    }
+    options: Any = {"model": model, "merge": merge, "top_k": top_k, "timeline": timeline or None, **clip_options}
     if later:
-        _ask_later(url, sent, unknown, {**options, "timeout": timeout})
+        _submit_jobs(url, arguments, rejected, {**options, "timeout": timeout})
         return
     with Client(url, timeout=IMAGE_TIMEOUT_S if timeout is None else timeout) as client:
-        sent = _as_asked(client, model, sent)
-        images = [file for file, parts in sent.items() if "images" in parts]
-        answers: dict[Path, Any] = dict(unknown)
+        arguments = _gifs_as_videos(client, model, arguments)
+        images = [file for file, parts in arguments.items() if "images" in parts]
+        answers: dict[Path, Any] = dict(rejected)
         if images:
-            of_images = _options_for(sent[images[0]], sent, options)
-            answers |= image_files.answers(lambda file: client.classify(file, wait=True, **of_images), images, "Classifying")
-        for file, parts in sent.items():
+            image_options = _options_for(arguments[images[0]], arguments, options)
+            answers |= image_files.answer_all(lambda file: client.classify(file, wait=True, **image_options), images, "Classifying")
+        for file, parts in arguments.items():
             if "images" not in parts:
-                of_clip = {**parts, **_options_for(parts, sent, options), "timeout": timeout}
-                answers[file] = image_files.answer(_followed, client, of_clip)
-    image_files.report({file: answers[file] for file in files}, _tables if timeline else label_table, as_json=as_json)
+                file_options = {**parts, **_options_for(parts, arguments, options), "timeout": timeout}
+                answers[file] = image_files.answer_or_error(_classify_as_job, client, file_options)
+    image_files.report({file: answers[file] for file in files}, _tables_with_timeline if timeline else label_table, as_json=as_json)
 
 
-def _parts(files: list[Path], audio: Path | None) -> tuple[CallArguments, dict[Path, OpsinError]]:
-    """Return what is sent of each file, as arguments of `Client.classify`; and why others are not sent. Raises UsageError."""
+def _detect_parts(files: list[Path], audio: Path | None) -> tuple[CallArguments, dict[Path, OpsinError]]:
+    """Return the arguments of `Client.classify` for each file, and the errors of files that are not sent. Raises UsageError."""
     from opsin.errors import Refused
 
-    image_files.check([*files, *([] if audio is None else [audio])], "images, videos or sounds")
-    sent: CallArguments = {}
-    unknown: dict[Path, OpsinError] = {}
+    image_files.check_files([*files, *([] if audio is None else [audio])], "images, videos or sounds")
+    arguments: CallArguments = {}
+    rejected: dict[Path, OpsinError] = {}
     for file in files:
-        if argument := _argument(file):
-            sent[file] = {argument: file}
+        if argument := _argument_for(file):
+            arguments[file] = {argument: file}
         else:
-            unknown[file] = Refused(UNKNOWN if file.stat().st_size else "the file is empty")
+            rejected[file] = Refused(UNKNOWN_KIND if file.stat().st_size else "the file is empty")
     if audio is None:
-        return sent, unknown
-    if len(set(files)) > 1 or "video" not in sent.get(files[0], {}):
+        return arguments, rejected
+    if len(set(files)) > 1 or "video" not in arguments.get(files[0], {}):
         raise UsageError("--audio: goes with one video; a sound alone is a FILE")
-    return {files[0]: {"video": files[0], "audio": audio}}, unknown
+    return {files[0]: {"video": files[0], "audio": audio}}, rejected
 
 
-def _argument(file: Path) -> str | None:
+def _argument_for(file: Path) -> str | None:
     try:
-        kind = media_kinds.kind_of(file)
+        kind = media_kinds.detect_file_kind(file)
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
     return "images" if kind == "image" else kind
 
 
-def _as_asked(client: Client, model: str | None, sent: CallArguments) -> CallArguments:
-    """GIFs as videos where a bundle is named that takes no images."""
+def _gifs_as_videos(client: Client, model: str | None, arguments: CallArguments) -> CallArguments:
+    """Send GIFs as videos if the named bundle takes videos and no images."""
     from opsin.errors import OpsinError
 
-    gifs = [file for file, parts in sent.items() if "images" in parts and media_kinds.is_gif(file)]
+    gifs = [file for file, parts in arguments.items() if "images" in parts and media_kinds.is_gif(file)]
     if model is None or not gifs:
-        return sent
+        return arguments
     try:
-        takes = {part["name"] for part in client.model(model).details["inputs"]}
-    except OpsinError:  # the answer to each file says it
-        return sent
-    return sent if "image" in takes or "video" not in takes else sent | {file: {"video": file} for file in gifs}
+        part_names = {part["name"] for part in client.model(model).details["inputs"]}
+    except OpsinError:  # the answer to each file reports it
+        return arguments
+    return arguments if "image" in part_names or "video" not in part_names else arguments | {file: {"video": file} for file in gifs}
 
 
-def _options_for(parts: Mapping[str, Any], sent: CallArguments, options: dict[str, Any]) -> dict[str, Any]:
-    """The options without those that are meant for files of another kind. One that is meant for none of the files is left for the service
-    to judge."""
-    kinds = {part for parts in sent.values() for part in parts}
-    others = {name for name, meant in OPTION_KINDS.items() if meant & kinds and not meant & parts.keys()}
+def _options_for(parts: Mapping[str, Any], arguments: CallArguments, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without those for other kinds among the files. Options for kinds that no file has are sent: the service rejects
+    them."""
+    kinds = {part for parts in arguments.values() for part in parts}
+    others = {name for name, option_kinds in OPTION_KINDS.items() if option_kinds & kinds and not option_kinds & parts.keys()}
     return {name: value for name, value in options.items() if name not in others}
 
 
-def _followed(client: Client, asked: Mapping[str, Any]) -> Classification:
-    """The answer to a clip or sound, as a job, whose progress a terminal shows and Ctrl-C ends."""
-    found: Classification = wait_with_progress(client.classify(**asked, wait=False), "Classifying")
-    return found
+def _classify_as_job(client: Client, arguments: Mapping[str, Any]) -> Classification:
+    """Classify a clip or sound as a job, with a progress bar on a terminal. Ctrl-C cancels it."""
+    result: Classification = wait_with_progress(client.classify(**arguments, wait=False), "Classifying")
+    return result
 
 
-def _ask_later(url: str | None, sent: CallArguments, unknown: Mapping[Path, OpsinError], options: dict[str, Any]) -> None:
-    """Print the id of each file's job; raises Failure with those that the service did not take."""
+def _submit_jobs(url: str | None, arguments: CallArguments, rejected: Mapping[Path, OpsinError], options: dict[str, Any]) -> None:
+    """Submit each file as a job and print its id. Raises CommandError with the files that the service rejected."""
     from opsin.client import Client
     from opsin.errors import OpsinError
 
-    refused = [f"{file}: {error}" for file, error in unknown.items()]
+    failures = [f"{file}: {error}" for file, error in rejected.items()]
     with Client(url) as client:
-        sent = _as_asked(client, options["model"], sent)
-        for file, parts in sent.items():
-            job: Any = image_files.answer(client.classify, **parts, wait=False, **_options_for(parts, sent, options))
+        arguments = _gifs_as_videos(client, options["model"], arguments)
+        for file, parts in arguments.items():
+            job: Any = image_files.answer_or_error(client.classify, **parts, wait=False, **_options_for(parts, arguments, options))
             if isinstance(job, OpsinError):
-                refused.append(f"{file}: {job}")
+                failures.append(f"{file}: {job}")
             else:
                 typer.echo(escape_controls(f"{job.id}\t{file}"))
-    if refused:
-        raise CommandError(*refused)
+    if failures:
+        raise CommandError(*failures)
 
 
 def label_table(rows: Iterable[tuple[str, Classification | ZeroShotClassification]]) -> Table:
-    """A row for each name and what was found: best labels, what of clips and sounds was looked at, tokens into and out of the network
-    where it has any, the service's time and the network's."""
-    found_in = list(rows)
-    merges, looked_at = any(found.merging for _, found in found_in), [_looked_at(found) for _, found in found_in]
-    heads = ("File", "Labels", "Looked at") if any(looked_at) else ("Image", "Labels")
-    figures = ("Tokens", "Latency", "Network") if merges else ("Latency", "Network")
+    """Return a table with a row for each result: best labels, sampled views or windows of clips and sounds, tokens before and after merging
+    if there are any, and the times of the service and the network."""
+    results = list(rows)
+    has_merging, summaries = any(found.merging for _, found in results), [_input_summary(found) for _, found in results]
+    heads = ("File", "Labels", "Looked at") if any(summaries) else ("Image", "Labels")
+    figures = ("Tokens", "Latency", "Network") if has_merging else ("Latency", "Network")
     table = make_table(*heads, *figures, right=figures)
-    for (name, found), facts in zip(found_in, looked_at, strict=True):
-        tokens = f"{found.merging.tokens_in} → {found.merging.tokens_out}" if found.merging else ""
-        times = f"{found.timing.total_ms:.1f} ms", f"{found.timing.inference_ms:.1f} ms"
-        table.add_row(escape_markup(name), _labels(found), *([facts] if any(looked_at) else []), *([tokens] if merges else []), *times)
+    for (name, result), summary in zip(results, summaries, strict=True):
+        tokens = f"{result.merging.tokens_in} → {result.merging.tokens_out}" if result.merging else ""
+        times = f"{result.timing.total_ms:.1f} ms", f"{result.timing.inference_ms:.1f} ms"
+        table.add_row(
+            escape_markup(name), _format_labels(result), *([summary] if any(summaries) else []), *([tokens] if has_merging else []), *times
+        )
     return table
 
 
-def _tables(rows: Iterable[tuple[str, Classification]]) -> Group:
-    """`label_table`, and the best label of each view or window of each file."""
+def _tables_with_timeline(rows: Iterable[tuple[str, Classification]]) -> Group:
+    """Return `label_table`, and a table of the best label of each view or window."""
     from rich.console import Group
 
-    found_in = list(rows)
+    results = list(rows)
     table = make_table("File", "Seconds", "Label")
-    for name, found in found_in:
-        for view in found.timeline or ():
-            table.add_row(escape_markup(name), f"{view.start_s:.2f} – {view.end_s:.2f}", _labels(view, 1))
-    return Group(label_table(found_in), "", table)
+    for name, result in results:
+        for view in result.timeline or ():
+            table.add_row(escape_markup(name), f"{view.start_s:.2f} – {view.end_s:.2f}", _format_labels(view, 1))
+    return Group(label_table(results), "", table)
 
 
-def _looked_at(found: Classification | ZeroShotClassification) -> str:
+def _input_summary(result: Classification | ZeroShotClassification) -> str:
     from opsin.results import Classification
 
-    return found.looked_at.replace("; ", "\n") if isinstance(found, Classification) else ""
+    return result.looked_at.replace("; ", "\n") if isinstance(result, Classification) else ""
 
 
-def _labels(found: Classification | ZeroShotClassification | ViewScores, count: int = 3) -> str:
-    """The best labels as rich markup, the first of them bold: `fruit 97 %  vegetables 2 %`."""
-    if not found.predictions:  # none reaches the threshold
+def _format_labels(result: Classification | ZeroShotClassification | ViewScores, count: int = 3) -> str:
+    """Format the best labels as rich markup, the first of them bold: `fruit 97 %  vegetables 2 %`."""
+    if not result.predictions:  # no label reaches the threshold
         return "[dim]none[/]"
-    first, *others = [f"{escape_markup(prediction.label)} {prediction.score:.0%}" for prediction in found.predictions[:count]]
+    first, *others = [f"{escape_markup(prediction.label)} {prediction.score:.0%}" for prediction in result.predictions[:count]]
     return "  ".join([f"[bold]{first}[/]", *(f"[dim]{other}[/]" for other in others)])

@@ -1,4 +1,4 @@
-"""`opsin embed`: image files → a file of vectors, through a running service."""
+"""`opsin embed`: image files → a file of vectors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import typer
 from opsin.cli.shared import output_files
 from opsin.cli.shared.console import make_console, print_note
 from opsin.cli.shared.errors import CommandError, UsageError
-from opsin.cli.shared.image_files import IN_FLIGHT, expand_folders
+from opsin.cli.shared.image_files import MAX_CONCURRENT_REQUESTS, expand_folders
 from opsin.cli.shared.interrupts import pending_interrupt
-from opsin.cli.shared.options import Merge, TimeoutOfImage, Url
+from opsin.cli.shared.options import ImageTimeout, Merge, Url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from opsin.results import Model
     from opsin.vector_file import FileVectors
 
-SAVE_S = 5.0
-"""Seconds between two writings of the file, at least."""
-SAVE_SHARE = 0.05
-"""Share of the time that writing may take."""
-TOO_LARGE = 413
-"""Status of a file that is beyond the service's limits."""
-RETRIES = 8
-"""How often a request is repeated that the service has no place for: this command sends more than others do, and can wait."""
+MIN_SAVE_INTERVAL_S = 5.0
+"""Minimum interval between two writes of the file."""
+MAX_SAVE_SHARE = 0.05
+"""Maximum share of the time spent on writing."""
+STATUS_TOO_LARGE = 413
+"""Status of the answer to a file that exceeds the service's limits."""
+MAX_RETRIES = 8
+"""Maximum number of retries while the service is overloaded: this command sends more than others do, and can wait."""
 
 
 def embed(
@@ -44,55 +44,55 @@ def embed(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.npz", help="File of vectors.", show_default=False)],
     url: Url = None,
     model: Annotated[
-        str | None, typer.Option(help="NAME or NAME@VERSION. [default: that of the file, or the service's]", show_default=False)
+        str | None, typer.Option(help="NAME or NAME@VERSION. [default: that of FILE.npz, or the service's]", show_default=False)
     ] = None,
     merge: Merge = None,
     pool: Annotated[str | None, typer.Option(help="cls or mean. [default: the bundle's]", show_default=False)] = None,
-    timeout: TimeoutOfImage = 60.0,
+    timeout: ImageTimeout = 60.0,
 ) -> None:
-    """Write the vectors of image files to FILE.npz, for opsin search. In folders, also inner ones, images are known by their suffix.
+    """Embed image files, and write their vectors to FILE.npz for `opsin search`. Folders are searched for images by suffix, recursively.
 
-    FILE.npz is written every few seconds, and at Ctrl-C: called again, the command sends only files that are not in it, or that have
-    another size or time of change, or all of them if the service has another content of the bundle now.
+    FILE.npz is written every few seconds, and at Ctrl-C. If run again, the command sends only files that are missing in it or have
+    changed (size or modification time), or all files if the bundle's content has changed.
     """
     from opsin.client import Client
 
-    output_files.check(output)
+    output_files.check_writable(output)
     if output.suffix != ".npz":
         raise UsageError(f"{output}: the file's name must end in .npz")
-    files, others = expand_folders(sources)
-    if others:
-        typer.echo(f"opsin: files without the suffix of an image, passed over: {others}", err=True)
-    known = _read(output)
+    files, other_count = expand_folders(sources)
+    if other_count:
+        typer.echo(f"opsin: files without the suffix of an image, passed over: {other_count}", err=True)
+    existing = _read_existing(output)
     options: Any = {"merge": merge, "pool": pool, "timeout": timeout}
-    with Client(url, timeout=timeout, retries=RETRIES) as client, pending_interrupt() as stop_if_interrupted:
-        work = _EmbedRun(client, output, files, known, options)
+    with Client(url, timeout=timeout, retries=MAX_RETRIES) as client, pending_interrupt() as stop_if_interrupted:
+        work = _EmbedRun(client, output, files, existing, options)
         work.choose(model)
         try:
-            refused = work.run(stop_if_interrupted)
+            failures = work.run(stop_if_interrupted)
         except KeyboardInterrupt:
             if work.saved:
-                kept = f"{work.saved} of {len(files)} files are in {output}"
-                typer.echo(f"opsin: interrupted; {kept}, and the same command goes on with the others", err=True)
+                progress = f"{work.saved} of {len(files)} files are in {output}"
+                typer.echo(f"opsin: interrupted; {progress}; run the same command again to continue", err=True)
             raise
     if work.count:
-        typer.echo(f"{output}: {work.count} vectors of {work.dim} numbers, {work.bundle.id}, {work.recalled} of them known before")
+        typer.echo(f"{output}: {work.count} vectors of {work.dim} numbers, {work.bundle.id}, {work.reused} of them kept from before")
         print_note(work.bundle.id, work.bundle.note)
-    if refused:
-        raise CommandError(*(f"{file}: {error}" for file, error in refused.items()))
+    if failures:
+        raise CommandError(*(f"{file}: {error}" for file, error in failures.items()))
 
 
 class _EmbedRun:
-    """The vectors of files, as far as they have come, and the file that they are written to."""
+    """One run of the command: the vectors so far, and the file that they are written to."""
 
-    def __init__(self, client: Client, output: Path, files: Sequence[Path], known: FileVectors | None, options: dict[str, Any]) -> None:
+    def __init__(self, client: Client, output: Path, files: Sequence[Path], existing: FileVectors | None, options: dict[str, Any]) -> None:
         self.client, self.output, self.files, self.options = client, output, files, options
         self.bundle: Model
-        self.recalled = 0
-        self._known = known
+        self.reused = 0
+        self._existing = existing
         self._stats: dict[int, os.stat_result] = {}
         self._rows: dict[int, NDArray[np.float32]] = {}
-        self._refused: dict[Path, Exception] = {}
+        self._failures: dict[Path, Exception] = {}
         self.saved, self._save_s = 0, 0.0
 
     @property
@@ -103,104 +103,108 @@ class _EmbedRun:
     def dim(self) -> int:
         return len(next(iter(self._rows.values())))
 
-    def choose(self, wanted: str | None) -> None:
-        """Decide the bundle: the one that is wanted, that of the file, or the one that answers the first image. Raises OpsinError, and
-        Failure where that of the file is gone."""
+    def choose(self, requested: str | None) -> None:
+        """Choose the bundle: the requested one, that of the existing file, or the one that answers the first image.
+
+        Raises OpsinError, and CommandError if the bundle of the existing file is not served any longer.
+        """
         from opsin.errors import Refused
 
-        name = wanted or (self._known.model if self._known else None)
+        name = requested or (self._existing.model if self._existing else None)
         if name is None:
-            name = self._ask_first()
+            name = self._find_default_bundle()
         if name is None:
             return
         try:
             self.bundle = self.client.model(name)
         except Refused as error:
-            if wanted or not self._known:
+            if requested or not self._existing:
                 raise
             raise CommandError(f"{self.output}: its vectors are of {name}; name another bundle by --model ({error})") from error
-        self._recall()
+        self._reuse_known()
 
     def run(self, stop_if_interrupted: Callable[[], None]) -> Mapping[Path, Exception]:
-        """Embed what is missing. Returns the files that cannot be, with their errors. Raises the first error that is no file's own fault;
-        what came before it is written."""
-        missing = [index for index, file in enumerate(self.files) if index not in self._rows and file not in self._refused]
-        pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="opsin-embed")
+        """Embed the files that have no vector yet, and return those that cannot be embedded with their errors.
+
+        Raises the first error that is not a file's fault; vectors that arrived before it are written.
+        """
+        missing = [index for index, file in enumerate(self.files) if index not in self._rows and file not in self._failures]
+        pool = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="opsin-embed")
         try:
             with _progress(len(self.files), len(self.files) - len(missing)) as advance:
-                futures = {pool.submit(self._ask, index, self.bundle.id): index for index in missing}
-                written = time.monotonic()
+                futures = {pool.submit(self._embed_file, index, self.bundle.id): index for index in missing}
+                saved_at = time.monotonic()
                 for future in as_completed(futures):
                     stop_if_interrupted()
-                    self._take(futures[future], future.result)
+                    self._store_result(futures[future], future.result)
                     advance()
-                    if time.monotonic() - written > max(SAVE_S, self._save_s / SAVE_SHARE):
+                    if time.monotonic() - saved_at > max(MIN_SAVE_INTERVAL_S, self._save_s / MAX_SAVE_SHARE):
                         self._save()
-                        written = time.monotonic()
+                        saved_at = time.monotonic()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            with suppress(Exception):  # the first error tells more
+            with suppress(Exception):  # the first error says more
                 self._save()
             raise
         pool.shutdown()
         self._save()
-        return self._refused
+        return self._failures
 
-    def _ask_first(self) -> str | None:
-        """`name@version` of the bundle that answers by default; None if no file can be embedded."""
+    def _find_default_bundle(self) -> str | None:
+        """Return `name@version` of the default bundle, None if no file can be embedded."""
         for index in range(len(self.files)):
-            found = self._take(index, partial(self._ask, index, None))
-            if found is not None:
-                return f"{found.model}@{found.version}"
+            embeddings = self._store_result(index, partial(self._embed_file, index, None))
+            if embeddings is not None:
+                return f"{embeddings.model}@{embeddings.version}"
         return None
 
-    def _ask(self, index: int, model: str | None) -> Embeddings:
-        self._stats[index] = self.files[index].stat()  # before it is read: what changes meanwhile is sent again next time
-        found: Embeddings = self.client.embed(self.files[index], model=model, **self.options)
-        return found
+    def _embed_file(self, index: int, model: str | None) -> Embeddings:
+        self._stats[index] = self.files[index].stat()  # before reading: a file that changes in between is sent again next time
+        embeddings: Embeddings = self.client.embed(self.files[index], model=model, **self.options)
+        return embeddings
 
-    def _take(self, index: int, result: Callable[[], Embeddings]) -> Embeddings | None:
-        """Keep a vector, or the error of a file that is at fault itself. Raises every other error."""
+    def _store_result(self, index: int, result: Callable[[], Embeddings]) -> Embeddings | None:
+        """Store a vector, or the error of a file that is invalid. Raises all other errors."""
         from opsin.errors import OpsinError
 
         try:
-            found = result()
+            embeddings = result()
         except OSError as error:
-            self._refused[self.files[index]] = OSError(f"cannot be read ({error.strerror})")
+            self._failures[self.files[index]] = OSError(f"cannot be read ({error.strerror})")
             return None
         except OpsinError as error:
-            if error.field != "image" and error.status != TOO_LARGE:
+            if error.field != "image" and error.status != STATUS_TOO_LARGE:
                 raise
-            self._refused[self.files[index]] = error
+            self._failures[self.files[index]] = error
             return None
-        self._rows[index] = found.vectors[0]
-        return found
+        self._rows[index] = embeddings.vectors[0]
+        return embeddings
 
-    def _recall(self) -> None:
-        """Take over the vectors of the file that are still right."""
+    def _reuse_known(self) -> None:
+        """Reuse the vectors of the existing file that are still valid."""
         from opsin.vector_file import clamp_mtime
 
-        known = self._known
-        if known is None:
+        existing = self._existing
+        if existing is None:
             return
-        if (known.digest, known.merge, known.pool) != (self.bundle.digest, *self._asked):
-            content = " with another content" if known.model == self.bundle.id and known.digest != self.bundle.digest else ""
-            before = f"{known.model}{content}, merge {known.merge or 'off'}, pool {known.pool or 'by default'}"
+        if (existing.digest, existing.merge, existing.pool) != (self.bundle.digest, *self._merge_and_pool):
+            content = " with another content" if existing.model == self.bundle.id and existing.digest != self.bundle.digest else ""
+            before = f"{existing.model}{content}, merge {existing.merge or 'off'}, pool {existing.pool or 'by default'}"
             typer.echo(f"opsin: {self.output}: its vectors are of {before}: all files are embedded again", err=True)
             return
-        rows = {path: row for row, path in enumerate(known.paths.tolist())}
+        rows = {path: row for row, path in enumerate(existing.paths.tolist())}
         for index, file in enumerate(self.files):
             row = rows.get(str(file))
             if row is None or index in self._rows:
                 continue
             with suppress(OSError):
                 stat = file.stat()
-                if (stat.st_size, clamp_mtime(stat)) == (known.sizes[row], known.mtimes[row]):
-                    self._stats[index], self._rows[index] = stat, known.vectors[row]
-                    self.recalled += 1
+                if (stat.st_size, clamp_mtime(stat)) == (existing.sizes[row], existing.mtimes[row]):
+                    self._stats[index], self._rows[index] = stat, existing.vectors[row]
+                    self.reused += 1
 
     def _save(self) -> None:
-        """Write the file, if there is anything new in it. Raises Failure where the bundle has changed since, or it cannot be written."""
+        """Write the file if there are new vectors. Raises CommandError if the bundle has changed, or the file cannot be written."""
         import numpy as np
 
         from opsin.errors import Unreachable
@@ -208,13 +212,13 @@ class _EmbedRun:
 
         if len(self._rows) == self.saved:
             return
-        began = time.monotonic()
-        with suppress(Unreachable):  # what has come is kept, as far as can be known
+        started_at = time.monotonic()
+        with suppress(Unreachable):  # then the vectors are assumed to be valid, and kept
             if self.client.model(self.bundle.id).digest != self.bundle.digest:
-                raise CommandError(f"{self.bundle.id} has changed while files were embedded; call the command again")
+                raise CommandError(f"{self.bundle.id} has changed while files were embedded; run the command again")
         indices = sorted(self._rows)
-        merge, pool = self._asked
-        found = FileVectors(
+        merge, pool = self._merge_and_pool
+        vectors = FileVectors(
             vectors=np.stack([self._rows[index] for index in indices]),
             paths=np.array([str(self.files[index]) for index in indices]),
             sizes=np.array([self._stats[index].st_size for index in indices], np.int64),
@@ -225,18 +229,18 @@ class _EmbedRun:
             pool=pool,
         )
         try:
-            found.save(self.output)
+            vectors.save(self.output)
         except OSError as error:
             raise CommandError(f"{self.output}: cannot be written ({error.strerror})") from error
-        self.saved, self._save_s = len(self._rows), time.monotonic() - began
+        self.saved, self._save_s = len(self._rows), time.monotonic() - started_at
 
     @property
-    def _asked(self) -> tuple[str, str]:
+    def _merge_and_pool(self) -> tuple[str, str]:
         return self.options["merge"] or "", self.options["pool"] or ""
 
 
-def _read(output: Path) -> FileVectors | None:
-    """The vectors of the file that is there already. Raises UsageError for a file of something else: it is not written over."""
+def _read_existing(output: Path) -> FileVectors | None:
+    """Read the vectors of the existing file, if there is one. Raises UsageError for any other file, which is not overwritten."""
     from opsin.vector_file import FileVectors
 
     if not output.exists():
@@ -249,7 +253,7 @@ def _read(output: Path) -> FileVectors | None:
 
 @contextmanager
 def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal."""
+    """Show a progress bar on a terminal, and yield the function that advances it."""
     from rich.progress import Progress
 
     console = make_console(errors=True)

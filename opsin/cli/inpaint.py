@@ -1,4 +1,4 @@
-"""`opsin inpaint`: fill holes in an image through a running service."""
+"""`opsin inpaint`: fill holes in an image."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def inpaint(
     mask: Annotated[
         str | None,
         typer.Option(
-            help="Image of the same size, white where it is to be filled, or box:X,Y,W,H, center[:RATIO], random:RATIO. "
-            "[default: the image's own transparent pixels]",
+            help="Image of the same size, white in the holes, or box:X,Y,W,H, center[:RATIO], random:RATIO. "
+            "[default: the image's transparent pixels]",
             show_default=False,
         ),
     ] = None,
@@ -39,31 +39,34 @@ def inpaint(
     model: Model = None,
     method: Annotated[str | None, typer.Option(help="auto, network, exemplar or network-exemplar.", show_default=False)] = None,
     preset: Annotated[str | None, typer.Option(help="draft, fast, standard or full.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of denoising steps.", show_default=False)] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim, ancestral or one-step.", show_default=False)] = None,
-    eta: Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 to 1.", show_default=False)] = None,
+    eta: Annotated[float | None, typer.Option(help="Noise added by ddim, 0 to 1.", show_default=False)] = None,
     spacing: Annotated[str | None, typer.Option(help="uniform or logsnr.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the first sample.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of the first sample.", show_default=False)] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Share of the drawn noise, 0 to 1: calmer fillings. [default: the bundle's]", show_default=False)
+        float | None,
+        typer.Option(help="Share of the sampled noise, 0 to 1; lower is smoother. [default: the bundle's]", show_default=False),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Fillings, in files -1, -2, …; at temperature 0 they are the same.", show_default=False)
+        int | None, typer.Option(help="Number of fillings, in files -1, -2, …; at temperature 0 they are equal.", show_default=False)
     ] = None,
-    grow: Annotated[int | None, typer.Option(help="Pixels by which the mask is widened.", show_default=False)] = None,
-    feather: Annotated[int | None, typer.Option(help="Pixels of soft edge inside the mask.", show_default=False)] = None,
-    blend: Annotated[str | None, typer.Option(help="How the filling meets the image: membrane or none.", show_default=False)] = None,
+    grow: Annotated[int | None, typer.Option(help="Number of pixels by which to widen the mask.", show_default=False)] = None,
+    feather: Annotated[int | None, typer.Option(help="Width of the soft edge inside the mask, in pixels.", show_default=False)] = None,
+    blend: Annotated[str | None, typer.Option(help="Blending of the filling into the image: membrane or none.", show_default=False)] = None,
     inject_known: Annotated[
-        bool | None, typer.Option(help="Let known pixels of partly masked patches guide the others.", show_default=False)
+        bool | None, typer.Option(help="Guide the filling by the known pixels of partly masked patches.", show_default=False)
     ] = None,
-    size: Annotated[str | None, typer.Option(help="What the network sees: fit, crop or tile.", show_default=False)] = None,
-    deterministic: Annotated[bool | None, typer.Option(help="The same bytes each time on one machine.", show_default=False)] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Part of the image that the network sees: fit, crop or tile.", show_default=False)
+    ] = None,
+    deterministic: Annotated[bool | None, typer.Option(help="Produce equal bytes each time on one machine.", show_default=False)] = None,
     timeout: Timeout = 3600.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Fill a hole in an image with a running service, and show how far it has come.
+    """Fill holes in an image (inpainting). Shows a progress bar.
 
-    Ctrl-C ends the work in the service, too.
+    Ctrl-C also cancels the work in the service.
     """
     from opsin.client import Client
     from opsin.errors import OpsinError
@@ -71,11 +74,18 @@ def inpaint(
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
     written = output or Path(f"{file.stem}-filled.png")
-    output_files.check(*_files(written, min(samples or 1, 2)))  # in one folder, however many they are
+    output_files.check_writable(*_files(written, min(samples or 1, 2)))  # all samples go into one folder
     output_files.check_suffix(written, ".png")
-    chosen = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}
-    chosen |= {"temperature": temperature, "samples": samples, "grow": grow, "feather": feather, "inject_known": inject_known, "size": size}
-    options: Any = {**chosen, "method": method, "blend": blend, "deterministic": deterministic, "timeout": timeout}
+    sampling_options = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}
+    sampling_options |= {
+        "temperature": temperature,
+        "samples": samples,
+        "grow": grow,
+        "feather": feather,
+        "inject_known": inject_known,
+        "size": size,
+    }
+    options: Any = {**sampling_options, "method": method, "blend": blend, "deterministic": deterministic, "timeout": timeout}
     with Client(url) as client:
         try:
             job = client.inpaint(file, _mask(mask), wait=False, **options)
@@ -90,16 +100,16 @@ def inpaint(
         return
     for path, sample in zip(files, filled.samples, strict=True):
         typer.echo(f"{path}  seed {sample.seed}")
-    how = "with patches from around the hole" if filled.method == "exemplar" else f"in {filled.steps} steps of {filled.sampler}"
+    method_text = "with patches from around the hole" if filled.method == "exemplar" else f"in {filled.steps} steps of {filled.sampler}"
     refined = ", then with patches from around the hole" if filled.method == "network-exemplar" else ""
-    typer.echo(f"{filled.masked_pixels} of {filled.width * filled.height} pixels filled {how}{refined}")
+    typer.echo(f"{filled.masked_pixels} of {filled.width * filled.height} pixels filled {method_text}{refined}")
     if filled.masked_pixels == 0:
         typer.echo(f"opsin: nothing was filled: --mask {mask} marks no pixel", err=True)
     print_note(f"{filled.model}@{filled.version}", filled.note)
 
 
 def _mask(text: str | None) -> Path | str | None:
-    """A file, or words for the service. Raises UsageError."""
+    """Return the path of a mask, or an expression for the service. Raises UsageError."""
     from opsin.inpainting import MASK_EXPRESSIONS
 
     if text is None or (text.startswith(MASK_EXPRESSIONS) and not Path(text).exists()):
@@ -109,11 +119,11 @@ def _mask(text: str | None) -> Path | str | None:
     return Path(text)
 
 
-def _preview(told: Mapping[str, Any]) -> Text:
-    """The image of a preview, which comes in base64, drawn in characters."""
+def _preview(data: Mapping[str, Any]) -> Text:
+    """Draw the image of a preview, sent in base64, in characters."""
     from PIL import Image
 
-    with Image.open(BytesIO(base64.b64decode(told["image"]))) as opened:
+    with Image.open(BytesIO(base64.b64decode(data["image"]))) as opened:
         return draw(opened)
 
 
@@ -125,5 +135,5 @@ def _document(filled: Inpainting, files: list[Path]) -> dict[str, Any]:
     from dataclasses import asdict
 
     results = [{"file": str(path), "seed": sample.seed} for path, sample in zip(files, filled.samples, strict=True)]
-    told = {name: value for name, value in asdict(filled).items() if name != "samples"}
-    return {**told, "results": results}
+    fields = {name: value for name, value in asdict(filled).items() if name != "samples"}
+    return {**fields, "results": results}

@@ -1,4 +1,4 @@
-"""`opsin jobs`: look after requests that are answered later."""
+"""`opsin jobs`: inspect, wait for and cancel asynchronous jobs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from opsin.cli.shared.options import Url
 if TYPE_CHECKING:
     from opsin.jobs import Job
 
-app = typer.Typer(help="Look after requests that are answered later, by their ids.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, wait for and cancel asynchronous jobs.", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="As the service told it.", show_default=False)]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Job ID, as returned by the service.", show_default=False)]
 
 
 @app.command()
 def show(job_id: Id, url: Url = None) -> None:
-    """Print a job as JSON: its state, place in the queue, progress, times and error. Exit code 1 if it ended without an answer."""
+    """Print a job as JSON: its state, queue position, progress, times and error. Exit code 1 if it ended without an answer."""
     with _job(job_id, url) as job:
         status = job.status()
     _print(status.details)
@@ -33,20 +33,20 @@ def show(job_id: Id, url: Url = None) -> None:
 
 @app.command()
 def events(
-    job_id: Id, url: Url = None, after: Annotated[int, typer.Option(min=0, help="Only events after the one with this number.")] = 0
+    job_id: Id, url: Url = None, after: Annotated[int, typer.Option(min=0, help="Only print events after the one with this number.")] = 0
 ) -> None:
-    """Print a job's events, one JSON object a line, until it ends. Exit code 1 if it ends without an answer."""
+    """Print a job's events, one JSON object per line, until it ends. Exit code 1 if it ends without an answer."""
     last = None
     with _job(job_id, url) as job:
         for last in job.events(after):
             typer.echo(escape_controls(json.dumps({"id": last.id, "event": last.name, "data": last.data}, ensure_ascii=False)))
-        if last is None:  # the event that it ended with was read before
+        if last is None:  # the final event was read before
             status = job.status()
-            ended, told = status.state, status.details.get("error") or {}
+            ended, error = status.state, status.details.get("error") or {}
         else:
-            ended, told = last.name, last.data
+            ended, error = last.name, last.data
     if ended != "done":
-        raise CommandError(f"job {job_id}: {told.get('detail', ended)}")
+        raise CommandError(f"job {job_id}: {error.get('detail', ended)}")
 
 
 @app.command()
@@ -65,7 +65,7 @@ def result(
 
 @app.command()
 def cancel(job_id: Id, url: Url = None) -> None:
-    """End a job; if it has ended, remove what is kept of it."""
+    """Cancel a job, or delete its stored result if it has finished."""
     with _job(job_id, url) as job:
         job.cancel()
 

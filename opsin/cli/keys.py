@@ -1,4 +1,4 @@
-"""`opsin keys`: make, list and revoke API keys of the service."""
+"""`opsin keys`: create, list and revoke API keys of the service."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ from opsin.cli.shared.requirements import requires_extra
 if TYPE_CHECKING:
     from server.gateway.auth.key_file import KeyLines
 
-app = typer.Typer(help="Make, list and revoke API keys of the service.", no_args_is_help=True)
+app = typer.Typer(help="Create, list and revoke API keys of the service.", no_args_is_help=True)
 
 SHOWN_HASH_CHARS = 12
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The holder, who owns jobs and scenes.", show_default=False)]
-File = Annotated[Path, typer.Option("--file", envvar="OPSIN_API_KEYS_FILE", help="The service's file of keys.", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the key's holder, who owns the jobs and scenes created with it.", show_default=False)
+]
+KeysFile = Annotated[Path, typer.Option("--file", envvar="OPSIN_API_KEYS_FILE", help="The service's file of keys.", show_default=False)]
 
 
 @app.command()
 def new(
     name: Name,
-    max_items: Annotated[int | None, typer.Option(min=1, help="Most unfinished items at once.", show_default=False)] = None,
-    rate: Annotated[float | None, typer.Option(min=1e-3, max=999_999_999, help="Most requests a second.", show_default=False)] = None,
-    priority: Annotated[str, typer.Option(help="The highest that may be asked for: high, normal or low.")] = "high",
+    max_items: Annotated[int | None, typer.Option(min=1, help="Maximum number of unfinished items.", show_default=False)] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-3, max=999_999_999, help="Maximum number of requests per second.", show_default=False)
+    ] = None,
+    priority: Annotated[str, typer.Option(help="Highest priority that the key may request: high, normal or low.")] = "high",
     metrics: Annotated[bool, typer.Option("--metrics", help="May read /metrics and /v1/status.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="May also load and unload bundles.")] = False,
 ) -> None:
-    """Make a key: its line for the service's file goes to stdout, behind an empty one, the key itself once to stderr.
+    """Create a key. Its line for the key file is printed to stdout, after an empty line, and the key itself, once, to stderr.
 
-    `opsin keys new alice >> keys.txt` lets alice in within a second; the file never holds the key.
+    `opsin keys new alice >> keys.txt` takes effect within a second. The file never contains the key.
     """
-    _require()
+    _require_gateway()
     from server.gateway.auth.key_file import ApiKey, checked, digest_of, line_of, new_key
 
     try:
@@ -42,57 +46,59 @@ def new(
     except ValueError as error:
         raise UsageError(f"keys new: {error}") from error
     key = new_key()
-    # behind an empty line, since the last line of a file that somebody has edited may have no end
+    # after an empty line, since the last line of an edited file may lack its newline
     typer.echo(f"\n{line_of(holder, digest_of(key.encode()))}")
     typer.echo(key, err=True)
 
 
 @app.command("list")
-def list_(file: File) -> None:
-    """List the keys of a file, by name. Exit code 1 if lines cannot be understood, which admit nobody."""
-    _require()
+def list_(file: KeysFile) -> None:
+    """List the keys of a file, by name. Exit code 1 if there are invalid lines, which the service ignores."""
+    _require_gateway()
     lines = _read(file)[1]
     table = make_table("Line", "Name", "SHA-256", "Items", "Requests/s", "Priority", "May")
     for digest, key in sorted(lines.keys.items(), key=lambda item: (item[1].name, lines.numbers[item[0]])):
-        may = ", ".join(right for right in ("metrics", "admin") if getattr(key, right))
-        shown = digest.hex()[:SHOWN_HASH_CHARS]
+        rights = ", ".join(right for right in ("metrics", "admin") if getattr(key, right))
+        hash_prefix = digest.hex()[:SHOWN_HASH_CHARS]
         limits = str(key.max_items or "–"), f"{key.rate:g}" if key.rate else "–"
-        table.add_row(str(lines.numbers[digest]), key.name, shown, *limits, key.priority, may or "–")
+        table.add_row(str(lines.numbers[digest]), key.name, hash_prefix, *limits, key.priority, rights or "–")
     make_console().print(table)
     if lines.bad:
-        raise CommandError(*(f"{file}: line {number} admits nobody: {why}" for number, why in sorted(lines.bad.items())))
+        raise CommandError(*(f"{file}: line {number} is ignored: {reason}" for number, reason in sorted(lines.bad.items())))
 
 
 @app.command()
 def revoke(
     name: Name,
-    file: File,
-    sha256: Annotated[str, typer.Option(help="Only the key whose hash begins so, as `list` shows it.", show_default=False)] = "",
+    file: KeysFile,
+    sha256: Annotated[
+        str, typer.Option(help="Only revoke the key whose hash starts with this, as shown by `list`.", show_default=False)
+    ] = "",
 ) -> None:
-    """Take the keys of a name out of a file, which is written in place: within a second they let nobody in.
+    """Revoke all keys of a name by removing them from the key file. Takes effect within a second.
 
-    What the name has asked for runs to its end and answers nobody, unless another key of the name is left.
+    Running jobs of the name run to their end, but no one can read their results, unless another key of the name is left.
     """
-    _require()
+    _require_gateway()
     from server.gateway.auth.key_file import lines_of, rewrite
 
     is_written = False
-    while not is_written:  # somebody may add a line meanwhile
+    while not is_written:  # another process may add a line in between
         content, lines = _read(file)
-        gone = lines_of(content, name, sha256)
-        if not gone:
-            known = ", ".join(sorted({key.name for key in lines.keys.values()})) or "none"
-            raise CommandError(f"keys revoke: {file} has no such key of {name}; names in it: {known}")
-        kept = [line for number, line in enumerate(content.split(b"\n"), start=1) if number not in gone]
+        revoked = lines_of(content, name, sha256)
+        if not revoked:
+            names = ", ".join(sorted({key.name for key in lines.keys.values()})) or "none"
+            raise CommandError(f"keys revoke: {file} has no such key of {name}; names in it: {names}")
+        remaining = [line for number, line in enumerate(content.split(b"\n"), start=1) if number not in revoked]
         try:
-            is_written = rewrite(file, content, b"\n".join(kept))
+            is_written = rewrite(file, content, b"\n".join(remaining))
         except OSError as error:
             raise CommandError(f"keys revoke: {file} cannot be written: {error.strerror}") from error
-    typer.echo(f"{len(gone)} key{'s' if len(gone) > 1 else ''} of {name} revoked")
+    typer.echo(f"{len(revoked)} key{'s' if len(revoked) > 1 else ''} of {name} revoked")
 
 
 def _read(file: Path) -> tuple[bytes, KeyLines]:
-    """Raises Failure."""
+    """Read the key file. Raises CommandError."""
     from server.gateway.auth.key_file import read_file, read_lines
 
     try:
@@ -102,7 +108,7 @@ def _read(file: Path) -> tuple[bytes, KeyLines]:
     return content, read_lines(content)
 
 
-def _require() -> None:
-    """Raises UsageError where the service is not installed."""
+def _require_gateway() -> None:
+    """Raise UsageError if the service is not installed."""
     with requires_extra("gateway"):
         import server.gateway.auth.key_file  # noqa: F401

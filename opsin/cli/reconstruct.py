@@ -1,4 +1,4 @@
-"""`opsin reconstruct`: the whole shape of what one image shows, with depth or without, through a running service."""
+"""`opsin reconstruct`: reconstruct the whole shape of an object or scene from one image, with depth or without."""
 
 from __future__ import annotations
 
@@ -28,41 +28,43 @@ def reconstruct(
     depth: Annotated[
         Path | None, typer.Option(help="16-bit PNG in millimetres, or .npy in metres; with --fov or --intrinsics.", show_default=False)
     ] = None,
-    points: Annotated[Path | None, typer.Option(help=".npy float32 (H, W, 3), the point of each pixel.", show_default=False)] = None,
+    points: Annotated[Path | None, typer.Option(help="Point of each pixel: .npy float32 (H, W, 3).", show_default=False)] = None,
     mask: Annotated[
         Path | None,
         typer.Option(
-            help="Image of the same size, white on the object. [default: opaque pixels, or all that was seen]", show_default=False
+            help="Image of the same size, white on the object. [default: opaque pixels, or all pixels with depth]", show_default=False
         ),
     ] = None,
     fov: Annotated[float | None, typer.Option(help="Horizontal field of view in degrees.", show_default=False)] = None,
-    intrinsics: Annotated[str | None, typer.Option(metavar="FX[,FY[,CX,CY]]", help="In pixels of the image.", show_default=False)] = None,
+    intrinsics: Annotated[
+        str | None, typer.Option(metavar="FX[,FY[,CX,CY]]", help="Camera intrinsics in pixels of the image.", show_default=False)
+    ] = None,
     depth_scale: Annotated[
-        float | None, typer.Option(help="Steps of a 16-bit depth map in a metre. [default: 1000]", show_default=False)
+        float | None, typer.Option(help="Steps of a 16-bit depth map per metre. [default: 1000]", show_default=False)
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File.glb, .ply or .npz. [default: FILE.glb]", show_default=False)
     ] = None,
     spacing: Annotated[
-        float | None, typer.Option(help="Distance between cells, in units. [default: the model's]", show_default=False)
+        float | None, typer.Option(help="Distance between cells, in the model's units. [default: the model's]", show_default=False)
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Probability above which a cell is occupied.", show_default=False)] = None,
     mode: Annotated[str | None, typer.Option(help="adaptive or dense.", show_default=False)] = None,
     surface: Annotated[
         str | None,
-        typer.Option(help="joined with what was seen, or the network's alone. [default: joined]", show_default=False),
+        typer.Option(help="joined: seen and predicted points; network: predicted ones only. [default: joined]", show_default=False),
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG of the points from all sides.", show_default=False)] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG file for a view of the points from all sides.", show_default=False)] = None,
     url: Url = None,
     model: Model = None,
     timeout: Timeout = 3600.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Reconstruct a shape from an image with --depth or --points, and show how far it has come.
+    """Reconstruct a shape from an image with --depth or --points. Shows a progress bar.
 
-    An image of an object alone is enough where the model tells depth: with --mask, or transparent around the object.
+    If the model estimates depth, an image of an object is enough, with --mask or transparent around the object.
 
-    Ctrl-C ends the work in the service, too.
+    Ctrl-C also cancels the work in the service.
     """
     from opsin.client import Client
     from opsin.errors import OpsinError
@@ -71,37 +73,37 @@ def reconstruct(
         if path is not None and not path.is_file():
             raise UsageError(f"{path}: no such file")
     if depth is not None and points is not None:
-        raise UsageError("--points: given beside --depth; they say the same")
+        raise UsageError("--points: cannot be combined with --depth")
     written = output or Path(file.with_suffix(".glb").name)
-    output_files.check(written, picture)
+    output_files.check_writable(written, picture)
     output_files.check_suffix(picture, ".png")
-    asked: dict[str, Any] = {"spacing": spacing, "threshold": threshold, "mode": mode, "surface": surface}
-    options: Any = {**asked, "model": model, "fov": fov, "depth_scale": depth_scale, "format": _format(written), "timeout": timeout}
+    scene_options: dict[str, Any] = {"spacing": spacing, "threshold": threshold, "mode": mode, "surface": surface}
+    options: Any = {**scene_options, "model": model, "fov": fov, "depth_scale": depth_scale, "format": _format(written), "timeout": timeout}
     options |= _intrinsics(intrinsics)
-    began = time.monotonic()
+    started_at = time.monotonic()
     with Client(url, timeout=timeout) as client:
         try:
-            found = wait_with_progress(
+            result = wait_with_progress(
                 client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options), "Levels", elapsed=True
             )
-            seconds = time.monotonic() - began
-            output_files.write(written, found.file)
+            seconds = time.monotonic() - started_at
+            output_files.write(written, result.file)
             if picture is not None:
-                output_files.write(picture, _turntable(client, found, asked))
+                output_files.write(picture, _turntable(client, result, scene_options))
         except OpsinError as error:
             raise CommandError(f"{file}: {error}") from error
     if as_json:
-        typer.echo(json.dumps(_document(found, written, seconds), ensure_ascii=False))
+        typer.echo(json.dumps(_document(result, written, seconds), ensure_ascii=False))
         return
-    units = "" if found.metric else ", in units of the median depth"
-    typer.echo(f"{written}  {found.count} points{units}, {found.queries} queries, {seconds:.1f} s")
-    if found.scene is not None:
-        typer.echo(f"scene {found.scene} can be asked again for a while: /v1/scenes/{found.scene}")
-    print_note(f"{found.model}@{found.version}", found.note)
+    units = "" if result.metric else ", in units of the median depth"
+    typer.echo(f"{written}  {result.count} points{units}, {result.queries} queries, {seconds:.1f} s")
+    if result.scene is not None:
+        typer.echo(f"scene {result.scene} can be queried again for a while: /v1/scenes/{result.scene}")
+    print_note(f"{result.model}@{result.version}", result.note)
 
 
 def _format(path: Path) -> str:
-    """Raises UsageError."""
+    """Return the format of a file by its suffix. Raises UsageError."""
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise UsageError(f"{path}: the file's name must end in .glb, .ply or .npz")
@@ -109,7 +111,7 @@ def _format(path: Path) -> str:
 
 
 def _intrinsics(text: str | None) -> dict[str, float]:
-    """Raises UsageError."""
+    """Parse --intrinsics. Raises UsageError."""
     if text is None:
         return {}
     try:
@@ -121,20 +123,23 @@ def _intrinsics(text: str | None) -> dict[str, float]:
     return dict(zip(INTRINSICS, numbers, strict=False))
 
 
-def _turntable(client: Client, found: Reconstruction, asked: dict[str, Any]) -> bytes:
-    """A turning view of the points. The scene is asked again if the file does not tell how wide they are. Raises OpsinError and Failure."""
+def _turntable(client: Client, result: Reconstruction, scene_options: dict[str, Any]) -> bytes:
+    """Render the points from all sides. The scene is queried again if the file lacks the points' widths.
+
+    Raises OpsinError and CommandError.
+    """
     from opsin.image_encoding import png
     from opsin.point_rendering import render_turntable
 
-    if not found.file.startswith(b"PK"):
-        if found.scene is None:
-            raise CommandError("--picture: the service has no room to keep the scene; write an .npz")
-        found = client.scene(found.scene, **{**asked, "format": "npz"})
-    return png(render_turntable(found.cloud()))
+    if not result.file.startswith(b"PK"):
+        if result.scene is None:
+            raise CommandError("--picture: the service cannot store the scene; use an .npz output instead")
+        result = client.scene(result.scene, **{**scene_options, "format": "npz"})
+    return png(render_turntable(result.cloud()))
 
 
-def _document(found: Reconstruction, written: Path, seconds: float) -> dict[str, Any]:
+def _document(result: Reconstruction, written: Path, seconds: float) -> dict[str, Any]:
     from dataclasses import asdict
 
-    told = {name: value for name, value in asdict(found).items() if name != "file"}
-    return {**told, "points": told.pop("count"), "file": str(written), "seconds": round(seconds, 3)}
+    fields = {name: value for name, value in asdict(result).items() if name != "file"}
+    return {**fields, "points": fields.pop("count"), "file": str(written), "seconds": round(seconds, 3)}

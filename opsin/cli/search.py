@@ -1,4 +1,4 @@
-"""`opsin search`: the image files that fit a text or an image best, from a file of vectors."""
+"""`opsin search`: find the image files that match a text or an image best, in a file of vectors."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from opsin.cli.shared.options import Timeout, Url
 
 
 def search(
-    vectors: Annotated[Path, typer.Argument(metavar="FILE.npz", help="File that opsin embed has written.", show_default=False)],
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Such as 'something to eat'.", show_default=False)] = None,
-    image: Annotated[Path | None, typer.Option(help="Search by an image file instead.", show_default=False)] = None,
-    count: Annotated[int, typer.Option("-k", "--count", help="How many files.")] = 10,
+    vectors: Annotated[Path, typer.Argument(metavar="FILE.npz", help="File written by `opsin embed`.", show_default=False)],
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="Text to search for, such as 'something to eat'.", show_default=False)
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Image file to search for, instead of a text.", show_default=False)] = None,
+    count: Annotated[int, typer.Option("-k", "--count", help="Number of files to print.")] = 10,
     url: Url = None,
     timeout: Timeout = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line, for each file.")] = False,
 ) -> None:
-    """Find the files whose vectors are nearest to that of a text or an image: exact cosines, best first.
+    """Find the files that match a text or an image best, by exact cosine similarity, best first.
 
-    The service embeds the text or image; the vectors stay here. Exit code 1 if the service has another content of the bundle now.
+    The service embeds only the text or image; the vectors stay on this machine. Exit code 1 if the bundle's content has changed.
     """
     from opsin.client import Client
     from opsin.gallery import Gallery
@@ -43,14 +45,14 @@ def search(
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     with Client(url, timeout=timeout) as client:
-        found = Gallery(files, (), client.embed, client.model).search(text, image=image, k=count)
+        matches = Gallery(files, (), client.embed, client.model).search(text, image=image, k=count)
         bundle = client.model(files.model)
     if as_json:
-        for match in found:
+        for match in matches:
             typer.echo(json.dumps({"path": str(match.path), "cosine": match.cosine}, ensure_ascii=False))
         return
     table = make_table("Cosine", "File")
-    for match in found:
+    for match in matches:
         table.add_row(f"{match.cosine:.4f}", escape_markup(str(match.path)))
     make_console().print(table)
     print_note(bundle.id, bundle.note)

@@ -1,4 +1,4 @@
-"""`opsin serve`, `opsin gateway`, `opsin worker`: the service's processes."""
+"""`opsin serve`, `opsin gateway`, `opsin worker`: run the processes of the service."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ ModelControl = Annotated[
 Playground = Annotated[
     bool | None, typer.Option("--playground/--no-playground", help="Serve the pages / and /status. [default: on]", show_default=False)
 ]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings; environment and options win over it.", show_default=False)]
+Config = Annotated[
+    Path | None, typer.Option(help="YAML file with settings. Environment variables and options take precedence.", show_default=False)
+]
 
 
 def serve(
@@ -49,7 +51,7 @@ def serve(
     playground: Playground = None,
     config: Config = None,
 ) -> None:
-    """Run the whole service on this machine: queue, gateways, workers. Without `--redis` it starts a private Valkey.
+    """Run the whole service on this machine: queue, gateways and workers. Starts a private Valkey unless `--redis` is given.
 
     Every setting is also an `OPSIN_…` environment variable and a line of the `--config` file.
     """
@@ -75,14 +77,14 @@ def serve(
         _check_extensions()
     if settings.webhook_hosts:
         try:
-            secrets_of(settings)  # each gateway reads them, and would be started again and again
+            secrets_of(settings)  # checked here, since each gateway would fail on them and be restarted again and again
         except ValueError as error:
             raise UsageError(str(error)) from error
     raise typer.Exit(run(settings))
 
 
 def _check_extensions() -> None:
-    """Raises ExtensionError: processes that met it would be started again and again."""
+    """Raise ExtensionError for a broken extension, since the processes would fail on it and be restarted again and again."""
     from models import extensions
 
     if extensions.loaded():
@@ -114,11 +116,11 @@ def gateway(
 
 
 def template(
-    fd: Annotated[int, typer.Option(help="A socket whose other end the supervisor holds.")],
+    fd: Annotated[int, typer.Option(help="Socket that is connected to the supervisor.")],
     bundles: Bundles = None,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Make workers for `opsin serve`, as copies of this process."""
+    """Fork workers for `opsin serve` from this process."""
     require_processes("template")
     settings = settings_of(None, bundles=bundles, metrics_port=metrics_port)
     gc.disable()
@@ -128,14 +130,14 @@ def template(
 
 
 def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPort = None, config: Config = None) -> None:
-    """Run one worker, which loads the bundles and computes, against a Redis server that gateways share."""
+    """Run one worker. It loads bundles and runs inference on jobs from a shared Redis server."""
     require_processes("worker")
     settings = settings_of(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")
     _require_bundles(settings)
     check_variables("worker", settings.log_level)
-    # torch's modules are 200,000 objects and no garbage: not looking through them makes the start a tenth shorter, and freezing
-    # them keeps every later collection from looking again
+    # torch's modules are 200,000 objects and no garbage: not scanning them makes the start a tenth shorter, and freezing them
+    # keeps every later collection from scanning them again
     gc.disable()
     with requires_extra("server"):
         from server.worker.main import run_worker as run
@@ -145,7 +147,7 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
 
 
 def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any) -> Settings:
-    """The settings of file, environment and options. Raises UsageError naming what is wrong with them, or the extra that is not installed."""
+    """Return the settings of the file, the environment and the options. Raises UsageError if they are not valid, or an extra is missing."""
     with requires_extra(extra):
         from pydantic import ValidationError
         from pydantic_settings import SettingsError
@@ -154,14 +156,15 @@ def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any)
         from server.queue.connect import parse, unsuitable
         from server.settings import load
     for value in overrides.values():
-        str(value).encode()  # what is no UTF-8 ends the command here
+        str(value).encode()  # raises an error for text that is not valid UTF-8
     if config is not None:
         # in the environment, where the settings look for it and where the supervisor's children find it too
         os.environ["OPSIN_CONFIG"] = str(config)
     file = os.environ.get("OPSIN_CONFIG")
-    if file and file != os.devnull and not Path(file).is_file():  # the empty file is how Unix says none
+    if file and file != os.devnull and not Path(file).is_file():  # /dev/null means no file
         raise UsageError(
-            f"{file}: " + ("not a regular file, which every process could read" if Path(file).exists() else "no such settings file")
+            f"{file}: "
+            + ("not a regular file, which each process must be able to read" if Path(file).exists() else "no such settings file")
         )
     try:
         settings = load(**overrides)
@@ -170,26 +173,26 @@ def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any)
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UsageError(f"{file}: no setting is called {name!r}") from error
+            raise UsageError(f"{file}: unknown setting {name!r}") from error
         raise UsageError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}") from error
     except (SettingsError, YAMLError) as error:
-        if unread := re.search(r'value for field "(\w+)" from source "EnvSettingsSource"', str(error)):
-            variable = f"OPSIN_{unread[1].upper()}"
-            raise UsageError(f"setting {unread[1]}: {variable} is not JSON, as lists and maps in the environment must be") from error
+        if unparsed := re.search(r'value for field "(\w+)" from source "EnvSettingsSource"', str(error)):
+            variable = f"OPSIN_{unparsed[1].upper()}"
+            raise UsageError(f"setting {unparsed[1]}: {variable} is not JSON, as lists and maps in the environment must be") from error
         raise UsageError(f"settings: {error}") from error
     if settings.redis_url is not None:
         try:
             parse(settings.redis_url)
         except ValueError as error:
             raise UsageError(f"setting redis_url: {error}") from error
-        if why := unsuitable(settings.redis_url):
-            raise UsageError(f"setting redis_url: {why}")
+        if reason := unsuitable(settings.redis_url):
+            raise UsageError(f"setting redis_url: {reason}")
     _require_tasks(settings)
     return settings
 
 
 def _check_access(settings: Settings, process: str) -> None:
-    """Raises UsageError where the service would not know whom to let in."""
+    """Raise UsageError if the file of API keys cannot be read, or a variable may have been meant to name it."""
     check_variables(process, settings.log_level)
     if settings.api_keys_file is None:
         return
@@ -207,20 +210,20 @@ def _require_tasks(settings: Settings) -> None:
     from server.tasks.registry import DEFAULTS
 
     for name in settings.default_models.keys() - DEFAULTS.keys():
-        raise UsageError(f"setting default_models: no task is called {name!r}; there are {', '.join(DEFAULTS)}")
+        raise UsageError(f"setting default_models: unknown task {name!r}; available: {', '.join(DEFAULTS)}")
 
 
 def _require_bundles(settings: Settings) -> None:
-    """Raises UsageError where the folder of bundles was named and cannot be read. The default, `./bundles`, may be absent."""
+    """Raise UsageError if the folder of bundles was named and cannot be read. The default, `./bundles`, may be missing."""
     from server.processes.supervisor_protocol import RESTARTS
 
-    if RESTARTS in os.environ or "bundles" not in settings.model_fields_set:  # a supervisor has looked
+    if RESTARTS in os.environ or "bundles" not in settings.model_fields_set:  # the supervisor has checked it
         return
     try:
         os.scandir(settings.bundles).close()
     except OSError as error:
-        where = "name the folder that holds NAME/VERSION/ folders (--bundles or OPSIN_BUNDLES)"
-        raise UsageError(f"setting bundles: {settings.bundles} cannot be read ({error.strerror}); {where}") from error
+        advice = "name the folder that holds NAME/VERSION/ folders (--bundles or OPSIN_BUNDLES)"
+        raise UsageError(f"setting bundles: {settings.bundles} cannot be read ({error.strerror}); {advice}") from error
 
 
 def _require_redis(settings: Settings, command: str) -> None:

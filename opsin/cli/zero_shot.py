@@ -1,4 +1,4 @@
-"""`opsin zero-shot`: tell which of your own labels fit images, through a running service."""
+"""`opsin zero-shot`: score images against your own labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 from opsin.cli.bundles import class_names
 from opsin.cli.classify import label_table
 from opsin.cli.shared import image_files
-from opsin.cli.shared.console import counted
+from opsin.cli.shared.console import format_count
 from opsin.cli.shared.errors import UsageError
-from opsin.cli.shared.options import Merge, Model, TimeoutOfImage, Url
+from opsin.cli.shared.options import ImageTimeout, Merge, Model, Url
 
 
 def zero_shot(
@@ -34,26 +34,26 @@ def zero_shot(
     url: Url = None,
     model: Model = None,
     merge: Merge = None,
-    top_k: Annotated[int | None, typer.Option(help="Labels per image.", show_default=False)] = None,
-    threshold: Annotated[float | None, typer.Option(help="Least cosine of a label that is told.", show_default=False)] = None,
-    timeout: TimeoutOfImage = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and image.")] = False,
+    top_k: Annotated[int | None, typer.Option(help="Number of labels for each image.", show_default=False)] = None,
+    threshold: Annotated[float | None, typer.Option(help="Minimum cosine of the labels to print.", show_default=False)] = None,
+    timeout: ImageTimeout = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line, for each image.")] = False,
 ) -> None:
-    """Tell which of your own labels fit images best. Each file is a request of its own, so one bad file does not spoil the others.
+    """Score images against your own labels. Each file is sent as a separate request.
 
-    Exit code 0 if every image was labelled, 1 if one was not.
+    Exit code 0 if every image was classified, 1 if one was not.
     """
     from opsin.client import Client
     from opsin.errors import OpsinError
 
-    image_files.check(files)
-    wanted = [*(label or []), *(class_names.read(labels) if labels else [])]
-    if not wanted:
-        raise UsageError("zero-shot: no label is given; name some with --label TEXT or --labels FILE")
+    image_files.check_files(files)
+    all_labels = [*(label or []), *(class_names.read(labels) if labels else [])]
+    if not all_labels:
+        raise UsageError("zero-shot: no labels are given; name some with --label TEXT or --labels FILE")
     options: Any = {"model": model, "merge": merge, "top_k": top_k, "threshold": threshold, "templates": template or None}
     with Client(url, timeout=timeout) as client:
-        answers = image_files.answers(lambda file: client.zero_shot(file, wanted, wait=True, **options), files, "Classifying")
-    cut = max((answer.labels.truncated for answer in answers.values() if not isinstance(answer, OpsinError)), default=0)
-    if cut:
-        typer.echo(f"opsin: {cut} of {counted(len(wanted), 'label')} truncated: longer than the bundle reads", err=True)
+        answers = image_files.answer_all(lambda file: client.zero_shot(file, all_labels, wait=True, **options), files, "Classifying")
+    truncated = max((answer.labels.truncated for answer in answers.values() if not isinstance(answer, OpsinError)), default=0)
+    if truncated:
+        typer.echo(f"opsin: {truncated} of {format_count(len(all_labels), 'label')} truncated: longer than the bundle reads", err=True)
     image_files.report(answers, label_table, as_json=as_json)

@@ -19,10 +19,10 @@ from PIL import Image
 from rich.console import Console
 
 from models.bundle import write
-from models.bundle_schema import QuerySpace
-from opsin.cli.demo.clips import MOVES, show_clips
-from opsin.cli.demo.command import show_pictures
-from opsin.cli.demo.sounds import SOUNDS, is_sound_classifier, show_sounds
+from models.bundle_schema import Space
+from opsin.cli.demo.clips import MOVE_CLIPS, show_clips
+from opsin.cli.demo.command import show_images
+from opsin.cli.demo.sounds import SAMPLES_FOLDER, is_sound_classifier, show_sounds
 from opsin.client import Client
 from tests.support.bundles.actions import LABELS, write_watcher
 from tests.support.bundles.analytic_mcc import write_shell
@@ -72,7 +72,7 @@ def test_the_demo_asks_for_flags_also_while_they_load() -> None:
     flags = {"name": "flags", "version": "1", "task": "classify", "state": "loading"}
     listed = {"/v1/models": {"models": [{**flags, "name": "photos", "state": "ready"}, flags]}, "/v1/models/flags@1": flags}
     with scripted(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
-        show_pictures(client, sorted(PICTURES.glob("*.png"))[:1], Console(quiet=True))
+        show_images(client, sorted(PICTURES.glob("*.png"))[:1], Console(quiet=True))
     assert [request.path for request in service.requests if request.path.startswith("/v1/classify")] == ["/v1/classify?model=flags%401"]
 
 
@@ -85,7 +85,7 @@ def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
         show_sounds(client, hearing.id, Console(file=written, width=100))
     told = written.getvalue()
     asked = [request.path for request in service.requests if request.path.startswith("/v1/classify")]
-    assert asked == ["/v1/classify?model=sounds%401&top_k=3"] * len(list(SOUNDS.glob("*.flac"))) and asked
+    assert asked == ["/v1/classify?model=sounds%401&top_k=3"] * len(list(SAMPLES_FOLDER.glob("*.flac"))) and asked
     assert "What sounds@1 hears" in told and "trumpet.flac" in told
 
 
@@ -94,9 +94,9 @@ def test_the_demo_names_the_camera_moves_of_its_clips() -> None:
     with scripted(lambda request: Answer(body=RESULT)) as service, Client(service.url) as client:
         show_clips(client, console)
     asked = [request for request in service.requests if request.path.startswith("/v1/classify")]
-    assert [clip.read_bytes() in request.body for clip, request in zip(MOVES, asked, strict=True)] == [True] * 3
+    assert [clip.read_bytes() in request.body for clip, request in zip(MOVE_CLIPS, asked, strict=True)] == [True] * 3
     shown = console.export_text()
-    assert all(re.search(rf"^{clip.name} +animals 75%", shown, re.MULTILINE) for clip in MOVES)
+    assert all(re.search(rf"^{clip.name} +animals 75%", shown, re.MULTILINE) for clip in MOVE_CLIPS)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import re
 
 from rich.console import Console
 
-from opsin.cli.demo.words import LABELS, PICTURES, SHOWN, show_words
+from opsin.cli.demo.words import DRAWING_NAMES, LABELS, TOP_K, show_words
 from opsin.client import Client
 from tests.support.task_clients import Speaker
 
@@ -16,6 +16,6 @@ def test_the_demo_says_which_words_fit_each_drawing(speaker: Speaker) -> None:
     with Client(str(speaker.gateway.http.base_url)) as client:
         show_words(client, console)
     lines = console.export_text().splitlines()
-    for name in PICTURES:
+    for name in DRAWING_NAMES:
         (line,) = (line for line in lines if line.startswith(f"{name}.png"))
-        assert len(re.findall(r"\d+%", line)) == SHOWN and any(label in line for label in LABELS)
+        assert len(re.findall(r"\d+%", line)) == TOP_K and any(label in line for label in LABELS)

@@ -438,8 +438,8 @@ def test_revoked_key_ends_batch_that_waits_for_answers(tmp_path: Path) -> None:
 
 def test_proxy_error_for_unavailable_service_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience begins anew with the first failure after an answer; without any it ends after the first."""
-    monkeypatch.setattr("opsin.cli.batch.command.PATIENCE_S", 0.0)
-    monkeypatch.setattr("opsin.cli.batch.command.PAUSE_S", 0.01)
+    monkeypatch.setattr("opsin.cli.batch.command.MAX_OUTAGE_S", 0.0)
+    monkeypatch.setattr("opsin.cli.batch.command.RETRY_PAUSE_S", 0.01)
     (tmp_path / "a.png").write_bytes(b"image")
     rows = written(tmp_path / "in.jsonl", {"image": "a.png"}, {"image": "a.png"})
     away = [Answer(502, "<html>Bad Gateway"), Answer(504, "<html>Gateway Time-out")]

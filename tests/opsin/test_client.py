@@ -182,7 +182,11 @@ def test_a_problem_of_somebody_else_is_an_error(detail: object) -> None:
     "lines", ["event: done\ndata: {}", "id: a\nevent: done\ndata: {}", "id: 1\nevent: done", "id: 1\nevent: done\ndata: {"]
 )
 def test_what_is_no_event_is_an_error(lines: str) -> None:
-    with scripted([Answer(body=f"{lines}\n\n")]) as service, Client(service.url) as client, pytest.raises(Failed, match="not an event of Opsin"):
+    with (
+        scripted([Answer(body=f"{lines}\n\n")]) as service,
+        Client(service.url) as client,
+        pytest.raises(Failed, match="not an event of Opsin"),
+    ):
         list(client.job("j-1").events())
 
 
@@ -228,7 +232,7 @@ def test_lost_service_reports_id_of_running_job(monkeypatch: pytest.MonkeyPatch)
                 wait()
     hangs = threading.Event()
     with scripted([Answer(after=hangs)]) as service, Client(service.url, timeout=0.01) as client:
-        with pytest.raises(DeadlinePassed, match=told):
+        with pytest.raises(DeadlinePassed, match=hint):
             client.job("j-1").result()
         hangs.set()
 

@@ -30,7 +30,7 @@ from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.mavil.model import MAViL
 from models.systems.mavil.preprocessing import spectrogram
 from models.systems.onnx.export import ExportError, export
-from opsin.cli.bundles.labelled_recordings import recordings
+from opsin.cli.bundles.labelled_recordings import read_recordings
 from opsin.cli.shared.errors import UsageError
 from opsin.measuring.clip_ladder import measure_steps
 from server.worker.device_layout import Layout
@@ -304,11 +304,11 @@ def test_links_to_nothing_and_pipes_are_named(tmp_path: Path) -> None:
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.mkv").symlink_to(tmp_path / "nothing")
     with pytest.raises(UsageError, match=r"a\.mkv: no file, or a link to none"):
-        recordings(tmp_path / "links", spec, None)
+        read_recordings(tmp_path / "links", spec, None)
     (tmp_path / "pipes").mkdir()
     os.mkfifo(tmp_path / "pipes" / "labels.csv")
     with pytest.raises(UsageError, match=r"labels\.csv: no file"):
-        recordings(tmp_path / "pipes", spec, None)
+        read_recordings(tmp_path / "pipes", spec, None)
 
 
 def test_unclassifiable_file_is_named_and_nothing_written(tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(folder: Path, spec: BundleSpec, use: Any = None) -> list[set[str]]:
-    _, given = recordings(folder, spec, use)
+    _, given = read_recordings(folder, spec, use)
     return sorted([{file.name for file in one.files.values()} for one in given], key=sorted)
 
 
@@ -393,7 +393,7 @@ def test_a_sound_beside_a_clip_is_its_sound(folder: Path, specs: dict[str, Bundl
     assert found(folder, specs["mae-st"]) == found(folder, specs["apart"], "sight") == [{"a.mkv"}, {"b.mp4"}]
     (folder / ".hidden").write_bytes(b"")
     write_table(folder, {"a.mkv": ["action 3"]})
-    _, (one,) = recordings(folder, specs["both"], None)
+    _, (one,) = read_recordings(folder, specs["both"], None)
     assert (one.labels, {part: file.name for part, file in one.files.items()}) == ((3,), {"video": "a.mkv", "audio": "a.wav"})
 
 
@@ -425,7 +425,7 @@ def test_folders_of_labels_hold_all_files(folder: Path, specs: dict[str, BundleS
         found(folder, specs["mae-st"])
     for name in ("a.mkv", "a.wav", "b.mp4", "c.wav"):
         shutil.move(folder / name, folder / "action 1" / name)
-    assert [one.labels for one in recordings(folder, specs["apart"], "sound")[1]] == [(1,)] * 3
+    assert [one.labels for one in read_recordings(folder, specs["apart"], "sound")[1]] == [(1,)] * 3
     (folder / "action 1" / "more").mkdir()
     with pytest.raises(
         UsageError, match=r"action 1/more is a folder within that of a label; move its files up, or name them in .*labels\.csv"
@@ -440,7 +440,7 @@ def test_folders_of_labels_hold_all_files(folder: Path, specs: dict[str, BundleS
 def test_labels_with_commas_stand_in_quotes(folder: Path, specs: dict[str, BundleSpec]) -> None:
     labels = [*specs["mae-st"].labels[:-1], "Male speech, man speaking"]
     (folder / "labels.csv").write_text('a.mkv,"action 2;Male speech, man speaking"\n')
-    _, (one,) = recordings(folder, specs["mae-st"].model_copy(update={"labels": labels}), None)
+    _, (one,) = read_recordings(folder, specs["mae-st"].model_copy(update={"labels": labels}), None)
     assert one.labels == (2, 10)
 
 

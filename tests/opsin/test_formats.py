@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.cli.shared.media_kinds import kind
+from opsin.cli.shared.media_kinds import detect_kind
 from tests.support.audio import tagged, tones, wav, written
 from tests.support.videos import clip, every, sound_alone
 
@@ -24,7 +24,7 @@ def image(name: str) -> bytes:
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_images(name: str) -> None:
-    assert kind(image(name)) == "image"
+    assert detect_kind(image(name)) == "image"
 
 
 @pytest.mark.parametrize(
@@ -43,16 +43,16 @@ def test_images(name: str) -> None:
 )
 def test_videos(container: str, codec: str, pixels: str) -> None:
     times = every(10, 25.0)
-    assert kind(clip(times, container=container, codec=codec, pixels=pixels)) == "video"
+    assert detect_kind(clip(times, container=container, codec=codec, pixels=pixels)) == "video"
 
 
 @pytest.mark.parametrize("codec", [b"\x80theora", b"OVP80"])
 def test_an_ogg_whose_first_pages_name_a_video_codec_is_a_video(codec: bytes) -> None:
-    assert kind(b"OggS" + bytes(24) + codec + bytes(400)) == "video"
+    assert detect_kind(b"OggS" + bytes(24) + codec + bytes(400)) == "video"
 
 
 def test_a_video_with_sound_is_a_video() -> None:
-    assert [kind(clip(TIMES, sound=True)), kind(clip(TIMES, container="matroska", sound=True))] == ["video", "video"]
+    assert [detect_kind(clip(TIMES, sound=True)), detect_kind(clip(TIMES, container="matroska", sound=True))] == ["video", "video"]
 
 
 @pytest.mark.parametrize(
@@ -72,24 +72,24 @@ def test_a_video_with_sound_is_a_video() -> None:
     ],
 )
 def test_sounds(container: str, codec: str) -> None:
-    assert kind(written(TONES, 48_000, container, codec)) == "audio"
+    assert detect_kind(written(TONES, 48_000, container, codec)) == "audio"
 
 
 def test_sounds_in_containers_of_videos_and_behind_covers() -> None:
-    assert kind(sound_alone()) == "audio"
-    assert kind(tagged(written(TONES, 48_000, "mp3", "libmp3lame"), image("PNG"))) == "audio"
-    assert kind(wav(np.zeros(400, np.float32), 16_000)) == "audio"
+    assert detect_kind(sound_alone()) == "audio"
+    assert detect_kind(tagged(written(TONES, 48_000, "mp3", "libmp3lame"), image("PNG"))) == "audio"
+    assert detect_kind(wav(np.zeros(400, np.float32), 16_000)) == "audio"
 
 
 def test_truncated_mp4_is_video_unless_its_brand_differs() -> None:
     whole = clip(TIMES, sound=True)
-    assert [kind(whole[: len(whole) // 2]), kind(b"\0\0\0\x1cftypM4A " + bytes(400))] == ["video", "audio"]
+    assert [detect_kind(whole[: len(whole) // 2]), detect_kind(b"\0\0\0\x1cftypM4A " + bytes(400))] == ["video", "audio"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"cats", bytes(600), b"RIFF\0\0\0\0cats"])
 def test_what_is_not_known_is_told(content: bytes) -> None:
-    assert kind(content) is None
+    assert detect_kind(content) is None
 
 
 def test_images_the_service_cannot_decode_are_sent_as_images() -> None:
-    assert kind(b"\0\0\0\x1cftypavif" + bytes(400)) == "image"
+    assert detect_kind(b"\0\0\0\x1cftypavif" + bytes(400)) == "image"

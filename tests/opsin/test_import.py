@@ -21,7 +21,7 @@ from models.registry import architectures
 from models.systems.published_sizes import sizes
 from models.systems.vit.model import ViT, ViTConfig
 from opsin.cli.bundles.import_report import architecture_line
-from opsin.cli.bundles.model_inputs import at_model_size
+from opsin.cli.bundles.model_inputs import load_at_model_size
 from server.playground import SAMPLES
 from tests.golden.case import GOLDEN
 from tests.support.bundles.onnx import lama, midas
@@ -188,7 +188,7 @@ def test_the_cost_is_that_of_the_images_it_counts(checkpoint: Path, tmp_path: Pa
     ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "tiny", OPSIN_DTYPE="bfloat16")
     bundle = read(tmp_path / "tiny/1")
     files = [file for file in sorted(SAMPLES.glob("*.png")) if not file.stem.endswith(("-mask", "-depth"))]
-    pixels = at_model_size(files, bundle.spec, "images")
+    pixels = load_at_model_size(files, bundle.spec, "images")
     exact, short = (load(bundle, dtype=dtype, packed=True) for dtype in (torch.float32, torch.bfloat16))
     answers = [[model.forward({"pixels": image[None]}, {"merge": [0, 0]})["logits"] for image in pixels] for model in (exact, short)]
     furthest = max(float(np.abs(own - other).max()) for own, other in zip(*answers, strict=True))

@@ -1,4 +1,4 @@
-"""`opsin export`: a bundle → a checkpoint that the published code reads."""
+"""`opsin export`: a bundle → a checkpoint that the published code can read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsin.cli.bundles.model_inputs import at_model_size
+from opsin.cli.bundles.model_inputs import load_at_model_size
 from opsin.cli.shared import output_files
 from opsin.cli.shared.console import format_bytes
 from opsin.cli.shared.errors import CommandError, UsageError
@@ -27,21 +27,21 @@ def export(
         Path,
         typer.Option("--output", "-o", metavar="FILE", help=".safetensors, or a torch file of any other suffix.", show_default=False),
     ],
-    family: Annotated[str | None, typer.Option(help="Whose layout. [default: the one it was imported from]", show_default=False)] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX graph instead, compared with the model first.")] = False,
+    family: Annotated[str | None, typer.Option(help="Layout of this model family. [default: that of the imported checkpoint]", show_default=False)] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX graph instead, after comparing it with the model.")] = False,
     rung: Annotated[
         str | None,
-        typer.Option(help="With --onnx: the rung whose merging is baked in, or off. [default: the bundle's default]", show_default=False),
+        typer.Option(help="With --onnx: the rung whose merging the graph has, or off. [default: the bundle's default]", show_default=False),
     ] = None,
     image: Annotated[
         list[Path] | None,
-        typer.Option(help="With --onnx: an image that graph and model are compared on; repeatable.", show_default=False),
+        typer.Option(help="With --onnx: an image to compare graph and model on; repeatable.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a bundle's weights in a published layout: its key names and its container. What import brought in comes out bit for bit.
+    """Write a bundle's weights in a published layout: its key names and its container. Imported weights are exported bit for bit.
 
-    `--family flip` writes T5X's folder if FILE has no suffix. `--onnx` takes a ViT with its merging, and of DiffMAE the denoising step,
-    of MCC the decoder that answers queries.
+    `--family flip` writes T5X's folder if FILE has no suffix. `--onnx` exports a ViT with its merging, the denoising step of DiffMAE, or the
+    decoder of MCC.
     """
     if onnx:
         if family is not None:
@@ -49,7 +49,7 @@ def export(
         export_graph(bundle, output, rung, image or [])
         return
     if rung is not None or image:
-        raise UsageError("--rung and --image belong to --onnx")
+        raise UsageError("--rung and --image: only valid with --onnx")
     with requires_extra("server"):
         from models.bundle import BundleError, read
         from models.checkpoints.checkpoint_file import CheckpointError
@@ -66,30 +66,30 @@ def export(
         typer.echo(f"without  {written.lacks}")
     for file in (output, *written.beside.values()):
         typer.echo(f"written  {file}")
-    typer.echo(f"back     {_way_back(read(bundle).spec, bundle, output, written)} -o …")
+    typer.echo(f"back     {_import_arguments(read(bundle).spec, bundle, output, written)} -o …")
 
 
-def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: ExportedCheckpoint) -> str:
-    """The command that imports the exported file as the same bundle."""
-    words = ["opsin", "import", str(output), "--family", written.family]
-    words += [word for name, value in written.settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    words += ["--labels", str(bundle / "bundle.json")] if spec.labels else []
+def _import_arguments(spec: BundleSpec, bundle: Path, output: Path, written: Exported) -> str:
+    """Return the command that imports the exported file as an equal bundle."""
+    arguments = ["opsin", "import", str(output), "--family", written.family]
+    arguments += [argument for name, value in written.settings.items() for argument in ("--set", f"{name}={json.dumps(value)}")]
+    arguments += ["--labels", str(bundle / "bundle.json")] if spec.labels else []
     if spec.text is not None:
-        words += ["--tokenizer", str(written.beside["tokenizer.json"]), "--templates", str(bundle / "bundle.json")]
-    return shlex.join([*words, "--license", spec.license])
+        arguments += ["--tokenizer", str(written.beside["tokenizer.json"]), "--templates", str(bundle / "bundle.json")]
+    return shlex.join([*arguments, "--license", spec.license])
 
 
 def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path]) -> None:
     with requires_extra("export"):
         from models.bundle import BundleError, read
         from models.systems.onnx import export as onnx_export
-    output_files.check(output)
+    output_files.check_writable(output)
     try:
         bundle = read(folder)
         onnx_export.check_exportable(bundle)
         spec = bundle.spec
         schedule = None if rung is None else _schedule(spec, rung)
-        pixels = at_model_size(images, spec, "--image")
+        pixels = load_at_model_size(images, spec, "--image")
         written = onnx_export.export(bundle, output, schedule=schedule, pixels=pixels)
     except onnx_export.ExportError as error:
         raise UsageError(str(error)) from error
@@ -106,7 +106,7 @@ def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path
 def _schedule(spec: BundleSpec, rung: str) -> MergeSchedule:
     from models.merge_schedule import MergeSchedule
 
-    found = spec.rung(rung)
-    if rung != "off" and found is None:
-        raise UsageError(f"--rung {rung}: {spec.id} has no such rung; it has {', '.join(['off', *(each.name for each in spec.ladder)])}")
-    return MergeSchedule.off() if found is None else found.merge
+    named_rung = spec.rung(rung)
+    if rung != "off" and named_rung is None:
+        raise UsageError(f"--rung {rung}: {spec.id} has no such rung; available: {', '.join(['off', *(each.name for each in spec.ladder)])}")
+    return MergeSchedule.off() if named_rung is None else named_rung.merge

@@ -1,4 +1,4 @@
-"""`opsin import`: somebody else's checkpoint → a bundle."""
+"""`opsin import`: a published checkpoint → a bundle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opsin.engine import enter
 
 
 class ImportCommand(TyperCommand):
-    """Names the families in its help: they are looked up when somebody asks, since `opsin --help` must not wait for them."""
+    """A command whose help names the model families, which are read only then, so that `opsin --help` stays fast."""
 
     def get_help(self, ctx: Any) -> str:
         enter()
@@ -45,51 +45,51 @@ def import_(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR/NAME", help="Writes DIR/NAME/VERSION/; with --name, DIR.", show_default=False),
+        typer.Option("--output", "-o", metavar="DIR/NAME", help="Folder to write: DIR/NAME/VERSION/; with --name, DIR.", show_default=False),
     ] = None,
-    family: Annotated[str | None, typer.Option(help="Whose it is, where its keys fit several families.", show_default=False)] = None,
+    family: Annotated[str | None, typer.Option(help="Model family, if the checkpoint's keys match more than one.", show_default=False)] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Class names: one per line, a JSON list, or a bundle.json.", show_default=False)
     ] = None,
     purpose: Annotated[
         Literal["classify", "embed"] | None,
-        typer.Option("--as", help="Task of an ONNX graph, where nothing else tells which.", show_default=False),
+        typer.Option("--as", help="Task of an ONNX graph, if its signature fits several.", show_default=False),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="What keys cannot tell, such as heads=4; repeatable.", show_default=False),
+        typer.Option("--set", metavar="KEY=VALUE", help="Config value that cannot be inferred from the checkpoint, such as heads=4. May be repeated.", show_default=False),
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="Of a pair: tokenizer.json, vocab.txt, vocab.json, SentencePiece's .model, or a folder.", show_default=False),
+        typer.Option(help="For an image-text model: tokenizer.json, vocab.txt, vocab.json, SentencePiece's .model, or a folder.", show_default=False),
     ] = None,
     templates: Annotated[
         Path | None, typer.Option(help="With --tokenizer: sentences with {} for the label, one per line.", show_default=False)
     ] = None,
     licence: Annotated[
         str | None,
-        typer.Option("--license", help="The weights' licence, such as CC-BY-NC-4.0; else that of the model card.", show_default=False),
+        typer.Option("--license", help="The weights' licence, such as CC-BY-NC-4.0. [default: that of the model card]", show_default=False),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default=False)] = None,
     version: Annotated[str, typer.Option(help="The bundle's version.")] = "1",
-    listed: Annotated[bool, typer.Option("--list", help="List the published checkpoints of all systems, and end.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the published checkpoints of all systems, and exit.")] = False,
 ) -> None:
     """Turn a published checkpoint into a bundle. Only tensors are read: no code in the file is ever run."""
     if listed:
         checkpoint_list.show()
         return
     if source is None or output is None:
-        raise UsageError("import: say what to import and where to, as in `opsin import model.safetensors -o bundles/NAME`; --list lists files")
+        raise UsageError("import: name a checkpoint and an output, as in `opsin import model.safetensors -o bundles/NAME`; --list lists files")
     if purpose == "embed" and labels:
-        raise UsageError("--labels: an encoder has none; leave out --labels, or say --as classify")
+        raise UsageError("--labels: an encoder has no labels; leave out --labels, or use --as classify")
     root, name = (output, name) if name else (output.parent, output.name)
     if (root / name / version).exists():
         raise UsageError(f"{root / name / version}: exists already; choose another --version")
-    class_names = read_class_names(labels) if labels else None
+    labels_read = read_class_names(labels) if labels else None
     exit_cleanly_on_sigterm()
-    overrides = dict(_setting(text) for text in settings or [])
-    found = import_source.find(source)
-    file = found.path
+    overrides = dict(_parse_setting(text) for text in settings or [])
+    import_from = import_source.find(source)
+    file = import_from.path
     with requires_extra("server"):
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -101,36 +101,36 @@ def import_(
     try:
         if file.suffix.lower() == SUFFIX:
             if family:
-                raise UsageError(f"import: {file}: a graph's signature tells what it is; --family is for checkpoints")
+                raise UsageError(f"import: {file}: --family is for checkpoints, not for ONNX graphs")
             weights = None
             spec, files = import_graph(
-                file, purpose=purpose, labels=class_names, overrides=overrides, name=name, version=version, license=licence
+                file, purpose=purpose, labels=labels_read, overrides=overrides, name=name, version=version, license=licence
             )
         else:
             if purpose:
-                raise UsageError("--as: a checkpoint tells its task itself; --as is for ONNX graphs")
+                raise UsageError("--as: only valid for ONNX graphs; the task of a checkpoint is inferred")
             files = {}
             spec, weights = import_checkpoint(
                 file,
                 family=family,
-                labels=class_names,
+                labels=labels_read,
                 overrides=overrides,
                 name=name,
                 version=version,
                 license=licence,
-                origin=found.origin,
+                origin=import_from.origin,
             )
     except CheckpointError as error:
-        is_fault = found.is_model and not isinstance(error, InvalidSetting)
-        told = str(error).replace(str(file), source) if found.origin else str(error)
-        raise (CommandError(f"import: {told}") if is_fault else UsageError(told)) from error
-    of_repository = spec.task == "zero-shot" and tokenizer is None and not templates
+        is_fault = import_from.is_model and not isinstance(error, WrongSetting)
+        message = str(error).replace(str(file), source) if import_from.origin else str(error)
+        raise (CommandError(f"import: {message}") if is_fault else UsageError(message)) from error
+    is_from_repository = spec.task == "zero-shot" and tokenizer is None and not templates
     if spec.task == "zero-shot" and tokenizer is None:
-        tokenizer = found.tokenizer
+        tokenizer = import_from.tokenizer
     if templates and not tokenizer:
-        raise UsageError("--templates needs --tokenizer, and a pair of images and texts: nothing else reads texts")
+        raise UsageError("--templates: only valid with --tokenizer, for an image-text model")
     try:
-        with _folder_in(root) as folder:
+        with _temporary_folder(root) as folder:
             content = file
             if weights is not None:
                 content = folder / "weights.safetensors"
@@ -140,9 +140,9 @@ def import_(
                     text, files = prepare_tokenizer(spec, content, tokenizer, templates, folder)
                     spec = spec.model_copy(update={"text": text})
                 except UsageError as error:
-                    if not of_repository:
+                    if not is_from_repository:
                         raise
-                    notes = [*spec.provenance.get("notes", []), f"the tokenizer is not taken: {error}".replace(str(file), source)]
+                    notes = [*spec.provenance.get("notes", []), f"the tokenizer was not imported: {error}".replace(str(file), source)]
                     spec = spec.model_copy(update={"provenance": spec.provenance | {"notes": notes}})
             bundle = write(root, spec, content, files=files)
     except BundleError as error:
@@ -154,21 +154,21 @@ def import_(
 
 
 @contextmanager
-def _folder_in(root: Path) -> Iterator[Path]:
-    """A folder for a while, in one that is made with its parents where they are missing; these go again if the import fails."""
-    absent = [folder for folder in (root, *root.parents) if not folder.exists()]
+def _temporary_folder(root: Path) -> Iterator[Path]:
+    """Yield a temporary folder inside `root`. Missing parents are created, and removed again if the block fails."""
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".importing-", dir=root) as folder:
             yield Path(folder)
     except BaseException:
-        with suppress(OSError):  # somebody else has put something there
-            for made in absent:
+        with suppress(OSError):  # there are other files in it
+            for made in missing:
                 made.rmdir()
         raise
 
 
-def _setting(text: str) -> tuple[str, str]:
+def _parse_setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (key and equals and value):
         raise UsageError(f"--set {text}: write KEY=VALUE, as in --set heads=4")

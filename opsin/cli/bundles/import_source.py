@@ -1,4 +1,4 @@
-"""Where `opsin import` finds what it imports: a file or folder of this computer, or a repository of a hub."""
+"""The source of `opsin import`: a local file or folder, or a repository of a hub."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ from typing import Any
 from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.requirements import requires_extra
 
-TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
-"""Files of a repository that say how texts are cut."""
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
+"""Files of a repository that hold a tokenizer."""
 
 
 @dataclass(frozen=True)
 class ImportSource:
-    """A file or folder that is imported."""
+    """A file or folder to import."""
 
     path: Path
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """Repository and commit, for the provenance; empty for what was on this computer."""
+    """Repository and commit, for the provenance; empty for local files."""
 
     @property
     def is_model(self) -> bool:
-        """Whether it is a folder as hubs have them, whose files say everything: what cannot be imported is nobody's mistake."""
+        """Whether it is a model folder as in hubs, with a config: failures are then not the user's mistake."""
         return (self.path / "config.json").is_file()
 
     @property
     def tokenizer(self) -> Path | None:
-        """Such a folder that holds a tokenizer, too."""
-        return self.path if self.is_model and any((self.path / name).is_file() for name in TOKENIZERS) else None
+        """The folder, if it is a model folder that also has a tokenizer."""
+        return self.path if self.is_model and any((self.path / name).is_file() for name in TOKENIZER_FILES) else None
 
 
 def find(text: str) -> ImportSource:
-    """A path, `hf://OWNER/REPO[@REVISION]` or `timm:NAME.TAG`, whose files are fetched. Raises UsageError, and Failure where they do not
-    come."""
+    """Return the source named by a path, `hf://OWNER/REPO[@REVISION]` or `timm:NAME.TAG`, and download a repository.
+
+    Raises UsageError, and CommandError if the download fails.
+    """
     from opsin.hub.address import InvalidAddressError, is_address, parse
 
     if not is_address(text):

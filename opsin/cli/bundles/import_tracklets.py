@@ -1,4 +1,4 @@
-"""`opsin import-tracklets`: a tracker's results → tracks that the service takes."""
+"""`opsin import-tracklets`: a tracker's results → tracks for the service."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from opsin.cli.shared.requirements import requires_extra
 def import_tracklets(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="PHALP's results, results/demo_NAME.pkl.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="TRACKS.npz", help="File to write.", show_default=False)],
-    fps: Annotated[float, typer.Option(help="Frames a second of the video.")] = 30.0,
-    joints: Annotated[bool, typer.Option(help="Keep the 3D joints, for networks that take them.")] = False,
+    fps: Annotated[float, typer.Option(help="Frames per second of the video.")] = 30.0,
+    joints: Annotated[bool, typer.Option(help="Include the 3D joints, for networks that take them.")] = False,
 ) -> None:
-    """Turn a tracker's results into tracks for `opsin actions` and `POST /v1/actions`. Nothing but arrays is unpickled."""
+    """Convert a tracker's results to tracks for `opsin actions` and `POST /v1/actions`. Only arrays are unpickled."""
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
     if not 0 < fps < math.inf:  # nor is NaN
         raise UsageError(f"--fps: {fps:g}; it must be a positive number")
-    output_files.check(output)
+    output_files.check_writable(output)
     with requires_extra("server"):
         from models.media.safe_joblib import UnsafeFile
         from models.people.tracklets import read_results, tracklets_from_results

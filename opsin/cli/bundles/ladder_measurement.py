@@ -1,4 +1,4 @@
-"""A bundle's ladder, measured on a folder of files, for `opsin calibrate --ladder`."""
+"""`opsin calibrate --ladder`: measure a bundle's ladder on a folder of files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from opsin.cli.bundles.labelled_images import MIN_FILES, examples
-from opsin.cli.bundles.labelled_recordings import recordings
+from opsin.cli.bundles.labelled_images import MIN_FILES, read_labelled_images
+from opsin.cli.bundles.labelled_recordings import read_recordings
 from opsin.cli.services import settings_of
-from opsin.cli.shared.console import counted, make_console
+from opsin.cli.shared.console import format_count, make_console
 from opsin.cli.shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,28 +22,29 @@ if TYPE_CHECKING:
     from server.tasks.classify.clips import Use
     from server.worker.warmup import Loader
 
-Halves = tuple[int, int | None]
-"""r of a rung, and of the half that sees where that has its own."""
+MergePair = tuple[int, int | None]
+"""Tokens to merge in each block of a rung, and of its video half if that differs."""
 
 
 @dataclass(frozen=True)
 class LadderMeasurement:
-    """Figures of a ladder, and what they are of."""
+    """Figures of a ladder, and what they were measured on."""
 
     quality: Quality
     throughput: Throughput
-    of: str
+    measured_on: str
     """Inputs on which the accuracy was measured."""
     unit: str
     """Unit that the throughput counts."""
-    told: Mapping[str, Any] = field(default_factory=dict)
-    """For `quality` of bundle.json."""
+    extra_quality: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of `quality` in bundle.json."""
 
 
-def measure_ladder(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | None, *, force: bool) -> tuple[BundleSpec, list[str]]:
-    """Return the spec with a measured ladder, and lines for the user. values: of the rungs; empty: the bundle's.
+def measure_ladder(bundle: Bundle, folder: Path, merge_pairs: Sequence[MergePair], use: Use | None, *, force: bool) -> tuple[BundleSpec, list[str]]:
+    """Return the spec with a measured ladder, and lines for the user. merge_pairs: the rungs; empty: the bundle's rungs.
 
-    Raises UsageError, BundleError."""
+    Raises UsageError, BundleError.
+    """
     from kernels.malloc import keep_freed_memory
     from models.bundle import Bundle
     from opsin.measuring.clip_ladder import task_of
@@ -53,7 +54,7 @@ def measure_ladder(bundle: Bundle, folder: Path, values: Sequence[Halves], use: 
     from server.worker.warmup import Loader
 
     spec, settings = bundle.spec, settings_of(None)
-    rungs = _rungs(spec, values)
+    rungs = _choose_rungs(spec, merge_pairs)
     try:
         layout = choose(settings)
     except ValueError as error:
@@ -61,11 +62,11 @@ def measure_ladder(bundle: Bundle, folder: Path, values: Sequence[Halves], use: 
     logs.configure("warning", process="calibrate")
     keep_freed_memory()
     planned = Bundle(path=bundle.path, spec=spec.model_copy(update={"ladder": list(rungs)}))
-    measure = _of_images if task_of(spec) is None else _of_recordings
+    measure = _measure_images if task_of(spec) is None else _measure_recordings
     with TemporaryDirectory() as cache:
         loader = Loader(layout, settings.dtype, Measurements(Path(cache)), settings.offered_backend)
-        found = measure(planned, folder, use, loader, force=force)
-    quality, throughput = found.quality, found.throughput
+        measurement = measure(planned, folder, use, loader, force=force)
+    quality, throughput = measurement.quality, measurement.throughput
     ladder = [
         rung.model_copy(
             update={
@@ -76,33 +77,33 @@ def measure_ladder(bundle: Bundle, folder: Path, values: Sequence[Halves], use: 
         )
         for rung in rungs
     ]
-    way = {"batch_size": throughput.batch_size, "device": layout.device.type, "slots": layout.slots, "threads": layout.threads}
-    what = f"{found.unit} per second as served, relative to merging off"
-    told = {"ladder": _rows(quality, throughput), "throughput": {"what": what, **way}, **found.told}
-    same = _unchanged(spec, ladder)
-    update = {"ladder": ladder, "int8": _int8(spec, same), "quality": {**_quality(spec, same), **told}}
-    return spec.model_copy(update=update), [*_lines(found)]
+    conditions = {"batch_size": throughput.batch_size, "device": layout.device.type, "slots": layout.slots, "threads": layout.threads}
+    unit_text = f"{measurement.unit} per second as served, relative to merging off"
+    quality_update = {"ladder": _quality_rows(quality, throughput), "throughput": {"what": unit_text, **conditions}, **measurement.extra_quality}
+    unchanged = _unchanged_rungs(spec, ladder)
+    update = {"ladder": ladder, "int8": _filter_int8(spec, unchanged), "quality": {**_filter_comparison(spec, unchanged), **quality_update}}
+    return spec.model_copy(update=update), [*_lines(measurement)]
 
 
-def _of_images(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> LadderMeasurement:
+def _measure_images(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> LadderMeasurement:
     from opsin.measuring.ladder import measure_quality, measure_throughput
 
     if use is not None:
-        raise UsageError(f"--use {use}: {bundle.spec.id} does not classify sound and sight apart; leave it out")
-    given = examples(folder, bundle.spec)
-    if len(given.pixels) < MIN_FILES and not force:
+        raise UsageError(f"--use {use}: {bundle.spec.id} does not classify sound and sight separately; leave it out")
+    images = read_labelled_images(folder, bundle.spec)
+    if len(images.pixels) < MIN_FILES and not force:
         raise UsageError(
-            f"--images: {folder} holds {len(given.pixels)} images; fewer than {MIN_FILES} tell little, and recall is higher the fewer "
-            "there are (--force measures all the same)"
+            f"--images: {folder} holds {len(images.pixels)} images; fewer than {MIN_FILES} are not reliable, and recall rises the fewer "
+            "there are (--force measures anyway)"
         )
     schedules = {rung.name: rung.merge for rung in bundle.spec.ladder}
-    quality = measure_quality(bundle, schedules, given, loader.layout.device)
-    of = "captions" if quality.metric == "text-recall" else "images"
-    return LadderMeasurement(quality, measure_throughput(bundle, schedules, loader), of, "images")
+    quality = measure_quality(bundle, schedules, images, loader.layout.device)
+    measured_on = "captions" if quality.metric == "text-recall" else "images"
+    return LadderMeasurement(quality, measure_throughput(bundle, schedules, loader), measured_on, "images")
 
 
-def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> LadderMeasurement:
-    """Raises UsageError also for a file that cannot be classified."""
+def _measure_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> LadderMeasurement:
+    """Measure a bundle for clips or sounds. Raises UsageError, also for a file that cannot be classified."""
     from rich.progress import Progress
 
     from opsin.measuring.clip_ladder import UnusableRecording, measure_recordings, measure_steps
@@ -110,31 +111,31 @@ def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader
     from server.media.limits import Limits
 
     spec, settings = bundle.spec, settings_of(None)
-    chosen, given = recordings(folder, spec, use)
-    if len(given) < MIN_FILES and not force:
+    chosen, recordings = read_recordings(folder, spec, use)
+    if len(recordings) < MIN_FILES and not force:
         raise UsageError(
-            f"--files: {folder} holds {len(given)} clips or sounds; fewer than {MIN_FILES} tell little (--force measures all the same)"
+            f"--files: {folder} holds {len(recordings)} clips or sounds; fewer than {MIN_FILES} are not reliable (--force measures anyway)"
         )
-    for one in given:
+    for one in recordings:
         if (nbytes := sum(file.stat().st_size for file in one.files.values())) > settings.max_body_bytes:
             raise UsageError(f"--files: {one.name}: {nbytes} bytes are above the limit of {settings.max_body_bytes} (OPSIN_MAX_BODY_BYTES)")
     decoder = Decoder(settings.max_pixels, Limits(clips=settings.clip_limits, sounds=settings.sound_limits))
     console = make_console(errors=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        shown = bar.add_task("Classifying", total=len(given))
+        task_id = bar.add_task("Classifying", total=len(recordings))
         try:
-            quality = measure_recordings(bundle, chosen, given, decoder, loader.layout.device, lambda count: bar.advance(shown, count))
+            quality = measure_recordings(bundle, chosen, recordings, decoder, loader.layout.device, lambda count: bar.advance(task_id, count))
         except UnusableRecording as error:
             raise UsageError(f"--files: {error}") from error
     throughput = measure_steps(bundle, chosen, loader)
-    of = {"both": "clips with sound", "sight": "clips", "sound": "sounds"}[chosen]
+    measured_on = {"both": "clips with sound", "sight": "clips", "sound": "sounds"}[chosen]
     if spec.sound is None:
-        return LadderMeasurement(quality, throughput, of, "views")
-    return LadderMeasurement(quality, throughput, of, "windows", {"ladder_by": chosen})
+        return LadderMeasurement(quality, throughput, measured_on, "views")
+    return LadderMeasurement(quality, throughput, measured_on, "windows", {"ladder_by": chosen})
 
 
-def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
-    """The rungs to measure. Raises UsageError for a bundle that can have none."""
+def _choose_rungs(spec: BundleSpec, merge_pairs: Sequence[MergePair]) -> Sequence[Rung]:
+    """Return the rungs to measure. Raises UsageError for a bundle that can have none."""
     from models.bundle import EMBEDDED
     from models.checkpoints.bundle_fields import ladder
     from models.loading import not_served
@@ -144,16 +145,16 @@ def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
     architecture = architectures().get(spec.architecture)
     if spec.task not in ("classify", *EMBEDDED) and task_of(spec) is None:
         raise UsageError(
-            f"{spec.id}: its task is {spec.task}; ladders are measured of classify, {', '.join(EMBEDDED)}, and of clips and sounds"
+            f"{spec.id}: its task is {spec.task}; ladders can be measured for classify, {', '.join(EMBEDDED)}, and for clips and sounds"
         )
     if architecture is None or not architecture.merges:
         raise UsageError(f"{spec.id}: tokens of architecture {spec.architecture} do not merge, so it has no ladder")
     if reason := not_served(spec):
         raise UsageError(f"{spec.id}: {reason}")
-    if any(sight is not None for _, sight in values) and (spec.sound is None or spec.clip is None or spec.preprocess is None):
-        raise UsageError(f"--r-sight: {spec.id} does not hear and see; leave it out")
-    if values:
-        rungs: Sequence[Rung] = [_rung(*halves) for halves in sorted(set(values), key=lambda halves: (halves[0], halves[1] or 0))]
+    if any(sight is not None for _, sight in merge_pairs) and (spec.sound is None or spec.clip is None or spec.preprocess is None):
+        raise UsageError(f"--r-sight: {spec.id} is not an audio-visual bundle; leave it out")
+    if merge_pairs:
+        rungs: Sequence[Rung] = [_make_rung(*pair) for pair in sorted(set(merge_pairs), key=lambda pair: (pair[0], pair[1] or 0))]
     else:
         try:
             config = read_config(architecture.config, spec.config)
@@ -161,42 +162,42 @@ def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
         except ValueError as error:
             raise UsageError(f"{spec.id}: config: {error}") from error
     if not rungs:
-        raise UsageError(f"{spec.id}: has no rungs; name some with --r")
+        raise UsageError(f"{spec.id}: has no rungs; specify some with --r")
     if spec.default_rung not in (None, *(rung.name for rung in rungs)):
-        raise UsageError(f"--r: the default rung of {spec.id}, {spec.default_rung}, would be gone; name it too, or change default_rung")
+        raise UsageError(f"--r: the default rung of {spec.id}, {spec.default_rung}, is missing; add it, or change default_rung")
     return rungs
 
 
-def _rung(r: int, sight: int | None) -> Rung:
+def _make_rung(r: int, sight: int | None) -> Rung:
     from models.bundle_schema import Rung
 
     return Rung(name=f"r{r}", schedule=r) if sight is None else Rung(name=f"r{r}-{sight}", schedule=r, schedule_sight=sight)
 
 
-def _unchanged(spec: BundleSpec, ladder: Sequence[Rung]) -> set[str]:
-    """Names of the rungs that keep their schedule, and `off`."""
+def _unchanged_rungs(spec: BundleSpec, ladder: Sequence[Rung]) -> set[str]:
+    """Return the names of the rungs that keep their schedule, and `off`."""
     return {"off", *(rung.name for rung in ladder if (old := spec.rung(rung.name)) is not None and old.schedule == rung.schedule)}
 
 
-def _int8(spec: BundleSpec, rungs: Collection[str]) -> Int8 | None:
-    """The cost of integers on these rungs."""
+def _filter_int8(spec: BundleSpec, rungs: Collection[str]) -> Int8 | None:
+    """Return the accuracy in int8 of these rungs only."""
     if spec.int8 is None:
         return None
-    return spec.int8.model_copy(update={"rungs": {name: found for name, found in spec.int8.rungs.items() if name in rungs}})
+    return spec.int8.model_copy(update={"rungs": {name: accuracies for name, accuracies in spec.int8.rungs.items() if name in rungs}})
 
 
-def _quality(spec: BundleSpec, rungs: Collection[str]) -> dict[str, Any]:
-    """`quality` with the results of `opsin compare` on these rungs alone."""
+def _filter_comparison(spec: BundleSpec, rungs: Collection[str]) -> dict[str, Any]:
+    """Return `quality` with the results of `opsin compare` on these rungs only."""
     from models.bundle_schema import Comparison
 
-    if (found := Comparison.of(spec.quality)) is None:
+    if (comparison := Comparison.of(spec.quality)) is None:
         return spec.quality
-    kept = [result for result in found.results if result.merging in rungs]
-    return {**spec.quality, "comparison": found.model_copy(update={"results": kept}).model_dump()}
+    results = [result for result in comparison.results if result.merging in rungs]
+    return {**spec.quality, "comparison": comparison.model_copy(update={"results": results}).model_dump()}
 
 
-def _rows(quality: Quality, throughput: Throughput) -> list[dict[str, Any]]:
-    """Figures of each rung, and of merging off, for `quality` of bundle.json."""
+def _quality_rows(quality: Quality, throughput: Throughput) -> list[dict[str, Any]]:
+    """Return the figures of each rung, and of merging off, for `quality` of bundle.json."""
     return [
         {"rung": name, "throughput": round(throughput.ratios[name], 3), quality.metric: _figures(quality, share)}
         for name, share in quality.shares.items()
@@ -204,26 +205,26 @@ def _rows(quality: Quality, throughput: Throughput) -> list[dict[str, Any]]:
 
 
 def _figures(quality: Quality, value: float) -> dict[str, float]:
-    """A share with its standard error. A mean average precision has none, but a number of labels over which it is the mean."""
-    told = {"labels": quality.classes} if quality.classes else {"standard_error": round(_error(value, quality.count), 5)}
-    return {"value": round(value, 5), **told, "n": quality.count}
+    """Return a share with its standard error. A mean average precision has the number of its labels instead."""
+    uncertainty = {"labels": quality.classes} if quality.classes else {"standard_error": round(_standard_error(value, quality.count), 5)}
+    return {"value": round(value, 5), **uncertainty, "n": quality.count}
 
 
-def _lines(found: LadderMeasurement) -> Iterator[str]:
-    quality, throughput = found.quality, found.throughput
+def _lines(measurement: LadderMeasurement) -> Iterator[str]:
+    quality, throughput = measurement.quality, measurement.throughput
     for name, share in quality.shares.items():
         figure = f"{share:.4f}" if quality.classes else format_with_error(share, quality.count)
         yield f"{name:<12} {quality.metric} {figure}  throughput {throughput.ratios[name]:.2f}×"
-    over = f" with {counted(quality.classes, 'label')}" if quality.classes else ""
-    yield f"measured     on {quality.count} {found.of}{over}; throughput in batches of {throughput.batch_size}"
+    label_count = f" with {format_count(quality.classes, 'label')}" if quality.classes else ""
+    yield f"measured     on {quality.count} {measurement.measured_on}{label_count}; throughput in batches of {throughput.batch_size}"
     if quality.truncated:
-        yield f"truncated    {quality.truncated} captions were longer than the bundle reads, and lost their end"
+        yield f"truncated    {quality.truncated} captions were longer than the bundle reads, and were cut"
 
 
-def _error(share: float, count: int) -> float:
-    """Standard error of a share."""
+def _standard_error(share: float, count: int) -> float:
+    """Return the standard error of a share."""
     return math.sqrt(share * (1 - share) / count)
 
 
 def format_with_error(share: float, count: int) -> str:
-    return f"{share:.4f} ± {_error(share, count):.4f}"
+    return f"{share:.4f} ± {_standard_error(share, count):.4f}"

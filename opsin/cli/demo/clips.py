@@ -1,4 +1,4 @@
-"""The part of `opsin demo` that labels whole clips: how the camera moves in three of them."""
+"""The part of `opsin demo` on clips: the camera moves of three clips."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
     from opsin.client import Client
 
-NAMES_MOVES = "clips"
+MOVES_STARTER = "clips"
 """The starter whose labels are camera moves."""
-MOVES = tuple(FOLDER / "server" / "playground" / "samples" / f"{name}.mp4" for name in ("colosseum", "otters", "lake"))
+MOVE_CLIPS = tuple(FOLDER / "server" / "playground" / "samples" / f"{name}.mp4" for name in ("colosseum", "otters", "lake"))
 
 
 def show_clips(client: Client, console: Console) -> None:
     """Classify each clip and print a table."""
     from opsin.cli.classify import label_table
 
-    found = [client.classify(video=clip, model=NAMES_MOVES) for clip in MOVES]
-    console.print(f"\nHow the camera moves, as {found[0].model}@{found[0].version} sees it")
-    console.print(label_table(zip((clip.name for clip in MOVES), found, strict=True)))
+    results = [client.classify(video=clip, model=MOVES_STARTER) for clip in MOVE_CLIPS]
+    console.print(f"\nCamera moves, by {results[0].model}@{results[0].version}")
+    console.print(label_table(zip((clip.name for clip in MOVE_CLIPS), results, strict=True)))

@@ -1,4 +1,4 @@
-"""`opsin demo`: the whole service, from start to stop, on real images."""
+"""`opsin demo`: run every task once on a temporary service."""
 
 from __future__ import annotations
 
@@ -22,32 +22,29 @@ if TYPE_CHECKING:
     from opsin.client import Client
     from opsin.results import Model
 
-SHOWS_MERGING = "flags"
-"""The starter whose tokens merge; without it the default model is asked."""
-PICTURES = FOLDER / "docs" / "pictures" / "flags"
+MERGING_STARTER = "flags"
+"""The starter with token merging; without it the default model is used."""
+IMAGES_FOLDER = FOLDER / "docs" / "pictures" / "flags"
 ROUNDS = 3
 DEFAULT_URL = "http://127.0.0.1:8000"
 """`opsin serve` is found there."""
 
 
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the service running afterwards, until Ctrl-C.")] = False,
     bundles: Annotated[Path | None, typer.Option(help="Folder of bundles. [default: the starters]", show_default=False)] = None,
-    seconds: Annotated[float, typer.Option(help="Length of each measured round.", min=0.1, max=60)] = 1.5,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of what is made.")] = Path("opsin-demo"),
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps what is downloaded. [default: data in OPSIN_CACHE]", show_default=False)
-    ] = None,
-    svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
+    seconds: Annotated[float, typer.Option(help="Length of each measured round, in seconds.", min=0.1, max=60)] = 1.5,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output folder.")] = Path("opsin-demo"),
+    cache: Annotated[Path | None, typer.Option(help="Folder for downloads. [default: data in OPSIN_CACHE]", show_default=False)] = None,
+    svg: Annotated[Path | None, typer.Option(help="Also save the output as an SVG image.", show_default=False)] = None,
 ) -> None:
-    """Start everything, classify real images, measure what token merging brings, compare drawings with words, fill holes in
-    drawings, reconstruct a photograph with depth and without, name instruments by their sound and camera moves, watch a video, stop.
+    """Start a temporary service, run every task once, measure the effect of token merging, then stop.
 
-    Needs no network but for the video, which is fetched once and left out where that fails.
+    Only the video needs the network: it is downloaded once, and skipped if that fails.
     """
     require_processes("demo")
     enter()
-    from opsin.cli.demo.clips import NAMES_MOVES, show_clips
+    from opsin.cli.demo.clips import MOVES_STARTER, show_clips
     from opsin.cli.demo.inpainting import show_inpainting
     from opsin.cli.demo.reconstruction import show_reconstruction
     from opsin.cli.demo.words import show_words
@@ -55,24 +52,24 @@ def demo(
     from opsin.client import Client
     from opsin.errors import OpsinError
 
-    bundles = bundles or starters()
+    bundles = bundles or starters_folder()
     if not any(bundles.glob("*/*/bundle.json")):
-        raise UsageError(f"demo: {bundles} holds no bundle; name another folder with --bundles")
+        raise UsageError(f"demo: {bundles} contains no bundles; name another folder with --bundles")
     console, output = make_console(record=svg is not None), relative_to_cwd(output)
-    pictures = sorted(PICTURES.glob("*.png"))
-    if not pictures:
-        raise CommandError(f"demo: {PICTURES} holds no images")
+    images = sorted(IMAGES_FOLDER.glob("*.png"))
+    if not images:
+        raise CommandError(f"demo: {IMAGES_FOLDER} contains no images")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"demo: {output}: cannot be made ({error.strerror}); name another folder with --output") from error
+        raise CommandError(f"demo: {output}: cannot be created ({error.strerror}); name another folder with --output") from error
     console.print("Starting the queue, a gateway and a worker …", style="dim")
     try:
         with pending_interrupt() as stop_if_interrupted, temporary_service(bundles) as url, Client(url) as client:
             stop_if_interrupted()
-            model = show_pictures(client, pictures, console)
+            model = show_images(client, images, console)
             stop_if_interrupted()
-            show_throughput(client, model, pictures, seconds, console)
+            show_throughput(client, model, images, seconds, console)
             stop_if_interrupted()
             if any(served.task == "zero-shot" for served in client.models()):
                 show_words(client, console)
@@ -83,10 +80,10 @@ def demo(
             if any(served.task == "reconstruct" for served in client.models()):
                 show_reconstruction(client, output, console)
             stop_if_interrupted()
-            if hearing := next((served.id for served in client.models() if is_sound_classifier(served)), None):
-                show_sounds(client, hearing, console)
+            if sound_model := next((served.id for served in client.models() if is_sound_classifier(served)), None):
+                show_sounds(client, sound_model, console)
             stop_if_interrupted()
-            if any(served.name == NAMES_MOVES for served in client.models()):
+            if any(served.name == MOVES_STARTER for served in client.models()):
                 show_clips(client, console)
             stop_if_interrupted()
             if any(served.route == "actions" for served in client.models()):
@@ -101,8 +98,8 @@ def demo(
         console.save_svg(str(svg), title="make demo")
 
 
-def starters() -> Path:
-    """Their folder in the checkout or in the package `opsin-starters`. Raises UsageError where there is none."""
+def starters_folder() -> Path:
+    """Return the folder of the starters, in the checkout or in the package `opsin-starters`. Raises UsageError if there is none."""
     folder = CHECKOUT / "bundles" if CHECKOUT is not None else settings_of(None).starters_folder
     if folder is None:
         raise UsageError(
@@ -113,30 +110,30 @@ def starters() -> Path:
 
 
 def relative_to_cwd(path: Path) -> Path:
-    """The short form in which the user would type it."""
+    """Return the path relative to the working folder, as the user would type it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def show_pictures(client: Client, pictures: list[Path], console: Console) -> Model:
-    """Classify one picture after the other, print a table, and return the model that did it."""
+def show_images(client: Client, images: list[Path], console: Console) -> Model:
+    """Classify the images one by one, print a table, and return the model."""
     from opsin.cli.classify import label_table
 
-    # one that is still loading counts: the service is ready when its default models are, and requests for others wait
-    flags = next((served.id for served in client.models() if served.name == SHOWS_MERGING and served.state in ("ready", "loading")), None)
-    found = [client.classify(picture, model=flags) for picture in pictures]
-    model = client.model(f"{found[0].model}@{found[0].version}")
-    console.print(f"\nWhat {model.id} sees")
-    console.print(label_table(zip((picture.name for picture in pictures), found, strict=True)))
-    if model.details.get("default_rung") and any(one.merging and one.merging.tokens_out == one.merging.tokens_in for one in found):
-        console.print("As many tokens out as in: this worker has measured that merging does not pay for one image at a time.")
+    # also while it is loading: the service is ready when its default models are, and requests for others wait
+    flags = next((served.id for served in client.models() if served.name == MERGING_STARTER and served.state in ("ready", "loading")), None)
+    results = [client.classify(image, model=flags) for image in images]
+    model = client.model(f"{results[0].model}@{results[0].version}")
+    console.print(f"\nLabels, by {model.id}")
+    console.print(label_table(zip((image.name for image in images), results, strict=True)))
+    if model.details.get("default_rung") and any(one.merging and one.merging.tokens_out == one.merging.tokens_in for one in results):
+        console.print("No tokens were merged: this worker has measured that merging does not pay for one image at a time.")
     return model
 
 
-def show_throughput(client: Client, model: Model, pictures: list[Path], seconds: float, console: Console) -> None:
+def show_throughput(client: Client, model: Model, images: list[Path], seconds: float, console: Console) -> None:
     """Measure images per second with merging off and at the model's default rung, and print both and their ratio."""
     from rich.progress import Progress
 
-    from opsin.cli.demo.throughput import CLIENTS, PICTURES_PER_REQUEST, compare
+    from opsin.cli.demo.throughput import CLIENTS, IMAGES_PER_REQUEST, compare
 
     rung = model.details.get("default_rung")
     if not rung:
@@ -144,37 +141,38 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
         return
     with Progress(console=console, refresh_per_second=2, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Measuring", total=2 * (ROUNDS + 1))
-        bursts = compare(
+        measurements = compare(
             client.url,
             model.id,
-            [picture.read_bytes() for picture in pictures],
+            [image.read_bytes() for image in images],
             ["off", rung],
             rounds=ROUNDS,
             seconds=seconds,
             tick=lambda: progress.advance(task),
         )
-    off, on = bursts["off"], bursts[rung]
+    unmerged, merged = measurements["off"], measurements[rung]
     figures = ("Images/s", "Range", "Network per image", "Images per batch", "Batches at a time")
     table = make_table("Merging", *figures, right=figures)
-    for name, burst in bursts.items():
+    for name, measurement in measurements.items():
         table.add_row(
             name,
-            f"[bold]{burst.rate:.0f}[/]",
-            f"{burst.rates[0]:.0f}..{burst.rates[-1]:.0f}",
-            f"{burst.milliseconds:.1f} ms",
-            f"{burst.batch_size:.1f}",
-            f"{burst.batches_at_a_time:.2f}",
+            f"[bold]{measurement.rate:.0f}[/]",
+            f"{measurement.rates[0]:.0f}..{measurement.rates[-1]:.0f}",
+            f"{measurement.milliseconds:.1f} ms",
+            f"{measurement.batch_size:.1f}",
+            f"{measurement.batches_at_a_time:.2f}",
         )
-    console.print(f"\nThroughput: {CLIENTS} clients, {PICTURES_PER_REQUEST} images a request, {ROUNDS} × {seconds:g} s each, in turn")
+    console.print(f"\nThroughput: {CLIENTS} clients, {IMAGES_PER_REQUEST} images per request, {ROUNDS} × {seconds:g} s each, alternating")
     console.print(table)
     console.print(
-        f"[bold]{on.rate / off.rate:.2f}×[/] the images per second with merging, {off.milliseconds / on.milliseconds:.2f}× in the "
-        "network alone; decoding, HTTP, the queue and these clients share the machine with it."
+        f"[bold]{merged.rate / unmerged.rate:.2f}×[/] the images per second with merging, "
+        f"{unmerged.milliseconds / merged.milliseconds:.2f}× in the network alone; decoding, HTTP, the queue and these clients share the "
+        "machine with it."
     )
 
 
 def show_addresses(url: str, console: Console, keep: bool) -> None:
-    """Read the API's documentation and the metrics, and print where they are: here if this service stays up, else at the usual address."""
+    """Check the API's documentation and the metrics, and print their URLs: those of this service if it stays up, else the default ones."""
     import httpx2
 
     console.print()
@@ -185,13 +183,13 @@ def show_addresses(url: str, console: Console, keep: bool) -> None:
             raise CommandError(f"demo: {url}{path}: {error}") from error
         console.print(f"{name:<9} {url if keep else DEFAULT_URL}{path}")
     serves, asks = ("opsin serve", "opsin") if CHECKOUT is None else ("make serve", ".venv/bin/opsin")
-    console.print(f"`{serves}` keeps the service up on {DEFAULT_URL}, `{asks} classify FILE …` asks it.")
+    console.print(f"`{serves}` runs the service on {DEFAULT_URL}; `{asks} classify FILE …` sends it a request.")
 
 
 def wait_for_interrupt(console: Console) -> None:
-    """Until Ctrl-C. Waits for the signal itself: KeyboardInterrupt is lost where it strikes a finalizer."""
+    """Wait for Ctrl-C. Waits for the signal itself, because a KeyboardInterrupt raised in a finalizer is lost."""
     from server.processes.os_process import StopSignals
 
     signals = StopSignals()
-    console.print("Staying up; Ctrl-C stops it.")
+    console.print("The service keeps running; Ctrl-C stops it.")
     signals.wait()

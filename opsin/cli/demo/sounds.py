@@ -1,4 +1,4 @@
-"""The part of `opsin demo` that listens: some notes of instruments and drums that the starter was not trained on."""
+"""The part of `opsin demo` on sounds: notes of instruments and drums that the starter was not trained on."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from opsin.client import Client
     from opsin.results import Model
 
-SOUNDS = FOLDER / "server" / "playground" / "samples"
+SAMPLES_FOLDER = FOLDER / "server" / "playground" / "samples"
 
 
 def is_sound_classifier(model: Model) -> bool:
-    """Whether it labels sound, and nothing else."""
+    """Return whether it classifies sound only."""
     return [part["name"] for part in model.details.get("inputs", ())] == ["audio"]
 
 
 def show_sounds(client: Client, model: str, console: Console) -> None:
-    """Name what each sample is and print a table."""
+    """Classify each sample and print a table."""
     from opsin.cli.classify import label_table
 
-    files = sorted(SOUNDS.glob("*.flac"))
-    found = [client.classify(audio=file, model=model, top_k=3) for file in files]
-    console.print(f"\nWhat {model} hears")
-    console.print(label_table(zip((file.name for file in files), found, strict=True)))
+    files = sorted(SAMPLES_FOLDER.glob("*.flac"))
+    results = [client.classify(audio=file, model=model, top_k=3) for file in files]
+    console.print(f"\nSounds, by {model}")
+    console.print(label_table(zip((file.name for file in files), results, strict=True)))

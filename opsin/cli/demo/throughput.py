@@ -1,4 +1,4 @@
-"""A short measured burst of requests: how many pictures a second a running service answers, and how long its network computed meanwhile."""
+"""Measurement of throughput under load: images per second through HTTP, and the time that the network computed."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ import httpx2
 from opsin.async_client import AsyncClient
 
 CLIENTS = 4
-PICTURES_PER_REQUEST = 8
-"""Together enough to fill a worker's batches, in few enough requests that this process takes little of the machine that it measures."""
+IMAGES_PER_REQUEST = 8
+"""Enough to fill a worker's batches with CLIENTS, in few requests, so that this process uses little of the machine that it measures."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """Time that a model's batches took on their devices, by the service's own statistics."""
+class NetworkTime:
+    """Time that a model's batches took on their devices, from the service's statistics."""
 
     batches: int
     seconds: float
-    """Those of batches that ran side by side count each."""
+    """Sum of the batches' times; batches that ran at the same time each count."""
 
-    def since(self, before: Network) -> Network:
-        return Network(self.batches - before.batches, self.seconds - before.seconds)
+    def since(self, before: NetworkTime) -> NetworkTime:
+        return NetworkTime(self.batches - before.batches, self.seconds - before.seconds)
 
 
 @dataclass(frozen=True)
-class Round:
-    """One merge option under load for a while."""
+class MeasuredRound:
+    """One measured round with one merge option."""
 
-    pictures: int
+    images: int
     seconds: float
-    network: Network
-    """The network's work in that time."""
+    network: NetworkTime
+    """The network's time in the round."""
 
 
 @dataclass(frozen=True)
-class Burst:
-    """All rounds of one merge option; figures are medians."""
+class MergeThroughput:
+    """The throughput of one merge option over all rounds; figures are medians."""
 
-    rounds: tuple[Round, ...]
+    rounds: tuple[MeasuredRound, ...]
 
     @property
     def rates(self) -> list[float]:
-        """Pictures per second through HTTP, one figure a round, ascending."""
-        return sorted(round.pictures / round.seconds for round in self.rounds)
+        """Images per second through HTTP, one figure per round, ascending."""
+        return sorted(round.images / round.seconds for round in self.rounds)
 
     @property
     def rate(self) -> float:
@@ -57,67 +57,67 @@ class Burst:
 
     @property
     def milliseconds(self) -> float:
-        """Milliseconds that the network spent on an image."""
-        return statistics.median(1000 * round.network.seconds / round.pictures for round in self.rounds)
+        """Network time per image in milliseconds."""
+        return statistics.median(1000 * round.network.seconds / round.images for round in self.rounds)
 
     @property
     def batches_at_a_time(self) -> float:
-        """How many batches the network was computing on average, at most one per slot of a worker; the rest went to everything else."""
+        """Average number of batches that were computed at a time, at most one per slot of a worker."""
         return statistics.median(round.network.seconds / round.seconds for round in self.rounds)
 
     @property
     def batch_size(self) -> float:
-        """Pictures in a batch, on average."""
-        return statistics.median(round.pictures / max(1, round.network.batches) for round in self.rounds)
+        """Average number of images in a batch."""
+        return statistics.median(round.images / max(1, round.network.batches) for round in self.rounds)
 
 
 def compare(
     url: str,
     model: str,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     merges: Sequence[str],
     *,
     rounds: int,
     seconds: float,
     tick: Callable[[], None] = lambda: None,
-) -> dict[str, Burst]:
-    """Measure each merge option of `model` (`name@version`) for `rounds` rounds of `seconds`, in turn: a drifting machine favours none.
+) -> dict[str, MergeThroughput]:
+    """Measure each merge option of `model` (`name@version`) for `rounds` rounds of `seconds`.
 
-    One round of each goes before to warm up; `tick` is called after every round. Raises OpsinError or httpx2.HTTPError if a request fails.
+    The options alternate, so that slow drifts affect all of them equally. One extra round of each warms up; `tick` is called after every round. Raises OpsinError or httpx2.HTTPError if a request fails.
     """
 
-    async def measure() -> dict[str, Burst]:
-        measured: dict[str, list[Round]] = {merge: [] for merge in merges}
+    async def measure() -> dict[str, MergeThroughput]:
+        measured: dict[str, list[MeasuredRound]] = {merge: [] for merge in merges}
         async with AsyncClient(url) as client, httpx2.AsyncClient(base_url=url) as http:
             for number, merge in itertools.product(range(rounds + 1), merges):
-                before = await _network(http, model)
-                answered, elapsed = await _ask(client, model, pictures, merge, seconds)
+                before = await _read_network_time(http, model)
+                answer_count, elapsed = await _send_load(client, model, images, merge, seconds)
                 if number:
-                    measured[merge].append(Round(answered, elapsed, (await _network(http, model)).since(before)))
+                    measured[merge].append(MeasuredRound(answer_count, elapsed, (await _read_network_time(http, model)).since(before)))
                 tick()
-        return {merge: Burst(tuple(taken)) for merge, taken in measured.items()}
+        return {merge: MergeThroughput(tuple(taken)) for merge, taken in measured.items()}
 
     return asyncio.run(measure())
 
 
-async def _ask(client: AsyncClient, model: str, pictures: Sequence[bytes], merge: str, seconds: float) -> tuple[int, float]:
-    """Pictures answered, and the seconds until the last of them was."""
-    supply = itertools.cycle(pictures)
+async def _send_load(client: AsyncClient, model: str, images: Sequence[bytes], merge: str, seconds: float) -> tuple[int, float]:
+    """Send load, and return the number of answered images and the elapsed seconds."""
+    supply = itertools.cycle(images)
     start = time.perf_counter()
 
-    async def ask() -> int:
-        answered = 0
+    async def send_requests() -> int:
+        answer_count = 0
         while time.perf_counter() < start + seconds:
-            answered += len(await client.classify([next(supply) for _ in range(PICTURES_PER_REQUEST)], model=model, merge=merge))
-        return answered
+            answer_count += len(await client.classify([next(supply) for _ in range(IMAGES_PER_REQUEST)], model=model, merge=merge))
+        return answer_count
 
-    counts = await asyncio.gather(*(ask() for _ in range(CLIENTS)))
+    counts = await asyncio.gather(*(send_requests() for _ in range(CLIENTS)))
     return sum(counts), time.perf_counter() - start
 
 
-async def _network(http: httpx2.AsyncClient, model: str) -> Network:
-    """Since the queue was started."""
+async def _read_network_time(http: httpx2.AsyncClient, model: str) -> NetworkTime:
+    """Read the network's time since the queue was started."""
     name, _, version = model.partition("@")
     response = (await http.get(f"/v2/models/{name}/versions/{version}/stats")).raise_for_status()
     took: list[dict[str, int]] = [batch["compute_infer"] for batch in response.json()["model_stats"][0]["batch_stats"]]
-    return Network(sum(each["count"] for each in took), sum(each["ns"] for each in took) / 1e9)
+    return NetworkTime(sum(each["count"] for each in took), sum(each["ns"] for each in took) / 1e9)

@@ -1,33 +1,33 @@
-"""The part of `opsin demo` that compares drawings with words, in several languages."""
+"""The part of `opsin demo` on zero-shot classification: drawings and words in several languages."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opsin.cli.demo.inpainting import DRAWINGS
+from opsin.cli.demo.inpainting import DRAWINGS_FOLDER
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from opsin.client import Client
 
-PICTURES = ("daisy", "padlock", "umbrella")
-"""None of which the starter was trained on, as it was on the ladybug."""
+DRAWING_NAMES = ("daisy", "padlock", "umbrella")
+"""Drawings that the starter was not trained on, unlike the ladybug."""
 LABELS = (
     *("flower", "tree", "lady beetle", "bee", "umbrella", "raincoat", "lock", "key"),
     *("Marienkäfer", "parapluie", "cadenas", "цветок"),
 )
-"""English, German, French and Russian: each drawing has one in two languages."""
-SHOWN = 3
-"""Labels of each drawing."""
+"""Words in English, German, French and Russian; each drawing has a matching one in two languages."""
+TOP_K = 3
+"""Number of labels for each drawing."""
 
 
 def show_words(client: Client, console: Console) -> None:
-    """Ask which of the same labels fit each drawing best, and print a table."""
+    """Score each drawing against the labels, and print a table."""
     from opsin.cli.classify import label_table
 
     model = next(model for model in client.models() if model.task == "zero-shot")
-    files = [DRAWINGS / f"{name}.png" for name in PICTURES]
-    found = [client.zero_shot(file, LABELS, model=model.id, top_k=SHOWN) for file in files]
-    console.print(f"\nWhich of {len(LABELS)} words in four languages fit these drawings best, by {model.id}: {', '.join(LABELS)}")
-    console.print(label_table(zip((file.name for file in files), found, strict=True)))
+    files = [DRAWINGS_FOLDER / f"{name}.png" for name in DRAWING_NAMES]
+    results = [client.zero_shot(file, LABELS, model=model.id, top_k=TOP_K) for file in files]
+    console.print(f"\nBest of {len(LABELS)} words in four languages for each drawing, by {model.id}: {', '.join(LABELS)}")
+    console.print(label_table(zip((file.name for file in files), results, strict=True)))

@@ -1,4 +1,4 @@
-"""Image files of a command: those of folders, and the service's answers to them one by one, so that one bad file spoils no other."""
+"""Image files of a command: search in folders, and the service's answer to each file, so that a bad file does not affect the others."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
     from opsin.errors import OpsinError
 
-IN_FLIGHT = 16
-"""Requests at a time: enough for the service to fill its batches."""
+MAX_CONCURRENT_REQUESTS = 16
+"""Number of requests at a time: enough for the service to fill its batches."""
 
-IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-"""Suffixes of the files that are taken from a folder."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+"""Suffixes of image files in a folder."""
 
 T = TypeVar("T")
 
 
-def check(files: list[Path], kinds: str = "images") -> None:
-    """Raises UsageError for folders, and for files that are not there. kinds: of files that the command takes."""
+def check_files(files: list[Path], kinds: str = "images") -> None:
+    """Raise UsageError for folders, and for files that do not exist. kinds: the kinds of files that the command takes."""
     folder = next((file for file in files if file.is_dir()), None)
     if folder is not None:
         raise UsageError(f"{folder}: a folder; name its {kinds}, such as {folder}/*.jpg")
@@ -39,47 +39,47 @@ def check(files: list[Path], kinds: str = "images") -> None:
 
 
 def expand_folders(sources: Sequence[Path]) -> tuple[list[Path], int]:
-    """Files, each once, those of folders by name; and how many of folders are no images. Raises UsageError."""
-    found, others = dict[Path, None](), 0
+    """Return the files, each once, those of folders in order of name; and the number of other files in folders. Raises UsageError."""
+    files, other_count = dict[Path, None](), 0
     for source in sources:
         if source.is_file():
-            found[source] = None
+            files[source] = None
         elif source.is_dir():
-            inner = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
-            images = [path for path in inner if path.suffix.lower() in IMAGES]
-            found.update(dict.fromkeys(images))
-            others += len(inner) - len(images)
+            inner = sorted(path for path in source.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(source)))
+            images = [path for path in inner if path.suffix.lower() in IMAGE_SUFFIXES]
+            files.update(dict.fromkeys(images))
+            other_count += len(inner) - len(images)
         else:
             raise UsageError(f"{source}: no such file or folder")
-    if not found:
-        raise UsageError(f"{sources[0]}: no image in it; images are known by their suffixes, {', '.join(sorted(IMAGES))}")
-    return list(found), others
+    if not files:
+        raise UsageError(f"{sources[0]}: contains no images; images are recognised by their suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return list(files), other_count
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def answers(ask: Callable[[Path], T], files: list[Path], doing: str) -> dict[Path, T | OpsinError]:
-    """The service's answer to each file, in the order of the files; a progress bar on a terminal meanwhile."""
+def answer_all(send: Callable[[Path], T], files: list[Path], label: str) -> dict[Path, T | OpsinError]:
+    """Return the service's answer to each file, in input order, with a progress bar on a terminal."""
     from rich.progress import track
 
     console = make_console(errors=True)
-    pool = ThreadPoolExecutor(IN_FLIGHT)
+    pool = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS)
     try:
-        answered = pool.map(partial(answer, ask), files)
-        found = track(answered, doing, len(files), console=console, transient=True, disable=not console.is_terminal)
-        return dict(zip(files, found, strict=True))
+        pending = pool.map(partial(answer_or_error, send), files)
+        answers = track(pending, label, len(files), console=console, transient=True, disable=not console.is_terminal)
+        return dict(zip(files, answers, strict=True))
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C nobody waits for requests that hang
+        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, do not wait for requests that hang
 
 
-def answer(ask: Callable[..., T], *arguments: Any, **options: Any) -> T | OpsinError:
-    """The service's answer to a file, or why there is none: it refuses the file, or that cannot be read any more."""
+def answer_or_error(send: Callable[..., T], *arguments: Any, **options: Any) -> T | OpsinError:
+    """Return the service's answer to a file, or the error: the service rejects the file, or it cannot be read."""
     from opsin.errors import OpsinError, Refused
 
     try:
-        return ask(*arguments, **options)
+        return send(*arguments, **options)
     except OpsinError as error:
         return error
     except OSError as error:
@@ -87,19 +87,19 @@ def answer(ask: Callable[..., T], *arguments: Any, **options: Any) -> T | OpsinE
 
 
 def report(answers: Mapping[Path, Any], table: Callable[[Iterable[tuple[str, Any]]], RenderableType], *, as_json: bool) -> None:
-    """Print what was found, as a table or one JSON object a line. Raises Failure with a sentence for each file that was refused."""
+    """Print results, as a table or one JSON object per line. Raises CommandError with a sentence for each file that failed."""
     from opsin.errors import OpsinError
 
-    labelled = {file: answer for file, answer in answers.items() if not isinstance(answer, OpsinError)}
+    successes = {file: answer for file, answer in answers.items() if not isinstance(answer, OpsinError)}
     if as_json:
         for file, answer in answers.items():
             typer.echo(escape_controls(json.dumps(_line(file, answer), ensure_ascii=False)))
-    elif labelled:
-        make_console().print(table((file.name, found) for file, found in labelled.items()))
-        for bundle, note in dict.fromkeys((f"{found.model}@{found.version}", found.note) for found in labelled.values()):
+    elif successes:
+        make_console().print(table((file.name, result) for file, result in successes.items()))
+        for bundle, note in dict.fromkeys((f"{result.model}@{result.version}", result.note) for result in successes.values()):
             print_note(bundle, note)
-    if len(labelled) < len(answers):
-        raise CommandError(*(f"{file}: {error}" for file, error in answers.items() if file not in labelled))
+    if len(successes) < len(answers):
+        raise CommandError(*(f"{file}: {error}" for file, error in answers.items() if file not in successes))
 
 
 def _line(file: Path, answer: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Ctrl-C that is not lost: Python drops the KeyboardInterrupt that strikes inside a finalizer, and a command would go on. And SIGTERM that
-leaves nothing behind."""
+"""Handling of Ctrl-C and SIGTERM. Python drops a KeyboardInterrupt that is raised in a finalizer, and the command would continue; SIGTERM
+would leave temporary folders behind."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 
 def exit_cleanly_on_sigterm() -> None:
-    """From here on SIGTERM ends this process as an exception does: temporary folders go."""
+    """Make SIGTERM end this process by an exception, so that temporary folders are deleted."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 def exit_now() -> NoReturn:
     """End this process at once, as interrupted: Python would wait for threads whose requests hang."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # pressed again while nobody reads what is flushed
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C again ends it even if the flush blocks
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # nobody reads it any more
+        with suppress(OSError):  # the reader has closed it
             stream.flush()
-    os._exit(INTERRUPTED)
+    os._exit(EXIT_INTERRUPTED)
 
 
 @contextmanager
 def pending_interrupt() -> Iterator[Callable[[], None]]:
-    """Inside the `with` block of the main thread, what it yields raises KeyboardInterrupt if Ctrl-C has been pressed before."""
+    """Yield a function that raises KeyboardInterrupt if Ctrl-C has been pressed inside the block. Use it in the main thread."""
     pressed = False
 
     def press(_number: int, _frame: FrameType | None) -> None:

@@ -1,5 +1,5 @@
-"""Images, videos and sounds, told apart by their bytes, so that each file is sent as what it is. The service reads them with care; here it
-is enough to know which it is meant to be."""
+"""Detection of images, videos and sounds by their content, so that each file is sent as its kind. Only signatures are checked: the service
+reads the files with care."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["image", "video", "audio"]
-HEAD = 2**16
-"""Bytes that tell what most containers hold."""
-STILLS = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
-GIFS = (b"GIF87a", b"GIF89a")
-"""Images that may also be asked for as clips."""
+MediaKind = Literal["image", "video", "audio"]
+HEAD_BYTES = 2**16
+"""Number of bytes that identify most containers."""
+STILL_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
+GIF_SIGNATURES = (b"GIF87a", b"GIF89a")
+"""Signatures of images that may also be sent as clips."""
 STILL_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1"})
-"""Images in the container of MP4 (ISO 23008-12)."""
+"""Brands of images in the container of MP4 (ISO 23008-12)."""
 SOUND_BRANDS = frozenset({b"M4A ", b"M4B ", b"M4P "})
-"""Sounds in it."""
-BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+"""Brands of sounds in the container of MP4."""
+MP4_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 """First boxes of MP4 and QuickTime."""
-RIFF: Mapping[bytes, Kind] = {b"AVI ": "video", b"WAVE": "audio", b"AIFF": "audio", b"AIFC": "audio", b"WEBP": "image"}
+RIFF_KINDS: Mapping[bytes, MediaKind] = {b"AVI ": "video", b"WAVE": "audio", b"AIFF": "audio", b"AIFC": "audio", b"WEBP": "image"}
 """Types of RIFF and IFF files."""
-SOUNDS = (b"fLaC", b"caff", b"ID3")
-VIDEOS = (b"FLV\x01", b".RMF", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
-PACKETS = ((0, 188), (4, 192))
+SOUND_SIGNATURES = (b"fLaC", b"caff", b"ID3")
+VIDEO_SIGNATURES = (b"FLV\x01", b".RMF", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
+TRANSPORT_PACKETS = ((0, 188), (4, 192))
 """First sync byte and length of the packets of MPEG transport streams."""
 
 MP4_TRACK = re.compile(rb"hdlr.{8}(vide|soun)", re.DOTALL)
@@ -38,58 +38,58 @@ ASF_VIDEO = bytes.fromhex("c0ef19bc4d5bcf11a8fd00805f5c442b")
 OGG_VIDEO = (b"\x80theora", b"OVP80")
 
 
-def kind(content: bytes | mmap.mmap) -> Kind | None:
-    """Return what a file is; None: nothing that is known here."""
-    head = content[:HEAD]
-    if head[4:8] in BOXES:
+def detect_kind(content: bytes | mmap.mmap) -> MediaKind | None:
+    """Return the kind of a file's content, None if it is unknown."""
+    head = content[:HEAD_BYTES]
+    if head[4:8] in MP4_FIRST_BOXES:
         return "image" if head[8:12] in STILL_BRANDS else _mp4_kind(content)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
-        return RIFF.get(head[8:12])
-    if head.startswith((*STILLS, *GIFS)):
+        return RIFF_KINDS.get(head[8:12])
+    if head.startswith((*STILL_SIGNATURES, *GIF_SIGNATURES)):
         return "image"
     if head.startswith(b"OggS"):
-        return _of(any(codec in head for codec in OGG_VIDEO))
+        return _video_or_audio(any(codec in head for codec in OGG_VIDEO))
     if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return _of(MATROSKA_VIDEO.search(head))
+        return _video_or_audio(MATROSKA_VIDEO.search(head))
     if head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"):
-        return _of(ASF_VIDEO in head)
-    if head.startswith(SOUNDS) or _is_mpeg_audio(head):
+        return _video_or_audio(ASF_VIDEO in head)
+    if head.startswith(SOUND_SIGNATURES) or _is_mpeg_audio(head):
         return "audio"
-    return "video" if head.startswith(VIDEOS) or _is_transport_stream(head) else None
+    return "video" if head.startswith(VIDEO_SIGNATURES) or _is_transport_stream(head) else None
 
 
-def kind_of(path: Path) -> Kind | None:
-    """The same of a file, whose head is read alone where it tells. Raises OSError."""
+def detect_file_kind(path: Path) -> MediaKind | None:
+    """Return the kind of a file, reading no more than necessary. Raises OSError."""
     with path.open("rb") as file:
         if not path.stat().st_size:
             return None
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return kind(content)
+            return detect_kind(content)
 
 
 def is_gif(path: Path) -> bool:
-    """False for a file that cannot be read any more, too: its own answer says that."""
+    """Return whether it is a GIF. False for a file that cannot be read: its own answer reports that."""
     with suppress(OSError), path.open("rb") as file:
-        return file.read(len(GIFS[0])) in GIFS
+        return file.read(len(GIF_SIGNATURES[0])) in GIF_SIGNATURES
     return False
 
 
-def _mp4_kind(content: bytes | mmap.mmap) -> Kind:
-    """Tell it by the list of tracks. A file that is cut may lack that, since cameras write it last: its brand tells then."""
+def _mp4_kind(content: bytes | mmap.mmap) -> MediaKind:
+    """Detect the kind by the list of tracks. Truncated files may lack it, since cameras write it last; then by the brand."""
     tracks = {track.group(1) for track in MP4_TRACK.finditer(content)}
     if tracks:
-        return _of(b"vide" in tracks)
+        return _video_or_audio(b"vide" in tracks)
     return "audio" if content[8:12] in SOUND_BRANDS else "video"
 
 
-def _of(video: object) -> Kind:
-    return "video" if video else "audio"
+def _video_or_audio(has_video: object) -> MediaKind:
+    return "video" if has_video else "audio"
 
 
 def _is_mpeg_audio(head: bytes) -> bool:
-    """Whether a frame of MP3 or AAC begins here: eleven bits that are set, which JPEG's first two bytes have not."""
+    """Return whether a frame of MP3 or AAC starts here: with eleven set bits, unlike JPEG."""
     return len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
 
 
 def _is_transport_stream(head: bytes) -> bool:
-    return any(len(head) > first + step and head[first] == head[first + step] == 0x47 for first, step in PACKETS)
+    return any(len(head) > first + step and head[first] == head[first + step] == 0x47 for first, step in TRANSPORT_PACKETS)

@@ -1,4 +1,4 @@
-"""Options of the commands that ask a running service."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from opsin.cli.shared.errors import UsageError
 Seconds = TypeVar("Seconds", float, float | None)
 
 
-def positive(timeout: Seconds) -> Seconds:
-    """Raises UsageError for what is no time to wait."""
+def require_positive(timeout: Seconds) -> Seconds:
+    """Return a timeout that is positive or None. Raises UsageError for others."""
     if timeout is not None and not timeout > 0:  # nor is NaN
         raise UsageError(f"--timeout: {timeout:g} seconds; it must be positive")
     return timeout
 
 
-Url = Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)]
-Model = Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)]
-Merge = Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)]
-Timeout = Annotated[float, typer.Option(help="Seconds.", callback=positive)]
-TimeoutOfImage = Annotated[float, typer.Option(help="Seconds per image.", callback=positive)]
+Url = Annotated[str | None, typer.Option(help="URL of the service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)]
+Model = Annotated[str | None, typer.Option(help="Bundle to use: NAME or NAME@VERSION.", show_default=False)]
+Merge = Annotated[
+    str | None, typer.Option(help="Token merging: off, the number of tokens to merge per block, or a rung.", show_default=False)
+]
+Timeout = Annotated[float, typer.Option(help="Timeout in seconds.", callback=require_positive)]
+ImageTimeout = Annotated[float, typer.Option(help="Timeout for each image, in seconds.", callback=require_positive)]

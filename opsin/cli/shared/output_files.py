@@ -1,4 +1,4 @@
-"""Files that commands write. They are looked at before work that may take minutes, so that it is not lost in the end."""
+"""Files that commands write. They are checked before work that may take minutes, so that it is not lost in the end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from opsin.atomic_write import atomic_write
 from opsin.cli.shared.errors import CommandError, UsageError
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4", ".mov", ".webm", ".mkv", ".avi"})
+MEDIA_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4", ".mov", ".webm", ".mkv", ".avi"})
 
 
-def check(*paths: Path | None) -> None:
-    """Raises UsageError for a file that could not be written, or that is named twice."""
-    named = [path.resolve() for path in paths if path is not None]
+def check_writable(*paths: Path | None) -> None:
+    """Raise UsageError for a file that cannot be written, or that is named twice."""
+    resolved = [path.resolve() for path in paths if path is not None]
     for path in paths:
         if path is None:
             continue
-        if named.count(path.resolve()) > 1:
-            raise UsageError(f"{path}: named for two outputs; name another file for one of them")
+        if resolved.count(path.resolve()) > 1:
+            raise UsageError(f"{path}: used for two outputs; choose different files")
         if path.is_dir():
             raise UsageError(f"{path}: cannot be written (it is a folder)")
         if not path.parent.is_dir():
@@ -28,13 +28,13 @@ def check(*paths: Path | None) -> None:
 
 
 def check_suffix(path: Path | None, suffix: str) -> None:
-    """Raises UsageError for a name that promises a picture of another kind."""
-    if path is not None and path.suffix.lower() in PICTURES - {suffix}:
+    """Raise UsageError for a suffix of another media type."""
+    if path is not None and path.suffix.lower() in MEDIA_SUFFIXES - {suffix}:
         raise UsageError(f"{path}: the file's name must end in {suffix}")
 
 
 def write(path: Path, content: bytes) -> None:
-    """As a whole: if it fails, the file that was there before is there still, where its folder can be written. Raises Failure."""
+    """Write a file. If that fails, the old file stays, if its folder is writable. Raises CommandError."""
     try:
         if (path.exists() and not path.is_file()) or not os.access(path.resolve().parent, os.W_OK):  # such as a pipe
             path.write_bytes(content)

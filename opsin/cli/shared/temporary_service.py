@@ -1,4 +1,4 @@
-"""A service of our own, for as long as a command needs it."""
+"""A temporary service that lives as long as a command needs it."""
 
 from __future__ import annotations
 
@@ -16,36 +16,43 @@ from typing import IO
 
 from opsin.cli.shared.errors import CommandError
 
-START_SECONDS = 180.0
-STOP_SECONDS = 60.0
-FOREIGN = ("OPSIN_REDIS_URL", "OPSIN_CONFIG", "OPSIN_API_KEYS_FILE", "OPSIN_API_KEY")
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 60.0
+FOREIGN_VARIABLES = ("OPSIN_REDIS_URL", "OPSIN_CONFIG", "OPSIN_API_KEYS_FILE", "OPSIN_API_KEY")
 
 
 @contextmanager
 def temporary_service(
     bundles: Path, environment: Mapping[str, str] | None = None, *, python: str = sys.executable, folder: Path | None = None
 ) -> Iterator[str]:
-    """Run `opsin serve` of these bundles alone, on a free port with a private queue, and yield its URL once it is ready; stop it at the
-    end. Raises Failure.
+    """Run `opsin serve` with only these bundles, on a free port and with a private queue. Yield its URL once it is ready.
 
-    It does not outlive this process, even if that is killed. environment: the service's; None for the user's.
-    python, folder: the interpreter and working folder of another checkout's service.
+    The service does not outlive this process, even if that is killed. environment: the service's; None for the user's.
+    python, folder: the interpreter and working folder of another checkout's service. Raises CommandError.
     """
     from server.processes.os_process import tied_to_parent
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    # the queue, settings and keys that the user's environment may name belong to another service: ours must not join it
-    given = os.environ if environment is None else environment
-    own = {name: value for name, value in given.items() if name.upper() not in FOREIGN} | {"OPSIN_STARTERS": "false"}
+    # the user's environment may name the queue, settings and keys of another service, which this one must not join
+    inherited = os.environ if environment is None else environment
+    service_environment = {name: value for name, value in inherited.items() if name.upper() not in FOREIGN_VARIABLES} | {
+        "OPSIN_STARTERS": "false"
+    }
     command = [python, "-P", "-m", "opsin", "serve", "--host", "127.0.0.1", "--port", str(port), "--bundles", str(bundles.resolve())]
     with tempfile.TemporaryFile("w+") as log:
-        # in a session of its own Ctrl-C does not reach it: this process stops it in order
+        # in a separate session, so that Ctrl-C does not reach it and this process can stop it gracefully
         process = subprocess.Popen(
-            tied_to_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own, cwd=folder, start_new_session=True
+            tied_to_parent(command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=service_environment,
+            cwd=folder,
+            start_new_session=True,
         )
-        around = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-        os.environ["no_proxy"] = f"{around},127.0.0.1" if around else "127.0.0.1"  # no proxy knows what listens on this machine alone
+        no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        os.environ["no_proxy"] = f"{no_proxy},127.0.0.1" if no_proxy else "127.0.0.1"  # a proxy cannot reach a service on this machine
         try:
             _await_ready(process, f"http://127.0.0.1:{port}", log)
             yield f"http://127.0.0.1:{port}"
@@ -56,30 +63,30 @@ def temporary_service(
 def _await_ready(process: subprocess.Popen[bytes], url: str, log: IO[str]) -> None:
     from opsin.client import Client
 
-    give_up = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT_S
     with Client(url, timeout=5) as client:
         while not (readiness := client.ready()):
             if process.poll() is not None:
-                raise CommandError(f"the service ended with exit code {process.returncode}: {_last_words(log)}")
-            if time.monotonic() > give_up:
-                raise CommandError(f"the service is not ready after {START_SECONDS:.0f} s ({readiness.reason}): {_last_words(log)}")
+                raise CommandError(f"the service ended with exit code {process.returncode}: {_last_log_line(log)}")
+            if time.monotonic() > deadline:
+                raise CommandError(f"the service is not ready after {START_TIMEOUT_S:.0f} s ({readiness.reason}): {_last_log_line(log)}")
             time.sleep(0.1)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """In order; a further Ctrl-C hurries it, and does not leave it behind."""
-    until = time.monotonic() + STOP_SECONDS
+    """Stop the service gracefully. Another Ctrl-C makes it stop sooner, but never leaves it behind."""
+    deadline = time.monotonic() + STOP_TIMEOUT_S
     while process.poll() is None:
         try:
             process.terminate()
-            process.wait(max(0.0, until - time.monotonic()))
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         except KeyboardInterrupt:
             continue
 
 
-def _last_words(log: IO[str]) -> str:
+def _last_log_line(log: IO[str]) -> str:
     log.seek(0)
     lines = [line.strip() for line in log if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "its log is empty"

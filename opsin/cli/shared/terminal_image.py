@@ -1,4 +1,4 @@
-"""Images in a terminal: two pixels a character, the upper one as its colour and the lower one as its background."""
+"""Images in a terminal: each character shows two pixels, the upper one as its colour and the lower one as its background."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-COLUMNS = 48
-UPPER_HALF = "▀"
+DEFAULT_COLUMNS = 48
+UPPER_HALF_BLOCK = "▀"
 
 
 def can_draw(console: Console) -> bool:
-    """Whether this terminal has the colours, and this environment Pillow."""
+    """Return whether this terminal has enough colours, and Pillow is installed."""
     if not console.is_terminal or console.color_system not in ("truecolor", "256"):
         return False
     try:
@@ -24,8 +24,8 @@ def can_draw(console: Console) -> bool:
     return True
 
 
-def draw(image: Image, columns: int = COLUMNS) -> Text:
-    """The image, so many characters wide and half as many lines high if it is square."""
+def draw(image: Image, columns: int = DEFAULT_COLUMNS) -> Text:
+    """Draw an image, `columns` characters wide and, if it is square, half as many lines high."""
     from rich.color import Color
     from rich.style import Style
     from rich.text import Text
@@ -36,6 +36,6 @@ def draw(image: Image, columns: int = COLUMNS) -> Text:
     for line in range(lines):
         for column in range(columns):
             upper, lower = (Color.from_rgb(*pixels.getpixel((column, 2 * line + half))) for half in (0, 1))  # type: ignore[misc]
-            text.append(UPPER_HALF, Style(color=upper, bgcolor=lower))
+            text.append(UPPER_HALF_BLOCK, Style(color=upper, bgcolor=lower))
         text.append("\n")
     return text
