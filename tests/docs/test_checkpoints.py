@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 from numpy.typing import NDArray
-from opsin.cli.pixels import at_model_size
 from typer.testing import CliRunner
 
 from models.bundle import Bundle, BundleSpec, read
@@ -26,7 +25,7 @@ from models.systems.mvit.checkpoint import FAMILY as MVIT
 from models.systems.mvit.model import MViT, MViTConfig
 from models.systems.mvit.roi_pool import BoxPooling
 from opsin.cli.app import app
-from opsin.cli.bundles.model_inputs import at_model_size
+from opsin.cli.bundles.model_inputs import load_at_model_size
 from server.tasks.registry import main_task
 from tests.docs.code_blocks import ROOT, Block, Desk, of_page
 from tests.docs.conftest import environment_of, fill
@@ -123,7 +122,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def logits_of(bundle: Bundle, photos: Path) -> NDArray[np.floating]:
     """Return the logits of the images in a folder, as `opsin compare` wants them."""
     model = load(bundle)
-    pixels = np.stack(at_model_size(sorted(photos.iterdir()), bundle.spec, "photos"))
+    pixels = np.stack(load_at_model_size(sorted(photos.iterdir()), bundle.spec, "photos"))
     return model.forward({"pixels": pixels}, {"merge": [0] * model.depth})["logits"]
 
 

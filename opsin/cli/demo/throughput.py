@@ -83,7 +83,8 @@ def compare(
 ) -> dict[str, MergeThroughput]:
     """Measure each merge option of `model` (`name@version`) for `rounds` rounds of `seconds`.
 
-    The options alternate, so that slow drifts affect all of them equally. One extra round of each warms up; `tick` is called after every round. Raises OpsinError or httpx2.HTTPError if a request fails.
+    The options alternate, so that slow drifts affect all of them equally. One extra round of each warms up; `tick` is called after every
+    round. Raises OpsinError or httpx2.HTTPError if a request fails.
     """
 
     async def measure() -> dict[str, MergeThroughput]:
