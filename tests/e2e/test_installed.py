@@ -133,7 +133,7 @@ def test_a_recipe_of_the_wheel_trains_on_own_images(programs: Path, folder: Path
 
 def test_the_demo_shows_the_starters(programs: Path, folder: Path) -> None:
     printed = run(programs, folder, "demo", "--seconds", "0.1")
-    assert "What flags@1.0.0 sees" in printed and "`opsin serve` keeps the service up" in printed
+    assert "Labels, by flags@1.0.0" in printed and "`opsin serve` runs the service" in printed
     assert {file.name for file in (folder / "opsin-demo").iterdir()} >= {"daisy-filled.png", "motorcycle.glb"}
 
 

@@ -61,7 +61,7 @@ def test_rejected_tokenizer_leaves_pair_without_texts(clip: Path, tmp_path: Path
     (folder / "tokenizer.json").write_text('{"model": {"type": "Neural"}}')
     ended = opsin("import", folder, "-o", tmp_path / "clip")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert f"note          the tokenizer is not taken: {folder}/tokenizer.json: model.type: 'Neural' is not taken" in ended.stdout
+    assert f"note          the tokenizer was not imported: {folder}/tokenizer.json: model.type: 'Neural' is not taken" in ended.stdout
     assert "`opsin bundles tokenizer clip FILE` adds one" in ended.stdout
     assert read(tmp_path / "clip/1").spec.text is None
 

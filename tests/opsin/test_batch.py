@@ -140,14 +140,18 @@ def test_failing_row_spoils_no_other_and_sets_exit_code(reds: tuple[Gateway, Wor
     assert (text["error"]["status"], text["error"]["field"]) == (415, "image")
     assert (options["error"]["status"], options["error"]["field"]) == (422, "top_k")
     assert len(last["answer"]["results"][0]["predictions"]) == 1
-    assert ["no name of a file" in row["error"]["detail"] for row in nameless] == [True, True]
+    assert ["not a valid file name" in row["error"]["detail"] for row in nameless] == [True, True]
     again = opsin("batch", "classify", rows, "-o", output, "--resume", "--url", gateway.url)
     assert (again.returncode, "5 of 7 rows failed" in again.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
-    [({"rows": True}, "begun with other rows"), ({"option": "top_k=2"}, "begun with other options"), ({"task": "embed"}, "another task")],
+    [
+        ({"rows": True}, "written with other rows"),
+        ({"option": "top_k=2"}, "written with other options"),
+        ({"task": "embed"}, "another task"),
+    ],
 )
 def test_resuming_with_others_is_refused_and_changes_nothing(
     reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path, changed: dict[str, Any], words: str
@@ -198,7 +202,7 @@ def test_what_a_row_says_itself_is_no_mistake_of_all(reds: tuple[Gateway, Worker
 def test_it_does_not_write_over_what_is_there(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     output.write_text("precious\n")
-    for resume, words in (([], "there already; --resume goes on with it"), (["--resume"], "no results of opsin batch")):
+    for resume, words in (([], "already exists; use --resume to continue it"), (["--resume"], "not an output file of opsin batch")):
         ran = opsin("batch", "classify", shades, "-o", output, *resume, "--url", reds[0].url)
         assert (ran.returncode, words in ran.stderr, output.read_text()) == (2, True, "precious\n")
 
@@ -239,7 +243,7 @@ def test_outputs_get_new_folders_of_their_own(tmp_path: Path) -> None:
     with scripted(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else png) as script:
         for resume in ([], ["--resume"]):
             ran = opsin("batch", "inpaint", rows, "-o", tmp_path / "v.jsonl", *resume, "--url", script.url)
-            assert (ran.returncode, "v.files: there already" in ran.stderr, (tmp_path / "v.jsonl").exists()) == (2, True, False)
+            assert (ran.returncode, "v.files: already exists" in ran.stderr, (tmp_path / "v.jsonl").exists()) == (2, True, False)
         for name in ("v.1", "v.2"):
             batch("inpaint", rows, tmp_path / name, url=script.url)
             assert results(tmp_path / name)[0]["answer"]["file"] == f"{name}.files/0.png"
@@ -275,7 +279,7 @@ def test_a_changed_line_is_named_and_nothing_is_asked(tmp_path: Path, row: dict[
         batch("inpaint", rows, output, url=script.url)
         before = output.read_text().splitlines(keepends=True)
         output.write_text("".join(before[: 1 + row["index"]]) + json.dumps(row) + "\n")
-        with pytest.raises(UsageError, match=f"line {2 + row['index']} is not of row"):
+        with pytest.raises(UsageError, match=f"line {2 + row['index']} is not row"):
             batch("inpaint", rows, output, resume=True, url=script.url)
 
 
@@ -296,10 +300,10 @@ def test_unreadable_or_unservable_row_does_not_end_batch(tmp_path: Path) -> None
         batch("inpaint", rows, tmp_path / "out.jsonl", url=script.url)
     video, zero, pipe, folder, large, last, model = results(tmp_path / "out.jsonl")
     assert video["error"]["status"] == model["error"]["status"] == 404
-    assert "no regular file" in zero["error"]["detail"]
-    assert "no regular file" in pipe["error"]["detail"]
+    assert "not a regular file" in zero["error"]["detail"]
+    assert "not a regular file" in pipe["error"]["detail"]
     assert "a folder" in folder["error"]["detail"]
-    assert "1001 bytes; the service takes 1000" in large["error"]["detail"]
+    assert "1001 bytes; the service takes at most 1000" in large["error"]["detail"]
     assert last["answer"] == {"fine": True}
 
 
@@ -322,7 +326,7 @@ def test_a_bundle_that_is_refused_ends_the_batch(tmp_path: Path) -> None:
 
 
 def test_events_are_no_answers(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="keeps answers, no events"):
+    with pytest.raises(UsageError, match="stores answers, not events"):
         batch("inpaint", tmp_path, tmp_path / "out.jsonl", accept="image/png, Text/Event-Stream")
 
 
@@ -355,7 +359,7 @@ def test_full_service_is_retried_as_often_as_needed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("answered", "said"),
-    [(1, "1 of 40 rows are in {output}, and --resume goes on with the others"), (0, "no row was answered, and nothing is kept")],
+    [(1, "1 of 40 rows are in {output}; use --resume to continue"), (0, "no row was answered, and nothing is stored")],
 )
 def test_an_interrupt_keeps_what_there_is_and_says_how_to_go_on(tmp_path: Path, answered: int, said: str) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
@@ -403,7 +407,7 @@ def test_waiting_batch_locks_its_file_and_ends_at_interrupt(tmp_path: Path) -> N
         try:
             eventually(lambda: waiting.is_set() and lines(output) == 2, "the first row is written, and others are asked for")
             second = opsin(*command, "--resume")
-            assert (second.returncode, "another `opsin batch` writes it" in second.stderr) == (2, True), second.stderr
+            assert (second.returncode, "in use by another `opsin batch`" in second.stderr) == (2, True), second.stderr
             begun.send_signal(signal.SIGINT)
             _, err = begun.communicate(30)
         finally:

@@ -80,7 +80,7 @@ def test_misuse_is_named_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "strange" / "no such label").mkdir(parents=True)
     for arguments, sentence in (
         ([bundle.path, "--images", tmp_path / "few"], "holds 3 images in folders of labels; at least 300 are needed"),
-        ([bundle.path, "--images", tmp_path / "strange"], "is named after no label of tiny@1"),
+        ([bundle.path, "--images", tmp_path / "strange"], "is not named after a label of tiny@1"),
         ([write_null(tmp_path / "bundles").path, "--images", tmp_path / "few"], "architecture null cannot be served in int8"),
     ):
         ended = opsin("calibrate", *arguments)

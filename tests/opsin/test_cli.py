@@ -94,18 +94,20 @@ def test_bare_checkout_with_libraries_explains_installation(tmp_path: Path) -> N
     program = [environment(tmp_path) / "python", "-m", "opsin", "serve"]
     ended = subprocess.run(program, cwd=ROOT, env=given, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert ended.stderr.startswith("opsin: `opsin serve` starts processes, which find no opsin in the working folder: `pip install -e .`")
+    assert ended.stderr.startswith(
+        "opsin: `opsin serve` starts processes, which cannot import opsin from the working folder: `pip install -e .`"
+    )
 
 
 def test_a_clip_that_cannot_be_kept_is_left_out_of_the_demo(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Client("http://127.0.0.1:9") as nobody:
         show_actions(nobody, picture / "data", tmp_path, Console())
-    assert "No video is watched here, since its clip cannot be had." in capsys.readouterr().out
+    assert "The video is skipped, since its clip cannot be downloaded." in capsys.readouterr().out
 
 
 def test_a_demo_without_a_place_for_what_it_makes_starts_nothing() -> None:
     ended = opsin("demo", "--output", "README.md/here")
-    said = "opsin: demo: README.md/here: cannot be made (Not a directory); name another folder with --output\n"
+    said = "opsin: demo: README.md/here: cannot be created (Not a directory); name another folder with --output\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
 
 
@@ -128,7 +130,7 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
         (["serve", "--prot", "1"], "opsin serve: No such option: --prot"),
         (["serve", "--port", "99999"], "opsin: setting port: Input should be less than or equal to 65535, not 99999"),
         (["serve", "--config", "/nowhere.yaml"], "opsin: /nowhere.yaml: no such settings file"),
-        (["serve", "--config", "/dev/zero"], "opsin: /dev/zero: not a regular file, which every process could read"),
+        (["serve", "--config", "/dev/zero"], "opsin: /dev/zero: not a regular file, which each process must be able to read"),
         (["serve", "--config", "/dev/null", "--port", "99999"], "opsin: setting port: Input should be less than"),
         (["gateway"], "opsin: `opsin gateway` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
         (["worker"], "opsin: `opsin worker` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
@@ -148,7 +150,7 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
         (["classify"], "opsin classify: Missing argument '"),
         (["classify", "docs"], "opsin: docs: a folder; name its images, videos or sounds, such as docs/*"),
         (["classify", "/nowhere.jpg"], "opsin: /nowhere.jpg: no such file"),
-        (["classify", "README.md", "--later", "--json"], "opsin: --json: with --later there are no answers yet"),
+        (["classify", "README.md", "--later", "--json"], "opsin: --json: cannot be combined with --later"),
         (["inpaint", "README.md", "-o", "docs"], "opsin: docs: cannot be written (it is a folder)"),
         (
             ["inpaint", "README.md", "-o", "no/filled.png", "--samples", "2"],
@@ -158,7 +160,11 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
         (["actions", "README.md", "--json", "no/people.json"], "opsin: no/people.json: cannot be written (there is no folder no)"),
         (["actions", "README.md", "-o", "people.avi"], "opsin: people.avi: the file's name must end in .mp4"),
         (["bundles", "list", "--bundles", "/nowhere"], "opsin: /nowhere: no such folder; name it with --bundles"),
-        (["bench", "nothing"], "opsin: bench: no benchmark is called 'nothing'; there are "),
+        (["bench", "nothing"], "opsin: bench: unknown benchmark 'nothing'; available: "),
+        (
+            ["import", "x.onnx", "-o", "x", "--as", "segment"],
+            "opsin import: Invalid value for '--as': 'segment' is not one of 'classify', 'embed'",
+        ),
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(arguments: list[str], sentence: str) -> None:
@@ -173,7 +179,7 @@ def test_a_broken_settings_file_is_named_not_traced(tmp_path: Path) -> None:
     config.write_text("wrokers: 2\n")
     ended = opsin("serve", "--config", config)
     assert ended.returncode == 2
-    assert ended.stderr == f"opsin: {config}: no setting is called 'wrokers'\n"
+    assert ended.stderr == f"opsin: {config}: unknown setting 'wrokers'\n"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +190,7 @@ def test_a_broken_settings_file_is_named_not_traced(tmp_path: Path) -> None:
         (b"9000\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
         (b"host: \xff\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
         (b"port: [\n", "opsin: settings: while parsing a flow node"),
-        (b"default_models: {clasify: flags}\n", "opsin: setting default_models: no task is called 'clasify'; there are classify, "),
+        (b"default_models: {clasify: flags}\n", "opsin: setting default_models: unknown task 'clasify'; available: classify, "),
         (
             b"redis_url: redis://here/one\n",
             "opsin: setting redis_url: Redis URL 'redis://here/one': what follows the host is the number of a database, such as /0",
@@ -420,7 +426,7 @@ def test_failed_write_keeps_previous_file(tmp_path: Path) -> None:
     before.write_bytes(b"yesterday")
     for named in (file, before):
         ended = subprocess.run([sys.executable, "-c", program, named], capture_output=True, text=True)
-        assert ended.stderr.endswith(f"Failure: {named}: cannot be written (File too large)\n")
+        assert ended.stderr.endswith(f"CommandError: {named}: cannot be written (File too large)\n")
     assert [each.name for each in tmp_path.iterdir()] == ["before.png"] and before.read_bytes() == b"yesterday"
 
 
@@ -446,13 +452,13 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"clip")
     refused = opsin("actions", clip, "-o", tmp_path / "out.mp4", "--json", tmp_path / "out.mp4")
-    assert (refused.returncode, "named for two outputs" in refused.stderr) == (2, True)
+    assert (refused.returncode, "used for two outputs" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["self", "task", "parts"])
 def test_an_option_that_no_task_can_have_is_named(name: str) -> None:
     refused = opsin("ask", "classify", "image=README.md", "-o", f"{name}=3")
-    assert (refused.returncode, refused.stderr) == (2, f"opsin: --option {name}: no option can have this name\n")
+    assert (refused.returncode, refused.stderr) == (2, f"opsin: --option {name}: an option cannot have this name\n")
 
 
 def test_the_list_names_a_pipeline_whose_members_are_missing(tmp_path: Path) -> None:

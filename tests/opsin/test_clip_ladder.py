@@ -142,7 +142,7 @@ def test_clip_ladder_is_measured_by_all_published_views(tmp_path: Path) -> None:
     given = ("--ladder", "--files", tmp_path / "files", "--r", "30", "--r", "4")
     refused = opsin("calibrate", bundle.path, *given)
     assert (refused.returncode, read(bundle.path)) == (2, bundle)
-    assert "files holds 10 clips or sounds; fewer than 300 tell little (--force measures all the same)" in refused.stderr
+    assert "files holds 10 clips or sounds; fewer than 300 are not reliable (--force measures anyway)" in refused.stderr
     ended = opsin("calibrate", bundle.path, *given, "--force")
     assert ended.returncode == 0, ended.stderr
     after = read(bundle.path).spec
@@ -289,7 +289,7 @@ def test_int8_and_graphs_of_networks_of_clips_are_refused(measured: Path, tmp_pa
     ended = opsin("calibrate", before.path, "--files", tmp_path)
     assert (ended.returncode, ended.stderr) == (
         2,
-        "opsin: mae-st@1: architecture video_mae cannot be served in int8 for task actions; images that a ViT classifies can\n",
+        "opsin: mae-st@1: architecture video_mae cannot be served in int8 for task actions; only ViT classifiers of images can\n",
     )
     ended = opsin("export", before.path, "--onnx", "--image", image, "-o", tmp_path / "net.onnx")
     said = "mae-st@1: architecture video_mae, which takes clips, cannot be exported as ONNX; those that can are vit, diffmae, mcc"
@@ -303,11 +303,11 @@ def test_links_to_nothing_and_pipes_are_named(tmp_path: Path) -> None:
     spec = write_recorded(tmp_path / "bundles", "mae-st").spec
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.mkv").symlink_to(tmp_path / "nothing")
-    with pytest.raises(UsageError, match=r"a\.mkv: no file, or a link to none"):
+    with pytest.raises(UsageError, match=r"a\.mkv: not a file, or a broken link"):
         read_recordings(tmp_path / "links", spec, None)
     (tmp_path / "pipes").mkdir()
     os.mkfifo(tmp_path / "pipes" / "labels.csv")
-    with pytest.raises(UsageError, match=r"labels\.csv: no file"):
+    with pytest.raises(UsageError, match=r"labels\.csv: not a file"):
         read_recordings(tmp_path / "pipes", spec, None)
 
 
@@ -378,15 +378,15 @@ def found(folder: Path, spec: BundleSpec, use: Any = None) -> list[set[str]]:
 def test_a_sound_beside_a_clip_is_its_sound(folder: Path, specs: dict[str, BundleSpec]) -> None:
     assert found(folder, specs["apart"], "sound") == [{"a.wav"}, {"b.mp4"}, {"c.wav"}]
     assert found(folder, specs["apart"], "sight") == [{"a.mkv"}, {"b.mp4"}]
-    with pytest.raises(UsageError, match=r"c\.wav: a sound without a video of the same name beside it"):
+    with pytest.raises(UsageError, match=r"c\.wav: a sound without a video of the same name next to it"):
         found(folder, specs["both"])
-    with pytest.raises(UsageError, match=r"c\.wav: a sound, and mae-st@1 is measured on videos"):
+    with pytest.raises(UsageError, match=r"c\.wav: a sound, but mae-st@1 is measured on videos"):
         found(folder, specs["mae-st"])
     with pytest.raises(
-        UsageError, match="--use: apart@1 classifies sound and sight apart, and there are clips and sounds; say --use sound"
+        UsageError, match="--use: apart@1 classifies sound and sight separately, and there are clips and sounds; add --use sound"
     ):
         found(folder, specs["apart"])
-    with pytest.raises(UsageError, match="--use sight: both@1 does not classify sound and sight apart"):
+    with pytest.raises(UsageError, match="--use sight: both@1 does not classify sound and sight separately"):
         found(folder, specs["both"], "sight")
     (folder / "c.wav").unlink()
     assert found(folder, specs["both"]) == [{"a.mkv", "a.wav"}, {"b.mp4"}]
@@ -400,15 +400,15 @@ def test_a_sound_beside_a_clip_is_its_sound(folder: Path, specs: dict[str, Bundl
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ("a.mkv\n", "labels.csv:1: a line is FILE,LABEL or FILE,LABEL;LABEL, in quotes where a name holds a comma"),
+        ("a.mkv\n", "labels.csv:1: a line is FILE,LABEL or FILE,LABEL;LABEL, in quotes if a name contains a comma"),
         ("file,labels\na.mkv,action 1,action 2\n", "labels.csv:2: a line is FILE,LABEL"),
         ("a.mkv,action 1\n\ngone.mkv,action 2\n", "labels.csv:3: .*gone.mkv: no such file"),
-        ("a.mkv,action 1\na.mkv,action 2\n", "labels.csv:2: a.mkv is named twice"),
-        ("a.mkv,action 1;action 99\n", "labels.csv:1: 'action 99' is no label of mae-st@1"),
+        ("a.mkv,action 1\na.mkv,action 2\n", "labels.csv:2: a.mkv is listed twice"),
+        ("a.mkv,action 1;action 99\n", "labels.csv:1: 'action 99' is not a label of mae-st@1"),
         ("a.mkv,action 1;\n", "labels.csv:1: a label is missing"),
         ("a.mkv,\n", "labels.csv:1: a label is missing"),
-        ('a.mkv,"action 1\n', "labels.csv: cannot be read as a table of UTF-8"),
-        ("file,labels\n", "holds nothing to measure mae-st@1 on"),
+        ('a.mkv,"action 1\n', "labels.csv: cannot be read as CSV in UTF-8"),
+        ("file,labels\n", "has no files to measure mae-st@1 on"),
     ],
 )
 def test_a_table_of_labels_is_refused_by_line(folder: Path, specs: dict[str, BundleSpec], table: str, sentence: str) -> None:
@@ -420,7 +420,7 @@ def test_a_table_of_labels_is_refused_by_line(folder: Path, specs: dict[str, Bun
 def test_folders_of_labels_hold_all_files(folder: Path, specs: dict[str, BundleSpec]) -> None:
     (folder / "action 1").mkdir()
     with pytest.raises(
-        UsageError, match=r"a\.mkv lies beside folders of labels, in none of them; move it, or name its labels in .*labels\.csv"
+        UsageError, match=r"a\.mkv is next to the folders of labels; move it into one of them, or list its labels in .*labels\.csv"
     ):
         found(folder, specs["mae-st"])
     for name in ("a.mkv", "a.wav", "b.mp4", "c.wav"):
@@ -428,12 +428,12 @@ def test_folders_of_labels_hold_all_files(folder: Path, specs: dict[str, BundleS
     assert [one.labels for one in read_recordings(folder, specs["apart"], "sound")[1]] == [(1,)] * 3
     (folder / "action 1" / "more").mkdir()
     with pytest.raises(
-        UsageError, match=r"action 1/more is a folder within that of a label; move its files up, or name them in .*labels\.csv"
+        UsageError, match=r"action 1/more is a folder inside that of a label; move its files up, or list them in .*labels\.csv"
     ):
         found(folder, specs["apart"], "sound")
     (folder / "action 1" / "more").rmdir()
     (folder / "strange").mkdir()
-    with pytest.raises(UsageError, match=r"strange is named after no label of apart@1"):
+    with pytest.raises(UsageError, match=r"strange is not named after a label of apart@1"):
         found(folder, specs["apart"], "sound")
 
 
@@ -456,9 +456,9 @@ def test_video_schedule_needs_both_halves(specs: dict[str, BundleSpec]) -> None:
 
 def test_options_that_go_with_nothing_are_refused(specs: dict[str, BundleSpec], tmp_path: Path) -> None:
     for arguments, sentence in (
-        (["--use", "sound"], "--use: concerns a ladder; add --ladder"),
-        (["--ladder", "--use", "both"], "--use both: say sound or sight"),
-        (["--r-sight", "2"], "--r-sight: names rungs of a ladder; add --ladder"),
+        (["--use", "sound"], "--use: only valid with --ladder"),
+        (["--ladder", "--use", "both"], "--use both: use sound or sight"),
+        (["--r-sight", "2"], "--r-sight: only valid with --ladder"),
         (["--ladder", "--r", "2", "--r-sight", "2", "--r-sight", "3"], "--r-sight: 2 given for 1 of --r; give one for each"),
     ):
         ended = opsin("calibrate", tmp_path, "--files", tmp_path, *arguments)

@@ -238,7 +238,7 @@ def test_one_bad_clip_spoils_no_other_and_jobs_are_made_of_all(service: Service,
     assert (shown.returncode, bad["error"]["status"], good["clip"]["views"]) == (1, 422, 1)
     first, *others = shown.stderr.splitlines()
     assert first.startswith(f"opsin: {files['broken']}: 422 Corrupt video: video: ")
-    unknown = [f"{files['empty']}: the file is empty", f"{files['text']}: its first bytes are of no image, video or sound"]
+    unknown = [f"{files['empty']}: the file is empty", f"{files['text']}: not an image, video or sound, judging by its first bytes"]
     assert others == [f"opsin: {line}" for line in unknown]
 
     later = opsin("classify", files["video"], files["audio"], files["text"], "--later", OPSIN_URL=service.url)

@@ -113,7 +113,7 @@ def test_logits_of_something_else_are_not_written(bundle: Bundle, change: Callab
     ended = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "float32   off" in ended.stdout and "written" not in ended.stdout
-    assert "these are other images, another order or another preparation (see `transform`" in ended.stderr
+    assert "the images, their order or the preprocessing differ (see `transform`" in ended.stderr
     assert (bundle.path / "bundle.json").read_bytes() == content
 
 
@@ -131,7 +131,7 @@ def test_scores_may_be_csv(bundle: Bundle, named: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("1,2\n3,4\n5,6\n", "scores.csv: holds 3 × 2 numbers where 3 images × 10 classes are needed"),
+        ("1,2\n3,4\n5,6\n", "scores.csv: has 3 × 2 numbers, but 3 images × 10 classes are needed"),
         ("a.png,1\nb.png,2\n", "scores.csv: cannot be read as numbers (there is no row for c.png)"),
         ("1,2\n3,x\n", "scores.csv: cannot be read as numbers (could not convert string to float: 'x')"),
     ],

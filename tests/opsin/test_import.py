@@ -89,7 +89,7 @@ def test_import_takes_safetensors_and_a_name_of_its_own(checkpoint: Path, tmp_pa
         (["--family", "timm", "--labels", "{folder}/one.txt"], "has 3 classes, but 1 label was given"),
         (["--family", "timm", "--labels", "{folder}/four.txt"], "4 labels were given; is the first of them, 'name', a header?"),
         (["--family", "timm", "--labels", "{folder}/none.txt"], "none.txt: No such file or directory"),
-        (["--family", "timm", "--labels", "{folder}/binary"], "binary: no text in UTF-8; class names are needed, one a line"),
+        (["--family", "timm", "--labels", "{folder}/binary"], "binary: not valid UTF-8; it must hold class names, one per line"),
         (["--set", "head=4"], "head: no family has such a setting; is heads meant?"),
     ],
 )
@@ -144,7 +144,7 @@ def test_what_was_chosen_while_reading_is_printed(checkpoint: Path, tmp_path: Pa
     assert "note          the prefix module. is taken off every name" in ended.stdout
 
 
-IMAGES = "from float32's logits on 20 images, best label the same on"
+IMAGES = "from float32's logits on 20 images, best label equal on"
 """The playground's samples, which come with the package."""
 
 
@@ -157,7 +157,7 @@ def row(printed: str, name: str) -> str:
 @pytest.mark.parametrize(
     ("dtype", "beginning"),
     [
-        ("float32", "float32 on this machine's CPU (bfloat16, where that is faster: at most "),
+        ("float32", "float32 on this machine's CPU (bfloat16, if that is faster: at most "),
         ("bfloat16", "bfloat16 on this machine's CPU: at most "),
     ],
 )
@@ -166,12 +166,12 @@ def test_the_last_line_is_the_format_and_its_cost(checkpoint: Path, tmp_path: Pa
     assert (ended.returncode, ended.stderr) == (0, "")
     last = row(ended.stdout, "format")
     assert ended.stdout.endswith(f"{last}\n") and "\033" not in ended.stdout
-    assert last.startswith(beginning) and IMAGES in last and last.endswith("; OPSIN_DTYPE=float32 pins float32")
+    assert last.startswith(beginning) and IMAGES in last and last.endswith("; OPSIN_DTYPE=float32 forces float32")
     assert 0 < float(last.removeprefix(beginning).split()[0]) < 0.1
 
 
 def test_a_measured_format_is_said_to_be_measured(checkpoint: Path, tmp_path: Path) -> None:
-    said = "; as measured just now; each worker measures for itself; OPSIN_DTYPE=float32 pins float32\n"
+    said = "; measured just now; each worker measures for itself; OPSIN_DTYPE=float32 forces float32\n"
     for dtype in ("auto", "bfloat16"):
         ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / dtype, OPSIN_DTYPE=dtype)
         assert (ended.returncode, ended.stderr) == (0, "")
@@ -213,11 +213,11 @@ def test_a_terminal_shows_the_format_in_bold(checkpoint: Path, tmp_path: Path) -
 def test_too_small_a_limit_of_pixels_leaves_the_bundle(checkpoint: Path, tmp_path: Path) -> None:
     ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "tiny", OPSIN_MAX_PIXELS="64")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert row(ended.stdout, "format").startswith("unknown: it does not run here (") and "OPSIN_MAX_PIXELS" in ended.stdout
+    assert row(ended.stdout, "format").startswith("unknown: it does not run on this machine (") and "OPSIN_MAX_PIXELS" in ended.stdout
     assert (tmp_path / "tiny/1/bundle.json").is_file()
 
 
-PRECISE = "float32 on every machine, whatever OPSIN_DTYPE says"
+PRECISE = "float32 on every machine, regardless of OPSIN_DTYPE"
 MEMBER = "float32 on every machine, as a member of a pipeline"
 
 
@@ -306,7 +306,7 @@ def test_what_no_weight_of_a_mavil_tells_is_asked_for_or_said(tmp_path: Path) ->
     ended = opsin(*asked, "--set", "frames=8", "--set", "smooth=true", "--labels", tmp_path / "audioset.csv")
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()
-    assert next(line for line in lines if line.startswith("clips ")).endswith("2 a second, smoothed where they shrink")
+    assert next(line for line in lines if line.startswith("clips ")).endswith("2 per second, smoothed when shrunk")
     assert [line for line in lines if line.startswith("note ")] == [
         "note          mel_bins 128 is assumed, as published, since no weight tells it: --set mel_bins=… changes it",
         "note          'Bird': the label of several classes, whose answers nobody can tell apart",

@@ -51,7 +51,7 @@ def test_keys_are_listed_by_name_and_bad_lines_by_number(file: Path) -> None:
     assert [row.split()[:2] for row in listed.stdout.splitlines()[1:]] == [["2", "alice"], ["4", "alice"], ["3", "bob"]]
     file.write_text(f"{file.read_text()}mallory opsin_secret\n")
     listed = opsin("keys", "list", OPSIN_API_KEYS_FILE=str(file))
-    assert listed.returncode == 1 and "line 5 admits nobody" in listed.stderr
+    assert listed.returncode == 1 and "line 5 is ignored" in listed.stderr
     assert "secret" not in listed.stdout + listed.stderr and "bob" in listed.stdout
 
 

@@ -114,7 +114,7 @@ def test_without_labels_it_is_agreement_with_merging_off(tmp_path: Path) -> None
     pixels = pixels_of(20)
     write_images(tmp_path / "images", pixels)
     refused = opsin("calibrate", bundle.path, "--ladder", "--images", tmp_path / "images")
-    assert refused.returncode == 2 and "holds 20 images; fewer than 300 tell little" in refused.stderr
+    assert refused.returncode == 2 and "holds 20 images; fewer than 300 are not reliable" in refused.stderr
     assert read(bundle.path) == bundle
     ended = opsin("calibrate", bundle.path, "--ladder", "--images", tmp_path / "images", "--force", OPSIN_BACKEND="eager")
     assert ended.returncode == 0, ended.stderr
@@ -188,15 +188,21 @@ def test_misuse_is_named_and_changes_nothing(tmp_path: Path) -> None:
     images, captioned = ("--images", tmp_path / "images"), ("--images", tmp_path / "captioned")
     (tmp_path / "empty").mkdir()
     for arguments, sentence in (
-        ([classifier.path, *images, "--r", "3"], "--r: names rungs of a ladder; add --ladder"),
-        ([classifier.path, *images, "--ladder", "--r", "65537"], "--r 65537: no block merges more than 65536 tokens; use less"),
-        ([classifier.path, *images, "--ladder", "--bound", "0.1"], "--bound: concerns int8, which --ladder does not measure"),
+        ([classifier.path, *images, "--r", "3"], "--r: only valid with --ladder"),
+        ([classifier.path, *images, "--ladder", "--r", "65537"], "--r 65537: a block cannot merge more than 65536 tokens"),
+        (
+            [classifier.path, *images, "--ladder", "--bound", "0.1"],
+            "--bound: cannot be combined with --ladder, which does not measure int8",
+        ),
         ([classifier.path, *images, "--ladder", "--r", "3"], "--r: the default rung of tiny@1, fast, would be gone"),
-        ([classifier.path, "--images", tmp_path / "none", "--ladder"], "none is no folder"),
+        ([classifier.path, "--images", tmp_path / "none", "--ladder"], "none is not a folder"),
         ([classifier.path, "--images", tmp_path / "empty", "--ladder"], "empty: no image in it"),
         ([pair.path, *images], "words@1: vectors (task zero-shot) are served in float32 alone, since an index must not mix number formats"),
-        ([write_unserved(tmp_path / "bundles").path, *images, "--ladder"], "its task is depth; ladders are measured of classify, embed"),
-        ([write_null(tmp_path / "bundles").path, *images, "--ladder"], "null@1: has no rungs; name some with --r"),
+        (
+            [write_unserved(tmp_path / "bundles").path, *images, "--ladder"],
+            "its task is depth; ladders can be measured for classify, embed",
+        ),
+        ([write_null(tmp_path / "bundles").path, *images, "--ladder"], "null@1: has no rungs; specify some with --r"),
     ):
         ended = opsin("calibrate", *arguments)
         assert (ended.returncode, sentence in ended.stderr) == (2, True), ended.stderr

@@ -27,4 +27,4 @@ def test_a_program_reads_them_as_json_lines() -> None:
 def test_a_name_that_is_none_is_answered_with_those_there_are() -> None:
     ended = opsin("models", "resnet")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "no name has resnet in it; there are vit_tiny_patch16, " in ended.stderr
+    assert "no name contains resnet; available: vit_tiny_patch16, " in ended.stderr

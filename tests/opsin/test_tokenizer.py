@@ -69,7 +69,7 @@ def test_unfit_tokenizer_is_refused_and_nothing_written(pair: Path, tmp_path: Pa
     target = tmp_path / "bundles/cit"
     for command, sentence in (
         ((*IMPORT, "-o", target, "--tokenizer", words), "the tokenizer has 121 tokens, and the network's table 120 rows"),
-        ((*IMPORT, "-o", target, "--templates", words), "--templates needs --tokenizer"),
+        ((*IMPORT, "-o", target, "--templates", words), "--templates: only valid with --tokenizer"),
         (
             ("bundles", "tokenizer", "cit", words, "--templates", tmp_path / "templates.npy", "--bundles", pair),
             "templates.npy: pickled files are never opened, since they can run code: give a text file in UTF-8",

@@ -106,7 +106,7 @@ def test_the_command_tells_in_json(sculptor: Sculptor, capture: Path, tmp_path: 
     ("arguments", "code", "reason"),
     [
         ([], 1, "names no member that tells depth"),
-        (["--depth", "DEPTH", "--points", "DEPTH"], 2, "--points: given beside --depth; they say the same"),
+        (["--depth", "DEPTH", "--points", "DEPTH"], 2, "--points: cannot be combined with --depth"),
         (["--depth", "nothing.png"], 2, "nothing.png: no such file"),
         (["--depth", "DEPTH", "--fov", "60", "-o", "shape.stl"], 2, "must end in .glb, .ply or .npz"),
         (["--depth", "DEPTH", "--intrinsics", "1,2,3"], 2, "use FX, FX,FY or FX,FY,CX,CY in pixels"),

@@ -91,7 +91,7 @@ def test_zero_shot_tells_how_many_labels_lost_their_end(embedding_service: Servi
 def test_embed_writes_the_vectors_of_the_images_of_a_folder(embedding_service: Service, folder: Path) -> None:
     ended = embed(embedding_service, folder)
     assert (ended.returncode, ended.stderr) == (0, "opsin: files without the suffix of an image, passed over: 1\n")
-    assert ended.stdout == f"{folder.parent}/vectors.npz: 12 vectors of 24 numbers, pair@1, 0 of them known before\n"
+    assert ended.stdout == f"{folder.parent}/vectors.npz: 12 vectors of 24 numbers, pair@1, 0 of them kept from before\n"
     with np.load(folder.parent / "vectors.npz", allow_pickle=False) as file, Client(embedding_service.url) as client:
         assert (file["vectors"].dtype, file["vectors"].shape) == (np.float32, (12, 24))
         assert file["paths"].tolist() == [str(path) for path in sorted([*folder.glob("0*.png"), folder / "inner/011.png"])]
@@ -110,19 +110,19 @@ def test_embed_sends_what_has_changed_and_nothing_else(embedding_service: Servic
             told[:] = [line.split("its vectors are of ")[1] for line in ended.stderr.splitlines() if "its vectors are of " in line]
             return ended.stdout.split(": ")[1].strip(), proxy.embedded - before
 
-        assert again() == ("12 vectors of 24 numbers, pair@1, 0 of them known before", 12)
-        assert again() == ("12 vectors of 24 numbers, pair@1, 12 of them known before", 0)
+        assert again() == ("12 vectors of 24 numbers, pair@1, 0 of them kept from before", 12)
+        assert again() == ("12 vectors of 24 numbers, pair@1, 12 of them kept from before", 0)
         os.utime(folder / "003.png")
         (folder / "004.png").write_bytes((folder / "005.png").read_bytes())
         (folder / "006.png").unlink()
-        assert again() == ("11 vectors of 24 numbers, pair@1, 9 of them known before", 2)
+        assert again() == ("11 vectors of 24 numbers, pair@1, 9 of them kept from before", 2)
         assert told == []
-        assert again("--merge", "2") == ("11 vectors of 24 numbers, pair@1, 0 of them known before", 11)
+        assert again("--merge", "2") == ("11 vectors of 24 numbers, pair@1, 0 of them kept from before", 11)
         assert told == ["pair@1, merge off, pool by default: all files are embedded again"]
-        assert again("--model", "encoder", "--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 0 of them known before", 11)
-        assert again("--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 11 of them known before", 0)
+        assert again("--model", "encoder", "--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 0 of them kept from before", 11)
+        assert again("--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 11 of them kept from before", 0)
         forget_digest(folder.parent / "vectors.npz")
-        assert again("--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 0 of them known before", 11)
+        assert again("--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 0 of them kept from before", 11)
         assert told == ["encoder@1 with another content, merge 2, pool by default: all files are embedded again"]
 
 
@@ -232,7 +232,7 @@ def test_embed_keeps_what_has_come_when_it_is_interrupted(embedding_service: Ser
         before = proxy.embedded
         ended = opsin("embed", photos, "-o", file, "--url", proxy.url)
         assert (ended.returncode, ended.stderr) == (0, "")
-        assert "60 vectors" in ended.stdout and f"{kept} of them known before" in ended.stdout
+        assert "60 vectors" in ended.stdout and f"{kept} of them kept from before" in ended.stdout
         assert proxy.embedded - before == 60 - kept
 
 
@@ -251,7 +251,7 @@ def test_embed_goes_on_after_it_was_killed(embedding_service: Service, tmp_path:
         eventually(lambda: proxy.pending == 0, "what the killed command has asked for is answered")
         proxy.pause, before = 0.0, proxy.embedded
         ended = opsin("embed", photos, "-o", file, "--url", proxy.url)
-        assert ended.returncode == 0 and f"640 vectors of 24 numbers, pair@1, {kept} of them known before" in ended.stdout
+        assert ended.returncode == 0 and f"640 vectors of 24 numbers, pair@1, {kept} of them kept from before" in ended.stdout
         assert proxy.embedded - before == len(files) - kept
     with Client(embedding_service.url) as client:
         rows = [0, 320, 639]
@@ -293,7 +293,7 @@ def test_search_by_text_needs_a_bundle_that_reads_texts(embedding_service: Servi
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["zero-shot", "README.md"], "opsin: zero-shot: no label is given; name some with --label TEXT or --labels FILE"),
+        (["zero-shot", "README.md"], "opsin: zero-shot: no labels are given; name some with --label TEXT or --labels FILE"),
         (["zero-shot", "docs", "--label", "a"], "opsin: docs: a folder; name its images"),
         (["zero-shot", "README.md", "--labels", "/nowhere"], "opsin: --labels: /nowhere: "),
         (["embed", "docs", "-o", "vectors.json"], "opsin: vectors.json: the file's name must end in .npz"),
@@ -327,7 +327,7 @@ def test_a_file_of_a_distant_year_is_embedded_once(embedding_service: Service, f
     """Its time is no int64 of nanoseconds."""
     os.utime(folder / "000.png", (10**10, 10**10))
     assert [embed(embedding_service, folder).returncode for _ in range(2)] == [0, 0]
-    assert f"{COUNT} of them known before" in embed(embedding_service, folder).stdout
+    assert f"{COUNT} of them kept from before" in embed(embedding_service, folder).stdout
 
 
 def test_vectors_are_saved_through_a_link_and_by_several_at_once(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_vectors_are_saved_through_a_link_and_by_several_at_once(tmp_path: Path)
 
 def test_an_array_alone_is_no_file_of_vectors(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.zeros((2, 3), np.float32))
-    with pytest.raises(ValueError, match="no file of vectors"):
+    with pytest.raises(ValueError, match="not a file of vectors"):
         FileVectors.load(tmp_path / "v.npy")
 
 
