@@ -76,7 +76,7 @@ def fetch(address: Address) -> Snapshot:
     warnings.filterwarnings("ignore", module="huggingface_hub")
     if constants.HF_HUB_OFFLINE:
         return _find_cached(address)
-    with _hub_errors_as_sentences(address), limit_body(LARGEST_JSON):
+    with _hub_errors_as_sentences(address), limit_body(MAX_JSON_BYTES):
         if address.lacks_tag:
             raise HubError(_missing_tag_message(address))
         info = HfApi().model_info(address.repository, revision=address.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -124,7 +124,7 @@ def _select_weights(address: Address, names: set[str]) -> str:
 
 def _fetch_weights(address: Address, commit: str, name: str) -> Path:
     """Download a file of weights, of any size, or the index of its shards."""
-    with limit_body(LARGEST_JSON if name.endswith(".json") else None):
+    with limit_body(MAX_JSON_BYTES if name.endswith(".json") else None):
         return _fetch_file(address, commit, name)
 
 

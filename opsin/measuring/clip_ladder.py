@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.bundle_schema import Metric
-from models.layers.stepwise import UnusableInput
-from models.loading import Ended, LoadedSteps, load
+from models.layers.stepwise import InvalidInput
+from models.loading import LoadedStepwiseModel, StepOutputs, load
 from opsin.measuring.ladder import BATCH_SIZE, OFF, ROUNDS, Quality, Throughput
 from server.media.images import Decoder
 from server.media.limits import MediaError
@@ -184,16 +184,16 @@ def _prepare(task: ClassifyClips, recording: LabelledRecording, plan: ClassifyCl
 
 
 def _score(
-    steps: LoadedSteps, recordings: Sequence[LabelledRecording], jobs: Sequence[Arrays], arguments: Mapping[str, Any]
+    steps: LoadedStepwiseModel, recordings: Sequence[LabelledRecording], jobs: Sequence[Arrays], arguments: Mapping[str, Any]
 ) -> list[NDArray[np.float32]]:
     """Return the scores (labels,) of each recording. All of them take their steps together."""
     try:
         return _run(steps, jobs, arguments)
-    except UnusableInput:  # one of them is unusable: find out which
+    except InvalidInput:  # one of them is unusable: find out which
         return [_score_one(steps, recording, job, arguments) for recording, job in zip(recordings, jobs, strict=True)]
 
 
-def _score_one(steps: LoadedSteps, recording: LabelledRecording, job: Arrays, arguments: Mapping[str, Any]) -> NDArray[np.float32]:
+def _score_one(steps: LoadedStepwiseModel, recording: LabelledRecording, job: Arrays, arguments: Mapping[str, Any]) -> NDArray[np.float32]:
     try:
         return _run(steps, [job], arguments)[0]
     except InvalidInput as error:
@@ -214,7 +214,7 @@ def _run(steps: LoadedStepwiseModel, jobs: Sequence[Arrays], arguments: Mapping[
     return [scores[job] for job in range(len(jobs))]
 
 
-def _measure_seconds(steps: LoadedSteps, layout: Layout, jobs: Sequence[Arrays], arguments: Mapping[str, Any]) -> float:
+def _measure_seconds(steps: LoadedStepwiseModel, layout: Layout, jobs: Sequence[Arrays], arguments: Mapping[str, Any]) -> float:
     """Return the seconds of the first step of a batch, the fastest of a few. Every slot has its own batch."""
     took = []
     for _ in range(REPEATS):

@@ -88,12 +88,12 @@ def calibrate(
     if ladder and bound is not None:
         raise UsageError("--bound: cannot be combined with --ladder, which does not measure int8")
     with requires_extra("server"):
-        from models.bundle import BundleError, read, rewrite
-        from models.merge_schedule import MOST_MERGED
+        from models.bundle import BundleError, read, replace_spec
+        from models.merge_schedule import MAX_MERGED_TOKENS
         from models.systems.onnx.classifier_backend import GraphError
     for option, value in (("--r", r), ("--r-sight", r_sight)):
-        if value and max(value) > MOST_MERGED:
-            raise UsageError(f"{option} {max(value)}: a block cannot merge more than {MOST_MERGED} tokens")
+        if value and max(value) > MAX_MERGED_TOKENS:
+            raise UsageError(f"{option} {max(value)}: a block cannot merge more than {MAX_MERGED_TOKENS} tokens")
     try:
         original = read(bundle)
         if ladder:
@@ -101,7 +101,7 @@ def calibrate(
             spec, lines = ladder_measurement.measure_ladder(original, images, r_pairs, None if use is None else USE_OPTIONS[use], force=force)
         else:
             spec, lines = _with_int8(original, images, DEFAULT_BOUND if bound is None else bound, force)
-        rewrite(original, spec)
+        replace_spec(original, spec)
     except (BundleError, GraphError, OSError) as error:
         raise CommandError(f"calibrate: {error}") from error
     for line in lines:
@@ -118,7 +118,7 @@ def _with_int8(bundle: Bundle, images: Path, bound: float, force: bool) -> tuple
     from models.systems.onnx.classifier_backend import calibrate, has_graph
 
     spec = bundle.spec
-    if spec.task in EMBEDDED:
+    if spec.task in VECTOR_TASKS:
         raise UsageError(
             f"{spec.id}: vectors (task {spec.task}) are only served in float32, since an index must not mix number formats; "
             "--ladder measures their merging"
@@ -131,7 +131,7 @@ def _with_int8(bundle: Bundle, images: Path, bound: float, force: bool) -> tuple
     if len(labelled) < MIN_FILES and not force:
         raise UsageError(
             f"--images: {images} holds {len(labelled)} images in folders of labels; at least {MIN_FILES} are needed to know whether "
-            f"{LEAST_AGREEMENT:.0%} of the labels stay the same (--force measures all the same)"
+            f"{MIN_AGREEMENT:.0%} of the labels stay the same (--force measures all the same)"
         )
     if not labelled:
         raise UsageError(f"--images: {images} holds no images in folders of labels")

@@ -40,11 +40,11 @@ def show() -> None:
 @cache
 def _count_parameters(name: str, headless: bool) -> int:
     """Count the parameters of a published size, on a model without storage."""
-    from models.layers.meta_device import without_memory
+    from models.layers.meta_device import on_meta_device
     from models.registry import architectures
     from models.systems.published_sizes import sizes
 
     published = sizes()[name]
     config = dataclasses.replace(published.config, classes=0) if headless else published.config
-    with without_memory():
+    with on_meta_device():
         return sum(parameter.numel() for parameter in architectures()[published.architecture].build(config).parameters())

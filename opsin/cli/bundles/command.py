@@ -48,7 +48,7 @@ def list_(bundles: Root = DEFAULT_FOLDER) -> None:
         make_console().print(table)
     elif not damaged:
         typer.echo(f"{bundles}: no bundles")
-    for sentence in misplaced(bundles):
+    for sentence in find_misplaced(bundles):
         typer.echo(escape_controls(sentence), err=True)
     if damaged:
         raise CommandError(*damaged)
@@ -210,7 +210,7 @@ def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     damaged: list[str] = []
     for path in discover(root):
         try:
-            readable.append(read_placed(path))
+            readable.append(read_discovered(path))
         except BundleError as error:
             damaged.append(str(error))
     return readable, damaged

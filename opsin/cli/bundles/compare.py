@@ -77,12 +77,12 @@ def compare(
                 max_difference = float(f"{difference:.2e}") if math.isfinite(difference) else None
                 if (format_, name) == ("float32", "off"):
                     _check_same(spec.id, difference, reference, same_labels)
-                results.append(Compared(format=format_, merging=name, max_difference=max_difference, same_labels=same_labels))
+                results.append(FormatComparison(format=format_, merging=name, max_difference=max_difference, same_labels=same_labels))
     except (BundleError, OSError) as error:
         raise CommandError(f"compare: {error}") from error
     comparison = Comparison(images=len(pixels), results=results).model_dump()
     try:
-        spec = rewrite(original, spec.model_copy(update={"quality": {**spec.quality, "comparison": comparison}})).spec
+        spec = replace_spec(original, spec.model_copy(update={"quality": {**spec.quality, "comparison": comparison}})).spec
     except BundleError as error:
         raise CommandError(f"compare: {error}") from error
     except OSError as error:

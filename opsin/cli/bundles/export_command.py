@@ -69,7 +69,7 @@ def export(
     typer.echo(f"back     {_import_arguments(read(bundle).spec, bundle, output, written)} -o …")
 
 
-def _import_arguments(spec: BundleSpec, bundle: Path, output: Path, written: Exported) -> str:
+def _import_arguments(spec: BundleSpec, bundle: Path, output: Path, written: ExportedCheckpoint) -> str:
     """Return the command that imports the exported file as an equal bundle."""
     arguments = ["opsin", "import", str(output), "--family", written.family]
     arguments += [argument for name, value in written.settings.items() for argument in ("--set", f"{name}={json.dumps(value)}")]

@@ -121,7 +121,7 @@ def import_(
                 origin=import_from.origin,
             )
     except CheckpointError as error:
-        is_fault = import_from.is_model and not isinstance(error, WrongSetting)
+        is_fault = import_from.is_model and not isinstance(error, InvalidSetting)
         message = str(error).replace(str(file), source) if import_from.origin else str(error)
         raise (CommandError(f"import: {message}") if is_fault else UsageError(message)) from error
     is_from_repository = spec.task == "zero-shot" and tokenizer is None and not templates

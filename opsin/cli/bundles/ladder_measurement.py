@@ -136,20 +136,20 @@ def _measure_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: L
 
 def _choose_rungs(spec: BundleSpec, merge_pairs: Sequence[MergePair]) -> Sequence[Rung]:
     """Return the rungs to measure. Raises UsageError for a bundle that can have none."""
-    from models.bundle import EMBEDDED
-    from models.checkpoints.bundle_fields import ladder
-    from models.loading import not_served
+    from models.bundle import VECTOR_TASKS
+    from models.checkpoints.bundle_fields import unmeasured_ladder
+    from models.loading import unsupported_reason
     from models.registry import architectures, read_config
     from opsin.measuring.clip_ladder import task_of
 
     architecture = architectures().get(spec.architecture)
-    if spec.task not in ("classify", *EMBEDDED) and task_of(spec) is None:
+    if spec.task not in ("classify", *VECTOR_TASKS) and task_of(spec) is None:
         raise UsageError(
-            f"{spec.id}: its task is {spec.task}; ladders can be measured for classify, {', '.join(EMBEDDED)}, and for clips and sounds"
+            f"{spec.id}: its task is {spec.task}; ladders can be measured for classify, {', '.join(VECTOR_TASKS)}, and for clips and sounds"
         )
     if architecture is None or not architecture.merges:
         raise UsageError(f"{spec.id}: tokens of architecture {spec.architecture} do not merge, so it has no ladder")
-    if reason := not_served(spec):
+    if reason := unsupported_reason(spec):
         raise UsageError(f"{spec.id}: {reason}")
     if any(sight is not None for _, sight in merge_pairs) and (spec.sound is None or spec.clip is None or spec.preprocess is None):
         raise UsageError(f"--r-sight: {spec.id} is not an audio-visual bundle; leave it out")

@@ -39,7 +39,7 @@ def describe_format(bundle: Bundle) -> str:
 
     spec, is_graph = bundle.spec, bundle.spec.weights_file == GRAPH_FILE
     full_precision = "the graph's own numbers" if is_graph else "float32"
-    if reason := not_served(spec):
+    if reason := unsupported_reason(spec):
         return f"{full_precision} on every machine, as a member of a pipeline" if spec.task in MEMBER_TASKS else f"none: {reason}"
     settings, name = settings_of(None), None
     is_precise = is_graph or spec.task in architectures()[spec.architecture].precise_tasks

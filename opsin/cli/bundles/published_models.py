@@ -26,7 +26,7 @@ def models(
     often count it as one).
     """
     with requires_extra("server"):
-        from models.flops import cost, native
+        from models.flops import dummy_forward, forward_cost
         from models.systems.published_sizes import sizes
     chosen = [size for name, size in sizes().items() if not names or any(part in name for part in names)]
     if not chosen:
@@ -34,8 +34,8 @@ def models(
     heads = ("Name", "System", "Parameters", "GFLOPs", "per", "Tokens", "Source")
     table = make_table(*heads, right=("Parameters", "GFLOPs", "Tokens"))
     for size in chosen:
-        model_cost = cost(size.architecture, size.config)
-        unit = native(size.architecture).unit
+        model_cost = forward_cost(size.architecture, size.config)
+        unit = dummy_forward(size.architecture).unit
         if as_json:
             facts = {"name": size.name, "system": size.system, "architecture": size.architecture, "source": size.source}
             typer.echo(json.dumps({**facts, **asdict(model_cost), "unit": unit, "config": asdict(size.config)}, default=str))
