@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from models.bundle import write
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from opsin.cli.demo.clips import MOVE_CLIPS, show_clips
 from opsin.cli.demo.command import show_images
 from opsin.cli.demo.sounds import SAMPLES_FOLDER, is_sound_classifier, show_sounds

@@ -262,7 +262,7 @@ def test_an_index_of_weights_that_is_none_is_said(index: str, sentence: str, hub
         (["--family", "timm"], "config.json says which network it is"),
         (["--family", "nobody"], "config.json says which network it is"),
         (["--labels", "two.json"], "has 3 classes, but 2 labels were given"),
-        (["--templates", "two.json"], "--templates needs --tokenizer, and a pair of images and texts"),
+        (["--templates", "two.json"], "--templates: only valid with --tokenizer, for an image-text model"),
     ],
 )
 def test_a_wrong_option_ends_with_2_and_leaves_nothing(

@@ -299,7 +299,7 @@ def test_search_by_text_needs_a_bundle_that_reads_texts(embedding_service: Servi
         (["embed", "docs", "-o", "vectors.json"], "opsin: vectors.json: the file's name must end in .npz"),
         (["embed", "docs", "-o", "no/vectors.npz"], "opsin: no/vectors.npz: cannot be written (there is no folder no)"),
         (["embed", "/nowhere", "-o", "vectors.npz"], "opsin: /nowhere: no such file or folder"),
-        (["embed", "tests/opsin", "-o", "vectors.npz"], "opsin: tests/opsin: no image in it"),
+        (["embed", "tests/opsin", "-o", "vectors.npz"], "opsin: tests/opsin: contains no images"),
         (["search", "/nowhere.npz", "a dog"], "opsin: /nowhere.npz: no such file; `opsin embed FOLDER -o /nowhere.npz` writes it"),
         (["search", "README.md", "a dog"], "opsin: README.md: not a file of vectors written by `opsin embed`"),
         (["search", "README.md"], "opsin: search: give either a text or --image FILE"),
