@@ -26,9 +26,9 @@ TOLD = "opsin: interrupted; job j-1 may still be running: see `opsin jobs show j
 SERVE = """
 import sys, time
 from pathlib import Path
-from opsin.cli.shared.temporary_service import own_service
+from opsin.cli.shared.temporary_service import temporary_service
 
-with own_service(Path(sys.argv[1])) as url:
+with temporary_service(Path(sys.argv[1])) as url:
     print(url, flush=True)
     time.sleep(600)
 """
