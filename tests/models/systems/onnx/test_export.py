@@ -158,7 +158,7 @@ def test_the_other_starters_run_as_graphs(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--rung", "slow"], "--rung slow: tiny@1 has no such rung; it has off, full, fast"),
+        (["--rung", "slow"], "--rung slow: tiny@1 has no such rung; available: off, full, fast"),
         (["--family", "timm"], "--family: an ONNX graph has no published layout"),
     ],
 )

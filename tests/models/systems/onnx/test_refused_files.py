@@ -147,4 +147,4 @@ def test_an_encoder_takes_no_labels(tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\ndog\nfox\nowl\n")
     said = refused(tmp_path, ImageGraph().write(tmp_path / "given/model.onnx"), "--as", "embed", "--labels", str(labels))
-    assert "an encoder has none" in said
+    assert "an encoder has no labels" in said
