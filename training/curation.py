@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.systems.image_text.dual_encoder import class_features, unit
+from models.systems.image_text.dual_encoder import class_features, unit_vectors
 from training import draws, reductions
 
 
@@ -80,7 +80,7 @@ def label_features(texts: Tensor, members: Tensor) -> Tensor:
 
 def likeness(captions: Tensor, labels: Tensor) -> Likeness:
     """captions: (B, C), of any length; labels: (labels, C), unit vectors."""
-    cosine, label = (unit(captions) @ labels.T).max(dim=1)
+    cosine, label = (unit_vectors(captions) @ labels.T).max(dim=1)
     return Likeness(cosine, label)
 
 

@@ -13,7 +13,7 @@ from models.bundle import BundleSpec
 from models.bundle_schema import LABELLED_TASKS, FileDigest, TextSpec
 from models.loading import config_mismatch
 from models.registry import architectures
-from models.systems.image_text.add_tokenizer import prepare
+from models.systems.image_text.add_tokenizer import prepare_tokenizer
 from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 from training.data.words import WordSettings
 from training.errors import DataError, RecipeError
@@ -84,6 +84,6 @@ def texts_of(recipe: Recipe, spec: BundleSpec, weights: Path) -> tuple[TextSpec,
     if not isinstance(words, WordSettings) or spec.task != "zero-shot":
         return None
     try:
-        return prepare(spec, weights, words.tokenizer, most=recipe.words, special=words.special)
+        return prepare_tokenizer(spec, weights, words.tokenizer, max_length=recipe.words, special=words.special)
     except TokenizerError as error:
         raise DataError(f"data.words.tokenizer: {error}") from error

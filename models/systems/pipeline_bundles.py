@@ -1,4 +1,4 @@
-"""Bundles → a pipeline that names them as its members."""
+"""Bundles of pipelines, which name other bundles as their members."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from models.bundle_schema import Clip, ExternalFile, ExternalRole, FileDigest, R
 from models.loading import load
 from models.systems.mcc.photo_pipeline import pipeline_config
 
-ROWS = 8
-"""Rows of a step at `fast`: so few that a short request does not wait long behind them."""
-RATE = 30.0
-"""Frames a second of LART's published networks."""
+STEP_ROWS = 8
+"""Number of rows of a step at `fast`: so few that a short request does not wait long for them."""
+DEFAULT_RATE = 30.0
+"""Frames per second of LART's published networks."""
 STEP = MARGIN = 32
-"""Rows of a published window that are answered, and those that it sees on either side (`models.systems.lart.windows`)."""
-UNSEALED = FileDigest(sha256="0" * 64, bytes=0)
-"""`write` fills in the real ones."""
+"""Rows of a published window that are scored, and context rows on either side (`models.systems.lart.windows`)."""
+PLACEHOLDER_DIGEST = FileDigest(sha256="0" * 64, bytes=0)
+"""Placeholder that `write` replaces."""
 
 
-def join_actions(
+def write_action_pipeline(
     root: Path,
     name: str,
     version: str,
@@ -37,12 +37,12 @@ def join_actions(
     body: Path | None = None,
     overwrite: bool = False,
 ) -> Bundle:
-    """Write a pipeline of actions beside its members, which lie in `root`.
+    """Write a pipeline of actions next to its members, which are in `root`.
 
-    rate: frames a second that LART was trained on; None: as its bundle says, else 30. step: rows that each window answers for; None: the
-    published 32, or a third of LART's frames if that is less. Margins are what is left of a window, 32 rows on either side at most.
-    body: the user's mesh (`models.people.smpl_file`), which stays where it is: the pipeline records its path and SHA-256. Raises
-    BundleError for members and a mesh that do not fit each other.
+    rate: frames per second that LART was trained on; None: as its bundle says, else 30. step: rows that each window scores; None: the
+    published 32, or a third of LART's frames if that is less. Margins are the rest of a window, at most 32 rows on either side. body: the
+    user's mesh (`models.people.smpl_file`), which is not copied: the pipeline records its path and SHA-256. Raises BundleError for members
+    and a mesh that do not fit each other.
     """
     lart = members["actions"].spec
     frames = int(lart.config.get("frames", 125))
@@ -54,21 +54,21 @@ def join_actions(
         task="actions",
         architecture="actions",
         config={"step": step, "margin": max(0, margin)},
-        clip=Clip(frames=ROWS, stride=1, rate=rate if rate is not None else RATE if lart.clip is None else lart.clip.rate),
+        clip=Clip(frames=STEP_ROWS, stride=1, rate=rate if rate is not None else DEFAULT_RATE if lart.clip is None else lart.clip.rate),
         labels=lart.labels,
         license="; ".join(sorted({bundle.spec.license for bundle in members.values()})),
         description=f"Who does what when in a video: {', '.join(bundle.spec.id for bundle in members.values())}",
         members={role: member_reference(bundle) for role, bundle in members.items()},
         external=_external(body),
-        weights=UNSEALED,
+        weights=PLACEHOLDER_DIGEST,
     )
-    return _written(root, spec, overwrite=overwrite)
+    return _write_and_load(root, spec, overwrite=overwrite)
 
 
-def join_photographs(root: Path, name: str, version: str, shape: Bundle, depth: Bundle) -> Bundle:
-    """Write a pipeline that makes shapes of photographs without depth beside its members, which lie in `root`.
+def write_photo_pipeline(root: Path, name: str, version: str, shape: Bundle, depth: Bundle) -> Bundle:
+    """Write a pipeline that reconstructs shapes from photographs without depth next to its members, which are in `root`.
 
-    shape: an MCC of objects; depth: a network that tells depth of an image. Raises BundleError for members that do not fit each other.
+    shape: an MCC of objects; depth: a depth network for images. Raises BundleError for members that do not fit each other.
     """
     try:
         config = pipeline_config(shape.spec, depth.spec)
@@ -83,36 +83,36 @@ def join_photographs(root: Path, name: str, version: str, shape: Bundle, depth: 
         preprocess=shape.spec.preprocess,
         space=shape.spec.space,
         license="; ".join(sorted({shape.spec.license, depth.spec.license})),
-        trained_on="; ".join(told for told in (shape.spec.trained_on, depth.spec.trained_on) if told),
-        note=" ".join(told for told in (shape.spec.note, depth.spec.note) if told),
+        trained_on="; ".join(text for text in (shape.spec.trained_on, depth.spec.trained_on) if text),
+        note=" ".join(text for text in (shape.spec.note, depth.spec.note) if text),
         description=f"Reconstructs an object from one image, with depth or without: {shape.spec.id}, {depth.spec.id}",
         members={"shape": member_reference(shape), "depth": member_reference(depth)},
-        weights=UNSEALED,
+        weights=PLACEHOLDER_DIGEST,
     )
-    return _written(root, spec)
+    return _write_and_load(root, spec)
 
 
-def _written(root: Path, spec: BundleSpec, *, overwrite: bool = False) -> Bundle:
-    """The pipeline, which has been opened once. Raises BundleError."""
+def _write_and_load(root: Path, spec: BundleSpec, *, overwrite: bool = False) -> Bundle:
+    """Write the pipeline and load it once as a check. Raises BundleError."""
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder, "model.safetensors")
         save_file({}, empty)
-        made = write(root, spec, empty, overwrite=overwrite)
+        bundle = write(root, spec, empty, overwrite=overwrite)
     try:
-        load(made)
+        load(bundle)
     except BundleError:
-        shutil.rmtree(made.path)
+        shutil.rmtree(bundle.path)
         with suppress(OSError):  # other versions lie there
-            made.path.parent.rmdir()
+            bundle.path.parent.rmdir()
         raise
-    return made
+    return bundle
 
 
 def _external(body: Path | None) -> dict[ExternalRole, ExternalFile]:
     if body is None:
         return {}
     try:
-        sealed = file_digest(body)
+        digest = file_digest(body)
     except OSError as error:
         raise BundleError(f"{body}: cannot be read ({error.strerror})") from error
-    return {"body": ExternalFile(path=str(body.resolve()), sha256=sealed.sha256, bytes=sealed.bytes)}
+    return {"body": ExternalFile(path=str(body.resolve()), sha256=digest.sha256, bytes=digest.bytes)}

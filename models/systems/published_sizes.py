@@ -16,11 +16,11 @@ class Size:
     architecture: str
     config: Any
     source: str
-    """The paper."""
+    """Paper."""
 
 
 def sizes() -> Mapping[str, Size]:
-    """All published sizes by name. Imports the code of every system."""
+    """Return all published sizes by name. Imports the code of every system."""
     return {
         name: Size(name, table.system, table.architecture, config, table.source)
         for system in systems()

@@ -22,7 +22,7 @@ from models.loading import load
 from models.systems.actions.detection_scale import SCALES, Detail, rows
 from models.systems.actions.pipeline import Pipeline, PipelineConfig
 from models.systems.lart.model import LART
-from models.systems.pipeline_bundles import ROWS, join_actions
+from models.systems.pipeline_bundles import STEP_ROWS, write_action_pipeline
 from starters.data.people.motions import Motions, MotionTracks
 from starters.evaluation.actions import methods, person_recall, splits
 from starters.evaluation.actions.samples import Floats, Moments
@@ -59,7 +59,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
     network = load(lart).model
     assert isinstance(network, LART) and isinstance(recipe.data, Motions)
     least, relied = _thresholds(network, recipe, cache)
-    made = join_actions(root, "actions", VERSION, {"pose": pose, "actions": lart}, overwrite=overwrite)
+    made = write_action_pipeline(root, "actions", VERSION, {"pose": pose, "actions": lart}, overwrite=overwrite)
     config = replace(PipelineConfig(**made.spec.config), thresholds=tuple(least))
     clips = {detail: _clips(made, config, detail, cache) for detail in SCALES}
     usual = _usual(clips)
@@ -67,7 +67,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
     spec = made.spec.model_copy(
         update={
             "config": asdict(replace(config, detail=usual)),
-            "clip": made.spec.clip.model_copy(update={"frames": rows(usual, "fast", ROWS)}),
+            "clip": made.spec.clip.model_copy(update={"frames": rows(usual, "fast", STEP_ROWS)}),
             "trained_on": f"2D poses of {len(recipe.data.recordings)} recordings of motion capture, seen by virtual cameras",
             "note": NOTE,
             "provenance": {"made_by": "python -m starters.make.actions_bundle"},

@@ -8,7 +8,7 @@ import pytest
 
 from models.bundle import Bundle
 from models.bundle_schema import Role
-from models.systems.pipeline_bundles import join_actions
+from models.systems.pipeline_bundles import write_action_pipeline
 from server import playground
 from tests.actions.test_members import write_hmr2
 from tests.support.bundles.actions import LABELS, LAYOUT, write_lart, write_mesh, write_movenet, write_mvit
@@ -32,8 +32,8 @@ def test_a_service_answers_with_joints_and_appearance(tmp_path: Path) -> None:
         "actions": write_lart(bundles, LAYOUT, "lart"),
     }
     kept, gone = write_mesh(tmp_path / "kept.safetensors"), write_mesh(tmp_path / "gone.npz")
-    join_actions(bundles, "people", "1", members, rate=15.0, body=kept)
-    join_actions(bundles, "without", "1", members, rate=15.0, body=gone)
+    write_action_pipeline(bundles, "people", "1", members, rate=15.0, body=kept)
+    write_action_pipeline(bundles, "without", "1", members, rate=15.0, body=gone)
     gone.unlink()
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway, worker_process(valkey.url, bundles) as worker:
         gateway.wait_for_workers()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.bundle import write
 from models.bundle_schema import QuerySpace
-from models.systems.pipeline_bundles import join_photographs
+from models.systems.pipeline_bundles import write_photo_pipeline
 from tests.docs.code_blocks import ROOT, Desk
 from tests.support.audio import tones, wav, written
 from tests.support.bundles.actions import write_watcher
@@ -38,7 +38,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         shutil.copytree(ROOT / "bundles" / starter, bundles / starter)
     write_tiny_diffmae(bundles)
     write_shell(bundles, space=SPACE)
-    join_photographs(bundles, "shapes", "1", write_shell(bundles, "member", space=SPACE), write_teller(bundles))
+    write_photo_pipeline(bundles, "shapes", "1", write_shell(bundles, "member", space=SPACE), write_teller(bundles))
     write_watcher(bundles)
     write_tiny_pair(bundles)
     write_tiny_pair(bundles, "maws", architecture="maws_clip")

@@ -12,7 +12,7 @@ import transformers
 
 from models.bundle import read
 from models.loading import load
-from models.systems.image_text.zero_shot_classifier import label
+from models.systems.image_text.zero_shot_classifier import make_zero_shot_classifier
 from server.tasks.embedding.zero_shot import scores_of
 from tests.hub.conftest import normalised
 from tests.support.processes import opsin
@@ -61,7 +61,7 @@ def test_rejected_tokenizer_leaves_pair_without_texts(clip: Path, tmp_path: Path
     (folder / "tokenizer.json").write_text('{"model": {"type": "Neural"}}')
     ended = opsin("import", folder, "-o", tmp_path / "clip")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert f"note          the tokenizer was not imported: {folder}/tokenizer.json: model.type: 'Neural' is not taken" in ended.stdout
+    assert f"note          the tokenizer was not imported: {folder}/tokenizer.json: model.type: 'Neural' is not accepted" in ended.stdout
     assert "`opsin bundles tokenizer clip FILE` adds one" in ended.stdout
     assert read(tmp_path / "clip/1").spec.text is None
 
@@ -87,7 +87,7 @@ def test_texts_and_scores_of_siglip_are_those_of_the_library(siglip: Path, tmp_p
 
 def test_labels_become_the_head_of_its_image_tower(bundles: Path) -> None:
     pair = read(bundles / "clip/1")
-    classifier, truncated = label(pair, ["red car", "dog"], bundles, "labelled", templates=["a photo of a {}."])
+    classifier, truncated = make_zero_shot_classifier(pair, ["red car", "dog"], bundles, "labelled", templates=["a photo of a {}."])
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     texts = load(pair).forward(encoded(["a photo of a red car.", "a photo of a dog."]), {})["embedding"][0]
     images = load(pair).forward({"pixels": pixels}, {})["embedding"]

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from models.bundle_schema import QuerySpace
-from models.systems.pipeline_bundles import join_photographs
+from models.systems.pipeline_bundles import write_photo_pipeline
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.onnx import write_teller
 from tests.support.bundles.vit import write_tiny_vit
@@ -26,7 +26,7 @@ def sculptor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
     write_shell(bundles, space=SPACE)
     write_shell(bundles, "hall", space=QuerySpace(region="half-ball", extent=3.0, spacing=0.2, reach=0.2, source_size=64))
     write_tiny_vit(bundles)
-    join_photographs(bundles, "photographed", "1", write_shell(bundles, "member"), write_teller(bundles))
+    write_photo_pipeline(bundles, "photographed", "1", write_shell(bundles, "member"), write_teller(bundles))
     settings = {"default_models": {"reconstruct": "shell"}, "max_points": 10_000, "max_queries": 200_000}
     with running(bundles, gateways=2, **SMALL_LIMITS, **settings) as started:
         for gateway in started.gateways:  # its child imports scikit-image, which takes its time on a busy machine

@@ -15,7 +15,7 @@ from PIL import Image
 from models.bundle import BundleError, write
 from models.bundle_schema import QuerySpace
 from models.loading import load
-from models.systems.pipeline_bundles import join_photographs
+from models.systems.pipeline_bundles import write_photo_pipeline
 from opsin import Client, Refused
 from server.tasks.reconstruct.monocular_depth import CONTEXT, REACH, photograph, to_depth
 from tests.support.bundles.analytic_mcc import write_shell
@@ -142,7 +142,7 @@ def test_the_client_and_the_command_send_an_image_alone(sculptor: Sculptor, tmp_
 @pytest.mark.parametrize("output", ["disparity", "depth"])
 def test_depth_unit_is_median_and_extent_half_the_object(tmp_path: Path, output: str) -> None:
     shape, teller = write_shell(tmp_path), write_teller(tmp_path, output=output)
-    spec = join_photographs(tmp_path, "joined", "1", shape, teller).spec
+    spec = write_photo_pipeline(tmp_path, "joined", "1", shape, teller).spec
     told = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)
     found = to_depth(told, THERE, spec, FOCAL)
     inside = found[THERE]
@@ -154,7 +154,7 @@ def test_depth_unit_is_median_and_extent_half_the_object(tmp_path: Path, output:
 
 
 def test_the_network_sees_the_square_around_the_object(tmp_path: Path) -> None:
-    spec = join_photographs(tmp_path, "joined", "1", write_shell(tmp_path), write_teller(tmp_path)).spec
+    spec = write_photo_pipeline(tmp_path, "joined", "1", write_shell(tmp_path), write_teller(tmp_path)).spec
     mask = np.zeros((100, 200), np.bool_)
     mask[40:60, 100:140] = True
     rows = np.repeat(np.arange(100, dtype=np.uint8)[:, None], 200, axis=1)
@@ -170,7 +170,7 @@ def test_the_network_sees_the_square_around_the_object(tmp_path: Path) -> None:
 
 
 def test_a_long_strip_takes_no_more_memory_than_it_has(tmp_path: Path) -> None:
-    spec = join_photographs(tmp_path, "joined", "1", write_shell(tmp_path), write_teller(tmp_path)).spec
+    spec = write_photo_pipeline(tmp_path, "joined", "1", write_shell(tmp_path), write_teller(tmp_path)).spec
     mask = np.ones((2, 1_000_000), np.bool_)  # its square would have 10¹² pixels
     assert photograph(Image.new("RGB", (1_000_000, 2), "white"), mask, spec).shape == (SIDE, SIDE, 3)
     told = np.tile(np.arange(SIDE, dtype=np.float32), (SIDE, 1))
@@ -181,13 +181,13 @@ def test_a_long_strip_takes_no_more_memory_than_it_has(tmp_path: Path) -> None:
 def test_members_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     shape, teller = write_shell(tmp_path), write_teller(tmp_path)
     with pytest.raises(BundleError, match="shell@1 is for task reconstruct; a bundle for depth is needed"):
-        join_photographs(tmp_path, "joined", "1", shape, shape)
+        write_photo_pipeline(tmp_path, "joined", "1", shape, shape)
     with pytest.raises(BundleError, match="is of architecture onnx_depth; mcc is needed"):
-        join_photographs(tmp_path, "joined", "1", teller, teller)
+        write_photo_pipeline(tmp_path, "joined", "1", teller, teller)
     with pytest.raises(BundleError, match="is for scenes; a photograph's depth is predicted for single objects"):
-        join_photographs(tmp_path, "joined", "1", write_shell(tmp_path, "hall", space=QuerySpace(region="half-ball")), teller)
+        write_photo_pipeline(tmp_path, "joined", "1", write_shell(tmp_path, "hall", space=QuerySpace(region="half-ball")), teller)
     assert not (tmp_path / "joined").exists()
-    made = join_photographs(tmp_path, "joined", "1", shape, teller)
+    made = write_photo_pipeline(tmp_path, "joined", "1", shape, teller)
     changed = made.spec.model_copy(update={"config": {**made.spec.config, "depth_size": SIDE * 2}})
     with pytest.raises(BundleError, match="are not those of its member teller@1"):
         load(write(tmp_path, changed, made.weights_path, overwrite=True))

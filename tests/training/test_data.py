@@ -157,8 +157,8 @@ def test_captions_keep_their_special_tokens_when_they_are_cut(tmp_path: Path) ->
     ("content", "sentence"),
     [
         (None, r"data\.words\.tokenizer: .*tokenizer\.json: cannot be read \(No such file or directory\)"),
-        ("{", r"data\.words\.tokenizer: .*tokenizer\.json: no JSON of the library tokenizers"),
-        ('{"model": {"type": "Neural"}}', r"data\.words\.tokenizer: .*tokenizer\.json: model\.type: 'Neural' is not taken"),
+        ("{", r"data\.words\.tokenizer: .*tokenizer\.json: not JSON of the library tokenizers"),
+        ('{"model": {"type": "Neural"}}', r"data\.words\.tokenizer: .*tokenizer\.json: model\.type: 'Neural' is not accepted"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_read_is_named(content: str | None, sentence: str, tmp_path: Path) -> None:

@@ -64,6 +64,6 @@ def _tokenizer(settings: WordSettings, length: int) -> Tokenizer:
     """Each process that reads captions opens its own: it cannot be pickled."""
     try:
         file = read_vocabulary(settings.tokenizer, special=settings.special)
-        return Tokenizer.of(file, length=length, fixed=True, padding=settings.padding)
+        return Tokenizer.from_file(file, length=length, is_fixed_length=True, padding=settings.padding)
     except TokenizerError as error:
         raise DataError(f"data.words.tokenizer: {error}") from error

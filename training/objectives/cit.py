@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.systems.image_text.cit import CiT
-from models.systems.image_text.dual_encoder import unit
+from models.systems.image_text.dual_encoder import unit_vectors
 from training.curation import Captions, Curation, Curator
 from training.errors import DataError
 from training.objectives.base import Batch, Facts, ObjectiveSettings
@@ -117,8 +117,8 @@ class CuratedMatching(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         words = need(batch, "words")
-        seen = unit(self.model.encode_images(need(batch, "pixels")))
-        said = unit(self.model.encode_texts(words, words != PADDING))
+        seen = unit_vectors(self.model.encode_images(need(batch, "pixels")))
+        said = unit_vectors(self.model.encode_texts(words, words != PADDING))
         values = contrast(seen, said, self.model.scale(), symmetric=self.settings.symmetric)
         return values if self.rounds is None else values | {"curation_ratio": values["loss"].new_tensor(self.rounds.curator.ratio)}
 
@@ -135,7 +135,7 @@ class CuratedMatching(nn.Module):
     def describe(self, words: Tensor) -> Tensor:
         """As for `Rounds.choose`: the text tower before its projection."""
         words = words.to(self.model.logit_scale.device)
-        return self.model.read(words, words != PADDING).float()
+        return self.model.encode_text_features(words, words != PADDING).float()
 
     def get_extra_state(self) -> str:
         return "" if self.rounds is None else self.rounds.curator.state()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.systems.image_text.dual_encoder import unit
+from models.systems.image_text.dual_encoder import unit_vectors
 from models.systems.image_text.flip import FLIP
 from models.systems.image_text.maws import MAWSClip
 from training import draws, reductions
@@ -69,7 +69,7 @@ class Contrastive(nn.Module):
         if isinstance(self.model, FLIP):
             seen, read = self.model.encode_images(images, noise=noise), self.model.encode_texts(texts.flatten(0, 1))
         else:
-            seen, read = unit(self.model.encode_images(images)), unit(self.model.encode_texts(texts.flatten(0, 1)))
+            seen, read = unit_vectors(self.model.encode_images(images)), unit_vectors(self.model.encode_texts(texts.flatten(0, 1)))
         return seen, read.view(*texts.shape[:2], -1)
 
     def compared(self, seen: Tensor, read: Tensor) -> dict[str, Tensor]:

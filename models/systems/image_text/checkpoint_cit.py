@@ -1,4 +1,4 @@
-"""CiT (arXiv 2301.02241): checkpoints of Hugging Face's layout for pairs of towers, one family for each vision tower."""
+"""CiT (arXiv 2301.02241): checkpoints of pairs of towers in Hugging Face's layout, one family per vision tower."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.bundle_schema import Preprocess
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, RGB, ConfigFields, Family, resize_and_crop, shape_of
 from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
-from models.systems.image_text.cit import Tower
+from models.systems.image_text.cit import VisionTower
 from models.systems.vit.checkpoint import ENCODER, SWAG_KEYS, TIMM_KEYS
 
 _LAYER = "text_model.encoder.layer.{i}"
@@ -37,7 +37,7 @@ BERT_AND_PROJECTIONS = {
 }
 
 POSITION_IDS = "text_model.embeddings.position_ids"
-"""0, 1, 2, …: a buffer that later versions of the library no longer save."""
+"""Key of 0, 1, 2, …: a buffer that later versions of the library no longer save."""
 
 
 MOCO = {
@@ -46,21 +46,21 @@ MOCO = {
 }
 
 
-def keys(tower: Tower, vision: Mapping[str, str]) -> dict[str, str]:
+def keys(tower: VisionTower, vision: Mapping[str, str]) -> dict[str, str]:
     return {**{f"vision_model.{tower}.{key}": f"vision.{ours}" for key, ours in vision.items()}, **BERT_AND_PROJECTIONS}
 
 
-def without_position_ids(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def drop_position_ids(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {key: value for key, value in published.items() if key != POSITION_IDS}
 
 
-def with_position_ids(published: dict[str, Tensor]) -> dict[str, Tensor]:
+def add_position_ids(published: dict[str, Tensor]) -> dict[str, Tensor]:
     positions = published["text_model.embeddings.position_embeddings.weight"]
     return {**published, POSITION_IDS: torch.arange(len(positions), device=positions.device).unsqueeze(0)}
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of CiTConfig that weights tell."""
+    """Infer the fields of CiTConfig."""
     projector: ConfigFields = {}
     if "head.0.weight" in weights:
         hidden, _ = shape_of(weights, "head.0.weight", 2)
@@ -81,13 +81,13 @@ def preprocess(mean: RGB, std: RGB) -> Callable[[int], Preprocess]:
 FAMILY = Family(
     name="cit",
     architecture="cit",
-    table=KeyTable({**keys(Tower.MOCO, MOCO), "vision_model.moco.head.{i}.*": "head.{i}.*"}),
+    table=KeyTable({**keys(VisionTower.MOCO, MOCO), "vision_model.moco.head.{i}.*": "head.{i}.*"}),
     config=config,
-    defaults={"tower": Tower.MOCO},
+    defaults={"tower": VisionTower.MOCO},
     preprocess=preprocess(IMAGENET_MEAN, IMAGENET_STD),
     head_fields=HEAD_FIELDS,
-    tidy=without_position_ids,
-    completed=with_position_ids,
+    tidy=drop_position_ids,
+    completed=add_position_ids,
     resized=resize_positions,
     wrapper=None,
 )
@@ -95,20 +95,20 @@ FAMILY = Family(
 AUGREG = replace(
     FAMILY,
     name="cit_augreg",
-    table=KeyTable(keys(Tower.AUGREG, TIMM_KEYS)),
-    defaults={"tower": Tower.AUGREG},
+    table=KeyTable(keys(VisionTower.AUGREG, TIMM_KEYS)),
+    defaults={"tower": VisionTower.AUGREG},
     preprocess=preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 )
-"""The tower's head of 21843 classes is kept, so that nothing of a file is lost."""
+"""Family with a vision tower of AugReg. The tower's head of 21843 classes is kept, so that export is lossless."""
 
 SWAG = replace(
     FAMILY,
     name="cit_swag",
     table=KeyTable(
-        keys(Tower.SWAG, {key: ours for key, ours in SWAG_KEYS.items() if not key.startswith("head.")}),
+        keys(VisionTower.SWAG, {key: ours for key, ours in SWAG_KEYS.items() if not key.startswith("head.")}),
         swapped=frozenset({"vision.pos_embed"}),
     ),
-    defaults={"tower": Tower.SWAG},
+    defaults={"tower": VisionTower.SWAG},
     resized=partial(resize_positions, align_corners=True),
 )
-"""No such file was ever published: the names are SWAG's own, under the prefix of the others."""
+"""Family with a vision tower of SWAG. No such file was published: the names are SWAG's own, under the prefix of the others."""

@@ -14,7 +14,7 @@ HEAD_FIELDS = ("heads", "text_heads")
 
 
 def tower_fields(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields that the configs of FLIP, CiT and MAWS share and that weights tell."""
+    """Infer the fields that the configs of FLIP, CiT and MAWS share."""
     width, _, patch_size, _ = shape_of(weights, "vision.patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "vision.pos_embed", 3)
     vocabulary, text_width = shape_of(weights, "text.token_embed.weight", 2)
@@ -34,6 +34,6 @@ def tower_fields(weights: Mapping[str, Tensor], settings: ConfigFields) -> Confi
 
 
 def resize_positions(weights: dict[str, Tensor], config: Any, *, align_corners: bool = False) -> dict[str, Tensor]:
-    """The vision tower's table taken to another image size."""
+    """Resize the vision tower's position table for another image size."""
     table = resize_table(weights["vision.pos_embed"], config.vision.patches, special=1, align_corners=align_corners)
     return {**weights, "vision.pos_embed": table}

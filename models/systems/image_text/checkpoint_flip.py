@@ -15,23 +15,23 @@ from models.layers.position_embeddings import sincos_table
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, tower_fields
 
 
-def transformer(theirs: str, ours: str) -> dict[str, str]:
-    block, attention = f"{theirs}.Transformer.encoderblock_{{ii}}", "MultiHeadDotProductAttention_0"
+def transformer_keys(upstream: str, prefix: str) -> dict[str, str]:
+    block, attention = f"{upstream}.Transformer.encoderblock_{{ii}}", "MultiHeadDotProductAttention_0"
     return {
-        f"{block}.LayerNorm_0.scale": f"{ours}.blocks.{{i}}.norm1.weight",
-        f"{block}.LayerNorm_0.bias": f"{ours}.blocks.{{i}}.norm1.bias",
-        f"{block}.{attention}.{{query,key,value}}.kernel": f"{ours}.blocks.{{i}}.attn.qkv.weight",
-        f"{block}.{attention}.{{query,key,value}}.bias": f"{ours}.blocks.{{i}}.attn.qkv.bias",
-        f"{block}.{attention}.out.kernel": f"{ours}.blocks.{{i}}.attn.proj.weight",
-        f"{block}.{attention}.out.bias": f"{ours}.blocks.{{i}}.attn.proj.bias",
-        f"{block}.LayerNorm_1.scale": f"{ours}.blocks.{{i}}.norm2.weight",
-        f"{block}.LayerNorm_1.bias": f"{ours}.blocks.{{i}}.norm2.bias",
-        f"{block}.MlpBlock_0.Dense_0.kernel": f"{ours}.blocks.{{i}}.mlp.fc1.weight",
-        f"{block}.MlpBlock_0.Dense_0.bias": f"{ours}.blocks.{{i}}.mlp.fc1.bias",
-        f"{block}.MlpBlock_0.Dense_1.kernel": f"{ours}.blocks.{{i}}.mlp.fc2.weight",
-        f"{block}.MlpBlock_0.Dense_1.bias": f"{ours}.blocks.{{i}}.mlp.fc2.bias",
-        f"{theirs}.Transformer.encoder_norm.scale": f"{ours}.norm.weight",
-        f"{theirs}.Transformer.encoder_norm.bias": f"{ours}.norm.bias",
+        f"{block}.LayerNorm_0.scale": f"{prefix}.blocks.{{i}}.norm1.weight",
+        f"{block}.LayerNorm_0.bias": f"{prefix}.blocks.{{i}}.norm1.bias",
+        f"{block}.{attention}.{{query,key,value}}.kernel": f"{prefix}.blocks.{{i}}.attn.qkv.weight",
+        f"{block}.{attention}.{{query,key,value}}.bias": f"{prefix}.blocks.{{i}}.attn.qkv.bias",
+        f"{block}.{attention}.out.kernel": f"{prefix}.blocks.{{i}}.attn.proj.weight",
+        f"{block}.{attention}.out.bias": f"{prefix}.blocks.{{i}}.attn.proj.bias",
+        f"{block}.LayerNorm_1.scale": f"{prefix}.blocks.{{i}}.norm2.weight",
+        f"{block}.LayerNorm_1.bias": f"{prefix}.blocks.{{i}}.norm2.bias",
+        f"{block}.MlpBlock_0.Dense_0.kernel": f"{prefix}.blocks.{{i}}.mlp.fc1.weight",
+        f"{block}.MlpBlock_0.Dense_0.bias": f"{prefix}.blocks.{{i}}.mlp.fc1.bias",
+        f"{block}.MlpBlock_0.Dense_1.kernel": f"{prefix}.blocks.{{i}}.mlp.fc2.weight",
+        f"{block}.MlpBlock_0.Dense_1.bias": f"{prefix}.blocks.{{i}}.mlp.fc2.bias",
+        f"{upstream}.Transformer.encoder_norm.scale": f"{prefix}.norm.weight",
+        f"{upstream}.Transformer.encoder_norm.bias": f"{prefix}.norm.bias",
     }
 
 
@@ -40,10 +40,10 @@ KEYS = {
     "img_encoder.posembed_encoder.pos_embedding": "vision.pos_embed",
     "img_encoder.embedding.kernel": "vision.patch_embed.proj.weight",
     "img_encoder.embedding.bias": "vision.patch_embed.proj.bias",
-    **transformer("img_encoder", "vision"),
+    **transformer_keys("img_encoder", "vision"),
     "txt_encoder.token_embedding.embedding": "text.token_embed.weight",
     "txt_encoder.posembed_encoder.pos_embedding": "text.pos_embed",
-    **transformer("txt_encoder", "text"),
+    **transformer_keys("txt_encoder", "text"),
     "img_mlp1.kernel": "vision_projection.weight",
     "txt_mlp1.kernel": "text_projection.weight",
     "logit_scale": "logit_scale",
@@ -51,22 +51,22 @@ KEYS = {
 
 
 def to_torch(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Kernels (in, out) → (out, in), and (rows, columns, in, out) → (out, in, rows, columns)."""
+    """Convert kernels (in, out) → (out, in), and (rows, columns, in, out) → (out, in, rows, columns)."""
     orders = {2: (1, 0), 4: (3, 2, 0, 1)}
-    return {key: _permuted(key, value, orders) for key, value in published.items()}
+    return {key: _permute(key, value, orders) for key, value in published.items()}
 
 
 def to_jax(published: dict[str, Tensor]) -> dict[str, Tensor]:
     orders = {2: (1, 0), 4: (2, 3, 1, 0)}
-    return {key: _permuted(key, value, orders) for key, value in published.items()}
+    return {key: _permute(key, value, orders) for key, value in published.items()}
 
 
-def _permuted(key: str, value: Tensor, orders: Mapping[int, tuple[int, ...]]) -> Tensor:
+def _permute(key: str, value: Tensor, orders: Mapping[int, tuple[int, ...]]) -> Tensor:
     return value.permute(orders[value.dim()]).contiguous() if key.endswith(".kernel") and value.dim() in orders else value
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of FLIPConfig that weights tell. The published code keeps a fixed temperature of 0.01 where it learns none."""
+    """Infer the fields of FLIPConfig. The published code uses a fixed temperature of 0.01 if none is learned."""
     return {
         **tower_fields(weights, settings),
         "text_length": shape_of(weights, "text.pos_embed", 3)[1],
@@ -75,8 +75,8 @@ def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigField
     }
 
 
-def resized(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """Compute the table for another grid, as the published code does."""
+def resize_sincos(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """Compute the position table for another grid, as the published code does."""
     table = weights["vision.pos_embed"]
     if table.shape[1] == 1 + config.vision.patches:
         return weights
@@ -97,7 +97,7 @@ FAMILY = Family(
     head_fields=HEAD_FIELDS,
     tidy=to_torch,
     completed=to_jax,
-    resized=resized,
+    resized=resize_sincos,
     wrapper="target",
     folder=t5x.write,
 )

@@ -49,13 +49,13 @@ CLIP_KEYS = {
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of ViTConfig that weights tell."""
+    """Infer the fields of ViTConfig."""
     fields = vit_config(weights, settings)
     return {**fields, "classes": fields.get("classes", 0)}
 
 
 def clip_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of MAWSClipConfig that weights tell."""
+    """Infer the fields of MAWSClipConfig."""
     return {
         **tower_fields(weights, settings),
         "positions": shape_of(weights, "text.pos_embed.weight", 2)[0],
@@ -79,7 +79,8 @@ FAMILY = Family(
     headless=True,
     wrapper=None,
 )
-"""The encoders that were only trained as masked autoencoders look alike; they want `proportional_attention=false`."""
+"""Family of MAWS's image encoders. Encoders that were only trained as masked autoencoders look the same; they need
+`proportional_attention=false`."""
 
 CLIP = Family(
     name="maws_clip",

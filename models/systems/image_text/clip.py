@@ -1,5 +1,7 @@
-"""CLIP (arXiv 2103.00020): images and texts in one space, by two pre-norm transformers. A text is read from left to right, and its end is
-its vector; an image is its class token."""
+"""CLIP (arXiv 2103.00020): images and texts in one space, by two pre-norm transformers.
+
+The text tower is causal, and the token at the end of a text is its feature; an image's feature is its class token.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,13 @@ from torch import Tensor, nn
 from models.layers.block import TransformerBlock
 from models.layers.masked_encoder import initialise_linears
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.dual_encoder import INITIAL_SCALE, ImageTowerConfig, contrastive_loss, unit
+from models.systems.image_text.dual_encoder import INITIAL_SCALE, ImageTowerConfig, contrastive_loss, unit_vectors
 from models.systems.vit.model import ViT, ViTConfig
 
 
 @dataclass(frozen=True)
 class CLIPConfig(ImageTowerConfig):
-    """The defaults are CLIP's ViT-B/32."""
+    """Config of CLIP. The defaults are CLIP's ViT-B/32."""
 
     patch_size: int = 32
     norm_eps: float = 1e-5
@@ -36,7 +38,7 @@ class CLIPConfig(ImageTowerConfig):
     text_length: int = 77
     """Number of word pieces that the text tower has positions for, special ones included."""
     end_of_text: int = 49407
-    """Token whose first place in a text gives its vector."""
+    """Id of the token whose first occurrence in a text gives its feature."""
     joint_width: int = 512
 
     @property
@@ -53,8 +55,8 @@ PUBLISHED: Mapping[str, CLIPConfig] = {
 }
 
 
-class CausalText(nn.Module):
-    """Pre-norm; a token sees itself and those before it."""
+class CausalTextEncoder(nn.Module):
+    """Causal pre-norm text encoder."""
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
@@ -76,11 +78,13 @@ class CausalText(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.text_norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N), int64, with the end of the text in each row → (B, text_width). What follows the end has no influence. Raises ValueError
-        for texts that are too long."""
-        longest = self.pos_embed.shape[1]
-        if tokens.shape[1] > longest:
-            raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where at most {longest} are read")
+        """Encode texts (B, N), int64, with the end of the text in each row → (B, text_width). Tokens after the end have no influence.
+
+        Raises ValueError for texts that are too long.
+        """
+        max_length = self.pos_embed.shape[1]
+        if tokens.shape[1] > max_length:
+            raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where at most {max_length} are possible")
         x = self.token_embed(tokens) + self.pos_embed[:, : tokens.shape[1]]
         for block in self.blocks:
             assert isinstance(block, TransformerBlock)
@@ -88,7 +92,7 @@ class CausalText(nn.Module):
             x = x + block.attn.join(F.scaled_dot_product_attention(q, k, v, is_causal=True))
             x = x + block.mlp(block.norm2(x))
         ends = (tokens == self.end_of_text).int().argmax(dim=1)  # the first one
-        feature: Tensor = self.norm(x[torch.arange(len(x), device=x.device), ends])  # the other tokens are not looked at
+        feature: Tensor = self.norm(x[torch.arange(len(x), device=x.device), ends])  # the other tokens are not used
         return feature
 
 
@@ -97,7 +101,7 @@ class CLIP(nn.Module):
         super().__init__()
         self.config = config
         self.vision = ViT(config.vision)
-        self.text = CausalText(config)
+        self.text = CausalTextEncoder(config)
         self.vision_projection = nn.Linear(config.vision.features, config.joint_width, bias=False)
         self.text_projection = nn.Linear(config.text_width, config.joint_width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
@@ -106,23 +110,23 @@ class CLIP(nn.Module):
             nn.init.normal_(token, std=0.02)
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Scalar: the contrastive loss of normalised images (B, 3, S, S) and their captions (B, N)."""
-        return contrastive_loss(unit(self.encode_images(images)), unit(self.encode_texts(tokens)), self.scale())
+        """Compute the contrastive loss, a scalar, of normalised images (B, 3, S, S) and their captions (B, N)."""
+        return contrastive_loss(unit_vectors(self.encode_images(images)), unit_vectors(self.encode_texts(tokens)), self.scale())
 
     def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
-        """→ (B, joint_width), of any length."""
+        """Encode images: (B, 3, S, S) → (B, joint_width), not normalised."""
         return self.project_images(self.vision(images, merge=merge).features)
 
     def project_images(self, features: Tensor) -> Tensor:
-        """Features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width)."""
+        """Project features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width)."""
         projected: Tensor = self.vision_projection(features)
         return projected
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        """(B, N), int64 → (B, joint_width), of any length."""
+        """Encode texts (B, N), int64 → (B, joint_width), not normalised."""
         projected: Tensor = self.text_projection(self.text(tokens))
         return projected
 
     def scale(self) -> Tensor:
-        """Factor of the cosines."""
+        """Return the factor of the cosines, a scalar."""
         return self.logit_scale.exp()

@@ -1,6 +1,8 @@
-"""Parts that models of image-text pairs share (CLIP, arXiv 2103.00020): unit features, a text tower, the contrastive loss, zero-shot
-classes. The models are `models.systems.image_text.flip`, `models.systems.image_text.cit`, `models.systems.image_text.maws` and
-`models.systems.image_text.siglip`."""
+"""Parts that dual encoders share (CLIP, arXiv 2103.00020): unit features, a text tower, the contrastive loss, zero-shot classes.
+
+The models are `models.systems.image_text.flip`, `models.systems.image_text.cit`, `models.systems.image_text.maws` and
+`models.systems.image_text.siglip`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ INITIAL_SCALE = math.log(1 / 0.07)
 
 @dataclass(frozen=True)
 class ImageTowerConfig:
-    """A ViT without a head; the defaults are ViT-B/16."""
+    """Config of a ViT without a head; the defaults are ViT-B/16."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -61,8 +63,8 @@ class ImageTowerConfig:
         return self.vision.special_tokens
 
 
-class PreNormText(nn.Module):
-    """A text tower with the norm before each branch, without any mask: padding is read like words. Its feature is one token's."""
+class PreNormTextEncoder(nn.Module):
+    """Pre-norm text encoder without any mask: attention includes padding. Its feature is that of one token."""
 
     def __init__(
         self,
@@ -75,31 +77,32 @@ class PreNormText(nn.Module):
         hidden: int,
         norm_eps: float,
         tanh_gelu: bool,
-        looked_at: int,
+        feature_position: int,
     ) -> None:
-        """length: word pieces of every text, padding included. looked_at: place of the token whose feature counts."""
+        """Create the encoder. length: word pieces of every text, padding included. feature_position: index of the token that is the
+        feature."""
         super().__init__()
         self.length = length
-        self.looked_at = looked_at
+        self.feature_position = feature_position
         self.token_embed = nn.Embedding(vocabulary, width)
         self.pos_embed = nn.Parameter(torch.zeros(1, length, width))
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, hidden, norm_eps=norm_eps, tanh_gelu=tanh_gelu) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, length), int64, filled up with padding → (B, width). Raises ValueError for another length."""
+        """Encode texts (B, length), int64, padded → (B, width). Raises ValueError for another length."""
         if tokens.shape[1] != self.length:
             raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where exactly {self.length} are needed, padding included")
         words = Tokens(self.token_embed(tokens) + self.pos_embed)
         for block in self.blocks:
             words = block(words)
-        feature: Tensor = self.norm(words.x[:, self.looked_at])
+        feature: Tensor = self.norm(words.x[:, self.feature_position])
         return feature
 
 
 @dataclass(frozen=True)
 class TwoTowersConfig(ImageTowerConfig):
-    """A ViT and a post-norm text transformer of BERT's kind, projected into one space: what CiT and MAWS have in common."""
+    """Config of a ViT and a post-norm text transformer of BERT's kind, projected into one space, as CiT and MAWS have."""
 
     vocabulary: int = 30522
     positions: int = 512
@@ -123,15 +126,16 @@ class TwoTowersConfig(ImageTowerConfig):
         )
 
 
-def unit(x: Tensor, added: float = 0.0) -> Tensor:
-    """(..., C) divided by its length. added: to the length (FLIP)."""
-    return x / (x.norm(dim=-1, keepdim=True) + added) if added else F.normalize(x, dim=-1, eps=1e-12)
+def unit_vectors(x: Tensor, eps: float = 0.0) -> Tensor:
+    """Normalise vectors (..., C) to length 1. eps: added to the length (FLIP)."""
+    return x / (x.norm(dim=-1, keepdim=True) + eps) if eps else F.normalize(x, dim=-1, eps=1e-12)
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, *, symmetric: bool = True) -> Tensor:
-    """Scalar: cross-entropy of finding the text of each image among all, and the image of each text; only the former if not symmetric.
+    """Compute the contrastive loss, a scalar: cross-entropy of finding the text of each image and the image of each text.
 
-    images, texts: (B, C), unit vectors of the whole batch, row by row a pair; scale: what their cosines are multiplied by.
+    images, texts: (B, C), unit vectors of the whole batch, a pair per row; scale: factor of their cosines. symmetric: False for the first
+    direction only.
     """
     logits = scale * (images @ texts.T)  # (B, B)
     pairs = torch.arange(len(images), device=images.device)
@@ -139,13 +143,14 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, *, symmetric:
     return (to_text + F.cross_entropy(logits.T, pairs)) / 2 if symmetric else to_text
 
 
-def class_features(texts: Tensor, classes: Tensor, count: int, added: float = 0.0) -> Tensor:
-    """Class features for zero-shot classification, (count, C): the mean of each class's texts, as a unit vector.
+def class_features(texts: Tensor, classes: Tensor, count: int, eps: float = 0.0) -> Tensor:
+    """Average the texts of each class for zero-shot classification: (count, C), unit vectors.
 
-    texts: (T, C), of any length, each made a unit vector first; classes: (T,) int64, whose texts they are. added: as for `unit`.
+    texts: (T, C), of any length, each normalised first; classes: (T,) int64, the class of each text. eps: as for `unit_vectors`. Raises
+    ValueError for a class without texts.
     """
-    total = torch.zeros(count, texts.shape[1], dtype=texts.dtype, device=texts.device).index_add_(0, classes, unit(texts, added))
-    members = classes.bincount(minlength=count)
-    if not bool(members.all()):
-        raise ValueError(f"class {int(members.argmin())} has no text")
-    return unit(total / members.unsqueeze(1), added)
+    total = torch.zeros(count, texts.shape[1], dtype=texts.dtype, device=texts.device).index_add_(0, classes, unit_vectors(texts, eps))
+    counts = classes.bincount(minlength=count)
+    if not bool(counts.all()):
+        raise ValueError(f"class {int(counts.argmin())} has no text")
+    return unit_vectors(total / counts.unsqueeze(1), eps)

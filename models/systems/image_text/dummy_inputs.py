@@ -10,9 +10,9 @@ from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
 from models.systems.image_text.siglip import SigLIP, SigLIPConfig
 
 MAWS_TEXT_LENGTH = 102
-"""Tokens that MAWS's published tokenizer pads every text to, begin and end included; the features do not depend on it."""
+"""Number of tokens to which MAWS's published tokenizer pads every text, start and end included; the features do not depend on it."""
 CIT_TEXT_LENGTH = 32
-"""Tokens of CiT's captions."""
+"""Number of tokens of CiT's captions."""
 
 
 def maws_clip(model: MAWSClip, config: MAWSClipConfig, make: InputMaker) -> ForwardCall:

@@ -1,4 +1,4 @@
-"""FLIP (arXiv 2212.00794): images and captions in one space, trained with most patches left out."""
+"""FLIP (arXiv 2212.00794): images and captions in one space, trained with most patches masked."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking
 from models.layers.position_embeddings import sincos_table
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.dual_encoder import INITIAL_SCALE, ImageTowerConfig, PreNormText, class_features, contrastive_loss, unit
+from models.systems.image_text.dual_encoder import (
+    INITIAL_SCALE,
+    ImageTowerConfig,
+    PreNormTextEncoder,
+    class_features,
+    contrastive_loss,
+    unit_vectors,
+)
 from models.systems.vit.model import Pool, ViT, ViTConfig
 
-ADDED_TO_LENGTH = 1e-8
-"""When features are made unit vectors."""
+LENGTH_EPS = 1e-8
+"""Epsilon added to the length when features are normalised."""
 
-LARGEST_SCALE = math.log(100)
+MAX_LOG_SCALE = math.log(100)
 
 
 @dataclass(frozen=True)
 class FLIPConfig(ImageTowerConfig):
-    """The defaults are FLIP-B/16, whose weights were not released."""
+    """Config of FLIP. The defaults are FLIP-B/16, whose weights were not released."""
 
     text_width: int = 512
     text_depth: int = 12
@@ -32,10 +39,10 @@ class FLIPConfig(ImageTowerConfig):
     text_hidden: int = 2048
     vocabulary: int = 30523
     text_length: int = 32
-    """Word pieces, padding included, of every text: padding takes part."""
+    """Number of word pieces of every text, padding included: attention includes padding."""
     joint_width: int = 512
     mask_ratio: float = 0.5
-    """Share of the patches that training leaves out."""
+    """Fraction of the patches that training masks."""
     fixed_temperature: float | None = None
     """Divisor of the logits; None if it is learned."""
     proportional_attention: bool = False
@@ -46,7 +53,7 @@ class FLIPConfig(ImageTowerConfig):
 
     @property
     def visible(self) -> int:
-        """Patches that training sees; the product is truncated, not rounded."""
+        """Number of patches that training keeps; the product is truncated, not rounded."""
         return int((self.image_size // self.patch_size) ** 2 * (1 - self.mask_ratio))
 
 
@@ -68,7 +75,7 @@ PUBLISHED: Mapping[str, FLIPConfig] = {
 
 
 @dataclass(frozen=True)
-class Matched:
+class FLIPOutput:
     images: Tensor
     """(B, joint_width), unit vectors."""
     texts: Tensor
@@ -81,7 +88,7 @@ class FLIP(nn.Module):
         super().__init__()
         self.config = config
         self.vision = ViT(config.vision)
-        self.text = PreNormText(
+        self.text = PreNormTextEncoder(
             vocabulary=config.vocabulary,
             length=config.text_length,
             width=config.text_width,
@@ -90,7 +97,7 @@ class FLIP(nn.Module):
             hidden=config.text_hidden,
             norm_eps=config.norm_eps,
             tanh_gelu=True,
-            looked_at=0,
+            feature_position=0,
         )
         self.vision_projection = nn.Linear(config.vision.features, config.joint_width, bias=False)
         self.text_projection = nn.Linear(config.text_width, config.joint_width, bias=False)
@@ -98,8 +105,8 @@ class FLIP(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Initialise as published: Xavier for linear layers, q, k and v as one matrix; biases 0; tokens and what is learned of positions of
-        standard deviation 0.02. The table of the patches is fixed."""
+        """Initialise as published: Xavier for linear layers, with q, k and v as one matrix; biases 0; tokens and learned positions with a
+        standard deviation of 0.02. The position table of the patches is fixed."""
         initialise_linears(self)
         kernel, bias = (self.vision.patch_embed.get_parameter(f"proj.{name}") for name in ("weight", "bias"))
         nn.init.xavier_uniform_(kernel.view(kernel.shape[0], -1))  # as the linear layer that it is
@@ -109,35 +116,36 @@ class FLIP(nn.Module):
         side = self.config.image_size // self.config.patch_size
         self.vision.pos_embed = nn.Parameter(sincos_table(self.config.width, side), requires_grad=False)
 
-    def forward(self, images: Tensor, tokens: Tensor, noise: Tensor | None = None) -> Matched:
-        """Normalised images (B, 3, S, S) and their captions (B, text_length).
+    def forward(self, images: Tensor, tokens: Tensor, noise: Tensor | None = None) -> FLIPOutput:
+        """Compute features and loss of normalised images (B, 3, S, S) and their captions (B, text_length).
 
-        noise: (B, L), uniform: of each image, the patches with the lowest are seen; None: all are.
+        noise: (B, L), uniform: the patches of each image with the lowest noise are kept; None: all are.
         """
         features = self.encode_images(images, noise=noise), self.encode_texts(tokens)
-        return Matched(*features, contrastive_loss(*features, self.scale()))
+        return FLIPOutput(*features, contrastive_loss(*features, self.scale()))
 
     def encode_images(self, images: Tensor, *, noise: Tensor | None = None, merge: MergeSchedule | None = None) -> Tensor:
-        """→ (B, joint_width), unit vectors."""
+        """Encode images: (B, 3, S, S) → (B, joint_width), unit vectors."""
         visible = None if noise is None else Masking.by_noise(noise, self.config.visible).kept
-        return unit(self.project_images(self.vision(images, merge=merge, visible=visible).features), ADDED_TO_LENGTH)
+        return unit_vectors(self.project_images(self.vision(images, merge=merge, visible=visible).features), LENGTH_EPS)
 
     def project_images(self, features: Tensor) -> Tensor:
-        """Features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width), of any length."""
+        """Project features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width), not normalised."""
         projected: Tensor = self.vision_projection(features)
         return projected
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        """→ (B, joint_width), unit vectors."""
-        return unit(self.text_projection(self.text(tokens)), ADDED_TO_LENGTH)
+        """Encode texts: (B, text_length) → (B, joint_width), unit vectors."""
+        return unit_vectors(self.text_projection(self.text(tokens)), LENGTH_EPS)
 
     def scale(self) -> Tensor:
-        """Factor of the cosines in the loss, (1,): the inverse of the temperature. Beyond its bounds it gets no gradient."""
+        """Return the factor of the cosines in the loss, (1,): the inverse of the temperature. Outside its bounds it gets no gradient."""
         if self.logit_scale is None:
             assert self.config.fixed_temperature is not None
             return torch.full((1,), 1 / self.config.fixed_temperature, device=self.vision.pos_embed.device)
-        return self.logit_scale.clamp(0, LARGEST_SCALE).exp()
+        return self.logit_scale.clamp(0, MAX_LOG_SCALE).exp()
 
     def class_features(self, tokens: Tensor, classes: Tensor, count: int) -> Tensor:
-        """Texts (T, text_length) and the class of each, (T,) → (count, joint_width); cosines with them are the zero-shot logits."""
-        return class_features(self.encode_texts(tokens), classes, count, ADDED_TO_LENGTH)
+        """Average the texts (T, text_length) of each class, (T,) → (count, joint_width); cosines with these features are the zero-shot
+        logits."""
+        return class_features(self.encode_texts(tokens), classes, count, LENGTH_EPS)

@@ -14,86 +14,87 @@ from models.layers.forward import ForwardFn, normalise
 from models.registry import architectures
 
 EncodeTexts = Callable[[Any, Tensor, Tensor], Tensor]
-"""(model, word ids int64 (n, N), visible bool (n, N)) → (n, dim), of any length."""
-FEW_TOKENS = 128
-"""Below it a pass costs about the same whatever it holds."""
-PADDED = 1.1
-"""Most tokens of a larger pass, padding included, for each that is read."""
+"""Function of model, word ids int64 (n, N) and visible bool (n, N) → (n, dim), not normalised."""
+SMALL_PASS_TOKENS = 128
+"""Number of tokens below which a pass takes about the same time whatever its size."""
+MAX_PADDING_RATIO = 1.1
+"""Maximum ratio of tokens, padding included, to tokens without padding in a larger pass."""
 
 
-def _zero_shot(architecture: str, encode_texts: EncodeTexts, *, reads_padding: bool = False) -> ForwardFn:
-    """A batch is of images or of texts.
+def _make_forward(architecture: str, encode_texts: EncodeTexts, *, pads_texts: bool = False) -> ForwardFn:
+    """Return the forward function of a pair; a batch is of images or of texts.
 
-    pixels uint8 (B, S, S, 3) → `image_vectors`, or with option `output="tokens"` `token_vectors`, both through the head of the image tower.
+    Pixels uint8 (B, S, S, 3) → `image_vectors`, or with option `output="tokens"` `token_vectors`, both through the head of the image tower.
     word_ids and visible int64 (B, R, N) → `embedding` float32 (B, R, dim): see `text_vectors`.
     """
 
     def forward(model: Any, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
         if "pixels" not in arrays:
-            return text_vectors(model, arrays["word_ids"], arrays["visible"], encode_texts, reads_padding=reads_padding)
-        asked, tower = EmbedBatchOptions.read(options, architectures()[architecture], model.config), model.vision
+            return text_vectors(model, arrays["word_ids"], arrays["visible"], encode_texts, pads_texts=pads_texts)
+        embed_options, tower = EmbedBatchOptions.read(options, architectures()[architecture], model.config), model.vision
         images = normalise(arrays["pixels"], preprocess, tower.pos_embed.dtype)
-        if asked.tokens:
-            special, tokens = model.config.special_tokens, tower.encode_tokens(images, asked.merge)
+        if embed_options.tokens:
+            special, tokens = model.config.special_tokens, tower.encode_tokens(images, embed_options.merge)
             return token_vectors(model.project_images(tokens.x[:, special:]), tokens, special + model.config.patches)
-        answer = tower(images, merge=asked.merge)
-        return image_vectors(model.project_images(answer.features), answer.tokens_in, answer.tokens_out)
+        output = tower(images, merge=embed_options.merge)
+        return image_vectors(model.project_images(output.features), output.tokens_in, output.tokens_out)
 
     return forward
 
 
-maws_clip = _zero_shot("maws_clip", lambda model, words, visible: model.encode_texts(words.where(visible, model.config.padding)))
-"""`_zero_shot`; the text tower knows padding by its id, which what is not visible gets."""
+maws_clip = _make_forward("maws_clip", lambda model, words, visible: model.encode_texts(words.where(visible, model.config.padding)))
+"""Forward function of MAWS; the text tower recognises padding by its id, which tokens that are not visible get."""
 
-cit = _zero_shot("cit", lambda model, words, visible: model.encode_texts(words, visible))
-"""`_zero_shot`; the text tower does not read what is not visible."""
+cit = _make_forward("cit", lambda model, words, visible: model.encode_texts(words, visible))
+"""Forward function of CiT; the text tower masks tokens that are not visible."""
 
-clip = _zero_shot("clip", lambda model, words, visible: model.encode_texts(words))
-"""`_zero_shot`; the text tower reads nothing behind the end of a text, where padding is."""
+clip = _make_forward("clip", lambda model, words, visible: model.encode_texts(words))
+"""Forward function of CLIP; the text tower ignores tokens after the end of a text, the padding."""
 
-flip = _zero_shot("flip", lambda model, words, visible: model.encode_texts(words), reads_padding=True)
-"""`_zero_shot`; padding takes part, and N is always the model's `text_length`: `visible` only tells which rows are texts."""
+flip = _make_forward("flip", lambda model, words, visible: model.encode_texts(words), pads_texts=True)
+"""Forward function of FLIP; attention includes padding, and N is always the model's `text_length`: `visible` only marks the rows with
+texts."""
 
-siglip = _zero_shot("siglip", lambda model, words, visible: model.encode_texts(words), reads_padding=True)
-"""`flip`, of which the last place is the vector."""
+siglip = _make_forward("siglip", lambda model, words, visible: model.encode_texts(words), pads_texts=True)
+"""Forward function of SigLIP, like FLIP's; the last token is the feature."""
 
 
 def text_vectors(
-    model: Any, word_ids: Tensor, visible: Tensor, encode_texts: EncodeTexts, *, reads_padding: bool = False
+    model: Any, word_ids: Tensor, visible: Tensor, encode_texts: EncodeTexts, *, pads_texts: bool = False
 ) -> dict[str, Tensor]:
-    """B jobs of up to R texts: int64 (B, R, N) twice → embedding float32 (B, R, dim), unit length.
+    """Encode B jobs of up to R texts: int64 (B, R, N) twice → embedding float32 (B, R, dim), unit length.
 
-    Rows of which nothing is visible are no texts: they cost nothing and are zeros. The others are read in passes of about one length, and
-    padding is read only where the network was trained so. Raises ValueError for ids beyond the vocabulary.
+    Rows without visible tokens have no text: they cost nothing and are zeros. Texts are encoded in passes of about one length, with padding
+    only if the network was trained so. Raises ValueError for ids beyond the vocabulary.
     """
-    seen = visible.bool()
-    texts = seen.any(dim=-1)  # (B, R)
-    vectors = torch.zeros(*texts.shape, model.config.joint_width, device=word_ids.device)
-    words, seen = word_ids[texts], seen[texts]  # (n, N)
+    is_visible = visible.bool()
+    has_text = is_visible.any(dim=-1)  # (B, R)
+    vectors = torch.zeros(*has_text.shape, model.config.joint_width, device=word_ids.device)
+    words, is_visible = word_ids[has_text], is_visible[has_text]  # (n, N)
     if not len(words):
         return {"embedding": vectors}
     vocabulary, lowest, highest = model.config.vocabulary, *map(int, words.aminmax())
     if lowest < 0 or highest >= vocabulary:
         raise ValueError(f"word_ids: ids from {lowest} to {highest} where the vocabulary has 0 to {vocabulary - 1}")
-    if reads_padding:
-        vectors[texts] = l2_normalise(encode_texts(model, words, seen))
+    if pads_texts:
+        vectors[has_text] = l2_normalise(encode_texts(model, words, is_visible))
         return {"embedding": vectors}
-    places = torch.arange(1, words.shape[1] + 1, device=words.device)
-    ends, order = (seen * places).amax(dim=1).sort()  # (n,): past the last token that is visible
-    lengths, found = ends.tolist(), vectors.new_empty(len(words), model.config.joint_width)
+    positions = torch.arange(1, words.shape[1] + 1, device=words.device)
+    ends, order = (is_visible * positions).amax(dim=1).sort()  # (n,): one after the last visible token
+    lengths, embedded = ends.tolist(), vectors.new_empty(len(words), model.config.joint_width)
     for first, last in _passes(lengths):
         rows, length = order[first:last], lengths[last - 1]
-        found[rows] = l2_normalise(encode_texts(model, words[rows, :length], seen[rows, :length]))
-    vectors[texts] = found
+        embedded[rows] = l2_normalise(encode_texts(model, words[rows, :length], is_visible[rows, :length]))
+    vectors[has_text] = embedded
     return {"embedding": vectors}
 
 
 def _passes(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Cut ascending lengths into slices with little padding: first and last + 1 of each."""
     first = total = 0
-    for place, length in enumerate(lengths):
-        if length * (place + 1 - first) > max(FEW_TOKENS, PADDED * (total + length)):
-            yield first, place
-            first, total = place, 0
+    for index, length in enumerate(lengths):
+        if length * (index + 1 - first) > max(SMALL_PASS_TOKENS, MAX_PADDING_RATIO * (total + length)):
+            yield first, index
+            first, total = index, 0
         total += length
     yield first, len(lengths)

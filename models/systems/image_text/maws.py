@@ -1,5 +1,7 @@
-"""MAWS (arXiv 2303.13496): vision transformers trained as masked autoencoders, then on weak labels. They are
-`models.systems.vit.model.ViT`; with a text tower, XLM-R, beside it they tell which texts an image matches."""
+"""MAWS (arXiv 2303.13496): vision transformers trained as masked autoencoders, then on weak labels.
+
+They are `models.systems.vit.model.ViT`; with the text tower XLM-R they match images with texts.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.dual_encoder import INITIAL_SCALE, TwoTowersConfig, class_features, unit
-from models.systems.image_text.text_encoder import PostNormText, PostNormTextConfig
+from models.systems.image_text.dual_encoder import INITIAL_SCALE, TwoTowersConfig, class_features, unit_vectors
+from models.systems.image_text.text_encoder import PostNormTextConfig, PostNormTextEncoder
 from models.systems.vit.model import ViT, ViTConfig
 
 _B16 = ViTConfig(classes=0)
@@ -32,14 +34,14 @@ VISION: Mapping[str, ViTConfig] = {
     "vit_2b14_ft_in1k": replace(_2B14, image_size=518, classes=1000),
     "vit_6.5b14_ft_in1k": replace(_6B14, image_size=518, classes=1000),
 }
-"""Published name → config. The families mae, mae_in1k and mae_in21k have the sizes without a head too, and other weights."""
+"""Published name → config. The families mae, mae_in1k and mae_in21k have the sizes without a head too, with other weights."""
 
 VISION_SIZES: Mapping[str, ViTConfig] = {f"maws_{name}": config for name, config in VISION.items()}
 
 
 @dataclass(frozen=True)
 class MAWSClipConfig(TwoTowersConfig):
-    """The defaults are ViT-B/16 with XLM-R base."""
+    """Config of a pair. The defaults are ViT-B/16 with XLM-R base."""
 
     vocabulary: int = 250002
     positions: int = 514
@@ -69,7 +71,7 @@ class MAWSClip(nn.Module):
         super().__init__()
         self.config = config
         self.vision = ViT(config.vision)
-        self.text = PostNormText(config.text)
+        self.text = PostNormTextEncoder(config.text)
         self.vision_projection = nn.Parameter(torch.empty(config.vision.features, config.joint_width))
         self.text_projection = nn.Parameter(torch.empty(config.text_width, config.joint_width))
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
@@ -77,19 +79,20 @@ class MAWSClip(nn.Module):
             nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Normalised images (B, 3, S, S), texts (T, N) → logits (B, T): softmax over the texts says which one an image matches."""
-        return self.scale() * (unit(self.encode_images(images)) @ unit(self.encode_texts(tokens)).T)
+        """Compute the logits (B, T) of normalised images (B, 3, S, S) and texts (T, N); their softmax over the texts matches images to
+        texts."""
+        return self.scale() * (unit_vectors(self.encode_images(images)) @ unit_vectors(self.encode_texts(tokens)).T)
 
     def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
-        """→ (B, joint_width), of any length."""
+        """Encode images: (B, 3, S, S) → (B, joint_width), not normalised."""
         return self.project_images(self.vision(images, merge=merge).features)
 
     def project_images(self, features: Tensor) -> Tensor:
-        """Features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width)."""
+        """Project features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width)."""
         return features @ self.vision_projection
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        """(T, N), int64, begin and end of the text among them, then padding → (T, joint_width), of any length."""
+        """Encode texts (T, N), int64, with start and end of the text, then padding → (T, joint_width), not normalised."""
         features: Tensor = self.text(tokens)[:, 0]
         return features @ self.text_projection
 
@@ -97,5 +100,6 @@ class MAWSClip(nn.Module):
         return self.logit_scale.exp()
 
     def class_features(self, tokens: Tensor, classes: Tensor, count: int) -> Tensor:
-        """Texts (T, N) and the class of each, (T,) → (count, joint_width); cosines with them are the zero-shot logits, without a scale."""
+        """Average the texts (T, N) of each class, (T,) → (count, joint_width); cosines with these features are the zero-shot logits without
+        scale."""
         return class_features(self.encode_texts(tokens), classes, count)

@@ -1,6 +1,6 @@
-"""Reader of SentencePiece's model files (sentencepiece_model.proto), of which only unigram models of XLM-R's kind are taken.
+"""Reader of SentencePiece's model files (sentencepiece_model.proto), of which only unigram models of XLM-R's kind are accepted.
 
-The file is a Protocol Buffers message. It is read by hand: the four kinds of fields on the wire are simpler than a dependency whose
+The file is a Protocol Buffers message. It is parsed by hand: the four kinds of fields on the wire are simpler than a dependency whose
 generated code must match the version of its library.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3
-"""`SentencePiece.Type` of the pieces that are taken; user-defined, unused and byte pieces (4, 5, 6) are not."""
+"""`SentencePiece.Type` of the accepted pieces; user-defined, unused and byte pieces (4, 5, 6) are refused."""
 UNIGRAM = 1
 """`TrainerSpec.ModelType`."""
 
@@ -28,11 +28,11 @@ class SentencePieceModel:
 
 
 class ModelFileError(ValueError):
-    """A file is no SentencePiece model that is taken; the message says why."""
+    """Error of a file that is not an accepted SentencePiece model; the message says why."""
 
 
 def read_model(data: bytes) -> SentencePieceModel:
-    """Raises ModelFileError."""
+    """Parse a model file. Raises ModelFileError."""
     pieces: list[tuple[str, float, int]] = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
@@ -53,8 +53,8 @@ def read_model(data: bytes) -> SentencePieceModel:
 
 
 def _check(trainer: dict[int, int | bytes], normalizer: dict[int, int | bytes]) -> None:
-    """Refuse models whose texts are normalised or cut in other ways than XLM-R's. Fields that are missing have the format's defaults."""
-    wanted = (
+    """Refuse models whose texts are normalised or cut in other ways than XLM-R's. Missing fields have the format's defaults."""
+    required = (
         ("trainer_spec.model_type", trainer.get(3, UNIGRAM), UNIGRAM, "unigram"),
         ("trainer_spec.treat_whitespace_as_suffix", trainer.get(24, 0), 0, "false"),
         ("trainer_spec.byte_fallback", trainer.get(35, 0), 0, "false"),
@@ -62,7 +62,7 @@ def _check(trainer: dict[int, int | bytes], normalizer: dict[int, int | bytes]) 
         ("normalizer_spec.remove_extra_whitespaces", normalizer.get(4, 1), 1, "true"),
         ("normalizer_spec.escape_whitespaces", normalizer.get(5, 1), 1, "true"),
     )
-    for name, found, value, word in wanted:
+    for name, found, value, word in required:
         if found != value:
             raise ModelFileError(f"{name} is {found!r}; only {word} is taken, as in XLM-R's model")
 
@@ -82,42 +82,42 @@ def _piece(data: bytes) -> tuple[str, float, int]:
 
 def _message(number: int, value: int | bytes) -> bytes:
     if not isinstance(value, bytes):
-        raise ModelFileError(f"field {number} is no message")
+        raise ModelFileError(f"field {number} is not a message")
     return value
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field of a message. Floats come as the integer of their bits."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
+    """Yield number and value of each field of a message. Floats come as the integer of their bits."""
+    offset = 0
+    while offset < len(data):
+        tag, offset = _varint(data, offset)
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            value, at = _varint(data, at)
+            value, offset = _varint(data, offset)
             yield number, value
             continue
         if kind == _BYTES:
-            size, at = _varint(data, at)
+            size, offset = _varint(data, offset)
         elif kind in _SIZES:
             size = _SIZES[kind]
         else:
-            raise ModelFileError(f"byte {at}: no field of a SentencePiece model starts here")
-        content = data[at : at + size]
+            raise ModelFileError(f"byte {offset}: no field of a SentencePiece model starts here")
+        content = data[offset : offset + size]
         if len(content) != size:
             raise ModelFileError(f"it ends at byte {len(data)}, in the middle of a field: truncated or another file")
         yield number, content if kind == _BYTES else int.from_bytes(content, "little")
-        at += size
+        offset += size
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """An integer of seven bits a byte, and where it ends."""
+def _varint(data: bytes, offset: int) -> tuple[int, int]:
+    """Return a varint and the offset of its end."""
     value = 0
     for shift in range(0, 70, 7):
-        if at >= len(data):
+        if offset >= len(data):
             raise ModelFileError(f"it ends at byte {len(data)}, in the middle of a number: truncated or another file")
-        byte = data[at]
-        at += 1
+        byte = data[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
-    raise ModelFileError(f"byte {at}: a number of more than ten bytes")
+            return value, offset
+    raise ModelFileError(f"byte {offset}: a number of more than ten bytes")

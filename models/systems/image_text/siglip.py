@@ -1,5 +1,8 @@
-"""SigLIP (arXiv 2303.15343): images and texts in one space, each pair judged on its own by a sigmoid. An image is what a trained query sees
-of its patches; a text is read in both directions, and the last of its places is its vector."""
+"""SigLIP (arXiv 2303.15343): images and texts in one space, trained with a sigmoid loss per pair.
+
+An image's feature is pooled by attention with a trained query; the text tower is bidirectional, and a text's feature is that of its last
+token.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ from torch import Tensor, nn
 
 from models.layers.masked_encoder import initialise_linears
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.dual_encoder import PreNormText, unit
+from models.systems.image_text.dual_encoder import PreNormTextEncoder, unit_vectors
 from models.systems.vit.model import Pool, ViT, ViTConfig
 
 INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0
-"""Section 3.2: of the logarithm of the factor of the cosines, and of what is added to their products."""
+"""Initial logarithm of the factor of the cosines, and initial bias of the logits (section 3.2)."""
 
 
 @dataclass(frozen=True)
 class SigLIPConfig:
-    """The defaults are SigLIP's ViT-B/16."""
+    """Config of SigLIP. The defaults are SigLIP's ViT-B/16."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -41,9 +44,9 @@ class SigLIPConfig:
     text_tanh_gelu: bool = True
     vocabulary: int = 32000
     text_length: int = 64
-    """Word pieces, padding included, of every text: padding takes part."""
+    """Number of word pieces of every text, padding included: attention includes padding."""
     padding: int = 1
-    """Id of the token that fills up short texts."""
+    """Id of padding tokens."""
     joint_width: int = 768
 
     def __post_init__(self) -> None:
@@ -103,7 +106,7 @@ class SigLIP(nn.Module):
         super().__init__()
         self.config = config
         self.vision = ViT(config.vision)
-        self.text = PreNormText(
+        self.text = PreNormTextEncoder(
             vocabulary=config.vocabulary,
             length=config.text_length,
             width=config.text_width,
@@ -112,7 +115,7 @@ class SigLIP(nn.Module):
             hidden=config.text_hidden,
             norm_eps=config.text_norm_eps,
             tanh_gelu=config.text_tanh_gelu,
-            looked_at=-1,
+            feature_position=-1,
         )
         self.text_projection = nn.Linear(config.text_width, config.joint_width)
         self.logit_scale = nn.Parameter(torch.tensor([INITIAL_SCALE]))
@@ -122,25 +125,25 @@ class SigLIP(nn.Module):
             nn.init.normal_(token, std=0.02)
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Scalar: the loss of normalised images (B, 3, S, S) and their captions (B, text_length), each image with each caption
+        """Compute the loss, a scalar, of normalised images (B, 3, S, S) and captions (B, text_length), each image with each caption
         (algorithm 1)."""
-        cosines = unit(self.encode_images(images)) @ unit(self.encode_texts(tokens)).T
+        cosines = unit_vectors(self.encode_images(images)) @ unit_vectors(self.encode_texts(tokens)).T
         signs = 2 * torch.eye(len(cosines), device=cosines.device) - 1
         return -F.logsigmoid(signs * (self.scale() * cosines + self.logit_bias)).sum() / len(cosines)
 
     def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
-        """→ (B, joint_width), of any length."""
+        """Encode images: (B, 3, S, S) → (B, joint_width), not normalised."""
         return self.project_images(self.vision(images, merge=merge).features)
 
     def project_images(self, features: Tensor) -> Tensor:
-        """The features that the query has seen are in the space already."""
+        """Return features (..., C) unchanged, since pooled features are in the joint space."""
         return features
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        """(B, text_length), int64 → (B, joint_width), of any length."""
+        """Encode texts (B, text_length), int64 → (B, joint_width), not normalised."""
         projected: Tensor = self.text_projection(self.text(tokens))
         return projected
 
     def scale(self) -> Tensor:
-        """Factor of the cosines, (1,)."""
+        """Return the factor of the cosines, (1,)."""
         return self.logit_scale.exp()

@@ -13,12 +13,12 @@ def _tokens(config: Any) -> int:
 
 
 def _is_linear(config: Mapping[str, Any]) -> bool:
-    """MoCo-v3's projector has batch norms and rectifiers, trained on class tokens alone: patches have no place in its space."""
+    """Return True if patches can be projected: MoCo-v3's projector has batch norms and rectifiers, trained on class tokens alone."""
     return bool(config.get("tower", "moco") != "moco")
 
 
 def _pair(name: str, model: str, pool: str, token_vectors: Callable[[Mapping[str, Any]], bool] = lambda config: True) -> Architecture:
-    """pool: the one that the space was trained with, beside which no other is offered."""
+    """Return a pair's architecture. pool: the pooling that the space was trained with, the only one."""
     return Architecture(
         name=name,
         model=model,
@@ -26,7 +26,7 @@ def _pair(name: str, model: str, pool: str, token_vectors: Callable[[Mapping[str
         native=DummyForward("pair", _tokens, f"models.systems.image_text.dummy_inputs:{name}"),
         forwards={"zero-shot": f"models.systems.image_text.forward:{name}"},
         precise_tasks=frozenset({"zero-shot"}),
-        reader="models.systems.image_text.tokenize_batch:reader",
+        reader="models.systems.image_text.tokenize_batch:make_tokenize_fn",
         pools=lambda config: (pool,),
         token_vectors=token_vectors,
     )

@@ -1,4 +1,4 @@
-"""Transformers that read words with the norm after each sum: BERT (arXiv 1810.04805) and RoBERTa, of which XLM-R is one."""
+"""Post-norm text transformers: BERT (arXiv 1810.04805) and RoBERTa, of which XLM-R is one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from models.layers.block import Attention, Mlp
 
 @dataclass(frozen=True)
 class PostNormTextConfig:
-    """The defaults are BERT-base, uncased."""
+    """Config of the text encoder. The defaults are BERT-base, uncased."""
 
     vocabulary: int = 30522
     positions: int = 512
     token_types: int = 2
-    """Kinds of segments; 0: there are none (RoBERTa)."""
+    """Number of segment types; 0: none (RoBERTa)."""
     padding: int | None = None
-    """The token that fills up short texts, where positions are counted over the others, from the one after it (RoBERTa); None: positions
-    are counted from 0 over all (BERT)."""
+    """Id of padding tokens if positions are counted over the other tokens, from the one after it (RoBERTa); None: positions are counted
+    from 0 over all tokens (BERT)."""
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -31,8 +31,8 @@ class PostNormTextConfig:
     """Dropout rate of embeddings, attention weights and both branches of a block, in training."""
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest text that has positions."""
+    def max_length(self) -> int:
+        """Maximum number of tokens of a text."""
         return self.positions - (0 if self.padding is None else self.padding + 1)
 
 
@@ -46,7 +46,7 @@ class PostNormBlock(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """(B, N, C); visible: (B, 1, 1, N) of bool, which tokens are keys."""
+        """Apply attention and MLP to (B, N, C). visible: bool (B, 1, 1, N), which tokens are keys."""
         q, k, v = self.attn.project(x)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=self.dropout if self.training else 0.0)
         x = self.norm1(x + self._drop(self.attn.join(attended)))
@@ -57,7 +57,7 @@ class PostNormBlock(nn.Module):
         return F.dropout(branch, self.dropout, self.training)
 
 
-class PostNormText(nn.Module):
+class PostNormTextEncoder(nn.Module):
     def __init__(self, config: PostNormTextConfig) -> None:
         super().__init__()
         self.config = config
@@ -69,7 +69,7 @@ class PostNormText(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """BERT's: standard deviation 0.02, biases 0."""
+        """Initialise as BERT: standard deviation 0.02, biases 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -77,16 +77,16 @@ class PostNormText(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor, visible: Tensor | None = None, types: Tensor | None = None) -> Tensor:
-        """Tokens (B, N), int64 → (B, N, C). What comes out at places that are not visible means nothing.
+        """Encode tokens (B, N), int64 → (B, N, C); outputs of tokens that are not visible are undefined.
 
         visible: (B, N) of 0 and 1, the tokens of the text; None: all but padding. types: (B, N), each token's segment; None: the first.
         Raises ValueError for texts that are too long.
         """
-        if tokens.shape[1] > self.config.longest:
-            raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where at most {self.config.longest} are read")
+        if tokens.shape[1] > self.config.max_length:
+            raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where at most {self.config.max_length} are possible")
         if visible is None:
             visible = torch.ones_like(tokens) if self.config.padding is None else tokens != self.config.padding
-        x = self.token_embed(tokens) + self.pos_embed(self.places(tokens))
+        x = self.token_embed(tokens) + self.pos_embed(self.position_ids(tokens))
         if self.type_embed is not None:
             x = x + self.type_embed(torch.zeros_like(tokens) if types is None else types)
         x = F.dropout(self.embed_norm(x), self.config.dropout, self.training)
@@ -96,8 +96,9 @@ class PostNormText(nn.Module):
         words: Tensor = x
         return words
 
-    def places(self, tokens: Tensor) -> Tensor:
-        """Rows of the position table, (B, N). RoBERTa's first token has the row after that of padding, and padding its own number."""
+    def position_ids(self, tokens: Tensor) -> Tensor:
+        """Return rows of the position table, (B, N). RoBERTa's first token has the row after that of padding, and padding the row of its
+        id."""
         padding = self.config.padding
         if padding is None:
             return torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)

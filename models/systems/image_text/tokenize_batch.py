@@ -14,34 +14,36 @@ from models.layers.stepwise import InvalidInput
 from models.systems.image_text.tokenizer import Tokenizer
 
 
-def reader(bundle: Bundle) -> TokenizeFn:
-    """Return a function: utf8 uint8 (B, R, W), filled up with zeros, and lengths int32 (B, R), 0 where there is no text → word_ids and
-    visible int64 (B, R, N) for the network, truncated bool (B, R) and text_tokens int32 (B, R), the tokens read, for the answer. Raises
-    BundleError."""
+def make_tokenize_fn(bundle: Bundle) -> TokenizeFn:
+    """Return a function that tokenizes a batch. Raises BundleError.
+
+    Its input: utf8 uint8 (B, R, W), padded with zeros, and lengths int32 (B, R), 0 without a text. Its outputs: word_ids and visible int64
+    (B, R, N) for the network; truncated bool (B, R) and text_tokens int32 (B, R), the number of tokens, for the answer.
+    """
     tokenizer = Tokenizer.open(bundle)
 
-    def read(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    def tokenize(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         utf8, lengths = arrays["utf8"], arrays["lengths"]
         present = lengths > 0
         rows = zip(utf8[present], lengths[present].tolist(), strict=True)
         texts = [row[:length].tobytes().decode() for row, length in rows]
         encoded = tokenizer.encode(texts)
-        nothing = np.flatnonzero(~encoded.visible.any(axis=1))
-        if len(nothing):
-            raise InvalidInput(f"{texts[nothing[0]][:40]!r} has no word that the bundle knows: nothing is left to read")
+        empty = np.flatnonzero(~encoded.visible.any(axis=1))
+        if len(empty):
+            raise InvalidInput(f"{texts[empty[0]][:40]!r} has no word that is in the bundle's vocabulary")
         return {
-            "word_ids": _placed(encoded.tokens, present),
-            "visible": _placed(encoded.visible, present),
+            "word_ids": _place(encoded.tokens, present),
+            "visible": _place(encoded.visible, present),
         }, {
-            "truncated": _placed(encoded.truncated, present),
-            "text_tokens": _placed(encoded.visible.sum(axis=1, dtype=np.int32), present),
+            "truncated": _place(encoded.truncated, present),
+            "text_tokens": _place(encoded.visible.sum(axis=1, dtype=np.int32), present),
         }
 
-    return read
+    return tokenize
 
 
-def _placed(rows: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[Any]:
-    """(n, …) → (B, R, …), zeros where there is no text."""
+def _place(rows: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[Any]:
+    """Place rows where there are texts: (n, …) → (B, R, …), zeros elsewhere."""
     placed = np.zeros((*present.shape, *rows.shape[1:]), rows.dtype)
     placed[present] = rows
     return placed

@@ -12,84 +12,86 @@ from collections.abc import Mapping
 from models.systems.image_text.sentencepiece_normalizer import SPACE
 
 UNKNOWN_PENALTY = 10.0
-"""Subtracted from the lowest score for a character that no piece has."""
+"""Penalty subtracted from the lowest score for a character without a piece."""
 
 _SPLIT = float(2**29 + 1)
 """Factor that rounds float64 to float32 (Veltkamp's splitting)."""
-_OPENING = 3
-"""Characters that say how long a piece can be that begins with them."""
+_OPENING_CHARACTERS = 3
+"""Number of first characters of a piece by which the maximum length of pieces is stored."""
 
 
 class Unigram:
-    """Immutable: any number of threads may use it."""
+    """A unigram model. Immutable: any number of threads may use it."""
 
     def __init__(self, pieces: Mapping[str, tuple[int, float]], unknown: int) -> None:
-        """pieces: text → id and score. unknown: the id of characters without a piece. Raises ValueError for a piece that goes on in a
-        second word: words are cut one after another."""
-        across = next((piece for piece in pieces if SPACE in piece[1:]), None)
-        if across is not None:
-            raise ValueError(f"piece {across!r} has a space ({SPACE}) behind its first character")
+        """Create a model. pieces: text → id and score. unknown: the id of characters without a piece.
+
+        Raises ValueError for a piece that extends into a second word: words are cut one by one.
+        """
+        crossing = next((piece for piece in pieces if SPACE in piece[1:]), None)
+        if crossing is not None:
+            raise ValueError(f"piece {crossing!r} has a space ({SPACE}) after its first character")
         self._pieces = {piece: (number, _float32(score)) for piece, (number, score) in pieces.items()}
         self._unknown = unknown
         self._penalised = _float32(min((score for _, score in self._pieces.values()), default=0.0) - UNKNOWN_PENALTY)
         self._reach: dict[str, int] = {}
         for piece in pieces:
-            opening = piece[:_OPENING]
-            self._reach[opening] = max(self._reach.get(opening, _OPENING - 1), len(piece))
+            opening = piece[:_OPENING_CHARACTERS]
+            self._reach[opening] = max(self._reach.get(opening, _OPENING_CHARACTERS - 1), len(piece))
 
-    def encode(self, text: str, most: int) -> list[int]:
-        """Ids of the pieces of a normalised text: all, or more than `most` of them where the text has more."""
+    def encode(self, text: str, max_pieces: int) -> list[int]:
+        """Return the ids of the pieces of a normalised text: all, or more than `max_pieces` of them if the text has more."""
         ids: list[int] = []
         score = 0.0
-        for word in _words(text):
-            found, score = self._cut(word, score)
-            for number in found:
-                if number != self._unknown or not ids or ids[-1] != number:  # unknown characters in a row are one piece
+        for word in _split_words(text):
+            word_ids, score = self._cut(word, score)
+            for number in word_ids:
+                if number != self._unknown or not ids or ids[-1] != number:  # consecutive unknown characters are one piece
                     ids.append(number)
-            if len(ids) > most:
+            if len(ids) > max_pieces:
                 break
         return ids
 
     def _cut(self, word: str, start: float) -> tuple[list[int], float]:
-        """Ids of a word's pieces, and the sum of the text's scores behind it. start: the sum before it."""
+        """Return the ids of a word's pieces, and the sum of the text's scores after it. start: the sum before it."""
         pieces, reach, unknown, penalised = self._pieces, self._reach, self._unknown, self._penalised
         size = len(word)
         best: list[float] = [start, *[0.0] * size]
-        came: list[tuple[int, int] | None] = [None] * (size + 1)  # where the best piece that ends here begins, and its id
-        for begin in range(size):
-            base = best[begin]
-            single = False
-            longest = reach.get(word[begin : begin + _OPENING], _OPENING - 1)
-            for end in range(begin + 1, min(size, begin + longest) + 1):
-                piece = pieces.get(word[begin:end])
+        backpointers: list[tuple[int, int] | None] = [None] * (size + 1)  # start and id of the best piece that ends here
+        for first in range(size):
+            base = best[first]
+            has_single = False
+            max_length = reach.get(word[first : first + _OPENING_CHARACTERS], _OPENING_CHARACTERS - 1)
+            for end in range(first + 1, min(size, first + max_length) + 1):
+                piece = pieces.get(word[first:end])
                 if piece is None:
                     continue
-                single = single or end == begin + 1
+                has_single = has_single or end == first + 1
                 candidate = base + piece[1]
                 split = candidate * _SPLIT
                 candidate = split - (split - candidate)
-                if came[end] is None or candidate > best[end]:
+                if backpointers[end] is None or candidate > best[end]:
                     best[end] = candidate
-                    came[end] = begin, piece[0]
-            if not single:
-                end, candidate = begin + 1, _float32(base + penalised)
-                if came[end] is None or candidate > best[end]:
+                    backpointers[end] = first, piece[0]
+            if not has_single:
+                end, candidate = first + 1, _float32(base + penalised)
+                if backpointers[end] is None or candidate > best[end]:
                     best[end] = candidate
-                    came[end] = begin, unknown
+                    backpointers[end] = first, unknown
         ids: list[int] = []
         end = size
         while end:
-            found = came[end]
-            assert found is not None  # every character has a piece or is unknown
-            end = found[0]
-            ids.append(found[1])
+            backpointer = backpointers[end]
+            assert backpointer is not None  # every character has a piece or is unknown
+            end = backpointer[0]
+            ids.append(backpointer[1])
         return ids[::-1], best[size]
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     """Cut before each `SPACE`."""
-    first, *others = text.split(SPACE)
-    return [*([first] if first else []), *(SPACE + other for other in others)]
+    first, *following = text.split(SPACE)
+    return [*([first] if first else []), *(SPACE + other for other in following)]
 
 
 def _float32(value: float) -> float:

@@ -27,30 +27,30 @@ from models.systems.image_text.cit import CiT
 from models.systems.image_text.clip import CLIP
 from models.systems.image_text.flip import FLIP
 from models.systems.image_text.maws import MAWSClip
-from models.systems.image_text.tokenizer import known
+from models.systems.image_text.tokenizer import has_known_piece
 
-TEXTS = 64
-"""Texts that the text tower reads at a time."""
-UNSEALED = FileDigest(sha256="0" * 64, bytes=0)
-"""`write` fills in the real ones."""
-TOWER = "vision."
+TEXTS_PER_PASS = 64
+"""Number of texts that the text tower encodes in one pass."""
+PLACEHOLDER_DIGEST = FileDigest(sha256="0" * 64, bytes=0)
+"""Placeholder that `write` replaces."""
+TOWER_PREFIX = "vision."
 
 
-def label(
+def make_zero_shot_classifier(
     pair: Bundle, labels: Sequence[str], root: Path, name: str, version: str = "1", *, templates: Sequence[str] | None = None
 ) -> tuple[Bundle, int]:
-    """Write the classifier `root/name/version`. templates: sentences with one `{}` each; None: the pair's own.
+    """Write the classifier `root/name/version`; return it and the number of labels that were truncated.
 
-    Return it and the number of labels that were too long for the pair and lost their end. Raises BundleError for a bundle that is no pair
-    or has no tokenizer, for labels that no request could have, and for a pair whose image head is not linear.
+    templates: sentences with one `{}` each; None: the pair's own. Raises BundleError for a bundle that is not a pair or has no tokenizer,
+    for invalid labels, and for a pair whose image head is not linear.
     """
-    text = _text_of(pair)
-    labels = _checked(labels)
+    text = _require_text(pair)
+    labels = _clean_labels(labels)
     text = TextSpec.model_validate(text.model_dump() | {"templates": list(templates)}) if templates is not None else text
     loaded = load(pair)
-    read = known(pair, labels)
-    if not read.all():
-        raise BundleError(f"labels: {labels[int(read.argmin())]!r} has no word or character that {pair.spec.id} knows")
+    is_known = has_known_piece(pair, labels)
+    if not is_known.all():
+        raise BundleError(f"labels: {labels[int(is_known.argmin())]!r} has no word or character in the vocabulary of {pair.spec.id}")
     weights, vision, joint_width = _image_tower(pair.spec, loaded.model)
     if _is_half(pair):
         weights = {key: value.half() for key, value in weights.items()}
@@ -65,38 +65,38 @@ def label(
         return write(root, spec, file), truncated
 
 
-def _text_of(pair: Bundle) -> TextSpec:
+def _require_text(pair: Bundle) -> TextSpec:
     spec = pair.spec
     if spec.task != "zero-shot":
         raise BundleError(f"{spec.id}: is of task {spec.task}; a classifier is made of an image-text pair, of task zero-shot")
     if spec.text is None:
-        raise BundleError(f"{spec.id}: has no tokenizer and reads no texts; `opsin bundles tokenizer {spec.name} FILE` adds one")
+        raise BundleError(f"{spec.id}: has no tokenizer; `opsin bundles tokenizer {spec.name} FILE` adds one")
     if spec.text.scores != "softmax":
-        raise BundleError(f"{spec.id}: judges each label on its own ({spec.text.scores}), and classifiers answer with a softmax")
+        raise BundleError(f"{spec.id}: scores each label separately ({spec.text.scores}), but classifiers use a softmax")
     return spec.text
 
 
-def _checked(labels: Sequence[str]) -> list[str]:
-    """Labels without spaces around them."""
+def _clean_labels(labels: Sequence[str]) -> list[str]:
+    """Strip labels. Raises BundleError for fewer than two, empty ones and duplicates."""
     stripped = [label.strip() for label in labels]
     if len(stripped) < 2:
         raise BundleError(f"labels: {len(stripped)} given; at least two are needed")
     if "" in stripped:
         raise BundleError(f"labels: number {stripped.index('') + 1} is empty")
-    for number, one in enumerate(stripped):
-        if stripped.index(one) != number:
-            raise BundleError(f"labels: {one!r} is given twice")
+    for number, label in enumerate(stripped):
+        if stripped.index(label) != number:
+            raise BundleError(f"labels: {label!r} is given twice")
     return stripped
 
 
 def _is_half(pair: Bundle) -> bool:
-    """Whether all weights are float16 in its file."""
+    """Return True if all weights are float16 in the bundle's file."""
     with safe_open(pair.weights_path, framework="pt") as file:
-        return {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}  # noqa: SIM118 (it is no dict)
+        return {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}  # noqa: SIM118 (it is not a dict)
 
 
 def _image_tower(spec: BundleSpec, model: Any) -> tuple[dict[str, Tensor], Any, int]:
-    """Weights of the ViT and its projection under the names of `ViT`, its config, and the width of the space."""
+    """Return the weights of the ViT and its projection under the names of `ViT`, its config, and the width of the space."""
     if isinstance(model, CiT) and model.head is not None:
         raise BundleError(f"{spec.id}: its images pass MoCo-v3's projector, three layers that a ViT's head has no place for")
     if isinstance(model, MAWSClip):
@@ -105,33 +105,33 @@ def _image_tower(spec: BundleSpec, model: Any) -> tuple[dict[str, Tensor], Any, 
         projection = model.vision_projection.weight
     else:
         raise BundleError(f"{spec.id}: architecture {spec.architecture} is none of MAWS, FLIP, CiT and CLIP")
-    tower = {key.removeprefix(TOWER): value for key, value in model.state_dict().items() if key.startswith(TOWER)}
-    kept = {key: value for key, value in tower.items() if not key.startswith("head.")}  # AugReg's own head is not used
-    return {**kept, "projection.weight": projection}, model.config.vision, int(projection.shape[0])
+    tower = {key.removeprefix(TOWER_PREFIX): value for key, value in model.state_dict().items() if key.startswith(TOWER_PREFIX)}
+    weights = {key: value for key, value in tower.items() if not key.startswith("head.")}  # AugReg's own head is not used
+    return {**weights, "projection.weight": projection}, model.config.vision, int(projection.shape[0])
 
 
 def _class_vectors(loaded: LoadedModel, labels: Sequence[str], text: TextSpec) -> tuple[NDArray[np.float32], int]:
-    """(labels, joint_width), unit length: the mean over the templates; and how many labels lost their end."""
+    """Return the mean vectors of labels over the templates, (labels, joint_width), unit length, and the number of truncated labels."""
     texts = [template.replace("{}", label) for label in labels for template in text.templates]
-    rows, cut = list[NDArray[np.float32]](), list[NDArray[np.bool_]]()
-    for first in range(0, len(texts), TEXTS):
-        found = loaded.forward(_arrays(texts[first : first + TEXTS]), {})
-        rows.append(found["embedding"][0])
-        cut.append(found["truncated"][0])
+    rows, truncated = list[NDArray[np.float32]](), list[NDArray[np.bool_]]()
+    for first in range(0, len(texts), TEXTS_PER_PASS):
+        outputs = loaded.forward(_text_arrays(texts[first : first + TEXTS_PER_PASS]), {})
+        rows.append(outputs["embedding"][0])
+        truncated.append(outputs["truncated"][0])
     vectors = np.concatenate(rows).reshape(len(labels), len(text.templates), -1).mean(axis=1)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(vectors).all():
-        raise BundleError(f"{loaded.spec.id}: gives labels vectors that are no numbers")
-    return vectors, int(np.concatenate(cut).reshape(len(labels), -1).any(axis=1).sum())
+        raise BundleError(f"{loaded.spec.id}: the labels' vectors have infinite values or NaN")
+    return vectors, int(np.concatenate(truncated).reshape(len(labels), -1).any(axis=1).sum())
 
 
-def _arrays(texts: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-    """One job with all texts: utf8 uint8 (1, R, W), filled up with zeros, and lengths int32 (1, R)."""
+def _text_arrays(texts: Sequence[str]) -> Mapping[str, NDArray[Any]]:
+    """Return one job with all texts: utf8 uint8 (1, R, W), padded with zeros, and lengths int32 (1, R)."""
     encoded = [text.encode() for text in texts]
-    lengths = np.array([[len(one) for one in encoded]], np.int32)
+    lengths = np.array([[len(text) for text in encoded]], np.int32)
     utf8 = np.zeros((1, len(encoded), int(lengths.max())), np.uint8)
-    for row, one in zip(utf8[0], encoded, strict=True):
-        row[: len(one)] = np.frombuffer(one, np.uint8)
+    for row, text in zip(utf8[0], encoded, strict=True):
+        row[: len(text)] = np.frombuffer(text, np.uint8)
     return {"utf8": utf8, "lengths": lengths}
 
 
@@ -149,6 +149,6 @@ def _spec(pair: BundleSpec, labels: list[str], text: TextSpec, config: dict[str,
         trained_on=pair.trained_on,
         note=pair.note,
         provenance={"pair": pair.id, "pair_digest": pair.digest(), "templates": text.templates, "scale": text.scale},
-        ladder=[Rung(name=rung.name, schedule=rung.schedule) for rung in pair.ladder],  # what was measured is of another task
-        weights=UNSEALED,
+        ladder=[Rung(name=rung.name, schedule=rung.schedule) for rung in pair.ladder],  # measurements are of another task
+        weights=PLACEHOLDER_DIGEST,
     )

@@ -101,7 +101,7 @@ def join(
         from pydantic import ValidationError
 
         from models.bundle import BundleError
-        from models.systems.pipeline_bundles import join_actions, join_photographs
+        from models.systems.pipeline_bundles import write_action_pipeline, write_photo_pipeline
     if body is not None and not body.is_file():
         raise UsageError(f"--body {body}: no such file")
     action_members = {"pose": pose, "actions": actions, "detector": detector, "appearance": appearance}
@@ -116,9 +116,9 @@ def join(
     members: Any = {role: _find_member(bundles, member) for role, member in chosen.items() if member is not None}
     try:
         if is_photographs:
-            pipeline = join_photographs(bundles, name, version, members["shape"], members["depth"])
+            pipeline = write_photo_pipeline(bundles, name, version, members["shape"], members["depth"])
         else:
-            pipeline = join_actions(bundles, name, version, members, rate=rate, step=step, body=body)
+            pipeline = write_action_pipeline(bundles, name, version, members, rate=rate, step=step, body=body)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"bundles join: {first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -26,7 +26,7 @@ def label_bundle(pair: Bundle, labels: Path, root: Path, name: str, version: str
         from models.systems.image_text import zero_shot_classifier
     try:
         with requires_extra("server"):
-            classifier, truncated = zero_shot_classifier.label(pair, class_names.read(labels), root, name, version, templates=templates)
+            classifier, truncated = zero_shot_classifier.make_zero_shot_classifier(pair, class_names.read(labels), root, name, version, templates=templates)
     except ValidationError as error:
         raise UsageError(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
     except BundleError as error:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 def prepare_tokenizer(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[TextSpec, dict[str, Path]]:
     """Return the section `text` of a new bundle, and its further files, written into `folder`. Raises UsageError."""
     from models.bundle import TOKENIZER_FILE
-    from models.systems.image_text.add_tokenizer import prepare
+    from models.systems.image_text.add_tokenizer import prepare_tokenizer
     from models.systems.image_text.tokenizer_conversion import read_templates
     from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 
     try:
-        text, content = prepare(spec, weights, tokenizer, read_templates(templates) if templates else None)
+        text, content = prepare_tokenizer(spec, weights, tokenizer, read_templates(templates) if templates else None)
     except TokenizerError as error:
         raise UsageError(str(error)) from error
     file = folder / TOKENIZER_FILE

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.systems.image_text.cit import CiT, CiTConfig, Tower
-from models.systems.image_text.dual_encoder import unit
+from models.systems.image_text.cit import CiT, CiTConfig, VisionTower
+from models.systems.image_text.dual_encoder import unit_vectors
 from tests.golden.case import Case, Replayed
 from tests.golden.replays.maws import vision_fields
 from training.curation import Curation, curate, label_features, likeness
 
-FAMILY_OF = {Tower.MOCO: "cit", Tower.AUGREG: "cit_augreg", Tower.SWAG: "cit_swag"}
+FAMILY_OF = {VisionTower.MOCO: "cit", VisionTower.AUGREG: "cit_augreg", VisionTower.SWAG: "cit_swag"}
 
 
 def replay(case: Case) -> Replayed:
@@ -26,16 +26,16 @@ def answers(case: Case, model: CiT) -> Replayed:
     outputs, intermediates = {"logit_scale": model.scale()}, {}
     pictures, captions = pictures_of(case, model), captions_of(case)
     if pictures is not None:
-        seen = model.look(pictures)
+        seen = model.encode_vision(pictures)
         images = model.vision_projection(seen)
         intermediates["vision_pooled"] = seen
-        outputs |= {"image_embeds": images, "image_embeds_normalized": unit(images)}
+        outputs |= {"image_embeds": images, "image_embeds_normalized": unit_vectors(images)}
     if captions is not None:
-        said = model.read(*captions)
+        said = model.encode_text_features(*captions)
         texts = model.text_projection(said)
-        outputs |= {"text_embeds_skip_projection": said, "text_embeds": texts, "text_embeds_normalized": unit(texts)}
+        outputs |= {"text_embeds_skip_projection": said, "text_embeds": texts, "text_embeds_normalized": unit_vectors(texts)}
     if pictures is not None and captions is not None:
-        outputs["cosine"] = unit(images) @ unit(texts).T
+        outputs["cosine"] = unit_vectors(images) @ unit_vectors(texts).T
         if len(images) == len(texts):
             outputs["loss_i2t"] = model(pictures, *captions)
             outputs["loss_symmetric"] = model(pictures, *captions, symmetric=True)
@@ -67,7 +67,7 @@ def cit_config(config: dict[str, Any]) -> CiTConfig:
     assert text.get("hidden_act", "gelu (exact)") == "gelu (exact)"
     fields: dict[str, Any] = {"projector_hidden": vision["mlp_dim"], "projector_width": vision["out_dim"]} if "mlp_dim" in vision else {}
     return CiTConfig(
-        tower=Tower(config["vision_tower"]),
+        tower=VisionTower(config["vision_tower"]),
         **vision_fields(vision),
         tower_classes=vision.get("num_classes", 0),
         vocabulary=text["vocab_size"],

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.bundle_schema import Preprocess
 from models.checkpoints import families, fit, read_checkpoint
 from models.layers.forward import normalise
-from models.systems.image_text.dual_encoder import unit
+from models.systems.image_text.dual_encoder import unit_vectors
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
 from models.systems.vit.model import ViTConfig
 from server.media.images import to_model_size
@@ -55,8 +55,8 @@ def answers(case: Case, model: MAWSClip) -> Replayed:
     outputs = {
         "image_features_raw": images,
         "text_features_raw": texts,
-        "image_features": unit(images),
-        "text_features": unit(texts),
+        "image_features": unit_vectors(images),
+        "text_features": unit_vectors(texts),
         "logits": logits,
         "probs": logits.softmax(dim=-1),
         "logit_scale": model.scale(),
@@ -66,7 +66,7 @@ def answers(case: Case, model: MAWSClip) -> Replayed:
         rows = torch.tensor([row for group in groups for row in group])
         classes = torch.tensor([number for number, group in enumerate(groups) for _ in group])
         classifier = model.class_features(tokens[rows], classes, len(groups))
-        outputs |= {"class_embeddings": classifier, "zeroshot_logits": unit(images) @ classifier.T}
+        outputs |= {"class_embeddings": classifier, "zeroshot_logits": unit_vectors(images) @ classifier.T}
     return Replayed(outputs)
 
 

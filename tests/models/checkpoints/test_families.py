@@ -21,7 +21,7 @@ from models.checkpoints.export_bundle import export_bundle
 from models.flops import prepare_forward
 from models.loading import load
 from models.registry import architectures
-from models.systems.image_text.cit import CiTConfig, Tower
+from models.systems.image_text.cit import CiTConfig, VisionTower
 from models.systems.vit.model import Pool, ViTConfig
 from tests.golden.case import GOLDEN, published_keys
 from tests.golden.checks import RECORDED
@@ -34,7 +34,7 @@ MADE: dict[str, Any] = {
         image_size=16, patch_size=8, classes=3, width=16, depth=2, heads=2, class_token=False, pool=Pool.NORM_MEAN, reversible=True
     ),
     "cit_swag": CiTConfig(
-        tower=Tower.SWAG,
+        tower=VisionTower.SWAG,
         image_size=16,
         patch_size=8,
         width=16,

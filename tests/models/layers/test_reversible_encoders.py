@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.cit import CiT, CiTConfig, Tower
+from models.systems.image_text.cit import CiT, CiTConfig, VisionTower
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
 from models.systems.mae.model import MAE, MAEConfig, start_from_pretrained
@@ -39,7 +39,7 @@ ENCODERS: Mapping[str, Case] = {
     "video_mae": (VideoMAE, VideoMAEConfig(**TRUNK, frames=4, classes=5), lambda model: model(CLIPS).logits.square().sum()),
     "video_mae_pretraining": (VideoMAEPretraining, VIDEO_MAE, lambda model: model(CLIPS, NOISE).loss),
     "flip": (FLIP, FLIPConfig(**TRUNK, **TEXT, text_length=4), lambda model: model(PIXELS, WORDS, NOISE[:, :16]).loss),
-    "cit": (CiT, CiTConfig(**TRUNK, **TEXT, tower=Tower.SWAG, positions=8), lambda model: model(PIXELS, WORDS)),
+    "cit": (CiT, CiTConfig(**TRUNK, **TEXT, tower=VisionTower.SWAG, positions=8), lambda model: model(PIXELS, WORDS)),
     "maws_clip": (MAWSClip, MAWSClipConfig(**TRUNK, **TEXT, positions=8), lambda model: model(PIXELS, WORDS).square().sum()),
 }
 """Architecture → class, config, and a scalar that depends on all of the encoder."""

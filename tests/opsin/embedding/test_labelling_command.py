@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.bundle import write
-from models.systems.image_text.zero_shot_classifier import label
+from models.systems.image_text.zero_shot_classifier import make_zero_shot_classifier
 from opsin import Client
 from tests.support.bundles.image_text import write_tiny_pair
 from tests.support.bundles.vit import TINY, write_tiny_vit
@@ -54,7 +54,7 @@ def test_a_pair_in_float16_becomes_a_classifier_in_float16(tmp_path: Path) -> No
     pair = write_tiny_pair(tmp_path, "pair")
     save_file({key: value.half() for key, value in load_file(pair.weights_path).items()}, tmp_path / "half")
     half = write(tmp_path / "other", pair.spec, tmp_path / "half", files={"tokenizer.json": pair.path / "tokenizer.json"})
-    made, _ = label(half, LABELS, tmp_path, "animals")
+    made, _ = make_zero_shot_classifier(half, LABELS, tmp_path, "animals")
     assert {key for key, value in load_file(made.weights_path).items() if value.dtype != torch.float16} == {"head.weight", "head.bias"}
 
 
@@ -72,10 +72,10 @@ def test_what_cannot_become_a_classifier_is_one_line(tmp_path: Path, labels: Pat
     assert labelled("pair") == (2, "--from pair: has several versions; name one of pair@1, pair@2")
     assert labelled("nobody")[0] == 2
     assert labelled("tiny") == (1, "tiny@1: is of task classify; a classifier is made of an image-text pair, of task zero-shot")
-    assert labelled("mute") == (1, "mute@1: has no tokenizer and reads no texts; `opsin bundles tokenizer mute FILE` adds one")
+    assert labelled("mute") == (1, "mute@1: has no tokenizer; `opsin bundles tokenizer mute FILE` adds one")
     code, sentence = labelled("pair@1", "--template", "nowhere")
     assert code == 2 and "exactly one {} is needed" in sentence
     labels.write_text("dog\n猫\n")
-    assert labelled("pair@1") == (1, "labels: '猫' has no word or character that pair@1 knows")
+    assert labelled("pair@1") == (1, "labels: '猫' has no word or character in the vocabulary of pair@1")
     labels.write_text("dog\ndog\n")
     assert labelled("pair@1") == (1, "labels: 'dog' is given twice")

@@ -14,7 +14,7 @@ import torch
 from models.bundle import Bundle, BundleSpec
 from models.bundle_schema import Preprocess
 from models.systems.image_text.add_tokenizer import add_tokenizer
-from models.systems.image_text.cit import CiT, CiTConfig, Tower
+from models.systems.image_text.cit import CiT, CiTConfig, VisionTower
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
 from tests.support.bundles.vit import UNSEALED, sealed
@@ -25,7 +25,7 @@ VOCABULARY += [f"##{letter}" for letter in (*ascii_lowercase, *digits)]
 TOWER = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 2, "joint_width": 24}
 TEXT = {"vocabulary": len(VOCABULARY), "text_width": 16, "text_depth": 2, "text_heads": 2, "text_hidden": 32}
 SMALL: dict[str, tuple[type[Any], Any]] = {
-    "cit": (CiT, CiTConfig(**TOWER, **TEXT, positions=40, tower=Tower.AUGREG)),
+    "cit": (CiT, CiTConfig(**TOWER, **TEXT, positions=40, tower=VisionTower.AUGREG)),
     "maws_clip": (MAWSClip, MAWSClipConfig(**TOWER, **TEXT, positions=40)),
     "flip": (FLIP, FLIPConfig(**TOWER, **TEXT, text_length=16)),
 }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.people.heads import TrackFeatureDims
 from models.systems.depth.model import LiteDepth, LiteDepthConfig
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
-from models.systems.image_text.cit import CiT, CiTConfig, Tower
+from models.systems.image_text.cit import CiT, CiTConfig, VisionTower
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
 from models.systems.lart.model import LART, LARTConfig
@@ -82,7 +82,7 @@ FLIP_CONFIG = FLIPConfig(
 )
 TEXT = {"vocabulary": 40, "positions": 12, "text_width": 16, "text_depth": 1, "text_heads": 2, "text_hidden": 32, "joint_width": 8}
 TOWER = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 1, "heads": 2}
-CIT_CONFIG = CiTConfig(**TOWER, **TEXT, tower=Tower.AUGREG)  # type: ignore[arg-type]
+CIT_CONFIG = CiTConfig(**TOWER, **TEXT, tower=VisionTower.AUGREG)  # type: ignore[arg-type]
 LART_CONFIG = LARTConfig(
     frames=6,
     pose=TrackFeatureDims(229, 8, 8),

@@ -111,8 +111,8 @@ def test_epoch_has_samples_for_its_steps_and_survives_state_dict(objective: Cura
 def test_captions_are_judged_by_the_text_tower_as_it_is(objective: CuratedMatching) -> None:
     words = FewWords().read(torch.arange(4))
     before = objective.eval().describe(words)
-    torch.testing.assert_close(before, objective.model.read(words, words != 0))
-    alone = objective.model.read(words[:, :1])  # padding is not looked at
+    torch.testing.assert_close(before, objective.model.encode_text_features(words, words != 0))
+    alone = objective.model.encode_text_features(words[:, :1])  # padding is not looked at
     torch.testing.assert_close(before, alone, rtol=1e-5, atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.checkpoints.checkpoint_file import read_checkpoint
 from models.people.track_batch import TrackBatch
 from models.systems.diffmae.masks import Split
-from models.systems.image_text.dual_encoder import unit
+from models.systems.image_text.dual_encoder import unit_vectors
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.mcc.model import DropPathMasks
 from models.systems.mcc.queries import label_queries
@@ -94,7 +94,7 @@ def test_flip(name: str) -> None:
 @pytest.mark.parametrize("name", ["cit/moco_tiny", "cit/augreg_tiny"])
 def test_cit(name: str) -> None:
     case = recorded(name)
-    features = (unit(case.outputs["image_embeds"]), unit(case.outputs["text_embeds"]))
+    features = (unit_vectors(case.outputs["image_embeds"]), unit_vectors(case.outputs["text_embeds"]))
     scale = replay_cit.load(case).scale()
     check(case, "loss_i2t", contrast(*features, scale, symmetric=False)["loss"])
     check(case, "loss_symmetric", contrast(*features, scale)["loss"])

@@ -15,7 +15,7 @@ from models.bundle_schema import FileDigest, Preprocess
 from models.layers.efficientnet_lite import EfficientNetLiteEncoder, init_from_efficientnet_lite
 from models.loading import StepOutputs, load, unsupported_reason
 from models.systems.depth.model import FINEST, LiteDepth, LiteDepthConfig, alone
-from models.systems.pipeline_bundles import join_photographs
+from models.systems.pipeline_bundles import write_photo_pipeline
 from server.tasks.reconstruct.monocular_depth import photograph
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.vit import sealed
@@ -76,7 +76,7 @@ def test_depth_has_size_of_image_and_wrong_sizes_are_refused() -> None:
 def test_the_service_shows_an_object_as_training_does(tmp_path: Path) -> None:
     shape = write_shell(tmp_path)
     kept, filled = (
-        join_photographs(tmp_path, "photographed", version, shape, write_teller(tmp_path, version, background=version)).spec
+        write_photo_pipeline(tmp_path, "photographed", version, shape, write_teller(tmp_path, version, background=version)).spec
         for version in ("kept", "mean")
     )
     mask = np.zeros((40, 40), np.bool_)
@@ -95,7 +95,7 @@ def test_a_bundle_of_it_is_the_member_that_tells_depth(tmp_path: Path) -> None:
     depth = write_teller(tmp_path / "bundles")
     model = small()
     assert unsupported_reason(depth.spec) is not None
-    made = join_photographs(tmp_path / "bundles", "photographed", "1", write_shell(tmp_path / "bundles"), depth)
+    made = write_photo_pipeline(tmp_path / "bundles", "photographed", "1", write_shell(tmp_path / "bundles"), depth)
     assert (made.spec.config["depth_size"], made.spec.config["depth_output"]) == (32, "depth")
     steps = load(made).steps
     assert steps is not None

@@ -14,7 +14,7 @@ from models.bundle import Bundle, read
 from models.bundle_schema import TextSpec
 from models.checkpoints import import_checkpoint
 from models.loading import load
-from models.systems.image_text.add_tokenizer import add_tokenizer, prepare
+from models.systems.image_text.add_tokenizer import add_tokenizer, prepare_tokenizer
 from models.systems.image_text.tokenizer import Tokenizer
 from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 from tests.golden.case import GOLDEN, read_case
@@ -102,15 +102,15 @@ def test_a_scale_without_bounds_must_be_a_number(tmp_path: Path) -> None:
 def test_pair_of_other_training_reads_texts_its_own_way(tmp_path: Path) -> None:
     made = imported("cit/moco_tiny", tmp_path, (4, 4))
     words = vocabularies.small_bert(tmp_path, 120)
-    text, content = prepare(made.spec, made.weights_path, words, ["{}!"], most=7, special=False)
+    text, content = prepare_tokenizer(made.spec, made.weights_path, words, ["{}!"], max_length=7, special=False)
     assert (text.length, text.templates) == (7, ["{}!"])
     assert json.loads(content)["post_processor"] is None
     bare = tmp_path / "bare.json"
     bare.write_bytes(content)
     with pytest.raises(TokenizerError, match=r"bare\.json: post_processor: puts no token before a text"):
-        prepare(made.spec, made.weights_path, bare)
-    with pytest.raises(TokenizerError, match="post_processor: 2 special tokens leave no place in texts of 2 word pieces"):
-        prepare(made.spec, made.weights_path, words, most=2)
+        prepare_tokenizer(made.spec, made.weights_path, bare)
+    with pytest.raises(TokenizerError, match="post_processor: 2 special tokens leave no room in texts of 2 word pieces"):
+        prepare_tokenizer(made.spec, made.weights_path, words, max_length=2)
 
 
 def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "hostile.json").write_text(json.dumps({"model": {"type": "Neural"}}))
     for source, templates, sentence in (
         (large, None, "large: model.vocab: the tokenizer has 121 tokens, and the network's table 120 rows"),
-        (tmp_path / "hostile.json", None, "hostile.json: model.type: 'Neural' is not taken; taken are WordPiece"),
+        (tmp_path / "hostile.json", None, "hostile.json: model.type: 'Neural' is not accepted; accepted are WordPiece"),
         (fitting, ["a photo"], "text.templates: template 1, 'a photo': exactly one {} is needed"),
         (fitting, ["{}"] * 101, "text.templates: List should have at most 100 items"),
     ):
@@ -131,5 +131,5 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
         assert sentence in str(caught.value)
     assert read(made.path).spec == made.spec
     assert {file.name for file in made.path.iterdir()} == {"bundle.json", "model.safetensors"}
-    with pytest.raises(TokenizerError, match="tiny@1: architecture vit reads no texts; maws_clip, cit, clip, flip, siglip do"):
+    with pytest.raises(TokenizerError, match="tiny@1: architecture vit has no text tower; maws_clip, cit, clip, flip, siglip have one"):
         add_tokenizer(write_tiny_vit(tmp_path), fitting, None)

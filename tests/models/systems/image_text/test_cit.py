@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.checkpoints import detect, families, fit, read_checkpoint
-from models.systems.image_text.cit import PUBLISHED, CiT, CiTConfig, Tower
+from models.systems.image_text.cit import PUBLISHED, CiT, CiTConfig, VisionTower
 from models.systems.vit.checkpoint import SWAG
 from models.systems.vit.model import ViT
 from tests.golden.case import published_keys, read_case
@@ -109,7 +109,7 @@ def test_bfloat16_stays_within_two_percent(name: str) -> None:
 
 def test_the_swag_tower_has_the_names_of_swag_below_its_prefix() -> None:
     """No file with it was published: the source are the published names of SWAG and those of the other two towers."""
-    model = make(replace(SMALL, tower=Tower.SWAG))
+    model = make(replace(SMALL, tower=VisionTower.SWAG))
     published = families()["cit_swag"].export(model.state_dict())
     assert detect(published) == ["cit_swag"]
     found = fit(published, families()["cit_swag"], {"heads": 3, "text_heads": 2})
@@ -119,11 +119,11 @@ def test_the_swag_tower_has_the_names_of_swag_below_its_prefix() -> None:
     alone = {key.removeprefix("vision_model.swag."): value for key, value in published.items() if key.startswith("vision_model.")}
     vision = ViT(replace(model.config.vision, classes=0)).eval()
     vision.load_state_dict(SWAG.table.translate(alone).weights)
-    torch.testing.assert_close(vision(images).features, model.look(images))
+    torch.testing.assert_close(vision(images).features, model.encode_vision(images))
 
 
-@pytest.mark.parametrize("tower", Tower)
-def test_another_image_size_resizes_positions_as_the_tower_does(tower: Tower) -> None:
+@pytest.mark.parametrize("tower", VisionTower)
+def test_another_image_size_resizes_positions_as_the_tower_does(tower: VisionTower) -> None:
     """SWAG's own rule aligns corners."""
     family = families()[FAMILY_OF[tower]]
     published = family.export(make(replace(SMALL, tower=tower)).state_dict())
@@ -131,7 +131,7 @@ def test_another_image_size_resizes_positions_as_the_tower_does(tower: Tower) ->
         fit(published, family, {"heads": 3, "text_heads": 2, "image_size": size}).weights["vision.pos_embed"] for size in (32, 48)
     )
     grid = same[:, 1:].reshape(1, 4, 4, 24).permute(0, 3, 1, 2)
-    resized = F.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=tower is Tower.SWAG)
+    resized = F.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=tower is VisionTower.SWAG)
     assert torch.equal(larger[:, :1], same[:, :1])
     torch.testing.assert_close(larger[:, 1:], resized.permute(0, 2, 3, 1).reshape(1, 36, 24))
 
@@ -150,7 +150,7 @@ def test_segments_are_read_everywhere_alike() -> None:
     types = (torch.arange(7) > 2).long().expand_as(tokens)
     texts = model.encode_texts(tokens, visible, types)
     assert not torch.allclose(texts, model.encode_texts(tokens, visible))
-    torch.testing.assert_close(texts, model.text_projection(model.read(tokens, visible, types)))
+    torch.testing.assert_close(texts, model.text_projection(model.encode_text_features(tokens, visible, types)))
     logits = model.scale() * F.normalize(model.encode_images(images)) @ F.normalize(texts).T
     torch.testing.assert_close(model(images, tokens, visible, types), -logits.log_softmax(dim=1).diagonal().mean())
 
@@ -166,7 +166,7 @@ def test_a_class_is_the_mean_of_its_texts_as_unit_vectors() -> None:
 def test_captions_are_curated_by_what_the_pooler_says() -> None:
     model = make()
     _, tokens, visible = batch()
-    said = model.read(tokens, visible)
+    said = model.encode_text_features(tokens, visible)
     assert said.shape == (4, 16) and bool((said.abs() < 1).all())
     torch.testing.assert_close(model.text_projection(said), model.encode_texts(tokens, visible))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.bundle_schema import Preprocess
 from models.checkpoints import detect, families, fit, import_checkpoint, read_checkpoint
 from models.systems.image_text.maws import CLIP, VISION, MAWSClip
-from models.systems.image_text.text_encoder import PostNormText, PostNormTextConfig
+from models.systems.image_text.text_encoder import PostNormTextConfig, PostNormTextEncoder
 from models.systems.vit.model import ViT
 from server.media.images import to_model_size
 from tests.golden.case import published_keys, read_case
@@ -147,9 +147,9 @@ def torch_layer(config: PostNormTextConfig) -> nn.TransformerEncoderLayer:
 def test_the_text_tower_is_the_post_norm_transformer_of_pytorch(norm_eps: float) -> None:
     """In float64 and with small activations: another epsilon in any norm of a layer would stay inside the recorded tolerance."""
     torch.manual_seed(0)
-    model = PostNormText(PostNormTextConfig(**{**vars(TEXT), "norm_eps": norm_eps})).double().eval()
+    model = PostNormTextEncoder(PostNormTextConfig(**{**vars(TEXT), "norm_eps": norm_eps})).double().eval()
     tokens = texts()
-    x = model.embed_norm(model.token_embed(tokens) + model.pos_embed(model.places(tokens)))
+    x = model.embed_norm(model.token_embed(tokens) + model.pos_embed(model.position_ids(tokens)))
     for block in model.blocks:
         layer = torch_layer(model.config).double().train()  # the fast path of evaluation has its own arithmetic
         names = {"self_attn.in_proj_": "attn.qkv.", "self_attn.out_proj.": "attn.proj.", "linear1": "mlp.fc1", "linear2": "mlp.fc2"}
@@ -164,7 +164,7 @@ def test_the_text_tower_is_the_post_norm_transformer_of_pytorch(norm_eps: float)
 
 
 def test_places_are_counted_from_the_one_after_padding() -> None:
-    assert PostNormText(TEXT).places(texts()).tolist() == [[2, 3, 4, 5, 6, 1], [2, 3, 4, 1, 1, 1]]
+    assert PostNormTextEncoder(TEXT).position_ids(texts()).tolist() == [[2, 3, 4, 5, 6, 1], [2, 3, 4, 1, 1, 1]]
 
 
 def test_how_much_padding_there_is_makes_no_difference() -> None:

@@ -253,8 +253,8 @@ def test_a_projection_of_zeros_gives_no_unit_vector(pair: Recorded, model: Loade
     [
         ("maws", (1, 1, 4), 60, "word_ids: ids from 60 to 60 where the vocabulary has 0 to 59"),
         ("maws", (1, 1, 4), -1, "word_ids: ids from -1 to -1 where the vocabulary has 0 to 59"),
-        ("maws", (1, 1, 513), 5, "texts of 513 word pieces where at most 512 are read"),
-        ("moco", (1, 1, 41), 5, "texts of 41 word pieces where at most 40 are read"),
+        ("maws", (1, 1, 513), 5, "texts of 513 word pieces where at most 512 are possible"),
+        ("moco", (1, 1, 41), 5, "texts of 41 word pieces where at most 40 are possible"),
         ("flip", (1, 1, 11), 5, "texts of 11 word pieces where exactly 12 are needed"),
     ],
 )

@@ -19,7 +19,7 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 from models import bundle
 from models.bundle import TOKENIZER_FILE, Bundle, BundleError, BundleSpec
 from models.bundle_schema import FileDigest, TextSpec
-from models.systems.image_text.tokenizer import Tokenizer, known
+from models.systems.image_text.tokenizer import Tokenizer, has_known_piece
 from models.systems.image_text.tokenizer_conversion import read_vocabulary
 from tests.support import vocabularies
 from tests.support.vocabularies import HARD, strings
@@ -160,7 +160,7 @@ def test_ids_depend_neither_on_the_batch_nor_on_other_threads(kind: str, xlmr_mo
 def test_joiners_and_spaces_without_width_make_no_text_known() -> None:
     """The starter has pieces for them, from names in languages that need them."""
     words = bundle.read(Path(__file__).parents[4] / "bundles" / "words" / "1.1.0")
-    read = known(words, ["👩\u200d🚀", "👨\u200d🍳", "\u200b", "हिन्\u200dदी", "a\u200b"])
+    read = has_known_piece(words, ["👩\u200d🚀", "👨\u200d🍳", "\u200b", "हिन्\u200dदी", "a\u200b"])
     assert read.tolist() == [False, False, False, True, True]
 
 
@@ -183,7 +183,7 @@ def test_a_tokeniser_that_is_not_the_bundles_is_not_opened(bert_vocabulary: Path
         with pytest.raises(BundleError, match=sentence):
             Tokenizer.open(pair(tmp_path, bert_vocabulary, config=config))
     without = Bundle(path=made.path, spec=made.spec.model_copy(update={"text": None}))
-    with pytest.raises(BundleError, match="pair@1: has no tokenizer and reads no texts; `opsin bundles tokenizer pair FILE` adds one"):
+    with pytest.raises(BundleError, match="pair@1: has no tokenizer; `opsin bundles tokenizer pair FILE` adds one"):
         Tokenizer.open(without)
 
 

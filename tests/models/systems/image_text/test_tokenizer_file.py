@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from models.systems.image_text.sentencepiece_model import ModelFileError, read_model
-from models.systems.image_text.sentencepiece_normalizer import LONGEST, CharacterMapError, read_character_map
-from models.systems.image_text.tokenizer import Cut, Tokenizer
+from models.systems.image_text.sentencepiece_normalizer import MAX_KEY_BYTES, CharacterMapError, read_character_map
+from models.systems.image_text.tokenizer import CutFn, Tokenizer
 from models.systems.image_text.tokenizer_conversion import read_templates, read_vocabulary
-from models.systems.image_text.tokenizer_file import MOST_ADDED, MOST_BYTES, TokenizerFile, read_tokenizer
-from models.systems.image_text.tokenizer_vocabulary import MOST_PIECES, TokenizerError
+from models.systems.image_text.tokenizer_file import MAX_ADDED_TOKENS, MAX_FILE_BYTES, TokenizerFile, read_tokenizer
+from models.systems.image_text.tokenizer_vocabulary import MAX_PIECES, TokenizerError
 from tests.support import vocabularies
 
 Change = Callable[[dict[str, Any]], object]
@@ -64,8 +64,8 @@ def put(path: str, value: Any) -> Change:
     return change
 
 
-def opened(file: TokenizerFile) -> Cut:
-    return Tokenizer.of(file, length=10_000, fixed=False, padding=0).cut
+def opened(file: TokenizerFile) -> CutFn:
+    return Tokenizer.from_file(file, length=10_000, is_fixed_length=False, padding=0).cut
 
 
 def ids(data: bytes, texts: Sequence[str]) -> list[list[int]]:
@@ -74,7 +74,7 @@ def ids(data: bytes, texts: Sequence[str]) -> list[list[int]]:
 
 def test_what_is_taken_is_read_as_the_library_reads_it() -> None:
     file = read_tokenizer(json.dumps(PLAIN).encode())
-    assert (file.before, file.after, file.vocabulary) == ((3,), (4,), 5)
+    assert (file.prefix_ids, file.suffix_ids, file.vocabulary) == ((3,), (4,), 5)
     assert ids(json.dumps(PLAIN).encode(), ["A dog  a", "cat", ""]) == [[1, 2, 1], [0], []]  # its truncation is left out
     assert read_tokenizer(file.to_bytes()).to_bytes() == file.to_bytes()
 
@@ -103,7 +103,7 @@ def test_what_is_taken_is_read_as_the_library_reads_it() -> None:
 )
 def test_special_tokens_come_from_the_post_processor(processor: Any, before: tuple[int, ...], after: tuple[int, ...]) -> None:
     file = read_tokenizer(changed(put("post_processor", processor)))
-    assert (file.before, file.after) == (before, after)
+    assert (file.prefix_ids, file.suffix_ids) == (before, after)
 
 
 NESTED: dict[str, Any] = {"type": "NFC"}
@@ -123,10 +123,10 @@ def replace(pattern: Any, content: str) -> dict[str, Any]:
     ("change", "sentence"),
     [
         (put("model", []), "model: an object is needed"),
-        (put("model.type", "Neural"), "model.type: 'Neural' is not taken; taken are WordPiece, BPE"),
+        (put("model.type", "Neural"), "model.type: 'Neural' is not accepted; accepted are WordPiece, BPE"),
         (put("model.vocab", {}), r"model.vocab: an object \{piece: id\} is needed"),
         (put("model.vocab", {"[UNK]": 0, "a": 0}), "model.vocab: two pieces have the same id"),
-        (put("model.vocab", {"[UNK]": 0, "a": MOST_PIECES}), "model.vocab: 'a': id 1048576 must be an integer from 0 to 1048575"),
+        (put("model.vocab", {"[UNK]": 0, "a": MAX_PIECES}), "model.vocab: 'a': id 1048576 must be an integer from 0 to 1048575"),
         (put("model.vocab", {"[UNK]": 0, "a": -1}), "model.vocab: 'a': id -1 must be"),
         (put("model.vocab", {"[UNK]": 0, "a": True}), "model.vocab: 'a': id True must be"),
         (put("model.vocab", {"[UNK]": 0, "a" * 513: 1}), "model.vocab: 'a+'… has 513 bytes, more than 512"),
@@ -134,12 +134,12 @@ def replace(pattern: Any, content: str) -> dict[str, Any]:
         (put("model.unk_token", "[NONE]"), r"model.unk_token: '\[NONE\]' is not in model.vocab"),
         (put("model.max_input_chars_per_word", 10**9), "model.max_input_chars_per_word: 1000000000 must be an integer from 1 to 256"),
         (put("model.extra", DEEP), "model.extra: objects and lists are more than 12 deep"),
-        (put("normalizer", {"type": "Regex"}), "normalizer.type: 'Regex' is not taken; taken are BertNormalizer, NFC"),
-        (put("normalizer", "NFC"), "normalizer.type: 'NFC' is not taken"),
+        (put("normalizer", {"type": "Regex"}), "normalizer.type: 'Regex' is not accepted; accepted are BertNormalizer, NFC"),
+        (put("normalizer", "NFC"), "normalizer.type: 'NFC' is not accepted"),
         (put("normalizer", NESTED), "normalizer.*: a list of at most 8, at most 3 deep, is needed"),
         (put("normalizer.normalizers", [{"type": "NFC"}] * 9), "normalizer.normalizers: a list of at most 8"),
-        (put("normalizer.normalizers", [{"type": "NFC"}, {"type": "X"}]), "normalizer.normalizers.1.type: 'X' is not taken"),
-        (put("normalizer", replace({"Regex": "(a+)+$"}, "")), r"normalizer.pattern: '\(a\+\)\+\$' is not taken"),
+        (put("normalizer.normalizers", [{"type": "NFC"}, {"type": "X"}]), "normalizer.normalizers.1.type: 'X' is not accepted"),
+        (put("normalizer", replace({"Regex": "(a+)+$"}, "")), r"normalizer.pattern: '\(a\+\)\+\$' is not accepted"),
         (put("normalizer", replace({"String": "a"}, "a" * 17)), "normalizer: replacements may lengthen a text 17 times; at most 16"),
         (
             put("normalizer", {"type": "Sequence", "normalizers": [replace({"String": "a"}, "aaaaa")] * 2}),
@@ -147,18 +147,18 @@ def replace(pattern: Any, content: str) -> dict[str, Any]:
         ),
         (put("normalizer", replace({"String": ""}, "a")), "normalizer.pattern: '' must be a text that is not empty"),
         (put("normalizer", {"type": "Prepend", "prepend": "a" * 600}), "normalizer.prepend: .* has 600 bytes, more than 512"),
-        (put("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "Precompiled is taken with model Unigram"),
-        (put("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(x*)*y"}}), r"pre_tokenizer.pattern: '\(x\*\)\*y' is not taken"),
+        (put("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "Precompiled is accepted with model Unigram"),
+        (put("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(x*)*y"}}), r"pre_tokenizer.pattern: '\(x\*\)\*y' is not accepted"),
         (put("pre_tokenizer", {"type": "Split", "pattern": "x"}), "pre_tokenizer.pattern: an object with String or Regex is needed"),
-        (put("pre_tokenizer", {"type": "UnicodeScripts"}), "pre_tokenizer.type: 'UnicodeScripts' is not taken"),
-        (put("post_processor", {"type": "Script"}), "post_processor.type: 'Script' is not taken"),
+        (put("pre_tokenizer", {"type": "UnicodeScripts"}), "pre_tokenizer.type: 'UnicodeScripts' is not accepted"),
+        (put("post_processor", {"type": "Script"}), "post_processor.type: 'Script' is not accepted"),
         (put("post_processor.cls", ["[CLS]", -3]), "post_processor.cls: id -3 must be an integer"),
         (put("post_processor.cls", None), r"post_processor.cls: \[token, id\] is needed"),
         (
             put("post_processor", {"type": "TemplateProcessing", "single": [], "special_tokens": {}}),
             "exactly one Sequence is needed, found 0",
         ),
-        (put("added_tokens", [PLAIN["added_tokens"][0]] * (MOST_ADDED + 1)), "added_tokens: 4,097 tokens are more than 4,096"),
+        (put("added_tokens", [PLAIN["added_tokens"][0]] * (MAX_ADDED_TOKENS + 1)), "added_tokens: 4,097 tokens are more than 4,096"),
         (put("added_tokens", [{"id": 1, "content": ""}]), r"added_tokens.0.content: ''"),
         (put("added_tokens", [{"id": 2**40, "content": "x"}]), "added_tokens.0.id: id 1099511627776 must be"),
     ],
@@ -178,9 +178,9 @@ UNIGRAM = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]
         ({**BPE, "dropout": 0.1}, "model.dropout: 0.1 would cut a text in another way each time"),
         ({**BPE, "merges": {}}, "model.merges: a list is needed"),
         ({**BPE, "merges": [["a", "b" * 2000]]}, "model.merges.0: .* has 2000 bytes"),
-        ({**BPE, "merges": ["a c"]}, "the library tokenizers does not take it"),
-        ({**UNIGRAM, "unk_id": 2}, "model.unk_id: 2 is no number of a piece"),
-        ({**UNIGRAM, "unk_id": None}, "model.unk_id: None is no number of a piece"),
+        ({**BPE, "merges": ["a c"]}, "the library tokenizers does not accept it"),
+        ({**UNIGRAM, "unk_id": 2}, "model.unk_id: 2 is not the index of a piece"),
+        ({**UNIGRAM, "unk_id": None}, "model.unk_id: None is not the index of a piece"),
         ({**UNIGRAM, "vocab": [["a", 0.0], ["a", 1.0]]}, "model.vocab: two pieces are the same"),
         ({**UNIGRAM, "vocab": [["a", "b"]]}, r"model.vocab.0: \[piece, score\] is needed"),
         ({**UNIGRAM, "vocab": [["a", 1e300]]}, r"model.vocab.0: score 1e\+300 is beyond what float32 can sum"),
@@ -237,12 +237,12 @@ def test_an_entry_of_another_type_is_refused_or_does_no_harm(content: dict[str, 
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (b"", "no JSON of the library tokenizers"),
-        (b"\xff\xfe", "no JSON of the library tokenizers"),
-        (b"[" * 100_000, "no JSON of the library tokenizers"),
-        (b'{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", NaN]]}}', "NaN is no number"),
+        (b"", "not JSON of the library tokenizers"),
+        (b"\xff\xfe", "not JSON of the library tokenizers"),
+        (b"[" * 100_000, "not JSON of the library tokenizers"),
+        (b'{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", NaN]]}}', "NaN is not a number"),
         (b"[]", "model: an object is needed"),
-        (b" " * (MOST_BYTES + 1), "67,108,865 bytes are more than 67,108,864"),
+        (b" " * (MAX_FILE_BYTES + 1), "67,108,865 bytes are more than 67,108,864"),
     ],
 )
 def test_bytes_that_are_no_tokenizer_are_refused(data: bytes, sentence: str) -> None:
@@ -276,7 +276,7 @@ def test_bert_files_may_have_windows_line_ends_and_nothing_twice(tmp_path: Path)
     file.write_bytes("[PAD]\r\n[UNK]\r\n[CLS]\r\n[SEP]\r\n\u2028\r\ndog\r\n".encode())
     assert dict(read_vocabulary(file).model["vocab"]) == {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "\u2028": 4, "dog": 5}
     file.write_text("[UNK]\n[CLS]\n[SEP]\ndog\ndog\n")
-    with pytest.raises(TokenizerError, match=r"vocab\.txt: line 4: 'dog' comes again in line 5"):
+    with pytest.raises(TokenizerError, match=r"vocab\.txt: line 4: 'dog' is also in line 5"):
         read_vocabulary(file)
     file.write_text("a\nb\n")
     with pytest.raises(TokenizerError, match=r"vocab\.txt: \[UNK\], \[CLS\], \[SEP\] is missing; BERT's vocab\.txt has it"):
@@ -303,8 +303,8 @@ def test_pickles_are_refused_with_what_to_give_instead(name: str, tmp_path: Path
 
 def test_other_files_are_refused_with_what_is_taken(tmp_path: Path) -> None:
     for name, sentence in (
-        ("words.csv", r"a file \*\.csv is no tokenizer that is taken; give a tokenizer\.json"),
-        (".", "holds no tokenizer; give"),
+        ("words.csv", r"a file \*\.csv is not an accepted tokenizer; give a tokenizer\.json"),
+        (".", "contains no tokenizer; give"),
     ):
         if name != ".":
             (tmp_path / name).write_text("a,b")
@@ -321,7 +321,7 @@ def test_templates_are_lines_or_a_list_or_those_of_a_bundle(tmp_path: Path) -> N
     found = [read_templates(tmp_path / name) for name in ("templates.txt", "templates.json", "bundle.json")]
     assert found == [["a photo of {}.", "ein Foto von {}."]] * 3
     (tmp_path / "latin.txt").write_bytes("größer {}".encode("latin-1"))
-    with pytest.raises(TokenizerError, match=r"latin\.txt: no text in UTF-8 \(invalid start byte at byte 2\)"):
+    with pytest.raises(TokenizerError, match=r"latin\.txt: not text in UTF-8 \(invalid start byte at byte 2\)"):
         read_templates(tmp_path / "latin.txt")
     (tmp_path / "number.json").write_text("3")
     with pytest.raises(TokenizerError, match=r"a JSON list of templates, or a bundle\.json with some, is needed"):
@@ -394,11 +394,11 @@ def test_a_character_map_is_read_key_by_key() -> None:
         (b"", "0 bytes are too few"),
         (struct.pack("<I", 400) + b"\0" * 8, "a trie of 400 bytes does not fit into 12"),
         (struct.pack("<I", 6) + b"\0" * 8, "a trie of 6 bytes does not fit into 12"),
-        (character_map([0xFFFFFC00, 0]), "a node of its trie points behind its end"),
-        (character_map(chain(3), b"b"), f"no text of at most {LONGEST} bytes begins at byte 0"),
-        (character_map(chain(3), b"b" * 999 + b"\0"), f"no text of at most {LONGEST} bytes begins at byte 0"),
+        (character_map([0xFFFFFC00, 0]), "a node of its trie points beyond its end"),
+        (character_map(chain(3), b"b"), f"no text of at most {MAX_KEY_BYTES} bytes starts at byte 0"),
+        (character_map(chain(3), b"b" * 999 + b"\0"), f"no text of at most {MAX_KEY_BYTES} bytes starts at byte 0"),
         (character_map(chain(3), b"\xff\0"), "is not UTF-8"),
-        (character_map(chain(LONGEST + 1)), f"a key of more than {LONGEST} bytes"),
+        (character_map(chain(MAX_KEY_BYTES + 1)), f"a key of more than {MAX_KEY_BYTES} bytes"),
         # every node has all the others and itself as children: a trie without an end
         (character_map([unit | unit << 10 for unit in range(256)]), "its trie has more than 1,048,576 nodes"),
     ],
@@ -415,7 +415,7 @@ def test_the_characters_of_a_map_are_named_in_the_entry(model: bytes, tmp_path: 
     with pytest.raises(TokenizerError, match=r"normalizer\.precompiled_charsmap: a trie of 1 bytes does not fit into 7"):
         opened(read_tokenizer(json.dumps(content).encode()))
     content["normalizer"]["precompiled_charsmap"] = "?"
-    with pytest.raises(TokenizerError, match=r"normalizer\.precompiled_charsmap: no base64"):
+    with pytest.raises(TokenizerError, match=r"normalizer\.precompiled_charsmap: not base64"):
         read_tokenizer(json.dumps(content).encode())
 
 
@@ -433,10 +433,10 @@ def test_xlmr_tokenizer_json_equals_its_sentencepiece_model(model: bytes, tmp_pa
     texts = ["a red  car", "<s> a </s>", "aaaaaaaaaaaaa", "ﬁ e\u0301 ｶﾞ"]
     assert ids(json.dumps(content).encode(), texts) == opened(own)(texts, 10_000)
     for entry, value, sentence in (
-        ("normalizer.normalizers", [collapse, content["normalizer"]["normalizers"][0]], "Precompiled is taken as the first"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "Precompiled is taken with model Unigram and pre_tokenizer Metaspace"),
+        ("normalizer.normalizers", [collapse, content["normalizer"]["normalizers"][0]], "Precompiled is accepted as the first"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "Precompiled is accepted with model Unigram and pre_tokenizer Metaspace"),
         ("pre_tokenizer.pretokenizers", [{"type": "Metaspace", "replacement": "_"}], "Metaspace must have replacement '▁'"),
-        ("model.byte_fallback", True, "model.byte_fallback: true is not taken with a character map"),
+        ("model.byte_fallback", True, "model.byte_fallback: true is not accepted with a character map"),
         ("added_tokens", [{"id": 9, "content": "new"}], "added_tokens: 'new' is not special"),
     ):
         other = copy.deepcopy(content)

@@ -11,9 +11,9 @@ import pytest
 
 from models.bundle import Bundle, BundleError
 from models.loading import LoadedModel, load
-from models.systems.image_text.cit import CiT, Tower
+from models.systems.image_text.cit import CiT, VisionTower
 from models.systems.image_text.tokenizer import Tokenizer
-from models.systems.image_text.zero_shot_classifier import label
+from models.systems.image_text.zero_shot_classifier import make_zero_shot_classifier
 from models.systems.vit.onnx_graph import classifier_graph
 from tests.support.bundles.image_text import SMALL, write_tiny_pair
 
@@ -41,7 +41,7 @@ def test_the_classifier_has_the_logits_of_the_pair(
     architecture: str, templates: list[str] | None, options: dict[str, Any], tmp_path: Path
 ) -> None:
     pair = write_tiny_pair(tmp_path, architecture=architecture, templates=TEMPLATES)
-    made, truncated = label(pair, LABELS, tmp_path, "labelled", templates=templates)
+    made, truncated = make_zero_shot_classifier(pair, LABELS, tmp_path, "labelled", templates=templates)
     assert (made.spec.task, made.spec.architecture, made.spec.labels, truncated) == ("classify", "vit", LABELS, 0)
     logits = load(made).forward({"pixels": PIXELS}, options)["logits"]
     wanted = expected(pair, templates or TEMPLATES, options)
@@ -52,7 +52,7 @@ def test_the_classifier_has_the_logits_of_the_pair(
 def test_its_graph_computes_the_same(tmp_path: Path) -> None:
     import onnxruntime
 
-    made, _ = label(write_tiny_pair(tmp_path), LABELS, tmp_path, "labelled")
+    made, _ = make_zero_shot_classifier(write_tiny_pair(tmp_path), LABELS, tmp_path, "labelled")
     loaded: LoadedModel = load(made)
     session = onnxruntime.InferenceSession(classifier_graph(loaded.model, made.spec.pictures), providers=["CPUExecutionProvider"])
     [logits] = session.run(None, {"pixels": PIXELS, "merge": np.array(MERGE["merge"])})
@@ -61,7 +61,7 @@ def test_its_graph_computes_the_same(tmp_path: Path) -> None:
 
 def test_it_carries_no_text_tower_and_says_where_it_comes_from(tmp_path: Path) -> None:
     pair = write_tiny_pair(tmp_path)
-    made, _ = label(pair, LABELS, tmp_path, "labelled", "2", templates=["{}"])
+    made, _ = make_zero_shot_classifier(pair, LABELS, tmp_path, "labelled", "2", templates=["{}"])
     assert made.path == tmp_path / "labelled" / "2"
     assert made.spec.weights.bytes < pair.spec.weights.bytes and not made.spec.files and made.spec.text is None
     scale = pytest.approx(np.exp(3.0))
@@ -70,7 +70,7 @@ def test_it_carries_no_text_tower_and_says_where_it_comes_from(tmp_path: Path) -
 
 
 def test_labels_that_are_too_long_are_counted(tmp_path: Path) -> None:
-    _, truncated = label(write_tiny_pair(tmp_path), ["dog", "b" * 60], tmp_path, "labelled")
+    _, truncated = make_zero_shot_classifier(write_tiny_pair(tmp_path), ["dog", "b" * 60], tmp_path, "labelled")
     assert truncated == 1
 
 
@@ -81,17 +81,17 @@ def test_labels_that_are_too_long_are_counted(tmp_path: Path) -> None:
 def test_labels_that_no_request_could_have_are_refused(labels: list[str], reason: str, tmp_path: Path) -> None:
     pair = write_tiny_pair(tmp_path)
     with pytest.raises(BundleError, match=reason):
-        label(pair, labels, tmp_path, "labelled")
+        make_zero_shot_classifier(pair, labels, tmp_path, "labelled")
 
 
 def test_pairs_that_cannot_become_one_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as changed, pytest.raises(BundleError, match="moco@1: its images pass MoCo-v3's projector"):
-        changed.setitem(SMALL, "cit", (CiT, replace(SMALL["cit"][1], tower=Tower.MOCO, projector_hidden=16, projector_width=8)))
-        label(write_tiny_pair(tmp_path, "moco"), LABELS, tmp_path, "labelled")
-    with pytest.raises(BundleError, match=r"mute@1: has no tokenizer .* `opsin bundles tokenizer mute FILE`"):
-        label(write_tiny_pair(tmp_path, "mute", tokenizer=False), LABELS, tmp_path, "labelled")
-    made, _ = label(write_tiny_pair(tmp_path), LABELS, tmp_path, "labelled")
+        changed.setitem(SMALL, "cit", (CiT, replace(SMALL["cit"][1], tower=VisionTower.MOCO, projector_hidden=16, projector_width=8)))
+        make_zero_shot_classifier(write_tiny_pair(tmp_path, "moco"), LABELS, tmp_path, "labelled")
+    with pytest.raises(BundleError, match=r"mute@1: has no tokenizer; `opsin bundles tokenizer mute FILE`"):
+        make_zero_shot_classifier(write_tiny_pair(tmp_path, "mute", tokenizer=False), LABELS, tmp_path, "labelled")
+    made, _ = make_zero_shot_classifier(write_tiny_pair(tmp_path), LABELS, tmp_path, "labelled")
     with pytest.raises(BundleError, match="labelled@1: is of task classify"):
-        label(made, LABELS, tmp_path, "again")
+        make_zero_shot_classifier(made, LABELS, tmp_path, "again")
     with pytest.raises(BundleError, match="exists already"):
-        label(write_tiny_pair(tmp_path, "other"), LABELS, tmp_path, "labelled")
+        make_zero_shot_classifier(write_tiny_pair(tmp_path, "other"), LABELS, tmp_path, "labelled")
