@@ -26,7 +26,7 @@ from benchmarks import machine
 from models.registry import architectures
 from training import costs, recipe
 from training.loop import attention_of
-from training.objectives.base import Facts, parameter_groups
+from training.objectives.protocols import Facts, parameter_groups
 from training.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"

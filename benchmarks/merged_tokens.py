@@ -18,7 +18,7 @@ from models.layers.forward import normalise
 from models.layers.token_merging import paint_merged_tokens
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from training.data import pictures
+from training.data import load_image
 
 ENLARGED = 3
 """Side in pixels of the drawing of one pixel of the model's input."""
@@ -38,7 +38,7 @@ def main() -> None:
     model = load(read, packed=True)
     columns = []
     for path in options.pictures:
-        image = pictures.open_on_white(path)
+        image = load_image.open_on_white(path)
         merged, tokens_in, tokens_out = paint(model, image, schedule)
         print(f"{path.name}: {tokens_in} → {tokens_out} tokens")
         size = (round(image.width * HEIGHT / image.height), HEIGHT)
@@ -57,11 +57,11 @@ def paint(model: LoadedModel, image: Image.Image, schedule: MergeSchedule) -> tu
     """Draw the model's input with each token's region in one colour. Return it with the number of tokens before and after."""
     spec = model.spec
     preprocess = spec.pictures
-    pixels = torch.from_numpy(pictures.to_model_size(image, preprocess))  # (S, S, 3)
+    pixels = torch.from_numpy(load_image.to_model_size(image, preprocess))  # (S, S, 3)
     with torch.inference_mode():
         answer = model.model(normalise(pixels.unsqueeze(0), preprocess, torch.float32), merge=schedule, trace=True)
     larger = preprocess.model_copy(update={"image_size": preprocess.image_size * ENLARGED, "short_side": preprocess.short_side * ENLARGED})
-    seen = torch.from_numpy(pictures.to_model_size(image, larger))
+    seen = torch.from_numpy(load_image.to_model_size(image, larger))
     source = torch.eye(answer.tokens_in) if answer.source is None else answer.source[0]
     merged = paint_merged_tokens(seen, source, spec.config["patch_size"] * ENLARGED, special=model.protected_tokens)
     return Image.fromarray(merged.numpy()), answer.tokens_in, answer.tokens_out

@@ -306,13 +306,13 @@ def made_scenes() -> Iterator[tuple[str, Files]]:
 def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
     """Yield views of a recipe's held-out objects, round-robin: the first view of each object before any second one."""
     from starters.data.renders.scenes import RenderedScenes, Renders
-    from training import phases, recipe
-    from training.data.rgbd import unprojected
+    from training import phase_runner, recipe
+    from training.data.rgbd_scenes import unprojected
 
     plan = recipe.read(path)
     if not isinstance(plan.data, Renders):
         raise SystemExit(f"{path}: data is not of kind renders")
-    source = plan.data.model_copy(update={"part": "test"}).open(phases.preparation(plan, None, cache))
+    source = plan.data.model_copy(update={"part": "test"}).open(phase_runner.preparation(plan, None, cache))
     assert isinstance(source, RenderedScenes)
     views = [view for shard in source.rendered for view in shard.views]
     turns = Counter[str]()

@@ -27,13 +27,13 @@ from torch import Tensor
 from benchmarks import machine
 from models.bundle_schema import Preprocess
 from models.systems.mae.model import MAE, MAEConfig
-from training import draws
-from training.data.base import Augment, Preparation, Source
-from training.data.folder import Folder
+from training import random_draws
+from training.data.image_folder import Folder
+from training.data.source import Augment, Preparation, Source
 from training.loop import Plan, Report, Run, attention_of, train
-from training.objectives.base import Facts
 from training.objectives.mae import MAESettings
-from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings
+from training.objectives.protocols import Facts
+from training.recipe_settings import LoopSettings, OptimiserSettings, ScheduleSettings
 
 RESULTS = Path(__file__).parent / "results"
 PREPROCESS = Preprocess(image_size=224, short_side=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -80,7 +80,7 @@ def bare(source: InMemory, settings: LoopSettings, width: int, depth: int) -> fl
     for step in range(steps):
         chosen = torch.arange(step * settings.batch_size, (step + 1) * settings.batch_size) % len(source)
         pixels = source.pixels[chosen].to(device)
-        noise = draws.uniform(chosen.to(device), (model.config.patches,), "mask")
+        noise = random_draws.uniform(chosen.to(device), (model.config.patches,), "mask")
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"), attention_of(device):
             loss = model(pixels, noise).loss
         loss.backward()

@@ -2,7 +2,8 @@
 
 What other packages may import, `starters` among them:
 
-- recipes and runs: `recipe`, `settings`, `options`, `kinds`, `phases`, `shipped`, `watching`, `fingerprint`, `checkpoint`, `errors`
+- recipes and runs: `recipe`, `recipe_settings`, `options`, `kinds`, `phase_runner`, `shipped_files`, `run_logger`, `fingerprint`,
+  `checkpoint`, `errors`
 - data: all of `data`
 - networks and losses: all of `objectives`, `efficientnet_lite0`
 - evaluation: all of `evaluation`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from training.command import main
+from training.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

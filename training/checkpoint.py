@@ -26,10 +26,10 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from training.collectives import world
 from training.distributed import barrier, is_main
 from training.errors import TrainingError, disk_is_full
 from training.fingerprint import Fingerprint, require_same
-from training.reductions import world
 
 _RUN = "run.json"
 _PARTIAL = ".partial"

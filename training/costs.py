@@ -26,14 +26,14 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from models.registry import architectures
 from models.systems.depth.model import LiteDepthConfig
 from models.systems.mavil.pretraining import MAViLPretraining
-from training import reductions
-from training.data.base import Preparation, Sample
+from training import collectives
+from training.data.source import Preparation, Sample
 from training.distributed import TYPES, recompute_blocks
 from training.errors import RecipeError
-from training.objectives.base import Batch, Facts
 from training.objectives.mavil import AudioVisualMasking
-from training.objectives.proxies import ProxiesSettings
-from training.phases import preparation
+from training.objectives.protocols import Batch, Facts
+from training.objectives.proxy_nca import ProxiesSettings
+from training.phase_runner import preparation
 from training.recipe import Phase, Recipe
 
 _SAMPLES = 31
@@ -173,7 +173,7 @@ def _counted(objective: nn.Module, batch: Batch, phase: Phase) -> _Count:
     halved = nullcontext() if precision == "fp32" else torch.autocast("cpu", TYPES[precision])
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
     counted = _Count(objective.parameters())
-    with reductions.alone(), counted, fused:
+    with collectives.alone(), counted, fused:
         with halved:
             loss = objective(batch)["loss"]
         loss.backward()

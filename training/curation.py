@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.systems.image_text.dual_encoder import class_features, unit_vectors
-from training import draws, reductions
+from training import collectives, random_draws
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,12 @@ class Curator:
 
     def _stream(self, captions: Captions, describe: Describe, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of caption numbers and cosines from the cursor on, for one pass. Each pass has an order of its own."""
-        pool, world = min(self.pool, len(captions)), reductions.world()
+        pool, world = min(self.pool, len(captions)), collectives.world()
         batches = len(captions) // pool
         for first in range(self._cursor, self._cursor + batches, world):
             ids = [self._batch(first + rank, pool, batches, len(captions)) for rank in range(world)]
-            own = likeness(describe(captions.read(ids[reductions.rank()])), labels).cosine
-            yield from zip(ids, torch.split(reductions.gathered(own), pool), strict=True)
+            own = likeness(describe(captions.read(ids[collectives.rank()])), labels).cosine
+            yield from zip(ids, torch.split(collectives.gathered(own), pool), strict=True)
 
     def _batch(self, number: int, pool: int, batches: int, captions: int) -> Tensor:
         turn, place = divmod(number, batches)
@@ -189,8 +189,8 @@ class Curator:
 @lru_cache(maxsize=2)
 def _order(seed: int, turn: int, captions: int) -> Tensor:
     """(captions,), the order of one pass."""
-    draw = draws.words(torch.tensor([seed]), turn + 1, "captions")[:, -1]
-    return draws.permutation(draw, captions, "captions")[0]
+    draw = random_draws.words(torch.tensor([seed]), turn + 1, "captions")[:, -1]
+    return random_draws.permutation(draw, captions, "captions")[0]
 
 
 def _members(counts: Sequence[int]) -> Tensor:

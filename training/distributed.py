@@ -21,8 +21,8 @@ from torch.utils import _pytree
 from torch.utils.checkpoint import checkpoint
 
 from models.layers.token_merging import Tokens
+from training.collectives import rank, world
 from training.errors import TrainingError
-from training.reductions import rank, world
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.errors import TrainingError
-from training.shipped import moved
+from training.shipped_files import moved
 
 Fingerprint = Mapping[str, Any]
 """Dotted field → JSON scalar or list of them."""

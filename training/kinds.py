@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 UNUSABLE = "kind"
 """Type of the error that pydantic reports for a kind that cannot be used."""

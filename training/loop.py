@@ -1,4 +1,4 @@
-"""The one training loop. What is trained is an objective (`training.objectives.base`), on what is a source (`training.data.base`)."""
+"""The training loop: it trains an objective (`training.objectives.protocols`) on a source (`training.data.source`)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from training.checkpoint import Checkpoints, MovingAverage
-from training.data.base import Source
-from training.data.sampling import EpochBatches, Samples, Share, seed_for
+from training.collectives import rank, world
+from training.data.sampler import EpochBatches, Samples, Share, seed_for
+from training.data.source import Source
 from training.distributed import TYPES, agreed, recompute_blocks, spread, whole, without_sync
 from training.errors import DataError, TrainingError
 from training.fingerprint import Fingerprint
-from training.objectives.base import Batch, ChoosesSamples, FollowsSteps, parameter_groups
+from training.objectives.protocols import Batch, ChoosesSamples, FollowsSteps, parameter_groups
 from training.optim import optimiser_of, scheduled
-from training.reductions import rank, world
-from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings
-from training.stopping import Stopping, left_to_the_loop
-from training.watching import Watching
+from training.recipe_settings import LoopSettings, OptimiserSettings, ScheduleSettings
+from training.run_logger import Watching
+from training.stop_requests import Stopping, left_to_the_loop
 
 
 class Ended(Enum):

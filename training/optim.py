@@ -14,7 +14,7 @@ from models.systems.mae_st.model import VideoMAE
 from models.systems.mavil.model import MAViL
 from models.systems.vit.model import ViT
 from training.lars import LARS
-from training.settings import OptimiserSettings, ScheduleSettings
+from training.recipe_settings import OptimiserSettings, ScheduleSettings
 
 _BLOCK = re.compile(r"(?:audio\.|video\.)?blocks(?:_av)?\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:audio\.|video\.)?(cls_token|dist_token|pos_embed|patch_embed\.)")

@@ -15,16 +15,16 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from models.bundle import NAME_PATTERN
 from models.bundle_schema import Clip, FillRule, Preprocess, PresetName, QuerySpace, Sound, TaskName
 from models.registry import architectures, read_config, resolve, systems
-from training.data.base import Augment
 from training.data.packages import PyPIPackage
 from training.data.registry import AnyData
+from training.data.source import Augment
 from training.errors import RecipeError
 from training.evaluation.settings import AnyQuality
 from training.kinds import UNUSABLE
-from training.objectives.proxies import ProxiesSettings
+from training.objectives.proxy_nca import ProxiesSettings
 from training.objectives.registry import AnyObjective
-from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
-from training.shipped import located, moved
+from training.recipe_settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
+from training.shipped_files import located, moved
 
 
 class ModelSettings(Settings):
@@ -84,7 +84,7 @@ class Initial(StrEnum):
     MOTION = "motion"
     """For a MAE-ST: patches see motion (`models.systems.mae_st.init_motion`)."""
     WHITENED = "whitened"
-    """For a FLIP trained with proxies: images are compared by what the patches are at first (`training.objectives.proxies`)."""
+    """For a FLIP trained with proxies: images are compared by what the patches are at first (`training.objectives.proxy_nca`)."""
 
 
 class PublishedData(Settings):

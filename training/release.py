@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from models import bundle
 from models.bundle import Bundle
 from models.bundle_files import sha256_of
-from training import spec
-from training.evaluation import loss_curves
+from training import bundle_spec
+from training.evaluation import loss_plot
 from training.evaluation.cards import card
-from training.evaluation.measurement import Measurement
-from training.evaluation.trained import trained
-from training.phases import Workshop
+from training.evaluation.report import Measurement
+from training.evaluation.trained_classifier import trained
+from training.phase_runner import Workshop
 from training.recipe import Recipe
-from training.shipped import located
+from training.shipped_files import located
 
 _LIBRARIES = ("torch", "numpy", "pillow")
 
@@ -41,19 +41,19 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         "ladder": found.ladder,
         "default_rung": found.default_rung if settings.merge else None,
     }
-    described = spec.of_release(recipe, network.config, evaluated.labels, fields)
+    described = bundle_spec.of_release(recipe, network.config, evaluated.labels, fields)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / bundle.WEIGHTS_FILE
         half = settings.dtype == "float16"
         tensors = network.state_dict().items()
         save_file({name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in tensors}, weights)
         files: dict[str, Path] = {}
-        if texts := spec.texts_of(recipe, described, weights):
+        if texts := bundle_spec.texts_of(recipe, described, weights):
             described = described.model_copy(update={"text": texts[0]})
             files[bundle.TOKENIZER_FILE] = Path(folder) / bundle.TOKENIZER_FILE
             files[bundle.TOKENIZER_FILE].write_bytes(texts[1])
         written = bundle.write(bundles, described, weights, files=files, overwrite=True)
-    loss_curves.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
+    loss_plot.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
     for name, drawing in found.drawn.items():
         (written.path / name).write_text(drawing, encoding="utf-8")
     readme = settings.quality.card(written.spec) if settings.quality else card.render(written.spec)

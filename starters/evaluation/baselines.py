@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.data.pictures import Pixels
+from training.data.load_image import Pixels
 
 _SIDE = 32
 _STRENGTHS = (1e-4, 1e-2)

@@ -27,14 +27,14 @@ from starters.data.images.package_images import Pixels
 from starters.evaluation import vizdoom
 from starters.evaluation.optical_flow import FlowForest
 from starters.evaluation.starter_quality import StarterQuality
-from training import phases
+from training import phase_runner
 from training.data.packages import PyPIPackage
 from training.errors import RecipeError
 from training.evaluation import metrics
 from training.evaluation.ladder import ladder, schedules
-from training.evaluation.measurement import Measurement
+from training.evaluation.report import Measurement
 from training.evaluation.settings import LadderSettings, Split
-from training.evaluation.trained import Look, Report, SplitQuality, Trained
+from training.evaluation.trained_classifier import Look, Report, SplitQuality, Trained
 
 OFF, ONE_FRAME, SHUFFLED, FLOW = "off", "one frame", "shuffled frames", "optical flow"
 
@@ -61,14 +61,14 @@ class ClipsQuality(StarterQuality, SplitQuality):
         return self.ladder.planned() if self.ladder else []
 
     def begin(self, trained: Trained) -> Look:
-        trained_on, network = phases.source_of(trained.recipe, trained.recipe.released_phase, trained.cache), trained.network
+        trained_on, network = phase_runner.source_of(trained.recipe, trained.recipe.released_phase, trained.cache), trained.network
         if not isinstance(trained_on, CameraClips) or not isinstance(network, VideoMAE):
             raise RecipeError("release.quality: kind clips is for a video_mae on data of kind camera-moves")
         return lambda split: evaluate(self, network, trained_on, split, trained.cache)
 
     def measurement(self, trained: Trained, report: Report) -> Measurement:
         """The default rung is chosen on the validation videos."""
-        trained_on = phases.source_of(trained.recipe, trained.recipe.released_phase, trained.cache)
+        trained_on = phase_runner.source_of(trained.recipe, trained.recipe.released_phase, trained.cache)
         assert isinstance(trained_on, CameraClips) and isinstance(trained.network, VideoMAE)
         chosen_by = self.report(trained, Split.VAL)
         accuracy, by = ({name: row["value"] for name, row in split["rungs"].items()} for split in (report, chosen_by))

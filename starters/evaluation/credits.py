@@ -6,14 +6,14 @@ from collections import Counter
 from typing import Any
 
 from starters.data.renders.scenes import RenderedScenes, Renders, creators
-from training import phases
-from training.evaluation.trained import Trained
+from training import phase_runner
+from training.evaluation.trained_classifier import Trained
 
 
 def credited(trained: Trained) -> dict[str, Any]:
     """The data of the training, and the creators of its objects."""
     recipe = trained.recipe
-    trained_on = recipe.data.open(phases.preparation(recipe, None, trained.cache))
+    trained_on = recipe.data.open(phase_runner.preparation(recipe, None, trained.cache))
     assert isinstance(trained_on, RenderedScenes) and isinstance(recipe.data, Renders)
     return {
         "packages": [entry.package.model_dump() | {"license": entry.license} for entry in trained_on.settings.packages],

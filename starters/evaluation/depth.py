@@ -25,13 +25,13 @@ from models.systems.depth.model import LiteDepth, alone
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.evaluation.credits import credited
 from starters.evaluation.starter_quality import StarterQuality
-from training.data.base import Preparation, Unreadable
 from training.data.captures import CAPTURES, Capture
+from training.data.source import Preparation, Unreadable
 from training.errors import RecipeError
 from training.evaluation import metrics
-from training.evaluation.measurement import Measurement
+from training.evaluation.report import Measurement
 from training.evaluation.settings import Split
-from training.evaluation.trained import Look, Report, SplitQuality, Trained
+from training.evaluation.trained_classifier import Look, Report, SplitQuality, Trained
 from training.objectives.depth import aligned, spread_to_one
 
 RESAMPLES = 2000

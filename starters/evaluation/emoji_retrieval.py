@@ -29,17 +29,17 @@ from starters.data.images.emoji_names import ENGLISH, Named, Texts, read_names
 from starters.data.images.iconify import Style
 from starters.data.images.named_drawings import Drawings, NamedDrawings, clip_art_of, drawings_of, emoji_of, on_background
 from starters.evaluation.starter_quality import StarterQuality
-from training.data.images import normalised
+from training.data.augment import normalised
+from training.data.captions import Words, open_words
+from training.data.load_image import to_model_size
 from training.data.packages import PyPIPackage
-from training.data.pictures import to_model_size
-from training.data.words import Words, open_words
 from training.efficientnet_lite0 import MEAN, SIDE, STD
 from training.efficientnet_lite0 import network as lite0
 from training.errors import RecipeError
 from training.evaluation import metrics
-from training.evaluation.measurement import Measurement
+from training.evaluation.report import Measurement
 from training.evaluation.settings import Split
-from training.evaluation.trained import Look, Report, SplitQuality, Trained
+from training.evaluation.trained_classifier import Look, Report, SplitQuality, Trained
 
 PIXELS, FEATURES = "pixels", "EfficientNet-Lite0"
 NETWORK = "network"

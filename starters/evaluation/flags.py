@@ -21,16 +21,16 @@ from starters.data.images.flags import Corpus, Drawings, Flags, Gallery, build
 from starters.evaluation import baselines
 from starters.evaluation.baselines import Labels
 from starters.evaluation.starter_quality import StarterQuality
-from training.data import pictures
-from training.data.pictures import Pixels
+from training.data import load_image
+from training.data.load_image import Pixels
 from training.errors import RecipeError
 from training.evaluation import metrics
 from training.evaluation.ladder import ladder, schedules
-from training.evaluation.measurement import Measurement, calibrated, rounded
 from training.evaluation.metrics import Right
+from training.evaluation.report import Measurement, calibrated, rounded
 from training.evaluation.settings import LadderSettings
-from training.evaluation.trained import Trained
-from training.shipped import Located
+from training.evaluation.trained_classifier import Trained
+from training.shipped_files import Located
 
 NEAREST = "nearest neighbour"
 LOGISTIC = "logistic regression"
@@ -177,7 +177,7 @@ def examples(files: Sequence[Path], network: ViT, preprocess: Preprocess, labels
     """File name → predicted label and its score, merging off."""
     recorded = {}
     for file in files:
-        pixels = pictures.to_model_size(pictures.open_on_white(file), preprocess)[np.newaxis]
+        pixels = load_image.to_model_size(load_image.open_on_white(file), preprocess)[np.newaxis]
         logits = torch.from_numpy(metrics.logits(network, pixels, preprocess, MergeSchedule.off()))[0]
         best = int(logits.argmax())
         recorded[file.name] = {"label": labels[best], "score": round(float(logits.softmax(dim=0)[best]), 4)}
@@ -229,7 +229,7 @@ def _distorted(task: Task, corpus: Corpus) -> list[Pictures]:
 
 
 def _clean(gallery: Gallery, task: Task) -> Pictures:
-    pixels = pictures.load(gallery.paths, task.preprocess)
+    pixels = load_image.load(gallery.paths, task.preprocess)
     return Pictures(gallery.name, pixels, np.array(gallery.targets), _on_white(flags.cut_out(gallery, task.flags.side)))
 
 

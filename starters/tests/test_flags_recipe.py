@@ -9,7 +9,7 @@ from models import bundle, loading
 from models.bundle_files import sha256_of
 from starters.tests.collection import COLOURS
 from tests.training import tiny_recipe
-from training import command
+from training import cli
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,6 @@ def test_the_model_card_is_printed_and_lies_beside_the_weights(made: tuple[Path,
 
 
 def test_a_recipe_that_is_wrong_exits_2_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main([str(tmp_path / "none.yaml")]) == 2
+    assert cli.main([str(tmp_path / "none.yaml")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "none.yaml: cannot be read" in said

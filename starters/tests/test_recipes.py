@@ -9,7 +9,7 @@ import pytest
 from models import bundle
 from starters.evaluation.actions.quality import ActionsQuality
 from starters.evaluation.flags import FlagsQuality
-from training import command, recipe
+from training import cli, recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(Path("starters/recipes").glob("*.yaml"))
@@ -53,7 +53,7 @@ def test_recipe_starts(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     labels = len(bundle.read(ROOT / "bundles" / plan.name / plan.version).spec.labels) or 100  # words: things that texts are about
     data = ["published_data.samples=10000", f"published_data.labels={labels}"]
     places = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
-    assert command.main([str(file), *data, "--dry-run", *places]) == 0
+    assert cli.main([str(file), *data, "--dry-run", *places]) == 0
     printed = capsys.readouterr().out
     assert all(f"phase {phase.name}: " in printed for phase in plan.phases)
 
@@ -77,6 +77,6 @@ def test_missing_evaluation_data_is_named_before_training(
     name: str, field: str, path: str, missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
-    assert command.main([f"starters/recipes/{name}.yaml", f"release.quality.{field}={path}", *folders]) == 2
+    assert cli.main([f"starters/recipes/{name}.yaml", f"release.quality.{field}={path}", *folders]) == 2
     assert capsys.readouterr().err == f"release.quality.{field}: {missing} is not there\n"
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from models.systems.mavil.model import MAViL
 from server.playground import SAMPLES
 from starters.evaluation.cards import card as model_card
 from starters.evaluation.sounds import Hearing
-from training.data.media import read_sound
+from training.data.decode import read_sound
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from models.systems.image_text.tokenizer import Tokenizer
 from opsin.cli.demo.words import LABELS
 from server.playground import SAMPLES
 from starters.evaluation.cards import card
-from training.data.images import normalised
-from training.data.pictures import to_model_size
+from training.data.augment import normalised
+from training.data.load_image import to_model_size
 
 
 @pytest.fixture(scope="module")

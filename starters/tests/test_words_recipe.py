@@ -19,7 +19,7 @@ from starters.evaluation.cards import card as model_card
 from starters.evaluation.emoji_retrieval import NamingQuality
 from starters.tests import named
 from starters.tests.drawings import lite0
-from training import command, recipe
+from training import cli, recipe
 from training.recipe import Recipe
 
 RECIPE = Path("starters/recipes/words.yaml")
@@ -106,7 +106,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump(content))
     options = ["--runs", folder / "runs", "--bundles", folder / "bundles", "--cache", folder, "--no-tensorboard"]
-    assert command.main([str(file), *map(str, options)]) == 0
+    assert cli.main([str(file), *map(str, options)]) == 0
     return bundle.read(folder / "bundles/tiny-words/0.1")
 
 

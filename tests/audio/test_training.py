@@ -10,8 +10,8 @@ import pytest
 from server.media.sound import SoundLimits, read
 from tests.support.audio import tones, wav, written
 from tests.support.videos import clip, every
-from training.data.base import Unreadable
-from training.data.media import read_sound
+from training.data.decode import read_sound
+from training.data.source import Unreadable
 
 STEREO = np.stack([tones(3.0, 44_100, 440.0), tones(3.0, 44_100, 1000.0)])
 

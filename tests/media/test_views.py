@@ -11,7 +11,7 @@ from models.systems.mcc import scene_inputs
 from server.media import mcc_inputs
 from server.media.depth import Camera
 from server.media.limits import InvalidPart
-from training.data.rgbd import unprojected
+from training.data.rgbd_scenes import unprojected
 
 HEIGHT, WIDTH = 60, 90
 

@@ -8,7 +8,7 @@ import torch
 from tests.support import forked_program
 from tests.training import tiny_recipe
 
-forked_program.imports("training.command")
+forked_program.imports("training.cli")
 
 
 @pytest.fixture(autouse=True)

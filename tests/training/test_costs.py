@@ -16,7 +16,7 @@ import torch
 from models.flops import forward_cost
 from models.registry import architectures
 from models.systems.published_sizes import sizes
-from training import command, costs, recipe
+from training import cli, costs, recipe
 from training.recipe import Recipe
 
 FILES = sorted(Path("training/recipes/published").absolute().glob("*.yaml"))
@@ -91,7 +91,7 @@ def test_a_published_recipe_is_counted_without_its_data(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command.main([str(file), "--dry-run", *shallow(recipe.read(file))]) == 0
+    assert cli.main([str(file), "--dry-run", *shallow(recipe.read(file))]) == 0
     said = capsys.readouterr().out
     phases = recipe.read(file).phases
     assert re.findall(r"^phase (\S+):", said, re.MULTILINE) == [phase.name for phase in phases]
@@ -148,7 +148,7 @@ def real_bytes(plan: Recipe) -> int:
     """The most bytes that autograd keeps for the backward pass, by its own hooks."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    from training.objectives.base import Facts
+    from training.objectives.protocols import Facts
 
     phase = plan.phases[1]
     network = architectures()["vit"].build(plan.model_of(phase).resolved(10))

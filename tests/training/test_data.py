@@ -1,4 +1,4 @@
-"""Every kind of data gives what `training.data.base` says, the same for the same draw, and says what is wrong with it."""
+"""Every kind of data gives what `training.data.source` says, the same for the same draw, and says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tokenizers.pre_tokenizers import Whitespace
 from models.bundle_schema import Clip, Preprocess, Sound
 from tests.support import vocabularies
 from tests.training import tiny_recipe
-from training import command
+from training import cli
 from training.checkpoint import write_atomically
-from training.data.base import Augment, Preparation, Source, Unreadable
-from training.data.folder import Folder
-from training.data.pairs import Pairs
-from training.data.rgbd import RGBD
-from training.data.sampling import EpochBatches, Share
-from training.data.sound import SoundFiles
-from training.data.videos import VideoFiles
+from training.data.audio_files import SoundFiles
+from training.data.captions import WordSettings, open_words
+from training.data.image_folder import Folder
+from training.data.image_text import Pairs
+from training.data.rgbd_scenes import RGBD
+from training.data.sampler import EpochBatches, Share
+from training.data.source import Augment, Preparation, Source, Unreadable
+from training.data.video_files import VideoFiles
 from training.data.webdataset import WebDataset
-from training.data.words import WordSettings, open_words
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 SOUND = Sound(frames=32, mel_bins=16, mean=-4.0, std=4.0)
@@ -307,13 +307,13 @@ def test_an_unreadable_image_gives_way_to_another_and_is_named(
         source.sample(48, 0)
     file = tiny_recipe.write(tiny_recipe.recipe(folder), tmp_path / "recipe.yaml")
     run = [str(file), "--phase", "pretrain", "--runs", str(tmp_path), "--no-tensorboard", "phases.0.loop.max_unreadable=0.1"]
-    assert command.main(run) == 0
+    assert cli.main(run) == 0
     assert "red/0.png" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_too_many_unreadable_images_stop_run_with_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tiny_recipe.write(tiny_recipe.recipe(broken(tmp_path / "data", 6)), tmp_path / "recipe.yaml")
-    assert command.main([str(file), "--phase", "pretrain", "--runs", str(tmp_path), "--no-tensorboard"]) == 2
+    assert cli.main([str(file), "--phase", "pretrain", "--runs", str(tmp_path), "--no-tensorboard"]) == 2
     said = capsys.readouterr().err
     assert "1 of 72 images could not be read, and loop.max_unreadable allows 1.0%" in said
     assert ".png: cannot identify image file" in said

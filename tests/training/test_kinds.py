@@ -16,7 +16,7 @@ import yaml
 from models import bundle
 from tests.docs.code_blocks import ROOT, of_page
 from tests.training import tiny_recipe
-from training import command, recipe, shipped
+from training import cli, recipe, shipped_files
 from training.errors import RecipeError
 
 PAGE = "docs/training.md"
@@ -63,7 +63,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("here")
 def test_kinds_of_another_package_are_estimated(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["stripes.yaml", "--dry-run"]) == 0
+    assert cli.main(["stripes.yaml", "--dry-run"]) == 0
     assert "phase only: SquaredError on 256 images" in capsys.readouterr().out
 
 
@@ -75,8 +75,8 @@ def test_kinds_of_another_package_are_estimated(capsys: pytest.CaptureFixture[st
         ("1 +", "module stripes cannot be imported (SyntaxError: invalid syntax (stripes.py, line 1))"),
         ("raise RuntimeError('no\\nlicence')", "module stripes cannot be imported (RuntimeError: no licence)"),
         ("", "stripes:Stripes: module stripes has no Stripes"),
-        ("Stripes = 3", "stripes:Stripes: is not derived from training.data.base.DataSettings"),
-        ("class Stripes: pass", "stripes:Stripes: is not derived from training.data.base.DataSettings"),
+        ("Stripes = 3", "stripes:Stripes: is not derived from training.data.source.DataSettings"),
+        ("class Stripes: pass", "stripes:Stripes: is not derived from training.data.source.DataSettings"),
     ],
 )
 def test_what_cannot_be_imported_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str], module: str | None, said: str) -> None:
@@ -84,7 +84,7 @@ def test_what_cannot_be_imported_is_one_sentence(here: Path, capsys: pytest.Capt
         (here / "stripes.py").unlink()
     else:
         (here / "stripes.py").write_text(module)
-    assert command.main(["stripes.yaml", "--dry-run"]) == 2
+    assert cli.main(["stripes.yaml", "--dry-run"]) == 2
     assert capsys.readouterr().err == f"stripes.yaml, line 4: data.kind: {said}\n"
 
 
@@ -143,7 +143,7 @@ def test_earlier_name_of_a_recipe_says_where_it_went(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command.main(["training/recipes/flags.yaml", "--phase", "none"]) == 2
+    assert cli.main(["training/recipes/flags.yaml", "--phase", "none"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "training/recipes/flags.yaml is starters/recipes/flags.yaml now",
@@ -152,7 +152,7 @@ def test_earlier_name_of_a_recipe_says_where_it_went(
 
 
 def test_earlier_name_in_a_wheel_says_where_it_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipped, "_ROOT", tmp_path)
+    monkeypatch.setattr(shipped_files, "_ROOT", tmp_path)
     with pytest.raises(
         RecipeError, match=r"cannot be read \(No such file .*\); it is starters/recipes/flags.yaml in Opsin's repository now"
     ):

@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 
 from models.registry import architectures
 from tests.training import tiny_recipe
-from training import command, loop, recipe, stopping
+from training import cli, loop, recipe, stop_requests
 from training.objectives.mae import MaskedReconstruction
-from training.phases import WEIGHTS
-from training.watching import read_log
+from training.phase_runner import WEIGHTS
+from training.run_logger import read_log
 
 
 def losses(content: dict[str, Any], folder: Path, *changes: str) -> list[float]:
     """Of the first phase, trained in `folder`."""
     file = tiny_recipe.write(content, folder / "recipe.yaml")
-    assert command.main([str(file), *changes, "--phase", "pretrain", "--runs", str(folder), "--no-tensorboard"]) == 0
+    assert cli.main([str(file), *changes, "--phase", "pretrain", "--runs", str(folder), "--no-tensorboard"]) == 0
     return [row["loss"] for row in read_log(folder / "colours-0.1/pretrain")]
 
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_trained_is_refused(
     content: dict[str, Any], tmp_path: Path, change: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
-    assert command.main([str(file), change, "--runs", str(tmp_path), "--no-tensorboard"]) == 2
+    assert cli.main([str(file), change, "--runs", str(tmp_path), "--no-tensorboard"]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -117,12 +117,12 @@ def test_dry_run_reports_cost_of_phases_and_leaves_nothing(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
-    assert command.main([str(file), "--dry-run", "--runs", str(tmp_path / "runs")]) == 0
+    assert cli.main([str(file), "--dry-run", "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out
     assert "phase pretrain: MaskedReconstruction on 72 images" in said and "phase finetune: Supervised" in said
     assert "18 steps of 8" in said and "images/s" in said
     assert re.search(r"^in all about \d+\.\d minutes", said, re.MULTILINE)
-    assert command.main([str(file), "phases.0.start=nowhere.safetensors", "--dry-run", "--runs", str(tmp_path / "runs")]) == 2
+    assert cli.main([str(file), "phases.0.start=nowhere.safetensors", "--dry-run", "--runs", str(tmp_path / "runs")]) == 2
     assert not (tmp_path / "runs").exists()
 
 
@@ -138,9 +138,9 @@ def test_dry_run_measures_several_steps_despite_slow_first(
         return step(trainer, *arguments)
 
     monkeypatch.setattr(loop._Trainer, "_step", slow_at_first)
-    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(stop_requests, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
-    assert command.main([str(file), "--dry-run", "--phase", "pretrain", "--runs", str(tmp_path / "runs")]) == 0
+    assert cli.main([str(file), "--dry-run", "--phase", "pretrain", "--runs", str(tmp_path / "runs")]) == 0
     assert clock[0] == pytest.approx(60 + 11 * 0.1)
 
 
@@ -149,7 +149,7 @@ def test_tensorboard_gets_scalars_and_images(content: dict[str, Any], tmp_path: 
 
     content["phases"][0]["loop"]["checkpoint_every"] = 9
     file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
-    assert command.main([str(file), "--phase", "pretrain", "--runs", str(tmp_path)]) == 0
+    assert cli.main([str(file), "--phase", "pretrain", "--runs", str(tmp_path)]) == 0
     events = EventAccumulator(str(tmp_path / "colours-0.1/pretrain/tensorboard"))
     events.Reload()
     assert {"loss", "lr", "grad_norm", "images per second"} <= set(events.Tags()["scalars"])

@@ -8,7 +8,7 @@ import torch
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from training.optim import layer_decay_groups, pretraining_groups, scheduled, warmup_cosine
-from training.settings import ScheduleSettings
+from training.recipe_settings import ScheduleSettings
 
 
 def test_the_rate_rises_linearly_and_falls_to_the_minimum() -> None:

@@ -16,7 +16,7 @@ from models import bundle, loading
 from models.bundle import Bundle
 from tests.support.processes import opsin
 from tests.training import tiny_recipe
-from training.data.pictures import to_model_size
+from training.data.load_image import to_model_size
 
 NETWORK = "image_size: 16, patch_size: 4, width: 32, depth: 2, heads: 2"
 LADDER = "release.quality.ladder={min_throughput: 1.01, batch_size: 2, rounds: 3, rungs: [{name: r3, schedule: 3}]}"

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 
 from models.bundle_schema import Preprocess
 from tests.training import tiny_recipe
-from training import command
-from training.data.base import Preparation
-from training.data.folder import Folder
-from training.data.sampling import EpochBatches, Share
-from training.phases import WEIGHTS
-from training.watching import read_log
+from training import cli
+from training.data.image_folder import Folder
+from training.data.sampler import EpochBatches, Share
+from training.data.source import Preparation
+from training.phase_runner import WEIGHTS
+from training.run_logger import read_log
 
 STEPS = 20
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -50,7 +50,7 @@ def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Pat
     content["phases"] = [first | {"name": "one"}]
     one = tiny_recipe.write(content, tmp_path / "one.yaml")
     launch(2, two, "--runs", tmp_path)
-    assert command.main([str(one), "--runs", str(tmp_path), "--no-tensorboard"]) == 0
+    assert cli.main([str(one), "--runs", str(tmp_path), "--no-tensorboard"]) == 0
 
     runs = tmp_path / "colours-0.1"
     wanted, weights = read_log(runs / "one"), load_file(runs / "one" / WEIGHTS)
@@ -60,7 +60,7 @@ def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Pat
         assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in wanted], rel=1e-6)
         for parameter, value in load_file(runs / name / WEIGHTS).items():
             assert torch.allclose(value, weights[parameter], rtol=1e-6, atol=1e-6), parameter
-    assert command.main([str(two), "--runs", str(tmp_path), "--phase", "ddp", "--no-tensorboard"]) == 0
+    assert cli.main([str(two), "--runs", str(tmp_path), "--phase", "ddp", "--no-tensorboard"]) == 0
 
 
 def test_every_sample_is_used_once_over_all_processes(colours: Path) -> None:

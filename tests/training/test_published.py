@@ -23,9 +23,9 @@ from models.systems.image_text.tokenizer import Tokenizer
 from tests.golden.case import GOLDEN, unpacked
 from tests.training import tiny_recipe
 from tests.training.test_data import png, shard, video
-from training import command, recipe
-from training.phases import WEIGHTS
-from training.watching import read_log
+from training import cli, recipe
+from training.phase_runner import WEIGHTS
+from training.run_logger import read_log
 
 FILES = sorted(Path("training/recipes/published").glob("*.yaml"))
 VIT = {"image_size": 32, "patch_size": 8, "width": 16, "depth": 2, "heads": 2}
@@ -179,8 +179,8 @@ def test_it_trains_and_writes_its_bundle(file: Path, data: Path, tmp_path: Path,
         towers(small)
     if file.stem in STARTS:
         before = tiny_recipe.write(shrunk(file.with_name(STARTS[file.stem])), tmp_path / "before.yaml")
-        assert command.main([str(before), "--phase", "pretrain", "--no-tensorboard"]) == 0
-    assert command.main([str(small), "--no-tensorboard"]) == 0
+        assert cli.main([str(before), "--phase", "pretrain", "--no-tensorboard"]) == 0
+    assert cli.main([str(small), "--no-tensorboard"]) == 0
     plan = recipe.read(small)
     for phase in plan.phases:
         losses = [row["loss"] for row in read_log(Path("runs") / f"{plan.name}-{plan.version}" / phase.name)]

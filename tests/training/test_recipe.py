@@ -11,7 +11,7 @@ import yaml
 from tests.training import tiny_recipe
 from training import recipe
 from training.errors import RecipeError
-from training.shipped import located
+from training.shipped_files import located
 
 LIKE_FLIP = {"image_size": 16, "short_side": 16, "interpolation": "tf1-bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
 SHIPPED = sorted(Path("training/recipes").rglob("*.yaml"))

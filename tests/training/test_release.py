@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from models import bundle
 from tests.training import tiny_recipe
-from training import command
-from training.phases import WEIGHTS
+from training import cli
+from training.phase_runner import WEIGHTS
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def content(colours: Path, tmp_path: Path) -> dict[str, Any]:
 def released(content: dict[str, Any], folder: Path) -> bundle.Bundle:
     recipe = tiny_recipe.write(content, folder / "colours.yaml")
     options = ["--runs", str(folder / "runs"), "--bundles", str(folder / "bundles"), "--no-tensorboard"]
-    assert command.main([str(recipe), *options]) == 0
+    assert cli.main([str(recipe), *options]) == 0
     return bundle.read(folder / "bundles/colours/0.1")
 
 

@@ -21,18 +21,18 @@ from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
 from tests.training import tiny_recipe
-from training import command
+from training import cli
 from training.errors import TrainingError, disk_is_full
 from training.fingerprint import require_same
-from training.phases import WEIGHTS
-from training.watching import LOG, read_log
+from training.phase_runner import WEIGHTS
+from training.run_logger import LOG, read_log
 
 PHASE = "colours-0.1/pretrain"
 
 
 def run(recipe: Path, runs: Path, *changes: str, phase: str = "pretrain") -> int:
     """In this process → the exit code."""
-    return command.main([str(recipe), *changes, "--phase", phase, "--runs", str(runs), "--no-tensorboard"])
+    return cli.main([str(recipe), *changes, "--phase", phase, "--runs", str(runs), "--no-tensorboard"])
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from models.bundle_files import sha256_of
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 
 class Package(BaseModel, ABC):

@@ -6,18 +6,18 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from training.data.base import DataSettings
+from training.data.source import DataSettings
 from training.kinds import Kinds
 
 KINDS = Kinds(
     DataSettings,  # type: ignore[type-abstract]
     {
-        "folder": "training.data.folder:Folder",
+        "folder": "training.data.image_folder:Folder",
         "webdataset": "training.data.webdataset:WebDataset",
-        "pairs": "training.data.pairs:Pairs",
-        "videos": "training.data.videos:VideoFiles",
-        "sound": "training.data.sound:SoundFiles",
-        "rgbd": "training.data.rgbd:RGBD",
+        "pairs": "training.data.image_text:Pairs",
+        "videos": "training.data.video_files:VideoFiles",
+        "sound": "training.data.audio_files:SoundFiles",
+        "rgbd": "training.data.rgbd_scenes:RGBD",
         "tracklets": "training.data.tracklets:Tracklets",
     },
     moved={

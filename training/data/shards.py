@@ -21,7 +21,7 @@ from typing import Any
 import fsspec
 
 from training.checkpoint import write_atomically
-from training.data.base import Unreadable
+from training.data.source import Unreadable
 from training.errors import DataError
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")

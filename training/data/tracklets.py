@@ -15,8 +15,8 @@ from torch import Tensor
 from models.media.safe_joblib import UnsafeFile
 from models.people.ava import CLASS_NAMES, EVALUATED_CLASSES
 from models.people.tracklets import build_clip, read_tracklet, shuffle
-from training.data.base import DataSettings, Preparation, Sample, Unreadable
-from training.data.pairs import digest
+from training.data.image_text import digest
+from training.data.source import DataSettings, Preparation, Sample, Unreadable
 from training.errors import DataError
 
 

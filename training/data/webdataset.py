@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from training.data.base import DataSettings, Preparation, Sample, Unreadable
-from training.data.folder import read_image
-from training.data.images import prepared
+from training.data.augment import prepared
+from training.data.image_folder import read_image
 from training.data.shards import Member, Shards, open_shards
+from training.data.source import DataSettings, Preparation, Sample, Unreadable
 from training.errors import DataError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")

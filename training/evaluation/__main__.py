@@ -12,12 +12,12 @@ import torch
 
 from training import recipe
 from training.errors import TrainingError
-from training.evaluation.measurement import Measurement, reports
+from training.evaluation.report import Measurement, reports
 from training.evaluation.settings import Split
-from training.evaluation.trained import SplitQuality, trained
+from training.evaluation.trained_classifier import SplitQuality, trained
 from training.options import Options
-from training.phases import Workshop
-from training.shipped import say_if_moved
+from training.phase_runner import Workshop
+from training.shipped_files import say_if_moved
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

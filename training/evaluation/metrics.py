@@ -18,7 +18,7 @@ from models.layers.forward import normalise
 from models.merge_schedule import MergeSchedule
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.vit.model import ViT
-from training.data.pictures import Pixels
+from training.data.load_image import Pixels
 
 Right = npt.NDArray[np.bool_]
 """(N,) whether each picture's prediction was right."""

@@ -14,11 +14,11 @@ from models.bundle import BundleSpec
 from models.merge_schedule import MergeSchedule
 from training.errors import TrainingError
 from training.kinds import Kinds
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 if TYPE_CHECKING:
-    from training.evaluation.measurement import Measurement
-    from training.evaluation.trained import Trained
+    from training.evaluation.report import Measurement
+    from training.evaluation.trained_classifier import Trained
     from training.recipe import Recipe
 
 
@@ -93,7 +93,7 @@ class LadderSettings(Settings):
 
 KINDS = Kinds(
     QualitySettings,  # type: ignore[type-abstract]
-    {"held-out": "training.evaluation.held_out:HeldOutQuality"},
+    {"held-out": "training.evaluation.classification:HeldOutQuality"},
     moved={
         "flags": "starters.evaluation.flags:FlagsQuality",
         "clips": "starters.evaluation.clips:ClipsQuality",

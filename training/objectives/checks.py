@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models import bundle, loading
 from training.errors import DataError
-from training.objectives.base import Batch
+from training.objectives.protocols import Batch
 
 
 def need(batch: Batch, name: str) -> Tensor:

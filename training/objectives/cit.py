@@ -14,12 +14,12 @@ from models.systems.image_text.cit import CiT
 from models.systems.image_text.dual_encoder import unit_vectors
 from training.curation import Captions, Curation, Curator
 from training.errors import DataError
-from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.objectives.contrastive import contrast
-from training.objectives.groups import by_decay
+from training.objectives.parameter_groups import by_decay
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 from training.optim import ParameterGroup
-from training.settings import OptimiserSettings, Settings
+from training.recipe_settings import OptimiserSettings, Settings
 
 PADDING = 0
 """BERT's token that fills up short texts."""

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from models.systems.image_text.dual_encoder import unit_vectors
 from models.systems.image_text.flip import FLIP
 from models.systems.image_text.maws import MAWSClip
-from training import draws, reductions
-from training.objectives.base import Batch, Facts, ObjectiveSettings
+from training import collectives, random_draws
 from training.objectives.checks import expect, need
-from training.objectives.groups import by_decay
+from training.objectives.parameter_groups import by_decay
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 from training.optim import ParameterGroup
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 
 class ContrastiveSettings(ObjectiveSettings):
@@ -57,7 +57,7 @@ class Contrastive(nn.Module):
 
     def noise(self, batch: Batch) -> Tensor | None:
         """Drawn for the patches of each image, (B, L); None: all are seen."""
-        return draws.uniform(batch["draw"], (self.model.config.vision.patches,), "mask") if self.masked else None
+        return random_draws.uniform(batch["draw"], (self.model.config.vision.patches,), "mask") if self.masked else None
 
     def losses(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """noise: (B, L), uniform: of FLIP's images the patches with the lowest are seen; None: all are."""
@@ -92,11 +92,11 @@ def contrast(x: Tensor, y: Tensor, scale: Tensor | float, *, symmetric: bool = T
 
     x, y: (B, C), unit vectors, row by row a pair; scale: factor of their cosines; symmetric: also of finding x for y.
     """
-    partner = torch.arange(len(x), device=x.device) + reductions.rank() * len(x)
+    partner = torch.arange(len(x), device=x.device) + collectives.rank() * len(x)
     with torch.autocast(x.device.type, enabled=False):  # cosines times 100 would be coarse in half precision
         x, y = x.float(), y.float()
-        to_y = scale * (x @ reductions.gathered(y).T)  # (B, world · B)
+        to_y = scale * (x @ collectives.gathered(y).T)  # (B, world · B)
         loss = F.cross_entropy(to_y, partner)
         if symmetric:
-            loss = (loss + F.cross_entropy(scale * (y @ reductions.gathered(x).T), partner)) / 2
+            loss = (loss + F.cross_entropy(scale * (y @ collectives.gathered(x).T), partner)) / 2
     return {"loss": loss, "accuracy": (to_y.detach().argmax(dim=1) == partner).float().mean()}

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.systems.depth.model import LiteDepth, alone
-from training import draws
-from training.objectives.base import Batch, Facts, ObjectiveSettings
+from training import random_draws
 from training.objectives.checks import expect, need
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 
 BLOTS = 5
 """Places across an image between which its light changes."""
@@ -65,12 +65,12 @@ class ScaleAndShiftInvariant(nn.Module):
 
     def augmented(self, pixels: Tensor, depth: Tensor, valid: Tensor, draw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each sample mirrored or not, and smaller, at another place."""
-        flip = (draws.uniform(draw, (1,), "flip") < self.settings.flip).view(-1, 1, 1)
+        flip = (random_draws.uniform(draw, (1,), "flip") < self.settings.flip).view(-1, 1, 1)
         pixels = torch.where(flip.unsqueeze(1), pixels.flip(-1), pixels)
         depth, valid = torch.where(flip, depth.flip(-1), depth), torch.where(flip, valid.flip(-1), valid)
         if not self.settings.smaller:
             return pixels, depth, valid
-        size, place = draws.uniform(draw, (1,), "smaller").view(-1, 1), draws.uniform(draw, (2,), "place")
+        size, place = random_draws.uniform(draw, (1,), "smaller").view(-1, 1), random_draws.uniform(draw, (2,), "place")
         grow = 1 / (1 - self.settings.smaller * size)  # (B, 1)
         shift = (2 * place - 1) * (grow - 1)  # (B, 2)
         matrix = torch.cat([torch.diag_embed(grow.expand(-1, 2)), shift.unsqueeze(-1)], dim=2).to(pixels)  # (B, 2, 3)
@@ -89,12 +89,14 @@ class ScaleAndShiftInvariant(nn.Module):
         most, (height, width) = self.settings.shadows, pixels.shape[2:]
         if not most:
             return pixels
-        blots = F.interpolate(draws.uniform(draw, (1, BLOTS, BLOTS), "blots"), size=(height, width), mode="bicubic", align_corners=False)
-        angle, place, soft = draws.uniform(draw, (3,), "edge").view(-1, 3, 1, 1).unbind(dim=1)
+        blots = F.interpolate(
+            random_draws.uniform(draw, (1, BLOTS, BLOTS), "blots"), size=(height, width), mode="bicubic", align_corners=False
+        )
+        angle, place, soft = random_draws.uniform(draw, (3,), "edge").view(-1, 3, 1, 1).unbind(dim=1)
         ys, xs = (torch.linspace(-1, 1, side, device=pixels.device) for side in (height, width))
         across = torch.cos(2 * torch.pi * angle) * xs + torch.sin(2 * torch.pi * angle) * ys[:, None]  # (B, H, W)
         edge = torch.sigmoid((across - (2 * place - 1)) * (4 + 60 * soft))
-        dark = draws.uniform(draw, (2,), "dark").view(-1, 2, 1, 1) * most
+        dark = random_draws.uniform(draw, (2,), "dark").view(-1, 2, 1, 1) * most
         light = (1 - dark[:, :1] * edge.unsqueeze(1)) * (1 - dark[:, 1:] * blots.clamp(0, 1))
         return (pixels + 1) * light.to(pixels) - 1
 
@@ -103,7 +105,7 @@ class ScaleAndShiftInvariant(nn.Module):
         if not self.settings.light:
             return pixels
         contrast, colours, brightness = (
-            (2 * draws.uniform(draw, (count,), stream) - 1).mul(self.settings.light).view(-1, count, 1, 1).to(pixels)
+            (2 * random_draws.uniform(draw, (count,), stream) - 1).mul(self.settings.light).view(-1, count, 1, 1).to(pixels)
             for count, stream in ((1, "contrast"), (3, "colours"), (1, "brightness"))
         )
         return pixels * (1 + contrast) * (1 + colours / 2) + brightness / 2

@@ -15,12 +15,12 @@ from models.layers.patches import to_pixels
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import Denoising, DiffMAE, Target
 from models.systems.vit.model import ViT
-from training import draws
+from training import random_draws
+from training.collectives import term_of_mean
 from training.objectives import masks
-from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, load_teacher, need
 from training.objectives.masks import Strategy
-from training.reductions import term_of_mean
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 
 
 class DiffMAESettings(ObjectiveSettings):
@@ -100,8 +100,8 @@ class Diffusion(nn.Module):
         """Draws (B,) → masks, times and noise."""
         config, settings = self.model.config, self.settings
         split = masks.split(draw, config.grid, settings.masks, settings.mask_ratio)
-        t = draws.integers(draw, (), 0, config.schedule.steps, "time")
-        noise = draws.normal(draw, (config.patches, config.patch_values), "noise")
+        t = random_draws.integers(draw, (), 0, config.schedule.steps, "time")
+        noise = random_draws.normal(draw, (config.patches, config.patch_values), "noise")
         return Drawn(split, t, gather_tokens(noise, split.masked))
 
     def losses(self, pixels: Tensor, drawn: Drawn, clip_target: Tensor | None = None) -> dict[str, Tensor]:

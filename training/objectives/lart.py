@@ -15,12 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.people.track_batch import TokenMask, TrackBatch
 from models.systems.lart.model import LART, Recognised
-from training import draws, optim_lart, reductions
-from training.objectives.base import Batch, Facts, ObjectiveSettings
+from training import collectives, optim_lart, random_draws
+from training.collectives import term_of_mean
 from training.objectives.checks import expect, need
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 from training.optim import ParameterGroup
-from training.reductions import term_of_mean
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 ACTION_WEIGHT = 10.0
 BODY = 226
@@ -84,7 +84,7 @@ class Actions(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         tracks = TrackBatch(need(batch, "pose"), need(batch, "detected"), batch.get("joints"), batch.get("appearance"), batch.get("masked"))
-        noise = draws.uniform(batch["draw"], tracks.detected.shape[1:], "mask")
+        noise = random_draws.uniform(batch["draw"], tracks.detected.shape[1:], "mask")
         return self.losses(tracks, TokenMask.from_noise(tracks, self.model.config.mask_ratio, noise), batch)
 
     def losses(self, tracks: TrackBatch, hidden: TokenMask, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ def _attention(tracks: TrackBatch) -> AbstractContextManager[None]:
 def _regression_term(predicted: Tensor, target: Tensor, chosen: Tensor, power: int) -> Tensor:
     """This rank's term of `regression_loss` over the tokens of all ranks."""
     own = chosen.sum()
-    share = (own + 1) * reductions.world() / (reductions.summed(own) + 1)
+    share = (own + 1) * collectives.world() / (collectives.summed(own) + 1)
     return regression_loss(predicted, target, chosen, power) * share
 
 

@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.systems.vit.model import ViT
-from training import reductions
-from training.objectives.base import Batch, Facts, ObjectiveSettings
+from training import collectives
+from training.collectives import term_of_mean
 from training.objectives.checks import expect, need
-from training.objectives.groups import by_decay
+from training.objectives.parameter_groups import by_decay
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 from training.optim import ParameterGroup
-from training.reductions import term_of_mean
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 EPS = 1e-6
 MOMENTUM = 0.1
@@ -76,7 +76,7 @@ class LinearProbe(nn.Module):
         """(B, C) by the statistics of the batch in training, which the running ones follow; by these in evaluation."""
         mean, variance = self.running_mean, self.running_var
         if self.training:
-            everything = reductions.gathered(features)
+            everything = collectives.gathered(features)
             mean, variance = everything.mean(dim=0), everything.var(dim=0, correction=0)
             self.running_mean.lerp_(mean, MOMENTUM)
             self.running_var.lerp_(everything.var(dim=0), MOMENTUM)

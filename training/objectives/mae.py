@@ -13,10 +13,10 @@ from models.layers.patches import to_pixels
 from models.systems.mae.model import MAE
 from models.systems.mae_st.pretraining import VideoMAEPretraining
 from models.systems.mavil.audio_mae import AudioMAE
-from training import draws
-from training.objectives.base import Batch, Facts, ObjectiveSettings
+from training import random_draws
+from training.collectives import term_of_mean
 from training.objectives.checks import expect, need
-from training.reductions import term_of_mean
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 
 
 class MAESettings(ObjectiveSettings):
@@ -43,7 +43,7 @@ class MaskedReconstruction(nn.Module):
 
     def noise(self, draw: Tensor) -> Tensor:
         """(B, L), uniform: of each sample the patches with the lowest are visible."""
-        return draws.uniform(draw, (self.model.config.patches,), "mask")
+        return random_draws.uniform(draw, (self.model.config.patches,), "mask")
 
     def losses(self, inputs: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The mean over removed patches: the same number in every sample, but ranks may have different numbers of samples."""

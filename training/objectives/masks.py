@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.systems.diffmae.masks import Split, centre_mask
-from training import draws
+from training import random_draws
 
 Grid = tuple[int, int, int]
 """Patches in time (1 for images), rows and columns. Masks are the same at all times, but for random ones."""
@@ -41,7 +41,7 @@ class Strategy(StrEnum):
 
 def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: float) -> Split:
     """Each sample's strategy is drawn with odds `shares`; ratio: share of the patches that random masks remove."""
-    noise = draws.uniform(draw, (math.prod(grid),), "mask")
+    noise = random_draws.uniform(draw, (math.prod(grid),), "mask")
     if set(shares) == {Strategy.RANDOM}:
         return Split.by_noise(noise, ratio)  # every sample has as many: nothing is padded
     mask = torch.zeros(len(draw), *grid, dtype=torch.bool, device=draw.device)
@@ -53,7 +53,7 @@ def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: flo
 def _chosen(draw: Tensor, shares: Mapping[Strategy, float]) -> Iterator[tuple[Strategy, Tensor]]:
     """Each strategy with its samples, bool (B,)."""
     bounds = torch.tensor(list(shares.values()), device=draw.device).cumsum(dim=0)
-    chosen = torch.bucketize(draws.uniform(draw, (), "strategy") * bounds[-1], bounds, right=True).clamp(max=len(bounds) - 1)
+    chosen = torch.bucketize(random_draws.uniform(draw, (), "strategy") * bounds[-1], bounds, right=True).clamp(max=len(bounds) - 1)
     for number, strategy in enumerate(shares):
         yield strategy, chosen == number
 
@@ -99,18 +99,18 @@ def block(draw: Tensor, rows: int, columns: int) -> Tensor:
     shapes = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1)).to(draw.device)
     share = shapes.prod(dim=1) / (rows * columns)
     shapes = shapes[(share >= 0.25) & (share <= 0.5)]
-    sides = shapes[draws.integers(draw, (1,), 0, len(shapes), "block shape")]  # (B, 1, 2)
-    return _rectangles(sides, draws.uniform(draw, (1, 2), "block corner"), rows, columns)
+    sides = shapes[random_draws.integers(draw, (1,), 0, len(shapes), "block shape")]  # (B, 1, 2)
+    return _rectangles(sides, random_draws.uniform(draw, (1, 2), "block corner"), rows, columns)
 
 
 def boxes(draw: Tensor, rows: int, columns: int) -> Tensor:
     """(B, rows, columns)."""
     image = torch.tensor([rows, columns], device=draw.device)
     shortest, longest = (image / 8).ceil(), (image / 2).ceil()
-    sides = shortest + (draws.uniform(draw, (BOXES, 2), "box sides") * (longest - shortest + 1)).floor()
-    count = draws.integers(draw, (1, 1), 1, BOXES + 1, "box count")
+    sides = shortest + (random_draws.uniform(draw, (BOXES, 2), "box sides") * (longest - shortest + 1)).floor()
+    count = random_draws.integers(draw, (1, 1), 1, BOXES + 1, "box count")
     sides = sides * (torch.arange(BOXES, device=draw.device).view(1, -1, 1) < count)  # those that are not there cover nothing
-    return _rectangles(sides, draws.uniform(draw, (BOXES, 2), "box corner"), rows, columns)
+    return _rectangles(sides, random_draws.uniform(draw, (BOXES, 2), "box corner"), rows, columns)
 
 
 def _rectangles(sides: Tensor, places: Tensor, rows: int, columns: int) -> Tensor:
@@ -127,14 +127,14 @@ def _rectangles(sides: Tensor, places: Tensor, rows: int, columns: int) -> Tenso
 def strokes(draw: Tensor, rows: int, columns: int) -> Tensor:
     """(B, rows, columns): patches that a brush touches, and those where its strokes begin. Lengths in parts of the image's sides."""
     batch = len(draw)
-    start = draws.uniform(draw, (STROKES, 1, 2), "stroke start")
-    heading = 2 * math.pi * draws.uniform(draw, (STROKES, 1), "stroke heading")
-    angle = heading + 0.6 * draws.normal(draw, (STROKES, SEGMENTS), "stroke bend").cumsum(dim=2)
-    length = 0.05 + 0.15 * draws.uniform(draw, (STROKES, SEGMENTS), "stroke length")
+    start = random_draws.uniform(draw, (STROKES, 1, 2), "stroke start")
+    heading = 2 * math.pi * random_draws.uniform(draw, (STROKES, 1), "stroke heading")
+    angle = heading + 0.6 * random_draws.normal(draw, (STROKES, SEGMENTS), "stroke bend").cumsum(dim=2)
+    length = 0.05 + 0.15 * random_draws.uniform(draw, (STROKES, SEGMENTS), "stroke length")
     move = length.unsqueeze(-1) * torch.stack([angle.sin(), angle.cos()], dim=-1)  # (B, strokes, segments, 2): row, column
     corner = torch.cat([start, start + move.cumsum(dim=2)], dim=2)  # (B, strokes, segments + 1, 2)
-    radius = 0.02 + 0.06 * draws.uniform(draw, (STROKES,), "stroke radius")
-    count = draws.integers(draw, (1,), 1, STROKES + 1, "stroke count")
+    radius = 0.02 + 0.06 * random_draws.uniform(draw, (STROKES,), "stroke radius")
+    count = random_draws.integers(draw, (1,), 1, STROKES + 1, "stroke count")
     present = torch.arange(STROKES, device=draw.device) < count  # (B, strokes)
     points = torch.cartesian_prod(_centres(rows * SAMPLES, draw.device), _centres(columns * SAMPLES, draw.device))  # (P, 2)
     touched = torch.zeros(batch, len(points), dtype=torch.bool, device=draw.device)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from models.layers.masking import Masking
 from models.systems.mavil.model import MAViL, keep_time_mel_grid
 from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining, MAViLPretrainingConfig, MAViLPretrainingOutput, TargetFeatures
-from training import draws
-from training.objectives.base import Batch, Facts, ObjectiveSettings
+from training import random_draws
+from training.collectives import term_of_mean
 from training.objectives.checks import expect, load_teacher, need
 from training.objectives.contrastive import contrast
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 from training.objectives.supervised import labels_of, soft_targets
 from training.optim import ParameterGroup, layer_decay_groups
-from training.reductions import term_of_mean
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 
 class MAViLSettings(ObjectiveSettings):
@@ -62,7 +62,7 @@ class AudioVisualMasking(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config, draw = self.model.config, batch["draw"]
         audio, video = (
-            (draws.uniform(draw, (patches,), f"{name} mask 1"), draws.uniform(draw, (patches,), f"{name} mask 2"))
+            (random_draws.uniform(draw, (patches,), f"{name} mask 1"), random_draws.uniform(draw, (patches,), f"{name} mask 2"))
             for name, patches in (("audio", config.audio_patches), ("video", config.video_patches))
         )
         return self.losses(need(batch, "spectrogram"), need(batch, "clip"), MaskNoise(audio, video))
@@ -115,7 +115,7 @@ class AudioVisualLabels(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config, draw = self.model.config, batch["draw"]
         (times, bins), patches = config.audio_grid, config.video_patches
-        noise = (draws.uniform(draw, (count,), name) for name, count in (("times", times), ("mel bins", bins), ("video", patches)))
+        noise = (random_draws.uniform(draw, (count,), name) for name, count in (("times", times), ("mel bins", bins), ("video", patches)))
         clip = need(batch, "clip") if config.sees else None
         return self.losses(need(batch, "spectrogram"), clip, labels_of(batch), *noise)
 

@@ -14,10 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from models.systems.mcc.model import MCC, DropPathMasks
 from models.systems.mcc.queries import QueryLabels, label_queries
 from models.systems.mcc.scene_inputs import SceneAugmentation
-from training import draws
-from training.objectives.base import Batch, Facts, ObjectiveSettings
+from training import random_draws
+from training.collectives import term_of_mean
 from training.objectives.checks import expect, need
-from training.reductions import term_of_mean
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 
 
 class MCCSettings(ObjectiveSettings):
@@ -120,12 +120,12 @@ class OccupancyAndColour(nn.Module):
         count = round(settings.near * settings.queries)
         if not count:
             return far
-        chosen = draws.integers(draw, (count, 1), 0, truth.shape[1], "near points").expand(-1, -1, 3)
+        chosen = random_draws.integers(draw, (count, 1), 0, truth.shape[1], "near points").expand(-1, -1, 3)
         std: float | Tensor = settings.threshold
         if settings.spread is not None:
-            exponent = draws.uniform(draw, (count, 1), "near deviations").to(truth)
+            exponent = random_draws.uniform(draw, (count, 1), "near deviations").to(truth)
             std = settings.threshold * (settings.spread / settings.threshold) ** exponent
-        near = truth.gather(1, chosen) + std * draws.normal(draw, (count, 3), "near offsets").to(truth)
+        near = truth.gather(1, chosen) + std * random_draws.normal(draw, (count, 3), "near offsets").to(truth)
         return torch.cat([near, far[:, count:]], dim=1)
 
     def augmentation(self, draw: Tensor) -> SceneAugmentation:
@@ -138,7 +138,7 @@ class OccupancyAndColour(nn.Module):
         if not config.drop_path:
             return None
         fates = {
-            name: (draws.uniform(draw, (depth, 2), f"drop path {name}") >= config.drop_path).float().permute(1, 2, 0)
+            name: (random_draws.uniform(draw, (depth, 2), f"drop path {name}") >= config.drop_path).float().permute(1, 2, 0)
             for name, depth in (("xyz", config.depth), ("rgb", config.depth), ("decoder", config.decoder_depth))
         }
         return DropPathMasks(**fates)
@@ -155,13 +155,13 @@ def pictures_in_unit_range(pixels: Tensor, facts: Facts) -> Tensor:
 
 def augmentation(draw: Tensor, *, scale: float, flip: float, shift: float = 0.0, degrees: int = 0) -> SceneAugmentation:
     """One for the samples of all ranks."""
-    shared = draws.of_batch(draw)
-    uniform = 2 * draws.uniform(shared, (2, 3), "augmentation")[0].cpu() - 1
+    shared = random_draws.of_batch(draw)
+    uniform = 2 * random_draws.uniform(shared, (2, 3), "augmentation")[0].cpu() - 1
     return SceneAugmentation(
         scale=1 + scale * uniform[0],
         shift=shift * uniform[1],
-        degrees=draws.integers(shared, (3,), -degrees, degrees + 1, "degrees")[0].cpu().float(),
-        flip=bool(draws.uniform(shared, (), "flip") < flip),
+        degrees=random_draws.integers(shared, (3,), -degrees, degrees + 1, "degrees")[0].cpu().float(),
+        flip=bool(random_draws.uniform(shared, (), "flip") < flip),
     )
 
 
@@ -186,12 +186,12 @@ def labelled(queries: Tensor, truth: Tensor, colours: Tensor, threshold: float) 
 
 def in_cube(draw: Tensor, count: int, half_width: float) -> Tensor:
     """(B, count, 3), uniform."""
-    return half_width * (2 * draws.uniform(draw, (count, 3), "queries") - 1)
+    return half_width * (2 * random_draws.uniform(draw, (count, 3), "queries") - 1)
 
 
 def in_half_ball(draw: Tensor, count: int, radius: float) -> Tensor:
     """(B, count, 3), uniform where z >= 0 within the radius, from directions and distances: none is rejected."""
-    direction = draws.normal(draw, (count, 3), "directions")
-    distance = radius * draws.uniform(draw, (count, 1), "distances").double() ** (1 / 3)
+    direction = random_draws.normal(draw, (count, 3), "directions")
+    distance = radius * random_draws.uniform(draw, (count, 1), "distances").double() ** (1 / 3)
     points = direction / direction.norm(dim=-1, keepdim=True) * distance.float()
     return torch.cat([points[..., :2], points[..., 2:].abs()], dim=-1)

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, SerializeAsAny
 
 from training.kinds import Kinds
-from training.objectives.base import ObjectiveSettings
+from training.objectives.protocols import ObjectiveSettings
 
 KINDS = Kinds(
     ObjectiveSettings,  # type: ignore[type-abstract]
@@ -15,16 +15,16 @@ KINDS = Kinds(
         "mae": "training.objectives.mae:MAESettings",
         "supervised": "training.objectives.supervised:SupervisedSettings",
         "linear_probe": "training.objectives.linear_probe:LinearProbeSettings",
-        "hashtags": "training.objectives.maws:HashtagSettings",
+        "hashtags": "training.objectives.hashtags:HashtagSettings",
         "diffmae": "training.objectives.diffmae:DiffMAESettings",
         "contrastive": "training.objectives.contrastive:ContrastiveSettings",
-        "proxies": "training.objectives.proxies:ProxiesSettings",
+        "proxies": "training.objectives.proxy_nca:ProxiesSettings",
         "cit": "training.objectives.cit:CiTSettings",
         "mavil": "training.objectives.mavil:MAViLSettings",
         "audio_visual": "training.objectives.mavil:AudioVisualSettings",
         "lart": "training.objectives.lart:LARTSettings",
         "mcc": "training.objectives.mcc:MCCSettings",
-        "back": "training.objectives.back:BackSettings",
+        "back": "training.objectives.back_surface:BackSettings",
         "depth": "training.objectives.depth:DepthSettings",
     },
 )

@@ -16,14 +16,14 @@ from models.systems.mae_st.model import VideoMAE
 from models.systems.mvit.model import MViT
 from models.systems.mvit.reversible import RevMViT
 from models.systems.vit.model import ViT
-from training import draws
+from training import random_draws
+from training.collectives import term_of_mean
 from training.errors import TrainingError
-from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
-from training.objectives.mixing import Mixing
+from training.objectives.mixup import Mixing
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
 from training.optim import ParameterGroup, layer_decay_groups, pretraining_groups
-from training.reductions import term_of_mean
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 
 class SupervisedSettings(ObjectiveSettings):
@@ -35,7 +35,7 @@ class SupervisedSettings(ObjectiveSettings):
     cutmix: float = Field(default=0.0, ge=0)
     mix_probability: float = Field(default=1.0, ge=0, le=1)
     cutmix_probability: float = Field(default=0.5, ge=0, le=1)
-    """See `training.objectives.mixing.Mixing`."""
+    """See `training.objectives.mixup.Mixing`."""
     multi_label: bool = False
     """Samples may have several labels: binary cross-entropy of each class; otherwise softmax cross-entropy."""
     merge: list[int | list[int] | dict[str, int | float]] = Field(default=[0], min_length=1)
@@ -106,7 +106,7 @@ class Supervised(nn.Module):
     def _drawn_schedule(self, draw: Tensor) -> MergeSchedule:
         if len(self.schedules) == 1:
             return self.schedules[0]
-        return self.schedules[int(draws.integers(draws.of_batch(draw), (), 0, len(self.schedules), "merge schedule"))]
+        return self.schedules[int(random_draws.integers(random_draws.of_batch(draw), (), 0, len(self.schedules), "merge schedule"))]
 
 
 def keep_branches(draw: Tensor, drop_path: float, depth: int, *, reversible: bool) -> Tensor | None:
@@ -116,8 +116,8 @@ def keep_branches(draw: Tensor, drop_path: float, depth: int, *, reversible: boo
         return None
     rates = torch.tensor(drop_path_rates(drop_path, depth), device=draw.device)
     if reversible:
-        return (draws.uniform(draw, (depth,), "drop path") >= rates).float().T
-    return (draws.uniform(draw, (depth, 2), "drop path") >= rates.unsqueeze(1)).float().permute(1, 2, 0)
+        return (random_draws.uniform(draw, (depth,), "drop path") >= rates).float().T
+    return (random_draws.uniform(draw, (depth, 2), "drop path") >= rates.unsqueeze(1)).float().permute(1, 2, 0)
 
 
 def labels_of(batch: Batch) -> Tensor:

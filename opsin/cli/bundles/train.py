@@ -28,12 +28,12 @@ def train(
     On several processes: `torchrun --nproc-per-node 8 -m opsin.engine training RECIPE.yaml`.
     """
     with requires_extra("train"):
-        from training import command
+        from training import cli
         from training.errors import TrainingError
         from training.options import Options
     options = Options(recipe, tuple(changes or ()), runs, bundles, cache, phase, dry_run, tensorboard)
     try:
-        code = command.run(options)
+        code = cli.run(options)
     except TrainingError as error:
         raise UsageError(str(error)) from error
     if code:

@@ -18,8 +18,8 @@ from starters.data.clips.camera_paths import MOVES, Values, draw_path
 from starters.data.clips.render_scene import Frame, draw_scene, render
 from starters.data.clips.video_augmentation import draw_crop, draw_rate
 from starters.data.images.package_images import Part, Pixels, StillPackage, Stills, open_stills
-from training.data.base import DataSettings, Preparation, Sample
-from training.data.images import normalised
+from training.data.augment import normalised
+from training.data.source import DataSettings, Preparation, Sample
 from training.errors import DataError
 
 _LONG_SIDE = (1.0, 4 / 3, 16 / 9)

@@ -24,9 +24,9 @@ from PIL import Image
 from pydantic import Field
 
 from training.checkpoint import replacing, write_atomically
-from training.data.base import DataSettings, Preparation, Sample
-from training.data.images import prepared
+from training.data.augment import prepared
 from training.data.packages import DebianPackage, obtain
+from training.data.source import DataSettings, Preparation, Sample
 from training.errors import DataError
 
 _MOST_PIXELS = 16_000_000

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from starters.data.images.emoji_names import Texts
 from training.data.packages import DebianPackage, obtain
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"

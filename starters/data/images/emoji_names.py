@@ -14,7 +14,7 @@ from pydantic import Field
 
 from training.data.packages import NpmPackage, obtain
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 ENGLISH = "en"
 _SYMBOLS = 8

@@ -19,11 +19,11 @@ from torch import Generator, Tensor
 from models.bundle_schema import Preprocess
 from starters.data.images import flag_augmentation
 from training.checkpoint import replacing
-from training.data.base import DataSettings, Preparation, Sample
-from training.data.images import normalised
+from training.data.augment import normalised
 from training.data.packages import DebianPackage, NpmPackage, obtain
+from training.data.source import DataSettings, Preparation, Sample
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 _REGIONAL_INDICATOR_A = 0x1F1E6
 

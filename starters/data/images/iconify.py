@@ -12,7 +12,7 @@ from PIL import Image
 
 from training.data.packages import NpmPackage, obtain
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 _NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 _FLAG = 512

@@ -27,9 +27,9 @@ from starters.data.images.clip_art import ClipArt, series_of
 from starters.data.images.clip_art_titles import Titles, read_titles
 from starters.data.images.emoji_names import ENGLISH, EmojiNames, Named, Texts, has_sides, read_names, slug
 from starters.data.images.iconify import Style
-from training.data.base import DataSettings, Preparation, Sample
-from training.data.images import prepared
-from training.data.words import Words, WordSettings, open_words
+from training.data.augment import prepared
+from training.data.captions import Words, WordSettings, open_words
+from training.data.source import DataSettings, Preparation, Sample
 from training.errors import DataError
 
 _COARSEST = 40

@@ -24,7 +24,7 @@ from pydantic import Field
 from starters.data.renders.furniture import unpacked
 from training.data.packages import LicensedPackage, obtain
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 Part = Literal["train", "val", "test"]
 Role = Literal["ground", "cutout"]

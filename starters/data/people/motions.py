@@ -20,10 +20,10 @@ from pydantic import Field, model_validator
 from models.people.keypoints import HIPS, MIRRORED, TOKEN_VALUES, Poses, encode_tokens
 from starters.data.people.mocap_files import BOXING, CLIMBING, CLIMBING_JOINTS, CMU, Motion, read_bvh, read_deepmimic, read_positions
 from starters.data.people.simulated_detector import Noise, drawn, seen
-from training.data.base import DataSettings, Preparation, Sample
 from training.data.packages import DebianPackage, PyPIPackage, obtain
+from training.data.source import DataSettings, Preparation, Sample
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]

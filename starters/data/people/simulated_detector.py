@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models.people.keypoints import ASSUMED_HEIGHT_M, HIPS, KEYPOINT_COUNT, Poses
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 Floats = NDArray[np.floating[Any]]
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from starters.data.renders.meshes import Up
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 CATALOGUE = "PluginFurnitureCatalog.properties"
 ENTRY = re.compile(r"(\w+)#(\d+)\s*[=:]\s*(.*)")

@@ -28,11 +28,11 @@ from starters.data.renders.furniture import Library, pieces
 from starters.data.renders.meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_texture
 from starters.data.renders.render_views import Light, surface_of, view_dtype, view_of
 from training.checkpoint import replacing, write_atomically
-from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.packages import LicensedPackage, obtain
-from training.data.rgbd import unprojected
+from training.data.rgbd_scenes import unprojected
+from training.data.source import DataSettings, Preparation, Sample, Unreadable
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 Part = Literal["train", "val", "test"]
 

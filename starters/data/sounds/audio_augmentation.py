@@ -7,7 +7,7 @@ from numpy.random import Generator
 from scipy.fft import irfft, next_fast_len, rfft
 
 from starters.data.sounds.soundfonts import Wave
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 _BANDS = 6
 """Points of an equaliser's curve, evenly spread over the logarithm of frequency."""

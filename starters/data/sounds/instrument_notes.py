@@ -24,10 +24,10 @@ from models.systems.mavil.preprocessing import spectrogram
 from starters.data.sounds.audio_augmentation import Acoustics, onset, recorded
 from starters.data.sounds.sampled_instruments import Instruments, Sampler, open_instruments
 from starters.data.sounds.soundfonts import KITS, Note, Synth, Wave, numbered
-from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.packages import PyPIPackage
+from training.data.source import DataSettings, Preparation, Sample, Unreadable
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 _AUDIBLE = 1e-3
 """Least peak of what is played."""

@@ -19,9 +19,9 @@ from scipy.signal import resample
 
 from starters.data.sounds.gus_patches import read_patch
 from starters.data.sounds.soundfonts import KITS, Font, Note, Presets, Synth, Wave, numbered, open_font
-from training.data.base import Unreadable
-from training.data.media import read_sound
+from training.data.decode import read_sound
 from training.data.packages import LicensedPackage, PyPIPackage, obtain
+from training.data.source import Unreadable
 from training.errors import DataError
 
 _NAME = re.compile(r"([A-G])([s#b]?)(\d)(?: ?v\d+)?")

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 
 from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.errors import DataError
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 KITS = 128
 """Bank of drum kits: each key is another drum."""

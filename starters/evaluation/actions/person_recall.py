@@ -17,7 +17,7 @@ from models.media.video import ClipLimits, probe
 from models.people.keypoints import box_iou
 from models.systems.actions.detection_scale import Detail
 from training.data.packages import DebianPackage, PyPIPackage, obtain
-from training.settings import Settings
+from training.recipe_settings import Settings
 
 MARKS = Path(__file__).with_name("people.yaml")
 OVERLAP = 0.3

@@ -11,11 +11,11 @@ from starters.data.people.motions import Motions, MotionTracks, open_takes
 from starters.evaluation.actions import measure as actions
 from starters.evaluation.actions import plot as confusion
 from starters.evaluation.actions.settings import ActionsSettings
-from training import phases
+from training import phase_runner
 from training.errors import RecipeError
-from training.evaluation.measurement import Measurement
+from training.evaluation.report import Measurement
 from training.evaluation.settings import Split
-from training.evaluation.trained import Look, Report, Trained
+from training.evaluation.trained_classifier import Look, Report, Trained
 from training.recipe import Recipe
 
 
@@ -33,7 +33,7 @@ class ActionsQuality(ActionsSettings):
 
     def begin(self, trained: Trained) -> Look:
         network, seed = trained.network, trained.recipe.seed
-        source = phases.source_of(trained.recipe, trained.recipe.released_phase, trained.cache)
+        source = phase_runner.source_of(trained.recipe, trained.recipe.released_phase, trained.cache)
         if not isinstance(source, MotionTracks) or not isinstance(network, LART):
             raise RecipeError("release.quality: kind actions is for a LART on data of kind motions")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.people.keypoints import TOKEN_VALUES, encode_tokens
 from starters.data.people.motions import NOBODY_SAYS, MotionTracks, Take, play
-from training.data.base import Source
+from training.data.source import Source
 
 Floats = NDArray[np.floating[Any]]
 NEAR = 3

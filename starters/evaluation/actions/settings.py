@@ -9,9 +9,9 @@ from pydantic import Field
 from starters.data.people.motions import Recording
 from starters.evaluation.starter_quality import StarterQuality
 from training.data.packages import PyPIPackage
-from training.evaluation.trained import SplitQuality
-from training.settings import Settings
-from training.shipped import Located
+from training.evaluation.trained_classifier import SplitQuality
+from training.recipe_settings import Settings
+from training.shipped_files import Located
 
 
 class SeenAction(Settings):

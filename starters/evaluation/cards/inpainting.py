@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from models.bundle import BundleSpec
-from starters.evaluation.cards import served
+from starters.evaluation.cards import serving
 from starters.evaluation.inpainting.plot import FILE
 from training.evaluation.cards.figures import figure, packages, table, verdict
 
@@ -24,7 +24,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
     drawings = f"{data['drawings']['train']:,} drawings of {packages(data)}"
     yield from ("## Data", "", f"Trained on {drawings}, and on no photographs.", "")
     if "served" in quality:
-        yield from served.section(quality["served"], spec.fill)
+        yield from serving.section(quality["served"], spec.fill)
     yield from (
         "## Quality",
         "",

@@ -14,9 +14,9 @@ from models.bundle_schema import Preprocess
 from models.systems.diffmae.masks import centre_mask
 from starters.data.images.clip_art import ClipArt, ClipArtImages, series_of
 from starters.evaluation.inpainting.settings import Hole
-from training.data.base import Preparation
-from training.data.pictures import to_model_size
-from training.data.sampling import draw_of
+from training.data.load_image import to_model_size
+from training.data.sampler import draw_of
+from training.data.source import Preparation
 from training.errors import RecipeError
 from training.objectives.masks import strokes
 

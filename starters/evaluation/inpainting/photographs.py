@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from training.data.load_image import Pixels
 from training.data.packages import DebianPackage, obtain
-from training.data.pictures import Pixels
 from training.errors import DataError
 
 CROP, DOWN = 256, 720

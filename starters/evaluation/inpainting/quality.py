@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from starters.evaluation.inpainting import plot, report, step_counts
 from starters.evaluation.inpainting.settings import InpaintingSettings
-from training import phases
-from training.evaluation.measurement import Measurement
-from training.evaluation.trained import Trained
+from training import phase_runner
+from training.evaluation.report import Measurement
+from training.evaluation.trained_classifier import Trained
 
 
 class InpaintingQuality(InpaintingSettings):
@@ -15,7 +15,7 @@ class InpaintingQuality(InpaintingSettings):
     def measure(self, trained: Trained) -> Measurement:
         """Scores only what was not scored before."""
         contest = step_counts.prepare(trained.recipe, trained.network, trained.shop)
-        trained_on = trained.recipe.data.open(phases.preparation(trained.recipe, None, trained.cache))
+        trained_on = trained.recipe.data.open(phase_runner.preparation(trained.recipe, None, trained.cache))
         quality = report.summary(contest, step_counts.run(contest))
         return Measurement(
             quality,

@@ -25,11 +25,11 @@ from starters.evaluation.inpainting.holes import Drawings
 from starters.evaluation.inpainting.methods import Diffusion, Filler
 from starters.evaluation.inpainting.perceptual import PerceptualDistance
 from starters.evaluation.inpainting.settings import Hole, InpaintingSettings
-from training import phases
+from training import phase_runner
 from training.errors import RecipeError, TrainingError
-from training.evaluation.measurement import reports, rounded
+from training.evaluation.report import reports, rounded
 from training.fingerprint import sha256_of_weights
-from training.phases import Workshop
+from training.phase_runner import Workshop
 from training.recipe import Recipe
 
 SCORES = ("perceptual", "psnr", "ssim")
@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
     model = _suitable(network, preprocess)
     labels: tuple[str, ...] = ()
     rivals = {
-        name: _suitable(rounded(phases.trained_network(recipe, name, labels, shop), recipe), preprocess)
+        name: _suitable(rounded(phase_runner.trained_network(recipe, name, labels, shop), recipe), preprocess)
         for name in (settings.same_budget, settings.one_step)
     }
     return Contest(

@@ -6,9 +6,9 @@ from starters.evaluation.credits import credited
 from starters.evaluation.reconstruction import report as reconstruction_report
 from starters.evaluation.reconstruction import scores
 from starters.evaluation.reconstruction.settings import ReconstructionSettings
-from training.evaluation.measurement import Measurement
+from training.evaluation.report import Measurement
 from training.evaluation.settings import Split
-from training.evaluation.trained import Look, Report, Trained
+from training.evaluation.trained_classifier import Look, Report, Trained
 
 
 class ReconstructionQuality(ReconstructionSettings):

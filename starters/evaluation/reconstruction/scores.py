@@ -37,13 +37,13 @@ from starters.evaluation.reconstruction.shapes import (
     views_of,
 )
 from starters.evaluation.reconstruction.surfaces import Match, Truth
-from training import phases
-from training.data.base import Sample
+from training import phase_runner
+from training.data.source import Sample
 from training.errors import RecipeError
-from training.evaluation.measurement import reports, rounded
+from training.evaluation.report import reports, rounded
 from training.evaluation.settings import Split
 from training.fingerprint import sha256_of_weights
-from training.phases import Workshop
+from training.phase_runner import Workshop
 from training.recipe import Recipe
 
 NETWORK, PLAIN = "MCC", "MCC whose queries know nothing"
@@ -96,7 +96,7 @@ def prepare(recipe: Recipe, settings: ReconstructionSettings, network: nn.Module
         raise RecipeError("space: kind reconstruction asks a cube; give its extent")
     if recipe.preprocess is None or (recipe.preprocess.mean, recipe.preprocess.std) != (MEAN, STD):
         raise RecipeError(f"preprocess: mean and std are not {MEAN} and {STD}, with which the network normalises images itself")
-    plain = rounded(phases.trained_network(recipe, settings.ablation, (), shop), recipe)
+    plain = rounded(phase_runner.trained_network(recipe, settings.ablation, (), shop), recipe)
     if not isinstance(plain, MCC):
         raise RecipeError(f"release.quality.ablation: phase {settings.ablation} trains no mcc")
     return Contest(settings, recipe.space, network, plain, recipe, shop)
@@ -105,7 +105,7 @@ def prepare(recipe: Recipe, settings: ReconstructionSettings, network: nn.Module
 def held_out(contest: Contest, split: Split) -> RenderedScenes:
     """Raises TrainingError."""
     data = contest.recipe.data.model_copy(update={"part": split.value})
-    source = data.open(phases.preparation(contest.recipe, None, contest.shop.cache))
+    source = data.open(phase_runner.preparation(contest.recipe, None, contest.shop.cache))
     assert isinstance(source, RenderedScenes)
     if len(source.categories) < 2:
         raise RecipeError(f"data.packages: two objects of part {split.value} at least, since standard errors are over objects")

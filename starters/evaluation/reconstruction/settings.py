@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from starters.evaluation.starter_quality import StarterQuality
-from training.evaluation.trained import SplitQuality
+from training.evaluation.trained_classifier import SplitQuality
 
 
 class ReconstructionSettings(StarterQuality, SplitQuality):

@@ -15,7 +15,7 @@ from models.systems.mcc.model import MCC, MEAN, STD
 from models.systems.mcc.visible_surface import VisibleSurface, fit_camera
 from starters.data.renders.scenes import RenderedScenes
 from starters.evaluation.reconstruction.surfaces import Points, extruded, sampled
-from training.data.base import Sample
+from training.data.source import Sample
 from training.errors import TrainingError
 
 SEEN, EXTRUDED = "seen points", "seen points, extruded"

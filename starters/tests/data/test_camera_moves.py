@@ -18,7 +18,7 @@ from starters.data.images.package_images import Part
 from starters.evaluation.optical_flow import features_of
 from starters.tests import moving
 from training import recipe
-from training.data.base import Preparation
+from training.data.source import Preparation
 from training.errors import DataError
 
 RECIPE = Path("starters/recipes/clips.yaml")

@@ -11,7 +11,7 @@ from models.bundle_schema import Preprocess
 from starters.data.images.clip_art import ClipArt, ClipArtImages, build, series_of
 from starters.tests import drawings
 from tests.training.archives import deb
-from training.data.base import Augment, Preparation
+from training.data.source import Augment, Preparation
 from training.errors import DataError
 
 PREPROCESS = Preprocess(image_size=32, short_side=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

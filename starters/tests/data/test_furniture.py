@@ -14,7 +14,7 @@ from models.bundle_schema import Preprocess
 from starters.data.renders.furniture import Library, pieces
 from starters.data.renders.scenes import Renders, creators
 from tests.training.archives import deb
-from training.data.base import Preparation
+from training.data.source import Preparation
 from training.errors import DataError
 
 CATALOGUE = """# a comment

@@ -14,9 +14,9 @@ from models.bundle_schema import Preprocess
 from starters.data.images.emoji_names import read_names, slug
 from starters.data.images.named_drawings import DrawingsWithNames, NamedDrawings, clip_art_of, outlined, part_of
 from starters.tests import named
-from training.data.base import Augment, Preparation
+from training.data.captions import open_words
 from training.data.packages import NpmPackage
-from training.data.words import open_words
+from training.data.source import Augment, Preparation
 from training.errors import DataError
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, fit="squeeze", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

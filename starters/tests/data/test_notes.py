@@ -16,7 +16,7 @@ from starters.data.sounds.audio_augmentation import Acoustics, recorded
 from starters.data.sounds.instrument_notes import Notes, Played
 from starters.data.sounds.soundfonts import Note
 from starters.tests.soundfonts import RATE, ROOT_KEY, cached_font, cached_renderer, hiss, tone
-from training.data.base import Preparation, Unreadable
+from training.data.source import Preparation, Unreadable
 from training.errors import DataError
 
 SOUND = Sound(sample_rate=RATE, frames=64, mel_bins=32, mean=-8.0, std=4.0)

@@ -14,7 +14,7 @@ from starters.data.renders.raster import rasterise
 from starters.data.renders.render_views import surface_of, view_of
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.tests import meshes
-from training.data.base import Preparation
+from training.data.source import Preparation
 from training.errors import DataError
 
 PREPROCESS = Preprocess(image_size=32, short_side=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -26,9 +26,9 @@ from starters.evaluation.actions.thresholds import reliance, thresholds
 from starters.tests.data.test_motions import source
 from training import recipe
 from training.errors import DataError, RecipeError, TrainingError
-from training.evaluation.measurement import looked_at_once, reports
+from training.evaluation.report import looked_at_once, reports
 from training.evaluation.settings import Split
-from training.phases import Workshop
+from training.phase_runner import Workshop
 
 ROOT = Path(__file__).parents[3]
 RECIPE = Path("starters/recipes/actions.yaml")

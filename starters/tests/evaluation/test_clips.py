@@ -16,7 +16,7 @@ from starters.evaluation import vizdoom
 from starters.evaluation.cards import card as model_card
 from starters.evaluation.vizdoom import ACTIONS, Played
 from starters.tests import moving
-from training import command
+from training import cli
 from training.evaluation import __main__ as evaluation
 
 
@@ -88,7 +88,7 @@ def test_recipe_ends_in_bundle_with_accuracy_of_moves(tmp_path: Path, monkeypatc
     monkeypatch.setattr(vizdoom, "played", played)  # the real one is a large package
     file, places = tmp_path / "recipe.yaml", ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     file.write_text(yaml.safe_dump(small(tmp_path / "cache")))
-    assert command.main([str(file), *places, "--bundles", str(tmp_path / "bundles"), "--no-tensorboard"]) == 0
+    assert cli.main([str(file), *places, "--bundles", str(tmp_path / "bundles"), "--no-tensorboard"]) == 0
     made = bundle.read(tmp_path / "bundles/tiny-clips/1.0.0")
     made.verify()
     found = made.spec.quality["clips"]

@@ -17,7 +17,7 @@ from starters.evaluation import depth as depths
 from starters.evaluation.cards import card as model_card
 from starters.evaluation.depth import error, inflated
 from starters.tests import meshes
-from training import command, recipe
+from training import cli, recipe
 from training.data.captures import Capture
 from training.evaluation import __main__ as evaluation
 
@@ -59,7 +59,7 @@ def test_recipe_ends_in_bundle_with_quality_of_depth(tmp_path: Path, monkeypatch
     file, places = tmp_path / "recipe.yaml", ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     content = small(tmp_path / "cache")
     file.write_text(yaml.safe_dump(content))
-    assert command.main([str(file), *places, "--bundles", str(tmp_path / "bundles"), "--no-tensorboard"]) == 0
+    assert cli.main([str(file), *places, "--bundles", str(tmp_path / "bundles"), "--no-tensorboard"]) == 0
     made = bundle.read(tmp_path / "bundles/tiny-depth/1.0.0")
     made.verify()
     found = made.spec.quality["depth"]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from models import bundle
-from training.command import main as train
+from training.cli import main as train
 from training.errors import RecipeError
 from training.evaluation.__main__ import main as evaluate
 from training.recipe import read

@@ -20,7 +20,7 @@ from starters.evaluation.reconstruction.scores import BACK, COLOURED, NETWORK, O
 from starters.evaluation.reconstruction.shapes import EXTRUDED, SEEN
 from starters.tests import meshes
 from tests.models.systems.mcc.test_known import CONFIG
-from training import command, recipe
+from training import cli, recipe
 from training.evaluation import __main__ as evaluation
 
 OBJECTIVE = {"kind": "mcc", "queries": 48, "near": 0.7, "spread": 0.5, "size": 4.0, "shift": 0.0, "degrees": 0}
@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("reconstruct")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(small(folder / "cache")))
     places = [str(folder / "recipe.yaml"), "--runs", str(folder / "runs"), "--cache", str(folder / "cache")]
-    assert command.main([*places, "--bundles", str(folder / "bundles"), "--no-tensorboard"]) == 0
+    assert cli.main([*places, "--bundles", str(folder / "bundles"), "--no-tensorboard"]) == 0
     return folder, places
 
 
@@ -138,7 +138,7 @@ def test_a_dry_run_needs_no_phase_that_was_not_trained(
     tmp_path: Path, trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, places = trained
-    assert command.main([places[0], "--runs", str(tmp_path), *places[3:], "--phase", "shape", "--dry-run"]) == 0
+    assert cli.main([places[0], "--runs", str(tmp_path), *places[3:], "--phase", "shape", "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "phase shape: OccupancyAndColour" in told and "views/s" in told
 

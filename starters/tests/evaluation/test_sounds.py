@@ -18,7 +18,7 @@ from starters.evaluation.cards import card as model_card
 from starters.tests.recordings import cached_notes
 from starters.tests.soundfonts import RATE, cached_font, cached_renderer, hiss, tone
 from tests.support.audio import wav
-from training import command, recipe
+from training import cli, recipe
 from training.evaluation import __main__ as evaluation
 from training.evaluation import metrics
 
@@ -111,7 +111,7 @@ def test_a_recipe_ends_in_a_bundle_that_names_instruments(tmp_path: Path) -> Non
     cache, file = tmp_path / "cache", tmp_path / "recipe.yaml"
     places = ["--runs", str(tmp_path / "runs"), "--cache", str(cache)]
     file.write_text(yaml.safe_dump(small(cache), sort_keys=False))
-    assert command.main([str(file), *places, "--bundles", str(tmp_path / "bundles"), "--no-tensorboard"]) == 0
+    assert cli.main([str(file), *places, "--bundles", str(tmp_path / "bundles"), "--no-tensorboard"]) == 0
     made = bundle.read(tmp_path / "bundles/tiny-sounds/1.0.0")
     made.verify()
     spec, found = made.spec, made.spec.quality["sounds"]
@@ -147,7 +147,7 @@ def test_a_recording_of_no_class_is_refused_before_the_training(tmp_path: Path, 
     content, file = small(tmp_path / "cache"), tmp_path / "recipe.yaml"
     content["release"]["quality"]["recorded"][0]["recordings"][0]["right"] = ["oboe"]
     file.write_text(yaml.safe_dump(content, sort_keys=False))
-    assert command.main([str(file), "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), "--no-tensorboard"]) == 2
+    assert cli.main([str(file), "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), "--no-tensorboard"]) == 2
     assert "release.quality: samples: oboe: no instrument has this name" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from training import command
-from training.phases import WEIGHTS
+from training import cli
+from training.phase_runner import WEIGHTS
 
 
 def test_a_stopped_phase_ends_as_one_that_was_never_stopped(recipe_file: Path, packages: Path, tmp_path: Path) -> None:
     def trained(runs: Path, *changes: str) -> Path:
         common = ["--phase", "begin", "--runs", str(runs), "--cache", str(packages), "--no-tensorboard"]
-        assert command.main([str(recipe_file), *changes, *common]) == 0
+        assert cli.main([str(recipe_file), *changes, *common]) == 0
         return runs / "tiny-inpaint-1.0.0/begin" / WEIGHTS
 
     whole = load_file(trained(tmp_path / "whole"))

@@ -9,7 +9,7 @@ from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from starters.evaluation import baselines
 from training.evaluation import metrics
-from training.evaluation.measurement import calibrated
+from training.evaluation.report import calibrated
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

@@ -28,19 +28,19 @@ from models.systems.mcc.back_surface import BackSurfaceConfig
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.vit.model import Pool, Stem, ViT, ViTConfig
 from training.curation import Curation, Curator
-from training.objectives.back import BackSettings
-from training.objectives.base import Facts
+from training.objectives.back_surface import BackSettings
 from training.objectives.cit import CiTSettings, CuratedMatching
 from training.objectives.contrastive import ContrastiveSettings
 from training.objectives.depth import DepthSettings
 from training.objectives.diffmae import DiffMAESettings, Diffusion
+from training.objectives.hashtags import HashtagSettings
 from training.objectives.lart import LARTSettings
 from training.objectives.linear_probe import LinearProbeSettings
 from training.objectives.mae import MAESettings
 from training.objectives.mavil import AudioVisualMasking, AudioVisualSettings, MAViLSettings
-from training.objectives.maws import HashtagSettings
 from training.objectives.mcc import MCCSettings
-from training.objectives.proxies import ProxiesSettings
+from training.objectives.protocols import Facts
+from training.objectives.proxy_nca import ProxiesSettings
 from training.objectives.supervised import SupervisedSettings
 
 BATCH = 4

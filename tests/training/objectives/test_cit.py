@@ -14,7 +14,7 @@ from tests.training.objectives.cases import CIT_CONFIG, COUNT, Numbered, assert_
 from training.curation import Curator
 from training.errors import DataError
 from training.objectives.cit import CiTSettings, CuratedMatching
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 
 def alike(caption: int) -> float:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from models.systems.image_text.flip import FLIP
 from tests.training.objectives.cases import BATCH, FLIP_CONFIG, assert_same_gradients, draw, gradients, made, normal, uniform
-from training import draws
+from training import random_draws
 from training.objectives.contrastive import Contrastive, ContrastiveSettings, contrast
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 OPTIMISER = OptimiserSettings(lr=1.0, weight_decay=0.2)
 
@@ -45,7 +45,7 @@ def test_flip_encodes_random_half_of_patches_or_all_if_unmasked(masked: bool) ->
     model, words = FLIP(FLIP_CONFIG), (uniform(6) * 40).long()
     objective = Contrastive(model, ContrastiveSettings(masked=masked))
     loss = objective({"pixels": normal(3, 16, 16), "words": words, "draw": draw()})["loss"]
-    noise = draws.uniform(draw(), (16,), "mask")
+    noise = random_draws.uniform(draw(), (16,), "mask")
     visible = noise.argsort(dim=1)[:, :8] if masked else torch.arange(16).expand(BATCH, -1)
     features = model.vision_projection(model.vision(normal(3, 16, 16), visible=visible).features)
     images = features / features.norm(dim=1, keepdim=True)

@@ -19,10 +19,10 @@ from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, Target
 from models.systems.image_text.flip import FLIP
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.training.objectives.cases import DIFFMAE_CONFIG, FLIP_CONFIG, assert_same_gradients, draw, gradients, normal
-from training import draws
+from training import random_draws
 from training.objectives import masks
-from training.objectives.base import Facts
 from training.objectives.diffmae import DiffMAESettings, Diffusion
+from training.objectives.protocols import Facts
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
 MIXED = {"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}}
@@ -42,8 +42,8 @@ def written_out(objective: Diffusion, pixels: Tensor) -> Tensor:
     for sample, number in enumerate(draw()):
         own, image = number[None], pixels[sample : sample + 1]
         split = masks.split(own, config.grid, settings.masks, settings.mask_ratio)
-        t = draws.integers(own, (), 0, config.schedule.steps, "time")
-        noise = gather_tokens(draws.normal(own, (config.patches, config.patch_values), "noise"), split.masked)
+        t = random_draws.integers(own, (), 0, config.schedule.steps, "time")
+        noise = gather_tokens(random_draws.normal(own, (config.patches, config.patch_values), "noise"), split.masked)
         level = float(alphas_bar[int(t)])
         clean = gather_tokens(model.patchify(image), split.masked)
         predicted = model.predict(level**0.5 * clean + (1 - level) ** 0.5 * noise, t, model.encode(image, split)).patches
@@ -65,7 +65,7 @@ def test_the_loss_is_the_mean_over_all_masked_patches(settings: dict[str, object
 
 
 def test_times_are_uniform() -> None:
-    t = draws.integers(torch.arange(3000), (), 0, 1000, "time")
+    t = random_draws.integers(torch.arange(3000), (), 0, 1000, "time")
     assert t.min() < 5 and t.max() > 994 and t.float().mean().item() == pytest.approx(499.5, abs=20)
 
 
@@ -75,8 +75,8 @@ def test_second_head_learns_direction_of_teacher_patches() -> None:
     objective, pixels = Diffusion(DiffMAE(config), DiffMAESettings(), teacher), normal(3, 16, 16)
     values = objective({"pixels": pixels, "draw": draw()})
     split = masks.split(draw(), config.grid, objective.settings.masks, 0.75)
-    t = draws.integers(draw(), (), 0, 1000, "time")
-    noise = gather_tokens(draws.normal(draw(), (16, 48), "noise"), split.masked)
+    t = random_draws.integers(draw(), (), 0, 1000, "time")
+    noise = gather_tokens(random_draws.normal(draw(), (16, 48), "noise"), split.masked)
     model = objective.model
     noisy = config.schedule.add_noise(model.targets(pixels, split), t, noise)
     predicted = model.predict(noisy, t, model.encode(pixels, split)).clip

@@ -14,10 +14,10 @@ from models.registry import architectures
 from tests.support.forked_program import Forked
 from tests.training.objectives.cases import CASES, assert_same_gradients, curate_rounds, gradients, made
 from tests.training.objectives.two_processes import ROWS, SHARDED
-from training import draws
+from training import random_draws
 from training.distributed import spread
 from training.errors import DataError, TrainingError
-from training.objectives.base import Facts
+from training.objectives.protocols import Facts
 from training.objectives.registry import KINDS
 
 ROOT = Path(__file__).parents[3]
@@ -111,7 +111,7 @@ def test_sums_and_means_are_over_ranks(two: dict[str, Any]) -> None:
     assert two["reductions"]["summed"] == 3
     assert two["reductions"]["mean"] == (10 * 1 + 2 * 3) / 4
     assert two["reductions"]["nothing"] == 0
-    assert torch.equal(two["reductions"]["draw"], draws.of_batch(torch.arange(4)))
+    assert torch.equal(two["reductions"]["draw"], random_draws.of_batch(torch.arange(4)))
 
 
 def test_captions_are_chosen_alike_on_any_number_of_processes(two: dict[str, Any]) -> None:

@@ -9,14 +9,14 @@ from torch import Tensor
 from models.people.track_batch import TokenMask, TrackBatch
 from models.systems.lart.model import LART
 from tests.training.objectives.cases import LART_CONFIG, assert_same_gradients, draw, gradients, made
-from training import draws
+from training import random_draws
 from training.objectives.lart import Actions, LARTSettings
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 
 def answers(objective: Actions, batch: dict[str, Tensor]):  # type: ignore[no-untyped-def]
     tracks = TrackBatch(batch["pose"], batch["detected"], batch["joints"])
-    noise = draws.uniform(draw(), (6, 3, 1), "mask")
+    noise = random_draws.uniform(draw(), (6, 3, 1), "mask")
     masked = torch.zeros_like(batch["detected"], dtype=torch.bool)
     for clip in range(4):
         tokens = batch["detected"][clip].flatten().nonzero().flatten().tolist()

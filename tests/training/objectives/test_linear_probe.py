@@ -11,7 +11,7 @@ from torch import nn
 from models.systems.vit.model import ViT
 from tests.training.objectives.cases import VIT_CONFIG, assert_same_gradients, draw, gradients, normal
 from training.objectives.linear_probe import LinearProbe
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 LABEL = torch.tensor([0, 1, 2, 0])
 

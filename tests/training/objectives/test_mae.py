@@ -8,9 +8,9 @@ import torch
 from models.bundle_schema import Preprocess
 from models.systems.mae.model import MAE
 from tests.training.objectives.cases import MAE_CONFIG, assert_same_gradients, draw, gradients, normal
-from training import draws
-from training.objectives.base import Facts
+from training import random_draws
 from training.objectives.mae import MaskedReconstruction
+from training.objectives.protocols import Facts
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, interpolation="bicubic", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
 
@@ -22,7 +22,7 @@ def model() -> MAE:
 
 
 def test_only_the_patches_that_were_hidden_count(model: MAE) -> None:
-    pixels, noise = normal(3, 16, 16), draws.uniform(draw(), (16,), "mask")
+    pixels, noise = normal(3, 16, 16), random_draws.uniform(draw(), (16,), "mask")
     answer = model(pixels, noise)
     errors = []
     for sample in range(4):

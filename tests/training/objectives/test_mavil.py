@@ -19,15 +19,15 @@ from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining
 from models.systems.mavil.system import clip_at_2_fps, spectrogram_section
 from tests.training.objectives.cases import MAVIL_CONFIG, TOWERS, assert_same_gradients, draw, gradients, made, normal, uniform
 from tests.training.objectives.test_contrastive import written_out as partners
-from training import draws
-from training.objectives.base import Facts
+from training import random_draws
 from training.objectives.mavil import AudioVisualLabels, AudioVisualMasking, AudioVisualSettings, MAViLSettings
-from training.settings import OptimiserSettings
+from training.objectives.protocols import Facts
+from training.recipe_settings import OptimiserSettings
 
 
 def noise() -> MaskNoise:
     views = {
-        name: tuple(draws.uniform(draw(), (patches,), f"{name} mask {view}") for view in (1, 2))
+        name: tuple(random_draws.uniform(draw(), (patches,), f"{name} mask {view}") for view in (1, 2))
         for name, patches in (("audio", MAVIL_CONFIG.audio_patches), ("video", MAVIL_CONFIG.video_patches))
     }
     return MaskNoise(views["audio"], views["video"])  # type: ignore[arg-type]
@@ -128,14 +128,14 @@ def test_student_teaches_next_round_and_others_are_refused(tmp_path: Path) -> No
 def test_fine_tuning_masks_whole_times_and_bins() -> None:
     objective, batch = made("audio_visual")
     assert isinstance(objective, AudioVisualLabels)
-    times, bins = (draws.uniform(draw(), (count,), name) for count, name in ((4, "times"), (2, "mel bins")))
+    times, bins = (random_draws.uniform(draw(), (count,), name) for count, name in ((4, "times"), (2, "mel bins")))
     heard = torch.stack(
         [
             torch.tensor([2 * time + mel for time in times[sample].argsort()[:2].tolist() for mel in bins[sample].argsort()[:1].tolist()])
             for sample in range(4)
         ]
     )
-    seen = draws.uniform(draw(), (8,), "video").argsort(dim=1)[:, :5]
+    seen = random_draws.uniform(draw(), (8,), "video").argsort(dim=1)[:, :5]
     scores = objective.model(batch["spectrogram"], batch["clip"], audio_ids_keep=heard, video_ids_keep=seen).logits.sigmoid()
     wanted = -torch.where(batch["labels"] == 1, scores, 1 - scores).log().mean()
     loss = objective(batch)["loss"]

@@ -13,9 +13,9 @@ from models.systems.mcc.model import MCC
 from models.systems.mcc.point_embed import contract
 from models.systems.mcc.queries import label_queries
 from tests.training.objectives.cases import MCC_CONFIG, assert_same_gradients, draw, gradients, made, uniform
-from training import draws
-from training.objectives.base import Facts
+from training import random_draws
 from training.objectives.mcc import MCCSettings, OccupancyAndColour, in_cube, in_half_ball, labelled
+from training.objectives.protocols import Facts
 
 
 def objective_of(settings: dict[str, object], facts: Facts | None = None, **config: object) -> OccupancyAndColour:
@@ -27,7 +27,7 @@ def objective_of(settings: dict[str, object], facts: Facts | None = None, **conf
 def test_queries_near_surface_are_occupied_in_its_colour(regress: bool) -> None:
     _, batch = made("mcc")
     objective = objective_of({"queries": 30, "threshold": 0.6}, regress_colour=regress, colour_weight=0.5, drop_path=0.0)
-    queries = 3 * (2 * draws.uniform(draw(), (30, 3), "queries") - 1)
+    queries = 3 * (2 * random_draws.uniform(draw(), (30, 3), "queries") - 1)
     augmentation = objective.augmentation(draw())
     seen = torch.where(batch["valid"].unsqueeze(-1), batch["points"], torch.inf)
     images = augmentation.transform_images(batch["pixels"])

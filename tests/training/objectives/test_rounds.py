@@ -15,13 +15,13 @@ from models.systems.image_text.cit import CiT
 from models.systems.image_text.flip import FLIP
 from tests.training.objectives.cases import CIT_CONFIG, FLIP_CONFIG
 from tests.training.objectives.test_cit import FewWords
-from training.data.base import Sample
+from training.data.source import Sample
 from training.errors import DataError
 from training.loop import Ended, Plan, Run, train
-from training.objectives.base import Facts
 from training.objectives.cit import CiTSettings, CuratedMatching
-from training.objectives.proxies import ProxiesSettings
-from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings
+from training.objectives.protocols import Facts
+from training.objectives.proxy_nca import ProxiesSettings
+from training.recipe_settings import LoopSettings, OptimiserSettings, ScheduleSettings
 
 PAIRS = 60
 CURATION = {"labels": ["1", ["2", "3"]], "steps": 3, "threshold": 0.0, "min_ratio": 0.5, "pool": 8, "seed": 1}

@@ -15,7 +15,7 @@ from tests.training.objectives.cases import VIT_CONFIG, assert_same_gradients, d
 from training.errors import TrainingError
 from training.objectives.supervised import Supervised, SupervisedSettings, keep_branches
 from training.optim import ParameterGroup
-from training.settings import OptimiserSettings
+from training.recipe_settings import OptimiserSettings
 
 LABEL = torch.tensor([0, 1, 2, 0])
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.training.objectives.cases import BATCH, CASES, curate_rounds, gradients, made
-from training import draws, reductions
+from training import collectives, random_draws
 from training.distributed import spread, whole
 
 SHARDED = [name for name in CASES if name not in ("supervised_reversible", "lit", "cit")]
@@ -39,7 +39,7 @@ def shared(name: str, rank: int) -> dict[str, dict[str, Tensor]]:
 
 def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Average all tensors over both processes at once: each exchange waits for the other process."""
-    flat = reductions.averaged(torch.cat([tensor.flatten() for tensor in tensors.values()]))
+    flat = collectives.averaged(torch.cat([tensor.flatten() for tensor in tensors.values()]))
     parts = flat.split([tensor.numel() for tensor in tensors.values()])
     return {name: part.view_as(tensor) for (name, tensor), part in zip(tensors.items(), parts, strict=True)}
 
@@ -58,17 +58,17 @@ def half(batch: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
 
 def reduced(rank: int) -> dict[str, Tensor]:
     own = ROWS[2 * rank : 2 * rank + 2].clone().requires_grad_()
-    joined = reductions.gathered(own)
+    joined = collectives.gathered(own)
     ((rank + 1) * joined.square()).sum().backward()
     assert own.grad is not None
     count = torch.tensor([1.0, 3.0])[rank]
     return {
         "gathered": joined.detach(),
-        "gradient": reductions.gathered(own.grad),
-        "summed": reductions.summed(torch.tensor(rank + 1)),
-        "mean": reductions.averaged(reductions.term_of_mean(torch.tensor([10.0, 2.0])[rank], count)),
-        "nothing": reductions.averaged(reductions.term_of_mean(torch.tensor(0.0), 0)),
-        "draw": draws.of_batch(torch.arange(4)[2 * rank : 2 * rank + 2]),
+        "gradient": collectives.gathered(own.grad),
+        "summed": collectives.summed(torch.tensor(rank + 1)),
+        "mean": collectives.averaged(collectives.term_of_mean(torch.tensor([10.0, 2.0])[rank], count)),
+        "nothing": collectives.averaged(collectives.term_of_mean(torch.tensor(0.0), 0)),
+        "draw": random_draws.of_batch(torch.arange(4)[2 * rank : 2 * rank + 2]),
     }
 
 

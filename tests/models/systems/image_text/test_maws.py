@@ -21,7 +21,7 @@ from models.systems.vit.model import ViT
 from server.media.images import to_model_size
 from tests.golden.case import published_keys, read_case
 from tests.golden.replays.maws import answers, clip_config, load
-from training.data import pictures
+from training.data import load_image
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "maws"
 PAIR = GOLDEN / "clip"
@@ -180,7 +180,9 @@ def test_a_class_without_texts_is_refused() -> None:
         model.class_features(torch.tensor([[0, 5, 2]]), torch.tensor([0]), 2)
 
 
-@pytest.mark.parametrize("prepare", [lambda image, p: to_model_size(image, p, 10_000), pictures.to_model_size], ids=["service", "training"])
+@pytest.mark.parametrize(
+    "prepare", [lambda image, p: to_model_size(image, p, 10_000), load_image.to_model_size], ids=["service", "training"]
+)
 def test_pictures_for_fine_tuned_models_are_squeezed(prepare: Any) -> None:
     """All four corners of an oblong picture are still there."""
     pixels = np.zeros((40, 80, 3), np.uint8)

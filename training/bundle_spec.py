@@ -1,0 +1,89 @@
+"""`bundle.json` of what a recipe trains. It is built before the first step as well, since what a bundle refuses must cost no training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from models.bundle import BundleSpec
+from models.bundle_schema import LABELLED_TASKS, FileDigest, TextSpec
+from models.loading import config_mismatch
+from models.registry import architectures
+from models.systems.image_text.add_tokenizer import prepare_tokenizer
+from models.systems.image_text.tokenizer_vocabulary import TokenizerError
+from training.data.captions import WordSettings
+from training.errors import DataError, RecipeError
+from training.recipe import Phase, Recipe, first_mistake
+
+_UNKNOWN = FileDigest(sha256="0" * 64, bytes=0)
+
+
+def of_phase(recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], more: Mapping[str, Any] | None = None) -> BundleSpec:
+    """The spec of a phase's network, without its weights. config: of the network. more: further fields, and others than a phase's.
+
+    Raises RecipeError that names the field which a bundle refuses."""
+    architecture = architectures()[recipe.model_of(phase).architecture]
+    task = architecture.purpose.task(config)
+    fields = {
+        "name": phase.name,
+        "version": recipe.version,
+        "task": task,
+        "architecture": architecture.name,
+        "config": dataclasses.asdict(config),
+        "preprocess": phase.preprocess or recipe.preprocess,
+        "clip": recipe.clip,
+        "sound": recipe.sound,
+        "space": recipe.space,
+        "temperature": recipe.temperature,
+        "preset": recipe.preset,
+        "fill": recipe.fill,
+        "labels": list(labels) if task in LABELLED_TASKS else [],
+        "license": recipe.license,
+        "provenance": {"recipe": recipe.name, "phase": phase.name},
+        "weights": _UNKNOWN,
+    }
+    try:
+        spec = BundleSpec.model_validate(fields | dict(more or {}))
+        spec.to_bytes()
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"no bundle can be made: {error.object[:80]!r} holds a lone surrogate, which is no text") from error
+    except ValidationError as error:
+        raise RecipeError(f"no bundle can be made: {first_mistake(error).removeprefix('content: ')}") from error
+    return spec
+
+
+def of_release(recipe: Recipe, config: Any, labels: Sequence[str], measured: Mapping[str, Any]) -> BundleSpec:
+    """The spec of the bundle that the recipe ends in. measured: fields that say how good it is. Raises RecipeError as above, and where
+    the network does not fit labels or images."""
+    assert recipe.release is not None
+    phase = recipe.released_phase
+    fields = dataclasses.asdict(config)
+    own = {
+        "name": recipe.name,
+        "task": recipe.release.task,
+        "config": fields | ({"drop_path": 0.0} if "drop_path" in fields else {}),
+        "description": recipe.description,
+        "trained_on": recipe.trained_on,
+        "note": recipe.note,
+    }
+    spec = of_phase(recipe, phase, config, labels, {**own, **measured})
+    problem = config_mismatch(spec, config)
+    if problem:
+        raise RecipeError(f"{recipe.field_of(phase)}.model: {problem}")
+    return spec
+
+
+def texts_of(recipe: Recipe, spec: BundleSpec, weights: Path) -> tuple[TextSpec, bytes] | None:
+    """How the bundle reads texts, with the tokenizer of its training, and the content of its tokenizer's file; None: it reads none. Raises
+    DataError."""
+    words = getattr(recipe.released_phase.data or recipe.data, "words", None)
+    if not isinstance(words, WordSettings) or spec.task != "zero-shot":
+        return None
+    try:
+        return prepare_tokenizer(spec, weights, words.tokenizer, max_length=recipe.words, special=words.special)
+    except TokenizerError as error:
+        raise DataError(f"data.words.tokenizer: {error}") from error

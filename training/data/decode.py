@@ -1,0 +1,93 @@
+"""Frames and sound out of files, by PyAV: as many as are wanted, not more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.media.audio_decoding import decode_mono
+from models.media.audio_windows import ANALYSIS_WINDOW_S
+from models.media.video_program import MediaRefused
+from training.data.source import Unreadable
+
+VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"})
+SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif", ".caf"})
+_ERRORS = (OSError, ValueError, IndexError, av.error.FFmpegError)
+
+
+def video_length(file: Path) -> tuple[int, float]:
+    """Frames and frames per second, as the container says. Raises Unreadable."""
+    try:
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+            total = stream.frames
+            if not total and container.duration:
+                total = int(container.duration / av.time_base * rate)
+    except _ERRORS as error:
+        raise Unreadable(f"{file}: {error}") from error
+    if total < 1 or rate <= 0:
+        raise Unreadable(f"{file}: has no frames or no frame rate")
+    return total, rate
+
+
+def read_frames(file: Path, wanted: Sequence[int], rate: float) -> Tensor:
+    """uint8 (len(wanted), H, W, 3), RGB: frames by number, ascending. Where the file ends before, its last frame repeats.
+
+    Raises Unreadable.
+    """
+    frames: dict[int, np.ndarray] = {}
+    needed, last = set(wanted), max(wanted)
+    try:
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            base = Fraction(stream.time_base or Fraction(1, 1000))
+            begin = stream.start_time or 0
+            container.seek(int(wanted[0] / rate / base) + begin, stream=stream)  # to the key frame before
+            for frame in container.decode(stream):
+                if frame.pts is None:
+                    continue
+                number = round(float((frame.pts - begin) * base) * rate)
+                if number in needed or not frames:
+                    frames[number] = frame.to_ndarray(format="rgb24")
+                if number >= last:
+                    frames.setdefault(number, frame.to_ndarray(format="rgb24"))
+                    break
+    except _ERRORS as error:
+        raise Unreadable(f"{file}: {error}") from error
+    if not frames:
+        raise Unreadable(f"{file}: no frame could be decoded")
+    known = sorted(frames)
+    nearest = [max((number for number in known if number <= frame), default=known[0]) for frame in wanted]
+    return torch.from_numpy(np.stack([frames[number] for number in nearest]))
+
+
+def read_sound(file: Path, sample_rate: int, seconds: float, start: float = 0.0) -> Tensor:
+    """Return mono (samples,), as the service hears it (`models.media.audio_decoding`), from `start` on, at most so many seconds.
+
+    Raises Unreadable."""
+    skip = int(start * sample_rate)
+    wanted = skip + int(seconds * sample_rate)
+    parts: list[np.ndarray] = []
+    have = 0
+    try:
+        with av.open(str(file)) as container:
+            for chunk in decode_mono(container, sample_rate):
+                parts.append(chunk[max(0, skip - have) : wanted - have])
+                have += len(chunk)
+                if have >= wanted:
+                    break
+    except (MediaRefused, *_ERRORS) as error:
+        raise Unreadable(f"{file}: {error}") from error
+    sound = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    least = round(ANALYSIS_WINDOW_S * sample_rate)
+    if len(sound) < least:
+        raise Unreadable(f"{file}: {len(sound)} samples at {sample_rate} Hz are too few: one analysis window has {least}")
+    return torch.from_numpy(np.ascontiguousarray(sound))

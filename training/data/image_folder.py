@@ -1,0 +1,86 @@
+"""A folder of images: one subfolder for each class, or images without labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+from PIL import Image
+
+from training.data.augment import prepared
+from training.data.load_image import open_on_white
+from training.data.source import DataSettings, Preparation, Sample, Unreadable
+from training.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+
+class Folder(DataSettings):
+    kind: Literal["folder"] = "folder"
+    path: Path
+    """From the working directory."""
+    labelled: bool = True
+    """Subfolders are classes, in the order of their names; False: all images below, without labels."""
+
+    def open(self, preparation: Preparation) -> ImageFolder:
+        """Raises DataError."""
+        root = self.path
+        if not root.is_dir():
+            raise DataError(f"data.path: {root} is no folder")
+        if preparation.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        labels = (
+            tuple(sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")))
+            if self.labelled
+            else ()
+        )
+        files: list[Path] = []
+        classes: list[int] = []
+        for number, below in enumerate([root / label for label in labels] or [root]):
+            found = sorted(file for file in below.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            if labels and not found:
+                raise DataError(f"{below}: no image in this folder of a class; delete it, or put {', '.join(sorted(SUFFIXES))} files there")
+            files += found
+            classes += [number] * len(found)
+        if self.labelled and len(labels) < 2:
+            raise DataError(f"data.path: {root} has {len(labels)} subfolders; labelled images need one for each of two or more classes")
+        if not files:
+            raise DataError(f"data.path: {root} has no images ({', '.join(sorted(SUFFIXES))})")
+        return ImageFolder(root, tuple(files), tuple(classes) if self.labelled else (), labels, preparation)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    root: Path
+    files: tuple[Path, ...]
+    classes: tuple[int, ...]
+    """One for each file; empty without labels."""
+    labels: tuple[str, ...]
+    preparation: Preparation
+    unit: str = "images"
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def identity(self) -> Mapping[str, Any]:
+        listing = "\n".join(f"{file.relative_to(self.root).as_posix()} {file.stat().st_size}" for file in self.files)
+        return {"files": len(self.files), "listing": hashlib.sha256(listing.encode()).hexdigest()}
+
+    def sample(self, index: int, draw: int) -> Sample:
+        preprocess = self.preparation.preprocess
+        assert preprocess is not None
+        image = read_image(self.files[index])
+        pixels = prepared(image, preprocess, self.preparation.augment, draw)
+        return {"pixels": pixels, "label": torch.tensor(self.classes[index])} if self.classes else {"pixels": pixels}
+
+
+def read_image(file: Path | IO[bytes], name: str = "") -> Image.Image:
+    """As RGB, on white. name: of the file, where it is a part of another. Raises Unreadable."""
+    try:
+        return open_on_white(file)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Unreadable(f"{name or file}: {error}") from error

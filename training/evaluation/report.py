@@ -1,0 +1,84 @@
+"""Measurements of a finished network, and reports of them that stay on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.bundle_schema import Rung
+from models.systems.mavil.model import MAViL
+from models.systems.vit.model import ViT
+from training.errors import TrainingError
+from training.fingerprint import sha256_of_weights
+from training.phase_runner import Workshop
+from training.recipe import Recipe
+from training.recipe_settings import Settings
+
+_BEFORE = "judging"
+"""Name of the folder of reports in runs of earlier versions."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Measurements as a bundle says them."""
+
+    quality: dict[str, Any] = field(default_factory=dict)
+    ladder: list[Rung] = field(default_factory=list)
+    default_rung: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    """For the provenance."""
+    drawn: Mapping[str, str] = field(default_factory=dict)
+    """File name → SVG, which the card shows."""
+
+
+def rounded(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """The network with its weights as the recipe's bundle stores them: what is measured is what is shipped."""
+    assert recipe.release is not None
+    return (network.half().float() if recipe.release.dtype == "float16" else network).eval()
+
+
+def calibrated(network: ViT | MAViL, temperature: float) -> nn.Module:
+    """The network with its head's weights divided by `temperature`: its confidence changes, its predictions do not."""
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.div_(temperature)
+    return network
+
+
+def reports(shop: Workshop) -> Path:
+    """Folder of reports and of scored rows. Those of a run of an earlier version move there: a test split is looked at once."""
+    folder = shop.runs / "evaluation"
+    if (before := shop.runs / _BEFORE).is_dir() and not folder.exists():
+        before.rename(folder)
+    return folder
+
+
+def looked_at_once(file: Path, of: Mapping[str, str], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The report of a look at a test split, written to `file`. For the same weights and settings it is read again, others are refused.
+    Raises TrainingError."""
+    if file.is_file():
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if known["judged"] != of:
+            raise TrainingError(f"{file}: the test split was looked at with other weights or settings; choose by the validation split")
+        return known
+    return write_report(file, of, look())
+
+
+def write_report(file: Path, of: Mapping[str, str], report: dict[str, Any]) -> dict[str, Any]:
+    """of: `weights_and_settings`."""
+    whole = {"judged": dict(of), **report}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return whole
+
+
+def weights_and_settings(settings: Settings, network: nn.Module) -> dict[str, str]:
+    """Digests of what is evaluated, by which a second look is told from another one."""
+    return {"weights": sha256_of_weights(network.state_dict()), "settings": sha256(settings.model_dump_json().encode()).hexdigest()}

@@ -1,0 +1,92 @@
+"""A trained network under evaluation, by the whole of its held-out data or by one of its splits."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from models.bundle_schema import Preprocess
+from training import phase_runner
+from training.errors import RecipeError, TrainingError
+from training.evaluation.report import Measurement, looked_at_once, reports, rounded, weights_and_settings, write_report
+from training.evaluation.settings import QualitySettings, Split
+from training.phase_runner import Workshop
+from training.recipe import Recipe
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network of a recipe, which an evaluation may calibrate in place."""
+
+    recipe: Recipe
+    """As `Recipe.measured` gives it."""
+    network: nn.Module
+    """Rounded as a bundle stores it, if anything is measured."""
+    labels: tuple[str, ...]
+    shop: Workshop
+
+    @property
+    def cache(self) -> Path:
+        return self.shop.cache
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Raises RecipeError."""
+        if self.recipe.preprocess is None:
+            raise RecipeError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        return self.recipe.preprocess
+
+    def other(self, phase: str) -> nn.Module:
+        """The network of another phase, rounded. Raises TrainingError."""
+        return rounded(phase_runner.trained_network(self.recipe, phase, self.labels, self.shop), self.recipe)
+
+
+def trained(recipe: Recipe, shop: Workshop, phase: str | None = None) -> Trained:
+    """phase: None for that of the release. Raises TrainingError."""
+    assert recipe.release is not None
+    released = recipe.released_phase
+    chosen = next((one for one in recipe.phases if one.name == (phase or released.name)), None)
+    if chosen is None:
+        raise TrainingError(f"--phase: {phase} is no phase; there are {', '.join(one.name for one in recipe.phases)}")
+    labels = phase_runner.source_of(recipe, released, shop.cache).labels
+    network = phase_runner.trained_network(recipe, chosen.name, labels, shop)
+    return Trained(recipe.measured(chosen), rounded(network, recipe) if recipe.release.quality else network, labels, shop)
+
+
+Look = Callable[[Split], Report]
+"""Looks at a split. Raises TrainingError."""
+
+
+class SplitQuality(QualitySettings):
+    """A measurement of the validation split, as often as you like, and of the test split, once."""
+
+    @abstractmethod
+    def begin(self, trained: Trained) -> Look:
+        """Checks, and calibrates the network. Raises TrainingError."""
+
+    @abstractmethod
+    def measurement(self, trained: Trained, report: Report) -> Measurement:
+        """report: of the test split. Raises TrainingError."""
+
+    def measure(self, trained: Trained) -> Measurement:
+        """A report of the test split that is there is read again."""
+        return self.measurement(trained, self.report(trained, Split.TEST))
+
+    def report(self, trained: Trained, split: Split) -> Report:
+        """The report of a split, which is written to its file. Raises TrainingError."""
+        look = self.begin(trained)
+        of, file = weights_and_settings(self, trained.network), self.file(trained, split)
+        return looked_at_once(file, of, lambda: look(split)) if split is Split.TEST else write_report(file, of, look(split))
+
+    def file(self, trained: Trained, split: Split) -> Path:
+        """File of the report of a split."""
+        kind = re.sub(r"[^\w.-]", "-", self.kind)
+        return reports(trained.shop) / f"{kind}-{split.value}.json"

@@ -1,0 +1,80 @@
+"""The back of an object behind each seen point: thickness along its ray, and the colour of the far side. Trains that part of an MCC."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.systems.mcc.back_surface import BackSurface, BackSurfaceNet
+from models.systems.mcc.model import MCC
+from training.objectives.checks import expect, need
+from training.objectives.mcc import augmentation, pictures_in_unit_range
+from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+
+
+class BackSettings(ObjectiveSettings):
+    kind: Literal["back"] = "back"
+    near: float = Field(default=0.1, gt=0)
+    """Error of thickness, in the units of points, up to which the loss is quadratic, then linear: where an object may be thick or thin,
+    the mean of both is neither."""
+    colour: float = Field(default=0.3, ge=0)
+    """Weight of the mean absolute error of colours."""
+    scale: float = Field(default=0.2, ge=0, lt=1)
+    """Each axis is scaled by a factor from 1 - scale to 1 + scale. All samples of a step are augmented alike."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability that scene and image are mirrored."""
+
+    def build(self, model: nn.Module, facts: Facts) -> Behind:
+        """Raises ValueError."""
+        network: MCC = expect(self.kind, model, MCC)
+        if network.back is None:
+            raise ValueError("model.config.back: the objective back trains this part of an MCC, and the network has none")
+        return Behind(network, self, facts)
+
+
+class Behind(nn.Module):
+    """Batch: normalised `pixels` (B, 3, any, any); the point seen in each pixel of a map, `points` (B, n, n, 3), and whether there is one,
+    `valid` (B, n, n); the last point on the same ray, `back` (B, n, n, 3), and its colour in 0..1, `back_colours` (B, n, n, 3)."""
+
+    def __init__(self, model: MCC, settings: BackSettings, facts: Facts) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.settings = settings
+        self._facts = facts
+        self._part.requires_grad_(True)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        valid, settings = need(batch, "valid").bool(), self.settings
+        moved = augmentation(batch["draw"], scale=settings.scale, flip=settings.flip)
+        images = moved.transform_images(pictures_in_unit_range(need(batch, "pixels"), self._facts))
+        seen, back = (moved.transform_seen(need(batch, name).masked_fill(~valid.unsqueeze(-1), 0.0)) for name in ("points", "back"))
+        colours = need(batch, "back_colours")
+        if moved.flip:
+            valid, colours = valid.flip(2), colours.flip(2)
+        told: BackSurface = self._part(images, seen, valid)
+        # a sensor's error may put the seen point behind the true back; then there is nothing between
+        thickness = ((back - seen).norm(dim=-1) * (back - seen)[..., 2].sign()).clamp(min=0)
+        wrong = F.smooth_l1_loss(told.thickness, thickness, reduction="none", beta=settings.near)
+        deep = _mean(wrong, valid)
+        colour = _mean((told.colours - colours).abs().mean(dim=-1), valid)
+        error = _mean((told.thickness - thickness).abs(), valid)
+        return {
+            "loss": deep + settings.colour * colour,
+            "loss_thickness": deep.detach(),
+            "loss_colour": colour.detach(),
+            "error_thickness": error.detach(),
+        }
+
+    @property
+    def _part(self) -> BackSurfaceNet:
+        assert self.model.back is not None
+        return self.model.back
+
+
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    """(B, n, n) → scalar: over the pixels of each sample that are valid, then over samples."""
+    counted = values.masked_fill(~valid, 0.0).flatten(1).sum(dim=1)
+    return (counted / valid.flatten(1).sum(dim=1).clamp(min=1)).mean()

@@ -1,0 +1,144 @@
+"""Weights that a network starts with: of an earlier phase, a bundle or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.bundle import WEIGHTS_FILE
+from models.layers.efficientnet_lite import EfficientNetLiteEncoder, init_from_efficientnet_lite
+from models.loading import weight_mismatch
+from models.systems.diffmae.init_attention import look_around
+from models.systems.diffmae.model import DiffMAE, start_from_encoder
+from models.systems.image_text.flip import FLIP
+from models.systems.mae.model import start_from_pretrained as vit_from_mae
+from models.systems.mae_st.init_motion import look_for_motion
+from models.systems.mae_st.model import VideoMAE
+from models.systems.mae_st.model import start_from_pretrained as video_from_mae_st
+from models.systems.mae_st.pretraining import VideoMAEPretraining
+from models.systems.mavil.init_from_mae import audio_weights_from_video, video_weights_from_images
+from models.systems.mavil.model import MAViL
+from models.systems.mavil.model import init_from_mavil_pretraining as mavil_from_pretraining
+from models.systems.mavil.pretraining import MAViLPretraining
+from models.systems.mcc.init_attention import init_nearest_attention
+from models.systems.mcc.model import MCC, init_from_mae
+from models.systems.vit.model import ViT
+from training.data.sampler import Draw, Samples
+from training.data.source import Source
+from training.errors import TrainingError
+from training.objectives.diffmae import Diffusion
+from training.objectives.diffmae_head_fit import fit_last_layer
+from training.objectives.mcc import OccupancyAndColour
+from training.objectives.mcc_head_fit import fit_answers
+from training.objectives.protocols import Batch
+from training.objectives.proxy_nca import Proxies, fit_proxies, skip_blocks
+from training.recipe import Initial
+
+
+def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for weights that are not an image MAE's of the same size."""
+    video = video_weights_from_images(weights, network.config)
+    converted = video | audio_weights_from_video(video, network.config)
+    own = network.state_dict()
+    wrong = [name for name, value in converted.items() if name not in own or own[name].shape != value.shape]
+    if wrong:
+        raise ValueError(f"no image MAE of this size: {', '.join(wrong[:5])}")
+    network.load_state_dict(converted, strict=False)
+
+
+_FITTED_IMAGES, _FITTED_SCENES, _FITTED_THINGS = (768, 64), (256, 16), (20_000, 64)
+"""Samples that the last layer is fitted to, and how many go through the network at a time. A scene has hundreds of queries."""
+_FITTED_EPOCHS = 4
+"""Times that each thing is met, at most, by different artists."""
+
+_LOOKS: Mapping[Initial, tuple[type[nn.Module], Callable[[Any], None]]] = {
+    Initial.NEIGHBOURS: (DiffMAE, look_around),
+    Initial.NEAREST: (MCC, init_nearest_attention),
+    Initial.MOTION: (VideoMAEPretraining, look_for_motion),
+    Initial.WHITENED: (FLIP, skip_blocks),
+}
+
+_FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]], object]] = {
+    ViT: vit_from_mae,
+    VideoMAE: video_from_mae_st,
+    MAViL: mavil_from_pretraining,
+    MAViLPretraining: _mavil_from_mae,
+    DiffMAE: start_from_encoder,
+    MCC: init_from_mae,
+    EfficientNetLiteEncoder: init_from_efficientnet_lite,
+}
+"""Networks that start from the encoder of another."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights of a bundle's folder or a safetensors file. Raises TrainingError."""
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"start: {file} cannot be read ({error})") from error
+
+
+def start_from(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load weights of the same network, or of the one that it is pre-trained as, in place. Raises TrainingError."""
+    problem = weight_mismatch(network, weights)
+    if problem is None:
+        network.load_state_dict(dict(weights))
+        return
+    convert = _FROM_PRETRAINING.get(type(network))
+    if convert is None:
+        raise TrainingError(f"start: the weights of {source} do not fit: {problem}")
+    try:
+        convert(network, {name: value.float() for name, value in weights.items()})
+    except ValueError as error:
+        raise TrainingError(f"start: the weights of {source} do not fit: {error}") from error
+
+
+def part_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those of the part of that name of a network, by their names in the part; empty if the network has none."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def begin(network: nn.Module, initial: Initial) -> None:
+    """Set the starting values that a recipe asks for, in place: the same bits whatever the number of threads, since a run that goes on
+    compares them. Raises TrainingError."""
+    kind, look = _LOOKS[initial]
+    if not isinstance(network, kind):
+        article = "an" if kind is MCC else "a"
+        raise TrainingError(f"initial: {initial.value} is for {article} {kind.__name__}, not for {type(network).__name__}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        look(network)
+    except ValueError as error:
+        raise TrainingError(f"initial: {initial.value} does not fit the network: {error}") from error
+    finally:
+        torch.set_num_threads(threads)
+
+
+def fit_to_data(objective: nn.Module, source: Source, seed: int, initial: Initial) -> None:
+    """Fit what a phase begins with to its data, in place: proxies always, the last layer of a network that `begin` has begun where it
+    answers from the start."""
+    if isinstance(objective, Proxies):
+        batches = _batches(source, seed, *_FITTED_THINGS, epochs=_FITTED_EPOCHS)
+        fit_proxies(objective, batches, whitened=initial is Initial.WHITENED)
+    elif initial is Initial.RANDOM:
+        return
+    elif isinstance(objective, OccupancyAndColour):
+        fit_answers(objective, _batches(source, seed, *_FITTED_SCENES))
+    elif isinstance(objective, Diffusion):
+        fit_last_layer(objective, _batches(source, seed, *_FITTED_IMAGES))
+
+
+def _batches(source: Source, seed: int, most: int, together: int, epochs: int = 1) -> Iterator[Batch]:
+    """At most so many samples of each epoch, evenly spread over the source."""
+    samples, count = Samples(source, seed), min(most, len(source))
+    chosen = [Draw(number * len(source) // count, epoch) for epoch in range(epochs) for number in range(count)]
+    return (samples.__getitems__(chosen[first : first + together])[0] for first in range(0, len(chosen), together))
