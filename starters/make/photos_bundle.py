@@ -79,7 +79,7 @@ def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
 def write(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
     """Raises DataError, BundleError and OSError."""
     model = network(WEIGHTS, cache)
-    graph = onnx_export.Graph(model, {"pixels": torch.randn(onnx_export.EXAMPLES, 3, SIDE, SIDE)}, ("logits",))
+    graph = onnx_export.ExportGraph(model, {"pixels": torch.randn(onnx_export.EXAMPLE_ROWS, 3, SIDE, SIDE)}, ("logits",))
     with torch.no_grad():
         proto = in_half_precision(onnx_export.trace(graph))
     with tempfile.TemporaryDirectory() as staging:

@@ -119,7 +119,7 @@ def test_the_null_model_takes_its_time_and_answers_zeros(tmp_path: Path) -> None
     [
         ("resnet", {}, "architecture 'resnet' is unknown; known are vit"),
         ("video_mae", {"depth": 0}, r"does not fit architecture video_mae: missing: pos_embed\.spatial"),
-        ("vit", {**asdict(CONFIG), "depth": 0}, "config: depth 0 is no number of blocks"),
+        ("vit", {**asdict(CONFIG), "depth": 0}, "config: depth 0 is not a positive number of blocks"),
         ("vit", {"depht": 3}, "config: depht: unknown; the fields are .*depth"),
         ("vit", {"width": "three"}, "config: width: Input should be a valid integer"),
         ("vit", asdict(replace(CONFIG, depth=2)), r"model\.safetensors: does not fit architecture vit: unexpected: blocks\.2"),

@@ -30,12 +30,12 @@ from models.checkpoints.family import (
 from models.checkpoints.key_table import KeyTable
 from models.systems.diffmae.decoder import DecoderType
 from models.systems.diffmae.model import DiffMAEConfig
-from models.systems.vit.checkpoint import ENCODER
+from models.systems.vit.checkpoint import ENCODER_KEYS
 
 FORMAT = "diffmae-v1"
 
 KEYS = {
-    **ENCODER,
+    **ENCODER_KEYS,
     "norm.*": "norm.*",
     "noise_embed.*": "noise_embed.*",
     "decoder_pos_embed": "decoder_pos_embed",

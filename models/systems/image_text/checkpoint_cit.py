@@ -14,7 +14,7 @@ from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, RGB, ConfigFi
 from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.systems.image_text.cit import VisionTower
-from models.systems.vit.checkpoint import ENCODER, SWAG_KEYS, TIMM_KEYS
+from models.systems.vit.checkpoint import ENCODER_KEYS, SWAG_KEYS, TIMM_KEYS
 
 _LAYER = "text_model.encoder.layer.{i}"
 _BLOCK = "text.blocks.{i}"
@@ -41,7 +41,7 @@ POSITION_IDS = "text_model.embeddings.position_ids"
 
 
 MOCO = {
-    **ENCODER,
+    **ENCODER_KEYS,
     "norm.*": "norm.*",
 }
 

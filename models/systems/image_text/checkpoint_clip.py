@@ -17,7 +17,7 @@ from models.checkpoints.hf_config import PROCESSOR, HFConfig, prepared_size
 from models.checkpoints.hf_image_processor import CLIP_MEAN, CLIP_STD
 from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
-from models.systems.vit.checkpoint import resized, vit_config
+from models.systems.vit.checkpoint import resize_position_table, vit_config
 
 
 def block_keys(upstream: str, prefix: str) -> dict[str, str]:
@@ -136,7 +136,7 @@ CLIP_VISION = Family(
     config=lambda weights, settings: {"classes": 0, **vit_config(weights, settings)},
     described=lambda description: describe_vision(HFConfig.of(description), description),
     tidy=add_batch_axes,
-    resized=resized,
+    resized=resize_position_table,
     defaults={"pre_norm": True, "proportional_attention": True},
     preprocess=resize_and_crop(1.0, CLIP_MEAN, CLIP_STD),
 )

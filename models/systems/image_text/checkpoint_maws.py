@@ -10,7 +10,7 @@ from models.bundle_schema import Preprocess
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, resize_and_crop, shape_of
 from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
-from models.systems.vit.checkpoint import TIMM_KEYS, resized, vit_config
+from models.systems.vit.checkpoint import TIMM_KEYS, resize_position_table, vit_config
 
 LAYER = {
     "self_attn.in_proj_weight": "attn.qkv.weight",
@@ -73,7 +73,7 @@ FAMILY = Family(
     architecture="vit",
     table=KeyTable(TIMM_KEYS),
     config=config,
-    resized=resized,
+    resized=resize_position_table,
     defaults={"proportional_attention": True},
     preprocess=preprocess,
     headless=True,

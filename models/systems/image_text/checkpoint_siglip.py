@@ -17,7 +17,7 @@ from models.checkpoints.hf_image_processor import HALF
 from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_clip import add_batch_axes, block_keys, describe_vision
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS
-from models.systems.vit.checkpoint import resized, vit_config
+from models.systems.vit.checkpoint import resize_position_table, vit_config
 from models.systems.vit.model import Pool
 
 DEFAULTS = {"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "patch_size": 16}
@@ -68,7 +68,7 @@ def split_and_resize(weights: dict[str, Tensor], config: Any, prefix: str = "") 
     for name in ("weight", "bias"):
         if (matrix := weights.get(f"{pool}.qkv.{name}")) is not None:
             split_weights[f"{pool}.q.{name}"], split_weights[f"{pool}.kv.{name}"] = matrix[: config.width], matrix[config.width :]
-    return split_weights | {table: resized({"pos_embed": split_weights[table]}, config)["pos_embed"]}
+    return split_weights | {table: resize_position_table({"pos_embed": split_weights[table]}, config)["pos_embed"]}
 
 
 def drop_head(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -162,7 +162,7 @@ CLASSIFIER = Family(
     config=vit_config,
     described=describe_classifier,
     tidy=drop_head,
-    resized=resized,
+    resized=resize_position_table,
     defaults={"pool": Pool.NORM_MEAN, "proportional_attention": True},
     preprocess=preprocess,
 )

@@ -24,7 +24,7 @@ from models.checkpoints.key_table import KeyTable
 from models.layers.position_embeddings import sincos_table
 from models.systems.mae.model import MAEConfig
 from models.systems.vit import checkpoint_transformers as hub
-from models.systems.vit.checkpoint import ENCODER, MASKED_DECODER, mae_preprocess
+from models.systems.vit.checkpoint import ENCODER_KEYS, MASKED_DECODER_KEYS, mae_preprocess
 
 IMAGE_SIZE = 224
 """Size of the images that the published autoencoders were trained on."""
@@ -68,7 +68,7 @@ def at_another_size(weights: dict[str, Tensor], config: MAEConfig) -> dict[str, 
 PRETRAINING = Family(
     name="mae_pretrained",
     architecture="mae",
-    table=KeyTable({**ENCODER, **MASKED_DECODER}),
+    table=KeyTable({**ENCODER_KEYS, **MASKED_DECODER_KEYS}),
     config=pretraining_config,
     preprocess=mae_preprocess,
     head_fields=AUTOENCODER_HEADS,
@@ -78,12 +78,12 @@ PRETRAINING = Family(
 
 
 TRANSFORMERS_KEYS = {
-    **hub.prefixed("vit.", hub.ENCODER),
+    **hub.add_prefix("vit.", hub.ENCODER_KEYS),
     "decoder.decoder_embed.*": "decoder_embed.*",
     "decoder.decoder_pos_embed": "decoder_pos_embed",
     "decoder.mask_token": "mask_token",
-    **hub.blocks("decoder.decoder_layers", "decoder_blocks"),
-    **hub.blocks("decoder.decoder_encoder.layer", "decoder_blocks"),
+    **hub.block_keys("decoder.decoder_layers", "decoder_blocks"),
+    **hub.block_keys("decoder.decoder_encoder.layer", "decoder_blocks"),
     "decoder.decoder_norm.*": "decoder_norm.*",
     "decoder.decoder_pred.*": "decoder_pred.*",
 }

@@ -26,7 +26,7 @@ from models.checkpoints.family import (
 from models.checkpoints.hf_config import HFConfig, image_size
 from models.checkpoints.key_table import KeyTable
 from models.systems.mae_st.model import VideoMAEConfig
-from models.systems.vit.checkpoint_transformers import blocks, prefixed
+from models.systems.vit.checkpoint_transformers import add_prefix, block_keys
 
 BLOCKS = {
     "blocks.{i}.norm1.*": "blocks.{i}.norm1.*",
@@ -138,13 +138,13 @@ PRETRAINING = Family(
 
 
 TRANSFORMERS_KEYS = {
-    **prefixed(
+    **add_prefix(
         "videomae.",
         {
             "embeddings.patch_embeddings.projection.*": "patch_embed.proj.*",
             **{
                 key.replace("value}.*", "value}.weight"): ours.replace("qkv.*", "qkv.weight")
-                for key, ours in blocks("encoder.layer").items()
+                for key, ours in block_keys("encoder.layer").items()
             },
             "encoder.layer.{i}.attention.attention.q_bias": "blocks.{i}.attn.q_bias",
             "encoder.layer.{i}.attention.attention.v_bias": "blocks.{i}.attn.v_bias",

@@ -23,7 +23,7 @@ from models.checkpoints.family import (
     squeeze,
 )
 from models.checkpoints.key_table import KeyTable
-from models.systems.vit.checkpoint import BLOCK, ENCODER, MASKED_DECODER
+from models.systems.vit.checkpoint import BLOCK_KEYS, ENCODER_KEYS, MASKED_DECODER_KEYS
 
 WINDOW_KEYS = {
     "decoder_blocks.{i}.attn.tau": "decoder_blocks.{i}.attn.tau",
@@ -45,21 +45,21 @@ def expand_to_halves(keys: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-FUSION_KEYS = {theirs.replace("blocks.", "blocks_av."): ours.replace("blocks.", "blocks_av.") for theirs, ours in BLOCK.items()}
+FUSION_KEYS = {theirs.replace("blocks.", "blocks_av."): ours.replace("blocks.", "blocks_av.") for theirs, ours in BLOCK_KEYS.items()}
 
 KEYS = {
-    **expand_to_halves(ENCODER),
+    **expand_to_halves(ENCODER_KEYS),
     **FUSION_KEYS,
     **{f"fc_norm_{head}.*": f"fc_norm.{head}.*" for head in ("av", "a", "v")},
     **{f"head_{head}.*": f"head.{head}.*" for head in ("av", "a", "v")},
 }
 
 PRETRAINING_KEYS = {
-    **expand_to_halves({**ENCODER, **MASKED_DECODER}),
+    **expand_to_halves({**ENCODER_KEYS, **MASKED_DECODER_KEYS}),
     **FUSION_KEYS,
 }
 
-AUDIO_MAE_KEYS = {**ENCODER, **MASKED_DECODER, **WINDOW_KEYS}
+AUDIO_MAE_KEYS = {**ENCODER_KEYS, **MASKED_DECODER_KEYS, **WINDOW_KEYS}
 
 VGGSOUND_CLASSES = 309
 """Number of classes of VGGSound, whose clips have one label each; AudioSet's have several."""

@@ -20,20 +20,20 @@ from models.checkpoints.family import (
     squeeze,
 )
 from models.checkpoints.key_table import KeyTable
-from models.systems.vit.checkpoint import BLOCK, DECODER, ENCODER
+from models.systems.vit.checkpoint import BLOCK_KEYS, DECODER_KEYS, ENCODER_KEYS
 
 KEYS = {
-    **ENCODER,
+    **ENCODER_KEYS,
     "norm.*": "norm.*",
     "cls_token_xyz": "cls_token_xyz",
     "xyz_pos_embed.two_d_pos_embed": "xyz_pos_embed.two_d_pos_embed",
     "xyz_pos_embed.cls_token": "xyz_pos_embed.cls_token",
     "xyz_pos_embed.invalid_xyz_token": "xyz_pos_embed.invalid_xyz_token",
     "xyz_pos_embed.pos_embed.*": "xyz_pos_embed.pos_embed.*",
-    **{f"xyz_pos_embed.{key}": f"xyz_pos_embed.{name}" for key, name in BLOCK.items()},
-    **{key.replace("blocks.", "blocks_xyz."): name.replace("blocks.", "blocks_xyz.") for key, name in BLOCK.items()},
+    **{f"xyz_pos_embed.{key}": f"xyz_pos_embed.{name}" for key, name in BLOCK_KEYS.items()},
+    **{key.replace("blocks.", "blocks_xyz."): name.replace("blocks.", "blocks_xyz.") for key, name in BLOCK_KEYS.items()},
     "norm_xyz.*": "norm_xyz.*",
-    **DECODER,
+    **DECODER_KEYS,
     "decoder_xyz_pos_embed.pos_embed.*": "decoder_xyz_pos_embed.pos_embed.*",
 }
 

@@ -19,7 +19,7 @@ from models.systems.mvit import slowfast_config
 from models.systems.mvit.model import Activation
 from models.systems.mvit.reversible import PUBLISHED, StreamFusion
 from models.systems.mvit.trunk import Positions
-from models.systems.vit.checkpoint import resized, vit_config
+from models.systems.vit.checkpoint import resize_position_table, vit_config
 from models.systems.vit.model import Pool
 
 BLOCK = {
@@ -193,7 +193,7 @@ VIT = Family(
     architecture="vit",
     table=KeyTable(VIT_KEYS),
     config=vit_config,
-    resized=resized,
+    resized=resize_position_table,
     defaults=REVERSIBLE,
     described=slowfast_config.make_describe(vit_fields),
     tidy=drop_class_token,
@@ -219,7 +219,7 @@ MINREV = Family(
     architecture="vit",
     table=KeyTable(MINREV_KEYS),
     config=minrev_config,
-    resized=resized,
+    resized=resize_position_table,
     defaults={**REVERSIBLE, "pool": Pool.MEAN, "mlp_norm_eps": 1e-5, "final_norm_eps": 1e-5},
     preprocess=resize_and_crop(1.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
     headless=True,

@@ -1,5 +1,8 @@
-"""ONNX Runtime from 1.29 on tells its makers about each session unless this is set before it is imported. Opsin tells nobody anything; who
-wants it sets the variable to 0."""
+"""ONNX graphs.
+
+ONNX Runtime from 1.29 on reports each session to its makers unless this variable is set before it is imported. Opsin never reports
+anything; set the variable to 0 to allow it.
+"""
 
 import os
 

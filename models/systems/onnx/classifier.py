@@ -1,7 +1,7 @@
-"""A classifier or an encoder that somebody else trained, as an ONNX graph run by ONNX Runtime.
+"""A foreign classifier or encoder, as an ONNX graph run by ONNX Runtime.
 
-The graph takes one image, NCHW or NHWC, normalised in float32 or float16, or uint8 as it is. One of its outputs holds a row of logits, of
-probabilities or of a vector for each image.
+The graph takes one image, NCHW or NHWC, normalised in float32 or float16, or uint8 as it is. One of its outputs has a row of logits, of
+probabilities or of a vector per image.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from models import bundle
 from models.bundle_schema import Preprocess
 from models.layers.embedding import image_vectors
 from models.layers.forward import classification_arrays, normalise_to_planes
-from models.systems.onnx.session import LONGEST, ended_after, first_line, open_session
+from models.systems.onnx.session import FIRST_RUN_S, first_line, open_session, run_timeout
 from models.systems.onnx.signature import ImageInput, image_input, read_graph
 
-LEAST = 1e-30
-"""Probabilities below it count as it: their logarithm is finite."""
+MIN_PROBABILITY = 1e-30
+"""Minimum probability: smaller ones are raised to it, so that their logarithm is finite."""
 
 
 @dataclass(frozen=True)
 class OnnxGraphConfig:
-    """Fields that the graph does not tell by itself. It tells layout, type and batch of its input."""
+    """Config of a foreign graph, of what it does not declare itself. It declares layout, type and batch of its input."""
 
     image_size: int = 224
     classes: int = 1000
-    """0: an encoder."""
+    """Number of classes; 0: an encoder."""
     width: int = 0
     """Length of an encoder's vectors."""
     output: str = ""
-    """Name of the output that answers; empty: the first."""
+    """Name of the output to use; empty: the first."""
     probabilities: bool = False
-    """Whether a classifier's output has been through a softmax already."""
+    """Whether a classifier's output is after a softmax."""
     tokens: int = 0
     """Reported as tokens in and out; 0 for networks without tokens."""
 
@@ -54,77 +54,77 @@ class OnnxGraphConfig:
 
     @property
     def numbers(self) -> int:
-        """Length of the answer to one image."""
+        """Length of the output row of one image."""
         return self.classes or self.width
 
 
 class OnnxGraph(nn.Module):
-    """Images → rows of the output. It has no parameters of its own: the session holds them. Any number of threads may call it at once."""
+    """A foreign graph: images → rows of the output. The session holds its parameters. Any number of threads may call it at once."""
 
     def __init__(
-        self, config: OnnxGraphConfig, session: onnxruntime.InferenceSession | None = None, given: ImageInput | None = None
+        self, config: OnnxGraphConfig, session: onnxruntime.InferenceSession | None = None, image_input: ImageInput | None = None
     ) -> None:
         super().__init__()
         self.config = config
         self._session = session
-        self._given = given
+        self._input = image_input
 
     def forward(self, pixels: Tensor, preprocess: Preprocess, options: onnxruntime.RunOptions | None = None) -> Tensor:
-        """uint8 (B, S, S, 3) → float32 (B, classes or width), logits or features."""
-        assert self._session is not None and self._given is not None, "open it with `open_graph`"
-        images = self._prepared(pixels, preprocess)
+        """Run the graph: uint8 (B, S, S, 3) → float32 (B, classes or width), logits or features."""
+        assert self._session is not None and self._input is not None, "open it with `open_graph`"
+        images = self._prepare(pixels, preprocess)
         output = self.config.output or self._session.get_outputs()[0].name
-        rows = [self._session.run([output], {self._given.name: part.numpy()}, options)[0] for part in self._batches(images)]
-        found = torch.from_numpy(np.concatenate(rows)).float().to(pixels.device)
-        found = found.flatten(1)[: len(pixels)] if found.dim() > 1 else found
-        return found.clamp_min(LEAST).log() if self.config.probabilities else found
+        rows = [self._session.run([output], {self._input.name: part.numpy()}, options)[0] for part in self._batches(images)]
+        outputs = torch.from_numpy(np.concatenate(rows)).float().to(pixels.device)
+        outputs = outputs.flatten(1)[: len(pixels)] if outputs.dim() > 1 else outputs
+        return outputs.clamp_min(MIN_PROBABILITY).log() if self.config.probabilities else outputs
 
-    def _prepared(self, pixels: Tensor, preprocess: Preprocess) -> Tensor:
-        assert self._given is not None
-        if self._given.type == "uint8":
+    def _prepare(self, pixels: Tensor, preprocess: Preprocess) -> Tensor:
+        assert self._input is not None
+        if self._input.type == "uint8":
             images = pixels.permute(0, 3, 1, 2)
         else:
-            images = normalise_to_planes(pixels, preprocess).to(torch.float16 if self._given.type == "float16" else torch.float32)
-        return (images if self._given.layout == "nchw" else images.permute(0, 2, 3, 1)).cpu().contiguous()
+            images = normalise_to_planes(pixels, preprocess).to(torch.float16 if self._input.type == "float16" else torch.float32)
+        return (images if self._input.layout == "nchw" else images.permute(0, 2, 3, 1)).cpu().contiguous()
 
     def _batches(self, images: Tensor) -> Sequence[Tensor]:
-        """All at once, or as many as the graph takes, the last ones filled up with black images."""
-        assert self._given is not None
-        if self._given.batch is None:
+        """Return all images at once, or in batches of the graph's size, the last one padded with black images."""
+        assert self._input is not None
+        if self._input.batch is None:
             return (images,)
-        absent = -len(images) % self._given.batch
-        return torch.split(F.pad(images, (0, 0, 0, 0, 0, 0, 0, absent)), self._given.batch)
+        absent = -len(images) % self._input.batch
+        return torch.split(F.pad(images, (0, 0, 0, 0, 0, 0, 0, absent)), self._input.batch)
 
 
 def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
-    """pixels uint8 (B, S, S, 3) → logits and numbers of tokens. Tokens do not merge: the option `merge` has no influence."""
+    """Classify pixels: uint8 (B, S, S, 3) → logits and token counts. Tokens do not merge: the option `merge` has no effect."""
     assert isinstance(model, OnnxGraph)
     return classification_arrays(model(arrays["pixels"], preprocess), model.config.tokens, model.config.tokens)
 
 
 def embed(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
-    """pixels uint8 (B, S, S, 3) → vectors of unit length and numbers of tokens."""
+    """Embed pixels: uint8 (B, S, S, 3) → vectors of unit length and token counts."""
     assert isinstance(model, OnnxGraph)
     return image_vectors(model(arrays["pixels"], preprocess), model.config.tokens, model.config.tokens)
 
 
 def open_graph(path: Path, config: OnnxGraphConfig, device: torch.device) -> OnnxGraph:
-    """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with what is wrong and OSError."""
+    """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with the problem, and OSError."""
     try:
         content, model = read_graph(path, bundle.read(path.parent).spec.files)
     except bundle.BundleError as error:
         raise ValueError(str(error)) from error
-    given, side = image_input(model), config.image_size
-    if given.side not in (None, side):
-        raise ValueError(f"it takes images of {given.side} × {given.side} pixels, not of {side} × {side}")
+    graph_input, side = image_input(model), config.image_size
+    if graph_input.side not in (None, side):
+        raise ValueError(f"it takes images of {graph_input.side} × {graph_input.side} pixels, not of {side} × {side}")
     outputs = [value.name for value in model.graph.output]
     if not outputs or (config.output and config.output not in outputs):
         raise ValueError(f"its outputs are {', '.join(outputs) or 'none'}; {config.output or 'one'} is needed")
     del model
-    graph = OnnxGraph(config, open_session(content, device, torch.get_num_threads(), path.parent), given)
+    graph = OnnxGraph(config, open_session(content, device, torch.get_num_threads(), path.parent), graph_input)
     black = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     try:
-        with ended_after(LONGEST) as options:
+        with run_timeout(FIRST_RUN_S) as options:
             rows = graph(black, Preprocess(image_size=side, short_side=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), options)
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"it fails on a batch of two: {first_line(error)}") from error

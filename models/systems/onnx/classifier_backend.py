@@ -1,4 +1,5 @@
-"""A bundle's classifier run by ONNX Runtime: the graph is made of its weights once, kept in a folder, and compared with the model."""
+"""A bundle's classifier run by ONNX Runtime: the graph is written from its weights once, cached in a folder, and compared with the
+model."""
 
 from __future__ import annotations
 
@@ -27,50 +28,51 @@ from models.systems.onnx.session import open_session
 
 Precision = Literal["float32", "int8"]
 
-VERSION = 1
-"""Version of what `models.systems.vit.onnx_graph` writes; raise it when that changes."""
+GRAPH_VERSION = 1
+"""Version of the graphs of `models.systems.vit.onnx_graph`; raise it when they change."""
 TOLERANCE = 1e-4
-"""Largest difference from the model's logits in float32, relative to max(1, |logit|)."""
-MOST_BYTES = 8 * 2**30
-"""Bytes of all graphs in a folder, at most; those that nobody reads are the first to go."""
-ABANDONED = 3600.0
-"""Seconds after which a file that was never finished is removed."""
+"""Maximum difference from the model's logits in float32, relative to max(1, |logit|)."""
+MAX_CACHE_BYTES = 8 * 2**30
+"""Maximum size of all graphs in a folder; those that were not used for longest are removed first."""
+MAX_DRAFT_AGE_S = 3600.0
+"""Age in seconds after which an unfinished file is removed."""
 
 
 CALIBRATION_BATCH = 8
-"""Activations are quantised by the range of a whole batch, so accuracy is measured on batches as they are served."""
+"""Batch size of calibration. Activations are quantised by the range of a whole batch, so accuracy is measured on batches as they are
+served."""
 
 
 CONFIDENCE = 0.95
-"""Confidence of the one-sided interval of the share of labels that agree."""
+"""Confidence of the one-sided interval of the fraction of labels that agree."""
 
 
 class GraphError(Exception):
-    """There is no graph of a bundle, or it does not compute what the model does."""
+    """Error of a bundle without a graph, or whose graph differs from the model."""
 
 
 class OnnxClassifier:
-    """The same answers as `LoadedModel.forward` for task classify, without traces. Any number of threads may call it at once."""
+    """Classifier with the outputs of `LoadedModel.forward` for task classify, without traces. Any number of threads may call it at once."""
 
     def __init__(self, spec: BundleSpec, config: Any, session: onnxruntime.InferenceSession) -> None:
         self.spec = spec
         self._config = config
         self._session = session
         self.difference = 0.0
-        """Largest difference from the model's logits in float32, on the batch that it was compared on."""
+        """Maximum difference from the model's logits in float32, on the batch of the comparison."""
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """pixels uint8 (B, S, S, 3) → logits float32 (B, classes), tokens int32 (B, 2)."""
-        merges = effective(self._config, options.get("merge", ()))
-        given = {"pixels": np.ascontiguousarray(arrays["pixels"]), "merge": np.array(merges, np.int64)}
-        (logits,) = self._session.run(None, given)
+        """Classify pixels: uint8 (B, S, S, 3) → logits float32 (B, classes), tokens int32 (B, 2)."""
+        merges = effective_merge(self._config, options.get("merge", ()))
+        inputs = {"pixels": np.ascontiguousarray(arrays["pixels"]), "merge": np.array(merges, np.int64)}
+        (logits,) = self._session.run(None, inputs)
         tokens = self._config.patches + self._config.special_tokens
         counts = np.array([[tokens, tokens - sum(merges)]], np.int32)
         return {"logits": logits, "tokens": np.repeat(counts, len(logits), axis=0)}
 
 
-def effective(config: Any, schedule: Any) -> tuple[int, ...]:
-    """Tokens that really merge in each block of a ViT: schedules that differ in nothing else have the same shapes."""
+def effective_merge(config: Any, schedule: Any) -> tuple[int, ...]:
+    """Return the number of tokens that merge in each block of a ViT; schedules with the same numbers have the same shapes."""
     before = config.patches + config.special_tokens
     merged = []
     for after in MergeSchedule.of(schedule).token_counts(before, config.depth, config.special_tokens):
@@ -80,7 +82,7 @@ def effective(config: Any, schedule: Any) -> tuple[int, ...]:
 
 
 def has_graph(spec: BundleSpec) -> bool:
-    """Whether a bundle could be run so, by what its spec says."""
+    """Return True if a bundle can be run so, by its spec."""
     architecture = architectures().get(spec.architecture)
     return spec.task == "classify" and architecture is not None and architecture.graph is not None
 
@@ -88,65 +90,65 @@ def has_graph(spec: BundleSpec) -> bool:
 def open_classifier(
     bundle: Bundle, folder: Path | None, precision: Precision, threads: int, sample: Arrays, model: LoadedModel | None = None
 ) -> OnnxClassifier:
-    """Open the graph that is kept in `folder`, or make it. sample: arrays of a batch, on which float32 is compared with the model.
+    """Open the graph that is cached in `folder`, or write it. Raises GraphError, and BundleError if the weights are damaged.
 
-    model: the bundle's in float32 on the CPU, to compare with; None: it is loaded.
-    Raises GraphError, and BundleError if the weights are damaged.
+    sample: arrays of a batch, on which float32 is compared with the model. model: the bundle's in float32 on the CPU, to compare with;
+    None: it is loaded.
     """
     if not has_graph(bundle.spec):
         raise GraphError(f"architecture {bundle.spec.architecture} has no ONNX graph for task {bundle.spec.task}")
     model = model or load(bundle)
-    content = _kept(folder, _key(bundle.spec, precision), lambda: _make(load(bundle), precision))
+    content = _cached_graph(folder, _key(bundle.spec, precision), lambda: _write_graph(load(bundle), precision))
     try:
         session = open_session(content, torch.device("cpu"), threads)
     except ValueError as error:
         raise GraphError(str(error)) from error
     classifier = OnnxClassifier(bundle.spec, model.model.config, session)
-    merges = ({"merge": ()}, {"merge": _some_merging(model)})
+    merges = ({"merge": ()}, {"merge": _default_merge(model)})
     classifier.difference = max(_compare(classifier, model, sample, options, precision) for options in merges)
     return classifier
 
 
 def calibrate(bundle: Bundle, pixels: NDArray[np.uint8], labels: NDArray[np.int64], bound: float, threads: int = 1) -> Int8:
-    """Measure each rung, and merging off, in float32 and int8. pixels: (N, S, S, 3) at the bundle's size; labels: (N,).
+    """Measure each rung, and merging off, in float32 and int8. Raises GraphError and BundleError.
 
-    Raises GraphError and BundleError.
+    pixels: (N, S, S, 3) at the bundle's size; labels: (N,).
     """
     sample = {"pixels": pixels[:2]}
-    exact, short = (open_classifier(bundle, None, precision, threads, sample) for precision in get_args(Precision))
+    exact, int8 = (open_classifier(bundle, None, precision, threads, sample) for precision in get_args(Precision))
     schedules = {"off": MergeSchedule.off()} | {rung.name: rung.merge for rung in bundle.spec.ladder}
     depth = int(bundle.spec.config.get("depth", 1))
     rungs = {}
     for name, schedule in schedules.items():
-        one, other = (_best(classifier, pixels, schedule.expand(depth)) for classifier in (exact, short))
-        rungs[name] = _accuracies(one, other, labels)
+        exact_classes, int8_classes = (_best_classes(classifier, pixels, schedule.expand(depth)) for classifier in (exact, int8))
+        rungs[name] = _accuracies(exact_classes, int8_classes, labels)
     return Int8(bound=bound, images=len(pixels), rungs=rungs)
 
 
-def _best(classifier: OnnxClassifier, pixels: NDArray[np.uint8], merge: Sequence[int]) -> NDArray[np.int64]:
-    """The best class of each image."""
+def _best_classes(classifier: OnnxClassifier, pixels: NDArray[np.uint8], merge: Sequence[int]) -> NDArray[np.int64]:
+    """Return the best class of each image, (N,)."""
     starts = range(0, len(pixels), CALIBRATION_BATCH)
     parts = [classifier.forward({"pixels": pixels[start : start + CALIBRATION_BATCH]}, {"merge": merge})["logits"] for start in starts]
     best: NDArray[np.int64] = np.concatenate(parts).argmax(axis=1)
     return best
 
 
-def _accuracies(exact: NDArray[np.int64], short: NDArray[np.int64], labels: NDArray[np.int64]) -> Accuracies:
-    """Accuracies of the best classes in float32 and in int8."""
+def _accuracies(exact: NDArray[np.int64], int8: NDArray[np.int64], labels: NDArray[np.int64]) -> Accuracies:
+    """Return the accuracies of the best classes in float32 and in int8."""
     from scipy.special import betaincinv
 
-    count, same = len(labels), int((exact == short).sum())
-    losses = (exact == labels).astype(float) - (short == labels)
+    count, same = len(labels), int((exact == int8).sum())
+    losses = (exact == labels).astype(float) - (int8 == labels)
     return Accuracies(
         float32=float((exact == labels).mean()),
-        int8=float((short == labels).mean()),
+        int8=float((int8 == labels).mean()),
         loss_error=float(losses.std(ddof=1) / math.sqrt(count)) if count > 1 else None,
         agreement=same / count,
         agreement_bound=float(betaincinv(same, count - same + 1, 1 - CONFIDENCE)) if same else 0.0,
     )
 
 
-def _make(model: LoadedModel, precision: Precision) -> bytes:
+def _write_graph(model: LoadedModel, precision: Precision) -> bytes:
     make = resolve(architectures()[model.spec.architecture].graph or "")
     try:
         content: bytes = make(model.model, model.spec.pictures, int8=precision == "int8")
@@ -156,35 +158,36 @@ def _make(model: LoadedModel, precision: Precision) -> bytes:
 
 
 def _compare(classifier: OnnxClassifier, model: LoadedModel, sample: Arrays, options: Mapping[str, Any], precision: Precision) -> float:
-    """The largest difference between their logits. Raises GraphError where it is too large.
+    """Return the maximum difference of the logits. Raises GraphError if it is too large.
 
-    Integers are only required to be numbers: what they cost in accuracy is measured by `opsin calibrate`."""
+    Int8 logits only need to be finite: their loss of accuracy is measured by `opsin calibrate`.
+    """
     try:
-        found = classifier.forward(sample, options)["logits"]
+        logits = classifier.forward(sample, options)["logits"]
     except Exception as error:
         raise GraphError(f"the graph fails: {error}") from error
-    if not np.isfinite(found).all():
+    if not np.isfinite(logits).all():
         raise GraphError("the graph's logits are not finite")
     expected = model.forward(sample, options)["logits"]
-    difference = float((np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max())
-    if precision != "int8" and not difference <= TOLERANCE:  # nor where the model's own are no numbers
+    difference = float((np.abs(logits - expected) / np.maximum(np.abs(expected), 1)).max())
+    if precision != "int8" and not difference <= TOLERANCE:  # also refuses NaN of the model's own
         raise GraphError(f"the graph's logits differ by {difference:.1e} from the model's, more than {TOLERANCE:.0e}")
-    return float(np.abs(found - expected).max())
+    return float(np.abs(logits - expected).max())
 
 
-def _some_merging(model: LoadedModel) -> tuple[int, ...]:
+def _default_merge(model: LoadedModel) -> tuple[int, ...]:
     rung = model.spec.rung(model.spec.default_rung) if model.spec.default_rung else None
     return rung.merge.expand(model.depth) if rung else (1,) * model.depth
 
 
 def _key(spec: BundleSpec, precision: Precision) -> str:
-    """Digest of everything that the graph holds."""
-    held = [VERSION, precision, spec.architecture, spec.config, spec.pictures.mean, spec.pictures.std, spec.weights.sha256]
-    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:32]
+    """Return a digest of everything that the graph depends on."""
+    parts = [GRAPH_VERSION, precision, spec.architecture, spec.config, spec.pictures.mean, spec.pictures.std, spec.weights.sha256]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _kept(folder: Path | None, key: str, make: Callable[[], bytes]) -> bytes:
-    """A graph's bytes, from `folder` if they are there undamaged: a file's name holds the SHA-256 of its content."""
+def _cached_graph(folder: Path | None, key: str, make: Callable[[], bytes]) -> bytes:
+    """Return a graph's bytes, from `folder` if they are undamaged there: a file's name has the SHA-256 of its content."""
     for path in folder.glob(f"{key}-*.onnx") if folder is not None else ():
         with suppress(OSError):
             content = path.read_bytes()
@@ -194,13 +197,13 @@ def _kept(folder: Path | None, key: str, make: Callable[[], bytes]) -> bytes:
             path.unlink()
     content = make()
     if folder is not None:
-        with suppress(OSError):  # the next start makes it again
-            _keep(folder, f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.onnx", content)
+        with suppress(OSError):  # the next start writes it again
+            _write_atomically(folder, f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.onnx", content)
     return content
 
 
-def _keep(folder: Path, name: str, content: bytes) -> None:
-    """Readers see the whole file or none."""
+def _write_atomically(folder: Path, name: str, content: bytes) -> None:
+    """Write a file so that readers see the whole of it or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=".", suffix=".draft", dir=folder)
     try:
@@ -209,15 +212,15 @@ def _keep(folder: Path, name: str, content: bytes) -> None:
         Path(draft).replace(folder / name)
     finally:
         Path(draft).unlink(missing_ok=True)
-    _tidy(folder, folder / name)
+    _evict(folder, folder / name)
 
 
-def _tidy(folder: Path, fresh: Path) -> None:
+def _evict(folder: Path, fresh: Path) -> None:
     used = 0
     for path in sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True):
         used += path.stat().st_size
-        if used > MOST_BYTES and path != fresh:
+        if used > MAX_CACHE_BYTES and path != fresh:
             path.unlink(missing_ok=True)
     for path in folder.glob(".*.draft"):
-        if time.time() - path.stat().st_mtime > ABANDONED:
+        if time.time() - path.stat().st_mtime > MAX_DRAFT_AGE_S:
             path.unlink(missing_ok=True)

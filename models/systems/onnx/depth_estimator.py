@@ -1,4 +1,4 @@
-"""A network that tells depth from one image, as an ONNX graph run by ONNX Runtime: MiDaS, Depth Anything, or one with their inputs.
+"""A foreign depth network, as an ONNX graph run by ONNX Runtime: MiDaS, Depth Anything, or one with their inputs.
 
 The graph takes one input, float32 (1, 3, S, S), normalised; its first output is float32 (1, S, S) or (1, 1, S, S), up to scale and shift.
 """
@@ -15,15 +15,15 @@ import torch
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from models.systems.onnx.session import LONGEST, ended_after, first_line, open_session
-from models.systems.onnx.signature import described, dimensions, inputs_of, is_depth, read_graph
+from models.systems.onnx.session import FIRST_RUN_S, first_line, open_session, run_timeout
+from models.systems.onnx.signature import describe_value, dimensions, graph_inputs, is_depth, read_graph
 
 
 @dataclass(frozen=True)
 class DepthGraphConfig:
     image_size: int = 256
     output: Literal["disparity", "depth"] = "disparity"
-    """disparity: larger is nearer, as MiDaS and Depth Anything answer; depth: larger is farther."""
+    """disparity: larger is nearer, as in MiDaS and Depth Anything; depth: larger is farther."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.image_size <= 4096:
@@ -31,8 +31,8 @@ class DepthGraphConfig:
 
 
 class DepthGraph(nn.Module):
-    """Normalised images (B, 3, S, S) → what the graph tells of each pixel (B, S, S). The session holds its parameters. Any number of
-    threads may call it at once."""
+    """A depth network: normalised images (B, 3, S, S) → the graph's output per pixel (B, S, S). The session holds its parameters. Any
+    number of threads may call it at once."""
 
     def __init__(self, config: DepthGraphConfig, session: onnxruntime.InferenceSession | None = None) -> None:
         super().__init__()
@@ -47,24 +47,24 @@ class DepthGraph(nn.Module):
 
 
 def open_depth(path: Path, config: DepthGraphConfig, device: torch.device) -> DepthGraph:
-    """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with what is wrong and OSError."""
+    """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with the problem, and OSError."""
     content, model = read_graph(path)
     check_depth(model, config.image_size)
     graph = DepthGraph(config, open_session(content, device, torch.get_num_threads()))
     try:
-        with ended_after(LONGEST) as options:
-            told = graph(torch.zeros(1, 3, config.image_size, config.image_size), options)
+        with run_timeout(FIRST_RUN_S) as options:
+            depths = graph(torch.zeros(1, 3, config.image_size, config.image_size), options)
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"it fails on a grey image of {config.image_size} × {config.image_size} pixels: {first_line(error)}") from error
-    if not told.isfinite().all():
-        raise ValueError("of a grey image it tells depths that are no numbers")
+    if not depths.isfinite().all():
+        raise ValueError("its output for a grey image has infinite values or NaN")
     return graph
 
 
 def check_depth(model: ModelProto, side: int) -> None:
-    """Raises ValueError for a graph that does not take and give what is said above."""
-    values = [*inputs_of(model), *list(model.graph.output)[:1]]
+    """Check a graph's input and output. Raises ValueError if they are not those of the module's docstring."""
+    values = [*graph_inputs(model), *list(model.graph.output)[:1]]
     floats = all(value.type.tensor_type.elem_type == TensorProto.FLOAT for value in values)
     if not (is_depth(model) and floats and all(set(dimensions(value)[-2:]) <= {None, side} for value in values)):
-        found = ", ".join(map(described, values)) or "none"
+        found = ", ".join(map(describe_value, values)) or "none"
         raise ValueError(f"its input and first output are {found}; float32 (1, 3, {side}, {side}) and (1, {side}, {side}) are needed")

@@ -1,7 +1,6 @@
-"""Models as ONNX graphs, for ONNX Runtime and whatever else reads them: a ViT with its merge schedule baked in, the denoising step of
-DiffMAE, and the decoder of MCC that answers queries.
+"""Export of models as ONNX graphs: a ViT with a fixed merge schedule, the denoising step of DiffMAE, and the query decoder of MCC.
 
-Every graph takes any batch, and runs beside the model on the given input before anybody gets it.
+Every graph takes any batch, and is compared with the model on the given input before it is written.
 """
 
 from __future__ import annotations
@@ -39,40 +38,40 @@ from models.systems.vit.model import ViT
 
 OPSET = 18
 TOLERANCE = 1e-4
-"""Largest absolute difference from the model's own output, for outputs of size 1; larger outputs may differ by as much of their size."""
-EXAMPLES = 3
-"""Rows of the inputs that a graph is traced with."""
+"""Maximum absolute difference from the model's own output, relative to outputs above 1."""
+EXAMPLE_ROWS = 3
+"""Number of rows of the inputs that a graph is traced with."""
 
 
 class ExportError(Exception):
-    """A bundle cannot become a graph; the message says why."""
+    """Error of a bundle that cannot become a graph; the message says why."""
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A network to export, and an input to trace and to check it with. The first dimension of every input is the batch."""
+class ExportGraph:
+    """A network to export, and an input to trace and check it with. The first dimension of every input is the batch."""
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
     outputs: tuple[str, ...]
-    free: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    dynamic_dimensions: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     """Input → dimension → name, of further dimensions of any length."""
-    batch_at: Mapping[str, int] = field(default_factory=dict)
-    """Input → its batch dimension, where that is not the first."""
+    batch_dimensions: Mapping[str, int] = field(default_factory=dict)
+    """Input → its batch dimension, if that is not the first."""
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportReport:
     inputs: Mapping[str, tuple[int | str, ...]]
     outputs: tuple[str, ...]
     nodes: int
     bytes: int
     difference: float
-    """Largest, relative to max(1, |output|)."""
+    """Maximum difference, relative to max(1, |output|)."""
 
 
 class MergingClassifier(nn.Module):
-    """Normalised images (B, channels, H, W) → logits (B, classes)."""
+    """A classifier with a fixed merge schedule: normalised images (B, channels, H, W) → logits (B, classes)."""
 
     def __init__(self, model: ViT, merge: MergeSchedule) -> None:
         super().__init__()
@@ -84,28 +83,28 @@ class MergingClassifier(nn.Module):
 
 
 class DenoisingStep(nn.Module):
-    """Noisy patches (B, M, P) at their times (B,), and what the encoder made of the visible ones → clean patches, or noise."""
+    """Denoising step: noisy patches (B, M, P), times (B,) and the encoder's output of the visible patches → clean patches, or noise."""
 
     def __init__(self, model: DiffMAE) -> None:
         super().__init__()
         self.model = model
 
 
-class CrossStep(DenoisingStep):
+class CrossAttentionStep(DenoisingStep):
     def forward(self, noisy: Tensor, times: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """keys and values: (layers, B, H, 1 + V, D)."""
-        memories = tuple(KVCache(key, value) for key, value in zip(keys, values, strict=True))
-        return self.model.predict(noisy, times, Context(positions, None, memories)).patches
+        """Predict with keys and values of cross-attention, (layers, B, H, 1 + V, D) each."""
+        kv_caches = tuple(KVCache(key, value) for key, value in zip(keys, values, strict=True))
+        return self.model.predict(noisy, times, Context(positions, None, kv_caches)).patches
 
 
 class JointStep(DenoisingStep):
     def forward(self, noisy: Tensor, times: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
-        """visible: (B, 1 + V, C)."""
+        """Predict with tokens of visible patches, (B, 1 + V, C)."""
         return self.model.predict(noisy, times, Context(positions, None, visible=visible)).patches
 
 
 class QueryDecoder(nn.Module):
-    """A remembered scene, (layers, B, H, 1 + N + 1, D + 8) twice, and points (B, Q, 3) → (B, Q, outputs)."""
+    """Decoder of queries: a cached scene, (layers, B, H, 1 + N + 1, D + 8) twice, and points (B, Q, 3) → (B, Q, outputs)."""
 
     def __init__(self, model: MCC) -> None:
         super().__init__()
@@ -115,7 +114,7 @@ class QueryDecoder(nn.Module):
         return self.model.predict_outputs(self.model.decode_queries(SceneCache(keys, values), queries))
 
 
-class KnowingDecoder(QueryDecoder):
+class GeometryQueryDecoder(QueryDecoder):
     """Decoder of queries with geometry features (`models.systems.mcc.query_geometry.SceneGeometry`): camera (B, 7), middle (B, 3), maps
     (B, n², 13) and tokens (B, C, side, side)."""
 
@@ -126,78 +125,80 @@ class KnowingDecoder(QueryDecoder):
         return self.model.predict_outputs(self.model.decode_queries(scene, queries))
 
 
-def classifier(model: nn.Module, spec: BundleSpec, schedule: MergeSchedule, pixels: Sequence[np.ndarray]) -> Graph:
-    """pixels: uint8 (S, S, 3) of real images, at the bundle's size."""
+def classifier_graph(model: nn.Module, spec: BundleSpec, schedule: MergeSchedule, pixels: Sequence[np.ndarray]) -> ExportGraph:
+    """Return the graph of a classifier. pixels: uint8 (S, S, 3) of real images, at the bundle's size."""
     assert isinstance(model, ViT)
     images = normalise(torch.from_numpy(np.stack(pixels)), spec.pictures, torch.float32).contiguous()
-    return Graph(MergingClassifier(model, schedule), {"pixels": images}, ("logits",))
+    return ExportGraph(MergingClassifier(model, schedule), {"pixels": images}, ("logits",))
 
 
-def denoising_step(model: nn.Module) -> Graph:
+def denoising_graph(model: nn.Module) -> ExportGraph:
     assert isinstance(model, DiffMAE)
-    config, make = model.config, RandomInputMaker(EXAMPLES, torch.float32, torch.device("cpu"))
+    config, make = model.config, RandomInputMaker(EXAMPLE_ROWS, torch.float32, torch.device("cpu"))
     split = Split.by_noise(make.uniform(config.patches), 0.75)
     frames = () if config.frames is None else (config.frames,)
     context = model.encode(make.normal(config.channels, *frames, *config.image_size), split)
     noisy = make.normal(split.masked.shape[1], config.patch_values)
-    times = torch.full((EXAMPLES,), config.schedule.steps // 2)
-    given = {"noisy": noisy, "times": times, "positions": context.positions}
-    free = {"noisy": {1: "masked"}, "positions": {1: "masked"}}
+    times = torch.full((EXAMPLE_ROWS,), config.schedule.steps // 2)
+    inputs = {"noisy": noisy, "times": times, "positions": context.positions}
+    dynamic = {"noisy": {1: "masked"}, "positions": {1: "masked"}}
     if context.visible is not None:
-        return Graph(JointStep(model), given | {"visible": context.visible}, ("patches",), free | {"visible": {1: "visible"}})
-    keys, values = (torch.stack([getattr(memory, part) for memory in context.memories]) for part in ("keys", "values"))
-    free |= {"keys": {3: "visible"}, "values": {3: "visible"}}
-    return Graph(CrossStep(model), given | {"keys": keys, "values": values}, ("patches",), free, {"keys": 1, "values": 1})
+        return ExportGraph(JointStep(model), inputs | {"visible": context.visible}, ("patches",), dynamic | {"visible": {1: "visible"}})
+    keys, values = (torch.stack([getattr(kv_cache, part) for kv_cache in context.memories]) for part in ("keys", "values"))
+    dynamic |= {"keys": {3: "visible"}, "values": {3: "visible"}}
+    return ExportGraph(
+        CrossAttentionStep(model), inputs | {"keys": keys, "values": values}, ("patches",), dynamic, {"keys": 1, "values": 1}
+    )
 
 
-def query_decoder(model: nn.Module) -> Graph:
+def query_decoder_graph(model: nn.Module) -> ExportGraph:
     assert isinstance(model, MCC)
-    make = RandomInputMaker(EXAMPLES, torch.float32, torch.device("cpu"))
+    make = RandomInputMaker(EXAMPLE_ROWS, torch.float32, torch.device("cpu"))
     scene = model.cache_scene(model.encode(*random_scene_inputs(model.config, make)))
-    given = {"keys": scene.keys, "values": scene.values, "queries": make.normal(min(QUERIES, 64), 3)}
-    free, batch_at = {"queries": {1: "points"}}, {"keys": 1, "values": 1}
+    inputs = {"keys": scene.keys, "values": scene.values, "queries": make.normal(min(QUERIES, 64), 3)}
+    dynamic, batch_dimensions = {"queries": {1: "points"}}, {"keys": 1, "values": 1}
     if scene.geometry is None:
-        return Graph(QueryDecoder(model), given, ("predicted",), free, batch_at)
+        return ExportGraph(QueryDecoder(model), inputs, ("predicted",), dynamic, batch_dimensions)
     camera = scene.geometry.projection
-    given |= {"camera": camera.coefficients, "middle": camera.centre, "maps": scene.geometry.maps, "tokens": scene.geometry.tokens}
-    return Graph(KnowingDecoder(model), given, ("predicted",), free, batch_at)
+    inputs |= {"camera": camera.coefficients, "middle": camera.centre, "maps": scene.geometry.maps, "tokens": scene.geometry.tokens}
+    return ExportGraph(GeometryQueryDecoder(model), inputs, ("predicted",), dynamic, batch_dimensions)
 
 
-PARTS: Mapping[str, Callable[[nn.Module], Graph]] = {"diffmae": denoising_step, "mcc": query_decoder}
-"""Architectures of which one part is exported, checked on random input: its input is no image."""
+PART_EXPORTERS: Mapping[str, Callable[[nn.Module], ExportGraph]] = {"diffmae": denoising_graph, "mcc": query_decoder_graph}
+"""Exporter by architecture of which one part is exported, checked on random input: its input is not an image."""
 
 
 def check_exportable(bundle: Bundle) -> None:
-    """Raises ExportError for a bundle that has no graph, whatever else is given."""
+    """Raise ExportError for a bundle that has no graph, whatever the other arguments."""
     spec = bundle.spec
-    if spec.architecture == "vit" or spec.architecture in PARTS:
+    if spec.architecture == "vit" or spec.architecture in PART_EXPORTERS:
         return
     if spec.weights_file == GRAPH_FILE:
         raise ExportError(f"{spec.id}: nothing to export, its weights are an ONNX graph: {bundle.weights_path}")
-    known = ", ".join(("vit", *PARTS))
-    takes = " and ".join(name for name, given in (("clips", spec.clip), ("sound", spec.sound)) if given is not None)
-    why = f", which takes {takes}," if takes else ""
-    raise ExportError(f"{spec.id}: architecture {spec.architecture}{why} cannot be exported as ONNX; those that can are {known}")
+    exportable = ", ".join(("vit", *PART_EXPORTERS))
+    takes = " and ".join(name for name, section in (("clips", spec.clip), ("sound", spec.sound)) if section is not None)
+    reason = f", which takes {takes}," if takes else ""
+    raise ExportError(f"{spec.id}: architecture {spec.architecture}{reason} cannot be exported as ONNX; those that can are {exportable}")
 
 
-def export(bundle: Bundle, target: Path, *, schedule: MergeSchedule | None = None, pixels: Sequence[np.ndarray] = ()) -> Written:
-    """Write a bundle's graph. schedule: of a ViT, None for its default rung; pixels: uint8 (S, S, 3) images that a ViT is checked on.
+def export(bundle: Bundle, target: Path, *, schedule: MergeSchedule | None = None, pixels: Sequence[np.ndarray] = ()) -> ExportReport:
+    """Write a bundle's graph. Raises BundleError, ExportError and OSError; then nothing is written.
 
-    Raises BundleError, ExportError and OSError; then nothing is written.
+    schedule: of a ViT, None for its default rung; pixels: uint8 (S, S, 3) images that a ViT is checked on.
     """
     spec = bundle.spec
     check_exportable(bundle)
     if target.exists() and not target.is_file():
-        raise ExportError(f"{target}: is no ordinary file")
-    target = target.resolve()  # of a link the file that it leads to is replaced, not the link
+        raise ExportError(f"{target}: is not an ordinary file")
+    target = target.resolve()  # replaces the target of a link, not the link
     model = load(bundle).model
     with torch.inference_mode(False), torch.no_grad():
-        if spec.architecture in PARTS:
-            graph = PARTS[spec.architecture](model)
+        if spec.architecture in PART_EXPORTERS:
+            graph = PART_EXPORTERS[spec.architecture](model)
         elif not pixels:
             raise ExportError(f"{spec.id}: a classifier is checked on real images; give at least one (--image)")
         else:
-            graph = classifier(model, spec, schedule or default_schedule(spec), pixels)
+            graph = classifier_graph(model, spec, schedule or default_schedule(spec), pixels)
         proto = trace(graph)
         difference = compare(graph, proto)
     if difference > TOLERANCE:
@@ -207,9 +208,9 @@ def export(bundle: Bundle, target: Path, *, schedule: MergeSchedule | None = Non
     content = proto.SerializeToString()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".exporting-") as folder:
         (Path(folder) / target.name).write_bytes(content)
-        (Path(folder) / target.name).replace(target)  # readers see all of it or none
+        (Path(folder) / target.name).replace(target)  # readers see all of it or nothing
     shapes = {value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim) for value in proto.graph.input}
-    return Written(shapes, graph.outputs, len(proto.graph.node), len(content), difference)
+    return ExportReport(shapes, graph.outputs, len(proto.graph.node), len(content), difference)
 
 
 def default_schedule(spec: BundleSpec) -> MergeSchedule:
@@ -217,8 +218,8 @@ def default_schedule(spec: BundleSpec) -> MergeSchedule:
     return MergeSchedule.off() if rung is None else rung.merge
 
 
-def trace(graph: Graph) -> onnx.ModelProto:
-    """The graph in ONNX, without what the exporter notes about this machine's files."""
+def trace(graph: ExportGraph) -> onnx.ModelProto:
+    """Trace a graph as ONNX, without the exporter's metadata about this machine's files."""
     names = list(graph.inputs)
     shapes = [_dynamic(graph, name) for name in names]
     inputs = tuple(graph.inputs[name] for name in names)
@@ -239,38 +240,40 @@ def trace(graph: Graph) -> onnx.ModelProto:
         )
     assert program is not None
     proto = program.model_proto
-    _forget_origins(proto)
+    _strip_metadata(proto)
     return proto
 
 
-def compare(graph: Graph, proto: onnx.ModelProto) -> float:
-    """Largest difference of ONNX Runtime's output from the model's, relative to max(1, |output|): all rows at once, and one alone.
+def compare(graph: ExportGraph, proto: onnx.ModelProto) -> float:
+    """Return the maximum difference of ONNX Runtime's output from the model's, relative to max(1, |output|), for all rows and for one
+    alone.
 
-    Infinite where an output is no number."""
+    Infinite if an output is NaN.
+    """
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    worst = 0.0
+    max_difference = 0.0
     for rows in (slice(None), slice(0, 1)):
-        given = {name: value[(slice(None),) * graph.batch_at.get(name, 0) + (rows,)] for name, value in graph.inputs.items()}
-        expected = graph.module(*given.values())
-        (found,) = session.run(None, {name: value.contiguous().numpy() for name, value in given.items()})
+        inputs = {name: value[(slice(None),) * graph.batch_dimensions.get(name, 0) + (rows,)] for name, value in graph.inputs.items()}
+        expected = graph.module(*inputs.values())
+        (output,) = session.run(None, {name: value.contiguous().numpy() for name, value in inputs.items()})
         scale = expected.abs().clamp(min=1.0)
-        difference = float(((torch.from_numpy(found) - expected).abs() / scale).max())
-        worst = max(worst, math.inf if math.isnan(difference) else difference)
-    return worst
+        difference = float(((torch.from_numpy(output) - expected).abs() / scale).max())
+        max_difference = max(max_difference, math.inf if math.isnan(difference) else difference)
+    return max_difference
 
 
-def _dynamic(graph: Graph, name: str) -> dict[int, Any]:
-    sizes = {dimension: torch.export.Dim(label, min=1) for dimension, label in graph.free.get(name, {}).items()}
-    return {graph.batch_at.get(name, 0): torch.export.Dim("batch", min=1), **sizes}
+def _dynamic(graph: ExportGraph, name: str) -> dict[int, Any]:
+    sizes = {dimension: torch.export.Dim(label, min=1) for dimension, label in graph.dynamic_dimensions.get(name, {}).items()}
+    return {graph.batch_dimensions.get(name, 0): torch.export.Dim("batch", min=1), **sizes}
 
 
 def _stable_sort(x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
-    """ONNX has no sort, but its TopK puts equal values in the order of their indices, as a stable sort does."""
+    """Translate a stable sort: ONNX has none, but its TopK orders equal values by index, as a stable sort does."""
     count: Any = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))  # type: ignore[type-var]
     return op.TopK(x, count, axis=dim, largest=int(descending), sorted=1)
 
 
-def _forget_origins(proto: onnx.ModelProto) -> None:
+def _strip_metadata(proto: onnx.ModelProto) -> None:
     del proto.metadata_props[:]
     graph = proto.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):

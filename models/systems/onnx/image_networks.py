@@ -1,4 +1,4 @@
-"""The fields of a bundle for a graph that classifies or embeds images, and where each of them comes from."""
+"""Bundle fields of a graph that classifies or embeds images, with the source of each."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from models.checkpoints import bundle_fields, timm_transform
 from models.checkpoints.checkpoint_file import InvalidSetting
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, resize_and_crop
 from models.checkpoints.import_settings import PREPROCESS_FIELDS
-from models.systems.onnx.beside import FILES, Beside, Purpose
 from models.systems.onnx.classifier import OnnxGraphConfig
-from models.systems.onnx.signature import UNSIZED
+from models.systems.onnx.companion_files import FILES, CompanionFiles, Purpose
+from models.systems.onnx.signature import SIZE_HINT
 from models.systems.onnx.trial import Trial
 
-OWN = ("image_size", "output", "range")
-LOGITS = ("logits", "scores", "probabilities", "probs", "prob", "softmax")
-VECTORS = ("embedding", "embeddings", "features", "pooler_output", "image_embeds", "vector", "vectors")
-"""Names of outputs that tell what they hold."""
-CROP = 256 / 224
-"""Short side by the side of the image, where nobody states it: that of torchvision's and most of timm's classifiers of ImageNet."""
+GRAPH_SETTINGS = ("image_size", "output", "range")
+LOGIT_OUTPUTS = ("logits", "scores", "probabilities", "probs", "prob", "softmax")
+VECTOR_OUTPUTS = ("embedding", "embeddings", "features", "pooler_output", "image_embeds", "vector", "vectors")
+"""Names of outputs that indicate their content."""
+CROP_RATIO = 256 / 224
+"""Ratio of the short side to the image size if none is declared: that of torchvision's and most of timm's classifiers of ImageNet."""
 
 
 def fields(
-    file: Path, trial: Trial, stated: Beside, purpose: Purpose | None, labels: Sequence[str] | None, given: ConfigFields
+    file: Path, trial: Trial, companions: CompanionFiles, purpose: Purpose | None, labels: Sequence[str] | None, overrides: ConfigFields
 ) -> dict[str, Any]:
-    """given: settings made by hand. Raises ValueError, and WrongSetting where one of these is wrong."""
-    _check_settings(trial, given)
-    rejection = stated.rejection(trial.numbers)
-    known = stated.without_config() if rejection else stated
-    task, reason = (purpose, "") if purpose else _purpose(file, trial, known, rejection)
+    """Return the fields. overrides: settings made by hand. Raises ValueError, and InvalidSetting for a wrong setting."""
+    _check_settings(trial, overrides)
+    rejection = companions.rejection(trial.numbers)
+    usable = companions.drop_config() if rejection else companions
+    task, reason = (purpose, "") if purpose else _purpose(file, trial, usable, rejection)
     if task == "classify":
-        if rejection and trial.sized_by_files and known.image_size is None:
-            raise ValueError(f"{rejection}; {UNSIZED}")
-        stated = known
+        if rejection and trial.sized_by_files and usable.image_size is None:
+            raise ValueError(f"{rejection}; {SIZE_HINT}")
+        companions = usable
     classes = trial.numbers if task == "classify" else 0
     config = OnnxGraphConfig(
         image_size=trial.image_size,
@@ -45,9 +45,9 @@ def fields(
         output=trial.output,
         probabilities=bool(classes) and trial.probabilities,
     )
-    preprocess, transform = _preparation(trial, stated, classes, given)
-    names = bundle_fields.label_names(file, labels, stated.labels if classes else (), (), classes)
-    notes = _notes(trial, task, reason, labels, stated)
+    preprocess, transform = _preparation(trial, companions, classes, overrides)
+    names = bundle_fields.label_names(file, labels, companions.labels if classes else (), (), classes)
+    notes = _notes(trial, task, reason, labels, companions)
     if classes and rejection and rejection not in transform:
         notes.append(rejection)
     return {
@@ -59,30 +59,30 @@ def fields(
     }
 
 
-def _check_settings(trial: Trial, given: ConfigFields) -> None:
-    known = sorted({*OWN, *PREPROCESS_FIELDS})
-    for name in given:
-        if name not in known:
-            close = get_close_matches(name, known, 1)
-            raise InvalidSetting(f"{name}: cannot be set; " + (f"is {close[0]} meant?" if close else f"what can be is {', '.join(known)}"))
-    if trial.type == "uint8" and (wrong := sorted({"mean", "std", "range"} & given.keys())):
+def _check_settings(trial: Trial, overrides: ConfigFields) -> None:
+    names = sorted({*GRAPH_SETTINGS, *PREPROCESS_FIELDS})
+    for name in overrides:
+        if name not in names:
+            close = get_close_matches(name, names, 1)
+            raise InvalidSetting(f"{name}: cannot be set; " + (f"is {close[0]} meant?" if close else f"what can be is {', '.join(names)}"))
+    if trial.type == "uint8" and (wrong := sorted({"mean", "std", "range"} & overrides.keys())):
         raise InvalidSetting(f"{wrong[0]}: the graph takes bytes, from 0 to 255, and normalises them itself")
-    if "range" in given and {"mean", "std"} & given.keys():
+    if "range" in overrides and {"mean", "std"} & overrides.keys():
         raise InvalidSetting("range: mean and std say the same; set either range, or these two")
 
 
-def _purpose(file: Path, trial: Trial, stated: Beside, rejection: str) -> tuple[Purpose, str]:
-    """Task that the numbers are for, and the reason. rejection: why no config counts."""
-    if len(stated.labels) == trial.numbers:
-        return "classify", f"{stated.config} names as many labels ({trial.numbers})"
-    if stated.purpose is not None:
-        return stated.purpose, f"{stated.config} says so"
+def _purpose(file: Path, trial: Trial, companions: CompanionFiles, rejection: str) -> tuple[Purpose, str]:
+    """Return the task of the output, and the reason. rejection: why no config counts."""
+    if len(companions.labels) == trial.numbers:
+        return "classify", f"{companions.config} names as many labels ({trial.numbers})"
+    if companions.purpose is not None:
+        return companions.purpose, f"{companions.config} says so"
     if trial.probabilities:
         return "classify", "its numbers are probabilities"
     name = trial.output.lower()
-    if name in LOGITS:
+    if name in LOGIT_OUTPUTS:
         return "classify", f"its output is called {trial.output}"
-    if name in VECTORS:
+    if name in VECTOR_OUTPUTS:
         return "embed", f"its output is called {trial.output}"
     raise InvalidSetting(
         f"{file.name}: are its {trial.numbers} numbers an image's logits or a vector? "
@@ -90,39 +90,39 @@ def _purpose(file: Path, trial: Trial, stated: Beside, rejection: str) -> tuple[
     )
 
 
-def _preparation(trial: Trial, stated: Beside, classes: int, given: ConfigFields) -> tuple[ConfigFields, str]:
-    """→ fields of `Preprocess`, and where they come from."""
+def _preparation(trial: Trial, companions: CompanionFiles, classes: int, overrides: ConfigFields) -> tuple[ConfigFields, str]:
+    """Return the fields of `Preprocess`, and their source."""
     size = trial.image_size
-    usual = resize_and_crop(CROP, IMAGENET_MEAN, IMAGENET_STD)(size).model_dump()
-    chosen = {key: value for key, value in given.items() if key in PREPROCESS_FIELDS} | _range(trial, given)
-    if chosen.get("fit") == "squeeze":
-        usual["short_side"] = size
-    found = stated.transform(classes)
-    prepared = usual | found.fields(size, chosen) | chosen
-    if found.source:
-        return prepared, f"read from {found.source}"
-    assumed = timm_transform.describe_assumption("as usual for ImageNet", prepared, chosen, "" if found.note else FILES)
-    return prepared, "; ".join(filter(None, (found.note, assumed))) or "set by hand"
+    defaults = resize_and_crop(CROP_RATIO, IMAGENET_MEAN, IMAGENET_STD)(size).model_dump()
+    explicit = {key: value for key, value in overrides.items() if key in PREPROCESS_FIELDS} | _range(trial, overrides)
+    if explicit.get("fit") == "squeeze":
+        defaults["short_side"] = size
+    declared = companions.transform(classes)
+    preprocess = defaults | declared.fields(size, explicit) | explicit
+    if declared.source:
+        return preprocess, f"read from {declared.source}"
+    assumed = timm_transform.describe_assumption("as usual for ImageNet", preprocess, explicit, "" if declared.note else FILES)
+    return preprocess, "; ".join(filter(None, (declared.note, assumed))) or "set by hand"
 
 
-def _range(trial: Trial, given: ConfigFields) -> ConfigFields:
-    """`mean` and `std` of a range of input, such as `range` = [0, 255]."""
+def _range(trial: Trial, overrides: ConfigFields) -> ConfigFields:
+    """Return `mean` and `std` of a range of input, such as `range` = [0, 255]."""
     if trial.type == "uint8":
         return {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    if "range" not in given:
+    if "range" not in overrides:
         return {}
-    value = given["range"]
+    value = overrides["range"]
     if not isinstance(value, list) or len(value) != 2 or not all(type(end) in (int, float) for end in value) or value[0] >= value[1]:
         raise InvalidSetting(f"range {value!r}: two rising numbers are needed, such as range=0,255 or range=-1,1")
     low, high = value
     return {"mean": (-low / (high - low),) * 3, "std": (1 / (high - low),) * 3}
 
 
-def _notes(trial: Trial, task: Purpose, reason: str, labels: Sequence[str] | None, stated: Beside) -> list[str]:
+def _notes(trial: Trial, task: Purpose, reason: str, labels: Sequence[str] | None, companions: CompanionFiles) -> list[str]:
     other = "embed" if task == "classify" else "classify"
     return [
         note
-        for note, holds in (
+        for note, applies in (
             (f"taken for task {task}, since {reason}; --as {other} takes it for the other", bool(reason)),
             (f"output {trial.output} is taken, and {', '.join(trial.others)} left out; --set output=NAME chooses", bool(trial.others)),
             (
@@ -132,7 +132,7 @@ def _notes(trial: Trial, task: Purpose, reason: str, labels: Sequence[str] | Non
             ),
             ("the graph takes bytes, from 0 to 255, and normalises them itself", trial.type == "uint8"),
             ("its output is probabilities, of which the logarithm is taken", task == "classify" and trial.probabilities),
-            (f"labels are those of {stated.config}", bool(task == "classify" and labels is None and stated.labels)),
+            (f"labels are those of {companions.config}", bool(task == "classify" and labels is None and companions.labels)),
         )
-        if holds
+        if applies
     ]

@@ -1,7 +1,7 @@
-"""A network that fills holes, as an ONNX graph run by ONNX Runtime: LaMa, MI-GAN, or one with their inputs.
+"""A foreign inpainting network, as an ONNX graph run by ONNX Runtime: LaMa, MI-GAN, or one with their inputs.
 
-The graph sees one square at a time: an image (1, 3, S, S) and a mask (1, 1, S, S), both float32 in 0..1 or both uint8 in 0..255, in either
-order. It answers the whole square, float32 or uint8 (1, 3, S, S). What is missing is black in the image.
+The graph takes one square at a time: an image (1, 3, S, S) and a mask (1, 1, S, S), both float32 in 0..1 or both uint8 in 0..255, in either
+order. Its output is the whole square, float32 or uint8 (1, 3, S, S). Missing pixels are black in the image.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.layers.stepwise import Completed, InProgress, InvalidInput, JobState, Tensors
-from models.systems.onnx.session import LONGEST, ended_after, first_line, open_session
-from models.systems.onnx.signature import described, dimensions, inputs_of, is_inpainting, read_graph
+from models.systems.onnx.session import FIRST_RUN_S, first_line, open_session, run_timeout
+from models.systems.onnx.signature import describe_value, dimensions, graph_inputs, is_inpainting, read_graph
 
 TYPES = (TensorProto.FLOAT, TensorProto.UINT8)
-WORKED_ON = frozenset({"pixels", "missing", "windows"})
-"""Arrays of a job that are read here; all others are given back with the answer."""
+CONSUMED_ARRAYS = frozenset({"pixels", "missing", "windows"})
+"""Arrays of a job that are used here; all others are returned with the output."""
 
 
 @dataclass(frozen=True)
 class InpaintGraphConfig:
     image_size: int = 512
     mask: Literal["hole", "known"] = "hole"
-    """The meaning of 1, or 255, in the mask."""
+    """Meaning of 1, or 255, in the mask."""
     answer: Literal["bytes", "unit"] = "bytes"
-    """Range of the answer: 0..255 or 0..1."""
+    """Range of the output: 0..255 or 0..1."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.image_size <= 4096:
@@ -42,7 +42,7 @@ class InpaintGraphConfig:
 
 
 class InpaintGraph(nn.Module):
-    """It has no parameters of its own: the session holds them. Any number of threads may call it at once."""
+    """An inpainting network. The session holds its parameters. Any number of threads may call it at once."""
 
     def __init__(self, config: InpaintGraphConfig, session: onnxruntime.InferenceSession | None = None) -> None:
         super().__init__()
@@ -50,29 +50,29 @@ class InpaintGraph(nn.Module):
         self._session = session
 
     def forward(self, pixels: Tensor, missing: Tensor, options: onnxruntime.RunOptions | None = None) -> Tensor:
-        """uint8 (S, S, 3) and bool (S, S) → uint8 (S, S, 3), known pixels as they were."""
+        """Fill missing pixels: uint8 (S, S, 3) and bool (S, S) → uint8 (S, S, 3), known pixels unchanged."""
         assert self._session is not None, "open it with `open_inpainting`"
         image = pixels.masked_fill(missing.unsqueeze(-1), 0).permute(2, 0, 1)[None].cpu()
         mask = (missing if self.config.mask == "hole" else ~missing)[None, None].cpu()
-        given = {}
-        for found in self._session.get_inputs():
-            value = mask.to(torch.uint8) * 255 if found.shape[1] == 1 else image
-            given[found.name] = (value if found.type == "tensor(uint8)" else value.float() / 255).contiguous().numpy()
-        answer = torch.from_numpy(np.asarray(self._session.run(None, given, options)[0]))[0].permute(1, 2, 0)
-        made = (answer.float() * (255 if self.config.answer == "unit" else 1)).round().clamp(0, 255).to(torch.uint8)
-        return torch.where(missing.unsqueeze(-1), made.to(pixels.device), pixels)
+        inputs = {}
+        for graph_input in self._session.get_inputs():
+            value = mask.to(torch.uint8) * 255 if graph_input.shape[1] == 1 else image
+            inputs[graph_input.name] = (value if graph_input.type == "tensor(uint8)" else value.float() / 255).contiguous().numpy()
+        output = torch.from_numpy(np.asarray(self._session.run(None, inputs, options)[0]))[0].permute(1, 2, 0)
+        filled = (output.float() * (255 if self.config.answer == "unit" else 1)).round().clamp(0, 255).to(torch.uint8)
+        return torch.where(missing.unsqueeze(-1), filled.to(pixels.device), pixels)
 
 
 @dataclass(frozen=True)
-class Painting:
-    """How far one job has come."""
+class OnnxInpaintState:
+    """State of a job."""
 
     pixels: Tensor
     """uint8 (h, w, 3)."""
     missing: Tensor
     """bool (h, w)."""
     windows: tuple[tuple[int, int], ...]
-    """Top and left of each."""
+    """Top and left of each window."""
     samples: int
     returned: Tensors
     done: int = 0
@@ -85,13 +85,16 @@ class Painting:
     def nbytes(self) -> int:
         return self.pixels.nbytes + self.missing.nbytes + sum(array.nbytes for array in self.returned.values())
 
-    def answer(self) -> dict[str, Tensor]:
+    def outputs(self) -> dict[str, Tensor]:
         return {"filled": self.pixels.expand(self.samples, *self.pixels.shape), **self.returned}
 
 
-class PaintingSteps:
-    """A job: `pixels` uint8 (h, w, 3), `missing` (h, w), nonzero where pixels are to be made, and `windows` int (W, 2), top and left of
-    each. Its answer: `filled` uint8 (n, h, w, 3), all samples alike, and all other arrays that came with it. A step fills a window."""
+class OnnxInpaintSteps:
+    """Stepwise inpainting, one window per step.
+
+    A job: `pixels` uint8 (h, w, 3), `missing` (h, w), nonzero for missing pixels, and `windows` int (W, 2), top and left of each. Its
+    output: `filled` uint8 (n, h, w, 3), all samples identical, and all other arrays of the job.
+    """
 
     unit = "windows"
 
@@ -99,49 +102,49 @@ class PaintingSteps:
         self.model = model
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
-        """options: `samples`; samplers and seeds have no influence. Raises UnusableInput for jobs that want patches copied."""
-        return [_painting(job, int(asked.get("samples", 1))) for job, asked in zip(arrays, options, strict=True)]
+        """Start jobs. options: `samples`; samplers and seeds have no effect. Raises InvalidInput for jobs of exemplar-based methods."""
+        return [_start_state(job, int(job_options.get("samples", 1))) for job, job_options in zip(arrays, options, strict=True)]
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
-        return [self._next(state) for state in states if isinstance(state, Painting)]
+        return [self._next(state) for state in states if isinstance(state, OnnxInpaintState)]
 
     def cost(self, state: JobState) -> float:
         return 1.0
 
-    def _next(self, painting: Painting) -> InProgress | Completed:
-        if painting.done < len(painting.windows):
-            painting = self._filled(painting, *painting.windows[painting.done])
-        return Completed(painting.answer()) if painting.done >= len(painting.windows) else InProgress(painting)
+    def _next(self, state: OnnxInpaintState) -> InProgress | Completed:
+        if state.done < len(state.windows):
+            state = self._fill_window(state, *state.windows[state.done])
+        return Completed(state.outputs()) if state.done >= len(state.windows) else InProgress(state)
 
-    def _filled(self, painting: Painting, top: int, left: int) -> Painting:
-        """With one more window filled, which may reach beyond the image: its border is repeated there."""
+    def _fill_window(self, state: OnnxInpaintState, top: int, left: int) -> OnnxInpaintState:
+        """Return the state with one more window filled; a window beyond the image is padded with the image's border."""
         side = self.model.config.image_size
         rows, columns = slice(top, top + side), slice(left, left + side)
-        seen, hole = painting.pixels[rows, columns], painting.missing[rows, columns]
+        window, hole = state.pixels[rows, columns], state.missing[rows, columns]
         height, width = hole.shape
-        beyond = (0, side - width, 0, side - height)
-        square = F.pad(seen.permute(2, 0, 1)[None].float(), beyond, mode="replicate")[0].permute(1, 2, 0).to(torch.uint8)
-        made = self.model(square, F.pad(hole, beyond))[:height, :width]
-        pixels, missing = painting.pixels.clone(), painting.missing.clone()
-        pixels[rows, columns], missing[rows, columns] = made, False
-        return replace(painting, pixels=pixels, missing=missing, done=painting.done + 1)
+        padding = (0, side - width, 0, side - height)
+        square = F.pad(window.permute(2, 0, 1)[None].float(), padding, mode="replicate")[0].permute(1, 2, 0).to(torch.uint8)
+        filled = self.model(square, F.pad(hole, padding))[:height, :width]
+        pixels, missing = state.pixels.clone(), state.missing.clone()
+        pixels[rows, columns], missing[rows, columns] = filled, False
+        return replace(state, pixels=pixels, missing=missing, done=state.done + 1)
 
 
-def _painting(job: Tensors, samples: int) -> Painting:
+def _start_state(job: Tensors, samples: int) -> OnnxInpaintState:
     if "detail" in job:
         raise InvalidInput("method: this model fills holes by its network alone; ask for `network`")
     windows = tuple((top, left) for top, left in job["windows"].tolist())
-    returned = {name: array for name, array in job.items() if name not in WORKED_ON}
-    return Painting(job["pixels"], job["missing"] != 0, windows, samples, returned)
+    returned = {name: array for name, array in job.items() if name not in CONSUMED_ARRAYS}
+    return OnnxInpaintState(job["pixels"], job["missing"] != 0, windows, samples, returned)
 
 
-def painting_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> PaintingSteps:
+def inpaint_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> OnnxInpaintSteps:
     assert isinstance(model, InpaintGraph)
-    return PaintingSteps(model)
+    return OnnxInpaintSteps(model)
 
 
 def open_inpainting(path: Path, config: InpaintGraphConfig, device: torch.device) -> InpaintGraph:
-    """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with what is wrong and OSError."""
+    """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with the problem, and OSError."""
     content, model = read_graph(path)
     check_inpainting(model, config.image_size)
     graph = InpaintGraph(config, open_session(content, device, torch.get_num_threads()))
@@ -149,7 +152,7 @@ def open_inpainting(path: Path, config: InpaintGraphConfig, device: torch.device
     hole = torch.zeros(side, side, dtype=torch.bool)
     hole[side // 4 : side // 2, side // 4 : side // 2] = True
     try:
-        with ended_after(LONGEST) as options:
+        with run_timeout(FIRST_RUN_S) as options:
             graph(torch.zeros(side, side, 3, dtype=torch.uint8), hole, options)
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"it fails on a black image of {side} × {side} pixels: {first_line(error)}") from error
@@ -157,16 +160,16 @@ def open_inpainting(path: Path, config: InpaintGraphConfig, device: torch.device
 
 
 def check_inpainting(model: ModelProto, side: int) -> None:
-    """Raises ValueError for a graph that does not take and give what is said above."""
-    inputs, outputs = inputs_of(model), list(model.graph.output)[:1]
+    """Check a graph's inputs and output. Raises ValueError if they are not those of the module's docstring."""
+    inputs, outputs = graph_inputs(model), list(model.graph.output)[:1]
     kinds = {value.type.tensor_type.elem_type for value in inputs}
-    right = is_inpainting(model) and len(kinds) == 1 and kinds <= set(TYPES) and all(_is_square(value, side) for value in inputs)
-    if not right:
-        found = ", ".join(map(described, inputs)) or "none"
-        raise ValueError(f"its inputs are {found}; float32 or uint8 (1, 3, {side}, {side}) and (1, 1, {side}, {side}) are needed")
+    is_valid = is_inpainting(model) and len(kinds) == 1 and kinds <= set(TYPES) and all(_is_square(value, side) for value in inputs)
+    if not is_valid:
+        declared = ", ".join(map(describe_value, inputs)) or "none"
+        raise ValueError(f"its inputs are {declared}; float32 or uint8 (1, 3, {side}, {side}) and (1, 1, {side}, {side}) are needed")
     if not outputs or outputs[0].type.tensor_type.elem_type not in TYPES or not _is_square(outputs[0], side, channels=3):
-        found = ", ".join(map(described, outputs)) or "none"
-        raise ValueError(f"its outputs are {found}; the first must be float32 or uint8 (1, 3, {side}, {side})")
+        declared = ", ".join(map(describe_value, outputs)) or "none"
+        raise ValueError(f"its outputs are {declared}; the first must be float32 or uint8 (1, 3, {side}, {side})")
 
 
 def _is_square(value: Any, side: int, channels: int | None = None) -> bool:

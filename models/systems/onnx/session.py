@@ -1,4 +1,4 @@
-"""ONNX Runtime's sessions, for foreign graphs and for those that are made of a bundle's weights."""
+"""ONNX Runtime's sessions, for foreign graphs and for graphs of a bundle's weights."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ import onnxruntime
 if TYPE_CHECKING:
     import torch
 
-LONGEST = 30.0
-"""Seconds that a graph may take for the first batch, which is one of two: the other bundles wait to be loaded meanwhile."""
+FIRST_RUN_S = 30.0
+"""Timeout of a graph's first batch, in seconds, which is one of two: other bundles wait to be loaded."""
 
 
 def open_session(content: bytes, device: torch.device | None, threads: int, folder: Path | None = None) -> onnxruntime.InferenceSession:
-    """device: None for the CPU. folder: where files with further weights lie. Raises ValueError."""
+    """Open a session. device: None for the CPU. folder: of files with further weights. Raises ValueError."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the CPUs
     options.log_severity_level = 4  # the exception says what is wrong
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # else bytes may pass for its own format, which nobody checked
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # else bytes may pass for its own format, which is not checked
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers(device))
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
-        raise ValueError(f"ONNX Runtime does not take it: {first_line(error)}") from error
+        raise ValueError(f"ONNX Runtime does not accept it: {first_line(error)}") from error
 
 
 @contextmanager
-def ended_after(seconds: float) -> Iterator[onnxruntime.RunOptions]:
-    """Options of a run that ends if it takes longer: a graph may hold a loop without an end. Raises TimeoutError."""
+def run_timeout(seconds: float) -> Iterator[onnxruntime.RunOptions]:
+    """Yield options of a run that ends after a timeout: a graph may have an endless loop. Raises TimeoutError."""
     options = onnxruntime.RunOptions()
     timer = threading.Timer(seconds, setattr, (options, "terminate", True))
     timer.daemon = True
@@ -52,13 +52,13 @@ def ended_after(seconds: float) -> Iterator[onnxruntime.RunOptions]:
 
 
 def providers(device: torch.device | None) -> list[str | tuple[str, dict[str, Any]]]:
-    """CUDA for a CUDA device where this ONNX Runtime has it, and the CPU for what is left."""
+    """Return CUDA for a CUDA device if this ONNX Runtime has it, and the CPU for the rest."""
     cpu: list[str | tuple[str, dict[str, Any]]] = ["CPUExecutionProvider"]
     if device is None or device.type != "cuda":
         return cpu
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         warnings.warn(
-            "this ONNX Runtime has no CUDA, so graphs run on the CPU; docs/bundles.md tells how to install the other one", stacklevel=2
+            "this ONNX Runtime has no CUDA, so graphs run on the CPU; docs/bundles.md says how to install the other one", stacklevel=2
         )
         return cpu
     return [("CUDAExecutionProvider", {"device_id": device.index or 0}), *cpu]

@@ -1,4 +1,4 @@
-"""Foreign classifiers and encoders, detectors of poses, and networks that fill holes or tell depth, as ONNX graphs. Imports no torch."""
+"""Foreign classifiers and encoders, pose detectors, inpainting and depth networks, as ONNX graphs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SYSTEM = System(
             name="onnx_inpaint",
             model="models.systems.onnx.inpainter:InpaintGraph",
             purpose=BundleDefaults(task=lambda config: "inpaint"),
-            steps={"inpaint": "models.systems.onnx.inpainter:painting_steps"},
+            steps={"inpaint": "models.systems.onnx.inpainter:inpaint_steps"},
             precise_tasks=frozenset({"inpaint"}),
             merges=False,
             open="models.systems.onnx.inpainter:open_inpainting",

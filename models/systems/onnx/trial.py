@@ -1,4 +1,4 @@
-"""The trial of an ONNX graph before it becomes a bundle: a confined process reads, checks, opens and runs it. Imports no torch."""
+"""Trial of an ONNX graph before it becomes a bundle: a confined process reads, checks, opens and runs it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from models.processes.confined_process import ConfinedProcess, ProcessDied
 
 PROGRAM = "models.systems.onnx.trial_program"
 MEMORY_BYTES = 2**30
-"""Address space of the process: 0.2 GiB of libraries, and what a graph computes with."""
-COPIES = 4
-"""Copies of the weights that it may have as well: the file, its messages, its tensors, and these in the layout of the CPU's kernels."""
+"""Address space of the process: 0.2 GiB of libraries, and the graph's activations."""
+WEIGHT_COPIES = 4
+"""Number of copies of the weights that it may have in addition: the file, its messages, its tensors, and these in the layout of the CPU's
+kernels."""
 RUN_S = 40.0
-"""Seconds that a graph may take for the trial's batch on one CPU."""
+"""Timeout in seconds of the graph's trial batch on one CPU."""
 PATIENCE_S = 55.0
-"""Seconds for all of it."""
+"""Timeout in seconds of the whole trial."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The result of a trial: `image_size` and what follows is empty for a graph of another signature than an image's."""
+    """Result of a trial. `image_size` and the following fields are empty for a graph with another signature than an image's."""
 
     files: tuple[str, ...]
-    """Names of the files in the graph's folder that hold weights."""
+    """Names of the files in the graph's folder with weights."""
     purpose: str
-    """The architecture that a graph's signature tells: `onnx`, `onnx_inpaint` or `onnx_depth`."""
+    """Architecture by the graph's signature: `onnx`, `onnx_inpaint` or `onnx_depth`."""
     type: str = ""
     image_size: int = 0
     sized_by_files: bool = False
-    """Whether the graph takes several sizes and `image_size` is the one that was stated."""
+    """Whether the graph takes several sizes and `image_size` is the declared one."""
     batch: int | None = None
     output: str = ""
     others: tuple[str, ...] = ()
-    """Outputs that are left out."""
+    """Outputs that are not used."""
     numbers: int = 0
     """Length of the output's row for one image."""
     probabilities: bool = False
@@ -45,11 +46,10 @@ class Trial:
 def try_graph(
     file: Path, *, image_size: int | None, stated_size: int | None, largest_side: int, output: str | None, of_image: bool
 ) -> Trial:
-    """Read, check and run a graph in a confined process.
+    """Read, check and run a graph in a confined process. Raises ValueError with a sentence for the user.
 
-    image_size: as set by hand. stated_size: of a graph that takes several sizes, where none is set. largest_side: limit of the size.
-    output: name of the one that answers; None to find it. of_image: it classifies or embeds, whatever its signature looks like.
-    Raises ValueError with a sentence for the user.
+    image_size: as set by hand. stated_size: for a graph that takes several sizes, if none is set. largest_side: limit of the size. output:
+    name of the one to use; None to infer it. of_image: it classifies or embeds, whatever its signature.
     """
     if not file.is_file():
         raise ValueError("there is no such file")
@@ -63,19 +63,19 @@ def try_graph(
     }
     try:
         with ConfinedProcess(PROGRAM, b"", request, patience=PATIENCE_S) as program:
-            said = program.message()
+            message = program.message()
     except ProcessDied as error:
         raise ValueError(_reason(error)) from error
-    if "error" in said:
-        raise ValueError(said["error"])
-    return _trial(said)
+    if "error" in message:
+        raise ValueError(message["error"])
+    return _trial(message)
 
 
 def _reason(death: ProcessDied) -> str:
     if death.late:
         return f"the trial has not ended after {PATIENCE_S:.0f} s on one CPU"
-    return f"the trial's process died ({death}); it may have {MEMORY_BYTES >> 20} MiB and {COPIES} times the weights"
+    return f"the trial's process died ({death}); it may have {MEMORY_BYTES >> 20} MiB and {WEIGHT_COPIES} times the weights"
 
 
-def _trial(said: Mapping[str, Any]) -> Trial:
-    return Trial(**{**said, "files": tuple(said["files"]), "others": tuple(said.get("others", ()))})
+def _trial(message: Mapping[str, Any]) -> Trial:
+    return Trial(**{**message, "files": tuple(message["files"]), "others": tuple(message.get("others", ()))})

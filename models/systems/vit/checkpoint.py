@@ -1,6 +1,7 @@
-"""Vision transformers of timm (AugReg and kin), DeiT, MAE, SWAG and torchvision.
+"""Vision transformers of timm (AugReg and related), DeiT, MAE, SWAG and torchvision.
 
-Also the key names that other systems' files share with timm's."""
+Also key names that other systems' files share with timm's.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from models.checkpoints.key_table import KeyTable
 from models.layers.position_embeddings import resize_table
 from models.systems.vit.model import Pool, ViTConfig
 
-BLOCK = {
+BLOCK_KEYS = {
     "blocks.{i}.norm1.*": "blocks.{i}.norm1.*",
     "blocks.{i}.attn.qkv.*": "blocks.{i}.attn.qkv.*",
     "blocks.{i}.attn.proj.*": "blocks.{i}.attn.proj.*",
@@ -25,34 +26,34 @@ BLOCK = {
     "blocks.{i}.mlp.fc2.*": "blocks.{i}.mlp.fc2.*",
 }
 
-ENCODER = {
+ENCODER_KEYS = {
     "cls_token": "cls_token",
     "pos_embed": "pos_embed",
     "patch_embed.proj.*": "patch_embed.proj.*",
-    **BLOCK,
+    **BLOCK_KEYS,
 }
 
-DECODER = {
+DECODER_KEYS = {
     "decoder_embed.*": "decoder_embed.*",
     "decoder_pos_embed": "decoder_pos_embed",
-    **{f"decoder_{theirs}": f"decoder_{ours}" for theirs, ours in BLOCK.items()},
+    **{f"decoder_{theirs}": f"decoder_{ours}" for theirs, ours in BLOCK_KEYS.items()},
     "decoder_norm.*": "decoder_norm.*",
     "decoder_pred.*": "decoder_pred.*",
 }
-"""Keys of decoders, in MAE and those built on it."""
+"""Keys of decoders, in MAE and models built on it."""
 
-MASKED_DECODER = {
+MASKED_DECODER_KEYS = {
     "norm.*": "norm.*",
     "mask_token": "mask_token",
-    **DECODER,
+    **DECODER_KEYS,
 }
 
 TIMM_KEYS = {
-    **ENCODER,
+    **ENCODER_KEYS,
     "norm.*": "norm.*",
     "head.*": "head.*",
 }
-"""timm's, whose parameter names are ours."""
+"""Keys of timm, whose parameter names are used here."""
 
 DEIT_KEYS = {
     **TIMM_KEYS,
@@ -79,7 +80,7 @@ SWAG_KEYS = {
     "encoder.ln.*": "norm.*",
     "head.layers.head.*": "head.*",
 }
-"""SWAG (arXiv 2201.08371) has names of its own."""
+"""Keys of SWAG (arXiv 2201.08371)."""
 
 TORCHVISION_KEYS = {
     "class_token": "cls_token",
@@ -97,11 +98,11 @@ TORCHVISION_KEYS = {
     "encoder.ln.*": "norm.*",
     "heads.head.*": "head.*",
 }
-"""torchvision's `vit_b_16` and kin; its downloads have the older names `linear_1` and `linear_2`."""
+"""Keys of torchvision's `vit_b_16` and related; its downloads have the older names `linear_1` and `linear_2`."""
 
 
 def vit_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of ViTConfig that weights tell."""
+    """Infer the fields of ViTConfig."""
     width, channels, patch_size, patch_width = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)
     special = sum(token in weights for token in ("cls_token", "dist_token"))
@@ -119,33 +120,33 @@ def vit_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigF
     }
 
 
-def resized(weights: dict[str, Tensor], config: ViTConfig, *, align_corners: bool = False) -> dict[str, Tensor]:
-    """Position tables of images are taken to the image size that was asked for."""
+def resize_position_table(weights: dict[str, Tensor], config: ViTConfig, *, align_corners: bool = False) -> dict[str, Tensor]:
+    """Resize position tables to the config's image size."""
     table = resize_table(weights["pos_embed"], config.patches, special=config.special_tokens, align_corners=align_corners)
     return {**weights, "pos_embed": table}
 
 
 def mae_preprocess(size: int) -> Preprocess:
-    """Above 224 the whole short side is used."""
+    """Prepare images as MAE does; above 224 pixels the whole short side is used."""
     short_side = int(size / (224 / 256)) if size <= 224 else size
     return Preprocess(image_size=size, short_side=short_side, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-CROP_SHARES = {256: 0.9, math.inf: 1.0}
-"""timm's `crop_pct` of AugReg models: share of the short side that the crop takes, by the largest image size that has it."""
+CROP_RATIOS = {256: 0.9, math.inf: 1.0}
+"""`crop_pct` of timm's AugReg models: ratio of the crop to the short side, by the maximum image size that has it."""
 
 
 def timm_preprocess(size: int) -> Preprocess:
-    """Prepare images as timm's defaults for AugReg models say."""
-    share = next(share for largest, share in CROP_SHARES.items() if size <= largest)
+    """Prepare images by timm's defaults for AugReg models."""
+    ratio = next(ratio for max_size, ratio in CROP_RATIOS.items() if size <= max_size)
     half = (0.5, 0.5, 0.5)
-    return Preprocess(image_size=size, short_side=math.floor(size / share), interpolation="bicubic", mean=half, std=half)
+    return Preprocess(image_size=size, short_side=math.floor(size / ratio), interpolation="bicubic", mean=half, std=half)
 
 
 def torchvision_preprocess(size: int) -> Preprocess:
-    """Prepare images as torchvision's `ViT_B_16_Weights` say: those above 224 pixels are SWAG's, which take the whole short side."""
-    usual = resize_and_crop(256 / 224, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
-    return usual(size) if size <= 224 else resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD)(size)
+    """Prepare images by torchvision's `ViT_B_16_Weights`: those above 224 pixels are SWAG's, which use the whole short side."""
+    default = resize_and_crop(256 / 224, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    return default(size) if size <= 224 else resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD)(size)
 
 
 TIMM = Family(
@@ -153,7 +154,7 @@ TIMM = Family(
     architecture="vit",
     table=KeyTable(TIMM_KEYS),
     config=vit_config,
-    resized=resized,
+    resized=resize_position_table,
     defaults={"proportional_attention": True},
     preprocess=timm_preprocess,
     headless=True,
@@ -165,25 +166,27 @@ DEIT = Family(
     architecture="vit",
     table=KeyTable(DEIT_KEYS),
     config=vit_config,
-    resized=resized,
+    resized=resize_position_table,
     defaults={"proportional_attention": True},
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     headless=True,
 )
-"""DeiT (arXiv 2012.12877), also distilled, and the DeiT models that were trained with ToMe."""
+"""Family of DeiT (arXiv 2012.12877), also distilled, and of DeiT models trained with ToMe."""
 
 MAE = Family(
     name="mae",
     architecture="vit",
     table=KeyTable(MAE_KEYS),
     config=vit_config,
-    resized=resized,
+    resized=resize_position_table,
     defaults={"proportional_attention": False},
     preprocess=mae_preprocess,
     headless=True,
 )
-"""MAE (arXiv 2111.06377), fine-tuned: the mean of the patches by default, the class token if there is a `norm`. Models that were trained
-with ToMe have the same keys; they want `proportional_attention=true`."""
+"""Family of fine-tuned MAE (arXiv 2111.06377): the mean of the patches by default, the class token if there is a `norm`.
+
+Models trained with ToMe have the same keys; they need `proportional_attention=true`.
+"""
 
 SWAG = Family(
     name="swag",
@@ -192,12 +195,12 @@ SWAG = Family(
     config=vit_config,
     defaults={"proportional_attention": True},
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    resized=partial(resized, align_corners=True),
+    resized=partial(resize_position_table, align_corners=True),
     headless=True,
     wrapper=None,
 )
-"""A file without a class token, which was never published, is read as a model whose head sees the mean of all normalised tokens, merged
-ones by their size."""
+"""Family of SWAG. A file without a class token, which was never published, becomes a model that pools the mean of all normalised tokens,
+weighted by size."""
 
 TORCHVISION = Family(
     name="torchvision",
@@ -206,8 +209,9 @@ TORCHVISION = Family(
     config=vit_config,
     defaults={"proportional_attention": True},
     preprocess=torchvision_preprocess,
-    resized=partial(resized, align_corners=True),
+    resized=partial(resize_position_table, align_corners=True),
     headless=True,
     wrapper=None,
 )
-"""`vit_l_16` of 224 pixels was validated with a short side of 242; SWAG's linear heads with 224 and bicubic interpolation."""
+"""Family of torchvision. `vit_l_16` of 224 pixels was validated with a short side of 242; SWAG's linear heads with 224 and bicubic
+interpolation."""

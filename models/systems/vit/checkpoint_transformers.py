@@ -1,6 +1,6 @@
 """ViT, DeiT, DINOv2 and MAE's encoder in the layout of transformers, by the classes that `config.json` names.
 
-Tables are worked out from the names and shapes of the library's tensors, fields from the documentation of its configuration classes.
+Tables are derived from the names and shapes of the library's tensors, fields from the documentation of its configuration classes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, resize_and_crop, squeeze
 from models.checkpoints.hf_config import HFConfig, image_size, prepared_size
 from models.checkpoints.key_table import KeyTable
-from models.systems.vit.checkpoint import resized, vit_config
+from models.systems.vit.checkpoint import resize_position_table, vit_config
 from models.systems.vit.model import Pool, ViTConfig
 
 
-def prefixed(prefix: str, keys: Mapping[str, str]) -> dict[str, str]:
-    """Keys of a model inside another one, and by itself: `vit.layernorm.weight` and `layernorm.weight`."""
-    return {**{f"{prefix}{theirs}": ours for theirs, ours in keys.items()}, **keys}
+def add_prefix(prefix: str, keys: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys of a model inside another one, and alone: `vit.layernorm.weight` and `layernorm.weight`."""
+    return {**{f"{prefix}{upstream}": key for upstream, key in keys.items()}, **keys}
 
 
-def blocks(theirs: str, ours: str = "blocks", attention: str = "attention.attention") -> dict[str, str]:
-    """Keys of blocks as most vision transformers of the library have them, of the attention those with a `*` alone."""
-    layer, block = f"{theirs}.{{i}}", f"{ours}.{{i}}"
+def block_keys(upstream: str, prefix: str = "blocks", attention: str = "attention.attention") -> dict[str, str]:
+    """Return the keys of blocks of most vision transformers in the library."""
+    layer, block = f"{upstream}.{{i}}", f"{prefix}.{{i}}"
     return {
         f"{layer}.layernorm_before.*": f"{block}.norm1.*",
         f"{layer}.{attention}.{{query,key,value}}.*": f"{block}.attn.qkv.*",
@@ -37,20 +37,20 @@ def blocks(theirs: str, ours: str = "blocks", attention: str = "attention.attent
     }
 
 
-EMBEDDINGS = {
+EMBEDDING_KEYS = {
     "embeddings.cls_token": "cls_token",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection.*": "patch_embed.proj.*",
 }
 
-ENCODER = {
-    **EMBEDDINGS,
-    **blocks("encoder.layer"),
+ENCODER_KEYS = {
+    **EMBEDDING_KEYS,
+    **block_keys("encoder.layer"),
     "layernorm.*": "norm.*",
 }
 
-DINOV2 = {
-    **EMBEDDINGS,
+DINOV2_KEYS = {
+    **EMBEDDING_KEYS,
     "encoder.layer.{i}.norm1.*": "blocks.{i}.norm1.*",
     "encoder.layer.{i}.attention.attention.{query,key,value}.*": "blocks.{i}.attn.qkv.*",
     "encoder.layer.{i}.attention.output.dense.*": "blocks.{i}.attn.proj.*",
@@ -64,75 +64,76 @@ DINOV2 = {
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of ViTConfig that weights tell. A file without a head is an encoder."""
+    """Infer the fields of ViTConfig. A file without a head is an encoder."""
     return {"classes": 0, **vit_config(weights, settings)}
 
 
-def without_pooler(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """An encoder's last layer, with tanh, was trained for a task that ended with pre-training; vectors are those before it."""
+def drop_pooler(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Drop an encoder's pooler, which was trained for a task of pre-training alone; vectors are those before it."""
     return {key: value for key, value in published.items() if not key.startswith(("pooler.", "vit.pooler."))}
 
 
-def without_mask_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Leave out the token of masked patches, which pre-training alone uses."""
+def drop_mask_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Drop the token of masked patches, which only pre-training uses."""
     return {key: value for key, value in published.items() if not key.endswith("embeddings.mask_token")}
 
 
-def described(description: Mapping[str, Any]) -> ConfigFields:
-    """Fields of ViTConfig that `config.json` states and weights do not tell."""
-    stated = HFConfig.of(description)
-    stated.require_colour()
+def describe(description: Mapping[str, Any]) -> ConfigFields:
+    """Read the fields of ViTConfig that `config.json` declares and weights do not determine."""
+    declared = HFConfig.of(description)
+    declared.require_colour()
     return {
         "image_size": image_size(description, 224),
-        "depth": stated.integer("num_hidden_layers", 12),
-        "heads": stated.integer("num_attention_heads", 12),
-        "norm_eps": stated.number("layer_norm_eps", 1e-12),
-        **stated.activation("gelu"),
+        "depth": declared.integer("num_hidden_layers", 12),
+        "heads": declared.integer("num_attention_heads", 12),
+        "norm_eps": declared.number("layer_norm_eps", 1e-12),
+        **declared.activation("gelu"),
     }
 
 
-def dinov2_described(description: Mapping[str, Any]) -> ConfigFields:
-    """The same. Its table of positions is resized to the images that are prepared, in the library as here."""
-    stated = HFConfig.of(description)
-    stated.require("use_swiglu_ffn", False, False)
-    stated.require_colour()
+def describe_dinov2(description: Mapping[str, Any]) -> ConfigFields:
+    """Read DINOv2's fields of ViTConfig. The position table is resized to the images, in the library as here."""
+    declared = HFConfig.of(description)
+    declared.require("use_swiglu_ffn", False, False)
+    declared.require_colour()
     return {
-        "image_size": prepared_size(description) or stated.side("image_size", 224),
-        "depth": stated.integer("num_hidden_layers", 12),
-        "heads": stated.integer("num_attention_heads", 12),
-        "norm_eps": stated.number("layer_norm_eps", 1e-6),
-        **stated.activation("gelu"),
+        "image_size": prepared_size(description) or declared.side("image_size", 224),
+        "depth": declared.integer("num_hidden_layers", 12),
+        "heads": declared.integer("num_attention_heads", 12),
+        "norm_eps": declared.number("layer_norm_eps", 1e-6),
+        **declared.activation("gelu"),
     }
 
 
-def scaled(weights: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-    """LayerScale (arXiv 2103.17239) as part of the layer before it, which is the same product; the table for the config's image size."""
-    kept = {key: value for key, value in weights.items() if not key.endswith(".gamma")}
+def fold_layer_scale(weights: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
+    """Fold LayerScale (arXiv 2103.17239) into the layer before it, which is the same product; resize positions to the config's image
+    size."""
+    folded = {key: value for key, value in weights.items() if not key.endswith(".gamma")}
     layers = {"ls1": "attn.proj", "ls2": "mlp.fc2"}
-    for key in weights.keys() - kept.keys():
+    for key in weights.keys() - folded.keys():
         block, scale = key.removesuffix(".gamma").rsplit(".", 1)
-        for part in (f"{block}.{layers[scale]}.{name}" for name in ("weight", "bias")):
-            if part in kept:
-                kept[part] = (kept[part].float().movedim(0, -1) * weights[key].float()).movedim(-1, 0)  # half precision would round
-    return resized(kept, config)
+        for target in (f"{block}.{layers[scale]}.{name}" for name in ("weight", "bias")):
+            if target in folded:  # in float32: half precision would round
+                folded[target] = (folded[target].float().movedim(0, -1) * weights[key].float()).movedim(-1, 0)
+    return resize_position_table(folded, config)
 
 
-def one_head(weights: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-    """A distilled model of which only the class token's head is used: twice that head and a second one of zeros have it as their mean, to
-    the last bit."""
+def duplicate_head(weights: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
+    """Duplicate the head of a distilled model whose other head is missing: twice that head and a head of zeros have it as their mean, bit
+    by bit."""
     heads = {key: 2 * value for key, value in weights.items() if key.startswith("head.")}
     zeros = {key.replace("head", "head_dist"): torch.zeros_like(head) for key, head in heads.items()}
-    return resized({**weights, **heads, **zeros}, config)
+    return resize_position_table({**weights, **heads, **zeros}, config)
 
 
 VIT = Family(
     name="transformers ViT",
     architecture="vit",
-    table=KeyTable({**prefixed("vit.", ENCODER), "classifier.*": "head.*"}),
+    table=KeyTable({**add_prefix("vit.", ENCODER_KEYS), "classifier.*": "head.*"}),
     config=config,
-    described=described,
-    tidy=without_pooler,
-    resized=resized,
+    described=describe,
+    tidy=drop_pooler,
+    resized=resize_position_table,
     own_size=True,
     defaults={"proportional_attention": True},
     preprocess=lambda size: squeeze(size).model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}),
@@ -140,32 +141,32 @@ VIT = Family(
 
 MAE_ENCODER = replace(VIT, name="transformers ViTMAE encoder", defaults={"proportional_attention": False}, preprocess=squeeze)
 
-DEIT_KEYS = prefixed("deit.", {**ENCODER, "embeddings.distillation_token": "dist_token"})
+DEIT_KEYS = add_prefix("deit.", {**ENCODER_KEYS, "embeddings.distillation_token": "dist_token"})
 
 DEIT = replace(
     VIT,
     name="transformers DeiT",
     table=KeyTable({**DEIT_KEYS, "classifier.*": "head.*"}),
-    resized=one_head,
+    resized=duplicate_head,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
 )
-"""Fine-tuned without its teacher: the distillation token is read, and its head is gone."""
+"""Family of DeiT, fine-tuned without its teacher: there is a distillation token, but not its head."""
 
 DEIT_TEACHER = replace(
     DEIT,
     name="transformers DeiT with teacher",
     table=KeyTable({**DEIT_KEYS, "cls_classifier.*": "head.*", "distillation_classifier.*": "head_dist.*"}),
-    resized=resized,
+    resized=resize_position_table,
 )
 
 DINOV2_FAMILY = replace(
     VIT,
     name="transformers DINOv2",
-    table=KeyTable({**prefixed("dinov2.", DINOV2), "classifier.*": "head.*"}),
-    described=dinov2_described,
+    table=KeyTable({**add_prefix("dinov2.", DINOV2_KEYS), "classifier.*": "head.*"}),
+    described=describe_dinov2,
     own_size=False,
-    tidy=without_mask_token,
-    resized=scaled,
+    tidy=drop_mask_token,
+    resized=fold_layer_scale,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
 )
 

@@ -23,87 +23,86 @@ from models.merge_schedule import MergeSchedule
 
 
 class Pool(StrEnum):
-    """Features that the head sees."""
+    """Pooling of tokens into the features of the head."""
 
     TOKEN = "token"
     """`norm`, then the class token (ViT, DeiT, SWAG)."""
     MEAN = "mean"
-    """The mean of the patches, weighted by size where tokens merged, then `fc_norm` (MAE)."""
+    """The mean of the patches, weighted by size if tokens merged, then `fc_norm` (MAE)."""
     NORM_MEAN = "norm-mean"
     """`norm` on every token, then the weighted mean."""
     NORM_MEAN_ALL = "norm-mean-all"
-    """The same, with the class token in the mean (FLIP)."""
+    """`norm` on every token, then the weighted mean including the class token (FLIP)."""
     TOKEN_MEAN = "token-mean"
-    """`norm` on every token, then the class token and beside it the weighted mean of the patches: the linear heads of DINOv2
-    (arXiv 2304.07193)."""
+    """`norm` on every token, then the class token concatenated with the weighted mean of the patches: the linear heads of DINOv2 (arXiv
+    2304.07193)."""
     ATTENTION = "attention"
-    """`norm` on every token, then a trained query that attends to all of them (SigLIP)."""
+    """`norm` on every token, then attention pooling by a trained query (SigLIP)."""
 
 
 class Stem(StrEnum):
-    """Origin of the tokens of an image."""
+    """Embedding of an image as tokens."""
 
     PATCHES = "patches"
-    """Each patch on its own."""
+    """Each patch separately."""
     LITE = "lite"
     """The first stages of EfficientNet-Lite0, for patches of 16 pixels (`models.layers.efficientnet_lite`)."""
 
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """A plain vision transformer; the defaults are ViT-B/16."""
+    """Config of a plain vision transformer; the defaults are ViT-B/16."""
 
     image_size: int = 224
     image_width: int | None = None
-    """None for square images."""
+    """Width if images are not square."""
     patch_size: int = 16
     patch_width: int | None = None
-    """None for square patches."""
+    """Width if patches are not square."""
     cut_edge: bool = False
-    """Whether sizes that are no multiples of the patch's are allowed: what is left at the right and lower edge is not seen (SigLIP)."""
+    """Whether sizes need not be multiples of the patch size: the rest at the right and lower edge is ignored (SigLIP)."""
     channels: int = 3
     classes: int = 1000
-    """0: no head, the logits are the features."""
+    """Number of classes; 0: no head, the logits are the features."""
     width: int = 768
     depth: int = 12
     heads: int = 12
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     tanh_gelu: bool = False
-    """The approximation of GELU by tanh (FLIP)."""
+    """Use the tanh approximation of GELU (FLIP)."""
     quick_gelu: bool = False
-    """x · sigmoid(1.702 x) instead of GELU (CLIP)."""
+    """Use x · sigmoid(1.702 x) instead of GELU (CLIP)."""
     pre_norm: bool = False
-    """A norm before the first block, timm's `norm_pre` (CLIP)."""
+    """Apply a norm before the first block, timm's `norm_pre` (CLIP)."""
     norm_eps: float = 1e-6
     class_token: bool = True
     class_position: bool = True
-    """Whether special tokens get a position; if not, their rows in the table are idle (FLIP)."""
+    """Whether special tokens get a position; if not, their rows in the table are unused (FLIP)."""
     distilled: bool = False
-    """A second special token with a head of its own (DeiT, arXiv 2012.12877); the logits are the mean of both heads."""
+    """Whether there is a second special token with its own head (DeiT, arXiv 2012.12877); the logits are the mean of both heads."""
     pool: Pool = Pool.TOKEN
     proportional_attention: bool = True
-    """Merged tokens count by their size in attention: for models trained without merging on supervised labels, and for those trained with
-    it; off for MAE models off the shelf."""
+    """Whether merged tokens count by their size in attention: for models trained on supervised labels without merging, and for models
+    trained with it; off for published MAE models."""
     drop_path: float = 0.0
     reversible: bool = False
-    """Two residual streams, whose activations training does not keep but recomputes (Rev-ViT, arXiv 2302.04869): norm and head see both
-    and are twice as wide."""
+    """Use two residual streams, whose activations training recomputes instead of storing (Rev-ViT, arXiv 2302.04869): norm and head have
+    both as input and are twice as wide."""
     mlp_norm_eps: float | None = None
     final_norm_eps: float | None = None
     """Epsilon of the norm before each MLP, and of the last one; None for `norm_eps` (minREV has others)."""
     stem: Stem = Stem.PATCHES
     joint_width: int | None = None
-    """Width of the space of an image-text pair whose labels have become the head (`models.systems.image_text.zero_shot_classifier`):
-    features are projected into it and divided by their length before the head sees them, so that its logits are scaled cosines. None: the
-    head sees the features."""
+    """Width of the joint space of an image-text pair whose labels have become the head (`models.systems.image_text.zero_shot_classifier`):
+    features are projected into it and normalised before the head, so that its logits are scaled cosines. None: no projection."""
 
     def __post_init__(self) -> None:
-        for along, size, patch in zip(("size", "width"), self.image_shape, self.patch_shape, strict=True):
+        for dimension, size, patch in zip(("size", "width"), self.image_shape, self.patch_shape, strict=True):
             if size % patch and not self.cut_edge:
-                raise ValueError(f"image_{along} {size} is no multiple of patch_{along} {patch}")
+                raise ValueError(f"image_{dimension} {size} is not a multiple of patch_{dimension} {patch}")
         if self.depth < 1:
-            raise ValueError(f"depth {self.depth} is no number of blocks")
+            raise ValueError(f"depth {self.depth} is not a positive number of blocks")
         if self.distilled and not self.class_token:
             raise ValueError("distilled: a distillation token needs a class token before it")
         if self.pool is Pool.TOKEN and not self.class_token:
@@ -121,12 +120,12 @@ class ViTConfig:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width of images."""
         return self.image_size, self.image_size if self.image_width is None else self.image_width
 
     @property
     def patch_shape(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width of patches."""
         return self.patch_size, self.patch_size if self.patch_width is None else self.patch_width
 
     @property
@@ -142,12 +141,12 @@ class ViTConfig:
 
     @property
     def special_tokens(self) -> int:
-        """Class and distillation token: they stand in front and never merge."""
+        """Number of class and distillation tokens, which come first and never merge."""
         return int(self.class_token) + int(self.distilled)
 
     @property
     def features(self) -> int:
-        """Channels that the head sees."""
+        """Number of channels of the features."""
         return 2 * self.width if self.reversible or self.pool is Pool.TOKEN_MEAN else self.width
 
 
@@ -158,7 +157,7 @@ SIZES: Mapping[str, ViTConfig] = {
     "vit_large_patch16": ViTConfig(width=1024, depth=24, heads=16),
     "vit_huge_patch14": ViTConfig(patch_size=14, width=1280, depth=32, heads=16),
 }
-"""Sizes of AugReg, DeiT and SWAG; MAE fine-tunes the last three with `Pool.MEAN`, SWAG at 384 to 518 px."""
+"""Published sizes of AugReg, DeiT and SWAG; MAE fine-tunes the last three with `Pool.MEAN`, SWAG at 384 to 518 px."""
 
 
 class ViT(nn.Module):
@@ -201,7 +200,7 @@ class ViT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """timm's: truncated normal of standard deviation 0.02, biases 0. A reversible trunk starts as it was published."""
+        """Initialise as timm: truncated normal of standard deviation 0.02, biases 0. A reversible trunk is initialised as published."""
         if self.config.reversible:
             initialise_like_slowfast(self)
         else:
@@ -224,12 +223,12 @@ class ViT(nn.Module):
         visible: Tensor | None = None,
         pool: Pool | None = None,
     ) -> ClassifierOutput:
-        """Normalised images (B, channels, S, S). merge: how many tokens merge in each block; trace: also record which input tokens did.
+        """Classify normalised images (B, channels, S, S).
 
-        visible: (B, V), the only patches that the model sees, by their places in raster order; None: all.
-        keep: (depth, 2, B) of 0 and 1, which samples keep both branches of each block in stochastic depth; (depth, B) in a reversible
-        trunk, where one fate befalls both; None: drawn, in training.
-        pool: of the features, None: the config's, for which alone a head is trained.
+        merge: number of tokens that merge in each block; trace: also record which tokens merged. visible: (B, V), indices in raster order
+        of the only patches to encode; None: all. keep: (depth, 2, B) of 0 and 1, which samples keep both branches of each block in
+        stochastic depth; (depth, B) in a reversible trunk, which keeps or drops both; None: drawn, in training. pool: of the features,
+        None: the config's, the only one that the head is trained for.
         """
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
         tokens = self._embed(images, trace, visible)
@@ -240,13 +239,13 @@ class ViT(nn.Module):
         return ClassifierOutput(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
 
     def encode_patches(self, images: Tensor) -> Tensor:
-        """→ (B, patches, C), each patch after the last block and `norm`: what another model is taught to predict."""
+        """Encode patches: (B, patches, C), after the last block and `norm`, the targets of another model."""
         tokens = run_trunk(self.blocks, self._embed(images, trace=False), [0] * self.config.depth, reversible=self.config.reversible)
         patches: Tensor = self.norm(tokens.x[:, self.config.special_tokens :])
         return patches
 
     def encode_tokens(self, images: Tensor, merge: MergeSchedule | None = None) -> Tokens:
-        """→ special tokens and patches, (B, N', C), after the last block and the final norm, traced."""
+        """Encode special tokens and patches, (B, N', C), after the last block and the final norm, traced."""
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
         tokens = run_trunk(self.blocks, self._embed(images, trace=True), schedule, reversible=self.config.reversible)
         return replace(tokens, x=self.fc_norm(self.norm(tokens.x)))
@@ -265,10 +264,10 @@ class ViT(nn.Module):
         return Tokens(x, protected=self.config.special_tokens, proportional=self.config.proportional_attention, traced=trace)
 
     def _pool(self, tokens: Tokens, tokens_in: int, pool: Pool) -> Tensor:
-        """→ (B, C), or (B, 2, C) for the special tokens of distilled models."""
+        """Pool tokens → (B, C), or (B, 2, C), the special tokens of distilled models."""
         special = self.config.special_tokens
         if pool is Pool.TOKEN:
-            front: Tensor = self.fc_norm(self.norm(tokens.x[:, :special]))  # the other tokens are not looked at
+            front: Tensor = self.fc_norm(self.norm(tokens.x[:, :special]))  # the other tokens are not used
             return front if self.config.distilled else front[:, 0]
         first = 0 if pool is Pool.NORM_MEAN_ALL else special
         normed = replace(tokens, x=self.norm(tokens.x))
@@ -285,5 +284,5 @@ class ViT(nn.Module):
         if self.head_dist is None or features.dim() == 2:
             logits: Tensor = self.head(features)
             return logits
-        both: Tensor = (self.head(features[:, 0]) + self.head_dist(features[:, 1])) / 2
-        return both
+        mean_logits: Tensor = (self.head(features[:, 0]) + self.head_dist(features[:, 1])) / 2
+        return mean_logits

@@ -21,19 +21,19 @@ from models.systems.vit.model import Pool, Stem, ViT
 
 OPSET = 20
 IR_VERSION = 10
-RUNTIME = "com.microsoft"
+RUNTIME_DOMAIN = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
-MOST_BYTES = 2**31 - 2**24
-"""A serialised graph is smaller than 2 GiB."""
-LEVELS = 63
-"""Weights in int8 are -63 to 63: CPUs without VNNI add pairs of products in 16 bits, which a larger weight could overflow."""
+MAX_WEIGHT_BYTES = 2**31 - 2**24
+"""Maximum size of weights: a serialised graph is smaller than 2 GiB."""
+INT8_MAX = 63
+"""Maximum absolute value of int8 weights: CPUs without VNNI add pairs of products in 16 bits, which larger weights could overflow."""
 
 
 def classifier_graph(model: nn.Module, preprocess: Preprocess, *, int8: bool = False) -> bytes:
-    """Inputs: pixels uint8 (B, H, W, channels); merge int64 (depth,), how many tokens merge in each block, as many as can at most.
-    Output: logits float32 (B, classes).
+    """Write the graph of a classifier. Raises ValueError for a model that has no such graph.
 
-    Raises ValueError for a model that has no such graph.
+    Inputs: pixels uint8 (B, H, W, channels); merge int64 (depth,), number of tokens that merge in each block, at most those that can.
+    Output: logits float32 (B, classes).
     """
     if (
         not isinstance(model, ViT)
@@ -42,11 +42,11 @@ def classifier_graph(model: nn.Module, preprocess: Preprocess, *, int8: bool = F
         or model.config.stem is not Stem.PATCHES
     ):
         raise ValueError("only vision transformers of plain patches, with one residual stream and a pool of means or tokens, have a graph")
-    if sum(parameter.nbytes for parameter in model.parameters()) > MOST_BYTES:
+    if sum(parameter.nbytes for parameter in model.parameters()) > MAX_WEIGHT_BYTES:
         raise ValueError("a graph holds less than 2 GiB")
     graph = _Graph(int8)
     x = _embed(graph, model, preprocess)
-    size = graph.add("Expand", graph.constant(np.float32(1)), _rows_of(graph, x, 1))  # (B, N, 1)
+    size = graph.add("Expand", graph.constant(np.float32(1)), _token_shape(graph, x, 1))  # (B, N, 1)
     merges = graph.add("Split", "merge", outputs=model.config.depth, axis=0, num_outputs=model.config.depth)
     for block, r in zip(model.blocks, merges, strict=True):
         assert isinstance(block, TransformerBlock)
@@ -59,35 +59,35 @@ def classifier_graph(model: nn.Module, preprocess: Preprocess, *, int8: bool = F
     ]
     graph.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", model.config.classes])]
-    whole = helper.make_graph(graph.nodes, "vit", inputs, outputs, graph.constants)
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(RUNTIME, 1)]
-    content: bytes = helper.make_model(whole, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
+    main_graph = helper.make_graph(graph.nodes, "vit", inputs, outputs, graph.constants)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(RUNTIME_DOMAIN, 1)]
+    content: bytes = helper.make_model(main_graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
     return content
 
 
 class _Graph:
-    """Nodes in the order in which they run. Values are named by numbers; those of a branch may use what lies around it."""
+    """Nodes in order of execution. Values are named by numbers; those of a branch may use values of the outer graph."""
 
-    def __init__(self, int8: bool = False, around: _Graph | None = None) -> None:
+    def __init__(self, int8: bool = False, outer: _Graph | None = None) -> None:
         self.int8 = int8
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = around.constants if around else []
-        self._numbers: count[int] = around._numbers if around else count()
+        self.constants: list[onnx.TensorProto] = outer.constants if outer else []
+        self._numbers: count[int] = outer._numbers if outer else count()
 
     def branch(self) -> _Graph:
         return _Graph(self.int8, self)
 
-    def name(self) -> str:
+    def new_name(self) -> str:
         return f"v{next(self._numbers)}"
 
     def add(self, op: str, *inputs: str, outputs: int = 0, domain: str = "", **attributes: Any) -> Any:
-        """The name of a node's output; a list of names for so many `outputs`."""
-        names = [self.name() for _ in range(outputs or 1)]
+        """Add a node and return the name of its output; with `outputs` a list of that many names."""
+        names = [self.new_name() for _ in range(outputs or 1)]
         self.nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
         return names if outputs else names[0]
 
     def constant(self, value: Any) -> str:
-        name = self.name()
+        name = self.new_name()
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value), name))
         return name
 
@@ -95,22 +95,22 @@ class _Graph:
         return self.constant(np.array(values, np.int64))
 
     def slice(self, x: str, axis: int, start: int | str, end: int | str = 2**62, step: int = 1) -> str:
-        places = [place if isinstance(place, str) else self.integers(place) for place in (start, end)]
-        sliced: str = self.add("Slice", x, *places, self.integers(axis), self.integers(step))
+        bounds = [bound if isinstance(bound, str) else self.integers(bound) for bound in (start, end)]
+        sliced: str = self.add("Slice", x, *bounds, self.integers(axis), self.integers(step))
         return sliced
 
     def linear(self, x: str, layer: nn.Linear) -> str:
-        """(..., C_in) → (..., C_out)."""
+        """Apply a linear layer: (..., C_in) → (..., C_out)."""
         weight = _numpy(layer.weight).T
         bias = np.zeros(weight.shape[1], np.float32) if layer.bias is None else _numpy(layer.bias)
         if not self.int8:
             return str(self.add("Add", self.add("MatMul", x, self.constant(weight)), self.constant(bias)))
-        scale = np.abs(weight).max(axis=0) / LEVELS  # a scale for each output channel
+        scale = np.abs(weight).max(axis=0) / INT8_MAX  # a scale for each output channel
         scale[scale == 0] = 1
-        whole = np.rint(weight / scale).astype(np.int8)
+        quantised = np.rint(weight / scale).astype(np.int8)
         zero = np.zeros(len(scale), np.int8)
-        given = (self.constant(value) for value in (whole, scale.astype(np.float32), zero, bias))
-        return str(self.add("DynamicQuantizeMatMul", x, *given, domain=RUNTIME))
+        inputs = (self.constant(value) for value in (quantised, scale.astype(np.float32), zero, bias))
+        return str(self.add("DynamicQuantizeMatMul", x, *inputs, domain=RUNTIME_DOMAIN))
 
     def norm(self, x: str, layer: nn.Module) -> str:
         if isinstance(layer, nn.Identity):
@@ -121,7 +121,7 @@ class _Graph:
 
 
 def _embed(graph: _Graph, model: ViT, preprocess: Preprocess) -> str:
-    """→ (B, N, C). The normalisation is part of the projection's weights, which are never integers."""
+    """Embed pixels → (B, N, C). The normalisation is part of the projection's weights, which are never integers."""
     config, projection = model.config, model.patch_embed.proj
     (rows, columns), (height, width) = config.grid, config.patch_shape
     weight = _numpy(projection.weight).astype(np.float64).transpose(2, 3, 1, 0)  # (p, p, channels, C)
@@ -148,13 +148,13 @@ def _embed(graph: _Graph, model: ViT, preprocess: Preprocess) -> str:
 def _block(graph: _Graph, block: TransformerBlock, x: str, size: str, r: str, model: ViT) -> tuple[str, str]:
     attended, keys = _attend(graph, block, graph.norm(x, block.norm1), size, model.config.proportional_attention)
     x = graph.add("Add", x, attended)
-    merged, kept = graph.branch(), graph.branch()
-    names = (graph.name(), graph.name())
-    then = _branch(merged, "merge", names, _merge(merged, x, size, keys, r, model.config.special_tokens))
-    names = (graph.name(), graph.name())
-    other = _branch(kept, "keep", names, (x, size))
-    some = graph.add("Greater", graph.add("Squeeze", r, graph.integers(0)), graph.constant(np.int64(0)))
-    x, size = graph.add("If", some, outputs=2, then_branch=then, else_branch=other)
+    merged, unmerged = graph.branch(), graph.branch()
+    names = (graph.new_name(), graph.new_name())
+    then_branch = _branch(merged, "merge", names, _merge(merged, x, size, keys, r, model.config.special_tokens))
+    names = (graph.new_name(), graph.new_name())
+    else_branch = _branch(unmerged, "keep", names, (x, size))
+    has_merges = graph.add("Greater", graph.add("Squeeze", r, graph.integers(0)), graph.constant(np.int64(0)))
+    x, size = graph.add("If", has_merges, outputs=2, then_branch=then_branch, else_branch=else_branch)
     hidden = graph.linear(graph.norm(x, block.norm2), block.mlp.fc1)
     hidden = _quick_gelu(graph, hidden) if block.mlp.quick else graph.add("Gelu", hidden, approximate=block.mlp.gelu)
     return graph.add("Add", x, graph.linear(hidden, block.mlp.fc2)), size
@@ -166,12 +166,12 @@ def _quick_gelu(graph: _Graph, x: str) -> str:
 
 
 def _attend(graph: _Graph, block: TransformerBlock, x: str, size: str, proportional: bool) -> tuple[str, str]:
-    """→ (B, N, C) and keys (B, H, N, D)."""
+    """Attend among tokens → (B, N, C) and keys (B, H, N, D)."""
     attention = block.attn
     projected = graph.linear(x, attention.qkv)  # (B, N, 3 C)
     heads = graph.add("Reshape", projected, graph.integers(0, 0, 3, attention.heads, -1))
     heads = graph.add("Transpose", heads, perm=[2, 0, 3, 1, 4])  # (3, B, H, N, D)
-    q, k, v = (graph.add("Gather", heads, graph.constant(np.int64(place)), axis=0) for place in range(3))
+    q, k, v = (graph.add("Gather", heads, graph.constant(np.int64(index)), axis=0) for index in range(3))
     inner = attention.qkv.out_features // 3
     q = graph.add("Mul", q, graph.constant(np.float32((inner // attention.heads) ** -0.5)))
     logits = graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 1, 3, 2]))  # (B, H, N, N)
@@ -184,8 +184,8 @@ def _attend(graph: _Graph, block: TransformerBlock, x: str, size: str, proportio
 
 
 def _merge(graph: _Graph, x: str, size: str, keys: str, r: str, protected: int) -> tuple[str, str]:
-    """`kernels.reference.bipartite_match` and `merge`, in which sources are even tokens and destinations are odd ones."""
-    first = int(protected == 2)  # the distillation token is the first odd one, and no destination
+    """Merge tokens as `kernels.reference.bipartite_match` and `merge`, in which sources are even tokens and destinations odd ones."""
+    first = int(protected == 2)  # the distillation token is the first odd one, and not a destination
     metric = graph.add("ReduceSum", keys, graph.integers(1), keepdims=0)  # (B, N, D)
     metric = graph.add("Div", metric, graph.add("ReduceL2", metric, graph.integers(2), keepdims=1))
     odd_metric = graph.slice(metric, 1, 1 + 2 * first, step=2)
@@ -201,38 +201,38 @@ def _merge(graph: _Graph, x: str, size: str, keys: str, r: str, protected: int) 
     sources, even = graph.slice(order, 1, 0, r), graph.slice(order, 1, r)  # (B, r), (B, A - r)
     if protected:
         even, _ = graph.add("TopK", even, graph.add("Sub", evens, r), outputs=2, axis=1, largest=0, sorted=1)
-    into = graph.add("GatherElements", graph.add("ArgMax", scores, axis=2, keepdims=0), sources, axis=1)
+    destinations = graph.add("GatherElements", graph.add("ArgMax", scores, axis=2, keepdims=0), sources, axis=1)
     if first:
-        into = graph.add("Add", into, graph.integers(1))
+        destinations = graph.add("Add", destinations, graph.integers(1))
     parts = {}
     for name, value in (("x", x), ("size", size)):
         evens_of, odds_of = graph.slice(value, 1, 0, step=2), graph.slice(value, 1, 1, step=2)
-        parts[name] = (_take(graph, evens_of, even), _take(graph, evens_of, sources), odds_of)
-    (kept, moved, odd), (kept_size, moved_size, odd_size) = parts["x"], parts["size"]
+        parts[name] = (_gather_tokens(graph, evens_of, even), _gather_tokens(graph, evens_of, sources), odds_of)
+    (unmerged, moved, odd), (unmerged_size, moved_size, odd_size) = parts["x"], parts["size"]
     odds = graph.slice(graph.add("Shape", odd), 0, 1, 2)
-    goes = graph.add("OneHot", into, odds, graph.constant(np.array([0, 1], np.float32)), axis=1)  # (B, O, r)
-    added = graph.add("MatMul", goes, moved_size)  # (B, O, 1)
+    one_hot = graph.add("OneHot", destinations, odds, graph.constant(np.array([0, 1], np.float32)), axis=1)  # (B, O, r)
+    added = graph.add("MatMul", one_hot, moved_size)  # (B, O, 1)
     total = graph.add("Add", odd_size, added)
     # rows that receive nothing keep their bits
-    pull = graph.add("Sub", graph.add("MatMul", goes, graph.add("Mul", moved, moved_size)), graph.add("Mul", odd, added))
-    odd = graph.add("Add", odd, graph.add("Div", pull, total))
+    change = graph.add("Sub", graph.add("MatMul", one_hot, graph.add("Mul", moved, moved_size)), graph.add("Mul", odd, added))
+    odd = graph.add("Add", odd, graph.add("Div", change, total))
     if first:
-        return _interleaved(graph, kept, odd), _interleaved(graph, kept_size, total)
-    return graph.add("Concat", kept, odd, axis=1), graph.add("Concat", kept_size, total, axis=1)
+        return _interleave(graph, unmerged, odd), _interleave(graph, unmerged_size, total)
+    return graph.add("Concat", unmerged, odd, axis=1), graph.add("Concat", unmerged_size, total, axis=1)
 
 
-def _interleaved(graph: _Graph, even: str, odd: str) -> str:
-    """Class and distillation token in front."""
+def _interleave(graph: _Graph, even: str, odd: str) -> str:
+    """Interleave even and odd tokens so that class and distillation token come first."""
     parts = (graph.slice(even, 1, 0, 1), graph.slice(odd, 1, 0, 1), graph.slice(even, 1, 1), graph.slice(odd, 1, 1))
     return str(graph.add("Concat", *parts, axis=1))
 
 
 def _pool(graph: _Graph, model: ViT, x: str, size: str) -> Sequence[str]:
-    """Features (B, C); for a distilled model those of both its tokens."""
+    """Pool features (B, C); two for a distilled model, of both its tokens."""
     config = model.config
     if config.pool is Pool.TOKEN:
         front = graph.norm(graph.slice(x, 1, 0, config.special_tokens), model.norm)
-        return [graph.add("Gather", front, graph.constant(np.int64(place)), axis=1) for place in range(config.special_tokens)]
+        return [graph.add("Gather", front, graph.constant(np.int64(index)), axis=1) for index in range(config.special_tokens)]
     first = 0 if config.pool is Pool.NORM_MEAN_ALL else config.special_tokens
     x = graph.norm(x, model.norm)
     weighted = graph.add("Mul", graph.slice(x, 1, first), graph.slice(size, 1, first))
@@ -246,35 +246,36 @@ def _pool(graph: _Graph, model: ViT, x: str, size: str) -> Sequence[str]:
 
 
 def _classify(graph: _Graph, model: ViT, features: Sequence[str]) -> str:
-    whole = graph.branch()
-    whole.int8, whole.nodes = False, graph.nodes  # the heads stay in float32
+    head_graph = graph.branch()
+    head_graph.int8, head_graph.nodes = False, graph.nodes  # the heads stay in float32
     if isinstance(model.head, nn.Identity):
         raise ValueError("a model without a head has no graph")
     if model.projection is not None:
-        projected = whole.linear(features[0], model.projection)
-        length = whole.add("Max", whole.add("ReduceL2", projected, whole.integers(1), keepdims=1), whole.constant(np.float32(1e-12)))
-        return whole.linear(whole.add("Div", projected, length), model.head)
-    logits = whole.linear(features[0], model.head)
+        projected = head_graph.linear(features[0], model.projection)
+        norm = head_graph.add("ReduceL2", projected, head_graph.integers(1), keepdims=1)
+        length = head_graph.add("Max", norm, head_graph.constant(np.float32(1e-12)))
+        return head_graph.linear(head_graph.add("Div", projected, length), model.head)
+    logits = head_graph.linear(features[0], model.head)
     if model.head_dist is None:
         return logits
-    both = whole.add("Add", logits, whole.linear(features[1], model.head_dist))
-    return str(whole.add("Div", both, whole.constant(np.float32(2))))
+    logit_sum = head_graph.add("Add", logits, head_graph.linear(features[1], model.head_dist))
+    return str(head_graph.add("Div", logit_sum, head_graph.constant(np.float32(2))))
 
 
 def _branch(graph: _Graph, name: str, names: tuple[str, str], values: tuple[str, str]) -> onnx.GraphProto:
-    """One of the two graphs of an `If`, that gives x and sizes."""
-    graph.nodes += [helper.make_node("Identity", [value], [given]) for value, given in zip(values, names, strict=True)]
-    outputs = [helper.make_tensor_value_info(given, TensorProto.FLOAT, None) for given in names]
+    """Return one of the two graphs of an `If`, whose outputs are x and sizes."""
+    graph.nodes += [helper.make_node("Identity", [value], [output]) for value, output in zip(values, names, strict=True)]
+    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None) for output in names]
     return helper.make_graph(graph.nodes, name, [], outputs)
 
 
-def _rows_of(graph: _Graph, x: str, width: int) -> str:
-    """The shape (B, N, width) for x (B, N, C)."""
+def _token_shape(graph: _Graph, x: str, width: int) -> str:
+    """Return the shape (B, N, width) for x (B, N, C)."""
     return str(graph.add("Concat", graph.slice(graph.add("Shape", x), 0, 0, 2), graph.integers(width), axis=0))
 
 
-def _take(graph: _Graph, x: str, index: str) -> str:
-    """(B, N, C), (B, S) → (B, S, C)."""
+def _gather_tokens(graph: _Graph, x: str, index: str) -> str:
+    """Gather tokens: (B, N, C), (B, S) → (B, S, C)."""
     return str(graph.add("GatherND", x, graph.add("Unsqueeze", index, graph.integers(2)), batch_dims=1))
 
 

@@ -9,7 +9,7 @@ from models.registry import Architecture, BundleDefaults, DummyForward, SizeTabl
 
 
 def pools(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """A model without a mean of its own gets that of its normalised patches; one with a mean may lack a class token."""
+    """Return the pools of a model. One without a mean gets that of its normalised patches; one with a mean may lack a class token."""
     if config.get("pool", "token") in ("token", "token-mean"):
         return ("cls", "mean")
     return ("mean", "cls") if config.get("class_token", True) else ("mean",)
@@ -41,7 +41,7 @@ SYSTEM = System(
         "swag": "models.systems.vit.checkpoint:SWAG",
         "torchvision": "models.systems.vit.checkpoint:TORCHVISION",
     },
-    timm_networks="models.systems.vit.checkpoint_timm:family_of",
+    timm_networks="models.systems.vit.checkpoint_timm:find_family",
     hub_classes={
         "ViTForImageClassification": "models.systems.vit.checkpoint_transformers:VIT",
         "ViTModel": "models.systems.vit.checkpoint_transformers:VIT",

@@ -58,7 +58,7 @@ def test_classifier_with_merging_gives_same_logits_for_any_batch(tmp_path: Path)
     assert not torch.allclose(torch.from_numpy(found), plain, atol=1e-2)
 
 
-def traced(graph: onnx_export.Graph) -> tuple[onnx_export.Graph, onnx.ModelProto]:
+def traced(graph: onnx_export.ExportGraph) -> tuple[onnx_export.ExportGraph, onnx.ModelProto]:
     with torch.no_grad():
         return graph, onnx_export.trace(graph)
 
@@ -69,19 +69,19 @@ STEPS = dataclasses.replace(ENCODER, decoder_width=16, decoder_depth=2, decoder_
 
 
 @pytest.fixture(scope="module")
-def step() -> tuple[onnx_export.Graph, onnx.ModelProto]:
+def step() -> tuple[onnx_export.ExportGraph, onnx.ModelProto]:
     torch.manual_seed(0)
-    return traced(onnx_export.denoising_step(DiffMAE(STEPS).eval()))
+    return traced(onnx_export.denoising_graph(DiffMAE(STEPS).eval()))
 
 
 @pytest.mark.slow
-def test_a_step_of_a_sampler_runs_as_a_graph(step: tuple[onnx_export.Graph, onnx.ModelProto]) -> None:
+def test_a_step_of_a_sampler_runs_as_a_graph(step: tuple[onnx_export.ExportGraph, onnx.ModelProto]) -> None:
     with torch.no_grad():
         assert onnx_export.compare(*step) < 1e-5
 
 
 def test_a_graph_that_differs_is_not_written(
-    tmp_path: Path, step: tuple[onnx_export.Graph, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, step: tuple[onnx_export.ExportGraph, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_export, "trace", lambda graph: step[1])  # that of other weights
     with pytest.raises(onnx_export.ExportError, match="differs by"):
@@ -89,7 +89,7 @@ def test_a_graph_that_differs_is_not_written(
     assert not (tmp_path / "step.onnx").exists()
 
 
-def test_what_is_no_number_counts_as_a_difference(step: tuple[onnx_export.Graph, onnx.ModelProto]) -> None:
+def test_what_is_no_number_counts_as_a_difference(step: tuple[onnx_export.ExportGraph, onnx.ModelProto]) -> None:
     graph, proto = step
     unknown = graph.inputs | {"noisy": torch.full_like(graph.inputs["noisy"], torch.nan)}
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_what_is_no_number_counts_as_a_difference(step: tuple[onnx_export.Graph,
 
 
 def test_a_link_stays_one_and_a_device_is_not_replaced(
-    tmp_path: Path, step: tuple[onnx_export.Graph, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, step: tuple[onnx_export.ExportGraph, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_export, "trace", lambda graph: step[1])
     monkeypatch.setattr(onnx_export, "compare", lambda *_: 0.0)
@@ -106,7 +106,7 @@ def test_a_link_stays_one_and_a_device_is_not_replaced(
     onnx_export.export(bundle, link)
     assert link.is_symlink() and not (tmp_path / "step.onnx").is_symlink()
     os.mkfifo(pipe)
-    with pytest.raises(onnx_export.ExportError, match="pipe: is no ordinary file"):
+    with pytest.raises(onnx_export.ExportError, match="pipe: is not an ordinary file"):
         onnx_export.export(bundle, pipe)
     assert pipe.is_fifo()
 
@@ -117,7 +117,7 @@ def test_queries_of_a_scene_run_as_a_graph(back: BackSurfaceConfig | None) -> No
     torch.manual_seed(0)
     model = MCC(dataclasses.replace(MCC_TINY, back=back)).eval()
     with torch.no_grad():
-        assert onnx_export.compare(*traced(onnx_export.query_decoder(model))) < 1e-5
+        assert onnx_export.compare(*traced(onnx_export.query_decoder_graph(model))) < 1e-5
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_a_step_of_a_joint_decoder_runs_as_a_graph() -> None:
     torch.manual_seed(0)
     model = DiffMAE(dataclasses.replace(STEPS, decoder_type=DecoderType.JOINT)).eval()
     with torch.no_grad():
-        assert onnx_export.compare(*traced(onnx_export.denoising_step(model))) < 1e-5
+        assert onnx_export.compare(*traced(onnx_export.denoising_graph(model))) < 1e-5
 
 
 FLAGS = read(ROOT / "bundles/flags/1.0.0")

@@ -78,14 +78,14 @@ def test_depth_is_told_and_waits_for_its_route(tmp_path: Path, output: str) -> N
 @pytest.mark.parametrize(
     ("content", "settings", "said"),
     [
-        (lama(SIDE), {"answer": "bytes"}, "does not tell its mask: --set mask= is one of hole"),
-        (lama(SIDE), {"mask": "hole"}, "does not tell its answer: --set answer= is one of bytes"),
+        (lama(SIDE), {"answer": "bytes"}, "does not declare its mask: --set mask= is one of hole"),
+        (lama(SIDE), {"mask": "hole"}, "does not declare its answer: --set answer= is one of bytes"),
         (lama(SIDE), {"mask": "outside", "answer": "bytes"}, "mask: Input should be 'hole' or 'known'"),
         (lama(SIDE), {"mask": "hole", "answer": "bytes", "image_size": "64"}, r"image \(1, 3, 32, 32\)"),
         (lama("side"), {"mask": "hole", "answer": "bytes"}, "several sizes: set one, as in --set image_size=512"),
-        (midas(SIDE), {}, "does not tell its output: --set output= is one of disparity"),
+        (midas(SIDE), {}, "does not declare its output: --set output= is one of disparity"),
         (midas(SIDE), {"output": "depth", "heads": "2"}, "heads: unknown; the fields are image_size, output"),
-        (b"no graph", {}, "no ONNX file"),
+        (b"no graph", {}, "not an ONNX file"),
     ],
 )
 def test_what_the_graph_does_not_tell_is_asked_for(tmp_path: Path, content: bytes, settings: dict[str, str], said: str) -> None:

@@ -299,16 +299,16 @@ REFUSED: dict[str, tuple[onnx.ModelProto | bytes, dict[str, Any], str]] = {
     "an oblong": (colours(shape=["batch", 3, 16, 32]), {}, "only squares are taken"),
     "no size": (colours(shape=["batch", 3, "h", "w"]), {}, r"several sizes: set one, as in --set image_size=224"),
     "another size": (colours(), {"image_size": "32"}, "image_size 32: it takes images of 16 × 16 pixels alone"),
-    "no output of that name": (colours(), {"output": "logits"}, "output logits: is no output; its outputs are float32 scores"),
+    "no output of that name": (colours(), {"output": "logits"}, "output logits: is not an output; its outputs are float32 scores"),
     "no such setting": (colours(), {"heads": "4"}, "heads: cannot be set; what can be is "),
     "mean of bytes": (with_bytes(last=True), {"mean": "0,0,0"}, "mean: the graph takes bytes"),
     "range and mean": (colours(), {"mean": "0,0,0", "range": "0,1"}, "range: mean and std say the same"),
     "labels": (colours(), {"labels": ["cat"]}, "has 4 classes, but 1 label"),
     "no task": (of_two(), {"purpose": None, "output": "colour"}, "foreign.onnx: are its 3 numbers an image's logits or a vector"),
     "memory": (hungry(), {}, "needs more than the 1024 MiB"),
-    "text": (b"cats and dogs", {}, "no ONNX file, or a damaged one"),
-    "nothing": (b"", {}, "no ONNX file"),
-    "half of a file": (colours().SerializeToString()[:-40], {}, "no ONNX file, or a damaged one"),
+    "text": (b"cats and dogs", {}, "not an ONNX file, or a damaged one"),
+    "nothing": (b"", {}, "not an ONNX file"),
+    "half of a file": (colours().SerializeToString()[:-40], {}, "not an ONNX file, or a damaged one"),
 }
 
 
@@ -325,7 +325,7 @@ def test_weights_in_a_link_out_of_the_folder_are_refused(tmp_path: Path) -> None
     onnx.save_model(colours(), outside, save_as_external_data=True, location="weights.data", size_threshold=0)
     (tmp_path / "weights.data").rename(tmp_path / "other.data")
     (tmp_path / "weights.data").symlink_to(tmp_path / "other.data")
-    with pytest.raises(CheckpointError, match=r"its weights lie in weights\.data, which is missing in the graph's folder, or a link"):
+    with pytest.raises(CheckpointError, match=r"its weights are in weights\.data, which is missing in the graph's folder, or a link"):
         imported(tmp_path, outside.read_bytes())
 
 

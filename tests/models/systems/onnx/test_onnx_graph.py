@@ -72,11 +72,11 @@ def with_functions() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (external(), r"tensor weight: its data is in '../../../../etc/passwd', which is no file in the folder of the graph"),
+        (external(), r"tensor weight: its data is in '../../../../etc/passwd', which is not a file in the folder of the graph"),
         (external_inside(), r"tensor hidden: its data is in '../../../../etc/passwd'"),
-        (external("passwords"), "its weights lie in 'passwords', which is no file of the bundle"),
+        (external("passwords"), "its weights are in 'passwords', which is not a file of the bundle"),
         (foreign_operator("own"), "operator Flatten of own is not run here; accepted are those of ai.onnx, ai.onnx.ml, com.microsoft"),
-        (foreign_operator("com.microsoft"), "ONNX Runtime does not take it"),
+        (foreign_operator("com.microsoft"), "ONNX Runtime does not accept it"),
         (foreign_operator("com.microsoft", "EPContext"), "operator EPContext of com.microsoft is not run here"),
         (enormous(), "tensor weight: .* has more than"),
         (with_functions(), "defines functions"),
@@ -86,8 +86,8 @@ def with_functions() -> onnx.ModelProto:
         ),
         (colours(dtype=TensorProto.DOUBLE), r"its input is float64 images \(batch, 3, 16, 16\); an image is needed"),
         (colours(weight=np.zeros((3, 5), np.float32), classes=5), r"a batch of two gives \(2, 5\) where \(2, 4\) is needed"),
-        (colours(weight=WEIGHT[:2]), "ONNX Runtime does not take it|it fails on a batch of two"),
-        (b"not a graph", "no ONNX file"),
+        (colours(weight=WEIGHT[:2]), "ONNX Runtime does not accept it|it fails on a batch of two"),
+        (b"not a graph", "not an ONNX file"),
     ],
 )
 def test_what_is_no_plain_graph_is_refused(model: onnx.ModelProto | bytes, sentence: str, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def endless() -> onnx.ModelProto:
 
 
 def test_a_graph_that_comes_to_no_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.systems.onnx.classifier.LONGEST", 0.5)
+    monkeypatch.setattr("models.systems.onnx.classifier.FIRST_RUN_S", 0.5)
     with pytest.raises(BundleError, match=r"model\.onnx: it fails on a batch of two: it has not ended after"):
         load(write_graph(tmp_path, endless()))
 

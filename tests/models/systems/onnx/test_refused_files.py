@@ -15,7 +15,7 @@ from tests.support.processes import opsin
 
 SECONDS = 60.0
 """The issue's bound on any refusal; the command is ended then, which fails the test."""
-OUTSIDE = r"weights?.*(which is no file in the folder of the graph|in the graph's folder, or a link)"
+OUTSIDE = r"weights?.*(which is not a file in the folder of the graph|in the graph's folder, or a link)"
 
 
 def refused(folder: Path, file: Path, *options: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from models.bundle_schema import Preprocess
 from models.layers.forward import normalise
 from models.merge_schedule import MergeSchedule
-from models.systems.onnx.classifier_backend import effective
+from models.systems.onnx.classifier_backend import effective_merge
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from models.systems.vit.onnx_graph import classifier_graph
 
@@ -41,7 +41,7 @@ def pictures(count: int) -> np.ndarray:
 
 
 def run(session: onnxruntime.InferenceSession, model: ViT, pixels: np.ndarray, schedule: MergeSchedule) -> np.ndarray:
-    merge = np.array(effective(model.config, schedule.expand(model.config.depth)), np.int64)
+    merge = np.array(effective_merge(model.config, schedule.expand(model.config.depth)), np.int64)
     logits: np.ndarray = session.run(None, {"pixels": pixels, "merge": merge})[0]
     return logits
 

@@ -190,7 +190,7 @@ def test_drop_path_leaves_out_whole_branches_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_size": 30}, "no multiple of patch_size"),
+        ({"image_size": 30}, "not a multiple of patch_size"),
         ({"heads": 5}, "cannot be split into 5 heads"),
         ({"class_token": False}, "there is no class token"),
         ({"class_token": False, "pool": Pool.MEAN, "distilled": True}, "needs a class token"),

@@ -1,6 +1,6 @@
 """Files near a graph, as its exporter leaves them: preparation of images, size, labels and purpose of the network.
 
-They lie in the graph's folder or, where that is called `onnx` as on Hugging Face, one level up.
+They are in the graph's folder or, if that is called `onnx` as on Hugging Face, one level up.
 """
 
 from __future__ import annotations
@@ -19,52 +19,59 @@ from models.checkpoints.timm_transform import ASSUMABLE_FIELDS, StatedTransform
 FILES = f"{hf_config.FILE} or {processor.FILE}"
 Purpose = Literal["classify", "embed"]
 SUBFOLDER = "onnx"
-"""Folder of graphs in a repository whose other files lie one level up."""
+"""Folder of graphs in a repository whose other files are one level up."""
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Statements of these files; empty where there are none."""
+class CompanionFiles:
+    """Declarations of these files; empty without files."""
 
     folders: tuple[Path, ...]
-    """The graph's own first."""
+    """Folders of the files, the graph's own first."""
     config: str = hf_config.FILE
-    """The file that states labels and purpose, by its path from the graph's folder."""
+    """Path, from the graph's folder, of the file that declares labels and purpose."""
     classes: int | None = None
-    """Number of classes that it states; 0 or None: none."""
+    """Number of classes that it declares; 0 or None: none."""
     image_size: int | None = None
     labels: tuple[str, ...] = ()
     purpose: Purpose | None = None
     processor: StatedTransform | None = None
-    """The preparation, of transformers' files."""
+    """Preparation of images, from transformers' files."""
 
     def rejection(self, numbers: int) -> str:
-        """Reason why the config is not that of a classifier of so many classes; empty where it may be."""
+        """Return why the config is not that of a classifier of so many classes; empty if it may be."""
         if self.classes in (None, 0, numbers):
             return ""
         return f"{self.config} is of a model with {self.classes} classes, not {numbers}: not read"
 
-    def without_config(self) -> Beside:
+    def drop_config(self) -> CompanionFiles:
         size = self.processor.image_size if isinstance(self.processor, processor.Processor) else None
         return replace(self, image_size=size, labels=(), purpose=None)
 
     def transform(self, classes: int) -> StatedTransform:
-        """Raises CheckpointError."""
+        """Return the preparation of images. Raises CheckpointError."""
         if self.processor:
             return self.processor
-        found = [_seen_from(folder, self.folders[0], timm_transform.find_transform(folder, {}, classes)) for folder in self.folders]
-        return next((stated for stated in found if stated.source), next((stated for stated in found if stated.note), StatedTransform()))
+        transforms = [
+            _relative_to_graph(folder, self.folders[0], timm_transform.find_transform(folder, {}, classes)) for folder in self.folders
+        ]
+        return next(
+            (stated for stated in transforms if stated.source), next((stated for stated in transforms if stated.note), StatedTransform())
+        )
 
 
-def read(file: Path, given: ConfigFields) -> Beside:
-    """file: the graph. given: fields set by hand; where these are the whole preparation, no file is read for it. Raises CheckpointError."""
-    folders = places(file)
+def read_companions(file: Path, overrides: ConfigFields) -> CompanionFiles:
+    """Read the files near a graph. Raises CheckpointError.
+
+    file: the graph. overrides: fields set by hand; if these are the whole preparation, no file is read for it.
+    """
+    folders = companion_folders(file)
     folder = next((folder for folder in folders if (folder / hf_config.FILE).is_file()), None)
     config = hf_folder.read_json(folder / hf_config.FILE) if folder else {}
-    name = _path(folder or folders[0], folders[0], hf_config.FILE)
+    name = _relative_path(folder or folders[0], folders[0], hf_config.FILE)
     if isinstance(config.get(hf_folder.NETWORK), str):
         classes = config.get("num_classes")
-        return Beside(
+        return CompanionFiles(
             folders,
             name,
             classes if isinstance(classes, int) else None,
@@ -72,39 +79,39 @@ def read(file: Path, given: ConfigFields) -> Beside:
             hf_folder.timm_labels(config),
             _timm_purpose(config),
         )
-    stated = None if all(name in given for name in ASSUMABLE_FIELDS) else _processor(folders, str(config.get("model_type", "")))
+    transform = None if all(name in overrides for name in ASSUMABLE_FIELDS) else _processor(folders, str(config.get("model_type", "")))
     try:
         labels = tuple(hf_config.labels(config))
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    return Beside(folders, name, len(labels) or None, _size(config, stated), labels, _purpose(config), stated)
+    return CompanionFiles(folders, name, len(labels) or None, _size(config, transform), labels, _purpose(config), transform)
 
 
-def places(file: Path) -> tuple[Path, ...]:
-    """Folders of the files that describe a graph, the first that has one counts."""
+def companion_folders(file: Path) -> tuple[Path, ...]:
+    """Return the folders of the files that describe a graph; the first that has a file counts."""
     folder = file.absolute().parent
     return (file.parent, folder.parent) if folder.name == SUBFOLDER else (file.parent,)
 
 
-def _path(folder: Path, own: Path, name: str) -> str:
-    return name if folder == own else f"../{name}"
+def _relative_path(folder: Path, graph_folder: Path, name: str) -> str:
+    return name if folder == graph_folder else f"../{name}"
 
 
-def _seen_from(folder: Path, own: Path, stated: StatedTransform) -> StatedTransform:
-    source, note = (_path(folder, own, text) if text else "" for text in (stated.source, stated.note))
+def _relative_to_graph(folder: Path, graph_folder: Path, stated: StatedTransform) -> StatedTransform:
+    source, note = (_relative_path(folder, graph_folder, text) if text else "" for text in (stated.source, stated.note))
     return replace(stated, source=source, note=note)
 
 
 def _processor(folders: tuple[Path, ...], model_type: str) -> StatedTransform | None:
-    found = next(((folder, stated) for folder in folders if (stated := hf_folder.stated_processor(folder))), None)
-    if found is None:
+    match = next(((folder, stated) for folder in folders if (stated := hf_folder.stated_processor(folder))), None)
+    if match is None:
         return None
-    folder, (file, content) = found
+    folder, (file, content) = match
     try:
-        return processor.read(content, model_type, _path(folder, folders[0], file))
+        return processor.read(content, model_type, _relative_path(folder, folders[0], file))
     except CheckpointError as error:
         settings = " ".join(f"--set {name}=…" for name in ASSUMABLE_FIELDS)
-        raise CheckpointError(f"{error}; all of {settings} together take its place") from error
+        raise CheckpointError(f"{error}; all of {settings} together replace it") from error
 
 
 def _size(config: Mapping[str, Any], stated: StatedTransform | None) -> int | None:
