@@ -1,4 +1,4 @@
-"""One vector of many tokens: a trained query attends to them (section 3.2 of arXiv 2106.04560; the head of SigLIP, arXiv 2303.15343)."""
+"""Attention pooling: a trained query attends to tokens (section 3.2 of arXiv 2106.04560; the head of SigLIP, arXiv 2303.15343)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class AttentionPool(nn.Module):
         self.mlp = Mlp(width, hidden, tanh_gelu=tanh_gelu)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Tokens (B, N, C) → (B, C). A merged token counts as those that it stands for, as in a mean."""
+        """Pool tokens (B, N, C) → (B, C). A merged token counts as those that it stands for, as in a mean."""
         split = (self.heads, -1)
         q = self.q(self.query).unflatten(-1, split).transpose(1, 2).expand(len(tokens.x), -1, -1, -1)  # (B, H, 1, D)
         k, v = self.kv(tokens.x).unflatten(-1, (2, *split)).permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
-        seen = self.proj(ops.size_biased_attention(q, k, v, tokens.size).transpose(1, 2).flatten(2))[:, 0]  # (B, C)
-        pooled: Tensor = seen + self.mlp(self.norm(seen))
+        attended = self.proj(ops.size_biased_attention(q, k, v, tokens.size).transpose(1, 2).flatten(2))[:, 0]  # (B, C)
+        pooled: Tensor = attended + self.mlp(self.norm(attended))
         return pooled

@@ -1,4 +1,4 @@
-"""The transformer block that all models of this family share, with token merging between its halves."""
+"""The transformer block that all models of this family share, with token merging between attention and MLP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Attention(nn.Module):
     """
 
     packable = True
-    """False where others read the weights of q, k and v: then they stay as they are (`models.layers.packed_linear`)."""
+    """False if other code reads the weights of q, k and v: then they stay as they are (`models.layers.packed_linear`)."""
 
     def __init__(self, width: int, heads: int, qkv_bias: bool = True, head_dim: int | None = None) -> None:
         super().__init__()
@@ -28,26 +28,26 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} cannot be split into {heads} heads")
         inner = width if head_dim is None else heads * head_dim
         self.heads = heads
-        self.key_multiple = 1  # what keys are padded to, where that is faster (`models.layers.packed_linear`)
+        self.key_multiple = 1  # keys are padded to a multiple if that is faster (`models.layers.packed_linear`)
         self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
         self.proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, key_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, N, C), (B, N, 1) → output (B, N, C) and keys (B, H, N, D)."""
+        """Attend: x (B, N, C) and sizes of keys (B, N, 1) → output (B, N, C) and keys (B, H, N, D)."""
         q, k, v = self.project(x)
-        return self.join(ops.size_biased_attention(q, k, v, key_size, key_multiple=self.key_multiple)), k
+        return self.join_heads(ops.size_biased_attention(q, k, v, key_size, key_multiple=self.key_multiple)), k
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, C) → q, k and v, (B, H, N, D) each."""
-        return self.heads_of(self.qkv(x))
+        """Project x (B, N, C) → q, k and v, (B, H, N, D) each."""
+        return self.split_heads(self.qkv(x))
 
-    def heads_of(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, 3 · inner) from `qkv` → q, k and v, (B, H, N, D) each."""
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split the output (B, N, 3 · inner) of `qkv` → q, k and v, (B, H, N, D) each."""
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # type: ignore[no-untyped-call]
         return q, k, v
 
-    def join(self, attended: Tensor) -> Tensor:
-        """(B, H, N, D), what each head saw → output (B, N, C)."""
+    def join_heads(self, attended: Tensor) -> Tensor:
+        """Join the outputs of the heads (B, H, N, D) and project them → (B, N, C)."""
         output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return output
 
@@ -85,7 +85,7 @@ class Mlp(nn.Module):
 
 
 class ResidualBranch(Enum):
-    """The residual branches of a block, for models that add them to different streams."""
+    """The two residual branches of a block, for models that add them to different streams."""
 
     ATTENTION = "attention"
     MLP = "mlp"
@@ -107,7 +107,7 @@ class TransformerBlock(nn.Module):
         tanh_gelu: bool = False,
         quick_gelu: bool = False,
     ) -> None:
-        """mlp_norm_eps: of the norm before the MLP, where it is not `norm_eps`."""
+        """mlp_norm_eps: of the norm before the MLP; None for `norm_eps`."""
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = Attention(width, heads, qkv_bias)
@@ -116,9 +116,10 @@ class TransformerBlock(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, tokens: Tokens, r: int = 0, keep: Tensor | None = None, *, half: ResidualBranch | None = None) -> Tokens:
-        """keep: (2, B) of 0 and 1, which samples keep the attention and the MLP branch in stochastic depth; None: drawn, in training.
+        """Run attention and MLP, and merge r tokens between them.
 
-        half: compute one branch only, with its norm and without the residual: x becomes what is to be added.
+        keep: (2, B) of 0 and 1, which samples keep the attention and the MLP branch in stochastic depth; None: drawn, in training. half:
+        compute one branch only, with its norm and without the residual: x becomes what is to be added.
         """
         if half is ResidualBranch.MLP:
             return replace(tokens, x=self.mlp(self.norm2(tokens.x)))
@@ -127,7 +128,7 @@ class TransformerBlock(nn.Module):
             return replace(tokens, x=attended, metric=keys.sum(dim=1))
         keep_attention, keep_mlp = (None, None) if keep is None else keep
         attended, keys = self.attn(self.norm1(tokens.x), tokens.key_size)
-        # the mean of the keys over heads is their sum, but for a factor that cosines do not see
+        # the mean of the keys over heads is their sum, except for a factor that cosines do not depend on
         tokens = tokens.merge(keys, r, self._drop(attended, keep_attention))
         return tokens.add(self._drop(self.mlp(self.norm2(tokens.x)), keep_mlp))
 
@@ -154,5 +155,5 @@ def drop_scale(x: Tensor, rate: float, training: bool, keep: Tensor | None = Non
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
-    """Linear from 0 in the first block to `rate` in the last."""
+    """Return rates that rise linearly from 0 in the first block to `rate` in the last."""
     return [rate * block / max(depth - 1, 1) for block in range(depth)]

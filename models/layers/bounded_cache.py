@@ -1,4 +1,4 @@
-"""Values that a model keeps of jobs that have ended, since their clients may ask again: bounded in bytes and in time."""
+"""Cache of values of finished jobs, since clients may send the same input again: bounded in bytes and in age."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ Value = TypeVar("Value", bound=HasNbytes)
 
 
 class BoundedCache(Generic[Value]):
-    """Values by name, at most `most_bytes` of them; those that were kept longest ago go first. For any number of threads."""
+    """Values by name, at most `max_bytes` of them; the oldest are evicted first. Any number of threads may use it at once."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._kept: OrderedDict[str, tuple[Value, float]] = OrderedDict()
-        """With the monotonic seconds at which they were kept; the oldest first."""
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._values: OrderedDict[str, tuple[Value, float]] = OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
 
@@ -34,41 +33,43 @@ class BoundedCache(Generic[Value]):
     def nbytes(self) -> int:
         return self._nbytes
 
-    def find(self, name: str) -> Value | None:
+    def get(self, name: str) -> Value | None:
         with self._lock:
-            found = self._kept.get(name)
+            found = self._values.get(name)
         return None if found is None else found[0]
 
-    def keep(self, name: str, value: Value) -> None:
-        """Nothing is kept under an empty name."""
+    def put(self, name: str, value: Value) -> None:
+        """Store a value; an empty name stores nothing."""
         if not name:
             return
         with self._lock:
             self._drop(name)
-            self._kept[name] = value, time.monotonic()
+            self._values[name] = value, time.monotonic()
             self._nbytes += value.nbytes
-            self._shrink(self._most_bytes)
+            self._shrink(self._max_bytes)
 
-    def trim(self, room: int, seconds: float) -> None:
-        """Let go of what was kept more than `seconds` ago, and of the oldest beyond `room` bytes."""
+    def evict(self, max_bytes: int, seconds: float) -> None:
+        """Drop values older than `seconds`, and the oldest ones beyond `max_bytes`."""
         until = time.monotonic() - seconds
         with self._lock:
-            for name in [name for name, (_, kept_at) in self._kept.items() if kept_at < until]:
+            for name in [name for name, (_, stored_at) in self._values.items() if stored_at < until]:
                 self._drop(name)
-            self._shrink(room)
+            self._shrink(max_bytes)
 
-    def _shrink(self, room: int) -> None:
-        while self._nbytes > room and self._kept:
-            self._drop(next(iter(self._kept)))
+    def _shrink(self, max_bytes: int) -> None:
+        while self._nbytes > max_bytes and self._values:
+            self._drop(next(iter(self._values)))
 
     def _drop(self, name: str) -> None:
-        if (dropped := self._kept.pop(name, None)) is not None:
+        if (dropped := self._values.pop(name, None)) is not None:
             self._nbytes -= dropped[0].nbytes
 
 
 def copy_to_own_pages(values: Tensor) -> Tensor:
-    """A copy to be kept: on a CPU it has pages of its own, which go back to the kernel with it. In the heap, what is kept for minutes lies
-    between what a step needs for a moment, so that the heap grows and can never be given back."""
+    """Copy values (any shape) into memory pages of their own if they are on a CPU: the pages go back to the kernel with the copy.
+
+    In the heap, values that live for minutes would lie between those that a step needs for a moment, and the heap could never shrink.
+    """
     if values.device.type != "cpu" or not values.nbytes:
         return values.clone()
     return torch.frombuffer(mmap.mmap(-1, values.nbytes), dtype=values.dtype).view(values.shape).copy_(values)
@@ -76,16 +77,16 @@ def copy_to_own_pages(values: Tensor) -> Tensor:
 
 @runtime_checkable
 class HasCaches(Protocol):
-    """Steps that keep something of ended jobs (`models.layers.stepwise.StepwiseModel`)."""
+    """A stepwise model that caches values of finished jobs (`models.layers.stepwise.StepwiseModel`)."""
 
     @property
-    def recent(self) -> tuple[BoundedCache[HasNbytes], ...]: ...
+    def caches(self) -> tuple[BoundedCache[HasNbytes], ...]: ...
 
 
-def evict_caches(steps: object, room: int, seconds: float) -> int:
-    """Let steps forget what is older than `seconds` or beyond `room` bytes in all. Returns the bytes that they still keep."""
-    left = room
-    for recent in steps.recent if isinstance(steps, HasCaches) else ():
-        recent.trim(max(0, left), seconds)
-        left -= recent.nbytes
-    return room - left
+def evict_caches(steps: object, max_bytes: int, seconds: float) -> int:
+    """Evict values older than `seconds`, and beyond `max_bytes` in all. Returns the size of those that remain."""
+    free = max_bytes
+    for cache in steps.caches if isinstance(steps, HasCaches) else ():
+        cache.evict(max(0, free), seconds)
+        free -= cache.nbytes
+    return max_bytes - free

@@ -1,4 +1,4 @@
-"""Output of classifiers of images and of clips, and where their tokens went."""
+"""Output of classifiers of images and of clips, and the tokens that their patches merged into."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ClassifierOutput:
     logits: Tensor
     """(B, classes)."""
     features: Tensor
-    """(B, C), what the head saw; (B, 2, C) for distilled models."""
+    """(B, C), input of the head; (B, 2, C) for distilled models."""
     tokens_in: int
     tokens_out: int
     """Tokens before the first and after the last block, special tokens included."""
@@ -26,7 +26,7 @@ class ClassifierOutput:
     """(B, tokens_out, 1), input tokens per token; None if nothing merged."""
     source: Tensor | None
     """(B, tokens_out, tokens_in) of 0 and 1; None if nothing merged or it was not traced."""
-    owners: tuple[Tensor, ...] = ()
+    token_owners: tuple[Tensor, ...] = ()
     """After each merge, if traced: the token that holds each input token, (B, tokens_in)."""
 
 

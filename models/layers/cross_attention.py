@@ -11,7 +11,7 @@ from kernels import ops
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of a context: computed once, whatever attends to them later."""
+    """Keys and values of a context, computed once for all that attends to them."""
 
     keys: Tensor
     values: Tensor
@@ -24,17 +24,17 @@ class KVCache:
         return self.keys.nbytes + self.values.nbytes
 
     def repeat(self, count: int) -> KVCache:
-        """One sample's memory for several that attend to it, without a copy."""
+        """Repeat one sample's keys and values for `count` samples, without a copy."""
         size = None if self.size is None else self.size.expand(count, -1, -1)
         return KVCache(self.keys.expand(count, -1, -1, -1), self.values.expand(count, -1, -1, -1), size)
 
-    def rows(self, rows: slice) -> KVCache:
-        """Keys and values of some samples, in storage of their own."""
-        return KVCache(self.keys[rows].clone(), self.values[rows].clone(), None if self.size is None else self.size[rows].clone())
+    def select(self, samples: slice) -> KVCache:
+        """Copy keys and values of some samples."""
+        return KVCache(self.keys[samples].clone(), self.values[samples].clone(), None if self.size is None else self.size[samples].clone())
 
 
 class CrossAttention(nn.Module):
-    """The rows of `kv` are k and v, each split into heads contiguously.
+    """Cross-attention. The rows of `kv` are k and v, each split into heads contiguously.
 
     bias: of q, k and v. head_dim: channels of a head; None for width / heads.
     """
@@ -49,19 +49,19 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(context_width, 2 * inner, bias=bias)
         self.proj = nn.Linear(inner, width)
 
-    def remember(self, context: Tensor, size: Tensor | None = None) -> KVCache:
-        """(B, M, context_width), (B, M, 1) → keys and values."""
+    def project_kv(self, context: Tensor, size: Tensor | None = None) -> KVCache:
+        """Project a context (B, M, context_width), with sizes (B, M, 1), to keys and values."""
         keys, values = (self._split(part).contiguous() for part in self.kv(context).chunk(2, dim=-1))
         return KVCache(keys, values, size)
 
-    def forward(self, x: Tensor, memory: KVCache) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
-        output: Tensor = self.proj(self.attend(self.q(x), memory))
+    def forward(self, x: Tensor, cache: KVCache) -> Tensor:
+        """Attend from x (B, N, C) to cached keys and values → (B, N, C)."""
+        output: Tensor = self.proj(self.attend(self.q(x), cache))
         return output
 
-    def attend(self, queries: Tensor, memory: KVCache) -> Tensor:
-        """(B, N, inner) from `q` → (B, N, inner) for `proj`."""
-        attended = ops.size_biased_attention(self._split(queries), memory.keys, memory.values, memory.size)
+    def attend(self, queries: Tensor, cache: KVCache) -> Tensor:
+        """Attend with queries (B, N, inner), the output of `q` → (B, N, inner), the input of `proj`."""
+        attended = ops.size_biased_attention(self._split(queries), cache.keys, cache.values, cache.size)
         return attended.transpose(1, 2).flatten(2)
 
     def _split(self, x: Tensor) -> Tensor:

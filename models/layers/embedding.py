@@ -1,4 +1,4 @@
-"""Vectors of images, alike for every encoder: how a batch is asked for them, and the arrays of the answer."""
+"""Vectors of images, for all encoders: options of a batch, and output arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.registry import Architecture
 
 @dataclass(frozen=True)
 class EmbedBatchOptions:
-    """The options of a batch of images, checked."""
+    """Checked options of a batch of images."""
 
     merge: MergeSchedule
     pool: str
@@ -28,7 +28,8 @@ class EmbedBatchOptions:
 
     @staticmethod
     def read(options: Mapping[str, Any], architecture: Architecture, config: Any) -> EmbedBatchOptions:
-        """options: `merge`, r per block; `pool`, the model's own if absent or None; `output`, "pooled" or "tokens". Raises ValueError."""
+        """Check options: `merge`, r per block; `pool`, the model's own if absent or None; `output`, "pooled" or "tokens". Raises
+        ValueError."""
         fields = vars(config)
         pools, pool, output = architecture.pools(fields), options.get("pool"), options.get("output", "pooled")
         if pool is not None and pool not in pools:
@@ -41,25 +42,27 @@ class EmbedBatchOptions:
 
 
 def l2_normalise(x: Tensor) -> Tensor:
-    """(..., C) → float32, divided by its length. Zeros stay zeros, and what is not finite stays so."""
+    """Divide x (..., C) by its length → float32. Zeros stay zeros, and infinities and NaN are kept."""
     return F.normalize(x.float(), dim=-1)
 
 
 def image_vectors(features: Tensor, tokens_in: int, tokens_out: int) -> dict[str, Tensor]:
-    """Pooled features (B, dim) → embedding float32 (B, dim), unit length; tokens int32 (B, 2): in and out."""
+    """Return the arrays for pooled features (B, dim): embedding float32 (B, dim), unit length; tokens int32 (B, 2): in and out."""
     return {"embedding": l2_normalise(features), "tokens": token_counts(len(features), tokens_in, tokens_out)}
 
 
 def token_vectors(features: Tensor, tokens: Tokens, tokens_in: int) -> dict[str, Tensor]:
-    """Features of the tokens behind the special ones (B, T, dim) → vectors float32 (B, T, dim), unit length; sizes int32 (B, T), patches in
-    each; owners int32 (B, patches), the token that each patch went into; tokens int32 (B, 2): in and out.
+    """Return the arrays for features (B, T, dim) of the tokens after the special ones.
 
-    tokens: traced, as they left the last block. tokens_in: number of them before the first, special ones included.
+    vectors float32 (B, T, dim), unit length; sizes int32 (B, T), patches in each; owners int32 (B, patches), the token that each patch went
+    into; tokens int32 (B, 2): in and out.
+
+    tokens: traced, after the last block. tokens_in: number of them before the first block, special ones included.
     """
     special, (batch, count, _) = tokens.protected, features.shape
     sizes = torch.ones(batch, count, device=features.device) if tokens.size is None else tokens.size[:, special:, 0]
-    if tokens.owners:
-        owners = tokens.owners[-1][:, special:] - special  # special tokens stay in front and hold only themselves
+    if tokens.token_owners:
+        owners = tokens.token_owners[-1][:, special:] - special  # special tokens stay in front and hold only themselves
     else:
         owners = torch.arange(count, device=features.device).expand(batch, -1)
     return {

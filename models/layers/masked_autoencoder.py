@@ -1,4 +1,4 @@
-"""The masked autoencoder of MAE, Audio-MAE and both halves of MAViL: an encoder on the visible patches, a small decoder on all."""
+"""The masked autoencoder of MAE, Audio-MAE and both halves of MAViL: an encoder of visible patches, and a small decoder of all."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class DecoderSpec:
 @dataclass(frozen=True)
 class MAEOutput:
     loss: Tensor
-    """Scalar: mean squared error over the removed patches of the whole batch."""
+    """Scalar: mean squared error over the masked patches of the whole batch."""
     patches: Tensor
     """(B, L, values) predicted, in the order of `patchify`."""
     mask: Tensor
-    """(B, L) 1 where a patch was removed."""
+    """(B, L), 1 for masked patches."""
 
 
 class MaskedAutoencoder(MaskedEncoder):
-    """A base class, for the parameter names."""
+    """A base class, so that parameters have the published names."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class MaskedAutoencoder(MaskedEncoder):
         norm_eps: float = 1e-6,
         reversible: bool = False,
     ) -> None:
-        """reversible: the encoder's trunk."""
+        """reversible: whether the encoder is."""
         super().__init__(
             patch_embed,
             positions,
@@ -62,36 +62,36 @@ class MaskedAutoencoder(MaskedEncoder):
             norm_eps=norm_eps,
             reversible=reversible,
         )
-        small = decoder.positions.shape[-1]
-        self.decoder_embed = nn.Linear(self.width_out, small)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, small))
+        width = decoder.positions.shape[-1]
+        self.decoder_embed = nn.Linear(self.width_out, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_pos_embed = nn.Parameter(decoder.positions, requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
-            TransformerBlock(small, decoder.heads, int(small * mlp_ratio), qkv_bias=qkv_bias, norm_eps=norm_eps)
+            TransformerBlock(width, decoder.heads, int(width * mlp_ratio), qkv_bias=qkv_bias, norm_eps=norm_eps)
             for _ in range(decoder.depth)
         )
-        self.decoder_norm = nn.LayerNorm(small, eps=norm_eps)
-        self.decoder_pred = nn.Linear(small, decoder.values)
+        self.decoder_norm = nn.LayerNorm(width, eps=norm_eps)
+        self.decoder_pred = nn.Linear(width, decoder.values)
         self.initialise(self.mask_token)
 
     def decode(self, encoded: Tensor, masking: Masking) -> Tensor:
-        """(B, 1 + visible, C) → predicted patches (B, L, values)."""
+        """Decode visible tokens (B, 1 + visible, C) → predicted patches (B, L, values)."""
         x = self.decoder_embed(encoded)  # (B, 1 + visible, Cd)
-        raster = masking.fill(x[:, 1:], self.mask_token)  # (B, L, Cd)
+        raster = masking.unshuffle(x[:, 1:], self.mask_token)  # (B, L, Cd)
         x = torch.cat([x[:, :1], raster], dim=1) + self.decoder_pos_embed
         predicted: Tensor = self.decoder_pred(self.decoder_norm(self.run_decoder(x)))
         return predicted
 
     def run_decoder(self, x: Tensor) -> Tensor:
-        """(B, 1 + L, Cd) → (B, L, Cd), without the class token."""
+        """Run the decoder's blocks: (B, 1 + L, Cd) → (B, L, Cd), without the class token."""
         tokens = Tokens(x)
         for block in self.decoder_blocks:
             tokens = block(tokens)
         return tokens.x[:, 1:]
 
     def reconstruct(self, images: Tensor, noise: Tensor, visible: int, targets: Tensor) -> MAEOutput:
-        """noise (B, L), uniform: the caller owns the randomness. targets (B, L, values)."""
-        masking = Masking.by_noise(noise, visible)
-        predicted = self.decode(self.encode_visible(images, masking.kept), masking)
-        loss = masking.mean_removed((predicted - targets).square().mean(dim=-1))
+        """Mask patches by noise (B, L), uniform, which the caller draws, and predict `targets` (B, L, values)."""
+        masking = Masking.from_noise(noise, visible)
+        predicted = self.decode(self.encode_visible(images, masking.ids_keep), masking)
+        loss = masking.masked_mean((predicted - targets).square().mean(dim=-1))
         return MAEOutput(loss, predicted, masking.mask)

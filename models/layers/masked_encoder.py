@@ -1,4 +1,4 @@
-"""The encoder that masked autoencoders share: a transformer that sees some of the patches only."""
+"""The encoder of masked autoencoders: a transformer of some of the patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.merge_schedule import MergeSchedule
 
 
 class MaskedEncoder(nn.Module):
-    """A base class, so that the parameter names are those of `ViT` and the weights go from one to the other as they are."""
+    """A base class with the parameter names of `ViT`, so that weights can be exchanged."""
 
     def __init__(
         self,
@@ -29,8 +29,8 @@ class MaskedEncoder(nn.Module):
         drop_path: float = 0.0,
         reversible: bool = False,
     ) -> None:
-        """patch_embed: images or clips → (B, L, C); positions: (1, 1 + L, C), fixed, the class token's first; reversible: a trunk of two
-        streams, out of which come 2C channels."""
+        """patch_embed: images or clips → (B, L, C); positions: (1, 1 + L, C), fixed, the class token's first; reversible: use two streams,
+        whose output has 2C channels."""
         super().__init__()
         width = positions.shape[-1]
         self.reversible = reversible
@@ -45,8 +45,7 @@ class MaskedEncoder(nn.Module):
         self.norm = nn.LayerNorm(self.width_out, eps=norm_eps) if final_norm else nn.Identity()
 
     def initialise(self, *tokens: nn.Parameter) -> None:
-        """Random weights as in MAE: Xavier for linear layers, biases 0, standard deviation 0.02 for the class token and
-        other `tokens`."""
+        """Initialise as MAE: Xavier for linear layers, biases 0, standard deviation 0.02 for the class token and other `tokens`."""
         convolution = self.patch_embed.get_parameter("proj.weight")
         nn.init.xavier_uniform_(convolution.view(convolution.shape[0], -1))  # as the linear layer that it is
         for token in (self.cls_token, *tokens):
@@ -54,32 +53,32 @@ class MaskedEncoder(nn.Module):
         initialise_linears(self)
 
     def embed(self, images: Tensor) -> Tensor:
-        """→ (B, L, C), patches with their position, before masking."""
+        """Embed patches with their positions, before masking: → (B, L, C)."""
         embedded: Tensor = self.patch_embed(images) + self.pos_embed[:, 1:]
         return embedded
 
     def with_class_token(self, patches: Tensor) -> Tensor:
-        """(B, V, C) → (B, 1 + V, C), the class token first."""
+        """Prepend the class token: (B, V, C) → (B, 1 + V, C)."""
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         return torch.cat([class_token, patches], dim=1)
 
-    def embed_visible(self, images: Tensor, kept: Tensor) -> Tensor:
-        """→ (B, 1 + V, C), the class token first, then the patches `kept` (B, V) in that order."""
-        return self.with_class_token(gather_tokens(self.embed(images), kept))
+    def embed_visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Embed the class token, then the patches `ids_keep` (B, V) in that order: → (B, 1 + V, C)."""
+        return self.with_class_token(gather_tokens(self.embed(images), ids_keep))
 
     def run(self, tokens: Tokens, merge: MergeSchedule | None = None) -> Tokens:
-        """Through all blocks, not normalised."""
+        """Run all blocks, without the final norm."""
         schedule = (merge or MergeSchedule.off()).expand(len(self.blocks))
         return run_trunk(self.blocks, tokens, schedule, reversible=self.reversible, training=self.training)
 
-    def encode_visible(self, images: Tensor, kept: Tensor) -> Tensor:
-        """→ (B, 1 + V, C), normalised, the tokens of `embed_visible` after the last block."""
-        encoded: Tensor = self.norm(self.run(Tokens(self.embed_visible(images, kept))).x)
+    def encode_visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode the tokens of `embed_visible` with the final norm: → (B, 1 + V, C)."""
+        encoded: Tensor = self.norm(self.run(Tokens(self.embed_visible(images, ids_keep))).x)
         return encoded
 
 
 def initialise_linears(model: nn.Module) -> None:
-    """Xavier, biases 0."""
+    """Initialise linear layers: Xavier, biases 0."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

@@ -1,4 +1,4 @@
-"""Choice of the patches that a masked autoencoder sees."""
+"""Random masking of patches."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ class Masking:
     """Visible patches, chosen by noise: its ascending order is the order of the patches for the encoder; of equal values, the first patch
     comes first."""
 
-    kept: Tensor
-    """(B, visible) positions, in order of their noise."""
-    restore: Tensor
-    """(B, L) where each position is in that order."""
+    ids_keep: Tensor
+    """(B, visible), indices of the visible patches, in order of their noise."""
+    ids_restore: Tensor
+    """(B, L), position of each patch in that order."""
     mask: Tensor
-    """(B, L) 1 where a patch is removed, 0 where it is visible."""
+    """(B, L), 1 for masked patches, 0 for visible ones."""
 
     @staticmethod
-    def by_noise(noise: Tensor, visible: int) -> Masking:
+    def from_noise(noise: Tensor, visible: int) -> Masking:
         order = noise.argsort(dim=1, stable=True)
         restore = order.argsort(dim=1)
-        return Masking(kept=order[:, :visible], restore=restore, mask=(restore >= visible).to(noise.dtype))
+        return Masking(ids_keep=order[:, :visible], ids_restore=restore, mask=(restore >= visible).to(noise.dtype))
 
-    def fill(self, visible: Tensor, mask_token: Tensor) -> Tensor:
-        """Visible patches (B, V, C) → all (B, L, C) where they belong, the removed ones as the mask token (1, 1, C)."""
-        batch, length = self.restore.shape
-        removed = mask_token.to(visible.dtype).expand(batch, length - visible.shape[1], -1)
-        return gather_tokens(torch.cat([visible, removed], dim=1), self.restore)
+    def unshuffle(self, visible: Tensor, mask_token: Tensor) -> Tensor:
+        """Put visible patches (B, V, C) back in their places → (B, L, C), the masked ones as the mask token (1, 1, C)."""
+        batch, length = self.ids_restore.shape
+        masked = mask_token.to(visible.dtype).expand(batch, length - visible.shape[1], -1)
+        return gather_tokens(torch.cat([visible, masked], dim=1), self.ids_restore)
 
-    def mean_removed(self, errors: Tensor) -> Tensor:
-        """(B, L) → their mean over the removed patches of the whole batch."""
+    def masked_mean(self, errors: Tensor) -> Tensor:
+        """Return the mean of errors (B, L) over the masked patches of the whole batch."""
         return (errors * self.mask).sum() / self.mask.sum()
 
 
-def gather_tokens(tokens: Tensor, places: Tensor) -> Tensor:
-    """(B, L, C), or (1, L, C) for all alike, and (B, V) → (B, V, C), the tokens at these places.
+def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Gather tokens by index: (B, L, C), or (1, L, C) for the whole batch, and (B, V) → (B, V, C).
 
     Whole rows are copied: on a CPU many times faster than `gather` with an expanded index.
     """
     batch, length, width = tokens.shape
     if batch > 1:
-        places = places + torch.arange(0, batch * length, length, device=places.device).unsqueeze(1)
-    return tokens.reshape(batch * length, width).index_select(0, places.flatten()).view(*places.shape, width)
+        ids = ids + torch.arange(0, batch * length, length, device=ids.device).unsqueeze(1)
+    return tokens.reshape(batch * length, width).index_select(0, ids.flatten()).view(*ids.shape, width)

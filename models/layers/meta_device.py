@@ -1,4 +1,4 @@
-"""Networks of names and shapes alone."""
+"""Networks of names and shapes only."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def on_meta_device() -> Iterator[None]:
 
 
 class _SkipRandomInit(TorchFunctionMode):
-    """Leaves normal random values out: where nothing has memory, torch would import its compiler, a second of work, to make none."""
+    """Mode without normal random values: on the meta device, torch would import its compiler, a second of work, to draw none."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        given = kwargs or {}
+        keywords = kwargs or {}
         if func is nn.init.normal_:
-            return (*args, *given.values())[0]
-        return (torch.empty if func is torch.randn else func)(*args, **given)
+            return (*args, *keywords.values())[0]
+        return (torch.empty if func is torch.randn else func)(*args, **keywords)

@@ -1,5 +1,4 @@
-"""Attention, MLP and patches on a CPU: weights laid out once as oneDNN multiplies them, instead of in every call, and in bfloat16 as many
-keys as the CPU likes."""
+"""Weights in oneDNN's layout, for attention, MLP and patches on a CPU, and keys of attention padded in bfloat16."""
 
 from __future__ import annotations
 
@@ -15,15 +14,16 @@ from models.layers.block import Attention, Mlp
 from models.layers.patches import PatchEmbed, TubePatchEmbed
 
 MAX_TIME_RATIO = 0.95
-"""A packed layer in float32 must take at most this share of the time."""
+"""Maximum ratio of a packed layer's time to that of PyTorch's own layer, in float32."""
 _ROWS, _IN, _OUT, _ROUNDS = 64, 512, 2048, 9
 
 
 class PackedLinear(nn.Module):
-    """(..., C_in) → (..., C_out). In bfloat16, bias and activation are applied before the result is rounded."""
+    """Linear layer with packed weights: (..., C_in) → (..., C_out). In bfloat16, bias and activation are applied before the result is
+    rounded."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: str | None = None) -> None:
-        """weight: (C_out, C_in). gelu: which one follows, `none` for the exact one or `tanh` for its approximation; None: neither."""
+        """weight: (C_out, C_in). gelu: `none` for the exact activation or `tanh` for its approximation; None: no activation."""
         super().__init__()
         self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
         self._bias = None if bias is None else bias.detach()
@@ -35,9 +35,9 @@ class PackedLinear(nn.Module):
 
 
 class PackedPatches(nn.Module):
-    """Patches or tubes side by side: (B, channels, [T,] H, W) → (B, N, C), one product instead of a convolution.
+    """Embedding of adjacent patches or tubes as one matrix product: (B, channels, [T,] H, W) → (B, N, C).
 
-    It takes half to two thirds of the convolution's time, least with the channel fastest, as normalised images lie in memory.
+    It takes half to two thirds of the convolution's time, least with channels last, the layout of normalised images.
     """
 
     def __init__(self, embed: PatchEmbed | TubePatchEmbed) -> None:
@@ -47,7 +47,7 @@ class PackedPatches(nn.Module):
         self._patch = embed.proj.kernel_size
 
     def forward(self, images: Tensor) -> Tensor:
-        grid, axes = images.movedim(1, -1), len(self._patch)  # an edge that fills no patch is cut
+        grid, axes = images.movedim(1, -1), len(self._patch)  # the rest at the edges is ignored
         for axis, length in enumerate(self._patch):
             grid = grid.narrow(1 + axis, 0, grid.shape[1 + axis] // length * length)
         for axis, length in enumerate(self._patch):
@@ -59,17 +59,16 @@ class PackedPatches(nn.Module):
 
 
 def pack_linears(model: nn.Module) -> None:
-    """Replace the linear layers in the blocks of a model that will only answer from now on, and the embedding of its patches, in place, and
-    pad keys in bfloat16 where that is faster.
+    """Pack the linear layers in the blocks and the patch embedding of a model for inference, in place.
 
-    Afterwards the model can be neither saved, moved nor compiled.
+    In bfloat16, also pad keys if that is faster. Afterwards the model can be neither saved, moved nor compiled.
     """
     for module in list(model.modules()):
         if isinstance(module, Attention) and next(module.parameters()).dtype == torch.bfloat16:
             module.key_multiple = key_multiple()
         if isinstance(module, Attention) and module.packable:
             for name, layer in (("qkv", module.qkv), ("proj", module.proj)):
-                if isinstance(layer, nn.Linear):  # one head as wide as the tokens may go without a projection
+                if isinstance(layer, nn.Linear):  # a single head of full width may lack a projection
                     setattr(module, name, PackedLinear(layer.weight, layer.bias))
         for name, child in list(module.named_children()):
             if isinstance(child, Mlp):
@@ -82,7 +81,7 @@ def pack_linears(model: nn.Module) -> None:
 
 
 def supports_packed_linear(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch and this CPU multiply numbers of this type faster through oneDNN."""
+    """Return True if torch multiplies numbers of this type faster through oneDNN on this CPU."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:
@@ -92,6 +91,6 @@ def supports_packed_linear(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def _float32_pays() -> bool:
-    """Return whether a packed layer is faster than PyTorch's own, which multiplies float32 by MKL. It is measured once a process."""
+    """Return True if a packed layer is faster than PyTorch's own, which multiplies float32 by MKL. It is measured once per process."""
     x, weight, bias = torch.randn(_ROWS, _IN), torch.randn(_OUT, _IN), torch.randn(_OUT)
     return is_faster(partial(PackedLinear(weight, bias), x), partial(F.linear, x, weight, bias), max_ratio=MAX_TIME_RATIO, rounds=_ROUNDS)

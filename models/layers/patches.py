@@ -1,4 +1,4 @@
-"""Images and clips, and their patches."""
+"""Patches of images and clips."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Module):
-    """(B, channels, H, W) → (B, H/p · W/p, C), rows of patches from the top, timm's parameter names.
+    """Embedding of patches of images, in raster order, with timm's parameter names: (B, channels, H, W) → (B, H/p · W/p, C).
 
-    patch_size: of squares, or height and width. padding: pixels of zeros around. stride: pixels from one patch to the next; None for
-    patches side by side.
+    patch_size: of squares, or height and width. padding: zeros around the image, in pixels. stride: distance of patches in pixels; None for
+    adjacent patches.
     """
 
     def __init__(self, patch_size: int | tuple[int, int], channels: int, width: int, padding: int = 0, stride: int | None = None) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, width, kernel_size=patch_size, stride=stride or patch_size, padding=padding)
         self.side_by_side = padding == 0 and self.proj.stride == self.proj.kernel_size
-        """Each pixel is in exactly one patch."""
+        """Whether each pixel is in exactly one patch."""
 
     def forward(self, images: Tensor) -> Tensor:
         if self.side_by_side and images.device.type == "cpu" and images.dtype is torch.float32:
@@ -29,7 +29,8 @@ class PatchEmbed(nn.Module):
         return x.flatten(2).transpose(1, 2)
 
     def _multiply(self, images: Tensor) -> Tensor:
-        """The same as one matrix product: in float32 a CPU takes 10 to 25 % less time for it than for the convolution."""
+        """Embed by a matrix product: in float32 it takes a CPU 10 to 25 % less time than the convolution. (B, channels, H, W) → (B, N,
+        C)."""
         (height, width), weight = self.proj.kernel_size, self.proj.weight
         rows, columns = images.shape[2] // height, images.shape[3] // width
         images = images[:, :, : rows * height, : columns * width]
@@ -39,7 +40,7 @@ class PatchEmbed(nn.Module):
 
 
 class TubePatchEmbed(nn.Module):
-    """(B, channels, T, S, S) → (B, t·h·w, C): time slowest, then row, then column."""
+    """Embedding of patches of clips: (B, channels, T, S, S) → (B, t·h·w, C), time slowest, then row, then column."""
 
     def __init__(self, patch_frames: int, patch_size: int, channels: int, width: int) -> None:
         super().__init__()
@@ -52,18 +53,22 @@ class TubePatchEmbed(nn.Module):
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """(B, channels, H, W) → (B, H/p · W/p, p·p·channels). Inside a patch: row, column, channel, the channel fastest."""
+    """Cut images into patches: (B, channels, H, W) → (B, H/p · W/p, p·p·channels). Inside a patch: row, column, channel, the channel
+    fastest."""
     return patchify_tubes(images.unsqueeze(2), 1, patch_size)
 
 
 def unpatchify(patches: Tensor, patch_size: int, rows: int | None = None) -> Tensor:
-    """The inverse of `patchify`, for square images or those with so many rows of patches."""
+    """Invert `patchify`: (B, L, p·p·channels) → (B, channels, H, W). rows: of patches; None for square images."""
     rows = round(patches.shape[1] ** 0.5) if rows is None else rows
     return unpatchify_tubes(patches, 1, patch_size, (1, rows)).squeeze(2)
 
 
 def patchify_tubes(clips: Tensor, patch_frames: int, patch_size: int) -> Tensor:
-    """(B, channels, T, H, W) → (B, T/u · H/p · W/p, u·p·p·channels). Inside a tube: frame, row, column, channel, the channel fastest."""
+    """Cut clips into tubes: (B, channels, T, H, W) → (B, T/u · H/p · W/p, u·p·p·channels).
+
+    Inside a tube: frame, row, column, channel, the channel fastest.
+    """
     batch, channels, frames, height, width = clips.shape
     times, rows, columns = frames // patch_frames, height // patch_size, width // patch_size
     grid = clips.reshape(batch, channels, times, patch_frames, rows, patch_size, columns, patch_size)
@@ -72,7 +77,7 @@ def patchify_tubes(clips: Tensor, patch_frames: int, patch_size: int) -> Tensor:
 
 
 def unpatchify_tubes(patches: Tensor, patch_frames: int, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """The inverse of `patchify_tubes`. grid: how many patches there are in time and from top to bottom."""
+    """Invert `patchify_tubes`: (B, L, u·p·p·channels) → (B, channels, T, H, W). grid: number of patches in time and from top to bottom."""
     batch, count, values = patches.shape
     (times, rows), channels = grid, values // (patch_frames * patch_size**2)
     columns = count // (times * rows)
@@ -82,39 +87,39 @@ def unpatchify_tubes(patches: Tensor, patch_frames: int, patch_size: int, grid: 
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each patch over its values, (B, L, P) → (B, L, 1) twice: the unit of MAE's normalised targets."""
+    """Return mean and standard deviation of each patch, by which MAE normalises its targets: (B, L, P) → (B, L, 1) twice."""
     return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
-    """Each patch with its own mean taken off and divided by its own standard deviation (`norm_pix_loss`)."""
+    """Normalise each patch by its own mean and standard deviation (`norm_pix_loss`): (B, L, P) → (B, L, P)."""
     mean, std = patch_statistics(patches)
     return (patches - mean) / std
 
 
-def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised images or clips (B, channels, ..., H, W) → uint8 (B, ..., H, W, channels), rounded."""
-    channels_last = pictures.movedim(1, -1).float()
-    scale, shift = (torch.tensor(values).to(pictures.device, non_blocking=True) for values in (std, mean))
+def to_pixels(normalised: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Denormalise images or clips (B, channels, ..., H, W) → uint8 (B, ..., H, W, channels), rounded."""
+    channels_last = normalised.movedim(1, -1).float()
+    scale, shift = (torch.tensor(values).to(normalised.device, non_blocking=True) for values in (std, mean))
     scaled = channels_last * scale + shift
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def require_shape(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Pixels that are (B, *shape). Raises ValueError for others."""
+    """Return the pixels (B, *shape). Raises ValueError for another shape."""
     if pixels.dim() != 1 + len(shape) or pixels.shape[1:] != shape:
-        raise ValueError(f"{name}: shape {tuple(pixels.shape)} where (batch, {', '.join(map(str, shape))}) is needed")
+        raise ValueError(f"{name}: shape {tuple(pixels.shape)}; (batch, {', '.join(map(str, shape))}) is needed")
     return pixels
 
 
 def require_image_patches(image_size: int, patch_size: int) -> None:
-    """Raises ValueError for a square image that is no whole number of patches."""
+    """Raise ValueError unless a square image can be cut into patches."""
     if image_size % patch_size:
-        raise ValueError(f"image_size {image_size} is no multiple of patch_size {patch_size}")
+        raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
 
 
 def require_clip_patches(frames: int, patch_frames: int, image_size: int, patch_size: int) -> None:
-    """Raises ValueError for a clip that is no whole number of patches."""
+    """Raise ValueError unless a clip can be cut into patches."""
     if image_size % patch_size or frames % patch_frames:
         raise ValueError(
             f"a clip of {frames} frames of {image_size} px cannot be cut into patches of {patch_frames} frames of {patch_size} px"
@@ -122,6 +127,6 @@ def require_clip_patches(frames: int, patch_frames: int, image_size: int, patch_
 
 
 def require_spectrogram_patches(frames: int, mel_bins: int, patch_size: int) -> None:
-    """Raises ValueError for a spectrogram that is no whole number of patches."""
+    """Raise ValueError unless a spectrogram can be cut into patches."""
     if frames % patch_size or mel_bins % patch_size:
         raise ValueError(f"a spectrogram of {frames} × {mel_bins} cannot be cut into patches of {patch_size}")

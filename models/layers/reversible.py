@@ -1,7 +1,7 @@
 """Reversible residual streams (Rev-ViT, arXiv 2302.04869): training memory that does not grow with depth.
 
-Two streams pass through every block, y1 = x1 + F(x2), y2 = x2 + G(y1), with attention as F and the MLP as G. From the outputs the inputs
-follow, so that a forward pass keeps the two ends of a run of blocks alone, and the backward pass recomputes what is between on its way.
+Two streams pass through every block, y1 = x1 + F(x2), y2 = x2 + G(y1), with attention as F and the MLP as G. The inputs follow from the
+outputs, so that a forward pass keeps only the two ends of a run of blocks, and the backward pass recomputes the activations between them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Branch = Callable[[Tensor], Tensor]
 class ReversibleCoupling:
     """One block of two streams, for one batch: what it will drop is already drawn, so that recomputing repeats it."""
 
-    attend: Branch
-    transform: Branch
+    f_branch: Branch
+    g_branch: Branch
     """F and G, with their norms and without residuals."""
     parameters: tuple[nn.Parameter, ...]
     scale: Tensor | None = None
@@ -42,20 +42,20 @@ class ReversibleCoupling:
         return y1 - self.f(x2), x2
 
     def f(self, x: Tensor) -> Tensor:
-        return self._run(self.attend, x)
+        return self._run(self.f_branch, x)
 
     def g(self, x: Tensor) -> Tensor:
-        return self._run(self.transform, x)
+        return self._run(self.g_branch, x)
 
     def _run(self, branch: Branch, x: Tensor) -> Tensor:
-        """Branches compute in the type of their weights, streams keep theirs."""
+        """Run a branch in the type of its weights; streams keep theirs."""
         y = branch(x.to(self.parameters[0].dtype)).to(x.dtype)
         return y if self.scale is None else y * self.scale
 
 
 def run_reversible(couplings: Sequence[ReversibleCoupling], streams: Streams, *, recompute: bool) -> Streams:
-    """Through all couplings. recompute: keep nothing for the backward pass but the result; the streams are float32 or
-    finer then, since what is added to a coarser number cannot be taken off again."""
+    """Run all couplings. recompute: keep only the result for the backward pass; the streams then become float32 or finer, since a sum that
+    was rounded cannot be undone."""
     x1, x2 = streams
     if recompute and couplings:
         parameters = tuple(dict.fromkeys(p for coupling in couplings for p in coupling.parameters if p.requires_grad))
@@ -68,10 +68,11 @@ def run_reversible(couplings: Sequence[ReversibleCoupling], streams: Streams, *,
 
 
 class _RecomputeBackward(torch.autograd.Function):
-    """Parameters are inputs here, so that their gradients are returned like any others: frozen stems, hooks and `autograd.grad` work.
+    """Run of couplings that recomputes activations in its backward pass.
 
-    What the first F saw is kept, not recomputed: a sample that stochastic depth dropped before is 0 in every channel there, which F's norm
-    would make of rounding errors what it makes of a signal.
+    Parameters are inputs here, so that their gradients are returned like any others: frozen stems, hooks and `autograd.grad` work. The
+    first F's input is stored, not recomputed: a sample that stochastic depth dropped before is 0 in every channel there, and F's norm would
+    turn rounding errors into a signal.
     """
 
     @staticmethod
@@ -104,15 +105,15 @@ class _RecomputeBackward(torch.autograd.Function):
 def _differentiate(
     branch: Branch, x: Tensor, gradient: Tensor, parameters: Sequence[nn.Parameter], gradients: dict[nn.Parameter, Tensor]
 ) -> Streams:
-    """Run a branch again → what it adds, and the gradient of its input. The gradients of its parameters are added to `gradients`."""
+    """Run a branch again → its output, and the gradient of its input. The gradients of its parameters are added to `gradients`."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         y = branch(x)
-        own, *rest = torch.autograd.grad(y, (x, *parameters), gradient, allow_unused=True)
-    for parameter, value in zip(parameters, rest, strict=True):
+        input_gradient, *parameter_gradients = torch.autograd.grad(y, (x, *parameters), gradient, allow_unused=True)
+    for parameter, value in zip(parameters, parameter_gradients, strict=True):
         if value is not None:
             gradients[parameter] = gradients[parameter] + value if parameter in gradients else value
-    return y.detach(), own
+    return y.detach(), input_gradient
 
 
 def run_trunk(
@@ -125,13 +126,13 @@ def run_trunk(
     """
     if reversible:
         return run_blocks(blocks, tokens, schedule, keep, recompute=training and torch.is_grad_enabled())
-    for block, r, kept in zip(blocks, schedule, [None] * len(schedule) if keep is None else keep, strict=True):
-        tokens = block(tokens, r, kept)  # (B, N - r, C)
+    for block, r, block_keep in zip(blocks, schedule, [None] * len(schedule) if keep is None else keep, strict=True):
+        tokens = block(tokens, r, block_keep)  # (B, N - r, C)
     return tokens
 
 
 def run_blocks(blocks: Iterable[nn.Module], tokens: Tokens, schedule: Sequence[int], keep: Tensor | None, *, recompute: bool) -> Tokens:
-    """The blocks of a ViT as a reversible trunk: (B, N, C) → both streams side by side, (B, N', 2C).
+    """Run the blocks of a ViT as a reversible trunk: (B, N, C) → both streams concatenated, (B, N', 2C).
 
     Blocks that merge tokens cannot be undone and keep what the backward pass needs; runs of others are recomputed. keep: (depth, B) of 0
     and 1, which samples keep each block in stochastic depth; None: drawn, in training.
@@ -141,37 +142,37 @@ def run_blocks(blocks: Iterable[nn.Module], tokens: Tokens, schedule: Sequence[i
     tokens = replace(tokens, x=torch.cat([tokens.x, tokens.x], dim=-1))
     for merges, group in groupby(numbered, key=lambda item: item[1] > 0):
         if merges:
-            for block, r, kept in group:
-                tokens = _merge_streams(block, tokens, r, kept)
+            for block, r, block_keep in group:
+                tokens = _merge_streams(block, tokens, r, block_keep)
         else:
-            couplings = [couple(block, tokens, kept) for block, _, kept in group]
+            couplings = [couple(block, tokens, block_keep) for block, _, block_keep in group]
             streams = run_reversible(couplings, split_streams(tokens.x), recompute=recompute)
             tokens = replace(tokens, x=torch.cat(streams, dim=-1))
     return replace(tokens, x=tokens.x.to(dtype))
 
 
 def couple(block: nn.Module, tokens: Tokens, keep: Tensor | None = None) -> ReversibleCoupling:
-    """A ViT's block for one batch."""
+    """Return the coupling of a ViT's block, for one batch."""
     assert isinstance(block, TransformerBlock)
     return ReversibleCoupling(
-        attend=lambda x: block(replace(tokens, x=x), half=ResidualBranch.ATTENTION).x,
-        transform=lambda x: block(replace(tokens, x=x), half=ResidualBranch.MLP).x,
+        f_branch=lambda x: block(replace(tokens, x=x), half=ResidualBranch.ATTENTION).x,
+        g_branch=lambda x: block(replace(tokens, x=x), half=ResidualBranch.MLP).x,
         parameters=tuple(block.parameters()),
         scale=drop_scale(tokens.x, block.drop_path, block.training, keep),
     )
 
 
 def _merge_streams(block: nn.Module, tokens: Tokens, r: int, keep: Tensor | None) -> Tokens:
-    """A block that merges after attention, as `TransformerBlock` does, both streams by the same matching."""
+    """Run a block that merges after attention, as `TransformerBlock` does, both streams by the same matching."""
     metrics: list[Tensor] = []
 
-    def attend(x: Tensor) -> Tensor:
+    def f_branch(x: Tensor) -> Tensor:
         half: Tokens = block(replace(tokens, x=x), half=ResidualBranch.ATTENTION)
         assert half.metric is not None
         metrics.append(half.metric)
         return half.x
 
-    coupling = replace(couple(block, tokens, keep), attend=attend)
+    coupling = replace(couple(block, tokens, keep), f_branch=f_branch)
     x1, x2 = split_streams(tokens.x)
     tokens = replace(tokens, x=torch.cat([x1 + coupling.f(x2), x2], dim=-1)).merge(metrics[0], r)
     y1, x2 = split_streams(tokens.x)
@@ -179,6 +180,6 @@ def _merge_streams(block: nn.Module, tokens: Tokens, r: int, keep: Tensor | None
 
 
 def split_streams(x: Tensor) -> Streams:
-    """(B, N, 2C) → two of (B, N, C)."""
+    """Split a trunk's output (B, N, 2C) → two of (B, N, C)."""
     x1, x2 = x.chunk(2, dim=-1)
     return x1, x2

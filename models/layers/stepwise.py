@@ -1,6 +1,6 @@
-"""The contract of models whose jobs take several steps: denoising steps, levels of a reconstruction, windows of a clip.
+"""Protocol of models whose jobs take several steps: denoising steps, levels of a reconstruction, windows of a clip.
 
-The caller keeps the states, decides which of them take their next step together, and may throw them away at any time.
+The caller keeps the states, decides which of them take their next step together, and may discard them at any time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Tensors = Mapping[str, Tensor]
 
 
 class JobState(Protocol):
-    """How far one job has come. A value: a step makes a new one and writes into nothing that the old one refers to."""
+    """State of a job between its steps. A value: a step makes a new one and does not change what the old one refers to."""
 
     @property
     def done(self) -> int:
@@ -26,7 +26,7 @@ class JobState(Protocol):
 
     @property
     def total(self) -> int:
-        """Number of steps in all, as far as it is known; it may change from step to step."""
+        """Total number of steps; an estimate that may change from step to step."""
 
     @property
     def nbytes(self) -> int:
@@ -34,7 +34,8 @@ class JobState(Protocol):
 
 
 class JobTooLarge(Exception):
-    """A job asks for more than one may, as its steps have shown: its client's fault. `option` names what would have to be less."""
+    """Error of a job that needs more than the limit, as its steps have shown: the client's fault. `option` names what would have to be
+    less."""
 
     def __init__(self, option: str, detail: str) -> None:
         super().__init__(f"{option}: {detail}")
@@ -44,30 +45,30 @@ class JobTooLarge(Exception):
 
 @dataclass(frozen=True)
 class InProgress:
-    """More steps follow."""
+    """Outcome of a step that is not the last."""
 
     state: JobState
     preview: Tensors | None = None
-    """Outputs that can be shown already, without a batch dimension; None where none were asked for or there is nothing to show."""
+    """Outputs that can be shown already, without a batch dimension; None if none were requested or there are none yet."""
 
 
 @dataclass(frozen=True)
-class Completed:
-    """The last step was taken."""
+class Completion:
+    """Outcome of the last step."""
 
     outputs: Tensors
-    """The answer of one job, without a batch dimension."""
+    """Outputs of one job, without a batch dimension."""
 
 
 class InvalidInput(Exception):
-    """A job's input turned out to be unusable while its steps were taken; the message is for whoever sent it."""
+    """Error of a job whose input turned out to be unusable during its steps; the message is for the client."""
 
 
 class StepwiseModel(Protocol):
-    """A model that answers step by step.
+    """A model that answers in steps.
 
-    A step that raises has changed nothing, since states are values: the caller may take it again with fewer jobs. The answer of a job
-    must not depend on which others take their steps with it.
+    A step that raises has changed nothing, since states are values: the caller may repeat it with fewer jobs. The outputs of a job must not
+    depend on the others that take their steps with it.
     """
 
     @property
@@ -77,23 +78,25 @@ class StepwiseModel(Protocol):
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         """Compute once what no step changes (an encoder, keys and values). Arrays and options of each job, on the model's device.
 
-        Shapes are equal within a bucket, unless the task makes buckets of several shapes."""
+        Shapes are equal within a bucket, unless the task makes buckets of several shapes.
+        """
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
-        """Take the next step of each state, in this order. They may be at different places and of different totals. A job that has to wait,
-        as for frames that are still being read, keeps the very state that it has, and no step is counted.
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+        """Take the next step of each state, in this order. Their progress and totals may differ.
 
-        previews: for which of them something to show is wanted."""
+        A job that has to wait, as for frames that are still being read, keeps the very same state, and no step is counted. previews: which
+        of them should return a preview.
+        """
 
     def cost(self, state: JobState) -> float:
-        """Cost of the next step in items (tokens, points, …); 1 where all cost the same."""
+        """Return the cost of the next step in items (tokens, points, …); 1 if all cost the same."""
 
 
 StepwiseFactory = Callable[[nn.Module, BundleSpec, torch.device], StepwiseModel | None]
-"""(model, its bundle's spec, its device) → how it answers; None where its config asks for one forward pass."""
+"""(model, its bundle's spec, its device) → its stepwise model; None if its config has a single forward pass."""
 
 
 def synchronize(device: torch.device) -> None:
-    """Return when all that this thread has asked of a GPU is computed: before others read it, on streams of their own."""
+    """Wait until a GPU has computed all that this thread has queued, before other threads read it on streams of their own."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()

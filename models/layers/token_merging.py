@@ -14,27 +14,27 @@ from kernels import ops
 
 @dataclass(frozen=True)
 class Tokens:
-    """The residual stream of one forward pass. Nothing of it is kept on a module, so that threads can share a model."""
+    """The residual stream of one forward pass. None of it is stored on a module, so that threads can share a model."""
 
     x: Tensor
     """(B, N, C)."""
     protected: int = 0
     """Special tokens in front that never merge: 0, 1 (class) or 2 (class and distillation)."""
-    proportional: bool = False
+    proportional_attention: bool = False
     """Proportional attention: keys count by their size."""
     traced: bool = False
     size: Tensor | None = None
-    """(B, N, 1), how many input tokens each token stands for; None before the first merge."""
+    """(B, N, 1), number of input tokens per token; None before the first merge."""
     source: Tensor | None = None
-    """(B, N, N_in) of 0 and 1, which input tokens each token holds; None before the first merge and when not traced."""
+    """(B, N, N_in) of 0 and 1, which input tokens each token holds; None before the first merge and if not traced."""
     metric: Tensor | None = None
-    """(B, N, D), by whose cosine tokens are compared: from an attention branch whose result is not yet added."""
-    owners: tuple[Tensor, ...] = ()
+    """(B, N, D), whose cosines compare tokens: from an attention branch whose result is not yet added."""
+    token_owners: tuple[Tensor, ...] = ()
     """After each merge so far, if traced: the token that holds each input token, (B, N_in)."""
 
     @property
     def key_size(self) -> Tensor | None:
-        return self.size if self.proportional else None
+        return self.size if self.proportional_attention else None
 
     def add(self, residual: Tensor) -> Tokens:
         return replace(self, x=self.x + residual)
@@ -42,7 +42,7 @@ class Tokens:
     def merge(self, metric: Tensor, r: int, residual: Tensor | None = None) -> Tokens:
         """Add a residual branch, then merge r tokens, or as many as can.
 
-        metric: (B, N, D), by whose cosine tokens are compared, or (B, H, N, D), of which the sum over heads counts.
+        metric: (B, N, D), whose cosines compare tokens, or (B, H, N, D), whose sum over heads does.
         """
         r = ops.effective_r(self.x.shape[1], r, self.protected)
         if r == 0:
@@ -53,18 +53,17 @@ class Tokens:
             return replace(self, x=x, size=size)
         x = self.x if residual is None else self.x + residual
         x, size, source = ops.merge_traced(x, self.size, self.source, matching)
-        return replace(self, x=x, size=size, source=source, owners=(*self.owners, source.argmax(dim=1)))
+        return replace(self, x=x, size=size, source=source, token_owners=(*self.token_owners, source.argmax(dim=1)))
 
-    def spread(self) -> Tensor:
-        """Every input token with the content of the one that holds it: (B, N_in, C), for models that need a token in each place. Once
-        tokens have merged it needs `traced`."""
+    def unmerge(self) -> Tensor:
+        """Copy each token to the places of the input tokens that it holds → (B, N_in, C). After a merge this needs `traced`."""
         if self.size is None:
             return self.x
         assert self.source is not None
         return self.source.mT.to(self.x.dtype) @ self.x  # one 1 in each row: nothing is rounded
 
     def mean(self, first: int, count: int) -> Tensor:
-        """Mean content of the tokens from `first` on: (B, C). count: how many there were before any merge, the sum of their sizes."""
+        """Average the tokens from `first` on → (B, C). count: their number before any merge, the sum of their sizes."""
         x = self.x[:, first:]
         if self.size is None:
             return x.mean(dim=1)
@@ -72,10 +71,10 @@ class Tokens:
 
 
 def paint_merged_tokens(image: Tensor, source: Tensor, patch_size: int, *, special: int = 1) -> Tensor:
-    """Paint each token's region of an image in its mean colour, with a border one pixel wide in a colour of its own.
+    """Paint each token's region of an image in its mean colour, with a border one pixel wide in another colour.
 
-    image: uint8 (H, W, 3), as the model saw it before normalising; source: (tokens_out, tokens_in) of one image; special: tokens in front
-    of the patches, class and distillation. Returns uint8 (H, W, 3).
+    image: uint8 (H, W, 3), as the model saw it before normalising; source: (tokens_out, tokens_in) of one image; special: number of class
+    and distillation tokens, which come before the patches. Returns uint8 (H, W, 3).
     """
     height, width, _ = image.shape
     rows, columns = height // patch_size, width // patch_size
@@ -95,6 +94,6 @@ def paint_merged_tokens(image: Tensor, source: Tensor, patch_size: int, *, speci
 
 
 def border_colours(tokens: int) -> Tensor:
-    """(tokens, 3) in [0, 1], the same for every image."""
+    """Return a colour per token in [0, 1], the same for every image: (tokens, 3)."""
     generator = random.Random(0)
     return torch.tensor([[generator.random() for _ in range(3)] for _ in range(tokens)], dtype=torch.float64)

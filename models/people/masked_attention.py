@@ -46,9 +46,9 @@ class MaskedAttention(Attention):
         q, k, v = self.project(x)
         dropout = self.dropout if self.training else 0.0
         if key_mask is None:
-            return self.join(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout))
+            return self.join_heads(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout))
         q = q * key_mask.has_keys  # all scores of a query without keys are 0, and its weights equal
-        return self.join(F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask.keys, dropout_p=dropout))
+        return self.join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask.keys, dropout_p=dropout))
 
 
 class MaskedBlock(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers.stepwise import Completed
+from models.layers.stepwise import Completion
 from models.merge_schedule import MergeSchedule
 from models.systems.clips.view_trace import Timeline
 from models.systems.mae_st.steps import clip_steps
@@ -135,7 +135,7 @@ def test_the_tokens_of_a_view_are_traced_in_its_centre(gateway: Gateway) -> None
     centres = torch.stack([squares(frames(COUNT)[rows], 3)[1] for rows in numbers])
     with torch.inference_mode():
         traced = model(centres, merge=MergeSchedule.constant(merge), trace=True)
-    wanted = traced.owners[-1][:, config.special_tokens :] - config.special_tokens
+    wanted = traced.token_owners[-1][:, config.special_tokens :] - config.special_tokens
     assert len(result["timeline"]) == 2
     for view, rows, owner in zip(result["timeline"], numbers, wanted, strict=True):
         assert view["trace"]["grid"] == list(config.grid) and view["trace"]["layers"][-1] == owner.tolist()
@@ -181,7 +181,7 @@ def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
         (state,) = steps.start([arrays], [task.arguments(plan, {})])
         while True:
             (outcome,) = steps.step([state], [True])
-            if isinstance(outcome, Completed):
+            if isinstance(outcome, Completion):
                 break
             state = outcome.state
             largest = max(largest, sum(one.nbytes for one in (outcome.preview or {}).values()))

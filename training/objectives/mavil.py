@@ -125,7 +125,7 @@ class AudioVisualLabels(nn.Module):
         """Noise: (B, times), (B, mel bins) and (B, patches), uniform. clip: None for a model that only hears."""
         settings = self.settings
         heard = keep_time_mel_grid(time_noise, mel_noise, settings.time_mask, settings.mel_mask)
-        seen = Masking.by_noise(video_noise, int(video_noise.shape[1] * (1 - settings.video_mask))).kept
+        seen = Masking.from_noise(video_noise, int(video_noise.shape[1] * (1 - settings.video_mask))).ids_keep
         if self.model.config.fusion_depth:
             answers = [self.model(audio, clip, audio_ids_keep=heard, video_ids_keep=seen)]
         else:

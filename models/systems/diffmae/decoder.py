@@ -53,7 +53,7 @@ class Context:
         def own(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows].clone()
 
-        return self._each(own, tuple(memory.rows(rows) for memory in self.memories))
+        return self._each(own, tuple(memory.select(rows) for memory in self.memories))
 
     def repeat(self, count: int) -> Context:
         """One image's context for several samples of it, without a copy."""
@@ -104,7 +104,7 @@ class DecoderBlock(nn.Module):
     def remember(self, features: Tensor, size: Tensor | None) -> KVCache:
         """Encoder features (B, 1 + V, D) → what this block's cross-attention needs of them."""
         assert self.cross_attn is not None and self.norm_ctx is not None, "a joint decoder has nothing to remember"
-        return self.cross_attn.remember(self.norm_ctx(features), size)
+        return self.cross_attn.project_kv(self.norm_ctx(features), size)
 
     def forward(self, z: Tensor, size: Tensor | None, memory: KVCache | None) -> Tensor:
         """(B, N, C), its sizes, and the memory of a cross decoder."""

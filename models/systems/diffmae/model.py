@@ -244,7 +244,7 @@ class DiffMAE(MaskedEncoder):
         tokens = Tokens(
             self.embed_visible(images, split.visible),
             protected=config.special_tokens,
-            proportional=config.proportional_attention or size is not None,
+            proportional_attention=config.proportional_attention or size is not None,
             size=size,
         )
         features = []

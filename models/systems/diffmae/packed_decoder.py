@@ -124,7 +124,7 @@ def _block(block: DecoderBlock, z: Tensor, parts: Sequence[Part], index: int) ->
         assert block.norm_self is not None
 
         def attend(qkv: Tensor, _part: Part) -> Tensor:
-            return ops.size_biased_attention(*own.heads_of(qkv), None).transpose(1, 2).flatten(2)
+            return ops.size_biased_attention(*own.split_heads(qkv), None).transpose(1, 2).flatten(2)
 
         z = z + own.proj(_attend(own.qkv(block.norm_self(z)), parts, attend))
     output: Tensor = z + block.mlp(block.norm_mlp(z))

@@ -131,9 +131,9 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor, merge: MergeSchedule) -> Tokens:
         """(B, channels, H, W) → (B, N, C). The class token's position, which ViTPose kept without the token, is added to every patch."""
         x = self.patch_embed(images) + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
-        tokens = Tokens(x, proportional=self.config.proportional_attention)
+        tokens = Tokens(x, proportional_attention=self.config.proportional_attention)
         tokens = run_trunk(self.blocks, tokens, merge.expand(self.config.depth), reversible=False)
-        return Tokens(self.norm(tokens.x), proportional=tokens.proportional, size=tokens.size)
+        return Tokens(self.norm(tokens.x), proportional_attention=tokens.proportional_attention, size=tokens.size)
 
 
 class Decoder(nn.Module):
@@ -148,7 +148,7 @@ class Decoder(nn.Module):
 
     def forward(self, context: Tokens) -> SMPLParameters:
         """(B, N, C) → one person for each row. Keys and values are the same in every pass."""
-        memories = [block.cross.remember(context.x, context.key_size) for block in cast(Iterable[DecoderBlock], self.blocks)]
+        memories = [block.cross.project_kv(context.x, context.key_size) for block in cast(Iterable[DecoderBlock], self.blocks)]
         state = self.readout.mean_state(context.x.shape[0])  # (B, STATE)
         passes = self.config.passes
         if self.config.query is Query.ZERO:  # every pass would see the same token

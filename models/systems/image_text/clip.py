@@ -89,7 +89,7 @@ class CausalTextEncoder(nn.Module):
         for block in self.blocks:
             assert isinstance(block, TransformerBlock)
             q, k, v = block.attn.project(block.norm1(x))
-            x = x + block.attn.join(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            x = x + block.attn.join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
             x = x + block.mlp(block.norm2(x))
         ends = (tokens == self.end_of_text).int().argmax(dim=1)  # the first one
         feature: Tensor = self.norm(x[torch.arange(len(x), device=x.device), ends])  # the other tokens are not used

@@ -126,7 +126,7 @@ class FLIP(nn.Module):
 
     def encode_images(self, images: Tensor, *, noise: Tensor | None = None, merge: MergeSchedule | None = None) -> Tensor:
         """Encode images: (B, 3, S, S) → (B, joint_width), unit vectors."""
-        visible = None if noise is None else Masking.by_noise(noise, self.config.visible).kept
+        visible = None if noise is None else Masking.from_noise(noise, self.config.visible).ids_keep
         return unit_vectors(self.project_images(self.vision(images, merge=merge, visible=visible).features), LENGTH_EPS)
 
     def project_images(self, features: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class PostNormBlock(nn.Module):
         """Apply attention and MLP to (B, N, C). visible: bool (B, 1, 1, N), which tokens are keys."""
         q, k, v = self.attn.project(x)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=self.dropout if self.training else 0.0)
-        x = self.norm1(x + self._drop(self.attn.join(attended)))
+        x = self.norm1(x + self._drop(self.attn.join_heads(attended)))
         y: Tensor = self.norm2(x + self._drop(self.mlp(x)))
         return y
 

@@ -13,8 +13,8 @@ from models.layers.classifier_output import ClassifierOutput
 from models.layers.initialisation import init_head, load_encoder
 from models.layers.masked_encoder import initialise_linears
 from models.layers.patches import TubePatchEmbed, require_clip_patches, require_shape
+from models.layers.position_embeddings import SpaceTimePositions
 from models.layers.reversible import run_trunk
-from models.layers.space_time_positions import SpaceTimePositions
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 
@@ -131,7 +131,7 @@ class VideoMAE(nn.Module):
         tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
         features = self.norm(self._mean(tokens))
         logits = self.head(self.dropout(features))
-        return ClassifierOutput(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
+        return ClassifierOutput(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.token_owners)
 
     def _embed(self, clips: Tensor, trace: bool) -> Tokens:
         config = self.config
@@ -139,7 +139,7 @@ class VideoMAE(nn.Module):
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + self.pos_embed()
-        return Tokens(x, protected=config.special_tokens, proportional=config.proportional_attention, traced=trace)
+        return Tokens(x, protected=config.special_tokens, proportional_attention=config.proportional_attention, traced=trace)
 
     def _mean(self, tokens: Tokens) -> Tensor:
         """→ (B, C). The published model leaves the first token out of the mean even where it is no class token; once tokens have merged

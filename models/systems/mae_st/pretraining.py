@@ -13,8 +13,8 @@ from models.layers.masked_autoencoder import MAEOutput
 from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking, gather_tokens
 from models.layers.patches import TubePatchEmbed, normalise_patches, patchify_tubes, require_shape, unpatchify_tubes
+from models.layers.position_embeddings import SpaceTimePositions
 from models.layers.reversible import run_trunk
-from models.layers.space_time_positions import SpaceTimePositions
 from models.layers.token_merging import Tokens
 from models.systems.mae_st.model import VideoEncoderConfig
 
@@ -98,11 +98,11 @@ class VideoMAEPretraining(nn.Module):
     def forward(self, clips: Tensor, noise: Tensor) -> MAEOutput:
         """Normalised clips (B, channels, T, S, S); noise (B, L), uniform: the caller owns the randomness."""
         clips = require_shape("clips", clips, self.config.clip_shape)
-        masking = Masking.by_noise(noise, self.config.visible)
-        predicted = self.decode(self.encode_visible(clips, masking.kept), masking)
+        masking = Masking.from_noise(noise, self.config.visible)
+        predicted = self.decode(self.encode_visible(clips, masking.ids_keep), masking)
         patches = self.target_patches(clips)
         targets = normalise_patches(patches) if self.config.normalise_targets else patches
-        loss = masking.mean_removed((predicted - targets).square().mean(dim=-1))
+        loss = masking.masked_mean((predicted - targets).square().mean(dim=-1))
         return MAEOutput(loss, predicted, masking.mask)
 
     def encode_visible(self, clips: Tensor, kept: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class VideoMAEPretraining(nn.Module):
 
     def decode(self, encoded: Tensor, masking: Masking) -> Tensor:
         """(B, V, C) → predicted patches (B, L, u·p·p·channels)."""
-        x = masking.fill(self.decoder_embed(encoded), self.mask_token)  # (B, L, Cd)
+        x = masking.unshuffle(self.decoder_embed(encoded), self.mask_token)  # (B, L, Cd)
         if self.decoder_cls_token is not None:
             x = torch.cat([self.decoder_cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self._run(self.decoder_blocks, x + self.decoder_pos_embed())[:, int(self.config.class_token) :]

@@ -208,7 +208,7 @@ class MAViL(nn.Module):
         audio_out, video_out = fuse(self.blocks_av, self.audio.run(audio_tokens, merge), self.video.run(video_tokens, video_merge))
         pooled = torch.cat([_mean(audio_out, audio_tokens), _mean(video_out, video_tokens)], dim=1)  # (B, 2C)
         output = self._classify("av", pooled, _count(audio_tokens) + _count(video_tokens), _count(audio_out) + _count(video_out))
-        return replace(output, audio_owners=audio_out.owners, video_owners=video_out.owners)
+        return replace(output, audio_owners=audio_out.token_owners, video_owners=video_out.token_owners)
 
     def forward_audio(
         self, audio: Tensor, *, merge: MergeSchedule | None = None, ids_keep: Tensor | None = None, trace: bool = False
@@ -216,7 +216,7 @@ class MAViL(nn.Module):
         """Classify audio alone: spectrograms (B, 1, times, mel bins). For models without fusion blocks."""
         tokens = self.embed_audio(audio, ids_keep, trace=trace)
         encoded = self.audio.run(tokens, merge)
-        return replace(self._classify("a", _mean(encoded, tokens), _count(tokens), _count(encoded)), audio_owners=encoded.owners)
+        return replace(self._classify("a", _mean(encoded, tokens), _count(tokens), _count(encoded)), audio_owners=encoded.token_owners)
 
     def forward_video(
         self, video: Tensor, *, merge: MergeSchedule | None = None, ids_keep: Tensor | None = None, trace: bool = False
@@ -226,7 +226,7 @@ class MAViL(nn.Module):
             raise ValueError("this model has no video half")
         tokens = self.embed_video(video, ids_keep, trace=trace)
         encoded = self.video.run(tokens, merge)
-        return replace(self._classify("v", _mean(encoded, tokens), _count(tokens), _count(encoded)), video_owners=encoded.owners)
+        return replace(self._classify("v", _mean(encoded, tokens), _count(tokens), _count(encoded)), video_owners=encoded.token_owners)
 
     def layer_features(self, audio: Tensor | None = None, video: Tensor | None = None) -> dict[str, Tensor]:
         """Return the mean patch of every layer, for probing: `audio` and `video` (B, 1 + depth, C), the embedding first.
@@ -265,7 +265,7 @@ class MAViL(nn.Module):
     def _embed(self, half: MaskedEncoder, pixels: Tensor, ids_keep: Tensor | None, trace: bool) -> Tokens:
         patches = half.embed(pixels)
         x = half.with_class_token(patches if ids_keep is None else gather_tokens(patches, ids_keep))
-        return Tokens(x, protected=1, proportional=self.config.proportional_attention, traced=trace)
+        return Tokens(x, protected=1, proportional_attention=self.config.proportional_attention, traced=trace)
 
     def _classify(self, head: str, pooled: Tensor, tokens_in: int, tokens_out: int) -> MAViLOutput:
         if head not in self.head:

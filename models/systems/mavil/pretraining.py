@@ -132,8 +132,8 @@ class MAViLPretraining(nn.Module):
             raise ValueError("features: needed in stage 2, where predict_features is set, and only there")
         audio, video = config.check_audio(audio), config.trim_video(video)
         targets = self._patch_targets(audio, video) if features is None else features
-        audio_masks = [Masking.by_noise(view, config.visible(config.audio_patches)) for view in noise.audio]
-        video_masks = [Masking.by_noise(view, config.visible(config.video_patches)) for view in noise.video]
+        audio_masks = [Masking.from_noise(view, config.visible(config.audio_patches)) for view in noise.audio]
+        video_masks = [Masking.from_noise(view, config.visible(config.video_patches)) for view in noise.video]
         audio_visible, audio_embeddings = _encode_views(self.audio, audio, audio_masks)
         video_visible, video_embeddings = _encode_views(self.video, video, video_masks)
         fused_audio, fused_video = fuse(self.blocks_av, Tokens(audio_visible), Tokens(video_visible))
@@ -183,7 +183,7 @@ def _build_autoencoder(
 def _encode_views(half: MaskedAutoencoder, pixels: Tensor, masks: list[Masking]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Encode both views in one batch; return the first (B, 1 + visible, C), not normalised, and the embeddings (B, C) of both."""
     patches = half.embed(pixels)
-    visible = torch.cat([gather_tokens(patches, masking.kept) for masking in masks])  # (2B, visible, C)
+    visible = torch.cat([gather_tokens(patches, masking.ids_keep) for masking in masks])  # (2B, visible, C)
     encoded = half.run(Tokens(half.with_class_token(visible))).x
     first, second = F.normalize(half.norm(encoded[:, 1:]).mean(dim=1), dim=-1).chunk(2)
     return encoded[: len(pixels)], (first, second)
@@ -194,7 +194,7 @@ def _reconstruct(
 ) -> ModalityOutput:
     fused = half.norm(fused)
     predicted = half.decode(fused, masking)
-    loss = masking.mean_removed((predicted - targets).square().mean(dim=-1))
+    loss = masking.masked_mean((predicted - targets).square().mean(dim=-1))
     return ModalityOutput(predicted, masking.mask, embeddings, fused, loss)
 
 

@@ -67,7 +67,7 @@ class WindowAttention(Attention):
         temperature = self.tau.clamp(min=MIN_TEMPERATURE).view(-1, 1, 1)
         q, k = F.normalize(q, dim=-1) / temperature, F.normalize(k, dim=-1)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        return self._merge_windows(self.join(attended.flatten(0, 1)), batch).roll(self.shift, dims=1).flatten(1, 2)
+        return self._merge_windows(self.join_heads(attended.flatten(0, 1)), batch).roll(self.shift, dims=1).flatten(1, 2)
 
     def _split_windows(self, maps: Tensor) -> Tensor:
         """Split maps (B, rows, columns, C) into windows (B · windows, w, C), those of a map consecutive."""

@@ -59,5 +59,5 @@ class MCCDecoderBlock(TransformerBlock):
             ops.size_biased_attention(q, k, v) if kv_cache is None else attend_to_scene_and_self(q, k, v, kv_cache.keys, kv_cache.values)
         )
         keep_attention, keep_mlp = (None, None) if keep is None else keep
-        x = x + drop_branch(self.attn.join(attended), self.drop_path, False, keep_attention)
+        x = x + drop_branch(self.attn.join_heads(attended), self.drop_path, False, keep_attention)
         return x + drop_branch(self.mlp(self.norm2(x)), self.drop_path, False, keep_mlp), cache

@@ -353,4 +353,4 @@ def _encoder_block(config: MCCConfig) -> TransformerBlock:
 def _run_blocks(blocks: nn.ModuleList, x: Tensor, keep_mask: Tensor | None, merge: MergeSchedule | None) -> Tensor:
     """Run tokens through blocks: (B, N, C) → (B, N, C). keep_mask: (depth, 2, B)."""
     schedule = (merge or MergeSchedule.off()).expand(len(blocks))
-    return run_trunk(blocks, Tokens(x, protected=1, traced=any(schedule)), schedule, keep_mask, reversible=False).spread()
+    return run_trunk(blocks, Tokens(x, protected=1, traced=any(schedule)), schedule, keep_mask, reversible=False).unmerge()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.bundle import BundleSpec
 from models.bundle_schema import QuerySpace
 from models.layers.bounded_cache import BoundedCache
-from models.layers.stepwise import Completed, InProgress, JobState, Tensors, synchronize
+from models.layers.stepwise import Completion, InProgress, JobState, Tensors, synchronize
 from models.systems.mcc.flood_fill import CellPredictions, FloodFill, FloodLimits, reusable_predictions
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig, SceneCache, decode_colours
@@ -111,7 +111,7 @@ class ReconstructionSteps:
         self._cpu_queries = max(1, CPU_CACHE_BYTES // (4 * int(model.config.decoder_width * model.config.mlp_ratio)))
         self._scene_cache = BoundedCache[SceneCache](CACHE_BYTES)
         self._prediction_cache = BoundedCache[CachedPredictions](CACHE_BYTES)
-        self.recent = (self._scene_cache, self._prediction_cache)
+        self.caches = (self._scene_cache, self._prediction_cache)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         """Start jobs. Raises JobTooLarge.
@@ -126,7 +126,7 @@ class ReconstructionSteps:
             for job, job_options, latent, scene in zip(arrays, options, latents, scenes, strict=True)
         )
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
         jobs = [state for state in states if isinstance(state, ReconstructionState)]
         moved = {index: replace(job, done=job.done + 1) for index, job in enumerate(jobs)}
         unfinished = [index for index, job in enumerate(jobs) if not job.flood.is_done]  # others were cached by earlier jobs
@@ -150,7 +150,7 @@ class ReconstructionSteps:
         return [job["latent"] if "latent" in job else next(encoded).clone() for job in arrays]
 
     def _scenes(self, latents: Sequence[Tensor], names: Sequence[str]) -> list[SceneCache]:
-        cached = [self._scene_cache.find(name) for name in names]
+        cached = [self._scene_cache.get(name) for name in names]
         missing = [index for index, scene in enumerate(cached) if scene is None]
         if missing:
             caches = self._model.cache_scene(torch.stack([latents[index] for index in missing]).to(self._model.cls_token.dtype))
@@ -160,7 +160,7 @@ class ReconstructionSteps:
         if missing and any(names):
             synchronize(self._device)
         for name, scene in zip(names, scenes, strict=True):
-            self._scene_cache.keep(name, scene)
+            self._scene_cache.put(name, scene)
         return scenes
 
     def _start_state(self, job: Tensors, options: Mapping[str, Any], latent: Tensor, scene: SceneCache) -> ReconstructionState:
@@ -168,7 +168,7 @@ class ReconstructionSteps:
         max_queries, _ = job["asks"].tolist()
         limits = FloodLimits(float(options.get("threshold", 0.1)), options.get("mode", "adaptive") == "dense", max_queries)
         lattice, name = Lattice(space, float(options.get("spacing", space.spacing))), str(options.get("scene", ""))
-        entry = self._prediction_cache.find(name)
+        entry = self._prediction_cache.get(name)
         cached = (
             None if entry is None else reusable_predictions(entry.predictions, entry.lattice, entry.threshold, lattice, limits.threshold)
         )
@@ -197,14 +197,14 @@ class ReconstructionSteps:
             colours[occupied] = (decoded_colours.clamp(0, 1) * 255).round().to(torch.uint8)
             yield CellPredictions(job_cells, job_probabilities.clone(), colours)
 
-    def _outcome(self, job: ReconstructionState, wants_preview: bool) -> InProgress | Completed:
+    def _outcome(self, job: ReconstructionState, wants_preview: bool) -> InProgress | Completion:
         if job.flood.is_done:
             if job.flood.query_count and job.name:  # else the cache has more already
                 synchronize(self._device)
-                self._prediction_cache.keep(
+                self._prediction_cache.put(
                     job.name, CachedPredictions(job.flood.lattice, job.flood.limits.threshold, job.flood.predictions.copy())
                 )
-            return Completed(self._outputs(job))
+            return Completion(self._outputs(job))
         return InProgress(job, self._preview(job) if wants_preview else None)
 
     def _outputs(self, job: ReconstructionState) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.space_time_positions import Grid
+from models.layers.position_embeddings import Grid
 
 HEAD_ALIGNMENT = 8
 """Divisor of head widths that fast attention kernels require."""

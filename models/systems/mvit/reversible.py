@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from models.layers.block import Mlp, ResidualBranch, drop_branch, drop_path_rates, drop_scale
 from models.layers.initialisation import initialise_like_slowfast
+from models.layers.position_embeddings import Grid
 from models.layers.reversible import ReversibleCoupling, Streams, run_reversible, split_streams
-from models.layers.space_time_positions import Grid
 from models.systems.mvit.model import Activation, MViTOutput
 from models.systems.mvit.pooling_attention import PoolingAttention, PoolingAttentionConfig
 from models.systems.mvit.trunk import OverlappingPatchEmbed, Positions, TrunkConfig, factor_at, grow, make_position_table
@@ -112,8 +112,8 @@ class ReversibleBlock(nn.Module):
 
     def couple(self, x: Tensor, grid: Grid, keep: Tensor | None) -> ReversibleCoupling:
         return ReversibleCoupling(
-            attend=lambda x2: self(x2, grid, ResidualBranch.ATTENTION),
-            transform=lambda y1: self(y1, grid, ResidualBranch.MLP),
+            f_branch=lambda x2: self(x2, grid, ResidualBranch.ATTENTION),
+            g_branch=lambda y1: self(y1, grid, ResidualBranch.MLP),
             parameters=tuple(self.parameters()),
             scale=drop_scale(x, self.drop_path, self.training, keep),
         )

@@ -49,5 +49,5 @@ def embed(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, 
 
 
 def _groups(output: ClassifierOutput, config: ViTConfig, schedule: MergeSchedule) -> dict[str, Tensor]:
-    groups = patch_token_map(output.logits, output.owners, output.tokens_in, schedule.expand(config.depth), config.special_tokens)
+    groups = patch_token_map(output.logits, output.token_owners, output.tokens_in, schedule.expand(config.depth), config.special_tokens)
     return {"groups": groups, "grid": torch.tensor(config.grid, dtype=torch.int32).expand(len(groups), -1)}

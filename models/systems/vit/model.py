@@ -236,7 +236,7 @@ class ViT(nn.Module):
         tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
         features = self._pool(tokens, tokens_in, pool or self.config.pool)
         logits = self._classify(features)
-        return ClassifierOutput(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
+        return ClassifierOutput(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.token_owners)
 
     def encode_patches(self, images: Tensor) -> Tensor:
         """Encode patches: (B, patches, C), after the last block and `norm`, the targets of another model."""
@@ -261,7 +261,7 @@ class ViT(nn.Module):
             first = torch.cat(special, dim=1)
             x = torch.cat([first + front if self.config.class_position else first, x], dim=1)  # (B, special + V, C)
         x = self.norm_pre(x)
-        return Tokens(x, protected=self.config.special_tokens, proportional=self.config.proportional_attention, traced=trace)
+        return Tokens(x, protected=self.config.special_tokens, proportional_attention=self.config.proportional_attention, traced=trace)
 
     def _pool(self, tokens: Tokens, tokens_in: int, pool: Pool) -> Tensor:
         """Pool tokens → (B, C), or (B, 2, C), the special tokens of distilled models."""

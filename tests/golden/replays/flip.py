@@ -38,8 +38,8 @@ def answers(case: Case, model: FLIP) -> Replayed:
         outputs |= {"zeroshot_classifier": classifier, "zeroshot_logits": whole.images @ classifier.T}
     if noise is None:
         return Replayed(outputs)
-    masking = Masking.by_noise(noise, model.config.visible)
-    return Replayed(outputs, {"mask": masking.mask, "ids_keep": masking.kept})
+    masking = Masking.from_noise(noise, model.config.visible)
+    return Replayed(outputs, {"mask": masking.mask, "ids_keep": masking.ids_keep})
 
 
 def load(case: Case) -> FLIP:

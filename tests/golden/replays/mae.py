@@ -51,7 +51,7 @@ def _pretraining(case: Case) -> Replayed:
     tables = {"pos_embed": model.pos_embed.clone(), "decoder_pos_embed": model.decoder_pos_embed.clone()}
     model.load_state_dict({**tables, **read_checkpoint(case.checkpoint)})  # a file may go without its tables
     answer = model(images, noise)
-    masking = Masking.by_noise(noise, model.config.visible)
+    masking = Masking.from_noise(noise, model.config.visible)
     return Replayed(
         outputs={
             "loss": answer.loss,
@@ -61,7 +61,11 @@ def _pretraining(case: Case) -> Replayed:
             "patchified_img": patchify(images, model.config.patch_size),
             **{f"sincos_{name}": table for name, table in tables.items()},
         },
-        intermediates={"tokens": model.embed(images), "latent": model.encode_visible(images, masking.kept), "ids_restore": masking.restore},
+        intermediates={
+            "tokens": model.embed(images),
+            "latent": model.encode_visible(images, masking.ids_keep),
+            "ids_restore": masking.ids_restore,
+        },
     )
 
 

@@ -66,7 +66,7 @@ def load_finetuned(case: Case) -> VideoMAE:
 def _pretraining(case: Case) -> Replayed:
     model, clips, noise = load_pretraining(case), case.inputs["video"], case.inputs["noise"]
     answer = model(clips, noise)
-    masking = Masking.by_noise(noise, model.config.visible)
+    masking = Masking.from_noise(noise, model.config.visible)
     return Replayed(
         outputs={
             "loss": answer.loss,
@@ -76,7 +76,7 @@ def _pretraining(case: Case) -> Replayed:
             "target_frames": model.target_frames(),
             "unpatchified_pred": model.to_clips(answer.patches),
         },
-        intermediates={"latent": model.encode_visible(clips, masking.kept), "ids_restore": masking.restore},
+        intermediates={"latent": model.encode_visible(clips, masking.ids_keep), "ids_restore": masking.ids_restore},
     )
 
 

@@ -152,7 +152,7 @@ def _kept(case: Case) -> tuple[Tensor | None, Tensor | None]:
         heard = keep_time_mel_grid(inputs["noise_t"], inputs["noise_f"], masking["t"], masking["f"])
     if "noise_v" in inputs and "v" in masking:
         noise = inputs["noise_v"]
-        seen = Masking.by_noise(noise, int(noise.shape[1] * (1 - masking["v"]))).kept
+        seen = Masking.from_noise(noise, int(noise.shape[1] * (1 - masking["v"]))).ids_keep
     return heard, seen
 
 
@@ -226,7 +226,7 @@ def _windows(decoder: str) -> dict[str, Any]:
 def _audio_mae(case: Case) -> Replayed:
     model, audio, noise = load_audio_mae(case), case.inputs["audio"], case.inputs["noise"]
     answer = model(audio, noise)
-    masking = Masking.by_noise(noise, model.config.visible)
+    masking = Masking.from_noise(noise, model.config.visible)
     return Replayed(
         {
             "pred": answer.patches,
@@ -234,5 +234,5 @@ def _audio_mae(case: Case) -> Replayed:
             "loss_rec_audio": answer.loss,
             "target_patches": model.target_patches(audio),
         },
-        {"latent": model.encode_visible(audio, masking.kept), "ids_restore": masking.restore},
+        {"latent": model.encode_visible(audio, masking.ids_keep), "ids_restore": masking.ids_restore},
     )

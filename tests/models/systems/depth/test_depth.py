@@ -60,7 +60,7 @@ def test_the_encoder_gives_the_features_of_timms_network() -> None:
         for found, expected in zip((seen[number] for number in FINEST), theirs(images), strict=True):
             assert found.shape == expected.shape
             assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-    with pytest.raises(ValueError, match=r"no EfficientNet-Lite0: 'bn1.weight' is missing"):
+    with pytest.raises(ValueError, match=r"not an EfficientNet-Lite0: 'bn1.weight' is missing"):
         init_from_efficientnet_lite(own, {})
 
 

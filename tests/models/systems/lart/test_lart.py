@@ -197,7 +197,7 @@ def attention_as_published(layer: MaskedAttention, x: Tensor, valid: Tensor, mas
     pair = (valid.unsqueeze(2) & valid.unsqueeze(1)).unsqueeze(1)
     scores = torch.where(pair, scores, -1000.0)
     scores = torch.where(masked[:, None, None, :], -1000.0, scores)
-    return layer.join(scores.softmax(dim=-1) @ v)
+    return layer.join_heads(scores.softmax(dim=-1) @ v)
 
 
 @pytest.mark.parametrize("heads", [1, 3])

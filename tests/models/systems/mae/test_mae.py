@@ -55,10 +55,10 @@ def test_published_sizes_have_decoder_heads_of_32_channels(size: str, patches: i
 
 def test_masking_restores_raster_order() -> None:
     noise = torch.rand(3, 10)
-    masking = Masking.by_noise(noise, 4)
-    assert torch.equal(masking.mask.gather(1, masking.kept), torch.zeros(3, 4))
+    masking = Masking.from_noise(noise, 4)
+    assert torch.equal(masking.mask.gather(1, masking.ids_keep), torch.zeros(3, 4))
     order = noise.argsort(dim=1)
-    assert torch.equal(order.gather(1, masking.restore), torch.arange(10).expand(3, -1))
+    assert torch.equal(order.gather(1, masking.ids_restore), torch.arange(10).expand(3, -1))
 
 
 def test_same_noise_gives_same_output_despite_global_generator(model: MAE) -> None:

@@ -29,9 +29,9 @@ def model(tmp_path: Path) -> LoadedModel:
 def unmasked(model: LoadedModel) -> torch.Tensor:
     """(B, 1 + 64, 48), by the path that the recorded latents verify, in another order of patches."""
     assert isinstance(model.model, MAE)
-    masking = Masking.by_noise(CASE.inputs["noise"], 64)
-    encoded = model.model.encode_visible(IMAGES, masking.kept)
-    return torch.cat([encoded[:, :1], encoded[:, 1:].gather(1, masking.restore.unsqueeze(-1).expand(-1, -1, 48))], dim=1)
+    masking = Masking.from_noise(CASE.inputs["noise"], 64)
+    encoded = model.model.encode_visible(IMAGES, masking.ids_keep)
+    return torch.cat([encoded[:, :1], encoded[:, 1:].gather(1, masking.ids_restore.unsqueeze(-1).expand(-1, -1, 48))], dim=1)
 
 
 def test_vectors_are_those_of_the_encoder_with_nothing_masked(model: LoadedModel) -> None:

@@ -19,7 +19,7 @@ def test_a_perfect_prediction_pastes_the_picture_back(normalised: bool) -> None:
     """Normalised predictions get the true patches' mean and deviation."""
     model = MAE(replace(SMALL, normalise_targets=normalised))
     images = torch.randn(2, 3, 16, 16)
-    mask = Masking.by_noise(torch.rand(2, 16), SMALL.visible).mask
+    mask = Masking.from_noise(torch.rand(2, 16), SMALL.visible).mask
     pictures = model.pictures(images, MAEOutput(torch.zeros(()), model.targets(images), mask))
     torch.testing.assert_close(pictures.pasted, images)
 

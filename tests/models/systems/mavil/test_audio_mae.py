@@ -38,7 +38,7 @@ def attention_written_out(attention: WindowAttention, x: Tensor) -> Tensor:
             values.append(v[:, key])
         weights = torch.stack(scores).softmax(dim=0)  # (keys, H)
         output[:, query] = (weights.unsqueeze(-1) * torch.stack(values)).sum(dim=0)
-    return attention.join(output.unsqueeze(0))
+    return attention.join_heads(output.unsqueeze(0))
 
 
 @pytest.mark.parametrize(

@@ -369,8 +369,8 @@ def test_pre_training_runs_in_bfloat16(name: str) -> None:
 
 
 def test_masks_take_and_put_back() -> None:
-    masking = Masking.by_noise(torch.rand(2, 6), 2)
-    filled = masking.fill(torch.ones(2, 2, 3), torch.zeros(1, 1, 3))
+    masking = Masking.from_noise(torch.rand(2, 6), 2)
+    filled = masking.unshuffle(torch.ones(2, 2, 3), torch.zeros(1, 1, 3))
     assert torch.equal(filled[..., 0], 1 - masking.mask)
 
 

@@ -103,7 +103,7 @@ def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: DropP
     for layer, block in enumerate(model.decoder_blocks):
         keep = torch.ones(2, len(x)) if kept is None else kept.decoder[layer] / (1 - model.config.drop_path)
         q, k, v = block.attn.project(block.norm1(x))
-        attended = block.attn.join(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        attended = block.attn.join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
         x = x + attended * keep[0].to(x.dtype).view(-1, 1, 1)
         x = x + block.mlp(block.norm2(x)) * keep[1].to(x.dtype).view(-1, 1, 1)
     predicted: Tensor = model.decoder_pred(model.decoder_norm(x))[:, count:]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.bundle_schema import QuerySpace
-from models.layers.stepwise import Completed, InProgress, JobTooLarge
+from models.layers.stepwise import Completion, InProgress, JobTooLarge
 from models.loading import LoadedStepwiseModel
 from models.systems.mcc import steps as module
 from models.systems.mcc.lattice import Lattice
@@ -41,7 +41,7 @@ def run(steps: ReconstructionSteps, jobs: Sequence[Mapping[str, Tensor]], option
         answers: dict[int, dict[str, Tensor]] = {}
         while states:
             for index, outcome in zip(list(states), steps.step(list(states.values()), [True] * len(states)), strict=True):
-                if isinstance(outcome, Completed):
+                if isinstance(outcome, Completion):
                     answers[index] = dict(outcome.outputs)
                     del states[index]
                 else:
@@ -243,14 +243,14 @@ def test_scenes_that_are_kept_have_a_bound_in_bytes(random: MCC, monkeypatch: py
 def test_shared_results_are_computed_before_they_are_kept(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU they read it on streams of their own."""
     order: list[str] = []
-    keep = module.BoundedCache.keep
+    keep = module.BoundedCache.put
 
     def kept(recent: Any, name: str, what: Any) -> None:
         order.append(type(what).__name__)
         keep(recent, name, what)
 
     monkeypatch.setattr(module, "synchronize", lambda device: order.append("computed"))
-    monkeypatch.setattr(module.BoundedCache, "keep", kept)
+    monkeypatch.setattr(module.BoundedCache, "put", kept)
     run(ReconstructionSteps(random, CPU), [job()], [COARSE | {"scene": "one"}])
     assert order == ["computed", "SceneCache", "computed", "CachedPredictions"]
     order.clear()
