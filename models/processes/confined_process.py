@@ -27,25 +27,25 @@ from models.processes.process_io import ACCEPT_TIMEOUT_S, ACCEPTED, LENGTH
 T = TypeVar("T")
 
 MAX_SILENCE_S = 30.0
-"""A program that says nothing for so long is ended."""
+"""Seconds of silence after which a program is killed."""
 MAX_MEMORY_BYTES = 3 * 2**30
-"""Address space of a program: its libraries, and a few large frames in every thread of a decoder."""
+"""Maximum address space of a program: its libraries, and a few large frames in every thread of a decoder."""
 MAX_CPU_S = 900
 MAX_MESSAGE_BYTES = 2**20
 
 
 class ProcessDied(Exception):
-    """The program ended before it had answered, or had to be ended; the message says how."""
+    """Error of a program that ended before it had answered, or had to be killed; the message says how."""
 
     def __init__(self, message: str, status: int | None = None, *, late: bool = False) -> None:
-        """status: exit code, or the negative of the signal that ended it; None: it was still there. late: it took too long."""
+        """status: exit code, or the negative of the signal that ended it; None: it was still running. late: it exceeded its time."""
         super().__init__(message)
         self.status = status
         self.late = late
 
 
 def was_killed(error: Exception) -> bool:
-    """Return whether an error comes of a program that somebody else ended, as a machine without memory does: what it was given is not to
+    """Return True if an error comes from a program that something else killed, as a machine does that is out of memory: its input is not to
     blame."""
     cause = error.__cause__
     return isinstance(cause, ProcessDied) and not cause.late and cause.status in (None, -signal.SIGKILL)
@@ -53,7 +53,7 @@ def was_killed(error: Exception) -> bool:
 
 def retry_if_killed(ask: Callable[[], T]) -> T:
     """Call `ask`, which runs a program, and call it again if that `was_killed`: only then may its input be to blame. Raises what `ask`
-    does."""
+    raises."""
     try:
         return ask()
     except Exception as error:
@@ -63,32 +63,35 @@ def retry_if_killed(ask: Callable[[], T]) -> T:
 
 
 def runs_at_idle_priority() -> bool:
-    """Whether what the calling thread has decoded ahead takes a CPU only where nobody else wants it: it must not keep from one the network
-    that looks at it. Not where the thread insists on a CPU, too."""
+    """Return True if this thread decodes in advance, at low priority: then its programs use only idle CPUs, so as not to slow the network
+    down.
+
+    False if the thread has normal priority.
+    """
     return os.getpriority(os.PRIO_PROCESS, 0) > 0
 
 
-def _lower_priority() -> None:
-    """Let this process do so. A CPU that does nothing else counts as idle: what wakes up is put there, not where the network computes."""
+def _use_idle_cpus() -> None:
+    """Use only idle CPUs. A CPU that runs nothing else counts as idle: a waking program is put there, not where the network computes."""
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class _ExecutedProcess:
-    """A program that was executed for its owner alone, which may ask it again."""
+    """A program that was executed for this owner, which may send it further requests."""
 
     def __init__(self, program: str, request: bytes, file: IO[bytes]) -> None:
-        self._channel, its = socket.socketpair()  # the program ends when this side closes, even by the death of its owner
+        self._channel, program_end = socket.socketpair()  # the program ends when this side closes, even by the death of its owner
         self._channel.settimeout(ACCEPT_TIMEOUT_S)
-        with its:
-            self._process = process_io.execute(program, its, subprocess.PIPE)
+        with program_end:
+            self._process = process_io.execute(program, program_end, subprocess.PIPE)
         assert self._process.stdout is not None
         self._stdout = self._process.stdout
         self.output = self._stdout.fileno()
         self.pid = self._process.pid
         try:
             process_io.send_request(self._channel, request, [file.fileno()])
-        except OSError:  # whoever waits for its first message finds out
+        except OSError:  # who waits for its first message sees that it died
             self.kill()
 
     @property
@@ -96,9 +99,10 @@ class _ExecutedProcess:
         return self._process.poll() is None
 
     def ask_again(self, request: bytes, file: IO[bytes]) -> None:
-        """The same of a program that has answered: one that is dying may still look alive, but does not take its file. Raises OSError."""
+        """Send a further request to a program that has answered. Raises OSError, also if it is dying: it may look alive, but accepts no
+        file."""
         while process_io.is_readable(self._channel.fileno()) and self._channel.recv(1):
-            pass  # its words about what it was asked before
+            pass  # bytes about earlier requests
         process_io.send_request(self._channel, request, [file.fileno()])
         if self._channel.recv(1) != ACCEPTED:
             raise ConnectionError
@@ -107,7 +111,7 @@ class _ExecutedProcess:
         self._process.kill()
 
     def wait(self) -> int:
-        self.kill()  # where it has closed its output and goes on
+        self.kill()  # it may have closed its output and run on
         return self._process.wait()
 
     def end(self) -> None:
@@ -117,13 +121,13 @@ class _ExecutedProcess:
 
 
 class CancelScope:
-    """`with call:` around work in a thread: from any other one `call.end()` ends the programs that the work has started, and those that it
-    still starts, so that nothing goes on for whom nobody waits."""
+    """Scope that ends programs: `with scope:` around work in a thread; `scope.end()`, from any thread, kills the programs that the work has
+    started and will start, once its result is not needed."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # programs may be closed wherever they are forgotten
+        self._lock = threading.RLock()  # garbage collection may close programs in any place
         self._programs: set[ConfinedProcess] = set()
-        self._over = False
+        self._is_ended = False
 
     def __enter__(self) -> None:
         self._token = _scope.set(self)
@@ -133,28 +137,28 @@ class CancelScope:
 
     def end(self) -> None:
         with self._lock:
-            self._over = True
+            self._is_ended = True
             for program in tuple(self._programs):
                 program.kill()
 
-    def started(self, program: ConfinedProcess) -> None:
+    def add(self, program: ConfinedProcess) -> None:
         with self._lock:
             self._programs.add(program)
-            if self._over:
+            if self._is_ended:
                 program.kill()
 
-    def ended(self, program: ConfinedProcess) -> bool:
-        """The program works for it no more. Returns whether that was ended before."""
+    def remove(self, program: ConfinedProcess) -> bool:
+        """Remove a program. Returns whether the scope had been ended."""
         with self._lock:
             self._programs.discard(program)
-            return self._over
+            return self._is_ended
 
 
-_scope: ContextVar[CancelScope | None] = ContextVar("call", default=None)
+_scope: ContextVar[CancelScope | None] = ContextVar("scope", default=None)
 
 
 class ConfinedProcess:
-    """A running program. Use it as a context manager: whatever happens, the process is gone afterwards."""
+    """A running program. Use it as a context manager: afterwards the program has ended in any case."""
 
     def __init__(
         self,
@@ -169,13 +173,14 @@ class ConfinedProcess:
         """Run `program`, a module of the engine and its arguments, with `data` as its standard input, a file.
 
         patience: seconds of silence after which it is killed. often: fork it instead of executing it. ahead: its output is not needed yet
-        (`runs_at_idle_priority`)."""
+        (`runs_at_idle_priority`).
+        """
         self._patience = patience
-        asked = json.dumps({**request, "gives_way": ahead and runs_at_idle_priority()}).encode()
+        message = json.dumps({**request, "gives_way": ahead and runs_at_idle_priority()}).encode()
         with process_io.to_file(data) as file:
-            self._started = fork_server.fork(program, asked, file) if often else _ExecutedProcess(program, asked, file)
-        self._call: CancelScope | None = None
-        self._join()
+            self._process = fork_server.fork(program, message, file) if often else _ExecutedProcess(program, message, file)
+        self._scope: CancelScope | None = None
+        self._enter_scope()
 
     @property
     def pid(self) -> int:
@@ -187,27 +192,27 @@ class ConfinedProcess:
 
     @property
     def _executed(self) -> _ExecutedProcess:
-        assert isinstance(self._started, _ExecutedProcess), "a copy is asked once, and its template alone knows its id"
-        return self._started
+        assert isinstance(self._process, _ExecutedProcess), "a forked process gets one request, and only its template knows its id"
+        return self._process
 
     def ask(self, data: bytes | memoryview) -> None:
         """Send a further request to a program that has answered (`receive_requests`). Raises OSError if it does not accept its file."""
         with process_io.to_file(data) as file:
             self._executed.ask_again(b"{}", file)
-        self._join()
+        self._enter_scope()
 
     def leave(self) -> bool:
-        """The call that this program works for has its answer, and no longer ends it. Returns whether it had done so."""
-        call, self._call = getattr(self, "_call", None), None
-        return call is not None and call.ended(self)
+        """Leave the scope, which has its result and no longer kills this program. Returns whether it had done so."""
+        scope, self._scope = getattr(self, "_scope", None), None
+        return scope is not None and scope.remove(self)
 
-    def _join(self) -> None:
-        self._call = _scope.get()
-        if self._call is not None:
-            self._call.started(self)
+    def _enter_scope(self) -> None:
+        self._scope = _scope.get()
+        if self._scope is not None:
+            self._scope.add(self)
 
     def message(self) -> dict[str, Any]:
-        """The next message. Raises ProgramDied."""
+        """Return the next message. Raises ProcessDied."""
         head = bytearray(LENGTH.size)
         self.read_into(memoryview(head))
         (length,) = LENGTH.unpack(head)
@@ -218,29 +223,29 @@ class ConfinedProcess:
         message: dict[str, Any] = json.loads(body)
         return message
 
-    def read_into(self, room: memoryview) -> None:
-        """Fill `room` with what follows. Raises ProgramDied."""
-        output, filled = self._started.output, 0
-        while filled < len(room):
+    def read_into(self, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes that follow. Raises ProcessDied."""
+        output, filled = self._process.output, 0
+        while filled < len(buffer):
             if not process_io.is_readable(output, self._patience):
                 self.close()
                 raise ProcessDied(f"no answer for {self._patience:g} seconds", late=True)
-            count = os.readv(output, [room[filled:]])
+            count = os.readv(output, [buffer[filled:]])
             if count == 0:
-                status = self._started.wait()
+                status = self._process.wait()
                 if status is None:
                     raise ProcessDied("it was ended")
                 raise ProcessDied(f"it was ended by signal {-status}" if status < 0 else f"it ended with {status}", status)
             filled += count
 
     def kill(self) -> None:
-        """End the process at once: whoever reads its messages gets to know. Any thread may call it."""
-        self._started.kill()
+        """Kill the process at once: a thread that reads its messages sees it. Any thread may call this."""
+        self._process.kill()
 
     def close(self) -> None:
-        """It may be called again."""
+        """End the process; may be called again."""
         self.leave()
-        self._started.end()
+        self._process.end()
 
     def __enter__(self) -> Self:
         return self
@@ -249,32 +254,33 @@ class ConfinedProcess:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_started"):
+        if hasattr(self, "_process"):
             self.close()
 
 
 def limit_memory(nbytes: int) -> None:
-    """Called by a program whose libraries open files while it works: its memory is bounded, no more."""
+    """Bound the memory of this program, whose libraries open files while it works, and nothing else."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
 
 
 def confine() -> None:
-    """Called by a program when all that it needs is imported: from here on it opens no file and no socket, and its memory is bounded."""
+    """Confine this program once it has imported all that it needs: it can open no file and no socket, and its memory and CPU time are
+    bounded."""
     limit_memory(MAX_MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # descriptors that are open stay so
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # open descriptors stay open
 
 
 def write_message(message: Mapping[str, Any]) -> None:
-    """A program's message to its parent."""
+    """Send a message to the parent."""
     body = json.dumps(message).encode()
     write_payload(memoryview(LENGTH.pack(len(body)) + body))
 
 
 def write_payload(data: memoryview) -> None:
-    """Send what follows a message. Ends the program quietly where the parent has gone."""
+    """Send bytes that follow a message. Ends the program quietly if the parent has gone."""
     try:
         while data:
             data = data[os.write(_output_fd, data) :]
@@ -283,22 +289,24 @@ def write_payload(data: memoryview) -> None:
 
 
 def receive_request() -> dict[str, Any]:
-    """Return what a program is asked to do, for one that is asked once. It may have to wait; then its file is its standard input. From
-    the call on what it prints is no answer, and it ends with its owner, also while it works. Copies return, too
-    (`models.processes.fork_server`)."""
+    """Return the request of a program that gets one, whose file becomes its standard input; this may wait.
+
+    From then on what the program prints is not taken for its output, and it ends with its owner, even during its work. Forked copies
+    return, too (`models.processes.fork_server`).
+    """
     global _output_fd
     channel = _open_channel()
-    told, files = process_io.receive_request(channel)
+    request, files = process_io.receive_request(channel)
     if len(files) > 1:
-        told = fork_server.run_fork_server(channel, told, files)
+        request = fork_server.run_fork_server(channel, request, files)
         _output_fd = fork_server.OUTPUT_FD
-        return _decode_request(told)
+        return _decode_request(request)
     _watch_owner(channel)
-    return _accept(channel, told, files)
+    return _accept(channel, request, files)
 
 
 def receive_requests() -> Iterator[dict[str, Any]]:
-    """The same for a program that is asked each time that it has answered."""
+    """Yield requests as `receive_request` does, the next one after the answer to the last."""
     channel = _open_channel()
     _watch_owner(channel)
     return _receive_all(channel)
@@ -310,32 +318,32 @@ def _receive_all(channel: socket.socket) -> Iterator[dict[str, Any]]:
 
 
 _output_fd = 1
-"""File descriptor of the program's answers."""
+"""File descriptor of the program's messages."""
 
 
 def _open_channel() -> socket.socket:
     global _output_fd
     _output_fd = os.dup(1)
-    os.dup2(2, 1)  # what a library prints must not look like an answer
+    os.dup2(2, 1)  # prints of libraries must not look like messages
     channel = socket.socket(fileno=os.dup(0))
     with suppress(OSError):  # the owner has gone
         channel.send(fork_server.READY)
     return channel
 
 
-def _accept(channel: socket.socket, told: bytes, files: list[int]) -> dict[str, Any]:
+def _accept(channel: socket.socket, request: bytes, files: list[int]) -> dict[str, Any]:
     with suppress(OSError):  # the owner has not waited for it
         channel.send(ACCEPTED)
     os.dup2(files[0], 0)
     os.close(files[0])
-    return _decode_request(told)
+    return _decode_request(request)
 
 
-def _decode_request(told: bytes) -> dict[str, Any]:
-    asked: dict[str, Any] = json.loads(told)
-    if asked.pop("gives_way", False):
-        _lower_priority()
-    return asked
+def _decode_request(request: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(request)
+    if fields.pop("gives_way", False):
+        _use_idle_cpus()
+    return fields
 
 
 def _watch_owner(channel: socket.socket) -> None:
@@ -344,6 +352,6 @@ def _watch_owner(channel: socket.socket) -> None:
 
 def _end_with_owner(channel: socket.socket) -> None:
     closed = select.poll()
-    closed.register(channel, 0)  # the end of the other side is always told
+    closed.register(channel, 0)  # hang-ups are always reported
     closed.poll()
     os._exit(0)

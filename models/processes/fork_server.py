@@ -1,8 +1,8 @@
-"""Copies of a program: each starts within milliseconds, where the imports of a new one take tenths of a second of a CPU.
+"""Fork server: it starts a copy of a program within milliseconds, while the imports of a new process take tenths of a second of CPU time.
 
 The *template* is the program, executed once, which has imported all that it needs. It has one thread, reads no file of strangers, and forks
-a copy for each request. A copy has its file, a pipe for its answers and nothing else that is open, so that it sees no other one's. The
-owner's side: `fork`; the program's: `run_fork_server`. Imports nothing but the standard library: the programs start with it.
+a copy for each request. A copy has only its file and a pipe for its output open, so that it cannot see those of others. The owner's side:
+`fork`; the program's: `run_fork_server`. Imports only the standard library: every program starts with it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from models.processes import process_io
 from models.processes.process_io import ACCEPT_TIMEOUT_S, ACCEPTED
 
 READY = b"r"
-"""A template's byte to its owner: all that it needs is imported."""
+"""Byte of a template to its owner: all imports are done."""
 STATUS = struct.Struct("<i")
-"""A template's last word about a copy: its exit code, or the negative of the signal that ended it."""
+"""Last message of a template about a copy: its exit code, or the negative of the signal that ended it."""
 SET_PDEATHSIG = 1
 OUTPUT_FD = 3
 
 _templates: dict[tuple[str, int], _Template] = {}
-"""By program and priority, those that further copies are made of. A copy has the priority of the thread that started its template: work
-that others need not wait for must not lower that of theirs."""
+"""Templates by program and priority. A copy has the priority of the thread that started its template: a template of background work must
+not lower the priority of other work."""
 _lock = threading.RLock()
-"""One thread may take it again: a copy that is forgotten in its midst may be closed there."""
-os.register_at_fork(after_in_child=_templates.clear)  # two owners would talk at once
+"""Reentrant lock: garbage collection may close a copy while this thread holds it."""
+os.register_at_fork(after_in_child=_templates.clear)  # a template has one owner
 
 
 def fork(program: str, request: bytes, file: IO[bytes]) -> ForkedProcess:
-    """A copy of a program that has got its file. Its template is executed where there is none, or where the one that there is has died or
-    is frozen."""
+    """Return a copy of a program, with its request and file. Executes a template if there is none, or if the present one has died or is
+    frozen."""
     with suppress(OSError):
         return _template(program).copy(request, file)
     return _template(program).copy(request, file)
@@ -57,37 +57,37 @@ def _template(program: str) -> _Template:
 class _Template:
     def __init__(self, key: tuple[str, int]) -> None:
         self._key = key
-        self._channel, its = socket.socketpair()
+        self._channel, template_end = socket.socketpair()
         self._channel.settimeout(ACCEPT_TIMEOUT_S)
-        with its:
-            self._process = process_io.execute(key[0], its, subprocess.DEVNULL)
-        self._asking = threading.Lock()
+        with template_end:
+            self._process = process_io.execute(key[0], template_end, subprocess.DEVNULL)
+        self._request_lock = threading.Lock()
         self._copies: set[ForkedProcess] = set()
 
     def copy(self, request: bytes, file: IO[bytes]) -> ForkedProcess:
-        """Raises OSError if the template has died, or if it was ready and does not answer."""
-        reins, its = socket.socketpair()
-        reins.settimeout(ACCEPT_TIMEOUT_S)
-        output, answers = os.pipe()
-        made = ForkedProcess(self, output, reins)
+        """Fork a copy. Raises OSError if the template has died, or if it was ready and does not answer."""
+        control, template_end = socket.socketpair()
+        control.settimeout(ACCEPT_TIMEOUT_S)
+        output, output_end = os.pipe()
+        copy = ForkedProcess(self, output, control)
         with _lock:
-            self._copies.add(made)
+            self._copies.add(copy)
         try:
-            with its, self._asking:
-                process_io.send_request(self._channel, request, [file.fileno(), answers, its.fileno()])
-            # one that still imports takes it afterwards
-            if process_io.is_readable(self._channel.fileno()) and reins.recv(1) != ACCEPTED:
+            with template_end, self._request_lock:
+                process_io.send_request(self._channel, request, [file.fileno(), output_end, template_end.fileno()])
+            # a template that still imports accepts it afterwards
+            if process_io.is_readable(self._channel.fileno()) and control.recv(1) != ACCEPTED:
                 raise ConnectionError
         except OSError:
             self.forget()
-            made.end()
+            copy.end()
             raise
         finally:
-            os.close(answers)
-        return made
+            os.close(output_end)
+        return copy
 
     def forget(self) -> None:
-        """No further copy is made of it. It ends with the last one."""
+        """Make no further copies; the template ends with its last copy."""
         with _lock:
             if _templates.get(self._key) is self:
                 del _templates[self._key]
@@ -97,121 +97,121 @@ class _Template:
             self._process.wait()
             self._channel.close()
 
-    def ended(self, ended: ForkedProcess) -> None:
+    def remove(self, copy: ForkedProcess) -> None:
         with _lock:
-            self._copies.discard(ended)
+            self._copies.discard(copy)
             is_forgotten = _templates.get(self._key) is not self
         if is_forgotten:
             self.forget()
 
 
 class ForkedProcess:
-    """A running copy, which its template forks as soon as it can."""
+    """A copy, running or to be forked as soon as its template can."""
 
-    def __init__(self, template: _Template, output: int, reins: socket.socket) -> None:
-        """output: where its answers are read."""
-        self._output = os.fdopen(output, "rb", buffering=0)
+    def __init__(self, template: _Template, output: int, control: socket.socket) -> None:
+        """output: descriptor of its output."""
+        self._output_file = os.fdopen(output, "rb", buffering=0)
         self.output = output
-        self._template, self._reins = template, reins
+        self._template, self._control = template, control
 
     def kill(self) -> None:
-        """End it at once. Any thread may call it."""
+        """Kill the copy at once. Any thread may call this."""
         with suppress(OSError):
-            self._reins.shutdown(socket.SHUT_WR)  # its template does it
+            self._control.shutdown(socket.SHUT_WR)  # its template kills it
 
     def wait(self) -> int | None:
-        """End it, wait until it has ended, and return how: `STATUS`; None where nobody knows."""
-        told = b""
+        """Kill the copy, wait for its end, and return its `STATUS`; None if that is unknown."""
+        received = b""
         self.kill()
         try:
-            while piece := self._reins.recv(64):
-                told += piece
+            while piece := self._control.recv(64):
+                received += piece
         except OSError:  # the template is frozen
             self._template.forget()
-        if len(told) < STATUS.size:
+        if len(received) < STATUS.size:
             return None
-        (status,) = STATUS.unpack(told[-STATUS.size :])
+        (status,) = STATUS.unpack(received[-STATUS.size :])
         if status < 0 and status != -signal.SIGKILL:
-            # who takes over a decoder guesses where things lie in memory, alike in all copies: after a wrong guess they lie elsewhere
+            # an attacker of a decoder guesses addresses, which all copies share: after a wrong guess they change
             self._template.forget()
         return int(status)
 
     def end(self) -> None:
-        if self._output.closed:
+        if self._output_file.closed:
             return
         self.wait()
-        self._output.close()
-        self._reins.close()
-        self._template.ended(self)
+        self._output_file.close()
+        self._control.close()
+        self._template.remove(self)
 
 
 def run_fork_server(channel: socket.socket, request: bytes, files: list[int]) -> bytes:
-    """Be a template whose first request came already. Returns in copies alone: what each is asked; its file is its standard input, and
-    `OUTPUT_FD` takes its answers."""
+    """Serve as a template whose first request has arrived. Returns only in copies, with their request; standard input is the file, and
+    `OUTPUT_FD` takes the output."""
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     ended, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     gc.collect()
     gc.freeze()
-    template, reins = os.getpid(), dict[int, socket.socket]()
+    template, controls = os.getpid(), dict[int, socket.socket]()
     while True:
-        file, answers, its = files
-        rein = socket.socket(fileno=its)
+        file, output_fd, control_fd = files
+        control = socket.socket(fileno=control_fd)
         try:
             pid = os.fork()
-        except OSError:  # no memory, too many processes: whoever waits finds out
+        except OSError:  # no memory, too many processes: the owner sees that the copy has gone
             pid = -1
         if pid == 0:
-            for other in (channel, rein, *reins.values()):
-                other.detach()  # what is closed below must not be closed again where it is forgotten
-            _become_program(template, file, answers)
+            for other in (channel, control, *controls.values()):
+                other.detach()  # garbage collection must not close again what is closed below
+            _become_program(template, file, output_fd)
             return request
         os.close(file)
-        os.close(answers)
+        os.close(output_fd)
         if pid > 0:
-            reins[pid] = rein
-            with suppress(OSError):  # its owner does not want it any more
-                rein.send(ACCEPTED)
+            controls[pid] = control
+            with suppress(OSError):  # its owner has closed it
+                control.send(ACCEPTED)
         else:
-            rein.close()
-        request, files = _next_request(channel, ended, reins)
+            control.close()
+        request, files = _next_request(channel, ended, controls)
 
 
-def _next_request(channel: socket.socket, ended: int, reins: dict[int, socket.socket]) -> tuple[bytes, list[int]]:
-    """The next request. Until it comes, copies that have ended are told of, and those that nobody wants any more are killed."""
+def _next_request(channel: socket.socket, ended: int, controls: dict[int, socket.socket]) -> tuple[bytes, list[int]]:
+    """Return the next request. Until it comes, report copies that have ended, and kill those that their owners have closed."""
     while True:
         waiting = select.poll()
         for descriptor in (channel.fileno(), ended):
             waiting.register(descriptor, select.POLLIN)
-        for rein in reins.values():
-            waiting.register(rein.fileno(), select.POLLIN)
+        for control in controls.values():
+            waiting.register(control.fileno(), select.POLLIN)
         ready = {descriptor for descriptor, _ in waiting.poll()}
-        for pid, rein in reins.items():
-            if rein.fileno() in ready:
-                os.kill(pid, signal.SIGKILL)  # it is a child that was not waited for: the number is its own
-        if ended in ready or not ready.isdisjoint(rein.fileno() for rein in reins.values()):
-            _reap(ended, reins)
+        for pid, control in controls.items():
+            if control.fileno() in ready:
+                os.kill(pid, signal.SIGKILL)  # a child that was not waited for keeps its id
+        if ended in ready or not ready.isdisjoint(control.fileno() for control in controls.values()):
+            _reap(ended, controls)
         if channel.fileno() in ready:
             return process_io.receive_request(channel)
 
 
-def _reap(ended: int, reins: dict[int, socket.socket]) -> None:
-    os.read(ended, 4096)  # where one has only just been killed, this waits for its end
+def _reap(ended: int, controls: dict[int, socket.socket]) -> None:
+    os.read(ended, 4096)  # if a copy was just killed, this waits for its end
     with suppress(ChildProcessError):
         while (child := os.waitpid(-1, os.WNOHANG))[0]:
-            with reins.pop(child[0]) as rein, suppress(OSError):
-                rein.send(STATUS.pack(os.waitstatus_to_exitcode(child[1])))
+            with controls.pop(child[0]) as control, suppress(OSError):
+                control.send(STATUS.pack(os.waitstatus_to_exitcode(child[1])))
 
 
-def _become_program(template: int, file: int, answers: int) -> None:
-    """Be a program of its own, which ends with its template."""
+def _become_program(template: int, file: int, output: int) -> None:
+    """Become a process of its own, which ends with its template."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != template:
-        os._exit(1)  # it died before we could be tied to it
+        os._exit(1)  # it died before the line above
     os.dup2(file, 0)
-    os.dup2(answers, OUTPUT_FD)
+    os.dup2(output, OUTPUT_FD)
     os.closerange(OUTPUT_FD + 1, os.sysconf("SC_OPEN_MAX"))

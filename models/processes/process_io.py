@@ -1,5 +1,5 @@
-"""Programs of the engine: how they are executed, and how requests and files pass to them. Imports nothing but the standard library: the
-programs start with it."""
+"""Programs of the engine: how they are executed, and how requests and files are passed to them. Imports only the standard library: every
+program starts with it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing import IO
 
 LENGTH = struct.Struct("<I")
 ACCEPTED = b"t"
-"""A program's byte to its owner: it has got its file."""
+"""Byte of a program to its owner: it has its file."""
 ACCEPT_TIMEOUT_S = 1.0
-"""A program that could take its file and does not for so long is frozen."""
+"""Seconds after which a program that could accept its file and does not is considered frozen."""
 INHERITED_VARIABLES = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 
 def child_environment() -> dict[str, str]:
-    """Return all that a program gets to know of this process' environment, which may hold passwords: where libraries lie, one thread each,
+    """Return the environment of programs, without this process's variables, which may be passwords: paths of libraries, one thread each,
     and no extensions, which are code of others."""
-    passed_on = {name: value for name, value in os.environ.items() if name in INHERITED_VARIABLES or name.startswith("OMP_")}
-    return passed_on | {"OMP_NUM_THREADS": "1", "OPSIN_EXTENSIONS": "false"}
+    inherited = {name: value for name, value in os.environ.items() if name in INHERITED_VARIABLES or name.startswith("OMP_")}
+    return inherited | {"OMP_NUM_THREADS": "1", "OPSIN_EXTENSIONS": "false"}
 
 
 def execute(program: str, channel: socket.socket, output: int) -> subprocess.Popen[bytes]:
-    """Execute a module of the engine and its arguments. channel: its standard input. output: as of `subprocess.Popen`."""
+    """Execute a module of the engine and its arguments. channel: its standard input. output: see `subprocess.Popen`."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "opsin.engine", *program.split()],
         stdin=channel.fileno(),
@@ -42,13 +42,13 @@ def execute(program: str, channel: socket.socket, output: int) -> subprocess.Pop
 
 
 def send_request(channel: socket.socket, request: bytes, files: list[int]) -> None:
-    """Raises OSError if the program has died, or takes nothing any more."""
+    """Send a request with descriptors of files. Raises OSError if the program has died or no longer reads."""
     socket.send_fds(channel, [LENGTH.pack(len(request))], files)
     channel.sendall(request)
 
 
 def receive_request(channel: socket.socket) -> tuple[bytes, list[int]]:
-    """Return a request and the descriptors of its files. Ends the program quietly where its owner has gone."""
+    """Return a request and the descriptors of its files. Ends the program quietly if its owner has gone."""
     head, files, _, _ = socket.recv_fds(channel, LENGTH.size, 3)
     if not files:
         os._exit(0)
@@ -63,14 +63,15 @@ def receive_request(channel: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def is_readable(descriptor: int, seconds: float = 0.0) -> bool:
-    """Whether there is something to read, waited for so long. Descriptors may be any number: `select` knows 1024."""
+    """Return True if there is something to read within `seconds`. The descriptor may be any number: `select` accepts only those up to
+    1023."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     return bool(waiting.poll(math.ceil(1000 * seconds)))
 
 
 def to_file(data: bytes | memoryview) -> IO[bytes]:
-    """Positioned at its begin; in memory where the system can."""
+    """Return a file with this content, positioned at the start; in memory if the system supports that."""
     if hasattr(os, "memfd_create"):
         file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0)
     else:

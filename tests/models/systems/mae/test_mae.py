@@ -110,7 +110,7 @@ def test_fine_tuning_starts_from_the_encoder(model: MAE) -> None:
 
 
 def test_pictures_of_another_size_are_refused(model: MAE) -> None:
-    with pytest.raises(ValueError, match=r"images: shape \(1, 3, 16, 20\) where \(batch, 3, 16, 16\) is needed"):
+    with pytest.raises(ValueError, match=r"images: shape \(1, 3, 16, 20\); \(batch, 3, 16, 16\) is needed"):
         model(torch.zeros(1, 3, 16, 20), torch.rand(1, 16))
 
 

@@ -101,7 +101,7 @@ def test_oblong_pictures_of_one_channel_merge_as_well() -> None:
     assert (answer.tokens_in, answer.tokens_out) == (17, 5)
     assert answer.size[:, 1:].sum(dim=1).eq(16).all()
     assert not torch.equal(answer.logits, model(sound).logits)
-    with pytest.raises(ValueError, match=r"where \(batch, 1, 32, 8\) is needed"):
+    with pytest.raises(ValueError, match=r"; \(batch, 1, 32, 8\) is needed"):
         model(sound.mT)
 
 
