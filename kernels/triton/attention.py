@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.autotune import autotune, bucket
+from kernels.triton.autotune import autotune, batch_bucket, bucket
 from kernels.triton.matching import dot
 
 _MAX_HEAD_CHANNELS = 128
@@ -55,7 +55,7 @@ def _place(rows, BLOCK: tl.constexpr):
     return (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
 
 
-@autotune(_FORWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
+@autotune(_FORWARD, key=["channels", "heads_bucket", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit(do_not_specialize=["queries", "keys"])
 def _attend(
     q,
@@ -76,6 +76,7 @@ def _attend(
     heads,
     queries,
     keys,
+    heads_bucket,
     queries_bucket,
     keys_bucket,
     channels,
@@ -117,7 +118,7 @@ def _attend(
     tl.store(log_sum + (sample * heads + head) * queries + query, highest + tl.log2(weight), mask=inside)
 
 
-@autotune(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
+@autotune(_BACKWARD, key=["channels", "heads_bucket", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit(do_not_specialize=["queries", "keys"])
 def _attend_backward_keys(
     q,
@@ -132,6 +133,7 @@ def _attend_backward_keys(
     heads,
     queries,
     keys,
+    heads_bucket,
     queries_bucket,
     keys_bucket,
     channels,
@@ -170,7 +172,7 @@ def _attend_backward_keys(
     tl.store(grad_v + at, v_total.to(grad_v.dtype.element_ty), mask=mask)
 
 
-@autotune(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
+@autotune(_BACKWARD, key=["channels", "heads_bucket", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit(do_not_specialize=["queries", "keys"])
 def _attend_backward_queries(
     q,
@@ -184,6 +186,7 @@ def _attend_backward_queries(
     heads,
     queries,
     keys,
+    heads_bucket,
     queries_bucket,
     keys_bucket,
     channels,
@@ -249,6 +252,7 @@ def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tupl
             heads,
             queries,
             keys,
+            batch_bucket(batch * heads),
             bucket(queries),
             bucket(keys),
             channels,
@@ -279,7 +283,7 @@ def size_biased_attention_backward(
     delta = (grad.float() * out.float()).sum(dim=-1)  # (B, H, N), what the softmax takes off each slope
     q, k, v, grad, size = (part.contiguous() for part in (q, k, v, grad.to(q.dtype), size))
     scale = channels**-0.5
-    shapes = (heads, queries, keys, bucket(queries), bucket(keys), channels, scale * _LOG2_E, scale)
+    shapes = (heads, queries, keys, batch_bucket(batch * heads), bucket(queries), bucket(keys), channels, scale * _LOG2_E, scale)
     inputs = (q, k, v, size, grad, log_sum, delta)
     with torch.cuda.device_of(q):
         _attend_backward_keys[lambda meta: (triton.cdiv(keys, meta["BLOCK_KEYS"]) * batch * heads,)](

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from kernels.triton.autotune import autotune, bucket
+from kernels.triton.autotune import autotune, batch_bucket, bucket
 
 _TILES = [
     triton.Config({"BLOCK_EVEN": even, "BLOCK_ODD": odd}, num_warps=warps, num_stages=2)
@@ -33,7 +33,7 @@ def dot(a, b, total):
     return tl.dot(a, b, total, input_precision="ieee")
 
 
-@autotune(_TILES, key=["channels", "tokens_bucket"], interpreted=triton.Config({"BLOCK_EVEN": 64, "BLOCK_ODD": 32}))
+@autotune(_TILES, key=["channels", "samples_bucket", "tokens_bucket"], interpreted=triton.Config({"BLOCK_EVEN": 64, "BLOCK_ODD": 32}))
 @triton.jit(do_not_specialize=["tokens"])
 def _best_partner(
     metric,
@@ -42,6 +42,7 @@ def _best_partner(
     stride_sample,
     stride_token,
     tokens,
+    samples_bucket,
     tokens_bucket,
     channels,
     PROTECTED: tl.constexpr,
@@ -160,6 +161,7 @@ def bipartite_match(metric: Tensor, r: int, protected: int) -> tuple[Tensor, Ten
             metric.stride(0),
             metric.stride(1),
             tokens,
+            batch_bucket(batch),
             bucket(tokens),
             channels,
             PROTECTED=protected,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.autotune import autotune, bucket
+from kernels.triton.autotune import autotune, batch_bucket, bucket
 
 _UNTRACED, _FIRST, _TRACED = 0, 1, 2
 """No map of sources; the map of a first merge, which starts from the identity; the map that an earlier merge left."""
@@ -24,7 +24,7 @@ _TILES = [
 ]
 
 
-@autotune(_TILES, key=["channels", "sources_bucket"], interpreted=triton.Config({"BLOCK_ROWS": 64, "BLOCK_SOURCES": 32}))
+@autotune(_TILES, key=["channels", "samples_bucket", "sources_bucket"], interpreted=triton.Config({"BLOCK_ROWS": 64, "BLOCK_SOURCES": 32}))
 @triton.jit(do_not_specialize=["tokens", "rows", "count"])
 def _merge(
     x,
@@ -41,6 +41,7 @@ def _merge(
     tokens,
     rows,
     count,
+    samples_bucket,
     sources_bucket,
     channels,
     inputs,
@@ -180,6 +181,7 @@ def merge(
             tokens,
             rows,
             count,
+            batch_bucket(batch),
             bucket(count),
             channels,
             inputs,
