@@ -29,8 +29,8 @@ from server.gateway.inference.runner import Answer
 from server.queue import script_rows
 from server.queue.gateway.reply_inbox import Waiting
 from server.queue.messages import QueuedJob, Reply
-from server.queue.resp import PARTS, script_source
-from server.queue.worker.completions import Ending
+from server.queue.script import PARTS, Script
+from server.queue.worker.ack import Completion
 from server.queue.worker.delivery import Delivery, QueueEntry
 from server.scheduler.scheduler import Running
 from server.tasks.classify.images import Classification
@@ -50,7 +50,7 @@ CARRIERS = (
         Delivery,
         Running,
     ),
-    *(Computed, JobOutputs, Reply, script_rows.Ended, Ending, Answer, Classification, Response, JSONResponse),
+    *(Computed, JobOutputs, Reply, script_rows.EndedRow, Completion, Answer, Classification, Response, JSONResponse),
 )
 """Classes whose objects are a request, a job or an answer, or hold one. They are imported so that a rename reaches them."""
 REQUESTS = 5
@@ -88,8 +88,8 @@ def watch(frame, event, argument):
         return
     callee = frame.f_code.co_filename[len(ROOT):]
     told = [callee]
-    if callee.startswith("server/queue/") and frame.f_code.co_name == "script":
-        told.append(SCRIPTS + frame.f_locals["name"] + ".lua")
+    if callee.startswith("server/queue/") and frame.f_code.co_name in ("run", "send") and "script" in frame.f_locals:
+        told.append(SCRIPTS + frame.f_locals["script"].name + ".lua")
     if any(carries(value) for value in frame.f_locals.values()):
         caller = frame.f_back
         while caller is not None and not is_ours(caller):
@@ -156,7 +156,7 @@ def trace_classification(folder: Path) -> tuple[list[str], list[str]]:
 
 def lua_parts(script: str) -> Iterator[str]:
     """Yield the files of parts whose functions a script calls."""
-    source = script_source(script)
+    source = Script(script, object, object).source
     for part in PARTS:
         file = f"server/queue/scripts/parts/{part}.lua"
         if any(f"local function {name}(" in source for name in re.findall(r"(?m)^local function (\w+)\(", (HERE / file).read_text())):

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from server.queue.keys import Keyspace
-from server.queue.script_rows import AdmissionCall, Bound, Bounds, Ended, Enqueued, Request
+from server.queue.script_rows import AdmissionCall, Bound, Bounds, EndedRow, Enqueued, Finished, Pull, Request
 from server.supervisor.private_valkey import PrivateValkey
 
 HERE = Path(__file__).resolve().parent.parent
 SCRIPTS = ("enqueue", "pull", "finish")
-SOURCES = f"import json; from server.queue.resp import script_source as s; print(json.dumps({{n: s(n) for n in {SCRIPTS}}}))"
+SOURCES = f"import json; from server.queue.script import Script as S; print(json.dumps({{n: S(n, str, str).source for n in {SCRIPTS}}}))"
 PARTITION = Keyspace().name("")
 STREAM = "queue:echo@1:0123456789ab:normal"
 PLENTY = Bound(10**6, 2**40)
@@ -62,7 +62,7 @@ class ScriptVersion:
             rows = [row for _, pulled, _ in self._time(batch, "pull", [_look(batch)] * (jobs // batch)) for row in pulled]
             self._time(batch, "finish", [_endings(rows[at : at + batch]) for at in range(0, jobs, batch)])
 
-    def _time(self, batch: int, script: str, calls: Sequence[Sequence[bytes | str | int]]) -> list[list[list[bytes]]]:
+    def _time(self, batch: int, script: str, calls: Sequence[Sequence[bytes]]) -> list[list[list[bytes]]]:
         name = hashlib.sha1(self._scripts[script].encode(), usedforsecurity=False).hexdigest()
         connection = self._db.connection_pool.get_connection()
         packed = [connection.pack_command("EVALSHA", name, 1, PARTITION, *call) for call in calls]
@@ -96,16 +96,18 @@ def _admission(job: str) -> tuple[bytes, bytes]:
     ), MESSAGE
 
 
-def _look(places: int) -> tuple[str, int, bytes]:
-    return "us", 1, msgspec.msgpack.encode(([(STREAM, 0, 1)], [places]))
+def _look(places: int) -> tuple[bytes]:
+    capacity = msgspec.Raw(msgspec.msgpack.encode(([(STREAM, 0, 1)], [places])))
+    return (msgspec.msgpack.encode(Pull("us", absence_counts=True, capacity=capacity)),)
 
 
-def _endings(rows: Sequence[Sequence[bytes]]) -> list[bytes | str | int]:
+def _endings(rows: Sequence[Sequence[bytes]]) -> list[bytes]:
     ended = [
-        Ended(stream.decode(), entry.decode(), job.decode(), gateway.decode(), int(added), "", "success", 10**6, 10**7, 2 * 10**7)
+        EndedRow(stream.decode(), entry.decode(), job.decode(), gateway.decode(), int(added), "", "success", 10**6, 10**7, 2 * 10**7)
         for stream, entry, job, gateway, _, added, *_ in rows
     ]
-    return ["echo@1", "us", len(rows), 100, msgspec.msgpack.encode(ended), *[REPLY] * len(rows)]
+    finished = Finished("echo@1", "us", len(rows), is_counted=False, most_dead=100, jobs=ended)
+    return [msgspec.msgpack.encode(finished), *[REPLY] * len(rows)]
 
 
 def main() -> None:

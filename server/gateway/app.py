@@ -65,9 +65,9 @@ def create_app(settings: Settings) -> GatewayApp:
     keys = None if settings.api_keys_file is None else KeyRing(settings.api_keys_file)
     dispatcher = Dispatcher(settings.redis_url, settings)
     counted = GatewayMetrics(REJECTIONS.values())
-    dispatcher.count_items = counted.count_items
-    dispatcher.counted = counted.recent
-    directory = Directory(dispatcher, settings)
+    dispatcher.beat.count_items = counted.count_items
+    dispatcher.beat.tally = counted.recent
+    directory = Directory(dispatcher.fleet, settings)
     desertion = Desertion(settings, directory)
     ticks = Ticks()
     heavy = HeavyClients()
@@ -199,7 +199,7 @@ class GatewayApp(OutermostLayer):
     def __init__(self, app: FastAPI, gateway: Gateway) -> None:
         settings, self.gateway = gateway.settings, gateway
         layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *embeddings.ROUTES, *infer.ROUTES])
-        layered = Authentication(layered, gateway.keys, Rates(lambda: gateway.dispatcher.gateways), self._refuse)
+        layered = Authentication(layered, gateway.keys, Rates(lambda: gateway.dispatcher.beat.gateways), self._refuse)
         if settings.trusted_proxies:
             layered = ForwardedRequests(layered, settings.max_connections, settings.trusted_proxies, self._refuse)
         if settings.cors_origins:

@@ -101,13 +101,13 @@ class Status:
         """The document as JSON, at most a second old. Raises RedisAway."""
         async with self._reading:
             if time.monotonic() - self._read_at >= NEWS_S:
-                await self._dispatcher.refresh()  # tells what this gateway has counted
+                await self._dispatcher.beat.refresh()  # tells what this gateway has counted
                 self._latest = msgspec.json.encode(await self._document())
                 self._read_at = time.monotonic()
         return self._latest
 
     async def _document(self) -> StatusDocument:
-        lately, fleet = await self._dispatcher.status.read(), await self._dispatcher.fleet()
+        lately, fleet = await self._dispatcher.status.read(), await self._dispatcher.fleet.read()
         return StatusDocument(
             time=rfc3339(lately.now_ms),
             gateways=lately.gateways,

@@ -4,6 +4,7 @@ Names of a partition begin with its `Keyspace`; messages, entries and scripts' a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +12,8 @@ from typing import NamedTuple
 
 from server.queue.messages import PRIORITIES, Priority
 
+PART_OF_RECORD = re.compile(r"[0-9A-Fa-f]+-[0-9A-Fa-f]+-[0-9]+")
+"""Ids of jobs that stand for a part of a record."""
 GROUP = "workers"
 """Consumer group of every work stream; its consumers are named by worker id."""
 

@@ -2,18 +2,12 @@
 
 redis-py's client spends several times the cost of a command on pools, retries, deprecations and observation. Its connections (address,
 TLS, password, Sentinel, protocol) are what is used here; answers come as Redis sent them, without per-command callbacks.
-
-The queue's scripts are files. Whoever runs one sends EVALSHA, and loads it again when Redis has forgotten it (restart, fail-over). Those
-that free memory or keep the service alive run even if Redis is above its maxmemory: their first line says so.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import hiredis
@@ -23,6 +17,7 @@ from server.concurrency.cancellation import Limit, Ticks
 from server.queue.connect import ANSWER_TIMEOUT_S
 from server.queue.errors import FOREIGN
 from server.queue.keys import Keyspace
+from server.queue.script import ArgsT, ResultT, Script
 
 LARGE = 16 * 1024
 """Bytes. A command with larger words is joined here: hiredis takes 180 µs for a picture of 150 KB where that takes 7."""
@@ -35,57 +30,6 @@ PIECE_BYTES = 256 * 1024
 STORED_MS = 120_000
 """How long a value outlives its last piece: an output is read at once or by nobody, a message is taken over by the queue."""
 
-FOLDER = Path(__file__).parent / "scripts"
-PARTS = ("base", "history", "items", "taking", "admission", "records")
-"""Functions that several scripts use. Each file uses what stands before it."""
-LAZY = re.compile(r"(?m)^local function \w+\(\)\n  -- parts\n(?P<body>(?: .*\n)+)")
-"""A function of a script that alone uses some of the parts: they are made only where it is called."""
-
-
-@cache
-def script_source(name: str, *, traced: bool = False) -> str:
-    """A script behind the statements of the parts that it uses, since Redis makes each function anew at each call.
-
-    traced: as it is called again after an error of a key, which then names that key."""
-    flags, script = _read(name).split("\n", 1)
-    lazy = LAZY.search(script)
-    inside = lazy["body"] if lazy else ""
-    always, sometimes = _words(script.replace(inside, "")), _words(inside)
-    early, late = list[str](), list[str]()
-    for statement, names in reversed(_statements()):
-        if names & always:
-            early.insert(0, statement)
-            always |= _words(statement)
-        elif names & sometimes:
-            late.insert(0, statement)
-            sometimes |= _words(statement)
-    if lazy:
-        script = script[: lazy.start("body")] + "".join(late) + script[lazy.start("body") :]
-    body = "".join((*early, script))
-    return f"{flags}\n" + (_read("parts/trace").replace("-- script\n", body) if traced else body)
-
-
-@cache
-def _statements() -> list[tuple[str, set[str]]]:
-    """Each statement of the parts, with the names that it declares."""
-    code = "".join(re.sub(r"(?m)^(--.*)?\n", "", _read(f"parts/{part}")) for part in PARTS)
-    return [(one, _words(one.partition("=")[0].partition("(")[0])) for one in re.split(r"(?m)^(?=local )", code) if one]
-
-
-def _words(lua: str) -> set[str]:
-    """Return what may be names of variables: neither fields nor comments."""
-    return set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", re.sub(r"--.*|'[^'\n]*'", "", lua))) - {"local", "function"}
-
-
-@cache
-def script_sha(name: str) -> str:
-    """The name by which EVALSHA calls it."""
-    return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
-
-
-def _read(name: str) -> str:
-    return (FOLDER / f"{name}.lua").read_text()
-
 
 class AsyncWire:
     """For one event loop: a connection carries one command at a time. A caller must not be cancelled in mid-command."""
@@ -97,19 +41,17 @@ class AsyncWire:
         self._busy: set[_Line] = set()
         self._ticks = Ticks()
 
-    async def script(self, name: str, *arguments: Any) -> Any:
-        partition = self.keyspace.name("")
+    async def run(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
+        arguments = (1, self.keyspace.name(""), *script.arguments(args, messages))
         try:
             try:
-                return await self.command("EVALSHA", script_sha(name), 1, partition, *arguments)
+                return script.read(await self.command("EVALSHA", script.sha, *arguments))
             except redis.exceptions.NoScriptError:
-                return await self.command("EVAL", script_source(name), 1, partition, *arguments)
+                return script.read(await self.command("EVAL", script.source, *arguments))
         except redis.exceptions.ResponseError as error:
             if not str(error).startswith(FOREIGN):
                 raise
-        return await self.command(
-            "EVAL", script_source(name, traced=True), 1, partition, *arguments
-        )  # it has changed nothing, and may again
+        return script.read(await self.command("EVAL", script.traced_source, *arguments))  # it has changed nothing, and may again
 
     async def command(self, *words: Any, patience: float = ANSWER_TIMEOUT_S) -> Any:
         """`patience`: seconds until the server counts as away."""

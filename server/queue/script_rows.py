@@ -105,6 +105,27 @@ class TakenRow(NamedTuple):
     """Empty if it is large: then it lies beside the stream."""
 
 
+class Pull(msgspec.Struct, frozen=True):
+    """A worker's capacity for jobs."""
+
+    worker: str
+    absence_counts: bool
+    """Whether an absent `gw:<id>` means a dead gateway."""
+    capacity: msgspec.Raw
+    """{{stream, its handicap in ms, the number of its pool (streams may share one)}…}, {places of each pool…}."""
+
+
+class StepBegin(msgspec.Struct, frozen=True):
+    """A batch that is about to run. Then the msgpack of {`alone` or `together`, {id of each job…}}."""
+
+    worker: str
+    slot: int
+    absence_counts: bool
+    """Whether an absent `gw:<id>` means a dead gateway."""
+    jobs: list[tuple[str, int, str]]
+    """Id, deadline and gateway of each job that must be checked."""
+
+
 class HeldRow(msgspec.Struct, frozen=True):
     """A job in a worker's hands."""
 
@@ -114,8 +135,8 @@ class HeldRow(msgspec.Struct, frozen=True):
     gateway: str
 
 
-class Ended(HeldRow, frozen=True):
-    """The end of a job. Then, for each of them, its reply, which is empty where nobody waits."""
+class EndedRow(HeldRow, frozen=True):
+    """The end of a job."""
 
     added_ms: int
     dead_letter: str
@@ -126,28 +147,54 @@ class Ended(HeldRow, frozen=True):
     inference_ns: int
     worker_ns: int
     stored: str = ""
-    """Key of the reply's arrays, where these are too large for a script's argument."""
+    """Key of the reply's arrays, if these are too large for a script's argument."""
     failure: str = ""
-    """Kind of failure; empty where it did not fail, or nobody waits."""
+    """Kind of failure; empty if it did not fail, or nobody waits."""
     detail: str = ""
 
 
-class Advanced(HeldRow, frozen=True):
-    """A job that has come further. Then, for each of them, the message that says so."""
+class Finished(msgspec.Struct, frozen=True):
+    """Jobs of one bundle that end together. Then the reply to each, which is empty if nobody waits."""
+
+    bundle: str
+    worker: str
+    size: int
+    """Of the batch; 0: none ran."""
+    is_counted: bool
+    """Whether an earlier call has counted the batch for the statistics."""
+    most_dead: int
+    """Dead letters that are kept."""
+    jobs: list[EndedRow]
+
+
+class ProgressRow(HeldRow, frozen=True):
+    """A job that has come further."""
 
     done: int
     total: int
     unit: str
     preview: bool
-    """Whether the message brings something to show."""
+    """Whether its report brings something to show."""
 
 
-class HandedBack(HeldRow, frozen=True):
+class ProgressReports(msgspec.Struct, frozen=True):
+    """Then, for each job, the message that reports it."""
+
+    worker: str
+    jobs: list[ProgressRow]
+
+
+class ReturnedRow(HeldRow, frozen=True):
     """A job that a worker gives to the others."""
 
     alone: bool
 
 
-def whole(text: bytes) -> int:
-    """A whole number as our own processes write them; 0 for anything else, which anybody may have written."""
+class Requeued(msgspec.Struct, frozen=True):
+    worker: str
+    jobs: list[ReturnedRow]
+
+
+def parse_whole_number(text: bytes) -> int:
+    """Return a whole number as our own processes write them; 0 for anything else, which anybody may have written."""
     return int(text) if len(text) < 16 and text.isdigit() else 0

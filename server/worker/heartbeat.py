@@ -79,7 +79,7 @@ class Heartbeat:
 
     def _announce(self) -> None:
         try:
-            self.queue.announce(self._info())
+            self.queue.liveness.announce(self._info())
         except RedisAway as away:  # the key comes back with Redis
             if away.of_a_key and str(away) != self._foreign:  # else the receiver logs it
                 log.warning("queue key unusable", reason=str(away))

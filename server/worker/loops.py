@@ -68,7 +68,7 @@ class Receiver:
         """Read large messages until `close`, and those that came before it."""
         while (beside := self._line.get()) is not None:
             try:
-                delivery = self._queue.fetch(beside)
+                delivery = self._queue.leases.fetch(beside)
             except RedisAway as away:
                 log.error("payload not read: its job runs elsewhere", job=beside.job_id, reason=str(away))
                 delivery = None
@@ -92,13 +92,13 @@ class Receiver:
             time.sleep(LOADING_PAUSE)
             return []
         if time.monotonic() >= self._next_reclaim:
-            orphan = self._queue.reclaim(served) if self._slots.may_reclaim else None
+            orphan = self._queue.leases.reclaim(served) if self._slots.may_reclaim else None
             if orphan is not None:  # a worker may have died of it: it runs alone
                 self._slots.add([orphan])
                 self._metrics.redeliveries.inc()
                 return []
             self._next_reclaim = time.monotonic() + RECLAIM_EVERY
-        jobs = self._queue.take(served, pull.items, int(pull.block * 1000), pull.long)
+        jobs = self._queue.leases.take(served, pull.items, int(pull.block * 1000), pull.long)
         if self._away:
             log.info("queue back")
         self._away = False
@@ -140,7 +140,7 @@ class BatchRunner:
             running = self.slots.next_step(wait=False)
             if running is None:
                 with suppress(RedisAway):
-                    self.queue.end(hand)  # so that nothing that it ran is suspected of what others run while it waits
+                    self.queue.leases.end(hand)  # so that nothing that it ran is suspected of what others run while it waits
                 running = self.slots.next_step()
 
     def leave(self, jobs: list[Delivery]) -> None:
@@ -181,7 +181,7 @@ class BatchRunner:
 
     def _hand_back(self, jobs: list[Delivery]) -> None:
         try:
-            self.queue.hand_back(jobs)
+            self.queue.leases.return_to_queue(jobs)
         except RedisAway as away:
             log.error("jobs not handed back: other workers will find them by themselves", jobs=len(jobs), reason=str(away))
 
@@ -213,7 +213,7 @@ class BatchRunner:
     def _ask_for_wanted(self, running: Running, hand: int, *, checked: bool) -> Callable[[], list[Delivery]]:
         """A function that tells which jobs of a batch are still wanted. The record of what runs is on its way when this returns."""
         try:
-            answer = self.queue.begin_soon(running.jobs, hand, checked=checked)
+            answer = self.queue.leases.send_begin_step(running.jobs, hand, checked=checked)
         except RedisAway:
             return lambda: running.jobs
 

@@ -108,9 +108,9 @@ class Worker:
         self._bundles = LoadedBundles(
             settings.bundles,
             self._warm_up,
-            self._queue.publish_spec,
+            self._queue.liveness.publish_spec,
             changed=lambda: self._heartbeat.beat_now(),
-            waiting=self._queue.waiting,
+            waiting=self._queue.leases.waiting,
             defaults={*settings.default_models.values(), *settings.starter_bundles},
             starters=settings.starters_folder,
         )
@@ -162,8 +162,8 @@ class Worker:
         self._answers.close(answering, self._settings.drain_timeout)
         self._heartbeat.end()
         try:
-            self._queue.hand_back([*unfinished, *unread])
-            self._queue.withdraw()
+            self._queue.leases.return_to_queue([*unfinished, *unread])
+            self._queue.liveness.withdraw()
         except RedisAway as away:
             log.warning("could not say goodbye: other workers will find the jobs by themselves", reason=str(away))
         log.info("worker ends", id=self._queue.id, handed_back=len(unfinished))
@@ -172,7 +172,7 @@ class Worker:
         away = False
         while self._heartbeat.state != "draining":
             try:
-                states, revision = self._queue.repository()
+                states, revision = self._queue.liveness.repository()
                 self._first.made()
                 if away:
                     log.info("queue back")
@@ -183,7 +183,7 @@ class Worker:
                     self._heartbeat.become("ready")
                     if self._bundles.empty:
                         log.warning(_no_bundle(self._settings.bundles))
-                self._queue.janitor()
+                self._queue.liveness.janitor()
             except RedisAway as error:
                 self._first.failed(error)
                 if not away and not self._bundles.served():  # else the receiver tells

@@ -70,7 +70,7 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
     match result:
         case Computed():
             if result.answers:
-                queue.finish(_replies(queue.id, result))
+                queue.acks.finish(_replies(queue.id, result))
             _report(queue, result.reports)
             _count(result, metrics)
         case Reports():
@@ -87,7 +87,7 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
         case FailedJob(job=job, error=error, traceback=raised):
             reason = f"{type(error).__name__}: {error}"
             log.error("model failed on a job", bundle=job.bundle, job=job.job.id, reason=reason, exception=raised, **job.job.trace)
-            queue.dead_letter(job, reason, kind="model-error")
+            queue.acks.dead_letter(job, reason, kind="model-error")
             metrics.dead_letters.inc()
             metrics.failures.labels(job.bundle.partition("@")[0], "model-error").inc()
         case Unserved(jobs=[first, *_] as jobs):
@@ -96,7 +96,7 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
 
 def _fail(queue: WorkerQueue, jobs: list[Delivery], kind: str, detail: str) -> None:
     failure = Failure(kind=kind, detail=detail)
-    queue.finish([(job, Reply(id=job.job.id, worker=queue.id, failure=failure)) for job in jobs])
+    queue.acks.finish([(job, Reply(id=job.job.id, worker=queue.id, failure=failure)) for job in jobs])
 
 
 def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
@@ -122,7 +122,7 @@ def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
 
 def _report(queue: WorkerQueue, reports: list[Report]) -> None:
     try:
-        queue.progress([(report.job, _progress(queue.id, report)) for report in reports])
+        queue.acks.progress([(report.job, _progress(queue.id, report)) for report in reports])
     except RedisAway as away:
         log.warning("progress not told: the next report tells more", jobs=len(reports), reason=str(away))
 

@@ -68,7 +68,7 @@ def picture(value: int, corner: tuple[int, int, int] | None = None) -> np.ndarra
 async def batch_with(asking: GatewayEnd, corner: tuple[int, int, int]) -> None:
     """Send one bad picture among fifteen good ones as one request, and check what everyone gets."""
     jobs = [asking.job("fragile@1", picture(value, corner if value == 7 else None), seconds=240) for value in range(16)]
-    replies = await asking.dispatcher.submit_all(jobs)
+    replies = await asking.dispatcher.submitter.submit(jobs)
     assert [reply.failure.kind if reply.failure else None for reply in replies] == [None] * 7 + ["worker-crashed"] + [None] * 8
     answers = [float(reply.arrays["logits"].to_numpy()[0]) for reply in replies if not reply.failure]
     assert answers == [value for value in range(16) if value != 7]
@@ -86,7 +86,7 @@ async def test_poison_input_does_not_fail_its_fifteen_neighbours(valkey: Private
 async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: PrivateValkey, tmp_path: Path) -> None:
     digest = write_null(tmp_path, name="fragile", architecture="fragile").spec.digest()
     dies = WorkerQueue(valkey.url, "dies", WorkerTimings(key_ttl=60))
-    dies.announce(WorkerInfo(id=dies.id, host="test", pid=0, state="draining", device="cpu", bundles=[]))
+    dies.liveness.announce(WorkerInfo(id=dies.id, host="test", pid=0, state="draining", device="cpu", bundles=[]))
     async with gateway(valkey.url) as asking:
         innocent = asking.job("fragile@1", picture(2), digest=digest, bucket="another", seconds=240)
         asked = asyncio.create_task(asking.ask(innocent))
@@ -98,7 +98,7 @@ async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: Pr
             hanging = asyncio.create_task(asking.ask(bad))
             with PartitionRedis.from_url(valkey.url) as client:
                 await eventually_async(lambda: pending(client) == 2, "the picture that hangs runs")
-                dies.withdraw()
+                dies.liveness.withdraw()
                 await asyncio.sleep(3 * RECLAIM_EVERY)  # the hanging worker has looked for what the dead left behind
                 assert client.get(f"deaths:{innocent.id}") == b"0", "it is here, and does not run"
                 hanging.cancel()
@@ -121,7 +121,7 @@ async def test_poison_job_of_several_steps_only_delays_its_neighbours(valkey: Pr
         pictures = [picture(value, POISON if value == 7 else None) for value in range(16)]
         # half of them in another bucket: these only wait in the worker, or run in its other slots, when it dies
         jobs = [asking.job("fragile@1", pixels, bucket=str(i // 8), seconds=240) for i, pixels in enumerate(pictures)]
-        replies = await asking.dispatcher.submit_all(jobs)
+        replies = await asking.dispatcher.submitter.submit(jobs)
         with PartitionRedis.from_url(valkey.url) as client:
             [(_, letter)] = client.xrange(keys.DEAD)
             assert letter[b"id"] == jobs[7].id.encode()

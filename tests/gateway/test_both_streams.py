@@ -89,7 +89,7 @@ class Telling(Worker):
         reports = [report] if self._case.begins else []
         reports += [msgspec.structs.replace(report, done=done, total=total, unit="steps") for done, total in self._case.reports]
         for one in reports if first else ():
-            self.queue.progress([(delivery, one)])
+            self.queue.acks.progress([(delivery, one)])
         return super()._reply(job)
 
     _told = False

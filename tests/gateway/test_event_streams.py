@@ -114,7 +114,7 @@ def test_steps_and_their_progress_are_told(valkey: PrivateValkey) -> None:
         assert delivery.job.progress
         begins = Progress(id=delivery.job.id, worker="test", done=0, total=0, unit="")
         for report in (begins, *(msgspec.structs.replace(begins, done=done, total=2, unit="steps") for done in (0, 1))):
-            worker.queue.progress([(delivery, report)])
+            worker.queue.acks.progress([(delivery, report)])
         assert [next(told).name for _ in range(2)] == ["queued", "started"]
         assert [next(told).data for _ in range(2)] == [{"done": done, "total": 2, "unit": "steps"} for done in (0, 1)]
         held.release()

@@ -159,7 +159,7 @@ def test_a_worker_of_steps_tells_how_far_it_is(valkey: PrivateValkey) -> None:
         for done in (0, 2, 0, 1):
             preview = {"x": Array.of(np.zeros(3))} if done == 2 else {}
             report = Progress(id=delivery.job.id, worker="test", done=done, total=4, unit="steps", preview=preview)
-            worker.queue.progress([(delivery, report)])
+            worker.queue.acks.progress([(delivery, report)])
         assert job(gateway, job_id)["progress"] == {"done": 1, "total": 4, "unit": "steps"}
         held.release()
         events = events_of(gateway, job_id)

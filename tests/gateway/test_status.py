@@ -111,7 +111,7 @@ def test_long_jobs_are_listed_with_steps_and_without_ids(valkey: PrivateValkey) 
             held.wait_for_batch()
             gateway.classify(picture(2), headers=later)
             delivery = worker.running[0]
-            worker.queue.progress([(delivery, Progress(id=delivery.job.id, worker=worker.queue.id, done=3, total=9, unit="levels"))])
+            worker.queue.acks.progress([(delivery, Progress(id=delivery.job.id, worker=worker.queue.id, done=3, total=9, unit="levels"))])
             eventually(lambda: [job["progress"] for job in status(gateway)["long_jobs"]] == [LEVEL, None], "both are listed")
             running, queued = status(gateway)["long_jobs"]
             assert (running["task"], running["bundle"], running["state"]) == ("classify", "reds@1", "running")
@@ -125,7 +125,7 @@ def test_dead_letters_say_which_bundle_and_why(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
         gateway.classify(picture(1), headers={"Prefer": "respond-async"})
         held.wait_for_batch()
-        worker.queue.dead_letter(worker.running[0], "it was poison")
+        worker.queue.acks.dead_letter(worker.running[0], "it was poison")
         eventually(lambda: status(gateway)["dead_letters"] != [], "the dead letter is listed")
         letter = status(gateway)["dead_letters"][0]
         assert (letter["bundle"], letter["reason"]) == ("reds@1", "it was poison")

@@ -11,8 +11,8 @@ import redis
 
 from server.queue.errors import DeadlineExceeded, QueueFull
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.enqueuer import GROUP_BYTES
 from server.queue.gateway.quotas import Claim
+from server.queue.gateway.submitter import GROUP_BYTES
 from tests.support.queue import (
     BUNDLE,
     QUICK_GATEWAY,
@@ -44,9 +44,9 @@ async def test_reservation_holds_its_place_until_released(url: str) -> None:
     async with gateway(url, queue_max_items=2, queue_max_bytes=1000) as us:
         async with reserved(us, 1, 600, Claim()):
             with pytest.raises(QueueFull):
-                await us.reserve(Claim()).resize(1, 600)
+                await us.submitter.reserve(Claim()).resize(1, 600)
             with pytest.raises(QueueFull):
-                await us.reserve(Claim()).resize(2, 10)
+                await us.submitter.reserve(Claim()).resize(2, 10)
             async with reserved(us, 1, 400, Claim()):
                 pass
         async with reserved(us, 2, 1000, Claim()):
@@ -57,7 +57,7 @@ async def test_reservation_holds_its_place_until_released(url: str) -> None:
 async def test_reservation_counts_once_across_gateways(url: str) -> None:
     async with gateway(url, queue_max_items=2) as us, gateway(url, queue_max_items=2) as them:
         async with Consumer(url, "--hold") as consumer, reserved(us, 1, 100, Claim()) as reservation:
-            running = asyncio.create_task(us.submit_all([await a_job(us, 7)], reservation=reservation))
+            running = asyncio.create_task(us.submitter.submit([await a_job(us, 7)], reservation=reservation))
             await consumer.next_batch()
             async with reserved(them, 1, 100, Claim()):
                 pass
@@ -72,13 +72,13 @@ async def test_reservation_counts_once_across_gateways(url: str) -> None:
 async def test_retry_after_is_wait_at_announced_throughput(url: str, worker: WorkerQueue) -> None:
     async with gateway(url, queue_max_items=9) as us:
         announce(worker, items_per_second=0.25)
-        await us.fleet(fresh=True)
-        jobs = [await a_job(us, value, work_ms=us.work_ms(BUNDLE, None, takes_long=False)) for value in range(9)]
-        waiting = asyncio.create_task(us.submit_all(jobs))
+        await us.fleet.read(fresh=True)
+        jobs = [await a_job(us, value, work_ms=us.fleet.latest.work_ms(BUNDLE, None, takes_long=False)) for value in range(9)]
+        waiting = asyncio.create_task(us.submitter.submit(jobs))
         await eventually_async(lambda: no_room(us, 1))
         for items, seconds in ((1, 4), (3, 12), (9, 36)):
             with pytest.raises(QueueFull) as refusal:
-                await us.reserve(Claim()).resize(items, 1)
+                await us.submitter.reserve(Claim()).resize(items, 1)
             assert refusal.value.retry_after == seconds  # one in 4 s
         waiting.cancel()
 
@@ -87,10 +87,10 @@ async def test_retry_after_is_wait_at_announced_throughput(url: str, worker: Wor
 async def test_existing_job_is_not_queued_twice(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         job = await a_job(us, 1)
-        first = asyncio.create_task(us.submit_all([job]))
+        first = asyncio.create_task(us.submitter.submit([job]))
         await eventually_async(lambda: db.exists(f"job:{job.id}"))
         companion = await a_job(us, 2)
-        second = asyncio.create_task(us.submit_all([job, companion]))
+        second = asyncio.create_task(us.submitter.submit([job, companion]))
         await eventually_async(lambda: db.exists(f"job:{companion.id}"))
         assert [entry["id"] for _, entry in db.xrange(STREAM)] == [job.id, companion.id]
         assert 0 < db.pttl(f"job:{job.id}") <= 130_000
@@ -102,7 +102,7 @@ async def test_existing_job_is_not_queued_twice(url: str, db: redis.Redis) -> No
 async def test_limit_holds_exactly_when_gateways_race(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_items=10) as us, gateway(url, queue_max_items=10) as them:
         jobs = [(dispatcher, await a_job(dispatcher, value)) for value in range(20) for dispatcher in (us, them)]
-        requests = [asyncio.create_task(dispatcher.submit_all([job])) for dispatcher, job in jobs]
+        requests = [asyncio.create_task(dispatcher.submitter.submit([job])) for dispatcher, job in jobs]
         await eventually_async(lambda: sum(request.done() for request in requests) == 30)
         assert all(isinstance(request.exception(), QueueFull) for request in requests if request.done())
         assert db.xlen(STREAM) == 10
@@ -114,7 +114,7 @@ async def test_limit_holds_exactly_when_gateways_race(url: str, db: redis.Redis)
 async def test_images_of_a_request_are_queued_all_or_none(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_items=3) as us:
         with pytest.raises(QueueFull):
-            await us.submit_all([await a_job(us, value) for value in range(4)])
+            await us.submitter.submit([await a_job(us, value) for value in range(4)])
         assert nothing_is_left(db)
 
 
@@ -122,7 +122,7 @@ async def test_images_of_a_request_are_queued_all_or_none(url: str, db: redis.Re
 async def test_limit_of_bytes_holds(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_bytes=10_000) as us:
         with pytest.raises(QueueFull):
-            await us.submit_all([await a_job(us, 1, ballast=bytearray(10_000))])
+            await us.submitter.submit([await a_job(us, 1, ballast=bytearray(10_000))])
         assert nothing_is_left(db)
 
 
@@ -152,9 +152,9 @@ async def scripts_called(db: redis.Redis) -> int:
 async def test_requests_of_one_loop_turn_share_a_call(url: str, db: redis.Redis) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0), queue_max_items=7) as us:
         fits, does_not, late, fits_too = [[await a_job(us, value) for value in range(count)] for count in (3, 5, 1, 4)]
-        late = [msgspec.structs.replace(late[0], deadline_ms=int(us.now_ms()) + 1)]
+        late = [msgspec.structs.replace(late[0], deadline_ms=int(us.link.now_ms()) + 1)]
         db.config_resetstat()
-        requests = [asyncio.create_task(us.submit_all(jobs)) for jobs in (fits, does_not, late, fits_too)]
+        requests = [asyncio.create_task(us.submitter.submit(jobs)) for jobs in (fits, does_not, late, fits_too)]
         await eventually_async(lambda: db.xlen(STREAM) == 7)
         assert await scripts_called(db) <= 4  # one for all of them; the load, for Retry-After; the clock, for the late one; a cancellation
         assert {fields["id"] for _, fields in db.xrange(STREAM)} == {job.id for job in fits + fits_too}
@@ -171,7 +171,7 @@ async def test_what_shares_a_call_is_bounded(url: str, db: redis.Redis) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as us:
         jobs = [await a_job(us, value, ballast=bytearray(GROUP_BYTES // 5)) for value in range(12)]
         db.config_resetstat()
-        requests = [asyncio.create_task(us.submit_all([job])) for job in jobs]
+        requests = [asyncio.create_task(us.submitter.submit([job])) for job in jobs]
         await eventually_async(lambda: db.xlen(STREAM) == 12)
         assert 3 <= await scripts_called(db) <= 5
         for request in requests:

@@ -24,38 +24,38 @@ async def test_job_with_keys_expired_by_clock_jump_is_answered(
     url: str, worker: WorkerQueue, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with gateway(url) as us:
-        request = asyncio.create_task(us.submit_all([await a_job(us, 7)]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, 7)]))
         [lost] = await pulled(worker)
         set_clock = AsyncLink.set_clock
         monkeypatch.setattr(AsyncLink, "set_clock", lambda self, redis_ms: set_clock(self, redis_ms + HOUR_MS))
         db.delete(f"job:{lost.job.id}")
-        worker._link.set_clock(lost.job.deadline_ms + HOUR_MS)
+        worker.link.set_clock(lost.job.deadline_ms + HOUR_MS)
         assert worker.begin([lost], 0) == []  # it has ended, as far as the worker can know
         [again] = await pulled(worker)
         assert again.job.id == lost.job.id
         assert again.job.deadline_ms - lost.job.deadline_ms == pytest.approx(HOUR_MS, abs=1000)
-        worker.finish([(again, echo(worker, again))])
+        worker.acks.finish([(again, echo(worker, again))])
         [reply] = await request
         assert answer_of(reply) == 7
 
 
 async def behind(us: Dispatcher) -> None:
     """As if Redis' clock had been set an hour forward since this gateway read it."""
-    us._link.set_clock(int(us.now_ms()) - HOUR_MS)
+    us.link.set_clock(int(us.link.now_ms()) - HOUR_MS)
 
 
 async def test_job_sent_before_clock_jump_is_noticed_is_answered(url: str, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         await behind(us)
-        request = asyncio.create_task(us.submit_all([await a_job(us, 7)]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, 7)]))
         [job] = await pulled(worker)
-        worker.finish([(job, echo(worker, job))])
+        worker.acks.finish([(job, echo(worker, job))])
         [reply] = await request
         assert answer_of(reply) == 7
         await behind(us)
         record = await admit(us)
         [job] = await pulled(worker)
-        worker.finish([(job, echo(worker, job))])
+        worker.acks.finish([(job, echo(worker, job))])
 
         async def done() -> bool:
             return await state(us, record) == "done"
@@ -77,8 +77,8 @@ async def test_stale_turn_after_clock_went_back_does_not_block_sweep(url: str, d
 def test_stale_turn_after_clock_went_back_does_not_block_janitor(worker: WorkerQueue, db: redis.Redis) -> None:
     db.set("janitor", "somebody", px=HOUR_MS)
 
-    assert worker.janitor()
-    assert not worker.janitor()
+    assert worker.liveness.janitor()
+    assert not worker.liveness.janitor()
 
 
 def test_the_dead_live_no_longer_because_the_clock_went_back(worker: WorkerQueue, db: redis.Redis) -> None:
@@ -87,7 +87,7 @@ def test_the_dead_live_no_longer_because_the_clock_went_back(worker: WorkerQueue
         db.set(f"{kind}:alive", "", px=3000)
         db.sadd(list_, "dead", "alive")
 
-    assert worker.janitor()
+    assert worker.liveness.janitor()
 
     for kind in ("worker", "gw"):
         assert 0 < db.pttl(f"{kind}:dead") <= 120_000
@@ -108,7 +108,7 @@ async def test_jobs_after_clock_went_back_are_ranked_by_their_time(url: str, wor
         assert first.job.priority == "normal"
         assert first.added_ms < to_come - HOUR_MS / 2
         second = (await pulled(worker, 1))[0]
-        worker.finish([(job, echo(worker, job)) for job in (first, second)])
+        worker.acks.finish([(job, echo(worker, job)) for job in (first, second)])
         assert await low == 1
         assert await normal == 2
 
@@ -129,6 +129,6 @@ async def test_what_waited_when_the_clock_went_back_goes_first(url: str, worker:
         first = (await pulled(worker, 1))[0]
         assert first.job.priority == "low"
         second = (await pulled(worker, 1))[0]
-        worker.finish([(job, echo(worker, job)) for job in (first, second)])
+        worker.acks.finish([(job, echo(worker, job)) for job in (first, second)])
         assert await before == 1
         assert await after == 2

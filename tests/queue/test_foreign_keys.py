@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,11 @@ from server.queue.connect import refusal
 from server.queue.errors import RedisAway
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.scene_store import Scene
+from server.queue.gateway.submitter import CANCEL
 from server.queue.messages import Progress, QueuedJob
 from server.queue.record import Draft
-from server.queue.resp import FOLDER, AsyncWire, script_source
+from server.queue.resp import AsyncWire
+from server.queue.script import FOLDER, Script
 from server.queue.worker.connection import Link
 from server.queue.worker.delivery import Delivery
 from tests.support.queue import (
@@ -55,8 +57,8 @@ State = dict[bytes, tuple[int, bytes]]
 
 @dataclass(frozen=True)
 class Call:
-    script: str
-    arguments: tuple[Any, ...]
+    script: Script[Any, Any]
+    arguments: list[bytes]
     before: State
 
 
@@ -87,15 +89,16 @@ def calls(anybody: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
     made: list[Call] = []
 
     def noting(call: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(caller: Any, name: str, *arguments: Any) -> Any:
-            made.append(Call(name, arguments, state_of(anybody)))
-            return call(caller, name, *arguments)
+        def noted(caller: Any, script: Script[Any, Any], args: Any, messages: Iterable[bytes] = ()) -> Any:
+            messages = list(messages)
+            made.append(Call(script, script.arguments(args, messages), state_of(anybody)))
+            return call(caller, script, args, messages)
 
         return noted
 
     with monkeypatch.context() as patch:
-        patch.setattr(AsyncWire, "script", noting(AsyncWire.script))
-        patch.setattr(Link, "send_script", noting(Link.send_script))
+        patch.setattr(AsyncWire, "run", noting(AsyncWire.run))
+        patch.setattr(Link, "send", noting(Link.send))
         yield made
 
 
@@ -115,21 +118,21 @@ async def live_through_everything(url: str) -> None:
     worker, other = (worker_queue(url, name, LASTING_WORKER) for name in ("worker", "other"))
     async with gateway(url, SILENT_GATEWAY) as us:
         announce(worker)
-        worker.janitor()
-        assert worker.take([QUEUE], 1, 1) == []
+        worker.liveness.janitor()
+        assert worker.leases.take([QUEUE], 1, 1) == []
         await at_once(us, worker)
         await later(us, worker)
         announce(other)
-        left = asyncio.create_task(us.submit_all([await a_job(us, value, owner="carol") for value in range(2)]))
+        left = asyncio.create_task(us.submitter.submit([await a_job(us, value, owner="carol") for value in range(2)]))
         worker.begin(await pulled(worker, 1), 0)
         await pulled(worker, 1)  # the other job waits
-        worker.withdraw()
-        assert other.reclaim([QUEUE]) is not None
+        worker.liveness.withdraw()
+        assert other.leases.reclaim([QUEUE]) is not None
         await beside_jobs(us)
-        await us.refresh()
+        await us.beat.refresh()
         await us.status.read()
         announce(other)
-        other.janitor()
+        other.liveness.janitor()
         left.cancel()
         await asyncio.wait([left])
     worker.close()
@@ -142,22 +145,22 @@ async def at_once(us: Dispatcher, worker: WorkerQueue) -> None:
         msgspec.structs.replace(await a_job(us, value, owner="alice", low=low, **more), progress=True)
         for value, (low, more) in enumerate([(False, {}), (True, {}), (False, {"ballast": ballast}), (False, {})])
     ]
-    asked = asyncio.create_task(us.submit_all(jobs))
+    asked = asyncio.create_task(us.submitter.submit(jobs))
     taken = worker.begin(await pulled(worker, len(jobs)), 0)
-    worker.progress([(one, Progress(id=one.job_id, worker=worker.id, done=1, total=2, unit="steps")) for one in taken])
-    worker.hand_back(taken[:1])
+    worker.acks.progress([(one, Progress(id=one.job_id, worker=worker.id, done=1, total=2, unit="steps")) for one in taken])
+    worker.leases.return_to_queue(taken[:1])
     [again] = await pulled(worker, 1)
     replies = [(one, echo(worker, one)) for one in (again, *taken[1:3])]
     large = msgspec.structs.replace(replies[0][1], arrays=jobs[2].arrays)
-    worker.finish([(replies[0][0], large), *replies[1:]])
-    worker.dead_letter(taken[3], "it died of it")
+    worker.acks.finish([(replies[0][0], large), *replies[1:]])
+    worker.acks.dead_letter(taken[3], "it died of it")
     await asked
     given_up = [await a_job(us, 5, owner="bob") for _ in range(2)]
-    asked = asyncio.create_task(us.submit_all(given_up))
+    asked = asyncio.create_task(us.submitter.submit(given_up))
     worker.begin(await pulled(worker, 1), 0)
     asked.cancel()
     await asyncio.wait([asked])
-    await us._link.move("cancel", *(job.id for job in given_up))
+    await us.link.move(CANCEL, [job.id for job in given_up])
 
 
 async def later(us: Dispatcher, worker: WorkerQueue) -> None:
@@ -175,10 +178,10 @@ async def later(us: Dispatcher, worker: WorkerQueue) -> None:
     assert await admit(2, idem="a", webhook_events=ends) == record
     taken = await pulled(worker, 2)
     worker.begin(taken, 0)
-    worker.progress([(one, Progress(id=one.job_id, worker=worker.id, done=0, total=0, unit="")) for one in taken])
+    worker.acks.progress([(one, Progress(id=one.job_id, worker=worker.id, done=0, total=0, unit="")) for one in taken])
     await us.records.events([(record, 0)])
     await us.records.read(record)
-    worker.finish([(one, echo(worker, one)) for one in taken])
+    worker.acks.finish([(one, echo(worker, one)) for one in taken])
     cancelled = await admit(2, webhook_events=ends)
     await us.records.sweep()
     await us.records.cancel(cancelled)
@@ -209,7 +212,7 @@ def touched(db: redis.Redis, call: Call) -> list[bytes]:
 
 
 def run(db: redis.Redis, call: Call) -> Any:
-    return db.eval(script_source(call.script, traced=True), 1, PARTITION, *call.arguments)
+    return db.eval(call.script.traced_source, 1, PARTITION, *call.arguments)
 
 
 def garble(db: redis.Redis, name: bytes) -> None:
@@ -248,7 +251,7 @@ WAYS = {
 async def test_no_script_fails_after_it_has_written(url: str, anybody: redis.Redis, calls: list[Call]) -> None:
     """Redis undoes nothing, and a call that is repeated would take what its first half did for another's."""
     await live_through_everything(url)
-    made = {script: [call for call in calls if call.script == script][-CALLS:] for script in SCRIPTS}
+    made = {script: [call for call in calls if call.script.name == script][-CALLS:] for script in SCRIPTS}
     assert not [script for script, some in made.items() if not some]
     wrong = []
     failed = set()
@@ -260,16 +263,16 @@ async def test_no_script_fails_after_it_has_written(url: str, anybody: redis.Red
                 try:
                     run(anybody, call)
                 except redis.ResponseError as error:
-                    failed.add(call.script)
+                    failed.add(call.script.name)
                     after = contents(anybody)
                     restore(anybody, call.before)
                     write(anybody, name)
                     if contents(anybody) != after:
-                        wrong.append((call.script, name, way, f"writes before: {error}"))
+                        wrong.append((call.script.name, name, way, f"writes before: {error}"))
                     elif not refusal(error) or name[len(PARTITION) :].decode() not in str(error):
-                        wrong.append((call.script, name, way, f"does not tell: {error}"))
+                        wrong.append((call.script.name, name, way, f"does not tell: {error}"))
     assert not wrong, "\n".join(map(str, wrong))
-    assert {"enqueue", "enqueue_record", "finish", "hand_back", "beat"} <= failed
+    assert {"enqueue", "enqueue_record", "finish", "finish_record", "requeue", "beat"} <= failed
 
 
 @contextmanager
@@ -288,7 +291,7 @@ async def test_jobs_that_end_over_a_foreign_key_are_answered(url: str, db: redis
         assert await consumer.next_batch()
         with written_over(db, name):
             consumer.release_for_good()
-            await eventually_async(lambda: us._link.away)
+            await eventually_async(lambda: us.link.away)
             await asyncio.sleep(0.5)  # in which the worker tries more than once
             assert not any(one.done() for one in asked)
         assert await asyncio.gather(*asked) == list(range(4))
@@ -322,10 +325,10 @@ async def test_a_foreign_revision_is_redis_away_until_mended(url: str, db: redis
     async with gateway(url) as us:
         db.set("repository:revision", "abc")
         with pytest.raises(RedisAway, match="repository:revision"):
-            await us.set_repository("echo", "unloaded")
+            await us.fleet.set_repository("echo", "unloaded")
         assert "queue key unusable" in caplog.text
         db.set("repository:revision", 4)
-        assert await us.set_repository("echo", "unloaded") == 5
+        assert await us.fleet.set_repository("echo", "unloaded") == 5
 
 
 async def test_an_error_of_our_own_is_not_redis_away(url: str) -> None:
@@ -333,10 +336,10 @@ async def test_an_error_of_our_own_is_not_redis_away(url: str) -> None:
     worker = worker_queue(url, "worker")
     async with gateway(url) as us:
         with pytest.raises(redis.ResponseError):
-            await us._link.script("enqueue", b"no msgpack")
+            await us.link.run(Script("enqueue", str, Any), "no call")
         assert await ping(us)
     with pytest.raises(redis.ResponseError):
-        worker._link.script("finish")
+        worker.link.run(Script("finish", str, Any), "no call")
     worker.close()
 
 

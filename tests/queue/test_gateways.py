@@ -15,7 +15,8 @@ from server.queue import keys
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.keys import Keyspace
 from server.queue.resp import AsyncWire
-from server.queue.worker.worker_queue import JANITOR_KEYS, JANITOR_ROUNDS
+from server.queue.script import Script
+from server.queue.worker.liveness import JANITOR_KEYS, JANITOR_ROUNDS
 from server.settings import Settings
 from tests.support.queue import (
     DIGEST,
@@ -44,14 +45,14 @@ from tests.support.waiting import eventually_async
 @pytest.mark.queue_line(7)
 async def test_pull_drops_jobs_of_dead_gateway(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us, gateway(url, SILENT_GATEWAY) as dead:
-        requests = asyncio.create_task(dead.submit_all([await a_job(dead, value) for value in range(5)]))
+        requests = asyncio.create_task(dead.submitter.submit([await a_job(dead, value) for value in range(5)]))
         ours = asyncio.create_task(ask(us, 8))
         await eventually_async(lambda: db.xlen(STREAM) == 6)
         db.delete(f"gw:{dead.id}")
         [taken] = await pulled(worker, 6)
         assert taken.job.gateway == us.id
         assert db.xlen(STREAM) == 1
-        worker.finish([(taken, echo(worker, taken))])
+        worker.acks.finish([(taken, echo(worker, taken))])
         assert await ours == 8
         requests.cancel()
 
@@ -59,9 +60,9 @@ async def test_pull_drops_jobs_of_dead_gateway(url: str, worker: WorkerQueue, db
 @pytest.mark.queue_line(7)
 async def test_reply_to_dead_gateway_is_not_written(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as gone:
-        request = asyncio.create_task(gone.submit_all([await a_job(gone, 1)]))
+        request = asyncio.create_task(gone.submitter.submit([await a_job(gone, 1)]))
         [taken] = await pulled(worker)
-    assert worker.finish([(taken, echo(worker, taken))]) == [True]
+    assert worker.acks.finish([(taken, echo(worker, taken))]) == [True]
     assert not db.exists(f"replies:{gone.id}")
     assert nothing_is_left(db)
     request.cancel()
@@ -97,7 +98,7 @@ async def test_deadline_is_answered_by_gateway_and_job_cancelled(url: str, worke
 async def test_leaving_client_is_cancelled_in_queue_and_before_batch(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         jobs = [await a_job(us, value) for value in range(3)]
-        leaving_early, leaving_late, staying = [asyncio.create_task(us.submit_all([job])) for job in jobs]
+        leaving_early, leaving_late, staying = [asyncio.create_task(us.submitter.submit([job])) for job in jobs]
         await eventually_async(lambda: db.xlen(STREAM) == 3)
         leaving_early.cancel()
         await eventually_async(lambda: db.xlen(STREAM) == 2)
@@ -108,7 +109,7 @@ async def test_leaving_client_is_cancelled_in_queue_and_before_batch(url: str, w
         await eventually_async(lambda: db.exists(f"cancel:{jobs[1].id}"))
         [wanted] = worker.begin(taken, 0)
         assert wanted.job.id == jobs[2].id
-        worker.finish([(wanted, echo(worker, wanted))])
+        worker.acks.finish([(wanted, echo(worker, wanted))])
         assert answer_of((await staying)[0]) == 2
         assert nothing_is_left(db)
 
@@ -116,24 +117,24 @@ async def test_leaving_client_is_cancelled_in_queue_and_before_batch(url: str, w
 @pytest.mark.queue_line(8)
 async def test_client_leaving_during_enqueue_takes_its_job_along(url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both travel on connections of their own, and the cancellation comes first."""
-    script = AsyncWire.script
+    run = AsyncWire.run
     on_its_way, cancelled, queued = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def enqueue_late(wire: AsyncWire, name: str, *arguments: Any) -> Any:
-        if name == "enqueue":
+    async def enqueue_late(wire: AsyncWire, script: Script[Any, Any], *arguments: Any) -> Any:
+        if script.name == "enqueue":
             on_its_way.set()
             await cancelled.wait()
-        answer = await script(wire, name, *arguments)
-        if name == "cancel":
+        answer = await run(wire, script, *arguments)
+        if script.name == "cancel":
             cancelled.set()
-        if name == "enqueue":
+        if script.name == "enqueue":
             queued.set()
         return answer
 
-    monkeypatch.setattr(AsyncWire, "script", enqueue_late)
+    monkeypatch.setattr(AsyncWire, "run", enqueue_late)
     async with gateway(url) as us:
         job = await a_job(us, 1)
-        request = asyncio.create_task(us.submit_all([job]))
+        request = asyncio.create_task(us.submitter.submit([job]))
         await on_its_way.wait()
         request.cancel()
         await queued.wait()
@@ -145,12 +146,12 @@ async def test_leaving_clients_leave_queue_without_a_worker(url: str, db: redis.
     """One job waits, one is in the hands of a worker that died, one was handed back and waits again: none of them keeps its place."""
     async with gateway(url) as us:
         dead = worker_queue(url, "dead")
-        requests = [asyncio.create_task(us.submit_all([await a_job(us, 0)]))]
+        requests = [asyncio.create_task(us.submitter.submit([await a_job(us, 0)]))]
         await pulled(dead)
-        requests.append(asyncio.create_task(us.submit_all([await a_job(us, 1)])))
+        requests.append(asyncio.create_task(us.submitter.submit([await a_job(us, 1)])))
         [given_back] = await pulled(dead)
-        dead.hand_back([given_back])
-        requests.append(asyncio.create_task(us.submit_all([await a_job(us, 2)])))
+        dead.leases.return_to_queue([given_back])
+        requests.append(asyncio.create_task(us.submitter.submit([await a_job(us, 2)])))
         await eventually_async(lambda: db.xlen(STREAM) == 2 and db.xlen(f"{STREAM}:back") == 1)
         for request in requests:
             request.cancel()
@@ -197,7 +198,7 @@ async def test_large_payload_lies_beside_stream_and_goes_with_job(url: str, db: 
     async with gateway(url) as us:
         async with Consumer(url, "--hold") as consumer:
             job = await a_job(us, 6, ballast=bytearray(size))
-            request = asyncio.create_task(us.submit_all([job]))
+            request = asyncio.create_task(us.submitter.submit([job]))
             await consumer.next_batch()
             assert db.exists(f"blob:{job.id}") == beside
             consumer.release()
@@ -209,7 +210,7 @@ async def test_large_payload_lies_beside_stream_and_goes_with_job(url: str, db: 
 async def test_message_of_unknown_version_gets_error_reply(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         job = msgspec.structs.replace(await a_job(us, 1), v=99)
-        request = asyncio.create_task(us.submit_all([job]))
+        request = asyncio.create_task(us.submitter.submit([job]))
         await eventually_async(lambda: db.xlen(STREAM) == 1)
         assert worker.pull([QUEUE], 1) == []
         [reply] = await request
@@ -233,8 +234,8 @@ async def test_janitor_removes_abandoned_keys(url: str, worker: WorkerQueue, db:
         stale = {"id": "stale", "gw": us.id, "until": "1000", "bytes": 1, "job": "x"}
         db.xadd(unserved, stale)
         db.sadd("queues", unserved)
-        assert worker.janitor()
-        assert not worker_queue(url, "another", QUICK_WORKER).janitor()
+        assert worker.liveness.janitor()
+        assert not worker_queue(url, "another", QUICK_WORKER).liveness.janitor()
         assert not db.exists("blob:nobody", "deaths:nobody")
         assert db.ttl("replies:nobody") > 0
         assert int(db.get("queue:bytes") or 0) == 0
@@ -257,7 +258,7 @@ async def test_janitor_resumes_among_any_number_of_keys(url: str, db: redis.Redi
         db.set(orphan, "x")
     janitors = [worker_queue(url, f"janitor-{number}", QUICK_WORKER) for number in range(5)]
     for janitor in janitors:
-        assert janitor.janitor()
+        assert janitor.liveness.janitor()
         db.delete("janitor")  # the next one's turn has come
     assert not db.exists(*orphans)
     assert db.dbsize() >= every_key
@@ -272,11 +273,11 @@ async def test_janitor_keeps_streams_of_live_workers(url: str, db: redis.Redis, 
         await eventually_async(
             lambda: any(client["cmd"] == "xreadgroup" and "b" in client["flags"] for client in db.client_list()), "it waits for jobs"
         )
-        assert worker_queue(url, "another", QUICK_WORKER).janitor()
+        assert worker_queue(url, "another", QUICK_WORKER).liveness.janitor()
         assert set(keys.streams(QUEUE)) == db.smembers("streams")
         request = asyncio.create_task(ask(us, 1))
         [taken] = await waiting
-        worker.finish([(taken, echo(worker, taken))])
+        worker.acks.finish([(taken, echo(worker, taken))])
         assert await request == 1
 
 
@@ -285,7 +286,7 @@ async def test_janitor_cleans_up_full_redis(url: str, db: redis.Redis, worker: W
     db.set("blob:nobody", "x")
     db.config_set("maxmemory", 1)
     try:
-        assert worker.janitor()
+        assert worker.liveness.janitor()
     finally:
         db.config_set("maxmemory", 0)
     assert not db.exists("blob:nobody")
@@ -299,7 +300,7 @@ async def test_full_redis_is_emptied_by_worker_of_new_bundle(url: str, db: redis
         db.config_set("maxmemory", 1)
         try:
             [delivery] = await pulled(worker)
-            worker.finish([(delivery, echo(worker, delivery))])
+            worker.acks.finish([(delivery, echo(worker, delivery))])
         finally:
             db.config_set("maxmemory", 0)
         assert await asked == 5
@@ -314,7 +315,7 @@ async def test_a_prefix_may_hold_any_letters(url: str) -> None:
     waiting = asyncio.create_task(pulled(queue))
     asked = asyncio.create_task(ask(us, 3))
     [delivery] = await waiting
-    queue.finish([(delivery, echo(queue, delivery))])
+    queue.acks.finish([(delivery, echo(queue, delivery))])
     assert await asked == 3
     queue.close()
     await us.close()

@@ -98,28 +98,28 @@ class World:
 
     async def finish(self) -> None:
         worker, hands = self._worker()
-        worker.finish([(delivery, echo(worker, delivery)) for delivery in hands])
+        worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in hands])
         hands.clear()
 
     async def hand_back(self) -> None:
         worker, hands = self._worker()
-        worker.hand_back(hands)
+        worker.leases.return_to_queue(hands)
         hands.clear()
 
     async def give_up(self) -> None:
         worker, hands = self._worker()
         if hands:
-            worker.dead_letter(hands.pop(), "it is no good")
+            worker.acks.dead_letter(hands.pop(), "it is no good")
 
     async def kill(self) -> None:
         worker, _ = self._workers.pop(self._chance.randrange(len(self._workers)))
-        worker.withdraw()
+        worker.liveness.withdraw()
         worker.close()
         self.start_worker()
 
     async def reclaim(self) -> None:
         worker, hands = self._worker()
-        delivery = await asyncio.to_thread(worker.reclaim, [QUEUE])
+        delivery = await asyncio.to_thread(worker.leases.reclaim, [QUEUE])
         hands += [delivery] if delivery is not None else []
 
     async def leave(self) -> None:
@@ -146,19 +146,19 @@ class World:
 
     async def janitor(self) -> None:
         self._db.delete("janitor")
-        assert self._workers[0][0].janitor()
+        assert self._workers[0][0].liveness.janitor()
 
     async def end(self) -> None:
         """All that is left is answered."""
         for worker, hands in self._workers:
-            worker.hand_back(hands)
+            worker.leases.return_to_queue(hands)
             hands.clear()
         worker = self._workers[0][0]
 
         def nobody_waits() -> bool:
             found = worker.pull([QUEUE], 16)
-            alone = worker.reclaim([QUEUE]) if not found else None
-            worker.finish([(delivery, echo(worker, delivery)) for delivery in [*found, *([alone] if alone else [])]])
+            alone = worker.leases.reclaim([QUEUE]) if not found else None
+            worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in [*found, *([alone] if alone else [])]])
             return all(request.done() for request in self._requests) and not self._db.exists("records:open")
 
         await eventually_async(lambda: asyncio.to_thread(nobody_waits))

@@ -10,7 +10,7 @@ import redis
 from server.arrays import Array
 from server.queue.errors import ResultsFull
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.enqueuer import INLINE_BYTES
+from server.queue.gateway.submitter import INLINE_BYTES
 from tests.queue.test_records import admit, read, stored, take, take_one
 from tests.support.queue import WorkerQueue, echo, gateway, records_load
 from tests.support.waiting import eventually_async
@@ -20,13 +20,13 @@ async def test_a_large_result_that_nobody_wants_is_removed(us: Dispatcher, worke
     """The second answer to a job, and the answer to one that was cancelled."""
     first = await admit(us)
     delivery = await take(worker)
-    assert worker.finish([(delivery, stored(db, worker, delivery))]) == [True]
-    assert worker.finish([(delivery, stored(db, worker, delivery))]) == [False]
+    assert worker.acks.finish([(delivery, stored(db, worker, delivery))]) == [True]
+    assert worker.acks.finish([(delivery, stored(db, worker, delivery))]) == [False]
     assert (await read(us, first)).state == "done"
     second = await admit(us)
     delivery = await take(worker)
     await us.records.cancel(second)
-    assert worker.finish([(delivery, stored(db, worker, delivery))]) == [True]
+    assert worker.acks.finish([(delivery, stored(db, worker, delivery))]) == [True]
     assert (await read(us, second)).state == "cancelled"
     assert list(db.scan_iter("out:*")) == []
 
@@ -36,7 +36,7 @@ async def test_a_result_whose_arrays_are_lost_is_no_result(us: Dispatcher, worke
     delivery = await take(worker)
     reply = stored(db, worker, delivery)
     db.delete(reply.stored)
-    worker.finish([(delivery, reply)])
+    worker.acks.finish([(delivery, reply)])
     failed = await read(us, record)
     assert failed.failure is not None and failed.failure.kind == "job-lost"
 
@@ -45,7 +45,7 @@ async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: Worke
     async with gateway(url, result_ttl=4.0) as us:
         done, cancelled, removed = await admit(us), await admit(us), await admit(us)
         delivery, *_ = [await take_one(worker) for _ in range(3)]
-        worker.finish([(delivery, echo(worker, delivery))])
+        worker.acks.finish([(delivery, echo(worker, delivery))])
         for record in (cancelled, removed, removed):
             await us.records.cancel(record)
         load = await records_load(us)
@@ -75,7 +75,7 @@ async def test_a_result_that_goes_while_it_is_read_is_gone(us: Dispatcher, worke
     record = await admit(us)
     delivery = await take(worker)
     reply = stored(db, worker, delivery)
-    worker.finish([(delivery, reply)])
+    worker.acks.finish([(delivery, reply)])
     key = f"result:{record}-0:arrays"
     db.set(key, msgspec.msgpack.encode({"x": Array.of(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
     assert await us.records.replies(await read(us, record)) is None

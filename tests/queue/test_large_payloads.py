@@ -23,7 +23,7 @@ LARGE = 3 * PIECE_BYTES + 12_345
 
 
 async def taken(worker: WorkerQueue, items: int = 16) -> list[QueueEntry]:
-    return await asyncio.to_thread(worker.take, [QUEUE], items, 2000)
+    return await asyncio.to_thread(worker.leases.take, [QUEUE], items, 2000)
 
 
 async def test_pull_omits_large_message_and_worker_reads_it_later(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
@@ -33,10 +33,10 @@ async def test_pull_omits_large_message_and_worker_reads_it_later(url: str, db: 
         [beside] = await taken(worker)
         assert not isinstance(beside, Delivery)
         assert beside.queue == QUEUE
-        delivery = worker.fetch(beside)
+        delivery = worker.leases.fetch(beside)
         assert delivery is not None
         np.testing.assert_array_equal(delivery.job.arrays["ballast"].to_numpy(), ballast)
-        worker.finish([(delivery, echo(worker, delivery))])
+        worker.acks.finish([(delivery, echo(worker, delivery))])
         assert await request == 7
         assert nothing_is_left(db)
 
@@ -47,9 +47,9 @@ async def test_large_job_with_lost_message_is_resent_by_gateway(url: str, db: re
         [beside] = await taken(worker)
         assert not isinstance(beside, Delivery)
         db.delete(f"blob:{beside.job_id}")
-        assert worker.fetch(beside) is None
+        assert worker.leases.fetch(beside) is None
         [delivery] = await pulled(worker)
-        worker.finish([(delivery, echo(worker, delivery))])
+        worker.acks.finish([(delivery, echo(worker, delivery))])
         assert await request == 7
         assert nothing_is_left(db)
 
@@ -59,18 +59,18 @@ async def test_an_unread_job_can_be_handed_back(url: str, worker: WorkerQueue) -
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
         unread = await taken(leaving)
-        leaving.hand_back(unread)
+        leaving.leases.return_to_queue(unread)
         [again] = await pulled(worker)
         assert (again.job.id, again.stream) == (unread[0].job_id, f"{STREAM}:back")
-        worker.finish([(again, echo(worker, again))])
+        worker.acks.finish([(again, echo(worker, again))])
         assert await request == 7
 
 
 async def test_a_dead_letter_holds_no_large_message(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
-        request = asyncio.create_task(us.submit_all([await a_job(us, 4, ballast=np.zeros(LARGE, np.uint8))]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, 4, ballast=np.zeros(LARGE, np.uint8))]))
         [delivery] = await pulled(worker)
-        worker.dead_letter(delivery, "ValueError: no", "model-error")
+        worker.acks.dead_letter(delivery, "ValueError: no", "model-error")
         await request
         [(_, letter)] = db.xrange("dead")
         assert (letter["job"], int(letter["bytes"])) == ("", delivery.nbytes)
@@ -80,12 +80,12 @@ async def test_a_dead_letter_holds_no_large_message(url: str, db: redis.Redis, w
 async def test_large_output_is_answered_by_redis_without_memory(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     output = {"y": Array.of(np.arange(200_000, dtype=np.float32))}
     async with gateway(url) as us:
-        request = asyncio.create_task(us.submit_all([await a_job(us, 1)]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, 1)]))
         [taken] = await pulled(worker)
         db.config_set("maxmemory", 1)
         try:
             reply = Reply(id=taken.job.id, worker=worker.id, arrays=output)
-            assert await asyncio.wait_for(asyncio.to_thread(worker.finish, [(taken, reply)]), 10) == [True]
+            assert await asyncio.wait_for(asyncio.to_thread(worker.acks.finish, [(taken, reply)]), 10) == [True]
             [answer] = await request
         finally:
             db.config_set("maxmemory", 0)
@@ -98,7 +98,7 @@ async def test_a_large_output_is_written_in_pieces(url: str, worker: WorkerQueue
     with redis_at(url) as raw:
         raw.set("gw:us", "")
         delivery = await delivered(url, worker, "us")
-        assert worker.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays={"y": output}))]) == [True]
+        assert worker.acks.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays={"y": output}))]) == [True]
         [(_, entry)] = raw.xrange("replies:us")
         reply = decode(Reply, entry[delivery.job.id.encode()])
         assert msgspec.msgpack.decode(raw.get(reply.stored), type=dict[str, Array]) == {"y": output} and not reply.arrays
@@ -108,9 +108,9 @@ async def test_a_large_output_is_written_in_pieces(url: str, worker: WorkerQueue
 async def test_a_large_output_arrives(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     output = {"y": Array.of(np.random.default_rng(2).integers(0, 256, LARGE, np.uint8))}
     async with gateway(url) as us:
-        request = asyncio.create_task(us.submit_all([await a_job(us, 1)]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, 1)]))
         [delivery] = await pulled(worker)
-        worker.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays=output))])
+        worker.acks.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays=output))])
         [reply] = await request
         assert (reply.arrays, reply.stored) == (output, "")
         await eventually_async(lambda: not list(db.scan_iter("out:*")))
@@ -122,7 +122,7 @@ async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redi
         delivery = await delivered(url, worker, "us")
         output = {"y": Array.of(np.zeros(LARGE, np.uint8))}
         replies = [Reply(id=delivery.job.id, worker=worker.id, arrays=output) for _ in range(2)]
-        assert [worker.finish([(delivery, reply)]) for reply in replies] == [[True], [False]]
+        assert [worker.acks.finish([(delivery, reply)]) for reply in replies] == [[True], [False]]
         assert len(list(raw.scan_iter("out:*"))) == 1
 
 
@@ -147,7 +147,7 @@ async def delivered(url: str, worker: WorkerQueue, to: str) -> Delivery:
     """A job whose answer goes to a gateway that only its key shows."""
     async with gateway(url) as us:
         job = msgspec.structs.replace(await a_job(us, 1), gateway=to)
-        request = asyncio.create_task(us.submit_all([job]))
+        request = asyncio.create_task(us.submitter.submit([job]))
         with redis_at(url) as raw:
             raw.set(keys.worker(worker.id), "")  # a client that leaves does not take a living worker's job away
         [delivery] = await pulled(worker)

@@ -38,7 +38,7 @@ async def queued(dispatcher: Dispatcher, *wanted: tuple[str, Priority], before: 
     jobs = [await a_job(dispatcher, number, bundle=bundle, priority=priority) for number, (bundle, priority) in enumerate(wanted)]
 
     async def submit() -> None:
-        await asyncio.gather(*(dispatcher.submit_all([job]) for job in jobs))
+        await asyncio.gather(*(dispatcher.submitter.submit([job]) for job in jobs))
 
     task = asyncio.create_task(submit())
     await eventually_async(lambda: _depth_is(dispatcher, before + len(jobs)))
@@ -46,7 +46,7 @@ async def queued(dispatcher: Dispatcher, *wanted: tuple[str, Priority], before: 
 
 
 async def _depth_is(dispatcher: Dispatcher, items: int) -> bool:
-    return sum(depth.items for depth in (await dispatcher.depth()).values()) == items
+    return sum(depth.items for depth in (await dispatcher.beat.depths()).values()) == items
 
 
 def priorities(queue: WorkerQueue, items: int, queues: tuple[str, ...] = (QUEUE,)) -> list[str]:
@@ -77,7 +77,7 @@ async def test_low_job_precedes_high_one_of_ten_seconds_later(url: str, waited: 
 async def test_a_job_that_is_behind_waits_longer(url: str, waited: int, first: str) -> None:
     async with gateway(url) as us:
         jobs = [await a_job(us, priority="low", behind_ms=20_000), await a_job(us, priority="high")]
-        waiting = asyncio.create_task(us.submit_all(jobs))
+        waiting = asyncio.create_task(us.submitter.submit(jobs))
         await eventually_async(lambda: _depth_is(us, 2))
         age_low_job(url, waited)
         queue = worker_queue(url, "w")
@@ -93,16 +93,16 @@ async def test_returned_job_keeps_priority_and_place(url: str) -> None:
         early = await queued(us, (BUNDLE, "normal"))
         [taken] = leaving.pull([QUEUE], 1)
         late = await queued(us, (BUNDLE, "normal"), (BUNDLE, "high"), before=1)
-        leaving.hand_back([taken])
+        leaving.leases.return_to_queue([taken])
         [high], [again], [last] = (staying.pull([QUEUE], 1) for _ in range(3))
         assert [high.job.priority, again.job.priority, last.job.priority] == ["high", "normal", "normal"]
         assert again.job.id == taken.job.id
         assert again.added_ms == taken.added_ms
         assert again.stream == f"{STREAM}:back"
-        staying.hand_back([again])  # once more, from the stream of what was handed back
+        staying.leases.return_to_queue([again])  # once more, from the stream of what was handed back
         [and_again] = staying.pull([QUEUE], 1)
         assert (and_again.job.id, and_again.stream, and_again.added_ms) == (taken.job.id, again.stream, taken.added_ms)
-        assert {key: depth.items for key, depth in (await us.depth()).items()} == {(BUNDLE, "normal"): 2, (BUNDLE, "high"): 1}
+        assert {key: depth.items for key, depth in (await us.beat.depths()).items()} == {(BUNDLE, "normal"): 2, (BUNDLE, "high"): 1}
         early.cancel()
         late.cancel()
 
@@ -167,7 +167,7 @@ async def test_workers_get_only_jobs_of_their_bundle_content(url: str) -> None:
     us_worker, their_worker = worker_queue(url, "ours"), worker_queue(url, "theirs")
     async with gateway(url) as us:
         jobs = [await a_job(us, value, digest=digest) for value, digest in enumerate((ours, theirs, ours))]
-        requests = [asyncio.create_task(us.submit_all([job])) for job in jobs]
+        requests = [asyncio.create_task(us.submitter.submit([job])) for job in jobs]
         await eventually_async(lambda: _depth_is(us, 3))
         assert {delivery.job.id for delivery in us_worker.pull([keys.queue(BUNDLE, ours)], 9)} == {jobs[0].id, jobs[2].id}
         assert [delivery.job.id for delivery in their_worker.pull([keys.queue(BUNDLE, theirs)], 9)] == [jobs[1].id]
@@ -226,31 +226,31 @@ async def test_fleet_lists_live_workers_specs_and_operator_orders(url: str) -> N
         weights=weights,
     )
     async with gateway(url) as us:
-        digest = queue.publish_spec(spec)
+        digest = queue.liveness.publish_spec(spec)
         served = ServedBundle(name="echo", version="1", task="classify", digest=digest, state="ready", items_per_second=12.5)
         info = WorkerInfo(id="w", host="h", pid=1, state="ready", device="cpu", bundles=[served])
         with redis_at(url) as operator:
             operator.flushall()
-        queue.announce(info)  # as after a restart of Redis: the specs come back with the worker
-        await us.set_repository("echo", "unloaded")
-        fleet = await us.fleet(fresh=True)
+        queue.liveness.announce(info)  # as after a restart of Redis: the specs come back with the worker
+        await us.fleet.set_repository("echo", "unloaded")
+        fleet = await us.fleet.read(fresh=True)
         assert fleet.workers == (info,)
         assert fleet.specs == {("echo", "1"): spec}
-        assert fleet.repository["echo"] == queue.repository()[0]["echo"] == "unloaded"
+        assert fleet.repository["echo"] == queue.liveness.repository()[0]["echo"] == "unloaded"
         assert fleet.work_ms("echo@1", None, takes_long=True) == 80  # 12.5 a second
         with redis_at(url) as operator:
             assert operator.pexpire(keys.worker("w"), 1)
 
         async def gone() -> bool:
-            return not (await us.fleet(fresh=True)).workers
+            return not (await us.fleet.read(fresh=True)).workers
 
         await eventually_async(gone)
-        assert ("echo", "1") in (await us.fleet()).specs  # known, so that requests wait for the next worker
+        assert ("echo", "1") in (await us.fleet.read()).specs  # known, so that requests wait for the next worker
 
 
 @pytest.mark.parametrize("size", [0, 3])
 async def test_depth_counts_unfinished_jobs_by_bundle_and_priority(url: str, size: int) -> None:
     async with gateway(url) as us:
         waiting = await queued(us, *[(BUNDLE, "high")] * size)
-        assert {key: depth.items for key, depth in (await us.depth()).items()} == ({(BUNDLE, "high"): size} if size else {})
+        assert {key: depth.items for key, depth in (await us.beat.depths()).items()} == ({(BUNDLE, "high"): size} if size else {})
         waiting.cancel()

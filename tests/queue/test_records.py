@@ -17,9 +17,9 @@ import redis
 from server.arrays import Array
 from server.queue import keys
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.enqueuer import INLINE_BYTES
 from server.queue.gateway.large_values import Freight
-from server.queue.messages import VERSION, Progress, QueuedJob, Reply
+from server.queue.gateway.submitter import INLINE_BYTES
+from server.queue.messages import VERSION, Progress, QueuedJob, Reply, WorkerTiming
 from server.queue.record import Record
 from server.queue.worker.delivery import Delivery
 from tests.support.queue import (
@@ -35,6 +35,7 @@ from tests.support.queue import (
     a_job,
     age_low_job,
     announce,
+    ask,
     echo,
     gateway,
     nothing_is_left,
@@ -47,7 +48,7 @@ async def admit(
     us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", v: int = VERSION, needs: str = "", **arrays: Any
 ) -> str:
     """One job, whose answer is `value`."""
-    deadline = int(us.now_ms() + seconds * 1000)
+    deadline = int(us.link.now_ms() + seconds * 1000)
 
     def jobs(record: str) -> list[QueuedJob]:
         given = {"x": np.array(value), **arrays}
@@ -113,7 +114,7 @@ async def test_a_job_is_run_whichever_gateway_is_dead(url: str, us: Dispatcher, 
         record = await admit(leaving, 7)
     delivery = await take(worker)
     assert worker.begin([delivery], 0) == [delivery]
-    assert worker.finish([(delivery, echo(worker, delivery))]) == [True]
+    assert worker.acks.finish([(delivery, echo(worker, delivery))]) == [True]
     [reply] = await us.records.replies(await read(us, record)) or []
     assert int(reply.arrays["x"].to_numpy()) == 7
     assert nothing_is_left(db)
@@ -121,9 +122,9 @@ async def test_a_job_is_run_whichever_gateway_is_dead(url: str, us: Dispatcher, 
 
 async def test_a_job_that_was_handed_back_goes_on(us: Dispatcher, worker: WorkerQueue) -> None:
     record = await admit(us, 7)
-    worker.hand_back([await take(worker)])
+    worker.leases.return_to_queue([await take(worker)])
     delivery = await take(worker)
-    worker.finish([(delivery, echo(worker, delivery))])
+    worker.acks.finish([(delivery, echo(worker, delivery))])
     assert (await read(us, record)).state == "done"
 
 
@@ -144,11 +145,11 @@ async def test_only_latest_preview_is_kept_and_none_with_answer(us: Dispatcher, 
     delivery = await take(worker)
     for done in range(3):
         shown = {"picture": Array.of(np.zeros(done + 1))}
-        worker.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=done, total=9, unit="steps", preview=shown))])
+        worker.acks.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=done, total=9, unit="steps", preview=shown))])
     [happened] = await us.records.events([(record, 0)])
     assert [event.name for event in happened.events] == ["queued", "started", "progress", "progress", "progress", "preview"]
     assert [event.number for event in happened.events] == [1, 2, 3, 5, 7, 8]
-    worker.finish([(delivery, echo(worker, delivery))])
+    worker.acks.finish([(delivery, echo(worker, delivery))])
     [happened] = await us.records.events([(record, 0)])
     assert [event.name for event in happened.events] == ["queued", "started", "progress", "progress", "progress", "progress", "done"]
 
@@ -158,14 +159,14 @@ async def test_start_of_work_is_reported_and_each_restart(url: str, us: Dispatch
     first = await take(worker)
     begins = Progress(id=first.job.id, worker=worker.id, done=0, total=0, unit="")
     assert worker.begin([first], 0)
-    worker.progress([(first, begins)])
-    worker.progress([(first, Progress(id=first.job.id, worker=worker.id, done=0, total=9, unit="steps"))])
-    worker.withdraw()
+    worker.acks.progress([(first, begins)])
+    worker.acks.progress([(first, Progress(id=first.job.id, worker=worker.id, done=0, total=9, unit="steps"))])
+    worker.liveness.withdraw()
     second = worker_queue(url, "second", QUICK_WORKER)
-    claimed = await asyncio.to_thread(second.reclaim, [QUEUE])
+    claimed = await asyncio.to_thread(second.leases.reclaim, [QUEUE])
     assert claimed is not None
-    second.progress([(claimed, begins)])
-    assert second.finish([(claimed, echo(second, claimed))]) == [True]
+    second.acks.progress([(claimed, begins)])
+    assert second.acks.finish([(claimed, echo(second, claimed))]) == [True]
     second.close()
     [happened] = await us.records.events([(record, 0)])
     assert [event.name for event in happened.events] == ["queued", "started", "progress", "started", "progress", "done"]
@@ -176,7 +177,7 @@ async def test_start_of_work_is_reported_and_each_restart(url: str, us: Dispatch
 async def test_changed_place_is_reported_while_read_and_rarely(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
     before, record = await admit(us), await admit(us)
     delivery = await take_one(worker)
-    worker.finish([(delivery, echo(worker, delivery))])
+    worker.acks.finish([(delivery, echo(worker, delivery))])
     assert (await read(us, before)).state == "done"
 
     async def places() -> list[int]:
@@ -194,7 +195,7 @@ async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: Wo
     record = await admit(us)
     delivery = await take(worker)
     await us.records.cancel(record)
-    worker.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=1, total=9, unit="steps"))])
+    worker.acks.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=1, total=9, unit="steps"))])
     assert worker.begin([delivery], 0) == []
     ended = await read(us, record)
     assert (ended.state, ended.progress, ended.events) == ("cancelled", None, 2)
@@ -205,17 +206,17 @@ async def test_progress_comes_from_worker_that_claimed_the_job(url: str, us: Dis
     record = await admit(us)
     frozen = await take(worker)
     assert worker.begin([frozen], 0)
-    worker.withdraw()
+    worker.liveness.withdraw()
     second = worker_queue(url, "second", QUICK_WORKER)
-    claimed = await asyncio.to_thread(second.reclaim, [QUEUE])
+    claimed = await asyncio.to_thread(second.leases.reclaim, [QUEUE])
     assert claimed is not None
     for done in (0, 1):
-        second.progress([(claimed, Progress(id=claimed.job.id, worker="second", done=done, total=9, unit="steps"))])
-        worker.progress([(frozen, Progress(id=frozen.job.id, worker=worker.id, done=done + 5, total=9, unit="steps"))])
+        second.acks.progress([(claimed, Progress(id=claimed.job.id, worker="second", done=done, total=9, unit="steps"))])
+        worker.acks.progress([(frozen, Progress(id=frozen.job.id, worker=worker.id, done=done + 5, total=9, unit="steps"))])
     second.close()
     [happened] = await us.records.events([(record, 2)])
     assert [json.loads(event.data)["done"] for event in happened.events] == [0, 1]
-    assert worker.finish([(frozen, echo(worker, frozen))]) == [True]
+    assert worker.acks.finish([(frozen, echo(worker, frozen))]) == [True]
     assert (await read(us, record)).state == "done"
 
 
@@ -224,7 +225,7 @@ async def test_the_janitor_leaves_what_open_records_need(url: str, worker: Worke
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as quiet:
         record = await admit(quiet, 7)
         db.delete(f"job:{record}-0")
-        assert worker.janitor()
+        assert worker.liveness.janitor()
         assert db.exists(f"blob:{record}-0")
         await quiet.records.sweep()
         assert db.exists(f"job:{record}-0")
@@ -247,10 +248,10 @@ async def test_lost_recorded_job_is_requeued_at_its_place(url: str, worker: Work
 
         before = queued()
         db.delete(STREAM, low, *(f"job:{record}-{i}" for i in range(2)))
-        await eventually_async(lambda: quiet.now_ms() > int(before[0][2]) + 5)
+        await eventually_async(lambda: quiet.link.now_ms() > int(before[0][2]) + 5)
         await quiet.records.sweep()
         assert queued() == before and len(before) == 2
-        asking = asyncio.create_task(quiet.submit_all([await a_job(quiet, priority="high")]))
+        asking = asyncio.create_task(quiet.submitter.submit([await a_job(quiet, priority="high")]))
         await eventually_async(lambda: db.xlen(keys.stream(QUEUE, "high")) == 1)
         db.delete(STREAM)
         age_low_job(url, waited)
@@ -277,7 +278,7 @@ async def test_a_staged_message_that_was_lost_is_written_again(
     assert lost
     delivery = await take(worker)
     np.testing.assert_array_equal(delivery.job.arrays["ballast"].to_numpy(), ballast)
-    worker.finish([(delivery, echo(worker, delivery))])
+    worker.acks.finish([(delivery, echo(worker, delivery))])
     assert (await read(us, record)).state == "done"
     assert nothing_is_left(db)
     assert list(db.scan_iter("stage:*")) == []
@@ -310,8 +311,8 @@ async def test_foreign_entries_in_job_events_do_not_lose_its_end(
     first, delivery = await take_two(worker)
     write(db, f"events:{record}")
     await us.records.events([(record, 0), (other, 0)])
-    worker.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=1, total=9, unit="steps"))])
-    worker.finish([(first, echo(worker, first)), (delivery, echo(worker, delivery))])
+    worker.acks.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=1, total=9, unit="steps"))])
+    worker.acks.finish([(first, echo(worker, first)), (delivery, echo(worker, delivery))])
     [happened, elsewhere] = await us.records.events([(record, 1), (other, 0)])
     assert [event.name for event in happened.events][-1:] == ["done"]
     assert [event.name for event in elsewhere.events] == ["queued", "started", "progress", "done"]
@@ -321,6 +322,21 @@ async def test_foreign_entries_in_job_events_do_not_lose_its_end(
 async def test_janitor_removes_leftovers_of_deleted_record(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
     record, living = await admit(us, key="a"), await admit(us, key="b")
     db.delete(f"record:{record}")
-    assert worker.janitor()
+    assert worker.liveness.janitor()
     assert list(db.scan_iter("events:*")) == [f"events:{living}"]
     assert [db.get(key) for key in db.scan_iter("idem:*")] == [living]
+
+
+async def test_batch_of_requests_and_records_counts_once(us: Dispatcher, worker: WorkerQueue) -> None:
+    """Two scripts end it, since only one of them knows records."""
+    later = await admit(us)
+    now = asyncio.create_task(ask(us, 1))
+    batch = await take_two(worker)
+    timing = WorkerTiming(batch_wait_ms=1.0, inference_ms=10.0, worker_ms=12.0, batch_size=2)
+    replies = [(one, msgspec.structs.replace(echo(worker, one), timing=timing)) for one in batch]
+    assert worker.acks.finish(replies) == [True, True]
+    assert await now == 1
+    assert (await read(us, later)).state == "done"
+    counts = await us.status.statistics(BUNDLE)
+    assert (counts["execution_count"], counts["batch:2:count"], counts["inference_count"]) == (1, 1, 2)
+    assert counts["batch:2:compute_infer_ns"] == 10_000_000

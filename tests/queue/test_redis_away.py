@@ -160,7 +160,7 @@ async def test_job_lost_on_delivery_is_found(url: str) -> None:
         lose_answers.clear()
         assert redis_at(url).xpending(STREAM, "workers")["pending"] == 1
         [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 4)
-        await asyncio.to_thread(worker.finish, [(delivery, echo(worker, delivery))])
+        await asyncio.to_thread(worker.acks.finish, [(delivery, echo(worker, delivery))])
         assert await request == 1
 
 
@@ -169,9 +169,9 @@ async def test_lost_job_is_searched_again_if_search_fails(url: str, monkeypatch:
     breaking = ["pull", "EXISTS"]
 
     def after(call: Callable[..., Any]) -> Callable[..., Any]:
-        def broken(link: Link, name: str, *arguments: Any, **options: Any) -> Any:
-            answer = call(link, name, *arguments, **options)
-            if name in breaking:
+        def broken(link: Link, what: Any, *arguments: Any, **options: Any) -> Any:
+            answer = call(link, what, *arguments, **options)
+            if (name := getattr(what, "name", what)) in breaking:
                 breaking.remove(name)
                 raise RedisAway
             return answer
@@ -183,14 +183,14 @@ async def test_lost_job_is_searched_again_if_search_fails(url: str, monkeypatch:
         request = asyncio.create_task(ask(us, 1))
         with redis_at(url) as db:
             await eventually_async(lambda: db.xlen(STREAM))
-        monkeypatch.setattr(Link, "script", after(Link.script))
+        monkeypatch.setattr(Link, "run", after(Link.run))
         monkeypatch.setattr(Link, "command", after(Link.command))
         for _ in range(2):
             with pytest.raises(RedisAway):
                 await asyncio.to_thread(worker.pull, [QUEUE], 4)
         assert breaking == []
         [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 4)
-        await asyncio.to_thread(worker.finish, [(delivery, echo(worker, delivery))])
+        await asyncio.to_thread(worker.acks.finish, [(delivery, echo(worker, delivery))])
         assert await request == 1
 
 
@@ -204,12 +204,12 @@ async def test_worker_is_not_presumed_dead_right_after_redis_returns(tmp_path: P
             [taken] = await running(busy)
             server.kill()
             with pytest.raises(RedisAway):
-                other.reclaim([QUEUE])
+                other.leases.reclaim([QUEUE])
             server.start()
             await eventually_async(lambda: ping(us))
             redis_at(server.url).delete(f"worker:{busy.id}")  # it expired
-            assert other.reclaim([QUEUE]) is None
-            busy.finish([(taken, echo(busy, taken))])
+            assert other.leases.reclaim([QUEUE]) is None
+            busy.acks.finish([(taken, echo(busy, taken))])
             assert await request == 1
 
 
@@ -218,11 +218,11 @@ async def test_unfinished_result_is_given_back_and_runs_again(tmp_path: Path) ->
     with durable_server(tmp_path) as server:
         worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
         async with gateway(server.url) as us:
-            request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
+            request = asyncio.create_task(us.submitter.submit([await a_job(us, value) for value in range(3)]))
             taken = await pulled(worker)
             server.kill()
             with pytest.raises(RedisAway):
-                await asyncio.to_thread(worker.finish, [(delivery, echo(worker, delivery)) for delivery in taken])
+                await asyncio.to_thread(worker.acks.finish, [(delivery, echo(worker, delivery)) for delivery in taken])
             server.start()
             again: list[Delivery] = []
 
@@ -234,7 +234,7 @@ async def test_unfinished_result_is_given_back_and_runs_again(tmp_path: Path) ->
             await eventually_async(all_are_here_again)
             assert {delivery.job.id for delivery in again} == {delivery.job.id for delivery in taken}
             assert not any(delivery.alone for delivery in again)
-            worker.finish([(delivery, echo(worker, delivery)) for delivery in again])
+            worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in again])
             assert [answer_of(reply) for reply in await request] == [0, 1, 2]
 
 
@@ -248,7 +248,7 @@ async def test_late_hand_back_follows_once_redis_is_there(tmp_path: Path) -> Non
             taken = await pulled(worker)
             server.kill()
             with pytest.raises(RedisAway):
-                await asyncio.to_thread(worker.hand_back, taken)
+                await asyncio.to_thread(worker.leases.return_to_queue, taken)
             server.start()
             again: list[Delivery] = []
 
@@ -258,7 +258,7 @@ async def test_late_hand_back_follows_once_redis_is_there(tmp_path: Path) -> Non
                 return bool(again)
 
             await eventually_async(it_is_here_again, seconds=20)
-            worker.finish([(delivery, echo(worker, delivery)) for delivery in again])
+            worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in again])
             assert await request == 1
 
 
@@ -304,7 +304,7 @@ async def test_figures_are_refused_at_once_while_redis_is_down(tmp_path: Path) -
             assert await ping(us)
             server.kill()
             assert not await ping(us)
-            for question in (us.fleet, us.depth):
+            for question in (us.fleet.read, us.beat.depths):
                 with pytest.raises(RedisAway):
                     await question()
 

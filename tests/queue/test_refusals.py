@@ -127,7 +127,7 @@ async def test_figures_are_refused_with_the_beat_if_redis_answers(server: Server
 
         async def refused() -> bool:
             try:
-                await us.fleet(fresh=True)
+                await us.fleet.read(fresh=True)
             except RedisAway as away:
                 return bool(away.refusal)
             return False
@@ -137,7 +137,7 @@ async def test_figures_are_refused_with_the_beat_if_redis_answers(server: Server
             assert not await ping(us)
             assert redis_at(server.url).ping()
         await eventually_async(lambda: ping(us))
-        await us.fleet(fresh=True)
+        await us.fleet.read(fresh=True)
 
 
 @pytest.mark.parametrize("kind", EVERY_WRITE)
@@ -147,10 +147,10 @@ async def test_worker_calls_to_refusing_redis_raise_redis_away(server: Server, k
         request = asyncio.create_task(ask(us, 3))
         [taken] = await pulled(worker)
         with refusing(server, kind):
-            for call in (lambda: announce(worker), lambda: worker.pull([QUEUE], 1, 10), worker.janitor, worker.withdraw):
+            for call in (lambda: announce(worker), lambda: worker.pull([QUEUE], 1, 10), worker.liveness.janitor, worker.liveness.withdraw):
                 with pytest.raises(RedisAway):
                     await asyncio.to_thread(call)
-            finishing = asyncio.create_task(asyncio.to_thread(worker.finish, [(taken, echo(worker, taken))]))
+            finishing = asyncio.create_task(asyncio.to_thread(worker.acks.finish, [(taken, echo(worker, taken))]))
             await asyncio.sleep(0.5)
             assert not finishing.done()
         assert await finishing == [True]
@@ -171,7 +171,7 @@ async def test_what_cannot_be_looked_at_is_ended_once_redis_is_mended(server: Se
                 with pytest.raises(RedisAway):
                     await asyncio.to_thread(worker.begin, [taken], 0)
                 with pytest.raises(RedisAway):
-                    await asyncio.to_thread(worker.hand_back, [taken])
+                    await asyncio.to_thread(worker.leases.return_to_queue, [taken])
 
             async def ended() -> bool:
                 await asyncio.to_thread(lambda: worker.begin(worker.pull([QUEUE], 16), 0))

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+from typing import Any
 
+import msgspec
 import pytest
 
+import server.queue
 from server.queue import script_rows
-from server.queue.resp import FOLDER
+from server.queue.record import Draft
+from server.queue.script import FOLDER, Script
 
-READERS = [
-    ("enqueue", "admission", script_rows.AdmissionCall, set()),
+MODULES = [importlib.import_module(module.name) for module in pkgutil.walk_packages(server.queue.__path__, "server.queue.")]
+SCRIPTS = {value.name: value for module in MODULES for value in vars(module).values() if isinstance(value, Script)}
+READERS: list[tuple[str, str, Any, set[str]]] = [
+    *(
+        (name, "args", script.args, set())
+        for name, script in SCRIPTS.items()
+        if script.args is not script_rows.Finished and hasattr(script.args, "__struct_fields__")
+    ),
+    ("parts/endings", "batch", script_rows.Finished, set()),
     ("parts/admission", "bounds", script_rows.Bounds, set()),
     ("enqueue", "request", script_rows.Request, set()),
     ("enqueue", "job", script_rows.Enqueued, {"message"}),
     ("parts/admission", "job", script_rows.Enqueued, {"message", "at"}),
-    ("enqueue_record", "asked", script_rows.Recorded, set()),
-    ("enqueue_record", "draft", script_rows.Draft, set()),
+    ("enqueue_record", "draft", Draft, set()),
     ("enqueue_record", "bounds", script_rows.Bounds, set()),
-    ("finish", "job", script_rows.Ended, {"reply"}),
-    ("parts/records", "ending", script_rows.Ended, {"reply"}),
-    ("progress", "job", script_rows.Advanced, {"message"}),
-    ("hand_back", "job", script_rows.HandedBack, set()),
+    ("parts/endings", "job", script_rows.EndedRow, {"reply"}),
+    ("parts/records", "ending", script_rows.EndedRow, {"reply"}),
+    ("progress", "job", script_rows.ProgressRow, {"message"}),
+    ("requeue", "job", script_rows.ReturnedRow, set()),
 ]
 """Script, the name that it gives to what it was told, the type of that, and fields that it adds itself."""
 
@@ -32,8 +44,12 @@ def _told(value: object) -> str:
 
 
 @pytest.mark.parametrize(("script", "name", "told", "added"), READERS, ids=_told)
-def test_a_script_reads_what_python_tells_it(script: str, name: str, told: type, added: set[str]) -> None:
+def test_a_script_reads_what_python_tells_it(script: str, name: str, told: type[msgspec.Struct], added: set[str]) -> None:
     code = re.sub(r"--.*", "", (FOLDER / f"{script}.lua").read_text())
     read = set(re.findall(rf"\b{name}\.(\w+)", code))
     assert read
-    assert read <= {*told.__struct_fields__, *added}  # type: ignore[attr-defined]
+    assert read <= {*told.__struct_fields__, *added}
+
+
+def test_each_script_has_one_caller() -> None:
+    assert set(SCRIPTS) == {path.stem for path in FOLDER.glob("*.lua")}

@@ -42,7 +42,7 @@ async def submit(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, m
     """A request that the queue has taken. Raises what it is refused with."""
     jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
     admitted, claim = asyncio.Event(), Claim(owner, max_items=max_items)
-    request = asyncio.create_task(us.submit_all(jobs, reservation=us.reserve(claim), on_admitted=lambda _: admitted.set()))
+    request = asyncio.create_task(us.submitter.submit(jobs, reservation=us.submitter.reserve(claim), on_admitted=lambda _: admitted.set()))
     waiting = asyncio.create_task(admitted.wait())
     await asyncio.wait({request, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -107,7 +107,7 @@ async def test_finished_low_work_makes_room_and_janitor_recounts(url: str, db: r
     async with a_queue(url, queue_max_items=4) as us:
         first = await submit(us, "bulk", 2, priority="low", low=True)
         db.hset("queue:owners", "low", "0 0 0 0 0")  # as if somebody had lost it
-        assert worker_queue(url, "janitor").janitor()
+        assert worker_queue(url, "janitor").liveness.janitor()
         with pytest.raises(QueueFull):
             await submit(us, "bulk", priority="low", low=True)
         first.cancel()
@@ -196,21 +196,21 @@ async def test_it_is_told_before_the_body_is_read(url: str) -> None:
     async with a_queue(url, queue_max_items=64) as us:
         await submit(us, "first", 30)
         await submit(us, "second", 26)
-        await us.depth()
+        await us.beat.depths()
         long, short = Claim("third", takes_long=True), Claim("third")
         with pytest.raises(QueueFull):
-            await us.reserve(long).resize(1, 1)
+            await us.submitter.reserve(long).resize(1, 1)
         async with reserved(us, 4, 1, short):
             pass
         with pytest.raises(ClientShare):
-            await us.reserve(short).resize(5, 1)
+            await us.submitter.reserve(short).resize(5, 1)
 
 
 async def test_what_is_promised_counts_for_its_owner(url: str) -> None:
     async with a_queue(url, queue_max_items=16) as us:
         async with reserved(us, 12, 1, Claim("greedy")):
             with pytest.raises(ClientShare):
-                await us.reserve(Claim("greedy")).resize(1, 1)
+                await us.submitter.reserve(Claim("greedy")).resize(1, 1)
             async with reserved(us, 1, 1, Claim("modest")):
                 pass
         async with reserved(us, 12, 1, Claim("greedy")):
@@ -253,7 +253,7 @@ async def test_lost_recorded_job_counts_once_when_requeued(url: str, db: redis.R
         await eventually_async(lambda: db.exists(f"job:{lost}-0"))
         assert db.hgetall("queue:owners") == before
         [delivery] = await pulled(worker)
-        worker.finish([(delivery, echo(worker, delivery))])
+        worker.acks.finish([(delivery, echo(worker, delivery))])
         assert nothing_is_left(db)
 
 
@@ -264,7 +264,7 @@ async def test_the_janitor_counts_again(url: str, db: redis.Redis, worker: Worke
         db.hset("queue:owners", mapping={"somebody": "9 9 9 9 9", "nobody": "1 1 1 0 0"})
         db.incrby("queue:work", 5)
         db.sadd("queue:jobs", "gone")
-        assert worker.janitor()
+        assert worker.liveness.janitor()
         assert (db.hgetall("queue:owners"), db.get("queue:work"), db.scard("queue:jobs")) == (right, "200", 2)
 
 
@@ -286,15 +286,15 @@ async def test_work_is_steps_over_what_the_workers_announce_together(url: str, w
     async with gateway(url) as us:
 
         async def work_ms(steps: int | None, *, takes_long: bool = True) -> int:
-            await us.fleet(fresh=True)
-            return us.work_ms(BUNDLE, steps, takes_long=takes_long)
+            await us.fleet.read(fresh=True)
+            return us.fleet.latest.work_ms(BUNDLE, steps, takes_long=takes_long)
 
         assert await work_ms(500 * 8) == 500 * 8 * PASS_MS
         assert await work_ms(None) == LONG_JOB_MS
         assert await work_ms(None, takes_long=False) == PASS_MS
-        worker.announce(served(worker.id, items_per_second=0.5, steps_per_second=50.0))
+        worker.liveness.announce(served(worker.id, items_per_second=0.5, steps_per_second=50.0))
         other = worker_queue(url, "other")
-        other.announce(served(other.id, items_per_second=0.5, steps_per_second=50.0))
+        other.liveness.announce(served(other.id, items_per_second=0.5, steps_per_second=50.0))
         assert await work_ms(500 * 8) == 40_000
         assert await work_ms(None) == 1000
         other.close()
@@ -306,7 +306,7 @@ async def test_unexpectedly_long_work_has_no_place_in_last_eighth(url: str) -> N
     async with a_queue(url, queue_max_items=64) as us:
         await submit(us, "first", 28)
         await submit(us, "second", 27)
-        await us.depth()
+        await us.beat.depths()
         for places, is_full in ((1, False), (2, True)):
             async with reserved(us, places, 1, Claim("third")) as place:
                 visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", EVERYBODY, takes_long=False, asynchronous=True)

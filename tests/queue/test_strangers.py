@@ -31,7 +31,7 @@ async def test_a_foreign_entry_of_a_work_stream_is_thrown_away(
         live = {"gw": us.id, **entry}
         db.xadd(STREAM, live)
         db.sadd(keys.QUEUES, STREAM)
-        ours = asyncio.create_task(us.submit_all([await a_job(us, 7)]))
+        ours = asyncio.create_task(us.submitter.submit([await a_job(us, 7)]))
         taken = []
         await eventually_async(lambda: taken.extend(worker.pull([QUEUE], 8)) or taken)
         assert [delivery.job.bundle for delivery in taken] == [BUNDLE]
@@ -46,7 +46,7 @@ async def test_and_so_is_one_that_a_dead_worker_left(url: str, db: redis.Redis, 
         db.xadd(STREAM, {"gw": us.id, **entry})
         db.sadd(keys.QUEUES, STREAM)
         db.xreadgroup(keys.GROUP, "dead", {STREAM: ">"})
-        assert worker.reclaim([QUEUE]) is None
+        assert worker.leases.reclaim([QUEUE]) is None
         assert db.xlen(STREAM) == 0
 
 
@@ -63,11 +63,11 @@ async def test_foreign_name_in_queue_set_blocks_no_gateway(url: str, db: redis.R
     db.sadd(keys.QUEUES, name)
     async with gateway(url) as us, Consumer(url):
         assert await ask(us, 5) == 5
-        assert all(bundle == BUNDLE for bundle, _ in await us.depth())
+        assert all(bundle == BUNDLE for bundle, _ in await us.beat.depths())
 
 
 async def test_an_absurd_revision_of_the_repository_reads_as_none(url: str, db: redis.Redis) -> None:
     db.set("repository:revision", "9" * 5000)
     queue = worker_queue(url, "reader", QUICK_WORKER)
-    assert queue.repository()[1] == 0
+    assert queue.liveness.repository()[1] == 0
     queue.close()

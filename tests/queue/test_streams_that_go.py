@@ -40,6 +40,6 @@ async def test_worker_hands_back_deliveries_lost_by_redis(url: str, db: redis.Re
         asked = asyncio.create_task(ask(us, 7))
         lost = await pulled(worker)
         db.flushall()
-        worker.hand_back(lost)
+        worker.leases.return_to_queue(lost)
         async with Consumer(url):
             assert await asked == 7

@@ -42,7 +42,7 @@ def victim(url: str) -> Iterator[WorkerQueue]:
 
 async def asked(us: Dispatcher, count: int) -> tuple[list[QueuedJob], asyncio.Task[list[Reply]]]:
     jobs = [await a_job(us, value) for value in range(count)]
-    return jobs, asyncio.create_task(us.submit_all(jobs))
+    return jobs, asyncio.create_task(us.submitter.submit(jobs))
 
 
 async def test_only_running_jobs_are_suspected_and_others_keep_time(
@@ -54,14 +54,14 @@ async def test_only_running_jobs_are_suspected_and_others_keep_time(
         assert victim.begin(taken[:4], 0) == taken[:4]  # in one slot …
         assert victim.begin(taken[1:3], 0) == taken[1:3]  # … which goes on with these
         victim.begin(taken[3:4], 1)
-        suspects = [worker.reclaim([QUEUE]) for _ in range(4)]
+        suspects = [worker.leases.reclaim([QUEUE]) for _ in range(4)]
         assert [suspect and suspect.job.id for suspect in suspects] == [taken[i].job.id for i in (1, 2, 3)] + [None]
         innocent = worker.pull([QUEUE], 16)
         assert {job.job.id for job in innocent} == {taken[i].job.id for i in (0, 4, 5)}
         assert [job.added_ms for job in innocent] == [job.added_ms for job in (taken[0], taken[4], taken[5])]
         assert not any(job.alone for job in innocent)
         held = [*innocent, *(suspect for suspect in suspects if suspect)]
-        worker.finish([(delivery, echo(worker, delivery)) for delivery in held])
+        worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in held])
         assert sorted(answer_of(reply) for reply in await request) == list(range(6))
         assert nothing_is_left(db)
 
@@ -73,8 +73,8 @@ async def test_idle_death_of_worker_suspects_no_job(url: str, victim: WorkerQueu
         taken = await pulled(victim)
         if ended:
             victim.begin(taken, 0)
-            victim.end(0)
-        assert worker.reclaim([QUEUE]) is None
+            victim.leases.end(0)
+        assert worker.leases.reclaim([QUEUE]) is None
         again = worker.pull([QUEUE], 16)
         assert [job.job.id for job in again] == [job.job.id for job in taken]
         request.cancel()
@@ -87,13 +87,13 @@ async def test_third_death_in_own_step_makes_dead_letter(url: str, db: redis.Red
         await running(first)
         for life in range(4):
             unlucky = worker_queue(url, f"unlucky-{life}", QUICK_WORKER)
-            suspect = unlucky.reclaim([QUEUE])
+            suspect = unlucky.leases.reclaim([QUEUE])
             assert suspect is not None and suspect.alone
             unlucky.begin([suspect], 0)
             if life == 1:
-                unlucky.end(0)  # it dies while others run
+                unlucky.leases.end(0)  # it dies while others run
             assert int(db.get(f"deaths:{job.id}") or 0) == (0, 1, 1, 2)[life]
-        assert worker.reclaim([QUEUE]) is None
+        assert worker.leases.reclaim([QUEUE]) is None
         [reply] = await request
         assert reply.failure is not None and reply.failure.kind == "worker-crashed"
         [(_, letter)] = db.xrange(keys.DEAD)
@@ -107,8 +107,8 @@ async def test_a_suspect_stays_one_whoever_had_it_meanwhile(url: str, worker: Wo
         first = worker_queue(url, "in-company", QUICK_WORKER)
         await running(first)
         resting = worker_queue(url, "resting", QUICK_WORKER)
-        assert resting.reclaim([QUEUE]) is not None  # and dies before it runs
-        again = worker.reclaim([QUEUE])
+        assert resting.leases.reclaim([QUEUE]) is not None  # and dies before it runs
+        again = worker.leases.reclaim([QUEUE])
         assert again is not None and again.alone
         request.cancel()
 
@@ -118,21 +118,21 @@ async def test_begin_reports_ended_jobs_and_does_not_record_them(
 ) -> None:
     async with gateway(url) as us, gateway(url, SILENT_GATEWAY) as them:
         jobs = [await a_job(us, 0), await a_job(us, 1), await a_job(us, 2), await a_job(them, 3), await a_job(us, 4)]
-        requests = [asyncio.create_task((them if i == 3 else us).submit_all([job])) for i, job in enumerate(jobs)]
+        requests = [asyncio.create_task((them if i == 3 else us).submitter.submit([job])) for i, job in enumerate(jobs)]
         taken: list[Delivery] = []
         while len(taken) < 5:
             taken += await pulled(victim)
         db.set(f"cancel:{jobs[1].id}", "1")
-        now = int(us.now_ms())
+        now = int(us.link.now_ms())
         taken = [late(job, now) if job.job.id == jobs[2].id else job for job in taken]
         other = next(job for job in taken if job.job.id == jobs[4].id)
-        worker.finish([(other, echo(worker, other))])
+        worker.acks.finish([(other, echo(worker, other))])
         db.delete(f"gw:{them.id}")
         wanted = victim.begin(taken, 0)
         assert [job.job.id for job in wanted] == [jobs[0].id]
-        suspect = worker.reclaim([QUEUE])
+        suspect = worker.leases.reclaim([QUEUE])
         assert suspect is not None and suspect.job.id == jobs[0].id
-        assert worker.reclaim([QUEUE]) is None
+        assert worker.leases.reclaim([QUEUE]) is None
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
@@ -148,11 +148,11 @@ async def test_begun_jobs_are_recorded_whether_or_not_requested(
         db.set(f"cancel:{jobs[1].id}", "1")
         if forgotten:
             db.script_flush()  # as a Redis that restarted
-        answer = victim.begin_soon(taken, 0)
+        answer = victim.leases.send_begin_step(taken, 0)
         await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
         wanted = answer()
         assert [job.job.id for job in wanted] == [jobs[0].id, jobs[2].id]
-        suspects = [worker.reclaim([QUEUE]) for _ in range(3)]
+        suspects = [worker.leases.reclaim([QUEUE]) for _ in range(3)]
         assert [suspect and suspect.job.id for suspect in suspects] == [jobs[0].id, jobs[2].id, None]
         request.cancel()
 
@@ -167,13 +167,13 @@ async def test_immediate_begin_is_recorded_by_redis_without_memory(
         db.config_set("maxmemory", most_bytes)
         try:
             announce(victim)
-            wanted = victim.begin_soon(taken[:1], 0, checked=True)
+            wanted = victim.leases.send_begin_step(taken[:1], 0, checked=True)
             await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
             assert wanted() == taken[:1]
             announce(victim)
             assert 0 < db.ttl(keys.suspects("victim")) <= 3600
-            victim.withdraw()
-            suspects = [worker.reclaim([QUEUE]) for _ in range(2)]
+            victim.liveness.withdraw()
+            suspects = [worker.leases.reclaim([QUEUE]) for _ in range(2)]
             assert [suspect and suspect.job.id for suspect in suspects] == [jobs[0].id, None]
         finally:
             db.config_set("maxmemory", 0)
@@ -182,10 +182,10 @@ async def test_immediate_begin_is_recorded_by_redis_without_memory(
 
 async def test_record_of_worker_dead_before_its_next_beat_expires(url: str, db: redis.Redis, victim: WorkerQueue) -> None:
     announce(victim)
-    victim.end(0)
+    victim.leases.end(0)
     await eventually_async(lambda: db.exists(keys.suspects("victim")))
-    victim.withdraw()
-    while not victim.janitor():
+    victim.liveness.withdraw()
+    while not victim.liveness.janitor():
         pass
     assert 0 < db.ttl(keys.suspects("victim")) <= 3600
 

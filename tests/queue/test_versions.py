@@ -73,12 +73,12 @@ async def test_it_goes_back_and_is_run_by_a_worker_that_understands_it(
     url: str, db: redis.Redis, older: WorkerQueue, newer: WorkerQueue, nbytes: int
 ) -> None:
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 7, ballast=np.zeros(nbytes, np.uint8))]))
+        asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 7, ballast=np.zeros(nbytes, np.uint8))]))
         await take_nothing(db, older)
         announce(older)
         [delivery] = await pulled(newer)
         assert not delivery.alone
-        newer.finish([(delivery, echo(newer, delivery))])
+        newer.acks.finish([(delivery, echo(newer, delivery))])
         [reply] = await asked
         assert (answer_of(reply), reply.worker) == (7, newer.id)
         assert nothing_is_left(db)
@@ -86,7 +86,7 @@ async def test_it_goes_back_and_is_run_by_a_worker_that_understands_it(
 
 async def test_others_of_the_same_pull_are_run(url: str, older: WorkerQueue) -> None:
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 1), await a_job(us, 2)]))
+        asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 1), await a_job(us, 2)]))
         [delivery] = await pulled(older)
         assert int(delivery.job.arrays["x"].to_numpy()) == 2
         asked.cancel()
@@ -95,7 +95,7 @@ async def test_others_of_the_same_pull_are_run(url: str, older: WorkerQueue) -> 
 async def test_the_older_worker_gets_it_again_once_a_second_at_most(url: str, db: redis.Redis, older: WorkerQueue) -> None:
     """As often as it says that it lives; meanwhile it waits at the queue as ever."""
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 1)]))
+        asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 1)]))
         await take_nothing(db, older)
         for _ in range(3):
             assert older.pull([QUEUE], 4) == []
@@ -107,13 +107,13 @@ async def test_the_older_worker_gets_it_again_once_a_second_at_most(url: str, db
 
 async def test_a_worker_that_leaves_gives_it_back(url: str, db: redis.Redis, older: WorkerQueue, newer: WorkerQueue) -> None:
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 7)]))
+        asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 7)]))
         await take_nothing(db, older)
-        older.hand_back([])
-        older.withdraw()
+        older.leases.return_to_queue([])
+        older.liveness.withdraw()
         [delivery] = await pulled(newer)
         assert not delivery.alone
-        newer.finish([(delivery, echo(newer, delivery))])
+        newer.acks.finish([(delivery, echo(newer, delivery))])
         assert [answer_of(reply) for reply in await asked] == [7]
 
 
@@ -134,7 +134,7 @@ async def test_a_job_that_outlives_its_gateway_waits_too(url: str, db: redis.Red
         await take_nothing(db, older)
         announce(older)
         [delivery] = await pulled(newer)
-        newer.finish([(delivery, echo(newer, delivery))])
+        newer.acks.finish([(delivery, echo(newer, delivery))])
         assert (await read(us, record)).state == "done"
 
 
@@ -154,8 +154,8 @@ async def test_answers_of_newer_workers_may_have_unknown_fields(url: str, db: re
         mood: str = "good"
 
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submit_all([await a_job(us, 5)]))
+        asked = asyncio.create_task(us.submitter.submit([await a_job(us, 5)]))
         [delivery] = await pulled(older)
         plain = echo(older, delivery)
-        older.finish([(delivery, NewerReply(id=plain.id, worker=plain.worker, arrays=plain.arrays))])
+        older.acks.finish([(delivery, NewerReply(id=plain.id, worker=plain.worker, arrays=plain.arrays))])
         assert [answer_of(reply) for reply in await asked] == [5]

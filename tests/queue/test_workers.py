@@ -37,7 +37,7 @@ from tests.support.waiting import eventually_async
 async def test_finished_job_leaves_only_statistics(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         async with Consumer(url, "--pace", "0.01"):
-            replies = await us.submit_all([await a_job(us, value, ballast=bytearray(300_000 * (value % 2))) for value in range(4)])
+            replies = await us.submitter.submit([await a_job(us, value, ballast=bytearray(300_000 * (value % 2))) for value in range(4)])
         assert [answer_of(reply) for reply in replies] == [0, 1, 2, 3]
         assert nothing_is_left(db)
         counts = await us.status.statistics(BUNDLE)
@@ -53,9 +53,9 @@ async def test_finished_job_leaves_only_statistics(url: str, db: redis.Redis) ->
 @pytest.mark.queue_line(3)
 async def test_replies_of_a_batch_are_one_entry(url: str, worker: WorkerQueue) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as us:
-        request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, value) for value in range(3)]))
         taken = await pulled(worker)
-        worker.finish([(delivery, echo(worker, delivery)) for delivery in taken])
+        worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in taken])
         assert [answer_of(reply) for reply in await request] == [0, 1, 2]
         with redis_at(url) as raw:
             assert raw.xlen(f"replies:{us.id}") == 1
@@ -64,13 +64,13 @@ async def test_replies_of_a_batch_are_one_entry(url: str, worker: WorkerQueue) -
 @pytest.mark.queue_line(3)
 async def test_first_to_finish_wins_even_if_job_was_claimed(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
-        request = asyncio.create_task(us.submit_all([await a_job(us, 3)]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, 3)]))
         slow = worker_queue(url, "slow", QUICK_WORKER)
         [taken] = await running(slow)
-        claimed = worker.reclaim([QUEUE])  # `slow` has no key
+        claimed = worker.leases.reclaim([QUEUE])  # `slow` has no key
         assert claimed is not None and claimed.alone and claimed.job.id == taken.job.id
-        assert slow.finish([(taken, echo(slow, taken))]) == [True]
-        assert worker.finish([(claimed, echo(worker, claimed))]) == [False]
+        assert slow.acks.finish([(taken, echo(slow, taken))]) == [True]
+        assert worker.acks.finish([(claimed, echo(worker, claimed))]) == [False]
         [reply] = await request
         assert reply.worker == "slow"
         assert (await us.status.statistics(BUNDLE))["success_count"] == 1
@@ -103,11 +103,11 @@ async def test_jobs_are_claimed_only_from_withdrawn_worker_and_at_once(url: str,
         busy = worker_queue(url, "busy", LASTING_WORKER)
         announce(busy)
         [taken] = await running(busy)
-        assert worker.reclaim([QUEUE]) is None
-        busy.withdraw()
-        claimed = worker.reclaim([QUEUE])
+        assert worker.leases.reclaim([QUEUE]) is None
+        busy.liveness.withdraw()
+        claimed = worker.leases.reclaim([QUEUE])
         assert claimed is not None and claimed.job.id == taken.job.id
-        worker.finish([(claimed, echo(worker, claimed))])
+        worker.acks.finish([(claimed, echo(worker, claimed))])
         assert await request == 1
 
 
@@ -115,7 +115,7 @@ async def test_jobs_are_claimed_only_from_withdrawn_worker_and_at_once(url: str,
 async def test_poison_job_fails_alone(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         jobs = [await a_job(us, value, **({"poison": 1} if value == 7 else {})) for value in range(16)]
-        request = asyncio.create_task(us.submit_all(jobs))
+        request = asyncio.create_task(us.submitter.submit(jobs))
         await eventually_async(lambda: db.exists(f"job:{jobs[0].id}"))
         lives = await _restart_consumers_until(request, url)
         replies = await request
@@ -153,15 +153,15 @@ async def _restart_consumers_until(done: asyncio.Task[list[Reply]], url: str) ->
 @pytest.mark.queue_line(5)
 async def test_hand_back_counts_no_death_and_wakes_another_worker(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
-        request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, value) for value in range(3)]))
         leaving = worker_queue(url, "leaving", QUICK_WORKER)
         taken = await pulled(leaving)
         waiting = asyncio.create_task(pulled(worker))
-        leaving.hand_back(taken)
+        leaving.leases.return_to_queue(taken)
         again = await waiting
         assert [delivery.job.id for delivery in again] == [delivery.job.id for delivery in taken]
         assert not any(delivery.alone for delivery in again)
-        worker.finish([(delivery, echo(worker, delivery)) for delivery in again])
+        worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in again])
         assert [answer_of(reply) for reply in await request] == [0, 1, 2]
         assert nothing_is_left(db)
 
@@ -172,11 +172,11 @@ async def test_returned_suspect_runs_alone_again_without_a_death(url: str, worke
         request = asyncio.create_task(ask(us, 4))
         await running(worker_queue(url, "died-in-a-batch", QUICK_WORKER))
         for _ in range(5):
-            suspect = worker.reclaim([QUEUE])
+            suspect = worker.leases.reclaim([QUEUE])
             assert suspect is not None and suspect.alone
-            worker.hand_back([suspect])
-        worker.finish([(suspect, echo(worker, suspect))])
-        last = worker.reclaim([QUEUE])
+            worker.leases.return_to_queue([suspect])
+        worker.acks.finish([(suspect, echo(worker, suspect))])
+        last = worker.leases.reclaim([QUEUE])
         assert last is None
         assert await request == 4
 
@@ -184,9 +184,9 @@ async def test_returned_suspect_runs_alone_again_without_a_death(url: str, worke
 @pytest.mark.queue_line(5)
 async def test_dead_letter_is_answered_and_kept(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
-        request = asyncio.create_task(us.submit_all([await a_job(us, 4)]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, 4)]))
         [taken] = await pulled(worker)
-        assert worker.dead_letter(taken, "ValueError: no", "model-error")
+        assert worker.acks.dead_letter(taken, "ValueError: no", "model-error")
         [reply] = await request
         assert reply.failure is not None
         assert (reply.failure.kind, reply.failure.detail) == ("model-error", "ValueError: no")

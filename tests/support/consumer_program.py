@@ -24,12 +24,12 @@ def beat(queue: WorkerQueue) -> None:
     info = WorkerInfo(id=queue.id, host="test", pid=os.getpid(), state="ready", device="cpu", bundles=[])
     while True:
         with contextlib.suppress(RedisAway):
-            queue.announce(info)
+            queue.liveness.announce(info)
         time.sleep(QUICK_WORKER.key_ttl / 4)
 
 
 def take(queue: WorkerQueue, batch: int) -> list[Delivery]:
-    orphan = queue.reclaim([QUEUE])
+    orphan = queue.leases.reclaim([QUEUE])
     return [orphan] if orphan else queue.pull([QUEUE], batch, 100)
 
 
@@ -41,7 +41,7 @@ def run(queue: WorkerQueue, deliveries: list[Delivery], hold: bool, pace: float)
         sys.stdin.readline()
     time.sleep(pace)
     timing = WorkerTiming(batch_wait_ms=0.0, inference_ms=pace * 1000, worker_ms=pace * 1000, batch_size=len(deliveries))
-    queue.finish(
+    queue.acks.finish(
         [
             (delivery, Reply(id=delivery.job.id, worker=queue.id, arrays={"x": delivery.job.arrays["x"]}, timing=timing))
             for delivery in deliveries

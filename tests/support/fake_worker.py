@@ -137,7 +137,7 @@ class Worker:
                 name=spec.name,
                 version=spec.version,
                 task=spec.task,
-                digest=self.queue.publish_spec(spec),
+                digest=self.queue.liveness.publish_spec(spec),
                 state="ready",
                 items_per_second=self.items_per_second,
                 batch_budget=8,
@@ -161,7 +161,7 @@ class Worker:
         for thread in self._threads:
             thread.join()
         with suppress(RedisAway):  # its key expires
-            self.queue.withdraw()
+            self.queue.liveness.withdraw()
 
     def redis(self) -> redis.Redis:
         """A look at what it works on."""
@@ -223,7 +223,7 @@ class Worker:
         if wanted and self._held is not None:
             self._held.hold()
         if wanted:
-            self.queue.finish([(delivery, self._reply(delivery.job)) for delivery in wanted])
+            self.queue.acks.finish([(delivery, self._reply(delivery.job)) for delivery in wanted])
 
     def _reply(self, job: QueuedJob) -> Reply:
         reply = self._answer(job)
@@ -235,7 +235,7 @@ class Worker:
         return msgspec.structs.replace(reply, arrays={}, stored=key)
 
     def _announce(self) -> None:
-        self.queue.announce(
+        self.queue.liveness.announce(
             WorkerInfo(
                 folder="/srv/bundles",
                 id=self.queue.id,

@@ -76,7 +76,7 @@ class GatewayEnd:
         async def are_ready() -> bool:
             nonlocal infos
             try:
-                fleet = await self.dispatcher.fleet(fresh=True)
+                fleet = await self.dispatcher.fleet.read(fresh=True)
             except RedisAway:  # while workers start, nobody may answer for a second
                 return False
             ready = [info for info in fleet.workers if info.state == "ready"]
@@ -113,7 +113,7 @@ class GatewayEnd:
         )
 
     async def ask(self, job: QueuedJob) -> Reply:
-        [reply] = await self.dispatcher.submit_all([job])
+        [reply] = await self.dispatcher.submitter.submit([job])
         return reply
 
 

@@ -78,7 +78,7 @@ async def gateway(url: str, timings: DispatcherTimings = QUICK_GATEWAY, **settin
 @contextlib.asynccontextmanager
 async def reserved(dispatcher: Dispatcher, items: int, nbytes: int, claim: Claim) -> AsyncIterator[Reservation]:
     """Places that somebody holds for the time of the block. Raises QueueFull, and what else `Reservation.resize` does."""
-    reservation = dispatcher.reserve(claim)
+    reservation = dispatcher.submitter.reserve(claim)
     try:
         await reservation.resize(items, nbytes)
         yield reservation
@@ -102,7 +102,7 @@ def redis_at(url: str, **options: Any) -> PartitionRedis:
 async def ping(dispatcher: Dispatcher) -> bool:
     """Whether its Redis can be used right now."""
     try:
-        await dispatcher._link.command("PING")
+        await dispatcher.link.command("PING")
     except RedisAway:
         return False
     return True
@@ -140,7 +140,7 @@ async def a_job(
         arrays={"x": Array.of(np.array(value)), **{name: Array.of(np.asarray(array)) for name, array in arrays.items()}},
         options={},
         priority=priority,
-        deadline_ms=int(dispatcher.now_ms() + seconds * 1000),
+        deadline_ms=int(dispatcher.link.now_ms() + seconds * 1000),
         gateway=dispatcher.id,
         owner=owner,
         work_ms=work_ms,
@@ -166,8 +166,8 @@ def answer_of(reply: Reply) -> int:
 
 async def until_deadline(dispatcher: Dispatcher, jobs: list[QueuedJob]) -> list[Reply]:
     """Replies of jobs; whoever waits for them leaves at their deadline, as gateways see to. Raises TimeoutError."""
-    async with asyncio.timeout((min(job.deadline_ms for job in jobs) - dispatcher.now_ms()) / 1000):
-        return await dispatcher.submit_all(jobs)
+    async with asyncio.timeout((min(job.deadline_ms for job in jobs) - dispatcher.link.now_ms()) / 1000):
+        return await dispatcher.submitter.submit(jobs)
 
 
 async def ask(dispatcher: Dispatcher, value: int, **options: Any) -> int:
@@ -180,13 +180,13 @@ class WorkerQueue(worker_side.WorkerQueue):
 
     def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[Delivery]:
         """As `take`, and read large messages."""
-        taken = self.take(queues, max_items, block_ms, own)
-        found = (job if isinstance(job, Delivery) else self.fetch(job) for job in taken)
+        taken = self.leases.take(queues, max_items, block_ms, own)
+        found = (job if isinstance(job, Delivery) else self.leases.fetch(job) for job in taken)
         return [delivery for delivery in found if delivery is not None]
 
     def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
         """As `begin_soon`, and wait for what it tells."""
-        return self.begin_soon(deliveries, slot)()
+        return self.leases.send_begin_step(deliveries, slot)()
 
 
 class Consumer:
@@ -288,7 +288,7 @@ def free_port() -> int:
 def announce(queue: WorkerQueue, items_per_second: float = 0.0) -> None:
     name, version = BUNDLE.split("@")
     served = ServedBundle(name=name, version=version, task="classify", digest=DIGEST, state="ready", items_per_second=items_per_second)
-    queue.announce(WorkerInfo(id=queue.id, host="test", pid=0, state="ready", device="cpu", bundles=[served]))
+    queue.liveness.announce(WorkerInfo(id=queue.id, host="test", pid=0, state="ready", device="cpu", bundles=[served]))
 
 
 def nothing_is_left(db: redis.Redis) -> bool:

@@ -52,7 +52,7 @@ async def test_progress_starts_at_zero_and_precedes_answer(valkey: PrivateValkey
         async with gateway(valkey.url) as asking:
             await asking.ready()
             jobs = [toy_job(asking, 1, 0, progress=True, previews=True), toy_job(asking, 2, 0)]
-            replies = await asking.dispatcher.submit_all(jobs, on_progress=told.append)
+            replies = await asking.dispatcher.submitter.submit(jobs, on_progress=told.append)
     assert [reply.failure for reply in replies] == [None, None]
     assert {progress.id for progress in told} == {jobs[0].id}
     assert (told[0].done, told[0].total) == (0, 0), "it begins"
@@ -146,7 +146,7 @@ async def test_job_of_killed_worker_restarts_with_same_answer(valkey: PrivateVal
         async with gateway(valkey.url) as asking:
             await asking.ready()
             job = toy_job(asking, 7, 0, progress=True)
-            asked = asyncio.create_task(asking.dispatcher.submit_all([job], on_progress=told.append))
+            asked = asyncio.create_task(asking.dispatcher.submitter.submit([job], on_progress=told.append))
             await eventually_async(lambda: any(progress.done for progress in told), "it has taken steps")
             bury(valkey.url, first)
             with worker_process(valkey.url, tmp_path):

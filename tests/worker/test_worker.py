@@ -17,7 +17,7 @@ import redis
 from models.loading import load
 from server.queue import keys
 from server.queue.messages import Reply, ServedBundle, WorkerInfo
-from server.queue.resp import script_sha
+from server.queue.worker.ack import FINISH
 from server.queue.worker.connection import WorkerTimings
 from server.queue.worker.delivery import Delivery
 from server.supervisor.private_valkey import PrivateValkey
@@ -85,7 +85,7 @@ async def test_bundle_of_unserved_task_is_announced_with_reason(valkey: PrivateV
             states = {bundle.name: bundle for bundle in info.bundles}
             assert (states["sketcher"].task, states["sketcher"].state) == ("depth", "unavailable")
             assert states["sketcher"].reason == "task depth is not served yet by this version"
-            assert (await asking.dispatcher.fleet()).specs["sketcher", "1"].to_bytes() == sketcher.spec.to_bytes()
+            assert (await asking.dispatcher.fleet.read()).specs["sketcher", "1"].to_bytes() == sketcher.spec.to_bytes()
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
 
@@ -141,7 +141,7 @@ async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_pat
                 return (await asking.ready())[0].bundles[0].state == state
 
             for order, told in (("unloaded", "unavailable"), ("loaded", "ready")):
-                await asking.dispatcher.set_repository("null", order)
+                await asking.dispatcher.fleet.set_repository("null", order)
                 await eventually_async(lambda told=told: is_now(told), f"it is {told}")
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
@@ -181,7 +181,7 @@ async def test_culprit_of_failing_batch_is_found_and_others_answered(valkey: Pri
         async with gateway(valkey.url) as asking:
             await asking.ready()
             jobs = [asking.job("tiny@1", random_pixels(seed, side=40 if seed == 3 else 32)) for seed in range(8)]
-            replies = await asking.dispatcher.submit_all(jobs)
+            replies = await asking.dispatcher.submitter.submit(jobs)
     kinds = [reply.failure.kind if reply.failure else None for reply in replies]
     assert kinds == [None] * 3 + ["model-error"] + [None] * 4
     with PartitionRedis.from_url(valkey.url) as client:
@@ -225,7 +225,7 @@ async def test_two_contents_of_one_name_have_workers_of_their_own(valkey: Privat
 async def test_job_for_newer_version_is_left_to_it(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
     newer = WorkerQueue(valkey.url, "newer", WorkerTimings(key_ttl=600.0), "telepathy")
-    newer.announce(WorkerInfo(id=newer.id, host="here", pid=0, state="starting", device="cpu", bundles=[]))
+    newer.liveness.announce(WorkerInfo(id=newer.id, host="here", pid=0, state="starting", device="cpu", bundles=[]))
     with worker_process(valkey.url, tmp_path) as process:
         async with gateway(valkey.url) as asking:
             await asking.ready()
@@ -236,7 +236,7 @@ async def test_job_for_newer_version_is_left_to_it(valkey: PrivateValkey, tmp_pa
             async with asyncio.timeout(WAIT_S):
                 while not taken:  # the other one waits at the queue, too
                     taken = await asyncio.to_thread(newer.pull, [keys.queue(job.bundle, job.digest)], 1, 2000)
-            newer.finish([(delivery, Reply(id=delivery.job.id, worker=newer.id)) for delivery in taken])
+            newer.acks.finish([(delivery, Reply(id=delivery.job.id, worker=newer.id)) for delivery in taken])
             assert (await asked).worker == newer.id
             assert (await asking.ask(asking.job("null@1"))).failure is None
         assert process.poll() is None
@@ -253,7 +253,7 @@ async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateVa
             process.send_signal(signal.SIGTERM)
             assert (await asked).failure is None
             assert process.wait(WAIT_S) == 0
-            assert (await asking.dispatcher.fleet(fresh=True)).workers == ()
+            assert (await asking.dispatcher.fleet.read(fresh=True)).workers == ()
 
 
 async def test_second_signal_hands_back_at_once_to_another_worker(valkey: PrivateValkey, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
 async def test_a_worker_outlives_foreign_contents_of_the_queue(valkey: PrivateValkey, tmp_path: Path) -> None:
     """It ends its job once they are mended, and takes the next one."""
     write_null(tmp_path)
-    finish = script_sha("finish")  # the first call sends the source, a repeated one the name
+    finish = FINISH.sha  # the first call sends the source, a repeated one the name
     with worker_process(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as db:
         async with gateway(valkey.url) as asking:
             await asking.ready()

@@ -12,8 +12,7 @@ from typing import Literal
 from models.bundle import BundleSpec
 from server.http.problems import Kind, Problem
 from server.queue.errors import RedisAway
-from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.fleet import Fleet
+from server.queue.gateway.fleet import Fleet, FleetReader
 from server.queue.messages import UNLOADED, ServedBundle, WorkerInfo
 from server.quoting import QUOTED, quoted
 from server.settings import Settings
@@ -34,8 +33,8 @@ NOBODY = "no worker serves it"
 class Directory:
     """Answers from what workers announced; while Redis is away, from the last that was heard."""
 
-    def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, reader: FleetReader, settings: Settings) -> None:
+        self._reader = reader
         self._settings = settings
         self._last: Fleet | None = None
         self._chosen_of: Fleet | None = None
@@ -46,7 +45,7 @@ class Directory:
     async def fleet(self) -> Fleet:
         """Raises RedisAway if Redis does not answer and never did."""
         try:
-            fleet = await self._dispatcher.fleet()
+            fleet = await self._reader.read()
         except RedisAway:
             if self._last is None:
                 raise
@@ -131,7 +130,7 @@ class Directory:
     async def why_not_ready(self) -> str | None:
         """The reason why requests that name no model cannot be answered now; None if they can."""
         try:
-            fleet = await self._dispatcher.fleet()
+            fleet = await self._reader.read()
         except RedisAway as error:
             return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
         if not any_ready(fleet):

@@ -163,7 +163,7 @@ class Admission:
             refuse_webhook(request)
         told = request.scope["state"]
         key: ApiKey = told["api_key"]
-        reservation = self._dispatcher.reserve(Claim(owner_of(told["client"]), takes_long, key.priority == "low", key.max_items))
+        reservation = self._dispatcher.submitter.reserve(Claim(owner_of(told["client"]), takes_long, key.priority == "low", key.max_items))
         return Visit(
             self,
             request,

@@ -32,7 +32,7 @@ from server.media import image_headers, images
 from server.media.limits import MediaError
 from server.queue.errors import KeyTaken, NeverFits, ResultsFull
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.enqueuer import INLINE_BYTES
+from server.queue.gateway.submitter import INLINE_BYTES
 from server.queue.messages import WEBHOOKS, Priority, QueuedJob, Reply
 from server.queue.record import Draft, Record
 from server.tasks import capabilities
@@ -126,7 +126,7 @@ class Inference:
     ) -> Answer:
         """beside: of the request as a whole; their jobs follow those of the items."""
         enqueued = time.perf_counter()
-        deadline_ms = int(self._dispatcher.now_ms() + visit.seconds_left() * 1000)
+        deadline_ms = int(self._dispatcher.link.now_ms() + visit.seconds_left() * 1000)
         together = [*prepared, *beside]
         jobs = self._jobs(together, asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=follower is not None)
         await _reserve_large(jobs, visit)
@@ -154,7 +154,7 @@ class Inference:
         items.clear()
         plan, (counted, counted_unit) = msgspec.msgpack.encode(asked.plan), _counted(prepared, asked)
         enqueued = time.perf_counter()
-        deadline_ms = int(self._dispatcher.now_ms() + (visit.seconds - (enqueued - visit.started)) * 1000)
+        deadline_ms = int(self._dispatcher.link.now_ms() + (visit.seconds - (enqueued - visit.started)) * 1000)
 
         def make_jobs(record: str) -> list[QueuedJob]:
             return self._jobs(prepared, asked, visit, deadline_ms, record=record, needs=WEBHOOKS if webhook.url else "", follow=True)
@@ -209,7 +209,7 @@ class Inference:
             return item
         result = await self._turns.run(visit.client, partial(_prepare, item, asked, self._decoder, first=True))
         prepared = _good(result, asked.part, index, count)
-        deadline_ms = int(self._dispatcher.now_ms() + visit.seconds_left() * 1000)
+        deadline_ms = int(self._dispatcher.link.now_ms() + visit.seconds_left() * 1000)
         jobs = self._jobs([prepared], asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=False)
         places = visit.reservation.items, visit.reservation.nbytes
         await _reserve_large(jobs, visit)
@@ -220,7 +220,7 @@ class Inference:
     async def _replies(self, jobs: list[QueuedJob], asked: Asked, visit: Visit, fields: Sequence[str], **listeners: Any) -> list[Reply]:
         """fields: how errors name what each job was made of. Raises Problem for one that failed, and what the Dispatcher raises."""
         with self._desertion.watched(asked.spec, visit.limit):
-            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, **listeners)
+            replies = await self._dispatcher.submitter.submit(jobs, reservation=visit.reservation, **listeners)
         for field, reply in zip(fields, replies, strict=True):
             if reply.failure is not None:
                 raise error_mapping.of_reply(reply.failure, asked.spec.name, field)
@@ -287,7 +287,7 @@ class Inference:
         task = asked.task
         takes_long = isinstance(task, TakesSteps)
         steps = task.steps(asked.plan, None if arrays is None else _to_numpy(arrays)) if isinstance(task, TakesSteps) else None
-        return self._dispatcher.work_ms(asked.spec.id, steps, takes_long=takes_long)
+        return self._dispatcher.fleet.latest.work_ms(asked.spec.id, steps, takes_long=takes_long)
 
     def _count(self, outputs: Sequence[Outputs], spec: BundleSpec, timing: Timing) -> None:
         counted = self._metrics.of(spec)

@@ -151,7 +151,7 @@ class Jobs:
         task = TASKS.get(record.task)
         if task is None:
             raise Problem(Kind.NOT_OFFERED, f"this gateway does not know the task {record.task!r}: ask a newer one")
-        spec, plan = await self._dispatcher.spec(record.digest), await self._dispatcher.records.plan(record.id)
+        spec, plan = await self._dispatcher.fleet.spec(record.digest), await self._dispatcher.records.plan(record.id)
         if spec is None or plan is None:
             raise unknown(record.id)
         try:

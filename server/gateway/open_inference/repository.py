@@ -17,8 +17,8 @@ from models.bundle import NAME_PATTERN
 from server.gateway.auth.middleware import require
 from server.gateway.catalog.model_directory import is_unloaded, state_of, version_order
 from server.http.problems import Kind, Problem
-from server.queue.gateway.dispatcher import Dispatcher, DispatcherTimings
-from server.queue.gateway.fleet import Fleet
+from server.queue.gateway.dispatcher import DispatcherTimings
+from server.queue.gateway.fleet import Fleet, FleetReader
 from server.queue.messages import ServedBundle
 from server.quoting import QUOTED, quoted
 from server.settings import Settings
@@ -56,12 +56,12 @@ def index(fleet: Fleet, *, ready_only: bool) -> list[dict[str, str]]:
     return entries
 
 
-async def load(name: str, dispatcher: Dispatcher) -> None:
+async def load(name: str, reader: FleetReader) -> None:
     """Returns when every living worker has looked at the bundle and one serves it. Raises Problem: 400 with the reason, 503."""
-    if not await _appears(name, dispatcher):
+    if not await _appears(name, reader):
         raise Problem(Kind.INVALID_BODY, f"failed to load {_quoted(name)}, no worker has a bundle of that name")
-    revision = await dispatcher.set_repository(name, "loaded")
-    fleet = await _followed(dispatcher, revision, f"load '{name}'")
+    revision = await reader.set_repository(name, "loaded")
+    fleet = await _followed(reader, revision, f"load '{name}'")
     entries = [entry for entry in index(fleet, ready_only=False) if entry["name"] == name]
     failed = [entry for entry in entries if entry["state"] != "READY"]
     if len(failed) == len(entries):
@@ -69,19 +69,19 @@ async def load(name: str, dispatcher: Dispatcher) -> None:
         raise Problem(Kind.INVALID_BODY, f"failed to load '{name}', {reasons}")
 
 
-async def unload(name: str, dispatcher: Dispatcher) -> None:
+async def unload(name: str, reader: FleetReader) -> None:
     """Returns when every living worker has followed and every gateway knows. Raises Problem: 404 for an unknown bundle, 503."""
-    if not _knows(await dispatcher.fleet(fresh=True), name):
+    if not _knows(await reader.read(fresh=True), name):
         shown = _quoted(name)
         raise Problem(Kind.UNKNOWN_MODEL, f"failed to unload {shown}: Request for unknown model: {shown} is not found")
-    revision = await dispatcher.set_repository(name, "unloaded")
-    await _followed(dispatcher, revision, f"unload '{name}'")
+    revision = await reader.set_repository(name, "unloaded")
+    await _followed(reader, revision, f"unload '{name}'")
 
 
-async def _appears(name: str, dispatcher: Dispatcher) -> bool:
+async def _appears(name: str, reader: FleetReader) -> bool:
     """Whether a worker has a bundle of that name, or finds one soon: a folder may have been copied a moment ago."""
     until = time.monotonic() + (DISCOVERY if NAME_PATTERN.fullmatch(name) else 0)
-    while not _knows(fleet := await dispatcher.fleet(fresh=True), name):
+    while not _knows(fleet := await reader.read(fresh=True), name):
         if time.monotonic() > until:
             if not fleet.workers:
                 raise Problem(Kind.NO_WORKER, f"failed to load {_quoted(name)}: no worker is there", retry_after=5)
@@ -99,11 +99,11 @@ def _quoted(name: str) -> str:
     return f"'{name[:QUOTED]}'"
 
 
-async def _followed(dispatcher: Dispatcher, revision: int, what: str) -> Fleet:
+async def _followed(reader: FleetReader, revision: int, what: str) -> Fleet:
     try:
         async with asyncio.timeout(PATIENCE):
             while True:
-                fleet = await dispatcher.fleet(fresh=True)
+                fleet = await reader.read(fresh=True)
                 living = [worker for worker in fleet.workers if worker.state != "draining"]
                 if living and all(worker.repository_revision >= revision for worker in living):
                     await asyncio.sleep(DispatcherTimings().news)  # how old another gateway's view may be

@@ -79,8 +79,8 @@ async def _read_redis(here: Gateway) -> Families:
     jobs = GaugeMetricFamily("opsin_jobs", "Asynchronous jobs that the service knows.", labels=["state"])
     ended = CounterMetricFamily("opsin_jobs_ended", "Asynchronous jobs that have ended since Redis began.", labels=["state"])
     try:
-        fleet = await here.dispatcher.fleet()
-        depths = await here.dispatcher.depth()
+        fleet = await here.dispatcher.fleet.read()
+        depths = await here.dispatcher.beat.depths()
         restarted = await here.dispatcher.status.restarts()
         recorded = (await here.dispatcher.status.read(0, 0, 0)).records
     except RedisAway:

@@ -115,14 +115,14 @@ async def index(request: Request) -> Response:
     except msgspec.DecodeError as error:
         raise invalid(f"failed to parse the request JSON: {error}") from error
     ready_only = isinstance(wish, dict) and wish.get("ready") is True
-    return json_response(repository.index(await app_state.of(request).dispatcher.fleet(fresh=True), ready_only=ready_only))
+    return json_response(repository.index(await app_state.of(request).dispatcher.fleet.read(fresh=True), ready_only=ready_only))
 
 
 @router.post("/repository/models/{name}/load", summary="Load a bundle in every worker", openapi_extra=responses.LOAD)
 async def load(request: Request, name: str) -> Response:
     here = app_state.of(request)
     repository.check_allowed(request, here.settings)
-    await repository.load(name, here.dispatcher)
+    await repository.load(name, here.dispatcher.fleet)
     return json_response({})
 
 
@@ -130,7 +130,7 @@ async def load(request: Request, name: str) -> Response:
 async def unload(request: Request, name: str) -> Response:
     here = app_state.of(request)
     repository.check_allowed(request, here.settings)
-    await repository.unload(name, here.dispatcher)
+    await repository.unload(name, here.dispatcher.fleet)
     return json_response({})
 
 

@@ -38,7 +38,7 @@ async def scene(request: Request, scene_id: str) -> Response:
         media_type = choose(request.headers.get("accept"), offers(task, own))
         if common.priority == "low":
             await visit.lower()
-        spec = await here.dispatcher.spec(kept.digest)
+        spec = await here.dispatcher.fleet.spec(kept.digest)
         if spec is None:
             raise _gone(scene_id)
         visit.resolved(spec)

@@ -190,7 +190,7 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
         _check_images(submission)  # the option may suit what was really sent
         raise of_refusal(error) from error
     if isinstance(task, KeepsScenes):
-        plan = task.with_partition(plan, here.dispatcher.partition)
+        plan = task.with_partition(plan, here.dispatcher.link.digits)
     return Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), visit.priority(sent.common.priority))
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
+
+import redis.asyncio
 
 from server.queue.connect import away_is_one_error
 from server.queue.errors import RedisAway
 from server.queue.first_contact import FirstContact
+from server.queue.keys import Keyspace
 from server.queue.resp import AsyncWire
+from server.queue.script import ArgsT, ResultT, Script
 
 T = TypeVar("T")
 
@@ -32,12 +36,16 @@ SAY_AGAIN_S = 10.0
 class AsyncLink:
     """For one event loop."""
 
-    def __init__(self, wire: AsyncWire, grace: float, first: FirstContact) -> None:
+    def __init__(self, client: redis.asyncio.Redis, keyspace: Keyspace, grace: float, first: FirstContact) -> None:
         """`grace`: seconds for which requests wait for a Redis that is away."""
-        self.wire = wire
-        self.name = wire.keyspace.name
-        self.service_name = wire.keyspace.service
-        self.digits = wire.keyspace.digits
+        self._client = client
+        self.wire = AsyncWire(client, keyspace)
+        self.listener = AsyncWire(client, keyspace)
+        """For the one blocking read that may be told to return."""
+        self.name = keyspace.name
+        self.service_name = keyspace.service
+        self.digits = keyspace.digits
+        """Ids of records and scenes of the partition begin with these."""
         self._grace = grace
         self._first = first
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -51,13 +59,14 @@ class AsyncLink:
         """Latest warning about a single key, and its time."""
         self.clock_offset_ms = time.time() * 1000 - time.monotonic() * 1000
         """Redis' clock less this machine's monotonic one."""
+        self.is_closed = False
         self.here = asyncio.Event()
         self.nudge = asyncio.Event()
         """Set when Redis is lost, so that the beat looks at once."""
 
-    async def script(self, name: str, *arguments: Any) -> Any:
-        """One of the queue's scripts, or RedisAway: at once if that is known, within a second if not."""
-        return await self.ask(lambda: self.wire.script(name, *arguments))
+    async def run(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
+        """Return what a script answers. Raises RedisAway: at once if that is known, within a second if not."""
+        return await self.ask(lambda: self.wire.run(script, args, messages))
 
     async def command(self, *words: Any) -> Any:
         """The same of a command."""
@@ -87,11 +96,11 @@ class AsyncLink:
             self.lost(away, beat=beat)
             raise
 
-    async def move(self, script: str, *arguments: Any) -> Any:
+    async def move(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
         """A script that moves payload takes its time. After RedisAway the caller decides whether Redis is `lost`; it is not cancelled."""
         with away_is_one_error():
             async with self._commands:
-                return await self.wire.script(script, *arguments)
+                return await self.wire.run(script, args, messages)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Let it go on beside the caller, until `close`."""
@@ -111,8 +120,22 @@ class AsyncLink:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to look at it
         return task
 
+    async def reconnect(self) -> None:
+        """Drop all connections: new ones find the new master."""
+        await self._client.connection_pool.disconnect()
+        await self._close_wires()
+
+    async def disconnect(self) -> None:
+        await self._client.aclose()
+        await self._close_wires()
+
+    async def _close_wires(self) -> None:
+        await self.wire.close()
+        await self.listener.close()
+
     async def close(self) -> None:
         """End what was spawned; the connections stay."""
+        self.is_closed = True
         while self._tasks:  # Python 3.11's wait_for, which redis-py uses, may swallow a cancellation
             for task in self._tasks:
                 task.cancel()

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import msgspec
+import redis
 
 from models.bundle import BundleError, BundleSpec
 from server.queue import keys
+from server.queue.errors import RedisAway
 from server.queue.gateway.connection import AsyncLink
 from server.queue.messages import UnknownVersion, WorkerInfo, decode, repository_states
 
@@ -70,7 +72,7 @@ class FleetReader:
         self._lock = asyncio.Lock()
         self.latest = Fleet()
 
-    async def fleet(self, *, fresh: bool = False) -> Fleet:
+    async def read(self, *, fresh: bool = False) -> Fleet:
         """Return who serves what, at most `news` old. Raises RedisAway at once while Redis does not answer."""
         asked_at = time.monotonic()
         oldest = asked_at if fresh else asked_at - self._news
@@ -78,21 +80,33 @@ class FleetReader:
             async with self._lock:
                 if self._read_at <= oldest:
                     read_at = time.monotonic()
-                    self.latest = await self._link.ask(self._read)
+                    self.latest = await self._link.ask(self._read_all)
                     self._read_at = read_at
         return self.latest
 
     async def spec(self, digest: str) -> BundleSpec | None:
-        """A published spec by its SHA-256, served or not; None if nobody has published it. Raises RedisAway, as `fleet`."""
+        """A published spec by its SHA-256, served or not; None if nobody has published it. Raises RedisAway, as `read`."""
         if digest not in self._by_digest:
             await self._link.ask(lambda: self._fetch([digest]))
         return self._by_digest.get(digest)
 
-    def forget(self) -> None:
-        """Read anew next time: what was read is known to be old."""
-        self._read_at = 0.0
+    async def set_repository(self, name: str, state: str) -> int:
+        """Order a bundle `loaded` or `unloaded`: workers follow, gateways read it in `Fleet.repository`.
 
-    async def _read(self) -> Fleet:
+        Returns the repository's revision; a worker whose `repository_revision` is as high has followed. Raises RedisAway.
+        """
+        service = self._link.service_name
+        await self._link.command("HSET", service(keys.REPOSITORY), name, state)
+        try:
+            revision = await self._link.command("INCR", service(keys.REVISION))
+        except redis.exceptions.ResponseError as error:  # no number
+            away = RedisAway.unreadable(keys.REVISION, error)
+            self._link.lost(away)
+            raise away from error
+        self._read_at = 0.0
+        return int(revision)
+
+    async def _read_all(self) -> Fleet:
         ids = await self._link.wire.command("SMEMBERS", self._link.name(keys.WORKERS))
         messages = await self._values([keys.worker(id_.decode(errors="replace")) for id_ in ids])
         flat = await self._link.wire.command("HGETALL", self._link.service_name(keys.REPOSITORY))

@@ -6,11 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from server.queue import keys
 from server.queue.errors import ClientShare, KeyShare, NeverFits, QueueFull
-from server.queue.messages import Priority
 from server.queue.script_rows import Bound, Bounds
 
 LOW = "low"
@@ -155,36 +153,10 @@ def seconds(milliseconds: float) -> int:
 
 
 @dataclass(frozen=True)
-class QueueDepth:
-    """Unfinished jobs of one bundle and priority."""
-
-    items: int
-    oldest_age_s: float
-    running: int
-    """Those in the hands of living workers, where that was asked for."""
-
-
-def depths(now_ms: int, rows: list[Any]) -> dict[tuple[str, Priority], QueueDepth]:
-    """(bundle, priority) → depth, from rows of `stream_loads`: several contents of a bundle, and what was handed back, count together."""
-    found: dict[tuple[str, Priority], QueueDepth] = {}
-    for stream, items, oldest_ms, *running in rows:
-        try:
-            name = keys.StreamName.of(stream.decode())
-        except ValueError:  # anybody may have added to the set of queues
-            continue
-        age = max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms else 0.0
-        known = found.get((name.bundle, name.priority), QueueDepth(0, 0.0, 0))
-        depth = QueueDepth(known.items + items, max(known.oldest_age_s, age), known.running + sum(running))
-        found[name.bundle, name.priority] = depth
-    return found
-
-
-@dataclass(frozen=True)
 class Load:
     """The queue as the beat reports it."""
 
     all: Held = field(default_factory=Held)
-    depths: Mapping[tuple[str, Priority], QueueDepth] = field(default_factory=dict)
     owners: Mapping[str, Held] = field(default_factory=dict)
 
 
@@ -223,7 +195,7 @@ class Reservation:
         self._take(items, nbytes)
 
     def release(self) -> None:
-        """Idempotent; `submit_all(jobs, reservation=…)` does it when the queue counts the jobs itself."""
+        """Idempotent; `Submitter.submit(jobs, reservation=…)` does it when the queue counts the jobs itself."""
         self._take(0, 0)
 
     def _take(self, items: int, nbytes: int) -> None:

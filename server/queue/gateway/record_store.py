@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -17,14 +17,34 @@ from server.queue import keys
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlineExceeded, KeyTaken, NeverFits, RecordLost, RedisAway, ResultsFull
 from server.queue.gateway.connection import AsyncLink
-from server.queue.gateway.enqueuer import LATE, Enqueuer, to_rows
 from server.queue.gateway.large_values import Freight
+from server.queue.gateway.submitter import LATE, Submitter, to_rows
 from server.queue.messages import QueuedJob, Reply, decode, later
 from server.queue.record import NAMES, RECORD_BYTES, Draft, Happened, Record, RecordEvent, State, epoch_of
-from server.queue.resp import AsyncWire
+from server.queue.script import Script
 from server.queue.script_rows import Recorded
 from server.settings import Settings
 
+
+class RecordAdmitted(msgspec.Struct, frozen=True, array_like=True):
+    status: bytes
+    """`ok`; `known`: the same request came before under this key; `conflict`: another one did; `client`, `key`, `full` (see
+    parts/admission.lua); `share`: records have their half of the queue; `results`: those that are kept leave no room; `late`; `unstaged`;
+    `epoch`: this Redis is another one than the gateway thinks."""
+    id: bytes
+    """Of the record; with `epoch`, that of this Redis."""
+    place: int = -1
+    """In the record's stream, where there is a record; -1: unknown."""
+    values: list[bytes | None] = []
+    """Its fields that were named."""
+
+
+ENQUEUE_RECORD = Script("enqueue_record", Recorded, RecordAdmitted)
+READ_RECORD = Script("read_record", tuple[str, Sequence[str]], tuple[bytes, int, list[bytes | None]])
+CANCEL_RECORD = Script("cancel_record", tuple[str, str], tuple[bytes, int])
+Entries = list[tuple[bytes, list[bytes]]]
+READ_EVENTS = Script("read_events", tuple[int, Sequence[tuple[str, int]]], tuple[bytes, list[tuple[bytes, Entries]]])
+SWEEP_RECORDS = Script("sweep_records", tuple[()], bytes)
 SHARE = "asynchronous jobs hold half of the queue"
 EVENTS_PER_READ = 64
 """A call reads at most so many of one record."""
@@ -35,16 +55,14 @@ NOT_YET_S = 0.002
 class Records:
     """For one event loop. Everything but `admit` raises RedisAway at once while Redis does not answer."""
 
-    def __init__(self, link: AsyncLink, listener: AsyncWire, freight: Freight, settings: Settings, enqueuer: Enqueuer) -> None:
-        """listener: for `listen` alone, so that one connection waits."""
+    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings, submitter: Submitter) -> None:
         self._link = link
-        self._listener = listener
         self._listener_id = 0
         """The number of its connection, as Redis counts."""
         self._listening = False
         self._freight = freight
         self._settings = settings
-        self._enqueuer = enqueuer
+        self._submitter = submitter
         self.epoch = ""
         """The epoch of the Redis that answered last; empty before the first beat."""
 
@@ -52,7 +70,7 @@ class Records:
         """Queue a client's job; returns its record, which is an older one where the same request came before under its key.
 
         `plan`: msgpack of the task's plan. `make_jobs` makes the jobs of the queue for a record. max_items: as of
-        `Enqueuer.enqueue`. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlineExceeded or RedisAway (away for longer than
+        `Submitter.enqueue`. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlineExceeded or RedisAway (away for longer than
         `redis_grace`).
         """
         record, jobs, since = "", list[QueuedJob](), time.monotonic()
@@ -62,36 +80,36 @@ class Records:
                 record = f"{self.epoch}-{secrets.token_hex(16)}"
                 jobs = make_jobs(record)
             try:
-                status, told, *shown = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs, max_items))
+                admitted = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs, max_items))
             except RedisAway as away:
-                if (why := await self._enqueuer.given_up(away, since)) is not None:
+                if (why := await self._submitter.given_up(away, since)) is not None:
                     raise why from away.__cause__
                 continue
-            match status:
+            match status := admitted.status:
                 case b"ok" | b"known":
-                    return _record(told, *shown)
+                    return _record(admitted.id.decode(), admitted.place, admitted.values)
                 case b"epoch":
-                    self.epoch = told
+                    self.epoch = admitted.id.decode()
                 case b"conflict":
                     raise KeyTaken
                 case b"results":
                     raise ResultsFull
                 case b"late":
-                    if not (jumped := await self._enqueuer.jumped_ms()):
+                    if not (jumped := await self._submitter.jumped_ms()):
                         raise DeadlineExceeded(LATE)
                     jobs = [later(job, jumped) for job in jobs]
                 case b"share":
-                    await self._enqueuer.read_load_if_there()
-                    raise self._enqueuer.full(SHARE, len(jobs))
+                    await self._submitter.read_load_if_there()
+                    raise self._submitter.full(SHARE, len(jobs))
                 case b"full" | b"client" | b"key":
-                    await self._enqueuer.read_load_if_there()
-                    raise self._enqueuer.refused(status, to_rows(jobs, max_items)[0])
+                    await self._submitter.read_load_if_there()
+                    raise self._submitter.refused(status, to_rows(jobs, max_items)[0])
 
     async def read(self, record_id: str) -> Record | None:
         """None: unknown, or expired. Raises RecordLost."""
         if not epoch_of(record_id):
             return None
-        epoch, place, values = await self._link.script("read_record", record_id, *NAMES)
+        epoch, place, values = await self._link.run(READ_RECORD, (record_id, NAMES))
         if not values:
             self._check_epoch(record_id, epoch)
             return None
@@ -107,7 +125,7 @@ class Records:
         Raises RecordLost."""
         if not epoch_of(record_id):
             return False
-        epoch, found = await self._link.script("cancel_record", record_id, key_name)
+        epoch, found = await self._link.run(CANCEL_RECORD, (record_id, key_name))
         if not found:
             self._check_epoch(record_id, epoch)
         return bool(found)
@@ -116,7 +134,7 @@ class Records:
         """(record, number of the last event that is known) → what came after it, at most EVENTS_PER_READ at a time.
 
         Where that is much, the last of them are left for the next call."""
-        epoch, answers = await self._link.script("read_events", EVENTS_PER_READ, *(word for position in positions for word in position))
+        epoch, answers = await self._link.run(READ_EVENTS, (EVENTS_PER_READ, positions))
         happened: list[Happened | RecordLost] = []
         for (record_id, _), (state, entries) in zip(positions, answers, strict=False):
             is_lost = not state and epoch_of(record_id) != epoch.decode()
@@ -132,9 +150,9 @@ class Records:
         self._listening = True
         try:
             with away_is_one_error():
-                self._listener_id = await self._listener.command("CLIENT", "ID")  # it may be another connection now
+                self._listener_id = await self._link.listener.command("CLIENT", "ID")  # it may be another connection now
                 after = [f"{number}-0" for number in known.values()]
-                answer = await self._listener.command(*command, *names, *after, patience=seconds + ANSWER_TIMEOUT_S)
+                answer = await self._link.listener.command(*command, *names, *after, patience=seconds + ANSWER_TIMEOUT_S)
         finally:
             self._listening = False
         return {names[stream.decode()]: _events(entries) for stream, entries in answer or ()}
@@ -158,15 +176,15 @@ class Records:
     async def sweep(self) -> None:
         """End those whose deadline has passed, and queue again what Redis has lost."""
         with suppress(RedisAway):  # the next beat sees to it
-            await self._link.script("sweep_records")
+            await self._link.run(SWEEP_RECORDS, ())
 
-    async def _try_to_admit(self, record: str, draft: Draft, plan: bytes, jobs: list[QueuedJob], max_items: int) -> tuple[Any, ...]:
+    async def _try_to_admit(self, record: str, draft: Draft, plan: bytes, jobs: list[QueuedJob], max_items: int) -> RecordAdmitted:
         rows, messages, staged = to_rows(jobs, max_items, kept=True)
         self._check_fits(len(rows), sum(row.nbytes for row in rows), draft.bound)
         for key, message in staged.items():
             await self._freight.write(key, message)
         recorded = Recorded(
-            bounds=self._enqueuer.bounds,
+            bounds=self._submitter.bounds,
             max_results=self._settings.results_max_bytes,
             record=record,
             draft=draft,
@@ -174,8 +192,7 @@ class Records:
             jobs=rows,
             names=NAMES,
         )
-        status, told, *shown = await self._link.move("enqueue_record", msgspec.msgpack.encode(recorded), plan, *messages)
-        return status, told.decode(), *shown
+        return await self._link.move(ENQUEUE_RECORD, recorded, [plan, *messages])
 
     def _check_fits(self, items: int, nbytes: int, bound: int) -> None:
         """Raises NeverFits."""

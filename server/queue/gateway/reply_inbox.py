@@ -14,9 +14,8 @@ import msgspec
 from server.arrays import Array
 from server.queue import keys
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
-from server.queue.errors import DeadlineExceeded, RedisAway
+from server.queue.errors import RedisAway
 from server.queue.gateway.connection import AsyncLink
-from server.queue.gateway.enqueuer import Enqueuer
 from server.queue.gateway.large_values import Freight
 from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode
 
@@ -56,10 +55,9 @@ class Waiting:
 class Inbox:
     """The reply stream of one gateway, read by one blocking read."""
 
-    def __init__(self, link: AsyncLink, freight: Freight, enqueuer: Enqueuer, gateway: str, *, lost_after: float) -> None:
+    def __init__(self, link: AsyncLink, freight: Freight, gateway: str, *, lost_after: float) -> None:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
         self._freight = freight
-        self._enqueuer = enqueuer
         self._link = link
         self._stream = link.name(keys.replies(gateway))
         self._lost_after = lost_after
@@ -91,33 +89,27 @@ class Inbox:
             if not waiting.reply.done():
                 waiting.reply.set_exception(reason)
 
-    async def send_lost_again(self) -> None:
-        """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
+    async def take_lost(self) -> list[Waiting]:
+        """Return what must be sent again: unanswered for long and `job:<id>` gone, so that Redis lost it (fail-over, restart without data)
+        or ended it without an answer. Their deadlines are those of Redis' present clock."""
         before = time.monotonic() - self._lost_after
         overdue = [one for one in self._waiting.values() if one.may_be_lost and one.sent_at is not None and one.sent_at < before]
         if not overdue:
-            return
+            return []
         marks = await self._link.command("MGET", *(self._link.name(keys.job(waiting.job.id)) for waiting in overdue))
         gone = [waiting for waiting, mark in zip(overdue, marks, strict=True) if mark is None]
         if not gone:
-            return
+            return []
         # an answer was written when its job:<id> went, so it is in the stream by now, read or not
         self._deliver(await self._link.command("XRANGE", self._stream, f"({self.last_read}", "+"))
+        lost = []
         for waiting in gone:
             seconds_left = waiting.until - time.monotonic()
             if waiting.may_be_lost and seconds_left > 0:
                 waiting.sent_at = None
                 waiting.job = msgspec.structs.replace(waiting.job, deadline_ms=int(self._link.now_ms() + seconds_left * 1000))
-                self._link.spawn(self._send_again(waiting))
-
-    async def _send_again(self, waiting: Waiting) -> None:
-        """The beat does not wait for it: large messages take their time."""
-        try:
-            await self._enqueuer.enqueue([waiting.job], again=True)
-        except (DeadlineExceeded, RedisAway) as error:
-            log.debug("job %s not sent again: %s", waiting.job.id, error)
-        finally:
-            waiting.sent_at = time.monotonic()
+                lost.append(waiting)
+        return lost
 
     async def read_forever(self) -> None:
         while True:

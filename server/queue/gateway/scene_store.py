@@ -13,8 +13,10 @@ from server.queue.errors import RedisAway
 from server.queue.gateway.connection import AsyncLink
 from server.queue.gateway.large_values import Freight
 from server.queue.messages import VERSION
+from server.queue.script import Script
 from server.settings import Settings
 
+KEEP_SCENE = Script("keep_scene", tuple[str, str, int, int], int)
 SCENES = "scene"
 """How scenes are called among the states of what is kept (`parts/records.lua`)."""
 SCENE_ID = re.compile(r"[0-9a-f]{34}")
@@ -60,5 +62,6 @@ class Scenes:
     async def _keep(self, scene_id: str, data: bytes) -> bool:
         staged = keys.stage(f"{scene_id}:{secrets.token_hex(4)}")  # an answer may be fetched twice at once, and pieces must not mix
         await self._freight.write(staged, data)
-        arguments = (scene_id, staged, int(self._settings.scene_ttl * 1000), self._settings.results_max_bytes)
-        return bool(await self._link.script("keep_scene", *arguments))
+        ttl_ms = int(self._settings.scene_ttl * 1000)
+        kept = await self._link.run(KEEP_SCENE, (scene_id, staged, ttl_ms, self._settings.results_max_bytes))
+        return kept == 1

@@ -10,9 +10,9 @@ import msgspec
 
 from server.queue import keys
 from server.queue.gateway.connection import AsyncLink
-from server.queue.gateway.quotas import QueueDepth, depths
 from server.queue.messages import Priority
 from server.queue.record import RECORD_BYTES, JobProgress, RecordsLoad, rfc3339
+from server.queue.script import Script
 
 STEP_S = 5
 """As `parts/history.lua` says."""
@@ -52,6 +52,26 @@ class DeadLetter(msgspec.Struct, frozen=True):
     reason: str
 
 
+class StreamLoad(msgspec.Struct, frozen=True, array_like=True):
+    """Unfinished jobs of one work stream."""
+
+    stream: bytes
+    items: int
+    oldest_ms: int
+    """When the oldest was queued; 0: unknown."""
+    running: int = 0
+    """Those in the hands of living workers, where that was asked for."""
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """Unfinished jobs of one bundle and priority."""
+
+    items: int
+    oldest_age_s: float
+    running: int
+
+
 @dataclass(frozen=True)
 class Lately:
     """The queue's view of the service at one moment."""
@@ -69,6 +89,30 @@ class Lately:
     """Clients' jobs that have not ended, the oldest first."""
 
 
+class StatusAnswer(msgspec.Struct, frozen=True, array_like=True):
+    now_ms: int
+    gateways: int
+    """How many live."""
+    streams: list[StreamLoad]
+    history: list[list[bytes]]
+    """{name, count}… of each step."""
+    letters: list[list[bytes]]
+    """{entry id, stream, reason} of each."""
+    queued: int
+    """Records, as are the next ones."""
+    running: int
+    kept: int
+    totals: list[bytes]
+    """`records:totals`."""
+    ended: list[bytes]
+    """`records:ended`."""
+    oldest: list[list[bytes | None]]
+    """Of records that have not ended {task, bundle, state, created ms, started ms, done, total, unit}; no ids, which are secrets."""
+
+
+STATUS = Script("status", tuple[int, int, int], StatusAnswer)
+
+
 class StatusReader:
     """Raises RedisAway at once while Redis does not answer."""
 
@@ -77,16 +121,15 @@ class StatusReader:
 
     async def read(self, steps: int = STEPS, letters: int = MOST_LETTERS, ongoing: int = MOST_ONGOING) -> Lately:
         """With so many steps of the history, dead letters and clients' jobs at most."""
-        answer = await self._link.script("status", steps, letters, ongoing)
-        now_ms, gateways, streams, history, dead, queued, running, kept, totals, ended, oldest = answer
+        read = await self._link.run(STATUS, (steps, letters, ongoing))
         return Lately(
-            now_ms,
-            gateways,
-            _queue(depths(now_ms, streams)),
-            [_counts(flat) for flat in history],
-            [_letter(*(field.decode(errors="replace") for field in letter)) for letter in dead],
-            _records(queued, running, kept, _counts(totals), _counts(ended)),
-            [_long_job(now_ms, *(value.decode(errors="replace") if value else "" for value in row)) for row in oldest],
+            read.now_ms,
+            read.gateways,
+            _queue(depths(read.now_ms, read.streams)),
+            [_counts(flat) for flat in read.history],
+            [_letter(*(field.decode(errors="replace") for field in letter)) for letter in read.letters],
+            _records(read.queued, read.running, read.kept, _counts(read.totals), _counts(read.ended)),
+            [_long_job(read.now_ms, *(value.decode(errors="replace") if value else "" for value in row)) for row in read.oldest],
         )
 
     async def statistics(self, bundle: str) -> dict[str, int]:
@@ -101,6 +144,21 @@ class StatusReader:
     async def restarts(self) -> dict[str, int]:
         """How often supervisors have restarted a worker, by reason."""
         return _counts(await self._link.command("HGETALL", self._link.service_name(keys.RESTARTS)))
+
+
+def depths(now_ms: int, rows: Sequence[StreamLoad]) -> dict[tuple[str, Priority], QueueDepth]:
+    """Return (bundle, priority) → depth: several contents of a bundle, and what was handed back, count together."""
+    found: dict[tuple[str, Priority], QueueDepth] = {}
+    for row in rows:
+        try:
+            name = keys.StreamName.of(row.stream.decode())
+        except ValueError:  # anybody may have added to the set of queues
+            continue
+        age = max(0.0, (now_ms - row.oldest_ms) / 1000) if row.oldest_ms else 0.0
+        known = found.get((name.bundle, name.priority), QueueDepth(0, 0.0, 0))
+        depth = QueueDepth(known.items + row.items, max(known.oldest_age_s, age), known.running + row.running)
+        found[name.bundle, name.priority] = depth
+    return found
 
 
 def _counts(flat: Sequence[bytes]) -> dict[str, int]:

@@ -5,14 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from server.queue import keys
 from server.queue.errors import RedisAway
 from server.queue.gateway.connection import AsyncLink
 from server.queue.gateway.large_values import Freight
+from server.queue.script import Script
 from server.settings import Settings
 
 AT_ONCE = 64
 """Vectors that one command moves: a piece (`resp.PIECE_BYTES`), where they have 1,024 numbers."""
+
+
+class VectorUse(msgspec.Struct, frozen=True):
+    """Vectors that were used or read. Then each new one."""
+
+    most: int
+    """Bytes that all may take."""
+    ttl_ms: int
+    owner: str
+    """Of the new ones."""
+    used: Sequence[str]
+    """Ids of kept ones that were just used."""
+    new: Sequence[str]
+    """Ids of new ones."""
+
+
+KEEP_VECTORS = Script("keep_vectors", VectorUse, bytes)
 
 
 class Vectors:
@@ -46,5 +66,4 @@ class Vectors:
         with suppress(RedisAway):
             for first in range(0, max(len(ids), len(used)), AT_ONCE):
                 recent, some = used[first : first + AT_ONCE], ids[first : first + AT_ONCE]
-                pairs = (word for id_ in some for word in (id_, new[id_]))
-                await self._link.move("keep_vectors", most, ttl, owner, len(recent), *recent, *pairs)
+                await self._link.move(KEEP_VECTORS, VectorUse(most, ttl, owner, recent, some), [new[id_] for id_ in some])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -10,9 +10,36 @@ import msgspec
 
 from server.queue.gateway.connection import AsyncLink
 from server.queue.record import NAMES, Record
+from server.queue.script import Script
 
 MOST_OF_HOST = 16
 """One host is told of so many ends at once by a gateway: where it hangs, others need not wait for it."""
+
+
+class WebhookClaim(msgspec.Struct, frozen=True):
+    most: int
+    lease_ms: int
+    """If this gateway dies, another one claims them when it has run out."""
+    most_of_host: int
+    """The rest of one host waits."""
+    of_host: Mapping[str, int]
+    """How many the gateway is sending now."""
+    names: Sequence[str]
+    """Fields that are read."""
+
+
+class WebhookTry(msgspec.Struct, frozen=True):
+    """A try that has ended. Then the id of the record."""
+
+    attempt: int
+    delay_ms: int | None = None
+    """From the job's end until the next try; None: there is none."""
+    gap_ms: int = 0
+    """From now until the next try, if that time has passed, since no gateway was there."""
+
+
+CLAIM_WEBHOOKS = Script("claim_webhooks", WebhookClaim, tuple[int, list[tuple[bytes, int, list[bytes | None]]]])
+SETTLE_WEBHOOK = Script("settle_webhook", WebhookTry, bytes)
 
 
 class DueWebhook(NamedTuple):
@@ -37,19 +64,20 @@ class Webhooks:
     async def claim(self, most: int, lease: float, held: Mapping[str, int]) -> tuple[list[DueWebhook], int]:
         """Return ends that are due, for so many seconds this gateway's, and how many were dropped since the last call: there were too many,
         or they cannot be read. held: host → how many the gateway is telling now."""
-        asked = most, int(lease * 1000), MOST_OF_HOST, msgspec.msgpack.encode(held)
-        dropped, *rows = await self._link.script("claim_webhooks", *asked, "webhook", *NAMES)
+        claim = WebhookClaim(most, int(lease * 1000), MOST_OF_HOST, held, ("webhook", *NAMES))
+        dropped, rows = await self._link.run(CLAIM_WEBHOOKS, claim)
         due = []
         for id_, tries, (url, *values) in rows:
             try:
-                due.append(DueWebhook(Record.of(id_.decode(), -1, values), url.decode(), tries))
+                record = Record.of(id_.decode(), -1, values)
+                due.append(DueWebhook(record, (url or b"").decode(), tries))
             except (msgspec.ValidationError, UnicodeDecodeError, AttributeError, KeyError):
                 # it would be due again and again, and all others with it
-                await self._link.script("settle_webhook", id_, tries, "", "")
+                await self._link.run(SETTLE_WEBHOOK, WebhookTry(tries), [id_])
                 dropped += 1
         return due, dropped
 
     async def settle(self, due: DueWebhook, again_after: float | None, gap: float = 0.0) -> None:
         """again_after: seconds after the job's end, None: it is over. gap: seconds from now where that has passed."""
-        delay = "" if again_after is None else int(again_after * 1000)
-        await self._link.script("settle_webhook", due.record.id, due.attempt, delay, int(gap * 1000))
+        delay_ms = None if again_after is None else int(again_after * 1000)
+        await self._link.run(SETTLE_WEBHOOK, WebhookTry(due.attempt, delay_ms, int(gap * 1000)), [due.record.id.encode()])

@@ -1,12 +1,11 @@
 #!lua flags=allow-oom
 -- A worker is about to run a batch: records what is in it, since only these may be what it dies of, and tells which are still wanted.
--- ARGV: worker, its slot, msgpack of {'alone' or 'together', {job id…}}, '1' if an absent gw:<id> means a dead gateway, then id, deadline and gateway
--- of each job that is to be looked at. Returns {now ms, for each of these why it must not run or ''…}.
-if call('HSET', 'suspects:' .. ARGV[1], ARGV[2], ARGV[3]) == 1 then call('EXPIRE', 'suspects:' .. ARGV[1], RECORD_TTL_S) end
-local now = now_ms()
-local answer = {now}
-for i = 5, #ARGV, 3 do
-  local job = {id = ARGV[i], deadline = tonumber(ARGV[i + 1]), gw = ARGV[i + 2]}
-  answer[#answer + 1] = call('EXISTS', 'job:' .. job.id) == 0 and 'ended' or verdict(job, now, ARGV[4] == '1')
+-- ARGV: msgpack of a StepBegin, msgpack of {'alone' or 'together', {job id…}}. Returns {now ms, {for each job why it must not run or ''…}}.
+local args = cmsgpack.unpack(ARGV[1])
+if call('HSET', 'suspects:' .. args.worker, args.slot, ARGV[2]) == 1 then call('EXPIRE', 'suspects:' .. args.worker, RECORD_TTL_S) end
+local now, dropped = now_ms(), {}
+for _, one in ipairs(args.jobs) do
+  local job = {id = one[1], deadline = one[2], gw = one[3]}
+  dropped[#dropped + 1] = call('EXISTS', 'job:' .. job.id) == 0 and 'ended' or verdict(job, now, args.absence_counts)
 end
-return answer
+return {now, dropped}

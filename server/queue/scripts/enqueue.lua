@@ -1,10 +1,10 @@
 #!lua
 -- Admits the jobs of several requests; those of one request all or none. A job whose `job:<id>` exists is there already: nothing happens.
--- ARGV: msgpack of an AdmissionCall (rows.py), then messages.
+-- ARGV: msgpack of an AdmissionCall (script_rows.py), then messages.
 -- Returns {items, bytes, a status for each request} with the load after it. Statuses: 'ok', followed by how many wait before its first job
 -- if it wants to know; 'client', 'key', 'full' (see parts/admission.lua); 'late'; 'unstaged': a message that should have been written before is not there.
-local admission = cmsgpack.unpack(ARGV[1])
-local bounds, all, now = admission.bounds, all_held(), now_ms()
+local args = cmsgpack.unpack(ARGV[1])
+local bounds, all, now = args.bounds, all_held(), now_ms()
 
 local function admit(jobs, again)
   if jobs[1].deadline_ms <= now then return 'late' end
@@ -20,9 +20,9 @@ local function admit(jobs, again)
   return 'ok'
 end
 
-for _, request in ipairs(admission.requests) do check_places(request.jobs) end
+for _, request in ipairs(args.requests) do check_places(request.jobs) end
 local statuses, at = {}, 2
-for _, request in ipairs(admission.requests) do
+for _, request in ipairs(args.requests) do
   for _, job in ipairs(request.jobs) do job.message, at = ARGV[at], at + 1 end
   local ahead = request.place and ' ' .. waiting_in(request.jobs[1].stream) or ''
   local status = admit(request.jobs, request.again)

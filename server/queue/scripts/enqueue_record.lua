@@ -1,14 +1,11 @@
 #!lua
 -- Admits a client's job with a record: it outlives its gateway. All such jobs together hold at most half of the queue.
--- ARGV: msgpack of a Recorded (rows.py), msgpack of the task's plan, then messages.
--- Returns {status, id of the record, and where it has one its place and the values of the fields that were named (see `shown`), so that nothing
--- needs to be read after it was admitted}. Statuses: 'ok'; 'known': the same request came before under this key, and has that id;
--- 'conflict': another one did; 'client', 'key', 'full' (see parts/admission.lua); 'share': the half is full; 'results': there is no room for its result; 'late'; 'unstaged';
--- 'epoch': this Redis is another one than the gateway thinks, and its epoch stands in place of the id.
-local asked = cmsgpack.unpack(ARGV[1])
-local bounds, jobs, draft = asked.bounds, asked.jobs, asked.draft
+-- ARGV: msgpack of a Recorded (script_rows.py), msgpack of the task's plan, then messages.
+-- Returns a RecordAdmitted (gateway/record_store.py).
+local args = cmsgpack.unpack(ARGV[1])
+local bounds, jobs, draft = args.bounds, args.jobs, args.draft
 for i, job in ipairs(jobs) do job.message = ARGV[2 + i] end
-local now, id = now_ms(), asked.record
+local now, id = now_ms(), args.record
 local id_epoch = string.match(id, '^[^-]+')
 local epoch = call('GET', 'epoch')
 local key, idem = 'record:' .. id, 'idem:' .. draft.idem
@@ -26,7 +23,7 @@ local function refuse(status)
   return {status, id}
 end
 
-local function admitted(status) return {status, id, unpack(shown(id, asked.names, now) or unreadable('record:' .. id))} end
+local function admitted(status) return {status, id, unpack(shown(id, args.names, now) or unreadable('record:' .. id))} end
 
 if epoch and epoch ~= id_epoch then return {'epoch', epoch} end
 if call('EXISTS', key) == 1 then  -- a repeated call: the first answer was lost
@@ -44,12 +41,12 @@ local why = refusal(bounds, all, wanted)
 if why then return refuse(why) end
 local open, results = held(now)
 if exceeds(open, wanted, {items = bounds.all.items / 2, nbytes = bounds.all.nbytes / 2}) then return refuse('share') end
-if results + draft.bound + RECORD_BYTES > asked.max_results then return refuse('results') end
+if results + draft.bound + RECORD_BYTES > args.max_results then return refuse('results') end
 if not all_staged(jobs) then return refuse('unstaged') end
 local stream, place = jobs[1].stream, waiting_in(jobs[1].stream)
 call('HSET', key,
   'state', 'queued', 'plan', ARGV[2],
-  'stream', stream, 'count', #jobs, 'nbytes', wanted.nbytes, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
+  'stream', stream, 'count', #jobs, 'nbytes', wanted.nbytes, 'ttl_ms', args.ttl_ms, 'deadline_ms', deadline,
   'created_ms', now, 'place', place, 'placed_ms', now, 'results', 0,
   'owner', wanted.owner, 'work_ms', math.ceil(wanted.work / #jobs))
 if #jobs > 1 then

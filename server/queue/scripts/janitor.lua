@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
 -- Removes what nobody will come back for; a bounded piece of work per call. The scan over keys goes on where the last call stopped.
--- ARGV: how many keys to look at; then, for the first call of a turn alone, the worker and ms until somebody may have the next turn.
+-- ARGV: msgpack of {how many keys to look at; then, for the first call of a turn alone, the worker and ms until somebody may have the next turn}.
 -- Returns 1 when the scan has come to its end, 0 when it has not, -1 where it is not the worker's turn.
 local LATE_ENTRIES = 100
 local LONGEST_SIGN_MS = 120000
 local CURSOR = 'janitor:cursor'
-local now, first = now_ms(), ARGV[2] ~= nil
+local count_of_keys, worker, turn_ms = unpack(cmsgpack.unpack(ARGV[1]))
+local now, first = now_ms(), worker ~= ''
 expect('SCARD', 'workers', 'gateways', 'queues', 'streams', JOBS)
 local work_streams, cursor = redis.call('SUNION', P .. 'queues', P .. 'streams'), call('GET', CURSOR) or '0'
 expect('XLEN', unpack(work_streams))
 if not first then check_counts() end
-if first and not take_turn('janitor', ARGV[2], ARGV[3]) then return -1 end
+if first and not take_turn('janitor', worker, turn_ms) then return -1 end
 
 -- Who has died is taken off the list. A sign of life that lasts so long is from before the clock was set back: who lives gives a new one.
 local function call_roll(list, prefix)
@@ -75,7 +76,7 @@ local function is_kept(job_id)
   return state == 'queued' or state == 'running'
 end
 
-local scan = redis.call('SCAN', #cursor <= 20 and string.match(cursor, '^%d+$') or '0', 'COUNT', ARGV[1])
+local scan = redis.call('SCAN', #cursor <= 20 and string.match(cursor, '^%d+$') or '0', 'COUNT', count_of_keys)
 for _, full in ipairs(scan[2]) do
   local key = string.sub(full, 1, #P) == P and string.sub(full, #P + 1) or ''  -- all others are somebody else's
   local kind, id = string.match(key, '^(%a+):(.*)$')

@@ -1,8 +1,8 @@
 #!lua
--- Keeps a scene that was written under a key of its own, so that it can be asked again. ARGV: id, that key, its time to live in ms, max bytes of results.
+-- Keeps a scene that was written under a key of its own, so that it can be asked again. ARGV: msgpack of {id, that key, its time to live in ms, max bytes of results}.
 -- Returns 1; 0 if there is no room beside what results take, or it was not written. One that is kept already, since its answer was
 -- fetched before, stays without room, too.
-local id, staged, ttl, max_results = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local id, staged, ttl, max_results = unpack(cmsgpack.unpack(ARGV[1]))
 local now = now_ms()
 local key = 'scene:' .. id
 expect('ZCARD', OPEN, KEPT)

@@ -1,10 +1,11 @@
 #!lua
 -- Keeps vectors of texts for whoever reads the same text again. Those that were used longest ago leave first. One owner has a quarter at most:
 -- beyond that the owner's own leave.
--- ARGV: most bytes in all, ms that they are kept, owner, how many ids of vectors that were just used, these ids, then id and vector of each new one.
+-- ARGV: msgpack of a VectorUse, then the vector of each new one.
 -- `vector:<id>` holds one, `vectors` the ids by the time of their last use, `vectors:of:<owner>` likewise those of one owner, `vectors:owners`
 -- `<bytes>:<owner>` by id, `vectors:bytes` bytes by owner.
-local most, ttl, owner, used = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local args = cmsgpack.unpack(ARGV[1])
+local most, ttl, owner = args.most, args.ttl_ms, args.owner
 local now, all = now_ms(), 'all '
 local ENTRY_BYTES = 650  -- what Redis takes for an id in all of these; measured with INFO memory
 local MOST_EXPIRED = 200
@@ -30,20 +31,20 @@ local function make_room(name, key, bytes, bound)
 end
 
 for _, id in ipairs(call('ZRANGEBYSCORE', 'vectors', '-inf', now - ttl, 'LIMIT', 0, MOST_EXPIRED)) do forget(id) end
-for i = 5, 4 + used do
-  local _, whose = owned(ARGV[i])
-  if whose and call('PEXPIRE', 'vector:' .. ARGV[i], ttl) == 1 then
-    call('ZADD', 'vectors', now, ARGV[i])
-    try('ZADD', 'vectors:of:' .. whose, now, ARGV[i])
+for _, id in ipairs(args.used) do
+  local _, whose = owned(id)
+  if whose and call('PEXPIRE', 'vector:' .. id, ttl) == 1 then
+    call('ZADD', 'vectors', now, id)
+    try('ZADD', 'vectors:of:' .. whose, now, id)
   end
 end
-for i = 5 + used, #ARGV, 2 do
-  local id, bytes = ARGV[i], #ARGV[i + 1] + ENTRY_BYTES
+for i, id in ipairs(args.new) do
+  local bytes = #ARGV[1 + i] + ENTRY_BYTES
   if call('EXISTS', 'vector:' .. id) == 0 and bytes <= most / 4 then
     forget(id)  -- where Redis has let go of it
     make_room(owner, 'vectors:of:' .. owner, bytes, most / 4)
     make_room(all, 'vectors', bytes, most)
-    call('SET', 'vector:' .. id, ARGV[i + 1], 'PX', ttl)
+    call('SET', 'vector:' .. id, ARGV[1 + i], 'PX', ttl)
     call('ZADD', 'vectors', now, id)
     call('ZADD', 'vectors:of:' .. owner, now, id)
     call('HSET', 'vectors:owners', id, bytes .. ':' .. owner)

@@ -2,12 +2,11 @@
 -- Takes jobs for a worker, the most urgent stream first, as many as their places allow, and looks at deadline, cancel and gateway of each.
 -- Urgency is the time at which a stream's next job was queued, plus the handicap of its priority, plus by how much the job is behind others of
 -- its request: everything gets its turn.
--- ARGV: consumer, '1' if an absent gw:<id> means a dead gateway, msgpack of {{stream, its handicap in ms, the number of its pool (streams may share
--- one)}…, how many jobs each pool has place for…}.
+-- ARGV: msgpack of a Pull.
 -- Returns {now ms, rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
 local MOST_DROPPED = 256
-local consumer, absence_counts, now = ARGV[1], ARGV[2] == '1', now_ms()
-local streams, places = unpack(cmsgpack.unpack(ARGV[3]))
+local args = cmsgpack.unpack(ARGV[1])
+local now, streams, places = now_ms(), unpack(args.capacity)
 
 -- When the next undelivered job was queued, and by how much it is behind; nil if all are delivered. Without a group yet, none is. What comes from
 -- the future was queued before the clock was set back, so before everything else.
@@ -37,11 +36,11 @@ if #waiting > 1 then
 end
 
 local function read(stream, count)
-  local answer = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', P .. stream, '>')
+  local answer = redis.pcall('XREADGROUP', 'GROUP', GROUP, args.worker, 'COUNT', count, 'STREAMS', P .. stream, '>')
   if answer and answer.err then
     -- a stream that was written to before any worker served it, or a Redis that restarted empty
     make_group(stream)
-    answer = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', P .. stream, '>')
+    answer = redis.call('XREADGROUP', 'GROUP', GROUP, args.worker, 'COUNT', count, 'STREAMS', P .. stream, '>')
   end
   return answer and answer[1][2] or {}
 end
@@ -53,7 +52,7 @@ for _, candidate in ipairs(waiting) do
     local entries = read(candidate.stream, places[pool])
     for _, entry in ipairs(entries) do
       local runs
-      pulled[#pulled + 1], runs = taken(candidate.stream, entry, now, absence_counts)
+      pulled[#pulled + 1], runs = taken(candidate.stream, entry, now, args.absence_counts)
       if runs then places[pool] = places[pool] - 1 else dropped = dropped + 1 end
     end
     if #entries == 0 then break end

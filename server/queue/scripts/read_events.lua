@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Events of several clients' jobs. ARGV: most events for each, then for each its record and the number of the last event that is known.
+-- Events of several clients' jobs. ARGV: msgpack of {most events for each, {its record, the number of the last event that is known}…}.
 -- Returns {epoch of this Redis or '', for each {state ('': there is no such record), entries…}}. Those for which the answer would
 -- become too long are left out at its end.
 -- Jobs that wait are told their place again when it has changed, at most every PLACE_EVERY_MS, while somebody reads.
@@ -16,11 +16,12 @@ local function tell_changed_place(id, record)
   tell(id, 'queued', cjson.encode({place = place}))
 end
 
-local most, answers, bytes, epoch = ARGV[1], {}, 0, call('GET', 'epoch') or ''
-for at = 2, #ARGV, 2 do record_at(ARGV[at]) end
-for at = 2, #ARGV, 2 do
+local most, positions = unpack(cmsgpack.unpack(ARGV[1]))
+local answers, bytes, epoch = {}, 0, call('GET', 'epoch') or ''
+for _, position in ipairs(positions) do record_at(position[1]) end
+for _, position in ipairs(positions) do
   if bytes > MOST_BYTES then break end
-  local id, after = ARGV[at], ARGV[at + 1]
+  local id, after = unpack(position)
   local record, events = record_at(id), {}
   if record then
     tell_changed_place(id, record)

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- Claims one job that a worker without a worker:<id> key may have died of. It runs alone from then on, and each death that it causes alone is counted.
 -- What only waited in a dead worker is put back for everybody.
--- ARGV: the claiming consumer, then work streams. Returns {now ms, row (taken), deaths while alone, the dead worker} or {now ms}.
+-- ARGV: msgpack of {the claiming consumer, {work stream…}}. Returns {now ms, row (taken), deaths while alone, the dead worker} or {now ms}.
 local MOST_PENDING = 256
-local me, now = ARGV[1], now_ms()
+local now, me, streams = now_ms(), unpack(cmsgpack.unpack(ARGV[1]))
 
 -- What a dead worker was running (begin_step.lua): job id → 'alone' or 'together'.
 local function last_steps(dead)
@@ -38,12 +38,12 @@ local function claim(stream, dead)
 end
 
 expect('SCARD', 'queues')
-for i = 2, #ARGV do expect('XLEN', ARGV[i], (back_of(ARGV[i]))) end
-for i = 2, #ARGV do
-  for _, flat in ipairs(redis.pcall('XINFO', 'CONSUMERS', P .. ARGV[i], GROUP)) do
+for _, stream in ipairs(streams) do expect('XLEN', stream, (back_of(stream))) end
+for _, stream in ipairs(streams) do
+  for _, flat in ipairs(redis.pcall('XINFO', 'CONSUMERS', P .. stream, GROUP)) do
     local consumer = to_table(flat)
     local is_dead = consumer.name ~= me and consumer.pending > 0 and call('EXISTS', 'worker:' .. consumer.name) == 0
-    local claimed = is_dead and claim(ARGV[i], consumer.name)
+    local claimed = is_dead and claim(stream, consumer.name)
     if claimed then return claimed end
   end
 end

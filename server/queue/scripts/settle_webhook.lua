@@ -1,15 +1,14 @@
 #!lua flags=allow-oom
 -- Ends a try to tell of a job's end. Does nothing where another gateway has begun the next one.
--- ARGV: id of the record, which try it was, ms after the job's end until the next one (empty: there is none), ms from now where these have
--- passed, since no gateway was there.
-local id, key = ARGV[1], 'webhook:' .. ARGV[1]
+-- ARGV: msgpack of a WebhookTry, id of the record.
+local args, id, key = cmsgpack.unpack(ARGV[1]), ARGV[2], 'webhook:' .. ARGV[2]
 local tries, finished = unpack(call('HMGET', key, 'tries', 'finished_ms'))
-if tries ~= ARGV[2] then return redis.status_reply('OK') end
-if ARGV[3] == '' then
+if tonumber(tries or 0) ~= args.attempt then return redis.status_reply('OK') end
+if not args.delay_ms then
   call('ZREM', WEBHOOKS, id)
   call('DEL', key)
 else
-  local now, due = now_ms(), finished + ARGV[3]
-  call('ZADD', WEBHOOKS, due > now and due or now + ARGV[4], id)
+  local now, due = now_ms(), finished + args.delay_ms
+  call('ZADD', WEBHOOKS, due > now and due or now + args.gap_ms, id)
 end
 return redis.status_reply('OK')

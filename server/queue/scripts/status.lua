@@ -1,9 +1,7 @@
 #!lua flags=allow-oom
--- What the service is doing, and what has been counted up to now. ARGV: steps of history, most dead letters, most records.
--- Returns {now ms, living gateways, stream_loads, each with how many living workers hold, flat counts of each step…, {entry id, stream, reason}…, how many records are queued, running and
--- kept, flat records:totals, flat records:ended, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total,
--- unit}, nil where nothing is known; ids are secrets and stay here}.
-local now = now_ms()
+-- What the service is doing, and what has been counted up to now. 
+-- ARGV: msgpack of {steps of history, most dead letters, most records}. Returns a StatusAnswer (gateway/status_reader.py).
+local now, steps, most_letters, most_records = now_ms(), unpack(cmsgpack.unpack(ARGV[1]))
 check_records(now)
 local gateways = 0
 for _, id in ipairs(call('SMEMBERS', 'gateways')) do gateways = gateways + call('EXISTS', 'gw:' .. id) end
@@ -18,10 +16,10 @@ end
 
 local members = call('ZRANGE', OPEN, 0, -1)
 for _, member in ipairs(members) do record_at(id_in(member)) end
-local sent = call('XREVRANGE', 'dead', '+', '-', 'COUNT', ARGV[2]) or {}  -- false where none is wanted
+local sent = call('XREVRANGE', 'dead', '+', '-', 'COUNT', most_letters) or {}  -- false where none is wanted
 count_batches(call('LLEN', 'stats:batches'))
 local history = {}
-for step = step_of(now) - tonumber(ARGV[1]), step_of(now) - 1 do
+for step = step_of(now) - steps, step_of(now) - 1 do
   local counts = try('HGETALL', history_at(step))
   history[#history + 1] = counts.err and {} or counts
 end
@@ -41,6 +39,6 @@ for _, member in ipairs(members) do
   end
 end
 table.sort(ongoing, function(a, b) return tonumber(a[4]) < tonumber(b[4]) end)
-local oldest = {unpack(ongoing, 1, math.min(#ongoing, tonumber(ARGV[3])))}
+local oldest = {unpack(ongoing, 1, math.min(#ongoing, most_records))}
 return {
   now, gateways, streams, history, letters, open.queued, open.running, kept(now), call('HGETALL', TOTALS), call('HGETALL', ENDED), oldest}

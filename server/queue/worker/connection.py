@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,7 +14,8 @@ import redis
 from server.queue.connect import away, connect
 from server.queue.errors import RedisAway
 from server.queue.keys import Keyspace
-from server.queue.resp import goes_on, packed, script_sha, script_source
+from server.queue.resp import goes_on, packed
+from server.queue.script import ArgsT, ResultT, Script
 
 T = TypeVar("T")
 
@@ -50,33 +51,33 @@ class Link:
         self._clock_offset_ms = time.time() * 1000 - time.monotonic() * 1000
         """Redis' clock less this machine's monotonic one; this machine's wall clock until the first look at the queue tells it."""
 
-    def script(self, name: str, *arguments: Any) -> Any:
-        """One of the queue's scripts."""
-        return self.send_script(name, *arguments)()
+    def run(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
+        return self.send(script, args, messages)()
 
     def command(self, *words: Any) -> Any:
         """One command; the answer as Redis sent it."""
         return self._send(self._connection(), *words)()
 
-    def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
+    def send(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> Callable[[], ResultT]:
         """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command.
 
         It goes with its source where this connection has not sent that: one whose answer is read late would be refused."""
         connection = self._connection()
-        script = ("EVALSHA", script_sha(name)) if name in self._of_thread.scripts else ("EVAL", script_source(name))
-        self._of_thread.scripts.add(name)
-        answer = self._send(connection, *script, 1, self.name(""), *arguments)
+        begin = ("EVALSHA", script.sha) if script in self._of_thread.scripts else ("EVAL", script.source)
+        self._of_thread.scripts.add(script)
+        arguments = (1, self.name(""), *script.arguments(args, messages))
+        answer = self._send(connection, *begin, *arguments)
 
-        def read() -> Any:
+        def read() -> ResultT:
             try:
-                return answer()
+                return script.read(answer())
             except redis.exceptions.NoScriptError:  # Redis has forgotten it: the next call loads it
-                self._of_thread.scripts.discard(name)
-                return self.send_script(name, *arguments)()
+                self._of_thread.scripts.discard(script)
+                return script.read(self.command("EVAL", script.source, *arguments))
             except RedisAway as error:
                 if not error.of_a_key:
                     raise
-                return self.command("EVAL", script_source(name, traced=True), 1, self.name(""), *arguments)  # it has changed nothing
+                return script.read(self.command("EVAL", script.traced_source, *arguments))  # it has changed nothing
 
         return read
 
@@ -132,7 +133,7 @@ class Link:
             self._attempt(connection, connection.connect)
             self._open.add(connection)
             self._of_thread.connection = connection
-            self._of_thread.scripts = set[str]()
+            self._of_thread.scripts = set[Script[Any, Any]]()
             self._of_thread.posted = list[Callable[[], Any]]()
         return connection
 

@@ -39,6 +39,10 @@ class QueueEntry:
         return self.stream, self.entry_id, self.job_id, self.gateway
 
     @property
+    def is_of_record(self) -> bool:
+        return keys.PART_OF_RECORD.fullmatch(self.job_id) is not None
+
+    @property
     def bundle(self) -> str:
         return keys.StreamName.of(self.stream).bundle
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from server.queue.resp import PIECE_BYTES, STORED_MS
+from server.queue.script import Script
 from server.queue.worker.connection import Link
+
+WRITE_PIECE = Script("write_piece", tuple[str, int, int], bytes)
 
 
 def read(link: Link, key: str) -> bytes:
@@ -19,4 +22,4 @@ def write(link: Link, key: str, data: bytes) -> None:
     """Keeps trying for the link's patience, since nobody else has the value; then RedisAway. A piece may be written twice."""
     for at in range(0, len(data), PIECE_BYTES):
         piece = data[at : at + PIECE_BYTES]
-        link.patiently(lambda at=at, piece=piece: link.script("write_piece", key, at, piece, STORED_MS))  # type: ignore[misc]
+        link.patiently(lambda at=at, piece=piece: link.run(WRITE_PIECE, (key, at, STORED_MS), [piece]))  # type: ignore[misc]

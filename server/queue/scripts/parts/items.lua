@@ -1,8 +1,7 @@
--- The items of the queue: stream entries, the keys beside them, and what they hold of its room.
--- What unfinished jobs hold of the queue. `job:<id>` says it behind where the job lies: `<stream> <entry> <owner> <work ms> <bytes> <1 if it was
--- let into the last eighth><1 if its client asked for priority low, else nothing>`; the owner `-` is nobody. `queue:jobs` names the jobs that are counted, so that
--- each is counted once and let go once. `queue:bytes` and `queue:work` are their sums, `queue:owners` has those of each owner and, as `low`, those of
--- all jobs of that priority: an owner without jobs has no field there.
+-- The items of the queue: stream entries, the keys beside them, and what unfinished jobs hold of its room.
+-- `job:<id>`: `<stream> <entry> <owner or -> <work ms> <bytes> <1 if it was let into the last eighth><1 if its client asked for priority low>`.
+-- `queue:jobs` names the jobs that are counted, so that each is counted once and released once. `queue:bytes` and `queue:work` are their sums,
+-- `queue:owners` has those of each owner that has jobs and, as `low`, those of all jobs of that priority.
 
 local JOBS, OWNERS, NOBODY, LOW = 'queue:jobs', 'queue:owners', '-', 'low'
 local SUMS = {'queue:bytes', 'queue:work'}

@@ -1,4 +1,4 @@
-"""How jobs get into the queue, and who is let in.
+"""Jobs on their way into the queue, and back as replies.
 
 Requests that are ready in one turn of the event loop are admitted in one call of `enqueue.lua`, each with a status of its own.
 """
@@ -6,6 +6,7 @@ Requests that are ready in one turn of the event loop are admitted in one call o
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -19,11 +20,17 @@ from server.queue.errors import ClientShare, DeadlineExceeded, KeyShare, NeverFi
 from server.queue.gateway.connection import PAUSE_S, AsyncLink
 from server.queue.gateway.large_values import Freight
 from server.queue.gateway.quotas import NOTHING, Claim, Held, Ledger, Load, Reservation, beyond_key, bounds, refusal, seconds
-from server.queue.messages import QueuedJob
+from server.queue.gateway.reply_inbox import Inbox, Waiting
+from server.queue.messages import Progress, QueuedJob, Reply, later
 from server.queue.resp import PIECE_BYTES
+from server.queue.script import Script
 from server.queue.script_rows import AdmissionCall, Enqueued, Request
 from server.settings import Settings
 
+log = logging.getLogger(__name__)
+
+ENQUEUE = Script("enqueue", AdmissionCall, tuple[int, int, list[bytes]])
+CANCEL = Script("cancel", list[str], bytes)
 INLINE_BYTES = PIECE_BYTES
 """Larger messages lie beside the stream as `blob:<id>`, and are written before the call that queues them."""
 GROUP_BYTES = 1024 * 1024
@@ -53,8 +60,12 @@ class _Request:
         return sum(map(len, self.messages))
 
 
-class Enqueuer:
-    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings, *, fresh: float, read: Callable[[], Awaitable[None]]) -> None:
+class Submitter:
+    """For any number of coroutines of one event loop."""
+
+    def __init__(
+        self, link: AsyncLink, freight: Freight, inbox: Inbox, settings: Settings, *, fresh: float, read: Callable[[], Awaitable[None]]
+    ) -> None:
         """`fresh`: nobody is turned away because of figures that are older than so many seconds. `read`: reads the load and tells it by
         `set_load`, or raises RedisAway."""
         self.bounds = bounds(settings.queue_max_items, settings.queue_max_bytes)
@@ -62,6 +73,7 @@ class Enqueuer:
         self._fresh = fresh
         self.read_load = read
         self._freight = freight
+        self._inbox = inbox
         self._ledger = Ledger()
         self._ready: list[_Request] = []
         """Requests that are sent with the next call."""
@@ -73,6 +85,66 @@ class Enqueuer:
     def reserve(self, claim: Claim) -> Reservation:
         """No places yet: a request takes them as its body arrives."""
         return Reservation(self._ledger, self._check, claim)
+
+    async def submit(
+        self,
+        jobs: list[QueuedJob],
+        *,
+        reservation: Reservation | None = None,
+        on_admitted: Callable[[int], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_reply: Callable[[Reply], None] | None = None,
+    ) -> list[Reply]:
+        """Enqueue the jobs of one request, all or none, and wait for every reply; in the order of the jobs.
+
+        The reservation is given up as soon as the queue counts the jobs itself. `on_admitted` is then called with how many wait before the
+        first job, `on_progress` and `on_reply` with what comes from workers, all in the event loop. A reply may carry a `failure`.
+        The caller is cancelled at the deadline by others: then the jobs are cancelled too, as they are where this raises QueueFull,
+        RedisAway (away for longer than `redis_grace`), or DeadlineExceeded for what came too late to be queued.
+        """
+        refused = False
+        expected = self._inbox.expect(jobs, on_progress, on_reply)
+        try:
+            max_items = 0 if reservation is None else reservation.claim.max_items
+            place = await self._enqueue(expected, max_items, place=on_admitted is not None)
+            self._inbox.sent(expected)
+            if reservation is not None:
+                reservation.release()
+            if on_admitted is not None:
+                on_admitted(place)
+            return [await waiting.reply for waiting in expected]
+        except QueueFull:
+            refused = True
+            raise
+        finally:
+            self._inbox.forget(expected)
+            unanswered = [waiting.job for waiting in expected if not waiting.answered]
+            if unanswered and not refused:
+                self.cancel([job.id for job in unanswered])
+
+    async def _enqueue(self, expected: Sequence[Waiting], max_items: int, *, place: bool) -> int:
+        """Redis' clock may have been set since it was read: then the deadlines move with it."""
+        try:
+            return await self.enqueue([waiting.job for waiting in expected], max_items=max_items, place=place)
+        except DeadlineExceeded:
+            if not (jumped := await self.jumped_ms()):
+                raise
+        for waiting in expected:
+            waiting.job = later(waiting.job, jumped)
+        return await self.enqueue([waiting.job for waiting in expected], max_items=max_items, place=place)
+
+    async def resend_lost(self) -> None:
+        """Enqueue again what Redis has lost. This does not wait for it: large messages take their time."""
+        for waiting in await self._inbox.take_lost():
+            self._link.spawn(self._resend(waiting))
+
+    async def _resend(self, waiting: Waiting) -> None:
+        try:
+            await self.enqueue([waiting.job], again=True)
+        except (DeadlineExceeded, RedisAway) as error:
+            log.debug("job %s not sent again: %s", waiting.job.id, error)
+        finally:
+            waiting.sent_at = time.monotonic()
 
     async def enqueue(self, jobs: Sequence[QueuedJob], *, max_items: int = 0, again: bool = False, place: bool = False) -> int:
         """The jobs of one request, all or none; returns when the queue holds them, with how many wait before the first if `place`.
@@ -90,11 +162,13 @@ class Enqueuer:
         return await request.admitted
 
     def cancel(self, job_ids: Sequence[str]) -> None:
-        """If Redis cannot be told, it is no matter: their deadline ends them."""
+        """End jobs that nobody waits for. If Redis cannot be reached, their deadline ends them."""
+        if self._link.is_closed:  # workers drop them
+            return
 
         async def tell() -> None:
             with suppress(RedisAway):
-                await self._link.move("cancel", *job_ids)
+                await self._link.move(CANCEL, list(job_ids))
 
         self._link.spawn(tell())
 
@@ -180,8 +254,8 @@ class Enqueuer:
                 await self._stage(group)
                 if not (group := [request for request in group if not request.admitted.done()]):
                     return
-                admission = msgspec.msgpack.encode(AdmissionCall(self.bounds, [request.request for request in group]))
-                answer = await self._link.move("enqueue", admission, *(message for request in group for message in request.messages))
+                call = AdmissionCall(self.bounds, [request.request for request in group])
+                answer = await self._link.move(ENQUEUE, call, (message for request in group for message in request.messages))
             except RedisAway as away:
                 if (why := await self.given_up(away, since)) is not None:
                     _refuse(group, why)
