@@ -34,7 +34,7 @@ from models.systems.onnx.classifier_backend import open_classifier
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
-from server.worker.backends import Backends, Fused
+from server.worker.backends.runner import Backends, Fused
 from server.worker.background_tuning import Tuner, TunerTimings
 from server.worker.device_layout import Layout
 from server.worker.measurement_cache import Measurements

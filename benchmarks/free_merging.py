@@ -28,7 +28,7 @@ from models.bundle import read
 from models.layers.token_merging import Tokens
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from server.worker.backends import usual_schedule
+from server.worker.backends.runner import usual_schedule
 from server.worker.warmup import FORMATS, sample
 
 SIZES = (1, 8, 32)

@@ -16,7 +16,7 @@ from models.layers.stepwise import InvalidInput
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from server.tasks.embedding import text_jobs
-from server.worker.backends import Backends
+from server.worker.backends.runner import Backends
 from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, check
 from server.worker.warmup import Loader, compare, run_at_once

@@ -21,7 +21,7 @@ from models.merge_schedule import MergeSchedule
 from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.worker.backend_times import Backend
-from server.worker.backends import usual_schedule
+from server.worker.backends.runner import usual_schedule
 from server.worker.device_layout import Layout
 from server.worker.executors import OneShot
 from server.worker.warmup import LONGEST_BATCH, SLOW_TO_OPEN, Loader, Run, Warm, compare, run_at_once, sample

@@ -36,7 +36,7 @@ from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.backends import ModelMemory
+from server.worker.backends.runner import ModelMemory
 from server.worker.background_tuning import Tuner
 from server.worker.device_layout import Layout, choose
 from server.worker.heartbeat import Heartbeat

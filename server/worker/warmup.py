@@ -27,7 +27,7 @@ from server.tasks.base import Task
 from server.tasks.registry import main_task
 from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes, Schedule
-from server.worker.backends import Backends, BackendSetting, ModelMemory, usual_schedule
+from server.worker.backends.runner import Backends, BackendSetting, ModelMemory, usual_schedule
 from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, OneShot, check
 from server.worker.measurement_cache import Conditions, Format, Measured, Measurements

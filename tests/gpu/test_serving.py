@@ -12,7 +12,7 @@ import torch
 from models.bundle import Bundle
 from models.loading import load
 from server.queue.worker.delivery import Delivery
-from server.worker.backends import Backends, ModelMemory
+from server.worker.backends.runner import Backends, ModelMemory
 from server.worker.device_layout import GPU_SLOTS, Layout
 from server.worker.executors import Computed, OneShot
 from server.worker.measurement_cache import Measurements

@@ -18,7 +18,7 @@ from models.bundle_schema import Accuracies, Int8
 from models.loading import load
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.backend_times import Backend, BackendTimes
-from server.worker.backends import Backends, BackendSetting, Runner
+from server.worker.backends.runner import Backends, BackendSetting, Runner
 from server.worker.background_tuning import Tuner, TunerTimings
 from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, Computed, OneShot

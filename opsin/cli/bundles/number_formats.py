@@ -72,7 +72,7 @@ def _bfloat16_distance(bundle: Bundle, device: torch.device) -> str:
     import torch
 
     from models.loading import load
-    from server.worker.backends import usual_schedule
+    from server.worker.backends.runner import usual_schedule
 
     exact, short = (load(bundle, device=device, dtype=dtype, packed=True) for dtype in (torch.float32, torch.bfloat16))
     schedule, images = usual_schedule(bundle.spec), load_at_model_size(_sample_images(), bundle.spec, "import")
