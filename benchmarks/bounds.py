@@ -165,7 +165,7 @@ def main() -> None:
     read = bundle.read(options.bundle)
     model = load(read, dtype=getattr(torch, options.dtype), packed=True)
     pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]
-    decode = decoder(read.spec.pictures)
+    decode = decoder(read.spec.image_preprocess)
     pixels = np.stack([decode(picture) for picture in pictures])
     if options.scores:
         torch.set_num_threads(1)

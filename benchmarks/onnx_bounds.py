@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="per layout")
     parser.add_argument("--layouts", type=json.loads, default=None, help="as JSON; all by default")
     options = parser.parse_args()
-    preprocess = bundle.read(options.bundle).spec.pictures
+    preprocess = bundle.read(options.bundle).spec.image_preprocess
     pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]
     selected: list[dict[str, Any]] | None = options.layouts
     chosen = all_layouts() if selected is None else [SessionLayout(**layout) for layout in selected]

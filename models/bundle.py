@@ -1,8 +1,7 @@
-"""The bundle: a folder `NAME/VERSION/` with `bundle.json` and its weights, the only thing that passes between training and server.
+"""Bundles: folders `NAME/VERSION/` with `bundle.json` and weights, the only interface between training and server.
 
-The weights are `model.safetensors`, or `model.onnx` for a foreign graph. Further files may lie beside them, as a pair's `tokenizer.json`.
-
-Imports no torch: gateways read specs, and tools list and verify bundles, without it.
+The weights are `model.safetensors`, or `model.onnx` for a foreign graph. Further files may be next to them, such as `tokenizer.json` of an
+image-text pair. Imports no torch: gateways read specs, and tools list and verify bundles, without it.
 """
 
 from __future__ import annotations
@@ -49,20 +48,22 @@ from models.registry import architectures
 SPEC_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 GRAPH_FILE = "model.onnx"
-"""Instead of `WEIGHTS_FILE` in bundles whose weights are a graph."""
+"""File of the weights if these are a graph, instead of `WEIGHTS_FILE`."""
 TOKENIZER_FILE = "tokenizer.json"
-"""Further file of a pair that reads texts: the format of the library `tokenizers` (`models.systems.image_text.tokenizer_file`)."""
+"""Further file of a pair that reads texts, in the format of the library `tokenizers` (`models.systems.image_text.tokenizer_file`)."""
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_FILES = 16
 MAX_NOTE_CHARS = 2000
-"""Characters of a note, which every answer repeats."""
+"""Maximum number of characters of a note, which every answer repeats."""
+OMITTED_IF_EMPTY = ("members", "external", "fill", "files", "trained_on", "note", "int8", "temperature", "preset", "text")
+"""Fields omitted from `bundle.json` if empty: versions without them can read such bundles, and compute the same digest."""
 VECTOR_TASKS: tuple[TaskName, ...] = ("embed", "zero-shot", "autoencode")
-"""Tasks of models that answer images with vectors."""
+"""Tasks of models whose answers to images are vectors."""
 
 
 class BundleError(Exception):
-    """A bundle cannot be used; the message says which file and why."""
+    """Error of a bundle that cannot be used; the message says which file and why."""
 
 
 class BundleSpec(Schema):
@@ -81,7 +82,7 @@ class BundleSpec(Schema):
     sound: Sound | None = None
     """None for a model that takes no sound."""
     space: QuerySpace | None = None
-    """None for a model that reconstructs nothing, or asks as MCC does for CO3D."""
+    """None for a model that reconstructs nothing, or whose queries are as MCC's for CO3D."""
     labels: list[PrintableLine] = Field(default_factory=list)
     license: PrintableLine
     description: str = ""
@@ -96,15 +97,15 @@ class BundleSpec(Schema):
     members: dict[Role, MemberReference] = Field(default_factory=dict)
     """Members of a pipeline, which has no weights of its own: its file of weights is empty."""
     external: dict[ExternalRole, ExternalFile] = Field(default_factory=dict)
-    """Files of a pipeline that lie outside of all bundles. Whoever loads it verifies them."""
+    """Files of a pipeline outside of all bundles; `verify` checks them."""
     int8: Int8 | None = None
-    """None: it was not measured, and is not served."""
+    """None: int8 was not measured, and is not served."""
     temperature: float | None = Field(default=None, ge=0, le=1)
-    """Share of the drawn noise that a model that fills holes is asked with unless a request says otherwise; None: all of it."""
+    """Default of the request option: scale of the noise that an inpainting model draws; None: 1."""
     fill: list[FillRule] = Field(default_factory=list)
-    """Methods by which a model that fills holes does so unless a request says otherwise; where no rule fits, the network does."""
+    """Default of the request option: methods of an inpainting model by the size of holes; the network if no rule fits."""
     preset: PresetName | None = None
-    """Preset that a model that fills holes is asked with unless a request says otherwise; None: the service's."""
+    """Default of the request option: preset of an inpainting model; None: the service's."""
     text: TextSpec | None = None
     """None: the model reads no texts, or has no tokenizer."""
     weights: FileDigest
@@ -113,29 +114,29 @@ class BundleSpec(Schema):
 
     @field_validator("files")
     @classmethod
-    def _plain_files(cls, files: dict[str, FileDigest]) -> dict[str, FileDigest]:
+    def _check_files(cls, files: dict[str, FileDigest]) -> dict[str, FileDigest]:
         for name in files:
             if not FILE_PATTERN.fullmatch(name) or name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE):
-                raise ValueError(f"{name!r} is no plain name of a further file, such as {TOKENIZER_FILE}")
+                raise ValueError(f"{name!r} is not a plain name of a further file, such as {TOKENIZER_FILE}")
         return files
 
     @field_validator("note")
     @classmethod
-    def _short_note(cls, note: str) -> str:
+    def _check_note(cls, note: str) -> str:
         if len(note) > MAX_NOTE_CHARS:
             raise ValueError(f"{len(note)} characters; every answer repeats it, so at most {MAX_NOTE_CHARS} are taken")
         return note
 
     @field_validator("name", "version")
     @classmethod
-    def _plain_name(cls, value: str) -> str:
+    def _check_name(cls, value: str) -> str:
         if not NAME_PATTERN.fullmatch(value):
             raise ValueError(f"{value!r}: use a-z, 0-9, '.', '_' and '-', starting with a letter or digit, at most 64 characters")
         return value
 
     @field_validator("config")
     @classmethod
-    def _not_endless(cls, config: dict[str, Any]) -> dict[str, Any]:
+    def _check_config(cls, config: dict[str, Any]) -> dict[str, Any]:
         for name, value in config.items():
             if name.endswith("depth") and _as_float(value) > MAX_BLOCKS:
                 raise ValueError(f"{name} {value} is more than {MAX_BLOCKS} blocks")
@@ -144,7 +145,7 @@ class BundleSpec(Schema):
         return config
 
     @model_validator(mode="after")
-    def _rungs(self) -> BundleSpec:
+    def _check_ladder(self) -> BundleSpec:
         names = [rung.name for rung in self.ladder]
         if len(set(names)) != len(names):
             raise ValueError("ladder: two rungs have the same name")
@@ -157,7 +158,7 @@ class BundleSpec(Schema):
         return self
 
     @model_validator(mode="after")
-    def _what_the_task_needs(self) -> BundleSpec:
+    def _check_task(self) -> BundleSpec:
         if self.task == "classify" and (self.preprocess is None or not self.labels):
             raise ValueError("task classify needs preprocess and labels")
         if self.task == "classify" and self.preprocess is not None and self.preprocess.image_width is not None:
@@ -181,14 +182,14 @@ class BundleSpec(Schema):
         return architecture is None or architecture.merges
 
     @property
-    def answers(self) -> str | None:
-        """The route that answers with it, such as `classify` for a network that names the actions of whole clips; None: none does."""
+    def route(self) -> str | None:
+        """Route that answers with this bundle, such as `classify` for networks that recognise actions of whole clips; None if none does."""
         architecture = architectures().get(self.architecture)
-        return self.task if architecture is None or architecture.answers is None else architecture.answers(self.config)
+        return self.task if architecture is None or architecture.route_of is None else architecture.route_of(self.config)
 
     @property
-    def pictures(self) -> Preprocess:
-        """How images are prepared. Raises BundleError for a model that takes none."""
+    def image_preprocess(self) -> Preprocess:
+        """Preparation of images. Raises BundleError for a model that takes none."""
         if self.preprocess is None:
             raise BundleError(f"{self.id}: task {self.task} takes no pictures")
         return self.preprocess
@@ -200,14 +201,14 @@ class BundleSpec(Schema):
 
     @property
     def size(self) -> int:
-        """Bytes of the weights and the further files together."""
+        """Size in bytes of the weights and the further files."""
         return self.weights.bytes + sum(file.bytes for file in self.files.values())
 
     @property
     def embedding_dim(self) -> int:
-        """Width of the vectors that images, and texts, are answered with: a pair's joint space, or the encoder's features.
+        """Width of the vectors of images and texts: a pair's joint space, or the encoder's features.
 
-        Raises BundleError for a task that has no vectors, and for a config that does not tell.
+        Raises BundleError for a task without vectors, and for a config that does not declare it.
         """
         if self.task not in VECTOR_TASKS:
             raise BundleError(f"{self.id}: task {self.task} has no vectors; {', '.join(VECTOR_TASKS)} have")
@@ -221,30 +222,26 @@ class BundleSpec(Schema):
         return next((rung for rung in self.ladder if rung.name == name), None)
 
     def to_bytes(self) -> bytes:
-        content = self.model_dump(mode="json")
-        absent = dict.fromkeys(("int8", "temperature", "preset", "text"))
-        empty: dict[str, Any] = {"members": {}, "external": {}, "fill": [], "files": {}, "trained_on": "", "note": "", **absent}
-        for name, nothing in empty.items():
-            if content[name] == nothing:  # versions that do not know the field read the others, and agree on their digests
-                del content[name]
+        fields = self.model_dump(mode="json").items()
+        content = {name: value for name, value in fields if name not in OMITTED_IF_EMPTY or value not in (None, {}, [], "")}
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
     def digest(self) -> str:
-        """SHA-256 of the serialised spec, the key under which workers publish it."""
+        """Return the SHA-256 of the serialised spec, the key under which workers publish it."""
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
-    def published_as(self, digest: str) -> BundleSpec:
-        """Keeps the digest under which it was found: a version of Opsin that knows other fields would compute another one."""
+    def with_digest(self, digest: str) -> BundleSpec:
+        """Keep the digest under which this spec was found: a version of Opsin with other fields would compute another one."""
         self.__dict__["_digest"] = digest
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copy = super().model_copy(update=update, deep=deep)
-        copy.__dict__.pop("_digest", None)  # that of another content
+        copy.__dict__.pop("_digest", None)  # it is of the old content
         return copy
 
     @staticmethod
@@ -253,8 +250,8 @@ class BundleSpec(Schema):
             return BundleSpec.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
-            where = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
-            raise BundleError(": ".join(part for part in (source, where, first["msg"]) if part)) from error
+            field = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
+            raise BundleError(": ".join(part for part in (source, field, first["msg"]) if part)) from error
 
 
 class Bundle(Schema):
@@ -268,26 +265,28 @@ class Bundle(Schema):
         return self.path / self.spec.weights_file
 
     def members(self) -> dict[Role, Bundle]:
-        """The bundles that a pipeline is made of, their specs checked against the pipeline's. Raises BundleError."""
+        """Return the members of a pipeline, whose specs must be those that it was made with. Raises BundleError."""
         return {role: self._member(role, member) for role, member in self.spec.members.items()}
 
     def _member(self, role: Role, member: MemberReference) -> Bundle:
         path = self.member_path(member)
-        where = f"{self.path / SPEC_FILE}: members.{role}"
+        source = f"{self.path / SPEC_FILE}: members.{role}"
         try:
             sha256 = sha256_of(path / SPEC_FILE)
         except OSError as error:
-            raise BundleError(f"{where}: {member.id} is not at {path} ({error.strerror})") from error
+            raise BundleError(f"{source}: {member.id} is not at {path} ({error.strerror})") from error
         if sha256 != member.sha256:
-            raise BundleError(f"{where}: the {SPEC_FILE} at {path} is not the one that this pipeline was made with (its SHA-256 differs)")
+            raise BundleError(f"{source}: the {SPEC_FILE} at {path} is not the one that this pipeline was made with (its SHA-256 differs)")
         return read(path)
 
     def member_path(self, member: MemberReference) -> Path:
         return self.path.parent.parent / member.name / member.version
 
     def verify(self) -> None:
-        """Check length and SHA-256 of weights, further files and external ones against the spec, and a pipeline's members.
-        Raises BundleError."""
+        """Check length and SHA-256 of weights, further files and external ones against the spec, also those of a pipeline's members.
+
+        Raises BundleError.
+        """
         for name, expected in {self.spec.weights_file: self.spec.weights, **self.spec.files}.items():
             problem = digest_mismatch(self.path / name, expected, SPEC_FILE)
             if problem:
@@ -301,7 +300,7 @@ class Bundle(Schema):
 
 
 def _is_integer(value: Any) -> bool:
-    """As gateways read it."""
+    """Return True if gateways can read a value as an integer."""
     try:
         int(value)
     except (TypeError, ValueError, OverflowError):
@@ -310,7 +309,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _as_float(value: Any) -> float:
-    """As architectures and gateways read it, for whom 6e7 and "60000000" are whole, too; 0.0 for what is none, which they refuse."""
+    """Read a number as architectures and gateways do, which accept 6e7 and "60000000" as integers; 0.0 if it is invalid."""
     try:
         return float(value)
     except OverflowError:
@@ -324,7 +323,7 @@ def read(path: Path) -> Bundle:
     spec_path = path / SPEC_FILE
     try:
         if spec_path.exists() and not spec_path.is_file():
-            raise BundleError(f"{spec_path}: is no ordinary file")  # a pipe or a device may be read for ever
+            raise BundleError(f"{spec_path}: is not an ordinary file")  # a pipe or a device may be read for ever
         data = spec_path.read_bytes()
     except OSError as error:
         versions = sorted(str(found.parent) for found in path.glob(f"*/{SPEC_FILE}"))
@@ -335,24 +334,26 @@ def read(path: Path) -> Bundle:
 
 
 def member_reference(bundle: Bundle) -> MemberReference:
-    """How a pipeline names a bundle."""
+    """Return the reference by which a pipeline names a bundle."""
     return MemberReference(name=bundle.spec.name, version=bundle.spec.version, sha256=sha256_of(bundle.path / SPEC_FILE))
 
 
 def replace_spec(bundle: Bundle, spec: BundleSpec) -> Bundle:
-    """Replace `bundle.json` of the same weights; readers see the old one or the new one. Raises OSError, and BundleError where another
-    command has replaced it since it was read; and leaves the old one."""
+    """Replace `bundle.json` of the same weights; readers see the old one or the new one.
+
+    Raises OSError, and BundleError if another command has replaced it since it was read; then the old one remains.
+    """
     if read(bundle.path).spec.to_bytes() != bundle.spec.to_bytes():
-        raise BundleError(f"{bundle.path / SPEC_FILE}: has been changed meanwhile; run this again")
+        raise BundleError(f"{bundle.path / SPEC_FILE}: another command has changed it; run this again")
     replace_file(bundle.path / SPEC_FILE, spec.to_bytes())
     return Bundle(path=bundle.path, spec=spec)
 
 
 def write(root: Path, spec: BundleSpec, weights: Path, *, files: Mapping[str, Path] | None = None, overwrite: bool = False) -> Bundle:
-    """Write `root/NAME/VERSION/` atomically from a finished file of weights and further files by name (copied). `spec.weights` and
-    `spec.files` are filled in here.
+    """Write `root/NAME/VERSION/` atomically from a finished file of weights and further files by name (copied).
 
-    Readers see the whole bundle or none of it. Raises BundleError if the version exists and `overwrite` is False.
+    `spec.weights` and `spec.files` are filled in here. Readers see the whole bundle or none of it. Raises BundleError if the version exists
+    and `overwrite` is False.
     """
     target = root / spec.name / spec.version
     if target.exists() and not overwrite:
@@ -361,31 +362,33 @@ def write(root: Path, spec: BundleSpec, weights: Path, *, files: Mapping[str, Pa
     try:
         with replace_folder(target, replace=overwrite) as staging:
             shutil.copyfile(weights, staging / spec.weights_file)
-            sealed = spec.model_copy(
+            complete = spec.model_copy(
                 update={"weights": file_digest(staging / spec.weights_file), "files": _copy_files(files or {}, staging)}
             )
-            (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
+            (staging / SPEC_FILE).write_bytes(complete.to_bytes())
     except BaseException as error:
-        with suppress(OSError):  # it holds other versions
+        with suppress(OSError):  # it may have other versions
             target.parent.rmdir()
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise BundleError(f"{target}: has come meanwhile; choose another version, or remove it") from error
+            raise BundleError(f"{target}: another command has just written it; choose another version, or remove it") from error
         raise
-    return Bundle(path=target, spec=sealed)
+    return Bundle(path=target, spec=complete)
 
 
 def replace_files(bundle: Bundle, spec: BundleSpec, files: Mapping[str, Path]) -> Bundle:
-    """Add further files to a bundle, or replace them, together with its `bundle.json`; `spec.files` is filled in here. The weights and
-    whatever else lies in the folder stay as they are. Readers see the old bundle, none for a moment, and the new one."""
+    """Add further files to a bundle, or replace them, together with its `bundle.json`; `spec.files` is filled in here.
+
+    The weights and all other files in the folder stay as they are. Readers see the old bundle, none for a moment, then the new one.
+    """
     with replace_folder(bundle.path) as staging:
         for old in bundle.path.iterdir():
             if old.is_dir():
                 shutil.copytree(old, staging / old.name, copy_function=link_or_copy)
             elif old.name not in (SPEC_FILE, *files):
                 link_or_copy(old, staging / old.name)
-        sealed = spec.model_copy(update={"files": spec.files | _copy_files(files, staging)})
-        (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
-    return Bundle(path=bundle.path, spec=sealed)
+        complete = spec.model_copy(update={"files": spec.files | _copy_files(files, staging)})
+        (staging / SPEC_FILE).write_bytes(complete.to_bytes())
+    return Bundle(path=bundle.path, spec=complete)
 
 
 def _copy_files(files: Mapping[str, Path], folder: Path) -> dict[str, FileDigest]:

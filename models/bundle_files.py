@@ -1,4 +1,4 @@
-"""Files of a bundle: their length and SHA-256, and how a folder of them comes to its place in one step. Imports no torch."""
+"""Files of a bundle: their length and SHA-256, and folders that are replaced in one step. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def sha256_of(path: Path) -> str:
 
 
 def file_digest(path: Path) -> FileDigest:
-    """Length and SHA-256 of a file, as `bundle.json` holds them."""
+    """Return length and SHA-256 of a file, for `bundle.json`."""
     return FileDigest(sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
 def digest_mismatch(path: Path, expected: FileDigest, source: str) -> str | None:
-    """Say in one sentence why a file is not the expected one; None if it is. source: the file that says what is expected."""
+    """Return one sentence why a file is not the expected one; None if it is. source: the file that declares what is expected."""
     try:
         size = path.stat().st_size
     except OSError as error:
         return f"{path}: missing ({error.strerror})"
     if not path.is_file():
-        return f"{path}: is no ordinary file"
+        return f"{path}: is not an ordinary file"
     if size != expected.bytes:
         return f"{path}: {size} bytes where {source} says {expected.bytes}: truncated or another file"
     try:
@@ -43,7 +43,7 @@ def digest_mismatch(path: Path, expected: FileDigest, source: str) -> str | None
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Give a file a second name, for gigabytes of weights need not be copied; a copy where the file system knows no links."""
+    """Hard-link a file, since weights may have gigabytes; copy it if the file system has no links."""
     try:
         os.link(source, target)
     except OSError:
@@ -51,7 +51,7 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step; it keeps its mode. Raises OSError, and leaves the old one."""
+    """Replace a file in one step; it keeps its mode. Raises OSError; then the old one remains."""
     descriptor, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
     written = Path(name)
     try:
@@ -65,8 +65,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replace_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Give an empty folder beside `target` to be filled, then put it there in one step, replacing what is there. If not `replace`, what
-    somebody else has put there meanwhile stays, and OSError is raised."""
+    """Yield an empty folder next to `target` to be filled, then move it to `target` in one step, replacing what is there.
+
+    Raises OSError if `replace` is False and another process has created `target`, which remains.
+    """
     staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         yield staging

@@ -1,12 +1,9 @@
-"""The parts of a bundle's schema: what `bundle.json` says of preprocessing, clips, sound, space, texts, the ladder, members and files.
-
-Imports no torch.
-"""
+"""Schema of the parts of `bundle.json`: preprocessing, clips, sound, query space, texts, ladder, members and files. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from unicodedata import category
 
 from pydantic import (
@@ -32,38 +29,48 @@ def _printable(text: str) -> str:
 
 
 PrintableLine = Annotated[str, AfterValidator(_printable)]
-"""Text that terminals print: they would obey control characters, and surrogates cannot be written."""
+"""Text for terminals, without control characters, which they would obey, and surrogates, which cannot be encoded."""
 
 
 class Schema(BaseModel):
-    """Fields are fixed once read, and no others are taken."""
+    """Base class: fields cannot change, and unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class OmitsDefaults(Schema):
+    """Base class that omits defaults, so that bundles keep the digests that versions without these fields computed."""
+
+    omitted: ClassVar[Mapping[str, Any]]
+
+    @model_serializer(mode="wrap")
+    def _omit_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name not in self.omitted or value != self.omitted[name]}
+
+
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
-"""The purpose of a bundle's model. `docs/bundles.md` lists ours and what each takes and answers; packages bring others."""
+"""Task of a bundle's model. `docs/bundles.md` lists ours with their inputs and outputs; packages may add others."""
 
 MAX_BLOCKS = 1024
-"""Blocks of a network, at most. Gateways make schedules of as many numbers, for whoever asks."""
+"""Maximum number of blocks of a network: gateways expand schedules to as many numbers for any client."""
 
 INTEGER_FIELDS = frozenset({"depth", "patch_size"})
-"""Fields of a config that gateways read."""
+"""Integer fields of a config that gateways read."""
 
 LABELLED_TASKS: frozenset[TaskName] = frozenset({"classify", "actions", "audio-visual"})
-"""Tasks whose answers are scores of labels."""
+"""Tasks whose outputs are scores of labels."""
 
 
 MAX_SIDE = 4096
-"""Pixels of a side of what an image is resized to."""
+"""Maximum side of resized images, in pixels."""
 
 
 MIN_STD = 1e-6
-"""Smallest `std` that inputs are divided by: below it, float32 overflows."""
+"""Minimum of `std`, by which inputs are divided: smaller ones overflow float32."""
 
 
 class Preprocess(Schema):
-    """Image, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
+    """Preparation of an image, or of every frame of a clip. `mean` and `std` are for pixels scaled to [0, 1]."""
 
     image_size: int = Field(gt=0, le=MAX_SIDE)
     """Side of a square, or the height if there is an `image_width`."""
@@ -75,12 +82,12 @@ class Preprocess(Schema):
     """crop: the short side to `short_side`, then the centre; squeeze: the whole image into the square, whatever its proportions;
     squeeze-crop: the whole image into a square of `short_side`, then its centre (DeiT in transformers)."""
     interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
-    """tf1-bicubic: TensorFlow 1's, which makes the image of its largest centred square (`models.media.tf1_resize`)."""
+    """tf1-bicubic: TensorFlow 1's, of the image's largest centred square (`models.media.tf1_resize`)."""
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     std: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> Preprocess:
+    def _check_sizes(self) -> Preprocess:
         if self.short_side < min(self.image_size, self.image_width or self.image_size):
             raise ValueError(f"short_side {self.short_side} is smaller than image_size {self.image_size}")
         if min(self.std) < MIN_STD:
@@ -90,23 +97,19 @@ class Preprocess(Schema):
         return self
 
 
-class Clip(Schema):
-    """How frames are taken from a video: `frames` of them, `stride` apart at `rate` frames a second."""
+class Clip(OmitsDefaults):
+    """Sampling of frames from a video: `frames` of them, `stride` apart at `rate` frames per second."""
 
+    omitted = {"smooth": False}
     frames: int = Field(gt=0)
     stride: float = Field(gt=0)
     rate: float = Field(default=30.0, gt=0)
     smooth: bool = False
-    """Whether frames that shrink are smoothed, as Pillow and transformers do; otherwise, as MAE-ST and SlowFast do, they are not."""
-
-    @model_serializer(mode="wrap")
-    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves the usual way out: bundles of versions that know no other keep their digests."""
-        return {name: value for name, value in handler(self).items() if (name, value) != ("smooth", False)}
+    """Whether frames are antialiased when they shrink, as by Pillow and transformers; MAE-ST and SlowFast do not."""
 
 
 class Sound(Schema):
-    """Sound → log-mel spectrogram (`models.media.fbank`), its values less `mean` and divided by twice `std`."""
+    """Log-mel spectrogram of a sound (`models.media.fbank`), its values minus `mean` and divided by twice `std`."""
 
     sample_rate: int = Field(default=16_000, gt=0)
     frames: int = Field(gt=0)
@@ -117,56 +120,56 @@ class Sound(Schema):
 
 
 class QuerySpace(Schema):
-    """The space that a reconstruction is asked in, and how image and seen points are brought there. Lengths are in normalised units: metres
-    divided by the spread of the seen points. The defaults are MCC's for CO3D (arXiv 2301.08247)."""
+    """Space in which a reconstruction is queried, and the way image and seen points are brought there.
+
+    Lengths are in normalised units: metres divided by the spread of the seen points. The defaults are MCC's for CO3D (arXiv 2301.08247).
+    """
 
     region: Literal["cube", "half-ball"] = "cube"
     """cube: an object, cropped to its mask, centred on its points; queries from -extent to extent on each axis.
-    half-ball: a scene, the camera at the origin, its background kept; queries with z >= 0 within a distance of `extent`."""
+
+    half-ball: a scene, the camera at the origin, its background kept; queries with z >= 0 within a distance of `extent`.
+    """
     extent: float = Field(default=3.0, gt=0)
     spacing: float = Field(default=0.1, gt=0)
-    """Usual distance between neighbouring queries."""
+    """Default distance between neighbouring queries."""
     reach: float = Field(default=0.1, gt=0)
-    """Distance from the surface within which training calls a point occupied."""
+    """Distance from the surface within which points count as occupied in training."""
     margin: int = Field(default=40, ge=0)
-    """Pixels around an object that the crop keeps."""
+    """Margin of the crop around an object, in pixels."""
     source_size: int | None = Field(default=None, gt=0)
-    """Side that the crop is resized to before the network resizes it to its own, as in training; None: at once to the network's."""
+    """Side to which the crop is resized before the network resizes it to its own, as in training; None: directly to the network's."""
 
 
 MAX_TEMPLATES = 100
 MAX_TEMPLATE_CHARS = 256
-"""Characters."""
+"""Maximum length of a template, in characters."""
 MAX_TEXT_TOKENS = 8192
-"""Word pieces."""
+"""Maximum length of a text, in tokens."""
 
 
-class TextSpec(Schema):
-    """How texts become a pair's input, and how the cosines of images and texts become scores."""
+class TextSpec(OmitsDefaults):
+    """Texts as input of an image-text pair, and scores from the cosines of images and texts."""
 
+    omitted = {"bias": 0.0}
     length: int = Field(gt=0, le=MAX_TEXT_TOKENS)
-    """Maximum number of word pieces of a text, special ones included. Longer texts are cut before the special ones are added."""
+    """Maximum number of tokens of a text, special ones included. Longer texts are cut before the special ones are added."""
     padding: Literal["longest", "length"] = "longest"
-    """longest: texts are padded to the longest of their batch; length: to `length`, where the network reads padding like words (FLIP)."""
+    """longest: texts are padded to the longest of their batch; length: to `length`, if the network reads padding like words (FLIP)."""
     empty: bool = True
     """Whether an empty text is allowed."""
     templates: list[str] = Field(default=["{}"], min_length=1, max_length=MAX_TEMPLATES)
-    """Sentences that a label is put into, at their `{}`, for zero-shot classification."""
+    """Sentences for zero-shot classification, in which `{}` stands for the label."""
     scale: float = Field(gt=0, allow_inf_nan=False)
     """Factor of the cosine before softmax or sigmoid: the inverse of the temperature."""
     scores: Literal["softmax", "sigmoid"] = "softmax"
-    """softmax: over the labels of a request; sigmoid: each label on its own."""
+    """softmax: over the labels of a request; sigmoid: each label by itself."""
     bias: float = Field(default=0.0, allow_inf_nan=False)
     """Added to scale × cosine before sigmoid."""
 
-    @model_serializer(mode="wrap")
-    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves the usual bias out: bundles of versions that know none keep their digests."""
-        return {name: value for name, value in handler(self).items() if (name, value) != ("bias", 0.0)}
-
     @field_validator("templates")
     @classmethod
-    def _one_slot_each(cls, templates: list[str]) -> list[str]:
+    def _check_templates(cls, templates: list[str]) -> list[str]:
         for number, template in enumerate(templates, start=1):
             if template.count("{}") != 1:
                 raise ValueError(f"template {number}, {template[:MAX_TEMPLATE_CHARS]!r}: exactly one {{}} is needed, where the label goes")
@@ -176,45 +179,42 @@ class TextSpec(Schema):
 
 
 Metric = Literal["top-1", "mean-average-precision", "agreement", "text-recall", "image-recall"]
-"""Meaning of a rung's accuracy, a number from 0 to 1. Inputs are images, clips or sounds.
+"""Metric of a rung's accuracy, a number from 0 to 1. Inputs are images, clips or sounds.
 
 top-1: share of labelled inputs whose best label is theirs. mean-average-precision: mean over the labels of how well scores rank the inputs
 that have a label before the others (average precision without interpolation), for inputs of several labels. agreement: share of inputs
 whose best label is the same as without merging.
+
 text-recall: captions whose nearest image of a folder is theirs (recall@1 from text to image). image-recall: images whose merged vector is
 nearer to their own unmerged one than to that of any other image of a folder.
 """
 
 
-class Rung(Schema):
-    """One step of the ladder: a merge schedule with its accuracy and its forward throughput relative to merging off, both measured.
+class Rung(OmitsDefaults):
+    """Rung of the ladder: a merge schedule with its accuracy and its forward throughput relative to merging off.
 
-    Both are None where nothing was measured, as after importing somebody else's checkpoint."""
+    Both are measured; None if they were not, as after the import of a foreign checkpoint.
+    """
 
+    omitted = {"metric": "top-1", "schedule_sight": None}
     name: str = Field(pattern=r"^[a-z][a-z0-9._-]*$")
     schedule: int | list[int] | dict[str, int | float]
     schedule_sight: int | list[int] | dict[str, int | float] | None = None
-    """Schedule of the half that sees, in a model that also hears; None: `schedule` holds for both."""
+    """Schedule of the visual half of a model that also hears; None: `schedule` is for both."""
     accuracy: float | None = Field(default=None, ge=0, le=1)
     throughput: float | None = Field(default=None, gt=0)
     metric: Metric = "top-1"
 
-    @model_serializer(mode="wrap")
-    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out the usual metric and a second schedule that is not there: bundles of versions that know neither keep their digests."""
-        usual = (("metric", "top-1"), ("schedule_sight", None))
-        return {name: value for name, value in handler(self).items() if (name, value) not in usual}
-
     @field_validator("name")
     @classmethod
-    def _not_off(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if name == "off":
             raise ValueError("`off` means no merging and cannot be the name of a rung")
         return name
 
     @field_validator("schedule", "schedule_sight")
     @classmethod
-    def _bounded(cls, schedule: int | list[int] | dict[str, int | float] | None) -> int | list[int] | dict[str, int | float] | None:
+    def _check_size(cls, schedule: int | list[int] | dict[str, int | float] | None) -> int | list[int] | dict[str, int | float] | None:
         numbers = [schedule] if isinstance(schedule, int) else schedule.values() if isinstance(schedule, dict) else schedule or []
         if any(abs(number) > MAX_MERGED_TOKENS for number in numbers):
             raise ValueError(f"no block merges more than {MAX_MERGED_TOKENS} tokens")
@@ -230,29 +230,30 @@ class Rung(Schema):
 
 
 PresetName = Literal["draft", "fast", "standard", "full"]
-"""A sampler and its steps by name, as `docs/tasks/inpainting.md` lists them."""
+"""Name of a sampler with its number of steps, as `docs/tasks/inpainting.md` lists them."""
 
 Role = Literal["detector", "pose", "appearance", "actions", "shape", "depth"]
-"""The role of a member of a pipeline: find people, tell their poses, describe what they look like, name what they do; or make a shape of an
-image with depth, and tell the depth of an image without."""
+"""Role of a member of a pipeline: detecting people, estimating their poses, encoding their appearance, classifying their actions; or
+reconstructing a shape from an image with depth, and estimating the depth of an image without."""
 
 
 class MemberReference(Schema):
-    """Another bundle that a pipeline is made of. It lies beside the pipeline, in the same folder of bundles."""
+    """Member of a pipeline: another bundle in the same folder of bundles."""
 
     name: str
     version: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of its `bundle.json`, which holds that of its weights: the digest of a pipeline's spec covers all that it computes with."""
+    """SHA-256 of its `bundle.json`, which has that of its weights: so the digest of a pipeline's spec covers all that it computes with."""
 
     @property
     def id(self) -> str:
         return f"{self.name}@{self.version}"
 
 
-class Accuracies(Schema):
-    """The same merge schedule on the same images, in both number formats."""
+class Accuracies(OmitsDefaults):
+    """Accuracies of a merge schedule on the same images, in both number formats."""
 
+    omitted = dict.fromkeys(("loss_error", "agreement", "agreement_bound"))
     float32: float = Field(ge=0, le=1)
     int8: float = Field(ge=0, le=1)
     loss_error: float | None = Field(default=None, ge=0)
@@ -260,31 +261,27 @@ class Accuracies(Schema):
     agreement: float | None = Field(default=None, ge=0, le=1)
     """Share of images that have the same label in both."""
     agreement_bound: float | None = Field(default=None, ge=0, le=1)
-    """Lower end of its one-sided 95 % interval by Clopper and Pearson. None, as the other two: bundles of earlier versions lack it."""
-
-    @model_serializer(mode="wrap")
-    def _measured(self, handler: SerializerFunctionWrapHandler) -> dict[str, float]:
-        return {name: value for name, value in handler(self).items() if value is not None}
+    """Lower bound of the one-sided 95 % Clopper-Pearson interval of `agreement`. None, as both other fields: earlier bundles lack it."""
 
 
 MIN_AGREEMENT = 0.99
-"""Value of `Accuracies.agreement_bound` that a rung needs to be served in int8."""
+"""Minimum of `Accuracies.agreement_bound` for a rung to be served in int8."""
 
 
 class Int8(Schema):
-    """Second axis of the ladder: the accuracy that 8-bit integers cost, as `opsin calibrate` measured it."""
+    """Second axis of the ladder: the loss of accuracy in 8-bit integers, as `opsin calibrate` measured it."""
 
     bound: float = Field(ge=0, le=1)
-    """Accuracy that a rung may lose to be served so."""
+    """Maximum loss of accuracy of a rung that is served in int8."""
     images: int = Field(gt=0)
     rungs: dict[str, Accuracies]
-    """By rung; `off` is there too."""
+    """Accuracies by rung, including `off`."""
 
     def allows(self, rung: str) -> bool:
         return self.refusal(rung) is None
 
     def refusal(self, rung: str) -> str | None:
-        """The reason why a rung is not served in int8; None if it is."""
+        """Return why a rung is not served in int8; None if it is."""
         found = self.rungs.get(rung)
         if found is None:
             return "it was not measured"
@@ -296,15 +293,15 @@ class Int8(Schema):
 
 
 class FormatComparison(Schema):
-    """Logits in one number format and with one merging, against those of the original code."""
+    """Logits in one number format and with one merging, compared with those of the original code."""
 
     format: Literal["float32", "bfloat16", "int8"]
     merging: str
     """A rung, or `off`."""
     max_difference: FiniteFloat | None
-    """None: some logits were no numbers."""
+    """None: some logits were infinite or NaN."""
     same_labels: int = Field(ge=0)
-    """Images whose best label is that of the original code."""
+    """Number of images whose best label is that of the original code."""
 
 
 class Comparison(Schema):
@@ -314,8 +311,8 @@ class Comparison(Schema):
     results: list[FormatComparison]
 
     @staticmethod
-    def of(quality: Mapping[str, Any]) -> Comparison | None:
-        """From a bundle's `quality`, which versions that do not know it read, too; None where there is none."""
+    def from_quality(quality: Mapping[str, Any]) -> Comparison | None:
+        """Read the comparison from a bundle's `quality`, a field that all versions can read; None if there is none."""
         try:
             return Comparison.model_validate(quality.get("comparison"))
         except ValidationError:
@@ -323,15 +320,19 @@ class Comparison(Schema):
 
 
 ExternalRole = Literal["body"]
-"""The use of an external file. body: the mesh of a person (`models.people.smpl_file`)."""
+"""Use of an external file. body: the mesh of a person (`models.people.smpl_file`)."""
 
 FillMethod = Literal["network", "exemplar", "network-exemplar"]
-"""How holes are filled: by the network, by copying patches of the image around them, or by copying from the network's result on."""
+"""Method of filling holes: by the network, by copying patches of the image around them, or by copying with the network's result as a
+start."""
 
 
 class FillRule(Schema):
-    """The method for some holes: those at most `thickness` pixels thick (twice the distance of the innermost pixel to the edge, in steps to
-    all eight sides) in crops of at most `side` pixels along the longer side. None: of any. Of several rules the first that fits counts."""
+    """Method for some holes: those at most `thickness` pixels thick (twice the distance of the innermost pixel to the edge, in steps to all
+    eight sides) in crops of at most `side` pixels along the longer side.
+
+    None: no limit. Of several rules the first that fits counts.
+    """
 
     method: FillMethod
     thickness: int | None = Field(default=None, gt=0)
@@ -342,15 +343,15 @@ class FillRule(Schema):
 
 
 class FileDigest(Schema):
-    """Length and SHA-256 of a bundle's file: its weights, or one beside them."""
+    """Length and SHA-256 of a bundle's file: its weights, or another one."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
 class ExternalFile(FileDigest):
-    """A file that a bundle computes with and may not hold, since its licence is each user's own: where it lies on a worker's machine, and
-    its length and SHA-256."""
+    """File that a bundle computes with and that it may not contain, since each user needs a licence: its path on a worker's machine, length
+    and SHA-256."""
 
     path: str = Field(pattern=r"^/")
-    """Absolute."""
+    """Absolute path."""

@@ -1,4 +1,4 @@
-"""A model on random input of its own size: what its forward pass costs, counted without storage, and what a benchmark times."""
+"""Forward passes on random inputs of a model's own size: their cost, counted without storage, and their preparation for benchmarks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class RandomInputMaker:
     device: torch.device
 
     def normal(self, *shape: int) -> Tensor:
-        """(batch, *shape)."""
+        """Draw normal values (batch, *shape)."""
         return torch.randn(self.batch, *shape, dtype=self.dtype, device=self.device)
 
     def uniform(self, *shape: int) -> Tensor:
-        """(batch, *shape) of the noise by which patches are chosen: float32, since ties are decided by their order."""
+        """Draw the noise that chooses patches, (batch, *shape): float32, since ties are decided by their order."""
         return torch.rand(self.batch, *shape, device=self.device)
 
     def words(self, length: int) -> Tensor:
@@ -39,20 +39,20 @@ class RandomInputMaker:
 class ForwardCost:
     parameters: int
     flops: int
-    """For one sample; a multiply-add counts as two."""
+    """Operations for one sample; a multiply-add counts as two."""
     tokens: int
 
 
 def dummy_forward(architecture: str) -> DummyForward:
-    """Raises ValueError for a model that computes nothing."""
-    found = architectures()[architecture].native
+    """Return the architecture's dummy forward pass. Raises ValueError for a model that computes nothing."""
+    found = architectures()[architecture].dummy_forward
     if found is None:
         raise ValueError(f"architecture {architecture} computes nothing")
     return found
 
 
 def prepare_forward(architecture: str, model: nn.Module, batch: int) -> ForwardCall:
-    """A forward pass over one batch of input that lies ready."""
+    """Prepare a forward pass over one batch of random input."""
     parameter = next(model.parameters())
     prepared: ForwardCall = resolve(dummy_forward(architecture).call)(
         model, model.config, RandomInputMaker(batch, parameter.dtype, parameter.device)
@@ -61,7 +61,7 @@ def prepare_forward(architecture: str, model: nn.Module, batch: int) -> ForwardC
 
 
 def forward_cost(architecture: str, config: Any) -> ForwardCost:
-    """The cost of a config's model at its native size."""
+    """Count the cost of a config's model at its own size."""
     model = build_on_meta(architecture, config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return ForwardCost(parameters, count_flops(lambda: prepare_forward(architecture, model, 1)), dummy_forward(architecture).tokens(config))
@@ -76,7 +76,7 @@ class TowerFlops:
 
 
 def tower_flops(architecture: str, config: Any, length: int) -> TowerFlops:
-    """Count the towers of a pair. length: word pieces of a text; FLIP reads `text_length` of them, whatever the text."""
+    """Count the towers of a pair. length: of a text, in tokens; FLIP reads `text_length` of them, whatever the text."""
     model: Any = build_on_meta(architecture, config)
     make = RandomInputMaker(1, torch.float32, torch.device("meta"))
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(length)
@@ -84,15 +84,16 @@ def tower_flops(architecture: str, config: Any, length: int) -> TowerFlops:
 
 
 def build_on_meta(architecture: str, config: Any) -> nn.Module:
-    """A model on the meta device, which counts and does not compute."""
+    """Build a model on the meta device, for counting."""
     with on_meta_device():
         model = architectures()[architecture].build(config)
     return model.to("meta").eval().requires_grad_(False)
 
 
 def count_flops(prepared: Callable[[], ForwardCall]) -> int:
-    """Count the operations of a call that `prepared` makes for a model without storage: on a device, fused attention would not count."""
-    # MCC embeds only windows that hold points: without values, take all of them
+    """Count the operations of a call, which `prepared` makes for a model without storage: on a device, fused attention would not be
+    counted."""
+    # MCC embeds only windows with points: without values, all of them
     with meta_config.patch(meta_nonzero_assume_all_nonzero=True), torch.inference_mode():  # type: ignore[attr-defined]
         call = prepared()
         with FlopCounterMode(display=False) as counter:

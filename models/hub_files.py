@@ -1,4 +1,4 @@
-"""Names of the files of a model as hubs have them. Imports no torch: what fetches them runs without the engine's libraries."""
+"""Names of a model's files on hubs. Imports no torch: downloads need none of the engine's libraries."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Files that hold the weights, or say which ones do: the first that is there counts."""
+"""Files with the weights, or with an index of such files; the first that exists counts."""
 MAX_JSON_BYTES = 64 << 20
 PLAIN_NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """An object. Raises ValueError."""
+    """Read a JSON object. Raises ValueError."""
     try:
         if file.exists() and not file.is_file():
-            raise ValueError("it is no ordinary file")  # a pipe or a device may be read for ever
+            raise ValueError("it is not an ordinary file")  # a pipe or a device may be read for ever
         if file.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"it is larger than {MAX_JSON_BYTES >> 20} MiB")
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -30,12 +30,12 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def shards(index: Path) -> list[str]:
-    """Names of the files among which an index divides the weights. Raises ValueError."""
+    """Return the names of the files among which an index divides the weights. Raises ValueError."""
     table = read_json(index).get("weight_map")
     if not isinstance(table, Mapping) or not table:
         raise ValueError(f"{index}: weight_map must map the names of tensors to files")
     names = sorted({str(name) for name in table.values()})
     for name in names:
         if not PLAIN_NAME.fullmatch(name):
-            raise ValueError(f"{index}: weight_map: {name[:200]!r} is no name of a file beside it")
+            raise ValueError(f"{index}: weight_map: {name[:200]!r} is not a name of a file in its folder")
     return names

@@ -1,4 +1,4 @@
-"""A bundle becomes a model that runs."""
+"""Loading of bundles as models that run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.layers.packed_linear import pack_linears, supports_packed_linear
 from models.layers.stepwise import InProgress, JobState, StepwiseFactory, StepwiseModel, synchronize
 from models.registry import Architecture, Reference, architectures, read_config, resolve
 
-warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # what arrives is only read
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # inputs are only read
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -42,41 +42,45 @@ class LoadedModel:
         self.spec = spec
         self.model = model
         self.steps = LoadedStepwiseModel(steps, device) if steps is not None else None
-        """How it answers step by step; None for a model that answers in one forward pass."""
+        """None for a model that answers in one forward pass."""
         self._forward = forward
         self._device = device
         self._reader = reader
 
     @property
     def depth(self) -> int:
-        """Blocks, the length of a merge schedule."""
+        """Number of blocks, the length of a merge schedule."""
         return int(getattr(self.model.config, "depth", 1))
 
     @property
     def protected_tokens(self) -> int:
-        """Special tokens, which never merge."""
+        """Number of special tokens, which never merge."""
         return int(getattr(self.model.config, "special_tokens", 0))
 
     def without_weights(self) -> LoadedModel:
-        """The same config and shapes with nothing in memory. It cannot run."""
+        """Return a model of the same config and shapes without memory, which cannot run."""
         model = _build_on_meta(architectures()[self.spec.architecture], self.model.config)
         return LoadedModel(self.spec, model, self._forward, self._device, reader=self._reader)
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Run one batch: arrays and answers have one row per sample. Raises BundleError where there is no forward pass for the task."""
+        """Run one batch: arrays and outputs have one row per sample. Raises BundleError if there is no forward pass for the task."""
         if self._forward is None:
             reason = (
                 unsupported_reason(self.spec) or f"task {self.spec.task} is answered step by step by architecture {self.spec.architecture}"
             )
             raise BundleError(f"{self.spec.id}: {reason}")
-        arrays, told = self._reader(arrays) if self._reader is not None and "utf8" in arrays else (arrays, {})
+        arrays, passed_through = self._reader(arrays) if self._reader is not None and "utf8" in arrays else (arrays, {})
         with torch.inference_mode():
-            return {**told, **_to_numpy(self._forward(self.model, _to_device(arrays, self._device), options, self.spec.pictures))}
+            return {
+                **passed_through,
+                **_to_numpy(self._forward(self.model, _to_device(arrays, self._device), options, self.spec.image_preprocess)),
+            }
 
 
 @dataclass(frozen=True)
 class LoadedStepwiseModel:
-    """`StepwiseModel` on a device, numpy in and out. A call returns when the device is done: the caller schedules by what a step took."""
+    """`StepwiseModel` on a device, with NumPy arrays. A call returns when the device has finished: the caller schedules by the time of a
+    step."""
 
     steps: StepwiseModel
     device: torch.device
@@ -107,17 +111,17 @@ class LoadedStepwiseModel:
 
     @property
     def first_cost(self) -> float | None:
-        """Cost of the step in which a job starts, of models that know it before; None: that of a usual job."""
+        """Cost of a job's first step, from models that know it in advance; None: as for other jobs."""
         return getattr(self.steps, "first_cost", None)
 
-    def trim(self, room: int, seconds: float) -> int:
-        """See `models.layers.bounded_cache.evict_caches`."""
-        return evict_caches(self.steps, room, seconds)
+    def evict(self, max_bytes: int, seconds: float) -> int:
+        """Evict cached values (`models.layers.bounded_cache.evict_caches`)."""
+        return evict_caches(self.steps, max_bytes, seconds)
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """A job that goes on."""
+    """Outcome of a step that is not the last, in NumPy arrays."""
 
     state: JobState
     preview: Arrays | None
@@ -125,7 +129,7 @@ class StepProgress:
 
 @dataclass(frozen=True)
 class StepOutputs:
-    """A job that took its last step."""
+    """Outcome of the last step, in NumPy arrays."""
 
     outputs: Arrays
 
@@ -143,10 +147,10 @@ def _to_numpy(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
 
 
 def unsupported_reason(spec: BundleSpec) -> str | None:
-    """Why a bundle's task cannot be run; None if it can. An unknown architecture is `load`'s to refuse."""
+    """Return why a bundle's task cannot be run; None if it can. `load` refuses unknown architectures."""
     architecture = architectures().get(spec.architecture)
-    if spec.answers is None:
-        return f"architecture {spec.architecture} with this config answers nobody by itself: it is a member of pipelines"
+    if spec.route is None:
+        return f"architecture {spec.architecture} with this config answers on no route: it is a member of pipelines"
     if architecture is None or architecture.serves(spec.task):
         return None
     served = any(other.serves(spec.task) for other in architectures().values())
@@ -154,10 +158,10 @@ def unsupported_reason(spec: BundleSpec) -> str | None:
 
 
 def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, packed: bool = False) -> LoadedModel:
-    """Verify a bundle's weights, build its model and load them, also of a task that is not served.
+    """Verify a bundle's weights, build its model and load them, also for a task that is not served.
 
-    packed: with packed layers where these are faster, as workers run it: such a model only answers.
-    Raises BundleError with a sentence that names the file.
+    packed: use packed layers where these are faster, as workers do: such a model is for inference only. Raises BundleError with a sentence
+    that names the file.
     """
     spec = bundle.spec
     architecture = architectures().get(spec.architecture)
@@ -218,22 +222,25 @@ def check_fit(bundle: Bundle) -> None:
 
 
 def _check_fit(bundle: Bundle, config: Any) -> None:
-    """Raises BundleError."""
+    """Check labels and sizes for a config. Raises BundleError."""
     problem = config_mismatch(bundle.spec, config)
     if problem:
         raise BundleError(f"{bundle.path}: {problem}")
 
 
 def config_mismatch(spec: BundleSpec, config: Any) -> str | None:
-    """The reason why a network of this config does not fit its spec: a class would have no label, or a label no class, or images would not
-    have the model's size. None if it fits."""
-    purpose = architectures()[spec.architecture].purpose
-    labels, count = len(spec.labels), purpose.classes
+    """Return why a network of this config does not fit its spec: the number of labels or the size of images differs. None if it fits."""
+    defaults = architectures()[spec.architecture].bundle_defaults
+    labels, count = len(spec.labels), defaults.classes
     if labels and count is not None and labels != (classes := count(config)):
         return f"{labels} label{'' if labels == 1 else 's'} for a model of {classes} class{'' if classes == 1 else 'es'}"
-    given, size = spec.preprocess, purpose.size(config)
-    if given is not None and size is not None and (given.image_size, given.image_width or given.image_size) != tuple(size):
-        found = f"{given.image_size} × {given.image_width or given.image_size}"
+    preprocess, size = spec.preprocess, defaults.size(config)
+    if (
+        preprocess is not None
+        and size is not None
+        and (preprocess.image_size, preprocess.image_width or preprocess.image_size) != tuple(size)
+    ):
+        found = f"{preprocess.image_size} × {preprocess.image_width or preprocess.image_size}"
         return f"preprocess makes images of {found} pixels for a model of {size[0]} × {size[1]}"
     return None
 
@@ -254,15 +261,17 @@ def _resolve_for(task: str, references: Mapping[str, Reference]) -> Any:
 
 
 def weight_mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
-    """Names in one line what is missing, unexpected or of another shape; None if the weights fit."""
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
+    """Return the names of weights that are missing, unexpected or of another shape, in one line; None if all fit."""
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
     parts = {
-        "missing": [name for name in own if name not in given],
-        "unexpected": [name for name in given if name not in own],
-        "of another shape": [f"{name} {given[name]} for {own[name]}" for name in own if name in given and own[name] != given[name]],
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name} {found[name]} for {expected[name]}" for name in expected if name in found and expected[name] != found[name]
+        ],
     }
-    return "; ".join(f"{what}: {_join_few(names)}" for what, names in parts.items() if names) or None
+    return "; ".join(f"{problem}: {_join_few(names)}" for problem, names in parts.items() if names) or None
 
 
 def _join_few(names: Sequence[str], limit: int = 8) -> str:

@@ -1,4 +1,4 @@
-"""Number of tokens that each block merges. Plain Python, so that the gateway can read and check schedules without torch."""
+"""Merge schedules: the number of tokens that merge in each block. Imports no torch: gateways read and check them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MAX_MERGED_TOKENS = 65_536
-"""An r beyond this merges no more than this one: no block has that many tokens."""
+"""Maximum of r: no block has so many tokens that more could merge."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class MergeSchedule:
         return MergeSchedule(r=r, inflection=inflection)
 
     @staticmethod
-    def of(per_block: Sequence[int]) -> MergeSchedule:
+    def from_list(per_block: Sequence[int]) -> MergeSchedule:
         return MergeSchedule(per_block=tuple(per_block))
 
     @staticmethod
     def parse(value: object) -> MergeSchedule:
-        """The JSON form: an integer, a list of integers, or `{"r": 16, "inflection": -1}`. Raises ValueError."""
+        """Parse the JSON form: an integer, a list of integers, or `{"r": 16, "inflection": -1}`. Raises ValueError."""
         if isinstance(value, MergeSchedule):
             return value
         if isinstance(value, int) and not isinstance(value, bool):
@@ -51,7 +51,7 @@ class MergeSchedule:
         if isinstance(value, Mapping) and set(value) <= {"r", "inflection"} and isinstance(value.get("r"), int):
             return MergeSchedule.linear(value["r"], float(value.get("inflection", 0.0)))
         if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(r, int) for r in value):
-            return MergeSchedule.of(value)
+            return MergeSchedule.from_list(value)
         raise ValueError(f'a merge schedule is an integer, a list of integers or {{"r": …, "inflection": …}}, not {value!r}')
 
     def to_json(self) -> int | list[int] | dict[str, float]:
@@ -60,7 +60,7 @@ class MergeSchedule:
         return {"r": self.r, "inflection": self.inflection} if self.inflection else self.r
 
     def expand(self, depth: int) -> tuple[int, ...]:
-        """r of every block, front to back. Values of 0 or less merge nothing."""
+        """Return r of every block, from the first on. Values of 0 or less merge nothing."""
         if self.per_block is not None:
             return (self.per_block + (0,) * depth)[:depth]
         low = int(self.r * (1 - self.inflection))
@@ -69,7 +69,7 @@ class MergeSchedule:
         return tuple(int(low + step * block) for block in range(depth))
 
     def token_counts(self, tokens: int, depth: int, protected: int) -> tuple[int, ...]:
-        """Tokens after every block: at most half of the unprotected tokens merge in one block."""
+        """Return the number of tokens after every block: at most half of the unprotected tokens merge in one block."""
         counts = []
         for r in self.expand(depth):
             tokens -= max(0, min(r, (tokens - protected) // 2))

@@ -1,21 +1,23 @@
-"""The systems of this package and their entries: the one place that lists them.
+"""Registry of systems, this package's own and those of extensions: other packages with entry points `opsin.systems` and `opsin.tasks`.
 
-Imports no torch. An entry names the code of its models, which is imported when asked for: a worker needs the models of its own bundles
-only, and a gateway, which asks whether a bundle's tokens merge, needs none.
+Imports no torch. An entry names the code of its models, which is imported when needed: a worker needs only the models of its own bundles,
+and a gateway, which needs to know whether a bundle's tokens merge, none. Extensions are imported when the tables of systems and tasks are
+first read; confined processes import none, since `OPSIN_EXTENSIONS` is false there.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from models import extensions
 from models.bundle_schema import Clip, QuerySpace, Sound, TaskName
 
 if TYPE_CHECKING:
@@ -38,113 +40,117 @@ SYSTEMS: tuple[str, ...] = (
     "models.systems.actions.system",
     "models.systems.null.system",
 )
-"""Modules that each hold a `SYSTEM`. To add a system, write its folder and add a line here."""
+"""Modules with a `SYSTEM` each. To add a system, write its folder and add a line here."""
+
+EXTENSION_SWITCH = "OPSIN_EXTENSIONS"
+EXTENSION_GROUPS = SYSTEM_GROUP, TASK_GROUP = "opsin.systems", "opsin.tasks"
 
 Reference = str
-"""An object by its name, "package.module:NAME", imported when asked for."""
+"""Name of an object, "package.module:NAME", which is imported when needed."""
 
 
 def _square(config: Any) -> tuple[int, int] | None:
-    """Height and width by the side that most configs name."""
+    """Return height and width from the side that most configs have."""
     side = getattr(config, "image_size", None)
     return None if side is None else (side, side)
 
 
 @dataclass(frozen=True)
 class BundleDefaults:
-    """Fields of a bundle beside its weights, as functions of the architecture's config."""
+    """Default fields of an architecture's bundles, as functions of its config."""
 
     task: Callable[[Any], TaskName]
     size: Callable[[Any], tuple[int, int] | None] = _square
-    """Height and width of the images or frames; None if the model takes none, or any."""
+    """Height and width of the images or frames; None if the model takes none, or any size."""
     clip: Callable[[Any], Clip | None] = lambda config: None
     sound: Callable[[Any], Sound | None] = lambda config: None
     space: Callable[[Any], QuerySpace | None] = lambda config: None
     classes: Callable[[Any], int] | None = None
-    """Number of labels; None where the config does not tell it, or the task has none."""
+    """Number of labels; None if the config does not declare it, or the task has none."""
     names: Callable[[Any], Sequence[str]] = lambda config: ()
-    """The labels, if the config tells which classes these are."""
+    """The labels, if the config determines them."""
 
 
 class InputMaker(Protocol):
     """Random input for one batch, in a model's precision and on its device."""
 
     def normal(self, *shape: int) -> Tensor:
-        """(batch, *shape) of normal values."""
+        """Draw normal values (batch, *shape)."""
 
     def uniform(self, *shape: int) -> Tensor:
-        """(batch, *shape) of the noise by which patches are chosen, float32."""
+        """Draw the noise that chooses patches, float32 (batch, *shape)."""
 
     def words(self, length: int) -> Tensor:
-        """(batch, length) of token ids."""
+        """Return token ids (batch, length)."""
 
 
 @dataclass(frozen=True)
 class ViewCounts:
-    """The views of a clip whose scores a test averages."""
+    """Views of a clip whose scores a test averages."""
 
     count: int = 1
-    """Number of them in time."""
+    """Number of views in time."""
     crops: int = 1
-    """Number of crops of each, 1 or 3."""
+    """Number of crops of each view, 1 or 3."""
 
 
 ForwardCall = Callable[[], object]
-"""A forward pass over a batch that has been prepared."""
+"""Forward pass over a prepared batch."""
 
 
 @dataclass(frozen=True)
 class DummyForward:
-    """A forward pass of an architecture at its own size, to count its cost and to time it."""
+    """Forward pass on random input of an architecture's own size, whose cost is counted and whose time is measured."""
 
     unit: str
-    """One row of a batch; "sample" if the config decides between images and clips."""
+    """Name of one row of a batch; "sample" if the config decides between images and clips."""
     tokens: Callable[[Any], int]
-    """Number of tokens that the first block sees, from the config."""
+    """Number of tokens of the first block, from the config."""
     call: Reference
-    """A function (model, its config, `InputMaker`) → `ForwardCall`."""
+    """Function (model, its config, `InputMaker`) → `ForwardCall`."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network that a bundle can name."""
+    """Network that a bundle can name."""
 
     name: str
     model: Reference
-    """The class; its config dataclass stands beside it and has the same name with `Config` behind."""
-    purpose: BundleDefaults
-    native: DummyForward | None = None
+    """The class; its config dataclass is in the same module and has the same name followed by `Config`."""
+    bundle_defaults: BundleDefaults
+    dummy_forward: DummyForward | None = None
     """None for a model that computes nothing."""
     forwards: Mapping[str, Reference] = field(default_factory=dict)
     """Task → the `ForwardFn` that serves it."""
     steps: Mapping[str, Reference] = field(default_factory=dict)
-    """Task → the `StepwiseFactory` that serves it step by step."""
+    """Task → the `StepwiseFactory` that serves it in steps."""
     precise_tasks: frozenset[str] = frozenset()
-    """Tasks that are served in float32 only. Where many steps feed on each other, an answer in a shorter format would depend on the shapes
-    of the batches that a job shares; where the answer is a vector, an index must not mix formats."""
+    """Tasks that are served in float32 only. After many dependent steps, outputs of a shorter format would depend on the shapes of the
+    batches that a job shares; and an index must not mix vectors of several formats."""
     pools: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda config: ()
-    """From the `config` of `bundle.json`: how the vector of an image can be pooled, `cls` or `mean`, the model's own way first; empty where
-    there is no vector."""
+    """Ways in which the vector of an image can be pooled, `cls` or `mean`, the model's own first; empty without vectors. From the `config`
+    of `bundle.json`."""
     token_vectors: Callable[[Mapping[str, Any]], bool] = lambda config: False
-    """From the same: whether each merged token of an image can become a vector."""
+    """Whether each merged token of an image can become a vector. From the same `config`."""
     merges: bool = True
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
-    answers: Callable[[Mapping[str, Any]], str | None] | None = None
-    """From the same: the route that answers with a bundle, None if none does. The field is None where the bundle's `task` tells."""
+    route_of: Callable[[Mapping[str, Any]], str | None] | None = None
+    """Route that answers with a bundle, None if none does. From the same `config`; the field is None if the bundle's `task` is the
+    route."""
     views: Callable[[Mapping[str, Any]], ViewCounts] = lambda config: ViewCounts()
-    """From the same: the views that the published test of a clip takes."""
+    """Views in the published test of a clip. From the same `config`."""
     fuses: Callable[[Mapping[str, Any]], bool] = lambda config: False
-    """From the same: whether sound and clip are classified together; otherwise each by itself."""
+    """Whether sound and clip are classified together, not each by itself. From the same `config`."""
     reader: Reference | None = None
-    """A function (bundle) → `TokenizeFn`, for bundles that read texts. Raises BundleError."""
+    """Function (bundle) → `TokenizeFn`, for bundles that read texts. Raises BundleError."""
     open: Reference | None = None
-    """A function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
+    """Function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
     assemble: Reference | None = None
-    """A function (spec, config, members by role as `models.layers.loaded_member.LoadedMember`) → model, for a pipeline; None for a model
-    with weights. Raises ValueError for members that do not fit each other."""
+    """Function (spec, config, members by role as `models.layers.loaded_member.LoadedMember`) → model, for a pipeline; None for a model with
+    weights. Raises ValueError for members that do not fit each other."""
     graph: Reference | None = None
-    """A function (model, preprocess, int8) → bytes of an ONNX graph (`models.systems.vit.onnx_graph.classifier_graph`), by which task
-    classify may be answered instead; None if there is none."""
+    """Function (model, preprocess, int8) → bytes of an ONNX graph (`models.systems.vit.onnx_graph.classifier_graph`), which may serve task
+    classify instead; None if there is none."""
 
     @property
     def config(self) -> type:
@@ -168,12 +174,12 @@ class SizeTable:
     source: str
     """The paper."""
     configs: Reference
-    """A mapping of names to configs."""
+    """Mapping of names to configs."""
 
 
 @dataclass(frozen=True)
 class System:
-    """The entry of one folder."""
+    """Entry of one folder."""
 
     architectures: tuple[Architecture, ...]
     sizes: tuple[SizeTable, ...] = ()
@@ -182,7 +188,24 @@ class System:
     hub_classes: Mapping[str, Reference] = field(default_factory=dict)
     """Class of transformers, as `architectures` in `config.json` names it → the `Family` that reads its weights."""
     timm_networks: Reference | None = None
-    """A function (`architecture` of timm's `config.json`) → the `Family` that reads its weights, None for an unknown one."""
+    """Function (`architecture` of timm's `config.json`) → the `Family` that reads its weights, None for an unknown one."""
+
+
+class ExtensionError(Exception):
+    """Error of an extension that cannot be used; the message names it and its package."""
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Imported object of an entry point."""
+
+    name: str
+    package: str
+    version: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"extension {self.name} of {self.package} {self.version}"
 
 
 def systems() -> tuple[System, ...]:
@@ -191,7 +214,7 @@ def systems() -> tuple[System, ...]:
 
 
 def architectures() -> Mapping[str, Architecture]:
-    """All architectures by name."""
+    """Return all architectures by name."""
     return _architectures(SYSTEMS)
 
 
@@ -200,26 +223,46 @@ def family_names() -> tuple[str, ...]:
 
 
 def hub_classes() -> Mapping[str, Reference]:
-    """All classes of transformers that are read, and their families."""
+    """Return all classes of transformers that can be read, with their families."""
     return {name: reference for system in systems() for name, reference in system.hub_classes.items()}
 
 
 @cache
 def _entries(modules: tuple[str, ...]) -> tuple[System, ...]:
     ours = tuple(import_module(module).SYSTEM for module in modules)
-    return (*ours, *_extensions({architecture.name for system in ours for architecture in system.architectures}))
+    return (*ours, *_extension_systems({architecture.name for system in ours for architecture in system.architectures}))
 
 
-def _extensions(known: set[str]) -> Iterator[System]:
-    """known: names of architectures that there are already."""
-    for extension in extensions.extensions(extensions.SYSTEMS):
+@cache
+def extensions(group: str) -> tuple[Extension, ...]:
+    """Import what the installed packages list in a group, in the order of names. Raises ExtensionError."""
+    if os.environ.get(EXTENSION_SWITCH, "true").lower() not in ("true", "1", "yes", "on", "t", "y"):
+        return ()
+    imported = []
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+        package, version = ("?", "?") if point.dist is None else (point.dist.name, point.dist.version)
+        try:
+            imported.append(Extension(point.name, package, version, point.load()))
+        except Exception as error:  # a foreign module may raise anything while it is imported
+            raise ExtensionError(f"extension {point.name} of {package} {version}: {point.value} cannot be imported: {error!r}") from error
+    return tuple(imported)
+
+
+def all_extensions() -> tuple[Extension, ...]:
+    """Return all extensions of this process. Raises ExtensionError."""
+    return tuple(extension for group in EXTENSION_GROUPS for extension in extensions(group))
+
+
+def _extension_systems(names: set[str]) -> Iterator[System]:
+    """Yield the systems of extensions. names: of architectures that exist already."""
+    for extension in extensions(SYSTEM_GROUP):
         system = extension.value
         if not isinstance(system, System):
-            raise extensions.ExtensionError(f"{extension}: names a {type(system).__name__}, not an opsin.extending.System")
+            raise ExtensionError(f"{extension}: names a {type(system).__name__}, not an opsin.extending.System")
         for architecture in system.architectures:
-            if architecture.name in known:
-                raise extensions.ExtensionError(f"{extension}: an architecture {architecture.name!r} exists already")
-            known.add(architecture.name)
+            if architecture.name in names:
+                raise ExtensionError(f"{extension}: an architecture {architecture.name!r} exists already")
+            names.add(architecture.name)
         yield system
 
 
@@ -234,12 +277,12 @@ def resolve(reference: Reference) -> Any:
 
 
 def read_config(config: type, fields: Mapping[str, Any]) -> Any:
-    """A config dataclass from JSON. Retired fields that are switched off are skipped. Raises ValueError that names the field."""
+    """Build a config dataclass from JSON. Retired fields that are switched off are skipped. Raises ValueError that names the field."""
     fields = {name: value for name, value in fields.items() if value or name not in getattr(config, "RETIRED", ())}
-    known = [field.name for field in dataclasses.fields(config)]
-    unknown = sorted(set(fields) - set(known))
+    names = [field.name for field in dataclasses.fields(config)]
+    unknown = sorted(set(fields) - set(names))
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: unknown; the fields are {', '.join(known)}")
+        raise ValueError(f"{', '.join(unknown)}: unknown; the fields are {', '.join(names)}")
     try:
         return TypeAdapter(config).validate_python(dict(fields))
     except ValidationError as error:

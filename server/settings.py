@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, YamlConfigSettingsSource
 
-from models.starters import installed_starters
+from models.bundle_folders import installed_starters
 from server.http.url_allowlist import host_and_port
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ def of_phase(recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], m
 
     Raises RecipeError that names the field which a bundle refuses."""
     architecture = architectures()[recipe.model_of(phase).architecture]
-    task = architecture.purpose.task(config)
+    task = architecture.bundle_defaults.task(config)
     fields = {
         "name": phase.name,
         "version": recipe.version,

@@ -26,7 +26,7 @@ def check(recipe: Recipe, cache: Path) -> None:
     labels = phase_runner.source_of(recipe, phase, cache).labels
     architecture = architectures()[recipe.model_of(phase).architecture]
     config = recipe.model_of(phase).resolved(len(labels))
-    purpose = architecture.purpose.task(config)
+    purpose = architecture.bundle_defaults.task(config)
     if purpose != recipe.release.task:
         raise RecipeError(
             f"release.task: {recipe.release.task} where phase {phase.name} trains {architecture.name}, which is for {purpose}"

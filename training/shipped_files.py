@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from models.starters import installed_starters
+from models.bundle_folders import installed_starters
 
 _ROOT = Path(__file__).parents[1]
 _MOVED = (

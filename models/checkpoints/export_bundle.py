@@ -146,7 +146,7 @@ def _unstated_config(family: Family, published: Mapping[str, Tensor], descriptio
 
 def _unstated_inputs(spec: BundleSpec, family: Family, file: Path, description: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Settings of images, clips and sounds that an import of `file` would choose otherwise."""
-    purpose = architectures()[spec.architecture].purpose
+    purpose = architectures()[spec.architecture].bundle_defaults
     stated = timm_transform.find_transform(file, description, len(spec.labels))
     try:
         usual = bundle_fields.input_fields(family, purpose, config, {}, stated)

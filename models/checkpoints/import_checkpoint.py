@@ -56,7 +56,7 @@ def import_checkpoint(
     config_settings, input_settings = settings.split(chosen, given)
     found = _fit(file, checkpoint, chosen, config_settings)
     config, architecture = found.config(), architectures()[chosen.architecture]
-    purpose = architecture.purpose
+    purpose = architecture.bundle_defaults
     task = purpose.task(config)
     classes = purpose.classes(config) if purpose.classes and task in LABELLED_TASKS else 0
     stated = timm_transform.find_transform(file, checkpoint.description, classes)

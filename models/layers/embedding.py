@@ -38,7 +38,7 @@ class EmbedBatchOptions:
             raise ValueError(f"output: {output!r} is neither 'pooled' nor 'tokens'")
         if output == "tokens" and not architecture.token_vectors(fields):
             raise ValueError("output: 'tokens' is not offered by this model, whose image head is not linear for each token")
-        return EmbedBatchOptions(MergeSchedule.of(options.get("merge", ())), pool or pools[0], output == "tokens")
+        return EmbedBatchOptions(MergeSchedule.from_list(options.get("merge", ())), pool or pools[0], output == "tokens")
 
 
 def l2_normalise(x: Tensor) -> Tensor:

@@ -85,10 +85,9 @@ def serve(
 
 def _check_extensions() -> None:
     """Raise ExtensionError for a broken extension, since the processes would fail on it and be restarted again and again."""
-    from models import extensions
+    from models.registry import all_extensions, systems
 
-    if extensions.loaded():
-        from models.registry import systems
+    if all_extensions():
         from server.tasks import registry  # noqa: F401
 
         systems()

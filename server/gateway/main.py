@@ -15,8 +15,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from models.extensions import ExtensionError, loaded
-from models.registry import systems
+from models.registry import ExtensionError, all_extensions, systems
 from server.gateway.app import create_app
 from server.gateway.inference.admission import Admission
 from server.gateway.jobs.event_subscriptions import EventSubscriptions
@@ -68,7 +67,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     except (ValueError, OSError, ExtensionError) as error:
         log.error("cannot start", reason=str(error))
         return 2
-    for extension in loaded():
+    for extension in all_extensions():
         log.info("extension loaded", name=extension.name, package=extension.package, version=extension.version)
     os_process.allow_connections(connections)
     if connections < settings.max_connections:

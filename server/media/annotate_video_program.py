@@ -111,7 +111,7 @@ def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[DrawnPers
     ):
         picture = video_program.video_stream(source)
         picture.codec_context.options = {"max_pixels": str(asked["most_pixels"])}
-        sound = Sound.of(source, made)
+        sound = AudioTrack.of(source, made)
         streams = [picture] if sound is None else [picture, sound.stream]
         writer: Writer | None = None
         for packet in video_program.packets(source, streams):
@@ -219,7 +219,7 @@ def _encoder(made: OutputContainer, rate: Fraction, width: int, height: int) -> 
     raise ValueError(f"this PyAV has no encoder of H.264 or VP9 for frames of {width} × {height} pixels")
 
 
-class Sound:
+class AudioTrack:
     """The first stream of sound: copied, or encoded as AAC.
 
     What is dated back, as where recordings were joined, is left out: an MP4 does not take it."""
@@ -237,7 +237,7 @@ class Sound:
         """Takes frames of one form."""
 
     @classmethod
-    def of(cls, source: InputContainer, made: OutputContainer) -> Sound | None:
+    def of(cls, source: InputContainer, made: OutputContainer) -> AudioTrack | None:
         if not source.streams.audio or source.streams.audio[0].codec_context is None:
             return None
         stream = source.streams.audio[0]

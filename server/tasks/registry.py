@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models import extensions
 from models.bundle import BundleSpec
-from models.registry import architectures
+from models.registry import TASK_GROUP, ExtensionError, architectures, extensions
 from server.tasks.actions import Actions
 from server.tasks.base import Task
 from server.tasks.capabilities import SelectsBundles
@@ -28,14 +27,14 @@ OTHER_ROUTES = frozenset({"embeddings", "jobs", "models", "scenes", "status"})
 def _with_extensions(ours: Mapping[str, Task[Any, Any]]) -> Mapping[str, Task[Any, Any]]:
     """Add the tasks of installed packages. Raises ExtensionError."""
     tasks = dict(ours)
-    for extension in extensions.extensions(extensions.TASKS):
+    for extension in extensions(TASK_GROUP):
         task = extension.value() if isinstance(extension.value, type) else extension.value
         if not isinstance(task, Task):
-            raise extensions.ExtensionError(f"{extension}: names a {type(task).__name__}, not an opsin.extending.Task")
+            raise ExtensionError(f"{extension}: names a {type(task).__name__}, not an opsin.extending.Task")
         if task.name in tasks or task.name in OTHER_ROUTES:
-            raise extensions.ExtensionError(f"{extension}: /v1/{task.name} exists already")
+            raise ExtensionError(f"{extension}: /v1/{task.name} exists already")
         if not NAME.fullmatch(task.name):
-            raise extensions.ExtensionError(f"{extension}: the name {task.name!r} is not of small letters, digits and hyphens")
+            raise ExtensionError(f"{extension}: the name {task.name!r} is not of small letters, digits and hyphens")
         tasks[task.name] = task
     return tasks
 
@@ -93,7 +92,7 @@ def serves(task: Task[Any, Any], spec: BundleSpec) -> bool:
     """Return whether a task serves a bundle: one of its `bundle_tasks`, or of another `task` if the bundle answers on the route that it
     shares and its architecture can be queried, as for the vectors of MAE's autoencoders but not of MAE-ST's."""
     bundle_tasks, route = (task.bundle_tasks, task.route) if isinstance(task, SelectsBundles) else ((), "")
-    if spec.task not in (bundle_tasks or (task.name,)) or spec.answers != (route or spec.task):
+    if spec.task not in (bundle_tasks or (task.name,)) or spec.route != (route or spec.task):
         return False
     architecture = architectures().get(spec.architecture)
     return spec.task == route_of(task) or architecture is None or architecture.serves(spec.task)

@@ -21,9 +21,8 @@ import torch
 
 from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle
-from models.extensions import ExtensionError, loaded
-from models.registry import systems
-from models.starters import shipped_starters
+from models.bundle_folders import shipped_starters
+from models.registry import ExtensionError, all_extensions, systems
 from server.processes import os_process
 from server.processes.os_process import StopSignals
 from server.processes.supervisor_protocol import CRASHED, MISUSE, process_id
@@ -68,7 +67,7 @@ def run_worker(settings: Settings) -> int:
     except ExtensionError as error:
         log.critical(str(error))
         return MISUSE
-    for extension in loaded():
+    for extension in all_extensions():
         log.info("extension loaded", name=extension.name, package=extension.package, version=extension.version)
     if settings.backend != settings.offered_backend:
         log.warning("backend is no longer offered: auto is used instead", backend=settings.backend)

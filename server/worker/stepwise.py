@@ -110,7 +110,7 @@ class Stepwise:
 
     def trim(self, room: int, seconds: float) -> int:
         """Let the model forget what it keeps of ended jobs beyond `room` bytes or `seconds`. Returns the bytes that it still keeps."""
-        return self.model.trim(room, seconds)
+        return self.model.evict(room, seconds)
 
     def weight(self, job: Delivery) -> float:
         """Cost of the next step in usual jobs; 1 for a job that has not started, unless the model knows better."""

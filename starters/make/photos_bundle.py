@@ -136,7 +136,7 @@ def photographs(cache: Path) -> list[tuple[Path, int]]:
 
 def check(written: Bundle, known: list[tuple[Path, int]]) -> int:
     """How many photographs the bundle puts into their class."""
-    pixels = load_image.load([path for path, _ in known], written.spec.pictures)
+    pixels = load_image.load([path for path, _ in known], written.spec.image_preprocess)
     logits = load(written).forward({"pixels": pixels}, {"merge": []})["logits"]
     return int((logits.argmax(axis=1) == np.array([wanted for _, wanted in known])).sum())
 

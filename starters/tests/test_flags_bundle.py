@@ -42,7 +42,9 @@ def test_its_predictions_are_the_recorded_ones(starter: Bundle) -> None:
     model = loading.load(starter)
     recorded = starter.spec.quality["examples"]
     assert sorted(recorded) == sorted(file.name for file in EXAMPLES.glob("*.png"))
-    pixels = np.stack([load_image.to_model_size(load_image.open_on_white(EXAMPLES / name), starter.spec.pictures) for name in recorded])
+    pixels = np.stack(
+        [load_image.to_model_size(load_image.open_on_white(EXAMPLES / name), starter.spec.image_preprocess) for name in recorded]
+    )
     scores = torch.from_numpy(model.forward({"pixels": pixels}, {})["logits"]).softmax(dim=1)
     for row, example in zip(scores, recorded.values(), strict=True):
         assert starter.spec.labels[int(row.argmax())] == example["label"]

@@ -37,7 +37,7 @@ SIZES = {
 def write_random(root: Path, name: str) -> None:
     architecture, config, _ = SIZES[name]
     torch.manual_seed(0)
-    purpose = architectures()[architecture].purpose
+    purpose = architectures()[architecture].bundle_defaults
     weights = {key: value.contiguous() for key, value in architectures()[architecture].build(config).state_dict().items()}
     spec = BundleSpec(
         name=name,

@@ -1,4 +1,4 @@
-"""The suite itself: it has few helper modules, and proves each line of the queue's contract."""
+"""The repository itself: its tests have few helper modules, `models/` has few entries, and each line of the queue's contract is proved."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from tests.docs.code_blocks import ROOT
 
 MAX_HELPERS = 48
+MAX_MODELS_ENTRIES = 16
 TESTS = ROOT / "tests"
 
 
@@ -16,6 +17,13 @@ def test_helper_modules_are_few() -> None:
     helpers = [str(path.relative_to(ROOT)) for path in modules if not path.name.startswith(("test_", "conftest", "__init__"))]
     assert len(helpers) <= MAX_HELPERS, sorted(helpers)
     assert helpers
+
+
+def test_models_has_few_entries() -> None:
+    """A new module goes into the folder of its subject; only what many folders use is at the top."""
+    entries = {path.name for path in (ROOT / "models").iterdir()} - {"__init__.py", "__pycache__", "README.md"}
+    assert len(entries) <= MAX_MODELS_ENTRIES, sorted(entries)
+    assert "registry.py" in entries
 
 
 def test_every_line_of_the_queue_contract_is_proved() -> None:

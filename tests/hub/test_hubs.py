@@ -90,7 +90,7 @@ def test_repository_becomes_bundle_with_labels_and_licence(hub: FakeHub, tmp_pat
     spec = read(tmp_path / "bundles/it/1").spec
     assert (spec.labels, spec.license) == (["cat", "dog", "bird"], "Apache-2.0")
     assert (spec.provenance["repository"], spec.provenance["revision"]) == ("somebody/vit", COMMIT)
-    prepared = spec.pictures
+    prepared = spec.image_preprocess
     assert (prepared.fit, prepared.image_size, prepared.short_side, prepared.interpolation) == ("squeeze", 32, 32, "bicubic")
     assert (prepared.mean, prepared.std) == ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     assert "tf_model.h5" not in hub.sent
@@ -109,7 +109,7 @@ def test_a_network_of_timm_is_imported_by_its_name_and_tag(hub: FakeHub, tmp_pat
     assert (ended.returncode, ended.stderr) == (0, "")
     spec = read(tmp_path / "bundles/it/1").spec
     assert (spec.provenance["repository"], spec.provenance["family"], spec.license) == (f"timm/{NETWORK}.{TAG}", "timm", "CC-BY-NC-4.0")
-    assert (spec.labels, spec.pictures.short_side) == (["a", "b", "c"], 35)
+    assert (spec.labels, spec.image_preprocess.short_side) == (["a", "b", "c"], 35)
 
 
 def test_without_a_tag_the_tags_are_listed(hub: FakeHub, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_token_that_no_request_can_carry_is_said(hub: FakeHub, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("index", "sentence"),
-    [('{"weight_map": {"x": ".."}}', "'..' is no name of a file beside it"), ("[" * 100_000, "cannot be read as JSON")],
+    [('{"weight_map": {"x": ".."}}', "'..' is not a name of a file in its folder"), ("[" * 100_000, "cannot be read as JSON")],
     ids=["name", "nested"],
 )
 def test_an_index_of_weights_that_is_none_is_said(index: str, sentence: str, hub: FakeHub, tmp_path: Path) -> None:

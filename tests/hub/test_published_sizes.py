@@ -78,7 +78,7 @@ def answers(made: Bundle, pixels: np.ndarray) -> np.ndarray:
     model = load(made)
     if made.spec.clip is not None:
         with torch.inference_mode():
-            return model.model(normalised(pixels, made.spec.pictures).transpose(1, 2)).logits.numpy()
+            return model.model(normalised(pixels, made.spec.image_preprocess).transpose(1, 2)).logits.numpy()
     found = model.forward({"pixels": pixels}, {})
     return found["logits"] if made.spec.task == "classify" else found["embedding"]
 
@@ -88,10 +88,10 @@ def test_a_published_configuration_of_transformers_answers_alike(name: str, tmp_
     published = PUBLISHED[name]
     model = published.model()
     made = imported(save(model, tmp_path / "model", published.processor))
-    side = made.spec.pictures.image_size
+    side = made.spec.image_preprocess.image_size
     pixels = noise(2, *([16] if made.spec.clip is not None else []), side, side)
     with torch.inference_mode():
-        expected = published.output(model(normalised(pixels, made.spec.pictures)))
+        expected = published.output(model(normalised(pixels, made.spec.image_preprocess)))
     if made.spec.task == "embed":
         expected = nn.functional.normalize(expected, dim=-1)
     found = answers(made, pixels)
@@ -107,7 +107,7 @@ def test_a_network_of_timm_answers_alike(name: str, tmp_path: Path) -> None:
     made = imported(tmp_path / "model")
     pixels = noise(2, side, side)
     with torch.inference_mode():
-        expected = network(normalised(pixels, made.spec.pictures)).numpy()
+        expected = network(normalised(pixels, made.spec.image_preprocess)).numpy()
     found = answers(made, pixels)
     assert np.abs(found - expected).max() <= MOST * max(1.0, float(np.abs(expected).max()))
     assert (found.argsort(axis=1)[:, -5:] == expected.argsort(axis=1)[:, -5:]).all()

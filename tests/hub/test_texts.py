@@ -77,7 +77,7 @@ def test_texts_and_scores_of_siglip_are_those_of_the_library(siglip: Path, tmp_p
     tokens = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="pt")["input_ids"]
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     with torch.inference_mode():
-        expected = model(pixel_values=normalised(pixels, made.spec.pictures), input_ids=tokens)
+        expected = model(pixel_values=normalised(pixels, made.spec.image_preprocess), input_ids=tokens)
     pair = load(made)
     images, texts = pair.forward({"pixels": pixels}, {})["embedding"], pair.forward(encoded(TEXTS), {})["embedding"][0]
     assert np.abs(texts - expected.text_embeds.numpy()).max() <= MOST

@@ -43,9 +43,9 @@ def saved(folder: Path, name: str, classes: int = 3, **changes: Any) -> nn.Modul
 def test_a_network_answers_as_in_the_library_and_merges(name: str, tmp_path: Path) -> None:
     network = saved(tmp_path / "model", name, **NETWORKS[name])
     made = imported(tmp_path / "model")
-    pixels = noise(3, made.spec.pictures.image_size, made.spec.pictures.image_size)
+    pixels = noise(3, made.spec.image_preprocess.image_size, made.spec.image_preprocess.image_size)
     with torch.inference_mode():
-        expected = network(normalised(pixels, made.spec.pictures)).numpy()
+        expected = network(normalised(pixels, made.spec.image_preprocess)).numpy()
     model = load(made)
     assert np.abs(model.forward({"pixels": pixels}, {})["logits"] - expected).max() <= MOST
     assert expected.std(axis=0).min() > 0.01
@@ -58,7 +58,7 @@ def test_a_network_without_a_head_is_an_encoder(tmp_path: Path) -> None:
     change(tmp_path / "model/config.json", num_classes=0, pretrained_cfg={"tag": "mae", "num_classes": 0, "crop_pct": 1.0})
     made, pixels = imported(tmp_path / "model"), noise(3, 64, 64)
     with torch.inference_mode():
-        expected = nn.functional.normalize(network(normalised(pixels, made.spec.pictures)), dim=-1).numpy()
+        expected = nn.functional.normalize(network(normalised(pixels, made.spec.image_preprocess)), dim=-1).numpy()
     assert (made.spec.task, made.spec.config["proportional_attention"]) == ("embed", False)
     assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
 
@@ -73,7 +73,7 @@ def test_a_projection_to_the_space_of_texts_is_no_classifier(tag: str, classes: 
     assert made.spec.task == task
     if task == "embed":
         with torch.inference_mode():
-            states = network.forward_features(normalised(pixels, made.spec.pictures))
+            states = network.forward_features(normalised(pixels, made.spec.image_preprocess))
         expected = nn.functional.normalize(states[:, 0], dim=-1).numpy()
         assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
         assert made.spec.provenance["left_out"] == ["head.bias", "head.weight"]

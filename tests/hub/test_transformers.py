@@ -72,7 +72,7 @@ def test_a_classifier_answers_as_in_the_library_and_merges(name: str, tmp_path: 
     model = make()
     made, pixels = imported(save(model, tmp_path / "model", processor)), noise(4, 32, 32)
     with torch.inference_mode():
-        expected = model(normalised(pixels, made.spec.pictures)).logits.numpy()
+        expected = model(normalised(pixels, made.spec.image_preprocess)).logits.numpy()
     assert expected.std(axis=0).min() > 0.01  # images differ, so weights that see them count
     assert np.abs(logits(made, pixels) - expected).max() <= MOST
     assert made.spec.labels == ["cat", "dog", "bird"]
@@ -93,7 +93,7 @@ def test_an_encoder_gives_the_vectors_of_the_library(name: str, pool: str, tmp_p
     model = ENCODERS[name]()
     made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
     with torch.inference_mode():
-        states = model(normalised(pixels, made.spec.pictures)).last_hidden_state
+        states = model(normalised(pixels, made.spec.image_preprocess)).last_hidden_state
     pooled = states[:, 0] if pool == "cls" else states[:, 1:].mean(dim=1)
     expected = nn.functional.normalize(pooled, dim=-1).numpy()
     assert made.spec.task == "embed"
@@ -111,7 +111,7 @@ def test_the_encoder_of_an_mae_gives_the_vectors_of_the_library(kind: str, tmp_p
     made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
     encoder, order = model.vit if kind == "ViTMAEForPreTraining" else model, torch.arange(16.0).expand(4, -1)
     with torch.inference_mode():
-        states = encoder(normalised(pixels, made.spec.pictures), noise=order).last_hidden_state
+        states = encoder(normalised(pixels, made.spec.image_preprocess), noise=order).last_hidden_state
     expected = nn.functional.normalize(states[:, 0], dim=-1).numpy()
     assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
     merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
@@ -122,7 +122,7 @@ def test_the_encoder_of_an_mae_gives_the_vectors_of_the_library(kind: str, tmp_p
 def test_mae_decoder_predicts_as_library(normalised_targets: bool, tmp_path: Path) -> None:
     model = randomised(transformers.ViTMAEForPreTraining(mae(norm_pix_loss=normalised_targets)))
     made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
-    images, order = normalised(pixels, made.spec.pictures), torch.rand(4, 16, generator=torch.Generator().manual_seed(1))
+    images, order = normalised(pixels, made.spec.image_preprocess), torch.rand(4, 16, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected, found = model(images, noise=order), load(made).model(images, order)
     assert torch.equal(found.mask, expected.mask)
@@ -147,13 +147,13 @@ CLIP_PROCESSOR = {
 def test_clip_classifier_answers_as_library_and_merges(changes: dict[str, Any], tmp_path: Path) -> None:
     model = videomae(**changes)
     made, frames = imported(save(model, tmp_path / "model", CLIP_PROCESSOR)), noise(2, 4, 32, 32)
-    clips = normalised(frames, made.spec.pictures)  # (B, T, 3, S, S)
+    clips = normalised(frames, made.spec.image_preprocess)  # (B, T, 3, S, S)
     network = load(made).model
     with torch.inference_mode():
         expected, found = model(clips).logits, network(clips.transpose(1, 2))
     assert expected.std(dim=0).min() > 0.01
     assert (found.logits - expected).abs().max() <= MOST
-    assert (made.spec.answers, made.spec.labels) == ("classify", ["cat", "dog", "bird"])
+    assert (made.spec.route, made.spec.labels) == ("classify", ["cat", "dog", "bird"])
     assert made.spec.clip is not None
     assert (made.spec.clip.frames, made.spec.clip.smooth) == (4, True)
     steps = load(made).steps
@@ -252,7 +252,7 @@ def test_a_long_name_of_a_file_of_weights_is_refused(tmp_path: Path) -> None:
     folder = save(vit(), tmp_path / "model", SQUARE)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"head.weight": "a" * 5000}}))
-    with pytest.raises(CheckpointError, match="is no name of a file beside it"):
+    with pytest.raises(CheckpointError, match="is not a name of a file in its folder"):
         imported(folder)
 
 
@@ -325,7 +325,7 @@ def test_both_towers_of_clip_give_the_vectors_of_the_library(changes: dict[str, 
     model = clip(**changes)
     made, pixels = imported(save(model, tmp_path / "model", CLIP_IMAGES)), noise(4, 32, 32)
     with torch.inference_mode():
-        expected = model(pixel_values=normalised(pixels, made.spec.pictures), input_ids=WORDS)
+        expected = model(pixel_values=normalised(pixels, made.spec.image_preprocess), input_ids=WORDS)
     found = load(made).forward({"pixels": pixels}, {})["embedding"]
     assert np.abs(found - expected.image_embeds.numpy()).max() <= MOST
     assert np.abs(vectors(made, WORDS, torch.ones_like(WORDS)) - expected.text_embeds.numpy()).max() <= MOST
@@ -339,7 +339,7 @@ def test_clip_image_tower_alone_equals_library(tmp_path: Path) -> None:
     model = randomised(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**TINY)))
     made, pixels = imported(save(model, tmp_path / "model", CLIP_IMAGES)), noise(4, 32, 32)
     with torch.inference_mode():
-        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+        pooled = model(normalised(pixels, made.spec.image_preprocess)).pooler_output
     expected = nn.functional.normalize(pooled, dim=-1).numpy()
     assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
 
@@ -358,7 +358,7 @@ def test_siglip_towers_equal_vectors_and_scores_of_library(changes: dict[str, in
     made = imported(save(model, tmp_path / "model", SQUARE | {"size": {"height": side, "width": side}}))
     pixels, words = noise(4, side, side), torch.randint(0, 99, (3, 16), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected = model(pixel_values=normalised(pixels, made.spec.pictures), input_ids=words)
+        expected = model(pixel_values=normalised(pixels, made.spec.image_preprocess), input_ids=words)
     found = load(made).forward({"pixels": pixels}, {})["embedding"]
     assert np.abs(found - expected.image_embeds.numpy()).max() <= MOST
     texts = vectors(made, words, torch.ones_like(words))
@@ -374,7 +374,7 @@ def test_siglip_image_tower_equals_library_and_merges(tmp_path: Path) -> None:
     model = siglip("SiglipVisionModel")
     made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
     with torch.inference_mode():
-        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+        pooled = model(normalised(pixels, made.spec.image_preprocess)).pooler_output
     expected = nn.functional.normalize(pooled, dim=-1).numpy()
     assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
     assert expected.std(axis=0).max() > 1e-3
@@ -389,7 +389,7 @@ def test_an_edge_that_fills_no_patch_is_not_seen(tmp_path: Path) -> None:
     made = imported(save(model, tmp_path / "model", SQUARE | {"size": {"height": 38, "width": 38}}))
     pixels = noise(2, 38, 38)
     with torch.inference_mode():
-        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+        pooled = model(normalised(pixels, made.spec.image_preprocess)).pooler_output
     expected = nn.functional.normalize(pooled, dim=-1).numpy()
     assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
 
@@ -398,6 +398,6 @@ def test_a_classifier_on_siglip_answers_as_in_the_library(tmp_path: Path) -> Non
     model = siglip("SiglipForImageClassification")
     made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
     with torch.inference_mode():
-        expected = model(normalised(pixels, made.spec.pictures)).logits.numpy()
+        expected = model(normalised(pixels, made.spec.image_preprocess)).logits.numpy()
     assert expected.std(axis=0).min() > 1e-3
     assert np.abs(logits(made, pixels) - expected).max() <= MOST

@@ -34,7 +34,7 @@ def spec(**changes: Any) -> BundleSpec:
 def test_bundles_from_before_other_tasks_load_unchanged() -> None:
     plain = spec()
     assert (plain.task, plain.schema_version, plain.labels) == ("classify", 1, ["a", "b"])
-    assert (plain.pictures.image_width, plain.pictures.fit, plain.clip, plain.sound) == (None, "crop", None, None)
+    assert (plain.image_preprocess.image_width, plain.image_preprocess.fit, plain.clip, plain.sound) == (None, "crop", None, None)
     assert BundleSpec.from_bytes(plain.to_bytes()).digest() == plain.digest()
 
 
@@ -52,10 +52,10 @@ def test_what_a_bundle_does_not_say_is_not_in_its_bytes() -> None:
 @pytest.mark.timeout(20)
 def test_a_pipe_is_refused_instead_of_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "bundle.json")
-    with pytest.raises(BundleError, match=r"bundle\.json: is no ordinary file"):
+    with pytest.raises(BundleError, match=r"bundle\.json: is not an ordinary file"):
         read(tmp_path)
     os.mkfifo(tmp_path / "model.safetensors")
-    with pytest.raises(BundleError, match=r"model\.safetensors: is no ordinary file"):
+    with pytest.raises(BundleError, match=r"model\.safetensors: is not an ordinary file"):
         Bundle(path=tmp_path, spec=spec(weights={"sha256": "0" * 64, "bytes": 0})).verify()
 
 
@@ -73,9 +73,9 @@ def test_a_task_has_only_what_it_needs() -> None:
     tracked = spec(task="track", preprocess=None, labels=None)
     assert (tracked.preprocess, tracked.labels) == (None, [])
     with pytest.raises(BundleError, match="test@1: task track takes no pictures"):
-        _ = tracked.pictures
+        _ = tracked.image_preprocess
     oblong = spec(task="inpaint", labels=None, preprocess={**PICTURES, "image_width": 64, "short_side": 32})
-    assert (oblong.pictures.image_size, oblong.pictures.image_width) == (32, 64)
+    assert (oblong.image_preprocess.image_size, oblong.image_preprocess.image_width) == (32, 64)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_bundle_states_text_convention_and_extra_files() -> None:
         ({"text": {**TEXT, "templates": ["{} {}"]}, "files": TOKENIZER}, r"template 1, '\{\} \{\}': exactly one \{\} is needed"),
         ({"text": {**TEXT, "templates": ["{}" + "a" * 255]}, "files": TOKENIZER}, "template 1: 257 characters are more than 256"),
         *(
-            ({"files": {name: TOKENIZER["tokenizer.json"]}}, "files: .*is no plain name of a further file")
+            ({"files": {name: TOKENIZER["tokenizer.json"]}}, "files: .*is not a plain name of a further file")
             for name in ("../up", "a/b", ".hidden", "", "bundle.json", "model.safetensors", "model.onnx", "a" * 65)
         ),
     ],
@@ -242,7 +242,7 @@ class Meanwhile:
 def test_second_simultaneous_writer_of_a_version_is_refused(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.write_bytes(b"weights")
-    with pytest.raises(BundleError, match=r"test/1: has come meanwhile; choose another version, or remove it"):
+    with pytest.raises(BundleError, match=r"test/1: another command has just written it; choose another version, or remove it"):
         write(tmp_path, spec(labels=["c", "d"]), Meanwhile(weights, tmp_path))
     assert read(tmp_path / "test/1").spec.labels == ["a", "b"]
     assert [path.name for path in (tmp_path / "test").iterdir()] == ["1"]

@@ -22,7 +22,7 @@ from tests.golden.checks import RECORDED
 BACKEND = "aot_eager"
 """Captures and takes apart as the compilers do, and needs none: no machine code is made."""
 
-SCHEDULE = MergeSchedule.of([1, 2])
+SCHEDULE = MergeSchedule.from_list([1, 2])
 
 
 def recorded(family: str) -> tuple[str, nn.Module]:

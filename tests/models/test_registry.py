@@ -66,8 +66,8 @@ SYSTEM = System(
         Architecture(
             name="toy",
             model="toy.model:Toy",
-            purpose=BundleDefaults(lambda config: "classify", classes=lambda config: config.classes),
-            native=DummyForward("image", lambda config: 1, "models.layers.dummy_inputs:images"),
+            bundle_defaults=BundleDefaults(lambda config: "classify", classes=lambda config: config.classes),
+            dummy_forward=DummyForward("image", lambda config: 1, "models.layers.dummy_inputs:images"),
             forwards={"classify": "toy.model:classify"},
             merges=False,
         ),
@@ -115,7 +115,7 @@ def test_every_entry_names_code_that_is_there() -> None:
         for architecture in system.architectures:
             assert architecture.config.__name__ == f"{resolve(architecture.model).__name__}Config"
             assert all(callable(resolve(code)) for code in (*architecture.forwards.values(), *architecture.steps.values()))
-            assert architecture.native is None or callable(resolve(architecture.native.call))
+            assert architecture.dummy_forward is None or callable(resolve(architecture.dummy_forward.call))
         assert all(table.architecture in architectures() for table in system.sizes)
     assert {name: family.name for name, family in families().items()} == {name: name for name in registry.family_names()}
     assert {family.architecture for family in families().values()} <= architectures().keys()

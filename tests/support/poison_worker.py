@@ -103,7 +103,7 @@ SYSTEM = System(
         Architecture(
             name="fragile",
             model="tests.support.poison_worker:Fragile",
-            purpose=BundleDefaults(lambda config: "classify"),
+            bundle_defaults=BundleDefaults(lambda config: "classify"),
             forwards={"classify": "tests.support.poison_worker:classify"},
             steps={"classify": "tests.support.poison_worker:classify_steps"},
         ),

@@ -130,7 +130,7 @@ class Speaker:
         rows = []
         for content in images:
             with Decoder(10**6).decoded(content) as image:
-                rows.append(to_model_size(image, spec.pictures, 10**6))
+                rows.append(to_model_size(image, spec.image_preprocess, 10**6))
         return model.forward({"pixels": np.stack(rows)}, options)["embedding"]
 
 

@@ -87,7 +87,7 @@ def mine(made: Made) -> Bundle:
 def test_the_bundle_classifies_images_that_it_has_not_seen(made: Made, mine: Bundle) -> None:
     model = loading.load(mine)
     files = sorted((made.folder / "photos/val").rglob("*.png"))
-    pixels = np.stack([to_model_size(Image.open(file).convert("RGB"), mine.spec.pictures) for file in files])
+    pixels = np.stack([to_model_size(Image.open(file).convert("RGB"), mine.spec.image_preprocess) for file in files])
     predicted = model.forward({"pixels": pixels}, {})["logits"].argmax(axis=1)
     assert [mine.spec.labels[label] for label in predicted] == [file.parent.name for file in files]
 

@@ -36,7 +36,7 @@ def test_held_out_images_are_prepared_as_in_the_phase(content: dict[str, Any], t
     phase["preprocess"] = content["preprocess"] | {"image_size": 24, "short_side": 24}
     phase["model"]["config"]["image_size"] = 24
     made = released(content, tmp_path)
-    assert made.spec.pictures.image_size == 24
+    assert made.spec.image_preprocess.image_size == 24
     assert made.spec.quality["images"] == 12
 
 

@@ -195,7 +195,7 @@ def _describer(members: Mapping[str, LoadedMember], perception: Perception) -> D
     if member.spec.clip is None:
         raise ValueError(f"members.appearance: {member.spec.id} sees single images, and a network of clips is needed")
     try:
-        return Describer(member.model, member.spec.pictures, member.spec.clip)
+        return Describer(member.model, member.spec.image_preprocess, member.spec.clip)
     except ValueError as error:
         raise ValueError(f"members.appearance: {member.spec.id}: {error}") from error
 
@@ -214,5 +214,5 @@ def perception_of(members: Mapping[str, LoadedMember], body: ExternalFile | None
         if not isinstance(detector.model, PoseGraph):
             raise ValueError(f"members.detector: {detector.spec.id} is of architecture {detector.spec.architecture}, which finds nobody")
         mesh = None if body is None else read_body(Path(body.path)).to(next(pose.model.parameters()).device)
-        return Bodies(detector.model, pose.model, pose.spec.pictures, mesh)
+        return Bodies(detector.model, pose.model, pose.spec.image_preprocess, mesh)
     raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")

@@ -9,7 +9,7 @@ SYSTEM = System(
         Architecture(
             name="actions",
             model="models.systems.actions.pipeline:Pipeline",
-            purpose=BundleDefaults(task=lambda config: "actions", size=lambda config: None),
+            bundle_defaults=BundleDefaults(task=lambda config: "actions", size=lambda config: None),
             steps={"actions": "models.systems.actions.steps:action_steps"},
             precise_tasks=frozenset({"actions"}),
             merges=False,

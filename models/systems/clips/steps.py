@@ -126,7 +126,9 @@ class ClipSteps:
         outcomes: list[InProgress | Completion] = [InProgress(state) for state in viewing]
         for merge, traced in {(viewing[job].merge, viewing[job].is_traced) for job in ready}:
             jobs = [job for job in ready if (viewing[job].merge, viewing[job].is_traced) == (merge, traced)]
-            seen = self._see(torch.stack([ready[job] for job in jobs]).to(self._device, self._dtype), MergeSchedule.of(merge), traced)
+            seen = self._see(
+                torch.stack([ready[job] for job in jobs]).to(self._device, self._dtype), MergeSchedule.from_list(merge), traced
+            )
             tokens = token_counts(len(jobs), seen.tokens_in, seen.tokens_out)
             groups = [None] * len(jobs) if seen.groups is None else seen.groups.cpu()
             for job, scores, counts, held in zip(jobs, seen.scores.cpu().float(), tokens, groups, strict=True):

@@ -9,8 +9,8 @@ SYSTEM = System(
         Architecture(
             name="lite_depth",
             model="models.systems.depth.model:LiteDepth",
-            purpose=BundleDefaults(task=lambda config: "depth"),
-            native=DummyForward("image", lambda config: 0, "models.systems.depth.model:image"),
+            bundle_defaults=BundleDefaults(task=lambda config: "depth"),
+            dummy_forward=DummyForward("image", lambda config: 0, "models.systems.depth.model:image"),
             merges=False,
         ),
     ),

@@ -13,14 +13,14 @@ SYSTEM = System(
         Architecture(
             name="diffmae",
             model="models.systems.diffmae.model:DiffMAE",
-            purpose=BundleDefaults(
+            bundle_defaults=BundleDefaults(
                 task=lambda config: "inpaint",
                 size=lambda config: config.image_size,
                 clip=lambda config: slowfast_clip(config) if config.frames else None,
             ),
             steps={"inpaint": "models.systems.diffmae.steps:inpaint_steps"},
             precise_tasks=frozenset({"inpaint"}),
-            native=DummyForward(
+            dummy_forward=DummyForward(
                 "sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.systems.diffmae.dummy_inputs:one_step"
             ),
         ),

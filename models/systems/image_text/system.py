@@ -22,8 +22,8 @@ def _pair(name: str, model: str, pool: str, token_vectors: Callable[[Mapping[str
     return Architecture(
         name=name,
         model=model,
-        purpose=BundleDefaults(lambda config: "zero-shot"),
-        native=DummyForward("pair", _tokens, f"models.systems.image_text.dummy_inputs:{name}"),
+        bundle_defaults=BundleDefaults(lambda config: "zero-shot"),
+        dummy_forward=DummyForward("pair", _tokens, f"models.systems.image_text.dummy_inputs:{name}"),
         forwards={"zero-shot": f"models.systems.image_text.forward:{name}"},
         precise_tasks=frozenset({"zero-shot"}),
         reader="models.systems.image_text.tokenize_batch:make_tokenize_fn",

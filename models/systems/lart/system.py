@@ -18,10 +18,10 @@ SYSTEM = System(
         Architecture(
             name="lart",
             model="models.systems.lart.model:LART",
-            purpose=BundleDefaults(
+            bundle_defaults=BundleDefaults(
                 task=lambda config: "actions", size=lambda config: None, classes=lambda config: int(config.actions), names=_names
             ),
-            native=DummyForward("track", lambda config: int(config.frames), "models.people.dummy_inputs:tracks"),
+            dummy_forward=DummyForward("track", lambda config: int(config.frames), "models.people.dummy_inputs:tracks"),
         ),
     ),
     sizes=(SizeTable("LART", "lart", "arXiv 2304.01199", "models.systems.lart.model:PUBLISHED"),),

@@ -9,8 +9,8 @@ SYSTEM = System(
         Architecture(
             name="mae",
             model="models.systems.mae.model:MAE",
-            purpose=BundleDefaults(lambda config: "autoencode"),
-            native=DummyForward(
+            bundle_defaults=BundleDefaults(lambda config: "autoencode"),
+            dummy_forward=DummyForward(
                 "image", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_images"
             ),
             forwards={"autoencode": "models.systems.mae.forward:embed"},

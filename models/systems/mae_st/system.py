@@ -10,18 +10,20 @@ SYSTEM = System(
         Architecture(
             name="video_mae",
             model="models.systems.mae_st.model:VideoMAE",
-            purpose=BundleDefaults(lambda config: "actions", clip=slowfast_clip, classes=lambda config: int(config.classes)),
-            native=DummyForward("clip", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:clips"),
+            bundle_defaults=BundleDefaults(lambda config: "actions", clip=slowfast_clip, classes=lambda config: int(config.classes)),
+            dummy_forward=DummyForward(
+                "clip", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:clips"
+            ),
             steps={"actions": "models.systems.mae_st.steps:clip_steps"},
             precise_tasks=frozenset({"actions"}),
-            answers=lambda config: "classify",
+            route_of=lambda config: "classify",
             views=lambda config: ViewCounts(7, crops=3),
         ),
         Architecture(
             name="video_mae_pretraining",
             model="models.systems.mae_st.pretraining:VideoMAEPretraining",
-            purpose=BundleDefaults(lambda config: "autoencode", clip=slowfast_clip),
-            native=DummyForward(
+            bundle_defaults=BundleDefaults(lambda config: "autoencode", clip=slowfast_clip),
+            dummy_forward=DummyForward(
                 "clip", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_clips"
             ),
         ),

@@ -38,7 +38,7 @@ class MergeSchedules:
         """Read `merge`, r of each block, and `merge_sight`, the same for the video half if it differs."""
         merge = options.get("merge") or ()
         sight = options.get("merge_sight")
-        return cls(MergeSchedule.of(merge), MergeSchedule.of(merge if sight is None else sight))
+        return cls(MergeSchedule.from_list(merge), MergeSchedule.from_list(merge if sight is None else sight))
 
 
 @dataclass(frozen=True)

@@ -35,24 +35,24 @@ SYSTEM = System(
         Architecture(
             name="mavil",
             model="models.systems.mavil.model:MAViL",
-            purpose=BundleDefaults(
+            bundle_defaults=BundleDefaults(
                 task=lambda config: "audio-visual",
                 size=frame_size,
                 clip=video_clip,
                 sound=spectrogram_section,
                 classes=lambda config: int(config.classes),
             ),
-            native=DummyForward("clip", token_count, "models.systems.mavil.dummy_inputs:audio_and_video"),
+            dummy_forward=DummyForward("clip", token_count, "models.systems.mavil.dummy_inputs:audio_and_video"),
             steps={"audio-visual": "models.systems.mavil.steps:mavil_steps"},
             precise_tasks=frozenset({"audio-visual"}),
-            answers=lambda config: "classify",
+            route_of=lambda config: "classify",
             fuses=lambda config: int(config.get("fusion_depth", 3)) > 0,
         ),
         Architecture(
             name="mavil_pretraining",
             model="models.systems.mavil.pretraining:MAViLPretraining",
-            purpose=BundleDefaults(lambda config: "autoencode", clip=clip_at_2_fps, sound=spectrogram_section),
-            native=DummyForward(
+            bundle_defaults=BundleDefaults(lambda config: "autoencode", clip=clip_at_2_fps, sound=spectrogram_section),
+            dummy_forward=DummyForward(
                 unit="clip",
                 tokens=lambda config: int(config.visible(config.audio_patches) + config.visible(config.video_patches) + 2),
                 call="models.systems.mavil.dummy_inputs:masked_audio_and_video",
@@ -61,8 +61,8 @@ SYSTEM = System(
         Architecture(
             name="audio_mae",
             model="models.systems.mavil.audio_mae:AudioMAE",
-            purpose=BundleDefaults(lambda config: "autoencode", size=lambda config: None, sound=spectrogram_section),
-            native=DummyForward("sound", lambda config: int(config.visible + 1), "models.systems.mavil.dummy_inputs:masked_audio"),
+            bundle_defaults=BundleDefaults(lambda config: "autoencode", size=lambda config: None, sound=spectrogram_section),
+            dummy_forward=DummyForward("sound", lambda config: int(config.visible + 1), "models.systems.mavil.dummy_inputs:masked_audio"),
         ),
     ),
     sizes=(

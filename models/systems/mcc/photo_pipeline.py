@@ -49,7 +49,7 @@ class PhotographMCC(nn.Module):
     def predict_depth(self, photographs: Tensor) -> Tensor:
         """Predict depth or disparity of each pixel: uint8 (B, S, S, 3) → float32 (B, S, S)."""
         assert self.depth is not None, "assemble it from its members"
-        depth: Tensor = self.depth.model(normalise(photographs, self.depth.spec.pictures, torch.float32))
+        depth: Tensor = self.depth.model(normalise(photographs, self.depth.spec.image_preprocess, torch.float32))
         return depth
 
 
@@ -119,7 +119,7 @@ def _depth_fields(depth: BundleSpec) -> dict[str, Any]:
     """Return the fields of the config that depend on the depth member. Raises ValueError for a member of another task."""
     if depth.task != "depth":
         raise ValueError(f"members.depth: {depth.id} is for task {depth.task}; a bundle for depth is needed")
-    config, preprocess = read_config(architectures()[depth.architecture].config, depth.config), depth.pictures
+    config, preprocess = read_config(architectures()[depth.architecture].config, depth.config), depth.image_preprocess
     return {
         "depth_size": config.image_size,
         "depth_output": config.output,

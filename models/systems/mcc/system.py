@@ -27,15 +27,17 @@ SYSTEM = System(
         Architecture(
             name="mcc",
             model="models.systems.mcc.model:MCC",
-            purpose=BundleDefaults(lambda config: "reconstruct", space=lambda config: QuerySpace(source_size=800)),
+            bundle_defaults=BundleDefaults(lambda config: "reconstruct", space=lambda config: QuerySpace(source_size=800)),
             steps={"reconstruct": "models.systems.mcc.steps:reconstruct_steps"},
             precise_tasks=frozenset({"reconstruct"}),
-            native=DummyForward("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.dummy_inputs:scene_queries"),
+            dummy_forward=DummyForward(
+                "scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.dummy_inputs:scene_queries"
+            ),
         ),
         Architecture(
             name="mcc_photograph",
             model="models.systems.mcc.photo_pipeline:PhotographMCC",
-            purpose=BundleDefaults(lambda config: "reconstruct", size=lambda config: None),
+            bundle_defaults=BundleDefaults(lambda config: "reconstruct", size=lambda config: None),
             steps={"reconstruct": "models.systems.mcc.photo_pipeline:photograph_steps"},
             precise_tasks=frozenset({"reconstruct"}),
             merges=False,

@@ -45,7 +45,7 @@ PRECISE = frozenset({"actions"})
 
 
 def _architecture(name: str, model: str) -> Architecture:
-    return Architecture(name, model, PURPOSE, NATIVE, FORWARDS, STEPS, PRECISE, merges=False, answers=_route_of, views=_views)
+    return Architecture(name, model, PURPOSE, NATIVE, FORWARDS, STEPS, PRECISE, merges=False, route_of=_route_of, views=_views)
 
 
 SYSTEM = System(

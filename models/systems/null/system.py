@@ -9,7 +9,7 @@ SYSTEM = System(
         Architecture(
             name="null",
             model="models.systems.null.model:Null",
-            purpose=BundleDefaults(lambda config: "classify", size=lambda config: None, classes=lambda config: int(config.classes)),
+            bundle_defaults=BundleDefaults(lambda config: "classify", size=lambda config: None, classes=lambda config: int(config.classes)),
             forwards={"classify": "models.systems.null.model:classify"},
             steps={"classify": "models.systems.null.steps:classify_steps"},
         ),

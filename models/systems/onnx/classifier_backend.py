@@ -75,7 +75,7 @@ def effective_merge(config: Any, schedule: Any) -> tuple[int, ...]:
     """Return the number of tokens that merge in each block of a ViT; schedules with the same numbers have the same shapes."""
     before = config.patches + config.special_tokens
     merged = []
-    for after in MergeSchedule.of(schedule).token_counts(before, config.depth, config.special_tokens):
+    for after in MergeSchedule.from_list(schedule).token_counts(before, config.depth, config.special_tokens):
         merged.append(before - after)
         before = after
     return tuple(merged)
@@ -151,7 +151,7 @@ def _accuracies(exact: NDArray[np.int64], int8: NDArray[np.int64], labels: NDArr
 def _write_graph(model: LoadedModel, precision: Precision) -> bytes:
     make = resolve(architectures()[model.spec.architecture].graph or "")
     try:
-        content: bytes = make(model.model, model.spec.pictures, int8=precision == "int8")
+        content: bytes = make(model.model, model.spec.image_preprocess, int8=precision == "int8")
     except ValueError as error:
         raise GraphError(str(error)) from error
     return content
@@ -182,7 +182,15 @@ def _default_merge(model: LoadedModel) -> tuple[int, ...]:
 
 def _key(spec: BundleSpec, precision: Precision) -> str:
     """Return a digest of everything that the graph depends on."""
-    parts = [GRAPH_VERSION, precision, spec.architecture, spec.config, spec.pictures.mean, spec.pictures.std, spec.weights.sha256]
+    parts = [
+        GRAPH_VERSION,
+        precision,
+        spec.architecture,
+        spec.config,
+        spec.image_preprocess.mean,
+        spec.image_preprocess.std,
+        spec.weights.sha256,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

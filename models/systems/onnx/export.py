@@ -128,7 +128,7 @@ class GeometryQueryDecoder(QueryDecoder):
 def classifier_graph(model: nn.Module, spec: BundleSpec, schedule: MergeSchedule, pixels: Sequence[np.ndarray]) -> ExportGraph:
     """Return the graph of a classifier. pixels: uint8 (S, S, 3) of real images, at the bundle's size."""
     assert isinstance(model, ViT)
-    images = normalise(torch.from_numpy(np.stack(pixels)), spec.pictures, torch.float32).contiguous()
+    images = normalise(torch.from_numpy(np.stack(pixels)), spec.image_preprocess, torch.float32).contiguous()
     return ExportGraph(MergingClassifier(model, schedule), {"pixels": images}, ("logits",))
 
 

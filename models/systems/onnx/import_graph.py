@@ -123,7 +123,7 @@ def _other_fields(file: Path, trial: Trial, settings: dict[str, Any], license: s
     if license is None:
         raise ValueError("say under which licence you got the weights, as in --license MIT")
     return {
-        "task": architectures()[architecture].purpose.task(config),
+        "task": architectures()[architecture].bundle_defaults.task(config),
         "config": dataclasses.asdict(config),
         "preprocess": preprocess,
         "preset": "draft" if architecture == "onnx_inpaint" else None,  # one pass, whatever sampler is requested

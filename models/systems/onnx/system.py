@@ -9,7 +9,7 @@ SYSTEM = System(
         Architecture(
             name="onnx",
             model="models.systems.onnx.classifier:OnnxGraph",
-            purpose=BundleDefaults(
+            bundle_defaults=BundleDefaults(
                 task=lambda config: "classify" if config.classes else "embed",
                 size=lambda config: (config.image_size, config.image_size),
                 classes=lambda config: int(config.classes),
@@ -22,14 +22,14 @@ SYSTEM = System(
         Architecture(
             name="movenet",
             model="models.systems.onnx.pose_detector:PoseGraph",
-            purpose=BundleDefaults(task=lambda config: "pose", size=lambda config: None),
+            bundle_defaults=BundleDefaults(task=lambda config: "pose", size=lambda config: None),
             merges=False,
             open="models.systems.onnx.pose_detector:open_poses",
         ),
         Architecture(
             name="onnx_inpaint",
             model="models.systems.onnx.inpainter:InpaintGraph",
-            purpose=BundleDefaults(task=lambda config: "inpaint"),
+            bundle_defaults=BundleDefaults(task=lambda config: "inpaint"),
             steps={"inpaint": "models.systems.onnx.inpainter:inpaint_steps"},
             precise_tasks=frozenset({"inpaint"}),
             merges=False,
@@ -38,7 +38,7 @@ SYSTEM = System(
         Architecture(
             name="onnx_depth",
             model="models.systems.onnx.depth_estimator:DepthGraph",
-            purpose=BundleDefaults(task=lambda config: "depth"),
+            bundle_defaults=BundleDefaults(task=lambda config: "depth"),
             merges=False,
             open="models.systems.onnx.depth_estimator:open_depth",
         ),

@@ -9,14 +9,14 @@ SYSTEM = System(
         Architecture(
             name="phalp_pose",
             model="models.systems.phalp.pose_predictor:PosePredictor",
-            purpose=BundleDefaults(lambda config: "track", size=lambda config: None),
-            native=DummyForward("track", lambda config: int(config.frames), "models.people.dummy_inputs:tracks"),
+            bundle_defaults=BundleDefaults(lambda config: "track", size=lambda config: None),
+            dummy_forward=DummyForward("track", lambda config: int(config.frames), "models.people.dummy_inputs:tracks"),
         ),
         Architecture(
             name="phalp_appearance",
             model="models.systems.phalp.hmar:AppearanceNet",
-            purpose=BundleDefaults(lambda config: "track", size=lambda config: (config.size, config.size)),
-            native=DummyForward("crop", lambda config: 0, "models.people.dummy_inputs:masked_crops"),
+            bundle_defaults=BundleDefaults(lambda config: "track", size=lambda config: (config.size, config.size)),
+            dummy_forward=DummyForward("crop", lambda config: 0, "models.people.dummy_inputs:masked_crops"),
         ),
     ),
     sizes=(SizeTable("PHALP", "phalp_appearance", "arXiv 2112.04477", "models.systems.phalp.hmar:PUBLISHED"),),

@@ -23,7 +23,7 @@ def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[st
     Option `trace`: also `groups` int32 (B, depth, patches), the token that holds each patch after each block, special tokens not counted,
     and `grid` int32 (B, 2), rows and columns of patches.
     """
-    schedule, trace = MergeSchedule.of(options.get("merge", ())), bool(options.get("trace", False))
+    schedule, trace = MergeSchedule.from_list(options.get("merge", ())), bool(options.get("trace", False))
     output = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype), merge=schedule, trace=trace)
     outputs = classification_arrays(output.logits, output.tokens_in, output.tokens_out)
     return outputs | _groups(output, cast(ViTConfig, model.config), schedule) if trace else outputs

@@ -20,12 +20,14 @@ SYSTEM = System(
         Architecture(
             name="vit",
             model="models.systems.vit.model:ViT",
-            purpose=BundleDefaults(
+            bundle_defaults=BundleDefaults(
                 task=lambda config: "classify" if config.classes else "embed",
                 size=lambda config: config.image_shape,
                 classes=lambda config: int(config.classes),
             ),
-            native=DummyForward("image", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:images"),
+            dummy_forward=DummyForward(
+                "image", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:images"
+            ),
             forwards={"classify": "models.systems.vit.forward:classify", "embed": "models.systems.vit.forward:embed"},
             precise_tasks=frozenset({"embed"}),
             pools=pools,

@@ -70,7 +70,7 @@ def architecture_line(architecture: str, fields: dict[str, Any]) -> str:
     config = read_config(architectures()[architecture].config, fields)
     config_fields = asdict(config)
     name, reference_fields = _closest_published_size(architecture, config_fields)
-    size, patch = architectures()[architecture].purpose.size(config), config_fields.get("patch_size")
+    size, patch = architectures()[architecture].bundle_defaults.size(config), config_fields.get("patch_size")
     parts = [name] if name else [f"patches of {patch}"] if patch else []
     if size is not None:
         parts = [" ".join([*parts, "at", " × ".join(map(str, dict.fromkeys(size)))])]

@@ -190,7 +190,7 @@ def _filter_comparison(spec: BundleSpec, rungs: Collection[str]) -> dict[str, An
     """Return `quality` with the results of `opsin compare` on these rungs only."""
     from models.bundle_schema import Comparison
 
-    if (comparison := Comparison.of(spec.quality)) is None:
+    if (comparison := Comparison.from_quality(spec.quality)) is None:
         return spec.quality
     results = [result for result in comparison.results if result.merging in rungs]
     return {**spec.quality, "comparison": comparison.model_copy(update={"results": results}).model_dump()}

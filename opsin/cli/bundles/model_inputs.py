@@ -23,7 +23,7 @@ def load_at_model_size(paths: Iterable[Path], spec: BundleSpec, option: str) -> 
     for path in paths:
         try:
             with Decoder(limit).decoded(path.read_bytes()) as picture:
-                pixels.append(to_model_size(picture, spec.pictures, limit))
+                pixels.append(to_model_size(picture, spec.image_preprocess, limit))
         except (ImageError, OSError) as error:
             raise UsageError(f"{option}: {path}: {error}") from error
     return pixels

@@ -57,8 +57,7 @@ def requires_extra(extra: str) -> Iterator[None]:
             advice = f"`pip install --find-links FOLDER 'opsin[{extra}]'`, where FOLDER holds Opsin's wheels"
         raise UsageError(f"the Python package {error.name!r} is missing: {advice}") from error
     except Exception as error:
-        from models.extensions import ExtensionError
-
-        if isinstance(error, ExtensionError):
+        registry = sys.modules.get("models.registry")  # only once imported it raises ExtensionError
+        if registry is not None and isinstance(error, registry.ExtensionError):
             raise UsageError(f"{error}; repair or uninstall it, or set OPSIN_EXTENSIONS=false") from error
         raise

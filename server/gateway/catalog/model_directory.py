@@ -161,7 +161,7 @@ class Directory:
         other, route = newest(fleet, named(fleet.specs.values(), wanted)), route_of(DEFAULTS[task].task)
         if other is not None and not serves(task, other):
             why = refusal(fleet, other)
-            what = f"is unavailable: {why}" if why else f"is for {other.answers or other.task}"
+            what = f"is unavailable: {why}" if why else f"is for {other.route or other.task}"
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} {what}; known for {route}: {known}", "model")
         return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {route}: {known}", "model")
 

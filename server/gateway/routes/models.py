@@ -273,7 +273,7 @@ def _rung(rung: Rung) -> RungSummary:
 
 
 def _comparison(spec: BundleSpec) -> ComparisonSummary | None:
-    if (found := Comparison.of(spec.quality)) is None:
+    if (found := Comparison.from_quality(spec.quality)) is None:
         return None
     return ComparisonSummary(found.images, [ComparedFormat(**result.model_dump()) for result in found.results])
 

@@ -136,7 +136,7 @@ class FleetReader:
             if data is None:  # announced before it was published: the next look finds it
                 continue
             try:
-                self._by_digest[digest] = BundleSpec.from_bytes(data, f"spec {digest[:12]}").published_as(digest)
+                self._by_digest[digest] = BundleSpec.from_bytes(data, f"spec {digest[:12]}").with_digest(digest)
             except BundleError as error:
                 log.warning("a worker serves a bundle that this gateway cannot read: %s", error)
 

@@ -215,7 +215,7 @@ class ClassifyClips(
 
 
 def _noise_frames(spec: BundleSpec, draw: np.random.Generator) -> NDArray[np.uint8]:
-    side, count = spec.pictures.image_size, 1 if spec.clip is None else spec.clip.frames
+    side, count = spec.image_preprocess.image_size, 1 if spec.clip is None else spec.clip.frames
     return draw.integers(0, 256, (count, side, side, 3), np.uint8)
 
 

@@ -163,10 +163,10 @@ class ImageTask(Task[OptionsT, PlanT]):
 
     def prepare(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
         with decoder.decoded(item["image"]) as image:
-            return [{"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}]
+            return [{"pixels": images.to_model_size(image, spec.image_preprocess, decoder.max_pixels)}]
 
     def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
-        side = spec.pictures.image_size
+        side = spec.image_preprocess.image_size
         return ({"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)},)
 
 
@@ -246,7 +246,7 @@ def checked_top_k(asked: int | None, spec: BundleSpec) -> int:
 
 def patches(spec: BundleSpec) -> int:
     """Return how many patches an image has."""
-    return int((spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2)
+    return int((spec.image_preprocess.image_size // int(spec.config.get("patch_size", 16))) ** 2)
 
 
 def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Classification:

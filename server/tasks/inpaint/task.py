@@ -381,5 +381,5 @@ def _sampling(asked: InpaintOptions, spec: BundleSpec) -> tuple[SamplerName, int
 
 def _native(spec: BundleSpec) -> tuple[int, int]:
     """Height and width that the network takes."""
-    pictures = spec.pictures
+    pictures = spec.image_preprocess
     return pictures.image_size, pictures.image_width or pictures.image_size

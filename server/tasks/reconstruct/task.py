@@ -152,7 +152,7 @@ class Reconstruct(
             points = inputs.points_of(grid, plan, source, small, whole)
             mask = inputs.mask_of(sent, pixels, points, source, whole)
             drawn = "mask" if sent is not None else None if masks.opaque(pixels) is None else "image"
-            size, seen = spec.pictures.image_size, _seen_size(spec)
+            size, seen = spec.image_preprocess.image_size, _seen_size(spec)
             see = partial(mcc_inputs.view, pixels[..., :3], points, space=plan.space, image_size=size, seen_size=seen)
             view = inputs.view_of(see, points, mask, source, drawn)
             camera = inputs.camera_of(plan, source, points, mask, small, whole)
@@ -186,7 +186,7 @@ class Reconstruct(
 
     def bucket(self, plan: ReconstructPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Scenes of all spacings and modes take their steps together."""
-        return "photograph" if "photograph" in shapes else str(spec.pictures.image_size)
+        return "photograph" if "photograph" in shapes else str(spec.image_preprocess.image_size)
 
     def arguments(self, plan: ReconstructPlan, shapes: Shapes) -> dict[str, Any]:
         if "photograph" in shapes:
@@ -232,7 +232,7 @@ class Reconstruct(
         """A slanted plane fills the image."""
         side, space = _seen_size(spec), spec.space or QuerySpace()
         across, down = np.meshgrid(*[np.linspace(-1.5, 1.5, side, dtype=np.float32)] * 2)
-        size = spec.pictures.image_size
+        size = spec.image_preprocess.image_size
         sample = {
             "pixels": np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8),
             "seen": np.stack([across, down, 0.3 * across + (2.0 if space.region == "half-ball" else 0.0)], axis=-1).astype(np.float32),

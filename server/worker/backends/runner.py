@@ -246,7 +246,7 @@ class Backends:
 
     def schedule(self, merge: MergeSchedule | Sequence[int]) -> Schedule:
         """Tokens that really merge in each block; as it is asked for where the model does not say how many tokens it has."""
-        schedule = merge if isinstance(merge, MergeSchedule) else MergeSchedule.of(merge)
+        schedule = merge if isinstance(merge, MergeSchedule) else MergeSchedule.from_list(merge)
         config: Any = getattr(self.model.model, "config", None)
         tokens = getattr(config, "patches", None)
         if not isinstance(tokens, int):

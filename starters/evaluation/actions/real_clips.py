@@ -20,14 +20,14 @@ from models.systems.lart.windows import read_track
 from models.systems.onnx.pose_detector import PoseGraph
 from models.systems.phalp.keypoint_tracker import track_poses
 from starters.data.people.motions import MotionTracks
-from starters.evaluation.actions.settings import Clip, SeenAction
+from starters.evaluation.actions.settings import RealClip, SeenAction
 from training.data.packages import obtain
 from training.errors import DataError
 
 TOP = 3
 
 
-def told(clip: Clip, network: LART, source: MotionTracks, cache: Path) -> dict[str, Any]:
+def told(clip: RealClip, network: LART, source: MotionTracks, cache: Path) -> dict[str, Any]:
     """The best classes of each person and second, beside what somebody saw. Raises DataError."""
     try:
         model = load(bundle.read(clip.detector)).model

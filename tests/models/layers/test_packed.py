@@ -33,7 +33,7 @@ def test_packing_changes_no_answer_beyond_rounding(qkv_bias: bool, r: int, dtype
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    pixels, merge = torch.randn(2, 3, 32, 32), MergeSchedule.of([r])
+    pixels, merge = torch.randn(2, 3, 32, 32), MergeSchedule.from_list([r])
     with torch.inference_mode():
         exact = model(pixels, merge=merge).logits
         model.to(dtype)

@@ -75,6 +75,6 @@ def test_and_one_of_clips_whose_tokens_merge() -> None:
     pretrained = VideoMAEPretraining(replace(VIDEO_MAE, reversible=True))
     model = VideoMAE(VideoMAEConfig(**TRUNK, frames=4, classes=5, reversible=True)).eval()
     start_video(model, pretrained.state_dict())
-    whole, merged = (model(CLIPS.float(), merge=schedule) for schedule in (None, MergeSchedule.of([4, 0, 3])))
+    whole, merged = (model(CLIPS.float(), merge=schedule) for schedule in (None, MergeSchedule.from_list([4, 0, 3])))
     assert (whole.tokens_out, merged.tokens_out) == (33, 26)
     assert whole.features.shape == merged.features.shape == (2, 2 * TRUNK["width"])

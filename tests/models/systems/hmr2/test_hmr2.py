@@ -89,7 +89,11 @@ def test_zero_merging_is_plain_model_and_merging_drops_tokens() -> None:
     torch.manual_seed(0)
     model, crops = HMR2(SMALL).eval(), torch.randn(2, 3, 96, 96)
     with torch.no_grad():
-        plain, off, merged = model(crops), model(crops, merge=MergeSchedule.of([0, 0])), model(crops, merge=MergeSchedule.constant(3))
+        plain, off, merged = (
+            model(crops),
+            model(crops, merge=MergeSchedule.from_list([0, 0])),
+            model(crops, merge=MergeSchedule.constant(3)),
+        )
     assert torch.equal(plain.person.rotations, off.person.rotations)
     assert (plain.tokens_out, merged.tokens_out) == (12, 6)
     assert torch.isfinite(merged.person.rotations).all()

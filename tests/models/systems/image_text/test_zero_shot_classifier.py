@@ -54,7 +54,7 @@ def test_its_graph_computes_the_same(tmp_path: Path) -> None:
 
     made, _ = make_zero_shot_classifier(write_tiny_pair(tmp_path), LABELS, tmp_path, "labelled")
     loaded: LoadedModel = load(made)
-    session = onnxruntime.InferenceSession(classifier_graph(loaded.model, made.spec.pictures), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(classifier_graph(loaded.model, made.spec.image_preprocess), providers=["CPUExecutionProvider"])
     [logits] = session.run(None, {"pixels": PIXELS, "merge": np.array(MERGE["merge"])})
     np.testing.assert_allclose(logits, loaded.forward({"pixels": PIXELS}, MERGE)["logits"], atol=1e-4)
 

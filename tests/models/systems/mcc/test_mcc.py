@@ -113,7 +113,7 @@ def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: DropP
 def test_tokens_merge_in_encoders_and_return_to_their_places() -> None:
     """17 tokens, of which 5 merge: 12 different rows in 17 places, and a decoder that finds every place filled."""
     model, (images, seen) = make(), view(batch=1)
-    latent = model.encode(images, seen, merge=MergeSchedule.of([3, 2]))
+    latent = model.encode(images, seen, merge=MergeSchedule.from_list([3, 2]))
     picture, of_points = latent.chunk(2, dim=-1)
     assert latent.shape == (1, 17, 48)
     assert [len(half[0].unique(dim=0)) for half in (picture, of_points)] == [12, 12]

@@ -221,9 +221,9 @@ def test_kept_scenes_go_for_new_jobs_or_after_their_time(random: MCC, room: int,
     steps = LoadedStepwiseModel(model, CPU)
     (first,) = run(model, [job()], [COARSE | {"scene": "one"}])
     again = {name: first[name] for name in ("latent", "seen")} | {"asks": job()["asks"]}
-    assert steps.trim(2**30, 600.0) > 0
+    assert steps.evict(2**30, 600.0) > 0
     assert run(model, [again], [COARSE | {"scene": "one"}])[0]["queries"][0] == 0
-    assert steps.trim(room, seconds) == 0
+    assert steps.evict(room, seconds) == 0
     assert run(model, [again], [COARSE | {"scene": "one"}])[0]["queries"][0] > 0
 
 
@@ -234,7 +234,7 @@ def test_scenes_that_are_kept_have_a_bound_in_bytes(random: MCC, monkeypatch: py
     kept = []
     for number in range(12):
         run(model, [job(number)], [COARSE | {"scene": str(number)}])
-        kept.append(steps.trim(2**30, 600.0))
+        kept.append(steps.evict(2**30, 600.0))
     assert kept[0] < kept[1]
     assert max(kept) <= 2 * 200_000
     assert kept[-1] < 6 * kept[0]

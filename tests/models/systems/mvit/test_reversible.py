@@ -373,7 +373,7 @@ def test_a_rev_mvit_of_pictures_becomes_a_bundle_that_classifies(tmp_path: Path)
     loaded = load(sealed(tmp_path, spec, weights))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     outputs = loaded.forward({"pixels": pixels}, {"merge": [0, 0, 0, 0]})
-    expected = loaded.model(normalise(torch.from_numpy(pixels), spec.pictures, torch.float32)).logits
+    expected = loaded.model(normalise(torch.from_numpy(pixels), spec.image_preprocess, torch.float32)).logits
     torch.testing.assert_close(torch.from_numpy(outputs["logits"]), expected)
     assert outputs["tokens"].tolist() == [[256, 64], [256, 64]]
 

@@ -35,7 +35,7 @@ MCC_TINY = MCCConfig(
 
 
 def pixels(bundle: Bundle, count: int) -> np.ndarray:
-    size = bundle.spec.pictures.image_size
+    size = bundle.spec.image_preprocess.image_size
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
 
@@ -49,7 +49,7 @@ def test_classifier_with_merging_gives_same_logits_for_any_batch(tmp_path: Path)
     onnx.checker.check_model(proto, full_check=True)
     assert str(ROOT).encode() not in target.read_bytes()  # nothing of the machine that made it
 
-    images = normalise(torch.from_numpy(pixels(bundle, 7)), bundle.spec.pictures, torch.float32).contiguous()
+    images = normalise(torch.from_numpy(pixels(bundle, 7)), bundle.spec.image_preprocess, torch.float32).contiguous()
     with torch.inference_mode():
         expected = load(bundle).model(images, merge=MergeSchedule.constant(4)).logits
         plain = load(bundle).model(images).logits

@@ -69,7 +69,7 @@ def test_the_mask_means_what_the_user_says(tmp_path: Path, mask: str, filled_wit
 def test_depth_is_told_and_waits_for_its_route(tmp_path: Path, output: str) -> None:
     bundle = read(imported(tmp_path, midas(SIDE), output=output).path)
     assert (bundle.spec.task, bundle.spec.config) == ("depth", {"image_size": SIDE, "output": output})
-    assert bundle.spec.pictures.fit == "squeeze" and bundle.spec.pictures.mean == (0.485, 0.456, 0.406)
+    assert bundle.spec.image_preprocess.fit == "squeeze" and bundle.spec.image_preprocess.mean == (0.485, 0.456, 0.406)
     assert unsupported_reason(bundle.spec) == "task depth is not served yet by this version"
     told = load(bundle).model(torch.rand(2, 3, SIDE, SIDE))
     assert told.shape == (2, SIDE, SIDE) and told.isfinite().all()

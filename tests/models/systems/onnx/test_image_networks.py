@@ -149,7 +149,7 @@ def test_files_of_transformers_tell_preparation_labels_and_task(tmp_path: Path) 
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepared))
     spec = imported(tmp_path, colours(shape=["batch", 3, "height", "width"]), None).spec
     assert (spec.task, spec.labels) == ("classify", ["red", "green", "blue", "grey"])
-    assert spec.pictures.model_dump() == {
+    assert spec.image_preprocess.model_dump() == {
         "image_size": 16,
         "image_width": None,
         "short_side": 20,
@@ -165,7 +165,7 @@ def test_the_config_of_timm_tells_preparation_and_task(tmp_path: Path) -> None:
     cfg = {"crop_pct": 0.5, "interpolation": "bilinear", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 16, 16]}
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": cfg}))
     spec = imported(tmp_path, colours(shape=["batch", 3, "height", "width"]), None).spec
-    assert (spec.task, spec.pictures.short_side, spec.pictures.mean) == ("embed", 32, (0.1, 0.2, 0.3))
+    assert (spec.task, spec.image_preprocess.short_side, spec.image_preprocess.mean) == ("embed", 32, (0.1, 0.2, 0.3))
     assert spec.provenance["transform"] == "read from config.json"
 
 
@@ -182,7 +182,7 @@ def test_files_above_a_folder_called_onnx_count(tmp_path: Path) -> None:
     write_json(tmp_path, "preprocessor_config.json", PROCESSOR)
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     spec = imported(tmp_path / "onnx", colours(), None).spec
-    assert (spec.pictures.short_side, spec.labels[0], spec.license) == (20, "red", "MIT")
+    assert (spec.image_preprocess.short_side, spec.labels[0], spec.license) == (20, "red", "MIT")
     assert spec.provenance["transform"] == "read from ../preprocessor_config.json"
     assert "labels are those of ../config.json" in spec.provenance["notes"]
 
@@ -191,13 +191,13 @@ def test_the_folder_of_the_graph_comes_before_the_one_above(tmp_path: Path) -> N
     write_json(tmp_path, "preprocessor_config.json", PROCESSOR)
     write_json(tmp_path / "onnx", "preprocessor_config.json", PROCESSOR | {"crop_pct": 0.5})
     spec = imported(tmp_path / "onnx", colours()).spec
-    assert (spec.pictures.short_side, spec.provenance["transform"]) == (32, "read from preprocessor_config.json")
+    assert (spec.image_preprocess.short_side, spec.provenance["transform"]) == (32, "read from preprocessor_config.json")
 
 
 def test_timms_config_above_a_folder_called_onnx_counts(tmp_path: Path) -> None:
     write_json(tmp_path, "config.json", {"architecture": "resnet18", "num_classes": 4, "pretrained_cfg": {"crop_pct": 0.5}})
     spec = imported(tmp_path / "onnx", colours(), None).spec
-    assert (spec.pictures.short_side, spec.provenance["transform"]) == (32, "read from ../config.json")
+    assert (spec.image_preprocess.short_side, spec.provenance["transform"]) == (32, "read from ../config.json")
     assert "taken for task classify, since ../config.json says so" in spec.provenance["notes"][0]
 
 
@@ -221,7 +221,7 @@ def test_a_config_of_other_classes_counts_for_nothing(config: dict[str, Any], tm
     question = "foreign.onnx: are its 4 numbers an image's logits or a vector? Say --as classify (or --labels FILE) or --as embed"
     assert str(refused.value) == f"{question} ({OTHER})"
     spec = imported(tmp_path, model, "classify").spec
-    assert spec.labels[0] == "class 0" and spec.pictures.short_side == 18
+    assert spec.labels[0] == "class 0" and spec.image_preprocess.short_side == 18
     assert OTHER in str(spec.provenance) and ("beside the file" in spec.provenance["transform"]) is (config is HUB)
 
 
@@ -230,7 +230,7 @@ def test_the_size_of_a_config_of_other_classes_is_not_taken(tmp_path: Path) -> N
     open_size = colours(shape=["batch", 3, "height", "width"])
     with pytest.raises(CheckpointError, match=rf"{OTHER}; it takes images of several sizes: set one"):
         imported(tmp_path, open_size)
-    assert imported(tmp_path, open_size, image_size="16").spec.pictures.image_size == 16
+    assert imported(tmp_path, open_size, image_size="16").spec.image_preprocess.image_size == 16
 
 
 def with_more(*others: tuple[str, int, list[Any], np.ndarray], name: str = "scores") -> onnx.ModelProto:

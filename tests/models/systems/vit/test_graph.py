@@ -22,7 +22,7 @@ SCHEDULES = (
     MergeSchedule.constant(5),
     MergeSchedule.constant(1000),
     MergeSchedule.linear(6, -1.0),
-    MergeSchedule.of([0, 9]),
+    MergeSchedule.from_list([0, 9]),
 )
 
 

@@ -33,21 +33,21 @@ def pictures(config: ViTConfig = SMALL, batch: int = 2, seed: int = 1) -> torch.
 def test_merging_nothing_is_the_plain_model(pool: Pool) -> None:
     model = build(replace(SMALL, pool=pool))
     plain = model(pictures())
-    off = model(pictures(), merge=MergeSchedule.of([0, -1, 0]), trace=True)
+    off = model(pictures(), merge=MergeSchedule.from_list([0, -1, 0]), trace=True)
     assert torch.equal(plain.logits, off.logits)
     assert (off.size, off.source, off.tokens_out) == (None, None, 65)
 
 
 def test_a_list_longer_than_the_depth_is_cut() -> None:
     model = build()
-    cut = model(pictures(), merge=MergeSchedule.of([3, 2, 1, 4]))
-    long = model(pictures(), merge=MergeSchedule.of([3, 2, 1, 4, 30, 30]))
+    cut = model(pictures(), merge=MergeSchedule.from_list([3, 2, 1, 4]))
+    long = model(pictures(), merge=MergeSchedule.from_list([3, 2, 1, 4, 30, 30]))
     assert torch.equal(cut.logits, long.logits)
     assert long.tokens_out == 65 - 10
 
 
 @pytest.mark.parametrize(
-    "schedule", [MergeSchedule.constant(9), MergeSchedule.linear(8, -1.0), MergeSchedule.of([0, 20]), MergeSchedule.constant(99)]
+    "schedule", [MergeSchedule.constant(9), MergeSchedule.linear(8, -1.0), MergeSchedule.from_list([0, 20]), MergeSchedule.constant(99)]
 )
 def test_counts_match_what_the_schedule_says(schedule: MergeSchedule) -> None:
     answer = build()(pictures(), merge=schedule, trace=True)
