@@ -53,7 +53,7 @@ class InProgress:
 
 
 @dataclass(frozen=True)
-class Completion:
+class StepCompletion:
     """Outcome of the last step."""
 
     outputs: Tensors
@@ -81,7 +81,7 @@ class StepwiseModel(Protocol):
         Shapes are equal within a bucket, unless the task makes buckets of several shapes.
         """
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         """Take the next step of each state, in this order. Their progress and totals may differ.
 
         A job that has to wait, as for frames that are still being read, keeps the very same state, and no step is counted. previews: which

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.bundle_schema import Clip, Preprocess
-from models.layers.stepwise import Completion, JobState
+from models.layers.stepwise import JobState, StepCompletion
 from models.people.heads import TrackFeatureDims
 from models.people.keypoints import TOKEN_VALUES, Poses
 from models.people.track_batch import POSE_VALUES
@@ -114,7 +114,7 @@ def test_a_step_looks_at_one_person_where_each_takes_long() -> None:
         with torch.inference_mode():
             [outcome] = steps.step([state], [False])
         assert sum(eyes.passes[before:]) <= 1
-        if ended := isinstance(outcome, Completion):
+        if ended := isinstance(outcome, StepCompletion):
             break
         state = outcome.state
         assert state.done < state.total
@@ -129,11 +129,11 @@ def test_a_step_that_ends_within_a_window_can_be_taken_again() -> None:
     [expected] = finish(steps, video)
     states = steps.start([video], [{}])
     with torch.inference_mode():
-        while not isinstance(outcome := steps.step([states[-1]], [False])[0], Completion):
+        while not isinstance(outcome := steps.step([states[-1]], [False])[0], StepCompletion):
             states.append(outcome.state)
         for restart in (1, 5, 18, len(states) - 1):
             state: JobState = states[restart]
-            while not isinstance(outcome := steps.step([state], [False])[0], Completion):
+            while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
                 state = outcome.state
             same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
 
@@ -160,7 +160,7 @@ def test_a_pass_that_fails_loses_no_frame() -> None:
             except MemoryError:
                 failures += 1
                 continue
-            if isinstance(outcome, Completion):
+            if isinstance(outcome, StepCompletion):
                 break
             state = outcome.state
     assert failures == 2
@@ -177,7 +177,7 @@ def test_a_step_does_not_wait_for_a_video_that_is_read_slowly(monkeypatch: pytes
     [state] = steps.start([video], [{}])
     taken = 0
     with torch.inference_mode():
-        while not isinstance(outcome := steps.step([state], [False])[0], Completion):
+        while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
             state, taken = outcome.state, taken + 1
             assert state.done == taken < state.total
     assert taken > 30 / 4  # the first one starts the program that reads

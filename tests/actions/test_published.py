@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from models.bundle import SPEC_FILE, Bundle, BundleError, read
 from models.bundle_schema import Clip
-from models.layers.stepwise import Completion, InProgress, InvalidInput
+from models.layers.stepwise import InProgress, InvalidInput, StepCompletion
 from models.loading import load
 from models.media.video import ClipLimits, Frames
 from models.people.person_clips import GROUP_FRAMES, crop_and_resize, normalise_clip, resize_box
@@ -190,7 +190,7 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
     [state] = steps.start([first], [{}])
     with torch.inference_mode():
         taken = 0
-        while not isinstance(outcome := steps.step([state], [False])[0], Completion):
+        while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
             taken += 1
             if taken % 7 == 0:
                 steps.step([state], [False])
@@ -240,7 +240,7 @@ def test_frames_are_kept_only_as_long_as_clips_need_them(steps: ActionSteps) -> 
     [state] = steps.start([job(two_people(120))], [{}])
     kept = []
     with torch.inference_mode():
-        while not isinstance(outcome := steps.step([state], [False])[0], Completion):
+        while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
             state = outcome.state
             assert isinstance(state, Watching)
             kept.append(len(state.stills))

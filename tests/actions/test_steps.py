@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, FileDigest
-from models.layers.stepwise import Completion, InvalidInput
+from models.layers.stepwise import InvalidInput, StepCompletion
 from models.media.video import ClipLimits, probe
 from models.people.track_batch import TrackBatch
 from models.systems.actions import detection_loop
@@ -65,7 +65,7 @@ def finish(steps: ActionSteps, *jobs: dict[str, torch.Tensor], **options: Any) -
         while states:
             outcomes = steps.step(list(states.values()), [False] * len(states))
             for number, outcome in zip(list(states), outcomes, strict=True):
-                if isinstance(outcome, Completion):
+                if isinstance(outcome, StepCompletion):
                     answers[number] = {name: values.numpy() for name, values in outcome.outputs.items()}
                     del states[number]
                 else:
@@ -82,7 +82,7 @@ def finish_again(steps: ActionSteps, one: dict[str, torch.Tensor]) -> dict[str, 
                 [outcome] = steps.step([state], [False])
             except torch.OutOfMemoryError:
                 continue
-            if isinstance(outcome, Completion):
+            if isinstance(outcome, StepCompletion):
                 return {name: values.numpy() for name, values in outcome.outputs.items()}
             state = outcome.state
 
@@ -158,11 +158,11 @@ def test_a_step_can_be_taken_again(steps: ActionSteps) -> None:
     [state] = steps.start([video], [{}])
     with torch.inference_mode():
         states = [state]
-        while not isinstance(outcome := steps.step([states[-1]], [False])[0], Completion):
+        while not isinstance(outcome := steps.step([states[-1]], [False])[0], StepCompletion):
             states.append(outcome.state)
         for restart in (0, 2, len(states) - 1):
             state = states[restart]
-            while not isinstance(outcome := steps.step([state], [False])[0], Completion):
+            while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
                 state = outcome.state
             same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
 
@@ -209,7 +209,7 @@ def test_previews_tell_of_their_window_only(steps: ActionSteps) -> None:
     [state] = steps.start([job(two_people(60))], [{}])
     shown = []
     with torch.inference_mode():
-        while not isinstance(outcome := steps.step([state], [True])[0], Completion):
+        while not isinstance(outcome := steps.step([state], [True])[0], StepCompletion):
             state = outcome.state
             assert outcome.preview is not None
             shown.append(outcome.preview)
@@ -269,7 +269,7 @@ def test_steps_are_counted_while_the_last_word_takes_several(steps: ActionSteps)
         while True:
             counts.append((state.done, state.total))
             [outcome] = steps.step([state], [False])
-            if isinstance(outcome, Completion):
+            if isinstance(outcome, StepCompletion):
                 break
             state = outcome.state
     assert [done for done, _ in counts] == list(range(len(counts)))
@@ -331,7 +331,7 @@ def test_a_video_that_breaks_on_the_way_is_refused(steps: ActionSteps) -> None:
     with pytest.raises(InvalidInput), torch.inference_mode():
         while True:
             [outcome] = steps.step([state], [False])
-            assert not isinstance(outcome, Completion), "nothing was refused"
+            assert not isinstance(outcome, StepCompletion), "nothing was refused"
             state = outcome.state
 
 
@@ -340,7 +340,7 @@ def test_memory_does_not_grow_with_the_video(steps: ActionSteps) -> None:
     [state] = steps.start([job(two_people(120))], [{}])
     kept = []
     with torch.inference_mode():
-        while not isinstance(outcome := steps.step([state], [False])[0], Completion):
+        while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
             state = outcome.state
             kept.append(max((len(track.tokens) for track in state.tracks), default=0))
     assert max(kept) <= STEP + 2 * MARGIN + 2 * 8

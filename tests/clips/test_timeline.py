@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers.stepwise import Completion
+from models.layers.stepwise import StepCompletion
 from models.merge_schedule import MergeSchedule
 from models.systems.clips.view_trace import Timeline
 from models.systems.mae_st.steps import clip_steps
@@ -181,7 +181,7 @@ def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
         (state,) = steps.start([arrays], [task.arguments(plan, {})])
         while True:
             (outcome,) = steps.step([state], [True])
-            if isinstance(outcome, Completion):
+            if isinstance(outcome, StepCompletion):
                 break
             state = outcome.state
             largest = max(largest, sum(one.nbytes for one in (outcome.preview or {}).values()))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models import registry
-from models.layers.stepwise import Completion, InProgress, JobState, StepwiseModel, Tensors
+from models.layers.stepwise import InProgress, JobState, StepCompletion, StepwiseModel, Tensors
 from models.registry import Architecture, BundleDefaults, System
 from models.systems.null.model import NullConfig
 from models.systems.null.steps import Toy
@@ -64,7 +64,7 @@ class FragileSteps(Toy):
         poisonous = [tuple(job["pixels"][0, 0].tolist()) == POISON for job in arrays]
         return [Marked(state, bad) for state, bad in zip(super().start(arrays, options), poisonous, strict=True)]
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         marked = [state for state in states if isinstance(state, Marked)]
         if any(state.poisonous and state.done == 2 for state in marked):
             os.kill(os.getpid(), signal.SIGKILL)

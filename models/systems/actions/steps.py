@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from models.bundle import BundleSpec
-from models.layers.stepwise import Completion, InProgress, JobState, Tensors
+from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors
 from models.systems.actions.appearance_encoder import DESCRIBE_S, Still, Subjects, Unfinished, describe
 from models.systems.actions.detection_loop import Lookout, Watched
 from models.systems.actions.detection_scale import Detail, cost
@@ -109,18 +109,18 @@ class ActionSteps:
         UnusableInput."""
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         watching = [state for state in states if isinstance(state, Watching)]
         ahead = iter(self._look([state for state in watching if not state.behind]))
         watching = self._describe([replace(state, delays=state.delays + 1) if state.behind else next(ahead) for state in watching])
         watching = self._tell(watching)
-        outcomes: list[InProgress | Completion] = []
+        outcomes: list[InProgress | StepCompletion] = []
         for now, wanted in zip(watching, previews, strict=True):
             if now.is_over:
                 now.source.close()
                 told = answer(now.believed, self._model.rate, self._model.actions)
                 counts = now.account.counts(len(now.believed), now.source.decoded, now.source.seconds)
-                outcomes.append(Completion({**told, "stages": now.account.stages, "counts": counts}))
+                outcomes.append(StepCompletion({**told, "stages": now.account.stages, "counts": counts}))
             else:
                 since = now.source.rows(now.window - 1)[0] / self._model.rate
                 shown = wanted and not now.looked

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.layers.forward import token_counts
-from models.layers.stepwise import Completion, InProgress, JobState, Tensors
+from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors
 from models.media.clip_sampling import crops, view_frames
 from models.media.video import ClipLimits, FrameNotReady, bytes_ahead, decoder_bytes
 from models.merge_schedule import MergeSchedule
@@ -119,11 +119,11 @@ class ClipSteps:
         every block."""
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         """The next view of each whose frames have been read; the others stay as they are."""
         viewing = [state for state in states if isinstance(state, Viewing)]
         ready = self._ready(viewing)
-        outcomes: list[InProgress | Completion] = [InProgress(state) for state in viewing]
+        outcomes: list[InProgress | StepCompletion] = [InProgress(state) for state in viewing]
         for merge, traced in {(viewing[job].merge, viewing[job].is_traced) for job in ready}:
             jobs = [job for job in ready if (viewing[job].merge, viewing[job].is_traced) == (merge, traced)]
             seen = self._see(
@@ -178,7 +178,7 @@ class ClipSteps:
             ready[0] = view
         return ready
 
-    def _after(self, state: Viewing, scores: Tensor, tokens: Tensor, *, wants_preview: bool) -> InProgress | Completion:
+    def _after(self, state: Viewing, scores: Tensor, tokens: Tensor, *, wants_preview: bool) -> InProgress | StepCompletion:
         total = scores if state.scores is None else state.scores + scores
         told = state.timeline.table(state.views.crops)
         if told and state.seconds is not None:
@@ -190,7 +190,7 @@ class ClipSteps:
         traces = state.timeline.traces()
         if traces:
             traces["grid"] = torch.tensor(self._grid, dtype=torch.int32)
-        return Completion({"scores": total / state.total, "tokens": tokens, **counts, **told, **traces})
+        return StepCompletion({"scores": total / state.total, "tokens": tokens, **counts, **told, **traces})
 
 
 def _part(total: int, fps: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleError, BundleSpec
-from models.layers.stepwise import Completion, InProgress, JobState, Tensors
+from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors
 from models.systems.diffmae import philox
 from models.systems.diffmae.canvas import Canvas, Place, Window
 from models.systems.diffmae.decoder import Context
@@ -73,12 +73,12 @@ class InpaintingSteps:
             for job, asked in jobs
         ]
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         filled = iter(self._fill([(state, wanted) for state, wanted in zip(states, previews, strict=True) if isinstance(state, Filling)]))
         copied = iter(_copy([state for state in states if isinstance(state, Copying)]))
         return [next(copied) if isinstance(state, Copying) else next(filled) for state in states]
 
-    def _fill(self, asked: Sequence[tuple[Filling, bool]]) -> list[InProgress | Completion]:
+    def _fill(self, asked: Sequence[tuple[Filling, bool]]) -> list[InProgress | StepCompletion]:
         """The next step of the network for each, and whether a preview is wanted."""
         fillings = [filling for filling, _ in asked]
         moved = {
@@ -87,7 +87,7 @@ class InpaintingSteps:
             for index, result in zip(group, self._denoise([fillings[index] for index in group]), strict=True)
         }
         return [
-            self._outcome(*moved[index], wanted) if index in moved else Completion(self._answer(filling))
+            self._outcome(*moved[index], wanted) if index in moved else StepCompletion(self._answer(filling))
             for index, (filling, wanted) in enumerate(asked)
         ]
 
@@ -160,7 +160,7 @@ class InpaintingSteps:
             x = after[mine].reshape(now.x.shape).clone()
             yield replace(filling, current=replace(now, x=x, executed=now.executed + 1)), x0[mine].reshape(now.x.shape)
 
-    def _outcome(self, filling: Filling, x0: Tensor, wanted: bool) -> InProgress | Completion:
+    def _outcome(self, filling: Filling, x0: Tensor, wanted: bool) -> InProgress | StepCompletion:
         now = filling.current
         assert now is not None
         if now.executed < len(filling.request.reverse):
@@ -170,7 +170,7 @@ class InpaintingSteps:
         if filling.current is None and filling.request.crop is not None:
             return InProgress(self._copying(filling, filling.request.crop))
         if filling.current is None:
-            return Completion(self._answer(filling))
+            return StepCompletion(self._answer(filling))
         return InProgress(filling, self._preview(filling, None) if wanted else None)
 
     def _copying(self, filling: Filling, crop: Crop) -> Copying:
@@ -216,13 +216,13 @@ def _in_image(box: Tensor, canvas: Canvas, at: Place, size: Sequence[int]) -> Te
     return torch.tensor([x0, y0, x1 - x0, y1 - y0])
 
 
-def _copy(states: Sequence[Copying]) -> Iterator[InProgress | Completion]:
+def _copy(states: Sequence[Copying]) -> Iterator[InProgress | StepCompletion]:
     """A level of the first ones, as many as there is time for."""
     until = time.monotonic() + COPYING_SECONDS
     for state in states:
         if time.monotonic() < until:
             state = state.next()
-        yield Completion(state.answer()) if state.is_done else InProgress(state)
+        yield StepCompletion(state.answer()) if state.is_done else InProgress(state)
 
 
 def _seeds(asked: Mapping[str, Any]) -> list[int]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.layers.classifier_output import patch_token_map
-from models.layers.stepwise import Completion, InProgress, InvalidInput, JobState, Tensors
+from models.layers.stepwise import InProgress, InvalidInput, JobState, StepCompletion, Tensors
 from models.media.video import FrameNotReady
 from models.merge_schedule import MergeSchedule
 from models.systems.clips.steps import PATIENCE_S, WAITING
@@ -123,7 +123,7 @@ class MAViLSteps:
         None is the same as missing: the default."""
         return [self._start(job, job_options) for job, job_options in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         """Classify the next window of each job whose frames have been read; other states stay as they are."""
         jobs_states = [cast(AudioVisualState, state) for state in states]
         ready = _ready_windows(jobs_states)
@@ -226,11 +226,11 @@ def _take_window(state: AudioVisualState, patience: float) -> WindowInput | None
         return None
 
 
-def _outcome(state: AudioVisualState, wants_preview: bool) -> InProgress | Completion:
+def _outcome(state: AudioVisualState, wants_preview: bool) -> InProgress | StepCompletion:
     if state.window < state.source.total:
         return InProgress(state, state.partial_outputs() or None if wants_preview else None)
     state.source.close()
-    return Completion(state.outputs())
+    return StepCompletion(state.outputs())
 
 
 def mavil_steps(model: nn.Module, spec: BundleSpec, _device: torch.device) -> MAViLSteps:

@@ -18,7 +18,7 @@ from models.bundle import BundleSpec
 from models.bundle_schema import QuerySpace
 from models.layers.forward import normalise
 from models.layers.loaded_member import LoadedMember
-from models.layers.stepwise import Completion, InProgress, JobState, Tensors
+from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors
 from models.registry import architectures, read_config
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.steps import ReconstructionSteps
@@ -83,14 +83,14 @@ class PhotographSteps(ReconstructionSteps):
         )
         return [DepthState(job["photograph"]) if "photograph" in job else next(started) for job in arrays]
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         photographs = [state.photograph for state in states if isinstance(state, DepthState)]
         reconstructions = [(state, preview) for state, preview in zip(states, previews, strict=True) if not isinstance(state, DepthState)]
         stepped = iter(
             super().step([state for state, _ in reconstructions], [preview for _, preview in reconstructions]) if reconstructions else ()
         )
         depths = iter(self._predict_depths(photographs) if photographs else ())
-        return [Completion({"told": next(depths).clone()}) if isinstance(state, DepthState) else next(stepped) for state in states]
+        return [StepCompletion({"told": next(depths).clone()}) if isinstance(state, DepthState) else next(stepped) for state in states]
 
     def _predict_depths(self, photographs: Sequence[Tensor]) -> Tensor:
         """Predict depth (B, S, S). Raises ValueError if the network fails."""

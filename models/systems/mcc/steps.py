@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.bundle import BundleSpec
 from models.bundle_schema import QuerySpace
 from models.layers.bounded_cache import BoundedCache
-from models.layers.stepwise import Completion, InProgress, JobState, Tensors, synchronize
+from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors, synchronize
 from models.systems.mcc.flood_fill import CellPredictions, FloodFill, FloodLimits, reusable_predictions
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig, SceneCache, decode_colours
@@ -126,7 +126,7 @@ class ReconstructionSteps:
             for job, job_options, latent, scene in zip(arrays, options, latents, scenes, strict=True)
         )
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         jobs = [state for state in states if isinstance(state, ReconstructionState)]
         moved = {index: replace(job, done=job.done + 1) for index, job in enumerate(jobs)}
         unfinished = [index for index, job in enumerate(jobs) if not job.flood.is_done]  # others were cached by earlier jobs
@@ -197,14 +197,14 @@ class ReconstructionSteps:
             colours[occupied] = (decoded_colours.clamp(0, 1) * 255).round().to(torch.uint8)
             yield CellPredictions(job_cells, job_probabilities.clone(), colours)
 
-    def _outcome(self, job: ReconstructionState, wants_preview: bool) -> InProgress | Completion:
+    def _outcome(self, job: ReconstructionState, wants_preview: bool) -> InProgress | StepCompletion:
         if job.flood.is_done:
             if job.flood.query_count and job.name:  # else the cache has more already
                 synchronize(self._device)
                 self._prediction_cache.put(
                     job.name, CachedPredictions(job.flood.lattice, job.flood.limits.threshold, job.flood.predictions.copy())
                 )
-            return Completion(self._outputs(job))
+            return StepCompletion(self._outputs(job))
         return InProgress(job, self._preview(job) if wants_preview else None)
 
     def _outputs(self, job: ReconstructionState) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.stepwise import Completion, InProgress, JobState, StepwiseModel, Tensors
+from models.layers.stepwise import InProgress, JobState, StepCompletion, StepwiseModel, Tensors
 from models.systems.null.model import Null, NullConfig
 
 PRIME = 2**31 - 1
@@ -52,7 +52,7 @@ class Toy:
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         return [self._start(job["pixels"], int(chosen.get("seed", 0))) for job, chosen in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         time.sleep(self.config.milliseconds / 1000)
         toys = [state for state in states if isinstance(state, ToyState)]
         hidden = self._network(torch.stack([state.hidden for state in toys]))  # (B, width)
@@ -61,7 +61,7 @@ class Toy:
             for state, row in zip(toys, hidden, strict=True)
         ]
         return [
-            Completion(self._answer(state)) if state.done == state.total else InProgress(state, self._answer(state) if wanted else None)
+            StepCompletion(self._answer(state)) if state.done == state.total else InProgress(state, self._answer(state) if wanted else None)
             for state, wanted in zip(moved, previews, strict=True)
         ]
 

@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.stepwise import Completion, InProgress, InvalidInput, JobState, Tensors
+from models.layers.stepwise import InProgress, InvalidInput, JobState, StepCompletion, Tensors
 from models.systems.onnx.session import FIRST_RUN_S, first_line, open_session, run_timeout
 from models.systems.onnx.signature import describe_value, dimensions, graph_inputs, is_inpainting, read_graph
 
@@ -105,16 +105,16 @@ class OnnxInpaintSteps:
         """Start jobs. options: `samples`; samplers and seeds have no effect. Raises InvalidInput for jobs of exemplar-based methods."""
         return [_start_state(job, int(job_options.get("samples", 1))) for job, job_options in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completion]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         return [self._next(state) for state in states if isinstance(state, OnnxInpaintState)]
 
     def cost(self, state: JobState) -> float:
         return 1.0
 
-    def _next(self, state: OnnxInpaintState) -> InProgress | Completion:
+    def _next(self, state: OnnxInpaintState) -> InProgress | StepCompletion:
         if state.done < len(state.windows):
             state = self._fill_window(state, *state.windows[state.done])
-        return Completion(state.outputs()) if state.done >= len(state.windows) else InProgress(state)
+        return StepCompletion(state.outputs()) if state.done >= len(state.windows) else InProgress(state)
 
     def _fill_window(self, state: OnnxInpaintState, top: int, left: int) -> OnnxInpaintState:
         """Return the state with one more window filled; a window beyond the image is padded with the image's border."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers.stepwise import Completion, InProgress
+from models.layers.stepwise import InProgress, StepCompletion
 from models.loading import LoadedStepwiseModel, load
 from models.media import patchmatch
 from models.media.patchmatch import reduced_mask, reductions, sources
@@ -110,7 +110,7 @@ def test_states_are_values(steps: LoadedStepwiseModel) -> None:
     [outcome] = steps.steps.step([state], [False])
     assert isinstance(outcome, InProgress) and isinstance(outcome.state, Copying)
     twice = [steps.steps.step([outcome.state], [False])[0] for _ in range(2)]
-    assert all(isinstance(one, InProgress | Completion) for one in twice)
+    assert all(isinstance(one, InProgress | StepCompletion) for one in twice)
     first, second = (one.state.latest if isinstance(one, InProgress) else one.outputs["filled"] for one in twice)
     assert np.array_equal(getattr(first, "pixels", first), getattr(second, "pixels", second))
 

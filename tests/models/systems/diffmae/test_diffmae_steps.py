@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.bundle import BundleError
 from models.layers.patches import to_pixels
-from models.layers.stepwise import Completion, InProgress, JobState
+from models.layers.stepwise import InProgress, JobState, StepCompletion
 from models.systems.diffmae.decoder import DecoderType
 from models.systems.diffmae.diffusion import Method, Sampler, Schedule
 from models.systems.diffmae.inpaint_state import SAMPLE_COST, Filling, groups
@@ -48,7 +48,7 @@ def answer(steps: InpaintingSteps, given: Job, /, **options: Any) -> Mapping[str
     [state] = steps.start([given], [options])
     for _ in range(state.total):
         [outcome] = steps.step([state], [False])
-        if isinstance(outcome, Completion):
+        if isinstance(outcome, StepCompletion):
             return outcome.outputs
         state = outcome.state
     raise AssertionError(f"it has not ended after {state.total} steps")
@@ -65,7 +65,7 @@ def together(steps: InpaintingSteps, jobs: list[tuple[int, Job, dict[str, Any]]]
                 states[index] = steps.start([given], [options])[0]
         order = sorted(states, key=lambda index: (index * 7 + now) % 5)
         for index, outcome in zip(order, steps.step([states[index] for index in order], [False] * len(order)), strict=True):
-            if isinstance(outcome, Completion):
+            if isinstance(outcome, StepCompletion):
                 answers[index] = outcome.outputs["filled"]
                 del states[index]
             else:
@@ -179,7 +179,7 @@ def test_new_jobs_of_equal_holes_are_encoded_together() -> None:
             states = [one.state for one in steps.step(states, [False] * 4) if isinstance(one, InProgress)]
         outcomes = steps.step(states, [False] * 4)
     for given, chosen, outcome in zip(jobs, options, outcomes, strict=True):
-        assert isinstance(outcome, Completion) and close(outcome.outputs["filled"], answer(steps, given, **chosen)["filled"])
+        assert isinstance(outcome, StepCompletion) and close(outcome.outputs["filled"], answer(steps, given, **chosen)["filled"])
 
 
 def test_the_last_seed_is_followed_by_the_first() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Preprocess, Sound
-from models.layers.stepwise import Completion, InProgress, InvalidInput
+from models.layers.stepwise import InProgress, InvalidInput, StepCompletion
 from models.media.audio_windows import count_windows
 from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
@@ -88,8 +88,8 @@ def replayed(case: Case, use: Modality, sounds: Tensor | None, clips: Tensor | N
     ]
     with torch.inference_mode():
         outcomes = steps.step(states, [False] * count)
-    assert all(isinstance(outcome, Completion) for outcome in outcomes)
-    return torch.stack([outcome.outputs["scores"] for outcome in outcomes if isinstance(outcome, Completion)])
+    assert all(isinstance(outcome, StepCompletion) for outcome in outcomes)
+    return torch.stack([outcome.outputs["scores"] for outcome in outcomes if isinstance(outcome, StepCompletion)])
 
 
 def test_recorded_scores_of_sound_and_sight_together() -> None:
@@ -151,7 +151,7 @@ def answered(steps: MAViLSteps, jobs: Sequence[dict[str, Tensor]], **asked: Any)
         going = dict(enumerate(steps.start(jobs, [asked] * len(jobs))))
         while going:
             for job, outcome in zip(list(going), steps.step(list(going.values()), [True] * len(going)), strict=True):
-                if isinstance(outcome, Completion):
+                if isinstance(outcome, StepCompletion):
                     found[job] = dict(outcome.outputs)
                     del going[job]
                 else:
@@ -260,7 +260,7 @@ def test_a_schedule_uses_up_the_audio_half() -> None:
     ]
     with torch.inference_mode():
         heard, seen = steps.step(states, [False, False])
-    assert isinstance(heard, Completion) and isinstance(seen, Completion)
+    assert isinstance(heard, StepCompletion) and isinstance(seen, StepCompletion)
     assert heard.outputs["tokens"].tolist() == [513, 22]
     assert seen.outputs["tokens"].tolist() == [785, 785 - 12 * 43]
     assert torch.isfinite(heard.outputs["scores"]).all()
@@ -275,7 +275,7 @@ def test_each_half_can_have_a_schedule_of_its_own() -> None:
         state = AudioVisualState(RecordedWindow(inputs), "both", MergeSchedules.from_options(asked), torch.zeros(5, dtype=torch.float64))
         with torch.inference_mode():
             (outcome,) = steps.step([state], [False])
-        assert isinstance(outcome, Completion)
+        assert isinstance(outcome, StepCompletion)
         counts.append(outcome.outputs["tokens"].tolist())
     assert counts == [[18, 18], [18, 14], [18, 14], [18, 16]]
 

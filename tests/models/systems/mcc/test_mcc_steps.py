@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.bundle_schema import QuerySpace
-from models.layers.stepwise import Completion, InProgress, JobTooLarge
+from models.layers.stepwise import InProgress, JobTooLarge, StepCompletion
 from models.loading import LoadedStepwiseModel
 from models.systems.mcc import steps as module
 from models.systems.mcc.lattice import Lattice
@@ -41,7 +41,7 @@ def run(steps: ReconstructionSteps, jobs: Sequence[Mapping[str, Tensor]], option
         answers: dict[int, dict[str, Tensor]] = {}
         while states:
             for index, outcome in zip(list(states), steps.step(list(states.values()), [True] * len(states)), strict=True):
-                if isinstance(outcome, Completion):
+                if isinstance(outcome, StepCompletion):
                     answers[index] = dict(outcome.outputs)
                     del states[index]
                 else:
