@@ -68,21 +68,23 @@ class Kinds(Generic[T]):
 
 
 def _imported(module: str) -> Any:
-    """Raises ValueError that says what to install."""
-    package = module.partition(".")[0]
+    """Import a module. Raises ValueError that says what to correct or to install."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name or module
+        package, _, name = missing.rpartition(".")
         if not f"{module}.".startswith(f"{missing}."):
-            raise ValueError(f"module {module} imports {missing}, which is not installed: pip install it into this environment") from error
-        if package == "starters":
-            raise ValueError(
-                f"module {module} cannot be imported: it belongs to the recipes of the starters, which are in Opsin's repository alone;"
+            reason = f"module {module} imports {missing}, which is not installed: pip install it into this environment"
+        elif package:
+            reason = f"module {missing} does not exist: {package} has no module {name}"
+        elif missing == "starters":
+            reason = (
+                f"module {module} cannot be imported: it belongs to the starters' recipes, which are only in Opsin's repository;"
                 " clone it and pip install -e '.[train]' there"
-            ) from error
-        raise ValueError(
-            f"module {missing} cannot be imported: pip install the package that has it, or name the folder that it lies in in PYTHONPATH"
-        ) from error
-    except Exception as error:  # whatever the code of others raises
+            )
+        else:
+            reason = f"module {missing} cannot be imported: pip install the package that has it, or add its folder to PYTHONPATH"
+        raise ValueError(reason) from error
+    except Exception as error:  # imported code may raise anything
         raise ValueError(f"module {module} cannot be imported ({type(error).__name__}: {' '.join(str(error).split())})") from error

@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -70,7 +72,7 @@ def test_kinds_of_another_package_are_estimated(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (None, "module stripes cannot be imported: pip install the package that has it, or name the folder that it lies in in PYTHONPATH"),
+        (None, "module stripes cannot be imported: pip install the package that has it, or add its folder to PYTHONPATH"),
         ("import nowhere.parts", "module stripes imports nowhere, which is not installed: pip install it into this environment"),
         ("1 +", "module stripes cannot be imported (SyntaxError: invalid syntax (stripes.py, line 1))"),
         ("raise RuntimeError('no\\nlicence')", "module stripes cannot be imported (RuntimeError: no licence)"),
@@ -126,17 +128,34 @@ def test_kind_that_names_nothing_is_refused(tmp_path: Path, kind: object) -> Non
     )
 
 
+class WithoutStarters(MetaPathFinder):
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == "starters":
+            raise ModuleNotFoundError("No module named 'starters'", name="starters")
+
+
 def test_kind_of_a_starter_needs_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a wheel, which has no `starters`."""
-    monkeypatch.setitem(sys.modules, "starters.data.images.flags", None)
-    monkeypatch.setitem(sys.modules, "starters", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "starters"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [WithoutStarters(), *sys.meta_path])
     content = tiny_recipe.recipe(tmp_path)
     content["data"] = {"kind": "flags"}
     said = refused(tmp_path, yaml.safe_dump(content))
-    assert (
-        "it belongs to the recipes of the starters, which are in Opsin's repository alone; clone it and pip install -e '.[train]' there"
-        in said
-    )
+    assert "it belongs to the starters' recipes, which are only in Opsin's repository; clone it and pip install -e '.[train]' there" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("starters.data.images.flag:Flags", "module starters.data.images.flag does not exist: starters.data.images has no module flag"),
+        ("training.date.folder:Folder", "module training.date does not exist: training has no module date"),
+    ],
+)
+def test_misspelt_module_is_named(tmp_path: Path, kind: str, reason: str) -> None:
+    content = tiny_recipe.recipe(tmp_path)
+    content["data"] = {"kind": kind}
+    assert refused(tmp_path, yaml.safe_dump(content)).endswith(f"data.kind: {reason}")
 
 
 def test_earlier_name_of_a_recipe_says_where_it_went(
