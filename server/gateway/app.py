@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Scope
 
 from server.concurrency.cancellation import Ticks
 from server.gateway.app_state import Gateway
+from server.gateway.auth.key_file import EVERYBODY
 from server.gateway.auth.middleware import Authentication, KeyRing, Rates
 from server.gateway.catalog.model_directory import Directory
 from server.gateway.catalog.worker_grace import Desertion
@@ -35,9 +36,9 @@ from server.gateway.openai import errors as openai_errors
 from server.gateway.openapi import document as openapi
 from server.gateway.routes import embeddings, infer, jobs, models, monitoring, open_inference, pages, scenes, tasks
 from server.gateway.status import Status, StatusDocument
-from server.http.middleware import ForwardedRequests, HotRoutes, OutermostLayer
+from server.http.middleware import RequestMiddleware
 from server.http.problems import Kind, Problem, ProblemDocument
-from server.http.requests import CLIENT_CLOSED_REQUEST, methods_at
+from server.http.requests import CLIENT_CLOSED_REQUEST, allowed_methods
 from server.http.url_allowlist import host_and_port
 from server.media.images import Decoder
 from server.media.limits import Limits
@@ -193,26 +194,33 @@ EXPOSED = (
 """Headers of answers that pages of another origin may read."""
 
 
-class GatewayApp(OutermostLayer):
-    """FastAPI's routes, the hot ones ahead of them, and the layers that all requests pass."""
+class GatewayApp(RequestMiddleware):
+    """FastAPI's routes and those of inference, behind the middleware that every request passes."""
 
     def __init__(self, app: FastAPI, gateway: Gateway) -> None:
-        settings, self.gateway = gateway.settings, gateway
-        layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *embeddings.ROUTES, *infer.ROUTES])
-        layered = Authentication(layered, gateway.keys, Rates(lambda: gateway.dispatcher.beat.gateways), self._refuse)
-        if settings.trusted_proxies:
-            layered = ForwardedRequests(layered, settings.max_connections, settings.trusted_proxies, self._refuse)
-        if settings.cors_origins:
-            layered = CORSMiddleware(
-                layered,
-                allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST", "DELETE"],
-                allow_headers=["*"],
-                expose_headers=EXPOSED,
-            )
-        super().__init__(layered, settings.queue_max_bytes, settings.trusted_proxies)
+        settings, keys, self.gateway = gateway.settings, gateway.keys, gateway
+        super().__init__(
+            app,
+            [*tasks.ROUTES, *embeddings.ROUTES, *infer.ROUTES],
+            body_bytes=settings.queue_max_bytes,
+            connections=settings.max_connections,
+            trusted_proxies=settings.trusted_proxies,
+            state={"api_key": EVERYBODY} if keys is None else {},
+            authenticate=None if keys is None else Authentication(keys, Rates(lambda: gateway.dispatcher.beat.gateways)),
+            refuse=self._refuse_early,
+            wrap=self._with_cors if settings.cors_origins else None,
+        )
 
-    def _refuse(self, problem: Problem, scope: Scope) -> Response:
+    def _with_cors(self, app: ASGIApp) -> ASGIApp:
+        return CORSMiddleware(
+            app,
+            allow_origins=self.gateway.settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+
+    def _refuse_early(self, problem: Problem, scope: Scope) -> Response:
         self.gateway.metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
         if scope["path"] == embeddings.PATH:
             return openai_errors.to_response(problem)
@@ -222,7 +230,7 @@ class GatewayApp(OutermostLayer):
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """Starlette would answer what nobody has foreseen in plain text; it raises the error again behind this, for `OutermostLayer` to log."""
+    """Answer with a problem document rather than Starlette's plain text; Starlette raises the error again, and the middleware logs it."""
     return of_error(error, request.state.request_id).to_response(request.state.request_id)
 
 
@@ -236,7 +244,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = problem.to_response(request.state.request_id)
     response.headers.update(error.headers or {})
     if error.status_code == 405:
-        allowed = methods_at([route for routes in ROUTED for route in routes.router.routes], request.scope)
+        allowed = allowed_methods([route for routes in ROUTED for route in routes.router.routes], request.scope)
         response.headers["Allow"] = ", ".join(sorted({response.headers["Allow"], *allowed}))  # the router names those of the first route
     return response
 

@@ -20,15 +20,16 @@ class ClientAddresses:
     def __init__(self, trusted_proxies: Sequence[str]) -> None:
         self._trusted: list[IPv4Network | IPv6Network] = [ip_network(proxy, strict=False) for proxy in trusted_proxies]
 
-    def of(self, scope: Scope) -> str:
-        """One name for one client; empty for a Unix socket."""
-        host = peer_of(scope)
+    def find(self, host: str, forwarded: Sequence[str]) -> str:
+        """Return one name for one client; empty for a Unix socket.
+
+        host: of the connection. forwarded: values of X-Forwarded-For."""
         if not self._trusted:
             return subscriber(host)
-        forwarded = [hop for name, value in scope["headers"] if name == b"x-forwarded-for" for hop in value.decode("latin-1").split(",")]
+        hops = [hop for value in forwarded for hop in value.split(",")]
         nearest = _parse(host)
-        while nearest is not None and self._trusts(nearest) and forwarded:
-            farther = _parse(forwarded.pop())
+        while nearest is not None and self._trusts(nearest) and hops:
+            farther = _parse(hops.pop())
             if farther is None:
                 break  # what stands before it cannot be believed either
             nearest = farther

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with bounds on heads: their size, their number, and how slowly they may come.
 
-Left alone, uvicorn keeps whatever head a client sends for as long as it likes. All that we use of its private parts is here. The bounds on
-bodies are those of `layers`.
+Left alone, uvicorn keeps whatever head a client sends for as long as it likes. All uses of its private parts are here. The bounds on
+bodies are those of `middleware`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 
 from server.http.connection_limits import ConnectionLimiter, SlowClientGuard
 from server.http.heads import check_coding, check_host, split_absolute
-from server.http.middleware import ALL_HERE
+from server.http.middleware import BODY_COMPLETE
 from server.http.problems import MEDIA_TYPE, Kind, Problem
 
 HEAD_BYTES = 64 * 1024
@@ -206,7 +206,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._unproductive, self._in_body = 0, False
-        self.scope["state"][ALL_HERE] = True
+        self.scope["state"][BODY_COMPLETE] = True
         super().on_message_complete()
         self._stop_late()
 

@@ -1,15 +1,16 @@
-"""Requests as routes read them: how the answer is wanted, the body as it arrives, and whether the client is still there."""
+"""Requests as routes read them: the head, parsed once; the body as it arrives; and whether the client is still connected."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Protocol
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope
 
@@ -19,19 +20,19 @@ from server.http.problems import Kind, Problem
 from server.quoting import quoted
 
 CLIENT_CLOSED_REQUEST = 499
-"""Nobody reads this status; it is what proxies log for a client that went away."""
-MOST_DIGITS = 19
-"""Digits of a length that means anything; Python refuses to read thousands of them."""
+"""Status that proxies log for a client that disconnected; nobody reads it."""
+MAX_LENGTH_DIGITS = 19
+"""Maximum number of digits of a length that is read; Python refuses to read thousands of them."""
 MAX_TIMEOUT = 3600.0
 MIN_TIMEOUT = 0.001
-MAX_KEY = 256
-PREFERENCE = "respond-async"
-SHORT_WAIT = 0.05
-"""Seconds. Most requests are answered within them; only then is it worth watching whether the client is still there."""
+MAX_IDEMPOTENCY_KEY_CHARS = 256
+RESPOND_ASYNC = "respond-async"
+WATCH_DELAY_S = 0.05
+"""Delay until a request is watched for a disconnect: most are answered within it."""
 
 
 class BodyReservation(Protocol):
-    """The place that a body takes while it arrives."""
+    """The reservation that a body takes while it arrives."""
 
     items: int
     nbytes: int
@@ -39,154 +40,174 @@ class BodyReservation(Protocol):
     async def resize(self, items: int, nbytes: int) -> None: ...
 
 
-def header(request: Request, name: bytes) -> str | None:
-    """The first header of this name, in lower case as servers hand it on. Starlette's mapping costs several times as much, for each of
-    those that most requests lack."""
-    for key, value in request.scope["headers"]:
-        if key == name:
-            text: str = value.decode("latin-1")
-            return text
-    return None
+@dataclass(frozen=True)
+class Head:
+    """The head of a request. Values are checked by the methods that return them, so that each refusal has its place in the order of
+    refusals."""
 
+    path: str
+    query: bytes
+    _headers: Mapping[bytes, Sequence[bytes]]
+    """Values by name in lower case, as servers pass them on."""
 
-def choose(accept: str | None, offered: Sequence[str]) -> str:
-    """The offered type that `Accept` (RFC 9110, 12.5.1) gives the highest weight, of equal ones the first.
+    @staticmethod
+    def of(scope: Scope) -> Head:
+        """Return the head of a request, which is parsed once."""
+        state = scope.setdefault("state", {})
+        head: Head | None = state.get("head")
+        if head is None:
+            headers: dict[bytes, list[bytes]] = {}
+            for name, value in scope["headers"]:
+                headers.setdefault(name, []).append(value)
+            head = state["head"] = Head(scope["path"], scope.get("query_string", b""), headers)
+        return head
 
-    Raises Problem (406) where none is accepted."""
-    elements = [element for element in (accept or "").lower().split(",") if element.strip()]
-    if not elements:
-        return offered[0]
-    ranges = _ranges(elements)
-    weights = {media_type: _weight(media_type, ranges) for media_type in offered}
-    best = max(offered, key=lambda media_type: weights[media_type])
-    if weights[best] <= 0:
-        raise Problem(Kind.NOT_ACCEPTABLE, f"{quoted(accept)}: the answer is offered as {', '.join(offered)}", "Accept")
-    return best
+    def raw(self, name: bytes) -> Sequence[bytes]:
+        return self._headers.get(name, ())
 
+    def values(self, name: bytes) -> list[str]:
+        return [value.decode("latin-1") for value in self.raw(name)]
 
-def _ranges(elements: Sequence[str]) -> dict[str, float]:
-    """Media range → weight. An element whose weight is no number is ignored."""
-    ranges = {}
-    for element in elements:
-        media_range, *parameters = (text.strip() for text in element.split(";"))
+    def first(self, name: bytes) -> str | None:
+        values = self._headers.get(name)
+        return None if values is None else values[0].decode("latin-1")
+
+    @cached_property
+    def media_type(self) -> str:
+        """Content-Type without parameters, in lower case. Empty: not sent."""
+        return (self.first(b"content-type") or "").partition(";")[0].strip().lower()
+
+    @cached_property
+    def content_length(self) -> int | None:
+        """Content-Length in bytes. None: the body is chunked."""
+        text = self.first(b"content-length")
+        return None if text is None else int(text.lstrip("0")[:MAX_LENGTH_DIGITS] or "0")  # the HTTP parser lets only digits through
+
+    @cached_property
+    def prefers_async(self) -> bool:
+        """Whether `Prefer` (RFC 7240) lists `respond-async`."""
+        preferences = (preference for value in self.values(b"prefer") for preference in value.split(","))
+        return any(preference.partition(";")[0].strip().lower() == RESPOND_ASYNC for preference in preferences)
+
+    @cached_property
+    def _ranges(self) -> Mapping[str, float]:
+        """Weights by media range of `Accept`. Elements whose weight is not a number are ignored."""
+        ranges = {}
+        for element in (self.first(b"accept") or "").lower().split(","):
+            media_range, *parameters = (text.strip() for text in element.split(";"))
+            try:
+                weight = float(next((text[2:] for text in parameters if text.startswith("q=")), "1"))
+            except ValueError:
+                weight = math.nan
+            if math.isfinite(weight) and element.strip():
+                ranges[media_range] = min(1.0, max(0.0, weight))
+        return ranges
+
+    def negotiate(self, offered: Sequence[str]) -> str:
+        """Return the offered media type that `Accept` (RFC 9110, 12.5.1) gives the highest weight, the first of equal ones.
+
+        Raises Problem (406) if it accepts none of them."""
+        accept = self.first(b"accept")
+        if accept is None or not accept.replace(",", "").strip():
+            return offered[0]
+        weights = [_weight(media_type, self._ranges) for media_type in offered]
+        if max(weights) <= 0:
+            raise Problem(Kind.NOT_ACCEPTABLE, f"{quoted(accept)}: the answer is offered as {', '.join(offered)}", "Accept")
+        return offered[weights.index(max(weights))]
+
+    def wants_events(self, media_types: Sequence[str]) -> bool:
+        """Return whether `Accept` prefers a stream of events to answers of these media types."""
+        accept = self.first(b"accept")
+        if accept is None or sse.MEDIA_TYPE not in accept.lower():
+            return False
+        return self.negotiate((*media_types, sse.MEDIA_TYPE)) == sse.MEDIA_TYPE
+
+    def idempotency_key(self) -> str:
+        """Return `Idempotency-Key`. Empty: not sent. Raises Problem (422)."""
+        keys = self.values(b"idempotency-key")
+        if not keys:
+            return ""
+        if len(keys) > 1:
+            raise Problem(Kind.INVALID_OPTION, f"given {len(keys)} times; send one", "Idempotency-Key")
+        if not 0 < len(keys[0]) <= MAX_IDEMPOTENCY_KEY_CHARS:
+            raise Problem(Kind.INVALID_OPTION, f"use 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters", "Idempotency-Key")
+        return keys[0]
+
+    def timeout_s(self, default: float, maximum: float = MAX_TIMEOUT) -> float:
+        """Return `X-Request-Timeout`. Raises Problem (422)."""
+        text = self.first(b"x-request-timeout")
+        if text is None:
+            return default
         try:
-            weight = float(next((text[2:] for text in parameters if text.startswith("q=")), "1"))
+            seconds = math.nan if "_" in text else float(text)  # Python would read 1_0 as 10
         except ValueError:
-            weight = math.nan
-        if math.isfinite(weight):
-            ranges[media_range] = min(1.0, max(0.0, weight))
-    return ranges
+            seconds = math.nan
+        if not MIN_TIMEOUT <= seconds <= maximum:  # false for NaN, too
+            raise Problem(Kind.INVALID_OPTION, f"{quoted(text)}: use seconds from {MIN_TIMEOUT:g} to {maximum:g}", "X-Request-Timeout")
+        return seconds
 
 
-def _weight(media_type: str, ranges: dict[str, float]) -> float:
-    """By the most specific range that matches."""
+def _weight(media_type: str, ranges: Mapping[str, float]) -> float:
+    """Return the weight of the most specific range that matches."""
     for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
         if media_range in ranges:
             return ranges[media_range]
     return 0.0
 
 
-def is_asynchronous(request: Request) -> bool:
-    """`Prefer: respond-async` (RFC 7240), whatever else is preferred beside it."""
-    lines = (value.decode("latin-1") for name, value in request.scope["headers"] if name == b"prefer")
-    return any(one.partition(";")[0].strip().lower() == PREFERENCE for line in lines for one in line.split(","))
+async def iter_body(receive: Receive, limit: int, reservation: BodyReservation) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives; the reservation grows with it.
 
-
-def wants_events(request: Request, media_types: Sequence[str]) -> bool:
-    """Whether `Accept` puts a stream of events before every other answer."""
-    accept = header(request, b"accept")
-    if accept is None or sse.MEDIA_TYPE not in accept.lower():
-        return False
-    return choose(accept, (*media_types, sse.MEDIA_TYPE)) == sse.MEDIA_TYPE
-
-
-def idempotency_key(request: Request) -> str:
-    """Empty: there is none. Raises Problem (422)."""
-    keys = request.headers.getlist("idempotency-key")
-    if not keys:
-        return ""
-    if len(keys) > 1:
-        raise Problem(Kind.INVALID_OPTION, f"given {len(keys)} times; send one", "Idempotency-Key")
-    (key,) = keys
-    if not 0 < len(key) <= MAX_KEY:
-        raise Problem(Kind.INVALID_OPTION, f"use 1 to {MAX_KEY} characters", "Idempotency-Key")
-    return key
-
-
-def read_timeout(request: Request, default: float, most: float = MAX_TIMEOUT) -> float:
-    """`X-Request-Timeout` in seconds. Raises Problem (422)."""
-    text = header(request, b"x-request-timeout")
-    if text is None:
-        return default
-    try:
-        seconds = math.nan if "_" in text else float(text)  # Python would read 1_0 as 10
-    except ValueError:
-        seconds = math.nan
-    if not MIN_TIMEOUT <= seconds <= most:  # false for NaN, too
-        raise Problem(Kind.INVALID_OPTION, f"{quoted(text)}: use seconds from {MIN_TIMEOUT:g} to {most:g}", "X-Request-Timeout")
-    return seconds
-
-
-def declared_length(request: Request) -> int | None:
-    """Content-Length; None for a chunked body."""
-    text = header(request, b"content-length")
-    return None if text is None else int(text.lstrip("0")[:MOST_DIGITS] or "0")  # the HTTP parser lets only digits through
-
-
-async def stream(request: Request, limit: int, reservation: BodyReservation) -> AsyncIterator[bytes]:
-    """The body in pieces; the reservation grows with it.
-
-    Raises Problem (413) as soon as it is longer than `limit` bytes, what the reservation raises, and ClientDisconnect if the client goes
-    away.
+    Raises Problem (413) as soon as it is longer than `limit` bytes, what the reservation raises, and ClientDisconnect.
     """
     received, more = 0, True
     while more:
-        message = await request.receive()
+        message = await receive()
         if message["type"] != "http.request":
             raise ClientDisconnect
-        piece, more = message.get("body", b""), message.get("more_body", False)
-        received += len(piece)
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        received += len(chunk)
         if received > limit:
-            raise too_large(limit)
+            raise body_too_large(limit)
         if received > reservation.nbytes:
             await reservation.resize(reservation.items, received)
-        if piece:
-            yield piece
+        if chunk:
+            yield chunk
 
 
-async def read(request: Request, limit: int, reservation: BodyReservation) -> bytes:
-    """The whole body. Raises what `stream` does."""
-    pieces = stream(request, limit, reservation)
-    first, received = await anext(pieces, b""), bytearray()
-    async for piece in pieces:
+async def read_body(receive: Receive, limit: int, reservation: BodyReservation) -> bytes:
+    """Return the whole body. Raises what `iter_body` does."""
+    chunks = iter_body(receive, limit, reservation)
+    first, received = await anext(chunks, b""), bytearray()
+    async for chunk in chunks:
         received = received or bytearray(first)
-        received += piece
-    return bytes(received) if received else first  # most bodies are here in one piece by now
+        received += chunk
+    return bytes(received) if received else first  # most bodies have arrived in one chunk
 
 
-async def read_small(request: Request, limit: int) -> bytes:
-    """A body that is read without a reservation. Raises Problem (413) above `limit` bytes."""
+async def read_small_body(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+    """Return a body that is read without a reservation. Raises Problem (413) above `limit` bytes."""
     received = bytearray()
-    async for piece in request.stream():
-        received += piece
+    async for chunk in chunks:
+        received += chunk
         if len(received) > limit:
             raise Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes")
     return bytes(received)
 
 
-def too_large(limit: int) -> Problem:
+def body_too_large(limit: int) -> Problem:
     return Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes (OPSIN_MAX_BODY_BYTES)")
 
 
-def methods_at(routes: Iterable[BaseRoute], scope: Scope) -> set[str]:
-    """Methods that these routes answer at the path of a request, where none answers its own."""
+def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> set[str]:
+    """Return the methods that these routes answer at the path of a request, none of which answers its own."""
     others = (route for route in routes if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL)
     return {method for route in others for method in route.methods or ()}
 
 
 @dataclass(eq=False, slots=True)
-class ClientWatch:
-    """`with ClientWatch(ticks, receive, interruption):` ends the interruption with ClientDisconnect when the client leaves.
+class DisconnectWatcher:
+    """Context manager that ends an interruption with ClientDisconnect when the client disconnects.
 
     The body must have been read."""
 
@@ -197,7 +218,7 @@ class ClientWatch:
     _watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
-        self._tick = self._ticks.add(self, SHORT_WAIT)
+        self._tick = self._ticks.add(self, WATCH_DELAY_S)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ticks.remove(self, self._tick)

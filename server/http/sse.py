@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 from starlette.types import Send
 
-from server.http.middleware import PIECE
 from server.http.problems import Problem
 
 MEDIA_TYPE = "text/event-stream"
+CHUNK_BYTES = 256 * 1024
+"""Size of the chunks in which large bodies are sent."""
 SILENCE_S = 15.0
 """After so long without an event a comment is sent, so that proxies keep the connection."""
 HEADERS = [
@@ -26,7 +27,7 @@ END = b"\n\n"
 def encoded(number: int, name: str, data: bytes) -> list[bytes]:
     """An event, in parts: what is large may be others' too and is not copied. `data`: JSON, which has no line ends."""
     head = b"id: %d\nevent: %s\ndata: " % (number, name.encode())
-    return [head + data + END] if len(data) <= PIECE else [head, data, END]
+    return [head + data + END] if len(data) <= CHUNK_BYTES else [head, data, END]
 
 
 class EventStream:

@@ -1,20 +1,20 @@
-"""A layer of the app that lets requests with a known API key in, at the rate that the key may have, before their bodies are read."""
+"""Requests are admitted by their API key, at the rate that the key allows, before their bodies are read."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from server.gateway.auth.key_file import EVERYBODY, ApiKey, KeyLines, digest_of, read_file, read_lines
+from server.gateway.auth.key_file import ApiKey, KeyLines, digest_of, read_file, read_lines
 from server.http.problems import Kind, Problem
+from server.http.requests import Head
 from server.telemetry import logs
 
 LOOK_EVERY_S = 1.0
@@ -42,9 +42,9 @@ class KeyRing:
         self._unreadable = False
         self._take(self._content)
 
-    def find(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
-        """The holder of the key in a request's headers. Raises Problem (401)."""
-        sent = _sent(headers)
+    def find(self, head: Head) -> ApiKey:
+        """Return the holder of the key in a request's head. Raises Problem (401)."""
+        sent = _sent(head)
         if not sent:
             raise Problem(
                 Kind.UNAUTHORIZED,
@@ -119,30 +119,20 @@ class Rates:
 
 
 class Authentication:
-    """Puts `api_key` into the state of a request, and the name of its holder in the place of the `client`'s address.
+    """Puts `api_key` into the state of a request, and replaces the `client`'s address by the name of the key's holder.
 
-    Paths that answer everybody get neither, so that what they lead to fails where it would need them."""
+    Paths that answer everybody get neither, so that routes behind them fail if they need them."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing | None, rates: Rates, refuse: Callable[[Problem, Scope], Response]) -> None:
-        """keys: None where the service asks for none. refuse: makes the response to a request that is not let in."""
-        self._app = app
+    def __init__(self, keys: KeyRing, rates: Rates) -> None:
         self._keys = keys
         self._rates = rates
-        self._refuse = refuse
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http":
-            return self._app(scope, receive, send)
-        if self._keys is None:
-            scope["state"]["api_key"] = EVERYBODY
-        elif not answers_everybody(scope["path"]):
-            try:
-                key = self._keys.find(scope["headers"])
-                self._rates.take(key, time.monotonic())
-            except Problem as problem:
-                return self._refuse(problem, scope)(scope, receive, send)
+    def __call__(self, scope: Scope) -> None:
+        """Raises Problem: 401, 429."""
+        if not answers_everybody(scope["path"]):
+            key = self._keys.find(Head.of(scope))
+            self._rates.take(key, time.monotonic())
             scope["state"].update(api_key=key, client=key.name)
-        return self._app(scope, receive, send)
 
 
 def answers_everybody(path: str) -> bool:
@@ -163,13 +153,7 @@ def require(right: Literal["metrics", "admin"], request: Request) -> None:
         raise Problem(Kind.FORBIDDEN, f"the key of {key.name} may not {what}; the operator allows it with `{right}` in the key's line")
 
 
-def _sent(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    """The keys in the headers, whose names servers hand on in lower case. `Authorization` may be there for a proxy: it counts where there
-    is no `X-API-Key`."""
-    own, bearer = set[bytes](), set[bytes]()
-    for name, value in headers:
-        if name == b"x-api-key":
-            own.add(value.strip())
-        elif name == b"authorization" and value[: len(BEARER)].lower() == BEARER:
-            bearer.add(value[len(BEARER) :].strip())
-    return own or bearer
+def _sent(head: Head) -> set[bytes]:
+    """Return the keys in a request's head. `Authorization` may be there for a proxy: it counts only without `X-API-Key`."""
+    own = {value.strip() for value in head.raw(b"x-api-key")}
+    return own or {value[len(BEARER) :].strip() for value in head.raw(b"authorization") if value[: len(BEARER)].lower() == BEARER}

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from models.bundle import BundleSpec
 from server.concurrency.cancellation import Limit, Ticks, without_frames
 from server.gateway.auth.key_file import ApiKey
 from server.gateway.inference.error_mapping import redis_away
 from server.gateway.inference.webhook_headers import refuse_webhook
-from server.http import requests
 from server.http.client_identity import owner_of
 from server.http.problems import Kind, Problem
+from server.http.requests import MAX_TIMEOUT, Head, body_too_large
 from server.queue.errors import ClientShare, DeadlineExceeded, KeyShare, NeverFits, QueueFull, RedisAway
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.quotas import Claim, Reservation
@@ -50,7 +51,7 @@ class Visit:
     admission."""
 
     admission: Admission
-    request: Request
+    head: Head
     request_id: str
     started: float
     """Seconds of `time.perf_counter()`."""
@@ -151,7 +152,7 @@ class Admission:
         self.low_turn = asyncio.Lock()
         """Its holder runs the one piece of low work of this turn of the event loop."""
 
-    def admit(self, request: Request, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False) -> Visit:
+    def admit(self, scope: Scope, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False) -> Visit:
         """`async with` it: the block may read the body and run until the deadline of `X-Request-Timeout`.
 
         A request for which the queue has no room now is refused before its body is read. Room is taken as bytes arrive, so that one that
@@ -159,20 +160,20 @@ class Admission:
         `protocol`. What `takes_long` has the deadline of jobs by default, and no room in the queue's last eighth. An asynchronous request
         ends when its job is queued; `Visit.seconds` are then the job's.
         """
+        head, state = Head.of(scope), scope["state"]
         if not asynchronous:
-            refuse_webhook(request)
-        told = request.scope["state"]
-        key: ApiKey = told["api_key"]
-        reservation = self._dispatcher.submitter.reserve(Claim(owner_of(told["client"]), takes_long, key.priority == "low", key.max_items))
+            refuse_webhook(head)
+        key: ApiKey = state["api_key"]
+        reservation = self._dispatcher.submitter.reserve(Claim(owner_of(state["client"]), takes_long, key.priority == "low", key.max_items))
         return Visit(
             self,
-            request,
-            told["request_id"],
+            head,
+            state["request_id"],
             time.perf_counter(),
             Limit(self._ticks, None),
             reservation,
             protocol,
-            told["client"],
+            state["client"],
             key,
             takes_long,
             asynchronous,
@@ -186,9 +187,9 @@ class Admission:
         visit.limit.begin()
         if self.draining:
             raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
-        length = requests.declared_length(visit.request) or 0
+        length = visit.head.content_length or 0
         if length > self._settings.max_body_bytes:
-            raise requests.too_large(self._settings.max_body_bytes)
+            raise body_too_large(self._settings.max_body_bytes)
         visit.seconds = seconds = self.seconds(visit)
         visit.set_deadline(min(seconds, self._settings.request_timeout) if visit.asynchronous else seconds)
         await visit.reservation.check(1, length)
@@ -236,9 +237,8 @@ class Admission:
     def seconds(self, visit: Visit) -> float:
         """The time that its header allows, or the default of its kind. Raises Problem."""
         if not (visit.takes_long or visit.asynchronous):
-            return requests.read_timeout(visit.request, self._settings.request_timeout)
-        most = max(requests.MAX_TIMEOUT, self._settings.job_timeout)
-        return requests.read_timeout(visit.request, self._settings.job_timeout, most)
+            return visit.head.timeout_s(self._settings.request_timeout)
+        return visit.head.timeout_s(self._settings.job_timeout, max(MAX_TIMEOUT, self._settings.job_timeout))
 
     async def drain(self, timeout: float) -> None:
         """Take no new work and wait until what is in flight is finished; what is not after `timeout` seconds gets 503."""

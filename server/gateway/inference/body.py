@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.types import Receive
 
 from server.gateway.fair_executor import BodyExecutor
 from server.gateway.inference.task_interface import TaskInterface
 from server.http.json_outline import Outline, from_base64, marks
 from server.http.multipart import boundary_of
 from server.http.problems import Kind, Problem
-from server.http.requests import header, read, stream
+from server.http.requests import Head, iter_body, read_body
 from server.queue.gateway.quotas import Reservation
 from server.quoting import QUOTED
 from server.settings import Settings
@@ -142,22 +142,27 @@ def job_field(task: Task[Any, Any], part: str, index: int, items: int) -> str:
 
 
 async def read_submission(
-    request: Request, interface: TaskInterface, settings: Settings, reservation: Reservation, large_bodies: BodyExecutor
+    head: Head,
+    receive: Receive,
+    interface: TaskInterface,
+    settings: Settings,
+    reservation: Reservation,
+    large_bodies: BodyExecutor,
+    client: str,
 ) -> Submission:
-    """Multipart, JSON, or else the bytes of one part: Content-Type tells only these three apart.
+    """Read multipart, JSON, or else the bytes of one part: Content-Type distinguishes only these three.
 
-    The reservation is brought to the number of items. What is named by URL is still to be fetched. Raises Problem and what `stream` raises.
+    The reservation is brought to the number of items. Parts named by URL are still to be fetched. Raises Problem and what `iter_body`
+    raises.
     """
-    refuse_encoding(request)
-    media_type = (header(request, b"content-type") or "").partition(";")[0].strip().lower()
+    refuse_encoding(head)
     submission = Submission(interface, settings.max_images)
-    if media_type.startswith("multipart/"):
-        boundary = boundary_of(request.headers.getlist("content-type"))
-        await _read_form(submission, boundary, stream(request, settings.max_body_bytes, reservation))
+    if head.media_type.startswith("multipart/"):
+        boundary = boundary_of(head.values(b"content-type"))
+        await _read_form(submission, boundary, iter_body(receive, settings.max_body_bytes, reservation))
     else:
-        content = await read(request, settings.max_body_bytes, reservation)
-        if media_type == "application/json" or media_type.endswith("+json"):
-            client = request.scope["state"]["client"]
+        content = await read_body(receive, settings.max_body_bytes, reservation)
+        if head.media_type == "application/json" or head.media_type.endswith("+json"):
             await large_bodies.in_turn(client, len(content), lambda: _read_json(submission, content))
         else:
             submission.add_part(interface.task.parts[0].name, content)
@@ -167,9 +172,9 @@ async def read_submission(
     return submission
 
 
-def refuse_encoding(request: Request) -> None:
+def refuse_encoding(head: Head) -> None:
     """Raises Problem (415) for a compressed body."""
-    if (header(request, b"content-encoding") or "identity").lower() != "identity":
+    if (head.first(b"content-encoding") or "identity").lower() != "identity":
         raise Problem(Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already")
 
 

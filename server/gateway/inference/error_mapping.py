@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from server.gateway.catalog import model_directory
-from server.http.middleware import our_fault
+from server.http.middleware import internal_error
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media.limits import MediaError
@@ -43,7 +43,7 @@ def of_error(error: Exception, request_id: str) -> Problem:
     """The problem that a client gets for whatever a route raises."""
     if isinstance(error, Problem):
         return error
-    return redis_away(error, request_id) if isinstance(error, RedisAway) else our_fault()
+    return redis_away(error, request_id) if isinstance(error, RedisAway) else internal_error()
 
 
 async def answered(request: Request, answer: Awaitable[Response], refuse: Callable[[Problem], Response]) -> Response:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from starlette.requests import Request
-
 from server.http.problems import Kind, Problem
-from server.http.requests import PREFERENCE
+from server.http.requests import RESPOND_ASYNC, Head
 from server.http.url_allowlist import NotAllowed, read
 from server.queue.record import LAST_EVENTS, STATES
 from server.quoting import quoted
@@ -26,9 +24,9 @@ class Webhook:
     """Those states of an ended job that count, separated by commas."""
 
 
-def read_webhook(request: Request, hosts: Collection[tuple[str, int]]) -> Webhook:
+def read_webhook(head: Head, hosts: Collection[tuple[str, int]]) -> Webhook:
     """hosts: names and ports that may be told. Raises Problem (422)."""
-    url, events = _given(request)
+    url, events = _read_once(head)
     if url is None:
         if events is not None:
             raise Problem(Kind.INVALID_OPTION, f"given without {URL}", EVENTS)
@@ -46,19 +44,16 @@ def read_webhook(request: Request, hosts: Collection[tuple[str, int]]) -> Webhoo
     return Webhook(f"https://{remote.authority}{remote.target}", ",".join(wanted))  # as the queue tells hosts apart
 
 
-def refuse_webhook(request: Request) -> None:
+def refuse_webhook(head: Head) -> None:
     """Raises Problem (422) where the answer is not to come later."""
-    for name, value in zip((URL, EVENTS), _given(request), strict=True):
+    for name, value in zip((URL, EVENTS), _read_once(head), strict=True):
         if value is not None:
-            raise Problem(Kind.INVALID_OPTION, f"only requests with `Prefer: {PREFERENCE}` are called back", name)
+            raise Problem(Kind.INVALID_OPTION, f"only requests with `Prefer: {RESPOND_ASYNC}` are called back", name)
 
 
-def _given(request: Request) -> tuple[str | None, str | None]:
-    """Raises Problem (422) for a header that is there twice."""
-    given: dict[bytes, str] = {}
-    for name, value in request.scope["headers"]:
-        if name.startswith(b"x-webhook-"):
-            if name in given:
-                raise Problem(Kind.INVALID_OPTION, "given twice", URL if name == b"x-webhook-url" else EVENTS)
-            given[name] = value.decode("latin-1")
-    return given.get(b"x-webhook-url"), given.get(b"x-webhook-events")
+def _read_once(head: Head) -> tuple[str | None, str | None]:
+    """Return URL and events. Raises Problem (422) if a header was sent twice."""
+    for name in (URL, EVENTS):
+        if len(head.raw(name.lower().encode())) > 1:
+            raise Problem(Kind.INVALID_OPTION, "given twice", name)
+    return head.first(b"x-webhook-url"), head.first(b"x-webhook-events")

@@ -18,7 +18,7 @@ from server.gateway.inference.rendering import Presenting
 from server.gateway.inference.runner import outputs_of, timing_of
 from server.gateway.inference.task_interface import Planned
 from server.http.problems import Kind, Problem, ProblemDocument
-from server.http.requests import choose
+from server.http.requests import Head
 from server.queue import keys
 from server.queue.errors import RecordLost, RedisAway
 from server.queue.gateway.dispatcher import Dispatcher
@@ -133,7 +133,7 @@ class Jobs:
             raise unknown(job_id)
 
     @asynccontextmanager
-    async def result(self, record: Record, accept: str | None, client: str) -> AsyncIterator[Response]:
+    async def result(self, record: Record, head: Head, client: str) -> AsyncIterator[Response]:
         """Hold what the plain request would have answered, until it has been sent. Raises Problem: 406, 409, 410, 404, 429, or the job's
         own."""
         if record.state in OPEN:
@@ -143,7 +143,7 @@ class Jobs:
         if record.state == "failed":
             raise failure(record)
         shown = await self.planned(record)
-        async with self.answer(record, shown, choose(accept, offers(shown.task, shown.plan)), client) as response:
+        async with self.answer(record, shown, head.negotiate(offers(shown.task, shown.plan)), client) as response:
             yield response
 
     async def planned(self, record: Record) -> Planned:

@@ -23,9 +23,8 @@ from server.gateway.openai import errors
 from server.gateway.openai.embedding_request import EmbeddingRequest, read_embedding_request
 from server.gateway.openapi import responses
 from server.gateway.routes.tasks import Sent, resolve
-from server.http import requests
 from server.http.problems import Kind, Problem
-from server.http.requests import ClientWatch
+from server.http.requests import DisconnectWatcher, read_body
 from server.tasks.base import JSON, Outputs
 from server.tasks.embedding import text_jobs
 from server.tasks.embedding.embed import encode_vectors
@@ -122,16 +121,16 @@ def operation() -> dict[str, Any]:
 
 
 async def _answer(request: Request, here: Gateway) -> Response:
-    async with here.admission.admit(request, "rest") as visit:
-        requests.choose(requests.header(request, b"accept"), (JSON,))
-        refuse_encoding(request)
-        content = await requests.read(request, here.settings.max_body_bytes, visit.reservation)
+    async with here.admission.admit(request.scope, "rest") as visit:
+        visit.head.negotiate((JSON,))
+        refuse_encoding(visit.head)
+        content = await read_body(request.receive, here.settings.max_body_bytes, visit.reservation)
         read = partial(read_embedding_request, content, here.settings.max_images)
         asked = await here.large_bodies.in_turn(visit.client, len(content), read)
         received = len(content)
         del content, read  # they may be large, and are not needed while their items wait
         try:
-            with ClientWatch(here.ticks, request.receive, visit.limit):
+            with DisconnectWatcher(here.ticks, request.receive, visit.limit):
                 return await _run(asked, here, visit, received)
         except Problem as problem:
             raise Problem(problem.kind, problem.detail, asked.field(problem.field), problem.retry_after) from problem

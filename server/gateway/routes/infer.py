@@ -25,7 +25,7 @@ from server.gateway.open_inference.outputs import check_outputs, write_outputs
 from server.gateway.open_inference.protocol_model import Offer
 from server.gateway.open_inference.tensors import InferRequest, decode_request, encode_response
 from server.gateway.openapi.responses import INFER
-from server.http.requests import MAX_TIMEOUT, ClientWatch, read
+from server.http.requests import MAX_TIMEOUT, DisconnectWatcher, read_body
 from server.queue.messages import Priority
 from server.quoting import quoted
 from server.tasks.base import Arrays, Item
@@ -76,11 +76,11 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
     known = here.directory.latest(name if version is None else f"{name}@{version}")
     task = None if known is None else main_task(known)
     takes_long = isinstance(task, TakesSteps)
-    async with here.admission.admit(request, "open-inference", takes_long=takes_long) as visit:
+    async with here.admission.admit(request.scope, "open-inference", takes_long=takes_long) as visit:
         asked, received, inflated = await _read(request, here, visit)
         if _priority(asked) == "low":
             await visit.lower()
-        with ClientWatch(here.ticks, request.receive, visit.limit):
+        with DisconnectWatcher(here.ticks, request.receive, visit.limit):
             spec = await protocol_model.find(here, name, version)
             visit.resolved(spec)
             offered = protocol_model.of(spec, asked)
@@ -106,11 +106,11 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
 
 async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferRequest, int, int]:
     """The request, the bytes of its body, and as many as they are inflated; its deadline is set. Raises Problem."""
-    content = await read(request, here.settings.max_body_bytes, visit.reservation)
-    header_length = request.headers.get(HEADER_LENGTH)
+    content = await read_body(request.receive, here.settings.max_body_bytes, visit.reservation)
+    header_length = visit.head.first(HEADER_LENGTH.lower().encode())
 
     in_turn = partial(here.large_bodies.in_turn, visit.client)
-    encoding = request.headers.get("content-encoding", "")
+    encoding = visit.head.first(b"content-encoding") or ""
     plain = await compression.inflate(content, encoding, here.settings.max_body_bytes, visit.reservation, in_turn)
     asked = await in_turn(len(plain), partial(decode_request, plain, header_length, raw_input=FIRST_INPUT))
     seconds = _timeout(asked)

@@ -21,7 +21,7 @@ from server.gateway.jobs.event_subscriptions import Reader
 from server.gateway.jobs.service import INLINE_RESULT
 from server.gateway.openapi import responses
 from server.http.problems import Kind, Problem
-from server.http.requests import ClientWatch
+from server.http.requests import DisconnectWatcher, Head
 from server.http.sse import EventStream
 from server.queue.errors import RecordLost, RedisAway
 from server.queue.messages import Progress, UnknownVersion, decode
@@ -45,7 +45,7 @@ async def job(request: Request, job_id: str) -> Response:
 @router.get("/{job_id}/result", summary="The answer", openapi_extra=responses.RESULT)
 async def result(request: Request, job_id: str) -> Response:
     here = app_state.of(request)
-    return Result(here, await here.jobs.read(job_id, key_of(request).name), request.headers.get("accept"), request.state.client)
+    return Result(here, await here.jobs.read(job_id, key_of(request).name), Head.of(request.scope), request.state.client)
 
 
 @router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=responses.EVENTS)
@@ -84,17 +84,17 @@ def _last_event_id(request: Request) -> int:
 class Result(Response):
     """The answer of a job, which is held until it has been sent."""
 
-    def __init__(self, here: Gateway, record: Record, accept: str | None, client: str) -> None:
+    def __init__(self, here: Gateway, record: Record, head: Head, client: str) -> None:
         super().__init__()
         self._here = here
         self._record = record
-        self._accept = accept
+        self._head = head
         self._client = client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as held:
-            with Interruption() as making, ClientWatch(self._here.ticks, receive, making):  # some take minutes
-                answer = self._here.jobs.result(self._record, self._accept, self._client)
+            with Interruption() as making, DisconnectWatcher(self._here.ticks, receive, making):  # some take minutes
+                answer = self._here.jobs.result(self._record, self._head, self._client)
                 response = await held.enter_async_context(answer)
             headers = [*response.raw_headers, (b"cache-control", NOT_STORED["Cache-Control"].encode())]
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
@@ -119,7 +119,7 @@ class Events(Response):
                 async with AsyncExitStack() as held, aclosing(self._here.event_stream(send)) as stream:
                     stream.last = self._after
                     stream.start()
-                    with Interruption() as following, ClientWatch(self._here.ticks, receive, following):
+                    with Interruption() as following, DisconnectWatcher(self._here.ticks, receive, following):
                         await self._follow(reader, stream, request_id, held)
                         await stream.end()
         except Problem as problem:  # before anything was sent

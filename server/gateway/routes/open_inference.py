@@ -24,7 +24,7 @@ from server.gateway.openapi import responses
 from server.gateway.routes.infer import INFER_PATHS, infer
 from server.http.json_outline import Outline
 from server.http.problems import Kind, Problem
-from server.http.requests import methods_at, read_small
+from server.http.requests import allowed_methods, read_small_body
 from server.queue.gateway.fleet import Fleet
 from server.quoting import QUOTED
 
@@ -103,12 +103,12 @@ async def config(request: Request, name: str, version: str | None = None) -> Res
 
 
 for path in INFER_PATHS:
-    router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))  # for 405s: POSTs go to HotRoutes
+    router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))  # for 405s: POSTs take the fast path
 
 
 @router.post("/repository/index", summary="Every bundle and its state", openapi_extra=responses.INDEX)
 async def index(request: Request) -> Response:
-    content = await read_small(request, MAX_INDEX_BODY)
+    content = await read_small_body(request.stream(), MAX_INDEX_BODY)
     Outline.of(content)  # raises what the decoder would take too long for
     try:
         wish = msgspec.json.decode(content) if content else {}
@@ -146,7 +146,7 @@ async def not_offered(request: Request) -> Response:
 @router.api_route("", methods=METHODS, include_in_schema=False)
 @router.api_route("/{path:path}", methods=METHODS, include_in_schema=False)
 async def nothing_here(request: Request) -> Response:
-    allowed = methods_at(router.routes, request.scope)
+    allowed = allowed_methods(router.routes, request.scope)
     if not allowed:
         raise Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:QUOTED]}")
     response = to_response(Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:QUOTED]} does not answer {request.method}"))

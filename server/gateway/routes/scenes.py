@@ -15,7 +15,7 @@ from server.gateway.inference.runner import Asked
 from server.gateway.openapi import responses
 from server.gateway.routes.tasks import ENDPOINTS
 from server.http.problems import Kind, Problem
-from server.http.requests import ClientWatch, choose
+from server.http.requests import DisconnectWatcher
 from server.queue.gateway.scene_store import Scene
 from server.quoting import quoted
 from server.tasks.base import Task
@@ -30,12 +30,12 @@ SHOWN_OF_ID = 64
 @router.get("/{scene_id}", summary="Ask a reconstructed scene again", openapi_extra=responses.SCENE)
 async def scene(request: Request, scene_id: str) -> Response:
     here = app_state.of(request)
-    async with here.admission.admit(request, "rest", takes_long=True) as visit:
+    async with here.admission.admit(request.scope, "rest", takes_long=True) as visit:
         kept, task = await _find(here, scene_id, visit.key.name)
         assert isinstance(task, KeepsScenes)
         interface = ENDPOINTS[f"/v1/{task.name}"].interface
-        common, own = interface.read_options(interface.read_query(request.scope["query_string"]), {})
-        media_type = choose(request.headers.get("accept"), offers(task, own))
+        common, own = interface.read_options(interface.read_query(visit.head.query), {})
+        media_type = visit.head.negotiate(offers(task, own))
         if common.priority == "low":
             await visit.lower()
         spec = await here.dispatcher.fleet.spec(kept.digest)
@@ -51,7 +51,7 @@ async def scene(request: Request, scene_id: str) -> Response:
             raise of_refusal(error) from error
         await visit.reservation.resize(1, sum(array.nbytes for array in arrays.values()))
         asked = Asked(task, spec, plan, "scene", visit.priority(common.priority))
-        with ClientWatch(here.ticks, request.receive, visit.limit):
+        with DisconnectWatcher(here.ticks, request.receive, visit.limit):
             answer = await here.inference.run_again(arrays, asked, visit)
             began = time.perf_counter()
             response = await here.presenting.respond(

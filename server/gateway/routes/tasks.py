@@ -1,4 +1,4 @@
-"""`POST /v1/<route>` for every task of the table, as plain ASGI: nothing stands between the server and these routes but `HotRoutes`.
+"""`POST /v1/<route>` for every task of the table, as plain ASGI: only `RequestMiddleware` stands in front of them.
 
 A request is answered in one of three ways: at once, as a stream of events, or later.
 """
@@ -29,9 +29,8 @@ from server.gateway.inference.text_cache import RECORDED_BYTES
 from server.gateway.inference.webhook_headers import read_webhook
 from server.gateway.jobs import service
 from server.gateway.routes import jobs as job_routes
-from server.http import requests
 from server.http.problems import Kind, Problem
-from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
+from server.http.requests import CLIENT_CLOSED_REQUEST, RESPOND_ASYNC, DisconnectWatcher, Head
 from server.http.sse import EventStream
 from server.media.part_hints import as_recording
 from server.tasks import registry
@@ -62,11 +61,11 @@ class TaskRoute:
         """Query → options: clients repeat their queries."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, here = Request(scope, receive, send), scope["app"].state.gateway
+        request, head, here = Request(scope, receive, send), Head.of(scope), scope["app"].state.gateway
         try:
-            if requests.is_asynchronous(request):
+            if head.prefers_async:
                 response = await self._accept(request, here)
-            elif requests.wants_events(request, media_types(self.task)):
+            elif head.wants_events(media_types(self.task)):
                 await self._stream(request, here, send)
                 return
             else:
@@ -79,12 +78,11 @@ class TaskRoute:
 
     async def _answer(self, request: Request, here: Gateway) -> Response:
         """At once."""
-        async with here.admission.admit(request, "rest", takes_long=self.takes_long) as visit:
-            accept = requests.header(request, b"accept")
-            requests.choose(accept, self._offered_in_url(request))
+        async with here.admission.admit(request.scope, "rest", takes_long=self.takes_long) as visit:
+            visit.head.negotiate(self._offered_in_url(visit.head))
             sent = await self._read(request, here, visit)
-            media_type = requests.choose(accept, offers(self.task, sent.own))
-            with ClientWatch(here.ticks, request.receive, visit.limit):
+            media_type = visit.head.negotiate(offers(self.task, sent.own))
+            with DisconnectWatcher(here.ticks, request.receive, visit.limit):
                 return await self._run(sent, here, visit, media_type)
 
     async def _stream(self, request: Request, here: Gateway, send: Send) -> None:
@@ -100,44 +98,46 @@ class TaskRoute:
                 raise
 
     async def _answer_as_events(self, request: Request, here: Gateway, stream: EventStream) -> None:
-        async with here.admission.admit(request, "rest", takes_long=self.takes_long) as visit:
+        async with here.admission.admit(request.scope, "rest", takes_long=self.takes_long) as visit:
             visit.last_words = lambda problem: stream.fail(problem, visit.request_id)
             sent = await self._read(request, here, visit)
-            with ClientWatch(here.ticks, request.receive, visit.limit):
+            with DisconnectWatcher(here.ticks, request.receive, visit.limit):
                 response = await self._run(sent, here, visit, JSON, stream)
             stream.put("done", bytes(response.body))
             await stream.end()
 
     async def _accept(self, request: Request, here: Gateway) -> Response:
         """Later."""
-        async with here.admission.admit(request, "rest", takes_long=self.takes_long, asynchronous=True) as visit:
-            key, webhook = requests.idempotency_key(request), read_webhook(request, here.webhook_hosts)
+        async with here.admission.admit(request.scope, "rest", takes_long=self.takes_long, asynchronous=True) as visit:
+            key, webhook = visit.head.idempotency_key(), read_webhook(visit.head, here.webhook_hosts)
             sent = await self._read(request, here, visit)
-            with ClientWatch(here.ticks, request.receive, visit.limit):
+            with DisconnectWatcher(here.ticks, request.receive, visit.limit):
                 asked = await here.text_cache.recall(await _understand(sent, here, visit), visit.client, RECORDED_BYTES)
                 nbytes = sent.submission.nbytes
-                asks = sent.submission.fingerprint(request.scope["path"], sent.query)
+                asks = sent.submission.fingerprint(visit.head.path, sent.query)
                 record = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key, webhook)
             here.metrics.payload_in.observe(nbytes)
-            return job_routes.respond(record, 202, {"Location": service.url(record.id), "Preference-Applied": requests.PREFERENCE})
+            return job_routes.respond(record, 202, {"Location": service.url(record.id), "Preference-Applied": RESPOND_ASYNC})
 
-    def _offered_in_url(self, request: Request) -> tuple[str, ...]:
+    def _offered_in_url(self, head: Head) -> tuple[str, ...]:
         """As far as the URL tells. What is wrong with it is said when the body has been read, too."""
         try:
-            _, own = self._asked_in_url(request.scope["query_string"])
+            _, own = self._asked_in_url(head.query)
         except Problem:
             return media_types(self.task)
         return offers(self.task, own)
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
-        query = self.interface.read_query(request.scope["query_string"])
+        query = self.interface.read_query(visit.head.query)
         if query.get("priority") == ["low"]:
             await visit.lower()
-        submission = await read_submission(request, self.interface, here.settings, visit.reservation, here.large_bodies)
+        submission = await read_submission(
+            visit.head, request.receive, self.interface, here.settings, visit.reservation, here.large_bodies, visit.client
+        )
         if submission.fields:
             asked = self.interface.read_options(query, submission.fields)
         else:
-            asked = self._asked_in_url(request.scope["query_string"])
+            asked = self._asked_in_url(visit.head.query)
         if asked[0].priority == "low" and "priority" not in query:
             await visit.lower()
         if isinstance(submission.task, TakesSteps) and not self.takes_long:

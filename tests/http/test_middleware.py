@@ -1,13 +1,14 @@
-"""The outermost layer of a gateway: what passes it on its way out."""
+"""The middleware of a gateway: large bodies of responses leave in chunks."""
 
 from __future__ import annotations
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from server.http.middleware import PIECE, OutermostLayer
+from server.http.middleware import RequestMiddleware
+from server.http.sse import CHUNK_BYTES
 
-BODY = bytes(range(256)) * (5 * PIECE // 512)
+BODY = bytes(range(256)) * (5 * CHUNK_BYTES // 512)
 """Two pieces and a half."""
 
 
@@ -26,9 +27,17 @@ async def sent(*messages: Message) -> list[Message]:
     async def send(message: Message) -> None:
         told.append(message)
 
-    await OutermostLayer(app, budget=2**20, trusted_proxies=())(
-        {"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send
+    middleware = RequestMiddleware(
+        app,
+        (),
+        body_bytes=2**20,
+        connections=4,
+        trusted_proxies=(),
+        state={},
+        authenticate=None,
+        refuse=lambda problem, _scope: problem.to_response(""),
     )
+    await middleware({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
     return told[1:]
 
 
@@ -36,11 +45,11 @@ async def sent(*messages: Message) -> list[Message]:
 async def test_a_large_body_leaves_in_pieces_the_last_of_which_ends_it(more: bool) -> None:
     pieces = await sent({"type": "http.response.body", "body": BODY, "more_body": more})
     assert b"".join(piece["body"] for piece in pieces) == BODY
-    assert [len(piece["body"]) for piece in pieces] == [PIECE, PIECE, PIECE // 2]
+    assert [len(piece["body"]) for piece in pieces] == [CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES // 2]
     assert [piece["more_body"] for piece in pieces] == [True, True, more]
 
 
 async def test_a_small_body_is_passed_on_as_it_is() -> None:
-    message: Message = {"type": "http.response.body", "body": BODY[:PIECE]}
+    message: Message = {"type": "http.response.body", "body": BODY[:CHUNK_BYTES]}
     assert await sent(message) == [message]
     assert await sent({"type": "http.response.body"}) == [{"type": "http.response.body"}]
