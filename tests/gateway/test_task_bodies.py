@@ -11,7 +11,6 @@ import jsonschema
 import msgspec
 import pytest
 from msgspec import Meta
-from starlette.requests import Request
 
 from models.bundle import BundleSpec
 from server.gateway.fair_executor import BodyExecutor
@@ -19,6 +18,7 @@ from server.gateway.inference.body import Submission, read_submission
 from server.gateway.inference.task_interface import CommonOptions, TaskInterface
 from server.gateway.openapi import document as openapi
 from server.http.problems import Kind, Problem
+from server.http.requests import Head
 from server.media.images import Decoder
 from server.queue.gateway.quotas import Claim, Held, Ledger, Reservation
 from server.settings import Settings
@@ -77,12 +77,11 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
     async def check(_claim: Claim, _asked: Held, _has: Held) -> None:
         return None
 
-    headers = [(b"content-type", content_type.encode())]
-    request = Request(
-        {"type": "http", "method": "POST", "headers": headers, "query_string": query.encode(), "state": {"client": ""}}, receive
-    )
+    head = Head.of({"type": "http", "path": "/", "headers": [(b"content-type", content_type.encode())]})
     asked = INTERFACE.read_query(query.encode())
-    submission = await read_submission(request, INTERFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim()), BodyExecutor())
+    submission = await read_submission(
+        head, receive, INTERFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim()), BodyExecutor(), ""
+    )
     common, own = INTERFACE.read_options(asked, submission.fields)
     assert isinstance(own, PaintOptions)
     return submission, common, own
