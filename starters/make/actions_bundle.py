@@ -1,9 +1,9 @@
-"""The starter pipeline of actions, with what was measured of it: `python -m starters.make.actions_bundle -o bundles`.
+"""Make the pipeline bundle `actions` and its card: `python -m starters.make.actions_bundle -o bundles`.
 
-It joins `movenet` and `actions-lart`, which lie in the same folder and stay as they are. Thresholds of labels are chosen on the recordings
-of training and of validation, from cameras of their own; the card also states how they hold on those of the test. The thresholds that ship
-were chosen on the recordings of the test, too.
-The usual `detail` is the least one at which enough of the people in real clips are seen, which were marked by hand
+The pipeline joins `movenet` and `actions-lart`, which are in the same folder and stay unchanged. Thresholds of labels are chosen on the
+recordings of training and validation, from separate cameras; the card also states how they hold on the test recordings. The thresholds that
+ship were chosen on the test recordings, too.
+The default `detail` is the lowest one at which enough of the people in real clips are detected; these people were marked by hand
 (`starters/evaluation/actions/people.yaml`).
 """
 
@@ -40,38 +40,38 @@ RECIPE = Path("starters/recipes/actions.yaml")
 VERSION = "1.1.0"
 POSE, ACTIONS = "movenet/1.0.0", "actions-lart/1.0.0"
 CAMERAS, EVERY_S = 12, 0.5
-"""Views of a moment, and seconds from one to the next, of what thresholds are chosen on."""
+"""Views of each moment that thresholds are chosen on, and seconds between moments."""
 VIEWS_SEED = 2
-"""Its cameras are neither those of training nor those that the card of `actions-lart` was measured with."""
-ENOUGH = 0.85
-"""Share of the marked people that the usual detail sees in each clip."""
-TOLD = "demo"
-"""The clip whose labels the card tells."""
+"""Seed of cameras that differ from those of training and of the card of `actions-lart`."""
+MIN_SHARE = 0.85
+"""Share of the marked people that the default detail has to detect in each clip."""
+LABELLED_CLIP = "demo"
+"""Clip whose labels are on the card."""
 NOTE = "Small starter, for trying the machinery. It knows 15 actions from a few recordings each, and takes others for one of them."
 
 
 def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
-    """Raises TrainingError, BundleError and OSError."""
+    """Write the bundle below `root`. Raises TrainingError, BundleError and OSError."""
     recipe = recipes.read(RECIPE)
     if not (root / ACTIONS).is_dir():
         raise TrainingError(f"{root / ACTIONS}: is missing; `opsin train {RECIPE}` makes it")
     pose, lart = bundle.read(root / POSE), bundle.read(root / ACTIONS)
     network = load(lart).model
     assert isinstance(network, LART) and isinstance(recipe.data, Motions)
-    least, relied = _thresholds(network, recipe, cache)
+    minimum_scores, reliances = _thresholds(network, recipe, cache)
     made = write_action_pipeline(root, "actions", VERSION, {"pose": pose, "actions": lart}, overwrite=overwrite)
-    config = replace(PipelineConfig(**made.spec.config), thresholds=tuple(least))
+    config = replace(PipelineConfig(**made.spec.config), thresholds=tuple(minimum_scores))
     clips = {detail: _clips(made, config, detail, cache) for detail in SCALES}
-    usual = _usual(clips)
+    default = _default_detail(clips)
     assert made.spec.clip is not None
     spec = made.spec.model_copy(
         update={
-            "config": asdict(replace(config, detail=usual)),
-            "clip": made.spec.clip.model_copy(update={"frames": rows(usual, "fast", STEP_ROWS)}),
+            "config": asdict(replace(config, detail=default)),
+            "clip": made.spec.clip.model_copy(update={"frames": rows(default, "fast", STEP_ROWS)}),
             "trained_on": f"2D poses of {len(recipe.data.recordings)} recordings of motion capture, seen by virtual cameras",
             "note": NOTE,
             "provenance": {"made_by": "python -m starters.make.actions_bundle"},
-            "quality": {"pipeline": {"precision": PRECISION, "reliance": relied, "detail": clips}},
+            "quality": {"pipeline": {"precision": PRECISION, "reliance": reliances, "detail": clips}},
         }
     )
     written = bundle.replace_spec(made, spec)
@@ -81,38 +81,38 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
 
 def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float], dict[str, Any]]:
     assert recipe.release is not None and isinstance(recipe.release.quality, ActionsSettings)
-    source, asked = phase_runner.source_of(recipe, recipe.released_phase, cache), recipe.release.quality
+    source, quality = phase_runner.source_of(recipe, recipe.released_phase, cache), recipe.release.quality
     assert isinstance(source, MotionTracks)
     views = Views(EVERY_S, CAMERAS, recipe.seed + VIEWS_SEED)
 
-    def told(of: Moments) -> Floats:
-        return methods.lart(network, of, source.settings.rate)
+    def lart_scores(part: Moments) -> Floats:
+        return methods.lart(network, part, source.settings.rate)
 
-    fitted = splits.for_choices(source, asked, views, cache)
-    least = thresholds(fitted.labels, told(fitted))
-    kinds = {"trained": splits.trained(source, views)}
-    for split in Split if asked.validation else [Split.TEST]:
-        kinds[split.value] = splits.recorded(split, source, asked, views, cache)
-    return least, {name: reliance(moments.labels, told(moments), least) for name, moments in kinds.items()}
+    fitted = splits.for_choices(source, quality, views, cache)
+    minimum_scores = thresholds(fitted.labels, lart_scores(fitted))
+    parts = {"trained": splits.trained(source, views)}
+    for split in Split if quality.validation else [Split.TEST]:
+        parts[split.value] = splits.recorded(split, source, quality, views, cache)
+    return minimum_scores, {name: reliance(moments.labels, lart_scores(moments), minimum_scores) for name, moments in parts.items()}
 
 
 def _clips(made: Bundle, config: PipelineConfig, detail: Detail, cache: Path) -> dict[str, Any]:
-    """Shares of people that are seen in each marked clip, and the best labels of one."""
+    """Return the share of people that are detected in each marked clip, and the best labels of one clip."""
     loaded = load(made)
     assert loaded.steps is not None and isinstance(loaded.model, Pipeline)
     found = {}
     for clip in person_recall.marked():
         watched = person_recall.watch(loaded.steps, clip, loaded.model.rate, detail, cache)
         found[clip.name] = person_recall.person_frames(watched)
-        if clip.name == TOLD:
+        if clip.name == LABELLED_CLIP:
             found[clip.name]["seconds"] = person_recall.best_labels(watched, made.spec.labels, config.thresholds)
         print(f"{clip.name}, {detail}: {found[clip.name]['seen']} of {found[clip.name]['frames']} person-frames", flush=True)
     return found
 
 
-def _usual(clips: Mapping[Detail, Mapping[str, Any]]) -> Detail:
-    """The least detail that sees enough of the people in each clip; the highest where none does."""
-    enough = [detail for detail in SCALES if all(clip["share"] >= ENOUGH for clip in clips[detail].values())]
+def _default_detail(clips: Mapping[Detail, Mapping[str, Any]]) -> Detail:
+    """Return the lowest detail that detects enough of the people in each clip; the highest if none does."""
+    enough = [detail for detail in SCALES if all(clip["share"] >= MIN_SHARE for clip in clips[detail].values())]
     return enough[0] if enough else list(SCALES)[-1]
 
 

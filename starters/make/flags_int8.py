@@ -1,7 +1,7 @@
-"""Accuracy that 8-bit integers cost a bundle of flags, written into it: `python -m starters.make.flags_int8 DIR`.
+"""Measure the accuracy of a flags bundle in 8-bit integers and write it into the bundle: `python -m starters.make.flags_int8 DIR`.
 
-Measured, as by `opsin calibrate`, on the validation pictures and the clean and distorted test pictures of its recipe together. Weights stay
-as they are.
+Measured as `opsin calibrate` does, on the validation images and the clean and distorted test images of the recipe together. Weights stay
+unchanged.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from models.bundle import Bundle, BundleError, read, replace_spec
 from models.bundle_schema import MIN_AGREEMENT, Int8
 from models.systems.onnx.classifier_backend import GraphError, calibrate
 from starters.data.images import flags
-from starters.evaluation import flags as measure
+from starters.evaluation import flags as evaluation
 from starters.evaluation.flags import FlagsQuality, Task
 from training import recipe
 from training.errors import TrainingError
 
 BOUND = 0.005
-"""As of `opsin calibrate`."""
+"""Maximum loss of accuracy, the default of `opsin calibrate`."""
 HEADING = "## 8-bit integers"
 
 
-def measured(bundle: Bundle, path: Path, cache: Path) -> Int8:
-    """Each rung, and merging off, in float32 and int8. Raises TrainingError, BundleError and GraphError."""
+def measure(bundle: Bundle, path: Path, cache: Path) -> Int8:
+    """Measure each rung, and merging off, in float32 and int8. Raises TrainingError, BundleError and GraphError."""
     plan = recipe.read(path)
     settings, data, preprocess = plan.release.quality if plan.release else None, plan.data, plan.preprocess
     if not isinstance(settings, FlagsQuality) or not isinstance(data, flags.Flags) or preprocess is None:
-        raise TrainingError(f"{path}: no recipe of flags")
-    asked = measure.evaluated_on(Task(data, preprocess, settings.ladder, plan.seed), flags.build(data, cache))
-    pixels, labels = np.concatenate([part.pixels for part in asked]), np.concatenate([part.labels for part in asked])
+        raise TrainingError(f"{path}: is not a recipe of flags")
+    parts = evaluation.evaluated_on(Task(data, preprocess, settings.ladder, plan.seed), flags.build(data, cache))
+    pixels, labels = np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts])
     return calibrate(bundle, pixels, labels, BOUND)
 
 
-def told(readme: str, int8: Int8) -> str:
-    """A bundle's README with its section about this, at the end."""
+def with_section(readme: str, int8: Int8) -> str:
+    """Return a bundle's README with its section about 8-bit integers at the end."""
     rows = [
         f"| {name} | {each.float32:.4f} | {each.int8:.4f} | {each.agreement or 0:.2%} | {'yes' if int8.allows(name) else 'no'} |"
         for name, each in int8.rungs.items()
@@ -62,10 +62,10 @@ def main() -> None:
     options = parser.parse_args()
     try:
         bundle = read(options.bundle)
-        int8 = measured(bundle, options.recipe, options.cache)
+        int8 = measure(bundle, options.recipe, options.cache)
         replace_spec(bundle, bundle.spec.model_copy(update={"int8": int8}))
         readme = bundle.path / "README.md"
-        readme.write_text(told(readme.read_text() if readme.exists() else "", int8))
+        readme.write_text(with_section(readme.read_text() if readme.exists() else "", int8))
     except (TrainingError, BundleError, GraphError, OSError) as error:
         raise SystemExit(f"flags_int8: {error}") from error
     for name, accuracies in int8.rungs.items():

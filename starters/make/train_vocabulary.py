@@ -1,7 +1,7 @@
-"""The vocabulary of a recipe's own: `python -m starters.make.train_vocabulary RECIPE FILE` learns it from the texts that are trained on.
+"""Train a vocabulary on the texts of a recipe: `python -m starters.make.train_vocabulary RECIPE FILE`.
 
-It is the unigram model (arXiv 1808.06226) of the library `tokenizers`, whose sums depend on the order of its hash tables: learnt again, it
-differs by some pieces. So the recipe names a file, and its runs and bundle have the same one.
+Unigram model (arXiv 1808.06226) of the library `tokenizers`, whose sums depend on the order of its hash tables: trained again, it differs
+by some pieces. So the recipe names a file, and its runs and bundle share it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ PADDING, UNKNOWN = "<pad>", "<unk>"
 """Pieces 0 and 1."""
 
 
-def learnt(texts: Sequence[str], pieces: int) -> bytes:
-    """A `tokenizer.json` with at most so many pieces; capitals are small."""
+def train(texts: Sequence[str], pieces: int) -> bytes:
+    """Return a lower-case `tokenizer.json` with at most `pieces` pieces."""
     tokenizer = Tokenizer(Unigram())
     tokenizer.normalizer = Normalizers([NFKC(), Lowercase()])
     tokenizer.pre_tokenizer = Metaspace()
@@ -45,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path, help="tokenizer.json to be written")
     parser.add_argument("--pieces", type=int, default=8000, help="at most (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded and decoded data (default: %(default)s)")
-    given = parser.parse_args(arguments)
-    data = recipe.read(given.recipe).data
+    options = parser.parse_args(arguments)
+    data = recipe.read(options.recipe).data
     if not isinstance(data, NamedDrawings):
-        raise RecipeError("data.kind: a vocabulary is learnt from named-drawings")
-    given.file.write_bytes(learnt(drawings_of(data, given.cache).texts(), given.pieces))
+        raise RecipeError("data.kind: a vocabulary is trained on named-drawings")
+    options.file.write_bytes(train(drawings_of(data, options.cache).texts(), options.pieces))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""This draws the samples that need no photograph or recording: `python -m starters.make.drawings` writes them again."""
+"""Draw samples that need no photograph or recording: `python -m starters.make.drawings` writes them again."""

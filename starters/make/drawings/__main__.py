@@ -1,7 +1,4 @@
-"""Write the samples that are drawn here: two captures with depth, a clip of two figures, and its begin, which workers warm up with.
-
-python -m starters.make.drawings
-"""
+"""Write the samples: two captures with depth, a clip of two figures, and its first frames, which workers warm up with."""
 
 from __future__ import annotations
 
@@ -20,26 +17,26 @@ from starters.make.drawings.figures import HEIGHT, RATE, THUMBNAIL, WIDTH, frame
 
 SAMPLES = Path("server/playground/samples")
 WARM_UP, WARM_UP_FRAMES = Path("server/tasks/sample.mp4"), 2
-"""The begin of the clip, as `server.tasks.actions` reads it."""
+"""First frames of the clip, which `server.tasks.actions` reads."""
 
 
 def main() -> None:
     for name in OBJECTS:
-        made = capture(name)
-        Image.fromarray(made.image).save(SAMPLES / f"{name}.png", optimize=True)
-        Image.fromarray(made.depth).save(SAMPLES / f"{name}-depth.png", optimize=True)
+        view = capture(name)
+        Image.fromarray(view.image).save(SAMPLES / f"{name}.png", optimize=True)
+        Image.fromarray(view.depth).save(SAMPLES / f"{name}-depth.png", optimize=True)
     Image.fromarray(frame(0)[THUMBNAIL]).save(SAMPLES / "figures.png", optimize=True)
     write_clip(SAMPLES / "figures.mp4", frames())
     write_clip(WARM_UP, islice(frames(), WARM_UP_FRAMES))
 
 
 def write_clip(path: Path, images: Iterable[NDArray[np.uint8]]) -> None:
-    with av.open(path, "w", options={"movflags": "faststart"}) as made:
-        stream = made.add_stream("libx264", rate=Fraction(RATE), options={"crf": "24", "preset": "slow"})
+    with av.open(path, "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(RATE), options={"crf": "24", "preset": "slow"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for image in images:
-            made.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        made.mux(stream.encode(None))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Objects as a camera with depth sees them: an image that is transparent around the object, and its depth in millimetres."""
+"""Captures of drawn objects: an image that is transparent around the object, and its depth in millimetres."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starters.make.drawings.solids import DrawingCamera, Solid, capsule, cylinder, ellipsoid, render, ring, without
 
 FOV = 40.0
-"""Degrees. The playground's page knows it, too."""
+"""Horizontal field of view in degrees; the playground's page has the same."""
 SIDE = 320
 CAMERA = DrawingCamera(eye=(0.35, 0.42, 1.0), target=(0.0, 0.0, 0.0), fov=FOV, width=SIDE, height=SIDE)
 
@@ -33,14 +33,14 @@ OBJECTS: Mapping[str, tuple[Solid, ...]] = {"mug": MUG, "duck": DUCK}
 
 
 @dataclass(frozen=True)
-class Capture:
+class DrawnCapture:
     image: NDArray[np.uint8]
     """(H, W, 4)."""
     depth: NDArray[np.uint16]
-    """(H, W), millimetres; 0 where nothing is."""
+    """(H, W), millimetres; 0 in the background."""
 
 
-def capture(name: str) -> Capture:
+def capture(name: str) -> DrawnCapture:
     view = render(OBJECTS[name], CAMERA)
     alpha = np.where(view.depth > 0, 255, 0).astype(np.uint8)
-    return Capture(np.dstack([view.colours, alpha]), np.rint(view.depth * 1000).astype(np.uint16))
+    return DrawnCapture(np.dstack([view.colours, alpha]), np.rint(view.depth * 1000).astype(np.uint16))

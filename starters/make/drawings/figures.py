@@ -1,4 +1,4 @@
-"""A clip of two figures: one walks past, the other one stands and then waves both arms. Detectors of poses take them for people."""
+"""A clip of two figures that pose detectors take for people: one walks past, the other stands and then waves both arms."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ WALL, FLOOR = (206, 210, 204), (150, 140, 128)
 SKIN, HAIR, EYE, TROUSERS, SHOES = (224, 172, 140), (60, 40, 30), (20, 20, 20), (50, 52, 66), (150, 60, 50)
 STRIDES_A_SECOND = 0.9
 SWING, KNEE, ARM = 0.5, 0.55, 0.45
-"""Radians to either side while walking."""
+"""Angles in radians to either side while walking."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in radians, forwards of legs and arms, by side (left, right)."""
+    """Pose of a figure: forward angles of legs and arms in radians, (left, right)."""
 
     hips: Point
     facing: float
-    """Degrees to the right of the camera's right: 0 walks to the right, 90 towards the camera."""
+    """Heading in degrees: 0 walks to the right, 90 towards the camera."""
     thighs: tuple[float, float]
     knees: tuple[float, float]
     arms: tuple[float, float]
     raised: float = 0.1
-    """Sidewards, of the upper arms."""
+    """Sideways angle of the upper arms in radians."""
 
 
 def frames() -> Iterator[NDArray[np.uint8]]:
-    """RATE a second."""
+    """Yield the frames of the clip, (HEIGHT, WIDTH, 3) each, at RATE per second."""
     return (frame(number) for number in range(RATE * SECONDS))
 
 
 def frame(number: int) -> NDArray[np.uint8]:
-    """(HEIGHT, WIDTH, 3)."""
+    """Draw one frame, (HEIGHT, WIDTH, 3)."""
     time = number / RATE
     background = np.full((HEIGHT, WIDTH, 3), WALL, np.uint8)
     background[HORIZON:] = FLOOR
@@ -113,7 +113,7 @@ def _bent(phase: float) -> float:
 
 
 def _down(front: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
-    """A limb that hangs down, swung forwards."""
+    """Return the direction of a hanging limb that is swung forwards by an angle in radians."""
     hanging: NDArray[np.float64] = np.sin(angle) * front - np.cos(angle) * np.array([0.0, 1, 0])
     return hanging
 
