@@ -10,3 +10,5 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating[Any]]
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
+UInt8Array = NDArray[np.uint8]

@@ -45,6 +45,8 @@ MODULE_NOUNS = vocabulary(
 ALIAS = re.compile(r"(npt\.)?NDArray\[|np\.ndarray\[|Tensor$")
 FORMAT_FIELDS = {
     "server/queue/script_rows.py": ("own",),
+    "starters/data/images/flags.py": ("why",),
+    "starters/data/images/package_images.py": ("most",),
     "starters/data/people/motions.py": ("begin",),
     "starters/evaluation/actions/settings.py": ("begin", "what"),
 }

@@ -16,14 +16,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.arrays import UInt8Array
 from models.bundle_schema import Clip, Preprocess
 from models.media.clip_sampling import average_views, crops, view_frames
 from models.merge_schedule import MergeSchedule
 from models.registry import ViewCounts, architectures
 from models.systems.mae_st.model import VideoMAE
 from starters.data.clips.camera_moves import CameraClips
-from starters.data.clips.video_augmentation import decoded
-from starters.data.images.package_images import Pixels
+from starters.data.clips.video_augmentation import decode
 from starters.evaluation import vizdoom
 from starters.evaluation.optical_flow import FlowForest
 from starters.evaluation.starter_quality import StarterQuality
@@ -93,7 +93,7 @@ class Looker:
     schedules: Mapping[str, MergeSchedule]
     flow: FlowForest
 
-    def scores(self, frames: Pixels, rate: float) -> dict[str, Scores]:
+    def scores(self, frames: UInt8Array, rate: float) -> dict[str, Scores]:
         """Scores of a video (T, H, W, 3): (classes,) by each rung and by what the network is compared with."""
         seen = self._looked_at(frames, rate)  # (views, crops, T, S, S, 3)
         views = self._normalised(seen)
@@ -103,7 +103,7 @@ class Looker:
         told |= {name: self._told(views[:, :, which], self.schedules[OFF]) for name, which in ((ONE_FRAME, middle), (SHUFFLED, order))}
         return told | {FLOW: self.flow.scores(seen[:, seen.shape[1] // 2])}
 
-    def _looked_at(self, frames: Pixels, rate: float) -> Pixels:
+    def _looked_at(self, frames: UInt8Array, rate: float) -> UInt8Array:
         asked = self.clip
         numbers = view_frames(len(frames), rate, frames=asked.frames, stride=asked.stride, views=self.views.count, rate=asked.rate)
         size = self.preprocess.image_size
@@ -113,7 +113,7 @@ class Looker:
         views = squares[:, :, places].permute(2, 0, 3, 4, 5, 1)
         return np.asarray(views.round().clamp(0, 255).to(torch.uint8).numpy())
 
-    def _normalised(self, seen: Pixels) -> Tensor:
+    def _normalised(self, seen: UInt8Array) -> Tensor:
         """→ (views · crops, 3, T, S, S)."""
         mean, std = torch.tensor(self.preprocess.mean), torch.tensor(self.preprocess.std)
         return ((torch.from_numpy(seen).flatten(0, 1).float() / 255 - mean) / std).permute(0, 4, 1, 2, 3)
@@ -136,7 +136,7 @@ def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips,
         FlowForest(_clips(trained_on, settings.flow_clips), len(held_out.labels)),
     )
     videos = [held_out.video(index, settings.seconds, settings.short_side) for index in range(settings.videos)]
-    told = _all(looker.scores(decoded(video.content), video.rate) for video in videos)
+    told = _all(looker.scores(decode(video.content), video.rate) for video in videos)
     labels = np.array([video.label for video in videos])
     report = {
         "split": split.value,
@@ -149,7 +149,7 @@ def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips,
     return report if split is Split.VAL else report | {"game": _game(looker, settings, held_out.labels, cache)}
 
 
-def _clips(source: CameraClips, count: int) -> Iterator[tuple[Pixels, int]]:
+def _clips(source: CameraClips, count: int) -> Iterator[tuple[UInt8Array, int]]:
     """Clips of training (T, S, S, 3), as bytes."""
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (source.preprocess.mean, source.preprocess.std))
     for index in range(count):

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
 from models.systems.image_text.flip import FLIP
-from starters.data.images.emoji_names import ENGLISH, Named, Texts, read_names
+from starters.data.images.emoji_names import ENGLISH, EmojiEntry, Texts, read_names
 from starters.data.images.iconify import Style
-from starters.data.images.named_drawings import Drawings, NamedDrawings, clip_art_of, drawings_of, emoji_of, on_background
+from starters.data.images.named_drawings import NamedDrawings, NamedDrawingSet, clip_art_of, drawings_of, emoji_of, on_background
 from starters.evaluation.starter_quality import StarterQuality
 from training.data.augment import normalised
 from training.data.captions import Words, open_words
@@ -97,7 +97,7 @@ class Emoji:
     """Emoji that are to be named."""
 
     images: list[Image.Image]
-    names: list[Named]
+    names: list[EmojiEntry]
 
 
 def evaluate(
@@ -155,7 +155,7 @@ class Towers:
 class Neighbours:
     """Training drawings by what they look like and by the words that they are called."""
 
-    def __init__(self, describe: Describe, trained_on: Drawings) -> None:
+    def __init__(self, describe: Describe, trained_on: NamedDrawingSet) -> None:
         self.describe = describe
         things = (*trained_on.emoji, *trained_on.clip_art)
         shown = [(number, which) for number, thing in enumerate(things) for which in thing.images]
@@ -204,7 +204,7 @@ def words_of(text: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]{2,}", text.lower()))
 
 
-def emoji_to_name(settings: NamingQuality, data: NamedDrawings, trained_on: Drawings, split: Split, cache: Path) -> Emoji:
+def emoji_to_name(settings: NamingQuality, data: NamedDrawings, trained_on: NamedDrawingSet, split: Split, cache: Path) -> Emoji:
     """One artist's, on white, as far as one of the training drew them too. Raises DataError."""
     named = read_names(data.names.package, [*data.names.languages, *settings.held_back], cache)
     known = {drawing.texts[ENGLISH].name for drawing in trained_on.emoji}

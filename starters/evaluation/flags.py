@@ -17,7 +17,7 @@ from models.bundle_schema import Preprocess
 from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import ViT
 from starters.data.images import flag_augmentation, flags
-from starters.data.images.flags import Corpus, Drawings, Flags, Gallery, build
+from starters.data.images.flags import Corpus, FlagArtwork, Flags, Gallery, build
 from starters.evaluation import baselines
 from starters.evaluation.baselines import Labels
 from starters.evaluation.starter_quality import StarterQuality
@@ -233,14 +233,14 @@ def _clean(gallery: Gallery, task: Task) -> Pictures:
     return Pictures(gallery.name, pixels, np.array(gallery.targets), _on_white(flags.cut_out(gallery, task.flags.side)))
 
 
-def _rendered(name: str, drawings: Drawings, task: Task, renderings: int, clean: float) -> Pictures:
+def _rendered(name: str, drawings: FlagArtwork, task: Task, renderings: int, clean: float) -> Pictures:
     artwork = drawings.artwork.repeat(renderings, 1, 1, 1)
     rendered = flag_augmentation.render(artwork, task.preprocess.image_size, Generator().manual_seed(task.seed), clean)
     pixels = rendered.permute(0, 2, 3, 1).contiguous().numpy()
     return Pictures(name, pixels, drawings.targets.repeat(renderings).numpy(), pixels)
 
 
-def _on_white(drawings: Drawings) -> Pixels:
+def _on_white(drawings: FlagArtwork) -> Pixels:
     """(N, T, T, 3)."""
     artwork = drawings.artwork.float()
     colours, alpha = artwork[:, :3], artwork[:, 3:] / 255

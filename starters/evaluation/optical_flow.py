@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from starters.data.images.package_images import Pixels
+from models.arrays import UInt8Array
 
 _EVERY = 4
 """Pixels between the points whose flow is fitted."""
@@ -24,14 +24,14 @@ Features = npt.NDArray[np.float64]
 class FlowForest:
     """Fitted to clips (T, S, S, 3) with their labels."""
 
-    def __init__(self, clips: Iterable[tuple[Pixels, int]], classes: int) -> None:
+    def __init__(self, clips: Iterable[tuple[UInt8Array, int]], classes: int) -> None:
         from sklearn.ensemble import RandomForestClassifier  # takes seconds to import
 
         features, labels = zip(*((features_of(clip), label) for clip, label in clips), strict=True)
         self._forest = RandomForestClassifier(_TREES, random_state=0).fit(np.stack(features), np.array(labels))
         self._classes = classes
 
-    def scores(self, clips: Iterable[Pixels]) -> Features:
+    def scores(self, clips: Iterable[UInt8Array]) -> Features:
         """The mean of what each clip of a video is told as, (classes,)."""
         told = self._forest.predict_proba(np.stack([features_of(clip) for clip in clips])).mean(axis=0)
         scores = np.zeros(self._classes)
@@ -39,7 +39,7 @@ class FlowForest:
         return scores
 
 
-def features_of(clip: Pixels) -> Features:
+def features_of(clip: UInt8Array) -> Features:
     """Displacement in half sides, logarithm of the scale and radians of each step: means, standard deviations and means of the absolute."""
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     steps = np.array([_similarity(before, after) for before, after in pairwise(grey)])  # (T - 1, 4)

@@ -26,9 +26,9 @@ from models.media.fbank import log_mel
 from models.merge_schedule import MergeSchedule
 from models.systems.mavil.model import MAViL
 from models.systems.mavil.window_sources import SpectrogramWindows
-from starters.data.sounds.audio_augmentation import recorded
-from starters.data.sounds.instrument_notes import Notes, Played, open_some
-from starters.data.sounds.sampled_instruments import Instruments, Sampled
+from starters.data.sounds.audio_augmentation import augment
+from starters.data.sounds.instrument_notes import InstrumentNotes, RenderedNotes, open_some
+from starters.data.sounds.sampled_instruments import Instruments, SampledInstrument
 from starters.data.sounds.soundfonts import Font, Wave
 from starters.evaluation.baselines import LogisticFeatures, nearest_features
 from starters.evaluation.starter_quality import StarterQuality
@@ -123,8 +123,8 @@ class SoundsQuality(StarterQuality, SplitQuality):
         return lambda split: {"temperature": round(degree, 4), **evaluate(asked, hearing, split)}
 
     def measurement(self, trained: Trained, report: Report) -> Measurement:
-        assert isinstance(trained.recipe.data, Notes)
-        sources: dict[str, Sequence[Font | Sampled | Recorded]] = {
+        assert isinstance(trained.recipe.data, InstrumentNotes)
+        sources: dict[str, Sequence[Font | SampledInstrument | Recorded]] = {
             "trained on": trained.recipe.data.fonts,
             "for choices": [font for played in self.validation for font in played.fonts],
             "test": [*self.test.fonts, *self.recorded],
@@ -199,7 +199,7 @@ class Baselines:
 @dataclass(frozen=True)
 class Contest:
     settings: SoundsQuality
-    data: Notes
+    data: InstrumentNotes
     sound: Sound
     seed: int
     cache: Path
@@ -227,7 +227,7 @@ class Contest:
         waves, labels, sources = (tuple(column) for column in zip(*found, strict=True))
         right = tuple((label,) for label in labels)
         rate = self.sound.sample_rate
-        rooms = tuple(recorded(wave, rate, default_rng([self.seed, number])) for number, wave in enumerate(waves))
+        rooms = tuple(augment(wave, rate, default_rng([self.seed, number])) for number, wave in enumerate(waves))
         return [Group(name, waves, right, sources), Group(f"{name}, in rooms", rooms, right, sources)]
 
     def _recorded(self, asked: Recorded) -> Group:
@@ -256,7 +256,7 @@ class Contest:
         for number in range(self.settings.baseline_sounds):
             label = number % len(played.labels)
             try:
-                waves.append(played.heard(label, default_rng([self.seed, 1, number])))
+                waves.append(played.draw_sound(label, default_rng([self.seed, 1, number])))
             except Unreadable:
                 continue
             labels.append(label)
@@ -268,7 +268,7 @@ class Contest:
 
 def contest(settings: SoundsQuality, data: Any, sound: Sound | None, seed: int, cache: Path) -> Contest:
     """Raises RecipeError."""
-    if not isinstance(data, Notes) or sound is None:
+    if not isinstance(data, InstrumentNotes) or sound is None:
         raise RecipeError("release.quality: kind sounds is for data of kind notes, and a recipe with sound")
     for recorded_by in (*settings.recorded, *settings.seen.recorded):
         unknown = sorted({label for row in recorded_by.recordings for label in row.right} - set(data.instruments))
@@ -304,7 +304,7 @@ def evaluate(asked: Contest, network: MAViL, split: Split) -> dict[str, Any]:
     }
 
 
-def _notes(played: Played, count: int, seed: int) -> Iterator[tuple[Wave, int, str]]:
+def _notes(played: RenderedNotes, count: int, seed: int) -> Iterator[tuple[Wave, int, str]]:
     """So many notes of each class that has voices, evenly over them. Raises DataError."""
     for label, voices in enumerate(played.voices):
         for number in range(count if voices else 0):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from starters.data.images.package_images import Pixels
+from models.arrays import UInt8Array
 from training.data.packages import PyPIPackage, obtain
 from training.errors import DataError
 
@@ -50,13 +50,13 @@ ACTIONS = (
 
 
 @dataclass(frozen=True)
-class Played:
-    frames: Pixels
+class GameClip:
+    frames: UInt8Array
     """(T, 240, 320, 3)."""
     action: Action
 
 
-def played(package: PyPIPackage, cache: Path, clips: int, seconds: float) -> Iterator[Played]:
+def played(package: PyPIPackage, cache: Path, clips: int, seconds: float) -> Iterator[GameClip]:
     """So many clips, as many of each action: the same every time. Raises DataError."""
     generator = np.random.default_rng(35)
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def _game(package: PyPIPackage, cache: Path, writes: Path) -> Any:
     return game
 
 
-def _clip(game: Any, action: Action, length: int, generator: np.random.Generator) -> Played:
+def _clip(game: Any, action: Action, length: int, generator: np.random.Generator) -> GameClip:
     """Raises DataError where the player finds no way."""
     for _ in range(_TRIES):
         game.set_doom_map(str(generator.choice(_MAPS)))
@@ -111,7 +111,7 @@ def _clip(game: Any, action: Action, length: int, generator: np.random.Generator
             places.append(np.array(state.game_variables))
             game.make_action([turn, walk])
         if not walk or walks_on(np.stack(places), math.copysign(1, walk)):
-            return Played(np.stack(frames), action)
+            return GameClip(np.stack(frames), action)
     raise DataError(f"vizdoom: in {_TRIES} tries nobody {action.name} for {length} frames without a wall in the way")
 
 

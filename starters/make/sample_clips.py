@@ -15,9 +15,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from models.arrays import UInt8Array
 from starters.data.clips.camera_paths import Stage, draw_path
-from starters.data.clips.render_scene import Frame, Plane, Scene, render
-from starters.data.images.package_images import Pixels
+from starters.data.clips.render_scene import CameraScene, Plane, Viewport, render
 from training.data.packages import DebianPackage, obtain
 from training.errors import exit_code
 
@@ -25,7 +25,7 @@ PHOTOGRAPHS = DebianPackage(
     name="budgie-backgrounds", version="3.0-1", sha256="b91c2d5209558bc11d8d3a161f22a608857e3f8c735980cfab0d6650b03014ca"
 )
 """CC0-1.0."""
-_FRAME = Frame(width=320, height=180, half=90, middle=(159.5, 89.5))
+_FRAME = Viewport(width=320, height=180, half=90, middle=(159.5, 89.5))
 _RATE, _SECONDS = 25, 2.4
 _THUMBNAIL = (128, 72)
 _WIDTH = 1280
@@ -52,7 +52,7 @@ SAMPLES = (
 )
 
 
-def frames_of(sample: Sample, cache: Path) -> Pixels:
+def frames_of(sample: Sample, cache: Path) -> UInt8Array:
     """Render a sample: (T, H, W, 3). Raises DataError."""
     with Image.open(obtain(PHOTOGRAPHS, cache) / "usr/share/backgrounds/budgie" / sample.photograph) as opened:
         image = opened.convert("RGB").resize(
@@ -63,10 +63,10 @@ def frames_of(sample: Sample, cache: Path) -> Pixels:
     ground = Plane(np.array(image), sample.visible * image.height * stage.lens / 2, middle)
     times = np.arange(round(_SECONDS * _RATE)) / _RATE
     path = draw_path(sample.move, times, _SECONDS, stage, np.random.default_rng(sample.seed))
-    return render(Scene(ground, np.eye(3, dtype=np.float32), (), stage), path, times, _FRAME)
+    return render(CameraScene(ground, np.eye(3, dtype=np.float32), (), stage), path, times, _FRAME)
 
 
-def write(frames: Pixels, file: Path) -> None:
+def write(frames: UInt8Array, file: Path) -> None:
     """Write an MP4 that browsers play."""
     with av.open(str(file), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=_RATE, options={"crf": "30", "preset": "veryslow"})

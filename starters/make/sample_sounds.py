@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from models.media.fbank import FbankConfig, log_mel
-from starters.data.sounds.instrument_notes import Notes
+from starters.data.sounds.instrument_notes import InstrumentNotes
 from starters.data.sounds.sampled_instruments import open_instruments
 from starters.data.sounds.soundfonts import Note, Wave
 from starters.evaluation.sounds import SoundsQuality
@@ -64,7 +64,7 @@ def write(folder: Path, cache: Path) -> None:
     """Play all phrases into `folder`. Raises TrainingError."""
     plan = recipe.read(RECIPE)
     quality = plan.release.quality if plan.release else None
-    assert isinstance(quality, SoundsQuality) and isinstance(plan.data, Notes) and plan.sound is not None
+    assert isinstance(quality, SoundsQuality) and isinstance(plan.data, InstrumentNotes) and plan.sound is not None
     rate = plan.sound.sample_rate
     for phrase in PHRASES:
         synth = open_instruments(quality.validation[phrase.font].fonts[0], plan.data.renderer, rate, cache)

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from starters.data.images.iconify import drawn
-from starters.make.train_vocabulary import learnt
+from starters.data.images.iconify import rasterise
+from starters.make.train_vocabulary import train
 from tests.training.archives import deb, npm
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -61,7 +61,7 @@ def clip_art(folder: Path) -> dict[str, Any]:
         picture = f'<rect {place} {size} fill="hsl({number * 7}, 80%, 40%)"/>'
         content = SVG.format(title=f"a {word}", keyword="thing", body=picture)
         (svg / f"{word}_ann_artist_01.svg").write_text(content)
-        drawn(content, 48).save(png / f"{word}_ann_artist_01.png")
+        rasterise(content, 48).save(png / f"{word}_ann_artist_01.png")
     return {
         "clip_art": {
             "package": deb(folder, "named-art-png", folder / "png"),
@@ -77,7 +77,7 @@ def clip_art(folder: Path) -> dict[str, Any]:
 def data(folder: Path) -> dict[str, Any]:
     """The recipe's `data`; everything that it names lies in `folder`, which is the cache."""
     vocabulary = folder / "vocabulary.json"
-    vocabulary.write_bytes(learnt([*NAMES, *(name[::-1] for name in NAMES), "é thing a"] * 3, 60))
+    vocabulary.write_bytes(train([*NAMES, *(name[::-1] for name in NAMES), "é thing a"] * 3, 60))
     return {
         "kind": "named-drawings",
         "styles": [style(folder, "first", NAMES), style(folder, "second", NAMES[:6])],

@@ -13,7 +13,7 @@ from models.media.clip_sampling import average_views, crops, view_frames
 from models.systems.mae_st.model import VideoMAE
 from server import playground
 from starters.data.clips.camera_paths import MOVES
-from starters.data.clips.video_augmentation import decoded
+from starters.data.clips.video_augmentation import decode
 from starters.evaluation.cards import card as model_card
 
 FOLDER = Path(__file__).parents[2] / "bundles/clips/1.0.0"
@@ -32,7 +32,7 @@ def test_it_is_small_and_its_card_says_what_it_is_compared_with() -> None:
 def test_it_names_the_moves_of_the_clips_on_the_page(name: str, move: str) -> None:
     spec, model = (starter := bundle.read(FOLDER)).spec, load(starter).model
     assert isinstance(model, VideoMAE) and spec.clip is not None and spec.preprocess is not None
-    frames = torch.from_numpy(decoded((playground.SAMPLES / f"{name}.mp4").read_bytes()))
+    frames = torch.from_numpy(decode((playground.SAMPLES / f"{name}.mp4").read_bytes()))
     numbers = view_frames(len(frames), 25, frames=spec.clip.frames, stride=spec.clip.stride, views=3, rate=spec.clip.rate)
     pixels = frames[numbers].permute(0, 4, 1, 2, 3).float()  # (views, 3, T, H, W)
     size = spec.preprocess.image_size

@@ -21,7 +21,7 @@ KINDS = Kinds(
         "tracklets": "training.data.tracklets:Tracklets",
     },
     moved={
-        "notes": "starters.data.sounds.instrument_notes:Notes",
+        "notes": "starters.data.sounds.instrument_notes:InstrumentNotes",
         "motions": "starters.data.people.motions:Motions",
         "flags": "starters.data.images.flags:Flags",
         "clip-art": "starters.data.images.clip_art:ClipArt",

@@ -1,7 +1,6 @@
-"""Scenes that a camera looks at: a picture on a wall, or a room, with cutouts in front of it, some of which move by themselves.
+"""Scenes for a pinhole camera: an image on a wall, or a room, with cutouts in front of it, some of which move.
 
-Every frame is drawn as a pinhole camera sees it. Pictures and cutouts are planes, so that each frame of them is one homography; the walls
-of a room are found by casting a ray for each pixel.
+Images and cutouts are planes, so that each frame of them is one homography; the walls of a room are found by casting a ray per pixel.
 """
 
 from __future__ import annotations
@@ -14,85 +13,85 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from starters.data.clips.camera_paths import Path, Stage, Values
-from starters.data.images.package_images import Part, Pixels, Stills
+from models.arrays import Float32Array, Float64Array, UInt8Array
+from starters.data.clips.camera_paths import CameraPath, Stage
+from starters.data.images.package_images import Part, Stills
 
 _TILE = 128
-"""Pixels along the sides of a wall's texture."""
+"""Side of a wall's texture in pixels."""
 _NEAREST = 0.08
-"""Distance within which a cutout is not drawn."""
+"""Minimum distance of a cutout that is drawn."""
 _PLANE = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
-Matrix = npt.NDArray[np.float32]
 Image = npt.NDArray[Any]
-"""OpenCV does not say of which type what it makes is."""
+"""Array that OpenCV returns, which does not annotate its dtype."""
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Pixels of what the camera records, and the point of them that it looks at."""
+class Viewport:
+    """Size of the frame in pixels, and the camera's principal point in it."""
 
     width: int
     height: int
     half: float
-    """Pixels of half of the short side, which a displacement is measured in."""
+    """Half of the short side in pixels, the unit of displacements."""
     middle: tuple[float, float]
-    """Column and row that the camera looks at; a crop of a wider frame may lie beside it."""
+    """Column and row of the principal point, which may be outside of a crop."""
 
-    def rays(self, lens: float) -> Matrix:
-        """Homogeneous pixels → directions, (3, 3)."""
+    def rays(self, lens: float) -> Float32Array:
+        """Return the matrix (3, 3) from homogeneous pixels to directions."""
         scale = 1 / (self.half * lens)
         return np.array([[scale, 0, -self.middle[0] * scale], [0, scale, -self.middle[1] * scale], [0, 0, 1]], np.float32)
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """A plane that faces the camera's first frame."""
+    """Plane that faces the camera's first frame."""
 
-    image: Pixels
+    image: UInt8Array
     """(h, w, 4), premultiplied."""
-    centre: Values
+    centre: Float64Array
     """(3,)."""
     half_height: float
-    drift: Values
-    """(3,), a second."""
+    drift: Float64Array
+    """Movement (3,) per second."""
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane at distance 1."""
+    """Image on a plane at distance 1."""
 
-    image: Pixels
+    image: UInt8Array
     scale: float
-    """Pixels of the image for a unit of the plane."""
+    """Scale in pixels of the image per unit of the plane."""
     middle: tuple[float, float]
-    """Pixel of the image ahead of the camera."""
+    """Column and row of the image ahead of the camera."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """A box around the camera."""
+    """Box around the camera."""
 
-    textures: Pixels
+    textures: UInt8Array
     """(4 · tile, tile, 3): floor, ceiling, walls at the sides, walls ahead and behind."""
-    sides: Values
+    sides: Float64Array
     """(2, 3): the corner with the lowest and the one with the highest coordinates."""
     tile: float
     """Side of a texture in units."""
 
 
 @dataclass(frozen=True)
-class Scene:
+class CameraScene:
     ground: Plane | Room
-    turned: Matrix
-    """(3, 3): how the camera's first frame looks at the ground."""
+    turned: Float32Array
+    """Rotation (3, 3) of the camera's first frame relative to the ground."""
     cutouts: tuple[Cutout, ...]
-    """The farthest first."""
+    """Cutouts, the farthest first."""
     stage: Stage
 
 
-def draw_scene(stills: Stills, part: Part, generator: np.random.Generator, *, rooms: float, duration: float) -> Scene:
-    """rooms: the share of scenes that are rooms."""
+def draw_scene(stills: Stills, part: Part, generator: np.random.Generator, *, rooms: float, duration: float) -> CameraScene:
+    """Draw a scene. rooms: the share of scenes that are rooms."""
     lens = float(generator.uniform(1.0, 2.4))
     if generator.random() < rooms:
         stage = Stage(
@@ -106,12 +105,12 @@ def draw_scene(stills: Stills, part: Part, generator: np.random.Generator, *, ro
         turn, depths = (generator.uniform(-0.25, 0.25), generator.uniform(-0.2, 0.2)), (0.45, 0.95)
     yaw, pitch = (np.array([angle]) for angle in turn)
     nothing = np.zeros(1)
-    turned = Path(yaw, pitch, nothing, nothing, np.zeros((1, 3))).turns[0]
-    return Scene(ground, turned, _draw_cutouts(stills, part, generator, lens, depths), stage)
+    turned = CameraPath(yaw, pitch, nothing, nothing, np.zeros((1, 3))).turns[0]
+    return CameraScene(ground, turned, _draw_cutouts(stills, part, generator, lens, depths), stage)
 
 
-def render(scene: Scene, path: Path, times: Values, frame: Frame) -> Pixels:
-    """→ (T, height, width, 3)."""
+def render(scene: CameraScene, path: CameraPath, times: Float64Array, frame: Viewport) -> UInt8Array:
+    """Render a scene: (T, height, width, 3)."""
     turns = path.turns
     rays = np.stack([frame.rays(float(lens)) for lens in path.lens])  # (T, 3, 3)
     looks = (scene.turned @ turns @ rays).astype(np.float32)  # pixels → directions
@@ -149,7 +148,7 @@ def _draw_room(stills: Stills, part: Part, generator: np.random.Generator, walk:
 def _draw_cutouts(
     stills: Stills, part: Part, generator: np.random.Generator, lens: float, depths: tuple[float, float]
 ) -> tuple[Cutout, ...]:
-    entries = stills.of(part, "cutout")
+    entries = stills.entries_of(part, "cutout")
     movers = int(generator.integers(1, 3)) if generator.random() < 0.4 else 0
     cutouts = []
     for number in range(movers + int(generator.integers(0, 4))):
@@ -163,21 +162,21 @@ def _draw_cutouts(
     return tuple(sorted(cutouts, key=lambda cutout: -float(cutout.centre[2])))
 
 
-def _ground(stills: Stills, part: Part, generator: np.random.Generator) -> Pixels:
-    entries = stills.of(part, "ground")
+def _ground(stills: Stills, part: Part, generator: np.random.Generator) -> UInt8Array:
+    entries = stills.entries_of(part, "ground")
     image = stills.read(entries[int(generator.integers(len(entries)))])
     return image[:, ::-1] if generator.random() < 0.5 else image
 
 
-def _square(image: Pixels, generator: np.random.Generator) -> Pixels:
+def _square(image: UInt8Array, generator: np.random.Generator) -> UInt8Array:
     side = min(image.shape[:2])
     top, left = (int(generator.integers(length - side + 1)) for length in image.shape[:2])
     return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
-def _collage(image: Pixels, stills: Stills, part: Part, generator: np.random.Generator) -> Pixels:
-    """Cutouts pasted onto the ground, or onto one colour: they lie in its plane."""
-    entries = stills.of(part, "cutout")
+def _collage(image: UInt8Array, stills: Stills, part: Part, generator: np.random.Generator) -> UInt8Array:
+    """Paste cutouts onto the ground, or onto one colour, in its plane."""
+    entries = stills.entries_of(part, "cutout")
     plain = generator.random() < 0.3
     canvas = image.copy()
     if plain:
@@ -193,13 +192,13 @@ def _collage(image: Pixels, stills: Stills, part: Part, generator: np.random.Gen
     return canvas
 
 
-def _lay(cutout: Image, onto: Pixels) -> None:
-    """Premultiplied RGBA over RGB, in place."""
-    kept = 255 - cutout[..., 3:].astype(np.uint16)
-    onto[...] = np.minimum(onto * kept // 255 + cutout[..., :3], 255)
+def _lay(cutout: Image, onto: UInt8Array) -> None:
+    """Composite premultiplied RGBA over RGB, in place."""
+    transparency = 255 - cutout[..., 3:].astype(np.uint16)
+    onto[...] = np.minimum(onto * transparency // 255 + cutout[..., :3], 255)
 
 
-def _plane_seen(ground: Plane, looks: Matrix, places: Matrix, frame: Frame) -> Pixels:
+def _plane_seen(ground: Plane, looks: Float32Array, places: Float32Array, frame: Viewport) -> UInt8Array:
     image, shrunk = _fitting(ground.image, ground.scale * float(looks[0, 0, 0]))
     scale = ground.scale * shrunk
     to_image = np.array([[scale, 0, ground.middle[0] * shrunk], [0, scale, ground.middle[1] * shrunk], [0, 0, 1]], np.float32)
@@ -210,7 +209,7 @@ def _plane_seen(ground: Plane, looks: Matrix, places: Matrix, frame: Frame) -> P
     return frames
 
 
-def _stand(cutout: Cutout, looks: Matrix, places: Values, times: Values, frames: Pixels, frame: Frame) -> None:
+def _stand(cutout: Cutout, looks: Float32Array, places: Float64Array, times: Float64Array, frames: UInt8Array, frame: Viewport) -> None:
     """Draw a cutout into frames, in place."""
     height, width = cutout.image.shape[:2]
     scale = height / (2 * cutout.half_height)
@@ -228,20 +227,20 @@ def _stand(cutout: Cutout, looks: Matrix, places: Values, times: Values, frames:
         _lay(drawn, seen)
 
 
-def _crossing(place: npt.NDArray[np.floating], depth: float) -> Matrix:
-    """Directions from `place` → homogeneous points where they cross the plane at `depth`, (3, 3)."""
+def _crossing(place: npt.NDArray[np.floating], depth: float) -> Float32Array:
+    """Return the matrix (3, 3) from directions at `place` to homogeneous points on the plane at `depth`."""
     return np.array([[depth - place[2], 0, place[0]], [0, depth - place[2], place[1]], [0, 0, 1]], np.float32)
 
 
-def _fitting(image: Pixels, step: float) -> tuple[Image, float]:
-    """The image, shrunk where a frame's neighbouring pixels are `step` of its pixels apart, and by how much."""
+def _fitting(image: UInt8Array, step: float) -> tuple[Image, float]:
+    """Shrink an image if neighbouring pixels of a frame are `step` of its pixels apart; return it with the factor."""
     if step < 1.5:
         return np.ascontiguousarray(image), 1.0
     height, width = (max(2, round(length / step)) for length in image.shape[:2])
     return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA), height / image.shape[0]
 
 
-def _room_seen(room: Room, looks: Matrix, places: Matrix, frame: Frame) -> Pixels:
+def _room_seen(room: Room, looks: Float32Array, places: Float32Array, frame: Viewport) -> UInt8Array:
     rows, columns = np.mgrid[: frame.height, : frame.width].astype(np.float32)
     pixels = np.stack([columns.ravel(), rows.ravel(), np.ones(rows.size, np.float32)])  # (3, P)
     frames = np.empty((len(looks), frame.height, frame.width, 3), np.uint8)

@@ -1,7 +1,7 @@
-"""Open Clip Art as Debian ships it (public domain): thousands of drawings by many hands, cleaned, and some of them kept for tests.
+"""Open Clip Art as Debian ships it (public domain): thousands of drawings by many artists, cleaned, some of them held out.
 
 Cleaning leaves out files that cannot be read or are too small, and all but one of drawings that look alike. Files of one series (`star_1`,
-`star_2`) are either all trained on or all held out: the network is never asked for the sibling of a drawing that it has seen.
+`star_2`) are either all trained on or all held out, so that no test drawing has a near copy in training.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,19 +22,18 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from models.arrays import UInt8Array
 from training.checkpoint import replacing, write_atomically
 from training.data.augment import prepared
 from training.data.packages import DebianPackage, obtain
 from training.data.source import DataSettings, Preparation, Sample
 from training.errors import DataError
 
-_MOST_PIXELS = 16_000_000
-"""A handful of posters would take longer to decode than all else."""
+_MAX_PIXELS = 16_000_000
+"""Maximum number of pixels; a few posters would take longer to decode than all other drawings."""
 _THUMBNAIL = 16
 _OPAQUE = 16
-"""Alpha from which a pixel belongs to the drawing."""
-
-RGBA = npt.NDArray[np.uint8]
+"""Minimum alpha of a pixel that belongs to the drawing."""
 
 
 class ClipArt(DataSettings):
@@ -44,37 +42,24 @@ class ClipArt(DataSettings):
     folder: str
     """Folder of the package's PNG files."""
     smallest: int = Field(default=96, gt=0)
-    """Pixels along the longer side that a drawing has at least, without its margin."""
+    """Minimum longer side of a drawing without its margin, in pixels."""
     alike: float = Field(default=0.02, ge=0, lt=1)
-    """Squared difference of two thumbnails in parts of what both hold, below which two drawings count as one."""
+    """Squared difference of two thumbnails relative to their power, below which they count as one drawing."""
     side: int = Field(default=112, gt=0)
-    """Width and height at which drawings are kept."""
+    """Width and height in pixels at which drawings are stored."""
     held_out_every: int = Field(default=10, ge=2)
-    """One series in so many is held out."""
+    """One series in this many is held out."""
     part: Literal["train", "test"] = "train"
     coloured: float = Field(default=0.3, ge=0, le=1)
-    """Share of the samples in training whose background is a colour instead of white."""
-    subjects: list[str] = Field(default_factory=list)
-    """Folders of `folder` whose drawings are taken, each of them a class; empty: all drawings, without labels."""
-    without: list[str] = Field(default_factory=list)
-    """Patterns of paths below `folder` that are left out after the cleaning, which is the same for all recipes."""
+    """Share of training samples with a coloured instead of a white background."""
 
     def open(self, preparation: Preparation) -> ClipArtImages:
-        """Raises DataError."""
+        """Open the drawings of the part. Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
         collection = build(self, preparation.cache)
         held_out = self.part == "test"
-        unknown = set(self.subjects) - {subject_of(name) for name in collection.names}
-        if unknown:
-            raise DataError(f"data.subjects: no drawing is in {', '.join(sorted(unknown))}")
-        chosen = [
-            n
-            for n, name in enumerate(collection.names)
-            if is_held_out(name, self.held_out_every) == held_out
-            and (not self.subjects or subject_of(name) in self.subjects)
-            and not any(fnmatchcase(name, one) for one in self.without)
-        ]
+        chosen = [n for n, name in enumerate(collection.names) if is_held_out(name, self.held_out_every) == held_out]
         if not chosen:
             raise DataError(f"data.part: none of the {len(collection.names)} drawings belongs to {self.part}")
         names, rows = tuple(collection.names[n] for n in chosen), tuple(collection.rows[n] for n in chosen)
@@ -83,38 +68,35 @@ class ClipArt(DataSettings):
 
 @dataclass(frozen=True)
 class Collection:
-    """Drawings that survived the cleaning, in the order of their names."""
+    """Drawings that are left after cleaning, in the order of their names."""
 
     file: Path
-    """All that were decoded, uint8 (decoded, side, side, 4)."""
+    """All decoded drawings, uint8 (decoded, side, side, 4)."""
     names: tuple[str, ...]
     """Paths below the package's folder."""
     rows: tuple[int, ...]
     """Rows of `file`, one for each name."""
     side: int
     left_out: Mapping[str, int]
-    """Why → number of files."""
+    """Reason → number of files."""
 
-    def drawings(self) -> RGBA:
-        """(decoded, side, side, 4), mapped: processes share it."""
+    def drawings(self) -> UInt8Array:
+        """Map all decoded drawings (decoded, side, side, 4), shared between processes."""
         return np.memmap(self.file, np.uint8, "r").reshape(-1, self.side, self.side, 4)
 
 
 @dataclass(frozen=True)
 class ClipArtImages:
-    drawings: RGBA
+    drawings: UInt8Array
     names: tuple[str, ...]
     rows: tuple[int, ...]
     settings: ClipArt
     preparation: Preparation
     unit: str = "images"
+    labels: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(self.settings.subjects)
 
     def identity(self) -> Mapping[str, Any]:
         return {"files": len(self.names), "listing": hashlib.sha256("\n".join(self.names).encode()).hexdigest()}
@@ -125,30 +107,22 @@ class ClipArtImages:
         background = (dice.randrange(256), dice.randrange(256), dice.randrange(256)) if coloured else (255, 255, 255)
         preprocess = self.preparation.preprocess
         assert preprocess is not None
-        pixels = prepared(self.image(index, background), preprocess, self.preparation.augment, draw)
-        if not self.labels:
-            return {"pixels": pixels}
-        return {"pixels": pixels, "label": torch.tensor(self.labels.index(subject_of(self.names[index])))}
+        return {"pixels": prepared(self.image(index, background), preprocess, self.preparation.augment, draw)}
 
     def image(self, index: int, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-        """One drawing as RGB."""
+        """Return one drawing as RGB."""
         canvas = Image.new("RGBA", (self.settings.side, self.settings.side), (*background, 255))
         canvas.alpha_composite(Image.fromarray(np.array(self.drawings[self.rows[index]])))
         return canvas.convert("RGB")
 
 
 def is_held_out(name: str, every: int) -> bool:
-    """Whether the series of a file is: by a hash, so that it does not change with what else the package holds."""
+    """Return whether the series of a file is held out: by a hash, so that it does not depend on the package's other files."""
     return int(hashlib.sha256(series_of(name).encode()).hexdigest(), 16) % every == 0
 
 
-def subject_of(name: str) -> str:
-    """The first folder of a path below the package's folder."""
-    return Path(name).parts[0]
-
-
 def series_of(name: str) -> str:
-    """The path without what tells files of one series apart: digits, and the suffix that names the artist."""
+    """Return the path without digits and the artist's name, which differ within a series."""
     path = Path(name)
     stem = re.sub(r"\d+", "", path.stem)
     words = [word for word in re.split(r"[^a-z]+", stem.lower()) if len(word) > 1]
@@ -156,9 +130,9 @@ def series_of(name: str) -> str:
 
 
 def build(settings: ClipArt, cache: Path) -> Collection:
-    """Obtain the package and decode it once; later it comes from `cache`. Raises DataError."""
-    how = json.dumps([settings.package.sha256, settings.folder, settings.smallest, settings.alike, settings.side])
-    base = cache / f"clip-art-{hashlib.sha256(how.encode()).hexdigest()[:16]}"
+    """Return the drawings; obtain and decode the package if `cache` lacks them. Raises DataError."""
+    digest_of = json.dumps([settings.package.sha256, settings.folder, settings.smallest, settings.alike, settings.side])
+    base = cache / f"clip-art-{hashlib.sha256(digest_of.encode()).hexdigest()[:16]}"
     drawings, index = base.with_suffix(".rgba"), base.with_suffix(".json")
     if not index.is_file():
         root = obtain(settings.package, cache) / settings.folder
@@ -171,7 +145,7 @@ def build(settings: ClipArt, cache: Path) -> Collection:
 
 
 def _decode(root: Path, files: Sequence[Path], settings: ClipArt, drawings: Path, index: Path) -> None:
-    """Write the drawings, then the index: a build that was killed begins anew."""
+    """Write the drawings, then the index, which marks them as complete."""
     names: list[str] = []
     thumbnails: list[npt.NDArray[np.float32]] = []
     left_out = {"unreadable": 0, "too small": 0, "too large": 0, "alike": 0}
@@ -196,10 +170,10 @@ def _decode(root: Path, files: Sequence[Path], settings: ClipArt, drawings: Path
 
 
 def _read(file: Path, settings: ClipArt) -> Image.Image | Literal["too small", "too large"]:
-    """The drawing without its margin, in the middle of a transparent square."""
+    """Read a drawing without its margin, centred in a transparent square."""
     with file.open("rb") as opened:
-        width, height = struct.unpack(">II", opened.read(24)[16:])  # of the first chunk: nothing is decoded yet
-    if width * height > _MOST_PIXELS:
+        width, height = struct.unpack(">II", opened.read(24)[16:])  # header of the first chunk
+    if width * height > _MAX_PIXELS:
         return "too large"
     if max(width, height) < settings.smallest:
         return "too small"
@@ -222,7 +196,7 @@ def _opaque(alpha: int) -> int:
 
 
 def _thumbnail(drawing: Image.Image) -> npt.NDArray[np.float32]:
-    """(values,): what differs from white."""
+    """Return the difference of a small copy from white, (values,)."""
     canvas = Image.new("RGBA", drawing.size, "white")
     canvas.alpha_composite(drawing)
     small = canvas.convert("RGB").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
@@ -230,15 +204,15 @@ def _thumbnail(drawing: Image.Image) -> npt.NDArray[np.float32]:
 
 
 def distinct(thumbnails: npt.NDArray[np.float32], alike: float) -> list[int]:
-    """Indices of those (N, values) that are not like an earlier one of them; what is all white is like anything."""
+    """Return indices of thumbnails (N, values) that are not similar to an earlier one; white ones are left out."""
     values = torch.from_numpy(thumbnails)
     power = values.square().sum(dim=1)  # (N,)
-    kept: list[int] = []
+    chosen: list[int] = []
     for number in range(len(values)):
         if power[number] < 1e-3 * values.shape[1]:
             continue
-        others = torch.tensor(kept, dtype=torch.int64)
+        others = torch.tensor(chosen, dtype=torch.int64)
         squared = power[others] + power[number] - 2 * (values[others] @ values[number])
         if not bool((squared < alike * (power[others] + power[number])).any()):
-            kept.append(number)
-    return kept
+            chosen.append(number)
+    return chosen

@@ -1,4 +1,4 @@
-"""Emoji of several artists, drawn once and cached. Flags and skin tones are left out."""
+"""Emoji of several artists, rendered once and cached. Flags and skin tones are left out."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from starters.data.images.iconify import Style, drawn, icons
+from models.arrays import UInt8Array
+from starters.data.images.iconify import Style, icons, rasterise
 from training.checkpoint import replacing, write_atomically
 
 _LEFT_OUT = frozenset({"flag", "flags", "tone", "skin", *(f"tone{number}" for number in range(1, 6))})
-"""Words of the names that are left out: flags are others' matter, and a skin tone makes no other drawing."""
-
-RGBA = npt.NDArray[np.uint8]
+"""Words of names that are left out: flags, and skin tones, which hardly change a drawing."""
 
 
 def _is_left_out(name: str) -> bool:
     return not _LEFT_OUT.isdisjoint(name.split("-"))
 
 
-def build(styles: Sequence[Style], side: int, cache: Path) -> tuple[tuple[str, ...], RGBA]:
-    """Obtain the packages and draw what they hold, once; later it comes from `cache`: names, and drawings (N, side, side, 4), mapped.
-    Raises DataError."""
-    how = json.dumps([side, *((style.name, style.package.sha256) for style in styles)])
-    base = cache / f"emoji-{hashlib.sha256(how.encode()).hexdigest()[:16]}"
+def build(styles: Sequence[Style], side: int, cache: Path) -> tuple[tuple[str, ...], UInt8Array]:
+    """Return names and drawings (N, side, side, 4), mapped; obtain and render them if `cache` lacks them. Raises DataError."""
+    settings = json.dumps([side, *((style.name, style.package.sha256) for style in styles)])
+    base = cache / f"emoji-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
     drawings, index = base.with_suffix(".rgba"), base.with_suffix(".json")
     if not index.is_file():
         names: list[str] = []
@@ -35,7 +32,7 @@ def build(styles: Sequence[Style], side: int, cache: Path) -> tuple[tuple[str, .
             for style in styles:
                 for name, svg in icons(style, cache).items():
                     if not _is_left_out(name):
-                        target.write(np.asarray(drawn(svg, side)).tobytes())
+                        target.write(np.asarray(rasterise(svg, side)).tobytes())
                         names.append(f"{style.name}/{name}")
         write_atomically(index, json.dumps(names))
     stored = tuple(json.loads(index.read_text(encoding="utf-8")))

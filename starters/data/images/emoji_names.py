@@ -1,4 +1,4 @@
-"""Names and keywords of emoji in many languages, as Unicode's CLDR has them: the npm package `emojibase-data`."""
+"""Names and keywords of emoji in many languages from Unicode's CLDR, in the npm package `emojibase-data`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from training.recipe_settings import Settings
 
 ENGLISH = "en"
 _SYMBOLS = 8
-"""The group of signs, letters and arrows, most of which mean something else in the mirror."""
+"""Group of signs, letters and arrows, most of which change their meaning when mirrored."""
 _SIDED = re.compile(r"\b(left|right|leftwards|rightwards|clockwise|counterclockwise|o’clock|thirty|facing)\b")
 
 
 class EmojiNames(Settings):
     package: NpmPackage
     languages: list[str] = Field(min_length=1)
-    """Languages that are learnt, besides English: folders of the package."""
+    """Languages in addition to English: folders of the package."""
 
 
 @dataclass(frozen=True)
@@ -37,43 +37,43 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Named:
+class EmojiEntry:
     texts: Mapping[str, Texts]
-    """Language → texts; English is always there."""
+    """Language → texts, English included."""
     sided: bool
-    """Whether its mirror image means something else."""
+    """Whether its mirror image has another meaning."""
 
     @property
     def name(self) -> str:
         return self.texts[ENGLISH].name
 
 
-def read_names(package: NpmPackage, languages: Sequence[str], cache: Path) -> dict[str, Named]:
-    """`slug` of the English name → texts in English and these languages, as far as they are translated. Raises DataError."""
+def read_names(package: NpmPackage, languages: Sequence[str], cache: Path) -> dict[str, EmojiEntry]:
+    """Read the texts of emoji in English and those languages that have a translation, by `slug` of the English name. Raises DataError."""
     root = obtain(package, cache) / "package"
-    english = _by_code(root, ENGLISH)
-    others = {language: _by_code(root, language) for language in languages if language != ENGLISH}
+    english = _read_entries(root, ENGLISH)
+    others = {language: _read_entries(root, language) for language in languages if language != ENGLISH}
     found = {}
     for code, entry in english.items():
         texts = {ENGLISH: _texts(entry)}
         texts |= {language: _texts(entries[code]) for language, entries in others.items() if entries.get(code, {}).get("label")}
         sided = entry.get("group") == _SYMBOLS or has_sides(entry["label"])
-        found[slug(entry["label"])] = Named(texts, sided)
+        found[slug(entry["label"])] = EmojiEntry(texts, sided)
     return found
 
 
 def has_sides(name: str) -> bool:
-    """Whether a name says that its drawing means something else in the mirror."""
+    """Return whether a name says that its drawing changes its meaning when mirrored."""
     return _SIDED.search(name.lower()) is not None
 
 
 def slug(name: str) -> str:
-    """Letters and digits alone, without accents: artists write a name with hyphens, in one word or as it is."""
+    """Reduce a name to letters and digits without accents, since artists write names with hyphens, spaces or neither."""
     bare = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]", "", bare.lower())
 
 
-def _by_code(root: Path, language: str) -> dict[str, dict[str, Any]]:
+def _read_entries(root: Path, language: str) -> dict[str, dict[str, Any]]:
     file = root / language / "data.json"
     try:
         return {entry["hexcode"]: entry for entry in json.loads(file.read_text(encoding="utf-8"))}

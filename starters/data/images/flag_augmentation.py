@@ -1,8 +1,8 @@
-"""Flags as they are met: in the wind, at an angle, in bad light, behind things, small, blurred and compressed.
+"""Augmentation of flags: wind, perspective, light, occlusion, scale, blur and compression.
 
-A batch of pictures is a function of the flat artwork and a seed. Every picture has a strength: 0 is a clean drawing (cropped, with
-margins or rounded corners, waving a little, as emoji and clip art are), 1 the worst. Coordinates run from -1 to 1 across the picture
-and across the flag. Nothing is mirrored: mirrored flags are others' flags.
+A batch of images is a function of the flat artwork and a seed. Every image has a strength: 0 is a clean drawing (cropped, with margins or
+rounded corners, waving a little, as emoji and clip art are), 1 the worst. Coordinates run from -1 to 1 across the image and across the
+flag. Nothing is mirrored: a mirrored flag may be another country's.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Generator, Tensor
 
 _GROUP = 8
-"""Pictures that are made at once: they stay in the processor's cache, and share a resolution."""
+"""Number of images that are rendered at once: they fit into the processor's cache, and share a resolution."""
 
 
 @dataclass(frozen=True)
 class Dice:
-    """Draws for one group of pictures, each (B, 1, 1) so that it meets (B, H, W)."""
+    """Random draws for one group of images, (B, 1, 1) each to broadcast with (B, H, W)."""
 
     count: int
     generator: Generator
@@ -35,16 +35,16 @@ class Dice:
         return torch.randn(self.count, 1, 1, generator=self.generator)
 
     def chance(self, probability: float) -> Tensor:
-        """1 with this probability, else 0."""
+        """Draw 1 with this probability, else 0."""
         return (torch.rand(self.count, 1, 1, generator=self.generator) < probability).float()
 
     def colour(self) -> Tensor:
-        """(B, 3, 1, 1)."""
+        """Draw colours (B, 3, 1, 1)."""
         return torch.rand(self.count, 3, 1, 1, generator=self.generator)
 
 
 def render(artwork: Tensor, size: int, generator: Generator, clean: float) -> Tensor:
-    """Flat artwork (B, 4, T, T), uint8 with its alpha → pictures (B, 3, size, size), uint8. clean: the share of pictures of strength 0."""
+    """Render flat artwork, uint8 (B, 4, T, T), as images, uint8 (B, 3, size, size). clean: the share of images of strength 0."""
     return torch.cat([_group(part, size, Dice(len(part), generator), clean) for part in torch.split(artwork, _GROUP)])
 
 
@@ -67,7 +67,7 @@ def _group(artwork: Tensor, size: int, dice: Dice, clean: float) -> Tensor:
 
 
 def _lay(x: Tensor, y: Tensor, strength: Tensor, dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
-    """Place the flag in the picture. Picture coordinates → flag coordinates (B, H, W), and the flag's size, 1 for a full picture."""
+    """Place the flag in the image: return flag coordinates (B, H, W) and the flag's size, 1 if it fills the image."""
     tight = dice.chance(0.45)
     half_width = torch.lerp(dice.between(0.5, 1.0), dice.between(0.92, 1.1), tight)
     half_height = torch.lerp(half_width * dice.between(0.55, 1.05), dice.between(0.92, 1.1), tight)
@@ -84,7 +84,7 @@ def _lay(x: Tensor, y: Tensor, strength: Tensor, dice: Dice) -> tuple[Tensor, Te
 
 
 def _blow(u: Tensor, v: Tensor, strength: Tensor, dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
-    """Two waves run through the cloth, stronger towards the fly; slopes are lit. Flag coordinates → flag coordinates, and brightness."""
+    """Add two waves to the cloth, stronger towards the fly, with lit slopes: return flag coordinates and brightness."""
     windy = torch.maximum(strength, dice.chance(0.5) * dice.between(0.2, 0.7))
     fixed = dice.between(0, 1)
     swing = fixed + (1 - fixed) * (u + 1).clamp(0, 2) / 2
@@ -99,14 +99,14 @@ def _blow(u: Tensor, v: Tensor, strength: Tensor, dice: Dice) -> tuple[Tensor, T
 
 
 def _stretch(u: Tensor, v: Tensor, dice: Dice) -> tuple[Tensor, Tensor]:
-    """Artists draw stripes and emblems in somewhat different places and sizes."""
+    """Move and scale stripes and emblems slightly, as artists do."""
     u = u + dice.between(-0.06, 0.06) * (math.pi * u).sin() + dice.between(-0.06, 0.06) * (math.pi / 2 * u).cos()
     v = v + dice.between(-0.06, 0.06) * (math.pi * v).sin() + dice.between(-0.03, 0.03) * (math.pi / 2 * v).cos()
     return u, v
 
 
 def _sample(artwork: Tensor, u: Tensor, v: Tensor, scale: Tensor, size: int) -> Tensor:
-    """Look the artwork up at flag coordinates: (B, 4, H, W), colours multiplied by alpha. Small flags read a smaller copy."""
+    """Sample the artwork at flag coordinates: (B, 4, H, W), premultiplied. Small flags sample a smaller copy."""
     pixels = artwork.float() / 255
     pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], dim=1)
     half = F.avg_pool2d(pixels, 2)
@@ -120,20 +120,20 @@ def _sample(artwork: Tensor, u: Tensor, v: Tensor, scale: Tensor, size: int) -> 
 
 
 def _cut(found: Tensor, u: Tensor, v: Tensor, scale: Tensor, size: int, dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut the cloth: corners square, rounded or a circle. → colours (B, 3, H, W), alpha and the darkness of an outline (B, H, W)."""
+    """Cut square, rounded or circular corners: return colours (B, 3, H, W), alpha and the darkness of an outline (B, H, W)."""
     kind = dice.between(0, 1)
     radius = torch.where(kind < 0.6, 0.0, torch.where(kind < 0.85, dice.between(0.02, 0.35), 1.0))
     du, dv = u.abs() - (1 - radius), v.abs() - (1 - radius)
     outside = torch.hypot(du.clamp(min=0), dv.clamp(min=0)) + torch.maximum(du, dv).clamp(max=0) - radius
     pixels = outside * scale * (size / 2)  # distance to the edge, positive outside
-    own = found[:, 3]
-    alpha = (0.5 - pixels).clamp(0, 1) * own
+    coverage = found[:, 3]
+    alpha = (0.5 - pixels).clamp(0, 1) * coverage
     edge = (1.2 - (pixels.abs() / dice.between(0.5, 2.5))).clamp(0, 1) * dice.chance(0.15) * dice.between(0.1, 0.9)
-    return found[:, :3] / own.clamp(min=1e-3).unsqueeze(1), alpha, edge
+    return found[:, :3] / coverage.clamp(min=1e-3).unsqueeze(1), alpha, edge
 
 
 def _recolour(flag: Tensor, strength: Tensor, dice: Dice) -> Tensor:
-    """Other paints: hue, saturation, contrast, brightness of the middle tones."""
+    """Change hue, saturation, contrast and gamma."""
     wide = 0.7 + 0.6 * strength
     hue = dice.normal().clamp(-2, 2) * math.radians(6) * wide
     saturation = 1 + dice.between(-0.35, 0.3) * wide
@@ -148,18 +148,18 @@ def _recolour(flag: Tensor, strength: Tensor, dice: Dice) -> Tensor:
     tint = 1 + (torch.rand(dice.count, 3, 1, generator=dice.generator) - 0.5) * 0.24 * wide
     painted = (torch.einsum("bij,bjhw->bihw", mix * tint, flag) + lift.unsqueeze(1)).clamp(0, 1)
     bend = (dice.normal().clamp(-2, 2) * 0.3 * wide).clamp(-0.9, 0.9).unsqueeze(1)
-    return painted + bend * painted * (1 - painted)  # like a gamma, and cheaper
+    return painted + bend * painted * (1 - painted)  # approximates a gamma
 
 
 def _shine(x: Tensor, y: Tensor, strength: Tensor, dice: Dice) -> Tensor:
-    """A soft white reflection: (B, 1, H, W)."""
+    """Draw a soft white reflection: (B, 1, H, W)."""
     glossy = torch.maximum(strength * dice.chance(0.3), dice.chance(0.12)) * dice.between(0, 0.4)
     far = (x - dice.between(-1, 1)).square() / dice.between(0.05, 0.8) + (y - dice.between(-1, 1)).square() / dice.between(0.05, 0.8)
     return (glossy / (1 + far)).unsqueeze(1)
 
 
 def _background(x: Tensor, y: Tensor, strength: Tensor, dice: Dice) -> Tensor:
-    """White, one colour, a gradient or clutter: (B, 3, H, W)."""
+    """Draw a background, white, one colour, a gradient or clutter: (B, 3, H, W)."""
     coloured = torch.maximum(dice.chance(0.25), (strength > 0).float() * dice.chance(0.65)).unsqueeze(1)
     plain = torch.lerp(torch.ones(dice.count, 3, 1, 1), dice.colour(), coloured)
     slope = (dice.colour() - 0.5) * x.unsqueeze(1) + (dice.colour() - 0.5) * y.unsqueeze(1)
@@ -185,14 +185,14 @@ def _pole(ground: Tensor, u: Tensor, v: Tensor, scale: Tensor, dice: Dice) -> Te
 
 
 def _occlude(picture: Tensor, x: Tensor, y: Tensor, strength: Tensor, dice: Dice) -> Tensor:
-    """Up to two things stand before the flag."""
+    """Put up to two shapes in front of the flag."""
     for _ in range(2):
         picture = _put(picture, x, y, 0.3 * (strength > 0).flatten(), (0.06, 0.4), dice)
     return picture
 
 
 def _put(picture: Tensor, x: Tensor, y: Tensor, probability: Tensor, reach: tuple[float, float], dice: Dice) -> Tensor:
-    """Lay a turned shape of one colour, between an ellipse and a rectangle, on some of the pictures."""
+    """Put a rotated shape of one colour, between an ellipse and a rectangle, on some of the images."""
     chosen, dice = _some(probability, dice)
     if dice.count == 0:
         return picture
@@ -206,20 +206,20 @@ def _put(picture: Tensor, x: Tensor, y: Tensor, probability: Tensor, reach: tupl
 
 
 def _some(probability: Tensor, dice: Dice) -> tuple[Tensor, Dice]:
-    """Choose pictures with these probabilities (B,): → which (B,), and dice for them alone."""
+    """Choose images with these probabilities (B,): return a mask (B,), and dice for the chosen ones."""
     chosen = torch.rand(dice.count, generator=dice.generator) < probability
     return chosen, Dice(int(chosen.sum()), dice.generator)
 
 
 def _light(picture: Tensor, x: Tensor, y: Tensor, strength: Tensor, dice: Dice) -> Tensor:
-    """Uneven light of some colour over everything."""
+    """Add uneven, coloured light to the image."""
     fall = 1 + strength * (dice.between(-0.35, 0.35) * x + dice.between(-0.35, 0.35) * y + dice.between(-0.35, 0.25))
     colour = 1 + (dice.colour() - 0.5) * 0.3 * strength.unsqueeze(1)
     return (picture * fall.unsqueeze(1) * colour).clamp(0, 1)
 
 
 def _coarsen(picture: Tensor, dice: Dice) -> Tensor:
-    """The group's pictures have fewer pixels than the model wants, half of the time."""
+    """Lower the resolution of the group's images, in half of the groups."""
     size = picture.shape[-1]
     side = int(torch.randint(size // 3, size * 5 // 3, (), generator=dice.generator))
     if side >= size:
@@ -229,7 +229,7 @@ def _coarsen(picture: Tensor, dice: Dice) -> Tensor:
 
 
 def _blur(picture: Tensor, strength: Tensor, dice: Dice) -> Tensor:
-    """Out of focus, or moved: a Gaussian with a width of its own along each axis."""
+    """Blur some images by a Gaussian with a separate width along each axis."""
     chosen, dice = _some(0.5 * (strength > 0).flatten(), dice)
     if dice.count == 0:
         return picture
@@ -246,7 +246,7 @@ def _blur(picture: Tensor, strength: Tensor, dice: Dice) -> Tensor:
 
 
 def _grain(picture: Tensor, strength: Tensor, dice: Dice) -> Tensor:
-    """Noise of a small sensor."""
+    """Add the noise of a small sensor to some images."""
     chosen, dice = _some(0.6 * (strength > 0).flatten(), dice)
     if dice.count:
         amount = (strength[chosen] * dice.between(0, 0.09)).unsqueeze(1)
@@ -255,7 +255,7 @@ def _grain(picture: Tensor, strength: Tensor, dice: Dice) -> Tensor:
 
 
 def _compress(pictures: Tensor, strength: Tensor, dice: Dice) -> Tensor:
-    """Some go through JPEG."""
+    """Compress some images as JPEG."""
     chosen = dice.chance(0.35) * torch.maximum(strength, dice.chance(0.3)) > 0
     quality = dice.between(25, 92)
     for index in chosen.flatten().nonzero().flatten().tolist():

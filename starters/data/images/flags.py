@@ -1,4 +1,4 @@
-"""Flags of the world as several artists drew them: artwork to train on, and pictures by others to be evaluated on."""
+"""Flags by several artists: artwork to train on, and images by other artists to evaluate on."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Artwork(Settings):
     folder: str
     upper_case: bool = False
     without: list[str] = Field(default_factory=list)
-    """Codes for which it draws another country's flag."""
+    """Codes for which it has another country's flag."""
 
     def path(self, root: Path, code: str) -> Path:
         return root / self.folder / f"{code if self.upper_case else code.lower()}.svg"
 
 
-class Emoji(Settings):
+class EmojiVendor(Settings):
     """One vendor's emoji as PNG files named by code points."""
 
     name: str
@@ -53,61 +53,61 @@ class Emoji(Settings):
         return root / self.folder / ("-".join(f"{ord(letter) - ord('A') + _REGIONAL_INDICATOR_A:x}" for letter in code) + ".png")
 
 
-class Excluded(Settings):
+class ExcludedFlag(Settings):
     picture: str
     code: str
     why: str
 
 
-class ClipArt(Settings):
-    """Pictures whose names say a country, from a collection by many hands."""
+class FlagClipArt(Settings):
+    """Images named after countries, from a collection by many artists."""
 
     name: str
     package: DebianPackage
     folder: str
     pictures: dict[str, str]
-    """Picture → code."""
-    excluded: list[Excluded]
-    """Pictures that are not that country's flag; the unfiltered score counts them too."""
+    """Image → code."""
+    excluded: list[ExcludedFlag]
+    """Images that are not that country's flag; the unfiltered score includes them."""
 
     def path(self, root: Path, picture: str) -> Path:
         return root / self.folder / f"{picture}.png"
 
 
 class Flags(DataSettings):
-    """The data of the starter bundle."""
+    """Data of the starter `flags`."""
 
     kind: Literal["flags"] = "flags"
     labels: dict[str, str] = Field(min_length=2)
-    """Country code → the label's name, in the order of the classes."""
+    """Country code → name of the label, in the order of the classes."""
     left_out: dict[str, str]
-    """Country codes that are no label, and why."""
+    """Country codes without a label → the reason."""
     artworks: list[Artwork] = Field(min_length=1)
     held_out: str
-    """The artwork whose every n-th flag is kept for validation and never trained on."""
+    """Artwork whose every n-th flag is held out for validation."""
     held_out_every: int = Field(ge=2)
-    emoji: list[Emoji]
-    clip_art: ClipArt
+    emoji: list[EmojiVendor]
+    clip_art: FlagClipArt
     look_alikes: list[list[str]] = Field(default_factory=list)
-    """Codes of flags that differ little, reported apart."""
+    """Groups of codes of similar flags, which are reported separately."""
     side: int = Field(gt=0)
-    """Width and height at which artwork is kept, whatever its proportions."""
+    """Width and height in pixels at which artwork is stored, whatever its proportions."""
     clean: float = Field(gt=0, lt=1)
-    """Share of the pictures that are hardly distorted."""
+    """Share of the images that are hardly distorted."""
     renderings: int = Field(default=16, gt=0)
-    """Pictures of every drawing in an epoch."""
+    """Images of every drawing in an epoch."""
 
     @property
     def packages(self) -> tuple[NpmPackage | DebianPackage, ...]:
-        """Each once."""
+        """All packages, without duplicates."""
         artworks = {artwork.package.name: artwork.package for artwork in self.artworks}
         emoji = {vendor.package.name: vendor.package for vendor in self.emoji}
         return (*(artworks | emoji).values(), self.clip_art.package)
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
+    def _require_known_codes(self) -> Self:
         if self.held_out not in [artwork.name for artwork in self.artworks]:
-            raise ValueError(f"held_out: {self.held_out} is none of the artworks")
+            raise ValueError(f"held_out: {self.held_out} is not among the artworks")
         codes = [
             *(code for group in self.look_alikes for code in group),
             *self.clip_art.pictures.values(),
@@ -124,18 +124,18 @@ class Flags(DataSettings):
         return self
 
     def open(self, preparation: Preparation) -> RenderedFlags:
-        """Raises DataError."""
+        """Open the artwork to train on. Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
         return RenderedFlags(build(self, preparation.cache), self, preparation.preprocess)
 
 
 @dataclass(frozen=True)
-class Drawings:
-    """Flat artwork and the indices of its labels."""
+class FlagArtwork:
+    """Flat artwork with the indices of its labels."""
 
     artwork: Tensor
-    """(N, 4, T, T), uint8, RGB and alpha."""
+    """Artwork, uint8 (N, 4, T, T), RGBA."""
     targets: Tensor
     """(N,)."""
 
@@ -145,7 +145,7 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures that somebody drew, as files."""
+    """Image files of one source."""
 
     name: str
     paths: tuple[Path, ...]
@@ -154,17 +154,17 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Corpus:
-    train: Drawings
-    val: Drawings
-    """Artwork that is not in `train`."""
+    train: FlagArtwork
+    val: FlagArtwork
+    """Held-out artwork."""
     galleries: tuple[Gallery, ...]
-    """Test pictures, by source."""
+    """Test images by source."""
     unfiltered: Gallery
-    """The clip art with the pictures that the recipe excludes."""
+    """Clip art with the images that the recipe excludes."""
 
 
 def build(data: Flags, cache: Path) -> Corpus:
-    """Obtain the packages and draw the artwork, once; later it comes from `cache`. Raises DataError."""
+    """Obtain the packages and render the artwork if `cache` lacks it. Raises DataError."""
     index = {code: number for number, code in enumerate(data.labels)}
     train: list[tuple[Path, int]] = []
     val: list[tuple[Path, int]] = []
@@ -178,17 +178,17 @@ def build(data: Flags, cache: Path) -> Corpus:
     root = obtain(clip_art.package, cache)
     filtered = [(clip_art.path(root, picture), index[code]) for picture, code in clip_art.pictures.items()]
     excluded = [(clip_art.path(root, picture.picture), index[picture.code]) for picture in clip_art.excluded]
-    galleries = [_emoji(emoji, index, cache) for emoji in data.emoji] + [_gallery(clip_art.name, filtered)]
+    galleries = [_emoji_gallery(emoji, index, cache) for emoji in data.emoji] + [_gallery(clip_art.name, filtered)]
     unfiltered = _gallery(f"{clip_art.name}, unfiltered", filtered + excluded)
-    return Corpus(_drawn(train, data.side, cache), _drawn(val, data.side, cache), tuple(galleries), unfiltered)
+    return Corpus(_render_once(train, data.side, cache), _render_once(val, data.side, cache), tuple(galleries), unfiltered)
 
 
-def cut_out(gallery: Gallery, side: int) -> Drawings:
-    """A gallery's pictures as artwork: what is around the flag is cut away."""
-    return _drawings([(_trimmed(path), target) for path, target in zip(gallery.paths, gallery.targets, strict=True)], side)
+def cut_out(gallery: Gallery, side: int) -> FlagArtwork:
+    """Return a gallery's images as artwork, cropped to the flag."""
+    return _drawings([(_trim(path), target) for path, target in zip(gallery.paths, gallery.targets, strict=True)], side)
 
 
-def _emoji(emoji: Emoji, index: dict[str, int], cache: Path) -> Gallery:
+def _emoji_gallery(emoji: EmojiVendor, index: dict[str, int], cache: Path) -> Gallery:
     root = obtain(emoji.package, cache)
     return _gallery(emoji.name, [(emoji.path(root, code), target) for code, target in index.items()])
 
@@ -203,29 +203,30 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _drawn(members: Sequence[tuple[Path, int]], side: int, cache: Path) -> Drawings:
+def _render_once(members: Sequence[tuple[Path, int]], side: int, cache: Path) -> FlagArtwork:
     content = "\n".join([str(side), *(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()} {target}" for path, target in members)])
     file = cache / f"flags-{hashlib.sha256(content.encode()).hexdigest()[:16]}.pt"
     if not file.is_file():
-        drawn = _drawings([(draw(path), target) for path, target in members], side)
+        drawings = _drawings([(rasterise(path), target) for path, target in members], side)
         with replacing(file) as partial:
-            torch.save({"artwork": drawn.artwork, "targets": drawn.targets}, partial)
+            torch.save({"artwork": drawings.artwork, "targets": drawings.targets}, partial)
     stored = torch.load(file, weights_only=True)
-    return Drawings(stored["artwork"], stored["targets"])
+    return FlagArtwork(stored["artwork"], stored["targets"])
 
 
-def _drawings(members: Sequence[tuple[Image.Image, int]], side: int) -> Drawings:
+def _drawings(members: Sequence[tuple[Image.Image, int]], side: int) -> FlagArtwork:
     squares = [np.array(image.resize((side, side), Image.Resampling.BICUBIC)) for image, _ in members]
-    return Drawings(torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous(), torch.tensor([target for _, target in members]))
+    targets = torch.tensor([target for _, target in members])
+    return FlagArtwork(torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous(), targets)
 
 
-def draw(path: Path) -> Image.Image:
+def rasterise(path: Path) -> Image.Image:
     png = resvg_py.svg_to_bytes(svg_path=str(path), width=512, skip_system_fonts=True)
     with Image.open(io.BytesIO(bytes(png))) as image:
         return image.convert("RGBA")
 
 
-def _trimmed(path: Path) -> Image.Image:
+def _trim(path: Path) -> Image.Image:
     with Image.open(path) as image:
         picture = image.convert("RGBA")
     return picture.crop(picture.getchannel("A").point(_visible).getbbox() or (0, 0, *picture.size))
@@ -237,7 +238,7 @@ def _visible(alpha: int) -> int:
 
 @dataclass(frozen=True)
 class RenderedFlags:
-    """Artwork under distortions that never repeat. An epoch shows every drawing `renderings` times."""
+    """Artwork under random distortions. An epoch shows every drawing `renderings` times."""
 
     corpus: Corpus
     settings: Flags

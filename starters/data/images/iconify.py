@@ -1,10 +1,9 @@
-"""Drawings of Iconify's packages, `@iconify-json/NAME`: one artist's icons as SVG in one file of JSON."""
+"""Icons of Iconify's packages, `@iconify-json/NAME`: one artist's SVGs in one JSON file."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import resvg_py
@@ -15,8 +14,6 @@ from training.errors import DataError
 from training.recipe_settings import Settings
 
 _NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-_FLAG = 512
-"""Pixels along the longer side of a flag."""
 
 
 class Style(Settings):
@@ -28,7 +25,7 @@ class Style(Settings):
 
 
 def icons(style: Style, cache: Path) -> dict[str, str]:
-    """Name → SVG, in the order of names. Raises DataError."""
+    """Read the icons of a style: name → SVG, in the order of names. Raises DataError."""
     file = obtain(style.package, cache) / "package/icons.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -45,26 +42,12 @@ def icons(style: Style, cache: Path) -> dict[str, str]:
     return drawings
 
 
-def flags(style: Style, codes: Iterable[str], cache: Path) -> dict[str, Image.Image]:
-    """Code → its flag on white, of an artist whose icons are named by codes of countries; those that there are. Raises DataError."""
-    found = icons(style, cache)
-    return {code: _on_white(drawn(found[code.lower()], _FLAG, square=False)) for code in codes if code.lower() in found}
-
-
-def drawn(svg: str, side: int, *, square: bool = True) -> Image.Image:
-    """RGBA; in the middle of a transparent square, or alone."""
+def rasterise(svg: str, side: int) -> Image.Image:
+    """Render an SVG as RGBA, centred in a transparent square."""
     png = resvg_py.svg_to_bytes(svg_string=svg, width=side, skip_system_fonts=True)
     with Image.open(io.BytesIO(bytes(png))) as opened:
         image = opened.convert("RGBA")
     image.thumbnail((side, side))
-    if not square:
-        return image
     canvas = Image.new("RGBA", (side, side))
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return canvas
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    canvas = Image.new("RGBA", image.size, "white")
-    canvas.alpha_composite(image)
-    return canvas.convert("RGB")

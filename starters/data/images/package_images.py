@@ -1,4 +1,4 @@
-"""Pictures that packages ship, decoded once: grounds, which fill a frame, and cutouts, which stand in front of one."""
+"""Images that packages ship, decoded once: grounds, which fill a frame, and cutouts, which are placed in front of one."""
 
 from __future__ import annotations
 
@@ -17,89 +17,88 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 
-from starters.data.renders.furniture import unpacked
+from models.arrays import UInt8Array
+from starters.data.renders.furniture import unpack
 from training.data.packages import LicensedPackage, obtain
 from training.errors import DataError
 from training.recipe_settings import Settings
 
 Part = Literal["train", "val", "test"]
 Role = Literal["ground", "cutout"]
-Pixels = npt.NDArray[np.uint8]
 
 _REVISION = 1
-"""Revision of what is kept: a cache of another one is not read."""
-_FLATTEST = 12.0
-"""Standard deviation of grey levels below which nothing in a ground tells how it moves."""
-_SMALLEST = 24
-"""Pixels along the longer side."""
-_MOST_PIXELS = 40_000_000
+"""Revision of the cached files: those of other revisions are not read."""
+_MIN_CONTRAST = 12.0
+"""Minimum standard deviation of a ground's grey levels; flatter ones do not show movement."""
+_MIN_SIDE = 24
+"""Minimum longer side in pixels."""
+_MAX_PIXELS = 40_000_000
 
 
-class Pictures(Settings):
-    """Files of one package that play one role and belong to one part."""
+class ImageFiles(Settings):
+    """Files of one package with the same role and part."""
 
     files: list[str] = Field(min_length=1)
     """Patterns below the package's folder, or below `library`."""
     without: list[str] = Field(default_factory=list)
     """Patterns of paths that are left out."""
     library: str | None = None
-    """A library of Sweet Home 3D in the package, which is unpacked."""
+    """Path of a Sweet Home 3D library in the package, which is unpacked."""
     role: Role
     part: Part = "train"
     side: int = Field(gt=0)
-    """Pixels along the longer side at which they are kept; smaller ones stay as they are."""
+    """Maximum longer side in pixels, to which larger images are shrunk."""
     most: int | None = Field(default=None, gt=0)
-    """At most so many, evenly spread over the files in the order of their names."""
+    """Maximum number of images, evenly spread over the files in the order of their names."""
 
 
 class StillPackage(LicensedPackage):
-    pictures: list[Pictures] = Field(min_length=1)
+    pictures: list[ImageFiles] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where a picture lies in the file of all of them."""
+class StillEntry:
+    """Position of an image in the file of all images."""
 
     name: str
-    """Package and path."""
+    """Name of the package, and path."""
     role: Role
     part: Part
     shape: tuple[int, int, int]
     """Height, width and channels: RGB of a ground, premultiplied RGBA of a cutout."""
     first: int
-    """Byte."""
+    """Offset in bytes."""
 
 
 @dataclass(frozen=True)
 class Stills:
-    pixels: Pixels
-    """(bytes,): processes that are forked share it."""
-    entries: tuple[Entry, ...]
+    pixels: UInt8Array
+    """All images (bytes,), shared with forked processes."""
+    entries: tuple[StillEntry, ...]
 
-    def of(self, part: Part, role: Role) -> tuple[Entry, ...]:
-        """Raises DataError where there is none."""
+    def entries_of(self, part: Part, role: Role) -> tuple[StillEntry, ...]:
+        """Return the images of a part and role. Raises DataError if there are none."""
         found = self._sorted.get((part, role))
         if found is None:
             raise DataError(f"data.packages: no {role} belongs to {part}")
         return found
 
     def counts(self) -> dict[str, int]:
-        """`PART ROLE` → number of pictures."""
+        """Count images by `PART ROLE`."""
         return {f"{part} {role}": len(entries) for (part, role), entries in sorted(self._sorted.items())}
 
     @cached_property
-    def _sorted(self) -> Mapping[tuple[Part, Role], tuple[Entry, ...]]:
-        found: dict[tuple[Part, Role], list[Entry]] = defaultdict(list)
+    def _sorted(self) -> Mapping[tuple[Part, Role], tuple[StillEntry, ...]]:
+        found: dict[tuple[Part, Role], list[StillEntry]] = defaultdict(list)
         for entry in self.entries:
             found[entry.part, entry.role].append(entry)
         return {key: tuple(entries) for key, entries in found.items()}
 
-    def read(self, entry: Entry) -> Pixels:
-        """(height, width, channels)."""
+    def read(self, entry: StillEntry) -> UInt8Array:
+        """Return an image (height, width, channels)."""
         height, width, channels = entry.shape
         return np.asarray(self.pixels[entry.first : entry.first + height * width * channels]).reshape(entry.shape)
 
@@ -109,30 +108,29 @@ class Stills:
 
 
 def open_stills(packages: Sequence[StillPackage], cache: Path) -> Stills:
-    """Obtain the packages and decode them once; later they come from `cache`. What was stopped goes on at the package
-    that it was at. Raises DataError."""
-    entries: list[Entry] = []
-    parts: list[Pixels] = []
+    """Obtain the packages and decode each once; later they come from `cache`. Raises DataError."""
+    entries: list[StillEntry] = []
+    parts: list[UInt8Array] = []
     first = 0
     for package in packages:
-        content, index = _kept(package, cache)
+        content, index = _decode_once(package, cache)
         stored = json.loads(index.read_text(encoding="utf-8"))
-        entries += [Entry(row["name"], row["role"], row["part"], tuple(row["shape"]), first + row["first"]) for row in stored]
+        entries += [StillEntry(row["name"], row["role"], row["part"], tuple(row["shape"]), first + row["first"]) for row in stored]
         parts.append(np.fromfile(content, np.uint8))
         first += len(parts[-1])
     return Stills(np.concatenate(parts), tuple(entries))
 
 
-def _kept(package: StillPackage, cache: Path) -> tuple[Path, Path]:
-    """The files that hold a package's pixels and what they are. Raises DataError."""
-    how = json.dumps([_REVISION, package.package.sha256, [chosen.model_dump() for chosen in package.pictures]])
-    base = cache / f"stills-{hashlib.sha256(how.encode()).hexdigest()[:16]}"
+def _decode_once(package: StillPackage, cache: Path) -> tuple[Path, Path]:
+    """Return the files of a package's pixels and of their index, decoding them if they are missing. Raises DataError."""
+    settings = json.dumps([_REVISION, package.package.sha256, [chosen.model_dump() for chosen in package.pictures]])
+    base = cache / f"stills-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
     content, index = base.with_suffix(".pixels"), base.with_suffix(".json")
     if not index.is_file():
         root, rows, first = obtain(package.package, cache), [], 0
         partial = content.with_suffix(f".{os.getpid()}")  # processes may decode at once
         with partial.open("wb") as target:
-            for chosen, name, pixels in _decoded(package, root):
+            for chosen, name, pixels in _decode(package, root):
                 target.write(pixels.tobytes())
                 rows.append({"name": name, "role": chosen.role, "part": chosen.part, "shape": pixels.shape, "first": first})
                 first += pixels.size
@@ -141,10 +139,10 @@ def _kept(package: StillPackage, cache: Path) -> tuple[Path, Path]:
     return content, index
 
 
-def _decoded(package: StillPackage, root: Path) -> Iterator[tuple[Pictures, str, Pixels]]:
+def _decode(package: StillPackage, root: Path) -> Iterator[tuple[ImageFiles, str, UInt8Array]]:
     for chosen in package.pictures:
-        folder = unpacked(root / chosen.library) if chosen.library else root
-        files = _chosen(chosen, folder)
+        folder = unpack(root / chosen.library) if chosen.library else root
+        files = _list_files(chosen, folder)
         if not files:
             raise DataError(f"data.packages: {package.package.name} has no file like {', '.join(chosen.files)}")
         for file in files:
@@ -153,7 +151,7 @@ def _decoded(package: StillPackage, root: Path) -> Iterator[tuple[Pictures, str,
                 yield chosen, f"{package.package.name}/{file.relative_to(root).as_posix()}", pixels
 
 
-def _chosen(chosen: Pictures, folder: Path) -> list[Path]:
+def _list_files(chosen: ImageFiles, folder: Path) -> list[Path]:
     found = sorted({file for pattern in chosen.files for file in folder.glob(pattern)})
     found = [file for file in found if not any(fnmatchcase(file.relative_to(folder).as_posix(), one) for one in chosen.without)]
     if chosen.most is None or len(found) <= chosen.most:
@@ -161,11 +159,11 @@ def _chosen(chosen: Pictures, folder: Path) -> list[Path]:
     return [found[number * len(found) // chosen.most] for number in range(chosen.most)]
 
 
-def _read(file: Path, chosen: Pictures) -> Pixels | None:
-    """None for a file that cannot be read, is too small or shows nothing."""
+def _read(file: Path, chosen: ImageFiles) -> UInt8Array | None:
+    """Read an image. Return None if it cannot be read, is too small or shows nothing."""
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(file) as opened:
-            if opened.width * opened.height > _MOST_PIXELS:
+            if opened.width * opened.height > _MAX_PIXELS:
                 return None
             opened.draft("RGB", (2 * chosen.side, 2 * chosen.side))
             image = opened.convert("RGB" if chosen.role == "ground" else "RGBA")
@@ -174,7 +172,7 @@ def _read(file: Path, chosen: Pictures) -> Pixels | None:
     if chosen.role == "cutout":
         image = image.crop(image.getchannel("A").getbbox() or (0, 0, 1, 1)).convert("RGBa")
     image.thumbnail((chosen.side, chosen.side), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    if max(image.size) < _SMALLEST:
+    if max(image.size) < _MIN_SIDE:
         return None
     pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, -1)
-    return None if chosen.role == "ground" and pixels.mean(axis=2).std() < _FLATTEST else pixels
+    return None if chosen.role == "ground" and pixels.mean(axis=2).std() < _MIN_CONTRAST else pixels

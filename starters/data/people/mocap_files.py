@@ -1,6 +1,6 @@
-"""Recordings of motion as COCO's keypoints in space: DeepMimic's clips, BVH, and arrays of joint positions.
+"""Motion capture as COCO keypoints in space, read from DeepMimic clips, BVH files and arrays of joint positions.
 
-Every reader returns metres, y up, at the recording's own rate. Eyes, ears and nose, which no motion capture has, are set into the head.
+Every reader returns metres, y up, at the recording's rate. Eyes, ears and nose, which motion capture lacks, are placed in the head.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from models.arrays import FloatArray
 from models.people.keypoints import KEYPOINT_NAMES
 from training.errors import DataError
-
-Floats = NDArray[np.floating[Any]]
 
 FACE = {
     "nose": (0.0, 0.0, 0.11),
@@ -27,23 +25,23 @@ FACE = {
     "left ear": (0.075, 0.01, 0.0),
     "right ear": (-0.075, 0.01, 0.0),
 }
-"""Metres from the middle of the head: to the person's left, up, forward."""
+"""Offsets in metres from the middle of the head: to the person's left, up, forward."""
 
 
 @dataclass(frozen=True)
 class Motion:
     """One person over F frames."""
 
-    joints: Floats
+    joints: FloatArray
     """(F, 17, 3), metres, y up."""
     rate: float
-    """Frames a second."""
+    """Frames per second."""
     loops: bool = False
-    """The last frame is followed by the first, with the way walked in between."""
+    """Whether the last frame is followed by the first, displaced by the distance walked."""
 
 
-def head(middle: Floats, left: Floats, up: Floats) -> dict[str, Floats]:
-    """Keypoints of the face. middle (F, 3): of the head; left, up (F, 3): directions, roughly across each other."""
+def head(middle: FloatArray, left: FloatArray, up: FloatArray) -> dict[str, FloatArray]:
+    """Return the keypoints of the face. middle (F, 3): of the head; left, up (F, 3): roughly perpendicular directions."""
     left = left / np.linalg.norm(left, axis=1, keepdims=True)
     up = up - (up * left).sum(axis=1, keepdims=True) * left
     up = up / np.linalg.norm(up, axis=1, keepdims=True)
@@ -51,8 +49,8 @@ def head(middle: Floats, left: Floats, up: Floats) -> dict[str, Floats]:
     return {name: middle + np.array(place) @ axes for name, place in FACE.items()}
 
 
-def keypoints(places: Mapping[str, Floats]) -> Floats:
-    """(F, 17, 3) of keypoints by name, (F, 3) each."""
+def keypoints(places: Mapping[str, FloatArray]) -> FloatArray:
+    """Stack keypoints by name, (F, 3) each, to (F, 17, 3)."""
     return np.stack([places[name] for name in KEYPOINT_NAMES], axis=1)
 
 
@@ -79,13 +77,13 @@ HEAD_ABOVE_NECK = 0.175
 
 
 def read_deepmimic(path: Path) -> Motion:
-    """Raises DataError."""
+    """Read a DeepMimic clip. Raises DataError."""
     try:
         content = json.loads(path.read_text())
         values = np.array(content["Frames"], np.float64)
         loops = content["Loop"] == "wrap"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no clip of DeepMimic ({type(error).__name__}: {error})") from error
+        raise DataError(f"{path}: is not a DeepMimic clip ({type(error).__name__}: {error})") from error
     if values.ndim != 2 or values.shape[1] != 44 or len(values) < 2:
         raise DataError(f"{path}: frames of 44 numbers were expected, there are {values.shape}")
     place = {"root": values[:, 1:4]}
@@ -94,11 +92,11 @@ def read_deepmimic(path: Path) -> Motion:
     for joint, (parent, offset, count) in DEEPMIMIC.items():
         place[joint] = place[parent] + turn[parent].apply(np.array(offset))
         if count == 4:
-            own = Rotation.from_quat(values[:, [column + 1, column + 2, column + 3, column]])
+            rotation = Rotation.from_quat(values[:, [column + 1, column + 2, column + 3, column]])
         else:
             angle = values[:, column] if count else np.zeros(len(values))
-            own = Rotation.from_rotvec(angle[:, None] * np.array([0.0, 0.0, 1.0]))
-        turn[joint] = turn[parent] * own
+            rotation = Rotation.from_rotvec(angle[:, None] * np.array([0.0, 0.0, 1.0]))
+        turn[joint] = turn[parent] * rotation
         column += count
     left, up = turn["neck"].apply(np.array([0.0, 0.0, -1.0])), turn["neck"].apply(np.array([0.0, 1.0, 0.0]))
     joints = keypoints({**place, **head(place["neck"] + HEAD_ABOVE_NECK * up, left, up)})
@@ -116,8 +114,8 @@ class Bone:
 
 
 @dataclass(frozen=True)
-class Naming:
-    """Which joints of a recording are keypoints, and the size of its unit."""
+class JointNames:
+    """Joints of a recording that are keypoints, and its unit of length."""
 
     joints: Mapping[str, str]
     """Keypoint → joint; a joint of several names is the first that is there."""
@@ -127,16 +125,16 @@ class Naming:
     """Metres of a unit of length."""
     up: str = "y"
     middle: float = 0.5
-    """Where the middle of the head is, from the first of `head` to the second."""
+    """Position of the head's middle, from the first of `head` (0) to the second (1)."""
 
-    def motion(self, places: Mapping[str, Floats], rate: float) -> Motion:
-        """places: (F, 3) by joint, in the recording's unit. Raises DataError."""
-        wanted = [*self.joints.values(), *self.head]
-        missing = sorted(set(wanted) - set(places))
+    def motion(self, places: Mapping[str, FloatArray], rate: float) -> Motion:
+        """Convert joint positions, (F, 3) each in the recording's unit, to keypoints. Raises DataError."""
+        joint_names = [*self.joints.values(), *self.head]
+        missing = sorted(set(joint_names) - set(places))
         if missing:
             raise DataError(f"the recording has no joints {', '.join(missing)}")
         to_y = {"y": np.eye(3), "z": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])}[self.up]
-        metric = {name: places[name] @ to_y.T * self.metres for name in wanted}
+        metric = {name: places[name] @ to_y.T * self.metres for name in joint_names}
         limbs = {keypoint: metric[joint] for keypoint, joint in self.joints.items()}
         bottom, top = (metric[joint] for joint in self.head)
         across = limbs["left shoulder"] - limbs["right shoulder"]
@@ -144,13 +142,13 @@ class Naming:
         return Motion(keypoints({**limbs, **face}), rate)
 
 
-def _sided(joints: Mapping[str, str]) -> dict[str, str]:
-    """Both sides of a table of keypoints, `{}` standing for Left or Right."""
+def _both_sides(joints: Mapping[str, str]) -> dict[str, str]:
+    """Fill in both sides of a table of keypoints; `{}` stands for Left or Right."""
     return {f"{side} {part}": joint.format(side.title()) for side in ("left", "right") for part, joint in joints.items()}
 
 
-CMU = Naming(
-    _sided(
+CMU = JointNames(
+    _both_sides(
         {
             "shoulder": "{}Arm",
             "elbow": "{}ForeArm",
@@ -164,8 +162,8 @@ CMU = Naming(
     metres=0.056444,  # the release's unit, inches / 0.45
     middle=0.55,
 )
-BOXING = Naming(
-    _sided(
+BOXING = JointNames(
+    _both_sides(
         {
             "shoulder": "{}Shoulder",
             "elbow": "{}Elbow",
@@ -178,7 +176,7 @@ BOXING = Naming(
     ("Head", "Head end"),
     metres=0.01,
 )
-CLIMBING = Naming(CMU.joints, ("Neck", "Head"), metres=1.0, up="z", middle=1.1)
+CLIMBING = JointNames(CMU.joints, ("Neck", "Head"), metres=1.0, up="z", middle=1.1)
 CLIMBING_JOINTS = (
     *("Hips", "Spine", "Spine1", "Neck", "Head"),
     *("LeftShoulder", "LeftArm", "LeftForeArm", "LeftHand", *(f"left finger {number}" for number in range(15))),
@@ -189,34 +187,34 @@ CLIMBING_JOINTS = (
 """Joints of holosoma's arrays, in their order."""
 
 
-def read_positions(path: Path, joints: Sequence[str], naming: Naming, rate: float) -> Motion:
-    """An array (F, joints, 3) in a file of NumPy. Raises DataError."""
+def read_positions(path: Path, joints: Sequence[str], names: JointNames, rate: float) -> Motion:
+    """Read joint positions (F, joints, 3) from a NumPy file. Raises DataError."""
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: no array of joint positions ({error})") from error
+        raise DataError(f"{path}: is not an array of joint positions ({error})") from error
     if values.ndim != 3 or values.shape[1:] != (len(joints), 3):
         raise DataError(f"{path}: an array of (frames, {len(joints)}, 3) was expected, this is {values.shape}")
-    return naming.motion({name: values[:, place].astype(np.float64) for place, name in enumerate(joints)}, rate)
+    return names.motion({name: values[:, place].astype(np.float64) for place, name in enumerate(joints)}, rate)
 
 
-def read_bvh(path: Path, naming: Naming) -> Motion:
-    """Raises DataError."""
+def read_bvh(path: Path, names: JointNames) -> Motion:
+    """Read a BVH file. Raises DataError."""
     try:
         words = path.read_text(encoding="utf-8", errors="replace").split()
         bones, rest = _hierarchy(words)
-        begin = rest.index("Time:") + 2
-        seconds = float(rest[begin - 1])
-        # files exist whose header counts one frame less than follow it
-        values = np.array(rest[begin:], np.float64).reshape(-1, sum(len(bone.channels) for bone in bones))
-        places = _placed(bones, values)
+        start = rest.index("Time:") + 2
+        seconds = float(rest[start - 1])
+        # the headers of some files count one frame less than they have
+        values = np.array(rest[start:], np.float64).reshape(-1, sum(len(bone.channels) for bone in bones))
+        places = _positions(bones, values)
     except (OSError, ValueError, IndexError, StopIteration) as error:
         raise DataError(f"{path}: not a BVH file ({type(error).__name__}: {error})") from error
-    return naming.motion(places, 1 / seconds)
+    return names.motion(places, 1 / seconds)
 
 
 def _hierarchy(words: Sequence[str]) -> tuple[list[Bone], list[str]]:
-    """The joints, parents first, and the words of the part MOTION."""
+    """Parse the joints, parents first, and return them with the words of the MOTION section."""
     bones: list[Bone] = []
     stack: list[int] = []
     stream: Iterator[str] = iter(words)
@@ -239,22 +237,22 @@ def _hierarchy(words: Sequence[str]) -> tuple[list[Bone], list[str]]:
     return bones, list(stream)
 
 
-def _placed(bones: Sequence[Bone], values: Floats) -> dict[str, Floats]:
-    """Places (F, 3) of every joint, in the file's unit."""
+def _positions(bones: Sequence[Bone], values: FloatArray) -> dict[str, FloatArray]:
+    """Return the position (F, 3) of every joint, in the file's unit."""
     column = 0
-    places: list[Floats] = []
+    places: list[FloatArray] = []
     turns: list[Rotation] = []
     for bone in bones:
-        own = {channel: values[:, column + number] for number, channel in enumerate(bone.channels)}
+        values_of = {channel: values[:, column + number] for number, channel in enumerate(bone.channels)}
         column += len(bone.channels)
-        moved = np.stack([own.get(f"{axis}position", np.zeros(len(values))) for axis in "XYZ"], axis=1) + bone.offset
+        offset = np.stack([values_of.get(f"{axis}position", np.zeros(len(values))) for axis in "XYZ"], axis=1) + bone.offset
         order = "".join(channel[0] for channel in bone.channels if channel.endswith("rotation"))
-        angles = np.stack([own[f"{axis}rotation"] for axis in order], axis=1) if order else None
+        angles = np.stack([values_of[f"{axis}rotation"] for axis in order], axis=1) if order else None
         turn = Rotation.identity(len(values)) if angles is None else Rotation.from_euler(order, angles, degrees=True)  # intrinsic
         if bone.parent < 0:
-            places.append(moved)
+            places.append(offset)
             turns.append(turn)
         else:
-            places.append(places[bone.parent] + turns[bone.parent].apply(moved))
+            places.append(places[bone.parent] + turns[bone.parent].apply(offset))
             turns.append(turns[bone.parent] * turn)
     return {bone.name: place for bone, place in zip(bones, places, strict=True)}

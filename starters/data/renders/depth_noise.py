@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from starters.data.renders.raster import Floats
+from models.arrays import Float32Array
 
 _NOISE = (0.001, 0.015)
-"""Smallest and largest standard deviation of the noise, in radii of the object."""
+"""Minimum and maximum standard deviation of the noise, in radii of the object."""
 _STEP = 0.15
-"""A jump of depth between neighbours, in radii, that makes an edge."""
+"""Minimum step of depth between neighbours at an edge, in radii."""
 
 
-def sensed(depth: Floats, generator: np.random.Generator) -> Floats:
-    """(n, n), 0 where nothing is seen → the same with white and smooth noise, and 0 where the sensor found nothing.
-
-    The depth is in radii of the object.
-    """
+def add_sensor_noise(depth: Float32Array, generator: np.random.Generator) -> Float32Array:
+    """Add a sensor's errors to a depth map (n, n), in radii of the object, 0 for none: white and smooth noise, and holes."""
     side = len(depth)
     white, smooth = np.exp(generator.uniform(np.log(_NOISE[0]), np.log(_NOISE[1]), 2))
     noise = white * generator.normal(size=depth.shape) + smooth * _smooth(generator, side)
@@ -26,12 +24,12 @@ def sensed(depth: Floats, generator: np.random.Generator) -> Floats:
     if generator.random() < 0.5:
         field = _smooth(generator, side)
         lost |= field > np.quantile(field, 1 - generator.uniform(0, 0.2))
-    kept = (depth > 0) & ~lost
-    return np.where(kept, depth + noise, 0).astype(np.float32)
+    measured = (depth > 0) & ~lost
+    return np.where(measured, depth + noise, 0).astype(np.float32)
 
 
-def _smooth(generator: np.random.Generator, side: int, cells: int = 8) -> Floats:
-    """(side, side), about normal, interpolated between a few values."""
+def _smooth(generator: np.random.Generator, side: int, cells: int = 8) -> Float32Array:
+    """Draw a smooth field (side, side), about normal, interpolated between a few values."""
     coarse = generator.normal(size=(cells + 1, cells + 1))
     place = np.linspace(0, cells, side, endpoint=False)
     first, share = place.astype(np.int64), place % 1
@@ -39,8 +37,8 @@ def _smooth(generator: np.random.Generator, side: int, cells: int = 8) -> Floats
     return np.asarray(rows[:, first] * (1 - share) + rows[:, first + 1] * share, np.float32)
 
 
-def _edges(depth: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """(n, n), where a neighbour is much nearer, much farther or not on the object."""
+def _edges(depth: Float32Array) -> NDArray[np.bool_]:
+    """Return whether a neighbour is much nearer, much farther or not on the object, (n, n)."""
     edges = np.zeros(depth.shape, np.bool_)
     for axis in (0, 1):
         jump = np.abs(np.diff(depth, axis=axis)) > _STEP

@@ -1,4 +1,4 @@
-"""Libraries of Sweet Home 3D (`.sh3f`): archives of meshes with a catalogue that names each one, its category and its creator."""
+"""Libraries of Sweet Home 3D (`.sh3f`): archives of meshes with a catalogue of names, categories and creators."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ENTRY = re.compile(r"(\w+)#(\d+)\s*[=:]\s*(.*)")
 
 
 class Library(Settings):
-    """One archive of a package, its licence, and what is taken out of it."""
+    """One archive of a package, its licence, and the objects that are used."""
 
     file: str
-    """Below the package's folder."""
+    """Path below the package's folder."""
     license: str
     views: int = Field(gt=0)
     """Views of each object."""
     held_out_views: int | None = Field(default=None, gt=0)
-    """Views of each object that is held out; None: as many."""
+    """Views of each held-out object; None: `views`."""
     up: Up = "y"
     parts: dict[str, Literal["val", "test"]] = Field(default_factory=dict)
     """Categories that are held out; all others are trained on."""
@@ -40,49 +40,44 @@ class Library(Settings):
 
 
 @dataclass(frozen=True)
-class Piece:
+class FurniturePiece:
     name: str
     category: str
     creator: str
     file: Path
 
 
-def pieces(library: Library, root: Path) -> list[Piece]:
-    """The objects of a library of the package that is unpacked in `root`; unpacks the library beside it. Raises DataError."""
-    folder = unpacked(root / library.file)
+def pieces(library: Library, root: Path) -> list[FurniturePiece]:
+    """List the objects of a library of the package in `root`; unpack the library first. Raises DataError."""
+    folder = unpack(root / library.file)
     entries: dict[int, dict[str, str]] = defaultdict(dict)
     for field, number, value in _read(folder / CATALOGUE):
         entries[number][field] = value
     found = [
-        Piece(entry["name"], entry["category"], entry.get("creator", "unknown"), folder / entry["model"].lstrip("/"))
+        FurniturePiece(entry["name"], entry["category"], entry.get("creator", "unknown"), folder / entry["model"].lstrip("/"))
         for _, entry in sorted(entries.items())
         if {"name", "category", "model"} <= entry.keys()
     ]
     left = [piece for piece in found if not any(fnmatchcase(text, one) for one in library.without for text in (piece.name, piece.category))]
     if not left:
-        raise DataError(f"{library.file}: its catalogue names no object that is wanted")
+        raise DataError(f"{library.file}: its catalogue has no object besides those that `without` leaves out")
     return left
 
 
-def creators(archive: Path) -> set[str]:
-    """Makers of what a library holds, its textures included. Raises DataError."""
-    return {value for field, _, value in _read(unpacked(archive) / CATALOGUE) if field == "creator"}
-
-
 def _read(catalogue: Path) -> Iterator[tuple[str, int, str]]:
-    """Field, number and value of each line, in Java's format of properties, of which catalogues use lines and Unicode escapes alone."""
+    """Yield field, number and value of each line, in Java's properties format, of which catalogues use single lines and Unicode escapes."""
     try:
         lines = catalogue.read_text(encoding="latin-1").splitlines()
     except OSError as error:
         raise DataError(f"{catalogue}: cannot be read ({error.strerror})") from error
     for line in lines:
-        if told := ENTRY.fullmatch(line.strip()):
-            value = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), told[3])
-            yield told[1], int(told[2]), value
+        if match := ENTRY.fullmatch(line.strip()):
+            value = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), match[3])
+            yield match[1], int(match[2]), value
 
 
-def unpacked(archive: Path) -> Path:
-    """The folder beside a library that holds its files; unpacks it the first time. Raises DataError."""
+def unpack(archive: Path) -> Path:
+    """Unpack a library the first time and return the folder of its files, next to the archive. Raises DataError."""
     folder = archive.with_name(archive.name + ".unpacked")
     if folder.is_dir():
         return folder
@@ -92,6 +87,6 @@ def unpacked(archive: Path) -> Path:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(staging)
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{archive}: no library of Sweet Home 3D ({error})") from error
+        raise DataError(f"{archive}: is not a library of Sweet Home 3D ({error})") from error
     staging.rename(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Meshes to be rendered: triangles with colours, read from files or built from simple shapes, and painted where they have no texture."""
+"""Meshes to render: coloured triangles, read from files or composed of simple shapes, and painted if they have no texture."""
 
 from __future__ import annotations
 
@@ -8,35 +8,32 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import trimesh
 from PIL import Image
 from trimesh.visual.texture import TextureVisuals
 
-from starters.data.renders.raster import Floats, Ints
+from models.arrays import Float32Array, Int64Array, UInt8Array
 
 _TEXTURE = 128
-"""Side of a texture."""
-_MOST_FACES = 120_000
-
-Bytes = npt.NDArray[np.uint8]
+"""Side of a texture in pixels."""
+_MAX_FACES = 120_000
 
 
 @dataclass(frozen=True)
 class Paint:
-    """Colours that depend on where a point is, for meshes that have none."""
+    """Colours that depend on a point's position, for meshes without colours."""
 
     kind: str
-    """plain, stripes, checks, blots, or picture: a texture projected along one direction."""
-    colours: Floats
+    """Pattern: plain, stripes, checks, blots, or picture (a texture projected along one direction)."""
+    colours: Float32Array
     """(C, 3) in 0..1."""
-    directions: Floats
-    """(2, 3) of any length: more of it, more of the pattern."""
-    picture: Bytes | None = None
+    directions: Float32Array
+    """Directions (2, 3); the longer, the finer the pattern."""
+    picture: UInt8Array | None = None
     """(T, T, 3)."""
 
-    def at(self, points: Floats) -> Floats:
-        """(P, 3) → (P, 3) in 0..1."""
+    def colours_at(self, points: Float32Array) -> Float32Array:
+        """Return colours in 0..1 of points: (P, 3) → (P, 3)."""
         along = points @ self.directions.T  # (P, 2)
         if self.picture is not None:
             column, row = ((along * _TEXTURE).astype(np.int64) % _TEXTURE).T
@@ -55,42 +52,42 @@ class Paint:
 
 
 @dataclass(frozen=True)
-class Mesh:
+class PaintedMesh:
     """Triangles inside a sphere of radius 1 around the origin."""
 
-    corners: Floats
+    corners: Float32Array
     """(F, 3, 3)."""
-    uv: Floats
+    uv: Float32Array
     """(F, 3, 2), from the lower left of a texture."""
-    texture: Ints
-    """(F,), which one."""
-    textures: Bytes
+    texture: Int64Array
+    """Texture of each triangle, (F,)."""
+    textures: UInt8Array
     """(T, side, side, 3)."""
     paint: Paint | None = None
-    """Instead of textures."""
+    """Paint that replaces the textures."""
 
-    def points(self, face: Ints, weights: Floats) -> Floats:
-        """Places on triangles, (P,) and (P, 3) barycentric → (P, 3)."""
+    def points(self, face: Int64Array, weights: Float32Array) -> Float32Array:
+        """Return points on triangles: face (P,) and barycentric weights (P, 3) → (P, 3)."""
         return np.asarray(np.einsum("pk,pkc->pc", weights, self.corners[face]), np.float32)
 
-    def colours(self, face: Ints, weights: Floats) -> Floats:
-        """(P, 3) in 0..1."""
+    def colours(self, face: Int64Array, weights: Float32Array) -> Float32Array:
+        """Return colours (P, 3) in 0..1 of points on triangles."""
         if self.paint is not None:
-            return self.paint.at(self.points(face, weights))
+            return self.paint.colours_at(self.points(face, weights))
         uv = np.einsum("pk,pkc->pc", weights, self.uv[face])
         side = self.textures.shape[1]
         column, row = (np.floor(part * side).astype(np.int64) % side for part in (uv[:, 0], 1 - uv[:, 1]))
         return np.asarray(self.textures[self.texture[face], row, column] / np.float32(255), np.float32)
 
-    def normals(self) -> Floats:
-        """(F, 3) of length 1; 0 for triangles without area."""
+    def normals(self) -> Float32Array:
+        """Return unit normals (F, 3); 0 for triangles without area."""
         edges = self.corners[:, 1:] - self.corners[:, :1]
         normals = np.cross(edges[:, 0], edges[:, 1])
         return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20), np.float32)
 
 
-def read(file: Path, paint: Paint, picture: Path | None = None) -> Mesh:
-    """A file that trimesh reads.
+def read(file: Path, paint: Paint, picture: Path | None = None) -> PaintedMesh:
+    """Read a file that trimesh supports.
 
     paint: for meshes whose faces all have the same colour. picture: the texture of a file that names none. Raises ValueError.
     """
@@ -98,8 +95,8 @@ def read(file: Path, paint: Paint, picture: Path | None = None) -> Mesh:
     parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
     if not parts:
         raise ValueError("no triangles")
-    if sum(len(part.faces) for part in parts) > _MOST_FACES:
-        raise ValueError(f"more than {_MOST_FACES} triangles")
+    if sum(len(part.faces) for part in parts) > _MAX_FACES:
+        raise ValueError(f"more than {_MAX_FACES} triangles")
     corners, uv, owners, textures = [], [], [], []
     for number, part in enumerate(parts):
         coordinates, texture = _texture_of(part, picture)
@@ -109,18 +106,18 @@ def read(file: Path, paint: Paint, picture: Path | None = None) -> Mesh:
         textures.append(texture)
     every = np.stack(textures)
     plain = bool((every == every[:1, :1, :1]).all())
-    return Mesh(_centred(np.concatenate(corners)), np.concatenate(uv), np.concatenate(owners), every, paint if plain else None)
+    return PaintedMesh(_centre(np.concatenate(corners)), np.concatenate(uv), np.concatenate(owners), every, paint if plain else None)
 
 
-def painted(corners: Floats, paint: Paint) -> Mesh:
-    """(F, 3, 3), of any size and place."""
+def paint_mesh(corners: Float32Array, paint: Paint) -> PaintedMesh:
+    """Make a mesh of triangles (F, 3, 3) of any size and position."""
     count = len(corners)
     empty = np.zeros((1, 1, 1, 3), np.uint8)
-    return Mesh(_centred(corners), np.zeros((count, 3, 2), np.float32), np.zeros(count, np.int64), empty, paint)
+    return PaintedMesh(_centre(corners), np.zeros((count, 3, 2), np.float32), np.zeros(count, np.int64), empty, paint)
 
 
-def _texture_of(part: trimesh.Trimesh, picture: Path | None) -> tuple[Floats, Bytes]:
-    """Texture coordinates of the corners (F, 3, 2), and the image; one colour fills an image, too."""
+def _texture_of(part: trimesh.Trimesh, picture: Path | None) -> tuple[Float32Array, UInt8Array]:
+    """Return texture coordinates of the corners (F, 3, 2), and the texture; a single colour becomes a plain texture."""
     visual: Any = part.visual
     coordinates = np.zeros((len(part.faces), 3, 2), np.float32)
     colour: tuple[float, ...] = (200, 200, 200)
@@ -145,8 +142,8 @@ def _texture_of(part: trimesh.Trimesh, picture: Path | None) -> tuple[Floats, By
     )
 
 
-def _centred(corners: Floats) -> Floats:
-    """Into the sphere. Raises ValueError."""
+def _centre(corners: Float32Array) -> Float32Array:
+    """Move and scale triangles into the unit sphere. Raises ValueError."""
     points = corners.reshape(-1, 3)
     if not np.isfinite(points).all():
         raise ValueError("a corner is not finite")
@@ -158,8 +155,8 @@ def _centred(corners: Floats) -> Floats:
     return np.asarray(moved / radius, np.float32)
 
 
-def draw_paint(generator: np.random.Generator, pictures: Sequence[Bytes] = ()) -> Paint:
-    """pictures: (T, T, 3) each, one of which may be the paint."""
+def draw_paint(generator: np.random.Generator, pictures: Sequence[UInt8Array] = ()) -> Paint:
+    """Draw a paint. pictures: textures (T, T, 3), one of which may be chosen."""
     kinds = ["plain", "stripes", "checks", "blots", *(["picture"] * 2 if len(pictures) else [])]
     kind = str(generator.choice(kinds))
     colours = generator.random((int(generator.integers(2, 5)), 3), dtype=np.float32)
@@ -168,15 +165,15 @@ def draw_paint(generator: np.random.Generator, pictures: Sequence[Bytes] = ()) -
     return Paint(kind, colours, directions * np.float32(0.3 if kind == "picture" else 1.0), picture)
 
 
-def read_texture(file: Path) -> Bytes:
-    """A texture for `draw_paint`."""
+def read_texture(file: Path) -> UInt8Array:
+    """Read a texture for `draw_paint`."""
     with Image.open(file) as image:
         return np.asarray(image.convert("RGB").resize((_TEXTURE, _TEXTURE), Image.Resampling.BOX))
 
 
-def composed(generator: np.random.Generator) -> Floats:
-    """One to four boxes, cylinders, cones, balls, rings, capsules or turned shapes that touch each other, (F, 3, 3)."""
-    corners: list[Floats] = []
+def compose_shapes(generator: np.random.Generator) -> Float32Array:
+    """Draw one to four boxes, cylinders, cones, balls, rings, capsules or surfaces of revolution that touch: (F, 3, 3)."""
+    corners: list[Float32Array] = []
     for _ in range(int(generator.integers(1, 5))):
         part = _simple(generator)
         stretch = np.exp(generator.uniform(-0.5, 0.5, 3)).astype(np.float32)
@@ -188,7 +185,7 @@ def composed(generator: np.random.Generator) -> Floats:
     return np.concatenate(corners)
 
 
-def _simple(generator: np.random.Generator) -> Floats:
+def _simple(generator: np.random.Generator) -> Float32Array:
     create: Any = trimesh.creation
     kind = int(generator.integers(8))
     if kind <= 1:
@@ -211,8 +208,8 @@ def _simple(generator: np.random.Generator) -> Floats:
     return np.asarray(mesh.triangles, np.float32)
 
 
-def random_rotation(generator: np.random.Generator) -> Floats:
-    """(3, 3), uniform."""
+def random_rotation(generator: np.random.Generator) -> Float32Array:
+    """Draw a uniform rotation (3, 3)."""
     q = generator.normal(size=4)
     w, x, y, z = q / np.linalg.norm(q)
     return np.array(
@@ -226,16 +223,16 @@ def random_rotation(generator: np.random.Generator) -> Floats:
 
 
 Up = Literal["any", "y", "z"]
-"""The axis of a mesh that points up; any: it may lie in every way."""
-TO_CAMERA: Mapping[str, Floats] = {
+"""Axis of a mesh that points up; any: it has no fixed orientation."""
+TO_CAMERA: Mapping[str, Float32Array] = {
     "y": np.array([[1, 0, 0], [0, -1, 0], [0, 0, -1]], np.float32),
     "z": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32),
 }
-"""Up becomes the camera's -y."""
+"""Rotations of a mesh that turn its up axis to the camera's -y."""
 
 
-def standing_rotation(generator: np.random.Generator, up: Up) -> Floats:
-    """(3, 3): seen from any side, most often from somewhat above, by a camera that is held nearly level."""
+def standing_rotation(generator: np.random.Generator, up: Up) -> Float32Array:
+    """Draw a rotation (3, 3): seen from any side, mostly from slightly above, by a nearly level camera."""
     if up == "any":
         return random_rotation(generator)
     turned, tilted, rolled = (

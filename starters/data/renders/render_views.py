@@ -1,4 +1,4 @@
-"""Views of a mesh: an image, the depth of its pixels and how the camera stood; and the surface that all views show a part of."""
+"""Views of a mesh (image, depth and camera), and points of its surface."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from starters.data.renders.meshes import Mesh, Up, random_rotation, standing_rotation
-from starters.data.renders.raster import Floats, rasterise
+from models.arrays import Float32Array
+from starters.data.renders.meshes import PaintedMesh, Up, random_rotation, standing_rotation
+from starters.data.renders.raster import rasterise
 
 SURFACE_POINTS = 20_000
-"""Points of each object's surface."""
+"""Number of surface points of each object."""
 _PROBES, _PROBE_SIDE = 18, 96
-"""Images from all around an object, by which points that nobody can see are left out, and their side."""
+"""Number and side in pixels of images from around an object; points that none of them shows are left out."""
 _TRIALS = 2
-"""Times `SURFACE_POINTS` that are drawn, since some lie inside."""
+"""Candidates per surface point, since some lie inside."""
 
 SURFACE = np.dtype([("point", "<f2", 3), ("normal", "i1", 3), ("colour", "u1", 3)])
-"""A point of the surface in the mesh's frame; its normal, times 127, points to where it can be seen from; its colour, not lit."""
+"""Surface point in the mesh's frame; its outward normal, times 127; its unlit colour."""
 
 
 def view_dtype(side: int, seen: int, back: bool = False) -> np.dtype[np.void]:
-    """A view: `side` pixels of colour along each axis, `seen` of depth; back: and as many of the surface behind."""
+    """Return the dtype of a view: `side` pixels of colour along each axis, `seen` of depth; back: and of the back surface."""
     behind = [("back", "<f4", (seen, seen)), ("back_colour", "u1", (seen, seen, 3))] if back else []
     return np.dtype(
         [
@@ -39,26 +40,26 @@ def view_dtype(side: int, seen: int, back: bool = False) -> np.dtype[np.void]:
             *behind,
         ]
     )
-    # depth: 0 where there is no object. back: depth at which the ray of a pixel leaves the object for the last time; 0 as depth.
+    # depth: 0 outside of the object. back: depth at which the ray of a pixel exits the object; 0 as depth.
     # A point p of the mesh is at rotation · p + translation. focal and centre: in sides of the image.
 
 
 @dataclass(frozen=True)
 class Light:
-    towards: Floats
-    """(3,) of length 1, in the camera's frame."""
+    towards: Float32Array
+    """Unit vector (3,) to the light, in the camera's frame."""
     ambient: float
-    tint: Floats
+    tint: Float32Array
     """(3,)."""
 
-    def shine(self, colours: Floats, normals: Floats) -> Floats:
-        """(P, 3) each → (P, 3) in 0..1, by Lambert's law."""
+    def shine(self, colours: Float32Array, normals: Float32Array) -> Float32Array:
+        """Light colours by Lambert's law: (P, 3) each → (P, 3) in 0..1."""
         facing = np.maximum(normals @ self.towards, 0)[:, None]
         return np.asarray(np.clip(colours * (self.ambient + (1 - self.ambient) * facing) * self.tint, 0, 1), np.float32)
 
 
-def surface_of(mesh: Mesh, generator: np.random.Generator) -> npt.NDArray[np.void]:
-    """`SURFACE_POINTS` points, uniform over the part of the surface that can be seen from somewhere outside. Raises ValueError."""
+def surface_of(mesh: PaintedMesh, generator: np.random.Generator) -> npt.NDArray[np.void]:
+    """Draw `SURFACE_POINTS` points, uniform over the surface that is visible from outside. Raises ValueError."""
     areas = np.linalg.norm(np.cross(mesh.corners[:, 1] - mesh.corners[:, 0], mesh.corners[:, 2] - mesh.corners[:, 0]), axis=1)
     total = np.cumsum(areas, dtype=np.float64)
     count = _TRIALS * SURFACE_POINTS
@@ -68,10 +69,10 @@ def surface_of(mesh: Mesh, generator: np.random.Generator) -> npt.NDArray[np.voi
     weights = np.stack([1 - root, root * (1 - second), root * second], axis=1).astype(np.float32)
     points = mesh.points(face, weights)
     outwards, visible = _visible(mesh, points, mesh.normals()[face], generator)
-    kept = np.flatnonzero(visible)
-    if len(kept) < SURFACE_POINTS // 100:
+    usable = np.flatnonzero(visible)
+    if len(usable) < SURFACE_POINTS // 100:
         raise ValueError("hardly any of its surface can be seen")
-    chosen = generator.permutation(kept)[:SURFACE_POINTS] if len(kept) >= SURFACE_POINTS else generator.choice(kept, SURFACE_POINTS)
+    chosen = generator.permutation(usable)[:SURFACE_POINTS] if len(usable) >= SURFACE_POINTS else generator.choice(usable, SURFACE_POINTS)
     surface = np.empty(SURFACE_POINTS, SURFACE)
     surface["point"] = points[chosen]
     surface["normal"] = np.round(127 * outwards[chosen])
@@ -79,8 +80,10 @@ def surface_of(mesh: Mesh, generator: np.random.Generator) -> npt.NDArray[np.voi
     return surface
 
 
-def _visible(mesh: Mesh, points: Floats, normals: Floats, generator: np.random.Generator) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Normals turned to the side that is seen, (P, 3), and whether each point is seen in any image from around, (P,)."""
+def _visible(
+    mesh: PaintedMesh, points: Float32Array, normals: Float32Array, generator: np.random.Generator
+) -> tuple[Float32Array, npt.NDArray[np.bool_]]:
+    """Return normals turned to the visible side, (P, 3), and whether each point is visible, (P,)."""
     visible = np.zeros(len(points), np.bool_)
     towards = np.zeros(len(points))  # images in which a point is seen from its normal's side, less those from behind
     distance, side = 4.0, _PROBE_SIDE
@@ -96,19 +99,19 @@ def _visible(mesh: Mesh, points: Floats, normals: Floats, generator: np.random.G
         turned = normals @ rotation.T
         facing = (turned * placed).sum(axis=1)  # below 0 towards the camera
         slope = np.minimum(np.abs(placed[:, 2]) / np.maximum(np.abs(facing), 1e-3), 8.0)
-        here = placed[:, 2] <= depth[row * side + column] + slope * placed[:, 2] / focal
-        towards += np.where(here, -np.sign(facing), 0)
-        visible |= here
+        in_sight = placed[:, 2] <= depth[row * side + column] + slope * placed[:, 2] / focal
+        towards += np.where(in_sight, -np.sign(facing), 0)
+        visible |= in_sight
     return np.where(towards[:, None] < 0, -normals, normals), visible
 
 
 def view_of(
-    mesh: Mesh, generator: np.random.Generator, side: int, seen: int, up: Up = "any", *, back: bool = False
+    mesh: PaintedMesh, generator: np.random.Generator, side: int, seen: int, up: Up = "any", *, back: bool = False
 ) -> npt.NDArray[np.void] | None:
-    """One record of `view_dtype`: a photograph cropped to the object with a margin, squared by black at the bottom or on the right.
+    """Render a record of `view_dtype`: the object with a margin, padded to a square with black at the bottom or on the right.
 
-    That is what a capture becomes (`models.systems.mcc.scene_inputs.capture_to_view`). None if hardly anything of the object is seen.
-    back: render the surface behind, too; it draws nothing, so that the rest is the same.
+    `models.systems.mcc.scene_inputs.capture_to_view` makes the same of a capture. Return None if hardly anything of the object is visible.
+    back: also render the back surface; it draws no random numbers, so the rest stays the same.
     """
     rotation = standing_rotation(generator, up)
     distance = float(np.exp(generator.uniform(np.log(1.6), np.log(8.0))))
@@ -146,11 +149,8 @@ def view_of(
     return view
 
 
-def _add_back(view: npt.NDArray[np.void], mesh: Mesh, corners: Floats, light: Light) -> None:
-    """Write where the rays of the pixels that are seen leave the object for the last time, and the colours there, in place.
-
-    corners: (F, 3, 3), the mesh in the camera's frame. What is behind is lit from its outside, which no ray of the camera meets.
-    """
+def _add_back(view: npt.NDArray[np.void], mesh: PaintedMesh, corners: Float32Array, light: Light) -> None:
+    """Write the depth and colours at which rays exit the object, in place. corners: (F, 3, 3), in the camera's frame."""
     seen = view["depth"].shape[0]
     focal, (x, y) = float(view["focal"] * seen), (float(place * seen) for place in view["centre"])
     hits = rasterise(corners, focal, (x, y), seen, farthest=True)
@@ -160,20 +160,20 @@ def _add_back(view: npt.NDArray[np.void], mesh: Mesh, corners: Floats, light: Li
     colours = light.shine(mesh.colours(hits.face, hits.weights), normals.astype(np.float32))
     depth = np.zeros(seen * seen, np.float32)
     depth[hits.pixel] = hits.depth
-    nearest = view["depth"]  # rays of an image whose pixels divide otherwise may pass beside the edge
+    nearest = view["depth"]  # a back ray may miss the object at its edge
     view["back"] = np.where(nearest > 0, np.maximum(depth.reshape(seen, seen), nearest), 0)
     view["back_colour"].reshape(-1, 3)[hits.pixel] = np.round(255 * colours)
 
 
 def _light(generator: np.random.Generator) -> Light:
-    """From somewhere behind the camera, most often from above."""
+    """Draw a light behind the camera, mostly from above."""
     towards = generator.normal(size=3) + np.array([0, -1.0, -1.5])
     tint = generator.uniform(0.8, 1.25) * generator.uniform(0.9, 1.1, 3)
     return Light((towards / np.linalg.norm(towards)).astype(np.float32), float(generator.uniform(0.25, 0.75)), tint.astype(np.float32))
 
 
-def _background(generator: np.random.Generator, side: int) -> Floats:
-    """(side, side, 3) in 0..1: one colour, a gradient, or a coarse pattern."""
+def _background(generator: np.random.Generator, side: int) -> Float32Array:
+    """Draw a background (side, side, 3) in 0..1: one colour, a gradient, or a coarse pattern."""
     colours = generator.random((2, 3), dtype=np.float32)
     kind = int(generator.integers(3))
     if kind == 0:

@@ -1,7 +1,7 @@
-"""Renders of meshes that packages ship, and of composed shapes: images with depth, and the surface behind them. MCC is trained on them.
+"""Training data of MCC: renders of meshes from packages and of composed shapes, with depth and surface points.
 
-Everything is rendered once, in shards that are kept: a command that was stopped goes on at the shard that it was at. Objects are held out
-by category. What a depth sensor adds is drawn anew for every sample.
+Everything is rendered once, into shards in the cache; a stopped command continues at the first missing shard. Objects are held out by
+category. The errors of the depth sensor are drawn for every sample.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from models.arrays import UInt8Array
 from models.bundle_schema import Preprocess
 from models.systems.mcc.scene_inputs import normalise_points
-from starters.data.renders.depth_noise import sensed
+from starters.data.renders.depth_noise import add_sensor_noise
 from starters.data.renders.furniture import Library, pieces
-from starters.data.renders.meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_texture
+from starters.data.renders.meshes import PaintedMesh, Up, compose_shapes, draw_paint, paint_mesh, read, read_texture
 from starters.data.renders.render_views import Light, surface_of, view_dtype, view_of
 from training.checkpoint import replacing, write_atomically
 from training.data.packages import LicensedPackage, obtain
@@ -37,9 +38,9 @@ from training.recipe_settings import Settings
 Part = Literal["train", "val", "test"]
 
 _REVISION = 2
-"""Revision of what is rendered: shards of another one are not read."""
+"""Revision of the renderer: shards of other revisions are not read."""
 _SHARD = 16
-"""Objects in a shard."""
+"""Number of objects in a shard."""
 
 
 class Objects(Settings):
@@ -53,11 +54,11 @@ class Objects(Settings):
     """Views of each object."""
     up: Up = "any"
     texture: str | None = None
-    """Where the texture is that a file does not name; `{stem}` is the file's name without suffix."""
+    """Path of the texture if files do not name one; `{stem}` is the file's name without suffix."""
 
 
 class MeshPackage(LicensedPackage):
-    """One package, its licence, and what is taken out of it."""
+    """One package, its licence, and the objects that are used."""
 
     objects: list[Objects] = Field(default_factory=list)
     libraries: list[Library] = Field(default_factory=list)
@@ -69,17 +70,17 @@ class Renders(DataSettings):
     kind: Literal["renders"] = "renders"
     packages: list[MeshPackage] = Field(default_factory=list)
     composed: int = Field(default=0, ge=0)
-    """Objects made of simple shapes, in training alone."""
+    """Number of objects composed of simple shapes, for training only."""
     composed_views: int = Field(default=4, gt=0)
     part: Part = "train"
     seen_size: int = Field(default=64, gt=0)
-    """Side of the map of seen points."""
+    """Side of the map of visible points."""
     surface_points: int = Field(default=20_000, gt=0)
-    """True points of each sample, of the 20,000 of its object."""
+    """Surface points of each sample, of the 20,000 of its object."""
     sensor: bool = True
-    """Whether seen points have the errors of a depth sensor."""
+    """Whether visible points have the errors of a depth sensor."""
     back: Literal[True] | None = None
-    """Render where the ray of each pixel leaves the object for the last time, and the colour there, too."""
+    """Whether to render the point at which the ray of each pixel exits the object, and its colour."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -97,7 +98,7 @@ class Renders(DataSettings):
         return self
 
     def open(self, preparation: Preparation) -> RenderedScenes:
-        """Renders what the cache lacks. Raises DataError."""
+        """Render the shards that the cache lacks. Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
         shards = render(self, preparation.preprocess.image_size, preparation.cache)
@@ -108,7 +109,7 @@ class Renders(DataSettings):
 
 @dataclass(frozen=True)
 class Item:
-    """One object to be rendered."""
+    """Object to render."""
 
     name: str
     category: str
@@ -126,7 +127,7 @@ class Shard:
     names: tuple[str, ...]
     categories: tuple[str, ...]
     left_out: Mapping[str, str]
-    """Object → why it cannot be rendered."""
+    """Object → the reason why it cannot be rendered."""
     surfaces: npt.NDArray[np.void]
     """(objects, points)."""
     views: npt.NDArray[np.void]
@@ -173,7 +174,7 @@ class RenderedScenes:
 
     def _sample(self, view: npt.NDArray[np.void], surface: npt.NDArray[np.void], generator: np.random.Generator) -> Sample:
         side = self.settings.seen_size
-        depth = torch.from_numpy(sensed(view["depth"], generator) if self.settings.sensor else np.array(view["depth"]))
+        depth = torch.from_numpy(add_sensor_noise(view["depth"], generator) if self.settings.sensor else np.array(view["depth"]))
         focal, centre = float(view["focal"]) * side, (float(view["centre"][0]) * side, float(view["centre"][1]) * side)
         seen, scale, offset = normalise_points(unprojected(depth, (focal, focal), centre))  # (n, n, 3)
         first = int(generator.integers(len(surface)))  # they are in random order
@@ -199,7 +200,7 @@ class RenderedScenes:
 
 
 def lit_surface(view: npt.NDArray[np.void], surface: npt.NDArray[np.void]) -> tuple[Tensor, Tensor]:
-    """Points of the surface in the camera's frame, and their colours under the view's light, (G, 3) each."""
+    """Return surface points in the camera's frame and their colours under the view's light, (G, 3) each."""
     rotation = np.asarray(view["rotation"])
     light = Light(np.asarray(view["light"]), float(view["ambient"]), np.asarray(view["tint"]))
     points = surface["point"].astype(np.float32) @ rotation.T + view["translation"]
@@ -209,12 +210,12 @@ def lit_surface(view: npt.NDArray[np.void], surface: npt.NDArray[np.void]) -> tu
 
 
 def render(settings: Renders, side: int, cache: Path) -> tuple[Shard, ...]:
-    """All shards of a part; those that exist already are read. Raises DataError."""
-    items, paints = listed(settings, cache)
+    """Render and read all shards of a part; existing ones are kept. Raises DataError."""
+    items, paints = list_objects(settings, cache)
     folder = cache / f"renders-{_digest(settings, side, items)}"
     folder.mkdir(parents=True, exist_ok=True)
     parts = [items[first : first + _SHARD] for first in range(0, len(items), _SHARD)]
-    pictures: list[Bytes] = []
+    pictures: list[UInt8Array] = []
     for number, part in enumerate(parts):
         if not (folder / f"{number:04}.json").is_file():
             pictures = pictures or [read_texture(file) for file in paints]
@@ -225,25 +226,25 @@ def render(settings: Renders, side: int, cache: Path) -> tuple[Shard, ...]:
 
 def _digest(settings: Renders, side: int, items: Sequence[Item]) -> str:
     packages = [entry.package.sha256 for entry in settings.packages]
-    what = [[item.name, item.category, item.views, item.texture.name if item.texture else None, *_standing(item)] for item in items]
+    objects = [[item.name, item.category, item.views, item.texture.name if item.texture else None, *_standing(item)] for item in items]
     paints = [entry.paints for entry in settings.packages]
     behind = ["back"] if settings.back else []  # shards without it are still read
-    content = json.dumps([_REVISION, side, settings.seen_size, settings.seed, packages, paints, what, *behind])
+    content = json.dumps([_REVISION, side, settings.seen_size, settings.seed, packages, paints, objects, *behind])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _standing(item: Item) -> list[str]:
-    """Nothing of an object that may lie in every way: shards from before others could be rendered are still read."""
+    """Return nothing for objects without orientation, so that the digests of older shards stay the same."""
     return [] if item.up == "any" else [item.up]
 
 
-def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
-    """The objects of a part, and the textures for those without colours. Obtains the packages. Raises DataError."""
+def list_objects(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
+    """List the objects of a part, and the textures for those without colours. Raises DataError."""
     items: list[Item] = []
     paints: list[Path] = []
     for entry in settings.packages:
-        wanted = [objects for objects in entry.objects if objects.part == settings.part]
-        if not wanted and not entry.paints and not entry.libraries:
+        chosen = [objects for objects in entry.objects if objects.part == settings.part]
+        if not chosen and not entry.paints and not entry.libraries:
             continue
         root = obtain(entry.package, cache)
         for library in entry.libraries:
@@ -253,9 +254,9 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
                 for piece in pieces(library, root)
                 if library.parts.get(piece.category, "train") == settings.part
             ]
-        paints += [file for pattern in entry.paints for file in _found(root, pattern, entry)]
-        for objects in wanted:
-            for file in (file for pattern in objects.files for file in _found(root, pattern, entry)):
+        paints += [file for pattern in entry.paints for file in _matching_files(root, pattern, entry)]
+        for objects in chosen:
+            for file in (file for pattern in objects.files for file in _matching_files(root, pattern, entry)):
                 texture = root / objects.texture.format(stem=file.stem) if objects.texture else None
                 name = f"{entry.package.name}/{file.relative_to(root).as_posix()}"
                 items.append(Item(name, objects.category, objects.views, objects.up, file, texture))
@@ -265,7 +266,7 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
 
 
 def creators(settings: Renders, cache: Path) -> dict[str, list[str]]:
-    """Makers of the objects of libraries, by licence, in alphabetical order: they must be credited. Raises DataError."""
+    """Return the creators of library objects to credit, by licence, in alphabetical order. Raises DataError."""
     found: dict[str, set[str]] = {}
     for entry in settings.packages:
         for library in entry.libraries:
@@ -274,16 +275,16 @@ def creators(settings: Renders, cache: Path) -> dict[str, list[str]]:
     return {license: sorted(names) for license, names in found.items()}
 
 
-def _found(root: Path, pattern: str, entry: MeshPackage) -> list[Path]:
-    """Raises DataError."""
+def _matching_files(root: Path, pattern: str, entry: MeshPackage) -> list[Path]:
+    """Return the files that match a pattern. Raises DataError if there are none."""
     files = sorted(root.glob(pattern))
     if not files:
         raise DataError(f"data.packages: {entry.package.name} {entry.package.version} has no file {pattern}")
     return files
 
 
-def _write(folder: Path, number: int, items: Sequence[Item], pictures: Sequence[Bytes], settings: Renders, side: int) -> None:
-    """Render one shard; its JSON file, written last, says that it is whole."""
+def _write(folder: Path, number: int, items: Sequence[Item], pictures: Sequence[UInt8Array], settings: Renders, side: int) -> None:
+    """Render one shard; its JSON file, written last, marks it as complete."""
     surfaces, views = [], []
     names: list[str] = []
     categories: list[str] = []
@@ -321,6 +322,6 @@ def _read(folder: Path, number: int) -> Shard:
     return Shard(tuple(described["names"]), tuple(described["categories"]), described["left_out"], surfaces, views)
 
 
-def _mesh(item: Item, generator: np.random.Generator, pictures: Sequence[Bytes]) -> Mesh:
+def _mesh(item: Item, generator: np.random.Generator, pictures: Sequence[UInt8Array]) -> PaintedMesh:
     paint = draw_paint(generator, pictures)
-    return painted(composed(generator), paint) if item.file is None else read(item.file, paint, item.texture)
+    return paint_mesh(compose_shapes(generator), paint) if item.file is None else read(item.file, paint, item.texture)

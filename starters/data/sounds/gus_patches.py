@@ -1,6 +1,6 @@
 """Gravis Ultrasound patches (`.pat`): recordings of one instrument with root frequencies and loops.
 
-Their envelopes are left out: in the patches that are read here they do no more than let a note die away after its end.
+Envelopes are ignored: in the patches read here they only let a note decay after its end.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from training.errors import DataError
 
 _MAGIC = b"GF1PATCH1"
 _HEADER, _INSTRUMENT, _LAYER = 129, 63, 47
-"""Bytes; the last byte but 40 of a layer says how many samples follow."""
+"""Sizes in bytes; byte 41 from the end of a layer is the number of samples."""
 _SAMPLE = struct.Struct("<7sBIIIHIIIhB6B6B6BB40x")
-"""Name, fractions of the loop, bytes, begin and end of the loop in bytes, rate, lowest, highest and root frequency in mHz, …, modes."""
+"""Name, fractions of the loop, size, start and end of the loop in bytes, rate, lowest, highest and root frequency in mHz, …, modes."""
 _WIDE, _UNSIGNED, _LOOPED, _BACKWARDS = 1, 2, 4, 16
-"""Bits of the modes: 16 bits a value; from 0 on; looped; played from the end."""
+"""Bits of the modes: 16-bit values; unsigned; looped; played backwards."""
 _MODES = -1
 
 
@@ -32,15 +32,15 @@ class PatchSample:
     """(samples,), from -1 to 1."""
     rate: int
     loop: tuple[int, int] | None
-    """Begin and end, in samples."""
+    """Start and end, in samples."""
 
 
 def read_patch(file: Path) -> list[PatchSample]:
-    """Samples of the first layer. Raises DataError."""
+    """Read the samples of the first layer. Raises DataError."""
     content = file.read_bytes()
     try:
         if not content.startswith(_MAGIC):
-            raise ValueError("it does not begin as patches do")
+            raise ValueError("it has no header of a patch")
         at = _HEADER + _INSTRUMENT + _LAYER
         found = []
         for _ in range(content[at - 41]):
@@ -54,9 +54,9 @@ def read_patch(file: Path) -> list[PatchSample]:
 
 
 def _sample(content: bytes, at: int) -> tuple[PatchSample, int]:
-    """A sample, and where the next one begins. Raises ValueError and struct.error."""
+    """Read a sample, and return it with the offset of the next one. Raises ValueError and struct.error."""
     fields = _SAMPLE.unpack_from(content, at)
-    size, begin, end, rate = fields[2:6]
+    size, start, end, rate = fields[2:6]
     root, modes = fields[8], fields[_MODES]
     data = content[at + _SAMPLE.size : at + _SAMPLE.size + size]
     if len(data) < size or not size or not rate or not root:
@@ -66,7 +66,7 @@ def _sample(content: bytes, at: int) -> tuple[PatchSample, int]:
     width = 2 if modes & _WIDE else 1
     values = np.frombuffer(data[: size // width * width], f"<{'u' if modes & _UNSIGNED else 'i'}{width}").astype(np.float32)
     wave = values / np.float32(2 ** (8 * width - 1)) - np.float32(bool(modes & _UNSIGNED))
-    begin, end = begin // width, min(end // width, len(wave) - 1)
-    loop = (begin, end) if modes & _LOOPED and begin < end else None
+    start, end = start // width, min(end // width, len(wave) - 1)
+    loop = (start, end) if modes & _LOOPED and start < end else None
     key = 69 + 12 * np.log2(root / 440_000)
     return PatchSample(float(key), wave, rate, loop), at + _SAMPLE.size + size

@@ -1,6 +1,6 @@
-"""Notes of SoundFonts, as `tinysoundfont` plays them: files of recorded instruments by General MIDI's numbers.
+"""SoundFonts, files of recorded instruments with General MIDI's numbers, played by `tinysoundfont`.
 
-Only the compiled part of that package is used, out of its wheel: the rest wants a sound card.
+Only the compiled module of that package is used, from its wheel: the rest needs a sound card.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from training.errors import DataError
 from training.recipe_settings import Settings
 
 KITS = 128
-"""Bank of drum kits: each key is another drum."""
+"""Bank of drum kits, in which each key is a different drum."""
 _EXTENSION = "_tinysoundfont"
 _FADING_S = 0.05
-"""Time in which the renderer lets notes that are stopped at once die away, and more."""
+"""Upper bound of the time in which stopped notes fade out in the renderer."""
 
 Wave = NDArray[np.float32]
 """Mono, (samples,)."""
 
 
 class Presets(Settings):
-    """Which presets are played. A preset is `BANK:PROGRAM`."""
+    """Selection of presets. A preset is `BANK:PROGRAM`."""
 
     only: list[str] | None = None
-    """Presets; None: all that the instruments ask for and that are there."""
+    """Presets; None: all those of the instruments that are available."""
     without: list[str] = Field(default_factory=list)
     """Presets that are left out."""
 
@@ -45,7 +45,7 @@ class Presets(Settings):
     @classmethod
     def _presets(cls, value: list[str] | None) -> list[str] | None:
         for preset in value or ():
-            numbered(preset)
+            parse_preset(preset)
         return value
 
     def plays(self, preset: str) -> bool:
@@ -62,19 +62,19 @@ class Font(Presets):
 
 @dataclass(frozen=True)
 class Note:
-    """Times are in samples; velocity is from 0 to 1."""
+    """Note of an instrument. Times are in samples; velocity is from 0 to 1."""
 
     key: int
     velocity: float
-    begin: int
+    start: int
     end: int
 
 
 class Synth:
-    """One font at one sample rate. It is for one thread."""
+    """Renderer of one font at one sample rate. Not thread-safe."""
 
     def __init__(self, extension: ModuleType, file: Path, sample_rate: int) -> None:
-        """Raises DataError."""
+        """Load the font. Raises DataError."""
         try:
             self._font = extension.SoundFont(str(file))
         except RuntimeError as error:
@@ -83,59 +83,59 @@ class Synth:
         self._fading = int(_FADING_S * sample_rate)
 
     def keys(self, preset: str) -> Sequence[int]:
-        """Those that it can play, ascending; none where the font lacks the preset. Some may be silent."""
+        """Return the keys of a preset, ascending; none if the font lacks it. Some may be silent."""
         return range(128) if self._index(preset) >= 0 else ()
 
     def play(self, preset: str, notes: Sequence[Note], samples: int, tuning: float = 0.0) -> Wave:
-        """Return so many samples of the notes, a function of the arguments alone. tuning: semitones by which recordings are shifted."""
+        """Render notes to a wave of `samples`. tuning: semitones by which recordings are shifted."""
         font = self._font
         font.reset()
-        font.render(np.zeros(self._fading, np.float32).data.cast("B"))  # what was played before
+        font.render(np.zeros(self._fading, np.float32).data.cast("B"))  # flush earlier notes
         font.channel_set_preset_index(0, self._index(preset))
         font.channel_set_tuning(0, tuning)
-        events = sorted({note.begin for note in notes} | {note.end for note in notes} | {0, samples})
+        events = sorted({note.start for note in notes} | {note.end for note in notes} | {0, samples})
         wave = np.zeros(samples, np.float32)
-        for begin, end in pairwise(events):
+        for start, end in pairwise(events):
             for note in notes:
-                if note.end == begin:
+                if note.end == start:
                     font.channel_note_off(0, note.key)
             for note in notes:
-                if note.begin == begin:
+                if note.start == start:
                     font.channel_note_on(0, note.key, note.velocity)
-            if begin < samples:
-                part = np.zeros(min(end, samples) - begin, np.float32)
+            if start < samples:
+                part = np.zeros(min(end, samples) - start, np.float32)
                 font.render(part.data.cast("B"))
-                wave[begin:end] = part
+                wave[start:end] = part
         return wave
 
     def _index(self, preset: str) -> int:
-        """A negative number where the font has no such preset."""
-        return int(self._font.get_preset_index(*numbered(preset)))
+        """Return the index of a preset, negative if the font lacks it."""
+        return int(self._font.get_preset_index(*parse_preset(preset)))
 
 
-def numbered(preset: str) -> tuple[int, int]:
+def parse_preset(preset: str) -> tuple[int, int]:
     """Return bank and program of `BANK:PROGRAM`. Raises ValueError."""
     bank, colon, program = preset.partition(":")
     if not colon or not bank.isdecimal() or not program.isdecimal() or int(bank) > KITS or int(program) > 127:
-        raise ValueError(f"{preset!r} is no preset; write BANK:PROGRAM, such as 0:40")
+        raise ValueError(f"{preset!r} is not a preset; write BANK:PROGRAM, such as 0:40")
     return int(bank), int(program)
 
 
 def open_font(font: Font, renderer: PyPIPackage, sample_rate: int, cache_folder: Path) -> Synth:
-    """The same synth for the same font: reading one takes seconds. Raises DataError."""
+    """Open a font, cached since reading one takes seconds. Raises DataError."""
     file = obtain(font.package, cache_folder) / font.file
     if not file.is_file():
         raise DataError(f"{file}: the package has no such file")
-    return _opened(obtain(renderer, cache_folder), file, sample_rate)
+    return _open(obtain(renderer, cache_folder), file, sample_rate)
 
 
 @cache
-def _opened(renderer: Path, file: Path, sample_rate: int) -> Synth:
+def _open(renderer: Path, file: Path, sample_rate: int) -> Synth:
     return Synth(extension_in(renderer), file, sample_rate)
 
 
 def extension_in(folder: Path) -> ModuleType:
-    """The compiled part of tinysoundfont below an unpacked wheel; a process loads it once. Raises DataError."""
+    """Load the compiled module of tinysoundfont from an unpacked wheel, once per process. Raises DataError."""
     found = [folder / "tinysoundfont" / f"{_EXTENSION}{suffix}" for suffix in EXTENSION_SUFFIXES]
     file = next((path for path in found if path.is_file()), None)
     if file is None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.people.keypoints import TOKEN_VALUES, encode_tokens
-from starters.data.people.motions import NOBODY_SAYS, MotionTracks, Take, play
+from starters.data.people.motions import UNLABELLED, MotionTracks, Take, play
 from training.data.source import Source
 
 Floats = NDArray[np.floating[Any]]
@@ -71,7 +71,7 @@ def _of_take(take: Take, number: int, source: MotionTracks, every: float, camera
     settings, length = source.settings, len(take.labels) / take.motion.rate
     for moment in np.arange(every / 2, max(length, 0.6 * every), every):
         at = min(int(moment * take.motion.rate), len(take.labels) - 1)
-        if take.labels[at] == NOBODY_SAYS:
+        if take.labels[at] == UNLABELLED:
             continue
         start = at / take.motion.rate - settings.frames // 2 / settings.rate
         if not take.motion.loops:
@@ -80,7 +80,7 @@ def _of_take(take: Take, number: int, source: MotionTracks, every: float, camera
         row = min(round((at / take.motion.rate - start) * settings.rate), len(scene.joints) - 1)
         for camera in range(cameras):
             random = np.random.default_rng((seed, number, at, camera))
-            poses, detected, (width, height) = source.detected(scene, random)
+            poses, detected, (width, height) = source.detect(scene, random)
             near = [other for other in sorted(range(len(detected)), key=lambda other: abs(other - row)) if detected[other]][:1]
             if not near or abs(near[0] - row) > NEAR:
                 continue  # as AVA does: who is not detected is not asked about

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from starters.data.people.motions import Recording
+from starters.data.people.motions import MotionRecording
 from starters.evaluation.starter_quality import StarterQuality
 from training.data.packages import PyPIPackage
 from training.evaluation.trained_classifier import SplitQuality
@@ -39,9 +39,9 @@ class ActionsSettings(StarterQuality, SplitQuality):
 
     kind: Literal["actions"] = "actions"
     phases: ClassVar = ("single_frames",)
-    held_out: list[Recording] = Field(min_length=1)
+    held_out: list[MotionRecording] = Field(min_length=1)
     """The test split, looked at once."""
-    validation: list[Recording] = Field(default_factory=list)
+    validation: list[MotionRecording] = Field(default_factory=list)
     """For choices and thresholds."""
     single_frames: str
     """Phase that trained the same network on single frames."""

@@ -13,7 +13,7 @@ import torch
 from models.bundle_schema import Clip, Preprocess
 from starters.data.clips.camera_moves import CameraClips, CameraMoves
 from starters.data.clips.camera_paths import MOVES
-from starters.data.clips.video_augmentation import decoded
+from starters.data.clips.video_augmentation import decode
 from starters.data.images.package_images import Part
 from starters.evaluation.optical_flow import features_of
 from starters.tests import moving
@@ -46,10 +46,10 @@ def opened(content: dict[str, Any], cache: Path, **changes: Any) -> CameraClips:
 def test_images_are_kept_by_part_and_empty_ones_left_out(content: dict[str, Any], cache: Path) -> None:
     stills = opened(content, cache).stills
     grounds: dict[Part, list[str]] = {
-        part: [Path(entry.name).stem for entry in stills.of(part, "ground")] for part in ("train", "val", "test")
+        part: [Path(entry.name).stem for entry in stills.entries_of(part, "ground")] for part in ("train", "val", "test")
     }
     assert grounds == {"train": ["field-1", "meadow-1"], "val": ["hill-1"], "test": ["lake-1"]}
-    [ball] = stills.of("train", "cutout")
+    [ball] = stills.entries_of("train", "cutout")
     assert Path(ball.name).stem == "ball-cutout" and ball.shape == (32, 32, 4)
     assert (stills.read(ball) == (200, 40, 40, 255)).all()  # its transparent margin is cut off
 
@@ -67,7 +67,7 @@ def test_a_sample_and_a_video_are_the_same_every_time(content: dict[str, Any], c
     assert one["clip"].shape == (3, 8, 48, 48) and int(one["label"]) == 3
     assert torch.equal(one["clip"], same["clip"]) and not torch.equal(one["clip"], other["clip"])
     seen, seen_again, held_out = (
-        decoded(source.video(12, 0.3, 48).content) for source in (first, again, opened(content, cache, part="test"))
+        decode(source.video(12, 0.3, 48).content) for source in (first, again, opened(content, cache, part="test"))
     )
     assert np.array_equal(seen, seen_again) and not np.array_equal(seen, held_out)
 
@@ -90,7 +90,7 @@ def test_a_video_has_the_length_and_rate_that_it_says(content: dict[str, Any], c
     source = opened(content, cache)
     for index in range(6):
         video = source.video(index, 0.5, 48)
-        frames = decoded(video.content)
+        frames = decode(video.content)
         assert len(frames) == round(0.5 * video.rate) and min(frames.shape[1:3]) == 48 and video.label == index
 
 

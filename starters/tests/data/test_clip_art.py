@@ -10,7 +10,6 @@ import torch
 from models.bundle_schema import Preprocess
 from starters.data.images.clip_art import ClipArt, ClipArtImages, build, series_of
 from starters.tests import drawings
-from tests.training.archives import deb
 from training.data.source import Augment, Preparation
 from training.errors import DataError
 
@@ -62,12 +61,6 @@ def test_a_sample_is_a_function_of_its_draw(data: tuple[dict[str, Any], Path]) -
     assert samples[0].shape == (3, 32, 32) and samples[0].dtype == torch.float32
 
 
-def test_what_others_are_evaluated_on_is_left_out_of_both_parts(data: tuple[dict[str, Any], Path]) -> None:
-    every = {name for part in ("train", "test") for name in opened(data, part=part).names}
-    left = {name for part in ("train", "test") for name in opened(data, part=part, without=["*/apple_*", "*_red_*"]).names}
-    assert left == {name for name in every if "apple_" not in name and "_red_" not in name} and len(left) == 30
-
-
 def test_held_out_drawings_are_on_white_and_training_ones_vary(data: tuple[dict[str, Any], Path]) -> None:
     def corner(source: ClipArtImages, draw: int) -> tuple[float, ...]:
         return tuple(source.sample(blank_corner(source), draw)["pixels"][:, 0, 0].tolist())
@@ -91,21 +84,3 @@ def test_another_cleaning_is_another_cache(data: tuple[dict[str, Any], Path]) ->
 def test_a_folder_without_drawings_is_named(data: tuple[dict[str, Any], Path]) -> None:
     with pytest.raises(DataError, match="usr/share/doc has no PNG files"):
         opened(data, folder="usr/share/doc")
-
-
-def test_subjects_are_classes(tmp_path: Path) -> None:
-    content = drawings.art(tmp_path)
-    for subject in ("animals", "boats"):
-        folder = tmp_path / "more" / drawings.FOLDER / subject
-        folder.mkdir(parents=True)
-        for word in drawings.WORDS:
-            drawings.drawing(f"{subject}-{word}").save(folder / f"{word}.png")
-    content["package"] = deb(tmp_path, "more-art", tmp_path / "more")
-    source = opened((content, tmp_path), subjects=["boats", "animals"])
-    assert source.labels == ("boats", "animals")
-    for index, name in enumerate(source.names):
-        assert source.labels[int(source.sample(index, 0)["label"])] == Path(name).parts[0]
-    only = opened((content, tmp_path), subjects=["animals"])
-    assert {Path(name).parts[0] for name in only.names} == {"animals"}
-    with pytest.raises(DataError, match=r"data\.subjects: no drawing is in planes"):
-        opened((content, tmp_path), subjects=["animals", "planes"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from starters.data.images import flags
-from starters.data.images.flags import Corpus, Drawings, Flags
+from starters.data.images.flags import Corpus, FlagArtwork, Flags
 from starters.tests.collection import COLOURS
 from training import recipe
 from training.errors import DataError, RecipeError
@@ -25,7 +25,7 @@ def corpus(data: Flags, cache: Path) -> Corpus:
     return flags.build(data, cache)
 
 
-def halves(drawings: Drawings, index: int) -> list[str]:
+def halves(drawings: FlagArtwork, index: int) -> list[str]:
     """The colours in the middle of the upper and the lower half."""
     picture = drawings.artwork[index]
     assert picture[3].min() == 255
@@ -75,14 +75,14 @@ def test_a_picture_that_the_package_lacks_is_named(tiny_recipe: dict[str, Any], 
 def test_artwork_keeps_its_transparency(tmp_path: Path) -> None:
     circle = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="4" fill="red"/></svg>'
     (tmp_path / "circle.svg").write_text(circle)
-    pixels = np.asarray(flags.draw(tmp_path / "circle.svg"))
+    pixels = np.asarray(flags.rasterise(tmp_path / "circle.svg"))
     assert pixels[0, 0, 3] == 0 and pixels[256, 256].tolist() == [255, 0, 0, 255]
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("held_out", "none", "none is none of the artworks"),
+        ("held_out", "none", "none is not among the artworks"),
         ("labels.BB", "AAland", "two have the same name"),
         ("left_out.AA", "forgotten", "AA: labels have these codes"),
         ("clip_art.pictures.stray", "XX", "XX: no label has this code"),

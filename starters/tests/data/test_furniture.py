@@ -71,11 +71,11 @@ def test_every_wanted_category_is_in_one_split(data: dict[str, Any], tmp_path: P
 
 def test_a_library_that_cannot_be_read_or_has_nothing_is_refused(data: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "broken.sh3f").write_bytes(b"no archive")
-    with pytest.raises(DataError, match=r"broken.sh3f: no library of Sweet Home 3D"):
+    with pytest.raises(DataError, match=r"broken.sh3f: is not a library of Sweet Home 3D"):
         pieces(Library(file="broken.sh3f", license="?", views=1), tmp_path)
     with zipfile.ZipFile(tmp_path / "empty.sh3f", "w") as archive:
         archive.writestr("PluginFurnitureCatalog.properties", "id=Nothing")
-    with pytest.raises(DataError, match="names no object that is wanted"):
+    with pytest.raises(DataError, match="has no object besides those"):
         pieces(Library(file="empty.sh3f", license="?", views=1), tmp_path)
     package = data["packages"][0]
     objects = [{"category": "Office", "part": "test", "views": 1, "files": ["*"]}]

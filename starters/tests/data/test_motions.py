@@ -10,8 +10,19 @@ import pytest
 
 from models.people.keypoints import HIPS, KEYPOINT_COUNT, KEYPOINT_NAMES, TOKEN_VALUES
 from starters.data.people.mocap_files import BOXING, CLIMBING, CLIMBING_JOINTS, Motion, read_bvh, read_deepmimic, read_positions
-from starters.data.people.motions import NOBODY_SAYS, Motions, MotionTracks, Part, Recording, Scene, Take, follow, play, standing
-from starters.data.people.simulated_detector import Camera, Noise, drawn, seen
+from starters.data.people.motions import (
+    UNLABELLED,
+    LabelledPart,
+    MotionRecording,
+    Motions,
+    MotionTracks,
+    PersonMotion,
+    Take,
+    follow,
+    is_standing,
+    play,
+)
+from starters.data.people.simulated_detector import Noise, VirtualCamera, detect, draw_camera
 from training.data.packages import PyPIPackage
 from training.errors import DataError
 
@@ -149,47 +160,47 @@ def test_recording_without_loop_ends_at_the_requested_speed() -> None:
 def test_what_follows_begins_where_and_facing_as_the_first_ended() -> None:
     angle = 1.1
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
-    first = Scene(glide(20).joints @ turn.T + [3.0, 0.0, -2.0], np.zeros(20, np.int64))
-    both = follow(first, Scene(glide(20).joints, np.ones(20, np.int64)), 30.0)
+    first = PersonMotion(glide(20).joints @ turn.T + [3.0, 0.0, -2.0], np.zeros(20, np.int64))
+    both = follow(first, PersonMotion(glide(20).joints, np.ones(20, np.int64)), 30.0)
     steps = np.diff(both.joints[:, HIPS].mean(axis=1), axis=0)[30:]  # after the one has passed into the other
     np.testing.assert_allclose(steps, np.tile(turn @ [0, 0, 1 / 30], (9, 1)), atol=1e-9)
     assert both.labels.tolist() == [0] * 20 + [1] * 20
 
 
 def test_standing_is_upright_with_straight_legs_and_quiet_hands() -> None:
-    assert standing(still())[10:-10].all()
+    assert is_standing(still())[10:-10].all()
     sitting, waving, bent = still().joints, still().joints, still().joints
     sitting[:, [AT["left knee"], AT["right knee"]], 2] += 0.4
     waving[:, AT["left wrist"], 1] += 0.3 * np.sin(np.arange(60))
     bent[:, :7] = bent[:, :7][..., [0, 2, 1]] + [0, 0.9, -0.5]
     for joints in (sitting, waving, bent, glide(60).joints):
-        assert not standing(Motion(joints, 30.0)).any()
+        assert not is_standing(Motion(joints, 30.0)).any()
 
 
-FRONT = Camera(np.diag([1.0, -1.0, -1.0]), np.array([0.0, 1.0, 5.0]), 500.0, 640, 360)
+FRONT = VirtualCamera(np.diag([1.0, -1.0, -1.0]), np.array([0.0, 1.0, 5.0]), 500.0, 640, 360)
 """Looks along -z at somebody who looks back."""
 
 
 def test_camera_projects_people_upright_mirrored_and_by_distance() -> None:
-    poses, found = seen(upright()[None], FRONT, NONE, np.random.default_rng(0))
+    poses, found = detect(upright()[None], FRONT, NONE, np.random.default_rng(0))
     keypoints = poses.keypoints[0]
     assert found.all()
     assert keypoints[AT["nose"], 1] < keypoints[AT["left ankle"], 1]
     np.testing.assert_allclose(keypoints[AT["left hip"], :2], [320 + 0.15 * 100, 180 + 0.1 * 100], atol=1e-6)
-    distant, _ = seen(upright()[None] - [0, 0, 5.0], FRONT, NONE, np.random.default_rng(0))
+    distant, _ = detect(upright()[None] - [0, 0, 5.0], FRONT, NONE, np.random.default_rng(0))
     np.testing.assert_allclose(np.ptp(distant.keypoints[0, 5:, 1]), np.ptp(keypoints[5:, 1]) / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("place", [(9.0, 0.0, 0.0), (0.0, 0.0, 9.0)], ids=["beside", "behind"])
 def test_who_is_out_of_the_cameras_sight_is_not_found(place: tuple[float, float, float]) -> None:
-    assert not seen(upright()[None] + place, FRONT, NONE, np.random.default_rng(0))[1].any()
+    assert not detect(upright()[None] + place, FRONT, NONE, np.random.default_rng(0))[1].any()
 
 
 def test_the_noise_is_as_large_as_it_says() -> None:
     joints = still(4000).joints
-    exact, _ = seen(joints, FRONT, NONE, np.random.default_rng(0))
+    exact, _ = detect(joints, FRONT, NONE, np.random.default_rng(0))
     noise = Noise(jitter=0.02, bias=0.0, swapped=0.0, far=0.0, missed=0.2, score=0.6, score_std=0.0)
-    noisy, found = seen(joints, FRONT, noise, np.random.default_rng(0))
+    noisy, found = detect(joints, FRONT, noise, np.random.default_rng(0))
     spread = (noisy.keypoints - exact.keypoints)[:, 5:, :2].std() / np.ptp(exact.keypoints[0, :, 1])
     assert 0.02 < spread < 0.02 * 1.6  # more than at a score of 1
     assert found.mean() == pytest.approx(0.8, abs=0.05)
@@ -199,13 +210,13 @@ def test_random_cameras_see_people_head_up_inside_their_frames() -> None:
     random = np.random.default_rng(3)
     for _ in range(50):
         joints = glide().joints
-        poses, found = seen(joints, drawn(joints, random), NONE, random)
+        poses, found = detect(joints, draw_camera(joints, random), NONE, random)
         assert found.mean() > 0.5
         assert (poses.keypoints[found, 0, 1] < poses.keypoints[found][:, 15:, 1].max(axis=1)).all()
 
 
 def source(company: float = 1.0, people: int = 2) -> MotionTracks:
-    recording = Recording(name="glide", package="own", file="clip.txt", format="deepmimic", parts=[Part(label="walk")])
+    recording = MotionRecording(name="glide", package="own", file="clip.txt", format="deepmimic", parts=[LabelledPart(label="walk")])
     settings = Motions.model_validate(
         {
             "classes": ["walk", "stand"],
@@ -237,7 +248,7 @@ def test_who_is_not_there_has_neither_pose_nor_label() -> None:
 
 
 def test_frames_of_no_class_are_not_learnt_from() -> None:
-    tracks, labels = source(people=1), np.full(30, NOBODY_SAYS)
+    tracks, labels = source(people=1), np.full(30, UNLABELLED)
     labels[15] = 0
     tracks = MotionTracks(tracks.settings, (Take("glide", glide(), labels), tracks.takes[1]))
     sample = tracks.sample(0, 1)
@@ -246,7 +257,7 @@ def test_frames_of_no_class_are_not_learnt_from() -> None:
     assert not sample["actions"][unlabelled, 0].any()
 
 
-@pytest.mark.parametrize(("change", "word"), [({"parts": [Part(label="swim")]}, "swim"), ({"package": "elsewhere"}, "elsewhere")])
+@pytest.mark.parametrize(("change", "word"), [({"parts": [LabelledPart(label="swim")]}, "swim"), ({"package": "elsewhere"}, "elsewhere")])
 def test_a_recording_of_an_unknown_class_or_package_is_refused(change: dict[str, object], word: str) -> None:
     settings = source().settings
     with pytest.raises(ValueError, match=word):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.bundle_schema import Preprocess
 from starters.data.images.emoji_names import read_names, slug
-from starters.data.images.named_drawings import DrawingsWithNames, NamedDrawings, clip_art_of, outlined, part_of
+from starters.data.images.named_drawings import DrawingsWithNames, NamedDrawings, clip_art_of, draw_outlines, part_of
 from starters.tests import named
 from training.data.captions import open_words
 from training.data.packages import NpmPackage
@@ -69,7 +69,7 @@ def test_outlines_run_where_colours_jump_and_nowhere_else() -> None:
     drawn = Image.new("RGB", (24, 24), "white")
     drawn.paste((255, 0, 0), (8, 8, 16, 16))
     drawn.paste((255, 250, 245), (0, 0, 4, 4))  # a shade
-    filled, bare = (np.asarray(outlined(drawn, filled=kind)) for kind in (True, False))
+    filled, bare = (np.asarray(draw_outlines(drawn, filled=kind)) for kind in (True, False))
     black = (filled == 0).all(axis=2)
     assert black[7, 7:17].all() and black[16, 7:17].all() and black[7:17, 7].all() and not black[:5].any()
     assert (filled[11:13, 11:13] == (255, 0, 0)).all() and (bare[11:13, 11:13] == 255).all()

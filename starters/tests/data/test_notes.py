@@ -12,8 +12,8 @@ from numpy.random import default_rng
 from pydantic import ValidationError
 
 from models.bundle_schema import Sound
-from starters.data.sounds.audio_augmentation import Acoustics, recorded
-from starters.data.sounds.instrument_notes import Notes, Played
+from starters.data.sounds.audio_augmentation import Acoustics, augment
+from starters.data.sounds.instrument_notes import InstrumentNotes, RenderedNotes
 from starters.data.sounds.soundfonts import Note
 from starters.tests.soundfonts import RATE, ROOT_KEY, cached_font, cached_renderer, hiss, tone
 from training.data.source import Preparation, Unreadable
@@ -28,7 +28,7 @@ INSTRUMENTS = {
 }
 
 
-def opened(cache: Path, font: dict[str, Any] | None = None, **changes: Any) -> Played:
+def opened(cache: Path, font: dict[str, Any] | None = None, **changes: Any) -> RenderedNotes:
     asked: dict[str, Any] = {
         "kind": "notes",
         "renderer": cached_renderer(cache),
@@ -37,8 +37,8 @@ def opened(cache: Path, font: dict[str, Any] | None = None, **changes: Any) -> P
         "kits": ["128:0", "128:9"],
         "samples": 12,
     }
-    played = Notes.model_validate(asked | changes).open(Preparation(sound=SOUND, cache=cache))
-    assert isinstance(played, Played)
+    played = InstrumentNotes.model_validate(asked | changes).open(Preparation(sound=SOUND, cache=cache))
+    assert isinstance(played, RenderedNotes)
     return played
 
 
@@ -109,12 +109,12 @@ def test_a_room_adds_a_tail_and_noise_what_is_asked_for() -> None:
     click = np.zeros(RATE, np.float32)
     click[:100] = tone(1000, 1, 100 / RATE)
     off = {"damped": 0.0, "equalised": 0.0, "reverberant": 0.0, "driven": 0.0, "noisy": 0.0, "level_db": (-6.0, -6.0)}
-    plain = recorded(click, RATE, default_rng(1), Acoustics(**off))
+    plain = augment(click, RATE, default_rng(1), Acoustics(**off))
     assert np.abs(plain).max() == pytest.approx(0.501, abs=1e-3) and np.abs(plain[200:]).max() < 1e-6
-    room = recorded(click, RATE, default_rng(1), Acoustics(**off | {"reverberant": 1.0, "reverberation_s": (0.5, 0.5)}))
+    room = augment(click, RATE, default_rng(1), Acoustics(**off | {"reverberant": 1.0, "reverberation_s": (0.5, 0.5)}))
     assert np.abs(room[1000:3000]).max() > 10 * np.abs(room[-1000:]).max() > 0
-    noisy = recorded(tone(262, 1), RATE, default_rng(1), Acoustics(**off | {"noisy": 1.0, "snr_db": (20.0, 20.0)}))
-    clean = recorded(tone(262, 1), RATE, default_rng(1), Acoustics(**off))
+    noisy = augment(tone(262, 1), RATE, default_rng(1), Acoustics(**off | {"noisy": 1.0, "snr_db": (20.0, 20.0)}))
+    clean = augment(tone(262, 1), RATE, default_rng(1), Acoustics(**off))
     noise = noisy / np.abs(noisy).max() - clean / np.abs(clean).max()
     assert 0.02 < np.sqrt(np.mean(np.square(noise))) / np.sqrt(np.mean(np.square(clean / np.abs(clean).max()))) < 0.3
 
@@ -122,7 +122,7 @@ def test_a_room_adds_a_tail_and_noise_what_is_asked_for() -> None:
 def test_muffled_sound_lacks_highs_and_softened_one_its_attack() -> None:
     off = {"damped": 0.0, "equalised": 0.0, "reverberant": 0.0, "driven": 0.0, "noisy": 0.0, "level_db": (0.0, 0.0)}
     both = tone(500, 1) + tone(5000, 1)
-    muffled = np.abs(np.fft.rfft(recorded(both, RATE, default_rng(1), Acoustics(**off | {"muffled": 1.0, "muffled_hz": (1500.0, 1500.0)}))))
+    muffled = np.abs(np.fft.rfft(augment(both, RATE, default_rng(1), Acoustics(**off | {"muffled": 1.0, "muffled_hz": (1500.0, 1500.0)}))))
     assert muffled[500] > 50 * muffled[5000]
-    softened = recorded(hiss(), RATE, default_rng(1), Acoustics(**off | {"softened": 1.0, "softening_s": (0.05, 0.05)}))
+    softened = augment(hiss(), RATE, default_rng(1), Acoustics(**off | {"softened": 1.0, "softening_s": (0.05, 0.05)}))
     assert np.abs(softened[:100]).max() < 0.2 < 0.9 < np.abs(softened[8000:]).max()

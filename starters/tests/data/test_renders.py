@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from models.bundle_schema import Preprocess
-from starters.data.renders.meshes import Mesh, Paint, Up, painted, standing_rotation
+from starters.data.renders.meshes import Paint, PaintedMesh, Up, paint_mesh, standing_rotation
 from starters.data.renders.raster import rasterise
 from starters.data.renders.render_views import surface_of, view_of
 from starters.data.renders.scenes import RenderedScenes, Renders
@@ -62,7 +62,7 @@ def test_pixel_has_first_or_last_hit_of_its_ray(farthest: bool) -> None:
 
 def test_what_lies_inside_an_object_is_no_surface() -> None:
     box = meshes.trimesh.creation.box(extents=(2, 2, 2)).triangles.astype(np.float32)
-    mesh = painted(np.concatenate([box, box * np.float32(0.4)]), PLAIN)
+    mesh = paint_mesh(np.concatenate([box, box * np.float32(0.4)]), PLAIN)
     surface = surface_of(mesh, np.random.default_rng(0))
     assert np.abs(surface["point"].astype(np.float32)).max(axis=1).min() == pytest.approx(3**-0.5, abs=1e-3)
     sides = np.abs(surface["point"].astype(np.float32)).argmax(axis=1) * 2 + (surface["normal"].sum(axis=1) > 0)
@@ -87,7 +87,7 @@ def test_standing_objects_are_upright_and_mostly_seen_from_above(up: Up) -> None
 def test_a_view_is_cropped_to_the_object_and_squared_by_black() -> None:
     long = meshes.trimesh.creation.box(extents=(0.2, 0.2, 2)).triangles.astype(np.float32)
     for seed in range(8):
-        view = view_of(painted(long, PLAIN), np.random.default_rng(seed), 32, 16)
+        view = view_of(paint_mesh(long, PLAIN), np.random.default_rng(seed), 32, 16)
         assert view is not None
         rows, columns = np.nonzero(view["depth"])
         assert max(rows.max(), columns.max()) >= 13 and min(rows.min(), columns.min()) <= 2
@@ -181,9 +181,9 @@ def test_a_pattern_without_files_is_named(content: tuple[dict[str, Any], Path]) 
 
 def test_paint_depends_on_the_place_alone() -> None:
     stripes = Paint("stripes", np.eye(3, dtype=np.float32), np.array([[2, 0, 0], [0, 2, 0]], np.float32))
-    mesh = Mesh(
+    mesh = PaintedMesh(
         np.zeros((1, 3, 3), np.float32), np.zeros((1, 3, 2), np.float32), np.zeros(1, np.int64), np.zeros((1, 1, 1, 3), np.uint8), stripes
     )
     assert mesh.colours(np.zeros(1, np.int64), np.full((1, 3), 1 / 3, np.float32)).tolist() == [[1, 0, 0]]
     points = np.array([[0.1, 9, 9], [0.6, 0, 0], [1.1, 5, 5], [1.6, 0, 0]], np.float32)
-    assert stripes.at(points).argmax(axis=1).tolist() == [0, 1, 2, 0]
+    assert stripes.colours_at(points).argmax(axis=1).tolist() == [0, 1, 2, 0]

@@ -11,8 +11,8 @@ from numpy.random import default_rng
 from pydantic import TypeAdapter, ValidationError
 
 from models.bundle_schema import Sound
-from starters.data.sounds.instrument_notes import Notes, Played, open_some
-from starters.data.sounds.sampled_instruments import Instruments, Sampler, key_named, open_instruments
+from starters.data.sounds.instrument_notes import InstrumentNotes, RenderedNotes, open_some
+from starters.data.sounds.sampled_instruments import Instruments, RecordingPlayer, key_of, open_instruments
 from starters.data.sounds.soundfonts import Note
 from starters.tests.recordings import cached_notes, cached_patches, patch
 from starters.tests.soundfonts import RATE, RENDERER, cached_font, cached_renderer, hiss, tone
@@ -23,10 +23,10 @@ SOUND = Sound(sample_rate=RATE, frames=64, mel_bins=32, mean=-8.0, std=4.0)
 FLUTE = {"C4": tone(262, 1), "Gs4": tone(415, 1), "A#5v10": tone(932, 1), "README": tone(100, 1)}
 
 
-def opened(asked: dict[str, Any], cache: Path) -> Sampler:
+def opened(asked: dict[str, Any], cache: Path) -> RecordingPlayer:
     instruments: Instruments = TypeAdapter(Instruments).validate_python(asked)
     found = open_instruments(instruments, PyPIPackage.model_validate(RENDERER), RATE, cache)
-    assert isinstance(found, Sampler)
+    assert isinstance(found, RecordingPlayer)
     return found
 
 
@@ -41,7 +41,7 @@ def level(wave: np.ndarray) -> float:
 
 def test_names_of_files_tell_keys() -> None:
     names = {"C4": 60, "As3": 58, "A#3": 58, "Bb3": 58, "A0v10": 21, "F2 v2": 41, "C8": 108, "README": None, "H4": None, "C4 loud": None}
-    assert {name: key_named(name) for name in names} == names
+    assert {name: key_of(name) for name in names} == names
 
 
 def test_a_note_is_played_from_the_nearest_recording(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_keys_that_are_far_from_every_recording_are_not_played(tmp_path: Path) -
 def test_a_class_draws_from_every_maker_equally_often(tmp_path: Path) -> None:
     presets = [f"0:{program}" for program in range(3)]
     font = cached_font(tmp_path, "font", {(0, program): tone(262, 1) for program in range(3)} | {(128, 0): hiss(0.2)})
-    played = Notes.model_validate(
+    played = InstrumentNotes.model_validate(
         {
             "renderer": cached_renderer(tmp_path),
             "fonts": [font, cached_notes(tmp_path, "flute", "0:1", FLUTE)],
@@ -81,7 +81,7 @@ def test_a_class_draws_from_every_maker_equally_often(tmp_path: Path) -> None:
     assert 70 < recorded < 130
 
 
-def _from_recordings(source: Played, seed: int) -> bool:
+def _from_recordings(source: RenderedNotes, seed: int) -> bool:
     return source.voice(0, default_rng(seed)).font == 1
 
 

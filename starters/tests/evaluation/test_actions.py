@@ -15,7 +15,7 @@ from models.loading import load
 from models.people.heads import TrackFeatureDims
 from models.people.keypoints import TOKEN_VALUES
 from models.systems.lart.model import LART, LARTConfig
-from starters.data.people.motions import NOBODY_SAYS, Motions, MotionTracks
+from starters.data.people.motions import UNLABELLED, Motions, MotionTracks
 from starters.evaluation.actions import methods, plot, samples, splits
 from starters.evaluation.actions.measure import standing_behind, table
 from starters.evaluation.actions.person_recall import MarkedClip, Watched, best_labels, marked, person_frames, watch
@@ -61,7 +61,7 @@ def asked(labels: list[int], recordings: list[str]) -> Moments:
 def test_moments_are_evaluated_each_second_and_cameras_per_class() -> None:
     tracks = source(people=1)
     labels = np.ones(60, np.int64)
-    labels[30:] = NOBODY_SAYS
+    labels[30:] = UNLABELLED
     take = replace(tracks.takes[1], labels=labels)
     found = samples.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
     assert set(found.labels.tolist()) == {1}

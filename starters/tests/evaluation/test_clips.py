@@ -14,7 +14,7 @@ import yaml
 from models import bundle
 from starters.evaluation import vizdoom
 from starters.evaluation.cards import card as model_card
-from starters.evaluation.vizdoom import ACTIONS, Played
+from starters.evaluation.vizdoom import ACTIONS, GameClip
 from starters.tests import moving
 from training import cli
 from training.evaluation import __main__ as evaluation
@@ -36,9 +36,9 @@ def test_a_walk_counts_where_no_wall_stops_it_or_turns_it_aside() -> None:
     assert not vizdoom.walks_on(walk(40, 40, [0.0] * 60), 1)
 
 
-def played(package: object, cache: Path, clips: int, seconds: float) -> Iterator[Played]:
+def played(package: object, cache: Path, clips: int, seconds: float) -> Iterator[GameClip]:
     frames = np.random.default_rng(0).integers(0, 256, (round(seconds * vizdoom.RATE), 24, 32, 3), np.uint8)
-    return (Played(frames, ACTIONS[number % len(ACTIONS)]) for number in range(clips))
+    return (GameClip(frames, ACTIONS[number % len(ACTIONS)]) for number in range(clips))
 
 
 def small(cache: Path) -> dict[str, Any]:
