@@ -1,6 +1,6 @@
-"""Sounds by their bytes: mono, at the rate that a model hears. FFmpeg runs in a process of its own for each.
+"""Decoding of sounds from bytes: mono, at a model's sample rate. FFmpeg runs in a process of its own for each sound.
 
-That process has bounds on memory and time, and can open nothing but the bytes that it was given. If it crashes, the sound is refused.
+That process has limits of memory and time, and can open only the bytes that it was given. If it crashes, the sound is refused.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["NAMES", "SoundError", "SoundErrorKind", "SoundLimits", "decode"]
 
 PROGRAM = "models.media.audio_program"
 SLACK_S = 1.0
-"""Seconds that a program may send beyond the bound before it is not believed."""
+"""Tolerance in seconds of a program's output beyond the limit."""
 
 SoundErrorKind = Literal["not-a-sound", "no-sound", "too-much", "broken"]
 
 
 class SoundError(Exception):
-    """A sound that cannot be used; the message is for whoever sent it."""
+    """Error of a sound that cannot be used; the message is for the client."""
 
     def __init__(self, kind: SoundErrorKind, message: str) -> None:
         super().__init__(message)
@@ -41,29 +41,30 @@ class SoundLimits:
 
 
 def decode(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
-    """Return the sound of a file, or of a video, float32 (n,): each channel resampled to `rate` samples a second, then their mean.
+    """Decode the sound of a file, or of a video, to float32 (n,): each channel resampled to `rate` samples per second, then their mean.
 
-    Raises SoundError for what is no sound, above a limit, damaged, or shorter than one frame of a spectrogram."""
+    Raises SoundError for another file, a sound above a limit, a damaged one, or one that is shorter than one frame of a spectrogram.
+    """
     return retry_if_killed(partial(_decode, data, rate, limits))
 
 
 def _decode(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
-    """Raises SoundError."""
-    chunks, most = list[NDArray[np.float32]](), round((limits.seconds + SLACK_S) * rate)
+    """Decode in one process. Raises SoundError."""
+    chunks, remaining = list[NDArray[np.float32]](), round((limits.seconds + SLACK_S) * rate)
     with _run(data, rate, limits) as program:
-        while "end" not in (told := _answer(program)):
-            most -= told["samples"]
-            if most < 0:
-                raise SoundError("broken", "decoding it failed: more came out of it than it may hold")
-            chunk = np.empty(told["samples"], np.float32)
-            _fill(program, chunk)
+        while "end" not in (message := _next_message(program)):
+            remaining -= message["samples"]
+            if remaining < 0:
+                raise SoundError("broken", "decoding it failed: it has more samples than the limit")
+            chunk = np.empty(message["samples"], np.float32)
+            _read_samples(program, chunk)
             chunks.append(chunk)
     sound = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
     if not len(sound):
         raise SoundError("broken", "it has no samples")
-    least = round(ANALYSIS_WINDOW_S * rate)
-    if len(sound) < least:
-        raise SoundError("broken", f"{len(sound)} samples at {rate} Hz are too few: one analysis window has {least}")
+    minimum = round(ANALYSIS_WINDOW_S * rate)
+    if len(sound) < minimum:
+        raise SoundError("broken", f"{len(sound)} samples at {rate} Hz are too few: one analysis window has {minimum}")
     return sound
 
 
@@ -76,19 +77,19 @@ def _run(data: bytes | memoryview, rate: int, limits: SoundLimits) -> ConfinedPr
     return ConfinedProcess(PROGRAM, data, {"demuxer": name, "rate": rate, "seconds": limits.seconds}, often=True)
 
 
-def _answer(program: ConfinedProcess) -> Mapping[str, Any]:
-    """Raises SoundError."""
+def _next_message(program: ConfinedProcess) -> Mapping[str, Any]:
+    """Return the next message. Raises SoundError."""
     try:
-        told = program.message()
+        message = program.message()
     except ProcessDied as death:
         raise SoundError("broken", f"decoding it failed: {death}") from death
-    if "error" in told:
-        raise SoundError(told["error"], told["detail"])
-    return told
+    if "error" in message:
+        raise SoundError(message["error"], message["detail"])
+    return message
 
 
-def _fill(program: ConfinedProcess, chunk: NDArray[np.float32]) -> None:
-    """Raises SoundError."""
+def _read_samples(program: ConfinedProcess, chunk: NDArray[np.float32]) -> None:
+    """Fill `chunk` with the samples that follow. Raises SoundError."""
     try:
         program.read_into(chunk.data.cast("B"))
     except ProcessDied as death:

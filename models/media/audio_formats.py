@@ -1,4 +1,4 @@
-"""Sound formats, told apart by their bytes: FFmpeg is never asked to guess, so no playlist is ever opened as one."""
+"""Audio formats, recognised by their bytes: FFmpeg never guesses, so that a playlist is never opened as one."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ NAMES = (
     "or RealMedia file"
 )
 CONTAINERS_WITHOUT_SOUND = frozenset({"gif", "mpegvideo"})
-"""Containers that hold no sound."""
+"""Containers without sound."""
 FORMATS_BY_TYPE = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}
-"""By the type of a RIFF or IFF file, its bytes 8 to 11."""
+"""Demuxers by the type of a RIFF or IFF file, its bytes 8 to 11."""
 CHUNK_IDS = frozenset({b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"})
 TAG_HEADER_BYTES = 10
-"""Bytes of an ID3v2 tag before its content (id3.org, ID3v2.4.0 section 3.1)."""
+"""Size in bytes of an ID3v2 tag before its content (id3.org, ID3v2.4.0 section 3.1)."""
 MAX_TAGS = 16
-"""Tags that are read, at most."""
+"""Maximum number of tags that are read."""
 MAX_PADDING_BYTES = 2**16
-"""Zeros that may follow a tag, at most."""
+"""Maximum number of zeros after a tag."""
 MAX_FRAME_BYTES = 2881
-"""Bytes of a frame of MPEG audio, at most: layer III has 1441, layer II of MPEG-2.5 has 2880, both with a byte of padding."""
+"""Maximum size of a frame of MPEG audio, in bytes: layer III has 1441, layer II of MPEG-2.5 has 2880, both with a byte of padding."""
 
 
 def demuxer(data: bytes | memoryview) -> str | None:
-    """Return FFmpeg's name for the format of a sound, or of a container that may hold one; None for one that is not opened here."""
+    """Return FFmpeg's name for the format of a sound, or of a container that may have one; None for a format that is not accepted."""
     view = memoryview(data)
     start = _skip_tags(view)
     head = bytes(view[start : start + HEAD_BYTES])
@@ -45,7 +45,7 @@ def demuxer(data: bytes | memoryview) -> str | None:
 
 
 def _skip_tags(data: memoryview) -> int:
-    """Return where the ID3v2 tags before a sound end, which may hold megabytes of pictures."""
+    """Return the end of the ID3v2 tags before a sound, which may contain megabytes of images."""
     start = 0
     for _ in range(MAX_TAGS):
         if bytes(data[start : start + 3]) != b"ID3" or len(data) - start < TAG_HEADER_BYTES:
@@ -59,7 +59,7 @@ def _skip_tags(data: memoryview) -> int:
 
 
 def _is_adts(frames: bytes) -> bool:
-    """Whether a frame of AAC (ISO 13818-7, section 6.2) begins here, and another one where it ends, unless it is the last."""
+    """Return True if a frame of AAC (ISO 13818-7, section 6.2) begins here, and another one where it ends, unless it is the last."""
     if len(frames) < 7 or not _is_adts_sync(frames):
         return False
     length = (frames[3] & 0x03) << 11 | frames[4] << 3 | frames[5] >> 5
@@ -71,8 +71,10 @@ def _is_adts_sync(frames: bytes) -> bool:
 
 
 def _is_mpeg_audio(frames: bytes) -> bool:
-    """Whether a frame of MPEG audio (ISO 11172-3, section 2.4.1.3) begins here, and another one of the same version, layer and sample rate
-    soon after, unless it is the last."""
+    """Return True if a frame of MPEG audio (ISO 11172-3, section 2.4.1.3) begins here.
+
+    Another one of the same version, layer and sample rate must follow soon, unless it is the last.
+    """
     if len(frames) < 4 or frames[0] != 0xFF or frames[1] & 0xE0 != 0xE0:
         return False
     version, layer, bit_rate, sample_rate = frames[1] >> 3 & 3, frames[1] >> 1 & 3, frames[2] >> 4, frames[2] >> 2 & 3

@@ -1,4 +1,4 @@
-"""The process that decodes one sound: `python -m models.media.audio_program`. See `models.media.audio`."""
+"""Program that decodes one sound: `python -m models.media.audio_program`. See `models.media.audio`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from models.media.video_program import MediaRefused, open_file
 from models.processes import confined_process
 
 CHUNK_SAMPLES = 2**16
-"""Samples that are sent at once, about."""
+"""Approximate number of samples that are sent at once."""
 
 
 def main() -> None:
     _import_all()
-    asked = confined_process.receive_request()
+    request = confined_process.receive_request()
     confined_process.confine()
     try:
-        with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
-            for chunk in _join_chunks(decode_mono(container, asked["rate"], asked["seconds"])):
+        with open_file(os.fdopen(0, "rb"), request["demuxer"]) as container:
+            for chunk in _join_chunks(decode_mono(container, request["rate"], request["seconds"])):
                 confined_process.write_message({"samples": len(chunk)})
                 confined_process.write_payload(chunk.data.cast("B"))
         confined_process.write_message({"end": True})
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _import_all() -> None:
-    """Libraries import parts of themselves late, when no file can be opened any more."""
+    """Import the parts of libraries that are imported late, when this process can open no file any more."""
     silence = AudioFrame.from_ndarray(np.zeros((2, 8), np.float32), format="fltp", layout="stereo")
     silence.sample_rate = 44_100
     resampler = Resampler(silence, 16_000)

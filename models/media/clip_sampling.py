@@ -1,7 +1,7 @@
-"""Frames and crops of a video that a model sees, as in MAE-ST (arXiv 2205.09113) and PySlowFast.
+"""Sampling of frames and crops from a video, as in MAE-ST (arXiv 2205.09113) and PySlowFast.
 
-A test looks at several views of a video, at times spread over it and at crops along its longer side, and averages what it is told.
-Training looks at one clip at random. Strides are counted at 30 frames per second, whatever the rate of the video.
+A test averages the outputs of several views of a video, at times spread over it and at crops along its longer side. Training samples one
+clip at random. Strides are counted at 30 frames per second, whatever the rate of the video.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ FRAME_RATE = 30.0
 def view_spans(
     total: int, fps: float, *, frames: int, stride: float, views: int, offset: bool = True, rate: float = FRAME_RATE
 ) -> list[tuple[float, float]]:
-    """First and last frame of each view of a video of `total` frames, real numbers: the last may lie behind the end of a short video.
+    """Return the first and last frame of each view of a video of `total` frames, as real numbers: the last may be after the end of a short
+    video.
 
     offset: whole steps between the views, so that the first starts with the video and the last ends with it, nearly (MAE-ST, MViTv2);
-    otherwise starts divide what is left over by the number of views (MViT, Rev-MViT).
+    otherwise the remaining length is divided by the number of views (MViT, Rev-MViT).
     """
     length, left = _clip_length(total, fps, frames, stride, rate)
     if not offset:
@@ -36,24 +37,24 @@ def view_spans(
 
 
 def random_span(total: int, fps: float, *, frames: int, stride: int, draw: float, rate: float = FRAME_RATE) -> tuple[float, float]:
-    """First and last frame of one clip for training. draw: uniform in [0, 1], the caller's."""
+    """Return the first and last frame of one clip for training. draw: uniform in [0, 1), from the caller."""
     length, left = _clip_length(total, fps, frames, stride, rate)
     return draw * left, draw * left + length - 1
 
 
 def _clip_length(total: int, fps: float, frames: int, stride: float, rate: float) -> tuple[float, float]:
-    """Length of a clip in frames of the video, and the number of frames left over."""
+    """Return the length of a clip in frames of the video, and the number of remaining frames."""
     length = stride * frames / rate * fps
     return length, max(total - length, 0.0)
 
 
 def frame_indices(span: tuple[float, float], total: int, frames: int) -> Tensor:
-    """(frames,) int64, evenly over a span, truncated. A short video repeats its last frame."""
+    """Return indices (frames,) int64, evenly over a span, truncated. A short video repeats its last frame."""
     return torch.linspace(*span, frames).clamp(0, total - 1).long()
 
 
 def view_frames(total: int, fps: float, *, frames: int, stride: float, views: int, offset: bool = True, rate: float = FRAME_RATE) -> Tensor:
-    """(views, frames) int64, by the rules of `view_spans`."""
+    """Return indices (views, frames) int64, by the rules of `view_spans`."""
     spans = view_spans(total, fps, frames=frames, stride=stride, views=views, offset=offset, rate=rate)
     return torch.stack([frame_indices(span, total, frames) for span in spans])
 
@@ -63,10 +64,10 @@ AxisResize = Callable[[Tensor, int, int, int, int], Tensor]
 
 
 def crops(clip: Tensor, *, short_side: int, size: int, count: int, smooth: bool = False) -> Tensor:
-    """A normalised clip (channels, T, H, W) → squares (count, channels, T, size, size) of it, its short side taken to `short_side`.
+    """Crop squares from a normalised clip (channels, T, H, W), resized to `short_side` → (count, channels, T, size, size).
 
     count: 1 for the centre; 3 for left or top, centre, right or bottom along the longer side. smooth: resize values from 0 to 255 as Pillow
-    does, which smooths what shrinks and rounds; otherwise bilinearly, without antialiasing.
+    does, with antialiasing and rounding; otherwise bilinearly, without antialiasing.
     """
     if short_side < size:
         raise ValueError(f"size: squares of {size} px do not fit a short side of {short_side}")
@@ -84,9 +85,10 @@ def crops(clip: Tensor, *, short_side: int, size: int, count: int, smooth: bool 
 
 
 def _crop_resized(images: Tensor, to: tuple[int, int], corner: tuple[int, int], size: int, line: AxisResize) -> Tensor:
-    """(…, H, W) → (…, size, size), the square at a corner (top, left) of what `F.interpolate` makes of images taken to a height and width.
+    """Return the square at a corner (top, left) of images resized as by `F.interpolate`: (…, H, W) → (…, size, size).
 
-    No more than the square is computed, the longer side first: a strip of 30,000 by 4 pixels would become 224 times as large as a whole."""
+    Only the square is computed, the longer side first: a strip of 30,000 by 4 pixels would become 224 times as large as a whole.
+    """
     axes = sorted(((-2, to[0], corner[0]), (-1, to[1], corner[1])), key=lambda axis: axis[1], reverse=True)
     for axis, resized, first in axes:
         images = line(images, axis, resized, first, size)
@@ -94,7 +96,8 @@ def _crop_resized(images: Tensor, to: tuple[int, int], corner: tuple[int, int], 
 
 
 def _resize_axis(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
-    """Return `count` lines from the first one on of images whose axis is taken to a length, bilinearly, without antialiasing."""
+    """Return `count` lines, from the first one on, of images whose axis is resized bilinearly, without antialiasing: their shape with
+    `count` along the axis."""
     length = images.shape[axis]
     if length == to:
         return images.narrow(axis, first, count)
@@ -105,8 +108,11 @@ def _resize_axis(images: Tensor, axis: int, to: int, first: int, count: int) -> 
 
 
 def _resize_axis_smoothly(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
-    """The same as Pillow computes it: a triangle as wide as two lines of the result, or of the images if these are the wider ones, then
-    rounding to whole values."""
+    """Resize an axis as Pillow does: `count` lines, from the first one on, shaped as by `_resize_axis`.
+
+    Weights are a triangle as wide as two lines of the result, or of the images if these are the wider ones; results are rounded to
+    integers.
+    """
     length = images.shape[axis]
     if length == to:
         return images.narrow(axis, first, count)
@@ -124,18 +130,18 @@ def _resize_axis_smoothly(images: Tensor, axis: int, to: int, first: int, count:
 
 
 def _broadcast_along(line: Tensor, axis: int) -> Tensor:
-    """(n,) → a shape that multiplies images along an axis counted from the end."""
+    """Reshape (n,) to multiply images along an axis counted from the end: (n, 1, …)."""
     return line.view([-1] + [1] * (-1 - axis))
 
 
 def _resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width of images whose short side is taken to a length; the longer side is rounded down."""
+    """Return height and width of images whose short side is resized to a length; the longer side is rounded down."""
     long_side = math.floor(max(height, width) / min(height, width) * short_side)
     return (short_side, long_side) if height <= width else (long_side, short_side)
 
 
 def resize_short_side(images: Tensor, short_side: int) -> Tensor:
-    """(T, channels, H, W) bilinearly, without antialiasing, as published; the longer side is rounded down."""
+    """Resize (T, channels, H, W) bilinearly, without antialiasing, as published; the longer side is rounded down."""
     height, width = images.shape[2:]
     if min(height, width) == short_side:
         return images
@@ -144,7 +150,7 @@ def resize_short_side(images: Tensor, short_side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ResizedCropBox:
-    """A box in pixels."""
+    """Box in pixels."""
 
     top: int
     left: int
@@ -162,7 +168,7 @@ def random_box(
 ) -> ResizedCropBox:
     """Draw the box of a random resized crop: a share of the area, uniform; width to height, uniform in its logarithm.
 
-    After ten boxes that do not fit, the largest central one whose aspect does. area: from 0.08 to fine-tune.
+    After ten boxes that do not fit, the largest central one of an allowed aspect. area: from 0.08 for fine-tuning.
     """
     for _ in range(10):
         share, shape, y, x = torch.rand(4, generator=generator).tolist()
@@ -176,12 +182,12 @@ def random_box(
 
 
 def resize_box(clip: Tensor, box: ResizedCropBox, size: int) -> Tensor:
-    """(channels, T, H, W) → (channels, T, size, size), the same box of all frames, bilinearly."""
+    """Crop the same box from all frames and resize it bilinearly: (channels, T, H, W) → (channels, T, size, size)."""
     part = clip[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
     resized = F.interpolate(part.transpose(0, 1), size=(size, size), mode="bilinear", align_corners=False)
     return resized.transpose(0, 1)
 
 
 def average_views(logits: Tensor) -> Tensor:
-    """(B, views, classes) → probabilities (B, classes), the mean over views of each one's softmax."""
+    """Average the softmax of all views: (B, views, classes) → probabilities (B, classes)."""
     return logits.softmax(dim=-1).mean(dim=1)

@@ -7,9 +7,9 @@ from typing import Any
 from models.bundle_schema import Clip
 
 SLOWFAST_STRIDES = {32: 3.0, 40: 3.0}
-"""Frames of a published clip → frames of the video from one to the next; 4 for all other lengths."""
+"""Number of frames of a published clip → distance of its frames in frames of the video; 4 for all other lengths."""
 
 
 def slowfast_clip(config: Any) -> Clip:
-    """The clip of a model that SlowFast or MAE-ST trained."""
+    """Return the clip of a model of SlowFast or MAE-ST."""
     return Clip(frames=config.frames, stride=SLOWFAST_STRIDES.get(config.frames, 4.0))

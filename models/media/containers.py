@@ -1,9 +1,9 @@
-"""Video containers, told apart by their first bytes: FFmpeg is never asked to guess, so no playlist is ever opened as one."""
+"""Video containers, recognised by their first bytes: FFmpeg never guesses, so that a playlist is never opened as one."""
 
 from __future__ import annotations
 
 HEAD_BYTES = 512
-"""So many bytes of a file are enough to tell."""
+"""Number of bytes of a file that are enough to recognise it."""
 NAMES = "MP4, MOV, 3GP, WebM, Matroska, AVI, MPEG, MPEG-TS, Ogg, WMV, FLV, RealMedia or GIF"
 MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 PREFIXES = {
@@ -18,13 +18,13 @@ PREFIXES = {
     b"\x00\x00\x01\xb3": "mpegvideo",
 }
 PLAYLIST_PREFIXES = (b"#EXTM3U", b"ffconcat", b"file ", b"<?xml", b"<MPD", b"[playlist]", b"v=0\r", b"v=0\n")
-"""How files begin that only name others: HLS, concat scripts, DASH, PLS and SDP."""
+"""First bytes of files that only name others: HLS, concat scripts, DASH, PLS and SDP."""
 SYNC_BYTE, PACKET_BYTES, STAMPED_PACKET_BYTES = 0x47, 188, 192
-"""Sync byte and packet lengths of MPEG transport streams; the packets of Blu-rays are stamped with four bytes before them."""
+"""Sync byte and packet lengths of MPEG transport streams; Blu-rays add a timestamp of four bytes before each packet."""
 
 
 def demuxer(head: bytes) -> str | None:
-    """FFmpeg's name for the container that begins with `head`; None for one that is not opened here."""
+    """Return FFmpeg's name for the container that begins with `head`; None for one that is not accepted."""
     if head[4:8] in MP4_BOXES:
         return "mov"
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
@@ -36,7 +36,7 @@ def demuxer(head: bytes) -> str | None:
 
 
 def names_other_files(head: bytes) -> bool:
-    """Whether it is a playlist or the like."""
+    """Return True for playlists and other lists of files."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return text.startswith(PLAYLIST_PREFIXES)
 

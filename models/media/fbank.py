@@ -1,4 +1,4 @@
-"""Mel filter banks as Kaldi has them: the sound that speech and audio models see."""
+"""Mel filter banks as in Kaldi: the input of speech and audio models."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class WindowFunction(StrEnum):
     POVEY = "povey"
     RECTANGULAR = "rectangular"
 
-    def of(self, length: int) -> Tensor:
-        """(length,), float64."""
+    def values(self, length: int) -> Tensor:
+        """Return the window (length,), float64."""
         cosine = (torch.arange(length, dtype=torch.float64) * (2 * math.pi / (length - 1))).cos()
         match self:
             case WindowFunction.HANNING:
@@ -35,7 +35,7 @@ class WindowFunction(StrEnum):
 
 @dataclass(frozen=True)
 class FbankConfig:
-    """The defaults are those of Audio-MAE and MAViL. No dither, no energy; frames lie wholly inside the sound."""
+    """Filter bank with the defaults of Audio-MAE and MAViL. No dither, no energy; frames are entirely inside the sound."""
 
     sample_rate: int = 16000
     mel_bins: int = 128
@@ -50,7 +50,7 @@ class FbankConfig:
     """Subtract the mean of each frame."""
     taper: WindowFunction = WindowFunction.HANNING
     power: bool = True
-    """Filters sum the power of each frequency; otherwise its magnitude."""
+    """Sum the power of each frequency; otherwise its magnitude."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:
@@ -61,7 +61,7 @@ class FbankConfig:
 
     @property
     def window(self) -> int:
-        """Samples."""
+        """Length of a window in samples."""
         return int(self.sample_rate * self.window_ms / 1000)
 
     @property
@@ -70,12 +70,12 @@ class FbankConfig:
 
     @property
     def transform(self) -> int:
-        """The next power of 2 that holds a window."""
+        """Length of the Fourier transform: the smallest power of 2 that is at least the window."""
         return int(2 ** math.ceil(math.log2(self.window)))
 
 
 def log_mel(waveforms: Tensor, config: FbankConfig | None = None) -> Tensor:
-    """(..., samples), mono in [-1, 1] → (..., frames, mel bins): logarithms of what each filter hears.
+    """Return log energies of all filters: (..., samples), mono in [-1, 1] → (..., frames, mel bins).
 
     Raises ValueError for a sound shorter than one window.
     """
@@ -86,14 +86,15 @@ def log_mel(waveforms: Tensor, config: FbankConfig | None = None) -> Tensor:
     if config.remove_mean:
         frames = frames - frames.mean(dim=-1, keepdim=True)
     before = F.pad(frames.flatten(0, -2), (1, 0), mode="replicate").view(*frames.shape[:-1], -1)[..., :-1]
-    frames = (frames - config.preemphasis * before) * config.taper.of(config.window).to(frames)
+    frames = (frames - config.preemphasis * before) * config.taper.values(config.window).to(frames)
     spectrum = torch.fft.rfft(frames, n=config.transform).abs()[..., :-1]  # without the highest frequency
-    heard: Tensor = (spectrum.square() if config.power else spectrum) @ mel_filters(config).to(spectrum)
-    return heard.clamp(min=config.floor).log()
+    energies: Tensor = (spectrum.square() if config.power else spectrum) @ mel_filters(config).to(spectrum)
+    return energies.clamp(min=config.floor).log()
 
 
 def mel_filters(config: FbankConfig) -> Tensor:
-    """(frequencies of the transform but the highest, mel bins), float64: triangles side by side in mel, whose slopes are linear in mel."""
+    """Return the filters, float64 (frequencies of the transform except the highest, mel bins): adjacent triangles in mel, with slopes
+    linear in mel."""
     low, high = _mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64))
     edges = torch.linspace(float(low), float(high), config.mel_bins + 2, dtype=torch.float64)
     step = config.sample_rate / config.transform

@@ -1,4 +1,4 @@
-"""Fields of source patches in numpy: the first field of a filling, the field of the next finer level, and the colours that a field copies.
+"""Fields of source patches in NumPy: the first field, the field of the next finer level, and the colours that a field copies.
 
 A field is int32 (h, w, 2): column and row of the source patch's centre for the patch around each pixel.
 """
@@ -11,42 +11,43 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from models.arrays import BoolArray
 from models.media.patchmatch import PATCH
 
 HALF = PATCH // 2
 MAX_PAIRS = 5 * 10**7
-"""Pairs of patches that `nearest_patches` compares: half a second of an idle core. With more it leaves sources out, evenly."""
+"""Maximum number of pairs of patches that `nearest_patches` compares: half a second of an idle core. If there are more, it skips sources
+evenly."""
 MAX_SOURCES = 2**16
 PAIRS_PER_CHUNK = 2**22
-"""Pairs that are compared at once: 16 MiB of distances."""
+"""Number of pairs that are compared at once: 16 MiB of distances."""
 PIXELS_PER_CHUNK = 2**11
-"""Hole pixels that are painted at once: their votes stay in a core's cache."""
+"""Number of hole pixels whose colours are chosen at once: their votes stay in a core's cache."""
 MID_GREY = 128.0
 
 Field = NDArray[np.int32]
-Mask = NDArray[np.bool_]
 
 
-def nearest_patches(image: NDArray[np.float32], asking: Mask, sources: Mask) -> Field:
-    """The source patch that is nearest to each asking one by squared differences. image (h, w, 3), filled; masks (h, w) of centres."""
-    height, width = asking.shape
+def nearest_patches(image: NDArray[np.float32], queries: BoolArray, sources: BoolArray) -> Field:
+    """Find the source patch that is nearest to each query by squared differences. image (h, w, 3), filled; masks (h, w) of centres."""
+    height, width = queries.shape
     field = np.stack(np.meshgrid(np.arange(width, dtype=np.int32), np.arange(height, dtype=np.int32)), axis=-1)
-    asked, known = np.argwhere(asking), np.argwhere(sources)
-    most = max(1, min(MAX_SOURCES, MAX_PAIRS // len(asked)))
-    known = known[:: -(-len(known) // most)]
+    query_centres, source_centres = np.argwhere(queries), np.argwhere(sources)
+    max_sources = max(1, min(MAX_SOURCES, MAX_PAIRS // len(query_centres)))
+    source_centres = source_centres[:: -(-len(source_centres) // max_sources)]
     wide = np.pad(image - np.float32(MID_GREY), ((HALF, HALF), (HALF, HALF), (0, 0)), mode="edge")
     patches = sliding_window_view(wide, (PATCH, PATCH), axis=(0, 1))  # (h, w, 3, PATCH, PATCH)
-    rows = patches[known[:, 0], known[:, 1]].reshape(len(known), -1)
+    rows = patches[source_centres[:, 0], source_centres[:, 1]].reshape(len(source_centres), -1)
     squares = np.square(rows).sum(axis=1)
-    for some in np.array_split(asked, -(-len(asked) * len(known) // PAIRS_PER_CHUNK)):
-        queries = patches[some[:, 0], some[:, 1]].reshape(len(some), -1)
-        found = known[(squares - 2 * queries @ rows.T).argmin(axis=1)]
+    for some in np.array_split(query_centres, -(-len(query_centres) * len(source_centres) // PAIRS_PER_CHUNK)):
+        query_patches = patches[some[:, 0], some[:, 1]].reshape(len(some), -1)
+        found = source_centres[(squares - 2 * query_patches @ rows.T).argmin(axis=1)]
         field[some[:, 0], some[:, 1]] = found[:, ::-1]
     return field
 
 
 def upsample_field(field: NDArray[np.integer], height: int, width: int) -> Field:
-    """The field of a level twice as large: all four pixels of a cell keep the cell's shift, so that what is copied stays in one piece."""
+    """Double the resolution of a field: all four pixels of a cell keep the cell's shift, so that copied regions stay in one piece."""
     down, across = np.arange(height), np.arange(width)
     rows, columns = np.minimum(down // 2, field.shape[0] - 1), np.minimum(across // 2, field.shape[1] - 1)
     finer = 2 * field[rows][:, columns].astype(np.int32)
@@ -55,43 +56,44 @@ def upsample_field(field: NDArray[np.integer], height: int, width: int) -> Field
     return np.ascontiguousarray(np.clip(finer, 0, np.array([width - 1, height - 1])), np.int32)
 
 
-def vote_colours(image: NDArray[np.float32], missing: Mask, field: Field, mean: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The image with every hole pixel copied from one source: of the patches that overlap there, the one whose shift most of them share,
-    the nearest ones counting more; of equals the one nearest to `mean`, what the overlapping patches give on average.
+def vote_colours(image: NDArray[np.float32], missing: BoolArray, field: Field, mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Copy every hole pixel of an image (h, w, 3) from one source pixel.
 
-    The mean itself would blur: patches agree on edges and textures only to a pixel or so. image, mean (h, w, 3).
+    Of the overlapping patches, the shift that most of them share is chosen, the nearest ones counting more; of equals, the colour nearest
+    to `mean` (h, w, 3), the average of the overlapping patches. The mean itself would blur: patches agree on edges and textures only to
+    about a pixel.
     """
     made, flat = mean.copy(), image.reshape(-1, 3)
     pixels = np.argwhere(missing)
     for some in np.array_split(pixels, -(-len(pixels) // PIXELS_PER_CHUNK)):
-        wanted = mean[some[:, 0], some[:, 1]]
+        means = mean[some[:, 0], some[:, 1]]
         sources = _source_indices(some, missing, field)  # (PATCH², pixels)
-        best = _winning_votes(sources, np.square(flat[sources] - wanted).sum(axis=-1))
+        best = _winning_votes(sources, np.square(flat[sources] - means).sum(axis=-1))
         chosen = sources[best, np.arange(len(some))]
-        made[some[:, 0], some[:, 1]] = np.where((chosen >= 0)[:, None], flat[chosen], wanted)
+        made[some[:, 0], some[:, 1]] = np.where((chosen >= 0)[:, None], flat[chosen], means)
     return made
 
 
-def _source_indices(pixels: NDArray[np.intp], missing: Mask, field: Field) -> NDArray[np.int32]:
-    """(n, 2) rows and columns → (PATCH², n), the index of the source pixel by each overlapping patch; -1 for none."""
+def _source_indices(pixels: NDArray[np.intp], missing: BoolArray, field: Field) -> NDArray[np.int32]:
+    """Return the index of the source pixel by each overlapping patch, -1 for none: (n, 2) rows and columns → (PATCH², n)."""
     height, width = missing.shape
     found = []
     for down, across in _offsets():
         rows, columns = pixels[:, 0] - down, pixels[:, 1] - across
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
         centres = field[rows.clip(0, height - 1), columns.clip(0, width - 1)]
-        there, beside = centres[:, 1] + np.int32(down), centres[:, 0] + np.int32(across)
-        inside &= (there >= 0) & (there < height) & (beside >= 0) & (beside < width)
-        inside &= ~missing[there.clip(0, height - 1), beside.clip(0, width - 1)]
-        found.append(np.where(inside, there * np.int32(width) + beside, np.int32(-1)))
+        source_rows, source_columns = centres[:, 1] + np.int32(down), centres[:, 0] + np.int32(across)
+        inside &= (source_rows >= 0) & (source_rows < height) & (source_columns >= 0) & (source_columns < width)
+        inside &= ~missing[source_rows.clip(0, height - 1), source_columns.clip(0, width - 1)]
+        found.append(np.where(inside, source_rows * np.int32(width) + source_columns, np.int32(-1)))
     return np.stack(found)
 
 
 def _winning_votes(sources: NDArray[np.int32], differences: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Row of the vote that counts, for each pixel."""
+    """Return the row of the winning vote for each pixel."""
     votes = np.zeros(sources.shape, np.float32)
     for source, (down, across) in zip(sources, _offsets(), strict=True):
-        votes[sources == source] += np.float32(np.exp(-(down**2 + across**2) / 2))  # the same pixel is the same shift
+        votes[sources == source] += np.float32(np.exp(-(down**2 + across**2) / 2))  # votes for the same source pixel share their shift
     votes -= differences * np.float32(1e-8)
     votes[sources < 0] = -np.inf
     best: NDArray[np.intp] = votes.argmax(axis=0)

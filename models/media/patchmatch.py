@@ -1,7 +1,7 @@
-"""Fill a hole with patches of the image around it, from coarse to fine: PatchMatch (Barnes et al., SIGGRAPH 2009) with the votes of
-overlapping patches (Wexler, Shechtman and Irani, 2007), by the package patchmatch-cython, one level of the pyramid at a time.
+"""Filling of holes with patches of the image around them, from coarse to fine, by the package patchmatch-cython.
 
-It runs in a confined process for each level (`models.media.patchmatch_program`), so that a fault in compiled code costs one job. Imports no
+This is PatchMatch (Barnes et al., SIGGRAPH 2009) with the votes of overlapping patches (Wexler, Shechtman and Irani, 2007). Each level of
+the pyramid runs in a confined process (`models.media.patchmatch_program`), so that a fault in compiled code costs one job. Imports no
 torch.
 """
 
@@ -14,32 +14,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arrays import BoolArray, UInt8Array
 from models.processes.confined_process import ConfinedProcess
 
 PACKAGE = "patchmatch_cython"
 PROGRAM = "models.media.patchmatch_program"
 PATCH = 5
 """Side of a patch in pixels."""
-MOST_PIXELS = 2**20
-"""Pixels of an image that is filled so, at most."""
-MOST_HOLE = 3 * 2**15
-"""Pixels of its hole: one search of them, and painting them, take less than two seconds."""
-LEAST_SIDE = 32
-"""Pixels along the longer side of the coarsest level: coarser ones lose what stands around the hole, finer ones find patches as smooth as
-what the hole is filled with at first."""
-NETWORK_SHARE = 3
-"""The coarsest level is at least one part in so many of what a network has filled: reduced, its blur does not count."""
+MAX_PIXELS = 2**20
+"""Maximum number of pixels of an image."""
+MAX_HOLE_PIXELS = 3 * 2**15
+"""Maximum number of pixels of its hole: one search for them, and choosing their colours, take less than two seconds."""
+MIN_SIDE_PIXELS = 32
+"""Minimum length in pixels of the coarsest level's longer side: coarser levels lose the surroundings of the hole; finer ones find patches
+as smooth as the hole's first filling."""
+MAX_NETWORK_REDUCTION = 3
+"""Maximum reduction of the coarsest level if a network has filled the hole: reduced, its blur does not matter."""
 PATIENCE_S = 60.0
-"""A level takes one or two seconds on an idle core."""
-
-Pixels = NDArray[np.uint8]
+"""Seconds of silence after which a level has failed; it takes one or two seconds of an idle core."""
 
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """A level of the pyramid, filled."""
+    """A filled level of the pyramid."""
 
-    pixels: Pixels
+    pixels: UInt8Array
     """(h, w, 3)."""
     field: NDArray[np.int32]
     """(h, w, 2), column and row of the source patch of each patch that has a missing pixel."""
@@ -50,12 +49,12 @@ class PyramidLevel:
 
 
 def installed() -> bool:
-    """There are machines for which the package has no wheel."""
+    """Return True if the package is installed; it has no wheel for some machines."""
     return find_spec(PACKAGE) is not None
 
 
-def sources(missing: NDArray[np.bool_]) -> bool:
-    """(h, w) → whether any patch is known as a whole."""
+def has_sources(missing: BoolArray) -> bool:
+    """Return True if any patch of the mask (h, w) is entirely known."""
     if min(missing.shape) < PATCH:
         return False
     counts = np.zeros((missing.shape[0] + 1, missing.shape[1] + 1), np.int32)
@@ -63,29 +62,35 @@ def sources(missing: NDArray[np.bool_]) -> bool:
     return bool((counts[PATCH:, PATCH:] - counts[:-PATCH, PATCH:] - counts[PATCH:, :-PATCH] + counts[:-PATCH, :-PATCH] == 0).any())
 
 
-def reductions(missing: NDArray[np.bool_], least_side: int = LEAST_SIDE) -> tuple[int, ...]:
-    """Powers of two by which the image is reduced, from the coarsest level to 1: a patch is known there as a whole, some of the hole is in
-    whole cells, and its longer side has at least least_side pixels, where the image itself is not smaller."""
+def reductions(missing: BoolArray, least_side: int = MIN_SIDE_PIXELS) -> tuple[int, ...]:
+    """Return the powers of two by which the image is reduced, from the coarsest level to 1.
+
+    Each level has a patch that is entirely known and some of the hole, and its longer side has at least least_side pixels, unless the image
+    itself is smaller.
+    """
     chosen = [1]
     while True:
         reduction = 2 * chosen[-1]
         coarse = reduced_mask(missing, reduction)
-        if max(coarse.shape) < least_side or not coarse.any() or not sources(coarse):
+        if max(coarse.shape) < least_side or not coarse.any() or not has_sources(coarse):
             return tuple(reversed(chosen))
         chosen.append(reduction)
 
 
-def reduced_mask(missing: NDArray[np.bool_], reduction: int) -> NDArray[np.bool_]:
-    """A cell is missing if any of its pixels is. Rows and columns beyond the last whole cell are left out."""
+def reduced_mask(missing: BoolArray, reduction: int) -> BoolArray:
+    """Reduce a mask (h, w): a cell is missing if any of its pixels is. Rows and columns after the last whole cell are omitted."""
     height, width = (side // reduction for side in missing.shape)
     cells = missing[: height * reduction, : width * reduction].reshape(height, reduction, width, reduction)
-    reduced: NDArray[np.bool_] = np.any(cells, axis=(1, 3))
+    reduced: BoolArray = np.any(cells, axis=(1, 3))
     return reduced
 
 
-def fill_level(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: PyramidLevel | Pixels | None) -> PyramidLevel:
-    """The next level. pixels (h, w, 3) and missing (h, w) in full size; before: the level before, or another filling in any size, to start
-    from; None: from the colours around the hole. Raises `models.processes.confined_process.ProcessDied`."""
+def fill_level(pixels: UInt8Array, missing: BoolArray, reduction: int, seed: int, before: PyramidLevel | UInt8Array | None) -> PyramidLevel:
+    """Fill the next level. pixels (h, w, 3) and missing (h, w) in full size.
+
+    before: the level before, or a filling of any size, to start from; None: the colours around the hole. Raises
+    `models.processes.confined_process.ProcessDied`.
+    """
     request, data = encode_request(pixels, missing, reduction, seed, before)
     with ConfinedProcess(PROGRAM, data, request, patience=PATIENCE_S, often=True) as program:
         height, width = program.message()["size"]
@@ -96,9 +101,9 @@ def fill_level(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed:
 
 
 def encode_request(
-    pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: PyramidLevel | Pixels | None
+    pixels: UInt8Array, missing: BoolArray, reduction: int, seed: int, before: PyramidLevel | UInt8Array | None
 ) -> tuple[dict[str, Any], bytes]:
-    """The program's request and its file."""
+    """Return the program's request and its file."""
     start = before.pixels if isinstance(before, PyramidLevel) else before
     parts = [pixels.tobytes(), missing.astype(np.uint8).tobytes()]
     if start is not None:

@@ -1,7 +1,7 @@
-"""Reading of joblib's files, in which PHALP and LART keep tracks: data only, nothing in them is executed.
+"""Reader of joblib's files, in which PHALP and LART store tracks: data only, nothing in them is executed.
 
-Such a file is a pickle in which the values of each array follow the description of it. Of all that a pickle may name only the four things
-below are known, and none is the real one: an array is made here, from its description and the bytes.
+Such a file is a pickle in which the values of each array follow its description. Of all names that a pickle may contain only the four below
+are accepted, and none stands for the real object: arrays are made here, from their description and bytes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 MAX_UNPACKED_BYTES = 4 << 30
-"""Bytes that a file may unpack to."""
+"""Maximum size of an unpacked file in bytes."""
 PLAIN_DTYPE_KINDS = frozenset("biufcSU")
-"""Kinds of array elements: numbers, truth values and text, no objects."""
+"""Kinds of array elements: numbers, booleans and text, no objects."""
 
 
 class Unpacker(Protocol):
@@ -37,43 +37,43 @@ UNPACKERS: Mapping[bytes, Callable[[], Unpacker]] = {
     b"\xfd7zXZ": lzma.LZMADecompressor,
     b"\x5d\x00": lzma.LZMADecompressor,
 }
-"""First bytes of a packed file → unpacker; no pickle begins with them. Trackers write the first, `joblib.dump` the others by suffix."""
+"""Unpackers by the first bytes of a file; no pickle begins with them. Trackers write the first, `joblib.dump` the others by suffix."""
 
 
 class UnsafeFile(ValueError):
-    """A file is no joblib file, is damaged, or holds more than data; the message says which."""
+    """Error of a file that is not joblib's, is damaged, or has more than data; the message says which."""
 
 
-def read_joblib(path: Path, *, largest: int = MAX_UNPACKED_BYTES) -> Any:
-    """The content of a file that `joblib.dump` wrote, with arrays, packed by what Python can unpack or not at all. Raises UnsafeFile."""
+def read_joblib(path: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> Any:
+    """Read a file of `joblib.dump` with arrays, uncompressed or packed by a codec of Python's standard library. Raises UnsafeFile."""
     try:
-        return _SafeUnpickler(io.BytesIO(_unpack(path.read_bytes(), largest))).load()
+        return _SafeUnpickler(io.BytesIO(_unpack(path.read_bytes(), max_bytes))).load()
     except UnsafeFile as error:
         raise UnsafeFile(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle makes its reader raise almost anything
         raise UnsafeFile(f"{path}: damaged, or no joblib file ({type(error).__name__})") from error
 
 
-def _unpack(data: bytes, largest: int) -> bytes:
+def _unpack(data: bytes, max_bytes: int) -> bytes:
     start = next((start for start in UNPACKERS if data.startswith(start)), None)
     if start is None:
         return data
     unpacker = UNPACKERS[start]()
     try:
-        data = unpacker.decompress(data, largest)
+        data = unpacker.decompress(data, max_bytes)
     except (zlib.error, OSError, EOFError, lzma.LZMAError) as error:
         raise UnsafeFile(f"damaged ({error})") from error
     if not unpacker.eof:
-        raise UnsafeFile(f"truncated, or unpacks to more than {largest} bytes")
+        raise UnsafeFile(f"truncated, or unpacks to more than {max_bytes} bytes")
     return data
 
 
 class _ArrayClass:
-    """Stands for numpy.ndarray, which descriptions only mention."""
+    """Replacement of numpy.ndarray, which descriptions only mention."""
 
 
 class _Dtype:
-    """Stands for numpy.dtype."""
+    """Replacement of numpy.dtype."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code, self.order = code, "="
@@ -90,7 +90,7 @@ class _Dtype:
 
 
 class _Description:
-    """Stands for joblib.numpy_pickle.NumpyArrayWrapper."""
+    """Replacement of joblib.numpy_pickle.NumpyArrayWrapper."""
 
     shape: tuple[int, ...]
     order: str
@@ -98,7 +98,7 @@ class _Description:
     numpy_array_alignment_bytes: int | None = None
 
     def read(self, stream: io.BytesIO) -> np.ndarray[Any, Any]:
-        """The array whose values come next."""
+        """Read the array whose values come next, of any shape."""
         if self.numpy_array_alignment_bytes is not None:
             stream.read(stream.read(1)[0])  # padding
         dtype = self.dtype.real()
@@ -110,7 +110,7 @@ class _Description:
 
 
 def _scalar(dtype: _Dtype, value: bytes) -> Any:
-    """Stands for numpy.core.multiarray.scalar."""
+    """Replace numpy.core.multiarray.scalar."""
     return np.frombuffer(value, dtype.real())[0]
 
 
@@ -123,7 +123,7 @@ STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
-class _SafeUnpickler(pickle._Unpickler):  # the one in Python: the one in C reads ahead, past the description of an array
+class _SafeUnpickler(pickle._Unpickler):  # in Python: the one in C reads ahead, past the description of an array
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
 

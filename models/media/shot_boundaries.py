@@ -1,6 +1,6 @@
-"""Cuts of a video: frames that look unlike the frame before, in their colours and in where they are light and dark.
+"""Detector of cuts in a video: a frame differs from the one before both in its colours and in its pattern of light and dark.
 
-Colours alone would miss cuts between two views of one dark stage, and light and dark alone would take a swift camera for a cut.
+Colours alone would miss cuts between two views of one dark stage, and light and dark alone would mistake a fast camera for a cut.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 8
-"""Bins of each colour."""
+"""Number of bins per colour channel."""
 LONG_SIDE = 160
-"""Only so many pixels along the longer side of a frame are looked at, up to twice as many."""
+"""Number of pixels to which the longer side of a frame is subsampled, up to twice as many."""
 CELLS = (9, 16)
-"""Down and across."""
+"""Number of cells, down and across."""
 MAX_COLOUR_OVERLAP = 0.85
-"""Share of pixels whose colours two frames have in common, below which they may be of two shots."""
+"""Share of pixels whose colours two frames have in common, below which a cut is possible."""
 MAX_LIGHT_CORRELATION = 0.7
-"""Correlation of their light and dark, below which they may be."""
+"""Correlation of light and dark, below which a cut is possible."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class _FrameFeatures:
     colours: NDArray[np.float64]
     """Shares of 512 colours."""
     light: NDArray[np.float64]
-    """Brightness of each cell, less the mean."""
+    """Brightness of each cell, minus the mean."""
 
 
 class ShotBoundaryDetector:
-    """Finds the cuts of one video, frame by frame."""
+    """Detector of the cuts of one video, frame by frame."""
 
     def __init__(self) -> None:
         self._last: _FrameFeatures | None = None
 
-    def before(self, frame: NDArray[np.uint8]) -> bool:
-        """Whether the video was cut just before its next frame, RGB (H, W, 3). Moving people and cameras and flashes of light are no cuts;
-        dissolves are none either."""
+    def is_cut(self, frame: NDArray[np.uint8]) -> bool:
+        """Return True if the video was cut just before this next frame, RGB (H, W, 3). Moving people and cameras, flashes and dissolves are
+        not cuts."""
         last, self._last = self._last, _extract_features(frame)
         return last is not None and _differ(last, self._last)
 

@@ -1,6 +1,6 @@
 """TensorFlow 1's bicubic resizing, with which FLIP's images were prepared and which no other library has.
 
-It smooths nothing when an image shrinks. A framework's own bicubic resizing is off by several grey levels. No torch is needed.
+It does not antialias. Other bicubic resizing differs by several grey levels. Imports no torch.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CUBIC_COEFFICIENT = np.float32(-0.75)
-"""The cubic's parameter."""
-WEIGHT_STEPS = 1024
-"""TensorFlow looks the four weights up in a table of so many fractions of a pixel."""
+from models.arrays import Float32Array
 
-Floats = NDArray[np.float32]
+CUBIC_COEFFICIENT = np.float32(-0.75)
+"""Coefficient of the cubic kernel."""
+WEIGHT_STEPS = 1024
+"""Number of fractions of a pixel in TensorFlow's table of weights."""
 
 
 def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """`resize_square_unrounded`, rounded and clipped to 8 bits, as images travel: FLIP's own code does neither."""
+    """Resize as `resize_square_unrounded`, rounded and clipped to uint8 (size, size, C), as images are transferred: FLIP's own code does
+    neither."""
     return resize_square_unrounded(image, size).round().clip(0, 255).astype(np.uint8, order="C")
 
 
-def resize_square_unrounded(image: NDArray[np.uint8], size: int) -> Floats:
-    """The largest centred square, resized: (H, W, C) of 0..255 → (size, size, C), not clipped to that range."""
+def resize_square_unrounded(image: NDArray[np.uint8], size: int) -> Float32Array:
+    """Resize the largest centred square: (H, W, C) of 0..255 → (size, size, C), not clipped to that range."""
     height, width, _ = image.shape
     side = min(height, width)
     top, left = (height - side + 1) // 2, (width - side + 1) // 2
@@ -33,17 +34,17 @@ def resize_square_unrounded(image: NDArray[np.uint8], size: int) -> Floats:
     return _resample(rows.swapaxes(0, 1), size).swapaxes(0, 1)
 
 
-def _resample(lines: NDArray[Any], size: int) -> Floats:
-    """(length, …) → (size, …)."""
+def _resample(lines: NDArray[Any], size: int) -> Float32Array:
+    """Resample the first axis: (length, …) → (size, …)."""
     taps, weights = sample_taps(len(lines), size)
-    resampled: Floats = np.einsum("yk,yk...->y...", weights, lines[taps])
+    resampled: Float32Array = np.einsum("yk,yk...->y...", weights, lines[taps])
     return resampled
 
 
-def sample_taps(length: int, size: int) -> tuple[NDArray[np.int64], Floats]:
-    """The four of `length` pixels that make each of `size` values, and their weights: (size, 4) both.
+def sample_taps(length: int, size: int) -> tuple[NDArray[np.int64], Float32Array]:
+    """Return the four of `length` pixels that contribute to each of `size` values, and their weights: (size, 4) both.
 
-    Value i lies at pixel i · length / size. Taps outside repeat the border.
+    Value i is at pixel i · length / size. Taps outside repeat the border.
     """
     place = np.arange(size, dtype=np.float32) * np.float32(length / size)
     first = np.floor(place)
@@ -53,8 +54,8 @@ def sample_taps(length: int, size: int) -> tuple[NDArray[np.int64], Floats]:
     return taps, cubic_kernel(np.abs(fraction[:, None] - offsets.astype(np.float32)))
 
 
-def cubic_kernel(distance: Floats) -> Floats:
-    """Keys's kernel, by the distance from a pixel, up to 2."""
+def cubic_kernel(distance: Float32Array) -> Float32Array:
+    """Evaluate Keys's kernel at distances up to 2 from a pixel, of any shape."""
     a, d = CUBIC_COEFFICIENT, distance
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((d - 5) * d + 8) * a * d - 4 * a

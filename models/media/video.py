@@ -1,6 +1,6 @@
-"""Videos by their bytes: what they are, and their frames, upright, by time. FFmpeg runs in a process of its own for each.
+"""Properties and frames of videos from bytes: upright frames, by time. FFmpeg runs in a process of its own for each video.
 
-That process has bounds on memory and time, and can open nothing but the bytes that it was given. If it crashes, the video is refused.
+That process has limits of memory and time, and can open only the bytes that it was given. If it crashes, the video is refused.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from models.processes.confined_process import ConfinedProcess, ProcessDied, retr
 
 PROGRAM = "models.media.video_program"
 MAX_FRAMES_AHEAD = 8
-"""Frames that are read before they are asked for, at most."""
+"""Maximum number of frames that are read in advance."""
 MAX_BYTES_AHEAD = 64 * 2**20
-"""Memory that they take, at most; one of any size is read."""
+"""Maximum memory of frames that are read in advance; one of any size is read."""
 DECODER_BYTES = 80 * 2**20
-"""Memory of the process that reads a video, its frames aside."""
+"""Memory of the process that reads a video, without its frames."""
 DECODER_FRAMES = 24
-"""Frames that it keeps, each of 12 bits a pixel."""
+"""Number of frames in that process, each of 12 bits per pixel."""
 
 VideoErrorKind = Literal["not-a-video", "no-video", "too-much", "broken"]
 
 
 class VideoError(Exception):
-    """A video that cannot be used; the message is for whoever sent it."""
+    """Error of a video that cannot be used; the message is for the client."""
 
     def __init__(self, kind: VideoErrorKind, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class VideoError(Exception):
 
 
 class FrameNotReady(Exception):
-    """The next frame takes longer than it may be waited for."""
+    """Error of a frame that is not decoded within the waiting time."""
 
 
 @dataclass(frozen=True)
@@ -49,33 +49,35 @@ class ClipLimits:
     seconds: float = 120.0
     frames: int = 7_200
     pixels: int = 4096 * 2304
-    """Pixels of a frame."""
+    """Maximum number of pixels of a frame."""
 
     @classmethod
-    def of_accepted(cls, width: int, height: int) -> ClipLimits:
-        """Limits of a video that was accepted by its headers, its packets and its first frame, which has this size. Frames may grow on the
-        way, but not without bound: those beyond it are left out like damaged ones."""
+    def from_accepted(cls, width: int, height: int) -> ClipLimits:
+        """Return limits for a video whose headers, packets and first frame were accepted; the frame has this size.
+
+        Frames may grow, but not without bound: those beyond it are skipped like damaged ones.
+        """
         return cls(seconds=float("inf"), frames=2**31 - 1, pixels=max(cls.pixels, width * height))
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """Facts of a video. Width and height are those of upright frames."""
+    """Facts about a video. Width and height are those of upright frames."""
 
     width: int
     height: int
     fps: float
-    """Mean; frames may come at any time."""
+    """Mean rate; intervals between frames may differ."""
     frames: int
     duration_s: float
 
 
 @dataclass(frozen=True)
 class SampledFrame:
-    """A frame and the rows of the grid that it is the nearest to."""
+    """A frame and the rows of the grid to which it is the nearest."""
 
     time: float
-    """Seconds since the video's first frame."""
+    """Time in seconds since the video's first frame."""
     row: int
     rows: int
     pixels: NDArray[np.uint8]
@@ -83,7 +85,7 @@ class SampledFrame:
     size: tuple[int, int]
     """Height and width of the video's upright frames: those of `pixels` unless it was shrunk."""
     cut: bool = False
-    """The video was cut between the frame before and this one."""
+    """Whether the video was cut between the frame before and this one."""
 
     @property
     def end(self) -> int:
@@ -91,18 +93,18 @@ class SampledFrame:
 
 
 def probe(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
-    """Without decoding more than one frame. Raises VideoError."""
+    """Read a video's facts, decoding at most one frame. Raises VideoError."""
     return retry_if_killed(partial(_probe, data, limits))
 
 
 def _probe(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
-    """Raises VideoError."""
+    """Probe in one process. Raises VideoError."""
     with _run(data, limits) as program:
-        return ClipInfo(**_answer(program)["info"])
+        return ClipInfo(**_next_message(program)["info"])
 
 
 class Frames:
-    """The frames of one video, from the first to the last, on a grid of `rate` rows a second. Close it, or use `take` to the end."""
+    """Frames of one video, in order, on a grid of `rate` rows per second. Close it, or use `take` to the end."""
 
     def __init__(
         self,
@@ -114,16 +116,17 @@ class Frames:
         end: float | None = None,
         long_side: int | None = None,
     ) -> None:
-        """start, end: seconds; frames from `start` on and before `end` are wanted. long_side: larger frames are shrunk to it.
+        """start, end: seconds; frames from `start` on and before `end` are returned. long_side: larger frames are shrunk to it.
 
-        Raises VideoError."""
+        Raises VideoError.
+        """
         self._ahead = _ReadAhead(_run(data, limits, ahead=True, rate=rate, start=start, end=end, long_side=long_side))
         self._next: SampledFrame | None = None
-        """Read already, and behind the rows that were taken."""
+        """Frame that has been read, and is after the rows that were taken."""
 
     @property
     def decoded(self) -> int:
-        """Frames so far, those that no row shows included."""
+        """Number of frames so far, including those that no row shows."""
         return self._ahead.decoded
 
     @property
@@ -131,9 +134,10 @@ class Frames:
         return self._next is None and self._ahead.ended
 
     def take(self, end_row: int, until: float | None = None) -> Iterator[SampledFrame]:
-        """The next frames, one by one: those that begin before a row. Raises VideoError, and NotYet.
+        """Yield the next frames, those that begin before a row. Raises VideoError and FrameNotReady.
 
-        until: monotonic seconds until which a frame may be waited for; None: for ever."""
+        until: monotonic seconds until which to wait for a frame; None: no limit.
+        """
         while (frame := self._next or self._ahead.take(until)) is not None:
             if frame.row >= end_row:
                 self._next = frame
@@ -150,17 +154,17 @@ class Frames:
 
 
 class NumberedFrames(Frames):
-    """Frames of one video by number: number n is what is shown n / rate seconds after the first frame, so the n-th frame where all last
-    equally long. The last one of a video also stands for the numbers behind it."""
+    """Frames of one video by number: number n is shown n / rate seconds after the first frame, so it is frame n at a constant rate. The
+    last frame of a video also stands for the numbers after it."""
 
     def __init__(self, data: bytes | memoryview, numbers: Sequence[int], rate: float, limits: ClipLimits) -> None:
-        """numbers: rising, without repetition; rate: the video's mean one, frames a second. Raises VideoError."""
+        """numbers: rising, without repetition; rate: the video's mean one, in frames per second. Raises VideoError."""
         self._ahead = _ReadAhead(_run(data, limits, ahead=True, numbers=list(numbers), rate=rate))
         self._next = None
 
 
 class _ReadAhead:
-    """Frames that a program sends. A thread reads them before they are asked for, so the program goes on while others are looked at."""
+    """Queue of a program's frames. A thread reads them in advance, so that the program decodes while earlier frames are used."""
 
     def __init__(self, program: ConfinedProcess) -> None:
         self.decoded = 0
@@ -178,7 +182,7 @@ class _ReadAhead:
             return self._all_read and not self._waiting
 
     def take(self, until: float | None = None) -> SampledFrame | None:
-        """The next one; None after the last. Raises VideoError, and NotYet."""
+        """Return the next frame; None after the last. Raises VideoError and FrameNotReady."""
         with self._changed:
             patience = None if until is None else max(0.0, until - time.monotonic())
             self._changed.wait_for(lambda: self._waiting or self._all_read, patience)
@@ -196,7 +200,7 @@ class _ReadAhead:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._program.kill()  # which ends a read that the thread is in
+        self._program.kill()  # ends the thread's read
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._program.close()
@@ -226,32 +230,32 @@ class _ReadAhead:
         )
 
     def _read(self) -> SampledFrame | None:
-        told = _answer(self._program)
-        while "going_on" in told:
-            self.decoded = told["decoded"]
-            told = _answer(self._program)
-        self.decoded = told["decoded"]
-        if "end" in told:
+        message = _next_message(self._program)
+        while "going_on" in message:
+            self.decoded = message["decoded"]
+            message = _next_message(self._program)
+        self.decoded = message["decoded"]
+        if "end" in message:
             return None
-        pixels = np.empty((told["height"], told["width"], 3), np.uint8)
+        pixels = np.empty((message["height"], message["width"], 3), np.uint8)
         self._program.read_into(pixels.data.cast("B"))
-        height, width = told["size"]
-        return SampledFrame(told["time"], told["row"], told["rows"], pixels, (height, width), told["cut"])
+        height, width = message["size"]
+        return SampledFrame(message["time"], message["row"], message["rows"], pixels, (height, width), message["cut"])
 
 
 def bytes_ahead(width: int, height: int, long_side: int | None = None) -> int:
-    """Memory of the frames that wait to be taken, at most; each as large as `Frames` makes it."""
+    """Return the maximum memory of the frames that wait to be taken, each of the size that `Frames` returns."""
     share = 1.0 if long_side is None else min(1.0, long_side / max(width, height))
     frame = 3 * round(width * share) * round(height * share)
     return max(frame, min(MAX_FRAMES_AHEAD * frame, MAX_BYTES_AHEAD))
 
 
 def decoder_bytes(width: int, height: int) -> int:
-    """Memory of a process that reads a video with frames of this size."""
+    """Return the memory of a process that reads a video with frames of this size."""
     return DECODER_BYTES + DECODER_FRAMES * width * height * 3 // 2
 
 
-def _run(data: bytes | memoryview, limits: ClipLimits, *, ahead: bool = False, **asked: Any) -> ConfinedProcess:
+def _run(data: bytes | memoryview, limits: ClipLimits, *, ahead: bool = False, **options: Any) -> ConfinedProcess:
     head = bytes(memoryview(data)[:HEAD_BYTES])
     name = demuxer(head)
     if name is None and names_other_files(head):
@@ -266,16 +270,16 @@ def _run(data: bytes | memoryview, limits: ClipLimits, *, ahead: bool = False, *
         "end": None,
         "long_side": None,
         "numbers": None,
-    } | asked
+    } | options
     return ConfinedProcess(PROGRAM, data, request, often=True, ahead=ahead)
 
 
-def _answer(program: ConfinedProcess) -> Mapping[str, Any]:
-    """Raises VideoError."""
+def _next_message(program: ConfinedProcess) -> Mapping[str, Any]:
+    """Return the next message. Raises VideoError."""
     try:
-        told = program.message()
+        message = program.message()
     except ProcessDied as death:
         raise VideoError("broken", f"decoding it failed: {death}") from death
-    if "error" in told:
-        raise VideoError(told["error"], told["detail"])
-    return told
+    if "error" in message:
+        raise VideoError(message["error"], message["detail"])
+    return message

@@ -1,7 +1,7 @@
-"""The process that opens one video: `python -m models.media.video_program`. See `models.media.video`.
+"""Program that opens one video: `python -m models.media.video_program`. See `models.media.video`.
 
-It says what the video is, and then, if frames are asked for, sends those that are sampled, upright and as RGB. Frames that nobody asked
-for are decoded, since later ones depend on them, but never converted.
+It sends facts about the video or, if frames are requested, the sampled ones, upright and as RGB. Other frames are decoded, since later ones
+depend on them, but not converted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from time import monotonic
 from typing import IO, Any, TypeVar, cast
 
 import av
-import av.sidedata.encparams  # these are imported late by PyAV, when no file can be opened any more
+import av.sidedata.encparams  # PyAV imports these late, when no file can be opened any more
 import av.sidedata.motionvectors
 import av.subtitles.codeccontext
 import av.subtitles.stream
@@ -33,27 +33,28 @@ from models.processes import confined_process
 S = TypeVar("S", bound=Stream)
 
 THREADS = 2 if (os.cpu_count() or 1) > 2 else 1
-"""Threads of a decoder. The second one costs half as much CPU again, and gains nothing where a network has the other CPU."""
+"""Number of threads of a decoder. The second one uses half as much CPU again, and gains nothing if a network uses the other CPU."""
 FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
 """FFmpeg's names of demuxers for several containers."""
 GUESSED_DURATION = frozenset({"mpegvideo"})
 """Containers whose duration FFmpeg guesses from a bit rate."""
 DEFAULT_FPS = 25.0
 TIME_TOLERANCE_FRAMES = 0.05
-"""Share of the time to the next frame by which a time may be rounded, so that the next frame needs not be seen to know which is nearer."""
+"""Tolerance of rounded times, as a fraction of the time to the next frame: the nearer frame is known without decoding the next one."""
 TIMESTAMP_ROUNDING_S = 0.002
-"""Some containers round the times of frames to milliseconds: a stated rate that explains the first and the last one is right."""
+"""Tolerance of rates in seconds: some containers round the times of frames to milliseconds, so a declared rate that fits the first and the
+last one is right."""
 TIME_EPSILON_S = 1e-6
-"""Times of frames are rounded."""
+"""Tolerance in seconds of rounded times of frames."""
 PROGRESS_EVERY_S = 1.0
-"""Long parts of a video may not be asked for."""
+"""Seconds between messages while no requested frame is decoded."""
 MAX_BAD_PACKETS = 5_000
-"""A file with more damaged packets than this is given up."""
+"""Maximum number of damaged packets of a file."""
 REFORMATTER = VideoReformatter()
-"""Keeps its tables from frame to frame."""
-SMOOTH = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-"""How frames are shrunk: a new pixel covers the old ones bilinearly. Rounded as FFmpeg does otherwise they were a grey level darker, enough
-for MoveNet to miss somebody now and then."""
+"""Reformatter that keeps its tables between frames."""
+SHRINK_INTERPOLATION = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+"""Interpolation of shrunk frames: a new pixel covers the old ones bilinearly. With FFmpeg's default rounding they would be a grey level
+darker, enough for MoveNet to miss people now and then."""
 
 
 class MediaRefused(Exception):
@@ -70,19 +71,19 @@ class ProbeLimits:
 
 
 def main() -> None:
-    upright(VideoFrame(8, 8, "yuv420p"), None, 4)  # libraries import parts of themselves late, when no file can be opened any more
-    asked = confined_process.receive_request()
-    limits = ProbeLimits(**asked["limits"])
+    upright(VideoFrame(8, 8, "yuv420p"), None, 4)  # imports parts of libraries that are imported late, when no file can be opened any more
+    request = confined_process.receive_request()
+    limits = ProbeLimits(**request["limits"])
     confined_process.confine()
     try:
-        with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
+        with open_file(os.fdopen(0, "rb"), request["demuxer"]) as container:
             stream = video_stream(container)
-            if asked["numbers"] is not None:
+            if request["numbers"] is not None:
                 confined_process.write_message(
-                    {"end": True, "decoded": _send_frames_by_index(stream, container, limits, asked["numbers"], asked["rate"])}
+                    {"end": True, "decoded": _send_frames_by_index(stream, container, limits, request["numbers"], request["rate"])}
                 )
-            elif asked["rate"] is not None:
-                confined_process.write_message({"end": True, "decoded": _send_frames(stream, container, limits, asked)})
+            elif request["rate"] is not None:
+                confined_process.write_message({"end": True, "decoded": _send_frames(stream, container, limits, request)})
             else:
                 confined_process.write_message({"info": _probe(container, stream, limits)})
     except MediaRefused as refusal:
@@ -92,7 +93,7 @@ def main() -> None:
 
 
 def open_file(file: IO[bytes], demuxer: str) -> InputContainer:
-    """No other demuxer, no protocol, no file but this one. Raises Refused."""
+    """Open a file with this demuxer and no other, without protocols and further files. Raises MediaRefused."""
     options = {"format_whitelist": FULL_NAMES.get(demuxer, demuxer), "protocol_whitelist": "pipe"}
     try:
         return av.open(file, "r", format=demuxer, container_options=options, io_open=_no_other_file, metadata_errors="replace")
@@ -105,7 +106,7 @@ def _no_other_file(*_: Any) -> Any:
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The first that is no cover picture."""
+    """Return the first stream that is not a cover image. Raises MediaRefused."""
     streams = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         raise MediaRefused("no-video", "no video in it" + (": sound alone" if container.streams.audio else ""))
@@ -118,13 +119,14 @@ def video_stream(container: InputContainer) -> VideoStream:
 def packets(container: InputContainer, streams: Sequence[S]) -> Iterator[Packet[S]]:
     """Yield the packets of some streams, and an empty one of each to flush its decoder.
 
-    Once those are out, PyAV fails by IndexError where packets of a damaged file belonged to streams that its head does not name."""
+    After those, PyAV raises IndexError if packets of a damaged file belong to streams that its header does not name.
+    """
     with suppress(IndexError):
         yield from cast("Iterator[Packet[S]]", container.demux(streams))
 
 
 def _probe(container: InputContainer, stream: VideoStream, limits: ProbeLimits) -> dict[str, Any]:
-    """From the headers first, so that what is too much is refused at once; then from the packets, which headers may be wrong about."""
+    """Check a video and return its facts: from the headers first, to refuse early, then from the packets, since headers may be wrong."""
     context = stream.codec_context
     _check_size(context.width, context.height, limits)
     if container.format.name not in GUESSED_DURATION:
@@ -161,15 +163,15 @@ def _probe(container: InputContainer, stream: VideoStream, limits: ProbeLimits) 
     if len(times) > 1 and span > 0:
         mean = (len(times) - 1) / span
         rate = rate if abs(rate / mean - 1) * span <= TIMESTAMP_ROUNDING_S else mean
-    _check_seconds(span + 1 / rate, limits)  # the last frame is shown for a while, too
+    _check_seconds(span + 1 / rate, limits)  # the last frame has a duration, too
     width, height = size
     return {"width": width, "height": height, "fps": round(rate, 6), "frames": len(times), "duration_s": round(span + 1 / rate, 3)}
 
 
 def _declared_seconds(container: InputContainer) -> float:
-    """Return the length that the head tells. Matroska counts from 0, whenever the first frame is."""
-    told = seconds(container.duration, 1 / av.time_base)
-    return told - seconds(container.start_time, 1 / av.time_base) if container.format.name == "matroska" else told
+    """Return the length in the header. Matroska counts from 0, whenever the first frame is."""
+    declared = seconds(container.duration, 1 / av.time_base)
+    return declared - seconds(container.start_time, 1 / av.time_base) if container.format.name == "matroska" else declared
 
 
 def _flush(stream: VideoStream) -> VideoFrame | None:
@@ -185,7 +187,7 @@ def _upright_size(frame: VideoFrame, limits: ProbeLimits) -> tuple[int, int]:
 
 
 def quarter_turns(frame: VideoFrame) -> int:
-    """To the left, until it is upright; other angles count as the nearest one."""
+    """Return the number of turns to the left that make a frame upright; other angles count as the nearest one."""
     return round(frame.rotation / 90) % 4
 
 
@@ -210,17 +212,19 @@ def seconds(ticks: int | None, base: Any) -> float:
     return float(ticks * base) if ticks is not None and base else 0.0
 
 
-def _send_frames(stream: VideoStream, container: InputContainer, limits: ProbeLimits, asked: Mapping[str, Any]) -> int:
-    """Rows of a grid of `rate` a second, from the first frame on: each shows the frame that is nearest in time. A frame is sent once, with
-    the rows that show it; one that no row shows is not converted. Returns how many were decoded."""
-    rate, start, end = asked["rate"], asked["start"] or 0.0, asked["end"]
+def _send_frames(stream: VideoStream, container: InputContainer, limits: ProbeLimits, request: Mapping[str, Any]) -> int:
+    """Send frames for rows of a grid of `rate` per second, from the first frame on: each row shows the frame that is nearest in time.
+
+    A frame is sent once, with the rows that show it; one that no row shows is not converted. Returns the number of decoded frames.
+    """
+    rate, start, end = request["rate"], request["start"] or 0.0, request["end"]
     end_row = None if end is None else _first_row_after(end, rate)
-    wanted = (start - TIME_EPSILON_S, np.inf if end is None else end - TIME_EPSILON_S)
-    sender, row = _Sender(_first_row_after(start, rate), end_row, wanted, asked["long_side"]), 0
+    span = (start - TIME_EPSILON_S, np.inf if end is None else end - TIME_EPSILON_S)
+    sender, row = _Sender(_first_row_after(start, rate), end_row, span, request["long_side"]), 0
     waiting: tuple[VideoFrame, float] | None = None
     for frame, time in _decode(stream, container, limits):
         sender.decoded += 1
-        sender.live()
+        sender.report_progress()
         if waiting is not None:
             until = _first_row_after((waiting[1] + time) / 2, rate)
             sender.send(waiting, row, until)
@@ -236,62 +240,64 @@ def _send_frames(stream: VideoStream, container: InputContainer, limits: ProbeLi
 
 @dataclass
 class _Sender:
-    """Converts frames and sends them."""
+    """Sender that converts frames."""
 
     first_row: int
     end_row: int | None
-    wanted: tuple[float, float]
-    """Seconds from which, and before which, frames are asked for."""
+    span: tuple[float, float]
+    """Start and end of the frames that are sent, in seconds."""
     long_side: int | None
     decoded: int = 0
-    """Frames so far."""
-    _said: float = field(default_factory=monotonic)
-    """When something was said last."""
+    """Number of frames so far."""
+    _last_message: float = field(default_factory=monotonic)
+    """Time of the last message."""
     _size: tuple[int, int] | None = None
     """Height and width of all frames: those of the first one, upright."""
     _cuts: ShotBoundaryDetector = field(default_factory=ShotBoundaryDetector)
 
-    def live(self) -> None:
-        """Say that frames are decoded, where none of them has been asked for in a while."""
-        if monotonic() - self._said > PROGRESS_EVERY_S:
-            self._said = monotonic()
+    def report_progress(self) -> None:
+        """Report the number of decoded frames if no message has been sent for a while."""
+        if monotonic() - self._last_message > PROGRESS_EVERY_S:
+            self._last_message = monotonic()
             confined_process.write_message({"going_on": True, "decoded": self.decoded})
 
-    def send(self, shown: tuple[VideoFrame, float], row: int, end: int) -> None:
-        """For those of the rows row..end - 1 that are asked for, if any."""
+    def send(self, timed_frame: tuple[VideoFrame, float], row: int, end: int) -> None:
+        """Send a frame for those of the rows row..end - 1 that are requested, if any."""
         first, end = max(row, self.first_row), end if self.end_row is None else min(end, self.end_row)
-        frame, time = shown
-        if end <= first or not self.wanted[0] <= time < self.wanted[1]:
+        frame, time = timed_frame
+        if end <= first or not self.span[0] <= time < self.span[1]:
             return
         self._size = self._size or _upright_shape(frame)
         pixels = upright(frame, self._size, self.long_side)
-        where = {"time": round(time, 6), "row": first, "rows": end - first, "cut": self._cuts.before(pixels), "size": self._size}
-        self._said = monotonic()
-        _write_frame(pixels, where | {"decoded": self.decoded})
+        placement = {"time": round(time, 6), "row": first, "rows": end - first, "cut": self._cuts.is_cut(pixels), "size": self._size}
+        self._last_message = monotonic()
+        _write_frame(pixels, placement | {"decoded": self.decoded})
 
 
-def _write_frame(pixels: np.ndarray, where: Mapping[str, Any]) -> None:
+def _write_frame(pixels: np.ndarray, fields: Mapping[str, Any]) -> None:
     height, width, _ = pixels.shape
-    confined_process.write_message({**where, "height": height, "width": width})
+    confined_process.write_message({**fields, "height": height, "width": width})
     confined_process.write_payload(pixels.data.cast("B"))
 
 
 def _send_frames_by_index(stream: VideoStream, container: InputContainer, limits: ProbeLimits, numbers: Sequence[int], rate: float) -> int:
-    """Frames for rising numbers of a grid of `rate` a second: of the frames around each the nearer one in time, so number n is frame n
-    where all frames last equally long. Numbers behind the last frame show that one. Returns how many were decoded."""
-    left, decoded, said, size = list(numbers), 0, monotonic(), None
+    """Send frames for rising numbers of a grid of `rate` per second: the nearer frame in time, so number n is frame n at a constant rate.
+
+    Numbers after the last frame show that one. Returns the number of decoded frames.
+    """
+    left, decoded, last_message, size = list(numbers), 0, monotonic(), None
     before: tuple[VideoFrame, float] | None = None
 
-    def send(shown: tuple[VideoFrame, float], count: int) -> None:
-        """For the next `count` numbers, if any."""
-        nonlocal said
+    def send(timed_frame: tuple[VideoFrame, float], count: int) -> None:
+        """Send a frame for the next `count` numbers, if any."""
+        nonlocal last_message
         if not count:
             return
-        frame, time = shown
-        where = {"time": round(time, 6), "row": left[0], "rows": left[count - 1] + 1 - left[0], "cut": False, "size": size}
-        _write_frame(upright(frame, size), where | {"decoded": decoded})
+        frame, time = timed_frame
+        placement = {"time": round(time, 6), "row": left[0], "rows": left[count - 1] + 1 - left[0], "cut": False, "size": size}
+        _write_frame(upright(frame, size), placement | {"decoded": decoded})
         del left[:count]
-        said = monotonic()
+        last_message = monotonic()
 
     for frame, time in _decode(stream, container, limits):
         size = size or _upright_shape(frame)
@@ -303,8 +309,8 @@ def _send_frames_by_index(stream: VideoStream, container: InputContainer, limits
         if not left:
             return decoded
         before = frame, time
-        if monotonic() - said > PROGRESS_EVERY_S:
-            said = monotonic()
+        if monotonic() - last_message > PROGRESS_EVERY_S:
+            last_message = monotonic()
             confined_process.write_message({"going_on": True, "decoded": decoded})
     if before is None:
         raise MediaRefused("broken", "no frame of it can be decoded")
@@ -313,7 +319,7 @@ def _send_frames_by_index(stream: VideoStream, container: InputContainer, limits
 
 
 def _frame_interval_s(stream: VideoStream) -> float:
-    """Usual seconds from one frame to the next."""
+    """Return the mean time in seconds from one frame to the next."""
     return 1 / float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
 
 
@@ -322,12 +328,12 @@ def _first_row_after(time: float, rate: float) -> int:
 
 
 def _decode(stream: VideoStream, container: InputContainer, limits: ProbeLimits) -> Iterator[tuple[VideoFrame, float]]:
-    """Frames in the order in which they are shown, with seconds since the first."""
+    """Yield frames in display order, with seconds since the first."""
     context = stream.codec_context
     context.options = {"max_pixels": str(limits.pixels)}
     context.thread_type, context.thread_count = "AUTO", THREADS
     step = _frame_interval_s(stream)
-    begin, last, count, bad = None, -step, 0, 0
+    start, last, count, bad = None, -step, 0, 0
     for packet in packets(container, [stream]):
         try:
             frames = packet.decode()
@@ -338,9 +344,9 @@ def _decode(stream: VideoStream, container: InputContainer, limits: ProbeLimits)
             continue
         for frame in frames:
             stamp = seconds(frame.pts, frame.time_base) if frame.pts is not None else None
-            if begin is None:
-                begin = stamp or 0.0
-            time = last + step if stamp is None else stamp - begin
+            if start is None:
+                start = stamp or 0.0
+            time = last + step if stamp is None else stamp - start
             last = time if time > last else last + 1e-4
             count += 1
             _check_frames(count, limits)
@@ -349,14 +355,16 @@ def _decode(stream: VideoStream, container: InputContainer, limits: ProbeLimits)
 
 
 def upright(frame: VideoFrame, size: tuple[int, int] | None, long_side: int | None = None) -> np.ndarray:
-    """RGB, (h, w, 3), contiguous; its own memory where neither rows are padded nor the frame turned.
+    """Convert a frame to RGB (h, w, 3), contiguous; it shares the frame's memory if rows are not padded and it is not turned.
 
-    size: height and width of the upright frame, its own by default. long_side: if it is larger than that, it is shrunk."""
-    size, turns, way = size or _upright_shape(frame), quarter_turns(frame), None
+    size: height and width of the upright frame, None for its own. long_side: a longer side is shrunk to it.
+    """
+    size, turns, interpolation = size or _upright_shape(frame), quarter_turns(frame), None
     if long_side is not None and max(size) > long_side:
-        size, way = (max(1, round(size[0] * long_side / max(size))), max(1, round(size[1] * long_side / max(size)))), SMOOTH
+        height, width = (max(1, round(side * long_side / max(size))) for side in size)
+        size, interpolation = (height, width), SHRINK_INTERPOLATION
     height, width = size[::-1] if turns % 2 else size
-    rgb = REFORMATTER.reformat(frame, width, height, format="rgb24", interpolation=way, threads=1)
+    rgb = REFORMATTER.reformat(frame, width, height, format="rgb24", interpolation=interpolation, threads=1)
     plane = rgb.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: rgb.height, : rgb.width * 3]
     pixels = rows.reshape(rgb.height, rgb.width, 3)
@@ -364,7 +372,7 @@ def upright(frame: VideoFrame, size: tuple[int, int] | None, long_side: int | No
 
 
 def _upright_shape(frame: VideoFrame) -> tuple[int, int]:
-    """Height and width, upright."""
+    """Return height and width of the upright frame."""
     return (frame.width, frame.height) if quarter_turns(frame) % 2 else (frame.height, frame.width)
 
 

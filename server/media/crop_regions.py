@@ -57,14 +57,14 @@ def detail(mask: Mask, region: Region) -> Region:
     """The region at the image's own scale, from which patches are copied into the hole; reduced where it is large."""
     box = region.box
     hole = box.of(mask)
-    share = min(1.0, patchmatch.MOST_PIXELS / (box.height * box.width), patchmatch.MOST_HOLE / max(1, int(np.count_nonzero(hole))))
+    share = min(1.0, patchmatch.MAX_PIXELS / (box.height * box.width), patchmatch.MAX_HOLE_PIXELS / max(1, int(np.count_nonzero(hole))))
     while True:
         size = max(1, int(box.height * math.sqrt(share))), max(1, int(box.width * math.sqrt(share)))
         # a reduced pixel is missing if any of its own is: fine holes grow
         missing = 0 if share == 1 else int(np.count_nonzero(masks.resize(hole, *size)))
-        if missing <= patchmatch.MOST_HOLE:
+        if missing <= patchmatch.MAX_HOLE_PIXELS:
             return Region(box, size)
-        share *= patchmatch.MOST_HOLE / missing
+        share *= patchmatch.MAX_HOLE_PIXELS / missing
 
 
 def canvas(image: Image.Image, mask: Mask, region: Region) -> tuple[NDArray[np.uint8], Mask]:

@@ -33,7 +33,7 @@ from PIL import (
 
 from models.bundle_schema import Preprocess
 from models.media import tf1_resize
-from models.media.centre_crop import centre_box, scaled_size
+from models.media.image_ops import centre_box, scaled_size
 from server.media import image_headers, rgb, tiff
 from server.media.limits import Limits, MediaError
 from server.media.memory_budget import MemoryBudget

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PIL import Image, ImageChops
 
-from models.media import sixteen_bits
+from models.media.image_ops import grey16_to_rgb
 
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
@@ -39,7 +39,7 @@ def on_white(rgba: Image.Image) -> Image.Image:
 def _conversion(image: Image.Image, kind: str, transparency: bool) -> tuple[Callable[[Image.Image], Image.Image] | None, str]:
     """Return the conversion, None if the image needs none, and the mode that it leads to."""
     if _is_sixteen_bit_grey(image, kind):
-        return sixteen_bits.grey16_to_rgb, "RGB"
+        return grey16_to_rgb, "RGB"
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
         return lambda strip: ImageChops.invert(strip).convert("RGB"), "RGB"  # Pillow takes all for Adobe's, which stores inks inverted
     if transparency and image.mode == "RGBA":

@@ -214,7 +214,7 @@ class Actions(
         if "video" not in told:
             raise InvalidOption("tracks", "there is no video to draw into: accept application/json")
         width, height = told["info"][:2].astype(int).tolist()
-        most_pixels = video.ClipLimits.of_accepted(width, height).pixels
+        most_pixels = video.ClipLimits.from_accepted(width, height).pixels
         clip = video.annotated(told["video"].tobytes(), [_drawn(person) for person in people], most_pixels=most_pixels)
         return File(clip, {"X-People": str(len(people))})
 

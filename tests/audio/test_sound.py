@@ -135,8 +135,8 @@ def test_the_sound_of_a_video_is_read_and_one_without_is_refused() -> None:
     heard = read(clip(every(20, 20.0), sound=True), RATE, LIMITS)
     assert abs(len(heard) / RATE - 0.95) < 0.1 and level(heard) > 0.1
     assert read(sound_alone(), RATE, LIMITS).size > 0.4 * RATE
-    assert refused(clip(every(5, 10.0))) == ("no-sound", "it has no sound: pictures alone")
-    assert refused(clip(every(5, 10.0), container="ogg", codec="libvpx")) == ("no-sound", "it has no sound: pictures alone")
+    assert refused(clip(every(5, 10.0))) == ("no-sound", "it has no sound: images alone")
+    assert refused(clip(every(5, 10.0), container="ogg", codec="libvpx")) == ("no-sound", "it has no sound: images alone")
 
 
 def tone_begins(film: bytes) -> tuple[float, float]:
@@ -333,7 +333,7 @@ def test_noise_behind_a_header_is_refused() -> None:
 
 def test_a_program_that_sends_too_much_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio, "PROGRAM", "tests.support.child_programs loud")
-    assert refused(wav(np.zeros(8000, np.int16), RATE))[1] == "decoding it failed: more came out of it than it may hold"
+    assert refused(wav(np.zeros(8000, np.int16), RATE))[1] == "decoding it failed: it has more samples than the limit"
 
 
 def test_a_program_that_dies_refuses_its_sound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,5 +137,5 @@ def test_patches_are_copied_into_bounded_hole_of_any_detail(kind: str) -> None:
         mask[100:1100, 100:1100] = True
     region = choose("fit", mask, NATIVE)
     fine = detail(mask, region)
-    assert 0 < masks.resize(mask, *fine.scaled).sum() <= patchmatch.MOST_HOLE
+    assert 0 < masks.resize(mask, *fine.scaled).sum() <= patchmatch.MAX_HOLE_PIXELS
     assert fine.box == region.box and fine.scaled[0] / fine.scaled[1] == pytest.approx(0.75, rel=0.02)

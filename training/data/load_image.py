@@ -12,8 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from models.bundle_schema import Preprocess
-from models.media import sixteen_bits
-from models.media.centre_crop import centre_box, scaled_size
+from models.media.image_ops import centre_box, grey16_to_rgb, scaled_size
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
@@ -27,7 +26,7 @@ def open_on_white(path: Path | IO[bytes]) -> Image.Image:
         if image.mode == "RGB" and not image.has_transparency_data:
             return image.copy()
         if image.mode.startswith("I"):
-            return sixteen_bits.grey16_to_rgb(image)
+            return grey16_to_rgb(image)
         layered = image.convert("RGBA")
     canvas = Image.new("RGBA", layered.size, "white")
     canvas.alpha_composite(layered)

@@ -27,7 +27,7 @@ def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoS
         info = ClipInfo(int(width), int(height), fps, int(frames), duration)
         until = duration if end is None else float(end)
         video, detail = job["video"].cpu().numpy(), detail_of(asked, model)
-        limits, side = ClipLimits.of_accepted(info.width, info.height), model.eyes.long_side(detail)
+        limits, side = ClipLimits.from_accepted(info.width, info.height), model.eyes.long_side(detail)
         return VideoSource(video, info, model.rate, model.rows(detail), limits, start=start, end=until, long_side=side)
     arrays = {name: job[name].cpu().numpy() for name in ("person", "time", "box", "pose", "token")}
     arrays["token"] = _tokens(arrays, (int(height), int(width)), model)

@@ -159,7 +159,7 @@ class ClipSteps:
             offset=self._offset,
             rate=self._clip.rate,
         )
-        data, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
+        data, limits = job["video"].cpu().numpy(), ClipLimits.from_accepted(int(width), int(height))
         frames = ViewFrames(data, numbers.tolist(), fps, limits, lambda pixels: self._prepared(pixels, views.crops), frame_bytes)
         nbytes = data.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + frames.nbytes
         return Viewing(frames, merge, views, nbytes, seconds=numbers.double() / fps, timeline=timeline, video_s=total / fps)

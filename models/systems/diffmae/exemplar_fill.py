@@ -60,7 +60,7 @@ class Copying:
 
     @staticmethod
     def of(crop: Crop, seeds: Sequence[int], returned: Tensors, starts: NDArray[np.uint8] | None = None, before: int = 0) -> Copying:
-        least_side = patchmatch.LEAST_SIDE if starts is None else max(starts.shape[1:3]) // patchmatch.NETWORK_SHARE
+        least_side = patchmatch.MIN_SIDE_PIXELS if starts is None else max(starts.shape[1:3]) // patchmatch.MAX_NETWORK_REDUCTION
         return Copying(crop, tuple(seeds), patchmatch.reductions(crop.missing, least_side), returned, starts, before)
 
     @property

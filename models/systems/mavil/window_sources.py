@@ -248,7 +248,7 @@ class WindowSourceFactory:
             [unique_indices.index(index) for index in clip_indices]
             for unique_indices, clip_indices in zip(frame_indices, clips, strict=True)
         ]
-        video, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
+        video, limits = job["video"].cpu().numpy(), ClipLimits.from_accepted(int(width), int(height))
         view_frames = ViewFrames(video, frame_indices, fps, limits, self._prepare, 3 * 4 * self.pixels.image_size**2)
         nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + view_frames.nbytes
         return ClipSource(view_frames, order, nbytes, torch.tensor(clips, dtype=torch.float64) / fps)

@@ -152,7 +152,7 @@ class Inpaint(
             )
         scratch = crop_regions.SCALING_BYTES * min(image.pixels, 2 * crop_regions.STRIP_PIXELS)
         if plan.method != "network":
-            scratch += COPIED * min(image.pixels, patchmatch.MOST_PIXELS)
+            scratch += COPIED * min(image.pixels, patchmatch.MAX_PIXELS)
         with decoder.budget.taken(_memory(image, mask, TILED if plan.size == "tile" else 0, scratch)):
             sent = _sent_mask(mask)
             picture = image.upright(transparency=True)
@@ -340,7 +340,7 @@ def _method_of(hole: Mask, region: Region, fine: Region | None, plan: InpaintPla
         return "network" if plan.method == "auto" else plan.method
     box = region.box
     missing = masks.resize(box.of(hole), *fine.scaled)
-    has_sources = patchmatch.sources(missing)
+    has_sources = patchmatch.has_sources(missing)
     if plan.method == "auto":
         thickness = masks.thickness(missing) * box.height / missing.shape[0]
         rule = next((rule for rule in spec.fill if rule.fits(thickness, max(box.height, box.width))), None)

@@ -22,8 +22,8 @@ def frame(seed: int, left: int = 0, light: float = 1.0, **of_scene: int) -> np.n
 
 def cut_between(before: np.ndarray, after: np.ndarray) -> bool:
     cuts = ShotBoundaryDetector()
-    assert not cuts.before(before), "a video does not begin with a cut"
-    return cuts.before(after)
+    assert not cuts.is_cut(before), "a video does not begin with a cut"
+    return cuts.is_cut(after)
 
 
 def test_another_scene_is_a_cut() -> None:

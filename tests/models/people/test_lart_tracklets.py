@@ -89,7 +89,7 @@ def test_damaged_and_oversized_files_are_refused(tmp_path: Path) -> None:
     for packing in PACKED:
         joblib.dump(np.zeros(100_000), file, compress=packing)
         with pytest.raises(UnsafeFile, match="unpacks to more than 1000 bytes"):
-            read_joblib(file, largest=1000)
+            read_joblib(file, max_bytes=1000)
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) * 3 // 4])
         with pytest.raises(UnsafeFile, match="truncated"):

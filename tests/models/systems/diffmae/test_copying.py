@@ -13,7 +13,7 @@ import torch
 from models.layers.stepwise import InProgress, StepCompletion
 from models.loading import LoadedStepwiseModel, load
 from models.media import patchmatch
-from models.media.patchmatch import reduced_mask, reductions, sources
+from models.media.patchmatch import has_sources, reduced_mask, reductions
 from models.systems.diffmae.exemplar_fill import Copying
 from models.systems.diffmae.inpaint_state import Filling
 from server.arrays import Array
@@ -137,8 +137,8 @@ def test_patches_are_copied_only_where_one_is_known_as_a_whole(hole: tuple[int, 
     missing = np.zeros((12, 12), bool)
     top, left, bottom, right = hole
     missing[top:bottom, left:right] = True
-    assert sources(missing) == known
-    assert not sources(np.zeros((4, 30), bool))
+    assert has_sources(missing) == known
+    assert not has_sources(np.zeros((4, 30), bool))
 
 
 def test_pyramid_starts_at_a_known_patch_within_requested_depth() -> None:
