@@ -81,7 +81,7 @@ def create_app(settings: Settings) -> GatewayApp:
         limits=limits,
         dispatcher=dispatcher,
         directory=directory,
-        admission=Admission(settings, dispatcher, counted, ticks),
+        admission=Admission(settings, dispatcher.reservations, counted, ticks),
         inference=Inference(dispatcher, desertion, counted, decoder, turns),
         text_cache=TextCache(dispatcher.vectors, settings.text_cache_bytes),
         large_bodies=BodyExecutor(heavy),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 
-class QueueFull(Exception):
-    """429: no place by items or bytes. `retry_after`: seconds until the bound that refused is free, by the work that is unfinished."""
-
-    def __init__(self, retry_after: int, detail: str = "the queue is full") -> None:
-        super().__init__(detail)
-        self.retry_after = retry_after
+from server.queue.script_rows import Outcome
 
 
-class ClientShare(QueueFull):
-    """429: one client has its share, while there may be places for others."""
+class Refused(Exception):
+    """429 or 413: the queue has no room. The outcome tells what is held, and the bound that refused."""
 
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(str(outcome))
+        self.reason = outcome.reason.decode()
+        """A word of `parts/admission.lua`, or `memory`: Redis has none left."""
+        self.outcome = outcome
 
-class KeyShare(QueueFull):
-    """429: the jobs of one API key are as many as it may have at once."""
+    @property
+    def retry_after(self) -> int:
+        """Seconds until the bound that refused is free, by the work that is unfinished."""
+        return max(1, math.ceil(self.outcome.wait_ms / 1000))
 
 
 FOREIGN = "WRONGTYPE"
@@ -59,12 +62,3 @@ class RecordLost(Exception):
 
 class KeyTaken(Exception):
     """The idempotency key belongs to another request."""
-
-
-class ResultsFull(Exception):
-    """Results that are kept and reserved take all the bytes that there are."""
-
-
-class NeverFits(Exception):
-    """413: alone, a job is more than all asynchronous jobs together may hold, or a request more than its API key or all work of priority
-    low may have. Says of what, and how much that is."""

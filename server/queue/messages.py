@@ -72,11 +72,6 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     """A worker must understand these words of `WORKER_FORMS` to run it, separated by spaces: one that does not gives it to the others."""
 
 
-def later(job: QueuedJob, by_ms: int) -> QueuedJob:
-    """The same job with a later deadline."""
-    return msgspec.structs.replace(job, deadline_ms=job.deadline_ms + by_ms)
-
-
 class WorkerTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Durations on the worker's own monotonic clock, milliseconds."""
 

@@ -15,7 +15,6 @@ import redis
 
 from server.concurrency.cancellation import Limit, Ticks
 from server.queue.connect import ANSWER_TIMEOUT_S
-from server.queue.errors import FOREIGN
 from server.queue.keys import Keyspace
 from server.queue.script import ArgsT, ResultT, Script
 
@@ -44,14 +43,9 @@ class AsyncWire:
     async def run(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
         arguments = (1, self.keyspace.name(""), *script.arguments(args, messages))
         try:
-            try:
-                return script.read(await self.command("EVALSHA", script.sha, *arguments))
-            except redis.exceptions.NoScriptError:
-                return script.read(await self.command("EVAL", script.source, *arguments))
-        except redis.exceptions.ResponseError as error:
-            if not str(error).startswith(FOREIGN):
-                raise
-        return script.read(await self.command("EVAL", script.traced_source, *arguments))  # it has changed nothing, and may again
+            return script.read(await self.command("EVALSHA", script.sha, *arguments))
+        except redis.exceptions.NoScriptError:
+            return script.read(await self.command("EVAL", script.source, *arguments))
 
     async def command(self, *words: Any, patience: float = ANSWER_TIMEOUT_S) -> Any:
         """`patience`: seconds until the server counts as away."""

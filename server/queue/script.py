@@ -57,12 +57,6 @@ class Script(Generic[ArgsT, ResultT]):
         """The name by which EVALSHA calls it."""
         return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    @cached_property
-    def traced_source(self) -> str:
-        """The source to call again after an error of a key, which then names that key."""
-        flags, body = self.source.split("\n", 1)
-        return f"{flags}\n" + _read("parts/trace").replace("-- script\n", body)
-
 
 @cache
 def _statements() -> list[tuple[str, set[str]]]:

@@ -11,27 +11,97 @@ import msgspec
 
 from server.queue.record import Draft
 
+NO_OWNER = "-"
+"""The owner of jobs whose client cannot be told apart from others, as the scripts spell it."""
 
-class Bound(msgspec.Struct, frozen=True):
-    """At most so many jobs and bytes."""
 
-    items: int
-    nbytes: int
+class Amount(msgspec.Struct, frozen=True):
+    items: int = 0
+    """Jobs of the queue."""
+    nbytes: int = 0
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    all: Bound
-    long: Bound
-    """Where routes that take long are refused: the rest is for those of one pass."""
-    own: Bound
-    """One owner holds at most so much of all."""
-    own_last: Bound
-    """One owner holds at most so much of that rest."""
-    low: Bound
-    """All work of priority low together."""
+    all: Amount
+    long: Amount
+    """Of work of routes that take long: the rest is for those of one pass."""
+    own: Amount
+    """Of one owner."""
+    own_last: Amount
+    """Of one owner in that rest."""
+    low: Amount
+    """Of all work of priority low."""
+    records: Amount
+    """Of all records."""
+    results: Amount
+    """Bytes of all records' results."""
 
 
-class Enqueued(msgspec.Struct, frozen=True, omit_defaults=True):
+class Promised(msgspec.Struct, frozen=True):
+    """What a gateway has promised beyond the queue."""
+
+    all: Amount
+    own: Amount
+    """To the owner of a claim."""
+    low: Amount
+    """To work of priority low."""
+    before: Amount
+    """To the request of the claim itself."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What a request asks for."""
+
+    owner: str = NO_OWNER
+    """The client, hashed."""
+    takes_long: bool = False
+    """Whether its route takes jobs of more than one pass."""
+    low: bool = False
+    """Whether its client asked for priority low."""
+    max_items: int = 0
+    """The owner may have so many unfinished, by its API key; 0: no limit of its own."""
+    items: int = 0
+    nbytes: int = 0
+    work_ms: int = 0
+    """Milliseconds that the service takes for it, by announced rates."""
+    takes: bool = False
+    """Whether it counts for the next claims of the same call."""
+    promised: Promised | None = None
+    """None: nothing, the jobs are here."""
+
+
+class AdmissionChecks(msgspec.Struct, frozen=True):
+    bounds: Bounds
+    claims: list[Claim]
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """Why a claim is refused, or that it is let in."""
+
+    reason: bytes = b""
+    """See `parts/admission.lua`; also `late`, `unstaged`: a message that should have been written before is not there. Empty: let in."""
+    wait_ms: int = 0
+    """Until there is room, by the work that is unfinished."""
+    items: int = 0
+    """What is held of the bound that refused. If let in: how much more would be, or how many jobs wait before those that were queued."""
+    nbytes: int = 0
+    work_ms: int = 0
+    max_items: int = 0
+    """The bound that refused."""
+    max_nbytes: int = 0
+
+
+class AdmissionAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """The load of the queue, and the outcome of each claim."""
+
+    now_ms: int
+    items: int
+    nbytes: int
+    work_ms: int
+    outcomes: list[Outcome]
+
+
+class Enqueued(msgspec.Struct, frozen=True):
     """A job as a gateway hands it in."""
 
     job: str
@@ -42,23 +112,17 @@ class Enqueued(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where its message lies: `inline` in the stream entry, `blob` beside it, or written as `stage:<id>` before."""
     nbytes: int
     owner: str
-    """The client, hashed; `-`: nobody that can be told apart."""
     work_ms: int
-    """Milliseconds that the service takes for it, by announced rates."""
-    takes_long: bool
-    """Whether its route takes jobs of more than one pass."""
     behind_ms: int
     """It is less urgent by so much than its stream."""
     low: bool
-    """Its client asked for priority low."""
-    max_items: int = 0
-    """The owner may have so many unfinished; 0: no limit of its own."""
 
 
 class Request(msgspec.Struct, frozen=True):
     """The jobs of one request, which are admitted all or none."""
 
     jobs: list[Enqueued]
+    claim: Claim
     again: bool
     """They were admitted once, and Redis lost them."""
     place: bool
@@ -76,8 +140,6 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """A client's job that gets a record. Then the msgpack of the task's plan, and the messages as in an `AdmissionCall`."""
 
     bounds: Bounds
-    max_results: int
-    """Bytes that all records' results may take."""
     record: str
     """Its id begins with the epoch of the Redis that it was made for."""
     draft: Draft
@@ -85,6 +147,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """How long the record and its results outlive its end."""
     jobs: list[Enqueued]
     """Those of the queue that it stands for."""
+    claim: Claim
     names: Sequence[str]
     """Fields of the record that the answer shows."""
 

@@ -20,7 +20,8 @@ from server.gateway.openapi import document as openapi
 from server.http.problems import Kind, Problem
 from server.http.requests import Head
 from server.media.images import Decoder
-from server.queue.gateway.quotas import Claim, Held, Ledger, Reservation
+from server.queue.gateway.reservations import Reservations
+from server.queue.script_rows import Claim
 from server.settings import Settings
 from server.tasks.base import Arrays, Item, Outputs, Part, Task
 from server.tasks.capabilities import OffersFiles
@@ -74,14 +75,11 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async def check(_claim: Claim, _asked: Held, _has: Held) -> None:
-        return None
-
+    nobody: Any = None
     head = Head.of({"type": "http", "path": "/", "headers": [(b"content-type", content_type.encode())]})
     asked = INTERFACE.read_query(query.encode())
-    submission = await read_submission(
-        head, receive, INTERFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim()), BodyExecutor(), ""
-    )
+    reservation = Reservations(nobody, Settings(), grant_s=0.0).reserve(Claim())  # of an empty queue
+    submission = await read_submission(head, receive, INTERFACE, Settings(max_images=3), reservation, BodyExecutor(), "")
     common, own = INTERFACE.read_options(asked, submission.fields)
     assert isinstance(own, PaintOptions)
     return submission, common, own

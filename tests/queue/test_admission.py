@@ -8,11 +8,15 @@ from dataclasses import replace
 import msgspec
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from server.queue.errors import DeadlineExceeded, QueueFull
+from server.queue.errors import DeadlineExceeded, RedisAway, Refused
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.quotas import Claim
+from server.queue.gateway.reservations import CHECK_ADMISSION, WORK_IN_COMMON_MS, Load, bounds, is_calm
 from server.queue.gateway.submitter import GROUP_BYTES
+from server.queue.script_rows import AdmissionChecks, Amount, Claim, Promised
+from server.settings import Settings
 from tests.support.queue import (
     BUNDLE,
     QUICK_GATEWAY,
@@ -25,8 +29,10 @@ from tests.support.queue import (
     ask,
     gateway,
     nothing_is_left,
+    refused,
     reserved,
 )
+from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async
 
 
@@ -35,7 +41,7 @@ async def no_room(dispatcher: Dispatcher, items: int) -> bool:
     try:
         async with reserved(dispatcher, items, 1, Claim()):
             return False
-    except QueueFull:
+    except Refused:
         return True
 
 
@@ -43,10 +49,10 @@ async def no_room(dispatcher: Dispatcher, items: int) -> bool:
 async def test_reservation_holds_its_place_until_released(url: str) -> None:
     async with gateway(url, queue_max_items=2, queue_max_bytes=1000) as us:
         async with reserved(us, 1, 600, Claim()):
-            with pytest.raises(QueueFull):
-                await us.submitter.reserve(Claim()).resize(1, 600)
-            with pytest.raises(QueueFull):
-                await us.submitter.reserve(Claim()).resize(2, 10)
+            with refused("full"):
+                await us.reservations.reserve(Claim()).resize(1, 600)
+            with refused("full"):
+                await us.reservations.reserve(Claim()).resize(2, 10)
             async with reserved(us, 1, 400, Claim()):
                 pass
         async with reserved(us, 2, 1000, Claim()):
@@ -77,9 +83,8 @@ async def test_retry_after_is_wait_at_announced_throughput(url: str, worker: Wor
         waiting = asyncio.create_task(us.submitter.submit(jobs))
         await eventually_async(lambda: no_room(us, 1))
         for items, seconds in ((1, 4), (3, 12), (9, 36)):
-            with pytest.raises(QueueFull) as refusal:
-                await us.submitter.reserve(Claim()).resize(items, 1)
-            assert refusal.value.retry_after == seconds  # one in 4 s
+            with refused("full", wait_s=seconds):  # one in 4 s
+                await us.reservations.reserve(Claim()).resize(items, 1)
         waiting.cancel()
 
 
@@ -104,7 +109,7 @@ async def test_limit_holds_exactly_when_gateways_race(url: str, db: redis.Redis)
         jobs = [(dispatcher, await a_job(dispatcher, value)) for value in range(20) for dispatcher in (us, them)]
         requests = [asyncio.create_task(dispatcher.submitter.submit([job])) for dispatcher, job in jobs]
         await eventually_async(lambda: sum(request.done() for request in requests) == 30)
-        assert all(isinstance(request.exception(), QueueFull) for request in requests if request.done())
+        assert all(isinstance(request.exception(), Refused) for request in requests if request.done())
         assert db.xlen(STREAM) == 10
         for request in requests:
             request.cancel()
@@ -113,7 +118,7 @@ async def test_limit_holds_exactly_when_gateways_race(url: str, db: redis.Redis)
 @pytest.mark.queue_line(2)
 async def test_images_of_a_request_are_queued_all_or_none(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_items=3) as us:
-        with pytest.raises(QueueFull):
+        with refused("full"):
             await us.submitter.submit([await a_job(us, value) for value in range(4)])
         assert nothing_is_left(db)
 
@@ -121,7 +126,7 @@ async def test_images_of_a_request_are_queued_all_or_none(url: str, db: redis.Re
 @pytest.mark.queue_line(2)
 async def test_limit_of_bytes_holds(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_bytes=10_000) as us:
-        with pytest.raises(QueueFull):
+        with refused("full"):
             await us.submitter.submit([await a_job(us, 1, ballast=bytearray(10_000))])
         assert nothing_is_left(db)
 
@@ -133,7 +138,7 @@ async def test_redis_without_memory_is_full_queue_and_recovers(url: str, db: red
         await consumer.next_batch()
         db.config_set("maxmemory", 1)
         try:
-            with pytest.raises(QueueFull):
+            with refused("memory"):
                 await ask(us, 6)
             consumer.release()
             assert await running == 5
@@ -158,7 +163,7 @@ async def test_requests_of_one_loop_turn_share_a_call(url: str, db: redis.Redis)
         await eventually_async(lambda: db.xlen(STREAM) == 7)
         assert await scripts_called(db) <= 4  # one for all of them; the load, for Retry-After; the clock, for the late one; a cancellation
         assert {fields["id"] for _, fields in db.xrange(STREAM)} == {job.id for job in fits + fits_too}
-        with pytest.raises(QueueFull):
+        with refused("full"):
             await requests[1]
         with pytest.raises(DeadlineExceeded):
             await requests[2]
@@ -176,3 +181,76 @@ async def test_what_shares_a_call_is_bounded(url: str, db: redis.Redis) -> None:
         assert 3 <= await scripts_called(db) <= 5
         for request in requests:
             request.cancel()
+
+
+async def test_requests_that_ask_for_room_in_one_turn_share_a_call(url: str, db: redis.Redis) -> None:
+    async with gateway(url, replace(QUICK_GATEWAY, beat=60.0), queue_max_items=8) as us, reserved(us, 5, 1, Claim()):
+        db.config_resetstat()
+        asking = [us.reservations.reserve(Claim()) for _ in range(5)]
+        answers = await asyncio.gather(*(one.resize(1, 1) for one in asking), return_exceptions=True)
+        assert [getattr(answer, "reason", None) for answer in answers] == [None, None, None, "full", "full"]
+        assert await scripts_called(db) == 1
+
+
+async def test_reservation_grows_for_a_while_by_what_was_allowed(url: str, db: redis.Redis) -> None:
+    """Else a slow body would ask for each of its pieces."""
+    timings = replace(QUICK_GATEWAY, beat=60.0, fresh_load=60.0)
+    async with gateway(url, timings, queue_max_bytes=1000) as us, reserved(us, 1, 600, Claim()) as reservation:
+        db.config_resetstat()
+        for nbytes in range(600, 1001):
+            await reservation.resize(1, nbytes)
+        assert await scripts_called(db) <= 1  # at the last eighth
+        with refused("full"):
+            await reservation.resize(1, 1001)
+
+
+async def test_nobody_is_refused_while_redis_cannot_say(url: str, db: redis.Redis) -> None:
+    """Its grace decides what becomes of them."""
+    async with gateway(url, queue_max_items=4, redis_grace=0.3) as us:
+        waiting = asyncio.create_task(us.submitter.submit([await a_job(us, value, owner="first") for value in range(3)]))
+        await eventually_async(lambda: db.xlen(STREAM) == 3)
+        db.delete("queue:owners")
+        db.set("queue:owners", "what nobody of ours wrote")
+        async with reserved(us, 1, 1, Claim("second")):
+            pass
+        with pytest.raises(RedisAway):
+            await us.submitter.submit([await a_job(us, 1, owner="second")])
+        db.delete("queue:owners")
+        waiting.cancel()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_calm_is_let_in(anybody: redis.Redis, db: redis.Redis, data: st.DataObject) -> None:
+    """A gateway lets in by its own rule only what `parts/admission.lua` would."""
+
+    def up_to(most: int) -> int:
+        return data.draw(st.integers(0, most))
+
+    def part(whole: Amount) -> Amount:
+        return Amount(up_to(whole.items), up_to(whole.nbytes))
+
+    def less(whole: Amount, gone: Amount) -> Amount:
+        return Amount(whole.items - gone.items, whole.nbytes - gone.nbytes)
+
+    def usage() -> str:
+        own = part(held)
+        last = part(own)
+        return f"{own.items} {own.nbytes} {up_to(load.work_ms)} {last.items} {last.nbytes}"
+
+    limits = bounds(Settings(queue_max_items=1 + up_to(40), queue_max_bytes=1 + up_to(4000)))
+    held = part(limits.low)
+    load = Load(held.items, held.nbytes, up_to(WORK_IN_COMMON_MS))
+    promised = part(less(limits.low, held))
+    asked = part(less(less(limits.low, held), promised))
+    own = part(promised)
+    promises = Promised(promised, own, part(promised), part(own))
+    claim = Claim("us", data.draw(st.booleans()), data.draw(st.booleans()), 0, asked.items, asked.nbytes, 1000, promised=promises)
+    assert is_calm(load, promised, claim, limits)
+    db.flushall()
+    db.mset({"queue:bytes": load.nbytes, "queue:work": load.work_ms})
+    db.sadd("queue:jobs", "none", *range(load.items))
+    db.srem("queue:jobs", "none")
+    db.hset("queue:owners", mapping={"us": usage(), "low": usage()})
+    answer = anybody.eval(CHECK_ADMISSION.source, 1, KEYSPACE.name(""), *CHECK_ADMISSION.arguments(AdmissionChecks(limits, [claim])))
+    assert answer[-1][0][0] == b""

@@ -15,12 +15,14 @@ import redis
 from server.queue.connect import refusal
 from server.queue.errors import RedisAway
 from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.reservations import Load
 from server.queue.gateway.scene_store import Scene
 from server.queue.gateway.submitter import CANCEL
 from server.queue.messages import Progress, QueuedJob
 from server.queue.record import Draft
 from server.queue.resp import AsyncWire
 from server.queue.script import FOLDER, Script
+from server.queue.script_rows import Claim
 from server.queue.worker.connection import Link
 from server.queue.worker.delivery import Delivery
 from tests.support.queue import (
@@ -147,6 +149,8 @@ async def at_once(us: Dispatcher, worker: WorkerQueue) -> None:
     ]
     asked = asyncio.create_task(us.submitter.submit(jobs))
     taken = worker.begin(await pulled(worker, len(jobs)), 0)
+    us.reservations.load = Load(work_ms=1_000_000)  # as of a busy queue
+    await us.reservations.reserve(Claim("alice", low=True)).check(1)
     worker.acks.progress([(one, Progress(id=one.job_id, worker=worker.id, done=1, total=2, unit="steps")) for one in taken])
     worker.leases.return_to_queue(taken[:1])
     [again] = await pulled(worker, 1)
@@ -212,7 +216,7 @@ def touched(db: redis.Redis, call: Call) -> list[bytes]:
 
 
 def run(db: redis.Redis, call: Call) -> Any:
-    return db.eval(call.script.traced_source, 1, PARTITION, *call.arguments)
+    return db.eval(call.script.source, 1, PARTITION, *call.arguments)
 
 
 def garble(db: redis.Redis, name: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from server.queue.errors import QueueFull
+from server.queue.errors import Refused
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.worker.delivery import Delivery
 from tests.queue.test_shares import record, submit
@@ -69,13 +69,13 @@ class World:
     async def ask(self) -> None:
         try:
             self._requests.append(await submit(self._us, **self._asked()))
-        except QueueFull:
+        except Refused:
             self.done["refused"] += 1
 
     async def ask_later(self) -> None:
         try:
             self._records.append(await record(self._us, **self._asked()))
-        except QueueFull:
+        except Refused:
             self.done["refused"] += 1
 
     def _asked(self) -> dict[str, Any]:

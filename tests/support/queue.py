@@ -17,16 +17,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pytest
 import redis
 
 from server.arrays import Array
 from server.processes.os_process import tied_to_parent
 from server.queue import keys
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisAway, Refused
 from server.queue.gateway.dispatcher import Dispatcher, DispatcherTimings
-from server.queue.gateway.quotas import Claim, Reservation
+from server.queue.gateway.reservations import Reservation
 from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import Draft, RecordsLoad
+from server.queue.script_rows import Claim
 from server.queue.worker import worker_queue as worker_side
 from server.queue.worker.connection import WorkerTimings
 from server.queue.worker.delivery import Delivery, QueueEntry
@@ -77,13 +79,22 @@ async def gateway(url: str, timings: DispatcherTimings = QUICK_GATEWAY, **settin
 
 @contextlib.asynccontextmanager
 async def reserved(dispatcher: Dispatcher, items: int, nbytes: int, claim: Claim) -> AsyncIterator[Reservation]:
-    """Places that somebody holds for the time of the block. Raises QueueFull, and what else `Reservation.resize` does."""
-    reservation = dispatcher.submitter.reserve(claim)
+    """Places that somebody holds for the time of the block. Raises Refused."""
+    reservation = dispatcher.reservations.reserve(claim)
     try:
         await reservation.resize(items, nbytes)
         yield reservation
     finally:
         reservation.release()
+
+
+@contextlib.contextmanager
+def refused(*reasons: str, wait_s: int | None = None) -> Iterator[pytest.ExceptionInfo[Refused]]:
+    """The block is refused for one of these reasons, with this Retry-After."""
+    with pytest.raises(Refused) as refusal:
+        yield refusal
+    assert refusal.value.reason in reasons
+    assert wait_s in (None, refusal.value.retry_after)
 
 
 def place(url: str) -> int | Path:

@@ -15,15 +15,15 @@ from starlette.types import Scope
 from models.bundle import BundleSpec
 from server.concurrency.cancellation import Limit, Ticks, without_frames
 from server.gateway.auth.key_file import ApiKey
-from server.gateway.inference.error_mapping import redis_away
+from server.gateway.inference.error_mapping import of_refused, redis_away
 from server.gateway.inference.webhook_headers import refuse_webhook
 from server.http.client_identity import owner_of
 from server.http.problems import Kind, Problem
 from server.http.requests import MAX_TIMEOUT, Head, body_too_large
-from server.queue.errors import ClientShare, DeadlineExceeded, KeyShare, NeverFits, QueueFull, RedisAway
-from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.quotas import Claim, Reservation
+from server.queue.errors import DeadlineExceeded, RedisAway, Refused
+from server.queue.gateway.reservations import Reservation, Reservations
 from server.queue.messages import PRIORITIES, Priority
+from server.queue.script_rows import NO_OWNER, Claim
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics
@@ -101,7 +101,7 @@ class Visit:
 
     async def lengthen(self) -> None:
         """Its parts have told that it takes long: it has the deadline of jobs by default, and no room in the queue's last eighth. Raises
-        QueueFull where it has taken some there."""
+        Refused where it has taken some there."""
         self.takes_long = True
         self.reservation.lengthen()
         await self.reservation.check()
@@ -110,8 +110,7 @@ class Visit:
             self.set_deadline(self.seconds)
 
     async def lower(self) -> None:
-        """It asks for priority low, all of which has half of the queue. Raises QueueFull where it has no room there,
-        NeverFits where it never will."""
+        """It asks for priority low, all of which has half of the queue. Raises Refused where it has no room there."""
         self.reservation.lower()
         await self.reservation.check(0 if self.reservation.items else 1)
         await self.give_way()
@@ -140,9 +139,9 @@ class Visit:
 class Admission:
     """Lets requests in while there is room and the gateway is not about to end."""
 
-    def __init__(self, settings: Settings, dispatcher: Dispatcher, metrics: GatewayMetrics, ticks: Ticks) -> None:
+    def __init__(self, settings: Settings, reservations: Reservations, metrics: GatewayMetrics, ticks: Ticks) -> None:
         self._settings = settings
-        self._dispatcher = dispatcher
+        self._reservations = reservations
         self._metrics = metrics
         self._ticks = ticks
         self._visits: set[Visit] = set()
@@ -164,7 +163,8 @@ class Admission:
         if not asynchronous:
             refuse_webhook(head)
         key: ApiKey = state["api_key"]
-        reservation = self._dispatcher.submitter.reserve(Claim(owner_of(state["client"]), takes_long, key.priority == "low", key.max_items))
+        claim = Claim(owner_of(state["client"]) or NO_OWNER, takes_long, key.priority == "low", key.max_items)
+        reservation = self._reservations.reserve(claim)
         return Visit(
             self,
             head,
@@ -180,7 +180,7 @@ class Admission:
         )
 
     async def let_in(self, visit: Visit) -> None:
-        """Raises Problem, QueueFull."""
+        """Raises Problem, Refused."""
         self._visits.add(visit)
         self._idle.clear()
         self._metrics.in_flight.inc()
@@ -262,14 +262,8 @@ def _problem_of(error: BaseException, visit: Visit) -> Problem | None:
     match error:
         case Problem():
             return error
-        case KeyShare():
-            return Problem(Kind.KEY_SHARE, str(error), retry_after=error.retry_after)
-        case NeverFits():
-            return Problem(Kind.TOO_LARGE, str(error))
-        case ClientShare():
-            return Problem(Kind.CLIENT_SHARE, str(error), retry_after=error.retry_after)
-        case QueueFull():
-            return Problem(Kind.QUEUE_FULL, str(error), retry_after=error.retry_after)
+        case Refused():
+            return of_refused(error)
         case RedisAway():
             return redis_away(error, visit.request_id)
         case DeadlineExceeded() | TimeoutError() if visit.ends_with_gateway:

@@ -21,7 +21,7 @@ from server.http.json_outline import Outline, from_base64, marks
 from server.http.multipart import boundary_of
 from server.http.problems import Kind, Problem
 from server.http.requests import Head, iter_body, read_body
-from server.queue.gateway.quotas import Reservation
+from server.queue.gateway.reservations import Reservation
 from server.quoting import QUOTED
 from server.settings import Settings
 from server.tasks.base import Item, Task

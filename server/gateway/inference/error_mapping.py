@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,7 +13,7 @@ from server.http.middleware import internal_error
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media.limits import MediaError
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisAway, Refused
 from server.queue.messages import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.telemetry import logs
@@ -21,7 +22,51 @@ KINDS = {kind.slug: kind for kind in Kind}
 OF_WORK = {kind.slug: kind for kind in (Kind.WORKER_CRASHED, Kind.MODEL_ERROR, Kind.DEADLINE, Kind.UNUSABLE_INPUT)}
 """Kinds of failures that clients are told as such; what else happens to work is ours to explain."""
 
+REASONS: dict[str, tuple[Kind, str]] = {
+    "full": (Kind.QUEUE_FULL, "the queue is full: {items} jobs, {nbytes} bytes"),
+    "long": (Kind.QUEUE_FULL, "the queue is full but for what takes one pass: {items} jobs, {nbytes} bytes"),
+    "low": (Kind.QUEUE_FULL, "work of priority low has its half of the queue: {items} jobs, {nbytes} bytes"),
+    "async": (Kind.QUEUE_FULL, "asynchronous jobs hold half of the queue: {items} jobs, {nbytes} bytes"),
+    "memory": (Kind.QUEUE_FULL, "the queue's Redis is out of memory: {items} jobs, {nbytes} bytes"),
+    "client": (Kind.CLIENT_SHARE, "one client holds at most {max_items} jobs and {max_nbytes} bytes of the queue"),
+    "client-work": (Kind.CLIENT_SHARE, "one client has at most half of the work while others wait, too: {work_s} s are unfinished"),
+    "client-last": (Kind.CLIENT_SHARE, "the queue is nearly full: one client holds at most {max_items} jobs of its last eighth"),
+    "key": (Kind.KEY_SHARE, "this API key may have {max_items} unfinished items at once (max_items)"),
+    "results": (
+        Kind.RESULTS_FULL,
+        "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read",
+    ),
+    "low-never": (
+        Kind.TOO_LARGE,
+        "the request holds {items} jobs and {nbytes} bytes, and all work of priority low may hold {max_items} jobs and {max_nbytes} bytes, "
+        "half of the queue",
+    ),
+    "key-never": (Kind.TOO_LARGE, "the request is {items} jobs of the queue, and its API key may have {max_items} at once (max_items)"),
+    "async-items": (
+        Kind.TOO_LARGE,
+        "the job takes {items} items, and asynchronous jobs may hold {max_items}, half of OPSIN_QUEUE_MAX_ITEMS",
+    ),
+    "async-bytes": (
+        Kind.TOO_LARGE,
+        "the job takes {nbytes} bytes, and asynchronous jobs may hold {max_nbytes}, half of OPSIN_QUEUE_MAX_BYTES",
+    ),
+    "results-never": (Kind.TOO_LARGE, "the job takes {nbytes} bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {max_nbytes}"),
+}
+"""Why the queue has no room (`parts/admission.lua`) → the kind of problem, and its detail with the figures of an `Outcome`."""
+RESULTS_RETRY_AFTER = 10
+
 log = logs.get(__name__)
+
+
+def of_refused(refused: Refused, part: str | None = None) -> Problem:
+    """The problem of a request for which the queue has no room. `part`: the one that errors of a client's job name."""
+    kind, words = REASONS[refused.reason]
+    outcome = refused.outcome
+    figures = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+    detail = words.format(**figures, work_s=max(1, math.ceil(outcome.work_ms / 1000)))
+    if kind is Kind.TOO_LARGE:
+        return Problem(kind, detail, part)
+    return Problem(kind, detail, retry_after=RESULTS_RETRY_AFTER if kind is Kind.RESULTS_FULL else refused.retry_after)
 
 
 def of_refusal(error: InvalidOption | MediaError) -> Problem:

@@ -30,7 +30,7 @@ from server.http.client_identity import owner_of
 from server.http.problems import Kind, Problem
 from server.media import image_headers, images
 from server.media.limits import MediaError
-from server.queue.errors import KeyTaken, NeverFits, ResultsFull
+from server.queue.errors import KeyTaken, Refused
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.submitter import INLINE_BYTES
 from server.queue.messages import WEBHOOKS, Priority, QueuedJob, Reply
@@ -52,7 +52,6 @@ BEHIND = 4
 
 RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
-RESULTS_RETRY_AFTER = 10
 
 Prepared = list[dict[str, Array]]
 """The arrays of an item's jobs."""
@@ -183,14 +182,11 @@ class Inference:
             return await self._dispatcher.records.admit(draft, plan, make_jobs, max_items=visit.key.max_items)
         except KeyTaken:
             raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
-        except NeverFits as too_large:
-            raise Problem(Kind.TOO_LARGE, str(too_large), asked.part) from None
-        except ResultsFull:
-            detail = "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read"
-            raise Problem(Kind.RESULTS_FULL, detail, retry_after=RESULTS_RETRY_AFTER) from None
+        except Refused as refused:
+            raise error_mapping.of_refused(refused, asked.part) from None
 
     async def _prepare(self, items: Sequence[Item], asked: Asked, visit: Visit) -> list[Prepared]:
-        """Raises Problem that names the first bad item, QueueFull where there is no room for what they will take at least."""
+        """Raises Problem that names the first bad item, Refused where there is no room for what they will take at least."""
         if isinstance(asked.task, TakesSteps):
             await visit.reservation.check(work_ms=len(items) * self._work_ms(asked, None))
         if len(items) == 1 and _is_small(items[0], asked):

@@ -15,7 +15,7 @@ from server.gateway.inference.body import Submission, item_field
 from server.http.outbound import FAILURES, HEAD_BYTES, Dialler, connection_of
 from server.http.problems import Kind, Problem
 from server.http.url_allowlist import NotAllowed, RemoteUrl
-from server.queue.gateway.quotas import Reservation
+from server.queue.gateway.reservations import Reservation
 from server.telemetry import logs
 
 AT_ONCE = 8
@@ -44,7 +44,7 @@ class _Received:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def add(self, nbytes: int, where: str) -> None:
-        """Raises Problem (413), and QueueFull where there is no room."""
+        """Raises Problem (413), and Refused where there is no room."""
         self.nbytes += nbytes
         if self.nbytes > self.limit:
             raise Problem(Kind.TOO_LARGE, f"what is fetched is longer than {self.limit} bytes (OPSIN_MAX_BODY_BYTES)", where)
@@ -62,7 +62,7 @@ class Fetcher:
         self.close = dialler.close
 
     async def fill(self, submission: Submission, reservation: Reservation, client: str) -> None:
-        """Fetch every part that is named by a URL, clients in turn. Raises Problem: 413, 422 `fetch-failed`; and QueueFull."""
+        """Fetch every part that is named by a URL, clients in turn. Raises Problem: 413, 422 `fetch-failed`; and Refused."""
         received = _Received(reservation, self._limit, reservation.nbytes)
         for part, urls in submission.urls.items():
             names = [item_field(f"{part}_url", index, len(urls)) for index in range(len(urls))]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from server.gateway.open_inference.errors import invalid
 from server.http.problems import Kind, Problem
-from server.queue.gateway.quotas import Reservation
+from server.queue.gateway.reservations import Reservation
 from server.quoting import quoted
 
 InTurn = Callable[[int, Callable[[], bytes | None]], Awaitable[bytes | None]]

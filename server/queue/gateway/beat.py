@@ -17,9 +17,9 @@ from server.queue import keys
 from server.queue.connect import away_is_one_error
 from server.queue.errors import RedisAway
 from server.queue.gateway.connection import AsyncLink
-from server.queue.gateway.quotas import Held, Load, owners
 from server.queue.gateway.record_store import Records
 from server.queue.gateway.reply_inbox import Inbox
+from server.queue.gateway.reservations import Load, Reservations
 from server.queue.gateway.status_reader import QueueDepth, StreamLoad, depths
 from server.queue.gateway.submitter import Submitter
 from server.queue.messages import GATEWAY_FORMS, Priority
@@ -64,8 +64,6 @@ class BeatAnswer(msgspec.Struct, frozen=True, array_like=True):
     nbytes: int
     work_ms: int
     streams: list[StreamLoad]
-    owners: list[bytes]
-    """{owner, what it holds}…"""
     gateways: int
     """How many live."""
 
@@ -82,6 +80,7 @@ class Beat:
         link: AsyncLink,
         inbox: Inbox,
         submitter: Submitter,
+        reservations: Reservations,
         records: Records,
         *,
         every: float,
@@ -92,6 +91,7 @@ class Beat:
         self._link = link
         self._inbox = inbox
         self._submitter = submitter
+        self._reservations = reservations
         self._records = records
         self._every = every
         self._ttl = ttl
@@ -175,7 +175,8 @@ class Beat:
         self._link.found()
         self.gateways = heard.gateways
         self._depths, self._read_at = depths(heard.now_ms, heard.streams), time.monotonic()
-        self._submitter.set_load(heard.now_ms, Load(Held(heard.jobs, heard.nbytes, heard.work_ms), owners(heard.owners)))
+        self._link.set_clock(heard.now_ms)
+        self._reservations.load = Load(heard.jobs, heard.nbytes, heard.work_ms)
         for bundle, count in zip(heard.items[::2], heard.items[1::2], strict=True):
             self.count_items(bundle.decode(errors="replace"), parse_whole_number(count))
         if heard.sweeps:

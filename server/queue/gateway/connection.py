@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+import msgspec
 import redis.asyncio
 
 from server.queue.connect import away_is_one_error
 from server.queue.errors import RedisAway
 from server.queue.first_contact import FirstContact
 from server.queue.keys import Keyspace
+from server.queue.messages import QueuedJob
 from server.queue.resp import AsyncWire
 from server.queue.script import ArgsT, ResultT, Script
 
@@ -204,6 +206,10 @@ class AsyncLink:
 
     def set_clock(self, redis_ms: int) -> None:
         self.clock_offset_ms = redis_ms - time.monotonic() * 1000
+
+    def until(self, job: QueuedJob, expires_at: float) -> QueuedJob:
+        """Return the job with a deadline on Redis' clock that is this time of `time.monotonic()`."""
+        return msgspec.structs.replace(job, deadline_ms=int(self.now_ms() + (expires_at - time.monotonic()) * 1000))
 
     def now_ms(self) -> float:
         """Redis' clock, Unix milliseconds, as estimated every second; this machine's until Redis has answered once."""

@@ -15,6 +15,7 @@ from server.queue.gateway.fleet import FleetReader
 from server.queue.gateway.large_values import Freight
 from server.queue.gateway.record_store import Records
 from server.queue.gateway.reply_inbox import Inbox
+from server.queue.gateway.reservations import Reservations
 from server.queue.gateway.scene_store import Scenes
 from server.queue.gateway.status_reader import StatusReader
 from server.queue.gateway.submitter import Submitter
@@ -35,7 +36,7 @@ class DispatcherTimings:
     news: float = 0.5
     """How old the fleet and the depths of the queue may be that are read."""
     fresh_load: float = 0.05
-    """A request is not turned away because of figures older than this."""
+    """How long a reservation may grow by what Redis has allowed."""
 
 
 class Dispatcher:
@@ -50,11 +51,12 @@ class Dispatcher:
         self.fleet = FleetReader(link, timings.news)
         self.status = StatusReader(link)
         self._inbox = Inbox(link, freight, self.id, lost_after=timings.lost_after)
-        self.submitter = Submitter(link, freight, self._inbox, settings, fresh=timings.fresh_load, read=lambda: self.beat.refresh())
-        self.records = Records(link, freight, settings, self.submitter)
+        self.reservations = Reservations(link, settings, timings.fresh_load)
+        self.submitter = Submitter(link, freight, self._inbox, self.reservations)
+        self.records = Records(link, freight, settings, self.submitter, self.reservations)
         """Clients' jobs that outlive this gateway."""
         self.beat = Beat(
-            *(self.id, link, self._inbox, self.submitter, self.records),
+            *(self.id, link, self._inbox, self.submitter, self.reservations, self.records),
             every=timings.beat,
             ttl=timings.gateway_ttl,
             max_age=timings.news,

@@ -15,28 +15,31 @@ import msgspec
 from server.arrays import Array
 from server.queue import keys
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
-from server.queue.errors import DeadlineExceeded, KeyTaken, NeverFits, RecordLost, RedisAway, ResultsFull
+from server.queue.errors import DeadlineExceeded, KeyTaken, RecordLost, RedisAway, Refused
 from server.queue.gateway.connection import AsyncLink
 from server.queue.gateway.large_values import Freight
+from server.queue.gateway.reservations import Reservations
 from server.queue.gateway.submitter import LATE, Submitter, to_rows
-from server.queue.messages import QueuedJob, Reply, decode, later
-from server.queue.record import NAMES, RECORD_BYTES, Draft, Happened, Record, RecordEvent, State, epoch_of
+from server.queue.messages import QueuedJob, Reply, decode
+from server.queue.record import NAMES, Draft, Happened, Record, RecordEvent, State, epoch_of
 from server.queue.script import Script
-from server.queue.script_rows import Recorded
+from server.queue.script_rows import Outcome, Recorded
 from server.settings import Settings
 
 
 class RecordAdmitted(msgspec.Struct, frozen=True, array_like=True):
     status: bytes
-    """`ok`; `known`: the same request came before under this key; `conflict`: another one did; `client`, `key`, `full` (see
-    parts/admission.lua); `share`: records have their half of the queue; `results`: those that are kept leave no room; `late`; `unstaged`;
-    `epoch`: this Redis is another one than the gateway thinks."""
+    """`ok`; `known`: the same request came before under this key; `conflict`: another one did; `refused`; `late`; `unstaged`; `epoch`: this
+    Redis is another one than the gateway thinks."""
     id: bytes
     """Of the record; with `epoch`, that of this Redis."""
+    now_ms: int
     place: int = -1
     """In the record's stream, where there is a record; -1: unknown."""
     values: list[bytes | None] = []
     """Its fields that were named."""
+    outcome: Outcome = Outcome()
+    """Why it was refused."""
 
 
 ENQUEUE_RECORD = Script("enqueue_record", Recorded, RecordAdmitted)
@@ -45,7 +48,6 @@ CANCEL_RECORD = Script("cancel_record", tuple[str, str], tuple[bytes, int])
 Entries = list[tuple[bytes, list[bytes]]]
 READ_EVENTS = Script("read_events", tuple[int, Sequence[tuple[str, int]]], tuple[bytes, list[tuple[bytes, Entries]]])
 SWEEP_RECORDS = Script("sweep_records", tuple[()], bytes)
-SHARE = "asynchronous jobs hold half of the queue"
 EVENTS_PER_READ = 64
 """A call reads at most so many of one record."""
 NOT_YET_S = 0.002
@@ -55,7 +57,7 @@ NOT_YET_S = 0.002
 class Records:
     """For one event loop. Everything but `admit` raises RedisAway at once while Redis does not answer."""
 
-    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings, submitter: Submitter) -> None:
+    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings, submitter: Submitter, reservations: Reservations) -> None:
         self._link = link
         self._listener_id = 0
         """The number of its connection, as Redis counts."""
@@ -63,6 +65,7 @@ class Records:
         self._freight = freight
         self._settings = settings
         self._submitter = submitter
+        self._reservations = reservations
         self.epoch = ""
         """The epoch of the Redis that answered last; empty before the first beat."""
 
@@ -70,40 +73,35 @@ class Records:
         """Queue a client's job; returns its record, which is an older one where the same request came before under its key.
 
         `plan`: msgpack of the task's plan. `make_jobs` makes the jobs of the queue for a record. max_items: as of
-        `Submitter.enqueue`. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlineExceeded or RedisAway (away for longer than
-        `redis_grace`).
+        `Submitter.enqueue`. Raises Refused, KeyTaken, DeadlineExceeded or RedisAway (away for longer than `redis_grace`).
         """
-        record, jobs, since = "", list[QueuedJob](), time.monotonic()
+        record, jobs, since, until = "", list[QueuedJob](), time.monotonic(), 0.0
         while True:
             await self._link.wait()
             if epoch_of(record) != self.epoch:
                 record = f"{self.epoch}-{secrets.token_hex(16)}"
                 jobs = make_jobs(record)
+                until = until or time.monotonic() + (jobs[0].deadline_ms - self._link.now_ms()) / 1000
             try:
                 admitted = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs, max_items))
             except RedisAway as away:
                 if (why := await self._submitter.given_up(away, since)) is not None:
                     raise why from away.__cause__
                 continue
-            match status := admitted.status:
+            match admitted.status:
                 case b"ok" | b"known":
                     return _record(admitted.id.decode(), admitted.place, admitted.values)
                 case b"epoch":
                     self.epoch = admitted.id.decode()
                 case b"conflict":
                     raise KeyTaken
-                case b"results":
-                    raise ResultsFull
-                case b"late":
-                    if not (jumped := await self._submitter.jumped_ms()):
+                case b"refused":
+                    raise Refused(admitted.outcome)
+                case b"late":  # or Redis' clock was set
+                    if time.monotonic() > until:
                         raise DeadlineExceeded(LATE)
-                    jobs = [later(job, jumped) for job in jobs]
-                case b"share":
-                    await self._submitter.read_load_if_there()
-                    raise self._submitter.full(SHARE, len(jobs))
-                case b"full" | b"client" | b"key":
-                    await self._submitter.read_load_if_there()
-                    raise self._submitter.refused(status, to_rows(jobs, max_items)[0])
+                    self._link.set_clock(admitted.now_ms)
+                    jobs = [self._link.until(job, until) for job in jobs]
 
     async def read(self, record_id: str) -> Record | None:
         """None: unknown, or expired. Raises RecordLost."""
@@ -179,31 +177,19 @@ class Records:
             await self._link.run(SWEEP_RECORDS, ())
 
     async def _try_to_admit(self, record: str, draft: Draft, plan: bytes, jobs: list[QueuedJob], max_items: int) -> RecordAdmitted:
-        rows, messages, staged = to_rows(jobs, max_items, kept=True)
-        self._check_fits(len(rows), sum(row.nbytes for row in rows), draft.bound)
+        claim, rows, messages, staged = to_rows(jobs, max_items, kept=True)
         for key, message in staged.items():
             await self._freight.write(key, message)
         recorded = Recorded(
-            bounds=self._submitter.bounds,
-            max_results=self._settings.results_max_bytes,
+            bounds=self._reservations.bounds,
             record=record,
             draft=draft,
             ttl_ms=int(self._settings.result_ttl * 1000),
             jobs=rows,
+            claim=claim,
             names=NAMES,
         )
         return await self._link.move(ENQUEUE_RECORD, recorded, [plan, *messages])
-
-    def _check_fits(self, items: int, nbytes: int, bound: int) -> None:
-        """Raises NeverFits."""
-        settings = self._settings
-        for needed, most, what in (
-            (items, settings.queue_max_items // 2, "items, and asynchronous jobs may hold {most}, half of OPSIN_QUEUE_MAX_ITEMS"),
-            (nbytes, settings.queue_max_bytes // 2, "bytes, and asynchronous jobs may hold {most}, half of OPSIN_QUEUE_MAX_BYTES"),
-            (bound, settings.results_max_bytes - RECORD_BYTES, "bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {most}"),
-        ):
-            if needed > most:
-                raise NeverFits(f"the job takes {needed} {what.format(most=max(0, most))}")
 
     async def _reply(self, job_id: str) -> Reply | None:
         message = await self._freight.read(keys.result(job_id))

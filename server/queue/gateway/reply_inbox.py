@@ -104,10 +104,9 @@ class Inbox:
         self._deliver(await self._link.command("XRANGE", self._stream, f"({self.last_read}", "+"))
         lost = []
         for waiting in gone:
-            seconds_left = waiting.until - time.monotonic()
-            if waiting.may_be_lost and seconds_left > 0:
+            if waiting.may_be_lost and waiting.until > time.monotonic():
                 waiting.sent_at = None
-                waiting.job = msgspec.structs.replace(waiting.job, deadline_ms=int(self._link.now_ms() + seconds_left * 1000))
+                waiting.job = self._link.until(waiting.job, waiting.until)
                 lost.append(waiting)
         return lost
 

@@ -8,28 +8,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 import redis
 
 from server.queue import keys
-from server.queue.errors import ClientShare, DeadlineExceeded, KeyShare, NeverFits, QueueFull, RedisAway
+from server.queue.errors import DeadlineExceeded, RedisAway, Refused
 from server.queue.gateway.connection import PAUSE_S, AsyncLink
 from server.queue.gateway.large_values import Freight
-from server.queue.gateway.quotas import NOTHING, Claim, Held, Ledger, Load, Reservation, beyond_key, bounds, refusal, seconds
 from server.queue.gateway.reply_inbox import Inbox, Waiting
-from server.queue.messages import Progress, QueuedJob, Reply, later
+from server.queue.gateway.reservations import Load, Reservation, Reservations
+from server.queue.messages import Progress, QueuedJob, Reply
 from server.queue.resp import PIECE_BYTES
 from server.queue.script import Script
-from server.queue.script_rows import AdmissionCall, Enqueued, Request
-from server.settings import Settings
+from server.queue.script_rows import NO_OWNER, AdmissionAnswer, AdmissionCall, Claim, Enqueued, Outcome, Request
 
 log = logging.getLogger(__name__)
 
-ENQUEUE = Script("enqueue", AdmissionCall, tuple[int, int, list[bytes]])
+ENQUEUE = Script("enqueue", AdmissionCall, AdmissionAnswer)
 CANCEL = Script("cancel", list[str], bytes)
 INLINE_BYTES = PIECE_BYTES
 """Larger messages lie beside the stream as `blob:<id>`, and are written before the call that queues them."""
@@ -37,12 +36,6 @@ GROUP_BYTES = 1024 * 1024
 """Requests share a call up to this size; a larger one has a call of its own."""
 GROUP_JOBS = 64
 LATE = "the deadline had passed before the job was queued"
-STEADY_MS = 500
-"""Two readings of a clock that has not been set differ by less, however slowly they travelled."""
-NOBODY = "-"
-"""How the scripts spell an owner that is empty."""
-REFUSALS = {b"client": ClientShare, b"full": QueueFull, b"key": KeyShare}
-"""The scripts' word → why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +56,15 @@ class _Request:
 class Submitter:
     """For any number of coroutines of one event loop."""
 
-    def __init__(
-        self, link: AsyncLink, freight: Freight, inbox: Inbox, settings: Settings, *, fresh: float, read: Callable[[], Awaitable[None]]
-    ) -> None:
-        """`fresh`: nobody is turned away because of figures that are older than so many seconds. `read`: reads the load and tells it by
-        `set_load`, or raises RedisAway."""
-        self.bounds = bounds(settings.queue_max_items, settings.queue_max_bytes)
+    def __init__(self, link: AsyncLink, freight: Freight, inbox: Inbox, reservations: Reservations) -> None:
         self._link = link
-        self._fresh = fresh
-        self.read_load = read
         self._freight = freight
         self._inbox = inbox
-        self._ledger = Ledger()
+        self._reservations = reservations
         self._ready: list[_Request] = []
         """Requests that are sent with the next call."""
         self._sending = 0
         """Calls on their way."""
-        self._read_at = 0.0
-        self.load = Load()
-
-    def reserve(self, claim: Claim) -> Reservation:
-        """No places yet: a request takes them as its body arrives."""
-        return Reservation(self._ledger, self._check, claim)
 
     async def submit(
         self,
@@ -99,8 +79,8 @@ class Submitter:
 
         The reservation is given up as soon as the queue counts the jobs itself. `on_admitted` is then called with how many wait before the
         first job, `on_progress` and `on_reply` with what comes from workers, all in the event loop. A reply may carry a `failure`.
-        The caller is cancelled at the deadline by others: then the jobs are cancelled too, as they are where this raises QueueFull,
-        RedisAway (away for longer than `redis_grace`), or DeadlineExceeded for what came too late to be queued.
+        The caller is cancelled at the deadline by others: then the jobs are cancelled too, as they are where this raises RedisAway (away
+        for longer than `redis_grace`), or DeadlineExceeded for what came too late to be queued. Also raises Refused.
         """
         refused = False
         expected = self._inbox.expect(jobs, on_progress, on_reply)
@@ -113,7 +93,7 @@ class Submitter:
             if on_admitted is not None:
                 on_admitted(place)
             return [await waiting.reply for waiting in expected]
-        except QueueFull:
+        except Refused:
             refused = True
             raise
         finally:
@@ -123,15 +103,15 @@ class Submitter:
                 self.cancel([job.id for job in unanswered])
 
     async def _enqueue(self, expected: Sequence[Waiting], max_items: int, *, place: bool) -> int:
-        """Redis' clock may have been set since it was read: then the deadlines move with it."""
-        try:
-            return await self.enqueue([waiting.job for waiting in expected], max_items=max_items, place=place)
-        except DeadlineExceeded:
-            if not (jumped := await self.jumped_ms()):
-                raise
-        for waiting in expected:
-            waiting.job = later(waiting.job, jumped)
-        return await self.enqueue([waiting.job for waiting in expected], max_items=max_items, place=place)
+        """Where Redis' clock was set since it was read, the deadlines move with it."""
+        while True:
+            try:
+                return await self.enqueue([waiting.job for waiting in expected], max_items=max_items, place=place)
+            except DeadlineExceeded:
+                if time.monotonic() > min(waiting.until for waiting in expected):
+                    raise
+            for waiting in expected:
+                waiting.job = self._link.until(waiting.job, waiting.until)
 
     async def resend_lost(self) -> None:
         """Enqueue again what Redis has lost. This does not wait for it: large messages take their time."""
@@ -151,11 +131,11 @@ class Submitter:
 
         max_items: of their owner, unfinished; 0: no limit of its own.
 
-        Raises QueueFull, DeadlineExceeded or RedisAway.
+        Raises Refused, DeadlineExceeded or RedisAway.
         """
         loop = asyncio.get_running_loop()
-        rows, messages, staged = to_rows(jobs, max_items)
-        request = _Request(Request(rows, again, place), messages, staged, loop.create_future())
+        claim, rows, messages, staged = to_rows(jobs, max_items)
+        request = _Request(Request(rows, claim, again, place), messages, staged, loop.create_future())
         if not self._ready and not self._sending:
             loop.call_soon(self._send_ready)
         self._ready.append(request)
@@ -172,58 +152,11 @@ class Submitter:
 
         self._link.spawn(tell())
 
-    async def jumped_ms(self) -> int:
-        """Read Redis' clock anew: by how much it has gone forward beyond what was expected. 0: it has not; what came late was late."""
-        before = self._link.clock_offset_ms
-        await self.read_load()
-        jumped = int(self._link.clock_offset_ms - before)
-        return jumped if jumped > STEADY_MS else 0
-
-    def set_load(self, now_ms: int, load: Load) -> None:
-        self.load = load
-        self._read_at = time.monotonic()
-        self._link.set_clock(now_ms)
-
-    def age(self) -> float:
-        """Seconds since the load was read."""
-        return time.monotonic() - self._read_at
-
-    async def _check(self, claim: Claim, asked: Held, has: Held) -> None:
-        refused = refusal(self.bounds, self.load, self._ledger, claim, asked, has)
-        if refused is not None and self.age() > self._fresh:
-            await self.read_load_if_there()
-            refused = refusal(self.bounds, self.load, self._ledger, claim, asked, has)
-        if refused is not None:
-            raise refused
-
-    async def read_load_if_there(self) -> None:
-        """For Retry-After."""
-        with suppress(RedisAway):
-            await self.read_load()
-
-    def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull | NeverFits:
-        """Explain the script's word for these jobs, by figures that were read just now."""
-        kind = REFUSALS[status]
-        one = jobs[0]
-        claim = Claim("" if one.owner == NOBODY else one.owner, one.takes_long, one.low, one.max_items)
-        asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
-        if kind is KeyShare:
-            return beyond_key(self.load.all, self.load.owners.get(claim.owner, Held()), claim, len(jobs))
-        found = refusal(self.bounds, self.load, NOTHING, claim, asked, Held())
-        if found is not None and type(found) in (kind, NeverFits):
-            return found
-        return kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
-
-    def full(self, reason: str, items: int = 1) -> QueueFull:
-        """For another reason, which holds until so many jobs have ended."""
-        held = self.load.all
-        wait = seconds(held.work_ms * min(1.0, items / max(1, held.items)))
-        return QueueFull(wait, f"{reason}: {held.items} jobs, {held.nbytes} bytes")
-
     async def given_up(self, away: RedisAway, since: float) -> Exception | None:
         """Return what to tell whoever sent the call that ended so; None once it is to be sent again. since: when it was sent first."""
         if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
-            return self.full("the queue's Redis is out of memory")
+            load = self._reservations.load
+            return Refused(Outcome(b"memory", load.work_ms // max(1, load.items), load.items, load.nbytes))
         if self._link.given_up() is not None or (away.of_a_key and self._link.over_grace(since)):
             return away
         self._link.lost(away)
@@ -254,7 +187,7 @@ class Submitter:
                 await self._stage(group)
                 if not (group := [request for request in group if not request.admitted.done()]):
                     return
-                call = AdmissionCall(self.bounds, [request.request for request in group])
+                call = AdmissionCall(self._reservations.bounds, [request.request for request in group])
                 answer = await self._link.move(ENQUEUE, call, (message for request in group for message in request.messages))
             except RedisAway as away:
                 if (why := await self.given_up(away, since)) is not None:
@@ -263,8 +196,8 @@ class Submitter:
             except Exception as error:
                 _refuse(group, error)
                 raise
-            if b"unstaged" not in answer[2]:
-                await self._tell(group, *answer)
+            if not any(outcome.reason == b"unstaged" for outcome in answer.outcomes):
+                self._resolve(group, answer)
                 return
 
     async def _stage(self, group: Iterable[_Request]) -> None:
@@ -275,25 +208,25 @@ class Submitter:
                 for key in request.staged:
                     await self._freight.delete(key)
 
-    async def _tell(self, group: list[_Request], items: int, nbytes: int, statuses: list[bytes]) -> None:
-        self.load = replace(self.load, all=Held(items, nbytes, self.load.all.work_ms))
-        if not REFUSALS.keys().isdisjoint(statuses):
-            await self.read_load_if_there()
-        for request, answer in zip(group, statuses, strict=True):
-            status, _, ahead = answer.partition(b" ")
+    def _resolve(self, group: list[_Request], answer: AdmissionAnswer) -> None:
+        self._reservations.load = Load(answer.items, answer.nbytes, answer.work_ms)
+        if any(outcome.reason == b"late" for outcome in answer.outcomes):  # or Redis' clock was set
+            self._link.set_clock(answer.now_ms)
+        for request, outcome in zip(group, answer.outcomes, strict=True):
             if request.admitted.done():  # its client has left, and its cancellation may have found nothing
-                if status == b"ok":
+                if not outcome.reason:
                     self.cancel([job.job for job in request.request.jobs])
-                continue
-            if status == b"ok":
-                request.admitted.set_result(int(ahead or 0))
+            elif not outcome.reason:
+                request.admitted.set_result(outcome.items)
             else:
-                refused: Exception = self.refused(status, request.request.jobs) if status in REFUSALS else DeadlineExceeded(LATE)
-                request.admitted.set_exception(refused)
+                request.admitted.set_exception(DeadlineExceeded(LATE) if outcome.reason == b"late" else Refused(outcome))
 
 
-def to_rows(jobs: Iterable[QueuedJob], max_items: int, *, kept: bool = False) -> tuple[list[Enqueued], list[bytes], dict[str, bytes]]:
-    """The jobs as the scripts read them, their messages and, by their keys, those messages that must be written before and are empty there.
+def to_rows(
+    jobs: Sequence[QueuedJob], max_items: int, *, kept: bool = False
+) -> tuple[Claim, list[Enqueued], list[bytes], dict[str, bytes]]:
+    """Return what the jobs of a request ask for, the jobs as the scripts read them, their messages and, by their keys, those messages that
+    must be written before and are empty there.
 
     `kept`: the messages lie beside the stream however small they are, where they can be read again."""
     rows, messages, staged = [], [], {}
@@ -304,9 +237,10 @@ def to_rows(jobs: Iterable[QueuedJob], max_items: int, *, kept: bool = False) ->
             staged[keys.stage(job.id)] = message
         messages.append(b"" if place == "stage" else message)
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
-        holds = (job.owner or NOBODY, job.work_ms, job.takes_long, job.behind_ms, job.low, max_items)
-        rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, len(message), *holds))
-    return rows, messages, staged
+        holds = len(message), job.owner or NO_OWNER, job.work_ms, job.behind_ms, job.low
+        rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, *holds))
+    one, nbytes, work_ms = jobs[-1], sum(row.nbytes for row in rows), sum(row.work_ms for row in rows)
+    return Claim(one.owner or NO_OWNER, one.takes_long, one.low, max_items, len(rows), nbytes, work_ms), rows, messages, staged
 
 
 def _groups(requests: Iterable[_Request]) -> Iterator[list[_Request]]:

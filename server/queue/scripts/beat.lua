@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- A gateway's sign of life, once a second, and what it wants to know at that rate.
--- ARGV: msgpack of a SignOfLife. Returns a BeatAnswer (gateway/beat.py).
+-- A gateway's sign of life, once a second. ARGV: msgpack of a SignOfLife. Returns a BeatAnswer (gateway/beat.py).
 local args = cmsgpack.unpack(ARGV[1])
 local gateway, replies = 'gw:' .. args.gateway, 'replies:' .. args.gateway
 local known, epoch = call('EXISTS', gateway), call('GET', 'epoch')
@@ -9,7 +8,7 @@ check_records(now_ms())
 expect('SCARD', 'gateways', 'workers', 'streams')
 expect('LLEN', 'stats:batches')
 expect('XLEN', 'dead', replies)
-local all, loads, owners = all_held(), stream_loads(), call('HGETALL', OWNERS)
+local all, loads = all_held(), stream_loads()
 call('SET', gateway, args.forms, 'PX', args.ttl_ms)
 call('SADD', 'gateways', args.gateway)
 call('XTRIM', replies, 'MINID', args.last_read)
@@ -21,4 +20,4 @@ local items = call('HGETALL', 'records:items')
 if #items > 0 then call('DEL', 'records:items') end
 local living = 0
 for _, id in ipairs(call('SMEMBERS', 'gateways')) do living = living + call('EXISTS', 'gw:' .. id) end
-return {known, epoch or args.epoch, sweeps and 1 or 0, items, now_ms(), all.items, all.nbytes, all.work, loads, owners, living}
+return {known, epoch or args.epoch, sweeps and 1 or 0, items, now_ms(), all.items, all.nbytes, all.work, loads, living}

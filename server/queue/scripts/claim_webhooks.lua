@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
 -- Takes ends of clients' jobs that somebody is to be told of now, under a lease: if their gateway dies, another one comes when it has run out.
--- ARGV: msgpack of a WebhookClaim.
--- Returns {how many ends were dropped since the last call, {{id, which try this is, values of the fields}…}}.
+-- ARGV: msgpack of a WebhookClaim. Returns {how many ends were dropped since the last call, {{id, which try this is, values of the fields}…}}.
 local LOOKED_AT = 1000
 local args = cmsgpack.unpack(ARGV[1])
 local of_host = args.of_host

@@ -2,8 +2,6 @@
 -- Keeps vectors of texts for whoever reads the same text again. Those that were used longest ago leave first. One owner has a quarter at most:
 -- beyond that the owner's own leave.
 -- ARGV: msgpack of a VectorUse, then the vector of each new one.
--- `vector:<id>` holds one, `vectors` the ids by the time of their last use, `vectors:of:<owner>` likewise those of one owner, `vectors:owners`
--- `<bytes>:<owner>` by id, `vectors:bytes` bytes by owner.
 local args = cmsgpack.unpack(ARGV[1])
 local most, ttl, owner = args.most, args.ttl_ms, args.owner
 local now, all = now_ms(), 'all '

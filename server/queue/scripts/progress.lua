@@ -23,10 +23,7 @@ local function note(id, job)
   end
 end
 
-for _, job in ipairs(args.jobs) do
-  local record = record_of(job.job)
-  if record then record_at(record) end
-end
+for _, job in ipairs(args.jobs) do if record_of(job.job) then record_at((record_of(job.job))) end end
 for i, job in ipairs(args.jobs) do
   job.message = ARGV[1 + i]
   local record = record_of(job.job)

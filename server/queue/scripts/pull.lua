@@ -2,8 +2,7 @@
 -- Takes jobs for a worker, the most urgent stream first, as many as their places allow, and looks at deadline, cancel and gateway of each.
 -- Urgency is the time at which a stream's next job was queued, plus the handicap of its priority, plus by how much the job is behind others of
 -- its request: everything gets its turn.
--- ARGV: msgpack of a Pull.
--- Returns {now ms, rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
+-- ARGV: msgpack of a Pull. Returns {now ms, rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
 local MOST_DROPPED = 256
 local args = cmsgpack.unpack(ARGV[1])
 local now, streams, places = now_ms(), unpack(args.capacity)

@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
 -- Puts a worker's jobs back for another one, without a death being counted. What was cancelled is taken out of the queue.
--- A job that runs in batches goes to the `…:back` stream of its own.
--- A job that must run alone stays in its stream under a consumer that never lives, so that it is claimed, alone again.
+-- A job that runs in batches goes to the `…:back` stream of its own. One that must run alone stays in its stream under a consumer that never lives, so that it is claimed, alone again.
 -- ARGV: msgpack of a Requeue (script_rows.py).
 local args = cmsgpack.unpack(ARGV[1])
 check_counts()

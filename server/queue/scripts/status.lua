@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- What the service is doing, and what has been counted up to now. 
--- ARGV: msgpack of {steps of history, most dead letters, most records}. Returns a StatusAnswer (gateway/status_reader.py).
+-- What the service is doing. ARGV: msgpack of {steps of history, most dead letters, most records}. Returns a StatusAnswer (status_reader.py).
 local now, steps, most_letters, most_records = now_ms(), unpack(cmsgpack.unpack(ARGV[1]))
 check_records(now)
 local gateways = 0

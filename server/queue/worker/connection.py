@@ -71,13 +71,8 @@ class Link:
         def read() -> ResultT:
             try:
                 return script.read(answer())
-            except redis.exceptions.NoScriptError:  # Redis has forgotten it: the next call loads it
-                self._of_thread.scripts.discard(script)
+            except redis.exceptions.NoScriptError:  # Redis has forgotten it
                 return script.read(self.command("EVAL", script.source, *arguments))
-            except RedisAway as error:
-                if not error.of_a_key:
-                    raise
-                return script.read(self.command("EVAL", script.traced_source, *arguments))  # it has changed nothing
 
         return read
 

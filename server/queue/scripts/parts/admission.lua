@@ -1,41 +1,54 @@
 -- Who is let into the queue, and how jobs get there.
 
 local WORK_IN_COMMON_MS = 60000  -- while more is unfinished, whoever has some of it and is not alone has at most half
+local NOTHING = {items = 0, nbytes = 0}
+local NO_PROMISES = {all = NOTHING, own = NOTHING, low = NOTHING, before = NOTHING}
+local function plus(one, other) return {items = one.items + other.items, nbytes = one.nbytes + other.nbytes} end
+local function exceeds(usage, bound) return usage.items > bound.items or usage.nbytes > bound.nbytes end
 
--- What the jobs of one request (rows enqueued) would hold.
-local function asked_by(jobs)
-  local asked = {items = #jobs, nbytes = 0, work = 0}
-  for _, job in ipairs(jobs) do
-    asked.owner, asked.long, asked.low, asked.max_items = job.owner, job.takes_long, job.low, job.max_items
-    asked.nbytes, asked.work = asked.nbytes + job.nbytes, asked.work + job.work_ms
-  end
-  return asked
+local function refused(reason, wait_ms, held, bound)
+  return {reason, math.ceil(wait_ms), held.items, held.nbytes, held.work or 0, bound.items, bound.nbytes}
 end
 
-local function exceeds(held, asked, bound) return held.items + asked.items > bound.items or held.nbytes + asked.nbytes > bound.nbytes end
+-- The one rule of admission: why a Claim is not let in, as an Outcome (script_rows.py), or nil, and how much more of it would be let in.
+local function refusal(bounds, all, claim)
+  local promised, rest = claim.promised or NO_PROMISES, {items = 2 ^ 53, nbytes = 2 ^ 53}
+  local whole, more, key = plus(promised.before, claim), plus(promised.all, claim), {items = claim.max_items, nbytes = 2 ^ 53}
 
--- Why they are not let in (bounds: row bounds): 'client', its owner has its share; 'key', as many as its API key may have; 'full'; nil: they are.
-local function refusal(bounds, all, asked)
-  if exceeds(all, asked, bounds.all) or asked.low and exceeds(owned(LOW), asked, bounds.low) then return 'full' end
-  local last = exceeds(all, asked, bounds.long)
-  if asked.owner ~= NOBODY then
-    local own = owned(asked.owner)
-    if asked.max_items and own.items + asked.items > asked.max_items then return 'key' end
-    if exceeds(own, asked, bounds.own) then return 'client' end
-    local in_common = all.work > WORK_IN_COMMON_MS and own.work > 0 and all.work > own.work
-    if in_common and own.work + asked.work > (all.work + asked.work) / 2 then return 'client' end
-    if last and exceeds({items = own.last_items, nbytes = own.last_nbytes}, asked, bounds.own_last) then return 'client' end
+  -- It waits until that share of what is held has ended.
+  local function beyond(reason, held, added, bound, wait_ms)
+    local items, nbytes = held.items + added.items - bound.items, held.nbytes + added.nbytes - bound.nbytes
+    rest = {items = math.min(rest.items, -items), nbytes = math.min(rest.nbytes, -nbytes)}
+    if items <= 0 and nbytes <= 0 then return nil end
+    local share = math.max(held.items > 0 and items / held.items or 0, held.nbytes > 0 and nbytes / held.nbytes or 0)
+    return refused(reason, wait_ms or all.work * math.max(0, math.min(1, share)), held, bound)
   end
-  return last and asked.long and 'full' or nil
+
+  local last = beyond('long', all, more, bounds.long)
+  if last then rest = {items = 2 ^ 53, nbytes = 2 ^ 53} end  -- others may have more
+
+  local function beyond_share(own)
+    local added, in_common = plus(promised.own, claim), all.work > WORK_IN_COMMON_MS and own.work > 0 and all.work > own.work
+    local of_last = {items = own.last_items, nbytes = own.last_nbytes}
+    return claim.max_items > 0 and beyond('key', own, added, key)
+      or beyond('client', own, added, bounds.own)
+      or in_common and own.work + claim.work_ms > (all.work + claim.work_ms) / 2 and refused('client-work', all.work - WORK_IN_COMMON_MS, own, bounds.own)
+      or last and beyond('client-last', of_last, claim, bounds.own_last, last[2])
+  end
+
+  return claim.max_items > 0 and exceeds(whole, key) and refused('key-never', 0, whole, key)
+    or beyond('full', all, more, bounds.all)
+    or claim.low and exceeds(whole, bounds.low) and refused('low-never', 0, whole, bounds.low)
+    or claim.low and beyond('low', owned(LOW), plus(promised.low, claim), bounds.low)
+    or claim.owner ~= NOBODY and beyond_share(owned(claim.owner))
+    or claim.takes_long and last or nil, rest
 end
 
--- Whether every message that should have been staged is there.
 local function all_staged(jobs)
   for _, job in ipairs(jobs) do if job.place == 'stage' and try('STRLEN', 'stage:' .. job.job) ~= job.nbytes then return false end end
   return true
 end
 
--- Removes what was staged and not taken over.
 local function drop_staged(jobs)
   for _, job in ipairs(jobs) do if job.place == 'stage' then call('DEL', 'stage:' .. job.job) end end
 end

@@ -1,16 +1,16 @@
 -- What most scripts use. KEYS: what the names of all keys of the partition begin with; the clock is always Redis'.
 
 local P = KEYS[1]
-local function call(command, name, ...) return redis.call(command, P .. name, ...) end
 local function try(command, name, ...) return redis.pcall(command, P .. name, ...) end  -- an error is returned
+local function call(command, name, ...)  -- an error names the key
+  local answer = try(command, name, ...)
+  if type(answer) == 'table' and answer.err then error({err = answer.err .. ', at ' .. name}) end
+  return answer
+end
 
 -- Redis undoes nothing that a script has written before an error. So what others may have written under names of ours is read, or checked by
 -- this, before the first write. `command` tells the size of a key of the right type.
-local function expect(command, name, ...)
-  if not name then return end
-  call(command, name)
-  return expect(command, ...)
-end
+local function expect(command, ...) for _, name in ipairs({...}) do call(command, name) end end
 
 -- The error of a key of the right type that holds what no script of ours wrote.
 local function unreadable(name, content) error({err = string.format('WRONGTYPE %s holds %q', name, string.sub(content or '', 1, 40))}) end

@@ -46,17 +46,17 @@ local function count(owner, work, bytes, last, low, by)
   if low == '1' then add_to(LOW, work, bytes, last, by) end
 end
 
--- What all unfinished jobs hold.
-local function all_held()
-  read_sums()
-  return {items = call('SCARD', JOBS), nbytes = sums[1], work = sums[2]}
-end
-
 -- The start of every script that queues or ends jobs: counting them will not raise an error.
 local function check_counts(...)
   expect('SCARD', JOBS)
   expect('HLEN', OWNERS)
   read_sums(...)
+end
+
+-- What all unfinished jobs hold.
+local function all_held()
+  check_counts()
+  return {items = call('SCARD', JOBS), nbytes = sums[1], work = sums[2]}
 end
 
 -- The end of every script that queues or ends jobs: it writes once what they come to.

@@ -1,11 +1,7 @@
 -- Records: clients' jobs that outlive their gateway.
 -- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
--- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry;
--- scenes that can be asked again stand there, too, with the state `scene`.
--- `records:ended` counts those that have ended since this Redis began, by state; `records:items` the items of those that are done, by bundle,
--- until a gateway takes them into its metrics.
--- `webhook:<id>` is a copy of a record as of its end, of which somebody is to be told, and `webhooks` says when.
--- `records:totals` counts the members of `records:kept` by state, and their bytes: hundreds of thousands may be kept, so nobody reads them all.
+-- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry, where
+-- scenes have the state `scene`. `records:totals` counts its members by state, and their bytes: hundreds of thousands may be kept.
 
 local OPEN, KEPT, TOTALS, ENDED = 'records:open', 'records:kept', 'records:totals', 'records:ended'
 local RECORD_BYTES = 5500  -- what Redis takes for a record, its key and its events, which begin with a page of 4 KiB; measured with MEMORY USAGE

@@ -1,0 +1,187 @@
+"""Room in the queue that a gateway has promised to requests and not used yet. `parts/admission.lua` alone decides whether there is more."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from server.queue.errors import RedisAway, Refused
+from server.queue.gateway.connection import AsyncLink
+from server.queue.record import RECORD_BYTES
+from server.queue.script import Script
+from server.queue.script_rows import AdmissionAnswer, AdmissionChecks, Amount, Bounds, Claim, Outcome, Promised
+from server.settings import Settings
+
+CHECK_ADMISSION = Script("check_admission", AdmissionChecks, AdmissionAnswer)
+ALL, LOW = "all", "low"
+"""Stand among the owners for all promises, and for those to work of priority low. Owners are hashes, which are longer."""
+WORK_IN_COMMON_MS = 60_000
+"""As `parts/admission.lua` says: while less is unfinished, work is not shared."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What unfinished jobs hold of the queue, as Redis said last."""
+
+    items: int = 0
+    nbytes: int = 0
+    work_ms: int = 0
+
+
+def bounds(settings: Settings) -> Bounds:
+    """The last eighth, rounded down, is for routes of one pass, half of it for one owner. An owner has three quarters of all; work of
+    priority low has a half, and so have records."""
+    items, nbytes = settings.queue_max_items, settings.queue_max_bytes
+    eighths = items // 8, nbytes // 8
+    return Bounds(
+        all=Amount(items, nbytes),
+        long=Amount(items - eighths[0], nbytes - eighths[1]),
+        own=Amount(max(1, 3 * items // 4), 3 * nbytes // 4),
+        own_last=Amount(math.ceil(eighths[0] / 2), math.ceil(eighths[1] / 2)),
+        low=Amount(max(1, items // 2), nbytes // 2),
+        records=Amount(items // 2, nbytes // 2),
+        results=Amount(0, max(0, settings.results_max_bytes - RECORD_BYTES)),
+    )
+
+
+def is_calm(load: Load, promised: Amount, claim: Claim, bounds: Bounds) -> bool:
+    """Whether the claim is certainly let in, but for what an API key allows: no share is smaller than half of the queue."""
+    return (
+        load.items + promised.items + claim.items <= bounds.low.items
+        and load.nbytes + promised.nbytes + claim.nbytes <= bounds.low.nbytes
+        and load.work_ms <= WORK_IN_COMMON_MS
+    )
+
+
+class Reservations:
+    """For one event loop."""
+
+    def __init__(self, link: AsyncLink, settings: Settings, grant_s: float) -> None:
+        """grant_s: how long a reservation may grow by what an answer of Redis allowed."""
+        self.bounds = bounds(settings)
+        self.grant_s = grant_s
+        self.load = Load()
+        self._link = link
+        self._promised: dict[str, Amount] = {}
+        """By owner, without those who have none."""
+        self._asking: list[tuple[Reservation, Claim, asyncio.Future[None]]] = []
+        """Claims that are checked with the next call."""
+        self._call: asyncio.Task[None] | None = None
+
+    def reserve(self, claim: Claim) -> Reservation:
+        """Return an empty reservation: a request takes room as its body arrives."""
+        return Reservation(self, claim)
+
+    async def check(self, reservation: Reservation, claim: Claim) -> None:
+        """Raise Refused if the claim has no room beside what its reservation has. A claim that takes it has it then.
+
+        While Redis is away nobody is refused: `redis_grace` decides."""
+        is_certain = is_calm(self.load, self._promised.get(ALL, Amount()), claim, self.bounds) or reservation.grants(claim)
+        if is_certain and not 0 < claim.max_items < reservation.items + claim.items:
+            reservation.take(claim)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asking.append((reservation, claim, turn))
+        if self._call is None or self._call.done():
+            self._call = self._link.spawn(self._ask())
+        await turn
+
+    def promise(self, claim: Claim, items: int, nbytes: int) -> None:
+        for owner in (ALL, claim.owner, LOW) if claim.low else (ALL, claim.owner):
+            before = self._promised.pop(owner, Amount())
+            if (after := Amount(before.items + items, before.nbytes + nbytes)) != Amount():
+                self._promised[owner] = after
+
+    async def _ask(self) -> None:
+        """One call at a time, for all that want to know: the next one knows what this one has allowed."""
+        while self._asking:
+            asking, self._asking = self._asking, []
+            try:
+                outcomes = await self._outcomes([replace(claim, promised=self._promises(one)) for one, claim, _ in asking])
+            except Exception as error:
+                for _, _, turn in asking:
+                    if not turn.cancelled():
+                        turn.set_exception(error)
+                raise
+            for (reservation, claim, turn), outcome in zip(asking, outcomes, strict=True):
+                if turn.cancelled():
+                    continue
+                if outcome.reason:
+                    turn.set_exception(Refused(outcome))
+                else:
+                    reservation.take(claim)
+                    reservation.grow_until(time.monotonic() + self.grant_s, outcome)
+                    turn.set_result(None)
+
+    async def _outcomes(self, claims: list[Claim]) -> list[Outcome]:
+        try:
+            answer = await self._link.run(CHECK_ADMISSION, AdmissionChecks(self.bounds, claims))
+        except RedisAway:
+            return [Outcome()] * len(claims)
+        self.load = Load(answer.items, answer.nbytes, answer.work_ms)
+        return answer.outcomes
+
+    def _promises(self, reservation: Reservation) -> Promised:
+        all_, own, low = (self._promised.get(owner, Amount()) for owner in (ALL, reservation.claim.owner, LOW))
+        return Promised(all_, own, low, Amount(reservation.items, reservation.nbytes))
+
+
+class Reservation:
+    """Room for one request: none at first, until `resize`, and none after `release`."""
+
+    def __init__(self, reservations: Reservations, claim: Claim) -> None:
+        self._reservations = reservations
+        self.claim = claim
+        self.items = 0
+        self.nbytes = 0
+        self._grant = 0.0, 0, 0
+        """Until when, in `time.monotonic()`, it may grow by so many items and bytes."""
+
+    def lengthen(self) -> None:
+        """From now on it is for work that takes long."""
+        self.claim = replace(self.claim, takes_long=True)
+        self._grant = 0.0, 0, 0
+
+    def lower(self) -> None:
+        """From now on it is for work of priority low."""
+        held = Claim(items=self.items, nbytes=self.nbytes, takes=True)
+        self.release()
+        self.claim = replace(self.claim, low=True)
+        self.take(held)
+
+    async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
+        """Raise Refused if so much more would have no room; take none."""
+        await self._reservations.check(self, replace(self.claim, items=items, nbytes=nbytes, work_ms=work_ms))
+
+    async def resize(self, items: int, nbytes: int) -> None:
+        """Have room for so much, as the body arrives, and once its number of images is known. Raises Refused and keeps what it had."""
+        claim = replace(self.claim, items=items - self.items, nbytes=nbytes - self.nbytes, takes=True)
+        if claim.items <= 0 and claim.nbytes <= 0:
+            self.take(claim)
+        else:
+            await self._reservations.check(self, claim)
+
+    def release(self) -> None:
+        """Idempotent; `Submitter.submit(jobs, reservation=…)` does it when the queue counts the jobs itself."""
+        self.take(Claim(items=-self.items, nbytes=-self.nbytes, takes=True))
+        self._grant = 0.0, 0, 0
+
+    def grants(self, claim: Claim) -> bool:
+        """Whether Redis has just allowed so much more."""
+        until, items, nbytes = self._grant
+        return claim.items <= items and claim.nbytes <= nbytes and not claim.work_ms and time.monotonic() < until
+
+    def grow_until(self, until: float, rest: Outcome) -> None:
+        self._grant = until, rest.items, rest.nbytes
+
+    def take(self, claim: Claim) -> None:
+        """Take what a claim asks for, if it takes."""
+        if claim.takes:
+            self._reservations.promise(self.claim, claim.items, claim.nbytes)
+            self.items, self.nbytes = self.items + claim.items, self.nbytes + claim.nbytes
+            until, items, nbytes = self._grant
+            self._grant = until, items - claim.items, nbytes - claim.nbytes
