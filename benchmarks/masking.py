@@ -26,7 +26,7 @@ from benchmarks import machine
 from models.registry import architectures
 from training import costs, recipe
 from training.loop import attention_of
-from training.objectives.protocols import Facts, parameter_groups
+from training.objectives.protocols import ObjectiveContext, parameter_groups
 from training.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,7 +84,7 @@ def step_of(plan: Recipe, samples: int) -> Callable[[], None]:
     torch.manual_seed(0)
     phase = plan.phases[0]
     model = plan.model_of(phase)
-    objective = phase.objective.build(architectures()[model.architecture].build(model.resolved(0)), Facts())
+    objective = phase.objective.build(architectures()[model.architecture].build(model.resolve(0)), ObjectiveContext())
     optimiser = torch.optim.AdamW(parameter_groups(objective, phase.optimiser), lr=1e-5, fused=True)
     batch = random_batch(plan, samples)
 

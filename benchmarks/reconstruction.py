@@ -307,7 +307,7 @@ def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
     """Yield views of a recipe's held-out objects, round-robin: the first view of each object before any second one."""
     from starters.data.renders.scenes import RenderedScenes, Renders
     from training import phase_runner, recipe
-    from training.data.rgbd_scenes import unprojected
+    from training.data.rgbd_scenes import unproject
 
     plan = recipe.read(path)
     if not isinstance(plan.data, Renders):
@@ -325,7 +325,7 @@ def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
         side = len(view["depth"])
         depth = torch.from_numpy(np.array(view["depth"]))
         focal = float(view["focal"]) * side
-        points = unprojected(depth, (focal, focal), (float(view["centre"][0]) * side, float(view["centre"][1]) * side))
+        points = unproject(depth, (focal, focal), (float(view["centre"][0]) * side, float(view["centre"][1]) * side))
         yield f"{source.objects[number]} {turn}", {"image": _png(np.array(view["image"])), "points": _npy(points.numpy())}
 
 

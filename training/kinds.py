@@ -14,14 +14,14 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 UNUSABLE = "kind"
 """Type of the error that pydantic reports for a kind that cannot be used."""
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-T = TypeVar("T", bound=Settings)
+T = TypeVar("T", bound=RecipeSettings)
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Kinds(Generic[T]):
         """Raises ValueError."""
         reference = {**self.ours, **self.moved}.get(kind, kind) if isinstance(kind, str) else ""
         if not _REFERENCE.fullmatch(reference):
-            said = "is missing" if kind is None else f"{kind!r} is unknown"
-            raise ValueError(f"{said}; known are {', '.join(self.ours)}, and classes of other packages as package.module:NAME")
+            problem = "is missing" if kind is None else f"{kind!r} is unknown"
+            raise ValueError(f"{problem}; known are {', '.join(self.ours)}, and classes of other packages as package.module:NAME")
         module, _, name = reference.partition(":")
-        found = getattr(_imported(module), name, None)
+        found = getattr(_import(module), name, None)
         if found is None:
             raise ValueError(f"{reference}: module {module} has no {name}")
         if not (isinstance(found, type) and issubclass(found, self.base)) or "kind" not in found.model_fields:
@@ -67,7 +67,7 @@ class Kinds(Generic[T]):
         return found
 
 
-def _imported(module: str) -> Any:
+def _import(module: str) -> Any:
     """Import a module. Raises ValueError that says what to correct or to install."""
     try:
         return import_module(module)

@@ -25,12 +25,12 @@ class LARS(torch.optim.Optimizer):
                     continue
                 change = parameter.grad
                 if parameter.dim() > 1:
-                    change = _scaled(change + group["weight_decay"] * parameter, parameter)
+                    change = _scale(change + group["weight_decay"] * parameter, parameter)
                 momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 parameter.sub_(momentum.mul_(group["momentum"]).add_(change), alpha=group["lr"])
 
 
-def _scaled(change: Tensor, parameter: Tensor) -> Tensor:
+def _scale(change: Tensor, parameter: Tensor) -> Tensor:
     """By the trust ratio; a change or a parameter that is 0 is left alone."""
     size, step = parameter.norm(), change.norm()
     return change * torch.where((size > 0) & (step > 0), _TRUST * size / step, torch.ones_like(size))

@@ -16,27 +16,27 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from training.checkpoint import Checkpoints, MovingAverage
-from training.collectives import rank, world
-from training.data.sampler import EpochBatches, Samples, Share, seed_for
-from training.data.source import Source
-from training.distributed import TYPES, agreed, recompute_blocks, spread, whole, without_sync
+from training.collectives import rank, world_size
+from training.data.sampler import BatchShare, EpochBatches, SampleDataset, seed_for
+from training.data.source import SampleSource
+from training.distributed import TYPES, any_rank, gather_full, recompute_blocks, without_sync, wrap_distributed
 from training.errors import DataError, TrainingError
 from training.fingerprint import Fingerprint
-from training.objectives.protocols import Batch, ChoosesSamples, FollowsSteps, parameter_groups
-from training.optim import optimiser_of, scheduled
+from training.objectives.protocols import Batch, ChoosesSamples, HasAfterStep, parameter_groups
+from training.optim import optimiser_of, scheduled_lr
 from training.recipe_settings import LoopSettings, OptimiserSettings, ScheduleSettings
-from training.run_logger import Watching
-from training.stop_requests import Stopping, left_to_the_loop
+from training.run_logger import RunLogger
+from training.stop_requests import StopRequests, ignore_stop_signals
 
 
-class Ended(Enum):
+class RunOutcome(Enum):
     DONE = "done"
     STOPPED = "stopped"
     """By a budget or a signal, with a checkpoint: the same command goes on."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     optimiser: OptimiserSettings
     schedule: ScheduleSettings
     loop: LoopSettings
@@ -44,7 +44,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSetup:
     """Where a run keeps what it needs to go on."""
 
     folder: Path
@@ -56,8 +56,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Report:
-    ended: Ended
+class RunReport:
+    ended: RunOutcome
     step: int
     rate: float
     """Samples per second of all processes, since this process began."""
@@ -69,7 +69,7 @@ class Report:
     """Signal that asked this process to stop."""
 
 
-def train(objective: nn.Module, source: Source, plan: Plan, run: Run) -> Report:
+def train(objective: nn.Module, source: SampleSource, plan: TrainingPlan, run: RunSetup) -> RunReport:
     """Train `objective` in place, going on from the run's checkpoint if there is one; a finished run is only loaded.
 
     A killed run that is started again ends with the same weights as one that was never killed: every random draw is a function of its
@@ -77,26 +77,26 @@ def train(objective: nn.Module, source: Source, plan: Plan, run: Run) -> Report:
     """
     objective.to(run.device).train()
     trainer = _Trainer(objective, source, plan, run)
-    trainer.checkpoints.begin()
+    trainer.checkpoints.claim_folder()
     trainer.resume()
     report = trainer.run()
-    if report.ended is Ended.DONE and trainer.average:
+    if report.ended is RunOutcome.DONE and trainer.average:
         trainer.average.apply()
     objective.eval()
     return report
 
 
-def share_of(loop: LoopSettings) -> Share:
+def share_of(loop: LoopSettings) -> BatchShare:
     """This process's part of every step. Raises TrainingError."""
-    if loop.batch_size % world():
-        raise TrainingError(f"loop.batch_size: {loop.batch_size} samples cannot be split evenly over {world()} processes")
-    return Share(loop.batch_size, rank(), world(), loop.micro_batch)
+    if loop.batch_size % world_size():
+        raise TrainingError(f"loop.batch_size: {loop.batch_size} samples cannot be split evenly over {world_size()} processes")
+    return BatchShare(loop.batch_size, rank(), world_size(), loop.micro_batch)
 
 
 class _Trainer:
     """State of one phase on its way."""
 
-    def __init__(self, objective: nn.Module, source: Source, plan: Plan, run: Run) -> None:
+    def __init__(self, objective: nn.Module, source: SampleSource, plan: TrainingPlan, run: RunSetup) -> None:
         loop = plan.loop
         if loop.precision == "fp16" and run.device.type != "cuda":
             raise TrainingError("loop.precision: fp16 needs a GPU; use bf16 or fp32")
@@ -116,12 +116,12 @@ class _Trainer:
             raise TrainingError(f"loop.epochs: {loop.epochs:g} of {self.schedule_steps} steps are none; give more")
         if loop.checkpoint_activations:
             recompute_blocks(objective)
-        self.wrapped = spread(objective, loop.sharding, loop.precision, run.device)
+        self.wrapped = wrap_distributed(objective, loop.sharding, loop.precision, run.device)
         self.optimiser = optimiser_of(parameter_groups(objective, plan.optimiser), plan.optimiser, self.peak)
         self.average = MovingAverage(objective, loop.ema) if loop.ema else None
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=loop.precision == "fp16")
         self.checkpoints = Checkpoints(run.folder, run.fingerprint)
-        self.watching = Watching(run.folder, self.steps, source.unit, tensorboard=run.tensorboard)
+        self.logger = RunLogger(run.folder, self.steps, source.unit, tensorboard=run.tensorboard)
         if loop.compile:
             self.wrapped.compile()
 
@@ -133,26 +133,26 @@ class _Trainer:
             self.step, self.epoch, self.within = (int(extra[name]) for name in ("step", "epoch", "within"))
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(extra["scaler"])
-        self.watching.resume(self.step)
+        self.logger.resume(self.step)
 
-    def run(self) -> Report:
-        loop, began, first, waited = self.plan.loop, time.monotonic(), self.step, 0.0
+    def run(self) -> RunReport:
+        loop, started_at, first, waited = self.plan.loop, time.monotonic(), self.step, 0.0
         saved, settled = self.step, 0.0
         loader = DataLoader(
-            Samples(self.source, self.plan.seed),
+            SampleDataset(self.source, self.plan.seed),
             batch_sampler=self.batches,
             collate_fn=_as_it_is,
             num_workers=loop.workers,
-            worker_init_fn=left_to_the_loop,
+            worker_init_fn=ignore_stop_signals,
             persistent_workers=loop.workers > 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),
         )
         unreadable: list[str] = []
-        with Stopping(loop.max_steps, loop.max_minutes) as stopping, self.watching:
+        with StopRequests(loop.max_steps, loop.max_minutes) as stopping, self.logger:
             stop = False
             while self.step < self.steps and not stop:
-                self._begin_epoch()
+                self._start_epoch()
                 unreadable.clear()
                 micro = iter(loader)
                 for _ in range(min(self.batches.steps - self.batches.first, self.steps - self.step)):
@@ -162,10 +162,10 @@ class _Trainer:
                         if not self.saves:  # what is measured are the steps after the first
                             stopping.count_from_now()
                     self._check(unreadable)
-                    if self.step % loop.log_every == 0 or world() == 1:
-                        stop = agreed(stopping.wanted(self.step), self.device)
+                    if self.step % loop.log_every == 0 or world_size() == 1:
+                        stop = any_rank(stopping.should_stop(self.step), self.device)
                     if self.step % loop.log_every == 0 or stop:
-                        self.watching.flush(self.step)
+                        self.logger.flush(self.step)
                     if self.step % loop.checkpoint_every == 0 or stop:
                         self._save()
                         saved = self.step
@@ -174,13 +174,13 @@ class _Trainer:
             ended_at = time.monotonic()
             if saved != self.step:
                 self._save()
-        seconds = max(time.monotonic() - began, 1e-9)
-        ended = Ended.DONE if self.step >= self.steps else Ended.STOPPED
+        seconds = max(time.monotonic() - started_at, 1e-9)
+        ended = RunOutcome.DONE if self.step >= self.steps else RunOutcome.STOPPED
         rate = (self.step - first) * loop.batch_size / seconds
         steady = (self.step - first - 1) * loop.batch_size / max(ended_at - settled, 1e-9) if self.step > first + 1 else rate
-        return Report(ended, self.step, rate, waited / seconds, steady, stopping.signal)
+        return RunReport(ended, self.step, rate, waited / seconds, steady, stopping.signal)
 
-    def _begin_epoch(self) -> None:
+    def _start_epoch(self) -> None:
         """Or go on in the middle of one. Raises DataError."""
         self.batches.epoch, self.batches.first = self.epoch, self.within
         if isinstance(self.objective, ChoosesSamples) and self.objective.epoch_steps:
@@ -192,13 +192,13 @@ class _Trainer:
     def _step(self, micro: Iterator[tuple[dict[str, Tensor], list[str]]], unreadable: list[str]) -> float:
         """One optimiser step → seconds that it waited for data."""
         waited, results = 0.0, []
-        lr = scheduled(self.plan.schedule, self.step / self.schedule_steps, lr=self.peak, epochs=self.plan.loop.epochs)
+        lr = scheduled_lr(self.plan.schedule, self.step / self.schedule_steps, lr=self.peak, epochs=self.plan.loop.epochs)
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["lr_scale"]
         for number in range(self.share.micro_batches):
-            asked = time.monotonic()
+            started_at = time.monotonic()
             batch, problems = next(micro)
-            waited += time.monotonic() - asked
+            waited += time.monotonic() - started_at
             unreadable += problems
             torch.manual_seed(seed_for(self.plan.seed, self.step, number, rank()))
             results.append(self._backward(batch, number))
@@ -209,22 +209,22 @@ class _Trainer:
             self.epoch, self.within = self.epoch + 1, 0
         if self.average:
             self.average.update()
-        if isinstance(self.objective, FollowsSteps):
+        if isinstance(self.objective, HasAfterStep):
             self.objective.after_step(self.step, self.steps)
         mean = {name: torch.stack([result[name].float() for result in results]).mean() for name in results[0]}
-        self.watching.add(self.step, lr, mean | {"grad_norm": norm}, self.plan.loop.batch_size)
+        self.logger.add(self.step, lr, mean | {"grad_norm": norm}, self.plan.loop.batch_size)
         if self.step % self.plan.loop.checkpoint_every == 0 and self.plan.loop.sharding != "fsdp":  # pictures need whole weights
-            self.watching.show(self.step, self.objective, batch)
+            self.logger.show(self.step, self.objective, batch)
         return waited
 
     def _backward(self, batch: Batch, number: int) -> dict[str, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        weight = len(batch["draw"]) / self.share.own  # micro-batches of a step may differ by one sample
+        weight = len(batch["draw"]) / self.share.per_rank  # micro-batches of a step may differ by one sample
         # attention is chosen for the backward pass too, which may compute blocks again
         with without_sync(self.wrapped, number == self.share.micro_batches - 1), attention_of(self.device):
             with self._precision():
                 result: dict[str, Tensor] = self.wrapped(moved)
-            with tiny_numbers_as_zero():
+            with flush_denormals():
                 self.scaler.scale(result["loss"] * weight).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() * (weight * self.share.micro_batches) for name, value in result.items()}
 
@@ -237,7 +237,7 @@ class _Trainer:
         self.scaler.update()
         self.optimiser.zero_grad()
         # the scaler leaves out steps whose gradient overflowed, so that such a norm is no reason to stop
-        return torch.nan_to_num(whole(norm)) if self.scaler.is_enabled() else whole(norm)
+        return torch.nan_to_num(gather_full(norm)) if self.scaler.is_enabled() else gather_full(norm)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.plan.loop.precision == "fp32":
@@ -246,12 +246,12 @@ class _Trainer:
 
     def _check(self, unreadable: list[str]) -> None:
         """Raise DataError if too much of the data could not be read."""
-        self.watching.warn(unreadable)
-        if len(unreadable) > self.plan.loop.max_unreadable * len(self.source) / world():
-            shown = "; ".join(unreadable[:5])
+        self.logger.warn(unreadable)
+        if len(unreadable) > self.plan.loop.max_unreadable * len(self.source) / world_size():
+            examples = "; ".join(unreadable[:5])
             raise DataError(
                 f"{len(unreadable)} of {len(self.source)} {self.source.unit} could not be read, and loop.max_unreadable allows "
-                f"{self.plan.loop.max_unreadable:.1%}: {shown}"
+                f"{self.plan.loop.max_unreadable:.1%}: {examples}"
             )
 
     def _extra(self) -> dict[str, Any]:
@@ -263,7 +263,7 @@ class _Trainer:
         return extra
 
     def _save(self) -> None:
-        self.watching.flush(self.step)  # raises for a loss that is no number, before it is saved
+        self.logger.flush(self.step)  # raises for a loss that is no number, before it is saved
         if self.saves:
             self.checkpoints.save(self.objective, self.optimiser, self._extra(), self.step)
 
@@ -273,7 +273,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 @contextmanager
-def tiny_numbers_as_zero() -> Iterator[None]:
+def flush_denormals() -> Iterator[None]:
     """Numbers below 1e-38 count as zero in this thread, and for good in those that torch starts meanwhile. Gradients of sharp attention are
     full of them, with which a CPU takes a hundred times as long. Code of others may not bear it: a tree of SciPy divides without end."""
     torch.set_flush_denormal(True)

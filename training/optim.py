@@ -39,7 +39,7 @@ def warmup_cosine(epoch: float, *, lr: float, min_lr: float, warmup_epochs: floa
     return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def scheduled(settings: ScheduleSettings, epoch: float, *, lr: float, epochs: float) -> float:
+def scheduled_lr(settings: ScheduleSettings, epoch: float, *, lr: float, epochs: float) -> float:
     """The learning rate at a fractional epoch of a phase whose peak is `lr`."""
     if settings.every == "epoch":
         epoch = math.floor(epoch) + 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainOptions:
     recipe: Path
     changes: tuple[str, ...] = ()
     """Overrides, `phases.0.loop.batch_size=8`."""

@@ -19,14 +19,14 @@ from torch import Tensor
 from training import collectives
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     """The int64 with the bits of an unsigned number."""
     return value - 2**64 if value >= 2**63 else value
 
 
-_STEP = _signed(0x9E3779B97F4A7C15)
-_FIRST = _signed(0xBF58476D1CE4E5B9)
-_SECOND = _signed(0x94D049BB133111EB)
+_STEP = _to_signed(0x9E3779B97F4A7C15)
+_FIRST = _to_signed(0xBF58476D1CE4E5B9)
+_SECOND = _to_signed(0x94D049BB133111EB)
 _LOW = 0xFFFFFFFF
 
 Stream = str | int
@@ -79,9 +79,9 @@ def permutation(draw: Tensor, count: int, stream: Stream) -> Tensor:
 
 
 @_eager
-def of_batch(draw: Tensor) -> Tensor:
+def batch_draw(draw: Tensor) -> Tensor:
     """The draw of a whole batch over all ranks, (1,) int64: for what all samples of a step share. The order of samples does not matter."""
-    return collectives.summed(_mix(draw).sum(dim=0, keepdim=True))
+    return collectives.all_reduce_sum(_mix(draw).sum(dim=0, keepdim=True))
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ from training.evaluation.settings import AnyQuality
 from training.kinds import UNUSABLE
 from training.objectives.proxy_nca import ProxiesSettings
 from training.objectives.registry import AnyObjective
-from training.recipe_settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
-from training.shipped_files import located, moved
+from training.recipe_settings import LoopSettings, OptimiserSettings, RecipeSettings, ScheduleSettings
+from training.shipped_files import locate, moved_to
 
 
-class ModelSettings(Settings):
+class ModelSettings(RecipeSettings):
     """A network of `models.registry`: a published size, single fields of its config, or both."""
 
     architecture: str
@@ -37,17 +37,17 @@ class ModelSettings(Settings):
     """Fields of the config beside the size's, or instead of them. `classes` is the number of labels where it is left out."""
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
+    def _check_architecture(self) -> Self:
         if self.architecture not in architectures():
             raise ValueError(f"architecture {self.architecture!r} is unknown; known are {', '.join(architectures())}")
-        self.resolved(labels=1)
+        self.resolve(labels=1)
         return self
 
-    def resolved(self, labels: int) -> Any:
+    def resolve(self, labels: int) -> Any:
         """The config dataclass. labels: number of classes, where the config has such a field. Raises ValueError."""
         config = architectures()[self.architecture].config
         base = dataclasses.asdict(self._size()) if self.size else {}
-        fields = _merged(base, self.config)
+        fields = _merge(base, self.config)
         names = [field.name for field in dataclasses.fields(config)]
         if "classes" in names and "classes" not in self.config and labels:
             fields["classes"] = labels
@@ -64,12 +64,12 @@ class ModelSettings(Settings):
         return sizes[self.size]
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`changes` over `base`; mappings inside are merged, not replaced."""
     result = dict(base)
     for name, value in changes.items():
         inner = result.get(name)
-        result[name] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        result[name] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return result
 
 
@@ -87,7 +87,7 @@ class Initial(StrEnum):
     """For a FLIP trained with proxies: images are compared by what the patches are at first (`training.objectives.proxy_nca`)."""
 
 
-class PublishedData(Settings):
+class PublishedData(RecipeSettings):
     """The data that a paper trained on. `--dry-run` counts with it where the data is not at hand."""
 
     samples: int | None = Field(default=None, gt=0)
@@ -96,7 +96,7 @@ class PublishedData(Settings):
     """Classes."""
 
 
-class Phase(Settings):
+class Phase(RecipeSettings):
     """One objective, trained from its starting weights to its last epoch."""
 
     name: str
@@ -133,7 +133,7 @@ def _sources(phase: Phase) -> list[tuple[str, str]]:
     return [("start", phase.start or ""), *parts]
 
 
-class Release(Settings):
+class Release(RecipeSettings):
     """The bundle that a recipe ends in."""
 
     task: TaskName
@@ -146,7 +146,7 @@ class Release(Settings):
     """Whether a rung of the ladder, if one is fast enough, answers requests that say nothing of merging."""
 
 
-class Recipe(Settings):
+class Recipe(RecipeSettings):
     name: str
     version: str
     description: str = ""
@@ -188,39 +188,41 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        known: set[str] = set()
+        earlier_names: set[str] = set()
         for number, phase in enumerate(self.phases):
-            where = f"phases.{number}"
-            if phase.name in known:
-                raise ValueError(f"{where}.name: {phase.name} is the name of an earlier phase too")
+            phase_path = f"phases.{number}"
+            if phase.name in earlier_names:
+                raise ValueError(f"{phase_path}.name: {phase.name} is the name of an earlier phase too")
             if phase.model is None and self.model is None:
-                raise ValueError(f"{where}.model: neither the phase nor the recipe has one")
+                raise ValueError(f"{phase_path}.model: neither the phase nor the recipe has one")
             for field, source in _sources(phase):
                 start = source.removesuffix("@0")
-                if start and start not in known and not Path(start).suffix and "/" not in start:
-                    raise ValueError(f"{where}.{field}: {start} is no earlier phase ({', '.join(known) or 'there is none'}) and no path")
+                if start and start not in earlier_names and not Path(start).suffix and "/" not in start:
+                    raise ValueError(
+                        f"{phase_path}.{field}: {start} is no earlier phase ({', '.join(earlier_names) or 'there is none'}) and no path"
+                    )
             if phase.start and phase.initial is not Initial.RANDOM:
-                raise ValueError(f"{where}.initial: {phase.initial.value} would be overwritten by the weights of {phase.start}")
+                raise ValueError(f"{phase_path}.initial: {phase.initial.value} would be overwritten by the weights of {phase.start}")
             if phase.initial is Initial.WHITENED and not isinstance(phase.objective, ProxiesSettings):
-                raise ValueError(f"{where}.initial: whitened is for the objective proxies alone")
-            self._sizes_agree(phase, where)
-            known.add(phase.name)
-        if self.release and self.release.phase is not None and self.release.phase not in known:
-            raise ValueError(f"release.phase: {self.release.phase} is no phase; there are {', '.join(known)}")
+                raise ValueError(f"{phase_path}.initial: whitened is for the objective proxies alone")
+            self._sizes_agree(phase, phase_path)
+            earlier_names.add(phase.name)
+        if self.release and self.release.phase is not None and self.release.phase not in earlier_names:
+            raise ValueError(f"release.phase: {self.release.phase} is no phase; there are {', '.join(earlier_names)}")
         quality = self.release.quality if self.release else None
         for field in quality.phases if quality else ():
-            if (name := getattr(quality, field)) not in known:
-                there = ", ".join(phase.name for phase in self.phases)
-                raise ValueError(f"release.quality.{field}: {name} is no phase; there are {there}")
+            if (name := getattr(quality, field)) not in earlier_names:
+                phase_names = ", ".join(phase.name for phase in self.phases)
+                raise ValueError(f"release.quality.{field}: {name} is no phase; there are {phase_names}")
         return self
 
-    def _sizes_agree(self, phase: Phase, where: str) -> None:
+    def _sizes_agree(self, phase: Phase, phase_path: str) -> None:
         preprocess = phase.preprocess or self.preprocess
         if preprocess is None:
             return
-        size = getattr(self.model_of(phase).resolved(labels=1), "image_size", None)
+        size = getattr(self.model_of(phase).resolve(labels=1), "image_size", None)
         if isinstance(size, int) and size != preprocess.image_size:
-            raise ValueError(f"{where}: preprocess.image_size {preprocess.image_size} is not the model's image_size {size}")
+            raise ValueError(f"{phase_path}: preprocess.image_size {preprocess.image_size} is not the model's image_size {size}")
         if preprocess.interpolation == "tf1-bicubic":
             raise ValueError("preprocess.interpolation tf1-bicubic: only the service prepares pictures so")
 
@@ -234,7 +236,7 @@ class Recipe(Settings):
         """A phase's place in the recipe."""
         return f"phases.{[other.name for other in self.phases].index(phase.name)}"
 
-    def measured(self, phase: Phase) -> Recipe:
+    def with_preprocess_of(self, phase: Phase) -> Recipe:
         """The recipe by which the network of a phase is measured: held-out images are prepared as those that it was trained on."""
         return self.model_copy(update={"preprocess": phase.preprocess or self.preprocess})
 
@@ -247,12 +249,12 @@ class Recipe(Settings):
 def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe with `changes` such as `phases.0.loop.batch_size=8` over it. Raises RecipeError."""
     try:
-        text = located(path).read_text(encoding="utf-8")
+        text = locate(path).read_text(encoding="utf-8")
         content: Any = yaml.safe_load(text)
         if changes:
             content = json.loads(json.dumps(content, default=str))  # aliases of YAML are one object, and a change is meant for one place
     except OSError as error:
-        went = f"; it is {now} in Opsin's repository now" if (now := moved(path)) else ""
+        went = f"; it is {now} in Opsin's repository now" if (now := moved_to(path)) else ""
         raise RecipeError(f"{path}: cannot be read ({error.strerror}){went}") from error
     except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:  # also no UTF-8, impossible dates and endless aliases
         raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
@@ -292,9 +294,9 @@ def _below(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
 def first_mistake(error: ValidationError) -> str:
     """Field and reason of what pydantic refuses first. The kinds that pydantic puts between fields are left out."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "content"
+    field = ".".join(str(part) for part in first["loc"]) or "content"
     reason = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {reason}"
+    return f"{field}: {reason}"
 
 
 def _apply(content: Any, change: str) -> None:

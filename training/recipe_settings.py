@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class Settings(BaseModel):
+class RecipeSettings(BaseModel):
     """Unknown fields are refused by name; values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -16,7 +16,7 @@ class Settings(BaseModel):
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OptimiserSettings(Settings):
+class OptimiserSettings(RecipeSettings):
     """AdamW, or LARS and SGD where a recipe was published with them."""
 
     kind: Literal["adamw", "lars", "sgd"] = "adamw"
@@ -45,7 +45,7 @@ class OptimiserSettings(Settings):
         return self.base_lr * batch_size / 256
 
 
-class ScheduleSettings(Settings):
+class ScheduleSettings(RecipeSettings):
     """The learning rate over a phase: a linear rise over `warmup` epochs, then `kind` down to `min_lr`."""
 
     kind: Literal["cosine", "constant", "linear"] = "cosine"
@@ -56,7 +56,7 @@ class ScheduleSettings(Settings):
     """When it changes. With "epoch", epoch e has the rate of e + 1, as LART is published."""
 
 
-class LoopSettings(Settings):
+class LoopSettings(RecipeSettings):
     """One run of the loop."""
 
     epochs: float = Field(gt=0, le=1e9, allow_inf_nan=False)

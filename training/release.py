@@ -17,22 +17,22 @@ from training import bundle_spec
 from training.evaluation import loss_plot
 from training.evaluation.cards import card
 from training.evaluation.report import Measurement
-from training.evaluation.trained_classifier import trained
-from training.phase_runner import Workshop
+from training.evaluation.trained_classifier import load_trained
+from training.phase_runner import RunContext
 from training.recipe import Recipe
-from training.shipped_files import located
+from training.shipped_files import locate
 
 _LIBRARIES = ("torch", "numpy", "pillow")
 
 
-def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) -> Bundle:
+def release(recipe: Recipe, recipe_file: Path, context: RunContext, bundles: Path) -> Bundle:
     """Measure the network of `release.phase` and write `bundles/NAME/VERSION/` with a model card and a report, replacing what is there.
 
     Raises TrainingError.
     """
     settings = recipe.release
     assert settings is not None
-    evaluated = trained(recipe, shop)
+    evaluated = load_trained(recipe, context)
     network = evaluated.network
     found = settings.quality.measure(evaluated) if settings.quality else Measurement()
     fields = {
@@ -41,19 +41,19 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         "ladder": found.ladder,
         "default_rung": found.default_rung if settings.merge else None,
     }
-    described = bundle_spec.of_release(recipe, network.config, evaluated.labels, fields)
+    described = bundle_spec.build_release_spec(recipe, network.config, evaluated.labels, fields)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / bundle.WEIGHTS_FILE
         half = settings.dtype == "float16"
         tensors = network.state_dict().items()
         save_file({name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in tensors}, weights)
         files: dict[str, Path] = {}
-        if texts := bundle_spec.texts_of(recipe, described, weights):
+        if texts := bundle_spec.build_text_spec(recipe, described, weights):
             described = described.model_copy(update={"text": texts[0]})
             files[bundle.TOKENIZER_FILE] = Path(folder) / bundle.TOKENIZER_FILE
             files[bundle.TOKENIZER_FILE].write_bytes(texts[1])
         written = bundle.write(bundles, described, weights, files=files, overwrite=True)
-    loss_plot.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
+    loss_plot.write(written.path, context.runs, [phase.name for phase in recipe.phases])
     for name, drawing in found.drawn.items():
         (written.path / name).write_text(drawing, encoding="utf-8")
     readme = settings.quality.card(written.spec) if settings.quality else card.render(written.spec)
@@ -66,7 +66,7 @@ def _provenance(recipe: Recipe, recipe_file: Path, measured: Measurement) -> dic
         "made_by": f"opsin train {recipe_file.as_posix()}",
         "revision": _revision(),
         "recipe": recipe.model_dump(mode="json", exclude={"data"}),
-        "recipe_sha256": sha256_of(located(recipe_file)),
+        "recipe_sha256": sha256_of(locate(recipe_file)),
         "data": measured.data or {"kind": recipe.data.model_dump()["kind"]},
         "versions": {library: version(library) for library in _LIBRARIES},
     }

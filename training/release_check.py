@@ -25,13 +25,13 @@ def check(recipe: Recipe, cache: Path) -> None:
             raise RecipeError(f"release.quality.{field}: {path} is not there")
     labels = phase_runner.source_of(recipe, phase, cache).labels
     architecture = architectures()[recipe.model_of(phase).architecture]
-    config = recipe.model_of(phase).resolved(len(labels))
+    config = recipe.model_of(phase).resolve(len(labels))
     purpose = architecture.bundle_defaults.task(config)
     if purpose != recipe.release.task:
         raise RecipeError(
             f"release.task: {recipe.release.task} where phase {phase.name} trains {architecture.name}, which is for {purpose}"
         )
-    described = bundle_spec.of_release(recipe, config, labels, {"ladder": quality.planned_rungs() if quality else []})
+    described = bundle_spec.build_release_spec(recipe, config, labels, {"ladder": quality.planned_rungs() if quality else []})
     if described.task == "zero-shot":
         _check_texts(recipe, described)
     if quality:
@@ -43,4 +43,4 @@ def _check_texts(recipe: Recipe, described: BundleSpec) -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / WEIGHTS_FILE
         save_file({name: torch.zeros(()) for name in ("logit_scale", "logit_bias")}, weights)
-        bundle_spec.texts_of(recipe, described, weights)
+        bundle_spec.build_text_spec(recipe, described, weights)

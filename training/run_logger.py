@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from training.collectives import averaged
+from training.collectives import all_reduce_mean
 from training.distributed import is_main
 from training.errors import TrainingError
-from training.objectives.protocols import Batch, Pictures
+from training.objectives.protocols import Batch, HasPictures
 
 LOG = "log.jsonl"
 _WARNINGS = 20
@@ -29,21 +29,21 @@ _LINE_EVERY = 30.0
 
 
 @dataclass(frozen=True)
-class _Pending:
+class _PendingStep:
     step: int
     lr: float
     values: Mapping[str, Tensor]
     samples: int
 
 
-class Watching:
+class RunLogger:
     """Steps are added without waiting for the device; `flush` gathers them over processes, checks and writes them."""
 
     def __init__(self, folder: Path, steps: int, unit: str, *, tensorboard: bool) -> None:
         self._folder = folder
         self._steps = steps
         self._unit = unit
-        self._pending: list[_Pending] = []
+        self._pending: list[_PendingStep] = []
         self._warned = 0
         self._since = time.monotonic()
         self._printed = time.monotonic()
@@ -77,19 +77,21 @@ class Watching:
             print(f"{self._folder.name} {state}: step {step}/{self._steps}, from {self._folder}", file=sys.stderr, flush=True)
         log = self._folder / LOG
         if is_main() and log.is_file():
-            kept = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         self._bar.update(self._task, completed=step)
 
     def add(self, step: int, lr: float, values: Mapping[str, Tensor], samples: int) -> None:
-        self._pending.append(_Pending(step, lr, values, samples))
+        self._pending.append(_PendingStep(step, lr, values, samples))
 
     def flush(self, step: int) -> None:
         """Raises TrainingError if a loss or a gradient was no number."""
         if not self._pending:
             return
         names = list(self._pending[0].values)
-        table = averaged(torch.stack([torch.stack([pending.values[name].float() for name in names]) for pending in self._pending])).tolist()
+        table = all_reduce_mean(
+            torch.stack([torch.stack([pending.values[name].float() for name in names]) for pending in self._pending])
+        ).tolist()
         rows = [
             {"step": pending.step, "lr": pending.lr, **dict(zip(names, row, strict=True))}
             for pending, row in zip(self._pending, table, strict=True)
@@ -106,7 +108,7 @@ class Watching:
         self._since, self._pending = now, []
         if is_main():
             self._write(rows, rate)
-            self._tell(step, rows[-1], rate, now)
+            self._print_progress(step, rows[-1], rate, now)
 
     def _write(self, rows: Sequence[Mapping[str, Any]], rate: float) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -118,12 +120,12 @@ class Watching:
                     self._writer.add_scalar(name, row[name], row["step"])
             self._writer.add_scalar(f"{self._unit} per second", rate, rows[-1]["step"])
 
-    def _tell(self, step: int, row: Mapping[str, Any], rate: float, now: float) -> None:
-        said = f"loss {row['loss']:.4f}  {rate:.0f} {self._unit}/s"
-        self._bar.update(self._task, completed=step, said=said)
+    def _print_progress(self, step: int, row: Mapping[str, Any], rate: float, now: float) -> None:
+        status = f"loss {row['loss']:.4f}  {rate:.0f} {self._unit}/s"
+        self._bar.update(self._task, completed=step, said=status)
         if not self._terminal and (now - self._printed >= _LINE_EVERY or step >= self._steps):
             self._printed = now
-            print(f"{self._folder.name} step {step}/{self._steps}  {said}", file=sys.stderr, flush=True)
+            print(f"{self._folder.name} step {step}/{self._steps}  {status}", file=sys.stderr, flush=True)
 
     def warn(self, problems: Sequence[str]) -> None:
         """Name unreadable samples, the first few of them."""
@@ -133,7 +135,7 @@ class Watching:
 
     def show(self, step: int, objective: nn.Module, batch: Batch) -> None:
         """Images that the objective has to show."""
-        if self._writer and isinstance(objective, Pictures):
+        if self._writer and isinstance(objective, HasPictures):
             device = next(objective.parameters()).device
             few = {name: value[:8].to(device) for name, value in batch.items()}
             for name, images in objective.pictures(few).items():

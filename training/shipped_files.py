@@ -20,7 +20,7 @@ _MOVED = (
 """Files and folders of earlier versions below `training/` that are below `starters/` now; recipes without `.yaml`."""
 
 
-def moved(path: Path) -> Path | None:
+def moved_to(path: Path) -> Path | None:
     """The path that a file of an earlier version has now, in the repository alone; None for other files."""
     if not path.is_relative_to("training"):
         return None
@@ -28,22 +28,22 @@ def moved(path: Path) -> Path | None:
     return next((Path("starters") / below for old in _MOVED if below.is_relative_to(old) or below == Path(f"{old}.yaml")), None)
 
 
-def located(path: Path) -> Path:
+def locate(path: Path) -> Path:
     """The file or folder; where there is none, what comes with this code under the same name: `training/recipes/…`, `docs/pictures/…`
     and `bundles/…`; or what an earlier version had under it."""
     shipped = [_ROOT / path]
-    if (now := moved(path)) is not None:
+    if (now := moved_to(path)) is not None:
         shipped.append(_ROOT / now)
     if path.is_relative_to("bundles") and (folder := installed_starters()) is not None:
         shipped.append(folder / path.relative_to("bundles"))
     return next((found for found in (path, *shipped) if found.exists()), path)
 
 
-def say_if_moved(path: Path) -> None:
+def warn_if_moved(path: Path) -> None:
     """A line on standard error about a file that is found under the name that it had in an earlier version."""
-    if not path.exists() and (now := moved(path)) is not None and located(path).is_relative_to(_ROOT / now):
+    if not path.exists() and (now := moved_to(path)) is not None and locate(path).is_relative_to(_ROOT / now):
         print(f"{path} is {now} now", file=sys.stderr)
 
 
-Located = Annotated[Path, AfterValidator(located)]
+Located = Annotated[Path, AfterValidator(locate)]
 """A path in a recipe, which is found from any folder as `located` finds it."""

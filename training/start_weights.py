@@ -29,15 +29,15 @@ from models.systems.mavil.pretraining import MAViLPretraining
 from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC, init_from_mae
 from models.systems.vit.model import ViT
-from training.data.sampler import Draw, Samples
-from training.data.source import Source
+from training.data.sampler import SampleDataset, SampleDraw
+from training.data.source import SampleSource
 from training.errors import TrainingError
-from training.objectives.diffmae import Diffusion
-from training.objectives.diffmae_head_fit import fit_last_layer
-from training.objectives.mcc import OccupancyAndColour
-from training.objectives.mcc_head_fit import fit_answers
+from training.objectives.diffmae import DiffMAEObjective
+from training.objectives.diffmae_head_fit import fit_diffmae_head
+from training.objectives.mcc import MCCObjective
+from training.objectives.mcc_head_fit import fit_mcc_head
 from training.objectives.protocols import Batch
-from training.objectives.proxy_nca import Proxies, fit_proxies, skip_blocks
+from training.objectives.proxy_nca import ProxyObjective, fit_proxies, skip_blocks
 from training.recipe import Initial
 
 
@@ -45,8 +45,8 @@ def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) ->
     """Raises ValueError for weights that are not an image MAE's of the same size."""
     video = video_weights_from_images(weights, network.config)
     converted = video | audio_weights_from_video(video, network.config)
-    own = network.state_dict()
-    wrong = [name for name, value in converted.items() if name not in own or own[name].shape != value.shape]
+    current = network.state_dict()
+    wrong = [name for name, value in converted.items() if name not in current or current[name].shape != value.shape]
     if wrong:
         raise ValueError(f"no image MAE of this size: {', '.join(wrong[:5])}")
     network.load_state_dict(converted, strict=False)
@@ -85,7 +85,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise TrainingError(f"start: {file} cannot be read ({error})") from error
 
 
-def start_from(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+def load_start_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Load weights of the same network, or of the one that it is pre-trained as, in place. Raises TrainingError."""
     problem = weight_mismatch(network, weights)
     if problem is None:
@@ -106,7 +106,7 @@ def part_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
-def begin(network: nn.Module, initial: Initial) -> None:
+def apply_initial(network: nn.Module, initial: Initial) -> None:
     """Set the starting values that a recipe asks for, in place: the same bits whatever the number of threads, since a run that goes on
     compares them. Raises TrainingError."""
     kind, look = _LOOKS[initial]
@@ -123,22 +123,22 @@ def begin(network: nn.Module, initial: Initial) -> None:
         torch.set_num_threads(threads)
 
 
-def fit_to_data(objective: nn.Module, source: Source, seed: int, initial: Initial) -> None:
+def fit_to_data(objective: nn.Module, source: SampleSource, seed: int, initial: Initial) -> None:
     """Fit what a phase begins with to its data, in place: proxies always, the last layer of a network that `begin` has begun where it
     answers from the start."""
-    if isinstance(objective, Proxies):
+    if isinstance(objective, ProxyObjective):
         batches = _batches(source, seed, *_FITTED_THINGS, epochs=_FITTED_EPOCHS)
         fit_proxies(objective, batches, whitened=initial is Initial.WHITENED)
     elif initial is Initial.RANDOM:
         return
-    elif isinstance(objective, OccupancyAndColour):
-        fit_answers(objective, _batches(source, seed, *_FITTED_SCENES))
-    elif isinstance(objective, Diffusion):
-        fit_last_layer(objective, _batches(source, seed, *_FITTED_IMAGES))
+    elif isinstance(objective, MCCObjective):
+        fit_mcc_head(objective, _batches(source, seed, *_FITTED_SCENES))
+    elif isinstance(objective, DiffMAEObjective):
+        fit_diffmae_head(objective, _batches(source, seed, *_FITTED_IMAGES))
 
 
-def _batches(source: Source, seed: int, most: int, together: int, epochs: int = 1) -> Iterator[Batch]:
+def _batches(source: SampleSource, seed: int, max_samples: int, batch_size: int, epochs: int = 1) -> Iterator[Batch]:
     """At most so many samples of each epoch, evenly spread over the source."""
-    samples, count = Samples(source, seed), min(most, len(source))
-    chosen = [Draw(number * len(source) // count, epoch) for epoch in range(epochs) for number in range(count)]
-    return (samples.__getitems__(chosen[first : first + together])[0] for first in range(0, len(chosen), together))
+    samples, count = SampleDataset(source, seed), min(max_samples, len(source))
+    chosen = [SampleDraw(number * len(source) // count, epoch) for epoch in range(epochs) for number in range(count)]
+    return (samples.__getitems__(chosen[first : first + batch_size])[0] for first in range(0, len(chosen), batch_size))

@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
-class Stopping:
+class StopRequests:
     """A context in which SIGTERM and SIGINT ask for a stop after the step that is running; a second SIGINT interrupts at once."""
 
     def __init__(self, max_steps: int | None, max_minutes: float | None) -> None:
@@ -26,7 +26,7 @@ class Stopping:
         if self._max_minutes is not None:
             self._until = time.monotonic() + 60 * self._max_minutes
 
-    def wanted(self, step: int) -> bool:
+    def should_stop(self, step: int) -> bool:
         spent = self._max_steps is not None and step >= self._max_steps
         return self.signal is not None or spent or (self._until is not None and time.monotonic() >= self._until)
 
@@ -45,7 +45,7 @@ class Stopping:
         self.signal = self.signal or number
 
 
-def left_to_the_loop(worker: int) -> None:
+def ignore_stop_signals(worker: int) -> None:
     """Ignore SIGTERM and SIGINT in a data worker. Terminals, torchrun and clusters send them to every process of a run, and the loop,
     which stops after its step, needs the worker until then. A worker ends with the loop, also where that was killed."""
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.data.load_image import Pixels
+from training.data.load_image import RGBPixels
 
 _SIDE = 32
 _STRENGTHS = (1e-4, 1e-2)
@@ -19,7 +19,7 @@ Features = npt.NDArray[np.float32]
 """(N, values)."""
 
 
-def nearest_neighbour(train: Pixels, train_labels: Labels, test: Pixels) -> Labels:
+def nearest_neighbour(train: RGBPixels, train_labels: Labels, test: RGBPixels) -> Labels:
     """Predicted labels of `test`: the label of the training picture at the least squared distance, as thumbnails of 32 x 32 pixels."""
     return nearest_features(_vectors(train), train_labels, _vectors(test))
 
@@ -51,14 +51,14 @@ class LogisticFeatures:
 class LogisticPixels:
     """The same on 32 x 32 pixels."""
 
-    def __init__(self, train: Pixels, train_labels: Labels, val: Pixels, val_labels: Labels) -> None:
+    def __init__(self, train: RGBPixels, train_labels: Labels, val: RGBPixels, val_labels: Labels) -> None:
         self._on_vectors = LogisticFeatures(_vectors(train), train_labels, _vectors(val), val_labels, _STRENGTHS)
 
-    def predict(self, pictures: Pixels) -> Labels:
+    def predict(self, pictures: RGBPixels) -> Labels:
         return self._on_vectors.predict(_vectors(pictures))
 
 
-def _vectors(pictures: Pixels) -> npt.NDArray[np.float32]:
+def _vectors(pictures: RGBPixels) -> npt.NDArray[np.float32]:
     """(N, S, S, 3) → (N, 3072)."""
     small = [np.asarray(Image.fromarray(p).resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float32) for p in pictures]
     return np.stack(small).reshape(len(small), -1) / np.float32(255)

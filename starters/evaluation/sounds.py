@@ -34,15 +34,15 @@ from starters.evaluation.baselines import LogisticFeatures, nearest_features
 from starters.evaluation.starter_quality import StarterQuality
 from training.data.decode import read_sound
 from training.data.packages import DebianPackage, obtain
-from training.data.source import Preparation, Unreadable
+from training.data.source import SamplePreparation, UnreadableSample
 from training.errors import DataError, RecipeError
 from training.evaluation import metrics
-from training.evaluation.metrics import Measured
-from training.evaluation.report import Measurement, calibrated, rounded
-from training.evaluation.settings import Split
-from training.evaluation.trained_classifier import Look, Report, SplitQuality, Trained
+from training.evaluation.metrics import MeanWithError
+from training.evaluation.report import Measurement, calibrate, round_weights
+from training.evaluation.settings import DataSplit
+from training.evaluation.trained_classifier import Look, Report, SplitQuality, TrainedNetwork
 from training.recipe import Recipe
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 LOGISTIC, NEAREST = "logistic regression", "nearest neighbour"
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
@@ -55,7 +55,7 @@ Features = npt.NDArray[np.float32]
 """(N, mel bins)."""
 
 
-class Recordings(Settings):
+class Recordings(RecipeSettings):
     """Files whose names say what they are."""
 
     files: list[str] = Field(min_length=1)
@@ -64,14 +64,14 @@ class Recordings(Settings):
     """Labels, any of which is right."""
 
 
-class Orchestra(Settings):
+class Orchestra(RecipeSettings):
     """Notes of each class, as instruments play them, that are evaluated together."""
 
     name: str
     fonts: list[Instruments] = Field(min_length=1)
 
 
-class Recorded(Settings):
+class Recorded(RecipeSettings):
     """A package of recorded samples."""
 
     name: str
@@ -81,7 +81,7 @@ class Recorded(Settings):
     recordings: list[Recordings] = Field(min_length=1)
 
 
-class EarlierTests(Settings):
+class EarlierTests(RecipeSettings):
     """Tests of earlier versions, which were looked at: a table may go on with them, nothing is concluded from them."""
 
     test: list[Orchestra] = Field(default_factory=list)
@@ -115,14 +115,14 @@ class SoundsQuality(StarterQuality, SplitQuality):
     def planned_rungs(self) -> list[dict[str, Any]]:
         return [{"name": name, "schedule": merged} for name, merged in self.rungs.items()]
 
-    def begin(self, trained: Trained) -> Look:
+    def prepare(self, trained: TrainedNetwork) -> Look:
         asked = contest(self, trained.recipe.data, trained.recipe.sound, trained.recipe.seed, trained.cache)
         hearing = suitable(trained.network)
         degree = temperature(asked, hearing)
-        rounded(calibrated(hearing, degree), trained.recipe)
+        round_weights(calibrate(hearing, degree), trained.recipe)
         return lambda split: {"temperature": round(degree, 4), **evaluate(asked, hearing, split)}
 
-    def measurement(self, trained: Trained, report: Report) -> Measurement:
+    def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
         assert isinstance(trained.recipe.data, InstrumentNotes)
         sources: dict[str, Sequence[Font | SampledInstrument | Recorded]] = {
             "trained on": trained.recipe.data.fonts,
@@ -241,7 +241,7 @@ class Contest:
                 continue
             try:
                 waves.append(read_sound(file, self.sound.sample_rate, _LONGEST_S).numpy())
-            except Unreadable as error:
+            except UnreadableSample as error:
                 raise DataError(str(error)) from error
             right.append(tuple(labels.index(label) for label in row.right))
             sources.append(name)
@@ -251,13 +251,13 @@ class Contest:
 
     def baselines(self) -> Baselines:
         """Their strength is chosen on the validation sounds. Raises DataError."""
-        played, hearing = self.data.open(Preparation(sound=self.sound, cache=self.cache)), self.hearing
+        played, hearing = self.data.open(SamplePreparation(sound=self.sound, cache=self.cache)), self.hearing
         waves, labels = [], []
         for number in range(self.settings.baseline_sounds):
             label = number % len(played.labels)
             try:
                 waves.append(played.draw_sound(label, default_rng([self.seed, 1, number])))
-            except Unreadable:
+            except UnreadableSample:
                 continue
             labels.append(label)
         known, validation = hearing.features(waves), self.validation()
@@ -291,9 +291,9 @@ def temperature(asked: Contest, network: MAViL) -> float:
     return metrics.fit_temperature(logits, np.array([right[0] for group in groups for right in group.right]))
 
 
-def evaluate(asked: Contest, network: MAViL, split: Split) -> dict[str, Any]:
+def evaluate(asked: Contest, network: MAViL, split: DataSplit) -> dict[str, Any]:
     """Raises DataError."""
-    groups = asked.test() if split is Split.TEST else asked.validation()
+    groups = asked.test() if split is DataSplit.TEST else asked.validation()
     rivals, hearing, labels = asked.baselines(), asked.hearing, list(asked.data.instruments)
     answers = [hearing.logits(network, group.waves) for group in groups]
     return {
@@ -311,7 +311,7 @@ def _notes(played: RenderedNotes, count: int, seed: int) -> Iterator[tuple[Wave,
             voice = voices[number % len(voices)]
             try:
                 wave = played.note(voice, default_rng([seed, label, number]))
-            except Unreadable as error:
+            except UnreadableSample as error:
                 raise DataError(f"{error}; keep the keys of {played.labels[label]} to those that it has") from error
             yield wave, label, f"drum {voice.keys[0]}" if voice.is_drum else f"{voice.font} {voice.preset}"
 
@@ -323,15 +323,15 @@ def _row(group: Group, logits: Scores, predictions: Mapping[str, npt.NDArray[np.
     rivals = {name: group.hits(predicted) for name, predicted in predictions.items()}
     return {
         "name": group.name,
-        "top1": metrics.clustered(right, group.sources).to_json(),
-        "top5": metrics.clustered(top5, group.sources).to_json(),
+        "top1": metrics.cluster_mean(right, group.sources).to_json(),
+        "top5": metrics.cluster_mean(top5, group.sources).to_json(),
         "sources": len(set(group.sources)),
         "seen": group.seen,
         "calibration_error": round(metrics.calibration_error_of(logits, right), 5),
         "baselines": {
             name: {
-                "accuracy": metrics.clustered(hits, group.sources).to_json(),
-                "gain": metrics.clustered(right.astype(np.float64) - hits, group.sources).to_json(),
+                "accuracy": metrics.cluster_mean(hits, group.sources).to_json(),
+                "gain": metrics.cluster_mean(right.astype(np.float64) - hits, group.sources).to_json(),
             }
             for name, hits in rivals.items()
         },
@@ -359,7 +359,7 @@ def _ladder(asked: Contest, network: MAViL, group: Group) -> list[dict[str, Any]
     rows = []
     for name, schedule in schedules.items():
         right = group.hits(asked.hearing.logits(network, group.waves, schedule).argmax(axis=1))
-        measured: Measured = metrics.clustered(right, group.sources)
+        measured: MeanWithError = metrics.cluster_mean(right, group.sources)
         tokens = schedule.token_counts(config.audio_patches + 1, config.depth, protected=1)[-1]
         row = {"rung": name, "r": asked.settings.rungs[name], "tokens_out": tokens, "throughput": round(speed[name], 3)}
         rows.append(row | {"accuracy": measured.to_json()})

@@ -33,7 +33,7 @@ from starters.evaluation.cards import card
 from training import phase_runner
 from training import recipe as recipes
 from training.errors import TrainingError
-from training.evaluation.settings import Split
+from training.evaluation.settings import DataSplit
 from training.recipe import Recipe
 
 RECIPE = Path("starters/recipes/actions.yaml")
@@ -91,7 +91,7 @@ def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float]
     fitted = splits.for_choices(source, quality, views, cache)
     minimum_scores = thresholds(fitted.labels, lart_scores(fitted))
     parts = {"trained": splits.trained(source, views)}
-    for split in Split if quality.validation else [Split.TEST]:
+    for split in DataSplit if quality.validation else [DataSplit.TEST]:
         parts[split.value] = splits.recorded(split, source, quality, views, cache)
     return minimum_scores, {name: reliance(moments.labels, lart_scores(moments), minimum_scores) for name, moments in parts.items()}
 

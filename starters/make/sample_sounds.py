@@ -22,7 +22,7 @@ from starters.data.sounds.soundfonts import Note, Wave
 from starters.evaluation.sounds import SoundsQuality
 from training import recipe
 from training.errors import exit_code
-from training.options import Options
+from training.options import TrainOptions
 
 RECIPE = Path("starters/recipes/sounds.yaml")
 _SIDE = 112
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m starters.make.sample_sounds", description="Write the sounds that the page and the demo offer."
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded data (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=TrainOptions.cache, help="downloaded data (default: %(default)s)")
     options = parser.parse_args(arguments)
     return exit_code(lambda: write(options.folder, options.cache), options.folder)
 

@@ -21,7 +21,7 @@ from models.systems.image_text.tokenizer_file import read_tokenizer
 from starters.data.images.named_drawings import NamedDrawings, drawings_of
 from training import recipe
 from training.errors import RecipeError
-from training.options import Options
+from training.options import TrainOptions
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 """Pieces 0 and 1."""
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("file", type=Path, help="tokenizer.json to be written")
     parser.add_argument("--pieces", type=int, default=8000, help="at most (default: %(default)s)")
-    parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded and decoded data (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=TrainOptions.cache, help="downloaded and decoded data (default: %(default)s)")
     options = parser.parse_args(arguments)
     data = recipe.read(options.recipe).data
     if not isinstance(data, NamedDrawings):

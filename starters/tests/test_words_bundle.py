@@ -15,7 +15,7 @@ from models.systems.image_text.tokenizer import Tokenizer
 from opsin.cli.demo.words import LABELS
 from server.playground import SAMPLES
 from starters.evaluation.cards import card
-from training.data.augment import normalised
+from training.data.augment import normalise
 from training.data.load_image import to_model_size
 
 
@@ -36,7 +36,7 @@ def test_it_knows_what_the_drawings_on_the_page_show(starter: Bundle) -> None:
     model, preprocess = loading.load(starter).model, starter.spec.preprocess
     assert isinstance(model, FLIP) and preprocess is not None
     drawings = [Image.open(SAMPLES / f"{name}.png").convert("RGB") for name in ("daisy", "padlock", "umbrella")]
-    pixels = torch.stack([normalised(to_model_size(drawing, preprocess), preprocess) for drawing in drawings])
+    pixels = torch.stack([normalise(to_model_size(drawing, preprocess), preprocess) for drawing in drawings])
     tokens = torch.from_numpy(Tokenizer.open(starter).encode(LABELS).tokens)
     with torch.inference_mode():
         cosines = model.encode_images(pixels) @ model.encode_texts(tokens).T

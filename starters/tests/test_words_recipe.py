@@ -53,7 +53,7 @@ def test_no_artist_and_no_language_that_is_held_back_is_learnt(words: Recipe) ->
 
 def test_vocabulary_fits_network_and_bundle_stays_small(words: Recipe) -> None:
     data, _ = parts(words)
-    config: Any = words.model_of(words.phases[0]).resolved(labels=0)
+    config: Any = words.model_of(words.phases[0]).resolve(labels=0)
     assert isinstance(config, FLIPConfig) and config.text_length == words.words
     file = read_file(data.words.tokenizer)
     assert file.vocabulary == config.vocabulary == 8000

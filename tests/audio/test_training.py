@@ -11,7 +11,7 @@ from server.media.sound import SoundLimits, read
 from tests.support.audio import tones, wav, written
 from tests.support.videos import clip, every
 from training.data.decode import read_sound
-from training.data.source import Unreadable
+from training.data.source import UnreadableSample
 
 STEREO = np.stack([tones(3.0, 44_100, 440.0), tones(3.0, 44_100, 1000.0)])
 
@@ -43,5 +43,5 @@ def test_what_the_service_hears_can_be_learnt_from(tmp_path: Path) -> None:
 def test_files_without_sound_are_unreadable(tmp_path: Path) -> None:
     for name, content in (("silent.mp4", clip(every(5, 10.0))), ("short.wav", wav(np.zeros(399, np.int16), 16_000)), ("no.wav", b"no")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(Unreadable, match=name):
+        with pytest.raises(UnreadableSample, match=name):
             read_sound(tmp_path / name, 16_000, 1.0)

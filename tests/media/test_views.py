@@ -11,7 +11,7 @@ from models.systems.mcc import scene_inputs
 from server.media import mcc_inputs
 from server.media.depth import Camera
 from server.media.limits import InvalidPart
-from training.data.rgbd_scenes import unprojected
+from training.data.rgbd_scenes import unproject
 
 HEIGHT, WIDTH = 60, 90
 
@@ -67,7 +67,7 @@ def test_a_scene_is_seen_as_in_training() -> None:
 def test_depth_is_unprojected_as_in_training() -> None:
     depth = np.random.default_rng(0).uniform(0.5, 2, (HEIGHT, WIDTH)).astype(np.float32)
     made = Camera(80.0, 81.0, 44.0, 31.0).unproject(depth)
-    np.testing.assert_allclose(made, unprojected(torch.from_numpy(depth), (80.0, 81.0), (44.0, 31.0)).numpy(), atol=1e-6)
+    np.testing.assert_allclose(made, unproject(torch.from_numpy(depth), (80.0, 81.0), (44.0, 31.0)).numpy(), atol=1e-6)
 
 
 def test_depth_too_sparse_to_be_resized_is_refused() -> None:

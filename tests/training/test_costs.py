@@ -53,7 +53,7 @@ def parameters(plan: Recipe, phase: str, counted: str) -> int:
     known = found.published_data or plan.published_data
     assert known is not None
     with torch.device("meta"):
-        network = architectures()[model.architecture].build(model.resolved(known.labels))
+        network = architectures()[model.architecture].build(model.resolve(known.labels))
     return sum(value.numel() for name, value in network.named_parameters() if re.match(counted, name))
 
 
@@ -75,7 +75,7 @@ def shallow(plan: Recipe) -> list[str]:
     """Changes that leave a few blocks of each part: the others are like them."""
     changes = []
     for number, phase in enumerate(plan.phases):
-        config = vars(plan.model_of(phase).resolved(1000))
+        config = vars(plan.model_of(phase).resolve(1000))
         model = f"phases.{number}.model" if phase.model else "model"
         deep = [name for name in ("depth", "text_depth", "decoder_depth") if config.get(name, 0) > BLOCKS and "q_strides" not in config]
         changes += [f"{model}.config.{name}={BLOCKS}" for name in deep]
@@ -105,7 +105,7 @@ def read(name: str, *changes: str) -> Recipe:
 
 
 @functools.cache
-def counted(name: str, *changes: str, phase: int = 0) -> costs.Cost:
+def counted(name: str, *changes: str, phase: int = 0) -> costs.StepCost:
     plan = read(name, *changes)
     return costs.count(plan, plan.phases[phase], labels=1000)
 
@@ -113,7 +113,7 @@ def counted(name: str, *changes: str, phase: int = 0) -> costs.Cost:
 SMALL = ("phases.1.model.size=vit_small_patch16", "phases.1.model.config={pool: mean}", "phases.1.start=null")
 
 
-def small(*changes: str) -> costs.Cost:
+def small(*changes: str) -> costs.StepCost:
     """A ViT-S, trained with labels."""
     return counted("mae_base", *SMALL, *changes, phase=1)
 
@@ -148,11 +148,11 @@ def real_bytes(plan: Recipe) -> int:
     """The most bytes that autograd keeps for the backward pass, by its own hooks."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    from training.objectives.protocols import Facts
+    from training.objectives.protocols import ObjectiveContext
 
     phase = plan.phases[1]
-    network = architectures()["vit"].build(plan.model_of(phase).resolved(10))
-    objective = phase.objective.build(network, Facts()).train()
+    network = architectures()["vit"].build(plan.model_of(phase).resolve(10))
+    objective = phase.objective.build(network, ObjectiveContext()).train()
     kept: dict[int, Any] = {parameter.untyped_storage().data_ptr(): 0 for parameter in objective.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.curation import Curation, choose, curate, label_features, likeness
+from training.curation import Curation, choose, curate, label_features, label_similarity
 
 
 def written_out(stream: list[tuple[list[int], list[float]]], curation: Curation) -> tuple[list[int], int]:
@@ -44,7 +44,7 @@ def test_equals_the_decision_written_out() -> None:
 
 
 def test_a_caption_at_the_threshold_is_not_kept() -> None:
-    assert choose(torch.tensor([0.5, 0.50001, 0.4]), Curation(1, threshold=0.5, min_ratio=None)).kept.tolist() == [False, True, False]
+    assert choose(torch.tensor([0.5, 0.50001, 0.4]), Curation(1, threshold=0.5, min_ratio=None)).mask.tolist() == [False, True, False]
 
 
 def test_a_share_at_the_minimum_is_enough() -> None:
@@ -55,9 +55,9 @@ def test_a_share_at_the_minimum_is_enough() -> None:
 
 def test_fallback_replaces_kept_captions_and_may_keep_none() -> None:
     cosine = torch.tensor([0.1, 0.9, 0.2, 0.3, 0.4])
-    assert choose(cosine, Curation(1, threshold=0.5, min_ratio=0.5)).kept.tolist() == [False, True, False, False, True]
+    assert choose(cosine, Curation(1, threshold=0.5, min_ratio=0.5)).mask.tolist() == [False, True, False, False, True]
     nothing = choose(cosine, Curation(1, threshold=0.95, min_ratio=0.1))
-    assert nothing.fell_back and not nothing.kept.any()
+    assert nothing.fell_back and not nothing.mask.any()
 
 
 def test_the_first_steps_keep_everything() -> None:
@@ -75,7 +75,7 @@ def test_a_label_is_the_mean_of_its_texts_whatever_their_length() -> None:
     texts = torch.tensor([[3.0, 0.0], [0.0, 0.2], [0.0, -7.0]])
     labels = label_features(texts, torch.tensor([[0, 1], [2, -1]]))
     torch.testing.assert_close(labels, torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, -1.0]]))
-    alike = likeness(torch.tensor([[1.0, 1.0], [0.0, -2.0]]), labels)
+    alike = label_similarity(torch.tensor([[1.0, 1.0], [0.0, -2.0]]), labels)
     torch.testing.assert_close(alike.cosine, torch.ones(2))
     assert alike.label.tolist() == [0, 1]
 
@@ -83,4 +83,4 @@ def test_a_label_is_the_mean_of_its_texts_whatever_their_length() -> None:
 def test_captions_are_judged_by_direction_only() -> None:
     captions, labels = torch.randn(6, 8), torch.nn.functional.normalize(torch.randn(3, 8))
     lengths: Tensor = torch.linspace(0.1, 9, 6).unsqueeze(1)
-    torch.testing.assert_close(likeness(captions * lengths, labels).cosine, likeness(captions, labels).cosine)
+    torch.testing.assert_close(label_similarity(captions * lengths, labels).cosine, label_similarity(captions, labels).cosine)

@@ -27,25 +27,25 @@ from tests.support import vocabularies
 from tests.training import tiny_recipe
 from training import cli
 from training.checkpoint import write_atomically
-from training.data.audio_files import SoundFiles
+from training.data.audio_files import SoundFilesSettings
 from training.data.captions import WordSettings, open_words
-from training.data.image_folder import Folder
-from training.data.image_text import Pairs
-from training.data.rgbd_scenes import RGBD
-from training.data.sampler import EpochBatches, Share
-from training.data.source import Augment, Preparation, Source, Unreadable
-from training.data.video_files import VideoFiles
-from training.data.webdataset import WebDataset
+from training.data.image_folder import ImageFolderSettings
+from training.data.image_text import PairsSettings
+from training.data.rgbd_scenes import RGBDSettings
+from training.data.sampler import BatchShare, EpochBatches
+from training.data.source import Augment, SamplePreparation, SampleSource, UnreadableSample
+from training.data.video_files import VideoFilesSettings
+from training.data.webdataset import WebDatasetSettings
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 SOUND = Sound(frames=32, mel_bins=16, mean=-4.0, std=4.0)
 
 
 @pytest.fixture
-def preparation(tmp_path: Path) -> Preparation:
-    return Preparation(PREPROCESS, Clip(frames=4, stride=2, rate=10), SOUND, Augment(), words=4, cache=tmp_path / "cache")
+def preparation(tmp_path: Path) -> SamplePreparation:
+    return SamplePreparation(PREPROCESS, Clip(frames=4, stride=2, rate=10), SOUND, Augment(), words=4, cache=tmp_path / "cache")
 
 
 def png(colour: tuple[int, int, int]) -> bytes:
@@ -73,10 +73,10 @@ def shards(tmp_path: Path) -> str:
     return str(tmp_path / "part-{00..11}.tar")
 
 
-def test_shards_are_read_once_each_in_local_order(shards: str, preparation: Preparation) -> None:
-    source = WebDataset(shards=[shards], labels=["a", "b", "c"]).open(preparation)
+def test_shards_are_read_once_each_in_local_order(shards: str, preparation: SamplePreparation) -> None:
+    source = WebDatasetSettings(shards=[shards], labels=["a", "b", "c"]).open(preparation)
     assert (len(source), source.labels) == (60, ("a", "b", "c"))
-    batches = EpochBatches(source, Share(4), seed=0)
+    batches = EpochBatches(source, BatchShare(4), seed=0)
     order = [draw.sample for batch in batches for draw in batch]
     assert sorted(order) == list(range(60))
     assert order != sorted(order)
@@ -87,22 +87,22 @@ def test_shards_are_read_once_each_in_local_order(shards: str, preparation: Prep
         assert torch.allclose(sample["pixels"], torch.full((3, 16, 16), number / 255 * 2 - 1), atol=1e-6)
 
 
-def test_shards_by_url_have_the_same_samples(shards: str, tmp_path: Path, preparation: Preparation) -> None:
-    near = WebDataset(shards=[shards]).open(preparation)
-    far = WebDataset(shards=[f"local://{shards}"]).open(preparation)
+def test_shards_by_url_have_the_same_samples(shards: str, tmp_path: Path, preparation: SamplePreparation) -> None:
+    near = WebDatasetSettings(shards=[shards]).open(preparation)
+    far = WebDatasetSettings(shards=[f"local://{shards}"]).open(preparation)
     assert len(far) == 60
     assert torch.equal(near.sample(33, 5)["pixels"], far.sample(33, 5)["pixels"])
 
 
-def test_a_broken_shard_is_named(tmp_path: Path, preparation: Preparation) -> None:
+def test_a_broken_shard_is_named(tmp_path: Path, preparation: SamplePreparation) -> None:
     (tmp_path / "bad.tar").write_bytes(b"no tar" * 1000)
     with pytest.raises(DataError, match=r"bad\.tar: cannot be read as a tar shard"):
-        WebDataset(shards=[str(tmp_path / "*.tar")]).open(preparation)
+        WebDatasetSettings(shards=[str(tmp_path / "*.tar")]).open(preparation)
     with pytest.raises(DataError, match=r"none\.tar: there is no such file"):
-        WebDataset(shards=[str(tmp_path / "none.tar")]).open(preparation)
+        WebDatasetSettings(shards=[str(tmp_path / "none.tar")]).open(preparation)
 
 
-def test_two_processes_may_list_a_shard_at_once(shards: str, preparation: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_may_list_a_shard_at_once(shards: str, preparation: SamplePreparation, monkeypatch: pytest.MonkeyPatch) -> None:
     both_write = threading.Barrier(2)
     fsync = os.fsync
 
@@ -111,9 +111,9 @@ def test_two_processes_may_list_a_shard_at_once(shards: str, preparation: Prepar
         both_write.wait(10)
 
     monkeypatch.setattr(os, "fsync", together)
-    settings = WebDataset(shards=[shards.replace("{00..11}", "03")])
+    settings = WebDatasetSettings(shards=[shards.replace("{00..11}", "03")])
     with ThreadPoolExecutor(2) as processes:
-        assert [len(source) for source in processes.map(WebDataset.open, [settings] * 2, [preparation] * 2)] == [5, 5]
+        assert [len(source) for source in processes.map(WebDatasetSettings.open, [settings] * 2, [preparation] * 2)] == [5, 5]
     assert len(list((preparation.cache / "shards").iterdir())) == 1
 
 
@@ -132,14 +132,14 @@ def tokenizer(tmp_path: Path) -> Path:
     return file
 
 
-def test_captions_become_token_ids_cut_or_padded(tmp_path: Path, tokenizer: Path, preparation: Preparation) -> None:
+def test_captions_become_token_ids_cut_or_padded(tmp_path: Path, tokenizer: Path, preparation: SamplePreparation) -> None:
     captions = ["a\u2028blue flag", "red", "a red flag a blue flag"]
     for number, caption in enumerate(captions):
         (tmp_path / f"{number}.png").write_bytes(png((number, 0, 0)))
         with (tmp_path / "captions.jsonl").open("a") as file:
             file.write(json.dumps({"image": f"{number}.png", "caption": caption}, ensure_ascii=False) + "\n")
     words = WordSettings(tokenizer=tokenizer, special=False)
-    source = Pairs(path=tmp_path, words=words).open(preparation)
+    source = PairsSettings(path=tmp_path, words=words).open(preparation)
     assert [source.sample(number, 0)["words"].tolist() for number in range(3)] == [[2, 4, 3, 0], [5, 0, 0, 0], [2, 5, 3, 2]]
 
 
@@ -168,17 +168,17 @@ def test_a_tokenizer_that_cannot_be_read_is_named(content: str | None, sentence:
         open_words(WordSettings(tokenizer=tmp_path / "tokenizer.json"), 5, ["red"])
 
 
-def test_pairs_are_read_from_shards_too(shards: str, tokenizer: Path, preparation: Preparation) -> None:
-    source = Pairs(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False)).open(preparation)
+def test_pairs_are_read_from_shards_too(shards: str, tokenizer: Path, preparation: SamplePreparation) -> None:
+    source = PairsSettings(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False)).open(preparation)
     assert source.sample(11, 0)["words"].tolist() == [2, 3, 1, 4]
 
 
 @pytest.mark.parametrize("changed", ["an image", "the tokenizer"])
-def test_pairs_are_others_after_a_change(changed: str, tmp_path: Path, tokenizer: Path, preparation: Preparation) -> None:
+def test_pairs_are_others_after_a_change(changed: str, tmp_path: Path, tokenizer: Path, preparation: SamplePreparation) -> None:
     image = tmp_path / "0.png"
     image.write_bytes(png((9, 9, 9)))
     (tmp_path / "captions.jsonl").write_text('{"image": "0.png", "caption": "a flag"}\n{"image": "none.png", "caption": "red"}')
-    pairs = Pairs(path=tmp_path, words=WordSettings(tokenizer=tokenizer, special=False))
+    pairs = PairsSettings(path=tmp_path, words=WordSettings(tokenizer=tokenizer, special=False))
     before = pairs.open(preparation).identity()
     assert pairs.open(preparation).identity() == before
     if changed == "an image":
@@ -188,8 +188,8 @@ def test_pairs_are_others_after_a_change(changed: str, tmp_path: Path, tokenizer
     assert pairs.open(preparation).identity() != before
 
 
-def test_pairs_of_shards_are_others_with_another_tokenizer(shards: str, tokenizer: Path, preparation: Preparation) -> None:
-    pairs = Pairs(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False))
+def test_pairs_of_shards_are_others_with_another_tokenizer(shards: str, tokenizer: Path, preparation: SamplePreparation) -> None:
+    pairs = PairsSettings(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False))
     before = pairs.open(preparation).identity()
     tokenizer.write_text(tokenizer.read_text().replace("flag", "flags"))
     assert pairs.open(preparation).identity() != before
@@ -214,10 +214,10 @@ def video(file: Path, frames: int, colour: int, *, sound: bool = False) -> None:
             container.mux(voice.encode())
 
 
-def test_a_clip_is_frames_at_the_wanted_distance_with_its_sound(tmp_path: Path, preparation: Preparation) -> None:
+def test_a_clip_is_frames_at_the_wanted_distance_with_its_sound(tmp_path: Path, preparation: SamplePreparation) -> None:
     video(tmp_path / "videos/dark/one.mp4", 30, 20, sound=True)
     video(tmp_path / "videos/light/two.mp4", 30, 100, sound=True)
-    source = VideoFiles(path=tmp_path / "videos", sound=True).open(preparation)
+    source = VideoFilesSettings(path=tmp_path / "videos", sound=True).open(preparation)
     assert source.labels == ("dark", "light")
     starts = set()
     for draw in range(4):
@@ -233,14 +233,14 @@ def test_a_clip_is_frames_at_the_wanted_distance_with_its_sound(tmp_path: Path, 
     assert torch.equal(source.sample(1, 9)["clip"], source.sample(1, 9)["clip"])
 
 
-def test_sounds_become_spectrograms_with_several_labels(tmp_path: Path, preparation: Preparation) -> None:
+def test_sounds_become_spectrograms_with_several_labels(tmp_path: Path, preparation: SamplePreparation) -> None:
     for name, pitch in (("low", 200), ("high", 3000)):
         with wave.open(str(tmp_path / f"{name}.wav"), "wb") as file:
             file.setparams((1, 2, 8000, 0, "NONE", ""))
             file.writeframes((np.sin(np.arange(8000) * pitch * 2 * np.pi / 8000) * 20000).astype(np.int16).tobytes())
     rows = [{"file": "low.wav", "labels": ["hum"]}, {"file": "high.wav", "labels": ["beep", "loud"]}]
     (tmp_path / "labels.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    source = SoundFiles(path=tmp_path).open(preparation)
+    source = SoundFilesSettings(path=tmp_path).open(preparation)
     low, high = source.sample(0, 0), source.sample(1, 0)
     assert source.labels == ("beep", "hum", "loud")
     assert (low["labels"].tolist(), high["labels"].tolist()) == ([0, 1, 0], [1, 0, 1])
@@ -248,7 +248,7 @@ def test_sounds_become_spectrograms_with_several_labels(tmp_path: Path, preparat
     assert int(low["spectrogram"].mean(dim=1).argmax()) < int(high["spectrogram"].mean(dim=1).argmax())
 
 
-def test_depth_and_camera_give_the_points_of_a_scene(tmp_path: Path, preparation: Preparation) -> None:
+def test_depth_and_camera_give_the_points_of_a_scene(tmp_path: Path, preparation: SamplePreparation) -> None:
     scene = tmp_path / "scenes/one"
     scene.mkdir(parents=True)
     Image.new("RGB", (16, 16), (255, 0, 0)).save(scene / "image.png")
@@ -257,18 +257,18 @@ def test_depth_and_camera_give_the_points_of_a_scene(tmp_path: Path, preparation
     np.save(scene / "depth.npy", depth)
     (scene / "camera.json").write_text(json.dumps({"focal": [16, 16], "centre": [8, 8]}))
     np.save(scene / "surface.npy", np.tile(np.array([[0, 0, 2, 1, 0, 0]], np.float32), (5, 1)))
-    source = RGBD(path=tmp_path / "scenes", surface_points=7, seen_size=16, normalise=False).open(preparation)
+    source = RGBDSettings(path=tmp_path / "scenes", surface_points=7, seen_size=16, normalise=False).open(preparation)
     sample = source.sample(0, 1)
     assert sample["valid"].tolist() == [[False] * 16] * 4 + [[True] * 16] * 12
     assert torch.allclose(sample["points"][8, 12], torch.tensor([2 * 4.5 / 16, 2 * 0.5 / 16, 2.0]))
     assert sample["surface"].shape == sample["colours"].shape == (7, 3)
-    normalised = RGBD(path=tmp_path / "scenes", surface_points=7, seen_size=16).open(preparation).sample(0, 1)
+    normalised = RGBDSettings(path=tmp_path / "scenes", surface_points=7, seen_size=16).open(preparation).sample(0, 1)
     assert normalised["points"][normalised["valid"]].mean(dim=0).abs().max() < 0.1
 
 
-def test_an_image_is_augmented_by_its_draw_alone(colours: Path, preparation: Preparation) -> None:
+def test_an_image_is_augmented_by_its_draw_alone(colours: Path, preparation: SamplePreparation) -> None:
     augment = Augment(crop_scale=(0.3, 1.0), rand_augment="rand-m9-mstd0.5-inc1", erase=1.0)
-    source = Folder(path=colours).open(Preparation(PREPROCESS, augment=augment))
+    source = ImageFolderSettings(path=colours).open(SamplePreparation(PREPROCESS, augment=augment))
     before = torch.random.get_rng_state()
     first = [source.sample(3, draw)["pixels"] for draw in range(4)]
     assert all(torch.equal(image, source.sample(3, draw)["pixels"]) for draw, image in enumerate(first))
@@ -279,14 +279,14 @@ def test_an_image_is_augmented_by_its_draw_alone(colours: Path, preparation: Pre
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (Folder(path=Path("nowhere")), "data.path: nowhere is no folder"),
-        (SoundFiles(path=Path("nowhere")), "data.path: nowhere is no folder"),
-        (RGBD(path=Path("docs")), "data.path: docs has no scenes"),
-        (VideoFiles(path=Path("docs")), "data.path: docs has no files of kind"),
+        (ImageFolderSettings(path=Path("nowhere")), "data.path: nowhere is no folder"),
+        (SoundFilesSettings(path=Path("nowhere")), "data.path: nowhere is no folder"),
+        (RGBDSettings(path=Path("docs")), "data.path: docs has no scenes"),
+        (VideoFilesSettings(path=Path("docs")), "data.path: docs has no files of kind"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Settings) else "",
+    ids=lambda value: type(value).__name__ if isinstance(value, RecipeSettings) else "",
 )
-def test_missing_data_is_explained(settings: Settings, said: str, preparation: Preparation) -> None:
+def test_missing_data_is_explained(settings: RecipeSettings, said: str, preparation: SamplePreparation) -> None:
     with pytest.raises(DataError, match=said):
         settings.open(preparation)
 
@@ -299,11 +299,11 @@ def broken(folder: Path, count: int) -> Path:
 
 
 def test_an_unreadable_image_gives_way_to_another_and_is_named(
-    tmp_path: Path, preparation: Preparation, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, preparation: SamplePreparation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = broken(tmp_path / "data", 1)
-    source: Source = Folder(path=folder).open(preparation)
-    with pytest.raises(Unreadable, match=r"red/0\.png"):
+    source: SampleSource = ImageFolderSettings(path=folder).open(preparation)
+    with pytest.raises(UnreadableSample, match=r"red/0\.png"):
         source.sample(48, 0)
     file = tiny_recipe.write(tiny_recipe.recipe(folder), tmp_path / "recipe.yaml")
     run = [str(file), "--phase", "pretrain", "--runs", str(tmp_path), "--no-tensorboard", "phases.0.loop.max_unreadable=0.1"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from models.registry import architectures
 from tests.training import tiny_recipe
 from training import cli, loop, recipe, stop_requests
-from training.objectives.mae import MaskedReconstruction
+from training.objectives.mae import MAEObjective
 from training.phase_runner import WEIGHTS
 from training.run_logger import read_log
 
@@ -35,15 +35,15 @@ def test_tiny_numbers_are_zero_in_the_backward_pass_alone(content: dict[str, Any
     def is_number() -> bool:
         return float(torch.tensor(1e-40) * 1) > 0
 
-    forward, seen = MaskedReconstruction.forward, set[tuple[str, bool]]()
+    forward, seen = MAEObjective.forward, set[tuple[str, bool]]()
 
-    def watched(self: MaskedReconstruction, batch: Any) -> Any:
+    def watched(self: MAEObjective, batch: Any) -> Any:
         result = forward(self, batch)
         seen.add(("forward", is_number()))
         result["loss"].register_hook(lambda _: seen.add(("backward", is_number())))
         return result
 
-    monkeypatch.setattr(MaskedReconstruction, "forward", watched)
+    monkeypatch.setattr(MAEObjective, "forward", watched)
     losses(content, tmp_path)
     assert seen == {("forward", True), ("backward", False)} and is_number()
 
@@ -85,7 +85,7 @@ def test_a_phase_gives_away_the_moving_average_of_its_weights(content: dict[str,
     plan = recipe.read(tmp_path / "average/recipe.yaml")
     torch.manual_seed(plan.seed)
     settings = plan.model_of(plan.phases[0])
-    start = architectures()["mae"].build(settings.resolved(labels=3)).state_dict()
+    start = architectures()["mae"].build(settings.resolve(labels=3)).state_dict()
     for name, value in given.items():
         expected = start[name] / 8 + trail[0][name] / 8 + trail[1][name] / 4 + trail[2][name] / 2
         assert torch.allclose(value, expected, atol=1e-6), name
@@ -119,7 +119,7 @@ def test_dry_run_reports_cost_of_phases_and_leaves_nothing(
     file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
     assert cli.main([str(file), "--dry-run", "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out
-    assert "phase pretrain: MaskedReconstruction on 72 images" in said and "phase finetune: Supervised" in said
+    assert "phase pretrain: MAEObjective on 72 images" in said and "phase finetune: SupervisedObjective" in said
     assert "18 steps of 8" in said and "images/s" in said
     assert re.search(r"^in all about \d+\.\d minutes", said, re.MULTILINE)
     assert cli.main([str(file), "phases.0.start=nowhere.safetensors", "--dry-run", "--runs", str(tmp_path / "runs")]) == 2

@@ -7,7 +7,7 @@ import torch
 
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import Pool, ViT, ViTConfig
-from training.optim import layer_decay_groups, pretraining_groups, scheduled, warmup_cosine
+from training.optim import layer_decay_groups, pretraining_groups, scheduled_lr, warmup_cosine
 from training.recipe_settings import ScheduleSettings
 
 
@@ -23,10 +23,10 @@ def test_without_a_warm_up_the_rate_starts_at_its_peak() -> None:
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 def test_rate_stays_at_minimum_if_epochs_end_after_phase(kind: str) -> None:
     settings = ScheduleSettings.model_validate({"kind": kind, "every": "epoch", "warmup": 0, "min_lr": 0.1})
-    rates = [scheduled(settings, epoch, lr=1.0, epochs=1.5) for epoch in (0.0, 0.9, 1.0, 1.4)]
+    rates = [scheduled_lr(settings, epoch, lr=1.0, epochs=1.5) for epoch in (0.0, 0.9, 1.0, 1.4)]
     assert rates[0] == rates[1] > rates[2] == rates[3] == pytest.approx(0.1)
     whole = ScheduleSettings.model_validate({"kind": kind, "warmup": 2})
-    assert scheduled(whole, 2.0, lr=1.0, epochs=2) == whole.min_lr, "a warm-up that lasts as long as the phase"
+    assert scheduled_lr(whole, 2.0, lr=1.0, epochs=2) == whole.min_lr, "a warm-up that lasts as long as the phase"
 
 
 def test_pretraining_decays_matrices_and_tokens_only() -> None:

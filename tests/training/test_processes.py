@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from models.bundle_schema import Preprocess
 from tests.training import tiny_recipe
 from training import cli
-from training.data.image_folder import Folder
-from training.data.sampler import EpochBatches, Share
-from training.data.source import Preparation
+from training.data.image_folder import ImageFolderSettings
+from training.data.sampler import BatchShare, EpochBatches
+from training.data.source import SamplePreparation
 from training.phase_runner import WEIGHTS
 from training.run_logger import read_log
 
@@ -64,9 +64,9 @@ def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Pat
 
 
 def test_every_sample_is_used_once_over_all_processes(colours: Path) -> None:
-    source = Folder(path=colours).open(Preparation(preprocess=PREPROCESS))
-    shares = [EpochBatches(source, Share(12, rank, 3, micro_batch=3), seed=1) for rank in range(3)]
-    alone = EpochBatches(source, Share(12), seed=1)
+    source = ImageFolderSettings(path=colours).open(SamplePreparation(preprocess=PREPROCESS))
+    shares = [EpochBatches(source, BatchShare(12, rank, 3, micro_batch=3), seed=1) for rank in range(3)]
+    alone = EpochBatches(source, BatchShare(12), seed=1)
     for epoch in range(2):
         for batches in (*shares, alone):
             batches.epoch = epoch

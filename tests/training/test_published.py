@@ -127,7 +127,7 @@ def test_it_builds_its_networks_at_the_published_size(file: Path) -> None:
     for phase in plan.phases:
         settings = plan.model_of(phase)
         with torch.device("meta"):
-            network = architectures()[settings.architecture].build(settings.resolved(labels=400))
+            network = architectures()[settings.architecture].build(settings.resolve(labels=400))
         assert sum(parameter.numel() for parameter in network.parameters()) > 20e6
 
 
@@ -164,7 +164,7 @@ def towers(file: Path) -> None:
     """The bundles that CiT's recipe starts from."""
     [phase] = recipe.read(file).phases
     with torch.random.fork_rng():
-        network = architectures()["cit"].build(recipe.read(file).model_of(phase).resolved(labels=0))
+        network = architectures()["cit"].build(recipe.read(file).model_of(phase).resolve(labels=0))
     for name, source in phase.parts.items():
         Path(source).mkdir(parents=True)
         save_file(network.get_submodule(name).state_dict(), Path(source) / WEIGHTS)

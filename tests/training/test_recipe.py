@@ -11,7 +11,7 @@ import yaml
 from tests.training import tiny_recipe
 from training import recipe
 from training.errors import RecipeError
-from training.shipped_files import located
+from training.shipped_files import locate
 
 LIKE_FLIP = {"image_size": 16, "short_side": 16, "interpolation": "tf1-bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
 SHIPPED = sorted(Path("training/recipes").rglob("*.yaml"))
@@ -87,7 +87,7 @@ def test_shipped_files_are_found_anywhere_unless_shadowed(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     folder = Path("training/recipes/folder.yaml")
     assert recipe.read(folder).name == "mine"
-    assert located(Path("bundles/flags/1.0.0")).is_dir()
+    assert locate(Path("bundles/flags/1.0.0")).is_dir()
     folder.parent.mkdir(parents=True)
     folder.write_text("name: mine\n")
     with pytest.raises(RecipeError, match=re.escape(f"{folder}: ")):

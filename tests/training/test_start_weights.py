@@ -31,7 +31,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         model = DiffMAE(CONFIG)
-        start_weights.begin(model, Initial.NEIGHBOURS)
+        start_weights.apply_initial(model, Initial.NEIGHBOURS)
         assert torch.get_num_threads() == threads
         made.append(model.state_dict())
     for other in made[1:]:

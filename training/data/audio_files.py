@@ -15,20 +15,20 @@ from models.systems.mavil.log_mel_stats import LogMelStats
 from models.systems.mavil.preprocessing import spectrogram
 from training.data.decode import SOUNDS, VIDEOS, read_sound
 from training.data.labelled_files import LabelledFiles, find
-from training.data.source import DataSettings, Preparation, Sample
+from training.data.source import DataSettings, Sample, SamplePreparation
 from training.errors import DataError
 
 _HOP = 0.01
 """Seconds from one frame of a spectrogram to the next."""
 
 
-class SoundFiles(DataSettings):
+class SoundFilesSettings(DataSettings):
     kind: Literal["sound"] = "sound"
     path: Path
     """A folder of wav, flac or other sound files, or of videos for their sound: one subfolder for each class, or `labels.jsonl`."""
     labelled: bool = True
 
-    def open(self, preparation: Preparation) -> Sounds:
+    def open(self, preparation: SamplePreparation) -> Sounds:
         """Raises DataError."""
         if preparation.sound is None:
             raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
@@ -52,11 +52,11 @@ class Sounds:
         return self.found.identity()
 
     def sample(self, index: int, draw: int) -> Sample:
-        return {"spectrogram": heard(self.found.files[index], self.sound), **self.found.target(index)}
+        return {"spectrogram": load_spectrogram(self.found.files[index], self.sound), **self.found.target(index)}
 
 
-def heard(file: Path, sound: Sound, start: float = 0.0) -> Tensor:
-    """(1, frames, mel bins), normalised, cut at the end or padded. start: seconds. Raises Unreadable."""
+def load_spectrogram(file: Path, sound: Sound, start: float = 0.0) -> Tensor:
+    """(1, frames, mel bins), normalised, cut at the end or padded. start: seconds. Raises UnreadableSample."""
     waveform = read_sound(file, sound.sample_rate, sound.frames * _HOP + 0.1, start)
     bank = FbankConfig(sample_rate=sound.sample_rate, mel_bins=sound.mel_bins, high_hz=sound.sample_rate / 2)
     return spectrogram(waveform, sound.frames, LogMelStats(sound.mean, sound.std), bank)

@@ -22,40 +22,40 @@ from training.data.source import Augment
 _ASPECT = (3 / 4, 4 / 3)
 
 
-def prepared(image: Image.Image, preprocess: Preprocess, augment: Augment, draw: int) -> Tensor:
+def prepare_image(image: Image.Image, preprocess: Preprocess, augment: Augment, draw: int) -> Tensor:
     """RGB image → normalised float32 (3, S, S)."""
     if augment.crop_scale is None:
-        return normalised(np.array(to_model_size(image, preprocess)), preprocess)
-    dice = random.Random(draw)
+        return normalise(np.array(to_model_size(image, preprocess)), preprocess)
+    rng = random.Random(draw)
     resampling = Image.Resampling[preprocess.interpolation.upper()]
     side = preprocess.image_size
-    image = image.resize((side, side), resampling, box=random_crop(*image.size, augment.crop_scale, dice))
-    if augment.flip and dice.random() < 0.5:
+    image = image.resize((side, side), resampling, box=random_crop(*image.size, augment.crop_scale, rng))
+    if augment.flip and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augment.rand_augment:
         image = _rand_augmented(image, augment.rand_augment, preprocess, draw)
-    pixels = normalised(np.array(image), preprocess)
-    if augment.erase and dice.random() < augment.erase:
-        _erase(pixels, dice, draw)
+    pixels = normalise(np.array(image), preprocess)
+    if augment.erase and rng.random() < augment.erase:
+        _erase(pixels, rng, draw)
     return pixels
 
 
-def normalised(pixels: np.ndarray, preprocess: Preprocess) -> Tensor:
+def normalise(pixels: np.ndarray, preprocess: Preprocess) -> Tensor:
     """uint8 (…, H, W, 3) → float32 (3, …, H, W)."""
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
     return ((torch.from_numpy(pixels).float() / 255 - mean) / std).movedim(-1, 0).contiguous()
 
 
-def random_crop(width: int, height: int, scale: tuple[float, float], dice: random.Random) -> tuple[float, float, float, float]:
+def random_crop(width: int, height: int, scale: tuple[float, float], rng: random.Random) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of a random crop: a share of the area, uniform; the aspect ratio uniform in its logarithm.
 
     After ten that do not fit, the largest central crop whose aspect ratio does.
     """
     for _ in range(10):
-        area, ratio = width * height * dice.uniform(*scale), math.exp(dice.uniform(*map(math.log, _ASPECT)))
+        area, ratio = width * height * rng.uniform(*scale), math.exp(rng.uniform(*map(math.log, _ASPECT)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left, top = dice.randint(0, width - w), dice.randint(0, height - h)
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
             return left, top, left + w, top + h
     w, h = min(width, round(height * _ASPECT[1])), min(height, round(width / _ASPECT[0]))
     left, top = (width - w) // 2, (height - h) // 2
@@ -83,13 +83,13 @@ def _rand_augmented(image: Image.Image, notation: str, preprocess: Preprocess, d
     return augmented
 
 
-def _erase(pixels: Tensor, dice: random.Random, draw: int) -> None:
+def _erase(pixels: Tensor, rng: random.Random, draw: int) -> None:
     """Fill a rectangle of 2 % to a third of the area with normal noise, in place (3, S, S)."""
     height, width = pixels.shape[1:]
     for _ in range(10):
-        area, ratio = height * width * dice.uniform(0.02, 1 / 3), math.exp(dice.uniform(math.log(0.3), math.log(1 / 0.3)))
+        area, ratio = height * width * rng.uniform(0.02, 1 / 3), math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
         h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if h < height and w < width:
-            top, left = dice.randint(0, height - h), dice.randint(0, width - w)
+            top, left = rng.randint(0, height - h), rng.randint(0, width - w)
             pixels[:, top : top + h, left : left + w] = torch.randn(3, h, w, generator=torch.Generator().manual_seed(draw))
             return

@@ -15,11 +15,11 @@ from models.systems.image_text.tokenizer import Tokenizer
 from models.systems.image_text.tokenizer_conversion import read_vocabulary
 from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 from training.shipped_files import Located
 
 
-class WordSettings(Settings):
+class WordSettings(RecipeSettings):
     tokenizer: Located
     """A `tokenizer.json`, or another file that `models.systems.image_text.tokenizer_conversion` reads."""
     special: bool = True
@@ -29,7 +29,7 @@ class WordSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Words:
+class CaptionTokens:
     settings: WordSettings
     length: int
     captions: tuple[str, ...] = field(default=(), repr=False)
@@ -51,12 +51,12 @@ class Words:
         return self.tokenise([self.captions[number] for number in numbers.tolist()])
 
 
-def open_words(settings: WordSettings, length: int, captions: Sequence[str] = ()) -> Words:
+def open_words(settings: WordSettings, length: int, captions: Sequence[str] = ()) -> CaptionTokens:
     """Raises DataError."""
     if not length:
         raise DataError("words: the recipe does not say how many token ids a caption has")
     _tokenizer(settings, length)
-    return Words(settings, length, tuple(captions))
+    return CaptionTokens(settings, length, tuple(captions))
 
 
 @lru_cache(maxsize=4)

@@ -31,7 +31,7 @@ OPENCV = DebianPackage(
 
 
 @dataclass(frozen=True)
-class Capture:
+class DepthCapture:
     rgb: npt.NDArray[np.uint8]
     """(H, W, 3)."""
     depth: npt.NDArray[np.float32]
@@ -65,19 +65,19 @@ _ALOE: tuple[Polygon, ...] = (
 # fmt: on
 
 
-def motorcycle(cache: Path) -> Capture:
+def motorcycle(cache: Path) -> DepthCapture:
     """The picture that scikit-image ships, with the calibration that its documentation gives."""
     import skimage
 
     examples: Any = skimage.data
     left, _, disparity = examples.stereo_motorcycle()
-    known = np.isfinite(disparity)
+    is_known = np.isfinite(disparity)
     focal, baseline, offset = 994.978, 0.193001, 31.086
-    depth = np.where(known, focal * baseline / (np.where(known, disparity, 0) + offset), 0).astype(np.float32)
-    return Capture(left, depth, _within(_MOTORCYCLE, left.shape) & known & (disparity > 41), focal, (311.193, 254.877))
+    depth = np.where(is_known, focal * baseline / (np.where(is_known, disparity, 0) + offset), 0).astype(np.float32)
+    return DepthCapture(left, depth, _within(_MOTORCYCLE, left.shape) & is_known & (disparity > 41), focal, (311.193, 254.877))
 
 
-def aloe(cache: Path) -> Capture:
+def aloe(cache: Path) -> DepthCapture:
     """The picture in OpenCV's examples. They come without a calibration: it is that of the data set, f = 3740 pixels and a baseline of 160
     mm; the crop's offset of 270 pixels makes the pot round, whose radius is 61 mm then."""
     folder = obtain(OPENCV, cache) / "usr/share/doc/opencv-doc/examples/data"
@@ -86,10 +86,10 @@ def aloe(cache: Path) -> Capture:
     focal, baseline, offset = 3740.0, 0.160, 270.0
     depth = np.where(disparity > 0, focal * baseline / (disparity + offset), 0).astype(np.float32)
     height, width = disparity.shape
-    return Capture(rgb, depth, _within(_ALOE, rgb.shape) & (disparity > 72), focal, (width / 2, height / 2))
+    return DepthCapture(rgb, depth, _within(_ALOE, rgb.shape) & (disparity > 72), focal, (width / 2, height / 2))
 
 
-CAPTURES: Mapping[str, Callable[[Path], Capture]] = {"motorcycle": motorcycle, "aloe": aloe}
+CAPTURES: Mapping[str, Callable[[Path], DepthCapture]] = {"motorcycle": motorcycle, "aloe": aloe}
 
 
 def _within(polygons: Sequence[Polygon], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -105,8 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.data.captures", description="Write photographs with depth and masks.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="downloaded packages (default: %(default)s)")
-    given = parser.parse_args(arguments)
-    return exit_code(lambda: _write_all(given.folder, given.cache), given.folder)
+    parsed = parser.parse_args(arguments)
+    return exit_code(lambda: _write_all(parsed.folder, parsed.cache), parsed.folder)
 
 
 def _write_all(folder: Path, cache: Path) -> None:

@@ -11,22 +11,22 @@ from typing import IO, Any, Literal
 import torch
 from PIL import Image
 
-from training.data.augment import prepared
+from training.data.augment import prepare_image
 from training.data.load_image import open_on_white
-from training.data.source import DataSettings, Preparation, Sample, Unreadable
+from training.data.source import DataSettings, Sample, SamplePreparation, UnreadableSample
 from training.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
-class Folder(DataSettings):
+class ImageFolderSettings(DataSettings):
     kind: Literal["folder"] = "folder"
     path: Path
     """From the working directory."""
     labelled: bool = True
     """Subfolders are classes, in the order of their names; False: all images below, without labels."""
 
-    def open(self, preparation: Preparation) -> ImageFolder:
+    def open(self, preparation: SamplePreparation) -> ImageFolder:
         """Raises DataError."""
         root = self.path
         if not root.is_dir():
@@ -60,7 +60,7 @@ class ImageFolder:
     classes: tuple[int, ...]
     """One for each file; empty without labels."""
     labels: tuple[str, ...]
-    preparation: Preparation
+    preparation: SamplePreparation
     unit: str = "images"
 
     def __len__(self) -> int:
@@ -74,13 +74,13 @@ class ImageFolder:
         preprocess = self.preparation.preprocess
         assert preprocess is not None
         image = read_image(self.files[index])
-        pixels = prepared(image, preprocess, self.preparation.augment, draw)
+        pixels = prepare_image(image, preprocess, self.preparation.augment, draw)
         return {"pixels": pixels, "label": torch.tensor(self.classes[index])} if self.classes else {"pixels": pixels}
 
 
 def read_image(file: Path | IO[bytes], name: str = "") -> Image.Image:
-    """As RGB, on white. name: of the file, where it is a part of another. Raises Unreadable."""
+    """As RGB, on white. name: of the file, where it is a part of another. Raises UnreadableSample."""
     try:
         return open_on_white(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(f"{name or file}: {error}") from error
+        raise UnreadableSample(f"{name or file}: {error}") from error

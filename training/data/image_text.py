@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 from pydantic import model_validator
 
-from training.data.augment import prepared
-from training.data.captions import Words, WordSettings, open_words
+from training.data.augment import prepare_image
+from training.data.captions import CaptionTokens, WordSettings, open_words
 from training.data.image_folder import read_image
-from training.data.shards import Member, open_shards
-from training.data.source import DataSettings, Preparation, Sample
+from training.data.shards import ShardMember, open_shards
+from training.data.source import DataSettings, Sample, SamplePreparation
 from training.data.webdataset import image_of
 from training.errors import DataError
 
 CAPTIONS = "captions.jsonl"
 
 
-class Pairs(DataSettings):
+class PairsSettings(DataSettings):
     kind: Literal["pairs"] = "pairs"
     path: Path | None = None
     """A folder with `captions.jsonl`: lines {"image": FILE, "caption": TEXT}, files from the folder."""
@@ -38,7 +38,7 @@ class Pairs(DataSettings):
             raise ValueError("give one of path and shards")
         return self
 
-    def open(self, preparation: Preparation) -> ImagesWithCaptions:
+    def open(self, preparation: SamplePreparation) -> ImagesWithCaptions:
         """Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
@@ -56,10 +56,10 @@ class Pairs(DataSettings):
 
 @dataclass(frozen=True)
 class ImagesWithCaptions:
-    images: tuple[Path | Member, ...]
-    captions: Words
+    images: tuple[Path | ShardMember, ...]
+    captions: CaptionTokens
     """Captions of all images, to be read without these: curation chooses among them."""
-    preparation: Preparation
+    preparation: SamplePreparation
     shards: tuple[range, ...]
     listing: Mapping[str, Any]
     unit: str = "pairs"
@@ -75,9 +75,9 @@ class ImagesWithCaptions:
         preprocess = self.preparation.preprocess
         assert preprocess is not None
         source = self.images[index]
-        image: Image.Image = image_of(source) if isinstance(source, Member) else read_image(source)
+        image: Image.Image = image_of(source) if isinstance(source, ShardMember) else read_image(source)
         words = self.captions.read(torch.tensor([index]))[0]
-        return {"pixels": prepared(image, preprocess, self.preparation.augment, draw), "words": words}
+        return {"pixels": prepare_image(image, preprocess, self.preparation.augment, draw), "words": words}
 
 
 def _size(file: Path) -> int | None:

@@ -46,12 +46,12 @@ def find(root: Path, suffixes: frozenset[str], *, labelled: bool) -> LabelledFil
     """`labels.jsonl` in `root` has lines {"file": FILE, "labels": [NAME, …]}; without it, subfolders are classes. Raises DataError."""
     if not root.is_dir():
         raise DataError(f"data.path: {root} is no folder")
-    wanted = ", ".join(sorted(suffixes))
+    accepted = ", ".join(sorted(suffixes))
     if labelled and (root / LABELS).is_file():
-        return _listed(root)
+        return _read_list(root)
     found = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
     if not found:
-        raise DataError(f"data.path: {root} has no files of kind {wanted}")
+        raise DataError(f"data.path: {root} has no files of kind {accepted}")
     if not labelled:
         return LabelledFiles(root, tuple(found), tuple(() for _ in found), (), False)
     names = [file.relative_to(root).parts[0] for file in found]
@@ -61,7 +61,7 @@ def find(root: Path, suffixes: frozenset[str], *, labelled: bool) -> LabelledFil
     return LabelledFiles(root, tuple(found), tuple((labels.index(name),) for name in names), labels, False)
 
 
-def _listed(root: Path) -> LabelledFiles:
+def _read_list(root: Path) -> LabelledFiles:
     rows = read_jsonl(root / LABELS, ("file", "labels"))
     labels = tuple(sorted({str(name) for row in rows for name in row["labels"]}))
     classes = tuple(tuple(labels.index(str(name)) for name in row["labels"]) for row in rows)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from models.bundle_schema import Preprocess
 from models.media.image_ops import centre_box, grey16_to_rgb, scaled_size
 
-Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
+RGBPixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
 
 def open_on_white(path: Path | IO[bytes]) -> Image.Image:
@@ -33,7 +33,7 @@ def open_on_white(path: Path | IO[bytes]) -> Image.Image:
     return canvas.convert("RGB")
 
 
-def to_model_size(image: Image.Image, preprocess: Preprocess) -> Pixels:
+def to_model_size(image: Image.Image, preprocess: Preprocess) -> RGBPixels:
     """(image_size, image_size, 3): the whole picture squeezed, or the centre of one whose short side is `short_side`."""
     size, resampling = preprocess.image_size, Image.Resampling[preprocess.interpolation.upper()]
     if preprocess.fit == "squeeze":
@@ -43,6 +43,6 @@ def to_model_size(image: Image.Image, preprocess: Preprocess) -> Pixels:
     return np.array(image.resize((width, height), resampling).crop(centre_box(width, height, size)))
 
 
-def load(paths: Sequence[Path], preprocess: Preprocess) -> Pixels:
+def load(paths: Sequence[Path], preprocess: Preprocess) -> RGBPixels:
     """(N, image_size, image_size, 3), prepared as the service prepares them."""
     return np.stack([to_model_size(open_on_white(path), preprocess) for path in paths])

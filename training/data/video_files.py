@@ -13,15 +13,15 @@ from torch import Tensor
 
 from models.bundle_schema import Clip, Preprocess
 from models.media.clip_sampling import frame_indices, random_box, random_span, resize_box
-from training.data.audio_files import heard
-from training.data.augment import normalised
+from training.data.audio_files import load_spectrogram
+from training.data.augment import normalise
 from training.data.decode import VIDEOS, read_frames, video_length
 from training.data.labelled_files import LabelledFiles, find
-from training.data.source import DataSettings, Preparation, Sample
+from training.data.source import DataSettings, Sample, SamplePreparation
 from training.errors import DataError
 
 
-class VideoFiles(DataSettings):
+class VideoFilesSettings(DataSettings):
     kind: Literal["videos"] = "videos"
     path: Path
     """A folder of video files: one subfolder for each class, or `labels.jsonl`."""
@@ -31,7 +31,7 @@ class VideoFiles(DataSettings):
     repeat: int = Field(default=1, gt=0)
     """Clips of each video in an epoch, each with a start and a crop of its own (repeated augmentation of MAE-ST)."""
 
-    def open(self, preparation: Preparation) -> Videos:
+    def open(self, preparation: SamplePreparation) -> Videos:
         """Raises DataError."""
         if preparation.clip is None or not isinstance(preparation.preprocess, Preprocess):
             raise DataError("clip, preprocess: the recipe does not say how clips are made (frames, stride; image_size, mean, std)")
@@ -43,9 +43,9 @@ class VideoFiles(DataSettings):
 @dataclass(frozen=True)
 class Videos:
     found: LabelledFiles
-    settings: VideoFiles
+    settings: VideoFilesSettings
     clip: Clip
-    preparation: Preparation
+    preparation: SamplePreparation
     unit: str = "clips"
 
     @property
@@ -63,20 +63,20 @@ class Videos:
         file, clip = self.found.files[place], self.clip
         generator = torch.Generator().manual_seed(draw)
         total, fps = video_length(file)
-        when = float(torch.rand((), generator=generator))
-        span = random_span(total, fps, frames=clip.frames, stride=int(clip.stride), draw=when, rate=clip.rate)
+        start = float(torch.rand((), generator=generator))
+        span = random_span(total, fps, frames=clip.frames, stride=int(clip.stride), draw=start, rate=clip.rate)
         images = read_frames(file, frame_indices(span, total, clip.frames).tolist(), fps)  # (T, H, W, 3)
-        sample = {"clip": self._cropped(images, generator), **self.found.target(place)}
+        sample = {"clip": self._crop(images, generator), **self.found.target(place)}
         if self.settings.sound:
             assert self.preparation.sound is not None
-            sample["spectrogram"] = heard(file, self.preparation.sound, span[0] / fps)
+            sample["spectrogram"] = load_spectrogram(file, self.preparation.sound, span[0] / fps)
         return sample
 
-    def _cropped(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """uint8 (T, H, W, 3) → normalised (3, T, S, S): the same random box and flip for all frames."""
         preprocess, augment = self.preparation.preprocess, self.preparation.augment
         assert preprocess is not None
-        clip = normalised(images.numpy(), preprocess)  # (3, T, H, W)
+        clip = normalise(images.numpy(), preprocess)  # (3, T, H, W)
         box = random_box(clip.shape[2], clip.shape[3], generator, area=augment.crop_scale or (1.0, 1.0))
         clip = resize_box(clip, box, preprocess.image_size)
         mirrored = augment.flip and float(torch.rand((), generator=generator)) < 0.5

@@ -12,16 +12,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from training.data.augment import prepared
+from training.data.augment import prepare_image
 from training.data.image_folder import read_image
-from training.data.shards import Member, Shards, open_shards
-from training.data.source import DataSettings, Preparation, Sample, Unreadable
+from training.data.shards import ShardMember, Shards, open_shards
+from training.data.source import DataSettings, Sample, SamplePreparation, UnreadableSample
 from training.errors import DataError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
-class WebDataset(DataSettings):
+class WebDatasetSettings(DataSettings):
     kind: Literal["webdataset"] = "webdataset"
     shards: list[str] = Field(min_length=1)
     """Paths, globs, ranges (`part-{000..127}.tar`) or URLs of fsspec."""
@@ -30,7 +30,7 @@ class WebDataset(DataSettings):
     several: bool = False
     """`KEY.cls` holds any number of classes, separated by commas."""
 
-    def open(self, preparation: Preparation) -> WebImages:
+    def open(self, preparation: SamplePreparation) -> WebImages:
         """Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
@@ -43,7 +43,7 @@ class WebImages:
     archive: Shards
     labels: tuple[str, ...]
     several: bool
-    preparation: Preparation
+    preparation: SamplePreparation
     unit: str = "images"
 
     @property
@@ -60,27 +60,27 @@ class WebImages:
         preprocess = self.preparation.preprocess
         assert preprocess is not None
         member = self.archive.members[index]
-        pixels = prepared(image_of(member), preprocess, self.preparation.augment, draw)
+        pixels = prepare_image(image_of(member), preprocess, self.preparation.augment, draw)
         return {"pixels": pixels, **self._target(member)} if self.labels else {"pixels": pixels}
 
-    def _target(self, member: Member) -> dict[str, Tensor]:
-        said = member.read("cls").decode("utf-8", "replace").strip()
-        numbers = [self._number(member, name) for name in (said.split(",") if self.several else [said]) if name.strip()]
+    def _target(self, member: ShardMember) -> dict[str, Tensor]:
+        content = member.read("cls").decode("utf-8", "replace").strip()
+        numbers = [self._number(member, name) for name in (content.split(",") if self.several else [content]) if name.strip()]
         if not self.several:
-            return {"label": torch.tensor(numbers[0] if numbers else self._number(member, said))}
+            return {"label": torch.tensor(numbers[0] if numbers else self._number(member, content))}
         return {"labels": torch.zeros(len(self.labels)).index_fill_(0, torch.tensor(numbers, dtype=torch.int64), 1.0)}
 
-    def _number(self, member: Member, said: str) -> int:
-        name = said.strip()
+    def _number(self, member: ShardMember, text: str) -> int:
+        name = text.strip()
         if name in self.labels:
             return self.labels.index(name)
         if name.isdecimal() and int(name) < len(self.labels):
             return int(name)
-        raise Unreadable(f"{member.shard}: {member.key}.cls is {name!r}, neither a label nor a number below {len(self.labels)}")
+        raise UnreadableSample(f"{member.shard}: {member.key}.cls is {name!r}, neither a label nor a number below {len(self.labels)}")
 
 
-def image_of(member: Member) -> Any:
-    """As RGB, on white. Raises Unreadable."""
+def image_of(member: ShardMember) -> Any:
+    """As RGB, on white. Raises UnreadableSample."""
     return read_image(io.BytesIO(member.read(*IMAGES)), f"{member.shard}: {member.key}")
 
 

@@ -13,17 +13,17 @@ import torch
 from training import recipe
 from training.errors import TrainingError
 from training.evaluation.report import Measurement, reports
-from training.evaluation.settings import Split
-from training.evaluation.trained_classifier import SplitQuality, trained
-from training.options import Options
-from training.phase_runner import Workshop
-from training.shipped_files import say_if_moved
+from training.evaluation.settings import DataSplit
+from training.evaluation.trained_classifier import SplitQuality, load_trained
+from training.options import TrainOptions
+from training.phase_runner import RunContext
+from training.shipped_files import warn_if_moved
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = _parse(arguments)
+    parsed = _parse(arguments)
     try:
-        _evaluate(given)
+        _evaluate(parsed)
     except TrainingError as error:
         print(error, file=sys.stderr)
         return 2
@@ -38,32 +38,34 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="overrides, such as release.quality.images=8")
-    parser.add_argument("--runs", type=Path, default=Options.runs, help="where the phases were trained (default: %(default)s)")
-    parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded and decoded data (default: %(default)s)")
+    parser.add_argument("--runs", type=Path, default=TrainOptions.runs, help="where the phases were trained (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=TrainOptions.cache, help="downloaded and decoded data (default: %(default)s)")
     parser.add_argument("--phase", help="evaluate the network of this phase, not that of the release")
-    parser.add_argument("--split", type=Split, choices=list(Split), help="of the held-out data; test is looked at once (default: val)")
+    parser.add_argument(
+        "--split", type=DataSplit, choices=list(DataSplit), help="of the held-out data; test is looked at once (default: val)"
+    )
     parser.add_argument("--only", default="", help="part of a name: fill holes in these ways alone, such as `Telea` or `100 steps`")
     return parser.parse_intermixed_args(arguments)
 
 
-def _evaluate(given: argparse.Namespace) -> None:
-    plan = recipe.read(given.recipe, tuple(given.changes))
-    say_if_moved(given.recipe)
+def _evaluate(parsed: argparse.Namespace) -> None:
+    plan = recipe.read(parsed.recipe, tuple(parsed.changes))
+    warn_if_moved(parsed.recipe)
     quality = plan.release.quality if plan.release else None
     if quality is None:
         raise TrainingError("release.quality: the recipe asks for no measurement, so there is nothing to evaluate")
-    if given.split and not isinstance(quality, SplitQuality):
+    if parsed.split and not isinstance(quality, SplitQuality):
         raise TrainingError(f"--split: kind {quality.kind} has no splits to choose from; leave it out")
-    shop = Workshop(given.runs / f"{plan.name}-{plan.version}", given.cache, torch.device("cpu"))
-    evaluated = trained(plan, shop, given.phase)
-    if given.only:
-        quality.measure_part(evaluated, given.only)
+    context = RunContext(parsed.runs / f"{plan.name}-{plan.version}", parsed.cache, torch.device("cpu"))
+    evaluated = load_trained(plan, context, parsed.phase)
+    if parsed.only:
+        quality.measure_part(evaluated, parsed.only)
     elif isinstance(quality, SplitQuality):
-        split = given.split or Split.VAL
+        split = parsed.split or DataSplit.VAL
         quality.report(evaluated, split)
         print(f"wrote {quality.file(evaluated, split)}")
     else:
-        _write(quality.measure(evaluated), reports(shop))
+        _write(quality.measure(evaluated), reports(context))
 
 
 def _write(found: Measurement, folder: Path) -> None:

@@ -36,7 +36,7 @@ PER_FRAME = 50
 
 
 @dataclass(frozen=True)
-class Tracked:
+class ScoredTrack:
     """A track and what a model said of it; arrays have a row for each frame, padding included."""
 
     name: str
@@ -78,32 +78,32 @@ class Boxes:
     scores: Floats
     """1 for ground truth."""
 
-    def sorted(self) -> tuple[list[str], Floats]:
+    def to_sorted_table(self) -> tuple[list[str], Floats]:
         """By video, second, class and score: the videos, and (R, 7) of second, corners, class and score."""
         order = np.lexsort([self.scores, self.classes, self.seconds, np.array(self.videos)])
         table = np.column_stack([self.seconds, self.corners, self.classes, self.scores])
         return [self.videos[row] for row in order], table[order]
 
 
-def score_rows(tracks: Iterable[Tracked], pooling: str = "track.fullframe@avg.6") -> Boxes:
+def score_rows(tracks: Iterable[ScoredTrack], pooling: str = "track.fullframe@avg.6") -> Boxes:
     """Scored boxes of all 60 classes for each track that was detected at its key frame.
 
     pooling: `…@` for the score at the key frame, `…@avg.N` for the mean of the scores from N frames before it to N - 1 after.
     """
-    kept = [(track, row) for track in tracks if (row := _key_row(track)) is not None]
-    scores = [_pooled(track, row, _reach(pooling)) for track, row in kept]
-    corners = [_corners(track, row) for track, row in kept]
+    key_rows = [(track, row) for track in tracks if (row := _key_row(track)) is not None]
+    scores = [_pool(track, row, _reach(pooling)) for track, row in key_rows]
+    corners = [_corners(track, row) for track, row in key_rows]
     count = len(EVALUATED_CLASSES)
     return Boxes(
-        videos=tuple(track.video for track, _ in kept for _ in EVALUATED_CLASSES),
-        seconds=np.repeat(np.array([track.second for track, _ in kept], np.int64), count),
+        videos=tuple(track.video for track, _ in key_rows for _ in EVALUATED_CLASSES),
+        seconds=np.repeat(np.array([track.second for track, _ in key_rows], np.int64), count),
         corners=np.repeat(np.array(corners, np.float64).reshape(-1, 4), count, axis=0),
-        classes=np.tile(np.array(EVALUATED_CLASSES, np.int64), len(kept)),
+        classes=np.tile(np.array(EVALUATED_CLASSES, np.int64), len(key_rows)),
         scores=np.concatenate([np.zeros(0), *scores]),
     )
 
 
-def _key_row(track: Tracked) -> int | None:
+def _key_row(track: ScoredTrack) -> int | None:
     """The row of the key frame; None for a track that does not count."""
     rows = [row for row, name in enumerate(track.frame_names) if track.key_frame in name]
     if not rows or track.second not in SCORED_SECONDS:
@@ -120,7 +120,7 @@ def _reach(pooling: str) -> int:
     return int(match[1] or 0)
 
 
-def _pooled(track: Tracked, row: int, reach: int) -> Floats:
+def _pool(track: ScoredTrack, row: int, reach: int) -> Floats:
     """(60,)."""
     length = sum(name != "-1" for name in track.frame_names)
     rows = slice(max(0, row - reach), min(length, row + reach)) if reach else slice(row, row + 1)
@@ -128,7 +128,7 @@ def _pooled(track: Tracked, row: int, reach: int) -> Floats:
     return mean
 
 
-def _corners(track: Tracked, row: int) -> Floats:
+def _corners(track: ScoredTrack, row: int) -> Floats:
     x, y, width, height = track.boxes[row].astype(np.float64)
     rows, columns = track.sizes[row]
     return np.array([x / columns, y / rows, (x + width) / columns, (y + height) / rows])
@@ -162,7 +162,7 @@ def read_answers(folder: Path, *, first_second: int = FIRST_SECOND, least_confid
     for file in files:
         try:
             answer = json.loads(file.read_text(encoding="utf-8"))
-            for second, corners, labels in _answered(answer, least_confidence):
+            for second, corners, labels in _read_people(answer, least_confidence):
                 for label in labels:
                     number, score = numbers.get(label["label"]), float(label["score"])
                     if number is None:
@@ -181,7 +181,7 @@ def read_answers(folder: Path, *, first_second: int = FIRST_SECOND, least_confid
     )
 
 
-def _answered(answer: Any, least_confidence: float) -> Iterable[tuple[int, list[float], Any]]:
+def _read_people(answer: Any, least_confidence: float) -> Iterable[tuple[int, list[float], Any]]:
     """Second, corners in shares of the frame and labels, for each person and whole second that a stretch of actions covers."""
     width, height = float(answer["video"]["width"]), float(answer["video"]["height"])
     for person in answer["people"]:
@@ -208,17 +208,17 @@ def evaluate(predictions: Boxes, truth: Boxes, classes: Sequence[int] = EVALUATE
     frames = {key: number for number, key in enumerate(dict.fromkeys(zip(truth.videos, truth.seconds.tolist(), strict=True)))}
     true_frames = np.array([frames[key] for key in zip(truth.videos, truth.seconds.tolist(), strict=True)], np.int64)
     frame = np.array([frames.get(key, -1) for key in zip(predictions.videos, predictions.seconds.tolist(), strict=True)], np.int64)
-    kept = np.sort(_best_of_each_frame(frame, predictions.scores))
-    kept = kept[np.argsort(-predictions.scores[kept], kind="stable")]
+    ranked = np.sort(_best_of_each_frame(frame, predictions.scores))
+    ranked = ranked[np.argsort(-predictions.scores[ranked], kind="stable")]
     hits = _hits(
-        _Keyed.of(frame[kept], predictions.classes[kept], predictions.corners[kept]),
-        _Keyed.of(true_frames, truth.classes, truth.corners),
+        _FrameBoxes.from_frames(frame[ranked], predictions.classes[ranked], predictions.corners[ranked]),
+        _FrameBoxes.from_frames(true_frames, truth.classes, truth.corners),
     )
     values = np.full(len(classes), np.nan)
     for place, number in enumerate(classes):
         count = int((truth.classes == number).sum())
         if count:
-            values[place] = average_precision(hits[predictions.classes[kept] == number], count)
+            values[place] = average_precision(hits[predictions.classes[ranked] == number], count)
     return FrameMAP(values, float(np.nanmean(values)) if not np.isnan(values).all() else float("nan"))
 
 
@@ -240,31 +240,31 @@ def _best_of_each_frame(frame: NDArray[np.int64], scores: Floats) -> NDArray[np.
 
 
 @dataclass(frozen=True)
-class _Keyed:
+class _FrameBoxes:
     """Boxes, and one number for the frame and class of each."""
 
     key: NDArray[np.int64]
     corners: Floats
 
     @classmethod
-    def of(cls, frame: NDArray[np.int64], classes: NDArray[np.int64], corners: Floats) -> _Keyed:
+    def from_frames(cls, frame: NDArray[np.int64], classes: NDArray[np.int64], corners: Floats) -> _FrameBoxes:
         return cls(frame * 1000 + classes, corners)
 
 
-def _hits(predictions: _Keyed, truth: _Keyed) -> NDArray[np.bool_]:
+def _hits(predictions: _FrameBoxes, truth: _FrameBoxes) -> NDArray[np.bool_]:
     """Which predictions, by falling score, overlap enough with their best true box and are the first to have it."""
     order = np.argsort(truth.key, kind="stable")
     first = np.searchsorted(truth.key[order], predictions.key, "left")
     count = np.searchsorted(truth.key[order], predictions.key, "right") - first
-    asked = np.repeat(np.arange(len(count)), count)  # every pair of a prediction and a true box of its frame and class
+    prediction = np.repeat(np.arange(len(count)), count)  # every pair of a prediction and a true box of its frame and class
     offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     candidate = order[np.repeat(first, count) + offset]
-    overlap = _overlap(predictions.corners[asked], truth.corners[candidate])
-    best = np.lexsort([offset, -overlap, asked])
-    best = best[np.unique(asked[best], return_index=True)[1]]  # the best pair of each prediction that has any
+    overlap = _overlap(predictions.corners[prediction], truth.corners[candidate])
+    best = np.lexsort([offset, -overlap, prediction])
+    best = best[np.unique(prediction[best], return_index=True)[1]]  # the best pair of each prediction that has any
     best = best[overlap[best] >= OVERLAP]
     hits = np.zeros(len(count), np.bool_)
-    hits[asked[best][np.unique(candidate[best], return_index=True)[1]]] = True
+    hits[prediction[best][np.unique(candidate[best], return_index=True)[1]]] = True
     return hits
 
 

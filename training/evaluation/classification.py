@@ -14,13 +14,13 @@ from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import ViT
 from training import phase_runner
 from training.data.registry import AnyData
-from training.data.source import Source, Unreadable
+from training.data.source import SampleSource, UnreadableSample
 from training.errors import DataError, RecipeError
 from training.evaluation import metrics
 from training.evaluation.ladder import ladder, schedules
 from training.evaluation.report import Measurement
 from training.evaluation.settings import LadderSettings, QualitySettings
-from training.evaluation.trained_classifier import Trained
+from training.evaluation.trained_classifier import TrainedNetwork
 from training.recipe import Recipe
 
 
@@ -32,16 +32,16 @@ class HeldOutQuality(QualitySettings):
     ladder: LadderSettings | None = None
 
     def check(self, recipe: Recipe, labels: Sequence[str], cache: Path) -> None:
-        source(recipe.measured(recipe.released_phase), self, labels, cache)
+        source(recipe.with_preprocess_of(recipe.released_phase), self, labels, cache)
 
     def planned_rungs(self) -> list[dict[str, Any]]:
-        return self.ladder.planned() if self.ladder else []
+        return self.ladder.to_json() if self.ladder else []
 
-    def measure(self, trained: Trained) -> Measurement:
+    def measure(self, trained: TrainedNetwork) -> Measurement:
         return measure(trained.network, source(trained.recipe, self, trained.labels, trained.cache), trained.labels, self.ladder)
 
 
-def source(recipe: Recipe, settings: HeldOutQuality, labels: Sequence[str], cache: Path) -> Source:
+def source(recipe: Recipe, settings: HeldOutQuality, labels: Sequence[str], cache: Path) -> SampleSource:
     """The data that the network is measured on, not augmented. labels: those of training. Raises TrainingError."""
     try:
         source = settings.data.open(phase_runner.preparation(recipe, None, cache))
@@ -52,7 +52,7 @@ def source(recipe: Recipe, settings: HeldOutQuality, labels: Sequence[str], cach
     return source
 
 
-def measure(network: nn.Module, images: Source, labels: Sequence[str], rungs: LadderSettings | None) -> Measurement:
+def measure(network: nn.Module, images: SampleSource, labels: Sequence[str], rungs: LadderSettings | None) -> Measurement:
     """Top-1 and top-5 accuracy, and the ladder. Raises RecipeError."""
     logits, targets = logits_of(network, images, MergeSchedule.off())
     best = logits.argmax(axis=1)
@@ -74,7 +74,7 @@ def measure(network: nn.Module, images: Source, labels: Sequence[str], rungs: La
 
 
 @torch.inference_mode()
-def logits_of(network: nn.Module, source: Source, schedule: MergeSchedule, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+def logits_of(network: nn.Module, source: SampleSource, schedule: MergeSchedule, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """→ (N, classes) and (N,). Unreadable images are left out."""
     scores: list[Tensor] = []
     targets: list[int] = []
@@ -83,7 +83,7 @@ def logits_of(network: nn.Module, source: Source, schedule: MergeSchedule, batch
         for index in range(start, min(start + batch_size, len(source))):
             try:
                 samples.append(source.sample(index, 0))
-            except Unreadable:
+            except UnreadableSample:
                 continue
         if samples:
             pixels = torch.stack([sample["pixels"] for sample in samples])

@@ -18,14 +18,14 @@ from models.layers.forward import normalise
 from models.merge_schedule import MergeSchedule
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.vit.model import ViT
-from training.data.load_image import Pixels
+from training.data.load_image import RGBPixels
 
 Right = npt.NDArray[np.bool_]
 """(N,) whether each picture's prediction was right."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeanWithError:
     """A mean over n pictures with its standard error."""
 
     value: float
@@ -36,16 +36,16 @@ class Measured:
         return {name: round(number, 5) for name, number in asdict(self).items()}
 
 
-def accuracy(right: Right) -> Measured:
+def accuracy(right: Right) -> MeanWithError:
     return mean(right.astype(np.float64))
 
 
-def difference(right: Right, other: Right) -> Measured:
+def difference(right: Right, other: Right) -> MeanWithError:
     """Accuracy of `right` minus that of `other` on the same pictures; the error is that of the paired difference."""
     return mean(right.astype(np.float64) - other.astype(np.float64))
 
 
-def compared(right: Right, rival: Right) -> dict[str, dict[str, float]]:
+def compare_with(right: Right, rival: Right) -> dict[str, dict[str, float]]:
     """A rival's accuracy on the same pictures, and the gain over it."""
     return {"accuracy": accuracy(rival).to_json(), "gain": difference(right, rival).to_json()}
 
@@ -78,22 +78,22 @@ def calibration_error_of(logits: npt.NDArray[np.float32], right: Right, bins: in
     return float(np.abs(np.bincount(place, weights=confidence - right, minlength=bins)).sum() / len(right))
 
 
-def clustered(values: npt.NDArray[np.float64] | Right, clusters: Sequence[str]) -> Measured:
+def cluster_mean(values: npt.NDArray[np.float64] | Right, clusters: Sequence[str]) -> MeanWithError:
     """The mean of values (N,), of which those of one cluster are no independent tries. There are at least two clusters."""
     numbers = values.astype(np.float64)
     _, place = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.bincount(place, weights=numbers - numbers.mean())
     spread = np.sqrt(np.square(sums).sum() * len(sums) / (len(sums) - 1)) / len(numbers)
-    return Measured(float(numbers.mean()), float(spread), len(numbers))
+    return MeanWithError(float(numbers.mean()), float(spread), len(numbers))
 
 
-def mean(values: npt.NDArray[np.float64]) -> Measured:
+def mean(values: npt.NDArray[np.float64]) -> MeanWithError:
     """values: (N,), at least two."""
-    return Measured(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values))
+    return MeanWithError(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values))
 
 
 @torch.inference_mode()
-def logits(model: ViT, pixels: Pixels, preprocess: Preprocess, schedule: MergeSchedule, batch_size: int = 64) -> npt.NDArray[np.float32]:
+def logits(model: ViT, pixels: RGBPixels, preprocess: Preprocess, schedule: MergeSchedule, batch_size: int = 64) -> npt.NDArray[np.float32]:
     """pixels (N, S, S, 3) → (N, classes)."""
     batches = torch.split(torch.from_numpy(pixels), batch_size)
     scores = [model(normalise(batch, preprocess, torch.float32), merge=schedule).logits for batch in batches]
@@ -115,10 +115,10 @@ def relative_speed(call: Callable[[MergeSchedule], object], schedules: Mapping[s
     torch.set_num_threads(1)
 
     def seconds(schedule: MergeSchedule) -> float:
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         for _ in range(4):
             call(schedule)
-        return time.perf_counter() - began
+        return time.perf_counter() - started_at
 
     try:
         for schedule in schedules.values():

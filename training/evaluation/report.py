@@ -17,9 +17,9 @@ from models.systems.mavil.model import MAViL
 from models.systems.vit.model import ViT
 from training.errors import TrainingError
 from training.fingerprint import sha256_of_weights
-from training.phase_runner import Workshop
+from training.phase_runner import RunContext
 from training.recipe import Recipe
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 _BEFORE = "judging"
 """Name of the folder of reports in runs of earlier versions."""
@@ -38,13 +38,13 @@ class Measurement:
     """File name → SVG, which the card shows."""
 
 
-def rounded(network: nn.Module, recipe: Recipe) -> nn.Module:
+def round_weights(network: nn.Module, recipe: Recipe) -> nn.Module:
     """The network with its weights as the recipe's bundle stores them: what is measured is what is shipped."""
     assert recipe.release is not None
     return (network.half().float() if recipe.release.dtype == "float16" else network).eval()
 
 
-def calibrated(network: ViT | MAViL, temperature: float) -> nn.Module:
+def calibrate(network: ViT | MAViL, temperature: float) -> nn.Module:
     """The network with its head's weights divided by `temperature`: its confidence changes, its predictions do not."""
     with torch.no_grad():
         for parameter in network.head.parameters():
@@ -52,33 +52,33 @@ def calibrated(network: ViT | MAViL, temperature: float) -> nn.Module:
     return network
 
 
-def reports(shop: Workshop) -> Path:
+def reports(context: RunContext) -> Path:
     """Folder of reports and of scored rows. Those of a run of an earlier version move there: a test split is looked at once."""
-    folder = shop.runs / "evaluation"
-    if (before := shop.runs / _BEFORE).is_dir() and not folder.exists():
+    folder = context.runs / "evaluation"
+    if (before := context.runs / _BEFORE).is_dir() and not folder.exists():
         before.rename(folder)
     return folder
 
 
-def looked_at_once(file: Path, of: Mapping[str, str], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def read_or_evaluate_once(file: Path, of: Mapping[str, str], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The report of a look at a test split, written to `file`. For the same weights and settings it is read again, others are refused.
     Raises TrainingError."""
     if file.is_file():
-        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if known["judged"] != of:
+        earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if earlier["judged"] != of:
             raise TrainingError(f"{file}: the test split was looked at with other weights or settings; choose by the validation split")
-        return known
+        return earlier
     return write_report(file, of, look())
 
 
 def write_report(file: Path, of: Mapping[str, str], report: dict[str, Any]) -> dict[str, Any]:
     """of: `weights_and_settings`."""
-    whole = {"judged": dict(of), **report}
+    content = {"judged": dict(of), **report}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    return whole
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return content
 
 
-def weights_and_settings(settings: Settings, network: nn.Module) -> dict[str, str]:
+def weights_and_settings(settings: RecipeSettings, network: nn.Module) -> dict[str, str]:
     """Digests of what is evaluated, by which a second look is told from another one."""
     return {"weights": sha256_of_weights(network.state_dict()), "settings": sha256(settings.model_dump_json().encode()).hexdigest()}

@@ -14,15 +14,15 @@ from models.bundle import BundleSpec
 from models.merge_schedule import MergeSchedule
 from training.errors import TrainingError
 from training.kinds import Kinds
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 if TYPE_CHECKING:
     from training.evaluation.report import Measurement
-    from training.evaluation.trained_classifier import Trained
+    from training.evaluation.trained_classifier import TrainedNetwork
     from training.recipe import Recipe
 
 
-class Split(StrEnum):
+class DataSplit(StrEnum):
     """Part of the held-out data."""
 
     VAL = "val"
@@ -31,7 +31,7 @@ class Split(StrEnum):
     """Looked at once."""
 
 
-class QualitySettings(Settings, ABC):
+class QualitySettings(RecipeSettings, ABC):
     """Settings of a kind of evaluation, and what it does."""
 
     kind: str
@@ -40,10 +40,10 @@ class QualitySettings(Settings, ABC):
     """Fields that name phases of the recipe."""
 
     @abstractmethod
-    def measure(self, trained: Trained) -> Measurement:
+    def measure(self, trained: TrainedNetwork) -> Measurement:
         """Measurements of the network that is released, which may be calibrated in place. Raises TrainingError."""
 
-    def measure_part(self, trained: Trained, part: str) -> None:
+    def measure_part(self, trained: TrainedNetwork, part: str) -> None:
         """Measure what has `part` in its name, and keep it on disk. Raises TrainingError."""
         raise TrainingError(f"--only: kind {self.kind} is evaluated as a whole; leave it out")
 
@@ -66,7 +66,7 @@ class QualitySettings(Settings, ABC):
         return card.render(spec)
 
 
-class RungSettings(Settings):
+class RungSettings(RecipeSettings):
     """A rung that is to be measured."""
 
     name: str
@@ -79,14 +79,14 @@ class RungSettings(Settings):
         return value
 
 
-class LadderSettings(Settings):
+class LadderSettings(RecipeSettings):
     rungs: list[RungSettings] = Field(min_length=1)
     min_throughput: float = Field(gt=1)
     """The default rung is the most accurate on the validation split among those at least this fast, relative to merging off."""
     batch_size: int = Field(gt=0)
     rounds: int = Field(ge=3)
 
-    def planned(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, Any]]:
         """As `bundle.json` names the rungs."""
         return [rung.model_dump() for rung in self.rungs]
 

@@ -14,16 +14,16 @@ from torch import nn
 from models.bundle_schema import Preprocess
 from training import phase_runner
 from training.errors import RecipeError, TrainingError
-from training.evaluation.report import Measurement, looked_at_once, reports, rounded, weights_and_settings, write_report
-from training.evaluation.settings import QualitySettings, Split
-from training.phase_runner import Workshop
+from training.evaluation.report import Measurement, read_or_evaluate_once, reports, round_weights, weights_and_settings, write_report
+from training.evaluation.settings import DataSplit, QualitySettings
+from training.phase_runner import RunContext
 from training.recipe import Recipe
 
 Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A trained network of a recipe, which an evaluation may calibrate in place."""
 
     recipe: Recipe
@@ -31,11 +31,11 @@ class Trained:
     network: nn.Module
     """Rounded as a bundle stores it, if anything is measured."""
     labels: tuple[str, ...]
-    shop: Workshop
+    context: RunContext
 
     @property
     def cache(self) -> Path:
-        return self.shop.cache
+        return self.context.cache
 
     @property
     def preprocess(self) -> Preprocess:
@@ -46,22 +46,24 @@ class Trained:
 
     def other(self, phase: str) -> nn.Module:
         """The network of another phase, rounded. Raises TrainingError."""
-        return rounded(phase_runner.trained_network(self.recipe, phase, self.labels, self.shop), self.recipe)
+        return round_weights(phase_runner.load_phase_network(self.recipe, phase, self.labels, self.context), self.recipe)
 
 
-def trained(recipe: Recipe, shop: Workshop, phase: str | None = None) -> Trained:
+def load_trained(recipe: Recipe, context: RunContext, phase: str | None = None) -> TrainedNetwork:
     """phase: None for that of the release. Raises TrainingError."""
     assert recipe.release is not None
     released = recipe.released_phase
     chosen = next((one for one in recipe.phases if one.name == (phase or released.name)), None)
     if chosen is None:
         raise TrainingError(f"--phase: {phase} is no phase; there are {', '.join(one.name for one in recipe.phases)}")
-    labels = phase_runner.source_of(recipe, released, shop.cache).labels
-    network = phase_runner.trained_network(recipe, chosen.name, labels, shop)
-    return Trained(recipe.measured(chosen), rounded(network, recipe) if recipe.release.quality else network, labels, shop)
+    labels = phase_runner.source_of(recipe, released, context.cache).labels
+    network = phase_runner.load_phase_network(recipe, chosen.name, labels, context)
+    return TrainedNetwork(
+        recipe.with_preprocess_of(chosen), round_weights(network, recipe) if recipe.release.quality else network, labels, context
+    )
 
 
-Look = Callable[[Split], Report]
+Look = Callable[[DataSplit], Report]
 """Looks at a split. Raises TrainingError."""
 
 
@@ -69,24 +71,24 @@ class SplitQuality(QualitySettings):
     """A measurement of the validation split, as often as you like, and of the test split, once."""
 
     @abstractmethod
-    def begin(self, trained: Trained) -> Look:
+    def prepare(self, trained: TrainedNetwork) -> Look:
         """Checks, and calibrates the network. Raises TrainingError."""
 
     @abstractmethod
-    def measurement(self, trained: Trained, report: Report) -> Measurement:
+    def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
         """report: of the test split. Raises TrainingError."""
 
-    def measure(self, trained: Trained) -> Measurement:
+    def measure(self, trained: TrainedNetwork) -> Measurement:
         """A report of the test split that is there is read again."""
-        return self.measurement(trained, self.report(trained, Split.TEST))
+        return self.measurement(trained, self.report(trained, DataSplit.TEST))
 
-    def report(self, trained: Trained, split: Split) -> Report:
+    def report(self, trained: TrainedNetwork, split: DataSplit) -> Report:
         """The report of a split, which is written to its file. Raises TrainingError."""
-        look = self.begin(trained)
+        look = self.prepare(trained)
         of, file = weights_and_settings(self, trained.network), self.file(trained, split)
-        return looked_at_once(file, of, lambda: look(split)) if split is Split.TEST else write_report(file, of, look(split))
+        return read_or_evaluate_once(file, of, lambda: look(split)) if split is DataSplit.TEST else write_report(file, of, look(split))
 
-    def file(self, trained: Trained, split: Split) -> Path:
+    def file(self, trained: TrainedNetwork, split: DataSplit) -> Path:
         """File of the report of a split."""
         kind = re.sub(r"[^\w.-]", "-", self.kind)
-        return reports(trained.shop) / f"{kind}-{split.value}.json"
+        return reports(trained.context) / f"{kind}-{split.value}.json"

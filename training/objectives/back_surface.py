@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from models.systems.mcc.back_surface import BackSurface, BackSurfaceNet
 from models.systems.mcc.model import MCC
-from training.objectives.checks import expect, need
+from training.objectives.checks import require_model, require_tensor
 from training.objectives.mcc import augmentation, pictures_in_unit_range
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 
 
 class BackSettings(ObjectiveSettings):
@@ -27,40 +27,42 @@ class BackSettings(ObjectiveSettings):
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability that scene and image are mirrored."""
 
-    def build(self, model: nn.Module, facts: Facts) -> Behind:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> BackSurfaceObjective:
         """Raises ValueError."""
-        network: MCC = expect(self.kind, model, MCC)
+        network: MCC = require_model(self.kind, model, MCC)
         if network.back is None:
             raise ValueError("model.config.back: the objective back trains this part of an MCC, and the network has none")
-        return Behind(network, self, facts)
+        return BackSurfaceObjective(network, self, context)
 
 
-class Behind(nn.Module):
+class BackSurfaceObjective(nn.Module):
     """Batch: normalised `pixels` (B, 3, any, any); the point seen in each pixel of a map, `points` (B, n, n, 3), and whether there is one,
     `valid` (B, n, n); the last point on the same ray, `back` (B, n, n, 3), and its colour in 0..1, `back_colours` (B, n, n, 3)."""
 
-    def __init__(self, model: MCC, settings: BackSettings, facts: Facts) -> None:
+    def __init__(self, model: MCC, settings: BackSettings, context: ObjectiveContext) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
         self.settings = settings
-        self._facts = facts
+        self._context = context
         self._part.requires_grad_(True)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        valid, settings = need(batch, "valid").bool(), self.settings
+        valid, settings = require_tensor(batch, "valid").bool(), self.settings
         moved = augmentation(batch["draw"], scale=settings.scale, flip=settings.flip)
-        images = moved.transform_images(pictures_in_unit_range(need(batch, "pixels"), self._facts))
-        seen, back = (moved.transform_seen(need(batch, name).masked_fill(~valid.unsqueeze(-1), 0.0)) for name in ("points", "back"))
-        colours = need(batch, "back_colours")
+        images = moved.transform_images(pictures_in_unit_range(require_tensor(batch, "pixels"), self._context))
+        seen, back = (
+            moved.transform_seen(require_tensor(batch, name).masked_fill(~valid.unsqueeze(-1), 0.0)) for name in ("points", "back")
+        )
+        colours = require_tensor(batch, "back_colours")
         if moved.flip:
             valid, colours = valid.flip(2), colours.flip(2)
-        told: BackSurface = self._part(images, seen, valid)
+        predicted: BackSurface = self._part(images, seen, valid)
         # a sensor's error may put the seen point behind the true back; then there is nothing between
         thickness = ((back - seen).norm(dim=-1) * (back - seen)[..., 2].sign()).clamp(min=0)
-        wrong = F.smooth_l1_loss(told.thickness, thickness, reduction="none", beta=settings.near)
+        wrong = F.smooth_l1_loss(predicted.thickness, thickness, reduction="none", beta=settings.near)
         deep = _mean(wrong, valid)
-        colour = _mean((told.colours - colours).abs().mean(dim=-1), valid)
-        error = _mean((told.thickness - thickness).abs(), valid)
+        colour = _mean((predicted.colours - colours).abs().mean(dim=-1), valid)
+        error = _mean((predicted.thickness - thickness).abs(), valid)
         return {
             "loss": deep + settings.colour * colour,
             "loss_thickness": deep.detach(),

@@ -12,18 +12,18 @@ from training.errors import DataError
 from training.objectives.protocols import Batch
 
 
-def need(batch: Batch, name: str) -> Tensor:
+def require_tensor(batch: Batch, name: str) -> Tensor:
     """Raises DataError that names what is missing."""
     if name not in batch:
         raise DataError(f"data.kind: the objective needs {name} of every sample, and the data gives {', '.join(sorted(batch))}")
     return batch[name]
 
 
-def expect(kind: str, model: nn.Module, *classes: type[nn.Module]) -> Any:
+def require_model(kind: str, model: nn.Module, *classes: type[nn.Module]) -> Any:
     """The model, which is of one of the classes. Raises ValueError for others."""
     if not isinstance(model, classes):
-        known = ", ".join(each.__name__ for each in classes)
-        raise ValueError(f"model.architecture: the objective {kind} trains {known}, not {type(model).__name__}")
+        accepted = ", ".join(each.__name__ for each in classes)
+        raise ValueError(f"model.architecture: the objective {kind} trains {accepted}, not {type(model).__name__}")
     return model
 
 

@@ -14,18 +14,18 @@ from models.systems.image_text.cit import CiT
 from models.systems.image_text.dual_encoder import unit_vectors
 from training.curation import Captions, Curation, Curator
 from training.errors import DataError
-from training.objectives.checks import expect, need
+from training.objectives.checks import require_model, require_tensor
 from training.objectives.contrastive import contrast
-from training.objectives.parameter_groups import by_decay
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.parameter_groups import group_by_decay
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 from training.optim import ParameterGroup
-from training.recipe_settings import OptimiserSettings, Settings
+from training.recipe_settings import OptimiserSettings, RecipeSettings
 
 PADDING = 0
 """BERT's token that fills up short texts."""
 
 
-class CurationSettings(Settings):
+class CurationSettings(RecipeSettings):
     """The defaults are those of YFCC15M with the class names of ImageNet-1k."""
 
     labels: tuple[str | tuple[str, ...], ...] | Path
@@ -65,12 +65,12 @@ class CiTSettings(ObjectiveSettings):
     projection_decay: float = Field(default=1.0, ge=0)
     """Weight decay of both projections; the optimiser's is of all else."""
 
-    def build(self, model: nn.Module, facts: Facts) -> CuratedMatching:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> CiTObjective:
         """Raises ValueError."""
-        return CuratedMatching(expect(self.kind, model, CiT), self)
+        return CiTObjective(require_model(self.kind, model, CiT), self)
 
 
-class Rounds:
+class CurationRounds:
     """Epochs of an objective that chooses their samples: each is a round, at whose start captions are compared with labels."""
 
     def __init__(self, settings: CurationSettings) -> None:
@@ -96,7 +96,7 @@ class Rounds:
         return chosen.repeat(-(-count // len(chosen)))[:count]
 
 
-class CuratedMatching(nn.Module):
+class CiTObjective(nn.Module):
     """Batch: normalised `pixels` (B, 3, S, S) and the `words` of their captions, token ids (B, N) with 0 for padding.
 
     An epoch is a round: at its start, `subset` says which samples it has. MoCo-v3's projector normalises each rank's batch by itself, as
@@ -107,19 +107,19 @@ class CuratedMatching(nn.Module):
         super().__init__()
         self.model = model
         self.settings = settings
-        self.rounds = None if settings.curation is None else Rounds(settings.curation)
+        self.rounds = None if settings.curation is None else CurationRounds(settings.curation)
         model.vision.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> CuratedMatching:
+    def train(self, mode: bool = True) -> CiTObjective:
         super().train(mode)
         self.model.vision.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        words = need(batch, "words")
-        seen = unit_vectors(self.model.encode_images(need(batch, "pixels")))
-        said = unit_vectors(self.model.encode_texts(words, words != PADDING))
-        values = contrast(seen, said, self.model.scale(), symmetric=self.settings.symmetric)
+        words = require_tensor(batch, "words")
+        images = unit_vectors(self.model.encode_images(require_tensor(batch, "pixels")))
+        texts = unit_vectors(self.model.encode_texts(words, words != PADDING))
+        values = contrast(images, texts, self.model.scale(), symmetric=self.settings.symmetric)
         return values if self.rounds is None else values | {"curation_ratio": values["loss"].new_tensor(self.rounds.curator.ratio)}
 
     @property
@@ -128,12 +128,12 @@ class CuratedMatching(nn.Module):
         return None if self.rounds is None else self.rounds.settings.steps
 
     def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
-        """As `Rounds.choose`."""
+        """As `CurationRounds.choose`."""
         assert self.rounds is not None
         return self.rounds.choose(self, captions, epoch, batch, self.describe)
 
     def describe(self, words: Tensor) -> Tensor:
-        """As for `Rounds.choose`: the text tower before its projection."""
+        """As for `CurationRounds.choose`: the text tower before its projection."""
         words = words.to(self.model.logit_scale.device)
         return self.model.encode_text_features(words, words != PADDING).float()
 
@@ -152,4 +152,4 @@ class CuratedMatching(nn.Module):
                 return 0.0
             return self.settings.projection_decay if "_projection." in name else settings.weight_decay
 
-        return by_decay(self.model, decay)
+        return group_by_decay(self.model, decay)

@@ -13,9 +13,9 @@ from models.systems.image_text.dual_encoder import unit_vectors
 from models.systems.image_text.flip import FLIP
 from models.systems.image_text.maws import MAWSClip
 from training import collectives, random_draws
-from training.objectives.checks import expect, need
-from training.objectives.parameter_groups import by_decay
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.checks import require_model, require_tensor
+from training.objectives.parameter_groups import group_by_decay
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 from training.optim import ParameterGroup
 from training.recipe_settings import OptimiserSettings
 
@@ -29,12 +29,12 @@ class ContrastiveSettings(ObjectiveSettings):
     freeze_vision: bool = False
     """Train the text tower and the projections alone (LiT, arXiv 2111.07991)."""
 
-    def build(self, model: nn.Module, facts: Facts) -> Contrastive:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> ContrastiveObjective:
         """Raises ValueError."""
-        return Contrastive(expect(self.kind, model, FLIP, MAWSClip), self)
+        return ContrastiveObjective(require_model(self.kind, model, FLIP, MAWSClip), self)
 
 
-class Contrastive(nn.Module):
+class ContrastiveObjective(nn.Module):
     """Batch: normalised `pixels` (B, 3, S, S) and the `words` of their captions, token ids (B, N); or (B, K, N) where each image has K
     captions, whose losses are averaged."""
 
@@ -46,14 +46,14 @@ class Contrastive(nn.Module):
         if settings.freeze_vision:
             model.vision.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> Contrastive:
+    def train(self, mode: bool = True) -> ContrastiveObjective:
         super().train(mode)
         if self.freeze_vision:
             self.model.vision.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.losses(need(batch, "pixels"), need(batch, "words"), self.noise(batch))
+        return self.losses(require_tensor(batch, "pixels"), require_tensor(batch, "words"), self.noise(batch))
 
     def noise(self, batch: Batch) -> Tensor | None:
         """Drawn for the patches of each image, (B, L); None: all are seen."""
@@ -61,9 +61,9 @@ class Contrastive(nn.Module):
 
     def losses(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """noise: (B, L), uniform: of FLIP's images the patches with the lowest are seen; None: all are."""
-        return self.compared(*self.encoded(images, words, noise))
+        return self.compare(*self.encode(images, words, noise))
 
-    def encoded(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """→ unit vectors of the images (B, C) and of their texts (B, K, C)."""
         texts = words if words.dim() == 3 else words.unsqueeze(1)  # (B, K, N)
         if isinstance(self.model, FLIP):
@@ -72,14 +72,14 @@ class Contrastive(nn.Module):
             seen, read = unit_vectors(self.model.encode_images(images)), unit_vectors(self.model.encode_texts(texts.flatten(0, 1)))
         return seen, read.view(*texts.shape[:2], -1)
 
-    def compared(self, seen: Tensor, read: Tensor) -> dict[str, Tensor]:
+    def compare(self, seen: Tensor, read: Tensor) -> dict[str, Tensor]:
         """seen: (B, C); read: (B, K, C)."""
         scale = self.model.scale()
         matched = [contrast(seen, text, scale) for text in read.unbind(1)]
         return {name: torch.stack([losses[name] for losses in matched]).mean() for name in matched[0]}
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
-        return by_decay(self.model, lambda name, parameter: decay_of(name, parameter, settings.weight_decay))
+        return group_by_decay(self.model, lambda name, parameter: decay_of(name, parameter, settings.weight_decay))
 
 
 def decay_of(name: str, parameter: nn.Parameter, weight_decay: float) -> float:
@@ -95,8 +95,8 @@ def contrast(x: Tensor, y: Tensor, scale: Tensor | float, *, symmetric: bool = T
     partner = torch.arange(len(x), device=x.device) + collectives.rank() * len(x)
     with torch.autocast(x.device.type, enabled=False):  # cosines times 100 would be coarse in half precision
         x, y = x.float(), y.float()
-        to_y = scale * (x @ collectives.gathered(y).T)  # (B, world · B)
+        to_y = scale * (x @ collectives.all_gather(y).T)  # (B, world · B)
         loss = F.cross_entropy(to_y, partner)
         if symmetric:
-            loss = (loss + F.cross_entropy(scale * (y @ collectives.gathered(x).T), partner)) / 2
+            loss = (loss + F.cross_entropy(scale * (y @ collectives.all_gather(x).T), partner)) / 2
     return {"loss": loss, "accuracy": (to_y.detach().argmax(dim=1) == partner).float().mean()}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from models.systems.depth.model import LiteDepth, alone
 from training import random_draws
-from training.objectives.checks import expect, need
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.checks import require_model, require_tensor
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 
 BLOTS = 5
 """Places across an image between which its light changes."""
@@ -32,12 +32,12 @@ class DepthSettings(ObjectiveSettings):
     shadows: float = Field(default=0.0, ge=0, lt=1)
     """Largest share of its light that a place loses: across one soft edge, which a shadow throws over it, and from blot to blot."""
 
-    def build(self, model: nn.Module, facts: Facts) -> ScaleAndShiftInvariant:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> DepthObjective:
         """Raises ValueError."""
-        return ScaleAndShiftInvariant(expect(self.kind, model, LiteDepth), self)
+        return DepthObjective(require_model(self.kind, model, LiteDepth), self)
 
 
-class ScaleAndShiftInvariant(nn.Module):
+class DepthObjective(nn.Module):
     """Batch: normalised `pixels` (B, 3, S, S); `points` (B, n, n, 3), whose third coordinate is depth in any unit, and whether there is
     one, `valid` (B, n, n)."""
 
@@ -49,21 +49,25 @@ class ScaleAndShiftInvariant(nn.Module):
         self.settings = settings
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        pixels, depth, valid = need(batch, "pixels"), need(batch, "points")[..., 2], need(batch, "valid").bool()
+        pixels, depth, valid = (
+            require_tensor(batch, "pixels"),
+            require_tensor(batch, "points")[..., 2],
+            require_tensor(batch, "valid").bool(),
+        )
         with torch.autocast(pixels.device.type, enabled=False):  # places of pixels need more than bfloat16's 8 bits
-            pixels, depth, valid = self.augmented(pixels, depth, valid, batch["draw"])
-            pixels = self.relit(self.shaded(pixels, batch["draw"]), batch["draw"])
+            pixels, depth, valid = self.augment(pixels, depth, valid, batch["draw"])
+            pixels = self.relight(self.shade(pixels, batch["draw"]), batch["draw"])
             if self.model.config.background == "mean":
                 share = F.interpolate(valid.unsqueeze(1).to(pixels), size=pixels.shape[2:], mode="bilinear", align_corners=False)
                 pixels = alone(pixels, share.squeeze(1))
-        told = F.interpolate(self.model(pixels).float().unsqueeze(1), size=depth.shape[1:], mode="area").squeeze(1)
-        errors = aligned(told, depth, valid) - spread_to_one(depth, valid)  # (B, n, n), 0 where nothing is known
+        predicted = F.interpolate(self.model(pixels).float().unsqueeze(1), size=depth.shape[1:], mode="area").squeeze(1)
+        errors = align(predicted, depth, valid) - spread_to_one(depth, valid)  # (B, n, n), 0 where nothing is known
         each = (errors.abs() * valid).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
         slopes = gradients(errors, valid, self.SCALES)
         loss = (each + self.settings.gradients * slopes).mean()
         return {"loss": loss, "loss_depth": each.mean().detach(), "loss_gradients": slopes.mean().detach()}
 
-    def augmented(self, pixels: Tensor, depth: Tensor, valid: Tensor, draw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def augment(self, pixels: Tensor, depth: Tensor, valid: Tensor, draw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each sample mirrored or not, and smaller, at another place."""
         flip = (random_draws.uniform(draw, (1,), "flip") < self.settings.flip).view(-1, 1, 1)
         pixels = torch.where(flip.unsqueeze(1), pixels.flip(-1), pixels)
@@ -84,10 +88,10 @@ class ScaleAndShiftInvariant(nn.Module):
         ]
         return moved[0], moved[1].squeeze(1), moved[2].squeeze(1) > 0.5
 
-    def shaded(self, pixels: Tensor, draw: Tensor) -> Tensor:
+    def shade(self, pixels: Tensor, draw: Tensor) -> Tensor:
         """(B, 3, S, S), with less light in some places: black is -1."""
-        most, (height, width) = self.settings.shadows, pixels.shape[2:]
-        if not most:
+        max_shadow, (height, width) = self.settings.shadows, pixels.shape[2:]
+        if not max_shadow:
             return pixels
         blots = F.interpolate(
             random_draws.uniform(draw, (1, BLOTS, BLOTS), "blots"), size=(height, width), mode="bicubic", align_corners=False
@@ -96,11 +100,11 @@ class ScaleAndShiftInvariant(nn.Module):
         ys, xs = (torch.linspace(-1, 1, side, device=pixels.device) for side in (height, width))
         across = torch.cos(2 * torch.pi * angle) * xs + torch.sin(2 * torch.pi * angle) * ys[:, None]  # (B, H, W)
         edge = torch.sigmoid((across - (2 * place - 1)) * (4 + 60 * soft))
-        dark = random_draws.uniform(draw, (2,), "dark").view(-1, 2, 1, 1) * most
+        dark = random_draws.uniform(draw, (2,), "dark").view(-1, 2, 1, 1) * max_shadow
         light = (1 - dark[:, :1] * edge.unsqueeze(1)) * (1 - dark[:, 1:] * blots.clamp(0, 1))
         return (pixels + 1) * light.to(pixels) - 1
 
-    def relit(self, pixels: Tensor, draw: Tensor) -> Tensor:
+    def relight(self, pixels: Tensor, draw: Tensor) -> Tensor:
         """(B, 3, S, S), with contrast, colours and brightness of each drawn."""
         if not self.settings.light:
             return pixels
@@ -114,18 +118,18 @@ class ScaleAndShiftInvariant(nn.Module):
 def spread_to_one(depth: Tensor, valid: Tensor) -> Tensor:
     """(B, n, n) → less its mean and divided by its standard deviation, both over what is valid; 0 elsewhere."""
     count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
-    known = depth * valid
-    centred = (known - known.sum(dim=(1, 2), keepdim=True) / count) * valid
+    masked = depth * valid
+    centred = (masked - masked.sum(dim=(1, 2), keepdim=True) / count) * valid
     std = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
     return centred / std.clamp(min=1e-6)
 
 
-def aligned(told: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
+def align(predicted: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
     """Scale and shift what was told so that it is nearest to `spread_to_one(depth)` in least squares; 0 outside. A scale below 0
     counts as 0: what is told to be farther must be farther."""
-    own, true = spread_to_one(told, valid), spread_to_one(depth, valid)
+    normalised, true = spread_to_one(predicted, valid), spread_to_one(depth, valid)
     count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
-    return own * ((own * true).sum(dim=(1, 2), keepdim=True) / count).clamp(min=0)
+    return normalised * ((normalised * true).sum(dim=(1, 2), keepdim=True) / count).clamp(min=0)
 
 
 def gradients(errors: Tensor, valid: Tensor, scales: int) -> Tensor:
@@ -133,10 +137,10 @@ def gradients(errors: Tensor, valid: Tensor, scales: int) -> Tensor:
     total = errors.new_zeros(errors.shape[0])
     for scale in range(scales):
         step = 2**scale
-        some, there = errors[:, ::step, ::step], valid[:, ::step, ::step]
+        some, is_valid = errors[:, ::step, ::step], valid[:, ::step, ::step]
         for axis in (1, 2):
             length = some.shape[axis] - 1
-            both = there.narrow(axis, 1, length) & there.narrow(axis, 0, length)
+            both = is_valid.narrow(axis, 1, length) & is_valid.narrow(axis, 0, length)
             difference = (some.narrow(axis, 1, length) - some.narrow(axis, 0, length)).abs() * both
             total = total + difference.flatten(1).sum(dim=1) / both.flatten(1).sum(dim=1).clamp(min=1)
     return total / (2 * scales)

@@ -18,9 +18,9 @@ from models.systems.vit.model import ViT
 from training import random_draws
 from training.collectives import term_of_mean
 from training.objectives import masks
-from training.objectives.checks import expect, load_teacher, need
+from training.objectives.checks import load_teacher, require_model, require_tensor
 from training.objectives.masks import Strategy
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 
 
 class DiffMAESettings(ObjectiveSettings):
@@ -44,17 +44,17 @@ class DiffMAESettings(ObjectiveSettings):
             raise ValueError("odds are not negative, and not all 0")
         return value
 
-    def build(self, model: nn.Module, facts: Facts) -> Diffusion:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> DiffMAEObjective:
         """Raises ValueError, DataError."""
         teacher = None if self.teacher is None else load_teacher(self.teacher)
-        network: DiffMAE = expect(self.kind, model, DiffMAE)
+        network: DiffMAE = require_model(self.kind, model, DiffMAE)
         if network.config.clip_width and teacher is None:
             raise ValueError("objective.teacher: a model with clip_width needs one")
-        return Diffusion(network, self, teacher, facts)
+        return DiffMAEObjective(network, self, teacher, context)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DiffMAEDraw:
     """Random choices for a batch."""
 
     split: Split
@@ -63,13 +63,13 @@ class Drawn:
     noise: Tensor
     """(B, M, P), normal."""
 
-    def part(self, rows: Tensor, split: Split) -> Drawn:
+    def part(self, rows: Tensor, split: Split) -> DiffMAEDraw:
         """Some samples, padded less."""
         noise = self.noise[rows, : split.masked.shape[1]]
-        return Drawn(split, self.t[rows], noise)
+        return DiffMAEDraw(split, self.t[rows], noise)
 
 
-class Diffusion(nn.Module):
+class DiffMAEObjective(nn.Module):
     """Batch: normalised `pixels` (B, channels, H, W), or `clip` (B, channels, T, H, W)."""
 
     def __init__(
@@ -77,40 +77,40 @@ class Diffusion(nn.Module):
         model: DiffMAE,
         settings: DiffMAESettings,
         teacher: nn.Module | None = None,
-        facts: Facts | None = None,
+        context: ObjectiveContext | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
-        self._facts = facts or Facts()
+        self._context = context or ObjectiveContext()
         self.input = "pixels" if model.config.frames is None else "clip"
         self.teacher = None if teacher is None else _vision(teacher).requires_grad_(False).eval()
         self._check(model.config.clip_width)
 
-    def train(self, mode: bool = True) -> Diffusion:
+    def train(self, mode: bool = True) -> DiffMAEObjective:
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.losses(need(batch, self.input), self.drawn(batch["draw"]))
+        return self.losses(require_tensor(batch, self.input), self.draw_inputs(batch["draw"]))
 
-    def drawn(self, draw: Tensor) -> Drawn:
+    def draw_inputs(self, draw: Tensor) -> DiffMAEDraw:
         """Draws (B,) → masks, times and noise."""
         config, settings = self.model.config, self.settings
         split = masks.split(draw, config.grid, settings.masks, settings.mask_ratio)
         t = random_draws.integers(draw, (), 0, config.schedule.steps, "time")
         noise = random_draws.normal(draw, (config.patches, config.patch_values), "noise")
-        return Drawn(split, t, gather_tokens(noise, split.masked))
+        return DiffMAEDraw(split, t, gather_tokens(noise, split.masked))
 
-    def losses(self, pixels: Tensor, drawn: Drawn, clip_target: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(self, pixels: Tensor, drawn: DiffMAEDraw, clip_target: Tensor | None = None) -> dict[str, Tensor]:
         """clip_target: (B, N, clip_width), features of all patches, None: the teacher's."""
         if clip_target is None and self.teacher is not None:
             with torch.no_grad():
                 clip_target = self.teacher.encode_patches(pixels)
         counts, pixel_means, clip_means = [], [], []
-        for rows, split in masks.in_parts(drawn.split, self.settings.parts):
+        for rows, split in masks.partition_by_size(drawn.split, self.settings.parts):
             features = None if clip_target is None else clip_target[rows]
             part = drawn.part(rows, split)
             answer: Denoising = self.model(pixels[rows], split, part.t, part.noise, features)
@@ -129,10 +129,10 @@ class Diffusion(nn.Module):
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Images that the encoder saw, and with the masked patches as predicted in one step from pure noise; of models that fill holes."""
-        config, preprocess, draw = self.model.config, self._facts.preprocess, batch["draw"]
+        config, preprocess, draw = self.model.config, self._context.preprocess, batch["draw"]
         if preprocess is None or self.input != "pixels" or config.normalise_patches or config.target is not Target.X0:
             return {}
-        drawn, pixels = self.drawn(draw), batch["pixels"]
+        drawn, pixels = self.draw_inputs(draw), batch["pixels"]
         split = drawn.split
         last = torch.full_like(draw, config.schedule.steps - 1)
         filled = self.model.predict(drawn.noise, last, self.model.encode(pixels, split)).patches

@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 from models.systems.vit.model import ViT
 from training.collectives import term_of_mean
-from training.objectives.checks import expect, need
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.checks import require_model, require_tensor
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 
 
 class HashtagSettings(ObjectiveSettings):
     kind: Literal["hashtags"] = "hashtags"
 
-    def build(self, model: nn.Module, facts: Facts) -> Hashtags:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> HashtagObjective:
         """Raises ValueError."""
-        return Hashtags(expect(self.kind, model, ViT))
+        return HashtagObjective(require_model(self.kind, model, ViT))
 
 
-class Hashtags(nn.Module):
+class HashtagObjective(nn.Module):
     """Batch: normalised `pixels` (B, 3, S, S); `labels` (B, classes) of 0 and 1, the tags of each.
 
     Softmax cross-entropy to 1/K for each of K tags: the mean over the images that have any.
@@ -31,8 +31,8 @@ class Hashtags(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        labels = need(batch, "labels").float()
-        logits = self.model(need(batch, "pixels")).logits.float()
+        labels = require_tensor(batch, "labels").float()
+        logits = self.model(require_tensor(batch, "pixels")).logits.float()
         tags = labels.sum(dim=1)  # (B,)
         losses = -(labels * logits.log_softmax(dim=1)).sum(dim=1) / tags.clamp(min=1)
         images = (tags > 0).sum()

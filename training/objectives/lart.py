@@ -17,8 +17,8 @@ from models.people.track_batch import TokenMask, TrackBatch
 from models.systems.lart.model import LART, Recognised
 from training import collectives, optim_lart, random_draws
 from training.collectives import term_of_mean
-from training.objectives.checks import expect, need
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.checks import require_model, require_tensor
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 from training.optim import ParameterGroup
 from training.recipe_settings import OptimiserSettings
 
@@ -36,8 +36,8 @@ class GroundTruth(Enum):
 
     def chosen(self, detected: Tensor, has_gt: Tensor) -> Tensor:
         """(..., 1) each → bool."""
-        least, most = self.value
-        return (detected != 0) & (has_gt >= least) & (has_gt <= most)
+        min_gt, max_gt = self.value
+        return (detected != 0) & (has_gt >= min_gt) & (has_gt <= max_gt)
 
 
 class LARTSettings(ObjectiveSettings):
@@ -56,12 +56,12 @@ class LARTSettings(ObjectiveSettings):
     def ground_truth(self) -> GroundTruth:
         return {"all": GroundTruth.ALL, "people": GroundTruth.LABELS, "network": GroundTruth.PSEUDO}[self.labels]
 
-    def build(self, model: nn.Module, facts: Facts) -> Actions:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> LARTObjective:
         """Raises ValueError."""
-        return Actions(expect(self.kind, model, LART), self)
+        return LARTObjective(require_model(self.kind, model, LART), self)
 
 
-class Actions(nn.Module):
+class LARTObjective(nn.Module):
     """Batch: tracks, (B, T, P, ·): `pose` normalised, `detected`, and what the model has of `joints` and `appearance`; `masked` if tokens
     are to be hidden though detected; `actions` (B, T, P, classes or more) in 0..1 and `labelled` (B, T, P, 1), their `has_gt`.
 
@@ -83,7 +83,13 @@ class Actions(nn.Module):
             model.heads.location.requires_grad_(False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        tracks = TrackBatch(need(batch, "pose"), need(batch, "detected"), batch.get("joints"), batch.get("appearance"), batch.get("masked"))
+        tracks = TrackBatch(
+            require_tensor(batch, "pose"),
+            require_tensor(batch, "detected"),
+            batch.get("joints"),
+            batch.get("appearance"),
+            batch.get("masked"),
+        )
         noise = random_draws.uniform(batch["draw"], tracks.detected.shape[1:], "mask")
         return self.losses(tracks, TokenMask.from_noise(tracks, self.model.config.mask_ratio, noise), batch)
 
@@ -92,19 +98,23 @@ class Actions(nn.Module):
         settings = self.settings
         with _attention(tracks):
             answer: Recognised = self.model(tracks, hidden)
-        reading, has_gt = answer.reading, need(targets, "labelled")
-        actions = action_loss(reading.actions, need(targets, "actions"), tracks.detected, has_gt, settings.ground_truth)
+        reading, has_gt = answer.reading, require_tensor(targets, "labelled")
+        actions = action_loss(reading.actions, require_tensor(targets, "actions"), tracks.detected, has_gt, settings.ground_truth)
         parts = {"loss_actions": term_of_mean(actions, settings.ground_truth.chosen(tracks.detected, has_gt).sum())}
         loss = parts["loss_actions"]
         chosen = tracks.detected != 0
         if settings.pose_weight:
-            parts["loss_pose"] = _regression_term(reading.pose[..., :BODY], need(targets, "raw_pose")[..., :BODY], chosen, settings.power)
+            parts["loss_pose"] = _regression_term(
+                reading.pose[..., :BODY], require_tensor(targets, "raw_pose")[..., :BODY], chosen, settings.power
+            )
             loss = loss + settings.pose_weight * parts["loss_pose"]
         if settings.location_weight:
-            parts["loss_location"] = _regression_term(reading.location, need(targets, "raw_pose")[..., BODY:], chosen, settings.power)
+            parts["loss_location"] = _regression_term(
+                reading.location, require_tensor(targets, "raw_pose")[..., BODY:], chosen, settings.power
+            )
             loss = loss + settings.location_weight * parts["loss_location"]
         if settings.kinetics_weight:
-            parts["loss_kinetics"] = term_of_mean(kinetics_loss(answer.kinetics, need(targets, "kinetics")), len(chosen))
+            parts["loss_kinetics"] = term_of_mean(kinetics_loss(answer.kinetics, require_tensor(targets, "kinetics")), len(chosen))
             loss = loss + settings.kinetics_weight * parts["loss_kinetics"]
         return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
 
@@ -122,17 +132,17 @@ def _attention(tracks: TrackBatch) -> AbstractContextManager[None]:
 
 def _regression_term(predicted: Tensor, target: Tensor, chosen: Tensor, power: int) -> Tensor:
     """This rank's term of `regression_loss` over the tokens of all ranks."""
-    own = chosen.sum()
-    share = (own + 1) * collectives.world() / (collectives.summed(own) + 1)
+    local_count = chosen.sum()
+    share = (local_count + 1) * collectives.world_size() / (collectives.all_reduce_sum(local_count) + 1)
     return regression_loss(predicted, target, chosen, power) * share
 
 
-def action_loss(logits: Tensor, targets: Tensor, detected: Tensor, has_gt: Tensor, which: GroundTruth = GroundTruth.ALL) -> Tensor:
+def action_loss(logits: Tensor, targets: Tensor, detected: Tensor, has_gt: Tensor, ground_truth: GroundTruth = GroundTruth.ALL) -> Tensor:
     """Binary cross-entropy, 10 times its mean over detected and labelled tokens, hidden ones included; 0 if there are none.
 
     logits: (B, T, P, classes); targets: the same, in [0, 1], the classes in front if there are more; detected, has_gt: (B, T, P, 1).
     """
-    chosen = which.chosen(detected, has_gt)
+    chosen = ground_truth.chosen(detected, has_gt)
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets[..., : logits.shape[-1]].float(), reduction="none")
     return ACTION_WEIGHT * (losses * chosen).sum() / (chosen.sum() * logits.shape[-1]).clamp(min=1)
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from models.systems.vit.model import ViT
 from training import collectives
 from training.collectives import term_of_mean
-from training.objectives.checks import expect, need
-from training.objectives.parameter_groups import by_decay
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.checks import require_model, require_tensor
+from training.objectives.parameter_groups import group_by_decay
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 from training.optim import ParameterGroup
 from training.recipe_settings import OptimiserSettings
 
@@ -29,12 +29,12 @@ class LinearProbeSettings(ObjectiveSettings):
     head_std: float = Field(default=0.01, gt=0)
     """Standard deviation of the head's first weights, truncated normal."""
 
-    def build(self, model: nn.Module, facts: Facts) -> LinearProbe:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> LinearProbeObjective:
         """Raises ValueError."""
-        return LinearProbe(expect(self.kind, model, ViT), self)
+        return LinearProbeObjective(require_model(self.kind, model, ViT), self)
 
 
-class LinearProbe(nn.Module):
+class LinearProbeObjective(nn.Module):
     """Batch: normalised `pixels` (B, 3, S, S) and `label` int64 (B,).
 
     Statistics are those of the samples of all ranks. The network that is released has the batch norm in its head.
@@ -59,15 +59,15 @@ class LinearProbe(nn.Module):
         assert isinstance(self.model.head, nn.Linear)
         return self.model.head
 
-    def train(self, mode: bool = True) -> LinearProbe:
+    def train(self, mode: bool = True) -> LinearProbeObjective:
         super().train(mode)
         self.model.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        label = need(batch, "label")
+        label = require_tensor(batch, "label")
         with torch.no_grad():
-            features = self.normalise(self.model(need(batch, "pixels")).features.float())
+            features = self.normalise(self.model(require_tensor(batch, "pixels")).features.float())
         logits = self.head(features).float()
         right = (logits.detach().argmax(dim=1) == label).float().mean()
         return {"loss": term_of_mean(F.cross_entropy(logits, label), len(label)), "accuracy": term_of_mean(right, len(label))}
@@ -76,14 +76,14 @@ class LinearProbe(nn.Module):
         """(B, C) by the statistics of the batch in training, which the running ones follow; by these in evaluation."""
         mean, variance = self.running_mean, self.running_var
         if self.training:
-            everything = collectives.gathered(features)
+            everything = collectives.all_gather(features)
             mean, variance = everything.mean(dim=0), everything.var(dim=0, correction=0)
             self.running_mean.lerp_(mean, MOMENTUM)
             self.running_var.lerp_(everything.var(dim=0), MOMENTUM)
         return (features - mean) / (variance + EPS).sqrt()
 
     @torch.no_grad()
-    def released(self) -> ViT:
+    def released_network(self) -> ViT:
         """A classifier that computes the same without batch norm."""
         released = deepcopy(self.model)
         assert isinstance(released.head, nn.Linear)
@@ -93,4 +93,4 @@ class LinearProbe(nn.Module):
         return released
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
-        return by_decay(self.head, lambda name, parameter: settings.weight_decay)
+        return group_by_decay(self.head, lambda name, parameter: settings.weight_decay)

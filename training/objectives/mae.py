@@ -15,8 +15,8 @@ from models.systems.mae_st.pretraining import VideoMAEPretraining
 from models.systems.mavil.audio_mae import AudioMAE
 from training import random_draws
 from training.collectives import term_of_mean
-from training.objectives.checks import expect, need
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.checks import require_model, require_tensor
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 
 
 class MAESettings(ObjectiveSettings):
@@ -24,22 +24,22 @@ class MAESettings(ObjectiveSettings):
 
     kind: Literal["mae"] = "mae"
 
-    def build(self, model: nn.Module, facts: Facts) -> MaskedReconstruction:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> MAEObjective:
         """Raises ValueError."""
-        return MaskedReconstruction(expect(self.kind, model, MAE, VideoMAEPretraining, AudioMAE), facts)
+        return MAEObjective(require_model(self.kind, model, MAE, VideoMAEPretraining, AudioMAE), context)
 
 
-class MaskedReconstruction(nn.Module):
+class MAEObjective(nn.Module):
     """Batch, all normalised: `pixels` (B, channels, S, S), `clip` (B, channels, T, S, S) or `spectrogram` (B, 1, times, mel bins)."""
 
-    def __init__(self, model: MAE | VideoMAEPretraining | AudioMAE, facts: Facts | None = None) -> None:
+    def __init__(self, model: MAE | VideoMAEPretraining | AudioMAE, context: ObjectiveContext | None = None) -> None:
         super().__init__()
         self.model = model
         self.input = "pixels" if isinstance(model, MAE) else "spectrogram" if isinstance(model, AudioMAE) else "clip"
-        self._facts = facts or Facts()
+        self._context = context or ObjectiveContext()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.losses(need(batch, self.input), self.noise(batch["draw"]))
+        return self.losses(require_tensor(batch, self.input), self.noise(batch["draw"]))
 
     def noise(self, draw: Tensor) -> Tensor:
         """(B, L), uniform: of each sample the patches with the lowest are visible."""
@@ -53,9 +53,9 @@ class MaskedReconstruction(nn.Module):
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Images that the encoder saw, and the whole as predicted."""
-        preprocess = self._facts.preprocess
+        preprocess = self._context.preprocess
         if preprocess is None or not isinstance(self.model, MAE):
             return {}
-        shown = self.model.pictures(batch["pixels"], self.model(batch["pixels"], self.noise(batch["draw"])))
-        images = {"masked": shown.masked, "predicted": shown.pasted}
+        pictures = self.model.pictures(batch["pixels"], self.model(batch["pixels"], self.noise(batch["draw"])))
+        images = {"masked": pictures.masked, "predicted": pictures.pasted}
         return {name: to_pixels(image, preprocess.mean, preprocess.std) for name, image in images.items()}

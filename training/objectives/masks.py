@@ -45,8 +45,8 @@ def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: flo
     if set(shares) == {Strategy.RANDOM}:
         return Split.by_noise(noise, ratio)  # every sample has as many: nothing is padded
     mask = torch.zeros(len(draw), *grid, dtype=torch.bool, device=draw.device)
-    for strategy, own in _chosen(draw, shares):
-        mask[own] = _random(noise[own], grid, ratio) if strategy is Strategy.RANDOM else _shape(strategy, draw[own], grid)
+    for strategy, rows in _chosen(draw, shares):
+        mask[rows] = _random(noise[rows], grid, ratio) if strategy is Strategy.RANDOM else _shape(strategy, draw[rows], grid)
     return Split.by_mask(mask)
 
 
@@ -58,7 +58,7 @@ def _chosen(draw: Tensor, shares: Mapping[Strategy, float]) -> Iterator[tuple[St
         yield strategy, chosen == number
 
 
-def in_parts(split: Split, count: int) -> list[tuple[Tensor, Split]]:
+def partition_by_size(split: Split, count: int) -> list[tuple[Tensor, Split]]:
     """Samples of similar numbers of masked patches together: their indices, and their split, padded to the longest among them. Batches of
     one size have as many parts, whatever is padded: processes that share the weights of a network call it equally often."""
     if count == 1:
@@ -67,7 +67,7 @@ def in_parts(split: Split, count: int) -> list[tuple[Tensor, Split]]:
     parts = []
     for rows in masked.argsort(stable=True).tensor_split(min(count, len(masked))):
         m, v = int(masked[rows].max()), int(visible[rows].max())
-        sizes = (None if size is None else size[rows, :most] for size, most in ((split.visible_size, v), (split.masked_size, m)))
+        sizes = (None if size is None else size[rows, :length] for size, length in ((split.visible_size, v), (split.masked_size, m)))
         parts.append((rows, Split(split.visible[rows, :v], split.masked[rows, :m], *sizes)))
     return parts
 
@@ -143,9 +143,9 @@ def strokes(draw: Tensor, rows: int, columns: int) -> Tensor:
             distance = _distance(points, corner[:, stroke, segment], corner[:, stroke, segment + 1])
             touched |= (distance <= radius[:, stroke, None]) & present[:, stroke, None]
     mask = touched.view(batch, rows, SAMPLES, columns, SAMPLES).any(dim=4).any(dim=2)
-    begin = (start.squeeze(2) * torch.tensor([rows, columns], device=draw.device)).long()  # (B, strokes, 2)
+    start_cell = (start.squeeze(2) * torch.tensor([rows, columns], device=draw.device)).long()  # (B, strokes, 2)
     first = torch.zeros(batch, rows * columns, dtype=torch.bool, device=draw.device)
-    first.scatter_(1, begin[:, :1, 0] * columns + begin[:, :1, 1], value=True)
+    first.scatter_(1, start_cell[:, :1, 0] * columns + start_cell[:, :1, 1], value=True)
     return mask | first.view(batch, rows, columns)
 
 

@@ -19,9 +19,9 @@ from models.systems.mavil.model import MAViL, keep_time_mel_grid
 from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining, MAViLPretrainingConfig, MAViLPretrainingOutput, TargetFeatures
 from training import random_draws
 from training.collectives import term_of_mean
-from training.objectives.checks import expect, load_teacher, need
+from training.objectives.checks import load_teacher, require_model, require_tensor
 from training.objectives.contrastive import contrast
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 from training.objectives.supervised import labels_of, soft_targets
 from training.optim import ParameterGroup, layer_decay_groups
 from training.recipe_settings import OptimiserSettings
@@ -34,16 +34,16 @@ class MAViLSettings(ObjectiveSettings):
     teacher: Path | None = None
     """The pre-trained model of the stage or round before: a bundle's folder, or the file of weights that an earlier phase has written."""
 
-    def build(self, model: nn.Module, facts: Facts) -> AudioVisualMasking:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> MAViLPretrainingObjective:
         """Raises ValueError."""
-        network: MAViLPretraining = expect(self.kind, model, MAViLPretraining)
+        network: MAViLPretraining = require_model(self.kind, model, MAViLPretraining)
         path = self.teacher
         if path is None:
-            return AudioVisualMasking(network)
-        return AudioVisualMasking(network, load_teacher(path) if path.is_dir() else _teacher_of(path, network.config))
+            return MAViLPretrainingObjective(network)
+        return MAViLPretrainingObjective(network, load_teacher(path) if path.is_dir() else _teacher_of(path, network.config))
 
 
-class AudioVisualMasking(nn.Module):
+class MAViLPretrainingObjective(nn.Module):
     """Batch, normalised: `spectrogram` (B, 1, times, mel bins) and `clip` (B, 3, T, S, S)."""
 
     def __init__(self, model: MAViLPretraining, teacher: nn.Module | None = None) -> None:
@@ -51,9 +51,9 @@ class AudioVisualMasking(nn.Module):
         self.model = model
         if (teacher is not None) != model.config.predict_features:
             raise ValueError("teacher: needed where the model has predict_features, and only there")
-        self.teacher = None if teacher is None else expect("mavil", teacher, MAViLPretraining).requires_grad_(False).eval()
+        self.teacher = None if teacher is None else require_model("mavil", teacher, MAViLPretraining).requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> AudioVisualMasking:
+    def train(self, mode: bool = True) -> MAViLPretrainingObjective:
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
@@ -65,7 +65,7 @@ class AudioVisualMasking(nn.Module):
             (random_draws.uniform(draw, (patches,), f"{name} mask 1"), random_draws.uniform(draw, (patches,), f"{name} mask 2"))
             for name, patches in (("audio", config.audio_patches), ("video", config.video_patches))
         )
-        return self.losses(need(batch, "spectrogram"), need(batch, "clip"), MaskNoise(audio, video))
+        return self.losses(require_tensor(batch, "spectrogram"), require_tensor(batch, "clip"), MaskNoise(audio, video))
 
     def losses(self, audio: Tensor, clip: Tensor, noise: MaskNoise) -> dict[str, Tensor]:
         """Contrasts are with the samples of all ranks."""
@@ -75,10 +75,10 @@ class AudioVisualMasking(nn.Module):
             with torch.no_grad():
                 features = self.teacher.teacher_features(audio, clip)
         learned: MAViLPretrainingOutput = self.model(audio, clip, noise, features)
-        heard, seen = learned.audio, learned.video
-        audio_loss, video_loss = (term_of_mean(half.loss, half.mask.sum()) for half in (heard, seen))
-        inter = contrast(heard.embeddings[0], seen.embeddings[0], 1 / config.inter_temperature)["loss"]
-        intra = sum(contrast(*half.embeddings, 1 / config.intra_temperature)["loss"] for half in (heard, seen)) / 2
+        audio_half, video_half = learned.audio, learned.video
+        audio_loss, video_loss = (term_of_mean(half.loss, half.mask.sum()) for half in (audio_half, video_half))
+        inter = contrast(audio_half.embeddings[0], video_half.embeddings[0], 1 / config.inter_temperature)["loss"]
+        intra = sum(contrast(*half.embeddings, 1 / config.intra_temperature)["loss"] for half in (audio_half, video_half)) / 2
         loss = audio_loss + video_loss + config.inter_weight * inter + config.intra_weight * intra
         parts = {"loss_audio": audio_loss, "loss_video": video_loss, "loss_inter": inter, "loss_intra": intra}
         return {"loss": loss, **{name: torch.as_tensor(part).detach() for name, part in parts.items()}}
@@ -95,12 +95,12 @@ class AudioVisualSettings(ObjectiveSettings):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Where a clip has one label."""
 
-    def build(self, model: nn.Module, facts: Facts) -> AudioVisualLabels:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> MAViLFinetuneObjective:
         """Raises ValueError."""
-        return AudioVisualLabels(expect(self.kind, model, MAViL), self)
+        return MAViLFinetuneObjective(require_model(self.kind, model, MAViL), self)
 
 
-class AudioVisualLabels(nn.Module):
+class MAViLFinetuneObjective(nn.Module):
     """Batch: `spectrogram` and `clip` as above, `spectrogram` alone for a model that only hears; `label` int64 (B,), or `labels`
     (B, classes) in 0..1.
 
@@ -116,22 +116,22 @@ class AudioVisualLabels(nn.Module):
         config, draw = self.model.config, batch["draw"]
         (times, bins), patches = config.audio_grid, config.video_patches
         noise = (random_draws.uniform(draw, (count,), name) for name, count in (("times", times), ("mel bins", bins), ("video", patches)))
-        clip = need(batch, "clip") if config.sees else None
-        return self.losses(need(batch, "spectrogram"), clip, labels_of(batch), *noise)
+        clip = require_tensor(batch, "clip") if config.sees else None
+        return self.losses(require_tensor(batch, "spectrogram"), clip, labels_of(batch), *noise)
 
     def losses(
         self, audio: Tensor, clip: Tensor | None, labels: Tensor, time_noise: Tensor, mel_noise: Tensor, video_noise: Tensor
     ) -> dict[str, Tensor]:
         """Noise: (B, times), (B, mel bins) and (B, patches), uniform. clip: None for a model that only hears."""
         settings = self.settings
-        heard = keep_time_mel_grid(time_noise, mel_noise, settings.time_mask, settings.mel_mask)
-        seen = Masking.from_noise(video_noise, int(video_noise.shape[1] * (1 - settings.video_mask))).ids_keep
+        audio_ids = keep_time_mel_grid(time_noise, mel_noise, settings.time_mask, settings.mel_mask)
+        video_ids = Masking.from_noise(video_noise, int(video_noise.shape[1] * (1 - settings.video_mask))).ids_keep
         if self.model.config.fusion_depth:
-            answers = [self.model(audio, clip, audio_ids_keep=heard, video_ids_keep=seen)]
+            answers = [self.model(audio, clip, audio_ids_keep=audio_ids, video_ids_keep=video_ids)]
         else:
-            answers = [self.model.forward_audio(audio, ids_keep=heard)]
+            answers = [self.model.forward_audio(audio, ids_keep=audio_ids)]
             if clip is not None:
-                answers.append(self.model.forward_video(clip, ids_keep=seen))
+                answers.append(self.model.forward_video(clip, ids_keep=video_ids))
         losses = [self._loss(answer.logits.float(), labels) for answer in answers]
         return {"loss": term_of_mean(torch.stack(losses).sum(), len(labels)), **self._right(answers[0].logits, labels)}
 
@@ -157,9 +157,9 @@ def _teacher_of(file: Path, student: MAViLPretrainingConfig) -> MAViLPretraining
     except (OSError, SafetensorError) as error:
         raise ValueError(f"objective.teacher: {file} cannot be read ({error})") from error
     teacher = MAViLPretraining(replace(student, predict_features=False, decoder_depth=1))
-    wanted = {name: value.shape for name, value in teacher.state_dict().items() if "decoder_" not in name and "mask_token" not in name}
-    wrong = [name for name, shape in wanted.items() if name not in weights or weights[name].shape != shape]
+    shapes = {name: value.shape for name, value in teacher.state_dict().items() if "decoder_" not in name and "mask_token" not in name}
+    wrong = [name for name, shape in shapes.items() if name not in weights or weights[name].shape != shape]
     if wrong:
         raise ValueError(f"objective.teacher: {file} has no weights of the student's size: {', '.join(wrong[:5])}")
-    teacher.load_state_dict({name: weights[name] for name in wanted}, strict=False)
+    teacher.load_state_dict({name: weights[name] for name in shapes}, strict=False)
     return teacher

@@ -16,8 +16,8 @@ from models.systems.mcc.queries import QueryLabels, label_queries
 from models.systems.mcc.scene_inputs import SceneAugmentation
 from training import random_draws
 from training.collectives import term_of_mean
-from training.objectives.checks import expect, need
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.checks import require_model, require_tensor
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 
 
 class MCCSettings(ObjectiveSettings):
@@ -45,41 +45,41 @@ class MCCSettings(ObjectiveSettings):
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability that scene and image are mirrored."""
 
-    def build(self, model: nn.Module, facts: Facts) -> OccupancyAndColour:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> MCCObjective:
         """Raises ValueError."""
-        network: MCC = expect(self.kind, model, MCC)
+        network: MCC = require_model(self.kind, model, MCC)
         if network.back is not None and self.degrees:
             raise ValueError(f"degrees: {self.degrees}, where a network with model.config.back needs 0: the frame's axes are the camera's")
-        return OccupancyAndColour(network, self, facts)
+        return MCCObjective(network, self, context)
 
 
-class OccupancyAndColour(nn.Module):
+class MCCObjective(nn.Module):
     """Batch: normalised `pixels` (B, 3, any, any); the point seen in each pixel of a map, `points` (B, n, n, 3), and whether there is one,
     `valid` (B, n, n); the true points of the surface, `surface` (B, G, 3), and their colours in 0..1, `colours` (B, G, 3)."""
 
-    def __init__(self, model: MCC, settings: MCCSettings, facts: Facts | None = None) -> None:
+    def __init__(self, model: MCC, settings: MCCSettings, context: ObjectiveContext | None = None) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
-        self._facts = facts or Facts()
+        self._context = context or ObjectiveContext()
         if model.back is not None:  # it was trained before, and is what it was judged to be
             model.back.requires_grad_(False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        asked, labels = self.asked(batch)
-        return self._losses(self.model.predict_outputs(asked), labels)
+        outputs, labels = self.decode_training_queries(batch)
+        return self._losses(self.model.predict_outputs(outputs), labels)
 
-    def asked(self, batch: Batch) -> tuple[Tensor, QueryLabels]:
+    def decode_training_queries(self, batch: Batch) -> tuple[Tensor, QueryLabels]:
         """Queries as they are drawn in training: what predictions are read from (`MCC.ask`), and their labels."""
-        draw, truth = batch["draw"], need(batch, "surface")
+        draw, truth = batch["draw"], require_tensor(batch, "surface")
         queries = self.queries(draw, truth)
-        labels = labelled(queries, truth, need(batch, "colours"), self.settings.threshold)
-        kept = self._keep(draw) if self.training else None
-        seen = need(batch, "points").masked_fill(~need(batch, "valid").bool().unsqueeze(-1), torch.inf)
-        return self._asked(self.images(need(batch, "pixels")), seen, queries, self.augmentation(draw), kept), labels
+        labels = find_labels(queries, truth, require_tensor(batch, "colours"), self.settings.threshold)
+        drop_path = self._keep(draw) if self.training else None
+        seen = require_tensor(batch, "points").masked_fill(~require_tensor(batch, "valid").bool().unsqueeze(-1), torch.inf)
+        return self._decode(self.images(require_tensor(batch, "pixels")), seen, queries, self.augmentation(draw), drop_path), labels
 
     def images(self, pixels: Tensor) -> Tensor:
-        return pictures_in_unit_range(pixels, self._facts)
+        return pictures_in_unit_range(pixels, self._context)
 
     def losses(
         self,
@@ -88,20 +88,22 @@ class OccupancyAndColour(nn.Module):
         queries: Tensor,
         labels: QueryLabels,
         augmentation: SceneAugmentation,
-        kept: DropPathMasks | None = None,
+        drop_path: DropPathMasks | None = None,
     ) -> dict[str, Tensor]:
         """queries (B, Q, 3) and their labels before augmentation; kept: fates of the branches in stochastic depth, None: all are kept,
         or drawn, in training."""
-        return self._losses(self.model.predict_outputs(self._asked(images, seen, queries, augmentation, kept)), labels)
+        return self._losses(self.model.predict_outputs(self._decode(images, seen, queries, augmentation, drop_path)), labels)
 
-    def _asked(self, images: Tensor, seen: Tensor, queries: Tensor, augmentation: SceneAugmentation, kept: DropPathMasks | None) -> Tensor:
+    def _decode(
+        self, images: Tensor, seen: Tensor, queries: Tensor, augmentation: SceneAugmentation, drop_path: DropPathMasks | None
+    ) -> Tensor:
         images, seen, moved = (
             augmentation.transform_images(images),
             augmentation.transform_seen(seen),
             augmentation.transform_points(queries),
         )
         with fused_attention(images.device):
-            return self.model.decode_queries(self.model.cache_scene(self.model.encode(images, seen, kept), kept), moved)
+            return self.model.decode_queries(self.model.cache_scene(self.model.encode(images, seen, drop_path), drop_path), moved)
 
     def _losses(self, predicted: Tensor, labels: QueryLabels) -> dict[str, Tensor]:
         losses = self.model.losses(predicted, labels.occupied, labels.colours)
@@ -114,9 +116,9 @@ class OccupancyAndColour(nn.Module):
     def queries(self, draw: Tensor, truth: Tensor) -> Tensor:
         """(B, Q, 3). truth: (B, G, 3)."""
         settings = self.settings
-        far = in_cube(draw, settings.queries, settings.size)
+        far = sample_cube(draw, settings.queries, settings.size)
         if settings.region == "half-ball":
-            far = in_half_ball(draw, settings.queries, settings.size)
+            far = sample_half_ball(draw, settings.queries, settings.size)
         count = round(settings.near * settings.queries)
         if not count:
             return far
@@ -144,9 +146,9 @@ class OccupancyAndColour(nn.Module):
         return DropPathMasks(**fates)
 
 
-def pictures_in_unit_range(pixels: Tensor, facts: Facts) -> Tensor:
+def pictures_in_unit_range(pixels: Tensor, context: ObjectiveContext) -> Tensor:
     """Normalised (B, 3, H, W) → in 0..1, as the network takes them."""
-    preprocess = facts.preprocess
+    preprocess = context.preprocess
     if preprocess is None:
         return pixels
     mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
@@ -155,7 +157,7 @@ def pictures_in_unit_range(pixels: Tensor, facts: Facts) -> Tensor:
 
 def augmentation(draw: Tensor, *, scale: float, flip: float, shift: float = 0.0, degrees: int = 0) -> SceneAugmentation:
     """One for the samples of all ranks."""
-    shared = random_draws.of_batch(draw)
+    shared = random_draws.batch_draw(draw)
     uniform = 2 * random_draws.uniform(shared, (2, 3), "augmentation")[0].cpu() - 1
     return SceneAugmentation(
         scale=1 + scale * uniform[0],
@@ -170,13 +172,13 @@ def fused_attention(device: torch.device) -> AbstractContextManager[Any]:
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]) if device.type == "cpu" else nullcontext()
 
 
-def labelled(queries: Tensor, truth: Tensor, colours: Tensor, threshold: float) -> QueryLabels:
+def find_labels(queries: Tensor, truth: Tensor, colours: Tensor, threshold: float) -> QueryLabels:
     """`models.systems.mcc.queries.label_queries`; on a CPU by a tree, which is many times as fast as all distances."""
     if queries.device.type != "cpu":
         return label_queries(queries, truth, colours, threshold)
     occupied, nearest = [], []
-    for asked, surface in zip(queries.numpy(), truth.numpy(), strict=True):
-        distance, index = cKDTree(surface, balanced_tree=False, compact_nodes=False).query(asked)
+    for points, surface in zip(queries.numpy(), truth.numpy(), strict=True):
+        distance, index = cKDTree(surface, balanced_tree=False, compact_nodes=False).query(points)
         occupied.append(torch.from_numpy(distance < threshold))
         nearest.append(torch.from_numpy(index))
     near = torch.stack(occupied).to(queries.dtype)  # (B, Q)
@@ -184,12 +186,12 @@ def labelled(queries: Tensor, truth: Tensor, colours: Tensor, threshold: float) 
     return QueryLabels(near, chosen * near.unsqueeze(-1))
 
 
-def in_cube(draw: Tensor, count: int, half_width: float) -> Tensor:
+def sample_cube(draw: Tensor, count: int, half_width: float) -> Tensor:
     """(B, count, 3), uniform."""
     return half_width * (2 * random_draws.uniform(draw, (count, 3), "queries") - 1)
 
 
-def in_half_ball(draw: Tensor, count: int, radius: float) -> Tensor:
+def sample_half_ball(draw: Tensor, count: int, radius: float) -> Tensor:
     """(B, count, 3), uniform where z >= 0 within the radius, from directions and distances: none is rejected."""
     direction = random_draws.normal(draw, (count, 3), "directions")
     distance = radius * random_draws.uniform(draw, (count, 1), "distances").double() ** (1 / 3)

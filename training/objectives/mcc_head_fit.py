@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.objectives.mcc import OccupancyAndColour
+from training.objectives.mcc import MCCObjective
 from training.objectives.protocols import Batch
 
 RIDGE = 1.0
@@ -19,7 +19,7 @@ _ROUNDS = 12
 
 
 @torch.no_grad()
-def fit_answers(objective: OccupancyAndColour, batches: Iterable[Batch]) -> None:
+def fit_mcc_head(objective: MCCObjective, batches: Iterable[Batch]) -> None:
     """Set `decoder_pred`, in place: occupancy by logistic regression, colours of occupied queries by ridge regression.
 
     Of a network that predicts classes of colours, occupancy alone is fitted.
@@ -27,8 +27,8 @@ def fit_answers(objective: OccupancyAndColour, batches: Iterable[Batch]) -> None
     model = objective.model
     rows, occupied, colours = [], [], []
     for batch in batches:
-        asked, labels = objective.asked(batch)
-        rows.append(asked.flatten(0, 1))
+        outputs, labels = objective.decode_training_queries(batch)
+        rows.append(outputs.flatten(0, 1))
         occupied.append(labels.occupied.flatten())
         colours.append(labels.colours.flatten(0, 1))
     x = F.pad(torch.cat(rows).double(), (0, 1), value=1.0)  # (queries, C + 1), the last for the bias
@@ -36,8 +36,8 @@ def fit_answers(objective: OccupancyAndColour, batches: Iterable[Batch]) -> None
     _write(model.decoder_pred, slice(0, 1), _logistic(x, inside).unsqueeze(1))
     if model.config.regress_colour:
         near = x[inside > 0]
-        wanted = torch.cat(colours).double()[inside > 0]
-        _write(model.decoder_pred, slice(1, 4), torch.linalg.solve(near.T @ near + _ridge(x), near.T @ wanted))
+        targets = torch.cat(colours).double()[inside > 0]
+        _write(model.decoder_pred, slice(1, 4), torch.linalg.solve(near.T @ near + _ridge(x), near.T @ targets))
 
 
 def _logistic(x: Tensor, y: Tensor) -> Tensor:

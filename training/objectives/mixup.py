@@ -12,7 +12,7 @@ from training import random_draws
 
 
 @dataclass(frozen=True)
-class Mixing:
+class MixupCutMix:
     """Exactly one of both, or neither, in each batch."""
 
     mixup: float = 0.0
@@ -35,11 +35,11 @@ class Mixing:
         """
         if not self.active:
             return pixels, targets
-        mixed, which, level, row, column = random_draws.uniform(random_draws.of_batch(draw), (5,), "mixing")[0].tolist()
+        mixed, method, level, row, column = random_draws.uniform(random_draws.batch_draw(draw), (5,), "mixing")[0].tolist()
         if mixed >= self.probability:
             return pixels, targets
         partner = (torch.arange(len(pixels)) ^ 1).clamp(max=len(pixels) - 1).to(pixels.device)
-        if self.cutmix > 0 and (self.mixup <= 0 or which < self.cutmix_probability):
+        if self.cutmix > 0 and (self.mixup <= 0 or method < self.cutmix_probability):
             height, width = pixels.shape[-2:]
             box = cut_box(height, width, float(betaincinv(self.cutmix, self.cutmix, level)), row, column)
             share = 1 - box.area / (height * width)
@@ -51,7 +51,7 @@ class Mixing:
 
 
 @dataclass(frozen=True)
-class Box:
+class CutMixBox:
     """Pixels, the last row and column excluded."""
 
     top: int
@@ -64,11 +64,11 @@ class Box:
         return (self.bottom - self.top) * (self.right - self.left)
 
 
-def cut_box(height: int, width: int, share: float, row: float, column: float) -> Box:
+def cut_box(height: int, width: int, share: float, row: float, column: float) -> CutMixBox:
     """A box over 1 - share of the area, of the image's own shape, before it is cut at the borders; row, column: its centre in [0, 1)."""
     half_height, half_width = (int(side * (1 - share) ** 0.5) // 2 for side in (height, width))
     y, x = int(row * height), int(column * width)
-    return Box(max(y - half_height, 0), min(y + half_height, height), max(x - half_width, 0), min(x + half_width, width))
+    return CutMixBox(max(y - half_height, 0), min(y + half_height, height), max(x - half_width, 0), min(x + half_width, width))
 
 
 def blend(a: Tensor, b: Tensor, share: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from training.optim import ParameterGroup
 
 
-def by_decay(
+def group_by_decay(
     model: nn.Module, decay: Callable[[str, nn.Parameter], float], scale: Callable[[str], float] = lambda name: 1.0
 ) -> list[ParameterGroup]:
     """The parameters that learn, one group for each weight decay and share of the learning rate that these give by name."""

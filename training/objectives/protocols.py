@@ -21,24 +21,24 @@ from torch import Tensor, nn
 from models.bundle_schema import Clip, Preprocess, Sound
 from training.curation import Captions
 from training.optim import ParameterGroup, pretraining_groups
-from training.recipe_settings import OptimiserSettings, Settings
+from training.recipe_settings import OptimiserSettings, RecipeSettings
 
 Batch = Mapping[str, Tensor]
 
 
-class ObjectiveSettings(Settings, ABC):
+class ObjectiveSettings(RecipeSettings, ABC):
     """Settings of a kind of objective: `objective` of a phase."""
 
     kind: str
     """A short name of the kind, which runs record. A class without one has the `package.module:NAME` by which recipes name it."""
 
     @abstractmethod
-    def build(self, model: nn.Module, facts: Facts) -> nn.Module:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> nn.Module:
         """The objective around the phase's network. Raises ValueError where the network does not suit."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class ObjectiveContext:
     """Facts that an objective may know of its run when it is built."""
 
     labels: tuple[str, ...] = ()
@@ -56,13 +56,13 @@ class GroupsParameters(Protocol):
 
 
 @runtime_checkable
-class Pictures(Protocol):
+class HasPictures(Protocol):
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Name → uint8 (N, H, W, 3), to look at in TensorBoard."""
 
 
 @runtime_checkable
-class FollowsSteps(Protocol):
+class HasAfterStep(Protocol):
     def after_step(self, step: int, steps: int) -> None:
         """Called after each optimiser step (counted from 1) of `steps`, as for teachers that follow their student."""
 
@@ -79,8 +79,8 @@ class ChoosesSamples(Protocol):
 
 
 @runtime_checkable
-class Released(Protocol):
-    def released(self) -> nn.Module:
+class HasReleasedNetwork(Protocol):
+    def released_network(self) -> nn.Module:
         """The network that a bundle holds or a later phase starts from; without this method it is the attribute `model`."""
 
 
@@ -90,10 +90,10 @@ def parameter_groups(objective: nn.Module, settings: OptimiserSettings) -> list[
     return pretraining_groups(objective, settings.weight_decay)
 
 
-def released(objective: nn.Module) -> nn.Module:
+def released_network(objective: nn.Module) -> nn.Module:
     """Raises AttributeError for an objective that has neither `released` nor `model`."""
-    if isinstance(objective, Released):
-        return objective.released()
+    if isinstance(objective, HasReleasedNetwork):
+        return objective.released_network()
     model = objective.model
     assert isinstance(model, nn.Module)
     return model

@@ -15,11 +15,11 @@ from models.layers.efficientnet_lite import STAGES, LitePatches
 from models.layers.patches import PatchEmbed
 from models.systems.image_text.flip import FLIP
 from training.curation import Captions
-from training.objectives.checks import expect, need
-from training.objectives.cit import CurationSettings, Rounds
-from training.objectives.contrastive import Contrastive, ContrastiveSettings, decay_of
-from training.objectives.parameter_groups import by_decay
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.checks import require_model, require_tensor
+from training.objectives.cit import CurationRounds, CurationSettings
+from training.objectives.contrastive import ContrastiveObjective, ContrastiveSettings, decay_of
+from training.objectives.parameter_groups import group_by_decay
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 from training.optim import ParameterGroup
 from training.recipe_settings import OptimiserSettings
 
@@ -45,36 +45,36 @@ class ProxiesSettings(ObjectiveSettings):
     curation: CurationSettings | None = None
     """Choose samples by their captions as CiT does; None: learn from all."""
 
-    def build(self, model: nn.Module, facts: Facts) -> Proxies:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> ProxyObjective:
         """Raises ValueError."""
-        flip = expect(self.kind, model, FLIP)
-        if not facts.labels:
+        flip = require_model(self.kind, model, FLIP)
+        if not context.labels:
             raise ValueError("proxies: the data does not say which thing a sample is")
         if self.curation is not None:
-            return CuratedProxies(flip, self, len(facts.labels), self.curation)
-        return Proxies(flip, self, len(facts.labels))
+            return CuratedProxyObjective(flip, self, len(context.labels), self.curation)
+        return ProxyObjective(flip, self, len(context.labels))
 
 
-class Proxies(nn.Module):
+class ProxyObjective(nn.Module):
     """Batch: normalised `pixels` (B, 3, S, S); the `words` of K texts of each, token ids (B, K, N); `label` int64 (B,), the thing."""
 
     def __init__(self, model: FLIP, settings: ProxiesSettings, things: int) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
-        self.pairs = Contrastive(model, ContrastiveSettings(masked=settings.masked))
+        self.pairs = ContrastiveObjective(model, ContrastiveSettings(masked=settings.masked))
         self.proxies = nn.Parameter(torch.empty(things, model.config.joint_width))
         nn.init.normal_(self.proxies, std=0.02)
         if isinstance(model.vision.patch_embed, LitePatches):
             model.vision.patch_embed.freeze(settings.frozen_stages)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        seen, read = self.pairs.encoded(need(batch, "pixels"), need(batch, "words"), self.pairs.noise(batch))
-        return self.losses(seen, read, need(batch, "label"))
+        seen, read = self.pairs.encode(require_tensor(batch, "pixels"), require_tensor(batch, "words"), self.pairs.noise(batch))
+        return self.losses(seen, read, require_tensor(batch, "label"))
 
     def losses(self, seen: Tensor, read: Tensor, label: Tensor) -> dict[str, Tensor]:
         """seen: (B, C); read: (B, K, C), unit vectors; label: (B,)."""
-        pairs, scale = self.pairs.compared(seen, read), self.model.scale()
+        pairs, scale = self.pairs.compare(seen, read), self.model.scale()
         with torch.autocast(seen.device.type, enabled=False):  # as `contrast`
             proxies = F.normalize(self.proxies, dim=1)
             of_images = scale * (seen.float() @ proxies.T)  # (B, things)
@@ -98,15 +98,15 @@ class Proxies(nn.Module):
             return self.settings.stem_scale if name.startswith(_STEM) else 1.0
 
         proxies = ParameterGroup(params=[self.proxies], names=["proxies"], weight_decay=settings.weight_decay, lr_scale=1.0)
-        return [*by_decay(self.model, decay, scale), proxies]
+        return [*group_by_decay(self.model, decay, scale), proxies]
 
 
-class CuratedProxies(Proxies):
+class CuratedProxyObjective(ProxyObjective):
     """The same, on samples that it chooses itself: an epoch is a round of CiT (arXiv 2301.02241)."""
 
     def __init__(self, model: FLIP, settings: ProxiesSettings, things: int, curation: CurationSettings) -> None:
         super().__init__(model, settings, things)
-        self.rounds = Rounds(curation)
+        self.rounds = CurationRounds(curation)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         values = super().forward(batch)
@@ -117,7 +117,7 @@ class CuratedProxies(Proxies):
         return self.rounds.settings.steps
 
     def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
-        """As `Rounds.choose`."""
+        """As `CurationRounds.choose`."""
         return self.rounds.choose(self, captions, epoch, batch, lambda words: self.model.text(words.to(self.proxies.device)).float())
 
     def get_extra_state(self) -> str:
@@ -137,7 +137,7 @@ def skip_blocks(model: FLIP) -> None:
 
 
 @torch.no_grad()
-def fit_proxies(objective: Proxies, batches: Iterable[Batch], *, whitened: bool) -> None:
+def fit_proxies(objective: ProxyObjective, batches: Iterable[Batch], *, whitened: bool) -> None:
     """Set each proxy, in place, to the mean of its thing's images; those of things that are not met stay.
 
     whitened: before it, set the scale of the patches so that each channel varies by 1, and the projection of images so that what all
@@ -149,9 +149,9 @@ def fit_proxies(objective: Proxies, batches: Iterable[Batch], *, whitened: bool)
     rows, labels = [], []
     for number, batch in enumerate(batches):
         if whitened and number == 0:
-            _standardise(model.vision.patch_embed, need(batch, "pixels"))
-        rows.append(model.vision(need(batch, "pixels")).features)
-        labels.append(need(batch, "label"))
+            _standardise(model.vision.patch_embed, require_tensor(batch, "pixels"))
+        rows.append(model.vision(require_tensor(batch, "pixels")).features)
+        labels.append(require_tensor(batch, "label"))
     model.train(was_training)
     features, things = torch.cat(rows), torch.cat(labels)  # (N, C), (N,)
     if whitened:
@@ -166,8 +166,8 @@ def _whiten(projection: nn.Linear, features: Tensor) -> None:
     """features: (N, C)."""
     mean = features.mean(dim=0)
     shared = mean / mean.norm()
-    apart = features - (features @ shared).unsqueeze(1) * shared
-    _, strengths, directions = torch.linalg.svd(apart - apart.mean(dim=0), full_matrices=False)
+    residual = features - (features @ shared).unsqueeze(1) * shared
+    _, strengths, directions = torch.linalg.svd(residual - residual.mean(dim=0), full_matrices=False)
     weights = directions.T / (strengths + _SOFTER * strengths[len(strengths) // 4]) * len(features) ** 0.5  # (C, C)
     weights = (weights - torch.outer(shared, shared @ weights)).T.float()
     rank = min(len(weights), len(projection.weight))

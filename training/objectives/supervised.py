@@ -19,9 +19,9 @@ from models.systems.vit.model import ViT
 from training import random_draws
 from training.collectives import term_of_mean
 from training.errors import TrainingError
-from training.objectives.checks import expect, need
-from training.objectives.mixup import Mixing
-from training.objectives.protocols import Batch, Facts, ObjectiveSettings
+from training.objectives.checks import require_model, require_tensor
+from training.objectives.mixup import MixupCutMix
+from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
 from training.optim import ParameterGroup, layer_decay_groups, pretraining_groups
 from training.recipe_settings import OptimiserSettings
 
@@ -35,7 +35,7 @@ class SupervisedSettings(ObjectiveSettings):
     cutmix: float = Field(default=0.0, ge=0)
     mix_probability: float = Field(default=1.0, ge=0, le=1)
     cutmix_probability: float = Field(default=0.5, ge=0, le=1)
-    """See `training.objectives.mixup.Mixing`."""
+    """See `training.objectives.mixup.MixupCutMix`."""
     multi_label: bool = False
     """Samples may have several labels: binary cross-entropy of each class; otherwise softmax cross-entropy."""
     merge: list[int | list[int] | dict[str, int | float]] = Field(default=[0], min_length=1)
@@ -49,12 +49,12 @@ class SupervisedSettings(ObjectiveSettings):
             raise ValueError("label_smoothing: is of softmax cross-entropy, which multi_label has not")
         return self
 
-    def build(self, model: nn.Module, facts: Facts) -> Supervised:
+    def build(self, model: nn.Module, context: ObjectiveContext) -> SupervisedObjective:
         """Raises ValueError."""
-        return Supervised(expect(self.kind, model, ViT, VideoMAE, MViT, RevMViT), self)
+        return SupervisedObjective(require_model(self.kind, model, ViT, VideoMAE, MViT, RevMViT), self)
 
 
-class Supervised(nn.Module):
+class SupervisedObjective(nn.Module):
     """Batch: normalised `pixels` (B, 3, S, S) or, for models of video, `clip` (B, 3, T, S, S); `label` int64 (B,), or `labels` (B, classes)
     in 0..1."""
 
@@ -63,14 +63,16 @@ class Supervised(nn.Module):
         self.model = model
         self.settings = settings or SupervisedSettings()
         self.schedules = tuple(MergeSchedule.parse(schedule) for schedule in self.settings.merge)
-        self.mixing = Mixing(self.settings.mixup, self.settings.cutmix, self.settings.mix_probability, self.settings.cutmix_probability)
+        self.mixing = MixupCutMix(
+            self.settings.mixup, self.settings.cutmix, self.settings.mix_probability, self.settings.cutmix_probability
+        )
         images = isinstance(model, ViT) or (isinstance(model, MViT | RevMViT) and model.config.images)
         self.input = "pixels" if images else "clip"
         if isinstance(model, MViT | RevMViT) and self.schedules != (MergeSchedule.off(),):
             raise ValueError(f"objective.merge: tokens of {type(model).__name__} do not merge")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        draw, inputs = batch["draw"], need(batch, self.input)
+        draw, inputs = batch["draw"], require_tensor(batch, self.input)
         targets = soft_targets(labels_of(batch), self.model.config.classes, self.settings.label_smoothing)
         inputs, targets = self.mixing.mix(inputs, targets, draw)
         logits = self.classify(inputs, draw).float()
@@ -106,7 +108,7 @@ class Supervised(nn.Module):
     def _drawn_schedule(self, draw: Tensor) -> MergeSchedule:
         if len(self.schedules) == 1:
             return self.schedules[0]
-        return self.schedules[int(random_draws.integers(random_draws.of_batch(draw), (), 0, len(self.schedules), "merge schedule"))]
+        return self.schedules[int(random_draws.integers(random_draws.batch_draw(draw), (), 0, len(self.schedules), "merge schedule"))]
 
 
 def keep_branches(draw: Tensor, drop_path: float, depth: int, *, reversible: bool) -> Tensor | None:
@@ -122,7 +124,7 @@ def keep_branches(draw: Tensor, drop_path: float, depth: int, *, reversible: boo
 
 def labels_of(batch: Batch) -> Tensor:
     """`labels` (B, classes) where the data gives them, otherwise `label` (B,)."""
-    return batch["labels"] if "labels" in batch else need(batch, "label")
+    return batch["labels"] if "labels" in batch else require_tensor(batch, "label")
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:

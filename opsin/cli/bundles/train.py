@@ -30,8 +30,8 @@ def train(
     with requires_extra("train"):
         from training import cli
         from training.errors import TrainingError
-        from training.options import Options
-    options = Options(recipe, tuple(changes or ()), runs, bundles, cache, phase, dry_run, tensorboard)
+        from training.options import TrainOptions
+    options = TrainOptions(recipe, tuple(changes or ()), runs, bundles, cache, phase, dry_run, tensorboard)
     try:
         code = cli.run(options)
     except TrainingError as error:

@@ -19,8 +19,8 @@ from starters.data.clips.camera_paths import MOVES, draw_path
 from starters.data.clips.render_scene import Viewport, draw_scene, render
 from starters.data.clips.video_augmentation import draw_crop, draw_rate
 from starters.data.images.package_images import Part, StillPackage, Stills, open_stills
-from training.data.augment import normalised
-from training.data.source import DataSettings, Preparation, Sample
+from training.data.augment import normalise
+from training.data.source import DataSettings, Sample, SamplePreparation
 from training.errors import DataError
 
 _LONG_SIDE = (1.0, 4 / 3, 16 / 9)
@@ -38,7 +38,7 @@ class CameraMoves(DataSettings):
     coded: float = Field(default=0.5, ge=0, le=1)
     """Share of clips that are compressed by a codec."""
 
-    def open(self, preparation: Preparation) -> CameraClips:
+    def open(self, preparation: SamplePreparation) -> CameraClips:
         """Open the images that cameras move over. Raises DataError."""
         if preparation.clip is None or not isinstance(preparation.preprocess, Preprocess):
             raise DataError("clip, preprocess: the recipe does not say how clips are made (frames, stride; image_size, mean, std)")
@@ -83,7 +83,7 @@ class CameraClips:
         frames = self._record(label, times, duration, draw_crop(self.preprocess.image_size, generator), generator)
         if generator.random() < self.settings.coded:
             frames = video_augmentation.compress(frames, generator)
-        return {"clip": normalised(frames, self.preprocess), "label": torch.tensor(label)}
+        return {"clip": normalise(frames, self.preprocess), "label": torch.tensor(label)}
 
     def video(self, index: int, seconds: float, short_side: int) -> SyntheticVideo:
         """Make a video of the part, a function of its index alone."""

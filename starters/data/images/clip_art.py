@@ -24,9 +24,9 @@ from pydantic import Field
 
 from models.arrays import UInt8Array
 from training.checkpoint import replacing, write_atomically
-from training.data.augment import prepared
+from training.data.augment import prepare_image
 from training.data.packages import DebianPackage, obtain
-from training.data.source import DataSettings, Preparation, Sample
+from training.data.source import DataSettings, Sample, SamplePreparation
 from training.errors import DataError
 
 _MAX_PIXELS = 16_000_000
@@ -53,7 +53,7 @@ class ClipArt(DataSettings):
     coloured: float = Field(default=0.3, ge=0, le=1)
     """Share of training samples with a coloured instead of a white background."""
 
-    def open(self, preparation: Preparation) -> ClipArtImages:
+    def open(self, preparation: SamplePreparation) -> ClipArtImages:
         """Open the drawings of the part. Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
@@ -91,7 +91,7 @@ class ClipArtImages:
     names: tuple[str, ...]
     rows: tuple[int, ...]
     settings: ClipArt
-    preparation: Preparation
+    preparation: SamplePreparation
     unit: str = "images"
     labels: tuple[str, ...] = ()
 
@@ -107,7 +107,7 @@ class ClipArtImages:
         background = (dice.randrange(256), dice.randrange(256), dice.randrange(256)) if coloured else (255, 255, 255)
         preprocess = self.preparation.preprocess
         assert preprocess is not None
-        return {"pixels": prepared(self.image(index, background), preprocess, self.preparation.augment, draw)}
+        return {"pixels": prepare_image(self.image(index, background), preprocess, self.preparation.augment, draw)}
 
     def image(self, index: int, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
         """Return one drawing as RGB."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from starters.data.images.emoji_names import Texts
 from training.data.packages import DebianPackage, obtain
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
@@ -25,7 +25,7 @@ _MAX_TITLE_CHARS = 60
 """Maximum length of a title in characters; longer ones are descriptions."""
 
 
-class Titles(Settings):
+class Titles(RecipeSettings):
     package: DebianPackage
     folder: str
     """Folder of the package's SVG files, with the paths of the PNG files."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from training.data.packages import NpmPackage, obtain
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 ENGLISH = "en"
 _SYMBOLS = 8
@@ -22,7 +22,7 @@ _SYMBOLS = 8
 _SIDED = re.compile(r"\b(left|right|leftwards|rightwards|clockwise|counterclockwise|o’clock|thirty|facing)\b")
 
 
-class EmojiNames(Settings):
+class EmojiNames(RecipeSettings):
     package: NpmPackage
     languages: list[str] = Field(min_length=1)
     """Languages in addition to English: folders of the package."""

@@ -19,16 +19,16 @@ from torch import Generator, Tensor
 from models.bundle_schema import Preprocess
 from starters.data.images import flag_augmentation
 from training.checkpoint import replacing
-from training.data.augment import normalised
+from training.data.augment import normalise
 from training.data.packages import DebianPackage, NpmPackage, obtain
-from training.data.source import DataSettings, Preparation, Sample
+from training.data.source import DataSettings, Sample, SamplePreparation
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 _REGIONAL_INDICATOR_A = 0x1F1E6
 
 
-class Artwork(Settings):
+class Artwork(RecipeSettings):
     """One artist's flags as SVG files named by country code."""
 
     name: str
@@ -42,7 +42,7 @@ class Artwork(Settings):
         return root / self.folder / f"{code if self.upper_case else code.lower()}.svg"
 
 
-class EmojiVendor(Settings):
+class EmojiVendor(RecipeSettings):
     """One vendor's emoji as PNG files named by code points."""
 
     name: str
@@ -53,13 +53,13 @@ class EmojiVendor(Settings):
         return root / self.folder / ("-".join(f"{ord(letter) - ord('A') + _REGIONAL_INDICATOR_A:x}" for letter in code) + ".png")
 
 
-class ExcludedFlag(Settings):
+class ExcludedFlag(RecipeSettings):
     picture: str
     code: str
     why: str
 
 
-class FlagClipArt(Settings):
+class FlagClipArt(RecipeSettings):
     """Images named after countries, from a collection by many artists."""
 
     name: str
@@ -123,7 +123,7 @@ class Flags(DataSettings):
             raise ValueError("labels: two have the same name")
         return self
 
-    def open(self, preparation: Preparation) -> RenderedFlags:
+    def open(self, preparation: SamplePreparation) -> RenderedFlags:
         """Open the artwork to train on. Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
@@ -261,4 +261,4 @@ class RenderedFlags:
         drawing = index % len(self.corpus.train)
         artwork = self.corpus.train.artwork[drawing].unsqueeze(0)
         rendered = flag_augmentation.render(artwork, self.preprocess.image_size, Generator().manual_seed(draw), self.settings.clean)
-        return {"pixels": normalised(rendered[0].permute(1, 2, 0).numpy(), self.preprocess), "label": self.corpus.train.targets[drawing]}
+        return {"pixels": normalise(rendered[0].permute(1, 2, 0).numpy(), self.preprocess), "label": self.corpus.train.targets[drawing]}

@@ -11,12 +11,12 @@ from PIL import Image
 
 from training.data.packages import NpmPackage, obtain
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 _NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 
-class Style(Settings):
+class Style(RecipeSettings):
     """One artist's icons."""
 
     name: str

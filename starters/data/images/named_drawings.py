@@ -27,9 +27,9 @@ from starters.data.images.clip_art import ClipArt, series_of
 from starters.data.images.clip_art_titles import Titles, read_titles
 from starters.data.images.emoji_names import ENGLISH, EmojiEntry, EmojiNames, Texts, has_sides, read_names, slug
 from starters.data.images.iconify import Style
-from training.data.augment import prepared
-from training.data.captions import Words, WordSettings, open_words
-from training.data.source import DataSettings, Preparation, Sample
+from training.data.augment import prepare_image
+from training.data.captions import CaptionTokens, WordSettings, open_words
+from training.data.source import DataSettings, Sample, SamplePreparation
 from training.errors import DataError
 
 _MIN_COARSE_SIDE = 40
@@ -62,7 +62,7 @@ class NamedDrawings(DataSettings):
     outlined: float | None = Field(default=None, ge=0, le=1)
     """Share of the samples with black outlines, half of them with nothing else; None: none."""
 
-    def open(self, preparation: Preparation) -> DrawingsWithNames:
+    def open(self, preparation: SamplePreparation) -> DrawingsWithNames:
         """Open the drawings to train on. Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
@@ -100,10 +100,10 @@ class NamedDrawingSet:
 @dataclass(frozen=True)
 class DrawingsWithNames:
     drawings: NamedDrawingSet
-    captions: Words
+    captions: CaptionTokens
     """Name of each sample; of clip art that of the first drawing at its index."""
     settings: NamedDrawings
-    preparation: Preparation
+    preparation: SamplePreparation
     unit: str = "pairs"
 
     @property
@@ -133,7 +133,7 @@ class DrawingsWithNames:
         assert preprocess is not None
         if drawing.sided:
             augment = augment.model_copy(update={"flip": False})
-        pixels = prepared(image, preprocess, augment, draw)
+        pixels = prepare_image(image, preprocess, augment, draw)
         words = self.captions.tokenise(self._texts(drawing, dice))  # (2, length)
         return {"pixels": pixels, "words": words, "label": torch.tensor(label)}
 

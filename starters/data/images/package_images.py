@@ -24,7 +24,7 @@ from models.arrays import UInt8Array
 from starters.data.renders.furniture import unpack
 from training.data.packages import LicensedPackage, obtain
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 Part = Literal["train", "val", "test"]
 Role = Literal["ground", "cutout"]
@@ -38,7 +38,7 @@ _MIN_SIDE = 24
 _MAX_PIXELS = 40_000_000
 
 
-class ImageFiles(Settings):
+class ImageFiles(RecipeSettings):
     """Files of one package with the same role and part."""
 
     files: list[str] = Field(min_length=1)

@@ -22,9 +22,9 @@ from models.people.keypoints import HIPS, MIRRORED, TOKEN_VALUES, Poses, encode_
 from starters.data.people.mocap_files import BOXING, CLIMBING, CLIMBING_JOINTS, CMU, Motion, read_bvh, read_deepmimic, read_positions
 from starters.data.people.simulated_detector import Noise, detect, draw_camera
 from training.data.packages import DebianPackage, PyPIPackage, obtain
-from training.data.source import DataSettings, Preparation, Sample
+from training.data.source import DataSettings, Sample, SamplePreparation
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 STAND = "stand"
 UNLABELLED = -1
@@ -42,7 +42,7 @@ READERS: Mapping[str, Callable[[Path], Motion]] = {
 }
 
 
-class LabelledPart(Settings):
+class LabelledPart(RecipeSettings):
     """An action within a recording, in seconds."""
 
     label: str
@@ -51,7 +51,7 @@ class LabelledPart(Settings):
     """None: to the end of the recording."""
 
 
-class MotionRecording(Settings):
+class MotionRecording(RecipeSettings):
     name: str
     package: str
     file: str
@@ -63,7 +63,7 @@ class MotionRecording(Settings):
     """Whether upright, still frames have the class `STAND`, whatever `parts` say."""
 
 
-class Packages(Settings):
+class Packages(RecipeSettings):
     pypi: dict[str, PyPIPackage] = Field(default_factory=dict)
     debian: dict[str, DebianPackage] = Field(default_factory=dict)
 
@@ -103,7 +103,7 @@ class Motions(DataSettings):
         if unknown or (recording.standing and STAND not in self.classes):
             raise ValueError(f"{recording.name}: {', '.join(sorted(unknown)) or STAND}: not among the classes")
 
-    def open(self, preparation: Preparation) -> MotionTracks:
+    def open(self, preparation: SamplePreparation) -> MotionTracks:
         """Read the recordings. Raises DataError."""
         takes = open_takes(self.recordings, self, preparation.cache)
         labelled = np.concatenate([take.labels for take in takes])

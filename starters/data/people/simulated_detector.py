@@ -14,7 +14,7 @@ from pydantic import Field
 
 from models.arrays import FloatArray
 from models.people.keypoints import ASSUMED_HEIGHT_M, HIPS, KEYPOINT_COUNT, Poses
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 SIDE = 640
 MIN_DEPTH_M = 0.3
@@ -29,7 +29,7 @@ LIMBS = (
 LEFT, RIGHT = ([keypoint for limb in LIMBS for keypoint in limb[side]] for side in (0, 1))
 
 
-class Noise(Settings):
+class Noise(RecipeSettings):
     """Errors of a detector. Lengths are in heights of the person's box."""
 
     jitter: float = Field(default=0.012, ge=0)

@@ -16,13 +16,13 @@ from pydantic import Field
 
 from starters.data.renders.meshes import Up
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 CATALOGUE = "PluginFurnitureCatalog.properties"
 ENTRY = re.compile(r"(\w+)#(\d+)\s*[=:]\s*(.*)")
 
 
-class Library(Settings):
+class Library(RecipeSettings):
     """One archive of a package, its licence, and the objects that are used."""
 
     file: str

@@ -30,10 +30,10 @@ from starters.data.renders.meshes import PaintedMesh, Up, compose_shapes, draw_p
 from starters.data.renders.render_views import Light, surface_of, view_dtype, view_of
 from training.checkpoint import replacing, write_atomically
 from training.data.packages import LicensedPackage, obtain
-from training.data.rgbd_scenes import unprojected
-from training.data.source import DataSettings, Preparation, Sample, Unreadable
+from training.data.rgbd_scenes import unproject
+from training.data.source import DataSettings, Sample, SamplePreparation, UnreadableSample
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 Part = Literal["train", "val", "test"]
 
@@ -43,7 +43,7 @@ _SHARD = 16
 """Number of objects in a shard."""
 
 
-class Objects(Settings):
+class Objects(RecipeSettings):
     """Files of one category, all of them trained on or all held out."""
 
     category: str
@@ -97,7 +97,7 @@ class Renders(DataSettings):
             raise ValueError(f"packages: category {', '.join(both)} belongs to one of train, val and test alone")
         return self
 
-    def open(self, preparation: Preparation) -> RenderedScenes:
+    def open(self, preparation: SamplePreparation) -> RenderedScenes:
         """Render the shards that the cache lacks. Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
@@ -170,13 +170,13 @@ class RenderedScenes:
         try:
             return self._sample(view, shard.surfaces[view["object"]], generator)
         except ValueError as error:
-            raise Unreadable(f"view {index} of {shard.names[view['object']]}: {error}") from error
+            raise UnreadableSample(f"view {index} of {shard.names[view['object']]}: {error}") from error
 
     def _sample(self, view: npt.NDArray[np.void], surface: npt.NDArray[np.void], generator: np.random.Generator) -> Sample:
         side = self.settings.seen_size
         depth = torch.from_numpy(add_sensor_noise(view["depth"], generator) if self.settings.sensor else np.array(view["depth"]))
         focal, centre = float(view["focal"]) * side, (float(view["centre"][0]) * side, float(view["centre"][1]) * side)
-        seen, scale, offset = normalise_points(unprojected(depth, (focal, focal), centre))  # (n, n, 3)
+        seen, scale, offset = normalise_points(unproject(depth, (focal, focal), centre))  # (n, n, 3)
         first = int(generator.integers(len(surface)))  # they are in random order
         chosen = (first + np.arange(min(self.settings.surface_points, len(surface)))) % len(surface)
         points, colours = lit_surface(view, surface[chosen])
@@ -185,7 +185,7 @@ class RenderedScenes:
         image = torch.from_numpy(np.array(view["image"])).permute(2, 0, 1).float() / 255
         behind: Sample = {}
         if self.settings.back:
-            back = unprojected(torch.from_numpy(np.array(view["back"])), (focal, focal), centre) / scale - offset
+            back = unproject(torch.from_numpy(np.array(view["back"])), (focal, focal), centre) / scale - offset
             colour = torch.from_numpy(np.array(view["back_colour"])).float() / 255
             behind = {"back": back.masked_fill(~valid.unsqueeze(-1), 0.0), "back_colours": colour}  # (n, n, 3) each
         return {

@@ -7,7 +7,7 @@ from numpy.random import Generator
 from scipy.fft import irfft, next_fast_len, rfft
 
 from starters.data.sounds.soundfonts import Wave
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 _BANDS = 6
 """Number of points of an equaliser's curve, evenly spread over the logarithm of frequency."""
@@ -16,7 +16,7 @@ _ONSET = 0.05
 """Share of the peak at which a sound starts."""
 
 
-class Acoustics(Settings):
+class Acoustics(RecipeSettings):
     """Probabilities and ranges of augmentations."""
 
     softened: float = 0.0

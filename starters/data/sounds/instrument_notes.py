@@ -24,9 +24,9 @@ from starters.data.sounds.audio_augmentation import Acoustics, augment, onset
 from starters.data.sounds.sampled_instruments import Instruments, RecordingPlayer, open_instruments
 from starters.data.sounds.soundfonts import KITS, Note, Synth, Wave, parse_preset
 from training.data.packages import PyPIPackage
-from training.data.source import DataSettings, Preparation, Sample, Unreadable
+from training.data.source import DataSettings, Sample, SamplePreparation, UnreadableSample
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 _AUDIBLE = 1e-3
 """Minimum peak of a rendered sound."""
@@ -34,7 +34,7 @@ _MIN_DURATION_S = 0.1
 _TRIES = 20
 
 
-class Instrument(Settings):
+class Instrument(RecipeSettings):
     """Sounds of one class: presets with a range of keys, or keys of drum kits."""
 
     presets: list[str] = Field(default_factory=list)
@@ -76,7 +76,7 @@ class InstrumentNotes(DataSettings):
             raise ValueError(f"kits: {', '.join(wrong)}: kits are in bank {KITS}")
         return self
 
-    def open(self, preparation: Preparation) -> RenderedNotes:
+    def open(self, preparation: SamplePreparation) -> RenderedNotes:
         """Open the fonts. Raises DataError if none has a class."""
         played = open_some(self, preparation.sound, preparation.cache)
         missing = [label for label, voices in zip(played.labels, played.voices, strict=True) if not voices]
@@ -142,7 +142,7 @@ class RenderedNotes:
         }
 
     def draw_sound(self, label: int, generator: Generator) -> Wave:
-        """Draw an augmented sound of a class, at most as long as a spectrogram. Raises Unreadable."""
+        """Draw an augmented sound of a class, at most as long as a spectrogram. Raises UnreadableSample."""
         rate, voice = self.sound.sample_rate, self.voice(label, generator)
         late = int(generator.exponential(0.7) * rate) if generator.random() < 0.2 and not voice.is_drum else 0
         wave = self._phrase(voice, self.samples + late, generator)
@@ -169,14 +169,14 @@ class RenderedNotes:
         return voices[int(generator.integers(len(voices)))]
 
     def note(self, voice: Voice, generator: Generator) -> Wave:
-        """Render one note from its start, at half of full scale; draw another key if it is silent. Raises Unreadable."""
+        """Render one note from its start, at half of full scale; draw another key if it is silent. Raises UnreadableSample."""
         for _ in range(_TRIES):
             key = voice.keys[int(generator.integers(len(voice.keys)))]
             length = int(generator.uniform(0.3, 1.5) * self.sound.sample_rate)
-            with suppress(Unreadable):
+            with suppress(UnreadableSample):
                 wave = self._play(voice, [Note(key, float(generator.uniform(0.4, 1.0)), 0, length)], self.samples)
                 return wave * np.float32(0.5 / np.abs(wave).max())
-        raise Unreadable(f"{self._describe(voice)} is silent from {voice.keys[0]} to {voice.keys[-1]}")
+        raise UnreadableSample(f"{self._describe(voice)} is silent from {voice.keys[0]} to {voice.keys[-1]}")
 
     def _phrase(self, voice: Voice, samples: int, generator: Generator) -> Wave:
         """Render mostly one note, else a chord or several notes in sequence."""
@@ -205,7 +205,7 @@ class RenderedNotes:
         wave = self.synths[voice.font].play(voice.preset, notes, samples, tuning)
         if float(np.abs(wave).max(initial=0.0)) < _AUDIBLE:
             keys = ", ".join(str(note.key) for note in notes)
-            raise Unreadable(f"{self._describe(voice)} is silent at {keys or 'no key'}")
+            raise UnreadableSample(f"{self._describe(voice)} is silent at {keys or 'no key'}")
         return wave
 
     def _describe(self, voice: Voice) -> str:

@@ -21,7 +21,7 @@ from starters.data.sounds.gus_patches import read_patch
 from starters.data.sounds.soundfonts import KITS, Font, Note, Presets, Synth, Wave, open_font, parse_preset
 from training.data.decode import read_sound
 from training.data.packages import LicensedPackage, PyPIPackage, obtain
-from training.data.source import Unreadable
+from training.data.source import UnreadableSample
 from training.errors import DataError
 
 _NAME = re.compile(r"([A-G])([s#b]?)(\d)(?: ?v\d+)?")
@@ -157,7 +157,7 @@ def _files(folder: Path, sample_rate: int) -> SampledPreset:
 def _decode(file: Path, key: int, sample_rate: int) -> NoteRecording:
     try:
         wave = read_sound(file, sample_rate, _MAX_DURATION_S).numpy()
-    except Unreadable as error:
+    except UnreadableSample as error:
         raise DataError(str(error)) from error
     return NoteRecording(key, resample(wave, _FINER * len(wave)), _FINER * sample_rate)
 

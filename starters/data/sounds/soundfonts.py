@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 
 from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.errors import DataError
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 KITS = 128
 """Bank of drum kits, in which each key is a different drum."""
@@ -33,7 +33,7 @@ Wave = NDArray[np.float32]
 """Mono, (samples,)."""
 
 
-class Presets(Settings):
+class Presets(RecipeSettings):
     """Selection of presets. A preset is `BANK:PROGRAM`."""
 
     only: list[str] | None = None

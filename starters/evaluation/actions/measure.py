@@ -16,7 +16,7 @@ from starters.evaluation.actions import methods, real_clips, samples, splits
 from starters.evaluation.actions.samples import Floats, Moments
 from starters.evaluation.actions.settings import ActionsSettings
 from starters.evaluation.actions.splits import Views
-from training.evaluation.settings import Split
+from training.evaluation.settings import DataSplit
 
 LART_NAME, SINGLE, NEAREST, LOGISTIC = "LART", "LART on single frames", "nearest pose", "logistic regression"
 ENOUGH_RECORDINGS = 8
@@ -25,7 +25,7 @@ ENOUGH_RECORDINGS = 8
 
 def validation(source: MotionTracks, settings: ActionsSettings, network: LART, cache: Path, seed: int) -> dict[str, Any]:
     """Measurements that choices are made by, which are printed. Raises TrainingError."""
-    asked = splits.recorded(Split.VAL, source, settings, Views(settings.every, settings.cameras, seed), cache)
+    asked = splits.recorded(DataSplit.VAL, source, settings, Views(settings.every, settings.cameras, seed), cache)
     found = table(asked, {LART_NAME: methods.lart(network, asked, source.settings.rate)}, source.labels)
     print("\n".join(_lines(found)))
     return {"recorded": found}
@@ -41,7 +41,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 def measure(source: MotionTracks, settings: ActionsSettings, network: LART, single: LART, cache: Path, seed: int) -> dict[str, Any]:
     """Look at the test split. Raises DataError."""
     views = Views(settings.every, settings.cameras, seed)
-    asked = splits.recorded(Split.TEST, source, settings, views, cache)
+    asked = splits.recorded(DataSplit.TEST, source, settings, views, cache)
     known = splits.trained(source, replace(views, seed=seed + 1))
     drawn = samples.of_training(source, settings.drawn, seed)
     labels, rate = source.labels, source.settings.rate

@@ -17,7 +17,7 @@ from models.media.video import ClipLimits, probe
 from models.people.keypoints import box_iou
 from models.systems.actions.detection_scale import Detail
 from training.data.packages import DebianPackage, PyPIPackage, obtain
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 
 MARKS = Path(__file__).with_name("people.yaml")
 OVERLAP = 0.3
@@ -28,7 +28,7 @@ Part = list[tuple[float, float, float, float, float]]
 """Moments: seconds, left, top, right and bottom."""
 
 
-class MarkedClip(Settings):
+class MarkedClip(RecipeSettings):
     name: str
     pypi: PyPIPackage | None = None
     debian: DebianPackage | None = None

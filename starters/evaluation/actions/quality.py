@@ -14,8 +14,8 @@ from starters.evaluation.actions.settings import ActionsSettings
 from training import phase_runner
 from training.errors import RecipeError
 from training.evaluation.report import Measurement
-from training.evaluation.settings import Split
-from training.evaluation.trained_classifier import Look, Report, Trained
+from training.evaluation.settings import DataSplit
+from training.evaluation.trained_classifier import Look, Report, TrainedNetwork
 from training.recipe import Recipe
 
 
@@ -31,14 +31,14 @@ class ActionsQuality(ActionsSettings):
             raise RecipeError("release.quality: kind actions is for data of kind motions")
         open_takes([*self.validation, *self.held_out], data, cache)
 
-    def begin(self, trained: Trained) -> Look:
+    def prepare(self, trained: TrainedNetwork) -> Look:
         network, seed = trained.network, trained.recipe.seed
         source = phase_runner.source_of(trained.recipe, trained.recipe.released_phase, trained.cache)
         if not isinstance(source, MotionTracks) or not isinstance(network, LART):
             raise RecipeError("release.quality: kind actions is for a LART on data of kind motions")
 
-        def look(split: Split) -> Report:
-            if split is Split.VAL:
+        def look(split: DataSplit) -> Report:
+            if split is DataSplit.VAL:
                 return actions.validation(source, self, network, trained.cache, seed)
             single = trained.other(self.single_frames)
             assert isinstance(single, LART)
@@ -46,7 +46,7 @@ class ActionsQuality(ActionsSettings):
 
         return look
 
-    def measurement(self, trained: Trained, report: Report) -> Measurement:
+    def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
         data = (trained.recipe.released_phase.data or trained.recipe.data).model_dump()
         packages = [*data["packages"]["pypi"].values(), *data["packages"]["debian"].values()]
         named = [{field: package[field] for field in ("name", "version", "sha256")} for package in packages]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.people.keypoints import TOKEN_VALUES, encode_tokens
 from starters.data.people.motions import UNLABELLED, MotionTracks, Take, play
-from training.data.source import Source
+from training.data.source import SampleSource
 
 Floats = NDArray[np.floating[Any]]
 NEAR = 3
@@ -90,7 +90,7 @@ def _of_take(take: Take, number: int, source: MotionTracks, every: float, camera
             yield _Moment(pose, seen, near[0], int(take.labels[at]), take.name)
 
 
-def of_training(source: Source, count: int, seed: int) -> Moments:
+def of_training(source: SampleSource, count: int, seed: int) -> Moments:
     """One moment of each of `count` tracks that training could have drawn."""
     found = []
     for index in range(count):

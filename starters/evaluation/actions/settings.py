@@ -10,11 +10,11 @@ from starters.data.people.motions import MotionRecording
 from starters.evaluation.starter_quality import StarterQuality
 from training.data.packages import PyPIPackage
 from training.evaluation.trained_classifier import SplitQuality
-from training.recipe_settings import Settings
+from training.recipe_settings import RecipeSettings
 from training.shipped_files import Located
 
 
-class SeenAction(Settings):
+class SeenAction(RecipeSettings):
     """Actions of a person in a clip, as somebody saw them, in seconds."""
 
     person: int
@@ -24,7 +24,7 @@ class SeenAction(Settings):
     what: str
 
 
-class RealClip(Settings):
+class RealClip(RecipeSettings):
     """A real video that the network is shown. It is downloaded, and no picture of it is kept."""
 
     package: PyPIPackage

@@ -10,7 +10,7 @@ from starters.evaluation.actions import samples
 from starters.evaluation.actions.samples import Moments
 from starters.evaluation.actions.settings import ActionsSettings
 from training.errors import RecipeError
-from training.evaluation.settings import Split
+from training.evaluation.settings import DataSplit
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Views:
     seed: int
 
 
-def recorded(split: Split, source: MotionTracks, settings: ActionsSettings, views: Views, cache: Path) -> Moments:
+def recorded(split: DataSplit, source: MotionTracks, settings: ActionsSettings, views: Views, cache: Path) -> Moments:
     """Raises DataError, and RecipeError for a split without recordings."""
-    recordings = settings.validation if split is Split.VAL else settings.held_out
+    recordings = settings.validation if split is DataSplit.VAL else settings.held_out
     if not recordings:
         raise RecipeError(f"release.quality: it lists no recordings of the split {split.value}; --split test evaluates the test, once")
     takes = open_takes(recordings, source.settings, cache)
@@ -40,4 +40,4 @@ def for_choices(source: MotionTracks, settings: ActionsSettings, views: Views, c
     """Moments that thresholds are chosen by: of the recordings of training, since no others show all classes, and of the validation split,
     if there is one. Raises DataError."""
     known = trained(source, views)
-    return samples.joined(known, recorded(Split.VAL, source, settings, views, cache)) if settings.validation else known
+    return samples.joined(known, recorded(DataSplit.VAL, source, settings, views, cache)) if settings.validation else known

@@ -27,5 +27,5 @@ def render(spec: BundleSpec) -> str:
     for measurement, sections in _WHOLE.items():
         if measurement in spec.quality:
             return "\n".join(sections(spec))
-    [section] = [section for measurement, section in _SECTIONS.items() if measurement in spec.quality] or [card.measured]
+    [section] = [section for measurement, section in _SECTIONS.items() if measurement in spec.quality] or [card.describe_quality]
     return card.render(spec, section)

@@ -16,7 +16,7 @@ from starters.data.images.clip_art import ClipArt, ClipArtImages, series_of
 from starters.evaluation.inpainting.settings import Hole
 from training.data.load_image import to_model_size
 from training.data.sampler import draw_of
-from training.data.source import Preparation
+from training.data.source import SamplePreparation
 from training.errors import RecipeError
 from training.objectives.masks import strokes
 
@@ -39,7 +39,7 @@ class Drawings:
 
 def drawings(data: ClipArt, preprocess: Preprocess, cache: Path, chosen: slice) -> Drawings:
     """One drawing of each held-out series; chosen: which of them, in an order that spreads them over all. Raises DataError, RecipeError."""
-    source = data.open(Preparation(preprocess, cache=cache))
+    source = data.open(SamplePreparation(preprocess, cache=cache))
     first = {series_of(name): number for number, name in reversed(list(enumerate(source.names)))}
     order = sorted(first.values(), key=lambda number: draw_of(0, number))[chosen]
     if len(order) < 2:

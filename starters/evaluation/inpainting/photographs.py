@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.data.load_image import Pixels
+from training.data.load_image import RGBPixels
 from training.data.packages import DebianPackage, obtain
 from training.errors import DataError
 
@@ -16,7 +16,7 @@ CROP, DOWN = 256, 720
 """Side of a crop, and the height that files are reduced to first."""
 
 
-def crops(package: DebianPackage, folder: str, names: Collection[str], count: int, cache: Path) -> dict[str, list[Pixels]]:
+def crops(package: DebianPackage, folder: str, names: Collection[str], count: int, cache: Path) -> dict[str, list[RGBPixels]]:
     """Name → its crops, (CROP, CROP, 3) each. Raises DataError."""
     files = {file.stem: (number, file) for number, file in enumerate(sorted((obtain(package, cache) / folder).glob("*.jpg")))}
     if unknown := sorted(set(names) - files.keys()):
@@ -24,7 +24,7 @@ def crops(package: DebianPackage, folder: str, names: Collection[str], count: in
     return {name: _crops(*found, count) for name, found in files.items() if name in names}
 
 
-def _crops(number: int, file: Path, count: int) -> list[Pixels]:
+def _crops(number: int, file: Path, count: int) -> list[RGBPixels]:
     with Image.open(file) as opened:
         image = opened.convert("RGB")
     reduced = np.asarray(image.resize((round(image.width * DOWN / image.height), DOWN), Image.Resampling.LANCZOS))

@@ -6,15 +6,15 @@ from starters.evaluation.inpainting import plot, report, step_counts
 from starters.evaluation.inpainting.settings import InpaintingSettings
 from training import phase_runner
 from training.evaluation.report import Measurement
-from training.evaluation.trained_classifier import Trained
+from training.evaluation.trained_classifier import TrainedNetwork
 
 
 class InpaintingQuality(InpaintingSettings):
     """Evaluation by `InpaintingSettings`."""
 
-    def measure(self, trained: Trained) -> Measurement:
+    def measure(self, trained: TrainedNetwork) -> Measurement:
         """Scores only what was not scored before."""
-        contest = step_counts.prepare(trained.recipe, trained.network, trained.shop)
+        contest = step_counts.prepare(trained.recipe, trained.network, trained.context)
         trained_on = trained.recipe.data.open(phase_runner.preparation(trained.recipe, None, trained.cache))
         quality = report.summary(contest, step_counts.run(contest))
         return Measurement(
@@ -27,5 +27,5 @@ class InpaintingQuality(InpaintingSettings):
             drawn={plot.FILE: plot.draw(quality)},
         )
 
-    def measure_part(self, trained: Trained, part: str) -> None:
-        step_counts.run(step_counts.prepare(trained.recipe, trained.network, trained.shop), part)
+    def measure_part(self, trained: TrainedNetwork, part: str) -> None:
+        step_counts.run(step_counts.prepare(trained.recipe, trained.network, trained.context), part)

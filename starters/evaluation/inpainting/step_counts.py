@@ -27,9 +27,9 @@ from starters.evaluation.inpainting.perceptual import PerceptualDistance
 from starters.evaluation.inpainting.settings import Hole, InpaintingSettings
 from training import phase_runner
 from training.errors import RecipeError, TrainingError
-from training.evaluation.report import reports, rounded
+from training.evaluation.report import reports, round_weights
 from training.fingerprint import sha256_of_weights
-from training.phase_runner import Workshop
+from training.phase_runner import RunContext
 from training.recipe import Recipe
 
 SCORES = ("perceptual", "psnr", "ssim")
@@ -59,7 +59,7 @@ class Contest:
     folder: Path
 
 
-def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
+def prepare(recipe: Recipe, network: nn.Module, shop: RunContext) -> Contest:
     """network: of `release.phase`, rounded as its bundle stores it. Raises TrainingError."""
     settings, preprocess = recipe.release.quality if recipe.release else None, recipe.preprocess
     if not isinstance(settings, InpaintingSettings) or preprocess is None:
@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
     model = _suitable(network, preprocess)
     labels: tuple[str, ...] = ()
     rivals = {
-        name: _suitable(rounded(phase_runner.trained_network(recipe, name, labels, shop), recipe), preprocess)
+        name: _suitable(round_weights(phase_runner.load_phase_network(recipe, name, labels, shop), recipe), preprocess)
         for name in (settings.same_budget, settings.one_step)
     }
     return Contest(

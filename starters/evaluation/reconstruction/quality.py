@@ -7,22 +7,22 @@ from starters.evaluation.reconstruction import report as reconstruction_report
 from starters.evaluation.reconstruction import scores
 from starters.evaluation.reconstruction.settings import ReconstructionSettings
 from training.evaluation.report import Measurement
-from training.evaluation.settings import Split
-from training.evaluation.trained_classifier import Look, Report, Trained
+from training.evaluation.settings import DataSplit
+from training.evaluation.trained_classifier import Look, Report, TrainedNetwork
 
 
 class ReconstructionQuality(ReconstructionSettings):
     """Evaluation by `ReconstructionSettings`."""
 
-    def begin(self, trained: Trained) -> Look:
-        contest = scores.prepare(trained.recipe, self, trained.network, trained.shop)
+    def prepare(self, trained: TrainedNetwork) -> Look:
+        contest = scores.prepare(trained.recipe, self, trained.network, trained.context)
         chosen = scores.calibrate(contest)
 
-        def look(split: Split) -> Report:
+        def look(split: DataSplit) -> Report:
             source = scores.held_out(contest, split)
             return reconstruction_report.report(self, chosen, source, scores.run(contest, chosen, source), split)
 
         return look
 
-    def measurement(self, trained: Trained, report: Report) -> Measurement:
+    def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
         return Measurement({"reconstruction": report}, data=credited(trained))

@@ -14,21 +14,21 @@ from starters.evaluation.reconstruction.scores import COLOURED, NEAREST, NETWORK
 from starters.evaluation.reconstruction.settings import ReconstructionSettings
 from starters.evaluation.reconstruction.shapes import EXTRUDED, views_of
 from training.evaluation import metrics
-from training.evaluation.settings import Split
+from training.evaluation.settings import DataSplit
 
 SCORES = ("f1", "precision", "recall")
 Scores = npt.NDArray[np.float64]
 
 
 def report(
-    settings: ReconstructionSettings, chosen: Chosen, source: RenderedScenes, rows: Mapping[int, Row], split: Split
+    settings: ReconstructionSettings, chosen: Chosen, source: RenderedScenes, rows: Mapping[int, Row], split: DataSplit
 ) -> dict[str, Any]:
     """The report of a split. Test: the primary categories and, apart, the others. Validation: all together."""
     views = views_of(source, settings.views)
     categories: dict[str, list[str]] = defaultdict(list)
     for name in views:
         categories[source.categories[name]].append(name)
-    others = [category for category in sorted(categories) if split is Split.TEST and category not in settings.primary]
+    others = [category for category in sorted(categories) if split is DataSplit.TEST and category not in settings.primary]
     primary = [category for category in sorted(categories) if category not in others]
 
     def part(names: Sequence[str]) -> dict[str, Any]:

@@ -40,10 +40,10 @@ from starters.evaluation.reconstruction.surfaces import Match, Truth
 from training import phase_runner
 from training.data.source import Sample
 from training.errors import RecipeError
-from training.evaluation.report import reports, rounded
-from training.evaluation.settings import Split
+from training.evaluation.report import reports, round_weights
+from training.evaluation.settings import DataSplit
 from training.fingerprint import sha256_of_weights
-from training.phase_runner import Workshop
+from training.phase_runner import RunContext
 from training.recipe import Recipe
 
 NETWORK, PLAIN = "MCC", "MCC whose queries know nothing"
@@ -64,7 +64,7 @@ class Contest:
     network: MCC
     plain: MCC
     recipe: Recipe
-    shop: Workshop
+    context: RunContext
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Row:
     """Mean absolute errors, in 0..1, of points that nobody saw; empty where there are none."""
 
 
-def prepare(recipe: Recipe, settings: ReconstructionSettings, network: nn.Module, shop: Workshop) -> Contest:
+def prepare(recipe: Recipe, settings: ReconstructionSettings, network: nn.Module, shop: RunContext) -> Contest:
     """network: rounded as its bundle stores it. Raises TrainingError."""
     if not isinstance(network, MCC) or network.back is None:
         raise RecipeError("release.quality: kind reconstruction is for a network of architecture mcc with model.config.back")
@@ -96,21 +96,21 @@ def prepare(recipe: Recipe, settings: ReconstructionSettings, network: nn.Module
         raise RecipeError("space: kind reconstruction asks a cube; give its extent")
     if recipe.preprocess is None or (recipe.preprocess.mean, recipe.preprocess.std) != (MEAN, STD):
         raise RecipeError(f"preprocess: mean and std are not {MEAN} and {STD}, with which the network normalises images itself")
-    plain = rounded(phase_runner.trained_network(recipe, settings.ablation, (), shop), recipe)
+    plain = round_weights(phase_runner.load_phase_network(recipe, settings.ablation, (), shop), recipe)
     if not isinstance(plain, MCC):
         raise RecipeError(f"release.quality.ablation: phase {settings.ablation} trains no mcc")
     return Contest(settings, recipe.space, network, plain, recipe, shop)
 
 
-def held_out(contest: Contest, split: Split) -> RenderedScenes:
+def held_out(contest: Contest, split: DataSplit) -> RenderedScenes:
     """Raises TrainingError."""
     data = contest.recipe.data.model_copy(update={"part": split.value})
-    source = data.open(phase_runner.preparation(contest.recipe, None, contest.shop.cache))
+    source = data.open(phase_runner.preparation(contest.recipe, None, contest.context.cache))
     assert isinstance(source, RenderedScenes)
     if len(source.categories) < 2:
         raise RecipeError(f"data.packages: two objects of part {split.value} at least, since standard errors are over objects")
     missing = sorted(set(contest.settings.primary) - set(source.categories.values()))
-    if split is Split.TEST and missing:
+    if split is DataSplit.TEST and missing:
         raise RecipeError(f"release.quality.primary: the test has no objects of {', '.join(missing)}")
     return source
 
@@ -118,7 +118,7 @@ def held_out(contest: Contest, split: Split) -> RenderedScenes:
 def calibrate(contest: Contest) -> Chosen:
     """Choose on validation objects. Shifts the occupancy of both networks in place, so that the service's threshold is where the best one
     was: training asks near the surface more often than a grid does, and so overstates how much is occupied."""
-    settings, source = contest.settings, held_out(contest, Split.VAL)
+    settings, source = contest.settings, held_out(contest, DataSplit.VAL)
     networks = {NETWORK: contest.network, PLAIN: contest.plain}
     levels = [1 / (1 + math.exp(-logit)) for logit in _LOGITS]
     f1: dict[str, list[list[float]]] = {name: [] for name in networks}
@@ -135,14 +135,14 @@ def calibrate(contest: Contest) -> Chosen:
     for name, network in networks.items():
         with torch.no_grad():
             network.decoder_pred.bias[0] += wanted - best[name]
-        rounded(network, contest.recipe)
+        round_weights(network, contest.recipe)
     depth = settings.depths[int(np.mean(by_depth, axis=0).argmax())]
     return Chosen(depth, {name: 1 / (1 + math.exp(-logit)) for name, logit in best.items()})
 
 
 def run(contest: Contest, chosen: Chosen, source: RenderedScenes) -> dict[int, Row]:
     """Index of a view → what was found of it, for some views of every object."""
-    file = reports(contest.shop) / f"reconstruction-{_digest(contest, chosen, source)}.jsonl"
+    file = reports(contest.context) / f"reconstruction-{_digest(contest, chosen, source)}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     done = {
         index: Row({way: Match(*values) for way, values in found.items()}, colours) for index, (found, colours) in _rows_of(file).items()

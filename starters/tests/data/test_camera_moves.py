@@ -18,7 +18,7 @@ from starters.data.images.package_images import Part
 from starters.evaluation.optical_flow import features_of
 from starters.tests import moving
 from training import recipe
-from training.data.source import Preparation
+from training.data.source import SamplePreparation
 from training.errors import DataError
 
 RECIPE = Path("starters/recipes/clips.yaml")
@@ -39,7 +39,7 @@ def content(cache: Path) -> dict[str, Any]:
 
 
 def opened(content: dict[str, Any], cache: Path, **changes: Any) -> CameraClips:
-    preparation = Preparation(Preprocess.model_validate(moving.PREPROCESS), Clip.model_validate(moving.CLIP), cache=cache)
+    preparation = SamplePreparation(Preprocess.model_validate(moving.PREPROCESS), Clip.model_validate(moving.CLIP), cache=cache)
     return CameraMoves.model_validate({**content, **changes}).open(preparation)
 
 

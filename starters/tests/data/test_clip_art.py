@@ -10,7 +10,7 @@ import torch
 from models.bundle_schema import Preprocess
 from starters.data.images.clip_art import ClipArt, ClipArtImages, build, series_of
 from starters.tests import drawings
-from training.data.source import Augment, Preparation
+from training.data.source import Augment, SamplePreparation
 from training.errors import DataError
 
 PREPROCESS = Preprocess(image_size=32, short_side=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
 
 def opened(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **changes: Any) -> ClipArtImages:
     content, cache = data
-    preparation = Preparation(PREPROCESS, augment=augment or Augment(crop_scale=None), cache=cache)
+    preparation = SamplePreparation(PREPROCESS, augment=augment or Augment(crop_scale=None), cache=cache)
     return ClipArt.model_validate(content | changes).open(preparation)
 
 

@@ -14,7 +14,7 @@ from models.bundle_schema import Preprocess
 from starters.data.renders.furniture import Library, pieces
 from starters.data.renders.scenes import Renders, creators
 from tests.training.archives import deb
-from training.data.source import Preparation
+from training.data.source import SamplePreparation
 from training.errors import DataError
 
 CATALOGUE = """# a comment
@@ -55,7 +55,7 @@ def data(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_every_wanted_category_is_in_one_split(data: dict[str, Any], tmp_path: Path) -> None:
-    preparation = Preparation(Preprocess(image_size=32, short_side=32, mean=(0.5,) * 3, std=(0.5,) * 3), cache=tmp_path)
+    preparation = SamplePreparation(Preprocess(image_size=32, short_side=32, mean=(0.5,) * 3, std=(0.5,) * 3), cache=tmp_path)
     trained = Renders.model_validate(data).open(preparation)
     assert {name.rpartition("/")[2]: category for name, category in trained.categories.items()} == {"ball.obj": "Toys"}
     [package] = data["packages"]

@@ -16,7 +16,7 @@ from starters.data.images.named_drawings import DrawingsWithNames, NamedDrawings
 from starters.tests import named
 from training.data.captions import open_words
 from training.data.packages import NpmPackage
-from training.data.source import Augment, Preparation
+from training.data.source import Augment, SamplePreparation
 from training.errors import DataError
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, fit="squeeze", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
 
 def opened(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **changes: Any) -> DrawingsWithNames:
     content, cache = data
-    preparation = Preparation(PREPROCESS, augment=augment or Augment(crop_scale=None), words=LENGTH, cache=cache)
+    preparation = SamplePreparation(PREPROCESS, augment=augment or Augment(crop_scale=None), words=LENGTH, cache=cache)
     return NamedDrawings.model_validate(content | changes).open(preparation)
 
 

@@ -16,7 +16,7 @@ from starters.data.sounds.audio_augmentation import Acoustics, augment
 from starters.data.sounds.instrument_notes import InstrumentNotes, RenderedNotes
 from starters.data.sounds.soundfonts import Note
 from starters.tests.soundfonts import RATE, ROOT_KEY, cached_font, cached_renderer, hiss, tone
-from training.data.source import Preparation, Unreadable
+from training.data.source import SamplePreparation, UnreadableSample
 from training.errors import DataError
 
 SOUND = Sound(sample_rate=RATE, frames=64, mel_bins=32, mean=-8.0, std=4.0)
@@ -37,7 +37,7 @@ def opened(cache: Path, font: dict[str, Any] | None = None, **changes: Any) -> R
         "kits": ["128:0", "128:9"],
         "samples": 12,
     }
-    played = InstrumentNotes.model_validate(asked | changes).open(Preparation(sound=SOUND, cache=cache))
+    played = InstrumentNotes.model_validate(asked | changes).open(SamplePreparation(sound=SOUND, cache=cache))
     assert isinstance(played, RenderedNotes)
     return played
 
@@ -99,9 +99,9 @@ def test_wheel_for_other_machine_differs_from_broken_font(tmp_path: Path) -> Non
 def test_a_silent_preset_is_no_sample(tmp_path: Path) -> None:
     quiet = cached_font(tmp_path, "quiet", FONT | {(0, 1): 0 * tone(262, 1)})
     played = opened(tmp_path, fonts=[quiet])
-    with pytest.raises(Unreadable, match="0:1 is silent"):
+    with pytest.raises(UnreadableSample, match="0:1 is silent"):
         played.sample(1, 5)
-    with pytest.raises(Unreadable, match="silent from 55 to 65"):
+    with pytest.raises(UnreadableSample, match="silent from 55 to 65"):
         played.note(played.voices[1][0], default_rng(0))
 
 

@@ -14,7 +14,7 @@ from starters.data.renders.raster import rasterise
 from starters.data.renders.render_views import surface_of, view_of
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.tests import meshes
-from training.data.source import Preparation
+from training.data.source import SamplePreparation
 from training.errors import DataError
 
 PREPROCESS = Preprocess(image_size=32, short_side=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -28,7 +28,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
 
 
 def opened(content: tuple[dict[str, Any], Path], **changes: Any) -> RenderedScenes:
-    return Renders.model_validate(content[0] | changes).open(Preparation(PREPROCESS, cache=content[1]))
+    return Renders.model_validate(content[0] | changes).open(SamplePreparation(PREPROCESS, cache=content[1]))
 
 
 def cast(corners: np.ndarray, direction: np.ndarray, farthest: bool) -> float:
@@ -111,7 +111,7 @@ def test_seen_points_lie_on_the_surface_up_to_the_noise(content: tuple[dict[str,
 
 
 def test_back_surface_is_rendered_if_the_recipe_wants_it(tmp_path: Path) -> None:
-    thirds = Preparation(PREPROCESS.model_copy(update={"image_size": 24}), cache=tmp_path)  # of a pixel: its middle is rendered
+    thirds = SamplePreparation(PREPROCESS.model_copy(update={"image_size": 24}), cache=tmp_path)  # of a pixel: its middle is rendered
     settings = meshes.data(tmp_path) | {"sensor": False}
     usual, told = (Renders.model_validate(settings | more).open(thirds) for more in ({}, {"back": True}))
     for shard, other in zip(usual.rendered, told.rendered, strict=True):

@@ -26,9 +26,9 @@ from starters.evaluation.actions.thresholds import reliance, thresholds
 from starters.tests.data.test_motions import source
 from training import recipe
 from training.errors import DataError, RecipeError, TrainingError
-from training.evaluation.report import looked_at_once, reports
-from training.evaluation.settings import Split
-from training.phase_runner import Workshop
+from training.evaluation.report import read_or_evaluate_once, reports
+from training.evaluation.settings import DataSplit
+from training.phase_runner import RunContext
 
 ROOT = Path(__file__).parents[3]
 RECIPE = Path("starters/recipes/actions.yaml")
@@ -153,7 +153,7 @@ def test_shipped_recipe_is_the_bundles() -> None:
 def test_evaluation_needs_recordings_of_the_split(tmp_path: Path) -> None:
     data, quality = shipped()
     with pytest.raises(RecipeError, match=r"^release.quality: it lists no recordings of the split val; --split test"):
-        splits.recorded(Split.VAL, MotionTracks(data, ()), quality, Views(1.0, 3, 0), tmp_path)
+        splits.recorded(DataSplit.VAL, MotionTracks(data, ()), quality, Views(1.0, 3, 0), tmp_path)
 
 
 def test_thresholds_without_validation_use_training_recordings(tmp_path: Path) -> None:
@@ -166,17 +166,17 @@ def test_thresholds_without_validation_use_training_recordings(tmp_path: Path) -
 def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:
     looks = iter(({"right": 0.6}, {"right": 0.9}))
     file, weights = tmp_path / "evaluation" / "test.json", {"weights": "a"}
-    first = looked_at_once(file, weights, lambda: next(looks))
-    assert looked_at_once(file, weights, lambda: next(looks)) == first == {"judged": weights, "right": 0.6}
+    first = read_or_evaluate_once(file, weights, lambda: next(looks))
+    assert read_or_evaluate_once(file, weights, lambda: next(looks)) == first == {"judged": weights, "right": 0.6}
     with pytest.raises(TrainingError, match="looked at with other weights"):
-        looked_at_once(file, {"weights": "b"}, lambda: next(looks))
+        read_or_evaluate_once(file, {"weights": "b"}, lambda: next(looks))
 
 
 def test_a_look_of_an_earlier_version_counts(tmp_path: Path) -> None:
-    shop = Workshop(tmp_path / "tiny-1.0.0", tmp_path, torch.device("cpu"))
+    shop = RunContext(tmp_path / "tiny-1.0.0", tmp_path, torch.device("cpu"))
     (shop.runs / "judging").mkdir(parents=True)
     (shop.runs / "judging" / "test.json").write_text('{"judged": {"weights": "a"}, "right": 0.6}')
-    assert looked_at_once(reports(shop) / "test.json", {"weights": "a"}, lambda: {"right": 0.9})["right"] == 0.6
+    assert read_or_evaluate_once(reports(shop) / "test.json", {"weights": "a"}, lambda: {"right": 0.9})["right"] == 0.6
     assert not (shop.runs / "judging").exists()
 
 

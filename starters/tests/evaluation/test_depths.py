@@ -18,7 +18,7 @@ from starters.evaluation.cards import card as model_card
 from starters.evaluation.depth import error, inflated
 from starters.tests import meshes
 from training import cli, recipe
-from training.data.captures import Capture
+from training.data.captures import DepthCapture
 from training.evaluation import __main__ as evaluation
 
 
@@ -46,12 +46,12 @@ def small(cache: Path) -> dict[str, Any]:
     return content | {"name": "tiny-depth", "model": model, "phases": [phase], "release": release}
 
 
-def capture(cache: Path) -> Capture:
+def capture(cache: Path) -> DepthCapture:
     depth, mask = ball()
     rgb = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
     padded = np.zeros((64, 80), np.float32)
     padded[:, 16:] = 3 + depth.numpy()
-    return Capture(rgb, padded, np.pad(mask.numpy(), ((0, 0), (16, 0))), 60.0, (40.0, 32.0))
+    return DepthCapture(rgb, padded, np.pad(mask.numpy(), ((0, 0), (16, 0))), 60.0, (40.0, 32.0))
 
 
 def test_recipe_ends_in_bundle_with_quality_of_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,5 +90,5 @@ def test_starter_recipe_holds_out_test_objects_of_reconstruct() -> None:
     libraries = [library for package in plan.data.packages for library in package.libraries]
     held_out = {"Vehicles": "test", "Bathroom": "test", "Lights": "test", "Office": "val", "Bedroom": "val"}
     assert len(libraries) == 4 and all(library.parts == held_out for library in libraries)
-    network = plan.model_of(plan.phases[0]).resolved(0)
+    network = plan.model_of(plan.phases[0]).resolve(0)
     assert LiteDepth(network).config.image_size == 160

@@ -18,7 +18,7 @@ from starters.evaluation.emoji_retrieval import FEATURES, NETWORK, PIXELS, Namin
 from starters.tests import named
 from starters.tests.drawings import lite0
 from training.errors import RecipeError
-from training.evaluation.settings import Split
+from training.evaluation.settings import DataSplit
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, fit="squeeze", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 TINY = FLIPConfig(
@@ -49,7 +49,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("naming")
     settings, data = quality(folder)
     torch.manual_seed(0)
-    return emoji_retrieval.evaluate(settings, FLIP(TINY), data, 12, PREPROCESS, Split.TEST, folder, progress=lambda line: None)
+    return emoji_retrieval.evaluate(settings, FLIP(TINY), data, 12, PREPROCESS, DataSplit.TEST, folder, progress=lambda line: None)
 
 
 def test_twins_are_named_by_nearest_neighbour_above_chance(evaluated: dict[str, Any]) -> None:
@@ -86,4 +86,4 @@ def test_rare_words_weigh_more() -> None:
 def test_what_is_no_pair_on_named_drawings_is_refused(tmp_path: Path) -> None:
     settings = NamingQuality.model_construct()
     with pytest.raises(RecipeError, match="kind naming is for a FLIP on data of kind named-drawings"):
-        emoji_retrieval.evaluate(settings, torch.nn.Linear(1, 1), None, 12, PREPROCESS, Split.VAL, tmp_path)
+        emoji_retrieval.evaluate(settings, torch.nn.Linear(1, 1), None, 12, PREPROCESS, DataSplit.VAL, tmp_path)

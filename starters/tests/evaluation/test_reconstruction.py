@@ -140,7 +140,7 @@ def test_a_dry_run_needs_no_phase_that_was_not_trained(
     _, places = trained
     assert cli.main([places[0], "--runs", str(tmp_path), *places[3:], "--phase", "shape", "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "phase shape: OccupancyAndColour" in told and "views/s" in told
+    assert "phase shape: MCCObjective" in told and "views/s" in told
 
 
 def test_starter_recipe_holds_out_categories_from_ablation() -> None:
@@ -150,7 +150,7 @@ def test_starter_recipe_holds_out_categories_from_ablation() -> None:
     held_out = {"Vehicles": "test", "Bathroom": "test", "Lights": "test", "Office": "val", "Bedroom": "val"}
     assert len(libraries) == 4 and all(library.parts == held_out and library.views == 24 for library in libraries)
     back, shape, plain = plan.phases
-    whole, without = (plan.model_of(phase).resolved(0) for phase in (back, plain))
+    whole, without = (plan.model_of(phase).resolve(0) for phase in (back, plain))
     assert dataclasses.replace(whole, back=None) == without
     assert shape.objective == plain.objective and shape.loop == plain.loop and shape.optimiser == plain.optimiser
     network = MCC(whole)

@@ -155,7 +155,7 @@ def test_a_recording_of_no_class_is_refused_before_the_training(tmp_path: Path, 
 def test_a_sound_of_several_windows_has_the_mean_of_their_scores(tmp_path: Path) -> None:
     content = small(tmp_path / "cache")
     plan = recipe.Recipe.model_validate(content)
-    settings = plan.model_of(plan.phases[1]).resolved(3)
+    settings = plan.model_of(plan.phases[1]).resolve(3)
     network, hearing = MAViL(settings).eval(), sounds.Hearing(plan.sound) if plan.sound else None
     assert hearing is not None
     torch.nn.init.normal_(network.head["a"].weight)
@@ -167,7 +167,7 @@ def test_a_sound_of_several_windows_has_the_mean_of_their_scores(tmp_path: Path)
 
 def test_tries_of_one_source_count_as_one() -> None:
     values = np.array([1.0, 1, 1, 1, 0, 0, 0, 0])
-    apart = metrics.clustered(values, [str(number) for number in range(8)])
-    together = metrics.clustered(values, ["a"] * 4 + ["b"] * 4)
+    apart = metrics.cluster_mean(values, [str(number) for number in range(8)])
+    together = metrics.cluster_mean(values, ["a"] * 4 + ["b"] * 4)
     assert apart.value == together.value == 0.5 and apart.standard_error == pytest.approx(metrics.mean(values).standard_error)
     assert together.standard_error == pytest.approx(0.5)

@@ -12,7 +12,7 @@ from models.systems.image_text.cit import CiT, CiTConfig, VisionTower
 from models.systems.image_text.dual_encoder import unit_vectors
 from tests.golden.case import Case, Replayed
 from tests.golden.replays.maws import vision_fields
-from training.curation import Curation, curate, label_features, likeness
+from training.curation import Curation, curate, label_features, label_similarity
 
 FAMILY_OF = {VisionTower.MOCO: "cit", VisionTower.AUGREG: "cit_augreg", VisionTower.SWAG: "cit_swag"}
 
@@ -85,7 +85,7 @@ def cit_config(config: dict[str, Any]) -> CiTConfig:
 def _curation(case: Case) -> Replayed:
     config, inputs = case.config, case.inputs
     labels = label_features(inputs["metadata_embeddings"], inputs["label_members"].long())
-    alike = likeness(inputs["pool_embeddings"], labels)
+    alike = label_similarity(inputs["pool_embeddings"], labels)
     curation = Curation(
         target=config.get("target") or config["curate"] * config["batch_size"],
         threshold=config["threshold"],
@@ -103,7 +103,7 @@ def _curation(case: Case) -> Replayed:
         "label_features": labels,
         "max_similarity": alike.cosine,
         "argmax_label": alike.label,
-        "mask": padded(torch.cat([choice.kept for choice in curated.choices]), len(alike.cosine)),
+        "mask": padded(torch.cat([choice.mask for choice in curated.choices]), len(alike.cosine)),
         "collected_ids": torch.tensor(collected),
         "n_collected_before_truncation": torch.tensor(len(curated.collected)),
         "batches_consumed": torch.tensor(len(curated.choices)),

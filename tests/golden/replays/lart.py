@@ -15,7 +15,7 @@ from models.systems.lart.model import LART, LARTConfig
 from models.systems.lart.windows import read_track
 from tests.golden.case import Case, Replayed, unpacked
 from tests.golden.replays.hmr2 import person_outputs
-from training.evaluation.ava import Tracked, evaluate, read_boxes, score_rows
+from training.evaluation.ava import ScoredTrack, evaluate, read_boxes, score_rows
 from training.objectives.lart import GroundTruth, action_loss
 
 GROUND_TRUTH = {"all": GroundTruth.ALL, "gt": GroundTruth.LABELS, "pseduo_gt": GroundTruth.PSEUDO}
@@ -148,7 +148,7 @@ def _loader(case: Case) -> Replayed:
 def _ava(case: Case) -> Replayed:
     inputs, content = case.inputs, case.recorded
     tracked = [
-        Tracked(
+        ScoredTrack(
             name=name,
             frame_names=tuple(frames),
             logits=inputs["logits"][index].numpy(),
@@ -160,7 +160,7 @@ def _ava(case: Case) -> Replayed:
         for index, (name, frames) in enumerate(zip(content["names"], content["frame_names"], strict=True))
     ]
     rows = score_rows(tracked, case.config["test_type"])
-    videos, table = rows.sorted()
+    videos, table = rows.to_sorted_table()
     result = evaluate(read_boxes(case.folder / "ava_val.csv"), read_boxes(case.folder / "gt.csv"))
     return Replayed(
         outputs={

@@ -13,12 +13,12 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from models.people.ava import CLASS_NAMES, EVALUATED_CLASSES
-from training.evaluation.ava import Boxes, Tracked, average_precision, evaluate, main, read_answers, read_boxes, score_rows
+from training.evaluation.ava import Boxes, ScoredTrack, average_precision, evaluate, main, read_answers, read_boxes, score_rows
 
 
-def tracked(**changes: object) -> Tracked:
+def tracked(**changes: object) -> ScoredTrack:
     random = np.random.default_rng(0)
-    values = Tracked(
+    values = ScoredTrack(
         name="ava-val_a_b-c_d_e_f_000120_3_20",
         frame_names=(*(f"{frame:06d}.jpg" for frame in range(112, 128)), *["-1"] * 4),
         logits=random.normal(size=(20, 60)),

@@ -9,7 +9,7 @@ from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from starters.evaluation import baselines
 from training.evaluation import metrics
-from training.evaluation.report import calibrated
+from training.evaluation.report import calibrate
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -75,7 +75,7 @@ def test_calibrated_model_predicts_same_with_other_confidence() -> None:
     model = ViT(ViTConfig(image_size=16, patch_size=4, classes=3, width=16, depth=2, heads=2, pool=Pool.MEAN)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
     before = metrics.logits(model, pixels, PREPROCESS, MergeSchedule.off())
-    after = metrics.logits(calibrated(model, 2.5), pixels, PREPROCESS, MergeSchedule.off())
+    after = metrics.logits(calibrate(model, 2.5), pixels, PREPROCESS, MergeSchedule.off())
     np.testing.assert_allclose(after, before / 2.5, rtol=1e-4, atol=1e-6)
 
 

@@ -29,22 +29,22 @@ from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.vit.model import Pool, Stem, ViT, ViTConfig
 from training.curation import Curation, Curator
 from training.objectives.back_surface import BackSettings
-from training.objectives.cit import CiTSettings, CuratedMatching
+from training.objectives.cit import CiTObjective, CiTSettings
 from training.objectives.contrastive import ContrastiveSettings
 from training.objectives.depth import DepthSettings
-from training.objectives.diffmae import DiffMAESettings, Diffusion
+from training.objectives.diffmae import DiffMAEObjective, DiffMAESettings
 from training.objectives.hashtags import HashtagSettings
 from training.objectives.lart import LARTSettings
 from training.objectives.linear_probe import LinearProbeSettings
 from training.objectives.mae import MAESettings
-from training.objectives.mavil import AudioVisualMasking, AudioVisualSettings, MAViLSettings
+from training.objectives.mavil import AudioVisualSettings, MAViLPretrainingObjective, MAViLSettings
 from training.objectives.mcc import MCCSettings
-from training.objectives.protocols import Facts
+from training.objectives.protocols import ObjectiveContext
 from training.objectives.proxy_nca import ProxiesSettings
 from training.objectives.supervised import SupervisedSettings
 
 BATCH = 4
-FACTS = Facts()
+FACTS = ObjectiveContext()
 Case = tuple[nn.Module, dict[str, Tensor]]
 
 MAE_CONFIG = MAEConfig(16, 4, 3, 16, 2, 2, 8, 1, 2, mask_ratio=0.75, normalise_targets=True)
@@ -190,7 +190,9 @@ def diffmae() -> Case:
 def diffmae_clip() -> Case:
     model = DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16, clip_weight=0.5))
     teacher = FLIP(FLIP_CONFIG)
-    return Diffusion(model, DiffMAESettings.model_validate({"masks": {"random": 1, "centre": 1}}), teacher), {"pixels": normal(3, 16, 16)}
+    return DiffMAEObjective(model, DiffMAESettings.model_validate({"masks": {"random": 1, "centre": 1}}), teacher), {
+        "pixels": normal(3, 16, 16)
+    }
 
 
 def flip() -> Case:
@@ -202,7 +204,7 @@ def proxies() -> Case:
     model = FLIP(replace(FLIP_CONFIG, image_size=32, patch_size=16, stem=Stem.LITE))
     words = (uniform(2, 6) * 40).long()
     batch = {"pixels": normal(3, 32, 32), "words": words, "label": torch.tensor([2, 0, 1, 2])}
-    return ProxiesSettings(frozen_stages=4, stem_scale=0.3).build(model, Facts(labels=("one", "two", "three"))), batch
+    return ProxiesSettings(frozen_stages=4, stem_scale=0.3).build(model, ObjectiveContext(labels=("one", "two", "three"))), batch
 
 
 def lit() -> Case:
@@ -214,7 +216,7 @@ def lit() -> Case:
 def cit() -> Case:
     words = 1 + (uniform(6) * 39).long()
     words[1, 4:] = 0
-    return CuratedMatching(CiT(CIT_CONFIG), CiTSettings()).eval(), {"pixels": normal(3, 16, 16), "words": words}
+    return CiTObjective(CiT(CIT_CONFIG), CiTSettings()).eval(), {"pixels": normal(3, 16, 16), "words": words}
 
 
 def mavil() -> Case:
@@ -223,7 +225,7 @@ def mavil() -> Case:
 
 def mavil_taught() -> Case:
     teacher, student = MAViLPretraining(MAVIL_CONFIG), MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True))
-    return AudioVisualMasking(student, teacher), {"spectrogram": normal(1, 32, 16), "clip": normal(3, 2, 16, 16)}
+    return MAViLPretrainingObjective(student, teacher), {"spectrogram": normal(1, 32, 16), "clip": normal(3, 2, 16, 16)}
 
 
 def audio_visual() -> Case:

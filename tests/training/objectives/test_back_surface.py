@@ -7,14 +7,14 @@ import torch
 
 from models.systems.mcc.model import MCC
 from tests.training.objectives.cases import BACK_CONFIG, MCC_CONFIG, made, uniform
-from training.objectives.back_surface import BackSettings, Behind
+from training.objectives.back_surface import BackSettings, BackSurfaceObjective
 from training.objectives.mcc import MCCSettings
-from training.objectives.protocols import Facts
+from training.objectives.protocols import ObjectiveContext
 
 
-def behind(**settings: float) -> Behind:
+def behind(**settings: float) -> BackSurfaceObjective:
     torch.manual_seed(0)
-    return BackSettings(**{"scale": 0.0, "flip": 0.0, **settings}).build(MCC(BACK_CONFIG), Facts())  # type: ignore[arg-type]
+    return BackSettings(**{"scale": 0.0, "flip": 0.0, **settings}).build(MCC(BACK_CONFIG), ObjectiveContext())  # type: ignore[arg-type]
 
 
 def test_thickness_and_colours_count_where_a_point_was_seen() -> None:
@@ -53,7 +53,7 @@ def test_one_part_learns_and_then_the_others() -> None:
         return {name.startswith("model.back.") for name, value in objective.named_parameters() if value.requires_grad}
 
     assert learns(behind()) == {True}
-    assert learns(MCCSettings(degrees=0).build(MCC(BACK_CONFIG), Facts())) == {False}
+    assert learns(MCCSettings(degrees=0).build(MCC(BACK_CONFIG), ObjectiveContext())) == {False}
 
 
 def test_a_few_steps_tell_a_slab_from_a_sheet() -> None:
@@ -75,6 +75,6 @@ def test_a_few_steps_tell_a_slab_from_a_sheet() -> None:
 
 def test_what_cannot_be_trained_is_named() -> None:
     with pytest.raises(ValueError, match=r"model.config.back: the objective back trains this part"):
-        BackSettings().build(MCC(MCC_CONFIG), Facts())
+        BackSettings().build(MCC(MCC_CONFIG), ObjectiveContext())
     with pytest.raises(ValueError, match=r"degrees: 180, where a network with model.config.back needs 0"):
-        MCCSettings().build(MCC(BACK_CONFIG), Facts())
+        MCCSettings().build(MCC(BACK_CONFIG), ObjectiveContext())

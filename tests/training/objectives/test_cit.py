@@ -13,7 +13,7 @@ from models.systems.image_text.cit import CiT
 from tests.training.objectives.cases import CIT_CONFIG, COUNT, Numbered, assert_same_gradients, curator, describe, gradients, made
 from training.curation import Curator
 from training.errors import DataError
-from training.objectives.cit import CiTSettings, CuratedMatching
+from training.objectives.cit import CiTObjective, CiTSettings
 from training.recipe_settings import OptimiserSettings
 
 
@@ -78,12 +78,12 @@ def test_resumed_run_continues_its_round_and_reading_order() -> None:
 
 
 @pytest.fixture
-def objective() -> CuratedMatching:
+def objective() -> CiTObjective:
     torch.manual_seed(0)
     settings = CiTSettings.model_validate(
         {"curation": {"labels": ["1", ["2", "3"]], "steps": 2, "threshold": -1, "pool": 8, "min_ratio": None}}
     )
-    return CuratedMatching(CiT(CIT_CONFIG), settings)
+    return CiTObjective(CiT(CIT_CONFIG), settings)
 
 
 class FewWords(Numbered):
@@ -94,7 +94,7 @@ class FewWords(Numbered):
         return torch.tensor([[int(text), 0] for text in texts])
 
 
-def test_epoch_has_samples_for_its_steps_and_survives_state_dict(objective: CuratedMatching) -> None:
+def test_epoch_has_samples_for_its_steps_and_survives_state_dict(objective: CiTObjective) -> None:
     chosen = objective.train().subset(FewWords(), 0, 5)
     assert len(chosen) == len(chosen.unique()) == 10
     repeated = objective.subset(FewWords(12), 1, 6)
@@ -102,13 +102,13 @@ def test_epoch_has_samples_for_its_steps_and_survives_state_dict(objective: Cura
     assert objective.training and objective.model.text.training
     chosen = objective.subset(FewWords(), 2, 5)
     torch.manual_seed(7)
-    other = CuratedMatching(CiT(CIT_CONFIG), objective.settings)
+    other = CiTObjective(CiT(CIT_CONFIG), objective.settings)
     other.load_state_dict(objective.state_dict())
     assert torch.equal(other.subset(FewWords(), 2, 5), chosen)
     assert torch.equal(other.subset(FewWords(), 3, 5), objective.subset(FewWords(), 3, 5))
 
 
-def test_captions_are_judged_by_the_text_tower_as_it_is(objective: CuratedMatching) -> None:
+def test_captions_are_judged_by_the_text_tower_as_it_is(objective: CiTObjective) -> None:
     words = FewWords().read(torch.arange(4))
     before = objective.eval().describe(words)
     torch.testing.assert_close(before, objective.model.encode_text_features(words, words != 0))
@@ -119,11 +119,11 @@ def test_captions_are_judged_by_the_text_tower_as_it_is(objective: CuratedMatchi
 def test_too_few_captions_like_a_label_are_refused() -> None:
     settings = CiTSettings.model_validate({"curation": {"labels": ["1"], "threshold": 1.1, "pool": 8, "min_ratio": None}})
     with pytest.raises(DataError, match=r"curation.threshold: only 0 of 50 captions are above 1.1, and a step takes 5"):
-        CuratedMatching(CiT(CIT_CONFIG), settings).subset(FewWords(), 0, 5)
+        CiTObjective(CiT(CIT_CONFIG), settings).subset(FewWords(), 0, 5)
 
 
 def test_without_curation_every_caption_is_learnt_from() -> None:
-    objective = CuratedMatching(CiT(CIT_CONFIG), CiTSettings())
+    objective = CiTObjective(CiT(CIT_CONFIG), CiTSettings())
     assert objective.epoch_steps is None
     objective.load_state_dict(objective.state_dict())
 
@@ -136,12 +136,12 @@ def test_labels_may_stand_in_a_file(tmp_path: Path) -> None:
     assert settings.curation.label_texts() == [("tench",), ("gold\u2028fish",)]
     missing = CiTSettings.model_validate({"curation": {"labels": "nowhere.txt"}})
     with pytest.raises(ValueError, match=r"curation.labels: nowhere.txt cannot be read"):
-        CuratedMatching(CiT(CIT_CONFIG), missing)
+        CiTObjective(CiT(CIT_CONFIG), missing)
 
 
 def test_images_find_their_texts_and_the_vision_tower_stays() -> None:
     objective, batch = made("cit")
-    assert isinstance(objective, CuratedMatching)
+    assert isinstance(objective, CiTObjective)
     model = objective.model
     images = torch.nn.functional.normalize(model.encode_images(batch["pixels"]), dim=1)
     texts = torch.nn.functional.normalize(model.encode_texts(batch["words"], batch["words"] != 0), dim=1)
@@ -156,7 +156,7 @@ def test_images_find_their_texts_and_the_vision_tower_stays() -> None:
 
 
 def test_projections_decay_by_a_rate_of_their_own() -> None:
-    groups = CuratedMatching(CiT(CIT_CONFIG), CiTSettings()).parameter_groups(OptimiserSettings(lr=1, weight_decay=0.2))
+    groups = CiTObjective(CiT(CIT_CONFIG), CiTSettings()).parameter_groups(OptimiserSettings(lr=1, weight_decay=0.2))
     decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
     assert decay["vision_projection.weight"] == decay["text_projection.weight"] == 1.0
     assert decay["logit_scale"] == decay["pooler.weight"] == 0.2

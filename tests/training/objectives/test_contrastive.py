@@ -9,7 +9,7 @@ from torch import Tensor
 from models.systems.image_text.flip import FLIP
 from tests.training.objectives.cases import BATCH, FLIP_CONFIG, assert_same_gradients, draw, gradients, made, normal, uniform
 from training import random_draws
-from training.objectives.contrastive import Contrastive, ContrastiveSettings, contrast
+from training.objectives.contrastive import ContrastiveObjective, ContrastiveSettings, contrast
 from training.recipe_settings import OptimiserSettings
 
 OPTIMISER = OptimiserSettings(lr=1.0, weight_decay=0.2)
@@ -43,7 +43,7 @@ def test_each_row_finds_its_partner_both_ways() -> None:
 def test_flip_encodes_random_half_of_patches_or_all_if_unmasked(masked: bool) -> None:
     torch.manual_seed(0)
     model, words = FLIP(FLIP_CONFIG), (uniform(6) * 40).long()
-    objective = Contrastive(model, ContrastiveSettings(masked=masked))
+    objective = ContrastiveObjective(model, ContrastiveSettings(masked=masked))
     loss = objective({"pixels": normal(3, 16, 16), "words": words, "draw": draw()})["loss"]
     noise = random_draws.uniform(draw(), (16,), "mask")
     visible = noise.argsort(dim=1)[:, :8] if masked else torch.arange(16).expand(BATCH, -1)
@@ -61,8 +61,8 @@ def test_losses_of_several_texts_of_an_image_are_averaged() -> None:
     model, images = FLIP(FLIP_CONFIG), normal(3, 16, 16)
     first, second = (uniform(6, seed=seed) * 40 for seed in (1, 2))
     both = torch.stack([first, second], dim=1).long()
-    alone = [Contrastive(model, ContrastiveSettings()).losses(images, text.long())["loss"] for text in (first, second)]
-    together = Contrastive(model, ContrastiveSettings()).losses(images, both)["loss"]
+    alone = [ContrastiveObjective(model, ContrastiveSettings()).losses(images, text.long())["loss"] for text in (first, second)]
+    together = ContrastiveObjective(model, ContrastiveSettings()).losses(images, both)["loss"]
     assert together.item() == pytest.approx((sum(alone) / 2).item(), rel=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_a_frozen_tower_stays_and_is_evaluated() -> None:
 
 
 def test_biases_norms_and_positions_do_not_decay() -> None:
-    groups = Contrastive(FLIP(FLIP_CONFIG), ContrastiveSettings()).parameter_groups(OPTIMISER)
+    groups = ContrastiveObjective(FLIP(FLIP_CONFIG), ContrastiveSettings()).parameter_groups(OPTIMISER)
     decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
     assert decay["logit_scale"] == decay["vision.cls_token"] == decay["text.token_embed.weight"] == decay["vision_projection.weight"] == 0.2
     assert decay["text.pos_embed"] == decay["vision.norm.weight"] == decay["text.blocks.0.norm1.weight"] == 0.0

@@ -10,7 +10,7 @@ import torch
 
 from models.systems.depth.model import LiteDepth
 from tests.training.objectives.cases import draw, made
-from training.objectives.depth import DepthSettings, ScaleAndShiftInvariant, aligned, gradients, spread_to_one
+from training.objectives.depth import DepthObjective, DepthSettings, align, gradients, spread_to_one
 
 
 def sample(seed: int, side: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -21,7 +21,7 @@ def sample(seed: int, side: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch
 
 def test_scale_and_shift_are_those_of_least_squares() -> None:
     told, depth, valid = sample(0)
-    found = aligned(told, depth, valid)
+    found = align(told, depth, valid)
     for row in range(3):
         mask = valid[row].numpy()
         x, y = told[row].numpy()[mask], spread_to_one(depth, valid)[row].numpy()[mask]
@@ -33,10 +33,10 @@ def test_scale_and_shift_are_those_of_least_squares() -> None:
 
 def test_depth_loss_ignores_units_and_counts_inversion_as_flat() -> None:
     told, depth, valid = sample(1)
-    torch.testing.assert_close(aligned(7 * told - 3, 0.2 * depth + 9, valid), aligned(told, depth, valid), atol=1e-4, rtol=1e-4)
-    assert aligned(-depth, depth, valid).abs().max() == 0
-    torch.testing.assert_close(aligned(depth, depth, valid), spread_to_one(depth, valid), atol=1e-5, rtol=1e-5)
-    assert not aligned(torch.ones_like(told), depth, valid).any()
+    torch.testing.assert_close(align(7 * told - 3, 0.2 * depth + 9, valid), align(told, depth, valid), atol=1e-4, rtol=1e-4)
+    assert align(-depth, depth, valid).abs().max() == 0
+    torch.testing.assert_close(align(depth, depth, valid), spread_to_one(depth, valid), atol=1e-5, rtol=1e-5)
+    assert not align(torch.ones_like(told), depth, valid).any()
 
 
 def test_gradients_are_differences_of_known_neighbours() -> None:
@@ -49,41 +49,41 @@ def test_gradients_are_differences_of_known_neighbours() -> None:
 
 def test_pixels_depth_and_mask_move_together() -> None:
     objective, _ = made("depth")
-    assert isinstance(objective, ScaleAndShiftInvariant)
+    assert isinstance(objective, DepthObjective)
     place = torch.linspace(-1, 1, 32).expand(4, 32, 32).contiguous()
     pixels = place.unsqueeze(1).expand(4, 3, 32, 32).contiguous()
     valid = torch.ones(4, 32, 32, dtype=torch.bool)
-    moved, depth, there = objective.augmented(pixels, place, valid, draw())
+    moved, depth, there = objective.augment(pixels, place, valid, draw())
     assert (depth - moved[:, 0])[there].abs().max() < 0.07  # nearest against bilinear: half a pixel
     assert there.float().mean() < 0.95 and there.any(dim=2).any(dim=1).all()
     signs = {bool((depth[row][there[row]][-1] > depth[row][there[row]][0]).item()) for row in range(4)}
     assert signs == {True, False}
-    lit = ScaleAndShiftInvariant(objective.model, DepthSettings(light=0.4)).relit(pixels, draw())
-    assert not torch.allclose(lit, pixels) and torch.equal(objective.relit(pixels, draw()), pixels)
+    lit = DepthObjective(objective.model, DepthSettings(light=0.4)).relight(pixels, draw())
+    assert not torch.allclose(lit, pixels) and torch.equal(objective.relight(pixels, draw()), pixels)
     for row in range(4):
         for channel in range(3):  # each pixel by the same line, so that edges stay
             x, y = pixels[row, channel].flatten().numpy(), lit[row, channel].flatten().numpy()
             slope, offset = np.polyfit(x, y, 1)
             np.testing.assert_allclose(y, slope * x + offset, atol=1e-5)
             assert 0.4 < slope < 1.7 and abs(offset) <= 0.2001
-    still = ScaleAndShiftInvariant(objective.model, DepthSettings(flip=0.0, smaller=0.0))
-    assert torch.equal(still.augmented(pixels, place, valid, draw())[0], pixels)
+    still = DepthObjective(objective.model, DepthSettings(flip=0.0, smaller=0.0))
+    assert torch.equal(still.augment(pixels, place, valid, draw())[0], pixels)
 
 
 def test_shadow_darkens_and_mean_background_has_nearby_colour() -> None:
     objective, _ = made("depth")
-    assert isinstance(objective, ScaleAndShiftInvariant)
+    assert isinstance(objective, DepthObjective)
     pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    dark = ScaleAndShiftInvariant(objective.model, DepthSettings(shadows=0.6)).shaded(pixels, draw())
+    dark = DepthObjective(objective.model, DepthSettings(shadows=0.6)).shade(pixels, draw())
     light = (dark + 1) / (pixels + 1)
     assert light.max() <= 1.0001 and light.min() > 0.4**2 - 1e-4 and light.std(dim=(1, 2, 3)).min() > 0.01
     torch.testing.assert_close(light[:, 0], light[:, 2], atol=2e-3, rtol=2e-3)
-    assert torch.equal(objective.shaded(pixels, draw()), pixels)
+    assert torch.equal(objective.shade(pixels, draw()), pixels)
 
     seen: list[torch.Tensor] = []
     alone = LiteDepth(dataclasses.replace(objective.model.config, background="mean"))
     alone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    still = ScaleAndShiftInvariant(alone, DepthSettings(flip=0.0, smaller=0.0))
+    still = DepthObjective(alone, DepthSettings(flip=0.0, smaller=0.0))
     valid = torch.zeros(4, 32, 32, dtype=torch.bool)
     valid[:, 8:24, 8:24] = True
     points = torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(1))

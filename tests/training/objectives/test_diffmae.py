@@ -21,19 +21,19 @@ from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.training.objectives.cases import DIFFMAE_CONFIG, FLIP_CONFIG, assert_same_gradients, draw, gradients, normal
 from training import random_draws
 from training.objectives import masks
-from training.objectives.diffmae import DiffMAESettings, Diffusion
-from training.objectives.protocols import Facts
+from training.objectives.diffmae import DiffMAEObjective, DiffMAESettings
+from training.objectives.protocols import ObjectiveContext
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
 MIXED = {"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}}
 
 
-def made(settings: dict[str, object], config: DiffMAEConfig = DIFFMAE_CONFIG) -> Diffusion:
+def made(settings: dict[str, object], config: DiffMAEConfig = DIFFMAE_CONFIG) -> DiffMAEObjective:
     torch.manual_seed(0)
-    return Diffusion(DiffMAE(config), DiffMAESettings.model_validate(settings))
+    return DiffMAEObjective(DiffMAE(config), DiffMAESettings.model_validate(settings))
 
 
-def written_out(objective: Diffusion, pixels: Tensor) -> Tensor:
+def written_out(objective: DiffMAEObjective, pixels: Tensor) -> Tensor:
     """The loss sample by sample, each alone and unpadded, patch by patch."""
     model, settings = objective.model, objective.settings
     config = model.config
@@ -72,7 +72,7 @@ def test_times_are_uniform() -> None:
 def test_second_head_learns_direction_of_teacher_patches() -> None:
     torch.manual_seed(0)
     teacher, config = FLIP(FLIP_CONFIG), replace(DIFFMAE_CONFIG, clip_width=16, clip_weight=0.5)
-    objective, pixels = Diffusion(DiffMAE(config), DiffMAESettings(), teacher), normal(3, 16, 16)
+    objective, pixels = DiffMAEObjective(DiffMAE(config), DiffMAESettings(), teacher), normal(3, 16, 16)
     values = objective({"pixels": pixels, "draw": draw()})
     split = masks.split(draw(), config.grid, objective.settings.masks, 0.75)
     t = random_draws.integers(draw(), (), 0, 1000, "time")
@@ -90,7 +90,7 @@ def test_second_head_learns_direction_of_teacher_patches() -> None:
     wanted = torch.stack(distances).mean()
     assert values["loss_clip"].item() == pytest.approx(wanted.item(), rel=1e-5)
     assert values["loss"].item() == pytest.approx((values["loss_pixel"] + 0.5 * wanted).item(), rel=1e-5)
-    alone = Diffusion(model, DiffMAESettings(pixel_weight=0.0), teacher)({"pixels": pixels, "draw": draw()})
+    alone = DiffMAEObjective(model, DiffMAESettings(pixel_weight=0.0), teacher)({"pixels": pixels, "draw": draw()})
     assert alone["loss"].item() == pytest.approx((0.5 * wanted).item(), rel=1e-5)
     assert not any(parameter.requires_grad for parameter in teacher.vision.parameters())
     assert not objective.train().teacher.training  # type: ignore[union-attr]
@@ -113,21 +113,21 @@ def test_a_teacher_is_read_from_a_bundle(tmp_path: Path) -> None:
     )
     path = bundle.write(tmp_path / "bundles", spec, tmp_path / "weights.safetensors").path
     settings = DiffMAESettings(teacher=path)
-    objective = settings.build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), Facts())
+    objective = settings.build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), ObjectiveContext())
     pixels = normal(3, 16, 16)
     assert objective.teacher is not None
     torch.testing.assert_close(objective.teacher.encode_patches(pixels), vit.encode_patches(pixels))
     with pytest.raises(ValueError, match=r"teacher: its patches have 16 channels, and model.clip_width is 8"):
-        settings.build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=8)), Facts())
+        settings.build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=8)), ObjectiveContext())
     with pytest.raises(ValueError, match="teacher: it sees"):
-        settings.build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16, image_size=(32, 32))), Facts())
+        settings.build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16, image_size=(32, 32))), ObjectiveContext())
     with pytest.raises(ValueError, match=r"teacher: .*cannot be read"):
-        DiffMAESettings(teacher=tmp_path / "nowhere").build(DiffMAE(DIFFMAE_CONFIG), Facts())
+        DiffMAESettings(teacher=tmp_path / "nowhere").build(DiffMAE(DIFFMAE_CONFIG), ObjectiveContext())
 
 
 def test_a_second_head_without_a_teacher_is_refused() -> None:
     with pytest.raises(ValueError, match="teacher"):
-        DiffMAESettings().build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), Facts())
+        DiffMAESettings().build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), ObjectiveContext())
 
 
 @pytest.mark.parametrize("odds", [{}, {"random": -1.0, "boxes": 2.0}, {"random": 0.0}, {"circles": 1.0}])
@@ -139,7 +139,7 @@ def test_odds_that_make_no_sense_are_refused(odds: dict[str, float]) -> None:
 def test_pictures_fill_the_masked_patches_and_leave_the_others(tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = DiffMAESettings.model_validate(MIXED)
-    objective = Diffusion(DiffMAE(DIFFMAE_CONFIG), settings, facts=Facts(preprocess=PREPROCESS))
+    objective = DiffMAEObjective(DiffMAE(DIFFMAE_CONFIG), settings, context=ObjectiveContext(preprocess=PREPROCESS))
     shown = objective.pictures({"pixels": normal(3, 16, 16), "draw": draw()})
     hidden = torch.zeros(4, 16, dtype=torch.bool)
     split = masks.split(draw(), (1, 4, 4), settings.masks, 0.75)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from models.systems.diffmae.init_attention import look_around
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
-from training.objectives.diffmae import DiffMAESettings, Diffusion
-from training.objectives.diffmae_head_fit import fit_last_layer
+from training.objectives.diffmae import DiffMAEObjective, DiffMAESettings
+from training.objectives.diffmae_head_fit import fit_diffmae_head
 from training.objectives.masks import Strategy
 
 CONFIG = DiffMAEConfig(
@@ -25,11 +25,11 @@ def slopes(first: int, count: int) -> dict[str, Tensor]:
     return {"pixels": start + rise * across, "draw": torch.arange(first, first + count)}
 
 
-def objective() -> Diffusion:
+def objective() -> DiffMAEObjective:
     torch.manual_seed(0)
     model = DiffMAE(CONFIG)
     look_around(model)
-    return Diffusion(model, DiffMAESettings(masks={Strategy.BOXES: 0.5, Strategy.RANDOM: 0.5}, mask_ratio=0.5)).eval()
+    return DiffMAEObjective(model, DiffMAESettings(masks={Strategy.BOXES: 0.5, Strategy.RANDOM: 0.5}, mask_ratio=0.5)).eval()
 
 
 def batches() -> list[dict[str, Tensor]]:
@@ -37,14 +37,14 @@ def batches() -> list[dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def squared_error(which: Diffusion, on: list[dict[str, Tensor]]) -> float:
+def squared_error(which: DiffMAEObjective, on: list[dict[str, Tensor]]) -> float:
     """Of a masked patch."""
     return sum(float(which(batch)["loss"]) for batch in on) / len(on)
 
 
 def test_a_fitted_last_layer_predicts_patches_of_other_images() -> None:
     fitted = objective()
-    fit_last_layer(fitted, batches())
+    fit_diffmae_head(fitted, batches())
     others = [slopes(1000, 32)]
     assert squared_error(fitted, others) < 0.5 * squared_error(objective(), others)
 
@@ -52,7 +52,7 @@ def test_a_fitted_last_layer_predicts_patches_of_other_images() -> None:
 @pytest.mark.parametrize("scale", [0.97, 1.03])
 def test_no_other_scale_of_a_fitted_last_layer_is_better(scale: float) -> None:
     fitted = objective()
-    fit_last_layer(fitted, batches())
+    fit_diffmae_head(fitted, batches())
     best = squared_error(fitted, batches())
     with torch.no_grad():
         for parameter in fitted.model.decoder_pred.parameters():

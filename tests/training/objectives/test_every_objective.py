@@ -15,9 +15,9 @@ from tests.support.forked_program import Forked
 from tests.training.objectives.cases import CASES, assert_same_gradients, curate_rounds, gradients, made
 from tests.training.objectives.two_processes import ROWS, SHARDED
 from training import random_draws
-from training.distributed import spread
+from training.distributed import wrap_distributed
 from training.errors import DataError, TrainingError
-from training.objectives.protocols import Facts
+from training.objectives.protocols import ObjectiveContext
 from training.objectives.registry import KINDS
 
 ROOT = Path(__file__).parents[3]
@@ -99,7 +99,7 @@ def test_sharded_parameters_get_the_same_gradients(name: str, two: dict[str, Any
 def test_single_numbers_cannot_be_split() -> None:
     objective, _ = made("cit")
     with pytest.raises(TrainingError, match=r"loop.sharding: fsdp cannot split single numbers \(model.logit_scale\); use ddp"):
-        spread(objective, "fsdp", "fp32", torch.device("cpu"))
+        wrap_distributed(objective, "fsdp", "fp32", torch.device("cpu"))
 
 
 def test_rows_are_gathered_with_the_gradients_that_all_ranks_ask(two: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ def test_sums_and_means_are_over_ranks(two: dict[str, Any]) -> None:
     assert two["reductions"]["summed"] == 3
     assert two["reductions"]["mean"] == (10 * 1 + 2 * 3) / 4
     assert two["reductions"]["nothing"] == 0
-    assert torch.equal(two["reductions"]["draw"], random_draws.of_batch(torch.arange(4)))
+    assert torch.equal(two["reductions"]["draw"], random_draws.batch_draw(torch.arange(4)))
 
 
 def test_captions_are_chosen_alike_on_any_number_of_processes(two: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def test_captions_are_chosen_alike_on_any_number_of_processes(two: dict[str, Any
 def test_a_network_that_an_objective_cannot_train_is_refused(kind: str) -> None:
     settings = KINDS.read({"kind": kind})
     with pytest.raises(ValueError, match=rf"model.architecture: the objective {kind} trains .*, not Linear"):
-        settings.build(torch.nn.Linear(2, 2), Facts())
+        settings.build(torch.nn.Linear(2, 2), ObjectiveContext())
 
 
 def test_data_that_lacks_what_an_objective_needs_is_named() -> None:

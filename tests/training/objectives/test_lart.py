@@ -10,11 +10,11 @@ from models.people.track_batch import TokenMask, TrackBatch
 from models.systems.lart.model import LART
 from tests.training.objectives.cases import LART_CONFIG, assert_same_gradients, draw, gradients, made
 from training import random_draws
-from training.objectives.lart import Actions, LARTSettings
+from training.objectives.lart import LARTObjective, LARTSettings
 from training.recipe_settings import OptimiserSettings
 
 
-def answers(objective: Actions, batch: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+def answers(objective: LARTObjective, batch: dict[str, Tensor]):  # type: ignore[no-untyped-def]
     tracks = TrackBatch(batch["pose"], batch["detected"], batch["joints"])
     noise = random_draws.uniform(draw(), (6, 3, 1), "mask")
     masked = torch.zeros_like(batch["detected"], dtype=torch.bool)
@@ -36,7 +36,7 @@ def by_token(batch: dict[str, Tensor], least: int, most: int) -> list[tuple[int,
 def test_actions_are_learnt_where_somebody_is_seen_and_labelled(labels: str, least: int, most: int) -> None:
     _, batch = made("lart")
     torch.manual_seed(0)
-    objective = Actions(LART(LART_CONFIG), LARTSettings.model_validate({"labels": labels})).eval()
+    objective = LARTObjective(LART(LART_CONFIG), LARTSettings.model_validate({"labels": labels})).eval()
     logits = answers(objective, batch).reading.actions
     losses = []
     for place in by_token(batch, least, most):
@@ -50,7 +50,7 @@ def test_actions_are_learnt_where_somebody_is_seen_and_labelled(labels: str, lea
 
 def test_poses_places_and_kinetics_are_added_by_their_weights() -> None:
     objective, batch = made("lart")
-    assert isinstance(objective, Actions)
+    assert isinstance(objective, LARTObjective)
     answer, values = answers(objective, batch), objective(batch)
     seen = [tuple(place) for place in (batch["detected"].squeeze(-1) == 1).nonzero().tolist()]
     pose = sum((answer.reading.pose[place][:226] - batch["raw_pose"][place][:226]).square().sum() for place in seen) / (len(seen) + 1)
@@ -65,7 +65,7 @@ def test_poses_places_and_kinetics_are_added_by_their_weights() -> None:
 
 
 def test_what_no_loss_reaches_is_frozen() -> None:
-    objective = Actions(LART(LART_CONFIG), LARTSettings())
+    objective = LARTObjective(LART(LART_CONFIG), LARTSettings())
     frozen = [name for name, parameter in objective.model.named_parameters() if not parameter.requires_grad]
     parts = ("conv_en", "conv_de", "kinetics", "class_token", "heads.regressor", "heads.location")
     assert {next(part for part in parts if name.startswith(part)) for name in frozen} == set(parts)
@@ -79,7 +79,7 @@ def test_a_clip_without_labels_teaches_nothing() -> None:
 
 
 def test_all_decays_in_pretraining_and_fine_tuning_slows_first() -> None:
-    objective = Actions(LART(LART_CONFIG), LARTSettings())
+    objective = LARTObjective(LART(LART_CONFIG), LARTSettings())
     [group] = objective.parameter_groups(OptimiserSettings(lr=1))
     assert "heads.actions.bias" in group["names"] and group["weight_decay"] == 0.05
     tuned = objective.parameter_groups(OptimiserSettings(lr=1, layer_decay=0.95))

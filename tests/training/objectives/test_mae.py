@@ -9,8 +9,8 @@ from models.bundle_schema import Preprocess
 from models.systems.mae.model import MAE
 from tests.training.objectives.cases import MAE_CONFIG, assert_same_gradients, draw, gradients, normal
 from training import random_draws
-from training.objectives.mae import MaskedReconstruction
-from training.objectives.protocols import Facts
+from training.objectives.mae import MAEObjective
+from training.objectives.protocols import ObjectiveContext
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, interpolation="bicubic", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
 
@@ -32,21 +32,21 @@ def test_only_the_patches_that_were_hidden_count(model: MAE) -> None:
             wanted = (block - block.mean()) / (block.var() + 1e-6).sqrt()
             errors.append((answer.patches[sample, patch] - wanted).square().mean())
     wanted_loss = torch.stack(errors).mean()
-    objective = MaskedReconstruction(model)
+    objective = MAEObjective(model)
     loss = objective({"pixels": pixels, "draw": draw()})["loss"]
     assert loss.item() == pytest.approx(wanted_loss.item(), rel=1e-5)
     assert_same_gradients(gradients(loss, objective), gradients(wanted_loss, objective))
 
 
 def test_samples_hide_other_patches_in_every_epoch(model: MAE) -> None:
-    noise = MaskedReconstruction(model).noise(torch.arange(100))
+    noise = MAEObjective(model).noise(torch.arange(100))
     hidden = {tuple(sorted(row.argsort()[4:].tolist())) for row in noise}
     assert len(hidden) > 95
 
 
 def test_pictures_show_what_was_seen_and_what_was_made_of_it(model: MAE) -> None:
     batch = {"pixels": normal(3, 16, 16), "draw": draw()}
-    shown = MaskedReconstruction(model, Facts(preprocess=PREPROCESS)).pictures(batch)
+    shown = MAEObjective(model, ObjectiveContext(preprocess=PREPROCESS)).pictures(batch)
     assert set(shown) == {"masked", "predicted"}
     assert all(image.shape == (4, 16, 16, 3) and image.dtype == torch.uint8 for image in shown.values())
     grey = torch.tensor(PREPROCESS.mean).mul(255).round().to(torch.uint8)
@@ -54,4 +54,4 @@ def test_pictures_show_what_was_seen_and_what_was_made_of_it(model: MAE) -> None
     assert hidden.float().mean() >= 0.75
     seen = ~hidden
     assert torch.equal(shown["masked"][seen], shown["predicted"][seen])
-    assert MaskedReconstruction(model).pictures(batch) == {}
+    assert MAEObjective(model).pictures(batch) == {}

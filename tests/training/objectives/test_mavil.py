@@ -20,8 +20,8 @@ from models.systems.mavil.system import clip_at_2_fps, spectrogram_section
 from tests.training.objectives.cases import MAVIL_CONFIG, TOWERS, assert_same_gradients, draw, gradients, made, normal, uniform
 from tests.training.objectives.test_contrastive import written_out as partners
 from training import random_draws
-from training.objectives.mavil import AudioVisualLabels, AudioVisualMasking, AudioVisualSettings, MAViLSettings
-from training.objectives.protocols import Facts
+from training.objectives.mavil import AudioVisualSettings, MAViLFinetuneObjective, MAViLPretrainingObjective, MAViLSettings
+from training.objectives.protocols import ObjectiveContext
 from training.recipe_settings import OptimiserSettings
 
 
@@ -46,7 +46,7 @@ def removed(errors: Tensor, mask: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["mavil", "mavil_taught"])
 def test_the_loss_adds_what_is_rebuilt_and_what_is_found(name: str) -> None:
     objective, batch = made(name)
-    assert isinstance(objective, AudioVisualMasking)
+    assert isinstance(objective, MAViLPretrainingObjective)
     model, sound, clip = objective.model, batch["spectrogram"], batch["clip"]
     features = None if objective.teacher is None else objective.teacher.teacher_features(sound, clip)
     learned = model(sound, clip, noise(), features)
@@ -75,13 +75,13 @@ def test_both_views_of_both_kinds_hide_other_patches() -> None:
 
 def test_a_teacher_is_frozen_and_needed_in_stage_two_alone() -> None:
     objective, _ = made("mavil_taught")
-    assert isinstance(objective, AudioVisualMasking) and objective.teacher is not None
+    assert isinstance(objective, MAViLPretrainingObjective) and objective.teacher is not None
     assert not objective.train().teacher.training  # type: ignore[union-attr]
     assert not any(parameter.requires_grad for parameter in objective.teacher.parameters())
     with pytest.raises(ValueError, match="teacher"):
-        AudioVisualMasking(MAViLPretraining(MAVIL_CONFIG), MAViLPretraining(MAVIL_CONFIG))
+        MAViLPretrainingObjective(MAViLPretraining(MAVIL_CONFIG), MAViLPretraining(MAVIL_CONFIG))
     with pytest.raises(ValueError, match="teacher"):
-        MAViLSettings().build(MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True)), Facts())
+        MAViLSettings().build(MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True)), ObjectiveContext())
 
 
 def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
     for teacher in (path, tmp_path / "weights.safetensors"):  # or from the weights that a phase has left
         student = MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True))
-        objective = MAViLSettings(teacher=teacher).build(student, Facts())
+        objective = MAViLSettings(teacher=teacher).build(student, ObjectiveContext())
         assert objective.teacher is not None
         torch.testing.assert_close(objective.teacher.teacher_features(sound, clip).video, first.teacher_features(sound, clip).video)
 
@@ -115,19 +115,19 @@ def test_student_teaches_next_round_and_others_are_refused(tmp_path: Path) -> No
     config = replace(MAVIL_CONFIG, predict_features=True)
     student = MAViLPretraining(config)
     save_file(student.state_dict(), tmp_path / "round.safetensors")
-    objective = MAViLSettings(teacher=tmp_path / "round.safetensors").build(MAViLPretraining(config), Facts())
+    objective = MAViLSettings(teacher=tmp_path / "round.safetensors").build(MAViLPretraining(config), ObjectiveContext())
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
     assert objective.teacher is not None
     torch.testing.assert_close(objective.teacher.teacher_features(sound, clip).audio, student.teacher_features(sound, clip).audio)
     with pytest.raises(ValueError, match=r"objective.teacher: .*round.safetensors has no weights of the student's size: .*cls_token"):
-        MAViLSettings(teacher=tmp_path / "round.safetensors").build(MAViLPretraining(replace(config, width=32)), Facts())
+        MAViLSettings(teacher=tmp_path / "round.safetensors").build(MAViLPretraining(replace(config, width=32)), ObjectiveContext())
     with pytest.raises(ValueError, match=r"objective.teacher: .*nowhere.safetensors cannot be read"):
-        MAViLSettings(teacher=tmp_path / "nowhere.safetensors").build(MAViLPretraining(config), Facts())
+        MAViLSettings(teacher=tmp_path / "nowhere.safetensors").build(MAViLPretraining(config), ObjectiveContext())
 
 
 def test_fine_tuning_masks_whole_times_and_bins() -> None:
     objective, batch = made("audio_visual")
-    assert isinstance(objective, AudioVisualLabels)
+    assert isinstance(objective, MAViLFinetuneObjective)
     times, bins = (random_draws.uniform(draw(), (count,), name) for count, name in ((4, "times"), (2, "mel bins")))
     heard = torch.stack(
         [
@@ -146,7 +146,7 @@ def test_fine_tuning_masks_whole_times_and_bins() -> None:
 def test_halves_without_fusion_learn_apart() -> None:
     torch.manual_seed(0)
     model = MAViL(MAViLConfig(**{**TOWERS, "fusion_depth": 0}, classes=3, multi_label=False))  # type: ignore[arg-type]
-    objective = AudioVisualLabels(model, AudioVisualSettings(time_mask=0.0, mel_mask=0.0, label_smoothing=0.3))
+    objective = MAViLFinetuneObjective(model, AudioVisualSettings(time_mask=0.0, mel_mask=0.0, label_smoothing=0.3))
     label = torch.tensor([0, 2, 1, 1])
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
     loss = objective({"spectrogram": sound, "clip": clip, "label": label, "draw": draw()})["loss"]
@@ -167,7 +167,7 @@ def test_audio_only_half_starts_from_audio_mae_without_clips() -> None:
     init_from_mavil_pretraining(model, pretrained.state_dict())
     assert {name.split(".")[0] for name in model.state_dict()} == {"audio", "fc_norm", "head"}
     torch.testing.assert_close(model.audio.blocks[1].attn.qkv.weight, pretrained.blocks[1].attn.qkv.weight)
-    objective, sound = AudioVisualLabels(model, AudioVisualSettings(time_mask=0.0, mel_mask=0.0)), normal(1, 32, 16)
+    objective, sound = MAViLFinetuneObjective(model, AudioVisualSettings(time_mask=0.0, mel_mask=0.0)), normal(1, 32, 16)
     answer = objective({"spectrogram": sound, "label": torch.tensor([0, 2, 1, 1]), "draw": draw()})
     logits = model.forward_audio(sound).logits
     assert answer["loss"].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2, 1, 1])).item(), rel=1e-5)
@@ -180,7 +180,7 @@ def test_audio_only_half_starts_from_audio_mae_without_clips() -> None:
 
 def test_layers_decay_as_published() -> None:
     objective, _ = made("audio_visual")
-    assert isinstance(objective, AudioVisualLabels)
+    assert isinstance(objective, MAViLFinetuneObjective)
     groups = objective.parameter_groups(OptimiserSettings(lr=1, weight_decay=5e-4, layer_decay=0.75))
     scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
     assert scale["audio.blocks.0.attn.qkv.weight"] == scale["blocks_av.0.attn.qkv.weight"] == 0.75

@@ -14,13 +14,13 @@ from models.systems.mcc.point_embed import contract
 from models.systems.mcc.queries import label_queries
 from tests.training.objectives.cases import MCC_CONFIG, assert_same_gradients, draw, gradients, made, uniform
 from training import random_draws
-from training.objectives.mcc import MCCSettings, OccupancyAndColour, in_cube, in_half_ball, labelled
-from training.objectives.protocols import Facts
+from training.objectives.mcc import MCCObjective, MCCSettings, find_labels, sample_cube, sample_half_ball
+from training.objectives.protocols import ObjectiveContext
 
 
-def objective_of(settings: dict[str, object], facts: Facts | None = None, **config: object) -> OccupancyAndColour:
+def objective_of(settings: dict[str, object], facts: ObjectiveContext | None = None, **config: object) -> MCCObjective:
     torch.manual_seed(0)
-    return OccupancyAndColour(MCC(replace(MCC_CONFIG, **config)), MCCSettings.model_validate(settings), facts)  # type: ignore[arg-type]
+    return MCCObjective(MCC(replace(MCC_CONFIG, **config)), MCCSettings.model_validate(settings), facts)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("regress", [False, True])
@@ -61,13 +61,13 @@ def test_where_nothing_is_near_colours_teach_nothing() -> None:
 
 
 def test_queries_fill_the_cube_evenly() -> None:
-    queries = in_cube(torch.arange(50), 100, 3.0)
+    queries = sample_cube(torch.arange(50), 100, 3.0)
     for axis in range(3):
         assert stats.kstest(queries[..., axis].flatten().numpy(), stats.uniform(-3, 6).cdf).pvalue > 1e-3
 
 
 def test_queries_fill_the_half_ball_evenly() -> None:
-    queries = in_half_ball(torch.arange(50), 100, 6.0).flatten(0, 1).double()
+    queries = sample_half_ball(torch.arange(50), 100, 6.0).flatten(0, 1).double()
     radius = queries.norm(dim=1)
     assert (queries[:, 2] >= 0).all() and radius.max() < 6
     assert stats.kstest(((radius / 6) ** 3).numpy(), "uniform").pvalue > 1e-3  # volume within a radius
@@ -78,8 +78,8 @@ def test_queries_fill_the_half_ball_evenly() -> None:
 def test_a_recipe_says_which_region_is_asked() -> None:
     surface = torch.zeros(4, 1, 3)
     ball = objective_of({"queries": 50, "region": "half-ball", "size": 6.0}).queries(draw(), surface)
-    torch.testing.assert_close(ball, in_half_ball(draw(), 50, 6.0))
-    torch.testing.assert_close(objective_of({"queries": 50, "size": 2.0}).queries(draw(), surface), in_cube(draw(), 50, 2.0))
+    torch.testing.assert_close(ball, sample_half_ball(draw(), 50, 6.0))
+    torch.testing.assert_close(objective_of({"queries": 50, "size": 2.0}).queries(draw(), surface), sample_cube(draw(), 50, 2.0))
 
 
 def test_a_share_of_the_queries_may_lie_near_the_surface() -> None:
@@ -88,7 +88,7 @@ def test_a_share_of_the_queries_may_lie_near_the_surface() -> None:
     distance = torch.cdist(queries, surface).min(dim=2).values
     assert queries.shape == (4, 100, 3)
     assert distance[:, :30].max() < 0.05 * 6 and distance[:, 30:].median() > 0.5
-    torch.testing.assert_close(queries[:, 30:], in_cube(draw(), 100, 3.0)[:, 30:])
+    torch.testing.assert_close(queries[:, 30:], sample_cube(draw(), 100, 3.0)[:, 30:])
 
 
 def test_queries_near_the_surface_may_be_spread_more_or_less() -> None:
@@ -136,7 +136,7 @@ def test_images_reach_the_network_as_colours_in_0_to_1() -> None:
     preprocess = Preprocess(image_size=32, short_side=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
     colours = uniform(3, 32, 32)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    objective = objective_of({}, Facts(preprocess=preprocess))
+    objective = objective_of({}, ObjectiveContext(preprocess=preprocess))
     torch.testing.assert_close(objective.images((colours - mean) / std), colours)
 
 
@@ -148,6 +148,6 @@ def test_stochastic_depth_drops_branches_sample_by_sample() -> None:
 
 def test_a_tree_finds_the_labels_that_all_distances_give() -> None:
     truth, queries, colours = torch.randn(2, 500, 3), torch.randn(2, 300, 3), torch.rand(2, 500, 3)
-    found, expected = labelled(queries, truth, colours, 0.3), label_queries(queries, truth, colours, 0.3)
+    found, expected = find_labels(queries, truth, colours, 0.3), label_queries(queries, truth, colours, 0.3)
     assert torch.equal(found.occupied, expected.occupied) and torch.equal(found.colours, expected.colours)
     assert 0.1 < found.occupied.mean() < 0.9

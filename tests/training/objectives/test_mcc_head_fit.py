@@ -8,8 +8,8 @@ from torch import Tensor
 from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC
 from tests.models.systems.mcc.test_mcc_nearest import CONFIG
-from training.objectives.mcc import MCCSettings, OccupancyAndColour
-from training.objectives.mcc_head_fit import fit_answers
+from training.objectives.mcc import MCCObjective, MCCSettings
+from training.objectives.mcc_head_fit import fit_mcc_head
 
 
 def walls(first: int, count: int) -> dict[str, Tensor]:
@@ -30,17 +30,17 @@ def walls(first: int, count: int) -> dict[str, Tensor]:
     }
 
 
-def objective() -> OccupancyAndColour:
+def objective() -> MCCObjective:
     torch.manual_seed(0)
     model = MCC(CONFIG)
     init_nearest_attention(model)
     settings = MCCSettings(queries=200, near=0.5, spread=0.6, size=2.0, threshold=0.2, scale=0.0, shift=0.0, degrees=0)
-    return OccupancyAndColour(model, settings).eval()
+    return MCCObjective(model, settings).eval()
 
 
-def fitted() -> OccupancyAndColour:
+def fitted() -> MCCObjective:
     made = objective()
-    fit_answers(made, batches())
+    fit_mcc_head(made, batches())
     return made
 
 
@@ -49,13 +49,13 @@ def batches() -> list[dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def loss(which: OccupancyAndColour, on: list[dict[str, Tensor]], name: str) -> float:
+def loss(which: MCCObjective, on: list[dict[str, Tensor]], name: str) -> float:
     return sum(float(which(batch)[name]) for batch in on) / len(on)
 
 
 def test_fitted_answers_hold_for_other_scenes() -> None:
     others, made = [walls(1000, 32)], fitted()
-    share = made.asked(others[0])[1].occupied.mean()
+    share = made.decode_training_queries(others[0])[1].occupied.mean()
     prior = float(-(share * share.log() + (1 - share) * (1 - share).log()))
     assert loss(made, others, "loss_occupancy") < 0.6 * prior
     assert loss(made, others, "loss_colour") < 0.1 * loss(objective(), others, "loss_colour")

@@ -12,14 +12,14 @@ from torch import Tensor
 from models.layers.efficientnet_lite import LitePatches
 from models.systems.image_text.flip import FLIP
 from tests.training.objectives.cases import FLIP_CONFIG, made
-from training.objectives.protocols import Facts
-from training.objectives.proxy_nca import Proxies, ProxiesSettings, fit_proxies, skip_blocks
+from training.objectives.protocols import ObjectiveContext
+from training.objectives.proxy_nca import ProxiesSettings, ProxyObjective, fit_proxies, skip_blocks
 from training.recipe_settings import OptimiserSettings
 
 
-def objective(things: int = 3, **settings: float) -> Proxies:
+def objective(things: int = 3, **settings: float) -> ProxyObjective:
     torch.manual_seed(0)
-    return ProxiesSettings.model_validate(settings).build(FLIP(FLIP_CONFIG), Facts(labels=("",) * things))
+    return ProxiesSettings.model_validate(settings).build(FLIP(FLIP_CONFIG), ObjectiveContext(labels=("",) * things))
 
 
 def test_images_and_texts_are_named_among_all_things() -> None:
@@ -35,14 +35,14 @@ def test_images_and_texts_are_named_among_all_things() -> None:
     assert torch.allclose(losses["images"], named(seen), atol=1e-6)
     assert torch.allclose(losses["texts"], (named(read[:, 0]) + named(read[:, 1])) / 2, atol=1e-6)
     assert torch.allclose(losses["loss"], losses["images"] + losses["texts"], atol=1e-6)
-    pairs = proxies.pairs.compared(seen, read)["loss"]
+    pairs = proxies.pairs.compare(seen, read)["loss"]
     with_pairs = objective(label_smoothing=0.0, contrast=0.5).losses(seen, read, label)
     assert torch.allclose(with_pairs["loss"], losses["loss"] + 0.5 * pairs, atol=1e-6)
 
 
 def test_stem_learns_at_own_rate_behind_frozen_stages() -> None:
     case, batch = made("proxies")
-    assert isinstance(case, Proxies)
+    assert isinstance(case, ProxyObjective)
     groups = case.parameter_groups(OptimiserSettings(lr=0.001, weight_decay=0.1))
     stem = {name: group for group in groups for name in group["names"] if ".encoder." in name}
     assert stem and all(name.startswith("vision.patch_embed.encoder.stages.4.") for name in stem)
@@ -57,7 +57,7 @@ def test_stem_learns_at_own_rate_behind_frozen_stages() -> None:
 
 
 @torch.no_grad()
-def named(proxies: Proxies, pixels: Tensor, label: Tensor) -> float:
+def named(proxies: ProxyObjective, pixels: Tensor, label: Tensor) -> float:
     """Share of the images that are nearest to the middle of their thing."""
     seen = proxies.model.encode_images(pixels)
     middles = torch.stack([seen[label == thing].mean(dim=0) for thing in range(3)])
@@ -99,4 +99,4 @@ def test_things_that_were_not_met_keep_their_proxies() -> None:
 
 def test_data_without_things_is_refused() -> None:
     with pytest.raises(ValueError, match="proxies: the data does not say which thing a sample is"):
-        ProxiesSettings().build(FLIP(replace(FLIP_CONFIG)), Facts())
+        ProxiesSettings().build(FLIP(replace(FLIP_CONFIG)), ObjectiveContext())

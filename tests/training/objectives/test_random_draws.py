@@ -96,9 +96,9 @@ def test_every_bit_of_a_draw_flips_half_of_the_bits() -> None:
 
 
 def test_a_batch_has_one_draw_whatever_the_order_of_its_samples() -> None:
-    assert torch.equal(random_draws.of_batch(DRAW), random_draws.of_batch(DRAW.flip(0)))
-    assert random_draws.of_batch(DRAW).shape == (1,)
-    assert not torch.equal(random_draws.of_batch(DRAW), random_draws.of_batch(DRAW + 1))
+    assert torch.equal(random_draws.batch_draw(DRAW), random_draws.batch_draw(DRAW.flip(0)))
+    assert random_draws.batch_draw(DRAW).shape == (1,)
+    assert not torch.equal(random_draws.batch_draw(DRAW), random_draws.batch_draw(DRAW + 1))
 
 
 def test_compiled_code_draws_the_same() -> None:

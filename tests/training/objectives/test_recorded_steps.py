@@ -26,12 +26,12 @@ from tests.golden.replays import mae_st as replay_mae_st
 from tests.golden.replays import mavil as replay_mavil
 from tests.golden.replays import mcc as replay_mcc
 from tests.training.objectives.cases import gradients
-from training.objectives.contrastive import Contrastive, ContrastiveSettings, contrast
-from training.objectives.diffmae import DiffMAESettings, Diffusion, Drawn
-from training.objectives.lart import Actions, LARTSettings
-from training.objectives.mae import MaskedReconstruction
-from training.objectives.mavil import AudioVisualMasking
-from training.objectives.mcc import MCCSettings, OccupancyAndColour
+from training.objectives.contrastive import ContrastiveObjective, ContrastiveSettings, contrast
+from training.objectives.diffmae import DiffMAEDraw, DiffMAEObjective, DiffMAESettings
+from training.objectives.lart import LARTObjective, LARTSettings
+from training.objectives.mae import MAEObjective
+from training.objectives.mavil import MAViLPretrainingObjective
+from training.objectives.mcc import MCCObjective, MCCSettings
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -51,29 +51,29 @@ def test_mae(name: str) -> None:
     case = recorded(name)
     model = MAE(MAEConfig(**replay_mae.settings(case.config)))
     model.load_state_dict(read_checkpoint(case.checkpoint))
-    check(case, "loss", MaskedReconstruction(model).losses(case.inputs["img"], case.inputs["noise"])["loss"])
+    check(case, "loss", MAEObjective(model).losses(case.inputs["img"], case.inputs["noise"])["loss"])
 
 
 @pytest.mark.parametrize("name", ["mae_st/pretrain_sep_cls", "mae_st/pretrain_joint_nocls"])
 def test_mae_on_clips(name: str) -> None:
     case = recorded(name)
-    objective = MaskedReconstruction(replay_mae_st.load_pretraining(case))
+    objective = MAEObjective(replay_mae_st.load_pretraining(case))
     assert objective.input == "clip"
     check(case, "loss", objective.losses(case.inputs["video"], case.inputs["noise"])["loss"])
 
 
 def test_audio_mae() -> None:
     case = recorded("mavil/audio_mae_window_decoder")
-    objective = MaskedReconstruction(replay_mavil.load_audio_mae(case)).eval()
+    objective = MAEObjective(replay_mavil.load_audio_mae(case)).eval()
     check(case, "loss_rec_audio", objective.losses(case.inputs["audio"], case.inputs["noise"])["loss"])
 
 
 @pytest.mark.parametrize("name", ["diffmae/train_cross_self", "diffmae/train_video_cross"])
 def test_diffmae(name: str) -> None:
     case = recorded(name)
-    objective = Diffusion(replay_diffmae.load(case), DiffMAESettings())
+    objective = DiffMAEObjective(replay_diffmae.load(case), DiffMAESettings())
     split = Split.by_noise(case.inputs["mask_noise"], case.recorded["mask_ratio"])
-    loss = objective.losses(case.inputs["image"], Drawn(split, case.inputs["t"], case.inputs["eps"]))["loss"]
+    loss = objective.losses(case.inputs["image"], DiffMAEDraw(split, case.inputs["t"], case.inputs["eps"]))["loss"]
     check(case, "loss", loss)
     names = [name.removeprefix("grad.") for name in case.outputs if name.startswith("grad.")]
     assert names
@@ -86,9 +86,9 @@ def test_flip(name: str) -> None:
     case = recorded(name)
     images, words = case.inputs["image_nhwc"].permute(0, 3, 1, 2), case.inputs["txt"].long()
     model = replay_flip.load(case)
-    masked = Contrastive(model, ContrastiveSettings()).losses(images, words, case.inputs["mask_noise"])
+    masked = ContrastiveObjective(model, ContrastiveSettings()).losses(images, words, case.inputs["mask_noise"])
     check(case, "train_loss", masked["loss"])
-    check(case, "eval_loss", Contrastive(model, ContrastiveSettings(masked=False)).losses(images, words)["loss"])
+    check(case, "eval_loss", ContrastiveObjective(model, ContrastiveSettings(masked=False)).losses(images, words)["loss"])
 
 
 @pytest.mark.parametrize("name", ["cit/moco_tiny", "cit/augreg_tiny"])
@@ -104,7 +104,7 @@ def test_cit(name: str) -> None:
 def test_mavil(stage: int) -> None:
     case = recorded(f"mavil/pretrain_stage{stage}")
     teacher = replay_mavil.load_pretraining(case, case.folder / "teacher.pth", student=False) if stage == 2 else None
-    objective = AudioVisualMasking(replay_mavil.load_pretraining(case, case.checkpoint, student=True), teacher)
+    objective = MAViLPretrainingObjective(replay_mavil.load_pretraining(case, case.checkpoint, student=True), teacher)
     values = objective.losses(case.inputs["audio"], case.inputs["video"], replay_mavil.noise_of(case))
     recorded_as = {"loss": "total", "loss_audio": "rec_audio", "loss_video": "rec_video", "loss_inter": "inter", "loss_intra": "intra"}
     for name, theirs in recorded_as.items():
@@ -117,7 +117,7 @@ def test_lart() -> None:
     tracks = TrackBatch(
         inputs["pose_shape"], inputs["has_detection"], inputs.get("joints_3D"), inputs.get("apperance_emb"), inputs.get("mask_detection")
     )
-    objective = Actions(replay_lart.build(case), LARTSettings()).eval()
+    objective = LARTObjective(replay_lart.build(case), LARTSettings()).eval()
     targets = {"actions": inputs["action_label"], "labelled": inputs["has_gt"]}
     check(case, "loss_action", objective.losses(tracks, replay_lart._recorded_masks(case, tracks), targets)["loss"])
 
@@ -129,7 +129,7 @@ def test_mcc() -> None:
     augmentation = SceneAugmentation(inputs["aug_scale"], inputs["aug_shift"], inputs["aug_degrees_xyz"], bool(inputs["aug_flip"]))
     labels = label_queries(queries, inputs["gt_xyz"], inputs["gt_rgb"], case.config["train_dist_threshold"])
     kept = DropPathMasks(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
-    objective = OccupancyAndColour(model, MCCSettings()).train()
+    objective = MCCObjective(model, MCCSettings()).train()
     values = objective.losses(images, seen, queries, labels, augmentation, kept)
     check(case, "loss", values["loss"])
     check(case, "loss_occupancy", values["loss_occupancy"])

@@ -17,9 +17,9 @@ from tests.training.objectives.cases import CIT_CONFIG, FLIP_CONFIG
 from tests.training.objectives.test_cit import FewWords
 from training.data.source import Sample
 from training.errors import DataError
-from training.loop import Ended, Plan, Run, train
-from training.objectives.cit import CiTSettings, CuratedMatching
-from training.objectives.protocols import Facts
+from training.loop import RunOutcome, RunSetup, TrainingPlan, train
+from training.objectives.cit import CiTObjective, CiTSettings
+from training.objectives.protocols import ObjectiveContext
 from training.objectives.proxy_nca import ProxiesSettings
 from training.recipe_settings import LoopSettings, OptimiserSettings, ScheduleSettings
 
@@ -52,12 +52,12 @@ class Pairs:
 
 
 def matching() -> nn.Module:
-    return CuratedMatching(CiT(CIT_CONFIG), SETTINGS)
+    return CiTObjective(CiT(CIT_CONFIG), SETTINGS)
 
 
 def proxies() -> nn.Module:
     return ProxiesSettings.model_validate({"curation": CURATION}).build(
-        FLIP(replace(FLIP_CONFIG, text_length=2)), Facts(labels=Pairs.labels)
+        FLIP(replace(FLIP_CONFIG, text_length=2)), ObjectiveContext(labels=Pairs.labels)
     )
 
 
@@ -68,9 +68,9 @@ def trained(folder: Path, stops: Sequence[int | None], made: Callable[[], nn.Mod
         torch.manual_seed(0)
         objective = made()
         loop = LoopSettings(epochs=9 / 15, batch_size=4, max_steps=stop, checkpoint_every=100)
-        plan = Plan(OptimiserSettings(lr=0.01), ScheduleSettings(), loop, seed=5)
-        report = train(objective, pairs, plan, Run(folder, torch.device("cpu"), {}))
-        assert report.ended is (Ended.DONE if stop is None else Ended.STOPPED)
+        plan = TrainingPlan(OptimiserSettings(lr=0.01), ScheduleSettings(), loop, seed=5)
+        report = train(objective, pairs, plan, RunSetup(folder, torch.device("cpu"), {}))
+        assert report.ended is (RunOutcome.DONE if stop is None else RunOutcome.STOPPED)
     return dict(objective.get_submodule("model").state_dict()), [pairs.seen[start : start + 12] for start in range(0, len(pairs.seen), 12)]
 
 
@@ -86,7 +86,7 @@ def test_rounds_use_different_captions_and_resume(made: Callable[[], nn.Module],
 
 
 def test_data_without_captions_is_refused(tmp_path: Path) -> None:
-    plan = Plan(OptimiserSettings(lr=0.01), ScheduleSettings(), LoopSettings(epochs=1, batch_size=4), seed=5)
+    plan = TrainingPlan(OptimiserSettings(lr=0.01), ScheduleSettings(), LoopSettings(epochs=1, batch_size=4), seed=5)
     objective = matching()
     with pytest.raises(DataError, match=r"data.kind: the objective chooses among captions, and pairs have none"):
-        train(objective, Pairs(None), plan, Run(tmp_path, torch.device("cpu"), {}))
+        train(objective, Pairs(None), plan, RunSetup(tmp_path, torch.device("cpu"), {}))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.training.objectives.cases import BATCH, CASES, curate_rounds, gradients, made
 from training import collectives, random_draws
-from training.distributed import spread, whole
+from training.distributed import gather_full, wrap_distributed
 
 SHARDED = [name for name in CASES if name not in ("supervised_reversible", "lit", "cit")]
 """Others have reversible trunks or parameters that are single numbers."""
@@ -39,7 +39,7 @@ def shared(name: str, rank: int) -> dict[str, dict[str, Tensor]]:
 
 def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Average all tensors over both processes at once: each exchange waits for the other process."""
-    flat = collectives.averaged(torch.cat([tensor.flatten() for tensor in tensors.values()]))
+    flat = collectives.all_reduce_mean(torch.cat([tensor.flatten() for tensor in tensors.values()]))
     parts = flat.split([tensor.numel() for tensor in tensors.values()])
     return {name: part.view_as(tensor) for (name, tensor), part in zip(tensors.items(), parts, strict=True)}
 
@@ -47,9 +47,9 @@ def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def sharded(name: str, rank: int) -> dict[str, Tensor]:
     """Gradients of half of the batch, where each process has half of every parameter."""
     objective, batch = made(name)
-    spread(objective, "fsdp", "fp32", torch.device("cpu"))(half(batch, rank))["loss"].backward()
+    wrap_distributed(objective, "fsdp", "fp32", torch.device("cpu"))(half(batch, rank))["loss"].backward()
     learning = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
-    return {name: whole(parameter.grad) for name, parameter in learning.items() if parameter.grad is not None}
+    return {name: gather_full(parameter.grad) for name, parameter in learning.items() if parameter.grad is not None}
 
 
 def half(batch: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
@@ -58,17 +58,17 @@ def half(batch: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
 
 def reduced(rank: int) -> dict[str, Tensor]:
     own = ROWS[2 * rank : 2 * rank + 2].clone().requires_grad_()
-    joined = collectives.gathered(own)
+    joined = collectives.all_gather(own)
     ((rank + 1) * joined.square()).sum().backward()
     assert own.grad is not None
     count = torch.tensor([1.0, 3.0])[rank]
     return {
         "gathered": joined.detach(),
-        "gradient": collectives.gathered(own.grad),
-        "summed": collectives.summed(torch.tensor(rank + 1)),
-        "mean": collectives.averaged(collectives.term_of_mean(torch.tensor([10.0, 2.0])[rank], count)),
-        "nothing": collectives.averaged(collectives.term_of_mean(torch.tensor(0.0), 0)),
-        "draw": random_draws.of_batch(torch.arange(4)[2 * rank : 2 * rank + 2]),
+        "gradient": collectives.all_gather(own.grad),
+        "summed": collectives.all_reduce_sum(torch.tensor(rank + 1)),
+        "mean": collectives.all_reduce_mean(collectives.term_of_mean(torch.tensor([10.0, 2.0])[rank], count)),
+        "nothing": collectives.all_reduce_mean(collectives.term_of_mean(torch.tensor(0.0), 0)),
+        "draw": random_draws.batch_draw(torch.arange(4)[2 * rank : 2 * rank + 2]),
     }
 
 

@@ -12,7 +12,7 @@ Sections = Callable[[BundleSpec], Iterator[str]]
 """Lines of a README."""
 
 
-def measured(spec: BundleSpec) -> Iterator[str]:
+def describe_quality(spec: BundleSpec) -> Iterator[str]:
     yield from ("## Quality", "")
     if not spec.quality.keys() - {"remarks"}:
         yield from ("Nothing was measured. Measure it on data of your own before you rely on it.", "")
@@ -29,7 +29,7 @@ def measured(spec: BundleSpec) -> Iterator[str]:
     )
 
 
-def render(spec: BundleSpec, quality: Sections = measured) -> str:
+def render(spec: BundleSpec, quality: Sections = describe_quality) -> str:
     """quality: the section about what was measured."""
     return "\n".join(line for part in (_general, quality, _rungs, _training) for line in part(spec))
 
@@ -69,8 +69,8 @@ def _general(spec: BundleSpec) -> Iterator[str]:
         "",
     )
     if spec.labels:
-        shown = ", ".join(spec.labels[:20])
-        yield from (f"Labels: {shown}{f' and {len(spec.labels) - 20} more' if len(spec.labels) > 20 else ''}.", "")
+        first_labels = ", ".join(spec.labels[:20])
+        yield from (f"Labels: {first_labels}{f' and {len(spec.labels) - 20} more' if len(spec.labels) > 20 else ''}.", "")
 
 
 def _rungs(spec: BundleSpec) -> Iterator[str]:

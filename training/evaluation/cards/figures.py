@@ -19,8 +19,8 @@ def share(measured: Mapping[str, float], *, errors: int = 2, sign: str = "") -> 
 def verdict(difference: Mapping[str, float], digits: int, *, lower_is_better: bool) -> str:
     """A verdict about "this network minus the other", by two standard errors, and the difference."""
     value, error = difference["value"], difference["standard_error"]
-    said = "no difference" if abs(value) <= 2 * error else "better" if (value < 0) == lower_is_better else "worse"
-    return f"{said} ({figure(difference, digits, sign='+')})"
+    word = "no difference" if abs(value) <= 2 * error else "better" if (value < 0) == lower_is_better else "worse"
+    return f"{word} ({figure(difference, digits, sign='+')})"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
@@ -40,7 +40,7 @@ def packages(data: Mapping[str, Any]) -> str:
     return ", ".join(f"{package['name']} {package['version']}" for package in data["packages"])
 
 
-def creators(data: Mapping[str, Any], what: str) -> Iterator[str]:
+def creators(data: Mapping[str, Any], line_format: str) -> Iterator[str]:
     """A line for each licence. data: of the provenance."""
     for license, names in data["creators"].items():
-        yield f"{what.format(license=license)} by {', '.join(names)}."
+        yield f"{line_format.format(license=license)} by {', '.join(names)}."
