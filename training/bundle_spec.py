@@ -1,4 +1,4 @@
-"""`bundle.json` of what a recipe trains. It is built before the first step as well, since what a bundle refuses must cost no training."""
+"""`bundle.json` of trained networks. It is also built before the first step, so that invalid fields are reported before the training."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _UNKNOWN = FileDigest(sha256="0" * 64, bytes=0)
 def build_phase_spec(
     recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], overrides: Mapping[str, Any] | None = None
 ) -> BundleSpec:
-    """The spec of a phase's network, without its weights. config: of the network. more: further fields, and others than a phase's.
+    """Return the spec of a phase's network, with its `config` and without its weights. `overrides` replace or add fields.
 
-    Raises RecipeError that names the field which a bundle refuses."""
+    Raises RecipeError that names the first invalid field.
+    """
     architecture = architectures()[recipe.model_of(phase).architecture]
     task = architecture.bundle_defaults.task(config)
     fields = {
@@ -52,15 +53,17 @@ def build_phase_spec(
         spec = BundleSpec.model_validate(fields | dict(overrides or {}))
         spec.to_bytes()
     except UnicodeEncodeError as error:
-        raise RecipeError(f"no bundle can be made: {error.object[:80]!r} holds a lone surrogate, which is no text") from error
+        raise RecipeError(f"no bundle can be made: {error.object[:80]!r} holds a lone surrogate, which is not valid text") from error
     except ValidationError as error:
         raise RecipeError(f"no bundle can be made: {first_mistake(error).removeprefix('content: ')}") from error
     return spec
 
 
 def build_release_spec(recipe: Recipe, config: Any, labels: Sequence[str], measured: Mapping[str, Any]) -> BundleSpec:
-    """The spec of the bundle that the recipe ends in. measured: fields that say how good it is. Raises RecipeError as above, and where
-    the network does not fit labels or images."""
+    """Return the spec of the recipe's bundle. `measured` has the fields about its quality.
+
+    Raises RecipeError if a field is invalid or the network does not fit the labels or the images.
+    """
     assert recipe.release is not None
     phase = recipe.released_phase
     fields = dataclasses.asdict(config)

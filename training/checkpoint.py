@@ -1,7 +1,7 @@
 """Checkpoints of a phase, by `torch.distributed.checkpoint`: every process writes its part, and any number of processes reads them.
 
-A checkpoint is a folder `step-N`. It is written beside the one before under another name, brought to the disk, and renamed: a kill or a
-full disk leaves the old one.
+A checkpoint is a folder `step-N`. It is written under a temporary name, synchronised and renamed before the previous one is deleted, so
+that a kill or a full disk leaves the previous one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Checkpoints:
         self._fingerprint = fingerprint
 
     def claim_folder(self) -> None:
-        """Remember what the run is. Raises TrainingError if the folder belongs to another run."""
+        """Write the fingerprint of the run. Raises TrainingError if the folder belongs to another run."""
         remembered = self.folder / _RUN
         if remembered.is_file():
             try:
@@ -58,12 +58,12 @@ class Checkpoints:
         barrier()
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint."""
+        """Return the step of the newest checkpoint."""
         steps = [int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*") if not path.suffix]
         return max(steps, default=None)
 
     def save(self, objective: nn.Module, optimiser: Any, extra: Mapping[str, Any], step: int) -> None:
-        """Raises TrainingError for a full disk; the checkpoint before stays."""
+        """Write a checkpoint and delete older ones. Raises TrainingError and keeps the last one if the disk is full."""
         target = self.folder / f"step-{step}"
         partial = target.with_suffix(_PARTIAL)
         model, optimisation = get_state_dict(objective, optimiser)
@@ -73,7 +73,7 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
             barrier()
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that there is one process only
+                warnings.simplefilter("ignore", UserWarning)  # about the single process
                 save(state, checkpoint_id=partial, no_dist=world_size() == 1)
             barrier()
             if is_main():
@@ -96,14 +96,14 @@ class Checkpoints:
         barrier()
 
     def load(self, objective: nn.Module, optimiser: Any, extra: dict[str, Any], step: int) -> None:
-        """Load in place; `extra` has the values of the checkpoint then. Raises TrainingError for a damaged one."""
+        """Load in place, `extra` included. Raises TrainingError for a damaged checkpoint."""
         model, optimisation = get_state_dict(objective, optimiser)
         private = _private(model)
         state: dict[str, Any] = {"model": model, "optimiser": optimisation, _PRIVATE: b"", **extra}
         checkpoint = self.folder / f"step-{step}"
         try:
-            FileSystemReader(checkpoint).read_metadata()  # `load` logs a traceback where it cannot
-        except Exception as error:  # whatever pickle makes of other bytes
+            FileSystemReader(checkpoint).read_metadata()  # `load` would log a traceback
+        except Exception as error:  # pickle may raise anything
             raise _unreadable(checkpoint, error) from error
         try:
             with warnings.catch_warnings():
@@ -126,11 +126,11 @@ class Checkpoints:
 
 def _unreadable(checkpoint: Path, reason: BaseException) -> TrainingError:
     message = " ".join(str(reason).split()) or type(reason).__name__
-    return TrainingError(f"{checkpoint}: cannot be read ({message}). If it is damaged, delete it, and the run begins anew")
+    return TrainingError(f"{checkpoint}: cannot be read ({message}). If it is damaged, delete it, and the run starts again")
 
 
 def _private(model: dict[str, Any]) -> dict[str, Any]:
-    """Take what modules keep beside parameters and buffers (`get_extra_state`) out of a state: its shapes may change on the way."""
+    """Remove and return extra states of modules (`get_extra_state`): unlike parameters and buffers, their shapes may change."""
     return {name: model.pop(name) for name in list(model) if name.endswith("_extra_state")}
 
 
@@ -149,7 +149,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file beside `path` to be written, then put it there in one step. Nobody else writes this file, and a failure leaves none."""
+    """Yield a temporary path of this process in the same folder, then rename it to `path`. After an exception it is deleted."""
     partial = path.with_name(f"{path.name}.{uuid4().hex}{_PARTIAL}")
     try:
         yield partial
@@ -179,6 +179,6 @@ class MovingAverage:
             self.average[name].lerp_(value.detach(), 1 - self._decay)
 
     def apply(self) -> None:
-        """Put the average in the place of the weights."""
+        """Replace the weights by their average."""
         for name, value in self._parameters.items():
             value.data.copy_(self.average[name])

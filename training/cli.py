@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: TrainOptions) -> int:
-    """In this process, or as one of those that torchrun started → the exit code. Raises TrainingError."""
+    """Run in this process, which torchrun may have started, and return the exit code. Raises TrainingError."""
     try:
         with process_group() as device:
             return make(options, device)
@@ -63,15 +63,17 @@ def _parse(arguments: Sequence[str] | None) -> TrainOptions:
 
 
 def make(options: TrainOptions, device: torch.device) -> int:
-    """Until the bundle is written, or a budget or a signal stops the run with a checkpoint → the exit code: 128 and the signal's number,
-    as shells count, so that what follows in a script does not take the run for finished. Raises TrainingError."""
+    """Train the phases and write the bundle, or stop earlier with a checkpoint. Return the exit code.
+
+    A signal gives 128 plus its number, as in shells, so that scripts do not take the run for finished. Raises TrainingError.
+    """
     plan = recipe.read(options.recipe, options.changes)
     if is_main():
         warn_if_moved(options.recipe)
     context = RunContext(options.runs / f"{plan.name}-{plan.version}", options.cache, device, options.tensorboard)
     chosen = [phase for phase in plan.phases if options.phase in (None, phase.name)]
     if not chosen:
-        raise TrainingError(f"--phase: {options.phase} is no phase; there are {', '.join(phase.name for phase in plan.phases)}")
+        raise TrainingError(f"--phase: unknown phase {options.phase}; the phases are {', '.join(phase.name for phase in plan.phases)}")
     if not options.dry_run and options.phase is None:
         release_check.check(plan, options.cache)
     estimates: list[estimate.Estimate] = []
@@ -111,7 +113,7 @@ def _release(plan: Recipe, options: TrainOptions, context: RunContext) -> None:
 
 
 def _threads(workers: int) -> int:
-    """Number of torch's threads; data workers and other processes of this machine have the rest of the cores."""
+    """Return the number of threads of torch: the cores that data workers and other processes of the run leave."""
     set_by_hand = os.environ.get("OMP_NUM_THREADS")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return int(set_by_hand) if set_by_hand else max(1, len(os.sched_getaffinity(0)) // local - workers)

@@ -1,7 +1,7 @@
 """Sums, means and concatenations over the ranks of a run; on one process, nothing happens.
 
-Whoever trains averages gradients over ranks, as DDP and FSDP do. So the loss of a rank is its term of a mean over ranks: with
-`term_of_mean` and `gathered` these terms average to the loss of the whole batch, and their gradients to its gradient.
+DDP and FSDP average gradients over ranks. So the loss of a rank is its term of a mean over ranks: with `term_of_mean` and `all_gather`
+these terms average to the loss of the whole batch, and their gradients to its gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ALONE = ContextVar("alone", default=False)
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Compute inside as the only process: nothing is sent to others."""
+    """Compute as if this process were the only one."""
     token = _ALONE.set(True)
     try:
         yield
@@ -29,7 +29,7 @@ def alone() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """Number of ranks."""
+    """Return the number of ranks."""
     return dist.get_world_size() if _distributed() else 1
 
 
@@ -38,7 +38,7 @@ def rank() -> int:
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """The sum over ranks, without a gradient across them. On one process `value` itself."""
+    """Sum a tensor of any shape over ranks, without gradients. One process returns `value` itself."""
     if world_size() == 1:
         return value
     total = value.detach().clone()
@@ -47,14 +47,14 @@ def all_reduce_sum(value: Tensor) -> Tensor:
 
 
 def all_reduce_mean(value: Tensor) -> Tensor:
-    """The mean over ranks, float, without a gradient across them."""
+    """Average a tensor of any shape over ranks, as float, without gradients."""
     return all_reduce_sum(value) / world_size()
 
 
 def term_of_mean(mean: Tensor, count: Tensor | int) -> Tensor:
-    """This rank's term of a mean over all ranks, from its own mean over `count` items; 0 where no rank has any.
+    """Return this rank's term, a scalar, of a mean over all ranks, from its own mean over `count` items; 0 if no rank has items.
 
-    The mean over ranks of what is returned is the sum over all items by their number, on however many ranks they are.
+    The mean of these terms over ranks is the mean over all items, however they are distributed.
     """
     if world_size() == 1:
         return mean
@@ -64,7 +64,7 @@ def term_of_mean(mean: Tensor, count: Tensor | int) -> Tensor:
 
 
 def all_gather(rows: Tensor) -> Tensor:
-    """(B, ...) of each rank → (world · B, ...) in the order of ranks, with gradients: each rank's rows get the sum of what all ranks ask.
+    """Concatenate (B, ...) of each rank to (world · B, ...) in the order of ranks. Gradients are summed over ranks.
 
     All ranks have the same number of rows.
     """

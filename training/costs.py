@@ -55,7 +55,7 @@ _INDEXING = (_aten.index.Tensor, _aten.index_put.default, _aten._index_put_impl_
 
 @dataclass(frozen=True)
 class StepCost:
-    """Bytes are those of one process that has all weights."""
+    """Cost of a step, in bytes of one process that has all weights, and FLOPs."""
 
     objective: str
     parameters: int
@@ -63,22 +63,22 @@ class StepCost:
     weights: int
     gradients: int
     optimiser: int
-    """The moving average of the weights included."""
+    """Including the moving average of the weights."""
     activations: float
-    """Bytes of activations of a sample."""
+    """Activations per sample."""
     flops: float
     """FLOPs of a sample, forward and backward."""
 
     @property
     def fixed(self) -> int:
-        """Bytes whatever the batch."""
+        """Bytes that do not depend on the batch."""
         return self.weights + self.gradients + self.optimiser
 
 
 class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the FLOPs of what runs inside, and follows the bytes of its tensors.
+    """Counter of the FLOPs and of the bytes of tensors of operations that run in its context.
 
-    Bool indices of one dimension, whose number of results depends on values, take all rows.
+    One-dimensional bool indices, whose number of results depends on values, select all rows.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter]) -> None:
@@ -114,8 +114,10 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count(recipe: Recipe, phase: Phase, labels: int, sample: Sample | None = None) -> StepCost:
-    """labels: classes of the data, 0 where it has none. sample: one of the data, where it is at hand: what it has beside what our data
-    gives is read by objectives of other packages. Raises TrainingError."""
+    """Count the cost of a step. `labels` is the number of classes, 0 without classes.
+
+    Objectives of other packages may need further tensors: they are taken from `sample`, if the data can be read. Raises TrainingError.
+    """
     inputs = preparation(recipe, phase, Path())
     with torch.device("meta"):
         objective = _objective(recipe, phase, labels, inputs)
@@ -149,8 +151,7 @@ def count(recipe: Recipe, phase: Phase, labels: int, sample: Sample | None = Non
 
 
 def _objective(recipe: Recipe, phase: Phase, labels: int, inputs: SamplePreparation) -> nn.Module:
-    """The phase's objective. What it reads of files is left out: a teacher that is not trained yet, weights of a package, the choice of
-    captions.
+    """Build the phase's objective without what it reads from files: teachers, weights of packages, the selection of captions.
 
     Raises RecipeError.
     """
@@ -168,7 +169,7 @@ def _objective(recipe: Recipe, phase: Phase, labels: int, inputs: SamplePreparat
 
 
 def _count_step(objective: nn.Module, batch: Batch, phase: Phase) -> _OperationCounter:
-    """One forward and one backward pass, as those of one process."""
+    """Count one forward and one backward pass of a single process."""
     precision = phase.loop.precision
     halved = nullcontext() if precision == "fp32" else torch.autocast("cpu", TYPES[precision])
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
@@ -230,6 +231,6 @@ def _all_rows(index: Tensor | None) -> Tensor | None:
 
 
 def amount(number: float, unit: str) -> str:
-    """With a prefix: 1.23e15, "FLOP" → "1.23 PFLOP"."""
+    """Format a number with a prefix: 1.23e15, "FLOP" → "1.23 PFLOP"."""
     power = min(max(0, int(math.log10(max(number, 1))) // 3), 7)
     return f"{number / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'][power]}{unit}"

@@ -28,7 +28,7 @@ class Curation:
     threshold: float = 0.55
     """A caption is kept if its likeness is above."""
     min_ratio: float | None = 0.003
-    """Where a smaller share of a batch is kept, the best of it are kept instead, this share of it, rounded down; None: never."""
+    """Minimum fraction of a batch that is kept, rounded down: if fewer are above the threshold, the best ones. None: no minimum."""
     unique: bool = True
     """Count captions that are drawn twice once."""
 
@@ -73,13 +73,16 @@ class CurationResult:
 
 
 def label_features(texts: Tensor, members: Tensor) -> Tensor:
-    """(labels, C), unit vectors. texts: (T, C), of any length; members: (labels, M) int64, each label's texts, -1 where it has fewer."""
+    """Average the texts of each label to unit vectors (labels, C).
+
+    texts: (T, C), of any length; members: (labels, M) int64, indices of each label's texts, -1 if it has fewer.
+    """
     label, place = (members >= 0).nonzero(as_tuple=True)
     return class_features(texts[members[label, place]], label, len(members))
 
 
 def label_similarity(captions: Tensor, labels: Tensor) -> LabelSimilarity:
-    """captions: (B, C), of any length; labels: (labels, C), unit vectors."""
+    """Compare captions (B, C), of any length, with labels (labels, C), unit vectors."""
     cosine, label = (unit_vectors(captions) @ labels.T).max(dim=1)
     return LabelSimilarity(cosine, label)
 
@@ -118,7 +121,7 @@ class Captions(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, ids: Tensor) -> Tensor:
-        """The captions with these numbers, (n,) int64."""
+        """Return token ids (n, N) of the captions with these ids (n,)."""
 
     def tokenise(self, texts: Sequence[str]) -> Tensor: ...
 
@@ -148,9 +151,9 @@ class Curator:
 
     @torch.no_grad()
     def choose(self, number: int, captions: Captions, target: int, describe: Describe) -> Tensor:
-        """Numbers of the captions of a round, int64, at most `target`; fewer if one pass over all captions does not yield as many.
+        """Return ids (n,) int64 of the captions of a round, at most `target`; fewer if one pass over all captions does not yield as many.
 
-        A round that was chosen before, by this run or the one it goes on from, is not chosen again: weights have changed since.
+        A round that this run or an interrupted one has already chosen is returned unchanged, although the weights differ by now.
         """
         if number == self._round:
             return self._ids
@@ -188,13 +191,13 @@ class Curator:
 
 @lru_cache(maxsize=2)
 def _order(seed: int, turn: int, captions: int) -> Tensor:
-    """(captions,), the order of one pass."""
+    """Return the order (captions,) of one pass."""
     draw = random_draws.words(torch.tensor([seed]), turn + 1, "captions")[:, -1]
     return random_draws.permutation(draw, captions, "captions")[0]
 
 
 def _members(counts: Sequence[int]) -> Tensor:
-    """(labels, M), numbers of each label's texts among all, -1 where it has fewer."""
+    """Return indices (labels, M) of each label's texts in the list of all texts, -1 if it has fewer."""
     members = torch.full((len(counts), max(counts)), -1)
     first = 0
     for label, count in enumerate(counts):

@@ -49,7 +49,7 @@ def is_main() -> bool:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether any process says so."""
+    """Return True if `flag` is set in any process."""
     if world_size() == 1:
         return flag
     flags = torch.tensor(int(flag), device=device)
@@ -63,7 +63,7 @@ def barrier() -> None:
 
 
 def blocks_of(objective: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of all networks inside: members of module lists named `…blocks`."""
+    """Return the transformer blocks of all networks inside: members of module lists named `…blocks`."""
     lists = [module for name, module in objective.named_modules() if isinstance(module, nn.ModuleList) and name.endswith("blocks")]
     return [block for members in lists for block in members]
 
@@ -108,7 +108,7 @@ def wrap_distributed(
 
 
 def _own_buffers() -> dict[str, Any]:
-    """The argument by which each process keeps its own buffers: newer versions of torch warn of its old name in every process."""
+    """Return the argument that keeps buffers local: newer versions of torch warn about its old name in every process."""
     new = "forward_sync_buffers"
     return {new if new in signature(DistributedDataParallel).parameters else "broadcast_buffers": False}
 
@@ -136,6 +136,6 @@ def without_sync(wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
 
 
 def gather_full(tensor: Tensor) -> Tensor:
-    """A tensor of which each process has a part, gathered."""
+    """Gather a tensor of any shape that is sharded over processes."""
     gather = getattr(tensor, "full_tensor", None)
     return gather() if gather else tensor

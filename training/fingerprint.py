@@ -22,7 +22,7 @@ FREE = frozenset({"checkpoint_every", "log_every", "workers", "max_steps", "max_
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}."""
+    """Flatten nested mappings: {"a": {"b": 1}} → {"a.b": 1}."""
     return dict(_flat("", content))
 
 
@@ -38,7 +38,7 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:
-    """Over names and values, in the order of names. What is no tensor is left out."""
+    """Return the digest of names and values of all tensors, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(name for name, value in weights.items() if isinstance(value, Tensor)):
         digest.update(name.encode())
@@ -47,7 +47,7 @@ def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:
 
 
 def require_same(folder: Path, before: Fingerprint, now: Fingerprint) -> None:
-    """Raises TrainingError that names what changed. An empty list is like none: a list that a later version adds is empty in older runs."""
+    """Raise TrainingError that names the differences. Empty lists are like missing ones, which earlier versions did not write."""
     changed = [name for name in sorted(before.keys() | now.keys()) if _normalise(before.get(name)) != _normalise(now.get(name))]
     if not changed:
         return

@@ -1,6 +1,6 @@
-"""Kinds of data, objectives and evaluations: a name of ours, or a class of any package as `package.module:NAME`.
+"""Kinds of data, objectives and evaluations: a built-in name, or a class of any package as `package.module:NAME`.
 
-A class is imported when a recipe that names it is read. So a recipe can run code: whoever reads one of others looks at its kinds first.
+A class is imported when a recipe that names it is read. So a recipe can run code: look at the kinds of recipes that you did not write.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Kinds(Generic[T]):
     ours: Mapping[str, str]
     """Name → `package.module:NAME`."""
     moved: Mapping[str, str] = field(default_factory=dict)
-    """The same for names of earlier versions, which no message lists."""
+    """Name of earlier versions → `package.module:NAME`. Messages do not list them."""
 
     def read(self, value: Any) -> Any:
-        """Settings of the class that `kind` names; anything but a mapping is returned as it is. Raises ValidationError."""
+        """Read settings of the class that `kind` names; anything but a mapping is returned unchanged. Raises ValidationError."""
         if not isinstance(value, Mapping):
             return value
         kind = value.get("kind")
@@ -53,7 +53,7 @@ class Kinds(Generic[T]):
         return settings.model_validate(fields)
 
     def _class(self, kind: Any) -> type[T]:
-        """Raises ValueError."""
+        """Return the class that a kind names. Raises ValueError."""
         reference = {**self.ours, **self.moved}.get(kind, kind) if isinstance(kind, str) else ""
         if not _REFERENCE.fullmatch(reference):
             problem = "is missing" if kind is None else f"{kind!r} is unknown"

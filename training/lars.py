@@ -31,6 +31,6 @@ class LARS(torch.optim.Optimizer):
 
 
 def _scale(change: Tensor, parameter: Tensor) -> Tensor:
-    """By the trust ratio; a change or a parameter that is 0 is left alone."""
+    """Scale a step by the trust ratio; zero parameters and zero steps stay unchanged."""
     size, step = parameter.norm(), change.norm()
     return change * torch.where((size > 0) & (step > 0), _TRUST * size / step, torch.ones_like(size))

@@ -32,7 +32,7 @@ from training.stop_requests import StopRequests, ignore_stop_signals
 class RunOutcome(Enum):
     DONE = "done"
     STOPPED = "stopped"
-    """By a budget or a signal, with a checkpoint: the same command goes on."""
+    """Stopped by a budget or a signal, with a checkpoint: the same command continues."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class RunSetup:
-    """Where a run keeps what it needs to go on."""
+    """Folder, device and identity of a run."""
 
     folder: Path
     device: torch.device
@@ -64,7 +64,7 @@ class RunReport:
     waiting: float
     """Share of the time in which the loop waited for data."""
     steady_rate: float
-    """As `rate`, without the first step, which also pays for what happens only once."""
+    """Samples per second of all processes without the first step, which includes one-time costs."""
     signal: int | None = None
     """Signal that asked this process to stop."""
 
@@ -87,14 +87,14 @@ def train(objective: nn.Module, source: SampleSource, plan: TrainingPlan, run: R
 
 
 def share_of(loop: LoopSettings) -> BatchShare:
-    """This process's part of every step. Raises TrainingError."""
+    """Return this process's part of every step. Raises TrainingError."""
     if loop.batch_size % world_size():
         raise TrainingError(f"loop.batch_size: {loop.batch_size} samples cannot be split evenly over {world_size()} processes")
     return BatchShare(loop.batch_size, rank(), world_size(), loop.micro_batch)
 
 
 class _Trainer:
-    """State of one phase on its way."""
+    """State of a phase in training."""
 
     def __init__(self, objective: nn.Module, source: SampleSource, plan: TrainingPlan, run: RunSetup) -> None:
         loop = plan.loop
@@ -190,7 +190,7 @@ class _Trainer:
             self.batches.chosen = self.objective.subset(captions, self.epoch, self.plan.loop.batch_size)
 
     def _step(self, micro: Iterator[tuple[dict[str, Tensor], list[str]]], unreadable: list[str]) -> float:
-        """One optimiser step → seconds that it waited for data."""
+        """Run one optimiser step, and return the seconds that it waited for data."""
         waited, results = 0.0, []
         lr = scheduled_lr(self.plan.schedule, self.step / self.schedule_steps, lr=self.peak, epochs=self.plan.loop.epochs)
         for group in self.optimiser.param_groups:
@@ -236,7 +236,7 @@ class _Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad()
-        # the scaler leaves out steps whose gradient overflowed, so that such a norm is no reason to stop
+        # the scaler skips steps whose gradient overflowed, so that such a norm need not end the run
         return torch.nan_to_num(gather_full(norm)) if self.scaler.is_enabled() else gather_full(norm)
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -263,7 +263,7 @@ class _Trainer:
         return extra
 
     def _save(self) -> None:
-        self.logger.flush(self.step)  # raises for a loss that is no number, before it is saved
+        self.logger.flush(self.step)  # raises for a loss that is not finite, before it is saved
         if self.saves:
             self.checkpoints.save(self.objective, self.optimiser, self._extra(), self.step)
 
@@ -274,8 +274,11 @@ def _as_it_is(batch: Any) -> Any:
 
 @contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Numbers below 1e-38 count as zero in this thread, and for good in those that torch starts meanwhile. Gradients of sharp attention are
-    full of them, with which a CPU takes a hundred times as long. Code of others may not bear it: a tree of SciPy divides without end."""
+    """Set numbers below 1e-38 to zero in this thread, and permanently in threads that torch starts inside.
+
+    Gradients of sharp attention have many of them, which slow a CPU down a hundredfold. Other libraries may need them: a k-d tree of SciPy
+    recurses without end.
+    """
     torch.set_flush_denormal(True)
     try:
         yield

@@ -32,7 +32,7 @@ class ParameterGroup(TypedDict):
 
 
 def warmup_cosine(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
-    """The learning rate at a fractional epoch: linear from 0 over the warm-up, then half a cosine down to `min_lr`. Set it every step."""
+    """Return the learning rate at a fractional epoch: linear from 0 in the warm-up, then half a cosine down to `min_lr`."""
     if epoch < warmup_epochs:
         return lr * epoch / warmup_epochs
     progress = _progress(epoch, warmup_epochs, epochs)
@@ -40,7 +40,7 @@ def warmup_cosine(epoch: float, *, lr: float, min_lr: float, warmup_epochs: floa
 
 
 def scheduled_lr(settings: ScheduleSettings, epoch: float, *, lr: float, epochs: float) -> float:
-    """The learning rate at a fractional epoch of a phase whose peak is `lr`."""
+    """Return the learning rate at a fractional epoch of a phase whose peak is `lr`."""
     if settings.every == "epoch":
         epoch = math.floor(epoch) + 1
     if epoch < settings.warmup or settings.kind == "cosine":
@@ -56,7 +56,7 @@ def _progress(epoch: float, warmup: float, epochs: float) -> float:
 
 
 def optimiser_of(groups: Sequence[ParameterGroup], settings: OptimiserSettings, lr: float) -> torch.optim.Optimizer:
-    """lr: the peak."""
+    """Build the optimiser, with peak learning rate `lr`."""
     plain = [{name: value for name, value in group.items() if name != "names"} for group in groups]
     if settings.kind == "adamw":
         return torch.optim.AdamW(plain, lr=lr, betas=settings.betas, eps=settings.eps, fused=True)
@@ -66,9 +66,9 @@ def optimiser_of(groups: Sequence[ParameterGroup], settings: OptimiserSettings, 
 
 
 def pretraining_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = False) -> list[ParameterGroup]:
-    """Two groups: biases and other one-dimensional parameters do not decay. Frozen parameters, MAE's position tables, are left out.
+    """Return two groups: biases and other one-dimensional parameters do not decay. Frozen parameters, such as MAE's positions, are omitted.
 
-    decay_norms: one-dimensional parameters that are no biases decay too (`bias_wd` of MAE-ST).
+    decay_norms: one-dimensional parameters other than biases decay too (`bias_wd` of MAE-ST).
     """
 
     def decay(name: str, parameter: nn.Parameter) -> float:
@@ -80,7 +80,7 @@ def pretraining_groups(model: nn.Module, weight_decay: float, *, decay_norms: bo
 def layer_decay_groups(
     model: ViT | VideoMAE | MAViL, *, layer_decay: float, weight_decay: float, scale_of: Callable[[str], float] = lambda name: 1.0
 ) -> list[ParameterGroup]:
-    """Fine-tuning: each layer learns `layer_decay` times as fast as the one above it; last norm and head learn at full rate.
+    """Return groups for fine-tuning: each layer learns `layer_decay` times as fast as the next one; last norm and head at full rate.
 
     One-dimensional parameters, special tokens and the position table do not decay. MAViL's fusion blocks count from the
     bottom again, as published. scale_of: a further factor for the parameter of a name.

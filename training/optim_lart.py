@@ -14,7 +14,7 @@ FIRST_LAYER = ("mask_token", "class_token", "pos_embed", "pose_encoder.", "joint
 
 
 def pretraining_groups(model: LART, weight_decay: float = 0.05) -> list[ParameterGroup]:
-    """One group: everything decays."""
+    """Return one group: all parameters decay."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     names, parameters = [name for name, _ in named], [parameter for _, parameter in named]
     return [ParameterGroup(params=parameters, names=names, weight_decay=weight_decay, lr_scale=1.0)]

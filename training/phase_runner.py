@@ -29,12 +29,12 @@ from training.recipe import Initial, Phase, Recipe
 from training.shipped_files import locate
 
 WEIGHTS = bundle.WEIGHTS_FILE
-"""File of the network that a finished phase gives away: with the `bundle.json` beside it, the phase's folder is a bundle."""
+"""File of a finished phase's network. With `bundle.json` the phase's folder is a bundle."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where phases run."""
+    """Folders and device of all phases of a run."""
 
     runs: Path
     """`runs/NAME-VERSION`, with a folder for each phase."""
@@ -63,12 +63,12 @@ def preparation(recipe: Recipe, phase: Phase | None, cache: Path) -> SamplePrepa
 
 
 def source_of(recipe: Recipe, phase: Phase, cache: Path) -> SampleSource:
-    """Raises DataError."""
+    """Open the data of a phase. Raises DataError."""
     return (phase.data or recipe.data).open(preparation(recipe, phase, cache))
 
 
 def prepare(recipe: Recipe, phase: Phase, context: RunContext) -> PreparedPhase:
-    """Raises TrainingError."""
+    """Open the data and build the objective of a phase. Raises TrainingError."""
     source = source_of(recipe, phase, context.cache)
     network = starting_network(recipe, phase, source.labels, context)
     bundle_spec.build_phase_spec(recipe, phase, network.config, source.labels)
@@ -100,7 +100,7 @@ def prepare(recipe: Recipe, phase: Phase, context: RunContext) -> PreparedPhase:
 
 
 def settings_of(network: nn.Module) -> dict[str, Any]:
-    """The fields of a network's config."""
+    """Return the fields of a network's config."""
     config: Any = network.config
     return dataclasses.asdict(config)
 
@@ -140,7 +140,7 @@ def _give_away(ready: PreparedPhase, weights: Mapping[str, Tensor]) -> None:
 
 
 def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], context: RunContext) -> nn.Module:
-    """The network of a phase before its first step: the same in every process and every time. Raises TrainingError."""
+    """Build the network of a phase before its first step, the same in every process and every time. Raises TrainingError."""
     settings = recipe.model_of(phase)
     torch.manual_seed(recipe.seed)
     try:
@@ -179,7 +179,7 @@ def _weights(recipe: Recipe, start: str, labels: tuple[str, ...], context: RunCo
 
 
 def load_phase_weights(context: RunContext, name: str) -> dict[str, Tensor]:
-    """Raises TrainingError."""
+    """Load the weights of a finished phase. Raises TrainingError."""
     file = context.runs / name / WEIGHTS
     if not file.is_file():
         raise TrainingError(f"{file}: phase {name} has not been trained to its end yet; train it first")
@@ -187,7 +187,7 @@ def load_phase_weights(context: RunContext, name: str) -> dict[str, Tensor]:
 
 
 def load_phase_network(recipe: Recipe, name: str, labels: tuple[str, ...], context: RunContext) -> nn.Module:
-    """The network of a finished phase, in evaluation mode. Raises TrainingError."""
+    """Load the network of a finished phase, in evaluation mode. Raises TrainingError."""
     [phase] = [phase for phase in recipe.phases if phase.name == name]
     settings = recipe.model_of(phase)
     network = architectures()[settings.architecture].build(settings.resolve(len(labels)))

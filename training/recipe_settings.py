@@ -50,10 +50,10 @@ class ScheduleSettings(RecipeSettings):
 
     kind: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(default=0.0, ge=0)
-    """In epochs."""
+    """Epochs of the linear rise."""
     min_lr: float = Field(default=0.0, ge=0)
     every: Literal["step", "epoch"] = "step"
-    """When it changes. With "epoch", epoch e has the rate of e + 1, as LART is published."""
+    """Interval of updates. With "epoch", epoch e has the rate of e + 1, as LART is published."""
 
 
 class LoopSettings(RecipeSettings):

@@ -1,4 +1,4 @@
-"""From a finished run to a bundle that says where it comes from and how good it is."""
+"""Bundles of finished runs, with their provenance and quality."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def _provenance(recipe: Recipe, recipe_file: Path, measured: Measurement) -> dic
 
 
 def _revision() -> str:
-    """The commit of the checkout, with `-dirty` if what makes a bundle was changed since; of an installed wheel its version."""
+    """Return the commit of the checkout, with `-dirty` if relevant files were changed; for an installed wheel its version."""
     root = Path(__file__).parent.parent
-    if not (root / ".git").exists():  # git would tell of a repository that the environment lies in
+    if not (root / ".git").exists():  # git would find a repository around the environment
         return f"opsin {version('opsin')}"
 
     def git(*arguments: str) -> str:

@@ -16,7 +16,7 @@ from training.recipe import Recipe
 
 
 def check(recipe: Recipe, cache: Path) -> None:
-    """Raises TrainingError where the release would fail after the training: another task, or no fitting data to measure on."""
+    """Raise TrainingError if the release would fail after training: another task, or no suitable data to evaluate on."""
     if recipe.release is None:
         return
     quality, phase = recipe.release.quality, recipe.released_phase

@@ -24,8 +24,8 @@ from training.objectives.protocols import Batch, HasPictures
 
 LOG = "log.jsonl"
 _WARNINGS = 20
-_LINE_EVERY = 30.0
-"""Seconds between lines where there is no terminal to draw a bar on."""
+_LINE_INTERVAL_S = 30.0
+"""Time between lines of a log that is not a terminal."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class RunLogger:
         self._pending.append(_PendingStep(step, lr, values, samples))
 
     def flush(self, step: int) -> None:
-        """Raises TrainingError if a loss or a gradient was no number."""
+        """Write pending steps. Raises TrainingError if a loss or a gradient is not finite."""
         if not self._pending:
             return
         names = list(self._pending[0].values)
@@ -123,7 +123,7 @@ class RunLogger:
     def _print_progress(self, step: int, row: Mapping[str, Any], rate: float, now: float) -> None:
         status = f"loss {row['loss']:.4f}  {rate:.0f} {self._unit}/s"
         self._bar.update(self._task, completed=step, said=status)
-        if not self._terminal and (now - self._printed >= _LINE_EVERY or step >= self._steps):
+        if not self._terminal and (now - self._printed >= _LINE_INTERVAL_S or step >= self._steps):
             self._printed = now
             print(f"{self._folder.name} step {step}/{self._steps}  {status}", file=sys.stderr, flush=True)
 
@@ -157,6 +157,6 @@ def _step_of(line: str) -> float:
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The steps of a phase, in order."""
+    """Return the steps of a phase, in order."""
     log = folder / LOG
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []

@@ -21,7 +21,7 @@ _MOVED = (
 
 
 def moved_to(path: Path) -> Path | None:
-    """The path that a file of an earlier version has now, in the repository alone; None for other files."""
+    """Return the path in the repository of a file of an earlier version; None for other files."""
     if not path.is_relative_to("training"):
         return None
     below = path.relative_to("training")
@@ -29,8 +29,10 @@ def moved_to(path: Path) -> Path | None:
 
 
 def locate(path: Path) -> Path:
-    """The file or folder; where there is none, what comes with this code under the same name: `training/recipes/…`, `docs/pictures/…`
-    and `bundles/…`; or what an earlier version had under it."""
+    """Return the path if it exists, otherwise that of a shipped file of the same or an earlier name.
+
+    Shipped are `training/recipes/…`, `docs/pictures/…` and `bundles/…`.
+    """
     shipped = [_ROOT / path]
     if (now := moved_to(path)) is not None:
         shipped.append(_ROOT / now)
@@ -40,7 +42,7 @@ def locate(path: Path) -> Path:
 
 
 def warn_if_moved(path: Path) -> None:
-    """A line on standard error about a file that is found under the name that it had in an earlier version."""
+    """Print a line on standard error if a file is found under a new name."""
     if not path.exists() and (now := moved_to(path)) is not None and locate(path).is_relative_to(_ROOT / now):
         print(f"{path} is {now} now", file=sys.stderr)
 

@@ -42,7 +42,7 @@ from training.recipe import Initial
 
 
 def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) -> None:
-    """Raises ValueError for weights that are not an image MAE's of the same size."""
+    """Start MAViL from an image MAE. Raises ValueError for weights of another kind or size."""
     video = video_weights_from_images(weights, network.config)
     converted = video | audio_weights_from_video(video, network.config)
     current = network.state_dict()
@@ -101,7 +101,7 @@ def load_start_weights(network: nn.Module, weights: Mapping[str, Tensor], source
 
 
 def part_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Those of the part of that name of a network, by their names in the part; empty if the network has none."""
+    """Return the weights of a part of a network, by their names in the part; empty if there is no such part."""
     prefix = f"{name}."
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
@@ -138,7 +138,7 @@ def fit_to_data(objective: nn.Module, source: SampleSource, seed: int, initial: 
 
 
 def _batches(source: SampleSource, seed: int, max_samples: int, batch_size: int, epochs: int = 1) -> Iterator[Batch]:
-    """At most so many samples of each epoch, evenly spread over the source."""
+    """Yield batches of at most `max_samples` of each epoch, evenly spread over the source."""
     samples, count = SampleDataset(source, seed), min(max_samples, len(source))
     chosen = [SampleDraw(number * len(source) // count, epoch) for epoch in range(epochs) for number in range(count)]
     return (samples.__getitems__(chosen[first : first + batch_size])[0] for first in range(0, len(chosen), batch_size))

@@ -1,4 +1,4 @@
-"""When a run stops before its end: a budget is spent, or somebody asks for it (SIGTERM, as a cluster sends before it takes a node away)."""
+"""Reasons to stop a run before its end: a spent budget, or SIGTERM, which clusters send before they stop a node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StopRequests:
         self._before: dict[int, Any] = {}
 
     def count_from_now(self) -> None:
-        """Begin the minutes of the budget anew."""
+        """Restart the minutes of the budget."""
         if self._max_minutes is not None:
             self._until = time.monotonic() + 60 * self._max_minutes
 

@@ -279,8 +279,8 @@ def test_an_image_is_augmented_by_its_draw_alone(colours: Path, preparation: Sam
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (ImageFolderSettings(path=Path("nowhere")), "data.path: nowhere is no folder"),
-        (SoundFilesSettings(path=Path("nowhere")), "data.path: nowhere is no folder"),
+        (ImageFolderSettings(path=Path("nowhere")), "data.path: nowhere is not a folder"),
+        (SoundFilesSettings(path=Path("nowhere")), "data.path: nowhere is not a folder"),
         (RGBDSettings(path=Path("docs")), "data.path: docs has no scenes"),
         (VideoFilesSettings(path=Path("docs")), "data.path: docs has no files of kind"),
     ],

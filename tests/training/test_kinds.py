@@ -166,7 +166,7 @@ def test_earlier_name_of_a_recipe_says_where_it_went(
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "training/recipes/flags.yaml is starters/recipes/flags.yaml now",
-        "--phase: none is no phase; there are pretrain, finetune, short, scratch",
+        "--phase: unknown phase none; the phases are pretrain, finetune, short, scratch",
     ]
 
 

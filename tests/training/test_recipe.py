@@ -40,7 +40,7 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
         (change("phases.0.objective.kind", "gan"), "phases.0.objective.kind: 'gan' is unknown; known are mae, supervised, "),
         (change("phases.0.objective.ratio", 3), "phases.0.objective.ratio: Extra inputs"),
         (change("phases.0.optimiser.base_lr", 0.1), "phases.0.optimiser: give one of lr and base_lr"),
-        (change("phases.1.start", "pretraining"), "phases.1.start: pretraining is no earlier phase (pretrain) and no path"),
+        (change("phases.1.start", "pretraining"), "phases.1.start: pretraining is neither an earlier phase (pretrain) nor a path"),
         (change("phases.0.initial", "whitened"), "phases.0.initial: whitened is for the objective proxies alone"),
         (change("phases.1.initial", "neighbours"), "phases.1.initial: neighbours would be overwritten by the weights of pretrain"),
         (change("phases.1.name", "pretrain"), "phases.1.name: pretrain is the name of an earlier phase too"),
@@ -54,7 +54,7 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
         (change("preprocess", LIKE_FLIP), "only the service prepares pictures so"),
         (change("name", "Mine"), "name: 'Mine': use a-z, 0-9"),
         (change("version", "../1"), "version: '../1': use a-z, 0-9"),
-        (change("release.phase", "third"), "release.phase: third is no phase; there are"),
+        (change("release.phase", "third"), "release.phase: unknown phase third; the phases are"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

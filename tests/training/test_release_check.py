@@ -25,7 +25,7 @@ def held_out(data: Path) -> dict[str, Any]:
 
 def test_missing_held_out_images_are_named_before_the_training(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tiny_recipe.recipe(colours), held_out(tmp_path / "none"), tmp_path) == 2
-    assert capsys.readouterr().err == f"release.quality.data.path: {tmp_path / 'none'} is no folder\n"
+    assert capsys.readouterr().err == f"release.quality.data.path: {tmp_path / 'none'} is not a folder\n"
     assert not (tmp_path / "runs").exists()
 
 

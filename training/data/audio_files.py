@@ -18,8 +18,8 @@ from training.data.labelled_files import LabelledFiles, find
 from training.data.source import DataSettings, Sample, SamplePreparation
 from training.errors import DataError
 
-_HOP = 0.01
-"""Seconds from one frame of a spectrogram to the next."""
+_HOP_S = 0.01
+"""Time between frames of a spectrogram."""
 
 
 class SoundFilesSettings(DataSettings):
@@ -29,7 +29,6 @@ class SoundFilesSettings(DataSettings):
     labelled: bool = True
 
     def open(self, preparation: SamplePreparation) -> Sounds:
-        """Raises DataError."""
         if preparation.sound is None:
             raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
         return Sounds(find(self.path, SOUNDS | VIDEOS, labelled=self.labelled), preparation.sound)
@@ -56,7 +55,10 @@ class Sounds:
 
 
 def load_spectrogram(file: Path, sound: Sound, start: float = 0.0) -> Tensor:
-    """(1, frames, mel bins), normalised, cut at the end or padded. start: seconds. Raises UnreadableSample."""
-    waveform = read_sound(file, sound.sample_rate, sound.frames * _HOP + 0.1, start)
+    """Read a normalised spectrogram (1, frames, mel bins) from `start` seconds on, cut or padded at the end.
+
+    Raises UnreadableSample.
+    """
+    waveform = read_sound(file, sound.sample_rate, sound.frames * _HOP_S + 0.1, start)
     bank = FbankConfig(sample_rate=sound.sample_rate, mel_bins=sound.mel_bins, high_hz=sound.sample_rate / 2)
     return spectrogram(waveform, sound.frames, LogMelStats(sound.mean, sound.std), bank)

@@ -40,7 +40,7 @@ class CaptionTokens:
         return {"tokenizer": hashlib.sha256(file.to_bytes()).hexdigest()}
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:
-        """(n, length) int64: cut before the special tokens are added, and padded."""
+        """Encode texts as token ids (n, length) int64, truncated before special tokens are added, and padded."""
         return torch.from_numpy(_tokenizer(self.settings, self.length).encode(texts).tokens)
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class CaptionTokens:
 
 
 def open_words(settings: WordSettings, length: int, captions: Sequence[str] = ()) -> CaptionTokens:
-    """Raises DataError."""
+    """Open the tokenizer of captions. Raises DataError."""
     if not length:
         raise DataError("words: the recipe does not say how many token ids a caption has")
     _tokenizer(settings, length)
@@ -61,7 +61,7 @@ def open_words(settings: WordSettings, length: int, captions: Sequence[str] = ()
 
 @lru_cache(maxsize=4)
 def _tokenizer(settings: WordSettings, length: int) -> Tokenizer:
-    """Each process that reads captions opens its own: it cannot be pickled."""
+    """Open the tokenizer, once per process since it cannot be pickled."""
     try:
         file = read_vocabulary(settings.tokenizer, special=settings.special)
         return Tokenizer.from_file(file, length=length, is_fixed_length=True, padding=settings.padding)

@@ -1,6 +1,6 @@
 """Real photographs with depth from packages, as the service takes them: `python -m training.data.captures FOLDER`.
 
-For each: NAME.png (RGB), NAME-depth.png (16 bits, millimetres, 0 where depth is missing), NAME-mask.png (white on the object) and
+For each: NAME.png (RGB), NAME-depth.png (16 bits, millimetres, 0 for missing depth), NAME-mask.png (white on the object) and
 NAME.json (fx, fy, cx, cy in pixels). The photographs are of the Middlebury stereo data sets (D. Scharstein et al., 2006 and 2014). The
 masks are ours: regions drawn by hand, in which what is near enough is the object.
 """
@@ -35,7 +35,7 @@ class DepthCapture:
     rgb: npt.NDArray[np.uint8]
     """(H, W, 3)."""
     depth: npt.NDArray[np.float32]
-    """(H, W), metres along the optical axis, 0 where it is missing."""
+    """(H, W), metres along the optical axis, 0 for missing values."""
     mask: npt.NDArray[np.bool_]
     """(H, W)."""
     focal: float
@@ -66,7 +66,7 @@ _ALOE: tuple[Polygon, ...] = (
 
 
 def motorcycle(cache: Path) -> DepthCapture:
-    """The picture that scikit-image ships, with the calibration that its documentation gives."""
+    """Return the photograph of scikit-image, with the calibration of its documentation."""
     import skimage
 
     examples: Any = skimage.data
@@ -78,8 +78,10 @@ def motorcycle(cache: Path) -> DepthCapture:
 
 
 def aloe(cache: Path) -> DepthCapture:
-    """The picture in OpenCV's examples. They come without a calibration: it is that of the data set, f = 3740 pixels and a baseline of 160
-    mm; the crop's offset of 270 pixels makes the pot round, whose radius is 61 mm then."""
+    """Return the photograph of OpenCV's examples, which have no calibration.
+
+    The data set gives f = 3740 pixels and a baseline of 160 mm; a crop offset of 270 pixels makes the pot round, with a radius of 61 mm.
+    """
     folder = obtain(OPENCV, cache) / "usr/share/doc/opencv-doc/examples/data"
     rgb = np.asarray(Image.open(folder / "aloeL.jpg").convert("RGB"))
     disparity = np.asarray(Image.open(folder / "aloeGT.png"), np.float32)
@@ -93,7 +95,7 @@ CAPTURES: Mapping[str, Callable[[Path], DepthCapture]] = {"motorcycle": motorcyc
 
 
 def _within(polygons: Sequence[Polygon], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """(H, W), inside any polygon."""
+    """Return a mask (H, W) of the inside of all polygons."""
     image = Image.new("1", (shape[1], shape[0]))
     pen = ImageDraw.Draw(image)
     for polygon in polygons:

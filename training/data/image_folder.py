@@ -22,15 +22,14 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff",
 class ImageFolderSettings(DataSettings):
     kind: Literal["folder"] = "folder"
     path: Path
-    """From the working directory."""
+    """Folder, relative to the working directory."""
     labelled: bool = True
     """Subfolders are classes, in the order of their names; False: all images below, without labels."""
 
     def open(self, preparation: SamplePreparation) -> ImageFolder:
-        """Raises DataError."""
         root = self.path
         if not root.is_dir():
-            raise DataError(f"data.path: {root} is no folder")
+            raise DataError(f"data.path: {root} is not a folder")
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
         labels = (
@@ -79,7 +78,7 @@ class ImageFolder:
 
 
 def read_image(file: Path | IO[bytes], name: str = "") -> Image.Image:
-    """As RGB, on white. name: of the file, where it is a part of another. Raises UnreadableSample."""
+    """Read an image as RGB on white. `name` is that of the file inside an archive. Raises UnreadableSample."""
     try:
         return open_on_white(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

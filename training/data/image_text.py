@@ -39,7 +39,6 @@ class PairsSettings(DataSettings):
         return self
 
     def open(self, preparation: SamplePreparation) -> ImagesWithCaptions:
-        """Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
         if self.shards is not None:
@@ -81,7 +80,7 @@ class ImagesWithCaptions:
 
 
 def _size(file: Path) -> int | None:
-    """Bytes; None where it cannot be read, which counts as an unreadable sample later."""
+    """Return the size in bytes; None for missing files, which are counted as unreadable samples later."""
     return file.stat().st_size if file.is_file() else None
 
 

@@ -45,7 +45,7 @@ class LabelledFiles:
 def find(root: Path, suffixes: frozenset[str], *, labelled: bool) -> LabelledFiles:
     """`labels.jsonl` in `root` has lines {"file": FILE, "labels": [NAME, …]}; without it, subfolders are classes. Raises DataError."""
     if not root.is_dir():
-        raise DataError(f"data.path: {root} is no folder")
+        raise DataError(f"data.path: {root} is not a folder")
     accepted = ", ".join(sorted(suffixes))
     if labelled and (root / LABELS).is_file():
         return _read_list(root)

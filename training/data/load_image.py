@@ -18,7 +18,7 @@ RGBPixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
 
 def open_on_white(path: Path | IO[bytes]) -> Image.Image:
-    """The picture upright and as RGB, as the service takes it: transparency shows white, and 16 bits of grey are scaled."""
+    """Read an image upright and as RGB, as the service does: transparency becomes white, and 16-bit grey is scaled."""
     with Image.open(path) as image:
         image.load()
         with suppress(Exception):  # damaged EXIF spoils no picture
@@ -34,7 +34,7 @@ def open_on_white(path: Path | IO[bytes]) -> Image.Image:
 
 
 def to_model_size(image: Image.Image, preprocess: Preprocess) -> RGBPixels:
-    """(image_size, image_size, 3): the whole picture squeezed, or the centre of one whose short side is `short_side`."""
+    """Return pixels (image_size, image_size, 3): the whole image resized, or the centre of one resized to `short_side`."""
     size, resampling = preprocess.image_size, Image.Resampling[preprocess.interpolation.upper()]
     if preprocess.fit == "squeeze":
         return np.array(image.resize((size, size), resampling))
@@ -44,5 +44,5 @@ def to_model_size(image: Image.Image, preprocess: Preprocess) -> RGBPixels:
 
 
 def load(paths: Sequence[Path], preprocess: Preprocess) -> RGBPixels:
-    """(N, image_size, image_size, 3), prepared as the service prepares them."""
+    """Return pixels (N, image_size, image_size, 3), preprocessed as by the service."""
     return np.stack([to_model_size(open_on_white(path), preprocess) for path in paths])

@@ -136,7 +136,7 @@ class LicensedPackage(RecipeSettings):
 
 
 def packages_in(settings: object) -> list[Package]:
-    """All that settings name, each once, in their order."""
+    """Return all packages in settings, without duplicates, in their order."""
     if isinstance(settings, Package):
         return [settings]
     parts: Iterable[object] = ()
@@ -148,12 +148,12 @@ def packages_in(settings: object) -> list[Package]:
 
 
 def _flat(name: str) -> str:
-    """A name without the slash of npm's scopes, `@SCOPE/NAME`, as npm itself writes it in names of files."""
+    """Return a name as npm writes it in file names: `@SCOPE/NAME` without @ and slash."""
     return name.removeprefix("@").replace("/", "-")
 
 
 def obtain(package: Package, cache: Path) -> Path:
-    """The folder that holds the package's unpacked files; downloads and unpacks whatever the cache lacks. Raises DataError."""
+    """Return the folder of the package's unpacked files, after downloading them if they are not in the cache. Raises DataError."""
     unpacked = cache / f"{_flat(package.name)}-{package.sha256[:12]}"
     if unpacked.is_dir():
         return unpacked

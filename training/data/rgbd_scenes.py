@@ -1,7 +1,7 @@
-"""Images with depth, and the surface that they show a part of: what MCC is trained on.
+"""Images with depth, and the surfaces that they show in part: the data of MCC.
 
 A scene is a folder: `image.png` (or jpg); `points.npy`, the point seen in each pixel, float (H, W, 3), not finite where there is none, or
-`depth.npy`, float (H, W) along the optical axis, 0 where it is missing, with `camera.json` ({"focal": [fx, fy], "centre": [cx, cy]} in
+`depth.npy`, float (H, W) along the optical axis, 0 for missing values, with `camera.json` ({"focal": [fx, fy], "centre": [cx, cy]} in
 pixels); `mask.png`, not 0 on the object, if there is one; `surface.npy`, true points and their colours in 0..1, float (G, 6).
 """
 
@@ -43,11 +43,10 @@ class RGBDSettings(DataSettings):
     """Samples of each scene in an epoch."""
 
     def open(self, preparation: SamplePreparation) -> RGBDScenes:
-        """Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
         if not self.path.is_dir():
-            raise DataError(f"data.path: {self.path} is no folder")
+            raise DataError(f"data.path: {self.path} is not a folder")
         scenes = tuple(sorted(file.parent for file in self.path.glob(f"*/{SURFACE}")))
         if not scenes:
             raise DataError(f"data.path: {self.path} has no scenes, which are folders with {SURFACE}")
@@ -107,7 +106,7 @@ def _image(scene: Path) -> Path:
 
 
 def _points(scene: Path, height: int, width: int) -> Tensor:
-    """(H, W, 3). Raises ValueError."""
+    """Read points (H, W, 3), or compute them from depth. Raises ValueError."""
     if (scene / "points.npy").is_file():
         points = torch.from_numpy(np.load(scene / "points.npy", allow_pickle=False)).float()
     else:
@@ -119,7 +118,7 @@ def _points(scene: Path, height: int, width: int) -> Tensor:
 
 
 def unproject(depth: Tensor, focal: tuple[float, float], centre: tuple[float, float]) -> Tensor:
-    """(H, W) → (H, W, 3): x to the right, y down, z forward; infinite where depth is 0 or no number."""
+    """Unproject depth (H, W) to points (H, W, 3), x right, y down, z forward; infinite for depths that are 0 or not finite."""
     rows, columns = torch.meshgrid(*(torch.arange(side, dtype=depth.dtype) + 0.5 for side in depth.shape), indexing="ij")
     rays = torch.stack([(columns - centre[0]) / focal[0], (rows - centre[1]) / focal[1], torch.ones_like(depth)], dim=-1)
     is_known = depth.isfinite() & (depth > 0)

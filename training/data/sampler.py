@@ -19,12 +19,12 @@ _TRIES = 100
 
 
 def seed_for(seed: int, *position: int) -> int:
-    """A 32-bit seed for a position in a run; neighbouring positions get unrelated ones."""
+    """Return a 32-bit seed for a position in a run; neighbouring positions get unrelated ones."""
     return draw_of(seed, *position) >> 31
 
 
 def draw_of(seed: int, *position: int) -> int:
-    """A number of 63 bits for a position in a run, by the mixing of splitmix64."""
+    """Return a number of 63 bits for a position in a run, by the mixing of SplitMix64."""
     mixed = seed % 2**64
     for number in position:
         mixed = _mix((mixed + 0x9E3779B97F4A7C15 * (number + 1)) % 2**64)
@@ -78,7 +78,7 @@ class SampleDataset(Dataset[dict[str, Tensor]]):
         return len(self._source)
 
     def __getitems__(self, draws: Sequence[SampleDraw]) -> tuple[dict[str, Tensor], list[str]]:
-        """→ the batch with `draw` (B,), and why samples were unreadable."""
+        """Return the batch, with `draw` (B,), and the reasons why samples were unreadable."""
         problems: list[str] = []
         samples = [self._sample(draw, problems) for draw in draws]
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}, problems

@@ -41,7 +41,7 @@ class ShardMember:
     ranges: Ranges
 
     def read(self, *extensions: str) -> bytes:
-        """The first of these extensions that there is. Raises UnreadableSample."""
+        """Read the file with the first of these extensions that exists. Raises UnreadableSample."""
         found = next((extension for extension in extensions if extension in self.ranges), None)
         if found is None:
             raise UnreadableSample(f"{self.shard}: {self.key} has {', '.join(self.ranges)}, and none of {', '.join(extensions)}")
@@ -98,7 +98,7 @@ def _expand_braces(pattern: str) -> list[str]:
 
 
 def open_shards(patterns: Sequence[str], cache: Path) -> Shards:
-    """Raises DataError."""
+    """List the samples of all shards. Raises DataError."""
     members: list[ShardMember] = []
     ranges: list[range] = []
     for shard in expand(patterns):
@@ -145,7 +145,7 @@ def _scan(shard: str) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def _read(shard: str, first: int, length: int) -> bytes:
-    """Without a position that forked processes would share."""
+    """Read bytes without a file position, which forked processes would share."""
     if "://" not in shard:
         return os.pread(_open_shard(shard).fileno(), length, first)
     filesystem, path = _remote(shard, os.getpid())
@@ -155,12 +155,12 @@ def _read(shard: str, first: int, length: int) -> bytes:
 
 @lru_cache(maxsize=_OPEN)
 def _open_shard(shard: str) -> io.FileIO:
-    """Closed when others have taken its place."""
+    """Open a shard. The cache closes the least recently used one."""
     return io.FileIO(shard)
 
 
 @lru_cache(maxsize=_OPEN)
 def _remote(shard: str, process: int) -> tuple[Any, str]:
-    """Connections are not carried over to forked processes."""
+    """Open a file system, once per process: connections do not survive a fork."""
     filesystem, path = fsspec.core.url_to_fs(shard)
     return filesystem, path

@@ -73,12 +73,12 @@ class DataSettings(RecipeSettings, ABC):
 
     @abstractmethod
     def open(self, preparation: SamplePreparation) -> SampleSource:
-        """Raises DataError."""
+        """Open the data. Raises DataError."""
 
 
 @dataclass(frozen=True)
 class SamplePreparation:
-    """How samples become input of a network."""
+    """Settings that turn samples into inputs of a network."""
 
     preprocess: Preprocess | None = None
     clip: Clip | None = None
@@ -106,7 +106,7 @@ class SampleSource(Protocol):
         """JSON that changes if the content does: a resumed run is refused then."""
 
     def sample(self, index: int, draw: int) -> Sample:
-        """A function of its arguments alone, in any process. Raises UnreadableSample."""
+        """Read a sample, which depends only on the arguments, in any process. Raises UnreadableSample."""
 
 
 @runtime_checkable

@@ -33,7 +33,6 @@ class TrackletsSettings(DataSettings):
     """Values of an appearance feature; None: the network has none, and gets none."""
 
     def open(self, preparation: SamplePreparation) -> TrackletSource:
-        """Raises DataError."""
         files = tuple(sorted(self.path.glob("*/*.pkl")))
         if not files:
             raise DataError(f"data.path: {self.path} has no files CLIP/TRACK.pkl")

@@ -32,7 +32,6 @@ class VideoFilesSettings(DataSettings):
     """Clips of each video in an epoch, each with a start and a crop of its own (repeated augmentation of MAE-ST)."""
 
     def open(self, preparation: SamplePreparation) -> Videos:
-        """Raises DataError."""
         if preparation.clip is None or not isinstance(preparation.preprocess, Preprocess):
             raise DataError("clip, preprocess: the recipe does not say how clips are made (frames, stride; image_size, mean, std)")
         if self.sound and preparation.sound is None:

@@ -31,7 +31,6 @@ class WebDatasetSettings(DataSettings):
     """`KEY.cls` holds any number of classes, separated by commas."""
 
     def open(self, preparation: SamplePreparation) -> WebImages:
-        """Raises DataError."""
         if preparation.preprocess is None:
             raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
         archive = open_shards(self.shards, preparation.cache)
@@ -80,12 +79,12 @@ class WebImages:
 
 
 def image_of(member: ShardMember) -> Any:
-    """As RGB, on white. Raises UnreadableSample."""
+    """Read an image as RGB on white. Raises UnreadableSample."""
     return read_image(io.BytesIO(member.read(*IMAGES)), f"{member.shard}: {member.key}")
 
 
 def read_labels(labels: list[str] | Path) -> tuple[str, ...]:
-    """Raises DataError."""
+    """Return the names of the classes. Raises DataError."""
     if not isinstance(labels, Path):
         return tuple(labels)
     try:

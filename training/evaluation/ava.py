@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arrays import Float64Array
 from models.people.ava import CLASS_NAMES, EVALUATED_CLASSES
 
-Floats = NDArray[np.float64]
 FRAMES_PER_SECOND = 30
 FIRST_SECOND = 900
 """First second of the part of each video that AVA annotates."""
@@ -71,15 +71,15 @@ class Boxes:
 
     videos: tuple[str, ...]
     seconds: NDArray[np.int64]
-    corners: Floats
+    corners: Float64Array
     """(R, 4), x1, y1, x2, y2 in parts of the picture."""
     classes: NDArray[np.int64]
     """AVA's numbers."""
-    scores: Floats
+    scores: Float64Array
     """1 for ground truth."""
 
-    def to_sorted_table(self) -> tuple[list[str], Floats]:
-        """By video, second, class and score: the videos, and (R, 7) of second, corners, class and score."""
+    def to_sorted_table(self) -> tuple[list[str], Float64Array]:
+        """Return videos and rows (R, 7) of second, corners, class and score, sorted by video, second, class and score."""
         order = np.lexsort([self.scores, self.classes, self.seconds, np.array(self.videos)])
         table = np.column_stack([self.seconds, self.corners, self.classes, self.scores])
         return [self.videos[row] for row in order], table[order]
@@ -104,7 +104,7 @@ def score_rows(tracks: Iterable[ScoredTrack], pooling: str = "track.fullframe@av
 
 
 def _key_row(track: ScoredTrack) -> int | None:
-    """The row of the key frame; None for a track that does not count."""
+    """Return the row of the key frame; None for tracks that are not scored."""
     rows = [row for row, name in enumerate(track.frame_names) if track.key_frame in name]
     if not rows or track.second not in SCORED_SECONDS:
         return None
@@ -120,22 +120,22 @@ def _reach(pooling: str) -> int:
     return int(match[1] or 0)
 
 
-def _pool(track: ScoredTrack, row: int, reach: int) -> Floats:
-    """(60,)."""
+def _pool(track: ScoredTrack, row: int, reach: int) -> Float64Array:
+    """Return scores (60,), the mean over frames."""
     length = sum(name != "-1" for name in track.frame_names)
     rows = slice(max(0, row - reach), min(length, row + reach)) if reach else slice(row, row + 1)
-    mean: Floats = (1 / (1 + np.exp(-track.logits[rows].astype(np.float64)))).mean(axis=0)
+    mean: Float64Array = (1 / (1 + np.exp(-track.logits[rows].astype(np.float64)))).mean(axis=0)
     return mean
 
 
-def _corners(track: ScoredTrack, row: int) -> Floats:
+def _corners(track: ScoredTrack, row: int) -> Float64Array:
     x, y, width, height = track.boxes[row].astype(np.float64)
     rows, columns = track.sizes[row]
     return np.array([x / columns, y / rows, (x + width) / columns, (y + height) / rows])
 
 
 def read_boxes(path: Path) -> Boxes:
-    """A CSV file of AVA: video, second, four corners, class, and the score if these are predictions. Raises ValueError."""
+    """Read a CSV file of AVA: video, second, four corners, class, and for predictions the score. Raises ValueError."""
     with path.open(newline="") as file:
         rows = [row for row in csv.reader(file) if row]
     if any(len(row) not in (7, 8) for row in rows):
@@ -166,10 +166,10 @@ def read_answers(folder: Path, *, first_second: int = FIRST_SECOND, least_confid
                 for label in labels:
                     number, score = numbers.get(label["label"]), float(label["score"])
                     if number is None:
-                        raise ValueError(f"people.actions.labels: {label['label']} is no class of AVA")
+                        raise ValueError(f"people.actions.labels: {label['label']} is not a class of AVA")
                     rows.append((file.stem, first_second + second, corners, number, score))
         except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{file}: no answer of /v1/actions ({type(error).__name__}: {error})") from error
+            raise ValueError(f"{file}: not a response of /v1/actions ({type(error).__name__}: {error})") from error
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
     return Boxes(
@@ -196,7 +196,7 @@ def _read_people(answer: Any, least_confidence: float) -> Iterable[tuple[int, li
 
 @dataclass(frozen=True)
 class FrameMAP:
-    average_precision: Floats
+    average_precision: Float64Array
     """(classes,); NaN for a class that is not in the ground truth."""
     mean: float
     """Over the classes that are."""
@@ -223,7 +223,7 @@ def evaluate(predictions: Boxes, truth: Boxes, classes: Sequence[int] = EVALUATE
 
 
 def average_precision(hits: NDArray[np.bool_], count: int) -> float:
-    """The area under precision over recall. hits: of the predictions by falling score, which are right; count: of true boxes."""
+    """Return the area under precision over recall, of `count` true boxes. `hits` are sorted by falling score."""
     right = np.cumsum(hits)
     recall = np.concatenate([[0.0], right / count])
     precision = right / np.arange(1, len(hits) + 1)
@@ -231,7 +231,7 @@ def average_precision(hits: NDArray[np.bool_], count: int) -> float:
     return float((np.diff(recall) * highest_from_here).sum())
 
 
-def _best_of_each_frame(frame: NDArray[np.int64], scores: Floats) -> NDArray[np.int64]:
+def _best_of_each_frame(frame: NDArray[np.int64], scores: Float64Array) -> NDArray[np.int64]:
     """Rows of the PER_FRAME highest scores in each frame; none of frame -1."""
     order = np.lexsort([-scores, frame])
     ordered = frame[order]
@@ -244,10 +244,10 @@ class _FrameBoxes:
     """Boxes, and one number for the frame and class of each."""
 
     key: NDArray[np.int64]
-    corners: Floats
+    corners: Float64Array
 
     @classmethod
-    def from_frames(cls, frame: NDArray[np.int64], classes: NDArray[np.int64], corners: Floats) -> _FrameBoxes:
+    def from_frames(cls, frame: NDArray[np.int64], classes: NDArray[np.int64], corners: Float64Array) -> _FrameBoxes:
         return cls(frame * 1000 + classes, corners)
 
 
@@ -268,12 +268,12 @@ def _hits(predictions: _FrameBoxes, truth: _FrameBoxes) -> NDArray[np.bool_]:
     return hits
 
 
-def _overlap(a: Floats, b: Floats) -> Floats:
+def _overlap(a: Float64Array, b: Float64Array) -> Float64Array:
     """Intersection over union of boxes (N, 4) in pairs."""
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     shared = np.clip(sides, 0, None).prod(axis=1)
     union = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared
-    ratio: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    ratio: Float64Array = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return ratio
 
 

@@ -42,7 +42,7 @@ class HeldOutQuality(QualitySettings):
 
 
 def source(recipe: Recipe, settings: HeldOutQuality, labels: Sequence[str], cache: Path) -> SampleSource:
-    """The data that the network is measured on, not augmented. labels: those of training. Raises TrainingError."""
+    """Open the data to evaluate on, without augmentation. `labels` are those of training. Raises TrainingError."""
     try:
         source = settings.data.open(phase_runner.preparation(recipe, None, cache))
     except DataError as error:
@@ -75,7 +75,7 @@ def measure(network: nn.Module, images: SampleSource, labels: Sequence[str], run
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, source: SampleSource, schedule: MergeSchedule, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """→ (N, classes) and (N,). Unreadable images are left out."""
+    """Return logits (N, classes) and labels (N,) of all readable images."""
     scores: list[Tensor] = []
     targets: list[int] = []
     for start in range(0, len(source), batch_size):

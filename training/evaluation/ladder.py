@@ -19,7 +19,7 @@ def schedules(settings: LadderSettings) -> dict[str, MergeSchedule]:
 def ladder(
     settings: LadderSettings, network: ViT | VideoMAE, accuracy: Mapping[str, float], chosen_by: Mapping[str, float]
 ) -> tuple[list[Rung], str | None]:
-    """The rungs, and the name of the default one: of those that are fast enough the most accurate by `chosen_by`."""
+    """Return the rungs and the name of the default one: the most accurate by `chosen_by` of those that are fast enough."""
     merging = schedules(settings)
     speed = metrics.relative_throughput(network, merging, batch_size=settings.batch_size, rounds=settings.rounds)
     rungs = [

@@ -1,4 +1,4 @@
-"""The report of a run: a curve of the loss for each phase, as SVG drawn here, beside the bundle."""
+"""Plot of the loss of each phase, an SVG file in the bundle's folder."""
 
 from __future__ import annotations
 

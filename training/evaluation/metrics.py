@@ -46,18 +46,18 @@ def difference(right: Right, other: Right) -> MeanWithError:
 
 
 def compare_with(right: Right, rival: Right) -> dict[str, dict[str, float]]:
-    """A rival's accuracy on the same pictures, and the gain over it."""
+    """Return a rival's accuracy on the same images, and the gain over it."""
     return {"accuracy": accuracy(rival).to_json(), "gain": difference(right, rival).to_json()}
 
 
 def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> Right:
-    """Whether the label is among the k best. logits: (N, classes)."""
+    """Return for each row of `logits` (N, classes) whether the label is among the k best."""
     best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
     return np.asarray((best == labels[:, np.newaxis]).any(axis=1))
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """The number to divide logits (N, classes) by so that the likelihood of the labels is greatest."""
+    """Return the divisor of logits (N, classes) that maximises the likelihood of the labels."""
     scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
 
     def loss(log_temperature: float) -> float:
@@ -67,19 +67,19 @@ def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int6
 
 
 def calibration_error(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], bins: int = 15) -> float:
-    """Expected calibration error (arXiv 1706.04599): how far confidence is from accuracy, on average over bins of confidence."""
+    """Return the expected calibration error (arXiv 1706.04599): the mean difference of confidence and accuracy over bins."""
     return calibration_error_of(logits, logits.argmax(axis=1) == labels, bins)
 
 
 def calibration_error_of(logits: npt.NDArray[np.float32], right: Right, bins: int = 15) -> float:
-    """The same where it is known whose best label is right."""
+    """Return the expected calibration error of predictions that are known to be right or wrong."""
     confidence = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).numpy()
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     return float(np.abs(np.bincount(place, weights=confidence - right, minlength=bins)).sum() / len(right))
 
 
 def cluster_mean(values: npt.NDArray[np.float64] | Right, clusters: Sequence[str]) -> MeanWithError:
-    """The mean of values (N,), of which those of one cluster are no independent tries. There are at least two clusters."""
+    """Return the mean of values (N,), with the standard error of two or more clusters, whose members are not independent."""
     numbers = values.astype(np.float64)
     _, place = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.bincount(place, weights=numbers - numbers.mean())
@@ -88,7 +88,7 @@ def cluster_mean(values: npt.NDArray[np.float64] | Right, clusters: Sequence[str
 
 
 def mean(values: npt.NDArray[np.float64]) -> MeanWithError:
-    """values: (N,), at least two."""
+    """Return the mean of at least two values (N,)."""
     return MeanWithError(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values))
 
 

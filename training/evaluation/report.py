@@ -33,19 +33,19 @@ class Measurement:
     ladder: list[Rung] = field(default_factory=list)
     default_rung: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
-    """For the provenance."""
+    """Description of the data for the provenance."""
     drawn: Mapping[str, str] = field(default_factory=dict)
     """File name → SVG, which the card shows."""
 
 
 def round_weights(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """The network with its weights as the recipe's bundle stores them: what is measured is what is shipped."""
+    """Round weights to the number format of the recipe's bundle, so that the shipped network is evaluated."""
     assert recipe.release is not None
     return (network.half().float() if recipe.release.dtype == "float16" else network).eval()
 
 
 def calibrate(network: ViT | MAViL, temperature: float) -> nn.Module:
-    """The network with its head's weights divided by `temperature`: its confidence changes, its predictions do not."""
+    """Divide the weights of the head by `temperature`: confidences change, predictions do not."""
     with torch.no_grad():
         for parameter in network.head.parameters():
             parameter.div_(temperature)
@@ -61,8 +61,10 @@ def reports(context: RunContext) -> Path:
 
 
 def read_or_evaluate_once(file: Path, of: Mapping[str, str], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The report of a look at a test split, written to `file`. For the same weights and settings it is read again, others are refused.
-    Raises TrainingError."""
+    """Evaluate on a test split and write the report to `file`, or read it if weights and settings are the same.
+
+    Raises TrainingError if the test split was evaluated with others.
+    """
     if file.is_file():
         earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if earlier["judged"] != of:
@@ -72,7 +74,7 @@ def read_or_evaluate_once(file: Path, of: Mapping[str, str], look: Callable[[], 
 
 
 def write_report(file: Path, of: Mapping[str, str], report: dict[str, Any]) -> dict[str, Any]:
-    """of: `weights_and_settings`."""
+    """Write a report with its `weights_and_settings`."""
     content = {"judged": dict(of), **report}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -80,5 +82,5 @@ def write_report(file: Path, of: Mapping[str, str], report: dict[str, Any]) -> d
 
 
 def weights_and_settings(settings: RecipeSettings, network: nn.Module) -> dict[str, str]:
-    """Digests of what is evaluated, by which a second look is told from another one."""
+    """Return digests of weights and settings, which identify an evaluation."""
     return {"weights": sha256_of_weights(network.state_dict()), "settings": sha256(settings.model_dump_json().encode()).hexdigest()}

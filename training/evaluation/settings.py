@@ -26,7 +26,7 @@ class DataSplit(StrEnum):
     """Part of the held-out data."""
 
     VAL = "val"
-    """For choices, temperatures and thresholds."""
+    """Part to choose, calibrate and set thresholds with."""
     TEST = "test"
     """Looked at once."""
 
@@ -56,11 +56,11 @@ class QualitySettings(RecipeSettings, ABC):
         return
 
     def planned_rungs(self) -> list[dict[str, Any]]:
-        """The ladder of the bundle before anything is measured."""
+        """Return the ladder of the bundle before it is measured."""
         return []
 
     def card(self, spec: BundleSpec) -> str:
-        """The README of the bundle."""
+        """Return the README of the bundle."""
         from training.evaluation.cards import card
 
         return card.render(spec)
@@ -87,7 +87,7 @@ class LadderSettings(RecipeSettings):
     rounds: int = Field(ge=3)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As `bundle.json` names the rungs."""
+        """Return the rungs as in `bundle.json`."""
         return [rung.model_dump() for rung in self.rungs]
 
 

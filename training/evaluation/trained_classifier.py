@@ -27,7 +27,7 @@ class TrainedNetwork:
     """A trained network of a recipe, which an evaluation may calibrate in place."""
 
     recipe: Recipe
-    """As `Recipe.measured` gives it."""
+    """Recipe with the preprocessing of the evaluated phase."""
     network: nn.Module
     """Rounded as a bundle stores it, if anything is measured."""
     labels: tuple[str, ...]
@@ -39,23 +39,23 @@ class TrainedNetwork:
 
     @property
     def preprocess(self) -> Preprocess:
-        """Raises RecipeError."""
+        """Preprocessing of images. Raises RecipeError if the recipe has none."""
         if self.recipe.preprocess is None:
             raise RecipeError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
         return self.recipe.preprocess
 
     def other(self, phase: str) -> nn.Module:
-        """The network of another phase, rounded. Raises TrainingError."""
+        """Load the network of another phase, rounded. Raises TrainingError."""
         return round_weights(phase_runner.load_phase_network(self.recipe, phase, self.labels, self.context), self.recipe)
 
 
 def load_trained(recipe: Recipe, context: RunContext, phase: str | None = None) -> TrainedNetwork:
-    """phase: None for that of the release. Raises TrainingError."""
+    """Load the network of a phase, by default that of the release. Raises TrainingError."""
     assert recipe.release is not None
     released = recipe.released_phase
-    chosen = next((one for one in recipe.phases if one.name == (phase or released.name)), None)
+    chosen = next((each for each in recipe.phases if each.name == (phase or released.name)), None)
     if chosen is None:
-        raise TrainingError(f"--phase: {phase} is no phase; there are {', '.join(one.name for one in recipe.phases)}")
+        raise TrainingError(f"--phase: unknown phase {phase}; the phases are {', '.join(each.name for each in recipe.phases)}")
     labels = phase_runner.source_of(recipe, released, context.cache).labels
     network = phase_runner.load_phase_network(recipe, chosen.name, labels, context)
     return TrainedNetwork(
@@ -72,18 +72,18 @@ class SplitQuality(QualitySettings):
 
     @abstractmethod
     def prepare(self, trained: TrainedNetwork) -> Look:
-        """Checks, and calibrates the network. Raises TrainingError."""
+        """Check and calibrate the network, and return what evaluates a split. Raises TrainingError."""
 
     @abstractmethod
     def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
-        """report: of the test split. Raises TrainingError."""
+        """Return the measurements in the report of the test split. Raises TrainingError."""
 
     def measure(self, trained: TrainedNetwork) -> Measurement:
-        """A report of the test split that is there is read again."""
+        """Evaluate on the test split, or read its report if there is one."""
         return self.measurement(trained, self.report(trained, DataSplit.TEST))
 
     def report(self, trained: TrainedNetwork, split: DataSplit) -> Report:
-        """The report of a split, which is written to its file. Raises TrainingError."""
+        """Evaluate on a split and write the report. Raises TrainingError."""
         look = self.prepare(trained)
         of, file = weights_and_settings(self, trained.network), self.file(trained, split)
         return read_or_evaluate_once(file, of, lambda: look(split)) if split is DataSplit.TEST else write_report(file, of, look(split))

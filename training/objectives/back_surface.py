@@ -28,7 +28,6 @@ class BackSettings(ObjectiveSettings):
     """Probability that scene and image are mirrored."""
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> BackSurfaceObjective:
-        """Raises ValueError."""
         network: MCC = require_model(self.kind, model, MCC)
         if network.back is None:
             raise ValueError("model.config.back: the objective back trains this part of an MCC, and the network has none")
@@ -77,6 +76,6 @@ class BackSurfaceObjective(nn.Module):
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
-    """(B, n, n) → scalar: over the pixels of each sample that are valid, then over samples."""
+    """Average (B, n, n) over the valid pixels of each sample, then over samples, to a scalar."""
     counted = values.masked_fill(~valid, 0.0).flatten(1).sum(dim=1)
     return (counted / valid.flatten(1).sum(dim=1).clamp(min=1)).mean()

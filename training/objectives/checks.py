@@ -13,14 +13,14 @@ from training.objectives.protocols import Batch
 
 
 def require_tensor(batch: Batch, name: str) -> Tensor:
-    """Raises DataError that names what is missing."""
+    """Return a tensor of the batch, of any shape. Raises DataError if it is missing."""
     if name not in batch:
         raise DataError(f"data.kind: the objective needs {name} of every sample, and the data gives {', '.join(sorted(batch))}")
     return batch[name]
 
 
 def require_model(kind: str, model: nn.Module, *classes: type[nn.Module]) -> Any:
-    """The model, which is of one of the classes. Raises ValueError for others."""
+    """Return the model if it is of one of the classes. Raises ValueError otherwise."""
     if not isinstance(model, classes):
         accepted = ", ".join(each.__name__ for each in classes)
         raise ValueError(f"model.architecture: the objective {kind} trains {accepted}, not {type(model).__name__}")
@@ -28,7 +28,7 @@ def require_model(kind: str, model: nn.Module, *classes: type[nn.Module]) -> Any
 
 
 def load_teacher(path: Path) -> nn.Module:
-    """A bundle's network, frozen, in evaluation mode. Raises ValueError."""
+    """Load a bundle's network, frozen and in evaluation mode. Raises ValueError."""
     try:
         return loading.load(bundle.read(path)).model
     except bundle.BundleError as error:

@@ -66,7 +66,6 @@ class CiTSettings(ObjectiveSettings):
     """Weight decay of both projections; the optimiser's is of all else."""
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> CiTObjective:
-        """Raises ValueError."""
         return CiTObjective(require_model(self.kind, model, CiT), self)
 
 
@@ -128,12 +127,12 @@ class CiTObjective(nn.Module):
         return None if self.rounds is None else self.rounds.settings.steps
 
     def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
-        """As `CurationRounds.choose`."""
+        """Choose samples as in `CurationRounds.choose`, (n,) int64."""
         assert self.rounds is not None
         return self.rounds.choose(self, captions, epoch, batch, self.describe)
 
     def describe(self, words: Tensor) -> Tensor:
-        """As for `CurationRounds.choose`: the text tower before its projection."""
+        """Encode token ids (n, N) to features (n, C): the text tower before its projection."""
         words = words.to(self.model.logit_scale.device)
         return self.model.encode_text_features(words, words != PADDING).float()
 

@@ -30,7 +30,6 @@ class ContrastiveSettings(ObjectiveSettings):
     """Train the text tower and the projections alone (LiT, arXiv 2111.07991)."""
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> ContrastiveObjective:
-        """Raises ValueError."""
         return ContrastiveObjective(require_model(self.kind, model, FLIP, MAWSClip), self)
 
 
@@ -60,11 +59,11 @@ class ContrastiveObjective(nn.Module):
         return random_draws.uniform(batch["draw"], (self.model.config.vision.patches,), "mask") if self.masked else None
 
     def losses(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
-        """noise: (B, L), uniform: of FLIP's images the patches with the lowest are seen; None: all are."""
+        """Return the losses. FLIP encodes the patches with the lowest `noise` (B, L), uniform; None: all of them."""
         return self.compare(*self.encode(images, words, noise))
 
     def encode(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """→ unit vectors of the images (B, C) and of their texts (B, K, C)."""
+        """Return unit vectors of the images (B, C) and of their texts (B, K, C)."""
         texts = words if words.dim() == 3 else words.unsqueeze(1)  # (B, K, N)
         if isinstance(self.model, FLIP):
             seen, read = self.model.encode_images(images, noise=noise), self.model.encode_texts(texts.flatten(0, 1))
@@ -73,7 +72,7 @@ class ContrastiveObjective(nn.Module):
         return seen, read.view(*texts.shape[:2], -1)
 
     def compare(self, seen: Tensor, read: Tensor) -> dict[str, Tensor]:
-        """seen: (B, C); read: (B, K, C)."""
+        """Compare unit vectors of images `seen` (B, C) and texts `read` (B, K, C)."""
         scale = self.model.scale()
         matched = [contrast(seen, text, scale) for text in read.unbind(1)]
         return {name: torch.stack([losses[name] for losses in matched]).mean() for name in matched[0]}
@@ -83,7 +82,7 @@ class ContrastiveObjective(nn.Module):
 
 
 def decay_of(name: str, parameter: nn.Parameter, weight_decay: float) -> float:
-    """As FLIP: biases, norms and position tables do not decay; tokens, the token table and the temperature do."""
+    """Return FLIP's weight decay: 0 for biases, norms and position tables, but not for tokens, the token table and the temperature."""
     return 0.0 if "pos_embed" in name or (parameter.dim() == 1 and name != "logit_scale") else weight_decay
 
 

@@ -33,7 +33,6 @@ class DepthSettings(ObjectiveSettings):
     """Largest share of its light that a place loses: across one soft edge, which a shadow throws over it, and from blot to blot."""
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> DepthObjective:
-        """Raises ValueError."""
         return DepthObjective(require_model(self.kind, model, LiteDepth), self)
 
 
@@ -68,7 +67,7 @@ class DepthObjective(nn.Module):
         return {"loss": loss, "loss_depth": each.mean().detach(), "loss_gradients": slopes.mean().detach()}
 
     def augment(self, pixels: Tensor, depth: Tensor, valid: Tensor, draw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each sample mirrored or not, and smaller, at another place."""
+        """Mirror, shrink and move images (B, 3, S, S), depth and valid (B, n, n), each at random."""
         flip = (random_draws.uniform(draw, (1,), "flip") < self.settings.flip).view(-1, 1, 1)
         pixels = torch.where(flip.unsqueeze(1), pixels.flip(-1), pixels)
         depth, valid = torch.where(flip, depth.flip(-1), depth), torch.where(flip, valid.flip(-1), valid)
@@ -89,7 +88,7 @@ class DepthObjective(nn.Module):
         return moved[0], moved[1].squeeze(1), moved[2].squeeze(1) > 0.5
 
     def shade(self, pixels: Tensor, draw: Tensor) -> Tensor:
-        """(B, 3, S, S), with less light in some places: black is -1."""
+        """Darken parts of images (B, 3, S, S), in which black is -1."""
         max_shadow, (height, width) = self.settings.shadows, pixels.shape[2:]
         if not max_shadow:
             return pixels
@@ -105,7 +104,7 @@ class DepthObjective(nn.Module):
         return (pixels + 1) * light.to(pixels) - 1
 
     def relight(self, pixels: Tensor, draw: Tensor) -> Tensor:
-        """(B, 3, S, S), with contrast, colours and brightness of each drawn."""
+        """Change contrast, colours and brightness of images (B, 3, S, S) at random."""
         if not self.settings.light:
             return pixels
         contrast, colours, brightness = (
@@ -116,7 +115,7 @@ class DepthObjective(nn.Module):
 
 
 def spread_to_one(depth: Tensor, valid: Tensor) -> Tensor:
-    """(B, n, n) → less its mean and divided by its standard deviation, both over what is valid; 0 elsewhere."""
+    """Subtract the mean of (B, n, n) and divide by the standard deviation, both of valid values; 0 elsewhere."""
     count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
     masked = depth * valid
     centred = (masked - masked.sum(dim=(1, 2), keepdim=True) / count) * valid
@@ -125,15 +124,17 @@ def spread_to_one(depth: Tensor, valid: Tensor) -> Tensor:
 
 
 def align(predicted: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
-    """Scale and shift what was told so that it is nearest to `spread_to_one(depth)` in least squares; 0 outside. A scale below 0
-    counts as 0: what is told to be farther must be farther."""
+    """Scale and shift predictions (B, n, n) to the least squares fit of `spread_to_one(depth)`; 0 outside.
+
+    A negative scale counts as 0: farther points must get larger values.
+    """
     normalised, true = spread_to_one(predicted, valid), spread_to_one(depth, valid)
     count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
     return normalised * ((normalised * true).sum(dim=(1, 2), keepdim=True) / count).clamp(min=0)
 
 
 def gradients(errors: Tensor, valid: Tensor, scales: int) -> Tensor:
-    """(B, n, n) → (B,), the mean absolute difference of neighbours, over resolutions that halve."""
+    """Return the mean absolute difference (B,) of neighbours of (B, n, n), over resolutions that halve."""
     total = errors.new_zeros(errors.shape[0])
     for scale in range(scales):
         step = 2**scale

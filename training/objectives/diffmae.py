@@ -30,7 +30,7 @@ class DiffMAESettings(ObjectiveSettings):
     mask_ratio: float = Field(default=0.75, gt=0, le=1)
     """Share that random masks remove: 0.9 for clips."""
     pixel_weight: float = Field(default=1.0, ge=0)
-    """Weight of the pixels' loss beside that of `clip_width` features, whose weight is the model's; 0: features are the only target."""
+    """Weight of the loss of pixels; that of `clip_width` features is in the model. 0: only features are predicted."""
     parts: int = Field(default=1, gt=0)
     """Parts of a micro-batch that are padded apart, by the number of masked patches: the same loss for less time where masks differ in
     size."""
@@ -45,7 +45,6 @@ class DiffMAESettings(ObjectiveSettings):
         return value
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> DiffMAEObjective:
-        """Raises ValueError, DataError."""
         teacher = None if self.teacher is None else load_teacher(self.teacher)
         network: DiffMAE = require_model(self.kind, model, DiffMAE)
         if network.config.clip_width and teacher is None:
@@ -64,7 +63,7 @@ class DiffMAEDraw:
     """(B, M, P), normal."""
 
     def part(self, rows: Tensor, split: Split) -> DiffMAEDraw:
-        """Some samples, padded less."""
+        """Select samples, with less padding."""
         noise = self.noise[rows, : split.masked.shape[1]]
         return DiffMAEDraw(split, self.t[rows], noise)
 
@@ -105,7 +104,7 @@ class DiffMAEObjective(nn.Module):
         return DiffMAEDraw(split, t, gather_tokens(noise, split.masked))
 
     def losses(self, pixels: Tensor, drawn: DiffMAEDraw, clip_target: Tensor | None = None) -> dict[str, Tensor]:
-        """clip_target: (B, N, clip_width), features of all patches, None: the teacher's."""
+        """Return the losses. `clip_target` (B, N, clip_width) are features of all patches, by default the teacher's."""
         if clip_target is None and self.teacher is not None:
             with torch.no_grad():
                 clip_target = self.teacher.encode_patches(pixels)
@@ -145,7 +144,7 @@ class DiffMAEObjective(nn.Module):
         return {name: to_pixels(self.model.unpatchify(image), preprocess.mean, preprocess.std) for name, image in images.items()}
 
     def _check(self, clip_width: int | None) -> None:
-        """Raises ValueError."""
+        """Check the teacher. Raises ValueError."""
         if self.teacher is None:
             return
         config, grid = self.teacher.config, self.model.config.grid[1:]
@@ -156,7 +155,7 @@ class DiffMAEObjective(nn.Module):
 
 
 def _vision(teacher: nn.Module) -> ViT:
-    """Raises ValueError."""
+    """Return the ViT of a teacher. Raises ValueError."""
     tower = getattr(teacher, "vision", teacher)
     if not isinstance(tower, ViT):
         raise ValueError(f"teacher: a bundle of a ViT, or of a pair with one, is needed, not {type(teacher).__name__}")

@@ -16,7 +16,6 @@ class HashtagSettings(ObjectiveSettings):
     kind: Literal["hashtags"] = "hashtags"
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> HashtagObjective:
-        """Raises ValueError."""
         return HashtagObjective(require_model(self.kind, model, ViT))
 
 

@@ -35,7 +35,7 @@ class GroundTruth(Enum):
     PSEUDO = (1, 1)
 
     def chosen(self, detected: Tensor, has_gt: Tensor) -> Tensor:
-        """(..., 1) each → bool."""
+        """Select tokens (..., 1) to learn from, as bool."""
         min_gt, max_gt = self.value
         return (detected != 0) & (has_gt >= min_gt) & (has_gt <= max_gt)
 
@@ -57,7 +57,6 @@ class LARTSettings(ObjectiveSettings):
         return {"all": GroundTruth.ALL, "people": GroundTruth.LABELS, "network": GroundTruth.PSEUDO}[self.labels]
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> LARTObjective:
-        """Raises ValueError."""
         return LARTObjective(require_model(self.kind, model, LART), self)
 
 
@@ -94,7 +93,7 @@ class LARTObjective(nn.Module):
         return self.losses(tracks, TokenMask.from_noise(tracks, self.model.config.mask_ratio, noise), batch)
 
     def losses(self, tracks: TrackBatch, hidden: TokenMask, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """targets: what a batch has of them."""
+        """Return the losses. `targets` are tensors of the batch."""
         settings = self.settings
         with _attention(tracks):
             answer: Recognised = self.model(tracks, hidden)
@@ -119,7 +118,7 @@ class LARTObjective(nn.Module):
         return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
-        """Without layer decay, in pre-training, everything decays."""
+        """Return groups with layer decay, or if that is 1, as in pre-training, a single group."""
         if settings.layer_decay == 1:
             return optim_lart.pretraining_groups(self.model, settings.weight_decay)
         return optim_lart.finetuning_groups(self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay)
@@ -131,7 +130,7 @@ def _attention(tracks: TrackBatch) -> AbstractContextManager[None]:
 
 
 def _regression_term(predicted: Tensor, target: Tensor, chosen: Tensor, power: int) -> Tensor:
-    """This rank's term of `regression_loss` over the tokens of all ranks."""
+    """Return this rank's term of `regression_loss` over the tokens of all ranks."""
     local_count = chosen.sum()
     share = (local_count + 1) * collectives.world_size() / (collectives.all_reduce_sum(local_count) + 1)
     return regression_loss(predicted, target, chosen, power) * share

@@ -30,7 +30,6 @@ class LinearProbeSettings(ObjectiveSettings):
     """Standard deviation of the head's first weights, truncated normal."""
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> LinearProbeObjective:
-        """Raises ValueError."""
         return LinearProbeObjective(require_model(self.kind, model, ViT), self)
 
 
@@ -73,7 +72,7 @@ class LinearProbeObjective(nn.Module):
         return {"loss": term_of_mean(F.cross_entropy(logits, label), len(label)), "accuracy": term_of_mean(right, len(label))}
 
     def normalise(self, features: Tensor) -> Tensor:
-        """(B, C) by the statistics of the batch in training, which the running ones follow; by these in evaluation."""
+        """Normalise features (B, C) by the batch in training, which updates the running statistics, and by these in evaluation."""
         mean, variance = self.running_mean, self.running_var
         if self.training:
             everything = collectives.all_gather(features)
@@ -84,7 +83,7 @@ class LinearProbeObjective(nn.Module):
 
     @torch.no_grad()
     def released_network(self) -> ViT:
-        """A classifier that computes the same without batch norm."""
+        """Return a classifier with the batch norm folded into its head."""
         released = deepcopy(self.model)
         assert isinstance(released.head, nn.Linear)
         scale = (self.running_var + EPS).rsqrt()

@@ -25,7 +25,6 @@ class MAESettings(ObjectiveSettings):
     kind: Literal["mae"] = "mae"
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> MAEObjective:
-        """Raises ValueError."""
         return MAEObjective(require_model(self.kind, model, MAE, VideoMAEPretraining, AudioMAE), context)
 
 
@@ -42,11 +41,11 @@ class MAEObjective(nn.Module):
         return self.losses(require_tensor(batch, self.input), self.noise(batch["draw"]))
 
     def noise(self, draw: Tensor) -> Tensor:
-        """(B, L), uniform: of each sample the patches with the lowest are visible."""
+        """Draw uniform noise (B, L): the patches with the lowest values are visible."""
         return random_draws.uniform(draw, (self.model.config.patches,), "mask")
 
     def losses(self, inputs: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """The mean over removed patches: the same number in every sample, but ranks may have different numbers of samples."""
+        """Return the mean over removed patches of all ranks, whose numbers of samples may differ."""
         answer: MAEOutput = self.model(inputs, noise)
         return {"loss": term_of_mean(answer.loss, answer.mask.sum())}
 

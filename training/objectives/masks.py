@@ -1,6 +1,6 @@
-"""Masks that DiffMAE trains under (arXiv 2304.03283, section 3): at random for representations, and such as users will ask for to inpaint.
+"""Masks for training DiffMAE (arXiv 2304.03283, section 3): random ones for representations, shapes as users draw them to inpaint.
 
-Masks of patches are bool, True where a patch is to be filled. Every sample's mask is a function of its draw alone.
+Masks of patches are bool, True for patches to fill. Every sample's mask is a function of its draw alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Strategy(StrEnum):
 
 
 def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: float) -> Split:
-    """Each sample's strategy is drawn with odds `shares`; ratio: share of the patches that random masks remove."""
+    """Draw a strategy for each sample with odds `shares`, and its mask. Random masks remove the fraction `ratio` of the patches."""
     noise = random_draws.uniform(draw, (math.prod(grid),), "mask")
     if set(shares) == {Strategy.RANDOM}:
         return Split.by_noise(noise, ratio)  # every sample has as many: nothing is padded
@@ -51,7 +51,7 @@ def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: flo
 
 
 def _chosen(draw: Tensor, shares: Mapping[Strategy, float]) -> Iterator[tuple[Strategy, Tensor]]:
-    """Each strategy with its samples, bool (B,)."""
+    """Yield each strategy with a mask (B,) of its samples."""
     bounds = torch.tensor(list(shares.values()), device=draw.device).cumsum(dim=0)
     chosen = torch.bucketize(random_draws.uniform(draw, (), "strategy") * bounds[-1], bounds, right=True).clamp(max=len(bounds) - 1)
     for number, strategy in enumerate(shares):
@@ -59,8 +59,10 @@ def _chosen(draw: Tensor, shares: Mapping[Strategy, float]) -> Iterator[tuple[St
 
 
 def partition_by_size(split: Split, count: int) -> list[tuple[Tensor, Split]]:
-    """Samples of similar numbers of masked patches together: their indices, and their split, padded to the longest among them. Batches of
-    one size have as many parts, whatever is padded: processes that share the weights of a network call it equally often."""
+    """Sort samples by their number of masked patches into parts of less padding: indices (b,) and splits.
+
+    The number of parts depends only on the batch size: processes that share weights must call the network equally often.
+    """
     if count == 1:
         return [(torch.arange(len(split.masked), device=split.masked.device), split)]
     masked, visible = lengths(split.masked, split.masked_size), lengths(split.visible, split.visible_size)
@@ -73,7 +75,7 @@ def partition_by_size(split: Split, count: int) -> list[tuple[Tensor, Split]]:
 
 
 def lengths(positions: Tensor, size: Tensor | None) -> Tensor:
-    """(B,), without padding."""
+    """Return lengths (B,) without padding."""
     return positions.new_full((len(positions),), positions.shape[1]) if size is None else size.sum(dim=(1, 2))
 
 
@@ -83,7 +85,7 @@ def _random(noise: Tensor, grid: Grid, ratio: float) -> Tensor:
 
 
 def _shape(strategy: Strategy, draw: Tensor, grid: Grid) -> Tensor:
-    """→ (B, times, rows, columns)."""
+    """Draw masks (B, times, rows, columns) of a strategy."""
     times, rows, columns = grid
     if strategy is Strategy.CENTRE:
         mask = centre_mask(len(draw), (rows, columns)).to(draw.device)
@@ -95,7 +97,7 @@ def _shape(strategy: Strategy, draw: Tensor, grid: Grid) -> Tensor:
 
 
 def block(draw: Tensor, rows: int, columns: int) -> Tensor:
-    """(B, rows, columns). All shapes of a quarter to a half of the patches are equally likely, and so are their places."""
+    """Draw a rectangle (B, rows, columns): uniform over shapes of a quarter to a half of the patches, and over their positions."""
     shapes = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1)).to(draw.device)
     share = shapes.prod(dim=1) / (rows * columns)
     shapes = shapes[(share >= 0.25) & (share <= 0.5)]
@@ -104,7 +106,7 @@ def block(draw: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def boxes(draw: Tensor, rows: int, columns: int) -> Tensor:
-    """(B, rows, columns)."""
+    """Draw rectangles (B, rows, columns)."""
     image = torch.tensor([rows, columns], device=draw.device)
     shortest, longest = (image / 8).ceil(), (image / 2).ceil()
     sides = shortest + (random_draws.uniform(draw, (BOXES, 2), "box sides") * (longest - shortest + 1)).floor()
@@ -125,7 +127,10 @@ def _rectangles(sides: Tensor, places: Tensor, rows: int, columns: int) -> Tenso
 
 
 def strokes(draw: Tensor, rows: int, columns: int) -> Tensor:
-    """(B, rows, columns): patches that a brush touches, and those where its strokes begin. Lengths in parts of the image's sides."""
+    """Draw strokes (B, rows, columns): patches that a brush touches, and those in which strokes start.
+
+    Lengths are fractions of the image's sides.
+    """
     batch = len(draw)
     start = random_draws.uniform(draw, (STROKES, 1, 2), "stroke start")
     heading = 2 * math.pi * random_draws.uniform(draw, (STROKES, 1), "stroke heading")

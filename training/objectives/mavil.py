@@ -35,7 +35,6 @@ class MAViLSettings(ObjectiveSettings):
     """The pre-trained model of the stage or round before: a bundle's folder, or the file of weights that an earlier phase has written."""
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> MAViLPretrainingObjective:
-        """Raises ValueError."""
         network: MAViLPretraining = require_model(self.kind, model, MAViLPretraining)
         path = self.teacher
         if path is None:
@@ -93,10 +92,9 @@ class AudioVisualSettings(ObjectiveSettings):
     video_mask: float = Field(default=0.0, ge=0, lt=1)
     """Shares of times, of mel bins and of the video's patches that training removes."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Where a clip has one label."""
+    """Label smoothing of clips with one label."""
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> MAViLFinetuneObjective:
-        """Raises ValueError."""
         return MAViLFinetuneObjective(require_model(self.kind, model, MAViL), self)
 
 
@@ -151,7 +149,7 @@ class MAViLFinetuneObjective(nn.Module):
 
 
 def _teacher_of(file: Path, student: MAViLPretrainingConfig) -> MAViLPretraining:
-    """A teacher of the student's size from its weights, without those of its decoders, which nobody asks. Raises ValueError."""
+    """Load a teacher of the student's size, without decoders, which it does not need. Raises ValueError."""
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:

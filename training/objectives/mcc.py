@@ -27,12 +27,12 @@ class MCCSettings(ObjectiveSettings):
     queries: int = Field(default=550, gt=0)
     """Points asked in each scene."""
     region: Literal["cube", "half-ball"] = "cube"
-    """Where they are, uniformly: -size to size on every axis (CO3D), or z >= 0 within a distance of size (Hypersim)."""
+    """Region of uniform queries: -size to size on every axis (CO3D), or z >= 0 within a radius of size (Hypersim)."""
     size: float = Field(default=3.0, gt=0)
     near: float = Field(default=0.0, ge=0, le=1)
     """Share of the queries that are placed around true points instead; 0 as published."""
     spread: float | None = Field(default=None, gt=0)
-    """Their distance on each axis has a standard deviation between `threshold` and this, drawn for each query, its logarithm uniformly.
+    """Maximum standard deviation of their offset on each axis, drawn log-uniformly from `threshold` to this for each query.
     None: `threshold`."""
     threshold: float = Field(default=0.1, gt=0)
     """A query is occupied if a true point is nearer; before augmentation."""
@@ -46,7 +46,6 @@ class MCCSettings(ObjectiveSettings):
     """Probability that scene and image are mirrored."""
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> MCCObjective:
-        """Raises ValueError."""
         network: MCC = require_model(self.kind, model, MCC)
         if network.back is not None and self.degrees:
             raise ValueError(f"degrees: {self.degrees}, where a network with model.config.back needs 0: the frame's axes are the camera's")
@@ -70,7 +69,7 @@ class MCCObjective(nn.Module):
         return self._losses(self.model.predict_outputs(outputs), labels)
 
     def decode_training_queries(self, batch: Batch) -> tuple[Tensor, QueryLabels]:
-        """Queries as they are drawn in training: what predictions are read from (`MCC.ask`), and their labels."""
+        """Return decoder outputs (B, Q, C) of training queries, from which `MCC` predicts, and labels of the queries."""
         draw, truth = batch["draw"], require_tensor(batch, "surface")
         queries = self.queries(draw, truth)
         labels = find_labels(queries, truth, require_tensor(batch, "colours"), self.settings.threshold)
@@ -90,8 +89,10 @@ class MCCObjective(nn.Module):
         augmentation: SceneAugmentation,
         drop_path: DropPathMasks | None = None,
     ) -> dict[str, Tensor]:
-        """queries (B, Q, 3) and their labels before augmentation; kept: fates of the branches in stochastic depth, None: all are kept,
-        or drawn, in training."""
+        """Return the losses of queries (B, Q, 3), which like their labels are not augmented yet.
+
+        `drop_path` has the branches that stochastic depth keeps; None: all, or random ones in training.
+        """
         return self._losses(self.model.predict_outputs(self._decode(images, seen, queries, augmentation, drop_path)), labels)
 
     def _decode(
@@ -114,7 +115,7 @@ class MCCObjective(nn.Module):
         return {"loss": loss, "loss_occupancy": occupancy.detach(), "loss_colour": colour.detach()}
 
     def queries(self, draw: Tensor, truth: Tensor) -> Tensor:
-        """(B, Q, 3). truth: (B, G, 3)."""
+        """Draw queries (B, Q, 3), some of them near true points (B, G, 3)."""
         settings = self.settings
         far = sample_cube(draw, settings.queries, settings.size)
         if settings.region == "half-ball":
@@ -156,7 +157,7 @@ def pictures_in_unit_range(pixels: Tensor, context: ObjectiveContext) -> Tensor:
 
 
 def augmentation(draw: Tensor, *, scale: float, flip: float, shift: float = 0.0, degrees: int = 0) -> SceneAugmentation:
-    """One for the samples of all ranks."""
+    """Draw an augmentation that the samples of all ranks share."""
     shared = random_draws.batch_draw(draw)
     uniform = 2 * random_draws.uniform(shared, (2, 3), "augmentation")[0].cpu() - 1
     return SceneAugmentation(
@@ -187,12 +188,12 @@ def find_labels(queries: Tensor, truth: Tensor, colours: Tensor, threshold: floa
 
 
 def sample_cube(draw: Tensor, count: int, half_width: float) -> Tensor:
-    """(B, count, 3), uniform."""
+    """Draw points (B, count, 3), uniformly."""
     return half_width * (2 * random_draws.uniform(draw, (count, 3), "queries") - 1)
 
 
 def sample_half_ball(draw: Tensor, count: int, radius: float) -> Tensor:
-    """(B, count, 3), uniform where z >= 0 within the radius, from directions and distances: none is rejected."""
+    """Draw points (B, count, 3) with z >= 0 within a radius, uniformly, from directions and distances."""
     direction = random_draws.normal(draw, (count, 3), "directions")
     distance = radius * random_draws.uniform(draw, (count, 1), "distances").double() ** (1 / 3)
     points = direction / direction.norm(dim=-1, keepdim=True) * distance.float()

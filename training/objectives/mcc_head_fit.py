@@ -41,7 +41,7 @@ def fit_mcc_head(objective: MCCObjective, batches: Iterable[Batch]) -> None:
 
 
 def _logistic(x: Tensor, y: Tensor) -> Tensor:
-    """(N, C), (N,) of 0 and 1 → weights (C,), by Newton's method."""
+    """Fit weights (C,) of a logistic regression of y (N,), 0 or 1, on x (N, C), by Newton's method."""
     weights, ridge = x.new_zeros(x.shape[1]), _ridge(x)
     for _ in range(_ROUNDS):
         p = (x @ weights).sigmoid()
@@ -57,6 +57,6 @@ def _ridge(x: Tensor) -> Tensor:
 
 
 def _write(layer: torch.nn.Linear, outputs: slice, weights: Tensor) -> None:
-    """weights: (C + 1, outputs)."""
+    """Set outputs of a layer to weights (C + 1, outputs), the last row of which are biases."""
     layer.weight[outputs] = weights[:-1].T.float()
     layer.bias[outputs] = weights[-1].float()

@@ -18,7 +18,7 @@ class MixupCutMix:
     mixup: float = 0.0
     """Parameter of the Beta distribution of a sample's share; 0: no mixup."""
     cutmix: float = 0.0
-    """The same for CutMix."""
+    """Parameter of the Beta distribution of CutMix; 0: no CutMix."""
     probability: float = 1.0
     """Probability that a batch is mixed at all."""
     cutmix_probability: float = 0.5
@@ -65,12 +65,15 @@ class CutMixBox:
 
 
 def cut_box(height: int, width: int, share: float, row: float, column: float) -> CutMixBox:
-    """A box over 1 - share of the area, of the image's own shape, before it is cut at the borders; row, column: its centre in [0, 1)."""
+    """Return a box of the image's shape and 1 - share of its area, before it is clipped at the borders.
+
+    `row` and `column` are its centre in [0, 1).
+    """
     half_height, half_width = (int(side * (1 - share) ** 0.5) // 2 for side in (height, width))
     y, x = int(row * height), int(column * width)
     return CutMixBox(max(y - half_height, 0), min(y + half_height, height), max(x - half_width, 0), min(x + half_width, width))
 
 
 def blend(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """share: of a."""
+    """Mix tensors of any shape; `share` is the weight of `a`."""
     return a * share + b * (1 - share)

@@ -12,7 +12,7 @@ from training.optim import ParameterGroup
 def group_by_decay(
     model: nn.Module, decay: Callable[[str, nn.Parameter], float], scale: Callable[[str], float] = lambda name: 1.0
 ) -> list[ParameterGroup]:
-    """The parameters that learn, one group for each weight decay and share of the learning rate that these give by name."""
+    """Group trained parameters by weight decay and learning rate scale, which are functions of the name."""
     groups: dict[tuple[float, float], ParameterGroup] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -34,7 +34,7 @@ class ObjectiveSettings(RecipeSettings, ABC):
 
     @abstractmethod
     def build(self, model: nn.Module, context: ObjectiveContext) -> nn.Module:
-        """The objective around the phase's network. Raises ValueError where the network does not suit."""
+        """Build the objective with the phase's network. Raises ValueError if the network is of another kind."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ObjectiveContext:
 @runtime_checkable
 class GroupsParameters(Protocol):
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
-        """Groups for the optimiser; without this method, two: matrices decay, what has one dimension does not."""
+        """Return groups for the optimiser; by default matrices decay, and one-dimensional parameters do not."""
 
 
 @runtime_checkable
@@ -64,7 +64,7 @@ class HasPictures(Protocol):
 @runtime_checkable
 class HasAfterStep(Protocol):
     def after_step(self, step: int, steps: int) -> None:
-        """Called after each optimiser step (counted from 1) of `steps`, as for teachers that follow their student."""
+        """Run after each optimiser step (counted from 1) of `steps`, for example to update a teacher."""
 
 
 @runtime_checkable
@@ -74,14 +74,16 @@ class ChoosesSamples(Protocol):
         """Steps of an epoch; None: an epoch has all samples of the data, and `subset` is not asked."""
 
     def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
-        """Numbers of the samples of an epoch, int64, as many as its steps take of `batch` each. Every rank is asked as an epoch begins or
-        goes on. What was chosen for an epoch survives a kill in `get_extra_state`."""
+        """Return ids (n,) int64 of the samples of an epoch, as many as its steps take of `batch` each.
+
+        Every rank calls it when an epoch starts or continues. An objective keeps its choice in `get_extra_state`.
+        """
 
 
 @runtime_checkable
 class HasReleasedNetwork(Protocol):
     def released_network(self) -> nn.Module:
-        """The network that a bundle holds or a later phase starts from; without this method it is the attribute `model`."""
+        """Return the network of the bundle and of later phases; by default it is the attribute `model`."""
 
 
 def parameter_groups(objective: nn.Module, settings: OptimiserSettings) -> list[ParameterGroup]:
@@ -91,7 +93,7 @@ def parameter_groups(objective: nn.Module, settings: OptimiserSettings) -> list[
 
 
 def released_network(objective: nn.Module) -> nn.Module:
-    """Raises AttributeError for an objective that has neither `released` nor `model`."""
+    """Return the network to release. Raises AttributeError if an objective has neither `released_network` nor `model`."""
     if isinstance(objective, HasReleasedNetwork):
         return objective.released_network()
     model = objective.model

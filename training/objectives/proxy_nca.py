@@ -1,5 +1,7 @@
-"""Matching images and texts with one learned vector for each thing, a proxy (Proxy-NCA, arXiv 1703.07464, as a softmax over all proxies),
-beside the contrastive loss of FLIP: a step compares with every thing there is, not with those of its batch alone."""
+"""Matching of images and texts with a learned vector per thing, a proxy, in addition to FLIP's contrastive loss.
+
+Proxy-NCA (arXiv 1703.07464) as a softmax over all proxies: a step compares with all things, not only with those of its batch.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,6 @@ class ProxiesSettings(ObjectiveSettings):
     """Choose samples by their captions as CiT does; None: learn from all."""
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> ProxyObjective:
-        """Raises ValueError."""
         flip = require_model(self.kind, model, FLIP)
         if not context.labels:
             raise ValueError("proxies: the data does not say which thing a sample is")
@@ -73,7 +74,7 @@ class ProxyObjective(nn.Module):
         return self.losses(seen, read, require_tensor(batch, "label"))
 
     def losses(self, seen: Tensor, read: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """seen: (B, C); read: (B, K, C), unit vectors; label: (B,)."""
+        """Return the losses of unit vectors `seen` (B, C) and `read` (B, K, C) of things `label` (B,)."""
         pairs, scale = self.pairs.compare(seen, read), self.model.scale()
         with torch.autocast(seen.device.type, enabled=False):  # as `contrast`
             proxies = F.normalize(self.proxies, dim=1)
@@ -89,7 +90,7 @@ class ProxyObjective(nn.Module):
         }
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
-        """As FLIP; the stem learns at a rate of its own and does not decay."""
+        """Return FLIP's groups, with a learning rate scale and no decay for the stem."""
 
         def decay(name: str, parameter: nn.Parameter) -> float:
             return 0.0 if name.startswith(_STEM) else decay_of(name, parameter, settings.weight_decay)
@@ -102,7 +103,7 @@ class ProxyObjective(nn.Module):
 
 
 class CuratedProxyObjective(ProxyObjective):
-    """The same, on samples that it chooses itself: an epoch is a round of CiT (arXiv 2301.02241)."""
+    """Proxy objective that chooses its samples: an epoch is a round of CiT (arXiv 2301.02241)."""
 
     def __init__(self, model: FLIP, settings: ProxiesSettings, things: int, curation: CurationSettings) -> None:
         super().__init__(model, settings, things)
@@ -117,7 +118,7 @@ class CuratedProxyObjective(ProxyObjective):
         return self.rounds.settings.steps
 
     def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
-        """As `CurationRounds.choose`."""
+        """Choose samples as in `CurationRounds.choose`, (n,) int64."""
         return self.rounds.choose(self, captions, epoch, batch, lambda words: self.model.text(words.to(self.proxies.device)).float())
 
     def get_extra_state(self) -> str:
@@ -163,7 +164,7 @@ def fit_proxies(objective: ProxyObjective, batches: Iterable[Batch], *, whitened
 
 
 def _whiten(projection: nn.Linear, features: Tensor) -> None:
-    """features: (N, C)."""
+    """Set the projection from features (N, C)."""
     mean = features.mean(dim=0)
     shared = mean / mean.norm()
     residual = features - (features @ shared).unsqueeze(1) * shared

@@ -50,7 +50,6 @@ class SupervisedSettings(ObjectiveSettings):
         return self
 
     def build(self, model: nn.Module, context: ObjectiveContext) -> SupervisedObjective:
-        """Raises ValueError."""
         return SupervisedObjective(require_model(self.kind, model, ViT, VideoMAE, MViT, RevMViT), self)
 
 
@@ -83,7 +82,7 @@ class SupervisedObjective(nn.Module):
         return {"loss": term_of_mean(loss, len(logits)), "accuracy": term_of_mean(right.float().mean(), len(logits))}
 
     def classify(self, inputs: Tensor, draw: Tensor) -> Tensor:
-        """→ logits (B, classes), under the merge schedule of this step, which all ranks share."""
+        """Return logits (B, classes) under the merge schedule of this step, which all ranks share."""
         model = self.model
         if isinstance(model, MViT):
             logits: Tensor = model(inputs).logits
@@ -97,8 +96,10 @@ class SupervisedObjective(nn.Module):
         return logits
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
-        """As MAE fine-tunes: what has one dimension, tokens and positions do not decay. In reversible trunks and those of MViT, which are
-        trained from scratch, tokens and positions do."""
+        """Return MAE's groups for fine-tuning: one-dimensional parameters, tokens and positions do not decay.
+
+        In reversible trunks and in MViT, which are trained from scratch, tokens and positions decay.
+        """
         if isinstance(self.model, ViT | VideoMAE) and not self.model.config.reversible:
             return layer_decay_groups(self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay)
         if settings.layer_decay != 1:
@@ -112,8 +113,10 @@ class SupervisedObjective(nn.Module):
 
 
 def keep_branches(draw: Tensor, drop_path: float, depth: int, *, reversible: bool) -> Tensor | None:
-    """(depth, 2, B) of 0 and 1, which samples keep which branches in stochastic depth, drawn per sample; (depth, B) in a reversible trunk.
-    None if nothing is ever dropped."""
+    """Draw which samples keep which branches in stochastic depth, (depth, 2, B) of 0 and 1; (depth, B) in a reversible trunk.
+
+    Return None if nothing is dropped.
+    """
     if not drop_path:
         return None
     rates = torch.tensor(drop_path_rates(drop_path, depth), device=draw.device)

@@ -104,7 +104,7 @@ def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path
     ("asked", "said"),
     [
         (["--split", "test"], "--split: kind inpainting has no splits to choose from; leave it out"),
-        (["--phase", "third"], "--phase: third is no phase; there are begin, one-step, finish"),
+        (["--phase", "third"], "--phase: unknown phase third; the phases are begin, one-step, finish"),
         (["release.quality=null"], "release.quality: the recipe asks for no measurement, so there is nothing to evaluate"),
     ],
 )
@@ -116,7 +116,7 @@ def test_what_a_recipe_has_none_of_is_refused(recipe_file: Path, asked: list[str
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"one_step": "nothing"}, "release.quality.one_step: nothing is no phase; there are begin, one-step, finish"),
+        ({"one_step": "nothing"}, "release.quality.one_step: unknown phase nothing; the phases are begin, one-step, finish"),
         ({"primary_steps": 2}, r"primary_steps: 2 is none of steps \(1, 3\)"),
         ({"steps": [3, 1]}, "steps: give each once, ascending"),
     ],

@@ -119,7 +119,7 @@ def test_evaluating_again_reads_what_was_scored(trained: tuple[Path, list[str]])
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("release.quality.ablation=other", "release.quality.ablation: other is no phase; there are back, shape, plain"),
+        ("release.quality.ablation=other", "release.quality.ablation: unknown phase other; the phases are back, shape, plain"),
         ("data.back=null", "release.quality: kind reconstruction is for data of kind renders with back: true"),
         ("release.phase=plain", "release.quality: kind reconstruction is for a network of architecture mcc with model.config.back"),
     ],

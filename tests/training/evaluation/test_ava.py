@@ -225,8 +225,8 @@ def test_people_who_are_not_observed_at_a_key_frame_are_left_out(tmp_path: Path)
     ("content", "sentence"),
     [
         ("{", r"film\.json"),
-        ("{}", r"film\.json: no answer of /v1/actions"),
-        (json.dumps(answer(person(1, 20.0, "fly", 0.9))), r"film\.json: people\.actions\.labels: fly is no class of AVA"),
+        ("{}", r"film\.json: not a response of /v1/actions"),
+        (json.dumps(answer(person(1, 20.0, "fly", 0.9))), r"film\.json: people\.actions\.labels: fly is not a class of AVA"),
     ],
     ids=["no JSON", "another answer", "another class"],
 )

@@ -30,7 +30,7 @@ def describe_quality(spec: BundleSpec) -> Iterator[str]:
 
 
 def render(spec: BundleSpec, quality: Sections = describe_quality) -> str:
-    """quality: the section about what was measured."""
+    """Return the README, with `quality` as the section about measurements."""
     return "\n".join(line for part in (_general, quality, _rungs, _training) for line in part(spec))
 
 
