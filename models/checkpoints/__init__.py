@@ -1,4 +1,4 @@
-"""Reading the checkpoints of others: `import_checkpoint` for a bundle, `detect` and `fit` for the weights alone."""
+"""Reading of published checkpoints: `import_checkpoint` for a bundle, `detect` and `fit` for the weights alone."""
 
 from models.checkpoints.checkpoint_file import CheckpointError, open_checkpoint, read_checkpoint
 from models.checkpoints.detect_family import detect

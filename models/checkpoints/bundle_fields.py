@@ -1,4 +1,4 @@
-"""Fills in the spec of an imported bundle: inputs, labels and ladder."""
+"""Inputs, labels and ladder of an imported bundle's spec."""
 
 from __future__ import annotations
 
@@ -19,29 +19,32 @@ from models.registry import Architecture, BundleDefaults
 Section = TypeVar("Section", bound=BaseModel)
 
 MERGING_TASKS = frozenset({"classify", "embed", "zero-shot", "actions", "audio-visual"})
-"""Tasks whose answers need no token of its own for each patch."""
+"""Tasks whose outputs do not need each patch's token."""
 
 MERGED_FRACTIONS = (0.25, 0.5, 0.65, 0.8, 0.95)
-"""Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
+"""Shares of the patches that have merged at the end, evenly over the blocks, for the rungs of imported bundles. None is measured."""
 
 
 def input_fields(
-    family: Family, purpose: BundleDefaults, config: Any, settings: ConfigFields, stated: StatedTransform | None = None
+    family: Family, defaults: BundleDefaults, config: Any, settings: ConfigFields, stated: StatedTransform | None = None
 ) -> dict[str, Any]:
-    """The fields of a spec that say how images, clips and sounds become input. settings: those made by hand; stated: the transform that
-    came with the checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
+    """Return the fields of a spec for the preparation of images, clips and sounds.
+
+    settings: made by hand; stated: the transform that came with the checkpoint. Raises CheckpointError for a transform that a bundle cannot
+    express.
+    """
     stated = stated or StatedTransform()
     smooth = {"smooth": True} if family.smooth else {}
     return {
-        "preprocess": _preprocess(family, purpose, config, settings, stated),
-        "clip": _override(purpose.clip(config), {key: key for key in CLIP_FIELDS}, smooth | settings),
-        "sound": _override(purpose.sound(config), SOUND_FIELDS, settings),
-        "space": _override(purpose.space(config), {key: key for key in SPACE_FIELDS}, settings),
+        "preprocess": _preprocess(family, defaults, config, settings, stated),
+        "clip": _override(defaults.clip(config), {key: key for key in CLIP_FIELDS}, smooth | settings),
+        "sound": _override(defaults.sound(config), SOUND_FIELDS, settings),
+        "space": _override(defaults.space(config), {key: key for key in SPACE_FIELDS}, settings),
     }
 
 
 def unstated_settings(spec: BundleSpec, usual: Mapping[str, Any]) -> ConfigFields:
-    """The settings, as `--set` names them, that make a spec's inputs of the `usual` ones; all of them where there is no usual one."""
+    """Return the settings of `--set` that turn the `usual` inputs into a spec's; all of its settings if there are no usual ones."""
     names: Mapping[str, Mapping[str, str]] = {
         "preprocess": {key: key for key in PREPROCESS_FIELDS},
         "clip": {key: key for key in CLIP_FIELDS},
@@ -50,36 +53,40 @@ def unstated_settings(spec: BundleSpec, usual: Mapping[str, Any]) -> ConfigField
     }
     found: ConfigFields = {}
     for part, fields in names.items():
-        own, other = getattr(spec, part), usual.get(part)
-        if own is not None:
-            values = {name: getattr(own, key) for name, key in sorted(fields.items())}
-            found |= {name: value for name, value in values.items() if other is None or value != getattr(other, fields[name])}
+        section, default = getattr(spec, part), usual.get(part)
+        if section is not None:
+            values = {name: getattr(section, key) for name, key in sorted(fields.items())}
+            found |= {name: value for name, value in values.items() if default is None or value != getattr(default, fields[name])}
     return found
 
 
-def _preprocess(family: Family, purpose: BundleDefaults, config: Any, settings: ConfigFields, stated: StatedTransform) -> Preprocess | None:
-    size = purpose.size(config)
+def _preprocess(
+    family: Family, defaults: BundleDefaults, config: Any, settings: ConfigFields, stated: StatedTransform
+) -> Preprocess | None:
+    size = defaults.size(config)
     if size is None:
         return None
     height, width = size
-    given = {key: value for key, value in settings.items() if key in PREPROCESS_FIELDS}
+    overrides = {key: value for key, value in settings.items() if key in PREPROCESS_FIELDS}
     usual = family.preprocess(min(size)).model_dump() | {"image_size": height, "image_width": None if width == height else width}
-    return Preprocess.model_validate(usual | stated.fields(min(size), given) | given)
+    return Preprocess.model_validate(usual | stated.fields(min(size), overrides) | overrides)
 
 
 def _override(usual: Section | None, names: Mapping[str, str], settings: ConfigFields) -> Section | None:
-    """The usual settings of an input with those made by hand over them. names: setting → field."""
+    """Replace usual settings of an input by those made by hand. names: setting → field."""
     chosen = {names[key]: value for key, value in settings.items() if key in names}
     return None if usual is None else type(usual).model_validate(usual.model_dump() | chosen)
 
 
-def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str], known: Sequence[str], classes: int) -> list[str]:
-    """labels: those given by hand; None: those that files beside the weights state, else the ones that the config knows. Raises
-    CheckpointError."""
+def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str], defaults: Sequence[str], classes: int) -> list[str]:
+    """Return the names of the classes.
+
+    labels: given by hand; None: `stated` by files of the checkpoint, else the `defaults` of the config. Raises CheckpointError.
+    """
     if labels is None:
         if stated and len(stated) != classes:
             raise CheckpointError(f"{file}: has {classes} classes, and its config names {len(stated)}; --labels gives their names")
-        return list(stated or known) or [f"class {index}" for index in range(classes)]
+        return list(stated or defaults) or [f"class {index}" for index in range(classes)]
     if len(labels) != classes:
         header = f"; is the first of them, {labels[0]!r}, a header?" if len(labels) == classes + 1 else ""
         counts = f"has {classes or 'no'} classes, but {len(labels)} labels were given"
@@ -89,20 +96,21 @@ def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str],
 
 
 def unmeasured_ladder(architecture: Architecture, task: str, config: Any, *, sees: bool) -> list[Rung]:
-    """Empty for a model whose tokens do not merge, or whose task needs each of them. A masked autoencoder that is served answers with
-    vectors, which need none. A model that hears and sees has a schedule for each half, since one has many more tokens.
+    """Return rungs without measurements; none for a model whose tokens do not merge, or whose task needs each of them.
 
-    sees: whether the bundle says how images or frames are prepared."""
+    A masked autoencoder that is served returns vectors, which do not need them. A model that hears and sees has a schedule for each half,
+    since one has many more tokens. sees: whether the bundle has a preparation of images or frames.
+    """
     may_merge = task in MERGING_TASKS or (task == "autoencode" and architecture.serves(task))
     if not may_merge or not architecture.merges:
         return []
-    heard, seen, patches = (getattr(config, name, 0) for name in ("audio_patches", "video_patches", "patches"))
-    if heard and seen and sees:
-        halves = zip(_schedule_values(heard, config), _schedule_values(seen, config), strict=True)
+    audio_patches, video_patches, patches = (getattr(config, name, 0) for name in ("audio_patches", "video_patches", "patches"))
+    if audio_patches and video_patches and sees:
+        halves = zip(_schedule_values(audio_patches, config), _schedule_values(video_patches, config), strict=True)
         return [Rung(name=f"r{r}-{sight}", schedule=r, schedule_sight=sight) for r, sight in dict.fromkeys(halves) if r or sight]
-    return [Rung(name=f"r{r}", schedule=r) for r in dict.fromkeys(_schedule_values(heard or patches, config)) if r]
+    return [Rung(name=f"r{r}", schedule=r) for r in dict.fromkeys(_schedule_values(audio_patches or patches, config)) if r]
 
 
 def _schedule_values(patches: int, config: Any) -> list[int]:
-    """r of each rung, rising."""
+    """Return r of each rung, rising."""
     return [int(share * patches / getattr(config, "depth", 1)) for share in MERGED_FRACTIONS]

@@ -1,7 +1,7 @@
-"""The checkpoints that the authors of the systems have published: `opsin import --list`.
+"""Published checkpoints of the systems' authors, for `opsin import --list`.
 
-What stands here is what their papers and repositories state. Hardly any states bytes: the number of parameters tells the size.
-A licence that is stated nowhere is empty. Imports no torch.
+The facts are those of their papers and repositories. Hardly any states bytes: the number of parameters indicates the size. A licence that
+is not stated is empty. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A checkpoint that somebody published."""
+    """A published checkpoint."""
 
     system: str
     file: str
     """Name that its publisher gave it."""
     address: str
-    """The repository whose documentation leads to it; `hf://…` where `opsin import` can fetch it."""
+    """Repository whose documentation links to it; `hf://…` if `opsin import` can download it."""
     license: str
     size: str
     """One of `models.systems.published_sizes`; empty: none of them."""
@@ -33,11 +33,11 @@ SLOWFAST, CIT, FLIP, MCC = (f"github.com/facebookresearch/{name}" for name in ("
 HUMANS, LART, PHALP = "github.com/shubham-goel/4D-Humans", "github.com/brjathu/LART", "github.com/brjathu/PHALP"
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 UNPUBLISHED = ("DiffMAE",)
-"""Systems of which nothing was published."""
+"""Systems without published checkpoints."""
 
 
 def published_files() -> Iterator[PublishedFile]:
-    """All of them, by system."""
+    """Yield all of them, by system."""
     yield from _hub_files()
     yield PublishedFile("DeiT", "deit_base_patch16_224-b5f2ef4d.pth", "github.com/facebookresearch/deit", "Apache-2.0", "vit_base_patch16")
     for file, size in (
@@ -85,7 +85,7 @@ def published_files() -> Iterator[PublishedFile]:
 
 
 def _hub_files() -> Iterator[PublishedFile]:
-    """Some of those that come in one step, of each class that is read."""
+    """Yield examples of checkpoints on hubs, of each class that is supported."""
     for system, repository, license_, size in (
         ("ViT", "timm/vit_base_patch16_224.augreg_in21k_ft_in1k", "Apache-2.0", "vit_base_patch16"),
         ("ViT", "google/vit-base-patch16-224", "Apache-2.0", "vit_base_patch16"),

@@ -1,4 +1,4 @@
-"""Reading of files that others wrote: nothing in them is executed."""
+"""Reading of foreign files, of which nothing is executed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models import hub_files
 from models.checkpoints import t5x
 
 
 class _Inert:
-    """Stands for a class of a configuration library: what such an object held is never looked at."""
+    """Replacement of a configuration library's class: the content of such an object is never used."""
 
     def __init__(self, *ignored: Any) -> None:
         pass
@@ -38,31 +39,31 @@ ALLOWED_CLASSES: list[Any] = [
     *((type(name, (_Inert,), {}), f"omegaconf.{name}") for name in OMEGACONF),
     (collections.OrderedDict, "yacs.config.CfgNode"),
 ]
-"""Classes that a checkpoint may hold besides tensors: MAE's training code keeps its arguments as a Namespace, Lightning its settings as
-omegaconf (LART) or yacs (HMR2) has them. A pair names the harmless class that is made instead."""
+"""Classes that a checkpoint may contain in addition to tensors: MAE's training code stores its arguments as a Namespace, Lightning its
+settings as omegaconf (LART) or yacs (HMR2) has them. A pair names the harmless class that is made instead."""
 
 AVERAGED_KEYS = ("state_dict_ema", "model_ema")
-"""Keys under which training code puts the running average of the weights (timm, DeiT), which is what their authors evaluate and release."""
+"""Keys under which training code stores the running average of the weights (timm, DeiT), which its authors evaluate and release."""
 WRAPPER_KEYS = ("model", "model_state", "state_dict", "target")
-"""Keys under which training code puts the weights beside optimiser, epoch and arguments; `target` is T5X's, in a torch file."""
+"""Keys under which training code stores the weights, next to optimiser, epoch and arguments; `target` is T5X's, in a torch file."""
 
 PREFIXES = ("module.", "_orig_mod.")
-"""Put before every name by data-parallel training and by `torch.compile`."""
+"""Prefixes of all names by data-parallel training and by `torch.compile`."""
 
 DESCRIPTION_KEYS = ("format", "config", "cfg", "pretrained_cfg")
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message is one sentence for its owner."""
+    """Error of a checkpoint that cannot be used; the message is one sentence for its owner."""
 
 
 class InvalidSetting(CheckpointError):
-    """Not the checkpoint but a setting made by hand cannot be used."""
+    """Error of a setting made by hand, not of the checkpoint."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's content."""
+    """Content of a file."""
 
     weights: dict[str, Tensor]
     """Published name → tensor."""
@@ -71,16 +72,16 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     """Choices and changes made while reading, one sentence each."""
     labels: tuple[str, ...] = ()
-    """Names of the classes that files beside the weights state."""
+    """Names of the classes from files next to the weights."""
     license: str = ""
-    """The licence that they state; empty: they state none."""
+    """Licence from those files; empty if they declare none."""
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read a `.safetensors` or torch file, whose weights are flat or under one of AVERAGED or WRAPPERS, or a T5X folder.
+    """Read a `.safetensors` or torch file, whose weights are flat or under one of AVERAGED_KEYS or WRAPPER_KEYS, or a T5X folder.
 
-    The description stands beside the weights in a torch file, and in the metadata of a safetensors file, the config as JSON.
-    Raises CheckpointError.
+    The description is next to the weights in a torch file, and in the metadata of a safetensors file, the config as JSON. Raises
+    CheckpointError.
     """
     if path.is_dir():
         return Checkpoint(_read_folder(path), {})
@@ -92,26 +93,34 @@ def open_checkpoint(path: Path) -> Checkpoint:
     description = _metadata(path) if path.suffix == ".safetensors" else {key: content[key] for key in DESCRIPTION_KEYS if key in content}
     wrapper, left = _find_wrapper(content)
     weights = content if wrapper is None else content[wrapper]
-    strangers = [str(key) for key, value in weights.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if strangers or not weights:
-        what = f"{', '.join(strangers[:5])} is no tensor" if strangers else "it is empty"
-        raise CheckpointError(f"{path}: no state dict, neither flat nor under {' or '.join(WRAPPER_KEYS)}: {what}")
+    invalid = [str(key) for key, value in weights.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if invalid or not weights:
+        problem = f"{', '.join(invalid[:5])} is no tensor" if invalid else "it is empty"
+        raise CheckpointError(f"{path}: no state dict, neither flat nor under {' or '.join(WRAPPER_KEYS)}: {problem}")
     notes = [f"weights read from {wrapper}, the running average; {left} is left out"] if left else []
-    named = dict(weights)
+    renamed = dict(weights)
     for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in named):
-            named = {key.removeprefix(prefix): value for key, value in named.items()}
+        if all(key.startswith(prefix) for key in renamed):
+            renamed = {key.removeprefix(prefix): value for key, value in renamed.items()}
             notes.append(f"the prefix {prefix} is taken off every name")
-    return Checkpoint(named, description, tuple(notes))
+    return Checkpoint(renamed, description, tuple(notes))
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights of `open_checkpoint`."""
+    """Return the weights of `open_checkpoint`."""
     return open_checkpoint(path).weights
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises CheckpointError."""
+    try:
+        return hub_files.read_json(file)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def _find_wrapper(content: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The key that holds the weights, None if they are flat; and the key of other weights that it is preferred to."""
+    """Return the key of the weights, None if they are flat; and the key of other weights that are ignored in favour of them."""
     present = [key for key in (*AVERAGED_KEYS, *WRAPPER_KEYS) if isinstance(content.get(key), Mapping)]
     averaged = bool(present) and present[0] in AVERAGED_KEYS
     others = [key for key in present if key not in AVERAGED_KEYS]
@@ -142,8 +151,8 @@ def _load(path: Path) -> Any:
     if path.suffix == ".onnx":
         raise CheckpointError(f"{path}: a graph, and no checkpoint of weights; docs/bundles.md says how a bundle is made of it")
     kind = "safetensors" if path.suffix == ".safetensors" else "torch"
-    if what := _describe_non_checkpoint(path):
-        raise CheckpointError(f"{path}: damaged, or no {kind} file: {what}")
+    if problem := _describe_non_checkpoint(path):
+        raise CheckpointError(f"{path}: damaged, or no {kind} file: {problem}")
     if kind == "safetensors":
         try:
             return load_file(path)
@@ -153,7 +162,7 @@ def _load(path: Path) -> Any:
         with (
             torch.serialization.safe_globals(ALLOWED_CLASSES),
             warnings.catch_warnings(action="ignore"),
-        ):  # of pickles that are refused here
+        ):  # warnings about pickles, which are refused here
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes its reader raise almost anything
         culprit = re.search(r"GLOBAL (\S+)", str(error))
@@ -163,7 +172,7 @@ def _load(path: Path) -> Any:
 
 
 def _describe_non_checkpoint(path: Path) -> str | None:
-    """A description of a file that is empty or text; None for any other."""
+    """Describe a file that is empty or text; return None for any other."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
@@ -180,7 +189,7 @@ def _describe_non_checkpoint(path: Path) -> str | None:
 
 
 def _advise_on_t5x(path: Path) -> str | None:
-    """Advice for a file that is part of a T5X checkpoint or an archive of one; None for any other file."""
+    """Return advice for a file that is part of a T5X checkpoint or an archive of one; None for any other file."""
     if path.name == t5x.INDEX:
         return "the index of a T5X checkpoint: name its folder"
     if zipfile.is_zipfile(path):

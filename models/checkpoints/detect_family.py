@@ -12,8 +12,7 @@ from torch import Tensor
 
 from models.checkpoints.checkpoint_file import CheckpointError, InvalidSetting
 from models.checkpoints.family import ConfigFields, Family, families
-from models.checkpoints.fit_family import CheckpointFit, fit
-from models.checkpoints.unsupported import ONNX_ADVICE
+from models.checkpoints.fit_family import ONNX_ADVICE, CheckpointFit, fit
 from models.registry import architectures, hub_classes, resolve, systems
 
 
@@ -22,9 +21,9 @@ def detect(
     description: Mapping[str, Any] = MappingProxyType({}),
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[str]:
-    """The families whose keys these are, by name: none, one, or several whose files look alike. An encoder without a head counts.
+    """Return the names of the families whose keys these are: none, one, or several with the same keys. An encoder without a head counts.
 
-    description: what the file says of itself, `Checkpoint.description`; settings: fields set by hand, which count where a family has them.
+    description: `Checkpoint.description` of the file; settings: fields set by hand, used for families that have them.
     """
     fits = []
     for family in families().values():
@@ -35,7 +34,9 @@ def detect(
     return [found.family.name for found in fits if found.perfect or found.headless]
 
 
-def choose(file: Path, published: Mapping[str, Tensor], name: str | None, description: Mapping[str, Any], settings: ConfigFields) -> Family:
+def choose_family(
+    file: Path, published: Mapping[str, Tensor], name: str | None, description: Mapping[str, Any], settings: ConfigFields
+) -> Family:
     if name is not None:
         if name not in families():
             raise InvalidSetting(f"family {name!r} is unknown; known are {', '.join(families())}")
@@ -52,23 +53,23 @@ def choose(file: Path, published: Mapping[str, Tensor], name: str | None, descri
         )
     stated = _self_described_families(description)
     if len(stated) == 1:
-        return families()[stated[0]]  # what is wrong with it is said when it is read
+        return families()[stated[0]]  # reading it will say what is wrong
     raise CheckpointError(f"{file}: {_nearest_family(published, description, settings)}")
 
 
 def choose_class(file: Path, config: Mapping[str, Any]) -> Family:
-    """The family of a class of transformers, from its `config.json`. Raises CheckpointError."""
-    known, name = hub_classes(), config["architectures"][0]
-    if name not in known:
+    """Return the family of a class of transformers, from its `config.json`. Raises CheckpointError."""
+    classes, name = hub_classes(), config["architectures"][0]
+    if name not in classes:
         raise CheckpointError(
-            f"{file}: config.json: architectures {name!r} is not read here; accepted are {', '.join(known)}; {ONNX_ADVICE}"
+            f"{file}: config.json: architectures {name!r} is not read here; accepted are {', '.join(classes)}; {ONNX_ADVICE}"
         )
-    family: Family = resolve(known[name])
+    family: Family = resolve(classes[name])
     return family
 
 
 def choose_network(file: Path, config: Mapping[str, Any]) -> Family:
-    """The family of a network of timm, from its `config.json`. Raises CheckpointError."""
+    """Return the family of a network of timm, from its `config.json`. Raises CheckpointError."""
     name = config["architecture"]
     for system in systems():
         found: Family | None = resolve(system.timm_networks)(config) if system.timm_networks is not None else None
@@ -81,37 +82,37 @@ def choose_network(file: Path, config: Mapping[str, Any]) -> Family:
 
 
 def _self_described_families(description: Mapping[str, Any]) -> list[str]:
-    """The families whose files say of themselves what this one does, whether or not it is right."""
+    """Return the families whose files describe themselves as this one does, valid or not."""
     names = []
     for family in families().values():
         try:
-            told = bool(family.described(description))
+            is_described = bool(family.described(description))
         except ValueError:
-            told = True
-        if told:
+            is_described = True
+        if is_described:
             names.append(family.name)
     return names
 
 
 def _nearest_family(published: Mapping[str, Tensor], description: Mapping[str, Any], settings: ConfigFields) -> str:
     fits: list[CheckpointFit] = []
-    refusals: list[tuple[int, str]] = []  # rows of the table that the file has not, why it cannot be read
+    refusals: list[tuple[int, str]] = []  # rows of the table that the file lacks, and the error
     for family in families().values():
         try:
             fits.append(fit(published, family, {**family.described(description), **_settings_for(family, settings)}))
         except ValueError as error:
-            tidied = family.tidy(published)
+            tidied = family.clean(published)
             if tidied and not family.table.translate(tidied).unexpected:
-                refusals.append((len(family.table.unmatched(tidied)), f"its keys are those of {family.name}, but {error}"))
+                refusals.append((len(family.table.unmatched_rows(tidied)), f"its keys are those of {family.name}, but {error}"))
     unknown = f"fits no known family ({', '.join(families())})."
     absent, refusal = min(refusals, default=(0, f"{unknown} Its keys are {', '.join(list(published)[:5])}, …; {ONNX_ADVICE}"))
     if not fits or (refusals and not absent):
         return refusal
     nearest = min(fits, key=lambda found: len(found.missing) + len(found.unexpected) + len(found.misshapen))
-    return f"{unknown} Nearest is {nearest.family.name}: {nearest.complaint()}; {ONNX_ADVICE}"
+    return f"{unknown} Nearest is {nearest.family.name}: {nearest.mismatch_message()}; {ONNX_ADVICE}"
 
 
 def _settings_for(family: Family, settings: Mapping[str, Any]) -> ConfigFields:
-    """The settings that are fields of the family's config."""
-    known = {field.name for field in dataclasses.fields(architectures()[family.architecture].config)}
-    return {key: value for key, value in settings.items() if key in known}
+    """Return the settings that are fields of the family's config."""
+    fields = {field.name for field in dataclasses.fields(architectures()[family.architecture].config)}
+    return {key: value for key, value in settings.items() if key in fields}

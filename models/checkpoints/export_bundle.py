@@ -1,4 +1,4 @@
-"""A bundle becomes a checkpoint of a published family again: its key names, its layouts, its container."""
+"""Export of a bundle as a checkpoint of a published family, with its key names, layouts and container."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ExportedCheckpoint:
     family: str
     tensors: int
     settings: dict[str, Any]
-    """Fields of the config and of the inputs that an import cannot infer from the file, and needs to be told."""
+    """Fields of the config and of the inputs that an import cannot infer from the file, and needs as settings."""
     lacks: str
-    """Names what the published files hold besides; empty for nothing."""
-    beside: dict[str, Path]
-    """Copies of the bundle's further files, by their names there: maws.tokenizer.json beside maws.pt."""
+    """Names of what published files contain in addition; empty for nothing."""
+    copies: dict[str, Path]
+    """Copies of the bundle's further files by their names in the bundle, such as maws.tokenizer.json next to maws.pt."""
 
 
 def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> ExportedCheckpoint:
@@ -48,8 +48,8 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
         )
     weights = load_file(bundle.weights_path)
     chosen = _choose(spec, weights, family)
-    beside = {name: file.with_name(f"{file.stem}.{name}") for name in spec.files}
-    for written in (file, *beside.values()):
+    copies = {name: file.with_name(f"{file.stem}.{name}") for name in spec.files}
+    for written in (file, *copies.values()):
         if written.exists():
             raise CheckpointError(f"{written}: exists already")
     if not file.parent.is_dir():
@@ -61,14 +61,14 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
         written = Path(folder) / file.name
         write(written, chosen, published, description)
         written.rename(file)
-    for name, copy in beside.items():
+    for name, copy in copies.items():
         shutil.copyfile(bundle.path / name, copy)
     settings = _unstated_config(chosen, published, description, config) | _unstated_inputs(spec, chosen, file, description, config)
-    return ExportedCheckpoint(chosen.name, len(published), settings, chosen.left_behind, beside)
+    return ExportedCheckpoint(chosen.name, len(published), settings, chosen.dropped_note, copies)
 
 
 def write(file: Path, family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Published weights, and what the file says of itself, in the container that the suffix asks for."""
+    """Write published weights and their description in the container of the suffix."""
     if file.suffix == ".safetensors":
         metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
         save_file({key: value.clone() for key, value in published.items()}, file, metadata=metadata or None)
@@ -82,9 +82,13 @@ def _choose(spec: BundleSpec, weights: Mapping[str, Tensor], family: str | None)
     name = family or spec.provenance.get("family")
     hub = family is None and name is not None and name not in families()
     if name is None or hub:
-        fitting = [known.name for known in families().values() if known.architecture == spec.architecture and _fits(spec, known, weights)]
-        what = f"was imported from {name}, whose layout is not written" if hub else "was not imported"
-        raise CheckpointError(f"{spec.id}: {what}; say with --family whose layout to write: {', '.join(fitting) or 'none fits'}")
+        fitting = [
+            candidate.name
+            for candidate in families().values()
+            if candidate.architecture == spec.architecture and _fits(spec, candidate, weights)
+        ]
+        problem = f"was imported from {name}, whose layout is not written" if hub else "was not imported"
+        raise CheckpointError(f"{spec.id}: {problem}; say with --family whose layout to write: {', '.join(fitting) or 'none fits'}")
     if name not in families():
         raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(families())}")
     chosen = families()[name]
@@ -102,20 +106,23 @@ def _fits(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> bo
 
 
 def _export_weights(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under the family's names, read as an import would. Raises CheckpointError where the family's files have more, or less."""
+    """Return the weights under the family's names, read as an import would. Raises CheckpointError if the family's files have more, or
+    fewer."""
     try:
         published = {key: value.contiguous() for key, value in family.export(weights).items()}
         found = fit(published, family, spec.config)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{spec.id}: does not fit {family.name}: {error.args[0]}") from error
     if not found.perfect:
-        raise CheckpointError(f"{spec.id}: does not fit {family.name}: {found.complaint()}")
+        raise CheckpointError(f"{spec.id}: does not fit {family.name}: {found.mismatch_message()}")
     return published
 
 
 def _description(bundle: Bundle, family: Family, config: Any) -> dict[str, Any]:
-    """The description beside the weights: what the family states about a config, or the text that the bundle was imported with if it is
-    still true. Raises CheckpointError for a config that the family's files cannot express."""
+    """Return the description of the weights: by the family for a config, or the text of the import if it is still true.
+
+    Raises CheckpointError for a config that the family's files cannot express.
+    """
     try:
         stated = family.describe(config)
     except ValueError as error:
@@ -124,32 +131,33 @@ def _description(bundle: Bundle, family: Family, config: Any) -> dict[str, Any]:
     if stated or not isinstance(text, str):
         return stated
     try:
-        told = family.described({"cfg": text})
-        true = config == read_config(type(config), {**bundle.spec.config, **told})
+        declared = family.described({"cfg": text})
+        is_current = config == read_config(type(config), {**bundle.spec.config, **declared})
     except ValueError:
         return {}
-    return {"cfg": text} if true else {}
+    return {"cfg": text} if is_current else {}
 
 
 def _unstated_config(family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Fields of the config that an import finds otherwise, or not at all. Where it finds nothing: those that have not their default."""
-    whole = dataclasses.asdict(config)
+    """Return the fields of the config that an import infers otherwise, or not at all; of an import that infers none, those without their
+    default."""
+    fields_of_config = dataclasses.asdict(config)
     try:
         fields = fit(published, family, family.described(description)).fields
         unknown = [name for name in family.head_fields if name not in fields]
-        found = read_config(type(config), {**fields, **{name: whole[name] for name in unknown}})
+        found = read_config(type(config), {**fields, **{name: fields_of_config[name] for name in unknown}})
     except ValueError:
         unknown, found = [], type(config)()
     inferred = dataclasses.asdict(found)
-    return {name: value for name, value in whole.items() if name in unknown or value != inferred[name]}
+    return {name: value for name, value in fields_of_config.items() if name in unknown or value != inferred[name]}
 
 
 def _unstated_inputs(spec: BundleSpec, family: Family, file: Path, description: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Settings of images, clips and sounds that an import of `file` would choose otherwise."""
+    """Return the settings of images, clips and sounds that an import of `file` would choose otherwise."""
     purpose = architectures()[spec.architecture].bundle_defaults
     stated = timm_transform.find_transform(file, description, len(spec.labels))
     try:
         usual = bundle_fields.input_fields(family, purpose, config, {}, stated)
-    except (CheckpointError, ValueError):  # what lies beside the file cannot be used without settings
+    except (CheckpointError, ValueError):  # files next to it cannot be used without settings
         usual = {}
     return bundle_fields.unstated_settings(spec, usual)

@@ -1,25 +1,40 @@
-"""Published weights read as one family: its config, the weights by our names, and what does not fit."""
+"""Published weights read as one family: its config, the weights by our names, and mismatches."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints import unsupported
 from models.checkpoints.family import ConfigFields, Family
 from models.layers.meta_device import on_meta_device
 from models.registry import architectures, read_config
 
 MAX_PATCHES = 2**16
-"""4,096 pixels a side in patches of 16: a position table of more would fill the memory."""
+"""Maximum number of patches, 4,096 pixels per side in patches of 16: a larger position table would fill the memory."""
 
 READABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Formats of weights that are read; quantised ones need their scales."""
+"""Supported types of weights; quantised ones need their scales."""
+UNSUPPORTED_PARTS: Mapping[str, str] = {
+    r"\.ls[12]\.gamma$|\.gamma_[12]$|\.layer_scale": "LayerScale",
+    r"\.(q|k|query|key)_?norm\.": "QK-norm",
+    r"reg_?token|register|storage_token": "register tokens",
+    r"rope|freqs_cis": "rotary position embeddings",
+    r"relative_position_bias|rel_pos_bias": "relative position biases",
+    r"mlp\.(w12|w[123]|fc1_[gx]|gate_proj)\.": "gated MLPs (SwiGLU)",
+    r"attn_pool": "attention pooling",
+    r"norm_pre": "a norm before the first block",
+    r"mlp\.norm\.|attn\.norm\.|inner_attn_ln": "norms inside attention or MLP",
+    r"lora_": "LoRA adapters",
+    r"(weight|input)_scale$|qweight|\.SCB$|absmax": "quantised weights",
+}
+"""Parts of published checkpoints that no family here supports: pattern of their keys → the field's name."""
+ONNX_ADVICE = "another classifier or encoder of images comes as ONNX: export it, then `opsin import FILE.onnx --as classify`"
+"""Advice at the end of each refusal of an architecture."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +57,11 @@ class CheckpointFit:
         return not (self.missing or self.unexpected or self.misshapen)
 
     def config(self) -> Any:
-        """The architecture's config; `heads` must be among the fields."""
+        """Return the architecture's config; `heads` must be among the fields."""
         return read_config(architectures()[self.family.architecture].config, self.fields)
 
     def model(self) -> nn.Module:
-        """The model with its weights, in evaluation mode."""
+        """Return the model with its weights, in evaluation mode."""
         model = architectures()[self.family.architecture].build(self.config())
         model.load_state_dict(self.weights)
         return model.eval()
@@ -58,9 +73,9 @@ class CheckpointFit:
             self.family.headless and bool(self.missing) and not (self.unexpected or self.misshapen) and all(map(_is_head_key, self.missing))
         )
 
-    def complaint(self) -> str:
-        """Describes in one line what does not fit, with its meaning if that is known."""
-        hints = unsupported.describe_unsupported(self.unexpected)
+    def mismatch_message(self) -> str:
+        """Describe the mismatch in one line, with its meaning if that is known."""
+        hints = describe_unsupported(self.unexpected)
         decodes = self.family.headless and "decoder_pred.weight" in self.unexpected
         if decodes or any(map(_is_head_key, self.missing)):
             features = "; --set classes=0 takes an encoder for its features" if self.family.headless and not decodes else ""
@@ -80,8 +95,8 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: ConfigFields) -
     for name in family.head_fields:
         heads = settings.get(name, 1)
         if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1:
-            raise ValueError(f"{name}: {heads!r} is no number of heads")
-    weights = family.tidy(weights)
+            raise ValueError(f"{name}: {heads!r} is not a number of heads")
+    weights = family.clean(weights)
     translated = family.table.translate(weights)
     fields = {**family.config(translated.weights, settings), **family.defaults, **settings}
     architecture = architectures()[family.architecture]
@@ -92,32 +107,38 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: ConfigFields) -
         model = architecture.build(config)
     state = model.state_dict()
     expected = {name: tuple(value.shape) for name, value in state.items()}
-    ours = family.resized(dict(translated.weights), config)
+    adapted = family.resized(dict(translated.weights), config)
     complete = family.table.translate(weights, needed=expected)
     misshapen = [
-        f"{key} {tuple(ours[name].shape)} for {shape}"
+        f"{key} {tuple(adapted[name].shape)} for {shape}"
         for name, shape in expected.items()
-        if name in ours and tuple(ours[name].shape) != shape
+        if name in adapted and tuple(adapted[name].shape) != shape
         for key in family.table.published_names(name)
     ]
     misshapen += [
-        f"{key} {str(ours[name].dtype).removeprefix('torch.')}"
+        f"{key} {str(adapted[name].dtype).removeprefix('torch.')}"
         for name, value in state.items()
-        if name in ours and value.is_floating_point() and ours[name].dtype not in READABLE_DTYPES
+        if name in adapted and value.is_floating_point() and adapted[name].dtype not in READABLE_DTYPES
         for key in family.table.published_names(name)
     ]
     misshapen += [f"{key} {tuple(weights[key].shape)}" for key in complete.unjoinable]
-    strangers = [key for name in ours if name not in expected for key in family.table.published_names(name)]
-    kept = {name: ours[name].contiguous() for name in expected if name in ours}
-    return CheckpointFit(family, fields, kept, complete.missing, complete.unexpected + strangers, misshapen)
+    unknown = [key for name in adapted if name not in expected for key in family.table.published_names(name)]
+    fitting = {name: adapted[name].contiguous() for name in expected if name in adapted}
+    return CheckpointFit(family, fields, fitting, complete.missing, complete.unexpected + unknown, misshapen)
 
 
 def describe_mismatch(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
-    """Describes in one line what does not fit."""
+    """Describe a mismatch in one line."""
     parts = {"missing": missing, "unexpected": unexpected, "of another shape or type": misshapen}
-    return "; ".join(f"{what}: {', '.join(collapse_block_numbers(keys))}" for what, keys in parts.items() if keys)
+    return "; ".join(f"{problem}: {', '.join(collapse_block_numbers(keys))}" for problem, keys in parts.items() if keys)
 
 
 def collapse_block_numbers(keys: Sequence[str]) -> list[str]:
-    """Keys that differ by the number of their block are named once."""
+    """Return the keys without repetition, block numbers replaced by `{i}`."""
     return list(dict.fromkeys(re.sub(r"(?<=[._])\d+(?=\.)", "{i}", key, count=1) for key in keys))
+
+
+def describe_unsupported(unexpected: Iterable[str]) -> list[str]:
+    """Return one sentence for each unsupported part that keys indicate."""
+    keys = list(unexpected)
+    return [f"{part} cannot be imported" for pattern, part in UNSUPPORTED_PARTS.items() if any(re.search(pattern, key) for key in keys)]

@@ -1,6 +1,6 @@
-"""`config.json` of transformers, read field by field. A field with a value that no network here computes is refused by its name.
+"""Reader of transformers' `config.json`. A field with a value that no network here computes is refused by its name.
 
-Defaults are those of the library's configuration classes, whose documentation names the fields: files need not hold them.
+Defaults are those of the library's configuration classes, whose documentation names the fields: files may lack them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 from models.bundle_schema import MAX_SIDE
 from models.checkpoints.family import ConfigFields
-from models.checkpoints.unsupported import ONNX_ADVICE
+from models.checkpoints.fit_family import ONNX_ADVICE
 
 FILE = "config.json"
 KEY = "transformers"
-"""Key of a checkpoint's description under which the content of FILE stands."""
+"""Key of the content of FILE in a checkpoint's description."""
 PROCESSOR = "processor"
-"""Key under which the content of `preprocessor_config.json` stands."""
+"""Key of the content of `preprocessor_config.json`."""
 TIMM = "timm"
-"""Key under which the config of timm stands."""
+"""Key of timm's config."""
 
 ACTIVATIONS: Mapping[str, ConfigFields] = {
     "gelu": {"tanh_gelu": False, "quick_gelu": False},
@@ -33,46 +33,46 @@ ACTIVATIONS: Mapping[str, ConfigFields] = {
 
 @dataclass(frozen=True)
 class HFConfig:
-    """A config, or a section of one. Every method raises ValueError that names the field, its value and what is accepted."""
+    """A config, or a section of one. Every method raises ValueError that names the field, its value and the accepted ones."""
 
     content: Mapping[str, Any]
-    where: str = FILE
+    source: str = FILE
 
     @staticmethod
-    def of(description: Mapping[str, Any]) -> HFConfig:
-        """Return the config that a checkpoint's description holds."""
+    def from_description(description: Mapping[str, Any]) -> HFConfig:
+        """Return the config in a checkpoint's description."""
         return HFConfig(description[KEY])
 
     def section(self, name: str) -> HFConfig:
-        """An object in it; an empty one where it is missing."""
+        """Return an object of the config; an empty one if it is missing."""
         value = self.content.get(name) or {}
         if not isinstance(value, Mapping):
             raise self.refusal(name, value, "an object")
-        return HFConfig(value, f"{self.where}: {name}")
+        return HFConfig(value, f"{self.source}: {name}")
 
     def integer(self, name: str, default: int) -> int:
-        """A positive integer."""
+        """Return a positive integer."""
         value = self._value(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.refusal(name, value, "a positive integer")
         return value
 
     def index(self, name: str, default: int) -> int:
-        """An integer from 0."""
+        """Return an integer from 0."""
         value = self._value(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise self.refusal(name, value, "an integer from 0")
         return value
 
     def number(self, name: str, default: float) -> float:
-        """A positive number."""
+        """Return a positive number."""
         value = self._value(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
             raise self.refusal(name, value, "a positive number")
         return float(value)
 
     def share(self, name: str, default: float) -> float:
-        """A number from 0 to less than 1."""
+        """Return a number from 0 to less than 1."""
         value = self._value(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
             raise self.refusal(name, value, "a number from 0 to less than 1")
@@ -85,7 +85,7 @@ class HFConfig:
         return value
 
     def side(self, name: str, default: int) -> int:
-        """The side of a square: an integer, or two equal ones."""
+        """Return the side of a square: an integer, or two equal ones."""
         value = self._value(name, default)
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
@@ -94,7 +94,7 @@ class HFConfig:
         return value
 
     def require(self, name: str, accepted: Any, default: Any) -> None:
-        """Refuse any value but one: the network is another one."""
+        """Refuse any value but one: the network would be another one."""
         value = self._value(name, default)
         if value != accepted:
             raise ValueError(f"{self.refusal(name, value, repr(accepted))}; {ONNX_ADVICE}")
@@ -106,14 +106,14 @@ class HFConfig:
             raise self.refusal("num_channels", value, "3")
 
     def activation(self, default: str, accepted: Iterable[str] = tuple(ACTIVATIONS)) -> ConfigFields:
-        """Fields of `ViTConfig` for `hidden_act`."""
-        value, known = self._value("hidden_act", default), list(accepted)
-        if value not in known:
-            raise ValueError(f"{self.refusal('hidden_act', value, ', '.join(known))}; {ONNX_ADVICE}")
+        """Return the fields of `ViTConfig` for `hidden_act`."""
+        value, names = self._value("hidden_act", default), list(accepted)
+        if value not in names:
+            raise ValueError(f"{self.refusal('hidden_act', value, ', '.join(names))}; {ONNX_ADVICE}")
         return dict(ACTIVATIONS[value])
 
     def refusal(self, name: str, value: Any, accepted: str) -> ValueError:
-        return ValueError(f"{self.where}: {name} {value!r} cannot be computed here; accepted is {accepted}")
+        return ValueError(f"{self.source}: {name} {value!r} cannot be computed here; accepted is {accepted}")
 
     def _value(self, name: str, default: Any) -> Any:
         value = self.content.get(name)
@@ -121,8 +121,8 @@ class HFConfig:
 
 
 def image_size(description: Mapping[str, Any], default: int) -> int:
-    """`image_size` of a network whose position table has that size alone: images must be prepared so."""
-    stated, prepared = HFConfig.of(description).side("image_size", default), prepared_size(description)
+    """Return the `image_size` of a network whose position table has only that size; images must be prepared to it."""
+    stated, prepared = HFConfig.from_description(description).side("image_size", default), prepared_size(description)
     if prepared is not None and prepared != stated:
         source = description[PROCESSOR].source
         raise ValueError(f"{FILE}: image_size {stated} is not the {prepared} pixels that {source} makes; both must agree")
@@ -130,13 +130,13 @@ def image_size(description: Mapping[str, Any], default: int) -> int:
 
 
 def prepared_size(description: Mapping[str, Any]) -> int | None:
-    """Side of the images that `preprocessor_config.json` makes; None: there is no such file."""
+    """Return the side of the images that `preprocessor_config.json` prepares; None without that file."""
     processor = description.get(PROCESSOR)
     return None if processor is None else processor.image_size
 
 
 def labels(content: Mapping[str, Any]) -> list[str]:
-    """`id2label` in the order of its numbers; empty where a config has none. Raises ValueError."""
+    """Return `id2label` in the order of its numbers; empty if a config has none. Raises ValueError."""
     table = content.get("id2label")
     if table is None:
         return []

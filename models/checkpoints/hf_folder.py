@@ -1,6 +1,6 @@
-"""A folder as the hub has them: `config.json`, the weights in one file or several, how images are prepared, and a model card.
+"""Folders as on the hub: `config.json`, the weights in one file or several, the preparation of images, and a model card.
 
-transformers' name a class in `architectures` and lie beside a `preprocessor_config.json`; timm's name an `architecture`.
+Those of transformers name a class in `architectures` and have a `preprocessor_config.json`; those of timm name an `architecture`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from models import hub_files
 from models.checkpoints import hf_config, hf_image_processor, model_card, t5x
-from models.checkpoints.checkpoint_file import Checkpoint, CheckpointError, open_checkpoint
+from models.checkpoints.checkpoint_file import Checkpoint, CheckpointError, open_checkpoint, read_json
 from models.checkpoints.hf_config import KEY, PROCESSOR, TIMM
 from models.hub_files import WEIGHTS
 
 PROCESSORS = {hf_image_processor.FILE: None, "processor_config.json": "image_processor"}
-"""Files that say how images are prepared, the first that is there counts → the part of it that does."""
+"""Files with the preparation of images, of which the first that exists counts → the part of it that has it."""
 GRAPHS = ("model.onnx", "onnx/model.onnx")
-"""Places of an ONNX graph in such a folder."""
+"""Paths of an ONNX graph in such a folder."""
 NETWORK = "architecture"
 """Field of timm's config that names the network."""
 
@@ -30,7 +30,7 @@ def is_folder(path: Path) -> bool:
 
 
 def weights_file(folder: Path) -> Path:
-    """The file of the weights, or the one that names them. Raises CheckpointError."""
+    """Return the file of the weights, or the index of several. Raises CheckpointError."""
     found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if found is None:
         graph = next((folder / name for name in GRAPHS if (folder / name).is_file()), None)
@@ -60,16 +60,8 @@ def open_folder(folder: Path) -> Checkpoint:
     return Checkpoint(read.weights, description, read.notes, labels, license_)
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """An object. Raises CheckpointError."""
-    try:
-        return hub_files.read_json(file)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-
-
 def shards(index: Path) -> list[str]:
-    """Names of the files among which an index divides the weights. Raises CheckpointError."""
+    """Return the names of the files among which an index divides the weights. Raises CheckpointError."""
     try:
         return hub_files.shards(index)
     except ValueError as error:
@@ -82,23 +74,25 @@ def _weights(file: Path) -> Checkpoint:
     names = shards(file)
     absent = [name for name in names if not (file.parent / name).is_file()]
     if absent:
-        raise CheckpointError(f"{file}: {', '.join(absent)} must lie beside it, of {len(names)} files")
-    whole: dict[str, Tensor] = {}
+        raise CheckpointError(f"{file}: {', '.join(absent)} must be in its folder, of {len(names)} files")
+    weights: dict[str, Tensor] = {}
     notes: list[str] = []
     for name in names:
         part = open_checkpoint(file.parent / name)
-        if twice := sorted(whole.keys() & part.weights.keys()):
-            raise CheckpointError(f"{file}: {twice[0]} and {len(twice) - 1} more are in {name} and in another file: which one counts?")
-        whole |= part.weights
+        if duplicates := sorted(weights.keys() & part.weights.keys()):
+            raise CheckpointError(
+                f"{file}: {duplicates[0]} and {len(duplicates) - 1} more are in {name} and in another file: which one counts?"
+            )
+        weights |= part.weights
         notes += part.notes
-    lost = sorted(set(read_json(file)["weight_map"]) - whole.keys())
+    lost = sorted(set(read_json(file)["weight_map"]) - weights.keys())
     if lost:
         raise CheckpointError(f"{file}: weight_map names {lost[0]} and {len(lost) - 1} more, which are in none of its files")
-    return Checkpoint(whole, {}, tuple(dict.fromkeys(notes)))
+    return Checkpoint(weights, {}, tuple(dict.fromkeys(notes)))
 
 
 def stated_processor(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
-    """Name of the file that says how images are prepared, and what it says."""
+    """Return the name of the file with the preparation of images, and its content; None without one."""
     for name, part in PROCESSORS.items():
         if (folder / name).exists():
             content = read_json(folder / name)

@@ -1,6 +1,6 @@
-"""`preprocessor_config.json` of transformers: how images become a network's input, as fields of `Preprocess`.
+"""Reader of transformers' `preprocessor_config.json`, the preparation of images, as fields of `Preprocess`.
 
-Defaults are those of the library's image processors, by their types: files need not hold them.
+Defaults are those of the library's image processors, by their types: files may lack them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HALF: RGB = (0.5, 0.5, 0.5)
 CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
-"""Pillow's numbers of `resample`, and their names."""
+"""Interpolations by Pillow's numbers of `resample` and by their names."""
 SCALE = 1 / 255
 
 
@@ -29,13 +29,14 @@ class ProcessorDefaults:
 
     size: int
     square: bool
-    """Whether `size` as a number is the side of a square; otherwise the short side's."""
+    """Whether `size` as a number is the side of a square; otherwise of the short side."""
     crop: int | None
     resample: int
     mean: RGB
     std: RGB
     by_share: bool = False
-    """Whether `size` is the network's: the short side is `size` by `crop_pct`, and from WARPED on images are squeezed."""
+    """Whether `size` is the network's: the short side is `size` divided by `crop_pct`, and images are squeezed from MIN_SQUEEZED_SIZE
+    on."""
 
 
 DEFAULTS: Mapping[str, ProcessorDefaults] = {
@@ -53,32 +54,32 @@ DEFAULTS: Mapping[str, ProcessorDefaults] = {
 """Type without its ending → defaults."""
 ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 TYPES = {"vit": "ViT", "deit": "DeiT", "vit_mae": "ViT", "videomae": "VideoMAE", "dinov2": "Bit", "clip": "CLIP", "siglip": "Siglip"}
-"""`model_type` of a config → the type of a processor that does not name it, as early files do not."""
+"""`model_type` of a config → the type of a processor that does not name it, as in early files."""
 MIN_SQUEEZED_SIZE = 384
 CROP_PCT = 224 / 256
-"""Share of the short side that is kept, where a file of such a type states none."""
+"""Default of `crop_pct`, the share of the short side that is kept."""
 CLIPS = ("videomae",)
-"""Each `model_type` whose frames are resized by `models.media.clip_sampling`."""
+"""Values of `model_type` whose frames are resized by `models.media.clip_sampling`."""
 MAX_COLOUR = 1e6
 
 
 @dataclass(frozen=True)
 class Processor(StatedTransform):
-    """The preparation of images as a `preprocessor_config.json` states it."""
+    """Preparation of images of a `preprocessor_config.json`."""
 
     image_size: int = 0
     preparation: Mapping[str, Any] | None = None
     """The other fields of `Preprocess`, for images of `image_size`."""
 
-    def fields(self, size: int, given: ConfigFields) -> ConfigFields:
-        """Return the fields as `StatedTransform` does. Where another size was set by hand, the short side changes in proportion."""
+    def fields(self, size: int, overrides: ConfigFields) -> ConfigFields:
+        """Return the fields as `StatedTransform` does. If another size was set by hand, the short side changes in proportion."""
         found = dict(self.preparation or {})
         found["short_side"] = found["short_side"] * size // self.image_size
-        return {key: value for key, value in found.items() if key not in given}
+        return {key: value for key, value in found.items() if key not in overrides}
 
 
 def read(content: Mapping[str, Any], model_type: str, file: str = FILE) -> Processor:
-    """Raises CheckpointError that names a field which a bundle cannot express. file: the one that states the content."""
+    """Read a preparation of images. Raises CheckpointError that names a field which a bundle cannot express. file: name of the file."""
     try:
         return _read({name: value for name, value in content.items() if value is not None}, model_type, file)
     except ValueError as error:
@@ -86,23 +87,23 @@ def read(content: Mapping[str, Any], model_type: str, file: str = FILE) -> Proce
 
 
 def _read(content: Mapping[str, Any], model_type: str, file: str) -> Processor:
-    usual = _processor_defaults(content, model_type)
+    default = _processor_defaults(content, model_type)
     for name in ("do_resize", "do_rescale"):
         if not _flag(content, name, True):
             raise _refusal(name, False, "True")
     factor = content.get("rescale_factor", SCALE)
     if not isinstance(factor, int | float) or not SCALE - 1e-9 <= factor <= SCALE + 1e-9:
         raise _refusal("rescale_factor", factor, "1/255")
-    resample = content.get("resample", usual.resample)
+    resample = content.get("resample", default.resample)
     if not isinstance(resample, int | str) or resample not in INTERPOLATIONS:
         raise _refusal("resample", resample, "2 (bilinear) and 3 (bicubic)")
-    squared, short_side = _size(content.get("size", usual.size), usual.square)
+    squared, short_side = _size(content.get("size", default.size), default.square)
     if model_type in CLIPS and squared:
-        raise _refusal("size", content.get("size", usual.size), "a shortest_edge, of frames of clips")
+        raise _refusal("size", content.get("size", default.size), "a shortest_edge, of frames of clips")
     if model_type in CLIPS and INTERPOLATIONS[resample] != "bilinear":
         raise _refusal("resample", resample, "2 (bilinear), of frames of clips")
-    crop = _crop(content, usual)
-    if usual.by_share and not squared:
+    crop = _crop(content, default)
+    if default.by_share and not squared:
         crop, short_side, squared = short_side, _short_side(short_side, content), short_side >= MIN_SQUEEZED_SIZE
     if crop is None and not squared:
         raise _refusal("do_center_crop", False, "true where size is a shortest_edge: networks here see squares")
@@ -117,8 +118,8 @@ def _read(content: Mapping[str, Any], model_type: str, file: str) -> Processor:
             "short_side": short_side,
             "fit": ("squeeze" if side == short_side else "squeeze-crop") if squared else "crop",
             "interpolation": INTERPOLATIONS[resample],
-            "mean": _colours(content, "image_mean", usual.mean) if normalised else (0.0, 0.0, 0.0),
-            "std": _colours(content, "image_std", usual.std) if normalised else (1.0, 1.0, 1.0),
+            "mean": _colours(content, "image_mean", default.mean) if normalised else (0.0, 0.0, 0.0),
+            "std": _colours(content, "image_std", default.std) if normalised else (1.0, 1.0, 1.0),
         },
     )
 
@@ -127,50 +128,50 @@ def _processor_defaults(content: Mapping[str, Any], model_type: str) -> Processo
     stated = content.get("image_processor_type") or content.get("feature_extractor_type") or TYPES.get(model_type, "")
     name = next((str(stated).removesuffix(ending) for ending in ENDINGS if str(stated).endswith(ending)), str(stated))
     if name not in DEFAULTS:
-        raise _refusal("image_processor_type", stated, ", ".join(f"{known}ImageProcessor" for known in DEFAULTS))
+        raise _refusal("image_processor_type", stated, ", ".join(f"{accepted}ImageProcessor" for accepted in DEFAULTS))
     return DEFAULTS[name]
 
 
 def _size(value: Any, square: bool) -> tuple[bool, int]:
-    """Whether images are squeezed into a square, and its side, or that of the short side."""
+    """Return True if images are squeezed into a square, and its side, or that of the short side."""
     if isinstance(value, Mapping):
-        known = {key: side for key, side in value.items() if side is not None}
-        if known.keys() == {"height", "width"} and known["height"] == known["width"]:
-            square, value = True, known["height"]
-        elif known.keys() == {"shortest_edge"}:
-            square, value = False, known["shortest_edge"]
+        sides = {key: side for key, side in value.items() if side is not None}
+        if sides.keys() == {"height", "width"} and sides["height"] == sides["width"]:
+            square, value = True, sides["height"]
+        elif sides.keys() == {"shortest_edge"}:
+            square, value = False, sides["shortest_edge"]
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
         raise _refusal("size", value, f"an integer from 1 to {MAX_SIDE}, equal height and width, or a shortest_edge")
     return square, value
 
 
 def _short_side(side: int, content: Mapping[str, Any]) -> int:
-    """The short side before a crop to `side`."""
+    """Return the short side before a crop to `side`."""
     share = content.get("crop_pct", CROP_PCT)
     if type(share) not in (int, float) or not side / MAX_SIDE <= share <= 1:
         raise _refusal("crop_pct", share, "a share of an image, at most 1")
     return side if side >= MIN_SQUEEZED_SIZE else int(side / share)
 
 
-def _crop(content: Mapping[str, Any], usual: ProcessorDefaults) -> int | None:
-    if not _flag(content, "do_center_crop", usual.crop is not None):
+def _crop(content: Mapping[str, Any], default: ProcessorDefaults) -> int | None:
+    if not _flag(content, "do_center_crop", default.crop is not None):
         return None
-    squared, side = _size(content.get("crop_size", usual.crop), True)
+    squared, side = _size(content.get("crop_size", default.crop), True)
     if not squared:
         raise _refusal("crop_size", content["crop_size"], "a positive integer, or equal height and width")
     return side
 
 
-def _colours(content: Mapping[str, Any], name: str, usual: RGB) -> RGB:
-    value = content.get(name, usual)
+def _colours(content: Mapping[str, Any], name: str, default: RGB) -> RGB:
+    value = content.get(name, default)
     numbers = value if isinstance(value, list | tuple) else [value] * 3
     if len(numbers) != 3 or not all(type(part) in (int, float) and abs(part) < MAX_COLOUR for part in numbers):
         raise _refusal(name, value, "three numbers")
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
 
 
-def _flag(content: Mapping[str, Any], name: str, usual: bool) -> bool:
-    value = content.get(name, usual)
+def _flag(content: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = content.get(name, default)
     if not isinstance(value, bool):
         raise _refusal(name, value, "true or false")
     return value

@@ -1,4 +1,4 @@
-"""A published checkpoint becomes a bundle: find its family, infer its config, check that everything fits."""
+"""Import of published checkpoints as bundles: find the family, infer the config, check that everything fits."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from models.bundle_schema import LABELLED_TASKS, FileDigest, Preprocess
 from models.checkpoints import bundle_fields, hf_config, hf_folder, hf_image_processor, t5x, timm_transform
 from models.checkpoints import import_settings as settings
 from models.checkpoints.checkpoint_file import Checkpoint, CheckpointError, InvalidSetting, open_checkpoint
-from models.checkpoints.detect_family import choose, choose_class, choose_network
+from models.checkpoints.detect_family import choose_class, choose_family, choose_network
 from models.checkpoints.family import ConfigFields, Family, UnlikeFamily
-from models.checkpoints.fit_family import CheckpointFit, collapse_block_numbers, describe_mismatch, fit
+from models.checkpoints.fit_family import ONNX_ADVICE, CheckpointFit, collapse_block_numbers, describe_mismatch, fit
 from models.checkpoints.timm_transform import StatedTransform
-from models.checkpoints.unsupported import ONNX_ADVICE
 from models.registry import architectures
 
 
@@ -37,32 +36,33 @@ def import_checkpoint(
     license: str | None,
     origin: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[BundleSpec, dict[str, Tensor]]:
-    """Read a published checkpoint: the spec of a bundle, its weights still to be sealed by `bundle.write`, and the weights by our names.
+    """Return the spec of a bundle, without the digests of `bundle.write`, and the weights by our names.
 
-    file: also a folder, as the hub has them (`models.checkpoints.hf_folder`) or as T5X writes it. family: None to find it from the keys,
-    or from a folder's `config.json`. labels: None for those that such a folder states, or the architecture has, else "class 0", "class 1",
-    …. license: None for the one that a model card beside the weights states. overrides: config and preprocessing fields as written on a
-    command line, as `heads` = "4", `mean` = "0.5,0.5,0.5", `stride` = "2"; another `image_size` resizes the position table as the family
-    does. origin: further fields of the provenance, which say where the files came from.
-    Raises CheckpointError with a sentence for the user, WrongSetting where what was set by hand is wrong.
+    file: also a folder, as on the hub (`models.checkpoints.hf_folder`) or as T5X writes it. family: None to find it from the keys, or from
+    a folder's `config.json`. labels: None for those of such a folder, or of the architecture, else "class 0", "class 1", …. license: None
+    for that of the model card in the folder. overrides: config and preprocessing fields as on a command line, such as `heads` = "4", `mean`
+    = "0.5,0.5,0.5", `stride` = "2"; another `image_size` resizes the position table as the family does. origin: further fields of the
+    provenance, about the source of the files.
+
+    Raises CheckpointError with a sentence for the user, InvalidSetting for a wrong setting.
     """
     checkpoint = hf_folder.open_folder(file) if hf_folder.is_folder(file) else open_checkpoint(file)
-    given = settings.parse(overrides)
+    set_by_hand = settings.parse(overrides)
     try:
-        chosen = _family(file, checkpoint, family, given)
+        chosen = _family(file, checkpoint, family, set_by_hand)
     except CheckpointError:
-        settings.check(given)
+        settings.check(set_by_hand)
         raise
-    config_settings, input_settings = settings.split(chosen, given)
+    config_settings, input_settings = settings.split(chosen, set_by_hand)
     found = _fit(file, checkpoint, chosen, config_settings)
     config, architecture = found.config(), architectures()[chosen.architecture]
-    purpose = architecture.bundle_defaults
-    task = purpose.task(config)
-    classes = purpose.classes(config) if purpose.classes and task in LABELLED_TASKS else 0
+    defaults = architecture.bundle_defaults
+    task = defaults.task(config)
+    classes = defaults.classes(config) if defaults.classes and task in LABELLED_TASKS else 0
     stated = timm_transform.find_transform(file, checkpoint.description, classes)
     try:
-        names = bundle_fields.label_names(file, labels, checkpoint.labels if classes else (), purpose.names(config), classes)
-        inputs = bundle_fields.input_fields(chosen, purpose, config, input_settings, stated)
+        names = bundle_fields.label_names(file, labels, checkpoint.labels if classes else (), defaults.names(config), classes)
+        inputs = bundle_fields.input_fields(chosen, defaults, config, input_settings, stated)
         spec = BundleSpec(
             name=name,
             version=version,
@@ -73,7 +73,7 @@ def import_checkpoint(
             labels=names,
             license=license or checkpoint.license or "unknown",
             provenance=_provenance(file, checkpoint, chosen, overrides, config, names)
-            | _transform_provenance(chosen, stated, inputs["preprocess"], given, checkpoint)
+            | _transform_provenance(chosen, stated, inputs["preprocess"], set_by_hand, checkpoint)
             | dict(origin),
             ladder=bundle_fields.unmeasured_ladder(architecture, task, config, sees=inputs["preprocess"] is not None),
             weights=FileDigest(sha256="0" * 64, bytes=0),
@@ -85,37 +85,37 @@ def import_checkpoint(
     return spec, found.weights
 
 
-def _family(file: Path, checkpoint: Checkpoint, name: str | None, given: ConfigFields) -> Family:
+def _family(file: Path, checkpoint: Checkpoint, name: str | None, set_by_hand: ConfigFields) -> Family:
     config, network = (checkpoint.description.get(key) for key in (hf_config.KEY, hf_config.TIMM))
     if network is not None and name is None:
         return choose_network(file, network)
     if config is None:
-        return choose(file, checkpoint.weights, name, checkpoint.description, given)
+        return choose_family(file, checkpoint.weights, name, checkpoint.description, set_by_hand)
     if name is not None:
         raise InvalidSetting(f"family {name!r}: {file / hf_config.FILE} says which network it is; a family is for files without one")
     return choose_class(file, config)
 
 
-def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: ConfigFields) -> CheckpointFit:
-    """Raises CheckpointError unless everything fits and all heads are known."""
+def _fit(file: Path, checkpoint: Checkpoint, family: Family, set_by_hand: ConfigFields) -> CheckpointFit:
+    """Fit a checkpoint to its family. Raises CheckpointError unless everything fits and all numbers of heads are known."""
     published = checkpoint.weights
     try:
         described = family.described(checkpoint.description)
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
     try:
-        if family.own_size and "image_size" not in given:
+        if family.own_size and "image_size" not in set_by_hand:
             _check_size(file, published, family, described["image_size"])
-        found = fit(published, family, {**described, **given})
+        found = fit(published, family, {**described, **set_by_hand})
     except UnlikeFamily as error:
-        tidied = family.tidy(published)
-        missing, unexpected = family.table.unmatched(tidied), family.table.translate(tidied).unexpected
-        what = f"{describe_mismatch(missing, unexpected, [])}; {ONNX_ADVICE}" if unexpected else error
-        raise CheckpointError(f"{file}: does not fit {family.name}: {what}") from error
+        tidied = family.clean(published)
+        missing, unexpected = family.table.unmatched_rows(tidied), family.table.translate(tidied).unexpected
+        problem = f"{describe_mismatch(missing, unexpected, [])}; {ONNX_ADVICE}" if unexpected else error
+        raise CheckpointError(f"{file}: does not fit {family.name}: {problem}") from error
     except ValueError as error:
-        raise (InvalidSetting if given else CheckpointError)(f"{file}: {error}") from error
+        raise (InvalidSetting if set_by_hand else CheckpointError)(f"{file}: {error}") from error
     if not found.perfect:
-        raise CheckpointError(f"{file}: does not fit {family.name}: {found.complaint()}; {ONNX_ADVICE}")
+        raise CheckpointError(f"{file}: does not fit {family.name}: {found.mismatch_message()}; {ONNX_ADVICE}")
     for name, value in found.weights.items():
         if not value.isfinite().all():
             key = ", ".join(family.table.published_names(name))
@@ -123,68 +123,70 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: ConfigFields
     unknown = [name for name in family.head_fields if name not in found.fields]
     if unknown:
         widths = [name.replace("heads", "width") for name in unknown]
-        known = [f"{width.replace('_', ' ')} {found.fields[width]}" for width in widths if width in found.fields]
-        told = " and ".join(known) + (" do" if known[1:] else " does") if len(known) == len(unknown) else "its shapes do"
-        what = " and of ".join(name.replace("_", " ") for name in unknown)
+        found_widths = [f"{width.replace('_', ' ')} {found.fields[width]}" for width in widths if width in found.fields]
+        subject = " and ".join(found_widths) if len(found_widths) == len(unknown) else "its shapes"
+        verb = "does" if len(found_widths) == len(unknown) == 1 else "do"
+        heads, pronoun = " and of ".join(name.replace("_", " ") for name in unknown), "them" if unknown[1:] else "it"
         settings = " ".join(f"--set {name}=4" for name in unknown)
-        raise CheckpointError(f"{file}: {told} not tell the number of {what}: set {'them' if unknown[1:] else 'it'}, as in {settings}")
+        raise CheckpointError(f"{file}: {subject} {verb} not determine the number of {heads}: set {pronoun}, as in {settings}")
     return found
 
 
 def _check_size(file: Path, published: Mapping[str, Tensor], family: Family, stated: int) -> None:
-    """Raises CheckpointError where the position table is of another image size than the one stated, UnlikeFamily where there is none."""
-    own = family.config(family.table.translate(family.tidy(published)).weights, {})["image_size"]
-    if own != stated:
+    """Raise CheckpointError if the position table is of another image size than the stated one, UnlikeFamily if there is none."""
+    table_size = family.config(family.table.translate(family.clean(published)).weights, {})["image_size"]
+    if table_size != stated:
         raise CheckpointError(
-            f"{file}: image_size {stated} is not that of its position table, {own}; --set image_size={own} takes that of the table"
+            f"{file}: image_size {stated} is not that of its position table, {table_size}; "
+            f"--set image_size={table_size} takes that of the table"
         )
 
 
 def _provenance(
     file: Path, checkpoint: Checkpoint, family: Family, overrides: Mapping[str, str], config: Any, labels: Sequence[str]
 ) -> dict[str, Any]:
-    # SlowFast's files say more than keys and config: an export writes it back
-    said = {"cfg": checkpoint.description["cfg"]} if "cfg" in checkpoint.description else {}
-    absent = [name for name in family.beside if getattr(config, name) is None]
+    # SlowFast's files have more than keys and config: an export writes it again
+    described = {"cfg": checkpoint.description["cfg"]} if "cfg" in checkpoint.description else {}
+    absent = [name for name in family.sidecar_fields if getattr(config, name) is None]
     assumed = [name for name in family.assumed if name not in overrides]
     repeated = [label for label, count in Counter(labels).items() if count > 1]
-    found = [
+    notes_found = [
         *checkpoint.notes,
         *(
-            f"{name} {getattr(config, name)} is assumed, as published, since no weight tells it: --set {name}=… changes it"
+            f"{name} {getattr(config, name)} is assumed, as published, since no weight determines it: --set {name}=… changes it"
             for name in assumed
         ),
-        *([f"{', '.join(map(repr, repeated))}: the label of several classes, whose answers nobody can tell apart"] if repeated else []),
+        *([f"{', '.join(map(repr, repeated))}: the label of several classes, whose answers cannot be distinguished"] if repeated else []),
         *(f"{name} is in no file that was read: --set {name}={name}.npy puts it into the bundle" for name in absent),
     ]
-    notes = {"notes": found} if found else {}
+    notes = {"notes": notes_found} if notes_found else {}
     left_out = _dropped_keys(checkpoint.weights, family)
-    return {"file": file.name, "sha256": _sha256(file), "family": family.name, "set": dict(overrides), **said, **notes, **left_out}
+    return {"file": file.name, "sha256": _sha256(file), "family": family.name, "set": dict(overrides), **described, **notes, **left_out}
 
 
 def _transform_provenance(
-    family: Family, stated: StatedTransform, preprocess: Preprocess | None, given: ConfigFields, checkpoint: Checkpoint
+    family: Family, stated: StatedTransform, preprocess: Preprocess | None, set_by_hand: ConfigFields, checkpoint: Checkpoint
 ) -> dict[str, Any]:
-    """Where the preparation of images comes from, for the provenance."""
+    """Return the source of the preparation of images, for the provenance."""
     if preprocess is None:
         return {}
     if stated.source:
         return {"transform": f"read from {stated.source}"}
     file = "" if stated.note else hf_image_processor.FILE if hf_config.KEY in checkpoint.description else hf_config.FILE
-    assumed = timm_transform.describe_assumption(f"that of family {family.name}", preprocess.model_dump(), given, file)
+    assumed = timm_transform.describe_assumption(f"that of family {family.name}", preprocess.model_dump(), set_by_hand, file)
     found = "; ".join(filter(None, (stated.note, assumed)))
     return {"transform": found or "set by hand"}
 
 
 def _dropped_keys(published: Mapping[str, Tensor], family: Family) -> dict[str, list[str]]:
-    """Names what a file holds besides the model; nothing if the family reads keys under other names."""
-    tidied = family.tidy(published)
+    """Return the keys that a file has in addition to the model; nothing if the family reads keys under other names."""
+    tidied = family.clean(published)
     dropped = [key for key in published if key not in tidied]
     return {"left_out": collapse_block_numbers(dropped)} if dropped and len(dropped) + len(tidied) == len(published) else {}
 
 
 def _sha256(file: Path) -> str:
-    """SHA-256 of the file, or of a folder's file of weights, or of the index that names them."""
+    """Return the SHA-256 of a file, or of a folder's file of weights, or of the index that names them."""
     if file.is_dir():
         file = hf_folder.weights_file(file) if hf_folder.is_folder(file) else t5x.index_file(file)
     with file.open("rb") as stream:

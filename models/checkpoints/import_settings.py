@@ -1,4 +1,4 @@
-"""Settings that a user makes by hand, as `--set heads=4` on the command line."""
+"""Settings made by hand, such as `--set heads=4` on the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parse(overrides: Mapping[str, str]) -> ConfigFields:
 
 
 def check(settings: ConfigFields) -> None:
-    """Raises WrongSetting for what no family knows, which would keep a file from being recognised."""
+    """Raise InvalidSetting for a setting of no family, with which no file could be recognised."""
     configs = {field.name for one in architectures().values() for field in dataclasses.fields(one.config)}
     for name in sorted(set(settings) - configs - INPUT_FIELDS):
         close = get_close_matches(name, configs | INPUT_FIELDS, 1)
@@ -38,12 +38,12 @@ def check(settings: ConfigFields) -> None:
 
 
 def split(family: Family, settings: ConfigFields) -> tuple[ConfigFields, ConfigFields]:
-    """→ settings of the config, settings of the model's inputs. Raises WrongSetting for unknown ones."""
+    """Return settings of the config, and settings of the model's inputs. Raises InvalidSetting for unknown ones."""
     config_fields = {field.name for field in dataclasses.fields(architectures()[family.architecture].config)}
     unknown = sorted(set(settings) - config_fields - INPUT_FIELDS)
     if unknown:
-        known = ", ".join(sorted(config_fields | INPUT_FIELDS))
-        raise InvalidSetting(f"{', '.join(unknown)}: cannot be set; what can be is {known}")
+        accepted = ", ".join(sorted(config_fields | INPUT_FIELDS))
+        raise InvalidSetting(f"{', '.join(unknown)}: cannot be set; what can be is {accepted}")
     return (
         {key: value for key, value in settings.items() if key in config_fields},
         {key: value for key, value in settings.items() if key not in config_fields},
@@ -51,7 +51,7 @@ def split(family: Family, settings: ConfigFields) -> tuple[ConfigFields, ConfigF
 
 
 def _value(text: str) -> Any:
-    """JSON, `1,2,3` for a list, the numbers of a NumPy file whose name ends in `.npy`, else text."""
+    """Parse JSON, `1,2,3` as a list, the numbers of a NumPy file whose name ends in `.npy`, else text."""
     if text.endswith(".npy"):
         return _array(Path(text))
     for candidate in (text, f"[{text}]"):
@@ -63,7 +63,7 @@ def _value(text: str) -> Any:
 
 
 def _array(file: Path) -> Any:
-    """Its numbers as lists, without axes of length 1: the published `mean_std.npy` is (2, 1, K)."""
+    """Return the numbers of a file as lists, without axes of length 1: the published `mean_std.npy` is (2, 1, K)."""
     try:
         return np.load(file, allow_pickle=False).squeeze().tolist()
     except (OSError, ValueError, EOFError) as error:

@@ -1,9 +1,10 @@
-"""A table of key names translates a published checkpoint into ours and back.
+"""Tables of key names that translate published checkpoints to our names, and back.
 
-A table is a dict, published key → our key. In both, `{i}` stands for a block's number and `*` for one part of the name (weight or bias);
-in published keys `{ii}` for a number that has two digits at least.
-`{q,k,v}` in a published key names parts that are one matrix here: they are joined along the first axis in that order. Several published
-keys may have the same meaning; the first is the one that is written.
+A table is a dict, published key → our key. In both, `{i}` stands for a block's number and `*` for one part of the name (weight or bias); in
+published keys `{ii}` for a number that has two digits at least.
+
+`{q,k,v}` in a published key names parts that are one matrix here: they are joined along the first axis in that order. If several published
+keys have the same meaning, exports write the first.
 """
 
 from __future__ import annotations
@@ -24,71 +25,71 @@ class TranslatedWeights:
     weights: dict[str, Tensor]
     """Our name → tensor."""
     missing: list[str]
-    """Published keys that were needed and not there."""
+    """Published keys that were needed and are missing."""
     unexpected: list[str]
-    """Published keys that mean nothing to us."""
+    """Published keys without a meaning here."""
     unjoinable: list[str]
-    """Published keys of parts whose shapes do not go together."""
+    """Published keys of parts whose shapes do not fit together."""
 
 
 @dataclass(frozen=True)
 class KeyTable:
     keys: Mapping[str, str]
     swapped: frozenset[str] = field(default_factory=frozenset)
-    """Our keys whose first two axes are the other way round in the published file."""
+    """Our keys whose first two axes are swapped in published files."""
 
     @cached_property
     def _rules(self) -> list[_Rule]:
-        return [_Rule(theirs, ours) for theirs, ours in self.keys.items()]
+        return [_Rule(upstream_key, key) for upstream_key, key in self.keys.items()]
 
     def translate(self, published: Mapping[str, Tensor], needed: Iterable[str] = ()) -> TranslatedWeights:
-        """Published → ours. needed: our keys that must come out."""
+        """Translate published weights to ours. needed: our keys that must result."""
         parts: dict[str, dict[int, str]] = {}  # published keys
         counts: dict[str, int] = {}
         unexpected = []
         for key in published:
-            found = next((hit for rule in self._rules if (hit := rule.ours_of(key))), None)
+            found = next((hit for rule in self._rules if (hit := rule.find_key(key))), None)
             if found is None:
                 unexpected.append(key)
                 continue
-            ours, part, count = found
-            parts.setdefault(ours, {})[part] = key
-            counts[ours] = count
-        whole = {ours: [keys[i] for i in sorted(keys)] for ours, keys in parts.items() if len(keys) == counts[ours]}
-        pieces = {ours: [published[key] for key in keys] for ours, keys in whole.items()}
-        weights = {ours: self._swap(ours, _join(tensors)) for ours, tensors in pieces.items() if _are_joinable(tensors)}
+            name, part, count = found
+            parts.setdefault(name, {})[part] = key
+            counts[name] = count
+        complete = {name: [keys[i] for i in sorted(keys)] for name, keys in parts.items() if len(keys) == counts[name]}
+        pieces = {name: [published[key] for key in keys] for name, keys in complete.items()}
+        weights = {name: self._swap(name, _join(tensors)) for name, tensors in pieces.items() if _are_joinable(tensors)}
         absent = [name for name in dict.fromkeys([*needed, *parts]) if name not in weights]
         missing = [key for name in absent for key in self.published_names(name) if key not in published]
-        unjoinable = [key for ours, keys in whole.items() if ours not in weights for key in keys]
+        unjoinable = [key for name, keys in complete.items() if name not in weights for key in keys]
         return TranslatedWeights(weights, missing, unexpected, unjoinable)
 
-    def unmatched(self, published: Iterable[str]) -> list[str]:
-        """Rows of the table, as published keys with their placeholders, of which a file has none."""
-        used = {rule.ours for rule in self._rules for key in published if rule.ours_of(key)}
-        first = {rule.ours: rule.theirs for rule in reversed(self._rules)}
-        return [theirs for ours, theirs in reversed(first.items()) if ours not in used]
+    def unmatched_rows(self, published: Iterable[str]) -> list[str]:
+        """Return the rows of the table of which a file has no key, as published keys with their placeholders."""
+        used = {rule.key for rule in self._rules for key in published if rule.find_key(key)}
+        first = {rule.key: rule.upstream_key for rule in reversed(self._rules)}
+        return [upstream_key for key, upstream_key in reversed(first.items()) if key not in used]
 
     def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Ours → published. Raises KeyError for a name that the table does not have."""
+        """Translate our weights to published ones. Raises KeyError for a name that the table does not have."""
         published: dict[str, Tensor] = {}
-        for ours, value in weights.items():
-            names = self.published_names(ours)
+        for name, value in weights.items():
+            names = self.published_names(name)
             if not names:
-                raise KeyError(f"{ours} has no place in this format")
-            whole = self._swap(ours, value)
-            published.update(zip(names, whole.chunk(len(names)) if len(names) > 1 else [whole], strict=True))
+                raise KeyError(f"{name} has no place in this format")
+            published_value = self._swap(name, value)
+            published.update(zip(names, published_value.chunk(len(names)) if len(names) > 1 else [published_value], strict=True))
         return published
 
-    def published_names(self, ours: str) -> list[str]:
-        """The published key or keys that hold one of our tensors; empty if none does."""
-        return next((names for rule in self._rules if (names := rule.theirs_of(ours))), [])
+    def published_names(self, name: str) -> list[str]:
+        """Return the published key or keys of one of our tensors; empty if there is none."""
+        return next((names for rule in self._rules if (names := rule.upstream_keys_of(name))), [])
 
-    def _swap(self, ours: str, value: Tensor) -> Tensor:
-        return value.transpose(0, 1) if ours in self.swapped and value.dim() > 1 else value
+    def _swap(self, name: str, value: Tensor) -> Tensor:
+        return value.transpose(0, 1) if name in self.swapped and value.dim() > 1 else value
 
 
 def _are_joinable(pieces: Sequence[Tensor]) -> bool:
-    """Whether they are one tensor, or can be joined along the first axis."""
+    """Return True for one tensor, or several that can be joined along the first axis."""
     return len(pieces) == 1 or (all(piece.dim() for piece in pieces) and len({piece.shape[1:] for piece in pieces}) == 1)
 
 
@@ -97,26 +98,26 @@ def _join(pieces: Sequence[Tensor]) -> Tensor:
 
 
 class _Rule:
-    """One row of a table. Placeholders stand in the same order on both sides."""
+    """One row of a table. Placeholders are in the same order on both sides."""
 
-    def __init__(self, theirs: str, ours: str) -> None:
-        self.theirs, self.ours = theirs, ours
-        joined = re.search(r"\{([a-z,]+,[a-z,]+)\}", theirs)
+    def __init__(self, upstream_key: str, key: str) -> None:
+        self.upstream_key, self.key = upstream_key, key
+        joined = re.search(r"\{([a-z,]+,[a-z,]+)\}", upstream_key)
         self._parts = joined[1].split(",") if joined else [""]
-        self._theirs = [theirs.replace(joined[0], part) for part in self._parts] if joined else [theirs]
-        self._their_patterns = [_pattern(text) for text in self._theirs]
-        self._our_pattern = _pattern(ours)
+        self._upstream_keys = [upstream_key.replace(joined[0], part) for part in self._parts] if joined else [upstream_key]
+        self._upstream_patterns = [_pattern(text) for text in self._upstream_keys]
+        self._key_pattern = _pattern(key)
 
-    def ours_of(self, key: str) -> tuple[str, int, int] | None:
-        """(our key, which part of it, how many parts it has)."""
-        for part, pattern in enumerate(self._their_patterns):
+    def find_key(self, key: str) -> tuple[str, int, int] | None:
+        """Return our key, the index of the part, and the number of its parts; None for another key."""
+        for part, pattern in enumerate(self._upstream_patterns):
             if match := pattern.fullmatch(key):
-                return _fill(self.ours, match.groups()), part, len(self._parts)
+                return _fill(self.key, match.groups()), part, len(self._parts)
         return None
 
-    def theirs_of(self, key: str) -> list[str]:
-        match = self._our_pattern.fullmatch(key)
-        return [_fill(text, match.groups()) for text in self._theirs] if match else []
+    def upstream_keys_of(self, key: str) -> list[str]:
+        match = self._key_pattern.fullmatch(key)
+        return [_fill(text, match.groups()) for text in self._upstream_keys] if match else []
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -1,4 +1,4 @@
-"""The licence that a repository's model card states: the front matter of its `README.md`, as the hub reads it."""
+"""Licence of a repository from its model card: the front matter of its `README.md`, as the hub reads it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import yaml
 
 FILE = "README.md"
 MAX_FRONT_MATTER_BYTES = 1 << 20
-"""Length of a front matter that is read."""
+"""Maximum length of a front matter."""
 MAX_LICENCE_CHARS = 200
-"""Characters of a licence's name or address."""
+"""Maximum number of characters of a licence's name or address."""
 SPDX = {
     "apache-2.0": "Apache-2.0",
     "mit": "MIT",
     "bsd-2-clause": "BSD-2-Clause",
     "bsd-3-clause": "BSD-3-Clause",
 }
-"""The hub's names → SPDX's; those of Creative Commons differ in nothing but capitals."""
+"""SPDX's names by the hub's; those of Creative Commons differ only in capitals."""
 
 
 def read_licence(folder: Path) -> str:
-    """The licence by its SPDX name where it has one; for another its own name and address. Empty where the card states none."""
+    """Return the licence by its SPDX name if it has one; for another its own name and address. Empty if the card declares none."""
     card = _front_matter(folder / FILE)
     stated = card.get("license")
     names = [name for each in (stated if isinstance(stated, list) else [stated]) if (name := _text(each))]
@@ -37,19 +37,21 @@ def _spdx(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """A short string; empty for all else."""
+    """Return a short string; an empty one for all other values."""
     return value if isinstance(value, str) and value != "null" and len(value) <= MAX_LICENCE_CHARS and value.isprintable() else ""
 
 
 def _front_matter(file: Path) -> dict[str, Any]:
-    """The lines between the first one, `---`, and the next such line, with strings for all scalars: dates, numbers and merges, which may
-    be invalid or huge, are not looked at."""
+    """Return the fields between the first line, `---`, and the next such line, with strings for all scalars.
+
+    Dates, numbers and merges, which may be invalid or huge, are not parsed.
+    """
     if not file.is_file():  # a pipe or a device may be read for ever
         return {}
     try:
         with file.open(encoding="utf-8-sig", errors="replace") as stream:
             first, *lines = (line.rstrip() for line in stream.read(MAX_FRONT_MATTER_BYTES).split("\n"))
         content = yaml.load("\n".join(lines[: lines.index("---")]), yaml.BaseLoader) if first == "---" else {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # a ValueError where no line ends it
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # a ValueError if no line ends it
         return {}
     return content if isinstance(content, dict) else {}

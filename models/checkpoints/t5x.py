@@ -1,6 +1,6 @@
 """T5X checkpoints (FLIP): a folder with an index in Flax's MessagePack and, for each array, a folder in zarr format 2.
 
-Nothing is executed. Where an array lies is told by its name: the paths in the index are those of the machine that wrote it.
+Nothing is executed. The folder of an array follows from its name: the paths in the index are those of the machine that wrote it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 INDEX = "checkpoint"
 NDARRAY = 1
-"""Flax's extension type of an array that lies in the index itself; others are not weights."""
+"""Flax's extension type of an array in the index itself; others are not weights."""
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 INLINE_TYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")}
@@ -31,11 +31,11 @@ STORED_TYPES = {"<f8": "<f8", "<f4": "<f4", "<f2": "<f2", "bfloat16": "<i2", "<i
 """zarr's type → NumPy's, which has no bfloat16."""
 
 MAX_ARRAY_BYTES = 1 << 34
-"""Bytes: more than any published array has."""
+"""Maximum size of an array in bytes, more than any published array has."""
 
 
 class T5XError(Exception):
-    """The message says which file and why."""
+    """Error of a checkpoint; the message says which file and why."""
 
 
 class _ZArray(msgspec.Struct):
@@ -52,8 +52,8 @@ class _ZArray(msgspec.Struct):
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint in a folder: itself, or the one of the most steps among its `checkpoint_STEP` that have an index. None if there is
-    none."""
+    """Return the checkpoint in a folder: itself, or the one with most steps among its `checkpoint_STEP` that have an index. None without
+    one."""
     if (folder / INDEX).is_file():
         return folder
     found = ((re.fullmatch(r"checkpoint_(\d+)", path.name), path) for path in folder.iterdir() if (path / INDEX).is_file())
@@ -62,7 +62,7 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def index_file(folder: Path) -> Path:
-    """The index of the checkpoint that `find_checkpoint` finds. Raises T5XError."""
+    """Return the index of the checkpoint that `find_checkpoint` finds. Raises T5XError."""
     found = find_checkpoint(folder)
     if found is None:
         raise T5XError(f"{folder}: no T5X checkpoint")
@@ -70,7 +70,7 @@ def index_file(folder: Path) -> Path:
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """The parameters of a checkpoint by their places in the tree, joined by dots; in JAX's layouts. Raises T5XError."""
+    """Read the parameters of a checkpoint by their paths in the tree, joined by dots; in JAX's layouts. Raises T5XError."""
     index = folder / INDEX
     try:
         content = msgspec.msgpack.decode(index.read_bytes(), ext_hook=_extension)
@@ -95,49 +95,50 @@ def _extension(code: int, data: memoryview) -> Any:
 
 
 def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """(name, array in the index or description of one that is not)."""
+    """Yield (name, array) for arrays in the index, and (name, description) for the others."""
     for key, value in tree.items():
-        here = (*path, key)
+        subpath = (*path, key)
         if isinstance(value, Tensor) or "driver" in value:
-            yield ".".join(here), value
+            yield ".".join(subpath), value
         elif "__msgpack_chunked_array__" in value:  # Flax cuts arrays above a gigabyte
             chunks = [value["chunks"][str(number)].flatten() for number in range(len(value["chunks"]))]
-            yield ".".join(here), torch.cat(chunks).reshape([value["shape"][str(axis)] for axis in range(len(value["shape"]))])
+            yield ".".join(subpath), torch.cat(chunks).reshape([value["shape"][str(axis)] for axis in range(len(value["shape"]))])
         else:
-            yield from _leaves(value, here)
+            yield from _leaves(value, subpath)
 
 
 def _read_array(folder: Path, name: str) -> Tensor:
     if not PLAIN_NAME.fullmatch(name):
-        raise T5XError(f"{folder / INDEX}: {name!r} is no name of an array")
-    where = folder / f"target.{name}"
+        raise T5XError(f"{folder / INDEX}: {name!r} is not a name of an array")
+    array_folder = folder / f"target.{name}"
     try:
-        said = msgspec.json.decode((where / ".zarray").read_bytes(), type=_ZArray)
+        metadata = msgspec.json.decode((array_folder / ".zarray").read_bytes(), type=_ZArray)
     except (OSError, ValueError, msgspec.DecodeError) as error:
-        raise T5XError(f"{where}: its .zarray cannot be read ({error})") from error
-    shape, chunks = said.shape, said.chunks
-    if said.dtype not in STORED_TYPES or said.filters or (said.compressor and said.compressor.get("id") != "gzip"):
+        raise T5XError(f"{array_folder}: its .zarray cannot be read ({error})") from error
+    shape, chunks = metadata.shape, metadata.chunks
+    if metadata.dtype not in STORED_TYPES or metadata.filters or (metadata.compressor and metadata.compressor.get("id") != "gzip"):
         raise T5XError(
-            f"{where}: type {said.dtype}, compressor {said.compressor}, filters {said.filters}: only plain numbers in gzip are read"
+            f"{array_folder}: type {metadata.dtype}, compressor {metadata.compressor}, filters {metadata.filters}: "
+            "only plain numbers in gzip are read"
         )
-    numbers = np.dtype(STORED_TYPES[said.dtype])
+    numbers = np.dtype(STORED_TYPES[metadata.dtype])
     if len(shape) != len(chunks) or max(math.prod(shape), math.prod(chunks)) * numbers.itemsize > MAX_ARRAY_BYTES:
-        raise T5XError(f"{where}: shape {shape} in chunks {chunks} cannot be")
+        raise T5XError(f"{array_folder}: shape {shape} in chunks {chunks} cannot be")
 
     array: NDArray[Any] = np.empty(shape, numbers)
-    for place in itertools.product(*(range(math.ceil(size / chunk)) for size, chunk in zip(shape, chunks, strict=True))):
-        file = where / (said.dimension_separator.join(map(str, place)) or "0")
-        region = tuple(slice(i * chunk, min((i + 1) * chunk, size)) for i, chunk, size in zip(place, chunks, shape, strict=True))
+    for position in itertools.product(*(range(math.ceil(size / chunk)) for size, chunk in zip(shape, chunks, strict=True))):
+        file = array_folder / (metadata.dimension_separator.join(map(str, position)) or "0")
+        region = tuple(slice(i * chunk, min((i + 1) * chunk, size)) for i, chunk, size in zip(position, chunks, shape, strict=True))
         if file.is_file():
-            chunk = _read_chunk(file, math.prod(chunks) * numbers.itemsize, compressed=said.compressor is not None)
-            values = np.frombuffer(chunk, numbers).reshape(chunks, order=said.order)
-            array[region] = values[tuple(slice(part.stop - part.start) for part in region)]  # the last one may stick out
-        elif said.fill_value is not None:
-            array[region] = said.fill_value
+            chunk = _read_chunk(file, math.prod(chunks) * numbers.itemsize, compressed=metadata.compressor is not None)
+            values = np.frombuffer(chunk, numbers).reshape(chunks, order=metadata.order)
+            array[region] = values[tuple(slice(part.stop - part.start) for part in region)]  # the last chunk may extend beyond the array
+        elif metadata.fill_value is not None:
+            array[region] = metadata.fill_value
         else:
             raise T5XError(f"{file}: missing")
     tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if said.dtype == "bfloat16" else tensor
+    return tensor.view(torch.bfloat16) if metadata.dtype == "bfloat16" else tensor
 
 
 def _read_chunk(file: Path, size: int, *, compressed: bool) -> bytes:
@@ -152,7 +153,7 @@ def _read_chunk(file: Path, size: int, *, compressed: bool) -> bytes:
 
 
 def write(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Parameters by their places in the tree → a checkpoint of step 0 that `read` reads, each array in one gzipped chunk."""
+    """Write parameters by their paths in the tree as a checkpoint of step 0, which `read` reads, each array in one gzipped chunk."""
     folder.mkdir(parents=True)
     tree: dict[str, Any] = {}
     for name, value in weights.items():
@@ -165,9 +166,9 @@ def write(folder: Path, weights: Mapping[str, Tensor]) -> None:
     (folder / INDEX).write_bytes(msgspec.msgpack.encode(index))
 
 
-def _write_array(where: Path, value: Tensor) -> dict[str, Any]:
-    """Returns its metadata."""
-    where.mkdir()
+def _write_array(array_folder: Path, value: Tensor) -> dict[str, Any]:
+    """Write an array and return its metadata."""
+    array_folder.mkdir()
     half = value.dtype is torch.bfloat16
     array = (value.view(torch.int16) if half else value).contiguous().numpy()
     metadata = {
@@ -181,14 +182,14 @@ def _write_array(where: Path, value: Tensor) -> dict[str, Any]:
         "fill_value": None,
         "dimension_separator": ".",
     }
-    (where / ".zarray").write_text(json.dumps(metadata))
-    with gzip.open(where / (".".join("0" for _ in array.shape) or "0"), "wb", compresslevel=5) as stream:
+    (array_folder / ".zarray").write_text(json.dumps(metadata))
+    with gzip.open(array_folder / (".".join("0" for _ in array.shape) or "0"), "wb", compresslevel=5) as stream:
         stream.write(array.tobytes())
     return metadata
 
 
 def _description(name: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    """The index entry of an array in a folder: TensorStore's specification."""
+    """Return the index entry of an array in a folder: TensorStore's specification."""
     dtype = metadata["dtype"]
     return {
         "driver": "zarr",

@@ -1,4 +1,4 @@
-"""The validation transform of a checkpoint as timm states it: `pretrained_cfg`, in the file or in a `config.json` beside it."""
+"""Validation transforms of timm's checkpoints: `pretrained_cfg`, in the file or in a `config.json` in its folder."""
 
 from __future__ import annotations
 
@@ -9,76 +9,76 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.checkpoints.checkpoint_file import CheckpointError
+from models.checkpoints.checkpoint_file import CheckpointError, read_json
 from models.checkpoints.family import ConfigFields
 from models.checkpoints.hf_config import PROCESSOR
 
 FILES = ("config.json", "pretrained_cfg.json")
-"""Files beside a checkpoint that may state its transform, the first that does so counts."""
+"""Files in a checkpoint's folder that may state its transform, of which the first that does so counts."""
 KEY = "pretrained_cfg"
 FIT_BY_CROP_MODE = {"center": "crop", "squash": "squeeze"}
 """timm's `crop_mode` → `Preprocess.fit`."""
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASSUMABLE_FIELDS = ("short_side", "interpolation", "mean", "std")
-"""Fields of `Preprocess` that an assumption names, with the `--set` that changes them."""
+"""Fields of `Preprocess` that a note about an assumption names, with the `--set` that changes them."""
 
 
 @dataclass(frozen=True)
 class StatedTransform:
-    """A transform that somebody stated."""
+    """Transform that a file states."""
 
     source: str = ""
-    """The file that states it; empty: none does."""
+    """File that states it; empty: none does."""
     cfg: Mapping[str, Any] = field(default_factory=dict)
     """timm's `pretrained_cfg`."""
     note: str = ""
-    """A file that was not read, and why; empty: there is none."""
+    """File that was not read, and why; empty: there is none."""
 
-    def fields(self, size: int, given: ConfigFields) -> ConfigFields:
-        """Fields of `Preprocess` for images of `size` pixels. given: fields set by hand, which count instead.
+    def fields(self, size: int, overrides: ConfigFields) -> ConfigFields:
+        """Return fields of `Preprocess` for images of `size` pixels. overrides: fields set by hand, which count instead.
 
         Raises CheckpointError for a transform that a bundle cannot express.
         """
         found: ConfigFields = {}
         crop, mode, interpolation = (self.cfg.get(key) for key in ("crop_pct", "crop_mode", "interpolation"))
-        if crop is not None and "short_side" not in given:
+        if crop is not None and "short_side" not in overrides:
             found["short_side"] = math.floor(size / self._number("crop_pct", crop))
-        if mode is not None and "fit" not in given:
+        if mode is not None and "fit" not in overrides:
             found["fit"] = FIT_BY_CROP_MODE.get(str(mode))
-            whole = found["fit"] == "squeeze" and given.get("short_side", found.get("short_side", size)) == size
-            if found["fit"] is None or (found["fit"] == "squeeze" and not whole):
+            is_whole = found["fit"] == "squeeze" and overrides.get("short_side", found.get("short_side", size)) == size
+            if found["fit"] is None or (found["fit"] == "squeeze" and not is_whole):
                 raise CheckpointError(
                     f"{self.source}: crop_mode {mode!r} at crop_pct {crop} cannot be kept; --set fit=crop takes the centre"
                 )
-        if interpolation is not None and "interpolation" not in given:
+        if interpolation is not None and "interpolation" not in overrides:
             if interpolation not in INTERPOLATIONS:
                 raise CheckpointError(
                     f"{self.source}: interpolation {interpolation!r} cannot be kept; --set interpolation=bicubic is near it"
                 )
             found["interpolation"] = interpolation
-        return found | {key: self.cfg[key] for key in ("mean", "std") if self.cfg.get(key) is not None and key not in given}
+        return found | {key: self.cfg[key] for key in ("mean", "std") if self.cfg.get(key) is not None and key not in overrides}
 
     def _number(self, key: str, value: Any) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise CheckpointError(f"{self.source}: {key} {value!r} is no share of an image; --set short_side=… sets it by hand")
+            raise CheckpointError(f"{self.source}: {key} {value!r} is not a share of an image; --set short_side=… sets it by hand")
         return float(value)
 
 
 def find_transform(file: Path, description: Mapping[str, Any], classes: int) -> StatedTransform:
-    """The transform that a checkpoint's own description states, else one of FILES beside it. classes: of its head; 0: it has none.
+    """Return the transform in a checkpoint's own description, else in one of FILES in its folder. classes: of its head; 0: it has none.
 
-    A file beside it that is of a model with other classes is left out. Raises CheckpointError for a file that is not JSON.
+    A file of a model with another number of classes is skipped. Raises CheckpointError for a file that is not JSON.
     """
     if isinstance(processor := description.get(PROCESSOR), StatedTransform):
         return processor
-    own = _cfg(description)
-    if own:
-        return StatedTransform(file.name, own)
+    cfg_of_file = _cfg(description)
+    if cfg_of_file:
+        return StatedTransform(file.name, cfg_of_file)
     folder = file if file.is_dir() else file.parent
     for path in (folder / name for name in FILES):
         if not path.is_file():
             continue
-        content = _read(path)
+        content = read_json(path)
         cfg = _cfg(content) or (content if content.keys() & {"crop_pct", "crop_mode", "mean"} else {})
         stated = content.get("num_classes", cfg.get("num_classes"))
         if cfg and classes and isinstance(stated, int) and stated != classes:
@@ -88,14 +88,17 @@ def find_transform(file: Path, description: Mapping[str, Any], classes: int) -> 
     return StatedTransform()
 
 
-def describe_assumption(whose: str, preprocess: ConfigFields, given: ConfigFields, file: str) -> str:
-    """One sentence for an import whose transform nobody stated; empty where it was set by hand. whose: such as "that of
-    family timm"; preprocess: the fields that are assumed; file: the one that would have stated it, empty where it lies there unread."""
-    if not (left := [name for name in ASSUMABLE_FIELDS if name not in given]):
+def describe_assumption(source: str, preprocess: ConfigFields, overrides: ConfigFields, file: str) -> str:
+    """Describe an assumed transform in one sentence; empty if it was set by hand.
+
+    source: such as "that of family timm"; preprocess: the assumed fields; file: the one that could have stated it, empty if it exists and
+    was not read.
+    """
+    if not (left := [name for name in ASSUMABLE_FIELDS if name not in overrides]):
         return ""
     settings = " ".join(f"--set {name}={_text(preprocess[name])}" for name in left)
-    absent = f": no {file} beside the file states it" if file else ""
-    return f"the transform is assumed, {whose}{absent}; what changes it: {settings}"
+    absent = f": no {file} next to the file states it" if file else ""
+    return f"the transform is assumed, {source}{absent}; what changes it: {settings}"
 
 
 def _text(value: Any) -> str:
@@ -110,13 +113,3 @@ def _cfg(content: Mapping[str, Any]) -> Mapping[str, Any]:
         except ValueError:
             return {}
     return found if isinstance(found, Mapping) else {}
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__} where an object is needed")
-    return content

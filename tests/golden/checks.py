@@ -65,7 +65,7 @@ def full_sizes(system: str) -> dict[str, dict[str, Tensor]]:
 def loads_strictly(published: Mapping[str, Tensor], family: str) -> None:
     """Names and shapes of a full-size checkpoint are those of the model that its family builds for it."""
     found = fit(published, families()[family], {})
-    assert found.perfect, found.complaint()
+    assert found.perfect, found.mismatch_message()
     with torch.device("meta"):
         model = architectures()[families()[family].architecture].build(found.config())
     assert weight_mismatch(model, found.weights) is None
@@ -87,11 +87,11 @@ def detected_at_full_size(shapes: Mapping[str, list[int]]) -> nn.Module:
 def round_trips(published: Mapping[str, Tensor], family: str, settings: Mapping[str, object]) -> dict[str, Tensor]:
     """Import, export and import again: bit for bit the same. Returns what was exported."""
     first = fit(published, families()[family], dict(settings))
-    assert first.perfect, first.complaint()
+    assert first.perfect, first.mismatch_message()
     exported = families()[family].export(first.weights)
     assert all(torch.equal(published[key], value) for key, value in exported.items())
     second = fit(exported, families()[family], dict(settings))
-    assert second.perfect, second.complaint()
+    assert second.perfect, second.mismatch_message()
     assert first.weights.keys() == second.weights.keys()
     assert all(torch.equal(second.weights[name], value) for name, value in first.weights.items())
     return exported

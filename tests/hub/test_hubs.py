@@ -257,7 +257,7 @@ def test_an_index_of_weights_that_is_none_is_said(index: str, sentence: str, hub
     ("options", "sentence"),
     [
         (["--set", "legs=4"], "legs: cannot be set"),
-        (["--set", "heads=four"], "heads: 'four' is no number of heads"),
+        (["--set", "heads=four"], "heads: 'four' is not a number of heads"),
         (["--set", "short_side=1"], "short_side 1 is smaller than image_size 32"),
         (["--family", "timm"], "config.json says which network it is"),
         (["--family", "nobody"], "config.json says which network it is"),

@@ -168,7 +168,7 @@ def test_clip_classifier_answers_as_library_and_merges(changes: dict[str, Any], 
 def test_clip_frames_are_antialiased_without_preprocessor_file(tmp_path: Path) -> None:
     spec = imported(save(videomae(), tmp_path / "model")).spec
     assert spec.clip is not None and spec.clip.smooth
-    assert "no preprocessor_config.json beside the file states it" in spec.provenance["transform"]
+    assert "no preprocessor_config.json next to the file states it" in spec.provenance["transform"]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -296,7 +296,7 @@ def test_an_absent_file_of_several_is_named(tmp_path: Path) -> None:
     folder = save(vit(), tmp_path / "model", SQUARE, max_shard_size="40KB")
     lost = sorted(folder.glob("*-of-*.safetensors"))[0]
     lost.unlink()
-    with pytest.raises(CheckpointError, match=f"{lost.name} must lie beside it"):
+    with pytest.raises(CheckpointError, match=f"{lost.name} must be in its folder"):
         imported(folder)
 
 

@@ -285,7 +285,7 @@ def test_no_architecture_takes_more_than_a_line() -> None:
 
 def test_the_transform_says_where_it_comes_from(checkpoint: Path, tmp_path: Path) -> None:
     assumed = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "assumed")
-    assert "transform     the transform is assumed, that of family timm: no config.json beside the file states it" in assumed.stdout
+    assert "transform     the transform is assumed, that of family timm: no config.json next to the file states it" in assumed.stdout
     assert "--set short_side=35 --set interpolation=bicubic --set mean=0.5,0.5,0.5 --set std=0.5,0.5,0.5" in assumed.stdout
     file = tmp_path / "here" / "tiny.pth"
     file.parent.mkdir()
@@ -308,7 +308,7 @@ def test_what_no_weight_of_a_mavil_tells_is_asked_for_or_said(tmp_path: Path) ->
     lines = ended.stdout.splitlines()
     assert next(line for line in lines if line.startswith("clips ")).endswith("2 per second, smoothed when shrunk")
     assert [line for line in lines if line.startswith("note ")] == [
-        "note          mel_bins 128 is assumed, as published, since no weight tells it: --set mel_bins=… changes it",
-        "note          'Bird': the label of several classes, whose answers nobody can tell apart",
+        "note          mel_bins 128 is assumed, as published, since no weight determines it: --set mel_bins=… changes it",
+        "note          'Bird': the label of several classes, whose answers cannot be distinguished",
     ]
     assert read(tmp_path / "mavil/1").spec.labels[:2] == ["Bell, rung", "Bird"]

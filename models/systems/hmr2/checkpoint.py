@@ -110,7 +110,7 @@ FAMILY = Family(
     defaults={"proportional_attention": True},
     preprocess=resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD, "bilinear"),
     head_fields=("heads", "decoder_heads"),
-    tidy=tidy,
-    left_behind="the body mesh, which is licensed, and the adversary of training",
+    clean=tidy,
+    dropped_note="the body mesh, which is licensed, and the adversary of training",
     wrapper="state_dict",
 )

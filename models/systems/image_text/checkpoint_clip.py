@@ -98,7 +98,7 @@ def describe_vision(config: HFConfig, description: Mapping[str, Any]) -> ConfigF
 
 def describe_clip(description: Mapping[str, Any]) -> ConfigFields:
     """Read the fields of CLIPConfig that `config.json` declares and weights do not determine."""
-    config = HFConfig.of(description)
+    config = HFConfig.from_description(description)
     vision, text = (_section(config, name) for name in ("vision_config", "text_config"))
     vocabulary, end = text.integer("vocab_size", 49408), text.integer("eos_token_id", 49407)
     return {
@@ -123,7 +123,7 @@ CLIP = Family(
     table=KeyTable(KEYS),
     config=config,
     described=describe_clip,
-    tidy=add_batch_axes,
+    clean=add_batch_axes,
     resized=resize_positions,
     head_fields=HEAD_FIELDS,
     preprocess=resize_and_crop(1.0, CLIP_MEAN, CLIP_STD),
@@ -134,8 +134,8 @@ CLIP_VISION = Family(
     architecture="vit",
     table=KeyTable({**image_tower_keys("vision_model.", ""), **image_tower_keys("", "")}),
     config=lambda weights, settings: {"classes": 0, **vit_config(weights, settings)},
-    described=lambda description: describe_vision(HFConfig.of(description), description),
-    tidy=add_batch_axes,
+    described=lambda description: describe_vision(HFConfig.from_description(description), description),
+    clean=add_batch_axes,
     resized=resize_position_table,
     defaults={"pre_norm": True, "proportional_attention": True},
     preprocess=resize_and_crop(1.0, CLIP_MEAN, CLIP_STD),

@@ -77,17 +77,17 @@ def drop_head(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def describe_encoder(description: Mapping[str, Any]) -> ConfigFields:
-    config = HFConfig.of(description)
+    config = HFConfig.from_description(description)
     config.require("vision_use_head", True, True)
     return _describe_image_tower(config, description)
 
 
 def describe_classifier(description: Mapping[str, Any]) -> ConfigFields:
-    return _describe_image_tower(HFConfig.of(description).section("vision_config"), description)
+    return _describe_image_tower(HFConfig.from_description(description).section("vision_config"), description)
 
 
 def describe_pair(description: Mapping[str, Any]) -> ConfigFields:
-    config = HFConfig.of(description)
+    config = HFConfig.from_description(description)
     vision, text = config.section("vision_config"), config.section("text_config")
     vision.require("vision_use_head", True, True)
     return {
@@ -117,7 +117,7 @@ def pair_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> Config
 
 
 def _describe_image_tower(config: HFConfig, description: Mapping[str, Any]) -> ConfigFields:
-    with_defaults = HFConfig(DEFAULTS | dict(config.content), config.where)
+    with_defaults = HFConfig(DEFAULTS | dict(config.content), config.source)
     fields = describe_vision(with_defaults, description)
     return {**fields, "cut_edge": fields["image_size"] % with_defaults.integer("patch_size", 16) != 0}
 
@@ -137,7 +137,7 @@ VISION = Family(
     table=KeyTable({**image_tower_keys("vision_model."), **head_keys("vision_model."), **image_tower_keys(""), **head_keys("")}),
     config=lambda weights, settings: {"classes": 0, **vit_config(weights, settings)},
     described=describe_encoder,
-    tidy=add_batch_axes,
+    clean=add_batch_axes,
     resized=split_and_resize,
     defaults={"pool": Pool.ATTENTION, "proportional_attention": True},
     preprocess=preprocess,
@@ -149,7 +149,7 @@ PAIR = Family(
     table=KeyTable(PAIR_KEYS),
     config=pair_config,
     described=describe_pair,
-    tidy=add_batch_axes,
+    clean=add_batch_axes,
     resized=lambda weights, config: split_and_resize(weights, config, "vision."),
     head_fields=HEAD_FIELDS,
     preprocess=preprocess,
@@ -161,7 +161,7 @@ CLASSIFIER = Family(
     table=KeyTable({**image_tower_keys("vision_model."), "classifier.*": "head.*"}),
     config=vit_config,
     described=describe_classifier,
-    tidy=drop_head,
+    clean=drop_head,
     resized=resize_position_table,
     defaults={"pool": Pool.NORM_MEAN, "proportional_attention": True},
     preprocess=preprocess,

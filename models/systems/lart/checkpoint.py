@@ -64,9 +64,9 @@ FAMILY = Family(
     table=KeyTable(KEYS),
     config=config,
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    tidy=tidy,
+    clean=tidy,
     completed=completed,
-    left_behind="the body mesh, which is licensed",
-    beside=("mean_std",),
+    dropped_note="the body mesh, which is licensed",
+    sidecar_fields=("mean_std",),
     wrapper="state_dict",
 )

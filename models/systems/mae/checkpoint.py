@@ -72,7 +72,7 @@ PRETRAINING = Family(
     config=pretraining_config,
     preprocess=mae_preprocess,
     head_fields=AUTOENCODER_HEADS,
-    tidy=with_tables,
+    clean=with_tables,
     resized=at_another_size,
 )
 
@@ -92,7 +92,7 @@ TRANSFORMERS_KEYS = {
 
 def described(description: Mapping[str, Any]) -> ConfigFields:
     """Fields of MAEConfig that `config.json` of transformers states and weights do not tell."""
-    stated = HFConfig.of(description)
+    stated = HFConfig.from_description(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("qkv_bias", True, True)
     stated.require_colour()
@@ -112,7 +112,7 @@ TRANSFORMERS = replace(
     PRETRAINING,
     name="transformers ViTMAE",
     table=KeyTable(TRANSFORMERS_KEYS),
-    tidy=lambda published: published,
+    clean=lambda published: published,
     described=described,
     preprocess=squeeze,
 )

@@ -174,7 +174,7 @@ def videomae_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> Co
 
 def videomae_described(description: Mapping[str, Any]) -> ConfigFields:
     """The fields that `config.json` states and weights do not tell."""
-    stated = HFConfig.of(description)
+    stated = HFConfig.from_description(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("use_mean_pooling", True, True)
     stated.require_colour()

@@ -159,7 +159,7 @@ FAMILY = Family(
     config=config,
     defaults={"proportional_attention": False},
     preprocess=squeeze,
-    tidy=drop_pretraining,
+    clean=drop_pretraining,
     assumed=("frames", "mel_bins"),
 )
 

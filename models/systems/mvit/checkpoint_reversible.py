@@ -196,7 +196,7 @@ VIT = Family(
     resized=resize_position_table,
     defaults=REVERSIBLE,
     described=slowfast_config.make_describe(vit_fields),
-    tidy=drop_class_token,
+    clean=drop_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     headless=True,
     wrapper="model_state",
@@ -209,7 +209,7 @@ MVIT = Family(
     config=lambda weights, settings: slowfast_config.published_fields(weights, settings, PUBLISHED),
     resized=slowfast_config.resize_positions,
     described=slowfast_config.make_describe(mvit_fields),
-    tidy=drop_class_token,
+    clean=drop_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     wrapper="model_state",
 )

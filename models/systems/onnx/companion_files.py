@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from models.checkpoints import hf_config, hf_folder, timm_transform
 from models.checkpoints import hf_image_processor as processor
-from models.checkpoints.checkpoint_file import CheckpointError
+from models.checkpoints.checkpoint_file import CheckpointError, read_json
 from models.checkpoints.family import ConfigFields
 from models.checkpoints.timm_transform import ASSUMABLE_FIELDS, StatedTransform
 
@@ -67,7 +67,7 @@ def read_companions(file: Path, overrides: ConfigFields) -> CompanionFiles:
     """
     folders = companion_folders(file)
     folder = next((folder for folder in folders if (folder / hf_config.FILE).is_file()), None)
-    config = hf_folder.read_json(folder / hf_config.FILE) if folder else {}
+    config = read_json(folder / hf_config.FILE) if folder else {}
     name = _relative_path(folder or folders[0], folders[0], hf_config.FILE)
     if isinstance(config.get(hf_folder.NETWORK), str):
         classes = config.get("num_classes")

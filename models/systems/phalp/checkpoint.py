@@ -46,9 +46,9 @@ POSE = Family(
     table=KeyTable(POSE_KEYS),
     config=pose_config,
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    tidy=tidy_pose,
-    left_behind="a table of positions and a transformer that nothing uses",
-    beside=("mean_std",),
+    clean=tidy_pose,
+    dropped_note="a table of positions and a transformer that nothing uses",
+    sidecar_fields=("mean_std",),
     wrapper="state_dict",
 )
 
@@ -90,7 +90,7 @@ APPEARANCE = Family(
     config=appearance_config,
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     head_fields=(),
-    tidy=tidy_appearance,
+    clean=tidy_appearance,
     completed=complete_appearance,
-    left_behind="a first layer for four channels, a decoder of codes and a body regressor",
+    dropped_note="a first layer for four channels, a decoder of codes and a body regressor",
 )

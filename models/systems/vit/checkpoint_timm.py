@@ -79,7 +79,7 @@ CLIP = replace(
 CLIP_TOWER = replace(
     CLIP,
     name="timm CLIP image tower",
-    tidy=lambda published: {key: value for key, value in published.items() if not key.startswith("head.")},
+    clean=lambda published: {key: value for key, value in published.items() if not key.startswith("head.")},
     described=lambda description: {**describe_clip(description), "classes": 0},
 )
 """Family of towers pre-trained with texts: the head, a projection into the joint space, is dropped, as by `num_classes=0` in the

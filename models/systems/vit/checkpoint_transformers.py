@@ -80,7 +80,7 @@ def drop_mask_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 def describe(description: Mapping[str, Any]) -> ConfigFields:
     """Read the fields of ViTConfig that `config.json` declares and weights do not determine."""
-    declared = HFConfig.of(description)
+    declared = HFConfig.from_description(description)
     declared.require_colour()
     return {
         "image_size": image_size(description, 224),
@@ -93,7 +93,7 @@ def describe(description: Mapping[str, Any]) -> ConfigFields:
 
 def describe_dinov2(description: Mapping[str, Any]) -> ConfigFields:
     """Read DINOv2's fields of ViTConfig. The position table is resized to the images, in the library as here."""
-    declared = HFConfig.of(description)
+    declared = HFConfig.from_description(description)
     declared.require("use_swiglu_ffn", False, False)
     declared.require_colour()
     return {
@@ -132,7 +132,7 @@ VIT = Family(
     table=KeyTable({**add_prefix("vit.", ENCODER_KEYS), "classifier.*": "head.*"}),
     config=config,
     described=describe,
-    tidy=drop_pooler,
+    clean=drop_pooler,
     resized=resize_position_table,
     own_size=True,
     defaults={"proportional_attention": True},
@@ -165,7 +165,7 @@ DINOV2_FAMILY = replace(
     table=KeyTable({**add_prefix("dinov2.", DINOV2_KEYS), "classifier.*": "head.*"}),
     described=describe_dinov2,
     own_size=False,
-    tidy=drop_mask_token,
+    clean=drop_mask_token,
     resized=fold_layer_scale,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
 )

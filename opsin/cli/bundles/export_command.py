@@ -64,7 +64,7 @@ def export(
     typer.echo(f"tensors  {written.tensors}")
     if written.lacks:
         typer.echo(f"without  {written.lacks}")
-    for file in (output, *written.beside.values()):
+    for file in (output, *written.copies.values()):
         typer.echo(f"written  {file}")
     typer.echo(f"back     {_import_arguments(read(bundle).spec, bundle, output, written)} -o …")
 
@@ -75,7 +75,7 @@ def _import_arguments(spec: BundleSpec, bundle: Path, output: Path, written: Exp
     arguments += [argument for name, value in written.settings.items() for argument in ("--set", f"{name}={json.dumps(value)}")]
     arguments += ["--labels", str(bundle / "bundle.json")] if spec.labels else []
     if spec.text is not None:
-        arguments += ["--tokenizer", str(written.beside["tokenizer.json"]), "--templates", str(bundle / "bundle.json")]
+        arguments += ["--tokenizer", str(written.copies["tokenizer.json"]), "--templates", str(bundle / "bundle.json")]
     return shlex.join([*arguments, "--license", spec.license])
 
 

@@ -56,7 +56,7 @@ def captions_of(case: Case) -> tuple[Tensor, Tensor | None, Tensor | None] | Non
 def load(case: Case) -> CiT:
     config = cit_config(case.config)
     found = fit(read_checkpoint(case.checkpoint), families()[FAMILY_OF[config.tower]], vars(config))
-    assert found.perfect, found.complaint()
+    assert found.perfect, found.mismatch_message()
     model: Any = found.model()
     assert model.config == config
     return model  # type: ignore[no-any-return]

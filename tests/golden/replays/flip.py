@@ -50,7 +50,7 @@ def load(case: Case) -> FLIP:
         assert_same(read_checkpoint(folder), weights)
     config = flip_config(case.config)
     found = fit(weights, families()["flip"], vars(config))
-    assert found.perfect, found.complaint()
+    assert found.perfect, found.mismatch_message()
     model: Any = found.model()
     assert model.config == config
     return model  # type: ignore[no-any-return]

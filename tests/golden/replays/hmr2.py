@@ -32,7 +32,7 @@ def build(case: Case) -> HMR2:
         "focal": case.config.get("focal_length", FOCAL),
     }
     found = fit(read_checkpoint(case.checkpoint), families()["hmr2"], settings)
-    assert found.perfect, found.complaint()
+    assert found.perfect, found.mismatch_message()
     model = found.model()
     assert isinstance(model, HMR2)
     return model

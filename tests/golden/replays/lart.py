@@ -38,7 +38,7 @@ def build(case: Case) -> LART:
     config = case.config
     settings = {"frames": config["frame_length"], "heads": config["transformer"]["heads"]}
     found = fit(read_checkpoint(case.checkpoint), families()["lart"], settings)
-    assert found.perfect, found.complaint()
+    assert found.perfect, found.mismatch_message()
     model = found.model()
     enabled = config["extra_feat"]["enable"]
     assert ((model.config.joints is not None), (model.config.appearance is not None)) == ("joints_3D" in enabled, "apperance" in enabled)

@@ -30,7 +30,7 @@ def _vision(case: Case) -> Replayed:
     assert config.get("pool", "class token") == "class token"
     settings = ViTConfig(classes=config.get("num_classes", 0), qkv_bias=config.get("qkv_bias", True), **vision_fields(config))
     found = fit(read_checkpoint(case.checkpoint), families()["maws"], vars(settings))
-    assert found.perfect, found.complaint()
+    assert found.perfect, found.mismatch_message()
     return Replayed({"output": found.model()(case.inputs["img"]).logits})
 
 
@@ -73,7 +73,7 @@ def answers(case: Case, model: MAWSClip) -> Replayed:
 def load(case: Case) -> MAWSClip:
     config = clip_config(case.config)
     found = fit(read_checkpoint(case.checkpoint), families()["maws_clip"], vars(config))
-    assert found.perfect, found.complaint()
+    assert found.perfect, found.mismatch_message()
     model: Any = found.model()
     return model  # type: ignore[no-any-return]
 

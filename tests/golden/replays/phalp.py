@@ -37,7 +37,7 @@ def build(case: Case, config: dict[str, Any]) -> PosePredictor:
         "conv_padding": conv.get("pad", PosePredictorConfig.conv_padding),
     }
     found = fit(read_checkpoint(case.checkpoint), families()["phalp_pose"], settings)
-    assert found.perfect, found.complaint()
+    assert found.perfect, found.mismatch_message()
     model = found.model()
     assert isinstance(model, PosePredictor)
     assert model.config.frames == config["frame_length"]

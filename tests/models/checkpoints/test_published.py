@@ -362,11 +362,11 @@ def test_what_is_set_by_hand_wins() -> None:
         ("tome/vit_timm", {"family": "swag"}, r"does not fit swag: missing: class_token, .*; unexpected: cls_token, "),
         ("mae/pretrain_pixel", {"family": "mae"}, r"unexpected: mask_token, .*pre-training weights"),
         ("mae/finetune_gap", {"family": "timm"}, r"does not fit timm: unexpected: fc_norm\.weight, fc_norm\.bias|missing: norm"),
-        ("tome/vit_mae_gap", {"overrides": {}}, "width 32 does not tell the number of heads"),
+        ("tome/vit_mae_gap", {"overrides": {}}, "width 32 does not determine the number of heads"),
         (
             "mae/pretrain_pixel",
             {"overrides": {}},
-            "width 48 and decoder width 24 do not tell .* heads and of decoder heads: .* --set heads=4 --set decoder_heads=4",
+            "width 48 and decoder width 24 do not determine .* heads and of decoder heads: .* --set heads=4 --set decoder_heads=4",
         ),
         ("tome/vit_mae_gap", {"overrides": {"heads": "5"}}, "width 32 cannot be split into 5 heads"),
         ("tome/vit_mae_gap", {"overrides": {"heads": "many"}}, "heads: "),
@@ -412,5 +412,5 @@ def test_a_missing_part_of_a_joined_matrix_is_named() -> None:
 def test_a_grid_that_is_no_square_is_unlike_any_family() -> None:
     weights = ViT(SMALL).state_dict()
     weights["pos_embed"] = torch.zeros(1, 16, 32)
-    with pytest.raises(UnlikeFamily, match="15 patches, which is no square"):
+    with pytest.raises(UnlikeFamily, match="15 patches, which is not a square"):
         fit(weights, families()["timm"], {})

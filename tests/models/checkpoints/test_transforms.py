@@ -120,7 +120,7 @@ def test_settings_by_hand_come_before_what_is_stated(tmp_path: Path) -> None:
     [
         ({"interpolation": "lanczos"}, "config.json: interpolation 'lanczos' cannot be kept; --set interpolation=bicubic"),
         ({"crop_mode": "border"}, "config.json: crop_mode 'border' at crop_pct 0.9 cannot be kept; --set fit=crop"),
-        ({"crop_pct": "most"}, "config.json: crop_pct 'most' is no share of an image; --set short_side=… sets it by hand"),
+        ({"crop_pct": "most"}, "config.json: crop_pct 'most' is not a share of an image; --set short_side=… sets it by hand"),
     ],
 )
 def test_a_transform_that_cannot_be_kept_is_refused(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:

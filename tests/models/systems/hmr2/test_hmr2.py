@@ -56,7 +56,7 @@ def test_the_published_body_loads_strictly() -> None:
         body = SMPLBody()
     own = {key.removeprefix("smpl."): value for key, value in published.items() if key.startswith("smpl.")}
     body.load_state_dict(own, strict=True, assign=True)
-    kept = families()["hmr2"].tidy(published)
+    kept = families()["hmr2"].clean(published)
     assert not any(key.startswith(("smpl.", "discriminator.")) for key in kept)
 
 

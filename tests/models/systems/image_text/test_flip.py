@@ -302,7 +302,7 @@ def damage(folder: Path, how: str) -> None:
         ("huge", "cannot be"),
         ("order", r"target\.w: its \.zarray cannot be read \(Invalid enum value 'K' - at `\$\.order`\)"),
         ("no chunk", r"target\.w: its \.zarray cannot be read \(Expected `int` >= 1 - at `\$\.chunks\[0\]`\)"),
-        ("outside", "'/../w' is no name of an array"),
+        ("outside", "'/../w' is not a name of an array"),
         ("no index", "no index of a T5X checkpoint"),
         ("no text", "no index of a T5X checkpoint"),
     ],

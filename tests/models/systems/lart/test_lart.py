@@ -105,12 +105,12 @@ def test_the_family_is_found_from_the_keys() -> None:
 def test_a_file_whose_shapes_do_not_tell_the_heads_asks_for_them() -> None:
     arguments: dict[str, Any] = {"family": None, "labels": None, "name": "lart", "version": "1", "license": "unknown"}
     file = CASES / "pose_appearance" / "checkpoint.pth"
-    with pytest.raises(CheckpointError, match="its shapes do not tell the number of heads: set it, as in --set heads=4"):
+    with pytest.raises(CheckpointError, match="its shapes do not determine the number of heads: set it, as in --set heads=4"):
         import_checkpoint(file, overrides={}, **arguments)
     with pytest.raises(CheckpointError, match="24 channels, which 5 heads cannot share"):
         import_checkpoint(file, overrides={"heads": "5"}, **{**arguments, "family": "lart"})
     for heads in ("many", "0", "-2"):
-        with pytest.raises(CheckpointError, match=f"heads: '?{heads}'? is no number of heads"):
+        with pytest.raises(CheckpointError, match=f"heads: '?{heads}'? is not a number of heads"):
             import_checkpoint(file, overrides={"heads": heads}, **arguments)
     with pytest.raises(CheckpointError, match="frames: 17 where the position table has 16"):
         import_checkpoint(file, overrides={"heads": "2", "frames": "17"}, **arguments)
@@ -148,7 +148,7 @@ def test_names_of_compiled_training_or_without_prefix_load() -> None:
         {key.removeprefix("encoder."): value for key, value in published.items()},
     ):
         found = fit(spelling, families()["lart"], {"heads": 4})
-        assert found.perfect, found.complaint()
+        assert found.perfect, found.mismatch_message()
         assert all(torch.equal(found.weights[name], value) for name, value in expected.weights.items())
 
 
@@ -221,7 +221,7 @@ def test_a_single_wide_head_is_read_from_a_checkpoint() -> None:
     exported = families()["lart"].export(model.state_dict())
     assert not any("to_out" in key for key in exported)
     found = fit(exported, families()["lart"], {})
-    assert found.perfect and found.config().heads == 1, found.complaint()
+    assert found.perfect and found.config().heads == 1, found.mismatch_message()
 
 
 def test_undetected_people_have_no_influence_and_inputs_are_kept() -> None:

@@ -299,7 +299,7 @@ def test_a_file_that_lacks_a_head_says_so() -> None:
     published["stranger.weight"] = torch.zeros(1)
     found = fit(published, families()["mavil"], {"mel_bins": 32})
     assert (found.missing, found.unexpected) == (["head_av.bias"], ["stranger.weight"])
-    assert "cannot classify before they are fine-tuned" in found.complaint()
+    assert "cannot classify before they are fine-tuned" in found.mismatch_message()
 
 
 def test_classifier_with_decoders_is_imported_without_them(tmp_path: Path) -> None:

@@ -454,5 +454,5 @@ def test_so_do_oblong_patches_which_a_file_tells() -> None:
     model = built(replace(SMALL_VIT, image_width=32, patch_width=8))
     assert model.eval()(torch.randn(1, 3, 16, 32)).logits.shape == (1, 5)
     found = fit(families()["rev_vit"].export(model.state_dict()), families()["rev_vit"], {"heads": 4, "image_size": 16, "image_width": 32})
-    assert found.perfect, found.complaint()
+    assert found.perfect, found.mismatch_message()
     assert (found.config().patch_shape, found.config().patches) == ((SMALL_VIT.patch_size, 8), 16)

@@ -222,7 +222,7 @@ def test_a_config_of_other_classes_counts_for_nothing(config: dict[str, Any], tm
     assert str(refused.value) == f"{question} ({OTHER})"
     spec = imported(tmp_path, model, "classify").spec
     assert spec.labels[0] == "class 0" and spec.image_preprocess.short_side == 18
-    assert OTHER in str(spec.provenance) and ("beside the file" in spec.provenance["transform"]) is (config is HUB)
+    assert OTHER in str(spec.provenance) and ("next to the file" in spec.provenance["transform"]) is (config is HUB)
 
 
 def test_the_size_of_a_config_of_other_classes_is_not_taken(tmp_path: Path) -> None:
