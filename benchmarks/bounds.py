@@ -74,10 +74,10 @@ def layouts(kind: Literal["forward", "process"]) -> list[LoopLayout]:
 def decoder(preprocess: Preprocess) -> Decode:
     """Return the gateway's function from an encoded image to pixels at model size."""
     limit = int(Settings.model_fields["max_pixels"].default)
-    safe = images.Decoder(limit)
+    safe = images.ImageDecoder(limit)
 
     def decode(picture: bytes) -> ModelPixels:
-        with safe.decoded(picture) as image:
+        with safe.decode(picture) as image:
             return images.to_model_size(image, preprocess, limit)
 
     return decode

@@ -39,7 +39,7 @@ from models.loading import LoadedStepwiseModel, load
 from models.media import patchmatch
 from models.media.patchmatch_program import compute_level
 from server.media import masks
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.tasks.base import File
 from server.tasks.inpaint.schema import METHODS, InpaintOptions
 from server.tasks.inpaint.task import Inpaint
@@ -136,7 +136,7 @@ class InProcessService:
         steps = load(opened, packed=True).steps
         assert steps is not None
         self._steps: LoadedStepwiseModel = steps
-        self._task, self._decoder = Inpaint(), Decoder(50_000_000)
+        self._task, self._decoder = Inpaint(), ImageDecoder(50_000_000)
 
     def chosen(self, case: HoleCase) -> str:
         """Return the method that `auto` becomes."""

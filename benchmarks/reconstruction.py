@@ -44,8 +44,8 @@ from models.registry import read_config
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.steps import ReconstructionSteps, query_macs
-from server.media.depth import Camera, focal_length
-from server.media.images import Decoder
+from server.media.depth import PinholeCamera, focal_length
+from server.media.images import ImageDecoder
 from server.tasks.base import Arrays
 from server.tasks.reconstruct.schema import ReconstructOptions, ReconstructPlan
 from server.tasks.reconstruct.task import Reconstruct
@@ -193,7 +193,7 @@ def prepare(
 ) -> tuple[Arrays, ReconstructPlan]:
     camera: Any = {"fov": FOV} if "depth" in files else {}
     plan = TASK.plan(ReconstructOptions(spacing=spacing, mode=mode, **camera), bundle.spec)  # type: ignore[arg-type]
-    decoder = Decoder(50_000_000)
+    decoder = ImageDecoder(50_000_000)
     return TASK.prepare(files, plan, bundle.spec, decoder)[0] if latent is None else TASK.prepare_followup(
         latent, plan, decoder.limits
     ), plan
@@ -337,7 +337,7 @@ def read_scenes(folder: Path) -> Iterator[tuple[str, Files]]:
         else:
             camera = json.loads((scene / "camera.json").read_text(encoding="utf-8"))
             depth = np.load(scene / "depth.npy", allow_pickle=False).astype(np.float32)
-            points = Camera(*camera["focal"], *camera["centre"]).unproject(np.where(depth > 0, depth, np.float32(np.nan)))
+            points = PinholeCamera(*camera["focal"], *camera["centre"]).unproject(np.where(depth > 0, depth, np.float32(np.nan)))
         mask = {"mask": (scene / "mask.png").read_bytes()} if (scene / "mask.png").is_file() else {}
         yield scene.name, {"image": image, "points": _npy(points), **mask}
 

@@ -11,7 +11,7 @@ from models.bundle import BundleSpec, write  # noqa: E402
 from models.bundle_schema import Clip, FileDigest, Preprocess, QuerySpace, Sound, TextSpec  # noqa: E402
 from models.registry import Architecture, BundleDefaults, System  # noqa: E402
 from server.media import images  # noqa: E402
-from server.media.images import Decoder  # noqa: E402
+from server.media.images import ImageDecoder  # noqa: E402
 from server.media.limits import ExcessivePart, InvalidPart  # noqa: E402
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor  # noqa: E402
 from server.tasks.capabilities import (  # noqa: E402
@@ -40,12 +40,12 @@ __all__ = [
     "Clip",
     "ControlsBatching",
     "Counts",
-    "Decoder",
     "EchoesArrays",
     "ExcessiveOption",
     "ExcessivePart",
     "File",
     "FileDigest",
+    "ImageDecoder",
     "InvalidOption",
     "InvalidPart",
     "Item",

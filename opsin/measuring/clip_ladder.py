@@ -20,7 +20,7 @@ from models.bundle_schema import Metric
 from models.layers.stepwise import InvalidInput
 from models.loading import LoadedStepwiseModel, StepOutputs, load
 from opsin.measuring.ladder import BATCH_SIZE, OFF, ROUNDS, Quality, Throughput
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.media.limits import MediaError
 from server.tasks.classify.clips import ClassifyClips, ClassifyClipsPlan, Use
 from server.tasks.options import InvalidOption
@@ -58,7 +58,7 @@ def measure_recordings(
     bundle: Bundle,
     use: Use,
     recordings: Sequence[LabelledRecording],
-    decoder: Decoder,
+    decoder: ImageDecoder,
     device: torch.device,
     advance: Callable[[int], object] = lambda count: None,
 ) -> Quality:
@@ -173,7 +173,7 @@ def _merges(plan: ClassifyClipsPlan) -> bool:
     return any(plan.schedule) or any(plan.schedule_sight or ())
 
 
-def _prepare(task: ClassifyClips, recording: LabelledRecording, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> Arrays:
+def _prepare(task: ClassifyClips, recording: LabelledRecording, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: ImageDecoder) -> Arrays:
     """Return the arrays that a worker would receive for a recording."""
     try:
         item = {part: file.read_bytes() for part, file in recording.files.items()}

@@ -40,8 +40,8 @@ from server.http.middleware import RequestMiddleware
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import CLIENT_CLOSED_REQUEST, allowed_methods
 from server.http.url_allowlist import host_and_port
-from server.media.images import Decoder
-from server.media.limits import Limits
+from server.media.images import ImageDecoder
+from server.media.limits import MediaLimits
 from server.queue.errors import RedisAway
 from server.queue.gateway.dispatcher import Dispatcher
 from server.quoting import QUOTED
@@ -73,8 +73,8 @@ def create_app(settings: Settings) -> GatewayApp:
     ticks = Ticks()
     heavy = HeavyClients()
     turns = FairExecutor(len(os.sched_getaffinity(0)), heavy=heavy)
-    limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits, settings.sound_limits)
-    decoder = Decoder(settings.max_pixels, limits=limits)
+    limits = MediaLimits(settings.max_points, settings.max_queries, settings.clip_limits, settings.sound_limits)
+    decoder = ImageDecoder(settings.max_pixels, limits=limits)
     presenting = Presenting(dispatcher.scenes, turns, decoder.budget)
     gateway = Gateway(
         settings=settings,

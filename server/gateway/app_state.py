@@ -22,7 +22,7 @@ from server.gateway.jobs.event_subscriptions import EventSubscriptions
 from server.gateway.jobs.service import Jobs
 from server.gateway.status import Status
 from server.http.sse import EventStream
-from server.media.limits import Limits
+from server.media.limits import MediaLimits
 from server.queue.gateway.dispatcher import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Gateway:
     settings: Settings
-    limits: Limits
+    limits: MediaLimits
     dispatcher: Dispatcher
     directory: Directory
     admission: Admission

@@ -26,76 +26,79 @@ from PIL import Image, ImageDraw, ImageFont
 from models.media import video_program
 from models.people.keypoints import BONES
 from models.processes import confined_process  # which also imports what PyAV would import too late
-from server.media.video import LENGTH, Drawn
+from server.media.video import LENGTH, PersonAnnotation
 
 TIME_BASE = Fraction(1, 90_000)
 NEAR_S = 0.06
-"""A frame shows what was seen of a person at most so many seconds away from it."""
+"""Maximum time between a frame and the sighting of a person that it shows."""
 GAP_S = 0.5
-"""Longest time without a sighting over which a person's place is interpolated."""
-DASH = 8.0
-"""Pixels of a dash, and of the space behind it."""
-LEAST_SCORE = 0.2
-"""Keypoints of a lower score are not drawn."""
+"""Maximum time without a sighting over which a person's position is interpolated."""
+DASH_PIXELS = 8.0
+"""Length of a dash, and of the gap after it."""
+MIN_KEYPOINT_SCORE = 0.2
+"""Minimum score of keypoints that are drawn."""
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#e6beff")
 COPIED_SOUND = frozenset({"aac", "mp3", "opus", "ac3"})
-"""Codecs that MP4 holds."""
+"""Codecs that MP4 can hold."""
 AAC_RATES = frozenset({7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
-"""Samples a second."""
+"""Sample rates of AAC in hertz."""
 USUAL_RATE = 48_000
 ENCODERS = (
     ("libx264", 16_384, {"preset": "veryfast", "crf": "23"}),
     ("libvpx-vp9", 65_535, {"crf": "33", "b": "0", "cpu-used": "6", "row-mt": "1"}),
 )
-"""Each with the longest side that it takes."""
+"""Encoders in order of preference, each with the maximum side of a frame in pixels."""
 
 
 @dataclass(frozen=True)
-class Place:
+class PersonPosition:
     box: Sequence[float]
     pose: Sequence[float]
-    """Empty where there is none."""
+    """Empty if there is none."""
     interpolated: bool
-    """Nobody was seen there; drawn dashed."""
+    """Whether no one was seen there; drawn dashed."""
 
 
 @dataclass(frozen=True)
-class DrawnPerson:
-    drawn: Drawn
+class AnnotatedPerson:
+    annotation: PersonAnnotation
     times: Sequence[float]
 
-    def at(self, time: float) -> Place | None:
-        """The nearest box and pose; between two sightings that are not near, where they would be halfway from one to the other."""
+    def position_at(self, time: float) -> PersonPosition | None:
+        """Return the nearest box and pose. Interpolate between two sightings if neither is near; return None if they are too far apart."""
         after = bisect_left(self.times, time)
-        beside = [i for i in (after - 1, after) if 0 <= i < len(self.times)]
-        near = [i for i in beside if abs(self.times[i] - time) <= NEAR_S]
+        neighbours = [i for i in (after - 1, after) if 0 <= i < len(self.times)]
+        near = [i for i in neighbours if abs(self.times[i] - time) <= NEAR_S]
         if near:
             return self._place(min(near, key=lambda i: abs(self.times[i] - time)))
-        if len(beside) < 2 or self.times[after] - self.times[after - 1] > GAP_S:
+        if len(neighbours) < 2 or self.times[after] - self.times[after - 1] > GAP_S:
             return None
         before, behind = self._place(after - 1), self._place(after)
         share = (time - self.times[after - 1]) / (self.times[after] - self.times[after - 1])
-        return Place(_between(before.box, behind.box, share), _between(before.pose, behind.pose, share), interpolated=True)
+        return PersonPosition(_between(before.box, behind.box, share), _between(before.pose, behind.pose, share), interpolated=True)
 
-    def _place(self, index: int) -> Place:
-        return Place(self.drawn.boxes[index][1:], self.drawn.poses[index][1:] if self.drawn.poses else (), interpolated=False)
+    def _place(self, index: int) -> PersonPosition:
+        return PersonPosition(
+            self.annotation.boxes[index][1:], self.annotation.poses[index][1:] if self.annotation.poses else (), interpolated=False
+        )
 
     def lines(self, time: float) -> Sequence[str]:
-        return next((lines for start, end, lines in self.drawn.texts if start <= time < end), ())
+        return next((lines for start, end, lines in self.annotation.texts if start <= time < end), ())
 
 
 def main() -> None:
-    asked = confined_process.receive_request()
+    request = confined_process.receive_request()
     font = ImageFont.load_default(14.0)
     ImageDraw.Draw(Image.new("RGB", (8, 8))).text((0, 0), "0", font=font)
     data = memoryview(os.fdopen(0, "rb").read())
     (length,) = LENGTH.unpack(data[: LENGTH.size])
     people = [
-        DrawnPerson(Drawn(**one), [box[0] for box in one["boxes"]]) for one in json.loads(bytes(data[LENGTH.size : LENGTH.size + length]))
+        AnnotatedPerson(PersonAnnotation(**one), [box[0] for box in one["boxes"]])
+        for one in json.loads(bytes(data[LENGTH.size : LENGTH.size + length]))
     ]
     confined_process.confine()
     try:
-        made = _make(io.BytesIO(data[LENGTH.size + length :]), asked, people, font)
+        made = _make(io.BytesIO(data[LENGTH.size + length :]), request, people, font)
     except (av.error.FFmpegError, ValueError, OverflowError, MemoryError, video_program.MediaRefused) as error:
         confined_process.write_message({"error": str(error) or type(error).__name__})
         return
@@ -103,21 +106,21 @@ def main() -> None:
     confined_process.write_payload(made)
 
 
-def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[DrawnPerson], font: Any) -> memoryview:
+def _make(file: io.BytesIO, request: Mapping[str, Any], people: Sequence[AnnotatedPerson], font: Any) -> memoryview:
     output = io.BytesIO()
     with (
-        video_program.open_file(file, asked["demuxer"]) as source,
+        video_program.open_file(file, request["demuxer"]) as source,
         av.open(output, "w", format="mp4") as made,
     ):
         picture = video_program.video_stream(source)
-        picture.codec_context.options = {"max_pixels": str(asked["most_pixels"])}
-        sound = AudioTrack.of(source, made)
+        picture.codec_context.options = {"max_pixels": str(request["most_pixels"])}
+        sound = AudioTrack.open(source, made)
         streams = [picture] if sound is None else [picture, sound.stream]
         writer: Writer | None = None
         for packet in video_program.packets(source, streams):
             if packet.stream is not picture:
                 assert sound is not None
-                sound.take(packet, made, writer.begin if writer else None)
+                sound.take(packet, made, writer.start if writer else None)
                 continue
             for frame in _frames(packet):
                 if writer is None:
@@ -126,7 +129,7 @@ def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[DrawnPers
         if writer is None:
             raise ValueError("no frame of it can be decoded")
         if sound is not None:
-            sound.end(made, writer.begin)
+            sound.end(made, writer.start)
         writer.end()
     return output.getbuffer()
 
@@ -139,11 +142,11 @@ def _frames(packet: Any) -> Iterator[Any]:
 
 
 class Writer:
-    """Draws into frames and encodes them."""
+    """A writer that draws into frames and encodes them."""
 
-    def __init__(self, made: OutputContainer, first: VideoFrame, source: VideoStream, people: Sequence[DrawnPerson], font: Any) -> None:
-        self.begin = video_program.seconds(first.pts, first.time_base)
-        """Seconds, of the first frame."""
+    def __init__(self, made: OutputContainer, first: VideoFrame, source: VideoStream, people: Sequence[AnnotatedPerson], font: Any) -> None:
+        self.start = video_program.seconds(first.pts, first.time_base)
+        """Time of the first frame in seconds."""
         self._made = made
         self._people = people
         self._font = font
@@ -156,9 +159,9 @@ class Writer:
 
     def take(self, frame: VideoFrame) -> None:
         time = video_program.seconds(frame.pts, frame.time_base)
-        stamp = self._last + self._step if frame.pts is None else int((time - self.begin) / TIME_BASE)
+        stamp = self._last + self._step if frame.pts is None else int((time - self.start) / TIME_BASE)
         self._last = max(stamp, self._last + 1)
-        pixels = self._drawn(video_program.upright(frame, self._size), self._last * float(TIME_BASE))
+        pixels = self._draw_people(video_program.upright(frame, self._size), self._last * float(TIME_BASE))
         encoded = VideoFrame.from_ndarray(pixels, format="rgb24")
         encoded.pts, encoded.time_base = self._last, TIME_BASE
         self._made.mux(self._stream.encode(encoded))
@@ -166,13 +169,13 @@ class Writer:
     def end(self) -> None:
         self._made.mux(self._stream.encode(None))
 
-    def _drawn(self, pixels: np.ndarray, time: float) -> np.ndarray:
+    def _draw_people(self, pixels: np.ndarray, time: float) -> np.ndarray:
         image = Image.fromarray(pixels)
         canvas = ImageDraw.Draw(image)
         for person in self._people:
-            place = person.at(time)
+            place = person.position_at(time)
             if place is not None:
-                _draw(canvas, person.drawn.person, place, person.lines(time), self._font)
+                _draw(canvas, person.annotation.person, place, person.lines(time), self._font)
         height, width, _ = pixels.shape
         return np.pad(np.asarray(image), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # encoders take even sizes only
 
@@ -181,15 +184,15 @@ def _between(a: Sequence[float], b: Sequence[float], share: float) -> list[float
     return [one + share * (other - one) for one, other in zip(a, b, strict=True)]
 
 
-def _draw(canvas: ImageDraw.ImageDraw, number: int, place: Place, lines: Sequence[str], font: Any) -> None:
+def _draw(canvas: ImageDraw.ImageDraw, number: int, place: PersonPosition, lines: Sequence[str], font: Any) -> None:
     colour, line = COLOURS[(number - 1) % len(COLOURS)], _dashes if place.interpolated else _line
     x, y, width, height = place.box
     corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
-    for begin, end in pairwise(corners):
-        line(canvas, begin, end, colour)
+    for start, end in pairwise(corners):
+        line(canvas, start, end, colour)
     points = [place.pose[i : i + 3] for i in range(0, len(place.pose), 3)]
     for a, b in BONES if points else ():
-        if min(points[a][2], points[b][2]) >= LEAST_SCORE:
+        if min(points[a][2], points[b][2]) >= MIN_KEYPOINT_SCORE:
             line(canvas, points[a][:2], points[b][:2], colour)
     top = max(0.0, y)
     for words in (f"#{number}", *lines):
@@ -199,14 +202,14 @@ def _draw(canvas: ImageDraw.ImageDraw, number: int, place: Place, lines: Sequenc
         top = lower + 1
 
 
-def _line(canvas: ImageDraw.ImageDraw, begin: Sequence[float], end: Sequence[float], colour: str) -> None:
-    canvas.line((*begin, *end), fill=colour, width=2)
+def _line(canvas: ImageDraw.ImageDraw, start: Sequence[float], end: Sequence[float], colour: str) -> None:
+    canvas.line((*start, *end), fill=colour, width=2)
 
 
-def _dashes(canvas: ImageDraw.ImageDraw, begin: Sequence[float], end: Sequence[float], colour: str) -> None:
-    whole = max(dist(begin, end), DASH)
-    for start in np.arange(0.0, whole, 2 * DASH):
-        _line(canvas, _between(begin, end, start / whole), _between(begin, end, min(1.0, (start + DASH) / whole)), colour)
+def _dashes(canvas: ImageDraw.ImageDraw, start: Sequence[float], end: Sequence[float], colour: str) -> None:
+    length = max(dist(start, end), DASH_PIXELS)
+    for at in np.arange(0.0, length, 2 * DASH_PIXELS):
+        _line(canvas, _between(start, end, at / length), _between(start, end, min(1.0, (at + DASH_PIXELS) / length)), colour)
 
 
 def _encoder(made: OutputContainer, rate: Fraction, width: int, height: int) -> VideoStream:
@@ -222,22 +225,22 @@ def _encoder(made: OutputContainer, rate: Fraction, width: int, height: int) -> 
 class AudioTrack:
     """The first stream of sound: copied, or encoded as AAC.
 
-    What is dated back, as where recordings were joined, is left out: an MP4 does not take it."""
+    Packets that are dated back, as where recordings were joined, are left out: an MP4 does not take them."""
 
     def __init__(self, stream: AudioStream, written: AudioStream, *, copied: bool) -> None:
         self.stream = stream
         self._written = written
         self._copied = copied
         self._waiting: list[Any] = []
-        """Packets that came before the first frame."""
+        """Packets received before the first frame."""
         self._last = -inf
-        """Seconds, of the latest packet or frame that was written."""
+        """Time in seconds of the latest packet or frame that was written."""
         self._form: tuple[str, str, int] | None = None
         self._resampler: AudioResampler | None = None
-        """Takes frames of one form."""
+        """A resampler of frames of one form."""
 
     @classmethod
-    def of(cls, source: InputContainer, made: OutputContainer) -> AudioTrack | None:
+    def open(cls, source: InputContainer, made: OutputContainer) -> AudioTrack | None:
         if not source.streams.audio or source.streams.audio[0].codec_context is None:
             return None
         stream = source.streams.audio[0]
@@ -249,44 +252,44 @@ class AudioTrack:
         )
         return cls(stream, written, copied=copied)
 
-    def take(self, packet: Any, made: OutputContainer, begin: float | None) -> None:
-        """begin: seconds, of the first frame; None before it."""
+    def take(self, packet: Any, made: OutputContainer, start: float | None) -> None:
+        """Write a packet, or keep it until `start`, the time of the first frame in seconds, is known."""
         self._waiting.append(packet)
-        if begin is None:
+        if start is None:
             return
         for waiting in self._waiting:
-            self._write(waiting, made, begin)
+            self._write(waiting, made, start)
         self._waiting = []
 
-    def end(self, made: OutputContainer, begin: float) -> None:
+    def end(self, made: OutputContainer, start: float) -> None:
         for waiting in self._waiting:
-            self._write(waiting, made, begin)
+            self._write(waiting, made, start)
         if not self._copied:
             self._encode(None, made)
             made.mux(self._written.encode(None))
 
-    def _write(self, packet: Any, made: OutputContainer, begin: float) -> None:
+    def _write(self, packet: Any, made: OutputContainer, start: float) -> None:
         if not self._copied:
             for frame in _frames(packet):
-                if frame.pts is not None and self._goes_on(video_program.seconds(frame.pts, frame.time_base), begin):
-                    frame.pts -= int(begin / frame.time_base)
+                if frame.pts is not None and self._advance(video_program.seconds(frame.pts, frame.time_base), start):
+                    frame.pts -= int(start / frame.time_base)
                     self._encode(frame, made)
             return
-        if packet.dts is None or not self._goes_on(float(packet.dts * packet.time_base), begin):
+        if packet.dts is None or not self._advance(float(packet.dts * packet.time_base), start):
             return
-        offset = int(begin / packet.time_base)
+        offset = int(start / packet.time_base)
         packet.pts, packet.dts = (packet.pts or packet.dts) - offset, packet.dts - offset
         packet.stream = self._written
         made.mux(packet)
 
-    def _goes_on(self, time: float, begin: float) -> bool:
-        if time < begin or time <= self._last:
+    def _advance(self, time: float, start: float) -> bool:
+        if time < start or time <= self._last:
             return False
         self._last = time
         return True
 
     def _encode(self, frame: AudioFrame | None, made: OutputContainer) -> None:
-        """None: the end."""
+        """Encode a frame, or None to flush."""
         if frame is not None:
             form = (frame.format.name, frame.layout.name, frame.sample_rate)
             if form != self._form:

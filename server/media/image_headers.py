@@ -1,6 +1,6 @@
-"""Reads what an image's file says of itself, without a decoder: its size, its orientation, and how many blocks it has around its pixels.
+"""Readers of image headers, without a decoder: size, orientation, and the number of blocks around the pixels.
 
-A decoder makes several objects of each block, however small, and of EXIF data that nobody asks for. A file that breaks off or makes no
+A decoder makes several objects of each block, however small, and of unused EXIF data. A file that breaks off or makes no
 sense is left to its decoder, which says why.
 """
 
@@ -13,27 +13,27 @@ from typing import NamedTuple
 from server.media import tiff
 
 SMALL_BYTES = 64 * 1024
-"""Together with the next two: what is certain to decode in about a millisecond."""
+"""Maximum size, with the next two constants, of images that decode in about a millisecond."""
 SMALL_PIXELS = 100_000
 SMALL_ASPECT = 4
-"""A thin strip grows when its short side is resized."""
+"""Maximum aspect ratio: a thin strip grows when its short side is resized."""
 SMALL_SCANS = 16
-"""Scans of a small JPEG: a progressive one has about ten, and each of them is a pass over the whole image."""
-MOST_BLOCKS = 65_536
-"""Four times what an image of 64 MiB has whose encoder writes blocks of 4 KiB."""
-MOST_SCANS = 64
-"""Scans of a progressive JPEG that is decoded at all."""
-MOST_COMPRESSED = 128
-"""Profiles and texts of a PNG, each of which may come to a mebibyte, damaged or not."""
-MOST_OF_A_KIND = {"JPEG": f", or {MOST_SCANS} scans", "PNG": f", or {MOST_COMPRESSED} that are compressed beside its pixels"}
-"""For the message."""
-MOST_EXIF = 64 * 1024
-"""Bytes in one file: a camera's thumbnail included, for which the format has no more room."""
+"""Maximum number of scans of a small JPEG: a progressive one has about ten, each a pass over the whole image."""
+MAX_BLOCKS = 65_536
+"""Maximum number of blocks: four times that of an image of 64 MiB whose encoder writes blocks of 4 KiB."""
+MAX_SCANS = 64
+"""Maximum number of scans of a progressive JPEG."""
+MAX_COMPRESSED_CHUNKS = 128
+"""Maximum number of profiles and texts of a PNG, each of which may inflate to a mebibyte, damaged or not."""
+LIMIT_HINTS = {"JPEG": f", or {MAX_SCANS} scans", "PNG": f", or {MAX_COMPRESSED_CHUNKS} that are compressed besides its pixels"}
+"""Further limits in the error message, by format."""
+MAX_EXIF_BYTES = 64 * 1024
+"""Maximum size of EXIF data in one file, including a camera's thumbnail; the format has no room for more."""
 
 START_OF_IMAGE, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
 BASELINE = (0xC0, 0xC1)
-HARMLESS = (0xC4, 0xDB, 0xDD, 0xE0, 0xFE)
-"""Markers of tables, of restarts, of JFIF and of comments."""
+IGNORABLE_MARKERS = (0xC4, 0xDB, 0xDD, 0xE0, 0xFE)
+"""Markers of tables, restarts, JFIF and comments."""
 OTHER_SEGMENTS = frozenset((0xCC, *range(0xE1, 0xF0)))
 """Markers of arithmetic coding's conditions and of applications. Decoders disagree on where segments of further markers end."""
 PHOTOSHOP, RESOURCE = 0xED, b"8BIM"
@@ -45,24 +45,24 @@ PNG_SIGNATURE, FIRST_CHUNK, HEADER = b"\x89PNG\r\n\x1a\n", 8, b"IHDR"
 COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 """Chunks of a PNG that may inflate to megabytes."""
 WITHOUT_LENGTH = frozenset((0x00, 0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF))
-"""Second bytes of a JPEG marker that stands alone, or is none; and of extensions, whose lengths Pillow does not read."""
+"""Second bytes of JPEG markers without a length, of bytes that are not markers, and of extensions whose lengths Pillow does not read."""
 
 
 class TooMuchExif(ValueError):
-    """More than MOST_EXIF."""
+    """More EXIF data than MAX_EXIF_BYTES."""
 
 
-class Frame(NamedTuple):
+class JpegFrame(NamedTuple):
     """The frame in the head of a JPEG (ITU-T T.81, annex B)."""
 
     width: int
     height: int
     is_plain: bool
-    """One baseline frame of three channels of 8 bits, and nothing in front of it that could mean other pixels: no orientation, no inks."""
+    """One baseline frame of three channels of 8 bits, and nothing before it that could change its pixels: no orientation, no inks."""
 
 
 def is_small(data: bytes) -> bool:
-    """A JPEG or PNG of few bytes and pixels, without anything that takes longer than they promise."""
+    """Return whether this is a JPEG or PNG of few bytes and pixels, without anything that makes it slow to decode."""
     if len(data) > SMALL_BYTES:
         return False
     frame = jpeg_frame(data)
@@ -70,8 +70,8 @@ def is_small(data: bytes) -> bool:
     return 0 < width * height <= SMALL_PIXELS and max(width, height) <= SMALL_ASPECT * min(width, height)
 
 
-def jpeg_frame(data: bytes) -> Frame | None:
-    """The frame of a JPEG. None without a frame, with several, with too many scans, and where decoders may find another frame."""
+def jpeg_frame(data: bytes) -> JpegFrame | None:
+    """Return the frame of a JPEG. None without a frame, with several, with too many scans, or if decoders may find another frame."""
     if not data.startswith(START_OF_IMAGE) or data.count(START_OF_SCAN) > SMALL_SCANS:
         return None
     frame, is_plain, at, length = None, True, 2, len(data)
@@ -83,17 +83,17 @@ def jpeg_frame(data: bytes) -> Frame | None:
             if frame is not None:
                 return None
             is_plain = is_plain and marker in BASELINE and data[at + 4] == 8 and data[at + 9] == 3
-            frame = Frame(data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6], False)
+            frame = JpegFrame(data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6], False)
         elif marker in OTHER_SEGMENTS:
             is_plain = False
-        elif marker not in HARMLESS:
+        elif marker not in IGNORABLE_MARKERS:
             return None
         at += 2 + (data[at + 2] << 8 | data[at + 3])
     return None
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of the header chunk. None if it is not the first and only one, or if there is compressed text."""
+    """Return (width, height) of the header chunk. None if it is not the first and only one, or if there is compressed text."""
     if not data.startswith(PNG_SIGNATURE) or data[12:16] != HEADER or data.count(HEADER) > 1:
         return None
     if any(name in data for name in COMPRESSED):
@@ -101,24 +101,24 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
     return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
 
 
-def too_many(kind: str, data: bytes) -> bool:
-    """Whether a decoder would make more of a file's structure than of its pixels."""
+def has_excessive_structure(kind: str, data: bytes) -> bool:
+    """Return whether a decoder would make more of a file's structure than of its pixels."""
     if kind == "JPEG":
-        return _more_than(MOST_BLOCKS, _jpeg_blocks(data)) or data.count(START_OF_SCAN) > MOST_SCANS
+        return _is_longer(MAX_BLOCKS, _jpeg_blocks(data)) or data.count(START_OF_SCAN) > MAX_SCANS
     if kind == "PNG":
         compressed = (at for at in png_chunks(data) if data[at + 4 : at + 8] in COMPRESSED)
-        return _more_than(MOST_BLOCKS, png_chunks(data)) or _more_than(MOST_COMPRESSED, compressed)
+        return _is_longer(MAX_BLOCKS, png_chunks(data)) or _is_longer(MAX_COMPRESSED_CHUNKS, compressed)
     if kind == "WebP":
-        return _more_than(MOST_BLOCKS, webp_chunks(data))
-    return kind == "GIF" and _more_than(MOST_BLOCKS, _gif_blocks(data))
+        return _is_longer(MAX_BLOCKS, webp_chunks(data))
+    return kind == "GIF" and _is_longer(MAX_BLOCKS, _gif_blocks(data))
 
 
-def _more_than(most: int, blocks: Iterator[int]) -> bool:
-    return next(islice(blocks, most, None), None) is not None
+def _is_longer(limit: int, blocks: Iterator[int]) -> bool:
+    return next(islice(blocks, limit, None), None) is not None
 
 
 def jpeg_segments(data: bytes) -> Iterator[int]:
-    """Where each segment begins, up to the first scan."""
+    """Yield the offset of each segment, up to the first scan."""
     at = 2
     while at + 4 <= len(data) and data[at : at + 2] != START_OF_SCAN:
         yield at
@@ -131,7 +131,7 @@ def _after_segment(data: bytes, at: int) -> int:
 
 
 def components_of_first_scan(data: bytes) -> int:
-    """Number of components in a JPEG's first scan. 0 if the file ends before it."""
+    """Return the number of components in a JPEG's first scan. 0 if the file ends before it."""
     at = 2
     for segment in jpeg_segments(data):
         at = _after_segment(data, segment)
@@ -139,7 +139,7 @@ def components_of_first_scan(data: bytes) -> int:
 
 
 def _jpeg_blocks(data: bytes) -> Iterator[int]:
-    """One for each segment, and one for each of its tables, components or Photoshop's resources."""
+    """Yield once for each segment, and once for each of its tables, components or Photoshop's resources."""
     for at in jpeg_segments(data):
         yield at
         if data[at] != 0xFF:
@@ -152,7 +152,7 @@ def _jpeg_blocks(data: bytes) -> Iterator[int]:
 
 
 def png_chunks(data: bytes) -> Iterator[int]:
-    """Where each begins: length, name, content, sum."""
+    """Yield the offset of each chunk: length, name, content, checksum."""
     at = FIRST_CHUNK
     while at + 12 <= len(data):
         yield at
@@ -160,12 +160,12 @@ def png_chunks(data: bytes) -> Iterator[int]:
 
 
 def has_late_header(data: bytes) -> bool:
-    """Whether a header chunk follows a PNG's first chunk, which the specification forbids (5.6) and Pillow obeys."""
+    """Return whether a header chunk follows a PNG's first chunk, which the specification forbids (5.6) and Pillow obeys."""
     return data.count(HEADER) > 1 and any(at > FIRST_CHUNK and data[at + 4 : at + 8] == HEADER for at in png_chunks(data))
 
 
 def webp_chunks(data: bytes) -> Iterator[int]:
-    """Where each begins: name, length, content, padded to an even length."""
+    """Yield the offset of each chunk: name, length, content, padded to an even length."""
     at = 12
     while at + 8 <= len(data):
         yield at
@@ -174,7 +174,7 @@ def webp_chunks(data: bytes) -> Iterator[int]:
 
 
 def _gif_blocks(data: bytes) -> Iterator[int]:
-    """Where each part of an extension begins, up to the first picture."""
+    """Yield the offset of each part of an extension, up to the first image."""
     at = 13 + _palette(data[10:11])
     while data[at : at + 1] != b"," and at < len(data):
         yield at
@@ -189,21 +189,21 @@ def _gif_blocks(data: bytes) -> Iterator[int]:
 
 
 def _palette(flags: bytes) -> int:
-    """Bytes of the palette that follows these flags."""
+    """Return the size in bytes of the palette that follows these flags."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
 def orientation(kind: str, data: bytes) -> int:
-    """How a JPEG, PNG or WebP file is to be turned, 1 to 8; 1 where it tells nothing. Raises TooMuchExif."""
+    """Return the EXIF orientation of a JPEG, PNG or WebP file, 1 to 8; 1 if there is none. Raises TooMuchExif."""
     parts, nbytes = [], 0
     for part in _exif_parts(kind, data):
         nbytes += part.stop - part.start
-        if nbytes > MOST_EXIF:
-            raise TooMuchExif(f"EXIF data of more than {MOST_EXIF:,} bytes")
+        if nbytes > MAX_EXIF_BYTES:
+            raise TooMuchExif(f"EXIF data of more than {MAX_EXIF_BYTES:,} bytes")
         parts.append(part)
     if not parts:
         return 1
-    used = parts if kind == "JPEG" else parts[:1]  # a JPEG's segment has 64 KiB at most, and others go on with it
+    used = parts if kind == "JPEG" else parts[:1]  # a JPEG's segment has 64 KiB at most, and others continue it
     return tiff.orientation(b"".join(data[part] for part in used))
 
 
@@ -224,7 +224,7 @@ def _exif_parts(kind: str, data: bytes) -> Iterator[slice]:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a WebP file's canvas from its first chunk (RFC 9649). (0, 0) where there is none: opening it will say why."""
+    """Read width and height of a WebP file's canvas from its first chunk (RFC 9649). (0, 0) if there is none: opening it will say why."""
     chunk, head = data[12:16], data[20:30]
     if len(head) < 10:
         return 0, 0

@@ -1,7 +1,7 @@
-"""Encoded pictures → pixels at model size. Every limit is checked before anything is allocated for it.
+"""Encoded images → pixels at model size. Every limit is checked before anything is allocated for it.
 
-Decoded are JPEG, PNG, WebP, GIF, BMP and TIFF, recognised by their bytes; of an animation or a multi-page file the first picture.
-Transparency is laid on white, EXIF orientation is applied, 16-bit grey is scaled to 8 bits.
+JPEG, PNG, WebP, GIF, BMP and TIFF are decoded, recognised by their bytes; of an animation or a multi-page file the first image.
+Transparency is composited on white, EXIF orientation is applied, 16-bit grey is scaled to 8 bits.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from models.bundle_schema import Preprocess
 from models.media import tf1_resize
 from models.media.image_ops import centre_box, scaled_size
 from server.media import image_headers, rgb, tiff
-from server.media.limits import Limits, MediaError
+from server.media.limits import MediaError, MediaLimits
 from server.media.memory_budget import MemoryBudget
-from server.media.part_hints import as_recording
+from server.media.part_hints import suggest_recording_part
 
 
-class FirstPage(TiffImagePlugin.TiffImageFile):
+class TiffPage(TiffImagePlugin.TiffImageFile):
     """A TIFF as it is stored. Pillow would turn it, and read further directories, once it is decoded."""
 
     def __init__(self, data: bytes, size: tuple[int, int]) -> None:
@@ -58,20 +58,21 @@ FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
 }
-"""All that are decoded here, apart from TIFF."""
+"""Formats that are decoded, apart from TIFF."""
 ONE_BYTE = ("1", "L", "P")
-LONGEST_SIDE = 65_535
-"""A JPEG's. Strips take more than their pixels: Pillow keeps the address of each row, and resizes with weights of each pixel of a side."""
-PIXEL = 4
-"""Bytes of a pixel of every other mode, RGB included."""
+MAX_SIDE_PIXELS = 65_535
+"""Maximum side of a JPEG. Strips take more than their pixels: Pillow keeps the address of each row, and resizes with weights of each pixel
+of a side."""
+BYTES_PER_PIXEL = 4
+"""Size of a pixel in every mode but ONE_BYTE and 16-bit grey, RGB included."""
 WEBP_CANVASES = 3
-"""Canvases of four bytes a pixel that the decoder keeps beside the image."""
-COEFFICIENT = 2
-"""Bytes that the decoder of a JPEG with several scans keeps of a pixel in each channel until the last one."""
-LONGEST_NAME = 1024
-"""A body as short as this may be the name of a file that was meant, in bytes."""
-MOST_BYTES = 12
-"""For each of `max_pixels`, that decoding one picture may take."""
+"""Number of canvases of four bytes a pixel that the decoder keeps in addition to the image."""
+BYTES_PER_COEFFICIENT = 2
+"""Size of each channel of a pixel that the decoder of a JPEG with several scans keeps until the last one."""
+MAX_FILE_NAME_BYTES = 1024
+"""Maximum size of a body that may be the name of the file that was meant."""
+MAX_BYTES_PER_PIXEL = 12
+"""Maximum memory for decoding one image, for each of `max_pixels`."""
 RUN_LENGTHS = (BmpImagePlugin.BmpImageFile.COMPRESSIONS["RLE8"], BmpImagePlugin.BmpImageFile.COMPRESSIONS["RLE4"])
 """Compressions of a BMP that Pillow decodes byte by byte in Python: seconds for a file of a few kilobytes."""
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -80,11 +81,11 @@ READ_PIXELS = "send 8 or 16 bits per channel, grey, RGB or CMYK"
 BLACK_IS_ZERO, YCBCR = 1, 6  # as TIFF calls them
 IN_PLANES, UNCOMPRESSED = 2, 1
 PNG_DEPTH, PNG_GREY = 24, 0
-"""Where a PNG says how many bits its samples have, before its kind of colours; and that kind."""
+"""Offset of a PNG's bit depth, which its colour type follows, and the colour type of grey."""
 PLAIN_PIXELS = 16_384
-"""From 128 × 128 on, the pixels of a JPEG cost more than its head, which Pillow reads slowly."""
+"""Maximum size of a JPEG that is decoded directly: from 128 × 128 on, its pixels cost more than its head, which Pillow reads slowly."""
 RESIZED_PIXELS = 1_000_000
-"""Any image may grow to this many pixels when its short side is resized."""
+"""Maximum size to which any image may grow when its short side is resized."""
 # EXIF orientation → what undoes it
 TRANSPOSITION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -99,11 +100,11 @@ SIDEWAYS = (5, 6, 7, 8)
 
 
 class ImageError(MediaError):
-    """A picture that we cannot use."""
+    """An image that cannot be used."""
 
 
 class NotAnImage(ImageError):
-    """No format that we decode."""
+    """Not a format that is decoded."""
 
     problem = "not-an-image"
 
@@ -120,30 +121,30 @@ class CorruptImage(ImageError):
     problem = "corrupt-image"
 
 
-class Decoder:
-    """Decodes pictures of at most `max_pixels`, and holds back threads while the memory of two such RGB pictures is in use."""
+class ImageDecoder:
+    """A decoder of images of at most `max_pixels`, which blocks threads while the memory of two such RGB images is in use."""
 
-    def __init__(self, max_pixels: int, limits: Limits | None = None) -> None:
-        """limits: of what comes beside pictures."""
+    def __init__(self, max_pixels: int, limits: MediaLimits | None = None) -> None:
+        """limits: of parts other than images."""
         self.max_pixels = max_pixels
-        self.limits = limits or Limits()
-        self.budget = MemoryBudget(2 * PIXEL * max_pixels)
+        self.limits = limits or MediaLimits()
+        self.budget = MemoryBudget(2 * BYTES_PER_PIXEL * max_pixels)
         # we check the header ourselves; Pillow's own limit would overrule a higher setting
         Image.MAX_IMAGE_PIXELS = None
-        # nobody here reads what Pillow says about damaged metadata, once for every text that a sender can make up
+        # no one reads what Pillow says about damaged metadata, once for every text that a sender can make up
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-    def decoded(self, data: bytes, *, transparency: bool = False) -> Decoded:
-        """The picture as `Opened.upright` gives it, for the time of a `with` block, which waits while too much is decoded at once.
+    def decode(self, data: bytes, *, transparency: bool = False) -> DecodedImage:
+        """Return a context manager of the image as by `OpenedImage.load_upright`, which waits while too much is decoded at once.
 
         Raises ImageError."""
-        return Decoded(self, data, transparency)
+        return DecodedImage(self, data, transparency)
 
-    def open(self, data: bytes) -> Opened:
-        """The picture without its pixels. Raises ImageError."""
+    def open(self, data: bytes) -> OpenedImage:
+        """Open the image without its pixels. Raises ImageError."""
         kind = sniff(data)
-        if image_headers.too_many(kind, data):
-            raise CorruptImage(f"{kind} file with more than {image_headers.MOST_BLOCKS} blocks{image_headers.MOST_OF_A_KIND.get(kind, '')}")
+        if image_headers.has_excessive_structure(kind, data):
+            raise CorruptImage(f"{kind} file with more than {image_headers.MAX_BLOCKS} blocks{image_headers.LIMIT_HINTS.get(kind, '')}")
         if kind == "PNG" and image_headers.has_late_header(data):
             raise CorruptImage("PNG file with more than one header chunk (IHDR)")
         if kind == "WebP":
@@ -158,58 +159,59 @@ class Decoder:
                 raise NotAnImage("a BMP with run lengths (RLE): save it without compression, or as PNG")
             if kind == "PNG" and "transparency" in image.info:
                 _read_transparent_colour(image, data)
-            opened = Opened(image, kind, orientation, has_several_scans=kind == "JPEG" and _has_several_scans(image, data))
+            opened = OpenedImage(image, kind, orientation, has_several_scans=kind == "JPEG" and _has_several_scans(image, data))
             self._check_memory(opened)
             return opened
         except ImageError:
             raise
         except Exception as error:
-            raise _damaged(kind, error) from error
+            raise _decode_error(kind, error) from error
 
-    def _open_tiff(self, data: bytes) -> Opened:
+    def _open_tiff(self, data: bytes) -> OpenedImage:
         page = tiff.first_page(data)
         self._check(page.width, page.height)
         self._check(*page.tile)
         if page.is_big and page.order == ">":  # Pillow takes it for an ordinary TIFF, with another directory than the one that was read
             raise NotAnImage("a BigTIFF with big-endian numbers: write it with little-endian ones")
-        image = FirstPage(data, (page.width, page.height))
+        image = TiffPage(data, (page.width, page.height))
         grey = tuple(image.tag_v2.get(tag) for tag in (TiffImagePlugin.BITSPERSAMPLE, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION))
         if image.mode in rgb.SIXTEEN_BIT_GREY and grey != ((16,), BLACK_IS_ZERO):  # Pillow takes all of them for that
             raise NotAnImage("TIFF file with 12 bits per channel, or with 16 bits that are 0 in white: send 8 or 16 bits, black as 0")
         stored = tuple(image.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.PLANAR_CONFIGURATION, TiffImagePlugin.COMPRESSION))
         if stored == (IN_PLANES, UNCOMPRESSED) and 16 in image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ()):
-            raise NotAnImage("TIFF file with uncompressed planes of 16 bits: compress it, or store its channels beside each other")
+            raise NotAnImage("TIFF file with uncompressed planes of 16 bits: compress it, or interleave its channels")
         part = max(page.width * page.strip, page.tile[0] * page.tile[1])
-        return Opened(image, "TIFF", page.orientation, part_bytes=_bytes_of_part(image, part))
+        return OpenedImage(image, "TIFF", page.orientation, part_bytes=_bytes_of_part(image, part))
 
     def _check(self, width: int, height: int) -> None:
-        if max(width, height) > LONGEST_SIDE:
-            raise TooManyPixels(f"{width} × {height} pixels: a side is longer than {LONGEST_SIDE:,} pixels, the most that is decoded")
+        if max(width, height) > MAX_SIDE_PIXELS:
+            raise TooManyPixels(f"{width} × {height} pixels: a side is longer than {MAX_SIDE_PIXELS:,} pixels, the maximum")
         if width * height > self.max_pixels:
             raise TooManyPixels(f"{width} × {height} pixels is above the limit of {self.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)")
 
-    def _check_memory(self, opened: Opened) -> None:
-        """A decoder that keeps several copies of a picture is let in alone up to a half more than the budget."""
-        most, needed = MOST_BYTES * self.max_pixels, opened.memory()
-        if needed > most:
+    def _check_memory(self, opened: OpenedImage) -> None:
+        """Check the memory of a decoder. One that keeps several copies of an image is admitted alone up to half above the budget."""
+        limit, needed = MAX_BYTES_PER_PIXEL * self.max_pixels, opened.memory()
+        if needed > limit:
             size = opened.pixels / 1e6
             raise TooManyPixels(
                 f"{opened.kind} of {size:.1f} megapixels would take {needed / 1e6:.0f} MB to decode, above the limit of "
-                f"{most / 1e6:.0f} MB ({MOST_BYTES} bytes for each of OPSIN_MAX_PIXELS): at most {size * most / needed:.1f} are accepted so"
+                f"{limit / 1e6:.0f} MB ({MAX_BYTES_PER_PIXEL} bytes for each of OPSIN_MAX_PIXELS): at most "
+                f"{size * limit / needed:.1f} are accepted so"
             )
 
 
 @dataclass
-class Opened:
-    """A picture whose pixels are still to be decoded."""
+class OpenedImage:
+    """An image whose pixels are still to be decoded."""
 
     stored: Image.Image
-    """Gone once it is decoded: it would stay in memory."""
+    """Deleted once it is decoded: it would stay in memory."""
     kind: str
     orientation: int
-    """As EXIF has it, 1 to 8."""
+    """EXIF orientation, 1 to 8."""
     part_bytes: int = 0
-    """Size of a TIFF's strip or tile, which its decoder holds beside the image."""
+    """Size of a TIFF's strip or tile, which its decoder holds in addition to the image."""
     has_several_scans: bool = False
     """Whether this is a JPEG whose decoder keeps all coefficients until the last scan."""
 
@@ -220,27 +222,27 @@ class Opened:
         self.pixels = width * height
 
     def memory(self, *, transparency: bool = False) -> int:
-        """Bytes that `upright` takes at most, to be asked for of the decoder's budget. Parts of a TIFF are gone when it is turned."""
+        """Return the maximum memory of `load_upright`, for the decoder's budget. Parts of a TIFF are freed before it is turned."""
         image = self.stored
-        stored = 1 if image.mode in ONE_BYTE else 2 if image.mode in rgb.SIXTEEN_BIT_GREY else PIXEL
+        stored = 1 if image.mode in ONE_BYTE else 2 if image.mode in rgb.SIXTEEN_BIT_GREY else BYTES_PER_PIXEL
         if self.kind == "WebP":
-            stored += WEBP_CANVASES * PIXEL
+            stored += WEBP_CANVASES * BYTES_PER_PIXEL
         if self.has_several_scans:
-            stored += COEFFICIENT * len(image.getbands())
+            stored += BYTES_PER_COEFFICIENT * len(image.getbands())
         is_kept = (image.mode == "RGB" and not image.has_transparency_data) or (transparency and image.mode == "RGBA")
-        pixel = max(stored if is_kept else stored + PIXEL, 2 * PIXEL * (self.orientation in TRANSPOSITION))
+        pixel = max(stored if is_kept else stored + BYTES_PER_PIXEL, 2 * BYTES_PER_PIXEL * (self.orientation in TRANSPOSITION))
         return max(self.pixels * pixel, self.pixels * stored + self.part_bytes)
 
-    def upright(self, *, transparency: bool = False) -> Image.Image:
-        """As RGB; to be called once. Raises ImageError.
+    def load_upright(self, *, transparency: bool = False) -> Image.Image:
+        """Decode as RGB; call it once. Raises ImageError.
 
-        transparency: keep it, as RGBA, in place of laying it on white; and the colour profile in `info`."""
+        transparency: keep it, as RGBA, instead of compositing it on white; and the colour profile in `info`."""
         try:
             self.stored.load()
             profile = self.stored.info.get("icc_profile")
             if not rgb.is_displayable(self.stored, self.kind):
                 raise NotAnImage(f"{self.kind} file with pixels of type {self.stored.mode}: {READ_PIXELS}")
-            converted = rgb.converted(self.stored, self.kind, transparency)
+            converted = rgb.convert_mode(self.stored, self.kind, transparency)
             del self.stored
             transposition = TRANSPOSITION.get(self.orientation)
             if transposition is not None:
@@ -248,17 +250,17 @@ class Opened:
         except ImageError:
             raise
         except Exception as error:
-            raise _damaged(self.kind, error) from error
+            raise _decode_error(self.kind, error) from error
         if transparency:
             converted.info = {"icc_profile": profile}
         return converted
 
 
 @dataclass(eq=False, slots=True)
-class Decoded:
-    """The time for which one decoded picture is in memory. A class, since a generator's frames cost as much as decoding a small picture."""
+class DecodedImage:
+    """The time for which one decoded image is in memory. A class, since a generator's frames cost as much as decoding a small image."""
 
-    _decoder: Decoder
+    _decoder: ImageDecoder
     _data: bytes
     _transparency: bool
     _nbytes: int = 0
@@ -273,7 +275,7 @@ class Decoded:
         self._nbytes = opened.memory(transparency=self._transparency)
         self._decoder.budget.acquire(self._nbytes)
         try:
-            return opened.upright(transparency=self._transparency)
+            return opened.load_upright(transparency=self._transparency)
         except BaseException:
             self._decoder.budget.release(self._nbytes)
             raise
@@ -284,22 +286,22 @@ class Decoded:
 
 
 def silence_decoders() -> None:
-    """Let decoders say nothing in this process about what strangers send: whoever sent it is told, and a log that anybody can fill is of no
-    use. Silent are warnings of Python and NumPy (a division that overflows, damaged metadata), records of Pillow, and what libtiff
-    writes to stderr by itself."""
+    """Silence decoders in this process about what clients send: the client receives an error, and a log that anyone can fill is useless.
+
+    This covers warnings of Python and NumPy (overflow in division, damaged metadata), records of Pillow, and libtiff's output on stderr."""
     warnings.simplefilter("ignore")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    with suppress(OSError, AttributeError):  # where Pillow has another libtiff, or none
+    with suppress(OSError, AttributeError):  # Pillow may have another libtiff, or none
         pillow = ctypes.CDLL(_imaging.__file__)
         pillow.TIFFSetErrorHandler(None)
         pillow.TIFFSetWarningHandler(None)
 
 
 def plain_jpeg(data: bytes, max_pixels: int) -> Image.Image | None:
-    """A small JPEG without anything unusual, given to Pillow's decoder directly: RGB, the same pixels as by `Image.open`. None for others,
-    and for damaged files: Pillow says what is wrong with them. So few pixels need nothing of a `MemoryBudget`.
+    """Decode a small ordinary JPEG by Pillow's decoder directly: RGB, the same pixels as by `Image.open`, with no need of a `MemoryBudget`.
 
-    On one core, 64 × 64 pixels take 0.11 ms in place of 0.25, 96 × 96 0.22 in place of 0.52."""
+    Return None for others and for damaged files: Pillow says what is wrong with them. On one core, 64 × 64 pixels take 0.11 ms instead of
+    0.25, 96 × 96 0.22 instead of 0.52."""
     if len(data) > image_headers.SMALL_BYTES:
         return None
     frame = image_headers.jpeg_frame(data)
@@ -312,7 +314,7 @@ def plain_jpeg(data: bytes, max_pixels: int) -> Image.Image | None:
 
 
 def sniff(data: bytes) -> str:
-    """One of FORMATS or TIFF, from the first bytes. Raises NotAnImage, which says as which part a video or a sound is sent."""
+    """Return one of FORMATS or TIFF, from the first bytes. Raises NotAnImage, which names the part for a video or sound."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -325,15 +327,19 @@ def sniff(data: bytes) -> str:
         return "TIFF"
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADER_SIZES:
         return "BMP"
-    if mistaken := as_recording(data):
-        raise NotAnImage(mistaken)
-    name = " but a short text; to send a file with curl, write @ before its name" if 0 < len(data) < LONGEST_NAME and data.isascii() else ""
-    raise NotAnImage(f"not an image in a format that is decoded here ({', '.join(FORMATS)}, TIFF){name}")
+    if hint := suggest_recording_part(data):
+        raise NotAnImage(hint)
+    name = (
+        " but a short text; to send a file with curl, write @ before its name"
+        if 0 < len(data) < MAX_FILE_NAME_BYTES and data.isascii()
+        else ""
+    )
+    raise NotAnImage(f"not an image in a supported format ({', '.join(FORMATS)}, TIFF){name}")
 
 
 def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:
-    """Short side to `short_side`, then the centre: (image_size, image_size, 3). The same pixels as torchvision's Resize and CenterCrop.
-    Where the bundle wants pictures squeezed, all of it, or the centre of it; where it wants TensorFlow 1's, `models.media.tf1_resize`.
+    """Resize the short side to `short_side`, then crop the centre: (image_size, image_size, 3), as torchvision's Resize and CenterCrop do.
+    If the bundle squeezes images, resize all of the image, or its centre; for TensorFlow 1's resizing, see `models.media.tf1_resize`.
 
     Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit and above RESIZED_PIXELS.
     """
@@ -353,29 +359,29 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
     if (width, height) != image.size:
         image = image.resize((width, height), RESAMPLING[preprocess.interpolation])
     left, top, right, bottom = centre_box(width, height, preprocess.image_size)
-    if left < 0 or top < 0:  # what is missing around it is black
+    if left < 0 or top < 0:  # pad with black
         return np.asarray(image.crop((left, top, right, bottom)))
     pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
     return pixels[top:bottom, left:right]
 
 
 def _has_several_scans(image: Image.Image, data: bytes) -> bool:
-    """Whether a JPEG is progressive, or its first scan lacks components of the frame: libjpeg's `has_multiple_scans`."""
+    """Return whether a JPEG is progressive, or its first scan lacks components of the frame: libjpeg's `has_multiple_scans`."""
     return bool(image.info.get("progressive")) or image_headers.components_of_first_scan(data) < len(image.getbands())
 
 
 def _bytes_of_part(image: TiffImagePlugin.TiffImageFile, pixels: int) -> int:
-    """Bytes of a strip or tile of so many pixels, at most. What is not compressed is read a row at a time."""
+    """Return the maximum size of a strip or tile with this many pixels. An uncompressed one is read a row at a time."""
     if all(tile[0] != "libtiff" for tile in image.tile):
         return 0
     bits: int = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     samples: int = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
     is_luma: bool = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == YCBCR
-    return pixels * (bits * samples + 8 * PIXEL * is_luma) // 8  # libtiff makes RGBA of luma and chroma, beside them
+    return pixels * (bits * samples + 8 * BYTES_PER_PIXEL * is_luma) // 8  # libtiff makes RGBA of luma and chroma, too
 
 
 def _read_transparent_colour(image: Image.Image, data: bytes) -> None:
-    """Pillow compares the colour that a PNG says is transparent (tRNS) with pixels that it has scaled to 8 bits. Raises NotAnImage."""
+    """Scale a PNG's transparent colour (tRNS), which Pillow compares with pixels that it has scaled to 8 bits. Raises NotAnImage."""
     depth, kind = data[PNG_DEPTH], data[PNG_DEPTH + 1]
     if depth == 16:
         raise NotAnImage("PNG file with 16 bits per channel and one colour that is transparent (tRNS): give it a channel for transparency")
@@ -383,9 +389,9 @@ def _read_transparent_colour(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] *= 255 // (2**depth - 1)
 
 
-def _damaged(kind: str, error: Exception) -> ImageError:
-    """The error to tell of one inside a decoder. Damaged files make decoders raise nearly anything, from struct.error to MemoryError: to us
-    all of it means a damaged file, save for Pillow's words for pixels that a TIFF may have and it does not read."""
+def _decode_error(kind: str, error: Exception) -> ImageError:
+    """Convert an error of a decoder. Damaged files make decoders raise nearly anything, from struct.error to MemoryError: all of it means
+    a damaged file, except Pillow's message for pixels that a TIFF may have and it does not read."""
     if str(error) == "unknown pixel mode":
         return NotAnImage(f"{kind} file with pixels of an unknown type: {READ_PIXELS}")
     if isinstance(error, SyntaxError):  # of the file, not of Python

@@ -1,4 +1,4 @@
-"""Limits of media beside pixels, which are settings of the service, and errors of parts that cannot be used."""
+"""Limits of media other than pixels, which are settings of the service, and errors of unusable parts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from models.media.video import ClipLimits
 
 
 class MediaError(Exception):
-    """A part that we cannot use; the message is for the one who sent it."""
+    """An unusable part. The message is for the client that sent it."""
 
     problem: str
-    """The name of the problem that it is told as: `not-a-video`, `no-sound`, `too-large` and the like."""
+    """Slug of the problem that it is reported as: `not-a-video`, `no-sound`, `too-large` and the like."""
     part: str | None = None
-    """The part that it came as, where a task reads several."""
+    """Name of the part, if a task reads several."""
 
 
 class InvalidPart(MediaError):
-    """No file of its kind, or one that contradicts itself or the request."""
+    """A file of another kind, or one that contradicts itself or the request."""
 
     problem = "invalid-option"
 
@@ -32,7 +32,7 @@ class ExcessivePart(MediaError):
 
 
 class RecordingError(MediaError):
-    """A video or a sound that we cannot use."""
+    """An unusable video or sound."""
 
     def __init__(self, problem: str, message: str) -> None:
         super().__init__(message)
@@ -40,8 +40,8 @@ class RecordingError(MediaError):
 
 
 @contextmanager
-def named(part: str) -> Iterator[None]:
-    """Errors of the block name the part that they are about."""
+def naming_part(part: str) -> Iterator[None]:
+    """Name the part in errors of the block."""
     try:
         yield
     except MediaError as error:
@@ -50,11 +50,11 @@ def named(part: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Limits:
+class MediaLimits:
     points: int = 4_000_000
-    """Points of a map of depth or points."""
+    """Maximum number of pixels of a depth map or map of points."""
     queries: int = 20_000_000
-    """Queries that one reconstruction may ask."""
+    """Maximum number of queries of one reconstruction."""
     clips: ClipLimits = field(default_factory=ClipLimits)
     """Limits of videos."""
     sounds: SoundLimits = field(default_factory=SoundLimits)

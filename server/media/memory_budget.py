@@ -6,26 +6,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SMALL = 64
-"""So small a share of the budget waits for nobody."""
-MEDIUM = 4
-"""So small a share of it waits for no larger one: it comes out of a quarter that is added to the budget."""
+SMALL_DIVISOR = 64
+"""Divisor of the budget: smaller shares never wait."""
+MEDIUM_DIVISOR = 4
+"""Divisor of the budget: smaller shares do not wait for larger ones, but use a quarter that is added to the budget."""
 
 
 class MemoryBudget:
-    """Lets threads in while what they need together fits into `nbytes`, and a quarter of that for what is smaller; one that would never fit
-    is let in alone.
+    """A budget of `nbytes` that blocks threads until their memory fits, with another quarter of it for smaller shares.
 
-    Ask once for all that a piece of work needs: whoever holds memory and waits for more may wait for ever.
-    """
+    A share that would never fit is admitted alone. Reserve all that a piece of work needs at once: a thread that holds memory and waits for
+    more may wait for ever."""
 
     def __init__(self, nbytes: int) -> None:
         self._nbytes = nbytes
-        self._large, self._medium = _Share(nbytes), _Share(nbytes // 4)
+        self._large, self._medium = _BudgetPool(nbytes), _BudgetPool(nbytes // 4)
 
     @contextmanager
-    def taken(self, nbytes: int) -> Iterator[None]:
-        """Blocks until there is room."""
+    def reserve(self, nbytes: int) -> Iterator[None]:
+        """Reserve memory for the block; waits until it is available."""
         self.acquire(nbytes)
         try:
             yield
@@ -33,30 +32,30 @@ class MemoryBudget:
             self.release(nbytes)
 
     def acquire(self, nbytes: int) -> None:
-        """As `taken`, until `release`."""
-        self._share_of(nbytes).acquire(nbytes, at_once=SMALL * nbytes <= self._nbytes)
+        """Reserve memory until `release`; waits until it is available."""
+        self._pool_for(nbytes).acquire(nbytes, at_once=SMALL_DIVISOR * nbytes <= self._nbytes)
 
     def release(self, nbytes: int) -> None:
-        self._share_of(nbytes).release(nbytes)
+        self._pool_for(nbytes).release(nbytes)
 
-    def _share_of(self, nbytes: int) -> _Share:
-        return self._medium if MEDIUM * nbytes <= self._nbytes else self._large
+    def _pool_for(self, nbytes: int) -> _BudgetPool:
+        return self._medium if MEDIUM_DIVISOR * nbytes <= self._nbytes else self._large
 
 
-class _Share:
+class _BudgetPool:
     def __init__(self, nbytes: int) -> None:
         self._nbytes = nbytes
         self._taken = 0
         self._changed = threading.Condition()
-        self._door = threading.Lock()
-        """Held by the one that is next, so that a large picture is not overtaken for ever."""
+        self._turn = threading.Lock()
+        """Held by the next thread in line, so that a large image is not overtaken for ever."""
 
     def acquire(self, nbytes: int, *, at_once: bool) -> None:
         if at_once:
             with self._changed:
                 self._taken += nbytes
             return
-        with self._door, self._changed:
+        with self._turn, self._changed:
             if self._taken and self._taken + nbytes > self._nbytes:
                 self._changed.wait_for(lambda: not self._taken or self._taken + nbytes <= self._nbytes)
             self._taken += nbytes

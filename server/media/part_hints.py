@@ -1,4 +1,4 @@
-"""Tells files that came as another part than their own."""
+"""Hints for files that were sent as another part than their own."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ VIDEOS = {
     "mpegvideo": "MPEG",
     "mpegts": "MPEG-TS",
 }
-"""The same of containers of video."""
+"""Formats of video, by FFmpeg's names."""
 IMAGES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
-"""Images are known by their first bytes."""
+"""Formats of images, by their first bytes."""
 STILL_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1"})
-"""Brands of images in the container of MP4 (ISO 23008-12), which are not decoded here."""
+"""Brands of images in the container of MP4 (ISO 23008-12), which are not supported."""
 SOUND_BRANDS = frozenset({b"M4A ", b"M4B ", b"M4P "})
-"""Brands of sounds in it."""
+"""Brands of sounds in the container of MP4."""
 OGG_VIDEO = (b"\x80theora", b"OVP80")
 """Codecs of the videos in Ogg; the others are sounds."""
 
 
-def other_part(content: bytes) -> str | None:
-    """Say as which part a sound or an image is sent, in words for whoever sent it as another one; None for anything else."""
-    return as_image(content) or _as_audio(SOUNDS.get(audio_formats.demuxer(content) or ""))
+def suggest_part(content: bytes) -> str | None:
+    """Return a hint about the part as which a sound or an image must be sent. None for other files."""
+    return suggest_image_part(content) or _suggest_audio_part(SOUNDS.get(audio_formats.demuxer(content) or ""))
 
 
-def as_image(content: bytes) -> str | None:
-    """Say that an image is sent as `image`, in words for whoever sent it as another part; None for anything else."""
+def suggest_image_part(content: bytes) -> str | None:
+    """Return a hint that an image must be sent as `image`. None for other files."""
     image = "WebP" if content[8:12] == b"WEBP" else next((name for head, name in IMAGES.items() if content.startswith(head)), None)
     return None if image is None else f"this is an image ({image}): it is sent as `image`, to a bundle that takes images"
 
 
-def as_recording(content: bytes) -> str | None:
-    """Say as which part a video or a sound is sent, in words for whoever sent it as an image; None for anything else."""
+def suggest_recording_part(content: bytes) -> str | None:
+    """Return a hint about the part as which a video or a sound must be sent. None for other files."""
     head = content[: containers.HEAD_BYTES]
     name = audio_formats.demuxer(content) or containers.demuxer(head) or ""
     brand = head[8:12] if name == "mov" and head[4:8] == b"ftyp" else b""
     if brand in STILL_BRANDS:
         return None
     if brand in SOUND_BRANDS or (name == "ogg" and not any(codec in head for codec in OGG_VIDEO)):
-        return _as_audio(VIDEOS[name])
+        return _suggest_audio_part(VIDEOS[name])
     if video := VIDEOS.get(name):
         return f"this is a video ({video}): it is sent as `video`, as with curl -F video=@FILE, to a bundle that takes videos"
-    return _as_audio(SOUNDS.get(name))
+    return _suggest_audio_part(SOUNDS.get(name))
 
 
-def _as_audio(sound: str | None) -> str | None:
+def _suggest_audio_part(sound: str | None) -> str | None:
     return (
         None if sound is None else f"this is a sound ({sound}): it is sent as `audio`, as with curl -F audio=@FILE, to a bundle that hears"
     )

@@ -18,7 +18,7 @@ def is_displayable(image: Image.Image, kind: str) -> bool:
     return _is_sixteen_bit_grey(image, kind) or image.mode not in NOT_DISPLAYABLE
 
 
-def converted(image: Image.Image, kind: str, transparency: bool) -> Image.Image:
+def convert_mode(image: Image.Image, kind: str, transparency: bool) -> Image.Image:
     """Return a displayable image as RGB, or as RGBA if it is transparent and that is kept."""
     convert, mode = _conversion(image, kind, transparency)
     if convert is None:

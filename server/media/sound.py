@@ -1,4 +1,4 @@
-"""Sounds that requests bring, on their own or in a video. They are decoded here, in a confined child (`models.media.audio`): a job holds
+"""Sounds in requests, on their own or in a video. They are decoded by a confined child process (`models.media.audio`): a job holds
 samples, not files."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from models.media import audio
 from models.media.audio import NAMES, SoundLimits
 from server.media.limits import RecordingError
-from server.media.part_hints import as_image
+from server.media.part_hints import suggest_image_part
 
 __all__ = ["NAMES", "SoundLimits", "read"]
 
@@ -27,5 +27,5 @@ def read(content: bytes, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     try:
         return audio.decode(content, rate, limits)
     except audio.SoundError as error:
-        mistaken = as_image(content) if error.kind == "not-a-sound" else None
-        raise RecordingError(PROBLEMS[error.kind], mistaken or str(error)) from error
+        hint = suggest_image_part(content) if error.kind == "not-a-sound" else None
+        raise RecordingError(PROBLEMS[error.kind], hint or str(error)) from error

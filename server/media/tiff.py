@@ -14,24 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT, ORIENTATION, SAMPLES, ROWS_PER_STRIP, PLANES, TILE_WIDTH, TILE_HEIGHT = 256, 257, 274, 277, 278, 284, 322, 323
-MOST_PARTS = 32_768
-"""Strips or tiles."""
-MOST_VALUES = 131_072
-"""Values of all entries of a directory together, apart from texts and bytes."""
-MOST_ENTRIES = 4096
+MAX_TIFF_PARTS = 32_768
+"""Maximum number of strips or tiles."""
+MAX_TIFF_VALUES = 131_072
+"""Maximum number of values of all entries of a directory, apart from texts and bytes."""
+MAX_TIFF_ENTRIES = 4096
 SHORT, LONG = 3, 4
 # tables by tag or type, since `numpy.isin` imports half a megabyte at its first call
 IS_PARTS = np.zeros(65_536, np.bool_)
 """Tags of offsets and lengths, of strips and of tiles."""
 IS_PARTS[[273, 279, 324, 325]] = True
 IS_NUMBER = np.zeros(65_536, np.bool_)
-"""Tags that a decoder takes for numbers, whatever their type."""
+"""Tags whose values a decoder takes as numbers, whatever their type."""
 IS_NUMBER[[*range(254, 270), *range(273, 285), 296, 320, *range(322, 326), 338, 339, 530, 532]] = True
 IS_BYTES = np.zeros(65_536, np.bool_)
-"""BYTE, ASCII and UNDEFINED: what a decoder keeps as it is."""
+"""BYTE, ASCII and UNDEFINED, which a decoder does not convert."""
 IS_BYTES[[1, 2, 7]] = True
 SIZES = np.zeros(65_536, np.int64)
-"""Bytes of a value by type; 0 of one that nobody knows."""
+"""Size of a value in bytes by type; 0 for unknown types."""
 SIZES[1:19] = (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 INTEGERS = {1: "u1", SHORT: "u2", LONG: "u4", 16: "u8"}
 """NumPy's names of BYTE, SHORT, LONG and LONG8."""
@@ -40,7 +40,7 @@ PLANAR = 2
 
 
 class BadDirectory(ValueError):
-    """The message says what is wrong with it."""
+    """A damaged or excessive directory. The message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +50,32 @@ class Page:
     width: int
     height: int
     tile: tuple[int, int]
-    """Width and height; (0, 0) where there are none. A tile may be larger than the picture."""
+    """Width and height; (0, 0) if there are none. A tile may be larger than the image."""
     strip: int
-    """Rows of one, at most those of the picture."""
+    """Rows per strip, at most those of the image."""
     orientation: int
-    """1 to 8, as EXIF has it."""
+    """EXIF orientation, 1 to 8."""
     is_big: bool
     """BigTIFF."""
     order: str
-    """Order of bytes: < or >."""
+    """Byte order: < or >."""
 
 
 @dataclass(frozen=True)
-class _Directory:
+class _TiffDirectory:
     data: bytes
     order: str
     is_big: bool
     entries: NDArray[Any]
     """(N,) of tag, type, count and value, which is an offset if it does not fit."""
 
-    def of(self, tag: int) -> NDArray[Any]:
+    def find(self, tag: int) -> NDArray[Any]:
         found: NDArray[Any] = self.entries[self.entries["tag"] == tag]
         return found
 
     def number(self, tag: int, default: int | None = None) -> int:
         """Value of an entry that holds one integer. Raises BadDirectory."""
-        found = self.of(tag)
+        found = self.find(tag)
         if not len(found) and default is not None:
             return default
         if len(found) != 1 or found["count"][0] != 1 or int(found["type"][0]) not in INTEGERS:
@@ -91,7 +91,7 @@ class _Directory:
 
 
 def first_page(data: bytes) -> Page:
-    """Raises BadDirectory for one that is damaged, or that would take a decoder more than its pixels do."""
+    """Read the first page. Raises BadDirectory if it is damaged, or if its structure would take a decoder more than its pixels do."""
     directory = _first_directory(data)
     width, height = directory.number(WIDTH), directory.number(HEIGHT)
     tile = directory.number(TILE_WIDTH, 0), directory.number(TILE_HEIGHT, 0)
@@ -101,23 +101,23 @@ def first_page(data: bytes) -> Page:
 
 
 def orientation(exif: bytes) -> int:
-    """1 to 8; 1 where EXIF data tells none or is damaged."""
+    """Return the orientation of EXIF data, 1 to 8; 1 if it has none or is damaged."""
     try:
         return _orientation(_first_directory(exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0")))
     except BadDirectory:
         return 1
 
 
-def _orientation(directory: _Directory) -> int:
-    """The standard says SHORT; what writes LONG is read by others, too."""
-    found = directory.of(ORIENTATION)
+def _orientation(directory: _TiffDirectory) -> int:
+    """Return the orientation. The standard says SHORT; LONG is written by some programs and read by others."""
+    found = directory.find(ORIENTATION)
     if len(found) != 1 or found["type"][0] not in (SHORT, LONG) or found["count"][0] != 1:
         return 1
-    told = directory.number(ORIENTATION)
-    return told if 1 <= told <= 8 else 1
+    value = directory.number(ORIENTATION)
+    return value if 1 <= value <= 8 else 1
 
 
-def _first_directory(data: bytes) -> _Directory:
+def _first_directory(data: bytes) -> _TiffDirectory:
     order = "<" if data[:2] == b"II" else ">"
     is_big = data[2:4] in (b"+\0", b"\0+")
     word = order + ("u8" if is_big else "u4")
@@ -129,37 +129,37 @@ def _first_directory(data: bytes) -> _Directory:
     if at + counter.itemsize > len(data):
         raise BadDirectory("the directory lies outside of the file")
     count = int(np.frombuffer(data, counter, 1, at)[0])
-    if count > MOST_ENTRIES:
-        raise BadDirectory(f"a directory of {count:,} entries: at most {MOST_ENTRIES:,} are read")
+    if count > MAX_TIFF_ENTRIES:
+        raise BadDirectory(f"a directory of {count:,} entries: at most {MAX_TIFF_ENTRIES:,} are read")
     entry = np.dtype([("tag", order + "u2"), ("type", order + "u2"), ("count", word), ("value", "V8" if is_big else "V4")])
     if at + counter.itemsize + count * entry.itemsize > len(data):
         raise BadDirectory("the directory breaks off")
-    return _Directory(data, order, is_big, np.frombuffer(data, entry, count, at + counter.itemsize))
+    return _TiffDirectory(data, order, is_big, np.frombuffer(data, entry, count, at + counter.itemsize))
 
 
-def _parts(directory: _Directory, width: int, height: int, tile: tuple[int, int]) -> int:
-    """Strips or tiles that the picture needs."""
+def _parts(directory: _TiffDirectory, width: int, height: int, tile: tuple[int, int]) -> int:
+    """Return the number of strips or tiles that the image needs."""
     rows = _rows(directory, height)
     planes = directory.number(SAMPLES, 1) if directory.number(PLANES, 1) == PLANAR else 1
     tiles = math.ceil(width / tile[0]) * math.ceil(height / tile[1]) if all(tile) else 0
     return max(-(-height // rows), tiles) * planes
 
 
-def _rows(directory: _Directory, height: int) -> int:
-    """Rows of a strip, as the directory says."""
+def _rows(directory: _TiffDirectory, height: int) -> int:
+    """Return the rows of a strip, as the directory says."""
     return max(1, directory.number(ROWS_PER_STRIP, height))
 
 
-def _check(directory: _Directory, parts: int, size: str) -> None:
+def _check(directory: _TiffDirectory, parts: int, size: str) -> None:
     entries = directory.entries
     counts = np.minimum(entries["count"].astype(np.uint64), HUGE).astype(np.int64)
-    most = int(counts[IS_PARTS[entries["tag"]]].max(initial=0))
-    if most > MOST_PARTS:
-        raise BadDirectory(f"{most:,} strips or tiles: at most {MOST_PARTS:,} are read")
-    if most > parts:
-        raise BadDirectory(f"{most:,} strips or tiles, where {size} need {parts:,}")
+    count = int(counts[IS_PARTS[entries["tag"]]].max(initial=0))
+    if count > MAX_TIFF_PARTS:
+        raise BadDirectory(f"{count:,} strips or tiles: at most {MAX_TIFF_PARTS:,} are read")
+    if count > parts:
+        raise BadDirectory(f"{count:,} strips or tiles, but {size} need {parts:,}")
     values = int(counts[~IS_BYTES[entries["type"]] | IS_NUMBER[entries["tag"]]].sum())
-    if values > MOST_VALUES:
-        raise BadDirectory(f"a directory of {values:,} values: at most {MOST_VALUES:,} are read")
+    if values > MAX_TIFF_VALUES:
+        raise BadDirectory(f"a directory of {values:,} values: at most {MAX_TIFF_VALUES:,} are read")
     if int((counts * SIZES[entries["type"]]).sum()) > len(directory.data):
         raise BadDirectory("the directory claims more than the file holds")

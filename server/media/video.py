@@ -1,4 +1,4 @@
-"""Videos that requests bring: what they are, and how people are drawn into them. Workers decode them (`models.media.video`)."""
+"""Videos in requests: their properties, and people drawn into them. Workers decode them (`models.media.video`)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from models.media.containers import HEAD_BYTES, NAMES, demuxer
 from models.media.video import ClipInfo, ClipLimits
 from models.processes.confined_process import ConfinedProcess, ProcessDied
 from server.media.limits import RecordingError
-from server.media.part_hints import other_part
+from server.media.part_hints import suggest_part
 
-__all__ = ["NAMES", "ClipInfo", "ClipLimits", "Drawn", "annotated", "probe"]
+__all__ = ["NAMES", "ClipInfo", "ClipLimits", "PersonAnnotation", "annotate", "probe"]
 
 PROGRAM = "server.media.annotate_video_program"
 PATIENCE_S = 600.0
-"""It says nothing until the clip is done."""
-MOST_BYTES = 2**30
+"""Timeout of the program, which reports nothing until the clip is done."""
+MAX_ANNOTATED_BYTES = 2**30
 LENGTH = struct.Struct("<Q")
 
 
@@ -32,7 +32,7 @@ PROBLEMS: dict[video.VideoErrorKind, str] = {
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PersonAnnotation:
     """A person as drawn. Times in seconds from the first frame, the rest in pixels of upright frames."""
 
     person: int
@@ -41,7 +41,7 @@ class Drawn:
     poses: Sequence[Sequence[float]]
     """t, and x, y and score of COCO's 17 keypoints."""
     texts: Sequence[tuple[float, float, Sequence[str]]]
-    """Begin, end, and lines."""
+    """Start, end, and lines."""
 
 
 def probe(data: bytes, limits: ClipLimits) -> ClipInfo:
@@ -49,13 +49,13 @@ def probe(data: bytes, limits: ClipLimits) -> ClipInfo:
     try:
         return video.probe(data, limits)
     except video.VideoError as error:
-        mistaken = other_part(data) if error.kind == "not-a-video" else None
-        raise RecordingError(PROBLEMS[error.kind], mistaken or str(error)) from error
+        hint = suggest_part(data) if error.kind == "not-a-video" else None
+        raise RecordingError(PROBLEMS[error.kind], hint or str(error)) from error
 
 
-def annotated(clip: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLimits.pixels) -> bytes:
-    """The clip with boxes, skeletons and labels drawn into it, made in a process of its own: an MP4 with H.264, or VP9 where there is no
-    encoder for it, or none for so large frames; and the sound as it was, or as AAC where MP4 does not take it. Frames of more than
+def annotate(clip: bytes, people: Sequence[PersonAnnotation], *, most_pixels: int = ClipLimits.pixels) -> bytes:
+    """Return the clip with boxes, skeletons and labels drawn into it by a separate process: an MP4 with H.264, or with VP9 if there is no
+    encoder for it or none for such large frames. Sound is copied, or encoded as AAC if MP4 cannot hold it. Frames of more than
     `most_pixels` are left out.
 
     Raises RecordingError."""
@@ -65,19 +65,19 @@ def annotated(clip: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLi
         PROGRAM, data, {"demuxer": demuxer(clip[:HEAD_BYTES]), "most_pixels": most_pixels}, patience=PATIENCE_S
     ) as program:
         try:
-            told = program.message()
-            if "error" in told:
-                raise _failed(told["error"])
-            if not 0 < told["bytes"] <= MOST_BYTES:
-                raise _failed(f"it has {told['bytes']} bytes")
-            made = bytearray(told["bytes"])
+            message = program.message()
+            if "error" in message:
+                raise _annotation_error(message["error"])
+            if not 0 < message["bytes"] <= MAX_ANNOTATED_BYTES:
+                raise _annotation_error(f"it has {message['bytes']} bytes")
+            made = bytearray(message["bytes"])
             program.read_into(memoryview(made))
         except ProcessDied as death:
-            raise _failed(str(death)) from death
+            raise _annotation_error(str(death)) from death
     return bytes(made)
 
 
-def _failed(reason: str) -> RecordingError:
+def _annotation_error(reason: str) -> RecordingError:
     error = RecordingError("corrupt-video", f"the annotated clip cannot be made: {reason}")
     error.part = "video"
     return error

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.bundle import BundleSpec
 from models.systems.actions.detection_scale import Detail
 from server.media import person_tracks, video
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.capabilities import ControlsBatching, EchoesArrays, OffersFiles, OffersTensors, Plans, Previews, TakesSteps
 from server.tasks.options import InvalidOption, Options
@@ -185,7 +185,7 @@ class Actions(
         detail = asked.detail or spec.config.get("detail", USUAL_DETAIL)
         return ActionsPlan(top_k, asked.threshold, asked.start_s, asked.end_s, asked.people, detail, asked.detail is not None)
 
-    def prepare(self, item: Item, plan: ActionsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+    def prepare(self, item: Item, plan: ActionsPlan, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         if "video" in item and "tracks" in item:
             raise InvalidOption("tracks", "given beside a video: send one of them")
         if "tracks" in item:
@@ -215,7 +215,7 @@ class Actions(
             raise InvalidOption("tracks", "there is no video to draw into: accept application/json")
         width, height = told["info"][:2].astype(int).tolist()
         most_pixels = video.ClipLimits.from_accepted(width, height).pixels
-        clip = video.annotated(told["video"].tobytes(), [_drawn(person) for person in people], most_pixels=most_pixels)
+        clip = video.annotate(told["video"].tobytes(), [_drawn(person) for person in people], most_pixels=most_pixels)
         return File(clip, {"X-People": str(len(people))})
 
     def preview(self, arrays: Outputs, plan: ActionsPlan, spec: BundleSpec) -> ActionsPreview:
@@ -240,7 +240,7 @@ class Actions(
         seconds = min(asked, int(1000 * duration) / 1000) + 2  # where it begins and ends
         if "person" in arrays:  # tracks: seconds in which nobody was seen are labelled, too
             sightings = len(arrays["person"])
-            told = sightings * ROW_BYTES + seconds * labelled * min(person_tracks.MOST_PEOPLE, sightings)
+            told = sightings * ROW_BYTES + seconds * labelled * min(person_tracks.MAX_TRACKED_PEOPLE, sightings)
         else:
             told = seconds * (rate * ROW_BYTES + labelled) * (plan.people or int(spec.config.get("people", USUAL_PEOPLE)))
         video_bytes = arrays["video"].nbytes if "video" in arrays else 0
@@ -323,8 +323,8 @@ def _lines(second: ActionSecond) -> list[str]:
     return labels if second.unsure is UNSET else ["unsure", *labels]
 
 
-def _drawn(person: Person) -> video.Drawn:
-    return video.Drawn(
+def _drawn(person: Person) -> video.PersonAnnotation:
+    return video.PersonAnnotation(
         person=person.person,
         boxes=[box[:5] for box in person.boxes],
         poses=[] if person.poses is UNSET else [[time, *(value for point in points for value in point)] for time, points in person.poses],

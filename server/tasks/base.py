@@ -17,7 +17,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.tasks.options import Options
 
 JSON = "application/json"
@@ -98,7 +98,7 @@ class Task(ABC, Generic[OptionsT, PlanT]):
             raise TypeError(f"{cls.__name__}: {', '.join(unknown)}: declared neither by Task nor by a capability that it inherits")
 
     @abstractmethod
-    def prepare(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+    def prepare(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         """An item → the arrays of one or more jobs. Runs in a thread unless the item is small. Raises MediaError, and InvalidOption for
         an option that does not go with the item."""
 

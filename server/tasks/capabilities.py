@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Generic
 import msgspec
 
 from models.bundle import BundleSpec
-from server.media.images import Decoder
-from server.media.limits import Limits
+from server.media.images import ImageDecoder
+from server.media.limits import MediaLimits
 from server.tasks.base import JSON, Arrays, Item, OptionsT, Outputs, Part, PlanT, Shapes, Task, Tensor
 
 
@@ -146,7 +146,7 @@ class TwoStage(Generic[PlanT]):
     def needs_first_stage(self, item: Item, spec: BundleSpec) -> bool:
         raise NotImplementedError
 
-    def prepare_first_stage(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: Decoder) -> Arrays:
+    def prepare_first_stage(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: ImageDecoder) -> Arrays:
         """Return the arrays of that job. Runs, and raises, as `prepare` does."""
         raise NotImplementedError
 
@@ -172,7 +172,7 @@ class KeepsScenes(Generic[OptionsT, PlanT]):
         """Return the plan of a job that queries a kept scene. Raises InvalidOption."""
         raise NotImplementedError
 
-    def prepare_followup(self, kept: Outputs, plan: PlanT, limits: Limits) -> Arrays:
+    def prepare_followup(self, kept: Outputs, plan: PlanT, limits: MediaLimits) -> Arrays:
         """`kept_arrays` of an earlier job → the arrays of one that queries it again. Raises InvalidOption."""
         raise NotImplementedError
 

@@ -104,7 +104,7 @@ def test_a_late_part_of_a_video_is_found(gateway: Gateway) -> None:
 @pytest.mark.slow
 def test_tracks_at_their_limits_are_answered(gateway: Gateway) -> None:
     """100 people, 50,000 sightings, 120 seconds."""
-    people, each = person_tracks.MOST_PEOPLE, person_tracks.MOST_SIGHTINGS // person_tracks.MOST_PEOPLE
+    people, each = person_tracks.MAX_TRACKED_PEOPLE, person_tracks.MAX_SIGHTINGS // person_tracks.MAX_TRACKED_PEOPLE
     draw = np.random.default_rng(0)
     person = np.repeat(np.arange(people), each)
     time = np.tile(np.linspace(0, 120, each), people)

@@ -19,7 +19,7 @@ from server.gateway.inference.task_interface import CommonOptions, TaskInterface
 from server.gateway.openapi import document as openapi
 from server.http.problems import Kind, Problem
 from server.http.requests import Head
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.queue.gateway.reservations import Reservations
 from server.queue.script_rows import Claim
 from server.settings import Settings
@@ -54,7 +54,7 @@ class Paint(Task[PaintOptions, PaintOptions], OffersFiles[PaintOptions, PaintOpt
     example: ClassVar[dict[str, int]] = {"width": 1}
     media_types = ("image/png", "application/json")
 
-    def prepare(self, item: Item, plan: PaintOptions, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+    def prepare(self, item: Item, plan: PaintOptions, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         return []
 
     def present(self, outputs: Sequence[Outputs], plan: PaintOptions, spec: BundleSpec, media_type: str) -> Painted:

@@ -18,7 +18,7 @@ from models.checkpoints import CheckpointError
 from models.checkpoints.hf_folder import open_folder
 from models.checkpoints.hf_image_processor import DEFAULTS, read
 from models.media.clip_sampling import crops
-from server.media.images import Decoder, to_model_size
+from server.media.images import ImageDecoder, to_model_size
 
 MOST = 2
 """Largest difference of a value of 0 to 255."""
@@ -54,7 +54,7 @@ def test_pixels_are_those_of_the_library(name: str, size: tuple[int, int], tmp_p
     preprocess = Preprocess(image_size=found.image_size, **found.fields(found.image_size, {}))
     image = photo(*size)
     image.save(tmp_path / "photo.png")
-    with Decoder(10**8).decoded((tmp_path / "photo.png").read_bytes()) as decoded:
+    with ImageDecoder(10**8).decode((tmp_path / "photo.png").read_bytes()) as decoded:
         pixels = np.array(to_model_size(decoded, preprocess, 10**8))
     ours = (torch.from_numpy(pixels).float() / 255 - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)
     theirs = processor(image, return_tensors="pt")["pixel_values"][0].movedim(0, -1)

@@ -12,14 +12,14 @@ from PIL import Image, ImageCms
 from models.media import poisson_blending
 from server.media import compositing
 from server.media.compositing import Blend, compose, ramp, to_png
-from server.media.masks import Box, bounds
+from server.media.masks import PixelBox, bounds
 
 
 def pixels(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
 
 
-def composed_of(image: np.ndarray, made: np.ndarray, box: Box, mask: np.ndarray, feather: int, blend: Blend = "none") -> np.ndarray:
+def composed_of(image: np.ndarray, made: np.ndarray, box: PixelBox, mask: np.ndarray, feather: int, blend: Blend = "none") -> np.ndarray:
     canvas = Image.fromarray(image)
     compose(canvas, made, box, mask, feather, blend)
     return np.asarray(canvas)
@@ -39,21 +39,21 @@ def test_every_byte_outside_the_mask_stays(seed: int) -> None:
     mask = generator.random((height, width)) < generator.choice([0, 0.01, 0.5, 1])
     made = pixels(seed + 100, *generator.integers(1, 40, 2))
     blend: Blend = generator.choice(["membrane", "none"])
-    composed = composed_of(image, made, Box(0, 0, int(width), int(height)), mask, feather=int(generator.integers(0, 5)), blend=blend)
+    composed = composed_of(image, made, PixelBox(0, 0, int(width), int(height)), mask, feather=int(generator.integers(0, 5)), blend=blend)
     assert composed.shape == image.shape and composed.dtype == np.uint8
     assert np.array_equal(composed[~mask], image[~mask])
 
 
 def test_inside_it_is_what_was_made_in_its_place_and_opaque() -> None:
     image, made = pixels(0, 30, 40, 4), pixels(1, 10, 12)
-    mask = Box(6, 5, 4, 3).mask(30, 40)
-    composed = composed_of(image, made, Box(5, 4, 12, 10), mask, feather=0)
+    mask = PixelBox(6, 5, 4, 3).mask(30, 40)
+    composed = composed_of(image, made, PixelBox(5, 4, 12, 10), mask, feather=0)
     assert np.array_equal(composed[5:8, 6:10, :3], made[1:4, 1:5])
     assert (composed[mask][:, 3] == 255).all()
 
 
 def test_a_feather_is_a_ramp_inside_the_mask() -> None:
-    mask = Box(2, 0, 9, 7).mask(20, 20)
+    mask = PixelBox(2, 0, 9, 7).mask(20, 20)
     area = bounds(mask)
     assert area is not None
     across = ramp(mask, area, 3)[0]
@@ -104,15 +104,15 @@ def test_ramp_of_tall_strip_is_as_fast_as_of_wide_one() -> None:
     mask = np.ones((1_000_000, 1), bool)
     mask[-1] = False
     began = time.process_time()
-    steps = ramp(mask, Box(0, 0, 1, 999_999), 3)
+    steps = ramp(mask, PixelBox(0, 0, 1, 999_999), 3)
     assert time.process_time() - began < 2
     assert steps[-4:, 0].tolist() == [3, 3, 2, 1]
 
 
 def test_a_feather_of_two_blends_the_outermost_pixels_by_halves() -> None:
     image, made = np.full((9, 9, 3), 100, np.uint8), np.full((9, 9, 3), 200, np.uint8)
-    mask = Box(2, 2, 5, 5).mask(9, 9)
-    composed = composed_of(image, made, Box(0, 0, 9, 9), mask, feather=2)[4, :, 0]
+    mask = PixelBox(2, 2, 5, 5).mask(9, 9)
+    composed = composed_of(image, made, PixelBox(0, 0, 9, 9), mask, feather=2)[4, :, 0]
     assert composed.tolist() == [100, 100, 150, 200, 200, 200, 150, 100, 100]
 
 
@@ -122,13 +122,13 @@ def smooth(height: int, width: int) -> np.ndarray:
     return np.stack([128 + 100 * np.sin(across / width * 3 + c) * np.cos(down / height * 2) for c in range(3)], axis=2).astype(np.uint8)
 
 
-@pytest.mark.parametrize("hole", [Box(20, 10, 40, 50), Box(0, 0, 30, 80)])
-def test_membrane_removes_edge_error_and_keeps_drawing(hole: Box) -> None:
+@pytest.mark.parametrize("hole", [PixelBox(20, 10, 40, 50), PixelBox(0, 0, 30, 80)])
+def test_membrane_removes_edge_error_and_keeps_drawing(hole: PixelBox) -> None:
     """What was made is the image in other colours, with a line drawn across."""
     image, mask = smooth(90, 100), hole.mask(90, 100)
     made = (image * 0.7 + 20).astype(np.uint8)
     made[45] += 30
-    whole = Box(0, 0, 100, 90)
+    whole = PixelBox(0, 0, 100, 90)
     fitted, plain = (composed_of(image, made, whole, mask, feather=0, blend=blend).astype(int) for blend in ("membrane", "none"))
     beside = mask.copy()
     beside[42:49] = False
@@ -141,24 +141,24 @@ def test_membrane_removes_edge_error_and_keeps_drawing(hole: Box) -> None:
 def test_beside_transparency_it_fits_white() -> None:
     """As the network saw it."""
     image = np.zeros((30, 30, 4), np.uint8)
-    mask = Box(10, 10, 8, 8).mask(30, 30)
-    composed = composed_of(image, np.full((30, 30, 3), 200, np.uint8), Box(0, 0, 30, 30), mask, feather=0, blend="membrane")
+    mask = PixelBox(10, 10, 8, 8).mask(30, 30)
+    composed = composed_of(image, np.full((30, 30, 3), 200, np.uint8), PixelBox(0, 0, 30, 30), mask, feather=0, blend="membrane")
     assert (composed[mask] == 255).all() and np.array_equal(composed[~mask], image[~mask])
 
 
 def test_without_a_known_neighbour_a_membrane_changes_nothing() -> None:
     made = pixels(1, 20, 30)
-    composed = composed_of(pixels(0, 20, 30), made, Box(0, 0, 30, 20), np.ones((20, 30), bool), feather=0, blend="membrane")
+    composed = composed_of(pixels(0, 20, 30), made, PixelBox(0, 0, 30, 20), np.ones((20, 30), bool), feather=0, blend="membrane")
     assert np.array_equal(composed, made)
 
 
 def test_large_membrane_on_small_grid_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    image, mask = smooth(200, 260), Box(30, 20, 170, 150).mask(200, 260)
+    image, mask = smooth(200, 260), PixelBox(30, 20, 170, 150).mask(200, 260)
     made = (image * 0.7 + 60).astype(np.uint8)
-    whole = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
+    whole = composed_of(image, made, PixelBox(0, 0, 260, 200), mask, feather=0, blend="membrane")
     monkeypatch.setattr(poisson_blending, "MAX_GRID_PIXELS", 30 * 30)
     monkeypatch.setattr(compositing, "STRIP_PIXELS", 170 * 7)
-    coarse = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
+    coarse = composed_of(image, made, PixelBox(0, 0, 260, 200), mask, feather=0, blend="membrane")
     assert np.abs(coarse.astype(int) - whole).mean() < 1.5
 
 
@@ -179,15 +179,15 @@ def test_a_profile_of_other_colours_would_be_wrong() -> None:
 
 def test_line_ending_at_hole_does_not_tint_its_surroundings() -> None:
     """A black line meets the edge of a white filling of a white page."""
-    image, mask = np.full((60, 60, 3), 255, np.uint8), Box(20, 20, 20, 20).mask(60, 60)
+    image, mask = np.full((60, 60, 3), 255, np.uint8), PixelBox(20, 20, 20, 20).mask(60, 60)
     image[:, 28:32] = 0
-    composed = composed_of(image, np.full_like(image, 255), Box(0, 0, 60, 60), mask, feather=0, blend="membrane")
+    composed = composed_of(image, np.full_like(image, 255), PixelBox(0, 0, 60, 60), mask, feather=0, blend="membrane")
     assert composed[mask].min() > 200 and composed[mask].mean() > 240
 
 
 def test_uniformly_dark_filling_is_lightened_by_any_amount() -> None:
-    image, mask = np.full((60, 60, 3), 220, np.uint8), Box(20, 20, 20, 20).mask(60, 60)
-    composed = composed_of(image, np.full_like(image, 40), Box(0, 0, 60, 60), mask, feather=0, blend="membrane")
+    image, mask = np.full((60, 60, 3), 220, np.uint8), PixelBox(20, 20, 20, 20).mask(60, 60)
+    composed = composed_of(image, np.full_like(image, 40), PixelBox(0, 0, 60, 60), mask, feather=0, blend="membrane")
     assert (composed == image).all()
 
 
@@ -202,5 +202,5 @@ def test_transparent_feather_is_opaque_and_hides_old_pixels() -> None:
     seen = []
     for hidden in (0, 250):
         image = np.dstack([np.full((9, 9, 3), hidden, np.uint8), np.where(mask, 0, 255).astype(np.uint8)])
-        seen.append(composed_of(image, made, Box(0, 0, 9, 9), mask, feather=2)[mask])
+        seen.append(composed_of(image, made, PixelBox(0, 0, 9, 9), mask, feather=2)[mask])
     assert np.array_equal(*seen) and (seen[0][:, 3] == 255).all() and len(np.unique(seen[0][:, 0])) > 1

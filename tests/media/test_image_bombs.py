@@ -16,26 +16,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
+from server.media.images import CorruptImage, ImageDecoder, NotAnImage, TooManyPixels
 from tests.support.images import encoded
 
 PEAK = """
 import re, sys
 from pathlib import Path
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.tasks.reconstruct.inputs import sent_mask
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
-decoder = Decoder(50_000_000)
+decoder = ImageDecoder(50_000_000)
 data = Path(sys.argv[1]).read_bytes()
 before = peak()
 pixels = decoder.open(data).pixels
 {}
 print((peak() - before) / pixels)
 """
-DECODED = PEAK.replace("{}", "with decoder.decoded(data): pass")
+DECODED = PEAK.replace("{}", "with decoder.decode(data): pass")
 """Prints the bytes a pixel that decoding took at most."""
 MASK = PEAK.replace("{}", "sent_mask({'mask': data}, decoder)")
 """Prints those that the mask of an object took."""
@@ -46,8 +46,8 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 @pytest.fixture
-def decoder() -> Decoder:
-    return Decoder(max_pixels=1_000_000)
+def decoder() -> ImageDecoder:
+    return ImageDecoder(max_pixels=1_000_000)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, kind: str, 
 @pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
 def test_strip_larger_than_its_pixels_is_refused_before_decoding(size: tuple[int, int]) -> None:
     """Pillow keeps an address for each row, and as many weights as a side has pixels when it is resized."""
-    decoder = Decoder(50_000_000)
+    decoder = ImageDecoder(50_000_000)
     with pytest.raises(TooManyPixels, match="longer than 65,535 pixels"):
         decoder.open(encoded(Image.new("1", size), "PNG"))
     assert decoder.open(encoded(Image.new("1", (65_535, 1)), "PNG")).size == (65_535, 1)
@@ -106,27 +106,27 @@ def test_a_tiff_of_one_strip_takes_no_more_than_is_counted(tmp_path: Path, kind:
     data = tiff_of_one_strip(4000, *TIFFS[kind])
     (tmp_path / "picture").write_bytes(data)
     measured = subprocess.run([sys.executable, "-c", DECODED, str(tmp_path / "picture")], capture_output=True, text=True, check=True)
-    assert float(measured.stdout) * 4000**2 < 1.02 * Decoder(50_000_000).open(data).memory()
+    assert float(measured.stdout) * 4000**2 < 1.02 * ImageDecoder(50_000_000).open(data).memory()
 
 
-def second_waits(decoder: Decoder, data: bytes) -> bool:
+def second_waits(decoder: ImageDecoder, data: bytes) -> bool:
     """Whether nothing else is decoded while this is."""
     return not second_is_in_within(0.3, decoder, data)
 
 
-def second_goes_on(decoder: Decoder, data: bytes) -> bool:
+def second_goes_on(decoder: ImageDecoder, data: bytes) -> bool:
     return second_is_in_within(60.0, decoder, data)
 
 
-def second_is_in_within(seconds: float, decoder: Decoder, data: bytes) -> bool:
+def second_is_in_within(seconds: float, decoder: ImageDecoder, data: bytes) -> bool:
     is_in = threading.Event()
 
     def second() -> None:
-        with decoder.decoded(data):
+        with decoder.decode(data):
             is_in.set()
 
     thread = threading.Thread(target=second)
-    with decoder.decoded(data):
+    with decoder.decode(data):
         thread.start()
         went_on = is_in.wait(seconds)
     assert is_in.wait(60)
@@ -135,7 +135,7 @@ def second_is_in_within(seconds: float, decoder: Decoder, data: bytes) -> bool:
 
 
 def test_what_counts_is_memory_and_not_pixels() -> None:
-    decoder = Decoder(max_pixels=40 * 20)
+    decoder = ImageDecoder(max_pixels=40 * 20)
     assert second_waits(decoder, encoded(Image.new("RGBA", (40, 20)), "PNG"))
     assert second_waits(decoder, encoded(Image.new("RGB", (30, 20)), "WEBP"))
     assert second_waits(decoder, encoded(Image.new("RGB", (40, 20)), "JPEG", progressive=True))
@@ -144,13 +144,13 @@ def test_what_counts_is_memory_and_not_pixels() -> None:
 
 
 def test_a_large_picture_gets_its_turn_among_small_ones() -> None:
-    decoder = Decoder(max_pixels=40 * 20)
+    decoder = ImageDecoder(max_pixels=40 * 20)
     small, large = encoded(Image.new("RGB", (20, 10)), "PNG"), encoded(Image.new("RGB", (30, 20)), "WEBP")
     stop = threading.Event()
 
     def decode_small_ones() -> None:
         while not stop.is_set():
-            with decoder.decoded(small):
+            with decoder.decode(small):
                 time.sleep(0.002)
 
     crowd = [threading.Thread(target=decode_small_ones) for _ in range(8)]
@@ -159,7 +159,7 @@ def test_a_large_picture_gets_its_turn_among_small_ones() -> None:
     done = threading.Event()
 
     def decode_large_one() -> None:
-        with decoder.decoded(large):
+        with decoder.decode(large):
             done.set()
 
     one = threading.Thread(target=decode_large_one)
@@ -187,12 +187,12 @@ def jpeg_of_scans(width: int, height: int, scans: list[list[int]]) -> bytes:
 
 def test_sequential_jpeg_with_scan_per_component_is_progressive() -> None:
     """Its decoder, too, keeps all coefficients until the last scan."""
-    decoder = Decoder(max_pixels=40 * 20)
+    decoder = ImageDecoder(max_pixels=40 * 20)
     assert second_waits(decoder, jpeg_of_scans(40, 20, [[1], [2], [3]]))
     assert second_waits(decoder, jpeg_of_scans(40, 20, [[1], [2, 3]]))
     assert second_goes_on(decoder, jpeg_of_scans(40, 20, [[1, 2, 3]]))
     assert second_goes_on(decoder, jpeg_of_scans(32, 20, [[1]]))
-    with pytest.raises(TooManyPixels, match="would take"), decoder.decoded(jpeg_of_scans(40, 20, [[1], [2], [3], [4]])):
+    with pytest.raises(TooManyPixels, match="would take"), decoder.decode(jpeg_of_scans(40, 20, [[1], [2], [3], [4]])):
         pass
 
 
@@ -202,7 +202,7 @@ def test_a_jpeg_takes_no_more_than_is_counted(tmp_path: Path, scans: list[list[i
     file = tmp_path / "picture"
     file.write_bytes(data)
     measured = subprocess.run([sys.executable, "-c", DECODED, str(file)], capture_output=True, text=True, check=True)
-    assert float(measured.stdout) < Decoder(max_pixels=10_000_000).open(data).memory() / 10_000_000 + 1
+    assert float(measured.stdout) < ImageDecoder(max_pixels=10_000_000).open(data).memory() / 10_000_000 + 1
 
 
 def png(*between: bytes) -> bytes:
@@ -259,10 +259,10 @@ TWO_MILLION = exif_of_rationals(2_000_000)
     ],
     ids=["a PNG chunk", "two PNG chunks", "JPEG segments", "JPEG segments behind one without a length", "a WebP chunk"],
 )
-def test_excessive_exif_is_refused_before_decoding(decoder: Decoder, data: bytes) -> None:
+def test_excessive_exif_is_refused_before_decoding(decoder: ImageDecoder, data: bytes) -> None:
     tracemalloc.start()
     try:
-        with pytest.raises(CorruptImage, match="EXIF data of more than 65,536 bytes"), decoder.decoded(data):
+        with pytest.raises(CorruptImage, match="EXIF data of more than 65,536 bytes"), decoder.decode(data):
             pass
         assert tracemalloc.get_traced_memory()[1] < 300_000
     finally:
@@ -270,8 +270,8 @@ def test_excessive_exif_is_refused_before_decoding(decoder: Decoder, data: bytes
 
 
 @pytest.mark.parametrize("wrap", [lambda exif: png(chunk(b"eXIf", exif)), lambda exif: jpeg_with(jpeg_exif(exif))], ids=["PNG", "JPEG"])
-def test_an_orientation_of_many_numbers_turns_nothing(decoder: Decoder, wrap: Callable[[bytes], bytes]) -> None:
-    with decoder.decoded(wrap(exif_of_rationals(8_000))) as image:
+def test_an_orientation_of_many_numbers_turns_nothing(decoder: ImageDecoder, wrap: Callable[[bytes], bytes]) -> None:
+    with decoder.decode(wrap(exif_of_rationals(8_000))) as image:
         assert image.size == (8, 8)
 
 
@@ -310,31 +310,31 @@ def test_an_orientation_of_many_numbers_turns_nothing(decoder: Decoder, wrap: Ca
         "GIF padding",
     ],
 )
-def test_file_with_more_structure_than_pixels_is_refused_at_once(decoder: Decoder, data: bytes) -> None:
-    with pytest.raises(CorruptImage, match="blocks"), decoder.decoded(data):
+def test_file_with_more_structure_than_pixels_is_refused_at_once(decoder: ImageDecoder, data: bytes) -> None:
+    with pytest.raises(CorruptImage, match="blocks"), decoder.decode(data):
         pass
 
 
-def test_ordinary_structure_is_fine(decoder: Decoder) -> None:
+def test_ordinary_structure_is_fine(decoder: ImageDecoder) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8))
     for data in (
         encoded(noise, "JPEG", progressive=True, icc_profile=bytes(300_000), comment=b"x" * 60_000),
         encoded(noise, "GIF", comment=b"x" * 60_000),
         png(chunk(b"tEXt", b"key\0value") * 1_000),
     ):
-        with decoder.decoded(data) as image:
+        with decoder.decode(data) as image:
             assert image.mode == "RGB"
 
 
 @pytest.mark.parametrize("size", [(8, 8), (900, 900)])
-def test_a_png_with_two_headers_is_refused(decoder: Decoder, size: tuple[int, int]) -> None:
+def test_a_png_with_two_headers_is_refused(decoder: ImageDecoder, size: tuple[int, int]) -> None:
     second = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
-    with pytest.raises(CorruptImage, match="more than one header chunk"), decoder.decoded(png(second)):
+    with pytest.raises(CorruptImage, match="more than one header chunk"), decoder.decode(png(second)):
         pass
 
 
-def test_a_text_that_names_the_header_is_none(decoder: Decoder) -> None:
-    with decoder.decoded(png(chunk(b"tEXt", b"IHDR\0IHDR"))) as image:
+def test_a_text_that_names_the_header_is_none(decoder: ImageDecoder) -> None:
+    with decoder.decode(png(chunk(b"tEXt", b"IHDR\0IHDR"))) as image:
         assert image.size == (8, 8)
 
 
@@ -348,32 +348,32 @@ def bmp_with_run_lengths(width: int, height: int, compression: int) -> bytes:
 
 @pytest.mark.parametrize("compression", [1, 2], ids=["RLE8", "RLE4"])
 @pytest.mark.parametrize("size", [(8, 8), (900, 900)])
-def test_a_bmp_with_run_lengths_is_refused(decoder: Decoder, size: tuple[int, int], compression: int) -> None:
+def test_a_bmp_with_run_lengths_is_refused(decoder: ImageDecoder, size: tuple[int, int], compression: int) -> None:
     """Pillow decodes them in Python."""
-    with pytest.raises(NotAnImage, match="run lengths"), decoder.decoded(bmp_with_run_lengths(*size, compression)):
+    with pytest.raises(NotAnImage, match="run lengths"), decoder.decode(bmp_with_run_lengths(*size, compression)):
         pass
 
 
-def test_text_that_inflates_is_refused(decoder: Decoder) -> None:
+def test_text_that_inflates_is_refused(decoder: ImageDecoder) -> None:
     text = chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(60_000_000)))
-    with pytest.raises(CorruptImage), decoder.decoded(png(text)):
+    with pytest.raises(CorruptImage), decoder.decode(png(text)):
         pass
 
 
-def test_directory_with_shared_entry_data_is_refused_or_cheap(decoder: Decoder) -> None:
+def test_directory_with_shared_entry_data_is_refused_or_cheap(decoder: ImageDecoder) -> None:
     """1,000 entries that each claim the same five megabytes."""
     entries = [struct.pack("<HHII", tag, 3, 1, 8) for tag in (256, 257)]
     entries += [struct.pack("<HHII", tag, 1, 5_000_000, 20_000) for tag in range(40_000, 41_000)]
     file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
     began = time.process_time()
-    with pytest.raises(CorruptImage), decoder.decoded(file.ljust(20_000, b"\0") + bytes(5_000_000)):
+    with pytest.raises(CorruptImage), decoder.decode(file.ljust(20_000, b"\0") + bytes(5_000_000)):
         pass
     assert time.process_time() - began < 5
 
 
-def test_a_tile_larger_than_the_limit_is_refused(decoder: Decoder) -> None:
+def test_a_tile_larger_than_the_limit_is_refused(decoder: ImageDecoder) -> None:
     tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 65536, 323: 65536, 324: 200, 325: 10}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
-    with pytest.raises(TooManyPixels, match="65536 × 65536"), decoder.decoded(file.ljust(200, b"\0") + zlib.compress(bytes(100))):
+    with pytest.raises(TooManyPixels, match="65536 × 65536"), decoder.decode(file.ljust(200, b"\0") + zlib.compress(bytes(100))):
         pass

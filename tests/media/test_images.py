@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageCms
 from torchvision import transforms
 
 from models.bundle_schema import Preprocess
-from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels, sniff, to_model_size
+from server.media.images import CorruptImage, ImageDecoder, NotAnImage, TooManyPixels, sniff, to_model_size
 from tests.support.images import encoded
 
 PREPROCESS = Preprocess(image_size=64, short_side=72, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -20,12 +20,12 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 @pytest.fixture
-def decoder() -> Decoder:
-    return Decoder(max_pixels=1_000_000)
+def decoder() -> ImageDecoder:
+    return ImageDecoder(max_pixels=1_000_000)
 
 
-def decode(decoder: Decoder, data: bytes) -> np.ndarray:
-    with decoder.decoded(data) as image:
+def decode(decoder: ImageDecoder, data: bytes) -> np.ndarray:
+    with decoder.decode(data) as image:
         assert image.mode == "RGB"
         return np.asarray(image)
 
@@ -50,28 +50,28 @@ def corners(pixels: np.ndarray) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
-def test_lossless_formats_give_back_every_pixel(decoder: Decoder, kind: str) -> None:
+def test_lossless_formats_give_back_every_pixel(decoder: ImageDecoder, kind: str) -> None:
     image = quadrants()
     assert (decode(decoder, encoded(image, kind)) == np.asarray(image)).all()
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 90}, {"lossless": True, "exif": Image.Exif()}])
-def test_webp_in_all_its_containers(decoder: Decoder, options: dict[str, object]) -> None:
+def test_webp_in_all_its_containers(decoder: ImageDecoder, options: dict[str, object]) -> None:
     assert corners(decode(decoder, encoded(quadrants(), "WEBP", **options))) == [RED, GREEN, BLUE, WHITE]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
-def test_jpeg_and_tiff_modes_become_rgb(decoder: Decoder, mode: str) -> None:
+def test_jpeg_and_tiff_modes_become_rgb(decoder: ImageDecoder, mode: str) -> None:
     image = quadrants().convert(mode)
     reference = np.asarray(image.convert("RGB"))
     assert (decode(decoder, encoded(image, "TIFF")) == reference).all()
 
 
-def test_a_cmyk_jpeg_of_adobes_kind_is_no_negative(decoder: Decoder) -> None:
+def test_a_cmyk_jpeg_of_adobes_kind_is_no_negative(decoder: ImageDecoder) -> None:
     assert corners(decode(decoder, encoded(quadrants().convert("CMYK"), "JPEG", quality=95))) == [RED, GREEN, BLUE, WHITE]
 
 
-def test_a_cmyk_jpeg_without_adobes_marker_is_no_negative_either(decoder: Decoder) -> None:
+def test_a_cmyk_jpeg_without_adobes_marker_is_no_negative_either(decoder: ImageDecoder) -> None:
     inks_as_they_are = encoded(ImageChops.invert(quadrants().convert("CMYK")), "JPEG", quality=95)
     marker = inks_as_they_are.index(b"\xff\xee")
     length = int.from_bytes(inks_as_they_are[marker + 2 : marker + 4], "big")
@@ -80,13 +80,13 @@ def test_a_cmyk_jpeg_without_adobes_marker_is_no_negative_either(decoder: Decode
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_not_clipped(decoder: Decoder, kind: str) -> None:
+def test_16_bit_grey_is_scaled_not_clipped(decoder: ImageDecoder, kind: str) -> None:
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     pixels = decode(decoder, encoded(Image.fromarray(values), kind))
     assert (pixels[..., 0] == np.rint(values / 257).astype(np.uint8)).all()
 
 
-def test_16_bit_colour_is_scaled(decoder: Decoder) -> None:
+def test_16_bit_colour_is_scaled(decoder: ImageDecoder) -> None:
     samples = np.array([[[65535, 0, 0], [0, 32768, 65535]]], ">u2")
     raw = b"\0" + samples.tobytes()
 
@@ -105,25 +105,25 @@ def with_transparent_left_half(mode: str) -> Image.Image:
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
-def test_transparency_lies_on_white(decoder: Decoder, kind: str, options: dict[str, object]) -> None:
+def test_transparency_lies_on_white(decoder: ImageDecoder, kind: str, options: dict[str, object]) -> None:
     data = encoded(with_transparent_left_half("RGBA"), kind, **options)
     assert corners(decode(decoder, data)) == [WHITE, GREEN, WHITE, WHITE]
 
 
-def test_grey_with_transparency_lies_on_white(decoder: Decoder) -> None:
+def test_grey_with_transparency_lies_on_white(decoder: ImageDecoder) -> None:
     data = encoded(with_transparent_left_half("LA"), "PNG")
     pixels = decode(decoder, data)
     assert (pixels[:, :20] == 255).all() and (pixels[:10, 20:] < 200).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_a_transparent_palette_entry_lies_on_white(decoder: Decoder, kind: str) -> None:
+def test_a_transparent_palette_entry_lies_on_white(decoder: ImageDecoder, kind: str) -> None:
     image = quadrants().quantize(4)
     red = image.getpixel((0, 0))
     assert corners(decode(decoder, encoded(image, kind, transparency=red))) == [WHITE, GREEN, BLUE, WHITE]
 
 
-def test_a_transparent_colour_of_an_rgb_png_lies_on_white(decoder: Decoder) -> None:
+def test_a_transparent_colour_of_an_rgb_png_lies_on_white(decoder: ImageDecoder) -> None:
     assert corners(decode(decoder, encoded(quadrants(), "PNG", transparency=BLUE))) == [RED, GREEN, WHITE, WHITE]
 
 
@@ -139,20 +139,20 @@ def png(depth: int, kind: int, transparent: tuple[int, ...], rows: bytes, width:
 
 
 @pytest.mark.parametrize(("depth", "rows"), [(1, b"\x40"), (2, b"\x1b"), (4, b"\x01\x23")])
-def test_a_transparent_grey_of_few_bits_is_that_grey(decoder: Decoder, depth: int, rows: bytes) -> None:
-    with decoder.decoded(png(depth, 0, (1,), rows, 4), transparency=True) as image:
+def test_a_transparent_grey_of_few_bits_is_that_grey(decoder: ImageDecoder, depth: int, rows: bytes) -> None:
+    with decoder.decode(png(depth, 0, (1,), rows, 4), transparency=True) as image:
         assert np.asarray(image)[0, :, 3].tolist() == [255, 0, 255, 255]
 
 
 @pytest.mark.parametrize(("kind", "transparent"), [(0, (0x8000,)), (2, (0x8000, 0x9000, 0xA000))])
-def test_transparent_colour_of_16_bits_is_refused(decoder: Decoder, kind: int, transparent: tuple[int, ...]) -> None:
+def test_transparent_colour_of_16_bits_is_refused(decoder: ImageDecoder, kind: int, transparent: tuple[int, ...]) -> None:
     with pytest.raises(NotAnImage, match="one colour that is transparent"):
         decoder.open(png(16, kind, transparent, bytes(2 * len(transparent) * 4), 4))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_once(decoder: Decoder, kind: str, orientation: int) -> None:
+def test_exif_orientation_is_applied_once(decoder: ImageDecoder, kind: str, orientation: int) -> None:
     # what a camera held that way writes: the inverse of what a viewer has to do
     turned = {
         1: lambda image: image,
@@ -171,19 +171,19 @@ def test_exif_orientation_is_applied_once(decoder: Decoder, kind: str, orientati
     assert corners(pixels) == [RED, GREEN, BLUE, WHITE]
 
 
-def test_damaged_exif_does_not_spoil_a_picture(decoder: Decoder) -> None:
+def test_damaged_exif_does_not_spoil_a_picture(decoder: ImageDecoder) -> None:
     data = encoded(quadrants(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\xff\xff", quality=95)
     assert corners(decode(decoder, data)) == [RED, GREEN, BLUE, WHITE]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_of_an_animation_the_first_picture_counts(decoder: Decoder, kind: str) -> None:
+def test_of_an_animation_the_first_picture_counts(decoder: ImageDecoder, kind: str) -> None:
     frames = [Image.new("RGB", (30, 20), colour) for colour in (RED, GREEN, BLUE)]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert corners(decode(decoder, data)) == [RED] * 4
 
 
-def test_colours_that_cannot_be_shown_are_refused(decoder: Decoder) -> None:
+def test_colours_that_cannot_be_shown_are_refused(decoder: ImageDecoder) -> None:
     lab = ImageCms.applyTransform(
         quadrants(), ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     )
@@ -194,7 +194,7 @@ def test_colours_that_cannot_be_shown_are_refused(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_no_damage_raises_anything_but_an_image_error(decoder: Decoder, kind: str) -> None:
+def test_no_damage_raises_anything_but_an_image_error(decoder: ImageDecoder, kind: str) -> None:
     whole = encoded(Image.fromarray(noise(40, 30)), kind)
     rng = np.random.default_rng(7)
     refused = 0
@@ -211,7 +211,7 @@ def test_no_damage_raises_anything_but_an_image_error(decoder: Decoder, kind: st
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_every_format_is_refused_by_header_if_too_large(kind: str) -> None:
-    small, exact = Decoder(max_pixels=59 * 40), Decoder(max_pixels=60 * 40)
+    small, exact = ImageDecoder(max_pixels=59 * 40), ImageDecoder(max_pixels=60 * 40)
     data = encoded(Image.fromarray(noise(60, 40)), kind)
     with pytest.raises(TooManyPixels, match="60 × 40 pixels"):
         decode(small, data)
@@ -226,14 +226,14 @@ def webp_that_claims(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
 
 
-def test_a_webp_canvas_is_not_even_opened(decoder: Decoder) -> None:
+def test_a_webp_canvas_is_not_even_opened(decoder: ImageDecoder) -> None:
     with pytest.raises(TooManyPixels, match="16383 × 16383"):
         decode(decoder, webp_that_claims(16383, 16383))
 
 
 def test_a_decoder_that_keeps_copies_ends_at_fewer_pixels() -> None:
     """WebP's decoder holds three canvases beside the picture: 16 bytes a pixel, where 12 for each of the pixels are the most."""
-    decoder = Decoder(max_pixels=64 * 64)
+    decoder = ImageDecoder(max_pixels=64 * 64)
     with pytest.raises(TooManyPixels, match=r"WebP of 0\.0 megapixels would take 0 MB to decode.*OPSIN_MAX_PIXELS"):
         decode(decoder, encoded(Image.new("RGB", (64, 64)), "WEBP"))
     assert decode(decoder, encoded(Image.new("RGB", (48, 64)), "WEBP")).shape == (64, 48, 3)
@@ -262,16 +262,16 @@ def test_a_file_s_name_in_its_place_is_told_apart() -> None:
 
 
 def test_pixels_in_flight_are_bounded() -> None:
-    decoder = Decoder(max_pixels=40 * 20)
+    decoder = ImageDecoder(max_pixels=40 * 20)
     data = encoded(quadrants(), "PNG")
     third_is_in = threading.Event()
 
     def third() -> None:
-        with decoder.decoded(data):
+        with decoder.decode(data):
             third_is_in.set()
 
-    with decoder.decoded(data):
-        with decoder.decoded(data):
+    with decoder.decode(data):
+        with decoder.decode(data):
             thread = threading.Thread(target=third)
             thread.start()
             assert not third_is_in.wait(0.2)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from server.media import masks
-from server.media.masks import AreaShare, Box, bounds, grow, of_image, of_transparency, parse, resize
+from server.media.masks import AreaShare, PixelBox, bounds, grow, mask_from_alpha, mask_from_image, parse, resize
 
 
 def random_mask(seed: int, height: int, width: int, share: float = 0.1) -> np.ndarray:
@@ -17,14 +17,14 @@ def random_mask(seed: int, height: int, width: int, share: float = 0.1) -> np.nd
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("box:1,2,3,4", Box(1, 2, 3, 4)),
-        ("box: 1, 2, 3, 4", Box(1, 2, 3, 4)),
+        ("box:1,2,3,4", PixelBox(1, 2, 3, 4)),
+        ("box: 1, 2, 3, 4", PixelBox(1, 2, 3, 4)),
         ("center", AreaShare("center", 0.25)),
         ("center:0.5", AreaShare("center", 0.5)),
         ("random:1", AreaShare("random", 1.0)),
     ],
 )
-def test_words_are_read(text: str, expected: Box | AreaShare) -> None:
+def test_words_are_read(text: str, expected: PixelBox | AreaShare) -> None:
     assert parse(text) == expected
 
 
@@ -54,16 +54,16 @@ def test_other_words_are_refused_with_those_that_are_understood(text: str) -> No
 
 
 def test_a_box_is_its_pixels_and_stays_inside() -> None:
-    mask = Box(2, 1, 3, 2).mask(4, 6)
+    mask = PixelBox(2, 1, 3, 2).mask(4, 6)
     assert np.argwhere(mask).tolist() == [[y, x] for y in (1, 2) for x in (2, 3, 4)]
-    assert Box(0, 0, 6, 4).mask(4, 6).all()
+    assert PixelBox(0, 0, 6, 4).mask(4, 6).all()
     with pytest.raises(ValueError, match=r"the box from 2,1 to 7,3 leaves the image of 6 × 4 pixels"):
-        Box(2, 1, 5, 2).mask(4, 6)
+        PixelBox(2, 1, 5, 2).mask(4, 6)
 
 
 def test_centre_mask_has_its_area_and_proportions_of_the_image() -> None:
     mask = AreaShare("center", 0.25).mask(100, 60, cell=8, seed=0)
-    assert bounds(mask) == Box(15, 25, 30, 50)
+    assert bounds(mask) == PixelBox(15, 25, 30, 50)
     assert AreaShare("center", 1.0).mask(7, 5, cell=8, seed=0).all()
     assert AreaShare("center", 1e-9).mask(7, 5, cell=8, seed=0).sum() == 1
 
@@ -91,21 +91,21 @@ def test_bright_pixels_are_filled(mode: str, white: object, black: object) -> No
     if mode == "P":
         picture.putpalette([0, 0, 0, 255, 0, 0])
     picture.putpixel((2, 1), white)  # type: ignore[arg-type]
-    assert np.argwhere(of_image(picture.convert("RGB"))).tolist() == [[1, 2]]
+    assert np.argwhere(mask_from_image(picture.convert("RGB"))).tolist() == [[1, 2]]
 
 
 def test_of_a_mask_with_transparency_only_that_counts() -> None:
     picture = Image.new("RGBA", (4, 3), (255, 255, 255, 255))
     picture.putpixel((2, 1), (255, 255, 255, 0))
     picture.putpixel((3, 1), (255, 255, 255, 1))
-    assert np.argwhere(of_image(picture)).tolist() == [[1, 2]]
-    assert np.array_equal(of_transparency(picture), of_image(picture))
+    assert np.argwhere(mask_from_image(picture)).tolist() == [[1, 2]]
+    assert np.array_equal(mask_from_alpha(picture), mask_from_image(picture))
 
 
 def test_a_mask_that_is_opaque_everywhere_counts_by_its_colours() -> None:
     picture = Image.new("RGBA", (4, 3), (0, 0, 0, 255))
     picture.putpixel((2, 1), (255, 255, 255, 255))
-    assert np.argwhere(of_image(picture)).tolist() == [[1, 2]]
+    assert np.argwhere(mask_from_image(picture)).tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize("pixels", [0, 1, 3, 50])

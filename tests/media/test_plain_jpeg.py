@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.media.images import Decoder, ImageError, plain_jpeg
+from server.media.images import ImageDecoder, ImageError, plain_jpeg
 
 LIMIT = 1_000_000
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
@@ -56,10 +56,10 @@ def test_whatever_is_unusual_or_damaged_is_left_to_pillow(data: bytes) -> None:
 
 
 def test_the_limit_on_pixels_holds_and_pillow_says_so() -> None:
-    with pytest.raises(ImageError, match="above the limit"), Decoder(32 * 24 - 1).decoded(jpeg()):
+    with pytest.raises(ImageError, match="above the limit"), ImageDecoder(32 * 24 - 1).decode(jpeg()):
         pass
 
 
 def test_transparent_decode_reports_no_profile() -> None:
-    with Decoder(LIMIT).decoded(jpeg(), transparency=True) as image:
+    with ImageDecoder(LIMIT).decode(jpeg(), transparency=True) as image:
         assert image.info["icc_profile"] is None

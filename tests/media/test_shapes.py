@@ -9,7 +9,7 @@ import pytest
 import trimesh
 
 from server.media import meshes
-from server.media.meshes import Cells, Mesh, to_npz, to_ply
+from server.media.meshes import Cells, TriangleMesh, to_npz, to_ply
 
 SIDE = 24
 
@@ -27,26 +27,26 @@ def ball(radius: float = 8.0) -> Cells:
 
 
 @pytest.fixture(scope="module")
-def mesh() -> Mesh:
+def mesh() -> TriangleMesh:
     return meshes.surface(ball(), 0.5)
 
 
-def glb_of(mesh: Mesh) -> bytes:
+def glb_of(mesh: TriangleMesh) -> bytes:
     return meshes.to_glb([meshes.Primitive(mesh.vertices, mesh.faces, {"COLOR_0": meshes.linear(mesh.colours)})])
 
 
-def loaded(mesh: Mesh) -> trimesh.Trimesh:
+def loaded(mesh: TriangleMesh) -> trimesh.Trimesh:
     return trimesh.load(io.BytesIO(glb_of(mesh)), file_type="glb").to_geometry()
 
 
-def test_the_surface_lies_where_values_cross_the_level(mesh: Mesh) -> None:
+def test_the_surface_lies_where_values_cross_the_level(mesh: TriangleMesh) -> None:
     distance = np.linalg.norm(mesh.vertices - (SIDE - 1) / 2, axis=1)
     assert np.abs(distance - 8).max() < 0.1
     read = loaded(mesh)
     assert read.is_watertight and read.volume == pytest.approx(4 / 3 * np.pi * 8**3, rel=0.02)  # positive: seen from outside
 
 
-def test_axes_are_gltfs_and_colours_those_of_occupied_cells(mesh: Mesh) -> None:
+def test_axes_are_gltfs_and_colours_those_of_occupied_cells(mesh: TriangleMesh) -> None:
     read = loaded(mesh)
     np.testing.assert_allclose(read.vertices, mesh.vertices * [1, -1, -1], atol=1e-5)
     colours = np.asarray(read.visual.vertex_colors)[:, :3]
@@ -55,7 +55,7 @@ def test_axes_are_gltfs_and_colours_those_of_occupied_cells(mesh: Mesh) -> None:
     assert np.abs(mesh.colours[:, 0] / 10 - mesh.vertices[:, 0]).max() <= 1
 
 
-def test_slabs_are_one_surface(mesh: Mesh) -> None:
+def test_slabs_are_one_surface(mesh: TriangleMesh) -> None:
     slabs = meshes.surface(ball(), 0.5, slab_cells=5 * (SIDE + 2) ** 2)
     assert len(slabs.faces) == len(mesh.faces) and len(slabs.vertices) > len(mesh.vertices)
     joined = trimesh.Trimesh(slabs.vertices, slabs.faces)

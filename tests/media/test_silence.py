@@ -32,7 +32,7 @@ def encoded(image, kind, **options):
 
 tiff = bytearray(encoded(Image.fromarray(np.arange(12_000, dtype=np.uint8).reshape(60, 200)), "TIFF", compression="tiff_deflate"))
 tiff[tiff.index(b"\\x78\\x9c") + 8] ^= 0xFF
-read(lambda: decoder.decoded(bytes(tiff)).__enter__())
+read(lambda: decoder.decode(bytes(tiff)).__enter__())
 metres = encoded(Image.fromarray(np.full((8, 8), 1000, np.uint16)), "PNG")
 read(lambda: depth.read_depth(metres, decoder, 1e-300))
 print(len(told))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from server.media.images import CorruptImage, Decoder, ImageError, NotAnImage, TooManyPixels
+from server.media.images import CorruptImage, ImageDecoder, ImageError, NotAnImage, TooManyPixels
 
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 1, 2, 3, 4, 5, 7
 SIZES = {BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4, RATIONAL: 8, UNDEFINED: 1}
@@ -51,15 +51,15 @@ def many(tag: int, kind: int, count: int) -> dict[int, Entry]:
 
 
 @pytest.fixture
-def decoder() -> Decoder:
-    return Decoder(max_pixels=1_000_000)
+def decoder() -> ImageDecoder:
+    return ImageDecoder(max_pixels=1_000_000)
 
 
-def refused(decoder: Decoder, data: bytes, words: str) -> None:
+def refused(decoder: ImageDecoder, data: bytes, words: str) -> None:
     """As cheaply as a file may be that takes a decoder hundreds of megabytes."""
     tracemalloc.start()
     try:
-        with pytest.raises(CorruptImage, match=words), decoder.decoded(data):
+        with pytest.raises(CorruptImage, match=words), decoder.decode(data):
             pass
         assert tracemalloc.get_traced_memory()[1] < FEW_BYTES
     finally:
@@ -68,12 +68,12 @@ def refused(decoder: Decoder, data: bytes, words: str) -> None:
 
 @pytest.mark.parametrize("tag", [OFFSETS, LENGTHS, TILE_OFFSETS, TILE_LENGTHS])
 @pytest.mark.parametrize(("order", "big"), LAYOUTS)
-def test_more_strips_or_tiles_than_the_picture_needs_are_refused(decoder: Decoder, tag: int, order: str, big: bool) -> None:
+def test_more_strips_or_tiles_than_the_picture_needs_are_refused(decoder: ImageDecoder, tag: int, order: str, big: bool) -> None:
     refused(decoder, tiff(many(tag, LONG, 1_000_000), order, big), "1,000,000 strips or tiles: at most 32,768")
     refused(decoder, tiff(many(tag, SHORT, 30_000), order, big), "30,000 strips or tiles, where 4 × 2 pixels need 1")
 
 
-def test_a_million_honest_strips_of_one_row_are_refused(decoder: Decoder) -> None:
+def test_a_million_honest_strips_of_one_row_are_refused(decoder: ImageDecoder) -> None:
     count = 1_000_000
     entries: dict[int, Entry] = {278: (LONG, 1, 1), OFFSETS: (LONG, count, bytes(4 * count)), LENGTHS: (LONG, count, b"\1\0\0\0" * count)}
     refused(decoder, tiff(entries, size=(1, count)), "at most 32,768")
@@ -92,17 +92,17 @@ def test_a_million_honest_strips_of_one_row_are_refused(decoder: Decoder) -> Non
     ids=["resolutions", "a colour map", "a private tag", "kinds of channels as bytes", "sample formats as bytes", "a type nobody knows"],
 )
 @pytest.mark.parametrize(("order", "big"), LAYOUTS)
-def test_a_directory_of_too_many_values_is_refused(decoder: Decoder, entries: dict[int, Entry], order: str, big: bool) -> None:
+def test_a_directory_of_too_many_values_is_refused(decoder: ImageDecoder, entries: dict[int, Entry], order: str, big: bool) -> None:
     refused(decoder, tiff(entries, order, big), "values: at most 131,072")
 
 
 @pytest.mark.parametrize(("order", "big"), LAYOUTS)
-def test_a_directory_of_too_many_entries_is_refused(decoder: Decoder, order: str, big: bool) -> None:
+def test_a_directory_of_too_many_entries_is_refused(decoder: ImageDecoder, order: str, big: bool) -> None:
     entries = many(OFFSETS, LONG, 1) | dict.fromkeys(range(40000, 45000), (BYTE, 1, 0))
     refused(decoder, tiff(entries, order, big), "entries: at most 4,096")
 
 
-def test_entries_beyond_the_file_are_refused(decoder: Decoder) -> None:
+def test_entries_beyond_the_file_are_refused(decoder: ImageDecoder) -> None:
     whole = tiff({OFFSETS: (LONG, 1, 0), LENGTHS: (LONG, 1, 8)}, big=True)
     refused(decoder, whole[:16] + struct.pack("<Q", 2**63) + whole[24:], "at most 4,096")
     refused(decoder, whole[:8] + struct.pack("<Q", 2**63) + whole[16:], "outside of the file")
@@ -110,7 +110,7 @@ def test_entries_beyond_the_file_are_refused(decoder: Decoder) -> None:
     refused(decoder, tiff({40_000: (BYTE, 2**31, 8)}), "claims more than the file holds")
 
 
-def test_a_size_that_is_told_twice_is_refused(decoder: Decoder) -> None:
+def test_a_size_that_is_told_twice_is_refused(decoder: ImageDecoder) -> None:
     """Which of the two would count?"""
     data = tiff({OFFSETS: (LONG, 1, 8), 40_000: (LONG, 1, 1_000_000)}).replace(
         struct.pack("<HH", 40_000, LONG), struct.pack("<HH", 257, LONG)
@@ -119,7 +119,7 @@ def test_a_size_that_is_told_twice_is_refused(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("order", "<>")
-def test_directories_are_read_as_decoders_read_them(decoder: Decoder, order: str) -> None:
+def test_directories_are_read_as_decoders_read_them(decoder: ImageDecoder, order: str) -> None:
     pixels = bytes(range(0, 240, 30))
     for big in (False, True):
         entries: dict[int, Entry] = {
@@ -130,24 +130,24 @@ def test_directories_are_read_as_decoders_read_them(decoder: Decoder, order: str
         begin = len(tiff({**entries, OFFSETS: (LONG, 2, bytes(8))}, order, big))
         data = tiff({**entries, OFFSETS: (LONG, 2, struct.pack(order + "LL", begin, begin + 4))}, order, big, pixels=pixels)
         if big and order == ">":  # which Pillow takes for something else
-            with pytest.raises(NotAnImage, match="BigTIFF"), decoder.decoded(data):
+            with pytest.raises(NotAnImage, match="BigTIFF"), decoder.decode(data):
                 pass
             continue
-        with decoder.decoded(data) as image:
+        with decoder.decode(data) as image:
             assert np.asarray(image)[..., 0].tobytes() == pixels
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"])
-def test_files_of_pillow_are_decoded_whatever_their_compression(decoder: Decoder, compression: str) -> None:
+def test_files_of_pillow_are_decoded_whatever_their_compression(decoder: ImageDecoder, compression: str) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)).resize((600, 900))
     file = io.BytesIO()
     image.save(file, "TIFF", compression=compression, tiffinfo={TiffImagePlugin.ROWSPERSTRIP: 8}, icc_profile=bytes(400_000))
-    with decoder.decoded(file.getvalue()) as decoded, Image.open(file) as reference:
+    with decoder.decode(file.getvalue()) as decoded, Image.open(file) as reference:
         assert (np.asarray(decoded) == np.asarray(reference)).all()
 
 
 @pytest.mark.parametrize(("tag", "value"), [(TiffImagePlugin.BITSPERSAMPLE, 12), (TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0)])
-def test_grey_that_pillow_would_take_for_other_grey_is_refused(decoder: Decoder, tag: int, value: int) -> None:
+def test_grey_that_pillow_would_take_for_other_grey_is_refused(decoder: ImageDecoder, tag: int, value: int) -> None:
     file = io.BytesIO()
     Image.fromarray(np.arange(8, dtype=np.uint16).reshape(2, 4)).save(file, "TIFF")
     content, entry = file.getvalue(), struct.pack("<HHIH", tag, 3, 1, {258: 16, 262: 1}[tag])
@@ -156,7 +156,7 @@ def test_grey_that_pillow_would_take_for_other_grey_is_refused(decoder: Decoder,
         decoder.open(content.replace(entry, struct.pack("<HHIH", tag, 3, 1, value)))
 
 
-def test_only_an_orientation_of_one_number_counts(decoder: Decoder) -> None:
+def test_only_an_orientation_of_one_number_counts(decoder: ImageDecoder) -> None:
     whole: dict[int, Entry] = {OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8)}
     for told, size in (
         ((SHORT, 1, 6), (2, 4)),
@@ -165,11 +165,11 @@ def test_only_an_orientation_of_one_number_counts(decoder: Decoder) -> None:
         ((SHORT, 4, b"\6\0" * 4), (4, 2)),
         ((SHORT, 1, 9), (4, 2)),
     ):
-        with decoder.decoded(tiff({**whole, 274: told})) as image:
+        with decoder.decode(tiff({**whole, 274: told})) as image:
             assert image.size == size
 
 
-def test_other_pages_are_not_read(decoder: Decoder) -> None:
+def test_other_pages_are_not_read(decoder: ImageDecoder) -> None:
     """The next one would be refused, and names itself as the one after it."""
     first = tiff({OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8), 34665: (LONG, 1, 0)})
     bomb = tiff(many(OFFSETS, LONG, 1_000_000))[8:]
@@ -178,19 +178,19 @@ def test_other_pages_are_not_read(decoder: Decoder) -> None:
     data = data.replace(struct.pack("<HHLL", 34665, LONG, 1, 0), struct.pack("<HHLL", 34665, LONG, 1, len(first)))
     tracemalloc.start()
     try:
-        with decoder.decoded(data) as image:
+        with decoder.decode(data) as image:
             assert image.size == (4, 2)
         assert tracemalloc.get_traced_memory()[1] < FEW_BYTES
     finally:
         tracemalloc.stop()
 
 
-def test_pixels_and_tiles_are_bounded_as_in_any_file(decoder: Decoder) -> None:
-    with pytest.raises(TooManyPixels, match="4000 × 3000"), decoder.decoded(tiff({OFFSETS: (LONG, 1, 8)}, size=(4000, 3000))):
+def test_pixels_and_tiles_are_bounded_as_in_any_file(decoder: ImageDecoder) -> None:
+    with pytest.raises(TooManyPixels, match="4000 × 3000"), decoder.decode(tiff({OFFSETS: (LONG, 1, 8)}, size=(4000, 3000))):
         pass
 
 
-def test_damaged_directory_raises_only_image_errors(decoder: Decoder) -> None:
+def test_damaged_directory_raises_only_image_errors(decoder: ImageDecoder) -> None:
     rng = np.random.default_rng(3)
     for order, big in LAYOUTS:
         whole = tiff({OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8), 274: (SHORT, 1, 6)}, order, big)
@@ -199,20 +199,20 @@ def test_damaged_directory_raises_only_image_errors(decoder: Decoder) -> None:
             for position in rng.integers(4, len(whole), rng.integers(1, 6)):
                 damaged[position] = rng.integers(256)
             try:
-                with decoder.decoded(bytes(damaged)):
+                with decoder.decode(bytes(damaged)):
                     pass
             except ImageError:
                 pass
 
 
-def test_uncompressed_16_bit_planes_are_refused(decoder: Decoder) -> None:
+def test_uncompressed_16_bit_planes_are_refused(decoder: ImageDecoder) -> None:
     bits, each = struct.pack("<3H", 16, 16, 16), struct.pack("<3L", 8, 8, 8)
     planes: dict[int, Entry] = {258: (SHORT, 3, bits), 259: (SHORT, 1, 1), 262: (SHORT, 1, 2), 277: (SHORT, 1, 3), 284: (SHORT, 1, 2)}
     with pytest.raises(NotAnImage, match="uncompressed planes of 16 bits"):
         decoder.open(tiff(planes | {OFFSETS: (LONG, 3, each), LENGTHS: (LONG, 3, each)}))
 
 
-def test_colours_that_are_floats_are_refused_as_a_kind(decoder: Decoder) -> None:
+def test_colours_that_are_floats_are_refused_as_a_kind(decoder: ImageDecoder) -> None:
     """Grey ones are, too, which Pillow reads."""
     colours: dict[int, Entry] = {258: (SHORT, 3, b"\x20\0" * 3), 262: (SHORT, 1, 2), 277: (SHORT, 1, 3), 339: (SHORT, 3, b"\3\0" * 3)}
     with pytest.raises(NotAnImage, match="send 8 or 16 bits per channel"):

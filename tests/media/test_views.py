@@ -9,7 +9,7 @@ import torch
 from models.bundle_schema import QuerySpace
 from models.systems.mcc import scene_inputs
 from server.media import mcc_inputs
-from server.media.depth import Camera
+from server.media.depth import PinholeCamera
 from server.media.limits import InvalidPart
 from training.data.rgbd_scenes import unproject
 
@@ -29,7 +29,7 @@ def capture(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("source", "size", "seen"), [(None, 32, 16), (72, 32, 16), (None, 48, 24)])
 def test_an_object_is_seen_as_in_training(source: int | None, size: int, seen: int) -> None:
     image, points, mask = capture()
-    made = mcc_inputs.view(image, points, mask, QuerySpace(margin=6, source_size=source), image_size=size, seen_size=seen)
+    made = mcc_inputs.build_view(image, points, mask, QuerySpace(margin=6, source_size=source), image_size=size, seen_size=seen)
     expected = scene_inputs.capture_to_view(
         torch.from_numpy(image).float() / 255,
         torch.from_numpy(points),
@@ -55,7 +55,7 @@ def test_an_object_is_seen_as_in_training(source: int | None, size: int, seen: i
 def test_a_scene_is_seen_as_in_training() -> None:
     image, points, _ = capture()
     mask = np.isfinite(points).all(axis=2)
-    made = mcc_inputs.view(image, points, mask, QuerySpace(region="half-ball"), image_size=32, seen_size=16)
+    made = mcc_inputs.build_view(image, points, mask, QuerySpace(region="half-ball"), image_size=32, seen_size=16)
     expected = scene_inputs.resize(scene_inputs.CropBox(0, HEIGHT - 1, 15, 15 + HEIGHT - 1).crop(torch.from_numpy(points)), 16)
     scale = float(scene_inputs.point_spread(expected))
     assert made.scale == pytest.approx(scale, rel=1e-5) and not made.centre.any()
@@ -66,7 +66,7 @@ def test_a_scene_is_seen_as_in_training() -> None:
 
 def test_depth_is_unprojected_as_in_training() -> None:
     depth = np.random.default_rng(0).uniform(0.5, 2, (HEIGHT, WIDTH)).astype(np.float32)
-    made = Camera(80.0, 81.0, 44.0, 31.0).unproject(depth)
+    made = PinholeCamera(80.0, 81.0, 44.0, 31.0).unproject(depth)
     np.testing.assert_allclose(made, unproject(torch.from_numpy(depth), (80.0, 81.0), (44.0, 31.0)).numpy(), atol=1e-6)
 
 
@@ -75,4 +75,4 @@ def test_depth_too_sparse_to_be_resized_is_refused() -> None:
     points[:, ::2] = np.nan
     points[::2] = np.nan
     with pytest.raises(InvalidPart, match="too few neighbouring pixels were seen"):
-        mcc_inputs.view(image, points, mask, QuerySpace(), image_size=32, seen_size=16)
+        mcc_inputs.build_view(image, points, mask, QuerySpace(), image_size=32, seen_size=16)

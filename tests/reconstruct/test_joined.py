@@ -19,8 +19,8 @@ from models.systems.mcc.visible_surface import VisibleSurface
 from opsin import Client
 from opsin.point_rendering import render_from_camera
 from server.media import mcc_inputs
-from server.media.images import Decoder
-from server.media.limits import Limits
+from server.media.images import ImageDecoder
+from server.media.limits import MediaLimits
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct.schema import ReconstructOptions
 from server.tasks.reconstruct.task import Reconstruct
@@ -162,16 +162,16 @@ def test_points_that_no_camera_sees_are_answered_by_the_network(sculptor: Sculpt
 def test_scene_kept_without_view_answers_as_before(tmp_path: Any) -> None:
     task, spec = Reconstruct(), write_shell(tmp_path, space=QuerySpace(spacing=SPACING, reach=0.2, margin=4)).spec
     asked = task.plan(ReconstructOptions(fov=FOV, format="npz"), spec)
-    [fresh] = task.prepare({"image": CAPTURE["image"], "depth": CAPTURE["depth"]}, asked, spec, Decoder(50_000_000))
+    [fresh] = task.prepare({"image": CAPTURE["image"], "depth": CAPTURE["depth"]}, asked, spec, ImageDecoder(50_000_000))
     kept = {"latent": np.zeros((17, 48), np.float32), "seen": fresh["seen"], "scale": fresh["scale"], "centre": fresh["centre"]}
     plan = task.plan_followup(ReconstructOptions(format="npz"), spec, "a" * 32)
-    assert task.prepare_followup(kept, plan, Limits()).keys() == {*kept, "asks"}
+    assert task.prepare_followup(kept, plan, MediaLimits()).keys() == {*kept, "asks"}
     cells = np.array([5000, 5001], np.int32)
     told = {"cells": cells, "occupancy": np.full(2, 0.9, np.float32), "colours": np.zeros((2, 3), np.uint8), "queries": np.array([9, 9])}
     answer = task.present([{**told, "scale": kept["scale"], "centre": kept["centre"]}], plan, spec, "application/x-npz")
     assert {"cells", "occupancy"} <= arrays(answer.content).keys()  # type: ignore[union-attr]
     with pytest.raises(InvalidOption) as refused:
-        task.prepare_followup(kept, task.plan_followup(ReconstructOptions(surface="joined"), spec, "a" * 32), Limits())
+        task.prepare_followup(kept, task.plan_followup(ReconstructOptions(surface="joined"), spec, "a" * 32), MediaLimits())
     assert refused.value.field == "surface"
 
 
@@ -179,7 +179,7 @@ def test_what_is_kept_of_a_large_photograph_is_small(tmp_path: Any) -> None:
     task, spec = Reconstruct(), write_shell(tmp_path, space=QuerySpace(spacing=SPACING, reach=0.2, margin=4)).spec
     large = np.asarray(Image.fromarray(image()).resize((20 * WIDTH, 20 * HEIGHT)))
     plan = task.plan(ReconstructOptions(fov=FOV), spec)
-    [made] = task.prepare({"image": png(large), "depth": CAPTURE["depth"]}, plan, spec, Decoder(50_000_000))
+    [made] = task.prepare({"image": png(large), "depth": CAPTURE["depth"]}, plan, spec, ImageDecoder(50_000_000))
     assert max(made["front_depth"].shape) == 512 and made["front_depth"].dtype == np.float16
     with Image.open(io.BytesIO(made["front"].tobytes())) as photograph:
         assert photograph.format == "JPEG" and photograph.size == made["front_depth"].shape[::-1]
@@ -194,8 +194,8 @@ def test_sensor_holes_belong_to_object_and_drawn_ones_do_not(tmp_path: Any) -> N
     drawn = png(np.where(gap > 0, 255, 0).astype(np.uint8))
     plan = task.plan(ReconstructOptions(fov=FOV), spec)
     for parts_sent, filled in (({}, True), ({"mask": drawn}, False)):
-        [made] = task.prepare({"image": CAPTURE["image"], "depth": npy(gap), **parts_sent}, plan, spec, Decoder(50_000_000))
-        front = mcc_inputs.front_of(made)
+        [made] = task.prepare({"image": CAPTURE["image"], "depth": npy(gap), **parts_sent}, plan, spec, ImageDecoder(50_000_000))
+        front = mcc_inputs.front_from_outputs(made)
         assert front is not None and not front.seen.all()
         silhouette = (depth() > 0)[(depth() > 0).any(axis=1)][:, (depth() > 0).any(axis=0)]
         assert (front.mask == (silhouette if filled else silhouette & np.isfinite(front.depth))).all()

@@ -116,7 +116,7 @@ def test_what_does_not_fit(sculptor: Sculptor, files: dict[str, bytes], options:
 @pytest.mark.parametrize(
     ("files", "options", "field", "reason"),
     [
-        (with_(depth=DEPTH), {"mode": "dense", "spacing": 0.1}, "spacing", "asks 216000 queries to begin with, above the limit of 200000"),
+        (with_(depth=DEPTH), {"mode": "dense", "spacing": 0.1}, "spacing", "takes 216000 queries at first, above the limit of 200000"),
         (with_(depth=DEPTH), {"spacing": 0.001}, "spacing", "use a larger one"),
         (with_(depth=DEPTH), {"spacing": 1e-6}, "spacing", "use a larger one"),
         (with_(depth=DEPTH), {"spacing": 5e-324}, "spacing", "use a larger one"),

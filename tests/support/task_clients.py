@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.loading import load
-from server.media.images import Decoder, to_model_size
+from server.media.images import ImageDecoder, to_model_size
 from server.tasks.embedding.text_jobs import packed, vectors
 from tests.support.fake_worker import picture
 from tests.support.gateway_process import Gateway, refused
@@ -129,7 +129,7 @@ class Speaker:
         model, spec = load(self.pairs[pair]), self.pairs[pair].spec
         rows = []
         for content in images:
-            with Decoder(10**6).decoded(content) as image:
+            with ImageDecoder(10**6).decode(content) as image:
                 rows.append(to_model_size(image, spec.image_preprocess, 10**6))
         return model.forward({"pixels": np.stack(rows)}, options)["embedding"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from models.bundle import BundleSpec
 from models.bundle_schema import QuerySpace
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import inputs
 from server.tasks.reconstruct.schema import ReconstructOptions
@@ -37,7 +37,7 @@ def large() -> bytes:
 
 def seen(spec: BundleSpec, files: dict[str, bytes], **options: float) -> np.ndarray:
     task = Reconstruct()
-    [arrays] = task.prepare(files, task.plan(ReconstructOptions(**options), spec), spec, Decoder(50_000_000))
+    [arrays] = task.prepare(files, task.plan(ReconstructOptions(**options), spec), spec, ImageDecoder(50_000_000))
     return arrays["seen"] * arrays["scale"] + arrays["scale"] * arrays["centre"]
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, FileDigest, Preprocess
 from models.media import patchmatch
-from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
+from server.media.images import CorruptImage, ImageDecoder, NotAnImage, TooManyPixels
 from server.tasks.base import JSON, Arrays, File
 from server.tasks.inpaint.schema import METHODS, MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
 from server.tasks.inpaint.task import COPYING_STEPS, Inpaint
@@ -21,7 +21,7 @@ from server.tasks.options import ExcessiveOption, InvalidOption, rows
 from tests.support.images import decoded, encoded, noise
 
 TASK = Inpaint()
-DECODER = Decoder(max_pixels=1_000_000)
+DECODER = ImageDecoder(max_pixels=1_000_000)
 GREEN = (10, 200, 30)
 PNG = "image/png"
 NOTHING = np.empty(0)
@@ -216,7 +216,7 @@ def test_every_byte_outside_the_filled_pixels_is_the_input_s(seed: int) -> None:
     except InvalidOption as refused:
         assert refused.field == "method", "nothing can be copied"
         answer = decoded(fill(file, encoded(Image.fromarray(mask)), size=size, method="network", **options))
-    with DECODER.decoded(file, transparency=True) as original:
+    with DECODER.decode(file, transparency=True) as original:
         expected = np.asarray(original)
     filled = np.zeros(mask.shape, bool)
     for y, x in np.argwhere(mask):
@@ -369,7 +369,7 @@ def test_only_the_first_picture_of_an_animation_is_filled() -> None:
     frames = [noise(9, 9, seed=seed).quantize(16) for seed in (1, 2)]
     gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     answer = decoded(fill(gif, encoded(white(9, 9))))
-    with DECODER.decoded(gif, transparency=True) as first:
+    with DECODER.decode(gif, transparency=True) as first:
         assert np.array_equal(answer, np.asarray(first))
 
 
@@ -494,7 +494,7 @@ def test_copy_source_is_bounded_at_scale_of_image() -> None:
     assert arrays["detail"].shape == (40, 60, 3)
     large = Image.new("RGB", (2000, 1500))
     [arrays] = TASK.prepare(
-        {"image": encoded(large), "mask": encoded(white(1500, 2000, (500, 500, 800, 800)))}, chosen, SPEC, Decoder(4_000_000)
+        {"image": encoded(large), "mask": encoded(white(1500, 2000, (500, 500, 800, 800)))}, chosen, SPEC, ImageDecoder(4_000_000)
     )
     assert 0.9 * 2**20 < arrays["detail_missing"].size <= 2**20
     assert np.count_nonzero(arrays["detail_missing"]) <= 2**17
@@ -508,7 +508,7 @@ def test_copied_patches_share_no_batch_with_steps_of_the_network() -> None:
 def test_job_steps_sum_all_samples_and_windows() -> None:
     asked = plan(steps=3, samples=2, size="tile", sampler="ddim")
     image, mask = encoded(noise(60, 200)), encoded(white(60, 200, (2, 2, 196, 56)))
-    [arrays] = Inpaint().prepare({"image": image, "mask": mask}, asked, SPEC, Decoder(1_000_000))
+    [arrays] = Inpaint().prepare({"image": image, "mask": mask}, asked, SPEC, ImageDecoder(1_000_000))
     assert len(arrays["windows"]) > 1
     assert Inpaint().steps(asked, arrays) == 3 * 2 * len(arrays["windows"])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.media.memory_budget import MemoryBudget
 from server.tasks.inpaint.task import Inpaint
 from tests.support.images import encoded, noise
@@ -20,7 +20,7 @@ MEASURE = """
 import json, re, sys
 from pathlib import Path
 from PIL import Image
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.media.memory_budget import MemoryBudget
 from server.tasks.inpaint.task import Inpaint
 from server.tasks.inpaint.schema import InpaintOptions
@@ -34,7 +34,7 @@ class Noting(MemoryBudget):
     def acquire(self, nbytes):
         asked.append(nbytes)
 
-asked, decoder, task = [], Decoder(50_000_000), Inpaint()
+asked, decoder, task = [], ImageDecoder(50_000_000), Inpaint()
 decoder.budget = Noting(0)
 
 def run(item, plan):
@@ -64,7 +64,7 @@ def test_inpainting_reserves_a_few_bytes_per_pixel(tmp_path: Path, mode: str, op
 
 
 def test_preparing_waits_while_others_hold_the_memory() -> None:
-    decoder, task = Decoder(max_pixels=200 * 100), Inpaint()
+    decoder, task = ImageDecoder(max_pixels=200 * 100), Inpaint()
     item = {"image": encoded(noise(100, 200)), "mask": encoded(white(100, 200, (10, 10, 50, 50)))}
     done = threading.Event()
 
@@ -73,7 +73,7 @@ def test_preparing_waits_while_others_hold_the_memory() -> None:
         done.set()
 
     thread = threading.Thread(target=prepare)
-    with decoder.budget.taken(2 * 4 * 200 * 100):
+    with decoder.budget.reserve(2 * 4 * 200 * 100):
         thread.start()
         assert not done.wait(0.3)
     assert done.wait(60)
@@ -84,10 +84,10 @@ def test_what_needs_little_memory_waits_for_no_larger_piece() -> None:
     budget, passed = MemoryBudget(1000), threading.Event()
 
     def smaller() -> None:
-        with budget.taken(125):
+        with budget.reserve(125):
             passed.set()
 
-    with budget.taken(1000):
+    with budget.reserve(1000):
         next_one = threading.Thread(target=lambda: budget.acquire(900), daemon=True)  # stands at the door
         next_one.start()
         threading.Thread(target=smaller, daemon=True).start()

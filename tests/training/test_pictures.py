@@ -35,7 +35,7 @@ def test_a_picture_is_what_the_service_makes_of_it(tmp_path: Path, kind: str) ->
         Image.fromarray(dice.integers(0, 65536, (6, 9)).astype(np.uint16)).save(file)
     else:
         colours.save(file, transparency=colours.getpixel((2, 3)))
-    with images.Decoder(1_000_000).decoded(file.read_bytes()) as served:
+    with images.ImageDecoder(1_000_000).decode(file.read_bytes()) as served:
         assert np.array_equal(load_image.open_on_white(file), served)
 
 

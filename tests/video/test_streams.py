@@ -8,7 +8,7 @@ import av
 import pytest
 
 from models.media.video import ClipLimits, Frames, VideoError, probe
-from server.media.video import annotated
+from server.media.video import annotate
 from tests.support.videos import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, clip, every, mixed, number_of
 
 LIMITS = ClipLimits()
@@ -43,7 +43,7 @@ def test_first_video_is_analysed_and_annotated_among_streams(container: str, kin
     assert ((facts.height, facts.width), facts.frames, facts.duration_s) == (SIZE, FRAMES, FRAMES / RATE)
     seen = list(Frames(film, RATE, LIMITS).take(10**9))
     assert [number_of(frame.pixels) for frame in seen] == list(range(FRAMES))
-    with av.open(io.BytesIO(annotated(film, []))) as drawn:
+    with av.open(io.BytesIO(annotate(film, []))) as drawn:
         assert sorted(stream.type for stream in drawn.streams) == (["audio", "video"] if "sound" in kinds else ["video"])
         frames = list(drawn.decode(video=0))
     assert (len(frames), (frames[0].height, frames[0].width)) == (FRAMES, SIZE)
@@ -75,5 +75,5 @@ def test_a_damaged_packet_of_a_broadcast_costs_its_frame_alone() -> None:
     facts = probe(film, LIMITS)
     assert facts.frames == 19
     assert len(list(Frames(bytes(film), RATE, LIMITS).take(10**9))) > 15
-    with av.open(io.BytesIO(annotated(bytes(film), []))) as drawn:
+    with av.open(io.BytesIO(annotate(bytes(film), []))) as drawn:
         assert len(list(drawn.decode(video=0))) > 15

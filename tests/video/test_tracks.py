@@ -132,7 +132,7 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_what_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.media.person_tracks.MOST_BYTES", 1000)
+    monkeypatch.setattr("server.media.person_tracks.MAX_ARRAY_BYTES", 1000)
     with pytest.raises(ExcessivePart, match="token: more than 1000 bytes"):
         read(packed(**good()))
 

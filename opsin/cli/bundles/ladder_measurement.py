@@ -107,8 +107,8 @@ def _measure_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: L
     from rich.progress import Progress
 
     from opsin.measuring.clip_ladder import UnusableRecording, measure_recordings, measure_steps
-    from server.media.images import Decoder
-    from server.media.limits import Limits
+    from server.media.images import ImageDecoder
+    from server.media.limits import MediaLimits
 
     spec, settings = bundle.spec, settings_of(None)
     chosen, recordings = read_recordings(folder, spec, use)
@@ -119,7 +119,7 @@ def _measure_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: L
     for one in recordings:
         if (nbytes := sum(file.stat().st_size for file in one.files.values())) > settings.max_body_bytes:
             raise UsageError(f"--files: {one.name}: {nbytes} bytes are above the limit of {settings.max_body_bytes} (OPSIN_MAX_BODY_BYTES)")
-    decoder = Decoder(settings.max_pixels, Limits(clips=settings.clip_limits, sounds=settings.sound_limits))
+    decoder = ImageDecoder(settings.max_pixels, MediaLimits(clips=settings.clip_limits, sounds=settings.sound_limits))
     console = make_console(errors=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task_id = bar.add_task("Classifying", total=len(recordings))

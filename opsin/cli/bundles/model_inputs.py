@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def load_at_model_size(paths: Iterable[Path], spec: BundleSpec, option: str) -> list[NDArray[Any]]:
     """Read images as uint8 (S, S, 3), prepared as the service does. Raises UsageError naming `option` and the file."""
-    from server.media.images import Decoder, ImageError, to_model_size
+    from server.media.images import ImageDecoder, ImageError, to_model_size
 
     limit, pixels = settings_of(None).max_pixels, []
     for path in paths:
         try:
-            with Decoder(limit).decoded(path.read_bytes()) as picture:
+            with ImageDecoder(limit).decode(path.read_bytes()) as picture:
                 pixels.append(to_model_size(picture, spec.image_preprocess, limit))
         except (ImageError, OSError) as error:
             raise UsageError(f"{option}: {path}: {error}") from error

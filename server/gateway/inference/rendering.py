@@ -92,7 +92,7 @@ class Presenting:
 
     def _within_budget(self, planned: Planned, outputs: Sequence[Outputs], work: Callable[..., T], *arguments: Any) -> T:
         task = planned.task
-        with self._budget.taken(task.memory_to_present(outputs, planned.plan) if isinstance(task, PresentsElsewhere) else 0):
+        with self._budget.reserve(task.memory_to_present(outputs, planned.plan) if isinstance(task, PresentsElsewhere) else 0):
             return work(outputs, planned.plan, *arguments)
 
     async def aside(self, planned: Planned, outputs: Sequence[Outputs], work: Callable[[], T], *, client: str) -> T:

@@ -89,13 +89,13 @@ class Inference:
     """Runs the items of admitted requests."""
 
     def __init__(
-        self, dispatcher: Dispatcher, desertion: Desertion, metrics: GatewayMetrics, decoder: images.Decoder, turns: FairExecutor
+        self, dispatcher: Dispatcher, desertion: Desertion, metrics: GatewayMetrics, decoder: images.ImageDecoder, turns: FairExecutor
     ) -> None:
         self._dispatcher = dispatcher
         self._desertion = desertion
         self._metrics = metrics
         self._decoder = decoder
-        self._inline = images.Decoder(min(INLINE_PIXELS, decoder.max_pixels))
+        self._inline = images.ImageDecoder(min(INLINE_PIXELS, decoder.max_pixels))
         """The event loop's own decoder, which never waits for what threads have decoded."""
         self._turns = turns
 
@@ -340,7 +340,7 @@ def outputs_of(replies: Sequence[Reply]) -> list[Outputs]:
     return [{name: array.to_numpy() for name, array in reply.arrays.items()} for reply in replies]
 
 
-def _prepare(item: Item, asked: Asked, decoder: images.Decoder, *, first: bool = False) -> Prepared | MediaError | InvalidOption:
+def _prepare(item: Item, asked: Asked, decoder: images.ImageDecoder, *, first: bool = False) -> Prepared | MediaError | InvalidOption:
     """first: the job that comes before the item's own. The error is returned, so that one bad item does not hide which one comes first;
     without its frames, which hold the item."""
     try:

@@ -32,7 +32,7 @@ from server.gateway.routes import jobs as job_routes
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, RESPOND_ASYNC, DisconnectWatcher, Head
 from server.http.sse import EventStream
-from server.media.part_hints import as_recording
+from server.media.part_hints import suggest_recording_part
 from server.tasks import registry
 from server.tasks.base import JSON, Task
 from server.tasks.capabilities import KeepsScenes, TakesSteps, media_types, offers, plan_of, takes
@@ -198,7 +198,7 @@ def _check_images(submission: Submission) -> None:
     """Raises Problem (415) for a video or a sound that was sent as an image."""
     sent = submission.parts.get("image", [])
     for index, content in enumerate(sent):
-        if mistaken := as_recording(content):
+        if mistaken := suggest_recording_part(content):
             raise Problem(Kind.NOT_AN_IMAGE, mistaken, item_field("image", index, len(sent)))
 
 

@@ -23,8 +23,8 @@ from models.bundle_schema import Sound
 from models.media import audio_windows
 from models.registry import architectures
 from server.media import sound, video
-from server.media.images import Decoder
-from server.media.limits import RecordingError, named
+from server.media.images import ImageDecoder
+from server.media.limits import RecordingError, naming_part
 from server.media.sound import SoundLimits
 from server.tasks.base import Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.capabilities import ControlsBatching, Counts, EchoesArrays, OffersTensors, Plans, Previews, SelectsBundles, TakesSteps
@@ -143,12 +143,12 @@ class ClassifyClips(
             trace=asked.trace,
         )
 
-    def prepare(self, item: Item, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+    def prepare(self, item: Item, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         use = _used(item, plan, spec)
         _check_use(plan, use)
         arrays: Arrays = {}
         if use != "sound":
-            with named("video"):
+            with naming_part("video"):
                 facts = video.probe(item["video"], decoder.limits.clips)
             _check_start(plan, facts.duration_s, "video")
             info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
@@ -282,10 +282,10 @@ def _check_use(plan: ClassifyClipsPlan, use: Use) -> None:
 def _read(item: Item, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     """Return the sound that was sent, or the video's own, (n,). Raises MediaError that names the part, or the one that is missing."""
     if "audio" in item:
-        with named("audio"):
+        with naming_part("audio"):
             return sound.read(item["audio"], rate, limits)
     try:
-        with named("video"):
+        with naming_part("video"):
             return sound.read(item["video"], rate, limits)
     except RecordingError as error:
         if error.problem != "no-sound":

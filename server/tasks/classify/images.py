@@ -161,8 +161,8 @@ class ClassifyAnswer(msgspec.Struct, frozen=True):
 class ImageTask(Task[OptionsT, PlanT]):
     """A task whose items are images, each of which becomes one job with `pixels` uint8 (S, S, 3) at the bundle's size."""
 
-    def prepare(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
-        with decoder.decoded(item["image"]) as image:
+    def prepare(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: images.ImageDecoder) -> list[Arrays]:
+        with decoder.decode(item["image"]) as image:
             return [{"pixels": images.to_model_size(image, spec.image_preprocess, decoder.max_pixels)}]
 
     def samples(self, spec: BundleSpec) -> Sequence[Arrays]:

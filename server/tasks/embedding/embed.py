@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.bundle import VECTOR_TASKS, BundleSpec
 from models.registry import architectures
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Tensor
 from server.tasks.capabilities import OffersFiles
 from server.tasks.classify.images import IMAGE
@@ -117,7 +117,7 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, Embed
         _, schedule = schedule_of(str(asked.merge), spec)
         return EmbedPlan(asked.encoding, schedule, asked.pool or "", asked.output, asked.truncate)
 
-    def prepare(self, item: Item, plan: EmbedPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+    def prepare(self, item: Item, plan: EmbedPlan, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         if "text" in item:
             return text_jobs.packed(_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
         return super().prepare(item, plan, spec, decoder)

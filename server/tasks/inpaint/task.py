@@ -25,9 +25,9 @@ from models.media import patchmatch
 from models.systems.diffmae.sampler_presets import PRESETS, SamplerName
 from server.media import compositing, crop_regions, masks
 from server.media.crop_regions import Region
-from server.media.images import PIXEL, Decoder, Opened, TooManyPixels
-from server.media.limits import named
-from server.media.masks import Box, Mask
+from server.media.images import BYTES_PER_PIXEL, ImageDecoder, OpenedImage, TooManyPixels
+from server.media.limits import naming_part
+from server.media.masks import PixelBox, PixelMask
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.capabilities import (
     ControlsBatching,
@@ -55,7 +55,7 @@ SMALL_ARRAYS = 64
 """Bytes of the answer's arrays besides."""
 PATCH_SIZE = 16
 """Default of an architecture whose config does not tell."""
-PRESENTER = Decoder(2**48)
+PRESENTER = ImageDecoder(2**48)
 """Decodes again, to compose the result, what was decoded once, within the limits of that time."""
 # bytes of a pixel of the image, beside the image
 MASKS = 2
@@ -140,7 +140,7 @@ class Inpaint(
         }
         return InpaintPlan(**(given | chosen))
 
-    def prepare(self, item: Item, plan: InpaintPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+    def prepare(self, item: Item, plan: InpaintPlan, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         """Raises InvalidOption where mask and image do not go together, and ExcessiveOption."""
         if plan.mask is not None and "mask" in item:
             raise InvalidOption("mask", "given both as a part and as text: send one of them")
@@ -153,11 +153,11 @@ class Inpaint(
         scratch = crop_regions.SCALING_BYTES * min(image.pixels, 2 * crop_regions.STRIP_PIXELS)
         if plan.method != "network":
             scratch += COPIED * min(image.pixels, patchmatch.MAX_PIXELS)
-        with decoder.budget.taken(_memory(image, mask, TILED if plan.size == "tile" else 0, scratch)):
+        with decoder.budget.reserve(_memory(image, mask, TILED if plan.size == "tile" else 0, scratch)):
             sent = _sent_mask(mask)
-            picture = image.upright(transparency=True)
+            picture = image.load_upright(transparency=True)
             hole = _hole(picture, sent, plan, spec)
-            region = crop_regions.choose(plan.size, hole, _native(spec))
+            region = crop_regions.choose_region(plan.size, hole, _native(spec))
             fine = None if plan.method == "network" or not region.windows else crop_regions.detail(hole, region)
             method = _method_of(hole, region, fine, plan, spec)
             if method != "exemplar" and plan.steps * plan.samples * len(region.windows) > MOST_STEPS:
@@ -190,7 +190,7 @@ class Inpaint(
         return {name: getattr(plan, name) for name in names}
 
     def memory_to_present(self, outputs: Sequence[Outputs], plan: InpaintPlan) -> int:
-        beside = (PIXEL if plan.samples > 1 else 0) + PNG_PIXEL * plan.samples + (RAMP if plan.feather else 0)
+        beside = (BYTES_PER_PIXEL if plan.samples > 1 else 0) + PNG_PIXEL * plan.samples + (RAMP if plan.feather else 0)
         opened = (_open(one["image"].tobytes(), one["mask"].tobytes(), PRESENTER) for one in outputs)
         return max(_memory(image, mask, beside, compositing.blending_bytes(image.pixels)) for image, mask in opened)
 
@@ -243,11 +243,11 @@ def _answer(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintAns
     """The finished samples of one image."""
     image, mask = _open(outputs["image"].tobytes(), outputs["mask"].tobytes(), PRESENTER)
     sent = _sent_mask(mask)
-    picture = image.upright(transparency=True)
+    picture = image.load_upright(transparency=True)
     profile = picture.info["icc_profile"]
     hole = _hole(picture, sent, plan, spec)
     del sent
-    box, results = Box(*outputs["box"].tolist()), []
+    box, results = PixelBox(*outputs["box"].tolist()), []
     for sample, made in enumerate(outputs["filled"]):
         composed = picture.copy() if len(outputs["filled"]) > 1 else picture
         compositing.compose(composed, made, box, hole, plan.feather, plan.blend)
@@ -257,12 +257,12 @@ def _answer(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintAns
     return InpaintAnswer(picture.width, picture.height, int(np.count_nonzero(hole)), steps, sampler, method, results)
 
 
-def _open(image: bytes, mask: bytes, decoder: Decoder) -> tuple[Opened, Opened | None]:
+def _open(image: bytes, mask: bytes, decoder: ImageDecoder) -> tuple[OpenedImage, OpenedImage | None]:
     """Read the headers of image and mask; no mask where none was sent. Raises ImageError that names the part, and InvalidOption."""
     opened = decoder.open(image)
     if not mask:
         return opened, None
-    with named("mask"):
+    with naming_part("mask"):
         sent = decoder.open(mask)
     if sent.size != opened.size:
         raise InvalidOption(
@@ -271,28 +271,28 @@ def _open(image: bytes, mask: bytes, decoder: Decoder) -> tuple[Opened, Opened |
     return opened, sent
 
 
-def _memory(image: Opened, mask: Opened | None, beside: int, scratch: int) -> int:
+def _memory(image: OpenedImage, mask: OpenedImage | None, beside: int, scratch: int) -> int:
     """Bytes at the worst moment of what is made of an image. beside: bytes a pixel besides the image and its masks. scratch: bytes for some
     of its rows at a time."""
     masks_of_it = MASKS * image.pixels
     decoding = image.memory(transparency=True) + (0 if mask is None else image.pixels)
     decoding_mask = 0 if mask is None else mask.memory(transparency=True) + masks_of_it
-    return max(decoding_mask, decoding, (PIXEL + beside) * image.pixels + masks_of_it + scratch)
+    return max(decoding_mask, decoding, (BYTES_PER_PIXEL + beside) * image.pixels + masks_of_it + scratch)
 
 
-def _sent_mask(mask: Opened | None) -> Mask | None:
+def _sent_mask(mask: OpenedImage | None) -> PixelMask | None:
     """None where none was sent. Raises ImageError that names the part."""
     if mask is None:
         return None
-    with named("mask"):
-        return masks.of_image(mask.upright(transparency=True))
+    with naming_part("mask"):
+        return masks.mask_from_image(mask.load_upright(transparency=True))
 
 
-def _hole(image: Image.Image, sent: Mask | None, plan: InpaintPlan, spec: BundleSpec) -> Mask:
+def _hole(image: Image.Image, sent: PixelMask | None, plan: InpaintPlan, spec: BundleSpec) -> PixelMask:
     """Pixels to fill, (H, W) of the upright image. Raises InvalidOption."""
     height, width = image.height, image.width
     if sent is None and plan.mask is None:
-        mask = masks.of_transparency(image)
+        mask = masks.mask_from_alpha(image)
         if not mask.any():
             raise InvalidOption("mask", NO_MASK)
     else:
@@ -300,11 +300,11 @@ def _hole(image: Image.Image, sent: Mask | None, plan: InpaintPlan, spec: Bundle
     return masks.grow(mask, plan.grow)
 
 
-def _of_words(plan: InpaintPlan, spec: BundleSpec, height: int, width: int) -> Mask:
+def _of_words(plan: InpaintPlan, spec: BundleSpec, height: int, width: int) -> PixelMask:
     """Random cells are the network's patches, where it sees the whole image."""
     assert plan.mask is not None
     words = _parse(plan.mask)
-    if isinstance(words, Box):
+    if isinstance(words, PixelBox):
         try:
             return words.mask(height, width)
         except ValueError as error:
@@ -314,7 +314,7 @@ def _of_words(plan: InpaintPlan, spec: BundleSpec, height: int, width: int) -> M
     return words.mask(height, width, patch / min(native[0] / height, native[1] / width), plan.seed)
 
 
-def _parse(text: str) -> Box | masks.AreaShare:
+def _parse(text: str) -> PixelBox | masks.AreaShare:
     try:
         return masks.parse(text.strip())
     except ValueError as error:
@@ -334,12 +334,12 @@ def _method(asked: InpaintOptions, spec: BundleSpec) -> Method:
     return asked.method
 
 
-def _method_of(hole: Mask, region: Region, fine: Region | None, plan: InpaintPlan, spec: BundleSpec) -> FillMethod:
+def _method_of(hole: PixelMask, region: Region, fine: Region | None, plan: InpaintPlan, spec: BundleSpec) -> FillMethod:
     """How this hole is filled. fine: from where patches would be copied; None where nothing is missing. Raises InvalidOption."""
     if fine is None:
         return "network" if plan.method == "auto" else plan.method
     box = region.box
-    missing = masks.resize(box.of(hole), *fine.scaled)
+    missing = masks.resize(box.crop(hole), *fine.scaled)
     has_sources = patchmatch.has_sources(missing)
     if plan.method == "auto":
         thickness = masks.thickness(missing) * box.height / missing.shape[0]
@@ -351,7 +351,7 @@ def _method_of(hole: Mask, region: Region, fine: Region | None, plan: InpaintPla
     return plan.method
 
 
-def _seen(image: Image.Image, hole: Mask, region: Region, fine: Region | None, method: FillMethod) -> Arrays:
+def _seen(image: Image.Image, hole: PixelMask, region: Region, fine: Region | None, method: FillMethod) -> Arrays:
     """The arrays that are worked on; where nothing is missing, the network's, which then takes no step."""
     seen: Arrays = {}
     if method != "exemplar" or fine is None:

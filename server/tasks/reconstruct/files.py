@@ -56,7 +56,7 @@ def joined_answer(found: Outputs, plan: ReconstructPlan, front: VisibleSurface, 
     seen = np.repeat(np.array([1, 0], np.uint8), (len(front.points), len(guessed)))
     if kind == "ply":
         width = float(np.median(front.pixel_widths) * found["scale"][0])
-        return points, meshes.to_ply(points, colours, spacing_of(found, plan), meshes.Seen(seen, width))
+        return points, meshes.to_ply(points, colours, spacing_of(found, plan), meshes.SeenPoints(seen, width))
     sizes = np.concatenate([np.minimum(front.pixel_widths, pitch), np.full(len(guessed), SIZE * pitch)]) * found["scale"][0]
     arrays = {"points": points, "colours": colours, "seen": seen, "sizes": sizes.astype(np.float32)}
     return points, meshes.to_npz(arrays | _placed(found, plan))

@@ -12,9 +12,10 @@ from PIL import Image
 from models.bundle import BundleSpec
 from models.systems.mcc.visible_surface import fit_camera
 from server.media import depth, masks, mcc_inputs, npy
-from server.media.depth import Camera, Points
-from server.media.images import Decoder
-from server.media.limits import InvalidPart, named
+from server.media.depth import PinholeCamera, PointMap
+from server.media.images import ImageDecoder
+from server.media.limits import InvalidPart, naming_part
+from server.media.masks import PixelMask
 from server.tasks.base import Item
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import monocular_depth
@@ -58,11 +59,11 @@ def source_of(item: Item, plan: ReconstructPlan, spec: BundleSpec) -> str:
     return "depth"
 
 
-def read_map(item: Item, plan: ReconstructPlan, source: str, decoder: Decoder) -> NDArray[np.float32]:
+def read_map(item: Item, plan: ReconstructPlan, source: str, decoder: ImageDecoder) -> NDArray[np.float32]:
     """Depth (h, w) or points (h, w, 3), or what was told of a photograph (S, S). Raises MediaError and InvalidOption."""
     if source == PHOTOGRAPH:
         return npy.read(item[TOLD], npy.read_header(item[TOLD]))
-    with named(source):
+    with naming_part(source):
         if source == "points":
             return depth.read_points(item["points"], decoder)
         if plan.depth_scale is not None and item["depth"].startswith(npy.MAGIC):
@@ -80,9 +81,9 @@ def reduced(image: Image.Image) -> Image.Image:
     return image.resize((width, min(height, MOST_PIXELS // width)), Image.Resampling.BOX)
 
 
-def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, image: Image.Image, whole: tuple[int, int]) -> Points:
+def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, image: Image.Image, whole: tuple[int, int]) -> PointMap:
     """(H, W, 3) of an image, which was `whole` pixels wide and high when its camera was described. Raises MediaError and InvalidOption."""
-    with named(source):
+    with naming_part(source):
         grid = depth.to_image_size(grid, image.height, image.width)
     if source == "points":
         points = grid
@@ -109,8 +110,8 @@ def check_camera(plan: ReconstructPlan, width: int, height: int) -> None:
 
 
 def camera_of(
-    plan: ReconstructPlan, source: str, points: Points, mask: mcc_inputs.Mask, image: Image.Image, whole: tuple[int, int]
-) -> Camera | None:
+    plan: ReconstructPlan, source: str, points: PointMap, mask: PixelMask, image: Image.Image, whole: tuple[int, int]
+) -> PinholeCamera | None:
     """The camera of an image that was `whole` pixels wide and high when it was described; of points the one that fits those in the mask,
     None where there is none. Raises InvalidOption where that one is needed."""
     if source != "points":
@@ -118,20 +119,22 @@ def camera_of(
     fitted = fit_camera(points, mask & np.isfinite(points).all(axis=2))
     if fitted is None and plan.surface == "joined":
         raise InvalidOption("surface", "no camera sees the points in their pixels, so that they cannot be joined: ask for `network`")
-    return None if fitted is None else Camera(*(float(value) for value in fitted))
+    return None if fitted is None else PinholeCamera(*(float(value) for value in fitted))
 
 
-def _check_reach(points: Points, depth_map: NDArray[np.float32], plan: ReconstructPlan, camera: Camera, whole: tuple[int, int]) -> None:
+def _check_reach(
+    points: PointMap, depth_map: NDArray[np.float32], plan: ReconstructPlan, camera: PinholeCamera, whole: tuple[int, int]
+) -> None:
     """Raises InvalidOption where the camera, not the depth, puts points beyond all measure."""
-    near = np.abs(points[np.isfinite(depth_map)][:, :2]) <= depth.FARTHEST
+    near = np.abs(points[np.isfinite(depth_map)][:, :2]) <= depth.MAX_DEPTH_M
     if not near.all():
         raise InvalidOption(
             _at_fault(plan, camera, whole, downwards=bool(near[:, 0].all())),
-            f"with this camera a point lies more than {depth.FARTHEST:g} m to the side; fx, fy, cx and cy are in pixels of the image",
+            f"with this camera a point lies more than {depth.MAX_DEPTH_M:g} m to the side; fx, fy, cx and cy are in pixels of the image",
         )
 
 
-def _at_fault(plan: ReconstructPlan, camera: Camera, whole: tuple[int, int], *, downwards: bool) -> str:
+def _at_fault(plan: ReconstructPlan, camera: PinholeCamera, whole: tuple[int, int], *, downwards: bool) -> str:
     """The principal point, where it is further from the image's middle than the image is wide or high, else the focal length."""
     name, centre, side = ("cy", camera.cy, whole[1]) if downwards else ("cx", camera.cx, whole[0])
     if abs(centre - side / 2) > side:
@@ -141,22 +144,20 @@ def _at_fault(plan: ReconstructPlan, camera: Camera, whole: tuple[int, int], *, 
     return "fy" if downwards and plan.fy is not None else "fx"
 
 
-def scaled_camera(plan: ReconstructPlan, image: Image.Image, whole: tuple[int, int]) -> Camera:
+def scaled_camera(plan: ReconstructPlan, image: Image.Image, whole: tuple[int, int]) -> PinholeCamera:
     """The camera of an image that was `whole` pixels wide and high when it was described."""
-    return _camera(plan, whole[1], whole[0]).scaled(image.width / whole[0], image.height / whole[1])
+    return _camera(plan, whole[1], whole[0]).rescale(image.width / whole[0], image.height / whole[1])
 
 
-def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:
+def _camera(plan: ReconstructPlan, height: int, width: int) -> PinholeCamera:
     if plan.fx is not None:
         fx, fy = plan.fx, plan.fx if plan.fy is None else plan.fy
     else:
         fx = fy = depth.focal_length(USUAL_FOV if plan.fov is None else plan.fov, width)
-    return Camera(fx, fy, width / 2 if plan.cx is None else plan.cx, height / 2 if plan.cy is None else plan.cy)
+    return PinholeCamera(fx, fy, width / 2 if plan.cx is None else plan.cx, height / 2 if plan.cy is None else plan.cy)
 
 
-def mask_of(
-    sent: mcc_inputs.Mask | None, pixels: NDArray[np.uint8], points: Points, source: str, whole: tuple[int, int]
-) -> mcc_inputs.Mask:
+def mask_of(sent: PixelMask | None, pixels: NDArray[np.uint8], points: PointMap, source: str, whole: tuple[int, int]) -> PixelMask:
     """The mask of what counts, (H, W): the part, or the image's opaque pixels, or all that was seen. `whole`: width and height of the
     image as it was sent, and of the part. Raises InvalidOption."""
     seen = np.asarray(np.isfinite(points).all(axis=2))
@@ -169,14 +170,14 @@ def mask_of(
 
 
 def view_of(
-    see: Callable[[mcc_inputs.Mask], mcc_inputs.View], points: Points, mask: mcc_inputs.Mask, source: str, drawn: str | None
-) -> mcc_inputs.View:
+    see: Callable[[PixelMask], mcc_inputs.NetworkView], points: PointMap, mask: PixelMask, source: str, drawn: str | None
+) -> mcc_inputs.NetworkView:
     """The view of what the mask shows. drawn: the part that shows the object, which is at fault where the points without it would do.
     Raises MediaError and InvalidOption."""
     try:
-        with named(source):
+        with naming_part(source):
             return see(mask)
-    except mcc_inputs.TooNarrow as error:
+    except mcc_inputs.ImageTooNarrow as error:
         raise InvalidOption("image", str(error)) from error
     except InvalidPart as error:
         if drawn is None:
@@ -187,7 +188,7 @@ def view_of(
     raise InvalidOption(drawn, reason)
 
 
-def photographed(sent: mcc_inputs.Mask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> mcc_inputs.Mask:
+def photographed(sent: PixelMask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> PixelMask:
     """The mask of the object of a photograph without depth, (H, W). Raises InvalidOption."""
     mask = _object(sent, pixels, whole)
     if mask is None:
@@ -197,7 +198,7 @@ def photographed(sent: mcc_inputs.Mask | None, pixels: NDArray[np.uint8], whole:
     return mask
 
 
-def _object(sent: mcc_inputs.Mask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> mcc_inputs.Mask | None:
+def _object(sent: PixelMask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> PixelMask | None:
     """The object that the part, else the image's opacity, shows, (H, W); None where neither does. Raises InvalidOption."""
     mask, name = (masks.opaque(pixels), "image") if sent is None else (sent, "mask")
     if mask is None:
@@ -209,11 +210,11 @@ def _object(sent: mcc_inputs.Mask | None, pixels: NDArray[np.uint8], whole: tupl
     return mask if mask.shape == pixels.shape[:2] else depth.nearest(mask, *pixels.shape[:2])
 
 
-def sent_mask(item: Item, decoder: Decoder) -> mcc_inputs.Mask | None:
+def sent_mask(item: Item, decoder: ImageDecoder) -> PixelMask | None:
     """None where none was sent. Raises ImageError that names the part."""
     if "mask" not in item:
         return None
-    with named("mask"):
+    with naming_part("mask"):
         opened = decoder.open(item["mask"])
-        with decoder.budget.taken(opened.memory(transparency=True) + MASKS * opened.pixels):
-            return masks.object_of(opened.upright(transparency=True))
+        with decoder.budget.reserve(opened.memory(transparency=True) + MASKS * opened.pixels):
+            return masks.object_mask(opened.load_upright(transparency=True))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.bundle import BundleSpec
-from server.media.mcc_inputs import Mask
+from server.media.masks import PixelMask
 
 CONTEXT = 0.1
 """Share of the longer side of the object that is shown of its surroundings, on each side."""
@@ -28,7 +28,7 @@ def tells_depth(spec: BundleSpec) -> bool:
     return "depth" in spec.members
 
 
-def photograph(image: Image.Image, mask: Mask, spec: BundleSpec) -> NDArray[np.uint8]:
+def photograph(image: Image.Image, mask: PixelMask, spec: BundleSpec) -> NDArray[np.uint8]:
     """The square around what the mask (H, W) shows, uint8 (S, S, 3): beyond the image black, or, where the bundle wants it, in the
     object's mean colour wherever the object is not."""
     side, (box, place) = int(spec.config["depth_size"]), _shown(mask)
@@ -47,7 +47,7 @@ def photograph(image: Image.Image, mask: Mask, spec: BundleSpec) -> NDArray[np.u
     return filled
 
 
-def to_depth(told: NDArray[np.float32], mask: Mask, spec: BundleSpec, focal: float) -> NDArray[np.float32]:
+def to_depth(told: NDArray[np.float32], mask: PixelMask, spec: BundleSpec, focal: float) -> NDArray[np.float32]:
     """Turn what was told of `photograph`, (S, S), into depth (H, W) of what the mask shows, in units of its median; NaN elsewhere.
 
     focal: of the camera, in pixels of the mask.
@@ -63,7 +63,7 @@ def to_depth(told: NDArray[np.float32], mask: Mask, spec: BundleSpec, focal: flo
     return np.where(mask, depth, np.nan).astype(np.float32)
 
 
-def _of_depth(told: NDArray[np.float64], inside: Mask, reach: float) -> NDArray[np.float64]:
+def _of_depth(told: NDArray[np.float64], inside: PixelMask, reach: float) -> NDArray[np.float64]:
     """1 + a (t - median), with a so that it reaches as far as it should, and half as near as the median at most."""
     middle, (nearest, farthest) = np.median(told[inside]), (told[inside].min(), told[inside].max())
     if nearest == farthest:
@@ -72,7 +72,7 @@ def _of_depth(told: NDArray[np.float64], inside: Mask, reach: float) -> NDArray[
     return np.asarray(1 + a * (told - middle))
 
 
-def _of_disparity(told: NDArray[np.float64], inside: Mask, reach: float) -> NDArray[np.float64]:
+def _of_disparity(told: NDArray[np.float64], inside: PixelMask, reach: float) -> NDArray[np.float64]:
     """1 / (1 + a (t - median)), with a so that it reaches as far as it should: far = 1 / (1 - a u), near = 1 / (1 + a v), and
     far - near = reach makes reach u v a² + (u + v - reach (v - u)) a - reach = 0, of which one root lies between 0 and 1 / u."""
     middle = np.median(told[inside])
@@ -84,7 +84,7 @@ def _of_disparity(told: NDArray[np.float64], inside: Mask, reach: float) -> NDAr
     return np.asarray(1 / (1 + a * (told - middle)))
 
 
-def _shown(mask: Mask) -> tuple[tuple[int, int, int, int], tuple[float, float, float, float]]:
+def _shown(mask: PixelMask) -> tuple[tuple[int, int, int, int], tuple[float, float, float, float]]:
     """Left, top, right and bottom of the part of the image that lies in the square around the object, and where that part lies in the
     square, whose side is 1."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -26,8 +26,8 @@ from models.systems.mcc.lattice import MAX_CELLS, Lattice
 from models.systems.mcc.system import PATCH_SIZE, WINDOW, latent_values
 from server.media import masks, mcc_inputs
 from server.media import meshes as shapes
-from server.media.images import Decoder
-from server.media.limits import Limits
+from server.media.images import ImageDecoder
+from server.media.limits import MediaLimits
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task
 from server.tasks.capabilities import (
     ControlsBatching,
@@ -123,11 +123,11 @@ class Reconstruct(
     def needs_first_stage(self, item: Item, spec: BundleSpec) -> bool:
         return monocular_depth.tells_depth(spec) and inputs.is_photograph(item)
 
-    def prepare_first_stage(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> Arrays:
+    def prepare_first_stage(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: ImageDecoder) -> Arrays:
         _asks(plan, decoder.limits.queries)
         inputs.source_of(item, plan, spec)
         sent = inputs.sent_mask(item, decoder)
-        with decoder.decoded(item["image"], transparency=True) as image:
+        with decoder.decode(item["image"], transparency=True) as image:
             inputs.check_camera(plan, *image.size)
             small = inputs.reduced(image)
             return {"photograph": monocular_depth.photograph(small, inputs.photographed(sent, np.asarray(small), image.size), spec)}
@@ -137,12 +137,12 @@ class Reconstruct(
         np.save(file, outputs["told"])
         return {inputs.TOLD: file.getvalue()}
 
-    def prepare(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+    def prepare(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         """Raises InvalidOption or MediaError that names the part where parts do not go together."""
         asks, source = _asks(plan, decoder.limits.queries), inputs.source_of(item, plan, spec)
         # one after the other: whoever waits for room to decode must not hold any
         grid, sent = inputs.read_map(item, plan, source, decoder), inputs.sent_mask(item, decoder)
-        with decoder.decoded(item["image"], transparency=True) as image:
+        with decoder.decode(item["image"], transparency=True) as image:
             inputs.check_camera(plan, *image.size)
             small, whole = inputs.reduced(image), image.size
             pixels = np.asarray(small)
@@ -153,10 +153,10 @@ class Reconstruct(
             mask = inputs.mask_of(sent, pixels, points, source, whole)
             drawn = "mask" if sent is not None else None if masks.opaque(pixels) is None else "image"
             size, seen = spec.image_preprocess.image_size, _seen_size(spec)
-            see = partial(mcc_inputs.view, pixels[..., :3], points, space=plan.space, image_size=size, seen_size=seen)
+            see = partial(mcc_inputs.build_view, pixels[..., :3], points, space=plan.space, image_size=size, seen_size=seen)
             view = inputs.view_of(see, points, mask, source, drawn)
             camera = inputs.camera_of(plan, source, points, mask, small, whole)
-            front = mcc_inputs.front(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn is not None)
+            front = mcc_inputs.build_front(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn is not None)
         return [
             {
                 "pixels": view.pixels,
@@ -175,8 +175,8 @@ class Reconstruct(
                 raise InvalidOption(name, "is for `depth`, which the scene has in it already")
         return msgspec.structs.replace(self.plan(options, spec), scene=scene)
 
-    def prepare_followup(self, kept: Outputs, plan: ReconstructPlan, limits: Limits) -> Arrays:
-        if plan.surface == "joined" and mcc_inputs.front_of(kept) is None:
+    def prepare_followup(self, kept: Outputs, plan: ReconstructPlan, limits: MediaLimits) -> Arrays:
+        if plan.surface == "joined" and mcc_inputs.front_from_outputs(kept) is None:
             raise InvalidOption("surface", "the scene has no view that could be joined with it: ask for `network`")
         return {**kept, "asks": _asks(plan, limits.queries)}
 
@@ -205,7 +205,7 @@ class Reconstruct(
 
     def present(self, outputs: Sequence[Outputs], plan: ReconstructPlan, spec: BundleSpec, media_type: str) -> Reconstruction | File:
         [found] = outputs
-        front, kind = None if plan.surface == "network" else mcc_inputs.front_of(found), _format(plan, media_type)
+        front, kind = None if plan.surface == "network" else mcc_inputs.front_from_outputs(found), _format(plan, media_type)
         points, content = network_answer(found, plan, kind) if front is None else joined_answer(found, plan, front, kind)
         asked = int(found["queries"][0])
         scene = plan.scene if "kept" in found else None

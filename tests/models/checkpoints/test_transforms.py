@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.bundle import Bundle
 from models.checkpoints import CheckpointError, families, import_checkpoint
 from models.loading import load
-from server.media.images import Decoder, to_model_size
+from server.media.images import ImageDecoder, to_model_size
 from tests.support.bundles.vit import sealed
 
 PICTURES = sorted(Path("docs/pictures/flags").glob("*.png"))[:2] + sorted(Path("docs/pictures/drawings").glob("*.png"))[:2]
@@ -40,7 +40,7 @@ def served(of: Bundle) -> np.ndarray:
     """Logits of the pictures, each prepared as the service does."""
     model, rows = load(of), []
     for path in PICTURES:
-        with Decoder(10**8).decoded(path.read_bytes()) as picture:
+        with ImageDecoder(10**8).decode(path.read_bytes()) as picture:
             pixels = np.array(to_model_size(picture, of.spec.image_preprocess, 10**8))
         rows.append(model.forward({"pixels": pixels[None]}, {"merge": [0] * model.depth})["logits"][0])
     return np.stack(rows)
