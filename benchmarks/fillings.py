@@ -40,7 +40,7 @@ from models.media import patchmatch
 from models.media.patchmatch_program import compute_level
 from server.media import masks
 from server.media.images import ImageDecoder
-from server.tasks.base import File
+from server.tasks.base import FileAnswer
 from server.tasks.inpaint.schema import METHODS, InpaintOptions
 from server.tasks.inpaint.task import Inpaint
 from starters.evaluation.cards.card import render
@@ -156,7 +156,7 @@ class InProcessService:
         for blend in ("membrane", "none"):
             blended = msgspec.structs.replace(plan, blend=blend)
             answer = self._task.present([{**outcome.outputs, **files}], blended, self._spec, "image/png")  # type: ignore[union-attr]
-            assert isinstance(answer, File) and answer.headers["X-Method"] == method
+            assert isinstance(answer, FileAnswer) and answer.headers["X-Method"] == method
             made[blend] = np.asarray(Image.open(io.BytesIO(answer.content)))
         return made
 

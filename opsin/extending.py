@@ -13,7 +13,7 @@ from models.registry import Architecture, BundleDefaults, System  # noqa: E402
 from server.media import images  # noqa: E402
 from server.media.images import ImageDecoder  # noqa: E402
 from server.media.limits import ExcessivePart, InvalidPart  # noqa: E402
-from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor  # noqa: E402
+from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Task, Tensor  # noqa: E402
 from server.tasks.capabilities import (  # noqa: E402
     ControlsBatching,
     Counts,
@@ -29,7 +29,7 @@ from server.tasks.capabilities import (  # noqa: E402
     TakesSteps,
     TwoStage,
 )
-from server.tasks.options import ExcessiveOption, InvalidOption, Options  # noqa: E402
+from server.tasks.options import ExcessiveOption, InvalidOption, RequestOptions  # noqa: E402
 
 __all__ = [
     "JSON",
@@ -43,7 +43,7 @@ __all__ = [
     "EchoesArrays",
     "ExcessiveOption",
     "ExcessivePart",
-    "File",
+    "FileAnswer",
     "FileDigest",
     "ImageDecoder",
     "InvalidOption",
@@ -52,15 +52,15 @@ __all__ = [
     "KeepsScenes",
     "OffersFiles",
     "OffersTensors",
-    "Options",
     "Outputs",
-    "Part",
     "Plans",
     "Preprocess",
     "PresentsElsewhere",
     "Previews",
     "QuerySpace",
     "RecallsTexts",
+    "RequestOptions",
+    "RequestPart",
     "SelectsBundles",
     "Shapes",
     "Sound",

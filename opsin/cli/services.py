@@ -206,10 +206,10 @@ def _check_access(settings: Settings, process: str) -> None:
 def _require_tasks(settings: Settings) -> None:
     if not settings.default_models:
         return
-    from server.tasks.registry import DEFAULTS
+    from server.tasks.registry import REQUEST_KINDS
 
-    for name in settings.default_models.keys() - DEFAULTS.keys():
-        raise UsageError(f"setting default_models: unknown task {name!r}; available: {', '.join(DEFAULTS)}")
+    for name in settings.default_models.keys() - REQUEST_KINDS.keys():
+        raise UsageError(f"setting default_models: unknown task {name!r}; available: {', '.join(REQUEST_KINDS)}")
 
 
 def _require_bundles(settings: Settings) -> None:

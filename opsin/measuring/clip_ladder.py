@@ -22,7 +22,7 @@ from models.loading import LoadedStepwiseModel, StepOutputs, load
 from opsin.measuring.ladder import BATCH_SIZE, OFF, ROUNDS, Quality, Throughput
 from server.media.images import ImageDecoder
 from server.media.limits import MediaError
-from server.tasks.classify.clips import ClassifyClips, ClassifyClipsPlan, Use
+from server.tasks.classify.clips import ClassifyClipsPlan, ClassifyClipsTask, Use
 from server.tasks.options import InvalidOption
 from server.tasks.registry import main_task
 from server.worker.device_layout import Layout
@@ -48,10 +48,10 @@ class UnusableRecording(Exception):
     """A file that cannot be classified; the message names it."""
 
 
-def task_of(spec: BundleSpec) -> ClassifyClips | None:
+def task_of(spec: BundleSpec) -> ClassifyClipsTask | None:
     """Return the task that classifies clips and sounds by a bundle; None for a bundle of anything else."""
     task = main_task(spec)
-    return task if isinstance(task, ClassifyClips) else None
+    return task if isinstance(task, ClassifyClipsTask) else None
 
 
 def measure_recordings(
@@ -155,7 +155,7 @@ def _enough_memory(spec: BundleSpec) -> Iterator[None]:
         ) from error
 
 
-def _task(spec: BundleSpec) -> ClassifyClips:
+def _task(spec: BundleSpec) -> ClassifyClipsTask:
     task = task_of(spec)
     if task is None:
         raise BundleError(f"{spec.id}: it does not classify clips or sounds")
@@ -173,7 +173,9 @@ def _merges(plan: ClassifyClipsPlan) -> bool:
     return any(plan.schedule) or any(plan.schedule_sight or ())
 
 
-def _prepare(task: ClassifyClips, recording: LabelledRecording, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: ImageDecoder) -> Arrays:
+def _prepare(
+    task: ClassifyClipsTask, recording: LabelledRecording, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: ImageDecoder
+) -> Arrays:
     """Return the arrays that a worker would receive for a recording."""
     try:
         item = {part: file.read_bytes() for part, file in recording.files.items()}

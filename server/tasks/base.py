@@ -1,8 +1,7 @@
 """The interface of a task: tables of its parts and options, and pure functions from a request to arrays and from arrays to an answer.
 
-A task knows nothing of HTTP, queues, batches or devices. What the service says and reads of it, in `/v1`, in the Open Inference Protocol,
-in OpenAPI and in the documentation, is made from its tables. What only some tasks do is a class of `capabilities`, inherited beside
-`Task`. `docs/extending.md` adds a task.
+A task knows nothing of HTTP, queues, batches or devices. The service makes routes, the Open Inference Protocol, OpenAPI and documentation
+from its tables. Features of some tasks are classes of `capabilities`, inherited together with `Task`. `docs/extending.md` adds a task.
 """
 
 from __future__ import annotations
@@ -18,33 +17,33 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from server.media.images import ImageDecoder
-from server.tasks.options import Options
+from server.tasks.options import RequestOptions
 
 JSON = "application/json"
 
 Arrays = dict[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
-"""Arrays that the forward call answers for a job. `tokens`, int32 (2,), if it is there: how many entered the network and how many left."""
+"""Arrays of a forward call's answer for one job. `tokens`, int32 (2,), if present: number of tokens that entered and left the network."""
 Item = Mapping[str, bytes]
-"""A unit that is prepared by itself: each element of a repeated part, with the parts that are given once beside it."""
+"""A unit that is prepared separately: one element of a repeated part, with the parts that are given once."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a job's arrays, by name."""
 
-OptionsT = TypeVar("OptionsT", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=RequestOptions)
 PlanT = TypeVar("PlanT", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True)
-class Part:
-    """A row of the table of parts: something encoded that a request brings."""
+class RequestPart:
+    """A row of the table of parts: an encoded file or text in a request."""
 
     name: str
     kind: Literal["image", "video", "audio", "text", "file"]
     description: str
     max_count: int | None = 1
-    """None: `OPSIN_MAX_IMAGES`. A part that may be repeated has a plural in JSON: `image`, `images`."""
+    """None stands for `OPSIN_MAX_IMAGES`. A part that may be repeated has a plural in JSON: `image`, `images`."""
     required: bool = True
-    together: bool = False
+    is_one_item: bool = False
     """Whether all its elements, texts, are one item: a list in JSON."""
 
     @property
@@ -60,19 +59,19 @@ class Tensor:
     datatype: str
     dims: tuple[int, ...]
     labels: Sequence[str] = ()
-    """Names along the last dimension, where the extension `classification` may be asked for."""
+    """Names along the last dimension, if the extension `classification` may be requested."""
     is_file: bool = False
-    """Whether the elements are files: in JSON they are base64, in binary data their own bytes. Inputs that are no texts always are."""
+    """Whether the elements are files: in JSON they are base64, in binary data their own bytes. Inputs other than texts always are."""
 
 
 @dataclass(frozen=True)
-class File:
-    """An answer that is no JSON."""
+class FileAnswer:
+    """An answer in another format than JSON."""
 
     content: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     media_type: str | None = None
-    """None: the one that was asked for."""
+    """None for the requested one."""
 
 
 class Task(ABC, Generic[OptionsT, PlanT]):
@@ -81,16 +80,16 @@ class Task(ABC, Generic[OptionsT, PlanT]):
     The docstring of a subclass is its documentation: the first line sums it up, the rest is its description."""
 
     name: ClassVar[str]
-    parts: ClassVar[tuple[Part, ...]]
+    parts: ClassVar[tuple[RequestPart, ...]]
     """The first of them may be the whole body."""
     options: type[OptionsT]
     answer: ClassVar[type[msgspec.Struct]]
-    """The task's own fields of the JSON answer; `id`, `model`, `version` and `timing` are put around them."""
+    """The task's own fields of the JSON answer, which also has `id`, `model`, `version` and `timing`."""
     example: ClassVar[msgspec.Struct | None] = None
     """An example of the answer, for the documentation."""
 
     def __init_subclass__(cls) -> None:
-        """Raises TypeError for a public member that neither `Task` nor an inherited capability declares: it would never be called."""
+        """Raise TypeError for a public member that neither `Task` nor an inherited capability declares: it would never be called."""
         super().__init_subclass__()
         declared = {name for base in cls.__mro__[1:] for name in (*vars(base), *inspect.get_annotations(base))}
         unknown = [name for name in vars(cls) if not name.startswith("_") and name not in declared]
@@ -99,22 +98,25 @@ class Task(ABC, Generic[OptionsT, PlanT]):
 
     @abstractmethod
     def prepare(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
-        """An item → the arrays of one or more jobs. Runs in a thread unless the item is small. Raises MediaError, and InvalidOption for
-        an option that does not go with the item."""
+        """Convert an item to the arrays of one or more jobs. Runs in a thread unless the item is small.
+
+        Raises MediaError, and InvalidOption if an option does not go with the item."""
 
     @abstractmethod
-    def present(self, outputs: Sequence[Outputs], plan: PlanT, spec: BundleSpec, media_type: str) -> msgspec.Struct | File:
-        """The outputs of all jobs, in their order → an `answer` for JSON, a File for any other media type that the task offers."""
+    def present(self, outputs: Sequence[Outputs], plan: PlanT, spec: BundleSpec, media_type: str) -> msgspec.Struct | FileAnswer:
+        """Convert the outputs of all jobs, in their order, to an `answer` for JSON, or a FileAnswer for the task's other media types."""
 
     @abstractmethod
     def result_bound(self, plan: PlanT, spec: BundleSpec, arrays: Arrays) -> int:
-        """Bytes that the outputs of the job with these arrays take at most, its largest preview included: an asynchronous job reserves so
-        much."""
+        """Return the maximum size in bytes of the outputs of the job with these arrays, with its largest preview.
+
+        An asynchronous job reserves it."""
 
     @abstractmethod
     def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
-        """The arrays of a job of usual size, then of one of every other kind that the bundle takes, for warming up: the network gets them
-        without arguments, `merge` apart."""
+        """Return the arrays of a typical job, then of one of every other kind that the bundle takes.
+
+        For warming up: the network gets them without arguments, except `merge`."""
 
 
 def summary(task: Task[Any, Any]) -> str:

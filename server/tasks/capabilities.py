@@ -1,4 +1,4 @@
-"""What only some tasks do. A task inherits these classes beside `Task`; callers ask `isinstance`, and tasks without one cost nothing."""
+"""Features of some tasks: classes that a task inherits together with `Task`. Callers use `isinstance`; tasks without one cost nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 from models.bundle import BundleSpec
 from server.media.images import ImageDecoder
 from server.media.limits import MediaLimits
-from server.tasks.base import JSON, Arrays, Item, OptionsT, Outputs, Part, PlanT, Shapes, Task, Tensor
+from server.tasks.base import JSON, Arrays, Item, OptionsT, Outputs, PlanT, RequestPart, Shapes, Task, Tensor
 
 
 class Plans(Generic[OptionsT, PlanT]):
-    """A plan of its own; without, the plan is the options."""
+    """Planning. Without it, the plan is the options."""
 
     plan_type: type[PlanT]
 
@@ -27,43 +27,43 @@ class Plans(Generic[OptionsT, PlanT]):
 
 
 class SelectsBundles:
-    """Serves other bundles than those of its name, or on the route of another task."""
+    """A choice of bundles: of others than those of the task's name, or on the route of another task."""
 
-    parts: ClassVar[tuple[Part, ...]]
+    parts: ClassVar[tuple[RequestPart, ...]]
     route: ClassVar[str] = ""
-    """The name of the task whose route it shares, with the same `options` and `answer`: the parts of a request decide which one is meant.
-    Empty: it has a route of its own."""
+    """Name of the task whose route it shares, with the same `options` and `answer`: the parts of a request decide which one is meant.
+    Empty for a route of its own."""
     bundle_tasks: ClassVar[tuple[str, ...]] = ()
-    """`task` of the bundles that it serves; empty: its own name alone."""
+    """`task` of the bundles that it serves. Empty for its own name alone."""
     part_sets: ClassVar[tuple[tuple[str, ...], ...]] = ((),)
-    """The sets of parts that have a default bundle each; one empty set: there is one, whatever parts come."""
+    """Sets of parts that have a default bundle each. A single empty set stands for one default, whatever the parts."""
 
-    def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
+    def accepted_parts(self, spec: BundleSpec) -> tuple[RequestPart, ...]:
         """Return the parts that one bundle takes."""
         return self.parts
 
     def mismatch(self, spec: BundleSpec, parts: Collection[str]) -> int:
-        """Return how far a bundle that takes these of `part_sets` is from being made for just them: the default is one with the least."""
+        """Return the distance of a bundle that takes these of `part_sets` from one made for just them: the smallest is the default."""
         return 0
 
-    def answers(self, spec: BundleSpec) -> bool:
-        """Return whether a bundle has all that answers need: one that has not is the default only if no other one is known."""
+    def can_answer(self, spec: BundleSpec) -> bool:
+        """Return whether a bundle has all that answers need. One that has not is the default only if no other is known."""
         return True
 
 
 class OffersFiles(Generic[OptionsT, PlanT]):
-    """Answers that are no JSON."""
+    """Answers in formats other than JSON."""
 
     media_types: ClassVar[tuple[str, ...]]
     """Media types of answers, the preferred one first."""
 
-    def offers(self, request: OptionsT | PlanT) -> tuple[str, ...]:
+    def offered_media_types(self, request: OptionsT | PlanT) -> tuple[str, ...]:
         """Return those of `media_types` that the answer to this request may have."""
         return self.media_types
 
 
 class ControlsBatching(Generic[PlanT]):
-    """Arguments of the forward call, and which jobs share a batch. Without: no arguments, and jobs of equal shapes."""
+    """Arguments of the forward call, and batches. Without it: no arguments, and batches of jobs of equal shapes."""
 
     def arguments(self, plan: PlanT, shapes: Shapes) -> dict[str, Any]:
         """Return the arguments of the forward call for a job whose arrays have these shapes. Warm-up calls the network without them,
@@ -76,72 +76,71 @@ class ControlsBatching(Generic[PlanT]):
         return msgspec.json.encode((shapes, self.arguments(plan, shapes))).decode()
 
     def weight(self, spec: BundleSpec, shapes: Shapes) -> float:
-        """Return the cost of one job in usual jobs."""
+        """Return the cost of one job, relative to a typical job."""
         return 1.0
 
 
 class TakesSteps(Generic[PlanT]):
-    """Jobs take several steps: `OPSIN_JOB_TIMEOUT` is the default deadline of requests, which may have as much, and the last eighth of the
-    queue is not for them."""
+    """Jobs of several steps. The default deadline of their requests is `OPSIN_JOB_TIMEOUT`, its maximum, and the last eighth of the queue
+    is not for them."""
 
     def steps(self, plan: PlanT, arrays: Arrays | None) -> int | None:
-        """Return the passes of the network that one job takes, if that is known before; None: as many as its bundle's usual jobs.
+        """Return the number of passes of the network that one job takes. None if it is that of the bundle's typical jobs.
 
-        arrays: None before the item is prepared; then so many at least."""
+        arrays: None before the item is prepared; then the result is a minimum."""
         return None
 
 
 class Counts:
-    """Progress in other units than images."""
+    """Progress in units other than images."""
 
     def progress_total(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
-        """Return how many of which unit the jobs of a request come to."""
+        """Return the number of units in the jobs of a request, and the unit."""
         raise NotImplementedError
 
 
 class Previews(Generic[PlanT]):
-    """Shows how far a job has come."""
+    """Previews of unfinished jobs."""
 
     def preview(self, arrays: Outputs, plan: PlanT, spec: BundleSpec) -> msgspec.Struct | None:
-        """Arrays that a worker can show before the end → the data of a `preview` event; None: nothing."""
+        """Convert arrays that a worker sends before the end to the data of a `preview` event. Return None for no preview."""
         raise NotImplementedError
 
 
 class EchoesArrays:
-    """Needs arrays of `prepare` again to present."""
+    """Presenting that needs arrays of `prepare` again."""
 
     echoed_arrays: ClassVar[tuple[str, ...]]
-    """Their names; `present` finds them among the outputs: gateways that still have them put them there, and only where an answer may be
-    presented elsewhere a worker sends them back."""
+    """Names of arrays that `present` finds among the outputs: gateways that still have them put them there, and a worker sends them back if
+    an answer may be presented elsewhere."""
     unread_arrays: ClassVar[tuple[str, ...]] = ()
-    """Names of those that no model reads: they never come to a device, and leave the gateway only where an answer may be presented
-    elsewhere."""
+    """Names of those that no model reads: they never reach a device, and leave the gateway only if an answer may be presented elsewhere."""
 
 
 class RecallsTexts(Generic[PlanT]):
-    """Answers need vectors of texts that earlier requests may have computed."""
+    """Answers that need vectors of texts, which earlier requests may have computed."""
 
     texts_option: ClassVar[str]
-    """The option that the texts come from, as errors name it."""
+    """Option that the texts come from, as errors name it."""
 
     def texts(self, plan: PlanT) -> Sequence[str]:
         raise NotImplementedError
 
     def with_cached(self, plan: PlanT, vectors: Mapping[str, bytes]) -> PlanT:
-        """Return the plan with the vectors of those texts that were recalled, as `vectors_to_cache` wrote them."""
+        """Return the plan with cached vectors of texts, as `vectors_to_cache` wrote them."""
         raise NotImplementedError
 
     def prepare_texts(self, plan: PlanT, spec: BundleSpec) -> list[Arrays]:
-        """Return the arrays of the jobs of the texts that were not recalled."""
+        """Return the arrays of the jobs of the texts that were not cached."""
         raise NotImplementedError
 
     def vectors_to_cache(self, outputs: Sequence[Outputs], plan: PlanT) -> dict[str, bytes]:
-        """Return the vectors of texts that these outputs hold, in bytes of the task's own."""
+        """Return the vectors of texts in these outputs, in the task's own format."""
         raise NotImplementedError
 
 
 class TwoStage(Generic[PlanT]):
-    """A bundle may have to see an item before it can be prepared: then a job by itself comes first."""
+    """Jobs in two stages: some bundles must see an item before it can be prepared, in a first job."""
 
     def needs_first_stage(self, item: Item, spec: BundleSpec) -> bool:
         raise NotImplementedError
@@ -156,7 +155,7 @@ class TwoStage(Generic[PlanT]):
 
 
 class KeepsScenes(Generic[OptionsT, PlanT]):
-    """Some outputs are kept as a scene, which can be queried again; where it is kept, `present` finds an output `kept`."""
+    """Outputs that are kept as a scene, which can be queried again. `present` then finds an output `kept`."""
 
     kept_arrays: ClassVar[tuple[str, ...]]
 
@@ -165,7 +164,7 @@ class KeepsScenes(Generic[OptionsT, PlanT]):
         raise NotImplementedError
 
     def with_partition(self, plan: PlanT, partition: str) -> PlanT:
-        """Return the plan once it is known where it will be queued: ids of scenes begin with the partition."""
+        """Return the plan for a partition of the queue: ids of scenes begin with it."""
         raise NotImplementedError
 
     def plan_followup(self, options: OptionsT, spec: BundleSpec, scene: str) -> PlanT:
@@ -173,16 +172,17 @@ class KeepsScenes(Generic[OptionsT, PlanT]):
         raise NotImplementedError
 
     def prepare_followup(self, kept: Outputs, plan: PlanT, limits: MediaLimits) -> Arrays:
-        """`kept_arrays` of an earlier job → the arrays of one that queries it again. Raises InvalidOption."""
+        """Convert `kept_arrays` of an earlier job to the arrays of one that queries it again. Raises InvalidOption."""
         raise NotImplementedError
 
 
 class PresentsElsewhere(Generic[PlanT]):
-    """Presenting takes memory or time. Without: in a thread if the task takes steps, else in the event loop."""
+    """Presenting that takes memory or time. Without it: in a thread if the task takes steps, else in the event loop."""
 
     def memory_to_present(self, outputs: Sequence[Outputs], plan: PlanT) -> int:
-        """Return the bytes that `present` and `to_tensors` take at most besides the outputs. They wait until preparing and presenting
-        leave so much of the memory for both together. Raises what `present` does."""
+        """Return the maximum memory in bytes that `present` and `to_tensors` take besides the outputs.
+
+        They wait until it is available in the budget of preparing and presenting. Raises what `present` does."""
         return 0
 
     def present_in_thread(self, outputs: Sequence[Outputs], plan: PlanT) -> bool:
@@ -195,25 +195,25 @@ class PresentsElsewhere(Generic[PlanT]):
 
 
 class OffersTensors(Generic[PlanT]):
-    """Served in the Open Inference Protocol, too."""
+    """An interface in the Open Inference Protocol."""
 
-    without_tensor: ClassVar[tuple[str, ...]] = ()
-    """Options, off by default, whose answer has no tensor: they are refused there."""
+    options_without_tensor: ClassVar[tuple[str, ...]] = ()
+    """Options, off by default, whose answers have no tensor: they are rejected there."""
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Return the inputs (named like the parts) and outputs."""
         raise NotImplementedError
 
     def to_tensors(self, outputs: Sequence[Outputs], plan: PlanT, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
-        """The outputs of all jobs → arrays named like the output tensors, one row per job, and the parameters of the response."""
+        """Convert the outputs of all jobs to arrays named like the output tensors, one row per job, and the parameters of the response."""
         raise NotImplementedError
 
 
-USUAL_BATCHING = ControlsBatching[Any]()
+DEFAULT_BATCHING = ControlsBatching[Any]()
 
 
 def batching(task: Task[Any, Any]) -> ControlsBatching[Any]:
-    return task if isinstance(task, ControlsBatching) else USUAL_BATCHING
+    return task if isinstance(task, ControlsBatching) else DEFAULT_BATCHING
 
 
 def plan_type(task: Task[Any, Any]) -> type[msgspec.Struct]:
@@ -227,20 +227,20 @@ def plan_of(task: Task[Any, Any], options: msgspec.Struct, spec: BundleSpec) -> 
     return plan
 
 
-def takes(task: Task[Any, Any], spec: BundleSpec) -> tuple[Part, ...]:
+def accepted_parts(task: Task[Any, Any], spec: BundleSpec) -> tuple[RequestPart, ...]:
     """Return the parts that one bundle takes."""
-    return task.takes(spec) if isinstance(task, SelectsBundles) else task.parts
+    return task.accepted_parts(spec) if isinstance(task, SelectsBundles) else task.parts
 
 
 def media_types(task: Task[Any, Any]) -> tuple[str, ...]:
     return task.media_types if isinstance(task, OffersFiles) else (JSON,)
 
 
-def offers(task: Task[Any, Any], request: msgspec.Struct) -> tuple[str, ...]:
+def offered_media_types(task: Task[Any, Any], request: msgspec.Struct) -> tuple[str, ...]:
     """Return the media types that the answer to this request, its options or its plan, may have."""
-    return task.offers(request) if isinstance(task, OffersFiles) else (JSON,)
+    return task.offered_media_types(request) if isinstance(task, OffersFiles) else (JSON,)
 
 
-def in_thread(task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct) -> bool:
+def is_presented_in_thread(task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct) -> bool:
     """Return whether the answer is made in a thread."""
     return task.present_in_thread(outputs, plan) if isinstance(task, PresentsElsewhere) else isinstance(task, TakesSteps)

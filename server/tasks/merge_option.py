@@ -26,7 +26,7 @@ def schedule_of(merge: str | None, spec: BundleSpec, option: str = "merge") -> t
         raise InvalidOption(option, f"{quoted(name)}: the tokens of {spec.id} do not merge; use `off`")
     rung = spec.rung(name)
     if rung is not None:
-        return rung.name, _expanded(rung.merge, depth)
+        return rung.name, _expand_schedule(rung.merge, depth)
     if name.isascii() and name.isdigit() and len(name) <= 5 and int(name) <= MAX_MERGED_TOKENS:
         return None, MergeSchedule.constant(int(name)).expand(depth)
     rungs = ", ".join(rung.name for rung in spec.ladder) or "none"
@@ -36,21 +36,23 @@ def schedule_of(merge: str | None, spec: BundleSpec, option: str = "merge") -> t
 def schedules_of(
     merge: str | None, merge_sight: str | None, spec: BundleSpec
 ) -> tuple[str | None, tuple[int, ...], tuple[int, ...] | None]:
-    """Return the rung, if both halves of a network go by one, r of every block, and r of every block of the half that sees, where it has a
-    schedule of its own. merge, merge_sight: as for `schedule_of`; merge_sight None: as `merge` says. Raises InvalidOption."""
+    """Return the rung, if both halves of a network use one, r of every block, and r of every block of the half that sees.
+
+    The last is None without a schedule of its own. merge, merge_sight: as for `schedule_of`; merge_sight None: as `merge`. Raises
+    InvalidOption."""
     rung, schedule = schedule_of(merge, spec)
     if merge_sight is None:
-        return rung, schedule, _of_sight(rung, spec)
+        return rung, schedule, _sight_schedule(rung, spec)
     named, sight = schedule_of(merge_sight, spec, "merge_sight")
-    return rung if rung == named else None, schedule, _of_sight(named, spec) or sight
+    return rung if rung == named else None, schedule, _sight_schedule(named, spec) or sight
 
 
-def _of_sight(rung: str | None, spec: BundleSpec) -> tuple[int, ...] | None:
-    """Return the schedule that a rung has for the half that sees alone."""
+def _sight_schedule(rung: str | None, spec: BundleSpec) -> tuple[int, ...] | None:
+    """Return a rung's own schedule for the half that sees."""
     found = None if rung is None else spec.rung(rung)
     merge = None if found is None else found.merge_sight
-    return None if merge is None else _expanded(merge, int(spec.config.get("depth", 1)))
+    return None if merge is None else _expand_schedule(merge, int(spec.config.get("depth", 1)))
 
 
-def _expanded(merge: MergeSchedule, depth: int) -> tuple[int, ...]:
+def _expand_schedule(merge: MergeSchedule, depth: int) -> tuple[int, ...]:
     return tuple(max(r, 0) for r in merge.expand(depth))

@@ -1,4 +1,4 @@
-"""Options as one table: the fields of a struct, with their types, ranges and defaults. Reading, OpenAPI and docs are made from it."""
+"""Options as one table: the fields of a struct, with types, ranges and defaults. Parsing, OpenAPI and documentation are made from it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from msgspec.inspect import BoolType, FloatType, IntType, StrType, Type, UnionTy
 from server.quoting import quoted
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every table. A field of type `X | None` has no default of its own: the bundle decides.
 
-    `Meta(description=…)` says what it does; `extra={"values": …, "default": …}` says it in words where the type cannot, and `words` does so
-    in errors.
+    `Meta(description=…)` describes it; `extra={"values": …, "default": …}` describes what the type cannot express, and `words` does so in
+    errors.
     """
 
 
 class InvalidOption(ValueError):
-    """An option that is not understood, or that the bundle cannot satisfy; `field` names it."""
+    """An option that is malformed, or that the bundle does not support; `field` names it."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class InvalidOption(ValueError):
 
 
 class ExcessiveOption(InvalidOption):
-    """An option that is understood, and asks for more than one request may."""
+    """A valid option that exceeds a limit of requests."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,23 @@ class Option:
     name: str
     description: str
     values: str
-    """The values that it may have, for the documentation."""
+    """Accepted values, for the documentation."""
     words: str
-    """The values that its type lets through, for errors."""
+    """Values that its type accepts, for errors."""
     default: str
-    """In words."""
+    """Description of the default."""
     repeated: bool
-    """Given any number of times; in JSON a list."""
+    """Whether it may be given any number of times; in JSON a list."""
     schema: Mapping[str, Any]
     """JSON Schema."""
     kind: Any
     """The type that values are converted to."""
 
-    def read(self, given: Sequence[object]) -> Any:
-        """Text from a URL or a form, or values from JSON → the value. Raises InvalidOption."""
-        if not self.repeated and len(given) > 1:
+    def read(self, values: Sequence[object]) -> Any:
+        """Convert text from a URL or a form, or values from JSON. Raises InvalidOption."""
+        if not self.repeated and len(values) > 1:
             raise InvalidOption(self.name, "given twice")
-        value = list(given) if self.repeated else given[0]
+        value = list(values) if self.repeated else values[0]
         try:
             read = msgspec.convert(value, self.kind, strict=False)
         except msgspec.ValidationError as error:
@@ -71,7 +71,7 @@ class Option:
         return read
 
     def accepts(self, value: object) -> bool:
-        """Tells an option from a part of the same name."""
+        """Return whether this value is valid, to distinguish an option from a part of the same name."""
         try:
             self.read([value])
         except InvalidOption:
@@ -79,14 +79,14 @@ class Option:
         return True
 
 
-def rows(table: type[Options]) -> tuple[Option, ...]:
-    """The rows of a table, in its order."""
+def option_rows(table: type[RequestOptions]) -> tuple[Option, ...]:
+    """Return the rows of a table, in its order."""
     hints = typing.get_type_hints(table, include_extras=True)
     return tuple(_row(field, hints[field.name]) for field in msgspec.structs.fields(table))
 
 
 def _row(field: msgspec.structs.FieldInfo, hint: Any) -> Option:
-    kind, meta = _unwrapped(hint)
+    kind, meta = _unwrap_optional(hint)
     extra = meta.extra or {}
     about = _plain(type_info(kind))
     repeated = isinstance(about, msgspec.inspect.ListType)
@@ -107,17 +107,17 @@ def _row(field: msgspec.structs.FieldInfo, hint: Any) -> Option:
     )
 
 
-def _unwrapped(hint: Any) -> tuple[Any, Meta]:
-    """The type without None, and what is said of it."""
+def _unwrap_optional(hint: Any) -> tuple[Any, Meta]:
+    """Return the type without None, and its metadata."""
     meta = Meta()
     if typing.get_origin(hint) is Annotated:
         hint, meta = hint.__origin__, hint.__metadata__[0]
-        inner, _ = _unwrapped(hint)
+        inner, _ = _unwrap_optional(hint)
         return Annotated[inner, meta], meta
     if typing.get_origin(hint) in (Union, types.UnionType):
         members = tuple(member for member in typing.get_args(hint) if member is not type(None))
         if len(members) == 1:
-            return _unwrapped(members[0])
+            return _unwrap_optional(members[0])
         return functools.reduce(operator.or_, members), meta
     return hint, meta
 
@@ -127,7 +127,7 @@ def _plain(about: Type) -> Type:
 
 
 def _choices(kind: Any) -> list[str | int]:
-    """In their order, which msgspec does not keep; empty for a type that has none."""
+    """Return the choices in their order, which msgspec does not keep; empty if the type has none."""
     bare = kind.__origin__ if typing.get_origin(kind) is Annotated else kind
     return list(typing.get_args(bare)) if typing.get_origin(bare) is Literal else []
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from models.bundle import BundleSpec
 from models.registry import TASK_GROUP, ExtensionError, architectures, extensions
-from server.tasks.actions import Actions
+from server.tasks.actions import ActionsTask
 from server.tasks.base import Task
 from server.tasks.capabilities import SelectsBundles
-from server.tasks.classify.clips import ClassifyClips
-from server.tasks.classify.images import Classify
+from server.tasks.classify.clips import ClassifyClipsTask
+from server.tasks.classify.images import ClassifyTask
 from server.tasks.embedding.embed import Embed
 from server.tasks.embedding.zero_shot import ZeroShot
 from server.tasks.inpaint.task import Inpaint
@@ -21,7 +21,7 @@ from server.tasks.reconstruct.task import Reconstruct
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 OTHER_ROUTES = frozenset({"embeddings", "jobs", "models", "scenes", "status"})
-"""Names of routes below `/v1` that are no tasks."""
+"""Names of routes below `/v1` that are not tasks."""
 
 
 def _with_extensions(ours: Mapping[str, Task[Any, Any]]) -> Mapping[str, Task[Any, Any]]:
@@ -41,9 +41,9 @@ def _with_extensions(ours: Mapping[str, Task[Any, Any]]) -> Mapping[str, Task[An
 
 TASKS: Mapping[str, Task[Any, Any]] = _with_extensions(
     {
-        "classify": Classify(),
-        "classify-clips": ClassifyClips(),
-        "actions": Actions(),
+        "classify": ClassifyTask(),
+        "classify-clips": ClassifyClipsTask(),
+        "actions": ActionsTask(),
         "inpaint": Inpaint(),
         "reconstruct": Reconstruct(),
         "zero-shot": ZeroShot(),
@@ -62,16 +62,16 @@ ROUTES: Mapping[str, tuple[Task[Any, Any], ...]] = {
     for task in TASKS.values()
     if route_of(task) == task.name
 }
-"""Name of a route → the tasks behind it, the one of its name first."""
+"""Tasks by the name of their route, the one of that name first."""
 
 
 @dataclass(frozen=True)
-class Default:
+class RequestKind:
     """A kind of request that has a default bundle of its own."""
 
     task: Task[Any, Any]
     parts: frozenset[str]
-    """Empty: whatever parts come."""
+    """Empty if any parts will do."""
 
 
 def default_name(task: Task[Any, Any], parts: Collection[str]) -> str:
@@ -83,8 +83,8 @@ def part_sets(task: Task[Any, Any]) -> tuple[tuple[str, ...], ...]:
     return task.part_sets if isinstance(task, SelectsBundles) else ((),)
 
 
-DEFAULTS: Mapping[str, Default] = {
-    default_name(task, parts): Default(task, frozenset(parts)) for task in TASKS.values() for parts in part_sets(task)
+REQUEST_KINDS: Mapping[str, RequestKind] = {
+    default_name(task, parts): RequestKind(task, frozenset(parts)) for task in TASKS.values() for parts in part_sets(task)
 }
 
 
@@ -99,6 +99,6 @@ def serves(task: Task[Any, Any], spec: BundleSpec) -> bool:
 
 
 def main_task(spec: BundleSpec) -> Task[Any, Any] | None:
-    """Return the task of the bundle's own name, or the first that serves it; None: nothing does yet."""
-    own = TASKS.get(spec.task)
-    return own if own is not None and serves(own, spec) else next((task for task in TASKS.values() if serves(task, spec)), None)
+    """Return the task of the bundle's own name, or the first that serves it. None if there is none."""
+    named = TASKS.get(spec.task)
+    return named if named is not None and serves(named, spec) else next((task for task in TASKS.values() if serves(task, spec)), None)

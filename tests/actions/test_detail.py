@@ -26,8 +26,8 @@ from opsin import Client
 from opsin.actions import Second, TrackedPerson
 from opsin.cli.actions import actions_table
 from opsin.results import Prediction
-from server.tasks.actions import Actions, ActionsOptions, ActionsPlan
-from server.tasks.base import File
+from server.tasks.actions import ActionsOptions, ActionsPlan, ActionsTask
+from server.tasks.base import FileAnswer
 from starters.make.drawings import figures
 from tests.actions.fake_pose_estimator import ColourEyes, two_people
 from tests.actions.test_route import ANSWER, FILM, ask, refused
@@ -138,7 +138,7 @@ def test_a_table_shows_means_of_runs_and_what_is_unsure() -> None:
     ]
 
 
-actions = Actions()
+actions = ActionsTask()
 
 
 def spec(**more: Any) -> BundleSpec:
@@ -170,7 +170,7 @@ GREY = clip(every(20, 10.0), frames=[np.full((160, 120, 3), 120, np.uint8)] * 20
 
 def annotated_first_frame(bundle: BundleSpec) -> NDArray[np.uint8]:
     file = actions.present([outputs()], actions.plan(ActionsOptions(top_k=1), bundle), bundle, "video/mp4")
-    assert isinstance(file, File)
+    assert isinstance(file, FileAnswer)
     with av.open(io.BytesIO(file.content)) as played:
         return next(played.decode(video=0)).to_ndarray(format="rgb24")
 

@@ -15,7 +15,7 @@ from models.systems.clips.view_trace import Timeline
 from models.systems.mae_st.steps import clip_steps
 from models.systems.mavil.preprocessing import spectrogram
 from models.systems.mavil.steps import mavil_steps
-from server.tasks.classify.clips import ClassifyClips
+from server.tasks.classify.clips import ClassifyClipsTask
 from server.tasks.classify.images import ClassifyOptions
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, answered, ask, bank, windows
@@ -170,7 +170,7 @@ def test_trace_equals_published_network_and_keeps_scores(gateway: Gateway) -> No
 def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
     """For all that a worker sends: the outputs, the largest preview, and what the gateway puts beside them."""
     spec = (write_mavil if name == "both" else write_recorded)(tmp_path, name).spec
-    task = ClassifyClips()
+    task = ClassifyClipsTask()
     plan = task.plan(ClassifyOptions(trace=True, views=None if name == "both" else 30, merge=2), spec)
     steps = mavil_steps(mavil(name), spec, CPU) if name == "both" else clip_steps(NETWORKS[name].model(), spec, CPU)
     info = torch.tensor([64, 48, FPS, COUNT, COUNT / FPS], dtype=torch.float64)

@@ -22,7 +22,7 @@ from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.base import Outputs
 from server.tasks.capabilities import Previews
-from server.tasks.classify.images import Classify, ClassifyOptions, ClassifyPlan
+from server.tasks.classify.images import ClassifyOptions, ClassifyPlan, ClassifyTask
 from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem
 from tests.support.job_api import Event, dashed, parsed
@@ -187,7 +187,7 @@ class Shown(msgspec.Struct):
     level: int
 
 
-class Previewing(Classify, Previews[ClassifyPlan]):
+class Previewing(ClassifyTask, Previews[ClassifyPlan]):
     """Shows what its network says of a level, if that is a number."""
 
     def preview(self, arrays: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Shown:
@@ -202,7 +202,7 @@ async def test_previews_are_what_the_task_makes_of_them() -> None:
     told = [
         preview_of(planned, Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of(arrays))) for arrays in reports
     ]
-    assert (isinstance(task, Previews), isinstance(Classify(), Previews)) == (True, False)
+    assert (isinstance(task, Previews), isinstance(ClassifyTask(), Previews)) == (True, False)
     assert told == [b'{"level":3}', None, None]
 
 

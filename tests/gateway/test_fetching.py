@@ -24,7 +24,7 @@ from server.gateway.inference.url_parts import Fetcher
 from server.http.outbound import Dialler
 from server.http.problems import Kind, Problem
 from server.http.url_allowlist import Ip
-from server.tasks.classify.images import Classify
+from server.tasks.classify.images import ClassifyTask
 from tests.gateway.conftest import Shared
 from tests.support.fake_servers import Asked, Host, HostAnswer, host, trusted
 from tests.support.fake_worker import picture
@@ -180,7 +180,7 @@ def test_one_of_several_that_fails_is_named(fetching: Gateway, internet: Host) -
 def test_all_of_a_request_together_may_be_as_long_as_a_body(internet: Host, certificates: Path) -> None:
     async def fetch() -> None:
         dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
-        submission = Submission(TaskInterface.of(Classify()), 8)
+        submission = Submission(TaskInterface.of(ClassifyTask()), 8)
         for step in (1, 2):
             submission.add_url("image_url", internet.url(f"/red/{step}"))
         try:
@@ -229,7 +229,7 @@ def test_what_no_bundle_does_is_told_before_anything_is_fetched(fetching: Gatewa
 async def test_one_client_holds_two_turns_and_others_fetch_meanwhile(internet: Host, certificates: Path) -> None:
     dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
     fetcher = Fetcher(dialler, LIMIT)
-    submissions = [Submission(TaskInterface.of(Classify()), 16) for _ in range(2)]
+    submissions = [Submission(TaskInterface.of(ClassifyTask()), 16) for _ in range(2)]
     for _ in range(16):
         submissions[0].add_url("image_url", internet.url("/waits"))
     submissions[1].add_url("image_url", internet.url("/red/1"))
@@ -332,7 +332,7 @@ class Names:
 async def fetched(internet: Host, names: Names, path: str, networks: Sequence[str] = ("127.0.0.1/32",)) -> bytes:
     """By a gateway that may dial 127.0.0.1 alone, unless networks are given."""
     dialler = Dialler([f"localhost:{internet.port}"], networks, names, connect=0.2)
-    submission = Submission(TaskInterface.of(Classify()), 8)
+    submission = Submission(TaskInterface.of(ClassifyTask()), 8)
     submission.add_url("image_url", internet.url(path))
     try:
         await Fetcher(dialler, LIMIT).fill(submission, Unbounded(), "client")

@@ -23,12 +23,12 @@ from server.media.images import ImageDecoder
 from server.queue.gateway.reservations import Reservations
 from server.queue.script_rows import Claim
 from server.settings import Settings
-from server.tasks.base import Arrays, Item, Outputs, Part, Task
+from server.tasks.base import Arrays, Item, Outputs, RequestPart, Task
 from server.tasks.capabilities import OffersFiles
-from server.tasks.options import Options
+from server.tasks.options import RequestOptions
 
 
-class PaintOptions(Options, frozen=True, kw_only=True):
+class PaintOptions(RequestOptions, frozen=True, kw_only=True):
     mask: Annotated[str, Meta(pattern="^(center|box:)")] | None = None
     label: Annotated[list[str], Meta(max_length=3)] = msgspec.field(default_factory=list)
     steps: Annotated[int, Meta(ge=1, le=1000)] = 50
@@ -45,9 +45,9 @@ class Paint(Task[PaintOptions, PaintOptions], OffersFiles[PaintOptions, PaintOpt
 
     name = "paint"
     parts = (
-        Part("image", "image", "What to paint on.", max_count=None),
-        Part("mask", "image", "Where.", required=False),
-        Part("text", "text", "What.", max_count=2, required=False),
+        RequestPart("image", "image", "What to paint on.", max_count=None),
+        RequestPart("mask", "image", "Where.", required=False),
+        RequestPart("text", "text", "What.", max_count=2, required=False),
     )
     options = PaintOptions
     answer = Painted

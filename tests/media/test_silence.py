@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 from server.media import depth
 from server.media.limits import MediaError
-from server.media.images import Decoder
+from server.media.images import ImageDecoder
 from server.media.images import silence_decoders
 
 logging.basicConfig(level="INFO")
 logging.captureWarnings(True)
 {silence}
-decoder, told = Decoder(1_000_000), []
+decoder, told = ImageDecoder(1_000_000), []
 
 def read(work):
     try:

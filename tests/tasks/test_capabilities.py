@@ -8,7 +8,7 @@ import pytest
 
 from server.tasks import capabilities
 from server.tasks.base import Task
-from server.tasks.classify.images import Classify
+from server.tasks.classify.images import ClassifyTask
 from server.tasks.registry import TASKS
 
 OPTIONAL = {"example"}
@@ -33,7 +33,7 @@ def test_every_public_member_is_declared_once() -> None:
 def test_a_member_that_nothing_declares_is_refused() -> None:
     with pytest.raises(TypeError, match="Misspelt: previews: declared neither by Task nor by a capability"):
 
-        class Misspelt(Classify):
+        class Misspelt(ClassifyTask):
             def previews(self) -> None:
                 """Would never be called."""
 
@@ -41,6 +41,6 @@ def test_a_member_that_nothing_declares_is_refused() -> None:
 def test_member_of_foreign_capability_is_refused() -> None:
     with pytest.raises(TypeError, match="Forgotten: preview:"):
 
-        class Forgotten(Classify):
+        class Forgotten(ClassifyTask):
             def preview(self) -> None:
                 """Would never be called."""

@@ -9,10 +9,10 @@ import pytest
 from models.bundle import BundleSpec
 from models.bundle_schema import FileDigest, Preprocess, Rung
 from server.tasks.base import JSON
-from server.tasks.classify.images import Classify, ClassifyAnswer, ClassifyOptions, ClassifyPlan
+from server.tasks.classify.images import ClassifyAnswer, ClassifyOptions, ClassifyPlan, ClassifyTask
 from server.tasks.options import InvalidOption
 
-TASK = Classify()
+TASK = ClassifyTask()
 SHAPES = {"pixels": (32, 32, 3)}
 
 

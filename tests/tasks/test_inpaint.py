@@ -14,10 +14,10 @@ from models.bundle import BundleSpec
 from models.bundle_schema import Clip, FileDigest, Preprocess
 from models.media import patchmatch
 from server.media.images import CorruptImage, ImageDecoder, NotAnImage, TooManyPixels
-from server.tasks.base import JSON, Arrays, File
+from server.tasks.base import JSON, Arrays, FileAnswer
 from server.tasks.inpaint.schema import METHODS, MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
 from server.tasks.inpaint.task import COPYING_STEPS, Inpaint
-from server.tasks.options import ExcessiveOption, InvalidOption, rows
+from server.tasks.options import ExcessiveOption, InvalidOption, option_rows
 from tests.support.images import decoded, encoded, noise
 
 TASK = Inpaint()
@@ -74,7 +74,7 @@ def fill(image: bytes, mask: bytes | str | None = None, **options: Any) -> bytes
     chosen = plan(**options | ({"mask": mask} if isinstance(mask, str) else {}))
     arrays = prepared(image, mask, chosen)
     answer = TASK.present([painted(arrays)], chosen, SPEC, PNG)
-    assert isinstance(answer, File)
+    assert isinstance(answer, FileAnswer)
     return answer.content
 
 
@@ -146,7 +146,7 @@ def test_a_bundle_of_a_short_schedule_takes_fewer_steps() -> None:
     ],
 )
 def test_what_options_may_be(name: str, accepted: list[Any], refused: list[Any]) -> None:
-    [row] = [row for row in rows(InpaintOptions) if row.name == name]
+    [row] = [row for row in option_rows(InpaintOptions) if row.name == name]
     for value in accepted:
         row.read([value])
     for value in refused:
@@ -329,7 +329,7 @@ def test_what_is_made_lands_where_it_was_seen(size: str) -> None:
     left, top, width, height = arrays["box"].tolist()
     made = np.asarray(image)[top : top + height, left : left + width]
     answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
-    assert isinstance(answer, File) and np.array_equal(decoded(answer.content), np.asarray(image))
+    assert isinstance(answer, FileAnswer) and np.array_equal(decoded(answer.content), np.asarray(image))
 
 
 def test_what_is_made_at_another_scale_lands_where_it_was_seen() -> None:
@@ -341,7 +341,7 @@ def test_what_is_made_at_another_scale_lands_where_it_was_seen() -> None:
     height, width = arrays["pixels"].shape[:2]
     made = np.asarray(Image.fromarray(ramp).resize((width, height), Image.Resampling.BICUBIC))
     answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
-    assert isinstance(answer, File) and np.abs(decoded(answer.content).astype(int) - ramp).max() <= 3
+    assert isinstance(answer, FileAnswer) and np.abs(decoded(answer.content).astype(int) - ramp).max() <= 3
 
 
 def test_several_samples_are_json_whatever_is_accepted() -> None:
@@ -356,7 +356,7 @@ def test_several_samples_are_json_whatever_is_accepted() -> None:
         assert [result.seed for result in answer.results] == [5, 6, 7]
     one = plan(seed=5, steps=7)
     file = TASK.present([painted(arrays)], one, SPEC, PNG)
-    assert isinstance(file, File) and file.headers == {"X-Seed": "5", "X-Steps": "7", "X-Method": "network"}
+    assert isinstance(file, FileAnswer) and file.headers == {"X-Seed": "5", "X-Steps": "7", "X-Method": "network"}
 
 
 def test_a_colour_profile_of_rgb_is_kept() -> None:
@@ -483,7 +483,7 @@ def test_an_answer_without_the_network_has_no_steps() -> None:
     chosen = plan(method="exemplar", seed=4)
     arrays = prepared(encoded(noise(40, 40)), encoded(white(40, 40, (9, 9, 19, 19))), chosen)
     file = TASK.present([painted(arrays)], chosen, SPEC, PNG)
-    assert isinstance(file, File) and file.headers == {"X-Seed": "4", "X-Steps": "0", "X-Method": "exemplar"}
+    assert isinstance(file, FileAnswer) and file.headers == {"X-Seed": "4", "X-Steps": "0", "X-Method": "exemplar"}
     answer = TASK.present([painted(arrays)], chosen, SPEC, JSON)
     assert isinstance(answer, InpaintAnswer) and (answer.steps, answer.sampler, answer.method) == (0, "none", "exemplar")
 

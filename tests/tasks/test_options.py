@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from server.tasks.options import InvalidOption, Option, Options, rows
+from server.tasks.options import InvalidOption, Option, RequestOptions, option_rows
 
 
-class Table(Options, frozen=True, kw_only=True):
+class Table(RequestOptions, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Noise.", extra={"default": "drawn"})] | None = None
     eta: Annotated[float, Meta(ge=0, le=1)] = 0.5
     threshold: Annotated[float, Meta(gt=0)] | None = None
@@ -23,7 +23,7 @@ class Table(Options, frozen=True, kw_only=True):
     merge: int | str | None = None
 
 
-ROWS = {row.name: row for row in rows(Table)}
+ROWS = {row.name: row for row in option_rows(Table)}
 
 
 @pytest.mark.parametrize(

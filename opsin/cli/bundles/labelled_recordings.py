@@ -137,7 +137,7 @@ def _choose_use(spec: BundleSpec, use: Use | None, kinds: Collection[RecordingKi
 
     task = task_of(spec)
     assert task is not None
-    required = {part.name: part.required for part in task.takes(spec)}
+    required = {part.name: part.required for part in task.accepted_parts(spec)}
     is_separate = len(required) == 2 and not any(required.values())
     if use is not None and not is_separate:
         raise UsageError(f"--use {use}: {spec.id} does not classify sound and sight separately; leave it out")

@@ -18,7 +18,7 @@ from server.quoting import QUOTED, quoted
 from server.settings import Settings
 from server.tasks import capabilities, registry
 from server.tasks.capabilities import SelectsBundles
-from server.tasks.registry import DEFAULTS, ROUTES, Default, route_of
+from server.tasks.registry import REQUEST_KINDS, ROUTES, RequestKind, route_of
 
 State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
 
@@ -117,10 +117,10 @@ class Directory:
         configured = self._settings.default_models.get(task)
         if configured is not None:
             return self.choose(fleet, configured, task)
-        wanted = DEFAULTS[task]
+        wanted = REQUEST_KINDS[task]
         known = [spec for spec in loaded(fleet, task) if registry.serves(wanted.task, spec) and takes(spec, wanted)]
         if isinstance(wanted.task, SelectsBundles):
-            known = [spec for spec in known if wanted.task.answers(spec)] or known
+            known = [spec for spec in known if wanted.task.can_answer(spec)] or known
         fitting = _best_fit(coming(fleet, known) or known, wanted)
         if len({spec.name for spec in fitting}) == 1:
             return newest(fleet, fitting)
@@ -136,7 +136,7 @@ class Directory:
         if not any_ready(fleet):
             refused = [f"{id_} is unavailable: {reason}" for id_, reason in refusals(fleet).items()] if settled(fleet) else []
             return "; ".join(["no bundle is served", *refused]) if refused else "no worker is ready"
-        for task in self._settings.default_models or DEFAULTS:
+        for task in self._settings.default_models or REQUEST_KINDS:
             spec = self.default(fleet, task)
             if spec is None and task in self._settings.default_models:
                 return f"no ready worker serves {self._settings.default_models[task]}, the default model for {task}"
@@ -158,7 +158,7 @@ class Directory:
             return unavailable(*refused)
         if task is None:
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known: {known}", "model")
-        other, route = newest(fleet, named(fleet.specs.values(), wanted)), route_of(DEFAULTS[task].task)
+        other, route = newest(fleet, named(fleet.specs.values(), wanted)), route_of(REQUEST_KINDS[task].task)
         if other is not None and not serves(task, other):
             why = refusal(fleet, other)
             what = f"is unavailable: {why}" if why else f"is for {other.route or other.task}"
@@ -168,7 +168,7 @@ class Directory:
 
 def _no_default(fleet: Fleet, task: str) -> Problem:
     """None of the bundles is meant where a request names none. task: one of DEFAULTS."""
-    default = DEFAULTS[task]
+    default = REQUEST_KINDS[task]
     known = [spec for spec in loaded(fleet, task) if registry.serves(default.task, spec) and takes(spec, default)]
     suitable = listed(fleet, coming(fleet, known) or known)
     hint = f"(the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper().replace('-', '_')})"
@@ -190,7 +190,7 @@ def _no_default(fleet: Fleet, task: str) -> Problem:
 
 def _takes(spec: BundleSpec, route: str) -> str:
     """The parts that a bundle needs, or any of which it takes."""
-    parts = capabilities.takes(next(task for task in ROUTES[route] if registry.serves(task, spec)), spec)
+    parts = capabilities.accepted_parts(next(task for task in ROUTES[route] if registry.serves(task, spec)), spec)
     needed = [part.name for part in parts if part.required]
     return " and ".join(needed) or " or ".join(part.name for part in parts)
 
@@ -211,7 +211,7 @@ def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:
 def serves(task: str, spec: BundleSpec) -> bool:
     """Whether a bundle answers on the route of one of DEFAULTS. One that can never be asked is nobody's default, which readiness would wait
     for."""
-    return any(registry.serves(one, spec) for one in ROUTES[route_of(DEFAULTS[task].task)])
+    return any(registry.serves(one, spec) for one in ROUTES[route_of(REQUEST_KINDS[task].task)])
 
 
 def coming(fleet: Fleet, specs: Iterable[BundleSpec]) -> list[BundleSpec]:
@@ -219,16 +219,16 @@ def coming(fleet: Fleet, specs: Iterable[BundleSpec]) -> list[BundleSpec]:
     return [spec for spec in specs if state_of(fleet, spec)[0] in ("ready", "loading")]
 
 
-def _best_fit(specs: Sequence[BundleSpec], wanted: Default) -> list[BundleSpec]:
+def _best_fit(specs: Sequence[BundleSpec], wanted: RequestKind) -> list[BundleSpec]:
     if not isinstance(wanted.task, SelectsBundles):
         return list(specs)
     least = min((wanted.task.mismatch(spec, wanted.parts) for spec in specs), default=0)
     return [spec for spec in specs if wanted.task.mismatch(spec, wanted.parts) == least]
 
 
-def takes(spec: BundleSpec, wanted: Default) -> bool:
+def takes(spec: BundleSpec, wanted: RequestKind) -> bool:
     """Whether a bundle that the task serves takes the parts that this kind of request brings."""
-    parts = {part.name: part.required for part in capabilities.takes(wanted.task, spec)}
+    parts = {part.name: part.required for part in capabilities.accepted_parts(wanted.task, spec)}
     return not wanted.parts or (wanted.parts <= parts.keys() and {name for name, required in parts.items() if required} <= wanted.parts)
 
 

@@ -94,7 +94,7 @@ class Submission:
         From now on the list alone holds them: they may be large, and are not needed while their small copies wait."""
         repeated, parts = self.repeated, dict(self.parts)
         self.parts.clear()
-        if repeated is not None and self.interface.parts[repeated].together:
+        if repeated is not None and self.interface.parts[repeated].is_one_item:
             return [{repeated: msgspec.json.encode([text.decode() for text in parts[repeated]])}]
         once = {name: given[0] for name, given in parts.items() if not self.interface.parts[name].repeated}
         return [once] if repeated is None else [{repeated: content, **once} for content in parts[repeated]]
@@ -102,7 +102,7 @@ class Submission:
     @property
     def count(self) -> int:
         """Number of items."""
-        if self.repeated is None or self.interface.parts[self.repeated].together:
+        if self.repeated is None or self.interface.parts[self.repeated].is_one_item:
             return 1
         return len(self.parts[self.repeated] or self.urls[self.repeated])
 

@@ -10,7 +10,7 @@ import msgspec
 from models.bundle import BundleSpec
 from server.arrays import Array
 from server.processes.sandbox_process import Sandbox
-from server.tasks.base import File, Outputs, Task
+from server.tasks.base import FileAnswer, Outputs, Task
 from server.tasks.capabilities import plan_type
 from server.tasks.registry import TASKS
 
@@ -55,14 +55,14 @@ def present(message: bytes) -> bytes:
     outputs: list[Mapping[str, Any]] = [{name: array.to_numpy() for name, array in one.items()} for one in asked.outputs]
     plan = msgspec.msgpack.decode(asked.plan, type=plan_type(task))
     answer = task.present(outputs, plan, BundleSpec.from_bytes(asked.spec), asked.media_type)
-    if isinstance(answer, File):
+    if isinstance(answer, FileAnswer):
         return msgspec.msgpack.encode(Presented(answer.content, True, dict(answer.headers), answer.media_type))
     return msgspec.msgpack.encode(Presented(msgspec.msgpack.encode(answer), False))
 
 
-def answer(task: Task[Any, Any], message: bytes) -> msgspec.Struct | File:
+def answer(task: Task[Any, Any], message: bytes) -> msgspec.Struct | FileAnswer:
     presented = msgspec.msgpack.decode(message, type=Presented)
     if presented.is_file:
-        return File(presented.content, presented.headers, presented.media_type)
+        return FileAnswer(presented.content, presented.headers, presented.media_type)
     made: msgspec.Struct = msgspec.msgpack.decode(presented.content, type=task.answer)
     return made

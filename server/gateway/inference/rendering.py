@@ -24,8 +24,8 @@ from server.media.limits import MediaError
 from server.media.memory_budget import MemoryBudget
 from server.processes.sandbox_process import WorkFailed
 from server.queue.gateway.scene_store import Scene, Scenes
-from server.tasks.base import JSON, Arrays, File, Outputs, Task
-from server.tasks.capabilities import EchoesArrays, KeepsScenes, OffersTensors, PresentsElsewhere, in_thread
+from server.tasks.base import JSON, Arrays, FileAnswer, Outputs, Task
+from server.tasks.capabilities import EchoesArrays, KeepsScenes, OffersTensors, PresentsElsewhere, is_presented_in_thread
 from server.tasks.options import InvalidOption
 from server.tasks.registry import ROUTES
 from server.telemetry import logs
@@ -66,7 +66,7 @@ class Presenting:
         task = planned.task
         if isinstance(task, KeepsScenes):
             outputs = await self._keep(planned, outputs, key_name)
-        aside = in_thread(task, outputs, planned.plan)
+        aside = is_presented_in_thread(task, outputs, planned.plan)
         if isinstance(task, PresentsElsewhere) and task.present_in_subprocess(planned.plan, media_type):
             presented = await self._present_apart(planned, outputs, media_type, client, request_id)
         else:
@@ -97,7 +97,7 @@ class Presenting:
 
     async def aside(self, planned: Planned, outputs: Sequence[Outputs], work: Callable[[], T], *, client: str) -> T:
         """The result of `work` on an answer: in a thread where that takes long."""
-        return await self._turns.run(client, work) if in_thread(planned.task, outputs, planned.plan) else work()
+        return await self._turns.run(client, work) if is_presented_in_thread(planned.task, outputs, planned.plan) else work()
 
     async def close(self) -> None:
         self._turns_apart.close()
@@ -120,7 +120,7 @@ class Presenting:
 
     async def _present_apart(
         self, planned: Planned, outputs: Sequence[Outputs], media_type: str, client: str, request_id: str
-    ) -> msgspec.Struct | File:
+    ) -> msgspec.Struct | FileAnswer:
         task = planned.task
         message = await self._turns.run(client, partial(present_task.request, task, outputs, planned.plan, planned.spec, media_type))
         try:
@@ -132,11 +132,11 @@ class Presenting:
 
 
 def _response(
-    planned: Planned, presented: msgspec.Struct | File, timing: Timing, media_type: str, request_id: str, *, in_pieces: bool
+    planned: Planned, presented: msgspec.Struct | FileAnswer, timing: Timing, media_type: str, request_id: str, *, in_pieces: bool
 ) -> Response:
     """JSON with what every answer has around the task's own fields, or a file."""
     task, spec = planned.task, planned.spec
-    if isinstance(presented, File):
+    if isinstance(presented, FileAnswer):
         spent = ((name, value) for name, value in msgspec.structs.asdict(timing).items() if name.endswith("_ms"))
         durations = ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in spent)
         headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}

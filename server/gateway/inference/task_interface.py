@@ -14,14 +14,14 @@ from models.bundle import BundleSpec
 from server.http.problems import Kind, Problem
 from server.queue.messages import Priority
 from server.quoting import QUOTED
-from server.tasks.base import Part, Task
-from server.tasks.options import InvalidOption, Option, Options, rows
+from server.tasks.base import RequestPart, Task
+from server.tasks.options import InvalidOption, Option, RequestOptions, option_rows
 
 FETCHED = ("image", "video", "audio")
 """Parts that may be named by URL."""
 
 
-class CommonOptions(Options, frozen=True, kw_only=True):
+class CommonOptions(RequestOptions, frozen=True, kw_only=True):
     """Options of every task's route besides the task's own."""
 
     model: Annotated[
@@ -53,7 +53,7 @@ class TaskInterface:
 
     tasks: tuple[Task[Any, Any], ...]
     """Those that share the route; the parts of a request tell which one is meant."""
-    parts: Mapping[str, Part]
+    parts: Mapping[str, RequestPart]
     options: Mapping[str, Option]
     urls: Mapping[str, str]
     """Name of a field that holds a part's URL → the part."""
@@ -63,8 +63,8 @@ class TaskInterface:
     @staticmethod
     def of(*tasks: Task[Any, Any]) -> TaskInterface:
         """Where several tasks share a route, each needs its own parts, and the route none of them."""
-        model, priority = rows(CommonOptions)
-        options = {row.name: row for row in (model, *rows(tasks[0].options), priority)}
+        model, priority = option_rows(CommonOptions)
+        options = {row.name: row for row in (model, *option_rows(tasks[0].options), priority)}
         parts = {part.name: part if len(tasks) == 1 else replace(part, required=False) for task in tasks for part in task.parts}
         urls = {f"{name}_url": name for name in FETCHED if name in parts}
         names = [name for table in (parts, options) for name, row in table.items() if row.repeated]
@@ -100,7 +100,9 @@ class TaskInterface:
             options.setdefault(name, []).append(value)
         return options
 
-    def read_options(self, query: Mapping[str, Sequence[object]], body: Mapping[str, Sequence[object]]) -> tuple[CommonOptions, Options]:
+    def read_options(
+        self, query: Mapping[str, Sequence[object]], body: Mapping[str, Sequence[object]]
+    ) -> tuple[CommonOptions, RequestOptions]:
         """The common options and the task's, of which it has the names only. Raises Problem (422) for one that is given both in the URL and
         in the body, or is not understood."""
         for name in query.keys() & body.keys():

@@ -23,7 +23,7 @@ from server.queue import keys
 from server.queue.errors import RecordLost, RedisAway
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.record import OPEN, JobProgress, Record, rfc3339
-from server.tasks.capabilities import offers, plan_type
+from server.tasks.capabilities import offered_media_types, plan_type
 from server.tasks.registry import TASKS, route_of
 
 SHOWN_OF_ID = 64
@@ -143,7 +143,7 @@ class Jobs:
         if record.state == "failed":
             raise failure(record)
         shown = await self.planned(record)
-        async with self.answer(record, shown, head.negotiate(offers(shown.task, shown.plan)), client) as response:
+        async with self.answer(record, shown, head.negotiate(offered_media_types(shown.task, shown.plan)), client) as response:
             yield response
 
     async def planned(self, record: Record) -> Planned:

@@ -10,13 +10,13 @@ from server.gateway.open_inference.errors import invalid
 from server.gateway.open_inference.tensors import InferRequest, InferTensor
 from server.http.json_outline import from_base64
 from server.http.problems import Kind, Problem
-from server.tasks.base import Item, Part, Tensor
+from server.tasks.base import Item, RequestPart, Tensor
 
 FIRST_INPUT = ""
 """A raw binary request gives its input no name: it is the first input of the model."""
 
 
-def read_items(request: InferRequest, model: str, inputs: Sequence[Tensor], parts: Mapping[str, Part], max_items: int) -> list[Item]:
+def read_items(request: InferRequest, model: str, inputs: Sequence[Tensor], parts: Mapping[str, RequestPart], max_items: int) -> list[Item]:
     """Raises Problem. Binary elements are a part's bytes; JSON strings its base64, or a text itself."""
     given = {tensor.name or inputs[0].name: tensor for tensor in request.inputs}
     names = [declared.name for declared in inputs]
@@ -31,7 +31,7 @@ def read_items(request: InferRequest, model: str, inputs: Sequence[Tensor], part
     columns = {name: _column(name, tensor, model, parts[name], max_items) for name, tensor in given.items()}
     if len({len(column) for column in columns.values()}) > 1:
         raise invalid(f"the inputs of model '{model}' have different batch sizes")
-    together = next((name for name in columns if parts[name].together), None)
+    together = next((name for name in columns if parts[name].is_one_item), None)
     if together is not None:
         if len(columns) > 1:
             raise invalid(f"model '{model}' takes one input at a time, got {' and '.join(columns)}")
@@ -46,15 +46,15 @@ def _decoded(text: bytes, name: str, index: int) -> str:
         raise invalid(f"input '{name}': element {index} is not UTF-8 ({error.reason})") from error
 
 
-def _column(name: str, tensor: InferTensor, model: str, part: Part, max_items: int) -> list[bytes]:
+def _column(name: str, tensor: InferTensor, model: str, part: RequestPart, max_items: int) -> list[bytes]:
     if tensor.datatype != "BYTES":
         raise invalid(f"inference input '{name}' data-type is '{tensor.datatype}', but model '{model}' expects 'BYTES'")
     shape = tensor.array.shape
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)) or shape[0] == 0:
         raise invalid(f"unexpected shape for input '{name}' for model '{model}'. Expected [-1,1] or [-1], got {list(shape)}")
-    most = part.max_count if part.together and part.max_count is not None else max_items
+    most = part.max_count if part.is_one_item and part.max_count is not None else max_items
     if shape[0] > most:
-        setting = "" if part.together else " (OPSIN_MAX_IMAGES)"
+        setting = "" if part.is_one_item else " (OPSIN_MAX_IMAGES)"
         raise Problem(Kind.TOO_LARGE, f"inference request batch-size must be <= {most} for '{model}'{setting}")
     elements: list[bytes] = tensor.array.ravel().tolist()
     if tensor.binary or part.kind == "text":

@@ -14,10 +14,10 @@ from server.gateway.catalog import model_directory
 from server.gateway.open_inference.tensors import InferRequest
 from server.http.problems import Kind, Problem
 from server.quoting import QUOTED, quoted
-from server.tasks.base import Part, Task, Tensor
-from server.tasks.capabilities import OffersTensors, takes
+from server.tasks.base import RequestPart, Task, Tensor
+from server.tasks.capabilities import OffersTensors, accepted_parts
 from server.tasks.embedding.zero_shot import ZeroShot
-from server.tasks.options import InvalidOption, Options, rows
+from server.tasks.options import InvalidOption, RequestOptions, option_rows
 from server.tasks.registry import TASKS, main_task, route_of
 
 
@@ -28,13 +28,13 @@ class Offer:
     task: Task[Any, Any]
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, RequestPart]
     """The parts of the inputs, by name."""
 
-    def read_options(self, parameters: Mapping[str, Any]) -> Options:
+    def read_options(self, parameters: Mapping[str, Any]) -> RequestOptions:
         """The task's options; other parameters are the protocol's own or ignored, as it demands. Raises Problem."""
         given = {}
-        for row in rows(self.task.options):
+        for row in option_rows(self.task.options):
             value = parameters.get(f"{row.name}s") if row.repeated else parameters.get(row.name)
             if value is None:
                 continue
@@ -42,11 +42,11 @@ class Offer:
                 given[row.name] = row.read(_listed(row.name, value) if row.repeated else [value])
             except InvalidOption as error:
                 raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
-        for name in self.task.without_tensor if isinstance(self.task, OffersTensors) else ():
+        for name in self.task.options_without_tensor if isinstance(self.task, OffersTensors) else ():
             if given.get(name):
                 detail = f"true: no output tensor has it; POST /v1/{route_of(self.task)} answers it, here leave it out"
                 raise Problem(Kind.INVALID_OPTION, detail, name)
-        options: Options = self.task.options(**given)
+        options: RequestOptions = self.task.options(**given)
         return options
 
 
@@ -64,7 +64,7 @@ def of(spec: BundleSpec, asked: InferRequest | None = None) -> Offer:
             Kind.UNKNOWN_MODEL, f"Request for unknown model: '{spec.name}' is for {spec.task}, which is not offered here{elsewhere}"
         )
     inputs, outputs = task.tensors(spec)
-    parts = {part.name: part for part in takes(task, spec)}
+    parts = {part.name: part for part in accepted_parts(task, spec)}
     taken = inputs if asked is None else [declared for declared in inputs if declared.name in parts]
     return Offer(task, taken, outputs, parts)
 

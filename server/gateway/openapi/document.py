@@ -27,7 +27,7 @@ from server.gateway.openapi.responses import (
 )
 from server.http.problems import Kind
 from server.http.requests import MAX_TIMEOUT
-from server.tasks.base import JSON, Part, description, summary
+from server.tasks.base import JSON, RequestPart, description, summary
 from server.tasks.capabilities import media_types
 
 EXAMPLES_BASE64: Mapping[str, str] = {
@@ -210,8 +210,8 @@ def _bodies(interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _needed_in_form(required: Sequence[Part], parts: Iterable[Part], urls: Mapping[str, str]) -> dict[str, Any]:
-    def either(some: Iterable[Part]) -> list[dict[str, Any]]:
+def _needed_in_form(required: Sequence[RequestPart], parts: Iterable[RequestPart], urls: Mapping[str, str]) -> dict[str, Any]:
+    def either(some: Iterable[RequestPart]) -> list[dict[str, Any]]:
         return [{"required": [name]} for part in some for name in (part.name, urls.get(part.name)) if name is not None]
 
     if not required:
@@ -227,7 +227,7 @@ def _either(parts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
     return {**parts, **options, **both}
 
 
-def _one_of(part: Part, interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]:
+def _one_of(part: RequestPart, interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]:
     """A required part comes under its name or its plural, or as a URL."""
     given = [part.name, *([urls[part.name]] if part.name in urls else [])]
     names = given + [plural for plural, name in interface.plurals.items() if name in given]

@@ -17,8 +17,8 @@ from server.gateway.openapi import responses
 from server.http.problems import Kind, Problem
 from server.queue.gateway.fleet import Fleet
 from server.quoting import quoted
-from server.tasks.capabilities import takes
-from server.tasks.registry import DEFAULTS, TASKS, main_task, route_of, serves
+from server.tasks.capabilities import accepted_parts
+from server.tasks.registry import REQUEST_KINDS, TASKS, main_task, route_of, serves
 
 router = APIRouter(tags=["models"])
 
@@ -235,7 +235,7 @@ def _details_of_unreadable(fleet: Fleet, wanted: str) -> ModelDetails:
 def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
     state, reason = model_directory.state_of(fleet, spec)
     task = main_task(spec)
-    defaults = [here.directory.default(fleet, name) for name, default in DEFAULTS.items() if default.task is task]
+    defaults = [here.directory.default(fleet, name) for name, default in REQUEST_KINDS.items() if default.task is task]
     return {
         "name": spec.name,
         "version": spec.version,
@@ -289,7 +289,7 @@ def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
 
 def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
     limits = here.settings
-    parts = {part.name: part for task in TASKS.values() if serves(task, spec) for part in takes(task, spec)}
+    parts = {part.name: part for task in TASKS.values() if serves(task, spec) for part in accepted_parts(task, spec)}
     return [
         PartSummary(
             part.name,

@@ -19,7 +19,7 @@ from server.http.requests import DisconnectWatcher
 from server.queue.gateway.scene_store import Scene
 from server.quoting import quoted
 from server.tasks.base import Task
-from server.tasks.capabilities import KeepsScenes, offers
+from server.tasks.capabilities import KeepsScenes, offered_media_types
 from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
 
@@ -35,7 +35,7 @@ async def scene(request: Request, scene_id: str) -> Response:
         assert isinstance(task, KeepsScenes)
         interface = ENDPOINTS[f"/v1/{task.name}"].interface
         common, own = interface.read_options(interface.read_query(visit.head.query), {})
-        media_type = visit.head.negotiate(offers(task, own))
+        media_type = visit.head.negotiate(offered_media_types(task, own))
         if common.priority == "low":
             await visit.lower()
         spec = await here.dispatcher.fleet.spec(kept.digest)

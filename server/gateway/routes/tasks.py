@@ -35,8 +35,8 @@ from server.http.sse import EventStream
 from server.media.part_hints import suggest_recording_part
 from server.tasks import registry
 from server.tasks.base import JSON, Task
-from server.tasks.capabilities import KeepsScenes, TakesSteps, media_types, offers, plan_of, takes
-from server.tasks.options import InvalidOption, Options
+from server.tasks.capabilities import KeepsScenes, TakesSteps, accepted_parts, media_types, offered_media_types, plan_of
+from server.tasks.options import InvalidOption, RequestOptions
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Sent:
     query: Mapping[str, Sequence[object]]
     submission: Submission
     common: CommonOptions
-    own: Options
+    own: RequestOptions
 
 
 class TaskRoute:
@@ -81,7 +81,7 @@ class TaskRoute:
         async with here.admission.admit(request.scope, "rest", takes_long=self.takes_long) as visit:
             visit.head.negotiate(self._offered_in_url(visit.head))
             sent = await self._read(request, here, visit)
-            media_type = visit.head.negotiate(offers(self.task, sent.own))
+            media_type = visit.head.negotiate(offered_media_types(self.task, sent.own))
             with DisconnectWatcher(here.ticks, request.receive, visit.limit):
                 return await self._run(sent, here, visit, media_type)
 
@@ -125,7 +125,7 @@ class TaskRoute:
             _, own = self._asked_in_url(head.query)
         except Problem:
             return media_types(self.task)
-        return offers(self.task, own)
+        return offered_media_types(self.task, own)
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
         query = self.interface.read_query(visit.head.query)
@@ -176,7 +176,7 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
     spec = await here.directory.find(sent.common.model, registry.default_name(meant, submission.parts))
     visit.resolved(spec)
     task = next((task for task in submission.interface.tasks if registry.serves(task, spec)), meant)
-    taken = {part.name: part for part in takes(task, spec)}
+    taken = {part.name: part for part in accepted_parts(task, spec)}
     for name in submission.parts:
         if name not in taken:
             hint = f"; a bare body is its `{name}`: send a form, as with curl -F {next(iter(taken))}=@FILE" if submission.bare else ""

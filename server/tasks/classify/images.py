@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from server.media import images
-from server.tasks.base import Arrays, File, Item, OptionsT, Outputs, Part, PlanT, Shapes, Task, Tensor
+from server.tasks.base import Arrays, FileAnswer, Item, OptionsT, Outputs, PlanT, RequestPart, Shapes, Task, Tensor
 from server.tasks.capabilities import ControlsBatching, OffersTensors, Plans
 from server.tasks.merge_option import MERGED, VALUES, schedule_of
-from server.tasks.options import InvalidOption, Options
+from server.tasks.options import InvalidOption, RequestOptions
 
 DEFAULT_TOP_K = 5
 
-MOST_VIEWS = 30
-MOST_WINDOWS = 12
+MAX_VIEWS = 30
+MAX_WINDOWS = 12
 
-IMAGE = Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes.", max_count=None)
+IMAGE = RequestPart("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, detected by content.", max_count=None)
 
 
-class ClassifyOptions(Options, frozen=True, kw_only=True):
+class ClassifyOptions(RequestOptions, frozen=True, kw_only=True):
     top_k: Annotated[
         int | None,
         Meta(ge=1, description="How many labels.", extra={"values": "1 to the number of classes", "default": str(DEFAULT_TOP_K)}),
@@ -39,24 +39,24 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
         Meta(description="Token merging of what is seen, by a bundle that also hears.", extra={"values": VALUES, "default": "as `merge`"}),
     ] = None
     trace: Annotated[
-        bool, Meta(description="Also say which patches were merged, block by block; of clips and sound in each view or window.")
+        bool, Meta(description="Also return which patches were merged, block by block; of clips and sound in each view or window.")
     ] = False
     timeline: Annotated[
-        bool, Meta(description="Also tell the scores of each view of a clip or window of sound, and stream them as they come.")
+        bool, Meta(description="Also return the scores of each view of a clip or window of sound, and stream them as they come.")
     ] = False
     views: Annotated[
-        int | None, Meta(ge=1, le=MOST_VIEWS, description="Views of a video, spread over its time.", extra={"default": "the bundle's"})
+        int | None, Meta(ge=1, le=MAX_VIEWS, description="Views of a video, spread over its time.", extra={"default": "the bundle's"})
     ] = None
     crops: Annotated[
         Literal[1, 3] | None,
         Meta(description="Crops of each view: its centre, or three along its longer side.", extra={"default": "the bundle's"}),
     ] = None
-    start_s: Annotated[float | None, Meta(ge=0, description="Where what is classified begins, in seconds.", extra={"default": "0"})] = None
+    start_s: Annotated[float | None, Meta(ge=0, description="Start of the part to classify, in seconds.", extra={"default": "0"})] = None
     end_s: Annotated[
-        float | None, Meta(gt=0, description="Where it ends; later than the end: at the end.", extra={"default": "the end of the file"})
+        float | None, Meta(gt=0, description="End of the part, at most the end of the file.", extra={"default": "the end of the file"})
     ] = None
     windows: Annotated[
-        int | None, Meta(ge=1, le=MOST_WINDOWS, description="Windows of sound, one behind the other.", extra={"default": "all that fit"})
+        int | None, Meta(ge=1, le=MAX_WINDOWS, description="Consecutive windows of sound.", extra={"default": "all that fit"})
     ] = None
     use: Annotated[
         Literal["both", "sound", "sight"] | None,
@@ -67,12 +67,12 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
     ] = None
 
 
-OF_CLIPS = ("merge_sight", "views", "crops", "start_s", "end_s", "windows", "use")
-"""Options that images do not have."""
+CLIP_OPTIONS = ("merge_sight", "views", "crops", "start_s", "end_s", "windows", "use")
+"""Options that do not apply to images."""
 
 
 class ClassifyPlan(msgspec.Struct, frozen=True):
-    """`rung` is the one that names the schedule, if one does; `schedule` is r of every block."""
+    """Plan of images. `rung` is the one that names the schedule, if one does; `schedule` is r of every block."""
 
     top_k: int
     rung: str | None
@@ -81,7 +81,7 @@ class ClassifyPlan(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """One label; `score` is its softmax probability, or its sigmoid where the bundle's labels do not exclude each other."""
+    """One label; `score` is its softmax probability, or its sigmoid if the bundle's labels do not exclude each other."""
 
     label: str
     index: int
@@ -89,7 +89,7 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """Which patches were one token after each block: `layers` holds the group id of every patch of the grid, its last axis fastest.
+    """Patches that were one token after each block: `layers` holds the group id of every patch of the grid, its last axis fastest.
 
     The grid of an image is [rows, columns], of a clip [times, rows, columns], of a spectrogram [times, mel bins]."""
 
@@ -98,7 +98,7 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 class Merging(msgspec.Struct, frozen=True):
-    """How tokens were merged: `rung` is null unless one was used, `schedule` is r of every block, token counts include special tokens."""
+    """Merging of tokens: `rung` is null unless one was used, `schedule` is r of every block, token counts include special tokens."""
 
     rung: str | None
     schedule: tuple[int, ...]
@@ -106,11 +106,11 @@ class Merging(msgspec.Struct, frozen=True):
     tokens_out: int
     trace: Trace | msgspec.UnsetType = msgspec.UNSET
     schedule_sight: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
-    """r of every block of the half that sees, where it is another one; `schedule` is then of the half that hears."""
+    """r of every block of the half that sees, if it is another one; `schedule` is then of the half that hears."""
 
 
 class ClipFacts(msgspec.Struct, frozen=True):
-    """How a video was looked at: frames of a view, views in time, crops of each, and seconds of the part that they are spread over."""
+    """Sampling of a video: frames of a view, views in time, crops of each, and duration of the part that they are spread over."""
 
     frames: int
     views: int
@@ -119,7 +119,7 @@ class ClipFacts(msgspec.Struct, frozen=True):
 
 
 class SoundFacts(msgspec.Struct, frozen=True):
-    """How sound was heard: seconds that its windows cover, their number, and samples a second."""
+    """Sampling of sound: seconds that its windows cover, their number, and samples a second."""
 
     seconds: float
     windows: int
@@ -135,10 +135,10 @@ class ViewScores(msgspec.Struct, frozen=True):
     end_s: float
     predictions: list[Prediction]
     frames_s: list[float] | msgspec.UnsetType = msgspec.UNSET
-    """With a trace of what is seen: the seconds of its frames."""
+    """Seconds of the frames, with a trace of what is seen."""
     trace: Trace | msgspec.UnsetType = msgspec.UNSET
     trace_sight: Trace | msgspec.UnsetType = msgspec.UNSET
-    """Trace of the half that sees, where both are asked; `trace` is then that of the half that hears."""
+    """Trace of the half that sees, if both were requested; `trace` is then that of the half that hears."""
 
 
 class Classification(msgspec.Struct, frozen=True):
@@ -155,7 +155,7 @@ class Classification(msgspec.Struct, frozen=True):
 
 class ClassifyAnswer(msgspec.Struct, frozen=True):
     results: list[Classification]
-    """In the order of the images; one of a clip."""
+    """Results in the order of the images, or one of a clip."""
 
 
 class ImageTask(Task[OptionsT, PlanT]):
@@ -170,7 +170,7 @@ class ImageTask(Task[OptionsT, PlanT]):
         return ({"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)},)
 
 
-class Classify(
+class ClassifyTask(
     ImageTask[ClassifyOptions, ClassifyPlan],
     Plans[ClassifyOptions, ClassifyPlan],
     ControlsBatching[ClassifyPlan],
@@ -178,7 +178,7 @@ class Classify(
 ):
     """Classify images, clips and sound.
 
-    Images; or a video, sound, or both, where a bundle takes them: the scores of its views and windows are averaged.
+    Images; or a video, sound, or both, if a bundle takes them: the scores of its views and windows are averaged.
     """
 
     name = "classify"
@@ -186,7 +186,7 @@ class Classify(
     options = ClassifyOptions
     plan_type = ClassifyPlan
     answer = ClassifyAnswer
-    without_tensor = ("timeline", "trace")
+    options_without_tensor = ("timeline", "trace")
     example = ClassifyAnswer(
         [
             Classification(
@@ -196,25 +196,25 @@ class Classify(
         ]
     )
 
-    def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyPlan:
-        top_k = checked_top_k(asked.top_k, spec)
-        for name in OF_CLIPS:
-            if (value := getattr(asked, name)) is not None:
+    def plan(self, options: ClassifyOptions, spec: BundleSpec) -> ClassifyPlan:
+        top_k = resolve_top_k(options.top_k, spec)
+        for name in CLIP_OPTIONS:
+            if (value := getattr(options, name)) is not None:
                 raise InvalidOption(name, f"{value}: {spec.id} classifies images; leave it out")
-        if asked.timeline:
+        if options.timeline:
             raise InvalidOption("timeline", f"true: {spec.id} classifies images, which have no views; leave it out")
-        rung, schedule = schedule_of(None if asked.merge is None else str(asked.merge), spec)
-        check_trace(asked, spec)
-        return ClassifyPlan(top_k, rung, schedule, asked.trace)
+        rung, schedule = schedule_of(None if options.merge is None else str(options.merge), spec)
+        check_trace(options, spec)
+        return ClassifyPlan(top_k, rung, schedule, options.trace)
 
     def arguments(self, plan: ClassifyPlan, shapes: Shapes) -> dict[str, Any]:
         return {"merge": list(plan.schedule)} | ({"trace": True} if plan.trace else {})
 
-    def present(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
+    def present(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | FileAnswer:
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
     def result_bound(self, plan: ClassifyPlan, spec: BundleSpec, arrays: Arrays) -> int:
-        """Logits (classes,), tokens (2,) and schedule (depth,); with a trace groups (depth, patches) and grid (2,)."""
+        """Bound logits (classes,), tokens (2,) and schedule (depth,); with a trace groups (depth, patches) and grid (2,)."""
         traced = len(plan.schedule) * patches(spec) + 2 if plan.trace else 0
         return 4 * len(spec.labels) + 8 * (2 + traced) + 4 * len(plan.schedule)
 
@@ -224,21 +224,21 @@ class Classify(
     def to_tensors(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
         scores = np.stack([_softmax(one["logits"]) for one in outputs])  # (images, classes)
         tokens_in, tokens_out = (int(count) for count in outputs[0]["tokens"])
-        rung, _ = _merged(outputs[0], plan)
-        told = ({"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}) | ({} if rung is None else {"rung": rung})
-        return labelled(scores, spec), told
+        rung, _ = _applied_merging(outputs[0], plan)
+        parameters = ({"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}) | ({} if rung is None else {"rung": rung})
+        return to_labelled_tensors(scores, spec), parameters
 
 
-def check_trace(asked: ClassifyOptions, spec: BundleSpec) -> None:
-    """Raises InvalidOption."""
-    if asked.trace and not spec.merges:
+def check_trace(options: ClassifyOptions, spec: BundleSpec) -> None:
+    """Raise InvalidOption if there is nothing to trace."""
+    if options.trace and not spec.merges:
         raise InvalidOption("trace", f"the tokens of {spec.id} do not merge: there is nothing to trace")
 
 
-def checked_top_k(asked: int | None, spec: BundleSpec) -> int:
-    """Return the number of labels that are told. Raises InvalidOption."""
+def resolve_top_k(requested: int | None, spec: BundleSpec) -> int:
+    """Return the number of labels to return. Raises InvalidOption."""
     classes = len(spec.labels)
-    top_k = min(DEFAULT_TOP_K, classes) if asked is None else asked
+    top_k = min(DEFAULT_TOP_K, classes) if requested is None else requested
     if top_k > classes:
         raise InvalidOption("top_k", f"{top_k}: use an integer from 1 to {classes}, the number of classes of {spec.id}")
     return top_k
@@ -250,13 +250,13 @@ def patches(spec: BundleSpec) -> int:
 
 
 def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Classification:
-    """The `top_k` best labels of one image; equal scores in the order of the classes."""
+    """Present the `top_k` best labels of one image; equal scores in the order of the classes."""
     predictions = best_labels(_softmax(outputs["logits"]), plan.top_k, spec)
     tokens_in, tokens_out = outputs["tokens"].tolist()
     if not tokens_in:
         return Classification(predictions, None)
     trace = Trace(tuple(outputs["grid"].tolist()), outputs["groups"].tolist()) if plan.trace else msgspec.UNSET
-    return Classification(predictions, Merging(*_merged(outputs, plan), tokens_in, tokens_out, trace))
+    return Classification(predictions, Merging(*_applied_merging(outputs, plan), tokens_in, tokens_out, trace))
 
 
 def labelled_tensors(spec: BundleSpec) -> tuple[Tensor, Tensor]:
@@ -264,8 +264,8 @@ def labelled_tensors(spec: BundleSpec) -> tuple[Tensor, Tensor]:
     return scores, Tensor("labels", "BYTES", (min(DEFAULT_TOP_K, len(spec.labels)),))
 
 
-def labelled(scores: NDArray[np.float32], spec: BundleSpec) -> Arrays:
-    """Return `scores` (n, classes) and the best `labels` (n, 5) of each, fewer where there are fewer classes."""
+def to_labelled_tensors(scores: NDArray[np.float32], spec: BundleSpec) -> Arrays:
+    """Return `scores` (n, classes) and the best `labels` (n, 5) of each; fewer if there are fewer classes."""
     labels = np.array([label.encode() for label in spec.labels], object)
     return {"scores": scores, "labels": labels[_best(scores, min(DEFAULT_TOP_K, len(labels)))]}
 
@@ -276,19 +276,19 @@ def best_labels(scores: NDArray[np.float32], count: int, spec: BundleSpec) -> li
     return [Prediction(spec.labels[index], index, score) for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)]
 
 
-def _merged(outputs: Outputs, plan: ClassifyPlan) -> tuple[str | None, tuple[int, ...]]:
-    """Rung and schedule of what was done. schedule: (depth,), where the worker did not merge as planned, since that was faster."""
+def _applied_merging(outputs: Outputs, plan: ClassifyPlan) -> tuple[str | None, tuple[int, ...]]:
+    """Return the applied rung and schedule (depth,). The worker may not have merged as planned, if that was faster."""
     done = outputs.get("schedule")
     return (plan.rung, plan.schedule) if done is None else (None, tuple(done.tolist()))
 
 
 def _softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
-    """(classes,). Ufuncs, since numpy's functions around them cost more than the work on few classes."""
+    """Return probabilities (classes,). It uses ufuncs, since numpy's functions around them cost more than the work on few classes."""
     powers = np.exp(np.subtract(logits, np.maximum.reduce(logits), dtype=np.float64))
     scores: NDArray[np.float32] = (powers / np.add.reduce(powers)).astype(np.float32)
     return scores
 
 
 def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Indices of the highest of the last axis, best first; equal scores in the order of the classes."""
+    """Return indices of the highest scores along the last axis, best first; equal scores in the order of the classes."""
     return (-scores).argsort(axis=-1, kind="stable")[..., :count]

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from models.bundle import VECTOR_TASKS, BundleSpec
 from models.registry import architectures
 from server.media.images import ImageDecoder
-from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Tensor
+from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Tensor
 from server.tasks.capabilities import OffersFiles
 from server.tasks.classify.images import IMAGE
 from server.tasks.embedding import text_jobs
 from server.tasks.embedding.base import VectorTask, image_arguments, image_bound, need_tokenizer
 from server.tasks.merge_option import MERGED, VALUES, schedule_of
-from server.tasks.options import ExcessiveOption, InvalidOption, Options
+from server.tasks.options import ExcessiveOption, InvalidOption, RequestOptions
 
 NPY, NPZ = "application/x-npy", "application/x-npz"
 MOST_TEXTS = 256
@@ -31,7 +31,7 @@ FEW_BYTES = 64 * 1024
 """More are made into an answer in a thread."""
 
 
-class EmbedOptions(Options, frozen=True, kw_only=True):
+class EmbedOptions(RequestOptions, frozen=True, kw_only=True):
     encoding: Annotated[Literal["float", "base64"], Meta(description="Vectors as numbers, or as base64 of little-endian float32.")] = (
         "float"
     )
@@ -88,8 +88,8 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, Embed
     name = "embed"
     bundle_tasks = VECTOR_TASKS
     parts = (
-        Part(IMAGE.name, IMAGE.kind, IMAGE.description, IMAGE.max_count, required=False),
-        Part("text", "text", f"A text of at most {LONGEST_TEXT:,} characters.", MOST_TEXTS, required=False, together=True),
+        RequestPart(IMAGE.name, IMAGE.kind, IMAGE.description, IMAGE.max_count, required=False),
+        RequestPart("text", "text", f"A text of at most {LONGEST_TEXT:,} characters.", MOST_TEXTS, required=False, is_one_item=True),
     )
     options = EmbedOptions
     plan_type = EmbedPlan
@@ -97,10 +97,10 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, Embed
     media_types = (JSON, NPY, NPZ)
     example = EmbedAnswer("text", dim=4, normalized=True, embeddings=[[0.5, -0.5, 0.5, 0.5]], truncated=0)
 
-    def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
+    def accepted_parts(self, spec: BundleSpec) -> tuple[RequestPart, ...]:
         return self.parts if spec.task == "zero-shot" else self.parts[:1]
 
-    def offers(self, request: EmbedOptions | EmbedPlan) -> tuple[str, ...]:
+    def offered_media_types(self, request: EmbedOptions | EmbedPlan) -> tuple[str, ...]:
         """One array or several."""
         return self.media_types if request.output == "pooled" else (JSON, NPZ)
 
@@ -125,14 +125,14 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, Embed
     def _image_arguments(self, plan: EmbedPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule, plan.pool, plan.output)
 
-    def present(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:
+    def present(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | FileAnswer:
         if plan.output == "tokens":
             return _tokens(outputs, plan, spec, media_type)
         kind, vectors, truncated = _vectors(outputs, plan, spec)
         if media_type != JSON:
             buffer = io.BytesIO()
             np.save(buffer, vectors) if media_type == NPY else np.savez(buffer, vectors=vectors)
-            return File(buffer.getvalue())
+            return FileAnswer(buffer.getvalue())
         return EmbedAnswer(kind, spec.embedding_dim, True, encode_vectors(vectors, plan.encoding), truncated)
 
     def present_in_thread(self, outputs: Sequence[Outputs], plan: EmbedPlan) -> bool:
@@ -142,7 +142,7 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, Embed
         return text_jobs.bound(spec, arrays) if "lengths" in arrays else image_bound(spec, plan.output)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.takes(spec))
+        inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.accepted_parts(spec))
         return inputs, (Tensor("embedding", "FP32", (spec.embedding_dim,)),)
 
     def to_tensors(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
@@ -193,13 +193,13 @@ def encode_vectors(vectors: NDArray[np.float32], encoding: str) -> list[Any]:
     return rows
 
 
-def _tokens(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:
+def _tokens(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | FileAnswer:
     """vectors: (T, dim) float32; sizes: (T,); owners: (patches,), the token of each patch."""
     if media_type == NPZ:
         buffer = io.BytesIO()
         vectors, sizes, owners = (np.stack([one[name] for one in outputs]) for name in ("vectors", "sizes", "owners"))
         np.savez(buffer, vectors=vectors, sizes=sizes, owners=owners)
-        return File(buffer.getvalue())
+        return FileAnswer(buffer.getvalue())
     return EmbedAnswer("image", spec.embedding_dim, True, [_token_vectors(one, plan) for one in outputs], 0)
 
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from models.bundle import BundleSpec
 from models.bundle_schema import MAX_TEMPLATE_CHARS, MAX_TEMPLATES, TextSpec
 from server.quoting import quoted
-from server.tasks.base import Arrays, File, Outputs, Tensor
+from server.tasks.base import Arrays, FileAnswer, Outputs, Tensor
 from server.tasks.capabilities import RecallsTexts
 from server.tasks.classify.images import IMAGE, Merging
 from server.tasks.embedding import text_jobs as texts
 from server.tasks.embedding.base import VectorTask, image_arguments, image_bound, need_tokenizer
 from server.tasks.merge_option import MERGED, VALUES, schedule_of
-from server.tasks.options import ExcessiveOption, InvalidOption, Options
+from server.tasks.options import ExcessiveOption, InvalidOption, RequestOptions
 
 DEFAULT_TOP_K = 5
 MOST_LABELS = 1000
@@ -31,7 +31,7 @@ LONGEST = MAX_TEMPLATE_CHARS
 PLACEHOLDER = "{}"
 
 
-class ZeroShotOptions(Options, frozen=True, kw_only=True):
+class ZeroShotOptions(RequestOptions, frozen=True, kw_only=True):
     label: Annotated[
         list[str],
         Meta(
@@ -118,7 +118,7 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan], RecallsTexts[ZeroShotP
         ("a photo of a {}.",),
     )
 
-    def answers(self, spec: BundleSpec) -> bool:
+    def can_answer(self, spec: BundleSpec) -> bool:
         """Whether it has a tokenizer."""
         return spec.text is not None
 
@@ -153,7 +153,7 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan], RecallsTexts[ZeroShotP
     def _image_arguments(self, plan: ZeroShotPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule)
 
-    def present(self, outputs: Sequence[Outputs], plan: ZeroShotPlan, spec: BundleSpec, media_type: str) -> ZeroShotAnswer | File:
+    def present(self, outputs: Sequence[Outputs], plan: ZeroShotPlan, spec: BundleSpec, media_type: str) -> ZeroShotAnswer | FileAnswer:
         assert spec.text is not None
         seen = [one for one in outputs if "places" not in one]
         cosines, truncated = _cosines(outputs, seen, plan)

@@ -11,7 +11,7 @@ from models.bundle_schema import FillMethod
 from models.systems.diffmae.sampler_presets import PresetName, SamplerName, SpacingName
 from server.media import masks
 from server.media.compositing import Blend
-from server.tasks.options import Options
+from server.tasks.options import RequestOptions
 
 Method = Literal["auto", "network", "exemplar", "network-exemplar"]
 METHODS: tuple[FillMethod, ...] = ("network", "exemplar", "network-exemplar")
@@ -22,7 +22,7 @@ MOST_GROWTH = 512
 MOST_FEATHER = 128
 
 
-class InpaintOptions(Options, frozen=True, kw_only=True):
+class InpaintOptions(RequestOptions, frozen=True, kw_only=True):
     mask: Annotated[
         str | None,
         Meta(

@@ -28,7 +28,7 @@ from server.media.crop_regions import Region
 from server.media.images import BYTES_PER_PIXEL, ImageDecoder, OpenedImage, TooManyPixels
 from server.media.limits import naming_part
 from server.media.masks import PixelBox, PixelMask
-from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
+from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Task, Tensor
 from server.tasks.capabilities import (
     ControlsBatching,
     EchoesArrays,
@@ -94,8 +94,8 @@ class Inpaint(
 
     name = "inpaint"
     parts = (
-        Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes."),
-        Part("mask", "image", "An image of the same size, white where it is to be filled.", required=False),
+        RequestPart("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes."),
+        RequestPart("mask", "image", "An image of the same size, white where it is to be filled.", required=False),
     )
     options = InpaintOptions
     plan_type = InpaintPlan
@@ -177,7 +177,7 @@ class Inpaint(
             }
         ]
 
-    def offers(self, request: InpaintOptions | InpaintPlan) -> tuple[str, ...]:
+    def offered_media_types(self, request: InpaintOptions | InpaintPlan) -> tuple[str, ...]:
         """A file is one image."""
         return self.media_types if request.samples == 1 else (JSON,)
 
@@ -194,10 +194,10 @@ class Inpaint(
         opened = (_open(one["image"].tobytes(), one["mask"].tobytes(), PRESENTER) for one in outputs)
         return max(_memory(image, mask, beside, compositing.blending_bytes(image.pixels)) for image, mask in opened)
 
-    def present(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec, media_type: str) -> InpaintAnswer | File:
+    def present(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec, media_type: str) -> InpaintAnswer | FileAnswer:
         answer = _answer(outputs[0], plan, spec)
         if media_type == PNG and plan.samples == 1:
-            return File(answer.results[0].image, {"X-Seed": str(plan.seed), "X-Steps": str(answer.steps), "X-Method": answer.method})
+            return FileAnswer(answer.results[0].image, {"X-Seed": str(plan.seed), "X-Steps": str(answer.steps), "X-Method": answer.method})
         return answer
 
     def preview(self, arrays: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintPreview:

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from models.bundle_schema import QuerySpace
 from models.systems.mcc.lattice import Lattice
-from server.tasks.options import Options
+from server.tasks.options import RequestOptions
 
 Format = Literal["glb", "ply", "npz"]
 Mode = Literal["adaptive", "dense"]
@@ -24,7 +24,7 @@ FAR_AXIS = 1e9
 AXIS = dict.fromkeys(("values", "words"), "a number from -1e9 to 1e9") | {"default": "the middle"}
 
 
-class ReconstructOptions(Options, frozen=True, kw_only=True):
+class ReconstructOptions(RequestOptions, frozen=True, kw_only=True):
     fx: Annotated[
         float | None,
         Meta(

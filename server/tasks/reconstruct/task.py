@@ -28,7 +28,7 @@ from server.media import masks, mcc_inputs
 from server.media import meshes as shapes
 from server.media.images import ImageDecoder
 from server.media.limits import MediaLimits
-from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task
+from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Task
 from server.tasks.capabilities import (
     ControlsBatching,
     EchoesArrays,
@@ -80,10 +80,14 @@ class Reconstruct(
 
     name = "reconstruct"
     parts = (
-        Part("image", "image", "RGB; where it is transparent, its opaque part is the object."),
-        Part("depth", "file", "16-bit PNG in millimetres, or `.npy` of metres along the optical axis; 0 or NaN: not seen.", required=False),
-        Part("points", "file", "`.npy` float32 (H, W, 3), the point of each pixel in the camera's frame; NaN: not seen.", required=False),
-        Part("mask", "image", "An image of the same size, white on the object.", required=False),
+        RequestPart("image", "image", "RGB; where it is transparent, its opaque part is the object."),
+        RequestPart(
+            "depth", "file", "16-bit PNG in millimetres, or `.npy` of metres along the optical axis; 0 or NaN: not seen.", required=False
+        ),
+        RequestPart(
+            "points", "file", "`.npy` float32 (H, W, 3), the point of each pixel in the camera's frame; NaN: not seen.", required=False
+        ),
+        RequestPart("mask", "image", "An image of the same size, white on the object.", required=False),
     )
     options = ReconstructOptions
     plan_type = ReconstructPlan
@@ -180,7 +184,7 @@ class Reconstruct(
             raise InvalidOption("surface", "the scene has no view that could be joined with it: ask for `network`")
         return {**kept, "asks": _asks(plan, limits.queries)}
 
-    def offers(self, request: ReconstructOptions | ReconstructPlan) -> tuple[str, ...]:
+    def offered_media_types(self, request: ReconstructOptions | ReconstructPlan) -> tuple[str, ...]:
         """A format that was asked for is the only file."""
         return self.media_types if request.format is None else (MEDIA_TYPES[request.format], JSON)
 
@@ -203,7 +207,7 @@ class Reconstruct(
     def present_in_subprocess(self, plan: ReconstructPlan, media_type: str) -> bool:
         return plan.surface != "network" or _format(plan, media_type) == "glb"
 
-    def present(self, outputs: Sequence[Outputs], plan: ReconstructPlan, spec: BundleSpec, media_type: str) -> Reconstruction | File:
+    def present(self, outputs: Sequence[Outputs], plan: ReconstructPlan, spec: BundleSpec, media_type: str) -> Reconstruction | FileAnswer:
         [found] = outputs
         front, kind = None if plan.surface == "network" else mcc_inputs.front_from_outputs(found), _format(plan, media_type)
         points, content = network_answer(found, plan, kind) if front is None else joined_answer(found, plan, front, kind)
@@ -213,7 +217,7 @@ class Reconstruct(
         if media_type != JSON:
             location = {} if scene is None else {"Location": f"/v1/scenes/{scene}"}
             relative = {} if metric else {"X-Metric": "false"}
-            return File(content, {**location, "X-Points": str(len(points)), "X-Queries": str(asked), **relative}, MEDIA_TYPES[kind])
+            return FileAnswer(content, {**location, "X-Points": str(len(points)), "X-Queries": str(asked), **relative}, MEDIA_TYPES[kind])
         bounds = [points.min(axis=0).tolist(), points.max(axis=0).tolist()] if len(points) else None
         return Reconstruction(scene, len(points), asked, float(found["scale"][0]), metric, bounds, content)
 
