@@ -42,7 +42,7 @@ from server.media import masks
 from server.media.images import ImageDecoder
 from server.tasks.base import FileAnswer
 from server.tasks.inpaint.schema import METHODS, InpaintOptions
-from server.tasks.inpaint.task import Inpaint
+from server.tasks.inpaint.task import InpaintTask
 from starters.evaluation.cards.card import render
 from starters.evaluation.inpainting import holes
 from starters.evaluation.inpainting.perceptual import PerceptualDistance
@@ -136,7 +136,7 @@ class InProcessService:
         steps = load(opened, packed=True).steps
         assert steps is not None
         self._steps: LoadedStepwiseModel = steps
-        self._task, self._decoder = Inpaint(), ImageDecoder(50_000_000)
+        self._task, self._decoder = InpaintTask(), ImageDecoder(50_000_000)
 
     def chosen(self, case: HoleCase) -> str:
         """Return the method that `auto` becomes."""

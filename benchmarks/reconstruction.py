@@ -48,7 +48,7 @@ from server.media.depth import PinholeCamera, focal_length
 from server.media.images import ImageDecoder
 from server.tasks.base import Arrays
 from server.tasks.reconstruct.schema import ReconstructOptions, ReconstructPlan
-from server.tasks.reconstruct.task import Reconstruct
+from server.tasks.reconstruct.task import ReconstructTask
 
 CLIENTS = 8
 SIDE = 2048
@@ -56,7 +56,7 @@ SIDE = 2048
 HEIGHT, WIDTH, FOV = 240, 320, 60.0
 """Size and horizontal field of view, in pixels and degrees, of the scenes that are made here."""
 EVERYWHERE = np.ones((3, 3, 3), bool)
-TASK = Reconstruct()
+TASK = ReconstructTask()
 Files = dict[str, bytes]
 
 

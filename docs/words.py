@@ -32,6 +32,8 @@ FOLDERS = (
     "training",
     "starters",
     "opsin",
+    "server/media",
+    "server/tasks",
     "server",
     "benchmarks",
     "examples",

@@ -52,6 +52,7 @@ PENDING: dict[str, tuple[str, ...]] = {
         "markdown-word",
     ),
     "opsin": ("class-repeated",),
+    "server/tasks": ("class-repeated",),
     "server": (
         "name-word",
         "name-pronoun",

@@ -130,8 +130,8 @@ def _run_all(model: LoadedModel, schedule: MergeSchedule, pixels: NDArray[np.uin
 def _embed_texts(model: LoadedModel, captions: Sequence[str]) -> tuple[NDArray[np.float32], int]:
     """Return vectors (n, dim) of texts, and the number of texts that were cut."""
     outputs = []
-    for job in text_jobs.packed(captions):
-        answer = _forward(model, {name: array[None] for name, array in job.items() if name not in text_jobs.UNREAD}, {})
+    for job in text_jobs.pack_texts(captions):
+        answer = _forward(model, {name: array[None] for name, array in job.items() if name not in text_jobs.UNREAD_ARRAYS}, {})
         outputs.append({**{name: rows[0] for name, rows in answer.items()}, **job})
     found = text_jobs.vectors(outputs)
     return np.stack([found[place][0] for place in range(len(captions))]), sum(cut for _, cut in found.values())

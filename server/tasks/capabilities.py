@@ -171,7 +171,7 @@ class KeepsScenes(Generic[OptionsT, PlanT]):
         """Return the plan of a job that queries a kept scene. Raises InvalidOption."""
         raise NotImplementedError
 
-    def prepare_followup(self, kept: Outputs, plan: PlanT, limits: MediaLimits) -> Arrays:
+    def prepare_followup(self, scene_arrays: Outputs, plan: PlanT, limits: MediaLimits) -> Arrays:
         """Convert `kept_arrays` of an earlier job to the arrays of one that queries it again. Raises InvalidOption."""
         raise NotImplementedError
 

@@ -14,10 +14,10 @@ from server.tasks.base import Task
 from server.tasks.capabilities import SelectsBundles
 from server.tasks.classify.clips import ClassifyClipsTask
 from server.tasks.classify.images import ClassifyTask
-from server.tasks.embedding.embed import Embed
-from server.tasks.embedding.zero_shot import ZeroShot
-from server.tasks.inpaint.task import Inpaint
-from server.tasks.reconstruct.task import Reconstruct
+from server.tasks.embedding.embed import EmbedTask
+from server.tasks.embedding.zero_shot import ZeroShotTask
+from server.tasks.inpaint.task import InpaintTask
+from server.tasks.reconstruct.task import ReconstructTask
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 OTHER_ROUTES = frozenset({"embeddings", "jobs", "models", "scenes", "status"})
@@ -44,10 +44,10 @@ TASKS: Mapping[str, Task[Any, Any]] = _with_extensions(
         "classify": ClassifyTask(),
         "classify-clips": ClassifyClipsTask(),
         "actions": ActionsTask(),
-        "inpaint": Inpaint(),
-        "reconstruct": Reconstruct(),
-        "zero-shot": ZeroShot(),
-        "embed": Embed(),
+        "inpaint": InpaintTask(),
+        "reconstruct": ReconstructTask(),
+        "zero-shot": ZeroShotTask(),
+        "embed": EmbedTask(),
     }
 )
 

@@ -18,7 +18,7 @@ from server.queue import keys
 from server.queue.messages import UNLOADED, ServedBundle
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_times import StepTimes
-from server.tasks.embedding.text_jobs import TEXTS
+from server.tasks.embedding.text_jobs import BUCKET_PREFIX
 from server.telemetry import logs
 from server.worker.executors import Executor
 from server.worker.stepwise import Stepwise
@@ -84,7 +84,9 @@ class Entry:
         return executor if isinstance(executor, Stepwise) else None
 
     def announcement(self, slots: int, reason: str) -> ServedBundle:
-        known = [steps for key, steps in list(self.buckets.items()) if not key.startswith(TEXTS)]  # at once: other threads add buckets
+        known = [
+            steps for key, steps in list(self.buckets.items()) if not key.startswith(BUCKET_PREFIX)
+        ]  # at once: other threads add buckets
         latest = known[-1] if known else self.warm.steps if self.warm else None
         format_, difference = self.warm.format(latest.best) if self.warm and latest else ("", None)
         steps_of_a_job = self.stepwise.mean_total if self.stepwise else 1.0
@@ -228,7 +230,7 @@ class LoadedBundles:
             del entry.buckets[next(iter(entry.buckets))]
         steps = entry.buckets.pop(bucket.key, None)
         if steps is None:
-            steps = StepTimes(entry.warm.steps.largest) if bucket.key.startswith(TEXTS) else entry.warm.steps.like()
+            steps = StepTimes(entry.warm.steps.largest) if bucket.key.startswith(BUCKET_PREFIX) else entry.warm.steps.like()
         entry.buckets[bucket.key] = steps
         return steps
 

@@ -13,10 +13,10 @@ from server.gateway.inference.rendering import Presenting
 from server.gateway.inference.runner import Timing
 from server.gateway.inference.task_interface import Planned
 from server.media.memory_budget import MemoryBudget
-from server.tasks.embedding.embed import FEW_BYTES, Embed, EmbedOptions
+from server.tasks.embedding.embed import INLINE_BYTES, EmbedOptions, EmbedTask
 from tests.support.fake_vectors import make_encoder
 
-TASK, SPEC = Embed(), make_encoder()
+TASK, SPEC = EmbedTask(), make_encoder()
 TIMING = Timing(0.0, 0.0, 0.0, 0.0, 0.0, 1)
 
 
@@ -35,7 +35,7 @@ async def answered(outputs: list[dict[str, Any]], **options: Any) -> dict[str, A
 @pytest.mark.parametrize("encoding", ["float", "base64"])
 async def test_vectors_of_many_images(encoding: str) -> None:
     vectors = np.random.default_rng(0).standard_normal((64, 512), np.float32)
-    assert vectors.nbytes > FEW_BYTES
+    assert vectors.nbytes > INLINE_BYTES
     body = await answered([{"embedding": row, "tokens": np.array([5, 5], np.int32)} for row in vectors], encoding=encoding)
     if encoding == "float":
         assert body["embeddings"] == vectors.tolist()

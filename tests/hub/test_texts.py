@@ -13,7 +13,7 @@ import transformers
 from models.bundle import read
 from models.loading import load
 from models.systems.image_text.zero_shot_classifier import make_zero_shot_classifier
-from server.tasks.embedding.zero_shot import scores_of
+from server.tasks.embedding.zero_shot import to_scores
 from tests.hub.conftest import normalised
 from tests.support.processes import opsin
 
@@ -81,7 +81,7 @@ def test_texts_and_scores_of_siglip_are_those_of_the_library(siglip: Path, tmp_p
     pair = load(made)
     images, texts = pair.forward({"pixels": pixels}, {})["embedding"], pair.forward(encoded(TEXTS), {})["embedding"][0]
     assert np.abs(texts - expected.text_embeds.numpy()).max() <= MOST
-    scores = scores_of(images @ texts.T, text)
+    scores = to_scores(images @ texts.T, text)
     assert np.abs(scores - expected.logits_per_image.sigmoid().numpy()).max() <= MOST
 
 

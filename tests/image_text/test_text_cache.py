@@ -10,12 +10,12 @@ import numpy as np
 from server.gateway.inference.runner import Asked
 from server.gateway.inference.text_cache import TextCache
 from server.queue.messages import Priority
-from server.tasks.embedding.text_jobs import packed
-from server.tasks.embedding.zero_shot import ZeroShot, ZeroShotOptions
+from server.tasks.embedding.text_jobs import pack_texts
+from server.tasks.embedding.zero_shot import ZeroShotOptions, ZeroShotTask
 from tests.support.bundles.image_text import write_tiny_pair
 from tests.support.queue import gateway
 
-TASK = ZeroShot()
+TASK = ZeroShotTask()
 DIM = 24
 PRIORITY: Priority = "normal"
 
@@ -23,7 +23,7 @@ PRIORITY: Priority = "normal"
 def read(labels: list[str]) -> list[dict[str, Any]]:
     """What a network might answer."""
     outputs = []
-    for job in packed(labels):
+    for job in pack_texts(labels):
         rows = len(job["lengths"])
         outputs.append({**job, "embedding": np.ones((rows, DIM), np.float32), "truncated": np.zeros(rows, bool)})
     return outputs

@@ -23,7 +23,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from server.media.images import ImageDecoder
-from server.tasks.reconstruct.inputs import sent_mask
+from server.tasks.reconstruct.inputs import read_mask_part
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -37,7 +37,7 @@ print((peak() - before) / pixels)
 """
 DECODED = PEAK.replace("{}", "with decoder.decode(data): pass")
 """Prints the bytes a pixel that decoding took at most."""
-MASK = PEAK.replace("{}", "sent_mask({'mask': data}, decoder)")
+MASK = PEAK.replace("{}", "read_mask_part({'mask': data}, decoder)")
 """Prints those that the mask of an object took."""
 
 

@@ -50,7 +50,7 @@ def answers(bundle: Bundle, pixels: NDArray[np.uint8], *merge: int) -> Vectors:
 
 def vectors_of(bundle: Bundle, captions: Sequence[str]) -> Vectors:
     model, outputs = load(bundle), []
-    for job in text_jobs.packed(captions):
+    for job in text_jobs.pack_texts(captions):
         answer = model.forward({name: array[None] for name, array in job.items()}, {})
         outputs.append({**{name: rows[0] for name, rows in answer.items()}, **job})
     found = text_jobs.vectors(outputs)

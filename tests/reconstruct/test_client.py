@@ -105,7 +105,7 @@ def test_the_command_tells_in_json(sculptor: Sculptor, capture: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        ([], 1, "names no member that tells depth"),
+        ([], 1, "names no member that estimates depth"),
         (["--depth", "DEPTH", "--points", "DEPTH"], 2, "--points: cannot be combined with --depth"),
         (["--depth", "nothing.png"], 2, "nothing.png: no such file"),
         (["--depth", "DEPTH", "--fov", "60", "-o", "shape.stl"], 2, "must end in .glb, .ply or .npz"),

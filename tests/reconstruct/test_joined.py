@@ -23,7 +23,7 @@ from server.media.images import ImageDecoder
 from server.media.limits import MediaLimits
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct.schema import ReconstructOptions
-from server.tasks.reconstruct.task import Reconstruct
+from server.tasks.reconstruct.task import ReconstructTask
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, arrays, depth, image, npy, png, points
 from tests.support.task_clients import JSON, Sculptor
@@ -160,7 +160,7 @@ def test_points_that_no_camera_sees_are_answered_by_the_network(sculptor: Sculpt
 
 
 def test_scene_kept_without_view_answers_as_before(tmp_path: Any) -> None:
-    task, spec = Reconstruct(), write_shell(tmp_path, space=QuerySpace(spacing=SPACING, reach=0.2, margin=4)).spec
+    task, spec = ReconstructTask(), write_shell(tmp_path, space=QuerySpace(spacing=SPACING, reach=0.2, margin=4)).spec
     asked = task.plan(ReconstructOptions(fov=FOV, format="npz"), spec)
     [fresh] = task.prepare({"image": CAPTURE["image"], "depth": CAPTURE["depth"]}, asked, spec, ImageDecoder(50_000_000))
     kept = {"latent": np.zeros((17, 48), np.float32), "seen": fresh["seen"], "scale": fresh["scale"], "centre": fresh["centre"]}
@@ -176,7 +176,7 @@ def test_scene_kept_without_view_answers_as_before(tmp_path: Any) -> None:
 
 
 def test_what_is_kept_of_a_large_photograph_is_small(tmp_path: Any) -> None:
-    task, spec = Reconstruct(), write_shell(tmp_path, space=QuerySpace(spacing=SPACING, reach=0.2, margin=4)).spec
+    task, spec = ReconstructTask(), write_shell(tmp_path, space=QuerySpace(spacing=SPACING, reach=0.2, margin=4)).spec
     large = np.asarray(Image.fromarray(image()).resize((20 * WIDTH, 20 * HEIGHT)))
     plan = task.plan(ReconstructOptions(fov=FOV), spec)
     [made] = task.prepare({"image": png(large), "depth": CAPTURE["depth"]}, plan, spec, ImageDecoder(50_000_000))
@@ -188,7 +188,7 @@ def test_what_is_kept_of_a_large_photograph_is_small(tmp_path: Any) -> None:
 
 
 def test_sensor_holes_belong_to_object_and_drawn_ones_do_not(tmp_path: Any) -> None:
-    task, spec = Reconstruct(), write_shell(tmp_path, space=QuerySpace(spacing=SPACING, reach=0.2, margin=4)).spec
+    task, spec = ReconstructTask(), write_shell(tmp_path, space=QuerySpace(spacing=SPACING, reach=0.2, margin=4)).spec
     gap = depth().copy()
     gap[22:26, 30:36] = 0
     drawn = png(np.where(gap > 0, 255, 0).astype(np.uint8))

@@ -95,12 +95,12 @@ def test_jobs_and_kept_scenes_say_so_too(sculptor: Sculptor) -> None:
         ({"image": png(PIXELS), "mask": png(np.ones((9, 9), np.uint8) * 255)}, {}, "mask", "9 × 9 pixels, but the image"),
         ({"image": png(image(1, 500)), "mask": png(np.full((1, 500), 255, np.uint8))}, {}, "image", "the shorter side needs 9 at least"),
         ({}, {"depth_scale": 1000}, "depth_scale", "is for `depth`, which was not sent"),
-        ({}, {"fov": None, "fy": 50}, "fx", "missing beside fy"),
+        ({}, {"fov": None, "fy": 50}, "fx", "missing: fy needs it"),
         ({}, {"fov": 1e-9}, "fov", "too few for a camera"),
         ({"mask": MASK}, {"fov": None, "fx": 1e8}, "fx", "too many for a camera"),
         ({}, {"spacing": 0.001}, "spacing", "cells"),
-        ({}, {"model": "shell"}, "depth", "shell@1 names no member that tells depth"),
-        ({}, {"model": "hall"}, "depth", "hall@1 names no member that tells depth"),
+        ({}, {"model": "shell"}, "depth", "shell@1 names no member that estimates depth"),
+        ({}, {"model": "hall"}, "depth", "hall@1 names no member that estimates depth"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
@@ -126,7 +126,7 @@ def test_the_client_and_the_command_send_an_image_alone(sculptor: Sculptor, tmp_
     with Client(url) as client:
         found = client.reconstruct(PHOTOGRAPH, model="photographed", format="npz")
         assert not found.metric and found.count > 0
-        with pytest.raises(Refused, match="names no member that tells depth"):
+        with pytest.raises(Refused, match="names no member that estimates depth"):
             client.reconstruct(PHOTOGRAPH, model="shell")
         members = {model.name: model for model in client.models()}["photographed"]
         assert members.state == "ready"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.loading import load
 from server.media.images import ImageDecoder, to_model_size
-from server.tasks.embedding.text_jobs import packed, vectors
+from server.tasks.embedding.text_jobs import pack_texts, vectors
 from tests.support.fake_worker import picture
 from tests.support.gateway_process import Gateway, refused
 from tests.support.images import CAPTURE, FOV, decoded
@@ -120,7 +120,7 @@ class Speaker:
         model = load(self.pairs[pair])
         found = []
         for text in texts:
-            (job,) = packed([text])
+            (job,) = pack_texts([text])
             outputs = model.forward({name: array[None] for name, array in job.items()}, {})
             found.append(vectors([{**{name: rows[0] for name, rows in outputs.items()}, **job}])[0][0])
         return np.stack(found)

@@ -15,7 +15,7 @@ from server.media.images import ImageDecoder
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import inputs
 from server.tasks.reconstruct.schema import ReconstructOptions
-from server.tasks.reconstruct.task import Reconstruct
+from server.tasks.reconstruct.task import ReconstructTask
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, npy, png
 
@@ -36,7 +36,7 @@ def large() -> bytes:
 
 
 def seen(spec: BundleSpec, files: dict[str, bytes], **options: float) -> np.ndarray:
-    task = Reconstruct()
+    task = ReconstructTask()
     [arrays] = task.prepare(files, task.plan(ReconstructOptions(**options), spec), spec, ImageDecoder(50_000_000))
     return arrays["seen"] * arrays["scale"] + arrays["scale"] * arrays["centre"]
 
@@ -54,8 +54,8 @@ def test_a_large_image_shows_the_same_points(spec: BundleSpec, large: bytes, cam
 
 def test_a_large_image_is_worked_on_at_two_megapixels(large: bytes) -> None:
     with Image.open(io.BytesIO(large)) as image:
-        small = inputs.reduced(image)
-    assert small.width * small.height <= inputs.MOST_PIXELS
+        small = inputs.reduce_image(image)
+    assert small.width * small.height <= inputs.MAX_WORKING_PIXELS
     assert small.width / small.height == pytest.approx(WIDTH / HEIGHT, rel=1e-3)
 
 
@@ -87,11 +87,11 @@ def test_a_narrow_image_needs_the_pixels_that_its_refusal_names(spec: BundleSpec
         thin = shape[0] - (shape[0] == least), shape[1] - (shape[0] != least)
         files = {"image": png(np.zeros((*thin, 3), np.uint8)), "depth": npy(np.ones(thin, np.float32))}
         for more in ({}, {"mask": png(np.full(thin, 255, np.uint8))}):
-            with pytest.raises(InvalidOption, match=f"the shorter side needs {least} at least") as refused:
+            with pytest.raises(InvalidOption, match=f"its shorter side needs at least {least}") as refused:
                 seen(spec, files | more, fov=FOV)
             assert refused.value.field == "image"
 
 
 def test_a_strip_above_two_megapixels_is_made_smaller() -> None:
-    small = inputs.reduced(Image.new("RGB", (10_000_000, 1)))
-    assert small.width * small.height <= inputs.MOST_PIXELS
+    small = inputs.reduce_image(Image.new("RGB", (10_000_000, 1)))
+    assert small.width * small.height <= inputs.MAX_WORKING_PIXELS

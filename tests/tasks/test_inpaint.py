@@ -15,12 +15,12 @@ from models.bundle_schema import Clip, FileDigest, Preprocess
 from models.media import patchmatch
 from server.media.images import CorruptImage, ImageDecoder, NotAnImage, TooManyPixels
 from server.tasks.base import JSON, Arrays, FileAnswer
-from server.tasks.inpaint.schema import METHODS, MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
-from server.tasks.inpaint.task import COPYING_STEPS, Inpaint
+from server.tasks.inpaint.schema import MAX_SEED, METHODS, InpaintAnswer, InpaintOptions, InpaintPlan
+from server.tasks.inpaint.task import COPYING_STEPS, InpaintTask
 from server.tasks.options import ExcessiveOption, InvalidOption, option_rows
 from tests.support.images import decoded, encoded, noise
 
-TASK = Inpaint()
+TASK = InpaintTask()
 DECODER = ImageDecoder(max_pixels=1_000_000)
 GREEN = (10, 200, 30)
 PNG = "image/png"
@@ -130,7 +130,7 @@ def test_a_bundle_of_a_short_schedule_takes_fewer_steps() -> None:
     ("name", "accepted", "refused"),
     [
         ("steps", ["1", 1000], ["0", 1001, 10**6, -1, 1.5, "many"]),
-        ("seed", ["0", str(MOST_SEED), MOST_SEED], [-1, MOST_SEED + 1, "x", 1e300]),
+        ("seed", ["0", str(MAX_SEED), MAX_SEED], [-1, MAX_SEED + 1, "x", 1e300]),
         ("samples", [1, 8], [0, 9]),
         ("eta", ["0", 0.5, 1], [-0.1, 1.1, "nan", "inf"]),
         ("grow", [0, 512], [-1, 513]),
@@ -158,12 +158,12 @@ def test_what_options_may_be(name: str, accepted: list[Any], refused: list[Any])
 def test_drawn_seed_fits_javascript_and_samples_follow_it() -> None:
     seeds = {plan().seed for _ in range(20)}
     assert len(seeds) == 20 and max(seeds) < 2**53
-    last = plan(seed=MOST_SEED, samples=2)
-    assert [last.seed_of(sample) for sample in range(2)] == [MOST_SEED, 0]
+    last = plan(seed=MAX_SEED, samples=2)
+    assert [last.seed_of(sample) for sample in range(2)] == [MAX_SEED, 0]
 
 
 def test_plans_can_be_stored() -> None:
-    kept = plan(mask="center", seed=MOST_SEED, eta=0.25)
+    kept = plan(mask="center", seed=MAX_SEED, eta=0.25)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(kept), type=TASK.plan_type) == kept
 
 
@@ -508,13 +508,13 @@ def test_copied_patches_share_no_batch_with_steps_of_the_network() -> None:
 def test_job_steps_sum_all_samples_and_windows() -> None:
     asked = plan(steps=3, samples=2, size="tile", sampler="ddim")
     image, mask = encoded(noise(60, 200)), encoded(white(60, 200, (2, 2, 196, 56)))
-    [arrays] = Inpaint().prepare({"image": image, "mask": mask}, asked, SPEC, ImageDecoder(1_000_000))
+    [arrays] = InpaintTask().prepare({"image": image, "mask": mask}, asked, SPEC, ImageDecoder(1_000_000))
     assert len(arrays["windows"]) > 1
-    assert Inpaint().steps(asked, arrays) == 3 * 2 * len(arrays["windows"])
+    assert InpaintTask().steps(asked, arrays) == 3 * 2 * len(arrays["windows"])
 
 
 @pytest.mark.parametrize(("method", "of_network"), [("exemplar", 0), ("network-exemplar", 3)])
 def test_copying_counts_as_steps_of_each_sample(method: str, of_network: int) -> None:
     arrays = {"method": np.array(METHODS.index(method), np.uint8), "windows": np.zeros((1, 2), np.int32)}
     asked = plan(steps=3, samples=2, sampler="ddim")
-    assert Inpaint().steps(asked, arrays) == 2 * (of_network + COPYING_STEPS)
+    assert InpaintTask().steps(asked, arrays) == 2 * (of_network + COPYING_STEPS)

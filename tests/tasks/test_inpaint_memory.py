@@ -12,7 +12,7 @@ import pytest
 
 from server.media.images import ImageDecoder
 from server.media.memory_budget import MemoryBudget
-from server.tasks.inpaint.task import Inpaint
+from server.tasks.inpaint.task import InpaintTask
 from tests.support.images import encoded, noise
 from tests.tasks.test_inpaint import SPEC, plan, white
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image
 from server.media.images import ImageDecoder
 from server.media.memory_budget import MemoryBudget
-from server.tasks.inpaint.task import Inpaint
+from server.tasks.inpaint.task import InpaintTask
 from server.tasks.inpaint.schema import InpaintOptions
 from tests.tasks.test_inpaint import SPEC, painted
 from tests.support.images import encoded, noise
@@ -34,7 +34,7 @@ class Noting(MemoryBudget):
     def acquire(self, nbytes):
         asked.append(nbytes)
 
-asked, decoder, task = [], ImageDecoder(50_000_000), Inpaint()
+asked, decoder, task = [], ImageDecoder(50_000_000), InpaintTask()
 decoder.budget = Noting(0)
 
 def run(item, plan):
@@ -64,7 +64,7 @@ def test_inpainting_reserves_a_few_bytes_per_pixel(tmp_path: Path, mode: str, op
 
 
 def test_preparing_waits_while_others_hold_the_memory() -> None:
-    decoder, task = ImageDecoder(max_pixels=200 * 100), Inpaint()
+    decoder, task = ImageDecoder(max_pixels=200 * 100), InpaintTask()
     item = {"image": encoded(noise(100, 200)), "mask": encoded(white(100, 200, (10, 10, 50, 50)))}
     done = threading.Event()
 

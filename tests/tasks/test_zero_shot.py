@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from models.bundle import BundleSpec
-from server.tasks.embedding.text_jobs import packed
-from server.tasks.embedding.zero_shot import ZeroShot, ZeroShotOptions
+from server.tasks.embedding.text_jobs import pack_texts
+from server.tasks.embedding.zero_shot import ZeroShotOptions, ZeroShotTask
 from tests.support.bundles.image_text import write_tiny_pair
 
-TASK = ZeroShot()
+TASK = ZeroShotTask()
 COSINES = {"far": -0.9, "near": 0.9, "nearer": 0.95, "nearest": 0.99, "farther": -0.95}
 
 
@@ -29,7 +29,7 @@ def test_labels_of_equal_score_are_ordered_by_cosine(spec: BundleSpec, scores: L
     spec = spec.model_copy(update={"text": spec.text.model_copy(update={"scale": 5000.0, "scores": scores})})
     plan = TASK.plan(ZeroShotOptions(label=list(COSINES), template=["{}"]), spec)
     outputs: list[dict[str, Any]] = [{"embedding": np.eye(24, dtype=np.float32)[0], "tokens": np.array([17, 17], np.int32)}]
-    for job in packed(list(COSINES)):
+    for job in pack_texts(list(COSINES)):
         wanted = np.zeros(len(job["lengths"]))
         wanted[job["lengths"] > 0] = [list(COSINES.values())[place] for place in job["places"][job["lengths"] > 0]]
         vectors = np.zeros((len(wanted), 24), np.float32)

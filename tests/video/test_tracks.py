@@ -92,7 +92,7 @@ def test_npz_is_read() -> None:
         (json.dumps([{"person": 1, "boxes": [[-1.0, *BOX[1:]]]}]).encode(), "times must be 0 or later"),
         (json.dumps([{"person": 1, "boxes": [[0, 1, 2, 0, 4, 1]]}]).encode(), "wider and higher than 0"),
         (packed(person=np.ones(2, int)), "missing: time, box, pose or token"),
-        (packed(**(good() | {"box": np.ones((2, 5))})), "box: float64 (2, 5) where numbers (3, 5) are needed"),
+        (packed(**(good() | {"box": np.ones((2, 5))})), "box: float64 (2, 5), but numbers (3, 5) are needed"),
         (packed(**(good() | {"time": np.array(["a", "b", "c"])})), "time: a .npy file of <U1"),
         (packed(**(good() | {"token": np.full((3, 229), np.nan)})), "token: infinite, or not a number"),
         (packed(**(good() | {"token": np.full((3, 229), -1e20)})), "token: 1e+20 is above 1e+06"),

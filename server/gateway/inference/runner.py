@@ -38,7 +38,7 @@ from server.queue.record import Draft, Record
 from server.tasks import capabilities
 from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.capabilities import Counts, EchoesArrays, Previews, RecallsTexts, TakesSteps, TwoStage
-from server.tasks.embedding.text_jobs import FEW
+from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
 
@@ -227,7 +227,7 @@ class Inference:
         if not isinstance(task, RecallsTexts) or not (texts := task.texts(asked.plan)):
             return []
         prepare = partial(task.prepare_texts, asked.plan, asked.spec)
-        return [_packed(prepare() if len(texts) <= FEW else await self._turns.run(visit.client, prepare))]
+        return [_packed(prepare() if len(texts) <= MAX_INLINE_TEXTS else await self._turns.run(visit.client, prepare))]
 
     def _jobs(
         self,

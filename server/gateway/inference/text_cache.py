@@ -19,7 +19,7 @@ from server.queue.gateway.vector_store import Vectors
 from server.queue.resp import PIECE_BYTES
 from server.tasks.base import Outputs
 from server.tasks.capabilities import RecallsTexts
-from server.tasks.embedding.text_jobs import FEW
+from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
 
 OVERHEAD_BYTES = 400
 """Bytes that an entry takes besides its vector."""
@@ -67,7 +67,7 @@ class TextCache:
     async def _keep(self, vectors: Mapping[str, bytes], owner: str) -> None:
         for count, (id_, vector) in enumerate(vectors.items(), start=1):
             self._kept.keep(id_, vector, owner)
-            if count % FEW == 0:
+            if count % MAX_INLINE_TEXTS == 0:
                 await asyncio.sleep(0)  # thousands would hold up everybody else
 
     async def _ids(self, asked: Asked) -> dict[str, str]:
@@ -78,7 +78,7 @@ class TextCache:
 
 async def _aside(work: Callable[[], T], texts: int) -> T:
     """The result of work on so many texts: in a thread where they are many."""
-    return work() if texts <= FEW else await asyncio.to_thread(work)
+    return work() if texts <= MAX_INLINE_TEXTS else await asyncio.to_thread(work)
 
 
 def _ids(digest: str, texts: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from server.http.problems import Kind, Problem
 from server.quoting import QUOTED, quoted
 from server.tasks.base import RequestPart, Task, Tensor
 from server.tasks.capabilities import OffersTensors, accepted_parts
-from server.tasks.embedding.zero_shot import ZeroShot
+from server.tasks.embedding.zero_shot import ZeroShotTask
 from server.tasks.options import InvalidOption, RequestOptions, option_rows
 from server.tasks.registry import TASKS, main_task, route_of
 
@@ -55,7 +55,7 @@ def of(spec: BundleSpec, asked: InferRequest | None = None) -> Offer:
 
     asked: None: whatever may be asked. A pair that is asked for no scores of labels answers vectors alone."""
     task = main_task(spec)
-    if isinstance(task, ZeroShot) and asked is not None:
+    if isinstance(task, ZeroShotTask) and asked is not None:
         wants_scores = "labels" in asked.parameters or any(output.name == "scores" for output in asked.outputs)
         task = task if wants_scores else TASKS["embed"]
     if not isinstance(task, OffersTensors):

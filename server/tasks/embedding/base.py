@@ -25,13 +25,13 @@ class VectorTask(
     PresentsElsewhere[PlanT],
     OffersTensors[PlanT],
 ):
-    """Some jobs of a request hold an image, with arguments, and others hold texts."""
+    """A task whose jobs hold either an image, with arguments, or texts."""
 
-    echoed_arrays = text_jobs.ECHOED
-    unread_arrays = text_jobs.UNREAD
+    echoed_arrays = text_jobs.ECHOED_ARRAYS
+    unread_arrays = text_jobs.UNREAD_ARRAYS
 
     def bucket(self, plan: PlanT, spec: BundleSpec, shapes: Shapes) -> str:
-        """Whoever asks for the vector of an image shares batches, whatever becomes of it."""
+        """Return the bucket. All jobs for vectors of images share batches, whatever their vectors are used for."""
         return text_jobs.bucket(shapes) if "utf8" in shapes else super().bucket(plan, spec, shapes)
 
     def arguments(self, plan: PlanT, shapes: Shapes) -> dict[str, Any]:
@@ -41,18 +41,18 @@ class VectorTask(
         raise NotImplementedError
 
     def progress_total(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
-        """Images; texts where there are no images."""
+        """Return the number of images, or of texts if there are no images."""
         images = sum("utf8" not in arrays for arrays in jobs)
         return (images, "images") if images else (sum(int(np.count_nonzero(arrays["lengths"])) for arrays in jobs), "texts")
 
     def weight(self, spec: BundleSpec, shapes: Shapes) -> float:
-        """By the number of tokens."""
+        """Return the weight by the number of tokens."""
         if "utf8" not in shapes or spec.text is None:
             return 1.0
         return text_jobs.tokens(shapes, spec.text) / patches(spec)
 
     def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
-        return (*super().samples(spec), *(() if spec.text is None else text_jobs.packed(["a dog"])))
+        return (*super().samples(spec), *(() if spec.text is None else text_jobs.pack_texts(["a dog"])))
 
 
 def image_arguments(schedule: Sequence[int], pool: str = "", output: str = "pooled") -> dict[str, Any]:
@@ -60,7 +60,7 @@ def image_arguments(schedule: Sequence[int], pool: str = "", output: str = "pool
 
 
 def image_bound(spec: BundleSpec, output: str = "pooled") -> int:
-    """Vector (dim,) and tokens (2,); or vectors (T, dim), sizes (T,) and owners (patches,)."""
+    """Bound the vector (dim,) and tokens (2,); or vectors (T, dim), sizes (T,) and owners (patches,)."""
     dim = spec.embedding_dim
     if output == "pooled":
         return 4 * dim + 8
@@ -68,7 +68,7 @@ def image_bound(spec: BundleSpec, output: str = "pooled") -> int:
 
 
 def need_tokenizer(spec: BundleSpec, field: str) -> None:
-    """Raises InvalidOption for a pair that cannot read texts."""
+    """Raise InvalidOption for a pair that cannot read texts."""
     if spec.text is None:
         raise InvalidOption(
             field,

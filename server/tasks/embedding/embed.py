@@ -24,11 +24,10 @@ from server.tasks.merge_option import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, RequestOptions
 
 NPY, NPZ = "application/x-npy", "application/x-npz"
-MOST_TEXTS = 256
-LONGEST_TEXT = 2048
-"""Characters."""
-FEW_BYTES = 64 * 1024
-"""More are made into an answer in a thread."""
+MAX_TEXTS = 256
+MAX_TEXT_CHARS = 2048
+INLINE_BYTES = 64 * 1024
+"""Maximum size of outputs that are presented in the event loop, not in a thread."""
 
 
 class EmbedOptions(RequestOptions, frozen=True, kw_only=True):
@@ -54,7 +53,7 @@ class EmbedOptions(RequestOptions, frozen=True, kw_only=True):
 
 
 class EmbedPlan(msgspec.Struct, frozen=True):
-    """`schedule` is r of every block; `pool` is empty where only the bundle's own is possible."""
+    """`schedule` is r of every block; `pool` is empty if only the bundle's own is possible."""
 
     encoding: str
     schedule: tuple[int, ...]
@@ -64,7 +63,7 @@ class EmbedPlan(msgspec.Struct, frozen=True):
 
 
 class TokenVectors(msgspec.Struct, frozen=True):
-    """The merged tokens of one image: their vectors, how many patches each stands for, and which."""
+    """The merged tokens of one image: their vectors, numbers of patches, and the patches."""
 
     vectors: list[list[float]] | str
     sizes: list[int]
@@ -75,21 +74,21 @@ class EmbedAnswer(msgspec.Struct, frozen=True):
     kind: Literal["image", "text"]
     dim: int
     normalized: bool
-    """True: vectors have unit length."""
+    """Whether vectors have unit length, which is always true."""
     embeddings: list[list[float] | str | TokenVectors]
-    """In the order of the images or texts."""
+    """Embeddings in the order of the images or texts."""
     truncated: int
-    """How many texts were too long and lost their end."""
+    """Number of texts that were too long and lost their end."""
 
 
-class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, EmbedPlan]):
+class EmbedTask(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, EmbedPlan]):
     """Turn images or texts into vectors."""
 
     name = "embed"
     bundle_tasks = VECTOR_TASKS
     parts = (
         RequestPart(IMAGE.name, IMAGE.kind, IMAGE.description, IMAGE.max_count, required=False),
-        RequestPart("text", "text", f"A text of at most {LONGEST_TEXT:,} characters.", MOST_TEXTS, required=False, is_one_item=True),
+        RequestPart("text", "text", f"A text of at most {MAX_TEXT_CHARS:,} characters.", MAX_TEXTS, required=False, is_one_item=True),
     )
     options = EmbedOptions
     plan_type = EmbedPlan
@@ -101,25 +100,25 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, Embed
         return self.parts if spec.task == "zero-shot" else self.parts[:1]
 
     def offered_media_types(self, request: EmbedOptions | EmbedPlan) -> tuple[str, ...]:
-        """One array or several."""
+        """Return the media types: NPY holds a single array, NPZ several."""
         return self.media_types if request.output == "pooled" else (JSON, NPZ)
 
-    def plan(self, asked: EmbedOptions, spec: BundleSpec) -> EmbedPlan:
+    def plan(self, options: EmbedOptions, spec: BundleSpec) -> EmbedPlan:
         dim = spec.embedding_dim
-        if asked.dimensions not in (None, dim):
-            raise InvalidOption("dimensions", f"{asked.dimensions}: vectors of {spec.id} have {dim} numbers, and cannot be cut")
+        if options.dimensions not in (None, dim):
+            raise InvalidOption("dimensions", f"{options.dimensions}: vectors of {spec.id} have {dim} numbers, and cannot be cut")
         architecture = architectures()[spec.architecture]
         pools = architecture.pools(spec.config)
-        if asked.pool is not None and asked.pool not in pools:
-            raise InvalidOption("pool", f"{asked.pool}: {spec.id} offers {' and '.join(pools) or 'no choice; leave it out'}")
-        if asked.output == "tokens" and not architecture.token_vectors(spec.config):
+        if options.pool is not None and options.pool not in pools:
+            raise InvalidOption("pool", f"{options.pool}: {spec.id} offers {' and '.join(pools) or 'no choice; leave it out'}")
+        if options.output == "tokens" and not architecture.token_vectors(spec.config):
             raise InvalidOption("output", f"tokens: {spec.id} gives one vector for an image; use `pooled`")
-        _, schedule = schedule_of(str(asked.merge), spec)
-        return EmbedPlan(asked.encoding, schedule, asked.pool or "", asked.output, asked.truncate)
+        _, schedule = schedule_of(str(options.merge), spec)
+        return EmbedPlan(options.encoding, schedule, options.pool or "", options.output, options.truncate)
 
     def prepare(self, item: Item, plan: EmbedPlan, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         if "text" in item:
-            return text_jobs.packed(_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
+            return text_jobs.pack_texts(_check_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
         return super().prepare(item, plan, spec, decoder)
 
     def _image_arguments(self, plan: EmbedPlan) -> dict[str, Any]:
@@ -136,7 +135,7 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, Embed
         return EmbedAnswer(kind, spec.embedding_dim, True, encode_vectors(vectors, plan.encoding), truncated)
 
     def present_in_thread(self, outputs: Sequence[Outputs], plan: EmbedPlan) -> bool:
-        return sum(array.nbytes for one in outputs for array in one.values()) > FEW_BYTES
+        return sum(array.nbytes for one in outputs for array in one.values()) > INLINE_BYTES
 
     def result_bound(self, plan: EmbedPlan, spec: BundleSpec, arrays: Arrays) -> int:
         return text_jobs.bound(spec, arrays) if "lengths" in arrays else image_bound(spec, plan.output)
@@ -147,41 +146,41 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, Embed
 
     def to_tensors(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
         if plan.output == "tokens":
-            raise InvalidOption("output", "tokens are not offered in this protocol; POST /v1/embed answers them")
+            raise InvalidOption("output", "tokens are not available in this protocol; use POST /v1/embed")
         kind, vectors, truncated = _vectors(outputs, plan, spec)
         return {"embedding": vectors}, {"truncated": truncated} if kind == "text" else {}
 
 
 def check_text(text: str, field: str) -> None:
-    """Raises InvalidOption for an empty text, ExcessiveOption for one that is too long."""
+    """Raise InvalidOption for an empty text, ExcessiveOption for one that is too long."""
     if not text.strip():
-        raise InvalidOption(field, "empty: send at least one character that is no space")
-    if len(text) > LONGEST_TEXT:
-        raise ExcessiveOption(field, f"{len(text)} characters: at most {LONGEST_TEXT} are taken")
+        raise InvalidOption(field, "empty: send at least one character other than a space")
+    if len(text) > MAX_TEXT_CHARS:
+        raise ExcessiveOption(field, f"{len(text)} characters: at most {MAX_TEXT_CHARS} are accepted")
 
 
-def _texts(given: list[str], plan: EmbedPlan, spec: BundleSpec) -> list[str]:
+def _check_texts(texts: list[str], plan: EmbedPlan, spec: BundleSpec) -> list[str]:
     need_tokenizer(spec, "text")
     if plan.output == "tokens":
-        raise InvalidOption("output", "tokens: those of images alone are offered; use `pooled`")
-    for name, is_asked in (("merge", any(plan.schedule)), ("pool", bool(plan.pool))):
-        if is_asked:
+        raise InvalidOption("output", "tokens: only available for images; use `pooled`")
+    for name, is_given in (("merge", any(plan.schedule)), ("pool", bool(plan.pool))):
+        if is_given:
             raise InvalidOption(name, "it is for images, and texts were sent; leave it out")
-    for index, text in enumerate(given):
-        check_text(text, "text" if len(given) == 1 else f"text[{index}]")
-    return given
+    for index, text in enumerate(texts):
+        check_text(text, "text" if len(texts) == 1 else f"text[{index}]")
+    return texts
 
 
 def _vectors(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec) -> tuple[Literal["image", "text"], NDArray[np.float32], int]:
-    """Return the kind, the vectors (n, dim), and how many texts were cut. Raises InvalidOption where they must not be."""
+    """Return the kind, the vectors (n, dim), and the number of cut texts. Raises InvalidOption if none may be cut."""
     if "places" not in outputs[0]:
         return "image", np.stack([one["embedding"] for one in outputs]), 0
     found = text_jobs.vectors(outputs)
     cut = [place for place in range(len(found)) if found[place][1]]
     if cut and not plan.truncate:
         field = "text" if len(found) == 1 else f"text[{cut[0]}]"
-        most = spec.text.length if spec.text is not None else 0
-        raise InvalidOption(field, f"longer than the {most} word pieces that {spec.id} reads, and `truncate` is false")
+        max_tokens = spec.text.length if spec.text is not None else 0
+        raise InvalidOption(field, f"longer than the {max_tokens} word pieces that {spec.id} reads, and `truncate` is false")
     return "text", np.stack([found[place][0] for place in range(len(found))]), len(cut)
 
 
@@ -194,7 +193,7 @@ def encode_vectors(vectors: NDArray[np.float32], encoding: str) -> list[Any]:
 
 
 def _tokens(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | FileAnswer:
-    """vectors: (T, dim) float32; sizes: (T,); owners: (patches,), the token of each patch."""
+    """Present vectors (T, dim) float32, sizes (T,), and owners (patches,), the token of each patch."""
     if media_type == NPZ:
         buffer = io.BytesIO()
         vectors, sizes, owners = (np.stack([one[name] for one in outputs]) for name in ("vectors", "sizes", "owners"))

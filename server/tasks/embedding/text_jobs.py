@@ -1,4 +1,4 @@
-"""Texts as the jobs of a worker: up to 64 of about one length in each, and their vectors back in the order of the request."""
+"""Texts as jobs of a worker: up to 64 of similar length in each, and their vectors back in the order of the request."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from models.bundle import BundleSpec
 from models.bundle_schema import TextSpec
 from server.tasks.base import Arrays, Outputs, Shapes
 
-COUNTS = (1, 4, 16, 64)
-"""Numbers of texts for which a job has places: their arrays, and its answer, are as large whatever it holds."""
-FEW = 64
-"""Work on more of them runs in a thread."""
-SHORTEST = 16
-"""Bytes. Each further bucket is twice as long."""
-BYTES_OF_TOKEN = 4
-"""UTF-8 bytes that one token stands for, about."""
-TEXTS = "text:"
-"""The buckets of texts begin with it."""
-ECHOED = ("places", "lengths")
-"""Arrays of `packed` that `vectors` needs."""
-UNREAD = ("places",)
-"""Those of them that no model reads."""
+TEXTS_PER_JOB = (1, 4, 16, 64)
+"""Numbers of texts that a job has rows for: arrays and answers have this size, however many rows are used."""
+MAX_INLINE_TEXTS = 64
+"""Maximum number of texts that are handled in the event loop, not in a thread."""
+MIN_BUCKET_BYTES = 16
+"""Width of the first bucket; each further bucket is twice as wide."""
+BYTES_PER_TOKEN = 4
+"""Approximate number of UTF-8 bytes in one token."""
+BUCKET_PREFIX = "text:"
+"""Prefix of the buckets of texts."""
+ECHOED_ARRAYS = ("places", "lengths")
+"""Arrays of `pack_texts` that `vectors` needs."""
+UNREAD_ARRAYS = ("places",)
+"""Echoed arrays that no model reads."""
 
 
-def packed(texts: Sequence[str], places: Sequence[int] | None = None) -> list[Arrays]:
-    """Return the arrays of the jobs that hold these texts. places: where each belongs in the answer, by default its own place.
+def pack_texts(texts: Sequence[str], places: Sequence[int] | None = None) -> list[Arrays]:
+    """Return the arrays of jobs for these texts. places: the position of each text in the answer, by default its index.
 
-    Each has `utf8` uint8 (R, W), filled up with zeros, `lengths` int32 (R,), 0 where there is no text, and `places` int32 (R,)."""
-    where = range(len(texts)) if places is None else places
+    Each job has `utf8` uint8 (R, W), padded with zeros, `lengths` int32 (R,), 0 for unused rows, and `places` int32 (R,)."""
+    positions = range(len(texts)) if places is None else places
     by_width: dict[int, list[tuple[int, bytes]]] = {}
-    for place, text in zip(where, texts, strict=True):
+    for place, text in zip(positions, texts, strict=True):
         encoded = text.encode()
         by_width.setdefault(_width(len(encoded)), []).append((place, encoded))
-    most = COUNTS[-1]
+    max_texts = TEXTS_PER_JOB[-1]
     return [
-        _packed(together[first : first + most], width)
-        for width, together in sorted(by_width.items())
-        for first in range(0, len(together), most)
+        _pack(similar[first : first + max_texts], width)
+        for width, similar in sorted(by_width.items())
+        for first in range(0, len(similar), max_texts)
     ]
 
 
-def _packed(texts: Sequence[tuple[int, bytes]], width: int) -> Arrays:
-    rows = next(count for count in COUNTS if count >= len(texts))
+def _pack(texts: Sequence[tuple[int, bytes]], width: int) -> Arrays:
+    rows = next(count for count in TEXTS_PER_JOB if count >= len(texts))
     filled = np.zeros((rows, width), np.uint8)
     lengths, places = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
     for row, (place, encoded) in enumerate(texts):
@@ -56,29 +56,30 @@ def _packed(texts: Sequence[tuple[int, bytes]], width: int) -> Arrays:
 
 
 def _width(nbytes: int) -> int:
-    return max(SHORTEST, 1 << max(0, nbytes - 1).bit_length())
+    return max(MIN_BUCKET_BYTES, 1 << max(0, nbytes - 1).bit_length())
 
 
 def bucket(shapes: Shapes) -> str:
     """Return the bucket of a job of texts."""
     rows, width = shapes["utf8"]
-    return f"{TEXTS}{rows}x{width}"
+    return f"{BUCKET_PREFIX}{rows}x{width}"
 
 
 def tokens(shapes: Shapes, text: TextSpec) -> int:
-    """Return about how many tokens the network reads for a job of texts, where all of its places are taken."""
+    """Return the approximate number of tokens that the network reads for a job of texts, unused rows included."""
     rows, width = shapes["utf8"]
-    return rows * (text.length if text.padding == "length" else min(math.ceil(width / BYTES_OF_TOKEN), text.length))
+    return rows * (text.length if text.padding == "length" else min(math.ceil(width / BYTES_PER_TOKEN), text.length))
 
 
 def bound(spec: BundleSpec, arrays: Arrays) -> int:
-    """Return the most bytes of the answer to a job of texts: `embedding` float32 (R, dim), `truncated`, `text_tokens` int32 (R,), and the
-    arrays of `ECHOED`."""
+    """Return the maximum size in bytes of the answer to a job of texts.
+
+    It has `embedding` float32 (R, dim), `truncated`, `text_tokens` int32 (R,), and the arrays of `ECHOED`."""
     return len(arrays["lengths"]) * (4 * spec.embedding_dim + 16)
 
 
 def vectors(outputs: Sequence[Outputs]) -> Mapping[int, tuple[NDArray[np.float32], bool]]:
-    """Return by place the vector, (dim,), of each text that these jobs hold, and whether it was too long and lost its end."""
+    """Return, by position, the vector (dim,) of each text of these jobs, and whether it was too long and lost its end."""
     found: dict[int, tuple[NDArray[np.float32], bool]] = {}
     for one in outputs:
         if "places" in one:
@@ -89,5 +90,5 @@ def vectors(outputs: Sequence[Outputs]) -> Mapping[int, tuple[NDArray[np.float32
 
 
 def tokens_read(outputs: Sequence[Outputs]) -> int:
-    """Return how many tokens the network read for these jobs, of images or of texts, before any were merged."""
+    """Return the number of tokens that the network read for these jobs, of images or texts, before merging."""
     return sum(int(one["text_tokens"].sum() if "text_tokens" in one else one["tokens"][0]) for one in outputs)

@@ -1,4 +1,4 @@
-"""The tables of inpainting: its options, the plan that is made of them, and its answers."""
+"""Schema of inpainting: its options, its plan, and its answers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from server.tasks.options import RequestOptions
 
 Method = Literal["auto", "network", "exemplar", "network-exemplar"]
 METHODS: tuple[FillMethod, ...] = ("network", "exemplar", "network-exemplar")
-"""Methods that `auto` becomes one of; jobs carry the index."""
-MOST_SAMPLES = 8
-MOST_SEED = 2**63 - 1
-MOST_GROWTH = 512
-MOST_FEATHER = 128
+"""Methods that `auto` is resolved to; jobs carry the index."""
+MAX_SAMPLES = 8
+MAX_SEED = 2**63 - 1
+MAX_GROW_PIXELS = 512
+MAX_FEATHER_PIXELS = 128
 
 
 class InpaintOptions(RequestOptions, frozen=True, kw_only=True):
@@ -28,33 +28,33 @@ class InpaintOptions(RequestOptions, frozen=True, kw_only=True):
         Meta(
             max_length=100,
             pattern=r"^\s*(box|center|random)",
-            description="What is to be filled, in place of the part `mask`.",
+            description="Pixels to fill, instead of the part `mask`.",
             extra={"values": masks.FORMS, "words": masks.FORMS, "default": "the part `mask`; without it the image's own pixels of alpha 0"},
         ),
     ] = None
     method: Annotated[
         Method,
         Meta(
-            description="What fills the hole: the network; patches copied from around it; or patches from the network's result on. "
+            description="Source of the filling: the network; patches copied from around the hole; or patches guided by the network. "
             "`auto`: the bundle's rules by the hole's thickness and the crop's side, else the network."
         ),
     ] = "auto"
     preset: Annotated[
         PresetName | None,
-        Meta(description="Sampler and steps by name; those given explicitly win.", extra={"default": "the bundle's, else `standard`"}),
+        Meta(description="Sampler and steps by name; explicit ones take precedence.", extra={"default": "the bundle's, else `standard`"}),
     ] = None
     steps: Annotated[
         int | None, Meta(ge=1, le=1000, description="Denoising steps.", extra={"values": "1 to 1000", "default": "the preset's"})
     ] = None
-    sampler: Annotated[SamplerName | None, Meta(description="How steps follow each other.", extra={"default": "the preset's"})] = None
+    sampler: Annotated[SamplerName | None, Meta(description="Sampling method.", extra={"default": "the preset's"})] = None
     eta: Annotated[float | None, Meta(ge=0, le=1, description="Noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})] = None
-    spacing: Annotated[SpacingName | None, Meta(description="Which times are visited.", extra={"default": "uniform"})] = None
+    spacing: Annotated[SpacingName | None, Meta(description="Spacing of the sampled times.", extra={"default": "uniform"})] = None
     seed: Annotated[
         int | None,
         Meta(
             ge=0,
-            le=MOST_SEED,
-            description="Of the first sample; the others have the following ones.",
+            le=MAX_SEED,
+            description="Random seed of the first sample; the others have the following ones.",
             extra={"values": "0 to 2^63 - 1", "default": "random, below 2^53; returned in the response"},
         ),
     ] = None
@@ -63,17 +63,17 @@ class InpaintOptions(RequestOptions, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1,
-            description="Share of the drawn noise that is used: less gives calmer fillings that differ less; at 0 all are the same.",
+            description="Share of the random noise that is used: less gives calmer fillings that differ less; at 0 all are the same.",
             extra={"values": "0 to 1", "default": "the bundle's, else 1"},
         ),
     ] = None
-    samples: Annotated[int, Meta(ge=1, le=MOST_SAMPLES, description="How many different fillings.")] = 1
-    grow: Annotated[int, Meta(ge=0, le=MOST_GROWTH, description="Pixels by which the mask is widened.")] = 0
-    feather: Annotated[int, Meta(ge=0, le=MOST_FEATHER, description="Width in pixels of a soft edge, inside the widened mask.")] = 0
+    samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES, description="Number of different fillings.")] = 1
+    grow: Annotated[int, Meta(ge=0, le=MAX_GROW_PIXELS, description="Pixels by which the mask is widened.")] = 0
+    feather: Annotated[int, Meta(ge=0, le=MAX_FEATHER_PIXELS, description="Width in pixels of a soft edge, inside the widened mask.")] = 0
     blend: Annotated[
         Blend | None,
         Meta(
-            description="How what was made meets the image: `membrane` moves its colours so that they fit at the edge.",
+            description="Transition to the image: `membrane` shifts the colours of the filling so that they match at the edge.",
             extra={"default": "`membrane`; with `feather` `none`"},
         ),
     ] = None
@@ -81,15 +81,17 @@ class InpaintOptions(RequestOptions, frozen=True, kw_only=True):
     size: Annotated[
         Literal["fit", "crop", "tile"] | None,
         Meta(
-            description="What the network sees: the whole image, a crop around the mask, or one window after the other.",
+            description="Input of the network: the whole image, a crop around the mask, or one window after the other.",
             extra={"default": "`crop` for images above the network's size, else `fit`"},
         ),
     ] = None
-    deterministic: Annotated[bool, Meta(description="The same bytes on one machine, at the cost of sharing no batch.")] = False
+    deterministic: Annotated[bool, Meta(description="Whether one machine returns the same bytes each time; such jobs share no batch.")] = (
+        False
+    )
 
 
 class InpaintPlan(msgspec.Struct, frozen=True):
-    """Fields with a default came later: of a stored plan that lacks one it says what was done then."""
+    """Plan of inpainting. Fields with a default were added later: it is the behaviour of stored plans that lack them."""
 
     mask: str | None
     steps: int
@@ -108,19 +110,19 @@ class InpaintPlan(msgspec.Struct, frozen=True):
     method: Method = "network"
 
     def seed_of(self, sample: int) -> int:
-        """After the last seed comes the first."""
-        return (self.seed + sample) % (MOST_SEED + 1)
+        """Return a sample's seed; after the largest seed comes 0."""
+        return (self.seed + sample) % (MAX_SEED + 1)
 
 
 class Filled(msgspec.Struct, frozen=True):
-    """`image` is a PNG in base64."""
+    """A filled image as PNG in base64, with its seed."""
 
     image: bytes
     seed: int
 
 
 class InpaintAnswer(msgspec.Struct, frozen=True):
-    """`masked_pixels` counts the filled ones; patches that were copied without the network took 0 steps of the sampler `none`."""
+    """Filled images. `masked_pixels` is the size of the hole; patches copied without the network took 0 steps of the sampler `none`."""
 
     width: int
     height: int
@@ -132,8 +134,9 @@ class InpaintAnswer(msgspec.Struct, frozen=True):
 
 
 class InpaintPreview(msgspec.Struct, frozen=True):
-    """The first sample after `step` steps: what the network works on at that moment, in its own size, as a PNG in base64; `box`: where that
-    lies in the image, as left, top, width, height in pixels."""
+    """The first sample after `step` steps: the network's canvas, in its own size, as a PNG in base64.
+
+    `box`: position of the canvas in the image, as left, top, width, height in pixels."""
 
     step: int
     box: tuple[int, int, int, int]

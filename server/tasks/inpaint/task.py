@@ -1,12 +1,12 @@
 """Image and mask → the image with its hole filled.
 
 The worker gets the region that the network works on (`server/media/crop_regions.py`): pixels uint8 (h, w, 3), missing uint8 (h, w), windows
-int32 (W, 2). Where patches are copied, it gets detail uint8 (h, w, 3) and detail_missing uint8 (h, w), the region at its own scale, beside
-these or, without the network, in place of them. To be given back as they are: box int32 (4,), left, top, width and height of the region,
-and method uint8 (), the index in METHODS. It answers filled uint8 (samples, h, w, 3).
+int32 (W, 2). If patches are copied, it gets detail uint8 (h, w, 3) and detail_missing uint8 (h, w), the region at its own scale, as well
+or, without the network, instead. To be returned unchanged: box int32 (4,), left, top, width and height of the region, and method uint8 (),
+the index in METHODS. It answers filled uint8 (samples, h, w, 3).
 
-The files `image` and `mask` as they were sent, uint8 (bytes,), `mask` empty where there was none, stay with the gateway, or go back with
-the outputs of a job that outlives it: so the result can be composed from outputs and plan, by any gateway and at any time.
+The files `image` and `mask` as they were sent, uint8 (bytes,), `mask` empty if there was none, stay with the gateway, or return with the
+outputs of a job that outlives it, so that any gateway can compose the result from outputs and plan at any time.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ from server.tasks.inpaint.schema import METHODS, Filled, InpaintAnswer, InpaintO
 from server.tasks.options import ExcessiveOption, InvalidOption
 
 PNG = "image/png"
-MOST_STEPS = 4000
-"""Steps times samples times windows of one request."""
+MAX_TOTAL_STEPS = 4000
+"""Maximum of steps times samples times windows of one request."""
 COPYING_STEPS = 100
-"""Steps of a starter's network that take as long as copying patches into one sample: about half a second."""
+"""Number of steps of a starter's network that take as long as copying patches into one sample: about half a second."""
 DRAWN_SEEDS = 2**53
-"""Drawn seeds are below it, so that JavaScript reads them exactly."""
-OF_NETWORK = ("preset", "steps", "sampler", "eta", "spacing", "temperature")
-"""Options by which the network is asked for."""
-SMALL_ARRAYS = 64
-"""Bytes of the answer's arrays besides."""
+"""Upper limit of random seeds, which JavaScript can read exactly."""
+NETWORK_OPTIONS = ("preset", "steps", "sampler", "eta", "spacing", "temperature")
+"""Options of the network."""
+SMALL_ARRAYS_BYTES = 64
+"""Size of the answer's other arrays."""
 PATCH_SIZE = 16
-"""Default of an architecture whose config does not tell."""
+"""Default of an architecture whose config has none."""
 PRESENTER = ImageDecoder(2**48)
-"""Decodes again, to compose the result, what was decoded once, within the limits of that time."""
-# bytes of a pixel of the image, beside the image
-MASKS = 2
-"""One, and one that grows out of it; or as it was sent, bright and transparent pixels."""
-TILED = 4
+"""Decoder for composing results: its input was already decoded once, within the limits of that time."""
+# bytes of a pixel of the image, in addition to the image
+MASK_BYTES_PER_PIXEL = 2
+"""A mask, and one that is grown from it; or bright and transparent pixels of the mask's image."""
+TILED_BYTES_PER_PIXEL = 4
 """The network's input, at the image's own scale."""
-COPIED = 16
-"""A crop that patches are copied from: itself, its mask, and how thick that is."""
-RAMP = 1
-PNG_PIXEL = 4
-"""A PNG of noise; those of photographs take half of it."""
+COPY_BYTES_PER_PIXEL = 16
+"""A crop that patches are copied from: itself, its mask, and the mask's thickness."""
+RAMP_BYTES_PER_PIXEL = 1
+PNG_BYTES_PER_PIXEL = 4
+"""Size of a PNG of noise; those of photographs take half of it."""
 
 
 NO_MASK = (
@@ -75,7 +75,7 @@ NO_MASK = (
 )
 
 
-class Inpaint(
+class InpaintTask(
     Task[InpaintOptions, InpaintPlan],
     Plans[InpaintOptions, InpaintPlan],
     OffersFiles[InpaintOptions, InpaintPlan],
@@ -94,7 +94,7 @@ class Inpaint(
 
     name = "inpaint"
     parts = (
-        RequestPart("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes."),
+        RequestPart("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, detected by content."),
         RequestPart("mask", "image", "An image of the same size, white where it is to be filled.", required=False),
     )
     options = InpaintOptions
@@ -112,36 +112,36 @@ class Inpaint(
     media_types = (PNG, JSON)
     echoed_arrays = unread_arrays = ("image", "mask")
 
-    def plan(self, asked: InpaintOptions, spec: BundleSpec) -> InpaintPlan:
+    def plan(self, options: InpaintOptions, spec: BundleSpec) -> InpaintPlan:
         if spec.clip is not None:
             raise InvalidOption("model", f"{spec.id} fills holes in clips; this route takes images")
-        if asked.mask is not None:
-            _parse(asked.mask)
-        if asked.feather and asked.blend == "membrane":
+        if options.mask is not None:
+            _parse(options.mask)
+        if options.feather and options.blend == "membrane":
             raise InvalidOption("blend", "membrane: not with `feather`, which blends in its own way")
-        method = _method(asked, spec)
-        sampler, steps = _sampling(asked, spec)
-        if asked.eta is not None and sampler != "ddim":
-            raise InvalidOption("eta", f"{asked.eta:g}: it is for the sampler `ddim`; {sampler} has none")
-        if steps * asked.samples > MOST_STEPS:
-            field = "steps" if asked.steps is not None else "samples"
-            raise ExcessiveOption(field, f"{steps} steps of {asked.samples} samples: at most {MOST_STEPS} steps in one request")
-        given = msgspec.structs.asdict(asked)
-        del given["preset"]
+        method = _method(options, spec)
+        sampler, steps = _sampling(options, spec)
+        if options.eta is not None and sampler != "ddim":
+            raise InvalidOption("eta", f"{options.eta:g}: it is for the sampler `ddim`; {sampler} has none")
+        if steps * options.samples > MAX_TOTAL_STEPS:
+            field = "steps" if options.steps is not None else "samples"
+            raise ExcessiveOption(field, f"{steps} steps of {options.samples} samples: at most {MAX_TOTAL_STEPS} steps in one request")
+        fields = msgspec.structs.asdict(options)
+        del fields["preset"]
         chosen = {
             "steps": steps,
             "sampler": sampler,
-            "eta": asked.eta or 0.0,
-            "spacing": asked.spacing or "uniform",
-            "seed": secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed,
-            "temperature": next(share for share in (asked.temperature, spec.temperature, 1.0) if share is not None),
-            "blend": asked.blend or ("none" if asked.feather else "membrane"),
+            "eta": options.eta or 0.0,
+            "spacing": options.spacing or "uniform",
+            "seed": secrets.randbelow(DRAWN_SEEDS) if options.seed is None else options.seed,
+            "temperature": next(share for share in (options.temperature, spec.temperature, 1.0) if share is not None),
+            "blend": options.blend or ("none" if options.feather else "membrane"),
             "method": method,
         }
-        return InpaintPlan(**(given | chosen))
+        return InpaintPlan(**(fields | chosen))
 
     def prepare(self, item: Item, plan: InpaintPlan, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
-        """Raises InvalidOption where mask and image do not go together, and ExcessiveOption."""
+        """Raise InvalidOption if mask and image do not go together, or ExcessiveOption."""
         if plan.mask is not None and "mask" in item:
             raise InvalidOption("mask", "given both as a part and as text: send one of them")
         image, mask = _open(item["image"], item.get("mask", b""), decoder)
@@ -152,19 +152,20 @@ class Inpaint(
             )
         scratch = crop_regions.SCALING_BYTES * min(image.pixels, 2 * crop_regions.STRIP_PIXELS)
         if plan.method != "network":
-            scratch += COPIED * min(image.pixels, patchmatch.MAX_PIXELS)
-        with decoder.budget.reserve(_memory(image, mask, TILED if plan.size == "tile" else 0, scratch)):
+            scratch += COPY_BYTES_PER_PIXEL * min(image.pixels, patchmatch.MAX_PIXELS)
+        with decoder.budget.reserve(_memory(image, mask, TILED_BYTES_PER_PIXEL if plan.size == "tile" else 0, scratch)):
             sent = _sent_mask(mask)
             picture = image.load_upright(transparency=True)
             hole = _hole(picture, sent, plan, spec)
             region = crop_regions.choose_region(plan.size, hole, _native(spec))
             fine = None if plan.method == "network" or not region.windows else crop_regions.detail(hole, region)
             method = _method_of(hole, region, fine, plan, spec)
-            if method != "exemplar" and plan.steps * plan.samples * len(region.windows) > MOST_STEPS:
+            if method != "exemplar" and plan.steps * plan.samples * len(region.windows) > MAX_TOTAL_STEPS:
                 raise ExcessiveOption(
-                    "size", f"{len(region.windows)} windows of {plan.steps} steps of {plan.samples} samples: at most {MOST_STEPS} steps"
+                    "size",
+                    f"{len(region.windows)} windows of {plan.steps} steps of {plan.samples} samples: at most {MAX_TOTAL_STEPS} steps",
                 )
-            seen = _seen(picture, hole, region, fine, method)
+            seen = _network_inputs(picture, hole, region, fine, method)
             del picture, sent, hole
         box = region.box
         return [
@@ -178,11 +179,11 @@ class Inpaint(
         ]
 
     def offered_media_types(self, request: InpaintOptions | InpaintPlan) -> tuple[str, ...]:
-        """A file is one image."""
+        """Return the media types. A file is one image."""
         return self.media_types if request.samples == 1 else (JSON,)
 
     def bucket(self, plan: InpaintPlan, spec: BundleSpec, shapes: Shapes) -> str:
-        """Holes, samplers and times of any kind take their steps together; copying patches takes other steps, and longer ones."""
+        """Return the bucket: holes, samplers and times of any kind share steps; copying patches takes other steps, and longer ones."""
         return "x".join(map(str, _native(spec))) + ("-copied" if "detail" in shapes else "")
 
     def arguments(self, plan: InpaintPlan, shapes: Shapes) -> dict[str, Any]:
@@ -190,9 +191,13 @@ class Inpaint(
         return {name: getattr(plan, name) for name in names}
 
     def memory_to_present(self, outputs: Sequence[Outputs], plan: InpaintPlan) -> int:
-        beside = (BYTES_PER_PIXEL if plan.samples > 1 else 0) + PNG_PIXEL * plan.samples + (RAMP if plan.feather else 0)
+        pixel = (
+            (BYTES_PER_PIXEL if plan.samples > 1 else 0)
+            + PNG_BYTES_PER_PIXEL * plan.samples
+            + (RAMP_BYTES_PER_PIXEL if plan.feather else 0)
+        )
         opened = (_open(one["image"].tobytes(), one["mask"].tobytes(), PRESENTER) for one in outputs)
-        return max(_memory(image, mask, beside, compositing.blending_bytes(image.pixels)) for image, mask in opened)
+        return max(_memory(image, mask, pixel, compositing.blending_bytes(image.pixels)) for image, mask in opened)
 
     def present(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec, media_type: str) -> InpaintAnswer | FileAnswer:
         answer = _answer(outputs[0], plan, spec)
@@ -205,19 +210,19 @@ class Inpaint(
         return InpaintPreview(int(arrays["step"]), (left, top, width, height), compositing.to_png(Image.fromarray(arrays["filled"])))
 
     def result_bound(self, plan: InpaintPlan, spec: BundleSpec, arrays: Arrays) -> int:
-        """The files and one canvas, or one crop that patches are copied into, for each sample, and one for a preview."""
+        """Bound the files and one canvas, or one crop that patches are copied into, for each sample, and one for a preview."""
         sample = max(arrays[name].nbytes if name in arrays else 0 for name in ("pixels", "detail"))
-        return arrays["image"].nbytes + arrays["mask"].nbytes + (plan.samples + 1) * sample + SMALL_ARRAYS
+        return arrays["image"].nbytes + arrays["mask"].nbytes + (plan.samples + 1) * sample + SMALL_ARRAYS_BYTES
 
     def steps(self, plan: InpaintPlan, arrays: Arrays | None) -> int:
         if arrays is None and plan.method == "auto":
             return plan.samples * min(plan.steps, COPYING_STEPS)
         method = plan.method if arrays is None else METHODS[int(arrays["method"])]
-        of_network = 0 if method == "exemplar" else plan.steps * max(1, 0 if arrays is None else len(arrays["windows"]))
-        return plan.samples * (of_network + (0 if method == "network" else COPYING_STEPS))
+        network_steps = 0 if method == "exemplar" else plan.steps * max(1, 0 if arrays is None else len(arrays["windows"]))
+        return plan.samples * (network_steps + (0 if method == "network" else COPYING_STEPS))
 
     def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
-        """A quarter is missing, in the middle."""
+        """Return noise with a hole of a quarter of its area in the middle."""
         height, width = _native(spec)
         frames = () if spec.clip is None else (spec.clip.frames,)
         missing = np.zeros((*frames, height, width), np.uint8)
@@ -226,7 +231,7 @@ class Inpaint(
         return ({"pixels": pixels, "missing": missing, "windows": np.zeros((1, 2), np.int32)},)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The outputs have one column for each sample."""
+        """Return the tensors. The outputs have one column for each sample."""
         inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.parts)
         return inputs, (Tensor("image", "BYTES", (1,), is_file=True), Tensor("seed", "INT64", (1,)))
 
@@ -240,7 +245,7 @@ class Inpaint(
 
 
 def _answer(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintAnswer:
-    """The finished samples of one image."""
+    """Compose the finished samples of one image."""
     image, mask = _open(outputs["image"].tobytes(), outputs["mask"].tobytes(), PRESENTER)
     sent = _sent_mask(mask)
     picture = image.load_upright(transparency=True)
@@ -258,7 +263,7 @@ def _answer(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintAns
 
 
 def _open(image: bytes, mask: bytes, decoder: ImageDecoder) -> tuple[OpenedImage, OpenedImage | None]:
-    """Read the headers of image and mask; no mask where none was sent. Raises ImageError that names the part, and InvalidOption."""
+    """Read the headers of image and mask, None without one. Raises ImageError that names the part, and InvalidOption."""
     opened = decoder.open(image)
     if not mask:
         return opened, None
@@ -271,17 +276,17 @@ def _open(image: bytes, mask: bytes, decoder: ImageDecoder) -> tuple[OpenedImage
     return opened, sent
 
 
-def _memory(image: OpenedImage, mask: OpenedImage | None, beside: int, scratch: int) -> int:
-    """Bytes at the worst moment of what is made of an image. beside: bytes a pixel besides the image and its masks. scratch: bytes for some
-    of its rows at a time."""
-    masks_of_it = MASKS * image.pixels
+def _memory(image: OpenedImage, mask: OpenedImage | None, pixel: int, scratch: int) -> int:
+    """Return the peak memory of processing an image. pixel: bytes a pixel besides the image and its masks. scratch: bytes for some of its
+    rows at a time."""
+    masks_of_it = MASK_BYTES_PER_PIXEL * image.pixels
     decoding = image.memory(transparency=True) + (0 if mask is None else image.pixels)
     decoding_mask = 0 if mask is None else mask.memory(transparency=True) + masks_of_it
-    return max(decoding_mask, decoding, (BYTES_PER_PIXEL + beside) * image.pixels + masks_of_it + scratch)
+    return max(decoding_mask, decoding, (BYTES_PER_PIXEL + pixel) * image.pixels + masks_of_it + scratch)
 
 
 def _sent_mask(mask: OpenedImage | None) -> PixelMask | None:
-    """None where none was sent. Raises ImageError that names the part."""
+    """Decode the mask. Return None without one. Raises ImageError that names the part."""
     if mask is None:
         return None
     with naming_part("mask"):
@@ -289,29 +294,29 @@ def _sent_mask(mask: OpenedImage | None) -> PixelMask | None:
 
 
 def _hole(image: Image.Image, sent: PixelMask | None, plan: InpaintPlan, spec: BundleSpec) -> PixelMask:
-    """Pixels to fill, (H, W) of the upright image. Raises InvalidOption."""
+    """Return the pixels to fill, (H, W) of the upright image. Raises InvalidOption."""
     height, width = image.height, image.width
     if sent is None and plan.mask is None:
         mask = masks.mask_from_alpha(image)
         if not mask.any():
             raise InvalidOption("mask", NO_MASK)
     else:
-        mask = sent if sent is not None else _of_words(plan, spec, height, width)
+        mask = sent if sent is not None else _mask_from_description(plan, spec, height, width)
     return masks.grow(mask, plan.grow)
 
 
-def _of_words(plan: InpaintPlan, spec: BundleSpec, height: int, width: int) -> PixelMask:
-    """Random cells are the network's patches, where it sees the whole image."""
+def _mask_from_description(plan: InpaintPlan, spec: BundleSpec, height: int, width: int) -> PixelMask:
+    """Parse the mask's description. Random cells are the network's patches, if it sees the whole image."""
     assert plan.mask is not None
-    words = _parse(plan.mask)
-    if isinstance(words, PixelBox):
+    description = _parse(plan.mask)
+    if isinstance(description, PixelBox):
         try:
-            return words.mask(height, width)
+            return description.mask(height, width)
         except ValueError as error:
             raise InvalidOption("mask", str(error)) from error
     native = _native(spec)
     patch = int(spec.config.get("patch_size", PATCH_SIZE))
-    return words.mask(height, width, patch / min(native[0] / height, native[1] / width), plan.seed)
+    return description.mask(height, width, patch / min(native[0] / height, native[1] / width), plan.seed)
 
 
 def _parse(text: str) -> PixelBox | masks.AreaShare:
@@ -321,21 +326,21 @@ def _parse(text: str) -> PixelBox | masks.AreaShare:
         raise InvalidOption("mask", str(error)) from error
 
 
-def _method(asked: InpaintOptions, spec: BundleSpec) -> Method:
-    """`auto` where the hole decides. Raises InvalidOption."""
-    of_network = next((name for name in OF_NETWORK if getattr(asked, name) is not None), None)
-    if asked.method == "exemplar" and of_network is not None:
-        value = getattr(asked, of_network)
-        raise InvalidOption(of_network, f"{value}: it is for the network; the method exemplar copies patches of the image instead")
-    if asked.method in ("exemplar", "network-exemplar") and not patchmatch.installed():
-        raise InvalidOption("method", f"{asked.method}: the package patchmatch-cython is not installed here; use auto or network")
-    if asked.method == "auto" and (of_network is not None or not spec.fill or not patchmatch.installed()):
+def _method(options: InpaintOptions, spec: BundleSpec) -> Method:
+    """Return the method, `auto` if the hole decides. Raises InvalidOption."""
+    network_option = next((name for name in NETWORK_OPTIONS if getattr(options, name) is not None), None)
+    if options.method == "exemplar" and network_option is not None:
+        value = getattr(options, network_option)
+        raise InvalidOption(network_option, f"{value}: it is for the network; the method exemplar copies patches of the image instead")
+    if options.method in ("exemplar", "network-exemplar") and not patchmatch.installed():
+        raise InvalidOption("method", f"{options.method}: the package patchmatch-cython is not installed; use auto or network")
+    if options.method == "auto" and (network_option is not None or not spec.fill or not patchmatch.installed()):
         return "network"
-    return asked.method
+    return options.method
 
 
 def _method_of(hole: PixelMask, region: Region, fine: Region | None, plan: InpaintPlan, spec: BundleSpec) -> FillMethod:
-    """How this hole is filled. fine: from where patches would be copied; None where nothing is missing. Raises InvalidOption."""
+    """Return the method for this hole. fine: source of copied patches; None if nothing is missing. Raises InvalidOption."""
     if fine is None:
         return "network" if plan.method == "auto" else plan.method
     box = region.box
@@ -347,12 +352,12 @@ def _method_of(hole: PixelMask, region: Region, fine: Region | None, plan: Inpai
         return rule.method if rule is not None and has_sources else "network"
     if not has_sources:
         side = patchmatch.PATCH
-        raise InvalidOption("method", f"{plan.method}: nowhere around the hole are {side} × {side} pixels known, to be copied; use network")
+        raise InvalidOption("method", f"{plan.method}: no known {side} × {side} pixels around the hole that could be copied; use network")
     return plan.method
 
 
-def _seen(image: Image.Image, hole: PixelMask, region: Region, fine: Region | None, method: FillMethod) -> Arrays:
-    """The arrays that are worked on; where nothing is missing, the network's, which then takes no step."""
+def _network_inputs(image: Image.Image, hole: PixelMask, region: Region, fine: Region | None, method: FillMethod) -> Arrays:
+    """Return the arrays to work on; without a hole those of the network, which then takes no step."""
     seen: Arrays = {}
     if method != "exemplar" or fine is None:
         pixels, missing = crop_regions.canvas(image, hole, region)
@@ -364,22 +369,22 @@ def _seen(image: Image.Image, hole: PixelMask, region: Region, fine: Region | No
     return seen
 
 
-def _sampling(asked: InpaintOptions, spec: BundleSpec) -> tuple[SamplerName, int]:
-    """Sampler and steps: those of the preset where none are given. Raises InvalidOption."""
-    preset = PRESETS[asked.preset or spec.preset or "standard"]
-    most = int(spec.config.get("schedule", {}).get("steps", PRESETS["full"].steps))
-    if asked.steps is not None and asked.steps > most:
-        raise InvalidOption("steps", f"{asked.steps}: {spec.id} was trained with {most}")
-    if asked.sampler == "one-step":
-        if asked.steps not in (None, 1):
-            raise InvalidOption("steps", f"{asked.steps}: the sampler one-step takes 1")
+def _sampling(options: InpaintOptions, spec: BundleSpec) -> tuple[SamplerName, int]:
+    """Return sampler and steps, by default those of the preset. Raises InvalidOption."""
+    preset = PRESETS[options.preset or spec.preset or "standard"]
+    max_steps = int(spec.config.get("schedule", {}).get("steps", PRESETS["full"].steps))
+    if options.steps is not None and options.steps > max_steps:
+        raise InvalidOption("steps", f"{options.steps}: {spec.id} was trained with {max_steps}")
+    if options.sampler == "one-step":
+        if options.steps not in (None, 1):
+            raise InvalidOption("steps", f"{options.steps}: the sampler one-step takes 1")
         return "one-step", 1
-    if asked.sampler is None and preset.sampler == "one-step" and asked.steps not in (None, 1):
-        return "ddim", asked.steps
-    return asked.sampler or preset.sampler, asked.steps or min(preset.steps, most)
+    if options.sampler is None and preset.sampler == "one-step" and options.steps not in (None, 1):
+        return "ddim", options.steps
+    return options.sampler or preset.sampler, options.steps or min(preset.steps, max_steps)
 
 
 def _native(spec: BundleSpec) -> tuple[int, int]:
-    """Height and width that the network takes."""
+    """Return the height and width that the network takes."""
     pictures = spec.image_preprocess
     return pictures.image_size, pictures.image_width or pictures.image_size

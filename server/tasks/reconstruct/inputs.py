@@ -1,4 +1,4 @@
-"""The parts of a reconstruction's request → points and the mask of what counts, or an error that names the part."""
+"""The parts of a reconstruction's request → points and the mask of the object, or an error that names the part."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from server.media.masks import PixelMask
 from server.tasks.base import Item
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import monocular_depth
-from server.tasks.reconstruct.schema import OF_DEPTH, ReconstructPlan
+from server.tasks.reconstruct.schema import DEPTH_OPTIONS, ReconstructPlan
 
 PHOTOGRAPH = "image"
-"""The part that tells where the pixels are, where neither depth nor points were sent."""
-TOLD = "told"
-"""Stands among the parts of an item for what a network told of its depth, a `.npy` file."""
-USUAL_FOV = 60.0
-"""Horizontal field of view of a photograph, in degrees, unless its sender says otherwise."""
-NARROWEST = 0.01
-"""Degrees of a field of view."""
-MASKS = 2
-"""Bytes of a pixel of a mask beside the picture that it came as: bright and opaque pixels."""
-MOST_PIXELS = 2**21
-"""Pixels of an image as it is worked on: some 80 bytes of memory each, far more pixels than a network sees."""
+"""The source of points, if neither depth nor points were sent."""
+PREDICTED_DEPTH = "told"
+"""Name, among the parts of an item, of the depth that a network predicted, a `.npy` file."""
+DEFAULT_FOV_DEGREES = 60.0
+"""Default horizontal field of view of a photograph, in degrees."""
+MIN_FOV_DEGREES = 0.01
+"""Minimum field of view in degrees."""
+MASK_BYTES_PER_PIXEL = 2
+"""Memory for a pixel of a mask in addition to its image: bright and opaque pixels."""
+MAX_WORKING_PIXELS = 2**21
+"""Maximum size of the image that is processed: it takes about 80 bytes a pixel, and a network sees far fewer."""
 
 
 def is_photograph(item: Item) -> bool:
@@ -40,17 +40,17 @@ def is_photograph(item: Item) -> bool:
 
 
 def source_of(item: Item, plan: ReconstructPlan, spec: BundleSpec) -> str:
-    """The part that tells where the pixels are. Raises InvalidOption."""
+    """Return the part that points come from. Raises InvalidOption."""
     if "depth" in item and "points" in item:
-        raise InvalidOption("points", "given beside depth: send one of them")
+        raise InvalidOption("points", "cannot be combined with depth: send one of them")
     if "points" in item:
-        for name in OF_DEPTH:
+        for name in DEPTH_OPTIONS:
             if getattr(plan, name) is not None:
                 raise InvalidOption(name, "is for `depth`; points need no camera")
         return "points"
     if is_photograph(item):
-        if not monocular_depth.tells_depth(spec):
-            raise InvalidOption("depth", f"missing: send depth with fx or fov, or points; {spec.id} names no member that tells depth")
+        if not monocular_depth.estimates_depth(spec):
+            raise InvalidOption("depth", f"missing: send depth with fx or fov, or points; {spec.id} names no member that estimates depth")
         if plan.depth_scale is not None:
             raise InvalidOption("depth_scale", "is for `depth`, which was not sent")
         return PHOTOGRAPH
@@ -60,9 +60,9 @@ def source_of(item: Item, plan: ReconstructPlan, spec: BundleSpec) -> str:
 
 
 def read_map(item: Item, plan: ReconstructPlan, source: str, decoder: ImageDecoder) -> NDArray[np.float32]:
-    """Depth (h, w) or points (h, w, 3), or what was told of a photograph (S, S). Raises MediaError and InvalidOption."""
+    """Read depth (h, w) or points (h, w, 3), or the predicted depth of a photograph (S, S). Raises MediaError and InvalidOption."""
     if source == PHOTOGRAPH:
-        return npy.read(item[TOLD], npy.read_header(item[TOLD]))
+        return npy.read(item[PREDICTED_DEPTH], npy.read_header(item[PREDICTED_DEPTH]))
     with naming_part(source):
         if source == "points":
             return depth.read_points(item["points"], decoder)
@@ -71,25 +71,27 @@ def read_map(item: Item, plan: ReconstructPlan, source: str, decoder: ImageDecod
         return depth.read_depth(item["depth"], decoder, plan.depth_scale)
 
 
-def reduced(image: Image.Image) -> Image.Image:
-    """The image, smaller where it has more than MOST_PIXELS."""
-    share = math.sqrt(MOST_PIXELS / (image.width * image.height))
+def reduce_image(image: Image.Image) -> Image.Image:
+    """Return the image, reduced to MAX_WORKING_PIXELS."""
+    share = math.sqrt(MAX_WORKING_PIXELS / (image.width * image.height))
     if share >= 1:
         return image
     width, height = max(1, math.floor(image.width * share)), max(1, math.floor(image.height * share))
-    width = min(width, MOST_PIXELS // height)
-    return image.resize((width, min(height, MOST_PIXELS // width)), Image.Resampling.BOX)
+    width = min(width, MAX_WORKING_PIXELS // height)
+    return image.resize((width, min(height, MAX_WORKING_PIXELS // width)), Image.Resampling.BOX)
 
 
-def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, image: Image.Image, whole: tuple[int, int]) -> PointMap:
-    """(H, W, 3) of an image, which was `whole` pixels wide and high when its camera was described. Raises MediaError and InvalidOption."""
+def points_of(
+    grid: NDArray[np.float32], plan: ReconstructPlan, source: str, image: Image.Image, original_size: tuple[int, int]
+) -> PointMap:
+    """Return points (H, W, 3) of an image. original_size: width and height that the camera refers to. Raises MediaError, InvalidOption."""
     with naming_part(source):
         grid = depth.to_image_size(grid, image.height, image.width)
     if source == "points":
         points = grid
     else:
-        points = scaled_camera(plan, image, whole).unproject(grid)
-        _check_reach(points, grid, plan, _camera(plan, whole[1], whole[0]), whole)
+        points = scaled_camera(plan, image, original_size).unproject(grid)
+        _check_reach(points, grid, plan, _camera(plan, original_size[1], original_size[0]), original_size)
     if not np.isfinite(points).all(axis=2).any():
         raise InvalidOption(
             source, "nothing was seen: no pixel has a positive, finite depth" if source == "depth" else "all points are NaN"
@@ -98,45 +100,46 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
 
 
 def check_camera(plan: ReconstructPlan, width: int, height: int) -> None:
-    """Raises InvalidOption for a focal length that makes the field of view narrower than NARROWEST."""
+    """Raise InvalidOption for a focal length that makes the field of view narrower than MIN_FOV_DEGREES."""
     for name, focal, side, pixels in (("fx", plan.fx, "wide", width), ("fy", plan.fy, "high", height)):
-        most = math.floor(depth.focal_length(NARROWEST, pixels))
-        if focal is not None and focal > most:
+        max_focal = math.floor(depth.focal_length(MIN_FOV_DEGREES, pixels))
+        if focal is not None and focal > max_focal:
             raise InvalidOption(
                 name,
                 f"{focal:g} pixels are too many for a camera whose image is {pixels} pixels {side}: send a number above 0 and at most "
-                f"{most}, a field of view of {NARROWEST:g} degrees",
+                f"{max_focal}, a field of view of {MIN_FOV_DEGREES:g} degrees",
             )
 
 
 def camera_of(
-    plan: ReconstructPlan, source: str, points: PointMap, mask: PixelMask, image: Image.Image, whole: tuple[int, int]
+    plan: ReconstructPlan, source: str, points: PointMap, mask: PixelMask, image: Image.Image, original_size: tuple[int, int]
 ) -> PinholeCamera | None:
-    """The camera of an image that was `whole` pixels wide and high when it was described; of points the one that fits those in the mask,
-    None where there is none. Raises InvalidOption where that one is needed."""
+    """Return the camera of an image, or one that fits points in the mask; None if there is none. Raises InvalidOption if it is needed.
+
+    original_size: width and height that the camera refers to."""
     if source != "points":
-        return scaled_camera(plan, image, whole)
+        return scaled_camera(plan, image, original_size)
     fitted = fit_camera(points, mask & np.isfinite(points).all(axis=2))
     if fitted is None and plan.surface == "joined":
-        raise InvalidOption("surface", "no camera sees the points in their pixels, so that they cannot be joined: ask for `network`")
+        raise InvalidOption("surface", "no camera sees the points in their pixels, so they cannot be joined: use `network`")
     return None if fitted is None else PinholeCamera(*(float(value) for value in fitted))
 
 
 def _check_reach(
-    points: PointMap, depth_map: NDArray[np.float32], plan: ReconstructPlan, camera: PinholeCamera, whole: tuple[int, int]
+    points: PointMap, depth_map: NDArray[np.float32], plan: ReconstructPlan, camera: PinholeCamera, original_size: tuple[int, int]
 ) -> None:
-    """Raises InvalidOption where the camera, not the depth, puts points beyond all measure."""
+    """Raise InvalidOption if the camera, not the depth, puts points beyond all measure."""
     near = np.abs(points[np.isfinite(depth_map)][:, :2]) <= depth.MAX_DEPTH_M
     if not near.all():
         raise InvalidOption(
-            _at_fault(plan, camera, whole, downwards=bool(near[:, 0].all())),
+            _faulty_option(plan, camera, original_size, downwards=bool(near[:, 0].all())),
             f"with this camera a point lies more than {depth.MAX_DEPTH_M:g} m to the side; fx, fy, cx and cy are in pixels of the image",
         )
 
 
-def _at_fault(plan: ReconstructPlan, camera: PinholeCamera, whole: tuple[int, int], *, downwards: bool) -> str:
-    """The principal point, where it is further from the image's middle than the image is wide or high, else the focal length."""
-    name, centre, side = ("cy", camera.cy, whole[1]) if downwards else ("cx", camera.cx, whole[0])
+def _faulty_option(plan: ReconstructPlan, camera: PinholeCamera, original_size: tuple[int, int], *, downwards: bool) -> str:
+    """Return the principal point, if it is further from the image's middle than the image is wide or high, else the focal length."""
+    name, centre, side = ("cy", camera.cy, original_size[1]) if downwards else ("cx", camera.cx, original_size[0])
     if abs(centre - side / 2) > side:
         return name
     if plan.fov is not None:
@@ -144,24 +147,25 @@ def _at_fault(plan: ReconstructPlan, camera: PinholeCamera, whole: tuple[int, in
     return "fy" if downwards and plan.fy is not None else "fx"
 
 
-def scaled_camera(plan: ReconstructPlan, image: Image.Image, whole: tuple[int, int]) -> PinholeCamera:
-    """The camera of an image that was `whole` pixels wide and high when it was described."""
-    return _camera(plan, whole[1], whole[0]).rescale(image.width / whole[0], image.height / whole[1])
+def scaled_camera(plan: ReconstructPlan, image: Image.Image, original_size: tuple[int, int]) -> PinholeCamera:
+    """Return the camera of an image. original_size: width and height that the camera refers to."""
+    return _camera(plan, original_size[1], original_size[0]).rescale(image.width / original_size[0], image.height / original_size[1])
 
 
 def _camera(plan: ReconstructPlan, height: int, width: int) -> PinholeCamera:
     if plan.fx is not None:
         fx, fy = plan.fx, plan.fx if plan.fy is None else plan.fy
     else:
-        fx = fy = depth.focal_length(USUAL_FOV if plan.fov is None else plan.fov, width)
+        fx = fy = depth.focal_length(DEFAULT_FOV_DEGREES if plan.fov is None else plan.fov, width)
     return PinholeCamera(fx, fy, width / 2 if plan.cx is None else plan.cx, height / 2 if plan.cy is None else plan.cy)
 
 
-def mask_of(sent: PixelMask | None, pixels: NDArray[np.uint8], points: PointMap, source: str, whole: tuple[int, int]) -> PixelMask:
-    """The mask of what counts, (H, W): the part, or the image's opaque pixels, or all that was seen. `whole`: width and height of the
-    image as it was sent, and of the part. Raises InvalidOption."""
+def mask_of(sent: PixelMask | None, pixels: NDArray[np.uint8], points: PointMap, source: str, original_size: tuple[int, int]) -> PixelMask:
+    """Return the mask of the object, (H, W): the part, or the image's opaque pixels, or all that was seen. Raises InvalidOption.
+
+    original_size: width and height of the image as it was sent, and of the part."""
     seen = np.asarray(np.isfinite(points).all(axis=2))
-    mask = _object(sent, pixels, whole)
+    mask = _object(sent, pixels, original_size)
     if mask is None:
         return seen
     if not (mask & seen).any():
@@ -172,8 +176,8 @@ def mask_of(sent: PixelMask | None, pixels: NDArray[np.uint8], points: PointMap,
 def view_of(
     see: Callable[[PixelMask], mcc_inputs.NetworkView], points: PointMap, mask: PixelMask, source: str, drawn: str | None
 ) -> mcc_inputs.NetworkView:
-    """The view of what the mask shows. drawn: the part that shows the object, which is at fault where the points without it would do.
-    Raises MediaError and InvalidOption."""
+    """Return the view of the masked object. drawn: the part with the mask, at fault if all seen points would do. Raises MediaError and
+    InvalidOption."""
     try:
         with naming_part(source):
             return see(mask)
@@ -188,9 +192,9 @@ def view_of(
     raise InvalidOption(drawn, reason)
 
 
-def photographed(sent: PixelMask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> PixelMask:
-    """The mask of the object of a photograph without depth, (H, W). Raises InvalidOption."""
-    mask = _object(sent, pixels, whole)
+def photographed_object_mask(sent: PixelMask | None, pixels: NDArray[np.uint8], original_size: tuple[int, int]) -> PixelMask:
+    """Return the mask of the object of a photograph without depth, (H, W). Raises InvalidOption."""
+    mask = _object(sent, pixels, original_size)
     if mask is None:
         raise InvalidOption(
             "mask", "missing: of an image without depth, send a mask that is white on the object, or make the rest transparent"
@@ -198,23 +202,25 @@ def photographed(sent: PixelMask | None, pixels: NDArray[np.uint8], whole: tuple
     return mask
 
 
-def _object(sent: PixelMask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> PixelMask | None:
-    """The object that the part, else the image's opacity, shows, (H, W); None where neither does. Raises InvalidOption."""
+def _object(sent: PixelMask | None, pixels: NDArray[np.uint8], original_size: tuple[int, int]) -> PixelMask | None:
+    """Return the object in the part, else in the image's opacity, (H, W). None if neither shows one. Raises InvalidOption."""
     mask, name = (masks.opaque(pixels), "image") if sent is None else (sent, "mask")
     if mask is None:
         return None
-    if sent is not None and sent.shape != (whole[1], whole[0]):
-        raise InvalidOption("mask", f"{sent.shape[1]} × {sent.shape[0]} pixels, but the image, upright, has {whole[0]} × {whole[1]}")
+    if sent is not None and sent.shape != (original_size[1], original_size[0]):
+        raise InvalidOption(
+            "mask", f"{sent.shape[1]} × {sent.shape[0]} pixels, but the image, upright, has {original_size[0]} × {original_size[1]}"
+        )
     if not mask.any():
         raise InvalidOption(name, "covers nothing: white, or opaque, is the object")
     return mask if mask.shape == pixels.shape[:2] else depth.nearest(mask, *pixels.shape[:2])
 
 
-def sent_mask(item: Item, decoder: ImageDecoder) -> PixelMask | None:
-    """None where none was sent. Raises ImageError that names the part."""
+def read_mask_part(item: Item, decoder: ImageDecoder) -> PixelMask | None:
+    """Read the mask. Return None without one. Raises ImageError that names the part."""
     if "mask" not in item:
         return None
     with naming_part("mask"):
         opened = decoder.open(item["mask"])
-        with decoder.budget.reserve(opened.memory(transparency=True) + MASKS * opened.pixels):
+        with decoder.budget.reserve(opened.memory(transparency=True) + MASK_BYTES_PER_PIXEL * opened.pixels):
             return masks.object_mask(opened.load_upright(transparency=True))

@@ -1,4 +1,4 @@
-"""The tables of reconstruction: its options, the plan that is made of them, and its answers."""
+"""Schema of reconstruction: its options, its plan, and its answers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Mode = Literal["adaptive", "dense"]
 Surface = Literal["joined", "network"]
 
 MEDIA_TYPES: Mapping[Format, str] = {"glb": "model/gltf-binary", "ply": "application/x-ply", "npz": "application/x-npz"}
-OF_DEPTH = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
-"""Options that mean nothing beside `points`."""
+DEPTH_OPTIONS = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
+"""Options that do not apply to `points`."""
 FAR_AXIS = 1e9
-"""Largest coordinate of an optical axis, which is kept as float32: no focal length that is accepted is as large."""
+"""Maximum absolute coordinate of an optical axis, which is stored as float32: no accepted focal length is as large."""
 AXIS = dict.fromkeys(("values", "words"), "a number from -1e9 to 1e9") | {"default": "the middle"}
 
 
@@ -37,7 +37,7 @@ class ReconstructOptions(RequestOptions, frozen=True, kw_only=True):
         float | None,
         Meta(
             gt=0,
-            description="The same downwards.",
+            description="Vertical focal length in pixels of the image.",
             extra={"values": "above 0 and at most 5,729 times the image's height", "default": "`fx`"},
         ),
     ] = None
@@ -48,14 +48,14 @@ class ReconstructOptions(RequestOptions, frozen=True, kw_only=True):
         Meta(
             gt=0,
             lt=180,
-            description="Horizontal field of view in degrees, in place of `fx`.",
+            description="Horizontal field of view in degrees, instead of `fx`.",
             extra={"values": "above 0 and below 180", "words": "degrees above 0 and below 180", "default": "60 for an image without depth"},
         ),
     ] = None
     depth_scale: Annotated[
         float | None,
         Meta(
-            ge=0.1,  # all steps of 16 bits lie within `depth.FARTHEST`
+            ge=0.1,  # all steps of 16 bits lie within `depth.MAX_DEPTH_M`
             le=1e12,  # picometres
             description="Steps of a 16-bit depth map in a metre.",
             extra=dict.fromkeys(("values", "words"), "a number from 0.1 to 1e12") | {"default": "1000: millimetres"},
@@ -74,12 +74,12 @@ class ReconstructOptions(RequestOptions, frozen=True, kw_only=True):
             extra={"values": "above 0 and below 1", "words": "a number above 0 and below 1"},
         ),
     ] = 0.1
-    mode: Annotated[Mode, Meta(description="Ask from coarse to fine, or every cell.")] = "adaptive"
+    mode: Annotated[Mode, Meta(description="Query cells from coarse to fine, or every cell.")] = "adaptive"
     surface: Annotated[
         Surface | None,
         Meta(
-            description="What was seen joined with what the network makes of the rest, or all of it the network's.",
-            extra={"default": "`joined`, or `network` where no camera fits `points`"},
+            description="The seen surface joined with the network's rest, or all of it from the network.",
+            extra={"default": "`joined`, or `network` if no camera fits `points`"},
         ),
     ] = None
     format: Annotated[
@@ -99,14 +99,14 @@ class ReconstructPlan(msgspec.Struct, frozen=True):
     mode: Mode
     format: Format | None
     scene: str
-    """128 random bits: the name under which its encoding is kept."""
+    """128 random bits: the name under which the scene's encoding is kept."""
     region: Literal["cube", "half-ball"]
     extent: float
     reach: float
     margin: int
     source_size: int | None
     surface: Surface | None = "network"
-    """None: `joined` where that is possible. Plans that were stored without it are answered as they were meant."""
+    """None stands for `joined` if that is possible. Stored plans without it keep their meaning."""
 
     @property
     def space(self) -> QuerySpace:
@@ -120,9 +120,10 @@ class ReconstructPlan(msgspec.Struct, frozen=True):
 
 
 class Reconstruction(msgspec.Struct, frozen=True):
-    """`scene` can be asked again under `/v1/scenes/{scene}`, null where it was not kept; `points` counts the points of the answer; `scale`
-    is the metres of a unit; `metric` is false where lengths are in units of the median depth instead; `bounds` are the corners of its
-    points in the camera's frame, null where there are none; `file` is base64."""
+    """A reconstructed shape. `scene` can be queried again under `/v1/scenes/{scene}`, and is null if it was not kept.
+
+    `points` counts the points of the answer; `scale` is the metres of a unit; `metric` is false if lengths are in units of the median depth
+    instead; `bounds` are the corners of its points in the camera's frame, null if there are none; `file` is base64."""
 
     scene: str | None
     points: int

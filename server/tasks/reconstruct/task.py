@@ -1,10 +1,10 @@
-"""Image with depth → the whole shape in space, also the sides that nobody saw (MCC).
+"""Image with depth → the whole shape in space, including hidden sides (MCC).
 
-The worker gets pixels uint8 (S, S, 3) and seen float32 (n, n, 3), the points of the pixels in normalised units, or, of a scene that is
-kept, latent in place of pixels; asks int64 (2,), how many queries it may ask and how many a dense grid would; and, to be given back as
-they are, what places the units in metres: scale float32 (1,) and centre float32 (3,), and metric uint8 (1,), 0 where lengths are in units
-of the median depth, since a network told it (`server/tasks/reconstruct/monocular_depth.py`). It answers cells, occupancy and colours
-(`models/systems/mcc/steps.py`), and latent and seen, which are kept as the scene and asked again. What was seen of the object
+The worker gets pixels uint8 (S, S, 3) and seen float32 (n, n, 3), the points of the pixels in normalised units, or, of a kept scene,
+latent instead of pixels; asks int64 (2,), the limit of queries and the number of queries in a dense grid; and, to be returned unchanged,
+the units: scale float32 (1,) and centre float32 (3,) in metres, and metric uint8 (1,), 0 if lengths are in units of the median depth,
+since a network predicted it (`server/tasks/reconstruct/monocular_depth.py`). It answers cells, occupancy and colours
+(`models/systems/mcc/steps.py`), and latent and seen, which are kept as the scene and queried again. The front of the object
 (`server/media/mcc_inputs.py`) is kept with them; no network reads it.
 """
 
@@ -44,8 +44,8 @@ from server.tasks.options import ExcessiveOption, InvalidOption
 from server.tasks.reconstruct import inputs, monocular_depth
 from server.tasks.reconstruct.files import joined_answer, network_answer, spacing_of
 from server.tasks.reconstruct.schema import (
+    DEPTH_OPTIONS,
     MEDIA_TYPES,
-    OF_DEPTH,
     Format,
     Reconstruction,
     ReconstructOptions,
@@ -54,12 +54,12 @@ from server.tasks.reconstruct.schema import (
 )
 
 CELL_BYTES = 4 + 4 + 3
-"""Bytes of an answer for each cell: index, occupancy, colour."""
-SMALL_ARRAYS = 4096
+"""Size of an answer for each cell: index, occupancy, colour."""
+SMALL_ARRAYS_BYTES = 4096
 PREVIEW_BYTES = 7 * 20_000
 
 
-class Reconstruct(
+class ReconstructTask(
     Task[ReconstructOptions, ReconstructPlan],
     Plans[ReconstructOptions, ReconstructPlan],
     OffersFiles[ReconstructOptions, ReconstructPlan],
@@ -73,14 +73,14 @@ class Reconstruct(
 ):
     """Reconstruct a shape from one image, with depth.
 
-    Send `depth` with `fx` or `fov`, or `points`, or, where the bundle tells depth, an image of an object alone. The object is what `mask`
+    Send `depth` with `fx` or `fov`, or `points`, or, if the bundle estimates depth, an image of an object alone. The object is what `mask`
     shows, else what is opaque in the image, else all that was seen. Frame: x to the right, y down, z forward, metres; a GLB has
     (x, -y, -z).
     """
 
     name = "reconstruct"
     parts = (
-        RequestPart("image", "image", "RGB; where it is transparent, its opaque part is the object."),
+        RequestPart("image", "image", "RGB; if it has transparency, its opaque part is the object."),
         RequestPart(
             "depth", "file", "16-bit PNG in millimetres, or `.npy` of metres along the optical axis; 0 or NaN: not seen.", required=False
         ),
@@ -105,61 +105,63 @@ class Reconstruct(
     kept_arrays = ("latent", "seen", "scale", "centre", "metric", *mcc_inputs.FRONT)
     echoed_arrays = unread_arrays = mcc_inputs.FRONT
 
-    def plan(self, asked: ReconstructOptions, spec: BundleSpec) -> ReconstructPlan:
+    def plan(self, options: ReconstructOptions, spec: BundleSpec) -> ReconstructPlan:
         space = spec.space or QuerySpace()
-        spacing = asked.spacing or space.spacing
+        spacing = options.spacing or space.spacing
         if spacing > space.extent:
-            raise InvalidOption("spacing", f"{spacing:g} is above {space.extent:g}, how far {spec.id} looks from the middle")
+            raise InvalidOption("spacing", f"{spacing:g} is above {space.extent:g}, the extent of {spec.id} from the middle")
         if spacing < space.extent / MAX_CELLS or Lattice(space, spacing).index_count > MAX_CELLS:
             raise ExcessiveOption("spacing", f"{spacing:g} makes a grid of more than {MAX_CELLS} cells; use a larger one")
-        if asked.fov is not None and (asked.fx is not None or asked.fy is not None):
-            raise InvalidOption("fov", "given beside a focal length: send one of them")
-        if asked.fov is not None and asked.fov < inputs.NARROWEST:
-            raise InvalidOption("fov", f"{asked.fov:g} degrees are too few for a camera: send at least {inputs.NARROWEST:g}")
-        if asked.fy is not None and asked.fx is None:
-            raise InvalidOption("fx", "missing beside fy")
-        given = msgspec.structs.asdict(asked) | {"spacing": spacing, "scene": secrets.token_hex(16)}
-        return ReconstructPlan(**(space.model_dump() | given))
+        if options.fov is not None and (options.fx is not None or options.fy is not None):
+            raise InvalidOption("fov", "cannot be combined with a focal length: send one of them")
+        if options.fov is not None and options.fov < inputs.MIN_FOV_DEGREES:
+            raise InvalidOption("fov", f"{options.fov:g} degrees are too few for a camera: send at least {inputs.MIN_FOV_DEGREES:g}")
+        if options.fy is not None and options.fx is None:
+            raise InvalidOption("fx", "missing: fy needs it")
+        fields = msgspec.structs.asdict(options) | {"spacing": spacing, "scene": secrets.token_hex(16)}
+        return ReconstructPlan(**(space.model_dump() | fields))
 
     def with_partition(self, plan: ReconstructPlan, partition: str) -> ReconstructPlan:
         return msgspec.structs.replace(plan, scene=partition + plan.scene)
 
     def needs_first_stage(self, item: Item, spec: BundleSpec) -> bool:
-        return monocular_depth.tells_depth(spec) and inputs.is_photograph(item)
+        return monocular_depth.estimates_depth(spec) and inputs.is_photograph(item)
 
     def prepare_first_stage(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: ImageDecoder) -> Arrays:
-        _asks(plan, decoder.limits.queries)
+        _query_limits(plan, decoder.limits.queries)
         inputs.source_of(item, plan, spec)
-        sent = inputs.sent_mask(item, decoder)
+        sent = inputs.read_mask_part(item, decoder)
         with decoder.decode(item["image"], transparency=True) as image:
             inputs.check_camera(plan, *image.size)
-            small = inputs.reduced(image)
-            return {"photograph": monocular_depth.photograph(small, inputs.photographed(sent, np.asarray(small), image.size), spec)}
+            small = inputs.reduce_image(image)
+            return {
+                "photograph": monocular_depth.photograph(small, inputs.photographed_object_mask(sent, np.asarray(small), image.size), spec)
+            }
 
     def parts_from_first_stage(self, outputs: Outputs) -> Item:
         file = io.BytesIO()
         np.save(file, outputs["told"])
-        return {inputs.TOLD: file.getvalue()}
+        return {inputs.PREDICTED_DEPTH: file.getvalue()}
 
     def prepare(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
-        """Raises InvalidOption or MediaError that names the part where parts do not go together."""
-        asks, source = _asks(plan, decoder.limits.queries), inputs.source_of(item, plan, spec)
-        # one after the other: whoever waits for room to decode must not hold any
-        grid, sent = inputs.read_map(item, plan, source, decoder), inputs.sent_mask(item, decoder)
+        """Raise InvalidOption, or MediaError that names the part, if parts do not go together."""
+        asks, source = _query_limits(plan, decoder.limits.queries), inputs.source_of(item, plan, spec)
+        # one after the other: a thread that waits for memory to decode must not hold any
+        grid, sent = inputs.read_map(item, plan, source, decoder), inputs.read_mask_part(item, decoder)
         with decoder.decode(item["image"], transparency=True) as image:
             inputs.check_camera(plan, *image.size)
-            small, whole = inputs.reduced(image), image.size
+            small, original_size = inputs.reduce_image(image), image.size
             pixels = np.asarray(small)
             if source == inputs.PHOTOGRAPH:
-                shown = inputs.photographed(sent, pixels, whole)
-                grid = monocular_depth.to_depth(grid, shown, spec, inputs.scaled_camera(plan, small, whole).fx)
-            points = inputs.points_of(grid, plan, source, small, whole)
-            mask = inputs.mask_of(sent, pixels, points, source, whole)
+                object_mask = inputs.photographed_object_mask(sent, pixels, original_size)
+                grid = monocular_depth.to_depth(grid, object_mask, spec, inputs.scaled_camera(plan, small, original_size).fx)
+            points = inputs.points_of(grid, plan, source, small, original_size)
+            mask = inputs.mask_of(sent, pixels, points, source, original_size)
             drawn = "mask" if sent is not None else None if masks.opaque(pixels) is None else "image"
             size, seen = spec.image_preprocess.image_size, _seen_size(spec)
             see = partial(mcc_inputs.build_view, pixels[..., :3], points, space=plan.space, image_size=size, seen_size=seen)
             view = inputs.view_of(see, points, mask, source, drawn)
-            camera = inputs.camera_of(plan, source, points, mask, small, whole)
+            camera = inputs.camera_of(plan, source, points, mask, small, original_size)
             front = mcc_inputs.build_front(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn is not None)
         return [
             {
@@ -174,22 +176,22 @@ class Reconstruct(
         ]
 
     def plan_followup(self, options: ReconstructOptions, spec: BundleSpec, scene: str) -> ReconstructPlan:
-        for name in OF_DEPTH:
+        for name in DEPTH_OPTIONS:
             if getattr(options, name) is not None:
                 raise InvalidOption(name, "is for `depth`, which the scene has in it already")
         return msgspec.structs.replace(self.plan(options, spec), scene=scene)
 
-    def prepare_followup(self, kept: Outputs, plan: ReconstructPlan, limits: MediaLimits) -> Arrays:
-        if plan.surface == "joined" and mcc_inputs.front_from_outputs(kept) is None:
-            raise InvalidOption("surface", "the scene has no view that could be joined with it: ask for `network`")
-        return {**kept, "asks": _asks(plan, limits.queries)}
+    def prepare_followup(self, scene_arrays: Outputs, plan: ReconstructPlan, limits: MediaLimits) -> Arrays:
+        if plan.surface == "joined" and mcc_inputs.front_from_outputs(scene_arrays) is None:
+            raise InvalidOption("surface", "the scene has no view that could be joined with it: use `network`")
+        return {**scene_arrays, "asks": _query_limits(plan, limits.queries)}
 
     def offered_media_types(self, request: ReconstructOptions | ReconstructPlan) -> tuple[str, ...]:
-        """A format that was asked for is the only file."""
+        """Return the media types. A requested format is the only file."""
         return self.media_types if request.format is None else (MEDIA_TYPES[request.format], JSON)
 
     def bucket(self, plan: ReconstructPlan, spec: BundleSpec, shapes: Shapes) -> str:
-        """Scenes of all spacings and modes take their steps together."""
+        """Return the bucket: scenes of all spacings and modes share steps."""
         return "photograph" if "photograph" in shapes else str(spec.image_preprocess.image_size)
 
     def arguments(self, plan: ReconstructPlan, shapes: Shapes) -> dict[str, Any]:
@@ -208,32 +210,38 @@ class Reconstruct(
         return plan.surface != "network" or _format(plan, media_type) == "glb"
 
     def present(self, outputs: Sequence[Outputs], plan: ReconstructPlan, spec: BundleSpec, media_type: str) -> Reconstruction | FileAnswer:
-        [found] = outputs
-        front, kind = None if plan.surface == "network" else mcc_inputs.front_from_outputs(found), _format(plan, media_type)
-        points, content = network_answer(found, plan, kind) if front is None else joined_answer(found, plan, front, kind)
-        asked = int(found["queries"][0])
-        scene = plan.scene if "kept" in found else None
-        metric = bool(found["metric"][0]) if "metric" in found else True  # scenes that were kept by earlier versions are
+        [job_outputs] = outputs
+        front = None if plan.surface == "network" else mcc_inputs.front_from_outputs(job_outputs)
+        kind = _format(plan, media_type)
+        points, content = network_answer(job_outputs, plan, kind) if front is None else joined_answer(job_outputs, plan, front, kind)
+        queries = int(job_outputs["queries"][0])
+        scene = plan.scene if "kept" in job_outputs else None
+        metric = bool(job_outputs["metric"][0]) if "metric" in job_outputs else True  # scenes that were kept by earlier versions are
         if media_type != JSON:
             location = {} if scene is None else {"Location": f"/v1/scenes/{scene}"}
             relative = {} if metric else {"X-Metric": "false"}
-            return FileAnswer(content, {**location, "X-Points": str(len(points)), "X-Queries": str(asked), **relative}, MEDIA_TYPES[kind])
+            return FileAnswer(content, {**location, "X-Points": str(len(points)), "X-Queries": str(queries), **relative}, MEDIA_TYPES[kind])
         bounds = [points.min(axis=0).tolist(), points.max(axis=0).tolist()] if len(points) else None
-        return Reconstruction(scene, len(points), asked, float(found["scale"][0]), metric, bounds, content)
+        return Reconstruction(scene, len(points), queries, float(job_outputs["scale"][0]), metric, bounds, content)
 
     def preview(self, arrays: Outputs, plan: ReconstructPlan, spec: BundleSpec) -> ReconstructPreview:
         points = mcc_inputs.to_metres(plan.lattice.points(arrays["cells"]), float(arrays["scale"][0]), arrays["centre"])
         return ReconstructPreview(int(arrays["level"]), shapes.to_ply(points, arrays["colours"], spacing_of(arrays, plan)))
 
     def result_bound(self, plan: ReconstructPlan, spec: BundleSpec, arrays: Arrays) -> int:
-        """All cells of the grid, and what is kept of the scene."""
+        """Bound all cells of the grid, and the kept scene."""
         front = sum(arrays[name].nbytes for name in mcc_inputs.FRONT if name in arrays)
         return (
-            plan.lattice.count * CELL_BYTES + 4 * latent_values(spec.config) + arrays["seen"].nbytes + front + PREVIEW_BYTES + SMALL_ARRAYS
+            plan.lattice.count * CELL_BYTES
+            + 4 * latent_values(spec.config)
+            + arrays["seen"].nbytes
+            + front
+            + PREVIEW_BYTES
+            + SMALL_ARRAYS_BYTES
         )
 
     def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
-        """A slanted plane fills the image."""
+        """Return a slanted plane that fills the image."""
         side, space = _seen_size(spec), spec.space or QuerySpace()
         across, down = np.meshgrid(*[np.linspace(-1.5, 1.5, side, dtype=np.float32)] * 2)
         size = spec.image_preprocess.image_size
@@ -247,16 +255,16 @@ class Reconstruct(
         return (sample,)
 
 
-def _asks(plan: ReconstructPlan, most: int) -> NDArray[np.int64]:
-    """Raises ExcessiveOption for what is too much before anything is asked."""
+def _query_limits(plan: ReconstructPlan, max_queries: int) -> NDArray[np.int64]:
+    """Return the limit and the dense number of queries. Raises ExcessiveOption if the first level is above the limit."""
     lattice = plan.lattice
     first = lattice.count if plan.mode == "dense" else lattice.count // lattice.coarse_stride() ** 3
-    if first > most:
+    if first > max_queries:
         raise ExcessiveOption(
             "spacing",
-            f"{plan.spacing:g} asks {first} queries to begin with, above the limit of {most} (OPSIN_MAX_QUERIES); use a larger one",
+            f"{plan.spacing:g} takes {first} queries at first, above the limit of {max_queries} (OPSIN_MAX_QUERIES); use a larger one",
         )
-    return np.array([most, lattice.count], np.int64)
+    return np.array([max_queries, lattice.count], np.int64)
 
 
 def _seen_size(spec: BundleSpec) -> int:
@@ -266,6 +274,6 @@ def _seen_size(spec: BundleSpec) -> int:
 
 
 def _format(plan: ReconstructPlan, media_type: str) -> Format:
-    """The option's, else what was accepted, else a mesh."""
+    """Return the option's format, else the accepted one, else a mesh."""
     accepted: Format | None = next((kind for kind, name in MEDIA_TYPES.items() if name == media_type), None)
     return plan.format or accepted or "glb"
