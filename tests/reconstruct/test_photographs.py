@@ -93,7 +93,7 @@ def test_jobs_and_kept_scenes_say_so_too(sculptor: Sculptor) -> None:
         ({"image": png(image())}, {}, "mask", "missing: of an image without depth, send a mask"),
         ({"image": png(PIXELS), "mask": png(np.zeros(THERE.shape, np.uint8))}, {}, "mask", "covers nothing"),
         ({"image": png(PIXELS), "mask": png(np.ones((9, 9), np.uint8) * 255)}, {}, "mask", "9 × 9 pixels, but the image"),
-        ({"image": png(image(1, 500)), "mask": png(np.full((1, 500), 255, np.uint8))}, {}, "image", "the shorter side needs 9 at least"),
+        ({"image": png(image(1, 500)), "mask": png(np.full((1, 500), 255, np.uint8))}, {}, "image", "its shorter side needs at least 9"),
         ({}, {"depth_scale": 1000}, "depth_scale", "is for `depth`, which was not sent"),
         ({}, {"fov": None, "fy": 50}, "fx", "missing: fy needs it"),
         ({}, {"fov": 1e-9}, "fov", "too few for a camera"),

@@ -58,7 +58,7 @@ np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
         (with_(points=POINTS, mask=png(ROW)), {}, "mask", "shows too little"),
         ({"image": png(np.dstack([image(), PIXEL])), "depth": DEPTH}, {}, "image", "shows too little: 1 points"),
         (with_(depth=npy(SPARSE), mask=png(ROW)), {}, "depth", "too few neighbouring pixels were seen"),
-        ({"image": png(image(1, 500)), "depth": npy(np.ones((1, 500), np.float32))}, {"model": "hall"}, "image", "needs 2 at least"),
+        ({"image": png(image(1, 500)), "depth": npy(np.ones((1, 500), np.float32))}, {"model": "hall"}, "image", "needs at least 2"),
         ({"image": hidden(), "depth": DEPTH}, {}, "image", "covers no pixel that was seen in depth"),
         (with_(depth=DEPTH, points=POINTS), {}, "points", "cannot be combined with depth: send one of them"),
         (with_(), {}, "depth", "missing: send depth with fx or fov, or points"),
