@@ -28,8 +28,8 @@ from models.media.video import ClipInfo, ClipLimits, Frames, probe
 from models.systems.actions.detection_loop import CROPS_AT_ONCE, FRAMES_AT_ONCE
 from models.systems.actions.detection_scale import SCALES, Detail
 from models.systems.actions.job_stats import STAGES
-from models.systems.actions.pipeline import Pipeline
-from models.systems.actions.pose_estimator import View
+from models.systems.actions.pipeline import ActionPipeline
+from models.systems.actions.pose_estimator import DetectorInput
 
 LIMITS = ClipLimits(seconds=3600, frames=200_000, pixels=2**31 - 1)
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--detail", choices=list(SCALES), help="how closely people are looked for [default: the bundle's]")
     options = parser.parse_args()
     model = load(read(options.bundle))
-    if model.steps is None or not isinstance(model.model, Pipeline):
+    if model.steps is None or not isinstance(model.model, ActionPipeline):
         parser.error(f"{options.bundle}: no pipeline of actions")
     data = options.clip.read_bytes()
     facts = probe(data, LIMITS)
@@ -58,7 +58,9 @@ def main() -> None:
         print(f"largest state of a job of {share * seconds:g} s: {state / 2**20:.1f} MiB")
 
 
-def _speed(model: Pipeline, steps: LoadedStepwiseModel, data: bytes, facts: ClipInfo, seconds: float, rounds: int, detail: Detail) -> None:
+def _speed(
+    model: ActionPipeline, steps: LoadedStepwiseModel, data: bytes, facts: ClipInfo, seconds: float, rounds: int, detail: Detail
+) -> None:
     """Interleaved, so that both see the same machine."""
     spent, ours, plain, alone = [], [], [], []
     views = _views(model, data, seconds, detail)
@@ -82,9 +84,9 @@ def _speed(model: Pipeline, steps: LoadedStepwiseModel, data: bytes, facts: Clip
         print(f"  {name} {looked / np.median(others):.1f}: {np.median(ratios):.2f} ({ratios.min():.2f}..{ratios.max():.2f}) times as fast")
 
 
-def _views(model: Pipeline, data: bytes, seconds: float, detail: Detail) -> list[View]:
+def _views(model: ActionPipeline, data: bytes, seconds: float, detail: Detail) -> list[DetectorInput]:
     frames = Frames(data, model.rate, LIMITS, end=seconds, long_side=model.eyes.long_side(detail))
-    return [View(frame.pixels, *frame.size, detail) for frame in frames.take(sys.maxsize)]
+    return [DetectorInput(frame.pixels, *frame.size, detail) for frame in frames.take(sys.maxsize)]
 
 
 def _watch(steps: LoadedStepwiseModel, data: bytes, facts: ClipInfo, seconds: float, detail: Detail) -> tuple[dict[str, NDArray[Any]], int]:
@@ -100,19 +102,19 @@ def _watch(steps: LoadedStepwiseModel, data: bytes, facts: ClipInfo, seconds: fl
         largest = max(largest, state.nbytes)
 
 
-def _loop(model: Pipeline, data: bytes, seconds: float, detail: Detail) -> int:
+def _loop(model: ActionPipeline, data: bytes, seconds: float, detail: Detail) -> int:
     """Run the obvious loop: decode and convert every frame, and detect people in those of the grid. Return their number."""
     looked = 0
     for frame, pixels in _decode(data):
         if frame > seconds:
             break
         if frame * model.rate >= looked - 1e-6:
-            _look(model, [View.whole(pixels, detail)])
+            _look(model, [DetectorInput.whole(pixels, detail)])
             looked += 1
     return looked
 
 
-def _look(model: Pipeline, views: Sequence[View]) -> None:
+def _look(model: ActionPipeline, views: Sequence[DetectorInput]) -> None:
     """Find people and ask the pose network of each."""
     for found in model.eyes.find(views, [model.config.people] * len(views)):
         for crops in () if found.crops is None else found.crops.split(CROPS_AT_ONCE):

@@ -45,7 +45,7 @@ from models.bundle_schema import Clip, FileDigest, Preprocess
 from models.loading import load
 from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
-from models.systems.clips.steps import Viewing
+from models.systems.clips.steps import ClipState
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.mavil.model import MAViL, MAViLConfig
 from models.systems.mavil.preprocessing import spectrograms
@@ -245,7 +245,7 @@ def overlap(ground: ClipBenchmark) -> list[TextFigure]:
 
         def decode() -> None:
             (viewing,) = steps.steps.start([job], [{"views": OVERLAPPED, "crops": 1}])
-            frames = cast(Viewing, viewing).frames
+            frames = cast(ClipState, viewing).frames
             for view in range(OVERLAPPED):
                 frames.take(view, time.monotonic() + REQUEST_SECONDS)
             frames.close()

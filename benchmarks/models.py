@@ -27,7 +27,7 @@ from kernels.malloc import keep_freed_memory
 from models.flops import RandomInputMaker, build_on_meta, count_flops, dummy_forward, prepare_forward
 from models.layers.packed_linear import pack_linears, supports_packed_linear
 from models.registry import ForwardCall, architectures
-from models.systems.diffmae.dummy_inputs import HalfMasked
+from models.systems.diffmae.dummy_inputs import DummyMaskedBatch
 from models.systems.diffmae.model import DiffMAE
 from models.systems.mcc.dummy_inputs import QUERIES, random_scene_inputs
 from models.systems.mcc.model import MCC
@@ -144,7 +144,7 @@ def count(architecture: str, config: Any, batch: int) -> list[int]:
 def _step(name: str, model: nn.Module, make: RandomInputMaker) -> ForwardWork:
     """Return one step of a sampler, which does not include the encoder."""
     assert isinstance(model, DiffMAE)
-    masked = HalfMasked.of(model.config, make)
+    masked = DummyMaskedBatch.of(model.config, make)
     context = model.encode(masked.pixels, masked.split)
     return ForwardWork(f"{name}, a step", "step", make.batch, lambda: model.predict(masked.noisy, masked.times, context))
 

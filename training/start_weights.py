@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from models.bundle import WEIGHTS_FILE
 from models.layers.efficientnet_lite import EfficientNetLiteEncoder, init_from_efficientnet_lite
 from models.loading import weight_mismatch
-from models.systems.diffmae.init_attention import look_around
-from models.systems.diffmae.model import DiffMAE, start_from_encoder
+from models.systems.diffmae.init_attention import init_neighbour_attention
+from models.systems.diffmae.model import DiffMAE, init_from_encoder
 from models.systems.image_text.flip import FLIP
-from models.systems.mae.model import start_from_pretrained as vit_from_mae
-from models.systems.mae_st.init_motion import look_for_motion
+from models.systems.mae.model import init_vit_from_mae as vit_from_mae
+from models.systems.mae_st.init_motion import init_motion_filters
 from models.systems.mae_st.model import VideoMAE
-from models.systems.mae_st.model import start_from_pretrained as video_from_mae_st
+from models.systems.mae_st.model import init_video_mae_from_pretraining as video_from_mae_st
 from models.systems.mae_st.pretraining import VideoMAEPretraining
 from models.systems.mavil.init_from_mae import audio_weights_from_video, video_weights_from_images
 from models.systems.mavil.model import MAViL
@@ -58,9 +58,9 @@ _FITTED_EPOCHS = 4
 """Times that each thing is met, at most, by different artists."""
 
 _LOOKS: Mapping[Initial, tuple[type[nn.Module], Callable[[Any], None]]] = {
-    Initial.NEIGHBOURS: (DiffMAE, look_around),
+    Initial.NEIGHBOURS: (DiffMAE, init_neighbour_attention),
     Initial.NEAREST: (MCC, init_nearest_attention),
-    Initial.MOTION: (VideoMAEPretraining, look_for_motion),
+    Initial.MOTION: (VideoMAEPretraining, init_motion_filters),
     Initial.WHITENED: (FLIP, skip_blocks),
 }
 
@@ -69,7 +69,7 @@ _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]]
     VideoMAE: video_from_mae_st,
     MAViL: mavil_from_pretraining,
     MAViLPretraining: _mavil_from_mae,
-    DiffMAE: start_from_encoder,
+    DiffMAE: init_from_encoder,
     MCC: init_from_mae,
     EfficientNetLiteEncoder: init_from_efficientnet_lite,
 }

@@ -35,7 +35,7 @@ class PoseTrack:
 
 
 def to_lart_tracks(track: PoseTrack, width: float, height: float) -> TrackBatch:
-    """Return a batch (1, L, 1, ·) for `models.systems.lart.windows.read_track`. width, height: pixels of the video's frames."""
+    """Return a batch (1, L, 1, ·) for `models.systems.lart.windows.predict_track`. width, height: pixels of the video's frames."""
     detected = torch.from_numpy(track.detected)
     pose = torch.from_numpy(encode_tokens(track.poses, width, height))
     return TrackBatch(

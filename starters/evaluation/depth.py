@@ -21,7 +21,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
-from models.systems.depth.model import LiteDepth, alone
+from models.systems.depth.model import LiteDepth, fill_background
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.evaluation.credits import credited
 from starters.evaluation.starter_quality import StarterQuality
@@ -135,7 +135,7 @@ def _told(network: LiteDepth, pixels: Tensor, inside: Tensor, side: int) -> Tens
     images = pixels[None]
     if network.config.background == "mean":
         share = F.interpolate(inside[None, None].float(), size=images.shape[2:], mode="bilinear", antialias=True, align_corners=False)
-        images = alone(images, share[0])
+        images = fill_background(images, share[0])
     told: Tensor = network(images).unsqueeze(1)
     return F.interpolate(told, size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0, 0]
 

@@ -20,7 +20,7 @@ from models import bundle
 from models.bundle import Bundle
 from models.loading import load
 from models.systems.actions.detection_scale import SCALES, Detail, rows
-from models.systems.actions.pipeline import Pipeline, PipelineConfig
+from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
 from models.systems.lart.model import LART
 from models.systems.pipeline_bundles import STEP_ROWS, write_action_pipeline
 from starters.data.people.motions import Motions, MotionTracks
@@ -60,7 +60,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
     assert isinstance(network, LART) and isinstance(recipe.data, Motions)
     minimum_scores, reliances = _thresholds(network, recipe, cache)
     made = write_action_pipeline(root, "actions", VERSION, {"pose": pose, "actions": lart}, overwrite=overwrite)
-    config = replace(PipelineConfig(**made.spec.config), thresholds=tuple(minimum_scores))
+    config = replace(ActionPipelineConfig(**made.spec.config), thresholds=tuple(minimum_scores))
     clips = {detail: _clips(made, config, detail, cache) for detail in SCALES}
     default = _default_detail(clips)
     assert made.spec.clip is not None
@@ -96,10 +96,10 @@ def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float]
     return minimum_scores, {name: reliance(moments.labels, lart_scores(moments), minimum_scores) for name, moments in parts.items()}
 
 
-def _clips(made: Bundle, config: PipelineConfig, detail: Detail, cache: Path) -> dict[str, Any]:
+def _clips(made: Bundle, config: ActionPipelineConfig, detail: Detail, cache: Path) -> dict[str, Any]:
     """Return the share of people that are detected in each marked clip, and the best labels of one clip."""
     loaded = load(made)
-    assert loaded.steps is not None and isinstance(loaded.model, Pipeline)
+    assert loaded.steps is not None and isinstance(loaded.model, ActionPipeline)
     found = {}
     for clip in person_recall.marked():
         watched = person_recall.watch(loaded.steps, clip, loaded.model.rate, detail, cache)

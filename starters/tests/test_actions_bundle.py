@@ -12,7 +12,7 @@ from models.loading import load
 from models.people.keypoint_tracks import PoseTrack, to_lart_tracks
 from models.people.keypoints import KEYPOINT_COUNT, ROW_VALUES, TOKEN_VALUES
 from models.systems.lart.model import LART
-from models.systems.lart.windows import read_track
+from models.systems.lart.windows import predict_track
 
 FOLDER = Path(__file__).parents[2] / "bundles/actions-lart/1.0.0"
 
@@ -36,6 +36,6 @@ def test_track_of_any_length_gets_all_scores_in_each_frame() -> None:
     track = PoseTrack(1, 0, rows, random.random(100) < 0.9)
     frames = model.config.frames
     with torch.inference_mode():
-        scores = read_track(model, to_lart_tracks(track, 640, 360), step=frames // 4, margin=frames // 3).actions.sigmoid()
+        scores = predict_track(model, to_lart_tracks(track, 640, 360), step=frames // 4, margin=frames // 3).actions.sigmoid()
     assert scores.shape == (1, 100, 1, 15)
     assert torch.isfinite(scores).all()

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from models.people.keypoints import KEYPOINT_COUNT, TOKEN_VALUES, Poses, encode_tokens
 from models.systems.actions.detection_scale import Detail
-from models.systems.actions.following import Tracked
-from models.systems.actions.pose_estimator import Following, Found, Seen, View
+from models.systems.actions.following import PhalpIdentityTracker
+from models.systems.actions.pose_estimator import Detections, DetectorInput, IdentityTracker, PersonObservations
 from models.systems.phalp.keypoint_tracker import location_config, location_vectors
 from tests.support.videos import clip, every
 
@@ -37,28 +37,28 @@ class ColourEyes:
     def long_side(self, detail: Detail) -> None:
         return
 
-    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
+    def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
         self.frames += len(views)
         return [_found(view.pixels) for view in views]
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
         raise AssertionError("there are none")
 
-    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
         people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINT_COUNT, 3), found.boxes), found.size
-        return Seen(found.boxes, found.poses, encode_tokens(people, width, height), location_vectors(people, width, height))
+        return PersonObservations(found.boxes, found.poses, encode_tokens(people, width, height), location_vectors(people, width, height))
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         return encode_tokens(Poses(poses.reshape(-1, KEYPOINT_COUNT, 3), boxes), size[1], size[0])
 
-    def follow(self, rate: float) -> Following:
-        return Tracked(location_config(rate))
+    def follow(self, rate: float) -> IdentityTracker:
+        return PhalpIdentityTracker(location_config(rate))
 
 
-def _found(frame: NDArray[np.uint8]) -> Found:
+def _found(frame: NDArray[np.uint8]) -> Detections:
     boxes = [box for channel in (0, 2) if (box := _box(frame, channel)) is not None]
     keypoints = np.array([_diagonal(box) for box in boxes], np.float32).reshape(-1, 3 * KEYPOINT_COUNT)
-    return Found(np.array(boxes, np.float32).reshape(-1, 5), keypoints, (frame.shape[0], frame.shape[1]))
+    return Detections(np.array(boxes, np.float32).reshape(-1, 5), keypoints, (frame.shape[0], frame.shape[1]))
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from rich.console import Console
 from models.bundle import BundleError, BundleSpec
 from models.bundle_schema import Clip
 from models.loading import load
-from models.systems.actions.pipeline import Pipeline, PipelineConfig
+from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
 from models.systems.actions.steps import ActionSteps
 from models.systems.lart.model import LART
 from opsin import Client
@@ -85,8 +85,8 @@ def test_the_client_asks_for_it_and_says_it(gateway: Gateway) -> None:
 def test_a_step_has_the_fewer_rows_the_closer_it_looks(detail: str, windows: int) -> None:
     """30 rows by 8, by 4 and by 2, of a bundle whose steps have 2 rows at its own detail, high; no step costs more frames of `fast`."""
     torch.manual_seed(0)
-    config = PipelineConfig(step=16, margin=14, detail="high")
-    steps = ActionSteps(Pipeline(config, ColourEyes(), LART(SMALL).eval(), Clip(frames=2, stride=1, rate=15.0)))
+    config = ActionPipelineConfig(step=16, margin=14, detail="high")
+    steps = ActionSteps(ActionPipeline(config, ColourEyes(), LART(SMALL).eval(), Clip(frames=2, stride=1, rate=15.0)))
     [state] = steps.start([job(two_people(30))], [{"detail": detail}])
     assert state.total == windows + 1  # and the last word
     assert steps.cost(state) <= 8

@@ -17,9 +17,9 @@ from models.people.heads import TrackFeatureDims
 from models.people.keypoints import TOKEN_VALUES, Poses
 from models.people.track_batch import POSE_VALUES
 from models.systems.actions import detection_loop
-from models.systems.actions.mesh_estimator import Bodies
-from models.systems.actions.pipeline import Pipeline, PipelineConfig
-from models.systems.actions.pose_estimator import Perception, View
+from models.systems.actions.mesh_estimator import MeshEstimator
+from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
+from models.systems.actions.pose_estimator import DetectorInput, PoseEstimator
 from models.systems.actions.steps import ActionSteps
 from models.systems.hmr2.model import HMR2, HMR2Config
 from models.systems.lart.model import LART
@@ -41,12 +41,12 @@ class ColourDetector:
     config = PoseGraphConfig()
 
     def find(self, frames: Tensor, *, long_side: int | None = None) -> list[Poses]:
-        found = ColourEyes().find([View.whole(frame.numpy()) for frame in frames], [6] * len(frames))
+        found = ColourEyes().find([DetectorInput.whole(frame.numpy()) for frame in frames], [6] * len(frames))
         order = [np.argsort(-one.boxes[:, 4]) for one in found]
         return [Poses(one.poses.reshape(-1, 17, 3)[best], one.boxes[best]) for one, best in zip(found, order, strict=True)]
 
 
-class CountedBodies(Bodies):
+class CountedBodies(MeshEstimator):
     """Remembers how many crops each pass had; fails in those of `broken`."""
 
     def __init__(self, regressor: HMR2) -> None:
@@ -69,11 +69,11 @@ def bodies() -> CountedBodies:
     return CountedBodies(regressor)
 
 
-def steps_of(eyes: Perception) -> ActionSteps:
+def steps_of(eyes: PoseEstimator) -> ActionSteps:
     torch.manual_seed(0)
     values = TOKEN_VALUES if isinstance(eyes, ColourEyes) else POSE_VALUES
     lart = LART(dataclasses.replace(SMALL, pose=TrackFeatureDims(values, 32, 32))).eval().requires_grad_(False)
-    return ActionSteps(Pipeline(PipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
+    return ActionSteps(ActionPipeline(ActionPipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_bodies_are_followed_and_labelled_from_their_crops() -> None:
 
 
 @pytest.mark.parametrize("eyes", [ColourEyes, bodies])
-def test_where_steps_end_changes_no_answer(eyes: Callable[[], Perception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_steps_end_changes_no_answer(eyes: Callable[[], PoseEstimator], monkeypatch: pytest.MonkeyPatch) -> None:
     videos = [job(two_people(30)), job(two_people(19, hidden=range(5, 10)))]
     patient = [finish(steps_of(eyes()), video)[0] for video in videos]
     monkeypatch.setattr(detection_loop, "STEP_S", -1.0)

@@ -28,15 +28,15 @@ from models.people.person_clips import clip_frame_indices as frames_of_clip
 from models.people.smpl_file import read_body
 from models.people.track_batch import POSE_VALUES, TrackBatch, normalise_pose, pose_statistics
 from models.systems.actions import detection_loop
-from models.systems.actions.appearance_encoder import Describer, Still, Subjects, Unfinished, describe
-from models.systems.actions.mesh_estimator import Bodies
-from models.systems.actions.person_tracks import Sighting, Track
-from models.systems.actions.pipeline import Pipeline, PipelineConfig
-from models.systems.actions.pose_estimator import Found, Seen
-from models.systems.actions.second_scores import Seconds
-from models.systems.actions.steps import ActionSteps, Watching
+from models.systems.actions.appearance_encoder import AppearanceEncoder, AppearanceQueue, BufferedFrame, PartialClip, encode_appearance
+from models.systems.actions.mesh_estimator import MeshEstimator
+from models.systems.actions.person_tracks import PersonTrack, TrackDetection
+from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
+from models.systems.actions.pose_estimator import Detections, PersonObservations
+from models.systems.actions.second_scores import ScoreAccumulator
+from models.systems.actions.steps import ActionState, ActionSteps
 from models.systems.lart.model import LART
-from models.systems.lart.windows import read_track
+from models.systems.lart.windows import predict_track
 from models.systems.mvit.model import MViT, PoolingBlock
 from models.systems.mvit.roi_pool import BoxPooling
 from opsin.cli.app import app
@@ -73,7 +73,7 @@ class BodyEyes(ColourEyes):
     def values(self) -> Mapping[str, int]:
         return {"pose": POSE_VALUES, "joints": 135}
 
-    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
         return dataclasses.replace(super().seen(found, told), tokens=told_of(found.boxes))
 
 
@@ -102,9 +102,9 @@ def lart() -> LART:
 
 @pytest.fixture
 def steps(lart: LART) -> ActionSteps:
-    describer = Describer(small_mvit(), COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
-    config = PipelineConfig(step=STEP, margin=MARGIN)
-    return ActionSteps(Pipeline(config, BodyEyes(), lart, Clip(frames=8, stride=1, rate=RATE), describer))
+    describer = AppearanceEncoder(small_mvit(), COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    config = ActionPipelineConfig(step=STEP, margin=MARGIN)
+    return ActionSteps(ActionPipeline(config, BodyEyes(), lart, Clip(frames=8, stride=1, rate=RATE), describer))
 
 
 def frames_of(video: bytes) -> NDArray[np.uint8]:
@@ -139,7 +139,7 @@ def scores_of_track(lart: LART, frames: NDArray[np.uint8], first: int, boxes: ND
         joints=told[None, :, None, POSE_VALUES:],
         appearance=looks[None, :, None],
     )
-    scores: Tensor = read_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0]
+    scores: Tensor = predict_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0]
     return scores
 
 
@@ -172,9 +172,9 @@ def test_appearance_matters(steps: ActionSteps) -> None:
     [plain] = finish(steps, job(video))
     other = small_mvit()
     other.patch_embed.proj.weight.mul_(-1)
-    describer = Describer(other, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    describer = AppearanceEncoder(other, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
     model = steps._model
-    pipeline = Pipeline(model.config, BodyEyes(), model.network, Clip(frames=8, stride=1, rate=RATE), describer)
+    pipeline = ActionPipeline(model.config, BodyEyes(), model.network, Clip(frames=8, stride=1, rate=RATE), describer)
     [changed] = finish(ActionSteps(pipeline), job(video))
     assert np.array_equal(plain["boxes"], changed["boxes"])
     assert np.abs(plain["scores"] - changed["scores"]).max() > 1e-3
@@ -222,12 +222,12 @@ def test_memory_between_parts_of_a_clip_is_counted_and_freed(steps: ActionSteps,
     with torch.inference_mode():
         while not kept:
             outcome = steps.step([state], [False])[0]
-            assert isinstance(outcome, InProgress) and isinstance(outcome.state, Watching)
+            assert isinstance(outcome, InProgress) and isinstance(outcome.state, ActionState)
             state = outcome.state
             kept = state.unfinished.nbytes
-    assert isinstance(state, Watching)
+    assert isinstance(state, ActionState)
     assert kept >= 4 * 8 * (1 + 2 * 8 * 9)  # float32, 8 wide, a class token and the patches of 4 frames of 32 by 38 pixels
-    assert state.nbytes - dataclasses.replace(state, unfinished=Unfinished()).nbytes == kept
+    assert state.nbytes - dataclasses.replace(state, unfinished=PartialClip()).nbytes == kept
     begun = weakref.ref(state.unfinished.parts)
     state.source.close()
     del state, outcome
@@ -242,7 +242,7 @@ def test_frames_are_kept_only_as_long_as_clips_need_them(steps: ActionSteps) -> 
     with torch.inference_mode():
         while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
             state = outcome.state
-            assert isinstance(state, Watching)
+            assert isinstance(state, ActionState)
             kept.append(len(state.stills))
             assert state.nbytes - dataclasses.replace(state, stills=()).nbytes == kept[-1] * 32 * 38 * 3
     assert 12 <= max(kept) <= 6 + 6 + 6 + 8
@@ -268,13 +268,15 @@ def test_tracks_bring_their_appearance(steps: ActionSteps) -> None:
         steps.start([tracks | {"token": torch.zeros(30, POSE_VALUES + 135)}], [{}])
 
 
-def sighting(row: int) -> Sighting:
-    return Sighting(1, row, 1, np.zeros(3, np.float32), np.array([row / RATE, 10.0, 10.0, 20.0, 40.0, 0.9]), np.zeros(0))
+def sighting(row: int) -> TrackDetection:
+    return TrackDetection(1, row, 1, np.zeros(3, np.float32), np.array([row / RATE, 10.0, 10.0, 20.0, 40.0, 0.9]), np.zeros(0))
 
 
 def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
     """Clips never leave the track: its last row may still lie ahead."""
-    track = Track.begin(sighting(4), Seconds.empty(RATE, 4, 4), appearance=2).seen([sighting(row) for row in range(4, 13)], 13)
+    track = PersonTrack.begin(sighting(4), ScoreAccumulator.empty(RATE, 4, 4), appearance=2).seen(
+        [sighting(row) for row in range(4, 13)], 13
+    )
     assert track.group(6) is None
     track = track.seen([sighting(13)], 14)
     group = track.group(6)
@@ -291,13 +293,13 @@ def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
 def test_person_hidden_mid_clip_has_feature_of_empty_box(*, aligned: bool) -> None:
     """Zeros with aligned pooling; otherwise no box is smaller than a place of the map, and the feature is that of the corner."""
     model = small_mvit(dataclasses.replace(SMALL_MVIT, boxes=BoxPooling(aligned=aligned)))
-    describer = Describer(model, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    describer = AppearanceEncoder(model, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
     seen = [sighting(row) for row in range(40) if row != 3]
-    track = Track.begin(seen[0], Seconds.empty(RATE, 0, 4), appearance=describer.values).seen(seen, 40)
+    track = PersonTrack.begin(seen[0], ScoreAccumulator.empty(RATE, 0, 4), appearance=describer.values).seen(seen, 40)
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 38, 3), np.uint8)
-    job = Subjects([track], frozenset([1]), [Still(row, frame, (32, 38)) for row, frame in enumerate(frames)], Unfinished())
+    job = AppearanceQueue([track], frozenset([1]), [BufferedFrame(row, frame, (32, 38)) for row, frame in enumerate(frames)], PartialClip())
     with torch.inference_mode():
-        describe(describer, [job], 600.0)
+        encode_appearance(describer, [job], 600.0)
         rows = frames_of_clip(3, 40, frames=SMALL_MVIT.frames, stride=STRIDE)
         pooled = features(model, torch.from_numpy(frames)[rows], [0.0] * 4).numpy()
     assert np.any(pooled) != aligned
@@ -306,17 +308,19 @@ def test_person_hidden_mid_clip_has_feature_of_empty_box(*, aligned: bool) -> No
 
 
 def test_nobody_who_is_not_believed_is_described() -> None:
-    describer = Describer(small_mvit(), COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
-    track = Track.begin(sighting(0), Seconds.empty(RATE, 0, 4), appearance=describer.values).seen([sighting(row) for row in range(40)], 40)
-    stills = [Still(row, np.full((32, 38, 3), row, np.uint8), (120, 160)) for row in range(40)]
-    doubtful, believed = (Subjects([track], frozenset(numbers), stills, Unfinished()) for numbers in ((), (1,)))
+    describer = AppearanceEncoder(small_mvit(), COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    track = PersonTrack.begin(sighting(0), ScoreAccumulator.empty(RATE, 0, 4), appearance=describer.values).seen(
+        [sighting(row) for row in range(40)], 40
+    )
+    stills = [BufferedFrame(row, np.full((32, 38, 3), row, np.uint8), (120, 160)) for row in range(40)]
+    doubtful, believed = (AppearanceQueue([track], frozenset(numbers), stills, PartialClip()) for numbers in ((), (1,)))
     with torch.inference_mode():
-        describe(describer, [doubtful, believed], 600.0)
+        encode_appearance(describer, [doubtful, believed], 600.0)
     assert doubtful.tracks[0].known == 0 and believed.tracks[0].known == 36
     assert [still.row for still in believed.still_needed(describer)] == list(range(30, 40))
-    gone = Subjects([dataclasses.replace(believed.tracks[0], ended=True)], frozenset([1]), stills, Unfinished())
+    gone = AppearanceQueue([dataclasses.replace(believed.tracks[0], ended=True)], frozenset([1]), stills, PartialClip())
     with torch.inference_mode():
-        describe(describer, [gone], 600.0)
+        encode_appearance(describer, [gone], 600.0)
     assert gone.tracks[0].known == 40 and gone.still_needed(describer) == ()
 
 
@@ -326,12 +330,12 @@ def test_nobody_who_is_not_believed_is_described() -> None:
 def test_joints_are_those_of_the_mesh_moved_by_the_camera(tmp_path: Path) -> None:
     """Against the recorded joints of HMR2 with its made-up mesh; the camera's depth is divided by 200 (golden `phalp_to_tracklet`)."""
     recorded = read_case(GOLDEN / "hmr2" / "tiny_forward")
-    eyes = Bodies(None, build(recorded), COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
+    eyes = MeshEstimator(None, build(recorded), COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
     with torch.inference_mode():
         told = eyes.read(recorded.inputs["img"])
     joints, exact = recorded.outputs["keypoints_3d"], recorded.tolerance
     torch.testing.assert_close(torch.from_numpy(told[:, 229:]), joints.flatten(1), atol=exact.atol, rtol=exact.rtol)
-    found = Found(np.array([[20, 30, 40, 60, 0.9], [5, 5, 30, 80, 0.8]], np.float32), np.zeros((2, 51), np.float32), (120, 160))
+    found = Detections(np.array([[20, 30, 40, 60, 0.9], [5, 5, 30, 80, 0.8]], np.float32), np.zeros((2, 51), np.float32), (120, 160))
     seen = eyes.seen(found, told)
     tokens = torch.from_numpy(seen.tokens)
     camera = tokens[:, 226:229]
@@ -344,8 +348,8 @@ def test_joints_are_those_of_the_mesh_moved_by_the_camera(tmp_path: Path) -> Non
 
 def test_nobody_has_no_joints(tmp_path: Path) -> None:
     network = load(write_hmr2(tmp_path)).model
-    eyes = Bodies(None, network, COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
-    empty = Found(np.zeros((0, 5), np.float32), np.zeros((0, 51), np.float32), (120, 160))
+    eyes = MeshEstimator(None, network, COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
+    empty = Detections(np.zeros((0, 5), np.float32), np.zeros((0, 51), np.float32), (120, 160))
     assert eyes.seen(empty, np.zeros((0, 0), np.float32)).tokens.shape == (0, POSE_VALUES + 135)
 
 
@@ -385,7 +389,7 @@ def test_a_mesh_is_named_and_stays_where_it_is(root: Path, tmp_path: Path, name:
     assert (bundle.path / "model.safetensors").stat().st_size < 100
     loaded = load(bundle)
     model = loaded.model
-    assert isinstance(model, Pipeline) and LAYOUT.appearance is not None
+    assert isinstance(model, ActionPipeline) and LAYOUT.appearance is not None
     assert dict(model.values) == {"pose": POSE_VALUES, "joints": 135, "appearance": LAYOUT.appearance.values}
     assert (model.config.step, model.config.margin) == (15, 14)
     assert loaded.steps is not None

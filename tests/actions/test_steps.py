@@ -17,11 +17,11 @@ from models.media.video import ClipLimits, probe
 from models.people.track_batch import TrackBatch
 from models.systems.actions import detection_loop
 from models.systems.actions.job_stats import COUNTS
-from models.systems.actions.person_tracks import Window
-from models.systems.actions.pipeline import Pipeline, PipelineConfig
+from models.systems.actions.person_tracks import TrackWindow
+from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
 from models.systems.actions.steps import ActionSteps
 from models.systems.lart.model import LART
-from models.systems.lart.windows import read_track
+from models.systems.lart.windows import predict_track
 from server.tasks.actions import ActionsPlan
 from server.tasks.registry import TASKS
 from tests.actions.fake_pose_estimator import ColourEyes, cut_clip, two_people
@@ -47,8 +47,8 @@ def lart() -> LART:
 
 @pytest.fixture
 def steps(lart: LART) -> ActionSteps:
-    config = PipelineConfig(step=STEP, margin=MARGIN)
-    return ActionSteps(Pipeline(config, ColourEyes(), lart, Clip(frames=8, stride=1, rate=RATE)))
+    config = ActionPipelineConfig(step=STEP, margin=MARGIN)
+    return ActionSteps(ActionPipeline(config, ColourEyes(), lart, Clip(frames=8, stride=1, rate=RATE)))
 
 
 def job(video: bytes) -> dict[str, torch.Tensor]:
@@ -105,7 +105,7 @@ def test_two_people_have_one_number_each_and_correct_boxes(steps: ActionSteps) -
 
 
 def test_the_windows_of_a_track_say_what_the_whole_track_says(steps: ActionSteps, lart: LART) -> None:
-    """Against `read_track`, which sees a whole track at once, and AVA's mean over the rows around each second's middle."""
+    """Against `predict_track`, which sees a whole track at once, and AVA's mean over the rows around each second's middle."""
     hidden = range(20, 29)
     [told] = finish(steps, job(two_people(100, hidden=hidden)))
     [red] = {int(row[0]) for row in told["boxes"] if row[4] == 24}
@@ -118,7 +118,7 @@ def test_the_windows_of_a_track_say_what_the_whole_track_says(steps: ActionSteps
     tokens = ColourEyes().tokens(boxes, pose, (120, 160)) * detected[:, None]
     assert detected.sum() == 100 - len(hidden)
     track = TrackBatch(torch.from_numpy(tokens)[None, :, None], torch.from_numpy(detected)[None, :, None, None])
-    scores = read_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0].numpy()
+    scores = predict_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0].numpy()
     seconds = told["seconds"][told["seconds"][:, 0] == red]
     assert len(seconds) == 7
     for second, said in zip(seconds, told["scores"][told["seconds"][:, 0] == red], strict=True):
@@ -171,15 +171,15 @@ def test_step_that_fails_after_its_frames_does_not_repeat_them(steps: ActionStep
     """LART has no memory left for a window, and the step is taken again."""
     video = job(two_people(40))
     [expected] = finish(steps, video)
-    read, failures = Pipeline.read, list[str]()
+    read, failures = ActionPipeline.read, list[str]()
 
-    def fails_once(model: Pipeline, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+    def fails_once(model: ActionPipeline, windows: Sequence[TrackWindow]) -> list[NDArray[np.float32]]:
         if not failures:
             failures.append("memory")
             raise torch.OutOfMemoryError("out of memory")
         return read(model, windows)
 
-    monkeypatch.setattr(Pipeline, "read", fails_once)
+    monkeypatch.setattr(ActionPipeline, "read", fails_once)
     told = finish_again(steps, video)
     assert failures
     same(expected, told)
@@ -187,7 +187,7 @@ def test_step_that_fails_after_its_frames_does_not_repeat_them(steps: ActionStep
 
 def test_only_what_lies_between_start_and_end_is_looked_at(lart: LART) -> None:
     eyes = ColourEyes()
-    steps = ActionSteps(Pipeline(PipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
+    steps = ActionSteps(ActionPipeline(ActionPipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
     [told] = finish(steps, job(two_people(90)), start_s=2.0, end_s=4.0)
     assert eyes.frames == 30
     assert sorted({*told["boxes"][:, 1].tolist()}) == pytest.approx([row / RATE for row in range(30, 60)], abs=2e-3)
@@ -248,13 +248,13 @@ def crowd(people: int, times: list[float]) -> dict[str, torch.Tensor]:
 
 def test_a_crowd_takes_more_steps_rather_than_longer_ones(steps: ActionSteps, lart: LART, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others wait for one step, whoever sends tracks of many people; the answer is that of one long step."""
-    read, seen = Pipeline.read, list[int]()
+    read, seen = ActionPipeline.read, list[int]()
 
-    def counted(model: Pipeline, windows: Any) -> Any:
+    def counted(model: ActionPipeline, windows: Any) -> Any:
         seen.append(len(windows))
         return read(model, windows)
 
-    monkeypatch.setattr(Pipeline, "read", counted)
+    monkeypatch.setattr(ActionPipeline, "read", counted)
     [patient] = finish(steps, crowd(40, [0.0, 0.5]))
     assert seen == [16, 16, 8]
     monkeypatch.setattr("models.systems.actions.steps.WINDOWS_AT_ONCE", 1000)

@@ -14,7 +14,7 @@ from models.checkpoints import import_checkpoint
 from models.flops import RandomInputMaker, prepare_forward
 from models.merge_schedule import MergeSchedule
 from models.registry import ForwardCall, InputMaker, architectures, read_config
-from models.systems.diffmae.dummy_inputs import HalfMasked
+from models.systems.diffmae.dummy_inputs import DummyMaskedBatch
 from models.systems.mcc.dummy_inputs import random_scene_inputs
 from tests.golden.case import GOLDEN
 from tests.golden.checks import RECORDED
@@ -99,7 +99,7 @@ def crops(model: Any, make: InputMaker) -> ForwardCall:
 
 
 def holes(model: Any, make: InputMaker) -> ForwardCall:
-    given = HalfMasked.of(model.config, make)
+    given = DummyMaskedBatch.of(model.config, make)
     return lambda: model.encode(given.pixels, given.split, merge=SCHEDULE)
 
 

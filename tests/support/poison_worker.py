@@ -22,7 +22,7 @@ from models import registry
 from models.layers.stepwise import InProgress, JobState, StepCompletion, StepwiseModel, Tensors
 from models.registry import Architecture, BundleDefaults, System
 from models.systems.null.model import NullConfig
-from models.systems.null.steps import Toy
+from models.systems.null.steps import NullSteps
 from server.settings import load
 from server.worker.main import run_worker
 
@@ -59,7 +59,7 @@ def classify(model: nn.Module, arrays: dict[str, Tensor], _options: object, _pre
     return {"logits": logits, "tokens": torch.ones(len(logits), 2, dtype=torch.int32)}
 
 
-class FragileSteps(Toy):
+class FragileSteps(NullSteps):
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         poisonous = [tuple(job["pixels"][0, 0].tolist()) == POISON for job in arrays]
         return [Marked(state, bad) for state, bad in zip(super().start(arrays, options), poisonous, strict=True)]

@@ -21,7 +21,7 @@ import torch
 from models.media import video
 from models.media.video import MAX_FRAMES_AHEAD, PROGRAM, ClipLimits, FrameNotReady, Frames, SampledFrame, VideoError, probe
 from models.processes.confined_process import MAX_SILENCE_S
-from models.systems.clips.frame_reader import ViewFrames
+from models.systems.clips.frame_reader import ViewFrameReader
 from tests.support.processes import children, copies
 from tests.support.videos import clip, every, number_of, sound_alone, with_hours
 from tests.support.waiting import eventually
@@ -294,7 +294,7 @@ def test_after_a_crash_memory_lies_elsewhere() -> None:
 
 def test_a_video_whose_decoder_others_ended_is_read_again_once() -> None:
     film = np.frombuffer(clip(every(40, 20.0), size=(480, 640)), np.uint8)
-    frames = ViewFrames(film, [[0, 5], [10, 39]], 20.0, LIMITS, lambda pixels: torch.tensor(pixels.shape), 24)
+    frames = ViewFrameReader(film, [[0, 5], [10, 39]], 20.0, LIMITS, lambda pixels: torch.tensor(pixels.shape), 24)
     [reading] = copies(PROGRAM)
     reading.kill()
     with suppress(FrameNotReady):

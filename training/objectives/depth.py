@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.systems.depth.model import LiteDepth, alone
+from models.systems.depth.model import LiteDepth, fill_background
 from training import random_draws
 from training.objectives.checks import require_model, require_tensor
 from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
@@ -58,7 +58,7 @@ class DepthObjective(nn.Module):
             pixels = self.relight(self.shade(pixels, batch["draw"]), batch["draw"])
             if self.model.config.background == "mean":
                 share = F.interpolate(valid.unsqueeze(1).to(pixels), size=pixels.shape[2:], mode="bilinear", align_corners=False)
-                pixels = alone(pixels, share.squeeze(1))
+                pixels = fill_background(pixels, share.squeeze(1))
         predicted = F.interpolate(self.model(pixels).float().unsqueeze(1), size=depth.shape[1:], mode="area").squeeze(1)
         errors = align(predicted, depth, valid) - spread_to_one(depth, valid)  # (B, n, n), 0 where nothing is known
         each = (errors.abs() * valid).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)

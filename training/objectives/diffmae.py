@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from models.layers.masking import gather_tokens
 from models.layers.patches import to_pixels
-from models.systems.diffmae.masks import Split
-from models.systems.diffmae.model import Denoising, DiffMAE, Target
+from models.systems.diffmae.masks import PatchSplit
+from models.systems.diffmae.model import DiffMAE, DiffMAEOutput, PredictionTarget
 from models.systems.vit.model import ViT
 from training import random_draws
 from training.collectives import term_of_mean
@@ -56,13 +56,13 @@ class DiffMAESettings(ObjectiveSettings):
 class DiffMAEDraw:
     """Random choices for a batch."""
 
-    split: Split
+    split: PatchSplit
     t: Tensor
     """(B,)."""
     noise: Tensor
     """(B, M, P), normal."""
 
-    def part(self, rows: Tensor, split: Split) -> DiffMAEDraw:
+    def part(self, rows: Tensor, split: PatchSplit) -> DiffMAEDraw:
         """Select samples, with less padding."""
         noise = self.noise[rows, : split.masked.shape[1]]
         return DiffMAEDraw(split, self.t[rows], noise)
@@ -112,7 +112,7 @@ class DiffMAEObjective(nn.Module):
         for rows, split in masks.partition_by_size(drawn.split, self.settings.parts):
             features = None if clip_target is None else clip_target[rows]
             part = drawn.part(rows, split)
-            answer: Denoising = self.model(pixels[rows], split, part.t, part.noise, features)
+            answer: DiffMAEOutput = self.model(pixels[rows], split, part.t, part.noise, features)
             pixel_means.append(answer.loss_pixel)
             clip_means += [] if answer.loss_clip is None else [answer.loss_clip]
             counts.append(masks.lengths(split.masked, split.masked_size).sum().float())
@@ -129,7 +129,7 @@ class DiffMAEObjective(nn.Module):
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Images that the encoder saw, and with the masked patches as predicted in one step from pure noise; of models that fill holes."""
         config, preprocess, draw = self.model.config, self._context.preprocess, batch["draw"]
-        if preprocess is None or self.input != "pixels" or config.normalise_patches or config.target is not Target.X0:
+        if preprocess is None or self.input != "pixels" or config.normalise_patches or config.target is not PredictionTarget.X0:
             return {}
         drawn, pixels = self.draw_inputs(draw), batch["pixels"]
         split = drawn.split

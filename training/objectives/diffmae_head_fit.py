@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.systems.diffmae.model import Target
+from models.systems.diffmae.model import PredictionTarget
 from training.objectives.checks import require_tensor
 from training.objectives.diffmae import DiffMAEObjective
 from training.objectives.protocols import Batch
@@ -35,7 +35,7 @@ def fit_diffmae_head(objective: DiffMAEObjective, batches: Iterable[Batch]) -> N
             real = torch.ones_like(split.masked, dtype=torch.bool) if split.masked_size is None else split.masked_size.squeeze(-1) > 0
             features = F.pad(seen.pop()[real].double(), (0, 1), value=1.0)  # (patches, C + 1)
             products += features.T @ features
-            moments += features.T @ (x0 if model.config.target is Target.X0 else drawn.noise)[real].double()
+            moments += features.T @ (x0 if model.config.target is PredictionTarget.X0 else drawn.noise)[real].double()
     finally:
         hook.remove()
     weights = torch.linalg.solve(products, moments).float()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.people.track_batch import TokenMask, TrackBatch
-from models.systems.lart.model import LART, Recognised
+from models.systems.lart.model import LART, LARTOutput
 from training import collectives, optim_lart, random_draws
 from training.collectives import term_of_mean
 from training.objectives.checks import require_model, require_tensor
@@ -96,7 +96,7 @@ class LARTObjective(nn.Module):
         """Return the losses. `targets` are tensors of the batch."""
         settings = self.settings
         with _attention(tracks):
-            answer: Recognised = self.model(tracks, hidden)
+            answer: LARTOutput = self.model(tracks, hidden)
         reading, has_gt = answer.reading, require_tensor(targets, "labelled")
         actions = action_loss(reading.actions, require_tensor(targets, "actions"), tracks.detected, has_gt, settings.ground_truth)
         parts = {"loss_actions": term_of_mean(actions, settings.ground_truth.chosen(tracks.detected, has_gt).sum())}

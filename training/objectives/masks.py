@@ -12,7 +12,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from models.systems.diffmae.masks import Split, centre_mask
+from models.systems.diffmae.masks import PatchSplit, centre_mask
 from training import random_draws
 
 Grid = tuple[int, int, int]
@@ -39,15 +39,15 @@ class Strategy(StrEnum):
     """One to three bent strokes of a brush."""
 
 
-def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: float) -> Split:
+def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: float) -> PatchSplit:
     """Draw a strategy for each sample with odds `shares`, and its mask. Random masks remove the fraction `ratio` of the patches."""
     noise = random_draws.uniform(draw, (math.prod(grid),), "mask")
     if set(shares) == {Strategy.RANDOM}:
-        return Split.by_noise(noise, ratio)  # every sample has as many: nothing is padded
+        return PatchSplit.by_noise(noise, ratio)  # every sample has as many: nothing is padded
     mask = torch.zeros(len(draw), *grid, dtype=torch.bool, device=draw.device)
     for strategy, rows in _chosen(draw, shares):
         mask[rows] = _random(noise[rows], grid, ratio) if strategy is Strategy.RANDOM else _shape(strategy, draw[rows], grid)
-    return Split.by_mask(mask)
+    return PatchSplit.by_mask(mask)
 
 
 def _chosen(draw: Tensor, shares: Mapping[Strategy, float]) -> Iterator[tuple[Strategy, Tensor]]:
@@ -58,7 +58,7 @@ def _chosen(draw: Tensor, shares: Mapping[Strategy, float]) -> Iterator[tuple[St
         yield strategy, chosen == number
 
 
-def partition_by_size(split: Split, count: int) -> list[tuple[Tensor, Split]]:
+def partition_by_size(split: PatchSplit, count: int) -> list[tuple[Tensor, PatchSplit]]:
     """Sort samples by their number of masked patches into parts of less padding: indices (b,) and splits.
 
     The number of parts depends only on the batch size: processes that share weights must call the network equally often.
@@ -70,7 +70,7 @@ def partition_by_size(split: Split, count: int) -> list[tuple[Tensor, Split]]:
     for rows in masked.argsort(stable=True).tensor_split(min(count, len(masked))):
         m, v = int(masked[rows].max()), int(visible[rows].max())
         sizes = (None if size is None else size[rows, :length] for size, length in ((split.visible_size, v), (split.masked_size, m)))
-        parts.append((rows, Split(split.visible[rows, :v], split.masked[rows, :m], *sizes)))
+        parts.append((rows, PatchSplit(split.visible[rows, :v], split.masked[rows, :m], *sizes)))
     return parts
 
 

@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 
 from models.bundle_schema import Clip, Preprocess
 from models.people.person_clips import clip_frame_indices, crop_and_resize, normalise_clip, resize_box
-from models.systems.actions.person_tracks import Track
+from models.systems.actions.person_tracks import PersonTrack
 from models.systems.mvit.model import MViT, PoolingBlock
 
-Parts = Iterator[int | NDArray[np.float32]]
+EncodingSteps = Iterator[int | NDArray[np.float32]]
 """Bytes that are kept until the next part, after each one; at the end the feature."""
-DESCRIBE_S = 1.0
+APPEARANCE_BUDGET_S = 1.0
 """Seconds of a step in which people are described; the part that is being computed then is ended."""
 
 
 @dataclass(frozen=True)
-class Still:
+class BufferedFrame:
     """A frame as the video network sees it, which stands for the rows from `row` on."""
 
     row: int
@@ -42,7 +42,7 @@ class Still:
     """Height and width of the video's frames."""
 
 
-class Describer:
+class AppearanceEncoder:
     def __init__(self, model: MViT, preprocess: Preprocess, clip: Clip) -> None:
         """Raises ValueError for a network that cannot describe people."""
         if model.config.boxes is None:
@@ -81,7 +81,7 @@ class Describer:
         shrunk: NDArray[np.uint8] = crop_and_resize(torch.from_numpy(frame)[None], self._preprocess.short_side)[0].contiguous().numpy()
         return shrunk
 
-    def describe(self, stills: Sequence[Still], track: Track, middle: int) -> Parts:
+    def describe(self, stills: Sequence[BufferedFrame], track: PersonTrack, middle: int) -> EncodingSteps:
         """The feature (A,) of the clip around a row of a track, after the bytes that are kept between each two parts. stills: by row, those
         of the clip at least."""
         box = track.box_at(middle)
@@ -109,17 +109,17 @@ class Describer:
 
 
 @dataclass
-class Unfinished:
+class PartialClip:
     """The clip of a job that the network was looking at when a step ended."""
 
     person: int = 0
     first: int = -1
     """First row of its group."""
-    parts: Parts = field(default_factory=lambda: iter(()))
+    parts: EncodingSteps = field(default_factory=lambda: iter(()))
     nbytes: int = 0
     """Memory on the device that is kept for its next part, in bytes."""
 
-    def begin(self, person: int, first: int, parts: Parts) -> None:
+    def begin(self, person: int, first: int, parts: EncodingSteps) -> None:
         self.person, self.first, self.parts, self.nbytes = person, first, parts, 0
 
     def end(self) -> None:
@@ -127,18 +127,18 @@ class Unfinished:
 
 
 @dataclass
-class Subjects:
+class AppearanceQueue:
     """The people of a job, who are described one clip after the other."""
 
-    tracks: list[Track]
+    tracks: list[PersonTrack]
     confirmed: frozenset[int]
     """Numbers of those who are believed; of the others nothing is told."""
-    stills: Sequence[Still]
-    unfinished: Unfinished
+    stills: Sequence[BufferedFrame]
+    unfinished: PartialClip
     seconds: float = 0.0
     """Time that it took."""
 
-    def next(self, describer: Describer) -> int | None:
+    def next(self, describer: AppearanceEncoder) -> int | None:
         """Index of the track whose next group can be described and lies earliest. None: there is none."""
         waiting = [
             (track.described, place)
@@ -147,7 +147,7 @@ class Subjects:
         ]
         return min(waiting)[1] if waiting else None
 
-    def still_needed(self, describer: Describer) -> tuple[Still, ...]:
+    def still_needed(self, describer: AppearanceEncoder) -> tuple[BufferedFrame, ...]:
         """Frames of clips that are still to come, of all tracks that are not described to their end."""
         begins = [
             max(track.first, track.described - describer.before)
@@ -159,7 +159,7 @@ class Subjects:
         first = max(0, bisect_right([still.row for still in self.stills], min(begins)) - 1)
         return tuple(self.stills[first:])
 
-    def advance(self, describer: Describer, place: int) -> bool:
+    def advance(self, describer: AppearanceEncoder, place: int) -> bool:
         """Compute the next part of a track's clip. Returns whether it was the last."""
         track, began = self.tracks[place], time.monotonic()
         group = track.group(describer.behind)
@@ -181,7 +181,7 @@ class Subjects:
         return True
 
 
-def describe(describer: Describer, jobs: Sequence[Subjects], seconds: float) -> None:
+def encode_appearance(describer: AppearanceEncoder, jobs: Sequence[AppearanceQueue], seconds: float) -> None:
     """Describe people of all jobs, a clip of each in turn, until all that can be are described or the time is over. Those come first of
     whom a clip is unfinished."""
     until = time.monotonic() + seconds

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from models.media.video import SampledFrame
-from models.systems.actions.appearance_encoder import Describer
+from models.systems.actions.appearance_encoder import AppearanceEncoder
 from models.systems.actions.detection_scale import Detail
-from models.systems.actions.job_stats import Account
-from models.systems.actions.looking import Glance, Look, Looking
-from models.systems.actions.pose_estimator import Perception, View
+from models.systems.actions.job_stats import JobStats
+from models.systems.actions.looking import FrameResult, PendingFrame, WindowProgress
+from models.systems.actions.pose_estimator import DetectorInput, PoseEstimator
 from models.systems.actions.sources import VideoSource
 
 STEP_S = 2.0
@@ -36,22 +36,22 @@ CROPS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Watched:
+class WindowJob:
     """A window of a video, of which at most so many people in a frame are wanted."""
 
     source: VideoSource
     window: int
     people: int
     detail: Detail
-    account: Account
+    account: JobStats
 
     @property
-    def looking(self) -> Looking:
+    def looking(self) -> WindowProgress:
         return self.source.looking(self.window)
 
 
-class Lookout:
-    def __init__(self, eyes: Perception, describer: Describer | None = None) -> None:
+class DetectionLoop:
+    def __init__(self, eyes: PoseEstimator, describer: AppearanceEncoder | None = None) -> None:
         """describer: who is to see the frames, too."""
         self._eyes = eyes
         self._describer = describer
@@ -59,7 +59,7 @@ class Lookout:
         """Number of crops in a pass, chosen by how long the last one took."""
         self._turn = 0
 
-    def look(self, jobs: Sequence[Watched]) -> list[Account]:
+    def look(self, jobs: Sequence[WindowJob]) -> list[JobStats]:
         """Look at what is left of each window; what was seen lies in `looking`. Raises UnusableInput."""
         accounts = [job.account for job in jobs]
         until = time.monotonic() + STEP_S
@@ -74,7 +74,7 @@ class Lookout:
                 break
         return accounts
 
-    def _waiting(self, jobs: Sequence[Watched]) -> list[tuple[Glance, torch.Tensor]]:
+    def _waiting(self, jobs: Sequence[WindowJob]) -> list[tuple[PendingFrame, torch.Tensor]]:
         """Crops of a pass, one of each job in turn; another job begins every time."""
         self._turn += 1
         first = self._turn % len(jobs)
@@ -82,7 +82,7 @@ class Lookout:
         return list(islice((crop for one in rounds for crop in one if crop is not None), self._crops))
 
     def _read(
-        self, crops: Sequence[tuple[Glance, torch.Tensor]], jobs: Sequence[Watched], places: Sequence[int], accounts: list[Account]
+        self, crops: Sequence[tuple[PendingFrame, torch.Tensor]], jobs: Sequence[WindowJob], places: Sequence[int], accounts: list[JobStats]
     ) -> None:
         began = time.monotonic()
         told = self._eyes.read(torch.stack([crop for _, crop in crops]))
@@ -95,7 +95,7 @@ class Lookout:
             accounts[place] = accounts[place].plus(pose=seconds * mine / len(crops))
             self._finish(job.looking)
 
-    def _find(self, jobs: Sequence[Watched], places: Sequence[int], accounts: list[Account]) -> None:
+    def _find(self, jobs: Sequence[WindowJob], places: Sequence[int], accounts: list[JobStats]) -> None:
         """People in the next frames of each job, as far as these are there in time; a frame's pixels are forgotten then."""
         until = time.monotonic() + WAIT_S
         for place, job in zip(places, jobs, strict=True):
@@ -105,12 +105,12 @@ class Lookout:
                 looking.frames, looking.all_taken = job.source.take(job.window, FRAMES_AT_ONCE, until)
             accounts[place] = accounts[place].plus(decode=time.monotonic() - began)
         began = time.monotonic()
-        views = [View(frame.pixels, *frame.size, job.detail) for job in jobs for frame in job.looking.frames]
+        views = [DetectorInput(frame.pixels, *frame.size, job.detail) for job in jobs for frame in job.looking.frames]
         most = [job.people for job in jobs for _ in job.looking.frames]
         found = iter(self._eyes.find(views, most)) if views else iter(())
         for job in jobs:
             looking = job.looking
-            looking.glances += [Glance.of(frame, next(found), self._shrunk(frame)) for frame in looking.frames]
+            looking.glances += [PendingFrame.of(frame, next(found), self._shrunk(frame)) for frame in looking.frames]
         seconds = time.monotonic() - began
         for place, job in zip(places, jobs, strict=True):
             count = len(job.looking.frames)
@@ -118,12 +118,12 @@ class Lookout:
             job.looking.frames = []
             self._finish(job.looking)
 
-    def _finish(self, looking: Looking) -> None:
+    def _finish(self, looking: WindowProgress) -> None:
         """Frames that are done; those behind one that is not wait for it."""
         while looking.glances and looking.glances[0].waiting is None:
             glance = looking.glances.pop(0)
             seen = self._eyes.seen(glance.found, glance.values)
-            look = Look(glance.time, glance.row, glance.rows, seen, glance.cut, glance.found.size, glance.shrunk)
+            look = FrameResult(glance.time, glance.row, glance.rows, seen, glance.cut, glance.found.size, glance.shrunk)
             looking.looks.append(look)
 
     def _shrunk(self, frame: SampledFrame) -> NDArray[np.uint8] | None:

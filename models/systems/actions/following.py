@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.people.track_batch import POSE_VALUES
-from models.systems.actions.pose_estimator import Seen
+from models.systems.actions.pose_estimator import PersonObservations
 from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig, TrackState
 
 NOTHING = np.zeros(1)
 """Appearance of people of whom none is known."""
 
 
-class Tracked:
+class PhalpIdentityTracker:
     """By location vectors, and by poses where the tracker compares them. Every track ends at a cut: where somebody was says nothing about
     where they are in another shot, and people of one posture are many."""
 
@@ -24,7 +24,7 @@ class Tracked:
         """The highest number before the last cut."""
         self._highest = 0
 
-    def update(self, seen: Seen, row: int, *, cut: bool = False) -> Sequence[int]:
+    def update(self, seen: PersonObservations, row: int, *, cut: bool = False) -> Sequence[int]:
         if cut:
             self._earlier, self._tracker = self._highest, Tracker(self._tracker.config)
         poses = (

@@ -10,12 +10,12 @@ import numpy as np
 from models.layers.stepwise import InvalidInput, Tensors
 from models.media.video import ClipInfo, ClipLimits
 from models.systems.actions.detection_scale import Detail
-from models.systems.actions.person_tracks import Sighting
-from models.systems.actions.pipeline import Pipeline
+from models.systems.actions.person_tracks import TrackDetection
+from models.systems.actions.pipeline import ActionPipeline
 from models.systems.actions.sources import TrackSource, VideoSource
 
 
-def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoSource | TrackSource:
+def make_source(job: Tensors, asked: Mapping[str, Any], model: ActionPipeline) -> VideoSource | TrackSource:
     """`video` uint8 (bytes,), or tracks: `person` int32 (K,), `time` float64 (K,), `box` float32 (K, 5), and `pose` float32 (K, 51) or
     `token` float32 (K, D), of which the other one is empty. `info` float64 (5,): width, height, frames a second, frames, seconds.
 
@@ -37,11 +37,11 @@ def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoS
     return TrackSource(found, model.rows("fast"), int(rows[wanted].min()) if wanted.any() else 0)
 
 
-def detail_of(asked: Mapping[str, Any], model: Pipeline) -> Detail:
+def detail_of(asked: Mapping[str, Any], model: ActionPipeline) -> Detail:
     return cast(Detail, asked.get("detail") or model.config.detail)
 
 
-def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipeline) -> np.ndarray:
+def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: ActionPipeline) -> np.ndarray:
     """(K, D)."""
     values = sum(model.values.values())
     if not len(arrays["person"]):
@@ -58,10 +58,10 @@ def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipe
     raise InvalidInput(f"tracks: no poses: send them beside the boxes, or an .npz with `token`, {values} values for each sighting")
 
 
-def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.ndarray, longest: int) -> list[Sighting]:
+def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.ndarray, longest: int) -> list[TrackDetection]:
     """One for each row of a person: of several that fall on one, the last. A sighting stands until the next one, if that is usual, for
     `longest` rows at most."""
-    found: list[Sighting] = []
+    found: list[TrackDetection] = []
     for person in np.unique(arrays["person"][wanted]):
         mine = np.flatnonzero(wanted & (arrays["person"] == person))
         mine = mine[np.argsort(arrays["time"][mine], kind="stable")]
@@ -72,7 +72,7 @@ def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.nd
             time = arrays["time"][i : i + 1]
             pose = arrays["pose"][i]
             found.append(
-                Sighting(
+                TrackDetection(
                     person=int(person),
                     row=int(rows[i]),
                     rows=int(gap) if gap <= min(usual + 1, longest) else 1,

@@ -12,7 +12,7 @@ COUNTS = ("people", "tracks", "windows", "frames", "decoded", "seconds")
 
 
 @dataclass(frozen=True)
-class Account:
+class JobStats:
     """Costs of a job. A stage that jobs share adds its share to each."""
 
     decode: float = 0.0
@@ -28,7 +28,7 @@ class Account:
     frames: int = 0
     """In which people were looked for."""
 
-    def plus(self, **more: float) -> Account:
+    def plus(self, **more: float) -> JobStats:
         return replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
 
     @property

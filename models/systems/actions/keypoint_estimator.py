@@ -11,13 +11,13 @@ from torch import Tensor
 
 from models.people.keypoints import KEYPOINT_COUNT, TOKEN_VALUES, Poses, encode_tokens
 from models.systems.actions.detection_scale import Detail, long_side
-from models.systems.actions.following import Tracked
-from models.systems.actions.pose_estimator import Following, Found, Seen, View
+from models.systems.actions.following import PhalpIdentityTracker
+from models.systems.actions.pose_estimator import Detections, DetectorInput, IdentityTracker, PersonObservations
 from models.systems.onnx.pose_detector import PoseGraph
 from models.systems.phalp.keypoint_tracker import location_config, location_vectors
 
 
-class Keypoints:
+class KeypointEstimator:
     def __init__(self, model: PoseGraph) -> None:
         self._model = model
 
@@ -28,28 +28,28 @@ class Keypoints:
     def long_side(self, detail: Detail) -> int:
         return long_side(detail, self._model.config.long_side, self._model.config.multiple)
 
-    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
+    def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
         """One frame at a time, as the graph takes them."""
         return [self._found(view) for view in views]
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
         raise NotImplementedError("nobody is looked at twice")
 
-    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
         people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINT_COUNT, 3), found.boxes), found.size
-        return Seen(found.boxes, found.poses, encode_tokens(people, width, height), location_vectors(people, width, height))
+        return PersonObservations(found.boxes, found.poses, encode_tokens(people, width, height), location_vectors(people, width, height))
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         height, width = size
         return encode_tokens(Poses(poses.reshape(-1, KEYPOINT_COUNT, 3), boxes), width, height)
 
-    def follow(self, rate: float) -> Following:
-        return Tracked(location_config(rate))
+    def follow(self, rate: float) -> IdentityTracker:
+        return PhalpIdentityTracker(location_config(rate))
 
-    def _found(self, view: View) -> Found:
+    def _found(self, view: DetectorInput) -> Detections:
         """In pixels of the video's frames."""
         people = self._model.find(torch.from_numpy(view.pixels)[None], long_side=self.long_side(view.detail))[0]
         factor = max(view.height, view.width) / max(view.pixels.shape[:2])
         boxes = (people.boxes * (*4 * (factor,), 1.0)).astype(np.float32)
         keypoints = (people.keypoints * (factor, factor, 1.0)).astype(np.float32)
-        return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINT_COUNT), (view.height, view.width))
+        return Detections(boxes, keypoints.reshape(-1, 3 * KEYPOINT_COUNT), (view.height, view.width))

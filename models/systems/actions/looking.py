@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.media.video import SampledFrame
-from models.systems.actions.pose_estimator import Found, Seen
+from models.systems.actions.pose_estimator import Detections, PersonObservations
 
 
 @dataclass(frozen=True)
-class Look:
+class FrameResult:
     """A frame and who was seen in it; its own pixels are gone."""
 
     time: float
     row: int
     rows: int
-    seen: Seen
+    seen: PersonObservations
     cut: bool
     """The video was cut just before it."""
     size: tuple[int, int]
@@ -30,19 +30,19 @@ class Look:
 
 
 @dataclass
-class Glance:
+class PendingFrame:
     """A frame whose people were found; `told` grows by a row for each crop that is looked at."""
 
     time: float
     row: int
     rows: int
     cut: bool
-    found: Found
+    found: Detections
     shrunk: NDArray[np.uint8] | None = None
     told: list[NDArray[np.float32]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, frame: SampledFrame, found: Found, shrunk: NDArray[np.uint8] | None) -> Glance:
+    def of(cls, frame: SampledFrame, found: Detections, shrunk: NDArray[np.uint8] | None) -> PendingFrame:
         return cls(frame.time, frame.row, frame.rows, frame.cut, found, shrunk)
 
     @property
@@ -58,13 +58,13 @@ class Glance:
 
 
 @dataclass
-class Looking:
+class WindowProgress:
     window: int
     frames: list[SampledFrame] = field(default_factory=list)
     """Taken from the video, and nobody has been looked for in them."""
-    glances: list[Glance] = field(default_factory=list)
+    glances: list[PendingFrame] = field(default_factory=list)
     """By time; all of them still have crops that wait."""
-    looks: list[Look] = field(default_factory=list)
+    looks: list[FrameResult] = field(default_factory=list)
     """Done, by time."""
     all_taken: bool = False
     """The video has no more frames of this window."""
@@ -85,7 +85,7 @@ class Looking:
         shrunk = [*(glance.shrunk for glance in self.glances), *(look.shrunk for look in self.looks)]
         return sum(kept) + sum(pixels.nbytes for pixels in shrunk if pixels is not None)
 
-    def crops(self) -> Iterator[tuple[Glance, Tensor]]:
+    def crops(self) -> Iterator[tuple[PendingFrame, Tensor]]:
         """Crops that wait, (3, S, S), and whose frame they are of."""
         for glance in self.glances:
             if (waiting := glance.waiting) is not None:

@@ -21,8 +21,8 @@ from models.people.smpl import SMPLBody, SMPLOutput, SMPLParameters
 from models.people.track_batch import POSE_VALUES
 from models.people.tracklets import DEPTH_UNIT, JOINT_COUNT
 from models.systems.actions.detection_scale import Detail, long_side
-from models.systems.actions.following import Tracked
-from models.systems.actions.pose_estimator import Following, Found, Seen, View
+from models.systems.actions.following import PhalpIdentityTracker
+from models.systems.actions.pose_estimator import Detections, DetectorInput, IdentityTracker, PersonObservations
 from models.systems.hmr2.model import HMR2
 from models.systems.onnx.pose_detector import PoseGraph
 from models.systems.phalp.tracker import TrackerConfig
@@ -35,7 +35,7 @@ POINTS = 45
 """Points of a location vector; all are where the camera projects to, the only one that is compared."""
 
 
-class Bodies:
+class MeshEstimator:
     def __init__(self, detector: PoseGraph, regressor: HMR2, preprocess: Preprocess, body: SMPLBody | None = None) -> None:
         """body: the user's mesh on the regressor's device; None: no joints are told."""
         self._detector = detector
@@ -51,7 +51,7 @@ class Bodies:
         """Crops are taken from whole frames."""
         return
 
-    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
+    def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
         return [self._found(view, count) for view, count in zip(views, most, strict=True)]
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
@@ -61,7 +61,7 @@ class Bodies:
         told: NDArray[np.float32] = torch.cat([person.pose, person.camera, self._joints(person)], dim=1).float().cpu().numpy()
         return told
 
-    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
         (height, width), widths = found.size, (BODY, CAMERA, 0 if self._body is None else 3 * (JOINT_COUNT - 1))
         pose, camera, joints = torch.from_numpy(told.reshape(-1, sum(widths))).split(widths, dim=1)  # type: ignore[no-untyped-call]
         square = SquareFrame(width, height)
@@ -71,22 +71,22 @@ class Bodies:
         before = torch.cat([place[:, :2], place[:, 2:].clamp(min=NEAREST)], dim=1)
         locations = torch.cat([point.repeat(1, POINTS), before.repeat(1, 3)], dim=1).double()
         token = [pose, scaled] if self._body is None else [pose, scaled, joints_3d(joints, scaled)]
-        return Seen(found.boxes, found.poses, torch.cat(token, dim=1).numpy(), locations.numpy())
+        return PersonObservations(found.boxes, found.poses, torch.cat(token, dim=1).numpy(), locations.numpy())
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> None:
         """Keypoints do not tell a body's rotations."""
         return
 
-    def follow(self, rate: float) -> Following:
-        return Tracked(TrackerConfig(predict_pose=False, compare_appearance=False))
+    def follow(self, rate: float) -> IdentityTracker:
+        return PhalpIdentityTracker(TrackerConfig(predict_pose=False, compare_appearance=False))
 
-    def _found(self, view: View, most: int) -> Found:
+    def _found(self, view: DetectorInput, most: int) -> Detections:
         config = self._detector.config
         side = long_side(view.detail, config.long_side, config.multiple)
         people = self._detector.find(torch.from_numpy(view.pixels)[None], long_side=side)[0]  # best first
         boxes, keypoints = people.boxes[:most].astype(np.float32), people.keypoints[:most].astype(np.float32)
         crops = self._crops(view.pixels, boxes)
-        return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINT_COUNT), (view.height, view.width), crops)
+        return Detections(boxes, keypoints.reshape(-1, 3 * KEYPOINT_COUNT), (view.height, view.width), crops)
 
     def _joints(self, person: SMPLParameters) -> Tensor:
         """(M, 132), the body's 44 joints; (M, 0) without a body."""

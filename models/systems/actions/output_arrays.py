@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.systems.actions.person_tracks import Track
+from models.systems.actions.person_tracks import PersonTrack
 
 POSE_ROW = 53
 
 
-def answer(tracks: Sequence[Track], rate: float, actions: int, since: float = 0.0) -> dict[str, Tensor]:
+def track_arrays(tracks: Sequence[PersonTrack], rate: float, actions: int, since: float = 0.0) -> dict[str, Tensor]:
     """These arrays, people by first appearance. actions: number of labels. since: seconds; what was seen and done before is left out."""
     earliest = since - 0.5 / rate
     boxes, poses, seconds, scores = [np.zeros((0, 7))], [np.zeros((0, POSE_ROW))], [], []

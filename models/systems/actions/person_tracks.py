@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.people.person_clips import GROUP_FRAMES, AppearanceGroup
-from models.systems.actions.second_scores import Seconds
+from models.systems.actions.second_scores import ScoreAccumulator
 
 Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Sighting:
+class TrackDetection:
     """A person in one frame, which stands for `rows` rows."""
 
     person: int
@@ -38,7 +38,7 @@ class Sighting:
 
 
 @dataclass(frozen=True)
-class Window:
+class TrackWindow:
     """The rows of one track that LART sees at once. It answers for some of them."""
 
     tokens: Floats
@@ -52,7 +52,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Span:
+class WindowLayout:
     """How a long track is cut into windows (`models.systems.lart.windows`)."""
 
     step: int = 32
@@ -60,13 +60,13 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Track:
+class PersonTrack:
     person: int
     first: int
     """Row of the first sighting."""
     last: int
     """Row of the last one so far."""
-    seconds: Seconds
+    seconds: ScoreAccumulator
     base: int
     """Row of the first token that is kept."""
     tokens: Floats
@@ -87,7 +87,7 @@ class Track:
     """No more of this person will be seen."""
 
     @classmethod
-    def begin(cls, sighting: Sighting, seconds: Seconds, appearance: int = 0) -> Track:
+    def begin(cls, sighting: TrackDetection, seconds: ScoreAccumulator, appearance: int = 0) -> PersonTrack:
         row, empty = sighting.row, np.zeros((0, len(sighting.token) + appearance), np.float32)
         return cls(sighting.person, row, row, seconds, row, empty, np.zeros(0, bool), np.zeros((0, 4)), row, row, appearance)
 
@@ -105,7 +105,7 @@ class Track:
     def nbytes(self) -> int:
         return self.tokens.nbytes + self.places.nbytes + self.seconds.nbytes + sum(array.nbytes for array in (*self.boxes, *self.poses))
 
-    def seen(self, sightings: Sequence[Sighting], until: int) -> Track:
+    def seen(self, sightings: Sequence[TrackDetection], until: int) -> PersonTrack:
         """With further sightings, in their order, and known up to row `until`."""
         count = max(until, max((one.end for one in sightings), default=until)) - self.end
         tokens = np.zeros((max(0, count), self.tokens.shape[1]), np.float32)
@@ -123,7 +123,7 @@ class Track:
             poses=(*self.poses, *(one.pose for one in sightings if len(one.pose))),
         )
 
-    def window(self, span: Span) -> Window | None:
+    def window(self, span: WindowLayout) -> TrackWindow | None:
         """The next one that can be answered: all that it may see is known. None: nothing yet, or nothing more."""
         first, count = self.answered, span.step
         if self.ended:
@@ -137,9 +137,9 @@ class Track:
         if end > self.known:
             return None
         rows = slice(start - self.base, end - self.base)
-        return Window(self.tokens[rows], self.detected[rows], first - start, count)
+        return TrackWindow(self.tokens[rows], self.detected[rows], first - start, count)
 
-    def told(self, scores: Floats, span: Span) -> Track:
+    def told(self, scores: Floats, span: WindowLayout) -> PersonTrack:
         """With the scores (rows, actions) of the rows that its next window answers. Tokens that no window will see are dropped."""
         answered = self.answered + len(scores)
         base = max(self.base, answered - span.margin)
@@ -169,7 +169,7 @@ class Track:
         is_known = self.ended or (group.end - first == GROUP_FRAMES and group.centre + behind < length)
         return group if is_known else None
 
-    def with_appearance(self, group: AppearanceGroup, feature: Floats) -> Track:
+    def with_appearance(self, group: AppearanceGroup, feature: Floats) -> PersonTrack:
         """feature: (A,), of the rows of the next group."""
         tokens = self.tokens.copy()
         tokens[self.described - self.base : self.first + group.end - self.base, -self.appearance :] = feature

@@ -17,12 +17,12 @@ from models.bundle_schema import Clip, ExternalFile
 from models.layers.loaded_member import LoadedMember
 from models.people.smpl_file import read_body
 from models.people.track_batch import POSE_VALUES, TrackBatch, normalise_pose, pose_statistics
-from models.systems.actions.appearance_encoder import Describer
+from models.systems.actions.appearance_encoder import AppearanceEncoder
 from models.systems.actions.detection_scale import Detail, rows
-from models.systems.actions.keypoint_estimator import Keypoints
-from models.systems.actions.mesh_estimator import Bodies
-from models.systems.actions.person_tracks import Span, Window
-from models.systems.actions.pose_estimator import Perception
+from models.systems.actions.keypoint_estimator import KeypointEstimator
+from models.systems.actions.mesh_estimator import MeshEstimator
+from models.systems.actions.person_tracks import TrackWindow, WindowLayout
+from models.systems.actions.pose_estimator import PoseEstimator
 from models.systems.hmr2.model import HMR2
 from models.systems.lart.model import LART
 from models.systems.mvit.model import MViT
@@ -35,7 +35,7 @@ WINDOWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class PipelineConfig:
+class ActionPipelineConfig:
     """How tracks are cut into windows: each answers for `step` rows and sees `margin` more on both sides (LART's published 32 and 32)."""
 
     step: int = 32
@@ -54,20 +54,20 @@ class PipelineConfig:
             raise ValueError("thresholds must be within 0..1")
 
     @property
-    def span(self) -> Span:
-        return Span(self.step, self.margin)
+    def span(self) -> WindowLayout:
+        return WindowLayout(self.step, self.margin)
 
 
-class Pipeline(nn.Module):
+class ActionPipeline(nn.Module):
     """Has no weights of its own."""
 
     def __init__(
         self,
-        config: PipelineConfig,
-        perception: Perception | None = None,
+        config: ActionPipelineConfig,
+        perception: PoseEstimator | None = None,
         lart: LART | None = None,
         clip: Clip = CLIP,
-        describer: Describer | None = None,
+        describer: AppearanceEncoder | None = None,
     ) -> None:
         """describer: None for a LART that reads no appearance."""
         super().__init__()
@@ -90,7 +90,7 @@ class Pipeline(nn.Module):
         return self.network.config.actions
 
     @property
-    def eyes(self) -> Perception:
+    def eyes(self) -> PoseEstimator:
         assert self.perception is not None, "assemble it from its members"
         return self.perception
 
@@ -104,7 +104,7 @@ class Pipeline(nn.Module):
         """Number of values of a token, by kind, in their order: pose, joints, appearance."""
         return {**self.eyes.values, **({} if self.describer is None else {"appearance": self.describer.values})}
 
-    def read(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+    def read(self, windows: Sequence[TrackWindow]) -> list[NDArray[np.float32]]:
         """Scores (answered rows, actions) of each window."""
         scores: list[NDArray[np.float32]] = []
         for start in range(0, len(windows), WINDOWS_AT_ONCE):
@@ -113,7 +113,7 @@ class Pipeline(nn.Module):
             scores += [told[i, one.skipped : one.skipped + one.answered, 0] for i, one in enumerate(some)]
         return scores
 
-    def _tracks(self, windows: Sequence[Window]) -> TrackBatch:
+    def _tracks(self, windows: Sequence[TrackWindow]) -> TrackBatch:
         """(B, T, 1, ·); rows behind a window's end count as not seen."""
         config = self.network.config
         tokens = np.zeros((len(windows), config.frames, 1, windows[0].tokens.shape[1]), np.float32)
@@ -133,7 +133,7 @@ class Pipeline(nn.Module):
         )
 
 
-def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, LoadedMember]) -> Pipeline:
+def assemble(spec: BundleSpec, config: ActionPipelineConfig, members: Mapping[str, LoadedMember]) -> ActionPipeline:
     """Raises ValueError for members that are missing or do not fit each other."""
     for role in ("pose", "actions"):
         if role not in members:
@@ -152,8 +152,8 @@ def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Loa
             f"config: windows of {config.step} frames with {config.margin} on both sides do not fit into the "
             f"{actions.model.config.frames} of {actions.spec.id}"
         )
-    perception = perception_of(members, spec.external.get("body"))
-    pipeline = Pipeline(config, perception, actions.model, spec.clip, _describer(members, perception))
+    perception = make_pose_estimator(members, spec.external.get("body"))
+    pipeline = ActionPipeline(config, perception, actions.model, spec.clip, _describer(members, perception))
     _check_token(actions, pipeline.values)
     return pipeline
 
@@ -183,7 +183,7 @@ def _check_token(actions: LoadedMember, values: Mapping[str, int]) -> None:
         )
 
 
-def _describer(members: Mapping[str, LoadedMember], perception: Perception) -> Describer | None:
+def _describer(members: Mapping[str, LoadedMember], perception: PoseEstimator) -> AppearanceEncoder | None:
     """Raises ValueError for a member that cannot describe people."""
     member = members.get("appearance")
     if member is None:
@@ -195,18 +195,18 @@ def _describer(members: Mapping[str, LoadedMember], perception: Perception) -> D
     if member.spec.clip is None:
         raise ValueError(f"members.appearance: {member.spec.id} sees single images, and a network of clips is needed")
     try:
-        return Describer(member.model, member.spec.image_preprocess, member.spec.clip)
+        return AppearanceEncoder(member.model, member.spec.image_preprocess, member.spec.clip)
     except ValueError as error:
         raise ValueError(f"members.appearance: {member.spec.id}: {error}") from error
 
 
-def perception_of(members: Mapping[str, LoadedMember], body: ExternalFile | None = None) -> Perception:
+def make_pose_estimator(members: Mapping[str, LoadedMember], body: ExternalFile | None = None) -> PoseEstimator:
     """How the members see people. body: the file of the user's mesh. Raises ValueError where they cannot."""
     pose = members["pose"]
     if isinstance(pose.model, PoseGraph):
         if body is not None:
             raise ValueError(f"external.body: {pose.spec.id} tells keypoints, and no mesh is posed by them; hmr2 tells bodies")
-        return Keypoints(pose.model)
+        return KeypointEstimator(pose.model)
     if isinstance(pose.model, HMR2):
         if "detector" not in members:
             raise ValueError(f"members: {pose.spec.id} sees one person at a time and needs a member for `detector`")
@@ -214,5 +214,5 @@ def perception_of(members: Mapping[str, LoadedMember], body: ExternalFile | None
         if not isinstance(detector.model, PoseGraph):
             raise ValueError(f"members.detector: {detector.spec.id} is of architecture {detector.spec.architecture}, which finds nobody")
         mesh = None if body is None else read_body(Path(body.path)).to(next(pose.model.parameters()).device)
-        return Bodies(detector.model, pose.model, pose.spec.image_preprocess, mesh)
+        return MeshEstimator(detector.model, pose.model, pose.spec.image_preprocess, mesh)
     raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")

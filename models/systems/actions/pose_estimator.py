@@ -14,7 +14,7 @@ from models.systems.actions.detection_scale import Detail
 
 
 @dataclass(frozen=True)
-class View:
+class DetectorInput:
     """A frame, perhaps shrunk."""
 
     pixels: NDArray[np.uint8]
@@ -26,16 +26,16 @@ class View:
     """How closely people are looked for."""
 
     @classmethod
-    def whole(cls, pixels: NDArray[np.uint8], detail: Detail = "fast") -> View:
+    def whole(cls, pixels: NDArray[np.uint8], detail: Detail = "fast") -> DetectorInput:
         return cls(pixels, pixels.shape[0], pixels.shape[1], detail)
 
 
 @dataclass(frozen=True)
-class Found:
+class Detections:
     """The N people of one frame, before each has been looked at by itself."""
 
     boxes: NDArray[np.float32]
-    """(N, 5), as `Seen` has them."""
+    """(N, 5), as `PersonObservations` has them."""
     poses: NDArray[np.float32]
     """(N, 51) or (N, 0)."""
     size: tuple[int, int]
@@ -45,7 +45,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PersonObservations:
     """The N people of one frame."""
 
     boxes: NDArray[np.float32]
@@ -60,16 +60,16 @@ class Seen:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def best(self, count: int) -> Seen:
+    def best(self, count: int) -> PersonObservations:
         """The `count` people of the highest scores."""
         order = np.argsort(-self.boxes[:, 4], kind="stable")[:count]
-        return Seen(self.boxes[order], self.poses[order], self.tokens[order], self.locations[order])
+        return PersonObservations(self.boxes[order], self.poses[order], self.tokens[order], self.locations[order])
 
 
-class Following(Protocol):
+class IdentityTracker(Protocol):
     """Identities of people, frame by frame. It changes with every frame: copy it before."""
 
-    def update(self, seen: Seen, row: int, *, cut: bool = False) -> Sequence[int]:
+    def update(self, seen: PersonObservations, row: int, *, cut: bool = False) -> Sequence[int]:
         """The number of each person of the next frame. cut: the video was cut before it."""
 
     @property
@@ -81,7 +81,7 @@ class Following(Protocol):
         """Numbers that have been seen often enough to be believed, of those that are alive."""
 
 
-class Perception(Protocol):
+class PoseEstimator(Protocol):
     @property
     def values(self) -> Mapping[str, int]:
         """Number of values that a token has, by kind: pose, joints, appearance."""
@@ -89,18 +89,18 @@ class Perception(Protocol):
     def long_side(self, detail: Detail) -> int | None:
         """Long side that frames may be shrunk to before they are looked at, in pixels. None: they may not."""
 
-    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
+    def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
         """The people of each frame. Frames may be of several videos and sizes. most: of how many people crops are wanted, those of the best
         boxes; of the others nothing need be told."""
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
-        """Crops of `Found` (M, 3, S, S), of any frames → what the network tells of each, (M, V)."""
+        """Crops of `Detections` (M, 3, S, S), of any frames → what the network tells of each, (M, V)."""
 
-    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
         """A frame's people with what was told of its crops (N, V); (N, 0) where there are none."""
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:
         """Tokens (K, D) of people who were seen before, (K, 5) and (K, 51), in frames of a height and width. None: poses do not suffice."""
 
-    def follow(self, rate: float) -> Following:
+    def follow(self, rate: float) -> IdentityTracker:
         """At the begin of a video, looked at so many times a second."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-AROUND_S = 0.2
+HALF_WINDOW_S = 0.2
 """Seconds before and after the key frame: 6 rows at 30 a second."""
 
 
 @dataclass(frozen=True)
-class Second:
+class SecondScores:
     number: int
     """It begins so many seconds after the video's first frame."""
     scores: NDArray[np.float32]
@@ -24,7 +24,7 @@ class Second:
 
 
 @dataclass(frozen=True)
-class Seconds:
+class ScoreAccumulator:
     """Sums over rows, by second, of one track. A value."""
 
     rate: float
@@ -36,21 +36,21 @@ class Seconds:
     """(seconds, 2)."""
 
     @classmethod
-    def empty(cls, rate: float, first_row: int, actions: int) -> Seconds:
+    def empty(cls, rate: float, first_row: int, actions: int) -> ScoreAccumulator:
         return cls(rate, int(first_row / rate), np.zeros((0, 2, actions)), np.zeros((0, 2), np.int64))
 
     @property
     def nbytes(self) -> int:
         return self.sums.nbytes + self.counts.nbytes
 
-    def with_rows(self, first_row: int, scores: NDArray[np.float32]) -> Seconds:
+    def with_rows(self, first_row: int, scores: NDArray[np.float32]) -> ScoreAccumulator:
         """With the scores (rows, actions) of the rows from `first_row` on."""
         rows = first_row + np.arange(len(scores))
         number = (rows / self.rate + 1e-9).astype(np.int64)
         missing = max(0, int(number.max(initial=-1)) + 1 - self.first - len(self.sums))
         sums = np.concatenate([self.sums, np.zeros((missing, *self.sums.shape[1:]))])
         counts = np.concatenate([self.counts, np.zeros((missing, 2), np.int64)])
-        around = max(1, round(AROUND_S * self.rate))
+        around = max(1, round(HALF_WINDOW_S * self.rate))
         key = np.round((number + 0.5) * self.rate).astype(np.int64)
         is_core = (rows >= key - around) & (rows < key + around)
         for column, chosen in ((0, is_core), (1, np.ones_like(is_core))):
@@ -58,11 +58,11 @@ class Seconds:
             np.add.at(counts[:, column], number[chosen] - self.first, 1)
         return replace(self, sums=sums, counts=counts)
 
-    def told(self) -> list[Second]:
+    def told(self) -> list[SecondScores]:
         """Every second of which rows are known: by the rows around its key frame, or by all that there are where these are missing."""
         seconds = []
         for index, (core, every) in enumerate(self.counts.tolist()):
             if every:
                 column, count = (0, core) if core else (1, every)
-                seconds.append(Second(self.first + index, (self.sums[index, column] / count).astype(np.float32)))
+                seconds.append(SecondScores(self.first + index, (self.sums[index, column] / count).astype(np.float32)))
         return seconds

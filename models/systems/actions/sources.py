@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from models.layers.stepwise import InvalidInput
 from models.media.video import ClipInfo, ClipLimits, FrameNotReady, Frames, SampledFrame, VideoError, bytes_ahead, decoder_bytes
-from models.systems.actions.looking import Looking
-from models.systems.actions.person_tracks import Sighting
+from models.systems.actions.looking import WindowProgress
+from models.systems.actions.person_tracks import TrackDetection
 
-ROUNDING = 1e-6
+ROW_EPS = 1e-6
 """Part of a row that counts as none."""
 SLACK_S = 1.0
 """Decoders may tell later times than the packets did."""
@@ -44,12 +44,12 @@ class VideoSource:
         self._rate, self._step, self._limits = rate, step, limits
         self._start, self._end = start, min(end, info.duration_s)
         self._decode_until = end if end < info.duration_s else info.duration_s + SLACK_S
-        self._first_row = math.ceil(start * rate - ROUNDING)
+        self._first_row = math.ceil(start * rate - ROW_EPS)
         self._long_side = long_side
         self._frames: Frames | None = None
         self._next = 0
         """Window that the next frame belongs to."""
-        self._looking = Looking(window=-1)
+        self._looking = WindowProgress(window=-1)
         self._decoded = 0
         """Frames of runs of the decoder that have ended."""
 
@@ -66,7 +66,7 @@ class VideoSource:
     @property
     def windows(self) -> int:
         """Number of windows."""
-        return max(1, math.ceil((math.ceil(self._end * self._rate - ROUNDING) - self._first_row) / self._step))
+        return max(1, math.ceil((math.ceil(self._end * self._rate - ROW_EPS) - self._first_row) / self._step))
 
     @property
     def nbytes(self) -> int:
@@ -85,10 +85,10 @@ class VideoSource:
         rows = min(end, math.ceil(self._end * self._rate)) - first
         return max(1, round(rows * min(1.0, self._info.fps / self._rate)))
 
-    def looking(self, window: int) -> Looking:
+    def looking(self, window: int) -> WindowProgress:
         """How far looking at a window has come: at nothing of it, unless it was the latest."""
         if self._looking.window != window:
-            self._looking = Looking(window)
+            self._looking = WindowProgress(window)
         return self._looking
 
     def take(self, window: int, most: int, until: float | None = None) -> tuple[list[SampledFrame], bool]:
@@ -99,7 +99,7 @@ class VideoSource:
             return self._taken(window, most, until)
         except VideoError as error:
             self.close()
-            self._looking = Looking(window=-1)
+            self._looking = WindowProgress(window=-1)
             raise InvalidInput(str(error)) from error
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class VideoSource:
 class TrackSource:
     """Sightings that came with the request, by row."""
 
-    found: Sequence[Sighting]
+    found: Sequence[TrackDetection]
     step: int
     first_row: int = 0
 
@@ -149,8 +149,8 @@ class TrackSource:
         return sum(one.token.nbytes + one.box.nbytes + one.pose.nbytes for one in self.found)
 
     @cached_property
-    def _by_window(self) -> Mapping[int, list[Sighting]]:
-        windows: dict[int, list[Sighting]] = {}
+    def _by_window(self) -> Mapping[int, list[TrackDetection]]:
+        windows: dict[int, list[TrackDetection]] = {}
         for one in self.found:
             windows.setdefault((one.row - self.first_row) // self.step, []).append(one)
         return windows
@@ -159,7 +159,7 @@ class TrackSource:
         first = self.first_row + window * self.step
         return first, first + self.step
 
-    def sightings(self, window: int) -> list[Sighting]:
+    def sightings(self, window: int) -> list[TrackDetection]:
         return self._by_window.get(window, [])
 
     def close(self) -> None:

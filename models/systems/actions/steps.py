@@ -20,17 +20,17 @@ from torch import nn
 
 from models.bundle import BundleSpec
 from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors
-from models.systems.actions.appearance_encoder import DESCRIBE_S, Still, Subjects, Unfinished, describe
-from models.systems.actions.detection_loop import Lookout, Watched
+from models.systems.actions.appearance_encoder import APPEARANCE_BUDGET_S, AppearanceQueue, BufferedFrame, PartialClip, encode_appearance
+from models.systems.actions.detection_loop import DetectionLoop, WindowJob
 from models.systems.actions.detection_scale import Detail, cost
-from models.systems.actions.job_inputs import detail_of, source_of
-from models.systems.actions.job_stats import Account
-from models.systems.actions.looking import Look
-from models.systems.actions.output_arrays import answer
-from models.systems.actions.person_tracks import Sighting, Track, Window
-from models.systems.actions.pipeline import Pipeline
-from models.systems.actions.pose_estimator import Following, Seen
-from models.systems.actions.second_scores import Seconds
+from models.systems.actions.job_inputs import detail_of, make_source
+from models.systems.actions.job_stats import JobStats
+from models.systems.actions.looking import FrameResult
+from models.systems.actions.output_arrays import track_arrays
+from models.systems.actions.person_tracks import PersonTrack, TrackDetection, TrackWindow
+from models.systems.actions.pipeline import ActionPipeline
+from models.systems.actions.pose_estimator import IdentityTracker, PersonObservations
+from models.systems.actions.second_scores import ScoreAccumulator
 from models.systems.actions.sources import TrackSource, VideoSource
 
 WINDOWS_AT_ONCE = 16
@@ -38,21 +38,21 @@ WINDOWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Watching(JobState):
+class ActionState(JobState):
     """How far a job has come."""
 
     source: VideoSource | TrackSource
     most_people: int
     detail: Detail
-    following: Following
+    following: IdentityTracker
     window: int = 0
     """The next one."""
-    tracks: tuple[Track, ...] = ()
+    tracks: tuple[PersonTrack, ...] = ()
     confirmed: frozenset[int] = frozenset()
-    account: Account = field(default_factory=Account)
-    stills: tuple[Still, ...] = ()
+    account: JobStats = field(default_factory=JobStats)
+    stills: tuple[BufferedFrame, ...] = ()
     """By row, frames of clips that are still to be described."""
-    unfinished: Unfinished = field(default_factory=Unfinished)
+    unfinished: PartialClip = field(default_factory=PartialClip)
     """Changes with every step; a step that is taken again finds what it needs, or begins anew."""
     behind: bool = False
     """Whether somebody can still be described, or LART has not yet said all that it can: the next step begins there, and looks no
@@ -79,7 +79,7 @@ class Watching(JobState):
         return self.source.nbytes + sum(track.nbytes for track in self.tracks) + stills + self.unfinished.nbytes
 
     @property
-    def believed(self) -> list[Track]:
+    def believed(self) -> list[PersonTrack]:
         """By first appearance."""
         return sorted((track for track in self.tracks if track.person in self.confirmed), key=lambda track: (track.first, track.person))
 
@@ -100,9 +100,9 @@ class ActionSteps:
 
     unit = "windows"
 
-    def __init__(self, model: Pipeline) -> None:
+    def __init__(self, model: ActionPipeline) -> None:
         self._model = model
-        self._lookout = Lookout(model.eyes, model.describer)
+        self._lookout = DetectionLoop(model.eyes, model.describer)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         """options: `start_s`, `end_s`, `people`, `detail`, None for all of the video and for the bundle's own. Raises
@@ -110,7 +110,7 @@ class ActionSteps:
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
-        watching = [state for state in states if isinstance(state, Watching)]
+        watching = [state for state in states if isinstance(state, ActionState)]
         ahead = iter(self._look([state for state in watching if not state.behind]))
         watching = self._describe([replace(state, delays=state.delays + 1) if state.behind else next(ahead) for state in watching])
         watching = self._tell(watching)
@@ -118,31 +118,33 @@ class ActionSteps:
         for now, wanted in zip(watching, previews, strict=True):
             if now.is_over:
                 now.source.close()
-                told = answer(now.believed, self._model.rate, self._model.actions)
+                told = track_arrays(now.believed, self._model.rate, self._model.actions)
                 counts = now.account.counts(len(now.believed), now.source.decoded, now.source.seconds)
                 outcomes.append(StepCompletion({**told, "stages": now.account.stages, "counts": counts}))
             else:
                 since = now.source.rows(now.window - 1)[0] / self._model.rate
                 shown = wanted and not now.looked
-                outcomes.append(InProgress(now, answer(now.believed, self._model.rate, self._model.actions, since) if shown else None))
+                outcomes.append(
+                    InProgress(now, track_arrays(now.believed, self._model.rate, self._model.actions, since) if shown else None)
+                )
         return outcomes
 
     def cost(self, state: JobState) -> float:
         """Frames left of the next window, in units of `fast`: they cost most by far. 1 for tracks and for the last word."""
-        assert isinstance(state, Watching)
+        assert isinstance(state, ActionState)
         if state.is_last or state.behind or not isinstance(state.source, VideoSource):
             return 1.0
         return max(1.0, (1 - state.looked) * state.source.frames_at(state.window) * cost(state.detail))
 
-    def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
-        source = source_of(job, asked, self._model)
+    def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> ActionState:
+        source = make_source(job, asked, self._model)
         people, detail = int(asked.get("people") or self._model.config.people), detail_of(asked, self._model)
-        return Watching(source, people, detail, self._model.eyes.follow(self._model.rate))
+        return ActionState(source, people, detail, self._model.eyes.follow(self._model.rate))
 
-    def _look(self, states: Sequence[Watching]) -> list[Watching]:
+    def _look(self, states: Sequence[ActionState]) -> list[ActionState]:
         """The next window of each, as far as a step comes: who is seen in it and, when that is known, who is who."""
         watched = {
-            job: Watched(state.source, state.window, state.most_people, state.detail, state.account)
+            job: WindowJob(state.source, state.window, state.most_people, state.detail, state.account)
             for job, state in enumerate(states)
             if isinstance(state.source, VideoSource) and not state.is_last
         }
@@ -152,21 +154,21 @@ class ActionSteps:
             for job, state in enumerate(states)
         ]
 
-    def _looked(self, state: Watching, watched: Watched) -> Watching:
+    def _looked(self, state: ActionState, watched: WindowJob) -> ActionState:
         looking = watched.looking
         if looking.is_done:
             return self._follow(replace(state, looked=0.0), looking.looks)
         share = min(0.99, max(0.01, looking.looked / watched.source.frames_at(state.window)))
         return replace(state, looked=share, delays=state.delays + 1)
 
-    def _follow(self, state: Watching, looks: Sequence[Look]) -> Watching:
+    def _follow(self, state: ActionState, looks: Sequence[FrameResult]) -> ActionState:
         """Its tracks with what was seen in a window; after the last window, without those that were never believed."""
         if state.is_last:
             tracks = tuple(replace(track, ended=True) for track in state.tracks if track.person in state.confirmed)
             return replace(state, window=state.window + 1, tracks=tracks)
         began = time.perf_counter()
         following, confirmed = copy.deepcopy(state.following), set(state.confirmed)
-        sightings, lost = list[Sighting](), frozenset[int]()
+        sightings, lost = list[TrackDetection](), frozenset[int]()
         if isinstance(state.source, TrackSource):
             sightings = state.source.sightings(state.window)
             confirmed |= {one.person for one in sightings}
@@ -183,7 +185,7 @@ class ActionSteps:
             if track.person in confirmed or track.person not in lost
         )
         account = state.account.plus(track=time.perf_counter() - began, tracks=begun)
-        stills = [Still(look.row, look.shrunk, look.size) for look in looks if look.shrunk is not None]
+        stills = [BufferedFrame(look.row, look.shrunk, look.size) for look in looks if look.shrunk is not None]
         return replace(
             state,
             following=following,
@@ -194,28 +196,28 @@ class ActionSteps:
             stills=(*state.stills, *stills),
         )
 
-    def _extended(self, state: Watching, sightings: Sequence[Sighting]) -> list[Track]:
+    def _extended(self, state: ActionState, sightings: Sequence[TrackDetection]) -> list[PersonTrack]:
         """Its tracks with sightings, those of new people included, and known up to the end of its next window."""
         end, describer = state.source.rows(state.window)[1], self._model.describer
         untold = 0 if describer is None or isinstance(state.source, TrackSource) else describer.values
-        by_person: dict[int, list[Sighting]] = {}
+        by_person: dict[int, list[TrackDetection]] = {}
         for one in sightings:
             by_person.setdefault(one.person, []).append(one)
         known = {track.person for track in state.tracks}
         empty = [
-            Track.begin(some[0], Seconds.empty(self._model.rate, some[0].row, self._model.actions), untold)
+            PersonTrack.begin(some[0], ScoreAccumulator.empty(self._model.rate, some[0].row, self._model.actions), untold)
             for person, some in by_person.items()
             if person not in known
         ]
         return [track if track.ended else track.seen(by_person.get(track.person, []), end) for track in (*state.tracks, *empty)]
 
-    def _describe(self, states: Sequence[Watching]) -> list[Watching]:
+    def _describe(self, states: Sequence[ActionState]) -> list[ActionState]:
         """Describe people's appearance, as far as a step comes and the frames around them are known; drop frames that no clip will show."""
         describer = self._model.describer
         if describer is None:
             return list(states)
-        jobs = [Subjects(list(state.tracks), state.confirmed, state.stills, state.unfinished) for state in states]
-        describe(describer, jobs, DESCRIBE_S)
+        jobs = [AppearanceQueue(list(state.tracks), state.confirmed, state.stills, state.unfinished) for state in states]
+        encode_appearance(describer, jobs, APPEARANCE_BUDGET_S)
         return [
             replace(
                 state,
@@ -227,7 +229,7 @@ class ActionSteps:
             for state, job in zip(states, jobs, strict=True)
         ]
 
-    def _tell(self, states: Sequence[Watching]) -> list[Watching]:
+    def _tell(self, states: Sequence[ActionState]) -> list[ActionState]:
         """Let LART read windows that are complete, of everybody in all jobs together; each job has its share of a step."""
         began = time.perf_counter()
         tracks = [list(state.tracks) for state in states]
@@ -253,8 +255,8 @@ class ActionSteps:
         ]
 
     def _complete(
-        self, states: Sequence[Watching], tracks: Sequence[Sequence[Track]], most: Sequence[int]
-    ) -> list[tuple[int, int, Window]]:
+        self, states: Sequence[ActionState], tracks: Sequence[Sequence[PersonTrack]], most: Sequence[int]
+    ) -> list[tuple[int, int, TrackWindow]]:
         """Job, place of the track in it, and the track's next window, where there is one; of each job so many at most."""
         return [
             (job, place, window)
@@ -262,16 +264,16 @@ class ActionSteps:
             for place, window in islice(self._windows(state, tracks[job]), most[job])
         ]
 
-    def _windows(self, state: Watching, tracks: Sequence[Track]) -> Iterator[tuple[int, Window]]:
+    def _windows(self, state: ActionState, tracks: Sequence[PersonTrack]) -> Iterator[tuple[int, TrackWindow]]:
         for place, track in enumerate(tracks):
             if track.person in state.confirmed and (window := track.window(self._model.config.span)) is not None:
                 yield place, window
 
 
-def _sightings(look: Look, people: Seen, numbers: Sequence[int]) -> list[Sighting]:
+def _sightings(look: FrameResult, people: PersonObservations, numbers: Sequence[int]) -> list[TrackDetection]:
     time = np.array([look.time])
     return [
-        Sighting(
+        TrackDetection(
             person=number,
             row=look.row,
             rows=look.rows,
@@ -284,5 +286,5 @@ def _sightings(look: Look, people: Seen, numbers: Sequence[int]) -> list[Sightin
 
 
 def action_steps(model: nn.Module, _spec: BundleSpec, _device: torch.device) -> ActionSteps:
-    assert isinstance(model, Pipeline)
+    assert isinstance(model, ActionPipeline)
     return ActionSteps(model)

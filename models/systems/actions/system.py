@@ -8,7 +8,7 @@ SYSTEM = System(
     architectures=(
         Architecture(
             name="actions",
-            model="models.systems.actions.pipeline:Pipeline",
+            model="models.systems.actions.pipeline:ActionPipeline",
             bundle_defaults=BundleDefaults(task=lambda config: "actions", size=lambda config: None),
             steps={"actions": "models.systems.actions.steps:action_steps"},
             precise_tasks=frozenset({"actions"}),

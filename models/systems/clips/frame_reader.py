@@ -24,7 +24,7 @@ Prepare = Callable[[NDArray[np.uint8]], Tensor]
 """Pixels (H, W, 3) of an upright frame → what the network is to see of it."""
 
 
-class ViewFrames:
+class ViewFrameReader:
     """The prepared frames of each view, in their order. The frames of a view that was looked at before are read again from the begin, and
     so is the video where views share more frames than may be kept."""
 
@@ -40,7 +40,7 @@ class ViewFrames:
         """numbers: of the frames of each view, in the order in which the network sees them, by the video's mean rate, frames a second.
         frame_bytes: of a prepared frame."""
         self._data, self._numbers, self._rate, self._limits, self._prepare = data, numbers, rate, limits, prepare
-        self._readings, frames = readings(numbers, MOST_BYTES // frame_bytes)
+        self._readings, frames = plan_decoding_passes(numbers, MOST_BYTES // frame_bytes)
         self.nbytes = frames * frame_bytes
         """Memory of the prepared frames, at most."""
         self.waited_s = 0.0
@@ -106,7 +106,7 @@ class ViewFrames:
             self.close()
 
 
-def readings(numbers: Sequence[Sequence[int]], most: int) -> tuple[list[int], int]:
+def plan_decoding_passes(numbers: Sequence[Sequence[int]], most: int) -> tuple[list[int], int]:
     """Return where the views of each reading of a video end, so that it keeps `most` frames or those of one view, and how many one keeps.
 
     numbers: of the frames of each view."""
@@ -139,7 +139,7 @@ def _ends(numbers: Sequence[Sequence[int]]) -> list[int]:
     return list(accumulate(map(max, numbers), max))
 
 
-class GivenFrames:
+class InMemoryFrames:
     """Prepared frames that are there already: every view has the same."""
 
     decoded = 0

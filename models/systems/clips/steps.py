@@ -21,20 +21,20 @@ from models.media.clip_sampling import crops, view_frames
 from models.media.video import ClipLimits, FrameNotReady, bytes_ahead, decoder_bytes
 from models.merge_schedule import MergeSchedule
 from models.registry import ViewCounts, architectures
-from models.systems.clips.account import clip_account
-from models.systems.clips.frame_reader import GivenFrames, ViewFrames
-from models.systems.clips.view_trace import Timeline
+from models.systems.clips.account import clip_stats
+from models.systems.clips.frame_reader import InMemoryFrames, ViewFrameReader
+from models.systems.clips.view_trace import ViewTrace
 
-PATIENCE_S = 0.2
+FRAME_WAIT_S = 0.2
 """A step in which no view has been read yet waits so long: what is slow to read must not keep others from theirs."""
-WAITING = 0.01
+IDLE_COST = 0.01
 """Cost of a step that waits."""
 ROUNDING = 1e-6
 """Part of a frame below which a time is taken for the frame's own."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class ViewOutput:
     """A network's answer to views."""
 
     scores: Tensor
@@ -46,15 +46,15 @@ class Seen:
     """If traced: the token that holds each patch after each block, int32 (B, depth, patches)."""
 
 
-See = Callable[[Tensor, MergeSchedule, bool], Seen]
+ViewForward = Callable[[Tensor, MergeSchedule, bool], ViewOutput]
 """Normalised views (B, 3, T, S, S), how their tokens merge, and whether that is traced."""
 
 
 @dataclass(frozen=True)
-class Viewing(JobState):
+class ClipState(JobState):
     """How far a job has come."""
 
-    frames: ViewFrames | GivenFrames
+    frames: ViewFrameReader | InMemoryFrames
     merge: tuple[int, ...]
     views: ViewCounts
     bytes_kept: int
@@ -65,7 +65,7 @@ class Viewing(JobState):
     """(classes,), sum over the views so far."""
     seconds: Tensor | None = None
     """Times of the frames of each view, at the video's mean rate, float64 (views, frames)."""
-    timeline: Timeline = field(default_factory=Timeline)
+    timeline: ViewTrace = field(default_factory=ViewTrace)
     video_s: float = 0.0
     """Seconds of the part that the views are spread over."""
 
@@ -98,11 +98,11 @@ class ClipSteps:
     each block, and `grid` int32 (3,), times, rows and columns of patches. Previews are the first two of the views so far."""
 
     unit = "views"
-    first_cost = WAITING
+    first_cost = IDLE_COST
     """The step in which a job starts costs so much: its first view is yet to be read."""
 
     def __init__(
-        self, model: nn.Module, spec: BundleSpec, device: torch.device, see: See, *, offset: bool, grid: tuple[int, ...] = ()
+        self, model: nn.Module, spec: BundleSpec, device: torch.device, see: ViewForward, *, offset: bool, grid: tuple[int, ...] = ()
     ) -> None:
         """offset: whether whole steps lie between views (`video_views.view_spans`); grid: times, rows and columns of patches, of networks
         whose tokens merge. Raises ValueError for a bundle that does not say how frames are taken and prepared."""
@@ -121,7 +121,7 @@ class ClipSteps:
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         """The next view of each whose frames have been read; the others stay as they are."""
-        viewing = [state for state in states if isinstance(state, Viewing)]
+        viewing = [state for state in states if isinstance(state, ClipState)]
         ready = self._ready(viewing)
         outcomes: list[InProgress | StepCompletion] = [InProgress(state) for state in viewing]
         for merge, traced in {(viewing[job].merge, viewing[job].is_traced) for job in ready}:
@@ -138,16 +138,16 @@ class ClipSteps:
 
     def cost(self, state: JobState) -> float:
         """Next to nothing while a view is still to be read."""
-        assert isinstance(state, Viewing)
-        return 1.0 if state.frames.is_ready(state.view // state.views.crops) else WAITING
+        assert isinstance(state, ClipState)
+        return 1.0 if state.frames.is_ready(state.view // state.views.crops) else IDLE_COST
 
-    def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Viewing:
+    def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> ClipState:
         views = ViewCounts(asked.get("views") or self._views.count, asked.get("crops") or self._views.crops)
-        merge, timeline = tuple(asked.get("merge") or ()), Timeline.of(asked)
+        merge, timeline = tuple(asked.get("merge") or ()), ViewTrace.of(asked)
         frame_bytes = views.crops * 3 * 4 * self._preprocess.image_size**2
         if "frames" in job:
             given = [self._prepared(frame, views.crops) for frame in job["frames"].cpu().numpy()]
-            return Viewing(GivenFrames(given), merge, views, len(given) * frame_bytes, timeline=timeline)
+            return ClipState(InMemoryFrames(given), merge, views, len(given) * frame_bytes, timeline=timeline)
         width, height, fps, total, _ = job["info"].tolist()
         first, total = _part(int(total), fps, asked.get("start_s"), asked.get("end_s"))
         numbers = first + view_frames(
@@ -160,9 +160,9 @@ class ClipSteps:
             rate=self._clip.rate,
         )
         data, limits = job["video"].cpu().numpy(), ClipLimits.from_accepted(int(width), int(height))
-        frames = ViewFrames(data, numbers.tolist(), fps, limits, lambda pixels: self._prepared(pixels, views.crops), frame_bytes)
+        frames = ViewFrameReader(data, numbers.tolist(), fps, limits, lambda pixels: self._prepared(pixels, views.crops), frame_bytes)
         nbytes = data.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + frames.nbytes
-        return Viewing(frames, merge, views, nbytes, seconds=numbers.double() / fps, timeline=timeline, video_s=total / fps)
+        return ClipState(frames, merge, views, nbytes, seconds=numbers.double() / fps, timeline=timeline, video_s=total / fps)
 
     def _prepared(self, pixels: NDArray[np.uint8], count: int) -> Tensor:
         """(H, W, 3) → normalised squares (count, 3, S, S). Three of them take the short side as it is, one its centre, as published."""
@@ -171,14 +171,14 @@ class ClipSteps:
         squares = crops(frame, short_side=short_side if count == 1 else size, size=size, count=count, smooth=self._clip.smooth)
         return ((squares / 255 - self._mean) / self._std)[:, :, 0]
 
-    def _ready(self, states: Sequence[Viewing]) -> dict[int, Tensor]:
+    def _ready(self, states: Sequence[ClipState]) -> dict[int, Tensor]:
         """Job → its next view (3, T, S, S). Raises UnusableInput."""
         ready = {job: view for job, state in enumerate(states) if (view := _taken(state, 0.0)) is not None}
-        if not ready and (view := _taken(states[0], PATIENCE_S)) is not None:
+        if not ready and (view := _taken(states[0], FRAME_WAIT_S)) is not None:
             ready[0] = view
         return ready
 
-    def _after(self, state: Viewing, scores: Tensor, tokens: Tensor, *, wants_preview: bool) -> InProgress | StepCompletion:
+    def _after(self, state: ClipState, scores: Tensor, tokens: Tensor, *, wants_preview: bool) -> InProgress | StepCompletion:
         total = scores if state.scores is None else state.scores + scores
         told = state.timeline.table(state.views.crops)
         if told and state.seconds is not None:
@@ -186,7 +186,7 @@ class ClipSteps:
         if state.view + 1 < state.total:
             return InProgress(replace(state, view=state.view + 1, scores=total), told if wants_preview and told else None)
         state.frames.close()
-        counts = clip_account(state.frames, state.video_s)
+        counts = clip_stats(state.frames, state.video_s)
         traces = state.timeline.traces()
         if traces:
             traces["grid"] = torch.tensor(self._grid, dtype=torch.int32)
@@ -200,7 +200,7 @@ def _part(total: int, fps: float, start_s: float | None, end_s: float | None) ->
     return first, max(1, end - first)
 
 
-def _taken(state: Viewing, patience: float) -> Tensor | None:
+def _taken(state: ClipState, patience: float) -> Tensor | None:
     """(3, T, S, S); None: not yet."""
     view, crop = divmod(state.view, state.views.crops)
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Timeline:
+class ViewTrace:
     """Scores and traces that a job keeps of the steps that it has taken."""
 
     told: bool = False
@@ -24,7 +24,7 @@ class Timeline:
     """Token that holds each patch after each block, by name, int32 (depth, patches), of each step that was traced."""
 
     @classmethod
-    def of(cls, asked: Mapping[str, Any]) -> Timeline:
+    def of(cls, asked: Mapping[str, Any]) -> ViewTrace:
         """From options `timeline` and `trace`; the latter wants the former."""
         traced = bool(asked.get("trace"))
         return cls(traced or bool(asked.get("timeline")), traced)
@@ -33,7 +33,7 @@ class Timeline:
     def nbytes(self) -> int:
         return sum(one.nbytes for one in self.scores) + sum(one.nbytes for step in self.groups for one in step.values())
 
-    def after(self, scores: Tensor, groups: Mapping[str, Tensor]) -> Timeline:
+    def after(self, scores: Tensor, groups: Mapping[str, Tensor]) -> ViewTrace:
         """Return what is kept after one step more. groups: none where it was not traced."""
         if not self.told:
             return self

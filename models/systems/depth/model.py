@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.layers.efficientnet_lite import STAGES, EfficientNetLiteEncoder
 from models.registry import InputMaker
 
-FINEST = (0, 1, 2, 4, 6)
+SKIP_STAGES = (0, 1, 2, 4, 6)
 """Stages whose output is the last one of its resolution: half of the image's, a quarter, and so on to a 32nd."""
 
 
@@ -30,13 +30,13 @@ class LiteDepthConfig:
     output: Literal["depth"] = "depth"
     """Larger is farther."""
     background: Literal["kept", "mean"] = "kept"
-    """mean: whatever is beside the object has the object's mean colour (`alone`)."""
+    """mean: whatever is beside the object has the object's mean colour (`fill_background`)."""
 
     def __post_init__(self) -> None:
         if self.image_size % 32 or self.image_size <= 0:
             raise ValueError(f"image_size {self.image_size} is no multiple of 32")
-        if len(self.widths) != len(FINEST) - 1 or min(self.widths) < 1:
-            raise ValueError(f"widths {list(self.widths)}: {len(FINEST) - 1} positive numbers are needed")
+        if len(self.widths) != len(SKIP_STAGES) - 1 or min(self.widths) < 1:
+            raise ValueError(f"widths {list(self.widths)}: {len(SKIP_STAGES) - 1} positive numbers are needed")
 
 
 class LiteDepth(nn.Module):
@@ -44,7 +44,7 @@ class LiteDepth(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = EfficientNetLiteEncoder()
-        *finer, coarsest = (STAGES[number][0] for number in FINEST)
+        *finer, coarsest = (STAGES[number][0] for number in SKIP_STAGES)
         steps = list(pairwise((coarsest, *config.widths)))
         self.lateral = nn.ModuleList(nn.Conv2d(seen, coming, 1) for seen, (coming, _) in zip(reversed(finer), steps, strict=True))
         self.fuse = nn.ModuleList(nn.Conv2d(coming, out, 3, padding=1) for coming, out in steps)
@@ -53,14 +53,14 @@ class LiteDepth(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) → (B, S, S)."""
         seen_at = self.encoder(images)
-        *finer, x = (seen_at[number] for number in FINEST)
+        *finer, x = (seen_at[number] for number in SKIP_STAGES)
         for seen, lateral, fuse in zip(reversed(finer), self.lateral, self.fuse, strict=True):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False) + lateral(seen)
             x = F.relu(fuse(x))
         return F.interpolate(self.head(x), scale_factor=2.0, mode="bilinear", align_corners=False).squeeze(1)
 
 
-def alone(images: Tensor, inside: Tensor) -> Tensor:
+def fill_background(images: Tensor, inside: Tensor) -> Tensor:
     """Images (B, 3, S, S) of which shares `inside` (B, S, S) of each pixel are the object's → the rest in its mean colour."""
     share = inside.unsqueeze(1)
     mean = (images * share).sum(dim=(2, 3), keepdim=True) / share.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from models.layers.masking import gather_tokens
 from models.layers.patches import patchify_tubes, to_pixels
-from models.systems.diffmae.masks import Split
+from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE
-from models.systems.diffmae.sampling import Known, place
+from models.systems.diffmae.sampling import KnownPixels, paste_patches
 
 KEPT_SHARE = 0.5
 """A patch that sticks out of the canvas is shown to the network if at least so much of it lies inside."""
@@ -25,14 +25,14 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Window:
+class CanvasWindow:
     """The part of a canvas that the network sees at one place."""
 
     images: Tensor
     """(n, channels, S, S), or (n, channels, T, S, S) of clips, normalised float32; n is 1 while all samples are alike."""
-    split: Split
+    split: PatchSplit
     """Split of one sample: all have the same hole."""
-    known: Known
+    known: KnownPixels
     """Known pixels inside masked patches, which are not to be made: patches (n, M, P), made (1, M, P)."""
 
 
@@ -58,7 +58,7 @@ class Canvas:
     def nbytes(self) -> int:
         return self.pixels.nbytes + self.missing.nbytes
 
-    def window(self, model: DiffMAE, at: Place) -> Window:
+    def window(self, model: DiffMAE, at: Place) -> CanvasWindow:
         """The pixels at this place. Beyond the canvas its edge is repeated, and patches that lie there mostly are left out."""
         config = model.config
         rows, columns = self._reach(model, at)
@@ -69,17 +69,17 @@ class Canvas:
         spread = missing.expand(1, config.channels, *missing.shape)
         made = patchify_tubes(spread, config.patch_frames, config.patch_size)  # (1, N, P)
         masked = made.any(dim=-1)
-        split = Split.of(~masked & self._shown(model, at), masked)
+        split = PatchSplit.of(~masked & self._shown(model, at), masked)
         patches = patchify_tubes(images, config.patch_frames, config.patch_size)
-        known = Known(gather_tokens(patches, split.masked.expand(len(patches), -1)), gather_tokens(made, split.masked))
-        return Window(images if config.frames else images.squeeze(2), split, known)
+        known = KnownPixels(gather_tokens(patches, split.masked.expand(len(patches), -1)), gather_tokens(made, split.masked))
+        return CanvasWindow(images if config.frames else images.squeeze(2), split, known)
 
-    def paste(self, model: DiffMAE, at: Place, window: Window, patches: Tensor) -> Canvas:
+    def paste(self, model: DiffMAE, at: Place, window: CanvasWindow, patches: Tensor) -> Canvas:
         """patches: (n, M, P), normalised, for the window's masked places. Pixels that are not missing stay as they are."""
         samples = len(patches)
         split = replace(window.split, masked=window.split.masked.expand(samples, -1))
         images = window.images.expand(samples, *window.images.shape[1:])
-        made = to_pixels(place(model, images, split, patches), model.config.mean, model.config.std)
+        made = to_pixels(paste_patches(model, images, split, patches), model.config.mean, model.config.std)
         made = made if model.config.frames else made.unsqueeze(1)  # (n, T, S, S, channels)
         height, width = self._inside(model, at)
         here = self._here(model, at)

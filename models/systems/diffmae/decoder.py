@@ -28,7 +28,7 @@ class DecoderType(StrEnum):
 
 
 @dataclass(frozen=True)
-class Context:
+class DecoderContext:
     """All that a step needs of an image and its mask. Neither time nor noise is in it: one serves all steps of all samples."""
 
     positions: Tensor
@@ -47,7 +47,7 @@ class Context:
         visible = 0 if self.visible is None else self.visible.nbytes
         return self.positions.nbytes + sum(memory.nbytes for memory in self.memories) + visible
 
-    def rows(self, rows: slice) -> Context:
+    def rows(self, rows: slice) -> DecoderContext:
         """Contexts of some samples, in storage of their own."""
 
         def own(value: Tensor | None) -> Tensor | None:
@@ -55,7 +55,7 @@ class Context:
 
         return self._each(own, tuple(memory.select(rows) for memory in self.memories))
 
-    def repeat(self, count: int) -> Context:
+    def repeat(self, count: int) -> DecoderContext:
         """One image's context for several samples of it, without a copy."""
 
         def view(value: Tensor | None) -> Tensor | None:
@@ -63,10 +63,10 @@ class Context:
 
         return self._each(view, tuple(memory.repeat(count) for memory in self.memories))
 
-    def _each(self, change: Callable[[Tensor | None], Tensor | None], memories: tuple[KVCache, ...]) -> Context:
+    def _each(self, change: Callable[[Tensor | None], Tensor | None], memories: tuple[KVCache, ...]) -> DecoderContext:
         positions = change(self.positions)
         assert positions is not None
-        return Context(
+        return DecoderContext(
             positions,
             change(self.masked_size),
             memories,
@@ -75,12 +75,12 @@ class Context:
         )
 
     @staticmethod
-    def join(contexts: Sequence[Context]) -> Context:
+    def join(contexts: Sequence[DecoderContext]) -> DecoderContext:
         """One batch of all, shorter ones padded; what padding holds has no influence."""
         layers = zip(*(context.memories for context in contexts), strict=True)
         positions = [context.positions for context in contexts]
         joint = [context.visible for context in contexts if context.visible is not None]
-        return Context(
+        return DecoderContext(
             positions=_pad_and_join(positions),
             masked_size=_join_sizes([context.masked_size for context in contexts], positions),
             memories=tuple(_join_memories(layer) for layer in layers),
@@ -89,7 +89,7 @@ class Context:
         )
 
 
-class DecoderBlock(nn.Module):
+class DiffMAEDecoderBlock(nn.Module):
     def __init__(self, kind: DecoderType, width: int, context_width: int, heads: int, hidden: int, norm_eps: float) -> None:
         super().__init__()
         crosses, joins = kind is not DecoderType.JOINT, kind is not DecoderType.CROSS

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-class Kind(StrEnum):
+class ScheduleKind(StrEnum):
     LINEAR = "linear"
     COSINE = "cosine"
 
@@ -28,10 +28,10 @@ class RhoMode(StrEnum):
 
 
 @dataclass(frozen=True)
-class Schedule:
+class NoiseSchedule:
     """How an image turns into noise. The defaults are ours: the paper's own text could not be found (arXiv 2304.03283)."""
 
-    kind: Kind = Kind.LINEAR
+    kind: ScheduleKind = ScheduleKind.LINEAR
     steps: int = 1000
     """T, the number of training times."""
     rho: float = 0.8
@@ -64,7 +64,7 @@ class Schedule:
 
     def _plain_betas(self, device: torch.device | str) -> Tensor:
         """Never on the default device: a model without memory for its weights still has a schedule."""
-        if self.kind is Kind.LINEAR:
+        if self.kind is ScheduleKind.LINEAR:
             scale = 1000 / self.steps
             return torch.linspace(scale * self.beta_start, scale * self.beta_end, self.steps, dtype=torch.float64, device=device)
         share = torch.arange(self.steps + 1, dtype=torch.float64, device=device) / self.steps
@@ -77,18 +77,18 @@ class Schedule:
         return _per_sample(alphas_bar.sqrt(), x0) * x0 + _per_sample((1 - alphas_bar).sqrt(), x0) * noise
 
 
-class Spacing(StrEnum):
+class TimestepSpacing(StrEnum):
     """The K of T times that a sampler visits. Both contain the last."""
 
     UNIFORM = "uniform"
     LOG_SNR = "logsnr"
     """Even in the logarithm of signal to noise, as far as there is any signal: the default schedule is pure noise half of the time."""
 
-    def times(self, schedule: Schedule, count: int) -> Tensor:
+    def times(self, schedule: NoiseSchedule, count: int) -> Tensor:
         """(K,) int64, ascending and distinct."""
         if not 1 <= count <= schedule.steps:
             raise ValueError(f"steps: {count}; a sampler of this schedule takes from 1 to {schedule.steps}")
-        if self is Spacing.UNIFORM:
+        if self is TimestepSpacing.UNIFORM:
             return (torch.arange(1, count + 1) * schedule.steps).div(count, rounding_mode="floor") - 1
         last = schedule.steps - 1
         if count == 1:
@@ -104,14 +104,14 @@ class Spacing(StrEnum):
         return slack + index
 
 
-class Method(StrEnum):
+class SamplerMethod(StrEnum):
     ANCESTRAL = "ancestral"
     DDIM = "ddim"
     ONE_STEP = "one-step"
     """The prediction from pure noise, as a masked autoencoder makes it."""
 
 
-class Variance(StrEnum):
+class VarianceType(StrEnum):
     """Variance of the noise that ancestral sampling adds."""
 
     POSTERIOR = "posterior"
@@ -119,7 +119,7 @@ class Variance(StrEnum):
 
 
 @dataclass(frozen=True)
-class Steps:
+class SamplerTable:
     """Reverse steps, one in each row: all of one sampler, or the next one of every sample in a batch, whatever their samplers.
 
     Every sampler is linear in what it knows: x ← from_x0 · x̂0 + from_xt · x + sigma · noise.
@@ -140,15 +140,17 @@ class Steps:
     def __len__(self) -> int:
         return self.time.shape[0]
 
-    def rows(self, index: Tensor) -> Steps:
-        return Steps(**{name: value[index] for name, value in self._columns().items()})
+    def rows(self, index: Tensor) -> SamplerTable:
+        return SamplerTable(**{name: value[index] for name, value in self._columns().items()})
 
-    def to(self, device: torch.device) -> Steps:
-        return Steps(**{name: value.to(device, non_blocking=True) for name, value in self._columns().items()})
+    def to(self, device: torch.device) -> SamplerTable:
+        return SamplerTable(**{name: value.to(device, non_blocking=True) for name, value in self._columns().items()})
 
     @staticmethod
-    def join(batch: Sequence[Steps]) -> Steps:
-        return Steps(**{field.name: torch.cat([getattr(steps, field.name) for steps in batch]) for field in dataclasses.fields(Steps)})
+    def join(batch: Sequence[SamplerTable]) -> SamplerTable:
+        return SamplerTable(
+            **{field.name: torch.cat([getattr(steps, field.name) for steps in batch]) for field in dataclasses.fields(SamplerTable)}
+        )
 
     def x0_from_noise(self, x: Tensor, noise: Tensor) -> Tensor:
         """The clean image, if `noise` was added to it. x: (S, ...)."""
@@ -164,23 +166,23 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Sampler:
-    method: Method = Method.ANCESTRAL
+class DiffusionSampler:
+    method: SamplerMethod = SamplerMethod.ANCESTRAL
     steps: int = 1000
     eta: float = 0.0
     """DDIM only: 0 adds no noise, 1 as much as ancestral sampling does."""
-    variance: Variance = Variance.POSTERIOR
+    variance: VarianceType = VarianceType.POSTERIOR
     """Ancestral sampling only."""
     clip: bool = True
-    spacing: Spacing = Spacing.UNIFORM
+    spacing: TimestepSpacing = TimestepSpacing.UNIFORM
 
     def __post_init__(self) -> None:
-        if self.method is Method.ONE_STEP and self.steps != 1:
+        if self.method is SamplerMethod.ONE_STEP and self.steps != 1:
             raise ValueError(f"steps: {self.steps}; the method one-step takes 1")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: {self.eta}; it can be from 0 to 1")
 
-    def reverse(self, schedule: Schedule) -> Steps:
+    def reverse(self, schedule: NoiseSchedule) -> SamplerTable:
         """All steps, in the order of their times: a sampler executes them from the last to the first."""
         times = self.spacing.times(schedule, self.steps)
         alpha_bar = schedule.alphas_bar()[times]
@@ -188,16 +190,16 @@ class Sampler:
         alpha = alpha_bar / before
         beta = 1 - alpha
         posterior = beta * (1 - before) / (1 - alpha_bar)
-        if self.method is Method.DDIM:
+        if self.method is SamplerMethod.DDIM:
             sigma = self.eta * posterior.sqrt()
             direction = (1 - before - sigma.square()).clamp(min=0).sqrt() / (1 - alpha_bar).sqrt()
             from_x0, from_xt = before.sqrt() - direction * alpha_bar.sqrt(), direction
         else:
-            sigma = (posterior if self.variance is Variance.POSTERIOR else beta).sqrt()
+            sigma = (posterior if self.variance is VarianceType.POSTERIOR else beta).sqrt()
             from_x0, from_xt = before.sqrt() * beta / (1 - alpha_bar), alpha.sqrt() * (1 - before) / (1 - alpha_bar)
         from_x0[0], from_xt[0], sigma[0] = 1.0, 0.0, 0.0
         clip = torch.full_like(times, self.clip, dtype=torch.bool)
-        return Steps(times, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), from_x0, from_xt, sigma, clip)
+        return SamplerTable(times, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), from_x0, from_xt, sigma, clip)
 
 
 def _previous(alphas_bar: Tensor) -> Tensor:

@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from models.registry import ForwardCall, InputMaker
-from models.systems.diffmae.masks import Split
+from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from models.systems.diffmae.system import MASKED
 
 
 @dataclass(frozen=True)
-class HalfMasked:
+class DummyMaskedBatch:
     pixels: Tensor
-    split: Split
+    split: PatchSplit
     noisy: Tensor
     times: Tensor
 
     @staticmethod
-    def of(config: DiffMAEConfig, make: InputMaker) -> HalfMasked:
+    def of(config: DiffMAEConfig, make: InputMaker) -> DummyMaskedBatch:
         noise = make.uniform(config.patches)
-        split = Split.by_noise(noise, MASKED)
+        split = PatchSplit.by_noise(noise, MASKED)
         frames = () if config.frames is None else (config.frames,)
-        return HalfMasked(
+        return DummyMaskedBatch(
             make.normal(config.channels, *frames, *config.image_size),
             split,
             make.normal(split.masked.shape[1], config.patch_values),
@@ -35,5 +35,5 @@ class HalfMasked:
 
 def one_step(model: DiffMAE, config: DiffMAEConfig, make: InputMaker) -> ForwardCall:
     """Encode the visible patches, denoise the others once."""
-    given = HalfMasked.of(config, make)
+    given = DummyMaskedBatch.of(config, make)
     return lambda: model.predict(given.noisy, given.times, model.encode(given.pixels, given.split))

@@ -19,7 +19,7 @@ from models.media.patchmatch import PyramidLevel
 
 
 @dataclass(frozen=True)
-class Crop:
+class ExemplarCrop:
     """An image to copy from, and the hole in it that is to be filled."""
 
     pixels: NDArray[np.uint8]
@@ -28,9 +28,9 @@ class Crop:
     """(h, w)."""
 
     @staticmethod
-    def of(job: Tensors) -> Crop:
+    def of(job: Tensors) -> ExemplarCrop:
         """From `detail` uint8 (h, w, 3) and `detail_missing` (h, w)."""
-        return Crop(job["detail"].cpu().numpy(), job["detail_missing"].cpu().numpy() > 0)
+        return ExemplarCrop(job["detail"].cpu().numpy(), job["detail_missing"].cpu().numpy() > 0)
 
     @property
     def nbytes(self) -> int:
@@ -38,10 +38,10 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Copying:
+class ExemplarState:
     """How far one job has come: level by level, sample after sample."""
 
-    crop: Crop
+    crop: ExemplarCrop
     seeds: tuple[int, ...]
     """Seeds of the samples."""
     reductions: tuple[int, ...]
@@ -59,9 +59,11 @@ class Copying:
     """Number of its next level."""
 
     @staticmethod
-    def of(crop: Crop, seeds: Sequence[int], returned: Tensors, starts: NDArray[np.uint8] | None = None, before: int = 0) -> Copying:
+    def of(
+        crop: ExemplarCrop, seeds: Sequence[int], returned: Tensors, starts: NDArray[np.uint8] | None = None, before: int = 0
+    ) -> ExemplarState:
         least_side = patchmatch.MIN_SIDE_PIXELS if starts is None else max(starts.shape[1:3]) // patchmatch.MAX_NETWORK_REDUCTION
-        return Copying(crop, tuple(seeds), patchmatch.reductions(crop.missing, least_side), returned, starts, before)
+        return ExemplarState(crop, tuple(seeds), patchmatch.reductions(crop.missing, least_side), returned, starts, before)
 
     @property
     def done(self) -> int:
@@ -80,7 +82,7 @@ class Copying:
     def is_done(self) -> bool:
         return len(self.finished) == len(self.seeds)
 
-    def next(self) -> Copying:
+    def next(self) -> ExemplarState:
         """One level further. Raises `models.processes.confined_process.ProcessDied`."""
         sample = len(self.finished)
         start = self.latest if self.latest is not None or self.starts is None else self.starts[sample]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.layers.block import TransformerBlock
 from models.systems.diffmae import init_gates
-from models.systems.diffmae.decoder import DecoderBlock, DecoderType
+from models.systems.diffmae.decoder import DecoderType, DiffMAEDecoderBlock
 from models.systems.diffmae.model import DiffMAE
 
 Offset = tuple[float, float]
@@ -47,7 +47,7 @@ _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (
 
 
 @dataclass(frozen=True)
-class Channels:
+class ContentChannels:
     """Indices of the channels that hold content."""
 
     own: Tensor
@@ -57,17 +57,17 @@ class Channels:
     """Written by branches."""
 
     @staticmethod
-    def of(width: int, patch_values: int) -> Channels:
+    def of(width: int, patch_values: int) -> ContentChannels:
         """Raises ValueError where there is no room."""
         content = content_channels(width)
         own = min(patch_values, int(_OWN_SHARE * len(content)))
         if own < 1 or own + 1 >= len(content):
             raise ValueError(f"width: {width} has room for positions only")
-        return Channels(content[:own], int(content[own]), content[own + 1 :])
+        return ContentChannels(content[:own], int(content[own]), content[own + 1 :])
 
 
 @torch.no_grad()
-def look_around(model: DiffMAE) -> None:
+def init_neighbour_attention(model: DiffMAE) -> None:
     """Set embeddings, attention and gates, in place; a head of decoder block j looks j + 1 patches away.
 
     The last layer starts at zero. Raises ValueError for a network of clips, for one that is too narrow, and
@@ -78,7 +78,7 @@ def look_around(model: DiffMAE) -> None:
         raise ValueError("frames: only networks of images can start with a look at neighbours")
     if config.width != config.decoder_width:
         raise ValueError(f"decoder_width: {config.decoder_width} is not the encoder's width, {config.width}: positions would not match")
-    channels = Channels.of(config.width, config.patch_values)
+    channels = ContentChannels.of(config.width, config.patch_values)
     basis = CONTENT * cosine_basis(config.patch_size, config.channels)  # (P, channels, p, p)
     convolution = model.patch_embed.get_parameter("proj.weight")
     convolution.zero_()  # the mask's channel, too, where there is one
@@ -93,7 +93,7 @@ def look_around(model: DiffMAE) -> None:
         _find(block.attn.proj, channels, _FOUND)
         _find(block.mlp.fc2, channels, _BRANCH)
     for number, block in enumerate(model.decoder_blocks):
-        assert isinstance(block, DecoderBlock)
+        assert isinstance(block, DiffMAEDecoderBlock)
         if block.cross_attn is not None:
             cross, reach = block.cross_attn, number + 1
             keys, values = cross.kv.weight.chunk(2)
@@ -106,26 +106,24 @@ def look_around(model: DiffMAE) -> None:
             _find(block.attn.proj, channels, _BRANCH)
         _find(block.mlp.fc2, channels, _BRANCH)
     if model.time_embed is not None:
-        init_gates.tell_time(model.time_embed, config.schedule, channels.time)
+        init_gates.init_time_channel(model.time_embed, config.schedule, channels.time)
         if config.decoder_type is not DecoderType.JOINT:  # there, visible patches would pass the gates, too
             _weigh(model, channels)
     for parameter in model.decoder_pred.parameters():
         parameter.zero_()
 
 
-def _weigh(model: DiffMAE, channels: Channels) -> None:
+def _weigh(model: DiffMAE, channels: ContentChannels) -> None:
     """The first MLP of the decoder forgets the patch, the last one what was found."""
-    config, norm = model.config, init_gates.Norm.of(model.pos_embed[0, 1:])
+    config, norm = model.config, init_gates.LayerNormStats.of(model.pos_embed[0, 1:])
     squares = torch.tensor([row**2 + column**2 for row, column in _by_frequency(config.patch_size) for _ in range(config.channels)])
     variances = _VARIANCE / (1 + squares[: len(channels.own)]) ** _FALL
-    blocks = cast(Sequence[DecoderBlock], model.decoder_blocks)
+    blocks = cast(Sequence[DiffMAEDecoderBlock], model.decoder_blocks)
     own = CONTENT * variances.clamp(min=1.0).sqrt()  # where noise is more, it is the content
-    init_gates.forget_in_noise(blocks[0].mlp, channels.own, own, variances / 2, channels.time, norm)
+    init_gates.init_noise_gate(blocks[0].mlp, channels.own, own, variances / 2, channels.time, norm)
     found = torch.full((len(channels.found),), norm.std)
     first = 2 * len(channels.own) if len(blocks) == 1 else 0
-    init_gates.forget_when_clear(
-        blocks[-1].mlp, channels.found, found, torch.full_like(found, _FOUND_OPEN), channels.time, norm, first=first
-    )
+    init_gates.init_clean_gate(blocks[-1].mlp, channels.found, found, torch.full_like(found, _FOUND_OPEN), channels.time, norm, first=first)
 
 
 def cosine_basis(side: int, channels: int) -> Tensor:
@@ -154,7 +152,7 @@ def _frequencies(width: int) -> Tensor:
     return 10000.0 ** -(torch.arange(count, dtype=torch.float64) / count)
 
 
-def _embed(weight: Tensor, basis: Tensor, channels: Channels) -> None:
+def _embed(weight: Tensor, basis: Tensor, channels: ContentChannels) -> None:
     """Write as many vectors of the basis as the patch has channels."""
     weight.zero_()
     weight[channels.own] = basis[: len(channels.own)]
@@ -164,7 +162,7 @@ def _spread(heads: int) -> list[Offset]:
     return [_DIRECTIONS[head % len(_DIRECTIONS)] for head in range(heads)]
 
 
-def _attend(qkv: nn.Linear, positions: Tensor, heads: int, channels: Channels) -> None:
+def _attend(qkv: nn.Linear, positions: Tensor, heads: int, channels: ContentChannels) -> None:
     (queries, keys, values), (query_bias, key_bias, _) = qkv.weight.chunk(3), qkv.bias.chunk(3)
     _look(queries, query_bias, positions, _spread(heads))
     _look(keys, key_bias, positions, [(0, 0)] * heads)
@@ -199,7 +197,7 @@ def _look(weight: Tensor, bias: Tensor, positions: Tensor, offsets: Sequence[Off
                 bias[place] = (of_sine + of_cosine) * mean
 
 
-def _hold_content(values: Tensor, heads: int, channels: Channels) -> None:
+def _hold_content(values: Tensor, heads: int, channels: ContentChannels) -> None:
     """Let every head pass on the first channels of a patch."""
     inner = len(values) // heads
     count = min(inner, len(channels.own))
@@ -208,7 +206,7 @@ def _hold_content(values: Tensor, heads: int, channels: Channels) -> None:
         values[head * inner + torch.arange(count), channels.own[:count]] = 1.0
 
 
-def _find(layer: nn.Linear, channels: Channels, gain: float) -> None:
+def _find(layer: nn.Linear, channels: ContentChannels, gain: float) -> None:
     """Let a branch write in directions drawn at random, and leave alone what is the patch's own, the time and positions."""
     found = torch.empty(len(channels.found), layer.in_features)
     nn.init.orthogonal_(found, gain=gain)

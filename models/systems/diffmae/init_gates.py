@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.layers.block import Mlp
 from models.systems.diffmae.decoder import TimeEmbedding
-from models.systems.diffmae.diffusion import Schedule
+from models.systems.diffmae.diffusion import NoiseSchedule
 
 _SLOPE = 3.2
 """GELU' rises by 0.8 per unit where it is 1/2, the logistic function by 1/4."""
@@ -29,7 +29,7 @@ _RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
-class Norm:
+class LayerNormStats:
     """The effect of a LayerNorm on the tokens of a decoder at the start."""
 
     centre: Tensor
@@ -37,14 +37,14 @@ class Norm:
     std: float
 
     @staticmethod
-    def of(positions: Tensor) -> Norm:
+    def of(positions: Tensor) -> LayerNormStats:
         """positions (N, C)."""
         own = positions.var(dim=1, correction=0).mean().item()
-        return Norm((positions - positions.mean()).mean(dim=0), math.sqrt(own + _CONTENT_VARIANCE))
+        return LayerNormStats((positions - positions.mean()).mean(dim=0), math.sqrt(own + _CONTENT_VARIANCE))
 
 
 @torch.no_grad()
-def tell_time(embedding: TimeEmbedding, schedule: Schedule, channel: int) -> None:
+def init_time_channel(embedding: TimeEmbedding, schedule: NoiseSchedule, channel: int) -> None:
     """Write log(noise / signal) of each time, as a gate's b, into one channel of tokens, in place, and nothing into the others."""
     alphas_bar = schedule.alphas_bar()
     wanted = ((1 - alphas_bar) / alphas_bar).log().clamp(-_LARGEST, _LARGEST) / _SLOPE
@@ -61,7 +61,7 @@ def tell_time(embedding: TimeEmbedding, schedule: Schedule, channel: int) -> Non
 
 
 @torch.no_grad()
-def forget_in_noise(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor, time: int, norm: Norm) -> None:
+def init_noise_gate(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor, time: int, norm: LayerNormStats) -> None:
     """Take content away from tokens, in place, as it drowns in noise.
 
     stds: (n,), of the channels (n,) of tokens. left_open: variances (n,) of the patches' values, in the diffusion's units.
@@ -70,12 +70,12 @@ def forget_in_noise(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor,
 
 
 @torch.no_grad()
-def forget_when_clear(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor, time: int, norm: Norm, *, first: int) -> None:
+def init_clean_gate(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor, time: int, norm: LayerNormStats, *, first: int) -> None:
     """Take away what other patches told, in place, when the patch itself is clear. first: hidden unit from which on there is room."""
     _gate(mlp, channels, stds, left_open.log() / _SLOPE, -1.0, time, norm, first)
 
 
-def _gate(mlp: Mlp, channels: Tensor, stds: Tensor, bias: Tensor, sign: float, time: int, norm: Norm, first: int) -> None:
+def _gate(mlp: Mlp, channels: Tensor, stds: Tensor, bias: Tensor, sign: float, time: int, norm: LayerNormStats, first: int) -> None:
     """As many channels as the hidden units are enough for."""
     count = min(len(channels), (mlp.fc1.out_features - first) // 2)
     channels, bias = channels[:count], bias[:count]

@@ -10,26 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.layers.stepwise import Tensors
-from models.systems.diffmae.canvas import Canvas, Place, Window
-from models.systems.diffmae.decoder import Context
-from models.systems.diffmae.diffusion import Steps
-from models.systems.diffmae.exemplar_fill import Crop
+from models.systems.diffmae.canvas import Canvas, CanvasWindow, Place
+from models.systems.diffmae.decoder import DecoderContext
+from models.systems.diffmae.diffusion import SamplerTable
+from models.systems.diffmae.exemplar_fill import ExemplarCrop
 from models.systems.diffmae.model import DiffMAE
-from models.systems.diffmae.sampling import Known
+from models.systems.diffmae.sampling import KnownPixels
 
-LEAST_SHARE = 0.75
+MIN_SIZE_RATIO = 0.75
 """A hole joins a padded batch if it has at least this share of the patches of its largest one."""
 SAMPLE_COST = 8
 """Cost of a sample in a step besides that of its patches, in patches: its attention and what is done for it alone."""
 
 
 @dataclass(frozen=True)
-class Request:
+class InpaintRequest:
     """The constants of a job: no step changes them."""
 
     windows: tuple[Place, ...]
     """Places on the canvas, in the order in which they are filled; none where nothing is missing."""
-    reverse: Steps
+    reverse: SamplerTable
     noisy: tuple[bool, ...]
     """Which steps add noise."""
     seeds: Tensor
@@ -40,7 +40,7 @@ class Request:
     alone: bool
     """No other job shares its batches: the same bytes each time."""
     returned: Tensors
-    crop: Crop | None = None
+    crop: ExemplarCrop | None = None
     """Crop whose patches then replace what the network has put into its hole."""
 
     @property
@@ -53,12 +53,12 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Denoising:
+class WindowDenoising:
     """One window on its way from noise to pixels."""
 
     at: Place
-    window: Window
-    context: Context
+    window: CanvasWindow
+    context: DecoderContext
     """Context of one sample while all are alike, else of n."""
     x: Tensor
     """(n, M, P) float32."""
@@ -66,14 +66,14 @@ class Denoising:
 
 
 @dataclass(frozen=True)
-class Filling:
+class InpaintState:
     """How far one job has come."""
 
-    request: Request
+    request: InpaintRequest
     canvas: Canvas
     finished: int = 0
     """Number of windows that are filled."""
-    current: Denoising | None = None
+    current: WindowDenoising | None = None
     """None where nothing is missing."""
 
     @property
@@ -94,7 +94,7 @@ class Filling:
         return kept + self.current.context.nbytes + self.current.x.nbytes + window.images.nbytes + window.known.nbytes
 
     @property
-    def next_step(self) -> Steps:
+    def next_step(self) -> SamplerTable:
         """A row for each sample."""
         assert self.current is not None
         row = len(self.request.reverse) - 1 - self.current.executed
@@ -116,17 +116,17 @@ class Filling:
 class PaddedBatch:
     """The next step of several jobs. R: samples of all of them; M: patches of the largest hole, others are padded."""
 
-    fillings: tuple[Filling, ...]
-    current: tuple[Denoising, ...]
+    fillings: tuple[InpaintState, ...]
+    current: tuple[WindowDenoising, ...]
     x: Tensor
     """(R, M, P)."""
-    steps: Steps
+    steps: SamplerTable
     """R rows."""
-    context: Context
-    known: Known
+    context: DecoderContext
+    known: KnownPixels
 
     @staticmethod
-    def of(fillings: Sequence[Filling]) -> PaddedBatch:
+    def of(fillings: Sequence[InpaintState]) -> PaddedBatch:
         """A batch of jobs that all have a window."""
         current = tuple(filling.current for filling in fillings if filling.current is not None)
         contexts = [_for_all(now.context, len(now.x)) for now in current]
@@ -135,15 +135,15 @@ class PaddedBatch:
             fillings=tuple(fillings),
             current=current,
             x=_join([now.x for now in current]),
-            steps=Steps.join([filling.next_step for filling in fillings]).to(current[0].x.device),
-            context=contexts[0] if len(contexts) == 1 else Context.join(contexts),
-            known=Known(_join([one.patches for one in known]), _join([one.made for one in known])),
+            steps=SamplerTable.join([filling.next_step for filling in fillings]).to(current[0].x.device),
+            context=contexts[0] if len(contexts) == 1 else DecoderContext.join(contexts),
+            known=KnownPixels(_join([one.patches for one in known]), _join([one.made for one in known])),
         )
 
     def predict(self, model: DiffMAE, times: Tensor | None) -> Tensor:
         return model.predict(self.x, self.steps.time, self.context, times=times).patches
 
-    def jobs(self) -> Iterator[tuple[Filling, Denoising, tuple[slice, ...]]]:
+    def jobs(self) -> Iterator[tuple[InpaintState, WindowDenoising, tuple[slice, ...]]]:
         """Each job with its rows and patches in the batch."""
         start = 0
         for filling, now in zip(self.fillings, self.current, strict=True):
@@ -152,14 +152,14 @@ class PaddedBatch:
             start += samples
 
 
-def known_of(filling: Filling, now: Denoising) -> Known:
+def known_of(filling: InpaintState, now: WindowDenoising) -> KnownPixels:
     """Pixels inside its masked patches that stay what they are: (n, M, P) each."""
     known = now.window.known
     made = known.made if filling.request.inject_known else torch.ones_like(known.made)
-    return Known(known.patches.expand(now.x.shape), made.expand(now.x.shape))
+    return KnownPixels(known.patches.expand(now.x.shape), made.expand(now.x.shape))
 
 
-def encoded_together(fillings: Sequence[Filling], windows: Mapping[int, Window]) -> list[list[int]]:
+def group_by_visible_count(fillings: Sequence[InpaintState], windows: Mapping[int, CanvasWindow]) -> list[list[int]]:
     """Indices of the windows that go through the encoder together: equally many patches are visible in each, so that nothing is padded."""
     batches: dict[tuple[int, ...], list[int]] = {}
     for index, window in windows.items():
@@ -168,7 +168,7 @@ def encoded_together(fillings: Sequence[Filling], windows: Mapping[int, Window])
     return list(batches.values())
 
 
-def groups(fillings: Sequence[Filling], least_share: float = LEAST_SHARE) -> list[list[int]]:
+def group_by_hole_size(fillings: Sequence[InpaintState], least_share: float = MIN_SIZE_RATIO) -> list[list[int]]:
     """Indices of those that go through the network together: holes of about one size, so that little is padded. Without those that need
     no network.
 
@@ -189,7 +189,7 @@ def groups(fillings: Sequence[Filling], least_share: float = LEAST_SHARE) -> lis
     return shared + alone
 
 
-def _for_all(context: Context, samples: int) -> Context:
+def _for_all(context: DecoderContext, samples: int) -> DecoderContext:
     return context if len(context.positions) == samples else context.repeat(samples)
 
 

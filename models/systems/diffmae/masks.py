@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Split:
+class PatchSplit:
     """Positions in raster order, ascending. Samples may have different numbers of them: shorter rows are padded with position 0.
 
     A patch may be in neither half: what lies outside of an image that does not fill its grid is neither seen nor made.
@@ -29,25 +29,25 @@ class Split:
     """(B, M, 1)."""
 
     @staticmethod
-    def by_noise(noise: Tensor, ratio: float) -> Split:
+    def by_noise(noise: Tensor, ratio: float) -> PatchSplit:
         """Uniform noise (B, N); of its ascending order the first N · (1 − ratio), truncated, are visible."""
         order = noise.argsort(dim=1)
         visible = int(noise.shape[1] * (1 - ratio))
-        return Split(order[:, :visible].sort(dim=1).values, order[:, visible:].sort(dim=1).values)
+        return PatchSplit(order[:, :visible].sort(dim=1).values, order[:, visible:].sort(dim=1).values)
 
     @staticmethod
-    def by_mask(masked: Tensor, inside: Tensor | None = None) -> Split:
+    def by_mask(masked: Tensor, inside: Tensor | None = None) -> PatchSplit:
         """Masks of patches, and which patches belong to the image at all: (B, ...) each."""
         masked = masked.flatten(1)
         present = torch.ones_like(masked) if inside is None else inside.flatten(1)
-        return Split.of(present & ~masked, present & masked)
+        return PatchSplit.of(present & ~masked, present & masked)
 
     @staticmethod
-    def of(seen: Tensor, filled: Tensor) -> Split:
+    def of(seen: Tensor, filled: Tensor) -> PatchSplit:
         """Masks of the patches that the encoder sees, and of those that are filled: (B, ...) each."""
         visible, visible_size = _positions(seen.flatten(1))
         masked, masked_size = _positions(filled.flatten(1))
-        return Split(visible, masked, visible_size, masked_size)
+        return PatchSplit(visible, masked, visible_size, masked_size)
 
 
 def centre_mask(batch: int, grid: tuple[int, int]) -> Tensor:

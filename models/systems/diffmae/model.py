@@ -22,12 +22,12 @@ from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches,
 from models.layers.position_embeddings import sincos_table, space_time_table
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
-from models.systems.diffmae.decoder import Context, DecoderBlock, DecoderType, TimeEmbedding
-from models.systems.diffmae.diffusion import Schedule
-from models.systems.diffmae.masks import Split
+from models.systems.diffmae.decoder import DecoderContext, DecoderType, DiffMAEDecoderBlock, TimeEmbedding
+from models.systems.diffmae.diffusion import NoiseSchedule
+from models.systems.diffmae.masks import PatchSplit
 
 
-class Connection(StrEnum):
+class DecoderConnection(StrEnum):
     """Encoder blocks that a cross decoder reads."""
 
     U_SHAPED = "u_shaped"
@@ -35,7 +35,7 @@ class Connection(StrEnum):
     LAST = "last"
 
 
-class Target(StrEnum):
+class PredictionTarget(StrEnum):
     """Target of the decoder."""
 
     X0 = "x0"
@@ -66,14 +66,14 @@ class DiffMAEConfig:
     decoder_depth: int = 8
     decoder_heads: int = 16
     decoder_type: DecoderType = DecoderType.CROSS_SELF
-    connection: Connection = Connection.U_SHAPED
+    connection: DecoderConnection = DecoderConnection.U_SHAPED
     time_embed: bool = True
     """Tell the decoder the time; otherwise it sees the noise only."""
     time_width: int = 256
     normalise_patches: bool = False
     """Diffuse patches with their own mean taken off, divided by their own standard deviation. Such a model cannot fill holes."""
-    target: Target = Target.X0
-    schedule: Schedule = field(default_factory=Schedule)
+    target: PredictionTarget = PredictionTarget.X0
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     clip_width: int | None = None
     """Width of the CLIP features that a second head predicts; None for no such head."""
     clip_weight: float = 1.0
@@ -121,7 +121,7 @@ class DiffMAEConfig:
     def read_blocks(self) -> tuple[int, ...]:
         """For each decoder block, the encoder block that it reads. A joint decoder reads the last one only."""
         last = self.depth - 1
-        if self.connection is Connection.LAST or self.decoder_type is DecoderType.JOINT:
+        if self.connection is DecoderConnection.LAST or self.decoder_type is DecoderType.JOINT:
             return (last,) * self.decoder_depth
         return tuple(last - block * self.depth // self.decoder_depth for block in range(self.decoder_depth))
 
@@ -135,15 +135,15 @@ SIZES: Mapping[str, DiffMAEConfig] = {
 
 
 @dataclass(frozen=True)
-class Prediction:
+class DecoderPrediction:
     patches: Tensor
-    """(B, M, P), clean patches or noise, in the order of `Split.masked`."""
+    """(B, M, P), clean patches or noise, in the order of `PatchSplit.masked`."""
     clip: Tensor | None
     """(B, M, clip_width)."""
 
 
 @dataclass(frozen=True)
-class Denoising:
+class DiffMAEOutput:
     """One training step."""
 
     loss: Tensor
@@ -151,7 +151,7 @@ class Denoising:
     """Mean squared error over the masked patches."""
     loss_clip: Tensor | None
     """2 − 2 · cosine, over the same."""
-    prediction: Prediction
+    prediction: DecoderPrediction
 
 
 class DiffMAE(MaskedEncoder):
@@ -173,7 +173,9 @@ class DiffMAE(MaskedEncoder):
         self.time_embed = TimeEmbedding(config.time_width, small) if config.time_embed else None
         self.decoder_embed = nn.Linear(config.width, small) if config.decoder_type is DecoderType.JOINT else None
         self.decoder_blocks = nn.ModuleList(
-            DecoderBlock(config.decoder_type, small, config.width, config.decoder_heads, int(small * config.mlp_ratio), config.norm_eps)
+            DiffMAEDecoderBlock(
+                config.decoder_type, small, config.width, config.decoder_heads, int(small * config.mlp_ratio), config.norm_eps
+            )
             for _ in range(config.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(small, eps=config.norm_eps)
@@ -184,12 +186,12 @@ class DiffMAE(MaskedEncoder):
     def forward(
         self,
         images: Tensor,
-        split: Split,
+        split: PatchSplit,
         t: Tensor,
         noise: Tensor,
         clip_target: Tensor | None = None,
-        context: Context | None = None,
-    ) -> Denoising:
+        context: DecoderContext | None = None,
+    ) -> DiffMAEOutput:
         """Normalised images (B, channels, H, W) or clips (B, channels, T, H, W); t (B,); noise (B, M, P), normal: the caller draws both.
 
         clip_target: (B, N, clip_width) features of all patches, from a frozen teacher. context: result of `encode` for these
@@ -198,22 +200,22 @@ class DiffMAE(MaskedEncoder):
         x0 = self.targets(images, split)
         context = context or self.encode(images, split)
         prediction = self.predict(self.config.schedule.add_noise(x0, t, noise), t, context)
-        wanted = x0 if self.config.target is Target.X0 else noise
+        wanted = x0 if self.config.target is PredictionTarget.X0 else noise
         loss_pixel = _mean_over_patches((prediction.patches - wanted).square().mean(dim=-1), split)
         if prediction.clip is None:
-            return Denoising(loss_pixel, loss_pixel, None, prediction)
+            return DiffMAEOutput(loss_pixel, loss_pixel, None, prediction)
         if clip_target is None:
             raise ValueError("clip_target: this model's second head needs the features that it is to predict")
         cosine = F.cosine_similarity(prediction.clip, gather_tokens(clip_target, split.masked), dim=-1)
         loss_clip = _mean_over_patches(2 - 2 * cosine, split)
-        return Denoising(loss_pixel + self.config.clip_weight * loss_clip, loss_pixel, loss_clip, prediction)
+        return DiffMAEOutput(loss_pixel + self.config.clip_weight * loss_clip, loss_pixel, loss_clip, prediction)
 
-    def targets(self, images: Tensor, split: Split) -> Tensor:
+    def targets(self, images: Tensor, split: PatchSplit) -> Tensor:
         """→ (B, M, P), the masked patches, clean, in the units of the diffusion."""
         patches = gather_tokens(self.patchify(images), split.masked)
         return normalise_patches(patches) if self.config.normalise_patches else patches
 
-    def encode(self, images: Tensor, split: Split, *, merge: MergeSchedule | None = None) -> Context:
+    def encode(self, images: Tensor, split: PatchSplit, *, merge: MergeSchedule | None = None) -> DecoderContext:
         """Everything about an image that the steps need; what the images hold under the mask has no influence.
 
         merge: let visible tokens merge on the way, for cross decoders and splits without padding.
@@ -224,16 +226,16 @@ class DiffMAE(MaskedEncoder):
         masked_size = _seen(split.masked_size)
         if self.decoder_embed is None:
             read = [features[block] for block in config.read_blocks]
-            blocks = cast(Iterable[DecoderBlock], self.decoder_blocks)
+            blocks = cast(Iterable[DiffMAEDecoderBlock], self.decoder_blocks)
             memories = tuple(block.remember(tokens.x, tokens.key_size) for block, tokens in zip(blocks, read, strict=True))
-            return Context(positions[1 + split.masked], masked_size, memories)
+            return DecoderContext(positions[1 + split.masked], masked_size, memories)
         if merge is not None and any(merge.expand(config.depth)):
             raise ValueError("merge: a joint decoder places every visible patch, which merged tokens have no place for")
         where = F.pad(1 + split.visible, (1, 0))  # the class token at 0
         visible = self.decoder_embed(features[-1].x) + positions[where]
-        return Context(positions[1 + split.masked], masked_size, visible=visible, visible_size=features[-1].key_size)
+        return DecoderContext(positions[1 + split.masked], masked_size, visible=visible, visible_size=features[-1].key_size)
 
-    def features(self, images: Tensor, split: Split, *, merge: MergeSchedule | None = None) -> list[Tokens]:
+    def features(self, images: Tensor, split: PatchSplit, *, merge: MergeSchedule | None = None) -> list[Tokens]:
         """The tokens after each block, (B, 1 + V, C), the class token first; the last ones normalised."""
         config, size = self.config, split.visible_size
         schedule = (merge or MergeSchedule.off()).expand(config.depth)
@@ -254,7 +256,7 @@ class DiffMAE(MaskedEncoder):
         features[-1] = replace(tokens, x=self.norm(tokens.x))
         return features
 
-    def predict(self, x: Tensor, t: Tensor, context: Context, *, times: Tensor | None = None) -> Prediction:
+    def predict(self, x: Tensor, t: Tensor, context: DecoderContext, *, times: Tensor | None = None) -> DecoderPrediction:
         """Noisy patches (B, M, P), each sample at its own time (B,) of training, → prediction in x's precision.
 
         times: `time_table()`, whose rows then do not depend on who else is in the batch.
@@ -271,7 +273,7 @@ class DiffMAE(MaskedEncoder):
             z = block(z, size, memory)
         z = self.decoder_norm(z[:, z.shape[1] - x.shape[1] :])
         clip = None if self.decoder_pred_clip is None else self.decoder_pred_clip(z).to(x.dtype)
-        return Prediction(self.decoder_pred(z).to(x.dtype), clip)
+        return DecoderPrediction(self.decoder_pred(z).to(x.dtype), clip)
 
     def time_table(self) -> Tensor | None:
         """(T, C), the embedding of every training time; None where the decoder is not told the time."""
@@ -292,12 +294,12 @@ class DiffMAE(MaskedEncoder):
         return clips if config.frames else clips.squeeze(2)
 
 
-def start_from_encoder(model: DiffMAE, pretrained: Mapping[str, Tensor]) -> None:
+def init_from_encoder(model: DiffMAE, pretrained: Mapping[str, Tensor]) -> None:
     """Load the encoder of another MAE or DiffMAE, in place; the decoder stays as it is. Raises ValueError naming what does not fit."""
     load_encoder(model, pretrained, fresh=("decoder_", "noise_embed.", "time_embed."))
 
 
-def _mean_over_patches(values: Tensor, split: Split) -> Tensor:
+def _mean_over_patches(values: Tensor, split: PatchSplit) -> Tensor:
     """(B, M) → scalar, without padding."""
     if split.masked_size is None:
         return values.mean()
@@ -310,7 +312,7 @@ def _seen(size: Tensor | None) -> Tensor | None:
     return None if size is None else torch.cat([torch.ones_like(size[:, :1]), size[:, 1:]], dim=1)
 
 
-def _join_sizes(context: Context, x: Tensor) -> Tensor | None:
+def _join_sizes(context: DecoderContext, x: Tensor) -> Tensor | None:
     """Sizes of a joint decoder's tokens, (B, 1 + V + M, 1)."""
     assert context.visible is not None
     if context.visible_size is None and context.masked_size is None:

@@ -12,22 +12,22 @@ from torch import Tensor
 
 from kernels import ops
 from models.layers.cross_attention import KVCache
-from models.systems.diffmae.decoder import Context, DecoderBlock
-from models.systems.diffmae.diffusion import Steps
-from models.systems.diffmae.inpaint_state import Denoising, Filling, known_of
+from models.systems.diffmae.decoder import DecoderContext, DiffMAEDecoderBlock
+from models.systems.diffmae.diffusion import SamplerTable
+from models.systems.diffmae.inpaint_state import InpaintState, WindowDenoising, known_of
 from models.systems.diffmae.model import DiffMAE
-from models.systems.diffmae.sampling import Known
+from models.systems.diffmae.sampling import KnownPixels
 
 
 @dataclass(frozen=True)
-class Part:
+class PackedPart:
     """Samples of one hole."""
 
     x: Tensor
     """(n, M, P), noisy."""
     time: Tensor
     """(n,), of training."""
-    context: Context
+    context: DecoderContext
     """Context of one sample or of n."""
 
     @property
@@ -49,17 +49,17 @@ class Part:
 class PackedBatch:
     """The next step of several jobs. Each of the R noisy patches of all samples is a sample of its own, with one patch."""
 
-    fillings: tuple[Filling, ...]
-    current: tuple[Denoising, ...]
+    fillings: tuple[InpaintState, ...]
+    current: tuple[WindowDenoising, ...]
     x: Tensor
     """(R, 1, P)."""
-    steps: Steps
+    steps: SamplerTable
     """R rows."""
-    parts: tuple[Part, ...]
-    known: Known
+    parts: tuple[PackedPart, ...]
+    known: KnownPixels
 
     @staticmethod
-    def of(fillings: Sequence[Filling]) -> PackedBatch:
+    def of(fillings: Sequence[InpaintState]) -> PackedBatch:
         """A batch of jobs that all have a window."""
         current = tuple(filling.current for filling in fillings if filling.current is not None)
         next_steps = [filling.next_step for filling in fillings]
@@ -69,15 +69,15 @@ class PackedBatch:
             fillings=tuple(fillings),
             current=current,
             x=_pack([now.x for now in current]),
-            steps=Steps.join(next_steps).rows(torch.arange(len(patches)).repeat_interleave(patches)).to(current[0].x.device),
-            parts=tuple(Part(now.x, steps.time, now.context) for now, steps in zip(current, next_steps, strict=True)),
-            known=Known(_pack([one.patches for one in known]), _pack([one.made for one in known])),
+            steps=SamplerTable.join(next_steps).rows(torch.arange(len(patches)).repeat_interleave(patches)).to(current[0].x.device),
+            parts=tuple(PackedPart(now.x, steps.time, now.context) for now, steps in zip(current, next_steps, strict=True)),
+            known=KnownPixels(_pack([one.patches for one in known]), _pack([one.made for one in known])),
         )
 
     def predict(self, model: DiffMAE, times: Tensor | None) -> Tensor:
         return predict(model, self.parts, times).unsqueeze(1)
 
-    def jobs(self) -> Iterator[tuple[Filling, Denoising, tuple[slice, ...]]]:
+    def jobs(self) -> Iterator[tuple[InpaintState, WindowDenoising, tuple[slice, ...]]]:
         """Each job with its rows in the batch."""
         start = 0
         for filling, now in zip(self.fillings, self.current, strict=True):
@@ -86,13 +86,13 @@ class PackedBatch:
             start += rows
 
 
-def predict(model: DiffMAE, parts: Sequence[Part], times: Tensor | None) -> Tensor:
+def predict(model: DiffMAE, parts: Sequence[PackedPart], times: Tensor | None) -> Tensor:
     """Do what `DiffMAE.predict` does, for all parts in one pass: (R, P), the prediction for each noisy patch, part by part.
 
     times: `time_table()`.
     """
     z = _enter(model, parts, times)  # (rows of all parts, C)
-    for index, block in enumerate(cast(Iterable[DecoderBlock], model.decoder_blocks)):
+    for index, block in enumerate(cast(Iterable[DiffMAEDecoderBlock], model.decoder_blocks)):
         z = _block(block, z, parts, index)
     if any(part.context.visible is not None for part in parts):
         z = torch.cat([_by_sample(rows, part)[:, -part.x.shape[1] :].flatten(0, 1) for rows, part in _split(z, parts)])
@@ -101,7 +101,7 @@ def predict(model: DiffMAE, parts: Sequence[Part], times: Tensor | None) -> Tens
     return predicted.to(parts[0].x.dtype)
 
 
-def _enter(model: DiffMAE, parts: Sequence[Part], times: Tensor | None) -> Tensor:
+def _enter(model: DiffMAE, parts: Sequence[PackedPart], times: Tensor | None) -> Tensor:
     x = torch.cat([part.x.flatten(0, 1) for part in parts])
     embedded = model.noise_embed(x.to(model.noise_embed.weight.dtype)).split([part.samples * part.x.shape[1] for part in parts])
     entered = []
@@ -115,15 +115,15 @@ def _enter(model: DiffMAE, parts: Sequence[Part], times: Tensor | None) -> Tenso
     return torch.cat(entered)
 
 
-def _block(block: DecoderBlock, z: Tensor, parts: Sequence[Part], index: int) -> Tensor:
-    """`DecoderBlock.forward`, on rows of all parts (R, C)."""
+def _block(block: DiffMAEDecoderBlock, z: Tensor, parts: Sequence[PackedPart], index: int) -> Tensor:
+    """`DiffMAEDecoderBlock.forward`, on rows of all parts (R, C)."""
     if (cross := block.cross_attn) is not None:
         assert block.norm_cross is not None
         z = z + cross.proj(_attend(cross.q(block.norm_cross(z)), parts, lambda q, part: cross.attend(q, _of_all(part, index))))
     if (own := block.attn) is not None:
         assert block.norm_self is not None
 
-        def attend(qkv: Tensor, _part: Part) -> Tensor:
+        def attend(qkv: Tensor, _part: PackedPart) -> Tensor:
             return ops.size_biased_attention(*own.split_heads(qkv), None).transpose(1, 2).flatten(2)
 
         z = z + own.proj(_attend(own.qkv(block.norm_self(z)), parts, attend))
@@ -131,7 +131,7 @@ def _block(block: DecoderBlock, z: Tensor, parts: Sequence[Part], index: int) ->
     return output
 
 
-def _attend(rows: Tensor, parts: Sequence[Part], attend: Callable[[Tensor, Part], Tensor]) -> Tensor:
+def _attend(rows: Tensor, parts: Sequence[PackedPart], attend: Callable[[Tensor, PackedPart], Tensor]) -> Tensor:
     """(R, C) → (R, C'), (n, N, C) → (n, N, C') of each part."""
     return torch.cat([attend(_by_sample(own, part), part).flatten(0, 1) for own, part in _split(rows, parts)])
 
@@ -141,14 +141,14 @@ def _pack(values: Sequence[Tensor]) -> Tensor:
     return torch.cat([one.flatten(0, 1) for one in values]).unsqueeze(1)
 
 
-def _split(rows: Tensor, parts: Sequence[Part]) -> Iterator[tuple[Tensor, Part]]:
+def _split(rows: Tensor, parts: Sequence[PackedPart]) -> Iterator[tuple[Tensor, PackedPart]]:
     return zip(torch.split(rows, [part.rows for part in parts]), parts, strict=True)
 
 
-def _by_sample(rows: Tensor, part: Part) -> Tensor:
+def _by_sample(rows: Tensor, part: PackedPart) -> Tensor:
     return rows.view(part.samples, part.tokens, rows.shape[1])
 
 
-def _of_all(part: Part, block: int) -> KVCache:
+def _of_all(part: PackedPart, block: int) -> KVCache:
     memory = part.context.memories[block]
     return memory if len(memory.keys) == part.samples else memory.repeat(part.samples)

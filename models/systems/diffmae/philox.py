@@ -13,7 +13,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = 0xFFFFFFFF
 
 
-def normal(seeds: Tensor, step: Tensor, places: Tensor, values: int) -> Tensor:
+def counter_normal(seeds: Tensor, step: Tensor, places: Tensor, values: int) -> Tensor:
     """(B, M, values) float32 from N(0, 1). seeds: (B,) int64; step: (B,), from -1 up; places: (B, M), patches in raster order.
 
     Equal for equal (seed, step, place, value), wherever they stand.

@@ -14,14 +14,14 @@ PresetName = Literal["draft", "fast", "standard", "full"]
 
 
 @dataclass(frozen=True)
-class Preset:
+class SamplerPreset:
     sampler: SamplerName
     steps: int
 
 
-PRESETS: Mapping[PresetName, Preset] = {
-    "draft": Preset("one-step", 1),
-    "fast": Preset("ddim", 10),
-    "standard": Preset("ddim", 100),
-    "full": Preset("ancestral", 1000),
+PRESETS: Mapping[PresetName, SamplerPreset] = {
+    "draft": SamplerPreset("one-step", 1),
+    "fast": SamplerPreset("ddim", 10),
+    "standard": SamplerPreset("ddim", 100),
+    "full": SamplerPreset("ancestral", 1000),
 }

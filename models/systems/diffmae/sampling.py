@@ -15,17 +15,17 @@ from torch import Tensor
 from models.layers.masking import gather_tokens
 from models.layers.patches import patchify_tubes
 from models.systems.diffmae import philox
-from models.systems.diffmae.decoder import Context
-from models.systems.diffmae.diffusion import Sampler, Steps
-from models.systems.diffmae.masks import Split
-from models.systems.diffmae.model import DiffMAE, Target
+from models.systems.diffmae.decoder import DecoderContext
+from models.systems.diffmae.diffusion import DiffusionSampler, SamplerTable
+from models.systems.diffmae.masks import PatchSplit
+from models.systems.diffmae.model import DiffMAE, PredictionTarget
 
 Noise = Callable[[int], Tensor]
 """Executed step, -1 for the start → (B, M, P) from N(0, 1)."""
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownPixels:
     """Pixels in masked patches that need not be made: a user's mask seldom ends with a patch."""
 
     patches: Tensor
@@ -40,12 +40,12 @@ class Known:
     def inject(self, x0: Tensor) -> Tensor:
         return torch.where(self.made, x0, self.patches.to(x0.dtype))
 
-    def in_units_of(self, statistics: Statistics) -> Known:
-        return Known((self.patches - statistics.mean) / statistics.std, self.made)
+    def in_units_of(self, statistics: PatchStatistics) -> KnownPixels:
+        return KnownPixels((self.patches - statistics.mean) / statistics.std, self.made)
 
 
 @dataclass(frozen=True)
-class Statistics:
+class PatchStatistics:
     """Mean and standard deviation of each masked patch, (B, M, 1): a model of normalised patches cannot know them."""
 
     mean: Tensor
@@ -53,31 +53,31 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Inpainted:
+class InpaintOutput:
     patches: Tensor
     """(B, M, P), normalised pixels, neither clamped nor rounded."""
     pictures: Tensor
     """The input with these patches in their places."""
 
 
-def counter_noise(seeds: Tensor, split: Split, values: int, temperature: float = 1.0) -> Noise:
+def counter_noise(seeds: Tensor, split: PatchSplit, values: int, temperature: float = 1.0) -> Noise:
     """Noise that each sample draws by its own seed (B,), patch by patch: the same in any batch, and for any other mask with that patch;
     times the temperature."""
-    return lambda step: temperature * philox.normal(seeds, torch.full_like(seeds, step), split.masked, values)
+    return lambda step: temperature * philox.counter_normal(seeds, torch.full_like(seeds, step), split.masked, values)
 
 
 @torch.no_grad()
 def inpaint(
     model: DiffMAE,
     images: Tensor,
-    split: Split,
-    sampler: Sampler,
+    split: PatchSplit,
+    sampler: DiffusionSampler,
     draw: Noise,
     *,
-    statistics: Statistics | None = None,
-    known: Known | None = None,
+    statistics: PatchStatistics | None = None,
+    known: KnownPixels | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
-) -> Inpainted:
+) -> InpaintOutput:
     """Normalised images (B, channels, H, W) or clips; what they hold under the mask has no influence.
 
     statistics: needed by models of normalised patches; predictions are then not clipped. watch: called with each executed step and the
@@ -86,7 +86,7 @@ def inpaint(
     if model.config.normalise_patches and statistics is None:
         raise ValueError("statistics: this model makes normalised patches; without each patch's mean and std it cannot make pixels")
     if split.masked.shape[1] == 0:
-        return Inpainted(images.new_zeros(len(images), 0, model.config.patch_values), images)
+        return InpaintOutput(images.new_zeros(len(images), 0, model.config.patch_values), images)
     if known is not None and statistics is not None:
         known = known.in_units_of(statistics)
     table = sampler.reverse(model.config.schedule)
@@ -100,25 +100,25 @@ def inpaint(
             watch(executed, x0)
         x = step.take(x, x0, draw(executed) if noisy[index] else None)
     patches = x if statistics is None else x * statistics.std + statistics.mean
-    return Inpainted(patches, place(model, images, split, patches))
+    return InpaintOutput(patches, paste_patches(model, images, split, patches))
 
 
 def predict_clean(
-    model: DiffMAE, x: Tensor, step: Steps, context: Context, *, times: Tensor | None = None, known: Known | None = None
+    model: DiffMAE, x: Tensor, step: SamplerTable, context: DecoderContext, *, times: Tensor | None = None, known: KnownPixels | None = None
 ) -> Tensor:
     """Noisy (B, M, P) → clean (B, M, P): an image that could be shown at any step."""
     return clean(model, x, model.predict(x, step.time, context, times=times).patches, step, known)
 
 
-def clean(model: DiffMAE, x: Tensor, predicted: Tensor, step: Steps, known: Known | None) -> Tensor:
+def clean(model: DiffMAE, x: Tensor, predicted: Tensor, step: SamplerTable, known: KnownPixels | None) -> Tensor:
     """Clean patches by the network's prediction for noisy x, (B, M, P) each → (B, M, P)."""
-    x0 = predicted if model.config.target is Target.X0 else step.x0_from_noise(x, predicted)
+    x0 = predicted if model.config.target is PredictionTarget.X0 else step.x0_from_noise(x, predicted)
     if not model.config.normalise_patches:
-        x0 = torch.where(step.clip.view(-1, 1, 1), within_colours(model, x0), x0)
+        x0 = torch.where(step.clip.view(-1, 1, 1), clamp_to_colour_range(model, x0), x0)
     return x0 if known is None else known.inject(x0)
 
 
-def within_colours(model: DiffMAE, patches: Tensor) -> Tensor:
+def clamp_to_colour_range(model: DiffMAE, patches: Tensor) -> Tensor:
     """(B, M, P), the channel fastest: each value within what its channel can have. Bounds are numbers: no step waits for a copy."""
     mean, std, channels = model.config.mean, model.config.std, model.config.channels
     batch, count, values = patches.shape
@@ -127,7 +127,7 @@ def within_colours(model: DiffMAE, patches: Tensor) -> Tensor:
     return torch.stack(clamped, dim=-1).flatten(-2)
 
 
-def place(model: DiffMAE, images: Tensor, split: Split, patches: Tensor) -> Tensor:
+def paste_patches(model: DiffMAE, images: Tensor, split: PatchSplit, patches: Tensor) -> Tensor:
     """The images with `patches` (B, M, P) in the masked places."""
     everything = model.patchify(images)
     batch, count, values = everything.shape
@@ -137,10 +137,10 @@ def place(model: DiffMAE, images: Tensor, split: Split, patches: Tensor) -> Tens
     return model.unpatchify(filled[:, :count])
 
 
-def known_pixels(model: DiffMAE, images: Tensor, split: Split, made: Tensor) -> Known:
+def known_pixels(model: DiffMAE, images: Tensor, split: PatchSplit, made: Tensor) -> KnownPixels:
     """made: bool (B, H, W), or (B, T, H, W) for clips, the user's mask in the model's size."""
     config = model.config
     frames = made if config.frames else made.unsqueeze(1)
     spread = frames.unsqueeze(1).expand(-1, config.channels, -1, -1, -1)
     made_patches = patchify_tubes(spread, config.patch_frames, config.patch_size)
-    return Known(gather_tokens(model.patchify(images), split.masked), gather_tokens(made_patches, split.masked))
+    return KnownPixels(gather_tokens(model.patchify(images), split.masked), gather_tokens(made_patches, split.masked))

@@ -18,20 +18,28 @@ from torch import Tensor, nn
 from models.bundle import BundleError, BundleSpec
 from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors
 from models.systems.diffmae import philox
-from models.systems.diffmae.canvas import Canvas, Place, Window
-from models.systems.diffmae.decoder import Context
-from models.systems.diffmae.diffusion import Method, Sampler, Schedule, Spacing, Steps
-from models.systems.diffmae.exemplar_fill import Copying, Crop
-from models.systems.diffmae.inpaint_state import LEAST_SHARE, Denoising, Filling, PaddedBatch, Request, encoded_together, groups
-from models.systems.diffmae.masks import Split
+from models.systems.diffmae.canvas import Canvas, CanvasWindow, Place
+from models.systems.diffmae.decoder import DecoderContext
+from models.systems.diffmae.diffusion import DiffusionSampler, NoiseSchedule, SamplerMethod, SamplerTable, TimestepSpacing
+from models.systems.diffmae.exemplar_fill import ExemplarCrop, ExemplarState
+from models.systems.diffmae.inpaint_state import (
+    MIN_SIZE_RATIO,
+    InpaintRequest,
+    InpaintState,
+    PaddedBatch,
+    WindowDenoising,
+    group_by_hole_size,
+    group_by_visible_count,
+)
+from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE
 from models.systems.diffmae.packed_decoder import PackedBatch
 from models.systems.diffmae.sampling import clean
 
-WORKED_ON = frozenset({"pixels", "missing", "windows", "detail", "detail_missing"})
+CONSUMED_ARRAYS = frozenset({"pixels", "missing", "windows", "detail", "detail_missing"})
 """Arrays of a job that are read here; all others are given back with the answer."""
-SIGNED = 2**63
-USUAL_STEPS = 100
+INT64_SIGN_BIT = 2**63
+DEFAULT_STEPS = 100
 COPYING_SECONDS = 1.0
 """No level is begun later in a step: other work waits for its end. The jobs whose turn it is not stay as they are."""
 
@@ -63,27 +71,33 @@ class InpaintingSteps:
         jobs = list(zip(arrays, options, strict=True))
         fillings = iter(
             self._enter(
-                [Filling(self._request(job, asked), Canvas.of(job["pixels"], job["missing"])) for job, asked in jobs if "pixels" in job]
+                [
+                    InpaintState(self._request(job, asked), Canvas.of(job["pixels"], job["missing"]))
+                    for job, asked in jobs
+                    if "pixels" in job
+                ]
             )
         )
         return [
             next(fillings)
             if "pixels" in job
-            else Copying.of(Crop.of(job), _seeds(asked), {name: job[name] for name in job if name not in WORKED_ON})
+            else ExemplarState.of(ExemplarCrop.of(job), _seeds(asked), {name: job[name] for name in job if name not in CONSUMED_ARRAYS})
             for job, asked in jobs
         ]
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
-        filled = iter(self._fill([(state, wanted) for state, wanted in zip(states, previews, strict=True) if isinstance(state, Filling)]))
-        copied = iter(_copy([state for state in states if isinstance(state, Copying)]))
-        return [next(copied) if isinstance(state, Copying) else next(filled) for state in states]
+        filled = iter(
+            self._fill([(state, wanted) for state, wanted in zip(states, previews, strict=True) if isinstance(state, InpaintState)])
+        )
+        copied = iter(_copy([state for state in states if isinstance(state, ExemplarState)]))
+        return [next(copied) if isinstance(state, ExemplarState) else next(filled) for state in states]
 
-    def _fill(self, asked: Sequence[tuple[Filling, bool]]) -> list[InProgress | StepCompletion]:
+    def _fill(self, asked: Sequence[tuple[InpaintState, bool]]) -> list[InProgress | StepCompletion]:
         """The next step of the network for each, and whether a preview is wanted."""
         fillings = [filling for filling, _ in asked]
         moved = {
             index: result
-            for group in groups(fillings, 0.0 if self._packs else LEAST_SHARE)
+            for group in group_by_hole_size(fillings, 0.0 if self._packs else MIN_SIZE_RATIO)
             for index, result in zip(group, self._denoise([fillings[index] for index in group]), strict=True)
         }
         return [
@@ -92,19 +106,19 @@ class InpaintingSteps:
         ]
 
     def cost(self, state: JobState) -> float:
-        return state.cost if isinstance(state, Filling) else 1.0
+        return state.cost if isinstance(state, InpaintState) else 1.0
 
-    def _request(self, job: Tensors, asked: Mapping[str, Any]) -> Request:
-        steps = int(asked.get("steps", USUAL_STEPS))
+    def _request(self, job: Tensors, asked: Mapping[str, Any]) -> InpaintRequest:
+        steps = int(asked.get("steps", DEFAULT_STEPS))
         schedule = self.model.config.schedule
-        sampler = Sampler(
-            Method(asked.get("sampler", Method.DDIM)),
+        sampler = DiffusionSampler(
+            SamplerMethod(asked.get("sampler", SamplerMethod.DDIM)),
             min(steps, schedule.steps),
             eta=float(asked.get("eta", 0.0)),
-            spacing=Spacing(asked.get("spacing", Spacing.UNIFORM)),
+            spacing=TimestepSpacing(asked.get("spacing", TimestepSpacing.UNIFORM)),
         )
         reverse, noisy = _reverse(sampler, schedule)
-        return Request(
+        return InpaintRequest(
             windows=tuple((top, left) for top, left in job["windows"].tolist()),
             reverse=reverse,
             noisy=noisy,
@@ -112,42 +126,42 @@ class InpaintingSteps:
             temperature=float(asked.get("temperature", 1.0)),
             inject_known=bool(asked.get("inject_known", True)),
             alone="detail" in job or bool(asked.get("deterministic", False)),  # one grey level leads to another patch
-            returned={name: array for name, array in job.items() if name not in WORKED_ON},
-            crop=Crop.of(job) if "detail" in job else None,
+            returned={name: array for name, array in job.items() if name not in CONSUMED_ARRAYS},
+            crop=ExemplarCrop.of(job) if "detail" in job else None,
         )
 
-    def _enter(self, fillings: Sequence[Filling]) -> list[Filling]:
+    def _enter(self, fillings: Sequence[InpaintState]) -> list[InpaintState]:
         """Go on to the next window, where there is one: look at it and draw the noise to start from."""
         windows = {
             index: filling.canvas.window(self.model, filling.request.windows[filling.finished])
             for index, filling in enumerate(fillings)
             if filling.finished < len(filling.request.windows)
         }
-        contexts: dict[int, Context] = {}
-        for group in encoded_together(fillings, windows):
+        contexts: dict[int, DecoderContext] = {}
+        for group in group_by_visible_count(fillings, windows):
             contexts |= zip(group, self._encode([windows[index] for index in group]), strict=True)
         return [
             replace(filling, current=self._denoising(filling, windows[index], contexts[index]) if index in windows else None)
             for index, filling in enumerate(fillings)
         ]
 
-    def _encode(self, windows: Sequence[Window]) -> Iterator[Context]:
+    def _encode(self, windows: Sequence[CanvasWindow]) -> Iterator[DecoderContext]:
         """Encode windows with equally many visible and masked patches in one pass."""
         images = torch.cat([window.images for window in windows]).to(self.model.noise_embed.weight.dtype)
         visible = torch.cat([window.split.visible.expand(len(window.images), -1) for window in windows])
         masked = torch.cat([window.split.masked.expand(len(window.images), -1) for window in windows])
-        context = self.model.encode(images, Split(visible, masked))
+        context = self.model.encode(images, PatchSplit(visible, masked))
         start = 0
         for window in windows:
             rows = slice(start, start + len(window.images))
             start = rows.stop
             yield context if len(windows) == 1 else context.rows(rows)
 
-    def _denoising(self, filling: Filling, window: Window, context: Context) -> Denoising:
+    def _denoising(self, filling: InpaintState, window: CanvasWindow, context: DecoderContext) -> WindowDenoising:
         at = filling.request.windows[filling.finished]
-        return Denoising(at, window, context, self._noise(filling, -1, window.split))
+        return WindowDenoising(at, window, context, self._noise(filling, -1, window.split))
 
-    def _denoise(self, fillings: Sequence[Filling]) -> Iterator[tuple[Filling, Tensor]]:
+    def _denoise(self, fillings: Sequence[InpaintState]) -> Iterator[tuple[InpaintState, Tensor]]:
         """One step of all, in one batch; and the clean patches (n, M, P) that it predicts."""
         batch = PackedBatch.of(fillings) if self._packs else PaddedBatch.of(fillings)
         x0 = clean(self.model, batch.x, batch.predict(self.model, self._times), batch.steps, batch.known)
@@ -160,24 +174,24 @@ class InpaintingSteps:
             x = after[mine].reshape(now.x.shape).clone()
             yield replace(filling, current=replace(now, x=x, executed=now.executed + 1)), x0[mine].reshape(now.x.shape)
 
-    def _outcome(self, filling: Filling, x0: Tensor, wanted: bool) -> InProgress | StepCompletion:
+    def _outcome(self, filling: InpaintState, x0: Tensor, wanted: bool) -> InProgress | StepCompletion:
         now = filling.current
         assert now is not None
         if now.executed < len(filling.request.reverse):
             return InProgress(filling, self._preview(filling, x0) if wanted else None)
         canvas = filling.canvas.paste(self.model, now.at, now.window, now.x)
-        [filling] = self._enter([Filling(filling.request, canvas, filling.finished + 1)])
+        [filling] = self._enter([InpaintState(filling.request, canvas, filling.finished + 1)])
         if filling.current is None and filling.request.crop is not None:
             return InProgress(self._copying(filling, filling.request.crop))
         if filling.current is None:
             return StepCompletion(self._answer(filling))
         return InProgress(filling, self._preview(filling, None) if wanted else None)
 
-    def _copying(self, filling: Filling, crop: Crop) -> Copying:
+    def _copying(self, filling: InpaintState, crop: ExemplarCrop) -> ExemplarState:
         request, made = filling.request, self._answer(filling)["filled"].cpu().numpy()
-        return Copying.of(crop, request.seeds.tolist(), request.returned, made, filling.done)
+        return ExemplarState.of(crop, request.seeds.tolist(), request.returned, made, filling.done)
 
-    def _preview(self, filling: Filling, x0: Tensor | None) -> dict[str, Tensor]:
+    def _preview(self, filling: InpaintState, x0: Tensor | None) -> dict[str, Tensor]:
         """The first sample's window, as far as it lies on the canvas, with what is predicted of it so far: filled uint8 (h, w, channels) or
         (T, h, w, channels); the step; and where the window lies in the image that the job's `box` was cut from: x, y, width, height."""
         now = filling.current
@@ -191,7 +205,7 @@ class InpaintingSteps:
         box = filling.request.returned.get("box")
         return shown if box is None else {**shown, "box": _in_image(box, canvas, now.at, part.shape[-3:-1])}
 
-    def _answer(self, filling: Filling) -> dict[str, Tensor]:
+    def _answer(self, filling: InpaintState) -> dict[str, Tensor]:
         pixels = filling.canvas.pixels
         samples = pixels.expand(filling.request.samples, *pixels.shape[1:])
         return {"filled": self._like_input(samples), **filling.request.returned}
@@ -199,11 +213,13 @@ class InpaintingSteps:
     def _like_input(self, pixels: Tensor) -> Tensor:
         return pixels if self.model.config.frames else pixels.squeeze(1)
 
-    def _noise(self, filling: Filling, executed: int, split: Split) -> Tensor:
+    def _noise(self, filling: InpaintState, executed: int, split: PatchSplit) -> Tensor:
         """(n, M, P) that this step adds; -1: to start from. Windows do not repeat each other's."""
         seeds = filling.request.seeds
         counter = filling.finished * (len(filling.request.reverse) + 1) + executed
-        drawn = philox.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self.model.config.patch_values)
+        drawn = philox.counter_normal(
+            seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self.model.config.patch_values
+        )
         return drawn * filling.request.temperature
 
 
@@ -216,7 +232,7 @@ def _in_image(box: Tensor, canvas: Canvas, at: Place, size: Sequence[int]) -> Te
     return torch.tensor([x0, y0, x1 - x0, y1 - y0])
 
 
-def _copy(states: Sequence[Copying]) -> Iterator[InProgress | StepCompletion]:
+def _copy(states: Sequence[ExemplarState]) -> Iterator[InProgress | StepCompletion]:
     """A level of the first ones, as many as there is time for."""
     until = time.monotonic() + COPYING_SECONDS
     for state in states:
@@ -227,7 +243,7 @@ def _copy(states: Sequence[Copying]) -> Iterator[InProgress | StepCompletion]:
 
 def _seeds(asked: Mapping[str, Any]) -> list[int]:
     """Seeds of the samples."""
-    return [(int(asked.get("seed", 0)) + sample) % SIGNED for sample in range(int(asked.get("samples", 1)))]
+    return [(int(asked.get("seed", 0)) + sample) % INT64_SIGN_BIT for sample in range(int(asked.get("samples", 1)))]
 
 
 def inpaint_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> InpaintingSteps:
@@ -236,6 +252,6 @@ def inpaint_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> 
 
 
 @lru_cache(maxsize=64)
-def _reverse(sampler: Sampler, schedule: Schedule) -> tuple[Steps, tuple[bool, ...]]:
+def _reverse(sampler: DiffusionSampler, schedule: NoiseSchedule) -> tuple[SamplerTable, tuple[bool, ...]]:
     steps = sampler.reverse(schedule)
     return steps, tuple(steps.sigma.gt(0).tolist())

@@ -21,7 +21,7 @@ from models.checkpoints.family import (
 )
 from models.checkpoints.key_table import KeyTable
 from models.people.smpl import CHECKPOINT_PREFIX
-from models.systems.hmr2.model import HMR2Config, Query
+from models.systems.hmr2.model import HMR2Config, QueryInit
 
 _LAYER = "smpl_head.transformer.transformer.layers.{i}"
 _BLOCK = "decoder.blocks.{i}"
@@ -82,7 +82,7 @@ def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigField
         "depth": depth_of(weights, "backbone.blocks"),
         "mlp_ratio": mlp_ratio_of(hidden, width),
         "qkv_bias": "backbone.blocks.0.attn.qkv.bias" in weights,
-        "query": Query.ZERO if query == 1 else Query.ESTIMATE,
+        "query": QueryInit.ZERO if query == 1 else QueryInit.ESTIMATE,
         "decoder_width": decoder_width,
         "decoder_depth": depth_of(weights, "decoder.blocks"),
         "decoder_head_dim": inner // (decoder_heads or 1),

@@ -20,7 +20,7 @@ from models.people.cameras import FOCAL, crop_translation
 from models.people.smpl import STATE_VALUES, SMPLParameters, SMPLReadout
 
 
-class Query(StrEnum):
+class QueryInit(StrEnum):
     """Initial value of the decoder's token."""
 
     ZERO = "zero"
@@ -48,7 +48,7 @@ class HMR2Config:
     norm_eps: float = 1e-6
     drop_path: float = 0.55
     proportional_attention: bool = True
-    query: Query = Query.ZERO
+    query: QueryInit = QueryInit.ZERO
     passes: int = 1
     decoder_width: int = 1024
     decoder_depth: int = 6
@@ -57,7 +57,7 @@ class HMR2Config:
     decoder_hidden: int = 1024
     decoder_norm_eps: float = 1e-5
     focal: float = FOCAL
-    """Focal length in pixels of the camera that `Recovered.translation` refers to."""
+    """Focal length in pixels of the camera that `HMR2Output.translation` refers to."""
 
     def __post_init__(self) -> None:
         if self.patch_ratio < 1 or self.patch_size % self.patch_ratio:
@@ -84,7 +84,7 @@ PUBLISHED: Mapping[str, HMR2Config] = {"hmr2_vit_huge_patch16": HMR2Config()}
 
 
 @dataclass(frozen=True)
-class Recovered:
+class HMR2Output:
     person: SMPLParameters
     translation: Tensor
     """(B, 3), the body's place before a camera of focal length `HMR2Config.focal` that sees the crop."""
@@ -99,9 +99,9 @@ class HMR2(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)
-        self.decoder = Decoder(config)
+        self.decoder = HMR2Decoder(config)
 
-    def forward(self, crops: Tensor, *, merge: MergeSchedule | None = None) -> Recovered:
+    def forward(self, crops: Tensor, *, merge: MergeSchedule | None = None) -> HMR2Output:
         """Normalised square crops (B, channels, S, S). merge: how many tokens merge in each block of the backbone."""
         size = self.config.image_size
         if crops.dim() != 4 or crops.shape[2:] != (size, size):
@@ -109,7 +109,7 @@ class HMR2(nn.Module):
         tokens = self.backbone(crops[..., self.config.side_cut : size - self.config.side_cut], merge or MergeSchedule.off())
         person = self.decoder(tokens)
         rows, columns = self.config.grid
-        return Recovered(person, crop_translation(person.camera, size, self.config.focal), tokens.x, rows * columns, tokens.x.shape[1])
+        return HMR2Output(person, crop_translation(person.camera, size, self.config.focal), tokens.x, rows * columns, tokens.x.shape[1])
 
 
 class Backbone(nn.Module):
@@ -136,22 +136,22 @@ class Backbone(nn.Module):
         return Tokens(self.norm(tokens.x), proportional_attention=tokens.proportional_attention, size=tokens.size)
 
 
-class Decoder(nn.Module):
+class HMR2Decoder(nn.Module):
     def __init__(self, config: HMR2Config) -> None:
         super().__init__()
         self.config = config
         width = config.decoder_width
-        self.token_embed = nn.Linear(1 if config.query is Query.ZERO else STATE_VALUES, width)
+        self.token_embed = nn.Linear(1 if config.query is QueryInit.ZERO else STATE_VALUES, width)
         self.pos_embed = nn.Parameter(torch.randn(1, 1, width))
-        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_depth))
+        self.blocks = nn.ModuleList(HMR2DecoderBlock(config) for _ in range(config.decoder_depth))
         self.readout = SMPLReadout(width)
 
     def forward(self, context: Tokens) -> SMPLParameters:
         """(B, N, C) → one person for each row. Keys and values are the same in every pass."""
-        memories = [block.cross.project_kv(context.x, context.key_size) for block in cast(Iterable[DecoderBlock], self.blocks)]
+        memories = [block.cross.project_kv(context.x, context.key_size) for block in cast(Iterable[HMR2DecoderBlock], self.blocks)]
         state = self.readout.mean_state(context.x.shape[0])  # (B, STATE)
         passes = self.config.passes
-        if self.config.query is Query.ZERO:  # every pass would see the same token
+        if self.config.query is QueryInit.ZERO:  # every pass would see the same token
             return self.readout.to_parameters(state + passes * self._correction(torch.zeros_like(state[:, :1]), memories))
         for _ in range(passes):
             state = state + self._correction(state, memories)
@@ -165,7 +165,7 @@ class Decoder(nn.Module):
         return correction
 
 
-class DecoderBlock(nn.Module):
+class HMR2DecoderBlock(nn.Module):
     """Pre-norm: self-attention, attention to the image (not normalised here), MLP."""
 
     def __init__(self, config: HMR2Config) -> None:

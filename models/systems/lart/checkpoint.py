@@ -35,7 +35,7 @@ def tidy(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return weights
 
 
-def completed(published: dict[str, Tensor]) -> dict[str, Tensor]:
+def add_pe(published: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**published, f"{ENCODER_PREFIX}pe": published[f"{ENCODER_PREFIX}pos_embedding"]}
 
 
@@ -65,7 +65,7 @@ FAMILY = Family(
     config=config,
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     clean=tidy,
-    completed=completed,
+    completed=add_pe,
     dropped_note="the body mesh, which is licensed",
     sidecar_fields=("mean_std",),
     wrapper="state_dict",

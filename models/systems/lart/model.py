@@ -66,7 +66,7 @@ PUBLISHED: Mapping[str, LARTConfig] = {"lart_hiera": LART_HIERA, "lart_mvit": LA
 
 
 @dataclass(frozen=True)
-class Recognised:
+class LARTOutput:
     tokens: Tensor
     """(B, T, P, C)."""
     reading: HeadOutputs
@@ -101,12 +101,12 @@ class LART(nn.Module):
         self.conv_en = nn.Conv1d(width, width, 7, config.conv_stride, config.conv_padding)
         self.conv_de = nn.ConvTranspose1d(width, width, 7, config.conv_stride, config.conv_padding)
 
-    def forward(self, tracks: TrackBatch, hidden: TokenMask | None = None) -> Recognised:
+    def forward(self, tracks: TrackBatch, hidden: TokenMask | None = None) -> LARTOutput:
         """hidden: None for what was not detected; in training, for `mask_ratio` of what was. The tracks stay as they are."""
         tokens = self.tokens(tracks, hidden)
         batch, _, people, _ = tokens.shape
         class_tokens = self.class_token.expand(batch, people, -1)
-        return Recognised(tokens, self.heads(tokens), class_tokens, self.kinetics(class_tokens))
+        return LARTOutput(tokens, self.heads(tokens), class_tokens, self.kinetics(class_tokens))
 
     def tokens(self, tracks: TrackBatch, hidden: TokenMask | None = None) -> Tensor:
         """Without the heads: (B, T, P, C)."""

@@ -12,7 +12,7 @@ from models.people.track_batch import TrackBatch
 from models.systems.lart.model import LART
 
 
-def read_track(model: LART, track: TrackBatch, *, step: int = 32, margin: int = 32, windows_at_once: int = 64) -> HeadOutputs:
+def predict_track(model: LART, track: TrackBatch, *, step: int = 32, margin: int = 32, windows_at_once: int = 64) -> HeadOutputs:
     """One track of L frames (1, L, P, ·) → what the heads tell of each frame, (1, L, P, ·).
 
     Each window answers for `step` frames and sees up to `margin` more on both sides; positions start anew in each. Windows are batched:

@@ -58,7 +58,7 @@ def with_tables(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {**published, **{name: sincos_table(published[token].shape[-1], side) for name, token in absent.items()}}
 
 
-def at_another_size(weights: dict[str, Tensor], config: MAEConfig) -> dict[str, Tensor]:
+def resize_tables(weights: dict[str, Tensor], config: MAEConfig) -> dict[str, Tensor]:
     """Tables of another image size are computed, not resized as those of a classifier, which have learned."""
     widths = {"pos_embed": config.width, "decoder_pos_embed": config.decoder_width}
     absent = [name for name in widths if weights[name].shape[1] != 1 + config.patches]
@@ -73,7 +73,7 @@ PRETRAINING = Family(
     preprocess=mae_preprocess,
     head_fields=AUTOENCODER_HEADS,
     clean=with_tables,
-    resized=at_another_size,
+    resized=resize_tables,
 )
 
 
@@ -90,7 +90,7 @@ TRANSFORMERS_KEYS = {
 """Blocks of the decoder have the first names in published files, and the second ones since version 5 of the library."""
 
 
-def described(description: Mapping[str, Any]) -> ConfigFields:
+def fields_from_description(description: Mapping[str, Any]) -> ConfigFields:
     """Fields of MAEConfig that `config.json` of transformers states and weights do not tell."""
     stated = HFConfig.from_description(description)
     stated.require("hidden_act", "gelu", "gelu")
@@ -113,6 +113,6 @@ TRANSFORMERS = replace(
     name="transformers ViTMAE",
     table=KeyTable(TRANSFORMERS_KEYS),
     clean=lambda published: published,
-    described=described,
+    described=fields_from_description,
     preprocess=squeeze,
 )

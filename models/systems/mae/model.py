@@ -75,7 +75,7 @@ SIZES: Mapping[str, MAEConfig] = {
 
 
 @dataclass(frozen=True)
-class Pictures:
+class MAEVisualisation:
     """Normalised, (B, channels, S, S); `models.layers.patches.to_pixels` makes bytes of them."""
 
     masked: Tensor
@@ -121,17 +121,17 @@ class MAE(MaskedAutoencoder):
         patches = patchify(images, self.config.patch_size)
         return normalise_patches(patches) if self.config.normalise_targets else patches
 
-    def pictures(self, images: Tensor, answer: MAEOutput) -> Pictures:
+    def pictures(self, images: Tensor, answer: MAEOutput) -> MAEVisualisation:
         """Normalised images (B, channels, S, S) and what `forward` answered to them."""
         patches, predicted, mask = patchify(images, self.config.patch_size), answer.patches, answer.mask.unsqueeze(-1)
         if self.config.normalise_targets:
             mean, std = patch_statistics(patches)
             predicted = predicted * std + mean
         visible = patches * (1 - mask)
-        return Pictures(unpatchify(visible, self.config.patch_size), unpatchify(visible + predicted * mask, self.config.patch_size))
+        return MAEVisualisation(unpatchify(visible, self.config.patch_size), unpatchify(visible + predicted * mask, self.config.patch_size))
 
 
-def start_from_pretrained(model: ViT, pretrained: Mapping[str, Tensor]) -> None:
+def init_vit_from_mae(model: ViT, pretrained: Mapping[str, Tensor]) -> None:
     """Load an MAE encoder into a classifier that is to be fine-tuned, in place.
 
     The position table is resized to the model's; the head starts near zero; `fc_norm` starts fresh, since MAE's `norm` was trained for

@@ -187,7 +187,7 @@ def videomae_described(description: Mapping[str, Any]) -> ConfigFields:
     }
 
 
-def completed(weights: dict[str, Tensor], config: VideoMAEConfig) -> dict[str, Tensor]:
+def add_decoder_class_token(weights: dict[str, Tensor], config: VideoMAEConfig) -> dict[str, Tensor]:
     """With one bias for q, k and v, that of k being 0, and with the table of positions."""
     kept = {key: value for key, value in weights.items() if not key.endswith(("q_bias", "v_bias"))}
     for key in weights.keys() - kept.keys():
@@ -210,7 +210,7 @@ TRANSFORMERS = Family(
     table=KeyTable(TRANSFORMERS_KEYS),
     config=videomae_config,
     described=videomae_described,
-    resized=completed,
+    resized=add_decoder_class_token,
     smooth=True,
     defaults={
         "proportional_attention": False,

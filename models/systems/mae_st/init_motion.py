@@ -33,7 +33,7 @@ ENERGY = 0.5
 
 
 @dataclass(frozen=True)
-class Channels:
+class MotionChannels:
     """First channels of what a token holds."""
 
     filters: int
@@ -44,20 +44,20 @@ class Channels:
     end: int
 
     @staticmethod
-    def of(filters: int) -> Channels:
+    def of(filters: int) -> MotionChannels:
         opponents = len(DRIFTS) * DIRECTIONS // 2
         parts = (filters, opponents, filters // 2, 2 * opponents, 3 + 4 * len(WAVES))
         firsts = [sum(parts[:number]) for number in range(len(parts) + 1)]
-        return Channels(*firsts)
+        return MotionChannels(*firsts)
 
 
 @torch.no_grad()
-def look_for_motion(model: VideoMAEPretraining) -> None:
+def init_motion_filters(model: VideoMAEPretraining) -> None:
     """Set the encoder's patches, positions and first two MLPs, in place; other channels stay random. Raises ValueError for a network that
     is too small for it."""
     config = model.config
     filters = motion_filters(config.patch_frames, config.patch_size)
-    channels, hidden = Channels.of(len(filters)), int(config.width * config.mlp_ratio)
+    channels, hidden = MotionChannels.of(len(filters)), int(config.width * config.mlp_ratio)
     if config.width < channels.end or hidden < 2 * len(filters) or config.depth < 2 or config.patch_frames < 3:
         raise ValueError(f"a width of {channels.end}, an MLP of {2 * len(filters)}, two blocks and three frames in a patch are needed")
     if not config.separate_positions:
@@ -92,7 +92,7 @@ def motion_filters(frames: int, side: int) -> Tensor:
     return torch.stack(made)
 
 
-def _tell_places(model: VideoMAEPretraining, channels: Channels) -> None:
+def _tell_places(model: VideoMAEPretraining, channels: MotionChannels) -> None:
     """Column, row and time, from -PLACE to PLACE, then waves of column and row."""
     times, rows, columns = model.config.grid
     down, right = torch.meshgrid(_centred(rows), _centred(columns), indexing="ij")
@@ -112,7 +112,7 @@ def _centred(count: int) -> Tensor:
     return (torch.arange(count) - (count - 1) / 2) / (count / 2)
 
 
-def _tell_energies(mlp: Mlp, channels: Channels) -> None:
+def _tell_energies(mlp: Mlp, channels: MotionChannels) -> None:
     """GELU(x) + GELU(-x) is about |x|: of each pair of filters their sum, and those of opposite directions subtracted."""
     entry, leave = mlp.fc1, mlp.fc2
     _clear(entry, leave, 2 * channels.opponents, channels.opponents, channels.flows)
@@ -127,7 +127,7 @@ def _tell_energies(mlp: Mlp, channels: Channels) -> None:
             leave.weight[channels.opponents + opponent, 4 * pair : 4 * pair + 4] = sign
 
 
-def _tell_flows(mlp: Mlp, channels: Channels) -> None:
+def _tell_flows(mlp: Mlp, channels: MotionChannels) -> None:
     """|u + v| - |u - v| has the sign and about the size of u · v, of a velocity and of the place along its direction (flow out of the
     middle) or across it (flow around it)."""
     entry, leave = mlp.fc1, mlp.fc2

@@ -149,7 +149,7 @@ class VideoMAE(nn.Module):
         return tokens.mean(self.config.special_tokens, self.config.patches)
 
 
-def start_from_pretrained(model: VideoMAE, pretrained: Mapping[str, Tensor]) -> None:
+def init_video_mae_from_pretraining(model: VideoMAE, pretrained: Mapping[str, Tensor]) -> None:
     """Load a pre-trained encoder, by our names, into a classifier that is to be fine-tuned, in place.
 
     Its last norm is taken too; the head starts near zero. Raises ValueError naming what does not fit: unlike those of images, position

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.bundle import BundleSpec
 from models.layers.classifier_output import patch_token_map
 from models.merge_schedule import MergeSchedule
-from models.systems.clips.steps import ClipSteps, Seen
+from models.systems.clips.steps import ClipSteps, ViewOutput
 from models.systems.mae_st.model import VideoMAE
 
 
@@ -19,9 +19,9 @@ def clip_steps(model: nn.Module, spec: BundleSpec, device: torch.device) -> Clip
 
     config = model.config
 
-    def see(clips: Tensor, merge: MergeSchedule, trace: bool) -> Seen:
+    def see(clips: Tensor, merge: MergeSchedule, trace: bool) -> ViewOutput:
         answer = model(clips, merge=merge, trace=trace)
-        seen = Seen(answer.logits.softmax(dim=-1), answer.tokens_in, answer.tokens_out)
+        seen = ViewOutput(answer.logits.softmax(dim=-1), answer.tokens_in, answer.tokens_out)
         if not trace:
             return seen
         schedule = merge.expand(config.depth)

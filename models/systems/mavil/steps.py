@@ -18,8 +18,8 @@ from models.layers.classifier_output import patch_token_map
 from models.layers.stepwise import InProgress, InvalidInput, JobState, StepCompletion, Tensors
 from models.media.video import FrameNotReady
 from models.merge_schedule import MergeSchedule
-from models.systems.clips.steps import PATIENCE_S, WAITING
-from models.systems.clips.view_trace import Timeline
+from models.systems.clips.steps import FRAME_WAIT_S, IDLE_COST
+from models.systems.clips.view_trace import ViewTrace
 from models.systems.mavil.model import MAViL, MAViLOutput
 from models.systems.mavil.window_sources import SpectrogramWindows, WindowInput, WindowSource, WindowSourceFactory
 
@@ -54,7 +54,7 @@ class AudioVisualState(JobState):
     """Index of the next window."""
     tokens: tuple[int, int] = (0, 0)
     """Number of tokens before the first and after the last block, both halves together."""
-    timeline: Timeline = field(default_factory=Timeline)
+    timeline: ViewTrace = field(default_factory=ViewTrace)
     grids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Grids of `groups`, by name: times and mel bins of patches of a spectrogram; times, rows and columns of those of a clip."""
 
@@ -141,14 +141,14 @@ class MAViLSteps:
     def cost(self, state: JobState) -> float:
         """Return the relative cost of the next step, almost nothing while frames are not read yet."""
         assert isinstance(state, AudioVisualState)
-        return 1.0 if state.source.is_ready(state.window) else WAITING
+        return 1.0 if state.source.is_ready(state.window) else IDLE_COST
 
     def _start(self, job: Tensors, options: Mapping[str, Any]) -> AudioVisualState:
         use = self._use(job, options)
         scores = torch.zeros(self._model.config.classes, dtype=torch.float64, device=next(self._model.parameters()).device)
         source = self._source_factory.make(job, options, with_audio=use != "sight", with_video=use != "sound")
         return AudioVisualState(
-            source, use, MergeSchedules.from_options(options), scores, timeline=Timeline.of(options), grids=self._grids(use)
+            source, use, MergeSchedules.from_options(options), scores, timeline=ViewTrace.of(options), grids=self._grids(use)
         )
 
     def _use(self, job: Tensors, options: Mapping[str, Any]) -> Modality:
@@ -213,7 +213,7 @@ class MAViLSteps:
 def _ready_windows(states: Sequence[AudioVisualState]) -> dict[int, WindowInput]:
     """Return the next windows that are ready, by job. Raises InvalidInput."""
     ready = {job: inputs for job, state in enumerate(states) if (inputs := _take_window(state, 0.0)) is not None}
-    if not ready and (inputs := _take_window(states[0], PATIENCE_S)) is not None:
+    if not ready and (inputs := _take_window(states[0], FRAME_WAIT_S)) is not None:
         ready[0] = inputs
     return ready
 

@@ -18,8 +18,8 @@ from models.layers.stepwise import InvalidInput, Tensors
 from models.media import audio_windows
 from models.media.fbank import FbankConfig
 from models.media.video import ClipLimits, bytes_ahead, decoder_bytes
-from models.systems.clips.account import clip_account
-from models.systems.clips.frame_reader import GivenFrames, ViewFrames
+from models.systems.clips.account import clip_stats
+from models.systems.clips.frame_reader import InMemoryFrames, ViewFrameReader
 from models.systems.mavil.log_mel_stats import LogMelStats
 from models.systems.mavil.preprocessing import FRAME_TOLERANCE, clip_frame_indices, normalise_clip, spectrograms
 
@@ -111,7 +111,7 @@ class AudioSource:
         return min(len(self.sound) / rate, self.total * self.windows.hop_s)
 
     def stats(self) -> dict[str, Tensor]:
-        return clip_account(None, sound_s=self.covered_s)
+        return clip_stats(None, sound_s=self.covered_s)
 
     def is_ready(self, window: int) -> bool:
         return True
@@ -127,7 +127,7 @@ class AudioSource:
 class ClipSource:
     """Clips of a video, each frame squeezed into the network's square."""
 
-    frames: ViewFrames | GivenFrames
+    frames: ViewFrameReader | InMemoryFrames
     """Frames of each clip by index, each once."""
     order: Sequence[Sequence[int]]
     """Indices into these frames for each clip, since a short video repeats."""
@@ -142,7 +142,7 @@ class ClipSource:
         return len(self.order)
 
     def stats(self) -> dict[str, Tensor]:
-        return clip_account(self.frames, self.video_s)
+        return clip_stats(self.frames, self.video_s)
 
     def is_ready(self, window: int) -> bool:
         return self.frames.is_ready(window)
@@ -175,7 +175,7 @@ class AudioVideoSource:
         return self.sound.nbytes + self.clips.nbytes
 
     def stats(self) -> dict[str, Tensor]:
-        return clip_account(self.clips.frames, self.clips.video_s, self.sound.covered_s)
+        return clip_stats(self.clips.frames, self.clips.video_s, self.sound.covered_s)
 
     def is_ready(self, window: int) -> bool:
         return self.clips.is_ready(window)
@@ -235,7 +235,7 @@ class WindowSourceFactory:
 
     def _clip_from_frames(self, frames: Tensor, count: int) -> ClipSource:
         prepared = [self._prepare(frame) for frame in frames.cpu().numpy()]
-        return ClipSource(GivenFrames(prepared), [range(len(prepared))] * count, sum(frame.nbytes for frame in prepared))
+        return ClipSource(InMemoryFrames(prepared), [range(len(prepared))] * count, sum(frame.nbytes for frame in prepared))
 
     def _video_clips(self, job: Tensors, clip: Clip, starts: Sequence[float], end: float) -> ClipSource:
         assert self.pixels is not None
@@ -249,7 +249,7 @@ class WindowSourceFactory:
             for unique_indices, clip_indices in zip(frame_indices, clips, strict=True)
         ]
         video, limits = job["video"].cpu().numpy(), ClipLimits.from_accepted(int(width), int(height))
-        view_frames = ViewFrames(video, frame_indices, fps, limits, self._prepare, 3 * 4 * self.pixels.image_size**2)
+        view_frames = ViewFrameReader(video, frame_indices, fps, limits, self._prepare, 3 * 4 * self.pixels.image_size**2)
         nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + view_frames.nbytes
         return ClipSource(view_frames, order, nbytes, torch.tensor(clips, dtype=torch.float64) / fps)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.merge_schedule import MergeSchedule
-from models.systems.clips.steps import ClipSteps, Seen
+from models.systems.clips.steps import ClipSteps, ViewOutput
 from models.systems.mvit.model import MViT, MViTConfig
 from models.systems.mvit.reversible import RevMViT
 
@@ -19,9 +19,9 @@ def clip_steps(model: nn.Module, spec: BundleSpec, device: torch.device) -> Clip
     if config.images or getattr(config, "boxes", None) is not None:
         return None
 
-    def classify(clips: Tensor, merge: MergeSchedule, trace: bool) -> Seen:
+    def classify(clips: Tensor, merge: MergeSchedule, trace: bool) -> ViewOutput:
         output = model(clips)
-        return Seen(output.scores, output.tokens_in, output.tokens_out)
+        return ViewOutput(output.scores, output.tokens_in, output.tokens_out)
 
     return ClipSteps(model, spec, device, classify, offset=_has_offset(config))
 

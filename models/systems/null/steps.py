@@ -20,12 +20,12 @@ from models.systems.null.model import Null, NullConfig
 PRIME = 2**31 - 1
 MULTIPLIER = 48271
 """Multiplier of Lehmer's generator modulo `PRIME`: every step moves on by one number."""
-SHARE = 0.01
+HIDDEN_SHARE = 0.01
 """Share of the network in the logits: far more than rounding, far less than a step of the generator."""
 
 
 @dataclass(frozen=True)
-class ToyState:
+class NullState:
     done: int
     total: int
     code: int
@@ -38,7 +38,7 @@ class ToyState:
         return self.hidden.nbytes
 
 
-class Toy:
+class NullSteps:
     """Steps of `Null`. Weights are drawn from a fixed seed, so a bundle holds none."""
 
     unit = "steps"
@@ -54,7 +54,7 @@ class Toy:
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         time.sleep(self.config.milliseconds / 1000)
-        toys = [state for state in states if isinstance(state, ToyState)]
+        toys = [state for state in states if isinstance(state, NullState)]
         hidden = self._network(torch.stack([state.hidden for state in toys]))  # (B, width)
         moved = [
             replace(state, done=state.done + 1, code=(state.code + state.done) * MULTIPLIER % PRIME, hidden=row.clone())
@@ -68,13 +68,13 @@ class Toy:
     def cost(self, state: JobState) -> float:
         return 1.0
 
-    def _start(self, pixels: Tensor, seed: int) -> ToyState:
+    def _start(self, pixels: Tensor, seed: int) -> NullState:
         """pixels: uint8 (H, W, 3)."""
         flat = pixels.flatten().long()
         code = int((flat * (1 + torch.arange(len(flat), device=flat.device) % 251)).sum()) + seed
         total = self.config.steps[int(flat[0]) % len(self.config.steps)]
         hidden = torch.linspace(-1, 1, self.config.width, device=pixels.device) * (1 + code % 7)
-        return ToyState(0, total, 1 + code % (PRIME - 1), hidden)
+        return NullState(0, total, 1 + code % (PRIME - 1), hidden)
 
     def _network(self, hidden: Tensor) -> Tensor:
         """(B, width) → (B, width), by residual blocks that contract: differences of rounding do not grow from step to step."""
@@ -82,13 +82,13 @@ class Toy:
             hidden = 0.5 * hidden + 0.5 * torch.tanh(torch.relu(hidden @ widen) @ narrow)
         return hidden
 
-    def _answer(self, state: ToyState) -> dict[str, Tensor]:
+    def _answer(self, state: NullState) -> dict[str, Tensor]:
         """logits float32 (classes,): digits of the generator to the base 8, the last classes' repeat; tokens int32 (2,)."""
         digits = torch.tensor([state.code >> 3 * (index % 10) & 7 for index in range(self.config.classes)], dtype=torch.float32)
-        logits = digits + (SHARE * state.hidden.mean().cpu() if self.config.width else 0.0)
+        logits = digits + (HIDDEN_SHARE * state.hidden.mean().cpu() if self.config.width else 0.0)
         return {"logits": logits, "tokens": torch.tensor([self.config.tokens] * 2, dtype=torch.int32)}
 
 
 def classify_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> StepwiseModel | None:
     assert isinstance(model, Null)
-    return Toy(model.config, device) if model.config.steps else None
+    return NullSteps(model.config, device) if model.config.steps else None

@@ -27,8 +27,8 @@ from models.layers.cross_attention import KVCache
 from models.layers.forward import normalise
 from models.loading import load
 from models.merge_schedule import MergeSchedule
-from models.systems.diffmae.decoder import Context
-from models.systems.diffmae.masks import Split
+from models.systems.diffmae.decoder import DecoderContext
+from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE
 from models.systems.mcc.camera_fit import Projection
 from models.systems.mcc.dummy_inputs import QUERIES, random_scene_inputs
@@ -94,13 +94,13 @@ class CrossAttentionStep(DenoisingStep):
     def forward(self, noisy: Tensor, times: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Predict with keys and values of cross-attention, (layers, B, H, 1 + V, D) each."""
         kv_caches = tuple(KVCache(key, value) for key, value in zip(keys, values, strict=True))
-        return self.model.predict(noisy, times, Context(positions, None, kv_caches)).patches
+        return self.model.predict(noisy, times, DecoderContext(positions, None, kv_caches)).patches
 
 
 class JointStep(DenoisingStep):
     def forward(self, noisy: Tensor, times: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         """Predict with tokens of visible patches, (B, 1 + V, C)."""
-        return self.model.predict(noisy, times, Context(positions, None, visible=visible)).patches
+        return self.model.predict(noisy, times, DecoderContext(positions, None, visible=visible)).patches
 
 
 class QueryDecoder(nn.Module):
@@ -135,7 +135,7 @@ def classifier_graph(model: nn.Module, spec: BundleSpec, schedule: MergeSchedule
 def denoising_graph(model: nn.Module) -> ExportGraph:
     assert isinstance(model, DiffMAE)
     config, make = model.config, RandomInputMaker(EXAMPLE_ROWS, torch.float32, torch.device("cpu"))
-    split = Split.by_noise(make.uniform(config.patches), 0.75)
+    split = PatchSplit.by_noise(make.uniform(config.patches), 0.75)
     frames = () if config.frames is None else (config.frames,)
     context = model.encode(make.normal(config.channels, *frames, *config.image_size), split)
     noisy = make.normal(split.masked.shape[1], config.patch_values)

@@ -16,7 +16,7 @@ from models import bundle
 from models.loading import load
 from models.people.keypoint_tracks import to_lart_tracks
 from models.systems.lart.model import LART
-from models.systems.lart.windows import read_track
+from models.systems.lart.windows import predict_track
 from models.systems.onnx.pose_detector import PoseGraph
 from models.systems.phalp.keypoint_tracker import track_poses
 from starters.data.people.motions import MotionTracks
@@ -52,7 +52,7 @@ def read(network: LART, track: Any) -> NDArray[np.float32]:
     """Sigmoids (L, classes) of one track: each window answers for its middle quarter."""
     step = network.config.frames // 4
     margin = (network.config.frames - step - 1) // 2
-    logits = read_track(network, track, step=step, margin=margin).actions[0, :, 0]
+    logits = predict_track(network, track, step=step, margin=margin).actions[0, :, 0]
     return np.asarray(logits.sigmoid().numpy())
 
 

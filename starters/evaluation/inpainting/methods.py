@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from models.layers.patches import to_pixels
-from models.systems.diffmae.diffusion import Method, Sampler, Spacing
-from models.systems.diffmae.masks import Split, patches_of_pixels
+from models.systems.diffmae.diffusion import DiffusionSampler, SamplerMethod, TimestepSpacing
+from models.systems.diffmae.masks import PatchSplit, patches_of_pixels
 from models.systems.diffmae.model import DiffMAE
 from models.systems.diffmae.sampling import counter_noise, inpaint, known_pixels
 
@@ -73,7 +73,7 @@ class Diffusion:
     weights: str
     """SHA-256."""
     steps: int
-    spacing: Spacing = Spacing.UNIFORM
+    spacing: TimestepSpacing = TimestepSpacing.UNIFORM
     temperature: float = 1.0
 
     @property
@@ -85,9 +85,9 @@ class Diffusion:
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
         cleared = torch.where(hole.unsqueeze(-1), 0, pixels)
         images = ((cleared.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-        split = Split.by_mask(patches_of_pixels(hole, config.patch_size))
+        split = PatchSplit.by_mask(patches_of_pixels(hole, config.patch_size))
         noise = counter_noise(torch.arange(first, first + len(pixels)), split, config.patch_values, self.temperature)
-        sampler = Sampler(Method.DDIM, self.steps, spacing=self.spacing)
+        sampler = DiffusionSampler(SamplerMethod.DDIM, self.steps, spacing=self.spacing)
         known = known_pixels(self.model, images, split, hole)
         answer = inpaint(self.model, images, split, sampler, noise, known=known)
         return torch.where(hole.unsqueeze(-1), to_pixels(answer.pictures, config.mean, config.std), pixels)

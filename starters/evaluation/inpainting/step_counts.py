@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from models.bundle_schema import Preprocess
-from models.systems.diffmae.diffusion import Spacing
+from models.systems.diffmae.diffusion import TimestepSpacing
 from models.systems.diffmae.model import DiffMAE
 from starters.evaluation.inpainting import holes, methods, scores
 from starters.evaluation.inpainting.holes import Drawings
@@ -90,11 +90,11 @@ def entrants_of(settings: InpaintingSettings, model: DiffMAE, rivals: dict[str, 
         Entrant("same budget", _diffusion("DiffMAE, as long as the MAE", same_budget, settings.primary_steps), every),
     ]
     weights = sha256_of_weights(model.state_dict())
-    for spacing in Spacing:
+    for spacing in TimestepSpacing:
         for steps in settings.steps:
-            if steps > 1 or spacing is Spacing.UNIFORM:  # one step is the same in all
-                name = f"DiffMAE, {steps} step{'s' if steps > 1 else ''}{', log-SNR' if spacing is Spacing.LOG_SNR else ''}"
-                chosen = every if spacing is Spacing.UNIFORM else first
+            if steps > 1 or spacing is TimestepSpacing.UNIFORM:  # one step is the same in all
+                name = f"DiffMAE, {steps} step{'s' if steps > 1 else ''}{', log-SNR' if spacing is TimestepSpacing.LOG_SNR else ''}"
+                chosen = every if spacing is TimestepSpacing.UNIFORM else first
                 found.append(Entrant(f"{spacing.value} {steps}", Diffusion(name, model, weights, steps, spacing), chosen))
     if settings.temperature is not None:
         for steps in settings.steps:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.systems.diffmae.diffusion import Spacing
+from models.systems.diffmae.diffusion import TimestepSpacing
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from starters.evaluation.inpainting.methods import Diffusion, Filler, MeanColour, simple
 
@@ -18,7 +18,7 @@ def fillers() -> Sequence[Filler]:
         (32, 32), patch_size=8, width=24, depth=2, heads=2, decoder_width=24, decoder_depth=2, decoder_heads=2, time_width=16
     )
     model = DiffMAE(config).eval()
-    return (*simple(), Diffusion("one", model, "", 1), Diffusion("four", model, "", 4, Spacing.LOG_SNR))
+    return (*simple(), Diffusion("one", model, "", 1), Diffusion("four", model, "", 4, TimestepSpacing.LOG_SNR))
 
 
 @pytest.fixture(scope="module")

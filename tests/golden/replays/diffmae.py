@@ -14,14 +14,14 @@ from models.layers.masking import gather_tokens
 from models.layers.patches import patch_statistics
 from models.registry import read_config
 from models.systems.diffmae.checkpoint import CONFIG_KEYS, FAMILY, fields_of, schedule_fields_of
-from models.systems.diffmae.diffusion import Method, Sampler, Schedule, Spacing
-from models.systems.diffmae.masks import Split
-from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, Target
-from models.systems.diffmae.sampling import Inpainted, Statistics, inpaint
+from models.systems.diffmae.diffusion import DiffusionSampler, NoiseSchedule, SamplerMethod, TimestepSpacing
+from models.systems.diffmae.masks import PatchSplit
+from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, PredictionTarget
+from models.systems.diffmae.sampling import InpaintOutput, PatchStatistics, inpaint
 from tests.golden.case import Case, Replayed
 
 SAMPLER_OPTIONS = frozenset({"method", "eta", "variance", "clip", "spacing"})
-METHODS = {"ddpm": Method.ANCESTRAL, "ddim": Method.DDIM, "onestep": Method.ONE_STEP}
+METHODS = {"ddpm": SamplerMethod.ANCESTRAL, "ddim": SamplerMethod.DDIM, "onestep": SamplerMethod.ONE_STEP}
 """By their names in a case."""
 
 
@@ -43,7 +43,9 @@ def load(case: Case) -> DiffMAE:
 
 def _schedules(case: Case) -> Replayed:
     outputs: dict[str, Tensor] = {}
-    schedules: dict[str, Schedule] = {name: read_config(Schedule, schedule_fields_of(fields)) for name, fields in case.config.items()}
+    schedules: dict[str, NoiseSchedule] = {
+        name: read_config(NoiseSchedule, schedule_fields_of(fields)) for name, fields in case.config.items()
+    }
     for name, schedule in schedules.items():
         outputs |= {f"{name}.betas": schedule.betas(), f"{name}.alphas_bar": schedule.alphas_bar()}
         if f"{name}.x_t" in case.outputs:
@@ -53,13 +55,13 @@ def _schedules(case: Case) -> Replayed:
             outputs |= {f"{name}.{table}.{key}": value for key, value in sampler_tables(schedule, steps).items()}
     for output in case.outputs:
         if match := re.fullmatch(r"timesteps_K(\d+)", output):  # of no schedule in particular, since all have as many times
-            outputs[output] = Spacing.UNIFORM.times(next(iter(schedules.values())), int(match[1]))
+            outputs[output] = TimestepSpacing.UNIFORM.times(next(iter(schedules.values())), int(match[1]))
     return Replayed({name: outputs[name] for name in case.outputs if name in outputs})
 
 
-def sampler_tables(schedule: Schedule, count: int) -> dict[str, Tensor]:
+def sampler_tables(schedule: NoiseSchedule, count: int) -> dict[str, Tensor]:
     """Of ancestral sampling with posterior variance."""
-    steps = Sampler(Method.ANCESTRAL, count).reverse(schedule)
+    steps = DiffusionSampler(SamplerMethod.ANCESTRAL, count).reverse(schedule)
     alphas_bar = schedule.alphas_bar()[steps.time]
     before = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
     return {
@@ -94,12 +96,12 @@ def _training(case: Case) -> Replayed:
     return Replayed(outputs, {"x_t": x_t, "features_first": features[0].x, "features_last": features[-1].x})
 
 
-def _recorded_split(case: Case) -> Split:
+def _recorded_split(case: Case) -> PatchSplit:
     """By noise, which must lead to the recorded positions, or by these alone."""
     inputs = case.inputs
     if "mask_noise" not in inputs:
-        return Split(inputs["ids_keep"].long(), inputs["ids_mask"].long())
-    split = Split.by_noise(inputs["mask_noise"], case.recorded.get("mask_ratio", 0.75))
+        return PatchSplit(inputs["ids_keep"].long(), inputs["ids_mask"].long())
+    split = PatchSplit.by_noise(inputs["mask_noise"], case.recorded.get("mask_ratio", 0.75))
     for name, positions in {"ids_keep": split.visible, "ids_mask": split.masked}.items():
         assert name not in inputs or positions.tolist() == inputs[name].tolist(), f"{name} are others than those of mask_noise"
     return split
@@ -109,7 +111,7 @@ def _sampling(case: Case) -> Replayed:
     requests = sorted(name.removesuffix(".ids_mask") for name in case.inputs if name.endswith(".ids_mask"))
     replayed = Replayed()
     model = load(case)
-    if model.config.target is Target.EPS:
+    if model.config.target is PredictionTarget.EPS:
         model = model.double()  # predicted noise is divided by 4e-6 at the last time, which no single precision survives
     for run, described in case.recorded["runs"].items():
         sampler = read_sampler(described, model.config.schedule)
@@ -126,20 +128,20 @@ def _sampling(case: Case) -> Replayed:
     return replayed
 
 
-def read_sampler(described: dict[str, Any], schedule: Schedule) -> Sampler:
+def read_sampler(described: dict[str, Any], schedule: NoiseSchedule) -> DiffusionSampler:
     """K: all times by default."""
     method = METHODS[described["method"]]
-    steps = 1 if method is Method.ONE_STEP else described.get("K", schedule.steps)
+    steps = 1 if method is SamplerMethod.ONE_STEP else described.get("K", schedule.steps)
     options = {key: value for key, value in described.items() if key in SAMPLER_OPTIONS} | {"method": method}
-    return read_config(Sampler, {"steps": steps, **options})  # type: ignore[no-any-return]
+    return read_config(DiffusionSampler, {"steps": steps, **options})  # type: ignore[no-any-return]
 
 
-def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: Sampler) -> tuple[Inpainted, Tensor | None]:
+def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: DiffusionSampler) -> tuple[InpaintOutput, Tensor | None]:
     """Several requests in one padded batch, and the clean patches of the first step; there is none where nothing is masked."""
     inputs = case.inputs
     places = [inputs[f"{request}.ids_mask"].long() for request in requests]  # (B, M) each
     masks = [torch.zeros(len(own), model.config.patches, dtype=torch.bool).scatter(1, own, value=True) for own in places]
-    split = Split.by_mask(torch.cat(masks))
+    split = PatchSplit.by_mask(torch.cat(masks))
     images = torch.cat([inputs[f"{request}.image"] for request in requests]).to(model.pos_embed.dtype)
     most = split.masked.shape[1]
 
@@ -149,7 +151,7 @@ def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: Sampler) -> 
 
     firsts: list[Tensor] = []
     statistics = (
-        Statistics(*patch_statistics(gather_tokens(model.patchify(images), split.masked))) if model.config.normalise_patches else None
+        PatchStatistics(*patch_statistics(gather_tokens(model.patchify(images), split.masked))) if model.config.normalise_patches else None
     )
     filled = inpaint(model, images, split, sampler, draw, statistics=statistics, watch=lambda step, x0: firsts.append(x0))
     return filled, firsts[0] if firsts else None

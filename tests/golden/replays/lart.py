@@ -12,7 +12,7 @@ from models.checkpoints import families, fit, read_checkpoint
 from models.people.track_batch import TokenMask, TrackBatch, normalise_pose
 from models.people.tracklets import build_clip, read_results, read_tracklet, tracklets_from_results
 from models.systems.lart.model import LART, LARTConfig
-from models.systems.lart.windows import read_track
+from models.systems.lart.windows import predict_track
 from tests.golden.case import Case, Replayed, unpacked
 from tests.golden.replays.hmr2 import person_outputs
 from training.evaluation.ava import ScoredTrack, evaluate, read_boxes, score_rows
@@ -86,7 +86,7 @@ def _whole_track(case: Case) -> Replayed:
         (inputs["3d_joints"] + inputs["camera"].unsqueeze(2)).flatten(2).unsqueeze(0) if model.config.joints else None,
         inputs["apperance_emb"].unsqueeze(0) if model.config.appearance else None,
     )
-    reading = read_track(model, track, step=case.config["step"], margin=case.config["window"])
+    reading = predict_track(model, track, step=case.config["step"], margin=case.config["window"])
     outputs = {"pose_camera": reading.pose[0], "camera": reading.location[0], "action_logits": reading.actions[0]}
     return Replayed(outputs, recorded=case.recorded)
 

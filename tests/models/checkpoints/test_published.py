@@ -21,7 +21,7 @@ from models.checkpoints import CheckpointError, UnlikeFamily, detect, families, 
 from models.loading import load, weight_mismatch
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
-from models.systems.mae.model import MAE, MAEConfig, start_from_pretrained
+from models.systems.mae.model import MAE, MAEConfig, init_vit_from_mae
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import GOLDEN, published_keys
 from tests.support.bundles.vit import sealed
@@ -72,7 +72,7 @@ def test_published_encoders_start_fine_tuning_at_full_size() -> None:
     shapes = next(case.values[0] for case in FULL_SIZES if "encoder only" in case.id)
     with torch.device("meta"):
         model = ViT(ViTConfig(pool=Pool.MEAN))
-    start_from_pretrained(model, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    init_vit_from_mae(model, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from models.merge_schedule import MergeSchedule
 from models.systems.image_text.cit import CiT, CiTConfig, VisionTower
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
-from models.systems.mae.model import MAE, MAEConfig, start_from_pretrained
+from models.systems.mae.model import MAE, MAEConfig, init_vit_from_mae
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
-from models.systems.mae_st.model import start_from_pretrained as start_video
+from models.systems.mae_st.model import init_video_mae_from_pretraining as start_video
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from models.systems.vit.model import Pool, ViT, ViTConfig
 
@@ -67,7 +67,7 @@ def gradients(model: nn.Module, objective: Callable[[Any], Tensor]) -> dict[str,
 def test_pretrained_reversible_encoder_starts_image_classifier() -> None:
     pretrained = MAE(replace(MAE_CONFIG, reversible=True))
     model = ViT(ViTConfig(**TRUNK, classes=5, pool=Pool.MEAN, reversible=True))
-    start_from_pretrained(model, pretrained.state_dict())
+    init_vit_from_mae(model, pretrained.state_dict())
     assert torch.equal(model.blocks[2].mlp.fc2.weight, pretrained.blocks[2].mlp.fc2.weight)
 
 

@@ -15,7 +15,7 @@ from models import bundle
 from models.bundle import BundleSpec
 from models.bundle_schema import FileDigest, Preprocess
 from models.layers.masking import gather_tokens
-from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, Target
+from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, PredictionTarget
 from models.systems.image_text.flip import FLIP
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.training.objectives.cases import DIFFMAE_CONFIG, FLIP_CONFIG, assert_same_gradients, draw, gradients, normal
@@ -48,15 +48,15 @@ def written_out(objective: DiffMAEObjective, pixels: Tensor) -> Tensor:
         clean = gather_tokens(model.patchify(image), split.masked)
         predicted = model.predict(level**0.5 * clean + (1 - level) ** 0.5 * noise, t, model.encode(image, split)).patches
         for patch in range(split.masked.shape[1]):
-            wanted = clean[0, patch] if config.target is Target.X0 else noise[0, patch]
+            wanted = clean[0, patch] if config.target is PredictionTarget.X0 else noise[0, patch]
             total = total + (predicted[0, patch] - wanted).square().mean()
             count += 1
     return total / count
 
 
-@pytest.mark.parametrize("target", list(Target))
+@pytest.mark.parametrize("target", list(PredictionTarget))
 @pytest.mark.parametrize("settings", [{}, MIXED, {**MIXED, "parts": 3}, {**MIXED, "parts": 99}])
-def test_the_loss_is_the_mean_over_all_masked_patches(settings: dict[str, object], target: Target) -> None:
+def test_the_loss_is_the_mean_over_all_masked_patches(settings: dict[str, object], target: PredictionTarget) -> None:
     objective, pixels = made(settings, replace(DIFFMAE_CONFIG, target=target)), normal(3, 16, 16)
     loss = objective({"pixels": pixels, "draw": draw()})["loss"]
     wanted = written_out(objective, pixels)

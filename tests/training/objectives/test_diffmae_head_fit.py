@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.systems.diffmae.init_attention import look_around
+from models.systems.diffmae.init_attention import init_neighbour_attention
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from training.objectives.diffmae import DiffMAEObjective, DiffMAESettings
 from training.objectives.diffmae_head_fit import fit_diffmae_head
@@ -28,7 +28,7 @@ def slopes(first: int, count: int) -> dict[str, Tensor]:
 def objective() -> DiffMAEObjective:
     torch.manual_seed(0)
     model = DiffMAE(CONFIG)
-    look_around(model)
+    init_neighbour_attention(model)
     return DiffMAEObjective(model, DiffMAESettings(masks={Strategy.BOXES: 0.5, Strategy.RANDOM: 0.5}, mask_ratio=0.5)).eval()
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from models.systems.diffmae.masks import Split
+from models.systems.diffmae.masks import PatchSplit
 from training.objectives import masks
 from training.objectives.masks import Strategy
 
@@ -15,7 +15,7 @@ MANY = torch.arange(600)
 GRID = (1, 14, 14)
 
 
-def masked(split: Split, grid: tuple[int, int, int]) -> Tensor:
+def masked(split: PatchSplit, grid: tuple[int, int, int]) -> Tensor:
     """bool (B, times, rows, columns). Checks that visible and masked patches are all patches, each once."""
     batch, patches = len(split.masked), torch.Size(grid).numel()
     counts = []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.checkpoints.checkpoint_file import read_checkpoint
 from models.people.track_batch import TrackBatch
-from models.systems.diffmae.masks import Split
+from models.systems.diffmae.masks import PatchSplit
 from models.systems.image_text.dual_encoder import unit_vectors
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.mcc.model import DropPathMasks
@@ -72,7 +72,7 @@ def test_audio_mae() -> None:
 def test_diffmae(name: str) -> None:
     case = recorded(name)
     objective = DiffMAEObjective(replay_diffmae.load(case), DiffMAESettings())
-    split = Split.by_noise(case.inputs["mask_noise"], case.recorded["mask_ratio"])
+    split = PatchSplit.by_noise(case.inputs["mask_noise"], case.recorded["mask_ratio"])
     loss = objective.losses(case.inputs["image"], DiffMAEDraw(split, case.inputs["t"], case.inputs["eps"]))["loss"]
     check(case, "loss", loss)
     names = [name.removeprefix("grad.") for name in case.outputs if name.startswith("grad.")]

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.layers.stepwise import InvalidInput
 from models.media.video import ClipLimits
 from models.systems.clips import frame_reader
-from models.systems.clips.frame_reader import ViewFrames, readings
+from models.systems.clips.frame_reader import ViewFrameReader, plan_decoding_passes
 from tests.support.videos import STEP, clip, every
 
 FRAME_BYTES = 12
@@ -29,11 +29,11 @@ def mean(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).float().mean(dim=(0, 1))
 
 
-def of(file: bytes, numbers: list[list[int]], prepare: Callable[[NDArray[np.uint8]], Any] = mean, rate: float = 24.0) -> ViewFrames:
-    return ViewFrames(np.frombuffer(file, np.uint8), numbers, rate, ClipLimits(), prepare, FRAME_BYTES)
+def of(file: bytes, numbers: list[list[int]], prepare: Callable[[NDArray[np.uint8]], Any] = mean, rate: float = 24.0) -> ViewFrameReader:
+    return ViewFrameReader(np.frombuffer(file, np.uint8), numbers, rate, ClipLimits(), prepare, FRAME_BYTES)
 
 
-def taken(views: ViewFrames, view: int) -> list[Tensor]:
+def taken(views: ViewFrameReader, view: int) -> list[Tensor]:
     return views.take(view, time.monotonic() + 30)
 
 
@@ -72,7 +72,7 @@ def test_what_goes_wrong_here_is_not_the_videos_fault() -> None:
 
 @pytest.mark.parametrize(("most", "ends", "kept"), [(1000, [6], 44), (20, [2, 4, 6], 16), (1, [1, 2, 3, 4, 5, 6], 8)])
 def test_views_with_common_frames_are_read_together(most: int, ends: list[int], kept: int) -> None:
-    assert readings(OVERLAPPING, most) == (ends, kept)
+    assert plan_decoding_passes(OVERLAPPING, most) == (ends, kept)
 
 
 @pytest.mark.parametrize(("most", "kept"), [(1000, 44), (20, 16), (1, 8)])

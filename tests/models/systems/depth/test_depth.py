@@ -14,7 +14,7 @@ from models.bundle import Bundle, BundleSpec
 from models.bundle_schema import FileDigest, Preprocess
 from models.layers.efficientnet_lite import EfficientNetLiteEncoder, init_from_efficientnet_lite
 from models.loading import StepOutputs, load, unsupported_reason
-from models.systems.depth.model import FINEST, LiteDepth, LiteDepthConfig, alone
+from models.systems.depth.model import SKIP_STAGES, LiteDepth, LiteDepthConfig, fill_background
 from models.systems.pipeline_bundles import write_photo_pipeline
 from server.tasks.reconstruct.monocular_depth import photograph
 from tests.support.bundles.analytic_mcc import write_shell
@@ -57,7 +57,7 @@ def test_the_encoder_gives_the_features_of_timms_network() -> None:
     images = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():
         seen = own(images)
-        for found, expected in zip((seen[number] for number in FINEST), theirs(images), strict=True):
+        for found, expected in zip((seen[number] for number in SKIP_STAGES), theirs(images), strict=True):
             assert found.shape == expected.shape
             assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     with pytest.raises(ValueError, match=r"not an EfficientNet-Lite0: 'bn1.weight' is missing"):
@@ -85,7 +85,7 @@ def test_the_service_shows_an_object_as_training_does(tmp_path: Path) -> None:
     image[:20][mask[:20]] = (40, 40, 200)
     before, share = (photograph(Image.fromarray(one), mask, kept) for one in (image, np.uint8(255 * np.stack([mask] * 3, axis=2))))
     assert before[0, 0].tolist() == [0, 250, 0]
-    expected = alone(torch.tensor(before).permute(2, 0, 1)[None].float(), torch.tensor(share[None, ..., 0]) / 255)
+    expected = fill_background(torch.tensor(before).permute(2, 0, 1)[None].float(), torch.tensor(share[None, ..., 0]) / 255)
     shown = photograph(Image.fromarray(image), mask, filled)
     assert np.abs(shown - expected[0].permute(1, 2, 0).numpy()).max() <= 0.51
     assert np.abs(shown[0, 0] - np.array([120.0, 40.0, 120.0])).max() < 10  # mean of its two colours, with a little of its edge

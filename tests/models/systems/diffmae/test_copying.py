@@ -14,8 +14,8 @@ from models.layers.stepwise import InProgress, StepCompletion
 from models.loading import LoadedStepwiseModel, load
 from models.media import patchmatch
 from models.media.patchmatch import has_sources, reduced_mask, reductions
-from models.systems.diffmae.exemplar_fill import Copying
-from models.systems.diffmae.inpaint_state import Filling
+from models.systems.diffmae.exemplar_fill import ExemplarState
+from models.systems.diffmae.inpaint_state import InpaintState
 from server.arrays import Array
 from server.queue.worker.delivery import Delivery
 from server.worker.executors import Computed, FailedJob
@@ -106,9 +106,9 @@ def test_jobs_of_both_kinds_share_a_step_with_same_answers(steps: LoadedStepwise
 def test_states_are_values(steps: LoadedStepwiseModel) -> None:
     """A step that was taken may be taken again."""
     [state] = steps.start([copied(network=True)], [{"seed": 1, "steps": 1}])
-    assert isinstance(state, Filling)
+    assert isinstance(state, InpaintState)
     [outcome] = steps.steps.step([state], [False])
-    assert isinstance(outcome, InProgress) and isinstance(outcome.state, Copying)
+    assert isinstance(outcome, InProgress) and isinstance(outcome.state, ExemplarState)
     twice = [steps.steps.step([outcome.state], [False])[0] for _ in range(2)]
     assert all(isinstance(one, InProgress | StepCompletion) for one in twice)
     first, second = (one.state.latest if isinstance(one, InProgress) else one.outputs["filled"] for one in twice)

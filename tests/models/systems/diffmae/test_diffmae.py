@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.merge_schedule import MergeSchedule
-from models.systems.diffmae.decoder import Context, DecoderType
-from models.systems.diffmae.masks import Split
-from models.systems.diffmae.model import Connection, DiffMAE, DiffMAEConfig, Target, start_from_encoder
-from models.systems.mae.model import MAE, MAEConfig, start_from_pretrained
+from models.systems.diffmae.decoder import DecoderContext, DecoderType
+from models.systems.diffmae.masks import PatchSplit
+from models.systems.diffmae.model import DecoderConnection, DiffMAE, DiffMAEConfig, PredictionTarget, init_from_encoder
+from models.systems.mae.model import MAE, MAEConfig, init_vit_from_mae
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import read_case
 from tests.golden.replays.diffmae import load
@@ -55,15 +55,15 @@ def images_for(config: DiffMAEConfig, batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, *frames, *config.image_size)
 
 
-def split_for(config: DiffMAEConfig, batch: int = 2) -> Split:
-    return Split.by_noise(torch.rand(batch, config.patches), 0.6)
+def split_for(config: DiffMAEConfig, batch: int = 2) -> PatchSplit:
+    return PatchSplit.by_noise(torch.rand(batch, config.patches), 0.6)
 
 
 OPTIONS: list[dict[str, Any]] = [
-    *({"decoder_type": kind, "connection": connection} for kind, connection in itertools.product(DECODERS, Connection)),
+    *({"decoder_type": kind, "connection": connection} for kind, connection in itertools.product(DECODERS, DecoderConnection)),
     {"time_embed": False},
     {"normalise_patches": True},
-    {"target": Target.EPS},
+    {"target": PredictionTarget.EPS},
     {"clip_width": 6, "clip_weight": 0.5},
     {"decoder_depth": 7},
     {"image_size": CLIP.image_size, "frames": CLIP.frames, "patch_frames": CLIP.patch_frames, "decoder_type": DecoderType.JOINT},
@@ -101,10 +101,10 @@ def test_every_option_is_the_second_formulation(options: dict[str, Any]) -> None
             visible,
             masked,
             heads=config.decoder_heads,
-            u_shaped=config.connection is Connection.U_SHAPED,
+            u_shaped=config.connection is DecoderConnection.U_SHAPED,
         )
         torch.testing.assert_close(answer.prediction.patches[sample].double(), pred, rtol=1e-4, atol=2e-5)
-        pixel_losses.append((pred - (eps if config.target is Target.EPS else x0)).square().mean())
+        pixel_losses.append((pred - (eps if config.target is PredictionTarget.EPS else x0)).square().mean())
         if pred_clip is not None and teacher is not None:
             goal = teacher[sample, masked].double()
             cosine = (pred_clip * goal).sum(-1) / pred_clip.norm(dim=-1) / goal.norm(dim=-1)
@@ -183,23 +183,23 @@ def test_at_fixed_shapes_a_sample_does_not_feel_its_neighbours(kind: DecoderType
     x, t = torch.randn(*split.masked.shape, SMALL.patch_values), torch.tensor([0, 999])
     before = model.predict(x, t, model.encode(images, split)).patches
     others = split_for(SMALL)
-    other = Split(torch.cat([split.visible[:1], others.visible[1:]]), torch.cat([split.masked[:1], others.masked[1:]]))
+    other = PatchSplit(torch.cat([split.visible[:1], others.visible[1:]]), torch.cat([split.masked[:1], others.masked[1:]]))
     images, x, t = images.clone(), x.clone(), torch.tensor([0, 10])
     images[1], x[1] = torch.randn_like(images[1]), torch.randn_like(x[1])
     assert torch.equal(model.predict(x, t, model.encode(images, other)).patches[0], before[0])
 
 
-def ragged() -> tuple[Tensor, Split]:
+def ragged() -> tuple[Tensor, PatchSplit]:
     """Three samples: 5 masked patches, 17, none."""
     mask = torch.zeros(3, SMALL.patches, dtype=torch.bool)
     mask[0, 3:8], mask[1, 2:19] = True, True
-    return images_for(SMALL, 3), Split.by_mask(mask)
+    return images_for(SMALL, 3), PatchSplit.by_mask(mask)
 
 
-def alone(split: Split, sample: int) -> Split:
+def alone(split: PatchSplit, sample: int) -> PatchSplit:
     sizes = (split.visible_size, split.masked_size)
     counts = [int(size[sample].sum()) for size in sizes if size is not None]
-    return Split(split.visible[sample : sample + 1, : counts[0]], split.masked[sample : sample + 1, : counts[1]])
+    return PatchSplit(split.visible[sample : sample + 1, : counts[0]], split.masked[sample : sample + 1, : counts[1]])
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -209,7 +209,7 @@ def test_padding_changes_nothing(kind: DecoderType, joined: bool) -> None:
     images, split = ragged()
     t, x = torch.tensor([5, 900, 0]), torch.randn(3, split.masked.shape[1], SMALL.patch_values)
     if joined:
-        context = Context.join([model.encode(images[i : i + 1], alone(split, i)) for i in range(3)])
+        context = DecoderContext.join([model.encode(images[i : i + 1], alone(split, i)) for i in range(3)])
     else:
         context = model.encode(images, split)
     together = model.predict(x, t, context).patches
@@ -250,7 +250,7 @@ def test_all_patches_or_a_single_one_can_be_masked(kind: DecoderType) -> None:
     model = build(decoder_type=kind)
     mask = torch.ones(2, SMALL.patches, dtype=torch.bool)
     mask[1, 1:] = False
-    split = Split.by_mask(mask)
+    split = PatchSplit.by_mask(mask)
     x = torch.randn(2, SMALL.patches, SMALL.patch_values)
     assert bool(model.predict(x, torch.tensor([999, 0]), model.encode(images_for(SMALL), split)).patches.isfinite().all())
 
@@ -261,7 +261,7 @@ def test_with_nothing_visible_the_class_token_is_all_there_is(kind: DecoderType)
     model = build(decoder_type=kind)
     nothing, everything = torch.empty(0, dtype=torch.int64), torch.arange(SMALL.patches)
     images, x = images_for(SMALL, 1), torch.randn(1, SMALL.patches, SMALL.patch_values)
-    split = Split.by_mask(torch.ones(1, SMALL.patches, dtype=torch.bool))
+    split = PatchSplit.by_mask(torch.ones(1, SMALL.patches, dtype=torch.bool))
     weights = {name: value.detach().double() for name, value in model.state_dict().items()}
     encoded = reference.features(weights, images[0].unsqueeze(1).double(), nothing, SMALL.heads)
     expected, _ = reference.predict(weights, encoded, x[0].double(), 600, nothing, everything, heads=SMALL.decoder_heads, u_shaped=True)
@@ -283,7 +283,7 @@ def test_bfloat16_stays_within_two_percent(case: str) -> None:
     """Of the recorded predictions' norm; and neighbouring times near 1000 are still told apart."""
     recorded = read_case(GOLDEN / case)
     model = load(recorded).bfloat16()
-    split = Split.by_noise(recorded.inputs["mask_noise"], recorded.recorded["mask_ratio"])
+    split = PatchSplit.by_noise(recorded.inputs["mask_noise"], recorded.recorded["mask_ratio"])
     x_t = recorded.intermediates["x_t"]
     with torch.inference_mode():
         predicted = model.predict(x_t, recorded.inputs["t"], model.encode(recorded.inputs["image"].bfloat16(), split)).patches
@@ -294,7 +294,7 @@ def test_bfloat16_stays_within_two_percent(case: str) -> None:
 
 
 def test_visible_tokens_can_merge() -> None:
-    model, images, split = build(), images_for(SMALL), Split.by_noise(torch.rand(2, SMALL.patches), 0.3)
+    model, images, split = build(), images_for(SMALL), PatchSplit.by_noise(torch.rand(2, SMALL.patches), 0.3)
     x, t = torch.randn(*split.masked.shape, SMALL.patch_values), torch.tensor([0, 999])
     plain = model.predict(x, t, model.encode(images, split)).patches
     off = model.predict(x, t, model.encode(images, split, merge=MergeSchedule.off())).patches
@@ -337,9 +337,9 @@ def test_the_encoder_goes_on_to_classify() -> None:
     """Names and order of operations are those of `ViT`."""
     model = DiffMAE(replace(SMALL, image_size=(16, 16)))
     classifier = ViT(ViTConfig(image_size=16, patch_size=4, classes=3, width=24, depth=5, heads=3, pool=Pool.MEAN)).eval()
-    start_from_pretrained(classifier, model.state_dict())
+    init_vit_from_mae(classifier, model.state_dict())
     images = torch.randn(1, 3, 16, 16)
-    everything = Split(torch.arange(16).expand(1, -1), torch.empty(1, 0, dtype=torch.int64))
+    everything = PatchSplit(torch.arange(16).expand(1, -1), torch.empty(1, 0, dtype=torch.int64))
     features = classifier(images).features
     unnormalised = model.features(images, everything)[:-1]
     assert torch.allclose(classifier.pos_embed, model.pos_embed) and len(unnormalised) == 4
@@ -351,8 +351,8 @@ def test_an_mae_checkpoint_starts_the_encoder() -> None:
     mae = MAE(MAEConfig(image_size=16, patch_size=4, width=24, depth=5, heads=3, decoder_width=12, decoder_depth=1, decoder_heads=2))
     model = DiffMAE(replace(SMALL, image_size=(16, 16)))
     fresh = model.decoder_pred.weight.clone()
-    start_from_encoder(model, mae.state_dict())
-    images, split = torch.randn(2, 3, 16, 16), Split.by_noise(torch.rand(2, 16), 0.5)
+    init_from_encoder(model, mae.state_dict())
+    images, split = torch.randn(2, 3, 16, 16), PatchSplit.by_noise(torch.rand(2, 16), 0.5)
     assert torch.equal(model.features(images, split)[-1].x, mae.encode_visible(images, split.visible))
     assert torch.equal(model.decoder_pred.weight, fresh)
 
@@ -360,10 +360,10 @@ def test_an_mae_checkpoint_starts_the_encoder() -> None:
 def test_an_encoder_that_does_not_fit_is_refused() -> None:
     weights = dict(DiffMAE(SMALL).state_dict())
     with pytest.raises(ValueError, match=r"another shape: pos_embed"):
-        start_from_encoder(DiffMAE(replace(SMALL, image_size=(16, 16))), weights)
+        init_from_encoder(DiffMAE(replace(SMALL, image_size=(16, 16))), weights)
     del weights["norm.bias"]
     with pytest.raises(ValueError, match=r"lack norm\.bias"):
-        start_from_encoder(DiffMAE(SMALL), weights)
+        init_from_encoder(DiffMAE(SMALL), weights)
 
 
 @pytest.mark.parametrize(

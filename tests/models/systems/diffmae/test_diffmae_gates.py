@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.systems.diffmae.init_attention import Channels, look_around
-from models.systems.diffmae.masks import Split
+from models.systems.diffmae.init_attention import ContentChannels, init_neighbour_attention
+from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 
 CONFIG = DiffMAEConfig(
@@ -19,7 +19,7 @@ CONFIG = DiffMAEConfig(
 def model() -> DiffMAE:
     torch.manual_seed(0)
     model = DiffMAE(CONFIG)
-    look_around(model)
+    init_neighbour_attention(model)
     return model.eval()
 
 
@@ -27,7 +27,7 @@ def before_the_last_layer(model: DiffMAE, x: Tensor, t: int, images: Tensor) -> 
     """(M, C), the tokens of the first image's masked patches."""
     seen: list[Tensor] = []
     hook = model.decoder_norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    split = Split.by_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5)
+    split = PatchSplit.by_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5)
     with torch.no_grad():
         model.predict(x, torch.tensor([t]), model.encode(images, split))
     hook.remove()
@@ -35,10 +35,10 @@ def before_the_last_layer(model: DiffMAE, x: Tensor, t: int, images: Tensor) -> 
 
 
 def test_gate_keeps_clear_patch_and_forgets_it_in_noise(model: DiffMAE) -> None:
-    channels = Channels.of(CONFIG.width, CONFIG.patch_values)
+    channels = ContentChannels.of(CONFIG.width, CONFIG.patch_values)
     x, images = torch.randn(1, CONFIG.patches // 2, CONFIG.patch_values), torch.zeros(1, 3, 48, 48)
     embedded = model.noise_embed(x)[0, :, channels.own].detach()
-    place = model.decoder_pos_embed[0, 1 + Split.by_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5).masked[0]][
+    place = model.decoder_pos_embed[0, 1 + PatchSplit.by_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5).masked[0]][
         :, channels.own
     ]
     kept = [before_the_last_layer(model, x, t, images)[:, channels.own] - place for t in (0, 200, 999)]
@@ -49,7 +49,7 @@ def test_gate_keeps_clear_patch_and_forgets_it_in_noise(model: DiffMAE) -> None:
 
 
 def test_the_mean_of_a_patch_outlives_its_details(model: DiffMAE) -> None:
-    channels = Channels.of(CONFIG.width, CONFIG.patch_values)
+    channels = ContentChannels.of(CONFIG.width, CONFIG.patch_values)
     images = torch.zeros(1, 3, 48, 48)
     blank = before_the_last_layer(model, torch.zeros(1, CONFIG.patches // 2, CONFIG.patch_values), 200, images)
     left = []
@@ -62,7 +62,7 @@ def test_the_mean_of_a_patch_outlives_its_details(model: DiffMAE) -> None:
 
 
 def test_what_others_told_is_forgotten_when_a_patch_is_clear(model: DiffMAE) -> None:
-    channels = Channels.of(CONFIG.width, CONFIG.patch_values)
+    channels = ContentChannels.of(CONFIG.width, CONFIG.patch_values)
     x = torch.zeros(1, CONFIG.patches // 2, CONFIG.patch_values)
     torch.manual_seed(1)
     one, other = torch.rand(2, 1, 3, 48, 48)
@@ -75,4 +75,4 @@ def test_what_others_told_is_forgotten_when_a_patch_is_clear(model: DiffMAE) -> 
 
 def test_a_narrow_network_is_refused() -> None:
     with pytest.raises(ValueError, match="width: 4 has room for positions only"):
-        Channels.of(4, CONFIG.patch_values)
+        ContentChannels.of(4, CONFIG.patch_values)

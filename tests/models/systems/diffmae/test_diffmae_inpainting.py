@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.layers.patches import patch_statistics, to_pixels
-from models.systems.diffmae.decoder import Context, DecoderType
-from models.systems.diffmae.diffusion import Kind, Method, Sampler, Schedule, Steps, Variance
-from models.systems.diffmae.masks import Split, centre_mask
-from models.systems.diffmae.model import DiffMAE, Target
+from models.systems.diffmae.decoder import DecoderContext, DecoderType
+from models.systems.diffmae.diffusion import DiffusionSampler, NoiseSchedule, SamplerMethod, SamplerTable, ScheduleKind, VarianceType
+from models.systems.diffmae.masks import PatchSplit, centre_mask
+from models.systems.diffmae.model import DiffMAE, PredictionTarget
 from models.systems.diffmae.sampling import (
-    Statistics,
+    PatchStatistics,
+    clamp_to_colour_range,
     counter_noise,
     inpaint,
     known_pixels,
-    place,
+    paste_patches,
     predict_clean,
-    within_colours,
 )
 from tests.golden.case import Case, read_case
 from tests.golden.replays.diffmae import load, read_sampler
@@ -30,10 +30,10 @@ from tests.models.systems.diffmae import diffmae_reference as reference
 from tests.models.systems.diffmae.test_diffmae import CLIP, SMALL, alone, build, images_for, ragged, split_for
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "diffmae"
-FAST = Sampler(Method.ANCESTRAL, 5)
+FAST = DiffusionSampler(SamplerMethod.ANCESTRAL, 5)
 
 
-def fill(model: DiffMAE, images: Tensor, split: Split, sampler: Sampler = FAST, seeds: tuple[int, ...] = (7, 8)) -> Tensor:
+def fill(model: DiffMAE, images: Tensor, split: PatchSplit, sampler: DiffusionSampler = FAST, seeds: tuple[int, ...] = (7, 8)) -> Tensor:
     draw = counter_noise(torch.tensor(seeds), split, model.config.patch_values)
     return inpaint(model, images, split, sampler, draw).pictures
 
@@ -47,12 +47,12 @@ class Requests:
         self.run = run
         self.states: dict[str, Tensor] = {}
         self.left: dict[str, int] = {}
-        self.contexts: dict[str, Context] = {}
+        self.contexts: dict[str, DecoderContext] = {}
 
     def admit(self, name: str) -> None:
         masked = self.case.inputs[f"{name}.ids_mask"]
         mask = torch.zeros(1, self.model.config.patches, dtype=torch.bool).scatter_(1, masked, value=True)
-        self.contexts[name] = self.model.encode(self.case.inputs[f"{name}.image"], Split.by_mask(mask))
+        self.contexts[name] = self.model.encode(self.case.inputs[f"{name}.image"], PatchSplit.by_mask(mask))
         self.states[name], self.left[name] = self.case.inputs[f"{name}.noise_T"], len(self.steps)
 
     def tick(self, *names: str) -> None:
@@ -66,9 +66,9 @@ class Requests:
             executed = len(self.steps) - self.left[name]
             recorded = self.case.inputs[f"{name}.step_noise"]
             noise.append(recorded[executed] if self.left[name] > 1 else torch.zeros_like(recorded[0]))
-        step = Steps.join([self.steps.rows(torch.tensor([self.left[name] - 1])) for name in names])
+        step = SamplerTable.join([self.steps.rows(torch.tensor([self.left[name] - 1])) for name in names])
         x = padded([self.states[name] for name in names])
-        x0 = predict_clean(self.model, x, step, Context.join([self.contexts[name] for name in names]))
+        x0 = predict_clean(self.model, x, step, DecoderContext.join([self.contexts[name] for name in names]))
         after = step.take(x, x0, padded(noise))
         for row, name in enumerate(names):
             self.states[name] = after[row : row + 1, : self.states[name].shape[1]]
@@ -106,14 +106,19 @@ def test_a_request_that_joins_late_changes_nothing() -> None:
 @torch.no_grad()
 def test_requests_of_different_samplers_share_a_batch() -> None:
     model, images, split = build(), images_for(SMALL), split_for(SMALL)
-    tables = [Sampler(Method.ANCESTRAL, 4, clip=False).reverse(SMALL.schedule), Sampler(Method.DDIM, 4, eta=0.5).reverse(SMALL.schedule)]
+    tables = [
+        DiffusionSampler(SamplerMethod.ANCESTRAL, 4, clip=False).reverse(SMALL.schedule),
+        DiffusionSampler(SamplerMethod.DDIM, 4, eta=0.5).reverse(SMALL.schedule),
+    ]
     draw = counter_noise(torch.tensor([1, 2]), split, SMALL.patch_values)
     context, x = model.encode(images, split), draw(-1)
     for executed, index in enumerate(reversed(range(4))):
-        step = Steps.join([table.rows(torch.tensor([index])) for table in tables])
+        step = SamplerTable.join([table.rows(torch.tensor([index])) for table in tables])
         x = step.take(x, predict_clean(model, x, step, context), draw(executed))
-    for sample, sampler in enumerate((Sampler(Method.ANCESTRAL, 4, clip=False), Sampler(Method.DDIM, 4, eta=0.5))):
-        single = Split(split.visible[sample : sample + 1], split.masked[sample : sample + 1])
+    for sample, sampler in enumerate(
+        (DiffusionSampler(SamplerMethod.ANCESTRAL, 4, clip=False), DiffusionSampler(SamplerMethod.DDIM, 4, eta=0.5))
+    ):
+        single = PatchSplit(split.visible[sample : sample + 1], split.masked[sample : sample + 1])
         own = inpaint(
             model, images[sample : sample + 1], single, sampler, counter_noise(torch.tensor([1 + sample]), single, SMALL.patch_values)
         )
@@ -123,17 +128,17 @@ def test_requests_of_different_samplers_share_a_batch() -> None:
 @pytest.mark.parametrize(
     "sampler",
     [
-        Sampler(Method.ANCESTRAL, 7),
-        Sampler(Method.ANCESTRAL, 7, variance=Variance.BETA, clip=False),
-        Sampler(Method.DDIM, 4, clip=False),
-        Sampler(Method.DDIM, 5, eta=0.7),
-        Sampler(Method.ONE_STEP, 1),
+        DiffusionSampler(SamplerMethod.ANCESTRAL, 7),
+        DiffusionSampler(SamplerMethod.ANCESTRAL, 7, variance=VarianceType.BETA, clip=False),
+        DiffusionSampler(SamplerMethod.DDIM, 4, clip=False),
+        DiffusionSampler(SamplerMethod.DDIM, 5, eta=0.7),
+        DiffusionSampler(SamplerMethod.ONE_STEP, 1),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("target", list(Target))
-@pytest.mark.parametrize("schedule", [Schedule(), Schedule(Kind.COSINE, 200)], ids=["default", "cosine"])
-def test_every_sampler_is_the_second_formulation(sampler: Sampler, target: Target, schedule: Schedule) -> None:
+@pytest.mark.parametrize("target", list(PredictionTarget))
+@pytest.mark.parametrize("schedule", [NoiseSchedule(), NoiseSchedule(ScheduleKind.COSINE, 200)], ids=["default", "cosine"])
+def test_every_sampler_is_the_second_formulation(sampler: DiffusionSampler, target: PredictionTarget, schedule: NoiseSchedule) -> None:
     """In double precision, since unclipped predictions of noise are divided by 4e-6."""
     model = build(schedule=schedule, target=target).double()
     images, split = images_for(SMALL, 1).double(), split_for(SMALL, 1)
@@ -156,7 +161,7 @@ def test_every_sampler_is_the_second_formulation(sampler: Sampler, target: Targe
         eta=sampler.eta,
         variance=sampler.variance,
         clip=sampler.clip,
-        predicts_noise=target is Target.EPS,
+        predicts_noise=target is PredictionTarget.EPS,
     )
     torch.testing.assert_close(made, expected, rtol=1e-6, atol=1e-6)
 
@@ -196,7 +201,7 @@ def test_no_mask_returns_the_picture_and_asks_no_model() -> None:
     model, images = build(), images_for(SMALL)
     model.register_forward_hook(lambda *_: pytest.fail("called"))
     model.blocks[0].register_forward_hook(lambda *_: pytest.fail("called"))
-    nothing = Split.by_mask(torch.zeros(2, SMALL.patches, dtype=torch.bool))
+    nothing = PatchSplit.by_mask(torch.zeros(2, SMALL.patches, dtype=torch.bool))
     assert torch.equal(fill(model, images, nothing), images)
 
 
@@ -206,7 +211,7 @@ def test_extreme_masks(masked: str) -> None:
     mask = torch.zeros(2, rows, columns, dtype=torch.bool)
     mask[:, : rows if masked == "everything" else 1, : 1 if masked == "one patch" else columns] = True
     model, images = build(), images_for(SMALL)
-    filled = fill(model, images, Split.by_mask(mask))
+    filled = fill(model, images, PatchSplit.by_mask(mask))
     assert bool(filled.isfinite().all())
     assert torch.equal(model.patchify(filled)[~mask.flatten(1)], model.patchify(images)[~mask.flatten(1)])
 
@@ -214,9 +219,9 @@ def test_extreme_masks(masked: str) -> None:
 def test_one_step_is_the_masked_autoencoder() -> None:
     model, images, split = build(), images_for(SMALL), split_for(SMALL)
     noise = torch.randn(*split.masked.shape, SMALL.patch_values)
-    made = inpaint(model, images, split, Sampler(Method.ONE_STEP, 1), lambda step: noise).patches
+    made = inpaint(model, images, split, DiffusionSampler(SamplerMethod.ONE_STEP, 1), lambda step: noise).patches
     predicted = model.predict(noise, torch.tensor([999, 999]), model.encode(images, split)).patches
-    torch.testing.assert_close(made, within_colours(model, predicted))
+    torch.testing.assert_close(made, clamp_to_colour_range(model, predicted))
 
 
 def test_a_clipped_step_stays_within_the_colours() -> None:
@@ -231,12 +236,12 @@ def test_a_clipped_step_stays_within_the_colours() -> None:
 
 def test_noise_prediction_samples_same_image_as_pixel_prediction() -> None:
     """A model that answers (x − √a p) / √(1 − a) where its twin answers p. Source: the definition of x_t."""
-    schedule = Schedule(rho=1.0)
-    pixels, noise = build(schedule=schedule).double(), build(schedule=schedule, target=Target.EPS).double()
+    schedule = NoiseSchedule(rho=1.0)
+    pixels, noise = build(schedule=schedule).double(), build(schedule=schedule, target=PredictionTarget.EPS).double()
     left = schedule.alphas_bar()
     twin = pixels.predict
 
-    def answer_in_noise(x: Tensor, t: Tensor, context: Context, *, times: Tensor | None = None):  # type: ignore[no-untyped-def]
+    def answer_in_noise(x: Tensor, t: Tensor, context: DecoderContext, *, times: Tensor | None = None):  # type: ignore[no-untyped-def]
         a, predicted = left[t].view(-1, 1, 1), twin(x, t, context, times=times)
         return replace(predicted, patches=(x - a.sqrt() * predicted.patches) / (1 - a).sqrt())
 
@@ -259,13 +264,13 @@ def test_normalised_patches_with_statistics_are_not_clipped() -> None:
     draw = counter_noise(torch.tensor([1, 2]), split, SMALL.patch_values)
     patches = model.patchify(images).gather(1, split.masked.unsqueeze(-1).expand(-1, -1, SMALL.patch_values))
     mean, deviation = patch_statistics(patches)
-    made = inpaint(model, images, split, FAST, draw, statistics=Statistics(mean, deviation)).patches
+    made = inpaint(model, images, split, FAST, draw, statistics=PatchStatistics(mean, deviation)).patches
     unclipped = inpaint(plain, images, split, replace(FAST, clip=False), draw).patches  # the same network and units
     torch.testing.assert_close(made, unclipped * deviation + mean)
 
 
 def test_known_pixels_of_masked_patches_are_kept() -> None:
-    model, images, split = build(), images_for(SMALL), Split.by_mask(centre_mask(2, SMALL.grid[1:]))
+    model, images, split = build(), images_for(SMALL), PatchSplit.by_mask(centre_mask(2, SMALL.grid[1:]))
     images = images.clamp(-1, 1)
     made = torch.zeros(2, *SMALL.image_size, dtype=torch.bool)
     made[:, 9:14, 6:11] = True
@@ -279,12 +284,12 @@ def test_known_pixels_of_masked_patches_are_kept() -> None:
 
 
 def test_known_pixels_are_kept_with_normalised_patches() -> None:
-    model, images, split = build(normalise_patches=True), images_for(SMALL), Split.by_mask(centre_mask(2, SMALL.grid[1:]))
+    model, images, split = build(normalise_patches=True), images_for(SMALL), PatchSplit.by_mask(centre_mask(2, SMALL.grid[1:]))
     made = torch.zeros(2, *SMALL.image_size, dtype=torch.bool)
     made[:, 9:14, 6:11] = True
     patches = model.patchify(images).gather(1, split.masked.unsqueeze(-1).expand(-1, -1, SMALL.patch_values))
     draw = counter_noise(torch.tensor([1, 2]), split, SMALL.patch_values)
-    statistics = Statistics(*patch_statistics(patches))
+    statistics = PatchStatistics(*patch_statistics(patches))
     filled = inpaint(model, images, split, FAST, draw, statistics=statistics, known=known_pixels(model, images, split, made)).pictures
     unchanged = ~made.unsqueeze(1).expand_as(images)
     torch.testing.assert_close(filled[unchanged], images[unchanged], rtol=0.0, atol=1e-6)
@@ -312,7 +317,7 @@ def test_placing_what_was_taken_gives_the_picture_back() -> None:
     model = build()
     images, split = ragged()
     patches = model.patchify(images).gather(1, split.masked.unsqueeze(-1).expand(-1, -1, SMALL.patch_values))
-    assert torch.equal(place(model, images, split, patches), images)
+    assert torch.equal(paste_patches(model, images, split, patches), images)
 
 
 def test_a_bfloat16_network_keeps_the_state_in_float32() -> None:
@@ -325,7 +330,9 @@ def test_a_bfloat16_network_keeps_the_state_in_float32() -> None:
         def draw(step: int, request: str = request) -> Tensor:
             return case.inputs[f"{request}.noise_T"] if step < 0 else case.inputs[f"{request}.step_noise"][step]
 
-        made = inpaint(model, case.inputs[f"{request}.image"], Split.by_mask(mask), Sampler(Method.ANCESTRAL, 10), draw)
+        made = inpaint(
+            model, case.inputs[f"{request}.image"], PatchSplit.by_mask(mask), DiffusionSampler(SamplerMethod.ANCESTRAL, 10), draw
+        )
         recorded = case.outputs[f"{request}.ddpm10.patches"]
         assert made.patches.dtype == torch.float32
         assert (made.patches - recorded).norm() < 0.02 * recorded.norm()

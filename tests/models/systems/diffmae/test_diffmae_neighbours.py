@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.systems.diffmae.init_attention import content_channels, cosine_basis, look_around
-from models.systems.diffmae.masks import Split
+from models.systems.diffmae.init_attention import content_channels, cosine_basis, init_neighbour_attention
+from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 
 CONFIG = DiffMAEConfig(
@@ -24,7 +24,7 @@ def build(*, looks_around: bool = True) -> DiffMAE:
     torch.manual_seed(0)
     model = DiffMAE(CONFIG).eval()
     if looks_around:
-        look_around(model)
+        init_neighbour_attention(model)
         nn.init.xavier_uniform_(model.decoder_pred.weight)  # it starts at zero, and nothing would be seen
     return model
 
@@ -33,7 +33,7 @@ def influence(model: DiffMAE, patch: int) -> float:
     """Change of the hidden patch's prediction from pure noise, when a visible patch turns from white to grey."""
     mask = torch.zeros(1, 1, ROWS, COLUMNS, dtype=torch.bool).flatten(1)
     mask[0, HIDDEN] = True
-    split = Split.by_mask(mask.view(1, 1, ROWS, COLUMNS))
+    split = PatchSplit.by_mask(mask.view(1, 1, ROWS, COLUMNS))
     noise = torch.randn(1, 1, CONFIG.patch_values, generator=torch.Generator().manual_seed(1))
 
     def predicted(images: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def test_patches_and_noise_share_an_orthonormal_basis() -> None:
 
 def test_no_branch_disturbs_what_positions_are_read_from() -> None:
     model, images = build(), torch.randn(1, 3, 48, 48)
-    split = Split.by_noise(torch.rand(1, CONFIG.patches), 0.5)
+    split = PatchSplit.by_noise(torch.rand(1, CONFIG.patches), 0.5)
     read = torch.ones(CONFIG.width, dtype=torch.bool)
     read[content_channels(CONFIG.width)] = False
     after: list[Tensor] = []
@@ -79,8 +79,8 @@ def test_no_branch_disturbs_what_positions_are_read_from() -> None:
 def test_the_first_prediction_is_zero() -> None:
     torch.manual_seed(0)
     model = DiffMAE(CONFIG)
-    look_around(model)
-    split = Split.by_noise(torch.rand(1, CONFIG.patches), 0.5)
+    init_neighbour_attention(model)
+    split = PatchSplit.by_noise(torch.rand(1, CONFIG.patches), 0.5)
     answer = model(torch.randn(1, 3, 48, 48), split, torch.tensor([10]), torch.randn(1, split.masked.shape[1], CONFIG.patch_values))
     assert not answer.prediction.patches.any()
 
@@ -95,4 +95,4 @@ def test_the_first_prediction_is_zero() -> None:
 )
 def test_networks_whose_positions_do_not_match_are_refused(config: DiffMAEConfig, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        look_around(DiffMAE(config))
+        init_neighbour_attention(DiffMAE(config))

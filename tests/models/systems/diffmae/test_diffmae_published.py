@@ -16,8 +16,8 @@ from models.loading import weight_mismatch
 from models.registry import read_config
 from models.systems.diffmae.checkpoint import FAMILY, describe, fields_of
 from models.systems.diffmae.decoder import DecoderType
-from models.systems.diffmae.diffusion import Kind, RhoMode, Schedule
-from models.systems.diffmae.model import SIZES, Connection, DiffMAE, DiffMAEConfig, Target
+from models.systems.diffmae.diffusion import NoiseSchedule, RhoMode, ScheduleKind
+from models.systems.diffmae.model import SIZES, DecoderConnection, DiffMAE, DiffMAEConfig, PredictionTarget
 from tests.golden.case import published_keys
 from tests.models.systems.diffmae.test_diffmae import CLIP, SMALL
 
@@ -27,11 +27,11 @@ PUBLISHED = published_keys("diffmae")
 UNUSUAL = replace(
     CLIP,
     decoder_type=DecoderType.JOINT,
-    connection=Connection.LAST,
+    connection=DecoderConnection.LAST,
     time_embed=False,
     normalise_patches=True,
-    target=Target.EPS,
-    schedule=Schedule(Kind.COSINE, 500, 0.7, RhoMode.ALPHA_BAR, 2e-4, 0.03),
+    target=PredictionTarget.EPS,
+    schedule=NoiseSchedule(ScheduleKind.COSINE, 500, 0.7, RhoMode.ALPHA_BAR, 2e-4, 0.03),
     clip_width=6,
     clip_weight=0.5,
 )
@@ -109,8 +109,13 @@ def test_recorded_checkpoints_are_read_and_written_bit_by_bit(case: str, tmp_pat
 def test_what_a_config_leaves_out_has_its_default() -> None:
     config: DiffMAEConfig = read_config(DiffMAEConfig, fields_of({"img_size": [224, 224], "patch_size": 16}))
     assert config == DiffMAEConfig()
-    assert (config.normalise_patches, config.target, config.connection, config.time_embed) == (False, Target.X0, Connection.U_SHAPED, True)
-    assert config.schedule == Schedule(Kind.LINEAR, 1000, 0.8, RhoMode.BETA, 1e-4, 0.02)
+    assert (config.normalise_patches, config.target, config.connection, config.time_embed) == (
+        False,
+        PredictionTarget.X0,
+        DecoderConnection.U_SHAPED,
+        True,
+    )
+    assert config.schedule == NoiseSchedule(ScheduleKind.LINEAR, 1000, 0.8, RhoMode.BETA, 1e-4, 0.02)
 
 
 def test_video_alone_means_the_usual_clips() -> None:

@@ -13,9 +13,9 @@ from models.bundle import BundleError
 from models.layers.patches import to_pixels
 from models.layers.stepwise import InProgress, JobState, StepCompletion
 from models.systems.diffmae.decoder import DecoderType
-from models.systems.diffmae.diffusion import Method, Sampler, Schedule
-from models.systems.diffmae.inpaint_state import SAMPLE_COST, Filling, groups
-from models.systems.diffmae.masks import Split, patches_of_pixels
+from models.systems.diffmae.diffusion import DiffusionSampler, NoiseSchedule, SamplerMethod
+from models.systems.diffmae.inpaint_state import SAMPLE_COST, InpaintState, group_by_hole_size
+from models.systems.diffmae.masks import PatchSplit, patches_of_pixels
 from models.systems.diffmae.model import DiffMAE
 from models.systems.diffmae.sampling import counter_noise, inpaint
 from models.systems.diffmae.steps import InpaintingSteps
@@ -93,21 +93,21 @@ MIXED = [
 @pytest.mark.parametrize(
     ("options", "sampler"),
     [
-        ({"sampler": "ddim", "steps": 5}, Sampler(Method.DDIM, 5)),
-        ({"sampler": "ddim", "steps": 5, "eta": 0.5}, Sampler(Method.DDIM, 5, eta=0.5)),
-        ({"sampler": "ancestral", "steps": 6}, Sampler(Method.ANCESTRAL, 6)),
-        ({"sampler": "one-step", "steps": 1}, Sampler(Method.ONE_STEP, 1)),
-        ({"sampler": "ancestral", "steps": 6, "temperature": 0.3}, Sampler(Method.ANCESTRAL, 6)),
+        ({"sampler": "ddim", "steps": 5}, DiffusionSampler(SamplerMethod.DDIM, 5)),
+        ({"sampler": "ddim", "steps": 5, "eta": 0.5}, DiffusionSampler(SamplerMethod.DDIM, 5, eta=0.5)),
+        ({"sampler": "ancestral", "steps": 6}, DiffusionSampler(SamplerMethod.ANCESTRAL, 6)),
+        ({"sampler": "one-step", "steps": 1}, DiffusionSampler(SamplerMethod.ONE_STEP, 1)),
+        ({"sampler": "ancestral", "steps": 6, "temperature": 0.3}, DiffusionSampler(SamplerMethod.ANCESTRAL, 6)),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("decoder", list(DecoderType))
-def test_step_by_step_it_is_the_whole_chain(options: dict[str, Any], sampler: Sampler, decoder: DecoderType) -> None:
+def test_step_by_step_it_is_the_whole_chain(options: dict[str, Any], sampler: DiffusionSampler, decoder: DecoderType) -> None:
     """`inpaint`, which the recorded runs check, with the same noise."""
     model, given = build(decoder_type=decoder), job(1, HOLE)
     mean, std = torch.tensor(SMALL.mean), torch.tensor(SMALL.std)
     images = ((given["pixels"].float() / 255 - mean) / std).permute(2, 0, 1).unsqueeze(0)
-    split = Split.by_mask(patches_of_pixels(given["missing"].bool().unsqueeze(0), SMALL.patch_size))
+    split = PatchSplit.by_mask(patches_of_pixels(given["missing"].bool().unsqueeze(0), SMALL.patch_size))
     whole = inpaint(
         model, images, split, sampler, counter_noise(torch.tensor([9]), split, SMALL.patch_values, options.get("temperature", 1.0))
     ).pictures
@@ -283,22 +283,22 @@ def test_step_cost_counts_noisy_patches_and_memory_the_state() -> None:
     assert large.nbytes > SMALL.patches * SMALL.patch_values * 4 + HEIGHT * WIDTH * 3
 
 
-def started(*jobs: tuple[tuple[int, int], bool]) -> list[Filling]:
+def started(*jobs: tuple[tuple[int, int], bool]) -> list[InpaintState]:
     """Sizes of the holes, and whether the bytes are to be the same."""
     states = stepper().start([job(1, (0, 0, *size)) for size, _ in jobs], [{"deterministic": exact} for _, exact in jobs])
-    return [state for state in states if isinstance(state, Filling)]
+    return [state for state in states if isinstance(state, InpaintState)]
 
 
 def test_similar_holes_share_padded_pass_and_all_a_packed_one() -> None:
     fillings = started(((1, 1), False), ((HEIGHT, WIDTH), False), ((HEIGHT, WIDTH - 5), False), ((1, 1), True))
-    assert sorted(sorted(group) for group in groups(fillings)) == [[0], [1, 2], [3]]
-    assert sorted(sorted(group) for group in groups(fillings, 0.0)) == [[0, 1, 2], [3]]
+    assert sorted(sorted(group) for group in group_by_hole_size(fillings)) == [[0], [1, 2], [3]]
+    assert sorted(sorted(group) for group in group_by_hole_size(fillings, 0.0)) == [[0, 1, 2], [3]]
 
 
 @pytest.mark.parametrize("least_share", [0.0, 0.75])
 def test_nobody_joins_the_pass_of_a_deterministic_job(least_share: float) -> None:
     fillings = started(((9, 9), False), ((9, 9), True), ((9, 9), False), ((9, 9), True), ((9, 9), False))
-    assert sorted(sorted(group) for group in groups(fillings, least_share)) == [[0, 2, 4], [1], [3]]
+    assert sorted(sorted(group) for group in group_by_hole_size(fillings, least_share)) == [[0, 2, 4], [1], [3]]
 
 
 def test_a_model_of_normalised_patches_cannot_fill_holes() -> None:
@@ -320,5 +320,5 @@ def test_clips_are_filled_too() -> None:
 
 
 def test_more_steps_than_the_schedule_has_are_as_many_as_it_has() -> None:
-    [state] = stepper(build(schedule=Schedule(steps=50))).start([job(1, HOLE)], [{"steps": 100}])
+    [state] = stepper(build(schedule=NoiseSchedule(steps=50))).start([job(1, HOLE)], [{"steps": 100}])
     assert state.total == 50

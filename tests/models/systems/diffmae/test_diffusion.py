@@ -9,24 +9,33 @@ import pytest
 import torch
 
 from models.systems.diffmae import sampler_presets
-from models.systems.diffmae.diffusion import Kind, Method, RhoMode, Sampler, Schedule, Spacing, Steps, Variance
+from models.systems.diffmae.diffusion import (
+    DiffusionSampler,
+    NoiseSchedule,
+    RhoMode,
+    SamplerMethod,
+    SamplerTable,
+    ScheduleKind,
+    TimestepSpacing,
+    VarianceType,
+)
 from tests.golden.case import read_case
 from tests.golden.replays.diffmae import replay
 
 SCHEDULES = {
-    "linear": Schedule(rho=1.0),
-    "beta^0.8": Schedule(),
-    "beta^0.6": Schedule(rho=0.6),
-    "alpha_bar^0.8": Schedule(rho_mode=RhoMode.ALPHA_BAR),
-    "cosine": Schedule(Kind.COSINE, rho=1.0),
-    "cosine beta^0.8": Schedule(Kind.COSINE),
-    "short": Schedule(steps=50),
+    "linear": NoiseSchedule(rho=1.0),
+    "beta^0.8": NoiseSchedule(),
+    "beta^0.6": NoiseSchedule(rho=0.6),
+    "alpha_bar^0.8": NoiseSchedule(rho_mode=RhoMode.ALPHA_BAR),
+    "cosine": NoiseSchedule(ScheduleKind.COSINE, rho=1.0),
+    "cosine beta^0.8": NoiseSchedule(ScheduleKind.COSINE),
+    "short": NoiseSchedule(steps=50),
 }
-PRESETS = [Sampler(Method(preset.sampler), preset.steps) for preset in sampler_presets.PRESETS.values()]
+PRESETS = [DiffusionSampler(SamplerMethod(preset.sampler), preset.steps) for preset in sampler_presets.PRESETS.values()]
 
 
 @pytest.fixture(params=list(SCHEDULES))
-def schedule(request: pytest.FixtureRequest) -> Schedule:
+def schedule(request: pytest.FixtureRequest) -> NoiseSchedule:
     return SCHEDULES[request.param]
 
 
@@ -55,32 +64,32 @@ def test_recorded_tables_hold_without_an_absolute_tolerance() -> None:
         torch.testing.assert_close(replayed[name].double(), value.double(), rtol=2e-5, atol=0.0, msg=name)
 
 
-def test_betas_and_what_is_left_agree(schedule: Schedule) -> None:
+def test_betas_and_what_is_left_agree(schedule: NoiseSchedule) -> None:
     torch.testing.assert_close((1 - schedule.betas()).log().cumsum(0).exp(), schedule.alphas_bar(), rtol=1e-10, atol=0.0)
 
 
 @pytest.mark.parametrize("mode", list(RhoMode))
-@pytest.mark.parametrize("kind", list(Kind))
-def test_a_rho_of_one_changes_nothing(kind: Kind, mode: RhoMode) -> None:
-    one, plain = Schedule(kind, rho=1.0, rho_mode=mode), Schedule(kind, rho=1.0)
+@pytest.mark.parametrize("kind", list(ScheduleKind))
+def test_a_rho_of_one_changes_nothing(kind: ScheduleKind, mode: RhoMode) -> None:
+    one, plain = NoiseSchedule(kind, rho=1.0, rho_mode=mode), NoiseSchedule(kind, rho=1.0)
     torch.testing.assert_close(one.betas(), plain.betas(), rtol=1e-10, atol=1e-14)
 
 
 def test_shorter_linear_schedules_add_more_noise_in_each_step() -> None:
-    short = Schedule(steps=100, rho=1.0).betas()
+    short = NoiseSchedule(steps=100, rho=1.0).betas()
     assert short[[0, -1]].tolist() == pytest.approx([1e-3, 0.2])
 
 
 @pytest.mark.parametrize(("steps", "reason"), [(0, "has at least one"), (20, "beta reaches 1;")])
 def test_a_schedule_that_leaves_nothing_is_refused(steps: int, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        Schedule(steps=steps)
+        NoiseSchedule(steps=steps)
 
 
 def test_each_sample_is_noised_at_its_own_time() -> None:
     x0, noise, t = torch.randn(3, 4, 5), torch.randn(3, 4, 5), torch.tensor([0, 500, 999])
-    together = Schedule().add_noise(x0, t, noise)
-    left = Schedule().alphas_bar()
+    together = NoiseSchedule().add_noise(x0, t, noise)
+    left = NoiseSchedule().alphas_bar()
     for sample, time in enumerate(t):
         expected = float(left[time].sqrt()) * x0[sample] + float((1 - left[time]).sqrt()) * noise[sample]
         torch.testing.assert_close(together[sample], expected)
@@ -88,10 +97,15 @@ def test_each_sample_is_noised_at_its_own_time() -> None:
 
 @pytest.mark.parametrize(
     "sampler",
-    [Sampler(Method.ANCESTRAL, 13), Sampler(Method.DDIM, 13), Sampler(Method.DDIM, 13, eta=0.5), Sampler(Method.DDIM, 50, eta=1.0)],
+    [
+        DiffusionSampler(SamplerMethod.ANCESTRAL, 13),
+        DiffusionSampler(SamplerMethod.DDIM, 13),
+        DiffusionSampler(SamplerMethod.DDIM, 13, eta=0.5),
+        DiffusionSampler(SamplerMethod.DDIM, 50, eta=1.0),
+    ],
     ids=str,
 )
-def test_with_the_true_picture_a_step_leads_to_the_earlier_time(schedule: Schedule, sampler: Sampler) -> None:
+def test_with_the_true_picture_a_step_leads_to_the_earlier_time(schedule: NoiseSchedule, sampler: DiffusionSampler) -> None:
     """x_t = √a x0 + √(1 − a) e must become √a' x0 + √(1 − a') e', e' of variance 1: what makes a table right, whoever wrote it."""
     steps = sampler.reverse(schedule)
     before = torch.cat([torch.ones(1, dtype=torch.float64), steps.signal[:-1].square()])
@@ -101,76 +115,87 @@ def test_with_the_true_picture_a_step_leads_to_the_earlier_time(schedule: Schedu
 
 
 @pytest.mark.parametrize("count", [2, 10])
-def test_remainder_of_x_is_precise_if_step_leaves_almost_nothing(schedule: Schedule, count: int) -> None:
+def test_remainder_of_x_is_precise_if_step_leaves_almost_nothing(schedule: NoiseSchedule, count: int) -> None:
     """√alpha goes down to 1e-9, where 1 − beta has no digits left."""
-    steps = Sampler(Method.ANCESTRAL, count).reverse(schedule)
+    steps = DiffusionSampler(SamplerMethod.ANCESTRAL, count).reverse(schedule)
     left = schedule.alphas_bar()[steps.time].tolist()
     for index in range(1, count):
         a, before = left[index], left[index - 1]
         assert float(steps.from_xt[index]) == pytest.approx((a / before) ** 0.5 * (1 - before) / (1 - a), rel=1e-12, abs=0.0)
 
 
-def test_ddim_with_all_noise_is_ancestral_sampling(schedule: Schedule) -> None:
-    ddim, ddpm = (Sampler(method, 10, eta=1.0).reverse(schedule) for method in (Method.DDIM, Method.ANCESTRAL))
+def test_ddim_with_all_noise_is_ancestral_sampling(schedule: NoiseSchedule) -> None:
+    ddim, ddpm = (DiffusionSampler(method, 10, eta=1.0).reverse(schedule) for method in (SamplerMethod.DDIM, SamplerMethod.ANCESTRAL))
     for name in ("time", "from_x0", "from_xt", "sigma"):
         torch.testing.assert_close(getattr(ddim, name), getattr(ddpm, name), rtol=1e-9, atol=1e-10)
 
 
 def test_beta_variance_adds_the_whole_noise_of_the_step() -> None:
-    steps = Sampler(Method.ANCESTRAL, 10, variance=Variance.BETA).reverse(Schedule())
-    left = Schedule().alphas_bar()[steps.time]
+    steps = DiffusionSampler(SamplerMethod.ANCESTRAL, 10, variance=VarianceType.BETA).reverse(NoiseSchedule())
+    left = NoiseSchedule().alphas_bar()[steps.time]
     torch.testing.assert_close(steps.sigma[1:].square(), 1 - left[1:] / left[:-1])
     assert steps.sigma[0] == 0
 
 
-@pytest.mark.parametrize("sampler", [Sampler(Method.ONE_STEP, 1), Sampler(Method.ANCESTRAL, 1), Sampler(Method.DDIM, 1, eta=0.3)], ids=str)
-def test_single_step_of_any_method_returns_prediction(sampler: Sampler) -> None:
-    steps, x, x0 = sampler.reverse(Schedule()), torch.randn(1, 4, 6), torch.randn(1, 4, 6)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        DiffusionSampler(SamplerMethod.ONE_STEP, 1),
+        DiffusionSampler(SamplerMethod.ANCESTRAL, 1),
+        DiffusionSampler(SamplerMethod.DDIM, 1, eta=0.3),
+    ],
+    ids=str,
+)
+def test_single_step_of_any_method_returns_prediction(sampler: DiffusionSampler) -> None:
+    steps, x, x0 = sampler.reverse(NoiseSchedule()), torch.randn(1, 4, 6), torch.randn(1, 4, 6)
     assert steps.time.tolist() == [999]
     assert torch.equal(steps.take(x, x0, None), x0)
 
 
-@pytest.mark.parametrize("sampler", [*PRESETS, Sampler(Method.ANCESTRAL, 10, variance=Variance.BETA)], ids=str)
-def test_the_last_step_returns_the_prediction_untouched(sampler: Sampler) -> None:
-    last = sampler.reverse(Schedule()).rows(torch.tensor([0]))
+@pytest.mark.parametrize("sampler", [*PRESETS, DiffusionSampler(SamplerMethod.ANCESTRAL, 10, variance=VarianceType.BETA)], ids=str)
+def test_the_last_step_returns_the_prediction_untouched(sampler: DiffusionSampler) -> None:
+    last = sampler.reverse(NoiseSchedule()).rows(torch.tensor([0]))
     x, x0, noise = torch.randn(3, 1, 4, 6).unbind()
     assert torch.equal(last.take(x, x0, noise), x0)
 
 
-@pytest.mark.parametrize("spacing", list(Spacing))
+@pytest.mark.parametrize("spacing", list(TimestepSpacing))
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 49, 50])
-def test_times_are_distinct_and_end_at_the_last(spacing: Spacing, count: int, schedule: Schedule) -> None:
+def test_times_are_distinct_and_end_at_the_last(spacing: TimestepSpacing, count: int, schedule: NoiseSchedule) -> None:
     times = spacing.times(schedule, count)
     assert len(times) == count and times[-1] == schedule.steps - 1 and times[0] >= 0
     assert bool((times.diff() > 0).all())
 
 
-@pytest.mark.parametrize("spacing", list(Spacing))
-def test_a_full_chain_visits_every_time(spacing: Spacing) -> None:
-    assert torch.equal(spacing.times(Schedule(), 1000), torch.arange(1000))
+@pytest.mark.parametrize("spacing", list(TimestepSpacing))
+def test_a_full_chain_visits_every_time(spacing: TimestepSpacing) -> None:
+    assert torch.equal(spacing.times(NoiseSchedule(), 1000), torch.arange(1000))
 
 
 def test_log_snr_spacing_does_not_linger_in_pure_noise() -> None:
-    assert Spacing.LOG_SNR.times(Schedule(), 5).tolist() == [0, 34, 261, 490, 999]
-    assert Spacing.UNIFORM.times(Schedule(), 10).tolist() == list(range(99, 1000, 100))
+    assert TimestepSpacing.LOG_SNR.times(NoiseSchedule(), 5).tolist() == [0, 34, 261, 490, 999]
+    assert TimestepSpacing.UNIFORM.times(NoiseSchedule(), 10).tolist() == list(range(99, 1000, 100))
 
 
 @pytest.mark.parametrize("count", [0, 1001])
 def test_more_steps_than_times_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"steps: {count}; a sampler of this schedule takes from 1 to 1000"):
-        Sampler(Method.ANCESTRAL, count).reverse(Schedule())
+        DiffusionSampler(SamplerMethod.ANCESTRAL, count).reverse(NoiseSchedule())
 
 
 def test_impossible_samplers_are_refused() -> None:
     with pytest.raises(ValueError, match="one-step takes 1"):
-        Sampler(Method.ONE_STEP, 10)
+        DiffusionSampler(SamplerMethod.ONE_STEP, 10)
     with pytest.raises(ValueError, match=r"eta: 1\.5"):
-        Sampler(Method.DDIM, 10, eta=1.5)
+        DiffusionSampler(SamplerMethod.DDIM, 10, eta=1.5)
 
 
 def test_rows_of_different_samplers_make_one_batch() -> None:
-    first, second = Sampler(Method.ANCESTRAL, 10).reverse(Schedule()), Sampler(Method.DDIM, 7, clip=False).reverse(Schedule())
-    batch = Steps.join([first.rows(torch.tensor([9])), second.rows(torch.tensor([2]))])
+    first, second = (
+        DiffusionSampler(SamplerMethod.ANCESTRAL, 10).reverse(NoiseSchedule()),
+        DiffusionSampler(SamplerMethod.DDIM, 7, clip=False).reverse(NoiseSchedule()),
+    )
+    batch = SamplerTable.join([first.rows(torch.tensor([9])), second.rows(torch.tensor([2]))])
     assert batch.time.tolist() == [999, 427] and batch.clip.tolist() == [True, False] and len(batch) == 2
     x, x0, noise = torch.randn(3, 2, 4, 6).unbind()
     together = batch.take(x, x0, noise)
@@ -179,8 +204,8 @@ def test_rows_of_different_samplers_make_one_batch() -> None:
 
 
 def test_the_picture_follows_from_the_noise() -> None:
-    schedule = replace(Schedule(), rho=1.0)
-    steps = Sampler(Method.DDIM, 10).reverse(schedule).rows(torch.tensor([0, 5]))
+    schedule = replace(NoiseSchedule(), rho=1.0)
+    steps = DiffusionSampler(SamplerMethod.DDIM, 10).reverse(schedule).rows(torch.tensor([0, 5]))
     x0, noise = torch.randn(2, 2, 3, 4, dtype=torch.float64).unbind()
     x = schedule.add_noise(x0, steps.time, noise)
     torch.testing.assert_close(steps.x0_from_noise(x, noise), x0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.systems.diffmae.philox import normal, philox
+from models.systems.diffmae.philox import counter_normal, philox
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_known_answers(counter: list[int], key: list[int], answer: list[int]) ->
 
 
 def drawn(seeds: list[int], step: int, places: Tensor, values: int = 10) -> Tensor:
-    return normal(torch.tensor(seeds), torch.full((len(seeds),), step), places.expand(len(seeds), -1), values)
+    return counter_normal(torch.tensor(seeds), torch.full((len(seeds),), step), places.expand(len(seeds), -1), values)
 
 
 def test_a_sample_draws_the_same_whoever_else_is_in_the_batch() -> None:

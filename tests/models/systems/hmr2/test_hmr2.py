@@ -20,7 +20,7 @@ from models.merge_schedule import MergeSchedule
 from models.people.cameras import SquareFrame, image_focal, image_translation, project
 from models.people.crops import ASPECT, antialias_sigmas, crop, expand, square_boxes
 from models.people.smpl import SMPLBody, SMPLParameters, rotations_from_6d
-from models.systems.hmr2.model import HMR2, HMR2Config, Query
+from models.systems.hmr2.model import HMR2, HMR2Config, QueryInit
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case
 from tests.golden.checks import full_sizes, loads_strictly, relative_deviation, round_trips
@@ -121,8 +121,8 @@ def test_the_sides_of_a_crop_are_not_looked_at() -> None:
         assert torch.equal(model(crops).person.camera, model(other).person.camera)
 
 
-@pytest.mark.parametrize("query", list(Query))
-def test_passes_accumulate(query: Query) -> None:
+@pytest.mark.parametrize("query", list(QueryInit))
+def test_passes_accumulate(query: QueryInit) -> None:
     """From a zero token every pass adds the same; from the estimate, the next one starts where the last one ended."""
     torch.manual_seed(0)
     once, thrice = HMR2(replace(SMALL, query=query)).eval(), HMR2(replace(SMALL, query=query, passes=3)).eval()
@@ -132,7 +132,7 @@ def test_passes_accumulate(query: Query) -> None:
         start, after = once.decoder.readout.init_betas, once(crops).person.betas
         expected = start + 3 * (after - start)
         got = thrice(crops).person.betas
-    assert torch.allclose(got, expected, atol=1e-6) is (query is Query.ZERO)
+    assert torch.allclose(got, expected, atol=1e-6) is (query is QueryInit.ZERO)
 
 
 @pytest.mark.parametrize(("image_size", "patch_size", "ratio"), [(96, 16, 1), (96, 16, 2), (96, 16, 4), (80, 8, 1)])
@@ -303,7 +303,7 @@ class Code:
 
 def test_gradients_reach_every_parameter() -> None:
     torch.manual_seed(0)
-    model = HMR2(replace(SMALL, query=Query.ESTIMATE, drop_path=0.0))
+    model = HMR2(replace(SMALL, query=QueryInit.ESTIMATE, drop_path=0.0))
     answer = model(torch.randn(2, 3, 96, 96))
     total: Tensor = answer.person.rotations.sum() + answer.person.betas.sum() + answer.translation.square().sum()
     total.backward()

@@ -20,7 +20,7 @@ from models.people.masked_attention import KeyMask, MaskedAttention
 from models.people.track_batch import TokenMask, TrackBatch, normalise_pose, pose_statistics
 from models.registry import read_config
 from models.systems.lart.model import LART, LART_HIERA, LART_MVIT, LART_POSE, LARTConfig, position_table
-from models.systems.lart.windows import read_track
+from models.systems.lart.windows import predict_track
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case
 from tests.golden.checks import RECORDED, full_sizes, loads_strictly, relative_deviation, round_trips
@@ -298,14 +298,14 @@ def test_windows_in_a_batch_are_the_windows_one_by_one(length: int) -> None:
         rows.append(tokens[0, first - start : first - start + min(step, length - first)])
     with torch.no_grad():
         expected = model.heads(torch.cat(rows).unsqueeze(0))
-        got = read_track(model, track, step=step, margin=margin, windows_at_once=2)
+        got = predict_track(model, track, step=step, margin=margin, windows_at_once=2)
     assert torch.allclose(got.actions, expected.actions, atol=1e-5)
     assert got.pose.shape == (1, length, 1, 229)
 
 
 def test_windows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fit into 12 frames"):
-        read_track(small(), people(batch=1, count=1), step=4, margin=4)
+        predict_track(small(), people(batch=1, count=1), step=4, margin=4)
 
 
 def test_action_loss_counts_only_detected_and_labelled_tokens() -> None:

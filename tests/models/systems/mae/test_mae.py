@@ -8,7 +8,7 @@ import torch
 from models.layers.masking import Masking
 from models.layers.patches import patchify, unpatchify
 from models.layers.position_embeddings import resize_table, sincos_table
-from models.systems.mae.model import MAE, SIZES, MAEConfig, start_from_pretrained
+from models.systems.mae.model import MAE, SIZES, MAEConfig, init_vit_from_mae
 from models.systems.vit.model import Pool, ViT, ViTConfig
 
 SMALL = MAEConfig(
@@ -101,7 +101,7 @@ def test_patchify_is_undone() -> None:
 def test_fine_tuning_starts_from_the_encoder(model: MAE) -> None:
     config = ViTConfig(image_size=32, patch_size=4, classes=7, width=32, depth=2, heads=4, pool=Pool.MEAN)
     classifier = ViT(config)
-    start_from_pretrained(classifier, model.state_dict())
+    init_vit_from_mae(classifier, model.state_dict())
     assert torch.equal(classifier.blocks[1].mlp.fc2.weight, model.blocks[1].mlp.fc2.weight)
     torch.testing.assert_close(classifier.pos_embed, resize_table(model.pos_embed, 64, special=1))
     assert torch.equal(classifier.fc_norm.weight, torch.ones(32))
@@ -117,7 +117,7 @@ def test_pictures_of_another_size_are_refused(model: MAE) -> None:
 def test_weights_that_do_not_fit_are_named(model: MAE) -> None:
     deeper = ViT(ViTConfig(image_size=16, patch_size=4, width=32, depth=3, heads=4, pool=Pool.MEAN))
     with pytest.raises(ValueError, match=r"lack blocks\.2\.norm1\.weight"):
-        start_from_pretrained(deeper, model.state_dict())
+        init_vit_from_mae(deeper, model.state_dict())
     wider = ViT(ViTConfig(image_size=16, patch_size=4, width=64, depth=2, heads=4, pool=Pool.MEAN))
     with pytest.raises(ValueError, match=r"another shape: cls_token"):
-        start_from_pretrained(wider, model.state_dict())
+        init_vit_from_mae(wider, model.state_dict())

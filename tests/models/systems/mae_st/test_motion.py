@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from models.layers.token_merging import Tokens
-from models.systems.mae_st.init_motion import DIRECTIONS, Channels, look_for_motion, motion_filters
+from models.systems.mae_st.init_motion import DIRECTIONS, MotionChannels, init_motion_filters, motion_filters
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 
 SMALL = VideoMAEPretrainingConfig(
     image_size=96, patch_size=16, frames=16, patch_frames=4, width=192, depth=2, heads=3, decoder_width=16, decoder_depth=1, decoder_heads=2
 )
-CHANNELS = Channels.of(2 * (3 * DIRECTIONS + 8))
+CHANNELS = MotionChannels.of(2 * (3 * DIRECTIONS + 8))
 HALF = DIRECTIONS // 2
 
 
@@ -24,7 +24,7 @@ HALF = DIRECTIONS // 2
 def network() -> VideoMAEPretraining:
     torch.manual_seed(0)
     model = VideoMAEPretraining(SMALL).eval()
-    look_for_motion(model)
+    init_motion_filters(model)
     return model
 
 
@@ -84,4 +84,4 @@ def test_filters_are_pairs_of_length_1_without_a_mean() -> None:
 @pytest.mark.parametrize("change", [{"width": 96}, {"patch_frames": 2}, {"separate_positions": False}, {"depth": 1}])
 def test_a_network_that_is_too_small_for_it_is_refused(change: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="needed"):
-        look_for_motion(VideoMAEPretraining(dataclasses.replace(SMALL, **change)))
+        init_motion_filters(VideoMAEPretraining(dataclasses.replace(SMALL, **change)))

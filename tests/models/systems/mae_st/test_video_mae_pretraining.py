@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.systems.mae_st.model import VideoMAE, VideoMAEConfig, start_from_pretrained
+from models.systems.mae_st.model import VideoMAE, VideoMAEConfig, init_video_mae_from_pretraining
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from tests.golden.case import published_keys, read_case
 from tests.golden.checks import detected_at_full_size
@@ -125,12 +125,12 @@ def test_fine_tuning_starts_from_the_encoder_and_its_norm() -> None:
     torch.nn.init.normal_(pretrained.norm.weight)
     config = VideoMAEConfig(image_size=16, patch_size=8, frames=4, classes=3, width=32, depth=2, heads=4)
     model = VideoMAE(config)
-    start_from_pretrained(model, pretrained.state_dict())
+    init_video_mae_from_pretraining(model, pretrained.state_dict())
     assert torch.equal(model.norm.weight, pretrained.norm.weight)
     assert torch.equal(model.pos_embed.temporal, pretrained.pos_embed.temporal)
     assert 1e-5 < model.head.weight.std() < 3e-5
     with pytest.raises(ValueError, match=r"another shape: pos_embed\.temporal"):
-        start_from_pretrained(VideoMAE(replace(config, frames=8)), pretrained.state_dict())
+        init_video_mae_from_pretraining(VideoMAE(replace(config, frames=8)), pretrained.state_dict())
 
 
 SIZES = published_keys("mae_st")
