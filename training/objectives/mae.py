@@ -55,6 +55,6 @@ class MAEObjective(nn.Module):
         preprocess = self._context.preprocess
         if preprocess is None or not isinstance(self.model, MAE):
             return {}
-        pictures = self.model.pictures(batch["pixels"], self.model(batch["pixels"], self.noise(batch["draw"])))
+        pictures = self.model.visualise(batch["pixels"], self.model(batch["pixels"], self.noise(batch["draw"])))
         images = {"masked": pictures.masked, "predicted": pictures.pasted}
         return {name: to_pixels(image, preprocess.mean, preprocess.std) for name, image in images.items()}

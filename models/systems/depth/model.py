@@ -1,7 +1,7 @@
 """One image → the depth of each pixel, up to scale and shift: the encoder of EfficientNet-Lite0 (arXiv 1905.11946) and a decoder.
 
-The encoder is that of the published classifier, whose normalisation is part of its convolutions. The decoder adds what was seen at finer
-resolutions on its way up, as in MiDaS (arXiv 1907.01341, section 5).
+The encoder is that of the published classifier, whose normalisation is part of its convolutions. The decoder adds the encoder's features
+of finer resolutions on its way up, as in MiDaS (arXiv 1907.01341, section 5).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class LiteDepthConfig:
     output: Literal["depth"] = "depth"
     """Larger is farther."""
     background: Literal["kept", "mean"] = "kept"
-    """mean: whatever is beside the object has the object's mean colour (`fill_background`)."""
+    """mean: pixels outside the object have the object's mean colour (`fill_background`)."""
 
     def __post_init__(self) -> None:
         if self.image_size % 32 or self.image_size <= 0:
-            raise ValueError(f"image_size {self.image_size} is no multiple of 32")
+            raise ValueError(f"image_size {self.image_size} is not a multiple of 32")
         if len(self.widths) != len(SKIP_STAGES) - 1 or min(self.widths) < 1:
             raise ValueError(f"widths {list(self.widths)}: {len(SKIP_STAGES) - 1} positive numbers are needed")
 
@@ -46,28 +46,28 @@ class LiteDepth(nn.Module):
         self.encoder = EfficientNetLiteEncoder()
         *finer, coarsest = (STAGES[number][0] for number in SKIP_STAGES)
         steps = list(pairwise((coarsest, *config.widths)))
-        self.lateral = nn.ModuleList(nn.Conv2d(seen, coming, 1) for seen, (coming, _) in zip(reversed(finer), steps, strict=True))
-        self.fuse = nn.ModuleList(nn.Conv2d(coming, out, 3, padding=1) for coming, out in steps)
+        self.lateral = nn.ModuleList(nn.Conv2d(skip, width, 1) for skip, (width, _) in zip(reversed(finer), steps, strict=True))
+        self.fuse = nn.ModuleList(nn.Conv2d(width, out, 3, padding=1) for width, out in steps)
         self.head = nn.Conv2d(config.widths[-1], 1, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, S, S) → (B, S, S)."""
-        seen_at = self.encoder(images)
-        *finer, x = (seen_at[number] for number in SKIP_STAGES)
-        for seen, lateral, fuse in zip(reversed(finer), self.lateral, self.fuse, strict=True):
-            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False) + lateral(seen)
+        """Predict depth: normalised images (B, 3, S, S) → (B, S, S)."""
+        features = self.encoder(images)
+        *finer, x = (features[number] for number in SKIP_STAGES)
+        for skip, lateral, fuse in zip(reversed(finer), self.lateral, self.fuse, strict=True):
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False) + lateral(skip)
             x = F.relu(fuse(x))
         return F.interpolate(self.head(x), scale_factor=2.0, mode="bilinear", align_corners=False).squeeze(1)
 
 
 def fill_background(images: Tensor, inside: Tensor) -> Tensor:
-    """Images (B, 3, S, S) of which shares `inside` (B, S, S) of each pixel are the object's → the rest in its mean colour."""
-    share = inside.unsqueeze(1)
-    mean = (images * share).sum(dim=(2, 3), keepdim=True) / share.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
-    return torch.lerp(mean, images, share)
+    """Give the background of images (B, 3, S, S) the object's mean colour. inside: the object's fraction of each pixel, (B, S, S)."""
+    fraction = inside.unsqueeze(1)
+    mean = (images * fraction).sum(dim=(2, 3), keepdim=True) / fraction.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+    return torch.lerp(mean, images, fraction)
 
 
 def image(model: LiteDepth, config: LiteDepthConfig, make: InputMaker) -> Callable[[], Tensor]:
-    """A forward pass on random input."""
+    """Return a forward pass on one random image, whose output is (1, S, S)."""
     pixels = make.normal(3, config.image_size, config.image_size)
     return lambda: model(pixels)

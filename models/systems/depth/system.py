@@ -1,4 +1,4 @@
-"""A network of our own that tells depth of an image of one object. Imports no torch."""
+"""Depth estimation from one image of one object, by a network of this project. Imports no torch."""
 
 from __future__ import annotations
 

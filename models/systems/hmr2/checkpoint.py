@@ -63,7 +63,7 @@ def tidy(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of HMR2Config that weights tell; `decoder_heads` by hand where heads have not 64 channels."""
+    """Infer fields of HMR2Config from weights. `decoder_heads` must be set if its heads do not have 64 channels."""
     width, channels, patch_size, _ = shape_of(weights, "backbone.patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "backbone.pos_embed", 3)
     hidden, _ = shape_of(weights, "backbone.blocks.0.mlp.fc1.weight", 2)
@@ -93,7 +93,7 @@ def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigField
 
 
 def _image_size(patches: int, patch_size: int, settings: ConfigFields) -> int:
-    """The size of a square crop that leaves so many patches once its sides are cut."""
+    """Return the size of a square crop that has this number of patches once its sides are cut."""
     cut, ratio = settings.get("side_cut", HMR2Config.side_cut), settings.get("patch_ratio", HMR2Config.patch_ratio)
     for size in range(2 * cut + patch_size, 2 * cut + patch_size * (patches + 1), patch_size):
         rows, columns = HMR2Config(image_size=size, side_cut=cut, patch_size=patch_size, patch_ratio=ratio).grid

@@ -38,7 +38,7 @@ class HMR2Config:
     """Columns that the network drops on the left and on the right."""
     patch_size: int = 16
     patch_ratio: int = 1
-    """A patch begins every patch_size / patch_ratio pixels; from 2 on they overlap. Published: 1."""
+    """The stride of patches is patch_size / patch_ratio pixels; from 2 on they overlap. Published: 1."""
     channels: int = 3
     width: int = 1280
     depth: int = 32
@@ -75,9 +75,9 @@ class HMR2Config:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        room = 2 * self.patch_padding - self.patch_size
+        extra = 2 * self.patch_padding - self.patch_size
         height, width = self.image_size, self.image_size - 2 * self.side_cut
-        return (height + room) // self.patch_stride + 1, (width + room) // self.patch_stride + 1
+        return (height + extra) // self.patch_stride + 1, (width + extra) // self.patch_stride + 1
 
 
 PUBLISHED: Mapping[str, HMR2Config] = {"hmr2_vit_huge_patch16": HMR2Config()}
@@ -87,7 +87,7 @@ PUBLISHED: Mapping[str, HMR2Config] = {"hmr2_vit_huge_patch16": HMR2Config()}
 class HMR2Output:
     person: SMPLParameters
     translation: Tensor
-    """(B, 3), the body's place before a camera of focal length `HMR2Config.focal` that sees the crop."""
+    """(B, 3), the body's position in front of a camera of focal length `HMR2Config.focal` that takes the crop."""
     features: Tensor
     """(B, N, C), the backbone's tokens; row by row if none merged."""
     tokens_in: int
@@ -102,7 +102,7 @@ class HMR2(nn.Module):
         self.decoder = HMR2Decoder(config)
 
     def forward(self, crops: Tensor, *, merge: MergeSchedule | None = None) -> HMR2Output:
-        """Normalised square crops (B, channels, S, S). merge: how many tokens merge in each block of the backbone."""
+        """Regress people from normalised square crops (B, channels, S, S). merge: schedule of the backbone."""
         size = self.config.image_size
         if crops.dim() != 4 or crops.shape[2:] != (size, size):
             raise ValueError(f"crops: shape {tuple(crops.shape)} where (batch, {self.config.channels}, {size}, {size}) is needed")
@@ -151,7 +151,7 @@ class HMR2Decoder(nn.Module):
         memories = [block.cross.project_kv(context.x, context.key_size) for block in cast(Iterable[HMR2DecoderBlock], self.blocks)]
         state = self.readout.mean_state(context.x.shape[0])  # (B, STATE)
         passes = self.config.passes
-        if self.config.query is QueryInit.ZERO:  # every pass would see the same token
+        if self.config.query is QueryInit.ZERO:  # every pass would have the same query
             return self.readout.to_parameters(state + passes * self._correction(torch.zeros_like(state[:, :1]), memories))
         for _ in range(passes):
             state = state + self._correction(state, memories)

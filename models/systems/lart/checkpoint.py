@@ -1,4 +1,4 @@
-"""LART (arXiv 2304.01199). The body mesh in its files stays behind."""
+"""LART (arXiv 2304.01199). The body mesh in its files is not imported."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ KEYS = with_encoder_prefix(
 
 
 def tidy(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without the marks of compiled training and the body mesh. The position table is there twice; where the two differ the published
-    code ends up with `pe`, since it loads buffers last."""
-    unmarked = {key.replace("_orig_mod.", ""): value for key, value in published.items()}
-    weights = {key: value for key, value in unmarked.items() if not key.startswith(CHECKPOINT_PREFIX)}
+    """Remove torch.compile's prefix and the body mesh. Files have the position table twice; if the two differ `pe` counts, since the
+    published code loads buffers last."""
+    weights = {key.replace("_orig_mod.", ""): value for key, value in published.items()}
+    weights = {key: value for key, value in weights.items() if not key.startswith(CHECKPOINT_PREFIX)}
     for prefix in (ENCODER_PREFIX, ""):
         if f"{prefix}pe" in weights:
             weights[f"{prefix}pos_embedding"] = weights.pop(f"{prefix}pe")
@@ -40,7 +40,7 @@ def add_pe(published: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of LARTConfig that weights tell; `heads` by hand where they have not 64 channels."""
+    """Infer fields of LARTConfig from weights. `heads` must be set if they do not have 64 channels."""
     _, times, people = shape_of(weights, "pos_embed", 3)
     kinetics, _ = shape_of(weights, "kinetics.4.weight", 2)
     joints, appearance = (feature_fields(weights, name) if f"{name}.0.weight" in weights else None for name in OPTIONAL)

@@ -1,4 +1,4 @@
-"""LART (arXiv 2304.01199), action recognition from tracks: a transformer over the frames and the people of a clip together."""
+"""LART (arXiv 2304.01199), action recognition from tracks: a transformer over all frames and people of a clip."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LARTConfig:
     dropout: float = 0.1
     drop_path: float = 0.4
     mask_ratio: float = 0.4
-    """Share of the detected tokens that training hides."""
+    """Fraction of the detected tokens that training masks."""
     mean_std: MeanStd | None = None
     """Means and standard deviations of the pose's first values, from the published `mean_std.npy`; None: given with every track."""
 
@@ -53,7 +53,7 @@ class LARTConfig:
     def __post_init__(self) -> None:
         require_statistics(self.mean_std, self.pose.values)
         if self.width % 4:
-            raise ValueError(f"the features' widths add up to {self.width}, which is no multiple of 4 as the position table needs")
+            raise ValueError(f"the features' widths add up to {self.width}, not to a multiple of 4 as the position table needs")
         if self.frames > self.times:
             raise ValueError(f"frames: {self.frames} where the position table has {self.times}")
 
@@ -78,7 +78,7 @@ class LARTOutput:
 
 
 class LART(nn.Module):
-    """`conv_en` and `conv_de` are in the published files and not used."""
+    """The network. `conv_en` and `conv_de` are in the published files and not used."""
 
     def __init__(self, config: LARTConfig) -> None:
         super().__init__()
@@ -102,14 +102,14 @@ class LART(nn.Module):
         self.conv_de = nn.ConvTranspose1d(width, width, 7, config.conv_stride, config.conv_padding)
 
     def forward(self, tracks: TrackBatch, hidden: TokenMask | None = None) -> LARTOutput:
-        """hidden: None for what was not detected; in training, for `mask_ratio` of what was. The tracks stay as they are."""
+        """Score the actions of tracks. hidden: None for missing detections; in training, for `mask_ratio` of the detections."""
         tokens = self.tokens(tracks, hidden)
         batch, _, people, _ = tokens.shape
         class_tokens = self.class_token.expand(batch, people, -1)
         return LARTOutput(tokens, self.heads(tokens), class_tokens, self.kinetics(class_tokens))
 
     def tokens(self, tracks: TrackBatch, hidden: TokenMask | None = None) -> Tensor:
-        """Without the heads: (B, T, P, C)."""
+        """Return the tokens (B, T, P, C) that the heads read."""
         hidden = hidden or self._hide(tracks)
         x = self._embed(tracks)  # (B, T, P, C)
         x = torch.where(hidden.masked, self.mask_token, x)
@@ -140,7 +140,7 @@ class LART(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def _positions(self, times: int, people: int) -> Tensor:
-        """→ (T, P, C)."""
+        """Return the position table of a clip, (T, P, C)."""
         if times > self.config.times or people > self.config.people:
             raise ValueError(
                 f"{times} frames of {people} people where this model has positions for {self.config.times} of {self.config.people}"
@@ -149,7 +149,7 @@ class LART(nn.Module):
 
 
 def position_table(width: int, times: int, people: int) -> Tensor:
-    """(width, times, people): the first half of the channels encodes the person, the second the time; sine and cosine take turns."""
+    """Return a fixed table, (width, times, people): half of the channels encode the person, half the time; sine and cosine alternate."""
     half = width // 2
     # on the CPU, as `sincos_line`
     frequencies = 10000.0 ** -(torch.arange(0, half, 2, dtype=torch.float64, device="cpu") / half)

@@ -31,7 +31,7 @@ IMAGE_SIZE = 224
 
 
 def pretraining_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of MAEConfig that weights tell, but for `normalise_targets`. Decoder heads have 32 channels as published."""
+    """Infer fields of MAEConfig from weights, except `normalise_targets`. Decoder heads have 32 channels as published."""
     width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)
     if channels == 1:
@@ -49,7 +49,7 @@ def pretraining_config(weights: Mapping[str, Tensor], settings: ConfigFields) ->
 
 
 def with_tables(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Files for demonstrations may go without the position tables, which are fixed: with those of IMAGE_SIZE."""
+    """Add the fixed position tables, of IMAGE_SIZE, to files for demonstrations, which may lack them."""
     tokens = {"pos_embed": "cls_token", "decoder_pos_embed": "mask_token"}
     absent = {name: token for name, token in tokens.items() if name not in published}
     if not absent or not {*tokens.values(), "patch_embed.proj.weight", "decoder_pred.weight"} <= published.keys():
@@ -59,7 +59,7 @@ def with_tables(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def resize_tables(weights: dict[str, Tensor], config: MAEConfig) -> dict[str, Tensor]:
-    """Tables of another image size are computed, not resized as those of a classifier, which have learned."""
+    """Compute the fixed position tables of another image size; only learned ones, as a classifier's, are resized."""
     widths = {"pos_embed": config.width, "decoder_pos_embed": config.decoder_width}
     absent = [name for name in widths if weights[name].shape[1] != 1 + config.patches]
     return weights | {name: sincos_table(widths[name], config.side) for name in absent}
@@ -91,7 +91,7 @@ TRANSFORMERS_KEYS = {
 
 
 def fields_from_description(description: Mapping[str, Any]) -> ConfigFields:
-    """Fields of MAEConfig that `config.json` of transformers states and weights do not tell."""
+    """Return the fields of MAEConfig in `config.json` of transformers that weights do not determine."""
     stated = HFConfig.from_description(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("qkv_bias", True, True)

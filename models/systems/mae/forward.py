@@ -15,20 +15,17 @@ from models.systems.mae.model import MAE
 
 
 def embed(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
-    """pixels uint8 (B, S, S, 3) → `image_vectors`, or with option `output="tokens"` `token_vectors`.
+    """Embed pixels uint8 (B, S, S, 3) → `image_vectors`, or with option `output="tokens"` `token_vectors`.
 
     Option `pool`: "cls", the class token, which linear probing reads (appendix A.1 of arXiv 2111.06377), or "mean", that of the patches by
     size; both after `norm`. Merged tokens do not count by their size in attention: MAE was trained without merging.
     """
     mae = cast(MAE, model)
-    asked, patches, special = (
-        EmbedBatchOptions.read(options, architectures()["mae"], mae.config),
-        mae.config.patches,
-        mae.config.special_tokens,
-    )
+    embed_options = EmbedBatchOptions.read(options, architectures()["mae"], mae.config)
+    patches, special = mae.config.patches, mae.config.special_tokens
     images = normalise(arrays["pixels"], preprocess, mae.pos_embed.dtype)
-    tokens = mae.encode_tokens(images, asked.merge, trace=asked.tokens)
-    if asked.tokens:
+    tokens = mae.encode_tokens(images, embed_options.merge, trace=embed_options.tokens)
+    if embed_options.tokens:
         return token_vectors(tokens.x[:, special:], tokens, special + patches)
-    features = tokens.x[:, 0] if asked.pool == "cls" else tokens.mean(special, patches)
+    features = tokens.x[:, 0] if embed_options.pool == "cls" else tokens.mean(special, patches)
     return image_vectors(features, special + patches, tokens.x.shape[1])

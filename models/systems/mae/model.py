@@ -41,9 +41,9 @@ class MAEConfig:
     norm_eps: float = 1e-6
     mask_ratio: float = 0.75
     normalise_targets: bool = False
-    """Predict each patch with its own mean taken off and divided by its own standard deviation (`norm_pix_loss`)."""
+    """Targets are patches normalised by their own mean and standard deviation (`norm_pix_loss`)."""
     reversible: bool = False
-    """The encoder's trunk, as that of a Rev-ViT which is to be fine-tuned."""
+    """The encoder has the trunk of a Rev-ViT."""
 
     def __post_init__(self) -> None:
         require_image_patches(self.image_size, self.patch_size)
@@ -58,12 +58,12 @@ class MAEConfig:
 
     @property
     def special_tokens(self) -> int:
-        """The class token, which stands in front."""
+        """The class token, which comes first."""
         return 1
 
     @property
     def visible(self) -> int:
-        """Patches that the encoder sees; the product is truncated, not rounded."""
+        """Number of patches that are encoded; the product is truncated, not rounded."""
         return int(self.patches * (1 - self.mask_ratio))
 
 
@@ -76,13 +76,13 @@ SIZES: Mapping[str, MAEConfig] = {
 
 @dataclass(frozen=True)
 class MAEVisualisation:
-    """Normalised, (B, channels, S, S); `models.layers.patches.to_pixels` makes bytes of them."""
+    """Normalised images, (B, channels, S, S); `models.layers.patches.to_pixels` makes bytes of them."""
 
     masked: Tensor
     """Removed patches are 0, the colour of the mean."""
     pasted: Tensor
-    """Removed patches are as predicted. Where the model predicts normalised patches they get the true mean and standard
-    deviation, which only the whole image tells: a way to look at such a model, not one to fill holes."""
+    """Removed patches are as predicted. Normalised predictions get the true mean and standard deviation, which are known from the whole
+    image only: this visualises a model, it does not fill holes."""
 
 
 class MAE(MaskedAutoencoder):
@@ -105,25 +105,25 @@ class MAE(MaskedAutoencoder):
         self.config = config
 
     def forward(self, images: Tensor, noise: Tensor) -> MAEOutput:
-        """Normalised images (B, channels, S, S); noise (B, L), uniform: the caller owns the randomness."""
+        """Reconstruct normalised images (B, channels, S, S). noise: (B, L), uniform, drawn by the caller."""
         images = require_shape("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
         return self.reconstruct(images, noise, self.config.visible, self.targets(images))
 
     def encode_tokens(self, images: Tensor, merge: MergeSchedule | None = None, *, trace: bool = False) -> Tokens:
-        """All patches, unmasked: → class token and patches, (B, N', C), after the last block and `norm`."""
+        """Encode all patches, unmasked → class token and patches, (B, N', C), after the last block and `norm`."""
         images = require_shape("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
-        whole = Tokens(self.with_class_token(self.embed(images)), protected=self.config.special_tokens, traced=trace)
-        tokens = self.run(whole, merge)
+        tokens = Tokens(self.with_class_token(self.embed(images)), protected=self.config.special_tokens, traced=trace)
+        tokens = self.run(tokens, merge)
         return replace(tokens, x=self.norm(tokens.x))
 
     def targets(self, images: Tensor) -> Tensor:
-        """→ (B, L, p·p·channels), what the decoder is to predict."""
+        """Return the patches that the decoder is to predict, (B, L, p·p·channels)."""
         patches = patchify(images, self.config.patch_size)
         return normalise_patches(patches) if self.config.normalise_targets else patches
 
-    def pictures(self, images: Tensor, answer: MAEOutput) -> MAEVisualisation:
-        """Normalised images (B, channels, S, S) and what `forward` answered to them."""
-        patches, predicted, mask = patchify(images, self.config.patch_size), answer.patches, answer.mask.unsqueeze(-1)
+    def visualise(self, images: Tensor, output: MAEOutput) -> MAEVisualisation:
+        """Show normalised images (B, channels, S, S) with the `output` that `forward` returned for them."""
+        patches, predicted, mask = patchify(images, self.config.patch_size), output.patches, output.mask.unsqueeze(-1)
         if self.config.normalise_targets:
             mean, std = patch_statistics(patches)
             predicted = predicted * std + mean
@@ -132,10 +132,10 @@ class MAE(MaskedAutoencoder):
 
 
 def init_vit_from_mae(model: ViT, pretrained: Mapping[str, Tensor]) -> None:
-    """Load an MAE encoder into a classifier that is to be fine-tuned, in place.
+    """Load an MAE encoder into a classifier that is to be fine-tuned, in place. Raises ValueError naming what does not fit.
 
-    The position table is resized to the model's; the head starts near zero; `fc_norm` starts fresh, since MAE's `norm` was trained for
-    another place; what only the decoder needs is left out. Raises ValueError naming what does not fit.
+    The position table is resized to the model's; the head starts near zero; `fc_norm` is initialised, since MAE's `norm` was trained for
+    another position; the decoder's weights are left out.
     """
     weights = dict(pretrained)
     if "pos_embed" in weights:

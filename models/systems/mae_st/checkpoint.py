@@ -73,7 +73,7 @@ FRAMES = 16
 
 
 def pretraining_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of VideoMAEPretrainingConfig that weights tell. Decoder heads have 32 channels in the published sizes."""
+    """Infer fields of VideoMAEPretrainingConfig from weights. Decoder heads have 32 channels in the published sizes."""
     fields = config(weights, settings)
     outputs, small = shape_of(weights, "decoder_pred.weight", 2)
     times = fields["frames"] // fields["patch_frames"]
@@ -88,11 +88,11 @@ def pretraining_config(weights: Mapping[str, Tensor], settings: ConfigFields) ->
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of VideoMAEConfig that weights tell, `frames` also by hand."""
+    """Infer fields of VideoMAEConfig from weights; `frames` may be set."""
     width, channels, patch_frames, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 5)
     separate = "pos_embed.spatial" in weights
     if separate:
-        _, places, _ = shape_of(weights, "pos_embed.spatial", 3)
+        _, patches, _ = shape_of(weights, "pos_embed.spatial", 3)
         _, times, _ = shape_of(weights, "pos_embed.temporal", 3)
     else:
         _, positions, _ = shape_of(weights, "pos_embed.joint", 3)
@@ -100,11 +100,11 @@ def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigField
         if not isinstance(frames, int) or frames < patch_frames:
             raise ValueError(f"frames: {frames!r} where a patch has {patch_frames} frames")
         times = frames // patch_frames
-        places, rest = divmod(positions - ("cls_token" in weights), times)
+        patches, rest = divmod(positions - ("cls_token" in weights), times)
         if rest:
             raise UnlikeFamily(f"its position table has {positions} places, which {times} times do not divide")
     return {
-        "image_size": patch_size * side_of(places),
+        "image_size": patch_size * side_of(patches),
         "patch_size": patch_size,
         "frames": times * patch_frames,
         "patch_frames": patch_frames,
@@ -156,11 +156,11 @@ TRANSFORMERS_KEYS = {
 """VideoMAE (arXiv 2203.12602): keys have no bias, and the table of positions is fixed."""
 
 FINAL_NORM_EPS = 1e-5
-"""PyTorch's default, which the library's last norm has whatever `layer_norm_eps` says."""
+"""PyTorch's default, which the library's last norm has for any `layer_norm_eps`."""
 
 
 def videomae_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of VideoMAEConfig that weights tell, but for `image_size` and `frames`."""
+    """Infer fields of VideoMAEConfig from weights, except `image_size` and `frames`."""
     width, channels, patch_frames, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 5)
     return {
         "patch_size": patch_size,
@@ -172,8 +172,8 @@ def videomae_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> Co
     }
 
 
-def videomae_described(description: Mapping[str, Any]) -> ConfigFields:
-    """The fields that `config.json` states and weights do not tell."""
+def videomae_description_fields(description: Mapping[str, Any]) -> ConfigFields:
+    """Return the fields in `config.json` that weights do not determine."""
     stated = HFConfig.from_description(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("use_mean_pooling", True, True)
@@ -187,18 +187,18 @@ def videomae_described(description: Mapping[str, Any]) -> ConfigFields:
     }
 
 
-def add_decoder_class_token(weights: dict[str, Tensor], config: VideoMAEConfig) -> dict[str, Tensor]:
-    """With one bias for q, k and v, that of k being 0, and with the table of positions."""
-    kept = {key: value for key, value in weights.items() if not key.endswith(("q_bias", "v_bias"))}
-    for key in weights.keys() - kept.keys():
+def complete_weights(weights: dict[str, Tensor], config: VideoMAEConfig) -> dict[str, Tensor]:
+    """Join the biases of q, k (0) and v, and add the table of positions."""
+    complete = {key: value for key, value in weights.items() if not key.endswith(("q_bias", "v_bias"))}
+    for key in weights.keys() - complete.keys():
         if key.endswith("q_bias"):
             q, v = weights[key], weights[key.replace("q_bias", "v_bias")]
-            kept[key.replace("q_bias", "qkv.bias")] = torch.cat([q, torch.zeros_like(q), v])
-    return {**kept, "pos_embed.joint": interleaved_table(config.width, config.patches)}
+            complete[key.replace("q_bias", "qkv.bias")] = torch.cat([q, torch.zeros_like(q), v])
+    return {**complete, "pos_embed.joint": interleaved_table(config.width, config.patches)}
 
 
 def interleaved_table(width: int, length: int) -> Tensor:
-    """(1, length, width), float32: sine and cosine in turns (section 3.5 of arXiv 1706.03762), of places counted through the whole clip."""
+    """Return alternating sines and cosines (section 3.5 of arXiv 1706.03762) of patches counted through the clip: (1, length, width)."""
     frequencies = 10000.0 ** -(torch.arange(width, dtype=torch.float64, device="cpu") // 2 * 2 / width)
     angles = torch.arange(length, dtype=torch.float64, device="cpu").unsqueeze(1) * frequencies  # (length, width)
     return torch.where(torch.arange(width) % 2 == 0, angles.sin(), angles.cos()).float().unsqueeze(0)
@@ -209,8 +209,8 @@ TRANSFORMERS = Family(
     architecture="video_mae",
     table=KeyTable(TRANSFORMERS_KEYS),
     config=videomae_config,
-    described=videomae_described,
-    resized=add_decoder_class_token,
+    described=videomae_description_fields,
+    resized=complete_weights,
     smooth=True,
     defaults={
         "proportional_attention": False,

@@ -38,7 +38,7 @@ class VideoEncoderConfig:
     separate_positions: bool = True
     """One position table for space and one for time; otherwise one for both."""
     reversible: bool = False
-    """The encoder's trunk, as that of a Rev-ViT: twice as many channels come out of it."""
+    """The encoder has the trunk of a Rev-ViT, which outputs twice as many channels."""
 
     def __post_init__(self) -> None:
         require_clip_patches(self.frames, self.patch_frames, self.image_size, self.patch_size)
@@ -49,7 +49,7 @@ class VideoEncoderConfig:
 
     @property
     def features(self) -> int:
-        """Channels behind the last block."""
+        """Number of channels after the last block."""
         return 2 * self.width if self.reversible else self.width
 
     @property
@@ -81,7 +81,7 @@ class VideoMAEConfig(VideoEncoderConfig):
     final_norm_eps: float | None = None
     """Epsilon of the last norm; None for `norm_eps`."""
     first_in_mean: bool = False
-    """Whether the mean is over all patches where there is no class token (VideoMAE, arXiv 2203.12602); MAE-ST leaves the first one out."""
+    """Whether the mean without class token includes the first patch (VideoMAE, arXiv 2203.12602); MAE-ST leaves it out."""
 
 
 SIZES: Mapping[str, VideoMAEConfig] = {
@@ -89,11 +89,11 @@ SIZES: Mapping[str, VideoMAEConfig] = {
     "video_vit_large_patch16": VideoMAEConfig(),
     "video_vit_huge_patch16": VideoMAEConfig(width=1280, depth=32, heads=16),
 }
-"""The published code names the last one after patches of 14 px, but classifies with 16."""
+"""The published code names the last one after patches of 14 pixels, but classifies with 16."""
 
 
 class VideoMAE(nn.Module):
-    """q, k and v are one matrix here; the published files keep three, which `models.checkpoints` joins."""
+    """The classifier. q, k and v are one matrix here; published files have three, which `models.checkpoints` joins."""
 
     def __init__(self, config: VideoMAEConfig) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class VideoMAE(nn.Module):
     def forward(
         self, clips: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False, keep: Tensor | None = None
     ) -> ClassifierOutput:
-        """Normalised clips (B, channels, T, S, S). Tokens merge freely across frames. keep: as for `ViT`."""
+        """Classify normalised clips (B, channels, T, S, S). Tokens merge across frames, too. keep: as for `ViT`."""
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
         tokens = self._embed(clips, trace)
         tokens_in = tokens.x.shape[1]
@@ -142,18 +142,17 @@ class VideoMAE(nn.Module):
         return Tokens(x, protected=config.special_tokens, proportional_attention=config.proportional_attention, traced=trace)
 
     def _mean(self, tokens: Tokens) -> Tensor:
-        """→ (B, C). The published model leaves the first token out of the mean even where it is no class token; once tokens have merged
-        there is no such first token, and the mean is over all of them."""
+        """Return the mean token (B, C). The published model leaves the first one out even if it is a patch; after merging there is no
+        first patch, and the mean is over all of them."""
         if tokens.size is None and not self.config.first_in_mean:
             return tokens.x[:, 1:].mean(dim=1)
         return tokens.mean(self.config.special_tokens, self.config.patches)
 
 
 def init_video_mae_from_pretraining(model: VideoMAE, pretrained: Mapping[str, Tensor]) -> None:
-    """Load a pre-trained encoder, by our names, into a classifier that is to be fine-tuned, in place.
+    """Load a pre-trained encoder with its last norm into a classifier that is to be fine-tuned, in place; the head starts near zero.
 
-    Its last norm is taken too; the head starts near zero. Raises ValueError naming what does not fit: unlike those of images, position
-    tables are not resized.
+    Raises ValueError naming what does not fit: unlike those of images, position tables are not resized.
     """
     load_encoder(model, pretrained, fresh=("head.",))
     init_head(model.head)

@@ -40,12 +40,12 @@ class VideoMAEPretrainingConfig(VideoEncoderConfig):
 
     @property
     def visible(self) -> int:
-        """Patches that the encoder sees; the product is truncated, not rounded."""
+        """Number of patches that are encoded; the product is truncated, not rounded."""
         return int(self.patches * (1 - self.mask_ratio))
 
     @property
     def predicted_per_patch(self) -> int:
-        """Frames that one patch predicts."""
+        """Number of frames that one patch predicts."""
         return self.patch_frames * self.predicted_frames // self.frames
 
 
@@ -58,7 +58,7 @@ PRETRAINING_SIZES: Mapping[str, VideoMAEPretrainingConfig] = {
 
 
 class VideoMAEPretraining(nn.Module):
-    """Encoder on the visible patches of all times and places, small decoder on all. The decoder has a class token of its own."""
+    """An encoder of the visible patches and a small decoder of all. The decoder has its own class token."""
 
     def __init__(self, config: VideoMAEPretrainingConfig) -> None:
         super().__init__()
@@ -80,8 +80,7 @@ class VideoMAEPretraining(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """The decoder's class token stays 0, as published."""
-        initialise_linears(self)
+        initialise_linears(self)  # the decoder's class token stays 0, as published
         if self.config.truncated_init:
             for module in self.modules():
                 if isinstance(module, nn.Linear):
@@ -96,26 +95,26 @@ class VideoMAEPretraining(nn.Module):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, clips: Tensor, noise: Tensor) -> MAEOutput:
-        """Normalised clips (B, channels, T, S, S); noise (B, L), uniform: the caller owns the randomness."""
+        """Reconstruct normalised clips (B, channels, T, S, S). noise: (B, L), uniform, drawn by the caller."""
         clips = require_shape("clips", clips, self.config.clip_shape)
         masking = Masking.from_noise(noise, self.config.visible)
-        predicted = self.decode(self.encode_visible(clips, masking.ids_keep), masking)
+        predicted = self.decode(self.encode_visible(clips, masking.ids_keep), masking)  # (B, L, u·p·p·channels)
         patches = self.target_patches(clips)
         targets = normalise_patches(patches) if self.config.normalise_targets else patches
         loss = masking.masked_mean((predicted - targets).square().mean(dim=-1))
         return MAEOutput(loss, predicted, masking.mask)
 
-    def encode_visible(self, clips: Tensor, kept: Tensor) -> Tensor:
-        """→ (B, V, C), normalised, the patches `kept` (B, V) in that order, after the last block. The class token is left behind."""
+    def encode_visible(self, clips: Tensor, visible: Tensor) -> Tensor:
+        """Encode the patches `visible` (B, V) → (B, V, C) in that order, after the last norm, without class token."""
         positions, special = self.pos_embed(), int(self.config.class_token)
-        x = gather_tokens(self.patch_embed(clips), kept) + gather_tokens(positions[:, special:], kept)  # (B, V, C)
+        x = gather_tokens(self.patch_embed(clips), visible) + gather_tokens(positions[:, special:], visible)  # (B, V, C)
         if self.cls_token is not None:
             x = torch.cat([(self.cls_token + positions[:, :1]).expand(x.shape[0], -1, -1), x], dim=1)
         encoded: Tensor = self.norm(self._run(self.blocks, x, reversible=self.config.reversible)[:, special:])
         return encoded
 
     def decode(self, encoded: Tensor, masking: Masking) -> Tensor:
-        """(B, V, C) → predicted patches (B, L, u·p·p·channels)."""
+        """Predict patches: (B, V, C) → (B, L, u·p·p·channels)."""
         x = masking.unshuffle(self.decoder_embed(encoded), self.mask_token)  # (B, L, Cd)
         if self.decoder_cls_token is not None:
             x = torch.cat([self.decoder_cls_token.expand(x.shape[0], -1, -1), x], dim=1)
@@ -124,20 +123,19 @@ class VideoMAEPretraining(nn.Module):
         return predicted
 
     def _run(self, blocks: nn.ModuleList, x: Tensor, *, reversible: bool = False) -> Tensor:
-        """(B, N, C) → (B, N, C), or 2C channels from a reversible trunk."""
         return run_trunk(blocks, Tokens(x), [0] * len(blocks), reversible=reversible, training=self.training).x
 
     def target_frames(self) -> Tensor:
-        """Indices of the predicted frames. The last step may be longer: of 16 frames, 8 are 0, 2, …, 12 and 15."""
+        """Return the indices of the predicted frames, (predicted_frames,): 8 of 16 are 0, 2, …, 12 and 15."""
         return torch.linspace(0, self.config.frames - 1, self.config.predicted_frames).long()
 
     def target_patches(self, clips: Tensor) -> Tensor:
-        """→ (B, L, u·p·p·channels), raw. Inside a patch: frame, row, column, channel."""
+        """Return raw target patches, (B, L, u·p·p·channels), each in the order of frame, row, column, channel."""
         frames = clips.index_select(2, self.target_frames().to(clips.device))
         return patchify_tubes(frames, self.config.predicted_per_patch, self.config.patch_size)
 
     def to_clips(self, patches: Tensor) -> Tensor:
-        """Patches as predicted, unless they are normalised → (B, channels, predicted_frames, S, S)."""
+        """Arrange patches that are not normalised as clips, (B, channels, predicted_frames, S, S)."""
         config = self.config
         return unpatchify_tubes(patches, config.predicted_per_patch, config.patch_size, config.grid[:2])
 

@@ -27,7 +27,7 @@ class NullConfig:
     steps: tuple[int, ...] = ()
     """Numbers of steps that jobs take: the first pixel's first value chooses one (modulo their number). Empty: one forward pass."""
     width: int = 0
-    """Width of the network that each step computes, beside `milliseconds`; 0: none."""
+    """Width of the network that each step computes in addition to `milliseconds`; 0: none."""
     layers: int = 2
     """Number of its blocks."""
 

@@ -1,6 +1,6 @@
-"""The null model in several steps: a toy whose answer depends on the input, on the job's seed and on every step that was taken.
+"""The null model in several steps. Its answer depends on the input, on the job's seed and on every step.
 
-It shows what a scheduler does: an answer tells whether a step was lost, repeated or taken with somebody else's state.
+It tests a scheduler: an answer shows if a step was lost, repeated or taken with another job's state.
 """
 
 from __future__ import annotations
@@ -54,22 +54,24 @@ class NullSteps:
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         time.sleep(self.config.milliseconds / 1000)
-        toys = [state for state in states if isinstance(state, NullState)]
-        hidden = self._network(torch.stack([state.hidden for state in toys]))  # (B, width)
-        moved = [
+        null_states = [state for state in states if isinstance(state, NullState)]
+        hidden = self._network(torch.stack([state.hidden for state in null_states]))  # (B, width)
+        next_states = [
             replace(state, done=state.done + 1, code=(state.code + state.done) * MULTIPLIER % PRIME, hidden=row.clone())
-            for state, row in zip(toys, hidden, strict=True)
+            for state, row in zip(null_states, hidden, strict=True)
         ]
         return [
-            StepCompletion(self._answer(state)) if state.done == state.total else InProgress(state, self._answer(state) if wanted else None)
-            for state, wanted in zip(moved, previews, strict=True)
+            StepCompletion(self._answer(state))
+            if state.done == state.total
+            else InProgress(state, self._answer(state) if preview else None)
+            for state, preview in zip(next_states, previews, strict=True)
         ]
 
     def cost(self, state: JobState) -> float:
         return 1.0
 
     def _start(self, pixels: Tensor, seed: int) -> NullState:
-        """pixels: uint8 (H, W, 3)."""
+        """Start the generator from pixels, uint8 (H, W, 3), and a seed."""
         flat = pixels.flatten().long()
         code = int((flat * (1 + torch.arange(len(flat), device=flat.device) % 251)).sum()) + seed
         total = self.config.steps[int(flat[0]) % len(self.config.steps)]
@@ -77,13 +79,13 @@ class NullSteps:
         return NullState(0, total, 1 + code % (PRIME - 1), hidden)
 
     def _network(self, hidden: Tensor) -> Tensor:
-        """(B, width) → (B, width), by residual blocks that contract: differences of rounding do not grow from step to step."""
+        """Apply residual blocks, (B, width) → (B, width). They contract, so rounding errors do not grow from step to step."""
         for widen, narrow in zip(self._weights[::2], self._weights[1::2], strict=True):
             hidden = 0.5 * hidden + 0.5 * torch.tanh(torch.relu(hidden @ widen) @ narrow)
         return hidden
 
     def _answer(self, state: NullState) -> dict[str, Tensor]:
-        """logits float32 (classes,): digits of the generator to the base 8, the last classes' repeat; tokens int32 (2,)."""
+        """Return logits float32 (classes,): octal digits of the generator, repeated after ten classes; and tokens int32 (2,)."""
         digits = torch.tensor([state.code >> 3 * (index % 10) & 7 for index in range(self.config.classes)], dtype=torch.float32)
         logits = digits + (HIDDEN_SHARE * state.hidden.mean().cpu() if self.config.width else 0.0)
         return {"logits": logits, "tokens": torch.tensor([self.config.tokens] * 2, dtype=torch.int32)}

@@ -20,14 +20,14 @@ def test_a_perfect_prediction_pastes_the_picture_back(normalised: bool) -> None:
     model = MAE(replace(SMALL, normalise_targets=normalised))
     images = torch.randn(2, 3, 16, 16)
     mask = Masking.from_noise(torch.rand(2, 16), SMALL.visible).mask
-    pictures = model.pictures(images, MAEOutput(torch.zeros(()), model.targets(images), mask))
+    pictures = model.visualise(images, MAEOutput(torch.zeros(()), model.targets(images), mask))
     torch.testing.assert_close(pictures.pasted, images)
 
 
 def test_removed_patches_are_blank_and_visible_ones_untouched() -> None:
     model, images = MAE(SMALL), torch.randn(2, 3, 16, 16)
     answer = model(images, torch.rand(2, 16))
-    pictures = model.pictures(images, answer)
+    pictures = model.visualise(images, answer)
     removed = answer.mask == 1
     blank, pasted, whole = (patchify(picture, 4) for picture in (pictures.masked, pictures.pasted, images))
     assert not blank[removed].any()

@@ -16,7 +16,7 @@ from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretr
 SMALL = VideoMAEPretrainingConfig(
     image_size=96, patch_size=16, frames=16, patch_frames=4, width=192, depth=2, heads=3, decoder_width=16, decoder_depth=1, decoder_heads=2
 )
-CHANNELS = MotionChannels.of(2 * (3 * DIRECTIONS + 8))
+CHANNELS = MotionChannels.from_filters(2 * (3 * DIRECTIONS + 8))
 HALF = DIRECTIONS // 2
 
 
@@ -55,7 +55,7 @@ def opponent(network: VideoMAEPretraining, clip: torch.Tensor, way: int) -> floa
 
 
 def flow(network: VideoMAEPretraining, clip: torch.Tensor, around: int) -> float:
-    found = means(network, clip)[CHANNELS.flows : CHANNELS.places]
+    found = means(network, clip)[CHANNELS.flows : CHANNELS.positions]
     return float(found[around::2].sum())
 
 
