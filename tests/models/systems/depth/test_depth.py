@@ -67,7 +67,7 @@ def test_the_encoder_gives_the_features_of_timms_network() -> None:
 def test_depth_has_size_of_image_and_wrong_sizes_are_refused() -> None:
     assert LiteDepth(SMALL)(torch.zeros(3, 3, 32, 32)).shape == (3, 32, 32)
     assert sum(value.numel() for value in LiteDepth(LiteDepthConfig()).parameters()) == 3_658_737
-    with pytest.raises(ValueError, match="no multiple of 32"):
+    with pytest.raises(ValueError, match="not a multiple of 32"):
         LiteDepthConfig(image_size=100)
     with pytest.raises(ValueError, match="4 positive numbers are needed"):
         LiteDepthConfig(widths=(8, 8))
