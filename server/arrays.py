@@ -17,10 +17,10 @@ class Array(msgspec.Struct, frozen=True):
     data: bytes
 
     @staticmethod
-    def of(array: NDArray[Any]) -> Array:
+    def from_numpy(array: NDArray[Any]) -> Array:
         plain = np.asarray(array)
         return Array(plain.dtype.str, plain.shape, plain.tobytes())
 
     def to_numpy(self) -> NDArray[Any]:
-        """A read-only view of the message's bytes."""
+        """Return a read-only view of the message's bytes."""
         return np.frombuffer(self.data, dtype=np.dtype(self.dtype)).reshape(self.shape)

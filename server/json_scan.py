@@ -1,6 +1,6 @@
-"""Looks JSON over before it is decoded: a decoder makes hundreds of bytes of objects from three bytes such as `[],`.
+"""A scan of JSON before it is decoded: a decoder makes hundreds of bytes of objects from three bytes such as `[],`.
 
-Nothing here builds an object per element, and every step works on a chunk at a time, so that in a thread it holds nobody up.
+It builds no object per element, and every step works on a chunk at a time, so that in a thread it blocks no other.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 MAX_DEPTH = 64
 MAX_ELEMENTS = 200_000
-"""Values, and names of an object's fields: up to twenty megabytes once decoded."""
+"""Maximum number of values and of names of fields: up to twenty megabytes once decoded."""
 CHUNK = 256 * 1024
 LONG = 16 * 1024
-"""Bytes of a string."""
-MOST_BESIDE = 16 * 1024 * 1024
-"""Bytes beside the long strings: a decoder passes over them in one go, in which nothing else runs."""
+"""Minimum length in bytes of a string that is long."""
+MAX_STRUCTURE_BYTES = 16 * 1024 * 1024
+"""Maximum size without long strings: a decoder passes over it in one go, in which nothing else runs."""
 
 STRUCTURE = b'"[]{},:'
 OTHERS = bytes(byte for byte in range(256) if byte not in STRUCTURE)
@@ -30,11 +30,11 @@ COUNTS[list(b"[{,:")] = True
 
 
 class MalformedJson(ValueError):
-    """Nested deeper than MAX_DEPTH, or no UTF-8."""
+    """JSON that is nested deeper than MAX_DEPTH, or not UTF-8."""
 
 
 class TooManyElements(ValueError):
-    """More than is decoded at once."""
+    """More JSON than is decoded at once."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,21 @@ class Scan:
     """Result of a scan."""
 
     long: list[slice]
-    """Where the strings of more than LONG bytes are, without their quotes."""
+    """Positions of the strings of more than LONG bytes, without their quotes."""
     fields: int
-    """Names in the object that it is, repeated ones counted each time."""
+    """Number of names in the outermost object, with repetitions."""
 
 
 def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> Scan:
-    """Raises MalformedJson and TooManyElements.
+    """Scan JSON. Raises MalformedJson and TooManyElements.
 
-    What it accepts need not be JSON; a decoder stops at its first error, and up to there both see the same.
+    Accepted data need not be JSON; a decoder stops at its first error, and up to there both see the same.
     """
     text = codecs.getincrementaldecoder("utf-8")()
     depth = elements = fields = opened = 0
     long: list[slice] = []
     inside = False
-    """Whether a string, which `opened` there, goes on from the chunk before."""
+    """Whether a string, which `opened` there, continues from the chunk before."""
     escape = b""
     """The first half of an escape that the chunk before ended with."""
     for start in range(0, len(data), CHUNK):
@@ -84,8 +84,8 @@ def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> Scan:
         elements += int(np.count_nonzero(COUNTS[outside]))
         if elements > max_elements:
             raise TooManyElements(f"the JSON has more than {max_elements} elements")
-    if len(data) - sum(string.stop - string.start for string in long) > MOST_BESIDE:
-        raise TooManyElements(f"the JSON has more than {MOST_BESIDE} bytes beside strings of more than {LONG} bytes")
+    if len(data) - sum(string.stop - string.start for string in long) > MAX_STRUCTURE_BYTES:
+        raise TooManyElements(f"the JSON has more than {MAX_STRUCTURE_BYTES} bytes outside of strings of more than {LONG} bytes")
     return Scan(long, fields)
 
 
@@ -97,7 +97,7 @@ def _check_text(text: codecs.IncrementalDecoder, chunk: bytes, *, final: bool) -
 
 
 def _without_escapes(chunk: bytes) -> tuple[bytes, bytes]:
-    r"""The chunk with blanks in place of `\\` and `\"`, and its last byte if that begins an escape that goes on in the next chunk."""
+    r"""Replace `\\` and `\"` by blanks. Return the chunk, and its last byte if that begins an escape that continues in the next chunk."""
     if b"\\" not in chunk:
         return chunk, b""
     chunk = chunk.replace(rb"\\", b"  ").replace(rb"\"", b"  ")

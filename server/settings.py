@@ -1,4 +1,4 @@
-"""The settings: one YAML file, `OPSIN_*` environment variables, the command line; the later wins."""
+"""The settings, from one YAML file, `OPSIN_*` environment variables and the command line; later sources take precedence."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 
-OPEN = "no OPSIN_API_KEYS_FILE is set: whoever reaches this address may use the service"
+NO_API_KEYS_WARNING = "OPSIN_API_KEYS_FILE is not set: anyone who can reach this address can use the service"
 ModelControl = Literal["none", "explicit"]
 
 
 class Settings(BaseSettings):
-    """Every field is also `OPSIN_<NAME>`; a YAML file is named by `OPSIN_CONFIG` or `--config`. Seconds and bytes throughout."""
+    """Settings of the service, in seconds and bytes. Every field is also `OPSIN_<NAME>`; `OPSIN_CONFIG` or `--config` names a YAML file."""
 
     model_config = SettingsConfigDict(env_prefix="OPSIN_", env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False)
 
     starter_bundles: ClassVar[tuple[str, ...]] = ("photos", "inpaint", "shapes", "reconstruct", "actions", "words", "clips", "sounds")
-    """Each is its task's default where several bundles serve it and none is configured; of two, the first."""
+    """Default bundles of their tasks if several bundles serve one and none is configured; the first comes first."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -39,20 +39,20 @@ class Settings(BaseSettings):
     extensions: bool = True
     """Whether tasks and systems of other installed packages are served (`opsin.extending`)."""
     starters: bool = True
-    """Whether workers also serve the starter bundles of the package `opsin-starters`, where it is installed. A bundle of the same name in
-    `bundles` takes the place of a starter."""
+    """Whether workers also serve the starter bundles of the package `opsin-starters`, if it is installed. A bundle of the same name in
+    `bundles` replaces a starter."""
     cache: Path | None = None
-    """Folder for what workers keep from one start to the next. None: `opsin` in the user's cache folder."""
+    """Folder for workers' caches across restarts. None: `opsin` in the user's cache folder."""
     redis_url: str | None = None
     """None: the supervisor starts a private Valkey. `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/MASTER/db`."""
     key_prefix: str = "opsin:"
-    """The names of all keys in Redis begin with it: several services share one Redis so."""
+    """Prefix of all keys in Redis, so that several services can share one Redis."""
     workers: int = Field(default=1, ge=0)
     gateways: int = Field(default=1, ge=1)
     metrics_host: str | None = None
-    """Address that workers serve their metrics on; None: `host`."""
+    """Address for workers' metrics. None: `host`."""
     metrics_port: int = Field(default=9101, ge=0, le=65535)
-    """A worker's metrics; the next free port above it if it is taken."""
+    """Port of a worker's metrics, or the next free port above it."""
     default_models: dict[str, str] = Field(default_factory=dict)
     """Task → bundle name; `zero_shot` and `zero-shot` are the same. A task that is not named here uses its only bundle, or the starter
     bundle if there are several."""
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     playground: bool = True
     """Whether gateways serve the pages `/` and `/status`."""
     api_keys_file: Path | None = None
-    """File of API keys; None: the service asks for none."""
+    """File of API keys. None: no keys are required."""
     cors_origins: list[str] = Field(default_factory=list)
     model_control: ModelControl = "none"
     """explicit: clients may load and unload bundles over the Open Inference Protocol."""
@@ -69,15 +69,15 @@ class Settings(BaseSettings):
     max_connections: int = Field(default=1024, gt=0)
     """Connections to one gateway at once."""
     fetch_hosts: list[str] = Field(default_factory=list)
-    """Hosts (`host` or `host:port`, 443 unless said) that `image_url`, `video_url` and `audio_url` may name. Empty: nothing is fetched."""
+    """Hosts (`host` or `host:port`, default 443) that `image_url`, `video_url` and `audio_url` may name. Empty: nothing is fetched."""
     fetch_networks: list[str] = Field(default_factory=list)
-    """Networks in which these hosts may lie beside the public internet."""
+    """Networks that these hosts may be in, in addition to the public internet."""
     webhook_hosts: list[str] = Field(default_factory=list)
-    """Hosts (as `fetch_hosts`) that `X-Webhook-URL` may name. Empty: nobody is called back."""
+    """Hosts (as `fetch_hosts`) that `X-Webhook-URL` may name. Empty: webhooks are not enabled."""
     webhook_networks: list[str] = Field(default_factory=list)
-    """Networks in which these hosts may lie beside the public internet."""
+    """Networks that these hosts may be in, in addition to the public internet."""
     webhook_secret_file: Path | None = None
-    """Lines `whsec_…`, each of which signs what is sent to them."""
+    """File of lines `whsec_…`, each of which signs webhooks."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
@@ -87,27 +87,27 @@ class Settings(BaseSettings):
     max_video_seconds: float = Field(default=120.0, gt=0)
     max_video_frames: int = Field(default=7_200, gt=0)
     max_video_pixels: int = Field(default=4096 * 2304, gt=0, lt=2**31)
-    """Pixels of a frame. FFmpeg counts them in 31 bits."""
+    """Maximum size of a frame. FFmpeg counts pixels in 31 bits."""
     max_points: int = Field(default=4_000_000, gt=0)
-    """Points of a map of depth or points."""
+    """Maximum number of pixels of a depth map or map of points."""
     max_queries: int = Field(default=20_000_000, gt=0)
-    """Points that one reconstruction may ask."""
+    """Maximum number of queries of one reconstruction."""
     queue_max_items: int = Field(default=1024, gt=0)
     queue_max_bytes: int = Field(default=512 * MIB, gt=0)
 
     request_timeout: float = Field(default=60.0, gt=0)
     job_timeout: float = Field(default=3600.0, gt=0)
-    """Deadline of asynchronous jobs, and of tasks that take long, without X-Request-Timeout."""
+    """Default deadline of asynchronous jobs, and of tasks that take long, without X-Request-Timeout."""
     result_ttl: float = Field(default=3600.0, gt=0)
-    """How long results and records outlive the end of their jobs."""
+    """Time for which results and records are kept after the end of their jobs."""
     results_max_bytes: int = Field(default=256 * MIB, gt=0)
-    """Results that are kept or reserved, and scenes, in Redis."""
+    """Maximum size of results that are kept or reserved, and scenes, in Redis."""
     scene_ttl: float = Field(default=600.0, gt=0)
-    """How long the encoding of a reconstructed scene is kept, to be asked again."""
+    """Time for which the encoding of a reconstructed scene is kept for further queries."""
     text_cache_bytes: int = Field(default=64 * MIB, ge=0)
-    """Vectors of labels that were read before, in each gateway and in Redis; 0: none are kept."""
+    """Maximum size of cached vectors of labels, in each gateway and in Redis; 0 for no cache."""
     text_cache_ttl: float = Field(default=86_400.0, gt=0)
-    """How long they are kept in Redis after their last use."""
+    """Time for which they are kept in Redis after their last use."""
     worker_grace: float = Field(default=30.0, ge=0)
     redis_grace: float = Field(default=10.0, ge=0)
     drain_timeout: float = Field(default=30.0, ge=0)
@@ -115,21 +115,21 @@ class Settings(BaseSettings):
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` measures and takes the faster of float32 and bfloat16; or one of the two by name."""
+    """Number format of weights. `auto` measures and takes the faster of float32 and bfloat16."""
     backend: Literal["auto", "eager", "fused", "onnx", "int8", "compiled"] = "auto"
     """Backend of forward passes: `auto` takes for each merge schedule and batch size what was measured fastest.
     `compiled` of earlier versions is read as `auto`."""
     threads: int = Field(default=0, ge=0)
-    """Torch threads of a worker; 0: what the CPU affinity and OMP_NUM_THREADS allow, less what the gateway needs."""
+    """Torch threads of a worker. 0: those that the CPU affinity and OMP_NUM_THREADS allow, less those that the gateway needs."""
 
     model_bytes: int = Field(default=0, ge=0)
-    """Weights that a worker holds at once; 0: half of a GPU's memory, on a CPU no bound."""
+    """Maximum size of weights that a worker holds at once. 0: half of a GPU's memory, no limit on a CPU."""
     state_bytes: int = Field(default=0, ge=0)
-    """Bytes that a worker's jobs of several steps may keep in memory between their steps; 0: a quarter of the device's memory."""
+    """Maximum memory of a worker's jobs of several steps between their steps. 0: a quarter of the device's memory."""
 
     @field_validator("host", "metrics_host", "bundles", "cache", "api_keys_file", "webhook_secret_file", mode="before")
     @classmethod
-    def _said(cls, value: object) -> object:
+    def _not_empty(cls, value: object) -> object:
         if value == "":  # as a host it would be all of this machine's addresses, as a path the working folder
             raise ValueError("write a value, or unset it")
         return value
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     @classmethod
     def _without_braces(cls, prefix: str) -> str:
         if set(prefix) & set("{}"):
-            raise ValueError("braces are not allowed: they say which keys of a Redis Cluster lie together")
+            raise ValueError("braces are not allowed: they select the keys of a Redis Cluster that share a slot")
         return prefix
 
     @field_validator("device")
@@ -179,7 +179,12 @@ class Settings(BaseSettings):
         file = os.environ.get("OPSIN_CONFIG")
         try:
             yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
-        except (OSError, TypeError, ValueError, AttributeError) as error:  # no permission, no UTF-8, no map, or names that are no words
+        except (
+            OSError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:  # no permission, not UTF-8, not a map, or names that are not words
             raise SettingsError(f"{file} holds no lines such as `port: 9000` ({error})") from error
         return (init_settings, env_settings, *yaml)
 
@@ -189,7 +194,7 @@ class Settings(BaseSettings):
 
     @property
     def admits_strangers(self) -> bool:
-        """Whether gateways listen to other machines and ask nobody for a key."""
+        """Whether gateways accept other machines' connections without API keys."""
         try:
             loopback = ip_address(self.host).is_loopback
         except ValueError:
@@ -210,7 +215,7 @@ class Settings(BaseSettings):
 
     @property
     def cache_folder(self) -> Path | None:
-        """None where there is neither a setting nor a home. A relative XDG_CACHE_HOME does not count, as its specification says."""
+        """Cache folder, None without a setting and a home. A relative XDG_CACHE_HOME is ignored, as its specification requires."""
         if self.cache is not None:
             return self.cache
         xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -223,11 +228,11 @@ class Settings(BaseSettings):
 
     @property
     def starters_folder(self) -> Path | None:
-        """None where they are not installed, as in a checkout, or not wanted."""
+        """Folder of the starter bundles. None if they are not installed, as in a checkout, or disabled."""
         return installed_starters() if self.starters else None
 
     def to_environment(self) -> dict[str, str]:
-        """The settings as `OPSIN_*` variables, as the supervisor hands them to the processes that it executes."""
+        """Return the settings as `OPSIN_*` variables, which the supervisor passes to its child processes."""
         environment: dict[str, str] = {}
         for name, value in self.model_dump(mode="json", exclude_none=True).items():
             environment[f"OPSIN_{name.upper()}"] = json.dumps(value) if isinstance(value, dict | list) else str(value)
@@ -235,5 +240,5 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: Any) -> Settings:
-    """Settings from file and environment, with those command-line values that were given (not None)."""
+    """Load the settings from file and environment. Overrides are command-line values; None stands for no value."""
     return Settings(**{name: value for name, value in overrides.items() if value is not None})

@@ -214,9 +214,9 @@ def _require_tasks(settings: Settings) -> None:
 
 def _require_bundles(settings: Settings) -> None:
     """Raise UsageError if the folder of bundles was named and cannot be read. The default, `./bundles`, may be missing."""
-    from server.processes.supervisor_protocol import RESTARTS
+    from server.processes.supervisor_protocol import RESTARTS_VARIABLE
 
-    if RESTARTS in os.environ or "bundles" not in settings.model_fields_set:  # the supervisor has checked it
+    if RESTARTS_VARIABLE in os.environ or "bundles" not in settings.model_fields_set:  # the supervisor has checked it
         return
     try:
         os.scandir(settings.bundles).close()

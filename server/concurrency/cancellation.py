@@ -1,4 +1,4 @@
-"""Ends a task that waits from outside, with time limits of which thousands share one timer."""
+"""Cancellation of asyncio tasks from outside, and deadlines of which thousands share one timer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 E = TypeVar("E", bound=BaseException)
-TICKS = ((5.0, 20), (60.0, 250), (inf, 1000))
-"""Limits of up to so many seconds → the length of their ticks in milliseconds. What is due in the same tick has one timer of the event loop
-together: a timer each costs as much as the rest of a limit, and would outlive it by far, as most end long before their time."""
+TICK_LENGTHS_MS = ((5.0, 20), (60.0, 250), (inf, 1000))
+"""Deadlines of up to this many seconds → tick length in milliseconds. All that is due in the same tick shares one timer of the event loop:
+a timer each costs as much as the rest of a deadline, and would outlive it by far, as most are cancelled long before."""
 
 
-class Interruption:
-    """`with Interruption() as waiting:` from then on `waiting.end(reason)` raises `reason` inside the block, at its next await."""
+class AsyncCancelScope:
+    """A cancel scope: after `with AsyncCancelScope() as scope:`, `scope.end(reason)` raises `reason` in the block, at its next await."""
 
     __slots__ = ("_cancelling", "_reason", "_task")
 
@@ -24,8 +24,8 @@ class Interruption:
         self._cancelling = 0
         self._reason: Exception | None = None
 
-    def begin(self) -> None:
-        """From now on the running task can be ended."""
+    def enter(self) -> None:
+        """Let the running task be cancelled."""
         self._task = task = asyncio.current_task()
         assert task is not None
         self._cancelling = task.cancelling()
@@ -36,7 +36,7 @@ class Interruption:
             self._task.cancel()
 
     def over(self, error: BaseException | None) -> BaseException | None:
-        """From now on it cannot be ended any more. Returns what really happened: the reason in place of a cancellation that came of it."""
+        """Stop further cancellation. Return what really happened: the reason instead of a cancellation that it caused."""
         task, self._task = self._task, None
         reason, self._reason = self._reason, None
         if reason is None or task is None:
@@ -44,8 +44,8 @@ class Interruption:
         only_ours = task.uncancel() <= self._cancelling
         return reason if only_ours and isinstance(error, asyncio.CancelledError) else error
 
-    def __enter__(self) -> Interruption:
-        self.begin()
+    def __enter__(self) -> AsyncCancelScope:
+        self.enter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -57,21 +57,21 @@ class Interruption:
                 del happened  # its frames are this one and those that it passes: they would keep each other
 
 
-class Timed(Protocol):
+class TimerListener(Protocol):
     def due(self) -> None: ...
 
 
-class Ticks:
-    """Calls what is due, a tick late at most. For one event loop."""
+class TimerWheel:
+    """A timer wheel of one event loop. It calls listeners at most a tick late."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, set[Timed]] = {}
-        """By the millisecond of the monotonic clock that ends their tick."""
+        self._waiting: dict[int, set[TimerListener]] = {}
+        """Listeners by the end of their tick, in milliseconds of the monotonic clock."""
 
-    def add(self, one: Timed, seconds: float) -> int:
-        """Calls `one.due()` in so many seconds. Returns the tick, for `remove`."""
+    def add(self, one: TimerListener, seconds: float) -> int:
+        """Call `one.due()` after this many seconds. Return the tick, for `remove`."""
         now_ms = time.monotonic() * 1000
-        length = next(length for most, length in TICKS if seconds <= most)
+        length = next(length for limit, length in TICK_LENGTHS_MS if seconds <= limit)
         tick = (int(now_ms + max(seconds, 0.0) * 1000) // length + 1) * length
         waiting = self._waiting.get(tick)
         if waiting is None:
@@ -80,14 +80,14 @@ class Ticks:
         waiting.add(one)
         return tick
 
-    def remove(self, one: Timed, tick: int) -> None:
-        """Does nothing if its turn has come."""
+    def remove(self, one: TimerListener, tick: int) -> None:
+        """Remove a listener, unless it has been called."""
         waiting = self._waiting.get(tick)
         if waiting is not None:
             waiting.discard(one)
 
     def __len__(self) -> int:
-        """Number of timers that run."""
+        """Return the number of running timers."""
         return len(self._waiting)
 
     def _call(self, tick: int) -> None:
@@ -95,28 +95,29 @@ class Ticks:
             one.due()
 
 
-class Limit(Interruption):
-    """`with Limit(ticks, seconds):` raises TimeoutError inside the block once they are over, a tick late at most; it can be interrupted
-    for other reasons too."""
+class Deadline(AsyncCancelScope):
+    """A cancel scope with a deadline: `with Deadline(ticks, seconds):` raises TimeoutError in the block at most a tick late.
+
+    It can be cancelled for other reasons, too."""
 
     __slots__ = ("_seconds", "_tick", "_ticks", "until")
 
-    def __init__(self, ticks: Ticks, seconds: float | None) -> None:
-        """seconds: None for no limit yet."""
+    def __init__(self, ticks: TimerWheel, seconds: float | None) -> None:
+        """seconds: None for no deadline yet."""
         super().__init__()
         self._ticks = ticks
         self._seconds = seconds
         self._tick = -1
         self.until: float | None = None
-        """Monotonic seconds."""
+        """Deadline on the monotonic clock, in seconds."""
 
-    def begin(self) -> None:
-        super().begin()
+    def enter(self) -> None:
+        super().enter()
         if self._seconds is not None:
             self.set(self._seconds)
 
     def set(self, seconds: float) -> None:
-        """From now; in place of what held before."""
+        """Replace the deadline by one in this many seconds from now."""
         if self._tick >= 0:
             self._ticks.remove(self, self._tick)
         self.until = time.monotonic() + seconds
@@ -131,9 +132,10 @@ class Limit(Interruption):
         return super().over(error)
 
 
-def without_frames(error: E) -> E:
-    """The error, and what led to it, without tracebacks, whose frames may hold large variables. Who returns an error of its own is in a
-    cycle with it: all that it holds would stay until a garbage collection."""
+def strip_tracebacks(error: E) -> E:
+    """Remove the tracebacks of an error and of its causes, whose frames may hold large variables.
+
+    A function that returns an error of its own is in a cycle with it, which would stay until a garbage collection."""
     chain: list[BaseException] = [error]
     for link in chain:
         link.__traceback__ = None

@@ -1,4 +1,4 @@
-"""What clients may hold of something limited: bytes, connections, threads. A client that wants much waits behind its own work."""
+"""Bounds on what clients hold of a limited resource: bytes, connections, threads. A client that wants much waits behind its own work."""
 
 from __future__ import annotations
 
@@ -8,58 +8,58 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Literal
 
-Place = tuple[int, "asyncio.Future[None]"]
+QueuedAmount = tuple[int, "asyncio.Future[None]"]
 
 
 class ClientBound:
-    """At most `total` for all clients together and `each` for one; the client "" is anonymous and bound by `total` alone.
+    """A bound of `total` for all clients together and `each` for one; the client "" is anonymous and bound by `total` alone.
 
-    It counts: callers that do not wait ask `over` first, and refuse or make room. Callers that wait use `enter`, clients in turn, and
-    an amount beyond a bound is held alone. For one event loop. Iterates over the clients that hold something.
+    Callers that do not wait check `over` first, and reject work or free something. Callers that wait use `enter`, clients in turn, and an
+    amount beyond a bound is held alone. It serves one event loop, and iterates over the clients that hold something.
     """
 
-    def __init__(self, total: float = inf, each: float = inf, may_begin: Callable[[str], bool] | None = None) -> None:
-        """may_begin: whether a waiting client's turn may come now. Refused clients are overtaken; call `admit` when that changes."""
+    def __init__(self, total: float = inf, each: float = inf, may_start: Callable[[str], bool] | None = None) -> None:
+        """may_start: whether a waiting client's turn may come now. Other clients overtake it; call `admit` when the result changes."""
         self.total = total
         self.each = each
-        self._may_begin = may_begin
+        self._may_start = may_start
         self._taken = 0
-        self._held: dict[str, int] = {}
-        """By client; no client holds 0."""
-        self._waiting: dict[str, deque[Place]] = {}
-        """Places that wait, by client; no queue is empty, and the client whose turn is next comes first."""
+        self._amounts: dict[str, int] = {}
+        """Amounts by client; no client holds 0."""
+        self._waiting: dict[str, deque[QueuedAmount]] = {}
+        """Waiting amounts by client; no queue is empty, and the client whose turn is next comes first."""
 
-    def held(self, client: str | None = None) -> int:
-        """Return the amount that a client holds; None: that all hold."""
-        return self._taken if client is None else self._held.get(client, 0)
+    def amount(self, client: str | None = None) -> int:
+        """Return the amount that a client holds, or all clients together if it is None."""
+        return self._taken if client is None else self._amounts.get(client, 0)
 
     def over(self, client: str, amount: int) -> Literal["", "each", "total"]:
-        """Return the bound that so much more would exceed; empty: none."""
-        if client and self._held.get(client, 0) + amount > self.each:
+        """Return the bound that this much more would exceed. Empty if there is none."""
+        if client and self._amounts.get(client, 0) + amount > self.each:
             return "each"
         return "total" if self._taken + amount > self.total else ""
 
     def take(self, client: str, amount: int) -> None:
         self._taken += amount
-        self._held[client] = self._held.get(client, 0) + amount
+        self._amounts[client] = self._amounts.get(client, 0) + amount
 
     def give(self, client: str, amount: int) -> None:
-        """Give back what was taken, and let in those that wait for it."""
+        """Return an amount, and admit those that wait for it."""
         self._taken -= amount
-        left = self._held[client] - amount
+        left = self._amounts[client] - amount
         if left:
-            self._held[client] = left
+            self._amounts[client] = left
         else:
-            del self._held[client]
+            del self._amounts[client]
         if self._waiting:
             self.admit()
 
     def greediest(self) -> tuple[str, int]:
-        """Return the client that holds most, and how much; ("", 0) if no known client holds anything."""
-        return max(((client, amount) for client, amount in self._held.items() if client), key=lambda held: held[1], default=("", 0))
+        """Return the client that holds most, and its amount; ("", 0) if no known client holds anything."""
+        return max(((client, amount) for client, amount in self._amounts.items() if client), key=lambda pair: pair[1], default=("", 0))
 
     async def enter(self, client: str, amount: int) -> None:
-        """Wait until the client holds the amount, which `give` gives back."""
+        """Wait until the client holds the amount; return it with `give`."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(client, deque()).append((amount, turn))
         self.admit()
@@ -73,7 +73,7 @@ class ClientBound:
             raise
 
     def admit(self) -> None:
-        """Let in the clients whose turn may come."""
+        """Admit the clients whose turn may come."""
         while (client := self._next()) is not None:
             line = self._waiting.pop(client)
             amount, turn = line.popleft()
@@ -84,7 +84,7 @@ class ClientBound:
                 turn.set_result(None)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
+        return iter(self._amounts)
 
     def _next(self) -> str | None:
         """Return the next client within its bound; it is not overtaken while too little is left of the total."""
@@ -92,9 +92,9 @@ class ClientBound:
             amount, turn = line[0]
             if turn.done():  # it has left
                 return client
-            if self._held.get(client) and self.over(client, amount) == "each":
+            if self._amounts.get(client) and self.over(client, amount) == "each":
                 continue
-            if self._may_begin is not None and not self._may_begin(client):
+            if self._may_start is not None and not self._may_start(client):
                 continue
             return None if self._taken and self._taken + amount > self.total else client
         return None

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
-from server.concurrency.cancellation import Ticks
+from server.concurrency.cancellation import TimerWheel
 from server.gateway.app_state import Gateway
 from server.gateway.auth.key_file import EVERYBODY
 from server.gateway.auth.middleware import Authentication, KeyRing, Rates
@@ -44,7 +44,7 @@ from server.media.images import ImageDecoder
 from server.media.limits import MediaLimits
 from server.queue.errors import RedisAway
 from server.queue.gateway.dispatcher import Dispatcher
-from server.quoting import QUOTED
+from server.quote import MAX_QUOTED_CHARS
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
@@ -67,10 +67,10 @@ def create_app(settings: Settings) -> GatewayApp:
     dispatcher = Dispatcher(settings.redis_url, settings)
     counted = GatewayMetrics(REJECTIONS.values())
     dispatcher.beat.count_items = counted.count_items
-    dispatcher.beat.tally = counted.recent
+    dispatcher.beat.tally = counted.history_counts
     directory = Directory(dispatcher.fleet, settings)
     desertion = Desertion(settings, directory)
-    ticks = Ticks()
+    ticks = TimerWheel()
     heavy = HeavyClients()
     turns = FairExecutor(len(os.sched_getaffinity(0)), heavy=heavy)
     limits = MediaLimits(settings.max_points, settings.max_queries, settings.clip_limits, settings.sound_limits)
@@ -100,7 +100,7 @@ def create_app(settings: Settings) -> GatewayApp:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await dispatcher.start()
-        work_of_ours = [desertion.watch_forever(), counted.give_forever()]
+        work_of_ours = [desertion.watch_forever(), counted.flush_forever()]
         work_of_ours += [] if keys is None else [keys.watch_forever()]
         work_of_ours += [] if webhooks is None else [webhooks.send_forever()]
         tasks_of_ours = [asyncio.create_task(work) for work in work_of_ours]
@@ -238,9 +238,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """The router itself refuses unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        problem = Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:QUOTED]} does not answer {request.method}")
+        problem = Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:MAX_QUOTED_CHARS]} does not answer {request.method}")
     else:
-        problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:QUOTED]}; /docs lists what there is")
+        problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:MAX_QUOTED_CHARS]}; /docs lists what there is")
     response = problem.to_response(request.state.request_id)
     response.headers.update(error.headers or {})
     if error.status_code == 405:

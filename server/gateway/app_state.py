@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Send
 
 from models.bundle import BundleSpec
-from server.concurrency.cancellation import Ticks
+from server.concurrency.cancellation import TimerWheel
 from server.gateway.auth.middleware import KeyRing
 from server.gateway.catalog.model_directory import Directory
 from server.gateway.fair_executor import BodyExecutor
@@ -49,7 +49,7 @@ class Gateway:
     jobs: Jobs
     readers: EventSubscriptions
     metrics: GatewayMetrics
-    ticks: Ticks
+    ticks: TimerWheel
     """Timers of the limits of requests."""
     status: Status
     keys: KeyRing | None
@@ -61,7 +61,7 @@ class Gateway:
 
     def count_answer(self, spec: BundleSpec, began: float, answered: int, received: int | None = None) -> None:
         """began: when the answer's presenting began, of `time.perf_counter()`; answered, received: bytes of the two bodies."""
-        self.metrics.of(spec).postprocess.observe(time.perf_counter() - began)
+        self.metrics.bundle(spec).postprocess.observe(time.perf_counter() - began)
         self.metrics.payload_out.observe(answered)
         if received is not None:
             self.metrics.payload_in.observe(received)

@@ -23,7 +23,7 @@ from server.http.connection_limits import ConnectionLimiter
 from server.http.protocol import bounded
 from server.media.images import silence_decoders
 from server.processes import os_process
-from server.settings import OPEN, Settings
+from server.settings import NO_API_KEYS_WARNING, Settings
 from server.telemetry import logs
 
 KEEP_ALIVE = 20
@@ -51,7 +51,7 @@ log = logs.get(__name__)
 def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     """Serve on the listening socket `fd`, or on the settings' host and port. Returns the exit code once ended by SIGTERM or SIGINT."""
     logs.configure(settings.log_level, process="gateway")
-    os_process.keep_from_others()
+    os_process.disable_dumping()
     silence_decoders()
     try:
         listener = socket.socket(fileno=fd) if fd is not None else os_process.listen(settings.host, settings.port)
@@ -59,7 +59,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         log.error("cannot listen", host=settings.host, port=settings.port, reason=error.strerror)
         return 2
     if fd is None and settings.admits_strangers:  # else whoever listens has said so
-        log.warning(OPEN, host=settings.host)
+        log.warning(NO_API_KEYS_WARNING, host=settings.host)
     try:
         systems()
         connections = os_process.connection_limit(settings.max_connections)

@@ -31,7 +31,7 @@ class ConnectionLimiter:
         client that has most, if that is more than a quarter, whatever is requested over it."""
         peer = connection.get_extra_info("peername")  # none over a Unix socket
         client = subscriber(peer[0]) if isinstance(peer, tuple) and not self._addresses.is_proxy(peer[0]) else ""
-        has_few = not client or self._held.held(client) < self._held.each
+        has_few = not client or self._held.amount(client) < self._held.each
         if len(self._client_of) >= self._held.total and not (has_few and self._close_one()):
             return False
         self._held.take(client, 1)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.concurrency.cancellation import Limit, Ticks
+from server.concurrency.cancellation import Deadline, TimerWheel
 from server.concurrency.client_bound import ClientBound
 from server.http.client_identity import ClientAddresses, peer_of, subscriber
 from server.http.problems import Kind, Problem
@@ -84,7 +84,7 @@ class RequestMiddleware:
         self._app = app
         self._router = FastPathRouter(app, routes)
         self._addresses = ClientAddresses(trusted_proxies)
-        self._timers = Ticks()
+        self._timers = TimerWheel()
         self._bodies = ClientBound(each=body_bytes // 4)
         self._forwarded = ClientBound(each=max(1, connections // 4)) if trusted_proxies else None
         self._state = state
@@ -155,7 +155,7 @@ class RequestMiddleware:
 class _BoundedBody:
     """A body that is being received."""
 
-    def __init__(self, receive: Receive, timers: Ticks, bodies: ClientBound, client: str) -> None:
+    def __init__(self, receive: Receive, timers: TimerWheel, bodies: ClientBound, client: str) -> None:
         self._receive = receive
         self._timers = timers
         self._bodies = bodies
@@ -171,7 +171,7 @@ class _BoundedBody:
             return await self._receive()
         started_at = time.monotonic()
         try:
-            with Limit(self._timers, self._seconds_left):
+            with Deadline(self._timers, self._seconds_left):
                 message = await self._receive()
         except TimeoutError:
             detail = f"the body has brought less than {MIN_PROGRESS_BYTES} bytes in {PROGRESS_WINDOW_S:g} s"

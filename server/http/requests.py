@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope
 
-from server.concurrency.cancellation import Interruption, Ticks
+from server.concurrency.cancellation import AsyncCancelScope, TimerWheel
 from server.http import sse
 from server.http.problems import Kind, Problem
-from server.quoting import quoted
+from server.quote import quote
 
 CLIENT_CLOSED_REQUEST = 499
 """Status that proxies log for a client that disconnected; nobody reads it."""
@@ -112,7 +112,7 @@ class Head:
             return offered[0]
         weights = [_weight(media_type, self._ranges) for media_type in offered]
         if max(weights) <= 0:
-            raise Problem(Kind.NOT_ACCEPTABLE, f"{quoted(accept)}: the answer is offered as {', '.join(offered)}", "Accept")
+            raise Problem(Kind.NOT_ACCEPTABLE, f"{quote(accept)}: the answer is offered as {', '.join(offered)}", "Accept")
         return offered[weights.index(max(weights))]
 
     def wants_events(self, media_types: Sequence[str]) -> bool:
@@ -143,7 +143,7 @@ class Head:
         except ValueError:
             seconds = math.nan
         if not MIN_TIMEOUT <= seconds <= maximum:  # false for NaN, too
-            raise Problem(Kind.INVALID_OPTION, f"{quoted(text)}: use seconds from {MIN_TIMEOUT:g} to {maximum:g}", "X-Request-Timeout")
+            raise Problem(Kind.INVALID_OPTION, f"{quote(text)}: use seconds from {MIN_TIMEOUT:g} to {maximum:g}", "X-Request-Timeout")
         return seconds
 
 
@@ -211,9 +211,9 @@ class DisconnectWatcher:
 
     The body must have been read."""
 
-    _ticks: Ticks
+    _ticks: TimerWheel
     _receive: Receive
-    _interruption: Interruption
+    _interruption: AsyncCancelScope
     _tick: int = -1
     _watcher: asyncio.Task[None] | None = None
 

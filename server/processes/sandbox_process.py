@@ -1,7 +1,7 @@
-"""A function that runs in a child process, which is started when it is first needed and used again.
+"""A function that runs in a child process, which is started on first use and reused.
 
-What happens there costs the call, never the service: the child has limits of memory and time, and whatever ends it, the next call starts
-another one. The child is this module: python -m server.processes.sandbox_process package.module:function BYTES SECONDS
+A failure there costs the call, never the service: the child has limits of memory and time, and if it ends, the next call starts another.
+The child is this module: python -m server.processes.sandbox_process package.module:function BYTES SECONDS
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from server.telemetry import logs
 
 log = logs.get(__name__)
 
-CPUS = 2
-"""A call that computes on so many all the time may still use all of its seconds."""
-MOST_TOLD = 16 * 1024
-"""Characters of an error, and of its traceback."""
+CPU_TIME_FACTOR = 2
+"""Ratio of CPU time to wall time: a call that computes on this many CPUs may still use all of its seconds."""
+MAX_ERROR_CHARS = 16 * 1024
+"""Maximum length of an error, and of its traceback."""
 
 
-class WorkFailed(Exception):
-    """The work raised, took too long, or ended its process; the message says which."""
+class SandboxError(Exception):
+    """The work raised an exception, took too long, or ended its process; the message says which."""
 
 
 class Sandbox:
-    """Runs one call at a time, in whatever thread; `confined.Call` ends one from outside. The child ends with this process."""
+    """A runner of one call at a time, in any thread; `confined_process.CancelScope` ends a call. The child ends with this process."""
 
     def __init__(self, work: str, *, memory_bytes: int, seconds: float) -> None:
         """work: `package.module:function`, from bytes to bytes. memory_bytes: of the child's address space. seconds: of one call."""
@@ -46,27 +46,27 @@ class Sandbox:
 
     @property
     def pid(self) -> int | None:
-        """Id of the child process; None while there is none."""
+        """Return the child's process id. None if there is none."""
         return None if self._child is None else self._child.pid
 
     def run(self, message: bytes) -> bytes:
-        """The function's result. Raises WorkFailed."""
+        """Return the function's result. Raises SandboxError."""
         with self._turn:
             try:
-                child = self._asked(message)
-                told = child.message()
-                answer = bytearray(told.get("bytes", 0))
+                child = self._send(message)
+                reply = child.message()
+                answer = bytearray(reply.get("bytes", 0))
                 child.read_into(memoryview(answer))
                 if child.leave():
                     self._end()
             except BaseException as error:
                 self._end()
                 if isinstance(error, ProcessDied):
-                    raise WorkFailed(self._reason(error)) from None
+                    raise SandboxError(self._reason(error)) from None
                 raise
-        if "error" in told:
-            log.error("work in a child raised", work=self._program, traceback=told["traceback"])
-            raise WorkFailed(told["error"])
+        if "error" in reply:
+            log.error("work in a child raised", work=self._program, traceback=reply["traceback"])
+            raise SandboxError(reply["error"])
         return bytes(answer)
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Sandbox:
         with self._turn:
             self._end()
 
-    def _asked(self, message: bytes) -> ConfinedProcess:
+    def _send(self, message: bytes) -> ConfinedProcess:
         if self._child is not None and self._child.lives:
             with suppress(OSError):
                 self._child.ask(message)
@@ -85,7 +85,7 @@ class Sandbox:
         try:
             self._child = ConfinedProcess(self._program, message, {}, patience=self._seconds)
         except OSError as error:
-            raise WorkFailed(f"no process could be started for it ({error.strerror})") from error
+            raise SandboxError(f"no process could be started for it ({error.strerror})") from error
         log.info("child started", work=self._program, pid=self._child.pid)
         return self._child
 
@@ -114,25 +114,29 @@ def main(reference: str, memory_bytes: int, seconds: float) -> None:
         try:
             with open(0, "rb", closefd=False) as file:
                 message = file.read()
-            os.ftruncate(0, 0)  # the file lies in memory, and would stay until the next one comes
+            os.ftruncate(0, 0)  # the file is in memory, and would stay until the next one comes
             answer = work(message)
         except MemoryError:
-            confined_process.write_message({"error": "it needs more memory than it may have", "traceback": _told(traceback.format_exc())})
+            confined_process.write_message(
+                {"error": "it needs more memory than it may have", "traceback": _truncate(traceback.format_exc())}
+            )
         except Exception as error:
-            confined_process.write_message({"error": _told(f"{type(error).__name__}: {error}"), "traceback": _told(traceback.format_exc())})
+            confined_process.write_message(
+                {"error": _truncate(f"{type(error).__name__}: {error}"), "traceback": _truncate(traceback.format_exc())}
+            )
         else:
             confined_process.write_message({"bytes": len(answer)})
             confined_process.write_payload(memoryview(answer))
 
 
 def _limit_cpu(seconds: float) -> None:
-    """An endless loop that never lets go of the interpreter's lock notices neither the end of its owner nor that of its time."""
-    most = math.ceil(time.process_time() + CPUS * seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    """Limit CPU time: an endless loop that keeps the interpreter's lock notices neither the end of its owner nor that of its time."""
+    limit_s = math.ceil(time.process_time() + CPU_TIME_FACTOR * seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
-def _told(text: str) -> str:
-    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"
+def _truncate(text: str) -> str:
+    return text if len(text) <= MAX_ERROR_CHARS else f"{text[:MAX_ERROR_CHARS]}…"
 
 
 if __name__ == "__main__":

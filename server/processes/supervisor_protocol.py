@@ -1,4 +1,4 @@
-"""Exit codes, ids, messages and environment variables, by which supervisor and children tell each other something."""
+"""Contract between the supervisor and its children: exit codes, ids, messages and environment variables."""
 
 from __future__ import annotations
 
@@ -12,74 +12,74 @@ from pathlib import Path
 import msgspec
 
 MISUSE = 2
-"""Exit code: it cannot run as it was asked to: no queue, a port that is taken, a device that is not there."""
+"""Exit code of a process that cannot run as configured: no queue, a port that is taken, a device that does not exist."""
 STUCK = 70
-"""Exit code: a worker ended itself because it made no progress."""
+"""Exit code of a worker that ended itself because it made no progress."""
 CRASHED = 71
-"""Exit code: a worker ended itself because one of its threads failed: it is restarted rather than left half alive."""
-RESTARTS = "OPSIN_RESTARTS"
-"""Environment variable: how often the supervisor has restarted the process."""
-LOADING = "OPSIN_LOADING"
-"""Environment variable: path of the file in which a worker tells which bundle it loads, read when the worker has died of it. It is empty
+"""Exit code of a worker that ended itself because one of its threads failed: it is restarted rather than left half alive."""
+RESTARTS_VARIABLE = "OPSIN_RESTARTS"
+"""Environment variable: number of times that the supervisor has restarted the process."""
+LOADING_FILE_VARIABLE = "OPSIN_LOADING"
+"""Environment variable: path of the file in which a worker names the bundle that it loads, read if the worker has died of it. It is empty
 while nothing is loaded."""
-REFUSED = "OPSIN_REFUSED"
-"""Environment variable: bundles that are not to be loaded again, words as they were told."""
-MOST_BYTES = 1024**2
-"""Longest message between supervisor and template: an environment is some kilobytes."""
+REFUSED_BUNDLES_VARIABLE = "OPSIN_REFUSED"
+"""Environment variable: bundles that must not be loaded again, by the words that workers wrote."""
+MAX_MESSAGE_BYTES = 1024**2
+"""Maximum size of a message between supervisor and template: an environment has some kilobytes."""
 
 
-class Reason(StrEnum):
-    """Why a process ended that should not have."""
+class ExitReason(StrEnum):
+    """Reason for an unexpected end of a process."""
 
     CRASHED = "crashed"
-    """By a signal that was not ours: a fault in native code, or the kernel when memory ran out."""
+    """A signal that was not ours: a fault in native code, or the kernel when memory ran out."""
     HUNG = "hung"
-    """It gave no sign of life and was killed, or found itself that it made no progress."""
+    """No sign of life, so it was killed, or no progress, as it found itself."""
     EXITED = "exited"
-    """With an exit code."""
+    """An exit code."""
 
 
-class Order(msgspec.Struct, frozen=True):
-    """Tells the template, whose copies workers are, to become a worker; as JSON over a pair of sockets, like `Told`."""
+class SpawnOrder(msgspec.Struct, frozen=True):
+    """A message that turns a copy of the template into a worker; JSON over a pair of sockets, like `TemplateReply`."""
 
     command: list[str]
-    """The command line that `ps` shall show."""
+    """Command line for `ps`."""
     environment: dict[str, str]
-    """The whole of it."""
+    """The whole environment."""
 
 
-class Told(msgspec.Struct, frozen=True):
-    """An answer of the template. Without a pid: that it stands."""
+class TemplateReply(msgspec.Struct, frozen=True):
+    """A reply of the template. Without a pid it reports that it is ready."""
 
     pid: int = 0
-    """Id of a copy."""
+    """Process id of a copy."""
     status: int | None = None
-    """Set where the copy has ended: its exit code, or the negative of the signal that ended it, as in `subprocess`."""
+    """Exit code of an ended copy, or the negative of the signal that ended it, as in `subprocess`."""
     problem: str = ""
-    """Why there is no copy."""
+    """Reason why there is no copy."""
 
 
 def process_id() -> str:
-    """An id of this process, new at each call, so that nobody takes a process for its predecessor."""
+    """Return an id of this process, new at each call, so that a process is never mistaken for its predecessor."""
     return process_prefix(os.getpid()) + secrets.token_hex(4)
 
 
 def process_prefix(pid: int) -> str:
-    """The begin of all ids of a process of this machine, by which its supervisor knows it."""
+    """Return the common start of all ids of a process of this machine, by which its supervisor knows it."""
     return f"{socket.gethostname()}-{pid}-"
 
 
 def restarts() -> int:
-    """How often this process was restarted; 0 without a supervisor."""
-    return int(os.environ.get(RESTARTS, 0))
+    """Return the number of restarts of this process; 0 without a supervisor."""
+    return int(os.environ.get(RESTARTS_VARIABLE, 0))
 
 
-def tell_loading(content: str) -> None:
-    """content: one word for a bundle and its files as they are now; empty: nothing is loaded. Without a supervisor nobody is told."""
-    if path := os.environ.get(LOADING):
+def report_loading(content: str) -> None:
+    """Report the bundle that is loaded to the supervisor, if there is one: a word for its name and files, empty for none."""
+    if path := os.environ.get(LOADING_FILE_VARIABLE):
         with suppress(OSError):
             Path(path).write_text(content)
 
 
 def refused_bundles() -> frozenset[str]:
-    return frozenset(os.environ.get(REFUSED, "").split())
+    return frozenset(os.environ.get(REFUSED_BUNDLES_VARIABLE, "").split())

@@ -13,7 +13,7 @@ from typing import Any
 import hiredis
 import redis
 
-from server.concurrency.cancellation import Limit, Ticks
+from server.concurrency.cancellation import Deadline, TimerWheel
 from server.queue.connect import ANSWER_TIMEOUT_S
 from server.queue.keys import Keyspace
 from server.queue.script import ArgsT, ResultT, Script
@@ -38,7 +38,7 @@ class AsyncWire:
         self._pool = client.connection_pool
         self._idle: list[_Line] = []
         self._busy: set[_Line] = set()
-        self._ticks = Ticks()
+        self._ticks = TimerWheel()
 
     async def run(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
         arguments = (1, self.keyspace.name(""), *script.arguments(args, messages))
@@ -53,7 +53,7 @@ class AsyncWire:
             await line.close()
         self._busy.add(line)
         try:
-            with Limit(self._ticks, patience):
+            with Deadline(self._ticks, patience):
                 if line.transport is None:
                     await line.connect()
                 answer = await line.ask(packed(words))

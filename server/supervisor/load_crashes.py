@@ -1,4 +1,4 @@
-"""Bundles that end their worker while it loads them, whatever else it serves: after two deaths they are not loaded again."""
+"""Bundles that crash their worker while it loads them: after two crashes they are not loaded again."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from server.processes.supervisor_protocol import LOADING, REFUSED
+from server.processes.supervisor_protocol import LOADING_FILE_VARIABLE, REFUSED_BUNDLES_VARIABLE
 from server.telemetry import logs
 
 log = logs.get(__name__)
 
-MOST_DEATHS = 2
+MAX_LOAD_CRASHES = 2
 
 
-class Losses:
-    """Counts the deaths of all workers of a service. folder: private, to be removed by whoever made it."""
+class LoadCrashTracker:
+    """A counter of the crashes of all workers of a service. folder: private; the caller removes it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -24,13 +24,13 @@ class Losses:
         self._oom_kills = oom_kills()
 
     def environment(self, worker: int) -> Mapping[str, str]:
-        """For a worker, by its number, that is about to start."""
+        """Return the variables of a worker, by its number, that is about to start."""
         self._file(worker).unlink(missing_ok=True)
-        refused = [content for content, deaths in self._deaths.items() if deaths >= MOST_DEATHS]
-        return {LOADING: str(self._file(worker)), REFUSED: " ".join(refused)}
+        refused = [content for content, deaths in self._deaths.items() if deaths >= MAX_LOAD_CRASHES]
+        return {LOADING_FILE_VARIABLE: str(self._file(worker)), REFUSED_BUNDLES_VARIABLE: " ".join(refused)}
 
-    def died(self, worker: int, status: int) -> None:
-        """status: exit code, or the negative of a signal. SIGKILL comes from outside, unless the kernel says that memory ran out."""
+    def record_exit(self, worker: int, status: int) -> None:
+        """Count a crash. status: exit code, or negative signal. SIGKILL comes from outside, unless the kernel says that memory ran out."""
         before, self._oom_kills = self._oom_kills, oom_kills()
         try:
             content = self._file(worker).read_text()
@@ -38,17 +38,15 @@ class Losses:
             return
         if content and status != 0 and (status != -signal.SIGKILL or self._oom_kills > before):
             self._deaths[content] += 1
-            if self._deaths[content] == MOST_DEATHS:
-                log.error(
-                    "bundle refused until its files change: it ended two workers while it was loaded", bundle=content.partition(":")[0]
-                )
+            if self._deaths[content] == MAX_LOAD_CRASHES:
+                log.error("bundle refused until its files change: two workers crashed while loading it", bundle=content.partition(":")[0])
 
     def _file(self, worker: int) -> Path:
         return self._folder / f"loading-{worker}"
 
 
 def oom_kills() -> int:
-    """Processes of this control group that the kernel has killed for memory; 0 where nobody counts them."""
+    """Return the number of processes of this control group that the kernel has killed for memory; 0 if it is not counted."""
     try:
         groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     except OSError:

@@ -1,4 +1,4 @@
-"""A private Valkey: the same queue as in production, for one machine, without asking anybody to install a server."""
+"""A private Valkey: the same queue as in production, for one machine, without the need to install a server."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import redis
 
-from server.processes.os_process import tied_to_parent
+from server.processes.os_process import die_with_parent
 from server.queue.connect import AWAY
-from server.supervisor.child_processes import Pause
+from server.supervisor.child_processes import RestartBackoff
 from server.telemetry import logs
 
 log = logs.get(__name__)
@@ -23,19 +23,19 @@ log = logs.get(__name__)
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 HUNG_S = 10.0
-"""Seconds without an answer after which it is killed."""
+"""Time without an answer after which it is killed."""
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_TOP_PAD_": str(1 << 20)}
-"""For a server that uses glibc's allocator: else each picture that passes through costs it the faults of hundreds of new pages."""
+"""Environment of a server with glibc's allocator: else each image that passes through costs the faults of hundreds of new pages."""
 SOCKET_PATH_MAX = 100
-"""Bytes; the kernel's limit is 108."""
+"""Maximum length of the socket's path in bytes; the kernel's limit is 108."""
 
 
-class NoValkey(Exception):
-    """There is no server to start, or it does not start; the message tells the operator what to do."""
+class ValkeyUnavailable(Exception):
+    """No server that can be started; the message says what the operator can do."""
 
 
 def find_server() -> str:
-    """The path of a server binary. Raises NoValkey."""
+    """Return the path of a server binary. Raises ValkeyUnavailable."""
     for name in ("valkey-server", "redis-server"):
         if path := shutil.which(name):
             return path
@@ -43,16 +43,16 @@ def find_server() -> str:
     for folder in (package.submodule_search_locations or []) if package else []:
         for binary in Path(folder).glob("_binaries/**/valkey-server"):
             return str(binary)
-    raise NoValkey(
+    raise ValkeyUnavailable(
         "no Valkey or Redis server found: install one (Debian, Ubuntu: apt install valkey-server, or redis-server), "
         "or name a running server with OPSIN_REDIS_URL=redis://host:6379/0"
     )
 
 
 class PrivateValkey:
-    """A Valkey of our own: unix socket in a private 0700 folder, no TCP port, nothing written to disk, nothing evicted.
+    """A private Valkey: unix socket in a private 0700 folder, no TCP port, nothing written to disk, nothing evicted.
 
-    `start()` again after it died gives an empty one under the same URL.
+    `start()` after it died starts an empty one under the same URL.
     """
 
     process: subprocess.Popen[bytes]
@@ -62,30 +62,30 @@ class PrivateValkey:
         self.socket = self._folder / "valkey.sock"
         self.url = f"unix://{self.socket}"
         self._log = self._folder / "valkey.log"
-        self._pause = Pause()
+        self._backoff = RestartBackoff()
         self._started_at = 0.0
 
     def start(self) -> None:
-        """Returns when it answers. From the main thread: the server dies with the thread that starts it. Raises NoValkey."""
+        """Start it and wait for its answer, from the main thread: it dies with the thread that starts it. Raises ValkeyUnavailable."""
         server = find_server()
         try:
             self._execute(server)
         except OSError as error:
-            raise NoValkey(f"{server} cannot be started: {error}") from error
+            raise ValkeyUnavailable(f"{server} cannot be started: {error}") from error
         if not self._answers_within(START_TIMEOUT_S):
             self.stop(remove=False)
-            raise NoValkey(f"{server} did not start: {self._last_words()}")
+            raise ValkeyUnavailable(f"{server} did not start: {self._log_tail()}")
         self._started_at = time.monotonic()
 
-    def mend(self, silent_since: float | None) -> None:
-        """Replace it by an empty one where it died or hangs; the gateways send their jobs again. From the main thread.
+    def restart_if_due(self, silent_since: float | None) -> None:
+        """Replace it by an empty one if it died or hangs; the gateways send their jobs again. From the main thread.
 
-        silent_since: monotonic seconds since when it has not answered; None if it answers."""
-        if not self._pause.over:
+        silent_since: monotonic time of the first missing answer. None if it answers."""
+        if not self._backoff.is_over:
             return
         status = self.process.poll()
         if status is None and silent_since is not None and time.monotonic() - max(silent_since, self._started_at) > HUNG_S:
-            log.error("Valkey hangs: killing it", pid=self.process.pid)
+            log.error("Valkey hung: killing it", pid=self.process.pid)
             self.process.kill()
             status = self.process.wait()
         if status is None:
@@ -93,14 +93,14 @@ class PrivateValkey:
         log.error("Valkey died: starting an empty one, the gateways send their jobs again", status=status)
         try:
             self.start()
-        except NoValkey as error:
-            self._pause.begin(failed=True)
-            log.error("Valkey does not start", reason=str(error), next_try_in=self._pause.seconds)
+        except ValkeyUnavailable as error:
+            self._backoff.start(failed=True)
+            log.error("Valkey does not start", reason=str(error), next_try_in=self._backoff.seconds)
         else:
-            self._pause.begin(failed=False)
+            self._backoff.start(failed=False)
 
     def _execute(self, server: str) -> None:
-        self._folder.mkdir(mode=0o700, exist_ok=True)  # whoever tidies up temporary files may have removed it
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # a cleaner of temporary files may have removed it
         command = [
             server,
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "600", "--dir", str(self._folder), "--daemonize", "no"),
@@ -109,7 +109,7 @@ class PrivateValkey:
         self.socket.unlink(missing_ok=True)
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                tied_to_parent(command),
+                die_with_parent(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -129,9 +129,9 @@ class PrivateValkey:
         if remove:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "its log is empty"
 
     def _answers_within(self, seconds: float) -> bool:
         until = time.monotonic() + seconds

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from models.bundle import BundleSpec
 from models.merge_schedule import MAX_MERGED_TOKENS, MergeSchedule
-from server.quoting import quoted
+from server.quote import quote
 from server.tasks.options import InvalidOption
 
 MERGED = int | Annotated[str, Meta(max_length=256)]
@@ -23,14 +23,14 @@ def schedule_of(merge: str | None, spec: BundleSpec, option: str = "merge") -> t
     if name is None or name in ("off", "0"):
         return None, (0,) * depth
     if not spec.merges:
-        raise InvalidOption(option, f"{quoted(name)}: the tokens of {spec.id} do not merge; use `off`")
+        raise InvalidOption(option, f"{quote(name)}: the tokens of {spec.id} do not merge; use `off`")
     rung = spec.rung(name)
     if rung is not None:
         return rung.name, _expand_schedule(rung.merge, depth)
     if name.isascii() and name.isdigit() and len(name) <= 5 and int(name) <= MAX_MERGED_TOKENS:
         return None, MergeSchedule.constant(int(name)).expand(depth)
     rungs = ", ".join(rung.name for rung in spec.ladder) or "none"
-    raise InvalidOption(option, f"{quoted(name)}: use `off`, an integer from 0 to {MAX_MERGED_TOKENS} or a rung of {spec.id} ({rungs})")
+    raise InvalidOption(option, f"{quote(name)}: use `off`, an integer from 0 to {MAX_MERGED_TOKENS} or a rung of {spec.id} ({rungs})")
 
 
 def schedules_of(

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta
 from msgspec.inspect import BoolType, FloatType, IntType, StrType, Type, UnionType, type_info
 
-from server.quoting import quoted
+from server.quote import quote
 
 
 class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +65,9 @@ class Option:
         try:
             read = msgspec.convert(value, self.kind, strict=False)
         except msgspec.ValidationError as error:
-            raise InvalidOption(self.name, f"{quoted(value)} must be {self.words}") from error
+            raise InvalidOption(self.name, f"{quote(value)} must be {self.words}") from error
         if isinstance(read, float) and not math.isfinite(read):
-            raise InvalidOption(self.name, f"{quoted(value)} must be {self.words}")
+            raise InvalidOption(self.name, f"{quote(value)} must be {self.words}")
         return read
 
     def accepts(self, value: object) -> bool:

@@ -16,7 +16,7 @@ SHARED: tuple[structlog.typing.Processor, ...] = (
 
 
 def configure(level: str, *, process: str) -> None:
-    """Send all records of `level` and above to stderr as JSON; `process` says who speaks (`gateway`, `worker`, `supervisor`)."""
+    """Send all records of `level` and above to stderr as JSON. process: the sender (`gateway`, `worker`, `supervisor`)."""
 
     def name_process(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {"process": process, **event}
@@ -36,7 +36,7 @@ def configure(level: str, *, process: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    logging.captureWarnings(True)  # what libraries warn of is a line of JSON, too
+    logging.captureWarnings(True)  # libraries' warnings are lines of JSON, too
     structlog.configure(
         processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

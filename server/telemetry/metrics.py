@@ -3,9 +3,9 @@
 With several gateways behind one socket the supervisor sets PROMETHEUS_MULTIPROC_DIR to a fresh folder; then each process
 writes its values to files there and a scrape of any one of them answers with the sum.
 
-What happens with each request is noted in plain numbers, and given to Prometheus' client together: each of its values has a lock of its own
+Each request is counted in plain numbers, which are flushed to Prometheus' client together: each of its values has a lock of its own
 (behind several gateways also a place in a file), and a histogram has two for each observation, at a thousand requests a second a tenth of a
-gateway's time. One thread notes, any may give.
+gateway's time. One thread counts, any may flush.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30,
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
 EVENTS = ("queued", "started", "progress", "preview", "done", "failed", "cancelled")
 WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up", "dropped")
-WATCHED = {
-    "people": "People of whom an answer told something.",
-    "tracks": "Tracks that began, those that were dropped as doubtful included.",
+VIDEO_COUNTERS = {
+    "people": "People who were detected in answers.",
+    "tracks": "Tracks that were started, including those that were dropped as doubtful.",
     "windows": "Windows of tracks that were labelled.",
-    "frames": "Frames in which people were looked for.",
-    "decoded_frames": "Frames of videos that were decoded, those that no row shows included.",
-    "seconds": "Seconds of video that were watched.",
+    "frames": "Frames that were searched for people.",
+    "decoded_frames": "Frames of videos that were decoded, including those that no row shows.",
+    "seconds": "Seconds of video that were analysed.",
 }
-GIVE_EVERY_S = 0.25
+FLUSH_INTERVAL_S = 0.25
 BYTES = tuple(1024 * 4**step for step in range(9))
 GROWTH = math.log(1.1)
-"""Each bucket of durations is a tenth longer than the one before, so quantiles are right within 5 %."""
+"""Logarithmic width of a bucket of durations: each is a tenth longer than the one before, so quantiles are right within 5 %."""
 DURATION = "d"
 """Prefix of a bucket's name: `d12` of all requests, `d12 flags@1.0.0` of a bundle's requests that were waited for, and jobs."""
 
 
-class Amount:
-    """Notes for one counter, or for a gauge that goes up and down."""
+class BufferedCounter:
+    """A buffer for one counter, or for a gauge that goes up and down."""
 
     __slots__ = ("_amount", "_counter")
 
@@ -65,14 +65,14 @@ class Amount:
     def inc(self, amount: int = 1) -> None:
         self._amount += amount
 
-    def give(self) -> None:
+    def flush(self) -> None:
         amount, self._amount = self._amount, 0
         if amount:
             self._counter.inc(amount)
 
 
-class Observations:
-    """Notes for one histogram."""
+class BufferedHistogram:
+    """A buffer for one histogram."""
 
     __slots__ = ("_histogram", "_values", "observe")
 
@@ -81,8 +81,8 @@ class Observations:
         self._values: list[float] = []
         self.observe = self._values.append
 
-    def give(self) -> None:
-        """As many calls of `Histogram.observe` would."""
+    def flush(self) -> None:
+        """Observe all values at once, with the same result as by `Histogram.observe`."""
         values = self._values[:]
         if not values:
             return
@@ -93,33 +93,33 @@ class Observations:
             self._histogram._buckets[index].inc(count)
 
 
-AnyNoted = TypeVar("AnyNoted", Amount, Observations)
+AnyBuffer = TypeVar("AnyBuffer", BufferedCounter, BufferedHistogram)
 
 
-class Notes:
-    """All that one process notes of its metrics."""
+class MetricBuffer:
+    """The buffers of all metrics of one process."""
 
     def __init__(self) -> None:
-        self._noted: list[Amount | Observations] = []
+        self._parts: list[BufferedCounter | BufferedHistogram] = []
 
-    def of(self, noted: AnyNoted) -> AnyNoted:
-        self._noted.append(noted)
-        return noted
+    def add(self, part: AnyBuffer) -> AnyBuffer:
+        self._parts.append(part)
+        return part
 
-    def give(self) -> None:
-        """To Prometheus' client, what was noted since the last call."""
-        for noted in self._noted:
-            noted.give()
+    def flush(self) -> None:
+        """Send what was counted since the last call to Prometheus' client."""
+        for part in self._parts:
+            part.flush()
 
 
-class Tally:
-    """Counts of a gateway since it last told the queue, for the history of `GET /v1/status`. For one event loop."""
+class HistoryCounts:
+    """Counts of a gateway since its last report to the queue, for the history of `GET /v1/status`. For one event loop."""
 
     def __init__(self) -> None:
         self._counts: collections.Counter[str] = collections.Counter()
 
-    def ended(self, seconds: float | None, bundle: str = "") -> None:
-        """A request has ended; `seconds`: how long an answered one took; `bundle`: whose answer it was."""
+    def record_request(self, seconds: float | None, bundle: str = "") -> None:
+        """Count an ended request. seconds: its duration if it was answered. bundle: the bundle that answered it."""
         self._counts["requests"] += 1
         if seconds is not None:
             name = f"{DURATION}{bucket(seconds * 1000)}"
@@ -128,27 +128,27 @@ class Tally:
                 self._counts[f"{name} {bundle}"] += 1
 
     def tokens(self, entered: int, left: int) -> None:
-        """Tokens that entered the network, and that left its last block."""
+        """Count tokens that entered the network, and that left its last block."""
         self._counts["tokens_in"] += entered
         self._counts["tokens_out"] += left
 
     def take(self) -> dict[str, int]:
-        """The counts since the last call."""
+        """Return the counts since the last call, and reset them."""
         counts, self._counts = self._counts, collections.Counter()
         return counts
 
     def give_back(self, counts: Mapping[str, int]) -> None:
-        """Keep counts that could not be told for the next time."""
+        """Keep counts that could not be reported for the next time."""
         self._counts.update(counts)
 
 
 def bucket(milliseconds: float) -> int:
-    """Index of the bucket; 0 holds everything up to 1 ms."""
+    """Return the index of the bucket; 0 holds everything up to 1 ms."""
     return max(0, math.ceil(math.log(max(milliseconds, 1.0)) / GROWTH))
 
 
 def quantile(buckets: Mapping[int, int], share: float) -> float | None:
-    """Milliseconds that `share` of the durations do not exceed; None if there are none."""
+    """Return the milliseconds that `share` of the durations do not exceed. None if there are none."""
     left = share * sum(buckets.values())
     for index in sorted(buckets):
         left -= buckets[index]
@@ -158,34 +158,34 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
 
 
 class BundleMetrics:
-    """A gateway's metrics with the labels of one bundle: looking labels up costs more than counting."""
+    """A gateway's metrics with the labels of one bundle: a lookup of labels costs more than counting."""
 
-    def __init__(self, metrics: GatewayMetrics, notes: Notes, name: str, version: str) -> None:
-        self.items = notes.of(Amount(metrics.items.labels(name, version)))
-        self.tokens_in = notes.of(Amount(metrics.tokens_in.labels(name)))
-        self.tokens_out = notes.of(Amount(metrics.tokens_out.labels(name)))
-        self.preprocess = notes.of(Observations(metrics.preprocess.labels(name)))
-        self.queue_wait = notes.of(Observations(metrics.queue_wait.labels(name)))
-        self.postprocess = notes.of(Observations(metrics.postprocess.labels(name)))
+    def __init__(self, metrics: GatewayMetrics, buffer: MetricBuffer, name: str, version: str) -> None:
+        self.items = buffer.add(BufferedCounter(metrics.items.labels(name, version)))
+        self.tokens_in = buffer.add(BufferedCounter(metrics.tokens_in.labels(name)))
+        self.tokens_out = buffer.add(BufferedCounter(metrics.tokens_out.labels(name)))
+        self.preprocess = buffer.add(BufferedHistogram(metrics.preprocess.labels(name)))
+        self.queue_wait = buffer.add(BufferedHistogram(metrics.queue_wait.labels(name)))
+        self.postprocess = buffer.add(BufferedHistogram(metrics.postprocess.labels(name)))
 
 
 class GatewayMetrics:
     """Metrics of a gateway. `model` is the bundle's name once it is resolved, else empty: a client cannot invent labels."""
 
     def __init__(self, rejections: Iterable[str] = ()) -> None:
-        """rejections: all reasons for which requests are refused without being run."""
-        self.recent = Tally()
+        """rejections: all reasons for which requests are rejected without being run."""
+        self.history_counts = HistoryCounts()
         self.registry = registry = CollectorRegistry()
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
         model = ["model"]
-        self.requests = counter("opsin_requests", "Requests for inference, by how they ended.", ["model", "version", "protocol", "outcome"])
+        self.requests = counter("opsin_requests", "Requests for inference, by outcome.", ["model", "version", "protocol", "outcome"])
         self.rejected = counter("opsin_rejected", "Requests refused without being run, by reason.", ["reason"])
         for reason in rejections:
-            self.rejected.labels(reason)  # there from the start, so that a rate over the first one is right
+            self.rejected.labels(reason)  # exists from the start, so that a rate over the first one is right
         self.media_refused = counter("opsin_media_refused", "Requests refused for what they sent, by part.", ["part", "reason"])
-        self.webhooks = counter("opsin_webhooks", "Tries to tell of a job's end, by how they ended.", ["outcome"])
+        self.webhooks = counter("opsin_webhooks", "Attempts to deliver webhooks, by outcome.", ["outcome"])
         for outcome in WEBHOOK_OUTCOMES:
             self.webhooks.labels(outcome)
         self.items = counter("opsin_items", "Items answered: images, clips, texts.", ["model", "version"])
@@ -197,7 +197,7 @@ class GatewayMetrics:
             model,
             buckets=LATENCY,
         )
-        self.preprocess = histogram("opsin_preprocess_seconds", "Decoding and resizing what one request brings.", model, buckets=LATENCY)
+        self.preprocess = histogram("opsin_preprocess_seconds", "Decoding and resizing the input of one request.", model, buckets=LATENCY)
         self.queue_wait = histogram(
             "opsin_queue_wait_seconds",
             "Round trip through the queue of a request's slowest item, less the time that the worker held it.",
@@ -206,44 +206,44 @@ class GatewayMetrics:
         )
         self.postprocess = histogram("opsin_postprocess_seconds", "From the last reply to the response body.", model, buckets=WAIT)
         payload = histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES)
-        in_flight = gauge("opsin_in_flight", "Requests for inference being worked on.", multiprocess_mode="livesum")
-        self.event_readers = gauge("opsin_event_readers", "Streams of jobs' events that are open.", multiprocess_mode="livesum")
+        in_flight = gauge("opsin_in_flight", "Requests for inference in progress.", multiprocess_mode="livesum")
+        self.event_readers = gauge("opsin_event_readers", "Open streams of jobs' events.", multiprocess_mode="livesum")
         self.events = counter("opsin_events_sent", "Events sent, of streamed requests and of jobs.", ["event"])
         for event in EVENTS:
             self.events.labels(event)
-        self._notes = Notes()
-        self.in_flight = self._notes.of(Amount(in_flight))
-        self.payload_in, self.payload_out = (self._notes.of(Observations(payload.labels(direction))) for direction in ("in", "out"))
-        self._of = cache(partial(BundleMetrics, self, self._notes))
-        self.duration_of = cache(lambda model: self._notes.of(Observations(self.request_duration.labels(model))))
+        self._buffer = MetricBuffer()
+        self.in_flight = self._buffer.add(BufferedCounter(in_flight))
+        self.payload_in, self.payload_out = (self._buffer.add(BufferedHistogram(payload.labels(direction))) for direction in ("in", "out"))
+        self._bundle = cache(partial(BundleMetrics, self, self._buffer))
+        self.duration_of = cache(lambda model: self._buffer.add(BufferedHistogram(self.request_duration.labels(model))))
         """`request_duration` for one model."""
-        self.ended = cache(lambda *labels: self._notes.of(Amount(self.requests.labels(*labels))))
+        self.request_counter = cache(lambda *labels: self._buffer.add(BufferedCounter(self.requests.labels(*labels))))
         """`requests` for model, version, protocol and outcome."""
 
-    def of(self, spec: BundleSpec) -> BundleMetrics:
-        """Metrics of one bundle."""
-        return self._of(spec.name, spec.version)
+    def bundle(self, spec: BundleSpec) -> BundleMetrics:
+        """Return the metrics of one bundle."""
+        return self._bundle(spec.name, spec.version)
 
     def count_items(self, bundle: str, count: int) -> None:
-        """Items of asynchronous jobs that are done, of a bundle `name@version`."""
+        """Count finished items of asynchronous jobs of a bundle `name@version`."""
         name, _, version = bundle.partition("@")
         self.items.labels(name, version).inc(count)
 
-    async def give_forever(self) -> None:
-        """Let notes reach the other gateways of this machine, who may be asked for the sum."""
+    async def flush_forever(self) -> None:
+        """Make buffered values available to the other gateways of this machine, whose metrics contain the sum."""
         while True:
-            self._notes.give()
-            await asyncio.sleep(GIVE_EVERY_S)
+            self._buffer.flush()
+            await asyncio.sleep(FLUSH_INTERVAL_S)
 
     def render(self, live: Families) -> bytes:
-        """The exposition text: what was counted (by all gateways of this machine), and `live` values read just now."""
-        self._notes.give()
+        """Return the exposition text: counts (of all gateways of this machine) and `live` values."""
+        self._buffer.flush()
         folder = os.environ.get(MULTIPROCESS_FOLDER)
         if folder is None:
             counted = self.registry
         else:
             counted = CollectorRegistry()
-            _forget_the_dead(Path(folder))
+            _drop_dead_gauges(Path(folder))
             MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
         return generate_latest(counted) + generate_latest(live)
 
@@ -253,51 +253,51 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.notes = Notes()
-        registry.register(Giving(self.notes))
+        self.notes = MetricBuffer()
+        registry.register(FlushingCollector(self.notes))
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
         labels = ["model", "version"]
         self.batches = counter("opsin_batches", "Batches run.", labels)
         self.cold_batches = counter(
-            "opsin_cold_batches", "Batches of a shape that had not run before: slower, and left out of what is learned.", labels
+            "opsin_cold_batches", "Batches of a shape that had not run before: slower, and not used for estimates.", labels
         )
-        self.backend = gauge("opsin_backend", "1 for the backend that runs a bundle's usual batches.", [*labels, "backend"])
+        self.backend = gauge("opsin_backend", "1 for the backend that runs a bundle's typical batches.", [*labels, "backend"])
         self.batch_size = histogram("opsin_batch_size", "Items in a batch.", labels, buckets=SIZE)
         self.batch_wait = histogram("opsin_batch_wait_seconds", "From the pull of an item to the start of its batch.", labels, buckets=WAIT)
         self.inference = histogram("opsin_inference_seconds", "One batch on the device.", labels, buckets=LATENCY)
         self.batch_budget = gauge("opsin_batch_budget", "The learned batch size.", labels)
         self.steps = counter("opsin_steps", "Steps taken by jobs of several steps.", labels)
         self.step_joins = counter("opsin_step_joins", "Jobs that took their first step.", labels)
-        self.step_leaves = counter("opsin_step_leaves", "Jobs of several steps that left, by how.", [*labels, "how"])
+        self.step_leaves = counter("opsin_step_leaves", "Jobs of several steps that left, by reason.", [*labels, "how"])
         self.resident_jobs = gauge("opsin_resident_jobs", "Jobs between two of their steps.", labels)
-        self.state_bytes = gauge("opsin_state_bytes", "Memory that jobs of several steps keep, ended ones included.", labels)
-        self.queries = counter("opsin_scene_queries", "Points of space that reconstructions asked.", labels)
-        self.queries_saved = counter("opsin_scene_queries_saved", "Points of dense grids that they did not have to ask.", labels)
+        self.state_bytes = gauge("opsin_state_bytes", "Memory that jobs of several steps keep, including ended ones.", labels)
+        self.queries = counter("opsin_scene_queries", "Points of space that reconstructions queried.", labels)
+        self.queries_saved = counter("opsin_scene_queries_saved", "Points of dense grids that they did not have to query.", labels)
         self.levels = counter("opsin_scene_levels", "Levels, from coarse to fine, of reconstructions.", labels)
         self.points = counter("opsin_scene_points", "Occupied cells that reconstructions found.", labels)
-        self.watched = tuple(counter(f"opsin_video_{name}", text, labels) for name, text in WATCHED.items())
-        """In the order of `models.systems.actions.job_stats.COUNTS`."""
-        self.decoded_frames, self.watched_seconds = self.watched[-2:]
-        self.heard_seconds = counter("opsin_sound_seconds", "Seconds of sound that were classified.", labels)
+        self.video_counters = tuple(counter(f"opsin_video_{name}", text, labels) for name, text in VIDEO_COUNTERS.items())
+        """Counters in the order of `models.systems.actions.job_stats.COUNTS`."""
+        self.decoded_frames, self.watched_seconds = self.video_counters[-2:]
+        self.sound_seconds = counter("opsin_sound_seconds", "Seconds of sound that were classified.", labels)
         self.watched_stages = counter("opsin_video_stage_seconds", "Seconds of work on videos and tracks, by stage.", [*labels, "stage"])
         self.failures = counter("opsin_failures", "Jobs that ended without a result.", ["model", "kind"])
         self.redeliveries = counter("opsin_redeliveries", "Jobs taken over from a dead worker.")
-        self.dead_letters = counter("opsin_dead_letters", "Jobs given up and put aside.")
+        self.dead_letters = counter("opsin_dead_letters", "Jobs given up and set aside.")
         self.progress_age = gauge(
-            "opsin_worker_last_progress_age_seconds", "Since the last batch ended or, when idle, since the last look at the queue."
+            "opsin_worker_last_progress_age_seconds", "Seconds since the last batch ended or, when idle, since the last poll of the queue."
         )
 
 
 @dataclass(frozen=True, eq=False)
-class Giving(Collector):
-    """Registered first, it has everything that is noted counted before a registry's metrics are read."""
+class FlushingCollector(Collector):
+    """A collector that is registered first, and flushes all buffers before a registry's metrics are read."""
 
-    notes: Notes
+    buffer: MetricBuffer
 
     def collect(self) -> Iterable[Metric]:
-        self.notes.give()
+        self.buffer.flush()
         return ()
 
 
@@ -311,8 +311,8 @@ class Families(Collector):
         return self.families
 
 
-def _forget_the_dead(folder: Path) -> None:
-    """Drop the gauges of gateways that were killed; what they counted stays."""
+def _drop_dead_gauges(folder: Path) -> None:
+    """Drop the gauges of gateways that were killed; their counts stay."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = file.stem.rpartition("_")[2]
         if not Path("/proc", pid).exists():

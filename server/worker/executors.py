@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import BundleError, BundleSpec
-from server.concurrency.cancellation import without_frames
+from server.concurrency.cancellation import strip_tracebacks
 from server.queue.messages import QueuedJob
 from server.queue.worker.delivery import Delivery
 
@@ -283,12 +283,12 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
     try:
         computed = run(jobs)
     except BundleError as error:  # its weights had left memory: no job is to blame
-        unloadable = without_frames(error)
+        unloadable = strip_tracebacks(error)
         yield from (FailedJob(job, unloadable) for job in jobs)
         return
     except Exception as error:
         told = traceback.format_exc() if len(jobs) == 1 else ""
-        failure = without_frames(error)  # they keep the tensors of the batch, and its halves need the room
+        failure = strip_tracebacks(error)  # they keep the tensors of the batch, and its halves need the room
     else:
         yield computed
         return

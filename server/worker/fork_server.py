@@ -22,7 +22,7 @@ import msgspec
 from kernels.malloc import return_freed_memory
 from models.registry import architectures, resolve
 from server.processes import os_process
-from server.processes.supervisor_protocol import MISUSE, MOST_BYTES, Order, Told
+from server.processes.supervisor_protocol import MAX_MESSAGE_BYTES, MISUSE, SpawnOrder, TemplateReply
 from server.settings import Settings, load
 from server.telemetry import logs
 from server.worker.main import run_worker
@@ -34,7 +34,7 @@ SET_PDEATHSIG = 1
 
 def run_template(settings: Settings, fd: int) -> int:
     """Serve the supervisor at the other end of `fd`, until it ends. Returns, with an exit code, only where there can be no copies."""
-    os_process.keep_from_others()
+    os_process.disable_dumping()
     logs.configure(settings.log_level, process="template")
     for architecture in architectures().values():
         if architecture.open is None and architecture.assemble is None:  # these import ONNX Runtime
@@ -59,27 +59,27 @@ class TemplateProcess:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self) -> None:
-        self._tell(Told())
+        self._tell(TemplateReply())
         while True:
             ready, _, _ = select.select([self._supervisor.fileno(), self._ended], [], [])
             if self._ended in ready:
                 os.read(self._ended, 4096)
                 self._reap()
             if self._supervisor.fileno() in ready:
-                message = self._supervisor.recv(MOST_BYTES)
+                message = self._supervisor.recv(MAX_MESSAGE_BYTES)
                 if not message:
                     return
-                self._copy(msgspec.json.decode(message, type=Order))
+                self._copy(msgspec.json.decode(message, type=SpawnOrder))
 
-    def _copy(self, order: Order) -> None:
+    def _copy(self, order: SpawnOrder) -> None:
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:  # no memory, too many processes
-            self._tell(Told(problem=error.strerror or str(error)))
+            self._tell(TemplateReply(problem=error.strerror or str(error)))
             return
         if pid:
-            self._tell(Told(pid))
+            self._tell(TemplateReply(pid))
             return
         try:
             self._supervisor.close()
@@ -93,13 +93,13 @@ class TemplateProcess:
     def _reap(self) -> None:
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                self._tell(Told(ended[0], os.waitstatus_to_exitcode(ended[1])))
+                self._tell(TemplateReply(ended[0], os.waitstatus_to_exitcode(ended[1])))
 
-    def _tell(self, told: Told) -> None:
+    def _tell(self, told: TemplateReply) -> None:
         self._supervisor.send(msgspec.json.encode(told))
 
 
-def become(order: Order, parent: int) -> None:
+def become(order: SpawnOrder, parent: int) -> None:
     """Be, to all outside, a process that was executed with this command and environment."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -332,7 +332,7 @@ class LoadedBundles:
         if content in supervisor_protocol.refused_bundles():
             self._refuse(entry, DEADLY)
             return
-        supervisor_protocol.tell_loading(content)
+        supervisor_protocol.report_loading(content)
         try:
             warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
@@ -343,7 +343,7 @@ class LoadedBundles:
                 self._refuse(entry, f"{entry.path}: the model fails on its first batch; the log of its worker says how")
             return
         finally:
-            supervisor_protocol.tell_loading("")
+            supervisor_protocol.report_loading("")
         log.info("bundle ready", bundle=entry.id, seconds=round(time.monotonic() - started, 1), **warm.figures())
         self._put(replace(entry, state="ready", warm=warm, since=time.monotonic()))
 

@@ -61,7 +61,7 @@ def run_worker(settings: Settings) -> int:
 
     Returns, with an exit code, only where it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
-    os_process.keep_from_others()
+    os_process.disable_dumping()
     try:
         systems()
     except ExtensionError as error:

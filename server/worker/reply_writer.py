@@ -17,7 +17,7 @@ from server.queue.messages import Failure, Progress, Reply, WorkerTiming
 from server.queue.worker.delivery import Delivery
 from server.queue.worker.worker_queue import WorkerQueue
 from server.telemetry import logs
-from server.telemetry.metrics import Observations, WorkerMetrics
+from server.telemetry.metrics import BufferedHistogram, WorkerMetrics
 from server.worker.executors import Computed, FailedJob, JobOutputs, Left, Report, Reports, Result, Unserved
 
 log = logs.get(__name__)
@@ -107,7 +107,7 @@ def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
             Reply(
                 id=answer.job.job.id,
                 worker=worker,
-                arrays={name: Array.of(values) for name, values in answer.outputs.items()},
+                arrays={name: Array.from_numpy(values) for name, values in answer.outputs.items()},
                 timing=WorkerTiming(
                     batch_wait_ms=answer.batch_wait * 1000,
                     inference_ms=answer.inference * 1000,
@@ -128,7 +128,7 @@ def _report(queue: WorkerQueue, reports: list[Report]) -> None:
 
 
 def _progress(worker: str, report: Report) -> Progress:
-    preview = {name: Array.of(values) for name, values in report.preview.items()}
+    preview = {name: Array.from_numpy(values) for name, values in report.preview.items()}
     return Progress(id=report.job.job.id, worker=worker, done=report.done, total=report.total, unit=report.unit, preview=preview)
 
 
@@ -159,7 +159,7 @@ def _count_outputs(metrics: WorkerMetrics, answer: JobOutputs) -> None:
         metrics.levels.labels(*labels).inc(int(outputs["levels"]))
         metrics.points.labels(*labels).inc(int(outputs["points"]))
     if "counts" in outputs:
-        for counter, count in zip(metrics.watched, outputs["counts"].tolist(), strict=True):
+        for counter, count in zip(metrics.video_counters, outputs["counts"].tolist(), strict=True):
             counter.labels(*labels).inc(count)
         for stage, seconds in zip(STAGES, outputs["stages"].tolist(), strict=True):
             metrics.watched_stages.labels(*labels, stage).inc(seconds)
@@ -168,16 +168,16 @@ def _count_outputs(metrics: WorkerMetrics, answer: JobOutputs) -> None:
         metrics.decoded_frames.labels(*labels).inc(decoded)
         metrics.watched_stages.labels(*labels, "decode").inc(waited)
         metrics.watched_seconds.labels(*labels).inc(video)
-        metrics.heard_seconds.labels(*labels).inc(sound)
+        metrics.sound_seconds.labels(*labels).inc(sound)
 
 
 @cache
-def _metrics_of(metrics: WorkerMetrics, bundle: str) -> tuple[Counter, Observations, Observations, Observations]:
+def _metrics_of(metrics: WorkerMetrics, bundle: str) -> tuple[Counter, BufferedHistogram, BufferedHistogram, BufferedHistogram]:
     """Those of one bundle: finding them by their labels costs more than counting."""
     labels = bundle.split("@")
     return (
         metrics.batches.labels(*labels),
-        metrics.notes.of(Observations(metrics.batch_size.labels(*labels))),
-        metrics.notes.of(Observations(metrics.inference.labels(*labels))),
-        metrics.notes.of(Observations(metrics.batch_wait.labels(*labels))),
+        metrics.notes.add(BufferedHistogram(metrics.batch_size.labels(*labels))),
+        metrics.notes.add(BufferedHistogram(metrics.inference.labels(*labels))),
+        metrics.notes.add(BufferedHistogram(metrics.batch_wait.labels(*labels))),
     )

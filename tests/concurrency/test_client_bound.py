@@ -91,6 +91,6 @@ def test_over_names_the_bound() -> None:
     bound.take("one", 2)
     assert (bound.over("one", 1), bound.over("two", 2), bound.over("two", 3), bound.over("", 3)) == ("each", "", "each", "total")
     bound.take("", 1)
-    assert (bound.held("one"), bound.held(), bound.greediest(), bound.over("two", 2)) == (2, 3, ("one", 2), "total")
+    assert (bound.amount("one"), bound.amount(), bound.greediest(), bound.over("two", 2)) == (2, 3, ("one", 2), "total")
     bound.give("one", 2)
-    assert (bound.held("one"), list(bound), bound.greediest()) == (0, [""], ("", 0))
+    assert (bound.amount("one"), list(bound), bound.greediest()) == (0, [""], ("", 0))

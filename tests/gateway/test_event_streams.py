@@ -207,7 +207,7 @@ async def test_previews_are_what_the_task_makes_of_them() -> None:
 
 
 def arrays_of(arrays: dict[str, np.ndarray]) -> dict[str, Array]:
-    return {name: Array.of(array) for name, array in arrays.items()}
+    return {name: Array.from_numpy(array) for name, array in arrays.items()}
 
 
 def test_a_large_reply_arrives_in_pieces(valkey: PrivateValkey) -> None:

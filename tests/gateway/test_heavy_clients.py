@@ -13,7 +13,7 @@ import pytest
 
 from server.gateway import fair_executor as turns_module
 from server.gateway.fair_executor import FairExecutor, HeavyClients
-from server.processes.os_process import LOW
+from server.processes.os_process import LOW_PRIORITY_NICE
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ async def test_only_client_with_long_work_gets_low_priority_threads(turns: FairE
     assert await turns.run("much", priority) == before
     await turns.run("much", lambda: busy(0.15))
     await turns.run("little", lambda: busy(0.02))
-    assert await turns.run("much", priority) == before + LOW
+    assert await turns.run("much", priority) == before + LOW_PRIORITY_NICE
     assert await turns.run("little", priority) == before
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
@@ -60,7 +60,7 @@ async def test_long_call_goes_low_priority_and_thread_is_not_reused(turns: FairE
         long.append(priority())
 
     await turns.run("much", work)
-    assert long == [before + LOW]
+    assert long == [before + LOW_PRIORITY_NICE]
     assert [await turns.run(f"little {number}", priority) for number in range(8)] == [before] * 8
 
 

@@ -157,7 +157,7 @@ def test_a_worker_of_steps_tells_how_far_it_is(valkey: PrivateValkey) -> None:
         held.wait_for_batch()
         [delivery] = worker.running
         for done in (0, 2, 0, 1):
-            preview = {"x": Array.of(np.zeros(3))} if done == 2 else {}
+            preview = {"x": Array.from_numpy(np.zeros(3))} if done == 2 else {}
             report = Progress(id=delivery.job.id, worker="test", done=done, total=4, unit="steps", preview=preview)
             worker.queue.acks.progress([(delivery, report)])
         assert job(gateway, job_id)["progress"] == {"done": 1, "total": 4, "unit": "steps"}

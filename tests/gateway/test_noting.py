@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
-from server.telemetry.metrics import Amount, Observations
+from server.telemetry.metrics import BufferedCounter, BufferedHistogram
 
 VALUES = (0.05, 0.1, 0.2, 0.5, 0.7, 1.0, 3.0, 0.0)
 
@@ -27,7 +27,7 @@ class Metrics:
 
 def test_the_text_is_that_of_counting_at_once() -> None:
     at_once, later = Metrics(), Metrics()
-    requests, waiting, seconds = Amount(later.requests), Amount(later.waiting), Observations(later.seconds)
+    requests, waiting, seconds = BufferedCounter(later.requests), BufferedCounter(later.waiting), BufferedHistogram(later.seconds)
     for _ in range(2):
         for value in VALUES:
             at_once.requests.inc(3)
@@ -37,5 +37,5 @@ def test_the_text_is_that_of_counting_at_once() -> None:
             waiting.inc(1)
         at_once.waiting.inc(len(VALUES))
         for noted in (requests, waiting, seconds):
-            noted.give()
+            noted.flush()
         assert later.text() == at_once.text()

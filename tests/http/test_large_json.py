@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from server.http.json_outline import PIECE, Outline
-from server.json_scan import CHUNK, LONG, MOST_BESIDE, TooManyElements, check
+from server.json_scan import CHUNK, LONG, MAX_STRUCTURE_BYTES, TooManyElements, check
 
 
 def read(text: str) -> Any:
@@ -81,4 +81,4 @@ def test_long_strings_are_found_wherever_they_begin_and_end() -> None:
 def test_what_is_decoded_in_one_go_is_bounded() -> None:
     text = json.dumps("x" * (LONG - 1))
     with pytest.raises(TooManyElements, match="beside strings"):
-        check(f"[{','.join([text] * (MOST_BESIDE // LONG + 2))}]".encode())
+        check(f"[{','.join([text] * (MAX_STRUCTURE_BYTES // LONG + 2))}]".encode())

@@ -25,7 +25,7 @@ def black(job: QueuedJob) -> Reply:
     filled = np.where(job.arrays["missing"].to_numpy()[..., np.newaxis] > 0, 0, job.arrays["pixels"].to_numpy()).astype(np.uint8)
     returned = {name: job.arrays[name] for name in ("box", *job.options["returned"])}
     timing = WorkerTiming(batch_wait_ms=1.0, inference_ms=1.0, worker_ms=3.0, batch_size=1)
-    return Reply(id=job.id, worker="test", arrays={"filled": Array.of(filled[np.newaxis]), **returned}, timing=timing)
+    return Reply(id=job.id, worker="test", arrays={"filled": Array.from_numpy(filled[np.newaxis]), **returned}, timing=timing)
 
 
 def test_files_are_sent_only_if_presented_elsewhere(tmp_path: Path) -> None:

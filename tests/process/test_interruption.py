@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from server.concurrency.cancellation import Interruption, Limit, Ticks
+from server.concurrency.cancellation import AsyncCancelScope, Deadline, TimerWheel
 
 
 class Reason(Exception):
@@ -19,35 +19,35 @@ class Reason(Exception):
 
 async def test_limit_ends_wait_when_due_and_not_before() -> None:
     began = time.monotonic()
-    with pytest.raises(TimeoutError), Limit(Ticks(), 0.1):
+    with pytest.raises(TimeoutError), Deadline(TimerWheel(), 0.1):
         await asyncio.sleep(60)
     assert time.monotonic() - began > 0.095
 
 
 async def test_limit_can_be_moved_and_costs_nothing_after_block() -> None:
-    ticks = Ticks()
-    with Limit(ticks, 0.01) as limit:
+    ticks = TimerWheel()
+    with Deadline(ticks, 0.01) as limit:
         limit.set(60)
         await asyncio.sleep(0.1)
-    with Limit(ticks, 0.01):
+    with Deadline(ticks, 0.01):
         pass
     await asyncio.sleep(0.1)
 
 
 async def test_limits_of_an_hour_leave_few_timers_behind() -> None:
-    ticks = Ticks()
+    ticks = TimerWheel()
     for _ in range(100):
-        with Limit(ticks, 3600):
+        with Deadline(ticks, 3600):
             await asyncio.sleep(0.001)
     assert len(ticks) < 50
 
 
 async def test_thousands_of_limits_end_each_its_own_task() -> None:
-    ticks = Ticks()
+    ticks = TimerWheel()
 
     async def wait(number: int) -> str:
         try:
-            with Limit(ticks, 0.02 + number % 7 * 0.01 if number % 2 else 60):
+            with Deadline(ticks, 0.02 + number % 7 * 0.01 if number % 2 else 60):
                 await asyncio.sleep(0.5)
         except TimeoutError:
             return "ended"
@@ -58,7 +58,7 @@ async def test_thousands_of_limits_end_each_its_own_task() -> None:
 
 
 async def test_reason_is_raised_at_the_wait_and_task_continues() -> None:
-    with pytest.raises(Reason), Interruption() as waiting:
+    with pytest.raises(Reason), AsyncCancelScope() as waiting:
         asyncio.get_running_loop().call_soon(waiting.end, Reason())
         await asyncio.sleep(60)
     await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def test_reason_is_raised_at_the_wait_and_task_continues() -> None:
 
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
     async def wait() -> None:
-        with Interruption() as waiting:
+        with AsyncCancelScope() as waiting:
             asyncio.get_running_loop().call_soon(waiting.end, Reason())
             await asyncio.sleep(60)
 
@@ -81,7 +81,7 @@ async def test_a_cancellation_from_elsewhere_stays_one() -> None:
 
 
 async def test_nothing_reaches_a_task_whose_block_has_ended() -> None:
-    with Interruption() as waiting:
+    with AsyncCancelScope() as waiting:
         pass
     waiting.end(Reason())
     await asyncio.sleep(0)
@@ -94,7 +94,7 @@ class Large:
 async def test_ended_block_frees_memory_without_garbage_collection() -> None:
     held: list[weakref.ref[Large]] = []
 
-    async def waits(waiting: Interruption) -> None:
+    async def waits(waiting: AsyncCancelScope) -> None:
         large = Large()
         held.append(weakref.ref(large))
         with waiting:
@@ -102,7 +102,7 @@ async def test_ended_block_frees_memory_without_garbage_collection() -> None:
 
     gc.disable()
     try:
-        for waiting in (Limit(Ticks(), 0.01), Interruption()):
+        for waiting in (Deadline(TimerWheel(), 0.01), AsyncCancelScope()):
             task = asyncio.create_task(waits(waiting))
             await asyncio.sleep(0)
             waiting.end(Reason())

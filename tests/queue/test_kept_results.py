@@ -75,7 +75,7 @@ async def test_a_result_that_goes_while_it_is_read_is_gone(us: Dispatcher, worke
     reply = stored(db, worker, delivery)
     worker.acks.finish([(delivery, reply)])
     key = f"result:{record}-0:arrays"
-    db.set(key, msgspec.msgpack.encode({"x": Array.of(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
+    db.set(key, msgspec.msgpack.encode({"x": Array.from_numpy(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
     assert await us.records.replies(await read(us, record)) is None
     db.delete(key)
     assert await us.records.replies(await read(us, record)) is None

@@ -78,7 +78,7 @@ async def test_a_dead_letter_holds_no_large_message(url: str, db: redis.Redis, w
 
 @pytest.mark.queue_line(2)
 async def test_large_output_is_answered_by_redis_without_memory(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
-    output = {"y": Array.of(np.arange(200_000, dtype=np.float32))}
+    output = {"y": Array.from_numpy(np.arange(200_000, dtype=np.float32))}
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 1)]))
         [taken] = await pulled(worker)
@@ -94,7 +94,7 @@ async def test_large_output_is_answered_by_redis_without_memory(url: str, db: re
 
 
 async def test_a_large_output_is_written_in_pieces(url: str, worker: WorkerQueue) -> None:
-    output = Array.of(np.random.default_rng(1).integers(0, 256, LARGE, np.uint8))
+    output = Array.from_numpy(np.random.default_rng(1).integers(0, 256, LARGE, np.uint8))
     with redis_at(url) as raw:
         raw.set("gw:us", "")
         delivery = await delivered(url, worker, "us")
@@ -106,7 +106,7 @@ async def test_a_large_output_is_written_in_pieces(url: str, worker: WorkerQueue
 
 
 async def test_a_large_output_arrives(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
-    output = {"y": Array.of(np.random.default_rng(2).integers(0, 256, LARGE, np.uint8))}
+    output = {"y": Array.from_numpy(np.random.default_rng(2).integers(0, 256, LARGE, np.uint8))}
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 1)]))
         [delivery] = await pulled(worker)
@@ -120,7 +120,7 @@ async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redi
     with redis_at(url) as raw:
         raw.set("gw:us", "")
         delivery = await delivered(url, worker, "us")
-        output = {"y": Array.of(np.zeros(LARGE, np.uint8))}
+        output = {"y": Array.from_numpy(np.zeros(LARGE, np.uint8))}
         replies = [Reply(id=delivery.job.id, worker=worker.id, arrays=output) for _ in range(2)]
         assert [worker.acks.finish([(delivery, reply)]) for reply in replies] == [[True], [False]]
         assert len(list(raw.scan_iter("out:*"))) == 1

@@ -59,7 +59,7 @@ async def admit(
                 bundle=BUNDLE,
                 digest=DIGEST,
                 bucket="",
-                arrays={name: Array.of(np.asarray(array)) for name, array in given.items()},
+                arrays={name: Array.from_numpy(np.asarray(array)) for name, array in given.items()},
                 options={},
                 deadline_ms=deadline,
                 gateway="",
@@ -144,7 +144,7 @@ async def test_only_latest_preview_is_kept_and_none_with_answer(us: Dispatcher, 
     record = await admit(us)
     delivery = await take(worker)
     for done in range(3):
-        shown = {"picture": Array.of(np.zeros(done + 1))}
+        shown = {"picture": Array.from_numpy(np.zeros(done + 1))}
         worker.acks.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=done, total=9, unit="steps", preview=shown))])
     [happened] = await us.records.events([(record, 0)])
     assert [event.name for event in happened.events] == ["queued", "started", "progress", "progress", "progress", "preview"]

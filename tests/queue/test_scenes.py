@@ -19,7 +19,7 @@ ONE, OTHER = KEYSPACE.digits + "1" * 32, KEYSPACE.digits + "2" * 32
 
 def scene(nbytes: int = 3 * PIECE_BYTES + 99, seed: int = 0) -> Scene:
     latent = np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
-    return Scene(task="reconstruct", digest=DIGEST, arrays={"latent": Array.of(latent)})
+    return Scene(task="reconstruct", digest=DIGEST, arrays={"latent": Array.from_numpy(latent)})
 
 
 async def test_a_large_scene_is_read_by_another_gateway_and_counted(url: str, db: redis.Redis) -> None:

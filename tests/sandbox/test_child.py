@@ -16,7 +16,7 @@ import pytest
 
 from models.processes.confined_process import CancelScope, ConfinedProcess
 from server.gateway.fair_executor import FairExecutor
-from server.processes.sandbox_process import Sandbox, WorkFailed
+from server.processes.sandbox_process import Sandbox, SandboxError
 from tests.support.processes import alive, takes_work
 from tests.support.waiting import eventually, eventually_async
 
@@ -57,7 +57,7 @@ def test_a_child_is_used_again_hundreds_of_times(sandbox: Sandbox) -> None:
     ],
 )
 def test_what_fails_costs_one_call(sandbox: Sandbox, message: bytes, reason: str) -> None:
-    with pytest.raises(WorkFailed, match=reason):
+    with pytest.raises(SandboxError, match=reason):
         sandbox.run(message)
     assert sandbox.run(b"next").endswith(b" next")
 
@@ -76,7 +76,7 @@ def test_work_that_takes_too_long_is_ended() -> None:
     hurried.run(b"start")
     pid = hurried.pid
     assert pid is not None
-    with pytest.raises(WorkFailed, match=r"it took longer than 5 s"):
+    with pytest.raises(SandboxError, match=r"it took longer than 5 s"):
         hurried.run(b"sleep")
     assert hurried.pid is None and not alive(pid)
 
@@ -114,7 +114,7 @@ async def test_closing_ends_the_child_in_the_middle_of_its_work(sandbox: Sandbox
     await eventually_async(busy, "the child is at work")
     await asyncio.to_thread(sandbox.close)
     assert not alive(pid)
-    with pytest.raises(WorkFailed, match="died of SIGKILL"):
+    with pytest.raises(SandboxError, match="died of SIGKILL"):
         await call
 
 

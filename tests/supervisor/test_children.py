@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from server.processes.supervisor_protocol import STUCK, Reason
+from server.processes.supervisor_protocol import STUCK, ExitReason
 from server.settings import Settings
-from server.supervisor.child_processes import FIRST_PAUSE, LONGEST_PAUSE, Child, Death
+from server.supervisor.child_processes import FIRST_BACKOFF_S, MAX_BACKOFF_S, Child, ProcessExit
 from tests.support.waiting import eventually
 
 
@@ -20,8 +20,8 @@ def child(code: str, kind: str = "worker") -> Child:
     return Child(kind, [sys.executable, "-c", code], os.environ)
 
 
-def reaped(process: Child) -> Death:
-    found: list[Death] = []
+def reaped(process: Child) -> ProcessExit:
+    found: list[ProcessExit] = []
     eventually(lambda: found.append(death) if (death := process.reap()) else found, "the child has ended")
     return found[0]
 
@@ -32,8 +32,8 @@ def test_a_child_that_served_is_restarted_at_once() -> None:
     process.ready = True
     pid = process.pid
     process.signal(signal.SIGKILL)
-    assert reaped(process) == Death(pid, Reason.CRASHED)
-    assert process.due
+    assert reaped(process) == ProcessExit(pid, ExitReason.CRASHED)
+    assert process.is_due
 
 
 def test_deaths_before_ready_make_the_pause_double_up_to_a_bound() -> None:
@@ -42,13 +42,13 @@ def test_deaths_before_ready_make_the_pause_double_up_to_a_bound() -> None:
     for _ in range(6):
         process.start()
         reaped(process)
-        pauses.append(process.pause.seconds)
-        assert not process.due
+        pauses.append(process.backoff.seconds)
+        assert not process.is_due
     assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
 
 
 def test_longest_pause_is_below_wait_of_requests_for_worker() -> None:
-    assert Settings().worker_grace >= 5 * LONGEST_PAUSE
+    assert Settings().worker_grace >= 5 * MAX_BACKOFF_S
 
 
 def test_a_program_that_cannot_be_executed_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_a_program_that_cannot_be_executed_is_tried_again_later(monkeypatch: pyt
     with monkeypatch.context() as full:
         full.setattr(subprocess, "Popen", no_room)
         process.start()
-    assert (process.pid, process.pause.seconds, process.due) == (0, FIRST_PAUSE, False)
+    assert (process.pid, process.backoff.seconds, process.is_due) == (0, FIRST_BACKOFF_S, False)
     process.start()
     assert process.pid
     reaped(process)
@@ -72,11 +72,11 @@ def test_having_served_forgives_earlier_deaths() -> None:
         process.start()
         process.ready = ready
         reaped(process)
-    assert process.due
+    assert process.is_due
 
 
-@pytest.mark.parametrize(("code", "reason"), [(3, Reason.EXITED), (STUCK, Reason.HUNG)])
-def test_an_exit_code_tells_why_it_ended(code: int, reason: Reason) -> None:
+@pytest.mark.parametrize(("code", "reason"), [(3, ExitReason.EXITED), (STUCK, ExitReason.HUNG)])
+def test_an_exit_code_tells_why_it_ended(code: int, reason: ExitReason) -> None:
     process = child(f"raise SystemExit({code})")
     process.start()
     assert reaped(process).reason == reason
@@ -86,7 +86,7 @@ def test_what_was_killed_because_it_hung_is_no_crash() -> None:
     process = child("import time; time.sleep(60)")
     process.start()
     process.kill_hung()
-    assert reaped(process).reason == Reason.HUNG
+    assert reaped(process).reason == ExitReason.HUNG
 
 
 def test_a_child_has_a_process_group_of_its_own(tmp_path: Path) -> None:

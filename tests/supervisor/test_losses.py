@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from server.processes.supervisor_protocol import LOADING, REFUSED
+from server.processes.supervisor_protocol import LOADING_FILE_VARIABLE, REFUSED_BUNDLES_VARIABLE
 from server.supervisor import load_crashes
-from server.supervisor.load_crashes import Losses
+from server.supervisor.load_crashes import LoadCrashTracker
 from tests.support.bundles.vit import write_null, write_tiny_vit
 from tests.support.images import picture
 from tests.support.serve_process import serve
@@ -46,15 +46,15 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return kills
 
 
-def die(of: Losses, worker: int, content: str, status: int) -> str:
+def die(of: LoadCrashTracker, worker: int, content: str, status: int) -> str:
     """What the next worker is told not to load."""
-    Path(of.environment(worker)[LOADING]).write_text(content)
-    of.died(worker, status)
-    return of.environment(worker)[REFUSED]
+    Path(of.environment(worker)[LOADING_FILE_VARIABLE]).write_text(content)
+    of.record_exit(worker, status)
+    return of.environment(worker)[REFUSED_BUNDLES_VARIABLE]
 
 
 def test_two_deaths_are_counted_whichever_workers_died(tmp_path: Path, counted: list[int]) -> None:
-    of = Losses(tmp_path)
+    of = LoadCrashTracker(tmp_path)
     assert die(of, 0, "one@1:abc:1", -signal.SIGSEGV) == ""
     assert die(of, 0, "", -signal.SIGSEGV) == "", "it loaded nothing"
     assert die(of, 0, "one@1:abc:2", 1) == "", "its files had changed"
@@ -62,7 +62,7 @@ def test_two_deaths_are_counted_whichever_workers_died(tmp_path: Path, counted: 
 
 
 def test_external_kill_blames_no_bundle_unless_memory_ran_out(tmp_path: Path, counted: list[int]) -> None:
-    of = Losses(tmp_path)
+    of = LoadCrashTracker(tmp_path)
     for _ in range(3):
         assert die(of, 0, "one@1:abc:1", -signal.SIGKILL) == ""
     for kills in (1, 2):

@@ -13,7 +13,7 @@ import pytest
 
 from server.queue.connect import connect
 from server.supervisor import private_valkey
-from server.supervisor.private_valkey import NoValkey, PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey, ValkeyUnavailable
 from tests.support.processes import alive
 from tests.support.waiting import eventually
 
@@ -60,7 +60,7 @@ def test_it_starts_again_under_the_same_url_and_leaves_no_folder() -> None:
 def test_without_any_server_the_operator_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(private_valkey.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(NoValkey, match=r"apt install valkey-server.*OPSIN_REDIS_URL"):
+    with pytest.raises(ValkeyUnavailable, match=r"apt install valkey-server.*OPSIN_REDIS_URL"):
         PrivateValkey().start()
 
 
@@ -76,5 +76,5 @@ def test_a_server_that_does_not_start_is_quoted(monkeypatch: pytest.MonkeyPatch,
     broken.write_text("#!/bin/sh\necho 'Fatal: no luck today' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(NoValkey, match="no luck today"):
+    with pytest.raises(ValkeyUnavailable, match="no luck today"):
         PrivateValkey().start()

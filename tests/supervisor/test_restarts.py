@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.supervisor.child_processes import copies_serve
+from server.supervisor.child_processes import can_fork_workers
 from tests.support.bundles.vit import write_null, write_tiny_vit
 from tests.support.images import picture
 from tests.support.serve_process import Service, serve
@@ -148,7 +148,7 @@ def test_death_of_template_ends_copies_and_executes_worker(service: Service) -> 
     [executed] = service.children("worker")
     assert executed != worker and psutil.Process(executed).ppid() == service.process.pid
     new = eventually(lambda: service.children("template"), "there is a new template")[0]
-    eventually(lambda: service.events("template stands")[1:], "it stands")
+    eventually(lambda: service.events("template ready")[1:], "it is ready")
     kill(executed)
     assert service.classify(picture(1)).status_code == 200
     [copy] = service.children("worker")
@@ -163,9 +163,9 @@ def test_nothing_is_left_where_the_supervisor_is_killed(service: Service) -> Non
 
 
 def test_a_gpu_is_no_part_of_a_copy() -> None:
-    assert copies_serve("cpu")
-    assert not copies_serve("cuda")
-    assert not copies_serve("cuda:1")
+    assert can_fork_workers("cpu")
+    assert not can_fork_workers("cuda")
+    assert not can_fork_workers("cuda:1")
 
 
 def kill_the_worker(service: Service) -> None:

@@ -172,14 +172,14 @@ def test_stop_finishes_begun_work_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_refused_and_missing_bundles_are_named_when_ready(told: Service) -> None:
-    names = "bundles tiny@1; refused: torn@1; not there: tinny, the default for classify\n"
+    names = "bundles tiny@1; refused: torn@1; not found: tinny, the default for classify\n"
     assert [line for line in told.lines if line.endswith(names)]
 
 
 def test_an_empty_folder_is_served_with_a_warning_what_to_do(tmp_path: Path, queue: PrivateValkey) -> None:
     with serve(tmp_path, "--redis", queue.url, copied=True, key_prefix="none:") as running:
         assert running.get("/health/ready").status_code == 200
-        assert [line for line in running.lines if line.endswith(f"bundles none in {tmp_path}, where they lie in folders NAME/VERSION\n")]
+        assert [line for line in running.lines if line.endswith(f"bundles none in {tmp_path}, where they are in folders NAME/VERSION\n")]
         [warning] = [json.loads(line) for line in running.lines if "no bundle to serve" in line]
         assert (warning["level"], warning["process"]) == ("warning", "worker")
         assert f"`opsin import CHECKPOINT -o {tmp_path}/NAME`" in warning["event"] and f"--bundles {ROOT / 'bundles'}" in warning["event"]

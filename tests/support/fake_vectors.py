@@ -71,7 +71,7 @@ def answer(job: QueuedJob) -> Reply:
     return Reply(
         id=job.id,
         worker="test",
-        arrays={name: Array.of(array) for name, array in arrays.items()},
+        arrays={name: Array.from_numpy(array) for name, array in arrays.items()},
         timing=WorkerTiming(batch_wait_ms=0.5, inference_ms=1.5, worker_ms=2.0, batch_size=1),
     )
 

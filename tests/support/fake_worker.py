@@ -71,7 +71,7 @@ def answer(job: QueuedJob, batch_size: int = 1) -> Reply:
     return Reply(
         id=job.id,
         worker="test",
-        arrays={"logits": Array.of(logits), "tokens": Array.of(tokens)},
+        arrays={"logits": Array.from_numpy(logits), "tokens": Array.from_numpy(tokens)},
         timing=WorkerTiming(batch_wait_ms=0.5, inference_ms=1.5, worker_ms=2.0, batch_size=batch_size),
     )
 
@@ -85,7 +85,7 @@ def answer_at_length(job: QueuedJob) -> Reply:
     few = reply.arrays["logits"].to_numpy()
     logits = np.full(MANY_LABELS, few.min() - 1, np.float32)
     logits[:CLASSES] = few
-    return msgspec.structs.replace(reply, arrays=reply.arrays | {"logits": Array.of(logits)})
+    return msgspec.structs.replace(reply, arrays=reply.arrays | {"logits": Array.from_numpy(logits)})
 
 
 class Held:

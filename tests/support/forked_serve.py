@@ -14,12 +14,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
-from server.processes.os_process import tied_to_parent
-from server.processes.supervisor_protocol import Order
+from server.processes.os_process import die_with_parent
+from server.processes.supervisor_protocol import SpawnOrder
 from server.supervisor import child_processes
 from server.worker.fork_server import become, show
 
-TIE = len(tied_to_parent([]))
+TIE = len(die_with_parent([]))
 """Words before a command that dies with its parent."""
 
 
@@ -31,7 +31,7 @@ class Copied:
         parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
-            _run(Order(list(command[TIE:]), dict(env)), parent, pass_fds)
+            _run(SpawnOrder(list(command[TIE:]), dict(env)), parent, pass_fds)
 
     def poll(self, options: int = os.WNOHANG) -> int | None:
         if self._status is None:
@@ -47,7 +47,7 @@ class Copied:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _run(order: Order, parent: int, kept: Sequence[int]) -> None:
+def _run(order: SpawnOrder, parent: int, kept: Sequence[int]) -> None:
     """Be the command to its end, with these file descriptors and no others."""
     code: object = 1
     try:

@@ -23,8 +23,8 @@ from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.keys import Keyspace
 from server.queue.messages import Priority, QueuedJob, Reply, WorkerInfo
 from server.settings import Settings
-from server.supervisor.child_processes import Death
-from server.supervisor.liveness import Sightings
+from server.supervisor.child_processes import ProcessExit
+from server.supervisor.liveness import LivenessMonitor
 from tests.support.forked_program import Forked
 from tests.support.gateway_process import Gateway, gateway_process, summed
 from tests.support.redis import PartitionRedis, private_valkey
@@ -50,8 +50,8 @@ def worker_process(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_
 def bury(url: str, worker: Forked) -> None:
     """Kill a worker, and let others take its jobs at once, as the supervisor does, instead of when its key expires."""
     worker.kill()
-    sightings = Sightings(url, Keyspace())
-    sightings.bury_worker(Death(worker.pid, "crashed", worker.wait()))
+    sightings = LivenessMonitor(url, Keyspace())
+    sightings.withdraw_worker(ProcessExit(worker.pid, "crashed", worker.wait()))
     sightings.start()
     try:
         with PartitionRedis.from_url(url) as client:
@@ -105,7 +105,7 @@ class GatewayEnd:
             bundle=bundle,
             digest=digest or self._digests[bundle],
             bucket=bucket,
-            arrays={"pixels": Array.of(pixels)},
+            arrays={"pixels": Array.from_numpy(pixels)},
             priority=priority,
             deadline_ms=int((time.time() + seconds) * 1000),
             gateway=self.dispatcher.id,

@@ -21,7 +21,7 @@ import pytest
 import redis
 
 from server.arrays import Array
-from server.processes.os_process import tied_to_parent
+from server.processes.os_process import die_with_parent
 from server.queue import keys
 from server.queue.errors import RedisAway, Refused
 from server.queue.gateway.dispatcher import Dispatcher, DispatcherTimings
@@ -148,7 +148,7 @@ async def a_job(
         bundle=bundle,
         digest=digest,
         bucket="",
-        arrays={"x": Array.of(np.array(value)), **{name: Array.of(np.asarray(array)) for name, array in arrays.items()}},
+        arrays={"x": Array.from_numpy(np.array(value)), **{name: Array.from_numpy(np.asarray(array)) for name, array in arrays.items()}},
         options={},
         priority=priority,
         deadline_ms=int(dispatcher.link.now_ms() + seconds * 1000),
@@ -262,7 +262,7 @@ class Server:
     def start(self) -> None:
         self.folder.mkdir(exist_ok=True)
         command = [find_server(), *self._options, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        self.process = subprocess.Popen(tied_to_parent(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(die_with_parent(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         eventually(lambda: answers(self.port) or self.process.poll() is not None, "the server answers")
         assert self.process.poll() is None, "the server does not start"
 
@@ -343,7 +343,7 @@ def delivery(
         bundle=bundle,
         digest="0" * 64,
         bucket=bucket,
-        arrays={} if pixels is None else {"pixels": Array.of(np.asarray(pixels))},
+        arrays={} if pixels is None else {"pixels": Array.from_numpy(np.asarray(pixels))},
         options={"merge": list(merge)},
         priority=priority,
         deadline_ms=2**50,

@@ -167,7 +167,7 @@ def test_files_that_no_model_reads_come_back_with_each_answer(tiny: OneShot) -> 
     """They may differ in length, which no batch of them could."""
     jobs = pictures(2)
     for length, job in enumerate(jobs, start=5):
-        job.job.arrays["file"] = Array.of(np.arange(length, dtype=np.uint8))
+        job.job.arrays["file"] = Array.from_numpy(np.arange(length, dtype=np.uint8))
         job.job.options.update(unread=["file"], returned=["file"])
     [batch] = tiny.run(jobs)
     assert isinstance(batch, Computed)

@@ -39,7 +39,7 @@ def job(number: int, choice: int, seed: int = 0, **of_job: Any) -> Delivery:
 
 def with_file(made: Delivery) -> Delivery:
     """Beside its arrays the job brings a file that no model reads, and wants it back."""
-    arrays = {**made.job.arrays, "file": Array.of(np.arange(10_000, dtype=np.uint8))}
+    arrays = {**made.job.arrays, "file": Array.from_numpy(np.arange(10_000, dtype=np.uint8))}
     return replace(made, job=msgspec.structs.replace(made.job, arrays=arrays, options={**made.job.options, **SENT_BACK}))
 
 

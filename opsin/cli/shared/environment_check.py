@@ -14,13 +14,18 @@ NON_SETTING_VARIABLES = ("OPSIN_CONFIG", "OPSIN_URL", "OPSIN_API_KEY")
 def check_variables(process: str, log_level: str) -> None:
     """Log a warning for unknown variables. Raises UsageError for those that may have been meant to name the API keys."""
     from server.gateway.auth.key_file import PREFIX
-    from server.processes.supervisor_protocol import LOADING, REFUSED, RESTARTS
+    from server.processes.supervisor_protocol import LOADING_FILE_VARIABLE, REFUSED_BUNDLES_VARIABLE, RESTARTS_VARIABLE
     from server.settings import Settings
     from server.telemetry import logs
 
-    if RESTARTS in os.environ:  # the supervisor has checked them
+    if RESTARTS_VARIABLE in os.environ:  # the supervisor has checked them
         return
-    setting_names = {*NON_SETTING_VARIABLES, LOADING, REFUSED, *(f"OPSIN_{name.upper()}" for name in Settings.model_fields)}
+    setting_names = {
+        *NON_SETTING_VARIABLES,
+        LOADING_FILE_VARIABLE,
+        REFUSED_BUNDLES_VARIABLE,
+        *(f"OPSIN_{name.upper()}" for name in Settings.model_fields),
+    }
     maps = {f"OPSIN_{name.upper()}" for name, field in Settings.model_fields.items() if get_origin(field.annotation) is dict}
     names = [name for name in sorted(os.environ) if name.upper().startswith("OPSIN_")]
     unknown = [name for name in names if name.upper() not in setting_names and name.upper().partition("__")[0] not in maps]

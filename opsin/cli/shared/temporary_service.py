@@ -30,7 +30,7 @@ def temporary_service(
     The service does not outlive this process, even if that is killed. environment: the service's; None for the user's.
     python, folder: the interpreter and working folder of another checkout's service. Raises CommandError.
     """
-    from server.processes.os_process import tied_to_parent
+    from server.processes.os_process import die_with_parent
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -43,7 +43,7 @@ def temporary_service(
     with tempfile.TemporaryFile("w+") as log:
         # in a separate session, so that Ctrl-C does not reach it and this process can stop it gracefully
         process = subprocess.Popen(
-            tied_to_parent(command),
+            die_with_parent(command),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -14,7 +14,7 @@ from server.http.problems import Kind, Problem
 from server.queue.errors import RedisAway
 from server.queue.gateway.fleet import Fleet, FleetReader
 from server.queue.messages import UNLOADED, ServedBundle, WorkerInfo
-from server.quoting import QUOTED, quoted
+from server.quote import MAX_QUOTED_CHARS, quote
 from server.settings import Settings
 from server.tasks import capabilities, registry
 from server.tasks.capabilities import SelectsBundles
@@ -157,13 +157,13 @@ class Directory:
         if refused := named_unreadable(fleet, wanted):
             return unavailable(*refused)
         if task is None:
-            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known: {known}", "model")
+            return Problem(Kind.UNKNOWN_MODEL, f"{quote(wanted)} is not served; known: {known}", "model")
         other, route = newest(fleet, named(fleet.specs.values(), wanted)), route_of(REQUEST_KINDS[task].task)
         if other is not None and not serves(task, other):
             why = refusal(fleet, other)
             what = f"is unavailable: {why}" if why else f"is for {other.route or other.task}"
-            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} {what}; known for {route}: {known}", "model")
-        return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {route}: {known}", "model")
+            return Problem(Kind.UNKNOWN_MODEL, f"{quote(wanted)} {what}; known for {route}: {known}", "model")
+        return Problem(Kind.UNKNOWN_MODEL, f"{quote(wanted)} is not served; known for {route}: {known}", "model")
 
 
 def _no_default(fleet: Fleet, task: str) -> Problem:
@@ -355,7 +355,9 @@ def _one_has_yet_to_read(fleet: Fleet) -> bool:
 
 def unloaded(model: str) -> Problem:
     name = model.partition("@")[0]
-    return Problem(Kind.UNKNOWN_MODEL, f"{quoted(name)} is unloaded; POST /v2/repository/models/{name[:QUOTED]}/load loads it", "model")
+    return Problem(
+        Kind.UNKNOWN_MODEL, f"{quote(name)} is unloaded; POST /v2/repository/models/{name[:MAX_QUOTED_CHARS]}/load loads it", "model"
+    )
 
 
 def newest(fleet: Fleet, versions: list[BundleSpec]) -> BundleSpec | None:

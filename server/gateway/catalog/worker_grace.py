@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from models.bundle import BundleSpec
-from server.concurrency.cancellation import Interruption
+from server.concurrency.cancellation import AsyncCancelScope
 from server.gateway.catalog.model_directory import Directory, no_worker, ready_bundles, serving, unavailable
 from server.queue.errors import RedisAway
 from server.queue.gateway.fleet import Fleet
@@ -32,7 +32,7 @@ class Desertion:
         self._directory = directory
         self._waiting: set[_Waiting] = set()
 
-    def watched(self, spec: BundleSpec, interruption: Interruption) -> _Waiting:
+    def watched(self, spec: BundleSpec, interruption: AsyncCancelScope) -> _Waiting:
         """`with` it, while a request waits for an answer."""
         return _Waiting(self._waiting, spec, interruption)
 
@@ -76,7 +76,7 @@ class _Waiting:
 
     together: set[_Waiting]
     spec: BundleSpec
-    interruption: Interruption
+    interruption: AsyncCancelScope
     since: float = field(default_factory=time.monotonic)
     """From when on the bundle had no worker, as far as this request saw."""
 

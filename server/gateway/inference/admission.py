@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from models.bundle import BundleSpec
-from server.concurrency.cancellation import Limit, Ticks, without_frames
+from server.concurrency.cancellation import Deadline, TimerWheel, strip_tracebacks
 from server.gateway.auth.key_file import ApiKey
 from server.gateway.inference.error_mapping import of_refused, redis_away
 from server.gateway.inference.webhook_headers import refuse_webhook
@@ -55,7 +55,7 @@ class Visit:
     request_id: str
     started: float
     """Seconds of `time.perf_counter()`."""
-    limit: Limit
+    limit: Deadline
     """The deadline. The visit also ends by it for other reasons: the client has left, no worker serves the bundle any more."""
     reservation: Reservation
     """Holds its place until the queue counts the jobs itself."""
@@ -139,7 +139,7 @@ class Visit:
 class Admission:
     """Lets requests in while there is room and the gateway is not about to end."""
 
-    def __init__(self, settings: Settings, reservations: Reservations, metrics: GatewayMetrics, ticks: Ticks) -> None:
+    def __init__(self, settings: Settings, reservations: Reservations, metrics: GatewayMetrics, ticks: TimerWheel) -> None:
         self._settings = settings
         self._reservations = reservations
         self._metrics = metrics
@@ -170,7 +170,7 @@ class Admission:
             head,
             state["request_id"],
             time.perf_counter(),
-            Limit(self._ticks, None),
+            Deadline(self._ticks, None),
             reservation,
             protocol,
             state["client"],
@@ -184,7 +184,7 @@ class Admission:
         self._visits.add(visit)
         self._idle.clear()
         self._metrics.in_flight.inc()
-        visit.limit.begin()
+        visit.limit.enter()
         if self.draining:
             raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
         length = visit.head.content_length or 0
@@ -211,12 +211,14 @@ class Admission:
                 outcome = _outcome(problem)
                 await self._refused(visit, problem)
             if problem is not None and problem is not happened:
-                raise problem from without_frames(happened)  # the queue's hold the future that told of it, which holds it
+                raise problem from strip_tracebacks(happened)  # the queue's hold the future that told of it, which holds it
             if happened is not error:
                 raise happened from None
         finally:
-            self._metrics.ended(visit.model, visit.version, visit.protocol, outcome).inc()
-            self._metrics.recent.ended(seconds, "" if visit.asynchronous or not visit.version else f"{visit.model}@{visit.version}")
+            self._metrics.request_counter(visit.model, visit.version, visit.protocol, outcome).inc()
+            self._metrics.history_counts.record_request(
+                seconds, "" if visit.asynchronous or not visit.version else f"{visit.model}@{visit.version}"
+            )
             self._metrics.in_flight.inc(-1)
             self._visits.discard(visit)
             if not self._visits:

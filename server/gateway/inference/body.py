@@ -22,7 +22,7 @@ from server.http.multipart import boundary_of
 from server.http.problems import Kind, Problem
 from server.http.requests import Head, iter_body, read_body
 from server.queue.gateway.reservations import Reservation
-from server.quoting import QUOTED
+from server.quote import MAX_QUOTED_CHARS
 from server.settings import Settings
 from server.tasks.base import Item, Task
 from server.tasks.capabilities import RecallsTexts
@@ -339,7 +339,7 @@ def decode_fields(outline: Outline, example: str) -> dict[str, msgspec.Raw]:
     if len(fields) < outline.fields:  # of a repeated one the decoder keeps the last
         pairs = json.loads(outline.json, object_pairs_hook=list, parse_int=str, strict=False)  # numbers may be of any length
         repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise Problem(Kind.INVALID_OPTION, "given twice", outline.name(repeated)[:QUOTED])
+        raise Problem(Kind.INVALID_OPTION, "given twice", outline.name(repeated)[:MAX_QUOTED_CHARS])
     return fields
 
 

@@ -44,7 +44,7 @@ def presenter() -> Sandbox:
 
 
 def request(task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec, media_type: str) -> bytes:
-    arrays = [{name: Array.of(array) for name, array in one.items()} for one in outputs]
+    arrays = [{name: Array.from_numpy(array) for name, array in one.items()} for one in outputs]
     return msgspec.msgpack.encode(Presentation(task.name, msgspec.msgpack.encode(plan), spec.to_bytes(), media_type, arrays))
 
 

@@ -22,7 +22,7 @@ from server.http.json_outline import BASE64_PIECE, to_base64
 from server.http.problems import Kind, Problem
 from server.media.limits import MediaError
 from server.media.memory_budget import MemoryBudget
-from server.processes.sandbox_process import WorkFailed
+from server.processes.sandbox_process import SandboxError
 from server.queue.gateway.scene_store import Scene, Scenes
 from server.tasks.base import JSON, Arrays, FileAnswer, Outputs, Task
 from server.tasks.capabilities import EchoesArrays, KeepsScenes, OffersTensors, PresentsElsewhere, is_presented_in_thread
@@ -109,7 +109,7 @@ class Presenting:
         assert isinstance(task, KeepsScenes)
         echoed = task.echoed_arrays if isinstance(task, EchoesArrays) else ()
         for one in outputs:
-            kept = {name: Array.of(one[name]) for name in task.kept_arrays if name in one}
+            kept = {name: Array.from_numpy(one[name]) for name in task.kept_arrays if name in one}
             there = len(kept) < len(task.kept_arrays) or await self._scenes.keep(
                 task.scene_of(planned.plan), Scene(task=task.name, digest=planned.spec.digest(), arrays=kept, key_name=key_name)
             )
@@ -125,7 +125,7 @@ class Presenting:
         message = await self._turns.run(client, partial(present_task.request, task, outputs, planned.plan, planned.spec, media_type))
         try:
             answer = await self._turns_apart.run(client, partial(self._presenter.run, message))
-        except WorkFailed as failure:
+        except SandboxError as failure:
             log.error("presenting failed", task=task.name, request_id=request_id, reason=str(failure))
             raise Problem(Kind.INTERNAL, f"the answer could not be made: {failure}") from failure
         return present_task.answer(task, answer)

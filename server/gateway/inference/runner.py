@@ -17,7 +17,7 @@ import msgspec
 
 from models.bundle import BundleSpec
 from server.arrays import Array
-from server.concurrency.cancellation import without_frames
+from server.concurrency.cancellation import strip_tracebacks
 from server.gateway.catalog.worker_grace import Desertion
 from server.gateway.fair_executor import FairExecutor
 from server.gateway.inference import error_mapping
@@ -286,7 +286,7 @@ class Inference:
         return self._dispatcher.fleet.latest.work_ms(asked.spec.id, steps, takes_long=takes_long)
 
     def _count(self, outputs: Sequence[Outputs], spec: BundleSpec, timing: Timing) -> None:
-        counted = self._metrics.of(spec)
+        counted = self._metrics.bundle(spec)
         counted.items.inc(len(outputs))
         counted.preprocess.observe(timing.prepare_ms / 1000)
         counted.queue_wait.observe(timing.queue_ms / 1000)
@@ -295,7 +295,7 @@ class Inference:
             total_in, total_out = (sum(column) for column in zip(*tokens, strict=True))
             counted.tokens_in.inc(total_in)
             counted.tokens_out.inc(total_out)
-            self._metrics.recent.tokens(total_in, total_out)
+            self._metrics.history_counts.tokens(total_in, total_out)
 
 
 def _turn(asked: Asked, ahead_ms: int) -> tuple[Priority, int]:
@@ -349,7 +349,7 @@ def _prepare(item: Item, asked: Asked, decoder: images.ImageDecoder, *, first: b
             return _packed([asked.task.prepare_first_stage(item, asked.plan, asked.spec, decoder)])
         jobs = asked.task.prepare(item, asked.plan, asked.spec, decoder)
     except (MediaError, InvalidOption) as error:
-        return without_frames(error)
+        return strip_tracebacks(error)
     return _packed(jobs)
 
 
@@ -374,7 +374,7 @@ def _is_small(item: Item, asked: Planned) -> bool:
 
 
 def _packed(jobs: Sequence[Arrays]) -> Prepared:
-    return [{name: Array.of(array) for name, array in arrays.items()} for arrays in jobs]
+    return [{name: Array.from_numpy(array) for name, array in arrays.items()} for arrays in jobs]
 
 
 def _good(result: Prepared | MediaError | InvalidOption, part: str, index: int, count: int) -> Prepared:

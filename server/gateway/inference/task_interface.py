@@ -13,7 +13,7 @@ from msgspec import Meta
 from models.bundle import BundleSpec
 from server.http.problems import Kind, Problem
 from server.queue.messages import Priority
-from server.quoting import QUOTED
+from server.quote import MAX_QUOTED_CHARS
 from server.tasks.base import RequestPart, Task
 from server.tasks.options import InvalidOption, Option, RequestOptions, option_rows
 
@@ -87,7 +87,9 @@ class TaskInterface:
 
     def unknown(self, name: str) -> Problem:
         parts = ", ".join(f"`{part}`" for part in self.parts)
-        return Problem(Kind.INVALID_OPTION, f"unknown; the parts are {parts}, the options are {', '.join(self.options)}", name[:QUOTED])
+        return Problem(
+            Kind.INVALID_OPTION, f"unknown; the parts are {parts}, the options are {', '.join(self.options)}", name[:MAX_QUOTED_CHARS]
+        )
 
     def read_query(self, query: bytes) -> dict[str, list[object]]:
         """The options in the URL. Raises Problem: 422 for a name that is none, 400 for what is not UTF-8."""

@@ -9,7 +9,7 @@ from server.http.problems import Kind, Problem
 from server.http.requests import RESPOND_ASYNC, Head
 from server.http.url_allowlist import NotAllowed, read
 from server.queue.record import LAST_EVENTS, STATES
-from server.quoting import quoted
+from server.quote import quote
 
 URL, EVENTS = "X-Webhook-URL", "X-Webhook-Events"
 ENDS = tuple(state for state in STATES if state in LAST_EVENTS)
@@ -40,7 +40,7 @@ def read_webhook(head: Head, hosts: Collection[tuple[str, int]]) -> Webhook:
     wanted = ENDS if events is None else [event.strip() for event in events.split(",")]
     for event in wanted:
         if event not in ENDS:
-            raise Problem(Kind.INVALID_OPTION, f"{quoted(event)}: use {', '.join(ENDS)}, separated by commas", EVENTS)
+            raise Problem(Kind.INVALID_OPTION, f"{quote(event)}: use {', '.join(ENDS)}, separated by commas", EVENTS)
     return Webhook(f"https://{remote.authority}{remote.target}", ",".join(wanted))  # as the queue tells hosts apart
 
 

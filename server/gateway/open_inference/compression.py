@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from server.gateway.open_inference.errors import invalid
 from server.http.problems import Kind, Problem
 from server.queue.gateway.reservations import Reservation
-from server.quoting import quoted
+from server.quote import quote
 
 InTurn = Callable[[int, Callable[[], bytes | None]], Awaitable[bytes | None]]
 """Calls a function on a body of so many bytes when its turn has come."""
@@ -41,7 +41,7 @@ def inflated_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[
     """
     encoding = _known(content_encoding)
     if encoding is None:
-        raise Problem(Kind.UNSUPPORTED_ENCODING, f"Content-Encoding {quoted(content_encoding)} is not supported")
+        raise Problem(Kind.UNSUPPORTED_ENCODING, f"Content-Encoding {quote(content_encoding)} is not supported")
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
     rest, size = body, 0
     while True:

@@ -13,7 +13,7 @@ from server.gateway.app_state import Gateway
 from server.gateway.catalog import model_directory
 from server.gateway.open_inference.tensors import InferRequest
 from server.http.problems import Kind, Problem
-from server.quoting import QUOTED, quoted
+from server.quote import MAX_QUOTED_CHARS, quote
 from server.tasks.base import RequestPart, Task, Tensor
 from server.tasks.capabilities import OffersTensors, accepted_parts
 from server.tasks.embedding.zero_shot import ZeroShotTask
@@ -76,7 +76,7 @@ def _listed(name: str, value: object) -> list[object]:
     except (msgspec.DecodeError, RecursionError):
         listed = None
     if not isinstance(listed, list):
-        raise InvalidOption(f"{name}s", f'{quoted(value)} must be a JSON array in a string, such as ["a dog", "a cat"]')
+        raise InvalidOption(f"{name}s", f'{quote(value)} must be a JSON array in a string, such as ["a dog", "a cat"]')
     return listed
 
 
@@ -97,7 +97,7 @@ async def find(here: Gateway, name: str, version: str | None) -> BundleSpec:
 
 
 def unknown(name: str, version: str | None) -> Problem:
-    which = f"'{name[:QUOTED]}'" if version is None else f"'{name[:QUOTED]}' version {version[:QUOTED]}"
+    which = f"'{name[:MAX_QUOTED_CHARS]}'" if version is None else f"'{name[:MAX_QUOTED_CHARS]}' version {version[:MAX_QUOTED_CHARS]}"
     return Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: {which} is not found")
 
 

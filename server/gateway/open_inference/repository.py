@@ -20,7 +20,7 @@ from server.http.problems import Kind, Problem
 from server.queue.gateway.dispatcher import DispatcherTimings
 from server.queue.gateway.fleet import Fleet, FleetReader
 from server.queue.messages import ServedBundle
-from server.quoting import QUOTED, quoted
+from server.quote import MAX_QUOTED_CHARS, quote
 from server.settings import Settings
 
 POLL = 0.1
@@ -39,7 +39,7 @@ def check_allowed(request: Request, settings: Settings) -> None:
     host = request.headers.get("host", "")
     for origin in request.headers.getlist("origin"):
         if not _is_same(origin, host):
-            raise Problem(Kind.MODEL_CONTROL, f"web pages of another origin ({quoted(origin)}) never may load or unload models")
+            raise Problem(Kind.MODEL_CONTROL, f"web pages of another origin ({quote(origin)}) never may load or unload models")
     if settings.model_control != "explicit":
         raise Problem(Kind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit")
     require("admin", request)
@@ -96,7 +96,7 @@ def _knows(fleet: Fleet, name: str) -> bool:
 
 
 def _quoted(name: str) -> str:
-    return f"'{name[:QUOTED]}'"
+    return f"'{name[:MAX_QUOTED_CHARS]}'"
 
 
 async def _followed(reader: FleetReader, revision: int, what: str) -> Fleet:

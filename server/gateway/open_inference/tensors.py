@@ -15,7 +15,7 @@ from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
 from server.http.json_outline import Outline, marks
 from server.http.problems import Kind, Problem
-from server.quoting import quoted
+from server.quote import quote
 
 MAX_DIMENSIONS = 32
 """Limit of a tensor, which every numpy can hold. A longer shape is refused before it is multiplied out."""
@@ -121,7 +121,7 @@ def _boolean(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool
     """Raises Problem (400)."""
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise invalid(f"{name}: {quoted(value)} must be true or false")
+        raise invalid(f"{name}: {quote(value)} must be true or false")
     return value
 
 
@@ -129,7 +129,7 @@ def _json_bytes(header_length: str | None, body_length: int) -> int:
     if header_length is None:
         return body_length
     if not re.fullmatch(r"[0-9]{1,18}", header_length) or int(header_length) > body_length:
-        raise invalid(f"Inference-Header-Content-Length {quoted(header_length)} is no length within the body of {body_length} bytes")
+        raise invalid(f"Inference-Header-Content-Length {quote(header_length)} is no length within the body of {body_length} bytes")
     return int(header_length)
 
 

@@ -18,7 +18,7 @@ from server.gateway.inference.error_mapping import of_refusal
 from server.gateway.inference.task_interface import CommonOptions, TaskInterface
 from server.http.json_outline import Outline
 from server.http.problems import Kind, Problem
-from server.quoting import quoted
+from server.quote import quote
 from server.tasks.base import Item
 from server.tasks.embedding.embed import EmbedOptions, check_text
 from server.tasks.options import InvalidOption
@@ -76,7 +76,7 @@ def read_embedding_request(content: bytes, max_images: int) -> EmbeddingRequest:
     common, own = _options({field: known.get(field) for field in OPTIONS})
     modality = known.get("modality")
     if modality not in (None, *MODALITIES):
-        raise Problem(Kind.INVALID_OPTION, f"{quoted(modality)} must be one of {', '.join(MODALITIES)}", "modality")
+        raise Problem(Kind.INVALID_OPTION, f"{quote(modality)} must be one of {', '.join(MODALITIES)}", "modality")
     elements = _elements(known.get("input"))
     submission = Submission(INTERFACE, max_images, parts={"image": [], "text": []})
     indices: dict[str, list[int]] = {"image": [], "text": []}
@@ -124,7 +124,7 @@ def _part(element: Any, modality: str, field: str) -> tuple[str, str | memoryvie
             raise Problem(Kind.INVALID_OPTION, f"an object with {' and '.join(named) or 'neither text nor image'}: send {ACCEPTED}", field)
         part, value = named[0], element[named[0]]
     if not isinstance(value, (str, memoryview)):
-        raise Problem(Kind.INVALID_OPTION, f"{quoted(value)} is no string: send {ACCEPTED}", field)
+        raise Problem(Kind.INVALID_OPTION, f"{quote(value)} is no string: send {ACCEPTED}", field)
     return part, value
 
 

@@ -27,7 +27,7 @@ from server.gateway.open_inference.tensors import InferRequest, decode_request, 
 from server.gateway.openapi.responses import INFER
 from server.http.requests import MAX_TIMEOUT, DisconnectWatcher, read_body
 from server.queue.messages import Priority
-from server.quoting import quoted
+from server.quote import quote
 from server.tasks.base import Arrays, Item
 from server.tasks.capabilities import TakesSteps, plan_of
 from server.tasks.options import InvalidOption
@@ -127,14 +127,14 @@ def _timeout(asked: InferRequest) -> float | None:
     """`timeout` in microseconds → seconds; None where the server's default holds."""
     timeout = asked.parameters.get("timeout", 0)
     if type(timeout) is not int or not 0 <= timeout <= MAX_TIMEOUT * 1e6:
-        raise invalid(f"timeout: {quoted(timeout)} must be an integer of microseconds, from 0 to {MAX_TIMEOUT * 1e6:.0f}")
+        raise invalid(f"timeout: {quote(timeout)} must be an integer of microseconds, from 0 to {MAX_TIMEOUT * 1e6:.0f}")
     return timeout / 1e6 or None
 
 
 def _priority(asked: InferRequest) -> Priority | None:
     level = asked.parameters.get("priority", 0)
     if type(level) is not int or level not in PRIORITIES:
-        raise invalid(f"priority: {quoted(level)} must be 1 (high), 2 (normal), 3 (low) or 0 (default)")
+        raise invalid(f"priority: {quote(level)} must be 1 (high), 2 (normal), 3 (low) or 0 (default)")
     return PRIORITIES[level]
 
 

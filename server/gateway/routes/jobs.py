@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.concurrency.cancellation import Interruption
+from server.concurrency.cancellation import AsyncCancelScope
 from server.gateway import app_state
 from server.gateway.app_state import Gateway
 from server.gateway.auth.middleware import key_of
@@ -93,7 +93,7 @@ class Result(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as held:
-            with Interruption() as making, DisconnectWatcher(self._here.ticks, receive, making):  # some take minutes
+            with AsyncCancelScope() as making, DisconnectWatcher(self._here.ticks, receive, making):  # some take minutes
                 answer = self._here.jobs.result(self._record, self._head, self._client)
                 response = await held.enter_async_context(answer)
             headers = [*response.raw_headers, (b"cache-control", NOT_STORED["Cache-Control"].encode())]
@@ -119,7 +119,7 @@ class Events(Response):
                 async with AsyncExitStack() as held, aclosing(self._here.event_stream(send)) as stream:
                     stream.last = self._after
                     stream.start()
-                    with Interruption() as following, DisconnectWatcher(self._here.ticks, receive, following):
+                    with AsyncCancelScope() as following, DisconnectWatcher(self._here.ticks, receive, following):
                         await self._follow(reader, stream, request_id, held)
                         await stream.end()
         except Problem as problem:  # before anything was sent

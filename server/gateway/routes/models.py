@@ -16,7 +16,7 @@ from server.gateway.catalog import model_directory
 from server.gateway.openapi import responses
 from server.http.problems import Kind, Problem
 from server.queue.gateway.fleet import Fleet
-from server.quoting import quoted
+from server.quote import quote
 from server.tasks.capabilities import accepted_parts
 from server.tasks.registry import REQUEST_KINDS, TASKS, main_task, route_of, serves
 
@@ -227,7 +227,7 @@ def _details_of_unreadable(fleet: Fleet, wanted: str) -> ModelDetails:
     refused = model_directory.named_unreadable(fleet, wanted)
     if refused is None:
         known = model_directory.listed(fleet, fleet.specs.values()) or "none"
-        raise Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not known; known: {known}")
+        raise Problem(Kind.UNKNOWN_MODEL, f"{quote(wanted)} is not known; known: {known}")
     id_, reason = refused
     return ModelDetails(id=id_, **_unreadable(id_, reason), workers=[], spec={})
 

@@ -13,7 +13,7 @@ from server.gateway.app_state import Gateway
 from server.gateway.auth import middleware
 from server.gateway.catalog import model_directory
 from server.gateway.openapi import responses
-from server.processes.supervisor_protocol import Reason
+from server.processes.supervisor_protocol import ExitReason
 from server.queue.errors import RedisAway
 from server.queue.gateway.scene_store import SCENES
 from server.queue.record import OPEN, STATES
@@ -88,7 +88,7 @@ async def _read_redis(here: Gateway) -> Families:
     states = Counter(worker.state for worker in fleet.workers)
     for state in ("starting", "ready", "draining"):
         workers.add_metric([state], states[state])
-    for reason in Reason:
+    for reason in ExitReason:
         restarts.add_metric([reason], restarted.get(reason, 0))
     for spec in fleet.specs.values():
         served.add_metric([spec.name, spec.version], len(model_directory.serving(fleet, spec)))

@@ -26,7 +26,7 @@ from server.http.json_outline import Outline
 from server.http.problems import Kind, Problem
 from server.http.requests import allowed_methods, read_small_body
 from server.queue.gateway.fleet import Fleet
-from server.quoting import QUOTED
+from server.quote import MAX_QUOTED_CHARS
 
 MAX_INDEX_BODY = 64 * 1024
 """Bytes; the body holds one boolean."""
@@ -140,7 +140,9 @@ async def unload(request: Request, name: str) -> Response:
 @router.api_route("/systemsharedmemory/{path:path}", methods=["GET", "POST"], include_in_schema=False)
 @router.api_route("/cudasharedmemory/{path:path}", methods=["GET", "POST"], include_in_schema=False)
 async def not_offered(request: Request) -> Response:
-    raise Problem(Kind.NOT_OFFERED, f"{request.url.path[:QUOTED]}: this server offers no trace settings, logging settings or shared memory")
+    raise Problem(
+        Kind.NOT_OFFERED, f"{request.url.path[:MAX_QUOTED_CHARS]}: this server offers no trace settings, logging settings or shared memory"
+    )
 
 
 @router.api_route("", methods=METHODS, include_in_schema=False)
@@ -148,8 +150,8 @@ async def not_offered(request: Request) -> Response:
 async def nothing_here(request: Request) -> Response:
     allowed = allowed_methods(router.routes, request.scope)
     if not allowed:
-        raise Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:QUOTED]}")
-    response = to_response(Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:QUOTED]} does not answer {request.method}"))
+        raise Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:MAX_QUOTED_CHARS]}")
+    response = to_response(Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:MAX_QUOTED_CHARS]} does not answer {request.method}"))
     response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
 

@@ -17,7 +17,7 @@ from server.gateway.routes.tasks import ENDPOINTS
 from server.http.problems import Kind, Problem
 from server.http.requests import DisconnectWatcher
 from server.queue.gateway.scene_store import Scene
-from server.quoting import quoted
+from server.quote import quote
 from server.tasks.base import Task
 from server.tasks.capabilities import KeepsScenes, offered_media_types
 from server.tasks.options import InvalidOption
@@ -43,7 +43,7 @@ async def scene(request: Request, scene_id: str) -> Response:
             raise _gone(scene_id)
         visit.resolved(spec)
         if common.model not in (None, spec.id, spec.name):
-            raise Problem(Kind.INVALID_OPTION, f"{quoted(common.model)}: the scene was encoded by {spec.id}", "model")
+            raise Problem(Kind.INVALID_OPTION, f"{quote(common.model)}: the scene was encoded by {spec.id}", "model")
         try:
             plan = task.plan_followup(own, spec, scene_id)
             arrays = task.prepare_followup({name: array.to_numpy() for name, array in kept.arrays.items()}, plan, here.limits)

@@ -27,7 +27,7 @@ from server.queue.script import Script
 from server.queue.script_rows import parse_whole_number
 
 if TYPE_CHECKING:
-    from server.telemetry.metrics import Tally
+    from server.telemetry.metrics import HistoryCounts
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Beat:
         self._max_age = max_age
         self.count_items: Callable[[str, int], object] = lambda bundle, count: None
         """Called with bundle and number of items of asynchronous jobs that are done. Of several gateways one counts them."""
-        self.tally: Tally | None = None
+        self.tally: HistoryCounts | None = None
         """This gateway's counts for the history."""
         self.gateways = 1
         """How many gateways live, this one among them."""

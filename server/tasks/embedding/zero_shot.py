@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.bundle_schema import MAX_TEMPLATE_CHARS, MAX_TEMPLATES, TextSpec
-from server.quoting import quoted
+from server.quote import quote
 from server.tasks.base import Arrays, FileAnswer, Outputs, Tensor
 from server.tasks.capabilities import RecallsTexts
 from server.tasks.classify.images import IMAGE, Merging
@@ -196,7 +196,7 @@ def _labels(values: Sequence[str]) -> tuple[str, ...]:
     for index, label in enumerate(labels):
         _check_length(label, f"label[{index}]")
         if label in places:
-            raise InvalidOption(f"label[{index}]", f"{quoted(label)} is given twice: it is label[{places[label]}], too")
+            raise InvalidOption(f"label[{index}]", f"{quote(label)} is given twice: it is label[{places[label]}], too")
         places[label] = index
     return labels
 
@@ -210,7 +210,7 @@ def _templates(templates: Sequence[str]) -> tuple[str, ...]:
     for index, template in enumerate(templates):
         _check_length(template, f"template[{index}]")
         if template.count(PLACEHOLDER) != 1:
-            raise InvalidOption(f"template[{index}]", f"{quoted(template)} must contain `{{}}` once, as the placeholder for the label")
+            raise InvalidOption(f"template[{index}]", f"{quote(template)} must contain `{{}}` once, as the placeholder for the label")
     return tuple(templates)
 
 

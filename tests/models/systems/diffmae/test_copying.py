@@ -117,7 +117,7 @@ def test_states_are_values(steps: LoadedStepwiseModel) -> None:
 
 def job_of(arrays: dict[str, np.ndarray], **options: Any) -> Delivery:
     made = delivery(bundle="painter@1")
-    sent = {name: Array.of(array) for name, array in arrays.items()}
+    sent = {name: Array.from_numpy(array) for name, array in arrays.items()}
     return replace(made, job=msgspec.structs.replace(made.job, arrays=sent, options={"seed": 1, **options}))
 
 
