@@ -80,5 +80,5 @@ def test_long_strings_are_found_wherever_they_begin_and_end() -> None:
 
 def test_what_is_decoded_in_one_go_is_bounded() -> None:
     text = json.dumps("x" * (LONG - 1))
-    with pytest.raises(TooManyElements, match="beside strings"):
+    with pytest.raises(TooManyElements, match="outside of strings"):
         check(f"[{','.join([text] * (MAX_STRUCTURE_BYTES // LONG + 2))}]".encode())
