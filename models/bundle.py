@@ -283,10 +283,8 @@ class Bundle(Schema):
         return self.path.parent.parent / member.name / member.version
 
     def verify(self) -> None:
-        """Check length and SHA-256 of weights, further files and external ones against the spec, also those of a pipeline's members.
-
-        Raises BundleError.
-        """
+        """Check length and SHA-256 of weights, further files and external ones against the spec, also those of a pipeline's members. Raises
+        BundleError."""
         for name, expected in {self.spec.weights_file: self.spec.weights, **self.spec.files}.items():
             problem = digest_mismatch(self.path / name, expected, SPEC_FILE)
             if problem:
@@ -339,10 +337,8 @@ def member_reference(bundle: Bundle) -> MemberReference:
 
 
 def replace_spec(bundle: Bundle, spec: BundleSpec) -> Bundle:
-    """Replace `bundle.json` of the same weights; readers see the old one or the new one.
-
-    Raises OSError, and BundleError if another command has replaced it since it was read; then the old one remains.
-    """
+    """Replace `bundle.json` of the same weights; readers see the old one or the new one. Raises OSError, and BundleError if another command
+    has replaced it since it was read; then the old one remains."""
     if read(bundle.path).spec.to_bytes() != bundle.spec.to_bytes():
         raise BundleError(f"{bundle.path / SPEC_FILE}: another command has changed it; run this again")
     replace_file(bundle.path / SPEC_FILE, spec.to_bytes())
@@ -376,10 +372,8 @@ def write(root: Path, spec: BundleSpec, weights: Path, *, files: Mapping[str, Pa
 
 
 def replace_files(bundle: Bundle, spec: BundleSpec, files: Mapping[str, Path]) -> Bundle:
-    """Add further files to a bundle, or replace them, together with its `bundle.json`; `spec.files` is filled in here.
-
-    The weights and all other files in the folder stay as they are. Readers see the old bundle, none for a moment, then the new one.
-    """
+    """Add further files to a bundle, or replace them, together with its `bundle.json`; `spec.files` is filled in here. The weights and all
+    other files in the folder stay as they are. Readers see the old bundle, none for a moment, then the new one."""
     with replace_folder(bundle.path) as staging:
         for old in bundle.path.iterdir():
             if old.is_dir():

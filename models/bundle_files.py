@@ -65,10 +65,8 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replace_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Yield an empty folder next to `target` to be filled, then move it to `target` in one step, replacing what is there.
-
-    Raises OSError if `replace` is False and another process has created `target`, which remains.
-    """
+    """Yield an empty folder next to `target` to be filled, then move it to `target` in one step, replacing what is there. Raises OSError if
+    `replace` is False and another process has created `target`, which remains."""
     staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         yield staging

@@ -120,16 +120,12 @@ class Sound(Schema):
 
 
 class QuerySpace(Schema):
-    """Space in which a reconstruction is queried, and the way image and seen points are brought there.
-
-    Lengths are in normalised units: metres divided by the spread of the seen points. The defaults are MCC's for CO3D (arXiv 2301.08247).
-    """
+    """Space in which a reconstruction is queried, and the way image and seen points are brought there. Lengths are in normalised units:
+    metres divided by the spread of the seen points. The defaults are MCC's for CO3D (arXiv 2301.08247)."""
 
     region: Literal["cube", "half-ball"] = "cube"
-    """cube: an object, cropped to its mask, centred on its points; queries from -extent to extent on each axis.
-
-    half-ball: a scene, the camera at the origin, its background kept; queries with z >= 0 within a distance of `extent`.
-    """
+    """cube: an object, cropped to its mask, centred on its points; queries from -extent to extent on each axis. half-ball: a scene, the
+    camera at the origin, its background kept; queries with z >= 0 within a distance of `extent`."""
     extent: float = Field(default=3.0, gt=0)
     spacing: float = Field(default=0.1, gt=0)
     """Default distance between neighbouring queries."""
@@ -329,10 +325,7 @@ start."""
 
 class FillRule(Schema):
     """Method for some holes: those at most `thickness` pixels thick (twice the distance of the innermost pixel to the edge, in steps to all
-    eight sides) in crops of at most `side` pixels along the longer side.
-
-    None: no limit. Of several rules the first that fits counts.
-    """
+    eight sides) in crops of at most `side` pixels along the longer side. None: no limit. Of several rules the first that fits counts."""
 
     method: FillMethod
     thickness: int | None = Field(default=None, gt=0)

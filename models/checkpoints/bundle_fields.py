@@ -28,11 +28,8 @@ MERGED_FRACTIONS = (0.25, 0.5, 0.65, 0.8, 0.95)
 def input_fields(
     family: Family, defaults: BundleDefaults, config: Any, settings: ConfigFields, stated: StatedTransform | None = None
 ) -> dict[str, Any]:
-    """Return the fields of a spec for the preparation of images, clips and sounds.
-
-    settings: made by hand; stated: the transform that came with the checkpoint. Raises CheckpointError for a transform that a bundle cannot
-    express.
-    """
+    """Return the fields of a spec for the preparation of images, clips and sounds. settings: made by hand; stated: the transform that came
+    with the checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
     stated = stated or StatedTransform()
     smooth = {"smooth": True} if family.smooth else {}
     return {
@@ -79,10 +76,8 @@ def _override(usual: Section | None, names: Mapping[str, str], settings: ConfigF
 
 
 def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str], defaults: Sequence[str], classes: int) -> list[str]:
-    """Return the names of the classes.
-
-    labels: given by hand; None: `stated` by files of the checkpoint, else the `defaults` of the config. Raises CheckpointError.
-    """
+    """Return the names of the classes. labels: given by hand; None: `stated` by files of the checkpoint, else the `defaults` of the config.
+    Raises CheckpointError."""
     if labels is None:
         if stated and len(stated) != classes:
             raise CheckpointError(f"{file}: has {classes} classes, and its config names {len(stated)}; --labels gives their names")

@@ -119,10 +119,8 @@ def _export_weights(spec: BundleSpec, family: Family, weights: Mapping[str, Tens
 
 
 def _description(bundle: Bundle, family: Family, config: Any) -> dict[str, Any]:
-    """Return the description of the weights: by the family for a config, or the text of the import if it is still true.
-
-    Raises CheckpointError for a config that the family's files cannot express.
-    """
+    """Return the description of the weights: by the family for a config, or the text of the import if it is still true. Raises
+    CheckpointError for a config that the family's files cannot express."""
     try:
         stated = family.describe(config)
     except ValueError as error:

@@ -42,10 +42,8 @@ def _text(value: Any) -> str:
 
 
 def _front_matter(file: Path) -> dict[str, Any]:
-    """Return the fields between the first line, `---`, and the next such line, with strings for all scalars.
-
-    Dates, numbers and merges, which may be invalid or huge, are not parsed.
-    """
+    """Return the fields between the first line, `---`, and the next such line, with strings for all scalars. Dates, numbers and merges,
+    which may be invalid or huge, are not parsed."""
     if not file.is_file():  # a pipe or a device may be read for ever
         return {}
     try:

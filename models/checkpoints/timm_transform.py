@@ -89,11 +89,8 @@ def find_transform(file: Path, description: Mapping[str, Any], classes: int) -> 
 
 
 def describe_assumption(source: str, preprocess: ConfigFields, overrides: ConfigFields, file: str) -> str:
-    """Describe an assumed transform in one sentence; empty if it was set by hand.
-
-    source: such as "that of family timm"; preprocess: the assumed fields; file: the one that could have stated it, empty if it exists and
-    was not read.
-    """
+    """Describe an assumed transform in one sentence; empty if it was set by hand. source: such as "that of family timm"; preprocess: the
+    assumed fields; file: the one that could have stated it, empty if it exists and was not read."""
     if not (left := [name for name in ASSUMABLE_FIELDS if name not in overrides]):
         return ""
     settings = " ".join(f"--set {name}={_text(preprocess[name])}" for name in left)

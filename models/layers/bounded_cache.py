@@ -66,10 +66,8 @@ class BoundedCache(Generic[Value]):
 
 
 def copy_to_own_pages(values: Tensor) -> Tensor:
-    """Copy values (any shape) into memory pages of their own if they are on a CPU: the pages go back to the kernel with the copy.
-
-    In the heap, values that live for minutes would lie between those that a step needs for a moment, and the heap could never shrink.
-    """
+    """Copy values (any shape) into memory pages of their own if they are on a CPU: the pages go back to the kernel with the copy. In the
+    heap, values that live for minutes would lie between those that a step needs for a moment, and the heap could never shrink."""
     if values.device.type != "cpu" or not values.nbytes:
         return values.clone()
     return torch.frombuffer(mmap.mmap(-1, values.nbytes), dtype=values.dtype).view(values.shape).copy_(values)

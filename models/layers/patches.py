@@ -65,10 +65,8 @@ def unpatchify(patches: Tensor, patch_size: int, rows: int | None = None) -> Ten
 
 
 def patchify_tubes(clips: Tensor, patch_frames: int, patch_size: int) -> Tensor:
-    """Cut clips into tubes: (B, channels, T, H, W) → (B, T/u · H/p · W/p, u·p·p·channels).
-
-    Inside a tube: frame, row, column, channel, the channel fastest.
-    """
+    """Cut clips into tubes: (B, channels, T, H, W) → (B, T/u · H/p · W/p, u·p·p·channels). Inside a tube: frame, row, column, channel, the
+    channel fastest."""
     batch, channels, frames, height, width = clips.shape
     times, rows, columns = frames // patch_frames, height // patch_size, width // patch_size
     grid = clips.reshape(batch, channels, times, patch_frames, rows, patch_size, columns, patch_size)

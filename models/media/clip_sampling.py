@@ -108,11 +108,8 @@ def _resize_axis(images: Tensor, axis: int, to: int, first: int, count: int) -> 
 
 
 def _resize_axis_smoothly(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
-    """Resize an axis as Pillow does: `count` lines, from the first one on, shaped as by `_resize_axis`.
-
-    Weights are a triangle as wide as two lines of the result, or of the images if these are the wider ones; results are rounded to
-    integers.
-    """
+    """Resize an axis as Pillow does: `count` lines, from the first one on, shaped as by `_resize_axis`. Weights are a triangle as wide as
+    two lines of the result, or of the images if these are the wider ones; results are rounded to integers."""
     length = images.shape[axis]
     if length == to:
         return images.narrow(axis, first, count)

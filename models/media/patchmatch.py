@@ -63,11 +63,8 @@ def has_sources(missing: BoolArray) -> bool:
 
 
 def reductions(missing: BoolArray, least_side: int = MIN_SIDE_PIXELS) -> tuple[int, ...]:
-    """Return the powers of two by which the image is reduced, from the coarsest level to 1.
-
-    Each level has a patch that is entirely known and some of the hole, and its longer side has at least least_side pixels, unless the image
-    itself is smaller.
-    """
+    """Return the powers of two by which the image is reduced, from the coarsest level to 1. Each level has a patch that is entirely known
+    and some of the hole, and its longer side has at least least_side pixels, unless the image itself is smaller."""
     chosen = [1]
     while True:
         reduction = 2 * chosen[-1]
@@ -86,11 +83,8 @@ def reduced_mask(missing: BoolArray, reduction: int) -> BoolArray:
 
 
 def fill_level(pixels: UInt8Array, missing: BoolArray, reduction: int, seed: int, before: PyramidLevel | UInt8Array | None) -> PyramidLevel:
-    """Fill the next level. pixels (h, w, 3) and missing (h, w) in full size.
-
-    before: the level before, or a filling of any size, to start from; None: the colours around the hole. Raises
-    `models.processes.confined_process.ProcessDied`.
-    """
+    """Fill the next level. pixels (h, w, 3) and missing (h, w) in full size. before: the level before, or a filling of any size, to start
+    from; None: the colours around the hole. Raises `models.processes.confined_process.ProcessDied`."""
     request, data = encode_request(pixels, missing, reduction, seed, before)
     with ConfinedProcess(PROGRAM, data, request, patience=PATIENCE_S, often=True) as program:
         height, width = program.message()["size"]

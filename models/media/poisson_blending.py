@@ -85,10 +85,8 @@ class BoundaryDifferences:
         self._towards = np.zeros((3, *cells), np.float32)
 
     def add(self, top: int, colours: Colours, filled: Colours, hole: BoolArray, outside: BoolArray) -> None:
-        """Add rows from `top`: filled (h, w, 3); known (h + 2, w + 2, 3) and hole (h + 2, w + 2), with a margin of one pixel.
-
-        outside: pixels of the margin that are outside the image and ignored.
-        """
+        """Add rows from `top`: filled (h, w, 3); known (h + 2, w + 2, 3) and hole (h + 2, w + 2), with a margin of one pixel. outside:
+        pixels of the margin that are outside the image and ignored."""
         inner, is_known = hole[1:-1, 1:-1], ~(hole | outside)
         height, width = inner.shape
         cells = np.logical_or.reduceat(inner, np.arange(0, width, self.scale), axis=1)
@@ -103,11 +101,8 @@ class BoundaryDifferences:
                 np.add.at(plane, cell, values / self.scale)
 
     def membrane(self, limit: float | None = None) -> Membrane | None:
-        """Solve for the membrane; None for a hole without known neighbours.
-
-        limit: maximum deviation of a difference, in grey levels, from the median of the edge. Larger ones are lines that the filling does
-        not continue, and would colour all around them.
-        """
+        """Solve for the membrane; None for a hole without known neighbours. limit: maximum deviation of a difference, in grey levels, from
+        the median of the edge. Larger ones are lines that the filling does not continue, and would colour all around them."""
         if not self._pull.any():
             return None
         if limit is not None:
@@ -161,10 +156,8 @@ def _pool(cells: Float32Array) -> Float32Array:
 
 
 def _relax(grid: Grid, values: Float32Array, sweeps: int) -> Float32Array:
-    """Relax red and black cells in turns, over-relaxed: each becomes the mean of its neighbours in the hole and of its boundary values.
-
-    A cell outside of the hole becomes the mean of all its neighbours, for interpolation between cells.
-    """
+    """Relax red and black cells in turns, over-relaxed: each becomes the mean of its neighbours in the hole and of its boundary values. A
+    cell outside of the hole becomes the mean of all its neighbours, for interpolation between cells."""
     hole = grid.inside > 0
     neighbours = _neighbour_sum(np.pad(grid.inside, 1))
     wide = np.pad(values * grid.inside, ((0, 0), (1, 1), (1, 1)))

@@ -53,10 +53,8 @@ class ClipLimits:
 
     @classmethod
     def from_accepted(cls, width: int, height: int) -> ClipLimits:
-        """Return limits for a video whose headers, packets and first frame were accepted; the frame has this size.
-
-        Frames may grow, but not without bound: those beyond it are skipped like damaged ones.
-        """
+        """Return limits for a video whose headers, packets and first frame were accepted; the frame has this size. Frames may grow, but not
+        without bound: those beyond it are skipped like damaged ones."""
         return cls(seconds=float("inf"), frames=2**31 - 1, pixels=max(cls.pixels, width * height))
 
 

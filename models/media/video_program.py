@@ -213,10 +213,8 @@ def seconds(ticks: int | None, base: Any) -> float:
 
 
 def _send_frames(stream: VideoStream, container: InputContainer, limits: ProbeLimits, request: Mapping[str, Any]) -> int:
-    """Send frames for rows of a grid of `rate` per second, from the first frame on: each row shows the frame that is nearest in time.
-
-    A frame is sent once, with the rows that show it; one that no row shows is not converted. Returns the number of decoded frames.
-    """
+    """Send frames for rows of a grid of `rate` per second, from the first frame on: each row shows the frame that is nearest in time. A
+    frame is sent once, with the rows that show it; one that no row shows is not converted. Returns the number of decoded frames."""
     rate, start, end = request["rate"], request["start"] or 0.0, request["end"]
     end_row = None if end is None else _first_row_after(end, rate)
     span = (start - TIME_EPSILON_S, np.inf if end is None else end - TIME_EPSILON_S)
@@ -282,9 +280,7 @@ def _write_frame(pixels: np.ndarray, fields: Mapping[str, Any]) -> None:
 
 def _send_frames_by_index(stream: VideoStream, container: InputContainer, limits: ProbeLimits, numbers: Sequence[int], rate: float) -> int:
     """Send frames for rising numbers of a grid of `rate` per second: the nearer frame in time, so number n is frame n at a constant rate.
-
-    Numbers after the last frame show that one. Returns the number of decoded frames.
-    """
+    Numbers after the last frame show that one. Returns the number of decoded frames."""
     left, decoded, last_message, size = list(numbers), 0, monotonic(), None
     before: tuple[VideoFrame, float] | None = None
 

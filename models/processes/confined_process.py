@@ -64,10 +64,7 @@ def retry_if_killed(ask: Callable[[], T]) -> T:
 
 def runs_at_idle_priority() -> bool:
     """Return True if this thread decodes in advance, at low priority: then its programs use only idle CPUs, so as not to slow the network
-    down.
-
-    False if the thread has normal priority.
-    """
+    down. False if the thread has normal priority."""
     return os.getpriority(os.PRIO_PROCESS, 0) > 0
 
 
@@ -289,11 +286,9 @@ def write_payload(data: memoryview) -> None:
 
 
 def receive_request() -> dict[str, Any]:
-    """Return the request of a program that gets one, whose file becomes its standard input; this may wait.
-
-    From then on what the program prints is not taken for its output, and it ends with its owner, even during its work. Forked copies
-    return, too (`models.processes.fork_server`).
-    """
+    """Return the request of a program that gets one, whose file becomes its standard input; this may wait. From then on what the program
+    prints is not taken for its output, and it ends with its owner, even during its work. Forked copies return, too
+    (`models.processes.fork_server`)."""
     global _output_fd
     channel = _open_channel()
     request, files = process_io.receive_request(channel)

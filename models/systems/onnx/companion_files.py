@@ -61,10 +61,8 @@ class CompanionFiles:
 
 
 def read_companions(file: Path, overrides: ConfigFields) -> CompanionFiles:
-    """Read the files near a graph. Raises CheckpointError.
-
-    file: the graph. overrides: fields set by hand; if these are the whole preparation, no file is read for it.
-    """
+    """Read the files near a graph. Raises CheckpointError. file: the graph. overrides: fields set by hand; if these are the whole
+    preparation, no file is read for it."""
     folders = companion_folders(file)
     folder = next((folder for folder in folders if (folder / hf_config.FILE).is_file()), None)
     config = read_json(folder / hf_config.FILE) if folder else {}

@@ -90,11 +90,9 @@ class OnnxInpaintState:
 
 
 class OnnxInpaintSteps:
-    """Stepwise inpainting, one window per step.
-
-    A job: `pixels` uint8 (h, w, 3), `missing` (h, w), nonzero for missing pixels, and `windows` int (W, 2), top and left of each. Its
-    output: `filled` uint8 (n, h, w, 3), all samples identical, and all other arrays of the job.
-    """
+    """Stepwise inpainting, one window per step. A job: `pixels` uint8 (h, w, 3), `missing` (h, w), nonzero for missing pixels, and
+    `windows` int (W, 2), top and left of each. Its output: `filled` uint8 (n, h, w, 3), all samples identical, and all other arrays of the
+    job."""
 
     unit = "windows"
 

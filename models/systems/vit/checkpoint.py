@@ -183,10 +183,8 @@ MAE = Family(
     preprocess=mae_preprocess,
     headless=True,
 )
-"""Family of fine-tuned MAE (arXiv 2111.06377): the mean of the patches by default, the class token if there is a `norm`.
-
-Models trained with ToMe have the same keys; they need `proportional_attention=true`.
-"""
+"""Family of fine-tuned MAE (arXiv 2111.06377): the mean of the patches by default, the class token if there is a `norm`. Models trained
+with ToMe have the same keys; they need `proportional_attention=true`."""
 
 SWAG = Family(
     name="swag",
