@@ -283,8 +283,7 @@ class Bundle(Schema):
         return self.path.parent.parent / member.name / member.version
 
     def verify(self) -> None:
-        """Check length and SHA-256 of weights, further files and external ones against the spec, also those of a pipeline's members. Raises
-        BundleError."""
+        """Check length and SHA-256 of all files, also external ones and those of a pipeline's members. Raises BundleError."""
         for name, expected in {self.spec.weights_file: self.spec.weights, **self.spec.files}.items():
             problem = digest_mismatch(self.path / name, expected, SPEC_FILE)
             if problem:

@@ -18,8 +18,7 @@ def discover(root: Path) -> Iterator[Path]:
 
 
 def read_discovered(path: Path) -> Bundle:
-    """Read a folder that `discover` found. Raises BundleError, also for a copy of a bundle that is in the folder of its name: the copy must
-    not hide it."""
+    """Read a folder that `discover` found. Raises BundleError, also for a copy of a bundle that is at its own place: it would hide it."""
     bundle = read(path)
     spec = bundle.spec
     place = path.parents[1] / spec.name / spec.version

@@ -319,8 +319,7 @@ ExternalRole = Literal["body"]
 """Use of an external file. body: the mesh of a person (`models.people.smpl_file`)."""
 
 FillMethod = Literal["network", "exemplar", "network-exemplar"]
-"""Method of filling holes: by the network, by copying patches of the image around them, or by copying with the network's result as a
-start."""
+"""Method of filling holes: the network, copies of patches of the image, or such copies that start from the network's result."""
 
 
 class FillRule(Schema):

@@ -91,8 +91,7 @@ def build_on_meta(architecture: str, config: Any) -> nn.Module:
 
 
 def count_flops(prepared: Callable[[], ForwardCall]) -> int:
-    """Count the operations of a call, which `prepared` makes for a model without storage: on a device, fused attention would not be
-    counted."""
+    """Count the operations of a call that `prepared` makes for a model without storage: on a device, fused attention is not counted."""
     # MCC embeds only windows with points: without values, all of them
     with meta_config.patch(meta_nonzero_assume_all_nonzero=True), torch.inference_mode():  # type: ignore[attr-defined]
         call = prepared()

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.bounded_cache import evict_caches
 from models.layers.forward import ForwardFn, TokenizeFn
-from models.layers.loaded_member import LoadedMember
 from models.layers.meta_device import on_meta_device
 from models.layers.packed_linear import pack_linears, supports_packed_linear
-from models.layers.stepwise import InProgress, JobState, StepwiseFactory, StepwiseModel, synchronize
+from models.layers.stepwise import InProgress, JobState, LoadedMember, StepwiseFactory, StepwiseModel, synchronize
 from models.registry import Architecture, Reference, architectures, read_config, resolve
 
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # inputs are only read
@@ -79,8 +78,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class LoadedStepwiseModel:
-    """`StepwiseModel` on a device, with NumPy arrays. A call returns when the device has finished: the caller schedules by the time of a
-    step."""
+    """`StepwiseModel` on a device, in NumPy. A call returns when the device has finished: the caller schedules by the time of a step."""
 
     steps: StepwiseModel
     device: torch.device

@@ -135,8 +135,7 @@ class Architecture:
     merges: bool = True
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
     route_of: Callable[[Mapping[str, Any]], str | None] | None = None
-    """Route that answers with a bundle, None if none does. From the same `config`; the field is None if the bundle's `task` is the
-    route."""
+    """Route that answers with a bundle, None if none does, from the same `config`; no function: the bundle's `task` is the route."""
     views: Callable[[Mapping[str, Any]], ViewCounts] = lambda config: ViewCounts()
     """Views in the published test of a clip. From the same `config`."""
     fuses: Callable[[Mapping[str, Any]], bool] = lambda config: False
@@ -146,7 +145,7 @@ class Architecture:
     open: Reference | None = None
     """Function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
     assemble: Reference | None = None
-    """Function (spec, config, members by role as `models.layers.loaded_member.LoadedMember`) → model, for a pipeline; None for a model with
+    """Function (spec, config, members by role as `models.layers.stepwise.LoadedMember`) → model, for a pipeline; None for a model with
     weights. Raises ValueError for members that do not fit each other."""
     graph: Reference | None = None
     """Function (model, preprocess, int8) → bytes of an ONNX graph (`models.systems.vit.onnx_graph.classifier_graph`), which may serve task

@@ -106,8 +106,7 @@ def _fits(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> bo
 
 
 def _export_weights(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under the family's names, read as an import would. Raises CheckpointError if the family's files have more, or
-    fewer."""
+    """Return the weights under the family's names. Raises CheckpointError if an import would miss some, or find others."""
     try:
         published = {key: value.contiguous() for key, value in family.export(weights).items()}
         found = fit(published, family, spec.config)
@@ -137,8 +136,7 @@ def _description(bundle: Bundle, family: Family, config: Any) -> dict[str, Any]:
 
 
 def _unstated_config(family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Return the fields of the config that an import infers otherwise, or not at all; of an import that infers none, those without their
-    default."""
+    """Return the fields of the config that an import infers otherwise, or not at all; without inference those other than their default."""
     fields_of_config = dataclasses.asdict(config)
     try:
         fields = fit(published, family, family.described(description)).fields

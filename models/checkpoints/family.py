@@ -107,8 +107,7 @@ def block_fields(weights: Mapping[str, Tensor], width: int) -> ConfigFields:
 
 
 def mlp_ratio_of(hidden: int, width: int) -> float:
-    """Return a ratio for which `int(width * ratio)` equals `hidden`: models truncate the product, and the quotient may be slightly too
-    low."""
+    """Return a ratio for which `int(width * ratio)` is `hidden`: models truncate the product, and the quotient may be slightly too low."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 

@@ -6,7 +6,7 @@ Defaults are those of the library's configuration classes, whose documentation n
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,44 +52,33 @@ class HFConfig:
 
     def integer(self, name: str, default: int) -> int:
         """Return a positive integer."""
-        value = self._value(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.refusal(name, value, "a positive integer")
-        return value
+        return int(self._require_valid(name, default, lambda value: type(value) is int and value >= 1, "a positive integer"))
 
     def index(self, name: str, default: int) -> int:
         """Return an integer from 0."""
-        value = self._value(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.refusal(name, value, "an integer from 0")
-        return value
+        return int(self._require_valid(name, default, lambda value: type(value) is int and value >= 0, "an integer from 0"))
 
     def number(self, name: str, default: float) -> float:
         """Return a positive number."""
-        value = self._value(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
-            raise self.refusal(name, value, "a positive number")
-        return float(value)
+        return float(
+            self._require_valid(name, default, lambda value: _is_number(value) and 0 < value <= sys.float_info.max, "a positive number")
+        )
 
     def share(self, name: str, default: float) -> float:
         """Return a number from 0 to less than 1."""
-        value = self._value(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
-            raise self.refusal(name, value, "a number from 0 to less than 1")
-        return float(value)
+        return float(
+            self._require_valid(name, default, lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to less than 1")
+        )
 
     def flag(self, name: str, default: bool) -> bool:
-        value = self._value(name, default)
-        if not isinstance(value, bool):
-            raise self.refusal(name, value, "true or false")
-        return value
+        return bool(self._require_valid(name, default, lambda value: isinstance(value, bool), "true or false"))
 
     def side(self, name: str, default: int) -> int:
         """Return the side of a square: an integer, or two equal ones."""
         value = self._value(name, default)
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
+        if type(value) is not int or not 0 < value <= MAX_SIDE:
             raise self.refusal(name, value, f"an integer from 1 to {MAX_SIDE}, for squares")
         return value
 
@@ -115,9 +104,19 @@ class HFConfig:
     def refusal(self, name: str, value: Any, accepted: str) -> ValueError:
         return ValueError(f"{self.source}: {name} {value!r} cannot be computed here; accepted is {accepted}")
 
+    def _require_valid(self, name: str, default: Any, is_valid: Callable[[Any], bool], accepted: str) -> Any:
+        value = self._value(name, default)
+        if not is_valid(value):
+            raise self.refusal(name, value, accepted)
+        return value
+
     def _value(self, name: str, default: Any) -> Any:
         value = self.content.get(name)
         return default if value is None else value
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def image_size(description: Mapping[str, Any], default: int) -> int:

@@ -35,8 +35,7 @@ class ProcessorDefaults:
     mean: RGB
     std: RGB
     by_share: bool = False
-    """Whether `size` is the network's: the short side is `size` divided by `crop_pct`, and images are squeezed from MIN_SQUEEZED_SIZE
-    on."""
+    """Whether `size` is the network's: the short side is `size` / `crop_pct`, and images of MIN_SQUEEZED_SIZE and more are squeezed."""
 
 
 DEFAULTS: Mapping[str, ProcessorDefaults] = {

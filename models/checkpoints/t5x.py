@@ -52,8 +52,7 @@ class _ZArray(msgspec.Struct):
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint in a folder: itself, or the one with most steps among its `checkpoint_STEP` that have an index. None without
-    one."""
+    """Return a folder that is a checkpoint, or the one with most steps among its `checkpoint_STEP` that have an index; else None."""
     if (folder / INDEX).is_file():
         return folder
     found = ((re.fullmatch(r"checkpoint_(\d+)", path.name), path) for path in folder.iterdir() if (path / INDEX).is_file())

@@ -66,8 +66,7 @@ class EfficientNetLiteEncoder(nn.Module):
 
 
 class LitePatches(nn.Module):
-    """Patches of an image by the first stages, for a transformer: (B, 3, H, W) → (B, H/16 · W/16, C). The hybrid of arXiv 2010.11929,
-    section 3.1."""
+    """Patches by the first stages, (B, 3, H, W) → (B, H/16 · W/16, C), for a transformer: the hybrid of arXiv 2010.11929, section 3.1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -28,8 +28,7 @@ class EmbedBatchOptions:
 
     @staticmethod
     def read(options: Mapping[str, Any], architecture: Architecture, config: Any) -> EmbedBatchOptions:
-        """Check options: `merge`, r per block; `pool`, the model's own if absent or None; `output`, "pooled" or "tokens". Raises
-        ValueError."""
+        """Check options: `merge`, r per block; `pool`, None for the model's own; `output`, "pooled" or "tokens". Raises ValueError."""
         fields = vars(config)
         pools, pool, output = architecture.pools(fields), options.get("pool"), options.get("output", "pooled")
         if pool is not None and pool not in pools:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Masking:
-    """Visible patches, chosen by noise: its ascending order is the order of the patches for the encoder; of equal values, the first patch
-    comes first."""
+    """Visible patches, chosen by noise, whose ascending order is their order in the encoder; of equal values, the first one is first."""
 
     ids_keep: Tensor
     """(B, visible), indices of the visible patches, in order of their noise."""

@@ -19,8 +19,7 @@ _ROWS, _IN, _OUT, _ROUNDS = 64, 512, 2048, 9
 
 
 class PackedLinear(nn.Module):
-    """Linear layer with packed weights: (..., C_in) → (..., C_out). In bfloat16, bias and activation are applied before the result is
-    rounded."""
+    """Linear layer with packed weights: (..., C_in) → (..., C_out). In bfloat16, bias and activation are applied before rounding."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: str | None = None) -> None:
         """weight: (C_out, C_in). gelu: `none` for the exact activation or `tanh` for its approximation; None: no activation."""

@@ -34,8 +34,7 @@ def sincos_line(width: int, length: int) -> Tensor:
 
 
 def space_time_table(width: int, times: int, rows: int, columns: int) -> Tensor:
-    """Return the sum of a `sincos_line` in time and a `sincos_table` in space: float32 (1, 1 + times · rows · columns, width), time
-    slowest."""
+    """Return a `sincos_line` in time plus a `sincos_table` in space: float32 (1, 1 + times · rows · columns, width), time slowest."""
     space = sincos_table(width, rows, columns)
     time = sincos_line(width, times).float().unsqueeze(1)
     return torch.cat([space[:, :1], (time + space[:, 1:]).reshape(1, times * rows * columns, width)], dim=1)
@@ -82,8 +81,7 @@ class SpaceTimePositions(nn.Module):
             self.joint = nn.Parameter(torch.zeros(1, int(class_token) + times * rows * columns, width))
 
     def forward(self, grid: Grid | None = None) -> Tensor:
-        """Return positions (1, special + t·h·w, C), time slowest, the class token's first; interpolated trilinearly for a grid of another
-        size."""
+        """Return positions (1, special + t·h·w, C), time slowest, the class token's first; interpolated trilinearly for another grid."""
         if self.separate:
             table = (self.temporal.unsqueeze(2) + self.spatial.unsqueeze(1)).flatten(1, 2)
             front = table[:, :0] if self.first is None else self.first

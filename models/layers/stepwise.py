@@ -34,8 +34,7 @@ class JobState(Protocol):
 
 
 class JobTooLarge(Exception):
-    """Error of a job that needs more than the limit, as its steps have shown: the client's fault. `option` names what would have to be
-    less."""
+    """Error of a job whose steps need more than the limit: the client's fault. `option` names what would have to be less."""
 
     def __init__(self, option: str, detail: str) -> None:
         super().__init__(f"{option}: {detail}")
@@ -62,6 +61,15 @@ class StepCompletion:
 
 class InvalidInput(Exception):
     """Error of a job whose input turned out to be unusable during its steps; the message is for the client."""
+
+
+@dataclass(frozen=True)
+class LoadedMember:
+    """A member of a pipeline, as the pipeline's network gets it."""
+
+    spec: BundleSpec
+    model: nn.Module
+    """Loaded, on the pipeline's device, in evaluation mode."""
 
 
 class StepwiseModel(Protocol):

@@ -8,8 +8,7 @@ HOP_S, ANALYSIS_WINDOW_S = 0.01, 0.025
 """Hop between frames of a spectrogram, and length of the samples of one frame, in seconds (`models.media.fbank`)."""
 MAX_WINDOWS = 12
 MIN_REST_FRACTION = 0.1
-"""Minimum part of a window at the end of a sound that is a window of its own: a shorter one would be padding, and count as much as the
-others."""
+"""Minimum part of a window at the end of a sound that counts as a window, since it counts as much as the others."""
 
 
 def window_samples(sound: Sound) -> int:

@@ -93,8 +93,7 @@ def log_mel(waveforms: Tensor, config: FbankConfig | None = None) -> Tensor:
 
 
 def mel_filters(config: FbankConfig) -> Tensor:
-    """Return the filters, float64 (frequencies of the transform except the highest, mel bins): adjacent triangles in mel, with slopes
-    linear in mel."""
+    """Return filters, float64 (frequencies of the transform except the highest, mel bins): adjacent triangles, linear in mel."""
     low, high = _mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64))
     edges = torch.linspace(float(low), float(high), config.mel_bins + 2, dtype=torch.float64)
     step = config.sample_rate / config.transform

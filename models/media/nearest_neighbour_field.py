@@ -16,8 +16,7 @@ from models.media.patchmatch import PATCH
 
 HALF = PATCH // 2
 MAX_PAIRS = 5 * 10**7
-"""Maximum number of pairs of patches that `nearest_patches` compares: half a second of an idle core. If there are more, it skips sources
-evenly."""
+"""Maximum number of pairs that `nearest_patches` compares, half a second of an idle core: it skips sources evenly if there are more."""
 MAX_SOURCES = 2**16
 PAIRS_PER_CHUNK = 2**22
 """Number of pairs that are compared at once: 16 MiB of distances."""

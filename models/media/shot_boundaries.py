@@ -37,8 +37,7 @@ class ShotBoundaryDetector:
         self._last: _FrameFeatures | None = None
 
     def is_cut(self, frame: NDArray[np.uint8]) -> bool:
-        """Return True if the video was cut just before this next frame, RGB (H, W, 3). Moving people and cameras, flashes and dissolves are
-        not cuts."""
+        """Return True if the video was cut just before this frame, RGB (H, W, 3). Fast motion, flashes and dissolves are not cuts."""
         last, self._last = self._last, _extract_features(frame)
         return last is not None and _differ(last, self._last)
 

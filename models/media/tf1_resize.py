@@ -19,8 +19,7 @@ WEIGHT_STEPS = 1024
 
 
 def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize as `resize_square_unrounded`, rounded and clipped to uint8 (size, size, C), as images are transferred: FLIP's own code does
-    neither."""
+    """Resize as `resize_square_unrounded`, then round and clip to uint8 (size, size, C), for transfer: FLIP's own code does neither."""
     return resize_square_unrounded(image, size).round().clip(0, 255).astype(np.uint8, order="C")
 
 

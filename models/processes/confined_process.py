@@ -45,15 +45,13 @@ class ProcessDied(Exception):
 
 
 def was_killed(error: Exception) -> bool:
-    """Return True if an error comes from a program that something else killed, as a machine does that is out of memory: its input is not to
-    blame."""
+    """Return True if an error comes from a program that was killed from outside, as when memory is short: its input is not to blame."""
     cause = error.__cause__
     return isinstance(cause, ProcessDied) and not cause.late and cause.status in (None, -signal.SIGKILL)
 
 
 def retry_if_killed(ask: Callable[[], T]) -> T:
-    """Call `ask`, which runs a program, and call it again if that `was_killed`: only then may its input be to blame. Raises what `ask`
-    raises."""
+    """Call `ask`, which runs a program, and again if that `was_killed`: only then may its input be to blame. Raises what `ask` raises."""
     try:
         return ask()
     except Exception as error:
@@ -96,8 +94,7 @@ class _ExecutedProcess:
         return self._process.poll() is None
 
     def ask_again(self, request: bytes, file: IO[bytes]) -> None:
-        """Send a further request to a program that has answered. Raises OSError, also if it is dying: it may look alive, but accepts no
-        file."""
+        """Send a further request to a program that has answered. Raises OSError, also if it is dying and accepts no file."""
         while process_io.is_readable(self._channel.fileno()) and self._channel.recv(1):
             pass  # bytes about earlier requests
         process_io.send_request(self._channel, request, [file.fileno()])
@@ -262,8 +259,7 @@ def limit_memory(nbytes: int) -> None:
 
 
 def confine() -> None:
-    """Confine this program once it has imported all that it needs: it can open no file and no socket, and its memory and CPU time are
-    bounded."""
+    """Confine this program after its imports: it can open no file and no socket, and its memory and CPU time are bounded."""
     limit_memory(MAX_MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -39,8 +39,7 @@ os.register_at_fork(after_in_child=_templates.clear)  # a template has one owner
 
 
 def fork(program: str, request: bytes, file: IO[bytes]) -> ForkedProcess:
-    """Return a copy of a program, with its request and file. Executes a template if there is none, or if the present one has died or is
-    frozen."""
+    """Return a copy of a program, with its request and file. Executes a template if there is none that works."""
     with suppress(OSError):
         return _template(program).copy(request, file)
     return _template(program).copy(request, file)

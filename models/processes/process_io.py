@@ -63,8 +63,7 @@ def receive_request(channel: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def is_readable(descriptor: int, seconds: float = 0.0) -> bool:
-    """Return True if there is something to read within `seconds`. The descriptor may be any number: `select` accepts only those up to
-    1023."""
+    """Return True if there is something to read within `seconds`. `select` would accept only descriptors up to 1023."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     return bool(waiting.poll(math.ceil(1000 * seconds)))

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from models.bundle import BundleSpec
 from models.bundle_schema import QuerySpace
 from models.layers.forward import normalise
-from models.layers.loaded_member import LoadedMember
-from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors
+from models.layers.stepwise import InProgress, JobState, LoadedMember, StepCompletion, Tensors
 from models.registry import architectures, read_config
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.steps import ReconstructionSteps

@@ -21,7 +21,7 @@ from models import bundle
 from models.bundle_schema import Preprocess
 from models.layers.embedding import image_vectors
 from models.layers.forward import classification_arrays, normalise_to_planes
-from models.systems.onnx.session import FIRST_RUN_S, first_line, open_session, run_timeout
+from models.systems.onnx.session import first_run, open_session
 from models.systems.onnx.signature import ImageInput, image_input, read_graph
 
 MIN_PROBABILITY = 1e-30
@@ -123,11 +123,8 @@ def open_graph(path: Path, config: OnnxGraphConfig, device: torch.device) -> Onn
     del model
     graph = OnnxGraph(config, open_session(content, device, torch.get_num_threads(), path.parent), graph_input)
     black = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    try:
-        with run_timeout(FIRST_RUN_S) as options:
-            rows = graph(black, Preprocess(image_size=side, short_side=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), options)
-    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
-        raise ValueError(f"it fails on a batch of two: {first_line(error)}") from error
+    with first_run("a batch of two") as options:
+        rows = graph(black, Preprocess(image_size=side, short_side=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), options)
     if rows.shape != (2, config.numbers):
         raise ValueError(f"a batch of two gives {tuple(rows.shape)} where (2, {config.numbers}) is needed")
     return graph

@@ -1,5 +1,4 @@
-"""A bundle's classifier run by ONNX Runtime: the graph is written from its weights once, cached in a folder, and compared with the
-model."""
+"""A bundle's classifier in ONNX Runtime: its graph is written once, cached in a folder, and compared with the model."""
 
 from __future__ import annotations
 
@@ -39,8 +38,7 @@ MAX_DRAFT_AGE_S = 3600.0
 
 
 CALIBRATION_BATCH = 8
-"""Batch size of calibration. Activations are quantised by the range of a whole batch, so accuracy is measured on batches as they are
-served."""
+"""Batch size of calibration, as large as served ones, since activations are quantised by the range of a whole batch."""
 
 
 CONFIDENCE = 0.95

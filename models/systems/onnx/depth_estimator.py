@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from models.systems.onnx.session import FIRST_RUN_S, first_line, open_session, run_timeout
+from models.systems.onnx.session import first_run, open_session
 from models.systems.onnx.signature import describe_value, dimensions, graph_inputs, is_depth, read_graph
 
 
@@ -51,11 +51,8 @@ def open_depth(path: Path, config: DepthGraphConfig, device: torch.device) -> De
     content, model = read_graph(path)
     check_depth(model, config.image_size)
     graph = DepthGraph(config, open_session(content, device, torch.get_num_threads()))
-    try:
-        with run_timeout(FIRST_RUN_S) as options:
-            depths = graph(torch.zeros(1, 3, config.image_size, config.image_size), options)
-    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
-        raise ValueError(f"it fails on a grey image of {config.image_size} × {config.image_size} pixels: {first_line(error)}") from error
+    with first_run(f"a grey image of {config.image_size} × {config.image_size} pixels") as options:
+        depths = graph(torch.zeros(1, 3, config.image_size, config.image_size), options)
     if not depths.isfinite().all():
         raise ValueError("its output for a grey image has infinite values or NaN")
     return graph

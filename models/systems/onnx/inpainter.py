@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.layers.stepwise import InProgress, InvalidInput, JobState, StepCompletion, Tensors
-from models.systems.onnx.session import FIRST_RUN_S, first_line, open_session, run_timeout
+from models.systems.onnx.session import first_run, open_session
 from models.systems.onnx.signature import describe_value, dimensions, graph_inputs, is_inpainting, read_graph
 
 TYPES = (TensorProto.FLOAT, TensorProto.UINT8)
@@ -149,11 +149,8 @@ def open_inpainting(path: Path, config: InpaintGraphConfig, device: torch.device
     side = config.image_size
     hole = torch.zeros(side, side, dtype=torch.bool)
     hole[side // 4 : side // 2, side // 4 : side // 2] = True
-    try:
-        with run_timeout(FIRST_RUN_S) as options:
-            graph(torch.zeros(side, side, 3, dtype=torch.uint8), hole, options)
-    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
-        raise ValueError(f"it fails on a black image of {side} × {side} pixels: {first_line(error)}") from error
+    with first_run(f"a black image of {side} × {side} pixels") as options:
+        graph(torch.zeros(side, side, 3, dtype=torch.uint8), hole, options)
     return graph
 
 

@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from models.people.keypoints import KEYPOINT_COUNT, ROW_VALUES, Poses, suppress_duplicates
-from models.systems.onnx.session import FIRST_RUN_S, first_line, open_session, run_timeout
+from models.systems.onnx.session import first_run, open_session
 from models.systems.onnx.signature import describe_value, fits_shape, graph_inputs, read_graph
 
 
@@ -102,11 +102,8 @@ def open_poses(path: Path, config: PoseGraphConfig, device: torch.device) -> Pos
     content, model = read_graph(path)
     _check_signature(model, config)
     graph = PoseGraph(config, open_session(content, device, torch.get_num_threads()))
-    try:
-        with run_timeout(FIRST_RUN_S) as options:
-            rows = graph(torch.zeros(1, config.long_side, config.long_side // 2, 3, dtype=torch.uint8), options)
-    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
-        raise ValueError(f"it fails on a black frame: {first_line(error)}") from error
+    with first_run("a black frame") as options:
+        rows = graph(torch.zeros(1, config.long_side, config.long_side // 2, 3, dtype=torch.uint8), options)
     if rows.shape != (1, config.people, ROW_VALUES) or not np.isfinite(rows.numpy()).all():
         raise ValueError(f"a black frame gives {tuple(rows.shape)} where finite (1, {config.people}, {ROW_VALUES}) is needed")
     return graph

@@ -51,6 +51,16 @@ def run_timeout(seconds: float) -> Iterator[onnxruntime.RunOptions]:
         timer.cancel()
 
 
+@contextmanager
+def first_run(example: str) -> Iterator[onnxruntime.RunOptions]:
+    """Yield options of a graph's first run, on an example. Raises ValueError if it fails or exceeds FIRST_RUN_S."""
+    try:
+        with run_timeout(FIRST_RUN_S) as options:
+            yield options
+    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
+        raise ValueError(f"it fails on {example}: {first_line(error)}") from error
+
+
 def providers(device: torch.device | None) -> list[str | tuple[str, dict[str, Any]]]:
     """Return CUDA for a CUDA device if this ONNX Runtime has it, and the CPU for the rest."""
     cpu: list[str | tuple[str, dict[str, Any]]] = ["CPUExecutionProvider"]

@@ -13,8 +13,7 @@ PROGRAM = "models.systems.onnx.trial_program"
 MEMORY_BYTES = 2**30
 """Address space of the process: 0.2 GiB of libraries, and the graph's activations."""
 WEIGHT_COPIES = 4
-"""Number of copies of the weights that it may have in addition: the file, its messages, its tensors, and these in the layout of the CPU's
-kernels."""
+"""Number of copies of the weights in its memory: the file, its messages, its tensors, and these in the layout of the CPU's kernels."""
 RUN_S = 40.0
 """Timeout in seconds of the graph's trial batch on one CPU."""
 PATIENCE_S = 55.0

@@ -31,8 +31,7 @@ from models.systems.onnx.signature import (
 from models.systems.onnx.trial import MEMORY_BYTES, PATIENCE_S, RUN_S, WEIGHT_COPIES
 
 TRIAL_BATCH = 3
-"""Number of images of the trial if the graph takes any number. Exporters that trace a batch of two or four leave these sizes in the
-graph."""
+"""Images of the trial if the graph takes any number: exporters that trace a batch of two or four leave these sizes in the graph."""
 SUM_ERROR = 1e-3
 MAX_BATCH_EFFECT = 0.05
 """Maximum ratio, to the largest number, by which an output may change with the other images of its batch: dynamic quantisation uses the

@@ -211,5 +211,4 @@ TORCHVISION = Family(
     headless=True,
     wrapper=None,
 )
-"""Family of torchvision. `vit_l_16` of 224 pixels was validated with a short side of 242; SWAG's linear heads with 224 and bicubic
-interpolation."""
+"""Family of torchvision. `vit_l_16` of 224 pixels was validated with a short side of 242; SWAG's linear heads with 224, bicubic."""

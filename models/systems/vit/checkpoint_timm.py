@@ -82,8 +82,7 @@ CLIP_TOWER = replace(
     clean=lambda published: {key: value for key, value in published.items() if not key.startswith("head.")},
     described=lambda description: {**describe_clip(description), "classes": 0},
 )
-"""Family of towers pre-trained with texts: the head, a projection into the joint space, is dropped, as by `num_classes=0` in the
-library."""
+"""Family of towers pre-trained with texts, without their head, a projection into the joint space: `num_classes=0` in the library."""
 
 NETWORKS: Mapping[str, Family] = {
     r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)_\d+": PLAIN,

@@ -106,8 +106,7 @@ def describe_dinov2(description: Mapping[str, Any]) -> ConfigFields:
 
 
 def fold_layer_scale(weights: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-    """Fold LayerScale (arXiv 2103.17239) into the layer before it, which is the same product; resize positions to the config's image
-    size."""
+    """Fold LayerScale (arXiv 2103.17239) into the layer before it, and resize positions to the config's image size."""
     folded = {key: value for key, value in weights.items() if not key.endswith(".gamma")}
     layers = {"ls1": "attn.proj", "ls2": "mlp.fc2"}
     for key in weights.keys() - folded.keys():
@@ -119,8 +118,7 @@ def fold_layer_scale(weights: dict[str, Tensor], config: ViTConfig) -> dict[str,
 
 
 def duplicate_head(weights: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-    """Duplicate the head of a distilled model whose other head is missing: twice that head and a head of zeros have it as their mean, bit
-    by bit."""
+    """Duplicate the only head of a distilled model: twice that head and a head of zeros have it as their mean, bit by bit."""
     heads = {key: 2 * value for key, value in weights.items() if key.startswith("head.")}
     zeros = {key.replace("head", "head_dist"): torch.zeros_like(head) for key, head in heads.items()}
     return resize_position_table({**weights, **heads, **zeros}, config)

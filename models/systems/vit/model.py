@@ -34,8 +34,7 @@ class Pool(StrEnum):
     NORM_MEAN_ALL = "norm-mean-all"
     """`norm` on every token, then the weighted mean including the class token (FLIP)."""
     TOKEN_MEAN = "token-mean"
-    """`norm` on every token, then the class token concatenated with the weighted mean of the patches: the linear heads of DINOv2 (arXiv
-    2304.07193)."""
+    """`norm` on every token, then the class token and the weighted mean of the patches: linear heads of DINOv2 (arXiv 2304.07193)."""
     ATTENTION = "attention"
     """`norm` on every token, then attention pooling by a trained query (SigLIP)."""
 

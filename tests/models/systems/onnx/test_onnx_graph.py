@@ -115,7 +115,7 @@ def endless() -> onnx.ModelProto:
 
 
 def test_a_graph_that_comes_to_no_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.systems.onnx.classifier.FIRST_RUN_S", 0.5)
+    monkeypatch.setattr("models.systems.onnx.session.FIRST_RUN_S", 0.5)
     with pytest.raises(BundleError, match=r"model\.onnx: it fails on a batch of two: it has not ended after"):
         load(write_graph(tmp_path, endless()))
 
