@@ -323,7 +323,7 @@ def read(path: Path) -> Bundle:
             raise BundleError(f"{spec_path}: is not an ordinary file")  # a pipe or a device may be read for ever
         data = spec_path.read_bytes()
     except OSError as error:
-        versions = sorted(str(found.parent) for found in path.glob(f"*/{SPEC_FILE}"))
+        versions = sorted(str(candidate.parent) for candidate in path.glob(f"*/{SPEC_FILE}"))
         hint = f"; a bundle is a folder NAME/VERSION, such as {versions[-1]}" if versions else ""
         raise BundleError(f"{spec_path}: cannot be read ({error.strerror}){hint}") from error
     spec = BundleSpec.from_bytes(data, str(spec_path))

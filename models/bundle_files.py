@@ -34,10 +34,10 @@ def digest_mismatch(path: Path, expected: FileDigest, source: str) -> str | None
     if size != expected.bytes:
         return f"{path}: {size} bytes where {source} says {expected.bytes}: truncated or another file"
     try:
-        found = sha256_of(path)
+        sha256 = sha256_of(path)
     except OSError as error:
         return f"{path}: cannot be read ({error.strerror})"
-    if found != expected.sha256:
+    if sha256 != expected.sha256:
         return f"{path}: its SHA-256 is not the one in {source}: damaged or another file"
     return None
 

@@ -21,9 +21,9 @@ def read_discovered(path: Path) -> Bundle:
     """Read a folder that `discover` found. Raises BundleError, also for a copy of a bundle that is at its own place: it would hide it."""
     bundle = read(path)
     spec = bundle.spec
-    place = path.parents[1] / spec.name / spec.version
-    if path != place and (place / SPEC_FILE).exists():
-        raise BundleError(f"{path / SPEC_FILE}: {spec.id} is at {place}; to serve a copy, too, change `name` or `version` in it")
+    own_folder = path.parents[1] / spec.name / spec.version
+    if path != own_folder and (own_folder / SPEC_FILE).exists():
+        raise BundleError(f"{path / SPEC_FILE}: {spec.id} is at {own_folder}; to serve a copy, too, change `name` or `version` in it")
     return bundle
 
 

@@ -166,11 +166,11 @@ class TextSpec(OmitsDefaults):
     @field_validator("templates")
     @classmethod
     def _check_templates(cls, templates: list[str]) -> list[str]:
-        for number, template in enumerate(templates, start=1):
+        for index, template in enumerate(templates, start=1):
             if template.count("{}") != 1:
-                raise ValueError(f"template {number}, {template[:MAX_TEMPLATE_CHARS]!r}: exactly one {{}} is needed, where the label goes")
+                raise ValueError(f"template {index}, {template[:MAX_TEMPLATE_CHARS]!r}: exactly one {{}} is needed, where the label goes")
             if len(template) > MAX_TEMPLATE_CHARS:
-                raise ValueError(f"template {number}: {len(template)} characters are more than {MAX_TEMPLATE_CHARS}")
+                raise ValueError(f"template {index}: {len(template)} characters are more than {MAX_TEMPLATE_CHARS}")
         return templates
 
 
@@ -211,8 +211,8 @@ class Rung(OmitsDefaults):
     @field_validator("schedule", "schedule_sight")
     @classmethod
     def _check_size(cls, schedule: int | list[int] | dict[str, int | float] | None) -> int | list[int] | dict[str, int | float] | None:
-        numbers = [schedule] if isinstance(schedule, int) else schedule.values() if isinstance(schedule, dict) else schedule or []
-        if any(abs(number) > MAX_MERGED_TOKENS for number in numbers):
+        values = [schedule] if isinstance(schedule, int) else schedule.values() if isinstance(schedule, dict) else schedule or []
+        if any(abs(value) > MAX_MERGED_TOKENS for value in values):
             raise ValueError(f"no block merges more than {MAX_MERGED_TOKENS} tokens")
         return schedule
 
@@ -278,13 +278,13 @@ class Int8(Schema):
 
     def refusal(self, rung: str) -> str | None:
         """Return why a rung is not served in int8; None if it is."""
-        found = self.rungs.get(rung)
-        if found is None:
+        accuracies = self.rungs.get(rung)
+        if accuracies is None:
             return "it was not measured"
-        if found.float32 - found.int8 > self.bound:
-            return f"it loses {found.float32 - found.int8:.2%} of accuracy, more than the bound of {self.bound:.2%}"
-        if found.agreement_bound is not None and found.agreement_bound < MIN_AGREEMENT:
-            return f"labels are only sure to agree with float32's in {found.agreement_bound:.2%}, and {MIN_AGREEMENT:.0%} are needed"
+        if accuracies.float32 - accuracies.int8 > self.bound:
+            return f"it loses {accuracies.float32 - accuracies.int8:.2%} of accuracy, more than the bound of {self.bound:.2%}"
+        if accuracies.agreement_bound is not None and accuracies.agreement_bound < MIN_AGREEMENT:
+            return f"labels are only sure to agree with float32's in {accuracies.agreement_bound:.2%}, and {MIN_AGREEMENT:.0%} are needed"
         return None
 
 

@@ -45,10 +45,10 @@ class ForwardCost:
 
 def dummy_forward(architecture: str) -> DummyForward:
     """Return the architecture's dummy forward pass. Raises ValueError for a model that computes nothing."""
-    found = architectures()[architecture].dummy_forward
-    if found is None:
+    forward = architectures()[architecture].dummy_forward
+    if forward is None:
         raise ValueError(f"architecture {architecture} computes nothing")
-    return found
+    return forward
 
 
 def prepare_forward(architecture: str, model: nn.Module, batch: int) -> ForwardCall:

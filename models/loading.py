@@ -238,8 +238,8 @@ def config_mismatch(spec: BundleSpec, config: Any) -> str | None:
         and size is not None
         and (preprocess.image_size, preprocess.image_width or preprocess.image_size) != tuple(size)
     ):
-        found = f"{preprocess.image_size} × {preprocess.image_width or preprocess.image_size}"
-        return f"preprocess makes images of {found} pixels for a model of {size[0]} × {size[1]}"
+        size_text = f"{preprocess.image_size} × {preprocess.image_width or preprocess.image_size}"
+        return f"preprocess makes images of {size_text} pixels for a model of {size[0]} × {size[1]}"
     return None
 
 

@@ -228,8 +228,8 @@ def hub_classes() -> Mapping[str, Reference]:
 
 @cache
 def _entries(modules: tuple[str, ...]) -> tuple[System, ...]:
-    ours = tuple(import_module(module).SYSTEM for module in modules)
-    return (*ours, *_extension_systems({architecture.name for system in ours for architecture in system.architectures}))
+    own_systems = tuple(import_module(module).SYSTEM for module in modules)
+    return (*own_systems, *_extension_systems({architecture.name for system in own_systems for architecture in system.architectures}))
 
 
 @cache

@@ -26,62 +26,61 @@ MERGED_FRACTIONS = (0.25, 0.5, 0.65, 0.8, 0.95)
 
 
 def input_fields(
-    family: Family, defaults: BundleDefaults, config: Any, settings: ConfigFields, stated: StatedTransform | None = None
+    family: Family, defaults: BundleDefaults, config: Any, settings: ConfigFields, transform: StatedTransform | None = None
 ) -> dict[str, Any]:
-    """Return the fields of a spec for the preparation of images, clips and sounds. settings: made by hand; stated: the transform that came
-    with the checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
-    stated = stated or StatedTransform()
+    """Return the fields of a spec for the preparation of images, clips and sounds. settings: made by hand; transform: that of the
+    checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
+    transform = transform or StatedTransform()
     smooth = {"smooth": True} if family.smooth else {}
     return {
-        "preprocess": _preprocess(family, defaults, config, settings, stated),
+        "preprocess": _preprocess(family, defaults, config, settings, transform),
         "clip": _override(defaults.clip(config), {key: key for key in CLIP_FIELDS}, smooth | settings),
         "sound": _override(defaults.sound(config), SOUND_FIELDS, settings),
         "space": _override(defaults.space(config), {key: key for key in SPACE_FIELDS}, settings),
     }
 
 
-def unstated_settings(spec: BundleSpec, usual: Mapping[str, Any]) -> ConfigFields:
-    """Return the settings of `--set` that turn the `usual` inputs into a spec's; all of its settings if there are no usual ones."""
+def unstated_settings(spec: BundleSpec, defaults: Mapping[str, Any]) -> ConfigFields:
+    """Return the settings of `--set` that turn the `defaults` inputs into a spec's; all of its settings if there are no usual ones."""
     names: Mapping[str, Mapping[str, str]] = {
         "preprocess": {key: key for key in PREPROCESS_FIELDS},
         "clip": {key: key for key in CLIP_FIELDS},
         "sound": SOUND_FIELDS,
         "space": {key: key for key in SPACE_FIELDS},
     }
-    found: ConfigFields = {}
+    settings: ConfigFields = {}
     for part, fields in names.items():
-        section, default = getattr(spec, part), usual.get(part)
+        section, default = getattr(spec, part), defaults.get(part)
         if section is not None:
             values = {name: getattr(section, key) for name, key in sorted(fields.items())}
-            found |= {name: value for name, value in values.items() if default is None or value != getattr(default, fields[name])}
-    return found
+            settings |= {name: value for name, value in values.items() if default is None or value != getattr(default, fields[name])}
+    return settings
 
 
 def _preprocess(
-    family: Family, defaults: BundleDefaults, config: Any, settings: ConfigFields, stated: StatedTransform
+    family: Family, defaults: BundleDefaults, config: Any, settings: ConfigFields, transform: StatedTransform
 ) -> Preprocess | None:
     size = defaults.size(config)
     if size is None:
         return None
     height, width = size
     overrides = {key: value for key, value in settings.items() if key in PREPROCESS_FIELDS}
-    usual = family.preprocess(min(size)).model_dump() | {"image_size": height, "image_width": None if width == height else width}
-    return Preprocess.model_validate(usual | stated.fields(min(size), overrides) | overrides)
+    family_fields = family.preprocess(min(size)).model_dump() | {"image_size": height, "image_width": None if width == height else width}
+    return Preprocess.model_validate(family_fields | transform.fields(min(size), overrides) | overrides)
 
 
-def _override(usual: Section | None, names: Mapping[str, str], settings: ConfigFields) -> Section | None:
+def _override(section: Section | None, names: Mapping[str, str], settings: ConfigFields) -> Section | None:
     """Replace usual settings of an input by those made by hand. names: setting → field."""
-    chosen = {names[key]: value for key, value in settings.items() if key in names}
-    return None if usual is None else type(usual).model_validate(usual.model_dump() | chosen)
+    overrides = {names[key]: value for key, value in settings.items() if key in names}
+    return None if section is None else type(section).model_validate(section.model_dump() | overrides)
 
 
-def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str], defaults: Sequence[str], classes: int) -> list[str]:
-    """Return the names of the classes. labels: given by hand; None: `stated` by files of the checkpoint, else the `defaults` of the config.
-    Raises CheckpointError."""
+def label_names(file: Path, labels: Sequence[str] | None, declared: Sequence[str], defaults: Sequence[str], classes: int) -> list[str]:
+    """Return the names of classes: `labels` by hand, or `declared` by the checkpoint, or the config's defaults. Raises CheckpointError."""
     if labels is None:
-        if stated and len(stated) != classes:
-            raise CheckpointError(f"{file}: has {classes} classes, and its config names {len(stated)}; --labels gives their names")
-        return list(stated or defaults) or [f"class {index}" for index in range(classes)]
+        if declared and len(declared) != classes:
+            raise CheckpointError(f"{file}: has {classes} classes, and its config names {len(declared)}; --labels gives their names")
+        return list(declared or defaults) or [f"class {index}" for index in range(classes)]
     if len(labels) != classes:
         header = f"; is the first of them, {labels[0]!r}, a header?" if len(labels) == classes + 1 else ""
         counts = f"has {classes or 'no'} classes, but {len(labels)} labels were given"
@@ -108,4 +107,4 @@ def unmeasured_ladder(architecture: Architecture, task: str, config: Any, *, see
 
 def _schedule_values(patches: int, config: Any) -> list[int]:
     """Return r of each rung, rising."""
-    return [int(share * patches / getattr(config, "depth", 1)) for share in MERGED_FRACTIONS]
+    return [int(fraction * patches / getattr(config, "depth", 1)) for fraction in MERGED_FRACTIONS]

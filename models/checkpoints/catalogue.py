@@ -97,8 +97,8 @@ def _hub_files() -> Iterator[PublishedFile]:
         ("CLIP", "openai/clip-vit-base-patch32", "", "clip_base32"),
         ("SigLIP", "google/siglip-base-patch16-224", "Apache-2.0", 203_155_970),
     ):
-        named, counted = (size, 0) if isinstance(size, str) else ("", size)
-        yield PublishedFile(system, "model.safetensors", f"hf://{repository}", license_, named, parameters=counted)
+        size_name, parameters = (size, 0) if isinstance(size, str) else ("", size)
+        yield PublishedFile(system, "model.safetensors", f"hf://{repository}", license_, size_name, parameters=parameters)
 
 
 def _maws_files() -> Iterator[PublishedFile]:

@@ -121,10 +121,10 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def _find_wrapper(content: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Return the key of the weights, None if they are flat; and the key of other weights that are ignored in favour of them."""
-    present = [key for key in (*AVERAGED_KEYS, *WRAPPER_KEYS) if isinstance(content.get(key), Mapping)]
-    averaged = bool(present) and present[0] in AVERAGED_KEYS
-    others = [key for key in present if key not in AVERAGED_KEYS]
-    return (present[0] if present else None), (others[0] if averaged and others else None)
+    wrappers = [key for key in (*AVERAGED_KEYS, *WRAPPER_KEYS) if isinstance(content.get(key), Mapping)]
+    averaged = bool(wrappers) and wrappers[0] in AVERAGED_KEYS
+    plain_wrappers = [key for key in wrappers if key not in AVERAGED_KEYS]
+    return (wrappers[0] if wrappers else None), (plain_wrappers[0] if averaged and plain_wrappers else None)
 
 
 def _metadata(path: Path) -> dict[str, Any]:

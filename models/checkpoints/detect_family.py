@@ -31,7 +31,7 @@ def detect(
             fits.append(fit(weights, family, {**family.described(description), **_settings_for(family, settings)}))
         except ValueError:
             continue
-    return [found.family.name for found in fits if found.perfect or found.headless]
+    return [candidate.family.name for candidate in fits if candidate.perfect or candidate.headless]
 
 
 def choose_family(
@@ -51,9 +51,9 @@ def choose_family(
             f"{file}: its keys fit the families {', '.join(names)}; say which it is with --family; how each "
             f"prepares images is in docs/checkpoints.md{headless}"
         )
-    stated = _self_described_families(description)
-    if len(stated) == 1:
-        return families()[stated[0]]  # reading it will say what is wrong
+    described = _self_described_families(description)
+    if len(described) == 1:
+        return families()[described[0]]  # reading it will say what is wrong
     raise CheckpointError(f"{file}: {_nearest_family(published, description, settings)}")
 
 
@@ -72,9 +72,9 @@ def choose_network(file: Path, config: Mapping[str, Any]) -> Family:
     """Return the family of a network of timm, from its `config.json`. Raises CheckpointError."""
     name = config["architecture"]
     for system in systems():
-        found: Family | None = resolve(system.timm_networks)(config) if system.timm_networks is not None else None
-        if found is not None:
-            return found
+        family: Family | None = resolve(system.timm_networks)(config) if system.timm_networks is not None else None
+        if family is not None:
+            return family
     raise CheckpointError(
         f"{file}: config.json: architecture {name!r} is not read by its name; accepted are vit_SIZE_patchN_PIXELS, deit_…, "
         f"vit_…_dinov2 and vit_…_clip_…; --family takes another one as what its keys are; {ONNX_ADVICE}"
@@ -108,7 +108,7 @@ def _nearest_family(published: Mapping[str, Tensor], description: Mapping[str, A
     absent, refusal = min(refusals, default=(0, f"{unknown} Its keys are {', '.join(list(published)[:5])}, …; {ONNX_ADVICE}"))
     if not fits or (refusals and not absent):
         return refusal
-    nearest = min(fits, key=lambda found: len(found.missing) + len(found.unexpected) + len(found.misshapen))
+    nearest = min(fits, key=lambda candidate: len(candidate.missing) + len(candidate.unexpected) + len(candidate.misshapen))
     return f"{unknown} Nearest is {nearest.family.name}: {nearest.mismatch_message()}; {ONNX_ADVICE}"
 
 

@@ -47,7 +47,7 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
             f"{spec.id}: architecture {spec.architecture} is a graph, which no family's layout holds: copy its {GRAPH_FILE}"
         )
     weights = load_file(bundle.weights_path)
-    chosen = _choose(spec, weights, family)
+    target = _choose(spec, weights, family)
     copies = {name: file.with_name(f"{file.stem}.{name}") for name in spec.files}
     for written in (file, *copies.values()):
         if written.exists():
@@ -55,16 +55,16 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
     if not file.parent.is_dir():
         raise CheckpointError(f"{file.parent}: there is no such folder")
     config = read_config(architectures()[spec.architecture].config, spec.config)
-    published = _export_weights(spec, chosen, weights)
-    description = _description(bundle, chosen, config)
+    published = _export_weights(spec, target, weights)
+    description = _description(bundle, target, config)
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=file.parent) as folder:
         written = Path(folder) / file.name
-        write(written, chosen, published, description)
+        write(written, target, published, description)
         written.rename(file)
     for name, copy in copies.items():
         shutil.copyfile(bundle.path / name, copy)
-    settings = _unstated_config(chosen, published, description, config) | _unstated_inputs(spec, chosen, file, description, config)
-    return ExportedCheckpoint(chosen.name, len(published), settings, chosen.dropped_note, copies)
+    settings = _unstated_config(target, published, description, config) | _unstated_inputs(spec, target, file, description, config)
+    return ExportedCheckpoint(target.name, len(published), settings, target.dropped_note, copies)
 
 
 def write(file: Path, family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -91,10 +91,10 @@ def _choose(spec: BundleSpec, weights: Mapping[str, Tensor], family: str | None)
         raise CheckpointError(f"{spec.id}: {problem}; say with --family whose layout to write: {', '.join(fitting) or 'none fits'}")
     if name not in families():
         raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(families())}")
-    chosen = families()[name]
-    if chosen.architecture != spec.architecture:
-        raise CheckpointError(f"{spec.id}: its architecture is {spec.architecture}, but {name} is a family of {chosen.architecture}")
-    return chosen
+    candidate = families()[name]
+    if candidate.architecture != spec.architecture:
+        raise CheckpointError(f"{spec.id}: its architecture is {spec.architecture}, but {name} is a family of {candidate.architecture}")
+    return candidate
 
 
 def _fits(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> bool:
@@ -109,11 +109,11 @@ def _export_weights(spec: BundleSpec, family: Family, weights: Mapping[str, Tens
     """Return the weights under the family's names. Raises CheckpointError if an import would miss some, or find others."""
     try:
         published = {key: value.contiguous() for key, value in family.export(weights).items()}
-        found = fit(published, family, spec.config)
+        reimported = fit(published, family, spec.config)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{spec.id}: does not fit {family.name}: {error.args[0]}") from error
-    if not found.perfect:
-        raise CheckpointError(f"{spec.id}: does not fit {family.name}: {found.mismatch_message()}")
+    if not reimported.perfect:
+        raise CheckpointError(f"{spec.id}: does not fit {family.name}: {reimported.mismatch_message()}")
     return published
 
 
@@ -121,12 +121,12 @@ def _description(bundle: Bundle, family: Family, config: Any) -> dict[str, Any]:
     """Return the description of the weights: by the family for a config, or the text of the import if it is still true. Raises
     CheckpointError for a config that the family's files cannot express."""
     try:
-        stated = family.describe(config)
+        description = family.describe(config)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     text = bundle.spec.provenance.get("cfg")
-    if stated or not isinstance(text, str):
-        return stated
+    if description or not isinstance(text, str):
+        return description
     try:
         declared = family.described({"cfg": text})
         is_current = config == read_config(type(config), {**bundle.spec.config, **declared})
@@ -141,19 +141,19 @@ def _unstated_config(family: Family, published: Mapping[str, Tensor], descriptio
     try:
         fields = fit(published, family, family.described(description)).fields
         unknown = [name for name in family.head_fields if name not in fields]
-        found = read_config(type(config), {**fields, **{name: fields_of_config[name] for name in unknown}})
+        inferred_config = read_config(type(config), {**fields, **{name: fields_of_config[name] for name in unknown}})
     except ValueError:
-        unknown, found = [], type(config)()
-    inferred = dataclasses.asdict(found)
+        unknown, inferred_config = [], type(config)()
+    inferred = dataclasses.asdict(inferred_config)
     return {name: value for name, value in fields_of_config.items() if name in unknown or value != inferred[name]}
 
 
 def _unstated_inputs(spec: BundleSpec, family: Family, file: Path, description: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Return the settings of images, clips and sounds that an import of `file` would choose otherwise."""
     purpose = architectures()[spec.architecture].bundle_defaults
-    stated = timm_transform.find_transform(file, description, len(spec.labels))
+    transform = timm_transform.find_transform(file, description, len(spec.labels))
     try:
-        usual = bundle_fields.input_fields(family, purpose, config, {}, stated)
+        defaults = bundle_fields.input_fields(family, purpose, config, {}, transform)
     except (CheckpointError, ValueError):  # files next to it cannot be used without settings
-        usual = {}
-    return bundle_fields.unstated_settings(spec, usual)
+        defaults = {}
+    return bundle_fields.unstated_settings(spec, defaults)

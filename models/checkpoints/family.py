@@ -114,10 +114,10 @@ def mlp_ratio_of(hidden: int, width: int) -> float:
 
 def depth_of(weights: Mapping[str, Tensor], blocks: str) -> int:
     """Return the number of blocks under a name. Raises UnlikeFamily if it has fewer tensors than that."""
-    numbers = [int(match[1]) for key in weights if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", key))]
-    depth = 1 + max(numbers, default=-1)
-    if depth > len(numbers):  # else one name could require a network of any depth
-        raise UnlikeFamily(f"{blocks}.{depth - 1} is the last of its blocks, of which it has {len(set(numbers))}")
+    indices = [int(match[1]) for key in weights if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", key))]
+    depth = 1 + max(indices, default=-1)
+    if depth > len(indices):  # else one name could require a network of any depth
+        raise UnlikeFamily(f"{blocks}.{depth - 1} is the last of its blocks, of which it has {len(set(indices))}")
     return depth
 
 

@@ -121,11 +121,11 @@ def _is_number(value: Any) -> bool:
 
 def image_size(description: Mapping[str, Any], default: int) -> int:
     """Return the `image_size` of a network whose position table has only that size; images must be prepared to it."""
-    stated, prepared = HFConfig.from_description(description).side("image_size", default), prepared_size(description)
-    if prepared is not None and prepared != stated:
+    declared, prepared = HFConfig.from_description(description).side("image_size", default), prepared_size(description)
+    if prepared is not None and prepared != declared:
         source = description[PROCESSOR].source
-        raise ValueError(f"{FILE}: image_size {stated} is not the {prepared} pixels that {source} makes; both must agree")
-    return stated
+        raise ValueError(f"{FILE}: image_size {declared} is not the {prepared} pixels that {source} makes; both must agree")
+    return declared
 
 
 def prepared_size(description: Mapping[str, Any]) -> int | None:
@@ -140,9 +140,9 @@ def labels(content: Mapping[str, Any]) -> list[str]:
     if table is None:
         return []
     try:
-        numbered = {int(number): str(name) for number, name in table.items()}
+        numbered = {int(index): str(name) for index, name in table.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{FILE}: id2label: it must map the numbers of the classes to names") from error
     if sorted(numbered) != list(range(len(numbered))):
         raise ValueError(f"{FILE}: id2label: its numbers must be 0 to {len(numbered) - 1}, without gaps")
-    return [numbered[number] for number in range(len(numbered))]
+    return [numbered[index] for index in range(len(numbered))]

@@ -31,12 +31,12 @@ def is_folder(path: Path) -> bool:
 
 def weights_file(folder: Path) -> Path:
     """Return the file of the weights, or the index of several. Raises CheckpointError."""
-    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if found is None:
+    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
         graph = next((folder / name for name in GRAPHS if (folder / name).is_file()), None)
         instead = f"; it has an ONNX graph, which `opsin import {graph}` takes" if graph else ""
         raise CheckpointError(f"{folder}: has none of {', '.join(WEIGHTS)}, one of which holds the weights{instead}")
-    return found
+    return file
 
 
 def open_folder(folder: Path) -> Checkpoint:
@@ -50,9 +50,9 @@ def open_folder(folder: Path) -> Checkpoint:
     if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
         raise CheckpointError(f"{folder / hf_config.FILE}: architectures names no class, and {NETWORK} no network of timm")
     description: dict[str, Any] = {KEY: content}
-    if found := stated_processor(folder):
-        file, stated = found
-        description[PROCESSOR] = hf_image_processor.read(stated, str(content.get("model_type", "")), file)
+    if processor := stated_processor(folder):
+        file, section = processor
+        description[PROCESSOR] = hf_image_processor.read(section, str(content.get("model_type", "")), file)
     try:
         labels = tuple(hf_config.labels(content))
     except ValueError as error:
@@ -96,9 +96,9 @@ def stated_processor(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
     for name, part in PROCESSORS.items():
         if (folder / name).exists():
             content = read_json(folder / name)
-            stated = content if part is None else content.get(part)
-            if isinstance(stated, Mapping):
-                return name, stated
+            section = content if part is None else content.get(part)
+            if isinstance(section, Mapping):
+                return name, section
     return None
 
 

@@ -72,9 +72,9 @@ class Processor(StatedTransform):
 
     def fields(self, size: int, overrides: ConfigFields) -> ConfigFields:
         """Return the fields as `StatedTransform` does. If another size was set by hand, the short side changes in proportion."""
-        found = dict(self.preparation or {})
-        found["short_side"] = found["short_side"] * size // self.image_size
-        return {key: value for key, value in found.items() if key not in overrides}
+        fields = dict(self.preparation or {})
+        fields["short_side"] = fields["short_side"] * size // self.image_size
+        return {key: value for key, value in fields.items() if key not in overrides}
 
 
 def read(content: Mapping[str, Any], model_type: str, file: str = FILE) -> Processor:
@@ -124,10 +124,10 @@ def _read(content: Mapping[str, Any], model_type: str, file: str) -> Processor:
 
 
 def _processor_defaults(content: Mapping[str, Any], model_type: str) -> ProcessorDefaults:
-    stated = content.get("image_processor_type") or content.get("feature_extractor_type") or TYPES.get(model_type, "")
-    name = next((str(stated).removesuffix(ending) for ending in ENDINGS if str(stated).endswith(ending)), str(stated))
+    type_name = content.get("image_processor_type") or content.get("feature_extractor_type") or TYPES.get(model_type, "")
+    name = next((str(type_name).removesuffix(ending) for ending in ENDINGS if str(type_name).endswith(ending)), str(type_name))
     if name not in DEFAULTS:
-        raise _refusal("image_processor_type", stated, ", ".join(f"{accepted}ImageProcessor" for accepted in DEFAULTS))
+        raise _refusal("image_processor_type", type_name, ", ".join(f"{accepted}ImageProcessor" for accepted in DEFAULTS))
     return DEFAULTS[name]
 
 
@@ -146,10 +146,10 @@ def _size(value: Any, square: bool) -> tuple[bool, int]:
 
 def _short_side(side: int, content: Mapping[str, Any]) -> int:
     """Return the short side before a crop to `side`."""
-    share = content.get("crop_pct", CROP_PCT)
-    if type(share) not in (int, float) or not side / MAX_SIDE <= share <= 1:
-        raise _refusal("crop_pct", share, "a share of an image, at most 1")
-    return side if side >= MIN_SQUEEZED_SIZE else int(side / share)
+    ratio = content.get("crop_pct", CROP_PCT)
+    if type(ratio) not in (int, float) or not side / MAX_SIDE <= ratio <= 1:
+        raise _refusal("crop_pct", ratio, "a share of an image, at most 1")
+    return side if side >= MIN_SQUEEZED_SIZE else int(side / ratio)
 
 
 def _crop(content: Mapping[str, Any], default: ProcessorDefaults) -> int | None:
@@ -163,10 +163,10 @@ def _crop(content: Mapping[str, Any], default: ProcessorDefaults) -> int | None:
 
 def _colours(content: Mapping[str, Any], name: str, default: RGB) -> RGB:
     value = content.get(name, default)
-    numbers = value if isinstance(value, list | tuple) else [value] * 3
-    if len(numbers) != 3 or not all(type(part) in (int, float) and abs(part) < MAX_COLOUR for part in numbers):
+    values = value if isinstance(value, list | tuple) else [value] * 3
+    if len(values) != 3 or not all(type(part) in (int, float) and abs(part) < MAX_COLOUR for part in values):
         raise _refusal(name, value, "three numbers")
-    return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
+    return (float(values[0]), float(values[1]), float(values[2]))
 
 
 def _flag(content: Mapping[str, Any], name: str, default: bool) -> bool:

@@ -49,31 +49,31 @@ def import_checkpoint(
     checkpoint = hf_folder.open_folder(file) if hf_folder.is_folder(file) else open_checkpoint(file)
     set_by_hand = settings.parse(overrides)
     try:
-        chosen = _family(file, checkpoint, family, set_by_hand)
+        source_family = _family(file, checkpoint, family, set_by_hand)
     except CheckpointError:
         settings.check(set_by_hand)
         raise
-    config_settings, input_settings = settings.split(chosen, set_by_hand)
-    found = _fit(file, checkpoint, chosen, config_settings)
-    config, architecture = found.config(), architectures()[chosen.architecture]
+    config_settings, input_settings = settings.split(source_family, set_by_hand)
+    fitted = _fit(file, checkpoint, source_family, config_settings)
+    config, architecture = fitted.config(), architectures()[source_family.architecture]
     defaults = architecture.bundle_defaults
     task = defaults.task(config)
     classes = defaults.classes(config) if defaults.classes and task in LABELLED_TASKS else 0
-    stated = timm_transform.find_transform(file, checkpoint.description, classes)
+    transform = timm_transform.find_transform(file, checkpoint.description, classes)
     try:
         names = bundle_fields.label_names(file, labels, checkpoint.labels if classes else (), defaults.names(config), classes)
-        inputs = bundle_fields.input_fields(chosen, defaults, config, input_settings, stated)
+        inputs = bundle_fields.input_fields(source_family, defaults, config, input_settings, transform)
         spec = BundleSpec(
             name=name,
             version=version,
             task=task,
-            architecture=chosen.architecture,
+            architecture=source_family.architecture,
             config=dataclasses.asdict(config),
             **inputs,
             labels=names,
             license=license or checkpoint.license or "unknown",
-            provenance=_provenance(file, checkpoint, chosen, overrides, config, names)
-            | _transform_provenance(chosen, stated, inputs["preprocess"], set_by_hand, checkpoint)
+            provenance=_provenance(file, checkpoint, source_family, overrides, config, names)
+            | _transform_provenance(source_family, transform, inputs["preprocess"], set_by_hand, checkpoint)
             | dict(origin),
             ladder=bundle_fields.unmeasured_ladder(architecture, task, config, sees=inputs["preprocess"] is not None),
             weights=FileDigest(sha256="0" * 64, bytes=0),
@@ -82,7 +82,7 @@ def import_checkpoint(
         first = error.errors()[0]
         wrong = InvalidSetting if input_settings or first["loc"] in (("name",), ("version",)) else CheckpointError
         raise wrong(f"{'.'.join(map(str, first['loc'])) or 'bundle'}: {first['msg']}") from error
-    return spec, found.weights
+    return spec, fitted.weights
 
 
 def _family(file: Path, checkpoint: Checkpoint, name: str | None, set_by_hand: ConfigFields) -> Family:
@@ -106,7 +106,7 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, set_by_hand: Config
     try:
         if family.own_size and "image_size" not in set_by_hand:
             _check_size(file, published, family, described["image_size"])
-        found = fit(published, family, {**described, **set_by_hand})
+        fitted = fit(published, family, {**described, **set_by_hand})
     except UnlikeFamily as error:
         tidied = family.clean(published)
         missing, unexpected = family.table.unmatched_rows(tidied), family.table.translate(tidied).unexpected
@@ -114,30 +114,30 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, set_by_hand: Config
         raise CheckpointError(f"{file}: does not fit {family.name}: {problem}") from error
     except ValueError as error:
         raise (InvalidSetting if set_by_hand else CheckpointError)(f"{file}: {error}") from error
-    if not found.perfect:
-        raise CheckpointError(f"{file}: does not fit {family.name}: {found.mismatch_message()}; {ONNX_ADVICE}")
-    for name, value in found.weights.items():
+    if not fitted.perfect:
+        raise CheckpointError(f"{file}: does not fit {family.name}: {fitted.mismatch_message()}; {ONNX_ADVICE}")
+    for name, value in fitted.weights.items():
         if not value.isfinite().all():
             key = ", ".join(family.table.published_names(name))
             raise CheckpointError(f"{file}: {key} holds values that are infinite or not a number; no network answers with them")
-    unknown = [name for name in family.head_fields if name not in found.fields]
+    unknown = [name for name in family.head_fields if name not in fitted.fields]
     if unknown:
         widths = [name.replace("heads", "width") for name in unknown]
-        found_widths = [f"{width.replace('_', ' ')} {found.fields[width]}" for width in widths if width in found.fields]
+        found_widths = [f"{width.replace('_', ' ')} {fitted.fields[width]}" for width in widths if width in fitted.fields]
         subject = " and ".join(found_widths) if len(found_widths) == len(unknown) else "its shapes"
         verb = "does" if len(found_widths) == len(unknown) == 1 else "do"
         heads, pronoun = " and of ".join(name.replace("_", " ") for name in unknown), "them" if unknown[1:] else "it"
         settings = " ".join(f"--set {name}=4" for name in unknown)
         raise CheckpointError(f"{file}: {subject} {verb} not determine the number of {heads}: set {pronoun}, as in {settings}")
-    return found
+    return fitted
 
 
-def _check_size(file: Path, published: Mapping[str, Tensor], family: Family, stated: int) -> None:
+def _check_size(file: Path, published: Mapping[str, Tensor], family: Family, declared: int) -> None:
     """Raise CheckpointError if the position table is of another image size than the stated one, UnlikeFamily if there is none."""
     table_size = family.config(family.table.translate(family.clean(published)).weights, {})["image_size"]
-    if table_size != stated:
+    if table_size != declared:
         raise CheckpointError(
-            f"{file}: image_size {stated} is not that of its position table, {table_size}; "
+            f"{file}: image_size {declared} is not that of its position table, {table_size}; "
             f"--set image_size={table_size} takes that of the table"
         )
 
@@ -165,17 +165,17 @@ def _provenance(
 
 
 def _transform_provenance(
-    family: Family, stated: StatedTransform, preprocess: Preprocess | None, set_by_hand: ConfigFields, checkpoint: Checkpoint
+    family: Family, transform: StatedTransform, preprocess: Preprocess | None, set_by_hand: ConfigFields, checkpoint: Checkpoint
 ) -> dict[str, Any]:
     """Return the source of the preparation of images, for the provenance."""
     if preprocess is None:
         return {}
-    if stated.source:
-        return {"transform": f"read from {stated.source}"}
-    file = "" if stated.note else hf_image_processor.FILE if hf_config.KEY in checkpoint.description else hf_config.FILE
+    if transform.source:
+        return {"transform": f"read from {transform.source}"}
+    file = "" if transform.note else hf_image_processor.FILE if hf_config.KEY in checkpoint.description else hf_config.FILE
     assumed = timm_transform.describe_assumption(f"that of family {family.name}", preprocess.model_dump(), set_by_hand, file)
-    found = "; ".join(filter(None, (stated.note, assumed)))
-    return {"transform": found or "set by hand"}
+    text = "; ".join(filter(None, (transform.note, assumed)))
+    return {"transform": text or "set by hand"}
 
 
 def _dropped_keys(published: Mapping[str, Tensor], family: Family) -> dict[str, list[str]]:

@@ -30,7 +30,7 @@ def parse(overrides: Mapping[str, str]) -> ConfigFields:
 
 def check(settings: ConfigFields) -> None:
     """Raise InvalidSetting for a setting of no family, with which no file could be recognised."""
-    configs = {field.name for one in architectures().values() for field in dataclasses.fields(one.config)}
+    configs = {field.name for architecture in architectures().values() for field in dataclasses.fields(architecture.config)}
     for name in sorted(set(settings) - configs - INPUT_FIELDS):
         close = get_close_matches(name, configs | INPUT_FIELDS, 1)
         hint = f"is {close[0]} meant?" if close else "with --family the answer lists what can be"

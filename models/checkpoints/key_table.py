@@ -48,11 +48,11 @@ class KeyTable:
         counts: dict[str, int] = {}
         unexpected = []
         for key in published:
-            found = next((hit for rule in self._rules if (hit := rule.find_key(key))), None)
-            if found is None:
+            match = next((hit for rule in self._rules if (hit := rule.find_key(key))), None)
+            if match is None:
                 unexpected.append(key)
                 continue
-            name, part, count = found
+            name, part, count = match
             parts.setdefault(name, {})[part] = key
             counts[name] = count
         complete = {name: [keys[i] for i in sorted(keys)] for name, keys in parts.items() if len(keys) == counts[name]}
@@ -127,5 +127,5 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _fill(text: str, values: tuple[str, ...]) -> str:
     rest = iter(values)
-    number: dict[str, Callable[[str], str]] = {"{i}": lambda text: str(int(text)), "{ii}": lambda text: text.zfill(2), "*": str}
-    return "".join(number[piece](next(rest)) if piece in number else piece for piece in _PLACEHOLDER.split(text))
+    fillers: dict[str, Callable[[str], str]] = {"{i}": lambda text: str(int(text)), "{ii}": lambda text: text.zfill(2), "*": str}
+    return "".join(fillers[piece](next(rest)) if piece in fillers else piece for piece in _PLACEHOLDER.split(text))

@@ -24,8 +24,8 @@ SPDX = {
 def read_licence(folder: Path) -> str:
     """Return the licence by its SPDX name if it has one; for another its own name and address. Empty if the card declares none."""
     card = _front_matter(folder / FILE)
-    stated = card.get("license")
-    names = [name for each in (stated if isinstance(stated, list) else [stated]) if (name := _text(each))]
+    licence = card.get("license")
+    names = [name for each in (licence if isinstance(licence, list) else [licence]) if (name := _text(each))]
     if names == ["other"]:
         name, link = _text(card.get("license_name")) or "other", _text(card.get("license_link"))
         return f"{name} ({link})" if link else name

@@ -55,17 +55,17 @@ def find_checkpoint(folder: Path) -> Path | None:
     """Return a folder that is a checkpoint, or the one with most steps among its `checkpoint_STEP` that have an index; else None."""
     if (folder / INDEX).is_file():
         return folder
-    found = ((re.fullmatch(r"checkpoint_(\d+)", path.name), path) for path in folder.iterdir() if (path / INDEX).is_file())
-    steps = {int(match[1]): path for match, path in found if match}
+    candidates = ((re.fullmatch(r"checkpoint_(\d+)", path.name), path) for path in folder.iterdir() if (path / INDEX).is_file())
+    steps = {int(match[1]): path for match, path in candidates if match}
     return steps[max(steps)] if steps else None
 
 
 def index_file(folder: Path) -> Path:
     """Return the index of the checkpoint that `find_checkpoint` finds. Raises T5XError."""
-    found = find_checkpoint(folder)
-    if found is None:
+    checkpoint = find_checkpoint(folder)
+    if checkpoint is None:
         raise T5XError(f"{folder}: no T5X checkpoint")
-    return found / INDEX
+    return checkpoint / INDEX
 
 
 def read(folder: Path) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
         if isinstance(value, Tensor) or "driver" in value:
             yield ".".join(subpath), value
         elif "__msgpack_chunked_array__" in value:  # Flax cuts arrays above a gigabyte
-            chunks = [value["chunks"][str(number)].flatten() for number in range(len(value["chunks"]))]
+            chunks = [value["chunks"][str(index)].flatten() for index in range(len(value["chunks"]))]
             yield ".".join(subpath), torch.cat(chunks).reshape([value["shape"][str(axis)] for axis in range(len(value["shape"]))])
         else:
             yield from _leaves(value, subpath)
@@ -120,17 +120,17 @@ def _read_array(folder: Path, name: str) -> Tensor:
             f"{array_folder}: type {metadata.dtype}, compressor {metadata.compressor}, filters {metadata.filters}: "
             "only plain numbers in gzip are read"
         )
-    numbers = np.dtype(STORED_TYPES[metadata.dtype])
-    if len(shape) != len(chunks) or max(math.prod(shape), math.prod(chunks)) * numbers.itemsize > MAX_ARRAY_BYTES:
+    dtype = np.dtype(STORED_TYPES[metadata.dtype])
+    if len(shape) != len(chunks) or max(math.prod(shape), math.prod(chunks)) * dtype.itemsize > MAX_ARRAY_BYTES:
         raise T5XError(f"{array_folder}: shape {shape} in chunks {chunks} cannot be")
 
-    array: NDArray[Any] = np.empty(shape, numbers)
+    array: NDArray[Any] = np.empty(shape, dtype)
     for position in itertools.product(*(range(math.ceil(size / chunk)) for size, chunk in zip(shape, chunks, strict=True))):
         file = array_folder / (metadata.dimension_separator.join(map(str, position)) or "0")
         region = tuple(slice(i * chunk, min((i + 1) * chunk, size)) for i, chunk, size in zip(position, chunks, shape, strict=True))
         if file.is_file():
-            chunk = _read_chunk(file, math.prod(chunks) * numbers.itemsize, compressed=metadata.compressor is not None)
-            values = np.frombuffer(chunk, numbers).reshape(chunks, order=metadata.order)
+            chunk = _read_chunk(file, math.prod(chunks) * dtype.itemsize, compressed=metadata.compressor is not None)
+            values = np.frombuffer(chunk, dtype).reshape(chunks, order=metadata.order)
             array[region] = values[tuple(slice(part.stop - part.start) for part in region)]  # the last chunk may extend beyond the array
         elif metadata.fill_value is not None:
             array[region] = metadata.fill_value

@@ -39,14 +39,14 @@ class StatedTransform:
 
         Raises CheckpointError for a transform that a bundle cannot express.
         """
-        found: ConfigFields = {}
+        fields: ConfigFields = {}
         crop, mode, interpolation = (self.cfg.get(key) for key in ("crop_pct", "crop_mode", "interpolation"))
         if crop is not None and "short_side" not in overrides:
-            found["short_side"] = math.floor(size / self._number("crop_pct", crop))
+            fields["short_side"] = math.floor(size / self._number("crop_pct", crop))
         if mode is not None and "fit" not in overrides:
-            found["fit"] = FIT_BY_CROP_MODE.get(str(mode))
-            is_whole = found["fit"] == "squeeze" and overrides.get("short_side", found.get("short_side", size)) == size
-            if found["fit"] is None or (found["fit"] == "squeeze" and not is_whole):
+            fields["fit"] = FIT_BY_CROP_MODE.get(str(mode))
+            is_whole = fields["fit"] == "squeeze" and overrides.get("short_side", fields.get("short_side", size)) == size
+            if fields["fit"] is None or (fields["fit"] == "squeeze" and not is_whole):
                 raise CheckpointError(
                     f"{self.source}: crop_mode {mode!r} at crop_pct {crop} cannot be kept; --set fit=crop takes the centre"
                 )
@@ -55,8 +55,8 @@ class StatedTransform:
                 raise CheckpointError(
                     f"{self.source}: interpolation {interpolation!r} cannot be kept; --set interpolation=bicubic is near it"
                 )
-            found["interpolation"] = interpolation
-        return found | {key: self.cfg[key] for key in ("mean", "std") if self.cfg.get(key) is not None and key not in overrides}
+            fields["interpolation"] = interpolation
+        return fields | {key: self.cfg[key] for key in ("mean", "std") if self.cfg.get(key) is not None and key not in overrides}
 
     def _number(self, key: str, value: Any) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
@@ -80,9 +80,9 @@ def find_transform(file: Path, description: Mapping[str, Any], classes: int) -> 
             continue
         content = read_json(path)
         cfg = _cfg(content) or (content if content.keys() & {"crop_pct", "crop_mode", "mean"} else {})
-        stated = content.get("num_classes", cfg.get("num_classes"))
-        if cfg and classes and isinstance(stated, int) and stated != classes:
-            return StatedTransform(note=f"{path.name} is of a model with {stated} classes, not {classes}: not read")
+        declared = content.get("num_classes", cfg.get("num_classes"))
+        if cfg and classes and isinstance(declared, int) and declared != classes:
+            return StatedTransform(note=f"{path.name} is of a model with {declared} classes, not {classes}: not read")
         if cfg:
             return StatedTransform(path.name, cfg)
     return StatedTransform()
@@ -103,10 +103,10 @@ def _text(value: Any) -> str:
 
 
 def _cfg(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = content.get(KEY)
-    if isinstance(found, str):  # metadata of safetensors
+    cfg = content.get(KEY)
+    if isinstance(cfg, str):  # metadata of safetensors
         try:
-            found = json.loads(found)
+            cfg = json.loads(cfg)
         except ValueError:
             return {}
-    return found if isinstance(found, Mapping) else {}
+    return cfg if isinstance(cfg, Mapping) else {}

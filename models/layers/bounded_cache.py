@@ -35,8 +35,8 @@ class BoundedCache(Generic[Value]):
 
     def get(self, name: str) -> Value | None:
         with self._lock:
-            found = self._values.get(name)
-        return None if found is None else found[0]
+            entry = self._values.get(name)
+        return None if entry is None else entry[0]
 
     def put(self, name: str, value: Value) -> None:
         """Store a value; an empty name stores nothing."""

@@ -121,6 +121,6 @@ def _timm_names(encoder: EfficientNetLiteEncoder) -> dict[str, tuple[str, str]]:
             parts = [("expand", "conv_pw"), ("depthwise", "conv_dw"), ("project", "conv_pwl")]
             if module.expand is None:
                 parts = [("depthwise", "conv_dw"), ("project", "conv_pw")]
-            for number, (key, timm_key) in enumerate(parts, 1):
-                names[f"{name}.{key}"] = (f"{block}.{timm_key}", f"{block}.bn{number}")
+            for index, (key, timm_key) in enumerate(parts, 1):
+                names[f"{name}.{key}"] = (f"{block}.{timm_key}", f"{block}.bn{index}")
     return names

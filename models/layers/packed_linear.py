@@ -51,8 +51,8 @@ class PackedPatches(nn.Module):
             grid = grid.narrow(1 + axis, 0, grid.shape[1 + axis] // length * length)
         for axis, length in enumerate(self._patch):
             grid = grid.unflatten(1 + 2 * axis, (-1, length))  # type: ignore[no-untyped-call]  # (B, [t, u,] h, p, w, p, channels)
-        places, insides = range(1, 2 * axes, 2), range(2, 2 * axes + 1, 2)
-        patches = grid.permute(0, *places, *insides, 2 * axes + 1).flatten(1 + axes).flatten(1, axes)  # (B, N, [u·]p·p·channels)
+        grid_axes, patch_axes = range(1, 2 * axes, 2), range(2, 2 * axes + 1, 2)
+        patches = grid.permute(0, *grid_axes, *patch_axes, 2 * axes + 1).flatten(1 + axes).flatten(1, axes)  # (B, N, [u·]p·p·channels)
         y: Tensor = self._linear(patches)
         return y
 

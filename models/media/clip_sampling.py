@@ -101,10 +101,10 @@ def _resize_axis(images: Tensor, axis: int, to: int, first: int, count: int) -> 
     length = images.shape[axis]
     if length == to:
         return images.narrow(axis, first, count)
-    places = ((torch.arange(first, first + count, device=images.device) + 0.5) * (length / to) - 0.5).clamp(min=0)
-    before = places.long().clamp(max=length - 1)
-    share = _broadcast_along(places - before, axis)
-    return torch.lerp(images.index_select(axis, before), images.index_select(axis, (before + 1).clamp(max=length - 1)), share)
+    positions = ((torch.arange(first, first + count, device=images.device) + 0.5) * (length / to) - 0.5).clamp(min=0)
+    before = positions.long().clamp(max=length - 1)
+    weight = _broadcast_along(positions - before, axis)
+    return torch.lerp(images.index_select(axis, before), images.index_select(axis, (before + 1).clamp(max=length - 1)), weight)
 
 
 def _resize_axis_smoothly(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
@@ -116,12 +116,12 @@ def _resize_axis_smoothly(images: Tensor, axis: int, to: int, first: int, count:
     scale = length / to
     reach = max(scale, 1.0)
     centres = (torch.arange(first, first + count, device=images.device, dtype=torch.float64) + 0.5) * scale
-    begins = (centres - reach + 0.5).floor().clamp(min=0).long()
+    starts = (centres - reach + 0.5).floor().clamp(min=0).long()
     summed, total = torch.zeros((), device=images.device), torch.zeros(count, dtype=torch.float64, device=images.device)
     for tap in range(2 * math.ceil(reach) + 1):
-        places = begins + tap
-        weights = (1 - ((places + 0.5 - centres) / reach).abs()).clamp(min=0) * (places < length)
-        summed = summed + images.index_select(axis, places.clamp(max=length - 1)) * _broadcast_along(weights.float(), axis)
+        indices = starts + tap
+        weights = (1 - ((indices + 0.5 - centres) / reach).abs()).clamp(min=0) * (indices < length)
+        summed = summed + images.index_select(axis, indices.clamp(max=length - 1)) * _broadcast_along(weights.float(), axis)
         total += weights
     return (summed / _broadcast_along(total.float(), axis)).round().clamp(0, 255)
 
@@ -168,8 +168,8 @@ def random_box(
     After ten boxes that do not fit, the largest central one of an allowed aspect. area: from 0.08 for fine-tuning.
     """
     for _ in range(10):
-        share, shape, y, x = torch.rand(4, generator=generator).tolist()
-        pixels = height * width * (area[0] + share * (area[1] - area[0]))
+        fraction, shape, y, x = torch.rand(4, generator=generator).tolist()
+        pixels = height * width * (area[0] + fraction * (area[1] - area[0]))
         ratio = math.exp(math.log(aspect[0]) + shape * (math.log(aspect[1]) - math.log(aspect[0])))
         box_height, box_width = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
         if 0 < box_height <= height and 0 < box_width <= width:

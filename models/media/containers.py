@@ -42,5 +42,5 @@ def names_other_files(head: bytes) -> bool:
 
 
 def _has_sync(head: bytes, first: int, step: int) -> bool:
-    places = range(first, min(len(head), HEAD_BYTES), step)
-    return len(places) > 1 and all(head[place] == SYNC_BYTE for place in places)
+    offsets = range(first, min(len(head), HEAD_BYTES), step)
+    return len(offsets) > 1 and all(head[offset] == SYNC_BYTE for offset in offsets)

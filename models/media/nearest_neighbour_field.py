@@ -38,10 +38,10 @@ def nearest_patches(image: NDArray[np.float32], queries: BoolArray, sources: Boo
     patches = sliding_window_view(wide, (PATCH, PATCH), axis=(0, 1))  # (h, w, 3, PATCH, PATCH)
     rows = patches[source_centres[:, 0], source_centres[:, 1]].reshape(len(source_centres), -1)
     squares = np.square(rows).sum(axis=1)
-    for some in np.array_split(query_centres, -(-len(query_centres) * len(source_centres) // PAIRS_PER_CHUNK)):
-        query_patches = patches[some[:, 0], some[:, 1]].reshape(len(some), -1)
-        found = source_centres[(squares - 2 * query_patches @ rows.T).argmin(axis=1)]
-        field[some[:, 0], some[:, 1]] = found[:, ::-1]
+    for chunk in np.array_split(query_centres, -(-len(query_centres) * len(source_centres) // PAIRS_PER_CHUNK)):
+        query_patches = patches[chunk[:, 0], chunk[:, 1]].reshape(len(chunk), -1)
+        nearest = source_centres[(squares - 2 * query_patches @ rows.T).argmin(axis=1)]
+        field[chunk[:, 0], chunk[:, 1]] = nearest[:, ::-1]
     return field
 
 
@@ -62,21 +62,21 @@ def vote_colours(image: NDArray[np.float32], missing: BoolArray, field: Field, m
     to `mean` (h, w, 3), the average of the overlapping patches. The mean itself would blur: patches agree on edges and textures only to
     about a pixel.
     """
-    made, flat = mean.copy(), image.reshape(-1, 3)
+    filled, flat = mean.copy(), image.reshape(-1, 3)
     pixels = np.argwhere(missing)
-    for some in np.array_split(pixels, -(-len(pixels) // PIXELS_PER_CHUNK)):
-        means = mean[some[:, 0], some[:, 1]]
-        sources = _source_indices(some, missing, field)  # (PATCH², pixels)
+    for chunk in np.array_split(pixels, -(-len(pixels) // PIXELS_PER_CHUNK)):
+        means = mean[chunk[:, 0], chunk[:, 1]]
+        sources = _source_indices(chunk, missing, field)  # (PATCH², pixels)
         best = _winning_votes(sources, np.square(flat[sources] - means).sum(axis=-1))
-        chosen = sources[best, np.arange(len(some))]
-        made[some[:, 0], some[:, 1]] = np.where((chosen >= 0)[:, None], flat[chosen], means)
-    return made
+        winners = sources[best, np.arange(len(chunk))]
+        filled[chunk[:, 0], chunk[:, 1]] = np.where((winners >= 0)[:, None], flat[winners], means)
+    return filled
 
 
 def _source_indices(pixels: NDArray[np.intp], missing: BoolArray, field: Field) -> NDArray[np.int32]:
     """Return the index of the source pixel by each overlapping patch, -1 for none: (n, 2) rows and columns → (PATCH², n)."""
     height, width = missing.shape
-    found = []
+    votes = []
     for down, across in _offsets():
         rows, columns = pixels[:, 0] - down, pixels[:, 1] - across
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
@@ -84,8 +84,8 @@ def _source_indices(pixels: NDArray[np.intp], missing: BoolArray, field: Field) 
         source_rows, source_columns = centres[:, 1] + np.int32(down), centres[:, 0] + np.int32(across)
         inside &= (source_rows >= 0) & (source_rows < height) & (source_columns >= 0) & (source_columns < width)
         inside &= ~missing[source_rows.clip(0, height - 1), source_columns.clip(0, width - 1)]
-        found.append(np.where(inside, source_rows * np.int32(width) + source_columns, np.int32(-1)))
-    return np.stack(found)
+        votes.append(np.where(inside, source_rows * np.int32(width) + source_columns, np.int32(-1)))
+    return np.stack(votes)
 
 
 def _winning_votes(sources: NDArray[np.int32], differences: NDArray[np.float32]) -> NDArray[np.intp]:

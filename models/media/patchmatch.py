@@ -65,13 +65,13 @@ def has_sources(missing: BoolArray) -> bool:
 def reductions(missing: BoolArray, least_side: int = MIN_SIDE_PIXELS) -> tuple[int, ...]:
     """Return the powers of two by which the image is reduced, from the coarsest level to 1. Each level has a patch that is entirely known
     and some of the hole, and its longer side has at least least_side pixels, unless the image itself is smaller."""
-    chosen = [1]
+    factors = [1]
     while True:
-        reduction = 2 * chosen[-1]
+        reduction = 2 * factors[-1]
         coarse = reduced_mask(missing, reduction)
         if max(coarse.shape) < least_side or not coarse.any() or not has_sources(coarse):
-            return tuple(reversed(chosen))
-        chosen.append(reduction)
+            return tuple(reversed(factors))
+        factors.append(reduction)
 
 
 def reduced_mask(missing: BoolArray, reduction: int) -> BoolArray:

@@ -63,9 +63,9 @@ class Membrane:
         lines = self.values[above] * (1 - down)[:, None, None] + self.values[below] * down[:, None, None]
         return np.asarray(lines[:, left] * (1 - across)[:, None] + lines[:, right] * across[:, None], np.float32)
 
-    def _between(self, places: NDArray[np.intp], cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32Array]:
+    def _between(self, pixels: NDArray[np.intp], cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32Array]:
         """Return the indices of the two cells around each pixel, and the weight of the second one."""
-        at = np.clip((places + 0.5) / self.scale - 0.5, 0, cells - 1)
+        at = np.clip((pixels + 0.5) / self.scale - 0.5, 0, cells - 1)
         first = at.astype(np.intp)
         return first, np.minimum(first + 1, cells - 1), (at - first).astype(np.float32)
 
@@ -159,19 +159,19 @@ def _relax(grid: Grid, values: Float32Array, sweeps: int) -> Float32Array:
     hole = grid.inside > 0
     neighbours = _neighbour_sum(np.pad(grid.inside, 1))
     wide = np.pad(values * grid.inside, ((0, 0), (1, 1), (1, 1)))
-    middle = wide[:, 1:-1, 1:-1]
+    centre = wide[:, 1:-1, 1:-1]
     red = np.add.outer(np.arange(hole.shape[0]), np.arange(hole.shape[1])) % 2 == 0
-    factors = [np.where(hole & turn, np.float32(OVER_RELAXATION), np.float32(0)) for turn in (red, ~red)]
-    shares = [one / np.maximum(neighbours + grid.pull, 1e-6) for one in factors]
+    factors = [np.where(hole & colour, np.float32(OVER_RELAXATION), np.float32(0)) for colour in (red, ~red)]
+    shares = [factor / np.maximum(neighbours + grid.pull, 1e-6) for factor in factors]
     for _ in range(sweeps):
         for factor, share in zip(factors, shares, strict=True):
             change = _neighbour_sum(wide)
             change += grid.towards
             change *= share
-            change -= factor * middle
-            middle += change
+            change -= factor * centre
+            centre += change
     spread = _neighbour_sum(wide) / np.maximum(neighbours, 1)
-    return np.where(hole, middle, np.where(neighbours > 0, spread, values))
+    return np.where(hole, centre, np.where(neighbours > 0, spread, values))
 
 
 def _neighbour_sum(wide: Float32Array) -> Float32Array:

@@ -45,9 +45,9 @@ def sample_taps(length: int, size: int) -> tuple[NDArray[np.int64], Float32Array
 
     Value i is at pixel i · length / size. Taps outside repeat the border.
     """
-    place = np.arange(size, dtype=np.float32) * np.float32(length / size)
-    first = np.floor(place)
-    fraction = np.round((place - first) * WEIGHT_STEPS) / np.float32(WEIGHT_STEPS)
+    position = np.arange(size, dtype=np.float32) * np.float32(length / size)
+    first = np.floor(position)
+    fraction = np.round((position - first) * WEIGHT_STEPS) / np.float32(WEIGHT_STEPS)
     offsets = np.arange(-1, 3)
     taps = (first.astype(np.int64)[:, None] + offsets).clip(0, length - 1)
     return taps, cubic_kernel(np.abs(fraction[:, None] - offsets.astype(np.float32)))

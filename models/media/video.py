@@ -155,9 +155,9 @@ class NumberedFrames(Frames):
     """Frames of one video by number: number n is shown n / rate seconds after the first frame, so it is frame n at a constant rate. The
     last frame of a video also stands for the numbers after it."""
 
-    def __init__(self, data: bytes | memoryview, numbers: Sequence[int], rate: float, limits: ClipLimits) -> None:
-        """numbers: rising, without repetition; rate: the video's mean one, in frames per second. Raises VideoError."""
-        self._ahead = _ReadAhead(_run(data, limits, ahead=True, numbers=list(numbers), rate=rate))
+    def __init__(self, data: bytes | memoryview, indices: Sequence[int], rate: float, limits: ClipLimits) -> None:
+        """indices: rising, without repetition; rate: the video's mean one, in frames per second. Raises VideoError."""
+        self._ahead = _ReadAhead(_run(data, limits, ahead=True, numbers=list(indices), rate=rate))
         self._next = None
 
 
@@ -243,8 +243,8 @@ class _ReadAhead:
 
 def bytes_ahead(width: int, height: int, long_side: int | None = None) -> int:
     """Return the maximum memory of the frames that wait to be taken, each of the size that `Frames` returns."""
-    share = 1.0 if long_side is None else min(1.0, long_side / max(width, height))
-    frame = 3 * round(width * share) * round(height * share)
+    scale = 1.0 if long_side is None else min(1.0, long_side / max(width, height))
+    frame = 3 * round(width * scale) * round(height * scale)
     return max(frame, min(MAX_FRAMES_AHEAD * frame, MAX_BYTES_AHEAD))
 
 

@@ -278,10 +278,10 @@ def _write_frame(pixels: np.ndarray, fields: Mapping[str, Any]) -> None:
     confined_process.write_payload(pixels.data.cast("B"))
 
 
-def _send_frames_by_index(stream: VideoStream, container: InputContainer, limits: ProbeLimits, numbers: Sequence[int], rate: float) -> int:
+def _send_frames_by_index(stream: VideoStream, container: InputContainer, limits: ProbeLimits, indices: Sequence[int], rate: float) -> int:
     """Send frames for rising numbers of a grid of `rate` per second: the nearer frame in time, so number n is frame n at a constant rate.
     Numbers after the last frame show that one. Returns the number of decoded frames."""
-    left, decoded, last_message, size = list(numbers), 0, monotonic(), None
+    left, decoded, last_message, size = list(indices), 0, monotonic(), None
     before: tuple[VideoFrame, float] | None = None
 
     def send(timed_frame: tuple[VideoFrame, float], count: int) -> None:
@@ -298,10 +298,10 @@ def _send_frames_by_index(stream: VideoStream, container: InputContainer, limits
     for frame, time in _decode(stream, container, limits):
         size = size or _upright_shape(frame)
         decoded += 1
-        place = time * rate
+        position = time * rate
         if before is not None:
-            send(before, bisect_left(left, (before[1] * rate + place) / 2))
-        send((frame, time), bisect_left(left, place + TIME_TOLERANCE_FRAMES))
+            send(before, bisect_left(left, (before[1] * rate + position) / 2))
+        send((frame, time), bisect_left(left, position + TIME_TOLERANCE_FRAMES))
         if not left:
             return decoded
         before = frame, time

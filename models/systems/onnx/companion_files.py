@@ -38,11 +38,11 @@ class CompanionFiles:
     processor: StatedTransform | None = None
     """Preparation of images, from transformers' files."""
 
-    def rejection(self, numbers: int) -> str:
+    def rejection(self, row_length: int) -> str:
         """Return why the config is not that of a classifier of so many classes; empty if it may be."""
-        if self.classes in (None, 0, numbers):
+        if self.classes in (None, 0, row_length):
             return ""
-        return f"{self.config} is of a model with {self.classes} classes, not {numbers}: not read"
+        return f"{self.config} is of a model with {self.classes} classes, not {row_length}: not read"
 
     def drop_config(self) -> CompanionFiles:
         size = self.processor.image_size if isinstance(self.processor, processor.Processor) else None
@@ -52,12 +52,9 @@ class CompanionFiles:
         """Return the preparation of images. Raises CheckpointError."""
         if self.processor:
             return self.processor
-        transforms = [
-            _relative_to_graph(folder, self.folders[0], timm_transform.find_transform(folder, {}, classes)) for folder in self.folders
-        ]
-        return next(
-            (stated for stated in transforms if stated.source), next((stated for stated in transforms if stated.note), StatedTransform())
-        )
+        found = [_relative_to_graph(folder, self.folders[0], timm_transform.find_transform(folder, {}, classes)) for folder in self.folders]
+        with_note = (transform for transform in found if transform.note)
+        return next((transform for transform in found if transform.source), next(with_note, StatedTransform()))
 
 
 def read_companions(file: Path, overrides: ConfigFields) -> CompanionFiles:
@@ -95,13 +92,13 @@ def _relative_path(folder: Path, graph_folder: Path, name: str) -> str:
     return name if folder == graph_folder else f"../{name}"
 
 
-def _relative_to_graph(folder: Path, graph_folder: Path, stated: StatedTransform) -> StatedTransform:
-    source, note = (_relative_path(folder, graph_folder, text) if text else "" for text in (stated.source, stated.note))
-    return replace(stated, source=source, note=note)
+def _relative_to_graph(folder: Path, graph_folder: Path, transform: StatedTransform) -> StatedTransform:
+    source, note = (_relative_path(folder, graph_folder, text) if text else "" for text in (transform.source, transform.note))
+    return replace(transform, source=source, note=note)
 
 
 def _processor(folders: tuple[Path, ...], model_type: str) -> StatedTransform | None:
-    match = next(((folder, stated) for folder in folders if (stated := hf_folder.stated_processor(folder))), None)
+    match = next(((folder, section) for folder in folders if (section := hf_folder.stated_processor(folder))), None)
     if match is None:
         return None
     folder, (file, content) = match
@@ -112,9 +109,9 @@ def _processor(folders: tuple[Path, ...], model_type: str) -> StatedTransform | 
         raise CheckpointError(f"{error}; all of {settings} together replace it") from error
 
 
-def _size(config: Mapping[str, Any], stated: StatedTransform | None) -> int | None:
-    if isinstance(stated, processor.Processor):
-        return stated.image_size
+def _size(config: Mapping[str, Any], transform: StatedTransform | None) -> int | None:
+    if isinstance(transform, processor.Processor):
+        return transform.image_size
     side = config.get("image_size")
     return side if isinstance(side, int) else None
 

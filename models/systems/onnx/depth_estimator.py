@@ -63,5 +63,5 @@ def check_depth(model: ModelProto, side: int) -> None:
     values = [*graph_inputs(model), *list(model.graph.output)[:1]]
     floats = all(value.type.tensor_type.elem_type == TensorProto.FLOAT for value in values)
     if not (is_depth(model) and floats and all(set(dimensions(value)[-2:]) <= {None, side} for value in values)):
-        found = ", ".join(map(describe_value, values)) or "none"
-        raise ValueError(f"its input and first output are {found}; float32 (1, 3, {side}, {side}) and (1, {side}, {side}) are needed")
+        declared = ", ".join(map(describe_value, values)) or "none"
+        raise ValueError(f"its input and first output are {declared}; float32 (1, 3, {side}, {side}) and (1, {side}, {side}) are needed")

@@ -140,16 +140,16 @@ def _run(content: bytes, folder: Path, graph_input: ImageInput, side: int) -> tu
 
 def _choose_output(outputs: Outputs, declared: list[str], batch: int, requested: str | None) -> tuple[str, NDArray[np.float32]]:
     """Return name and rows of the output to use."""
-    rows = {name: found for name, value in outputs.items() if (found := _rows(value, batch)) is not None}
+    rows = {name: row for name, value in outputs.items() if (row := _rows(value, batch)) is not None}
     if requested is not None and requested not in rows:
         problem = "has no row of numbers for each image" if requested in outputs else "is not an output"
         raise ValueError(f"output {requested}: {problem}; {_describe_outputs(declared, rows)}")
-    named = [name for name in rows if name.lower() in DECISIVE_NAMES]
+    decisive = [name for name in rows if name.lower() in DECISIVE_NAMES]
     candidates = [name for name, value in outputs.items() if _is_row(value, batch)]
-    if not rows or (len(candidates) > 1 and requested is None and len(named) != 1):
+    if not rows or (len(candidates) > 1 and requested is None and len(decisive) != 1):
         _check_detector(outputs, rows)
         raise ValueError(f"{_describe_outputs(declared, rows)}" + ("; --set output=NAME chooses one" if rows else ""))
-    name = requested or next(iter(named if len(named) == 1 else rows))
+    name = requested or next(iter(decisive if len(decisive) == 1 else rows))
     _check_detector(outputs, {name: rows[name]})
     return name, rows[name]
 
@@ -170,11 +170,11 @@ def _check_alone(name: str, batched_row: NDArray[np.float32], value: Any) -> Non
 
 def _check_detector(outputs: Outputs, rows: Mapping[str, NDArray[np.float32]]) -> None:
     """Raise ValueError if an output has a number for each of the boxes of another."""
-    for name, found in rows.items():
+    for name, row in rows.items():
         for other, value in outputs.items():
-            if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[1:] == (found.shape[1], BOX_VALUES):
+            if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[1:] == (row.shape[1], BOX_VALUES):
                 raise ValueError(
-                    f"its output {name} holds a score for each of the {found.shape[1]} boxes of {other}: a detector's, and only "
+                    f"its output {name} holds a score for each of the {row.shape[1]} boxes of {other}: a detector's, and only "
                     "classifiers and encoders of whole images are served"
                 )
 
