@@ -12,7 +12,7 @@ from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.requirements import requires_extra
 
 if TYPE_CHECKING:
-    from server.gateway.auth.key_file import KeyLines
+    from server.gateway.auth.key_file import ParsedKeyFile
 
 app = typer.Typer(help="Create, list and revoke API keys of the service.", no_args_is_help=True)
 
@@ -39,15 +39,15 @@ def new(
     `opsin keys new alice >> keys.txt` takes effect within a second. The file never contains the key.
     """
     _require_gateway()
-    from server.gateway.auth.key_file import ApiKey, checked, digest_of, line_of, new_key
+    from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key, validated_key
 
     try:
-        holder = checked(ApiKey(name, max_items or 0, rate or 0.0, priority, metrics, admin))  # type: ignore[arg-type]
+        holder = validated_key(ApiKey(name, max_items or 0, rate or 0.0, priority, metrics, admin))  # type: ignore[arg-type]
     except ValueError as error:
         raise UsageError(f"keys new: {error}") from error
     key = new_key()
     # after an empty line, since the last line of an edited file may lack its newline
-    typer.echo(f"\n{line_of(holder, digest_of(key.encode()))}")
+    typer.echo(f"\n{format_line(holder, hash_key(key.encode()))}")
     typer.echo(key, err=True)
 
 
@@ -57,14 +57,14 @@ def list_(file: KeysFile) -> None:
     _require_gateway()
     lines = _read(file)[1]
     table = make_table("Line", "Name", "SHA-256", "Items", "Requests/s", "Priority", "May")
-    for digest, key in sorted(lines.keys.items(), key=lambda item: (item[1].name, lines.numbers[item[0]])):
+    for digest, key in sorted(lines.keys.items(), key=lambda item: (item[1].name, lines.line_numbers[item[0]])):
         rights = ", ".join(right for right in ("metrics", "admin") if getattr(key, right))
         hash_prefix = digest.hex()[:SHOWN_HASH_CHARS]
         limits = str(key.max_items or "–"), f"{key.rate:g}" if key.rate else "–"
-        table.add_row(str(lines.numbers[digest]), key.name, hash_prefix, *limits, key.priority, rights or "–")
+        table.add_row(str(lines.line_numbers[digest]), key.name, hash_prefix, *limits, key.priority, rights or "–")
     make_console().print(table)
-    if lines.bad:
-        raise CommandError(*(f"{file}: line {number} is ignored: {reason}" for number, reason in sorted(lines.bad.items())))
+    if lines.invalid_lines:
+        raise CommandError(*(f"{file}: line {number} is ignored: {reason}" for number, reason in sorted(lines.invalid_lines.items())))
 
 
 @app.command()
@@ -80,12 +80,12 @@ def revoke(
     Running jobs of the name run to their end, but no one can read their results, unless another key of the name is left.
     """
     _require_gateway()
-    from server.gateway.auth.key_file import lines_of, rewrite
+    from server.gateway.auth.key_file import matching_lines, rewrite
 
     is_written = False
     while not is_written:  # another process may add a line in between
         content, lines = _read(file)
-        revoked = lines_of(content, name, sha256)
+        revoked = matching_lines(content, name, sha256)
         if not revoked:
             names = ", ".join(sorted({key.name for key in lines.keys.values()})) or "none"
             raise CommandError(f"keys revoke: {file} has no such key of {name}; names in it: {names}")
@@ -97,15 +97,15 @@ def revoke(
     typer.echo(f"{len(revoked)} key{'s' if len(revoked) > 1 else ''} of {name} revoked")
 
 
-def _read(file: Path) -> tuple[bytes, KeyLines]:
+def _read(file: Path) -> tuple[bytes, ParsedKeyFile]:
     """Read the key file. Raises CommandError."""
-    from server.gateway.auth.key_file import read_file, read_lines
+    from server.gateway.auth.key_file import parse_key_file, read_file
 
     try:
         content = read_file(file)
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}") from error
-    return content, read_lines(content)
+    return content, parse_key_file(content)
 
 
 def _require_gateway() -> None:

@@ -71,13 +71,13 @@ def serve(
     _require_bundles(settings)
     _check_access(settings, "supervisor")
     with requires_extra("server"):
-        from server.gateway.webhooks.signing import secrets_of
+        from server.gateway.webhooks.signing import load_secrets
         from server.supervisor import serve as run
 
         _check_extensions()
     if settings.webhook_hosts:
         try:
-            secrets_of(settings)  # checked here, since each gateway would fail on them and be restarted again and again
+            load_secrets(settings)  # checked here, since each gateway would fail on them and be restarted again and again
         except ValueError as error:
             raise UsageError(str(error)) from error
     raise typer.Exit(run(settings))

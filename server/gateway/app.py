@@ -19,10 +19,10 @@ from starlette.types import ASGIApp, Scope
 
 from server.concurrency.cancellation import TimerWheel
 from server.gateway.app_state import Gateway
-from server.gateway.auth.key_file import EVERYBODY
-from server.gateway.auth.middleware import Authentication, KeyRing, Rates
-from server.gateway.catalog.model_directory import Directory
-from server.gateway.catalog.worker_grace import Desertion
+from server.gateway.auth.key_file import ANONYMOUS_KEY
+from server.gateway.auth.middleware import Authentication, KeyRing, RateLimiter
+from server.gateway.catalog.model_directory import ModelDirectory
+from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import BodyExecutor, FairExecutor, HeavyClients
 from server.gateway.inference.admission import REJECTIONS, Admission
 from server.gateway.inference.error_mapping import of_error
@@ -30,7 +30,7 @@ from server.gateway.inference.rendering import Presenting
 from server.gateway.inference.runner import Inference
 from server.gateway.inference.text_cache import TextCache
 from server.gateway.jobs.event_subscriptions import EventSubscriptions
-from server.gateway.jobs.service import JobDocument, Jobs
+from server.gateway.jobs.service import JobDocument, JobService
 from server.gateway.open_inference.errors import to_response
 from server.gateway.openai import errors as openai_errors
 from server.gateway.openapi import document as openapi
@@ -68,8 +68,8 @@ def create_app(settings: Settings) -> GatewayApp:
     counted = GatewayMetrics(REJECTIONS.values())
     dispatcher.beat.count_items = counted.count_items
     dispatcher.beat.tally = counted.history_counts
-    directory = Directory(dispatcher.fleet, settings)
-    desertion = Desertion(settings, directory)
+    directory = ModelDirectory(dispatcher.fleet, settings)
+    desertion = WorkerLossWatchdog(settings, directory)
     ticks = TimerWheel()
     heavy = HeavyClients()
     turns = FairExecutor(len(os.sched_getaffinity(0)), heavy=heavy)
@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> GatewayApp:
         fetcher=_fetcher(settings),
         webhook_hosts=frozenset(map(host_and_port, settings.webhook_hosts)),
         presenting=presenting,
-        jobs=Jobs(dispatcher, presenting, settings.results_max_bytes),
+        jobs=JobService(dispatcher, presenting, settings.results_max_bytes),
         readers=EventSubscriptions(dispatcher.records, counted, settings.max_connections),
         metrics=counted,
         ticks=ticks,
@@ -168,11 +168,11 @@ def _webhooks(here: Gateway) -> WebhookSender | None:
     if not settings.webhook_hosts:
         return None
     from server.gateway.webhooks.sender import WebhookSender
-    from server.gateway.webhooks.signing import secrets_of
+    from server.gateway.webhooks.signing import load_secrets
     from server.http.outbound import Dialler
 
     dialler = Dialler(settings.webhook_hosts, settings.webhook_networks)
-    return WebhookSender(here.dispatcher.webhooks, dialler, secrets_of(settings), here.metrics, here.answers)
+    return WebhookSender(here.dispatcher.webhooks, dialler, load_secrets(settings), here.metrics, here.answers)
 
 
 EXPOSED = (
@@ -205,8 +205,8 @@ class GatewayApp(RequestMiddleware):
             body_bytes=settings.queue_max_bytes,
             connections=settings.max_connections,
             trusted_proxies=settings.trusted_proxies,
-            state={"api_key": EVERYBODY} if keys is None else {},
-            authenticate=None if keys is None else Authentication(keys, Rates(lambda: gateway.dispatcher.beat.gateways)),
+            state={"api_key": ANONYMOUS_KEY} if keys is None else {},
+            authenticate=None if keys is None else Authentication(keys, RateLimiter(lambda: gateway.dispatcher.beat.gateways)),
             refuse=self._refuse_early,
             wrap=self._with_cors if settings.cors_origins else None,
         )

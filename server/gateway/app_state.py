@@ -12,14 +12,14 @@ from starlette.types import Send
 from models.bundle import BundleSpec
 from server.concurrency.cancellation import TimerWheel
 from server.gateway.auth.middleware import KeyRing
-from server.gateway.catalog.model_directory import Directory
+from server.gateway.catalog.model_directory import ModelDirectory
 from server.gateway.fair_executor import BodyExecutor
 from server.gateway.inference.admission import Admission
 from server.gateway.inference.rendering import Presenting
 from server.gateway.inference.runner import Inference
 from server.gateway.inference.text_cache import TextCache
 from server.gateway.jobs.event_subscriptions import EventSubscriptions
-from server.gateway.jobs.service import Jobs
+from server.gateway.jobs.service import JobService
 from server.gateway.status import Status
 from server.http.sse import EventStream
 from server.media.limits import MediaLimits
@@ -36,7 +36,7 @@ class Gateway:
     settings: Settings
     limits: MediaLimits
     dispatcher: Dispatcher
-    directory: Directory
+    directory: ModelDirectory
     admission: Admission
     inference: Inference
     text_cache: TextCache
@@ -46,7 +46,7 @@ class Gateway:
     webhook_hosts: frozenset[tuple[str, int]]
     """Names and ports that may be told how jobs have ended."""
     presenting: Presenting
-    jobs: Jobs
+    jobs: JobService
     readers: EventSubscriptions
     metrics: GatewayMetrics
     ticks: TimerWheel

@@ -117,7 +117,9 @@ class FairExecutor:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _may_begin(self, client: str) -> bool:
-        return client not in self._heavy or sum(map(self._running.amount, filter(self._heavy.__contains__, self._running))) < self._for_heavy
+        return (
+            client not in self._heavy or sum(map(self._running.amount, filter(self._heavy.__contains__, self._running))) < self._for_heavy
+        )
 
     def _begun(self, client: str, work: ThreadCall) -> asyncio.Future[Any]:
         loop, is_heavy = asyncio.get_running_loop(), client in self._heavy

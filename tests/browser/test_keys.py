@@ -12,7 +12,7 @@ import psutil
 import pytest
 from playwright.sync_api import BrowserContext, Page, Request, expect
 
-from server.gateway.auth.key_file import ApiKey, digest_of, line_of, new_key
+from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key
 from tests.browser import pages
 from tests.browser.pages import quiet_page
 from tests.browser.tabs import download, open_3d, open_classify, run, start
@@ -36,7 +36,7 @@ def guarded(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
     assert found is not None
     holders = [ApiKey("alice"), ApiKey("watcher", metrics=True)]
     keys, file = {holder.name: new_key() for holder in holders}, tmp_path_factory.mktemp("keys") / "keys"
-    file.write_text("".join(f"{line_of(one, digest_of(keys[one.name].encode()))}\n" for one in holders))
+    file.write_text("".join(f"{format_line(one, hash_key(keys[one.name].encode()))}\n" for one in holders))
     with gateway_process(f"unix://{found[0]}", api_keys_file=file, worker_grace=300.0) as running:
         yield Guarded(running.url, keys)
 
@@ -113,7 +113,7 @@ def test_a_run_goes_on_once_there_is_a_key(asked: Page, guarded: Guarded) -> Non
     asked.evaluate("() => sessionStorage.setItem('key', 'opsin_revoked')")
     start(panel)
     dialog = asked.get_by_role("dialog", name="This service needs a key")
-    expect(dialog.get_by_role("alert")).to_have_text("this key is not known here, or it was revoked")
+    expect(dialog.get_by_role("alert")).to_have_text("unknown or revoked API key")
     give(asked, "no key")
     expect(dialog.get_by_role("alert")).to_contain_text("That is no key")
     give(asked, guarded.keys["alice"])

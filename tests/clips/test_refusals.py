@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Sound
-from server.gateway.catalog.model_directory import Directory
+from server.gateway.catalog.model_directory import ModelDirectory
 from server.http.problems import Kind, Problem
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import Fleet
@@ -134,9 +134,9 @@ def fleet(*specs: BundleSpec, ready: Sequence[BundleSpec] = ()) -> Fleet:
     return Fleet((worker,) if ready else (), {(spec.name, spec.version): spec for spec in specs})
 
 
-def directory(**settings: Any) -> Directory:
+def directory(**settings: Any) -> ModelDirectory:
     told = Settings(**settings)
-    return Directory(Dispatcher("redis://127.0.0.1:1", told), told)
+    return ModelDirectory(Dispatcher("redis://127.0.0.1:1", told), told)
 
 
 def test_default_of_clips_is_only_candidate_or_operators_choice() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from server.gateway.auth.key_file import ApiKey, checked, digest_of, line_of, new_key, read_lines, rewrite
-from server.gateway.auth.middleware import KeyRing, Rates
+from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key, parse_key_file, rewrite, validated_key
+from server.gateway.auth.middleware import KeyRing, RateLimiter
 from server.http.problems import Problem
 
-ONE, TWO = digest_of(b"one"), digest_of(b"two")
+ONE, TWO = hash_key(b"one"), hash_key(b"two")
 HASH, OTHER_HASH = f"sha256:{ONE.hex()}", f"sha256:{TWO.hex()}"
 
 
@@ -26,15 +26,15 @@ def lets_in(ring: KeyRing, key: bytes) -> bool:
 
 def test_a_line_says_what_the_command_wrote() -> None:
     key = ApiKey("alice.2_b-c", 5, 0.25, "normal", metrics=True, admin=True)
-    assert line_of(key, ONE) == f"alice.2_b-c {HASH} max_items=5 rate=0.25 priority=normal metrics admin"
+    assert format_line(key, ONE) == f"alice.2_b-c {HASH} max_items=5 rate=0.25 priority=normal metrics admin"
     for given in (key, ApiKey("a"), ApiKey("a", rate=1e-3), ApiKey("a", rate=999_999_999.0), ApiKey("a", priority="low")):
-        assert read_lines(line_of(given, ONE).encode()).keys == {ONE: given}
+        assert parse_key_file(format_line(given, ONE).encode()).keys == {ONE: given}
 
 
 @pytest.mark.parametrize("name", ["", "1", "10.0.0.1", "a b", "a:b", "ä", "a" * 65, "a\n", "#a", "-a"])
 def test_a_name_that_cannot_be_read_again_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
-        checked(ApiKey(name))
+        validated_key(ApiKey(name))
 
 
 @pytest.mark.parametrize(
@@ -65,16 +65,16 @@ def test_a_name_that_cannot_be_read_again_is_refused(name: str) -> None:
     ],
 )
 def test_invalid_line_admits_no_client_and_is_reported_by_number(line: str) -> None:
-    lines = read_lines(f"# keys\n\n{line}\nbob {OTHER_HASH}\n".encode("latin-1" if "\xff" in line else "utf-8"))
-    assert lines.keys == {TWO: ApiKey("bob")} and list(lines.bad) == [3]
-    assert not any(word in lines.bad[3] for word in line.split() if word not in ("admin", "max_items"))
+    lines = parse_key_file(f"# keys\n\n{line}\nbob {OTHER_HASH}\n".encode("latin-1" if "\xff" in line else "utf-8"))
+    assert lines.keys == {TWO: ApiKey("bob")} and list(lines.invalid_lines) == [3]
+    assert not any(word in lines.invalid_lines[3] for word in line.split() if word not in ("admin", "max_items"))
 
 
 def test_lines_of_one_name_are_a_rotation_with_equal_limits() -> None:
-    lines = read_lines(f"alice {HASH} rate=5\r\nalice {OTHER_HASH} rate=5\r\n".encode())
-    assert set(lines.keys.values()) == {ApiKey("alice", rate=5)} and not lines.bad
-    assert list(read_lines(f"alice {HASH} rate=5\nalice {OTHER_HASH}".encode()).bad) == [2]
-    assert list(read_lines(f"alice {HASH}\nbob {HASH}".encode()).bad) == [2]
+    lines = parse_key_file(f"alice {HASH} rate=5\r\nalice {OTHER_HASH} rate=5\r\n".encode())
+    assert set(lines.keys.values()) == {ApiKey("alice", rate=5)} and not lines.invalid_lines
+    assert list(parse_key_file(f"alice {HASH} rate=5\nalice {OTHER_HASH}".encode()).invalid_lines) == [2]
+    assert list(parse_key_file(f"alice {HASH}\nbob {HASH}".encode()).invalid_lines) == [2]
 
 
 def test_a_key_has_256_random_bits() -> None:
@@ -89,14 +89,14 @@ async def test_the_last_good_file_counts_while_there_is_none(tmp_path: Path) -> 
     for spoil, mend in ((lambda: None, lambda: None), (file.mkdir, file.rmdir), (lambda: os.mkfifo(file), file.unlink)):
         file.unlink(missing_ok=True)
         spoil()
-        await ring.look()
+        await ring.reload()
         assert lets_in(ring, b"one")
         mend()
     file.write_text(f"bob {OTHER_HASH}\n")
-    await ring.look()
+    await ring.reload()
     assert (lets_in(ring, b"one"), lets_in(ring, b"two"), ring.has("alice"), ring.has("bob")) == (False, True, False, True)
     file.write_text("")
-    await ring.look()
+    await ring.reload()
     assert not lets_in(ring, b"two")
 
 
@@ -110,7 +110,7 @@ async def test_key_file_is_followed_through_links_of_mounted_secret(tmp_path: Pa
     ring = KeyRing(tmp_path / "keys")
     (tmp_path / "new").symlink_to("after")
     (tmp_path / "new").rename(tmp_path / "data")
-    await ring.look()
+    await ring.reload()
     assert (lets_in(ring, b"one"), lets_in(ring, b"two")) == (False, True)
 
 
@@ -120,7 +120,7 @@ async def test_a_change_that_leaves_size_and_time_as_they_were_counts(tmp_path: 
     ring, before = KeyRing(file), file.stat()
     file.write_text(f"alice {OTHER_HASH}\n")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    await ring.look()
+    await ring.reload()
     assert (lets_in(ring, b"one"), lets_in(ring, b"two")) == (False, True)
 
 
@@ -135,7 +135,7 @@ def test_a_file_is_rewritten_in_place(tmp_path: Path) -> None:
     assert (file.read_bytes(), file.stat().st_ino, link.is_symlink()) == (b"two\n", before, True)
 
 
-def allowed(rates: Rates, key: ApiKey, seconds: float, each: float) -> int:
+def allowed(rates: RateLimiter, key: ApiKey, seconds: float, each: float) -> int:
     """How many are let through of requests that come so often."""
     count = 0
     for number in range(int(seconds / each)):
@@ -149,14 +149,14 @@ def allowed(rates: Rates, key: ApiKey, seconds: float, each: float) -> int:
 
 
 def test_rate_allows_burst_of_a_second_then_the_rate() -> None:
-    assert allowed(Rates(lambda: 1), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(50 + 1500, abs=1)
-    assert allowed(Rates(lambda: 2), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(25 + 750, abs=1)
-    assert allowed(Rates(lambda: 4), ApiKey("a", rate=0.4), 100.0, 0.5) == pytest.approx(1 + 10, abs=1)
-    assert allowed(Rates(lambda: 1), ApiKey("a"), 10.0, 0.001) == 10_000
+    assert allowed(RateLimiter(lambda: 1), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(50 + 1500, abs=1)
+    assert allowed(RateLimiter(lambda: 2), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(25 + 750, abs=1)
+    assert allowed(RateLimiter(lambda: 4), ApiKey("a", rate=0.4), 100.0, 0.5) == pytest.approx(1 + 10, abs=1)
+    assert allowed(RateLimiter(lambda: 1), ApiKey("a"), 10.0, 0.001) == 10_000
 
 
 def test_keys_of_one_name_share_its_rate() -> None:
-    rates, key = Rates(lambda: 1), ApiKey("a", rate=1.0)
+    rates, key = RateLimiter(lambda: 1), ApiKey("a", rate=1.0)
     rates.take(key, 0.0)
     rates.take(ApiKey("b", rate=1.0), 0.0)
     with pytest.raises(Problem):

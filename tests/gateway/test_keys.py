@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import redis
 
-from server.gateway.auth.key_file import ApiKey, digest_of, line_of, new_key
+from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key
 from tests.gateway.conftest import LIMITS, Shared
 from tests.support.fake_worker import Worker, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem
@@ -72,7 +72,7 @@ def holders() -> list[ApiKey]:
 def guarded(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     keys = {holder.name: new_key() for holder in holders()}
     file = tmp_path_factory.mktemp("keys") / "keys.txt"
-    file.write_text("# who may ask\n\n" + "".join(f"{line_of(one, digest_of(keys[one.name].encode()))}\n" for one in holders()))
+    file.write_text("# who may ask\n\n" + "".join(f"{format_line(one, hash_key(keys[one.name].encode()))}\n" for one in holders()))
     settings: dict[str, Any] = {**LIMITS, "api_keys_file": file, "model_control": "explicit", "cors_origins": ["https://page.example"]}
     with gateway_process(shared.redis_url, **settings) as one, gateway_process(shared.redis_url, **settings) as other:
         yield Guarded((one, other), file, keys)
@@ -277,11 +277,11 @@ def test_added_and_revoked_keys_count_soon_and_bad_lines_do_not(guarded: Guarded
     """A rotation: the new key of a name finds the jobs of the old one, which is then revoked."""
     old, new = new_key(), new_key()
     before = guarded.file.read_text()
-    guarded.add(line_of(ApiKey("carol"), digest_of(old.encode())))
+    guarded.add(format_line(ApiKey("carol"), hash_key(old.encode())))
     eventually(lambda: guarded.admits(old), "the new key is known")
     with httpx2.Client(base_url=guarded.one.url, headers={"X-API-Key": old}) as client:
         job = accepted(classify_later(client))
-    guarded.file.write_text(f"{before}mallory {SECRET}\n{line_of(ApiKey('carol'), digest_of(new.encode()))}\n")
+    guarded.file.write_text(f"{before}mallory {SECRET}\n{format_line(ApiKey('carol'), hash_key(new.encode()))}\n")
     eventually(lambda: guarded.admits(new) and guarded.refuses(old), "one key has taken the place of the other")
     assert httpx2.get(f"{guarded.other.url}/v1/jobs/{job}", headers={"X-API-Key": new}).status_code == 200
     guarded.file.write_text(before)
@@ -295,7 +295,7 @@ def waiting(worker: Worker) -> int:
 
 def test_removed_holder_gets_pending_answer_and_no_further_event(guarded: Guarded, worker: Worker) -> None:
     key, before = new_key(), guarded.file.read_text()
-    guarded.add(line_of(ApiKey("dave"), digest_of(key.encode())))
+    guarded.add(format_line(ApiKey("dave"), hash_key(key.encode())))
     eventually(lambda: guarded.admits(key), "dave is known")
     worker.pause()
     with httpx2.Client(base_url=guarded.one.url, headers={"X-API-Key": key}, timeout=60) as client:
@@ -322,7 +322,7 @@ def everything(db: redis.Redis) -> list[object]:
 def test_no_key_stands_in_a_log_or_in_the_queue(guarded: Guarded, shared: Shared, tmp_path: Path) -> None:
     """A gateway of its own is asked in all ways, and reads a record of the queue that holds something else."""
     key, file = new_key(), tmp_path / "keys"
-    file.write_text(f"erin {key}\n{line_of(ApiKey('erin'), digest_of(key.encode()))}\n" + f"{SECRET}\n" * 20)
+    file.write_text(f"erin {key}\n{format_line(ApiKey('erin'), hash_key(key.encode()))}\n" + f"{SECRET}\n" * 20)
     with gateway_process(shared.redis_url, api_keys_file=file, log_level="DEBUG") as running:
         for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {SECRET}"}, {"X-API-Key": key, "X-Request-Timeout": "x"}):
             running.http.post("/v1/classify", content=b"nothing", headers=headers)
@@ -336,7 +336,7 @@ def test_no_key_stands_in_a_log_or_in_the_queue(guarded: Guarded, shared: Shared
         running.terminate()
         out, err = running.process.communicate(60)
         assert (
-            "lines of the file of API keys admit nobody" in err
+            "ignoring invalid lines in the API key file" in err
             and '"lines": [1, 3, 4, 5, 6, 7, 8, 9, 10, 11], "count": 21' in err
             and "queue key unusable" in err
         )

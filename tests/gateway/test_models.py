@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from models.bundle import BundleSpec
-from server.gateway.catalog.model_directory import Directory, state_of
+from server.gateway.catalog.model_directory import ModelDirectory, state_of
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import Fleet
 from server.queue.messages import ServedBundle, WorkerInfo
@@ -148,7 +148,7 @@ def test_second_bundle_does_not_replace_starter_as_default(task: str, names: lis
     specs = [make_spec(name).model_copy(update={"task": task}) for name in names]
     fleet = Fleet(specs={(spec.name, spec.version): spec for spec in specs})
     settings = Settings()
-    assert Directory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, task) == specs[1]
+    assert ModelDirectory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, task) == specs[1]
 
 
 @pytest.mark.parametrize(("architecture", "gives_vectors"), [("mae", True), ("video_mae_pretraining", False), ("audio_mae", False)])
@@ -156,7 +156,9 @@ def test_autoencoder_without_vectors_is_never_default(architecture: str, gives_v
     """It would never be ready, and the gateway not either."""
     spec = make_spec("autoencoder").model_copy(update={"task": "autoencode", "architecture": architecture, "labels": []})
     fleet, settings = Fleet(specs={(spec.name, spec.version): spec}), Settings()
-    assert Directory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, "embed") == (spec if gives_vectors else None)
+    assert ModelDirectory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, "embed") == (
+        spec if gives_vectors else None
+    )
     assert main_task(spec) is (TASKS["embed"] if gives_vectors else None), "as GET /v1/models names its route"
 
 

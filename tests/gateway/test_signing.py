@@ -33,13 +33,13 @@ async def test_second_secret_signs_after_reload_despite_broken_file(tmp_path: Pa
     for content, signatures in (("\n".join(SECRETS), 2), ("whsec_broken", 2), (SECRETS[1], 1)):
         file.write_text(content)
         os.utime(file, ns=(0, 0))  # a copy may be as old as the file before it
-        await signing.look()
+        await signing.reload()
         assert len(signing.sign("msg_1", 5, b"{}").split()) == signatures
     assert signing.sign("msg_1", 5, b"{}") != alone
     last = signing.sign("msg_1", 5, b"{}")
     file.unlink()
     os.mkfifo(file)
-    await signing.look()  # whoever opened it would wait for a writer
+    await signing.reload()  # whoever opened it would wait for a writer
     assert signing.sign("msg_1", 5, b"{}") == last
     with pytest.raises(ValueError, match="no regular file"):
         SigningSecrets(file)

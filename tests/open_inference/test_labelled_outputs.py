@@ -21,7 +21,7 @@ def spec() -> BundleSpec:
 
 
 def answer(spec: BundleSpec, *outputs: RequestedOutput) -> list[InferTensor]:
-    offered = protocol_model.of(spec)
+    offered = protocol_model.protocol_model(spec)
     replies = [{"logits": logits, "tokens": np.array([17, 17], np.int32)} for logits in LOGITS]
     arrays, _ = offered.task.to_tensors(replies, offered.task.plan(offered.task.options(), spec), spec)
     return write_outputs(InferRequest("", {}, (), outputs), offered.outputs, arrays)

@@ -104,7 +104,7 @@ def test_bundle_of_unserved_task_is_refused_with_reason(service, clients):
             "reason": "task depth is not served yet by this version",
         }
         assert not client.is_model_ready("sketcher")
-        with pytest.raises(InferenceServerException, match="'sketcher' is for depth, which is not offered here"):
+        with pytest.raises(InferenceServerException, match="'sketcher' is for depth, which this protocol does not offer"):
             client.get_model_metadata("sketcher")
         with pytest.raises(InferenceServerException, match="sketcher@1 is unavailable: task depth is not served yet by this version"):
             infer(client, "sketcher")

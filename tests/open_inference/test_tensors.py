@@ -38,7 +38,7 @@ COMPRESSIONS = (None, "gzip", "deflate")
 
 
 def inflated(body: bytes, encoding: str | None, limit: int = LIMIT) -> bytes:
-    return b"".join(compression.inflated_pieces(body, encoding, limit)) if encoding else body
+    return b"".join(compression.inflate_pieces(body, encoding, limit)) if encoding else body
 
 
 def as_sent(datatype: str, *, binary: bool) -> triton.InferInput:
@@ -158,7 +158,7 @@ X = {"name": "x", "shape": [2], "datatype": "INT8"}
 @pytest.mark.parametrize(
     ("tensor", "binary", "message"),
     [
-        (X | {"data": [1, 2, 3]}, b"", "3 elements of data where the shape [2] needs 2"),
+        (X | {"data": [1, 2, 3]}, b"", "3 elements of data, but the shape [2] needs 2"),
         (X | {"data": [1, [2]]}, b"", "mixes lists and values"),
         (X | {"data": [1, 2.5]}, b"", "integers"),
         (X | {"data": [True, False]}, b"", "integers"),
@@ -169,15 +169,15 @@ X = {"name": "x", "shape": [2], "datatype": "INT8"}
         (X | {"datatype": "FP64", "data": [1, None]}, b"", "numbers"),
         (X | {"datatype": "BYTES", "data": ["a", 1]}, b"", "strings"),
         (X | {"datatype": "BF16", "data": [1, 2]}, b"", "BF16 has no JSON form"),
-        (X | {"datatype": "FP8", "data": [1, 2]}, b"", "datatype 'FP8' is none of"),
+        (X | {"datatype": "FP8", "data": [1, 2]}, b"", "datatype 'FP8' is not one of"),
         (X | {"shape": [-1], "data": [1]}, b"", "negative"),
         (X | {"shape": [2**62] * 10_000, "data": [1]}, b"", "10000 dimensions; at most 32 are possible"),
         (X | {"shape": [0, 2**70], "data": []}, b"", "not possible"),
         (X, b"", "either as data or"),
         (X | {"data": [1, 2], "parameters": {"binary_data_size": 2}}, b"ab", "either as data or"),
-        (X | {"parameters": {"binary_data_size": 3}}, b"abc", "3 bytes of binary data where 2 elements of INT8 need 2"),
-        (X | {"parameters": {"binary_data_size": 2}}, b"abc", "3 bytes follow the request JSON where binary_data_size adds up to 2"),
-        (X | {"parameters": {"binary_data_size": 2}}, b"a", "1 bytes of binary data where"),
+        (X | {"parameters": {"binary_data_size": 3}}, b"abc", "3 bytes of binary data, but 2 elements of INT8 need 2"),
+        (X | {"parameters": {"binary_data_size": 2}}, b"abc", "3 bytes follow the request JSON, but binary_data_size adds up to 2"),
+        (X | {"parameters": {"binary_data_size": 2}}, b"a", "1 bytes of binary data, but"),
         (X | {"parameters": {"binary_data_size": "2"}}, b"ab", "binary_data_size must be an integer"),
         (X | {"parameters": {"binary_data_size": -2}}, b"ab", "binary_data_size must be an integer"),
         (
@@ -272,4 +272,4 @@ def test_another_encoding_is_answered_with_those_that_we_know():
     [(None, None), ("gzip", "gzip"), ("deflate", "deflate"), ("gzip, deflate, br", None), ("br", None), ("identity", None)],
 )
 def test_only_a_single_named_encoding_is_a_wish_for_compression(accept_encoding, encoding):
-    assert compression.wanted(accept_encoding) == encoding
+    assert compression.requested_encoding(accept_encoding) == encoding

@@ -12,7 +12,7 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from server.gateway.auth.key_file import EVERYBODY
+from server.gateway.auth.key_file import ANONYMOUS_KEY
 from server.gateway.inference.admission import Visit
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import LONG_JOB_MS, PASS_MS
@@ -308,7 +308,7 @@ async def test_unexpectedly_long_work_has_no_place_in_last_eighth(url: str) -> N
         await us.beat.depths()
         for places, is_full in ((1, False), (2, True)):
             async with reserved(us, places, 1, Claim("third")) as place:
-                visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", EVERYBODY, takes_long=False, asynchronous=True)
+                visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", ANONYMOUS_KEY, takes_long=False, asynchronous=True)
                 with refused("long") if is_full else nullcontext():
                     await visit.lengthen()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models.bundle_schema import QuerySpace
-from server.gateway.auth.key_file import ApiKey, digest_of, line_of, new_key
+from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.gateway_process import gateway_process
 from tests.support.images import depth, image, mesh, npy, png
@@ -113,7 +113,7 @@ def test_an_expired_scene_is_gone_whatever_is_asked_of_it(forgetful: Sculptor) -
 def test_a_scene_answers_the_holder_of_its_key_alone(sculptor: Sculptor, tmp_path: Path) -> None:
     """Also one that was made of a job's result, and one that was made without a key."""
     keys, file = {name: new_key() for name in ("alice", "bob")}, tmp_path / "keys"
-    file.write_text("".join(f"{line_of(ApiKey(name), digest_of(key.encode()))}\n" for name, key in keys.items()))
+    file.write_text("".join(f"{format_line(ApiKey(name), hash_key(key.encode()))}\n" for name, key in keys.items()))
     files = {name: (name, content) for name, content in captures(1)[0].items()}
     asked = {"fov": "60", "format": "ply", "surface": "network"}
     with gateway_process(sculptor.service.redis_url, api_keys_file=file, default_models={"reconstruct": "shell"}) as guarded:

@@ -174,7 +174,7 @@ def test_a_media_type_that_is_not_offered(sculptor: Sculptor) -> None:
 def test_the_open_inference_protocol_says_which_route_serves_it(sculptor: Sculptor) -> None:
     refused = sculptor.gateway.http.post("/v2/models/shell/infer", json={"inputs": []})
     assert refused.status_code == 404
-    assert "'shell' is for reconstruct, which is not offered here; POST /v1/reconstruct serves it" in refused.json()["error"]
+    assert "'shell' is for reconstruct, which this protocol does not offer; POST /v1/reconstruct serves it" in refused.json()["error"]
 
 
 def test_after_all_of_it_the_service_answers(sculptor: Sculptor) -> None:

@@ -1,4 +1,4 @@
-"""Requests that wait for a bundle which workers do not serve, or refuse."""
+"""Requests that wait for a bundle that workers do not serve, or refuse."""
 
 from __future__ import annotations
 
@@ -9,45 +9,44 @@ from types import TracebackType
 
 from models.bundle import BundleSpec
 from server.concurrency.cancellation import AsyncCancelScope
-from server.gateway.catalog.model_directory import Directory, no_worker, ready_bundles, serving, unavailable
+from server.gateway.catalog.model_directory import ModelDirectory, no_worker, ready_bundles, serving, unavailable
 from server.queue.errors import RedisAway
 from server.queue.gateway.fleet import Fleet
 from server.settings import Settings
 from server.telemetry import logs
 
-LOOK_EVERY = 1.0
-"""Seconds between looks at the bundles that requests wait for."""
+CHECK_INTERVAL_S = 1.0
+"""Time between checks of the bundles that requests wait for."""
 
 log = logs.get(__name__)
 
 
-class Desertion:
-    """Ends requests that wait for a bundle that is refused, or longer than `worker_grace` for one that no ready worker serves: Problem
-    (503).
+class WorkerLossWatchdog:
+    """A watchdog that ends requests with Problem (503) if their bundle is refused, or has had no ready worker for `worker_grace`.
 
-    It looks once a second for all requests of a gateway."""
+    It checks all requests of a gateway once a second."""
 
-    def __init__(self, settings: Settings, directory: Directory) -> None:
+    def __init__(self, settings: Settings, directory: ModelDirectory) -> None:
         self._settings = settings
         self._directory = directory
-        self._waiting: set[_Waiting] = set()
+        self._waiting: set[_GuardedRequest] = set()
 
-    def watched(self, spec: BundleSpec, interruption: AsyncCancelScope) -> _Waiting:
-        """`with` it, while a request waits for an answer."""
-        return _Waiting(self._waiting, spec, interruption)
+    def guard(self, spec: BundleSpec, interruption: AsyncCancelScope) -> _GuardedRequest:
+        """Return a context manager for the time in which a request waits for an answer."""
+        return _GuardedRequest(self._waiting, spec, interruption)
 
     async def watch_forever(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             try:
                 if self._waiting:
-                    await self._look()
+                    await self._check()
             except RedisAway:
-                pass  # nobody knows; the dispatcher counts how long Redis is away
+                pass  # unknown; the dispatcher measures how long Redis is unavailable
             except Exception:
-                log.exception("looking for bundles without workers failed")
+                log.exception("check for bundles without workers failed")
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         fleet = await self._directory.fleet()
         now, grace = time.monotonic(), self._settings.worker_grace
         served: dict[str, bool] = {}
@@ -57,31 +56,31 @@ class Desertion:
             if content not in served:
                 served[content] = bool(serving(fleet, spec))
             if served[content]:
-                waiting.since = now
+                waiting.unserved_since = now
             elif reason := self._directory.refusal(fleet, spec):
                 waiting.interruption.end(unavailable(spec.id, reason))
-            elif now - waiting.since >= grace:
-                waiting.interruption.end(no_worker(_why(fleet, spec, grace)))
+            elif now - waiting.unserved_since >= grace:
+                waiting.interruption.end(no_worker(_no_worker_detail(fleet, spec, grace)))
 
 
-def _why(fleet: Fleet, spec: BundleSpec, grace: float) -> str:
+def _no_worker_detail(fleet: Fleet, spec: BundleSpec, grace: float) -> str:
     if any((bundle.name, bundle.version) == (spec.name, spec.version) for _, bundle in ready_bundles(fleet)):
         return f"{spec.id} was replaced while this request waited, and no worker was ready for its old content for {grace:g} s"
     return f"no worker was ready for {spec.id} for {grace:g} s"
 
 
 @dataclass(eq=False, slots=True)
-class _Waiting:
+class _GuardedRequest:
     """A request that waits for an answer."""
 
-    together: set[_Waiting]
+    guarded: set[_GuardedRequest]
     spec: BundleSpec
     interruption: AsyncCancelScope
-    since: float = field(default_factory=time.monotonic)
-    """From when on the bundle had no worker, as far as this request saw."""
+    unserved_since: float = field(default_factory=time.monotonic)
+    """Time since which the bundle had no worker, as this request knows."""
 
     def __enter__(self) -> None:
-        self.together.add(self)
+        self.guarded.add(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.together.discard(self)
+        self.guarded.discard(self)

@@ -106,7 +106,7 @@ async def answered(request: Request, answer: Awaitable[Response], refuse: Callab
 def of_reply(failure: Failure, model: str, field: str | None) -> Problem:
     """`model`: the bundle's name. A kind of failure that only a newer worker knows is ours to explain: 500."""
     if failure.kind == "unloaded":
-        return model_directory.unloaded(model)
+        return model_directory.unloaded_problem(model)
     if failure.kind == "excessive":
         option, _, detail = failure.detail.partition(": ")
         return Problem(Kind.TOO_LARGE, detail, option)

@@ -18,7 +18,7 @@ import msgspec
 from models.bundle import BundleSpec
 from server.arrays import Array
 from server.concurrency.cancellation import strip_tracebacks
-from server.gateway.catalog.worker_grace import Desertion
+from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import FairExecutor
 from server.gateway.inference import error_mapping
 from server.gateway.inference.admission import Visit
@@ -89,7 +89,12 @@ class Inference:
     """Runs the items of admitted requests."""
 
     def __init__(
-        self, dispatcher: Dispatcher, desertion: Desertion, metrics: GatewayMetrics, decoder: images.ImageDecoder, turns: FairExecutor
+        self,
+        dispatcher: Dispatcher,
+        desertion: WorkerLossWatchdog,
+        metrics: GatewayMetrics,
+        decoder: images.ImageDecoder,
+        turns: FairExecutor,
     ) -> None:
         self._dispatcher = dispatcher
         self._desertion = desertion
@@ -215,7 +220,7 @@ class Inference:
 
     async def _replies(self, jobs: list[QueuedJob], asked: Asked, visit: Visit, fields: Sequence[str], **listeners: Any) -> list[Reply]:
         """fields: how errors name what each job was made of. Raises Problem for one that failed, and what the Dispatcher raises."""
-        with self._desertion.watched(asked.spec, visit.limit):
+        with self._desertion.guard(asked.spec, visit.limit):
             replies = await self._dispatcher.submitter.submit(jobs, reservation=visit.reservation, **listeners)
         for field, reply in zip(fields, replies, strict=True):
             if reply.failure is not None:

@@ -1,4 +1,4 @@
-"""Clients' jobs as they are shown: their state, and their answer, presented by whichever gateway is asked."""
+"""Clients' jobs: their state, and their answer, which any gateway can present."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from server.queue.record import OPEN, JobProgress, Record, rfc3339
 from server.tasks.capabilities import offered_media_types, plan_type
 from server.tasks.registry import TASKS, route_of
 
-SHOWN_OF_ID = 64
-"""Characters. Ours have fewer; what else is asked for may be as long as a head."""
-PATIENCE_S = 60.0
-"""An answer waits so long in its client's line."""
+MAX_SHOWN_ID_CHARS = 64
+"""Maximum length of an id in messages. Opsin's are shorter; a requested one may be as long as a request's head."""
+RESPONSE_WAIT_S = 60.0
+"""Maximum time that an answer waits for its client's share."""
 RETRY_AFTER = 5
-INLINE_RESULT = 64 * 1024
-"""Larger results are presented in a thread, wait for their client's turn, and are named by their URL where events are replayed."""
+MAX_INLINE_RESULT_BYTES = 64 * 1024
+"""Maximum size of results that are presented in the event loop, without a wait for the client's turn, and replayed within events."""
 
 
 class Links(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class Links(msgspec.Struct, frozen=True):
 
 
 class JobDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A job. `state`: queued, running, done, failed or cancelled; `place` counts from 0 within its queue, null where it is unknown."""
+    """A job. `state`: queued, running, done, failed or cancelled; `place` counts from 0 within its queue, null if it is unknown."""
 
     id: str
     task: str
@@ -58,28 +58,30 @@ class JobDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(eq=False)
-class _Shared:
+class _SharedResponse:
     made: asyncio.Task[Response]
     readers: int = 0
 
 
-class SharedAnswers:
-    """Large answers of jobs: a bounded number of bytes is read and sent at once, and each is made once for all who read it meanwhile.
+class SharedResponses:
+    """Large answers of jobs: a bounded number of bytes is read and sent at once, and each is made once for all concurrent readers.
 
-    For one event loop. One client's answers hold a quarter of the bytes; an answer counts for the client who asked first."""
+    For one event loop. One client's answers hold a quarter of the bytes; an answer counts for the client that requested it first."""
 
     def __init__(self, nbytes: int) -> None:
         self._in_memory = ClientBound(nbytes, nbytes // 4)
-        self._shared: dict[tuple[str, str], _Shared] = {}
+        self._shared: dict[tuple[str, str], _SharedResponse] = {}
 
     @asynccontextmanager
-    async def of(self, key: tuple[str, str], client: str, nbytes: int, make: Callable[[], Awaitable[Response]]) -> AsyncIterator[Response]:
-        """Holds an answer until the end of the block, by which it has been sent. Raises Problem: 429, and what `make` raises.
+    async def hold(
+        self, key: tuple[str, str], client: str, nbytes: int, make: Callable[[], Awaitable[Response]]
+    ) -> AsyncIterator[Response]:
+        """Hold an answer until the end of the block, by which it has been sent. Raises Problem: 429, and what `make` raises.
 
         key: id of the job and media type."""
         shared = self._shared.get(key)
         if shared is None:
-            shared = self._shared[key] = _Shared(asyncio.create_task(self._make(client, nbytes, make)))
+            shared = self._shared[key] = _SharedResponse(asyncio.create_task(self._make(client, nbytes, make)))
         shared.readers += 1
         try:
             yield await asyncio.shield(shared.made)
@@ -91,7 +93,7 @@ class SharedAnswers:
 
     async def _make(self, client: str, nbytes: int, make: Callable[[], Awaitable[Response]]) -> Response:
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(RESPONSE_WAIT_S):
                 await self._in_memory.enter(client, nbytes)
         except TimeoutError:
             detail = f"answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client ({client})"
@@ -104,91 +106,93 @@ class SharedAnswers:
 
     def _drop(self, made: asyncio.Task[Response], client: str, nbytes: int) -> None:
         if not made.done():
-            made.cancel()  # it gives back what it holds
+            made.cancel()  # it returns what it holds
         elif not made.cancelled() and made.exception() is None:
             self._in_memory.give(client, nbytes)
 
 
-class Jobs:
+class JobService:
     def __init__(self, dispatcher: Dispatcher, presenting: Presenting, results_max_bytes: int) -> None:
         """results_max_bytes: of stored results whose answers are made or sent at the same time."""
         self._dispatcher = dispatcher
         self._presenting = presenting
-        self._answers = SharedAnswers(results_max_bytes)
+        self._answers = SharedResponses(results_max_bytes)
 
     async def read(self, job_id: str, key_name: str) -> Record:
-        """A job of the one whose API key has this name; empty: that was sent without one. Raises Problem: 404, also for what belongs to
-        others, 410 `job-lost`; and RedisAway."""
-        with _problem_of_loss(job_id):
+        """Return the job of the API key with this name; empty for one that was sent without a key.
+
+        Raises Problem: 404, also for other keys' jobs, 410 `job-lost`; and RedisAway."""
+        with _loss_as_problem(job_id):
             record = await self._dispatcher.records.read(job_id)
         if record is None or record.key_name != key_name:
-            raise unknown(job_id)
+            raise unknown_job(job_id)
         return record
 
     async def cancel(self, job_id: str, key_name: str) -> None:
-        """End a job, or remove what is left of one that has ended. Raises what `read` does."""
-        with _problem_of_loss(job_id):
+        """End a job, or remove the result of one that has ended. Raises what `read` does."""
+        with _loss_as_problem(job_id):
             found = await self._dispatcher.records.cancel(job_id, key_name)
         if not found:
-            raise unknown(job_id)
+            raise unknown_job(job_id)
 
     @asynccontextmanager
     async def result(self, record: Record, head: Head, client: str) -> AsyncIterator[Response]:
-        """Hold what the plain request would have answered, until it has been sent. Raises Problem: 406, 409, 410, 404, 429, or the job's
-        own."""
+        """Hold the answer that the plain request would have had, until it has been sent.
+
+        Raises Problem: 406, 409, 410, 404, 429, or the job's own."""
         if record.state in OPEN:
-            raise Problem(Kind.NOT_DONE, f"the job is {record.state}; {events_url(record.id)} tells when it ends", retry_after=1)
+            raise Problem(Kind.NOT_DONE, f"the job is {record.state}; follow it at {events_url(record.id)}", retry_after=1)
         if record.state == "cancelled":
             raise Problem(Kind.JOB_CANCELLED, "the job was cancelled before it had a result")
         if record.state == "failed":
-            raise failure(record)
-        shown = await self.planned(record)
-        async with self.answer(record, shown, head.negotiate(offered_media_types(shown.task, shown.plan)), client) as response:
+            raise job_problem(record)
+        planned = await self.plan(record)
+        async with self.answer(record, planned, head.negotiate(offered_media_types(planned.task, planned.plan)), client) as response:
             yield response
 
-    async def planned(self, record: Record) -> Planned:
-        """Raises Problem: 501 for a task that this gateway does not know, 404 where the spec is gone."""
+    async def plan(self, record: Record) -> Planned:
+        """Return the plan of a job. Raises Problem: 501 for a task that this gateway does not know, 404 if the spec is gone."""
         task = TASKS.get(record.task)
         if task is None:
             raise Problem(Kind.NOT_OFFERED, f"this gateway does not know the task {record.task!r}: ask a newer one")
         spec, plan = await self._dispatcher.fleet.spec(record.digest), await self._dispatcher.records.plan(record.id)
         if spec is None or plan is None:
-            raise unknown(record.id)
+            raise unknown_job(record.id)
         try:
             return Planned(task, spec, msgspec.msgpack.decode(plan, type=plan_type(task)))
         except msgspec.MsgspecError as error:
             raise RedisAway.unreadable(keys.record(record.id), error) from error
 
     @asynccontextmanager
-    async def answer(self, record: Record, shown: Planned, media_type: str, client: str) -> AsyncIterator[Response]:
+    async def answer(self, record: Record, planned: Planned, media_type: str, client: str) -> AsyncIterator[Response]:
         """Hold the answer of a job that is done, until it has been sent. Raises Problem."""
-        make = partial(self._present, record, shown, media_type, client)
-        if record.results <= INLINE_RESULT:
+        make = partial(self._present, record, planned, media_type, client)
+        if record.results <= MAX_INLINE_RESULT_BYTES:
             yield await make()
             return
-        async with self._answers.of((record.id, media_type), client, record.results, make) as response:
+        async with self._answers.hold((record.id, media_type), client, record.results, make) as response:
             yield response
 
-    async def _present(self, record: Record, shown: Planned, media_type: str, client: str) -> Response:
+    async def _present(self, record: Record, planned: Planned, media_type: str, client: str) -> Response:
         replies = await self._dispatcher.records.replies(record)
         if replies is None:
-            raise unknown(record.id)
-        whole = ((record.finished_ms or record.created_ms) - record.created_ms) / 1000
+            raise unknown_job(record.id)
+        run_s = ((record.finished_ms or record.created_ms) - record.created_ms) / 1000
         prepare = record.prepare_ms / 1000
-        timing = timing_of(replies, prepare=prepare, round_trip=whole, total=prepare + whole)
+        timing = timing_of(replies, prepare=prepare, round_trip=run_s, total=prepare + run_s)
         return await self._presenting.respond(
-            shown,
+            planned,
             outputs_of(replies),
             timing,
             media_type,
             client=client,
             key_name=record.key_name,
             request_id=record.request_id,
-            at_once=record.results <= INLINE_RESULT,
+            at_once=record.results <= MAX_INLINE_RESULT_BYTES,
         )
 
 
-def document(record: Record) -> JobDocument:
+def job_document(record: Record) -> JobDocument:
     name, _, version = record.bundle.partition("@")
     return JobDocument(
         id=record.id,
@@ -201,13 +205,13 @@ def document(record: Record) -> JobDocument:
         created=rfc3339(record.created_ms),
         started=None if record.started_ms is None else rfc3339(record.started_ms),
         finished=None if record.finished_ms is None else rfc3339(record.finished_ms),
-        error=failure(record).as_struct(record.request_id) if record.failure is not None else None,
+        error=job_problem(record).as_struct(record.request_id) if record.failure is not None else None,
         links=Links(events_url(record.id), result_url(record.id)),
     )
 
 
-def failure(record: Record) -> Problem:
-    """Why a job failed."""
+def job_problem(record: Record) -> Problem:
+    """Return the problem of a failed job."""
     assert record.failure is not None
     return error_mapping.of_reply(record.failure, record.bundle.partition("@")[0], _failed_field(record))
 
@@ -230,17 +234,17 @@ def result_url(job_id: str) -> str:
     return f"{url(job_id)}/result"
 
 
-def unknown(job_id: str) -> Problem:
-    return Problem(Kind.NOT_FOUND, f"there is no job {job_id[:SHOWN_OF_ID]!r}, or it has expired (OPSIN_RESULT_TTL)")
+def unknown_job(job_id: str) -> Problem:
+    return Problem(Kind.NOT_FOUND, f"there is no job {job_id[:MAX_SHOWN_ID_CHARS]!r}, or it has expired (OPSIN_RESULT_TTL)")
 
 
-def lost(job_id: str) -> Problem:
+def lost_job(job_id: str) -> Problem:
     return Problem(Kind.JOB_LOST, f"the Redis that had taken {job_id!r} is gone; send the request again")
 
 
 @contextmanager
-def _problem_of_loss(job_id: str) -> Iterator[None]:
+def _loss_as_problem(job_id: str) -> Iterator[None]:
     try:
         yield
     except RecordLost:
-        raise lost(job_id) from None
+        raise lost_job(job_id) from None

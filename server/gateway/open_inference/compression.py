@@ -11,22 +11,22 @@ from server.queue.gateway.reservations import Reservation
 from server.quote import quote
 
 InTurn = Callable[[int, Callable[[], bytes | None]], Awaitable[bytes | None]]
-"""Calls a function on a body of so many bytes when its turn has come."""
+"""A function that calls another one in its client's turn, given the size of the body."""
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 PIECE = 1024 * 1024
-"""Bytes that are inflated at a time, once the queue has room for them."""
+"""Maximum size that is inflated at a time, once the queue has room for it."""
 
 
 async def inflate(body: bytes, content_encoding: str, limit: int, reservation: Reservation, in_turn: InTurn) -> bytes:
-    """The body without its `Content-Encoding`; the reservation grows with it. Raises what `inflated_pieces` and the reservation raise."""
+    """Inflate a body, for which the reservation grows. Raises what `inflate_pieces` and the reservation raise."""
     if content_encoding.strip().lower() in ("", "identity"):
         return body
     inflated: list[bytes] = []
     size = 0
-    stream = inflated_pieces(body, content_encoding, limit)
+    stream = inflate_pieces(body, content_encoding, limit)
     while (piece := await in_turn(max(len(body), size), lambda: next(stream, None))) is not None:
         size += len(piece)
         await reservation.resize(reservation.items, max(reservation.nbytes, len(body) + size))
@@ -34,12 +34,12 @@ async def inflate(body: bytes, content_encoding: str, limit: int, reservation: R
     return b"".join(inflated)
 
 
-def inflated_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[bytes]:
-    """The contents of a compressed body, at most `limit` bytes.
+def inflate_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[bytes]:
+    """Yield the contents of a compressed body, at most `limit` bytes.
 
     Raises Problem: 501 for an unknown encoding, 400 for a damaged stream, 413 above the limit.
     """
-    encoding = _known(content_encoding)
+    encoding = _supported_encoding(content_encoding)
     if encoding is None:
         raise Problem(Kind.UNSUPPORTED_ENCODING, f"Content-Encoding {quote(content_encoding)} is not supported")
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
@@ -48,7 +48,7 @@ def inflated_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[
         try:
             piece = stream.decompress(rest, PIECE)
         except zlib.error as error:
-            raise invalid(f"the body is no valid {encoding} stream: {error}") from error
+            raise invalid(f"the body is not a valid {encoding} stream: {error}") from error
         if not piece:
             break
         size += len(piece)
@@ -62,20 +62,20 @@ def inflated_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[
         raise invalid(f"{len(stream.unused_data)} bytes follow the end of the {encoding} stream")
 
 
-def wanted(accept_encoding: str | None) -> str | None:
-    """How the client wants its reply compressed: only an `Accept-Encoding` that names one encoding is a wish.
+def requested_encoding(accept_encoding: str | None) -> str | None:
+    """Return the requested compression of the reply: only an `Accept-Encoding` that names one encoding counts.
 
     Triton's asyncio client sends `gzip, deflate, br` with every call, whether it can undo them or not.
     """
-    return _known(accept_encoding or "")
+    return _supported_encoding(accept_encoding or "")
 
 
 def compress(body: bytes, encoding: str) -> bytes:
-    """Level 1: float tensors hardly shrink at any level."""
+    """Compress a body at level 1: float tensors hardly shrink at any level."""
     stream = zlib.compressobj(level=1, wbits=_WINDOW_BITS[encoding])
     return stream.compress(body) + stream.flush()
 
 
-def _known(name: str) -> str | None:
+def _supported_encoding(name: str) -> str | None:
     encoding = name.strip().lower()
     return encoding if encoding in _WINDOW_BITS else None

@@ -49,12 +49,12 @@ _LENGTH = struct.Struct("<I")
 
 
 def from_binary(data: memoryview, datatype: str, count: int) -> NDArray[Any]:
-    """The `count` elements of a binary tensor, shape (count,). Raises Problem (400) where the bytes do not fit."""
+    """Read the `count` elements of a binary tensor, shape (count,). Raises Problem (400) if the bytes do not fit."""
     if datatype == "BYTES":
         return bytes_array(_split_elements(data, count))
     itemsize = 2 if datatype == "BF16" else DATATYPES[datatype].itemsize
     if len(data) != count * itemsize:
-        raise invalid(f"{len(data)} bytes of binary data where {count} elements of {datatype} need {count * itemsize}")
+        raise invalid(f"{len(data)} bytes of binary data, but {count} elements of {datatype} need {count * itemsize}")
     if datatype == "BF16":
         bits: NDArray[np.uint32] = np.left_shift(np.frombuffer(data, "<u2"), 16, dtype=np.uint32)
         return bits.view(np.float32)
@@ -64,7 +64,7 @@ def from_binary(data: memoryview, datatype: str, count: int) -> NDArray[Any]:
 
 
 def to_binary(array: NDArray[Any], datatype: str) -> bytes:
-    """The array's elements, row by row, as the protocol's binary form."""
+    """Write the array's elements, row by row, in the protocol's binary form."""
     if datatype == "BYTES":
         return b"".join(_LENGTH.pack(len(element)) + element for element in array.ravel())
     if datatype == "BF16":
@@ -73,16 +73,16 @@ def to_binary(array: NDArray[Any], datatype: str) -> bytes:
 
 
 def from_json(values: Sequence[Any], datatype: str, shape: Sequence[int]) -> NDArray[Any]:
-    """The elements of a JSON tensor, nested or flat; shape (count,). Strings of BYTES become UTF-8.
+    """Read the elements of a JSON tensor, nested or flat; shape (count,). Strings of BYTES become UTF-8.
 
-    The protocol's one rule is their number. Raises Problem (400) where that differs or a value is not of the datatype.
+    The protocol only prescribes their number. Raises Problem (400) if that differs or a value is not of the datatype.
     """
     if datatype == "BF16":
         raise invalid("BF16 has no JSON form: send it as binary data")
     dtype, count = DATATYPES[datatype], math.prod(shape)
     flat = _flatten(values)
     if len(flat) != count:
-        raise invalid(f"{len(flat)} elements of data where the shape {list(shape)} needs {count}")
+        raise invalid(f"{len(flat)} elements of data, but the shape {list(shape)} needs {count}")
     if not set(map(type, flat)) <= _JSON_TYPES[dtype.kind]:
         raise invalid(f"data of {datatype} must be {_JSON_NAMES[dtype.kind]}")
     if datatype == "BYTES":
@@ -95,16 +95,16 @@ def from_json(values: Sequence[Any], datatype: str, shape: Sequence[int]) -> NDA
 
 
 def to_json(array: NDArray[Any], datatype: str) -> list[Any]:
-    """The array's elements as a flat list of JSON values. Raises Problem (400) for what JSON cannot hold."""
+    """Return the array's elements as a flat list of JSON values. Raises Problem (400) if JSON cannot hold them."""
     if datatype == "BF16":
-        raise invalid("BF16 has no JSON form: ask for the output with binary_data")
+        raise invalid("BF16 has no JSON form: request the output with binary_data")
     if datatype != "BYTES":
         values: list[Any] = array.ravel().tolist()
         return values
     try:
         return [element.decode() for element in array.ravel()]
     except UnicodeDecodeError as error:
-        raise invalid("BYTES that are not UTF-8 have no JSON form: ask for the output with binary_data") from error
+        raise invalid("BYTES that are not UTF-8 have no JSON form: request the output with binary_data") from error
 
 
 def _split_elements(data: memoryview, count: int) -> list[bytes]:
@@ -136,14 +136,14 @@ def _flatten(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def bytes_array(elements: Sequence[bytes]) -> NDArray[Any]:
-    """The elements of a tensor of BYTES, shape (count,)."""
+    """Return the elements of a tensor of BYTES, shape (count,)."""
     array = np.empty(len(elements), object)
     array[:] = elements
     return array
 
 
 def _round_to_bf16(array: NDArray[Any]) -> NDArray[np.uint16]:
-    """float32 → the upper 16 bits, rounded to nearest even; a NaN keeps its sign and stays a NaN."""
+    """Round float32 to the upper 16 bits, to nearest even; a NaN keeps its sign and stays a NaN."""
     bits = np.ascontiguousarray(array, "<f4").view("<u4")
     rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
     return np.where(np.isnan(array), (bits >> 16).astype("<u2") | 0x40, rounded).astype("<u2")

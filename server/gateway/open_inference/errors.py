@@ -1,4 +1,4 @@
-"""The protocol's error shape: `{"error": "…"}` with the content type `application/json` and nothing behind it.
+"""The protocol's error shape: `{"error": "…"}` with the content type `application/json` and no parameters.
 
 KServe's client shows the message only if the content type is exactly that.
 """

@@ -28,14 +28,14 @@ BATCH_PARTS = ("compute_input", "compute_infer", "compute_output")
 
 
 def server_metadata(model_control: ModelControl) -> dict[str, Any]:
-    """Loading and unloading are advertised only where they are allowed."""
+    """Return the server's metadata. Loading and unloading are advertised only if they are allowed."""
     extensions = EXTENSIONS + (MODEL_CONTROL_EXTENSIONS if model_control == "explicit" else ())
     return {"name": "opsin", "version": version("opsin"), "extensions": list(extensions)}
 
 
 def model_metadata(spec: BundleSpec, versions: Sequence[str]) -> dict[str, Any]:
-    """Shapes with the batch in front, -1."""
-    offered = protocol_model.of(spec)
+    """Return a model's metadata. Shapes have the batch in front, -1."""
+    offered = protocol_model.protocol_model(spec)
     return {
         "name": spec.name,
         "versions": list(versions),
@@ -46,9 +46,10 @@ def model_metadata(spec: BundleSpec, versions: Sequence[str]) -> dict[str, Any]:
 
 
 def model_config(spec: BundleSpec, max_batch_size: int) -> dict[str, Any]:
-    """As Triton's `ModelConfig`: `dims` without the batch. No length of any dimension is open, which perf_analyzer needs. The bundle's note
-    is a parameter."""
-    offered = protocol_model.of(spec)
+    """Return Triton's `ModelConfig`: `dims` without the batch, all of fixed length, which perf_analyzer needs.
+
+    The bundle's note is a parameter."""
+    offered = protocol_model.protocol_model(spec)
     return {
         "name": spec.name,
         "platform": _platform(spec),
@@ -63,7 +64,7 @@ def model_config(spec: BundleSpec, max_batch_size: int) -> dict[str, Any]:
 
 
 def model_statistics(spec: BundleSpec, counters: Mapping[str, int]) -> dict[str, Any]:
-    """`counters` as the finish script keeps them: `<part>_count`, `<part>_ns`, `batch:<size>:count`, `batch:<size>:<part>_ns`, …"""
+    """Return statistics by the finish script's counters: `<part>_count`, `<part>_ns`, `batch:<size>:count`, `batch:<size>:<part>_ns`."""
     sizes = sorted(int(name.split(":")[1]) for name in counters if name.startswith("batch:") and name.endswith(":count"))
     return {
         "name": spec.name,

@@ -1,4 +1,4 @@
-"""Models as the protocol offers them: found by name, their tensors, and their options among a request's parameters."""
+"""Bundles as models of the protocol: found by name, with their tensors, and their options among a request's parameters."""
 
 from __future__ import annotations
 
@@ -22,55 +22,56 @@ from server.tasks.registry import TASKS, main_task, route_of
 
 
 @dataclass(frozen=True)
-class Offer:
+class ProtocolModel:
     """A bundle as the protocol sees it."""
 
     task: Task[Any, Any]
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
     parts: Mapping[str, RequestPart]
-    """The parts of the inputs, by name."""
+    """Parts of the inputs, by name."""
 
     def read_options(self, parameters: Mapping[str, Any]) -> RequestOptions:
-        """The task's options; other parameters are the protocol's own or ignored, as it demands. Raises Problem."""
-        given = {}
+        """Read the task's options; other parameters are the protocol's own or ignored, as it demands. Raises Problem."""
+        values = {}
         for row in option_rows(self.task.options):
             value = parameters.get(f"{row.name}s") if row.repeated else parameters.get(row.name)
             if value is None:
                 continue
             try:
-                given[row.name] = row.read(_listed(row.name, value) if row.repeated else [value])
+                values[row.name] = row.read(_parse_list(row.name, value) if row.repeated else [value])
             except InvalidOption as error:
                 raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
         for name in self.task.options_without_tensor if isinstance(self.task, OffersTensors) else ():
-            if given.get(name):
-                detail = f"true: no output tensor has it; POST /v1/{route_of(self.task)} answers it, here leave it out"
+            if values.get(name):
+                detail = f"true: no output tensor has it; leave it out, or use POST /v1/{route_of(self.task)}"
                 raise Problem(Kind.INVALID_OPTION, detail, name)
-        options: RequestOptions = self.task.options(**given)
+        options: RequestOptions = self.task.options(**values)
         return options
 
 
-def of(spec: BundleSpec, asked: InferRequest | None = None) -> Offer:
-    """Raises Problem (404) for a task that is not offered in the protocol.
+def protocol_model(spec: BundleSpec, request: InferRequest | None = None) -> ProtocolModel:
+    """Return the model of a bundle. Raises Problem (404) for a task that is not offered in the protocol.
 
-    asked: None: whatever may be asked. A pair that is asked for no scores of labels answers vectors alone."""
+    request: None for any request. A pair without a request for scores of labels answers vectors alone."""
     task = main_task(spec)
-    if isinstance(task, ZeroShotTask) and asked is not None:
-        wants_scores = "labels" in asked.parameters or any(output.name == "scores" for output in asked.outputs)
+    if isinstance(task, ZeroShotTask) and request is not None:
+        wants_scores = "labels" in request.parameters or any(output.name == "scores" for output in request.outputs)
         task = task if wants_scores else TASKS["embed"]
     if not isinstance(task, OffersTensors):
         elsewhere = "" if task is None else f"; POST /v1/{route_of(task)} serves it"
         raise Problem(
-            Kind.UNKNOWN_MODEL, f"Request for unknown model: '{spec.name}' is for {spec.task}, which is not offered here{elsewhere}"
+            Kind.UNKNOWN_MODEL,
+            f"Request for unknown model: '{spec.name}' is for {spec.task}, which this protocol does not offer{elsewhere}",
         )
     inputs, outputs = task.tensors(spec)
     parts = {part.name: part for part in accepted_parts(task, spec)}
-    taken = inputs if asked is None else [declared for declared in inputs if declared.name in parts]
-    return Offer(task, taken, outputs, parts)
+    taken = inputs if request is None else [declared for declared in inputs if declared.name in parts]
+    return ProtocolModel(task, taken, outputs, parts)
 
 
-def _listed(name: str, value: object) -> list[object]:
-    """A list that stands as JSON in a string, since parameters are scalars. Raises InvalidOption."""
+def _parse_list(name: str, value: object) -> list[object]:
+    """Parse a list, given as JSON in a string, since parameters are scalars. Raises InvalidOption."""
     try:
         listed = msgspec.json.decode(value) if isinstance(value, str) else value
     except (msgspec.DecodeError, RecursionError):
@@ -80,26 +81,26 @@ def _listed(name: str, value: object) -> list[object]:
     return listed
 
 
-async def find(here: Gateway, name: str, version: str | None) -> BundleSpec:
-    """The bundle to run, of whatever task is served; waits for a worker as /v1 does. Raises Problem."""
-    if "@" in name:  # our own way to name a version, not the protocol's
-        raise unknown(name, version)
+async def find(gateway: Gateway, name: str, version: str | None) -> BundleSpec:
+    """Find the bundle to run, of any served task; waits for a worker as /v1 does. Raises Problem."""
+    if "@" in name:  # Opsin's way to name a version, not the protocol's
+        raise unknown_model(name, version)
     try:
-        spec = await here.directory.find(name if version is None else f"{name}@{version}", None)
+        spec = await gateway.directory.find(name if version is None else f"{name}@{version}", None)
     except Problem as problem:
         if problem.kind is not Kind.UNKNOWN_MODEL:
             raise
-        is_unloaded = model_directory.is_unloaded(await here.directory.fleet(), name)
-        raise (unloaded(name) if is_unloaded else unknown(name, version)) from problem
+        is_unloaded = model_directory.is_unloaded(await gateway.directory.fleet(), name)
+        raise (unloaded_model(name) if is_unloaded else unknown_model(name, version)) from problem
     if main_task(spec) is None:
-        raise unknown(name, version)
+        raise unknown_model(name, version)
     return spec
 
 
-def unknown(name: str, version: str | None) -> Problem:
-    which = f"'{name[:MAX_QUOTED_CHARS]}'" if version is None else f"'{name[:MAX_QUOTED_CHARS]}' version {version[:MAX_QUOTED_CHARS]}"
-    return Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: {which} is not found")
+def unknown_model(name: str, version: str | None) -> Problem:
+    model = f"'{name[:MAX_QUOTED_CHARS]}'" if version is None else f"'{name[:MAX_QUOTED_CHARS]}' version {version[:MAX_QUOTED_CHARS]}"
+    return Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: {model} is not found")
 
 
-def unloaded(name: str) -> Problem:
+def unloaded_model(name: str) -> Problem:
     return Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: '{name}' is not ready, it is unloaded")

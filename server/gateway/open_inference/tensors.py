@@ -1,4 +1,4 @@
-"""An inference request and its response as the protocol lays them out: a JSON object, then the binary tensors in the order of the JSON."""
+"""An inference request and its response in the protocol's layout: a JSON object, then the binary tensors in the order of the JSON."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from server.http.problems import Kind, Problem
 from server.quote import quote
 
 MAX_DIMENSIONS = 32
-"""Limit of a tensor, which every numpy can hold. A longer shape is refused before it is multiplied out."""
+"""Maximum number of dimensions, which every numpy supports. A longer shape is rejected before it is multiplied out."""
 MAX_EXTENT = 2**63 - 1
-MAX_WORDS = 256 * 1024
-"""Bytes of a request's JSON beside the elements of its tensors: errors and answers repeat some of its words."""
+MAX_OTHER_JSON_BYTES = 256 * 1024
+"""Maximum size of a request's JSON without the elements of its tensors: errors and answers repeat parts of it."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class InferTensor:
     name: str
     datatype: str
     array: NDArray[Any]
-    """In the tensor's shape; its dtype is that of `datatypes.DATATYPES`."""
+    """Array of the tensor's shape, with a dtype of `datatypes.DATATYPES`."""
     binary: bool = False
-    """It came as binary data, or is to go as such."""
+    """Whether it was received as binary data, or is to be sent so."""
 
 
 class RequestedOutput(msgspec.Struct, frozen=True):
@@ -45,12 +45,14 @@ class InferRequest:
     parameters: Mapping[str, Any]
     inputs: tuple[InferTensor, ...]
     outputs: tuple[RequestedOutput, ...] = ()
-    """Outputs that the client asks for; empty: all of them."""
+    """Requested outputs. Empty for all of them."""
 
     def wants_binary(self, output: str) -> bool:
-        """The output's own `binary_data` wins over the request's `binary_data_output`. Raises Problem (400) if either is no boolean."""
-        own = next((requested.parameters for requested in self.outputs if requested.name == output), None) or {}
-        return _boolean(own, "binary_data", default=_boolean(self.parameters, "binary_data_output", default=False))
+        """Return whether an output is binary: its own `binary_data` takes precedence over the request's `binary_data_output`.
+
+        Raises Problem (400) if either is not a boolean."""
+        parameters = next((requested.parameters for requested in self.outputs if requested.name == output), None) or {}
+        return _boolean(parameters, "binary_data", default=_boolean(self.parameters, "binary_data_output", default=False))
 
 
 class _InputHeader(msgspec.Struct):
@@ -95,7 +97,7 @@ def decode_request(body: bytes, header_length: str | None, *, raw_input: str) ->
 def encode_response(
     model: str, version: str, request_id: str, outputs: Sequence[InferTensor], parameters: Mapping[str, Any]
 ) -> tuple[bytes, int | None]:
-    """The body, and the bytes of JSON in front of the binary tensors; None if there is none and the whole body is JSON."""
+    """Return the body, and the bytes of JSON in front of its binary tensors; None if the whole body is JSON."""
     entries: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for tensor in outputs:
@@ -118,7 +120,7 @@ def encode_response(
 
 
 def _boolean(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    """Raises Problem (400)."""
+    """Return a boolean parameter. Raises Problem (400)."""
     value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise invalid(f"{name}: {quote(value)} must be true or false")
@@ -129,7 +131,7 @@ def _json_bytes(header_length: str | None, body_length: int) -> int:
     if header_length is None:
         return body_length
     if not re.fullmatch(r"[0-9]{1,18}", header_length) or int(header_length) > body_length:
-        raise invalid(f"Inference-Header-Content-Length {quote(header_length)} is no length within the body of {body_length} bytes")
+        raise invalid(f"Inference-Header-Content-Length {quote(header_length)} is not a length within the body of {body_length} bytes")
     return int(header_length)
 
 
@@ -142,8 +144,8 @@ def _decode_header(data: bytes) -> tuple[Outline, _RequestHeader]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"failed to parse the request JSON: {error}") from error
     words = len(outline.json) - sum(len(memoryview(tensor.data)) for tensor in header.inputs)
-    if words > MAX_WORDS or sum(marks(tensor.data) for tensor in header.inputs) < len(outline.strings):
-        raise Problem(Kind.TOO_LARGE, f"the request's JSON has more than {MAX_WORDS} bytes beside the elements of its tensors")
+    if words > MAX_OTHER_JSON_BYTES or sum(marks(tensor.data) for tensor in header.inputs) < len(outline.strings):
+        raise Problem(Kind.TOO_LARGE, f"the request's JSON has more than {MAX_OTHER_JSON_BYTES} bytes besides the elements of its tensors")
     return outline, header
 
 
@@ -157,7 +159,7 @@ def _decode_inputs(outline: Outline, headers: Sequence[_InputHeader], binary: me
             raise replace(error, detail=f"input '{header.name}': {error.detail}") from error
         start += size or 0
     if start != len(binary):
-        raise invalid(f"{len(binary)} bytes follow the request JSON where binary_data_size adds up to {start}")
+        raise invalid(f"{len(binary)} bytes follow the request JSON, but binary_data_size adds up to {start}")
     return tensors
 
 
@@ -170,7 +172,7 @@ def _binary_size(header: _InputHeader) -> int | None:
 
 def _decode_input(outline: Outline, header: _InputHeader, binary: memoryview | None) -> InferTensor:
     if header.datatype not in datatypes.DATATYPES:
-        raise invalid(f"datatype '{header.datatype}' is none of {', '.join(datatypes.DATATYPES)}")
+        raise invalid(f"datatype '{header.datatype}' is not one of {', '.join(datatypes.DATATYPES)}")
     if len(header.shape) > MAX_DIMENSIONS:
         raise invalid(f"{len(header.shape)} dimensions; at most {MAX_DIMENSIONS} are possible")
     if any(extent < 0 for extent in header.shape):
@@ -186,13 +188,13 @@ def _decode_input(outline: Outline, header: _InputHeader, binary: memoryview | N
         flat = datatypes.from_json(data or [], header.datatype, header.shape)
     try:
         array = flat.reshape(header.shape)
-    except ValueError as error:  # an extent beyond numpy's integers, beside a 0
+    except ValueError as error:  # an extent beyond numpy's integers, next to a 0
         raise invalid(f"the shape {header.shape} is not possible") from error
     return InferTensor(header.name, header.datatype, array, binary=binary is not None)
 
 
 def _data(outline: Outline, written: msgspec.Raw) -> list[Any] | None:
-    """The elements of a JSON tensor, long strings as views of their bytes; None if it has none."""
+    """Return the elements of a JSON tensor, long strings as views of their bytes. None if it has none."""
     if not memoryview(written):
         return None
     try:

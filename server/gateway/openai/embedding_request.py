@@ -1,7 +1,7 @@
 """The body of `POST /v1/embeddings` → images and texts, each with its index in the answer.
 
 `input` as OpenAI's clients send it (a text or a list of texts), as Jina's do (objects with a text or an image each), and as infinity's
-(images of which `modality` tells). Fields that the route does not know are ignored.
+(images, with `modality`). Fields that the route does not know are ignored.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from server.tasks.registry import TASKS
 
 INTERFACE = TaskInterface.of(TASKS["embed"])
 OPTIONS = {"model": "model", "encoding_format": "encoding", "dimensions": "dimensions"}
-"""Fields of the body → options of the task."""
+"""Options of the task by fields of the body."""
 FIELDS = {name: field for field, name in OPTIONS.items()}
 UNSET: Mapping[str, Sequence[object]] = {"model": ("default/not-specified",), "dimensions": (0,)}
-"""Values by which infinity's client says that it does not choose."""
+"""Values by which infinity's client leaves a choice to the service."""
 MODALITIES = ("text", "image")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-HEAD = 256
-"""Characters in which a data URI must come to its data."""
+MAX_URI_HEAD_CHARS = 256
+"""Maximum number of characters in a data URI before its data."""
 ACCEPTED = 'a text, {"text": "…"} or {"image": "<base64 or data URI>"}, or a list of 1 or more of these'
 
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
     submission: Submission
-    """Images stand before texts, since errors name the items of a request by its first part."""
+    """Parts of the request. Images are before texts, since errors name the items of a request by its first part."""
     common: CommonOptions
-    own: EmbedOptions
+    options: EmbedOptions
     indices: Mapping[str, Sequence[int]]
-    """Part → the index in the answer of each of its elements."""
+    """Index in the answer of each element of a part."""
 
     @property
     def count(self) -> int:
         return sum(map(len, self.indices.values()))
 
     def take_items(self) -> list[Item]:
-        """Return an item for each image, and one for all texts. From now on the list alone holds them."""
+        """Return an item for each image, and one for all texts. Afterwards only the list holds them."""
         texts = self.submission.parts.pop("text", None)
         images: list[Item] = [{"image": image} for image in self.submission.parts.pop("image", ())]
         return images if texts is None else [*images, {"text": msgspec.json.encode([text.decode() for text in texts])}]
 
     def field(self, name: str | None) -> str | None:
-        """Return the field of the body for one that the task names: `image[1]` is the second image, wherever it stands in `input`."""
+        """Return the field of the body for one that the task names: `image[1]` is the second image, wherever it is in `input`."""
         part, bracket, index = (name or "").partition("[")
         if part not in self.indices:
             return FIELDS.get(part, name)
@@ -69,15 +69,15 @@ class EmbeddingRequest:
 
 
 def read_embedding_request(content: bytes, max_images: int) -> EmbeddingRequest:
-    """Raises Problem."""
+    """Read the body. Raises Problem."""
     outline = Outline.of(content)
     written = decode_fields(outline, '{"input": "a dog"}')
-    known = {field: read_field(outline, written[field], field) for field in (*OPTIONS, "modality", "input") if field in written}
-    common, own = _options({field: known.get(field) for field in OPTIONS})
-    modality = known.get("modality")
+    fields = {field: read_field(outline, written[field], field) for field in (*OPTIONS, "modality", "input") if field in written}
+    common, options = _options({field: fields.get(field) for field in OPTIONS})
+    modality = fields.get("modality")
     if modality not in (None, *MODALITIES):
         raise Problem(Kind.INVALID_OPTION, f"{quote(modality)} must be one of {', '.join(MODALITIES)}", "modality")
-    elements = _elements(known.get("input"))
+    elements = _elements(fields.get("input"))
     submission = Submission(INTERFACE, max_images, parts={"image": [], "text": []})
     indices: dict[str, list[int]] = {"image": [], "text": []}
     for index, element in enumerate(elements):
@@ -85,24 +85,24 @@ def read_embedding_request(content: bytes, max_images: int) -> EmbeddingRequest:
         part, value = _part(element, modality or "text", field)
         _add(submission, part, _image(value, field) if part == "image" else _text(value, field), field)
         indices[part].append(index)
-    submission.parts = {part: given for part, given in submission.parts.items() if given}
-    return EmbeddingRequest(submission, common, own, indices)
+    submission.parts = {part: elements_of_part for part, elements_of_part in submission.parts.items() if elements_of_part}
+    return EmbeddingRequest(submission, common, options, indices)
 
 
-def _options(given: Mapping[str, Any]) -> tuple[CommonOptions, EmbedOptions]:
+def _options(fields: Mapping[str, Any]) -> tuple[CommonOptions, EmbedOptions]:
     options = {}
-    for field, value in given.items():
+    for field, value in fields.items():
         if value is None or (type(value) is not bool and value in UNSET.get(field, ())):
             continue
         if isinstance(value, (str, memoryview)) and len(value) > MAX_FIELD_BYTES:
             raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", field)
         options[OPTIONS[field]] = [value]
     try:
-        common, own = INTERFACE.read_options({}, options)
+        common, task_options = INTERFACE.read_options({}, options)
     except Problem as problem:
         raise Problem(problem.kind, problem.detail, FIELDS[problem.field or ""]) from problem
-    assert isinstance(own, EmbedOptions)
-    return common, own
+    assert isinstance(task_options, EmbedOptions)
+    return common, task_options
 
 
 def _elements(value: Any) -> list[Any]:
@@ -124,7 +124,7 @@ def _part(element: Any, modality: str, field: str) -> tuple[str, str | memoryvie
             raise Problem(Kind.INVALID_OPTION, f"an object with {' and '.join(named) or 'neither text nor image'}: send {ACCEPTED}", field)
         part, value = named[0], element[named[0]]
     if not isinstance(value, (str, memoryview)):
-        raise Problem(Kind.INVALID_OPTION, f"{quote(value)} is no string: send {ACCEPTED}", field)
+        raise Problem(Kind.INVALID_OPTION, f"{quote(value)} is not a string: send {ACCEPTED}", field)
     return part, value
 
 
@@ -140,7 +140,7 @@ def _text(value: str | memoryview, field: str) -> bytes:
 
 
 def _image(value: str | memoryview, field: str) -> bytes:
-    head = value[:HEAD] if isinstance(value, str) else str(value[:HEAD], "utf-8", "replace")
+    head = value[:MAX_URI_HEAD_CHARS] if isinstance(value, str) else str(value[:MAX_URI_HEAD_CHARS], "utf-8", "replace")
     scheme = SCHEME.match(head)
     if scheme is not None:
         if scheme[0].lower() != "data:":

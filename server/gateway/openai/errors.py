@@ -10,7 +10,7 @@ from server.tasks.base import JSON
 
 
 class OpenAIError(msgspec.Struct, frozen=True):
-    """`type`: `invalid_request_error`, `rate_limit_error` or `server_error`; `param`: the field at fault; `code`: the kind of problem."""
+    """An error. `type`: `invalid_request_error`, `rate_limit_error` or `server_error`; `param`: the field; `code`: the problem's kind."""
 
     message: str
     type: str
@@ -19,7 +19,7 @@ class OpenAIError(msgspec.Struct, frozen=True):
 
 
 class OpenAIErrorDocument(msgspec.Struct, frozen=True):
-    """The body of every answer that is none."""
+    """The body of every error response."""
 
     error: OpenAIError
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document beyond the routes' own signatures: the parameters and bodies that we read ourselves."""
+"""The OpenAPI document beyond the routes' own signatures: the parameters and bodies that Opsin reads itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
-from server.gateway.auth.middleware import answers_everybody
+from server.gateway.auth.middleware import is_open_path
 from server.gateway.inference.task_interface import TaskInterface
 from server.gateway.openapi.responses import (
     ACCEPTED,
@@ -33,9 +33,9 @@ from server.tasks.capabilities import media_types
 EXAMPLES_BASE64: Mapping[str, str] = {
     "image": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mMwaDgAAAJUAXH2zLCsAAAAAElFTkSuQmCC"
 }
-"""A file of a kind of part, whole, so that the example can be sent as it is."""
+"""A whole file for a kind of part, so that the example can be sent as it is."""
 EXAMPLE_BASE64 = "AAAAIGZ0eXBpc29t"
-"""The beginning of any other file."""
+"""The start of any other file."""
 URL = {"type": "string", "format": "uri"}
 BASE64 = {"type": "string", "contentEncoding": "base64"}
 RAW_TYPES: Mapping[str, Sequence[str]] = {
@@ -44,17 +44,17 @@ RAW_TYPES: Mapping[str, Sequence[str]] = {
     "audio": ("audio/wav", "audio/flac"),
     "text": ("text/plain",),
 }
-"""Kind of a part → Content-Types to choose from in `/docs`; any other is fine, too."""
+"""Content-Types to choose from in `/docs`, by a part's kind; any other is accepted, too."""
 
 
 PROTOCOL_PATHS = "/v2"
-"""Paths of the Open Inference Protocol, whose errors have a shape of their own, begin with it."""
+"""Prefix of the paths of the Open Inference Protocol, which has its own error shape."""
 
 _HEADERS = (
     parameter("header", "X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
     parameter("header", "Prefer", "`respond-async`: answer with a job.", {"type": "string"}),
     parameter("header", "Idempotency-Key", "Repetitions are one job; only with `respond-async`.", {"type": "string", "maxLength": 256}),
-    parameter("header", "X-Webhook-URL", "https URL that is told of the job's end; only with `respond-async`.", URL),
+    parameter("header", "X-Webhook-URL", "https URL that is notified of the job's end; only with `respond-async`.", URL),
     parameter("header", "X-Webhook-Events", "Of `done`, `failed`, `cancelled`, with commas; all by default.", {"type": "string"}),
     parameter("header", "X-Request-ID", "For logs and traces; echoed, or made if it is missing.", {"type": "string", "maxLength": 128}),
 )
@@ -63,63 +63,63 @@ _HEADERS = (
 def describe(
     app: FastAPI, paths: Mapping[str, Mapping[str, Any]], structs: Sequence[type[msgspec.Struct]], routes: Iterable[BaseRoute]
 ) -> dict[str, Any]:
-    """The OpenAPI document: FastAPI's routes, further `paths`, and the schemas of the structs that routes answer with.
+    """Build the document of FastAPI's routes, further `paths`, and the schemas of the structs in responses.
 
     routes: those with examples.
     """
-    servers = [{"url": "./"}]  # beside this document, under whatever prefix a proxy serves it
+    servers = [{"url": "./"}]  # next to this document, under whatever prefix a proxy serves it
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes, servers=servers)
     _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     for operations in document["paths"].values():
         for operation in operations.values():
-            for told in operation.get("parameters", ()):
-                if told["in"] == "path":
-                    told["schema"] = {"type": "string"}  # a version is not null where the path names it
+            for openapi_parameter in operation.get("parameters", ()):
+                if openapi_parameter["in"] == "path":
+                    openapi_parameter["schema"] = {"type": "string"}  # a version is not null if the path names it
             content = operation["responses"].get("422", {}).get("content", {})
             if "HTTPValidationError" in str(content.get("application/json")):
-                del content["application/json"]  # FastAPI's own: no route of ours leaves validation to it
+                del content["application/json"]  # FastAPI's own: no route leaves validation to it
                 if not content:
                     del operation["responses"]["422"]
     _restore_nulls(routes, document)
     document["paths"] = {**paths, **document["paths"]}
     for schema in _schemas(list(schemas.values())):
         if "prefixItems" in schema and schema.get("items") is False:
-            del schema["items"]  # `maxItems` says the same, and generators of clients know no schema `false`
+            del schema["items"]  # `maxItems` says the same, and client generators do not support the schema `false`
     document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
-    _tell_of_keys(document)
+    _add_security_schemes(document)
     return document
 
 
-def _tell_of_keys(document: dict[str, Any]) -> None:
-    """They are needed where the operator says so."""
+def _add_security_schemes(document: dict[str, Any]) -> None:
+    """Describe API keys, which are required if the operator configures them."""
     document["components"]["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service asks for one."},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same in a header of its own."},
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, if the service requires one."},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key in its own header."},
     }
     document["security"] = [{}, {"bearer": []}, {"header": []}]
     for path, operations in document["paths"].items():
         refusal = protocol_errors(UNAUTHORIZED[:2]) if path.startswith(PROTOCOL_PATHS) else problems(UNAUTHORIZED)
         for operation in operations.values():
-            if answers_everybody(path):
+            if is_open_path(path):
                 operation["security"] = []
             else:
                 operation["responses"] = refusal | operation["responses"]
 
 
 def _restore_nulls(routes: Iterable[BaseRoute], document: Mapping[str, Any]) -> None:
-    """FastAPI leaves fields that are null out of our examples."""
+    """Restore null fields of examples, which FastAPI drops."""
     for route in routes:
-        told = getattr(route, "openapi_extra", None) or {}
-        for method in getattr(route, "methods", ()) if told else ():
+        extra = getattr(route, "openapi_extra", None) or {}
+        for method in getattr(route, "methods", ()) if extra else ():
             operation = document["paths"].get(route.path, {}).get(method.lower(), {})  # type: ignore[attr-defined]
-            for status, response in told.get("responses", {}).items():
+            for status, response in extra.get("responses", {}).items():
                 for media_type, content in response.get("content", {}).items():
                     if "example" in content:
                         operation["responses"][status]["content"][media_type]["example"] = content["example"]
 
 
 def _schemas(part: object) -> Iterator[dict[str, Any]]:
-    """All objects in it."""
+    """Yield all objects in it."""
     if isinstance(part, dict):
         yield part
     for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
@@ -127,7 +127,7 @@ def _schemas(part: object) -> Iterator[dict[str, Any]]:
 
 
 def task_operation(interface: TaskInterface, schema: str, *, fetches: bool) -> dict[str, Any]:
-    """`POST /v1/<task>` from the task's tables; `schema` names that of its JSON. fetches: parts may be named by URL."""
+    """Describe `POST /v1/<task>` by the task's tables. schema: name of its JSON's schema. fetches: parts may be given by URL."""
     urls = {part: name for name, part in interface.urls.items()} if fetches else {}
     task = interface.task
     common = {"timing": msgspec.to_builtins(EXAMPLE_TIMING), "note": EXAMPLE_NOTE}
@@ -178,7 +178,7 @@ def _query(interface: TaskInterface) -> Iterable[dict[str, Any]]:
 
 
 def _bodies(interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]:
-    """urls: part → name of the field that may hold its URL in its place."""
+    """Describe bodies. urls: name of the field that may hold a part's URL instead, by part."""
     parts = interface.parts.values()
     fields = {name: dict(option.schema) for name, option in interface.options.items()}
     form = {part.name: {"type": "array", "items": BINARY, "minItems": 1} if part.repeated else BINARY for part in parts}
@@ -202,10 +202,10 @@ def _bodies(interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]
         "properties": _either(form, fields),
         **_needed_in_form(required, parts, urls),
     }
-    shown = [part for part in parts if part.required] or [interface.task.parts[0]]
+    example_parts = [part for part in parts if part.required] or [interface.task.parts[0]]
     return {
         "multipart/form-data": {"schema": form_schema},
-        JSON: {"schema": json_schema, "example": {part.name: EXAMPLES_BASE64.get(part.kind, EXAMPLE_BASE64) for part in shown}},
+        JSON: {"schema": json_schema, "example": {part.name: EXAMPLES_BASE64.get(part.kind, EXAMPLE_BASE64) for part in example_parts}},
         **{kind: {"schema": BINARY} for kind in (*RAW_TYPES.get(interface.task.parts[0].kind, ()), "application/octet-stream")},
     }
 
@@ -217,18 +217,18 @@ def _needed_in_form(required: Sequence[RequestPart], parts: Iterable[RequestPart
     if not required:
         return {"anyOf": either(parts)}
     if not urls:
-        return {"required": [part.name for part in required]}  # itself, where generators of clients and forms look for it
+        return {"required": [part.name for part in required]}  # directly, for client and form generators
     return {"allOf": [{"anyOf": either([part])} for part in required]}
 
 
 def _either(parts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """A name may be a part and an option."""
+    """Merge parts and options, whose names may coincide."""
     both = {name: {"anyOf": [parts[name], options[name]]} for name in parts.keys() & options.keys()}
     return {**parts, **options, **both}
 
 
 def _one_of(part: RequestPart, interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]:
-    """A required part comes under its name or its plural, or as a URL."""
-    given = [part.name, *([urls[part.name]] if part.name in urls else [])]
-    names = given + [plural for plural, name in interface.plurals.items() if name in given]
+    """Describe a required part under its name or its plural, or as a URL."""
+    single = [part.name, *([urls[part.name]] if part.name in urls else [])]
+    names = single + [plural for plural, name in interface.plurals.items() if name in single]
     return {"oneOf": [{"required": [name]} for name in names]}

@@ -1,4 +1,4 @@
-"""Answers as `/docs` shows them: every response with an example."""
+"""Responses for `/docs`, each with an example."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def answer(struct: str, description: str, example: object) -> dict[str, Any]:
 
 
 def problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
-    """Responses by status; a status with several kinds lists them all."""
+    """Return responses by status; a status with several kinds lists them all."""
     documents = ((kind, kind.status, Problem(kind, detail, field).as_struct(EXAMPLE_ID)) for kind, detail, field in examples)
     return _responses(MEDIA_TYPE, {"$ref": "#/components/schemas/ProblemDocument"}, documents)
 
 
 def protocol_errors(*examples: tuple[Kind, str]) -> dict[str, Any]:
-    """Responses of the Open Inference Protocol by status, in its own error shape."""
+    """Return responses of the Open Inference Protocol by status, in its own error shape."""
     schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
     return _responses(JSON, schema, ((kind, errors.status(kind), {"error": message}) for kind, message in examples))
 
 
 def openai_errors(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
-    """Responses by status, in OpenAI's error shape."""
+    """Return responses by status, in OpenAI's error shape."""
     documents = ((kind, kind.status, to_document(Problem(kind, detail, field))) for kind, detail, field in examples)
     return _responses(JSON, {"$ref": "#/components/schemas/OpenAIErrorDocument"}, documents)
 
@@ -61,8 +61,8 @@ def _responses(media_type: str, schema: dict[str, Any], examples: Iterable[tuple
     return responses
 
 
-def parameter(where: str, name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"in": where, "name": name, "required": False, "description": description, "schema": schema}
+def parameter(location: str, name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"in": location, "name": name, "required": False, "description": description, "schema": schema}
 
 
 EVENT_STREAM = {
@@ -102,14 +102,14 @@ ACCEPTED: dict[str, Any] = {
 }
 
 UNAVAILABLE = "mine@1 is unavailable: mine/1/model.safetensors: 1024 bytes where bundle.json says 2048: truncated or another file"
-UNAUTHORIZED = (Kind.UNAUTHORIZED, "this key is not known here, or it was revoked", None)
+UNAUTHORIZED = (Kind.UNAUTHORIZED, "unknown or revoked API key", None)
 REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     UNAUTHORIZED,
     (Kind.INVALID_BODY, "not JSON (JSON is malformed: invalid character (byte 0))", None),
     (Kind.UNKNOWN_MODEL, "'cats' is not served; known for classify: flags@1.0.0", "model"),
     (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s", None),
     (Kind.TOO_LARGE, "60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)", "image"),
-    (Kind.NOT_AN_IMAGE, "not an image in a format that is decoded here (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
+    (Kind.NOT_AN_IMAGE, "not an image in a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
     (Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already", None),
     (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "image[3]"),
     (Kind.INVALID_OPTION, "'urgent' must be one of high, normal, low", "priority"),
@@ -155,7 +155,7 @@ SCENE: dict[str, Any] = {
         parameter("query", "spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
         parameter("query", "threshold", "Default: 0.1.", {"type": "number"}),
         parameter("query", "mode", "Default: adaptive.", {"type": "string", "enum": ["adaptive", "dense"]}),
-        parameter("query", "surface", "Default: joined where the scene has its view.", {"type": "string", "enum": ["joined", "network"]}),
+        parameter("query", "surface", "Default: joined if the scene has its view.", {"type": "string", "enum": ["joined", "network"]}),
         parameter("query", "format", "Default: from Accept, else glb.", {"type": "string", "enum": ["glb", "ply", "npz"]}),
     ],
     "responses": {

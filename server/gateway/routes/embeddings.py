@@ -57,7 +57,7 @@ REFUSALS = (
     (Kind.INVALID_BODY, "URLs are not fetched: send the image's bytes in base64, or as a data URI", "input[3]"),
     (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
     (Kind.TOO_LARGE, "3000 characters: at most 2048 are taken", "input[3]"),
-    (Kind.NOT_AN_IMAGE, "not an image in a format that is decoded here (JPEG, PNG, WebP, GIF, BMP, TIFF)", "input[3]"),
+    (Kind.NOT_AN_IMAGE, "not an image in a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF)", "input[3]"),
     (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "input[3]"),
     (Kind.INVALID_OPTION, "256: vectors of words@1.0.0 have 512 numbers, and cannot be cut", "dimensions"),
     (Kind.WORKER_CRASHED, "three workers died on this input", "input[3]"),
@@ -138,14 +138,14 @@ async def _answer(request: Request, here: Gateway) -> Response:
 
 async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: int) -> Response:
     """All of the images and texts, or none. Raises Problem with the task's names of fields."""
-    wanted = await resolve(Sent({}, asked.submission, asked.common, asked.own), here, visit)
+    wanted = await resolve(Sent({}, asked.submission, asked.common, asked.options), here, visit)
     items = asked.take_items()
     await visit.reservation.resize(len(items), visit.reservation.nbytes)
     answer = await here.inference.run(items, wanted, visit)
     began = time.perf_counter()
     vectors, truncated = _vectors(answer.outputs, asked)
     read = text_jobs.tokens_read(answer.outputs)
-    write = partial(_encode, vectors, asked.own.encoding, wanted.spec.id, truncated, Usage(read, read))
+    write = partial(_encode, vectors, asked.options.encoding, wanted.spec.id, truncated, Usage(read, read))
     content = await here.large_bodies.in_turn(visit.client, BYTES_OF_NUMBER * vectors.size, write)
     response = Response(content, media_type=JSON)
     here.count_answer(wanted.spec, began, len(response.body), received)

@@ -22,7 +22,7 @@ from server.gateway.open_inference import compression, protocol_model
 from server.gateway.open_inference.errors import invalid, to_response
 from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
 from server.gateway.open_inference.outputs import check_outputs, write_outputs
-from server.gateway.open_inference.protocol_model import Offer
+from server.gateway.open_inference.protocol_model import ProtocolModel
 from server.gateway.open_inference.tensors import InferRequest, decode_request, encode_response
 from server.gateway.openapi.responses import INFER
 from server.http.requests import MAX_TIMEOUT, DisconnectWatcher, read_body
@@ -73,7 +73,7 @@ def operation(path: str) -> dict[str, Any]:
 
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
     here = app_state.of(request)
-    known = here.directory.latest(name if version is None else f"{name}@{version}")
+    known = here.directory.last_known(name if version is None else f"{name}@{version}")
     task = None if known is None else main_task(known)
     takes_long = isinstance(task, TakesSteps)
     async with here.admission.admit(request.scope, "open-inference", takes_long=takes_long) as visit:
@@ -83,7 +83,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
         with DisconnectWatcher(here.ticks, request.receive, visit.limit):
             spec = await protocol_model.find(here, name, version)
             visit.resolved(spec)
-            offered = protocol_model.of(spec, asked)
+            offered = protocol_model.protocol_model(spec, asked)
             if isinstance(offered.task, TakesSteps) and _timeout(asked) is None:
                 visit.set_deadline(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)
@@ -138,7 +138,7 @@ def _priority(asked: InferRequest) -> Priority | None:
     return PRIORITIES[level]
 
 
-def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec, part: str, visit: Visit) -> Asked:
+def _plan(asked: InferRequest, offered: ProtocolModel, spec: BundleSpec, part: str, visit: Visit) -> Asked:
     try:
         plan = plan_of(offered.task, offered.read_options(asked.parameters), spec)
     except InvalidOption as error:
@@ -146,13 +146,15 @@ def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec, part: str, visi
     return Asked(offered.task, spec, plan, part, visit.priority(_priority(asked)))
 
 
-def _respond(request: Request, asked: InferRequest, spec: BundleSpec, offered: Offer, arrays: Arrays, told: Mapping[str, Any]) -> Response:
+def _respond(
+    request: Request, asked: InferRequest, spec: BundleSpec, offered: ProtocolModel, arrays: Arrays, told: Mapping[str, Any]
+) -> Response:
     tensors = write_outputs(asked, offered.outputs, arrays)
     content, header_length = encode_response(spec.name, spec.version, asked.id, tensors, told)
     headers = {"Content-Type": "application/json"}
     if header_length is not None:
         headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(header_length)}
-    encoding = compression.wanted(request.headers.get("accept-encoding"))
+    encoding = compression.requested_encoding(request.headers.get("accept-encoding"))
     if encoding is not None:
         content = compression.compress(content, encoding)
         headers["Content-Encoding"] = encoding

@@ -13,12 +13,12 @@ from starlette.types import Receive, Scope, Send
 from server.concurrency.cancellation import AsyncCancelScope
 from server.gateway import app_state
 from server.gateway.app_state import Gateway
-from server.gateway.auth.middleware import key_of
+from server.gateway.auth.middleware import request_key
 from server.gateway.inference.progress_stream import preview_of, started
 from server.gateway.inference.task_interface import Planned
 from server.gateway.jobs import service
-from server.gateway.jobs.event_subscriptions import Reader
-from server.gateway.jobs.service import INLINE_RESULT
+from server.gateway.jobs.event_subscriptions import EventSubscription
+from server.gateway.jobs.service import MAX_INLINE_RESULT_BYTES
 from server.gateway.openapi import responses
 from server.http.problems import Kind, Problem
 from server.http.requests import DisconnectWatcher, Head
@@ -38,21 +38,21 @@ log = logs.get(__name__)
 
 @router.get("/{job_id}", summary="How far a job has come", openapi_extra=responses.JOB)
 async def job(request: Request, job_id: str) -> Response:
-    record = await app_state.of(request).jobs.read(job_id, key_of(request).name)
+    record = await app_state.of(request).jobs.read(job_id, request_key(request).name)
     return respond(record)
 
 
 @router.get("/{job_id}/result", summary="The answer", openapi_extra=responses.RESULT)
 async def result(request: Request, job_id: str) -> Response:
     here = app_state.of(request)
-    return Result(here, await here.jobs.read(job_id, key_of(request).name), Head.of(request.scope), request.state.client)
+    return Result(here, await here.jobs.read(job_id, request_key(request).name), Head.of(request.scope), request.state.client)
 
 
 @router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=responses.EVENTS)
 async def events(request: Request, job_id: str) -> Response:
     here = app_state.of(request)
     after = _last_event_id(request)
-    record = await here.jobs.read(job_id, key_of(request).name)
+    record = await here.jobs.read(job_id, request_key(request).name)
     if after > record.events:
         raise Problem(Kind.INVALID_OPTION, f"{after}: the last event of this job is {record.events}; use its id, or 0", "Last-Event-ID")
     if after == record.events and record.state not in OPEN:
@@ -62,14 +62,14 @@ async def events(request: Request, job_id: str) -> Response:
 
 @router.delete("/{job_id}", status_code=204, summary="Cancel a job, or remove one that has ended", openapi_extra=responses.CANCEL)
 async def cancel(request: Request, job_id: str) -> Response:
-    await app_state.of(request).jobs.cancel(job_id, key_of(request).name)
+    await app_state.of(request).jobs.cancel(job_id, request_key(request).name)
     return Response(status_code=204)
 
 
 def respond(record: Record, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """The job as a document."""
     pause = {"Retry-After": "1"} if record.state in OPEN and status == 200 else {}
-    content = msgspec.json.encode(service.document(record))
+    content = msgspec.json.encode(service.job_document(record))
     return Response(content, status, {**NOT_STORED, **pause, **(headers or {})}, JSON)
 
 
@@ -127,7 +127,7 @@ class Events(Response):
         except ClientDisconnect:
             pass
 
-    async def _follow(self, reader: Reader, stream: EventStream, request_id: str, held: AsyncExitStack) -> None:
+    async def _follow(self, reader: EventSubscription, stream: EventStream, request_id: str, held: AsyncExitStack) -> None:
         """held: keeps the answer until it has been sent."""
         replayed = True
         try:
@@ -142,7 +142,7 @@ class Events(Response):
                         return
                 replayed = False
         except RecordLost:
-            await stream.fail(service.lost(self._record.id), request_id)
+            await stream.fail(service.lost_job(self._record.id), request_id)
         except Problem as problem:
             await stream.fail(problem, request_id)
         except RedisAway:
@@ -157,13 +157,13 @@ class Events(Response):
                 return await self._preview(event.data)
             case "done":
                 record = await self._here.jobs.read(self._record.id, self._record.key_name)
-                if replayed and record.results > INLINE_RESULT:
+                if replayed and record.results > MAX_INLINE_RESULT_BYTES:
                     return msgspec.json.encode({"result": service.result_url(record.id)})
                 answer = self._here.jobs.answer(record, await self._planned(), JSON, self._client)
                 return bytes((await held.enter_async_context(answer)).body)
             case "failed":
                 record = await self._here.jobs.read(self._record.id, self._record.key_name)
-                return service.failure(record).document(record.request_id)
+                return service.job_problem(record).document(record.request_id)
             case _:
                 return event.data
 
@@ -177,5 +177,5 @@ class Events(Response):
 
     async def _planned(self) -> Planned:
         if self._known is None:
-            self._known = await self._here.jobs.planned(self._record)
+            self._known = await self._here.jobs.plan(self._record)
         return self._known

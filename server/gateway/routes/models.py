@@ -202,7 +202,7 @@ async def model(request: Request, name: str) -> Response:
     here = app_state.of(request)
     fleet = await here.directory.fleet()
     spec = model_directory.newest(
-        fleet, model_directory.named(fleet.specs.values(), name)
+        fleet, model_directory.matching_name(fleet.specs.values(), name)
     )  # also of what is unloaded: here one sees that it is
     if spec is None:
         return _json(_details_of_unreadable(fleet, name))
@@ -226,7 +226,7 @@ def _details_of_unreadable(fleet: Fleet, wanted: str) -> ModelDetails:
     """Raises Problem (404) for a name that is none."""
     refused = model_directory.named_unreadable(fleet, wanted)
     if refused is None:
-        known = model_directory.listed(fleet, fleet.specs.values()) or "none"
+        known = model_directory.format_bundles(fleet, fleet.specs.values()) or "none"
         raise Problem(Kind.UNKNOWN_MODEL, f"{quote(wanted)} is not known; known: {known}")
     id_, reason = refused
     return ModelDetails(id=id_, **_unreadable(id_, reason), workers=[], spec={})

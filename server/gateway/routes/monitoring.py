@@ -24,7 +24,7 @@ router = APIRouter()
 
 @router.get("/v1/status", tags=["operation"], summary="The service now and in the last 15 minutes", openapi_extra=responses.STATUS)
 async def status(request: Request) -> Response:
-    middleware.require("metrics", request)
+    middleware.require_right("metrics", request)
     document = await app_state.of(request).status.read()
     return Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
 
@@ -45,7 +45,7 @@ async def live() -> Response:
 )
 async def ready(request: Request) -> Response:
     here = app_state.of(request)
-    reason = "draining" if here.admission.draining else await here.directory.why_not_ready()
+    reason = "draining" if here.admission.draining else await here.directory.not_ready_reason()
     if reason is None:
         return JSONResponse({"ready": True})
     return JSONResponse({"ready": False, "detail": reason}, status_code=503)
@@ -62,7 +62,7 @@ async def ready(request: Request) -> Response:
     },
 )
 async def metrics(request: Request) -> Response:
-    middleware.require("metrics", request)
+    middleware.require_right("metrics", request)
     here = app_state.of(request)
     return Response(here.metrics.render(await _read_redis(here)), media_type=CONTENT_TYPE)
 

@@ -19,7 +19,7 @@ from server.gateway.catalog import model_directory
 from server.gateway.open_inference import repository
 from server.gateway.open_inference.errors import OpenInferenceRoute, invalid, json_response, to_response
 from server.gateway.open_inference.metadata import model_config, model_metadata, model_statistics, server_metadata
-from server.gateway.open_inference.protocol_model import unknown, unloaded
+from server.gateway.open_inference.protocol_model import unknown_model, unloaded_model
 from server.gateway.openapi import responses
 from server.gateway.routes.infer import INFER_PATHS, infer
 from server.http.json_outline import Outline
@@ -49,7 +49,7 @@ async def live() -> Response:
 @router.get("/health/ready", summary="Can requests be answered?", openapi_extra=responses.READY)
 async def ready(request: Request) -> Response:
     here = app_state.of(request)
-    reason = "draining" if here.admission.draining else await here.directory.why_not_ready()
+    reason = "draining" if here.admission.draining else await here.directory.not_ready_reason()
     return json_response({"ready": True}) if reason is None else json_response({"ready": False, "error": reason}, 503)
 
 
@@ -160,7 +160,7 @@ def _versions(fleet: Fleet, name: str, version: str | None) -> list[BundleSpec]:
     """The known versions of a model, oldest first, or the one that is named. Raises Problem (404) if there is none."""
     found = [spec for spec in fleet.specs.values() if spec.name == name and version in (None, spec.version)]
     if not found:
-        raise unknown(name, version)
+        raise unknown_model(name, version)
     return sorted(found, key=lambda spec: model_directory.version_order(spec.version))
 
 
@@ -174,7 +174,7 @@ def _loaded(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
     """Raises Problem (404) also for what is unloaded."""
     spec = _newest(fleet, name, version)
     if model_directory.is_unloaded(fleet, name):
-        raise unloaded(name)
+        raise unloaded_model(name)
     return spec
 
 

@@ -1,4 +1,4 @@
-"""Tells those who asked for it how their jobs have ended. Nothing here is in a job's way: the queue keeps what is to be told."""
+"""Delivery of webhooks at the end of jobs. It never delays a job: the queue keeps what is to be delivered."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from server.telemetry.metrics import GatewayMetrics
 
 AT_ONCE = 32
 GONE = 410
-"""The receiver wants no more."""
+"""Status by which the receiver wants no more."""
 REVOKED = "its API key is revoked"
-"""Asked again all the same: files of keys reach the machines of gateways at different times."""
+"""Reason to retry anyway: key files reach the machines of gateways at different times."""
 
 log = logs.get(__name__)
 
 
 @dataclass(frozen=True)
 class WebhookTimings:
-    """Seconds; the defaults are the service's contract, tests shorten them."""
+    """Timings in seconds; the defaults are the service's contract, tests shorten them."""
 
     look: float = 1.0
     lease: float = 30.0
     timeout: float = 10.0
     tries: tuple[float, ...] = (0.0, 10.0, 60.0, 300.0, 900.0, 2700.0)
-    """When a job has ended it is told after so many seconds, and again after the next ones while nobody has listened."""
+    """Delays of the attempts after the end of the job."""
 
 
 class WebhookSender:
-    """For one event loop."""
+    """A sender of webhooks, for one event loop."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class WebhookSender:
         answers: Callable[[str], bool],
         timings: WebhookTimings | None = None,
     ) -> None:
-        """answers: whether the one whose API key has this name may still be told anything."""
+        """answers: returns whether the API key of this name may still receive results."""
         self._due = due
         self._dialler = dialler
         self._secrets = secrets
@@ -62,25 +62,25 @@ class WebhookSender:
         self.close = dialler.close
 
     async def send_forever(self) -> None:
-        """Cancelled, it leaves what it has not finished to another gateway."""
+        """Send webhooks until cancelled, which leaves unfinished ones to another gateway."""
         async with asyncio.TaskGroup() as group:
             sending: dict[asyncio.Task[None], str] = {}
             while True:
                 found = await self._claim(AT_ONCE - len(sending), Counter(sending.values())) if len(sending) < AT_ONCE else []
                 if found:
-                    await self._secrets.look()
+                    await self._secrets.reload()
                 for due in found:
                     task = group.create_task(self._send(due))
                     sending[task] = due.host
                     task.add_done_callback(sending.pop)
-                if sending:  # what ends makes room for more that is due
+                if sending:  # each end makes room for another
                     await asyncio.wait(sending, timeout=self._timings.look, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     await asyncio.sleep(self._timings.look)
 
-    async def _claim(self, most: int, held: Mapping[str, int]) -> list[DueWebhook]:
+    async def _claim(self, max_count: int, in_flight: Mapping[str, int]) -> list[DueWebhook]:
         try:
-            found, dropped = await self._due.claim(most, self._timings.lease, held)
+            found, dropped = await self._due.claim(max_count, self._timings.lease, in_flight)
         except RedisAway:
             return []
         except Exception:
@@ -88,34 +88,34 @@ class WebhookSender:
             return []
         if dropped:
             self._metrics.webhooks.labels("dropped").inc(dropped)
-            log.warning("too many webhooks wait, or cannot be read: jobs have ended of which nobody is told", dropped=dropped)
+            log.warning("webhooks dropped: too many wait, or they cannot be read", dropped=dropped)
         return found
 
     async def _send(self, due: DueWebhook) -> None:
         try:
-            why = await self._try(due)
+            reason = await self._try(due)
         except Exception:
             log.exception("a webhook failed")
-            why = "internal error"
+            reason = "internal error"
         tries, again, gap = self._timings.tries, None, 0.0
-        if why not in (None, str(GONE)) and due.attempt < len(tries):
+        if reason not in (None, str(GONE)) and due.attempt < len(tries):
             again, gap = tries[due.attempt], tries[due.attempt] - tries[due.attempt - 1]
-        outcome = "delivered" if why is None else "given_up" if again is None else "failed"
+        outcome = "delivered" if reason is None else "given_up" if again is None else "failed"
         self._metrics.webhooks.labels(outcome).inc()
-        if why is not None:
-            log.info("webhook not delivered", attempt=due.attempt, reason=why, given_up=again is None, request_id=due.record.request_id)
+        if reason is not None:
+            log.info("webhook not delivered", attempt=due.attempt, reason=reason, given_up=again is None, request_id=due.record.request_id)
         try:
             await self._due.settle(due, again, gap)
         except RedisAway:
             pass  # its lease runs out
         except Exception:
-            log.exception("the end of a try to call back cannot be told")
+            log.exception("the outcome of a webhook cannot be recorded")
 
     async def _try(self, due: DueWebhook) -> str | None:
-        """Why it was not delivered; None: it was."""
+        """Try to deliver a webhook. Return the reason if it was not delivered."""
         if not self._answers(due.record.key_name):
             return REVOKED
-        body = msgspec.json.encode(service.document(due.record))
+        body = msgspec.json.encode(service.job_document(due.record))
         id_, timestamp = f"msg_{hashlib.sha256(due.record.id.encode()).hexdigest()[:32]}", int(time.time())
         headers = {
             "Content-Type": "application/json",

@@ -1,4 +1,4 @@
-"""Signatures by which whoever is called back knows that it is this service (Standard Webhooks, symmetric: `v1`)."""
+"""Signatures by which receivers of webhooks recognise this service (Standard Webhooks, symmetric: `v1`)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from server.settings import Settings
 from server.telemetry import logs
 
 PREFIX = "whsec_"
-LENGTHS = range(24, 65)
-"""Bytes of a secret, by the specification."""
+SECRET_LENGTHS = range(24, 65)
+"""Lengths of a secret in bytes, by the specification."""
 
 log = logs.get(__name__)
 
@@ -24,33 +24,33 @@ class SigningSecrets:
     """The secrets of a file, one a line, each of which signs: a second one is a rotation."""
 
     def __init__(self, file: Path) -> None:
-        """Raises ValueError for a file that cannot be read or holds no secret. Lines are named by number only."""
+        """Read the file. Raises ValueError if it cannot be read or holds no secret. Lines are named by number only."""
         self._file = file
         self._secrets = _read(file)
 
     def sign(self, id_: str, timestamp: int, body: bytes) -> str:
-        """The header `webhook-signature`, by the last secrets that could be read."""
+        """Return the header `webhook-signature`, by the last secrets that could be read."""
         signed = f"{id_}.{timestamp}.".encode() + body
         signatures = [hmac.new(secret, signed, hashlib.sha256).digest() for secret in self._secrets]
         return " ".join(f"v1,{base64.b64encode(signature).decode()}" for signature in signatures)
 
-    async def look(self) -> None:
-        """Take what the file holds now; what cannot be read leaves the last secrets."""
+    async def reload(self) -> None:
+        """Reload the file; if it cannot be read, the last secrets remain."""
         try:
             self._secrets = await asyncio.to_thread(_read, self._file)
         except ValueError as error:
-            log.warning("webhook secrets are as they were", reason=str(error))
+            log.warning("webhook secrets file unreadable; the last secrets remain valid", reason=str(error))
 
 
-def secrets_of(settings: Settings) -> SigningSecrets:
-    """Raises ValueError."""
+def load_secrets(settings: Settings) -> SigningSecrets:
+    """Load the secrets of the settings. Raises ValueError."""
     if settings.webhook_secret_file is None:
         raise ValueError("OPSIN_WEBHOOK_HOSTS is set: name a file of secrets to sign with, OPSIN_WEBHOOK_SECRET_FILE")
     return SigningSecrets(settings.webhook_secret_file)
 
 
 def _read(file: Path) -> list[bytes]:
-    """Raises ValueError."""
+    """Read the secrets of a file. Raises ValueError."""
     try:
         lines = read_file(file).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -66,6 +66,8 @@ def _secret(line: str, number: int) -> bytes:
         secret = base64.b64decode(line.removeprefix(PREFIX), validate=True) if line.startswith(PREFIX) else b""
     except binascii.Error:
         secret = b""
-    if len(secret) not in LENGTHS:
-        raise ValueError(f"OPSIN_WEBHOOK_SECRET_FILE, line {number}: not {PREFIX} and the base64 of {LENGTHS[0]} to {LENGTHS[-1]} bytes")
+    if len(secret) not in SECRET_LENGTHS:
+        raise ValueError(
+            f"OPSIN_WEBHOOK_SECRET_FILE, line {number}: not {PREFIX} and the base64 of {SECRET_LENGTHS[0]} to {SECRET_LENGTHS[-1]} bytes"
+        )
     return secret
