@@ -10,6 +10,7 @@ import pytest
 from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key, parse_key_file, rewrite, validated_key
 from server.gateway.auth.middleware import KeyRing, RateLimiter
 from server.http.problems import Problem
+from server.http.requests import Head
 
 ONE, TWO = hash_key(b"one"), hash_key(b"two")
 HASH, OTHER_HASH = f"sha256:{ONE.hex()}", f"sha256:{TWO.hex()}"
@@ -17,7 +18,7 @@ HASH, OTHER_HASH = f"sha256:{ONE.hex()}", f"sha256:{TWO.hex()}"
 
 def lets_in(ring: KeyRing, key: bytes) -> bool:
     try:
-        ring.find([(b"x-api-key", key)])
+        ring.find(Head("/", b"", {b"x-api-key": [key]}))
     except Problem as problem:
         assert problem.kind.status == 401
         return False

@@ -41,5 +41,5 @@ async def test_second_secret_signs_after_reload_despite_broken_file(tmp_path: Pa
     os.mkfifo(file)
     await signing.reload()  # whoever opened it would wait for a writer
     assert signing.sign("msg_1", 5, b"{}") == last
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         SigningSecrets(file)

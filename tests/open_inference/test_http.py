@@ -128,7 +128,7 @@ REFUSED = {
     "too many pixels": (as_json(HUGE), 413, "OPSIN_MAX_PIXELS"),
     "too many bytes": (b" " * (MAX_BODY + 1), 413, "OPSIN_MAX_BODY_BYTES"),
     "another output": ({**GOOD, "outputs": [{"name": "logits"}]}, 400, "unexpected inference output 'logits' for model 'tiny'"),
-    "an output twice": ({**GOOD, "outputs": [{"name": "scores"}, {"name": "scores"}]}, 400, "asked for twice"),
+    "an output twice": ({**GOOD, "outputs": [{"name": "scores"}, {"name": "scores"}]}, 400, "requested twice"),
     "classes of labels": (
         {**GOOD, "outputs": [{"name": "labels", "parameters": {"classification": 3}}]},
         400,
@@ -168,7 +168,7 @@ def test_encodings_and_lengths_that_do_not_fit_are_refused(service):
     assert_error(
         http.post(INFER, content=gzip.compress(bytes(MAX_BODY + 1)), headers={"content-encoding": "gzip"}), 413, "OPSIN_MAX_BODY_BYTES"
     )
-    assert_error(http.post(INFER, content=b"{}", headers={"content-encoding": "gzip"}), 400, "no valid gzip stream")
+    assert_error(http.post(INFER, content=b"{}", headers={"content-encoding": "gzip"}), 400, "not a valid gzip stream")
     unknown = http.post(INFER, content=b"{}", headers={"content-encoding": "br"})
     assert_error(unknown, 501, "Content-Encoding 'br' is not supported")
     assert unknown.headers["accept-encoding"] == "gzip, deflate"
