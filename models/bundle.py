@@ -177,7 +177,6 @@ class BundleSpec(Schema):
 
     @property
     def merges(self) -> bool:
-        """Whether the model can merge tokens."""
         architecture = architectures().get(self.architecture)
         return architecture is None or architecture.merges
 
@@ -255,8 +254,6 @@ class BundleSpec(Schema):
 
 
 class Bundle(Schema):
-    """A bundle on disk."""
-
     path: Path
     spec: BundleSpec
 

@@ -139,9 +139,7 @@ class QuerySpace(Schema):
 
 MAX_TEMPLATES = 100
 MAX_TEMPLATE_CHARS = 256
-"""Maximum length of a template, in characters."""
 MAX_TEXT_TOKENS = 8192
-"""Maximum length of a text, in tokens."""
 
 
 class TextSpec(OmitsDefaults):

@@ -84,7 +84,6 @@ def tower_flops(architecture: str, config: Any, length: int) -> TowerFlops:
 
 
 def build_on_meta(architecture: str, config: Any) -> nn.Module:
-    """Build a model on the meta device, for counting."""
     with on_meta_device():
         model = architectures()[architecture].build(config)
     return model.to("meta").eval().requires_grad_(False)

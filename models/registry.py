@@ -166,8 +166,6 @@ class Architecture:
 
 @dataclass(frozen=True)
 class SizeTable:
-    """Published sizes of one architecture."""
-
     system: str
     architecture: str
     source: str
@@ -213,7 +211,6 @@ def systems() -> tuple[System, ...]:
 
 
 def architectures() -> Mapping[str, Architecture]:
-    """Return all architectures by name."""
     return _architectures(SYSTEMS)
 
 

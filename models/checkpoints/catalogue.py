@@ -12,11 +12,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A published checkpoint."""
-
     system: str
     file: str
-    """Name that its publisher gave it."""
     address: str
     """Repository whose documentation links to it; `hf://…` if `opsin import` can download it."""
     license: str
@@ -33,7 +30,6 @@ SLOWFAST, CIT, FLIP, MCC = (f"github.com/facebookresearch/{name}" for name in ("
 HUMANS, LART, PHALP = "github.com/shubham-goel/4D-Humans", "github.com/brjathu/LART", "github.com/brjathu/PHALP"
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 UNPUBLISHED = ("DiffMAE",)
-"""Systems without published checkpoints."""
 
 
 def published_files() -> Iterator[PublishedFile]:

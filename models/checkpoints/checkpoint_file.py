@@ -63,8 +63,6 @@ class InvalidSetting(CheckpointError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Content of a file."""
-
     weights: dict[str, Tensor]
     """Published name → tensor."""
     description: dict[str, Any]
@@ -107,7 +105,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the weights of `open_checkpoint`."""
     return open_checkpoint(path).weights
 
 

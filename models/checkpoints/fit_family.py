@@ -128,7 +128,6 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: ConfigFields) -
 
 
 def describe_mismatch(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
-    """Describe a mismatch in one line."""
     parts = {"missing": missing, "unexpected": unexpected, "of another shape or type": misshapen}
     return "; ".join(f"{problem}: {', '.join(collapse_block_numbers(keys))}" for problem, keys in parts.items() if keys)
 

@@ -20,7 +20,6 @@ KEY = "transformers"
 PROCESSOR = "processor"
 """Key of the content of `preprocessor_config.json`."""
 TIMM = "timm"
-"""Key of timm's config."""
 
 ACTIVATIONS: Mapping[str, ConfigFields] = {
     "gelu": {"tanh_gelu": False, "quick_gelu": False},

@@ -25,8 +25,6 @@ SCALE = 1 / 255
 
 @dataclass(frozen=True)
 class ProcessorDefaults:
-    """Defaults of one type of image processor."""
-
     size: int
     square: bool
     """Whether `size` as a number is the side of a square; otherwise of the short side."""

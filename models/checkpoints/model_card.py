@@ -9,7 +9,6 @@ import yaml
 
 FILE = "README.md"
 MAX_FRONT_MATTER_BYTES = 1 << 20
-"""Maximum length of a front matter."""
 MAX_LICENCE_CHARS = 200
 """Maximum number of characters of a licence's name or address."""
 SPDX = {

@@ -166,7 +166,6 @@ def write(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def _write_array(array_folder: Path, value: Tensor) -> dict[str, Any]:
-    """Write an array and return its metadata."""
     array_folder.mkdir()
     half = value.dtype is torch.bfloat16
     array = (value.view(torch.int16) if half else value).contiguous().numpy()

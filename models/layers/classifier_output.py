@@ -13,8 +13,6 @@ from kernels.ops import effective_r
 
 @dataclass(frozen=True)
 class ClassifierOutput:
-    """Output of a classifier."""
-
     logits: Tensor
     """(B, classes)."""
     features: Tensor

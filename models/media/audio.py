@@ -49,7 +49,6 @@ def decode(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[
 
 
 def _decode(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
-    """Decode in one process. Raises SoundError."""
     chunks, remaining = list[NDArray[np.float32]](), round((limits.seconds + SLACK_S) * rate)
     with _run(data, rate, limits) as program:
         while "end" not in (message := _next_message(program)):

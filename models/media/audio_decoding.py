@@ -31,7 +31,6 @@ SLACK_S = 0.1
 MAX_SILENT_FRAME_S = 1.0
 """Maximum length of a frame of silence, in seconds."""
 MAX_BAD_PACKETS = 5_000
-"""Maximum number of damaged packets of a file."""
 MAX_AMPLITUDE = 64.0
 """Maximum absolute value of samples: full scale is 1, and 36 dB above it are accepted."""
 RESAMPLER = {"filter_size": "64", "cutoff": "0.97", "linear_interp": "1", "kaiser_beta": "9"}

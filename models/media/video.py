@@ -96,7 +96,6 @@ def probe(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
 
 
 def _probe(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
-    """Probe in one process. Raises VideoError."""
     with _run(data, limits) as program:
         return ClipInfo(**_next_message(program)["info"])
 

@@ -49,7 +49,6 @@ TIME_EPSILON_S = 1e-6
 PROGRESS_EVERY_S = 1.0
 """Seconds between messages while no requested frame is decoded."""
 MAX_BAD_PACKETS = 5_000
-"""Maximum number of damaged packets of a file."""
 REFORMATTER = VideoReformatter()
 """Reformatter that keeps its tables between frames."""
 SHRINK_INTERPOLATION = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
@@ -238,17 +237,13 @@ def _send_frames(stream: VideoStream, container: InputContainer, limits: ProbeLi
 
 @dataclass
 class _Sender:
-    """Sender that converts frames."""
-
     first_row: int
     end_row: int | None
     span: tuple[float, float]
     """Start and end of the frames that are sent, in seconds."""
     long_side: int | None
     decoded: int = 0
-    """Number of frames so far."""
     _last_message: float = field(default_factory=monotonic)
-    """Time of the last message."""
     _size: tuple[int, int] | None = None
     """Height and width of all frames: those of the first one, upright."""
     _cuts: ShotBoundaryDetector = field(default_factory=ShotBoundaryDetector)

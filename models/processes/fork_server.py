@@ -108,7 +108,6 @@ class ForkedProcess:
     """A copy, running or to be forked as soon as its template can."""
 
     def __init__(self, template: _Template, output: int, control: socket.socket) -> None:
-        """output: descriptor of its output."""
         self._output_file = os.fdopen(output, "rb", buffering=0)
         self.output = output
         self._template, self._control = template, control

@@ -65,8 +65,6 @@ class InpaintGraph(nn.Module):
 
 @dataclass(frozen=True)
 class OnnxInpaintState:
-    """State of a job."""
-
     pixels: Tensor
     """uint8 (h, w, 3)."""
     missing: Tensor

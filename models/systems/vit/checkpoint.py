@@ -102,7 +102,6 @@ TORCHVISION_KEYS = {
 
 
 def vit_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """Infer the fields of ViTConfig."""
     width, channels, patch_size, patch_width = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)
     special = sum(token in weights for token in ("cls_token", "dist_token"))
@@ -121,7 +120,6 @@ def vit_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigF
 
 
 def resize_position_table(weights: dict[str, Tensor], config: ViTConfig, *, align_corners: bool = False) -> dict[str, Tensor]:
-    """Resize position tables to the config's image size."""
     table = resize_table(weights["pos_embed"], config.patches, special=config.special_tokens, align_corners=align_corners)
     return {**weights, "pos_embed": table}
 

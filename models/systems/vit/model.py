@@ -145,7 +145,6 @@ class ViTConfig:
 
     @property
     def features(self) -> int:
-        """Number of channels of the features."""
         return 2 * self.width if self.reversible or self.pool is Pool.TOKEN_MEAN else self.width
 
 

@@ -22,7 +22,6 @@ from models.systems.vit.model import Pool, Stem, ViT
 OPSET = 20
 IR_VERSION = 10
 RUNTIME_DOMAIN = "com.microsoft"
-"""Domain of ONNX Runtime's own operators."""
 MAX_WEIGHT_BYTES = 2**31 - 2**24
 """Maximum size of weights: a serialised graph is smaller than 2 GiB."""
 INT8_MAX = 63
