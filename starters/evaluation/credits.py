@@ -1,4 +1,4 @@
-"""Credits for renders, as the provenance of a bundle has them."""
+"""Credits for renders in the provenance of a bundle."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from training import phase_runner
 from training.evaluation.trained_classifier import TrainedNetwork
 
 
-def credited(trained: TrainedNetwork) -> dict[str, Any]:
-    """The data of the training, and the creators of its objects."""
+def credit(trained: TrainedNetwork) -> dict[str, Any]:
+    """Return the training data and the creators of its objects."""
     recipe = trained.recipe
     trained_on = recipe.data.open(phase_runner.preparation(recipe, None, trained.cache))
     assert isinstance(trained_on, RenderedScenes) and isinstance(recipe.data, Renders)

@@ -1,7 +1,7 @@
-"""Depth of held-out objects: what a network tells of one image, against the outline blown up as a balloon.
+"""Evaluation of monocular depth on held-out objects, against the inflated silhouette.
 
-Errors are mean absolute ones over the pixels of an object, after the scale and shift that fit best in least squares (a scale below 0
-counts as 0), in standard deviations of its true depth. What tells nothing has about 0.8.
+Errors are mean absolute errors over the pixels of an object, after the scale and shift with the least squared error (a scale below 0 counts
+as 0), in standard deviations of its true depth. A constant depth has about 0.8.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from models.bundle_schema import Preprocess
 from models.systems.depth.model import LiteDepth, fill_background
 from starters.data.renders.scenes import RenderedScenes, Renders
-from starters.evaluation.credits import credited
+from starters.evaluation.credits import credit
 from starters.evaluation.starter_quality import StarterQuality
 from training.data.captures import CAPTURES, DepthCapture
 from training.data.source import SamplePreparation, UnreadableSample
@@ -35,29 +35,28 @@ from training.evaluation.trained_classifier import Look, Report, SplitQuality, T
 from training.objectives.depth import align, spread_to_one
 
 RESAMPLES = 2000
-"""Resamples of objects, for the error of the ratio."""
+"""Number of bootstrap samples of objects, for the error of the ratio."""
 
 
 class DepthQuality(StarterQuality, SplitQuality):
-    """The error of depth that is left after the best scale and shift, on renders of held-out categories and on two photographs, against
-    the inflated outline."""
+    """Scale- and shift-invariant error on renders of held-out categories and on two photographs, against the inflated silhouette."""
 
     kind: Literal["depth"] = "depth"
     views: int = Field(default=4, gt=0)
-    """Views of each object, at most."""
+    """Maximum number of views of each object."""
     margin: float = Field(default=0.1, ge=0)
-    """Share of an object's size that photographs show around it, as the service does."""
+    """Margin around the object of a photograph, as a share of its size, as in the service."""
 
     def prepare(self, trained: TrainedNetwork) -> Look:
         data = trained.recipe.data
         return lambda split: evaluate(self, trained.network, data, trained.preprocess, split, trained.cache)
 
     def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
-        return Measurement({"depth": report}, data=credited(trained))
+        return Measurement({"depth": report}, data=credit(trained))
 
 
 @dataclass(frozen=True)
-class Scored:
+class ObjectErrors:
     name: str
     category: str
     network: float
@@ -67,14 +66,14 @@ class Scored:
 def evaluate(
     settings: DepthQuality, network: nn.Module, data: Any, preprocess: Preprocess, split: DataSplit, cache: Path
 ) -> dict[str, Any]:
-    """Raises TrainingError."""
+    """Evaluate a split. Raises TrainingError."""
     if not isinstance(data, Renders):
         raise RecipeError("release.quality: kind depth is for data of kind renders")
     if not isinstance(network, LiteDepth):
         raise RecipeError("release.quality: kind depth is for the architecture lite_depth")
     source = data.model_copy(update={"part": split.value}).open(SamplePreparation(preprocess=preprocess, cache=cache))
-    scored = list(_of_objects(settings, network, source))
-    photographs = [_of_capture(name, capture(cache), settings, network, preprocess) for name, capture in CAPTURES.items()]
+    scored = list(_evaluate_objects(settings, network, source))
+    photographs = [_evaluate_capture(name, capture(cache), settings, network, preprocess) for name, capture in CAPTURES.items()]
     return {
         "split": split.value,
         "views": settings.views,
@@ -83,13 +82,13 @@ def evaluate(
         "inflated": metrics.mean(np.array([one.inflated for one in scored])).to_json(),
         "ratio": _ratio(scored),
         "better": sum(one.network < one.inflated for one in scored),
-        "by_category": [_category(name, ones) for name, ones in sorted(_by_category(scored).items())],
+        "by_category": [_category(name, ones) for name, ones in sorted(_group_by_category(scored).items())],
         "photographs": photographs,
     }
 
 
-def _of_objects(settings: DepthQuality, network: LiteDepth, source: RenderedScenes) -> Iterator[Scored]:
-    """Means over the views of each object."""
+def _evaluate_objects(settings: DepthQuality, network: LiteDepth, source: RenderedScenes) -> Iterator[ObjectErrors]:
+    """Yield the mean errors over the views of each object."""
     taken: Counter[str] = Counter()
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for index, name in enumerate(source.objects):
@@ -101,22 +100,24 @@ def _of_objects(settings: DepthQuality, network: LiteDepth, source: RenderedScen
         except UnreadableSample:
             continue
         depth, valid = sample["points"][..., 2], sample["valid"]
-        told = _told(network, sample["pixels"], valid, valid.shape[0])
-        found[name].append((error(told, depth, valid), error(inflated(valid), depth, valid)))
+        predicted = _predict(network, sample["pixels"], valid, valid.shape[0])
+        found[name].append((error(predicted, depth, valid), error(inflate(valid), depth, valid)))
     for name, errors in found.items():
         network_error, inflated_error = np.mean(errors, axis=0)
-        yield Scored(name, source.categories[name], float(network_error), float(inflated_error))
+        yield ObjectErrors(name, source.categories[name], float(network_error), float(inflated_error))
 
 
-def _of_capture(name: str, capture: DepthCapture, settings: DepthQuality, network: LiteDepth, preprocess: Preprocess) -> dict[str, Any]:
-    """Errors on one photograph, of the square around its object."""
+def _evaluate_capture(
+    name: str, capture: DepthCapture, settings: DepthQuality, network: LiteDepth, preprocess: Preprocess
+) -> dict[str, Any]:
+    """Return the errors on one photograph, in the square around its object."""
     rows, columns = np.flatnonzero(capture.mask.any(axis=1)), np.flatnonzero(capture.mask.any(axis=0))
     middle = ((rows[0] + rows[-1]) // 2, (columns[0] + columns[-1]) // 2)
     half = round((0.5 + settings.margin) * max(np.ptp(rows), np.ptp(columns)))
     top, left = middle[0] - half, middle[1] - half
 
     def square(grid: npt.NDArray[Any]) -> Tensor:
-        """(H, W, …) → (2 half, 2 half, …), 0 beyond the image."""
+        """Crop the square: (H, W, …) → (2 half, 2 half, …), 0 beyond the image."""
         padded = np.pad(grid, ((half, half), (half, half), *[(0, 0)] * (grid.ndim - 2)))
         return torch.from_numpy(padded[top + half : top + 3 * half, left + half : left + 3 * half].copy())
 
@@ -125,36 +126,36 @@ def _of_capture(name: str, capture: DepthCapture, settings: DepthQuality, networ
     image = square(capture.rgb).permute(2, 0, 1).float() / 255
     image = F.interpolate(image[None], size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0]
     depth, mask = square(capture.depth), square(capture.mask) & (square(capture.depth) > 0)
-    told = _told(network, (image - mean) / std, square(capture.mask), 2 * half)
-    return {"name": name, "network": round(error(told, depth, mask), 4), "inflated": round(error(inflated(mask), depth, mask), 4)}
+    predicted = _predict(network, (image - mean) / std, square(capture.mask), 2 * half)
+    return {"name": name, "network": round(error(predicted, depth, mask), 4), "inflated": round(error(inflate(mask), depth, mask), 4)}
 
 
 @torch.inference_mode()
-def _told(network: LiteDepth, pixels: Tensor, inside: Tensor, side: int) -> Tensor:
-    """pixels: (3, S, S); inside: the object's mask (n, n) → (side, side)."""
+def _predict(network: LiteDepth, pixels: Tensor, inside: Tensor, side: int) -> Tensor:
+    """Predict depth (side, side) of an image (3, S, S) with the object's mask (n, n)."""
     images = pixels[None]
     if network.config.background == "mean":
         share = F.interpolate(inside[None, None].float(), size=images.shape[2:], mode="bilinear", antialias=True, align_corners=False)
         images = fill_background(images, share[0])
-    told: Tensor = network(images).unsqueeze(1)
-    return F.interpolate(told, size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0, 0]
+    predicted: Tensor = network(images).unsqueeze(1)
+    return F.interpolate(predicted, size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0, 0]
 
 
-def error(told: Tensor, depth: Tensor, valid: Tensor) -> float:
-    """All (n, n)."""
-    told, depth, valid = told[None].double(), depth[None].double(), valid[None]
-    left = (align(told, depth, valid) - spread_to_one(depth, valid)).abs() * valid
+def error(predicted: Tensor, depth: Tensor, valid: Tensor) -> float:
+    """Return the mean absolute error after the best scale and shift; all (n, n)."""
+    predicted, depth, valid = predicted[None].double(), depth[None].double(), valid[None]
+    left = (align(predicted, depth, valid) - spread_to_one(depth, valid)).abs() * valid
     return float(left.sum() / valid.sum())
 
 
-def inflated(mask: Tensor) -> Tensor:
-    """The outline (n, n) as a balloon: nearest where it is farthest from the edge."""
+def inflate(mask: Tensor) -> Tensor:
+    """Inflate a silhouette (n, n): the farther from its edge, the nearer."""
     inside = torch.from_numpy(distance_transform_edt(np.pad(mask.numpy(), 1))[1:-1, 1:-1].astype(np.float32))
     return -(inside * (2 * inside.max() - inside)).clamp(min=0).sqrt()
 
 
-def _ratio(scored: list[Scored]) -> dict[str, float]:
-    """The network's mean error over the balloon's, and its standard error, by drawing the objects again."""
+def _ratio(scored: list[ObjectErrors]) -> dict[str, float]:
+    """Return the ratio of the network's mean error to the silhouette's, with a bootstrap standard error over objects."""
     errors = np.array([(one.network, one.inflated) for one in scored])
     drawn = np.random.default_rng(0).integers(len(errors), size=(RESAMPLES, len(errors)))
     means = errors[drawn].mean(axis=1)
@@ -162,13 +163,13 @@ def _ratio(scored: list[Scored]) -> dict[str, float]:
     return {"value": round(float(value), 4), "standard_error": round(float((means[:, 0] / means[:, 1]).std()), 4)}
 
 
-def _by_category(scored: list[Scored]) -> Mapping[str, list[Scored]]:
-    found: dict[str, list[Scored]] = defaultdict(list)
+def _group_by_category(scored: list[ObjectErrors]) -> Mapping[str, list[ObjectErrors]]:
+    found: dict[str, list[ObjectErrors]] = defaultdict(list)
     for one in scored:
         found[one.category].append(one)
     return found
 
 
-def _category(name: str, ones: list[Scored]) -> dict[str, Any]:
+def _category(name: str, ones: list[ObjectErrors]) -> dict[str, Any]:
     means = np.mean([(one.network, one.inflated) for one in ones], axis=0).round(4).tolist()
     return {"name": name, "objects": len(ones), "network": means[0], "inflated": means[1]}

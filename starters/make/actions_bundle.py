@@ -1,7 +1,7 @@
 """Make the pipeline bundle `actions` and its card: `python -m starters.make.actions_bundle -o bundles`.
 
 The pipeline joins `movenet` and `actions-lart`, which are in the same folder and stay unchanged. Thresholds of labels are chosen on the
-recordings of training and validation, from separate cameras; the card also states how they hold on the test recordings. The thresholds that
+recordings of training, from separate cameras; the card also states how they hold on the test recordings. The thresholds that
 ship were chosen on the test recordings, too.
 The default `detail` is the lowest one at which enough of the people in real clips are detected; these people were marked by hand
 (`starters/evaluation/actions/people.yaml`).
@@ -17,23 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from models import bundle
+from models.arrays import FloatArray
 from models.bundle import Bundle
 from models.loading import load
 from models.systems.actions.detection_scale import SCALES, Detail, rows
 from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
 from models.systems.lart.model import LART
 from models.systems.pipeline_bundles import STEP_ROWS, write_action_pipeline
-from starters.data.people.motions import Motions, MotionTracks
-from starters.evaluation.actions import methods, person_recall, splits
-from starters.evaluation.actions.samples import Floats, Moments
+from starters.data.people.motions import Motions, MotionTracks, open_takes
+from starters.evaluation.actions import methods, person_recall
+from starters.evaluation.actions.samples import Moments, Views, moments_of_takes
 from starters.evaluation.actions.settings import ActionsSettings
-from starters.evaluation.actions.splits import Views
 from starters.evaluation.actions.thresholds import PRECISION, reliance, thresholds
 from starters.evaluation.cards import card
 from training import phase_runner
 from training import recipe as recipes
 from training.errors import TrainingError
-from training.evaluation.settings import DataSplit
 from training.recipe import Recipe
 
 RECIPE = Path("starters/recipes/actions.yaml")
@@ -85,14 +84,14 @@ def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float]
     assert isinstance(source, MotionTracks)
     views = Views(EVERY_S, CAMERAS, recipe.seed + VIEWS_SEED)
 
-    def lart_scores(part: Moments) -> Floats:
+    def lart_scores(part: Moments) -> FloatArray:
         return methods.lart(network, part, source.settings.rate)
 
-    fitted = splits.for_choices(source, quality, views, cache)
-    minimum_scores = thresholds(fitted.labels, lart_scores(fitted))
-    parts = {"trained": splits.trained(source, views)}
-    for split in DataSplit if quality.validation else [DataSplit.TEST]:
-        parts[split.value] = splits.recorded(split, source, quality, views, cache)
+    parts = {
+        "trained": moments_of_takes(source.takes, source, views),
+        "test": moments_of_takes(open_takes(quality.held_out, source.settings, cache), source, views),
+    }
+    minimum_scores = thresholds(parts["trained"].labels, lart_scores(parts["trained"]))
     return minimum_scores, {name: reliance(moments.labels, lart_scores(moments), minimum_scores) for name, moments in parts.items()}
 
 
@@ -101,7 +100,7 @@ def _clips(made: Bundle, config: ActionPipelineConfig, detail: Detail, cache: Pa
     loaded = load(made)
     assert loaded.steps is not None and isinstance(loaded.model, ActionPipeline)
     found = {}
-    for clip in person_recall.marked():
+    for clip in person_recall.read_marks():
         watched = person_recall.watch(loaded.steps, clip, loaded.model.rate, detail, cache)
         found[clip.name] = person_recall.person_frames(watched)
         if clip.name == LABELLED_CLIP:

@@ -16,7 +16,7 @@ from models.bundle_schema import MIN_AGREEMENT, Int8
 from models.systems.onnx.classifier_backend import GraphError, calibrate
 from starters.data.images import flags
 from starters.evaluation import flags as evaluation
-from starters.evaluation.flags import FlagsQuality, Task
+from starters.evaluation.flags import FlagsQuality, FlagTask
 from training import recipe
 from training.errors import TrainingError
 
@@ -31,7 +31,7 @@ def measure(bundle: Bundle, path: Path, cache: Path) -> Int8:
     settings, data, preprocess = plan.release.quality if plan.release else None, plan.data, plan.preprocess
     if not isinstance(settings, FlagsQuality) or not isinstance(data, flags.Flags) or preprocess is None:
         raise TrainingError(f"{path}: is not a recipe of flags")
-    parts = evaluation.evaluated_on(Task(data, preprocess, settings.ladder, plan.seed), flags.build(data, cache))
+    parts = evaluation.evaluated_on(FlagTask(data, preprocess, settings.ladder, plan.seed), flags.build(data, cache))
     pixels, labels = np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts])
     return calibrate(bundle, pixels, labels, BOUND)
 

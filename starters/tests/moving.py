@@ -16,7 +16,7 @@ CLIP = {"frames": 8, "stride": 4}
 
 
 def data(folder: Path, **changes: Any) -> dict[str, Any]:
-    """In `folder`, a data cache; returns how a recipe names it. One ground is flat, one cutout is tiny, and one file is no picture."""
+    """Write a package to the cache `folder` and return its entry of a recipe, with a flat ground, a tiny cutout and a broken file."""
     art = folder / "moving-art"
     art.mkdir(parents=True)
     dice = np.random.default_rng(0)

@@ -36,14 +36,14 @@ def style(folder: Path, name: str, names: list[str]) -> dict[str, Any]:
 
 
 def emoji_names(folder: Path) -> dict[str, str]:
-    """English, French with names of its own, and Latin, which nobody translated in full."""
-    said = {
+    """Write texts in English, French and Latin, whose translation is incomplete."""
+    texts = {
         "en": [{"label": name, "tags": name.split()} for name in NAMES],
         "fr": [{"label": f"{name[::-1]} é", "tags": []} for name in NAMES],
         "la": [{"label": f"{name}um"} for name in NAMES[:10]],
     }
     files = {}
-    for language, entries in said.items():
+    for language, entries in texts.items():
         file = folder / f"{language}.json"
         file.write_text(json.dumps([{"hexcode": f"1F{number:03d}", "group": 0} | entry for number, entry in enumerate(entries)]))
         files[f"{language}/data.json"] = file
@@ -75,7 +75,7 @@ def clip_art(folder: Path) -> dict[str, Any]:
 
 
 def data(folder: Path) -> dict[str, Any]:
-    """The recipe's `data`; everything that it names lies in `folder`, which is the cache."""
+    """Write the packages to the cache `folder` and return the recipe's `data`."""
     vocabulary = folder / "vocabulary.json"
     vocabulary.write_bytes(train([*NAMES, *(name[::-1] for name in NAMES), "é thing a"] * 3, 60))
     return {

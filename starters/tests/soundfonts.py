@@ -31,7 +31,7 @@ def hiss(seconds: float = 1.0) -> Recording:
 
 
 def write_font(file: Path, presets: Mapping[tuple[int, int], Recording]) -> None:
-    """A SoundFont 2 with a recording for each bank and program, played over all keys."""
+    """Encode a SoundFont 2 with a recording for each bank and program, played over all keys."""
     samples, headers, at = b"", b"", 0
     for number, recording in enumerate(presets.values()):
         content = (recording * 32767).astype("<i2").tobytes()
@@ -77,7 +77,7 @@ def cached_renderer(cache: Path) -> dict[str, str]:
 
 
 def cached_font(cache: Path, name: str, presets: Mapping[tuple[int, int], Recording], **fields: Any) -> dict[str, Any]:
-    """A font in a package of Debian that was unpacked; returns how a recipe names it."""
+    """Write a font as an unpacked Debian package and return its entry of a recipe."""
     sha256 = f"{sum(name.encode()):064x}"[::-1]
     folder = cache / f"{name}-{sha256[:12]}"
     folder.mkdir(parents=True, exist_ok=True)

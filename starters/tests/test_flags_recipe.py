@@ -58,14 +58,14 @@ def test_nearest_neighbour_with_cut_out_flag_knows_clean_ones(made: tuple[Path, 
     assert spec.quality["sources"][0]["baselines"]["nearest neighbour"]["accuracy"]["value"] == 1
 
 
-def test_the_model_card_is_printed_and_lies_beside_the_weights(made: tuple[Path, str]) -> None:
+def test_the_model_card_is_printed_and_written(made: tuple[Path, str]) -> None:
     card = (made[0] / "bundles/tiny/0.1/README.md").read_text()
     assert card in made[1]
-    for said in ("standard error", "without pre-training", "AAland, BBland", "photographs are untested", "temperature of"):
-        assert said in card
+    for text in ("standard error", "without pre-training", "AAland, BBland", "photographs are untested", "temperature of"):
+        assert text in card
 
 
 def test_a_recipe_that_is_wrong_exits_2_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([str(tmp_path / "none.yaml")]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "none.yaml: cannot be read" in said
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1 and "none.yaml: cannot be read" in text

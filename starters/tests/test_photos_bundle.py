@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[2]
 
 def test_at_least_17_of_20_photographs_are_right(tmp_path_factory: pytest.TempPathFactory) -> None:
     try:
-        known = photos_bundle.photographs(tmp_path_factory.getbasetemp() / "foolbox")
+        photos = photos_bundle.photographs(tmp_path_factory.getbasetemp() / "foolbox")
     except DataError as error:
         pytest.skip(str(error))
-    assert len(known) == 20
-    assert photos_bundle.check(bundle.read(ROOT / "bundles/photos/1.0.0"), known) >= 17
+    assert len(photos) == 20
+    assert photos_bundle.check(bundle.read(ROOT / "bundles/photos/1.0.0"), photos) >= 17
 
 
 def test_the_bundle_is_small_and_says_where_it_is_from() -> None:

@@ -26,10 +26,10 @@ def test_every_trained_bundle_has_its_recipe() -> None:
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_recipe_is_read_from_any_folder(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = recipe.read(file)
+    expected = recipe.read(file)
     monkeypatch.chdir(tmp_path)
     without_paths = {"phases": {"__all__": {"data"}}}
-    assert recipe.read(file).model_dump(include={"phases"}, exclude=without_paths) == here.model_dump(
+    assert recipe.read(file).model_dump(include={"phases"}, exclude=without_paths) == expected.model_dump(
         include={"phases"}, exclude=without_paths
     )
 

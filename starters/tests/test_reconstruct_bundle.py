@@ -37,7 +37,7 @@ def test_the_starter_is_small_whole_and_licensed(starter: Bundle) -> None:
 
 
 def ball(side: int) -> tuple[Tensor, Tensor]:
-    """An orange ball before a far camera that fills most of the image: (1, 3, 96, 96), and the points seen of it, (1, side, side, 3)."""
+    """Draw an orange ball that fills most of a far camera's image (1, 3, 96, 96), and its visible points (1, side, side, 3)."""
     axis = (torch.arange(side) + 0.5) / side * 2.2 - 1.1
     x, y = axis.expand(side, -1), axis.unsqueeze(1).expand(-1, side)
     square = 1 - x**2 - y**2
@@ -56,10 +56,10 @@ def test_starter_finds_visible_surface_and_leaves_air_empty(starter: Bundle) -> 
     front = points[points.isfinite().all(dim=-1)]
     chosen = front[torch.from_numpy(np.random.default_rng(0).permutation(len(front))[:500])]
 
-    def occupied(moved: float) -> float:
+    def occupancy_at(moved: float) -> float:
         """Share of the seen points that are occupied when moved away from the camera by so many radii of the ball."""
         queries = chosen + torch.tensor([0.0, 0.0, moved]) / scale
         return float((model.predict_occupancy(model.decode_queries(scene, queries[None])).sigmoid() > THRESHOLD).float().mean())
 
-    assert occupied(0.0) > 0.8
-    assert occupied(-0.4) < 0.1
+    assert occupancy_at(0.0) > 0.8
+    assert occupancy_at(-0.4) < 0.1

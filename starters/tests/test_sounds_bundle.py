@@ -13,7 +13,7 @@ from models.bundle import Bundle
 from models.systems.mavil.model import MAViL
 from server.playground import SAMPLES
 from starters.evaluation.cards import card as model_card
-from starters.evaluation.sounds import Hearing
+from starters.evaluation.sounds import SoundFeatures
 from training.data.decode import read_sound
 
 
@@ -34,7 +34,7 @@ def test_it_names_the_samples_of_the_page(starter: Bundle) -> None:
     assert isinstance(model, MAViL) and sound is not None
     files = sorted(SAMPLES.glob("*.flac"))
     with torch.inference_mode():
-        logits = Hearing(sound).logits(model, [read_sound(file, sound.sample_rate, 10.0).numpy() for file in files])
+        logits = SoundFeatures(sound).logits(model, [read_sound(file, sound.sample_rate, 10.0).numpy() for file in files])
     named = [starter.spec.labels[int(row.argmax())] for row in logits]
     assert named == [file.stem.replace("-", " ") for file in files]
     assert np.isfinite(logits).all()

@@ -1,4 +1,4 @@
-"""The recipe of words: whoever is evaluated by was not learnt from, and a tiny one becomes a bundle that reads texts."""
+"""The recipe of words: evaluation artists are held out, and a tiny recipe becomes a bundle that encodes texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training import cli, recipe
 from training.recipe import Recipe
 
 RECIPE = Path("starters/recipes/words.yaml")
-MOST_BYTES = 16_000_000
+MAX_BYTES = 16_000_000
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_vocabulary_fits_network_and_bundle_stays_small(words: Recipe) -> None:
     assert file.vocabulary == config.vocabulary == 8000
     network = words.model_of(words.phases[0])
     count = sum(parameter.numel() for parameter in architectures()[network.architecture].build(config).parameters())
-    assert 2 * count + data.words.tokenizer.stat().st_size < MOST_BYTES
+    assert 2 * count + data.words.tokenizer.stat().st_size < MAX_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,8 @@ def test_bundle_tokenizes_with_vocabulary_of_its_training(made: Bundle) -> None:
     assert all(np.isfinite(value).all() for value in answer.values() if np.issubdtype(value.dtype, np.floating))
 
 
-def test_its_card_tells_languages_and_who_wins(made: Bundle) -> None:
+def test_its_card_lists_languages_and_baselines(made: Bundle) -> None:
     card = (made.path / "README.md").read_text(encoding="utf-8")
     assert card == model_card.render(made.spec)
-    for said in ("| la | no |", "| fr | yes |", "nearest neighbour by pixels", "words in titles, EfficientNet-Lite0", "12 English names"):
-        assert said in card
+    for text in ("| la | no |", "| fr | yes |", "nearest neighbour by pixels", "words in titles, EfficientNet-Lite0", "12 English names"):
+        assert text in card

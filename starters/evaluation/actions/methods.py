@@ -1,4 +1,4 @@
-"""Ways to tell the action of a moment: LART, and what it must beat. Each gives a score for every class, (N, classes)."""
+"""Methods of action recognition: LART and baselines. Each returns a score for every class, (N, classes)."""
 
 from __future__ import annotations
 
@@ -6,67 +6,70 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.arrays import FloatArray
 from models.people.track_batch import TrackBatch
 from models.systems.lart.model import LART
-from starters.evaluation.actions.samples import Floats, Moments
+from starters.evaluation.actions.samples import Moments
 
-AROUND = 0.2
-"""Seconds before and after a moment over which LART's scores are averaged, as AVA's evaluation does (`avg.6` at 30 frames a second)."""
-STATISTICS = 7
-"""Rows before and after a moment that logistic regression sees."""
-POSE = 51
-"""Values of a token that tell the pose alone."""
+AROUND_S = 0.2
+"""Seconds before and after a moment over which LART's scores are averaged, as in AVA's evaluation (`avg.6` at 30 frames per second)."""
+STATISTICS_ROWS = 7
+"""Number of rows before and after a moment that logistic regression uses."""
+POSE_VALUES = 51
+"""Number of a token's values that describe the pose."""
 
 
 @torch.inference_mode()
-def lart(model: LART, moments: Moments, rate: float, batch_size: int = 256) -> Floats:
-    """Sigmoids, averaged around each moment."""
-    reach = round(AROUND * rate)
+def lart(model: LART, moments: Moments, rate: float, batch_size: int = 256) -> FloatArray:
+    """Return sigmoids, averaged around each moment."""
+    reach = round(AROUND_S * rate)
     scores = []
     for start in range(0, len(moments), batch_size):
         chosen = slice(start, start + batch_size)
         pose, detected = torch.from_numpy(moments.pose[chosen]), torch.from_numpy(moments.detected[chosen])
         logits = model(TrackBatch(pose[:, :, None], detected[:, :, None, None].float())).reading.actions[:, :, 0]  # (B, T, classes)
-        asked = zip(logits, moments.rows[chosen].tolist(), strict=True)
-        around = [one[max(0, row - reach) : row + reach].sigmoid().mean(dim=0) for one, row in asked]
+        pairs = zip(logits, moments.rows[chosen].tolist(), strict=True)
+        around = [track[max(0, row - reach) : row + reach].sigmoid().mean(dim=0) for track, row in pairs]
         scores.append(torch.stack(around))
     return np.asarray(torch.cat(scores).numpy())
 
 
 @torch.inference_mode()
-def lart_on_single_frames(model: LART, moments: Moments) -> Floats:
+def lart_on_single_frames(model: LART, moments: Moments) -> FloatArray:
     pose = torch.from_numpy(moments.tokens)[:, None, None]  # (N, 1, 1, 55)
     logits = model(TrackBatch(pose, torch.ones(*pose.shape[:3], 1))).reading.actions
     return np.asarray(logits[:, 0, 0].sigmoid().numpy())
 
 
-def nearest_pose(known: Moments, moments: Moments, classes: int) -> Floats:
-    """The less the distance to the nearest pose of a class, the higher."""
-    theirs, asked = known.tokens[:, :POSE], moments.tokens[:, :POSE]
-    distances = np.square(theirs).sum(axis=1) - 2 * asked @ theirs.T + np.square(asked).sum(axis=1, keepdims=True)  # (N, known)
-    scores = np.full((len(asked), classes), -1e9)
-    for label in np.unique(known.labels):
-        scores[:, label] = -distances[:, known.labels == label].min(axis=1)
+def nearest_pose(train: Moments, moments: Moments, classes: int) -> FloatArray:
+    """Score classes by the negative squared distance to their nearest pose."""
+    train_tokens, tokens = train.tokens[:, :POSE_VALUES], moments.tokens[:, :POSE_VALUES]
+    distances = (
+        np.square(train_tokens).sum(axis=1) - 2 * tokens @ train_tokens.T + np.square(tokens).sum(axis=1, keepdims=True)
+    )  # (N, known)
+    scores = np.full((len(tokens), classes), -1e9)
+    for label in np.unique(train.labels):
+        scores[:, label] = -distances[:, train.labels == label].min(axis=1)
     return scores
 
 
-def logistic_statistics(known: Moments, moments: Moments, classes: int) -> Floats:
-    """Multinomial logistic regression on the mean, spread and speed of each value of a token around a moment."""
+def logistic_statistics(train: Moments, moments: Moments, classes: int) -> FloatArray:
+    """Fit multinomial logistic regression on mean, standard deviation and speed of each token value around a moment."""
     from sklearn.linear_model import LogisticRegression  # takes seconds to import
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)).fit(statistics(known), known.labels)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)).fit(statistics(train), train.labels)
     scores = np.zeros((len(moments), classes))
     scores[:, model.classes_] = model.predict_proba(statistics(moments))
     return scores
 
 
-def statistics(moments: Moments) -> Floats:
-    """(N, 165)."""
+def statistics(moments: Moments) -> FloatArray:
+    """Return the features of `logistic_statistics`, (N, 165)."""
     rows: list[NDArray[np.float64]] = []
     for pose, detected, row in zip(moments.pose, moments.detected, moments.rows, strict=True):
-        around = slice(max(0, row - STATISTICS), row + STATISTICS + 1)
+        around = slice(max(0, row - STATISTICS_ROWS), row + STATISTICS_ROWS + 1)
         seen = pose[around][detected[around]]
         speed = np.abs(np.diff(seen, axis=0)).mean(axis=0) if len(seen) > 1 else np.zeros(seen.shape[1])
         rows.append(np.concatenate([seen.mean(axis=0), seen.std(axis=0), speed]))

@@ -1,4 +1,4 @@
-"""The confusion matrix of a network of actions, as SVG drawn here."""
+"""Confusion matrix of an action recognition network, as SVG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CELL, _LEFT, _TOP = 34, 120, 110
 
 
 def draw(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
-    """Rows: what was done, of the classes that were asked about; columns: what the network said; shares of each row as blue."""
+    """Draw the matrix: true classes with moments in rows, predicted classes in columns, shares of each row as blue."""
     rows = [row for row in range(len(labels)) if sum(confusion[row])]
     width, height = _LEFT + _CELL * len(labels) + 20, _TOP + _CELL * len(rows) + 20
     lines = [

@@ -1,4 +1,4 @@
-"""The evaluation of actions, as a recipe names it."""
+"""Entry point of the evaluation of actions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ActionsQuality(ActionsSettings):
         data = recipe.released_phase.data or recipe.data
         if not isinstance(data, Motions):
             raise RecipeError("release.quality: kind actions is for data of kind motions")
-        open_takes([*self.validation, *self.held_out], data, cache)
+        open_takes(self.held_out, data, cache)
 
     def prepare(self, trained: TrainedNetwork) -> Look:
         network, seed = trained.network, trained.recipe.seed
@@ -39,7 +39,7 @@ class ActionsQuality(ActionsSettings):
 
         def look(split: DataSplit) -> Report:
             if split is DataSplit.VAL:
-                return actions.validation(source, self, network, trained.cache, seed)
+                raise RecipeError("release.quality: kind actions has no validation split; --split test evaluates the test, once")
             single = trained.other(self.single_frames)
             assert isinstance(single, LART)
             return actions.measure(source, self, network, single, trained.cache, seed)

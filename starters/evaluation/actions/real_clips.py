@@ -1,4 +1,4 @@
-"""Answers of a network of actions about real clips, which are detected, tracked and read as the service does it."""
+"""Predictions of an action recognition network on real clips, with detection and tracking as in the service."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from starters.evaluation.actions.settings import RealClip, SeenAction
 from training.data.packages import obtain
 from training.errors import DataError
 
-TOP = 3
+TOP_CLASSES = 3
 
 
-def told(clip: RealClip, network: LART, source: MotionTracks, cache: Path) -> dict[str, Any]:
-    """The best classes of each person and second, beside what somebody saw. Raises DataError."""
+def describe_clip(clip: RealClip, network: LART, source: MotionTracks, cache: Path) -> dict[str, Any]:
+    """Return the best classes of each person and second, with the annotated actions. Raises DataError."""
     try:
         model = load(bundle.read(clip.detector)).model
     except bundle.BundleError as error:
         raise DataError(f"clips: {error}") from error
     if not isinstance(model, PoseGraph):
-        raise DataError(f"clips: {clip.detector} is no detector of poses")
+        raise DataError(f"clips: {clip.detector} is not a pose detector")
     rate = source.settings.rate
     images = list(frames(obtain(clip.package, cache) / clip.file, rate))
     found = [model.find(torch.from_numpy(image)[None])[0] for image in images]
@@ -49,7 +49,7 @@ def told(clip: RealClip, network: LART, source: MotionTracks, cache: Path) -> di
 
 @torch.inference_mode()
 def read(network: LART, track: Any) -> NDArray[np.float32]:
-    """Sigmoids (L, classes) of one track: each window answers for its middle quarter."""
+    """Return sigmoids (L, classes) of one track; each window predicts its middle quarter."""
     step = network.config.frames // 4
     margin = (network.config.frames - step - 1) // 2
     logits = predict_track(network, track, step=step, margin=margin).actions[0, :, 0]
@@ -57,22 +57,22 @@ def read(network: LART, track: Any) -> NDArray[np.float32]:
 
 
 def frames(path: Path, rate: float) -> Iterator[NDArray[np.uint8]]:
-    """RGB frames (H, W, 3), `rate` a second: the nearest one to each moment."""
+    """Yield RGB frames (H, W, 3), `rate` per second: the nearest one to each moment."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        given = float(stream.average_rate or rate)
-        wanted = itertools.count()
-        moment = next(wanted) / rate
+        fps = float(stream.average_rate or rate)
+        numbers = itertools.count()
+        moment = next(numbers) / rate
         for number, frame in enumerate(container.decode(stream)):
-            if number / given >= moment - 0.5 / given:
-                moment = next(wanted) / rate
+            if number / fps >= moment - 0.5 / fps:
+                moment = next(numbers) / rate
                 yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
 def _seconds(
     first: int, scores: NDArray[np.float32], rate: float, labels: tuple[str, ...], seen: list[SeenAction]
 ) -> Iterator[dict[str, Any]]:
-    """The best classes around the middle of each second of a track."""
+    """Yield the best classes around the middle of each second of a track."""
     last = (first + len(scores) - 1) / rate
     for second in range(int(first / rate), int(last) + 1):
         middle = round((second + 0.5) * rate) - first
@@ -80,7 +80,7 @@ def _seconds(
         if not len(around):
             continue
         mean = around.mean(axis=0)
-        best = np.argsort(-mean)[:TOP]
+        best = np.argsort(-mean)[:TOP_CLASSES]
         saw = [part.what for part in seen if part.begin <= second + 0.5 < part.end]
         yield {
             "second": second,

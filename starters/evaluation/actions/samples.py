@@ -1,75 +1,74 @@
-"""Moments of recordings, seen by several cameras: what a network of actions is asked about."""
+"""Moments of recordings from several cameras, on which action recognition is evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arrays import FloatArray
 from models.people.keypoints import TOKEN_VALUES, encode_tokens
 from starters.data.people.motions import UNLABELLED, MotionTracks, Take, play
 from training.data.source import SampleSource
 
-Floats = NDArray[np.floating[Any]]
 NEAR = 3
-"""Rows around a moment within which the person must have been detected."""
+"""Maximum number of rows from a moment to the nearest detection of the person."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Cameras and moments of an evaluation. The seed decides where cameras are."""
+
+    every: float
+    """Interval of moments in seconds."""
+    cameras: int
+    seed: int
 
 
 @dataclass(frozen=True)
 class Moments:
-    """N tracks of T frames, and a frame of each whose action is asked for."""
+    """N tracks of T frames, each with a frame whose action is to be recognised."""
 
-    pose: Floats
+    pose: FloatArray
     """(N, T, 55)."""
     detected: NDArray[np.bool_]
     """(N, T)."""
     rows: NDArray[np.int64]
-    """(N,): the frame in question, in which the person was detected."""
+    """Frame of each track, in which the person is detected, (N,)."""
     labels: NDArray[np.int64]
     """(N,)."""
     recordings: tuple[str, ...]
-    """Where each is from."""
+    """Recording of each track."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def tokens(self) -> Floats:
-        """(N, 55), of the frames in question."""
+    def tokens(self) -> FloatArray:
+        """Tokens of the frames to be recognised, (N, 55)."""
         return self.pose[np.arange(len(self)), self.rows]
 
 
-def joined(*parts: Moments) -> Moments:
-    return Moments(
-        np.concatenate([part.pose for part in parts]),
-        np.concatenate([part.detected for part in parts]),
-        np.concatenate([part.rows for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        tuple(name for part in parts for name in part.recordings),
-    )
-
-
-def of_takes(takes: Sequence[Take], source: MotionTracks, *, every: float, cameras: int, seed: int) -> Moments:
-    """Moments of recordings, `every` so many seconds, each from `cameras` views."""
-    found = [moment for number, take in enumerate(takes) for moment in _of_take(take, number, source, every, cameras, seed)]
-    return _gathered(found)
+def moments_of_takes(takes: Sequence[Take], source: MotionTracks, views: Views) -> Moments:
+    """Render moments of recordings from virtual cameras."""
+    found = [moment for number, take in enumerate(takes) for moment in _moments_of_take(take, number, source, views)]
+    return _stack(found)
 
 
 @dataclass(frozen=True)
 class _Moment:
-    pose: Floats
+    pose: FloatArray
     detected: NDArray[np.bool_]
     row: int
     label: int
     recording: str
 
 
-def _of_take(take: Take, number: int, source: MotionTracks, every: float, cameras: int, seed: int) -> Iterator[_Moment]:
+def _moments_of_take(take: Take, number: int, source: MotionTracks, views: Views) -> Iterator[_Moment]:
     settings, length = source.settings, len(take.labels) / take.motion.rate
-    for moment in np.arange(every / 2, max(length, 0.6 * every), every):
+    for moment in np.arange(views.every / 2, max(length, 0.6 * views.every), views.every):
         at = min(int(moment * take.motion.rate), len(take.labels) - 1)
         if take.labels[at] == UNLABELLED:
             continue
@@ -78,20 +77,20 @@ def _of_take(take: Take, number: int, source: MotionTracks, every: float, camera
             start = max(0.0, start)
         scene = play(take, start, settings.frames, settings.rate, 1.0)
         row = min(round((at / take.motion.rate - start) * settings.rate), len(scene.joints) - 1)
-        for camera in range(cameras):
-            random = np.random.default_rng((seed, number, at, camera))
+        for camera in range(views.cameras):
+            random = np.random.default_rng((views.seed, number, at, camera))
             poses, detected, (width, height) = source.detect(scene, random)
             near = [other for other in sorted(range(len(detected)), key=lambda other: abs(other - row)) if detected[other]][:1]
             if not near or abs(near[0] - row) > NEAR:
-                continue  # as AVA does: who is not detected is not asked about
+                continue  # as in AVA, moments without a detection are left out
             pose, seen = np.zeros((settings.frames, TOKEN_VALUES)), np.zeros(settings.frames, np.bool_)
             pose[: len(detected)] = np.where(detected[:, None], encode_tokens(poses, width, height), 0)
             seen[: len(detected)] = detected
             yield _Moment(pose, seen, near[0], int(take.labels[at]), take.name)
 
 
-def of_training(source: SampleSource, count: int, seed: int) -> Moments:
-    """One moment of each of `count` tracks that training could have drawn."""
+def draw_training_moments(source: SampleSource, count: int, seed: int) -> Moments:
+    """Draw one moment of each of `count` tracks that are made as in training."""
     found = []
     for index in range(count):
         sample = source.sample(index, seed + index)
@@ -101,10 +100,10 @@ def of_training(source: SampleSource, count: int, seed: int) -> Moments:
         if len(labelled):
             row = int(np.random.default_rng((seed, index)).choice(labelled))
             found.append(_Moment(pose, detected, row, int(actions[row].argmax()), ""))
-    return _gathered(found)
+    return _stack(found)
 
 
-def _gathered(found: Sequence[_Moment]) -> Moments:
+def _stack(found: Sequence[_Moment]) -> Moments:
     return Moments(
         np.stack([moment.pose for moment in found]).astype(np.float32),
         np.stack([moment.detected for moment in found]),

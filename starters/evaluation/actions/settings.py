@@ -15,40 +15,38 @@ from training.shipped_files import Located
 
 
 class SeenAction(RecipeSettings):
-    """Actions of a person in a clip, as somebody saw them, in seconds."""
+    """Action of a person in a clip, annotated by eye; times are in seconds."""
 
     person: int
-    """As the tracker numbers them."""
+    """Number of the tracked person."""
     begin: float
     end: float
     what: str
 
 
 class RealClip(RecipeSettings):
-    """A real video that the network is shown. It is downloaded, and no picture of it is kept."""
+    """Real video on which the network is run. It is downloaded, and no image of it is kept."""
 
     package: PyPIPackage
     file: str
     detector: Located
-    """A bundle of task pose."""
+    """Folder of a bundle with the task `pose`."""
     seen: list[SeenAction] = Field(default_factory=list)
 
 
 class ActionsSettings(StarterQuality, SplitQuality):
-    """Accuracy and average precision by class on recordings that were not trained on, against simpler ways to recognise an action."""
+    """Accuracy and average precision by class on held-out recordings, against baselines."""
 
     kind: Literal["actions"] = "actions"
     phases: ClassVar = ("single_frames",)
     held_out: list[MotionRecording] = Field(min_length=1)
-    """The test split, looked at once."""
-    validation: list[MotionRecording] = Field(default_factory=list)
-    """For choices and thresholds."""
+    """Recordings of the test split; there is no validation split."""
     single_frames: str
     """Phase that trained the same network on single frames."""
     cameras: int = Field(default=4, gt=0)
-    """Views of each moment."""
+    """Number of views of each moment."""
     every: float = Field(default=1.0, gt=0)
-    """Seconds from one moment to the next."""
+    """Interval of moments in seconds."""
     drawn: int = Field(default=3000, ge=100)
-    """Tracks of training that the simpler ways learn from."""
+    """Number of training tracks that the baselines are fitted to."""
     clips: list[RealClip] = Field(default_factory=list)

@@ -1,4 +1,4 @@
-"""From which score on a label can be relied on: the least one with so many right among the moments in which it scores as much."""
+"""Thresholds of labels: the lowest score above which a label reaches a precision."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starters.evaluation.actions.samples import Floats
-
-Labels = NDArray[np.int64]
+from models.arrays import FloatArray, Int64Array
 
 PRECISION = 0.8
 NEVER = 1.0
-"""Threshold of a label that no score makes right often enough."""
+"""Threshold of a label that reaches the precision at no score."""
 
 
-def thresholds(labels: Labels, scores: Floats, precision: float = PRECISION) -> list[float]:
-    """One a label, from the labels (N,) of moments and their scores (N, labels). A moment counts for each label by its score, whether that
-    is the best or not: of those that it is best for, too few are wrong to tell where it stops being reliable."""
+def thresholds(labels: Int64Array, scores: FloatArray, precision: float = PRECISION) -> list[float]:
+    """Return a threshold per label, from labels (N,) and scores (N, labels) of moments.
+
+    A moment counts for every label, since too few of the moments with the best score are wrong to find a threshold."""
     return [_threshold(scores[:, label], labels == label, precision) for label in range(scores.shape[1])]
 
 
-def _threshold(scores: Floats, right: NDArray[np.bool_], precision: float) -> float:
+def _threshold(scores: FloatArray, right: NDArray[np.bool_], precision: float) -> float:
     order = np.argsort(-scores, kind="stable")
     shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     enough = np.flatnonzero(shares >= precision)
     return math.floor(1e4 * float(scores[order][enough[-1]])) / 1e4 if len(enough) else NEVER
 
 
-def reliance(labels: Labels, scores: Floats, least: Sequence[float]) -> dict[str, Any]:
-    """How often the best label is right, of all moments and of those that are not unsure. least: a threshold a label."""
+def reliance(labels: Int64Array, scores: FloatArray, minimum_scores: Sequence[float]) -> dict[str, Any]:
+    """Return how often the best label is right, of all moments, sure and unsure ones. minimum_scores: a threshold per label."""
     best = scores.argmax(axis=1)
     rows = np.arange(len(best))
-    right, sure = best == labels, scores[rows, best] >= np.array(least)[best]
+    right, sure = best == labels, scores[rows, best] >= np.array(minimum_scores)[best]
     return {
         "moments": len(right),
         "right": _share(right),
@@ -45,5 +44,5 @@ def reliance(labels: Labels, scores: Floats, least: Sequence[float]) -> dict[str
     }
 
 
-def _share(which: NDArray[np.bool_]) -> float | None:
-    return round(float(which.mean()), 4) if len(which) else None
+def _share(mask: NDArray[np.bool_]) -> float | None:
+    return round(float(mask.mean()), 4) if len(mask) else None

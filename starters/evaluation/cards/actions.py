@@ -1,4 +1,4 @@
-"""The part of a model card that says how well actions are recognised."""
+"""Section of a README on the quality of action recognition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from models.bundle import BundleSpec
 from starters.evaluation.actions import plot
-from starters.evaluation.actions.measure import ENOUGH_RECORDINGS
+from starters.evaluation.actions.measure import MIN_RECORDINGS
 from training.evaluation.cards.figures import table
 
 TOO_FEW = (
@@ -24,7 +24,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
         "",
         f"Trained on {len(actions['recordings']['trained'])} recordings of motion capture, seen by virtual cameras: **few recordings stand",
         f"behind each class**. Measured on {len(unseen)} others ({', '.join(unseen)}), each moment from {actions['cameras']} cameras.",
-        *(() if len(unseen) >= ENOUGH_RECORDINGS else TOO_FEW),
+        *(() if len(unseen) >= MIN_RECORDINGS else TOO_FEW),
         "",
         *_behind(actions["standing_behind"]),
     )

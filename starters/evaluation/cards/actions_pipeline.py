@@ -1,4 +1,4 @@
-"""The README of a pipeline of actions: what it sees of people in real clips, and how far its labels can be relied on."""
+"""README of an action pipeline: recall of people in real clips, and the reliability of labels."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def _people(spec: BundleSpec, details: Mapping[str, Any]) -> Iterator[str]:
     )
     head = ("clip, person", "frames", *details, f"longest gap, {' / '.join(details)}")
     yield from table(head, (row for clip in clips for row in _rows(clip, [measured[clip] for measured in details.values()])))
-    yield from (f"The usual detail is `{spec.config['detail']}`: {_why(spec.config['detail'], details)}.", "")
+    yield from (f"The usual detail is `{spec.config['detail']}`: {_reason_for(spec.config['detail'], details)}.", "")
 
 
 def _rows(clip: str, found: Sequence[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
-    """A clip as a whole, and each of its people. found: by detail."""
+    """Yield rows of a clip and of each of its people. found: by detail."""
     yield f"**{clip}**", found[0]["frames"], *(f"**{100 * one['share']:.0f} %**" for one in found), ""
-    for who in found[0]["people"]:
-        people = [one["people"][who] for one in found]
+    for person in found[0]["people"]:
+        people = [one["people"][person] for one in found]
         gaps = " / ".join(f"{one['longest_gap_s']:g}" for one in people)
-        yield f"{clip}, {who}", people[0]["frames"], *(f"{100 * one['seen'] / one['frames']:.0f} %" for one in people), f"{gaps} s"
+        yield f"{clip}, {person}", people[0]["frames"], *(f"{100 * one['seen'] / one['frames']:.0f} %" for one in people), f"{gaps} s"
 
 
-def _why(usual: str, details: Mapping[str, Any]) -> str:
+def _reason_for(usual: str, details: Mapping[str, Any]) -> str:
     short = [clip for clip, one in details[usual].items() if one["share"] < 0.85]
     if not short:
         return "the least that sees 85 % of the people in each clip"
@@ -78,7 +78,7 @@ def _labels(spec: BundleSpec, measured: Mapping[str, Any]) -> Iterator[str]:
     yield from table(head, (_shares(ROWS[name], one) for name, one in measured["reliance"].items()))
     yield from ("The rows of the test are what to expect of other people.", "")
     thresholds = zip(spec.labels, spec.config["thresholds"], strict=True)
-    yield from table(("label", "threshold"), ((label, f"{least:.2f}") for label, least in thresholds))
+    yield from table(("label", "threshold"), ((label, f"{threshold:.2f}") for label, threshold in thresholds))
 
 
 ROWS = {
@@ -101,13 +101,13 @@ def _seconds(spec: BundleSpec, details: Mapping[str, Any]) -> Iterator[str]:
         "and runs off; person 2 walks.",
         "",
     )
-    told = [{(row["person"], int(row["begin"])): row for row in measured["demo"]["seconds"]} for measured in details.values()]
-    seconds = sorted({key for one in told for key in one})
-    yield from table(("person", "second", *details), ((*key, *(_said(one.get(key)) for one in told)) for key in seconds))
+    rows = [{(row["person"], int(row["begin"])): row for row in measured["demo"]["seconds"]} for measured in details.values()]
+    seconds = sorted({key for one in rows for key in one})
+    yield from table(("person", "second", *details), ((*key, *(_format_label(one.get(key)) for one in rows)) for key in seconds))
 
 
-def _said(row: Mapping[str, Any] | None) -> str:
+def _format_label(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "–"
-    said = f"{row['label']} {row['score']:.2f}"
-    return f"unsure: {said}" if row["unsure"] else said
+    text = f"{row['label']} {row['score']:.2f}"
+    return f"unsure: {text}" if row["unsure"] else text

@@ -1,4 +1,4 @@
-"""The README of a shipped bundle: its section about quality is chosen by what was measured."""
+"""README of a shipped bundle, with a section for each kind of measurement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from training.evaluation.cards import card
 from training.evaluation.cards.card import Sections
 
 _WHOLE: Mapping[str, Sections] = {"pipeline": actions_pipeline.sections, "sources": flags.sections}
-"""Measurement → the lines of a README of its own."""
+"""Lines of a separate README by measurement."""
 _SECTIONS: Mapping[str, Sections] = {
     "actions": actions.section,
     "clips": clips.section,
@@ -20,7 +20,7 @@ _SECTIONS: Mapping[str, Sections] = {
     "reconstruction": reconstruction.section,
     "sounds": sounds.section,
 }
-"""Measurement → the section of the README about it."""
+"""Section of the README by measurement."""
 
 
 def render(spec: BundleSpec) -> str:

@@ -1,4 +1,4 @@
-"""The part of a bundle's README that says how well it names camera moves, and what does it better."""
+"""Section of a README on the quality of camera-move classification."""
 
 from __future__ import annotations
 

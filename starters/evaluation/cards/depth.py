@@ -1,4 +1,4 @@
-"""The part of a bundle's README that says how well it tells depth, and what does it better."""
+"""Section of a README on the quality of depth estimation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README of a bundle that names drawn flags."""
+"""README of a flag classifier."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _ladder(spec: BundleSpec) -> Iterator[str]:
 
 
 def _epochs(spec: BundleSpec) -> float:
-    """Epochs of fine-tuning; recipes of version 1.0.0 had it as a section of its own."""
+    """Return the epochs of fine-tuning; recipes of version 1.0.0 have a separate section for it."""
     recipe = spec.provenance["recipe"]
     if "finetune" in recipe:
         return int(recipe["finetune"]["epochs"])
@@ -109,5 +109,5 @@ def _epochs(spec: BundleSpec) -> float:
 
 
 def _share(measured: Mapping[str, Any]) -> str:
-    """With one standard error."""
+    """Format a share with one standard error."""
     return share(measured, errors=1)

@@ -1,4 +1,4 @@
-"""The part of a bundle's README that says how well it fills holes, and who does it better."""
+"""Section of a README on the quality of inpainting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOLES = {
     "centre": "the middle, 25 % of the area",
 }
 _SCORES = {"perceptual": 4, "psnr": 2, "ssim": 3}
-"""Digits of each. The first is better the lower it is."""
+"""Number of digits of each score. The first is better the lower it is."""
 
 
 def section(spec: BundleSpec) -> Iterator[str]:

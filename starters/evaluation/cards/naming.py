@@ -1,4 +1,4 @@
-"""The part of a bundle's README that says how well it names drawings and finds them, and what does it better."""
+"""Section of a README on the quality of naming and retrieval of drawings."""
 
 from __future__ import annotations
 

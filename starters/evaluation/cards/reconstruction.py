@@ -1,4 +1,4 @@
-"""The part of a bundle's README that says how well it reconstructs, and what does it better."""
+"""Section of a README on the quality of reconstruction."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
 
 
 def trained_on(data: Mapping[str, Any]) -> Iterator[str]:
-    """The section of a card about renders. data: of the provenance."""
+    """Yield the section about rendered training data. data: the provenance's."""
     counted = ", ".join(f"{count} of {category}" for category, count in data["objects"].items())
     yield from (
         "## Data",
@@ -71,13 +71,13 @@ def trained_on(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _tables(part: Mapping[str, Any]) -> Iterator[str]:
-    shapes = ((row["name"], *(figure(row[score], 3) for score in SCORES), _compared(row, False)) for row in part["reconstruction"])
+    shapes = ((row["name"], *(figure(row[score], 3) for score in SCORES), _compare(row, False)) for row in part["reconstruction"])
     yield from table(("reconstructed by", *SCORES.values(), "the network is"), shapes)
-    colours = ((row["name"], figure(row["error"], 3), _compared(row, True)) for row in part["colours"])
+    colours = ((row["name"], figure(row["error"], 3), _compare(row, True)) for row in part["colours"])
     yield from table(("colours by", "error", "the network is"), colours)
 
 
-def _compared(row: Mapping[str, Any], lower_is_better: bool) -> str:
+def _compare(row: Mapping[str, Any], lower_is_better: bool) -> str:
     return "" if row["name"] == NETWORK else verdict(row["network_minus_this"], 3, lower_is_better=lower_is_better)
 
 

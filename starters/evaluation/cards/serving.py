@@ -1,4 +1,4 @@
-"""The part of a bundle's README that says which way of filling holes is best, as the service does it."""
+"""Section of a README on the service's inpainting methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.evaluation.cards.figures import table
 
 
 def section(served: Mapping[str, Any], rules: list[FillRule]) -> Iterator[str]:
-    """served: what `python -m benchmarks.fillings` measured."""
+    """Yield the section. served: results of `python -m benchmarks.fillings`."""
     yield from (
         "## As it is served",
         "",

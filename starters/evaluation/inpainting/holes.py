@@ -1,4 +1,4 @@
-"""Held-out drawings, and the holes that are cut into them: functions of the seed and of the drawing's number, whatever the others are."""
+"""Held-out drawings and the holes that are cut into them, functions of the seed and the drawing's number."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from training.data.source import SamplePreparation
 from training.errors import RecipeError
 from training.objectives.masks import strokes
 
-_LEAST, _MOST = 0.10, 0.25
-"""Share of the area that a box has."""
+_MIN_AREA, _MAX_AREA = 0.10, 0.25
+"""Range of a box's share of the area."""
 _FLAT = 8 / 255
-"""Standard deviation below which a hole shows one colour: any method fills it, so another is drawn."""
+"""Minimum standard deviation of a hole's content; any method can fill a plain one, so another hole is drawn."""
 _TRIES = 20
 
 
 @dataclass(frozen=True)
-class Drawings:
+class HeldOutDrawings:
     names: tuple[str, ...]
     pixels: Tensor
     """uint8 (N, S, S, 3), on white."""
@@ -37,14 +37,16 @@ class Drawings:
         return len(self.names)
 
 
-def drawings(data: ClipArt, preprocess: Preprocess, cache: Path, chosen: slice) -> Drawings:
-    """One drawing of each held-out series; chosen: which of them, in an order that spreads them over all. Raises DataError, RecipeError."""
+def drawings(data: ClipArt, preprocess: Preprocess, cache: Path, chosen: slice) -> HeldOutDrawings:
+    """Read one drawing of each held-out series. chosen: slice of them, in random order. Raises DataError, RecipeError."""
     source = data.open(SamplePreparation(preprocess, cache=cache))
     first = {series_of(name): number for number, name in reversed(list(enumerate(source.names)))}
     order = sorted(first.values(), key=lambda number: draw_of(0, number))[chosen]
     if len(order) < 2:
         raise RecipeError(f"release.quality: only {len(order)} series of drawings are held out for it; errors need two or more")
-    return Drawings(tuple(source.names[number] for number in order), torch.stack([_pixels(source, number, preprocess) for number in order]))
+    return HeldOutDrawings(
+        tuple(source.names[number] for number in order), torch.stack([_pixels(source, number, preprocess) for number in order])
+    )
 
 
 def _pixels(source: ClipArtImages, number: int, preprocess: Preprocess) -> Tensor:
@@ -52,7 +54,7 @@ def _pixels(source: ClipArtImages, number: int, preprocess: Preprocess) -> Tenso
 
 
 def cut(kind: Hole, pixels: Tensor, seed: int) -> Tensor:
-    """uint8 (N, S, S, 3) → bool (N, S, S), True where an image is to be filled."""
+    """Draw holes for images (N, S, S, 3): bool (N, S, S), True inside of a hole."""
     height, width = pixels.shape[1:3]
     if kind is Hole.CENTRE:
         return centre_mask(len(pixels), (height, width))
@@ -60,7 +62,7 @@ def cut(kind: Hole, pixels: Tensor, seed: int) -> Tensor:
 
 
 def _with_content(kind: Hole, image: Tensor, draw: int) -> Tensor:
-    """(S, S): the first of some holes behind which there is more than one colour, or the last of them."""
+    """Draw a hole (S, S) whose content has more than one colour, if one of the tries does."""
     for attempt in range(_TRIES):
         number = draw_of(draw, attempt)
         height, width = image.shape[:2]
@@ -71,7 +73,7 @@ def _with_content(kind: Hole, image: Tensor, draw: int) -> Tensor:
 
 
 def _box(height: int, width: int, dice: random.Random) -> Tensor:
-    area, ratio = height * width * dice.uniform(_LEAST, _MOST), math.exp(dice.uniform(-math.log(2), math.log(2)))
+    area, ratio = height * width * dice.uniform(_MIN_AREA, _MAX_AREA), math.exp(dice.uniform(-math.log(2), math.log(2)))
     w, h = min(width, round(math.sqrt(area * ratio))), min(height, round(math.sqrt(area / ratio)))
     left, top = dice.randint(0, width - w), dice.randint(0, height - h)
     hole = torch.zeros(height, width, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Ways to fill a hole: what a network is compared with, and the network as the service runs it."""
+"""Methods to fill holes: baselines, and the network as the service runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.systems.diffmae.model import DiffMAE
 from models.systems.diffmae.sampling import counter_noise, inpaint, known_pixels
 
 _RADIUS = 3
-"""Pixels around a point that OpenCV's methods look at."""
+"""Radius in pixels of the neighbourhood of OpenCV's methods."""
 
 
 class Filler(Protocol):
@@ -26,15 +26,15 @@ class Filler(Protocol):
 
     @property
     def identity(self) -> str:
-        """Changes if its fillings do."""
+        """Text that changes if the method's fillings do."""
 
     def fill(self, pixels: Tensor, hole: Tensor, first: int) -> Tensor:
-        """uint8 (B, S, S, 3), bool (B, S, S), number of the first image → uint8 like the input. What is under the hole has no influence."""
+        """Fill holes (B, S, S) of uint8 images (B, S, S, 3), whose content is ignored. first: number of the first image."""
 
 
 @dataclass(frozen=True)
 class MeanColour:
-    """The mean of the pixels that are left."""
+    """Fill with the mean of the known pixels."""
 
     name: str = "mean colour"
     identity: str = "1"
@@ -47,7 +47,7 @@ class MeanColour:
 
 @dataclass(frozen=True)
 class OpenCV:
-    """Colours flow in from the edge: Telea's fast marching (2004), or Navier-Stokes (Bertalmio et al., 2001)."""
+    """Fill by Telea's fast marching (2004) or Navier-Stokes (Bertalmio et al., 2001)."""
 
     name: str
     flag: int
@@ -65,13 +65,13 @@ class OpenCV:
 
 
 @dataclass(frozen=True)
-class Diffusion:
-    """DDIM without added noise; known pixels of partly masked patches guide the others. Each image draws by its own number."""
+class DiffusionFiller:
+    """Fill by DDIM without added noise, guided by the known pixels of partly masked patches. Noise depends on the image's number."""
 
     name: str
     model: DiffMAE
     weights: str
-    """SHA-256."""
+    """SHA-256 of the weights."""
     steps: int
     spacing: TimestepSpacing = TimestepSpacing.UNIFORM
     temperature: float = 1.0
@@ -88,10 +88,10 @@ class Diffusion:
         split = PatchSplit.by_mask(patches_of_pixels(hole, config.patch_size))
         noise = counter_noise(torch.arange(first, first + len(pixels)), split, config.patch_values, self.temperature)
         sampler = DiffusionSampler(SamplerMethod.DDIM, self.steps, spacing=self.spacing)
-        known = known_pixels(self.model, images, split, hole)
-        answer = inpaint(self.model, images, split, sampler, noise, known=known)
+        guide = known_pixels(self.model, images, split, hole)
+        answer = inpaint(self.model, images, split, sampler, noise, known=guide)
         return torch.where(hole.unsqueeze(-1), to_pixels(answer.pictures, config.mean, config.std), pixels)
 
 
-def simple() -> tuple[Filler, ...]:
+def baselines() -> tuple[Filler, ...]:
     return (MeanColour(), OpenCV("Telea", cv2.INPAINT_TELEA), OpenCV("Navier-Stokes", cv2.INPAINT_NS))

@@ -1,4 +1,4 @@
-"""Crops of photographs in which holes are filled, at places drawn by the number of the file, whatever the others are."""
+"""Random crops of photographs, a function of the file's number."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from training.data.packages import DebianPackage, obtain
 from training.errors import DataError
 
 CROP, DOWN = 256, 720
-"""Side of a crop, and the height that files are reduced to first."""
+"""Side of a crop, and the height to which photographs are shrunk first, in pixels."""
 
 
 def crops(package: DebianPackage, folder: str, names: Collection[str], count: int, cache: Path) -> dict[str, list[RGBPixels]]:
-    """Name → its crops, (CROP, CROP, 3) each. Raises DataError."""
+    """Return crops (CROP, CROP, 3) by name. Raises DataError."""
     files = {file.stem: (number, file) for number, file in enumerate(sorted((obtain(package, cache) / folder).glob("*.jpg")))}
     if unknown := sorted(set(names) - files.keys()):
         raise DataError(f"{package.name} {package.version} has no photograph {', '.join(unknown)}; it has {', '.join(files)}")

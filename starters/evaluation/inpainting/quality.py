@@ -1,4 +1,4 @@
-"""The evaluation of filled holes, as a recipe names it."""
+"""Entry point of the evaluation of inpainting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class InpaintingQuality(InpaintingSettings):
     """Evaluation by `InpaintingSettings`."""
 
     def measure(self, trained: TrainedNetwork) -> Measurement:
-        """Scores only what was not scored before."""
+        """Score what is not scored yet."""
         contest = step_counts.prepare(trained.recipe, trained.network, trained.context)
         trained_on = trained.recipe.data.open(phase_runner.preparation(trained.recipe, None, trained.cache))
         quality = report.summary(contest, step_counts.run(contest))

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from starters.evaluation.inpainting.settings import Hole
-from starters.evaluation.inpainting.step_counts import SCORES, Contest, Rows
+from starters.evaluation.inpainting.step_counts import SCORES, FillingEvaluation, Rows
 from training.evaluation import metrics
 
 
-def summary(contest: Contest, results: Mapping[tuple[str, Hole], Rows]) -> dict[str, Any]:
-    """results: of all entrants."""
+def summary(contest: FillingEvaluation, results: Mapping[tuple[str, Hole], Rows]) -> dict[str, Any]:
+    """Summarise the results of all entrants."""
     settings = contest.settings
     primary = f"uniform {settings.primary_steps}"
     rows = []

@@ -1,4 +1,4 @@
-"""How close fillings are to the truth: numbers for each image, inside its hole."""
+"""PSNR and SSIM of fillings, inside the hole of each image."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _ROUNDING = 1 / 12 / 255**2
-"""Mean squared error of bytes that are rounded and otherwise right: no PSNR is above 58.9 dB."""
+"""Mean squared error of rounding to bytes, which limits the PSNR to 58.9 dB."""
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
 def psnr(filled: Tensor, truth: Tensor, hole: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) each, bool (B, H, W) → dB (B,)."""
-    squared = (_scaled(filled) - _scaled(truth)).square().mean(dim=1)  # (B, H, W)
+    """Return the PSNR (B,) in dB of uint8 images (B, H, W, 3) inside of holes (B, H, W)."""
+    squared = (_to_float(filled) - _to_float(truth)).square().mean(dim=1)  # (B, H, W)
     return -10 * _inside(squared, hole).clamp(min=_ROUNDING).log10()
 
 
 def ssim(filled: Tensor, truth: Tensor, hole: Tensor) -> Tensor:
-    """Structural similarity (IEEE TIP 13(4), 2004) with its Gaussian windows of 11 pixels, averaged over the pixels of the hole → (B,)."""
-    a, b = _scaled(filled), _scaled(truth)
-    mean_a, mean_b = _blurred(a), _blurred(b)
-    var_a, var_b = _blurred(a * a) - mean_a.square(), _blurred(b * b) - mean_b.square()
-    covariance = _blurred(a * b) - mean_a * mean_b
+    """Return structural similarity (IEEE TIP 13(4), 2004), Gaussian windows of 11 pixels, averaged over the hole: (B,)."""
+    a, b = _to_float(filled), _to_float(truth)
+    mean_a, mean_b = _blur(a), _blur(b)
+    var_a, var_b = _blur(a * a) - mean_a.square(), _blur(b * b) - mean_b.square()
+    covariance = _blur(a * b) - mean_a * mean_b
     similarity = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
     similarity = similarity / ((mean_a.square() + mean_b.square() + _C1) * (var_a + var_b + _C2))
     return _inside(similarity.mean(dim=1), hole)
 
 
-def _scaled(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) → float64 (B, 3, H, W) in 0..1: variances are differences of near numbers."""
+def _to_float(images: Tensor) -> Tensor:
+    """Convert uint8 (B, H, W, 3) to float64 (B, 3, H, W) in 0..1, since variances are differences of near numbers."""
     return images.permute(0, 3, 1, 2).double() / 255
 
 
 def _inside(values: Tensor, hole: Tensor) -> Tensor:
-    """(B, H, W) → (B,), the mean over the hole."""
+    """Average values (B, H, W) over the hole: (B,)."""
     return (values * hole).sum(dim=(1, 2)) / hole.sum(dim=(1, 2))
 
 
-def _blurred(images: Tensor) -> Tensor:
+def _blur(images: Tensor) -> Tensor:
     places = torch.arange(_WINDOW, dtype=images.dtype) - (_WINDOW - 1) / 2
     weights = torch.exp(-places.square() / (2 * _SIGMA**2))
     weights = weights / weights.sum()

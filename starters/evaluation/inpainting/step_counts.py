@@ -1,7 +1,6 @@
-"""Fill the holes of held-out drawings in every way that is compared, and score them, piece by piece: what was scored stays on disk.
+"""Fill the holes of held-out drawings with every method, and score the fillings.
 
-A row of scores is written as soon as a batch is done. A command that was stopped goes on at that row; another network, another set of
-drawings or other holes begin new files.
+Scores are written to disk batch by batch, so that a stopped command continues; another network, other drawings or holes have other files.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from models.bundle_schema import Preprocess
 from models.systems.diffmae.diffusion import TimestepSpacing
 from models.systems.diffmae.model import DiffMAE
 from starters.evaluation.inpainting import holes, methods, scores
-from starters.evaluation.inpainting.holes import Drawings
-from starters.evaluation.inpainting.methods import Diffusion, Filler
+from starters.evaluation.inpainting.holes import HeldOutDrawings
+from starters.evaluation.inpainting.methods import DiffusionFiller, Filler
 from starters.evaluation.inpainting.perceptual import PerceptualDistance
 from starters.evaluation.inpainting.settings import Hole, InpaintingSettings
 from training import phase_runner
@@ -34,7 +33,7 @@ from training.recipe import Recipe
 
 SCORES = ("perceptual", "psnr", "ssim")
 _REVISION = 1
-"""Revision of holes and scores: rows of another one are not read."""
+"""Revision of holes and scores: rows of other revisions are not read."""
 
 Rows = npt.NDArray[np.float64]
 """(N, 3), a column for each of `SCORES`."""
@@ -42,7 +41,7 @@ Rows = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Entrant:
-    """One way to fill holes, and its place in the report."""
+    """A method to fill holes, and its key in the report."""
 
     key: str
     filler: Filler
@@ -50,40 +49,40 @@ class Entrant:
 
 
 @dataclass(frozen=True)
-class Contest:
+class FillingEvaluation:
     settings: InpaintingSettings
-    drawings: Drawings
+    drawings: HeldOutDrawings
     entrants: tuple[Entrant, ...]
     seed: int
     distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     folder: Path
 
 
-def prepare(recipe: Recipe, network: nn.Module, shop: RunContext) -> Contest:
-    """network: of `release.phase`, rounded as its bundle stores it. Raises TrainingError."""
+def prepare(recipe: Recipe, network: nn.Module, context: RunContext) -> FillingEvaluation:
+    """Prepare the evaluation of a network, rounded as its bundle stores it. Raises TrainingError."""
     settings, preprocess = recipe.release.quality if recipe.release else None, recipe.preprocess
     if not isinstance(settings, InpaintingSettings) or preprocess is None:
-        raise RecipeError("release.quality: kind inpainting, and a recipe with preprocess, is what can be evaluated")
-    model = _suitable(network, preprocess)
+        raise RecipeError("release.quality: kind inpainting, and a recipe with preprocess, are required")
+    model = _require_image_network(network, preprocess)
     labels: tuple[str, ...] = ()
     rivals = {
-        name: _suitable(round_weights(phase_runner.load_phase_network(recipe, name, labels, shop), recipe), preprocess)
+        name: _require_image_network(round_weights(phase_runner.load_phase_network(recipe, name, labels, context), recipe), preprocess)
         for name in (settings.same_budget, settings.one_step)
     }
-    return Contest(
+    return FillingEvaluation(
         settings,
-        holes.drawings(settings.data, preprocess, shop.cache, slice(settings.images)),
+        holes.drawings(settings.data, preprocess, context.cache, slice(settings.images)),
         entrants_of(settings, model, rivals),
         recipe.seed,
-        PerceptualDistance(settings.features, shop.cache),
-        reports(shop),
+        PerceptualDistance(settings.features, context.cache),
+        reports(context),
     )
 
 
 def entrants_of(settings: InpaintingSettings, model: DiffMAE, rivals: dict[str, DiffMAE]) -> tuple[Entrant, ...]:
-    """Simple ways first, then rivals, then the network by steps. Only holes of the first kind are filled with every spacing."""
+    """List simple methods, rivals, then the network by steps. Only holes of the first kind are filled with every spacing."""
     every, first = tuple(settings.holes), (settings.holes[0],)
-    found = [Entrant(filler.name, filler, every) for filler in methods.simple()]
+    found = [Entrant(filler.name, filler, every) for filler in methods.baselines()]
     one_step, same_budget = rivals[settings.one_step], rivals[settings.same_budget]
     found += [
         Entrant("one-step MAE", _diffusion("one-step MAE", one_step, 1), every),
@@ -95,21 +94,21 @@ def entrants_of(settings: InpaintingSettings, model: DiffMAE, rivals: dict[str, 
             if steps > 1 or spacing is TimestepSpacing.UNIFORM:  # one step is the same in all
                 name = f"DiffMAE, {steps} step{'s' if steps > 1 else ''}{', log-SNR' if spacing is TimestepSpacing.LOG_SNR else ''}"
                 chosen = every if spacing is TimestepSpacing.UNIFORM else first
-                found.append(Entrant(f"{spacing.value} {steps}", Diffusion(name, model, weights, steps, spacing), chosen))
+                found.append(Entrant(f"{spacing.value} {steps}", DiffusionFiller(name, model, weights, steps, spacing), chosen))
     if settings.temperature is not None:
         for steps in settings.steps:
             if 1 < steps <= settings.primary_steps:
                 name = f"DiffMAE, {steps} steps, temperature {settings.temperature:g}"
-                calm = Diffusion(name, model, weights, steps, temperature=settings.temperature)
+                calm = DiffusionFiller(name, model, weights, steps, temperature=settings.temperature)
                 found.append(Entrant(f"calm {steps}", calm, every))
     return tuple(found)
 
 
-def _diffusion(name: str, model: DiffMAE, steps: int) -> Diffusion:
-    return Diffusion(name, model, sha256_of_weights(model.state_dict()), steps)
+def _diffusion(name: str, model: DiffMAE, steps: int) -> DiffusionFiller:
+    return DiffusionFiller(name, model, sha256_of_weights(model.state_dict()), steps)
 
 
-def _suitable(network: nn.Module, preprocess: Preprocess) -> DiffMAE:
+def _require_image_network(network: nn.Module, preprocess: Preprocess) -> DiffMAE:
     if not isinstance(network, DiffMAE) or network.config.frames is not None:
         raise RecipeError("release.quality: kind inpainting is for a DiffMAE of images")
     side = preprocess.image_size
@@ -118,8 +117,10 @@ def _suitable(network: nn.Module, preprocess: Preprocess) -> DiffMAE:
     return network.eval()
 
 
-def run(contest: Contest, only: str = "", batch: int = 32, progress: Callable[[str], None] = print) -> dict[tuple[str, Hole], Rows]:
-    """(entrant, kind of holes) → its rows. only: part of the names of those that are to be run. Raises TrainingError."""
+def run(
+    contest: FillingEvaluation, only: str = "", batch: int = 32, progress: Callable[[str], None] = print
+) -> dict[tuple[str, Hole], Rows]:
+    """Return rows by entrant and kind of holes. only: part of the names of the entrants to run. Raises TrainingError."""
     results = {}
     for kind in contest.settings.holes:
         cut = holes.cut(kind, contest.drawings.pixels, contest.seed)
@@ -132,12 +133,12 @@ def run(contest: Contest, only: str = "", batch: int = 32, progress: Callable[[s
     return results
 
 
-def _rows(contest: Contest, filler: Filler, kind: Hole, cut: torch.Tensor, batch: int) -> Rows:
+def _rows(contest: FillingEvaluation, filler: Filler, kind: Hole, cut: torch.Tensor, batch: int) -> Rows:
     pixels = contest.drawings.pixels
     file = contest.folder / f"{kind.value}-{_digest(contest, filler)}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     done = _read(file)[: len(pixels)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in done), encoding="utf-8")  # without a torn last line
+    file.write_text("".join(json.dumps(row) + "\n" for row in done), encoding="utf-8")  # without an incomplete last line
     for first in range(len(done), len(pixels), batch):
         part = slice(first, first + batch)
         truth, hole = pixels[part], cut[part]
@@ -152,7 +153,7 @@ def _rows(contest: Contest, filler: Filler, kind: Hole, cut: torch.Tensor, batch
     return np.array(done)
 
 
-def _digest(contest: Contest, filler: Filler) -> str:
+def _digest(contest: FillingEvaluation, filler: Filler) -> str:
     content = contest.drawings.pixels.numpy().tobytes() + json.dumps([_REVISION, filler.name, filler.identity, contest.seed]).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 

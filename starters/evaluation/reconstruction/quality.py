@@ -1,8 +1,8 @@
-"""The evaluation of reconstructions, as a recipe names it."""
+"""Entry point of the evaluation of reconstructions."""
 
 from __future__ import annotations
 
-from starters.evaluation.credits import credited
+from starters.evaluation.credits import credit
 from starters.evaluation.reconstruction import report as reconstruction_report
 from starters.evaluation.reconstruction import scores
 from starters.evaluation.reconstruction.settings import ReconstructionSettings
@@ -15,14 +15,14 @@ class ReconstructionQuality(ReconstructionSettings):
     """Evaluation by `ReconstructionSettings`."""
 
     def prepare(self, trained: TrainedNetwork) -> Look:
-        contest = scores.prepare(trained.recipe, self, trained.network, trained.context)
-        chosen = scores.calibrate(contest)
+        evaluation = scores.prepare(trained.recipe, self, trained.network, trained.context)
+        chosen = scores.calibrate(evaluation)
 
         def look(split: DataSplit) -> Report:
-            source = scores.held_out(contest, split)
-            return reconstruction_report.report(self, chosen, source, scores.run(contest, chosen, source), split)
+            source = scores.held_out(evaluation, split)
+            return reconstruction_report.report(self, chosen, source, scores.run(evaluation, chosen, source), split)
 
         return look
 
     def measurement(self, trained: TrainedNetwork, report: Report) -> Measurement:
-        return Measurement({"reconstruction": report}, data=credited(trained))
+        return Measurement({"reconstruction": report}, data=credit(trained))

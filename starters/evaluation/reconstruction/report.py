@@ -1,4 +1,4 @@
-"""Report of the scores of reconstructions: means over objects with standard errors, differences on the same objects, and the target."""
+"""Report of the scores of reconstructions: means over objects with standard errors, paired differences, and the target."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import Float64Array
 from starters.data.renders.scenes import RenderedScenes
-from starters.evaluation.reconstruction.scores import COLOURED, NEAREST, NETWORK, WAYS, Chosen, Row
+from starters.evaluation.reconstruction.scores import COLOURED, NEAREST, NETWORK, WAYS, Calibration, ReconstructionScores
 from starters.evaluation.reconstruction.settings import ReconstructionSettings
 from starters.evaluation.reconstruction.shapes import EXTRUDED, views_of
 from training.evaluation import metrics
 from training.evaluation.settings import DataSplit
 
 SCORES = ("f1", "precision", "recall")
-Scores = npt.NDArray[np.float64]
 
 
 def report(
-    settings: ReconstructionSettings, chosen: Chosen, source: RenderedScenes, rows: Mapping[int, Row], split: DataSplit
+    settings: ReconstructionSettings,
+    chosen: Calibration,
+    source: RenderedScenes,
+    rows: Mapping[int, ReconstructionScores],
+    split: DataSplit,
 ) -> dict[str, Any]:
-    """The report of a split. Test: the primary categories and, apart, the others. Validation: all together."""
+    """Report a split: of the test the primary and the other categories separately, of validation all categories together."""
     views = views_of(source, settings.views)
     categories: dict[str, list[str]] = defaultdict(list)
     for name in views:
@@ -52,8 +55,8 @@ def report(
     return found | {"target": _target(settings, found)}
 
 
-def _part(objects: Sequence[Sequence[Row]]) -> dict[str, Any]:
-    scores = {(way, score): _of_objects(objects, way, score) for way in WAYS for score in SCORES}
+def _part(objects: Sequence[Sequence[ReconstructionScores]]) -> dict[str, Any]:
+    scores = {(way, score): _object_scores(objects, way, score) for way in WAYS for score in SCORES}
     colours = {way: _errors(objects, way) for way in COLOURED}
     return {
         "objects": len(objects),
@@ -77,28 +80,28 @@ def _part(objects: Sequence[Sequence[Row]]) -> dict[str, Any]:
     }
 
 
-def _of_objects(objects: Sequence[Sequence[Row]], way: str, score: str) -> Scores:
-    """(objects,), means over their views."""
+def _object_scores(objects: Sequence[Sequence[ReconstructionScores]], way: str, score: str) -> Float64Array:
+    """Average a score over the views of each object: (objects,)."""
     return np.array([np.mean([getattr(row.found[way], score) for row in rows]) for rows in objects])
 
 
-def _errors(objects: Sequence[Sequence[Row]], way: str) -> Scores:
-    """The same of colours, without objects of which everything was seen."""
+def _errors(objects: Sequence[Sequence[ReconstructionScores]], way: str) -> Float64Array:
+    """Average colour errors over the views of each object, fully visible objects left out: (objects,)."""
     return np.array([mean for rows in objects for mean in _mean_of(row.colours[way] for row in rows if row.colours)])
 
 
 def _mean_of(values: Iterator[float]) -> Iterator[float]:
-    known = list(values)
-    if known:
-        yield float(np.mean(known))
+    present = list(values)
+    if present:
+        yield float(np.mean(present))
 
 
-def _f1(objects: Sequence[Sequence[Row]]) -> dict[str, dict[str, float]]:
-    return {"f1": {way: round(float(_of_objects(objects, way, "f1").mean()), 4) for way in WAYS}}
+def _f1(objects: Sequence[Sequence[ReconstructionScores]]) -> dict[str, dict[str, float]]:
+    return {"f1": {way: round(float(_object_scores(objects, way, "f1").mean()), 4) for way in WAYS}}
 
 
 def _target(settings: ReconstructionSettings, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's targets, and whether they are met."""
+    """Return the recipe's targets, and whether they are met."""
     ways = {row["name"]: row for row in found["reconstruction"]}
     colours = {row["name"]: row["error"]["value"] for row in found["colours"]}
     f1, above = ways[NETWORK]["f1"]["value"], ways[EXTRUDED]["network_minus_this"]["value"]

@@ -11,30 +11,31 @@ from training.evaluation.trained_classifier import SplitQuality
 
 
 class ReconstructionSettings(StarterQuality, SplitQuality):
-    """F1 of reconstructed surfaces of held-out objects, and the error of colours that were not seen, against what needs no network, against
-    what its parts tell alone, and against the same network without them."""
+    """F1 of reconstructed surfaces of held-out objects, and the error of hidden colours.
+
+    Baselines need no network, use parts of the network alone, or are the network without these parts."""
 
     kind: Literal["reconstruction"] = "reconstruction"
     phases: ClassVar = ("ablation",)
     ablation: str
-    """Phase that trained the network whose queries know nothing, for as long."""
+    """Phase that trained the network without geometric features of queries, for as long."""
     primary: list[str] = Field(min_length=1)
-    """Categories of the test that the primary figure is about; the others are told beside them, for continuity."""
+    """Test categories of the primary figure; others are reported separately, for continuity."""
     f1: float = Field(gt=0, lt=1)
     """Target of the primary figure."""
     above: float = Field(gt=0, lt=1)
-    """Target of its distance from the seen points extruded."""
+    """Target of its difference from the extruded points."""
     views: int = Field(default=2, gt=0)
-    """Views of each object, at most."""
+    """Maximum number of views of each object."""
     validation_views: int = Field(default=1, gt=0)
-    """The same for what is chosen."""
+    """Maximum number of views of each validation object."""
     distance: float = Field(default=0.1, gt=0)
-    """Below which a point of one surface is met by the other, in normalised units."""
+    """Maximum distance of matching points of two surfaces, in normalised units."""
     spacing: float = Field(default=0.1, gt=0)
-    """Spacing of the grid, of which those points are asked that the service asks."""
+    """Spacing of the grid of queries."""
     threshold: float = Field(default=0.1, gt=0, lt=1)
-    """Threshold of occupancy at which the service reconstructs unless told otherwise; the best one on objects for choices moves there."""
+    """Default threshold of occupancy of the service, to which the best one on validation objects is shifted."""
     depths: list[float] = Field(default=[0.25, 0.5, 1.0, 1.5, 2.0, 3.0], min_length=1)
-    """Depths of extrusion to choose from, in normalised units."""
+    """Candidate depths of extrusion, in normalised units."""
     colours: int = Field(default=2000, gt=0)
-    """Points of the surface of each view, of those that nobody saw, whose colours are asked."""
+    """Maximum number of hidden surface points of each view whose colours are evaluated."""

@@ -1,4 +1,4 @@
-"""Reconstruct held-out objects: ask a network as the service does, and make shapes in simple ways."""
+"""Reconstruction of held-out objects: occupancy queries as in the service, and simple shapes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import binary_fill_holes
 
+from models.arrays import Float32Array
 from models.bundle_schema import QuerySpace
 from models.systems.mcc.flood_fill import CellPredictions, FloodFill, FloodLimits
 from models.systems.mcc.hidden_surface import reconstruct_hidden_surface
@@ -14,7 +15,7 @@ from models.systems.mcc.lattice import MAX_CELLS, Lattice
 from models.systems.mcc.model import MCC, MEAN, STD
 from models.systems.mcc.visible_surface import VisibleSurface, fit_camera
 from starters.data.renders.scenes import RenderedScenes
-from starters.evaluation.reconstruction.surfaces import Points, extruded, sampled
+from starters.evaluation.reconstruction.surfaces import extrude, sample_surface
 from training.data.source import Sample
 from training.errors import TrainingError
 
@@ -24,11 +25,11 @@ JOINED = "joined with the seen points"
 _CHUNK = 4000
 _WALL_STEP = 0.05
 _DENSITY = 400.0
-"""Points a unit of area: one in a square of half the distance that is near."""
+"""Number of points per unit of area, one per square of half the matching distance."""
 
 
 def views_of(source: RenderedScenes, count: int) -> dict[str, list[int]]:
-    """Object → indices of its first views."""
+    """Return the indices of the first views by object."""
     views: dict[str, list[int]] = {}
     for index, name in enumerate(source.objects):
         if len(views.setdefault(name, [])) < count:
@@ -39,10 +40,10 @@ def views_of(source: RenderedScenes, count: int) -> dict[str, list[int]]:
 @torch.inference_mode()
 def occupancies(
     model: MCC, sample: Sample, space: QuerySpace, spacing: float, threshold: float | None = None
-) -> tuple[Points, npt.NDArray[np.float32]]:
-    """Points that were asked (Q, 3), and the probability that each is occupied, (Q,).
+) -> tuple[Float32Array, npt.NDArray[np.float32]]:
+    """Return queried points (Q, 3) and their occupancy (Q,).
 
-    threshold: None to ask a dense grid; otherwise what the service asks in mode `adaptive` to find what is above it.
+    threshold: None for a dense grid; otherwise points are queried as in the service's mode `adaptive`.
     """
     seen = sample["points"].masked_fill(~sample["valid"].unsqueeze(-1), torch.inf)
     scene = model.cache_scene(model.encode(image_of(sample)[None], seen[None]))
@@ -57,12 +58,12 @@ def occupancies(
 
 
 def front_of(sample: Sample) -> VisibleSurface:
-    """Front of a sample, as the service takes it where no mask is sent: what is enclosed by seen points belongs to the object."""
+    """Return the visible surface of a sample, as in a request without a mask: enclosed pixels belong to the object."""
     from_camera = (sample["points"] - sample["camera"]).numpy()
     valid = sample["valid"].numpy()
     camera = fit_camera(from_camera, valid)
     if camera is None:
-        raise TrainingError("data: no camera sees the points of a view in their pixels")
+        raise TrainingError("data: no camera projects the points of a view to their pixels")
     height, width = valid.shape
     mask = binary_fill_holes(valid)
     frame = np.array([0, 0, width, height], np.float32)
@@ -70,31 +71,31 @@ def front_of(sample: Sample) -> VisibleSurface:
     return VisibleSurface(depth, mask, camera, frame, -sample["camera"].numpy())
 
 
-def joined(
+def sample_joined_surface(
     front: VisibleSurface,
     space: QuerySpace,
     spacing: float,
-    points: Points,
+    points: Float32Array,
     probability: npt.NDArray[np.float32],
     threshold: float,
     seed: int,
-) -> Points:
-    """The surface that the service answers, the part that was seen and the guess, sampled evenly. points (Q, 3): what was asked."""
+) -> Float32Array:
+    """Sample the service's surface evenly, its visible and hidden part. points (Q, 3): queries."""
     lattice = Lattice(space, spacing)
     places = np.rint((points - np.array(lattice.origin, np.float32)) / lattice.pitch).astype(np.int64)
     cells = np.ravel_multi_index(tuple(places.T), lattice.shape)
     guessed = reconstruct_hidden_surface(lattice, cells, probability, np.zeros((len(cells), 3), np.uint8), threshold, front)
     seen, dice = front.mesh(lattice.pitch), np.random.default_rng(seed)
-    parts = [sampled(mesh.vertices, mesh.faces, _DENSITY, dice) for mesh in (seen, guessed)]
+    parts = [sample_surface(mesh.vertices, mesh.faces, _DENSITY, dice) for mesh in (seen, guessed)]
     return np.concatenate(parts)
 
 
 def image_of(sample: Sample) -> torch.Tensor:
-    """(3, S, S) in 0..1, as the network takes it."""
+    """Return the image (3, S, S) in 0..1, the input of the network."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return sample["pixels"] * std + mean
 
 
-def extruded_points(sample: Sample, depth: float) -> Points:
-    """The seen points and what lies behind them up to a depth, hollow."""
-    return extruded(sample["points"].numpy(), sample["valid"].numpy(), sample["camera"].numpy(), depth, _WALL_STEP)
+def extruded_points(sample: Sample, depth: float) -> Float32Array:
+    """Extrude the visible points to a depth, as a hollow body."""
+    return extrude(sample["points"].numpy(), sample["valid"].numpy(), sample["camera"].numpy(), depth, _WALL_STEP)

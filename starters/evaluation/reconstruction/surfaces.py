@@ -1,4 +1,4 @@
-"""Surfaces as points: what is compared of a reconstruction, and two simple ones that need no network."""
+"""Surfaces as points: how they are compared, and two that need no network."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from models.arrays import Float32Array
 from models.systems.mcc.queries import harmonic_mean
-
-Points = npt.NDArray[np.float32]
-"""(P, 3)."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """Shares in 0..1, all 0 where nothing was reconstructed (arXiv 2301.08247, section 4)."""
+    """Shares in 0..1, all 0 if nothing was reconstructed (arXiv 2301.08247, section 4)."""
 
     precision: float
     """Share of the reconstructed points that are near a true one."""
@@ -30,23 +28,23 @@ class Match:
 
 
 class Truth:
-    """The true surface of one view."""
+    """True surface of one view."""
 
-    def __init__(self, points: Points, distance: float) -> None:
-        """distance: below which a point is near."""
+    def __init__(self, points: Float32Array, distance: float) -> None:
+        """points: (P, 3). distance: maximum distance of matching points."""
         self.points, self.distance = points, distance
         self._tree = cKDTree(points)
 
-    def match(self, points: Points) -> Match:
+    def match(self, points: Float32Array) -> Match:
         if not len(points):
             return Match(0.0, 0.0)
         precision = (self._tree.query(points)[0] < self.distance).mean()
         return Match(float(precision), float((cKDTree(points).query(self.points)[0] < self.distance).mean()))
 
-    def matches(self, points: Points, probabilities: npt.NDArray[np.float32], thresholds: Sequence[float]) -> list[Match]:
-        """`match` of the points above each threshold, with one search for all."""
-        kept = probabilities > min(thresholds)
-        points, probabilities = points[kept], probabilities[kept]
+    def matches(self, points: Float32Array, probabilities: npt.NDArray[np.float32], thresholds: Sequence[float]) -> list[Match]:
+        """Match the points above each threshold, with one search for all."""
+        is_candidate = probabilities > min(thresholds)
+        points, probabilities = points[is_candidate], probabilities[is_candidate]
         if not len(points):
             return [Match(0.0, 0.0) for _ in thresholds]
         near = self._tree.query(points)[0] < self.distance  # (P,)
@@ -56,8 +54,8 @@ class Truth:
         return [Match(float(near[above].mean()) if above.any() else 0.0, float(met.mean())) for above, met in found_by]
 
 
-def sampled(vertices: Points, faces: npt.NDArray[np.int64], density: float, generator: np.random.Generator) -> Points:
-    """(P, 3): points of triangles, `density` a unit of area, so that it does not matter how finely a surface is divided."""
+def sample_surface(vertices: Float32Array, faces: npt.NDArray[np.int64], density: float, generator: np.random.Generator) -> Float32Array:
+    """Sample points (P, 3) of triangles, `density` per unit of area."""
     if not len(faces):
         return np.empty((0, 3), np.float32)
     corners = vertices[faces]
@@ -71,10 +69,10 @@ def sampled(vertices: Points, faces: npt.NDArray[np.int64], density: float, gene
     return np.asarray(points, np.float32)
 
 
-def extruded(seen: Points, valid: npt.NDArray[np.bool_], camera: Points, depth: float, step: float) -> Points:
-    """The seen points (n, n, 3), the same moved away from the camera by `depth`, and walls between both along the outline, (P, 3).
+def extrude(seen: Float32Array, valid: npt.NDArray[np.bool_], camera: Float32Array, depth: float, step: float) -> Float32Array:
+    """Return visible points (n, n, 3), the same moved away from the camera (3,) by `depth`, and walls between both: (P, 3).
 
-    camera: (3,), where it stands. step: between points of the walls.
+    step: spacing of points of the walls.
     """
     away = seen - camera
     away = away / np.linalg.norm(away, axis=-1, keepdims=True)  # (n, n, 3)

@@ -38,13 +38,13 @@ def content(cache: Path) -> dict[str, Any]:
     return moving.data(cache)
 
 
-def opened(content: dict[str, Any], cache: Path, **changes: Any) -> CameraClips:
+def open_source(content: dict[str, Any], cache: Path, **changes: Any) -> CameraClips:
     preparation = SamplePreparation(Preprocess.model_validate(moving.PREPROCESS), Clip.model_validate(moving.CLIP), cache=cache)
     return CameraMoves.model_validate({**content, **changes}).open(preparation)
 
 
 def test_images_are_kept_by_part_and_empty_ones_left_out(content: dict[str, Any], cache: Path) -> None:
-    stills = opened(content, cache).stills
+    stills = open_source(content, cache).stills
     grounds: dict[Part, list[str]] = {
         part: [Path(entry.name).stem for entry in stills.entries_of(part, "ground")] for part in ("train", "val", "test")
     }
@@ -58,23 +58,23 @@ def test_a_part_without_pictures_is_refused(content: dict[str, Any], cache: Path
     [package] = content["packages"]
     without = package | {"pictures": [row for row in package["pictures"] if row.get("part") != "val"]}
     with pytest.raises(DataError, match="no ground belongs to val"):
-        opened(content | {"packages": [without]}, cache, part="val")
+        open_source(content | {"packages": [without]}, cache, part="val")
 
 
 def test_a_sample_and_a_video_are_the_same_every_time(content: dict[str, Any], cache: Path) -> None:
-    first, again = opened(content, cache), opened(content, cache)
+    first, again = open_source(content, cache), open_source(content, cache)
     one, same, other = first.sample(3, 7), again.sample(3, 7), first.sample(3, 8)
     assert one["clip"].shape == (3, 8, 48, 48) and int(one["label"]) == 3
     assert torch.equal(one["clip"], same["clip"]) and not torch.equal(one["clip"], other["clip"])
     seen, seen_again, held_out = (
-        decode(source.video(12, 0.3, 48).content) for source in (first, again, opened(content, cache, part="test"))
+        decode(source.video(12, 0.3, 48).content) for source in (first, again, open_source(content, cache, part="test"))
     )
     assert np.array_equal(seen, seen_again) and not np.array_equal(seen, held_out)
 
 
 def test_each_move_looks_like_its_name(content: dict[str, Any], cache: Path) -> None:
-    """Told by optical flow, of which the renderer knows nothing."""
-    source = opened(content, cache, rooms=0.0, coded=0.0)
+    """Check the direction by optical flow, which the renderer does not use."""
+    source = open_source(content, cache, rooms=0.0, coded=0.0)
     for label, move in enumerate(MOVES):
         if move not in SIGN:
             continue
@@ -87,7 +87,7 @@ def test_each_move_looks_like_its_name(content: dict[str, Any], cache: Path) -> 
 
 
 def test_a_video_has_the_length_and_rate_that_it_says(content: dict[str, Any], cache: Path) -> None:
-    source = opened(content, cache)
+    source = open_source(content, cache)
     for index in range(6):
         video = source.video(index, 0.5, 48)
         frames = decode(video.content)
@@ -104,8 +104,8 @@ def test_nothing_that_the_starter_is_evaluated_on_is_trained_on() -> None:
             for row in (row for row in rows if row.part != "train"):
                 for pattern in row.files:
                     file = pattern.replace("**/*", "any").replace("*", "any")
-                    taken = any(fnmatchcase(file, one) for kept in trained for one in kept.files)
-                    left_out = any(fnmatchcase(file, one) for kept in trained for one in kept.without)
+                    taken = any(fnmatchcase(file, one) for entry in trained for one in entry.files)
+                    left_out = any(fnmatchcase(file, one) for entry in trained for one in entry.without)
                     assert not taken or left_out, file
         libraries = [row.library for row in package.pictures if row.library]
         assert len(libraries) == len(set(libraries))

@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
     return drawings.art(folder), folder
 
 
-def opened(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **changes: Any) -> ClipArtImages:
+def open_source(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **changes: Any) -> ClipArtImages:
     content, cache = data
     preparation = SamplePreparation(PREPROCESS, augment=augment or Augment(crop_scale=None), cache=cache)
     return ClipArt.model_validate(content | changes).open(preparation)
@@ -38,14 +38,14 @@ def test_copies_small_empty_and_broken_files_are_left_out(data: tuple[dict[str, 
 
 
 def test_every_drawing_is_in_one_split_and_series_stay_together(data: tuple[dict[str, Any], Path]) -> None:
-    train, test = opened(data), opened(data, part="test")
+    train, test = open_source(data), open_source(data, part="test")
     assert len(train) + len(test) == 48 and len(train) > len(test) > 0
     assert {series_of(name) for name in train.names}.isdisjoint(series_of(name) for name in test.names)
     assert len({series_of(name) for name in train.names}) * 3 == len(train)
 
 
 def test_a_drawing_fills_the_square_without_its_margin(data: tuple[dict[str, Any], Path]) -> None:
-    train = opened(data)
+    train = open_source(data)
     for index in range(len(train)):
         alpha = train.drawings[train.rows[index]][:, :, 3] > 0
         rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
@@ -54,7 +54,7 @@ def test_a_drawing_fills_the_square_without_its_margin(data: tuple[dict[str, Any
 
 def test_a_sample_is_a_function_of_its_draw(data: tuple[dict[str, Any], Path]) -> None:
     augment = Augment(crop_scale=(0.5, 1.0))
-    train, again = opened(data, augment), opened(data, augment)
+    train, again = open_source(data, augment), open_source(data, augment)
     samples = [train.sample(3, draw)["pixels"] for draw in range(20)]
     assert all(torch.equal(sample, again.sample(3, draw)["pixels"]) for draw, sample in enumerate(samples))
     assert len({sample.numpy().tobytes() for sample in samples}) == 20
@@ -69,7 +69,7 @@ def test_held_out_drawings_are_on_white_and_training_ones_vary(data: tuple[dict[
         return next(index for index, row in enumerate(source.rows) if not source.drawings[row][:4, :4, 3].any())
 
     white = (1.0, 1.0, 1.0)
-    test, train = opened(data, part="test", coloured=1.0), opened(data, coloured=0.5)
+    test, train = open_source(data, part="test", coloured=1.0), open_source(data, coloured=0.5)
     assert {corner(test, draw) for draw in range(20)} == {white}
     seen = [corner(train, draw) for draw in range(20)]
     assert 0 < sum(colour == white for colour in seen) < 20
@@ -83,4 +83,4 @@ def test_another_cleaning_is_another_cache(data: tuple[dict[str, Any], Path]) ->
 
 def test_a_folder_without_drawings_is_named(data: tuple[dict[str, Any], Path]) -> None:
     with pytest.raises(DataError, match="usr/share/doc has no PNG files"):
-        opened(data, folder="usr/share/doc")
+        open_source(data, folder="usr/share/doc")

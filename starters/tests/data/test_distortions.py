@@ -9,7 +9,7 @@ SIDE = 32
 
 
 def artwork(count: int) -> Tensor:
-    """Flags with a red left and a blue right half."""
+    """Draw flags with a red left and a blue right half."""
     flag = torch.zeros(4, SIDE, SIDE, dtype=torch.uint8)
     flag[3] = 255
     flag[0, :, : SIDE // 2] = 220

@@ -26,7 +26,7 @@ def corpus(data: Flags, cache: Path) -> Corpus:
 
 
 def halves(drawings: FlagArtwork, index: int) -> list[str]:
-    """The colours in the middle of the upper and the lower half."""
+    """Return the colours in the middle of the upper and the lower half."""
     picture = drawings.artwork[index]
     assert picture[3].min() == 255
     return ["#" + "".join(f"{value:02x}" for value in picture[:3, row, 12].tolist()) for row in (5, 18)]
@@ -41,7 +41,7 @@ def test_every_drawing_has_the_flag_of_its_label(corpus: Corpus) -> None:
 
 def test_held_out_drawings_and_countries_are_not_trained_on(corpus: Corpus) -> None:
     assert sorted(corpus.val.targets.tolist()) == [0, 3]  # every third of the artwork that is held out
-    assert sorted(corpus.train.targets.tolist()) == [0, 1, 1, 2, 2, 3, 4, 4, 5]  # "small" draws FF as somebody else's
+    assert sorted(corpus.train.targets.tolist()) == [0, 1, 1, 2, 2, 3, 4, 4, 5]  # "small" draws FF as another country's
 
 
 def test_galleries_are_by_source_and_only_unfiltered_has_all(corpus: Corpus) -> None:
@@ -80,7 +80,7 @@ def test_artwork_keeps_its_transparency(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("held_out", "none", "none is not among the artworks"),
         ("labels.BB", "AAland", "two have the same name"),
@@ -88,6 +88,6 @@ def test_artwork_keeps_its_transparency(tmp_path: Path) -> None:
         ("clip_art.pictures.stray", "XX", "XX: no label has this code"),
     ],
 )
-def test_contradicting_data_is_refused(tiny_recipe_file: Path, field: str, value: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_contradicting_data_is_refused(tiny_recipe_file: Path, field: str, value: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         recipe.read(tiny_recipe_file, [f"data.{field}={value}"])

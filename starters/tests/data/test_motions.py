@@ -32,7 +32,7 @@ NONE = Noise(jitter=0, bias=0, swapped=0, far=0, missed=0, missed_upside_down=0,
 
 
 def deepmimic(folder: Path, **angles: float) -> Path:
-    """Two frames of somebody upright, arms and legs down, but for the right knee and elbow."""
+    """Write two frames of an upright person, arms and legs down except for the right knee and elbow."""
     limbs = [*STILL, angles.get("knee", 0.0), *STILL, *STILL, angles.get("elbow", 0.0), *STILL, 0.0, *STILL, *STILL, 0.0]
     frame = [1 / 30, 0.0, 0.9, 0.0, *STILL, *STILL, *STILL, *limbs]
     file = folder / "clip.txt"
@@ -123,7 +123,7 @@ def test_a_file_that_is_no_recording_is_refused_by_its_name(tmp_path: Path, cont
 
 
 def upright() -> np.ndarray:
-    """(17, 3): somebody who stands at the origin and looks along z."""
+    """Return the pose (17, 3) of a person who stands at the origin and looks along z."""
     joints = np.zeros((KEYPOINT_COUNT, 3))
     heights = {"shoulder": 1.4, "elbow": 1.1, "wrist": 0.85, "hip": 0.9, "knee": 0.5, "ankle": 0.1}
     for side, sign in (("left", 1.0), ("right", -1.0)):
@@ -139,7 +139,7 @@ def still(frames: int = 60) -> Motion:
 
 
 def glide(frames: int = 30) -> Motion:
-    """One metre a second along z."""
+    """Return a motion of 1 m/s along z."""
     joints = still(frames).joints
     joints[:, :, 2] += np.arange(frames)[:, None] / 30
     return Motion(joints, 30.0, loops=True)
@@ -178,7 +178,7 @@ def test_standing_is_upright_with_straight_legs_and_quiet_hands() -> None:
 
 
 FRONT = VirtualCamera(np.diag([1.0, -1.0, -1.0]), np.array([0.0, 1.0, 5.0]), 500.0, 640, 360)
-"""Looks along -z at somebody who looks back."""
+"""Camera that looks along -z at the face of a person."""
 
 
 def test_camera_projects_people_upright_mirrored_and_by_distance() -> None:

@@ -29,24 +29,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
     return named.data(folder), folder
 
 
-def opened(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **changes: Any) -> DrawingsWithNames:
+def open_source(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **changes: Any) -> DrawingsWithNames:
     content, cache = data
     preparation = SamplePreparation(PREPROCESS, augment=augment or Augment(crop_scale=None), words=LENGTH, cache=cache)
     return NamedDrawings.model_validate(content | changes).open(preparation)
 
 
 def test_epoch_has_each_emoji_once_and_part_of_the_clip_art(data: tuple[dict[str, Any], Path]) -> None:
-    every, third = opened(data), opened(data, clip_art_every=3)
+    every, third = open_source(data), open_source(data, clip_art_every=3)
     art = len(every.drawings.clip_art)
     assert [len(emoji.images) for emoji in every.drawings.emoji].count(2) == 6  # two artists drew these
     assert len(every) == 12 + art and len(third) == 12 + -(-art // 3)
-    shown = {third.sample(len(third) - 1, draw)["pixels"].numpy().tobytes() for draw in range(40)}
-    assert len(shown) >= 2
+    samples = {third.sample(len(third) - 1, draw)["pixels"].numpy().tobytes() for draw in range(40)}
+    assert len(samples) >= 2
     assert third.identity() == every.identity() and len(third.captions) == len(third)
 
 
 def test_a_sample_is_called_in_english_and_in_another_language(data: tuple[dict[str, Any], Path]) -> None:
-    source = opened(data, names_share=1.0)
+    source = open_source(data, names_share=1.0)
     read = open_words(source.settings.words, LENGTH)
     first = source.drawings.emoji[0].texts
     words = source.sample(0, 3)["words"]
@@ -58,7 +58,7 @@ def test_a_sample_is_called_in_english_and_in_another_language(data: tuple[dict[
 
 def test_a_sample_is_a_function_of_its_draw(data: tuple[dict[str, Any], Path]) -> None:
     augment = Augment(crop_scale=(0.5, 1.0))
-    source, again = opened(data, augment), opened(data, augment)
+    source, again = open_source(data, augment), open_source(data, augment)
     samples = [source.sample(1, draw) for draw in range(8)]
     for draw, sample in enumerate(samples):
         assert all(torch.equal(value, again.sample(1, draw)[name]) for name, value in sample.items())
@@ -77,13 +77,13 @@ def test_outlines_run_where_colours_jump_and_nowhere_else() -> None:
 
 
 def test_recipe_outlines_half_of_the_drawings(data: tuple[dict[str, Any], Path]) -> None:
-    plain, half = (opened(data, coloured=0.0, coarse=0.0, **more) for more in ({}, {"outlined": 0.5}))
+    plain, half = (open_source(data, coloured=0.0, coarse=0.0, **changes) for changes in ({}, {"outlined": 0.5}))
     same = [torch.equal(plain.sample(0, draw)["pixels"], half.sample(0, draw)["pixels"]) for draw in range(60)]
     assert 15 <= sum(same) <= 45
 
 
 def test_nothing_is_mirrored_that_has_sides(data: tuple[dict[str, Any], Path]) -> None:
-    source = opened(data, Augment(crop_scale=(1.0, 1.0), flip=True), coloured=0.0, coarse=0.0)
+    source = open_source(data, Augment(crop_scale=(1.0, 1.0), flip=True), coloured=0.0, coarse=0.0)
     names = [emoji.texts["en"].name for emoji in source.drawings.emoji]
     triangle = names.index("red left triangle")
     assert [emoji.sided for emoji in source.drawings.emoji] == ["left" in name for name in names]
@@ -94,8 +94,8 @@ def test_nothing_is_mirrored_that_has_sides(data: tuple[dict[str, Any], Path]) -
 
 def test_titles_come_from_svg_without_artists_and_file_names(data: tuple[dict[str, Any], Path]) -> None:
     content, cache = data
-    told = [texts for _, texts in clip_art_of(NamedDrawings.model_validate(content), "train", cache).rows]
-    assert told and all(texts.name.startswith("a ") and texts.keywords == ("thing",) for texts in told)
+    entries = [texts for _, texts in clip_art_of(NamedDrawings.model_validate(content), "train", cache).rows]
+    assert entries and all(texts.name.startswith("a ") and texts.keywords == ("thing",) for texts in entries)
 
 
 def test_series_of_clip_art_are_trained_on_or_held_out(data: tuple[dict[str, Any], Path]) -> None:
@@ -119,4 +119,4 @@ def test_names_are_found_however_an_artist_writes_them(data: tuple[dict[str, Any
 
 def test_drawings_without_names_are_refused(data: tuple[dict[str, Any], Path]) -> None:
     with pytest.raises(DataError, match="12 emoji and 0 drawings of clip art have names"):
-        opened(data, without=["things/"])
+        open_source(data, without=["things/"])

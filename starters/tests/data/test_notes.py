@@ -28,8 +28,8 @@ INSTRUMENTS = {
 }
 
 
-def opened(cache: Path, font: dict[str, Any] | None = None, **changes: Any) -> RenderedNotes:
-    asked: dict[str, Any] = {
+def open_source(cache: Path, font: dict[str, Any] | None = None, **changes: Any) -> RenderedNotes:
+    settings: dict[str, Any] = {
         "kind": "notes",
         "renderer": cached_renderer(cache),
         "fonts": [cached_font(cache, "made-up", FONT, **(font or {}))],
@@ -37,7 +37,7 @@ def opened(cache: Path, font: dict[str, Any] | None = None, **changes: Any) -> R
         "kits": ["128:0", "128:9"],
         "samples": 12,
     }
-    played = InstrumentNotes.model_validate(asked | changes).open(SamplePreparation(sound=SOUND, cache=cache))
+    played = InstrumentNotes.model_validate(settings | changes).open(SamplePreparation(sound=SOUND, cache=cache))
     assert isinstance(played, RenderedNotes)
     return played
 
@@ -48,17 +48,17 @@ def loudest(wave: np.ndarray) -> float:
 
 
 def test_sample_is_spectrogram_of_its_class_and_depends_on_draw(tmp_path: Path) -> None:
-    played = opened(tmp_path)
+    played = open_source(tmp_path)
     first, other = played.sample(4, 77), played.sample(5, 77)
     assert played.labels == ("whistle", "reed", "snare") and len(played) == 12
     assert first["spectrogram"].shape == (1, 64, 32) and int(first["label"]) == 1 and int(other["label"]) == 2
-    again = opened(tmp_path).sample(4, 77)
+    again = open_source(tmp_path).sample(4, 77)
     assert torch.equal(first["spectrogram"], again["spectrogram"])
     assert not torch.equal(first["spectrogram"], played.sample(4, 78)["spectrogram"])
 
 
-def test_a_note_sounds_at_its_key_from_its_begin_on(tmp_path: Path) -> None:
-    [synth] = opened(tmp_path).synths
+def test_a_note_sounds_at_its_key_from_its_start_on(tmp_path: Path) -> None:
+    [synth] = open_source(tmp_path).synths
     wave = synth.play("0:0", [Note(ROOT_KEY + 12, 0.9, 4000, 12000)], RATE)
     assert np.abs(wave[:3900]).max() == 0 and np.abs(wave[4100:]).max() > 0.01
     assert loudest(wave[4000:12000]) == pytest.approx(524, abs=5)
@@ -66,7 +66,7 @@ def test_a_note_sounds_at_its_key_from_its_begin_on(tmp_path: Path) -> None:
 
 
 def test_held_out_preset_is_played_by_other_part_only(tmp_path: Path) -> None:
-    train, evaluated = opened(tmp_path, {"without": ["8:0", "128:9"]}), opened(tmp_path, {"only": ["8:0", "0:1", "128:9"]})
+    train, evaluated = open_source(tmp_path, {"without": ["8:0", "128:9"]}), open_source(tmp_path, {"only": ["8:0", "0:1", "128:9"]})
     presets = [[voice.preset for voice in voices] for voices in train.voices]
     assert presets == [["0:0"], ["0:1"], ["128:0", "128:0"]]
     assert [[voice.preset for voice in voices] for voices in evaluated.voices] == [["8:0"], ["0:1"], ["128:9", "128:9"]]
@@ -75,13 +75,13 @@ def test_held_out_preset_is_played_by_other_part_only(tmp_path: Path) -> None:
 
 def test_a_class_that_no_font_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no preset of reed"):
-        opened(tmp_path, {"without": ["0:1"]})
+        open_source(tmp_path, {"without": ["0:1"]})
 
 
 def test_a_preset_or_kit_that_is_none_is_refused(tmp_path: Path) -> None:
     for changes in ({"kits": ["0:0"]}, {"instruments": INSTRUMENTS | {"bell": {"presets": ["14"]}}}, {"instruments": {"a": {}, "b": {}}}):
         with pytest.raises(ValidationError):
-            opened(tmp_path, **changes)
+            open_source(tmp_path, **changes)
 
 
 def test_wheel_for_other_machine_differs_from_broken_font(tmp_path: Path) -> None:
@@ -89,23 +89,23 @@ def test_wheel_for_other_machine_differs_from_broken_font(tmp_path: Path) -> Non
     sha256 = broken["package"]["sha256"][:12]
     (tmp_path / f"broken-{sha256}" / "font.sf2").write_bytes(b"no font")
     with pytest.raises(DataError, match="cannot be read as a SoundFont"):
-        opened(tmp_path, fonts=[broken])
+        open_source(tmp_path, fonts=[broken])
     (tmp_path / "elsewhere-111111111111").mkdir()
     elsewhere = {"name": "elsewhere", "version": "1", "sha256": "1" * 64}
     with pytest.raises(DataError, match="another Python or machine"):
-        opened(tmp_path, renderer=elsewhere)
+        open_source(tmp_path, renderer=elsewhere)
 
 
 def test_a_silent_preset_is_no_sample(tmp_path: Path) -> None:
     quiet = cached_font(tmp_path, "quiet", FONT | {(0, 1): 0 * tone(262, 1)})
-    played = opened(tmp_path, fonts=[quiet])
+    played = open_source(tmp_path, fonts=[quiet])
     with pytest.raises(UnreadableSample, match="0:1 is silent"):
         played.sample(1, 5)
     with pytest.raises(UnreadableSample, match="silent from 55 to 65"):
         played.note(played.voices[1][0], default_rng(0))
 
 
-def test_a_room_adds_a_tail_and_noise_what_is_asked_for() -> None:
+def test_a_room_adds_a_tail_and_noise_has_its_level() -> None:
     click = np.zeros(RATE, np.float32)
     click[:100] = tone(1000, 1, 100 / RATE)
     off = {"damped": 0.0, "equalised": 0.0, "reverberant": 0.0, "driven": 0.0, "noisy": 0.0, "level_db": (-6.0, -6.0)}

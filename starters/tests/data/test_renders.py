@@ -27,7 +27,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
     return meshes.data(cache), cache
 
 
-def opened(content: tuple[dict[str, Any], Path], **changes: Any) -> RenderedScenes:
+def open_source(content: tuple[dict[str, Any], Path], **changes: Any) -> RenderedScenes:
     return Renders.model_validate(content[0] | changes).open(SamplePreparation(PREPROCESS, cache=content[1]))
 
 
@@ -98,7 +98,7 @@ def test_a_view_is_cropped_to_the_object_and_squared_by_black() -> None:
 
 
 def test_seen_points_lie_on_the_surface_up_to_the_noise(content: tuple[dict[str, Any], Path]) -> None:
-    train = opened(content)
+    train = open_source(content)
     for index in range(9):  # the balls
         sample = train.sample(index, 0)
         centre = (sample["surface"].amax(dim=0) + sample["surface"].amin(dim=0)) / 2
@@ -113,12 +113,12 @@ def test_seen_points_lie_on_the_surface_up_to_the_noise(content: tuple[dict[str,
 def test_back_surface_is_rendered_if_the_recipe_wants_it(tmp_path: Path) -> None:
     thirds = SamplePreparation(PREPROCESS.model_copy(update={"image_size": 24}), cache=tmp_path)  # of a pixel: its middle is rendered
     settings = meshes.data(tmp_path) | {"sensor": False}
-    usual, told = (Renders.model_validate(settings | more).open(thirds) for more in ({}, {"back": True}))
-    for shard, other in zip(usual.rendered, told.rendered, strict=True):
+    usual, with_back = (Renders.model_validate(settings | changes).open(thirds) for changes in ({}, {"back": True}))
+    for shard, other in zip(usual.rendered, with_back.rendered, strict=True):
         assert shard.views.dtype.names is not None
         assert all(shard.views[name].tobytes() == other.views[name].tobytes() for name in shard.views.dtype.names)
     for index in range(9):  # the balls
-        sample = told.sample(index, 0)
+        sample = with_back.sample(index, 0)
         valid, camera = sample["valid"], sample["camera"]
         centre = (sample["surface"].amax(dim=0) + sample["surface"].amin(dim=0)) / 2
         radius = (sample["surface"] - centre).norm(dim=1).mean()
@@ -131,7 +131,7 @@ def test_back_surface_is_rendered_if_the_recipe_wants_it(tmp_path: Path) -> None
 
 
 def test_a_sample_is_a_function_of_its_draw(content: tuple[dict[str, Any], Path]) -> None:
-    train, again = opened(content), opened(content)
+    train, again = open_source(content), open_source(content)
     samples = [train.sample(2, draw) for draw in range(3)]
     assert all(torch.equal(sample[key], again.sample(2, draw)[key]) for draw, sample in enumerate(samples) for key in sample)
     assert len({sample["points"].numpy().tobytes() for sample in samples}) == 3
@@ -139,7 +139,7 @@ def test_a_sample_is_a_function_of_its_draw(content: tuple[dict[str, Any], Path]
 
 
 def test_textures_and_lights_colour_the_surface_as_the_image(content: tuple[dict[str, Any], Path]) -> None:
-    test = opened(content, part="test")
+    test = open_source(content, part="test")
     for index in range(len(test)):
         colours = test.sample(index, 0)["colours"]
         assert (colours[:, 1] < 0.05).all() and ((colours[:, 0] > 0.1) ^ (colours[:, 2] > 0.1)).float().mean() > 0.98
@@ -147,36 +147,36 @@ def test_textures_and_lights_colour_the_surface_as_the_image(content: tuple[dict
 
 
 def test_rendering_goes_on_where_it_was_stopped(content: tuple[dict[str, Any], Path]) -> None:
-    before = opened(content)
-    [said] = [file for file in content[1].glob("renders-*/0000.json") if "composed" in file.read_text()]
+    before = open_source(content)
+    [index_file] = [file for file in content[1].glob("renders-*/0000.json") if "composed" in file.read_text()]
     views, names = (np.array(before.rendered[0].views), before.rendered[0].names)
-    kept = {file: file.stat().st_mtime_ns for file in said.parent.parent.glob("renders-*/0000-views.npy")}
-    said.unlink()
-    said.with_name("0000-views.partial").write_bytes(b"half")
-    after = opened(content)
+    times = {file: file.stat().st_mtime_ns for file in index_file.parent.parent.glob("renders-*/0000-views.npy")}
+    index_file.unlink()
+    index_file.with_name("0000-views.partial").write_bytes(b"half")
+    after = open_source(content)
     assert after.rendered[0].names == names and after.rendered[0].views.tobytes() == views.tobytes()
-    assert all(file.stat().st_mtime_ns != time for file, time in kept.items() if file.parent == said.parent)
+    assert all(file.stat().st_mtime_ns != time for file, time in times.items() if file.parent == index_file.parent)
     assert after.identity() == before.identity()
 
 
 def test_a_file_that_is_no_mesh_is_left_out_and_named(content: tuple[dict[str, Any], Path]) -> None:
-    [shard] = opened(content).rendered
+    [shard] = open_source(content).rendered
     assert list(shard.left_out) == ["shapes/package/shapes/broken.obj"]
     assert set(shard.categories) == {"balls", "composed shapes"} and len(shard.views) == 3 * 3 + 2 * 2
 
 
 def test_a_category_is_trained_on_or_held_out(content: tuple[dict[str, Any], Path]) -> None:
     [package] = content[0]["packages"]
-    more = {"category": "balls", "part": "test", "views": 1, "files": ["package/shapes/brick.obj"]}
+    changes = {"category": "balls", "part": "test", "views": 1, "files": ["package/shapes/brick.obj"]}
     with pytest.raises(ValidationError, match="category balls belongs to one of train, val and test alone"):
-        Renders.model_validate(content[0] | {"packages": [package | {"objects": [*package["objects"], more]}]})
+        Renders.model_validate(content[0] | {"packages": [package | {"objects": [*package["objects"], changes]}]})
 
 
 def test_a_pattern_without_files_is_named(content: tuple[dict[str, Any], Path]) -> None:
     [package] = content[0]["packages"]
     objects = [{"category": "cubes", "views": 1, "files": ["package/cubes/*.obj"]}]
     with pytest.raises(DataError, match=r"data.packages: shapes 1.0.0 has no file package/cubes/\*.obj"):
-        opened(content, packages=[package | {"objects": objects}])
+        open_source(content, packages=[package | {"objects": objects}])
 
 
 def test_paint_depends_on_the_place_alone() -> None:

@@ -23,8 +23,8 @@ SOUND = Sound(sample_rate=RATE, frames=64, mel_bins=32, mean=-8.0, std=4.0)
 FLUTE = {"C4": tone(262, 1), "Gs4": tone(415, 1), "A#5v10": tone(932, 1), "README": tone(100, 1)}
 
 
-def opened(asked: dict[str, Any], cache: Path) -> RecordingPlayer:
-    instruments: Instruments = TypeAdapter(Instruments).validate_python(asked)
+def open_source(settings: dict[str, Any], cache: Path) -> RecordingPlayer:
+    instruments: Instruments = TypeAdapter(Instruments).validate_python(settings)
     found = open_instruments(instruments, PyPIPackage.model_validate(RENDERER), RATE, cache)
     assert isinstance(found, RecordingPlayer)
     return found
@@ -39,13 +39,13 @@ def level(wave: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(wave))))
 
 
-def test_names_of_files_tell_keys() -> None:
+def test_keys_are_read_from_names_of_files() -> None:
     names = {"C4": 60, "As3": 58, "A#3": 58, "Bb3": 58, "A0v10": 21, "F2 v2": 41, "C8": 108, "README": None, "H4": None, "C4 loud": None}
     assert {name: key_of(name) for name in names} == names
 
 
 def test_a_note_is_played_from_the_nearest_recording(tmp_path: Path) -> None:
-    flute = opened(cached_notes(tmp_path, "flute", "0:73", FLUTE), tmp_path)
+    flute = open_source(cached_notes(tmp_path, "flute", "0:73", FLUTE), tmp_path)
     for key, hertz in ((57, 220), (60, 262), (62, 294), (67, 392), (68, 415), (85, 1109)):
         wave = flute.play("0:73", [Note(key, 0.9, 4000, 12000)], RATE)
         assert np.abs(wave[:4000]).max() == 0 and loudest(wave[4000:12000]) == pytest.approx(hertz, rel=0.01)
@@ -56,7 +56,7 @@ def test_a_note_is_played_from_the_nearest_recording(tmp_path: Path) -> None:
 
 
 def test_keys_that_are_far_from_every_recording_are_not_played(tmp_path: Path) -> None:
-    flute = opened(cached_notes(tmp_path, "flute", "0:73", FLUTE), tmp_path)
+    flute = open_source(cached_notes(tmp_path, "flute", "0:73", FLUTE), tmp_path)
     assert list(flute.keys("0:73")) == [*range(57, 73), *range(78, 86)] and not flute.keys("0:74")
 
 
@@ -89,9 +89,11 @@ def test_patches_sound_at_their_roots_and_repeat_their_loops(tmp_path: Path) -> 
     short = tone(262, 1, 0.25)
     period = (1000, 1000 + round(40 * RATE / 262))
     files = {"Tone_000/073_Flute": patch(short, 261.6, period), "Tone_000/045_Plucked": patch(short, 261.6)}
-    both = opened(cached_patches(tmp_path, "patches", files | {"Drum_000/038_Snare": patch(hiss(0.2), 73.4)}), tmp_path)
-    held, plucked = (both.play(preset, [Note(72, 1.0, 0, RATE)], RATE) for preset in ("0:73", "0:45"))
-    assert loudest(held[8000:]) == pytest.approx(524, rel=0.01) and level(held[15000:]) == pytest.approx(level(held[1000:2000]), rel=0.1)
+    both = open_source(cached_patches(tmp_path, "patches", files | {"Drum_000/038_Snare": patch(hiss(0.2), 73.4)}), tmp_path)
+    sustained, plucked = (both.play(preset, [Note(72, 1.0, 0, RATE)], RATE) for preset in ("0:73", "0:45"))
+    assert loudest(sustained[8000:]) == pytest.approx(524, rel=0.01) and level(sustained[15000:]) == pytest.approx(
+        level(sustained[1000:2000]), rel=0.1
+    )
     assert loudest(plucked[:1900]) == pytest.approx(524, rel=0.02) and np.abs(plucked[2100:]).max() == 0
     assert list(both.keys("128:0")) == [38] and list(both.keys("0:73")) == list(range(128)) and not both.keys("0:0")
     snare = both.play("128:0", [Note(38, 1.0, 0, 100)], RATE)
@@ -100,14 +102,14 @@ def test_patches_sound_at_their_roots_and_repeat_their_loops(tmp_path: Path) -> 
 
 def test_packages_that_have_no_notes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file is named after a key"):
-        opened(cached_notes(tmp_path, "nameless", "0:73", {"README": tone(262, 1)}), tmp_path)
+        open_source(cached_notes(tmp_path, "nameless", "0:73", {"README": tone(262, 1)}), tmp_path)
     with pytest.raises(DataError, match="no patches in its folders"):
-        opened(cached_patches(tmp_path, "empty", {}), tmp_path)
+        open_source(cached_patches(tmp_path, "empty", {}), tmp_path)
     with pytest.raises(DataError, match="no such folder"):
-        opened(cached_notes(tmp_path, "elsewhere", "0:73", FLUTE, folder="samples"), tmp_path)
-    broken = opened(cached_patches(tmp_path, "broken", {"Tone_000/000_Piano": patch(tone(262, 1), 262)[:-9]}), tmp_path)
+        open_source(cached_notes(tmp_path, "elsewhere", "0:73", FLUTE, folder="samples"), tmp_path)
+    broken = open_source(cached_patches(tmp_path, "broken", {"Tone_000/000_Piano": patch(tone(262, 1), 262)[:-9]}), tmp_path)
     with pytest.raises(DataError, match=r"000_Piano\.pat: cannot be read as a patch"):
         broken.play("0:0", [Note(60, 1.0, 0, 8000)], 8000)
     for preset in ("piano", "128:0"):
         with pytest.raises(ValidationError):
-            opened(cached_notes(tmp_path, f"preset {preset}", preset, FLUTE), tmp_path)
+            open_source(cached_notes(tmp_path, f"preset {preset}", preset, FLUTE), tmp_path)

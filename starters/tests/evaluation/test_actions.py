@@ -16,18 +16,16 @@ from models.people.heads import TrackFeatureDims
 from models.people.keypoints import TOKEN_VALUES
 from models.systems.lart.model import LART, LARTConfig
 from starters.data.people.motions import UNLABELLED, Motions, MotionTracks
-from starters.evaluation.actions import methods, plot, samples, splits
-from starters.evaluation.actions.measure import standing_behind, table
-from starters.evaluation.actions.person_recall import MarkedClip, Watched, best_labels, marked, person_frames, watch
+from starters.evaluation.actions import methods, plot, samples
+from starters.evaluation.actions.measure import count_recordings, table
+from starters.evaluation.actions.person_recall import MarkedClip, PipelineOutput, best_labels, person_frames, read_marks, watch
 from starters.evaluation.actions.quality import ActionsQuality
-from starters.evaluation.actions.samples import Moments
-from starters.evaluation.actions.splits import Views
+from starters.evaluation.actions.samples import Moments, Views
 from starters.evaluation.actions.thresholds import reliance, thresholds
 from starters.tests.data.test_motions import source
 from training import recipe
-from training.errors import DataError, RecipeError, TrainingError
+from training.errors import DataError, TrainingError
 from training.evaluation.report import read_or_evaluate_once, reports
-from training.evaluation.settings import DataSplit
 from training.phase_runner import RunContext
 
 ROOT = Path(__file__).parents[3]
@@ -50,8 +48,8 @@ TINY = LARTConfig(
 )
 
 
-def asked(labels: list[int], recordings: list[str]) -> Moments:
-    """Poses that tell the label: all values are it."""
+def label_poses(labels: list[int], recordings: list[str]) -> Moments:
+    """Return moments whose poses have the label as all of their values."""
     pose = np.repeat(np.array(labels, np.float32)[:, None, None], FRAMES, axis=1).repeat(TOKEN_VALUES, axis=2)
     pose += np.random.default_rng(0).normal(0, 0.01, pose.shape).astype(np.float32)
     seen = np.ones(pose.shape[:2], np.bool_)
@@ -63,33 +61,33 @@ def test_moments_are_evaluated_each_second_and_cameras_per_class() -> None:
     labels = np.ones(60, np.int64)
     labels[30:] = UNLABELLED
     take = replace(tracks.takes[1], labels=labels)
-    found = samples.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
+    found = samples.moments_of_takes([take], tracks, Views(0.5, 3, 0))
     assert set(found.labels.tolist()) == {1}
     assert 3 <= len(found) <= 6  # at 0.25 and 0.75 s; a camera may miss the person
     assert found.pose.shape[1:] == (20, TOKEN_VALUES)
     assert found.detected[np.arange(len(found)), found.rows].all()
-    again = samples.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
+    again = samples.moments_of_takes([take], tracks, Views(0.5, 3, 0))
     np.testing.assert_array_equal(found.pose, again.pose)
 
 
 def test_moments_of_training_have_the_labels_of_their_frames() -> None:
-    drawn = samples.of_training(source(people=1), 24, seed=5)
+    drawn = samples.draw_training_moments(source(people=1), 24, seed=5)
     assert len(drawn) > 12
     assert set(drawn.labels.tolist()) == {0, 1}
     assert drawn.detected[np.arange(len(drawn)), drawn.rows].all()
 
 
 @pytest.mark.parametrize("way", [methods.nearest_pose, methods.logistic_statistics])
-def test_simpler_ways_recognise_what_the_pose_tells(way: object) -> None:
-    known, unknown = asked([0, 1] * 20, ["a"] * 40), asked([1, 1, 0], ["b"] * 3)
-    scores = way(known, unknown, 3)  # type: ignore[operator]
+def test_baselines_recognise_poses(way: object) -> None:
+    training, unknown = label_poses([0, 1] * 20, ["a"] * 40), label_poses([1, 1, 0], ["b"] * 3)
+    scores = way(training, unknown, 3)  # type: ignore[operator]
     assert scores.shape == (3, 3)
     assert scores.argmax(axis=1).tolist() == [1, 1, 0]
 
 
 def test_lart_scores_are_mean_of_sigmoids_around_the_moment() -> None:
     torch.manual_seed(0)
-    model, these = LART(TINY).eval(), asked([0, 1], ["a", "b"])
+    model, these = LART(TINY).eval(), label_poses([0, 1], ["a", "b"])
     scores = methods.lart(model, these, rate=15.0)
     tracks = methods.TrackBatch(torch.from_numpy(these.pose)[:, :, None], torch.ones(2, FRAMES, 1, 1))
     with torch.inference_mode():
@@ -98,7 +96,7 @@ def test_lart_scores_are_mean_of_sigmoids_around_the_moment() -> None:
 
 
 def test_table_counts_by_class_with_errors_from_eight_recordings() -> None:
-    these = asked([0, 0, 0, 1], ["a", "a", "b", "c"])
+    these = label_poses([0, 0, 0, 1], ["a", "a", "b", "c"])
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
     counted = table(these, {"way": scores}, ("walk", "stand"))
     walk, stand = counted["classes"]
@@ -106,7 +104,7 @@ def test_table_counts_by_class_with_errors_from_eight_recordings() -> None:
     assert walk["accuracy"] == {"way": pytest.approx(2 / 3, abs=1e-4)}
     assert stand["average_precision"] == {"way": 0.5}  # one of the walkers scores higher
     assert counted["accuracy"] == {"way": {"value": 0.75}}
-    many = asked([0] * 8, list("abcdefgh"))
+    many = label_poses([0] * 8, list("abcdefgh"))
     errors = table(many, {"way": np.repeat(scores[:2], 4, axis=0)}, ("walk", "stand"))["accuracy"]["way"]
     assert errors == {"value": 0.5, "standard_error": pytest.approx(np.std([1] * 4 + [0] * 4, ddof=1) / np.sqrt(8), abs=1e-4)}
 
@@ -118,22 +116,22 @@ def test_confusion_matrix_has_only_evaluated_classes() -> None:
     assert {"3", "1"} <= set(texts)
 
 
-def shipped() -> tuple[Motions, ActionsQuality]:
-    """Data and evaluation of the shipped recipe."""
+def read_shipped() -> tuple[Motions, ActionsQuality]:
+    """Read data and evaluation of the shipped recipe."""
     plan = recipe.read(RECIPE)
     assert isinstance(plan.data, Motions) and plan.release and isinstance(plan.release.quality, ActionsQuality)
     return plan.data, plan.release.quality
 
 
 def test_test_recordings_are_not_trained_on() -> None:
-    data, quality = shipped()
-    files = [recording.file for recording in (*data.recordings, *quality.validation, *quality.held_out)]
+    data, quality = read_shipped()
+    files = [recording.file for recording in (*data.recordings, *quality.held_out)]
     assert len(set(files)) == len(files)
 
 
 def test_class_with_one_recording_is_unverified() -> None:
-    data, quality = shipped()
-    rows = {row["label"]: row for row in standing_behind(MotionTracks(data, ()), quality)}
+    data, quality = read_shipped()
+    rows = {row["label"]: row for row in count_recordings(MotionTracks(data, ()), quality)}
     assert rows["backflip"] == {"label": "backflip", "recordings": 1, "unverified": True}
     assert rows["climb"] == {"label": "climb", "recordings": 5, "unverified": False}
 
@@ -150,19 +148,6 @@ def test_shipped_recipe_is_the_bundles() -> None:
     assert plan["data"] | {"frames": 1, "samples": 8192} == plan["phases"][1]["data"]
 
 
-def test_evaluation_needs_recordings_of_the_split(tmp_path: Path) -> None:
-    data, quality = shipped()
-    with pytest.raises(RecipeError, match=r"^release.quality: it lists no recordings of the split val; --split test"):
-        splits.recorded(DataSplit.VAL, MotionTracks(data, ()), quality, Views(1.0, 3, 0), tmp_path)
-
-
-def test_thresholds_without_validation_use_training_recordings(tmp_path: Path) -> None:
-    tracks, views = source(people=1), Views(0.5, 2, 0)
-    _, quality = shipped()
-    chosen = splits.for_choices(tracks, quality, views, tmp_path)
-    np.testing.assert_array_equal(chosen.pose, splits.trained(tracks, views).pose)
-
-
 def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:
     looks = iter(({"right": 0.6}, {"right": 0.9}))
     file, weights = tmp_path / "evaluation" / "test.json", {"weights": "a"}
@@ -173,11 +158,11 @@ def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:
 
 
 def test_a_look_of_an_earlier_version_counts(tmp_path: Path) -> None:
-    shop = RunContext(tmp_path / "tiny-1.0.0", tmp_path, torch.device("cpu"))
-    (shop.runs / "judging").mkdir(parents=True)
-    (shop.runs / "judging" / "test.json").write_text('{"judged": {"weights": "a"}, "right": 0.6}')
-    assert read_or_evaluate_once(reports(shop) / "test.json", {"weights": "a"}, lambda: {"right": 0.9})["right"] == 0.6
-    assert not (shop.runs / "judging").exists()
+    context = RunContext(tmp_path / "tiny-1.0.0", tmp_path, torch.device("cpu"))
+    (context.runs / "judging").mkdir(parents=True)
+    (context.runs / "judging" / "test.json").write_text('{"judged": {"weights": "a"}, "right": 0.6}')
+    assert read_or_evaluate_once(reports(context) / "test.json", {"weights": "a"}, lambda: {"right": 0.9})["right"] == 0.6
+    assert not (context.runs / "judging").exists()
 
 
 def moments_of(labels: list[int]) -> Moments:
@@ -189,15 +174,15 @@ def test_threshold_is_least_score_with_wanted_precision() -> None:
     """`walk` is right at 0.9, 0.8, 0.7, 0.6, wrong at 0.5 and 0.4; `stand` is wrong where it scores most, and so is `jump`."""
     walk = np.array([[score, 0.1, 0.3] for score in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)])
     stand = np.array([[0, 0.9, 0.2]])
-    asked, scores = moments_of([0, 0, 0, 0, 1, 1, 2]), np.concatenate([walk, stand])
-    least = thresholds(asked.labels, scores, precision=0.8)
-    assert least == [0.5, 1.0, 1.0]  # four of five are right
-    found = reliance(asked.labels, scores, least)
+    moments, scores = moments_of([0, 0, 0, 0, 1, 1, 2]), np.concatenate([walk, stand])
+    minimum_scores = thresholds(moments.labels, scores, precision=0.8)
+    assert minimum_scores == [0.5, 1.0, 1.0]  # four of five are right
+    found = reliance(moments.labels, scores, minimum_scores)
     assert (found["right"], found["sure"], found["right_of_sure"]) == (0.5714, 0.7143, 0.8)
 
 
 def test_marked_person_counts_if_the_best_box_is_theirs() -> None:
-    """Two who stand side by side for a second, at 10 frames a second; only the left one is answered, and not between 0.3 and 0.6 s."""
+    """Return an output for two people, 10 frames in a second: only the left one is detected, and not between 0.3 and 0.6 s."""
     clip = MarkedClip(
         name="made up",
         file="none",
@@ -205,7 +190,7 @@ def test_marked_person_counts_if_the_best_box_is_theirs() -> None:
     )
     times = [0.0, 0.1, 0.2, 0.7, 0.8, 0.9, 1.0]
     boxes = np.array([[1, time, 1, 0, 10, 40, 0.9] for time in times])
-    found = person_frames(Watched(clip, 10.0, boxes, np.zeros((0, 3)), np.zeros((0, 2), np.float32)))
+    found = person_frames(PipelineOutput(clip, 10.0, boxes, np.zeros((0, 3)), np.zeros((0, 2), np.float32)))
     assert found["people"] == {
         "left": {"frames": 11, "seen": 7, "longest_gap_s": 0.4},
         "right": {"frames": 6, "seen": 0, "longest_gap_s": 0.6},
@@ -218,7 +203,7 @@ def test_shipped_pipeline_names_somersault_of_the_demo() -> None:
     pipeline = bundle.read(ROOT / "bundles/actions/1.1.0")
     loaded = load(pipeline)
     assert loaded.steps is not None and pipeline.spec.clip is not None
-    [demo] = [clip for clip in marked() if clip.name == "demo"]
+    [demo] = [clip for clip in read_marks() if clip.name == "demo"]
     try:
         watched = watch(loaded.steps, demo, pipeline.spec.clip.rate, pipeline.spec.config["detail"], ROOT / ".cache" / "data")
     except DataError as error:

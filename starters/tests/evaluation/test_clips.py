@@ -27,16 +27,16 @@ def walk(heading: float, direction: float, speeds: list[float]) -> np.ndarray[An
     return np.column_stack([places, np.full(len(speeds), heading)])
 
 
-def test_a_walk_counts_where_no_wall_stops_it_or_turns_it_aside() -> None:
-    assert vizdoom.walks_on(walk(40, 40, [8.0] * 60), 1)
-    assert vizdoom.walks_on(walk(40, 220, [8.0] * 60), -1)
-    assert not vizdoom.walks_on(walk(40, 220, [8.0] * 60), 1)
-    assert not vizdoom.walks_on(walk(40, 75, [8.0] * 60), 1)
-    assert not vizdoom.walks_on(walk(40, 40, [8.0] * 45 + [0.0] * 15), 1)
-    assert not vizdoom.walks_on(walk(40, 40, [0.0] * 60), 1)
+def test_a_walk_counts_unless_a_wall_stops_or_diverts_it() -> None:
+    assert vizdoom.is_straight_walk(walk(40, 40, [8.0] * 60), 1)
+    assert vizdoom.is_straight_walk(walk(40, 220, [8.0] * 60), -1)
+    assert not vizdoom.is_straight_walk(walk(40, 220, [8.0] * 60), 1)
+    assert not vizdoom.is_straight_walk(walk(40, 75, [8.0] * 60), 1)
+    assert not vizdoom.is_straight_walk(walk(40, 40, [8.0] * 45 + [0.0] * 15), 1)
+    assert not vizdoom.is_straight_walk(walk(40, 40, [0.0] * 60), 1)
 
 
-def played(package: object, cache: Path, clips: int, seconds: float) -> Iterator[GameClip]:
+def record_clips(package: object, cache: Path, clips: int, seconds: float) -> Iterator[GameClip]:
     frames = np.random.default_rng(0).integers(0, 256, (round(seconds * vizdoom.RATE), 24, 32, 3), np.uint8)
     return (GameClip(frames, ACTIONS[number % len(ACTIONS)]) for number in range(clips))
 
@@ -85,7 +85,7 @@ def small(cache: Path) -> dict[str, Any]:
 
 
 def test_recipe_ends_in_bundle_with_accuracy_of_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vizdoom, "played", played)  # the real one is a large package
+    monkeypatch.setattr(vizdoom, "record_clips", record_clips)  # the real one is a large package
     file, places = tmp_path / "recipe.yaml", ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     file.write_text(yaml.safe_dump(small(tmp_path / "cache")))
     assert cli.main([str(file), *places, "--bundles", str(tmp_path / "bundles"), "--no-tensorboard"]) == 0

@@ -15,7 +15,7 @@ from models.systems.depth.model import LiteDepth
 from starters.data.renders.scenes import Renders
 from starters.evaluation import depth as depths
 from starters.evaluation.cards import card as model_card
-from starters.evaluation.depth import error, inflated
+from starters.evaluation.depth import error, inflate
 from starters.tests import meshes
 from training import cli, recipe
 from training.data.captures import DepthCapture
@@ -31,8 +31,8 @@ def ball(side: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_outline_of_a_ball_is_inflated_to_a_ball() -> None:
     depth, mask = ball()
-    assert error(inflated(mask), depth, mask) < 0.05  # the edge of a mask has steps
-    assert error(-inflated(mask), depth, mask) == pytest.approx(error(torch.zeros(64, 64), depth, mask))
+    assert error(inflate(mask), depth, mask) < 0.05  # the edge of a mask has steps
+    assert error(-inflate(mask), depth, mask) == pytest.approx(error(torch.zeros(64, 64), depth, mask))
     assert 0.7 < error(torch.zeros(64, 64), depth, mask) < 0.9
     assert error(100 * depth + 7, depth, mask) < 1e-6
 

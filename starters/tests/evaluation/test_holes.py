@@ -7,12 +7,12 @@ import torch
 
 from models.bundle_schema import Preprocess
 from starters.data.images.clip_art import series_of
-from starters.evaluation.inpainting.holes import Drawings, cut, drawings
+from starters.evaluation.inpainting.holes import HeldOutDrawings, cut, drawings
 from starters.evaluation.inpainting.quality import InpaintingQuality
 from starters.evaluation.inpainting.settings import Hole
 
 
-def held_out(content: dict[str, Any], packages: Path, images: int = 200) -> Drawings:
+def held_out(content: dict[str, Any], packages: Path, images: int = 200) -> HeldOutDrawings:
     settings = InpaintingQuality.model_validate(content["release"]["quality"])
     return drawings(settings.data, Preprocess.model_validate(content["preprocess"]), packages, slice(images))
 

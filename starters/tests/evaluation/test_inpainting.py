@@ -1,4 +1,4 @@
-"""From a recipe to a bundle that says how well it fills holes, and evaluating in pieces."""
+"""A recipe becomes a bundle with an evaluation of inpainting, and evaluations continue after a stop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runs(made: Path, tmp_path: Path) -> Path:
     return copied
 
 
-def evaluated(runs: Path) -> list[Path]:
+def result_files(runs: Path) -> list[Path]:
     return sorted((runs / "tiny-inpaint-1.0.0/evaluation").glob("*.jsonl"))
 
 
@@ -66,14 +66,14 @@ def test_a_difference_is_paired(made: Path) -> None:
     primary, telea = rows["DiffMAE, 3 steps", "boxes"], rows["Telea", "boxes"]
     for score in ("perceptual", "psnr", "ssim"):
         assert telea["primary_minus_this"][score]["value"] == pytest.approx(primary[score]["value"] - telea[score]["value"], abs=3e-5)
-    apart = (primary["psnr"]["standard_error"] ** 2 + telea["psnr"]["standard_error"] ** 2) ** 0.5
-    assert telea["primary_minus_this"]["psnr"]["standard_error"] != pytest.approx(apart, rel=1e-3)
+    independent_error = (primary["psnr"]["standard_error"] ** 2 + telea["psnr"]["standard_error"] ** 2) ** 0.5
+    assert telea["primary_minus_this"]["psnr"]["standard_error"] != pytest.approx(independent_error, rel=1e-3)
 
 
 def test_evaluation_in_pieces_equals_evaluation_at_once(made: Path, runs: Path, recipe_file: Path, packages: Path) -> None:
     arguments = [str(recipe_file), "--runs", str(runs), "--cache", str(packages)]
     assert evaluate([*arguments, "--only", "telea"]) == 0
-    [boxes, centre] = evaluated(runs)
+    [boxes, centre] = result_files(runs)
     boxes.write_text("".join(boxes.read_text().splitlines(keepends=True)[:2]) + "[0.1, 2")  # killed while it wrote
     untouched = centre.read_text()
     assert evaluate(arguments) == 0
@@ -88,11 +88,11 @@ def test_evaluation_in_pieces_equals_evaluation_at_once(made: Path, runs: Path, 
 def test_what_was_scored_is_not_scored_again(runs: Path, recipe_file: Path, packages: Path) -> None:
     arguments = [str(recipe_file), "--runs", str(runs), "--cache", str(packages), "--only", "mean"]
     assert evaluate(arguments) == 0
-    for file in evaluated(runs):
+    for file in result_files(runs):
         file.write_text("[0.5, 20.25, 0.75]\n" * 4)
-    marked = [file.read_text() for file in evaluated(runs)]
+    marked = [file.read_text() for file in result_files(runs)]
     assert evaluate(arguments) == 0
-    assert [file.read_text() for file in evaluated(runs)] == marked
+    assert [file.read_text() for file in result_files(runs)] == marked
 
 
 def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,23 +101,25 @@ def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("changes", "message"),
     [
         (["--split", "test"], "--split: kind inpainting has no splits to choose from; leave it out"),
         (["--phase", "third"], "--phase: unknown phase third; the phases are begin, one-step, finish"),
         (["release.quality=null"], "release.quality: the recipe asks for no measurement, so there is nothing to evaluate"),
     ],
 )
-def test_what_a_recipe_has_none_of_is_refused(recipe_file: Path, asked: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate([str(recipe_file), *asked]) == 2
-    assert capsys.readouterr().err == f"{said}\n"
+def test_what_a_recipe_has_none_of_is_refused(
+    recipe_file: Path, changes: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate([str(recipe_file), *changes]) == 2
+    assert capsys.readouterr().err == f"{message}\n"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"one_step": "nothing"}, "release.quality.one_step: unknown phase nothing; the phases are begin, one-step, finish"),
-        ({"primary_steps": 2}, r"primary_steps: 2 is none of steps \(1, 3\)"),
+        ({"primary_steps": 2}, r"primary_steps: 2 is not among steps \(1, 3\)"),
         ({"steps": [3, 1]}, "steps: give each once, ascending"),
     ],
 )

@@ -62,11 +62,11 @@ def test_twins_are_named_by_nearest_neighbour_above_chance(evaluated: dict[str, 
 
 def test_titles_that_share_no_word_find_nothing_by_words(evaluated: dict[str, Any]) -> None:
     titles = evaluated["titles"]
-    assert titles["n"] >= 4  # "a" is no word, and the words of the titles are made up
+    assert titles["n"] >= 4  # "a" is not a word, and the words of the titles are made up
     assert titles["ways"][PIXELS]["top1"]["value"] == 0.0 == titles["ways"][FEATURES]["top1"]["value"]
 
 
-def test_languages_are_told_apart_by_whether_they_were_learnt(evaluated: dict[str, Any]) -> None:
+def test_report_marks_languages_that_were_held_back(evaluated: dict[str, Any]) -> None:
     rows = {row["language"]: row for row in evaluated["languages"]}
     assert {language: row["held_back"] for language, row in rows.items()} == {"en": False, "fr": False, "la": True}
     assert rows["la"]["top1"]["n"] == 10 and rows["fr"]["top1"]["n"] == 12

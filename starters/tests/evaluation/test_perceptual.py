@@ -15,11 +15,11 @@ from training.errors import DataError
 
 
 def test_published_names_are_timms_with_the_same_shapes() -> None:
-    wanted = timm.create_model(ARCHITECTURE).state_dict()
+    expected = timm.create_model(ARCHITECTURE).state_dict()
     # Both libraries list parameters in the order of the network.
-    converted = convert(dict(zip(published_names(), wanted.values(), strict=True)))
-    assert {name: value.shape for name, value in converted.items()} == {name: value.shape for name, value in wanted.items()}
-    assert all(torch.equal(converted[name], value) for name, value in wanted.items())
+    converted = convert(dict(zip(published_names(), expected.values(), strict=True)))
+    assert {name: value.shape for name, value in converted.items()} == {name: value.shape for name, value in expected.items()}
+    assert all(torch.equal(converted[name], value) for name, value in expected.items())
 
 
 def test_perceptual_distance_is_zero_if_equal_and_grows(content: dict[str, Any], packages: Path) -> None:

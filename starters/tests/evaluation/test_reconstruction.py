@@ -110,14 +110,14 @@ def test_evaluating_again_reads_what_was_scored(trained: tuple[Path, list[str]])
     assert evaluation.main(places) == 0
     files = {file: file.read_text() for file in (folder / "runs/tiny-reconstruct-1.0.0/evaluation").glob("reconstruction-*.jsonl")}
     assert len(files) == 2
-    for file, whole in files.items():
-        file.write_text(whole[: len(whole) // 2])  # torn in a row
+    for file, content in files.items():
+        file.write_text(content[: len(content) // 2])  # torn in a row
     assert evaluation.main(places) == 0
-    assert sum(file.read_text() == whole for file, whole in files.items()) == 1  # of one split; the test is not looked at again
+    assert sum(file.read_text() == content for file, content in files.items()) == 1  # of one split; the test is not looked at again
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("release.quality.ablation=other", "release.quality.ablation: unknown phase other; the phases are back, shape, plain"),
         ("data.back=null", "release.quality: kind reconstruction is for data of kind renders with back: true"),
@@ -125,11 +125,11 @@ def test_evaluating_again_reads_what_was_scored(trained: tuple[Path, list[str]])
     ],
 )
 def test_what_cannot_be_evaluated_is_named(
-    trained: tuple[Path, list[str]], change: str, said: str, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, list[str]], change: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, places = trained
     assert evaluation.main([*places, change]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert evaluation.main([*places, "--only", "MCC"]) == 2
     assert capsys.readouterr().err == "--only: kind reconstruction is evaluated as a whole; leave it out\n"
 
@@ -139,8 +139,8 @@ def test_a_dry_run_needs_no_phase_that_was_not_trained(
 ) -> None:
     _, places = trained
     assert cli.main([places[0], "--runs", str(tmp_path), *places[3:], "--phase", "shape", "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "phase shape: MCCObjective" in told and "views/s" in told
+    printed = capsys.readouterr().out
+    assert "phase shape: MCCObjective" in printed and "views/s" in printed
 
 
 def test_starter_recipe_holds_out_categories_from_ablation() -> None:
@@ -150,8 +150,8 @@ def test_starter_recipe_holds_out_categories_from_ablation() -> None:
     held_out = {"Vehicles": "test", "Bathroom": "test", "Lights": "test", "Office": "val", "Bedroom": "val"}
     assert len(libraries) == 4 and all(library.parts == held_out and library.views == 24 for library in libraries)
     back, shape, plain = plan.phases
-    whole, without = (plan.model_of(phase).resolve(0) for phase in (back, plain))
-    assert dataclasses.replace(whole, back=None) == without
+    full, without = (plan.model_of(phase).resolve(0) for phase in (back, plain))
+    assert dataclasses.replace(full, back=None) == without
     assert shape.objective == plain.objective and shape.loop == plain.loop and shape.optimiser == plain.optimiser
-    network = MCC(whole)
+    network = MCC(full)
     assert network.back is not None and sum(weights.numel() for weights in network.back.parameters()) <= 1_500_000

@@ -8,7 +8,7 @@ from models.bundle_schema import QuerySpace
 from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC
 from starters.evaluation.reconstruction.shapes import occupancies
-from starters.evaluation.reconstruction.surfaces import Match, Truth, extruded, sampled
+from starters.evaluation.reconstruction.surfaces import Match, Truth, extrude, sample_surface
 from tests.models.systems.mcc.test_mcc_nearest import CONFIG
 
 
@@ -29,13 +29,13 @@ def test_all_thresholds_at_once_give_what_each_alone_gives() -> None:
 
 def test_an_extrusion_is_a_hollow_body_behind_what_is_seen() -> None:
     grid = np.stack([*np.meshgrid(np.arange(5.0), np.arange(5.0)), np.full((5, 5), 1000.0)], axis=-1).astype(np.float32)
-    body = extruded(grid, np.ones((5, 5), np.bool_), np.zeros(3, np.float32), depth=2.0, step=0.5)
+    body = extrude(grid, np.ones((5, 5), np.bool_), np.zeros(3, np.float32), depth=2.0, step=0.5)
     depths = np.round(body[:, 2] - 1000, 1)
     assert {value: int((depths == value).sum()) for value in (0.0, 0.5, 1.0, 1.5, 2.0)} == {0.0: 25, 0.5: 16, 1.0: 16, 1.5: 16, 2.0: 25}
     assert len(body) == 98
 
 
-def test_adaptive_asking_asks_less_and_is_told_the_same() -> None:
+def test_adaptive_queries_are_fewer_with_the_same_result() -> None:
     torch.manual_seed(0)
     model = MCC(CONFIG).eval()
     init_nearest_attention(model)
@@ -45,17 +45,17 @@ def test_adaptive_asking_asks_less_and_is_told_the_same() -> None:
     space = QuerySpace(extent=1.5, reach=0.1)
     grid, dense = occupancies(model, sample, space, 0.1)
     threshold = float(np.quantile(dense, 0.9))
-    asked, told = occupancies(model, sample, space, 0.1, threshold)
-    assert len(grid) == 30**3 > 1.5 * len(asked)
-    known = {tuple(point): probability for point, probability in zip(np.round(grid, 3).tolist(), dense.tolist(), strict=True)}
-    assert told == pytest.approx([known[tuple(point)] for point in np.round(asked, 3).tolist()], abs=1e-5)
-    assert (told > threshold).sum() > 0.9 * (dense > threshold).sum()
+    points, occupancy = occupancies(model, sample, space, 0.1, threshold)
+    assert len(grid) == 30**3 > 1.5 * len(points)
+    expected = {tuple(point): probability for point, probability in zip(np.round(grid, 3).tolist(), dense.tolist(), strict=True)}
+    assert occupancy == pytest.approx([expected[tuple(point)] for point in np.round(points, 3).tolist()], abs=1e-5)
+    assert (occupancy > threshold).sum() > 0.9 * (dense > threshold).sum()
 
 
 def test_surface_points_are_even_however_it_is_divided() -> None:
     corners = np.array([[0, 0, 0], [2, 0, 0], [2, 1, 0], [0, 1, 0], [0.1, 0, 0], [0.1, 1, 0]], np.float32)
     faces = np.array([[0, 4, 5], [0, 5, 3], [4, 1, 2], [4, 2, 5]])
-    points = sampled(corners, faces, 2000, np.random.default_rng(0))
+    points = sample_surface(corners, faces, 2000, np.random.default_rng(0))
     assert len(points) == pytest.approx(4000, abs=2) and (points >= 0).all() and (points <= [2, 1, 0]).all()
     assert (points[:, 0] < 0.1).mean() == pytest.approx(0.05, abs=0.02)
-    assert sampled(corners, faces[:0], 2000, np.random.default_rng(0)).shape == (0, 3)
+    assert sample_surface(corners, faces[:0], 2000, np.random.default_rng(0)).shape == (0, 3)

@@ -156,18 +156,20 @@ def test_a_sound_of_several_windows_has_the_mean_of_their_scores(tmp_path: Path)
     content = small(tmp_path / "cache")
     plan = recipe.Recipe.model_validate(content)
     settings = plan.model_of(plan.phases[1]).resolve(3)
-    network, hearing = MAViL(settings).eval(), sounds.Hearing(plan.sound) if plan.sound else None
-    assert hearing is not None
+    network, features = MAViL(settings).eval(), sounds.SoundFeatures(plan.sound) if plan.sound else None
+    assert features is not None
     torch.nn.init.normal_(network.head["a"].weight)
     wave = RECORDINGS["flute_long"] * np.linspace(1, 0, 2 * RATE).astype(np.float32)
-    alone = [hearing.logits(network, [part]) for part in (wave[:10_480], wave[10_240:20_720], wave[20_480:30_960])]
-    mean = np.mean([np.exp(logits) for logits in [*alone, hearing.logits(network, [wave[30_720:]])]], axis=0)
-    np.testing.assert_allclose(np.exp(hearing.logits(network, [wave])), mean, atol=1e-5)
+    alone = [features.logits(network, [part]) for part in (wave[:10_480], wave[10_240:20_720], wave[20_480:30_960])]
+    mean = np.mean([np.exp(logits) for logits in [*alone, features.logits(network, [wave[30_720:]])]], axis=0)
+    np.testing.assert_allclose(np.exp(features.logits(network, [wave])), mean, atol=1e-5)
 
 
 def test_tries_of_one_source_count_as_one() -> None:
     values = np.array([1.0, 1, 1, 1, 0, 0, 0, 0])
-    apart = metrics.cluster_mean(values, [str(number) for number in range(8)])
-    together = metrics.cluster_mean(values, ["a"] * 4 + ["b"] * 4)
-    assert apart.value == together.value == 0.5 and apart.standard_error == pytest.approx(metrics.mean(values).standard_error)
-    assert together.standard_error == pytest.approx(0.5)
+    independent = metrics.cluster_mean(values, [str(number) for number in range(8)])
+    cluster_mean = metrics.cluster_mean(values, ["a"] * 4 + ["b"] * 4)
+    assert independent.value == cluster_mean.value == 0.5 and independent.standard_error == pytest.approx(
+        metrics.mean(values).standard_error
+    )
+    assert cluster_mean.standard_error == pytest.approx(0.5)
