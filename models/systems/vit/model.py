@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.attention_pool import AttentionPool
-from models.layers.block import TransformerBlock, drop_path_rates
+from kernels import ops
+from models.layers.block import Mlp, TransformerBlock, drop_path_rates
 from models.layers.classifier_output import ClassifierOutput
 from models.layers.efficientnet_lite import CHANNELS, PATCH, LitePatches
 from models.layers.initialisation import initialise_like_slowfast
@@ -156,6 +156,30 @@ SIZES: Mapping[str, ViTConfig] = {
     "vit_huge_patch14": ViTConfig(patch_size=14, width=1280, depth=32, heads=16),
 }
 """Published sizes of AugReg, DeiT and SWAG; MAE fine-tunes the last three with `Pool.MEAN`, SWAG at 384 to 518 px."""
+
+
+class AttentionPool(nn.Module):
+    """Pooling by a trained query that attends to tokens (section 3.2 of arXiv 2106.04560; the head of SigLIP, arXiv 2303.15343)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, norm_eps: float, tanh_gelu: bool = False) -> None:
+        """hidden: width of the MLP behind the attention."""
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.zeros(1, 1, width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = Mlp(width, hidden, tanh_gelu=tanh_gelu)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Pool tokens (B, N, C) → (B, C). A merged token counts as those that it stands for, as in a mean."""
+        split = (self.heads, -1)
+        q = self.q(self.query).unflatten(-1, split).transpose(1, 2).expand(len(tokens.x), -1, -1, -1)  # (B, H, 1, D)
+        k, v = self.kv(tokens.x).unflatten(-1, (2, *split)).permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
+        attended = self.proj(ops.size_biased_attention(q, k, v, tokens.size).transpose(1, 2).flatten(2))[:, 0]  # (B, C)
+        pooled: Tensor = attended + self.mlp(self.norm(attended))
+        return pooled
 
 
 class ViT(nn.Module):
