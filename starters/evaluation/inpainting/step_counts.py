@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from starters.evaluation.inpainting.holes import HeldOutDrawings
 from starters.evaluation.inpainting.methods import DiffusionFiller, Filler
 from starters.evaluation.inpainting.perceptual import PerceptualDistance
 from starters.evaluation.inpainting.settings import Hole, InpaintingSettings
+from starters.evaluation.score_log import read_log
 from training import phase_runner
 from training.errors import RecipeError, TrainingError
 from training.evaluation.report import reports, round_weights
@@ -136,9 +137,7 @@ def run(
 def _rows(contest: FillingEvaluation, filler: Filler, kind: Hole, cut: torch.Tensor, batch: int) -> Rows:
     pixels = contest.drawings.pixels
     file = contest.folder / f"{kind.value}-{_digest(contest, filler)}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done = _read(file)[: len(pixels)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in done), encoding="utf-8")  # without an incomplete last line
+    done = read_log(file)
     for first in range(len(done), len(pixels), batch):
         part = slice(first, first + batch)
         truth, hole = pixels[part], cut[part]
@@ -156,15 +155,3 @@ def _rows(contest: FillingEvaluation, filler: Filler, kind: Hole, cut: torch.Ten
 def _digest(contest: FillingEvaluation, filler: Filler) -> str:
     content = contest.drawings.pixels.numpy().tobytes() + json.dumps([_REVISION, filler.name, filler.identity, contest.seed]).encode()
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _read(file: Path) -> list[Sequence[float]]:
-    if not file.is_file():
-        return []
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows

@@ -12,8 +12,6 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +37,7 @@ from starters.evaluation.reconstruction.shapes import (
     views_of,
 )
 from starters.evaluation.reconstruction.surfaces import Match, Truth
+from starters.evaluation.score_log import read_log
 from training import phase_runner
 from training.data.source import Sample
 from training.errors import RecipeError
@@ -147,10 +146,9 @@ def calibrate(evaluation: ReconstructionEvaluation) -> Calibration:
 def run(evaluation: ReconstructionEvaluation, chosen: Calibration, source: RenderedScenes) -> dict[int, ReconstructionScores]:
     """Score the first views of every object; return scores by index of the view."""
     file = reports(evaluation.context) / f"reconstruction-{_digest(evaluation, chosen, source)}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
     done = {
         index: ReconstructionScores({way: Match(*values) for way, values in found.items()}, colours)
-        for index, (found, colours) in _rows_of(file).items()
+        for index, (found, colours) in read_log(file)
     }
     for name, views in views_of(source, evaluation.settings.views).items():
         for index in views:
@@ -162,21 +160,6 @@ def run(evaluation: ReconstructionEvaluation, chosen: Calibration, source: Rende
                 scores = ", ".join(f"{way} {row.found[way].f1:.3f}" for way in (NETWORK, PLAIN, EXTRUDED))
                 print(f"{name}: {scores}", file=sys.stderr, flush=True)
     return done
-
-
-def _rows_of(file: Path) -> dict[int, Any]:
-    """Read scores by index of the view; remove an incomplete last line from the file."""
-    rows: dict[int, Any] = {}
-    complete: list[str] = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            index, row = json.loads(line)
-        except ValueError:
-            break
-        rows[index] = row
-        complete.append(line + "\n")
-    file.write_text("".join(complete), encoding="utf-8")
-    return rows
 
 
 def _digest(evaluation: ReconstructionEvaluation, chosen: Calibration, source: RenderedScenes) -> str:
