@@ -175,8 +175,8 @@ def test_gaps_between_detections_are_dashed_and_unsure_marked(page: Page) -> Non
     """At 0 s the person is seen, at 0.2 s they are between two sightings, at 0.8 s too far from both."""
     told = page.evaluate(
         """async (person) => {
-            const { Clip } = await import('./static/tasks/clip.js');
-            const { labelsAt, segments } = await import('./static/tasks/people.js');
+            const { Clip } = await import('./static/tasks/actions/clip_player.js');
+            const { labelsAt, segments } = await import('./static/tasks/actions/people.js');
             const clip = new Clip({ ontime() {}, people: () => [person], least: () => 0 });
             clip.describe({ width: 160, height: 120, duration_s: 2 });
             const leftEdge = (time, x) => {

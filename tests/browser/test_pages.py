@@ -35,7 +35,7 @@ def test_a_tab_is_light_until_something_needs_three(context: BrowserContext, ser
         page.locator(f"#panel-{task} .samples img").first.wait_for()
         page.wait_for_load_state("networkidle")
         loaded: dict[str, int] = page.evaluate(LOADED)
-    assert any(name.endswith(f"tasks/{task}.js") for name in loaded)
+    assert any(name.endswith(f"tasks/{task}/tab.js") for name in loaded)
     assert not any("vendor" in name for name in loaded)
     assert sum(loaded.values()) < MOST_BYTES, loaded
 

@@ -211,7 +211,7 @@ def test_classify(refused: Page, context: BrowserContext, service: Service) -> N
 
 def test_a_page_that_has_nothing_to_show(context: BrowserContext, service: Service) -> None:
     with quiet_page(context, refused=True) as page:
-        page.route("**/tasks/classify.js", lambda route: route.abort())
+        page.route("**/tasks/classify/tab.js", lambda route: route.abort())
         page.goto(service.url)
         expect(page.get_by_role("alert")).to_contain_text("This tab could not be loaded.")
         look(page, "a tab that could not load")

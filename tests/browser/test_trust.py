@@ -133,11 +133,11 @@ def test_what_a_sample_had_set_goes_with_it(page: Page) -> None:
 
 def test_a_tab_that_could_not_load_offers_to_reload(context: BrowserContext, service: Service) -> None:
     with quiet_page(context, refused=True) as page:
-        page.route("**/tasks/inpaint.js", lambda route: route.abort())
+        page.route("**/tasks/inpaint/tab.js", lambda route: route.abort())
         page.goto(f"{service.url}/#inpaint")
         panel = page.get_by_role("tabpanel", name="Inpaint")
         expect(panel).to_contain_text("This tab could not be loaded.")
-        page.unroute("**/tasks/inpaint.js")
+        page.unroute("**/tasks/inpaint/tab.js")
         panel.get_by_role("button", name="Reload").click()
         expect(panel.get_by_role("button", name="Run", exact=True)).to_be_visible()
 

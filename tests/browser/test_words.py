@@ -365,7 +365,7 @@ def test_the_tab_is_light(context: BrowserContext, speaker: Service) -> None:
         page.locator("#panel-words .samples img").first.wait_for()
         page.wait_for_load_state("networkidle")
         sizes: dict[str, int] = page.evaluate(LOADED)
-    assert any(name.endswith("tasks/words.js") for name in sizes)
+    assert any(name.endswith("tasks/words/tab.js") for name in sizes)
     assert sum(sizes.values()) < MOST_BYTES, sizes
 
 

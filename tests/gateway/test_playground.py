@@ -28,7 +28,7 @@ SUFFIXES = re.compile(r"(-mask|-depth)?\.png$")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
 
 
-@pytest.mark.parametrize("path", ["/", "/status", "/static/playground.js", "/static/tasks/classify.js", "/static/samples/brazil.png"])
+@pytest.mark.parametrize("path", ["/", "/status", "/static/playground.js", "/static/tasks/classify/tab.js", "/static/samples/brazil.png"])
 def test_pages_and_files_come_with_a_strict_policy(gateway: Gateway, path: str) -> None:
     response = gateway.http.get(path)
     assert response.status_code == 200

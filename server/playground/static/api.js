@@ -1,7 +1,7 @@
 // The service, through its public API alone.
 
 import { EventParser } from "./events.js";
-import { key, keyHeaders, mayTryAgain } from "./key.js";
+import { key, authHeaders, askForKey } from "./api_key.js";
 
 const UNAUTHORIZED = "urn:opsin:unauthorized"; // a 401 of a proxy asks for something else than a key
 
@@ -45,16 +45,16 @@ export async function getJson(path) {
 }
 
 /** sent: {parts: [[part, blob, name], …], options: {name: value, or a list of them}}. */
-function formOf({ parts, options }) {
+function toFormData({ parts, options }) {
   const form = new FormData();
   for (const [part, blob, name] of parts) form.append(part, blob, name);
   for (const [name, value] of Object.entries(options)) for (const one of [value].flat()) form.append(name, one);
   return form;
 }
 
-/** A form (as formOf has it), and its events to the answer. hear: { sent(loaded, total), event(name, data, id) }. Rejects with Problem or Stopped. */
+/** A form (as toFormData has it), and its events to the answer. hear: { sent(loaded, total), event(name, data, id) }. Rejects with Problem or Stopped. */
 export async function post(path, sent, hear, signal) {
-  return ending(await send("POST", path, { Accept: "text/event-stream" }, hear, signal, formOf(sent)));
+  return ending(await send("POST", path, { Accept: "text/event-stream" }, hear, signal, toFormData(sent)));
 }
 
 /** The events of a URL to the answer. Rejects as post does; with a Problem of status 0 where the stream broke. */
@@ -64,7 +64,7 @@ export async function follow(path, headers, hear, signal) {
 
 /** A form that is answered later: the job as GET /v1/jobs/{id} tells it. Rejects as post does. */
 export async function submit(path, sent, hear, signal) {
-  const { request } = await send("POST", path, { Prefer: "respond-async" }, hear, signal, formOf(sent));
+  const { request } = await send("POST", path, { Prefer: "respond-async" }, hear, signal, toFormData(sent));
   if (request.status !== 202) throw refusal(request);
   return JSON.parse(request.responseText);
 }
@@ -76,14 +76,14 @@ export async function getBlob(path, type) {
 }
 
 /** The same work, but once at a time: whoever asks meanwhile waits for the one that runs. It may last as long as a user thinks about a key. */
-export function oneAtATime(work) {
+export function coalesce(work) {
   let running = null;
   return () => (running ??= work().finally(() => (running = null)));
 }
 
 /** Removes what a URL stands for, also when the page goes. */
 export function remove(path) {
-  fetch(at(path), { method: "DELETE", headers: keyHeaders(), keepalive: true }).catch(() => {}); // else it expires by itself
+  fetch(at(path), { method: "DELETE", headers: authHeaders(), keepalive: true }).catch(() => {}); // else it expires by itself
 }
 
 /** A response that is no refusal; where a key is needed, once the user has given one. */
@@ -92,13 +92,13 @@ async function get(path, type) {
     const sent = key();
     let response;
     try {
-      response = await fetch(at(path), { headers: { Accept: type, ...keyHeaders() } });
+      response = await fetch(at(path), { headers: { Accept: type, ...authHeaders() } });
     } catch {
       throw unreachable();
     }
     if (response.ok) return response;
     const problem = problemOf(parsed(await response.text()), response.status, response.headers.get("Retry-After"));
-    if (problem.type !== UNAUTHORIZED || !(await mayTryAgain(sent, problem.detail))) throw problem;
+    if (problem.type !== UNAUTHORIZED || !(await askForKey(sent, problem.detail))) throw problem;
   }
 }
 
@@ -106,10 +106,10 @@ async function get(path, type) {
 async function send(method, path, headers, hear, signal, form = null) {
   for (;;) {
     const sent = key();
-    const answer = await sendOnce(method, path, { ...headers, ...keyHeaders() }, hear, signal, form);
+    const answer = await sendOnce(method, path, { ...headers, ...authHeaders() }, hear, signal, form);
     if (answer.request.status !== 401) return answer;
     const problem = refusal(answer.request);
-    if (problem.type !== UNAUTHORIZED || !(await mayTryAgain(sent, problem.detail))) return answer;
+    if (problem.type !== UNAUTHORIZED || !(await askForKey(sent, problem.detail))) return answer;
   }
 }
 

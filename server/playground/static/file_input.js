@@ -2,14 +2,14 @@
 
 import { Problem, at } from "./api.js";
 import { h } from "./dom.js";
-import { Refusal } from "./file_kinds.js";
+import { FileRejected } from "./file_checks.js";
 
-const MOST_NAMED = 3; // files
+const MAX_NAMED = 3; // files
 
 /**
  * samples: [{name, label, model, thumbnail?, …}], files under static/samples, the thumbnail where it is not the file itself; stage: what shows
  * the file once it is there; accept: as <input type=file> has it; multiple: whether several may come at once; block(reason): nothing may run,
- * until onfile(file, sample or null) says otherwise, which raises Refusal for what it does not take; onsample(): a sample is there.
+ * until onfile(file, sample or null) says otherwise, which raises FileRejected for what it does not take; onsample(): a sample is there.
  * Returns {element, receive(files), filled(), first()}: filled says that a file is there that came in another way, first takes the first sample.
  */
 export function fileInput(panel, { samples, stage, invitation, accept, multiple = false, block, onfile, onsample }) {
@@ -63,7 +63,7 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
     for (const file of multiple ? files : files.slice(0, 1)) if (await take(() => file, null)) names.push(file.name);
     input.value = ""; // the same file may be chosen again
     taken.hidden = files.length < 2 || files.length === names.length;
-    const told = names.length > MOST_NAMED ? names.length : names.join(" and ") || "none";
+    const told = names.length > MAX_NAMED ? names.length : names.join(" and ") || "none";
     taken.textContent = `${files.length} files were given: ${told} ${names.length > 1 ? "are" : "is"} taken.`;
   }
 
@@ -79,7 +79,7 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
       filled();
       return true;
     } catch (error) {
-      if (!(error instanceof Refusal || error instanceof Problem)) throw error;
+      if (!(error instanceof FileRejected || error instanceof Problem)) throw error;
       block(before);
       tell(error, given);
       return false;
@@ -92,13 +92,13 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
     const other = tabs.find(({ id }) => error.tasks?.some((task) => id === `tab-${task}`));
     refusal.replaceChildren(
       error instanceof Problem ? `${error.title}: ${error.message}` : error.message,
-      other ? h("button", { type: "button", onclick: () => handOver(other.id.slice("tab-".length), given) }, `Open it in ${other.textContent}`) : "",
+      other ? h("button", { type: "button", onclick: () => offerOtherTab(other.id.slice("tab-".length), given) }, `Open it in ${other.textContent}`) : "",
     );
     refusal.hidden = false;
   }
 }
 
-function handOver(task, file) {
+function offerOtherTab(task, file) {
   document.dispatchEvent(new CustomEvent("handover", { detail: { task, file } }));
 }
 

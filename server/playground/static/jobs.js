@@ -1,14 +1,14 @@
 // Requests that are answered later. A job keeps its answer for a while, so that it can be fetched in several media types.
 
 import { Problem, follow, getBlob, getJson, remove, submit } from "./api.js";
-import { isKept } from "./kept.js";
+import { isJobSaved } from "./saved_job.js";
 
 const ATTEMPTS = 5; // to open a stream again that broke, without an event between them
 const PAUSE_MS = 1000;
 const jobs = new Set(); // that the service keeps for this page
 
 // one that runs is followed again when the page is loaded again
-addEventListener("pagehide", (event) => event.persisted || jobs.forEach((job) => isKept(job.id) || job.forget()));
+addEventListener("pagehide", (event) => event.persisted || jobs.forEach((job) => isJobSaved(job.id) || job.forget()));
 
 export class Job {
   #path;

@@ -1,17 +1,17 @@
 // The page: which tabs there are, which is open, whether the service is ready.
 
-import { getJson, oneAtATime } from "./api.js";
+import { getJson, coalesce } from "./api.js";
 import { commandLine, h, seconds } from "./dom.js";
-import { filesOf } from "./folders.js";
-import { key, keyButton } from "./key.js";
-import { TABS } from "./registry.js";
+import { filesOf } from "./dropped_files.js";
+import { key, keyButton } from "./api_key.js";
+import { TABS } from "./tabs.js";
 import { themeButton } from "./theme.js";
 
 const MODELS_EVERY_MS = 5000;
 const FIRST_SAMPLE = "first-sample"; // in localStorage: it has run in this browser
 const main = document.getElementById("main");
 const tablist = document.getElementById("tabs");
-const look = oneAtATime(readModels);
+const look = coalesce(readModels);
 const health = document.getElementById("health");
 const open = new Map(); // task → { tab, panel, runner }
 
@@ -23,7 +23,7 @@ tablist.addEventListener("keydown", arrows);
 addEventListener("dragover", (event) => (event.preventDefault(), document.body.classList.add("over")));
 addEventListener("dragleave", (event) => event.relatedTarget ?? document.body.classList.remove("over"));
 addEventListener("drop", dropped);
-document.addEventListener("handover", handedOver);
+document.addEventListener("handover", onFileHandedOver);
 await look();
 setInterval(() => document.hidden || look(), MODELS_EVERY_MS);
 
@@ -219,7 +219,7 @@ async function dropped(event) {
 }
 
 /** A file that was given to a tab that does not take it. */
-async function handedOver({ detail: { task, file } }) {
+async function onFileHandedOver({ detail: { task, file } }) {
   location.hash = task;
   await show(task);
   open.get(task).runner?.take([file]);

@@ -1,9 +1,9 @@
 // The status page: GET /v1/status every few seconds, while somebody looks.
 
-import { getBlob, getJson, oneAtATime } from "./api.js";
+import { getBlob, getJson, coalesce } from "./api.js";
 import { Chart } from "./chart.js";
 import { h, percent, seconds } from "./dom.js";
-import { key, keyButton } from "./key.js";
+import { key, keyButton } from "./api_key.js";
 import { themeButton } from "./theme.js";
 
 const EVERY_MS = 5000;
@@ -12,7 +12,7 @@ const count = (value) =>
 const perSecond = (value) => `${count(value)}/s`;
 const place = (id) => document.getElementById(id);
 const drawn = new Map();
-const refresh = oneAtATime(readStatus);
+const refresh = coalesce(readStatus);
 
 const charts = {
   rate: new Chart("Requests and items", ["requests", "items"], perSecond),
