@@ -60,7 +60,6 @@ PENDING: dict[str, tuple[str, ...]] = {
         "name-word",
     ),
     "opsin": ("class-repeated",),
-    "server/tasks": ("class-repeated",),
     "server": (
         "name-word",
         "name-pronoun",
@@ -68,7 +67,6 @@ PENDING: dict[str, tuple[str, ...]] = {
         "function-preposition",
         "function-participle",
         "class-participle",
-        "module-participle",
         "file-length",
         "docstring-opening",
         "docstring-mood",
@@ -85,7 +83,6 @@ PENDING: dict[str, tuple[str, ...]] = {
         "message-word",
         "log-word",
         "class-repeated",
-        "alias-repeated",
     ),
     "tests": (
         "name-word",
