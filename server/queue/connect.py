@@ -21,23 +21,23 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
-SHAPES = frozenset({"protocol", "decode_responses", "encoding", "encoding_errors"})
+FORBIDDEN_OPTIONS = frozenset({"protocol", "decode_responses", "encoding", "encoding_errors"})
 """Options of redis-py that would change what answers look like."""
 SENTINEL_PORT = 26379
-UNREADABLE = "it cannot be read; in passwords write / as %2F, ? as %3F, @ as %40, : as %3A"
+URL_ESCAPING_HINT = "it cannot be read; in passwords write / as %2F, ? as %3F, @ as %40, : as %3A"
 CONNECT_TIMEOUT_S = 2.0
 SENTINEL_TIMEOUT_S = 1.0
 ANSWER_TIMEOUT_S = 5.0
 
-AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)  # also: no master known to Sentinel
+CONNECTION_ERRORS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)  # also: no master known to Sentinel
 """redis-py raises these while the server does not answer: try again soon."""
-REFUSALS = frozenset({"NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED", "WRONGTYPE"})
-"""First words of errors by which a server that is there refuses to work, or lets us not, as where somebody else has written under a name of
-ours: for us it is away, until somebody has mended it."""
-KNOWN = (
+REFUSAL_CODES = frozenset({"NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED", "WRONGTYPE"})
+"""First words of errors of a server that answers and refuses to work. It counts as unavailable until an operator has mended it, for example
+a key that another program has written."""
+UNAVAILABLE_ERRORS = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.BusyLoadingError,
@@ -46,53 +46,58 @@ KNOWN = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
 )
-"""Those of which redis-py takes the first word away."""
+"""Errors of which redis-py removes the first word."""
 REFUSED_SCRIPTS = ("ACL failure in script", "Error compiling script")
-"""How such errors begin where a script was let in and one of its commands was not, or where an older server does not understand it."""
-OLDEST = 7
+"""Beginnings of such errors of scripts: one of its commands was not allowed, or the server is too old for it."""
+MIN_REDIS_MAJOR = 7
 """Major version of Redis whose scripts may say that they run above its maxmemory. Every Valkey calls itself at least that."""
 
 
 def refusal(error: BaseException) -> str:
     """Return what the server said, if it answered and refuses to work for now; else an empty string."""
-    said = str(error)
-    return said if isinstance(error, KNOWN) or said.partition(" ")[0] in REFUSALS or said.startswith(REFUSED_SCRIPTS) else ""
+    message = str(error)
+    is_refusal = message.partition(" ")[0] in REFUSAL_CODES or message.startswith(REFUSED_SCRIPTS)
+    return message if is_refusal or isinstance(error, UNAVAILABLE_ERRORS) else ""
 
 
 def unsuitable(url: str) -> str:
-    """Why this server cannot hold the queue; empty if it can, or if it does not answer now: then it is away, and may come back."""
+    """Return why this server cannot hold the queue; empty if it can, or if it does not answer now."""
     with connect(url) as client:
         try:
             version = str(client.info("server").get("redis_version", ""))
         except redis.exceptions.RedisError:
             return ""
     major = version.partition(".")[0]
-    return f"Redis {version} is too old: use Redis or Valkey {OLDEST} or newer" if major.isdigit() and int(major) < OLDEST else ""
+    return (
+        f"Redis {version} is too old: use Redis or Valkey {MIN_REDIS_MAJOR} or newer"
+        if major.isdigit() and int(major) < MIN_REDIS_MAJOR
+        else ""
+    )
 
 
-def away(error: BaseException) -> RedisAway | None:
-    """An error that says that Redis cannot be used now, as the one that the queue knows; None: it says something else."""
+def as_unavailable(error: BaseException) -> RedisUnavailable | None:
+    """Return an error by which Redis cannot be used now as the one that the queue knows; None: it is another one."""
     if not isinstance(error, redis.exceptions.RedisError):
         return None
-    if refused := refusal(error):
-        return RedisAway(detail=f"the queue's Redis refuses to work: {refused}", refusal=refused)
-    return RedisAway(cause=str(error)) if isinstance(error, AWAY) else None
+    if message := refusal(error):
+        return RedisUnavailable(detail=f"the queue's Redis refuses to work: {message}", refusal=message)
+    return RedisUnavailable(cause=str(error)) if isinstance(error, CONNECTION_ERRORS) else None
 
 
 @contextmanager
-def away_is_one_error() -> Iterator[None]:
-    """Every error that says that Redis cannot be used now leaves as RedisAway."""
+def redis_errors_as_unavailable() -> Iterator[None]:
+    """Raise errors by which Redis cannot be used now as RedisUnavailable."""
     try:
         yield
     except redis.exceptions.RedisError as error:
-        if (why := away(error)) is not None:
-            raise why from error
+        if (unavailable := as_unavailable(error)) is not None:
+            raise unavailable from error
         raise
 
 
 @dataclass(frozen=True)
 class RedisTarget:
-    """Where Redis is: a plain URL, or the Sentinels that know."""
+    """A plain URL of Redis, or the Sentinels that know it."""
 
     url: str
     sentinels: tuple[tuple[str, int], ...] = ()
@@ -104,40 +109,40 @@ class RedisTarget:
 
 
 def parse(url: str) -> RedisTarget:
-    """Raises ValueError with a sentence about what is wrong with the URL."""
-    scheme, shown = url.partition("://")[0], without_secrets(url)
+    """Parse a URL. Raises ValueError with a sentence about what is wrong with it."""
+    scheme, public_url = url.partition("://")[0], without_secrets(url)
     if scheme not in SCHEMES:
-        raise ValueError(f"Redis URL {shown!r}: must start with one of {', '.join(f'{name}://' for name in SCHEMES)}")
+        raise ValueError(f"Redis URL {public_url!r}: must start with one of {', '.join(f'{name}://' for name in SCHEMES)}")
     try:
         parts = urlsplit(url)
     except ValueError:  # the reason repeats what may be a password
-        raise ValueError(f"Redis URL {shown!r}: {UNREADABLE}") from None
-    for name in SHAPES.intersection(parse_qs(parts.query)):
-        raise ValueError(f"Redis URL {shown!r}: {name} cannot be chosen; answers are read as bytes of RESP2")
+        raise ValueError(f"Redis URL {public_url!r}: {URL_ESCAPING_HINT}") from None
+    for name in FORBIDDEN_OPTIONS.intersection(parse_qs(parts.query)):
+        raise ValueError(f"Redis URL {public_url!r}: {name} cannot be chosen; answers are read as bytes of RESP2")
     if scheme != "redis+sentinel":
         if scheme == "unix" and not parts.path:
-            raise ValueError(f"Redis URL {shown!r}: names no socket; write unix:///run/valkey.sock")
+            raise ValueError(f"Redis URL {public_url!r}: names no socket; write unix:///run/valkey.sock")
         if scheme != "unix" and not parts.path.removeprefix("/").isdigit() and parts.path not in ("", "/"):  # redis-py would take 0 for it
-            why = UNREADABLE if "@" in parts.path else "what follows the host is the number of a database, such as /0"
-            raise ValueError(f"Redis URL {shown!r}: {why}")
+            hint = URL_ESCAPING_HINT if "@" in parts.path else "what follows the host is the number of a database, such as /0"
+            raise ValueError(f"Redis URL {public_url!r}: {hint}")
         try:
             redis.ConnectionPool.from_url(url).make_connection()
         except TypeError as error:
-            raise ValueError(f"Redis URL {shown!r}: an option is unknown ({error})") from error
+            raise ValueError(f"Redis URL {public_url!r}: an option is unknown ({error})") from error
         except (ValueError, redis.exceptions.RedisError) as error:
             if "@" in url:
-                raise ValueError(f"Redis URL {shown!r}: {UNREADABLE}") from None
-            raise ValueError(f"Redis URL {shown!r}: {error}") from error
+                raise ValueError(f"Redis URL {public_url!r}: {URL_ESCAPING_HINT}") from None
+            raise ValueError(f"Redis URL {public_url!r}: {error}") from error
         return RedisTarget(url=url)
 
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     master, _, db = parts.path.strip("/").partition("/")
     if not hosts or not master or not (db or "0").isdigit():
-        raise ValueError(f"Redis URL {shown!r}: write redis+sentinel://host:port,host:port/MASTER/db")
+        raise ValueError(f"Redis URL {public_url!r}: write redis+sentinel://host:port,host:port/MASTER/db")
     return RedisTarget(
         url=url,
-        sentinels=tuple(_address(shown, host) for host in hosts.split(",")),
+        sentinels=tuple(_address(public_url, host) for host in hosts.split(",")),
         master=unquote(master),
         db=int(db or 0),
         username=unquote(username) or None,
@@ -147,13 +152,13 @@ def parse(url: str) -> RedisTarget:
 
 
 def connect(url: str, *, blocking: float = 0.0) -> redis.Redis:
-    """A thread-safe client; connects at the first command. `blocking`: the longest blocking read it will be asked for, seconds."""
+    """Return a thread-safe client, which connects at the first command. `blocking`: its longest blocking read, seconds."""
     client: redis.Redis = _client(url, blocking, redis.Redis, Sentinel, Retry(NoBackoff(), 0))
     return client
 
 
 def connect_async(url: str) -> redis.asyncio.Redis:
-    """The same for asyncio; to be used in one event loop."""
+    """Return a client for one event loop."""
     client: redis.asyncio.Redis = _client(url, 0.0, redis.asyncio.Redis, AsyncSentinel, AsyncRetry(NoBackoff(), 0))
     return client
 
@@ -172,7 +177,7 @@ def _client(url: str, blocking: float, kind: Any, sentinel: Any, retry: Any) -> 
 
 
 def without_secrets(url: str) -> str:
-    """The URL as messages may show it: where it may hold a password, without options and what stands before an `@`."""
+    """Return the URL as messages may show it: if it may hold a password, without options and what stands before an `@`."""
     if "@" not in url and "pass" not in url.lower():
         return url
     scheme, separator, rest = url.partition("://")
@@ -182,10 +187,10 @@ def without_secrets(url: str) -> str:
     return f"{scheme}://{'***@' if '@' in address else ''}{address.rpartition('@')[2]}"
 
 
-def _address(shown: str, host: str) -> tuple[str, int]:
+def _address(public_url: str, host: str) -> tuple[str, int]:
     name, colon, port = host.rpartition(":")
     if not colon:
         return host, SENTINEL_PORT
     if not name or not port.isdigit():
-        raise ValueError(f"Redis URL {shown!r}: one of its addresses is not host:port")
+        raise ValueError(f"Redis URL {public_url!r}: one of its addresses is not host:port")
     return name.strip("[]"), int(port)

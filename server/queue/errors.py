@@ -8,7 +8,7 @@ from server.queue.script_rows import Outcome
 
 
 class Refused(Exception):
-    """429 or 413: the queue has no room. The outcome tells what is held, and the bound that refused."""
+    """429 or 413: the queue has no room. The outcome holds the usage, and the bound that refused."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome))
@@ -23,10 +23,10 @@ class Refused(Exception):
 
 
 FOREIGN = "WRONGTYPE"
-"""The first word of errors about a key of ours that somebody else has written over."""
+"""First word of errors about a key that another program has written over."""
 
 
-class RedisAway(Exception):
+class RedisUnavailable(Exception):
     """503: Redis does not answer or refuses to write, or did so for longer than `redis_grace`."""
 
     retry_after = 5
@@ -41,15 +41,15 @@ class RedisAway(Exception):
         """redis-py's words, for the log alone: they name the address."""
 
     @property
-    def of_a_key(self) -> bool:
+    def is_about_key(self) -> bool:
         """Whether it is about one key, which holds what we cannot read: other keys may be usable."""
         return self.refusal.startswith(FOREIGN)
 
     @staticmethod
-    def unreadable(key: str, why: Exception) -> RedisAway:
-        """The error of a key that holds what no process of ours wrote."""
-        said = f"{FOREIGN} {key} cannot be read: {why}"
-        return RedisAway(f"the queue's Redis refuses to work: {said}", said)
+    def unreadable(key: str, reason: Exception) -> RedisUnavailable:
+        """Return the error of a key that holds what no process of Opsin wrote."""
+        refusal = f"{FOREIGN} {key} cannot be read: {reason}"
+        return RedisUnavailable(f"the queue's Redis refuses to work: {refusal}", refusal)
 
 
 class DeadlineExceeded(Exception):
@@ -60,5 +60,5 @@ class RecordLost(Exception):
     """Another Redis took this job, and has lost it."""
 
 
-class KeyTaken(Exception):
+class IdempotencyConflict(Exception):
     """The idempotency key belongs to another request."""

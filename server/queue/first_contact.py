@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
 
 from server.queue.connect import without_secrets
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 10.0
+LOG_EVERY_S = 10.0
 
 
-@dataclass
 class FirstContact:
-    """Logs every ten seconds which address was tried, how often and for how long, until the first success."""
+    """A log, every ten seconds until the first success, of the address that was tried, how often and for how long."""
 
-    url: str
-    _tries: int = 0
-    _began: float = field(default_factory=time.monotonic)
-    _logged: float = field(default_factory=time.monotonic)
-    _made: bool = False
+    def __init__(self, url: str) -> None:
+        self._address = without_secrets(url)
+        self._tries = 0
+        self._started = self._logged = time.monotonic()
+        self._is_reached = False
 
-    def failed(self, reason: RedisAway) -> None:
+    def log_failure(self, reason: RedisUnavailable) -> None:
         self._tries += 1
         now = time.monotonic()
-        if self._made or now - self._logged < EVERY_S:
-            return
-        self._logged = now
-        address, waited = without_secrets(self.url), now - self._began
-        log.warning("still waiting for Redis at %s: %d tries in %.0f s; the last one: %s", address, self._tries, waited, reason)
+        if not self._is_reached and now - self._logged >= LOG_EVERY_S:
+            self._logged = now
+            waited = now - self._started
+            log.warning("still waiting for Redis at %s: %d tries in %.0f s; the last one: %s", self._address, self._tries, waited, reason)
 
-    def made(self) -> None:
-        self._made = True
+    def mark_reached(self) -> None:
+        self._is_reached = True

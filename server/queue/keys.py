@@ -17,10 +17,8 @@ PART_OF_RECORD = re.compile(r"[0-9A-Fa-f]+-[0-9A-Fa-f]+-[0-9]+")
 GROUP = "workers"
 """Consumer group of every work stream; its consumers are named by worker id."""
 
-
 SERVICE = "s"
-"""In the place of a partition's number: what belongs to the whole service."""
-
+"""Partition in names of the whole service."""
 BACK = ":back"
 QUEUES = "queues"
 WORKERS = "workers"
@@ -46,11 +44,11 @@ class Keyspace:
         return f"{self.partition:02x}"
 
     def name(self, key: str) -> str:
-        """The full name of a key of this partition; of the empty one what they all begin with."""
+        """Return the full name of a key of this partition; of the empty one the prefix of all."""
         return f"{self.prefix}{{{self.partition}}}:{key}"
 
     def service(self, key: str) -> str:
-        """The full name of a key of the whole service."""
+        """Return the full name of a key of the whole service."""
         return f"{self.prefix}{{{SERVICE}}}:{key}"
 
 
@@ -64,7 +62,7 @@ def stream(queue_name: str, priority: Priority) -> str:
 
 
 def streams(queue_name: str) -> list[str]:
-    """The work streams of a queue, the most urgent priority first: each, and where workers put its jobs back."""
+    """Return the work streams of a queue, the most urgent priority first: each, and that of jobs that workers returned."""
     return [key + suffix for priority in PRIORITIES for key in (stream(queue_name, priority),) for suffix in ("", BACK)]
 
 
@@ -81,50 +79,50 @@ class StreamName(NamedTuple):
 
     @staticmethod
     @lru_cache(maxsize=1024)
-    def of(stream_key: str) -> StreamName:
-        """Raises ValueError for what is no work stream's name."""
+    def parse(stream_key: str) -> StreamName:
+        """Parse the name of a work stream. Raises ValueError for other names."""
         _, bundle, digest, priority = stream_key.removesuffix(BACK).split(":")
         if priority not in PRIORITIES:
-            raise ValueError(f"{stream_key!r}: {priority!r} is no priority")
+            raise ValueError(f"{stream_key!r}: {priority!r} is not a priority")
         return StreamName(bundle, digest, priority)
 
 
-def _named(kind: str) -> Callable[[str], str]:
+def _key_of(kind: str) -> Callable[[str], str]:
     return lambda id_: f"{kind}:{id_}"
 
 
-replies = _named("replies")
+replies = _key_of("replies")
 """Each of these makes the name of a key from an id: here a gateway's."""
-gateway = _named("gw")
-worker = _named("worker")
-job = _named("job")
-cancel = _named("cancel")
-blob = _named("blob")
+gateway = _key_of("gw")
+worker = _key_of("worker")
+job = _key_of("job")
+cancel = _key_of("cancel")
+blob = _key_of("blob")
 """A job's large message."""
-deaths = _named("deaths")
-suspects = _named("suspects")
+deaths = _key_of("deaths")
+suspects = _key_of("suspects")
 """Jobs that a worker is running, by slot: it may die of them."""
-stage = _named("stage")
+stage = _key_of("stage")
 """A large message on its way into the queue."""
-record = _named("record")
+record = _key_of("record")
 """A client's job."""
-result = _named("result")
+result = _key_of("result")
 """The reply to one job of a record."""
-events = _named("events")
-"""Whatever happens to a record."""
-scene = _named("scene")
+events = _key_of("events")
+"""Events of a record."""
+scene = _key_of("scene")
 """A network's view of an image with depth, to be asked again."""
-vector = _named("vector")
+vector = _key_of("vector")
 """The vector of a text that was read before."""
-spec = _named("spec")
-statistics = _named("stats")
+spec = _key_of("spec")
+statistics = _key_of("stats")
 
 
-def stored(job_id: str, attempt: str) -> str:
-    """The large output of one attempt at a job."""
+def output(job_id: str, attempt: str) -> str:
+    """Return the key of the large output of one attempt at a job."""
     return f"out:{job_id}:{attempt}"
 
 
 def result_arrays(job_id: str) -> str:
-    """The arrays of a result, where they are large."""
+    """Return the key of the arrays of a result, if they are large."""
     return f"result:{job_id}:arrays"

@@ -14,17 +14,17 @@ VERSION = 1
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
-HANDICAP_S: dict[Priority, float] = {"high": 0.0, "normal": 5.0, "low": 10.0}
-"""A job is as urgent as one of priority high that came so many seconds later. Time passes, so nobody starves."""
+PRIORITY_DELAY_S: dict[Priority, float] = {"high": 0.0, "normal": 5.0, "low": 10.0}
+"""A job is as urgent as one of priority high that came so many seconds later. Time passes, so no job starves."""
 
 
 WEBHOOKS = "webhooks"
-"""Needed by jobs of a record of whose end somebody is to be told: the worker that ends it sees to that."""
+"""Needed by jobs of a record with a webhook, which the worker that ends it queues."""
 WORKER_FORMS = WEBHOOKS
 """A worker of this version understands these words beyond the messages of 0.2.0, separated by spaces. What an older worker would overlook
 gets a word of its own."""
 GATEWAY_FORMS = ""
-"""The same of a gateway, as the value of `gw:<id>`."""
+"""Words that a gateway of this version understands, as the value of `gw:<id>`."""
 
 
 class UnknownVersion(ValueError):
@@ -49,17 +49,17 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int
     """Unix milliseconds on Redis' clock."""
     gateway: str
-    """Its reply stream gets the answer."""
+    """Id of the gateway whose reply stream gets the answer."""
     record: str = ""
     """The record in Redis that gets the answer instead: the job outlives its gateway. Empty: there is none."""
     progress: bool = False
-    """Whether somebody wants to know how far it has come."""
+    """Whether its client follows its progress."""
     previews: bool = False
     """Whether progress should bring what can be shown already."""
     trace: dict[str, str] = {}
     """Trace context and the client's request id, for logs."""
     owner: str = ""
-    """The client, hashed; empty: nobody that can be told apart."""
+    """The client, hashed; empty: it cannot be distinguished."""
     work_ms: int = 0
     """Milliseconds that the service takes for it, by the rates that were announced when it was made."""
     takes_long: bool = False
@@ -67,7 +67,7 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     low: bool = False
     """Whether its client asked for priority low: parts of larger requests have that priority, too."""
     behind_ms: int = 0
-    """It is less urgent by so much than its priority says, in favour of other requests."""
+    """Delay behind its priority, in favour of other requests."""
     needs: str = ""
     """A worker must understand these words of `WORKER_FORMS` to run it, separated by spaces: one that does not gives it to the others."""
 
@@ -76,16 +76,16 @@ class WorkerTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Durations on the worker's own monotonic clock, milliseconds."""
 
     batch_wait_ms: float
-    """From the pull until the batch starts."""
+    """Time from the pull until the batch starts."""
     inference_ms: float
     """The batch on the device."""
     worker_ms: float
-    """From the pull until the reply is written; the gateway subtracts it from its round trip to get `queue_ms`."""
+    """Time from the pull until the reply is written; the gateway subtracts it from its round trip to get `queue_ms`."""
     batch_size: int
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a job ended without a result."""
+    """The reason why a job ended without a result."""
 
     kind: str
     """`worker-crashed`, `model-error`, `unknown-version`, `deadline`, `cancelled`, `unloaded`, `unusable-input`, `excessive` (it asked
@@ -101,13 +101,13 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     arrays: dict[str, Array] = {}
     stored: str = ""
-    """Key of the msgpack of `arrays`, where these are large; whoever reads them deletes it. Empty: they are here."""
+    """Key of the msgpack of `arrays`, if these are large; the reader deletes it. Empty: they are here."""
     timing: WorkerTiming | None = None
     failure: Failure | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a job of several steps has come."""
+    """Progress of a job of several steps."""
 
     v: int = VERSION
     id: str
@@ -115,7 +115,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     """Steps; 0 when the job starts, also where it starts again after its worker's death."""
     total: int
-    """0: the work begins, and nobody knows yet how many steps it takes."""
+    """0: the work begins, and its number of steps is not known yet."""
     unit: str
     """The unit of a step: `steps`, `levels`, `windows`."""
     preview: dict[str, Array] = {}
@@ -145,11 +145,11 @@ class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
     """The unit of a step, where jobs take several; empty: a job is one forward pass."""
     backends: dict[str, str] = {}
-    """The backend that runs batches of the learned size, by rung and `off`; empty where nothing else than PyTorch could."""
+    """The backend that runs batches of the learned size, by rung and `off`; empty if only PyTorch could."""
     format: str = ""
     """Number format of usual batches: `float32`, `bfloat16` or `int8`; empty while unknown."""
     max_difference: float | None = None
-    """Between warm-up's answers in that format and in float32; None where that is unknown."""
+    """Maximum difference of warm-up's answers in that format and in float32; None if unknown."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +170,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     """How often its supervisor had restarted it before this start."""
     folder: str = ""
-    """Where it looks for bundles; empty: an older version, which does not say."""
+    """Folder of its bundles; empty: an older version, which does not say."""
     forms: str = ""
     """This worker understands these forms beyond the messages of 0.2.0: `WORKER_FORMS` of its version."""
 
@@ -184,7 +184,7 @@ _decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {
 
 
 def decode(kind: type[Message], data: bytes) -> Message:
-    """Raises UnknownVersion, or msgspec.MsgspecError for what is no such message at all."""
+    """Decode a message. Raises UnknownVersion, or msgspec.MsgspecError for anything else."""
     try:
         message: Message = _decoders[kind].decode(data)
         version: object = message.v

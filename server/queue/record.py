@@ -14,26 +14,26 @@ from server.queue.messages import Failure, Priority
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
-OPEN: frozenset[str] = frozenset({"queued", "running"})
+OPEN_STATES: frozenset[str] = frozenset({"queued", "running"})
 RECORD_BYTES = 5500
 """A record takes so much without its result, as `parts/records.lua` counts it."""
-LAST_EVENTS: frozenset[str] = frozenset(STATES[2:])
+FINAL_EVENTS: frozenset[str] = frozenset(STATES[2:])
 
 _ID = re.compile(r"([0-9a-f]{8})-[0-9a-f]{32}")
 
 
 def epoch_of(record_id: str) -> str:
-    """Which partition and Redis took the job; empty for what is no id of ours."""
+    """Return which partition and Redis took the job; empty for an id that is not valid."""
     match = _ID.fullmatch(record_id)
     return match[1] if match else ""
 
 
 def rfc3339(unix_ms: int) -> str:
-    """A moment as clients read it: in UTC, to the millisecond."""
+    """Format a time for clients: in UTC, to the millisecond."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
+class RecordDraft(msgspec.Struct, frozen=True, kw_only=True):
     """A client's job before it is admitted."""
 
     task: str
@@ -44,9 +44,9 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     items: int
     """Number of items, whose jobs come first."""
     counted: int
-    """Progress where jobs tell no steps, or there are several: so many `counted_unit`s are done when all jobs have ended, ..."""
+    """Total of the progress if jobs report no steps, or there are several: it is reached when all jobs have ended."""
     counted_unit: str
-    """... `images` or `texts`."""
+    """`images` or `texts`."""
     priority: Priority
     request_id: str
     prepare_ms: float
@@ -57,15 +57,15 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     key_name: str = ""
     """The name of the API key that it was sent with, whom alone it answers; empty: of none."""
     bound: int
-    """Bytes that its results and its latest preview may take."""
+    """Maximum number of bytes of its results and its latest preview."""
     webhook: str = ""
-    """URL that is told of its end; empty: none is."""
+    """URL to notify of its end; empty: none."""
     webhook_events: str = ""
-    """Those of its ends that are told, separated by commas."""
+    """Ends to notify of, separated by commas."""
 
 
 class JobProgress(msgspec.Struct, frozen=True):
-    """How far a client's job has come, in `unit`s such as steps, levels, windows or images."""
+    """Progress of a client's job, in `unit`s such as steps, levels, windows or images."""
 
     done: int
     total: int
@@ -88,7 +88,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     """Jobs of the queue that it stands for."""
     results: int
-    """Bytes."""
+    """Size of the results in bytes."""
     created_ms: int
     started_ms: int | None = None
     finished_ms: int | None = None
@@ -108,15 +108,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return [f"{self.id}-{index}" for index in range(self.count)]
 
     @staticmethod
-    def of(record_id: str, place: int, values: Sequence[bytes | None]) -> Record:
-        """Read it from the values of NAMES. Raises msgspec.ValidationError for what no script of ours wrote."""
-        known: dict[str, object] = {name: value.decode() for name, value in zip(NAMES, values, strict=True) if value}
-        known |= {"id": record_id, "place": place if place >= 0 else None}
-        if "unit" in known:
-            known["progress"] = known  # done, total, unit
-        if "failure" in known:
-            known["failure"] = {"kind": known["failure"], "detail": known["detail"]}
-        return msgspec.convert(known, Record, strict=False)
+    def from_values(record_id: str, place: int, values: Sequence[bytes | None]) -> Record:
+        """Read it from the values of NAMES. Raises msgspec.ValidationError for what no script wrote."""
+        fields: dict[str, object] = {name: value.decode() for name, value in zip(NAMES, values, strict=True) if value}
+        fields |= {"id": record_id, "place": place if place >= 0 else None}
+        if "unit" in fields:
+            fields["progress"] = fields  # done, total, unit
+        if "failure" in fields:
+            fields["failure"] = {"kind": fields["failure"], "detail": fields["detail"]}
+        return msgspec.convert(fields, Record, strict=False)
 
 
 NAMES = (*(field.encode_name for field in msgspec.structs.fields(Record)), "done", "total", "unit", "detail")
@@ -125,14 +125,14 @@ NAMES = (*(field.encode_name for field in msgspec.structs.fields(Record)), "done
 
 class RecordEvent(NamedTuple):
     """`data` is JSON for `queued`, `progress` and `cancelled`, Unix milliseconds for `started`, the worker's msgpack message for `preview`;
-    the record tells the rest."""
+    the rest stands in the record."""
 
     number: int
     name: str
     data: bytes
 
 
-class Happened(NamedTuple):
+class EventBatch(NamedTuple):
     """Events that a reader did not know yet."""
 
     state: State | None
@@ -142,7 +142,7 @@ class Happened(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordsLoad:
-    """How many clients' jobs there are in each state, and the bytes of their results."""
+    """Number of clients' jobs in each state, and the bytes of their results."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
     ended: Mapping[str, int] = field(default_factory=dict)

@@ -18,26 +18,24 @@ from server.queue.connect import ANSWER_TIMEOUT_S
 from server.queue.keys import Keyspace
 from server.queue.script import ArgsT, ResultT, Script
 
-LARGE = 16 * 1024
-"""Bytes. A command with larger words is joined here: hiredis takes 180 µs for a picture of 150 KB where that takes 7."""
-MORE = object()
-"""A reader says this while an answer has not arrived to its end."""
-
-
-PIECE_BYTES = 256 * 1024
+LARGE_ARGUMENT_BYTES = 16 * 1024
+"""A command with larger arguments is joined here: hiredis takes 180 µs for an image of 150 KB, this 7."""
+INCOMPLETE = object()
+"""Value that a reader returns while an answer is incomplete."""
+CHUNK_BYTES = 256 * 1024
 """Also the largest argument that a script is given: Redis stands still while it reads one."""
-STORED_MS = 120_000
-"""How long a value outlives its last piece: an output is read at once or by nobody, a message is taken over by the queue."""
+VALUE_TTL_MS = 120_000
+"""Time to live of a value after its last chunk: an output is read at once or never, a message is taken over by the queue."""
 
 
-class AsyncWire:
-    """For one event loop: a connection carries one command at a time. A caller must not be cancelled in mid-command."""
+class RespPool:
+    """Connections of one event loop, each for one command at a time. A caller must not be cancelled in mid-command."""
 
     def __init__(self, client: Any, keyspace: Keyspace) -> None:
         self.keyspace = keyspace
         self._pool = client.connection_pool
-        self._idle: list[_Line] = []
-        self._busy: set[_Line] = set()
+        self._idle: list[_RespConnection] = []
+        self._busy: set[_RespConnection] = set()
         self._ticks = TimerWheel()
 
     async def run(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
@@ -47,42 +45,44 @@ class AsyncWire:
         except redis.exceptions.NoScriptError:
             return script.read(await self.command("EVAL", script.source, *arguments))
 
-    async def command(self, *words: Any, patience: float = ANSWER_TIMEOUT_S) -> Any:
-        """`patience`: seconds until the server counts as away."""
-        while (line := self._idle.pop() if self._idle else _Line(self._pool)).lost:  # servers close what has been idle for long
-            await line.close()
-        self._busy.add(line)
+    async def command(self, *arguments: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        """Return the answer. `timeout_s`: until the server counts as unavailable."""
+        while (
+            connection := self._idle.pop() if self._idle else _RespConnection(self._pool)
+        ).lost:  # servers close what has been idle for long
+            await connection.close()
+        self._busy.add(connection)
         try:
-            with Deadline(self._ticks, patience):
-                if line.transport is None:
-                    await line.connect()
-                answer = await line.ask(packed(words))
+            with Deadline(self._ticks, timeout_s):
+                if connection.transport is None:
+                    await connection.connect()
+                answer = await connection.execute(encode_command(arguments))
         except BaseException as error:
-            if goes_on(error):
-                self._idle.append(line)
+            if survives(error):
+                self._idle.append(connection)
                 raise
-            await line.close()
+            await connection.close()
             await self._drop_idle()
             if isinstance(error, TimeoutError):
-                raise redis.exceptions.TimeoutError(f"no answer within {patience:g} s") from error
+                raise redis.exceptions.TimeoutError(f"no answer within {timeout_s:g} s") from error
             raise
         finally:
-            self._busy.discard(line)
-        self._idle.append(line)
+            self._busy.discard(connection)
+        self._idle.append(connection)
         return answer
 
     async def close(self) -> None:
-        for line in tuple(self._busy):
-            await line.close()
+        for connection in tuple(self._busy):
+            await connection.close()
         await self._drop_idle()
 
     async def _drop_idle(self) -> None:
-        """Close the idle ones: what broke one connection has broken the others, which nobody was reading."""
+        """Close the idle ones: what broke one connection has broken the others."""
         while self._idle:
             await self._idle.pop().close()
 
 
-class _Line(asyncio.Protocol):
+class _RespConnection(asyncio.Protocol):
     """One connection: redis-py makes it; from then on its bytes come here, without streams and locks around them."""
 
     def __init__(self, pool: Any) -> None:
@@ -91,19 +91,19 @@ class _Line(asyncio.Protocol):
         self._reader: Any = None
         self._answer: asyncio.Future[Any] | None = None
         self.lost: Exception | None = None
-        """The server has closed it."""
+        """Not None: the server has closed it."""
         self.transport: asyncio.Transport | None = None
 
     async def connect(self) -> None:
         await self._connection.connect()
         parse_error = self._connection._parser.parse_error
-        self._reader = hiredis.Reader(protocolError=redis.exceptions.InvalidResponse, replyError=parse_error, notEnoughData=MORE)
+        self._reader = hiredis.Reader(protocolError=redis.exceptions.InvalidResponse, replyError=parse_error, notEnoughData=INCOMPLETE)
         transport = self._connection._writer.transport
         transport.set_protocol(self)
         self.transport = transport
 
-    async def ask(self, packed: bytes) -> Any:
-        """The answer to a command. Raises it, if it is an error."""
+    async def execute(self, packed: bytes) -> Any:
+        """Return the answer to a command. Raises it if it is an error."""
         if self.lost is not None:
             raise self.lost
         assert self.transport is not None
@@ -120,7 +120,7 @@ class _Line(asyncio.Protocol):
             answer = self._reader.gets()
         except redis.exceptions.RedisError as error:
             answer = error
-        if answer is MORE or self._answer is None or self._answer.done():
+        if answer is INCOMPLETE or self._answer is None or self._answer.done():
             return
         if isinstance(answer, Exception):
             self._answer.set_exception(answer)
@@ -133,16 +133,14 @@ class _Line(asyncio.Protocol):
             self._answer.set_exception(self.lost)
 
 
-def packed(words: tuple[Any, ...]) -> bytes:
-    """A command as it is sent."""
-    if not any(isinstance(word, bytes | memoryview) and len(word) > LARGE for word in words):
-        packed: bytes = hiredis.pack_command(words)
+def encode_command(arguments: tuple[Any, ...]) -> bytes:
+    if not any(isinstance(word, bytes | memoryview) and len(word) > LARGE_ARGUMENT_BYTES for word in arguments):
+        packed: bytes = hiredis.pack_command(arguments)
         return packed
-    encoded = [memoryview(word if isinstance(word, bytes | memoryview) else str(word).encode()) for word in words]
+    encoded = [memoryview(word if isinstance(word, bytes | memoryview) else str(word).encode()) for word in arguments]
     return b"".join([b"*%d\r\n" % len(encoded), *(part for word in encoded for part in (b"$%d\r\n" % word.nbytes, word, b"\r\n"))])
 
 
-def goes_on(error: BaseException) -> bool:
-    """Whether a connection can be used after an error: it was the server's answer, and not that of a master that is one no more. Whoever
-    connects anew, by name or by Sentinel, finds the new one."""
+def survives(error: BaseException) -> bool:
+    """Return whether a connection can be used after an error: it was an answer, and not that of a former master."""
     return isinstance(error, redis.exceptions.ResponseError) and not isinstance(error, redis.exceptions.ReadOnlyError)

@@ -1,7 +1,7 @@
 """The queue's scripts: Lua files, and the types of what goes into them and comes out.
 
-Whoever runs one sends EVALSHA, and loads it again when Redis has forgotten it (restart, fail-over). Those that free memory or keep the
-service alive run even if Redis is above its maxmemory: their first line says so.
+A process that runs one sends EVALSHA, and loads it again when Redis has forgotten it (restart, fail-over). Scripts that free memory or keep
+the service alive run even if Redis is above its maxmemory: their first line says so.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Script(Generic[ArgsT, ResultT]):
 
     @cached_property
     def source(self) -> str:
-        """The script behind the statements of the parts that it uses, since Redis makes each function anew at each call."""
+        """The script behind the statements of the parts that it uses, since Redis makes each function again at each call."""
         flags, body = _read(self.name).split("\n", 1)
         used = _words(body)
         for statement, names in reversed(_statements()):
@@ -60,7 +60,7 @@ class Script(Generic[ArgsT, ResultT]):
 
 @cache
 def _statements() -> list[tuple[str, set[str]]]:
-    """Each statement of the parts, with the names that it declares."""
+    """Return each statement of the parts, with the names that it declares."""
     code = "".join(re.sub(r"(?m)^(--.*)?\n", "", _read(f"parts/{part}")) for part in PARTS)
     return [(one, _words(one.partition("=")[0].partition("(")[0])) for one in re.split(r"(?m)^(?=local )", code) if one]
 

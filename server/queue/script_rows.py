@@ -1,6 +1,4 @@
-"""Messages to the Lua scripts, as msgpack, and the rows that they answer.
-
-Their msgpack knows no bytes: messages are arguments of their own, in the order of what they belong to."""
+"""Arguments and answers of the Lua scripts that several modules use. Messages follow the arguments, in the order of what they belong to."""
 
 from __future__ import annotations
 
@@ -9,65 +7,65 @@ from typing import NamedTuple
 
 import msgspec
 
-from server.queue.record import Draft
+from server.queue.record import RecordDraft
 
 NO_OWNER = "-"
-"""The owner of jobs whose client cannot be told apart from others, as the scripts spell it."""
+"""The owner of jobs whose client cannot be distinguished, as the scripts spell it."""
 
 
-class Amount(msgspec.Struct, frozen=True):
+class QueueAmount(msgspec.Struct, frozen=True):
+    """Jobs of the queue, and the bytes of their messages."""
+
     items: int = 0
-    """Jobs of the queue."""
     nbytes: int = 0
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    all: Amount
-    long: Amount
-    """Of work of routes that take long: the rest is for those of one pass."""
-    own: Amount
-    """Of one owner."""
-    own_last: Amount
-    """Of one owner in that rest."""
-    low: Amount
-    """Of all work of priority low."""
-    records: Amount
-    """Of all records."""
-    results: Amount
-    """Bytes of all records' results."""
+    """Limits of the queue."""
+
+    all: QueueAmount
+    long: QueueAmount
+    """Limit for routes that take long: the rest is for those of one pass."""
+    own: QueueAmount
+    """Limit of one owner."""
+    own_last: QueueAmount
+    """Limit of one owner in that rest."""
+    low: QueueAmount
+    """Limit of all work of priority low."""
+    records: QueueAmount
+    """Limit of all records."""
+    results: QueueAmount
+    """Limit of all records' results."""
 
 
-class Promised(msgspec.Struct, frozen=True):
-    """What a gateway has promised beyond the queue."""
+class Promises(msgspec.Struct, frozen=True):
+    """Room that a gateway has promised: to all, to the owner of a claim, to work of priority low, and to the claim's own request before."""
 
-    all: Amount
-    own: Amount
-    """To the owner of a claim."""
-    low: Amount
-    """To work of priority low."""
-    before: Amount
-    """To the request of the claim itself."""
+    all: QueueAmount
+    own: QueueAmount
+    low: QueueAmount
+    before: QueueAmount
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What a request asks for."""
+    """Room that a request needs."""
 
     owner: str = NO_OWNER
     """The client, hashed."""
     takes_long: bool = False
     """Whether its route takes jobs of more than one pass."""
     low: bool = False
-    """Whether its client asked for priority low."""
+    """Whether its client wants priority low."""
     max_items: int = 0
-    """The owner may have so many unfinished, by its API key; 0: no limit of its own."""
+    """Maximum number of unfinished items of the owner, by its API key; 0: no limit of its own."""
     items: int = 0
     nbytes: int = 0
     work_ms: int = 0
     """Milliseconds that the service takes for it, by announced rates."""
     takes: bool = False
     """Whether it counts for the next claims of the same call."""
-    promised: Promised | None = None
-    """None: nothing, the jobs are here."""
+    promised: Promises | None = None
+    """None: its jobs are here."""
 
 
 class AdmissionChecks(msgspec.Struct, frozen=True):
@@ -76,14 +74,14 @@ class AdmissionChecks(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """Why a claim is refused, or that it is let in."""
+    """The reason why a claim is refused, or that it is let in."""
 
     reason: bytes = b""
-    """See `parts/admission.lua`; also `late`, `unstaged`: a message that should have been written before is not there. Empty: let in."""
+    """See `parts/admission.lua`; also `late`, and `unstaged`: a staged message is missing. Empty: let in."""
     wait_ms: int = 0
-    """Until there is room, by the work that is unfinished."""
+    """Time until there is room, by the work that is unfinished."""
     items: int = 0
-    """What is held of the bound that refused. If let in: how much more would be, or how many jobs wait before those that were queued."""
+    """Usage of the bound that refused. If let in: how much more would be, or how many jobs wait before those that were queued."""
     nbytes: int = 0
     work_ms: int = 0
     max_items: int = 0
@@ -101,52 +99,51 @@ class AdmissionAnswer(msgspec.Struct, frozen=True, array_like=True):
     outcomes: list[Outcome]
 
 
-class Enqueued(msgspec.Struct, frozen=True):
-    """A job as a gateway hands it in."""
+class JobRow(msgspec.Struct, frozen=True):
+    """A job to enqueue."""
 
     job: str
     stream: str
     gateway: str
     deadline_ms: int
     place: str
-    """Where its message lies: `inline` in the stream entry, `blob` beside it, or written as `stage:<id>` before."""
+    """`inline`: its message is in the stream entry; `blob`: in a key of its own; `stage`: it was written as `stage:<id>` before."""
     nbytes: int
     owner: str
     work_ms: int
     behind_ms: int
-    """It is less urgent by so much than its stream."""
+    """Delay behind others of its stream."""
     low: bool
 
 
-class Request(msgspec.Struct, frozen=True):
+class RequestRow(msgspec.Struct, frozen=True):
     """The jobs of one request, which are admitted all or none."""
 
-    jobs: list[Enqueued]
+    jobs: list[JobRow]
     claim: Claim
     again: bool
-    """They were admitted once, and Redis lost them."""
+    """Whether they were admitted once, and Redis lost them."""
     place: bool
-    """Asks how many wait before the first of them."""
+    """Whether to count how many wait before the first of them."""
 
 
 class AdmissionCall(msgspec.Struct, frozen=True):
     """Requests that are admitted in one call. Then the messages of all their jobs, empty for those that are staged."""
 
     bounds: Bounds
-    requests: list[Request]
+    requests: list[RequestRow]
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+class RecordAdmissionCall(msgspec.Struct, frozen=True, kw_only=True):
     """A client's job that gets a record. Then the msgpack of the task's plan, and the messages as in an `AdmissionCall`."""
 
     bounds: Bounds
     record: str
-    """Its id begins with the epoch of the Redis that it was made for."""
-    draft: Draft
+    """Id, which begins with the epoch of the Redis that it was made for."""
+    draft: RecordDraft
     ttl_ms: int
-    """How long the record and its results outlive its end."""
-    jobs: list[Enqueued]
-    """Those of the queue that it stands for."""
+    """Time to live of the record and its results after its end."""
+    jobs: list[JobRow]
     claim: Claim
     names: Sequence[str]
     """Fields of the record that the answer shows."""
@@ -161,36 +158,15 @@ class TakenRow(NamedTuple):
     gateway: bytes
     nbytes: int
     added_ms: int
-    """When the job was queued first, on Redis' clock."""
+    """Time at which the job was queued first, on Redis' clock."""
     dropped: bytes
     """Why it must not run: `deadline`, `cancelled`, `gateway` (dead), `payload` (lost); empty if it may."""
     message: bytes
-    """Empty if it is large: then it lies beside the stream."""
-
-
-class Pull(msgspec.Struct, frozen=True):
-    """A worker's capacity for jobs."""
-
-    worker: str
-    absence_counts: bool
-    """Whether an absent `gw:<id>` means a dead gateway."""
-    capacity: msgspec.Raw
-    """{{stream, its handicap in ms, the number of its pool (streams may share one)}…}, {places of each pool…}."""
-
-
-class StepBegin(msgspec.Struct, frozen=True):
-    """A batch that is about to run. Then the msgpack of {`alone` or `together`, {id of each job…}}."""
-
-    worker: str
-    slot: int
-    absence_counts: bool
-    """Whether an absent `gw:<id>` means a dead gateway."""
-    jobs: list[tuple[str, int, str]]
-    """Id, deadline and gateway of each job that must be checked."""
+    """Empty if it is large: then it is in a key of its own."""
 
 
 class HeldRow(msgspec.Struct, frozen=True):
-    """A job in a worker's hands."""
+    """A job that a worker holds."""
 
     stream: str
     entry: str
@@ -212,17 +188,17 @@ class EndedRow(HeldRow, frozen=True):
     stored: str = ""
     """Key of the reply's arrays, if these are too large for a script's argument."""
     failure: str = ""
-    """Kind of failure; empty if it did not fail, or nobody waits."""
+    """Kind of failure; empty if it did not fail, or no client waits."""
     detail: str = ""
 
 
-class Finished(msgspec.Struct, frozen=True):
-    """Jobs of one bundle that end together. Then the reply to each, which is empty if nobody waits."""
+class BatchEnd(msgspec.Struct, frozen=True):
+    """Jobs of one bundle that end together. Then the reply to each, which is empty if no client waits."""
 
     bundle: str
     worker: str
     size: int
-    """Of the batch; 0: none ran."""
+    """Number of jobs of the batch; 0: none ran."""
     is_counted: bool
     """Whether an earlier call has counted the batch for the statistics."""
     most_dead: int
@@ -231,7 +207,7 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 class ProgressRow(HeldRow, frozen=True):
-    """A job that has come further."""
+    """Progress of a job."""
 
     done: int
     total: int
@@ -240,24 +216,12 @@ class ProgressRow(HeldRow, frozen=True):
     """Whether its report brings something to show."""
 
 
-class ProgressReports(msgspec.Struct, frozen=True):
-    """Then, for each job, the message that reports it."""
-
-    worker: str
-    jobs: list[ProgressRow]
-
-
 class ReturnedRow(HeldRow, frozen=True):
-    """A job that a worker gives to the others."""
+    """A job that a worker returns to the queue."""
 
     alone: bool
 
 
-class Requeued(msgspec.Struct, frozen=True):
-    worker: str
-    jobs: list[ReturnedRow]
-
-
 def parse_whole_number(text: bytes) -> int:
-    """Return a whole number as our own processes write them; 0 for anything else, which anybody may have written."""
+    """Return a whole number as Opsin's processes write them; 0 for anything else, which other programs may have written."""
     return int(text) if len(text) < 16 and text.isdigit() else 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Protocol
 
-from server.queue.messages import HANDICAP_S
+from server.queue.messages import PRIORITY_DELAY_S
 from server.queue.worker.delivery import Delivery
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_times import StepTimes
@@ -67,7 +67,7 @@ class Member:
 
     @property
     def due(self) -> float:
-        return self.since + HANDICAP_S[self.delivery.job.priority]
+        return self.since + PRIORITY_DELAY_S[self.delivery.job.priority]
 
 
 QUARTER = 0.25

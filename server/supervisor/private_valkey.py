@@ -14,7 +14,7 @@ from pathlib import Path
 import redis
 
 from server.processes.os_process import die_with_parent
-from server.queue.connect import AWAY
+from server.queue.connect import CONNECTION_ERRORS
 from server.supervisor.child_processes import RestartBackoff
 from server.telemetry import logs
 
@@ -141,7 +141,7 @@ class PrivateValkey:
                 if self.socket.exists() and stat.S_ISSOCK(self.socket.stat().st_mode):
                     try:
                         return bool(client.ping())
-                    except AWAY:
+                    except CONNECTION_ERRORS:
                         pass
                 time.sleep(0.005)
         return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from kernels.malloc import return_freed_memory
 from server.processes.supervisor_protocol import STUCK, restarts
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.messages import WORKER_FORMS, WorkerInfo
 from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.slots import Slots
@@ -80,8 +80,8 @@ class Heartbeat:
     def _announce(self) -> None:
         try:
             self.queue.liveness.announce(self._info())
-        except RedisAway as away:  # the key comes back with Redis
-            if away.of_a_key and str(away) != self._foreign:  # else the receiver logs it
+        except RedisUnavailable as away:  # the key comes back with Redis
+            if away.is_about_key and str(away) != self._foreign:  # else the receiver logs it
                 log.warning("queue key unusable", reason=str(away))
             self._foreign = str(away)
         else:

@@ -12,7 +12,7 @@ import torch
 
 from models.bundle import BundleError
 from server.processes import os_process
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.worker.delivery import Delivery, QueueEntry
 from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.scheduler import Pull, Running
@@ -56,9 +56,9 @@ class Receiver:
         found: list[Delivery] = []
         try:
             found = self._look(pull)
-        except RedisAway as error:
+        except RedisUnavailable as error:
             if not self._away:
-                log.warning("queue away", reason=str(error))
+                log.warning("queue unavailable", reason=str(error))
             self._away = True
             time.sleep(AWAY_PAUSE)
         finally:
@@ -69,7 +69,7 @@ class Receiver:
         while (beside := self._line.get()) is not None:
             try:
                 delivery = self._queue.leases.fetch(beside)
-            except RedisAway as away:
+            except RedisUnavailable as away:
                 log.error("payload not read: its job runs elsewhere", job=beside.job_id, reason=str(away))
                 delivery = None
             if delivery is not None:
@@ -139,7 +139,7 @@ class BatchRunner:
             self._compute(running, hand)
             running = self.slots.next_step(wait=False)
             if running is None:
-                with suppress(RedisAway):
+                with suppress(RedisUnavailable):
                     self.queue.leases.end(hand)  # so that nothing that it ran is suspected of what others run while it waits
                 running = self.slots.next_step()
 
@@ -182,7 +182,7 @@ class BatchRunner:
     def _hand_back(self, jobs: list[Delivery]) -> None:
         try:
             self.queue.leases.return_to_queue(jobs)
-        except RedisAway as away:
+        except RedisUnavailable as away:
             log.error("jobs not handed back: other workers will find them by themselves", jobs=len(jobs), reason=str(away))
 
     def _run(self, running: Running, hand: int) -> Iterator[Result]:
@@ -213,14 +213,14 @@ class BatchRunner:
     def _ask_for_wanted(self, running: Running, hand: int, *, checked: bool) -> Callable[[], list[Delivery]]:
         """A function that tells which jobs of a batch are still wanted. The record of what runs is on its way when this returns."""
         try:
-            answer = self.queue.leases.send_begin_step(running.jobs, hand, checked=checked)
-        except RedisAway:
+            answer = self.queue.leases.send_step(running.jobs, hand, checked=checked)
+        except RedisUnavailable:
             return lambda: running.jobs
 
         def wanted() -> list[Delivery]:
             try:
                 return answer()
-            except RedisAway:
+            except RedisUnavailable:
                 return running.jobs
 
         return wanted

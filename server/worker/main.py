@@ -26,7 +26,7 @@ from models.registry import ExtensionError, all_extensions, systems
 from server.processes import os_process
 from server.processes.os_process import StopSignals
 from server.processes.supervisor_protocol import CRASHED, MISUSE, process_id
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.first_contact import FirstContact
 from server.queue.keys import Keyspace
 from server.queue.worker.worker_queue import WorkerQueue
@@ -163,7 +163,7 @@ class Worker:
         try:
             self._queue.leases.return_to_queue([*unfinished, *unread])
             self._queue.liveness.withdraw()
-        except RedisAway as away:
+        except RedisUnavailable as away:
             log.warning("could not say goodbye: other workers will find the jobs by themselves", reason=str(away))
         log.info("worker ends", id=self._queue.id, handed_back=len(unfinished))
 
@@ -172,7 +172,7 @@ class Worker:
         while self._heartbeat.state != "draining":
             try:
                 states, revision = self._queue.liveness.repository()
-                self._first.made()
+                self._first.mark_reached()
                 if away:
                     log.info("queue back")
                 away = False
@@ -183,10 +183,10 @@ class Worker:
                     if self._bundles.empty:
                         log.warning(_no_bundle(self._settings.bundles))
                 self._queue.liveness.janitor()
-            except RedisAway as error:
-                self._first.failed(error)
+            except RedisUnavailable as error:
+                self._first.log_failure(error)
                 if not away and not self._bundles.served():  # else the receiver tells
-                    log.warning("queue away", reason=str(error))
+                    log.warning("queue unavailable", reason=str(error))
                     away = True
             time.sleep(WATCH_EVERY)
 

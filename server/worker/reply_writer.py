@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from models.layers.stepwise import InvalidInput, JobTooLarge
 from models.systems.actions.job_stats import STAGES
 from server.arrays import Array
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.messages import Failure, Progress, Reply, WorkerTiming
 from server.queue.worker.delivery import Delivery
 from server.queue.worker.worker_queue import WorkerQueue
@@ -55,7 +55,7 @@ class Answers:
     def _write(self, result: Result) -> None:
         try:
             _write(self._queue, result, self._metrics)
-        except RedisAway as away:
+        except RedisUnavailable as away:
             log.error("results not written: their jobs run again", reason=str(away))
 
     def close(self, thread: threading.Thread, timeout: float) -> None:
@@ -123,7 +123,7 @@ def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
 def _report(queue: WorkerQueue, reports: list[Report]) -> None:
     try:
         queue.acks.progress([(report.job, _progress(queue.id, report)) for report in reports])
-    except RedisAway as away:
+    except RedisUnavailable as away:
         log.warning("progress not told: the next report tells more", jobs=len(reports), reason=str(away))
 
 

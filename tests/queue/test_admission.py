@@ -11,11 +11,11 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.queue.errors import DeadlineExceeded, RedisAway, Refused
+from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.reservations import CHECK_ADMISSION, WORK_IN_COMMON_MS, Load, bounds, is_calm
-from server.queue.gateway.submitter import GROUP_BYTES
-from server.queue.script_rows import AdmissionChecks, Amount, Claim, Promised
+from server.queue.gateway.submitter import MAX_CALL_BYTES
+from server.queue.script_rows import AdmissionChecks, Claim, Promises, QueueAmount
 from server.settings import Settings
 from tests.support.queue import (
     BUNDLE,
@@ -174,7 +174,7 @@ async def test_requests_of_one_loop_turn_share_a_call(url: str, db: redis.Redis)
 
 async def test_what_shares_a_call_is_bounded(url: str, db: redis.Redis) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as us:
-        jobs = [await a_job(us, value, ballast=bytearray(GROUP_BYTES // 5)) for value in range(12)]
+        jobs = [await a_job(us, value, ballast=bytearray(MAX_CALL_BYTES // 5)) for value in range(12)]
         db.config_resetstat()
         requests = [asyncio.create_task(us.submitter.submit([job])) for job in jobs]
         await eventually_async(lambda: db.xlen(STREAM) == 12)
@@ -213,7 +213,7 @@ async def test_nobody_is_refused_while_redis_cannot_say(url: str, db: redis.Redi
         db.set("queue:owners", "what nobody of ours wrote")
         async with reserved(us, 1, 1, Claim("second")):
             pass
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             await us.submitter.submit([await a_job(us, 1, owner="second")])
         db.delete("queue:owners")
         waiting.cancel()
@@ -227,11 +227,11 @@ def test_what_is_calm_is_let_in(anybody: redis.Redis, db: redis.Redis, data: st.
     def up_to(most: int) -> int:
         return data.draw(st.integers(0, most))
 
-    def part(whole: Amount) -> Amount:
-        return Amount(up_to(whole.items), up_to(whole.nbytes))
+    def part(whole: QueueAmount) -> QueueAmount:
+        return QueueAmount(up_to(whole.items), up_to(whole.nbytes))
 
-    def less(whole: Amount, gone: Amount) -> Amount:
-        return Amount(whole.items - gone.items, whole.nbytes - gone.nbytes)
+    def less(whole: QueueAmount, gone: QueueAmount) -> QueueAmount:
+        return QueueAmount(whole.items - gone.items, whole.nbytes - gone.nbytes)
 
     def usage() -> str:
         own = part(held)
@@ -244,11 +244,12 @@ def test_what_is_calm_is_let_in(anybody: redis.Redis, db: redis.Redis, data: st.
     promised = part(less(limits.low, held))
     asked = part(less(less(limits.low, held), promised))
     own = part(promised)
-    promises = Promised(promised, own, part(promised), part(own))
+    promises = Promises(promised, own, part(promised), part(own))
     claim = Claim("us", data.draw(st.booleans()), data.draw(st.booleans()), 0, asked.items, asked.nbytes, 1000, promised=promises)
     assert is_calm(load, promised, claim, limits)
     db.flushall()
-    db.mset({"queue:bytes": load.nbytes, "queue:work": load.work_ms})
+    db.set("queue:bytes", load.nbytes)
+    db.set("queue:work", load.work_ms)
     db.sadd("queue:jobs", "none", *range(load.items))
     db.srem("queue:jobs", "none")
     db.hset("queue:owners", mapping={"us": usage(), "low": usage()})

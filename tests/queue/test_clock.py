@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import redis
 
-from server.queue.gateway.connection import AsyncLink
+from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.gateway.dispatcher import Dispatcher
 from tests.queue.test_records import admit, read
 from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, answer_of, ask, echo, gateway, pulled, redis_at
@@ -26,8 +26,8 @@ async def test_job_with_keys_expired_by_clock_jump_is_answered(
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 7)]))
         [lost] = await pulled(worker)
-        set_clock = AsyncLink.set_clock
-        monkeypatch.setattr(AsyncLink, "set_clock", lambda self, redis_ms: set_clock(self, redis_ms + HOUR_MS))
+        set_clock = GatewayRedisLink.set_clock
+        monkeypatch.setattr(GatewayRedisLink, "set_clock", lambda self, redis_ms: set_clock(self, redis_ms + HOUR_MS))
         db.delete(f"job:{lost.job.id}")
         worker.link.set_clock(lost.job.deadline_ms + HOUR_MS)
         assert worker.begin([lost], 0) == []  # it has ended, as far as the worker can know

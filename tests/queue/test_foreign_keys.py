@@ -13,17 +13,17 @@ import pytest
 import redis
 
 from server.queue.connect import refusal
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.reservations import Load
 from server.queue.gateway.scene_store import Scene
 from server.queue.gateway.submitter import CANCEL
 from server.queue.messages import Progress, QueuedJob
-from server.queue.record import Draft
-from server.queue.resp import AsyncWire
+from server.queue.record import RecordDraft
+from server.queue.resp import RespPool
 from server.queue.script import FOLDER, Script
 from server.queue.script_rows import Claim
-from server.queue.worker.connection import Link
+from server.queue.worker.connection import WorkerRedisLink
 from server.queue.worker.delivery import Delivery
 from tests.support.queue import (
     DIGEST,
@@ -99,8 +99,8 @@ def calls(anybody: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
         return noted
 
     with monkeypatch.context() as patch:
-        patch.setattr(AsyncWire, "run", noting(AsyncWire.run))
-        patch.setattr(Link, "send", noting(Link.send))
+        patch.setattr(RespPool, "run", noting(RespPool.run))
+        patch.setattr(WorkerRedisLink, "send", noting(WorkerRedisLink.send))
         yield made
 
 
@@ -164,7 +164,7 @@ async def at_once(us: Dispatcher, worker: WorkerQueue) -> None:
     worker.begin(await pulled(worker, 1), 0)
     asked.cancel()
     await asyncio.wait([asked])
-    await us.link.move(CANCEL, [job.id for job in given_up])
+    await us.link.run_with_payload(CANCEL, [job.id for job in given_up])
 
 
 async def later(us: Dispatcher, worker: WorkerQueue) -> None:
@@ -174,7 +174,7 @@ async def later(us: Dispatcher, worker: WorkerQueue) -> None:
         def of_record(record: str) -> list[QueuedJob]:
             return [msgspec.structs.replace(job, id=f"{record}-{index}", record=record) for index, job in enumerate(jobs)]
 
-        told: Draft = msgspec.structs.replace(DRAFT, items=count, counted=count, webhook="https://example.org/", **draft)
+        told: RecordDraft = msgspec.structs.replace(DRAFT, items=count, counted=count, webhook="https://example.org/", **draft)
         return (await us.records.admit(told, b"\x80", of_record)).id
 
     ends = "done,failed,cancelled"
@@ -295,7 +295,7 @@ async def test_jobs_that_end_over_a_foreign_key_are_answered(url: str, db: redis
         assert await consumer.next_batch()
         with written_over(db, name):
             consumer.release_for_good()
-            await eventually_async(lambda: us.link.away)
+            await eventually_async(lambda: us.link.is_unavailable)
             await asyncio.sleep(0.5)  # in which the worker tries more than once
             assert not any(one.done() for one in asked)
         assert await asyncio.gather(*asked) == list(range(4))
@@ -313,11 +313,11 @@ async def test_foreign_contents_are_redis_away_until_mended(url: str, db: redis.
         assert await consumer.next_batch()
         before = db.get(name)
         db.set(name, CONTENTS[name])
-        with pytest.raises(RedisAway, match=name):
+        with pytest.raises(RedisUnavailable, match=name):
             await ask(us, 2)
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             await running
-        assert caplog.text.count(f'queue away: the queue\'s Redis refuses to work: WRONGTYPE {name} holds "{CONTENTS[name]}"') == 1
+        assert caplog.text.count(f'queue unavailable: the queue\'s Redis refuses to work: WRONGTYPE {name} holds "{CONTENTS[name]}"') == 1
         consumer.release_for_good()
         db.set(name, before)
         await eventually_async(lambda: ping(us))
@@ -328,7 +328,7 @@ async def test_foreign_contents_are_redis_away_until_mended(url: str, db: redis.
 async def test_a_foreign_revision_is_redis_away_until_mended(url: str, db: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     async with gateway(url) as us:
         db.set("repository:revision", "abc")
-        with pytest.raises(RedisAway, match="repository:revision"):
+        with pytest.raises(RedisUnavailable, match="repository:revision"):
             await us.fleet.set_repository("echo", "unloaded")
         assert "queue key unusable" in caplog.text
         db.set("repository:revision", 4)
@@ -360,10 +360,10 @@ async def test_a_foreign_record_keeps_only_its_own_readers_away(url: str, db: re
         count = db.hget(f"record:{made.id}", "count")
         db.hset(f"record:{made.id}", "count", "many")
         for _ in range(3):
-            with pytest.raises(RedisAway, match="count"):
+            with pytest.raises(RedisUnavailable, match="count"):
                 await us.records.read(made.id)
         assert await ask(us, 2) == 2
         assert caplog.text.count(f'WRONGTYPE record:{made.id} count holds "many"') == 1
-        assert "queue away" not in caplog.text
+        assert "queue unavailable" not in caplog.text
         db.hset(f"record:{made.id}", "count", count)
         assert await done()

@@ -14,7 +14,7 @@ import redis
 from server.queue import keys
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.keys import Keyspace
-from server.queue.resp import AsyncWire
+from server.queue.resp import RespPool
 from server.queue.script import Script
 from server.queue.worker.liveness import JANITOR_KEYS, JANITOR_ROUNDS
 from server.settings import Settings
@@ -117,10 +117,10 @@ async def test_leaving_client_is_cancelled_in_queue_and_before_batch(url: str, w
 @pytest.mark.queue_line(8)
 async def test_client_leaving_during_enqueue_takes_its_job_along(url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both travel on connections of their own, and the cancellation comes first."""
-    run = AsyncWire.run
+    run = RespPool.run
     on_its_way, cancelled, queued = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def enqueue_late(wire: AsyncWire, script: Script[Any, Any], *arguments: Any) -> Any:
+    async def enqueue_late(wire: RespPool, script: Script[Any, Any], *arguments: Any) -> Any:
         if script.name == "enqueue":
             on_its_way.set()
             await cancelled.wait()
@@ -131,7 +131,7 @@ async def test_client_leaving_during_enqueue_takes_its_job_along(url: str, db: r
             queued.set()
         return answer
 
-    monkeypatch.setattr(AsyncWire, "run", enqueue_late)
+    monkeypatch.setattr(RespPool, "run", enqueue_late)
     async with gateway(url) as us:
         job = await a_job(us, 1)
         request = asyncio.create_task(us.submitter.submit([job]))

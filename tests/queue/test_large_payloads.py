@@ -12,14 +12,14 @@ import redis
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.gateway.large_values import Freight
+from server.queue.gateway.large_values import LargeValues
 from server.queue.messages import Reply, decode
-from server.queue.resp import PIECE_BYTES
+from server.queue.resp import CHUNK_BYTES
 from server.queue.worker.delivery import Delivery, QueueEntry
 from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, ask, echo, gateway, nothing_is_left, pulled, redis_at, worker_queue
 from tests.support.waiting import eventually_async
 
-LARGE = 3 * PIECE_BYTES + 12_345
+LARGE = 3 * CHUNK_BYTES + 12_345
 
 
 async def taken(worker: WorkerQueue, items: int = 16) -> list[QueueEntry]:
@@ -127,16 +127,16 @@ async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redi
 
 
 async def test_message_of_client_leaving_at_last_piece_is_removed(url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = Freight.write
+    write = LargeValues.write
     written = asyncio.Event()
 
-    async def write_and_lose_the_client(freight: Freight, key: str, data: bytes, wanted: Callable[[], bool] = lambda: True) -> None:
+    async def write_and_lose_the_client(freight: LargeValues, key: str, data: bytes, wanted: Callable[[], bool] = lambda: True) -> None:
         await write(freight, key, data, wanted)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
         written.set()
 
-    monkeypatch.setattr(Freight, "write", write_and_lose_the_client)
+    monkeypatch.setattr(LargeValues, "write", write_and_lose_the_client)
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
         await written.wait()

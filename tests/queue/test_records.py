@@ -17,7 +17,7 @@ import redis
 from server.arrays import Array
 from server.queue import keys
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.large_values import Freight
+from server.queue.gateway.large_values import LargeValues
 from server.queue.gateway.submitter import INLINE_BYTES
 from server.queue.messages import VERSION, Progress, QueuedJob, Reply, WorkerTiming
 from server.queue.record import Record
@@ -263,16 +263,16 @@ async def test_lost_recorded_job_is_requeued_at_its_place(url: str, worker: Work
 async def test_a_staged_message_that_was_lost_is_written_again(
     us: Dispatcher, worker: WorkerQueue, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Freight.write
+    write = LargeValues.write
     lost: list[str] = []
 
-    async def write_and_lose_the_first(freight: Freight, key: str, data: bytes, wanted: Callable[[], bool] = lambda: True) -> None:
+    async def write_and_lose_the_first(freight: LargeValues, key: str, data: bytes, wanted: Callable[[], bool] = lambda: True) -> None:
         await write(freight, key, data, wanted)
         if not lost:
             lost.append(key)
             db.delete(key)
 
-    monkeypatch.setattr(Freight, "write", write_and_lose_the_first)
+    monkeypatch.setattr(LargeValues, "write", write_and_lose_the_first)
     ballast = np.random.default_rng(0).integers(0, 256, 20 * INLINE_BYTES, np.uint8)
     record = await admit(us, 7, ballast=ballast)
     assert lost

@@ -18,9 +18,9 @@ import pytest
 import redis
 
 from server.queue.connect import connect
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.worker.connection import Link
+from server.queue.worker.connection import WorkerRedisLink
 from server.queue.worker.delivery import Delivery
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.queue import (
@@ -120,7 +120,7 @@ async def test_everything_is_deleted_under_load(url: str) -> None:
 
 
 async def test_stalled_gateway_does_not_count_redis_as_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.queue.gateway.connection.PATIENCE_S", 0.2)
+    monkeypatch.setattr("server.queue.gateway.connection.COMMAND_TIMEOUT_S", 0.2)
     with durable_server(tmp_path) as server:
         async with gateway(server.url) as us:
             assert await ping(us)
@@ -155,7 +155,7 @@ async def test_job_lost_on_delivery_is_found(url: str) -> None:
         request = asyncio.create_task(ask(us, 1))
         await eventually_async(lambda: redis_at(url).xlen(STREAM) == 1)
         lose_answers.set()
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             await asyncio.to_thread(worker.pull, [QUEUE], 4)
         lose_answers.clear()
         assert redis_at(url).xpending(STREAM, "workers")["pending"] == 1
@@ -169,11 +169,11 @@ async def test_lost_job_is_searched_again_if_search_fails(url: str, monkeypatch:
     breaking = ["pull", "EXISTS"]
 
     def after(call: Callable[..., Any]) -> Callable[..., Any]:
-        def broken(link: Link, what: Any, *arguments: Any, **options: Any) -> Any:
+        def broken(link: WorkerRedisLink, what: Any, *arguments: Any, **options: Any) -> Any:
             answer = call(link, what, *arguments, **options)
             if (name := getattr(what, "name", what)) in breaking:
                 breaking.remove(name)
-                raise RedisAway
+                raise RedisUnavailable
             return answer
 
         return broken
@@ -183,10 +183,10 @@ async def test_lost_job_is_searched_again_if_search_fails(url: str, monkeypatch:
         request = asyncio.create_task(ask(us, 1))
         with redis_at(url) as db:
             await eventually_async(lambda: db.xlen(STREAM))
-        monkeypatch.setattr(Link, "run", after(Link.run))
-        monkeypatch.setattr(Link, "command", after(Link.command))
+        monkeypatch.setattr(WorkerRedisLink, "run", after(WorkerRedisLink.run))
+        monkeypatch.setattr(WorkerRedisLink, "command", after(WorkerRedisLink.command))
         for _ in range(2):
-            with pytest.raises(RedisAway):
+            with pytest.raises(RedisUnavailable):
                 await asyncio.to_thread(worker.pull, [QUEUE], 4)
         assert breaking == []
         [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 4)
@@ -203,7 +203,7 @@ async def test_worker_is_not_presumed_dead_right_after_redis_returns(tmp_path: P
             announce(busy)
             [taken] = await running(busy)
             server.kill()
-            with pytest.raises(RedisAway):
+            with pytest.raises(RedisUnavailable):
                 other.leases.reclaim([QUEUE])
             server.start()
             await eventually_async(lambda: ping(us))
@@ -216,18 +216,18 @@ async def test_worker_is_not_presumed_dead_right_after_redis_returns(tmp_path: P
 @pytest.mark.queue_line(3)
 async def test_unfinished_result_is_given_back_and_runs_again(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
-        worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
+        worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, retry_timeout=0.2))
         async with gateway(server.url) as us:
             request = asyncio.create_task(us.submitter.submit([await a_job(us, value) for value in range(3)]))
             taken = await pulled(worker)
             server.kill()
-            with pytest.raises(RedisAway):
+            with pytest.raises(RedisUnavailable):
                 await asyncio.to_thread(worker.acks.finish, [(delivery, echo(worker, delivery)) for delivery in taken])
             server.start()
             again: list[Delivery] = []
 
             async def all_are_here_again() -> bool:
-                with contextlib.suppress(RedisAway):  # a thread whose connection died with the server learns it by its first command
+                with contextlib.suppress(RedisUnavailable):  # a thread whose connection died with the server learns it by its first command
                     again.extend(await pulled(worker))
                 return len(again) == len(taken)
 
@@ -242,18 +242,18 @@ async def test_unfinished_result_is_given_back_and_runs_again(tmp_path: Path) ->
 async def test_late_hand_back_follows_once_redis_is_there(tmp_path: Path) -> None:
     """By a worker that goes on, as one that cannot load the weights again that its jobs need."""
     with durable_server(tmp_path) as server:
-        worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
+        worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, retry_timeout=0.2))
         async with gateway(server.url) as us:
             request = asyncio.create_task(ask(us, 1))
             taken = await pulled(worker)
             server.kill()
-            with pytest.raises(RedisAway):
+            with pytest.raises(RedisUnavailable):
                 await asyncio.to_thread(worker.leases.return_to_queue, taken)
             server.start()
             again: list[Delivery] = []
 
             async def it_is_here_again() -> bool:
-                with contextlib.suppress(RedisAway):
+                with contextlib.suppress(RedisUnavailable):
                     again.extend(await pulled(worker))
                 return bool(again)
 
@@ -289,7 +289,7 @@ async def test_requests_wait_for_redis_exactly_its_grace(tmp_path: Path) -> None
             await eventually_async(lambda: redis_at(server.url).exists(STREAM))
             server.kill()
             for outcome in await asyncio.gather(waiting, ask(us, 2), return_exceptions=True):
-                assert isinstance(outcome, RedisAway)
+                assert isinstance(outcome, RedisUnavailable)
                 assert outcome.retry_after >= 1
             server.start()
             await eventually_async(lambda: ping(us))
@@ -305,7 +305,7 @@ async def test_figures_are_refused_at_once_while_redis_is_down(tmp_path: Path) -
             server.kill()
             assert not await ping(us)
             for question in (us.fleet.read, us.beat.depths):
-                with pytest.raises(RedisAway):
+                with pytest.raises(RedisUnavailable):
                     await question()
 
 
@@ -328,7 +328,7 @@ async def test_log_reports_loss_and_return_of_redis_once(tmp_path: Path, caplog:
     port = free_port()
     async with gateway(f"redis://127.0.0.1:{port}/0") as us:
         await eventually_async(lambda: bool(caplog.records))
-        assert "queue away: the queue's Redis does not answer: Error 111" in caplog.text
+        assert "queue unavailable: the queue's Redis does not answer: Error 111" in caplog.text
         server = Server(tmp_path, "--save", "", port=port)
         try:
             await eventually_async(lambda: ping(us))

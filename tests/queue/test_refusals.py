@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from tests.support.queue import (
     LASTING_WORKER,
     QUEUE,
@@ -115,7 +115,7 @@ async def test_requests_wait_for_refusing_redis_until_mended(server: Server, kin
 @pytest.mark.parametrize("kind", EVERY_WRITE)
 async def test_requests_end_after_the_grace_with_what_redis_said(server: Server, kind: str) -> None:
     async with gateway(server.url, redis_grace=0.4) as us:
-        with refusing(server, kind), pytest.raises(RedisAway) as refused:
+        with refusing(server, kind), pytest.raises(RedisUnavailable) as refused:
             await ask(us, 1)
         assert refused.value.refusal
 
@@ -128,7 +128,7 @@ async def test_figures_are_refused_with_the_beat_if_redis_answers(server: Server
         async def refused() -> bool:
             try:
                 await us.fleet.read(fresh=True)
-            except RedisAway as away:
+            except RedisUnavailable as away:
                 return bool(away.refusal)
             return False
 
@@ -148,7 +148,7 @@ async def test_worker_calls_to_refusing_redis_raise_redis_away(server: Server, k
         [taken] = await pulled(worker)
         with refusing(server, kind):
             for call in (lambda: announce(worker), lambda: worker.pull([QUEUE], 1, 10), worker.liveness.janitor, worker.liveness.withdraw):
-                with pytest.raises(RedisAway):
+                with pytest.raises(RedisUnavailable):
                     await asyncio.to_thread(call)
             finishing = asyncio.create_task(asyncio.to_thread(worker.acks.finish, [(taken, echo(worker, taken))]))
             await asyncio.sleep(0.5)
@@ -160,7 +160,7 @@ async def test_worker_calls_to_refusing_redis_raise_redis_away(server: Server, k
 async def test_what_cannot_be_looked_at_is_ended_once_redis_is_mended(server: Server) -> None:
     """Else it takes room in the queue until a minute after its deadline."""
     with redis_at(server.url) as db:
-        worker = worker_queue(server.url, "worker", replace(LASTING_WORKER, patience=0.2))
+        worker = worker_queue(server.url, "worker", replace(LASTING_WORKER, retry_timeout=0.2))
         announce(worker)
         async with gateway(server.url) as us:
             request = asyncio.create_task(ask(us, 1))
@@ -168,9 +168,9 @@ async def test_what_cannot_be_looked_at_is_ended_once_redis_is_mended(server: Se
             request.cancel()
             await eventually_async(lambda: db.exists(f"cancel:{taken.job.id}"))
             with refusing(server, "NOREPLICAS"):
-                with pytest.raises(RedisAway):
+                with pytest.raises(RedisUnavailable):
                     await asyncio.to_thread(worker.begin, [taken], 0)
-                with pytest.raises(RedisAway):
+                with pytest.raises(RedisUnavailable):
                     await asyncio.to_thread(worker.leases.return_to_queue, [taken])
 
             async def ended() -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 import server.queue
 from server.queue import script_rows
-from server.queue.record import Draft
+from server.queue.record import RecordDraft
 from server.queue.script import FOLDER, Script
 
 MODULES = [importlib.import_module(module.name) for module in pkgutil.walk_packages(server.queue.__path__, "server.queue.")]
@@ -21,17 +21,17 @@ READERS: list[tuple[str, str, Any, set[str]]] = [
     *(
         (name, "args", script.args, set())
         for name, script in SCRIPTS.items()
-        if script.args is not script_rows.Finished and hasattr(script.args, "__struct_fields__")
+        if script.args is not script_rows.BatchEnd and hasattr(script.args, "__struct_fields__")
     ),
-    ("parts/endings", "batch", script_rows.Finished, set()),
+    ("parts/endings", "batch", script_rows.BatchEnd, set()),
     ("parts/admission", "bounds", script_rows.Bounds, set()),
     ("parts/admission", "claim", script_rows.Claim, set()),
-    ("parts/admission", "promised", script_rows.Promised, set()),
+    ("parts/admission", "promised", script_rows.Promises, set()),
     ("check_admission", "claim", script_rows.Claim, set()),
-    ("enqueue", "request", script_rows.Request, set()),
-    ("enqueue", "job", script_rows.Enqueued, {"message"}),
-    ("parts/admission", "job", script_rows.Enqueued, {"message", "at"}),
-    ("enqueue_record", "draft", Draft, set()),
+    ("enqueue", "request", script_rows.RequestRow, set()),
+    ("enqueue", "job", script_rows.JobRow, {"message"}),
+    ("parts/admission", "job", script_rows.JobRow, {"message", "at"}),
+    ("enqueue_record", "draft", RecordDraft, set()),
     ("enqueue_record", "bounds", script_rows.Bounds, set()),
     ("parts/endings", "job", script_rows.EndedRow, {"reply"}),
     ("parts/records", "ending", script_rows.EndedRow, {"reply"}),

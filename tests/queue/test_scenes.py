@@ -9,7 +9,7 @@ import redis
 
 from server.arrays import Array
 from server.queue.gateway.scene_store import Scene
-from server.queue.resp import PIECE_BYTES
+from server.queue.resp import CHUNK_BYTES
 from tests.support.queue import DIGEST, gateway, records_load
 from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async
@@ -17,7 +17,7 @@ from tests.support.waiting import eventually_async
 ONE, OTHER = KEYSPACE.digits + "1" * 32, KEYSPACE.digits + "2" * 32
 
 
-def scene(nbytes: int = 3 * PIECE_BYTES + 99, seed: int = 0) -> Scene:
+def scene(nbytes: int = 3 * CHUNK_BYTES + 99, seed: int = 0) -> Scene:
     latent = np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
     return Scene(task="reconstruct", digest=DIGEST, arrays={"latent": Array.from_numpy(latent)})
 
@@ -27,7 +27,7 @@ async def test_a_large_scene_is_read_by_another_gateway_and_counted(url: str, db
         assert await us.scenes.keep(ONE, scene())
         assert await them.scenes.read(ONE) == scene()
         load = await records_load(them)
-        assert load.counts == {"scene": 1} and load.result_bytes > 3 * PIECE_BYTES
+        assert load.counts == {"scene": 1} and load.result_bytes > 3 * CHUNK_BYTES
         assert await us.scenes.keep(ONE, scene())  # again, as when an answer is fetched twice
         assert await records_load(us) == load
         assert not db.keys("stage:*") and 0 < db.pttl(f"scene:{ONE}") <= 600_000

@@ -10,7 +10,7 @@ from contextlib import suppress
 import redis
 
 from server.queue import keys
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from tests.support.queue import QUEUE, Consumer, WorkerQueue, announce, ask, gateway, pulled, redis_at
 
 
@@ -27,7 +27,7 @@ def test_worker_survives_vanished_streams(url: str, db: redis.Redis, worker: Wor
     try:
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            with suppress(RedisAway):
+            with suppress(RedisUnavailable):
                 assert worker.pull([QUEUE], 8, block_ms=20) == []
     finally:
         ended.set()

@@ -148,7 +148,7 @@ async def test_begun_jobs_are_recorded_whether_or_not_requested(
         db.set(f"cancel:{jobs[1].id}", "1")
         if forgotten:
             db.script_flush()  # as a Redis that restarted
-        answer = victim.leases.send_begin_step(taken, 0)
+        answer = victim.leases.send_step(taken, 0)
         await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
         wanted = answer()
         assert [job.job.id for job in wanted] == [jobs[0].id, jobs[2].id]
@@ -167,7 +167,7 @@ async def test_immediate_begin_is_recorded_by_redis_without_memory(
         db.config_set("maxmemory", most_bytes)
         try:
             announce(victim)
-            wanted = victim.leases.send_begin_step(taken[:1], 0, checked=True)
+            wanted = victim.leases.send_step(taken[:1], 0, checked=True)
             await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
             assert wanted() == taken[:1]
             announce(victim)

@@ -13,7 +13,7 @@ import redis
 
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.messages import WORKER_FORMS, QueuedJob, Reply
-from server.queue.resp import PIECE_BYTES
+from server.queue.resp import CHUNK_BYTES
 from tests.queue.test_records import admit, read
 from tests.support.queue import (
     LASTING_WORKER,
@@ -68,7 +68,7 @@ async def take_nothing(db: redis.Redis, worker: WorkerQueue) -> None:
     assert taken_by(db, worker) == 1
 
 
-@pytest.mark.parametrize("nbytes", [1, 2 * PIECE_BYTES], ids=["small", "large"])
+@pytest.mark.parametrize("nbytes", [1, 2 * CHUNK_BYTES], ids=["small", "large"])
 async def test_it_goes_back_and_is_run_by_a_worker_that_understands_it(
     url: str, db: redis.Redis, older: WorkerQueue, newer: WorkerQueue, nbytes: int
 ) -> None:

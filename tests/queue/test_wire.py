@@ -10,22 +10,22 @@ import pytest
 import redis
 
 from server.queue.connect import connect, connect_async
-from server.queue.resp import AsyncWire
-from server.queue.worker.connection import Link, WorkerTimings
+from server.queue.resp import RespPool
+from server.queue.worker.connection import WorkerRedisLink, WorkerTimings
 from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async
 
 
 @pytest.fixture
-async def wire(url: str) -> AsyncIterator[AsyncWire]:
+async def wire(url: str) -> AsyncIterator[RespPool]:
     client = connect_async(url)
-    wire = AsyncWire(client, KEYSPACE)
+    wire = RespPool(client, KEYSPACE)
     yield wire
     await wire.close()
     await client.aclose()
 
 
-async def test_a_connection_that_was_closed_while_idle_is_replaced(url: str, wire: AsyncWire) -> None:
+async def test_a_connection_that_was_closed_while_idle_is_replaced(url: str, wire: RespPool) -> None:
     """As by Redis' own `timeout`, or by what stands between."""
     with connect(url) as operator:
         here = await asyncio.gather(*(wire.command("CLIENT", "ID") for _ in range(3)))
@@ -38,7 +38,7 @@ async def test_a_connection_that_was_closed_while_idle_is_replaced(url: str, wir
         assert await wire.command("PING") == b"PONG"
 
 
-async def test_an_answer_that_is_an_error_costs_no_connection(wire: AsyncWire) -> None:
+async def test_an_answer_that_is_an_error_costs_no_connection(wire: RespPool) -> None:
     here = await wire.command("CLIENT", "ID")
     with pytest.raises(redis.exceptions.ResponseError, match="unknown command"):
         await wire.command("NOSUCH")
@@ -46,19 +46,19 @@ async def test_an_answer_that_is_an_error_costs_no_connection(wire: AsyncWire) -
 
 
 @pytest.mark.parametrize("length", [0, 1, 5_000, 16_384, 16_385, 200_000])
-async def test_words_of_any_length_and_type_arrive_as_they_were_sent(url: str, wire: AsyncWire, length: int) -> None:
+async def test_words_of_any_length_and_type_arrive_as_they_were_sent(url: str, wire: RespPool, length: int) -> None:
     large, words = bytes(range(256)) * (length // 256 + 1), ("text ü", 17, -2.5, b"\r\n")
     told = "return {ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]}"
     arrived = ["text ü".encode(), b"17", b"-2.5", b"\r\n", large[:length]]
     assert await wire.command("EVAL", told, 0, *words, large[:length]) == arrived
     assert await wire.command("EVAL", told, 0, *words, memoryview(large)[:length]) == arrived
-    blocking = Link(url, KEYSPACE, WorkerTimings())
+    blocking = WorkerRedisLink(url, KEYSPACE, WorkerTimings())
     assert blocking.command("EVAL", told, 0, *words, large[:length]) == arrived
     blocking.close()
 
 
 def test_a_connection_that_redis_refuses_leaves_nothing_behind(url: str) -> None:
-    link = Link(f"{url}?db=99" if url.startswith("unix") else re.sub(r"/0$", "/99", url), KEYSPACE, WorkerTimings())
+    link = WorkerRedisLink(f"{url}?db=99" if url.startswith("unix") else re.sub(r"/0$", "/99", url), KEYSPACE, WorkerTimings())
     for _ in range(3):
         with pytest.raises(redis.exceptions.ResponseError, match="index"):
             link.command("PING")

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from server.queue.messages import HANDICAP_S
+from server.queue.messages import PRIORITY_DELAY_S
 from server.queue.worker.delivery import Delivery
 from server.scheduler.batcher import HOARD, Batcher
 from server.scheduler.step_times import StepTimes
@@ -70,7 +70,7 @@ def test_within_a_bucket_the_urgent_take_the_places() -> None:
 def test_low_job_is_served_under_constant_high_load() -> None:
     low = delivery(bucket="low", priority="low", queued_at=0.0)
     made = filled([low])
-    for second in range(int(HANDICAP_S["low"]) + 2):
+    for second in range(int(PRIORITY_DELAY_S["low"]) + 2):
         made.add(delivery(bucket="high", priority="high", queued_at=float(second)))
         if low in take(made, now=float(second)):
             return

@@ -44,7 +44,7 @@ class Steps:
     def remaining(self, job: Delivery) -> int | None:
         return self._left.get(job.entry_id)
 
-    def goes_on(self, job: Delivery) -> bool:
+    def survives(self, job: Delivery) -> bool:
         """After one more step."""
         left = self._left.pop(job.entry_id, 1 + job.added_ms % MOST_STEPS) - 1
         if left:
@@ -128,7 +128,7 @@ class Trial:
             self._meet(self.together)
         _dawdle(chance)
         with self.changed:
-            going_on = [job for job in running.jobs if running.long and self.steps.goes_on(job)]
+            going_on = [job for job in running.jobs if running.long and self.steps.survives(job)]
         self._begin(**{kind: -1}, lone=-lone)
         self.slots.finish(running, going_on)
         with self.changed:

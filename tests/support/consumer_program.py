@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.messages import Reply, WorkerInfo, WorkerTiming
 from server.queue.worker.delivery import Delivery
 from tests.support.queue import QUEUE, QUICK_WORKER, WorkerQueue, worker_queue
@@ -23,7 +23,7 @@ from tests.support.queue import QUEUE, QUICK_WORKER, WorkerQueue, worker_queue
 def beat(queue: WorkerQueue) -> None:
     info = WorkerInfo(id=queue.id, host="test", pid=os.getpid(), state="ready", device="cpu", bundles=[])
     while True:
-        with contextlib.suppress(RedisAway):
+        with contextlib.suppress(RedisUnavailable):
             queue.liveness.announce(info)
         time.sleep(QUICK_WORKER.key_ttl / 4)
 
@@ -63,10 +63,10 @@ def main() -> None:
     while True:
         try:
             deliveries = take(queue, options.batch)
-        except RedisAway:
+        except RedisUnavailable:
             time.sleep(0.05)
             continue
-        with contextlib.suppress(RedisAway):
+        with contextlib.suppress(RedisUnavailable):
             deliveries = queue.begin(deliveries, 0)
         if deliveries:
             run(queue, deliveries, options.hold, options.pace)

@@ -17,7 +17,7 @@ from models.bundle import BundleSpec
 from models.bundle_schema import FileDigest, Preprocess, Rung
 from server.arrays import Array
 from server.queue import keys
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker.delivery import Delivery
 from tests.support.images import encoded
@@ -160,7 +160,7 @@ class Worker:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        with suppress(RedisAway):  # its key expires
+        with suppress(RedisUnavailable):  # its key expires
             self.queue.liveness.withdraw()
 
     def redis(self) -> redis.Redis:
@@ -202,12 +202,12 @@ class Worker:
         while not self._stop.is_set():
             try:
                 self._turn()
-            except RedisAway:
+            except RedisUnavailable:
                 time.sleep(0.05)
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):
-            with suppress(RedisAway):
+            with suppress(RedisUnavailable):
                 self._announce()
 
     def _turn(self) -> None:

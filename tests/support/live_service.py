@@ -18,7 +18,7 @@ import psutil
 from server.arrays import Array
 from server.processes.supervisor_protocol import process_prefix
 from server.queue import keys
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.keys import Keyspace
 from server.queue.messages import Priority, QueuedJob, Reply, WorkerInfo
@@ -77,7 +77,7 @@ class GatewayEnd:
             nonlocal infos
             try:
                 fleet = await self.dispatcher.fleet.read(fresh=True)
-            except RedisAway:  # while workers start, nobody may answer for a second
+            except RedisUnavailable:  # while workers start, nobody may answer for a second
                 return False
             ready = [info for info in fleet.workers if info.state == "ready"]
             infos = [info for info in ready if all(bundle.state != "loading" for bundle in info.bundles)]

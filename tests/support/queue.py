@@ -23,11 +23,11 @@ import redis
 from server.arrays import Array
 from server.processes.os_process import die_with_parent
 from server.queue import keys
-from server.queue.errors import RedisAway, Refused
+from server.queue.errors import RedisUnavailable, Refused
 from server.queue.gateway.dispatcher import Dispatcher, DispatcherTimings
 from server.queue.gateway.reservations import Reservation
 from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
-from server.queue.record import Draft, RecordsLoad
+from server.queue.record import RecordDraft, RecordsLoad
 from server.queue.script_rows import Claim
 from server.queue.worker import worker_queue as worker_side
 from server.queue.worker.connection import WorkerTimings
@@ -42,15 +42,15 @@ BUNDLE = "echo@1"
 DIGEST = "0123456789abcdef" * 4
 QUEUE = f"{BUNDLE}:0123456789ab"
 STREAM = f"queue:{QUEUE}:normal"
-QUICK_WORKER = WorkerTimings(key_ttl=0.6, absence_settles=1.2, patience=20.0)
-LASTING_WORKER = WorkerTimings(key_ttl=60.0, absence_settles=60.0, patience=20.0)
+QUICK_WORKER = WorkerTimings(key_ttl=0.6, absence_grace=1.2, retry_timeout=20.0)
+LASTING_WORKER = WorkerTimings(key_ttl=60.0, absence_grace=60.0, retry_timeout=20.0)
 """Nobody takes it for dead, however busy the machine is, before it is withdrawn."""
 QUICK_GATEWAY = DispatcherTimings(beat=0.2, gateway_ttl=2.0, lost_after=0.5, news=0.05, fresh_load=0.0)
 SILENT_GATEWAY = DispatcherTimings(beat=60.0, gateway_ttl=120.0, lost_after=0.5, news=0.05, fresh_load=0.0)
 """Its key does not come back when a test deletes it."""
 
 
-DRAFT = Draft(
+DRAFT = RecordDraft(
     task="classify",
     bundle=BUNDLE,
     digest=DIGEST,
@@ -114,7 +114,7 @@ async def ping(dispatcher: Dispatcher) -> bool:
     """Whether its Redis can be used right now."""
     try:
         await dispatcher.link.command("PING")
-    except RedisAway:
+    except RedisUnavailable:
         return False
     return True
 
@@ -197,7 +197,7 @@ class WorkerQueue(worker_side.WorkerQueue):
 
     def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
         """As `begin_soon`, and wait for what it tells."""
-        return self.leases.send_begin_step(deliveries, slot)()
+        return self.leases.send_step(deliveries, slot)()
 
 
 class Consumer:
@@ -361,4 +361,4 @@ def delivery(
         checked_at=queued_at,
         nbytes=sum(len(array.data) for array in job.arrays.values()),
     )
-    return Delivery.of(held, job)
+    return Delivery.from_entry(held, job)

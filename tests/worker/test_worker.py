@@ -327,7 +327,7 @@ def test_a_worker_that_starts_before_its_redis_says_so(tmp_path: Path) -> None:
         try:
             assert process.stderr is not None
             told = (json.loads(line) for line in process.stderr)
-            assert "Error 111" in next(line for line in told if line["event"] == "queue away")["reason"]
+            assert "Error 111" in next(line for line in told if line["event"] == "queue unavailable")["reason"]
             server = Server(tmp_path / "redis", "--save", "", port=port)
             assert next(line for line in told if line["event"] in ("queue back", "bundle ready"))["event"] == "queue back"
             assert any(line["event"] == "bundle ready" for line in told)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from models.bundle import BundleSpec
 from server.http.problems import Kind, Problem
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.gateway.fleet import Fleet, FleetReader
 from server.queue.messages import UNLOADED, ServedBundle, WorkerInfo
 from server.quote import MAX_QUOTED_CHARS, quote
@@ -43,10 +43,10 @@ class ModelDirectory:
         """Time at which a digest was last served, in monotonic seconds, and the ids of the workers that served it."""
 
     async def fleet(self) -> Fleet:
-        """Read the fleet. Raises RedisAway if Redis does not answer and never did."""
+        """Read the fleet. Raises RedisUnavailable if Redis does not answer and never did."""
         try:
             fleet = await self._reader.read()
-        except RedisAway:
+        except RedisUnavailable:
             if self._last is None:
                 raise
             return self._last
@@ -65,13 +65,13 @@ class ModelDirectory:
 
         Waits while nothing is known and workers still load. Raises Problem: 404 for a name that no ready worker announces and for a
         task of which no bundle is served, 422 if there is no default, 503 for a bundle that is refused, and after `worker_grace` without
-        a ready worker; and RedisAway after `redis_grace` without Redis.
+        a ready worker; and RedisUnavailable after `redis_grace` without Redis.
         """
         started_at = time.monotonic()
         while True:
             try:
                 fleet = await self.fleet()
-            except RedisAway:
+            except RedisUnavailable:
                 if time.monotonic() - started_at >= self._settings.redis_grace:
                     raise
             else:
@@ -131,7 +131,7 @@ class ModelDirectory:
         """Return the reason why requests that name no model cannot be answered now. None if they can."""
         try:
             fleet = await self._reader.read()
-        except RedisAway as error:
+        except RedisUnavailable as error:
             return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
         if not any_ready(fleet):
             refused = [f"{id_} is unavailable: {reason}" for id_, reason in refusals(fleet).items()] if settled(fleet) else []

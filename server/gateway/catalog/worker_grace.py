@@ -10,7 +10,7 @@ from types import TracebackType
 from models.bundle import BundleSpec
 from server.concurrency.cancellation import AsyncCancelScope
 from server.gateway.catalog.model_directory import ModelDirectory, no_worker, ready_bundles, serving, unavailable
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.gateway.fleet import Fleet
 from server.settings import Settings
 from server.telemetry import logs
@@ -41,7 +41,7 @@ class WorkerLossWatchdog:
             try:
                 if self._waiting:
                     await self._check()
-            except RedisAway:
+            except RedisUnavailable:
                 pass  # unknown; the dispatcher measures how long Redis is unavailable
             except Exception:
                 log.exception("check for bundles without workers failed")

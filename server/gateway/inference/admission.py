@@ -20,7 +20,7 @@ from server.gateway.inference.webhook_headers import refuse_webhook
 from server.http.client_identity import owner_of
 from server.http.problems import Kind, Problem
 from server.http.requests import MAX_TIMEOUT, Head, body_too_large
-from server.queue.errors import DeadlineExceeded, RedisAway, Refused
+from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
 from server.queue.gateway.reservations import Reservation, Reservations
 from server.queue.messages import PRIORITIES, Priority
 from server.queue.script_rows import NO_OWNER, Claim
@@ -266,7 +266,7 @@ def _problem_of(error: BaseException, visit: Visit) -> Problem | None:
             return error
         case Refused():
             return of_refused(error)
-        case RedisAway():
+        case RedisUnavailable():
             return redis_away(error, visit.request_id)
         case DeadlineExceeded() | TimeoutError() if visit.ends_with_gateway:
             return Problem(Kind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER)

@@ -13,7 +13,7 @@ from server.http.middleware import internal_error
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media.limits import MediaError
-from server.queue.errors import RedisAway, Refused
+from server.queue.errors import RedisUnavailable, Refused
 from server.queue.messages import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.telemetry import logs
@@ -76,10 +76,10 @@ def of_refusal(error: InvalidOption | MediaError) -> Problem:
     return Problem(Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION, str(error), error.field)
 
 
-def redis_away(error: RedisAway, request_id: str) -> Problem:
+def redis_away(error: RedisUnavailable, request_id: str) -> Problem:
     """The problem for clients. The log gets the request's id and what they do not get: the address of the queue, the unusable key."""
-    if error.cause or error.of_a_key:
-        event = "refused: queue key unusable" if error.of_a_key else "refused: the queue is away"
+    if error.cause or error.is_about_key:
+        event = "refused: queue key unusable" if error.is_about_key else "refused: the queue is away"
         log.info(event, request_id=request_id, reason=str(error))
     return Problem(Kind.REDIS_AWAY, error.detail, retry_after=error.retry_after)
 
@@ -88,7 +88,7 @@ def of_error(error: Exception, request_id: str) -> Problem:
     """The problem that a client gets for whatever a route raises."""
     if isinstance(error, Problem):
         return error
-    return redis_away(error, request_id) if isinstance(error, RedisAway) else internal_error()
+    return redis_away(error, request_id) if isinstance(error, RedisUnavailable) else internal_error()
 
 
 async def answered(request: Request, answer: Awaitable[Response], refuse: Callable[[Problem], Response]) -> Response:
@@ -98,7 +98,7 @@ async def answered(request: Request, answer: Awaitable[Response], refuse: Callab
     except ClientDisconnect:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except Exception as error:
-        if not isinstance(error, Problem | RedisAway):
+        if not isinstance(error, Problem | RedisUnavailable):
             log.exception("request failed", request_id=request.state.request_id, method=request.method, path=request.scope["path"])
         return refuse(of_error(error, request.state.request_id))
 

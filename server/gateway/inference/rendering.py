@@ -23,7 +23,7 @@ from server.http.problems import Kind, Problem
 from server.media.limits import MediaError
 from server.media.memory_budget import MemoryBudget
 from server.processes.sandbox_process import SandboxError
-from server.queue.gateway.scene_store import Scene, Scenes
+from server.queue.gateway.scene_store import Scene, SceneStore
 from server.tasks.base import JSON, Arrays, FileAnswer, Outputs, Task
 from server.tasks.capabilities import EchoesArrays, KeepsScenes, OffersTensors, PresentsElsewhere, is_presented_in_thread
 from server.tasks.options import InvalidOption
@@ -41,7 +41,7 @@ log = logs.get(__name__)
 class Presenting:
     """For one event loop."""
 
-    def __init__(self, scenes: Scenes, turns: FairExecutor, budget: MemoryBudget) -> None:
+    def __init__(self, scenes: SceneStore, turns: FairExecutor, budget: MemoryBudget) -> None:
         """budget: of memory, for preparing and presenting together."""
         self._budget = budget
         self._scenes = scenes

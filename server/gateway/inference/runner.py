@@ -30,11 +30,11 @@ from server.http.client_identity import owner_of
 from server.http.problems import Kind, Problem
 from server.media import image_headers, images
 from server.media.limits import MediaError
-from server.queue.errors import KeyTaken, Refused
+from server.queue.errors import IdempotencyConflict, Refused
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.submitter import INLINE_BYTES
 from server.queue.messages import WEBHOOKS, Priority, QueuedJob, Reply
-from server.queue.record import Draft, Record
+from server.queue.record import Record, RecordDraft
 from server.tasks import capabilities
 from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.capabilities import Counts, EchoesArrays, Previews, RecallsTexts, TakesSteps, TwoStage
@@ -165,7 +165,7 @@ class Inference:
 
         jobs = make_jobs("")
         await _reserve_large(jobs, visit)
-        draft = Draft(
+        draft = RecordDraft(
             task=asked.task.name,
             bundle=asked.spec.id,
             digest=asked.spec.digest(),
@@ -185,7 +185,7 @@ class Inference:
         )
         try:
             return await self._dispatcher.records.admit(draft, plan, make_jobs, max_items=visit.key.max_items)
-        except KeyTaken:
+        except IdempotencyConflict:
             raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
         except Refused as refused:
             raise error_mapping.of_refused(refused, asked.part) from None

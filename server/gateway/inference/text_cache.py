@@ -15,15 +15,15 @@ from typing import TypeVar
 from server.concurrency.client_bound import ClientBound
 from server.gateway.inference.runner import Asked
 from server.http.client_identity import owner_of
-from server.queue.gateway.vector_store import Vectors
-from server.queue.resp import PIECE_BYTES
+from server.queue.gateway.vector_store import VectorStore
+from server.queue.resp import CHUNK_BYTES
 from server.tasks.base import Outputs
 from server.tasks.capabilities import RecallsTexts
 from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
 
 OVERHEAD_BYTES = 400
 """Bytes that an entry takes besides its vector."""
-RECORDED_BYTES = PIECE_BYTES
+RECORDED_BYTES = CHUNK_BYTES
 """Vectors that the record of an asynchronous job may hold: it is written as a whole, and read whenever somebody looks at the job."""
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 class TextCache:
     """For one event loop."""
 
-    def __init__(self, vectors: Vectors, nbytes: int) -> None:
+    def __init__(self, vectors: VectorStore, nbytes: int) -> None:
         """nbytes: bound for what is kept here; 0: nothing is, and nothing is recalled."""
         self._vectors = vectors
         self._kept = _VectorLru(nbytes)

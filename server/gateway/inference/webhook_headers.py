@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from server.http.problems import Kind, Problem
 from server.http.requests import RESPOND_ASYNC, Head
 from server.http.url_allowlist import NotAllowed, read
-from server.queue.record import LAST_EVENTS, STATES
+from server.queue.record import FINAL_EVENTS, STATES
 from server.quote import quote
 
 URL, EVENTS = "X-Webhook-URL", "X-Webhook-Events"
-ENDS = tuple(state for state in STATES if state in LAST_EVENTS)
+ENDS = tuple(state for state in STATES if state in FINAL_EVENTS)
 
 
 @dataclass(frozen=True)

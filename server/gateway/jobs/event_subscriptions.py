@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from server.concurrency.client_bound import ClientBound
 from server.http.problems import Kind, Problem
-from server.queue.errors import RecordLost, RedisAway
-from server.queue.gateway.record_store import Records
-from server.queue.record import LAST_EVENTS, OPEN, Happened, RecordEvent, State
+from server.queue.errors import RecordLost, RedisUnavailable
+from server.queue.gateway.record_store import RecordStore
+from server.queue.record import FINAL_EVENTS, OPEN_STATES, EventBatch, RecordEvent, State
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics
 
@@ -28,7 +28,7 @@ RETRY_AFTER = 5
 
 log = logs.get(__name__)
 
-Update = Happened | RecordLost
+Update = EventBatch | RecordLost
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class EventSubscription:
     def publish(self, state: State | None, events: list[RecordEvent]) -> None:
         if events:
             self.after = events[-1].number
-        self.updates.put_nowait(Happened(state, events))
+        self.updates.put_nowait(EventBatch(state, events))
 
     async def read(self) -> AsyncIterator[list[RecordEvent]]:
         """Yield events as they come, until the last one, or until this gateway ends. Raises RecordLost."""
@@ -62,14 +62,14 @@ class EventSubscription:
                 yield [RecordEvent(self.after + 1, "cancelled", b"{}")]
                 return
             yield update.events
-            if (update.state not in OPEN and not update.events) or any(event.name in LAST_EVENTS for event in update.events):
+            if (update.state not in OPEN_STATES and not update.events) or any(event.name in FINAL_EVENTS for event in update.events):
                 return
 
 
 class EventSubscriptions:
     """Subscriptions to jobs' events: at most half of a gateway's connections, and a quarter for one client."""
 
-    def __init__(self, records: Records, metrics: GatewayMetrics, max_connections: int) -> None:
+    def __init__(self, records: RecordStore, metrics: GatewayMetrics, max_connections: int) -> None:
         self._records = records
         self._metrics = metrics
         self._streams = ClientBound(max(1, max_connections // 2), max(1, max_connections // 4))
@@ -133,7 +133,7 @@ class EventSubscriptions:
                 until = polled_at + POLL_INTERVAL_S
                 while not self._is_poll_requested and self._readers and (left := until - time.monotonic()) > 0:
                     await self._listen(left)
-            except RedisAway:
+            except RedisUnavailable:
                 await asyncio.sleep(REDIS_RETRY_PAUSE_S)
             except Exception:
                 log.exception("reading events failed")
@@ -150,7 +150,7 @@ class EventSubscriptions:
             self._readers[reader] = self._readers.pop(reader)
             if isinstance(update, RecordLost):
                 reader.updates.put_nowait(update)
-            elif update.events or update.state not in OPEN:
+            elif update.events or update.state not in OPEN_STATES:
                 reader.publish(update.state, update.events)
 
     async def _listen(self, seconds: float) -> None:

@@ -20,9 +20,9 @@ from server.gateway.inference.task_interface import Planned
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import Head
 from server.queue import keys
-from server.queue.errors import RecordLost, RedisAway
+from server.queue.errors import RecordLost, RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.record import OPEN, JobProgress, Record, rfc3339
+from server.queue.record import OPEN_STATES, JobProgress, Record, rfc3339
 from server.tasks.capabilities import offered_media_types, plan_type
 from server.tasks.registry import TASKS, route_of
 
@@ -121,7 +121,7 @@ class JobService:
     async def read(self, job_id: str, key_name: str) -> Record:
         """Return the job of the API key with this name; empty for one that was sent without a key.
 
-        Raises Problem: 404, also for other keys' jobs, 410 `job-lost`; and RedisAway."""
+        Raises Problem: 404, also for other keys' jobs, 410 `job-lost`; and RedisUnavailable."""
         with _loss_as_problem(job_id):
             record = await self._dispatcher.records.read(job_id)
         if record is None or record.key_name != key_name:
@@ -140,7 +140,7 @@ class JobService:
         """Hold the answer that the plain request would have had, until it has been sent.
 
         Raises Problem: 406, 409, 410, 404, 429, or the job's own."""
-        if record.state in OPEN:
+        if record.state in OPEN_STATES:
             raise Problem(Kind.NOT_DONE, f"the job is {record.state}; follow it at {events_url(record.id)}", retry_after=1)
         if record.state == "cancelled":
             raise Problem(Kind.JOB_CANCELLED, "the job was cancelled before it had a result")
@@ -161,7 +161,7 @@ class JobService:
         try:
             return Planned(task, spec, msgspec.msgpack.decode(plan, type=plan_type(task)))
         except msgspec.MsgspecError as error:
-            raise RedisAway.unreadable(keys.record(record.id), error) from error
+            raise RedisUnavailable.unreadable(keys.record(record.id), error) from error
 
     @asynccontextmanager
     async def answer(self, record: Record, planned: Planned, media_type: str, client: str) -> AsyncIterator[Response]:

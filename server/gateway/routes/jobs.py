@@ -23,9 +23,9 @@ from server.gateway.openapi import responses
 from server.http.problems import Kind, Problem
 from server.http.requests import DisconnectWatcher, Head
 from server.http.sse import EventStream
-from server.queue.errors import RecordLost, RedisAway
+from server.queue.errors import RecordLost, RedisUnavailable
 from server.queue.messages import Progress, UnknownVersion, decode
-from server.queue.record import LAST_EVENTS, OPEN, Record, RecordEvent
+from server.queue.record import FINAL_EVENTS, OPEN_STATES, Record, RecordEvent
 from server.tasks.base import JSON
 from server.telemetry import logs
 
@@ -55,7 +55,7 @@ async def events(request: Request, job_id: str) -> Response:
     record = await here.jobs.read(job_id, request_key(request).name)
     if after > record.events:
         raise Problem(Kind.INVALID_OPTION, f"{after}: the last event of this job is {record.events}; use its id, or 0", "Last-Event-ID")
-    if after == record.events and record.state not in OPEN:
+    if after == record.events and record.state not in OPEN_STATES:
         return Response(status_code=204, headers=NOT_STORED)  # by which an EventSource knows that it need not come again
     return Events(here, record, after, request.state.client)
 
@@ -68,7 +68,7 @@ async def cancel(request: Request, job_id: str) -> Response:
 
 def respond(record: Record, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """The job as a document."""
-    pause = {"Retry-After": "1"} if record.state in OPEN and status == 200 else {}
+    pause = {"Retry-After": "1"} if record.state in OPEN_STATES and status == 200 else {}
     content = msgspec.json.encode(service.job_document(record))
     return Response(content, status, {**NOT_STORED, **pause, **(headers or {})}, JSON)
 
@@ -138,14 +138,14 @@ class Events(Response):
                     data = await self._data(event, held, replayed=replayed)
                     if data is not None:
                         stream.put(event.name, data, event.number)
-                    if event.name in LAST_EVENTS:
+                    if event.name in FINAL_EVENTS:
                         return
                 replayed = False
         except RecordLost:
             await stream.fail(service.lost_job(self._record.id), request_id)
         except Problem as problem:
             await stream.fail(problem, request_id)
-        except RedisAway:
+        except RedisUnavailable:
             pass  # the stream breaks off, and its reader resumes
 
     async def _data(self, event: RecordEvent, held: AsyncExitStack, *, replayed: bool) -> bytes | None:

@@ -14,9 +14,9 @@ from server.gateway.auth import middleware
 from server.gateway.catalog import model_directory
 from server.gateway.openapi import responses
 from server.processes.supervisor_protocol import ExitReason
-from server.queue.errors import RedisAway
+from server.queue.errors import RedisUnavailable
 from server.queue.gateway.scene_store import SCENES
-from server.queue.record import OPEN, STATES
+from server.queue.record import OPEN_STATES, STATES
 from server.telemetry.metrics import CONTENT_TYPE, Families
 
 router = APIRouter()
@@ -83,7 +83,7 @@ async def _read_redis(here: Gateway) -> Families:
         depths = await here.dispatcher.beat.depths()
         restarted = await here.dispatcher.status.restarts()
         recorded = (await here.dispatcher.status.read(0, 0, 0)).records
-    except RedisAway:
+    except RedisUnavailable:
         return Families((GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=0),))
     states = Counter(worker.state for worker in fleet.workers)
     for state in ("starting", "ready", "draining"):
@@ -101,7 +101,7 @@ async def _read_redis(here: Gateway) -> Families:
         oldest.add_metric([name, version, priority], queue.oldest_age_s)
     for state in STATES:
         jobs.add_metric([state], recorded.counts.get(state, 0))
-        if state not in OPEN:
+        if state not in OPEN_STATES:
             ended.add_metric([state], recorded.ended.get(state, 0))
     results = GaugeMetricFamily(
         "opsin_result_bytes", "Results of asynchronous jobs that are kept, with their records.", value=recorded.result_bytes

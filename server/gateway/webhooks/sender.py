@@ -15,8 +15,8 @@ from server.gateway.jobs import service
 from server.gateway.webhooks.signing import SigningSecrets
 from server.http.outbound import FAILURES, Dialler
 from server.http.url_allowlist import NotAllowed
-from server.queue.errors import RedisAway
-from server.queue.gateway.webhook_queue import DueWebhook, Webhooks
+from server.queue.errors import RedisUnavailable
+from server.queue.gateway.webhook_queue import DueWebhook, WebhookQueue
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics
 
@@ -45,7 +45,7 @@ class WebhookSender:
 
     def __init__(
         self,
-        due: Webhooks,
+        due: WebhookQueue,
         dialler: Dialler,
         secrets: SigningSecrets,
         metrics: GatewayMetrics,
@@ -81,7 +81,7 @@ class WebhookSender:
     async def _claim(self, max_count: int, in_flight: Mapping[str, int]) -> list[DueWebhook]:
         try:
             found, dropped = await self._due.claim(max_count, self._timings.lease, in_flight)
-        except RedisAway:
+        except RedisUnavailable:
             return []
         except Exception:
             log.exception("webhooks that are due cannot be read")
@@ -106,7 +106,7 @@ class WebhookSender:
             log.info("webhook not delivered", attempt=due.attempt, reason=reason, given_up=again is None, request_id=due.record.request_id)
         try:
             await self._due.settle(due, again, gap)
-        except RedisAway:
+        except RedisUnavailable:
             pass  # its lease runs out
         except Exception:
             log.exception("the outcome of a webhook cannot be recorded")

@@ -14,11 +14,11 @@ import msgspec
 import redis
 
 from server.queue import keys
-from server.queue.connect import away_is_one_error
-from server.queue.errors import RedisAway
-from server.queue.gateway.connection import AsyncLink
-from server.queue.gateway.record_store import Records
-from server.queue.gateway.reply_inbox import Inbox
+from server.queue.connect import redis_errors_as_unavailable
+from server.queue.errors import RedisUnavailable
+from server.queue.gateway.connection import GatewayRedisLink
+from server.queue.gateway.record_store import RecordStore
+from server.queue.gateway.reply_inbox import ReplyInbox
 from server.queue.gateway.reservations import Load, Reservations
 from server.queue.gateway.status_reader import QueueDepth, StreamLoad, depths
 from server.queue.gateway.submitter import Submitter
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SWEEP_AFTER_BEATS = 0.9
-"""All gateways together sweep once in a beat."""
+"""Fraction of a beat in which all gateways together sweep once."""
 
 
 class SignOfLife(msgspec.Struct, frozen=True):
@@ -43,15 +43,15 @@ class SignOfLife(msgspec.Struct, frozen=True):
     forms: str
     """Forms of messages that it understands."""
     epoch: str
-    """For a Redis that has none."""
+    """Epoch for a Redis that has none."""
     sweep_ms: int
-    """Until records may be swept again."""
+    """Time until records may be swept again."""
     counts: dict[str, int]
-    """What it has counted since the last time, for the history."""
+    """Counts since the last time, for the history."""
 
 
 class BeatAnswer(msgspec.Struct, frozen=True, array_like=True):
-    known: int
+    was_known: int
     """1 if Redis still knew the gateway."""
     epoch: bytes
     sweeps: int
@@ -65,23 +65,23 @@ class BeatAnswer(msgspec.Struct, frozen=True, array_like=True):
     work_ms: int
     streams: list[StreamLoad]
     gateways: int
-    """How many live."""
+    """Number of those that live."""
 
 
 BEAT = Script("beat", SignOfLife, BeatAnswer)
 
 
 class Beat:
-    """For one event loop. It starts and runs while Redis is away."""
+    """The beat of one event loop. It runs also while Redis is unavailable."""
 
     def __init__(
         self,
         gateway: str,
-        link: AsyncLink,
-        inbox: Inbox,
+        link: GatewayRedisLink,
+        inbox: ReplyInbox,
         submitter: Submitter,
         reservations: Reservations,
-        records: Records,
+        records: RecordStore,
         *,
         every: float,
         ttl: float,
@@ -101,53 +101,53 @@ class Beat:
         self.tally: HistoryCounts | None = None
         """This gateway's counts for the history."""
         self.gateways = 1
-        """How many gateways live, this one among them."""
+        """Number of gateways that live, this one included."""
         self._depths: dict[tuple[str, Priority], QueueDepth] = {}
         self._read_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._was_registered = False
 
     async def run_forever(self) -> None:
-        nudge, tried_s = self._link.nudge, 0.0
+        requested, tried_s = self._link.beat_requested, 0.0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(nudge.wait(), self._link.pause(tried_s) if self._link.away else self._every)
-            nudge.clear()
-            began = time.monotonic()
+                await asyncio.wait_for(requested.wait(), self._link.pause(tried_s) if self._link.is_unavailable else self._every)
+            requested.clear()
+            started = time.monotonic()
             try:
                 await self.join()
                 await self._submitter.resend_lost()
-            except RedisAway as away:
-                if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):  # a master no more: new connections find the new one
+            except RedisUnavailable as unavailable:
+                if isinstance(unavailable.__cause__, redis.exceptions.ReadOnlyError):  # a master no more: new connections find the new one
                     await self._link.reconnect()
-                if (given_up := self._link.given_up()) is not None:
-                    self._inbox.give_up(given_up)
+                if (error := self._link.grace_error()) is not None:
+                    self._inbox.fail_all(error)
             except Exception:
                 log.exception("the beat failed")
-            tried_s = time.monotonic() - began
+            tried_s = time.monotonic() - started
 
     async def depths(self) -> dict[tuple[str, Priority], QueueDepth]:
-        """Return (bundle, priority) → unfinished jobs, at most `max_age` old. Raises RedisAway at once while Redis does not answer."""
-        if time.monotonic() - self._read_at > self._max_age or self._link.away:
+        """Return (bundle, priority) → unfinished jobs, at most `max_age` old. Raises RedisUnavailable."""
+        if time.monotonic() - self._read_at > self._max_age or self._link.is_unavailable:
             await self.refresh()
         return self._depths
 
     async def refresh(self) -> None:
-        """Make a beat between two: it refreshes clock and load, and writes counts. Raises RedisAway at once while Redis does not answer."""
-        self._link.check()
+        """Make a beat between two: it refreshes clock and load, and writes counts. Raises RedisUnavailable."""
+        self._link.raise_if_unavailable()
         await self.join()
 
     def join(self) -> asyncio.Future[None]:
-        """The beat that is under way, or a new one. Whoever waits may be cancelled: it goes on for the others."""
+        """Join the beat that is under way, or start one. A caller may be cancelled: the beat goes on for the others."""
         if self._task is None or self._task.done():
             self._task = self._link.spawn(self._beat())
-            self._task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to look at it
+            self._task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may have left
         return asyncio.shield(self._task)
 
     async def sign_off(self) -> None:
-        """Workers drop what is still queued for this gateway."""
-        with suppress(RedisAway), away_is_one_error():
-            name, wire = self._link.name, self._link.wire
+        """Let workers drop what is still queued for this gateway."""
+        with suppress(RedisUnavailable), redis_errors_as_unavailable():
+            name, wire = self._link.name, self._link.resp
             await wire.command("DEL", name(keys.gateway(self._id)), name(keys.replies(self._id)))
             await wire.command("SREM", name(keys.GATEWAYS), self._id)
 
@@ -163,21 +163,21 @@ class Beat:
             counts=counts,
         )
         try:
-            heard = await self._link.at_once(lambda: self._link.wire.run(BEAT, sign), beat=True)
+            answer = await self._link.call_now(lambda: self._link.resp.run(BEAT, sign), beat=True)
         except BaseException:
             if self.tally is not None:
                 self.tally.give_back(counts)
             raise
-        self._records.epoch = heard.epoch.decode()
-        if self._was_registered and not heard.known:
+        self._records.epoch = answer.epoch.decode()
+        if self._was_registered and not answer.was_known:
             self._inbox.last_read = "0-0"  # a new stream may count from a clock that is behind
         self._was_registered = True
-        self._link.found()
-        self.gateways = heard.gateways
-        self._depths, self._read_at = depths(heard.now_ms, heard.streams), time.monotonic()
-        self._link.set_clock(heard.now_ms)
-        self._reservations.load = Load(heard.jobs, heard.nbytes, heard.work_ms)
-        for bundle, count in zip(heard.items[::2], heard.items[1::2], strict=True):
+        self._link.mark_available()
+        self.gateways = answer.gateways
+        self._depths, self._read_at = depths(answer.now_ms, answer.streams), time.monotonic()
+        self._link.set_clock(answer.now_ms)
+        self._reservations.load = Load(answer.jobs, answer.nbytes, answer.work_ms)
+        for bundle, count in zip(answer.items[::2], answer.items[1::2], strict=True):
             self.count_items(bundle.decode(errors="replace"), parse_whole_number(count))
-        if heard.sweeps:
+        if answer.sweeps:
             self._link.spawn(self._records.sweep())

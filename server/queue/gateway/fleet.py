@@ -16,12 +16,12 @@ import redis
 
 from models.bundle import BundleError, BundleSpec
 from server.queue import keys
-from server.queue.errors import RedisAway
-from server.queue.gateway.connection import AsyncLink
+from server.queue.errors import RedisUnavailable
+from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.messages import UnknownVersion, WorkerInfo, decode, repository_states
 
 PASS_MS, LONG_JOB_MS = 50, 1000
-"""A pass, and a job of an unknown number of steps, count for so much before anybody has measured them."""
+"""A pass, and a job of an unknown number of steps, count for so much before any worker has measured them."""
 NO_RATES = 0.0, 0.0
 
 
@@ -61,9 +61,9 @@ _LOADING, _READY = 1, 1_000_000
 
 
 class FleetReader:
-    """Reads at most once in `news` seconds, and keeps the specs, which never change under their digest."""
+    """A cache of the fleet, and of the specs, which never change under their digest."""
 
-    def __init__(self, link: AsyncLink, news: float) -> None:
+    def __init__(self, link: GatewayRedisLink, news: float) -> None:
         self._link = link
         self._news = news
         self._by_digest: dict[str, BundleSpec] = {}
@@ -73,53 +73,53 @@ class FleetReader:
         self.latest = Fleet()
 
     async def read(self, *, fresh: bool = False) -> Fleet:
-        """Return who serves what, at most `news` old. Raises RedisAway at once while Redis does not answer."""
-        asked_at = time.monotonic()
-        oldest = asked_at if fresh else asked_at - self._news
+        """Return who serves what, at most `news` old. Raises RedisUnavailable at once while Redis does not answer."""
+        now = time.monotonic()
+        oldest = now if fresh else now - self._news
         if self._read_at <= oldest:
             async with self._lock:
                 if self._read_at <= oldest:
                     read_at = time.monotonic()
-                    self.latest = await self._link.ask(self._read_all)
+                    self.latest = await self._link.call_limited(self._read_all)
                     self._read_at = read_at
         return self.latest
 
     async def spec(self, digest: str) -> BundleSpec | None:
-        """A published spec by its SHA-256, served or not; None if nobody has published it. Raises RedisAway, as `read`."""
+        """Return a published spec by its SHA-256, served or not; None if there is none. Raises RedisUnavailable, as `read`."""
         if digest not in self._by_digest:
-            await self._link.ask(lambda: self._fetch([digest]))
+            await self._link.call_limited(lambda: self._fetch([digest]))
         return self._by_digest.get(digest)
 
     async def set_repository(self, name: str, state: str) -> int:
         """Order a bundle `loaded` or `unloaded`: workers follow, gateways read it in `Fleet.repository`.
 
-        Returns the repository's revision; a worker whose `repository_revision` is as high has followed. Raises RedisAway.
+        Returns the repository's revision; a worker whose `repository_revision` is as high has followed. Raises RedisUnavailable.
         """
         service = self._link.service_name
         await self._link.command("HSET", service(keys.REPOSITORY), name, state)
         try:
             revision = await self._link.command("INCR", service(keys.REVISION))
         except redis.exceptions.ResponseError as error:  # no number
-            away = RedisAway.unreadable(keys.REVISION, error)
-            self._link.lost(away)
+            away = RedisUnavailable.unreadable(keys.REVISION, error)
+            self._link.mark_unavailable(away)
             raise away from error
         self._read_at = 0.0
         return int(revision)
 
     async def _read_all(self) -> Fleet:
-        ids = await self._link.wire.command("SMEMBERS", self._link.name(keys.WORKERS))
+        ids = await self._link.resp.command("SMEMBERS", self._link.name(keys.WORKERS))
         messages = await self._values([keys.worker(id_.decode(errors="replace")) for id_ in ids])
-        flat = await self._link.wire.command("HGETALL", self._link.service_name(keys.REPOSITORY))
+        flat = await self._link.resp.command("HGETALL", self._link.service_name(keys.REPOSITORY))
         workers = tuple(worker for message in messages if message is not None and (worker := _decode(message)) is not None)
         announced = {bundle.digest for worker in workers for bundle in worker.bundles if bundle.digest}
         await self._fetch(sorted(announced - self._by_digest.keys()))
-        known = {name: self._by_digest[digest] for name, digest in self._prevailing(workers).items()}
-        if any(self._specs.get(name) is not spec for name, spec in known.items()):
-            self._specs = self._specs | known
+        specs = {name: self._by_digest[digest] for name, digest in self._prevailing(workers).items()}
+        if any(self._specs.get(name) is not spec for name, spec in specs.items()):
+            self._specs = self._specs | specs
         return Fleet(workers, self._specs, repository_states(flat))
 
     def _prevailing(self, workers: Sequence[WorkerInfo]) -> dict[tuple[str, str], str]:
-        """(name, version) → the digest that most ready workers announce; without one, what is being loaded, then what was known before.
+        """Return (name, version) → the digest that most ready workers announce; without one, what is being loaded, then the one before.
 
         A worker whose copy is broken, or another one than the others', hides nothing."""
         votes: dict[tuple[str, str], Counter[str]] = {}
@@ -128,8 +128,8 @@ class FleetReader:
                 if bundle.digest in self._by_digest:
                     weight = _READY if (worker.state, bundle.state) == ("ready", "ready") else _LOADING if bundle.state == "loading" else 0
                     votes.setdefault((bundle.name, bundle.version), Counter())[bundle.digest] += weight
-        known = {name: spec.digest() for name, spec in self._specs.items()}
-        return {name: max(counts, key=lambda digest: (counts[digest], digest == known.get(name), digest)) for name, counts in votes.items()}
+        specs = {name: spec.digest() for name, spec in self._specs.items()}
+        return {name: max(counts, key=lambda digest: (counts[digest], digest == specs.get(name), digest)) for name, counts in votes.items()}
 
     async def _fetch(self, digests: list[str]) -> None:
         for digest, data in zip(digests, await self._values([keys.spec(digest) for digest in digests]), strict=True):
@@ -141,7 +141,7 @@ class FleetReader:
                 log.warning("a worker serves a bundle that this gateway cannot read: %s", error)
 
     async def _values(self, names: list[str]) -> list[bytes | None]:
-        return await self._link.wire.command("MGET", *map(self._link.name, names)) if names else []
+        return await self._link.resp.command("MGET", *map(self._link.name, names)) if names else []
 
 
 def _decode(message: bytes) -> WorkerInfo | None:

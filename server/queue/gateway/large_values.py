@@ -6,47 +6,47 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from server.queue.connect import away_is_one_error
-from server.queue.resp import PIECE_BYTES, STORED_MS, AsyncWire
+from server.queue.connect import redis_errors_as_unavailable
+from server.queue.resp import CHUNK_BYTES, VALUE_TTL_MS, RespPool
 
 PIECES_AT_ONCE = 2
-"""A gateway sends so many. Each has the whole patience for itself, and whoever waits longest sends the next one."""
+"""Number of chunks that a gateway sends at once. Each has the whole timeout for itself."""
 PIECES_PER_RENEWAL = 16
 
 
-class Freight:
-    """For one event loop. A caller must not be cancelled in the middle of a piece (see `AsyncLink.undisturbed`)."""
+class LargeValues:
+    """Values of one event loop. A caller must not be cancelled in the middle of a piece (see `GatewayRedisLink.undisturbed`)."""
 
-    def __init__(self, wire: AsyncWire) -> None:
+    def __init__(self, wire: RespPool) -> None:
         self._wire = wire
         self._line = asyncio.Semaphore(PIECES_AT_ONCE)
 
-    async def write(self, key: str, data: bytes, wanted: Callable[[], bool] = lambda: True) -> None:
-        """In place of what was there. It expires unless somebody takes it over. Once it is not wanted any more, it is removed.
+    async def write(self, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Replace the value. It expires unless a script takes it over. Once it is not wanted any more, it is removed.
 
-        Raises RedisAway.
+        Raises RedisUnavailable.
         """
-        await self._send("SET", key, data[:PIECE_BYTES], "PX", STORED_MS)
-        for count, at in enumerate(range(PIECE_BYTES, len(data), PIECE_BYTES), start=1):
-            if not wanted():
+        await self._send("SET", key, data[:CHUNK_BYTES], "PX", VALUE_TTL_MS)
+        for count, at in enumerate(range(CHUNK_BYTES, len(data), CHUNK_BYTES), start=1):
+            if not is_wanted():
                 await self.delete(key)
                 return
-            await self._send("APPEND", key, data[at : at + PIECE_BYTES])
-            if count % PIECES_PER_RENEWAL == 0 or at + PIECE_BYTES >= len(data):
-                await self._send("PEXPIRE", key, STORED_MS)
+            await self._send("APPEND", key, data[at : at + CHUNK_BYTES])
+            if count % PIECES_PER_RENEWAL == 0 or at + CHUNK_BYTES >= len(data):
+                await self._send("PEXPIRE", key, VALUE_TTL_MS)
 
     async def read(self, key: str) -> bytes:
-        """The value; empty if there is none. Raises RedisAway."""
+        """Return the value; empty if there is none. Raises RedisUnavailable."""
         pieces: list[bytes] = []
-        while not pieces or len(pieces[-1]) == PIECE_BYTES:
-            at = len(pieces) * PIECE_BYTES
-            pieces.append(await self._send("GETRANGE", key, at, at + PIECE_BYTES - 1))
+        while not pieces or len(pieces[-1]) == CHUNK_BYTES:
+            at = len(pieces) * CHUNK_BYTES
+            pieces.append(await self._send("GETRANGE", key, at, at + CHUNK_BYTES - 1))
         return b"".join(pieces)
 
     async def read_small(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Values that are a piece together; None where there is none. Raises RedisAway."""
+        """Return values that are a chunk together; None for each that is missing. Raises RedisUnavailable."""
         async with self._line:
-            with away_is_one_error():
+            with redis_errors_as_unavailable():
                 answer: list[bytes | None] = await self._wire.command("MGET", *map(self._wire.keyspace.name, keys))
                 return answer
 
@@ -55,6 +55,6 @@ class Freight:
 
     async def _send(self, command: str, key: str, *words: str | bytes | int) -> bytes:
         async with self._line:
-            with away_is_one_error():
+            with redis_errors_as_unavailable():
                 answer: bytes = await self._wire.command(command, self._wire.keyspace.name(key), *words)
                 return answer

@@ -9,23 +9,23 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from server.queue.errors import RedisAway, Refused
-from server.queue.gateway.connection import AsyncLink
+from server.queue.errors import RedisUnavailable, Refused
+from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.record import RECORD_BYTES
 from server.queue.script import Script
-from server.queue.script_rows import AdmissionAnswer, AdmissionChecks, Amount, Bounds, Claim, Outcome, Promised
+from server.queue.script_rows import AdmissionAnswer, AdmissionChecks, Bounds, Claim, Outcome, Promises, QueueAmount
 from server.settings import Settings
 
 CHECK_ADMISSION = Script("check_admission", AdmissionChecks, AdmissionAnswer)
 ALL, LOW = "all", "low"
 """Stand among the owners for all promises, and for those to work of priority low. Owners are hashes, which are longer."""
 WORK_IN_COMMON_MS = 60_000
-"""As `parts/admission.lua` says: while less is unfinished, work is not shared."""
+"""Limit as in `parts/admission.lua`: while less is unfinished, work is not shared."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What unfinished jobs hold of the queue, as Redis said last."""
+    """Usage of the queue by unfinished jobs, as Redis said last."""
 
     items: int = 0
     nbytes: int = 0
@@ -33,23 +33,23 @@ class Load:
 
 
 def bounds(settings: Settings) -> Bounds:
-    """The last eighth, rounded down, is for routes of one pass, half of it for one owner. An owner has three quarters of all; work of
-    priority low has a half, and so have records."""
+    """Return the limits. The last eighth, rounded down, is for routes of one pass, half of it for one owner. An owner has three quarters of
+    all; work of priority low has a half, and so have records."""
     items, nbytes = settings.queue_max_items, settings.queue_max_bytes
     eighths = items // 8, nbytes // 8
     return Bounds(
-        all=Amount(items, nbytes),
-        long=Amount(items - eighths[0], nbytes - eighths[1]),
-        own=Amount(max(1, 3 * items // 4), 3 * nbytes // 4),
-        own_last=Amount(math.ceil(eighths[0] / 2), math.ceil(eighths[1] / 2)),
-        low=Amount(max(1, items // 2), nbytes // 2),
-        records=Amount(items // 2, nbytes // 2),
-        results=Amount(0, max(0, settings.results_max_bytes - RECORD_BYTES)),
+        all=QueueAmount(items, nbytes),
+        long=QueueAmount(items - eighths[0], nbytes - eighths[1]),
+        own=QueueAmount(max(1, 3 * items // 4), 3 * nbytes // 4),
+        own_last=QueueAmount(math.ceil(eighths[0] / 2), math.ceil(eighths[1] / 2)),
+        low=QueueAmount(max(1, items // 2), nbytes // 2),
+        records=QueueAmount(items // 2, nbytes // 2),
+        results=QueueAmount(0, max(0, settings.results_max_bytes - RECORD_BYTES)),
     )
 
 
-def is_calm(load: Load, promised: Amount, claim: Claim, bounds: Bounds) -> bool:
-    """Whether the claim is certainly let in, but for what an API key allows: no share is smaller than half of the queue."""
+def is_calm(load: Load, promised: QueueAmount, claim: Claim, bounds: Bounds) -> bool:
+    """Return whether the claim is certainly let in, but for what an API key allows: no share is smaller than half of the queue."""
     return (
         load.items + promised.items + claim.items <= bounds.low.items
         and load.nbytes + promised.nbytes + claim.nbytes <= bounds.low.nbytes
@@ -58,16 +58,16 @@ def is_calm(load: Load, promised: Amount, claim: Claim, bounds: Bounds) -> bool:
 
 
 class Reservations:
-    """For one event loop."""
+    """Promises of one event loop."""
 
-    def __init__(self, link: AsyncLink, settings: Settings, grant_s: float) -> None:
+    def __init__(self, link: GatewayRedisLink, settings: Settings, grant_s: float) -> None:
         """grant_s: how long a reservation may grow by what an answer of Redis allowed."""
         self.bounds = bounds(settings)
         self.grant_s = grant_s
         self.load = Load()
         self._link = link
-        self._promised: dict[str, Amount] = {}
-        """By owner, without those who have none."""
+        self._promised: dict[str, QueueAmount] = {}
+        """Amounts by owner; no owner has none."""
         self._asking: list[tuple[Reservation, Claim, asyncio.Future[None]]] = []
         """Claims that are checked with the next call."""
         self._call: asyncio.Task[None] | None = None
@@ -77,10 +77,10 @@ class Reservations:
         return Reservation(self, claim)
 
     async def check(self, reservation: Reservation, claim: Claim) -> None:
-        """Raise Refused if the claim has no room beside what its reservation has. A claim that takes it has it then.
+        """Raise Refused if the claim has no room in addition to its reservation. A claim that takes it has it then.
 
-        While Redis is away nobody is refused: `redis_grace` decides."""
-        is_certain = is_calm(self.load, self._promised.get(ALL, Amount()), claim, self.bounds) or reservation.grants(claim)
+        While Redis is unavailable nothing is refused: `redis_grace` decides."""
+        is_certain = is_calm(self.load, self._promised.get(ALL, QueueAmount()), claim, self.bounds) or reservation.grants(claim)
         if is_certain and not 0 < claim.max_items < reservation.items + claim.items:
             reservation.take(claim)
             return
@@ -92,12 +92,12 @@ class Reservations:
 
     def promise(self, claim: Claim, items: int, nbytes: int) -> None:
         for owner in (ALL, claim.owner, LOW) if claim.low else (ALL, claim.owner):
-            before = self._promised.pop(owner, Amount())
-            if (after := Amount(before.items + items, before.nbytes + nbytes)) != Amount():
+            before = self._promised.pop(owner, QueueAmount())
+            if (after := QueueAmount(before.items + items, before.nbytes + nbytes)) != QueueAmount():
                 self._promised[owner] = after
 
     async def _ask(self) -> None:
-        """One call at a time, for all that want to know: the next one knows what this one has allowed."""
+        """Make one call at a time, for all that wait: the next one knows what this one has allowed."""
         while self._asking:
             asking, self._asking = self._asking, []
             try:
@@ -120,14 +120,14 @@ class Reservations:
     async def _outcomes(self, claims: list[Claim]) -> list[Outcome]:
         try:
             answer = await self._link.run(CHECK_ADMISSION, AdmissionChecks(self.bounds, claims))
-        except RedisAway:
+        except RedisUnavailable:
             return [Outcome()] * len(claims)
         self.load = Load(answer.items, answer.nbytes, answer.work_ms)
         return answer.outcomes
 
-    def _promises(self, reservation: Reservation) -> Promised:
-        all_, own, low = (self._promised.get(owner, Amount()) for owner in (ALL, reservation.claim.owner, LOW))
-        return Promised(all_, own, low, Amount(reservation.items, reservation.nbytes))
+    def _promises(self, reservation: Reservation) -> Promises:
+        total, of_owner, low = (self._promised.get(owner, QueueAmount()) for owner in (ALL, reservation.claim.owner, LOW))
+        return Promises(total, of_owner, low, QueueAmount(reservation.items, reservation.nbytes))
 
 
 class Reservation:
@@ -139,19 +139,19 @@ class Reservation:
         self.items = 0
         self.nbytes = 0
         self._grant = 0.0, 0, 0
-        """Until when, in `time.monotonic()`, it may grow by so many items and bytes."""
+        """Time in `time.monotonic()` until which it may grow by so many items and bytes."""
 
     def lengthen(self) -> None:
-        """From now on it is for work that takes long."""
+        """Make it one for work that takes long."""
         self.claim = replace(self.claim, takes_long=True)
         self._grant = 0.0, 0, 0
 
     def lower(self) -> None:
-        """From now on it is for work of priority low."""
-        held = Claim(items=self.items, nbytes=self.nbytes, takes=True)
+        """Make it one for work of priority low."""
+        claim = Claim(items=self.items, nbytes=self.nbytes, takes=True)
         self.release()
         self.claim = replace(self.claim, low=True)
-        self.take(held)
+        self.take(claim)
 
     async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
         """Raise Refused if so much more would have no room; take none."""
@@ -171,7 +171,7 @@ class Reservation:
         self._grant = 0.0, 0, 0
 
     def grants(self, claim: Claim) -> bool:
-        """Whether Redis has just allowed so much more."""
+        """Return whether Redis has just allowed so much more."""
         until, items, nbytes = self._grant
         return claim.items <= items and claim.nbytes <= nbytes and not claim.work_ms and time.monotonic() < until
 

@@ -9,9 +9,9 @@ import msgspec
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.errors import RedisAway
-from server.queue.gateway.connection import AsyncLink
-from server.queue.gateway.large_values import Freight
+from server.queue.errors import RedisUnavailable
+from server.queue.gateway.connection import GatewayRedisLink
+from server.queue.gateway.large_values import LargeValues
 from server.queue.messages import VERSION
 from server.queue.script import Script
 from server.settings import Settings
@@ -20,7 +20,7 @@ KEEP_SCENE = Script("keep_scene", tuple[str, str, int, int], int)
 SCENES = "scene"
 """How scenes are called among the states of what is kept (`parts/records.lua`)."""
 SCENE_ID = re.compile(r"[0-9a-f]{34}")
-"""Its first two digits name the partition."""
+"""Ids, whose first two digits name the partition."""
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,26 +33,26 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the API key that it was made with, whom alone it answers; empty: of none."""
 
 
-class Scenes:
-    """For one event loop."""
+class SceneStore:
+    """Scenes of one event loop."""
 
-    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings) -> None:
+    def __init__(self, link: GatewayRedisLink, large_values: LargeValues, settings: Settings) -> None:
         self._link = link
-        self._freight = freight
+        self._large_values = large_values
         self._settings = settings
 
     async def keep(self, scene_id: str, scene: Scene) -> bool:
-        """False where there is no room for it beside kept results (`results_max_bytes`), or Redis is away: it can be done without."""
+        """Keep a scene. Returns False if there is no room among kept results (`results_max_bytes`), or Redis is unavailable."""
         try:
-            return await self._link.undisturbed(self._keep(scene_id, msgspec.msgpack.encode(scene)))
-        except RedisAway:
+            return await self._link.shield(self._keep(scene_id, msgspec.msgpack.encode(scene)))
+        except RedisUnavailable:
             return False
 
     async def read(self, scene_id: str) -> Scene | None:
-        """None: there is none, or it has expired. Raises RedisAway."""
+        """Read a scene; None if there is none, or it has expired. Raises RedisUnavailable."""
         if SCENE_ID.fullmatch(scene_id) is None or not scene_id.startswith(self._link.digits):
             return None
-        data = await self._link.undisturbed(self._freight.read(keys.scene(scene_id)))
+        data = await self._link.shield(self._large_values.read(keys.scene(scene_id)))
         try:
             scene = msgspec.msgpack.decode(data, type=Scene) if data else None
         except msgspec.MsgspecError:  # it expired between two pieces
@@ -61,7 +61,7 @@ class Scenes:
 
     async def _keep(self, scene_id: str, data: bytes) -> bool:
         staged = keys.stage(f"{scene_id}:{secrets.token_hex(4)}")  # an answer may be fetched twice at once, and pieces must not mix
-        await self._freight.write(staged, data)
+        await self._large_values.write(staged, data)
         ttl_ms = int(self._settings.scene_ttl * 1000)
-        kept = await self._link.run(KEEP_SCENE, (scene_id, staged, ttl_ms, self._settings.results_max_bytes))
-        return kept == 1
+        stored = await self._link.run(KEEP_SCENE, (scene_id, staged, ttl_ms, self._settings.results_max_bytes))
+        return stored == 1

@@ -1,4 +1,4 @@
-"""The state of the service and what has happened lately, over all gateways and workers: counted in Redis, read by whoever shows it."""
+"""The state of the service and what has happened lately, over all gateways and workers: counted in Redis, read by pages and metrics."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import msgspec
 
 from server.queue import keys
-from server.queue.gateway.connection import AsyncLink
+from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.messages import Priority
 from server.queue.record import RECORD_BYTES, JobProgress, RecordsLoad, rfc3339
 from server.queue.script import Script
 
 STEP_S = 5
-"""As `parts/history.lua` says."""
+"""Length of a step of `parts/history.lua`."""
 STEPS = 15 * 60 // STEP_S
-MOST_LETTERS = 20
-MOST_ONGOING = 20
+MAX_DEAD_LETTERS = 20
+MAX_OPEN_JOBS = 20
 NUMBER = re.compile(rb"-?\d{1,18}")
 
 
@@ -58,9 +58,9 @@ class StreamLoad(msgspec.Struct, frozen=True, array_like=True):
     stream: bytes
     items: int
     oldest_ms: int
-    """When the oldest was queued; 0: unknown."""
+    """Time at which the oldest was queued; 0: unknown."""
     running: int = 0
-    """Those in the hands of living workers, where that was asked for."""
+    """Number of those that living workers hold, in the status."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class QueueDepth:
 
 
 @dataclass(frozen=True)
-class Lately:
+class QueueSnapshot:
     """The queue's view of the service at one moment."""
 
     now_ms: int
     gateways: int
-    """Those that live."""
+    """Number of those that live."""
     queue: list[StatusQueue]
     steps: list[Mapping[str, int]]
     """Counts of each complete step, the oldest first: STEPS of them."""
@@ -101,34 +101,34 @@ class StatusAnswer(msgspec.Struct, frozen=True, array_like=True):
     queued: int
     """Records, as are the next ones."""
     running: int
-    kept: int
+    kept_records: int
     totals: list[bytes]
     """`records:totals`."""
     ended: list[bytes]
     """`records:ended`."""
     oldest: list[list[bytes | None]]
-    """Of records that have not ended {task, bundle, state, created ms, started ms, done, total, unit}; no ids, which are secrets."""
+    """Records that have not ended: {task, bundle, state, created ms, started ms, done, total, unit}; no ids, which are secrets."""
 
 
 STATUS = Script("status", tuple[int, int, int], StatusAnswer)
 
 
 class StatusReader:
-    """Raises RedisAway at once while Redis does not answer."""
+    """Raises RedisUnavailable at once while Redis does not answer."""
 
-    def __init__(self, link: AsyncLink) -> None:
+    def __init__(self, link: GatewayRedisLink) -> None:
         self._link = link
 
-    async def read(self, steps: int = STEPS, letters: int = MOST_LETTERS, ongoing: int = MOST_ONGOING) -> Lately:
-        """With so many steps of the history, dead letters and clients' jobs at most."""
+    async def read(self, steps: int = STEPS, letters: int = MAX_DEAD_LETTERS, ongoing: int = MAX_OPEN_JOBS) -> QueueSnapshot:
+        """Read so many steps of the history, dead letters and clients' jobs at most."""
         read = await self._link.run(STATUS, (steps, letters, ongoing))
-        return Lately(
+        return QueueSnapshot(
             read.now_ms,
             read.gateways,
             _queue(depths(read.now_ms, read.streams)),
             [_counts(flat) for flat in read.history],
             [_letter(*(field.decode(errors="replace") for field in letter)) for letter in read.letters],
-            _records(read.queued, read.running, read.kept, _counts(read.totals), _counts(read.ended)),
+            _records(read.queued, read.running, read.kept_records, _counts(read.totals), _counts(read.ended)),
             [_long_job(read.now_ms, *(value.decode(errors="replace") if value else "" for value in row)) for row in read.oldest],
         )
 
@@ -151,20 +151,20 @@ def depths(now_ms: int, rows: Sequence[StreamLoad]) -> dict[tuple[str, Priority]
     found: dict[tuple[str, Priority], QueueDepth] = {}
     for row in rows:
         try:
-            name = keys.StreamName.of(row.stream.decode())
-        except ValueError:  # anybody may have added to the set of queues
+            name = keys.StreamName.parse(row.stream.decode())
+        except ValueError:  # other programs may have added to the set of queues
             continue
         age = max(0.0, (now_ms - row.oldest_ms) / 1000) if row.oldest_ms else 0.0
-        known = found.get((name.bundle, name.priority), QueueDepth(0, 0.0, 0))
-        depth = QueueDepth(known.items + row.items, max(known.oldest_age_s, age), known.running + row.running)
+        before = found.get((name.bundle, name.priority), QueueDepth(0, 0.0, 0))
+        depth = QueueDepth(before.items + row.items, max(before.oldest_age_s, age), before.running + row.running)
         found[name.bundle, name.priority] = depth
     return found
 
 
 def _counts(flat: Sequence[bytes]) -> dict[str, int]:
-    """Read what a script or a hash tells as {name, count}…"""
+    """Parse {name, count} pairs."""
     pairs = zip(flat[::2], flat[1::2], strict=True)
-    return {name.decode(errors="replace"): int(count) for name, count in pairs if NUMBER.fullmatch(count)}  # others are somebody else's
+    return {name.decode(errors="replace"): int(count) for name, count in pairs if NUMBER.fullmatch(count)}  # ours
 
 
 def _queue(depth: Mapping[tuple[str, Priority], QueueDepth]) -> list[StatusQueue]:
@@ -175,15 +175,15 @@ def _queue(depth: Mapping[tuple[str, Priority], QueueDepth]) -> list[StatusQueue
     ]
 
 
-def _records(queued: int, running: int, kept: int, totals: dict[str, int], ended: dict[str, int]) -> RecordsLoad:
-    nbytes = totals.pop("bytes", 0) + RECORD_BYTES * kept
+def _records(queued: int, running: int, kept_records: int, totals: dict[str, int], ended: dict[str, int]) -> RecordsLoad:
+    nbytes = totals.pop("bytes", 0) + RECORD_BYTES * kept_records
     counts = {"queued": queued, "running": running, **totals}
     return RecordsLoad({state: count for state, count in counts.items() if count}, ended, nbytes)
 
 
 def _letter(entry: str, stream: str, reason: str) -> DeadLetter:
     try:
-        bundle = keys.StreamName.of(stream).bundle
+        bundle = keys.StreamName.parse(stream).bundle
     except ValueError:
         bundle = ""
     return DeadLetter(rfc3339(int(entry.partition("-")[0])), bundle, reason)

@@ -16,37 +16,37 @@ import msgspec
 import redis
 
 from server.queue import keys
-from server.queue.errors import DeadlineExceeded, RedisAway, Refused
-from server.queue.gateway.connection import PAUSE_S, AsyncLink
-from server.queue.gateway.large_values import Freight
-from server.queue.gateway.reply_inbox import Inbox, Waiting
+from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
+from server.queue.gateway.connection import PAUSE_S, GatewayRedisLink
+from server.queue.gateway.large_values import LargeValues
+from server.queue.gateway.reply_inbox import PendingJob, ReplyInbox
 from server.queue.gateway.reservations import Load, Reservation, Reservations
 from server.queue.messages import Progress, QueuedJob, Reply
-from server.queue.resp import PIECE_BYTES
+from server.queue.resp import CHUNK_BYTES
 from server.queue.script import Script
-from server.queue.script_rows import NO_OWNER, AdmissionAnswer, AdmissionCall, Claim, Enqueued, Outcome, Request
+from server.queue.script_rows import NO_OWNER, AdmissionAnswer, AdmissionCall, Claim, JobRow, Outcome, RequestRow
 
 log = logging.getLogger(__name__)
 
 ENQUEUE = Script("enqueue", AdmissionCall, AdmissionAnswer)
 CANCEL = Script("cancel", list[str], bytes)
-INLINE_BYTES = PIECE_BYTES
-"""Larger messages lie beside the stream as `blob:<id>`, and are written before the call that queues them."""
-GROUP_BYTES = 1024 * 1024
+INLINE_BYTES = CHUNK_BYTES
+"""Larger messages are stored as `blob:<id>`, and are written before the call that queues them."""
+MAX_CALL_BYTES = 1024 * 1024
 """Requests share a call up to this size; a larger one has a call of its own."""
-GROUP_JOBS = 64
-LATE = "the deadline had passed before the job was queued"
+MAX_CALL_JOBS = 64
+DEADLINE_PASSED = "the deadline had passed before the job was queued"
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
-    request: Request
+class _PendingAdmission:
+    request: RequestRow
     messages: list[bytes]
-    """They travel with the call; empty where the message is staged."""
+    """Messages of the jobs; empty for those that are staged."""
     staged: dict[str, bytes]
-    """Key → what is written before the call."""
+    """Key → message that is written before the call."""
     admitted: asyncio.Future[int]
-    """How many wait before its first job, if it wants to know; else 0."""
+    """Number of jobs before its first, if it wants to know; else 0."""
 
     @property
     def nbytes(self) -> int:
@@ -54,17 +54,16 @@ class _Request:
 
 
 class Submitter:
-    """For any number of coroutines of one event loop."""
+    """Admissions of one event loop."""
 
-    def __init__(self, link: AsyncLink, freight: Freight, inbox: Inbox, reservations: Reservations) -> None:
+    def __init__(self, link: GatewayRedisLink, large_values: LargeValues, inbox: ReplyInbox, reservations: Reservations) -> None:
         self._link = link
-        self._freight = freight
+        self._large_values = large_values
         self._inbox = inbox
         self._reservations = reservations
-        self._ready: list[_Request] = []
+        self._pending: list[_PendingAdmission] = []
         """Requests that are sent with the next call."""
-        self._sending = 0
-        """Calls on their way."""
+        self._calls_in_flight = 0
 
     async def submit(
         self,
@@ -75,19 +74,18 @@ class Submitter:
         on_progress: Callable[[Progress], None] | None = None,
         on_reply: Callable[[Reply], None] | None = None,
     ) -> list[Reply]:
-        """Enqueue the jobs of one request, all or none, and wait for every reply; in the order of the jobs.
+        """Enqueue the jobs of one request, all or none, and return their replies in order. A reply may carry a `failure`.
 
-        The reservation is given up as soon as the queue counts the jobs itself. `on_admitted` is then called with how many wait before the
-        first job, `on_progress` and `on_reply` with what comes from workers, all in the event loop. A reply may carry a `failure`.
-        The caller is cancelled at the deadline by others: then the jobs are cancelled too, as they are where this raises RedisAway (away
-        for longer than `redis_grace`), or DeadlineExceeded for what came too late to be queued. Also raises Refused.
+        The reservation is released as soon as the queue counts the jobs itself. `on_admitted` is then called with the number of jobs before
+        the first, `on_progress` and `on_reply` with what comes from workers, all in the event loop. If the caller is cancelled, as it is at
+        the deadline, so are the jobs. Raises Refused, DeadlineExceeded, or RedisUnavailable after `redis_grace`.
         """
         refused = False
-        expected = self._inbox.expect(jobs, on_progress, on_reply)
+        expected = self._inbox.register(jobs, on_progress, on_reply)
         try:
             max_items = 0 if reservation is None else reservation.claim.max_items
             place = await self._enqueue(expected, max_items, place=on_admitted is not None)
-            self._inbox.sent(expected)
+            self._inbox.mark_queued(expected)
             if reservation is not None:
                 reservation.release()
             if on_admitted is not None:
@@ -97,13 +95,13 @@ class Submitter:
             refused = True
             raise
         finally:
-            self._inbox.forget(expected)
+            self._inbox.unregister(expected)
             unanswered = [waiting.job for waiting in expected if not waiting.answered]
             if unanswered and not refused:
                 self.cancel([job.id for job in unanswered])
 
-    async def _enqueue(self, expected: Sequence[Waiting], max_items: int, *, place: bool) -> int:
-        """Where Redis' clock was set since it was read, the deadlines move with it."""
+    async def _enqueue(self, expected: Sequence[PendingJob], max_items: int, *, place: bool) -> int:
+        """Enqueue them. If Redis' clock was set since it was read, the deadlines move with it."""
         while True:
             try:
                 return await self.enqueue([waiting.job for waiting in expected], max_items=max_items, place=place)
@@ -111,87 +109,85 @@ class Submitter:
                 if time.monotonic() > min(waiting.until for waiting in expected):
                     raise
             for waiting in expected:
-                waiting.job = self._link.until(waiting.job, waiting.until)
+                waiting.job = self._link.with_deadline(waiting.job, waiting.until)
 
     async def resend_lost(self) -> None:
         """Enqueue again what Redis has lost. This does not wait for it: large messages take their time."""
         for waiting in await self._inbox.take_lost():
             self._link.spawn(self._resend(waiting))
 
-    async def _resend(self, waiting: Waiting) -> None:
+    async def _resend(self, waiting: PendingJob) -> None:
         try:
             await self.enqueue([waiting.job], again=True)
-        except (DeadlineExceeded, RedisAway) as error:
+        except (DeadlineExceeded, RedisUnavailable) as error:
             log.debug("job %s not sent again: %s", waiting.job.id, error)
         finally:
             waiting.sent_at = time.monotonic()
 
     async def enqueue(self, jobs: Sequence[QueuedJob], *, max_items: int = 0, again: bool = False, place: bool = False) -> int:
-        """The jobs of one request, all or none; returns when the queue holds them, with how many wait before the first if `place`.
+        """Enqueue the jobs of one request, all or none. Returns how many wait before the first if `place`.
 
-        max_items: of their owner, unfinished; 0: no limit of its own.
-
-        Raises Refused, DeadlineExceeded or RedisAway.
+        `max_items`: unfinished items that their owner may have; 0: any number. Raises Refused, DeadlineExceeded or RedisUnavailable.
         """
         loop = asyncio.get_running_loop()
-        claim, rows, messages, staged = to_rows(jobs, max_items)
-        request = _Request(Request(rows, claim, again, place), messages, staged, loop.create_future())
-        if not self._ready and not self._sending:
+        claim, rows, messages, staged = rows_of(jobs, max_items)
+        request = _PendingAdmission(RequestRow(rows, claim, again, place), messages, staged, loop.create_future())
+        if not self._pending and not self._calls_in_flight:
             loop.call_soon(self._send_ready)
-        self._ready.append(request)
+        self._pending.append(request)
         return await request.admitted
 
     def cancel(self, job_ids: Sequence[str]) -> None:
-        """End jobs that nobody waits for. If Redis cannot be reached, their deadline ends them."""
+        """End jobs whose client has left. If Redis cannot be reached, their deadline ends them."""
         if self._link.is_closed:  # workers drop them
             return
 
-        async def tell() -> None:
-            with suppress(RedisAway):
-                await self._link.move(CANCEL, list(job_ids))
+        async def send() -> None:
+            with suppress(RedisUnavailable):
+                await self._link.run_with_payload(CANCEL, list(job_ids))
 
-        self._link.spawn(tell())
+        self._link.spawn(send())
 
-    async def given_up(self, away: RedisAway, since: float) -> Exception | None:
-        """Return what to tell whoever sent the call that ended so; None once it is to be sent again. since: when it was sent first."""
-        if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
+    async def final_error(self, error: RedisUnavailable, since: float) -> Exception | None:
+        """Return the error for a caller whose call ended so; None if it must be sent again. `since`: when it was sent first."""
+        if isinstance(error.__cause__, redis.exceptions.OutOfMemoryError):
             load = self._reservations.load
             return Refused(Outcome(b"memory", load.work_ms // max(1, load.items), load.items, load.nbytes))
-        if self._link.given_up() is not None or (away.of_a_key and self._link.over_grace(since)):
-            return away
-        self._link.lost(away)
-        if away.of_a_key:
+        if self._link.grace_error() is not None or (error.is_about_key and self._link.over_grace(since)):
+            return error
+        self._link.mark_unavailable(error)
+        if error.is_about_key:
             await asyncio.sleep(PAUSE_S)
         return None
 
     def _send_ready(self) -> None:
-        ready, self._ready = self._ready, []
+        ready, self._pending = self._pending, []
         for group in _groups(ready):
             call = self._link.spawn(self._send(group))
-            if not group[0].staged:  # else it may take its time, and nobody waits for it
-                self._sending += 1
-                call.add_done_callback(self._sent)
+            if not group[0].staged:  # else it may take its time, and no other call waits for it
+                self._calls_in_flight += 1
+                call.add_done_callback(self._on_call_done)
 
-    def _sent(self, _call: object) -> None:
-        """Send what became ready meanwhile with one call: under load calls, batches and replies are larger and fewer."""
-        self._sending -= 1
-        if self._ready and not self._sending:
+    def _on_call_done(self, _call: object) -> None:
+        """Send what became ready with one call: under load calls, batches and replies are larger and fewer."""
+        self._calls_in_flight -= 1
+        if self._pending and not self._calls_in_flight:
             self._send_ready()
 
-    async def _send(self, group: list[_Request]) -> None:
-        """The script does nothing for a job that it has queued before, so trying again is safe."""
+    async def _send(self, group: list[_PendingAdmission]) -> None:
+        """Send until it succeeds: the script does nothing for a job that it has queued before."""
         since = time.monotonic()
         while group := [request for request in group if not request.admitted.done()]:
             try:
-                await self._link.wait()
+                await self._link.wait_available()
                 await self._stage(group)
                 if not (group := [request for request in group if not request.admitted.done()]):
                     return
                 call = AdmissionCall(self._reservations.bounds, [request.request for request in group])
-                answer = await self._link.move(ENQUEUE, call, (message for request in group for message in request.messages))
-            except RedisAway as away:
-                if (why := await self.given_up(away, since)) is not None:
-                    _refuse(group, why)
+                answer = await self._link.run_with_payload(ENQUEUE, call, (message for request in group for message in request.messages))
+            except RedisUnavailable as unavailable:
+                if (final := await self.final_error(unavailable, since)) is not None:
+                    _refuse(group, final)
                 continue
             except Exception as error:
                 _refuse(group, error)
@@ -200,15 +196,15 @@ class Submitter:
                 self._resolve(group, answer)
                 return
 
-    async def _stage(self, group: Iterable[_Request]) -> None:
+    async def _stage(self, group: Iterable[_PendingAdmission]) -> None:
         for request in group:
             for key, message in request.staged.items():
-                await self._freight.write(key, message, wanted=lambda waits=request.admitted: not waits.done())  # type: ignore[misc]
+                await self._large_values.write(key, message, is_wanted=lambda waits=request.admitted: not waits.done())  # type: ignore[misc]
             if request.admitted.done():  # no script will come by what its client has left behind
                 for key in request.staged:
-                    await self._freight.delete(key)
+                    await self._large_values.delete(key)
 
-    def _resolve(self, group: list[_Request], answer: AdmissionAnswer) -> None:
+    def _resolve(self, group: list[_PendingAdmission], answer: AdmissionAnswer) -> None:
         self._reservations.load = Load(answer.items, answer.nbytes, answer.work_ms)
         if any(outcome.reason == b"late" for outcome in answer.outcomes):  # or Redis' clock was set
             self._link.set_clock(answer.now_ms)
@@ -219,38 +215,38 @@ class Submitter:
             elif not outcome.reason:
                 request.admitted.set_result(outcome.items)
             else:
-                request.admitted.set_exception(DeadlineExceeded(LATE) if outcome.reason == b"late" else Refused(outcome))
+                request.admitted.set_exception(DeadlineExceeded(DEADLINE_PASSED) if outcome.reason == b"late" else Refused(outcome))
 
 
-def to_rows(
-    jobs: Sequence[QueuedJob], max_items: int, *, kept: bool = False
-) -> tuple[Claim, list[Enqueued], list[bytes], dict[str, bytes]]:
-    """Return what the jobs of a request ask for, the jobs as the scripts read them, their messages and, by their keys, those messages that
-    must be written before and are empty there.
+Rows = tuple[Claim, list[JobRow], list[bytes], dict[str, bytes]]
 
-    `kept`: the messages lie beside the stream however small they are, where they can be read again."""
+
+def rows_of(jobs: Sequence[QueuedJob], max_items: int, *, in_blobs: bool = False) -> Rows:
+    """Return the claim of a request's jobs, their rows, their messages, and staged ones by key, which are empty among the messages.
+
+    `in_blobs`: all messages get keys of their own, where they can be read again."""
     rows, messages, staged = [], [], {}
     for job in jobs:
         message = msgspec.msgpack.encode(job)
-        place = "stage" if len(message) > INLINE_BYTES else "blob" if kept else "inline"
+        place = "stage" if len(message) > INLINE_BYTES else "blob" if in_blobs else "inline"
         if place == "stage":
             staged[keys.stage(job.id)] = message
         messages.append(b"" if place == "stage" else message)
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
         holds = len(message), job.owner or NO_OWNER, job.work_ms, job.behind_ms, job.low
-        rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, *holds))
+        rows.append(JobRow(job.id, stream, job.gateway, job.deadline_ms, place, *holds))
     one, nbytes, work_ms = jobs[-1], sum(row.nbytes for row in rows), sum(row.work_ms for row in rows)
     return Claim(one.owner or NO_OWNER, one.takes_long, one.low, max_items, len(rows), nbytes, work_ms), rows, messages, staged
 
 
-def _groups(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
-    group: list[_Request] = []
+def _groups(requests: Iterable[_PendingAdmission]) -> Iterator[list[_PendingAdmission]]:
+    group: list[_PendingAdmission] = []
     nbytes = jobs = 0
     for request in requests:
         if request.staged:
-            yield [request]  # nobody else waits until its messages have been written
+            yield [request]  # no other one waits until its messages have been written
             continue
-        if group and (nbytes + request.nbytes > GROUP_BYTES or jobs + len(request.request.jobs) > GROUP_JOBS):
+        if group and (nbytes + request.nbytes > MAX_CALL_BYTES or jobs + len(request.request.jobs) > MAX_CALL_JOBS):
             yield group
             group, nbytes, jobs = [], 0, 0
         group.append(request)
@@ -260,7 +256,7 @@ def _groups(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
         yield group
 
 
-def _refuse(group: Iterable[_Request], error: Exception) -> None:
+def _refuse(group: Iterable[_PendingAdmission], error: Exception) -> None:
     for request in group:
         if not request.admitted.done():  # else its client has left
             request.admitted.set_exception(error)

@@ -1,4 +1,4 @@
-"""Ends of clients' jobs that somebody is to be told of: kept as they were, whatever becomes of the jobs, until that is done."""
+"""Ends of clients' jobs with a webhook, kept as they were, whatever becomes of the jobs, until it is sent."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from server.queue.gateway.connection import AsyncLink
+from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.record import NAMES, Record
 from server.queue.script import Script
 
-MOST_OF_HOST = 16
-"""One host is told of so many ends at once by a gateway: where it hangs, others need not wait for it."""
+MAX_PER_HOST = 16
+"""Maximum number of ends that a gateway sends to one host at once, so that a host that hangs delays no other."""
 
 
 class WebhookClaim(msgspec.Struct, frozen=True):
-    most: int
+    max_count: int
     lease_ms: int
     """If this gateway dies, another one claims them when it has run out."""
     most_of_host: int
@@ -33,9 +33,9 @@ class WebhookTry(msgspec.Struct, frozen=True):
 
     attempt: int
     delay_ms: int | None = None
-    """From the job's end until the next try; None: there is none."""
+    """Time from the job's end until the next try; None: there is none."""
     gap_ms: int = 0
-    """From now until the next try, if that time has passed, since no gateway was there."""
+    """Time from now until the next try, if that time has passed, since no gateway was there."""
 
 
 CLAIM_WEBHOOKS = Script("claim_webhooks", WebhookClaim, tuple[int, list[tuple[bytes, int, list[bytes | None]]]])
@@ -44,7 +44,7 @@ SETTLE_WEBHOOK = Script("settle_webhook", WebhookTry, bytes)
 
 class DueWebhook(NamedTuple):
     record: Record
-    """It is as of the job's end."""
+    """The record as of the job's end."""
     url: str
     attempt: int
     """1 for the first."""
@@ -55,21 +55,21 @@ class DueWebhook(NamedTuple):
         return urlsplit(self.url).netloc
 
 
-class Webhooks:
-    """For one event loop. Everything raises RedisAway at once while Redis does not answer."""
+class WebhookQueue:
+    """Webhooks of one event loop. Everything raises RedisUnavailable at once while Redis does not answer."""
 
-    def __init__(self, link: AsyncLink) -> None:
+    def __init__(self, link: GatewayRedisLink) -> None:
         self._link = link
 
-    async def claim(self, most: int, lease: float, held: Mapping[str, int]) -> tuple[list[DueWebhook], int]:
+    async def claim(self, max_count: int, lease: float, in_flight: Mapping[str, int]) -> tuple[list[DueWebhook], int]:
         """Return ends that are due, for so many seconds this gateway's, and how many were dropped since the last call: there were too many,
-        or they cannot be read. held: host → how many the gateway is telling now."""
-        claim = WebhookClaim(most, int(lease * 1000), MOST_OF_HOST, held, ("webhook", *NAMES))
+        or they cannot be read. `in_flight`: host → how many the gateway is sending now."""
+        claim = WebhookClaim(max_count, int(lease * 1000), MAX_PER_HOST, in_flight, ("webhook", *NAMES))
         dropped, rows = await self._link.run(CLAIM_WEBHOOKS, claim)
         due = []
         for id_, tries, (url, *values) in rows:
             try:
-                record = Record.of(id_.decode(), -1, values)
+                record = Record.from_values(id_.decode(), -1, values)
                 due.append(DueWebhook(record, (url or b"").decode(), tries))
             except (msgspec.ValidationError, UnicodeDecodeError, AttributeError, KeyError):
                 # it would be due again and again, and all others with it
@@ -78,6 +78,6 @@ class Webhooks:
         return due, dropped
 
     async def settle(self, due: DueWebhook, again_after: float | None, gap: float = 0.0) -> None:
-        """again_after: seconds after the job's end, None: it is over. gap: seconds from now where that has passed."""
+        """End a try. `again_after`: seconds after the job's end, None: it is over. `gap`: seconds from now if that has passed."""
         delay_ms = None if again_after is None else int(again_after * 1000)
         await self._link.run(SETTLE_WEBHOOK, WebhookTry(due.attempt, delay_ms, int(gap * 1000)), [due.record.id.encode()])

@@ -17,7 +17,7 @@ if not epoch then call('SET', 'epoch', args.epoch) end
 for name, amount in pairs(args.counts) do note(step_of(now_ms()), name, amount) end
 local sweeps = call('ZCARD', OPEN) > 0 and take_turn('records:sweep', args.gateway, args.sweep_ms)
 local items = call('HGETALL', 'records:items')
-if #items > 0 then call('DEL', 'records:items') end
+call('DEL', 'records:items')
 local living = 0
 for _, id in ipairs(call('SMEMBERS', 'gateways')) do living = living + call('EXISTS', 'gw:' .. id) end
 return {known, epoch or args.epoch, sweeps and 1 or 0, items, now_ms(), all.items, all.nbytes, all.work, loads, living}

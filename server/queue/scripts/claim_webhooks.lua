@@ -7,7 +7,7 @@ local of_host = args.of_host
 local now, claimed = now_ms(), {}
 local due = call('ZRANGEBYSCORE', WEBHOOKS, '-inf', now, 'LIMIT', 0, LOOKED_AT)
 for _, id in ipairs(due) do
-  if #claimed == args.most then break end
+  if #claimed == args.max_count then break end
   local key = 'webhook:' .. id
   local url = try('HGET', key, 'webhook')
   local host = type(url) == 'string' and string.match(url, '^https://([^/?#]+)')

@@ -3,7 +3,7 @@
 -- beyond that the owner's own leave.
 -- ARGV: msgpack of a VectorUse, then the vector of each new one.
 local args = cmsgpack.unpack(ARGV[1])
-local most, ttl, owner = args.most, args.ttl_ms, args.owner
+local most, ttl, owner = args.max_bytes, args.ttl_ms, args.owner
 local now, all = now_ms(), 'all '
 local ENTRY_BYTES = 650  -- what Redis takes for an id in all of these; measured with INFO memory
 local MOST_EXPIRED = 200

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- Tells how far jobs have come: their records, or the gateways that wait for them.
 -- A worker that was taken for dead may run a job that another one has claimed: until one of them ends it, only the other's reports count.
--- ARGV: msgpack of a Reports (script_rows.py), then a message for each job; total 0: it begins.
+-- ARGV: msgpack of {worker, {row Progress…}}, then a message for each job; total 0: it begins.
 -- An entry of a reply stream that starts with the field `progress` holds {job id, message, job id, message, …} behind it.
-local args, now = cmsgpack.unpack(ARGV[1]), now_ms()
+local now, worker, jobs = now_ms(), unpack(cmsgpack.unpack(ARGV[1]))
 
 -- Where a record has several jobs, it is they that are counted, when they end.
 local function note(id, job)
@@ -23,11 +23,11 @@ local function note(id, job)
   end
 end
 
-for _, job in ipairs(args.jobs) do if record_of(job.job) then record_at((record_of(job.job))) end end
-for i, job in ipairs(args.jobs) do
+for _, job in ipairs(jobs) do if record_of(job.job) then record_at((record_of(job.job))) end end
+for i, job in ipairs(jobs) do
   job.message = ARGV[1 + i]
   local record = record_of(job.job)
-  if #try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, args.worker) == 1 then
+  if #try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker) == 1 then
     if record then
       note(record, job)
     else

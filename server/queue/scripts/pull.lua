@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- Takes jobs for a worker, the most urgent stream first, as many as their places allow, and looks at deadline, cancel and gateway of each.
--- Urgency is the time at which a stream's next job was queued, plus the handicap of its priority, plus by how much the job is behind others of
--- its request: everything gets its turn.
--- ARGV: msgpack of a Pull. Returns {now ms, rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
+-- Urgency: the time at which a stream's next job was queued, plus the handicap of its priority, plus by how much it is behind its request.
+-- ARGV: msgpack of {worker, whether absent keys mean death, {{stream, its handicap in ms, its pool}…, places of each pool}}. Returns {now ms,
+-- rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
 local MOST_DROPPED = 256
-local args = cmsgpack.unpack(ARGV[1])
-local now, streams, places = now_ms(), unpack(args.capacity)
+local worker, absence_counts, capacity = unpack(cmsgpack.unpack(ARGV[1]))
+local now, streams, places = now_ms(), unpack(capacity)
 
 -- When the next undelivered job was queued, and by how much it is behind; nil if all are delivered. Without a group yet, none is. What comes from
 -- the future was queued before the clock was set back, so before everything else.
@@ -35,11 +35,11 @@ if #waiting > 1 then
 end
 
 local function read(stream, count)
-  local answer = redis.pcall('XREADGROUP', 'GROUP', GROUP, args.worker, 'COUNT', count, 'STREAMS', P .. stream, '>')
+  local answer = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', count, 'STREAMS', P .. stream, '>')
   if answer and answer.err then
     -- a stream that was written to before any worker served it, or a Redis that restarted empty
     make_group(stream)
-    answer = redis.call('XREADGROUP', 'GROUP', GROUP, args.worker, 'COUNT', count, 'STREAMS', P .. stream, '>')
+    answer = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', count, 'STREAMS', P .. stream, '>')
   end
   return answer and answer[1][2] or {}
 end
@@ -51,7 +51,7 @@ for _, candidate in ipairs(waiting) do
     local entries = read(candidate.stream, places[pool])
     for _, entry in ipairs(entries) do
       local runs
-      pulled[#pulled + 1], runs = taken(candidate.stream, entry, now, args.absence_counts)
+      pulled[#pulled + 1], runs = taken(candidate.stream, entry, now, absence_counts)
       if runs then places[pool] = places[pool] - 1 else dropped = dropped + 1 end
     end
     if #entries == 0 then break end

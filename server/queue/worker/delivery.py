@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from server.queue import keys
-from server.queue.messages import HANDICAP_S, QueuedJob
+from server.queue.messages import PRIORITY_DELAY_S, QueuedJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class QueueEntry:
     stream: str
     entry_id: str
     alone: bool
-    """It was claimed from a dead worker: run it in a batch of its own, with nothing else in this worker."""
+    """Whether it was claimed from a dead worker: run it in a batch of its own, with nothing else in this worker."""
     added_ms: int
-    """When the job was queued first, on Redis' clock."""
+    """Time at which the job was queued first, on Redis' clock."""
     nbytes: int
     """The size of its message."""
     queued_at: float
@@ -31,7 +31,7 @@ class QueueEntry:
     pulled_at: float
     """`time.monotonic()` of this worker."""
     checked_at: float
-    """When deadline, cancellation and gateway were last looked at; until then there was nothing to look at when it equals `queued_at`."""
+    """Time of the latest check of deadline, cancellation and gateway; `queued_at` before the first."""
 
     @property
     def row(self) -> tuple[str, str, str, str]:
@@ -44,11 +44,11 @@ class QueueEntry:
 
     @property
     def bundle(self) -> str:
-        return keys.StreamName.of(self.stream).bundle
+        return keys.StreamName.parse(self.stream).bundle
 
     @property
     def queue(self) -> str:
-        return keys.StreamName.of(self.stream).queue
+        return keys.StreamName.parse(self.stream).queue
 
 
 _fields: attrgetter[tuple[Any, ...]] = attrgetter(*QueueEntry.__slots__)
@@ -63,5 +63,5 @@ class Delivery(QueueEntry):
     """Smaller is more urgent: `queued_at` plus the handicap of the priority, plus by how much it is behind others of its request."""
 
     @staticmethod
-    def of(held: QueueEntry, job: QueuedJob) -> Delivery:
-        return Delivery(*_fields(held), job=job, due=held.queued_at + HANDICAP_S[job.priority] + job.behind_ms / 1000)  # type: ignore[misc]
+    def from_entry(entry: QueueEntry, job: QueuedJob) -> Delivery:
+        return Delivery(*_fields(entry), job=job, due=entry.queued_at + PRIORITY_DELAY_S[job.priority] + job.behind_ms / 1000)  # type: ignore[misc]

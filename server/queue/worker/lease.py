@@ -13,13 +13,13 @@ import msgspec
 import redis
 
 from server.queue import keys
-from server.queue.errors import RedisAway
-from server.queue.messages import HANDICAP_S, QueuedJob, Reply, UnknownVersion, decode
+from server.queue.errors import RedisUnavailable
+from server.queue.messages import PRIORITY_DELAY_S, QueuedJob, Reply, UnknownVersion, decode
 from server.queue.script import Script
-from server.queue.script_rows import Pull, StepBegin, TakenRow, parse_whole_number
+from server.queue.script_rows import TakenRow, parse_whole_number
 from server.queue.worker import large_values
 from server.queue.worker.ack import Acks, Completion
-from server.queue.worker.connection import MAX_BLOCK_S, Link
+from server.queue.worker.connection import MAX_BLOCK_S, WorkerRedisLink
 from server.queue.worker.delivery import Delivery, QueueEntry
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Reclaimed(msgspec.Struct, frozen=True, array_like=True):
+class ReclaimedJob(msgspec.Struct, frozen=True, array_like=True):
     """A job that a dead worker was running, or none."""
 
     now_ms: int
@@ -37,13 +37,13 @@ class Reclaimed(msgspec.Struct, frozen=True, array_like=True):
     dead_worker: bytes = b""
 
 
-PULL = Script("pull", Pull, tuple[int, list[TakenRow], list[tuple[bytes, int, int]]])
-RECLAIM = Script("reclaim", tuple[str, list[str]], Reclaimed)
-BEGIN_STEP = Script("begin_step", StepBegin, tuple[int, list[bytes]])
+PULL = Script("pull", tuple[str, bool, msgspec.Raw], tuple[int, list[TakenRow], list[tuple[bytes, int, int]]])
+RECLAIM = Script("reclaim", tuple[str, list[str]], ReclaimedJob)
+STEP = Script("begin_step", tuple[str, int, bool, list[tuple[str, int, str]]], tuple[int, list[bytes]])
 CREATE_GROUPS = Script("create_groups", list[str], bytes)
 MAX_WORKER_DEATHS = 3
 MAX_READ_ATTEMPTS = 2
-"""For streams whose groups may be missing."""
+"""Maximum number of reads of streams whose groups may be missing."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Capacity:
 
     @cached_property
     def message(self) -> msgspec.Raw:
-        """`Pull.capacity`; Lua counts from 1."""
+        """The capacity as `pull.lua` reads it; Lua counts from 1."""
         streams = [(stream, handicap_ms(stream), index + 1) for stream, index in self.pool_of.items()]
         return msgspec.Raw(msgspec.msgpack.encode((streams, self.places)))
 
     def within(self, rows: Sequence[TakenRow]) -> list[TakenRow]:
-        """The most urgent for which there is place."""
+        """Return the most urgent for which there is place."""
         left, chosen = list(self.places), []
         for row in sorted(rows, key=lambda row: row.added_ms + handicap_ms(row.stream.decode())):
             index = self.pool_of[row.stream.decode()]
@@ -76,9 +76,9 @@ class Capacity:
 
 
 class Leases:
-    """Everything but `fetch` and `return_to_queue` raises RedisAway as soon as Redis does not answer: wait a little and call again."""
+    """Jobs that a worker takes. All but `fetch` and `return_to_queue` raises RedisUnavailable as soon as Redis does not answer."""
 
-    def __init__(self, link: Link, worker_id: str, acks: Acks, forms: frozenset[str]) -> None:
+    def __init__(self, link: WorkerRedisLink, worker_id: str, acks: Acks, forms: frozenset[str]) -> None:
         """`forms`: what this worker understands of what jobs may need."""
         self._link = link
         self._id = worker_id
@@ -86,8 +86,7 @@ class Leases:
         self._forms = forms
         self._warned_forms: set[str] = set()
         """Forms that jobs needed, that this worker does not understand, and that the log has named."""
-        self._set_aside: list[Delivery] = []
-        """Such jobs."""
+        self._unsupported: list[Delivery] = []
         self._may_have_pending = False
         """Whether more may be pending under this worker's name than what it holds."""
         self.backlog: Mapping[str, tuple[int, int]] | None = None
@@ -96,15 +95,15 @@ class Leases:
         self.redis_is_full = True
         """Whether Redis may refuse a plain command that needs memory, or has not been asked yet. Steps run even then."""
 
-    def take(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[QueueEntry]:
-        """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with places of their own instead.
+    def take(self, queues: Sequence[str], max_items: int, block_ms: int = 0, separate: Mapping[str, int] | None = None) -> list[QueueEntry]:
+        """Take at most `max_items` jobs of these queues (`keys.queue`), the most urgent first. `separate`: queues with places of their own.
 
         If there is none, or no place for one, it waits up to `block_ms` (≤ 2000). `fetch` reads large messages: an entry becomes a
         `Delivery`.
         What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned; what needs more than this worker
         understands is not returned either, and goes back to the others (`return_unsupported`).
         """
-        capacity = _capacity(tuple(queues), max_items, tuple((own or {}).items()))
+        capacity = _capacity(tuple(queues), max_items, tuple((separate or {}).items()))
         if not capacity.pool_of:
             time.sleep(block_ms / 1000)
             return []
@@ -117,25 +116,24 @@ class Leases:
                 return self._accept(rows, alone=False)
         return self._wait(capacity, min(block_ms, int(MAX_BLOCK_S * 1000)))
 
-    def fetch(self, held: QueueEntry) -> Delivery | None:
-        """Read a large message, in pieces. None: there is nothing to run; the job is ended. RedisAway: it is handed back later."""
-        with self._acks.return_later_if_away([held]):
-            message = self._link.patiently(lambda: large_values.read(self._link, keys.blob(held.job_id)))
-        # of another length, it was lost, or the job ended meanwhile
-        job = self._decode(held.job_id, message) if len(message) == held.nbytes else None
+    def fetch(self, entry: QueueEntry) -> Delivery | None:
+        """Read a large message, in pieces. None: there is nothing to run; the job is ended. RedisUnavailable: it is handed back later."""
+        with self._acks.return_later_if_unavailable([entry]):
+            message = self._link.retry(lambda: large_values.read(self._link, keys.blob(entry.job_id)))
+        # of another length, it was lost, or the job has ended
+        job = self._decode(entry.job_id, message) if len(message) == entry.nbytes else None
         if isinstance(job, QueuedJob):
-            return self._supported_or_set_aside(Delivery.of(held, job))
-        self._end([Completion(held, job, skip_statistics=job is None)])
+            return self._supported_or_none(Delivery.from_entry(entry, job))
+        self._end([Completion(entry, job, skip_statistics=job is None)])
         return None
 
     def reclaim(self, queues: Sequence[str]) -> Delivery | None:
-        """One job that a dead worker was running, to be run alone: nothing else may run in this worker during its steps. What only waited
-        there goes back to everybody.
+        """Claim a job that a dead worker was running, to be run alone: nothing else may run in this worker during its steps. Jobs that only
+        waited there return to the queue.
 
-        None: there is none. Each death of a worker that ran it alone is counted; after the third the job becomes a dead letter and
-        its client is told.
+        Each death of a worker that ran it alone is counted; after the third the job becomes a dead letter and its client gets an error.
         """
-        if not self._link.absence_counts:
+        if not self._link.is_absence_reliable:
             return None
         streams = [stream for queue in queues for stream in keys.streams(queue)]
         while True:
@@ -143,8 +141,8 @@ class Leases:
             self._link.set_clock(claimed.now_ms)
             if claimed.row is None:
                 return None
-            for held in self._accept([claimed.row], alone=True):
-                delivery = held if isinstance(held, Delivery) else self.fetch(held)
+            for entry in self._accept([claimed.row], alone=True):
+                delivery = entry if isinstance(entry, Delivery) else self.fetch(entry)
                 if delivery is not None and claimed.deaths < MAX_WORKER_DEATHS:
                     return delivery
                 if delivery is not None:
@@ -152,33 +150,33 @@ class Leases:
                     reason = f"{claimed.deaths} workers died while they ran this job alone, the last one was {last}"
                     self._acks.dead_letter(delivery, reason)
 
-    def send_begin_step(self, deliveries: Sequence[Delivery], slot: int, *, checked: bool = False) -> Callable[[], list[Delivery]]:
+    def send_step(self, deliveries: Sequence[Delivery], slot: int, *, checked: bool = False) -> Callable[[], list[Delivery]]:
         """Record that these run in this slot, until they have ended or it begins the next batch: if this worker dies, only what is recorded
         may have killed it. The record is on its way when this returns.
 
-        Returns a function that tells which of them are still wanted: their deadline has not passed and their client waits; the others are
+        Returns a function that returns those that are still wanted: their deadline has not passed and their client waits; the others are
         ended by it. This thread calls it before anything else of this queue. checked: all of them are, as was looked at just now.
         """
-        how = "alone" if any(held.alone for held in deliveries) else "together"
-        running = msgspec.msgpack.encode((how, [held.job.id for held in deliveries]))
+        mode = "alone" if any(entry.alone for entry in deliveries) else "together"
+        running = msgspec.msgpack.encode((mode, [entry.job.id for entry in deliveries]))
         if checked and not self.redis_is_full:  # a plain command costs Redis a third of a step; the beat lets its key expire
-            self._link.post("HSET", self._link.name(keys.suspects(self._id)), slot, running)
+            self._link.send_without_reply("HSET", self._link.name(keys.suspects(self._id)), slot, running)
             return lambda: list(deliveries)
-        jobs = [(held.job.id, held.job.deadline_ms, held.gateway) for held in deliveries]
+        jobs = [(entry.job.id, entry.job.deadline_ms, entry.gateway) for entry in deliveries]
         sent_at = time.monotonic()
-        answer = self._link.send(BEGIN_STEP, StepBegin(self._id, slot, self._link.absence_counts, jobs), [running])
+        answer = self._link.send(STEP, (self._id, slot, self._link.is_absence_reliable, jobs), [running])
 
-        def wanted() -> list[Delivery]:
+        def read_wanted() -> list[Delivery]:
             now_ms, dropped = answer()
             self._link.set_clock(now_ms, sent_at)
-            self._end([self._drop_completion(held, why) for held, why in zip(deliveries, dropped, strict=True) if why])
-            return [held for held, why in zip(deliveries, dropped, strict=True) if not why]
+            self._end([self._drop_completion(entry, reason) for entry, reason in zip(deliveries, dropped, strict=True) if reason])
+            return [entry for entry, reason in zip(deliveries, dropped, strict=True) if not reason]
 
-        return wanted
+        return read_wanted
 
     def end(self, slot: int) -> None:
         """Record that nothing runs in this slot: its jobs wait for their next step."""
-        self.send_begin_step([], slot, checked=True)()
+        self.send_step([], slot, checked=True)()
 
     def waiting(self, queues: Sequence[str]) -> set[str]:
         """Return those of these queues that hold jobs, of living or dead workers or of none."""
@@ -195,22 +193,22 @@ class Leases:
     def return_unsupported(self) -> None:
         """Give what this worker does not understand to the others, once a second: what is still wanted may come again at once.
 
-        Raises RedisAway.
+        Raises RedisUnavailable.
         """
-        set_aside, self._set_aside = self._set_aside, []
+        unsupported, self._unsupported = self._unsupported, []
         try:
-            self._acks.return_now(set_aside)
-        except RedisAway:
-            self._set_aside += set_aside
+            self._acks.return_now(unsupported)
+        except RedisUnavailable:
+            self._unsupported += unsupported
             raise
 
-    def _drop_completion(self, held: QueueEntry, why: bytes) -> Completion:
-        """The end of an entry that must not run, as a script says. Without a word where its gateway sends it again, or it has ended."""
-        late = self._acks.failed(held.job_id, "deadline", "the deadline passed") if why == b"deadline" else None
-        return Completion(held, late, skip_statistics=why in (b"payload", b"gateway", b"ended"))
+    def _drop_completion(self, entry: QueueEntry, reason: bytes) -> Completion:
+        """Return the end of an entry that must not run; without a reply if its gateway sends it again, or it has ended."""
+        late = self._acks.make_failure(entry.job_id, "deadline", "the deadline passed") if reason == b"deadline" else None
+        return Completion(entry, late, skip_statistics=reason in (b"payload", b"gateway", b"ended"))
 
     def _pull(self, capacity: Capacity) -> list[TakenRow]:
-        args = Pull(self._id, self._link.absence_counts, capacity.message)
+        args = (self._id, self._link.is_absence_reliable, capacity.message)
         now_ms, rows, left = self._claiming(lambda: self._link.run(PULL, args))
         self._link.set_clock(now_ms)
         self.backlog = {stream.decode(): (count, since_ms) for stream, count, since_ms in left}
@@ -220,7 +218,7 @@ class Leases:
         """Block until a job comes. Most likely it is fresh; what is not is looked at right before its batch."""
         rows = self._read(capacity.pool_of, ">", "COUNT", capacity.smallest, "BLOCK", block_ms)
         self.backlog = {} if len(rows) < capacity.smallest else None
-        # COUNT holds for each stream, and several may have filled meanwhile: the least urgent wait for the next pull
+        # COUNT holds for each stream, and several may have filled: the least urgent wait for the next pull
         within = capacity.within(rows)
         self._may_have_pending = len(within) < len(rows)
         return self._accept(within, alone=False, checked=False)
@@ -230,8 +228,8 @@ class Leases:
 
         What was claimed in that answer is marked as running alone, which it does not: it is given back, to be claimed once more.
         """
-        held = self._acks.held.copy()
-        rows = [row for row in self._read(capacity.pool_of, "0") if (row.stream.decode(), row.entry.decode()) not in held]
+        held_entries = self._acks.held_entries.copy()
+        rows = [row for row in self._read(capacity.pool_of, "0") if (row.stream.decode(), row.entry.decode()) not in held_entries]
         within = capacity.within(rows)
         marks = [self._link.command("EXISTS", self._link.name(keys.deaths(row.job.decode(errors="replace")))) for row in within]
         self._may_have_pending = len(within) < len(rows)
@@ -284,44 +282,44 @@ class Leases:
             if isinstance(job, Reply):
                 completions.append(Completion(entry, job))
                 continue
-            self._acks.held.add((stream, entry_id))
-            held = entry if job is None else self._supported_or_set_aside(Delivery.of(entry, job))
-            if held is not None:
-                taken.append(held)
+            self._acks.held_entries.add((stream, entry_id))
+            accepted = entry if job is None else self._supported_or_none(Delivery.from_entry(entry, job))
+            if accepted is not None:
+                taken.append(accepted)
         self._end(completions)
         return taken
 
     def _decode(self, job_id: str, message: bytes) -> QueuedJob | Reply:
-        """The job, or the answer to one that this version cannot read."""
+        """Return the job, or the answer to one that this version cannot read."""
         try:
             return decode(QueuedJob, message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
-            return self._acks.failed(job_id, "unknown-version", f"worker {self._id} cannot read the job: {error}")
+            return self._acks.make_failure(job_id, "unknown-version", f"worker {self._id} cannot read the job: {error}")
 
-    def _supported_or_set_aside(self, delivery: Delivery) -> Delivery | None:
-        """None: the job is set aside. During a rolling update another worker understands it."""
+    def _supported_or_none(self, delivery: Delivery) -> Delivery | None:
+        """Return None if the job must return to the queue: during a rolling update another worker understands it."""
         unknown = set(delivery.job.needs.split()) - self._forms
         if not unknown:
             return delivery
-        self._set_aside.append(delivery)
+        self._unsupported.append(delivery)
         if not unknown <= self._warned_forms:
             self._warned_forms |= unknown
             log.warning("jobs need %s, which only a newer worker understands: they are handed back", ", ".join(sorted(unknown)))
         return None
 
     def _end(self, completions: Sequence[Completion]) -> None:
-        """Those who do not run must not cost the others their turn: what cannot be ended now is found and ended later."""
+        """End jobs that do not run. They must not delay the others: what cannot be ended now is found and ended later."""
         try:
             self._acks.end(completions)
-        except RedisAway:
+        except RedisUnavailable:
             self._acks.drop_from_held(completions)
             self._may_have_pending = True
 
     def _claiming(self, call: Callable[[], T]) -> T:
-        """A call that moves jobs into our hands: if its answer is lost, we look for them later."""
+        """Make a call that takes jobs. If its answer is lost, they are looked for later."""
         try:
             return call()
-        except RedisAway:
+        except RedisUnavailable:
             self._may_have_pending = True
             raise
 
@@ -333,12 +331,12 @@ def _parse_entry(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> 
 
 
 @lru_cache(maxsize=4096)
-def _capacity(queues: tuple[str, ...], shared: int, own: tuple[tuple[str, int], ...]) -> Capacity:
-    """One pool of `shared` places for all queues but those that have their `own`.
+def _capacity(queues: tuple[str, ...], shared: int, separate: tuple[tuple[str, int], ...]) -> Capacity:
+    """Return one pool of `shared` places for all queues but the `separate` ones.
 
     Kept: a worker pulls with the same few capacities again and again, hundreds of times a second."""
     places, pool_of, pool_of_queue = [shared], dict[str, int](), dict[str, int]()
-    for queue, own_places in own:
+    for queue, own_places in separate:
         pool_of_queue[queue] = len(places)
         places.append(own_places)
     for queue in queues:
@@ -349,4 +347,4 @@ def _capacity(queues: tuple[str, ...], shared: int, own: tuple[tuple[str, int], 
 
 
 def handicap_ms(stream: str) -> int:
-    return int(HANDICAP_S[keys.StreamName.of(stream).priority] * 1000)
+    return int(PRIORITY_DELAY_S[keys.StreamName.parse(stream).priority] * 1000)

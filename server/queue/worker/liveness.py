@@ -1,6 +1,6 @@
-"""What a worker says of itself: that it lives, which specs it serves; what it reads of operators; and its turn as the janitor.
+"""A worker's sign of life, the specs that it serves, the orders of operators that it reads, and its turn as the janitor.
 
-Everything raises `RedisAway` as soon as Redis does not answer or refuses to work: wait a little and call again.
+Everything raises `RedisUnavailable` as soon as Redis does not answer or refuses to work: wait a little and call again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from server.queue import keys
 from server.queue.messages import WorkerInfo, repository_states
 from server.queue.script import Script
 from server.queue.script_rows import parse_whole_number
-from server.queue.worker.connection import Link
+from server.queue.worker.connection import WorkerRedisLink
 from server.queue.worker.lease import Leases
 
 JANITOR_KEYS = 500
@@ -33,7 +33,7 @@ JANITOR = Script("janitor", tuple[int, str, int], int)
 
 
 class Liveness:
-    def __init__(self, link: Link, worker_id: str, leases: Leases) -> None:
+    def __init__(self, link: WorkerRedisLink, worker_id: str, leases: Leases) -> None:
         self._link = link
         self._id = worker_id
         self._leases = leases

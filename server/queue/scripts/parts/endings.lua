@@ -1,6 +1,6 @@
 -- How jobs of a batch end: the first to end one wins, and the statistics count the winners only.
 
--- The jobs of a msgpack of a Finished (script_rows.py), each with its reply. Ending them will not raise an error.
+-- The jobs of a msgpack of a BatchEnd (script_rows.py), each with its reply. Ending them will not raise an error.
 local function read_finished()
   local batch, keys = cmsgpack.unpack(ARGV[1]), {}
   for i, job in ipairs(batch.jobs) do keys[i], job.reply = P .. 'job:' .. job.job, ARGV[1 + i] end
