@@ -28,8 +28,7 @@ from models.bundle import read
 from models.layers.token_merging import Tokens
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from server.worker.backends.runner import usual_schedule
-from server.worker.warmup import FORMATS, sample
+from server.worker.backends.verification import DTYPES, default_schedule, sample
 
 SIZES = (1, 8, 32)
 
@@ -47,7 +46,7 @@ def cut(tokens: Tokens, _metric: Tensor, r: int, residual: Tensor | None = None)
 def ratios(model: LoadedModel, size: int, seconds: float, *, fused: bool) -> tuple[float, float, float]:
     """How many times as fast as without merging the usual rung is, as it is and if merging were free; and the first ÷ the second."""
     arrays = sample(model.spec, size)
-    merged, plain = ({"merge": list(one.expand(model.depth))} for one in (usual_schedule(model.spec), MergeSchedule.off()))
+    merged, plain = ({"merge": list(one.expand(model.depth))} for one in (default_schedule(model.spec), MergeSchedule.off()))
     loops = compiled_loops(load_compiled_loops(next(model.model.parameters()).dtype, None)) if fused else nullcontext()
     free = patch.object(Tokens, "merge", cut)
     ways: dict[str, Callable[[], object]] = {
@@ -87,7 +86,7 @@ def main() -> None:
     table = Table(title=f"{bundle.spec.id}, rung {bundle.spec.default_rung}")
     for column in ("dtype", "merging", "batch", "times as fast as off", "if it were free", "share"):
         table.add_column(column, justify="right")
-    for name, dtype in FORMATS.items():
+    for name, dtype in DTYPES.items():
         model = load(bundle, device=torch.device("cpu"), dtype=dtype, packed=True)
         for fused in (False, True):
             for size in SIZES:

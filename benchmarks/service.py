@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -9,16 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import uvloop
 
+from benchmarks.load import LoadTarget, closed_loop
 from opsin.cli.shared.temporary_service import temporary_service
+from server.playground import SAMPLES
 
-MEASURED_SECONDS = 300.0
-"""Timeout in seconds for measuring all bundles."""
+SETTLING_S = 60.0
+"""Time under load, in seconds, after which workers have settled on their backends."""
+CLIENTS = 8
+IMAGE = SAMPLES / "brazil.png"
 
 
 @contextmanager
 def running(bundles: Path, *, checkout: Path | None = None, **settings: object) -> Iterator[str]:
-    """Start a service, measure its bundles, and yield its URL. Settings are those of `server.settings`, not the environment's.
+    """Start a service, let its backends settle, and yield its URL. Settings are those of `server.settings`, not the environment's.
 
     checkout: another one, with an environment of its own in `.venv`, whose service is started instead of this one's.
     """
@@ -26,16 +32,23 @@ def running(bundles: Path, *, checkout: Path | None = None, **settings: object) 
     environment |= {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
     python = {} if checkout is None else {"python": str(checkout / ".venv" / "bin" / "python"), "folder": checkout}
     with temporary_service(bundles, environment, **python) as url:  # type: ignore[arg-type]
-        _await_measured(url)
+        _settle(url)
         yield url
 
 
-def _await_measured(url: str) -> None:
-    """Wait until every bundle is measured, which happens while nothing runs; before, its speed is unknown."""
-    until = time.monotonic() + MEASURED_SECONDS
-    while time.monotonic() < until:
-        bundles = httpx2.get(f"{url}/v1/status", timeout=60).raise_for_status().json()["bundles"]
-        if bundles and all(bundle["items_per_second"] > 0 for bundle in bundles):
-            return
-        time.sleep(0.2)
-    raise TimeoutError(f"bundles were not measured within {MEASURED_SECONDS:.0f} s")
+def _settle(url: str) -> None:
+    """Keep every classifier of images busy for a while, since workers learn from real batches which backend is faster."""
+    with httpx2.Client(base_url=url, timeout=60) as client:
+        names = [model["name"] for model in client.get("/v1/models").raise_for_status().json()["models"] if model["task"] == "classify"]
+        details = [client.get(f"/v1/models/{name}").raise_for_status().json() for name in names]
+    learning = [model["name"] for model in details if any(worker["backends"] for worker in model["workers"])]
+    targets = [LoadTarget(f"{url}/v1/classify?model={name}", [IMAGE.read_bytes()], "image/png") for name in learning]
+
+    async def load() -> None:
+        until = time.monotonic() + SETTLING_S
+        await asyncio.gather(*(closed_loop(target, CLIENTS, until) for target in targets))
+
+    if targets:
+        uvloop.run(load())
+    for target in targets:
+        target.close()

@@ -54,6 +54,13 @@ def load_compiled_loops(dtype: torch.dtype, folder: Path | None) -> ModuleType:
     return loops
 
 
+def verify_sealed(folder: Path) -> None:
+    """Check that other processes find the loops in `folder`. Raises OSError if a file could not be written."""
+    seals = [seal.exists() for _, seal, _ in _cache_files(folder)]
+    if not seals or not all(seals):
+        raise OSError(f"{folder}: the compiled loops could not be written")
+
+
 def _cache_files(folder: Path) -> Iterator[tuple[Path, Path, str]]:
     """Yield each file of numba's cache, the file next to it that holds its SHA-256, and its SHA-256 now."""
     for file in folder.rglob("*.nb[ic]"):

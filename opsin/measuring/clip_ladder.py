@@ -20,14 +20,15 @@ from models.bundle_schema import Metric
 from models.layers.stepwise import InvalidInput
 from models.loading import LoadedStepwiseModel, StepOutputs, load
 from opsin.measuring.ladder import BATCH_SIZE, OFF, ROUNDS, Quality, Throughput
+from opsin.measuring.timing import REPEATS, find_best_size, measure_seconds
 from server.media.images import ImageDecoder
 from server.media.limits import MediaError
 from server.tasks.classify.clips import ClassifyClipsPlan, ClassifyClipsTask, Use
 from server.tasks.options import InvalidOption
 from server.tasks.registry import main_task
+from server.worker.backends.loading import Loader
 from server.worker.device_layout import Layout
 from server.worker.executors import Arrays
-from server.worker.warmup import REPEATS, Loader, Took, own_seconds, probe, run_at_once
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def measure_steps(bundle: Bundle, use: Use, loader: Loader) -> Throughput:
         return _measure_seconds(steps, layout, [job] * size, task.arguments(plans[name], {}))
 
     with _enough_memory(bundle.spec):
-        size = probe(layout.largest_batch, lambda size, _: Took(took := seconds(OFF, size), took)).best
+        size = find_best_size(layout.largest_batch, lambda size: seconds(OFF, size))
         ratios: dict[str, list[float]] = {name: [] for name in plans}
         for turn in range(1 + ROUNDS):
             took = {name: seconds(name, size) for name in sorted(plans, reverse=turn % 2 == 1)}
@@ -221,5 +222,5 @@ def _measure_seconds(steps: LoadedStepwiseModel, layout: Layout, jobs: Sequence[
     took = []
     for _ in range(REPEATS):
         started = deque(steps.start(jobs, [arguments] * len(jobs)) for _ in range(layout.slots))
-        took.append(own_seconds(layout, lambda started=started: steps.step(started.pop(), [False] * len(jobs)), run_at_once))  # type: ignore[misc]
+        took.append(measure_seconds(layout, lambda started=started: steps.step(started.pop(), [False] * len(jobs))))  # type: ignore[misc]
     return min(took)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -15,11 +16,14 @@ from models.bundle_schema import Metric
 from models.layers.stepwise import InvalidInput
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
+from opsin.measuring.timing import REPEATS, find_best_size, measure_seconds
 from server.tasks.embedding import text_jobs
+from server.worker.backends.arms import HANDICAPS, Arm, Schedule
+from server.worker.backends.candidates import open_all
+from server.worker.backends.loading import Loader
 from server.worker.backends.runner import Backends
-from server.worker.device_layout import Layout
+from server.worker.backends.verification import sample
 from server.worker.executors import Arrays, check
-from server.worker.warmup import Loader, compare, run_at_once
 
 OFF = "off"
 BATCH_SIZE = 8
@@ -96,25 +100,33 @@ def measure_throughput(bundle: Bundle, schedules: Schedules, loader: Loader) -> 
 
     Ratios are medians of `ROUNDS`. Raises BundleError.
     """
-    warm = loader.measure(bundle)
-    if warm.backends is None:
+    backends, layout = loader.load(bundle).backends, loader.layout
+    if backends is None:
         raise BundleError(f"{bundle.spec.id}: task {bundle.spec.task} is computed in steps, so it has no ladder for images")
-    backends, size = warm.backends, warm.steps.best
-    backends.open()
+    open_all(backends)
     off = backends.schedule(MergeSchedule.off())
+    size = find_best_size(layout.largest_batch, lambda size: measure_seconds(layout, partial(_run_arm, backends, "eager", off, size)))
     ratios: dict[str, list[float]] = {OFF: [1.0], **{name: [] for name in schedules}}
+    _measure_best(backends, off, size)  # also pays for what happens only once
     for _ in range(ROUNDS):
-        seconds = _measure_seconds(backends, loader.layout, MergeSchedule.off(), size)
+        seconds = _measure_best(backends, off, size)
         for name, schedule in schedules.items():
-            same = backends.schedule(schedule) == off
-            ratios[name].append(1.0 if same else seconds / _measure_seconds(backends, loader.layout, schedule, size))
+            expanded = backends.schedule(schedule)
+            ratios[name].append(1.0 if expanded == off else seconds / _measure_best(backends, expanded, size))
     return Throughput(size, {name: median(found) for name, found in ratios.items()})
 
 
-def _measure_seconds(backends: Backends, layout: Layout, schedule: MergeSchedule, size: int) -> float:
-    """Return the seconds of a batch in the backend that would run it, as measured by `compare`, so that they are comparable."""
-    compare(backends, layout, schedule, size, run_at_once)
-    return backends.times.best(backends.schedule(schedule), backends.usable)[size]
+def _measure_best(backends: Backends, schedule: Schedule, size: int) -> float:
+    """Return the seconds of a batch in the arm that a worker would settle on."""
+    times = {
+        arm: min(measure_seconds(backends.layout, partial(_run_arm, backends, arm, schedule, size)) for _ in range(REPEATS))
+        for arm in backends.open_arms({"merge": schedule})
+    }
+    return times[min(times, key=lambda arm: HANDICAPS[arm] * times[arm])]
+
+
+def _run_arm(backends: Backends, arm: Arm, schedule: Schedule, size: int) -> None:
+    backends.run_arm(arm, sample(backends.spec, size), {"merge": schedule})
 
 
 def _run_all(model: LoadedModel, schedule: MergeSchedule, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -75,8 +75,6 @@ class Scheduler:
     ) -> None:
         """residencies: of the stepwise bundles, by queue. state_bytes: bound for what long jobs keep between their steps."""
         self.slots = slots
-        self.lent = 0
-        """Slots that serve nothing for a while."""
         self.short = Batcher(step_times)
         self.long = StepBatcher(step_times, residencies)
         self.running: list[Running] = []
@@ -173,12 +171,16 @@ class Scheduler:
         if not running.long:
             self._budget = steps.target  # where a larger one is to be measured, as many must be pulled
 
+    def forget_times(self, running: Running) -> None:
+        """Learn the times of a bucket anew: another backend runs its batches from now on."""
+        self._step_times(running.bucket).forget()
+
     def too_large(self, running: Running, size: int) -> None:
         """A batch of `size`, or a part of one, did not fit into memory."""
         self._step_times(running.bucket).out_of_memory(size)
 
     def expect(self, steps: StepTimes, *, long: bool, step_seconds: float = 0.0) -> None:
-        """A warm-up has measured these; long: of jobs that take several steps. step_seconds: of a step that it took."""
+        """Expect a loaded bundle's batches to take these times. long: its jobs take several steps; step_seconds: time of one step."""
         self.slowest = max(self.slowest, *steps.seconds.values(), step_seconds)
         if not long:
             self._budget = max(self._budget, steps.best)
@@ -198,8 +200,8 @@ class Scheduler:
         return self.ends_by is None and not self._has_lone_job and self.long.lone < MOST_LONE
 
     def idle_slots(self, long: bool) -> int:
-        """Negative while what is lent still runs something."""
-        return self.slots - self.lent - sum(running.long == long for running in self.running)
+        """Return the number of slots without a batch or, if `long`, without a step."""
+        return self.slots - sum(running.long == long for running in self.running)
 
     def _start(self, jobs: list[Delivery], now: float, *, long: bool) -> Running:
         bucket = Bucket.of(jobs[0])

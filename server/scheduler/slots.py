@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -21,6 +21,30 @@ class Finish(NamedTuple):
     """Whether no batch waits for it."""
     leaving: list[Delivery]
     """Jobs to hand back: the worker drains, and these would not come to their end."""
+
+
+class SlotWork:
+    """Work for the thread of a slot that no client waits for, as to prepare kernels for the stream on which batches run."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._run = run
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do the work. Its errors are raised by `wait`."""
+        try:
+            self._run()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Wait for the end of the work. Raises what it raised."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
 
 
 class Slots:
@@ -39,13 +63,17 @@ class Slots:
         """A batch or a look has ended."""
         self._intake_ended = False
         self._stopped = False
+        self._work: deque[SlotWork] = deque()
 
-    def next(self) -> Running | Pull | None:
+    def next(self) -> Running | Pull | SlotWork | None:
         """A batch to run, or a look at the queue; blocks until it is time for one. None once the worker is drained.
 
         After a look `looked` is to be called, after a batch `finish`."""
         with self._lock:
             while not self._stopped:
+                if self._work:
+                    self._wake_one()
+                    return self._work.popleft()
                 task = self._scheduler.next(time.monotonic())
                 if not isinstance(task, float):
                     self._wake_one()
@@ -127,11 +155,23 @@ class Slots:
         with self._lock:
             self._scheduler.too_large(running, size)
 
+    def forget_times(self, running: Running) -> None:
+        """Learn the times of a bucket anew: another backend runs its batches from now on."""
+        with self._lock:
+            self._scheduler.forget_times(running)
+
     def expect(self, steps: StepTimes, *, long: bool = False, step_seconds: float = 0.0) -> None:
-        """A warm-up has measured these; long: of jobs that take several steps. step_seconds: of the one step that it took, where it
-        measured no more."""
+        """Expect a loaded bundle's batches to take these times. long: its jobs take several steps; step_seconds: time of one step."""
         with self._lock:
             self._scheduler.expect(steps, long=long, step_seconds=step_seconds)
+
+    def run_in_slot(self, run: Callable[[], None]) -> None:
+        """Let the thread of a slot do some work, and wait for its end. There is one thread more than slots, so that batches go on."""
+        work = SlotWork(run)
+        with self._lock:
+            self._work.append(work)
+            self._to_do.notify()
+        work.wait()
 
     def drain(self, seconds: float = inf) -> list[Delivery]:
         """Pull nothing more; run what is here. Returns those jobs of several steps that cannot end within so many seconds."""
@@ -153,24 +193,6 @@ class Slots:
             self._stopped = True
             self._wake_all()
             return self._scheduler.clear() + [job for running in self._scheduler.running for job in running.jobs]
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing runs or waits here."""
-        with self._lock:
-            return not self._scheduler.running and not len(self._scheduler.short) and not len(self._scheduler.long)
-
-    def lend(self) -> None:
-        """Wait until a slot of each kind is free; from now on one fewer serves, until `take_back`."""
-        with self._lock:
-            self._scheduler.lent += 1
-            self._ended.wait_for(lambda: min(map(self._scheduler.idle_slots, (False, True))) >= 0 or self._stopped)
-
-    def take_back(self) -> None:
-        """A slot that was lent serves again."""
-        with self._lock:
-            self._scheduler.lent -= 1
-            self._wake_one()
 
     @property
     def silence(self) -> float:

@@ -38,7 +38,7 @@ class Residency(Protocol):
         """Bytes of all states."""
 
     @property
-    def residents(self) -> int:
+    def resident_count(self) -> int:
         """Number of states."""
 
     @property
@@ -153,7 +153,7 @@ class StepBatcher:
         if not residencies:
             return {}
         here = {queue: self._here(queue) for queue in residencies}
-        used = sum(it.nbytes + (here[queue] - it.residents) * it.state_bytes for queue, it in residencies.items())
+        used = sum(it.nbytes + (here[queue] - it.resident_count) * it.state_bytes for queue, it in residencies.items())
         capacities = {}
         for queue, residency in residencies.items():
             budget = self._step_times(self._latest.get(queue, Bucket(queue, ""))).best * slots

@@ -50,10 +50,11 @@ class StepTimes:
         self.seconds[size] = median(times)
         self.best = self.smallest(self._share)
 
-    def settle(self, size: int, seconds: float) -> None:
-        """Forget what was measured of a size and start from this."""
-        self._measured.pop(size, None)
-        self.record(size, seconds)
+    def forget(self) -> None:
+        """Start anew, since batches are computed in another way from now on."""
+        self._measured.clear()
+        self.seconds.clear()
+        self.best = 1
 
     def out_of_memory(self, size: int) -> None:
         """Never try `size` again."""

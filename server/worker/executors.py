@@ -9,8 +9,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from queue import Empty, LifoQueue
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -86,9 +88,11 @@ class Computed:
     joined: int = 0
     """Number of jobs that took their first step."""
     cold: bool = False
-    """Whether no batch of its shape had run before: it also paid for preparing the shape."""
+    """Whether no batch of its shape had run before, so that it also paid for preparing the shape, or it was a trial of a backend."""
     waited: bool = False
     """Whether all jobs are as they were: what they need is still being read."""
+    has_new_backend: bool = False
+    """Whether its shape has another backend from now on, so that times of earlier batches say nothing."""
 
     @property
     def size(self) -> int:
@@ -158,6 +162,23 @@ class Executor(Protocol):
         """Forget how far these jobs have come: they are cancelled or handed back."""
 
 
+class BatchRun(NamedTuple):
+    """A batch that a model has run."""
+
+    outputs: Arrays
+    is_untypical: bool = False
+    """Whether its time says nothing of the next batches."""
+    has_new_backend: bool = False
+    """Whether other batches of its kind are run by another backend from now on."""
+
+
+@runtime_checkable
+class LearningModel(Protocol):
+    """A model that learns from each batch how to run the next."""
+
+    def run_batch(self, arrays: Arrays, options: Mapping[str, Any]) -> BatchRun: ...
+
+
 class Model(Protocol):
     """The part of `models.loading.LoadedModel` that `OneShot` needs."""
 
@@ -175,6 +196,7 @@ class OneShot:
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model = model
         self.shapes = Shapes()
+        self._run_batch = model.run_batch if isinstance(model, LearningModel) else self._run_plain
         self._streams = Streams(device)
 
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
@@ -193,20 +215,23 @@ class OneShot:
         first = jobs[0].job
         cold = self.shapes.is_new(len(jobs), {"bucket": first.bucket} if "utf8" in first.arrays else first.options)
         started = time.monotonic()
-        outputs = self._forward(jobs)
-        seconds = time.monotonic() - started
+        run = self._forward(jobs)
+        seconds, outputs = time.monotonic() - started, run.outputs
         rows = [with_returned(job.job, {name: values[i] for name, values in outputs.items()}) for i, job in enumerate(jobs)]
         answers = [JobOutputs(job, row, started - job.pulled_at, seconds) for job, row in zip(jobs, rows, strict=True)]
-        return Computed(jobs, started, seconds, answers, cold=cold)
+        return Computed(jobs, started, seconds, answers, cold=cold or run.is_untypical, has_new_backend=run.has_new_backend)
 
-    def _forward(self, jobs: list[Delivery]) -> Arrays:
+    def _run_plain(self, arrays: Arrays, options: Mapping[str, Any]) -> BatchRun:
+        return BatchRun(self.model.forward(arrays, options))
+
+    def _forward(self, jobs: list[Delivery]) -> BatchRun:
         given = [read_arrays(delivery.job) for delivery in jobs]
         stacked = {name: self._stack([arrays[name] for arrays in given]) for name in given[0]}
         options = jobs[0].job.options
         with self._streams.current():
-            outputs = self.model.forward(stacked, options)
-        check(outputs, len(jobs), self.model.spec, stacked.get("lengths"))
-        return outputs
+            run = self._run_batch(stacked, options)
+        check(run.outputs, len(jobs), self.model.spec, stacked.get("lengths"))
+        return run
 
     def _stack(self, rows: list[NDArray[Any]]) -> NDArray[Any]:
         """(…) of each job → (B, …); page-locked on the way to a GPU, so that the copy runs beside the computation."""
@@ -253,25 +278,32 @@ class Shapes:
 
 
 class Streams:
-    """The CUDA stream of each thread, whatever bundle it runs; without a GPU there are none, and nothing changes.
+    """CUDA streams of batches, whatever bundle they run; nothing without a GPU.
 
-    PyTorch keeps freed memory by stream: with streams for each bundle, every bundle would keep the activations of its largest batch.
+    A batch borrows the stream that was used last, so that there are as many as batches ran at once: PyTorch keeps freed memory by stream.
     """
 
-    _of_thread = threading.local()
+    _free: LifoQueue[torch.cuda.Stream] = LifoQueue()
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
         self._device = device
 
-    def current(self) -> torch.cuda.StreamContext:
-        """Each slot's own, so that one copies while another computes."""
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Borrow a stream, so that one batch copies while another computes."""
         if not self.on_gpu:
-            return torch.cuda.stream(None)
-        streams = vars(self._of_thread)
-        if (name := str(self._device)) not in streams:
-            streams[name] = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        return torch.cuda.stream(streams[name])
+            yield
+            return
+        try:
+            stream = self._free.get_nowait()
+        except Empty:
+            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._free.put(stream)
 
     def free_memory(self) -> None:
         if self.on_gpu:

@@ -16,7 +16,7 @@ from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.backend_times import BACKENDS
+from server.worker.backends.arms import BACKENDS
 from server.worker.device_layout import Layout
 from server.worker.loaded_bundles import LoadedBundles
 
@@ -101,7 +101,7 @@ class Heartbeat:
             labels = queue.partition(":")[0].split("@")
             kept = executor.trim(max(0, room), self.keep_seconds)
             room -= kept
-            self.metrics.resident_jobs.labels(*labels).set(executor.residents)
+            self.metrics.resident_jobs.labels(*labels).set(executor.resident_count)
             self.metrics.state_bytes.labels(*labels).set(executor.nbytes + kept)
         serves = self.state == "starting" and any(bundle.state == "ready" for bundle in bundles)  # requests for the others wait
         age = self.slots.silence

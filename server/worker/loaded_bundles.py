@@ -20,9 +20,10 @@ from server.scheduler.batcher import Bucket
 from server.scheduler.step_times import StepTimes
 from server.tasks.embedding.text_jobs import BUCKET_PREFIX
 from server.telemetry import logs
+from server.worker.backends.arms import backend_of
+from server.worker.backends.loading import ReadyBundle
 from server.worker.executors import Executor
 from server.worker.stepwise import Stepwise
-from server.worker.warmup import Warm
 
 log = logs.get(__name__)
 
@@ -48,7 +49,7 @@ class Entry:
     """Digest of the spec; empty without one."""
     state: Literal["loading", "ready", "unloading", "unavailable"]
     reason: str = ""
-    warm: Warm | None = None
+    ready: ReadyBundle | None = None
     buckets: dict[str, StepTimes] = field(default_factory=dict)
     """Step times by bucket key, the latest used last."""
     since: float = 0.0
@@ -75,20 +76,25 @@ class Entry:
     @property
     def pulled(self) -> bool:
         """Whether jobs for it are taken. What was taken before it was lost still finds its executor."""
-        return self.warm is not None and self.state != "unavailable"
+        return self.ready is not None and self.state != "unavailable"
 
     @property
     def stepwise(self) -> Stepwise | None:
         """The executor of a loaded bundle whose jobs take several steps."""
-        executor = self.warm.executor if self.warm else None
+        executor = self.ready.executor if self.ready else None
         return executor if isinstance(executor, Stepwise) else None
 
-    def announcement(self, slots: int, reason: str) -> ServedBundle:
-        known = [
+    @property
+    def latest_times(self) -> StepTimes:
+        """Step times of the images' bucket that was used last."""
+        found = [
             steps for key, steps in list(self.buckets.items()) if not key.startswith(BUCKET_PREFIX)
         ]  # at once: other threads add buckets
-        latest = known[-1] if known else self.warm.steps if self.warm else None
-        format_, difference = self.warm.format(latest.best) if self.warm and latest else ("", None)
+        return found[-1] if found else self.ready.steps if self.ready else StepTimes(1)
+
+    def announcement(self, slots: int, reason: str) -> ServedBundle:
+        latest = self.latest_times if self.ready else None
+        number_format, difference = self.ready.number_format(latest.best) if self.ready and latest else ("", None)
         steps_of_a_job = self.stepwise.mean_total if self.stepwise else 1.0
         steps_per_second = latest.items_per_second * slots if latest else 0.0
         return ServedBundle(
@@ -101,9 +107,9 @@ class Entry:
             items_per_second=steps_per_second / steps_of_a_job,
             steps_per_second=steps_per_second if self.stepwise else 0.0,
             batch_budget=latest.best if latest else 0,
-            unit=self.warm.executor.unit if self.warm else "",
-            backends=self.warm.backends.by_rung(latest.best) if self.warm and self.warm.backends and latest else {},
-            format=format_,
+            unit=self.ready.executor.unit if self.ready else "",
+            backends=self.ready.backends.backends_by_rung(latest.best) if self.ready and self.ready.backends and latest else {},
+            format=number_format,
             max_difference=difference,
         )
 
@@ -114,7 +120,7 @@ class LoadedBundles:
     def __init__(
         self,
         root: Path,
-        warm_up: Callable[[Bundle], Warm],
+        load: Callable[[Bundle], ReadyBundle],
         publish: Callable[[BundleSpec], object],
         changed: Callable[[], None],
         waiting: Callable[[Sequence[str]], Collection[str]] = lambda queues: (),
@@ -124,7 +130,7 @@ class LoadedBundles:
         """waiting: which of some queues hold jobs. defaults: `name` or `name@version` of bundles that requests mean which name none.
         starters: a second folder, whose bundles are served unless one of their name in `root` can be."""
         self.folder = root
-        self._warm_up = warm_up
+        self._load_bundle = load
         self._publish = publish
         self._changed = changed
         self._waiting = waiting
@@ -158,11 +164,11 @@ class LoadedBundles:
             elif not wanted and entry.state in ("loading", "ready"):
                 self._put(replace(entry, state="unloading", since=time.monotonic()))
             elif wanted and entry.state == "unloading" and entry.stamp == _stamp(entry.path, entry.spec):
-                self._put(replace(entry, state="ready" if entry.warm else "loading"))
+                self._put(replace(entry, state="ready" if entry.ready else "loading"))
             elif entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE:  # also where its folder has another content
-                if entry.stepwise is not None and entry.stepwise.residents:
+                if entry.stepwise is not None and entry.stepwise.resident_count:
                     continue
-                self._put(replace(entry, state="unavailable", reason=UNLOADED, warm=None, buckets={}))
+                self._put(replace(entry, state="unavailable", reason=UNLOADED, ready=None, buckets={}))
             elif entry.path in removed and entry.state == "unavailable":
                 self._forget(entry)
         self._load_all()
@@ -181,9 +187,9 @@ class LoadedBundles:
         """The queues to pull."""
         return [queue for queue, entry in self._by_queue.items() if entry.pulled]
 
-    def served_ids(self) -> list[str]:
-        """The bundles behind these queues."""
-        return [entry.id for entry in self._by_queue.values() if entry.pulled]
+    def latest_times(self) -> dict[str, StepTimes]:
+        """Return the step times of the bundles behind these queues, by bundle id."""
+        return {entry.id: entry.latest_times for entry in self._by_queue.values() if entry.pulled}
 
     def lost(self, queue: str, reason: str) -> None:
         """Its weights have left memory and cannot be loaded again. Its folder is read again, as it may be there or repaired by now."""
@@ -192,22 +198,9 @@ class LoadedBundles:
             log.error("bundle lost", bundle=entry.id, reason=reason)
             self._put(replace(entry, stamp=(), state="unavailable", reason=reason))
 
-    def swap(self, bundle: Bundle, warm: Warm) -> None:
-        """Run a bundle's next batches in another form. Jobs of several steps that have started end in theirs."""
-        with self._putting:
-            entry = self._entries.get(bundle.path)
-            if entry is None or entry.warm is None or entry.digest != bundle.spec.digest():
-                return  # it was unloaded or replaced meanwhile
-            old, new = entry.warm.executor, warm.executor
-            if isinstance(old, Stepwise) and isinstance(new, Stepwise):
-                old.change_form(new.model, new.usual)
-                warm = replace(warm, executor=old)
-            self._keep(replace(entry, warm=warm, buckets={}))
-        self._changed()
-
     def executor(self, queue: str) -> Executor | None:
         entry = self._by_queue.get(queue)
-        return entry.warm.executor if entry and entry.warm else None
+        return entry.ready.executor if entry and entry.ready else None
 
     def stepwise(self) -> Mapping[str, Stepwise]:
         """By queue, the executors of those bundles whose jobs take several steps."""
@@ -216,21 +209,21 @@ class LoadedBundles:
     def backends(self) -> Mapping[tuple[str, str], str]:
         """The backend of the usual batches of each loaded bundle, by name and version."""
         return {
-            (entry.spec.name, entry.spec.version): entry.warm.backends.usual(entry.warm.steps.best)
+            (entry.spec.name, entry.spec.version): backend_of(backends.default_arm(entry.latest_times.best))
             for entry in self._by_queue.values()
-            if entry.spec and entry.warm and entry.warm.backends and len(entry.warm.backends.candidates) > 1
+            if entry.spec and entry.ready and (backends := entry.ready.backends) and backends.has_choice
         }
 
     def step_times(self, bucket: Bucket) -> StepTimes:
         """Step times of a bucket; a new one starts from its bundle's warm-up, one of texts from nothing: each costs something else."""
         entry = self._by_queue.get(bucket.queue)
-        if entry is None or entry.warm is None:
+        if entry is None or entry.ready is None:
             return StepTimes(1)
         if bucket.key not in entry.buckets and len(entry.buckets) >= MOST_BUCKETS:
             del entry.buckets[next(iter(entry.buckets))]
         steps = entry.buckets.pop(bucket.key, None)
         if steps is None:
-            steps = StepTimes(entry.warm.steps.largest) if bucket.key.startswith(BUCKET_PREFIX) else entry.warm.steps.like()
+            steps = StepTimes(entry.ready.steps.largest) if bucket.key.startswith(BUCKET_PREFIX) else entry.ready.steps.like()
         entry.buckets[bucket.key] = steps
         return steps
 
@@ -334,7 +327,7 @@ class LoadedBundles:
             return
         supervisor_protocol.report_loading(content)
         try:
-            warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
+            ready = self._load_bundle(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
             if isinstance(error, BundleError):
                 self._refuse(entry, str(error))
@@ -344,8 +337,8 @@ class LoadedBundles:
             return
         finally:
             supervisor_protocol.report_loading("")
-        log.info("bundle ready", bundle=entry.id, seconds=round(time.monotonic() - started, 1), **warm.figures())
-        self._put(replace(entry, state="ready", warm=warm, since=time.monotonic()))
+        log.info("bundle ready", bundle=entry.id, seconds=round(time.monotonic() - started, 1), **ready.log_fields())
+        self._put(replace(entry, state="ready", ready=ready, since=time.monotonic()))
 
     def _inside(self) -> set[Path]:
         """Folders of the members of pipelines."""

@@ -16,7 +16,7 @@ from server.queue.errors import RedisUnavailable
 from server.queue.worker.delivery import Delivery, QueueEntry
 from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.scheduler import Pull, Running
-from server.scheduler.slots import Slots
+from server.scheduler.slots import Slots, SlotWork
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.device_layout import Layout
@@ -124,7 +124,9 @@ class BatchRunner:
         """Look or, with what was found, schedule → run → answer, until the worker is drained. There is one hand more than slots."""
         torch.set_num_threads(self.layout.threads)
         while (task := self.slots.next()) is not None:
-            if isinstance(task, Running):
+            if isinstance(task, SlotWork):
+                task.run()
+            elif isinstance(task, Running):
                 self._compute(task, hand)
             else:
                 receiver.look(task)
@@ -206,6 +208,8 @@ class BatchRunner:
                 continue
             if isinstance(result, Computed) and len(result.jobs) == len(jobs) and not (result.cold or result.waited):
                 self.slots.measured(running, result.size, result.seconds)
+            if isinstance(result, Computed) and result.has_new_backend:
+                self.slots.forget_times(running)
             yield result
         if later:
             yield from _dropped(executor, running, wanted())

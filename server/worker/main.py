@@ -1,7 +1,7 @@
 """`opsin worker`: a process that loads bundles, pulls jobs, computes batches and answers.
 
 Its threads: one more than there are slots look at the queue and compute, one answers, one says once a second that the worker lives, one
-loads and unloads bundles, one measures how they run best; the main thread waits for signals. They meet in `Slots` and in the queue of
+loads and unloads bundles, one opens other backends for them; the main thread waits for signals. They meet in `Slots` and in the queue of
 results.
 """
 
@@ -35,15 +35,15 @@ from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.backends.runner import ModelMemory
-from server.worker.background_tuning import Tuner
+from server.worker.backends.candidates import Candidates, lower_thread_priority
+from server.worker.backends.learned_cache import LearnedCache
+from server.worker.backends.loading import Loader, ReadyBundle
+from server.worker.backends.memory import ModelMemory
 from server.worker.device_layout import Layout, choose
 from server.worker.heartbeat import Heartbeat
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.loops import BatchRunner, Receiver
-from server.worker.measurement_cache import Measurements
 from server.worker.reply_writer import Answers
-from server.worker.warmup import Loader, Warm
 
 log = logs.get(__name__)
 
@@ -82,6 +82,7 @@ def run_worker(settings: Settings) -> int:
     keep_freed_memory()
     if settings.cache_folder is not None:
         os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
+    os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")  # cuDNN's attention builds a plan for each shape and thread
     torch.set_num_threads(layout.threads)
     sys.setswitchinterval(SWITCH_INTERVAL)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
@@ -106,7 +107,7 @@ class Worker:
         self._answers = Answers(self._queue, metrics)
         self._bundles = LoadedBundles(
             settings.bundles,
-            self._warm_up,
+            self._load,
             self._queue.liveness.publish_spec,
             changed=lambda: self._heartbeat.beat_now(),
             waiting=self._queue.leases.waiting,
@@ -117,8 +118,10 @@ class Worker:
         self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)
         self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout)
         memory = ModelMemory(layout.model_bytes)
-        self._loader = Loader(layout, settings.dtype, Measurements(settings.cache_folder), settings.offered_backend, memory)
-        self._tuner = Tuner(self._loader, self._slots, self._swap)
+        cache = LearnedCache(settings.cache_folder)
+        self._loader = Loader(layout, settings.dtype, cache, settings.offered_backend, memory)
+        on_gpu = layout.device.type == "cuda"
+        self._candidates = Candidates(cache, self._slots.run_in_slot) if on_gpu else Candidates(cache)
         self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, metrics, metrics_port, layout, settings.scene_ttl)
 
     def run(self) -> None:
@@ -134,7 +137,7 @@ class Worker:
 
         self._thread("heartbeat", self._heartbeat.run)
         self._thread("bundles", self._watch_bundles)
-        self._thread("measure", self._measure)
+        self._thread("backends", self._open_backends)
         answering = self._thread("answer", self._answers.write_forever)
         self._thread("fetch", self._receiver.fetch_forever)
         slots = self._layout.slots
@@ -190,25 +193,20 @@ class Worker:
                     away = True
             time.sleep(WATCH_EVERY)
 
-    def _measure(self) -> None:
+    def _open_backends(self) -> None:
+        lower_thread_priority()
+        torch.set_num_threads(self._layout.threads)
         while self._heartbeat.state != "draining":
             if not self._bundles.loading:
-                self._tuner.look(self._bundles.served_ids())
+                self._candidates.look(self._bundles.latest_times())
             time.sleep(WATCH_EVERY)
 
-    def _warm_up(self, bundle: Bundle) -> Warm:
-        warm = self._loader.warm_up(bundle)
-        self._tuner.loaded(bundle, warm)
-        self._expect(warm)
-        return warm
-
-    def _swap(self, bundle: Bundle, warm: Warm) -> None:
-        self._bundles.swap(bundle, warm)
-        self._expect(warm)
-
-    def _expect(self, warm: Warm) -> None:
-        usual = warm.measured.usual
-        self._slots.expect(warm.steps, long=bool(warm.executor.unit), step_seconds=usual.step_seconds if usual else 0.0)
+    def _load(self, bundle: Bundle) -> ReadyBundle:
+        ready = self._loader.load(bundle)
+        self._candidates.add(bundle, self._loader.conditions(bundle.spec), ready.learned, ready.backends)
+        typical_job = ready.learned.typical_job
+        self._slots.expect(ready.steps, long=bool(ready.executor.unit), step_seconds=typical_job.step_seconds if typical_job else 0.0)
+        return ready
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:

@@ -34,16 +34,16 @@ from server.worker.executors import (
 )
 
 REPORT_EVERY = 0.2
-"""Seconds between two reports of one job."""
-LONGEST_START = 3600.0
-"""Seconds that are still believed."""
+"""Time in seconds between two reports of one job."""
+MAX_START_S = 3600.0
+"""Maximum credible time to start a job, in seconds."""
 MEMORY = 16
 """Number of jobs over which the mean number of steps, and of seconds to start, is taken, roughly."""
 
 
 @dataclass(frozen=True)
-class Usual:
-    """A usual job, as warm-up saw it."""
+class TypicalJob:
+    """A typical job, as loading saw it."""
 
     cost: Annotated[float, Meta(gt=0)] = 1.0
     """Cost of its first step."""
@@ -51,60 +51,54 @@ class Usual:
     """Number of its steps."""
     nbytes: Annotated[int, Meta(ge=0)] = 0
     """Bytes of its state."""
-    start_seconds: Annotated[float, Meta(ge=0, lt=LONGEST_START)] = 0.0
-    """Seconds to start it."""
+    start_seconds: Annotated[float, Meta(ge=0, lt=MAX_START_S)] = 0.0
+    """Time to start it, in seconds."""
     step_seconds: Annotated[float, Meta(ge=0)] = 0.0
-    """Seconds of its first step; 0 in measurements that were kept by earlier versions."""
+    """Time of its first step, in seconds."""
 
 
 @dataclass(frozen=True)
-class Resident:
+class ResidentJob:
     """A job between two of its steps."""
 
     state: JobState
     batch_wait: float
-    """Seconds from the pull to the start."""
+    """Time from the pull to the start, in seconds."""
     inference: float
-    """Seconds on the device so far."""
+    """Time on the device so far, in seconds."""
     reported: float
     """Monotonic seconds of the last report."""
-    told: tuple[int, int]
-    """Steps taken and steps in all, as the last report said: a job that waits for its frames has nothing new to tell."""
+    last_reported: tuple[int, int]
+    """Steps taken and steps in all, as the last report said: a job that waits for its frames has nothing new to report."""
     nbytes: int
     """Bytes of the state."""
-    form: LoadedStepwiseModel
-    """The model as it began with: in its number format."""
 
 
 class Stepwise:
-    """Takes steps of jobs of one bundle."""
+    """The executor of a bundle whose jobs take several steps."""
 
-    def __init__(self, model: LoadedStepwiseModel, device: torch.device, usual: Usual | None = None) -> None:
+    def __init__(self, model: LoadedStepwiseModel, device: torch.device, typical_job: TypicalJob | None = None) -> None:
         self.model = model
-        self.usual = usual or Usual()
+        self.typical_job = typical_job or TypicalJob()
         self._streams = Streams(device)
-        self._residents: dict[tuple[str, str], Resident] = {}
-        """By stream and entry id."""
+        self._residents: dict[tuple[str, str], ResidentJob] = {}
+        """Jobs that have started and not ended, by stream and entry id."""
         self.nbytes = 0
-        """Bytes of all states that are kept."""
-        self.state_bytes = self.usual.nbytes
-        """Bytes to expect of one more job: those of the largest state seen."""
-        self.mean_total = float(self.usual.total)
-        """Steps of a job, of those that ended lately."""
-        self.start_seconds = self.usual.start_seconds
-        """Seconds to start a job, of those that started lately."""
+        """Bytes of all states."""
+        self.state_bytes = self.typical_job.nbytes
+        """Bytes to expect of one more job: those of the largest state so far."""
+        self.mean_total = float(self.typical_job.total)
+        """Mean number of steps of the jobs that ended lately."""
+        self.start_seconds = self.typical_job.start_seconds
+        """Mean time to start a job, in seconds, of the jobs that started lately."""
         self._lock = threading.Lock()
-
-    def change_form(self, model: LoadedStepwiseModel, usual: Usual) -> None:
-        """From now on jobs start with this model, in another number format; those that have started end with theirs."""
-        self.model, self.usual = model, usual
 
     @property
     def unit(self) -> str:
         return self.model.unit
 
     @property
-    def residents(self) -> int:
+    def resident_count(self) -> int:
         """Number of jobs that have started and not ended."""
         return len(self._residents)
 
@@ -113,14 +107,14 @@ class Stepwise:
         return self.model.evict(room, seconds)
 
     def weight(self, job: Delivery) -> float:
-        """Cost of the next step in usual jobs; 1 for a job that has not started, unless the model knows better."""
+        """Return the cost of the next step in typical jobs; 1 for a job that has not started, unless the model knows better."""
         resident = self._residents.get(_key(job))
         if resident is not None:
-            return resident.form.cost(resident.state) / self.usual.cost
-        return 1.0 if self.model.first_cost is None else self.model.first_cost / self.usual.cost
+            return self.model.cost(resident.state) / self.typical_job.cost
+        return 1.0 if self.model.first_cost is None else self.model.first_cost / self.typical_job.cost
 
     def remaining(self, job: Delivery) -> int | None:
-        """Number of steps to take; None: it has not started."""
+        """Return the number of steps to take; None if the job has not started."""
         resident = self._residents.get(_key(job))
         return None if resident is None else resident.state.total - resident.state.done
 
@@ -128,7 +122,7 @@ class Stepwise:
         return all(_key(job) in self._residents for job in jobs)
 
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
-        """One step of each job. Those that have not started start before it and are reported at once."""
+        """Take one step of each job. Jobs that have not started start before it and are reported at once."""
         fresh = [job for job in jobs if _key(job) not in self._residents]
         started = [job for job in jobs if _key(job) in self._residents]
         for outcome in halving(fresh, self._start, self._streams.free_memory) if fresh else ():
@@ -137,15 +131,11 @@ class Stepwise:
                 yield Reports(outcome.reports)
             else:
                 yield outcome
-        forms: dict[int, list[Delivery]] = {}
-        for job in started:
-            forms.setdefault(id(self._residents[_key(job)].form), []).append(job)
-        for alike in forms.values():
-            for outcome in halving(alike, self._step, self._streams.free_memory):
-                if isinstance(outcome, FailedJob):
-                    self.drop([outcome.job])
-                    yield Left([outcome.job], "failed")
-                yield outcome
+        for outcome in halving(started, self._step, self._streams.free_memory) if started else ():
+            if isinstance(outcome, FailedJob):
+                self.drop([outcome.job])
+                yield Left([outcome.job], "failed")
+            yield outcome
 
     def drop(self, jobs: list[Delivery]) -> None:
         with self._lock:
@@ -153,25 +143,24 @@ class Stepwise:
                 self._forget(job)
 
     def _start(self, jobs: list[Delivery]) -> Computed:
-        started, model = time.monotonic(), self.model
+        started = time.monotonic()
         arrays = [{name: np.array(array) for name, array in read_arrays(job.job).items()} for job in jobs]
         with self._streams.current():
-            states = model.start(arrays, [job.job.options for job in jobs])
+            states = self.model.start(arrays, [job.job.options for job in jobs])
         seconds = time.monotonic() - started
         with self._lock:
             for job, state in zip(jobs, states, strict=True):
-                self._keep(job, Resident(state, started - job.pulled_at, seconds, started, _told(state), state.nbytes, model))
+                self._keep(job, ResidentJob(state, started - job.pulled_at, seconds, started, _step_counts(state), state.nbytes))
             self.start_seconds += (seconds / len(jobs) - self.start_seconds) * min(1.0, len(jobs) / MEMORY)
         return Computed(jobs, started, seconds, [], jobs, [self._report(job, state) for job, state in zip(jobs, states, strict=True)])
 
     def _step(self, jobs: list[Delivery]) -> Computed:
         started = time.monotonic()
         residents = [self._residents[_key(job)] for job in jobs]
-        model = residents[0].form
-        weight = sum(model.cost(resident.state) for resident in residents) / self.usual.cost
+        weight = sum(self.model.cost(resident.state) for resident in residents) / self.typical_job.cost
         due = [started >= resident.reported + REPORT_EVERY for resident in residents]
         with self._streams.current():
-            outcomes = model.step(
+            outcomes = self.model.step(
                 [resident.state for resident in residents], [job.job.previews and now for job, now in zip(jobs, due, strict=True)]
             )
         seconds = time.monotonic() - started
@@ -193,15 +182,15 @@ class Stepwise:
                     self.mean_total += (resident.state.done + 1 - self.mean_total) / MEMORY
                     computed.answers.append(JobOutputs(job, with_returned(job.job, outcome.outputs), resident.batch_wait, inference))
                     continue
-                state, news = outcome.state, now and _told(outcome.state) != resident.told
-                reported, told = (started, _told(state)) if news else (resident.reported, resident.told)
-                self._keep(job, Resident(state, resident.batch_wait, inference, reported, told, state.nbytes, model))
+                state, news = outcome.state, now and _step_counts(outcome.state) != resident.last_reported
+                reported, counts = (started, _step_counts(state)) if news else (resident.reported, resident.last_reported)
+                self._keep(job, ResidentJob(state, resident.batch_wait, inference, reported, counts, state.nbytes))
                 computed.going_on.append(job)
                 if news:
                     computed.reports.append(self._report(job, state, outcome.preview))
         return computed
 
-    def _keep(self, job: Delivery, resident: Resident) -> None:
+    def _keep(self, job: Delivery, resident: ResidentJob) -> None:
         before = self._residents.get(_key(job))
         self._residents[_key(job)] = resident  # others look at it without the lock: it is never gone in between
         self.nbytes += resident.nbytes - (before.nbytes if before is not None else 0)
@@ -216,12 +205,12 @@ class Stepwise:
         return Report(job, state.done, state.total, unit, dict(preview or {}))
 
 
-def _waits(resident: Resident, outcome: StepProgress | StepOutputs) -> bool:
+def _waits(resident: ResidentJob, outcome: StepProgress | StepOutputs) -> bool:
     """Return whether a job has taken no step: its state is the very one that it was."""
     return isinstance(outcome, StepProgress) and outcome.state is resident.state
 
 
-def _told(state: JobState) -> tuple[int, int]:
+def _step_counts(state: JobState) -> tuple[int, int]:
     return state.done, state.total
 
 

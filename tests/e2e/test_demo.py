@@ -50,7 +50,7 @@ def test_demo_shows_labels_and_merging_and_leaves_no_process(bundles: Path, tmp_
         "OPSIN_REDIS_URL": "redis://127.0.0.1:1/0",
         "OPSIN_BACKEND": "eager",
         "OPSIN_API_KEYS_FILE": "/none",
-    }  # eager merges also where it does not pay
+    }
     ended = opsin("demo", "--bundles", bundles, "--seconds", "0.2", "--svg", tmp_path / "demo.svg", **others)
     assert (ended.returncode, ended.stderr) == (0, "")
     tokens = TINY.patches + TINY.special_tokens

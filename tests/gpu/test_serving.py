@@ -12,11 +12,13 @@ import torch
 from models.bundle import Bundle
 from models.loading import load
 from server.queue.worker.delivery import Delivery
-from server.worker.backends.runner import Backends, ModelMemory
+from server.worker.backends.learned_cache import LearnedCache
+from server.worker.backends.loading import Loader
+from server.worker.backends.memory import ModelMemory
+from server.worker.backends.runner import Backends
+from server.worker.backends.verification import sample
 from server.worker.device_layout import GPU_SLOTS, Layout
 from server.worker.executors import Computed, OneShot
-from server.worker.measurement_cache import Measurements
-from server.worker.warmup import Loader, sample
 from tests.support.bundles.vit import write_tiny_vit
 from tests.support.queue import delivery
 
@@ -50,10 +52,10 @@ def answers(executor: OneShot, asked: list[Delivery]) -> np.ndarray:
 
 
 def test_a_worker_answers_what_the_cpu_does(bundle: Bundle) -> None:
-    warm = Loader(LAYOUT, "float32", Measurements(None), "auto").warm_up(bundle)
-    assert isinstance(warm.executor, OneShot)
+    ready = Loader(LAYOUT, "float32", LearnedCache(None), "auto").load(bundle)
+    assert isinstance(ready.executor, OneShot)
     asked = jobs(5)
-    np.testing.assert_allclose(answers(warm.executor, asked), expected(bundle, asked), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(answers(ready.executor, asked), expected(bundle, asked), rtol=1e-3, atol=1e-3)
 
 
 def test_batches_in_both_slots_keep_to_themselves(bundle: Bundle) -> None:
@@ -77,7 +79,7 @@ def test_batches_in_both_slots_keep_to_themselves(bundle: Bundle) -> None:
 def test_weights_that_leave_memory_free_the_device(tmp_path: Path) -> None:
     memory = ModelMemory(1)
     one, two = (
-        Backends(bundle, load(bundle, device=DEVICE), LAYOUT, "eager", None, sample(bundle.spec, 2), memory=memory)
+        Backends(bundle, load(bundle, device=DEVICE), LAYOUT, "eager", memory=memory)
         for bundle in (write_tiny_vit(tmp_path, "one"), write_tiny_vit(tmp_path, "two"))
     )
     pictures = sample(one.spec, 2)

@@ -33,9 +33,9 @@ from models.systems.onnx.export import ExportError, export
 from opsin.cli.bundles.labelled_recordings import read_recordings
 from opsin.cli.shared.errors import UsageError
 from opsin.measuring.clip_ladder import measure_steps
+from server.worker.backends.learned_cache import LearnedCache
+from server.worker.backends.loading import Loader
 from server.worker.device_layout import Layout
-from server.worker.measurement_cache import Measurements
-from server.worker.warmup import Loader
 from tests.clips.test_sound import bank, clip_at, windows
 from tests.support.audio import wav
 from tests.support.bundles.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
@@ -330,7 +330,7 @@ def test_unclassifiable_file_is_named_and_nothing_written(tmp_path: Path) -> Non
 def test_memory_that_does_not_suffice_is_a_sentence(measured: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Steps of sight that fit into memory one by one are measured one by one; those that do not fit at all end the measurement."""
     bundle = read(measured / "apart" / "1")
-    loader = Loader(Layout(torch.device("cpu"), 1, 1, 8), "float32", Measurements(tmp_path), "eager")
+    loader = Loader(Layout(torch.device("cpu"), 1, 1, 8), "float32", LearnedCache(tmp_path), "eager")
     see = MAViL.forward_video
 
     def limited(fitting: int) -> None:

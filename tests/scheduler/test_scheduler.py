@@ -31,7 +31,7 @@ def scheduler(slots: int = 1, seconds: float = 5.0) -> Scheduler:
 class Steps:
     """What is asked of a stepwise bundle: nothing has started, and states are small."""
 
-    nbytes = residents = state_bytes = 0
+    nbytes = resident_count = state_bytes = 0
     start_seconds = 0.0
 
     def weight(self, job: Delivery) -> float:
@@ -90,13 +90,15 @@ def test_what_is_found_runs_and_is_looked_for_meanwhile() -> None:
     assert look(made).block == LONG_BLOCK
 
 
-def test_a_slot_that_is_lent_runs_nothing_and_serves_again_later() -> None:
-    made = scheduler(slots=2)
-    made.lent = 1
-    made.add([delivery(), delivery(bundle="other@1")], 0.0)
-    assert take(made) and not take(made)
-    made.lent = 0
-    assert take(made)
+def test_another_backend_of_a_bucket_starts_its_times_anew() -> None:
+    steps = StepTimes(8)
+    steps.record(4, 0.1)
+    made = Scheduler(1, lambda _bucket: steps)
+    made.add([delivery()], 0.0)
+    running = made.next(1.0)
+    assert isinstance(running, Running)
+    made.forget_times(running)
+    assert (steps.best, steps.seconds, steps.target) == (1, {}, 2)
 
 
 def test_busy_worker_polls_only_shortly_before_batch_ends() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from server.queue.worker.delivery import Delivery
 from server.scheduler.scheduler import LONG_BLOCK, Pull, Running, Scheduler
-from server.scheduler.slots import Slots
+from server.scheduler.slots import Slots, SlotWork
 from tests.scheduler.test_scheduler import Steps, measured
 from tests.support.queue import delivery
 
@@ -44,22 +46,25 @@ def look(made: Slots, *found: Delivery) -> Pull:
     return task
 
 
-def test_slot_is_lent_after_its_batch_and_serves_again() -> None:
-    made, taken = slots(seconds=0.01), threading.Event()  # a job does not wait for others to share its batch
-    made.add([delivery()])
-    running = take(made)
-    lending = threading.Thread(target=made.lend)
-    lending.start()
-    made.add([delivery()])
-    lending.join(0.1)
-    assert lending.is_alive()
-    made.finish(running)
-    lending.join(PATIENCE)
-    assert not lending.is_alive()
-    threading.Thread(target=lambda: (take(made), taken.set()), daemon=True).start()
-    assert not taken.wait(0.1)
-    made.take_back()
-    assert taken.wait(PATIENCE)
+def test_work_that_is_not_a_batch_runs_in_the_thread_of_a_slot() -> None:
+    made, threads = slots(), list[int]()
+    waiting = threading.Thread(target=lambda: made.run_in_slot(lambda: threads.append(threading.get_ident())))
+    waiting.start()
+    while not isinstance(work := made.next(), SlotWork):
+        made.looked([])
+    work.run()
+    waiting.join(PATIENCE)
+    assert threads == [threading.get_ident()] and not waiting.is_alive()
+
+
+def test_an_error_of_such_work_is_raised_where_it_is_waited_for() -> None:
+    def fail() -> None:
+        raise ValueError("no memory")
+
+    work = SlotWork(fail)
+    work.run()
+    with pytest.raises(ValueError, match="no memory"):
+        work.wait()
 
 
 def test_who_waits_for_a_lone_job_to_end_is_woken() -> None:
@@ -87,11 +92,10 @@ def test_drain_hands_back_unfinishable_work_between_steps() -> None:
     made, waiting, running_job = stepping_slots(), delivery(bundle="long@1", bucket="b"), delivery(bundle="long@1")
     made.add([running_job])
     running = made.next_step()
-    assert running is not None and not made.idle
+    assert running is not None
     made.add([waiting])
     assert made.drain(5.0) == [waiting]
     assert made.finish(running, [running_job]).leaving == [running_job]
-    assert made.idle
     made.intake_ended()
     assert made.next_step() is None
 

@@ -29,12 +29,12 @@ class Jobs:
         self.weights: dict[str, float] = {}
 
     @property
-    def residents(self) -> int:
+    def resident_count(self) -> int:
         return len(self.left)
 
     @property
     def nbytes(self) -> int:
-        return self.residents * self.state_bytes
+        return self.resident_count * self.state_bytes
 
     def weight(self, job: Delivery) -> float:
         return self.weights.get(job.job.id, 1.0)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
@@ -151,16 +152,24 @@ def test_a_job_that_does_not_fit_by_itself_is_refused(tiny: OneShot) -> None:
     assert [result.job for result in results if isinstance(result, FailedJob)] == jobs
 
 
-def test_thread_has_one_gpu_stream_for_all_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Streams, "_of_thread", threading.local())
+def test_there_are_as_many_gpu_streams_as_batches_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freed memory stays with its stream, so that threads and bundles share the streams."""
+    monkeypatch.setattr(Streams, "_free", LifoQueue())
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())  # there need be no GPU
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
-    gpu, other = torch.device("cuda", 0), torch.device("cuda", 1)
-    mine = [Streams(gpu).current(), Streams(gpu).current()]
+    used: list[object] = []
+
+    @contextmanager
+    def stream(one: object) -> Iterator[None]:
+        used.append(one)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    first, second = Streams(torch.device("cuda")), Streams(torch.device("cuda"))
+    with first.current(), second.current():
+        pass
     with ThreadPoolExecutor(1) as pool:
-        theirs = pool.submit(lambda: Streams(gpu).current()).result()
-    assert mine[0] is mine[1]
-    assert len({id(stream) for stream in (mine[0], theirs, Streams(other).current())}) == 3
+        pool.submit(lambda: second.current().__enter__()).result()
+    assert len(used) == 3 and len({id(one) for one in used}) == 2
 
 
 def test_files_that_no_model_reads_come_back_with_each_answer(tiny: OneShot) -> None:

@@ -16,15 +16,15 @@ import structlog
 from models.bundle import Bundle, BundleError
 from server.scheduler.step_times import StepTimes
 from server.worker import loaded_bundles
+from server.worker.backends.learned_cache import LearnedBundle
+from server.worker.backends.loading import ReadyBundle
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.measurement_cache import Measured
-from server.worker.warmup import Warm
 from tests.support.bundles.vit import write_null, write_tiny_vit
 
 
-def warm() -> Warm:
+def ready() -> ReadyBundle:
     executor: Any = SimpleNamespace(unit="")
-    return Warm(executor, StepTimes(1), Measured.nothing("float32", 1))
+    return ReadyBundle(executor, StepTimes(1), LearnedBundle(1))
 
 
 def test_the_smallest_is_ready_first_whatever_its_name(tmp_path: Path) -> None:
@@ -32,11 +32,11 @@ def test_the_smallest_is_ready_first_whatever_its_name(tmp_path: Path) -> None:
     write_null(tmp_path, "small")
     loaded: list[str] = []
 
-    def warm_up(bundle: Bundle) -> Warm:
+    def load_bundle(bundle: Bundle) -> ReadyBundle:
         loaded.append(bundle.spec.name)
         raise RuntimeError("the order is all that is asked for")
 
-    LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None).refresh({})
+    LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None).refresh({})
     assert loaded == ["small", "a-large-one"]
 
 
@@ -45,14 +45,14 @@ def test_first_comes_who_is_waited_for_then_the_defaults(tmp_path: Path) -> None
         write_null(tmp_path, name, milliseconds=milliseconds)
     loaded: list[str] = []
 
-    def warm_up(bundle: Bundle) -> Warm:
+    def load_bundle(bundle: Bundle) -> ReadyBundle:
         loaded.append(bundle.spec.name)
         raise RuntimeError("the order is all that is asked for")
 
     def waiting(queues: Sequence[str]) -> list[str]:
         return [queue for queue in queues if queue.startswith("waited-for@")]
 
-    LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None, waiting, {"usual@1"}).refresh({})
+    LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None, waiting, {"usual@1"}).refresh({})
     assert loaded == ["waited-for", "usual", "small"]
 
 
@@ -62,11 +62,11 @@ def test_all_bundles_are_known_before_the_first_is_loaded(tmp_path: Path) -> Non
     published: list[str] = []
     known: list[set[str]] = []
 
-    def warm_up(bundle: Bundle) -> Any:
+    def load_bundle(bundle: Bundle) -> Any:
         known.append(set(published))
-        return warm()
+        return ready()
 
-    LoadedBundles(tmp_path, warm_up, lambda spec: published.append(spec.name), lambda: None).refresh({})
+    LoadedBundles(tmp_path, load_bundle, lambda spec: published.append(spec.name), lambda: None).refresh({})
     assert known == [{"one", "other"}] * 2
 
 
@@ -76,11 +76,11 @@ def test_copy_under_other_name_is_refused_and_hides_nothing(tmp_path: Path) -> N
     (tmp_path / "copy" / "1" / "model.safetensors").unlink()  # damaged, too, and first by name
     loaded: list[str] = []
 
-    def warm_up(bundle: Bundle) -> Warm:
+    def load_bundle(bundle: Bundle) -> ReadyBundle:
         loaded.append(str(bundle.path))
         raise RuntimeError("which are loaded is all that is asked for")
 
-    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles = LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None)
     bundles.refresh({})
     assert loaded == [str(original.path)]
     reasons = {told.name: told.reason for told in bundles.announcements(1)}
@@ -94,11 +94,11 @@ def test_copy_with_changed_name_is_a_bundle_of_its_own(tmp_path: Path) -> None:
     (copy / "bundle.json").write_text((copy / "bundle.json").read_text().replace('"original"', '"copy"'))
     loaded: list[str] = []
 
-    def warm_up(bundle: Bundle) -> Warm:
+    def load_bundle(bundle: Bundle) -> ReadyBundle:
         loaded.append(bundle.spec.name)
         raise RuntimeError("which are loaded is all that is asked for")
 
-    LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None).refresh({})
+    LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None).refresh({})
     assert sorted(loaded) == ["copy", "original"]
 
 
@@ -108,11 +108,11 @@ def test_loading_reads_again_what_was_unloaded(tmp_path: Path, monkeypatch: pyte
     gone = write_null(tmp_path, "model", "2")
     contents: list[float] = []
 
-    def warm_up(bundle: Bundle) -> Any:
+    def load_bundle(bundle: Bundle) -> Any:
         contents.append(bundle.spec.config["milliseconds"])
-        return warm()
+        return ready()
 
-    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles = LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None)
     bundles.refresh({})
     for _ in range(2):  # it unloads, and then it has
         bundles.refresh({"model": "unloaded"})
@@ -132,11 +132,11 @@ def test_loading_reads_again_what_was_replaced_while_it_unloads(tmp_path: Path, 
     write_null(tmp_path, "same", milliseconds=2)
     contents: list[float] = []
 
-    def warm_up(bundle: Bundle) -> Any:
+    def load_bundle(bundle: Bundle) -> Any:
         contents.append(bundle.spec.config["milliseconds"])
-        return warm()
+        return ready()
 
-    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles = LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None)
     bundles.refresh({})
     bundles.refresh({"replaced": "unloaded", "same": "unloaded"})
     spec_file = replaced.path / "bundle.json"
@@ -150,7 +150,7 @@ def test_loading_reads_again_what_was_replaced_while_it_unloads(tmp_path: Path, 
 @pytest.mark.parametrize("repository", [{}, {"model": "unloaded"}])
 def test_lost_bundle_with_returned_files_is_reloaded(tmp_path: Path, repository: dict[str, str]) -> None:
     write_null(tmp_path, "model")
-    bundles = LoadedBundles(tmp_path, lambda bundle: warm(), lambda spec: None, lambda: None)
+    bundles = LoadedBundles(tmp_path, lambda bundle: ready(), lambda spec: None, lambda: None)
     bundles.refresh({})
     bundles.refresh(repository)
     [queue] = bundles.served()
@@ -164,14 +164,14 @@ def test_a_bundle_that_is_repaired_while_it_is_refused_is_loaded(tmp_path: Path)
     bundle = write_null(tmp_path, "model")
     refused: list[BundleError] = []
 
-    def warm_up(_bundle: Bundle) -> Any:
+    def load_bundle(_bundle: Bundle) -> Any:
         if refused:
-            return warm()
+            return ready()
         refused.append(BundleError("damaged"))
         os.utime(bundle.weights_path, ns=(1, 1))  # as whoever repairs it
         raise refused[0]
 
-    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles = LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None)
     bundles.refresh({})
     assert bundles.served() == []
     bundles.refresh({})
@@ -188,12 +188,12 @@ def test_bundle_with_removed_folder_is_unloaded_and_unlisted(tmp_path: Path, mon
     for name in ("removed", "refused", "left"):
         write_null(tmp_path, name)
 
-    def warm_up(bundle: Bundle) -> Warm:
+    def load_bundle(bundle: Bundle) -> ReadyBundle:
         if bundle.spec.name == "refused":
             raise BundleError("cannot be loaded")
-        return warm()
+        return ready()
 
-    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles = LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None)
     bundles.refresh({})
     for name in ("removed", "refused"):
         shutil.rmtree(tmp_path / name)
@@ -207,7 +207,7 @@ def test_bundle_with_removed_folder_is_unloaded_and_unlisted(tmp_path: Path, mon
 
 def test_a_folder_that_is_missing_for_a_moment_stays(tmp_path: Path) -> None:
     write_null(tmp_path / "bundles", "replaced")
-    bundles = LoadedBundles(tmp_path / "bundles", lambda bundle: warm(), lambda spec: None, lambda: None)
+    bundles = LoadedBundles(tmp_path / "bundles", lambda bundle: ready(), lambda spec: None, lambda: None)
     bundles.refresh({})
     (tmp_path / "bundles" / "replaced").rename(tmp_path / "aside")
     bundles.refresh({})
@@ -218,7 +218,7 @@ def test_while_the_bundles_cannot_be_read_all_of_them_stay(tmp_path: Path, monke
     """A network drive that is away has not lost them."""
     monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
     write_null(tmp_path / "drive", "kept")
-    bundles = LoadedBundles(tmp_path / "drive", lambda bundle: warm(), lambda spec: None, lambda: None)
+    bundles = LoadedBundles(tmp_path / "drive", lambda bundle: ready(), lambda spec: None, lambda: None)
     bundles.refresh({})
     (tmp_path / "drive").rename(tmp_path / "away")
     for _ in range(3):
@@ -235,7 +235,7 @@ def test_nothing_is_announced_before_all_of_the_folder_is_known(tmp_path: Path) 
     def tell(*_: object) -> None:
         told.append([bundle.name for bundle in bundles.announcements(1)])
 
-    bundles = LoadedBundles(tmp_path, lambda _bundle: warm(), tell, lambda: tell())
+    bundles = LoadedBundles(tmp_path, lambda _bundle: ready(), tell, lambda: tell())
     bundles.refresh({})
     assert {len(names) for names in told} == {0, 3}
 
@@ -252,7 +252,7 @@ def test_starters_are_served_beside_bundles_of_other_names(tmp_path: Path, monke
     write_null(tmp_path / "own", "flags", version="2")
     write_null(tmp_path / "starters", "flags")
     write_null(tmp_path / "starters", "photos")
-    bundles = LoadedBundles(tmp_path / "own", lambda bundle: warm(), lambda spec: None, lambda: None, starters=tmp_path / "starters")
+    bundles = LoadedBundles(tmp_path / "own", lambda bundle: ready(), lambda spec: None, lambda: None, starters=tmp_path / "starters")
     assert ended_in_time(bundles, monkeypatch) == [("flags", 2), ("photos", 1)]
 
 
@@ -281,13 +281,13 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beside:
     loaded: list[str] = []
     damaged: set[str] = set()
 
-    def warm_up(bundle: Bundle) -> Warm:
+    def load_bundle(bundle: Bundle) -> ReadyBundle:
         loaded.append(str(bundle.path.relative_to(tmp_path)))
         if loaded[-1] in damaged:
             raise BundleError(f"{bundle.path}: damaged")
-        return warm()
+        return ready()
 
-    bundles = LoadedBundles(tmp_path / "own", warm_up, lambda spec: None, lambda: None, starters=tmp_path / "starters")
+    bundles = LoadedBundles(tmp_path / "own", load_bundle, lambda spec: None, lambda: None, starters=tmp_path / "starters")
     return Beside(bundles, tmp_path / "own", loaded, damaged)
 
 
@@ -347,7 +347,7 @@ def test_no_reason_tells_a_client_where_the_folders_lie(beside: Beside) -> None:
 
 def test_folder_with_the_starters_serves_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_null(tmp_path, "photos")
-    bundles = LoadedBundles(tmp_path, lambda bundle: warm(), lambda spec: None, lambda: None, starters=tmp_path)
+    bundles = LoadedBundles(tmp_path, lambda bundle: ready(), lambda spec: None, lambda: None, starters=tmp_path)
     assert ended_in_time(bundles, monkeypatch) == [("photos", 1)]
 
 
@@ -359,7 +359,7 @@ def test_folders_that_are_no_bundle_are_warned_of_once(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "model.onnx").touch()
     (tmp_path / "served" / "export.onnx").touch()  # beside a version: no bundle that somebody misses
-    bundles = LoadedBundles(tmp_path, lambda bundle: warm(), lambda spec: None, lambda: None)
+    bundles = LoadedBundles(tmp_path, lambda bundle: ready(), lambda spec: None, lambda: None)
     with structlog.testing.capture_logs() as logs:
         for _ in range(2):
             bundles.refresh({})

@@ -10,7 +10,8 @@ import torch
 
 from models.bundle import Bundle
 from models.loading import load
-from server.worker.backends.runner import Backends, ModelMemory
+from server.worker.backends.memory import ModelMemory
+from server.worker.backends.runner import Backends
 from server.worker.device_layout import Layout
 from tests.support.bundles.vit import write_tiny_vit
 
@@ -25,7 +26,7 @@ def bundles(tmp_path: Path) -> list[Bundle]:
 
 
 def holders(bundles: list[Bundle], memory: ModelMemory) -> list[Backends]:
-    return [Backends(bundle, load(bundle, packed=True), LAYOUT, "eager", None, PICTURES, memory=memory) for bundle in bundles]
+    return [Backends(bundle, load(bundle, packed=True), LAYOUT, "eager", memory=memory) for bundle in bundles]
 
 
 def in_memory(holders: list[Backends]) -> list[str]:
@@ -72,8 +73,29 @@ def test_unreturnable_bundle_is_an_error_of_its_batch_only(bundles: list[Bundle]
 
 def test_weights_count_in_the_format_that_they_have_in_memory(bundles: list[Bundle]) -> None:
     """Not in that of the file: bundles store what is served in float32 in half of its bytes, for example."""
-    whole, half = (
-        Backends(bundles[0], load(bundles[0], dtype=dtype), LAYOUT, "eager", None, PICTURES) for dtype in (torch.float32, torch.bfloat16)
-    )
+    whole, half = (Backends(bundles[0], load(bundles[0], dtype=dtype), LAYOUT, "eager") for dtype in (torch.float32, torch.bfloat16))
     elements = sum(parameter.numel() for parameter in load(bundles[0]).model.parameters())
     assert (whole.nbytes, half.nbytes) == (4 * elements, 2 * elements)
+
+
+def test_weights_of_jobs_of_several_steps_count_and_stay(bundles: list[Bundle]) -> None:
+    memory, stepwise = ModelMemory(2 * bundles[0].spec.weights.bytes), load(bundles[2])
+    one, two, _ = held = holders(bundles, memory)
+    one.forward(PICTURES, OFF)
+    two.forward(PICTURES, OFF)
+    memory.pin(stepwise, bundles[2].spec.weights.bytes)
+    assert in_memory(held) == ["two", "three"], "one has left, and three was never used"
+    del stepwise
+    one.forward(PICTURES, OFF)
+    assert in_memory(held) == ["one", "two", "three"], "its bundle was unloaded"
+
+
+def test_room_is_made_before_weights_come_back(bundles: list[Bundle]) -> None:
+    one, two, _ = held = holders(bundles, ModelMemory(bundles[0].spec.weights.bytes))
+    one.forward(PICTURES, OFF)
+    two.forward(PICTURES, OFF)
+    seen: list[list[str]] = []
+    restore = one.restore
+    one.restore = lambda: (seen.append(in_memory(held)), restore())[1]  # type: ignore[method-assign, func-returns-value]
+    one.forward(PICTURES, OFF)
+    assert seen == [["three"]]

@@ -68,7 +68,7 @@ def test_jobs_join_and_leave_between_steps_with_same_answers(toy: LoadedStepwise
     assert [steps_taken[one.job.id] for one in jobs] == [STEPS[number % 3] for number in range(9)]
     for number, one in enumerate(jobs):
         same(answers[one.job.id], answer_alone(toy, pixels(number, number % 3), seed=number))
-    assert executor.residents == executor.nbytes == 0
+    assert executor.resident_count == executor.nbytes == 0
 
 
 def test_the_toy_tells_a_lost_a_repeated_and_a_foreign_step(toy: LoadedStepwiseModel) -> None:
@@ -82,36 +82,6 @@ def test_the_toy_tells_a_lost_a_repeated_and_a_foreign_step(toy: LoadedStepwiseM
             here = getattr(here, "state", here)
         assert np.abs(here.outputs["logits"] - expected).max() > 0.5
     assert np.abs(answer_alone(toy, pixels(1, 1), seed=1)["logits"] - expected).max() > 0.5
-
-
-class Form:
-    """The toy in a number format, so to speak: it tells which jobs it steps."""
-
-    def __init__(self, toy: LoadedStepwiseModel) -> None:
-        self._toy = toy
-        self.sizes: list[int] = []
-        self.unit, self.start, self.cost = toy.unit, toy.start, toy.cost
-
-    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[StepProgress | StepOutputs]:
-        self.sizes.append(len(states))
-        return self._toy.step(states, previews)
-
-
-def test_jobs_end_in_the_form_in_which_they_began(toy: LoadedStepwiseModel) -> None:
-    before, after = Form(toy), Form(toy)
-    executor = Stepwise(before, CPU)
-    old, new = job(1, 1, seed=1), job(2, 2, seed=2)
-    _, here = step(executor, [old])
-    executor.change_form(after, executor.usual)
-    answers: dict[str, Arrays] = {}
-    here = [*here, new]
-    while here:
-        done, here = step(executor, here)
-        answers |= {answer.job.job.id: answer.outputs for answer in done}
-    assert (before.sizes, after.sizes) == ([1] * STEPS[1], [1] * STEPS[2])
-    for number, one in ((1, old), (2, new)):
-        same(answers[one.job.id], answer_alone(toy, pixels(number, number), seed=number))
-    assert executor.residents == executor.nbytes == 0
 
 
 def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedStepwiseModel) -> None:
@@ -207,7 +177,7 @@ def test_culprit_of_failing_step_is_refused_alone(toy: LoadedStepwiseModel, at_s
     assert {answer.job.job.id for answer in answers} == {one.job.id for one in jobs if one is not culprit}
     for answer in answers:
         same(answer.outputs, answer_alone(toy, answer.job.job.arrays["pixels"].to_numpy().copy()))
-    assert executor.residents == 0
+    assert executor.resident_count == 0
 
 
 def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedStepwiseModel) -> None:

@@ -31,7 +31,8 @@ def test_its_jobs_are_handed_back_and_count_as_no_steps() -> None:
     lost: list[str] = []
     executor, slots = OneShot(Unloadable(), torch.device("cpu")), Slots(Scheduler(1, lambda _bucket: StepTimes(4)))
     bundles: Any = SimpleNamespace(executor=lambda _queue: executor, lost=lambda _queue, reason: lost.append(reason))
-    queue: Any = SimpleNamespace(begin_soon=lambda jobs, slot, checked: lambda: jobs, hand_back=handed_back.extend)
+    leases = SimpleNamespace(send_step=lambda jobs, slot, checked: lambda: jobs, return_to_queue=handed_back.extend)
+    queue: Any = SimpleNamespace(leases=leases)
     answers: Any = SimpleNamespace(put=written.append, write=written.append, write_in_turn=written.append)
     jobs = [delivery(pixels=np.zeros((32, 32, 3), np.uint8)) for _ in range(3)]
     slots.add(jobs)

@@ -85,18 +85,36 @@ def has_graph(spec: BundleSpec) -> bool:
     return spec.task == "classify" and architecture is not None and architecture.graph is not None
 
 
+def write_graph(bundle: Bundle, folder: Path, precision: Precision) -> None:
+    """Write the graph to `folder` unless it is there. Raises GraphError, BundleError, and OSError if it cannot be written."""
+    if find_graph(bundle, folder, precision) is None:
+        content = _make_graph(load(bundle), precision)
+        _write_atomically(folder, _file_name(_key(bundle.spec, precision), content), content)
+
+
+def find_graph(bundle: Bundle, folder: Path, precision: Precision) -> bytes | None:
+    """Return the graph that `write_graph` has written; None if there is none that is undamaged."""
+    return _read_graph(folder, _key(bundle.spec, precision))
+
+
 def open_classifier(
-    bundle: Bundle, folder: Path | None, precision: Precision, threads: int, sample: Arrays, model: LoadedModel | None = None
+    bundle: Bundle,
+    folder: Path | None,
+    precision: Precision,
+    threads: int,
+    sample: Arrays,
+    model: LoadedModel | None = None,
+    content: bytes | None = None,
 ) -> OnnxClassifier:
     """Open the graph that is cached in `folder`, or write it. Raises GraphError, and BundleError if the weights are damaged.
 
     sample: arrays of a batch, on which float32 is compared with the model. model: the bundle's in float32 on the CPU, to compare with;
-    None: it is loaded.
+    None: it is loaded. content: the graph, if it is known.
     """
     if not has_graph(bundle.spec):
         raise GraphError(f"architecture {bundle.spec.architecture} has no ONNX graph for task {bundle.spec.task}")
     model = model or load(bundle)
-    content = _cached_graph(folder, _key(bundle.spec, precision), lambda: _write_graph(load(bundle), precision))
+    content = content or _cached_graph(folder, _key(bundle.spec, precision), lambda: _make_graph(load(bundle), precision))
     try:
         session = open_session(content, torch.device("cpu"), threads)
     except ValueError as error:
@@ -146,7 +164,7 @@ def _accuracies(exact: NDArray[np.int64], int8: NDArray[np.int64], labels: NDArr
     )
 
 
-def _write_graph(model: LoadedModel, precision: Precision) -> bytes:
+def _make_graph(model: LoadedModel, precision: Precision) -> bytes:
     make = resolve(architectures()[model.spec.architecture].graph or "")
     try:
         content: bytes = make(model.model, model.spec.image_preprocess, int8=precision == "int8")
@@ -193,19 +211,31 @@ def _key(spec: BundleSpec, precision: Precision) -> str:
 
 
 def _cached_graph(folder: Path | None, key: str, make: Callable[[], bytes]) -> bytes:
-    """Return a graph's bytes, from `folder` if they are undamaged there: a file's name has the SHA-256 of its content."""
-    for path in folder.glob(f"{key}-*.onnx") if folder is not None else ():
+    """Return a graph's bytes, from `folder` if possible."""
+    content = None if folder is None else _read_graph(folder, key)
+    if content is not None:
+        return content
+    content = make()
+    if folder is not None:
+        with suppress(OSError):  # it is made again the next time
+            _write_atomically(folder, _file_name(key, content), content)
+    return content
+
+
+def _read_graph(folder: Path, key: str) -> bytes | None:
+    """Return a graph's bytes if they are undamaged, and remove damaged ones: a file's name contains the SHA-256 of its content."""
+    for path in folder.glob(f"{key}-*.onnx"):
         with suppress(OSError):
             content = path.read_bytes()
-            if path.stem.partition("-")[2] == hashlib.sha256(content).hexdigest()[:32]:
+            if path.name == _file_name(key, content):
                 os.utime(path)
                 return content
             path.unlink()
-    content = make()
-    if folder is not None:
-        with suppress(OSError):  # the next start writes it again
-            _write_atomically(folder, f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.onnx", content)
-    return content
+    return None
+
+
+def _file_name(key: str, content: bytes) -> str:
+    return f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.onnx"
 
 
 def _write_atomically(folder: Path, name: str, content: bytes) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.bundle_schema import Int8, Rung
     from opsin.measuring.ladder import Quality, Throughput
     from server.tasks.classify.clips import Use
-    from server.worker.warmup import Loader
+    from server.worker.backends.loading import Loader
 
 MergePair = tuple[int, int | None]
 """Tokens to merge in each block of a rung, and of its video half if that differs."""
@@ -49,9 +49,9 @@ def measure_ladder(bundle: Bundle, folder: Path, merge_pairs: Sequence[MergePair
     from models.bundle import Bundle
     from opsin.measuring.clip_ladder import task_of
     from server.telemetry import logs
+    from server.worker.backends.learned_cache import LearnedCache
+    from server.worker.backends.loading import Loader
     from server.worker.device_layout import choose
-    from server.worker.measurement_cache import Measurements
-    from server.worker.warmup import Loader
 
     spec, settings = bundle.spec, settings_of(None)
     rungs = _choose_rungs(spec, merge_pairs)
@@ -64,7 +64,7 @@ def measure_ladder(bundle: Bundle, folder: Path, merge_pairs: Sequence[MergePair
     planned = Bundle(path=bundle.path, spec=spec.model_copy(update={"ladder": list(rungs)}))
     measure = _measure_images if task_of(spec) is None else _measure_recordings
     with TemporaryDirectory() as cache:
-        loader = Loader(layout, settings.dtype, Measurements(Path(cache)), settings.offered_backend)
+        loader = Loader(layout, settings.dtype, LearnedCache(Path(cache)), settings.offered_backend)
         measurement = measure(planned, folder, use, loader, force=force)
     quality, throughput = measurement.quality, measurement.throughput
     ladder = [

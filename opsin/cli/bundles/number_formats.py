@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     import torch
 
     from models.bundle import Bundle
+    from server.worker.backends.arms import Format
+    from server.worker.device_layout import Layout
 
 PIN_HINT = "OPSIN_DTYPE=float32 forces float32"
 MEASURED_HINT = "measured just now; each worker measures for itself"
 MAX_TRIAL_BYTES = 2**31
 """Maximum size of the weights that an import runs to measure the number format."""
+TRIAL_BATCH = 4
 MAX_TRIAL_S = 5.0
 """Maximum time for the images; at least one is run."""
 MEMBER_TASKS = frozenset({"pose", "body", "depth", "actions"})
@@ -34,20 +37,19 @@ def describe_format(bundle: Bundle) -> str:
     """Describe the format used on this machine, its difference from float32 on sample images, and the setting that forces float32."""
     from models.bundle import GRAPH_FILE, BundleError
     from models.loading import unsupported_reason
-    from models.registry import architectures
-    from server.worker import device_layout, warmup
+    from server.worker import device_layout
+    from server.worker.backends.runner import is_precise
 
     spec, is_graph = bundle.spec, bundle.spec.weights_file == GRAPH_FILE
     full_precision = "the graph's own numbers" if is_graph else "float32"
     if reason := unsupported_reason(spec):
         return f"{full_precision} on every machine, as a member of a pipeline" if spec.task in MEMBER_TASKS else f"none: {reason}"
     settings, name = settings_of(None), None
-    is_precise = is_graph or spec.task in architectures()[spec.architecture].precise_tasks
     try:
         layout = device_layout.choose(settings)
         if spec.size <= MAX_TRIAL_BYTES:
-            name = warmup.in_the_faster_format(bundle, layout, settings.dtype)[1]
-        if is_precise:
+            name = _faster_format(bundle, layout, settings.dtype)
+        if is_graph or is_precise(spec):
             return f"{full_precision} on every machine, regardless of OPSIN_DTYPE"
         if name is None:
             return f"measured by the first worker, since the weights are large, and then shown in GET /v1/models; {PIN_HINT}"
@@ -58,6 +60,30 @@ def describe_format(bundle: Bundle) -> str:
     chosen = f"float32 on {device} (bfloat16, if that is faster: {distance})" if name == "float32" else f"{name} on {device}: {distance}"
     measured_hint = f"; {MEASURED_HINT}" if settings.dtype == "auto" else ""
     return f"{chosen}{measured_hint}; {PIN_HINT}"
+
+
+def _faster_format(bundle: Bundle, layout: Layout, setting: str) -> Format:
+    """Return the format that the setting names, or that workers of this machine would choose. Raises BundleError."""
+    from models.loading import load
+    from opsin.measuring.timing import REPEATS, measure_seconds
+    from server.worker.backends.arms import HANDICAPS
+    from server.worker.backends.verification import DTYPES, default_schedule, sample
+    from server.worker.backends.runner import is_precise
+
+    if setting == "float32" or is_precise(bundle.spec):
+        return "float32"
+    if setting == "bfloat16":
+        return "bfloat16"
+    models = {name: load(bundle, device=layout.device, dtype=dtype, packed=True) for name, dtype in DTYPES.items()}
+    exact, job = models["float32"], sample(bundle.spec, TRIAL_BATCH)
+    if exact.steps is not None or next(exact.model.parameters(), None) is None:
+        return "float32"
+    options = {"merge": default_schedule(bundle.spec).expand(exact.depth)}
+    seconds = {
+        name: min(measure_seconds(layout, lambda model=model: model.forward(job, options)) for _ in range(1 + REPEATS))  # type: ignore[misc]
+        for name, model in models.items()
+    }
+    return "bfloat16" if HANDICAPS["bfloat16"] * seconds["bfloat16"] < seconds["float32"] else "float32"
 
 
 def _device_name(device: torch.device) -> str:
@@ -72,10 +98,10 @@ def _bfloat16_distance(bundle: Bundle, device: torch.device) -> str:
     import torch
 
     from models.loading import load
-    from server.worker.backends.runner import usual_schedule
+    from server.worker.backends.verification import default_schedule
 
     exact, short = (load(bundle, device=device, dtype=dtype, packed=True) for dtype in (torch.float32, torch.bfloat16))
-    schedule, images = usual_schedule(bundle.spec), load_at_model_size(_sample_images(), bundle.spec, "import")
+    schedule, images = default_schedule(bundle.spec), load_at_model_size(_sample_images(), bundle.spec, "import")
     max_distance, same_labels, count, deadline = 0.0, 0, 0, time.monotonic() + MAX_TRIAL_S
     for image in images:
         if count and time.monotonic() > deadline:

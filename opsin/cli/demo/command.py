@@ -124,8 +124,6 @@ def show_images(client: Client, images: list[Path], console: Console) -> Model:
     model = client.model(f"{results[0].model}@{results[0].version}")
     console.print(f"\nLabels, by {model.id}")
     console.print(label_table(zip((image.name for image in images), results, strict=True)))
-    if model.details.get("default_rung") and any(one.merging and one.merging.tokens_out == one.merging.tokens_in for one in results):
-        console.print("No tokens were merged: this worker has measured that merging does not pay for one image at a time.")
     return model
 
 

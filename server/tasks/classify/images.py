@@ -214,9 +214,9 @@ class ClassifyTask(
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
     def result_bound(self, plan: ClassifyPlan, spec: BundleSpec, arrays: Arrays) -> int:
-        """Bound logits (classes,), tokens (2,) and schedule (depth,); with a trace groups (depth, patches) and grid (2,)."""
+        """Bound logits (classes,) and tokens (2,); with a trace groups (depth, patches) and grid (2,)."""
         traced = len(plan.schedule) * patches(spec) + 2 if plan.trace else 0
-        return 4 * len(spec.labels) + 8 * (2 + traced) + 4 * len(plan.schedule)
+        return 4 * len(spec.labels) + 8 * (2 + traced)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         return (Tensor("image", "BYTES", (1,)),), labelled_tensors(spec)
@@ -224,9 +224,8 @@ class ClassifyTask(
     def to_tensors(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
         scores = np.stack([_softmax(one["logits"]) for one in outputs])  # (images, classes)
         tokens_in, tokens_out = (int(count) for count in outputs[0]["tokens"])
-        rung, _ = _applied_merging(outputs[0], plan)
-        parameters = ({"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}) | ({} if rung is None else {"rung": rung})
-        return to_labelled_tensors(scores, spec), parameters
+        merging: dict[str, Any] = {"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}
+        return to_labelled_tensors(scores, spec), merging if plan.rung is None else {**merging, "rung": plan.rung}
 
 
 def check_trace(options: ClassifyOptions, spec: BundleSpec) -> None:
@@ -256,7 +255,7 @@ def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> C
     if not tokens_in:
         return Classification(predictions, None)
     trace = Trace(tuple(outputs["grid"].tolist()), outputs["groups"].tolist()) if plan.trace else msgspec.UNSET
-    return Classification(predictions, Merging(*_applied_merging(outputs, plan), tokens_in, tokens_out, trace))
+    return Classification(predictions, Merging(plan.rung, plan.schedule, tokens_in, tokens_out, trace))
 
 
 def labelled_tensors(spec: BundleSpec) -> tuple[Tensor, Tensor]:
@@ -274,12 +273,6 @@ def best_labels(scores: NDArray[np.float32], count: int, spec: BundleSpec) -> li
     """Return the labels of the highest scores (classes,), best first; equal ones in the order of the classes."""
     best = _best(scores, count)
     return [Prediction(spec.labels[index], index, score) for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)]
-
-
-def _applied_merging(outputs: Outputs, plan: ClassifyPlan) -> tuple[str | None, tuple[int, ...]]:
-    """Return the applied rung and schedule (depth,). The worker may not have merged as planned, if that was faster."""
-    done = outputs.get("schedule")
-    return (plan.rung, plan.schedule) if done is None else (None, tuple(done.tolist()))
 
 
 def _softmax(logits: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,104 +1,46 @@
-"""A bundle's forward pass by several backends: each batch is run by the one that was measured fastest for its merge schedule and size."""
+"""A bundle's forward pass by several backends. A `Learner` chooses one for each batch, and learns from its time."""
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any
 
-import numpy as np
 import torch
 
-from kernels import numba_loader as loops
-from kernels.ops import compiled_loops
+from kernels import numba_loader
 from models.bundle import GRAPH_FILE, Bundle, BundleSpec
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.telemetry import logs
-from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
+from server.worker.backends.arms import Arm, BackendSetting, Format, Schedule, backend_of, format_of
+from server.worker.backends.learner import LearnedRung, Learner, Turn
+from server.worker.backends.memory import ModelMemory
+from server.worker.backends.verification import DTYPES, ArmRunner, NotWrittenError, default_schedule, max_difference, open_arm, sample
 from server.worker.device_layout import Layout
-from server.worker.executors import Arrays, check
+from server.worker.executors import Arrays, BatchRun, Shapes, check
 
 log = logs.get(__name__)
 
-BackendSetting = Literal["auto", "eager", "fused", "onnx", "int8"]
+MIN_BATCH_S = 1e-9
+"""Time of a batch that is too short to be measured, in seconds."""
 
 
-def usual_schedule(spec: BundleSpec) -> MergeSchedule:
-    rung = spec.rung(spec.default_rung) if spec.default_rung else None
-    return rung.merge if rung else MergeSchedule.off()
-
-
-class Runner(Protocol):
-    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays: ...
-
-
-@dataclass(frozen=True)
-class Fused:
-    """The model in PyTorch with merging in compiled loops."""
-
-    model: LoadedModel
-    loops: ModuleType
-
-    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
-        with compiled_loops(self.loops):
-            return self.model.forward(arrays, options)
-
-
-class ModelMemory:
-    """The weights of a worker's bundles within a bound in bytes: those of the bundle that was used longest ago leave first, and come back
-    when a batch needs them. Those that run stay whatever the bound says, and a bundle that is larger than it runs alone."""
-
-    def __init__(self, bound: int = sys.maxsize) -> None:
-        self._bound = bound
-        self._used: WeakKeyDictionary[Backends, int] = WeakKeyDictionary()
-        """When each holder was used last, as a number that counts batches."""
-        self._users: WeakKeyDictionary[Backends, int] = WeakKeyDictionary()
-        """How many batches use it now."""
-        self._batches = 0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def using(self, holder: Backends) -> Iterator[None]:
-        """Inside the `with` block the holder's weights are in memory. Loading them makes other batches wait."""
-        with self._lock:
-            if not holder.nbytes:
-                holder.restore()
-                log.info("weights back in memory", bundle=holder.spec.id, bytes=holder.nbytes)
-            self._batches += 1
-            self._used[holder] = self._batches
-            self._users[holder] = self._users.get(holder, 0) + 1
-            self._release_oldest()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users[holder] -= 1
-
-    def _release_oldest(self) -> None:
-        used = sum(holder.nbytes for holder in self._used)
-        for holder in sorted(self._used, key=self._used.__getitem__):
-            if used <= self._bound:
-                return
-            if not self._users.get(holder) and holder.nbytes:
-                used -= holder.nbytes
-                holder.release()
-                log.info("weights left memory", bundle=holder.spec.id)
+def is_precise(spec: BundleSpec) -> bool:
+    """Return whether all answers of a bundle's task are computed by PyTorch in float32. Unknown architectures are refused by `load`."""
+    architecture = architectures().get(spec.architecture)
+    return architecture is not None and spec.task in architecture.precise_tasks
 
 
 class Backends:
-    """`model` in PyTorch, and what else can run it. Any number of threads may call `forward` at once.
+    """A bundle of one forward pass in PyTorch (`model`), and what else can run it. Any number of threads may run batches at once.
 
-    graphs: folder of ONNX graphs that are made; sample: arrays of two usual jobs.
+    dtype: the setting. cache: folder of graphs and compiled loops. stored: what was learned of the bundle before.
     """
 
     def __init__(
@@ -107,100 +49,115 @@ class Backends:
         model: LoadedModel,
         layout: Layout,
         setting: BackendSetting,
-        graphs: Path | None,
-        sample: Arrays,
-        times: BackendTimes | None = None,
+        dtype: str = "float32",
+        cache: Path | None = None,
+        stored: Mapping[str, LearnedRung] | None = None,
         memory: ModelMemory | None = None,
     ) -> None:
+        self.bundle = bundle
         self.model = model
+        self.layout = layout
         self.setting = setting
-        self.times = times or BackendTimes()
-        self._bundle = bundle
-        self._layout = layout
-        self._graphs = graphs
-        self._sample = sample
-        self._memory = memory or ModelMemory()
-        self._runners: dict[Backend, Runner] = {"eager": model}
-        self._left_out: frozenset[Backend] = frozenset()
-        """Backends that cannot be opened here."""
-        self._dtype = next((parameter.dtype for parameter in model.model.parameters()), torch.float32)
+        self.cache = cache
+        self.memory = memory or ModelMemory()
+        self.differences: dict[Arm, float] = {"eager": 0.0, "fused": 0.0} if self.loaded_format == "float32" else {}
+        """Maximum difference of each verified arm's answers from PyTorch's in float32."""
+        self._dtype_setting = dtype
+        self._runners: dict[Arm, ArmRunner] = {"eager": model}
+        self._left_out: frozenset[Arm] = frozenset()
+        self._shapes = Shapes()
         self._elements = sum(parameter.numel() for parameter in model.without_weights().model.parameters())
-        """Number of weights; 0: they lie in a graph, as long as its file."""
-        self._rungs = {"off": self.schedule(MergeSchedule.off())} | {rung.name: self.schedule(rung.merge) for rung in bundle.spec.ladder}
-        """Several may have the same schedule."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights in memory, in the format of each copy: each backend has one but those that run PyTorch's."""
-        sizes: Mapping[Backend, int] = {"eager": self._dtype.itemsize, "onnx": 4, "int8": 1}
-        return sum(self._elements * sizes[backend] or self.spec.size for backend in self._runners.keys() - {"fused"})
-
-    def release(self) -> None:
-        """Let go of all weights; times and choices stay."""
-        self._runners = {}
-        self.model = self.model.without_weights()
-
-    def restore(self) -> None:
-        """Load the weights again. Raises BundleError."""
-        self.model = load(self._bundle, device=self._layout.device, dtype=self._dtype, packed=True)
-        self._runners = {"eager": self.model}
-        self._open_all(self.times.chosen(lambda _: self.candidates) if self.setting == "auto" else None)
+        """Number of weights; 0 for a graph, whose size is that of its file."""
+        self.rungs = {"off": self.schedule(MergeSchedule.off())} | {rung.name: self.schedule(rung.merge) for rung in bundle.spec.ladder}
+        """Schedule by rung; several may have the same."""
+        self.learner = Learner({schedule: self._allowed(schedule) for schedule in self.rungs.values()}, self.loaded_format)
+        self.learner.restore(stored or {})
+        self._lock = threading.Lock()
+        if setting not in ("auto", *self.candidates) and not self.is_graph:
+            log.warning("backend left out", bundle=self.spec.id, backend=setting, reason=self._missing_reason())
 
     @property
     def spec(self) -> BundleSpec:
         return self.model.spec
 
+    @cached_property
+    def loaded_format(self) -> Format:
+        """Number format of PyTorch's weights."""
+        parameter = next(self.model.model.parameters(), None)
+        return "bfloat16" if parameter is not None and parameter.dtype is torch.bfloat16 else "float32"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights in memory, in the format of each copy; `fused` runs those of `eager`."""
+        sizes: Mapping[Arm, int] = {"eager": DTYPES[self.loaded_format].itemsize, "bfloat16": 2, "onnx": 4, "int8": 1}
+        return sum(self._elements * sizes[arm] or self.spec.size for arm in self._runners.keys() - {"fused"})
+
+    def release(self) -> None:
+        """Let go of all weights; what was learned stays."""
+        self._runners = {}
+        self.model = self.model.without_weights()
+
+    def restore(self) -> None:
+        """Load the weights again. Raises BundleError."""
+        self.model = load(self.bundle, device=self.layout.device, dtype=DTYPES[self.loaded_format], packed=True)
+        self._runners = {"eager": self.model}
+        self.open_settled()
+
+    def open_settled(self) -> None:
+        """Open the arms that answer for rungs whose kind is settled, so that an answer does not depend on when it is given."""
+        wanted = self.learner.settled if self.learns else {self.setting}
+        for arm in [arm for arm in self.unopened if arm in wanted and arm != "fused"]:
+            self.open(arm)
+
+    def open(self, arm: Arm, cache: Path | None = None) -> None:
+        """Open an arm, unless its graph has not been written. It is left out if it cannot be opened or differs from PyTorch."""
+        try:
+            opened = open_arm(self.bundle, self.model, self.layout, cache or self.cache, arm, may_be_slow=not self.learns)
+        except NotWrittenError:
+            return
+        except Exception as error:
+            self.leave_out(arm, str(error))
+            return
+        self.add(arm, opened.runner, opened.difference)
+        log.info("backend opened", bundle=self.spec.id, backend=arm, max_difference=opened.difference)
+
     @property
     def is_graph(self) -> bool:
-        """Whether the bundle's weights are an ONNX graph, which ONNX Runtime runs whatever the setting says."""
+        """Whether the bundle's weights are an ONNX graph, which ONNX Runtime runs regardless of the setting."""
         return self.spec.weights_file == GRAPH_FILE
 
+    @property
+    def learns(self) -> bool:
+        """Whether the arm of a batch is learned; otherwise the setting names it."""
+        return self.setting in ("auto", "eager")
+
     @cached_property
-    def precise(self) -> bool:
-        """Whether all answers are computed alike, in float32."""
-        return self.spec.task in architectures()[self.spec.architecture].precise_tasks
-
-    @cached_property  # each batch asks for it, and to look for an installed package takes a tenth of a millisecond
-    def candidates(self) -> Sequence[Backend]:
-        """Backends that the setting allows on this device, eager first."""
-        if self.is_graph or self.precise:
+    def candidates(self) -> Sequence[Arm]:
+        """The arms that the settings allow on this device, `eager` first, then in the order in which they are opened."""
+        if self.is_graph or is_precise(self.spec):
             return ("eager",)
-        if self.setting == "eager" or self._layout.device.type != "cpu":
-            return ("eager",)
-        fused: Sequence[Backend] = ("fused",) if self.spec.ladder and loops.is_installed() else ()
-        if self.setting == "fused":
-            return ("eager", *fused)
-        wanted: Mapping[BackendSetting, Sequence[Backend]] = {"auto": ("onnx", "int8"), "onnx": ("onnx",), "int8": ("int8",)}
-        graphs = [name for name in wanted[self.setting] if self._has_graph and (name != "int8" or self.spec.int8 is not None)]
-        return ("eager", *(fused if self.setting == "auto" else ()), *graphs)
+        arms: list[Arm] = ["eager"]
+        on_cpu = self.layout.device.type == "cpu"
+        if on_cpu and self.setting in ("auto", "int8") and self._has_graph and self.spec.int8 is not None:
+            arms.append("int8")
+        if self.learns and self._dtype_setting == "auto" and self._elements:
+            arms.append("bfloat16")
+        if on_cpu and self.setting in ("auto", "onnx") and self._has_graph:
+            arms.append("onnx")
+        if on_cpu and self.setting in ("auto", "fused") and self.spec.ladder and self.cache is not None and numba_loader.is_installed():
+            arms.append("fused")
+        return arms
 
-    def open(self, only: set[Backend] | None = None) -> None:
-        """Open the candidates, or those of them that are named. One that cannot be opened is left out, with a line in the log."""
-        with self._memory.using(self):
-            self._open_all(only)
-
-    def _open_all(self, only: set[Backend] | None) -> None:
-        for backend in self.candidates:
-            if backend in self._runners or (only is not None and backend not in only):
-                continue
-            try:
-                runner = self._open(backend)
-            except Exception as error:
-                log.warning("backend left out", bundle=self.spec.id, backend=backend, reason=str(error))
-                self._left_out = self._left_out | {backend}
-                continue
-            self.add(backend, runner)
-        if self.setting not in ("auto", *self.candidates) and not self.is_graph:
-            log.warning("backend left out", bundle=self.spec.id, backend=self.setting, reason=self._not_a_candidate())
-
-    def _not_a_candidate(self) -> str:
-        """Why what the setting names is no candidate."""
-        if self.precise:
+    def _missing_reason(self) -> str:
+        """Return why the backend that is set is not a candidate."""
+        if is_precise(self.spec):
             return f"task {self.spec.task} is computed by PyTorch alone, in float32"
-        if self._layout.device.type != "cpu":
-            return f"it runs on CPUs, not on {self._layout.device.type}"
+        if self.layout.device.type != "cpu":
+            return f"it runs on CPUs, not on {self.layout.device.type}"
+        if self.setting == "fused" and self.spec.ladder:
+            return "there is no cache folder for it" if numba_loader.is_installed() else "the extra `fast` is not installed"
         if self.setting == "fused":
-            return "the extra `fast` is not installed" if self.spec.ladder else "the bundle has no ladder"
+            return "the bundle has no ladder"
         if not self._has_graph:
             return f"architecture {self.spec.architecture} has no ONNX graph for task {self.spec.task}"
         return "`opsin calibrate` has not measured its accuracy"
@@ -210,91 +167,145 @@ class Backends:
         """Whether ONNX Runtime can run the bundle's weights: those of a network that takes pixels and answers with logits."""
         return architectures()[self.spec.architecture].graph is not None and self.spec.task == "classify"
 
-    def difference(self, backend: Backend) -> float | None:
-        """Largest difference between the answers of an ONNX graph and of PyTorch in float32, as it was opened; None: it is not open."""
-        difference: float | None = getattr(self._runners.get(backend), "difference", None)
-        return difference
+    @property
+    def unopened(self) -> list[Arm]:
+        """The arms that run something, or may come to do so, and are not open."""
+        needed = self.learner.needed if self.learns else self.candidates
+        return [arm for arm in self.candidates if arm in needed and arm not in self._runners and arm not in self._left_out]
 
-    def add(self, backend: Backend, runner: Runner) -> None:
-        """From now on it may run batches."""
-        self._runners = {**self._runners, backend: runner}
+    def add(self, arm: Arm, runner: ArmRunner, difference: float | None = None) -> None:
+        """Let an arm run batches from now on."""
+        self._runners = {**self._runners, arm: runner}
+        if difference is not None:
+            self.differences[arm] = difference
+
+    def leave_out(self, arm: Arm, reason: str) -> None:
+        """Do without an arm from now on, with one line in the log."""
+        log.warning("backend left out", bundle=self.spec.id, backend=arm, reason=reason)
+        self._left_out = self._left_out | {arm}
+        self._runners = {name: runner for name, runner in self._runners.items() if name != arm}
+        with self._lock:
+            self.learner.drop(arm)
 
     def close_idle(self) -> None:
-        """Let go of backends that run nothing, with their copies of the weights."""
-        used = self.times.chosen(self.usable) | {"eager"}
-        if self.setting == "auto":
-            self._runners = {backend: runner for backend, runner in self._runners.items() if backend in used}
+        """Let go of the arms that run nothing any more, with their copies of the weights."""
+        if self.learns and (idle := self._runners.keys() - self.learner.needed):
+            self._runners = {arm: runner for arm, runner in self._runners.items() if arm not in idle}
 
-    def usable(self, schedule: Schedule) -> Sequence[Backend]:
-        """The open backends that may run a schedule: int8 only on rungs whose accuracy allows it, fused loops only where tokens merge."""
-        return [backend for backend in self._allowed(schedule) if backend in self._runners]
-
-    def knows(self, schedule: Schedule, size: int) -> bool:
-        """Whether all that may run a schedule has been measured."""
-        return all(self.times.seconds(schedule, backend, size) is not None for backend in self._allowed(schedule))
-
-    def _allowed(self, schedule: Schedule) -> Sequence[Backend]:
-        may: Mapping[Backend, bool] = {"int8": self._allows_int8(schedule), "fused": any(schedule)}
-        return [backend for backend in self.candidates if may.get(backend, True) and backend not in self._left_out]
+    def _allowed(self, schedule: Schedule) -> list[Arm]:
+        """Return the arms that may run a schedule: int8 only for rungs whose accuracy allows it, fused loops only if tokens merge."""
+        may: Mapping[Arm, bool] = {"int8": self._allows_int8(schedule), "fused": any(schedule)}
+        return [arm for arm in self.candidates if may.get(arm, True)]
 
     def _allows_int8(self, schedule: Schedule) -> bool:
-        """By every rung of this schedule whose accuracy was measured."""
+        """Return whether every rung of this schedule whose accuracy was measured allows int8, and there is one."""
         if (int8 := self.spec.int8) is None:
             return False
-        measured = [name for name, own in self._rungs.items() if own == schedule and name in int8.rungs]
+        measured = [name for name, other in self.rungs.items() if other == schedule and name in int8.rungs]
         return bool(measured) and all(map(int8.allows, measured))
 
     def schedule(self, merge: MergeSchedule | Sequence[int]) -> Schedule:
-        """Tokens that really merge in each block; as it is asked for where the model does not say how many tokens it has."""
+        """Return the number of tokens that merge in each block; what `merge` says if the model does not know its number of tokens."""
         schedule = merge if isinstance(merge, MergeSchedule) else MergeSchedule.from_list(merge)
-        config: Any = getattr(self.model.model, "config", None)
-        tokens = getattr(config, "patches", None)
+        tokens = getattr(getattr(self.model.model, "config", None), "patches", None)
         if not isinstance(tokens, int):
             return tuple(max(r, 0) for r in schedule.expand(self.model.depth))
         tokens += self.model.protected_tokens
         counts = (tokens, *schedule.token_counts(tokens, self.model.depth, self.model.protected_tokens))
         return tuple(before - after for before, after in pairwise(counts))
 
-    def choose(self, size: int, options: Mapping[str, Any]) -> Choice:
-        """The backend that runs a batch of `size` jobs, and the merging that it does."""
-        return self._choose(size, self.schedule(options.get("merge", ())), trace=bool(options.get("trace")))
+    def choose(self, size: int, options: Mapping[str, Any]) -> Turn:
+        """Choose the arm of a batch of `size` jobs among those that are open."""
+        if len(self.candidates) == 1 or options.get("trace") or options.get("deterministic"):
+            return Turn("eager")
+        schedule = self.schedule(options.get("merge", ()))
+        usable = [arm for arm in self._allowed(schedule) if arm in self._runners]
+        if not self.learns:
+            return Turn(next((arm for arm in usable if arm == self.setting), "eager"))
+        with self._lock:
+            return self.learner.choose(schedule, size, usable)
 
-    def _choose(self, size: int, schedule: Schedule, *, trace: bool) -> Choice:
-        if trace or self.precise:
-            return Choice("eager", schedule)  # only PyTorch tells which tokens merged, and vectors do not depend on what is faster
-        if self.setting != "auto":
-            ready = self.setting in self.usable(schedule)
-            return Choice(self.setting if ready else "eager", schedule)
-        return self.times.choose(schedule, size, self.usable, skippable=schedule in self._rungs.values())
+    def leader(self, schedule: Schedule, size: int) -> Arm:
+        """Return the arm that runs batches of `size`, other than trials."""
+        if not self.learns:
+            return next((arm for arm in self._allowed(schedule) if arm == self.setting and arm in self._runners), "eager")
+        with self._lock:
+            return self.learner.leader(schedule, size)
 
-    def by_rung(self, size: int) -> dict[str, str]:
-        """The backend that runs a batch of `size`, by rung and `off`."""
-        if len(self.candidates) == 1:
+    def backends_by_rung(self, size: int) -> dict[str, str]:
+        """Return the backend that runs a batch of `size`, by rung and `off`; empty if there is no choice."""
+        if not self.has_choice:
             return {}
-        return {name: self.choose(size, {"merge": schedule}).backend for name, schedule in self._rungs.items()}
+        return {name: backend_of(self.leader(schedule, size)) for name, schedule in self.rungs.items()}
 
-    def usual(self, size: int) -> Backend:
-        """The backend that runs a batch of `size` by default."""
-        return self.choose(size, {"merge": usual_schedule(self.spec)}).backend
+    @property
+    def has_choice(self) -> bool:
+        return len(set(map(backend_of, self.candidates))) > 1
+
+    def default_arm(self, size: int) -> Arm:
+        """Return the arm that runs a batch of `size` by default."""
+        return self.leader(self.schedule(default_schedule(self.spec)), size)
+
+    def number_format(self, size: int) -> tuple[str, float | None]:
+        """Return the number format of default batches of `size`, and the maximum difference of its answers from float32's, if known."""
+        arm = self.default_arm(size)
+        return format_of(arm, self.loaded_format), self.differences.get(arm)
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
-        """Run one batch. Where it ran without the merging that was asked for, `schedule` int32 (B, depth) says what was done."""
+        return self.run_batch(arrays, options).outputs
+
+    def run_batch(self, arrays: Arrays, options: Mapping[str, Any]) -> BatchRun:
+        """Run one batch by the arm whose turn it is. If that fails and `eager` does not, the arm is left out from then on."""
         size = len(next(iter(arrays.values())))
-        with self._memory.using(self):
+        with self.memory.using(self):
+            turn = self.choose(size, options)
+            if len(self.candidates) == 1 or not self.learns:
+                return BatchRun(self._run(turn.arm, arrays, options))
             schedule = self.schedule(options.get("merge", ()))
-            choice = self._choose(size, schedule, trace=bool(options.get("trace")))
-            if choice.schedule == schedule:
-                return self._run(choice.backend, arrays, options)
-            answer = self._run(choice.backend, arrays, {**options, "merge": choice.schedule})
-        return {**answer, "schedule": np.tile(np.array(choice.schedule, np.int32), (size, 1))}
+            is_cold = self._shapes.is_new(size, {"schedule": schedule, "arm": turn.arm})
+            clock = time.thread_time if self.layout.device.type == "cpu" and self.layout.threads == 1 else time.monotonic
+            started = clock()  # of a slot with one thread its CPU time, so that waiting for a busy CPU does not count
+            outputs = self._run(turn.arm, arrays, options)
+            seconds = max(MIN_BATCH_S, clock() - started)
+            with self._lock:
+                has_new_leader = self.learner.observe(schedule, turn, size, seconds, is_cold=is_cold)
+        return BatchRun(outputs, is_cold or turn.is_trial, has_new_leader)
 
-    def run(self, backend: Backend, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
-        """By one backend; where that fails by eager, and if it succeeds the backend is not used again."""
-        with self._memory.using(self):
-            return self._run(backend, arrays, options)
+    def observe_arms(self, arrays: Arrays, options: Mapping[str, Any], rounds: int) -> None:
+        """Let the open arms take turns on a batch, and learn from all rounds but the first."""
+        schedule, size = self.schedule(options["merge"]), len(next(iter(arrays.values())))
+        for turn in range(1 + rounds):
+            for arm in self.open_arms(options):
+                started = time.monotonic()
+                self._run(arm, arrays, options)
+                seconds = max(MIN_BATCH_S, time.monotonic() - started)
+                with self._lock:
+                    self.learner.observe(schedule, Turn(arm), size, seconds, is_cold=turn == 0)
 
-    def _run(self, backend: Backend, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
-        runner = self._runners.get(backend, self.model)
+    def measure_difference(self) -> None:
+        """Compare answers with those of float32, if the setting names another format. Raises BundleError."""
+        if "eager" in self.differences:
+            return
+        exact = load(self.bundle, device=self.layout.device, packed=True)
+        job, options = sample(self.spec, 1), {"merge": default_schedule(self.spec).expand(self.model.depth)}
+        self.differences["eager"] = max_difference(exact.forward(job, options), self.run_arm("eager", job, options))
+
+    def snapshot(self) -> dict[str, LearnedRung]:
+        """Return what was learned, to be stored."""
+        with self._lock:
+            return self.learner.snapshot() if self.learns else {}
+
+    def run_arm(self, arm: Arm, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        """Run one batch by an arm, or by `eager` if that is not open or fails."""
+        with self.memory.using(self):
+            return self._run(arm, arrays, options)
+
+    def open_arms(self, options: Mapping[str, Any]) -> Collection[Arm]:
+        """Return the open arms that may run a batch with these options."""
+        return [arm for arm in self._allowed(self.schedule(options.get("merge", ()))) if arm in self._runners]
+
+    def _run(self, arm: Arm, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        runner = self._runners.get(arm, self.model)
         if runner is self.model:
             return self.model.forward(arrays, options)
         size = len(next(iter(arrays.values())))
@@ -304,21 +315,6 @@ class Backends:
             return answer
         except Exception as error:
             answer = self.model.forward(arrays, options)
-            check(answer, size, self.spec)  # this or the line before raises where the input is to blame
-            log.error("backend failed: eager runs instead", bundle=self.spec.id, backend=backend, reason=repr(error))
-            self._runners = {name: runner for name, runner in self._runners.items() if name != backend}
+            check(answer, size, self.spec)  # this or the line before raises if the input is to blame
+            self.leave_out(arm, f"it failed, and eager ran instead: {error!r}")
             return answer
-
-    def _open(self, backend: Backend) -> Runner:
-        if backend == "fused":
-            return Fused(
-                self.model, loops.load_compiled_loops(self._dtype, self._graphs.parent / "loops" if self._graphs is not None else None)
-            )
-        return self._open_graph("int8" if backend == "int8" else "float32")
-
-    def _open_graph(self, precision: Literal["float32", "int8"]) -> Runner:
-        from models.systems.onnx.classifier_backend import open_classifier  # ONNX Runtime takes a third of a second to import
-
-        exact = self.model if self._dtype is torch.float32 else None
-        threads = self._layout.threads if self._layout.threads == 1 else self._layout.slots * self._layout.threads  # all slots share them
-        return open_classifier(self._bundle, self._graphs, precision, threads, self._sample, exact)
