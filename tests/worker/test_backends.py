@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from server.supervisor.private_valkey import PrivateValkey
 from server.worker.backends import candidates
 from server.worker.backends.arms import Arm, BackendSetting, Kind
 from server.worker.backends.candidates import Candidates, open_all
-from server.worker.backends.learned_cache import LearnedCache
+from server.worker.backends.learned_cache import LearnedBundle, LearnedCache
 from server.worker.backends.learner import LearnedRung, Turn
 from server.worker.backends.loading import Loader, ReadyBundle
 from server.worker.backends.memory import ModelMemory
@@ -112,6 +113,38 @@ def test_bundle_serves_at_once_and_learns_from_its_batches(bundle: Bundle, folde
     assert again.steps.seconds == steps.seconds
     for merge in (OFF, FAST):
         assert again.backends.choose(1, {"merge": merge}) == Turn(learner.leader(merge, 1)), "before anything is opened in the background"
+
+
+def scores(backends: Backends, merge: tuple[int, ...], batch_size: int) -> Arrays:
+    """Return the logits of 32 images that come in batches of a size, and the numbers of tokens."""
+    pixels = images(32)["pixels"]
+    parts = [backends.forward({"pixels": pixels[i : i + batch_size]}, {"merge": merge}) for i in range(0, len(pixels), batch_size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def test_settled_answers_depend_on_no_batch_size_and_no_restart(bundle: Bundle, empty: Path, folder: Path) -> None:
+    shutil.copytree(folder, empty, dirs_exist_ok=True, ignore=shutil.ignore_patterns("learned"))  # loops need not be compiled again
+    cache, loader = LearnedCache(empty), Loader(LAYOUT, "auto", LearnedCache(empty), "auto")
+    before = loader.load(bundle)
+    assert before.backends is not None
+    open_all(before.backends)
+    while not {"0,0", "4,4"} <= set(before.backends.snapshot()):
+        for merge in (OFF, FAST):
+            run(before.executor, merge, 50)
+    cache.store(loader.conditions(bundle.spec), LearnedBundle(4, {1: 0.01}, before.backends.snapshot()))
+    after = loader.load(bundle)
+    assert after.backends is not None
+    for merge, schedule in ((OFF, "0,0"), (FAST, "4,4")):
+        expected = scores(before.backends, merge, 1)
+        close = np.diff(np.sort(expected["logits"], axis=1)[:, -2:], axis=1)[:, 0] < 0.02
+        is_exact = before.backends.snapshot()[schedule].kind == "float32"
+        for backends in (before.backends, after.backends):
+            for batch_size in (1, 8, 32):
+                found = scores(backends, merge, batch_size)
+                assert (found["tokens"] == (17, 17 - sum(merge))).all(), "the rung that was requested"
+                assert (close | (found["logits"].argmax(axis=1) == expected["logits"].argmax(axis=1))).all()
+                if is_exact:
+                    np.testing.assert_allclose(found["logits"], expected["logits"], rtol=1e-4, atol=1e-4)
 
 
 def test_the_answers_are_those_of_the_model_whatever_runs(bundle: Bundle, folder: Path) -> None:
