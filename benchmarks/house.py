@@ -24,8 +24,9 @@ from starlette.responses import JSONResponse, Response
 
 from benchmarks import reference
 from opsin.cli.shared.temporary_service import temporary_service
-from server.gateway.inference.body import Submission
-from server.gateway.inference.runner import Answer
+from server.gateway.inference.admission import AdmittedRequest
+from server.gateway.inference.body import RequestBody
+from server.gateway.inference.stages import AnsweredRequest, ParsedRequest, PreparedRequest, ResolvedRequest
 from server.queue import script_rows
 from server.queue.gateway.reply_inbox import PendingJob
 from server.queue.messages import QueuedJob, Reply
@@ -40,7 +41,7 @@ HERE = Path(__file__).resolve().parent.parent
 CARRIERS = (
     *(
         Request,
-        Submission,
+        *(AdmittedRequest, RequestBody, ParsedRequest, ResolvedRequest, PreparedRequest),
         script_rows.RequestRow,
         QueuedJob,
         script_rows.JobRow,
@@ -50,7 +51,7 @@ CARRIERS = (
         Delivery,
         Running,
     ),
-    *(Computed, JobOutputs, Reply, script_rows.EndedRow, Completion, Answer, Classification, Response, JSONResponse),
+    *(Computed, JobOutputs, Reply, script_rows.EndedRow, Completion, AnsweredRequest, Classification, Response, JSONResponse),
 )
 """Classes whose objects are a request, a job or an answer, or hold one. They are imported so that a rename reaches them."""
 REQUESTS = 5

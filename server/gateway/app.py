@@ -26,8 +26,8 @@ from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import BodyExecutor, FairExecutor, HeavyClients
 from server.gateway.inference.admission import REJECTIONS, Admission
 from server.gateway.inference.error_mapping import of_error
-from server.gateway.inference.rendering import Presenting
-from server.gateway.inference.runner import Inference
+from server.gateway.inference.preparation import InferenceRunner
+from server.gateway.inference.rendering import ResponseRenderer
 from server.gateway.inference.text_cache import TextCache
 from server.gateway.jobs.event_subscriptions import EventSubscriptions
 from server.gateway.jobs.service import JobDocument, JobService
@@ -49,7 +49,7 @@ from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
 if TYPE_CHECKING:
-    from server.gateway.inference.url_parts import Fetcher
+    from server.gateway.inference.url_parts import PartFetcher
     from server.gateway.webhooks.sender import WebhookSender
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
@@ -75,20 +75,19 @@ def create_app(settings: Settings) -> GatewayApp:
     turns = FairExecutor(len(os.sched_getaffinity(0)), heavy=heavy)
     limits = MediaLimits(settings.max_points, settings.max_queries, settings.clip_limits, settings.sound_limits)
     decoder = ImageDecoder(settings.max_pixels, limits=limits)
-    presenting = Presenting(dispatcher.scenes, turns, decoder.budget)
+    renderer = ResponseRenderer(dispatcher.scenes, turns, decoder.budget)
     gateway = Gateway(
         settings=settings,
         limits=limits,
         dispatcher=dispatcher,
         directory=directory,
         admission=Admission(settings, dispatcher.reservations, counted, ticks),
-        inference=Inference(dispatcher, desertion, counted, decoder, turns),
-        text_cache=TextCache(dispatcher.vectors, settings.text_cache_bytes),
+        runner=InferenceRunner(dispatcher, desertion, counted, decoder, turns, TextCache(dispatcher.vectors, settings.text_cache_bytes)),
         large_bodies=BodyExecutor(heavy),
         fetcher=_fetcher(settings),
         webhook_hosts=frozenset(map(host_and_port, settings.webhook_hosts)),
-        presenting=presenting,
-        jobs=JobService(dispatcher, presenting, settings.results_max_bytes),
+        renderer=renderer,
+        jobs=JobService(dispatcher, renderer, settings.results_max_bytes),
         readers=EventSubscriptions(dispatcher.records, counted, settings.max_connections),
         metrics=counted,
         ticks=ticks,
@@ -107,7 +106,7 @@ def create_app(settings: Settings) -> GatewayApp:
         yield
         for task in tasks_of_ours:
             task.cancel()
-        await presenting.close()
+        await renderer.close()
         await dispatcher.close()
         turns.close()
         gateway.large_bodies.close()
@@ -153,13 +152,13 @@ def create_app(settings: Settings) -> GatewayApp:
     return GatewayApp(app, gateway)
 
 
-def _fetcher(settings: Settings) -> Fetcher | None:
+def _fetcher(settings: Settings) -> PartFetcher | None:
     if not settings.fetch_hosts:
         return None
-    from server.gateway.inference.url_parts import Fetcher  # with its HTTP client, which gateways that fetch nothing need not load
+    from server.gateway.inference.url_parts import PartFetcher  # with its HTTP client, which gateways that fetch nothing need not load
     from server.http.outbound import Dialler
 
-    return Fetcher(Dialler(settings.fetch_hosts, settings.fetch_networks), settings.max_body_bytes)
+    return PartFetcher(Dialler(settings.fetch_hosts, settings.fetch_networks), settings.max_body_bytes)
 
 
 def _webhooks(here: Gateway) -> WebhookSender | None:

@@ -141,7 +141,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def _cut_off(self) -> None:
-        await self._admission.cut_off()
+        await self._admission.cancel_all()
         self.should_exit = True
 
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from starlette.types import Scope
-
 Address = IPv4Address | IPv6Address
 IPV6_PREFIX = 64
 """One subscriber has a network of this size: any of its addresses is as good as another."""
@@ -41,12 +39,6 @@ class ClientAddresses:
 
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
-
-
-def peer_of(scope: Scope) -> str:
-    """The host at the other end of a request's connection; empty for a Unix socket."""
-    host: str = (scope.get("client") or ("", 0))[0]
-    return host
 
 
 @lru_cache(maxsize=1024)

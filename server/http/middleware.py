@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.concurrency.cancellation import Deadline, TimerWheel
 from server.concurrency.client_bound import ClientBound
-from server.http.client_identity import ClientAddresses, peer_of, subscriber
+from server.http.client_identity import ClientAddresses, subscriber
 from server.http.problems import Kind, Problem
 from server.http.requests import Head
 from server.http.sse import CHUNK_BYTES
@@ -98,7 +98,7 @@ class RequestMiddleware:
             return
         state, head = scope.setdefault("state", {}), Head.of(scope)
         state["request_id"] = request_id = _request_id(head)
-        state["client"] = client = self._addresses.find(peer_of(scope), head.values(b"x-forwarded-for"))
+        state["client"] = client = self._addresses.find(head.peer, head.values(b"x-forwarded-for"))
         state.update(self._state)
         body = None if BODY_COMPLETE in state else _BoundedBody(receive, self._timers, self._bodies, client)
         started = ended = False
@@ -126,7 +126,8 @@ class RequestMiddleware:
                 body.release()
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client, bound = scope["state"]["client"], self._bound_of(scope)
+        client: str = scope["state"]["client"]
+        bound = self._bound_of(scope["state"]["head"], client)
         try:
             if bound is not None and bound.over(client, 1):
                 detail = f"one client ({client}) has at most {bound.each} requests in flight, a quarter of OPSIN_MAX_CONNECTIONS"
@@ -144,12 +145,11 @@ class RequestMiddleware:
             if bound is not None:
                 bound.give(client, 1)
 
-    def _bound_of(self, scope: Scope) -> ClientBound | None:
+    def _bound_of(self, head: Head, client: str) -> ClientBound | None:
         """Return the bound on requests that a proxy forwarded. None: the request did not come through a proxy."""
-        if self._forwarded is None:
+        if self._forwarded is None or not self._addresses.is_proxy(head.peer) or client == subscriber(head.peer):
             return None
-        peer = peer_of(scope)
-        return self._forwarded if self._addresses.is_proxy(peer) and scope["state"]["client"] != subscriber(peer) else None
+        return self._forwarded
 
 
 class _BoundedBody:

@@ -49,6 +49,8 @@ class Head:
     query: bytes
     _headers: Mapping[bytes, Sequence[bytes]]
     """Values by name in lower case, as servers pass them on."""
+    peer: str = ""
+    """Host at the other end of the connection; empty for a Unix socket."""
 
     @staticmethod
     def of(scope: Scope) -> Head:
@@ -59,7 +61,8 @@ class Head:
             headers: dict[bytes, list[bytes]] = {}
             for name, value in scope["headers"]:
                 headers.setdefault(name, []).append(value)
-            head = state["head"] = Head(scope["path"], scope.get("query_string", b""), headers)
+            peer, _ = scope.get("client") or ("", 0)
+            head = state["head"] = Head(scope["path"], scope.get("query_string", b""), headers, peer)
         return head
 
     def raw(self, name: bytes) -> Sequence[bytes]:
@@ -217,13 +220,19 @@ class DisconnectWatcher:
     _tick: int = -1
     _watcher: asyncio.Task[None] | None = None
 
-    def __enter__(self) -> None:
+    def start(self) -> None:
         self._tick = self._ticks.add(self, WATCH_DELAY_S)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def stop(self) -> None:
         self._ticks.remove(self, self._tick)
         if self._watcher is not None:
             self._watcher.cancel()
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
 
     def due(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())

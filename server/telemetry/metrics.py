@@ -14,6 +14,7 @@ import asyncio
 import collections
 import math
 import os
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -223,6 +224,13 @@ class GatewayMetrics:
     def bundle(self, spec: BundleSpec) -> BundleMetrics:
         """Return the metrics of one bundle."""
         return self._bundle(spec.name, spec.version)
+
+    def count_answer(self, spec: BundleSpec, started_at: float, answer_bytes: int, payload_bytes: int | None = None) -> None:
+        """Count a response. started_at: when its presenting began, in seconds of `time.perf_counter()`."""
+        self.bundle(spec).postprocess.observe(time.perf_counter() - started_at)
+        self.payload_out.observe(answer_bytes)
+        if payload_bytes is not None:
+            self.payload_in.observe(payload_bytes)
 
     def count_items(self, bundle: str, count: int) -> None:
         """Count finished items of asynchronous jobs of a bundle `name@version`."""

@@ -15,8 +15,8 @@ from starlette.types import Message
 
 from models.bundle import BundleSpec
 from server.arrays import Array
-from server.gateway.inference.progress_stream import Follower, preview_of
-from server.gateway.inference.task_interface import Planned
+from server.gateway.inference.progress_stream import ProgressStream, encode_preview
+from server.gateway.inference.stages import TaskPlan
 from server.http.sse import EventStream
 from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
@@ -171,12 +171,11 @@ async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
 
     task, spec = Previewing(), make_spec()
     async with aclosing(EventStream(send, str)) as stream:
-        follower = Follower(stream, Planned(task, spec, task.plan(ClassifyOptions(), spec)))
-        follower.expect(1, (1, "images"))
-        follower.progressed(Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of({"level": np.array(3)})))
+        progress = ProgressStream(stream, TaskPlan(task, spec, task.plan(ClassifyOptions(), spec)), 1, (1, "images"))
+        progress.on_progress(Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of({"level": np.array(3)})))
         assert not stream.started
-        follower.admitted(0)
-        follower.replied(Reply(id="", worker=""))
+        progress.on_admitted(0)
+        progress.on_reply(Reply(id="", worker=""))
         await stream.end()
     told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
     assert told[::2] == ["id: 1", "id: 2", "id: 3", "id: 4", "id: 5"]
@@ -197,10 +196,10 @@ class Previewing(ClassifyTask, Previews[ClassifyPlan]):
 async def test_previews_are_what_the_task_makes_of_them() -> None:
     """One that it cannot make anything of is left out."""
     task, spec = Previewing(), make_spec()
-    planned = Planned(task, spec, task.plan(ClassifyOptions(), spec))
+    planned = TaskPlan(task, spec, task.plan(ClassifyOptions(), spec))
     reports = [{"level": np.array(3)}, {"other": np.array(3)}, {"level": np.array([1, 2])}]
     told = [
-        preview_of(planned, Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of(arrays))) for arrays in reports
+        encode_preview(planned, Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of(arrays))) for arrays in reports
     ]
     assert (isinstance(task, Previews), isinstance(ClassifyTask(), Previews)) == (True, False)
     assert told == [b'{"level":3}', None, None]

@@ -18,13 +18,10 @@ import httpx2
 import pytest
 import trustme
 
-from server.gateway.inference.body import Submission
-from server.gateway.inference.task_interface import TaskInterface
-from server.gateway.inference.url_parts import Fetcher
+from server.gateway.inference.url_parts import PartFetcher
 from server.http.outbound import Dialler
 from server.http.problems import Kind, Problem
 from server.http.url_allowlist import Ip
-from server.tasks.classify.images import ClassifyTask
 from tests.gateway.conftest import Shared
 from tests.support.fake_servers import Asked, Host, HostAnswer, host, trusted
 from tests.support.fake_worker import picture
@@ -180,11 +177,9 @@ def test_one_of_several_that_fails_is_named(fetching: Gateway, internet: Host) -
 def test_all_of_a_request_together_may_be_as_long_as_a_body(internet: Host, certificates: Path) -> None:
     async def fetch() -> None:
         dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
-        submission = Submission(TaskInterface.of(ClassifyTask()), 8)
-        for step in (1, 2):
-            submission.add_url("image_url", internet.url(f"/red/{step}"))
+        urls = [internet.url(f"/red/{step}") for step in (1, 2)]
         try:
-            await Fetcher(dialler, len(picture(1)) + 10).fill(submission, Unbounded(), "client")
+            await PartFetcher(dialler, len(picture(1)) + 10).fetch({"image": urls}, Unbounded(), "client")
         finally:
             await dialler.close()
 
@@ -228,15 +223,11 @@ def test_what_no_bundle_does_is_told_before_anything_is_fetched(fetching: Gatewa
 
 async def test_one_client_holds_two_turns_and_others_fetch_meanwhile(internet: Host, certificates: Path) -> None:
     dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
-    fetcher = Fetcher(dialler, LIMIT)
-    submissions = [Submission(TaskInterface.of(ClassifyTask()), 16) for _ in range(2)]
-    for _ in range(16):
-        submissions[0].add_url("image_url", internet.url("/waits"))
-    submissions[1].add_url("image_url", internet.url("/red/1"))
-    slow = asyncio.create_task(fetcher.fill(submissions[0], Unbounded(), "greedy"))
+    fetcher = PartFetcher(dialler, LIMIT)
+    slow = asyncio.create_task(fetcher.fetch({"image": [internet.url("/waits")] * 16}, Unbounded(), "greedy"))
     try:
         await eventually_async(lambda: sum(asked.path == "/waits" for asked in internet.asked) == 2)
-        await fetcher.fill(submissions[1], Unbounded(), "modest")
+        await fetcher.fetch({"image": [internet.url("/red/1")]}, Unbounded(), "modest")
         assert sum(asked.path == "/waits" for asked in internet.asked) == 2
     finally:
         WAITED.set()
@@ -332,13 +323,11 @@ class Names:
 async def fetched(internet: Host, names: Names, path: str, networks: Sequence[str] = ("127.0.0.1/32",)) -> bytes:
     """By a gateway that may dial 127.0.0.1 alone, unless networks are given."""
     dialler = Dialler([f"localhost:{internet.port}"], networks, names, connect=0.2)
-    submission = Submission(TaskInterface.of(ClassifyTask()), 8)
-    submission.add_url("image_url", internet.url(path))
     try:
-        await Fetcher(dialler, LIMIT).fill(submission, Unbounded(), "client")
+        contents = await PartFetcher(dialler, LIMIT).fetch({"image": [internet.url(path)]}, Unbounded(), "client")
     finally:
         await dialler.close()
-    return submission.parts["image"][0]
+    return contents["image"][0]
 
 
 async def test_a_name_is_resolved_once_and_what_was_checked_is_dialled(internet: Host, certificates: Path) -> None:

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from server.gateway.fair_executor import FairExecutor
-from server.gateway.inference.rendering import Presenting
-from server.gateway.inference.runner import Timing
-from server.gateway.inference.task_interface import Planned
+from server.gateway.inference.rendering import ResponseRenderer
+from server.gateway.inference.stages import AnsweredRequest, Timing
 from server.media.memory_budget import MemoryBudget
 from server.tasks.embedding.embed import INLINE_BYTES, EmbedOptions, EmbedTask
 from tests.support.fake_vectors import make_encoder
@@ -22,11 +21,11 @@ TIMING = Timing(0.0, 0.0, 0.0, 0.0, 0.0, 1)
 
 async def answered(outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
     unused: Any = None  # vectors are no scenes
-    presenting = Presenting(unused, FairExecutor(2), MemoryBudget(1 << 30))
-    planned = Planned(TASK, SPEC, TASK.plan(EmbedOptions(**options), SPEC))
-    assert TASK.present_in_thread(outputs, planned.plan)
-    response = await presenting.respond(planned, outputs, TIMING, "application/json", client="", key_name="", request_id="one")
-    await presenting.close()
+    renderer = ResponseRenderer(unused, FairExecutor(2), MemoryBudget(1 << 30))
+    plan = TASK.plan(EmbedOptions(**options), SPEC)
+    assert TASK.present_in_thread(outputs, plan)
+    response = await renderer.present(AnsweredRequest(TASK, SPEC, plan, outputs, TIMING, "application/json", "", "", "one"))
+    await renderer.close()
     body: dict[str, Any] = json.loads(response.body)
     assert list(body) == ["id", "model", "version", "kind", "dim", "normalized", "embeddings", "truncated", "timing"]
     return body

@@ -13,8 +13,11 @@ import pytest
 from msgspec import Meta
 
 from models.bundle import BundleSpec
+from server.concurrency.cancellation import Deadline, TimerWheel
+from server.gateway.auth.key_file import ANONYMOUS_KEY
 from server.gateway.fair_executor import BodyExecutor
-from server.gateway.inference.body import Submission, read_submission
+from server.gateway.inference.body import RequestBody, read_request_body
+from server.gateway.inference.context import RequestContext
 from server.gateway.inference.task_interface import CommonOptions, TaskInterface
 from server.gateway.openapi import document as openapi
 from server.http.problems import Kind, Problem
@@ -68,21 +71,23 @@ class Paint(Task[PaintOptions, PaintOptions], OffersFiles[PaintOptions, PaintOpt
 
 
 INTERFACE = TaskInterface.of(Paint())
-Read = tuple[Submission, CommonOptions, PaintOptions]
+Read = tuple[RequestBody, CommonOptions, PaintOptions]
 
 
 async def read(body: bytes, content_type: str, query: str = "") -> Read:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    nobody: Any = None
+    unused: Any = None
     head = Head.of({"type": "http", "path": "/", "headers": [(b"content-type", content_type.encode())]})
-    asked = INTERFACE.read_query(query.encode())
-    reservation = Reservations(nobody, Settings(), grant_s=0.0).reserve(Claim())  # of an empty queue
-    submission = await read_submission(head, receive, INTERFACE, Settings(max_images=3), reservation, BodyExecutor(), "")
-    common, own = INTERFACE.read_options(asked, submission.fields)
+    query_options = INTERFACE.read_query(query.encode())
+    reservation = Reservations(unused, Settings(), grant_s=0.0).reserve(Claim())  # of an empty queue
+    deadline = Deadline(TimerWheel(), None)
+    context = RequestContext(head, receive, "id", "", ANONYMOUS_KEY, "answer", "rest", False, deadline, reservation)
+    parsed = await read_request_body(context, INTERFACE, Settings(max_images=3), BodyExecutor())
+    common, own = INTERFACE.read_options(query_options, parsed.fields)
     assert isinstance(own, PaintOptions)
-    return submission, common, own
+    return parsed, common, own
 
 
 async def read_json(document: object, query: str = "") -> Read:
@@ -112,30 +117,30 @@ async def test_forms_json_and_urls_say_the_same() -> None:
         {"image": b64(b"one"), "labels": ["a", "b"], "steps": 7, "sampler": "ancestral", "deterministic": True, "priority": "low"}
     )
     in_url = await read(b"one", "image/png", "label=a&label=b&steps=7&sampler=ancestral&deterministic=1&priority=low")
-    for submission, common, own in (in_form, in_json, in_url):
-        assert (submission.parts, common, own) == ({"image": [b"one"]}, CommonOptions(priority="low"), OPTIONS)
+    for parsed, common, own in (in_form, in_json, in_url):
+        assert (parsed.parts, common, own) == ({"image": [b"one"]}, CommonOptions(priority="low"), OPTIONS)
 
 
 async def test_elements_of_repeated_part_are_items_with_other_parts() -> None:
-    submission, _, own = await read_json({"images": [b64(b"one"), b64(b"two")], "mask": b64(b"where")})
-    assert submission.take_items() == [{"image": b"one", "mask": b"where"}, {"image": b"two", "mask": b"where"}]
+    parsed, _, own = await read_json({"images": [b64(b"one"), b64(b"two")], "mask": b64(b"where")})
+    assert INTERFACE.items(parsed.parts) == [{"image": b"one", "mask": b"where"}, {"image": b"two", "mask": b"where"}]
     assert own.mask is None
-    submission, _, _ = await read(*form(("mask", "m.png", b"where"), ("image", None, b"one")))
-    assert submission.take_items() == [{"image": b"one", "mask": b"where"}]
+    parsed, _, _ = await read(*form(("mask", "m.png", b"where"), ("image", None, b"one")))
+    assert INTERFACE.items(parsed.parts) == [{"image": b"one", "mask": b"where"}]
 
 
 async def test_name_of_both_tables_is_an_option_if_its_text_fits() -> None:
-    for submission, _, own in (
+    for parsed, _, own in (
         await read_json({"image": b64(b"one"), "mask": "center"}),
         await read(*form(("image", "1.png", b"one"), ("mask", None, b"center"))),
         await read(b"one", "", "mask=center"),
     ):
-        assert (own.mask, list(submission.parts)) == ("center", ["image"])
+        assert (own.mask, list(parsed.parts)) == ("center", ["image"])
 
 
 async def test_texts_are_themselves_in_json() -> None:
-    submission, _, _ = await read_json({"texts": ["ä dog", "two"]})
-    assert submission.take_items() == [{"text": "ä dog".encode()}, {"text": b"two"}]
+    parsed, _, _ = await read_json({"texts": ["ä dog", "two"]})
+    assert INTERFACE.items(parsed.parts) == [{"text": "ä dog".encode()}, {"text": b"two"}]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from server.gateway.inference.runner import Asked
+from server.gateway.inference.stages import AnsweredRequest, TaskPlan, Timing
 from server.gateway.inference.text_cache import TextCache
 from server.queue.messages import Priority
 from server.tasks.embedding.text_jobs import pack_texts
@@ -32,12 +32,13 @@ def read(labels: list[str]) -> list[dict[str, Any]]:
 async def test_job_record_bounds_its_cached_vectors(url: str, tmp_path: Path) -> None:
     spec = write_tiny_pair(tmp_path).spec
     labels = [f"label {number}" for number in range(1000)]
-    asked = Asked(TASK, spec, TASK.plan(ZeroShotOptions(label=labels, template=["{}"]), spec), "image", PRIORITY)
+    request = TaskPlan(TASK, spec, TASK.plan(ZeroShotOptions(label=labels, template=["{}"]), spec))
     each = DIM * 4 + 1
     async with gateway(url) as us:
         cache = TextCache(us.vectors, 16_000_000)
-        await cache.learn(asked, read(labels), "somebody")
-        whole, some = await cache.recall(asked, "somebody"), await cache.recall(asked, "somebody", most=300 * each + 5)
+        timing = Timing(0.0, 0.0, 0.0, 0.0, 0.0, 1)
+        await cache.store(AnsweredRequest(TASK, spec, request.plan, read(labels), timing, "application/json", "client", "", "one"))
+        whole, some = await cache.recall(request, "client"), await cache.recall(request, "client", max_bytes=300 * each + 5)
         for number, answered in ((1000, whole), (300, some)):
             plan: Any = answered.plan
             assert len(plan.vectors) == number

@@ -10,7 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from server.gateway.inference.runner import RESULT_OVERHEAD
+from server.gateway.jobs.service import RESULT_OVERHEAD
 from tests.support.job_api import accepted, comes_to
 from tests.support.queue import redis_at
 from tests.support.task_clients import NOISE, PICTURES, TEMPLATES, Speaker, Vectors

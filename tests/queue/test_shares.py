@@ -13,7 +13,8 @@ import redis
 from msgspec.structs import replace
 
 from server.gateway.auth.key_file import ANONYMOUS_KEY
-from server.gateway.inference.admission import Visit
+from server.gateway.inference.admission import Admission
+from server.gateway.inference.context import RequestContext
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import LONG_JOB_MS, PASS_MS
 from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo
@@ -300,17 +301,17 @@ async def test_work_is_steps_over_what_the_workers_announce_together(url: str, w
 
 
 async def test_unexpectedly_long_work_has_no_place_in_last_eighth(url: str) -> None:
-    """A visit learns it from the names of its parts, when its place is taken."""
-    nobody: Any = None
+    """Which task takes long may follow from the names of parts, once the reservation holds some of it."""
+    unused: Any = None
     async with a_queue(url, queue_max_items=64) as us:
         await submit(us, "first", 28)
         await submit(us, "second", 27)
         await us.beat.depths()
         for places, is_full in ((1, False), (2, True)):
             async with reserved(us, places, 1, Claim("third")) as place:
-                visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", ANONYMOUS_KEY, takes_long=False, asynchronous=True)
+                context = RequestContext(unused, unused, "id", "third", ANONYMOUS_KEY, "job", "rest", False, unused, place)
                 with refused("long") if is_full else nullcontext():
-                    await visit.lengthen()
+                    await Admission(unused, us.reservations, unused, unused).mark_long_running(context)
 
 
 async def test_an_api_key_has_no_more_items_than_its_line_allows(url: str, ask) -> None:

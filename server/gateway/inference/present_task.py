@@ -30,7 +30,7 @@ class Presentation(msgspec.Struct, frozen=True):
     outputs: list[dict[str, Array]]
 
 
-class Presented(msgspec.Struct, frozen=True):
+class EncodedAnswer(msgspec.Struct, frozen=True):
     """A file, or the msgpack of the task's answer."""
 
     content: bytes
@@ -49,19 +49,19 @@ def request(task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Stru
 
 
 def present(message: bytes) -> bytes:
-    """Runs in the child."""
-    asked = msgspec.msgpack.decode(message, type=Presentation)
-    task = TASKS[asked.task]
-    outputs: list[Mapping[str, Any]] = [{name: array.to_numpy() for name, array in one.items()} for one in asked.outputs]
-    plan = msgspec.msgpack.decode(asked.plan, type=plan_type(task))
-    answer = task.present(outputs, plan, BundleSpec.from_bytes(asked.spec), asked.media_type)
+    """Return the answer to a message. Runs in the child process."""
+    request = msgspec.msgpack.decode(message, type=Presentation)
+    task = TASKS[request.task]
+    outputs: list[Mapping[str, Any]] = [{name: array.to_numpy() for name, array in one.items()} for one in request.outputs]
+    plan = msgspec.msgpack.decode(request.plan, type=plan_type(task))
+    answer = task.present(outputs, plan, BundleSpec.from_bytes(request.spec), request.media_type)
     if isinstance(answer, FileAnswer):
-        return msgspec.msgpack.encode(Presented(answer.content, True, dict(answer.headers), answer.media_type))
-    return msgspec.msgpack.encode(Presented(msgspec.msgpack.encode(answer), False))
+        return msgspec.msgpack.encode(EncodedAnswer(answer.content, True, dict(answer.headers), answer.media_type))
+    return msgspec.msgpack.encode(EncodedAnswer(msgspec.msgpack.encode(answer), False))
 
 
 def answer(task: Task[Any, Any], message: bytes) -> msgspec.Struct | FileAnswer:
-    presented = msgspec.msgpack.decode(message, type=Presented)
+    presented = msgspec.msgpack.decode(message, type=EncodedAnswer)
     if presented.is_file:
         return FileAnswer(presented.content, presented.headers, presented.media_type)
     made: msgspec.Struct = msgspec.msgpack.decode(presented.content, type=task.answer)

@@ -1,20 +1,21 @@
-"""The names that a task's route understands, and the plan that a task makes of them for one bundle."""
+"""The names that a task's route understands, read once for each query that clients repeat."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Meta
 
-from models.bundle import BundleSpec
 from server.http.problems import Kind, Problem
 from server.queue.messages import Priority
 from server.quote import MAX_QUOTED_CHARS
-from server.tasks.base import RequestPart, Task
+from server.tasks.base import Item, RequestPart, Task
+from server.tasks.capabilities import media_types, offered_media_types
 from server.tasks.options import InvalidOption, Option, RequestOptions, option_rows
 
 FETCHED = ("image", "video", "audio")
@@ -22,7 +23,7 @@ FETCHED = ("image", "video", "audio")
 
 
 class CommonOptions(RequestOptions, frozen=True, kw_only=True):
-    """Options of every task's route besides the task's own."""
+    """RequestOptions of every task's route besides the task's own."""
 
     model: Annotated[
         str | None,
@@ -39,20 +40,11 @@ class CommonOptions(RequestOptions, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A task's plan for one bundle: all that it takes to present outputs."""
-
-    task: Task[Any, Any]
-    spec: BundleSpec
-    plan: msgspec.Struct
-
-
-@dataclass(frozen=True)
 class TaskInterface:
     """The names of one route. A repeated name has a plural in JSON, `image` and `images`."""
 
     tasks: tuple[Task[Any, Any], ...]
-    """Those that share the route; the parts of a request tell which one is meant."""
+    """Tasks that share the route; the parts of a request choose one of them."""
     parts: Mapping[str, RequestPart]
     options: Mapping[str, Option]
     urls: Mapping[str, str]
@@ -62,7 +54,7 @@ class TaskInterface:
 
     @staticmethod
     def of(*tasks: Task[Any, Any]) -> TaskInterface:
-        """Where several tasks share a route, each needs its own parts, and the route none of them."""
+        """Return the interface of a route. If several tasks share it, each needs its own parts, and the route none of them."""
         model, priority = option_rows(CommonOptions)
         options = {row.name: row for row in (model, *option_rows(tasks[0].options), priority)}
         parts = {part.name: part if len(tasks) == 1 else replace(part, required=False) for task in tasks for part in task.parts}
@@ -76,12 +68,41 @@ class TaskInterface:
         """The one whose name the route has."""
         return self.tasks[0]
 
-    def meant(self, parts: Collection[str]) -> Task[Any, Any] | None:
-        """The task that takes these parts; None: none takes all of them."""
+    def task_for(self, parts: Collection[str]) -> Task[Any, Any] | None:
+        """Return the task that takes these parts. None: no task takes all of them."""
         return next((task for task in self.tasks if {part.name for part in task.parts}.issuperset(parts)), None)
 
+    def find_repeated(self, parts: Iterable[str]) -> str | None:
+        """Return the part of which each element is an item of its own, if there is one."""
+        return next((name for name in parts if self.parts[name].repeated), None)
+
+    def items(self, parts: Mapping[str, Sequence[bytes]]) -> list[Item]:
+        """Return the items, which are prepared separately: each element of a repeated part with the parts that are given once, or all
+        texts as JSON."""
+        once = {name: elements[0] for name, elements in parts.items() if not self.parts[name].repeated}
+        items = list[Item]()
+        for name, elements in parts.items():
+            if self.parts[name].is_one_item:
+                items.append({name: msgspec.json.encode([text.decode() for text in elements])})
+            elif self.parts[name].repeated:
+                items += [{name: content, **once} for content in elements]
+        return items or [once]
+
+    @cached_property
+    def options_in_url(self) -> Callable[[bytes], tuple[CommonOptions, RequestOptions]]:
+        """Reads options from a query alone. Raises Problem."""
+        return lru_cache(maxsize=256)(lambda query: self.read_options(self.read_query(query), {}))
+
+    def offered_media_types(self, query: bytes) -> tuple[str, ...]:
+        """Return the media types of the answer, if only the URL has options. Invalid options are refused once the body has been read."""
+        try:
+            _, options = self.options_in_url(query)
+        except Problem:
+            return media_types(self.task)
+        return offered_media_types(self.task, options)
+
     def check_name(self, name: str) -> None:
-        """Raises Problem (422) for a name that is no part, no URL of one and no option."""
+        """Refuse a name that is neither a part, nor a URL of one, nor an option. Raises Problem (422)."""
         if name not in self.parts and name not in self.options and name not in self.urls:
             raise self.unknown(name)
 
@@ -92,7 +113,7 @@ class TaskInterface:
         )
 
     def read_query(self, query: bytes) -> dict[str, list[object]]:
-        """The options in the URL. Raises Problem: 422 for a name that is none, 400 for what is not UTF-8."""
+        """Return the options in the URL. Raises Problem: 422 for an unknown name, 400 for what is not UTF-8."""
         options: dict[str, list[object]] = {}
         for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="surrogateescape"):
             if name not in self.options:
@@ -105,16 +126,16 @@ class TaskInterface:
     def read_options(
         self, query: Mapping[str, Sequence[object]], body: Mapping[str, Sequence[object]]
     ) -> tuple[CommonOptions, RequestOptions]:
-        """The common options and the task's, of which it has the names only. Raises Problem (422) for one that is given both in the URL and
-        in the body, or is not understood."""
+        """Return the common options and the task's, whose names must be known. Raises Problem (422) for an option that is invalid, or given
+        both in the URL and in the body."""
         for name in query.keys() & body.keys():
             raise Problem(Kind.INVALID_OPTION, "given both in the URL and in the body", name)
         common: dict[str, Any] = {}
-        own: dict[str, Any] = {}
-        for given in (query, body):
-            for name, values in given.items():
+        task_options: dict[str, Any] = {}
+        for source in (query, body):
+            for name, values in source.items():
                 try:
-                    (common if name in CommonOptions.__struct_fields__ else own)[name] = self.options[name].read(values)
+                    (common if name in CommonOptions.__struct_fields__ else task_options)[name] = self.options[name].read(values)
                 except InvalidOption as error:
                     raise Problem(Kind.INVALID_OPTION, str(error), name) from error
-        return CommonOptions(**common), self.task.options(**own)
+        return CommonOptions(**common), self.task.options(**task_options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
@@ -11,124 +11,126 @@ from urllib.parse import urljoin
 import httpcore2
 
 from server.concurrency.client_bound import ClientBound
-from server.gateway.inference.body import Submission, item_field
+from server.gateway.inference.stages import item_field
 from server.http.outbound import FAILURES, HEAD_BYTES, Dialler, connection_of
 from server.http.problems import Kind, Problem
 from server.http.url_allowlist import NotAllowed, RemoteUrl
 from server.queue.gateway.reservations import Reservation
 from server.telemetry import logs
 
-AT_ONCE = 8
-OF_ONE_CLIENT = 2
-"""So that many slow hosts of one hold up nobody else."""
-SECONDS = 10.0
+MAX_FETCHES = 8
+MAX_PER_CLIENT = 2
+"""Maximum number of fetches of one client, so that its slow hosts delay no other client."""
+TIMEOUT_S = 10.0
 REDIRECTS = 3
 MOVED = frozenset({301, 302, 303, 307, 308})
 REFUSED = "nothing was fetched: send an https URL of a host that OPSIN_FETCH_HOSTS lists, answers within 10 s and has a valid certificate"
-"""One sentence for whatever goes wrong before the host answers: another one would tell a stranger what is behind a name."""
+"""The only reason that is given until the host answers: another one would reveal to strangers what is behind a name."""
 
 log = logs.get(__name__)
 
 
-class _Failed(Exception):
-    """The host was reached, and this is what came of it."""
+class _FetchError(Exception):
+    """A failure after the host was reached."""
 
 
 @dataclass
-class _Received:
-    """Bytes of one request, which count as those of its body."""
+class _FetchedBytes:
+    """Number of bytes of one request, which count as bytes of its body."""
 
     reservation: Reservation
     limit: int
     nbytes: int
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def add(self, nbytes: int, where: str) -> None:
-        """Raises Problem (413), and Refused where there is no room."""
+    async def add(self, nbytes: int, field_name: str) -> None:
+        """Count bytes of a field. Raises Problem (413), and Refused if there is no room."""
         self.nbytes += nbytes
         if self.nbytes > self.limit:
-            raise Problem(Kind.TOO_LARGE, f"what is fetched is longer than {self.limit} bytes (OPSIN_MAX_BODY_BYTES)", where)
-        async with self.turn:  # the reservation is told a sum
+            raise Problem(Kind.TOO_LARGE, f"what is fetched is longer than {self.limit} bytes (OPSIN_MAX_BODY_BYTES)", field_name)
+        async with self.lock:  # the reservation is set to the sum
             await self.reservation.resize(self.reservation.items, self.nbytes)
 
 
-class Fetcher:
-    """For one event loop."""
+class PartFetcher:
+    """Fetches parts of requests, in one event loop."""
 
     def __init__(self, dialler: Dialler, max_body_bytes: int) -> None:
         self._dialler = dialler
         self._limit = max_body_bytes
-        self._running = ClientBound(AT_ONCE, OF_ONE_CLIENT)
+        self._running = ClientBound(MAX_FETCHES, MAX_PER_CLIENT)
         self.close = dialler.close
 
-    async def fill(self, submission: Submission, reservation: Reservation, client: str) -> None:
-        """Fetch every part that is named by a URL, clients in turn. Raises Problem: 413, 422 `fetch-failed`; and Refused."""
-        received = _Received(reservation, self._limit, reservation.nbytes)
-        for part, urls in submission.urls.items():
+    async def fetch(self, urls_by_part: Mapping[str, Sequence[str]], reservation: Reservation, client: str) -> dict[str, list[bytes]]:
+        """Return the contents of parts that are named by URL, clients in turn. Raises Problem: 413, 422 `fetch-failed`; and Refused."""
+        received, contents = _FetchedBytes(reservation, self._limit, reservation.nbytes), dict[str, list[bytes]]()
+        for part, urls in urls_by_part.items():
             names = [item_field(f"{part}_url", index, len(urls)) for index in range(len(urls))]
             try:
                 async with asyncio.TaskGroup() as group:
-                    fetched = [group.create_task(self._in_turn(client, url, name, received)) for url, name in zip(urls, names, strict=True)]
+                    tasks = [
+                        group.create_task(self._fetch_in_turn(client, url, name, received)) for url, name in zip(urls, names, strict=True)
+                    ]
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
-            for task in fetched:
-                submission.add_part(part, task.result())
+            contents[part] = [task.result() for task in tasks]
+        return contents
 
-    async def _in_turn(self, client: str, url: str, where: str, received: _Received) -> bytes:
+    async def _fetch_in_turn(self, client: str, url: str, field_name: str, received: _FetchedBytes) -> bytes:
         await self._running.enter(client, 1)
         try:
-            return await self._fetch(url, where, received)
+            return await self._fetch(url, field_name, received)
         finally:
             self._running.give(client, 1)
 
-    async def _fetch(self, url: str, where: str, received: _Received) -> bytes:
+    async def _fetch(self, url: str, field_name: str, received: _FetchedBytes) -> bytes:
         try:
-            async with asyncio.timeout(SECONDS):
-                return await self._follow(url, where, received)
-        except _Failed as failed:
-            raise Problem(Kind.FETCH_FAILED, str(failed), where) from None
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._follow(url, field_name, received)
+        except _FetchError as failed:
+            raise Problem(Kind.FETCH_FAILED, str(failed), field_name) from None
         except (NotAllowed, *FAILURES) as error:
-            log.info("fetch failed", field=where, reason=str(error) or type(error).__name__)
-            raise Problem(Kind.FETCH_FAILED, REFUSED, where) from None
+            log.info("fetch failed", field=field_name, reason=str(error) or type(error).__name__)
+            raise Problem(Kind.FETCH_FAILED, REFUSED, field_name) from None
 
-    async def _follow(self, url: str, where: str, received: _Received) -> bytes:
+    async def _follow(self, url: str, field_name: str, received: _FetchedBytes) -> bytes:
         for _ in range(REDIRECTS + 1):
             remote = self._dialler.read(url)
-            async with self._asked(remote) as response:
+            async with self._request(remote) as response:
                 if response.status not in MOVED:
-                    return await self._read(response, where, received)
+                    return await self._read(response, field_name, received)
                 headers = {name.lower(): value for name, value in response.headers}
-                url = _joined(url, headers.get(b"location", b"").decode("latin-1"))
-        raise _Failed(f"more than {REDIRECTS} redirects")
+                url = _join(url, headers.get(b"location", b"").decode("latin-1"))
+        raise _FetchError(f"more than {REDIRECTS} redirects")
 
     @asynccontextmanager
-    async def _asked(self, remote: RemoteUrl) -> AsyncIterator[httpcore2.Response]:
+    async def _request(self, remote: RemoteUrl) -> AsyncIterator[httpcore2.Response]:
         async with self._dialler.request("GET", remote, {"Accept": "*/*"}) as response:
             try:
                 yield response
             except FAILURES as error:
-                raise _Failed(f"the host answered {response.status} and broke off") from error
+                raise _FetchError(f"the host answered {response.status} and broke off") from error
 
-    async def _read(self, response: httpcore2.Response, where: str, received: _Received) -> bytes:
+    async def _read(self, response: httpcore2.Response, field_name: str, received: _FetchedBytes) -> bytes:
         if response.status != 200:
-            raise _Failed(f"the host answered {response.status}")
+            raise _FetchError(f"the host answered {response.status}")
         encodings = [value.lower() for name, value in response.headers if name.lower() == b"content-encoding"]
         if any(encoding != b"identity" for encoding in encodings):
-            raise _Failed("the host sent the bytes with a Content-Encoding that was not asked for")
+            raise _FetchError("the host sent the bytes with a Content-Encoding that was not asked for")
         content, connection = bytearray(), connection_of(response)
         async for piece in response.aiter_stream():
-            await received.add(len(piece), where)
+            await received.add(len(piece), field_name)
             content += piece
             if connection.nbytes > 2 * len(content) + HEAD_BYTES:
-                raise _Failed("the host sent more about its bytes than bytes: chunks of one, perhaps")
+                raise _FetchError("the host sent more about its bytes than bytes: chunks of one, perhaps")
         if not content:
-            raise _Failed("the host answered 200 without a byte")
+            raise _FetchError("the host answered 200 without a byte")
         return bytes(content)
 
 
-def _joined(url: str, location: str) -> str:
-    """Raises NotAllowed."""
+def _join(url: str, location: str) -> str:
+    """Return the URL of a redirect. Raises NotAllowed."""
     try:
         return urljoin(url, location)
     except ValueError as error:
-        raise NotAllowed(f"a redirect to what is no URL: {error}") from None
+        raise NotAllowed(f"a redirect to what is not a URL: {error}") from None

@@ -1,4 +1,4 @@
-"""Where a client wants to be told how its job has ended."""
+"""Webhook headers: the URL that a client wants to be notified at when its job ends."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ ENDS = tuple(state for state in STATES if state in FINAL_EVENTS)
 
 @dataclass(frozen=True)
 class Webhook:
-    """Empty: nobody wants to be told."""
+    """A webhook; empty if the client wants none."""
 
     url: str = ""
     events: str = ""
-    """Those states of an ended job that count, separated by commas."""
+    """States of an ended job that are reported, separated by commas."""
 
 
 def read_webhook(head: Head, hosts: Collection[tuple[str, int]]) -> Webhook:
-    """hosts: names and ports that may be told. Raises Problem (422)."""
+    """Return the webhook of a request. hosts: names and ports that may be called. Raises Problem (422)."""
     url, events = _read_once(head)
     if url is None:
         if events is not None:
             raise Problem(Kind.INVALID_OPTION, f"given without {URL}", EVENTS)
         return Webhook()
     if not hosts:
-        raise Problem(Kind.INVALID_OPTION, "this service calls nobody back (OPSIN_WEBHOOK_HOSTS)", URL)
+        raise Problem(Kind.INVALID_OPTION, "this service has no webhooks (OPSIN_WEBHOOK_HOSTS)", URL)
     try:
         remote = read(url, hosts)
     except NotAllowed as error:
         raise Problem(Kind.INVALID_OPTION, f"{error}; use an https URL of a host that OPSIN_WEBHOOK_HOSTS lists", URL) from None
-    wanted = ENDS if events is None else [event.strip() for event in events.split(",")]
-    for event in wanted:
-        if event not in ENDS:
-            raise Problem(Kind.INVALID_OPTION, f"{quote(event)}: use {', '.join(ENDS)}, separated by commas", EVENTS)
-    return Webhook(f"https://{remote.authority}{remote.target}", ",".join(wanted))  # as the queue tells hosts apart
+    states = ENDS if events is None else [event.strip() for event in events.split(",")]
+    for state in states:
+        if state not in ENDS:
+            raise Problem(Kind.INVALID_OPTION, f"{quote(state)}: use {', '.join(ENDS)}, separated by commas", EVENTS)
+    return Webhook(f"https://{remote.authority}{remote.target}", ",".join(states))  # as the queue tells hosts apart
 
 
 def refuse_webhook(head: Head) -> None:
-    """Raises Problem (422) where the answer is not to come later."""
+    """Refuse webhooks of a request that is not asynchronous. Raises Problem (422)."""
     for name, value in zip((URL, EVENTS), _read_once(head), strict=True):
         if value is not None:
             raise Problem(Kind.INVALID_OPTION, f"only requests with `Prefer: {RESPOND_ASYNC}` are called back", name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -13,16 +14,17 @@ from starlette.responses import Response
 
 from server.concurrency.client_bound import ClientBound
 from server.gateway.inference import error_mapping
-from server.gateway.inference.body import job_field
-from server.gateway.inference.rendering import Presenting
-from server.gateway.inference.runner import outputs_of, timing_of
-from server.gateway.inference.task_interface import Planned
+from server.gateway.inference.preparation import build_timing, replies_to_outputs, to_ms, to_numpy
+from server.gateway.inference.rendering import ResponseRenderer
+from server.gateway.inference.stages import AnsweredRequest, PreparedRequest, TaskPlan, job_field
+from server.gateway.inference.webhook_headers import Webhook
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import Head
 from server.queue import keys
-from server.queue.errors import RecordLost, RedisUnavailable
+from server.queue.errors import IdempotencyConflict, RecordLost, RedisUnavailable, Refused
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.record import OPEN_STATES, JobProgress, Record, rfc3339
+from server.queue.messages import WEBHOOKS, QueuedJob
+from server.queue.record import OPEN_STATES, JobProgress, Record, RecordDraft, rfc3339
 from server.tasks.capabilities import offered_media_types, plan_type
 from server.tasks.registry import TASKS, route_of
 
@@ -31,6 +33,8 @@ MAX_SHOWN_ID_CHARS = 64
 RESPONSE_WAIT_S = 60.0
 """Maximum time that an answer waits for its client's share."""
 RETRY_AFTER = 5
+RESULT_OVERHEAD = 1024
+"""Bytes of a stored reply in addition to its arrays, and of its share in the record and its events."""
 MAX_INLINE_RESULT_BYTES = 64 * 1024
 """Maximum size of results that are presented in the event loop, without a wait for the client's turn, and replayed within events."""
 
@@ -112,11 +116,46 @@ class SharedResponses:
 
 
 class JobService:
-    def __init__(self, dispatcher: Dispatcher, presenting: Presenting, results_max_bytes: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, renderer: ResponseRenderer, results_max_bytes: int) -> None:
         """results_max_bytes: of stored results whose answers are made or sent at the same time."""
         self._dispatcher = dispatcher
-        self._presenting = presenting
+        self._renderer = renderer
         self._answers = SharedResponses(results_max_bytes)
+
+    async def admit(self, prepared: PreparedRequest, idempotency_key: str, webhook: Webhook) -> Record:
+        """Queue a request as a job of its client, which outlives this gateway. Raises Problem, and what the Dispatcher raises."""
+        context, plan, (counted, unit) = prepared.context, msgspec.msgpack.encode(prepared.plan), prepared.progress_total
+        needs = WEBHOOKS if webhook.url else ""
+        draft = RecordDraft(
+            task=prepared.task.name,
+            bundle=prepared.spec.id,
+            digest=prepared.spec.digest(),
+            part=prepared.part,
+            items=prepared.items,
+            counted=counted,
+            counted_unit=unit,
+            priority=prepared.priority,
+            request_id=context.request_id,
+            prepare_ms=to_ms(prepared.prepare_s),
+            fingerprint=prepared.fingerprint,
+            idem=_hash_key(context.key.name, idempotency_key) if idempotency_key else "",
+            key_name=context.key.name,
+            bound=len(plan) + sum(_result_bound(prepared, job) for job in prepared.jobs),
+            webhook=webhook.url,
+            webhook_events=webhook.events,
+        )
+
+        def make_jobs(record: str) -> list[QueuedJob]:
+            return [
+                msgspec.structs.replace(job, id=f"{record}-{index}", record=record, needs=needs) for index, job in enumerate(prepared.jobs)
+            ]
+
+        try:
+            return await self._dispatcher.records.admit(draft, plan, make_jobs, max_items=context.key.max_items)
+        except IdempotencyConflict:
+            raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
+        except Refused as refused:
+            raise error_mapping.of_refused(refused, prepared.part) from None
 
     async def read(self, job_id: str, key_name: str) -> Record:
         """Return the job of the API key with this name; empty for one that was sent without a key.
@@ -146,11 +185,11 @@ class JobService:
             raise Problem(Kind.JOB_CANCELLED, "the job was cancelled before it had a result")
         if record.state == "failed":
             raise job_problem(record)
-        planned = await self.plan(record)
-        async with self.answer(record, planned, head.negotiate(offered_media_types(planned.task, planned.plan)), client) as response:
+        plan = await self.plan(record)
+        async with self.answer(record, plan, head.negotiate(offered_media_types(plan.task, plan.plan)), client) as response:
             yield response
 
-    async def plan(self, record: Record) -> Planned:
+    async def plan(self, record: Record) -> TaskPlan:
         """Return the plan of a job. Raises Problem: 501 for a task that this gateway does not know, 404 if the spec is gone."""
         task = TASKS.get(record.task)
         if task is None:
@@ -159,37 +198,44 @@ class JobService:
         if spec is None or plan is None:
             raise unknown_job(record.id)
         try:
-            return Planned(task, spec, msgspec.msgpack.decode(plan, type=plan_type(task)))
+            return TaskPlan(task, spec, msgspec.msgpack.decode(plan, type=plan_type(task)))
         except msgspec.MsgspecError as error:
             raise RedisUnavailable.unreadable(keys.record(record.id), error) from error
 
     @asynccontextmanager
-    async def answer(self, record: Record, planned: Planned, media_type: str, client: str) -> AsyncIterator[Response]:
+    async def answer(self, record: Record, plan: TaskPlan, media_type: str, client: str) -> AsyncIterator[Response]:
         """Hold the answer of a job that is done, until it has been sent. Raises Problem."""
-        make = partial(self._present, record, planned, media_type, client)
+        make = partial(self._present, record, plan, media_type, client)
         if record.results <= MAX_INLINE_RESULT_BYTES:
             yield await make()
             return
         async with self._answers.hold((record.id, media_type), client, record.results, make) as response:
             yield response
 
-    async def _present(self, record: Record, planned: Planned, media_type: str, client: str) -> Response:
+    async def _present(self, record: Record, plan: TaskPlan, media_type: str, client: str) -> Response:
         replies = await self._dispatcher.records.replies(record)
         if replies is None:
             raise unknown_job(record.id)
         run_s = ((record.finished_ms or record.created_ms) - record.created_ms) / 1000
         prepare = record.prepare_ms / 1000
-        timing = timing_of(replies, prepare=prepare, round_trip=run_s, total=prepare + run_s)
-        return await self._presenting.respond(
-            planned,
-            outputs_of(replies),
-            timing,
-            media_type,
+        timing = build_timing(replies, prepare_s=prepare, round_trip_s=run_s, total_s=prepare + run_s)
+        answered = AnsweredRequest(
+            *(plan.task, plan.spec, plan.plan, replies_to_outputs(replies), timing, media_type),
             client=client,
             key_name=record.key_name,
             request_id=record.request_id,
-            at_once=record.results <= MAX_INLINE_RESULT_BYTES,
+            is_large=record.results > MAX_INLINE_RESULT_BYTES,
         )
+        return await self._renderer.present(answered)
+
+
+def _hash_key(key_name: str, idempotency_key: str) -> str:
+    """Return a hash, since two API keys may use the same Idempotency-Key. No header holds the character between them."""
+    return hashlib.sha256(f"{key_name}\0{idempotency_key}".encode() if key_name else idempotency_key.encode()).hexdigest()
+
+
+def _result_bound(prepared: PreparedRequest, job: QueuedJob) -> int:
+    return prepared.task.result_bound(prepared.plan, prepared.spec, to_numpy(job.arrays)) + RESULT_OVERHEAD
 
 
 def job_document(record: Record) -> JobDocument:

@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from server.gateway.inference.body import MAX_FIELD_BYTES, Submission, decode_base64, decode_fields, item_field, read_field
+from server.gateway.inference.body import MAX_FIELD_BYTES, RequestBody, decode_base64, decode_fields, read_field
 from server.gateway.inference.error_mapping import of_refusal
+from server.gateway.inference.stages import item_field
 from server.gateway.inference.task_interface import CommonOptions, TaskInterface
 from server.http.json_outline import Outline
 from server.http.problems import Kind, Problem
 from server.quote import quote
-from server.tasks.base import Item
 from server.tasks.embedding.embed import EmbedOptions, check_text
 from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
@@ -39,7 +37,7 @@ ACCEPTED = 'a text, {"text": "…"} or {"image": "<base64 or data URI>"}, or a l
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    submission: Submission
+    parts: dict[str, list[bytes]]
     """Parts of the request. Images are before texts, since errors name the items of a request by its first part."""
     common: CommonOptions
     options: EmbedOptions
@@ -50,11 +48,11 @@ class EmbeddingRequest:
     def count(self) -> int:
         return sum(map(len, self.indices.values()))
 
-    def take_items(self) -> list[Item]:
-        """Return an item for each image, and one for all texts. Afterwards only the list holds them."""
-        texts = self.submission.parts.pop("text", None)
-        images: list[Item] = [{"image": image} for image in self.submission.parts.pop("image", ())]
-        return images if texts is None else [*images, {"text": msgspec.json.encode([text.decode() for text in texts])}]
+    def take_parts(self) -> dict[str, list[bytes]]:
+        """Return the parts, which are removed."""
+        parts = dict(self.parts)
+        self.parts.clear()
+        return parts
 
     def field(self, name: str | None) -> str | None:
         """Return the field of the body for one that the task names: `image[1]` is the second image, wherever it is in `input`."""
@@ -78,15 +76,14 @@ def read_embedding_request(content: bytes, max_images: int) -> EmbeddingRequest:
     if modality not in (None, *MODALITIES):
         raise Problem(Kind.INVALID_OPTION, f"{quote(modality)} must be one of {', '.join(MODALITIES)}", "modality")
     elements = _elements(fields.get("input"))
-    submission = Submission(INTERFACE, max_images, parts={"image": [], "text": []})
+    body = RequestBody(INTERFACE, max_images, parts={"image": [], "text": []})
     indices: dict[str, list[int]] = {"image": [], "text": []}
     for index, element in enumerate(elements):
         field = item_field("input", index, len(elements))
         part, value = _part(element, modality or "text", field)
-        _add(submission, part, _image(value, field) if part == "image" else _text(value, field), field)
+        _add(body, part, _image(value, field) if part == "image" else _text(value, field), field)
         indices[part].append(index)
-    submission.parts = {part: elements_of_part for part, elements_of_part in submission.parts.items() if elements_of_part}
-    return EmbeddingRequest(submission, common, options, indices)
+    return EmbeddingRequest({part: contents for part, contents in body.parts.items() if contents}, common, options, indices)
 
 
 def _options(fields: Mapping[str, Any]) -> tuple[CommonOptions, EmbedOptions]:
@@ -155,8 +152,8 @@ def _image(value: str | memoryview, field: str) -> bytes:
     return image
 
 
-def _add(submission: Submission, part: str, content: bytes, field: str) -> None:
+def _add(body: RequestBody, part: str, content: bytes, field: str) -> None:
     try:
-        submission.add_part(part, content)
+        body.add_part(part, content)
     except Problem as problem:
         raise Problem(problem.kind, problem.detail, field) from problem

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from server.gateway.inference.runner import Timing
+from server.gateway.inference.stages import Timing
 from server.gateway.jobs.service import JobDocument, Links, events_url, result_url
 from server.gateway.open_inference import errors
 from server.gateway.openai.errors import to_document

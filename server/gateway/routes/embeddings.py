@@ -16,15 +16,16 @@ from starlette.routing import Route
 
 from server.gateway import app_state
 from server.gateway.app_state import Gateway
-from server.gateway.inference.admission import Visit
 from server.gateway.inference.body import refuse_encoding
+from server.gateway.inference.context import RequestContext
 from server.gateway.inference.error_mapping import answered
+from server.gateway.inference.resolution import resolve_request
+from server.gateway.inference.stages import ParsedRequest, ResolvedRequest
 from server.gateway.openai import errors
-from server.gateway.openai.embedding_request import EmbeddingRequest, read_embedding_request
+from server.gateway.openai.embedding_request import INTERFACE, EmbeddingRequest, read_embedding_request
 from server.gateway.openapi import responses
-from server.gateway.routes.tasks import Sent, resolve
 from server.http.problems import Kind, Problem
-from server.http.requests import DisconnectWatcher, read_body
+from server.http.requests import read_body
 from server.tasks.base import JSON, Outputs
 from server.tasks.embedding import text_jobs
 from server.tasks.embedding.embed import encode_vectors
@@ -120,44 +121,51 @@ def operation() -> dict[str, Any]:
     }
 
 
-async def _answer(request: Request, here: Gateway) -> Response:
-    async with here.admission.admit(request.scope, "rest") as visit:
-        visit.head.negotiate((JSON,))
-        refuse_encoding(visit.head)
-        content = await read_body(request.receive, here.settings.max_body_bytes, visit.reservation)
-        read = partial(read_embedding_request, content, here.settings.max_images)
-        asked = await here.large_bodies.in_turn(visit.client, len(content), read)
-        received = len(content)
-        del content, read  # they may be large, and are not needed while their items wait
+async def _answer(request: Request, gateway: Gateway) -> Response:
+    async with gateway.admission.enter(request.scope, request.receive) as context:
+        context.head.negotiate((JSON,))
+        refuse_encoding(context.head)
+        body = await _read(context, gateway)
+        context.watch(gateway.ticks)
         try:
-            with DisconnectWatcher(here.ticks, request.receive, visit.limit):
-                return await _run(asked, here, visit, received)
+            return await _run(body, context, gateway)
         except Problem as problem:
-            raise Problem(problem.kind, problem.detail, asked.field(problem.field), problem.retry_after) from problem
+            raise Problem(problem.kind, problem.detail, body.field(problem.field), problem.retry_after) from problem
 
 
-async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: int) -> Response:
-    """All of the images and texts, or none. Raises Problem with the task's names of fields."""
-    wanted = await resolve(Sent({}, asked.submission, asked.common, asked.options), here, visit)
-    items = asked.take_items()
-    await visit.reservation.resize(len(items), visit.reservation.nbytes)
-    answer = await here.inference.run(items, wanted, visit)
-    began = time.perf_counter()
-    vectors, truncated = _vectors(answer.outputs, asked)
-    read = text_jobs.tokens_read(answer.outputs)
-    write = partial(_encode, vectors, asked.options.encoding, wanted.spec.id, truncated, Usage(read, read))
-    content = await here.large_bodies.in_turn(visit.client, BYTES_OF_NUMBER * vectors.size, write)
+async def _read(context: RequestContext, gateway: Gateway) -> EmbeddingRequest:
+    content = await read_body(context.receive, gateway.settings.max_body_bytes, context.reservation)
+    context.payload_bytes = len(content)
+    parse = partial(read_embedding_request, content, gateway.settings.max_images)
+    return await gateway.large_bodies.in_turn(context.client, len(content), parse)
+
+
+async def _run(body: EmbeddingRequest, context: RequestContext, gateway: Gateway) -> Response:
+    """Answer all of the images and texts, or none. Raises Problem with the task's names of fields."""
+    answered = await gateway.runner.submit(await gateway.runner.prepare(await _resolve(body, context, gateway)))
+    started_at = time.perf_counter()
+    vectors, truncated = _vectors(answered.outputs, body)
+    tokens = text_jobs.tokens_read(answered.outputs)
+    write = partial(_encode, vectors, body.options.encoding, answered.spec.id, truncated, Usage(tokens, tokens))
+    content = await gateway.large_bodies.in_turn(context.client, BYTES_OF_NUMBER * vectors.size, write)
     response = Response(content, media_type=JSON)
-    here.count_answer(wanted.spec, began, len(response.body), received)
+    gateway.metrics.count_answer(answered.spec, started_at, len(response.body), context.payload_bytes)
     return response
 
 
-def _vectors(outputs: Sequence[Outputs], asked: EmbeddingRequest) -> tuple[NDArray[np.float32], int]:
+async def _resolve(body: EmbeddingRequest, context: RequestContext, gateway: Gateway) -> ResolvedRequest:
+    """Raises Problem. From now on the result alone holds the parts: they may be large, and are not needed while their jobs wait."""
+    resolved = await resolve_request(ParsedRequest(context, INTERFACE, body.common, body.options, body.take_parts()), gateway)
+    await context.reservation.resize(len(resolved.items), context.reservation.nbytes)
+    return resolved
+
+
+def _vectors(outputs: Sequence[Outputs], body: EmbeddingRequest) -> tuple[NDArray[np.float32], int]:
     """Return the vectors (n, dim) in the order of `input`, and how many texts lost their end."""
     images = [one["embedding"] for one in outputs if "places" not in one]
     read = text_jobs.vectors(outputs)
-    by_index = dict(zip(asked.indices["image"], images, strict=True))
-    by_index |= {index: read[place][0] for place, index in enumerate(asked.indices["text"])}
+    by_index = dict(zip(body.indices["image"], images, strict=True))
+    by_index |= {index: read[place][0] for place, index in enumerate(body.indices["text"])}
     return np.stack([by_index[index] for index in range(len(by_index))]), sum(truncated for _, truncated in read.values())
 
 

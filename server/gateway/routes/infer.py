@@ -15,9 +15,9 @@ from starlette.routing import Route
 from models.bundle import BundleSpec
 from server.gateway import app_state
 from server.gateway.app_state import Gateway
-from server.gateway.inference.admission import Visit
+from server.gateway.inference.context import RequestContext
 from server.gateway.inference.error_mapping import answered, of_refusal
-from server.gateway.inference.runner import Asked
+from server.gateway.inference.stages import ResolvedRequest
 from server.gateway.open_inference import compression, protocol_model
 from server.gateway.open_inference.errors import invalid, to_response
 from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
@@ -25,7 +25,7 @@ from server.gateway.open_inference.outputs import check_outputs, write_outputs
 from server.gateway.open_inference.protocol_model import ProtocolModel
 from server.gateway.open_inference.tensors import InferRequest, decode_request, encode_response
 from server.gateway.openapi.responses import INFER
-from server.http.requests import MAX_TIMEOUT, DisconnectWatcher, read_body
+from server.http.requests import MAX_TIMEOUT, read_body
 from server.queue.messages import Priority
 from server.quote import quote
 from server.tasks.base import Arrays, Item
@@ -72,89 +72,94 @@ def operation(path: str) -> dict[str, Any]:
 
 
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
-    here = app_state.of(request)
-    known = here.directory.last_known(name if version is None else f"{name}@{version}")
-    task = None if known is None else main_task(known)
-    takes_long = isinstance(task, TakesSteps)
-    async with here.admission.admit(request.scope, "open-inference", takes_long=takes_long) as visit:
-        asked, received, inflated = await _read(request, here, visit)
-        if _priority(asked) == "low":
-            await visit.lower()
-        with DisconnectWatcher(here.ticks, request.receive, visit.limit):
-            spec = await protocol_model.find(here, name, version)
-            visit.resolved(spec)
-            offered = protocol_model.protocol_model(spec, asked)
-            if isinstance(offered.task, TakesSteps) and _timeout(asked) is None:
-                visit.set_deadline(here.settings.job_timeout)
-            check_outputs(asked, name, offered.outputs)
-            items = await here.large_bodies.in_turn(
-                visit.client, inflated, partial(read_items, asked, name, offered.inputs, offered.parts, here.settings.max_images)
-            )
-            await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
-            asked = replace(asked, inputs=())  # they may be large, and are not needed while their items wait
-            part = next(declared.name for declared in offered.inputs if declared.name in items[0])
-            wanted = await here.text_cache.recall(_plan(asked, offered, spec, part, visit), visit.client)
-            answer = await here.inference.run(items, wanted, visit)
-            await here.text_cache.learn(wanted, answer.outputs, visit.client)
-        began = time.perf_counter()
-        arrays, told = await here.presenting.to_tensors(wanted, answer.outputs, client=visit.client)
-        write = partial(_respond, request, asked, spec, offered, arrays, told)
-        response = await here.presenting.aside(wanted, answer.outputs, write, client=visit.client)
-        here.count_answer(spec, began, len(response.body), received)
+    gateway = app_state.of(request)
+    spec = gateway.directory.last_known(name if version is None else f"{name}@{version}")
+    is_long_running = spec is not None and isinstance(main_task(spec), TakesSteps)
+    entering = gateway.admission.enter(request.scope, request.receive, protocol="open-inference", is_long_running=is_long_running)
+    async with entering as context:
+        resolved, offer, body = await _resolve(context, gateway, name, version)
+        prepared = await gateway.runner.prepare(resolved)
+        del resolved  # its items may be large, and are not needed while their jobs wait
+        answered = await gateway.runner.submit(prepared)
+        del prepared
+        started_at = time.perf_counter()
+        arrays, parameters = await gateway.renderer.to_tensors(answered)
+        write = partial(_respond, context, body, answered.spec, offer, arrays, parameters)
+        response = await gateway.renderer.run_in_thread_if_slow(answered, write)
+        gateway.metrics.count_answer(answered.spec, started_at, len(response.body), context.payload_bytes)
         return response
 
 
-async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferRequest, int, int]:
-    """The request, the bytes of its body, and as many as they are inflated; its deadline is set. Raises Problem."""
-    content = await read_body(request.receive, here.settings.max_body_bytes, visit.reservation)
-    header_length = visit.head.first(HEADER_LENGTH.lower().encode())
+async def _resolve(
+    context: RequestContext, gateway: Gateway, name: str, version: str | None
+) -> tuple[ResolvedRequest, ProtocolModel, InferRequest]:
+    """Return the request for a bundle, how the protocol offers the bundle, and the body without its inputs. Raises Problem."""
+    body, inflated_bytes = await _read(context, gateway)
+    if _priority(body) == "low":
+        await gateway.admission.mark_low_priority(context)
+    context.watch(gateway.ticks)
+    spec = await protocol_model.find(gateway, name, version)
+    context.set_bundle(spec)
+    offer = protocol_model.protocol_model(spec, body)
+    if isinstance(offer.task, TakesSteps) and _timeout(body) is None:
+        context.set_deadline(gateway.settings.job_timeout)
+    check_outputs(body, name, offer.outputs)
+    read = partial(read_items, body, name, offer.inputs, offer.parts, gateway.settings.max_images)
+    items = await gateway.large_bodies.in_turn(context.client, inflated_bytes, read)
+    await context.reservation.resize(len(items), max(context.reservation.nbytes, sum(map(_size, items))))
+    part = next(declared.name for declared in offer.inputs if declared.name in items[0])
+    try:
+        plan = plan_of(offer.task, offer.read_options(body.parameters), spec)
+    except InvalidOption as error:
+        raise of_refusal(error) from error
+    priority = context.check_priority(_priority(body))
+    resolved = ResolvedRequest(offer.task, spec, plan, context, part=part, priority=priority, items=items)
+    return resolved, offer, replace(body, inputs=())
 
-    in_turn = partial(here.large_bodies.in_turn, visit.client)
-    encoding = visit.head.first(b"content-encoding") or ""
-    plain = await compression.inflate(content, encoding, here.settings.max_body_bytes, visit.reservation, in_turn)
-    asked = await in_turn(len(plain), partial(decode_request, plain, header_length, raw_input=FIRST_INPUT))
-    seconds = _timeout(asked)
+
+async def _read(context: RequestContext, gateway: Gateway) -> tuple[InferRequest, int]:
+    """Return the body and its inflated size in bytes; the deadline is set. Raises Problem."""
+    head, limit = context.head, gateway.settings.max_body_bytes
+    content = await read_body(context.receive, limit, context.reservation)
+    context.payload_bytes = len(content)
+    in_turn = partial(gateway.large_bodies.in_turn, context.client)
+    plain = await compression.inflate(content, head.first(b"content-encoding") or "", limit, context.reservation, in_turn)
+    decode = partial(decode_request, plain, head.first(HEADER_LENGTH.lower().encode()), raw_input=FIRST_INPUT)
+    body = await in_turn(len(plain), decode)
+    seconds = _timeout(body)
     if seconds is not None:
-        visit.set_deadline(seconds)
-    return asked, len(content), len(plain)
+        context.set_deadline(seconds)
+    return body, len(plain)
 
 
 def _size(item: Item) -> int:
     return sum(map(len, item.values()))
 
 
-def _timeout(asked: InferRequest) -> float | None:
-    """`timeout` in microseconds → seconds; None where the server's default holds."""
-    timeout = asked.parameters.get("timeout", 0)
+def _timeout(body: InferRequest) -> float | None:
+    """Return `timeout`, in microseconds, in seconds. None: the service's default."""
+    timeout = body.parameters.get("timeout", 0)
     if type(timeout) is not int or not 0 <= timeout <= MAX_TIMEOUT * 1e6:
         raise invalid(f"timeout: {quote(timeout)} must be an integer of microseconds, from 0 to {MAX_TIMEOUT * 1e6:.0f}")
     return timeout / 1e6 or None
 
 
-def _priority(asked: InferRequest) -> Priority | None:
-    level = asked.parameters.get("priority", 0)
+def _priority(body: InferRequest) -> Priority | None:
+    level = body.parameters.get("priority", 0)
     if type(level) is not int or level not in PRIORITIES:
         raise invalid(f"priority: {quote(level)} must be 1 (high), 2 (normal), 3 (low) or 0 (default)")
     return PRIORITIES[level]
 
 
-def _plan(asked: InferRequest, offered: ProtocolModel, spec: BundleSpec, part: str, visit: Visit) -> Asked:
-    try:
-        plan = plan_of(offered.task, offered.read_options(asked.parameters), spec)
-    except InvalidOption as error:
-        raise of_refusal(error) from error
-    return Asked(offered.task, spec, plan, part, visit.priority(_priority(asked)))
-
-
 def _respond(
-    request: Request, asked: InferRequest, spec: BundleSpec, offered: ProtocolModel, arrays: Arrays, told: Mapping[str, Any]
+    context: RequestContext, body: InferRequest, spec: BundleSpec, offer: ProtocolModel, arrays: Arrays, parameters: Mapping[str, Any]
 ) -> Response:
-    tensors = write_outputs(asked, offered.outputs, arrays)
-    content, header_length = encode_response(spec.name, spec.version, asked.id, tensors, told)
+    tensors = write_outputs(body, offer.outputs, arrays)
+    content, header_length = encode_response(spec.name, spec.version, body.id, tensors, parameters)
     headers = {"Content-Type": "application/json"}
     if header_length is not None:
         headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(header_length)}
-    encoding = compression.requested_encoding(request.headers.get("accept-encoding"))
+    encoding = compression.requested_encoding(context.head.first(b"accept-encoding"))
     if encoding is not None:
         content = compression.compress(content, encoding)
         headers["Content-Encoding"] = encoding

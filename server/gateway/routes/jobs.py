@@ -14,8 +14,8 @@ from server.concurrency.cancellation import AsyncCancelScope
 from server.gateway import app_state
 from server.gateway.app_state import Gateway
 from server.gateway.auth.middleware import request_key
-from server.gateway.inference.progress_stream import preview_of, started
-from server.gateway.inference.task_interface import Planned
+from server.gateway.inference.progress_stream import encode_preview, encode_start
+from server.gateway.inference.stages import TaskPlan
 from server.gateway.jobs import service
 from server.gateway.jobs.event_subscriptions import EventSubscription
 from server.gateway.jobs.service import MAX_INLINE_RESULT_BYTES
@@ -110,7 +110,7 @@ class Events(Response):
         self._record = record
         self._after = after
         self._client = client
-        self._known: Planned | None = None
+        self._known: TaskPlan | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = scope["state"]["request_id"]
@@ -152,14 +152,14 @@ class Events(Response):
         """The JSON of an event; None for a preview that cannot be shown."""
         match event.name:
             case "started":
-                return started(int(event.data))
+                return encode_start(int(event.data))
             case "preview":
                 return await self._preview(event.data)
             case "done":
                 record = await self._here.jobs.read(self._record.id, self._record.key_name)
                 if replayed and record.results > MAX_INLINE_RESULT_BYTES:
                     return msgspec.json.encode({"result": service.result_url(record.id)})
-                answer = self._here.jobs.answer(record, await self._planned(), JSON, self._client)
+                answer = self._here.jobs.answer(record, await self._plan(), JSON, self._client)
                 return bytes((await held.enter_async_context(answer)).body)
             case "failed":
                 record = await self._here.jobs.read(self._record.id, self._record.key_name)
@@ -173,9 +173,9 @@ class Events(Response):
         except (UnknownVersion, msgspec.MsgspecError) as error:
             log.warning("a preview cannot be read", reason=str(error))
             return None
-        return preview_of(await self._planned(), report)
+        return encode_preview(await self._plan(), report)
 
-    async def _planned(self) -> Planned:
+    async def _plan(self) -> TaskPlan:
         if self._known is None:
             self._known = await self._here.jobs.plan(self._record)
         return self._known
