@@ -192,7 +192,7 @@ def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
 
 def test_what_is_kept_of_a_step_keeps_no_batch() -> None:
     scores, groups = torch.zeros(8, LABELS), torch.zeros(8, 4, 98, dtype=torch.int32)
-    kept = ViewTrace(told=True, traced=True).after(scores[1], {"groups": groups[1]})
+    kept = ViewTrace(keeps_scores=True, keeps_groups=True).after(scores[1], {"groups": groups[1]})
     assert [one.untyped_storage().nbytes() for one in (*kept.scores, *kept.groups[0].values())] == [4 * LABELS, 4 * 4 * 98]
     assert kept.nbytes == 4 * LABELS + 4 * 4 * 98
 

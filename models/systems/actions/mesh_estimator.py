@@ -21,8 +21,7 @@ from models.people.smpl import SMPLBody, SMPLOutput, SMPLParameters
 from models.people.track_batch import POSE_VALUES
 from models.people.tracklets import DEPTH_UNIT, JOINT_COUNT
 from models.systems.actions.detection_scale import Detail, long_side
-from models.systems.actions.following import PhalpIdentityTracker
-from models.systems.actions.pose_estimator import Detections, DetectorInput, IdentityTracker, PersonObservations
+from models.systems.actions.pose_estimator import Detections, DetectorInput, IdentityTracker, PersonObservations, PhalpIdentityTracker
 from models.systems.hmr2.model import HMR2
 from models.systems.onnx.pose_detector import PoseGraph
 from models.systems.phalp.tracker import TrackerConfig

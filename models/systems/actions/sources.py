@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from models.layers.stepwise import InvalidInput
 from models.media.video import ClipInfo, ClipLimits, FrameNotReady, Frames, SampledFrame, VideoError, bytes_ahead, decoder_bytes
-from models.systems.actions.looking import WindowProgress
 from models.systems.actions.person_tracks import TrackDetection
+from models.systems.actions.window_progress import WindowProgress
 
 ROW_EPS = 1e-6
 """Part of a row that counts as none."""

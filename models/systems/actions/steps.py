@@ -25,13 +25,13 @@ from models.systems.actions.detection_loop import DetectionLoop, WindowJob
 from models.systems.actions.detection_scale import Detail, cost
 from models.systems.actions.job_inputs import detail_of, make_source
 from models.systems.actions.job_stats import JobStats
-from models.systems.actions.looking import FrameResult
 from models.systems.actions.output_arrays import track_arrays
 from models.systems.actions.person_tracks import PersonTrack, TrackDetection, TrackWindow
 from models.systems.actions.pipeline import ActionPipeline
 from models.systems.actions.pose_estimator import IdentityTracker, PersonObservations
 from models.systems.actions.second_scores import ScoreAccumulator
 from models.systems.actions.sources import TrackSource, VideoSource
+from models.systems.actions.window_progress import FrameResult
 
 WINDOWS_AT_ONCE = 16
 """Windows of LART in a step, of all jobs together: what other work waits for."""

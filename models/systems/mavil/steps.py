@@ -86,7 +86,7 @@ class AudioVisualState(JobState):
         return outputs | {"frames_at": self.source.seconds[: self.window]} if outputs and self.source.seconds is not None else outputs
 
     def outputs(self) -> dict[str, Tensor]:
-        """Return scores float32 (classes,), their mean over the windows; tokens int32 (2,); `clip_account`; the timeline; and traces with
+        """Return scores float32 (classes,), their mean over the windows; tokens int32 (2,); `clip_stats`; the timeline; and traces with
         grids."""
         traces = self.timeline.traces()
         grids = {name: torch.tensor(grid, dtype=torch.int32) for name, grid in self.grids.items()} if traces else {}
@@ -129,7 +129,7 @@ class MAViLSteps:
         ready = _ready_windows(jobs_states)
         alike: dict[tuple[Modality, MergeSchedules, bool], list[int]] = {}
         for job in ready:
-            alike.setdefault((jobs_states[job].use, jobs_states[job].merge, jobs_states[job].timeline.traced), []).append(job)
+            alike.setdefault((jobs_states[job].use, jobs_states[job].merge, jobs_states[job].timeline.keeps_groups), []).append(job)
         for (use, merge, traced), jobs in alike.items():
             output = self._forward(use, merge, [ready[job] for job in jobs], traced)
             scores, groups = self._window_scores(output), self._token_groups(output, use, merge) if traced else {}
@@ -148,7 +148,7 @@ class MAViLSteps:
         scores = torch.zeros(self._model.config.classes, dtype=torch.float64, device=next(self._model.parameters()).device)
         source = self._source_factory.make(job, options, with_audio=use != "sight", with_video=use != "sound")
         return AudioVisualState(
-            source, use, MergeSchedules.from_options(options), scores, timeline=ViewTrace.of(options), grids=self._grids(use)
+            source, use, MergeSchedules.from_options(options), scores, timeline=ViewTrace.from_options(options), grids=self._grids(use)
         )
 
     def _use(self, job: Tensors, options: Mapping[str, Any]) -> Modality:

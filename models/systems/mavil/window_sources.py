@@ -18,8 +18,7 @@ from models.layers.stepwise import InvalidInput, Tensors
 from models.media import audio_windows
 from models.media.fbank import FbankConfig
 from models.media.video import ClipLimits, bytes_ahead, decoder_bytes
-from models.systems.clips.account import clip_stats
-from models.systems.clips.frame_reader import InMemoryFrames, ViewFrameReader
+from models.systems.clips.frame_reader import InMemoryFrames, ViewFrameReader, clip_stats
 from models.systems.mavil.log_mel_stats import LogMelStats
 from models.systems.mavil.preprocessing import FRAME_TOLERANCE, clip_frame_indices, normalise_clip, spectrograms
 
@@ -50,7 +49,7 @@ class WindowSource(Protocol):
         """Return the times of the frames of each window, float64 (windows, T); None without video."""
 
     def stats(self) -> dict[str, Tensor]:
-        """Return statistics as `clip_account` does."""
+        """Return statistics as `clip_stats` does."""
 
     def is_ready(self, window: int) -> bool:
         """Return True if a window can be taken without waiting."""
