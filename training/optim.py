@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import torch
@@ -65,6 +65,21 @@ def optimiser_of(groups: Sequence[ParameterGroup], settings: OptimiserSettings, 
     return torch.optim.SGD(plain, lr=lr, momentum=settings.betas[0])
 
 
+def group_by_decay(
+    model: nn.Module, decay: Callable[[str, nn.Parameter], float], scale: Callable[[str], float] = lambda name: 1.0
+) -> list[ParameterGroup]:
+    """Group trained parameters by weight decay and learning rate scale, which are functions of the name."""
+    groups: dict[tuple[float, float], ParameterGroup] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        key = (decay(name, parameter), scale(name))
+        group = groups.setdefault(key, ParameterGroup(params=[], names=[], weight_decay=key[0], lr_scale=key[1]))
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
 def pretraining_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = False) -> list[ParameterGroup]:
     """Return two groups: biases and other one-dimensional parameters do not decay. Frozen parameters, such as MAE's positions, are omitted.
 
@@ -74,7 +89,7 @@ def pretraining_groups(model: nn.Module, weight_decay: float, *, decay_norms: bo
     def decay(name: str, parameter: nn.Parameter) -> float:
         return 0.0 if name.endswith(".bias") or (parameter.dim() == 1 and not decay_norms) else weight_decay
 
-    return _group((name, parameter, 1.0, decay(name, parameter)) for name, parameter in _trainable(model))
+    return group_by_decay(model, decay)
 
 
 def layer_decay_groups(
@@ -96,23 +111,4 @@ def layer_decay_groups(
     def decay(name: str, parameter: nn.Parameter) -> float:
         return 0.0 if parameter.dim() == 1 or _UNDECAYED.fullmatch(name) else weight_decay
 
-    return _group(
-        (name, parameter, layer_decay ** (top - layer(name)) * scale_of(name), decay(name, parameter))
-        for name, parameter in _trainable(model)
-    )
-
-
-def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
-def _group(parameters: Iterable[tuple[str, nn.Parameter, float, float]]) -> list[ParameterGroup]:
-    """Gather (name, parameter, lr_scale, weight_decay) by the last two."""
-    groups: dict[tuple[float, float], ParameterGroup] = {}
-    for name, parameter, lr_scale, weight_decay in parameters:
-        group = groups.setdefault(
-            (lr_scale, weight_decay), ParameterGroup(params=[], names=[], weight_decay=weight_decay, lr_scale=lr_scale)
-        )
-        group["params"].append(parameter)
-        group["names"].append(name)
-    return list(groups.values())
+    return group_by_decay(model, decay, lambda name: layer_decay ** (top - layer(name)) * scale_of(name))

@@ -16,7 +16,6 @@ from models.systems.mavil.preprocessing import spectrogram
 from training.data.decode import SOUNDS, VIDEOS, read_sound
 from training.data.labelled_files import LabelledFiles, find
 from training.data.source import DataSettings, Sample, SamplePreparation
-from training.errors import DataError
 
 _HOP_S = 0.01
 """Time between frames of a spectrogram."""
@@ -29,9 +28,7 @@ class SoundFilesSettings(DataSettings):
     labelled: bool = True
 
     def open(self, preparation: SamplePreparation) -> Sounds:
-        if preparation.sound is None:
-            raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
-        return Sounds(find(self.path, SOUNDS | VIDEOS, labelled=self.labelled), preparation.sound)
+        return Sounds(find(self.path, SOUNDS | VIDEOS, labelled=self.labelled), preparation.require_sound())
 
 
 @dataclass(frozen=True)

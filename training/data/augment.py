@@ -17,13 +17,14 @@ from torch import Tensor
 
 from models.bundle_schema import Preprocess
 from training.data.load_image import to_model_size
-from training.data.source import Augment
+from training.data.source import SamplePreparation
 
 _ASPECT = (3 / 4, 4 / 3)
 
 
-def prepare_image(image: Image.Image, preprocess: Preprocess, augment: Augment, draw: int) -> Tensor:
-    """RGB image → normalised float32 (3, S, S)."""
+def prepare_image(image: Image.Image, preparation: SamplePreparation, draw: int) -> Tensor:
+    """Augment an RGB image and normalise it to float32 (3, S, S)."""
+    preprocess, augment = preparation.require_preprocess(), preparation.augment
     if augment.crop_scale is None:
         return normalise(np.array(to_model_size(image, preprocess)), preprocess)
     rng = random.Random(draw)

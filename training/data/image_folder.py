@@ -30,8 +30,7 @@ class ImageFolderSettings(DataSettings):
         root = self.path
         if not root.is_dir():
             raise DataError(f"data.path: {root} is not a folder")
-        if preparation.preprocess is None:
-            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        preparation.require_preprocess()
         labels = (
             tuple(sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")))
             if self.labelled
@@ -70,10 +69,8 @@ class ImageFolder:
         return {"files": len(self.files), "listing": hashlib.sha256(listing.encode()).hexdigest()}
 
     def sample(self, index: int, draw: int) -> Sample:
-        preprocess = self.preparation.preprocess
-        assert preprocess is not None
         image = read_image(self.files[index])
-        pixels = prepare_image(image, preprocess, self.preparation.augment, draw)
+        pixels = prepare_image(image, self.preparation, draw)
         return {"pixels": pixels, "label": torch.tensor(self.classes[index])} if self.classes else {"pixels": pixels}
 
 

@@ -39,8 +39,7 @@ class PairsSettings(DataSettings):
         return self
 
     def open(self, preparation: SamplePreparation) -> ImagesWithCaptions:
-        if preparation.preprocess is None:
-            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        preparation.require_preprocess()
         if self.shards is not None:
             archive = open_shards(self.shards, preparation.cache)
             texts = [member.read("txt").decode("utf-8", "replace").strip() for member in archive.members]
@@ -71,12 +70,10 @@ class ImagesWithCaptions:
         return {**self.listing, **self.captions.identity()}
 
     def sample(self, index: int, draw: int) -> Sample:
-        preprocess = self.preparation.preprocess
-        assert preprocess is not None
         source = self.images[index]
         image: Image.Image = image_of(source) if isinstance(source, ShardMember) else read_image(source)
         words = self.captions.read(torch.tensor([index]))[0]
-        return {"pixels": prepare_image(image, preprocess, self.preparation.augment, draw), "words": words}
+        return {"pixels": prepare_image(image, self.preparation, draw), "words": words}
 
 
 def _size(file: Path) -> int | None:

@@ -43,14 +43,13 @@ class RGBDSettings(DataSettings):
     """Samples of each scene in an epoch."""
 
     def open(self, preparation: SamplePreparation) -> RGBDScenes:
-        if preparation.preprocess is None:
-            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        preprocess = preparation.require_preprocess()
         if not self.path.is_dir():
             raise DataError(f"data.path: {self.path} is not a folder")
         scenes = tuple(sorted(file.parent for file in self.path.glob(f"*/{SURFACE}")))
         if not scenes:
             raise DataError(f"data.path: {self.path} has no scenes, which are folders with {SURFACE}")
-        return RGBDScenes(scenes, self, preparation.preprocess)
+        return RGBDScenes(scenes, self, preprocess)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from models.bundle_schema import Clip, Preprocess, Sound
+from training.errors import DataError
 from training.recipe_settings import RecipeSettings
 
 Sample = Mapping[str, Tensor]
@@ -87,6 +88,18 @@ class SamplePreparation:
     words: int = 0
     """Token ids of a caption."""
     cache: Path = Path(".cache/data")
+
+    def require_preprocess(self) -> Preprocess:
+        """Return the preprocessing of images. Raises DataError if the recipe has none."""
+        if self.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        return self.preprocess
+
+    def require_sound(self) -> Sound:
+        """Return the settings of spectrograms. Raises DataError if the recipe has none."""
+        if self.sound is None:
+            raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
+        return self.sound
 
 
 class SampleSource(Protocol):

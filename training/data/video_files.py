@@ -34,8 +34,8 @@ class VideoFilesSettings(DataSettings):
     def open(self, preparation: SamplePreparation) -> Videos:
         if preparation.clip is None or not isinstance(preparation.preprocess, Preprocess):
             raise DataError("clip, preprocess: the recipe does not say how clips are made (frames, stride; image_size, mean, std)")
-        if self.sound and preparation.sound is None:
-            raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
+        if self.sound:
+            preparation.require_sound()
         return Videos(find(self.path, VIDEOS, labelled=self.labelled), self, preparation.clip, preparation)
 
 
@@ -67,14 +67,12 @@ class Videos:
         images = read_frames(file, frame_indices(span, total, clip.frames).tolist(), fps)  # (T, H, W, 3)
         sample = {"clip": self._crop(images, generator), **self.found.target(place)}
         if self.settings.sound:
-            assert self.preparation.sound is not None
-            sample["spectrogram"] = load_spectrogram(file, self.preparation.sound, span[0] / fps)
+            sample["spectrogram"] = load_spectrogram(file, self.preparation.require_sound(), span[0] / fps)
         return sample
 
     def _crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """uint8 (T, H, W, 3) → normalised (3, T, S, S): the same random box and flip for all frames."""
-        preprocess, augment = self.preparation.preprocess, self.preparation.augment
-        assert preprocess is not None
+        preprocess, augment = self.preparation.require_preprocess(), self.preparation.augment
         clip = normalise(images.numpy(), preprocess)  # (3, T, H, W)
         box = random_box(clip.shape[2], clip.shape[3], generator, area=augment.crop_scale or (1.0, 1.0))
         clip = resize_box(clip, box, preprocess.image_size)

@@ -31,8 +31,7 @@ class WebDatasetSettings(DataSettings):
     """`KEY.cls` holds any number of classes, separated by commas."""
 
     def open(self, preparation: SamplePreparation) -> WebImages:
-        if preparation.preprocess is None:
-            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        preparation.require_preprocess()
         archive = open_shards(self.shards, preparation.cache)
         return WebImages(archive, read_labels(self.labels), self.several, preparation)
 
@@ -56,10 +55,8 @@ class WebImages:
         return self.archive.identity()
 
     def sample(self, index: int, draw: int) -> Sample:
-        preprocess = self.preparation.preprocess
-        assert preprocess is not None
         member = self.archive.members[index]
-        pixels = prepare_image(image_of(member), preprocess, self.preparation.augment, draw)
+        pixels = prepare_image(image_of(member), self.preparation, draw)
         return {"pixels": pixels, **self._target(member)} if self.labels else {"pixels": pixels}
 
     def _target(self, member: ShardMember) -> dict[str, Tensor]:

@@ -16,9 +16,8 @@ from training.curation import Captions, Curation, Curator
 from training.errors import DataError
 from training.objectives.checks import require_model, require_tensor
 from training.objectives.contrastive import contrast
-from training.objectives.parameter_groups import group_by_decay
 from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
-from training.optim import ParameterGroup
+from training.optim import ParameterGroup, group_by_decay
 from training.recipe_settings import OptimiserSettings, RecipeSettings
 
 PADDING = 0

@@ -14,9 +14,8 @@ from models.systems.image_text.flip import FLIP
 from models.systems.image_text.maws import MAWSClip
 from training import collectives, random_draws
 from training.objectives.checks import require_model, require_tensor
-from training.objectives.parameter_groups import group_by_decay
 from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
-from training.optim import ParameterGroup
+from training.optim import ParameterGroup, group_by_decay
 from training.recipe_settings import OptimiserSettings
 
 

@@ -14,9 +14,8 @@ from models.systems.vit.model import ViT
 from training import collectives
 from training.collectives import term_of_mean
 from training.objectives.checks import require_model, require_tensor
-from training.objectives.parameter_groups import group_by_decay
 from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
-from training.optim import ParameterGroup
+from training.optim import ParameterGroup, group_by_decay
 from training.recipe_settings import OptimiserSettings
 
 EPS = 1e-6

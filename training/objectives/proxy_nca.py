@@ -20,9 +20,8 @@ from training.curation import Captions
 from training.objectives.checks import require_model, require_tensor
 from training.objectives.cit import CurationRounds, CurationSettings
 from training.objectives.contrastive import ContrastiveObjective, ContrastiveSettings, decay_of
-from training.objectives.parameter_groups import group_by_decay
 from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
-from training.optim import ParameterGroup
+from training.optim import ParameterGroup, group_by_decay
 from training.recipe_settings import OptimiserSettings
 
 _STEM = "vision.patch_embed.encoder."

@@ -55,8 +55,7 @@ class ClipArt(DataSettings):
 
     def open(self, preparation: SamplePreparation) -> ClipArtImages:
         """Open the drawings of the part. Raises DataError."""
-        if preparation.preprocess is None:
-            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        preparation.require_preprocess()
         collection = build(self, preparation.cache)
         held_out = self.part == "test"
         chosen = [n for n, name in enumerate(collection.names) if is_held_out(name, self.held_out_every) == held_out]
@@ -105,9 +104,7 @@ class ClipArtImages:
         dice = random.Random(f"background {draw}")
         coloured = self.settings.part == "train" and dice.random() < self.settings.coloured
         background = (dice.randrange(256), dice.randrange(256), dice.randrange(256)) if coloured else (255, 255, 255)
-        preprocess = self.preparation.preprocess
-        assert preprocess is not None
-        return {"pixels": prepare_image(self.image(index, background), preprocess, self.preparation.augment, draw)}
+        return {"pixels": prepare_image(self.image(index, background), self.preparation, draw)}
 
     def image(self, index: int, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
         """Return one drawing as RGB."""

@@ -125,9 +125,8 @@ class Flags(DataSettings):
 
     def open(self, preparation: SamplePreparation) -> RenderedFlags:
         """Open the artwork to train on. Raises DataError."""
-        if preparation.preprocess is None:
-            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-        return RenderedFlags(build(self, preparation.cache), self, preparation.preprocess)
+        preprocess = preparation.require_preprocess()
+        return RenderedFlags(build(self, preparation.cache), self, preprocess)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
@@ -64,8 +64,7 @@ class NamedDrawings(DataSettings):
 
     def open(self, preparation: SamplePreparation) -> DrawingsWithNames:
         """Open the drawings to train on. Raises DataError."""
-        if preparation.preprocess is None:
-            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        preparation.require_preprocess()
         drawings = drawings_of(self, preparation.cache)
         art = drawings.clip_art[: -(-len(drawings.clip_art) // self.clip_art_every)]
         names = [drawing.texts[ENGLISH].name for drawing in (*drawings.emoji, *art)]
@@ -129,11 +128,10 @@ class DrawingsWithNames:
         label = self._thing(index, dice)
         drawing = (self.drawings.emoji + self.drawings.clip_art)[label]
         image = render_drawing(self.drawings.collections, dice.choice(drawing.images), dice, self.settings)
-        preprocess, augment = self.preparation.preprocess, self.preparation.augment
-        assert preprocess is not None
+        preparation = self.preparation
         if drawing.sided:
-            augment = augment.model_copy(update={"flip": False})
-        pixels = prepare_image(image, preprocess, augment, draw)
+            preparation = replace(preparation, augment=preparation.augment.model_copy(update={"flip": False}))
+        pixels = prepare_image(image, preparation, draw)
         words = self.captions.tokenise(self._texts(drawing, dice))  # (2, length)
         return {"pixels": pixels, "words": words, "label": torch.tensor(label)}
 

@@ -99,12 +99,11 @@ class Renders(DataSettings):
 
     def open(self, preparation: SamplePreparation) -> RenderedScenes:
         """Render the shards that the cache lacks. Raises DataError."""
-        if preparation.preprocess is None:
-            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-        shards = render(self, preparation.preprocess.image_size, preparation.cache)
+        preprocess = preparation.require_preprocess()
+        shards = render(self, preprocess.image_size, preparation.cache)
         if not sum(len(shard.views) for shard in shards):
             raise DataError(f"data.packages: no object of part {self.part} can be rendered")
-        return RenderedScenes(shards, self, preparation.preprocess)
+        return RenderedScenes(shards, self, preprocess)
 
 
 @dataclass(frozen=True)
