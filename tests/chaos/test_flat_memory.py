@@ -19,11 +19,15 @@ from tests.support.waiting import eventually
 
 HOUSE = Path(__file__).parents[2]
 CLIENTS = 3
-WARM, REQUESTS = 250, 1000
-"""Requests until caches are full (64 MiB hold the scenes of 160), and those of which the first and last tenth are compared."""
-SECONDS = 900.0
-"""For these at most."""
-GROWTH = 0.02
+WARM, REQUESTS = 800, 1000
+"""Requests until caches are full, and those of which the first and last tenth are compared.
+
+64 MiB hold the scenes of 160. What malloc has in use stops growing after 700 reconstructions, and stayed level until 2,250.
+"""
+WARM_SECONDS, SECONDS = 1800.0, 900.0
+"""Time limits of both."""
+GROWTH = 0.05
+"""What a heap that is trimmed once a minute varies by; less than 100 KB per request."""
 MEASURED_S = 600.0
 """For the worker to measure its bundles while nothing runs: other backends and batch sizes take memory once."""
 
@@ -50,7 +54,7 @@ def noise(seed: int, side: int) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2700)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("ask", [classify, inpaint, reconstruct, actions])
 def test_a_workers_memory_is_flat_once_its_caches_are_full(ask: Callable[[Client, int], None], tmp_path: Path) -> None:
     with serve(HOUSE / "bundles", cache=tmp_path / "cache") as service:
@@ -59,7 +63,7 @@ def test_a_workers_memory_is_flat_once_its_caches_are_full(ask: Callable[[Client
         process = psutil.Process(worker)
         ready = {f"{model['name']}@{model['version']}" for model in service.get("/v1/models").json()["models"] if model["state"] == "ready"}
         eventually(lambda: ready <= {event["bundle"] for event in service.events("measured")}, "every bundle is measured", MEASURED_S)
-        assert len(_asked(url, process, ask, range(WARM), 2 * SECONDS)) == WARM, "its caches may not be full"
+        assert len(_asked(url, process, ask, range(WARM), WARM_SECONDS)) == WARM, "its caches may not be full"
         read = _asked(url, process, ask, range(WARM, WARM + REQUESTS), SECONDS)
         assert service.children("worker") == [worker]
     tenth = len(read) // 10

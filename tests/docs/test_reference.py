@@ -30,7 +30,7 @@ def test_every_setting_with_its_default(reference: ModuleType) -> None:
     rows = [line for line in reference.settings().splitlines() if line.startswith("| `OPSIN_")]
     assert len(rows) == len(Settings.model_fields)
     assert "| `OPSIN_MAX_IMAGES` | `int`, above 0 | `32` |  |" in rows
-    assert any(row.startswith("| `OPSIN_JOB_TIMEOUT`") and "Deadline of asynchronous jobs" in row for row in rows)
+    assert any(row.startswith("| `OPSIN_JOB_TIMEOUT`") and "Default deadline of asynchronous jobs" in row for row in rows)
 
 
 def test_every_route_with_its_errors(reference: ModuleType) -> None:
