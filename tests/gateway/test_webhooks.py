@@ -22,7 +22,7 @@ from server.gateway.webhooks.signing import SigningSecrets
 from server.http.outbound import Dialler
 from server.http.requests import Head
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.webhook_queue import MOST_OF_HOST
+from server.queue.gateway.webhook_queue import MAX_PER_HOST
 from server.queue.messages import QueuedJob
 from server.supervisor.private_valkey import PrivateValkey
 from server.telemetry.metrics import GatewayMetrics
@@ -278,7 +278,7 @@ async def test_a_host_has_half_of_the_places_and_the_others_the_rest(url: str) -
     async with queues.gateway(url) as us:
         for host_name in ["hangs.example"] * 3 + ["listens.example"]:
             await ended(us, f"https://{host_name}/hook")
-        found, _ = await us.webhooks.claim(8, 60.0, {"hangs.example": MOST_OF_HOST - 2})
+        found, _ = await us.webhooks.claim(8, 60.0, {"hangs.example": MAX_PER_HOST - 2})
         assert [one.host for one in found] == ["hangs.example", "hangs.example", "listens.example"]
 
 
@@ -289,7 +289,7 @@ async def test_many_that_wait_for_one_host_do_not_hide_those_of_others(url: str,
         db.hset(f"webhook:{id_}", "webhook", "https://hangs.example/hook")
     async with queues.gateway(url) as us:
         await ended(us, "https://listens.example/hook")
-        found = [await us.webhooks.claim(8, 60.0, {"hangs.example": MOST_OF_HOST}) for _ in range(2)]
+        found = [await us.webhooks.claim(8, 60.0, {"hangs.example": MAX_PER_HOST}) for _ in range(2)]
         assert [one.host for claimed, _ in found for one in claimed] == ["listens.example"]
     assert db.zcard("webhooks") == len(hanging) + 1
     assert all(db.zscore("webhooks", id_) <= db.time()[0] * 1000 + 1000 for id_ in hanging[:8])  # they are as due as before
