@@ -184,7 +184,7 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
     """Even between any two blocks of the video network; two jobs take turns, and a step that is taken again ends in the same state."""
     first, second = job(two_people(50)), job(two_people(33, hidden=range(5, 10)))
     alone = [finish(steps, one)[0] for one in (first, second)]
-    monkeypatch.setattr("models.systems.actions.steps.DESCRIBE_S", 1e-9)
+    monkeypatch.setattr("models.systems.actions.steps.APPEARANCE_BUDGET_S", 1e-9)
     for told, crowd in zip(alone, finish(steps, first, second), strict=True):
         same(told, crowd)
     [state] = steps.start([first], [{}])
@@ -216,7 +216,7 @@ def test_clip_with_failed_part_restarts_with_its_step(steps: ActionSteps, monkey
 
 
 def test_memory_between_parts_of_a_clip_is_counted_and_freed(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.systems.actions.steps.DESCRIBE_S", 0.0)
+    monkeypatch.setattr("models.systems.actions.steps.APPEARANCE_BUDGET_S", 0.0)
     [state] = steps.start([job(two_people(50))], [{}])
     kept = 0
     with torch.inference_mode():
