@@ -15,7 +15,6 @@ import pytest
 
 from opsin import Client
 from tests.support.serve_process import serve
-from tests.support.waiting import eventually
 
 HOUSE = Path(__file__).parents[2]
 CLIENTS = 3
@@ -28,8 +27,6 @@ WARM_SECONDS, SECONDS = 1800.0, 900.0
 """Time limits of both."""
 GROWTH = 0.05
 """What a heap that is trimmed once a minute varies by; less than 100 KB per request."""
-MEASURED_S = 600.0
-"""For the worker to measure its bundles while nothing runs: other backends and batch sizes take memory once."""
 
 
 def classify(client: Client, number: int) -> None:
@@ -61,8 +58,6 @@ def test_a_workers_memory_is_flat_once_its_caches_are_full(ask: Callable[[Client
         url = service.url
         [worker] = service.children("worker")
         process = psutil.Process(worker)
-        ready = {f"{model['name']}@{model['version']}" for model in service.get("/v1/models").json()["models"] if model["state"] == "ready"}
-        eventually(lambda: ready <= {event["bundle"] for event in service.events("measured")}, "every bundle is measured", MEASURED_S)
         assert len(_asked(url, process, ask, range(WARM), WARM_SECONDS)) == WARM, "its caches may not be full"
         read = _asked(url, process, ask, range(WARM, WARM + REQUESTS), SECONDS)
         assert service.children("worker") == [worker]

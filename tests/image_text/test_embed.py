@@ -119,7 +119,7 @@ def test_a_pair_without_a_tokenizer_embeds_images_alone(speaker: Speaker) -> Non
         (422, "text[1]", "truncate", {"text": ["a", "eat " * 60], "truncate": "false"}),
         (422, "dimensions", "24", {"text": ["a"], "dimensions": 12}),
         (422, "pool", "cls", {"text": ["a"], "pool": "mean"}),
-        (422, "output", "images alone", {"text": ["a"], "output": "tokens"}),
+        (422, "output", "only available for images", {"text": ["a"], "output": "tokens"}),
         (422, "encoding", "float, base64", {"text": ["a"], "encoding": "int8"}),
         (422, "text", "one of them", {"text": ["a"], "images": PICTURES[:1]}),
         (422, "image", "at least one", {"pool": "cls"}),

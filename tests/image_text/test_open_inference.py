@@ -123,7 +123,7 @@ def test_pair_without_tokenizer_documents_images_and_vectors(client: triton.Infe
         ("cit", [images()], {"labels": "[]"}, "400", "label: missing"),
         ("cit", [images()], {"labels": '["a", " a"]'}, "400", "label[1]: "),
         ("cit", [images()], {"labels": '["\\ud800"]'}, "400", "must be a JSON array in a string"),
-        ("cit", [images()], {"labels": '["a"]', "templates": '["x"]'}, "400", "template[0]: 'x' must hold `{}` once"),
+        ("cit", [images()], {"labels": '["a"]', "templates": '["x"]'}, "400", "template[0]: 'x' must contain `{}` once"),
         ("mute", [texts(["a"])], {}, "400", "opsin bundles tokenizer mute FILE"),
         ("mute", [images()], {"labels": '["a"]'}, "400", "opsin bundles tokenizer mute FILE"),
         ("cit", [images([b"no image"])], {}, "400", "image: not an image"),

@@ -10,7 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from server.gateway.jobs.service import RESULT_OVERHEAD
+from server.gateway.jobs.service import RESULT_OVERHEAD_BYTES
 from tests.support.job_api import accepted, comes_to
 from tests.support.queue import redis_at
 from tests.support.task_clients import NOISE, PICTURES, TEMPLATES, Speaker, Vectors
@@ -132,7 +132,7 @@ def test_room_for_a_job_counts_what_was_recalled_once(speaker: Speaker) -> None:
     with redis_at(speaker.service.redis_url) as db:
         plan, bound = db.hmget(f"record:{job}", "plan", "bound")
     assert plan.count(b"houses") == 4  # with their vectors
-    assert int(bound) == len(plan) + len(PICTURES) * (4 * 24 + 8 + RESULT_OVERHEAD)
+    assert int(bound) == len(plan) + len(PICTURES) * (4 * 24 + 8 + RESULT_OVERHEAD_BYTES)
 
 
 def test_a_flood_of_labels_leaves_those_of_others(speaker: Speaker) -> None:

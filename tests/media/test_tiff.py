@@ -70,7 +70,7 @@ def refused(decoder: ImageDecoder, data: bytes, words: str) -> None:
 @pytest.mark.parametrize(("order", "big"), LAYOUTS)
 def test_more_strips_or_tiles_than_the_picture_needs_are_refused(decoder: ImageDecoder, tag: int, order: str, big: bool) -> None:
     refused(decoder, tiff(many(tag, LONG, 1_000_000), order, big), "1,000,000 strips or tiles: at most 32,768")
-    refused(decoder, tiff(many(tag, SHORT, 30_000), order, big), "30,000 strips or tiles, where 4 × 2 pixels need 1")
+    refused(decoder, tiff(many(tag, SHORT, 30_000), order, big), "30,000 strips or tiles, but 4 × 2 pixels need 1")
 
 
 def test_a_million_honest_strips_of_one_row_are_refused(decoder: ImageDecoder) -> None:

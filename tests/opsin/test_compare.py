@@ -65,7 +65,7 @@ def test_what_another_command_writes_meanwhile_stays(bundle: Bundle, tmp_path: P
         with scores.open("w") as file:  # opens once the command does
             changed = replace_spec(bundle, bundle.spec.model_copy(update={"quality": {"accuracy": 0.5}}))
             np.savetxt(file, np.load(tmp_path / "scores.npy"), delimiter=",")
-    assert ended.result().returncode == 1 and "has been changed meanwhile" in ended.result().stderr
+    assert ended.result().returncode == 1 and "another command has changed it" in ended.result().stderr
     assert read(bundle.path).spec == changed.spec
 
 
@@ -150,7 +150,7 @@ def test_what_is_no_classifier_and_what_is_no_image_is_refused(bundle: Bundle, t
     (tmp_path / "photos" / "c.png").write_text("no image")
     ended = opsin("compare", bundle.path, *options)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert f"--pictures: {tmp_path}/photos/c.png: not an image in a format" in ended.stderr
+    assert f"--pictures: {tmp_path}/photos/c.png: not an image in a supported format" in ended.stderr
 
 
 def test_a_setting_that_is_wrong_is_named(bundle: Bundle, tmp_path: Path) -> None:

@@ -110,18 +110,6 @@ def test_labels_come_best_first_with_softmax_scores() -> None:
     assert (result.merging.rung, result.merging.tokens_in, result.merging.tokens_out) == ("listed", 17, 9)
 
 
-def test_an_answer_says_where_the_worker_did_not_merge() -> None:
-    done = {"logits": np.zeros(3, np.float32), "tokens": np.array([17, 17], np.int32), "schedule": np.zeros(4, np.int32)}
-    planned, bundle = ClassifyPlan(2, "listed", (3, 0, 0, 0)), spec()
-    presented = TASK.present([done], planned, bundle, JSON)
-    assert isinstance(presented, ClassifyAnswer)
-    [result] = presented.results
-    assert (result.merging.rung, result.merging.schedule, result.merging.tokens_out) == (None, (0, 0, 0, 0), 17)
-    _, told = TASK.to_tensors([done], planned, bundle)
-    assert told == {"tokens_in": 17, "tokens_out": 17}
-    assert TASK.result_bound(planned, bundle, {}) >= sum(array.nbytes for array in done.values())
-
-
 def test_equal_scores_keep_class_order_and_logits_stay_finite() -> None:
     (result,) = answer(ClassifyPlan(3, None, (0,)), [1e4, 1e4, 1e4]).results
     assert [prediction.index for prediction in result.predictions] == [0, 1, 2]

@@ -32,8 +32,8 @@ MAX_SHOWN_ID_CHARS = 64
 """Maximum length of an id in messages. Opsin's are shorter; a requested one may be as long as a request's head."""
 RESPONSE_WAIT_S = 60.0
 """Maximum time that an answer waits for its client's share."""
-RETRY_AFTER = 5
-RESULT_OVERHEAD = 1024
+RETRY_AFTER_S = 5
+RESULT_OVERHEAD_BYTES = 1024
 """Bytes of a stored reply in addition to its arrays, and of its share in the record and its events."""
 MAX_INLINE_RESULT_BYTES = 64 * 1024
 """Maximum size of results that are presented in the event loop, without a wait for the client's turn, and replayed within events."""
@@ -101,7 +101,7 @@ class SharedResponses:
                 await self._in_memory.enter(client, nbytes)
         except TimeoutError:
             detail = f"answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client ({client})"
-            raise Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER) from None
+            raise Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER_S) from None
         try:
             return await make()
         except BaseException:
@@ -235,7 +235,7 @@ def _hash_key(key_name: str, idempotency_key: str) -> str:
 
 
 def _result_bound(prepared: PreparedRequest, job: QueuedJob) -> int:
-    return prepared.task.result_bound(prepared.plan, prepared.spec, to_numpy(job.arrays)) + RESULT_OVERHEAD
+    return prepared.task.result_bound(prepared.plan, prepared.spec, to_numpy(job.arrays)) + RESULT_OVERHEAD_BYTES
 
 
 def job_document(record: Record) -> JobDocument:

@@ -87,7 +87,7 @@ def test_kept_frames_are_bounded_and_views_have_their_own(monkeypatch: pytest.Mo
         highest = max(highest, len(alive))
         return made
 
-    monkeypatch.setattr(frame_reader, "MOST_BYTES", most * FRAME_BYTES)
+    monkeypatch.setattr(frame_reader, "MAX_FRAMES_BYTES", most * FRAME_BYTES)
     images = [np.full((48, 64, 3), 5 * number, np.uint8) for number in range(COUNT)]
     file = clip(every(COUNT, 24.0), container="matroska", codec="ffv1", pixels="bgr0", frames=images)
     views = of(file, OVERLAPPING, counted)
