@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from kernels import progress
 from kernels.malloc import return_freed_memory
 from server.processes.supervisor_protocol import STUCK, restarts
 from server.queue.errors import RedisUnavailable
@@ -77,6 +78,11 @@ class Heartbeat:
             self._wake.wait(EVERY)
             self._wake.clear()
 
+    @property
+    def silence(self) -> float:
+        """Seconds without progress of batches, or of a compilation that one of them may wait for."""
+        return min(self.slots.silence, progress.silence())
+
     def _announce(self) -> None:
         try:
             self.queue.liveness.announce(self._info())
@@ -104,7 +110,7 @@ class Heartbeat:
             self.metrics.resident_jobs.labels(*labels).set(executor.resident_count)
             self.metrics.state_bytes.labels(*labels).set(executor.nbytes + kept)
         serves = self.state == "starting" and any(bundle.state == "ready" for bundle in bundles)  # requests for the others wait
-        age = self.slots.silence
+        age = self.silence
         self.metrics.progress_age.set(age)
         return WorkerInfo(
             id=self.queue.id,
@@ -123,7 +129,7 @@ class Heartbeat:
 
     def _end_if_stuck(self) -> None:
         limit = max(PATIENCE, SLOWEST * self.slots.slowest)
-        age = self.slots.silence
+        age = self.silence
         if age > limit:
             log.critical("no progress: ending this worker, others take its jobs over", seconds=round(age, 1), limit=round(limit, 1))
             os._exit(STUCK)
