@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,3 +25,11 @@ class Array(msgspec.Struct, frozen=True):
     def to_numpy(self) -> NDArray[Any]:
         """Return a read-only view of the message's bytes."""
         return np.frombuffer(self.data, dtype=np.dtype(self.dtype)).reshape(self.shape)
+
+
+def to_numpy(arrays: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
+    return {name: array.to_numpy() for name, array in arrays.items()}
+
+
+def from_numpy(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Array]:
+    return {name: Array.from_numpy(array) for name, array in arrays.items()}

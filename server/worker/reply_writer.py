@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from models.layers.stepwise import InvalidInput, JobTooLarge
 from models.systems.actions.job_stats import STAGES
-from server.arrays import Array
+from server.arrays import from_numpy
 from server.queue.errors import RedisUnavailable
 from server.queue.messages import Failure, Progress, Reply, WorkerTiming
 from server.queue.worker.delivery import Delivery
@@ -107,7 +107,7 @@ def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
             Reply(
                 id=answer.job.job.id,
                 worker=worker,
-                arrays={name: Array.from_numpy(values) for name, values in answer.outputs.items()},
+                arrays=from_numpy(answer.outputs),
                 timing=WorkerTiming(
                     batch_wait_ms=answer.batch_wait * 1000,
                     inference_ms=answer.inference * 1000,
@@ -128,7 +128,7 @@ def _report(queue: WorkerQueue, reports: list[Report]) -> None:
 
 
 def _progress(worker: str, report: Report) -> Progress:
-    preview = {name: Array.from_numpy(values) for name, values in report.preview.items()}
+    preview = from_numpy(report.preview)
     return Progress(id=report.job.job.id, worker=worker, done=report.done, total=report.total, unit=report.unit, preview=preview)
 
 

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from models.bundle import BundleSpec
-from server.arrays import Array
+from server.arrays import Array, from_numpy, to_numpy
 from server.concurrency.cancellation import strip_tracebacks
 from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import FairExecutor
@@ -249,7 +249,7 @@ class InferenceRunner:
 
 
 def replies_to_outputs(replies: Sequence[Reply]) -> list[Outputs]:
-    return [{name: array.to_numpy() for name, array in reply.arrays.items()} for reply in replies]
+    return [to_numpy(reply.arrays) for reply in replies]
 
 
 def build_timing(replies: Sequence[Reply], *, prepare_s: float, round_trip_s: float, total_s: float) -> Timing:
@@ -269,12 +269,8 @@ def to_ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def to_numpy(arrays: Mapping[str, Array]) -> Arrays:
-    return {name: array.to_numpy() for name, array in arrays.items()}
-
-
 def _to_arrays(jobs: Sequence[Arrays]) -> PreparedItem:
-    return [{name: Array.from_numpy(array) for name, array in arrays.items()} for arrays in jobs]
+    return list(map(from_numpy, jobs))
 
 
 def _priority_and_delay(resolved: ResolvedRequest, work_before_ms: int) -> tuple[Priority, int]:

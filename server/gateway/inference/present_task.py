@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from models.bundle import BundleSpec
-from server.arrays import Array
+from server.arrays import Array, from_numpy, to_numpy
 from server.processes.sandbox_process import Sandbox
 from server.tasks.base import FileAnswer, Outputs, Task
 from server.tasks.capabilities import plan_type
@@ -44,7 +44,7 @@ def presenter() -> Sandbox:
 
 
 def request(task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec, media_type: str) -> bytes:
-    arrays = [{name: Array.from_numpy(array) for name, array in one.items()} for one in outputs]
+    arrays = list(map(from_numpy, outputs))
     return msgspec.msgpack.encode(Presentation(task.name, msgspec.msgpack.encode(plan), spec.to_bytes(), media_type, arrays))
 
 
@@ -52,7 +52,7 @@ def present(message: bytes) -> bytes:
     """Return the answer to a message. Runs in the child process."""
     request = msgspec.msgpack.decode(message, type=Presentation)
     task = TASKS[request.task]
-    outputs: list[Mapping[str, Any]] = [{name: array.to_numpy() for name, array in one.items()} for one in request.outputs]
+    outputs: list[Mapping[str, Any]] = list(map(to_numpy, request.outputs))
     plan = msgspec.msgpack.decode(request.plan, type=plan_type(task))
     answer = task.present(outputs, plan, BundleSpec.from_bytes(request.spec), request.media_type)
     if isinstance(answer, FileAnswer):

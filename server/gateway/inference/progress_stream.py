@@ -6,6 +6,7 @@ import time
 
 import msgspec
 
+from server.arrays import to_numpy
 from server.gateway.inference.stages import TaskPlan
 from server.http.sse import EventStream
 from server.queue.messages import Progress, Reply
@@ -92,7 +93,7 @@ def encode_preview(plan: TaskPlan, report: Progress) -> bytes | None:
     if not isinstance(plan.task, Previews):
         return None
     try:
-        preview = plan.task.preview({name: array.to_numpy() for name, array in report.preview.items()}, plan.plan, plan.spec)
+        preview = plan.task.preview(to_numpy(report.preview), plan.plan, plan.spec)
     except (ValueError, KeyError, TypeError) as error:
         log.warning("a preview cannot be shown", task=plan.task.name, reason=str(error))
         return None

@@ -12,9 +12,10 @@ from functools import partial
 import msgspec
 from starlette.responses import Response
 
+from server.arrays import to_numpy
 from server.concurrency.client_bound import ClientBound
 from server.gateway.inference import error_mapping
-from server.gateway.inference.preparation import build_timing, replies_to_outputs, to_ms, to_numpy
+from server.gateway.inference.preparation import build_timing, replies_to_outputs, to_ms
 from server.gateway.inference.rendering import ResponseRenderer
 from server.gateway.inference.stages import AnsweredRequest, PreparedRequest, TaskPlan, job_field
 from server.gateway.inference.webhook_headers import Webhook

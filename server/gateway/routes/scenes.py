@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from server.arrays import to_numpy
 from server.gateway import app_state
 from server.gateway.app_state import Gateway
 from server.gateway.inference.context import RequestContext
@@ -55,7 +56,7 @@ async def _resolve_query(scene_id: str, context: RequestContext, gateway: Gatewa
         raise Problem(Kind.INVALID_OPTION, f"{quote(common.model)}: the scene was encoded by {spec.id}", "model")
     try:
         plan = task.plan_followup(options, spec, scene_id)
-        arrays = task.prepare_followup({name: array.to_numpy() for name, array in scene.arrays.items()}, plan, gateway.limits)
+        arrays = task.prepare_followup(to_numpy(scene.arrays), plan, gateway.limits)
     except InvalidOption as error:
         raise of_refusal(error) from error
     await context.reservation.resize(1, sum(array.nbytes for array in arrays.values()))
