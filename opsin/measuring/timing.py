@@ -20,15 +20,13 @@ MAX_BATCH_S = 1.0
 
 
 def measure_seconds(layout: Layout, work: Callable[[], Any]) -> float:
-    """Do `work` in every slot at the same time, and return the mean seconds it took: of CPU time if each slot computes in its own thread,
-    so that waiting for a busy CPU does not count."""
-    clock = time.thread_time if layout.device.type == "cpu" and layout.threads == 1 else time.monotonic
+    """Do `work` in every slot at the same time, and return the mean seconds it took by the layout's clock."""
 
     def run(_slot: int) -> float:
         torch.set_num_threads(layout.threads)
-        started = clock()
+        started = layout.clock()
         work()
-        return clock() - started
+        return layout.clock() - started
 
     with ThreadPoolExecutor(layout.slots) as pool:
         return sum(pool.map(run, range(layout.slots))) / layout.slots

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +34,11 @@ class Layout:
     """Bound for what jobs of several steps keep between them."""
     model_bytes: int = sys.maxsize
     """Bound for the weights that are in memory at once."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Clock of a slot's work in seconds: CPU time if it computes in its own thread, so that waiting for a busy CPU does not count."""
+        return time.thread_time if self.device.type == "cpu" and self.threads == 1 else time.monotonic
 
 
 def choose(settings: Settings) -> Layout:

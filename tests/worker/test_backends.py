@@ -112,7 +112,7 @@ def test_bundle_serves_at_once_and_learns_from_its_batches(bundle: Bundle, folde
     assert again.backends is not None and again.backends.snapshot().keys() == {"0,0", "4,4"}
     assert again.steps.seconds == steps.seconds
     for merge in (OFF, FAST):
-        assert again.backends.choose(1, {"merge": merge}) == Turn(learner.leader(merge, 1)), "before anything is opened in the background"
+        assert again.backends.choose(merge, 1, {}) == Turn(learner.leader(merge, 1)), "before anything is opened in the background"
 
 
 def scores(backends: Backends, merge: tuple[int, ...], batch_size: int) -> Arrays:
@@ -165,8 +165,8 @@ def test_schedules_that_merge_the_same_tokens_are_one(bundle: Bundle) -> None:
 def test_only_pytorch_traces_and_answers_deterministically(bundle: Bundle, folder: Path) -> None:
     both = backends(bundle, folder, stored=settled("onnx", OFF, FAST))
     assert "groups" in both.forward(images(1), {"merge": FAST, "trace": True})
-    assert both.choose(1, {"merge": FAST}) == Turn("onnx")
-    assert both.choose(1, {"merge": FAST, "deterministic": True}) == Turn("eager")
+    assert both.choose(FAST, 1, {}) == Turn("onnx")
+    assert both.choose(FAST, 1, {"deterministic": True}) == Turn("eager")
 
 
 def test_merging_is_done_as_requested_however_slow(bundle: Bundle) -> None:
@@ -196,7 +196,7 @@ def test_failing_backend_is_replaced_by_pytorch_for_good(bundle: Bundle, failing
     both.add("onnx", failing)
     expected = load(bundle).forward(images(1), {"merge": OFF})["logits"]
     np.testing.assert_array_equal(both.forward(images(1), {"merge": OFF})["logits"], expected)
-    assert both.choose(1, {"merge": OFF}) == Turn("eager")
+    assert both.choose(OFF, 1, {}) == Turn("eager")
     assert "onnx" not in both.unopened, "it is not opened again"
 
 
@@ -213,7 +213,7 @@ def test_backend_is_not_blamed_for_failures_of_pytorch(bundle: Bundle, folder: P
     both = backends(bundle, folder, stored=settled("onnx", OFF))
     with pytest.raises(ValueError, match="images"):
         both.forward({"pixels": np.zeros((1, 33, 33, 3), np.uint8)}, {"merge": OFF})
-    assert both.choose(1, {"merge": OFF}) == Turn("onnx")
+    assert both.choose(OFF, 1, {}) == Turn("onnx")
 
 
 @pytest.mark.parametrize("setting", ["onnx", "auto"])
@@ -224,7 +224,7 @@ def test_a_graph_on_a_full_disk_is_left_out(bundle: Bundle, empty: Path, setting
         both = backends(bundle, empty, setting)
     [line] = [line for line in logs if line.get("backend") == "onnx"]
     assert line["event"] == "backend left out" and "its graph was not written: FileExistsError" in line["reason"]
-    assert both.choose(1, {"merge": OFF}) == Turn("eager")
+    assert both.choose(OFF, 1, {}) == Turn("eager")
 
 
 def test_a_graph_that_takes_too_long_is_left_out(bundle: Bundle, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,9 +241,9 @@ def test_without_a_cache_folder_a_graph_is_written_all_the_same(bundle: Bundle) 
 def test_int8_runs_only_rungs_whose_accuracy_allows_it(bundle: Bundle, folder: Path) -> None:
     measured = calibrated(bundle, off=(0.90, 0.89), fast=(0.90, 0.87))
     both = backends(measured, folder, stored=settled("int8", OFF, FAST) | {"3,3": settled("int8", OFF)["0,0"]})
-    assert both.choose(1, {"merge": OFF}) == Turn("int8")
-    assert "int8" not in both.open_arms({"merge": FAST}) and both.choose(1, {"merge": FAST}) == Turn("eager")
-    assert both.choose(1, {"merge": (3, 3)}) == Turn("eager"), "its accuracy was not measured"
+    assert both.choose(OFF, 1, {}) == Turn("int8")
+    assert "int8" not in both.open_arms({"merge": FAST}) and both.choose(FAST, 1, {}) == Turn("eager")
+    assert both.choose((3, 3), 1, {}) == Turn("eager"), "its accuracy was not measured"
     assert both.backends_by_rung(1) == {"off": "int8", "full": "int8", "fast": "eager"}
     assert both.number_format(1)[0] == "int8" and (both.number_format(1)[1] or 0) > 0
 
@@ -258,7 +258,7 @@ def test_rungs_of_one_schedule_are_reported_and_int8_if_all_may(bundle: Bundle) 
 
 def test_int8_is_not_offered_by_a_bundle_that_was_not_calibrated(bundle: Bundle, folder: Path) -> None:
     both = backends(bundle, folder, "int8")
-    assert both.choose(1, {"merge": OFF}) == Turn("eager")
+    assert both.choose(OFF, 1, {}) == Turn("eager")
 
 
 @pytest.mark.parametrize("setting", ["int8", "onnx", "fused"])
@@ -280,7 +280,7 @@ def test_a_kind_that_was_settled_answers_from_the_first_batch(bundle: Bundle, fo
     made.open_settled()
     if arm == "bfloat16" and arm not in made.open_arms({"merge": FAST}):
         pytest.skip("bfloat16 takes more than 1.5 times as long as float32 on this CPU")
-    assert made.choose(1, {"merge": FAST}) == Turn(arm)
+    assert made.choose(FAST, 1, {}) == Turn(arm)
     assert made.number_format(1)[0] == dtype
 
 
@@ -294,7 +294,7 @@ def test_a_kind_that_left_memory_comes_back_with_the_weights(bundle: Bundle, fol
     Backends(other, load(other), LAYOUT, "eager", memory=memory).forward(images(1), {"merge": FAST})
     assert not one.nbytes
     np.testing.assert_array_equal(one.forward(images(1), {"merge": FAST})["logits"], before)
-    assert one.choose(1, {"merge": FAST}) == Turn("onnx")
+    assert one.choose(FAST, 1, {}) == Turn("onnx")
 
 
 def test_unloadable_evicted_weights_end_no_worker(bundle: Bundle, empty: Path) -> None:
@@ -313,8 +313,8 @@ def test_unloadable_evicted_weights_end_no_worker(bundle: Bundle, empty: Path) -
 @pytest.mark.parametrize("merge", [OFF, FAST, (3, 2)])
 def test_loops_run_where_tokens_merge_and_answer_as_pytorch_does(bundle: Bundle, folder: Path, merge: tuple[int, ...]) -> None:
     fused = backends(bundle, folder, "fused")
-    assert fused.choose(2, {"merge": merge}).arm == ("fused" if any(merge) else "eager")
-    assert fused.choose(2, {"merge": merge, "trace": True}) == Turn("eager")
+    assert fused.choose(tuple(merge), 2, {}).arm == ("fused" if any(merge) else "eager")
+    assert fused.choose(tuple(merge), 2, {"trace": True}) == Turn("eager")
     expected = load(bundle).forward(images(2), {"merge": merge})
     np.testing.assert_allclose(fused.forward(images(2), {"merge": merge})["logits"], expected["logits"], rtol=1e-4, atol=1e-4)
     assert fused.nbytes == Backends(bundle, load(bundle), LAYOUT, "eager").nbytes, "the weights are PyTorch's"

@@ -214,11 +214,10 @@ class Backends:
         counts = (tokens, *schedule.token_counts(tokens, self.model.depth, self.model.protected_tokens))
         return tuple(before - after for before, after in pairwise(counts))
 
-    def choose(self, size: int, options: Mapping[str, Any]) -> Turn:
+    def choose(self, schedule: Schedule, size: int, options: Mapping[str, Any]) -> Turn:
         """Choose the arm of a batch of `size` jobs among those that are open."""
-        if len(self.candidates) == 1 or options.get("trace") or options.get("deterministic"):
+        if options.get("trace") or options.get("deterministic"):
             return Turn("eager")
-        schedule = self.schedule(options.get("merge", ()))
         usable = [arm for arm in self._allowed(schedule) if arm in self._runners]
         if not self.learns:
             return Turn(next((arm for arm in usable if arm == self.setting), "eager"))
@@ -258,15 +257,16 @@ class Backends:
         """Run one batch by the arm whose turn it is. If that fails and `eager` does not, the arm is left out from then on."""
         size = len(next(iter(arrays.values())))
         with self.memory.using(self):
-            turn = self.choose(size, options)
-            if len(self.candidates) == 1 or not self.learns:
-                return BatchRun(self._run(turn.arm, arrays, options))
+            if len(self.candidates) == 1:
+                return BatchRun(self.model.forward(arrays, options))
             schedule = self.schedule(options.get("merge", ()))
+            turn = self.choose(schedule, size, options)
+            if not self.learns:
+                return BatchRun(self._run(turn.arm, arrays, options))
             is_cold = self._shapes.is_new(size, {"schedule": schedule, "arm": turn.arm})
-            clock = time.thread_time if self.layout.device.type == "cpu" and self.layout.threads == 1 else time.monotonic
-            started = clock()  # of a slot with one thread its CPU time, so that waiting for a busy CPU does not count
+            started = self.layout.clock()
             outputs = self._run(turn.arm, arrays, options)
-            seconds = max(MIN_BATCH_S, clock() - started)
+            seconds = max(MIN_BATCH_S, self.layout.clock() - started)
             with self._lock:
                 has_new_leader = self.learner.observe(schedule, turn, size, seconds, is_cold=is_cold)
         return BatchRun(outputs, is_cold or turn.is_trial, has_new_leader)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -140,15 +139,14 @@ def _compare_times(model: LoadedModel, runner: ArmRunner, layout: Layout, arrays
     """Take turns with PyTorch. Raises ArmError if the arm is so slow that trials of it would delay requests."""
     if may_be_slow:
         return
-    clock = time.thread_time if layout.device.type == "cpu" and layout.threads == 1 else time.monotonic
     seconds: list[float] = []
     for one in (model, runner):
         times = []
         for _ in range(ROUNDS):
-            started = clock()
+            started = layout.clock()
             for options in _options(model.spec, model.depth):
                 one.forward(arrays, options)
-            times.append(clock() - started)
+            times.append(layout.clock() - started)
         seconds.append(min(times))
     if seconds[1] > MAX_RATIO * seconds[0]:
         raise ArmError(f"it takes {seconds[1] / seconds[0]:.1f} times as long as PyTorch in {next(model.model.parameters()).dtype}")
