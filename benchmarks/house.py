@@ -88,16 +88,16 @@ def watch(frame, event, argument):
     except OSError:
         return
     callee = frame.f_code.co_filename[len(ROOT):]
-    told = [callee]
+    messages = [callee]
     if callee.startswith("server/queue/") and frame.f_code.co_name in ("run", "send") and "script" in frame.f_locals:
-        told.append(SCRIPTS + frame.f_locals["script"].name + ".lua")
+        messages.append(SCRIPTS + frame.f_locals["script"].name + ".lua")
     if any(carries(value) for value in frame.f_locals.values()):
         caller = frame.f_back
         while caller is not None and not is_ours(caller):
             caller = caller.f_back
         if caller is not None and caller.f_code.co_filename[len(ROOT):] != callee:
-            told.append(caller.f_code.co_filename[len(ROOT):] + " > " + callee)
-    for what in told:
+            messages.append(caller.f_code.co_filename[len(ROOT):] + " > " + callee)
+    for what in messages:
         if (request, what) not in seen:
             seen.add((request, what))
             with open(f"{OUT}/{request}", "a") as file:
