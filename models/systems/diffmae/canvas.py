@@ -1,4 +1,4 @@
-"""The part of an image or clip that is worked on, and the windows of the network's size that are cut out of it, filled and put back.
+"""The part of an image or clip that is filled. Windows of the network's size are cut out of it, filled and pasted back.
 
 An image is a clip of one frame here. Shapes: T frames and h × w pixels of a canvas, S of a window; n samples of the same hole.
 """
@@ -18,7 +18,7 @@ from models.systems.diffmae.model import DiffMAE
 from models.systems.diffmae.sampling import KnownPixels, paste_patches
 
 KEPT_SHARE = 0.5
-"""A patch that sticks out of the canvas is shown to the network if at least so much of it lies inside."""
+"""Minimum share of a patch inside the canvas for the network to see it."""
 
 Place = tuple[int, int]
 """Top and left of a window."""
@@ -33,21 +33,21 @@ class CanvasWindow:
     split: PatchSplit
     """Split of one sample: all have the same hole."""
     known: KnownPixels
-    """Known pixels inside masked patches, which are not to be made: patches (n, M, P), made (1, M, P)."""
+    """Known pixels inside masked patches, which are not generated: patches (n, M, P), made (1, M, P)."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A value: pasting makes a new one."""
+    """Pixels and their hole. Immutable: pasting returns a new canvas."""
 
     pixels: Tensor
     """uint8 (n, T, h, w, channels); n is 1 until samples differ."""
     missing: Tensor
-    """bool (T, h, w), pixels that are to be made. What `pixels` holds there has no influence."""
+    """bool (T, h, w), pixels to generate. The values of `pixels` there have no influence."""
 
     @staticmethod
     def of(pixels: Tensor, missing: Tensor) -> Canvas:
-        """Pixels uint8 (h, w, channels) of an image or (T, h, w, channels) of a clip, and what is missing, (h, w) or (T, h, w)."""
+        """Accept an image, uint8 (h, w, channels) and missing (h, w), or a clip, (T, h, w, channels) and (T, h, w)."""
         if pixels.dim() == 3:
             pixels, missing = pixels.unsqueeze(0), missing.unsqueeze(0)
         if missing.shape != pixels.shape[:-1]:
@@ -59,7 +59,7 @@ class Canvas:
         return self.pixels.nbytes + self.missing.nbytes
 
     def window(self, model: DiffMAE, at: Place) -> CanvasWindow:
-        """The pixels at this place. Beyond the canvas its edge is repeated, and patches that lie there mostly are left out."""
+        """Cut out the window at this place. Beyond the canvas its edge is repeated, and patches that lie mostly there are left out."""
         config = model.config
         rows, columns = self._reach(model, at)
         pixels = self.pixels[:, :, rows][:, :, :, columns]  # (n, T, S, S, channels)
@@ -75,7 +75,7 @@ class Canvas:
         return CanvasWindow(images if config.frames else images.squeeze(2), split, known)
 
     def paste(self, model: DiffMAE, at: Place, window: CanvasWindow, patches: Tensor) -> Canvas:
-        """patches: (n, M, P), normalised, for the window's masked places. Pixels that are not missing stay as they are."""
+        """Replace missing pixels by normalised patches (n, M, P) of the window's masked positions. Other pixels stay as they are."""
         samples = len(patches)
         split = replace(window.split, masked=window.split.masked.expand(samples, -1))
         images = window.images.expand(samples, *window.images.shape[1:])
@@ -90,7 +90,7 @@ class Canvas:
         return Canvas(pixels, missing)
 
     def part(self, model: DiffMAE, at: Place) -> Tensor:
-        """Pixels of the canvas that the window covers."""
+        """Return the pixels that the window covers, (n, T, h', w', channels)."""
         return self.pixels[self._here(model, at)]
 
     def _here(self, model: DiffMAE, at: Place) -> tuple[slice, ...]:
@@ -98,7 +98,7 @@ class Canvas:
         return slice(None), slice(None), slice(top, top + height), slice(left, left + width)
 
     def _reach(self, model: DiffMAE, at: Place) -> tuple[Tensor, Tensor]:
-        """Row and column of the canvas that each row and column of the window shows."""
+        """Return the row and column of the canvas for each row and column of the window: (S,) int64 each."""
         rows, columns = (
             (torch.arange(side, device=self.pixels.device) + first).clamp(max=limit - 1)
             for side, first, limit in zip(model.config.image_size, at, self.missing.shape[1:], strict=True)
@@ -106,14 +106,14 @@ class Canvas:
         return rows, columns
 
     def _inside(self, model: DiffMAE, at: Place) -> Place:
-        """Height and width of the part of the window that lies on the canvas."""
+        """Return height and width of the part of the window that lies on the canvas."""
         height, width = (
             min(side, limit - first) for side, first, limit in zip(model.config.image_size, at, self.missing.shape[1:], strict=True)
         )
         return height, width
 
     def _shown(self, model: DiffMAE, at: Place) -> Tensor:
-        """(1, N), patches of which enough lies on the canvas. Of a canvas thinner than a patch, the first row or column counts whole."""
+        """Find patches with enough area on the canvas: bool (1, N). If it is thinner than a patch, the first row or column counts."""
         times, rows, columns = model.config.grid
         size = model.config.patch_size
         shares = []

@@ -1,7 +1,7 @@
-"""DiffMAE (arXiv 2304.03283). Nothing was published: the container `diffmae-v1` and its keys are our own, and say everything about a model.
+"""DiffMAE (arXiv 2304.03283). Nothing was published: the container `diffmae-v1` and its keys are our own and describe a model completely.
 
-A torch file is {"format", "config", "model"}; a safetensors file has the weights, and format and config (as JSON) in its metadata. Masked
-patches are whatever the user says, so there is no class, no label, no preprocessing beyond the mean and standard deviation of ImageNet.
+A torch file is {"format", "config", "model"}; a safetensors file has the weights, and format and config (as JSON) in its metadata. The
+user chooses the masked patches: there are no classes, no labels, no preprocessing beyond ImageNet's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ SCHEDULE_FIELDS = {
 TIME_EMBED = {"add": True, "none": False}
 CONFIG_KEYS = frozenset({*FIELDS, "time_embed", "schedule", "video"})
 OF_CLIPS = ("num_frames", "t_patch_size")
-"""Fields that mean nothing without `video`."""
+"""Fields that are ignored without `video`."""
 
 
 def fields_of(described: Mapping[str, Any]) -> ConfigFields:
-    """The fields of DiffMAEConfig that a container's config tells; those that it leaves out have their defaults. Raises ValueError."""
+    """Convert a container's config to fields of DiffMAEConfig; missing ones keep their defaults. Raises ValueError if it is invalid."""
     _require_known(described, CONFIG_KEYS)
     clips = described.get("video", "num_frames" in described)
     fields = {FIELDS[key]: value for key, value in described.items() if key in FIELDS and (clips or key not in OF_CLIPS)}
@@ -111,7 +111,7 @@ def fields_of(described: Mapping[str, Any]) -> ConfigFields:
 
 
 def schedule_fields_of(described: Mapping[str, Any]) -> ConfigFields:
-    """The fields of Schedule. Raises ValueError."""
+    """Convert a container's schedule to fields of NoiseSchedule. Raises ValueError if one is unknown."""
     _require_known(described, SCHEDULE_FIELDS, "schedule: ")
     return {SCHEDULE_FIELDS[key]: value for key, value in described.items()}
 
@@ -123,7 +123,7 @@ def _require_known(described: Mapping[str, Any], known: Collection[str], where: 
 
 
 def describe(config: DiffMAEConfig) -> dict[str, Any]:
-    """The container's config, whole, in JSON. Raises ValueError for a config that the container cannot express."""
+    """Return the container's complete config, ready for JSON. Raises ValueError if the container cannot express it."""
     usual = DiffMAEConfig()
     for name in ("channels", "norm_eps", "mean", "std", "proportional_attention"):
         value, only = getattr(config, name), getattr(usual, name)
@@ -142,12 +142,12 @@ def describe(config: DiffMAEConfig) -> dict[str, Any]:
 
 
 def stated(config: DiffMAEConfig) -> dict[str, Any]:
-    """Description beside the weights. Raises ValueError for a config that the container cannot express."""
+    """Return the description that is stored with the weights. Raises ValueError if the container cannot express the config."""
     return {"format": FORMAT, "config": describe(config)}
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """Infer fields from keys and shapes if the file has no description: images are assumed square, clips need `frames` and `image_size`."""
+    """Infer fields from keys and shapes of a file without description. Images are assumed square; clips need `frames` and `image_size`."""
     embed = weights.get("patch_embed.proj.weight")
     clip = embed is not None and embed.dim() == 5
     width, channels, *patch = shape_of(weights, "patch_embed.proj.weight", 5 if clip else 4)
@@ -155,7 +155,7 @@ def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigField
     _, positions, _ = shape_of(weights, "pos_embed", 3)
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
     if clip and not {"frames", "image_size"} <= set(settings):
-        raise UnlikeFamily("its position table does not tell times from places: set frames and image_size")
+        raise UnlikeFamily("its position table does not separate time from space: set frames and image_size")
     crosses, joins = "decoder_blocks.0.cross_attn.q.weight" in weights, "decoder_blocks.0.attn.qkv.weight" in weights
     fields: ConfigFields = {
         "patch_size": patch[-1],
@@ -184,12 +184,12 @@ def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigField
 
 
 def described(description: Mapping[str, Any]) -> ConfigFields:
-    """The fields of DiffMAEConfig that a file states. Raises ValueError."""
+    """Read fields of DiffMAEConfig from a file's description, {} if it is not ours. Raises ValueError if it is invalid."""
     stated, config = description.get("format"), description.get("config", {})
     if not str(stated).startswith("diffmae"):
         return {}
     if stated != FORMAT or not isinstance(config, Mapping):
-        raise ValueError(f"it is no {FORMAT} file: its format is {stated}, its config a {type(config).__name__}")
+        raise ValueError(f"it is not a {FORMAT} file: its format is {stated}, its config a {type(config).__name__}")
     return fields_of(config)
 
 

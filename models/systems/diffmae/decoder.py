@@ -1,4 +1,4 @@
-"""The decoder of DiffMAE (arXiv 2304.03283): what it remembers of an image, and the block that looks there."""
+"""The decoder of DiffMAE (arXiv 2304.03283): its context of an image, and the block that attends to it."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class DecoderType(StrEnum):
 
 @dataclass(frozen=True)
 class DecoderContext:
-    """All that a step needs of an image and its mask. Neither time nor noise is in it: one serves all steps of all samples."""
+    """Everything that a step needs of an image and its mask. It holds neither time nor noise: one serves all steps of all samples."""
 
     positions: Tensor
     """(B, M, C) of the masked patches."""
     masked_size: Tensor | None
     """(B, M, 1), 0 for padding."""
     memories: tuple[KVCache, ...] = ()
-    """For each block of a cross decoder."""
+    """Keys and values for each block of a cross decoder."""
     visible: Tensor | None = None
-    """(B, 1 + V, C), where a joint decoder starts."""
+    """(B, 1 + V, C), visible tokens at the start of a joint decoder."""
     visible_size: Tensor | None = None
     """(B, 1 + V, 1), 0 for padding."""
 
@@ -48,7 +48,7 @@ class DecoderContext:
         return self.positions.nbytes + sum(memory.nbytes for memory in self.memories) + visible
 
     def rows(self, rows: slice) -> DecoderContext:
-        """Contexts of some samples, in storage of their own."""
+        """Copy the contexts of some samples."""
 
         def own(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows].clone()
@@ -56,7 +56,7 @@ class DecoderContext:
         return self._each(own, tuple(memory.select(rows) for memory in self.memories))
 
     def repeat(self, count: int) -> DecoderContext:
-        """One image's context for several samples of it, without a copy."""
+        """Expand one image's context to several samples of it, without a copy."""
 
         def view(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.expand(count, *value.shape[1:])
@@ -76,7 +76,7 @@ class DecoderContext:
 
     @staticmethod
     def join(contexts: Sequence[DecoderContext]) -> DecoderContext:
-        """One batch of all, shorter ones padded; what padding holds has no influence."""
+        """Join contexts into one batch and pad the shorter ones; values of padding have no influence."""
         layers = zip(*(context.memories for context in contexts), strict=True)
         positions = [context.positions for context in contexts]
         joint = [context.visible for context in contexts if context.visible is not None]
@@ -102,12 +102,12 @@ class DiffMAEDecoderBlock(nn.Module):
         self.mlp = Mlp(width, hidden)
 
     def remember(self, features: Tensor, size: Tensor | None) -> KVCache:
-        """Encoder features (B, 1 + V, D) → what this block's cross-attention needs of them."""
+        """Project encoder features (B, 1 + V, D) to the keys and values of this block's cross-attention."""
         assert self.cross_attn is not None and self.norm_ctx is not None, "a joint decoder has nothing to remember"
         return self.cross_attn.project_kv(self.norm_ctx(features), size)
 
     def forward(self, z: Tensor, size: Tensor | None, memory: KVCache | None) -> Tensor:
-        """(B, N, C), its sizes, and the memory of a cross decoder."""
+        """Transform tokens (B, N, C) with sizes (B, N, 1), given the memory of a cross decoder: → (B, N, C)."""
         if self.cross_attn is not None:
             assert self.norm_cross is not None and memory is not None, "a cross decoder needs its memory"
             z = z + self.cross_attn(self.norm_cross(z), memory)
@@ -119,7 +119,7 @@ class DiffMAEDecoderBlock(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of the training time, then two layers."""
+    """Sinusoids of the training time, followed by two layers."""
 
     def __init__(self, frequencies: int, width: int) -> None:
         super().__init__()
@@ -129,12 +129,12 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        """(B,) → (B, C). The sinusoids are double precision: at bfloat16, times near 1000 would be eight apart."""
+        """Embed times: (B,) → (B, C). The sinusoids are double precision: in bfloat16, times near 1000 would be eight apart."""
         embedded: Tensor = self.mlp(self.waves(t).to(self.mlp.get_parameter("0.weight").dtype))
         return embedded
 
     def waves(self, t: Tensor) -> Tensor:
-        """(B,) → (B, frequencies), double."""
+        """Compute sinusoids of times in double precision: (B,) → (B, frequencies)."""
         half = self.frequencies // 2
         frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64, device=t.device) / half)
         angles = t.double().unsqueeze(1) * frequencies
@@ -147,13 +147,13 @@ def _join_memories(layer: Sequence[KVCache]) -> KVCache:
 
 
 def _pad_and_join(parts: Sequence[Tensor]) -> Tensor:
-    """(b, ..., n, C) each → (B, ..., N, C), zeros where one is shorter than the longest."""
+    """Join parts (b, ..., n, C) to (B, ..., N, C), padded with zeros to the longest."""
     longest = max(part.shape[-2] for part in parts)
     return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[-2])) for part in parts])
 
 
 def _join_sizes(sizes: Sequence[Tensor | None], tokens: Sequence[Tensor]) -> Tensor | None:
-    """None if every token of every part is an ordinary one and all parts are equally long."""
+    """Join sizes (b, n, 1) to (B, N, 1). Return None if no part has sizes and all are equally long."""
     if all(size is None for size in sizes) and len({part.shape[-2] for part in tokens}) == 1:
         return None
     ones = (part.new_ones(part.shape[0], part.shape[-2], 1, dtype=torch.float32) for part in tokens)

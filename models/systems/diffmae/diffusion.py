@@ -29,7 +29,7 @@ class RhoMode(StrEnum):
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """How an image turns into noise. The defaults are ours: the paper's own text could not be found (arXiv 2304.03283)."""
+    """Amounts of noise that turn an image into noise. The defaults are ours: the paper's text could not be found (arXiv 2304.03283)."""
 
     kind: ScheduleKind = ScheduleKind.LINEAR
     steps: int = 1000
@@ -49,7 +49,7 @@ class NoiseSchedule:
             raise ValueError(f"steps {self.steps}, rho {self.rho}: beta reaches {highest:g}; it must stay below 1")
 
     def betas(self, device: torch.device | str = "cpu") -> Tensor:
-        """(T,), the share of noise that each step adds."""
+        """Compute the share of noise that each step adds, (T,)."""
         betas = self._plain_betas(device)
         if self.rho_mode is RhoMode.BETA:
             return betas**self.rho
@@ -57,13 +57,13 @@ class NoiseSchedule:
         return 1 - alphas_bar / _previous(alphas_bar)
 
     def alphas_bar(self, device: torch.device | str = "cpu") -> Tensor:
-        """(T,), the share of the image's variance that is left after each step."""
+        """Compute the share of the image's variance that is left after each step, (T,)."""
         if self.rho_mode is RhoMode.ALPHA_BAR:
             return (1 - self._plain_betas(device)).cumprod(0) ** self.rho
         return (1 - self.betas(device)).cumprod(0)
 
     def _plain_betas(self, device: torch.device | str) -> Tensor:
-        """Never on the default device: a model without memory for its weights still has a schedule."""
+        """Compute beta before rho is applied, (T,). Never on the default device: a model on the meta device still has a schedule."""
         if self.kind is ScheduleKind.LINEAR:
             scale = 1000 / self.steps
             return torch.linspace(scale * self.beta_start, scale * self.beta_end, self.steps, dtype=torch.float64, device=device)
@@ -72,20 +72,23 @@ class NoiseSchedule:
         return (1 - level[1:] / level[:-1]).clamp(max=0.999)
 
     def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t of x_0: (B, ...), one time for each sample (B,), noise like x0. The table is made where t is: no step waits for a copy."""
+        """Compute x_t from x_0 and noise, (B, ...) each, at a time for each sample, (B,).
+
+        The table is built on the device of t, so that no step waits for a copy.
+        """
         alphas_bar = self.alphas_bar(t.device)[t]
         return _per_sample(alphas_bar.sqrt(), x0) * x0 + _per_sample((1 - alphas_bar).sqrt(), x0) * noise
 
 
 class TimestepSpacing(StrEnum):
-    """The K of T times that a sampler visits. Both contain the last."""
+    """Choice of the K of T times that a sampler visits. Each includes the last time."""
 
     UNIFORM = "uniform"
     LOG_SNR = "logsnr"
-    """Even in the logarithm of signal to noise, as far as there is any signal: the default schedule is pure noise half of the time."""
+    """Even in the logarithm of signal to noise, over times with any signal: the default schedule is pure noise half of the time."""
 
     def times(self, schedule: NoiseSchedule, count: int) -> Tensor:
-        """(K,) int64, ascending and distinct."""
+        """Choose K times: (K,) int64, ascending and distinct. Raises ValueError if count is not in 1 to T."""
         if not 1 <= count <= schedule.steps:
             raise ValueError(f"steps: {count}; a sampler of this schedule takes from 1 to {schedule.steps}")
         if self is TimestepSpacing.UNIFORM:
@@ -120,9 +123,9 @@ class VarianceType(StrEnum):
 
 @dataclass(frozen=True)
 class SamplerTable:
-    """Reverse steps, one in each row: all of one sampler, or the next one of every sample in a batch, whatever their samplers.
+    """Coefficients of reverse steps, one a row: all steps of one sampler, or the next step of every sample in a batch.
 
-    Every sampler is linear in what it knows: x ← from_x0 · x̂0 + from_xt · x + sigma · noise.
+    Every sampler is linear: x ← from_x0 · x̂0 + from_xt · x + sigma · noise.
     """
 
     time: Tensor
@@ -153,11 +156,11 @@ class SamplerTable:
         )
 
     def x0_from_noise(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The clean image, if `noise` was added to it. x: (S, ...)."""
+        """Compute the clean image from noisy x and the noise added to it, (S, ...) each."""
         return (x - _per_sample(self.noise, x) * noise) / _per_sample(self.signal, x)
 
     def take(self, x: Tensor, x0: Tensor, noise: Tensor | None) -> Tensor:
-        """x, predicted x0 and fresh noise, (S, ...) each → x one step on. noise: None if no row needs any."""
+        """Take one step: x, predicted x0 and fresh noise, (S, ...) each, → next x. noise: None if no row needs any."""
         x = _per_sample(self.from_x0, x) * x0 + _per_sample(self.from_xt, x) * x
         return x if noise is None else x + _per_sample(self.sigma, x) * noise
 
@@ -183,7 +186,7 @@ class DiffusionSampler:
             raise ValueError(f"eta: {self.eta}; it can be from 0 to 1")
 
     def reverse(self, schedule: NoiseSchedule) -> SamplerTable:
-        """All steps, in the order of their times: a sampler executes them from the last to the first."""
+        """Compute all steps in ascending order of time: a sampler executes them from the last to the first."""
         times = self.spacing.times(schedule, self.steps)
         alpha_bar = schedule.alphas_bar()[times]
         before = _previous(alpha_bar)
@@ -203,10 +206,10 @@ class DiffusionSampler:
 
 
 def _previous(alphas_bar: Tensor) -> Tensor:
-    """alpha_bar one step earlier; before the first there is no noise."""
+    """Shift alpha_bar (T,) to one step earlier: (T,), 1 before the first."""
     return torch.cat([alphas_bar.new_ones(1), alphas_bar[:-1]])
 
 
 def _per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) in double precision → (B, 1, ...) in x's."""
+    """Reshape values (B,) to (B, 1, ...) and cast them to the precision of x."""
     return values.to(x).view(-1, *[1] * (x.dim() - 1))

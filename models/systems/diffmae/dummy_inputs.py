@@ -1,4 +1,4 @@
-"""Random input for one denoising step, to count its cost and to time it."""
+"""Random input for one denoising step, to count its operations and to time it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ class DummyMaskedBatch:
 
 
 def one_step(model: DiffMAE, config: DiffMAEConfig, make: InputMaker) -> ForwardCall:
-    """Encode the visible patches, denoise the others once."""
+    """Return a call that encodes the visible patches and denoises the others once."""
     given = DummyMaskedBatch.of(config, make)
     return lambda: model.predict(given.noisy, given.times, model.encode(given.pixels, given.split))

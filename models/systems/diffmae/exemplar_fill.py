@@ -1,6 +1,6 @@
-"""Holes that are filled with patches of the image around them, a level of a pyramid a step: instead of the network, or from its result on.
+"""Holes that are filled with patches of the image around them, instead of by the network or after it. A step fills one pyramid level.
 
-A level runs in a confined process (`models.media.patchmatch`) on the CPU, whatever device the network is on; one at a time.
+A level runs in a confined process (`models.media.patchmatch`), on the CPU whatever the network's device; one at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ExemplarCrop:
 
     @staticmethod
     def of(job: Tensors) -> ExemplarCrop:
-        """From `detail` uint8 (h, w, 3) and `detail_missing` (h, w)."""
+        """Read a job's `detail`, uint8 (h, w, 3), and `detail_missing`, (h, w)."""
         return ExemplarCrop(job["detail"].cpu().numpy(), job["detail_missing"].cpu().numpy() > 0)
 
     @property
@@ -39,7 +39,7 @@ class ExemplarCrop:
 
 @dataclass(frozen=True)
 class ExemplarState:
-    """How far one job has come: level by level, sample after sample."""
+    """Progress of one job: level by level, sample after sample."""
 
     crop: ExemplarCrop
     seeds: tuple[int, ...]
@@ -48,13 +48,13 @@ class ExemplarState:
     """Reductions of the levels."""
     returned: Tensors
     starts: NDArray[np.uint8] | None = None
-    """(n, h, w, 3), what the network has put there; None: every sample starts with nothing."""
+    """(n, h, w, 3), the network's result; None if every sample starts from nothing."""
     before: int = 0
     """Steps that the network took."""
     finished: tuple[NDArray[np.uint8], ...] = ()
-    """The samples that are done, (h, w, 3)."""
+    """Finished samples, (h, w, 3) each."""
     latest: PyramidLevel | None = None
-    """Latest level of the sample that is under way."""
+    """Latest level of the current sample."""
     number: int = 0
     """Number of its next level."""
 
@@ -83,7 +83,7 @@ class ExemplarState:
         return len(self.finished) == len(self.seeds)
 
     def next(self) -> ExemplarState:
-        """One level further. Raises `models.processes.confined_process.ProcessDied`."""
+        """Fill one more level. Raises `models.processes.confined_process.ProcessDied` if its process dies."""
         sample = len(self.finished)
         start = self.latest if self.latest is not None or self.starts is None else self.starts[sample]
         level = patchmatch.fill_level(self.crop.pixels, self.crop.missing, self.reductions[self.number], self.seeds[sample], start)

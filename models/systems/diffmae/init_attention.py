@@ -1,9 +1,9 @@
-"""Starting values by which every patch looks at its neighbours: a convolutional initialisation of attention (arXiv 1911.03584, section 3).
+"""Convolutional initialisation of attention (arXiv 1911.03584, section 3): every patch attends to its neighbours from the start.
 
-Attention that starts at random looks everywhere, and a small network that is trained for a short time learns little more than the mean
-colour of an image. Here each head starts by looking at what is nearest to a point some patches away, and passes on what it finds there.
-Channels of a token are shared out for this: positions are read from those of fast waves, and those of slow ones hold content, most of them
-the patch's own, one the time and the rest what branches find. MLPs of the decoder start as gates (`models.systems.diffmae.init_gates`).
+Randomly initialised attention is diffuse, and a small network that is trained briefly learns little more than the mean colour of an image.
+Here each head starts by attending to the patches nearest to a point some patches away and passes on their content.
+A token's channels are divided for this: those of fast waves give the position; those of slow waves hold content, most of them the patch's
+own, one the time and the rest the output of branches. MLPs of the decoder start as gates (`models.systems.diffmae.init_gates`).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ Offset = tuple[float, float]
 """Rows down and columns to the right, in patches."""
 
 SHARPNESS = 8.0
-"""Decrease of a head's attention logit per patch of distance, rows and columns added, where tokens hold positions only."""
+"""Decrease of a head's attention logit per patch of distance, rows plus columns, if tokens hold positions only."""
 CONTENT = 0.25
-"""Length of an embedded patch relative to that of its pixels. It is small, so that a token's content hardly changes where it looks."""
+"""Norm of an embedded patch relative to that of its pixels. It is small, so that a token's content hardly affects its attention."""
 _OWN_SHARE = 0.75
-"""Share of the patch itself in the channels for content."""
+"""Share of content channels that hold the patch itself."""
 _FOUND = 0.5
 """Gain of what cross-attention adds to tokens."""
 _BRANCH = 0.25
 """Gain of what the other branches add."""
 _VARIANCE = 160.0
-"""Variance of the mean of a patch, as a coefficient of the basis; half of it where the neighbours are known."""
+"""Variance of a patch's mean, as a coefficient of the basis; half of it if the neighbours are known."""
 _FALL = 1.2
 """The variance of other coefficients falls with this power of 1 + the square of their frequency."""
 _FOUND_OPEN = 10.0
-"""The variance that is left open, on the same scale, by which all is weighed that branches found."""
+"""Unexplained variance, on the same scale, that weighs the output of branches."""
 _SLOWEST = 0.3
-"""Radians per patch. Positions are read from waves at least this fast, and content has the channels of the others."""
+"""Minimum frequency of waves that give positions, in radians per patch. Slower ones leave their channels to content."""
 _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1), (-1, 1), (1, -1))
-"""Offsets that the heads look at, in turn."""
+"""Offsets of the heads, in turn."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ContentChannels:
 
     @staticmethod
     def of(width: int, patch_values: int) -> ContentChannels:
-        """Raises ValueError where there is no room."""
+        """Divide the content channels of tokens `width` wide. Raises ValueError if there are too few."""
         content = content_channels(width)
         own = min(patch_values, int(_OWN_SHARE * len(content)))
         if own < 1 or own + 1 >= len(content):
@@ -68,20 +68,20 @@ class ContentChannels:
 
 @torch.no_grad()
 def init_neighbour_attention(model: DiffMAE) -> None:
-    """Set embeddings, attention and gates, in place; a head of decoder block j looks j + 1 patches away.
+    """Set embeddings, attention and gates in place; a head of decoder block j attends at a distance of j + 1 patches.
 
-    The last layer starts at zero. Raises ValueError for a network of clips, for one that is too narrow, and
-    for one whose decoder is not as wide as its encoder: their positions would have no wave in common.
+    The last layer starts at zero. Raises ValueError if the network is for clips, is too narrow, or has a decoder
+    that is not as wide as its encoder: their positions would have no wave in common.
     """
     config = model.config
     if config.frames is not None:
-        raise ValueError("frames: only networks of images can start with a look at neighbours")
+        raise ValueError("frames: only networks of images can start with attention to neighbours")
     if config.width != config.decoder_width:
         raise ValueError(f"decoder_width: {config.decoder_width} is not the encoder's width, {config.width}: positions would not match")
     channels = ContentChannels.of(config.width, config.patch_values)
     basis = CONTENT * cosine_basis(config.patch_size, config.channels)  # (P, channels, p, p)
     convolution = model.patch_embed.get_parameter("proj.weight")
-    convolution.zero_()  # the mask's channel, too, where there is one
+    convolution.zero_()  # the mask's channel, too, if there is one
     _embed(convolution[:, : config.channels], basis, channels)
     _embed(model.noise_embed.weight, basis.permute(0, 2, 3, 1).flatten(1), channels)  # flat patches have their colours last
     model.cls_token.zero_()
@@ -107,19 +107,19 @@ def init_neighbour_attention(model: DiffMAE) -> None:
         _find(block.mlp.fc2, channels, _BRANCH)
     if model.time_embed is not None:
         init_gates.init_time_channel(model.time_embed, config.schedule, channels.time)
-        if config.decoder_type is not DecoderType.JOINT:  # there, visible patches would pass the gates, too
+        if config.decoder_type is not DecoderType.JOINT:  # visible patches of a joint decoder would pass the gates, too
             _weigh(model, channels)
     for parameter in model.decoder_pred.parameters():
         parameter.zero_()
 
 
 def _weigh(model: DiffMAE, channels: ContentChannels) -> None:
-    """The first MLP of the decoder forgets the patch, the last one what was found."""
+    """Initialise the decoder's first MLP to forget noisy patches, and its last one to forget the output of branches."""
     config, norm = model.config, init_gates.LayerNormStats.of(model.pos_embed[0, 1:])
     squares = torch.tensor([row**2 + column**2 for row, column in _by_frequency(config.patch_size) for _ in range(config.channels)])
     variances = _VARIANCE / (1 + squares[: len(channels.own)]) ** _FALL
     blocks = cast(Sequence[DiffMAEDecoderBlock], model.decoder_blocks)
-    own = CONTENT * variances.clamp(min=1.0).sqrt()  # where noise is more, it is the content
+    own = CONTENT * variances.clamp(min=1.0).sqrt()  # noise, of variance 1, dominates weaker content
     init_gates.init_noise_gate(blocks[0].mlp, channels.own, own, variances / 2, channels.time, norm)
     found = torch.full((len(channels.found),), norm.std)
     first = 2 * len(channels.own) if len(blocks) == 1 else 0
@@ -127,7 +127,7 @@ def _weigh(model: DiffMAE, channels: ContentChannels) -> None:
 
 
 def cosine_basis(side: int, channels: int) -> Tensor:
-    """An orthonormal basis of patches, (side² · channels, channels, side, side): products of cosines, low frequencies first."""
+    """Return an orthonormal basis of patches, (side² · channels, channels, side, side): products of cosines, low frequencies first."""
     place = torch.arange(side) + 0.5
     lines = torch.stack([(math.pi / side * frequency * place).cos() for frequency in range(side)])
     lines = lines / torch.linalg.vector_norm(lines, dim=1, keepdim=True)
@@ -140,20 +140,20 @@ def _by_frequency(side: int) -> list[tuple[int, int]]:
 
 
 def content_channels(width: int) -> Tensor:
-    """Indices of the channels that positions are not read from, the slowest waves first."""
+    """Return the indices (n,) of channels that hold content instead of positions, the slowest waves first."""
     count = width // 4
     slow = [number for number in reversed(range(count)) if _frequencies(width)[number] < _SLOWEST]
     return torch.tensor([group * count + number for number in slow for group in range(4)])
 
 
 def _frequencies(width: int) -> Tensor:
-    """(width / 4,), radians per patch: those of `sincos_table`."""
+    """Return the frequencies of `sincos_table` in radians per patch, (width / 4,)."""
     count = width // 4
     return 10000.0 ** -(torch.arange(count, dtype=torch.float64) / count)
 
 
 def _embed(weight: Tensor, basis: Tensor, channels: ContentChannels) -> None:
-    """Write as many vectors of the basis as the patch has channels."""
+    """Write one vector of the basis into each channel of the patch."""
     weight.zero_()
     weight[channels.own] = basis[: len(channels.own)]
 
@@ -170,9 +170,9 @@ def _attend(qkv: nn.Linear, positions: Tensor, heads: int, channels: ContentChan
 
 
 def _look(weight: Tensor, bias: Tensor, positions: Tensor, offsets: Sequence[Offset]) -> None:
-    """Read sines and cosines of a position that is moved by each head's offset, from a normalised token.
+    """Set weights that read sines and cosines of a position, moved by each head's offset, from a normalised token.
 
-    Waves are weighted by 1 / frequency: then the sum of their products falls in proportion to the distance.
+    Waves are weighted by 1 / frequency, so that the sum of their products falls in proportion to the distance.
     """
     width, inner = weight.shape[1], len(weight) // len(offsets)
     count = width // 4
@@ -181,7 +181,7 @@ def _look(weight: Tensor, bias: Tensor, positions: Tensor, offsets: Sequence[Off
     step = math.log(10000.0) / count
     # attention divides by the square root of a head's channels
     size = (2 * SHARPNESS / math.pi * step / frequencies * math.sqrt(inner)).sqrt()
-    mean, std = positions.mean(), positions.std(dim=1, correction=0).mean()  # what the norm takes away
+    mean, std = positions.mean(), positions.std(dim=1, correction=0).mean()  # which the norm removes
     weight.zero_()
     bias.zero_()
     wave = torch.arange(len(frequencies))
@@ -207,7 +207,7 @@ def _hold_content(values: Tensor, heads: int, channels: ContentChannels) -> None
 
 
 def _find(layer: nn.Linear, channels: ContentChannels, gain: float) -> None:
-    """Let a branch write in directions drawn at random, and leave alone what is the patch's own, the time and positions."""
+    """Let a branch write into its channels in random directions, not into those of the patch, the time and positions."""
     found = torch.empty(len(channels.found), layer.in_features)
     nn.init.orthogonal_(found, gain=gain)
     layer.weight.zero_()

@@ -1,7 +1,7 @@
-"""Starting values by which a decoder weighs by the time: the noisier a patch is, the less it counts, and the clearer, the less others do.
+"""Initialisation of MLPs as gates over time: the noisier a patch is, the less it counts, and the clearer, the less others do.
 
-Two hidden units of an MLP make a gate of a channel x: GELU(b + x) − GELU(b − x) is nearly 2x · GELU'(b), all of 2x where b is large and
-nothing where it is far below zero. Here b follows the logarithm of noise over signal, so that a gate passes what Wiener's filter would.
+Two hidden units of an MLP form a gate of a channel x: GELU(b + x) − GELU(b − x) is nearly 2x · GELU'(b), 2x if b is large and 0 if it is
+far below zero. Here b follows the logarithm of noise over signal, so that a gate passes as much as a Wiener filter would.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from models.systems.diffmae.decoder import TimeEmbedding
 from models.systems.diffmae.diffusion import NoiseSchedule
 
 _SLOPE = 3.2
-"""GELU' rises by 0.8 per unit where it is 1/2, the logistic function by 1/4."""
+"""Slope of GELU' where it is 1/2 (0.8 per unit), over that of the logistic function (1/4)."""
 _LARGEST = 7.0
 """Logarithm of noise over signal at which gates are wide open or shut."""
 _LINEAR = 0.5
-"""Standard deviation of x: small, for the difference of two GELUs is linear near 0 only."""
+"""Standard deviation of x: small, since the difference of two GELUs is linear near 0 only."""
 _CONTENT_VARIANCE = 0.12
-"""Variance that content adds to a token's channels, beside that of its position."""
+"""Variance that content adds to a token's channels, in addition to that of its position."""
 _RIDGE = 1e-2
 
 
@@ -38,14 +38,14 @@ class LayerNormStats:
 
     @staticmethod
     def of(positions: Tensor) -> LayerNormStats:
-        """positions (N, C)."""
+        """Compute them from the position table (N, C)."""
         own = positions.var(dim=1, correction=0).mean().item()
         return LayerNormStats((positions - positions.mean()).mean(dim=0), math.sqrt(own + _CONTENT_VARIANCE))
 
 
 @torch.no_grad()
 def init_time_channel(embedding: TimeEmbedding, schedule: NoiseSchedule, channel: int) -> None:
-    """Write log(noise / signal) of each time, as a gate's b, into one channel of tokens, in place, and nothing into the others."""
+    """Make the embedding write log(noise / signal) of each time, as a gate's b, into one channel of tokens and nothing into the others."""
     alphas_bar = schedule.alphas_bar()
     wanted = ((1 - alphas_bar) / alphas_bar).log().clamp(-_LARGEST, _LARGEST) / _SLOPE
     inner, last = embedding.mlp[:-1], embedding.mlp[-1]
@@ -62,7 +62,7 @@ def init_time_channel(embedding: TimeEmbedding, schedule: NoiseSchedule, channel
 
 @torch.no_grad()
 def init_noise_gate(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor, time: int, norm: LayerNormStats) -> None:
-    """Take content away from tokens, in place, as it drowns in noise.
+    """Make an MLP, in place, remove content from tokens as it drowns in noise.
 
     stds: (n,), of the channels (n,) of tokens. left_open: variances (n,) of the patches' values, in the diffusion's units.
     """
@@ -71,12 +71,12 @@ def init_noise_gate(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor,
 
 @torch.no_grad()
 def init_clean_gate(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor, time: int, norm: LayerNormStats, *, first: int) -> None:
-    """Take away what other patches told, in place, when the patch itself is clear. first: hidden unit from which on there is room."""
+    """Make an MLP, in place, remove content of other patches if the patch itself is clear. first: index of the first unused hidden unit."""
     _gate(mlp, channels, stds, left_open.log() / _SLOPE, -1.0, time, norm, first)
 
 
 def _gate(mlp: Mlp, channels: Tensor, stds: Tensor, bias: Tensor, sign: float, time: int, norm: LayerNormStats, first: int) -> None:
-    """As many channels as the hidden units are enough for."""
+    """Set gates of the first channels, limited by the number of hidden units: a gate takes two."""
     count = min(len(channels), (mlp.fc1.out_features - first) // 2)
     channels, bias = channels[:count], bias[:count]
     scale = _LINEAR / stds[:count]  # of x, per unit of a token's channel

@@ -1,4 +1,4 @@
-"""How far a job has come, and which jobs go through the network together."""
+"""State of an inpainting job, and the grouping of jobs into batches."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from models.systems.diffmae.model import DiffMAE
 from models.systems.diffmae.sampling import KnownPixels
 
 MIN_SIZE_RATIO = 0.75
-"""A hole joins a padded batch if it has at least this share of the patches of its largest one."""
+"""Minimum patches of a hole in a padded batch, as a share of those of its largest hole."""
 SAMPLE_COST = 8
-"""Cost of a sample in a step besides that of its patches, in patches: its attention and what is done for it alone."""
+"""Fixed cost of a sample in a step, in patches: its attention and other work for it alone."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class InpaintRequest:
     """The constants of a job: no step changes them."""
 
     windows: tuple[Place, ...]
-    """Places on the canvas, in the order in which they are filled; none where nothing is missing."""
+    """Places on the canvas, in the order of filling; empty if nothing is missing."""
     reverse: SamplerTable
     noisy: tuple[bool, ...]
-    """Which steps add noise."""
+    """Whether each step adds noise."""
     seeds: Tensor
     """(n,) int64, of the samples."""
     temperature: float
     """Share of the drawn noise that is used."""
     inject_known: bool
     alone: bool
-    """No other job shares its batches: the same bytes each time."""
+    """Whether no other job may share its batches, so that results are the same bytes each time."""
     returned: Tensors
     crop: ExemplarCrop | None = None
-    """Crop whose patches then replace what the network has put into its hole."""
+    """Crop whose patches then replace the network's result in its hole."""
 
     @property
     def samples(self) -> int:
@@ -59,7 +59,7 @@ class WindowDenoising:
     at: Place
     window: CanvasWindow
     context: DecoderContext
-    """Context of one sample while all are alike, else of n."""
+    """Context of one sample while all are equal, else of n."""
     x: Tensor
     """(n, M, P) float32."""
     executed: int = 0
@@ -67,14 +67,14 @@ class WindowDenoising:
 
 @dataclass(frozen=True)
 class InpaintState:
-    """How far one job has come."""
+    """Progress of one job."""
 
     request: InpaintRequest
     canvas: Canvas
     finished: int = 0
-    """Number of windows that are filled."""
+    """Number of filled windows."""
     current: WindowDenoising | None = None
-    """None where nothing is missing."""
+    """None if nothing is missing."""
 
     @property
     def done(self) -> int:
@@ -95,20 +95,20 @@ class InpaintState:
 
     @property
     def next_step(self) -> SamplerTable:
-        """A row for each sample."""
+        """The next reverse step, a row for each sample."""
         assert self.current is not None
         row = len(self.request.reverse) - 1 - self.current.executed
         return self.request.reverse.rows(torch.full((self.request.samples,), row))
 
     @property
     def adds_noise(self) -> bool:
-        """Whether the next step does."""
+        """Whether the next step adds noise."""
         assert self.current is not None
         return self.request.noisy[-1 - self.current.executed]
 
     @property
     def cost(self) -> float:
-        """Cost of its next step, in noisy patches."""
+        """Cost of the next step, in noisy patches."""
         return self.current.x.shape[0] * (self.current.x.shape[1] + SAMPLE_COST) if self.current else 1.0
 
 
@@ -127,7 +127,7 @@ class PaddedBatch:
 
     @staticmethod
     def of(fillings: Sequence[InpaintState]) -> PaddedBatch:
-        """A batch of jobs that all have a window."""
+        """Join jobs that all have a current window."""
         current = tuple(filling.current for filling in fillings if filling.current is not None)
         contexts = [_for_all(now.context, len(now.x)) for now in current]
         known = [known_of(filling, now) for filling, now in zip(fillings, current, strict=True)]
@@ -144,7 +144,7 @@ class PaddedBatch:
         return model.predict(self.x, self.steps.time, self.context, times=times).patches
 
     def jobs(self) -> Iterator[tuple[InpaintState, WindowDenoising, tuple[slice, ...]]]:
-        """Each job with its rows and patches in the batch."""
+        """Yield each job with its rows and patches in the batch."""
         start = 0
         for filling, now in zip(self.fillings, self.current, strict=True):
             samples, count = now.x.shape[:2]
@@ -153,14 +153,14 @@ class PaddedBatch:
 
 
 def known_of(filling: InpaintState, now: WindowDenoising) -> KnownPixels:
-    """Pixels inside its masked patches that stay what they are: (n, M, P) each."""
+    """Return the known pixels in its masked patches, (n, M, P); none of them if the job does not inject them."""
     known = now.window.known
     made = known.made if filling.request.inject_known else torch.ones_like(known.made)
     return KnownPixels(known.patches.expand(now.x.shape), made.expand(now.x.shape))
 
 
 def group_by_visible_count(fillings: Sequence[InpaintState], windows: Mapping[int, CanvasWindow]) -> list[list[int]]:
-    """Indices of the windows that go through the encoder together: equally many patches are visible in each, so that nothing is padded."""
+    """Group indices of windows with equal numbers of visible and masked patches, so that encoding needs no padding."""
     batches: dict[tuple[int, ...], list[int]] = {}
     for index, window in windows.items():
         sizes = (window.split.visible.shape[1], window.split.masked.shape[1])
@@ -169,10 +169,9 @@ def group_by_visible_count(fillings: Sequence[InpaintState], windows: Mapping[in
 
 
 def group_by_hole_size(fillings: Sequence[InpaintState], least_share: float = MIN_SIZE_RATIO) -> list[list[int]]:
-    """Indices of those that go through the network together: holes of about one size, so that little is padded. Without those that need
-    no network.
+    """Group indices of jobs with holes of similar size, so that little is padded. Jobs without a current window are left out.
 
-    least_share: what a hole has at least of the patches of the largest one beside it; 0: all go together.
+    least_share: minimum patches of a hole, as a share of those of the largest in its group; 0 puts all into one group.
     """
     sized = [(filling.current.x.shape[1], index) for index, filling in enumerate(fillings) if filling.current is not None]
     alone = [[index] for _, index in sized if fillings[index].request.alone]
@@ -194,6 +193,6 @@ def _for_all(context: DecoderContext, samples: int) -> DecoderContext:
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
-    """(n, M, P) each → (R, M, P) of the largest M, zeros behind."""
+    """Join parts (n, M, P) to (R, M, P), padded with zeros to the largest M."""
     most = max(part.shape[1] for part in parts)
     return torch.cat([F.pad(part, (0, 0, 0, most - part.shape[1])) for part in parts])

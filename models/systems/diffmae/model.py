@@ -1,7 +1,7 @@
 """Diffusion models as masked autoencoders (DiffMAE, arXiv 2304.03283): denoise the masked patches, given the visible ones.
 
 No code or weights were published and little of the paper could be found, so details are ours: time embedding, which encoder block a decoder
-block reads, the normalisation of what it reads, and all defaults. They are fields of the config where another reading is possible.
+block reads, the normalisation of its input, and all defaults. Those that may be read otherwise are fields of the config.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DecoderConnection(StrEnum):
     """Encoder blocks that a cross decoder reads."""
 
     U_SHAPED = "u_shaped"
-    """Its last blocks first, down to its first ones."""
+    """The last blocks first, down to the first ones."""
     LAST = "last"
 
 
@@ -61,28 +61,28 @@ class DiffMAEConfig:
     mlp_ratio: float = 4.0
     norm_eps: float = 1e-6
     proportional_attention: bool = False
-    """Merged tokens count by their size, in the encoder and for those who attend to it."""
+    """Whether merged tokens count by their size, in the encoder and in the decoder's cross-attention."""
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
     decoder_type: DecoderType = DecoderType.CROSS_SELF
     connection: DecoderConnection = DecoderConnection.U_SHAPED
     time_embed: bool = True
-    """Tell the decoder the time; otherwise it sees the noise only."""
+    """Whether the decoder gets the time; otherwise it sees the noise only."""
     time_width: int = 256
     normalise_patches: bool = False
-    """Diffuse patches with their own mean taken off, divided by their own standard deviation. Such a model cannot fill holes."""
+    """Whether to diffuse patches normalised by their own mean and standard deviation. Such a model cannot fill holes."""
     target: PredictionTarget = PredictionTarget.X0
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     clip_width: int | None = None
-    """Width of the CLIP features that a second head predicts; None for no such head."""
+    """Width of the CLIP features that a second head predicts; None without that head."""
     clip_weight: float = 1.0
     """Weight of that head's loss."""
     RETIRED: ClassVar[tuple[str, ...]] = ("mask_channel", "head_width")
     """Fields of `bundle.json` files written in November 2026. Read if they are false or 0."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Pixels in [0, 1] are normalised with these, for the encoder and for the diffusion."""
+    """Mean and standard deviation of each channel of images in [0, 1]. Encoder and diffusion both see normalised pixels."""
 
     def __post_init__(self) -> None:
         sizes = ("patch_size", "patch_frames", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "time_width")
@@ -119,7 +119,7 @@ class DiffMAEConfig:
 
     @property
     def read_blocks(self) -> tuple[int, ...]:
-        """For each decoder block, the encoder block that it reads. A joint decoder reads the last one only."""
+        """Index of the encoder block that each decoder block reads. A joint decoder reads the last one only."""
         last = self.depth - 1
         if self.connection is DecoderConnection.LAST or self.decoder_type is DecoderType.JOINT:
             return (last,) * self.decoder_depth
@@ -144,18 +144,18 @@ class DecoderPrediction:
 
 @dataclass(frozen=True)
 class DiffMAEOutput:
-    """One training step."""
+    """Losses and prediction of one training step."""
 
     loss: Tensor
     loss_pixel: Tensor
     """Mean squared error over the masked patches."""
     loss_clip: Tensor | None
-    """2 − 2 · cosine, over the same."""
+    """2 − 2 · cosine, averaged over the same."""
     prediction: DecoderPrediction
 
 
 class DiffMAE(MaskedEncoder):
-    """The encoder sees clean visible patches and neither time nor noise: `encode` once, `predict` as often as there are steps."""
+    """Encoder of clean visible patches, without time or noise, and decoder: `encode` once, `predict` in each step."""
 
     def __init__(self, config: DiffMAEConfig) -> None:
         times, rows, columns = config.grid
@@ -192,10 +192,10 @@ class DiffMAE(MaskedEncoder):
         clip_target: Tensor | None = None,
         context: DecoderContext | None = None,
     ) -> DiffMAEOutput:
-        """Normalised images (B, channels, H, W) or clips (B, channels, T, H, W); t (B,); noise (B, M, P), normal: the caller draws both.
+        """Compute losses of normalised images (B, channels, H, W) or clips (B, channels, T, H, W).
 
-        clip_target: (B, N, clip_width) features of all patches, from a frozen teacher. context: result of `encode` for these
-        images, if it is known.
+        The caller draws times t (B,) and normal noise (B, M, P). clip_target: (B, N, clip_width) features of all patches, from a
+        frozen teacher. context: result of `encode` for these images, if already computed.
         """
         x0 = self.targets(images, split)
         context = context or self.encode(images, split)
@@ -205,20 +205,20 @@ class DiffMAE(MaskedEncoder):
         if prediction.clip is None:
             return DiffMAEOutput(loss_pixel, loss_pixel, None, prediction)
         if clip_target is None:
-            raise ValueError("clip_target: this model's second head needs the features that it is to predict")
+            raise ValueError("clip_target: the second head of this model needs target features")
         cosine = F.cosine_similarity(prediction.clip, gather_tokens(clip_target, split.masked), dim=-1)
         loss_clip = _mean_over_patches(2 - 2 * cosine, split)
         return DiffMAEOutput(loss_pixel + self.config.clip_weight * loss_clip, loss_pixel, loss_clip, prediction)
 
     def targets(self, images: Tensor, split: PatchSplit) -> Tensor:
-        """→ (B, M, P), the masked patches, clean, in the units of the diffusion."""
+        """Return the clean masked patches, (B, M, P), in the units of the diffusion."""
         patches = gather_tokens(self.patchify(images), split.masked)
         return normalise_patches(patches) if self.config.normalise_patches else patches
 
     def encode(self, images: Tensor, split: PatchSplit, *, merge: MergeSchedule | None = None) -> DecoderContext:
-        """Everything about an image that the steps need; what the images hold under the mask has no influence.
+        """Compute everything about images that the steps need; pixels under the mask have no influence.
 
-        merge: let visible tokens merge on the way, for cross decoders and splits without padding.
+        merge: schedule of merging visible tokens, for cross decoders and splits without padding.
         """
         config = self.config
         features = self.features(images, split, merge=merge)
@@ -230,13 +230,13 @@ class DiffMAE(MaskedEncoder):
             memories = tuple(block.remember(tokens.x, tokens.key_size) for block, tokens in zip(blocks, read, strict=True))
             return DecoderContext(positions[1 + split.masked], masked_size, memories)
         if merge is not None and any(merge.expand(config.depth)):
-            raise ValueError("merge: a joint decoder places every visible patch, which merged tokens have no place for")
+            raise ValueError("merge: a joint decoder needs the position of every visible patch, which merged tokens do not have")
         where = F.pad(1 + split.visible, (1, 0))  # the class token at 0
         visible = self.decoder_embed(features[-1].x) + positions[where]
         return DecoderContext(positions[1 + split.masked], masked_size, visible=visible, visible_size=features[-1].key_size)
 
     def features(self, images: Tensor, split: PatchSplit, *, merge: MergeSchedule | None = None) -> list[Tokens]:
-        """The tokens after each block, (B, 1 + V, C), the class token first; the last ones normalised."""
+        """Return the tokens after each block, (B, 1 + V, C), the class token first; those of the last block are normalised."""
         config, size = self.config, split.visible_size
         schedule = (merge or MergeSchedule.off()).expand(config.depth)
         if size is not None:
@@ -257,9 +257,9 @@ class DiffMAE(MaskedEncoder):
         return features
 
     def predict(self, x: Tensor, t: Tensor, context: DecoderContext, *, times: Tensor | None = None) -> DecoderPrediction:
-        """Noisy patches (B, M, P), each sample at its own time (B,) of training, → prediction in x's precision.
+        """Predict from noisy patches (B, M, P), each sample at its own training time (B,), in the precision of x.
 
-        times: `time_table()`, whose rows then do not depend on who else is in the batch.
+        times: `time_table()`, whose rows do not depend on the rest of the batch.
         """
         z = self.noise_embed(x.to(self.noise_embed.weight.dtype)) + context.positions  # (B, M, C)
         if self.time_embed is not None:
@@ -276,31 +276,31 @@ class DiffMAE(MaskedEncoder):
         return DecoderPrediction(self.decoder_pred(z).to(x.dtype), clip)
 
     def time_table(self) -> Tensor | None:
-        """(T, C), the embedding of every training time; None where the decoder is not told the time."""
+        """Embed every training time: (T, C). Return None if the decoder does not get the time."""
         if self.time_embed is None:
             return None
         table: Tensor = self.time_embed(torch.arange(self.config.schedule.steps, device=self.pos_embed.device))
         return table
 
     def patchify(self, images: Tensor) -> Tensor:
-        """Images or clips → (B, N, P)."""
+        """Cut images or clips into patches (B, N, P)."""
         config = self.config
         return patchify_tubes(images if config.frames else images.unsqueeze(2), config.patch_frames, config.patch_size)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """(B, N, P) → images or clips."""
+        """Join patches (B, N, P) to images (B, channels, H, W) or clips (B, channels, T, H, W)."""
         config = self.config
         clips = unpatchify_tubes(patches, config.patch_frames, config.patch_size, config.grid[:2])
         return clips if config.frames else clips.squeeze(2)
 
 
 def init_from_encoder(model: DiffMAE, pretrained: Mapping[str, Tensor]) -> None:
-    """Load the encoder of another MAE or DiffMAE, in place; the decoder stays as it is. Raises ValueError naming what does not fit."""
+    """Load the encoder of another MAE or DiffMAE in place; the decoder stays as it is. Raises ValueError if a weight does not fit."""
     load_encoder(model, pretrained, fresh=("decoder_", "noise_embed.", "time_embed."))
 
 
 def _mean_over_patches(values: Tensor, split: PatchSplit) -> Tensor:
-    """(B, M) → scalar, without padding."""
+    """Average values (B, M) without padding: → scalar."""
     if split.masked_size is None:
         return values.mean()
     real = split.masked_size.squeeze(-1).to(values.dtype)
@@ -308,12 +308,12 @@ def _mean_over_patches(values: Tensor, split: PatchSplit) -> Tensor:
 
 
 def _seen(size: Tensor | None) -> Tensor | None:
-    """Let the first of a row always be attended to: a row that is all padding stays finite, and any other begins with a patch."""
+    """Set the first size of each row to 1: (B, M, 1). Then a row of padding stays finite; any other row begins with a patch."""
     return None if size is None else torch.cat([torch.ones_like(size[:, :1]), size[:, 1:]], dim=1)
 
 
 def _join_sizes(context: DecoderContext, x: Tensor) -> Tensor | None:
-    """Sizes of a joint decoder's tokens, (B, 1 + V + M, 1)."""
+    """Join sizes of a joint decoder's tokens to (B, 1 + V + M, 1). Return None if none are padded."""
     assert context.visible is not None
     if context.visible_size is None and context.masked_size is None:
         return None

@@ -1,5 +1,5 @@
-"""The decoder for holes of different sizes, without padding: linear layers see the noisy patches of all jobs one behind the other, and each
-job attends to its own only, with the keys and values that it keeps, which are not copied."""
+"""The decoder for holes of different sizes, without padding. Linear layers see the concatenated noisy patches of all jobs; each job attends
+to its own patches only, through its keys and values, which are not copied."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PackedPart:
     x: Tensor
     """(n, M, P), noisy."""
     time: Tensor
-    """(n,), of training."""
+    """(n,), training times."""
     context: DecoderContext
     """Context of one sample or of n."""
 
@@ -36,7 +36,7 @@ class PackedPart:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens of each sample in the decoder: a joint one sees the visible ones, too."""
+        """Number of tokens of each sample in the decoder, including visible ones if it is a joint decoder."""
         visible = self.context.visible
         return self.x.shape[1] + (0 if visible is None else visible.shape[1])
 
@@ -47,7 +47,7 @@ class PackedPart:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """The next step of several jobs. Each of the R noisy patches of all samples is a sample of its own, with one patch."""
+    """The next step of several jobs. Each of the R noisy patches of all samples counts as a sample with one patch."""
 
     fillings: tuple[InpaintState, ...]
     current: tuple[WindowDenoising, ...]
@@ -60,7 +60,7 @@ class PackedBatch:
 
     @staticmethod
     def of(fillings: Sequence[InpaintState]) -> PackedBatch:
-        """A batch of jobs that all have a window."""
+        """Join jobs that all have a current window."""
         current = tuple(filling.current for filling in fillings if filling.current is not None)
         next_steps = [filling.next_step for filling in fillings]
         known = [known_of(filling, now) for filling, now in zip(fillings, current, strict=True)]
@@ -78,7 +78,7 @@ class PackedBatch:
         return predict(model, self.parts, times).unsqueeze(1)
 
     def jobs(self) -> Iterator[tuple[InpaintState, WindowDenoising, tuple[slice, ...]]]:
-        """Each job with its rows in the batch."""
+        """Yield each job with its rows in the batch."""
         start = 0
         for filling, now in zip(self.fillings, self.current, strict=True):
             rows = now.x.shape[0] * now.x.shape[1]
@@ -87,7 +87,7 @@ class PackedBatch:
 
 
 def predict(model: DiffMAE, parts: Sequence[PackedPart], times: Tensor | None) -> Tensor:
-    """Do what `DiffMAE.predict` does, for all parts in one pass: (R, P), the prediction for each noisy patch, part by part.
+    """Predict as `DiffMAE.predict` does, for all parts in one pass: (R, P), one row for each noisy patch, part by part.
 
     times: `time_table()`.
     """
@@ -116,7 +116,7 @@ def _enter(model: DiffMAE, parts: Sequence[PackedPart], times: Tensor | None) ->
 
 
 def _block(block: DiffMAEDecoderBlock, z: Tensor, parts: Sequence[PackedPart], index: int) -> Tensor:
-    """`DiffMAEDecoderBlock.forward`, on rows of all parts (R, C)."""
+    """Apply `DiffMAEDecoderBlock.forward` to rows of all parts, (R, C)."""
     if (cross := block.cross_attn) is not None:
         assert block.norm_cross is not None
         z = z + cross.proj(_attend(cross.q(block.norm_cross(z)), parts, lambda q, part: cross.attend(q, _of_all(part, index))))
@@ -132,12 +132,12 @@ def _block(block: DiffMAEDecoderBlock, z: Tensor, parts: Sequence[PackedPart], i
 
 
 def _attend(rows: Tensor, parts: Sequence[PackedPart], attend: Callable[[Tensor, PackedPart], Tensor]) -> Tensor:
-    """(R, C) → (R, C'), (n, N, C) → (n, N, C') of each part."""
+    """Apply attention to each part: (R, C) → (R, C'), as (n, N, C) → (n, N, C') of a part."""
     return torch.cat([attend(_by_sample(own, part), part).flatten(0, 1) for own, part in _split(rows, parts)])
 
 
 def _pack(values: Sequence[Tensor]) -> Tensor:
-    """(n, M, P) each → (R, 1, P)."""
+    """Join values (n, M, P) to (R, 1, P)."""
     return torch.cat([one.flatten(0, 1) for one in values]).unsqueeze(1)
 
 

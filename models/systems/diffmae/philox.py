@@ -1,5 +1,7 @@
-"""Noise that depends on nothing but who asks: a counter-based generator (Philox-4x32-10, "Parallel random numbers: as easy as 1, 2, 3",
-SC 2011). What a sample draws does not change with its neighbours in a batch, their order, padding, or a pause in between."""
+"""Counter-based random numbers (Philox-4x32-10, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+
+A sample's noise does not depend on the other samples of its batch, their order, padding, or a pause between steps.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ _LOW = 0xFFFFFFFF
 
 
 def counter_normal(seeds: Tensor, step: Tensor, places: Tensor, values: int) -> Tensor:
-    """(B, M, values) float32 from N(0, 1). seeds: (B,) int64; step: (B,), from -1 up; places: (B, M), patches in raster order.
+    """Draw float32 from N(0, 1): (B, M, values). seeds: (B,) int64; step: (B,), from -1 up; places: (B, M), raster indices of patches.
 
-    Equal for equal (seed, step, place, value), wherever they stand.
+    Equal (seed, step, place, value) give equal numbers, whatever their position in the batch.
     """
     blocks = torch.arange(-(-values // 4), device=places.device)
     batch, count = places.shape
@@ -36,7 +38,7 @@ def counter_normal(seeds: Tensor, step: Tensor, places: Tensor, values: int) -> 
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four words of 32 bits for each counter, all of them in int64 tensors that broadcast."""
+    """Return four 32-bit words for each counter, in int64 tensors of the shape (...) that counter and key broadcast to."""
     a, b, c, d = counter
     k0, k1 = key
     for _ in range(10):

@@ -1,5 +1,5 @@
-"""Filling the masked patches with DiffMAE. One step is a function of a batch whose samples may differ in time, sampler and mask, so that a
-scheduler can mix requests as it likes; `inpaint` runs all steps of one batch.
+"""Sampling of masked patches with DiffMAE. Samples of a step's batch may differ in time, sampler and mask, so that a scheduler can mix
+requests freely; `inpaint` runs all steps of one batch.
 
 The state x, tables and updates keep the precision of the noise, float32 in service, whatever the network's.
 """
@@ -21,17 +21,17 @@ from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE, PredictionTarget
 
 Noise = Callable[[int], Tensor]
-"""Executed step, -1 for the start → (B, M, P) from N(0, 1)."""
+"""Function of the executed step, -1 for the start, that returns (B, M, P) from N(0, 1)."""
 
 
 @dataclass(frozen=True)
 class KnownPixels:
-    """Pixels in masked patches that need not be made: a user's mask seldom ends with a patch."""
+    """Pixels in masked patches that are not generated: a user's mask rarely ends at the edge of a patch."""
 
     patches: Tensor
     """(B, M, P), normalised."""
     made: Tensor
-    """(B, M, P) bool, True where a value is to be made."""
+    """(B, M, P) bool, True if a value is to be generated."""
 
     @property
     def nbytes(self) -> int:
@@ -61,8 +61,7 @@ class InpaintOutput:
 
 
 def counter_noise(seeds: Tensor, split: PatchSplit, values: int, temperature: float = 1.0) -> Noise:
-    """Noise that each sample draws by its own seed (B,), patch by patch: the same in any batch, and for any other mask with that patch;
-    times the temperature."""
+    """Return noise, scaled by temperature, that each sample draws patch by patch from its seed, (B,): the same in any batch and mask."""
     return lambda step: temperature * philox.counter_normal(seeds, torch.full_like(seeds, step), split.masked, values)
 
 
@@ -78,13 +77,13 @@ def inpaint(
     known: KnownPixels | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> InpaintOutput:
-    """Normalised images (B, channels, H, W) or clips; what they hold under the mask has no influence.
+    """Fill masked patches of normalised images (B, channels, H, W) or clips; pixels under the mask have no influence.
 
-    statistics: needed by models of normalised patches; predictions are then not clipped. watch: called with each executed step and the
-    clean patches (B, M, P) it predicts. Raises ValueError for a model of normalised patches without statistics.
+    statistics: required by models of normalised patches; predictions are then not clipped. watch: called with each executed step and its
+    predicted clean patches (B, M, P). Raises ValueError if a model of normalised patches gets no statistics.
     """
     if model.config.normalise_patches and statistics is None:
-        raise ValueError("statistics: this model makes normalised patches; without each patch's mean and std it cannot make pixels")
+        raise ValueError("statistics: this model predicts normalised patches; it needs the mean and std of each patch to generate pixels")
     if split.masked.shape[1] == 0:
         return InpaintOutput(images.new_zeros(len(images), 0, model.config.patch_values), images)
     if known is not None and statistics is not None:
@@ -106,12 +105,12 @@ def inpaint(
 def predict_clean(
     model: DiffMAE, x: Tensor, step: SamplerTable, context: DecoderContext, *, times: Tensor | None = None, known: KnownPixels | None = None
 ) -> Tensor:
-    """Noisy (B, M, P) → clean (B, M, P): an image that could be shown at any step."""
+    """Predict clean patches from noisy ones, (B, M, P) each, which can be shown at any step."""
     return clean(model, x, model.predict(x, step.time, context, times=times).patches, step, known)
 
 
 def clean(model: DiffMAE, x: Tensor, predicted: Tensor, step: SamplerTable, known: KnownPixels | None) -> Tensor:
-    """Clean patches by the network's prediction for noisy x, (B, M, P) each → (B, M, P)."""
+    """Compute clean patches from noisy x and the network's prediction, (B, M, P) each → (B, M, P)."""
     x0 = predicted if model.config.target is PredictionTarget.X0 else step.x0_from_noise(x, predicted)
     if not model.config.normalise_patches:
         x0 = torch.where(step.clip.view(-1, 1, 1), clamp_to_colour_range(model, x0), x0)
@@ -119,7 +118,7 @@ def clean(model: DiffMAE, x: Tensor, predicted: Tensor, step: SamplerTable, know
 
 
 def clamp_to_colour_range(model: DiffMAE, patches: Tensor) -> Tensor:
-    """(B, M, P), the channel fastest: each value within what its channel can have. Bounds are numbers: no step waits for a copy."""
+    """Clamp patches (B, M, P), channels last, to the range of each channel. Bounds are plain numbers, so that no step waits for a copy."""
     mean, std, channels = model.config.mean, model.config.std, model.config.channels
     batch, count, values = patches.shape
     planes = patches.reshape(batch, count, values // channels, channels).unbind(-1)
@@ -128,7 +127,7 @@ def clamp_to_colour_range(model: DiffMAE, patches: Tensor) -> Tensor:
 
 
 def paste_patches(model: DiffMAE, images: Tensor, split: PatchSplit, patches: Tensor) -> Tensor:
-    """The images with `patches` (B, M, P) in the masked places."""
+    """Return the images with `patches` (B, M, P) at the masked positions."""
     everything = model.patchify(images)
     batch, count, values = everything.shape
     places = split.masked if split.masked_size is None else split.masked.where(split.masked_size.squeeze(-1) > 0, count)
@@ -138,7 +137,7 @@ def paste_patches(model: DiffMAE, images: Tensor, split: PatchSplit, patches: Te
 
 
 def known_pixels(model: DiffMAE, images: Tensor, split: PatchSplit, made: Tensor) -> KnownPixels:
-    """made: bool (B, H, W), or (B, T, H, W) for clips, the user's mask in the model's size."""
+    """Find known pixels in masked patches. made: the user's mask in the model's size, bool (B, H, W), or (B, T, H, W) for clips."""
     config = model.config
     frames = made if config.frames else made.unsqueeze(1)
     spread = frames.unsqueeze(1).expand(-1, config.channels, -1, -1, -1)

@@ -1,7 +1,7 @@
-"""DiffMAE answers step by step: one denoising step of many requests at once, each at its own time, of its own sampler and hole.
+"""Inpainting step by step: one denoising step of many requests at once, each with its own time, sampler and hole.
 
-Computed once for each window: the encoder, and keys and values of every decoder block; samples of one hole share them. The state, the
-sampler's tables and its updates are float32. Noise is counted, not drawn: it depends on seed, step and place alone.
+The encoder and the keys and values of every decoder block run once for each window; samples of one hole share them. The state, the
+sampler's tables and its updates are float32. Noise comes from a counter: it depends on seed, step and place alone.
 """
 
 from __future__ import annotations
@@ -37,26 +37,29 @@ from models.systems.diffmae.packed_decoder import PackedBatch
 from models.systems.diffmae.sampling import clean
 
 CONSUMED_ARRAYS = frozenset({"pixels", "missing", "windows", "detail", "detail_missing"})
-"""Arrays of a job that are read here; all others are given back with the answer."""
+"""Arrays of a job that are read here; all others are returned with the answer."""
 INT64_SIGN_BIT = 2**63
 DEFAULT_STEPS = 100
 COPYING_SECONDS = 1.0
-"""No level is begun later in a step: other work waits for its end. The jobs whose turn it is not stay as they are."""
+"""Seconds of a step after which no further level starts, since other work waits for its end. Remaining jobs stay as they are."""
 
 
 class InpaintingSteps:
-    """A job: `pixels` uint8 (h, w, channels) or (T, h, w, channels), `missing` (h, w) or (T, h, w), nonzero where pixels are to be made,
-    and `windows` int (W, 2), top and left of each. Its answer: `filled` uint8 (n, h, w, channels) or (n, T, h, w, channels), and all
-    other arrays that came with it.
+    """Stepwise inpainting of jobs.
 
-    With `detail` uint8 (h, w, 3) and `detail_missing` (h, w) the hole is filled with patches of this crop, from what the network has put
-    there or, without `pixels`, by themselves (`models.systems.diffmae.exemplar_fill`)."""
+    A job has `pixels` uint8 (h, w, channels) or (T, h, w, channels), `missing` (h, w) or (T, h, w), nonzero for pixels to generate, and
+    `windows` int (W, 2), top and left of each. Its answer has `filled` uint8 (n, h, w, channels) or (n, T, h, w, channels), and all other
+    arrays of the job. With `detail` uint8 (h, w, 3) and `detail_missing` (h, w) the hole is then filled with patches of this crop, starting
+    from the network's result or, without `pixels`, from nothing (`models.systems.diffmae.exemplar_fill`).
+    """
 
     unit = "steps"
 
     def __init__(self, model: DiffMAE, device: torch.device, *, packs: bool | None = None) -> None:
-        """packs: whether jobs share a pass without padding; None: on a CPU. A GPU would have to start the attention of each job by
-        itself, so there holes of about one size share a padded pass."""
+        """Precompute the time table. packs: whether jobs share a pass without padding; None: on a CPU only.
+
+        A GPU would have to launch the attention of each job separately, so there holes of similar size share a padded pass.
+        """
         self.model = model
         self._device = device
         self._packs = device.type == "cpu" if packs is None else packs
@@ -64,8 +67,10 @@ class InpaintingSteps:
             self._times = model.time_table()
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
-        """options: `sampler`, `steps`, `eta`, `spacing`, `seed`, `samples`, `inject_known`, `deterministic`. Raises BundleError for a
-        model of normalised patches: it cannot make pixels."""
+        """Start jobs. options: `sampler`, `steps`, `eta`, `spacing`, `temperature`, `seed`, `samples`, `inject_known`, `deterministic`.
+
+        Raises BundleError if the model predicts normalised patches: it cannot generate pixels.
+        """
         if self.model.config.normalise_patches:
             raise BundleError("normalise_patches: such a model cannot fill holes, since it does not know a missing patch's mean and spread")
         jobs = list(zip(arrays, options, strict=True))
@@ -93,7 +98,7 @@ class InpaintingSteps:
         return [next(copied) if isinstance(state, ExemplarState) else next(filled) for state in states]
 
     def _fill(self, asked: Sequence[tuple[InpaintState, bool]]) -> list[InProgress | StepCompletion]:
-        """The next step of the network for each, and whether a preview is wanted."""
+        """Run the next step of the network for each state, with a preview if requested."""
         fillings = [filling for filling, _ in asked]
         moved = {
             index: result
@@ -131,7 +136,7 @@ class InpaintingSteps:
         )
 
     def _enter(self, fillings: Sequence[InpaintState]) -> list[InpaintState]:
-        """Go on to the next window, where there is one: look at it and draw the noise to start from."""
+        """Enter the next window, if there is one: encode it and draw its initial noise."""
         windows = {
             index: filling.canvas.window(self.model, filling.request.windows[filling.finished])
             for index, filling in enumerate(fillings)
@@ -162,7 +167,7 @@ class InpaintingSteps:
         return WindowDenoising(at, window, context, self._noise(filling, -1, window.split))
 
     def _denoise(self, fillings: Sequence[InpaintState]) -> Iterator[tuple[InpaintState, Tensor]]:
-        """One step of all, in one batch; and the clean patches (n, M, P) that it predicts."""
+        """Take one step of all states in one batch. Yield each new state and its predicted clean patches (n, M, P)."""
         batch = PackedBatch.of(fillings) if self._packs else PaddedBatch.of(fillings)
         x0 = clean(self.model, batch.x, batch.predict(self.model, self._times), batch.steps, batch.known)
         added = torch.zeros_like(batch.x)
@@ -192,8 +197,11 @@ class InpaintingSteps:
         return ExemplarState.of(crop, request.seeds.tolist(), request.returned, made, filling.done)
 
     def _preview(self, filling: InpaintState, x0: Tensor | None) -> dict[str, Tensor]:
-        """The first sample's window, as far as it lies on the canvas, with what is predicted of it so far: filled uint8 (h, w, channels) or
-        (T, h, w, channels); the step; and where the window lies in the image that the job's `box` was cut from: x, y, width, height."""
+        """Render the part of the first sample's window on the canvas, as predicted so far.
+
+        `filled` is uint8 (h, w, channels) or (T, h, w, channels); `step` the number of steps done; `box`, if the job has one, the window
+        in the image that the job's box was cut from: x, y, width, height.
+        """
         now = filling.current
         assert now is not None
         canvas = replace(filling.canvas, pixels=filling.canvas.pixels[:1])
@@ -214,7 +222,7 @@ class InpaintingSteps:
         return pixels if self.model.config.frames else pixels.squeeze(1)
 
     def _noise(self, filling: InpaintState, executed: int, split: PatchSplit) -> Tensor:
-        """(n, M, P) that this step adds; -1: to start from. Windows do not repeat each other's."""
+        """Draw the noise (n, M, P) that this step adds; -1 is the initial noise. Windows do not repeat each other's noise."""
         seeds = filling.request.seeds
         counter = filling.finished * (len(filling.request.reverse) + 1) + executed
         drawn = philox.counter_normal(
@@ -224,7 +232,7 @@ class InpaintingSteps:
 
 
 def _in_image(box: Tensor, canvas: Canvas, at: Place, size: Sequence[int]) -> Tensor:
-    """A part of a canvas, its place and its height and width, as left, top, width, height in the image; `box`: all of the canvas there."""
+    """Convert a part of a canvas to its box in the image: (4,), left, top, width, height. box: that of the whole canvas."""
     left, top, width, height = box.tolist()
     across, down = width / canvas.missing.shape[2], height / canvas.missing.shape[1]
     edges = [left + at[1] * across, top + at[0] * down, left + (at[1] + size[1]) * across, top + (at[0] + size[0]) * down]
@@ -233,7 +241,7 @@ def _in_image(box: Tensor, canvas: Canvas, at: Place, size: Sequence[int]) -> Te
 
 
 def _copy(states: Sequence[ExemplarState]) -> Iterator[InProgress | StepCompletion]:
-    """A level of the first ones, as many as there is time for."""
+    """Fill one level of each of the first states, until COPYING_SECONDS have passed."""
     until = time.monotonic() + COPYING_SECONDS
     for state in states:
         if time.monotonic() < until:
@@ -242,7 +250,7 @@ def _copy(states: Sequence[ExemplarState]) -> Iterator[InProgress | StepCompleti
 
 
 def _seeds(asked: Mapping[str, Any]) -> list[int]:
-    """Seeds of the samples."""
+    """Return the seeds of the samples."""
     return [(int(asked.get("seed", 0)) + sample) % INT64_SIGN_BIT for sample in range(int(asked.get("samples", 1)))]
 
 

@@ -254,7 +254,7 @@ def test_noise_prediction_samples_same_image_as_pixel_prediction() -> None:
 
 def test_a_model_of_normalised_patches_needs_their_statistics() -> None:
     model, images, split = build(normalise_patches=True), images_for(SMALL), split_for(SMALL)
-    with pytest.raises(ValueError, match="statistics: this model makes normalised patches"):
+    with pytest.raises(ValueError, match="statistics: this model predicts normalised patches"):
         fill(model, images, split)
 
 

@@ -158,7 +158,7 @@ def test_what_the_container_has_no_place_for_is_refused() -> None:
         (lambda content: content["config"].update(mask="random"), "model.pth: mask: unknown; the fields are"),
         (lambda content: content["config"]["schedule"].update(T=20), "model.pth: schedule: .*beta reaches 1;"),
         (lambda content: content["model"].update({"extra.weight": torch.zeros(1)}), r"does not fit diffmae: unexpected: extra\.weight"),
-        (lambda content: content.update(config="vit_b"), "model.pth: it is no diffmae-v1 file: .* its config a str"),
+        (lambda content: content.update(config="vit_b"), "model.pth: it is not a diffmae-v1 file: .* its config a str"),
         (lambda content: content.update(format="diffmae-v2"), "model.pth: .*its format is diffmae-v2"),
     ],
 )
