@@ -101,11 +101,11 @@ def test_members_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     joints = write_lart(tmp_path, dataclasses.replace(SMALL, joints=TrackFeatureDims(135, 16, 16)), "joints")
     fitting = write_lart(tmp_path)
     vit = write_tiny_vit(tmp_path)
-    assert "bodies@1 wants 229 values of pose for each person, and the others tell 55" in refused(
+    assert "bodies@1 needs 229 values of pose for each person, and the other members provide 55" in refused(
         write_pipeline(tmp_path, {"pose": pose, "actions": bodies}, "a")
     )
-    assert "joints@1 wants 135 values of joints" in refused(write_pipeline(tmp_path, {"pose": pose, "actions": joints}, "b"))
-    assert "tiny@1 is of architecture vit, which tells no poses" in refused(
+    assert "joints@1 needs 135 values of joints" in refused(write_pipeline(tmp_path, {"pose": pose, "actions": joints}, "b"))
+    assert "tiny@1 is of architecture vit, which returns no poses" in refused(
         write_pipeline(tmp_path, {"pose": vit, "actions": fitting}, "c")
     )
     assert "needs one for `pose`" in refused(write_pipeline(tmp_path, {"actions": fitting}, "d"))

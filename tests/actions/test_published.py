@@ -463,13 +463,16 @@ def refusals(root: Path, folder: Path) -> Iterator[tuple[Sequence[str], str]]:
     write_lart(root, SMALL, "poses")
     write_lart(root, dataclasses.replace(LAYOUT, joints=None, appearance=None, mean_std=None), "without-statistics")
     write_tiny_vit(root)
-    yield ("--appearance", "small-mvit"), r"lart@1 wants 135 values of joints .* the others tell 0; they need a body's mesh \(--body\)"
-    yield ("--body", body), r"wants 32 values of appearance .* the others tell 0; it needs a video network \(--appearance\)"
+    yield (
+        ("--appearance", "small-mvit"),
+        r"lart@1 needs 135 values of joints .* the other members provide 0; they need a body's mesh \(--body\)",
+    )
+    yield ("--body", body), r"needs 32 values of appearance .* the other members provide 0; it needs a video network \(--appearance\)"
     yield ("--body", body, "--appearance", "tiny"), "members.appearance: tiny@1 is of architecture vit; mvit is needed"
     yield ("--body", body, "--appearance", "whole-clips"), "whole-clips@1: it classifies whole clips, and a network with a box head"
     yield ("--body", str(folder / "none.npz")), "none.npz: no such file"
     yield ("--body", str(pickled), "--appearance", "small-mvit"), "SMPL_NEUTRAL.pkl: a body's file is an .npz or a .safetensors"
-    yield ("--body", body, "--pose", "movenet", "--actions", "poses"), "external.body: movenet@1.0.0 tells keypoints"
+    yield ("--body", body, "--pose", "movenet", "--actions", "poses"), "external.body: movenet@1.0.0 returns keypoints"
     yield ("--appearance", "small-mvit", "--pose", "movenet", "--actions", "poses"), "members.appearance: it needs whole frames"
     yield ("--actions", "without-statistics"), "without-statistics@1 lacks the statistics of its poses: import it with --set mean_std"
 

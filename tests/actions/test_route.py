@@ -174,7 +174,7 @@ def test_the_list_of_models_names_the_pipeline_and_its_limits(gateway: Gateway) 
         (422, {"video": FILM, "tracks": ANSWER}, "tracks", "send one of them"),
         (422, {"tracks": {"persons": []}}, "tracks", "neither .npz nor JSON with `people`"),
         (422, {"tracks": [{"person": 1, "boxes": [], "poses": []}]}, "tracks", "people[0]: no boxes"),
-        (422, {"tracks": [{"person": 1, "boxes": [[0.0, 1.0, 2.0, 3.0, 4.0, 0.5]]}]}, "tracks", "no poses: send them beside the boxes"),
+        (422, {"tracks": [{"person": 1, "boxes": [[0.0, 1.0, 2.0, 3.0, 4.0, 0.5]]}]}, "tracks", "no poses: send them with the boxes"),
         (422, {"tracks": b"PK\x03\x04broken"}, "tracks", "an .npz that cannot be read"),
         (422, {"video": FILM, "start_s": 5}, "start_s", "the video has 0.6 seconds"),
         (422, {"video": FILM, "start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),

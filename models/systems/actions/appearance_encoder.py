@@ -1,11 +1,11 @@
-"""The appearance of people: features of clips around them, by a video network with a box head, as LART was trained on them (MViT).
+"""Appearance features of people: MViT, a video network with a box head, encodes clips around them, as in LART's training.
 
 A track is cut into groups of 6 rows; each has the feature of a clip around its middle row, in which the person's box of that row is pooled
-(arXiv 2304.01199; `models.people.person_clips`). Where the person was not seen in the middle row an empty box is pooled, as in the
+(arXiv 2304.01199; `models.people.person_clips`). If the person was not detected in the middle row, an empty box is pooled, as in the
 published code.
 
-A clip of the published size takes a CPU minutes, and one block of the network longer than a step may last. So a step takes parts of blocks,
-and leaves the rest to the next one.
+A clip of the published size takes minutes on a CPU, and one block of the network takes longer than a step may last. So a step computes
+parts of blocks and leaves the rest to the next step.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from models.systems.actions.person_tracks import PersonTrack
 from models.systems.mvit.model import MViT, PoolingBlock
 
 EncodingSteps = Iterator[int | NDArray[np.float32]]
-"""Bytes that are kept until the next part, after each one; at the end the feature."""
+"""Number of bytes kept in memory after each part, then the feature."""
 APPEARANCE_BUDGET_S = 1.0
-"""Seconds of a step in which people are described; the part that is being computed then is ended."""
+"""Seconds per step for the encoding of appearance; the part that is running at its end is completed."""
 
 
 @dataclass(frozen=True)
 class BufferedFrame:
-    """A frame as the video network sees it, which stands for the rows from `row` on."""
+    """A frame as the video network sees it; it represents the rows from `row` on."""
 
     row: int
     pixels: NDArray[np.uint8]
@@ -44,7 +44,7 @@ class BufferedFrame:
 
 class AppearanceEncoder:
     def __init__(self, model: MViT, preprocess: Preprocess, clip: Clip) -> None:
-        """Raises ValueError for a network that cannot describe people."""
+        """Check that the network can describe people; raises ValueError if it cannot."""
         if model.config.boxes is None:
             raise ValueError("it classifies whole clips, and a network with a box head is needed: --set boxes says so at its import")
         if clip.stride != int(clip.stride):
@@ -53,7 +53,7 @@ class AppearanceEncoder:
         self._preprocess = preprocess
         self._frames, self._stride = clip.frames, int(clip.stride)
         self._empty_box_is_zeros = model.config.boxes.aligned
-        """Its bins have no samples then, and no network need look at the clip."""
+        """Whether the feature of an empty box is zeros without a pass of the network: aligned pooling takes no samples from it."""
         self._turn = 0
 
     @property
@@ -63,27 +63,27 @@ class AppearanceEncoder:
 
     @property
     def before(self) -> int:
-        """Rows of a clip before its middle one."""
+        """Number of rows of a clip before its middle one."""
         return self._frames * self._stride // 2
 
     @property
     def behind(self) -> int:
-        """Rows of a clip behind its middle one."""
+        """Number of rows of a clip after its middle one."""
         return self._frames * self._stride - self.before
 
     def turn(self) -> int:
-        """Another number every time: another job begins each step."""
+        """Return a new number on every call, so that each step starts with another job."""
         self._turn += 1
         return self._turn
 
     def shrink(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A frame (H, W, 3) as the network sees it, (h, w, 3)."""
+        """Resize a frame (H, W, 3) to the input size of the network, (h, w, 3)."""
         shrunk: NDArray[np.uint8] = crop_and_resize(torch.from_numpy(frame)[None], self._preprocess.short_side)[0].contiguous().numpy()
         return shrunk
 
     def describe(self, stills: Sequence[BufferedFrame], track: PersonTrack, middle: int) -> EncodingSteps:
-        """The feature (A,) of the clip around a row of a track, after the bytes that are kept between each two parts. stills: by row, those
-        of the clip at least."""
+        """Yield the number of bytes kept after each part, then the feature (A,) of the clip around a row of a track. stills: frames by row,
+        at least those of the clip."""
         box = track.box_at(middle)
         if box is None and self._empty_box_is_zeros:
             yield np.zeros(self.values, np.float32)
@@ -110,14 +110,14 @@ class AppearanceEncoder:
 
 @dataclass
 class PartialClip:
-    """The clip of a job that the network was looking at when a step ended."""
+    """The clip of a job that was partly encoded when a step ended."""
 
     person: int = 0
     first: int = -1
     """First row of its group."""
     parts: EncodingSteps = field(default_factory=lambda: iter(()))
     nbytes: int = 0
-    """Memory on the device that is kept for its next part, in bytes."""
+    """Bytes of device memory kept for its next part."""
 
     def begin(self, person: int, first: int, parts: EncodingSteps) -> None:
         self.person, self.first, self.parts, self.nbytes = person, first, parts, 0
@@ -128,18 +128,18 @@ class PartialClip:
 
 @dataclass
 class AppearanceQueue:
-    """The people of a job, who are described one clip after the other."""
+    """The people of a job, described one clip after another."""
 
     tracks: list[PersonTrack]
     confirmed: frozenset[int]
-    """Numbers of those who are believed; of the others nothing is told."""
+    """Numbers of confirmed people; the others are left out of the answer."""
     stills: Sequence[BufferedFrame]
     unfinished: PartialClip
     seconds: float = 0.0
-    """Time that it took."""
+    """Time spent so far."""
 
     def next(self, describer: AppearanceEncoder) -> int | None:
-        """Index of the track whose next group can be described and lies earliest. None: there is none."""
+        """Return the index of the track with the earliest group that can be described. None if there is none."""
         waiting = [
             (track.described, place)
             for place, track in enumerate(self.tracks)
@@ -148,7 +148,7 @@ class AppearanceQueue:
         return min(waiting)[1] if waiting else None
 
     def still_needed(self, describer: AppearanceEncoder) -> tuple[BufferedFrame, ...]:
-        """Frames of clips that are still to come, of all tracks that are not described to their end."""
+        """Return the frames that later clips need, of all tracks that are not described to their end."""
         begins = [
             max(track.first, track.described - describer.before)
             for track in self.tracks
@@ -160,7 +160,7 @@ class AppearanceQueue:
         return tuple(self.stills[first:])
 
     def advance(self, describer: AppearanceEncoder, place: int) -> bool:
-        """Compute the next part of a track's clip. Returns whether it was the last."""
+        """Compute the next part of a track's clip. Return whether it was the last."""
         track, began = self.tracks[place], time.monotonic()
         group = track.group(describer.behind)
         assert group is not None
@@ -170,7 +170,7 @@ class AppearanceQueue:
         try:
             told = next(unfinished.parts)
         except BaseException:
-            unfinished.end()  # nothing follows in parts that raised: a step that is taken again begins the clip anew
+            unfinished.end()  # an iterator that raised is exhausted: a retried step starts the clip again
             raise
         self.seconds += time.monotonic() - began
         if isinstance(told, int):
@@ -182,8 +182,8 @@ class AppearanceQueue:
 
 
 def encode_appearance(describer: AppearanceEncoder, jobs: Sequence[AppearanceQueue], seconds: float) -> None:
-    """Describe people of all jobs, a clip of each in turn, until all that can be are described or the time is over. Those come first of
-    whom a clip is unfinished."""
+    """Describe the people of all jobs, one clip per job in turn, until no clip is left or the time is up. Jobs with an unfinished clip come
+    first."""
     until = time.monotonic() + seconds
     turn = describer.turn() % max(1, len(jobs))
     waiting = deque(sorted((*jobs[turn:], *jobs[:turn]), key=lambda job: not job.unfinished.nbytes))

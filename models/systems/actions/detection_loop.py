@@ -1,8 +1,7 @@
-"""Looks at windows of several videos together, pass by pass, until they are done or their step has taken long enough.
+"""Detection in windows of several videos together, pass by pass, until they are done or the time of the step is up.
 
-A pass is a few frames for the network that finds people, or a few crops for the one that looks at each of them, which may take seconds for
-one crop on a CPU. The time of a step is what other work waits for, and what proves that a worker is alive; the answer does not depend on
-where steps end.
+A pass is a few frames for the detector, or a few crops for the network that reads each person, which may take seconds per crop on a CPU.
+Other work waits for the end of a step, and the end of a step proves that a worker is alive; the answer does not depend on where steps end.
 """
 
 from __future__ import annotations
@@ -25,19 +24,20 @@ from models.systems.actions.sources import VideoSource
 from models.systems.actions.window_progress import FrameResult, PendingFrame, WindowProgress
 
 STEP_S = 2.0
-"""Seconds after which a step begins no other pass."""
+"""Seconds after which a step starts no other pass."""
 WAIT_S = 2.0
-"""For how long a pass waits for frames: long parts of a video may not be asked for, or large frames take long."""
+"""Seconds that a pass waits for frames: the decoder may have to skip a long part of a video, and large frames take time."""
 PASS_S = 1.0
-"""Seconds that a pass of crops is to take."""
+"""Target duration of a pass of crops in seconds."""
 FRAMES_AT_ONCE = 4
-"""Frames of one job in memory."""
+"""Maximum number of frames of one job in memory."""
 CROPS_AT_ONCE = 16
+"""Maximum number of crops in a pass."""
 
 
 @dataclass(frozen=True)
 class WindowJob:
-    """A window of a video, of which at most so many people in a frame are wanted."""
+    """A window of a video; `people` is the maximum number of people per frame."""
 
     source: VideoSource
     window: int
@@ -52,18 +52,18 @@ class WindowJob:
 
 class DetectionLoop:
     def __init__(self, eyes: PoseEstimator, describer: AppearanceEncoder | None = None) -> None:
-        """describer: who is to see the frames, too."""
+        """Keep the networks. describer: encoder that needs the frames, too."""
         self._eyes = eyes
         self._describer = describer
         self._crops = 1
-        """Number of crops in a pass, chosen by how long the last one took."""
+        """Number of crops in a pass, chosen by the duration of the last pass."""
         self._turn = 0
 
     def look(self, jobs: Sequence[WindowJob]) -> list[JobStats]:
-        """Look at what is left of each window; what was seen lies in `looking`. Raises UnusableInput."""
+        """Process the rest of each window until the step is over; results go to `looking`. Raises UnusableInput."""
         accounts = [job.account for job in jobs]
         until = time.monotonic() + STEP_S
-        going = [place for place, job in enumerate(jobs) if not job.looking.is_done]  # it is where a step failed behind it
+        going = [place for place, job in enumerate(jobs) if not job.looking.is_done]  # done if a later part of the step failed
         while going:
             if crops := self._waiting([jobs[i] for i in going]):
                 self._read(crops, [jobs[i] for i in going], going, accounts)
@@ -75,7 +75,7 @@ class DetectionLoop:
         return accounts
 
     def _waiting(self, jobs: Sequence[WindowJob]) -> list[tuple[PendingFrame, torch.Tensor]]:
-        """Crops of a pass, one of each job in turn; another job begins every time."""
+        """Select the crops of a pass, one of each job in turn; each pass starts with another job."""
         self._turn += 1
         first = self._turn % len(jobs)
         rounds = zip_longest(*(job.looking.crops() for job in (*jobs[first:], *jobs[:first])))
@@ -96,7 +96,7 @@ class DetectionLoop:
             self._finish(job.looking)
 
     def _find(self, jobs: Sequence[WindowJob], places: Sequence[int], accounts: list[JobStats]) -> None:
-        """People in the next frames of each job, as far as these are there in time; a frame's pixels are forgotten then."""
+        """Detect people in the next frames of each job, if they are decoded in time, and drop the frames' pixels."""
         until = time.monotonic() + WAIT_S
         for place, job in zip(places, jobs, strict=True):
             began = time.monotonic()
@@ -119,7 +119,7 @@ class DetectionLoop:
             self._finish(job.looking)
 
     def _finish(self, looking: WindowProgress) -> None:
-        """Frames that are done; those behind one that is not wait for it."""
+        """Move completed frames to the results, in order: a frame waits for those before it."""
         while looking.glances and looking.glances[0].waiting is None:
             glance = looking.glances.pop(0)
             seen = self._eyes.seen(glance.found, glance.values)

@@ -1,4 +1,4 @@
-"""The arrays of a job → where its people come from."""
+"""The arrays of a job → the source of its people, a video or tracks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from models.systems.actions.sources import TrackSource, VideoSource
 
 
 def make_source(job: Tensors, asked: Mapping[str, Any], model: ActionPipeline) -> VideoSource | TrackSource:
-    """`video` uint8 (bytes,), or tracks: `person` int32 (K,), `time` float64 (K,), `box` float32 (K, 5), and `pose` float32 (K, 51) or
-    `token` float32 (K, D), of which the other one is empty. `info` float64 (5,): width, height, frames a second, frames, seconds.
+    """Make the source of a job from its arrays: `info` float64 (5,), width, height, frames per second, frames and seconds; and either
+    `video` uint8 (bytes,) or tracks. Tracks are `person` int32 (K,), `time` float64 (K,), `box` float32 (K, 5), and either `pose`
+    float32 (K, 51) or `token` float32 (K, D); the other one is empty.
 
-    Raises UnusableInput for tracks that do not say what the network wants to know.
+    Raises UnusableInput if the tracks lack what the network needs.
     """
     width, height, fps, frames, duration = job["info"].tolist()
     start, end = float(asked.get("start_s") or 0.0), asked.get("end_s")
@@ -42,7 +43,7 @@ def detail_of(asked: Mapping[str, Any], model: ActionPipeline) -> Detail:
 
 
 def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: ActionPipeline) -> np.ndarray:
-    """(K, D)."""
+    """Return the tokens (K, D) that were sent, or compute them from the poses. Raises InvalidInput if neither is possible."""
     values = sum(model.values.values())
     if not len(arrays["person"]):
         return np.zeros((0, values), np.float32)
@@ -54,13 +55,13 @@ def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Acti
     if made is not None:
         return made
     if arrays["pose"].shape[1]:
-        raise InvalidInput(f"tracks: poses do not tell this bundle enough: send an .npz with `token`, {values} values for each sighting")
-    raise InvalidInput(f"tracks: no poses: send them beside the boxes, or an .npz with `token`, {values} values for each sighting")
+        raise InvalidInput(f"tracks: poses are not enough for this bundle: send an .npz with `token`, {values} values for each sighting")
+    raise InvalidInput(f"tracks: no poses: send them with the boxes, or an .npz with `token`, {values} values for each sighting")
 
 
 def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.ndarray, longest: int) -> list[TrackDetection]:
-    """One for each row of a person: of several that fall on one, the last. A sighting stands until the next one, if that is usual, for
-    `longest` rows at most."""
+    """Return one detection per person and row, the last if several fall on one row. A detection lasts until the person's next one if the
+    gap is of the usual length and at most `longest` rows; otherwise one row."""
     found: list[TrackDetection] = []
     for person in np.unique(arrays["person"][wanted]):
         mine = np.flatnonzero(wanted & (arrays["person"] == person))

@@ -1,4 +1,4 @@
-"""People by their keypoints: a detector of poses, and ids by where their boxes are."""
+"""Pose estimation by keypoints: a pose detector, and identities by the location of boxes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class KeypointEstimator:
         return long_side(detail, self._model.config.long_side, self._model.config.multiple)
 
     def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
-        """One frame at a time, as the graph takes them."""
+        """Detect people one frame at a time, as the graph takes no batches."""
         return [self._found(view) for view in views]
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
-        raise NotImplementedError("nobody is looked at twice")
+        raise NotImplementedError("a keypoint detector makes no crops")
 
     def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
         people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINT_COUNT, 3), found.boxes), found.size
@@ -46,7 +46,7 @@ class KeypointEstimator:
         return PhalpIdentityTracker(location_config(rate))
 
     def _found(self, view: DetectorInput) -> Detections:
-        """In pixels of the video's frames."""
+        """Detect people in a frame, in pixels of the video's frames."""
         people = self._model.find(torch.from_numpy(view.pixels)[None], long_side=self.long_side(view.detail))[0]
         factor = max(view.height, view.width) / max(view.pixels.shape[:2])
         boxes = (people.boxes * (*4 * (factor,), 1.0)).astype(np.float32)

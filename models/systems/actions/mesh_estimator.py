@@ -1,7 +1,7 @@
-"""People by their bodies: a detector's boxes, HMR 2.0's pose and camera of each crop (arXiv 2305.20091), and PHALP's association by both.
+"""Pose estimation by body meshes: a detector's boxes, HMR 2.0's pose and camera of each crop (arXiv 2305.20091), and PHALP's association.
 
-Tokens are LART's published ones: 229 values of a pose and, where the user has named the licensed body model, 135 of 45 joints. Boxes are
-grown to HMR 2.0's aspect before they are cropped, as 4D-Humans' tracker does it.
+Tokens are LART's published ones: 229 values of a pose and, if the user provides the licensed body model, 135 values of 45 joints. Boxes are
+expanded to HMR 2.0's aspect ratio before they are cropped, as in 4D-Humans' tracker.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from models.systems.onnx.pose_detector import PoseGraph
 from models.systems.phalp.tracker import TrackerConfig
 
 BODY, CAMERA = POSE_VALUES - 3, 3
-"""Values of a pose with its shape, and of the camera of its crop."""
+"""Number of values of a pose with its shape, and of the camera of its crop."""
 NEAREST = 0.01
-"""Metres before the camera: the association takes the logarithm of depths, and a network may be wrong about which side somebody is on."""
+"""Minimum depth in metres: the association takes the logarithm of depths, and the network may predict a person behind the camera."""
 POINTS = 45
-"""Points of a location vector; all are where the camera projects to, the only one that is compared."""
+"""Number of points of a location vector; all of them are the projected position, the only point that is compared."""
 
 
 class MeshEstimator:
     def __init__(self, detector: PoseGraph, regressor: HMR2, preprocess: Preprocess, body: SMPLBody | None = None) -> None:
-        """body: the user's mesh on the regressor's device; None: no joints are told."""
+        """Keep the networks. body: the user's mesh on the regressor's device; None: tokens have no joints."""
         self._detector = detector
         self._regressor = regressor
         self._preprocess = preprocess
@@ -47,14 +47,14 @@ class MeshEstimator:
         return {"pose": POSE_VALUES} if self._body is None else {"pose": POSE_VALUES, "joints": 3 * JOINT_COUNT}
 
     def long_side(self, detail: Detail) -> None:
-        """Crops are taken from whole frames."""
+        """Return None: crops need frames at their full size."""
         return
 
     def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
         return [self._found(view, count) for view, count in zip(views, most, strict=True)]
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
-        """Poses, cameras and joints of the crops, (M, 226 + 3 + 0) or (M, 226 + 3 + 132)."""
+        """Predict poses, cameras and joints of the crops, (M, 226 + 3 + 0) or (M, 226 + 3 + 132)."""
         parameter = next(self._regressor.parameters())
         person = self._regressor(crops.to(parameter.device, parameter.dtype)).person
         told: NDArray[np.float32] = torch.cat([person.pose, person.camera, self._joints(person)], dim=1).float().cpu().numpy()
@@ -73,7 +73,7 @@ class MeshEstimator:
         return PersonObservations(found.boxes, found.poses, torch.cat(token, dim=1).numpy(), locations.numpy())
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> None:
-        """Keypoints do not tell a body's rotations."""
+        """Return None: a body's rotations do not follow from keypoints."""
         return
 
     def follow(self, rate: float) -> IdentityTracker:
@@ -88,14 +88,14 @@ class MeshEstimator:
         return Detections(boxes, keypoints.reshape(-1, 3 * KEYPOINT_COUNT), (view.height, view.width), crops)
 
     def _joints(self, person: SMPLParameters) -> Tensor:
-        """(M, 132), the body's 44 joints; (M, 0) without a body."""
+        """Return the body's 44 joints (M, 132); (M, 0) without a body."""
         if self._body is None:
             return person.camera.new_zeros(len(person.camera), 0)
         posed: SMPLOutput = self._body(person)
         return posed.keypoints.flatten(1)
 
     def _crops(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Tensor:
-        """(N, 3, S, S), normalised."""
+        """Crop the boxes of a frame and normalise the pixels: (N, 3, S, S)."""
         size = self._regressor.config.image_size
         if not len(boxes):
             return torch.zeros(0, 3, size, size)
@@ -105,13 +105,13 @@ class MeshEstimator:
 
 
 def joints_3d(joints: Tensor, camera: Tensor) -> Tensor:
-    """44 joints of bodies (N, 132) and the zero joint that PHALP appends, moved by the cameras (N, 3) with depths divided by 200, as LART
-    was trained on them: (N, 135)."""
+    """Translate the 44 joints of bodies (N, 132) and the zero joint that PHALP appends by the cameras (N, 3): (N, 135). Depths of the
+    cameras are divided by 200, as in LART's training."""
     all_joints = torch.cat([joints, joints.new_zeros(len(joints), 3)], dim=1).view(-1, JOINT_COUNT, 3)
     return (all_joints + camera.unsqueeze(1)).flatten(1)
 
 
 def _padded(boxes: NDArray[np.float32]) -> Tensor:
-    """Boxes (N, 4) of x1, y1, x2, y2, grown to the regressor's aspect."""
+    """Expand boxes to the regressor's aspect ratio: (N, 4), x1, y1, x2, y2."""
     corners = torch.from_numpy(boxes[:, :4])
     return crops.expand(torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], dim=1))

@@ -1,4 +1,4 @@
-"""The answer of a pipeline as arrays: a row for each sighting and for each second of a person. Persons are numbered by first appearance.
+"""The answer of a pipeline as arrays: a row for each detection and for each second of a person. People are numbered by first appearance.
 
 boxes float64 (K, 7): person, seconds, x, y, width, height, score; poses float64 (K, 53): person, seconds, and x, y and score of COCO's 17
 keypoints, or (0, 53); seconds float64 (S, 3): person, begin and end; scores float32 (S, actions).
@@ -18,7 +18,7 @@ POSE_ROW = 53
 
 
 def track_arrays(tracks: Sequence[PersonTrack], rate: float, actions: int, since: float = 0.0) -> dict[str, Tensor]:
-    """These arrays, people by first appearance. actions: number of labels. since: seconds; what was seen and done before is left out."""
+    """Convert tracks, sorted by first appearance, to arrays. actions: number of labels. since: rows before these seconds are left out."""
     earliest = since - 0.5 / rate
     boxes, poses, seconds, scores = [np.zeros((0, 7))], [np.zeros((0, POSE_ROW))], [], []
     for person, track in enumerate(tracks, start=1):

@@ -1,6 +1,6 @@
-"""One person through a video: what LART is to see of them, what it has said, and where they were seen.
+"""The track of one person through a video: tokens for LART, its scores, and the person's boxes and poses.
 
-Rows are those of the pipeline's grid in time. All of it are values: a step makes new ones.
+Rows are those of the pipeline's time grid. All classes are immutable: a step makes new ones.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class TrackDetection:
-    """A person in one frame, which stands for `rows` rows."""
+    """A person in one frame, which represents `rows` rows."""
 
     person: int
     row: int
     rows: int
     token: Floats
-    """(D,), raw; without the appearance where that is told later."""
+    """(D,), not normalised; without the appearance if that is computed later."""
     box: Floats
     """(6,): seconds, x, y, width, height and score."""
     pose: Floats
-    """(1 + 51,): seconds, and x, y and score of COCO's 17 keypoints; (0,) where the pose member tells none."""
+    """(1 + 51,): seconds, and x, y and score of COCO's 17 keypoints; (0,) if the pose member returns none."""
 
     @property
     def end(self) -> int:
@@ -39,21 +39,21 @@ class TrackDetection:
 
 @dataclass(frozen=True)
 class TrackWindow:
-    """The rows of one track that LART sees at once. It answers for some of them."""
+    """The rows of one track that LART sees at once. It scores some of them."""
 
     tokens: Floats
-    """(n, D), from the track's row `start` on; zeros where the person was not seen."""
+    """(n, D), from the track's row `start` on; zeros where the person was not detected."""
     detected: NDArray[np.bool_]
     """(n,)."""
     skipped: int
-    """Rows of the window before those that are answered."""
+    """Number of rows of the window before those that are scored."""
     answered: int
-    """Number of rows that are answered."""
+    """Number of rows that are scored."""
 
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """How a long track is cut into windows (`models.systems.lart.windows`)."""
+    """Layout of the windows of a long track, in rows (`models.systems.lart.windows`)."""
 
     step: int = 32
     margin: int = 32
@@ -63,12 +63,12 @@ class WindowLayout:
 class PersonTrack:
     person: int
     first: int
-    """Row of the first sighting."""
+    """Row of the first detection."""
     last: int
-    """Row of the last one so far."""
+    """Row of the last detection so far."""
     seconds: ScoreAccumulator
     base: int
-    """Row of the first token that is kept."""
+    """Row of the first token in memory."""
     tokens: Floats
     """(n, D)."""
     detected: NDArray[np.bool_]
@@ -76,15 +76,15 @@ class PersonTrack:
     places: Floats
     """(n, 4): x, y, width and height of the person's box in each row."""
     answered: int
-    """Rows before this one have been answered."""
+    """First row without scores."""
     described: int
-    """Rows before this one have their appearance, if that is told later."""
+    """First row without appearance, if that is computed later."""
     appearance: int = 0
-    """Number of the last values of a token that are told later: they need frames around the row."""
+    """Number of values at the end of a token that are computed later: they need the frames around the row."""
     boxes: Sequence[Floats] = ()
     poses: Sequence[Floats] = ()
     ended: bool = False
-    """No more of this person will be seen."""
+    """Whether no further detections will follow."""
 
     @classmethod
     def begin(cls, sighting: TrackDetection, seconds: ScoreAccumulator, appearance: int = 0) -> PersonTrack:
@@ -93,12 +93,12 @@ class PersonTrack:
 
     @property
     def end(self) -> int:
-        """Row behind the last token."""
+        """Row after the last token."""
         return self.base + len(self.tokens)
 
     @property
     def known(self) -> int:
-        """Rows before this one have all values of their tokens."""
+        """First row whose token is incomplete."""
         return self.described if self.appearance else self.end
 
     @property
@@ -106,7 +106,7 @@ class PersonTrack:
         return self.tokens.nbytes + self.places.nbytes + self.seconds.nbytes + sum(array.nbytes for array in (*self.boxes, *self.poses))
 
     def seen(self, sightings: Sequence[TrackDetection], until: int) -> PersonTrack:
-        """With further sightings, in their order, and known up to row `until`."""
+        """Append further detections, in order, and fill the rows up to `until`."""
         count = max(until, max((one.end for one in sightings), default=until)) - self.end
         tokens = np.zeros((max(0, count), self.tokens.shape[1]), np.float32)
         detected, places = np.zeros(len(tokens), bool), np.zeros((len(tokens), 4))
@@ -124,7 +124,7 @@ class PersonTrack:
         )
 
     def window(self, span: WindowLayout) -> TrackWindow | None:
-        """The next one that can be answered: all that it may see is known. None: nothing yet, or nothing more."""
+        """Return the next window, if all of its rows are known. None if they are not yet, or if there are no more windows."""
         first, count = self.answered, span.step
         if self.ended:
             count = min(count, self.last + 1 - first)
@@ -140,7 +140,7 @@ class PersonTrack:
         return TrackWindow(self.tokens[rows], self.detected[rows], first - start, count)
 
     def told(self, scores: Floats, span: WindowLayout) -> PersonTrack:
-        """With the scores (rows, actions) of the rows that its next window answers. Tokens that no window will see are dropped."""
+        """Add the scores (rows, actions) of the next window. Tokens that no later window needs are dropped."""
         answered = self.answered + len(scores)
         base = max(self.base, answered - span.margin)
         kept = slice(base - self.base, None)
@@ -155,13 +155,13 @@ class PersonTrack:
         )
 
     def box_at(self, row: int) -> Floats | None:
-        """x, y, width and height (4,) in a row that is kept; None where the person was not seen."""
+        """Return x, y, width and height (4,) in a row whose token is in memory. None if the person was not detected in it."""
         box: Floats = self.places[row - self.base]
         return box if self.detected[row - self.base] else None
 
     def group(self, behind: int) -> AppearanceGroup | None:
-        """The next rows that share an appearance, counted from the first sighting. None: none are left, or the clip around them is not yet
-        known: clips never leave a track, so it must be known what is seen of the person for `behind` rows behind the middle."""
+        """Return the next rows that share an appearance, counted from the first detection. None if none are left, or if the clip around
+        them is not yet known: clips never leave a track, so the `behind` rows after the middle must be known."""
         first, length = self.described - self.first, self.last + 1 - self.first
         if not self.appearance or first >= length:
             return None
@@ -170,7 +170,7 @@ class PersonTrack:
         return group if is_known else None
 
     def with_appearance(self, group: AppearanceGroup, feature: Floats) -> PersonTrack:
-        """feature: (A,), of the rows of the next group."""
+        """Set the appearance of the rows of the next group to a feature (A,)."""
         tokens = self.tokens.copy()
         tokens[self.described - self.base : self.first + group.end - self.base, -self.appearance :] = feature
         return replace(self, tokens=tokens, described=self.first + group.end)

@@ -1,4 +1,5 @@
-"""The network of a pipeline: members that see people in frames, perhaps one that describes them, and LART, which names what each does."""
+"""The network of a pipeline: members that detect people in frames, optionally one that encodes their appearance, and LART, which recognises
+their actions."""
 
 from __future__ import annotations
 
@@ -29,23 +30,23 @@ from models.systems.mvit.model import MViT
 from models.systems.onnx.pose_detector import PoseGraph
 
 CLIP = Clip(frames=8, stride=1, rate=30.0)
-"""Rows of a step: so many that a short request does not wait long behind them; and rows a second."""
+"""Number of rows of a step, few enough for a short request not to wait long, and rows per second."""
 WINDOWS_AT_ONCE = 32
-"""Windows of tracks in one pass of LART."""
+"""Maximum number of windows of tracks in one pass of LART."""
 
 
 @dataclass(frozen=True)
 class ActionPipelineConfig:
-    """How tracks are cut into windows: each answers for `step` rows and sees `margin` more on both sides (LART's published 32 and 32)."""
+    """Defaults of requests, and windows of `step` scored rows with `margin` more on both sides (published LART: 32 and 32)."""
 
     step: int = 32
     margin: int = 32
     people: int = 6
-    """Most people that are followed at a time, unless a request says so."""
+    """Default maximum number of people that are tracked at a time."""
     detail: Detail = "fast"
-    """How closely people are looked for, unless a request says so."""
+    """Default detail of detection."""
     thresholds: tuple[float, ...] = ()
-    """Score of each label below which it is not to be relied on; empty: none."""
+    """Score of each label below which it is unreliable; empty: no thresholds."""
 
     def __post_init__(self) -> None:
         if min(self.step, self.people) < 1 or self.margin < 0:
@@ -59,7 +60,7 @@ class ActionPipelineConfig:
 
 
 class ActionPipeline(nn.Module):
-    """Has no weights of its own."""
+    """The members of a pipeline as one network; it has no weights besides theirs."""
 
     def __init__(
         self,
@@ -69,19 +70,19 @@ class ActionPipeline(nn.Module):
         clip: Clip = CLIP,
         describer: AppearanceEncoder | None = None,
     ) -> None:
-        """describer: None for a LART that reads no appearance."""
+        """Keep the members. describer: None for a LART that reads no appearance."""
         super().__init__()
         self.config = config
         self.perception = perception
         self.describer = describer
         self.lart = lart
         self.rate = clip.rate
-        """Rows a second."""
+        """Rows per second."""
         self._rows = clip.frames
-        """Rows of a step at the bundle's own detail."""
+        """Number of rows of a step at the bundle's default detail."""
 
     def rows(self, detail: Detail) -> int:
-        """Rows of a step: so many that it takes as long at any detail."""
+        """Return the number of rows of a step, chosen so that a step takes the same time at any detail."""
         return rows(detail, self.config.detail, self._rows)
 
     @property
@@ -105,7 +106,7 @@ class ActionPipeline(nn.Module):
         return {**self.eyes.values, **({} if self.describer is None else {"appearance": self.describer.values})}
 
     def read(self, windows: Sequence[TrackWindow]) -> list[NDArray[np.float32]]:
-        """Scores (answered rows, actions) of each window."""
+        """Return the scores (scored rows, actions) of each window."""
         scores: list[NDArray[np.float32]] = []
         for start in range(0, len(windows), WINDOWS_AT_ONCE):
             some = windows[start : start + WINDOWS_AT_ONCE]
@@ -114,7 +115,7 @@ class ActionPipeline(nn.Module):
         return scores
 
     def _tracks(self, windows: Sequence[TrackWindow]) -> TrackBatch:
-        """(B, T, 1, ·); rows behind a window's end count as not seen."""
+        """Stack windows into a batch, (B, T, 1, ·); rows after a window's end count as not detected."""
         config = self.network.config
         tokens = np.zeros((len(windows), config.frames, 1, windows[0].tokens.shape[1]), np.float32)
         detected = np.zeros((len(windows), config.frames, 1, 1), np.float32)
@@ -134,7 +135,7 @@ class ActionPipeline(nn.Module):
 
 
 def assemble(spec: BundleSpec, config: ActionPipelineConfig, members: Mapping[str, LoadedMember]) -> ActionPipeline:
-    """Raises ValueError for members that are missing or do not fit each other."""
+    """Assemble a pipeline from its members. Raises ValueError if some are missing or do not fit each other."""
     for role in ("pose", "actions"):
         if role not in members:
             raise ValueError(f"members: a pipeline of actions needs one for `{role}`")
@@ -159,11 +160,11 @@ def assemble(spec: BundleSpec, config: ActionPipelineConfig, members: Mapping[st
 
 
 MISSING = {"pose": "", "joints": "; they need a body's mesh (--body)", "appearance": "; it needs a video network (--appearance)"}
-"""Part of a token → the member that would tell it, for errors."""
+"""Part of a token → hint at the member that provides it, for errors."""
 
 
 def _check_token(actions: LoadedMember, values: Mapping[str, int]) -> None:
-    """Check that LART wants what the other members tell of a person, and can normalise published poses. Raises ValueError."""
+    """Check that the other members provide the values that LART needs, and that it can normalise published poses. Raises ValueError."""
     config = cast(LART, actions.model).config
     wanted = {
         "pose": config.pose.values,
@@ -175,7 +176,7 @@ def _check_token(actions: LoadedMember, values: Mapping[str, int]) -> None:
         if told != needed:
             hint = MISSING[name] if not told else ""
             raise ValueError(
-                f"members: {actions.spec.id} wants {needed} values of {name} for each person, and the others tell {told}{hint}"
+                f"members: {actions.spec.id} needs {needed} values of {name} for each person, and the other members provide {told}{hint}"
             )
     if config.pose.values == POSE_VALUES and config.mean_std is None:
         raise ValueError(
@@ -184,7 +185,7 @@ def _check_token(actions: LoadedMember, values: Mapping[str, int]) -> None:
 
 
 def _describer(members: Mapping[str, LoadedMember], perception: PoseEstimator) -> AppearanceEncoder | None:
-    """Raises ValueError for a member that cannot describe people."""
+    """Make the encoder of appearance, None without its member. Raises ValueError if the member cannot describe people."""
     member = members.get("appearance")
     if member is None:
         return None
@@ -201,18 +202,20 @@ def _describer(members: Mapping[str, LoadedMember], perception: PoseEstimator) -
 
 
 def make_pose_estimator(members: Mapping[str, LoadedMember], body: ExternalFile | None = None) -> PoseEstimator:
-    """How the members see people. body: the file of the user's mesh. Raises ValueError where they cannot."""
+    """Make the pose estimator from its members. body: the file of the user's mesh. Raises ValueError if they do not suffice."""
     pose = members["pose"]
     if isinstance(pose.model, PoseGraph):
         if body is not None:
-            raise ValueError(f"external.body: {pose.spec.id} tells keypoints, and no mesh is posed by them; hmr2 tells bodies")
+            raise ValueError(f"external.body: {pose.spec.id} returns keypoints, which cannot pose a mesh; hmr2 returns bodies")
         return KeypointEstimator(pose.model)
     if isinstance(pose.model, HMR2):
         if "detector" not in members:
             raise ValueError(f"members: {pose.spec.id} sees one person at a time and needs a member for `detector`")
         detector = members["detector"]
         if not isinstance(detector.model, PoseGraph):
-            raise ValueError(f"members.detector: {detector.spec.id} is of architecture {detector.spec.architecture}, which finds nobody")
+            raise ValueError(
+                f"members.detector: {detector.spec.id} is of architecture {detector.spec.architecture}, which does not detect people"
+            )
         mesh = None if body is None else read_body(Path(body.path)).to(next(pose.model.parameters()).device)
         return MeshEstimator(detector.model, pose.model, pose.spec.image_preprocess, mesh)
-    raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")
+    raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which returns no poses")

@@ -1,4 +1,4 @@
-"""How the members of a pipeline see people: frames → who is in them, what LART is to know of each, and who is who over time."""
+"""Protocol and data of pose estimation: frames → people, the token of each for LART, and their identities over time."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig, Tr
 
 @dataclass(frozen=True)
 class DetectorInput:
-    """A frame, perhaps shrunk."""
+    """A frame, possibly scaled down."""
 
     pixels: NDArray[np.uint8]
     """(h, w, 3), RGB."""
     height: int
     width: int
-    """Height and width of the video's frames: all places are told in their pixels."""
+    """Height and width of the video's frames: all coordinates are in their pixels."""
     detail: Detail
-    """How closely people are looked for."""
+    """Detail of detection."""
 
     @classmethod
     def whole(cls, pixels: NDArray[np.uint8], detail: Detail = "fast") -> DetectorInput:
@@ -34,16 +34,16 @@ class DetectorInput:
 
 @dataclass(frozen=True)
 class Detections:
-    """The N people of one frame, before each has been looked at by itself."""
+    """The N people of one frame, before the network has read their crops."""
 
     boxes: NDArray[np.float32]
-    """(N, 5), as `PersonObservations` has them."""
+    """(N, 5), as in `PersonObservations`."""
     poses: NDArray[np.float32]
     """(N, 51) or (N, 0)."""
     size: tuple[int, int]
     """Height and width of the video's frames."""
     crops: Tensor | None = None
-    """(N, 3, S, S), what is still to be looked at; None: boxes and keypoints tell all."""
+    """(N, 3, S, S), to be read by the network; None: boxes and keypoints suffice."""
 
 
 @dataclass(frozen=True)
@@ -53,48 +53,48 @@ class PersonObservations:
     boxes: NDArray[np.float32]
     """(N, 5): x, y, width and height in pixels, and score."""
     poses: NDArray[np.float32]
-    """(N, 51): x, y and score of COCO's 17 keypoints; (N, 0) where none are told."""
+    """(N, 51): x, y and score of COCO's 17 keypoints; (N, 0) if the member returns none."""
     tokens: NDArray[np.float32]
-    """(N, D), raw."""
+    """(N, D), not normalised."""
     locations: NDArray[np.float64]
-    """(N, 99), PHALP's location vectors, by which people are followed."""
+    """(N, 99), PHALP's location vectors, by which people are tracked."""
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def best(self, count: int) -> PersonObservations:
-        """The `count` people of the highest scores."""
+        """Return the `count` people with the highest scores."""
         order = np.argsort(-self.boxes[:, 4], kind="stable")[:count]
         return PersonObservations(self.boxes[order], self.poses[order], self.tokens[order], self.locations[order])
 
 
 class IdentityTracker(Protocol):
-    """Identities of people, frame by frame. It changes with every frame: copy it before."""
+    """Identities of people, frame by frame. `update` changes it: copy it first if the earlier state is needed."""
 
     def update(self, seen: PersonObservations, row: int, *, cut: bool = False) -> Sequence[int]:
-        """The number of each person of the next frame. cut: the video was cut before it."""
+        """Return the number of each person of the next frame. cut: whether the video was cut before it."""
 
     @property
     def alive(self) -> frozenset[int]:
-        """Numbers that may be seen again."""
+        """Numbers of tracks that may continue."""
 
     @property
     def confirmed(self) -> frozenset[int]:
-        """Numbers that have been seen often enough to be believed, of those that are alive."""
+        """Numbers of live tracks with enough detections to be reported."""
 
 
 NOTHING = np.zeros(1)
-"""Appearance of people of whom none is known."""
+"""Placeholder for an unknown appearance."""
 
 
 class PhalpIdentityTracker:
-    """By location vectors, and by poses where the tracker compares them. Every track ends at a cut: where somebody was says nothing about
-    where they are in another shot, and people of one posture are many."""
+    """PHALP by location vectors, and by poses if the tracker compares them. Every track ends at a cut: locations do not carry over to
+    another shot, and a posture alone does not identify a person."""
 
     def __init__(self, config: TrackerConfig) -> None:
         self._tracker = Tracker(config)
         self._earlier = 0
-        """The highest number before the last cut."""
+        """Highest number before the last cut."""
         self._highest = 0
 
     def update(self, seen: PersonObservations, row: int, *, cut: bool = False) -> Sequence[int]:
@@ -121,23 +121,23 @@ class PhalpIdentityTracker:
 class PoseEstimator(Protocol):
     @property
     def values(self) -> Mapping[str, int]:
-        """Number of values that a token has, by kind: pose, joints, appearance."""
+        """Number of values of a token, by kind: pose, joints, appearance."""
 
     def long_side(self, detail: Detail) -> int | None:
-        """Long side that frames may be shrunk to before they are looked at, in pixels. None: they may not."""
+        """Return the long side in pixels that frames may be scaled down to before detection. None if they may not."""
 
     def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
-        """The people of each frame. Frames may be of several videos and sizes. most: of how many people crops are wanted, those of the best
-        boxes; of the others nothing need be told."""
+        """Detect the people of each frame. Frames may be of several videos and sizes. most: number of people per frame to crop, those of
+        the best boxes; the others may be left out."""
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
-        """Crops of `Detections` (M, 3, S, S), of any frames → what the network tells of each, (M, V)."""
+        """Predict the values (M, V) of crops (M, 3, S, S) of `Detections`, of any frames."""
 
     def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
-        """A frame's people with what was told of its crops (N, V); (N, 0) where there are none."""
+        """Combine a frame's detections with the values predicted for its crops (N, V); (N, 0) if there are no crops."""
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:
-        """Tokens (K, D) of people who were seen before, (K, 5) and (K, 51), in frames of a height and width. None: poses do not suffice."""
+        """Compute tokens (K, D) from boxes (K, 5) and poses (K, 51) in frames of a height and width. None if poses do not suffice."""
 
     def follow(self, rate: float) -> IdentityTracker:
-        """At the begin of a video, looked at so many times a second."""
+        """Make the tracker of a video. rate: rows per second."""

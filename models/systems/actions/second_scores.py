@@ -1,7 +1,7 @@
 """Scores of rows → scores of seconds: the mean over the rows around each second's key frame.
 
-AVA (arXiv 1705.08421) labels one key frame a second, and LART's published figures average the scores, after the sigmoid, over 12 rows of
-30 a second around it. Here the key frame is the middle of the second.
+AVA (arXiv 1705.08421) labels one key frame per second, and LART's published figures average the scores, after the sigmoid, over 12 rows
+around it at 30 rows per second. Here the key frame is the middle of the second.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 HALF_WINDOW_S = 0.2
-"""Seconds before and after the key frame: 6 rows at 30 a second."""
+"""Seconds before and after the key frame: 6 rows at 30 per second."""
 
 
 @dataclass(frozen=True)
 class SecondScores:
     number: int
-    """It begins so many seconds after the video's first frame."""
+    """Start in seconds after the video's first frame."""
     scores: NDArray[np.float32]
     """(actions,)."""
 
 
 @dataclass(frozen=True)
 class ScoreAccumulator:
-    """Sums over rows, by second, of one track. A value."""
+    """Sums of scores of one track, by second. Immutable."""
 
     rate: float
     first: int
@@ -44,7 +44,7 @@ class ScoreAccumulator:
         return self.sums.nbytes + self.counts.nbytes
 
     def with_rows(self, first_row: int, scores: NDArray[np.float32]) -> ScoreAccumulator:
-        """With the scores (rows, actions) of the rows from `first_row` on."""
+        """Add the scores (rows, actions) of the rows from `first_row` on."""
         rows = first_row + np.arange(len(scores))
         number = (rows / self.rate + 1e-9).astype(np.int64)
         missing = max(0, int(number.max(initial=-1)) + 1 - self.first - len(self.sums))
@@ -59,7 +59,7 @@ class ScoreAccumulator:
         return replace(self, sums=sums, counts=counts)
 
     def told(self) -> list[SecondScores]:
-        """Every second of which rows are known: by the rows around its key frame, or by all that there are where these are missing."""
+        """Return the mean scores of every second with rows: of the rows around its key frame or, if there are none, of all its rows."""
         seconds = []
         for index, (core, every) in enumerate(self.counts.tolist()):
             if every:

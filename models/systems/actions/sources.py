@@ -1,4 +1,4 @@
-"""Where the people of a job come from: a video, whose frames a pipeline looks at, or tracks that were found before."""
+"""Sources of the people of a job: a video, or tracks that came with the request."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from models.systems.actions.person_tracks import TrackDetection
 from models.systems.actions.window_progress import WindowProgress
 
 ROW_EPS = 1e-6
-"""Part of a row that counts as none."""
+"""Tolerance in rows for rounding errors."""
 SLACK_S = 1.0
-"""Decoders may tell later times than the packets did."""
+"""Seconds added to the end of a video: decoders may report later times than the packets."""
 
 
 class VideoSource:
-    """Frames of a video by window, in order; who asks for frames that have gone by has the video decoded again from its begin. So all that
-    is told is a function of the window's number. What was seen in the latest window is kept, since a step may be taken again."""
+    """Frames of a video by window, in order. A request for an earlier window decodes the video again from its start, so the frames depend
+    on the window's number only. The progress of the latest window is kept, since a step may be retried."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class VideoSource:
         end: float,
         long_side: int | None,
     ) -> None:
-        """step: rows of a window. start, end: seconds; a frame at `end` is not wanted. long_side: what frames are shrunk to."""
+        """Keep the video, unopened. step: rows of a window. start, end: seconds, `end` exclusive. long_side: of scaled frames in pixels."""
         self._data = data
         self._info = info
         self._rate, self._step, self._limits = rate, step, limits
@@ -48,19 +48,19 @@ class VideoSource:
         self._long_side = long_side
         self._frames: Frames | None = None
         self._next = 0
-        """Window that the next frame belongs to."""
+        """Number of the window that the next frame belongs to."""
         self._looking = WindowProgress(window=-1)
         self._decoded = 0
-        """Frames of runs of the decoder that have ended."""
+        """Number of frames decoded by earlier runs of the decoder."""
 
     @property
     def decoded(self) -> int:
-        """Frames that were decoded so far."""
+        """Number of frames decoded so far."""
         return self._decoded + (self._frames.decoded if self._frames is not None else 0)
 
     @property
     def seconds(self) -> float:
-        """Seconds of video that are looked at."""
+        """Seconds of video to process."""
         return max(0.0, self._end - self._start)
 
     @property
@@ -70,31 +70,31 @@ class VideoSource:
 
     @property
     def nbytes(self) -> int:
-        """Bytes, those of the process that reads the video included."""
+        """Memory in bytes, including that of the process that decodes the video."""
         decoder = decoder_bytes(self._info.width, self._info.height)
         return self._data.nbytes + decoder + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._looking.nbytes
 
     def rows(self, window: int) -> tuple[int, int]:
-        """First and end of a window."""
+        """Return the first row of a window and the row after its last."""
         first = self._first_row + window * self._step
         return first, first + self._step
 
     def frames_at(self, window: int) -> int:
-        """Number of frames in a window, about."""
+        """Estimate the number of frames in a window."""
         first, end = self.rows(window)
         rows = min(end, math.ceil(self._end * self._rate)) - first
         return max(1, round(rows * min(1.0, self._info.fps / self._rate)))
 
     def looking(self, window: int) -> WindowProgress:
-        """How far looking at a window has come: at nothing of it, unless it was the latest."""
+        """Return the progress of a window: that of the latest window is kept, any other starts empty."""
         if self._looking.window != window:
             self._looking = WindowProgress(window)
         return self._looking
 
     def take(self, window: int, most: int, until: float | None = None) -> tuple[list[SampledFrame], bool]:
-        """The next frames of a window, by time, and whether these are its last. Raises UnusableInput.
+        """Return the next frames of a window, by time, and whether these are its last. Raises UnusableInput.
 
-        until: monotonic seconds, when to come back with what there is; None: not before there are `most`, or the window's last."""
+        until: monotonic seconds, when to return the frames decoded so far; None: wait for `most` frames or the window's last."""
         try:
             return self._taken(window, most, until)
         except VideoError as error:
@@ -130,7 +130,7 @@ class VideoSource:
 
 @dataclass(frozen=True)
 class TrackSource:
-    """Sightings that came with the request, by row."""
+    """Detections that came with the request, by row."""
 
     found: Sequence[TrackDetection]
     step: int
@@ -163,4 +163,4 @@ class TrackSource:
         return self._by_window.get(window, [])
 
     def close(self) -> None:
-        """Holds nothing open."""
+        """Do nothing: no file or process is open."""

@@ -1,7 +1,6 @@
-"""A job is taken window by window: its frames, the people in them, who is who, what they look like where LART reads that, and what LART
-says of everybody's windows that are complete.
+"""Steps of a job, window by window: frames, people, identities, appearance if LART reads it, and LART's scores of complete windows.
 
-The last step says what is left to say when no more is seen. Memory does not grow with the video, but for what is answered.
+The last step scores the remaining rows after the end of the video. Except for the answer, memory does not grow with the video.
 """
 
 from __future__ import annotations
@@ -34,33 +33,32 @@ from models.systems.actions.sources import TrackSource, VideoSource
 from models.systems.actions.window_progress import FrameResult
 
 WINDOWS_AT_ONCE = 16
-"""Windows of LART in a step, of all jobs together: what other work waits for."""
+"""Maximum number of windows of LART in a step, of all jobs together: other work waits for them."""
 
 
 @dataclass(frozen=True)
 class ActionState(JobState):
-    """How far a job has come."""
+    """State of a job between two steps."""
 
     source: VideoSource | TrackSource
     most_people: int
     detail: Detail
     following: IdentityTracker
     window: int = 0
-    """The next one."""
+    """Number of the next window."""
     tracks: tuple[PersonTrack, ...] = ()
     confirmed: frozenset[int] = frozenset()
     account: JobStats = field(default_factory=JobStats)
     stills: tuple[BufferedFrame, ...] = ()
-    """By row, frames of clips that are still to be described."""
+    """Frames of clips that are still to be described, by row."""
     unfinished: PartialClip = field(default_factory=PartialClip)
-    """Changes with every step; a step that is taken again finds what it needs, or begins anew."""
+    """Mutable, unlike the rest: a retried step continues it if it fits, and otherwise starts its clip again."""
     behind: bool = False
-    """Whether somebody can still be described, or LART has not yet said all that it can: the next step begins there, and looks no
-    further."""
+    """Whether a person can still be described or a complete window lacks scores: the next step does that first and detects no further."""
     looked: float = 0.0
-    """Share of the next window that has been looked at; above 0 if the last step ended within it."""
+    """Fraction of the next window that is processed; above 0 if the last step ended within it."""
     delays: int = 0
-    """Steps that did not end a window."""
+    """Number of steps that did not complete a window."""
 
     @property
     def done(self) -> int:
@@ -68,7 +66,7 @@ class ActionState(JobState):
 
     @property
     def total(self) -> int:
-        """The windows that are left are taken to need as many steps each as those so far."""
+        """Number of steps, assuming that later windows take as many steps each as those so far."""
         left = max(0.0, self.source.windows - self.window - self.looked)
         steps = max(1.0, self.done / max(self.window + self.looked, 1.0))
         return self.done + math.ceil(left * steps) + (self.window <= self.source.windows) + self.behind
@@ -80,23 +78,23 @@ class ActionState(JobState):
 
     @property
     def believed(self) -> list[PersonTrack]:
-        """By first appearance."""
+        """Tracks of confirmed people, by first row."""
         return sorted((track for track in self.tracks if track.person in self.confirmed), key=lambda track: (track.first, track.person))
 
     @property
     def is_last(self) -> bool:
-        """Nothing is left to be seen."""
+        """Whether all windows have been processed."""
         return self.window >= self.source.windows
 
     @property
     def is_over(self) -> bool:
-        """Nothing is left to be said either."""
+        """Whether all rows have been scored, too."""
         return self.window > self.source.windows and not self.behind
 
 
 class ActionSteps:
-    """A job: `video` uint8 (bytes,) with `info` float64 (5,), width, height, frames a second, frames and seconds; or tracks
-    (`models.systems.actions.job_inputs`). Its answer: see `models.systems.actions.output_arrays`."""
+    """Steps of jobs that recognise actions. Inputs: see `models.systems.actions.job_inputs`. Answer: see
+    `models.systems.actions.output_arrays`."""
 
     unit = "windows"
 
@@ -105,8 +103,8 @@ class ActionSteps:
         self._lookout = DetectionLoop(model.eyes, model.describer)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
-        """options: `start_s`, `end_s`, `people`, `detail`, None for all of the video and for the bundle's own. Raises
-        UnusableInput."""
+        """Make the states of jobs. options: `start_s`, `end_s`, `people` and `detail`; None for the whole video and the bundle's defaults.
+        Raises UnusableInput."""
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
@@ -130,7 +128,7 @@ class ActionSteps:
         return outcomes
 
     def cost(self, state: JobState) -> float:
-        """Frames left of the next window, in units of `fast`: they cost most by far. 1 for tracks and for the last word."""
+        """Return the number of frames left of the next window, in units of `fast`. 1 for tracks and for steps without detection."""
         assert isinstance(state, ActionState)
         if state.is_last or state.behind or not isinstance(state.source, VideoSource):
             return 1.0
@@ -142,7 +140,7 @@ class ActionSteps:
         return ActionState(source, people, detail, self._model.eyes.follow(self._model.rate))
 
     def _look(self, states: Sequence[ActionState]) -> list[ActionState]:
-        """The next window of each, as far as a step comes: who is seen in it and, when that is known, who is who."""
+        """Detect people in the next window of each job, within the time of a step, and identify them in windows that are complete."""
         watched = {
             job: WindowJob(state.source, state.window, state.most_people, state.detail, state.account)
             for job, state in enumerate(states)
@@ -162,7 +160,7 @@ class ActionSteps:
         return replace(state, looked=share, delays=state.delays + 1)
 
     def _follow(self, state: ActionState, looks: Sequence[FrameResult]) -> ActionState:
-        """Its tracks with what was seen in a window; after the last window, without those that were never believed."""
+        """Extend the tracks by the results of a window; after the last window, drop those that were never confirmed."""
         if state.is_last:
             tracks = tuple(replace(track, ended=True) for track in state.tracks if track.person in state.confirmed)
             return replace(state, window=state.window + 1, tracks=tracks)
@@ -197,7 +195,7 @@ class ActionSteps:
         )
 
     def _extended(self, state: ActionState, sightings: Sequence[TrackDetection]) -> list[PersonTrack]:
-        """Its tracks with sightings, those of new people included, and known up to the end of its next window."""
+        """Append detections to the tracks of a job, up to the end of its next window, and start tracks of new people."""
         end, describer = state.source.rows(state.window)[1], self._model.describer
         untold = 0 if describer is None or isinstance(state.source, TrackSource) else describer.values
         by_person: dict[int, list[TrackDetection]] = {}
@@ -212,7 +210,7 @@ class ActionSteps:
         return [track if track.ended else track.seen(by_person.get(track.person, []), end) for track in (*state.tracks, *empty)]
 
     def _describe(self, states: Sequence[ActionState]) -> list[ActionState]:
-        """Describe people's appearance, as far as a step comes and the frames around them are known; drop frames that no clip will show."""
+        """Describe people whose surrounding frames are known, within the time of a step; drop frames that no clip needs."""
         describer = self._model.describer
         if describer is None:
             return list(states)
@@ -230,7 +228,7 @@ class ActionSteps:
         ]
 
     def _tell(self, states: Sequence[ActionState]) -> list[ActionState]:
-        """Let LART read windows that are complete, of everybody in all jobs together; each job has its share of a step."""
+        """Score complete windows of all people in all jobs together; each job has its share of a step."""
         began = time.perf_counter()
         tracks = [list(state.tracks) for state in states]
         total = 0
@@ -257,7 +255,7 @@ class ActionSteps:
     def _complete(
         self, states: Sequence[ActionState], tracks: Sequence[Sequence[PersonTrack]], most: Sequence[int]
     ) -> list[tuple[int, int, TrackWindow]]:
-        """Job, place of the track in it, and the track's next window, where there is one; of each job so many at most."""
+        """Return the job, the index of the track in it, and the track's next window, for each that has one. most: maximum per job."""
         return [
             (job, place, window)
             for job, state in enumerate(states)

@@ -1,4 +1,4 @@
-"""How far looking at one window of a video has come: frames whose people are still to be found, and people still to be looked at."""
+"""Progress of one window of a video: frames before detection, frames with crops to be read, and completed frames."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from models.systems.actions.pose_estimator import Detections, PersonObservations
 
 @dataclass(frozen=True)
 class FrameResult:
-    """A frame and who was seen in it; its own pixels are gone."""
+    """The people of a frame, without its pixels."""
 
     time: float
     row: int
     rows: int
     seen: PersonObservations
     cut: bool
-    """The video was cut just before it."""
+    """Whether the video was cut just before it."""
     size: tuple[int, int]
     """Height and width of the video's frames."""
     shrunk: NDArray[np.uint8] | None = None
-    """(h, w, 3), the frame as the network that describes people sees it; None: none does."""
+    """(h, w, 3), the frame at the input size of the appearance network; None without one."""
 
 
 @dataclass
 class PendingFrame:
-    """A frame whose people were found; `told` grows by a row for each crop that is looked at."""
+    """A frame after detection; each crop that is read appends an array to `told`."""
 
     time: float
     row: int
@@ -47,13 +47,13 @@ class PendingFrame:
 
     @property
     def waiting(self) -> Tensor | None:
-        """(n, 3, S, S), the crops that were not looked at; None: there are none."""
+        """Crops that were not read yet, (n, 3, S, S); None if there are none."""
         crops = self.found.crops
         return crops[len(self.told) :] if crops is not None and len(self.told) < len(crops) else None
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """Values that were told, (N, V); (N, 0) where nobody was looked at by themselves."""
+        """Predicted values of the crops, (N, V); (N, 0) if no crop was read."""
         return np.stack(self.told) if self.told else np.zeros((len(self.found.boxes), 0), np.float32)
 
 
@@ -61,13 +61,13 @@ class PendingFrame:
 class WindowProgress:
     window: int
     frames: list[SampledFrame] = field(default_factory=list)
-    """Taken from the video, and nobody has been looked for in them."""
+    """Decoded frames before detection."""
     glances: list[PendingFrame] = field(default_factory=list)
-    """By time; all of them still have crops that wait."""
+    """Frames with crops to be read, by time."""
     looks: list[FrameResult] = field(default_factory=list)
-    """Done, by time."""
+    """Completed frames, by time."""
     all_taken: bool = False
-    """The video has no more frames of this window."""
+    """Whether the video has no more frames of this window."""
 
     @property
     def is_done(self) -> bool:
@@ -75,7 +75,7 @@ class WindowProgress:
 
     @property
     def looked(self) -> int:
-        """Number of frames that are done."""
+        """Number of completed frames."""
         return len(self.looks)
 
     @property
@@ -86,7 +86,7 @@ class WindowProgress:
         return sum(kept) + sum(pixels.nbytes for pixels in shrunk if pixels is not None)
 
     def crops(self) -> Iterator[tuple[PendingFrame, Tensor]]:
-        """Crops that wait, (3, S, S), and whose frame they are of."""
+        """Yield the crops to be read, (3, S, S), each with its frame."""
         for glance in self.glances:
             if (waiting := glance.waiting) is not None:
                 yield from ((glance, crop) for crop in waiting)
