@@ -85,7 +85,7 @@ def _speed(
 
 
 def _views(model: ActionPipeline, data: bytes, seconds: float, detail: Detail) -> list[DetectorInput]:
-    frames = Frames(data, model.rate, LIMITS, end=seconds, long_side=model.eyes.long_side(detail))
+    frames = Frames(data, model.rate, LIMITS, end=seconds, long_side=model.pose_estimator.long_side(detail))
     return [DetectorInput(frame.pixels, *frame.size, detail) for frame in frames.take(sys.maxsize)]
 
 
@@ -109,17 +109,17 @@ def _loop(model: ActionPipeline, data: bytes, seconds: float, detail: Detail) ->
         if frame > seconds:
             break
         if frame * model.rate >= looked - 1e-6:
-            _look(model, [DetectorInput.whole(pixels, detail)])
+            _look(model, [DetectorInput.from_frame(pixels, detail)])
             looked += 1
     return looked
 
 
 def _look(model: ActionPipeline, views: Sequence[DetectorInput]) -> None:
     """Find people and ask the pose network of each."""
-    for found in model.eyes.find(views, [model.config.people] * len(views)):
+    for found in model.pose_estimator.find(views, [model.config.people] * len(views)):
         for crops in () if found.crops is None else found.crops.split(CROPS_AT_ONCE):
             if len(crops):
-                model.eyes.read(crops)
+                model.pose_estimator.read(crops)
 
 
 def _decode(data: bytes) -> Iterator[tuple[float, NDArray[np.uint8]]]:

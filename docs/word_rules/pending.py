@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 PENDING: dict[str, tuple[str, ...]] = {
-    "models/systems/actions": ("function-participle", "function-preposition", "name-pronoun", "name-word"),
     "models/systems/diffmae": (
         "function-participle",
         "function-preposition",

@@ -36,16 +36,18 @@ class ColourEyes:
     def long_side(self, detail: Detail) -> None:
         return
 
-    def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
+    def find(self, views: Sequence[DetectorInput], max_people: Sequence[int]) -> list[Detections]:
         self.frames += len(views)
-        return [_found(view.pixels) for view in views]
+        return [_detect(view.pixels) for view in views]
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
         raise AssertionError("there are none")
 
-    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
-        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINT_COUNT, 3), found.boxes), found.size
-        return PersonObservations(found.boxes, found.poses, encode_tokens(people, width, height), location_vectors(people, width, height))
+    def observe(self, detections: Detections, predicted: NDArray[np.float32]) -> PersonObservations:
+        people, (height, width) = Poses(detections.poses.reshape(-1, KEYPOINT_COUNT, 3), detections.boxes), detections.size
+        return PersonObservations(
+            detections.boxes, detections.poses, encode_tokens(people, width, height), location_vectors(people, width, height)
+        )
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         return encode_tokens(Poses(poses.reshape(-1, KEYPOINT_COUNT, 3), boxes), size[1], size[0])
@@ -54,7 +56,7 @@ class ColourEyes:
         return PhalpIdentityTracker(location_config(rate))
 
 
-def _found(frame: NDArray[np.uint8]) -> Detections:
+def _detect(frame: NDArray[np.uint8]) -> Detections:
     boxes = [box for channel in (0, 2) if (box := _box(frame, channel)) is not None]
     keypoints = np.array([_diagonal(box) for box in boxes], np.float32).reshape(-1, 3 * KEYPOINT_COUNT)
     return Detections(np.array(boxes, np.float32).reshape(-1, 5), keypoints, (frame.shape[0], frame.shape[1]))

@@ -41,7 +41,7 @@ class ColourDetector:
     config = PoseGraphConfig()
 
     def find(self, frames: Tensor, *, long_side: int | None = None) -> list[Poses]:
-        found = ColourEyes().find([DetectorInput.whole(frame.numpy()) for frame in frames], [6] * len(frames))
+        found = ColourEyes().find([DetectorInput.from_frame(frame.numpy()) for frame in frames], [6] * len(frames))
         order = [np.argsort(-one.boxes[:, 4]) for one in found]
         return [Poses(one.poses.reshape(-1, 17, 3)[best], one.boxes[best]) for one, best in zip(found, order, strict=True)]
 

@@ -73,8 +73,8 @@ class BodyEyes(ColourEyes):
     def values(self) -> Mapping[str, int]:
         return {"pose": POSE_VALUES, "joints": 135}
 
-    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
-        return dataclasses.replace(super().seen(found, told), tokens=told_of(found.boxes))
+    def observe(self, detections: Detections, predicted: NDArray[np.float32]) -> PersonObservations:
+        return dataclasses.replace(super().observe(detections, predicted), tokens=told_of(detections.boxes))
 
 
 def told_of(boxes: NDArray[Any]) -> NDArray[np.float32]:
@@ -274,15 +274,15 @@ def sighting(row: int) -> TrackDetection:
 
 def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
     """Clips never leave the track: its last row may still lie ahead."""
-    track = PersonTrack.begin(sighting(4), ScoreAccumulator.empty(RATE, 4, 4), appearance=2).seen(
+    track = PersonTrack.start(sighting(4), ScoreAccumulator.empty(RATE, 4, 4), appearance=2).with_detections(
         [sighting(row) for row in range(4, 13)], 13
     )
     assert track.group(6) is None
-    track = track.seen([sighting(13)], 14)
+    track = track.with_detections([sighting(13)], 14)
     group = track.group(6)
-    assert group is not None and (group.first, group.end, group.centre) == (0, 6, 3) and track.known == 4
+    assert group is not None and (group.first, group.end, group.centre) == (0, 6, 3) and track.complete_end == 4
     described = track.with_appearance(group, np.array([1.0, 2.0]))
-    assert described.known == 10 and described.group(6) is None
+    assert described.complete_end == 10 and described.group(6) is None
     assert described.tokens[:6].tolist() == [[0, 0, 0, 1, 2]] * 6 and not described.tokens[6:].any()
     ended = dataclasses.replace(described, ended=True)
     rest = ended.group(6)
@@ -295,7 +295,7 @@ def test_person_hidden_mid_clip_has_feature_of_empty_box(*, aligned: bool) -> No
     model = small_mvit(dataclasses.replace(SMALL_MVIT, boxes=BoxPooling(aligned=aligned)))
     describer = AppearanceEncoder(model, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
     seen = [sighting(row) for row in range(40) if row != 3]
-    track = PersonTrack.begin(seen[0], ScoreAccumulator.empty(RATE, 0, 4), appearance=describer.values).seen(seen, 40)
+    track = PersonTrack.start(seen[0], ScoreAccumulator.empty(RATE, 0, 4), appearance=describer.values).with_detections(seen, 40)
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 38, 3), np.uint8)
     job = AppearanceQueue([track], frozenset([1]), [BufferedFrame(row, frame, (32, 38)) for row, frame in enumerate(frames)], PartialClip())
     with torch.inference_mode():
@@ -309,19 +309,19 @@ def test_person_hidden_mid_clip_has_feature_of_empty_box(*, aligned: bool) -> No
 
 def test_nobody_who_is_not_believed_is_described() -> None:
     describer = AppearanceEncoder(small_mvit(), COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
-    track = PersonTrack.begin(sighting(0), ScoreAccumulator.empty(RATE, 0, 4), appearance=describer.values).seen(
+    track = PersonTrack.start(sighting(0), ScoreAccumulator.empty(RATE, 0, 4), appearance=describer.values).with_detections(
         [sighting(row) for row in range(40)], 40
     )
     stills = [BufferedFrame(row, np.full((32, 38, 3), row, np.uint8), (120, 160)) for row in range(40)]
     doubtful, believed = (AppearanceQueue([track], frozenset(numbers), stills, PartialClip()) for numbers in ((), (1,)))
     with torch.inference_mode():
         encode_appearance(describer, [doubtful, believed], 600.0)
-    assert doubtful.tracks[0].known == 0 and believed.tracks[0].known == 36
+    assert doubtful.tracks[0].complete_end == 0 and believed.tracks[0].complete_end == 36
     assert [still.row for still in believed.still_needed(describer)] == list(range(30, 40))
     gone = AppearanceQueue([dataclasses.replace(believed.tracks[0], ended=True)], frozenset([1]), stills, PartialClip())
     with torch.inference_mode():
         encode_appearance(describer, [gone], 600.0)
-    assert gone.tracks[0].known == 40 and gone.still_needed(describer) == ()
+    assert gone.tracks[0].complete_end == 40 and gone.still_needed(describer) == ()
 
 
 # --- joints ---
@@ -336,7 +336,7 @@ def test_joints_are_those_of_the_mesh_moved_by_the_camera(tmp_path: Path) -> Non
     joints, exact = recorded.outputs["keypoints_3d"], recorded.tolerance
     torch.testing.assert_close(torch.from_numpy(told[:, 229:]), joints.flatten(1), atol=exact.atol, rtol=exact.rtol)
     found = Detections(np.array([[20, 30, 40, 60, 0.9], [5, 5, 30, 80, 0.8]], np.float32), np.zeros((2, 51), np.float32), (120, 160))
-    seen = eyes.seen(found, told)
+    seen = eyes.observe(found, told)
     tokens = torch.from_numpy(seen.tokens)
     camera = tokens[:, 226:229]
     before = np.column_stack([camera[:, :2], (200 * camera[:, 2]).clamp(min=0.01)])
@@ -350,7 +350,7 @@ def test_nobody_has_no_joints(tmp_path: Path) -> None:
     network = load(write_hmr2(tmp_path)).model
     eyes = MeshEstimator(None, network, COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
     empty = Detections(np.zeros((0, 5), np.float32), np.zeros((0, 51), np.float32), (120, 160))
-    assert eyes.seen(empty, np.zeros((0, 0), np.float32)).tokens.shape == (0, POSE_VALUES + 135)
+    assert eyes.observe(empty, np.zeros((0, 0), np.float32)).tokens.shape == (0, POSE_VALUES + 135)
 
 
 # --- bundles ---

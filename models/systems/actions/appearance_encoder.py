@@ -91,8 +91,8 @@ class AppearanceEncoder:
         rows = track.first + clip_frame_indices(
             middle - track.first, track.last + 1 - track.first, frames=self._frames, stride=self._stride
         )
-        begins = [still.row for still in stills]
-        chosen = [stills[max(0, bisect_right(begins, row) - 1)] for row in rows.tolist()]
+        first_rows = [still.row for still in stills]
+        chosen = [stills[max(0, bisect_right(first_rows, row) - 1)] for row in rows.tolist()]
         parameter = next(self._model.parameters())
         images = torch.from_numpy(np.stack([still.pixels for still in chosen])).to(parameter.device)
         pixels = normalise_clip(images, self._preprocess.mean, self._preprocess.std).unsqueeze(0)  # (1, 3, T, h, w)
@@ -119,11 +119,11 @@ class PartialClip:
     nbytes: int = 0
     """Bytes of device memory kept for its next part."""
 
-    def begin(self, person: int, first: int, parts: EncodingSteps) -> None:
+    def start(self, person: int, first: int, parts: EncodingSteps) -> None:
         self.person, self.first, self.parts, self.nbytes = person, first, parts, 0
 
     def end(self) -> None:
-        self.begin(0, -1, iter(()))
+        self.start(0, -1, iter(()))
 
 
 @dataclass
@@ -149,34 +149,34 @@ class AppearanceQueue:
 
     def still_needed(self, describer: AppearanceEncoder) -> tuple[BufferedFrame, ...]:
         """Return the frames that later clips need, of all tracks that are not described to their end."""
-        begins = [
+        first_rows = [
             max(track.first, track.described - describer.before)
             for track in self.tracks
             if not track.ended or track.described <= track.last
         ]
-        if not begins:
+        if not first_rows:
             return ()
-        first = max(0, bisect_right([still.row for still in self.stills], min(begins)) - 1)
+        first = max(0, bisect_right([still.row for still in self.stills], min(first_rows)) - 1)
         return tuple(self.stills[first:])
 
     def advance(self, describer: AppearanceEncoder, place: int) -> bool:
         """Compute the next part of a track's clip. Return whether it was the last."""
-        track, began = self.tracks[place], time.monotonic()
+        track, started_at = self.tracks[place], time.monotonic()
         group = track.group(describer.behind)
         assert group is not None
         unfinished = self.unfinished
         if (unfinished.person, unfinished.first) != (track.person, track.described):
-            unfinished.begin(track.person, track.described, describer.describe(self.stills, track, track.first + group.centre))
+            unfinished.start(track.person, track.described, describer.describe(self.stills, track, track.first + group.centre))
         try:
-            told = next(unfinished.parts)
+            output = next(unfinished.parts)
         except BaseException:
             unfinished.end()  # an iterator that raised is exhausted: a retried step starts the clip again
             raise
-        self.seconds += time.monotonic() - began
-        if isinstance(told, int):
-            unfinished.nbytes = told
+        self.seconds += time.monotonic() - started_at
+        if isinstance(output, int):
+            unfinished.nbytes = output
             return False
-        self.tracks[place] = track.with_appearance(group, told)
+        self.tracks[place] = track.with_appearance(group, output)
         unfinished.end()
         return True
 

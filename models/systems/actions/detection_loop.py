@@ -46,30 +46,30 @@ class WindowJob:
     account: JobStats
 
     @property
-    def looking(self) -> WindowProgress:
-        return self.source.looking(self.window)
+    def progress(self) -> WindowProgress:
+        return self.source.progress(self.window)
 
 
 class DetectionLoop:
-    def __init__(self, eyes: PoseEstimator, describer: AppearanceEncoder | None = None) -> None:
+    def __init__(self, pose_estimator: PoseEstimator, describer: AppearanceEncoder | None = None) -> None:
         """Keep the networks. describer: encoder that needs the frames, too."""
-        self._eyes = eyes
+        self._pose_estimator = pose_estimator
         self._describer = describer
         self._crops = 1
         """Number of crops in a pass, chosen by the duration of the last pass."""
         self._turn = 0
 
     def look(self, jobs: Sequence[WindowJob]) -> list[JobStats]:
-        """Process the rest of each window until the step is over; results go to `looking`. Raises UnusableInput."""
+        """Process the rest of each window until the step is over; results go to `progress`. Raises UnusableInput."""
         accounts = [job.account for job in jobs]
         until = time.monotonic() + STEP_S
-        going = [place for place, job in enumerate(jobs) if not job.looking.is_done]  # done if a later part of the step failed
+        going = [place for place, job in enumerate(jobs) if not job.progress.is_done]  # done if a later part of the step failed
         while going:
             if crops := self._waiting([jobs[i] for i in going]):
                 self._read(crops, [jobs[i] for i in going], going, accounts)
             else:
                 self._find([jobs[i] for i in going], going, accounts)
-            going = [i for i in going if not jobs[i].looking.is_done]
+            going = [i for i in going if not jobs[i].progress.is_done]
             if time.monotonic() >= until:
                 break
         return accounts
@@ -78,53 +78,53 @@ class DetectionLoop:
         """Select the crops of a pass, one of each job in turn; each pass starts with another job."""
         self._turn += 1
         first = self._turn % len(jobs)
-        rounds = zip_longest(*(job.looking.crops() for job in (*jobs[first:], *jobs[:first])))
+        rounds = zip_longest(*(job.progress.crops() for job in (*jobs[first:], *jobs[:first])))
         return list(islice((crop for one in rounds for crop in one if crop is not None), self._crops))
 
     def _read(
         self, crops: Sequence[tuple[PendingFrame, torch.Tensor]], jobs: Sequence[WindowJob], places: Sequence[int], accounts: list[JobStats]
     ) -> None:
-        began = time.monotonic()
-        told = self._eyes.read(torch.stack([crop for _, crop in crops]))
-        seconds = time.monotonic() - began
+        started_at = time.monotonic()
+        outputs = self._pose_estimator.read(torch.stack([crop for _, crop in crops]))
+        seconds = time.monotonic() - started_at
         self._crops = max(1, min(2 * len(crops), int(PASS_S * len(crops) / seconds), CROPS_AT_ONCE))
-        for (glance, _), values in zip(crops, told, strict=True):
-            glance.told.append(values)
+        for (frame, _), values in zip(crops, outputs, strict=True):
+            frame.predictions.append(values)
         for place, job in zip(places, jobs, strict=True):
-            mine = sum(any(glance is one for one in job.looking.glances) for glance, _ in crops)
-            accounts[place] = accounts[place].plus(pose=seconds * mine / len(crops))
-            self._finish(job.looking)
+            count = sum(any(frame is one for one in job.progress.pending) for frame, _ in crops)
+            accounts[place] = accounts[place].plus(pose=seconds * count / len(crops))
+            self._finish(job.progress)
 
     def _find(self, jobs: Sequence[WindowJob], places: Sequence[int], accounts: list[JobStats]) -> None:
         """Detect people in the next frames of each job, if they are decoded in time, and drop the frames' pixels."""
         until = time.monotonic() + WAIT_S
         for place, job in zip(places, jobs, strict=True):
-            began = time.monotonic()
-            looking = job.looking
-            if not looking.frames:
-                looking.frames, looking.all_taken = job.source.take(job.window, FRAMES_AT_ONCE, until)
-            accounts[place] = accounts[place].plus(decode=time.monotonic() - began)
-        began = time.monotonic()
-        views = [DetectorInput(frame.pixels, *frame.size, job.detail) for job in jobs for frame in job.looking.frames]
-        most = [job.people for job in jobs for _ in job.looking.frames]
-        found = iter(self._eyes.find(views, most)) if views else iter(())
+            started_at = time.monotonic()
+            progress = job.progress
+            if not progress.frames:
+                progress.frames, progress.all_taken = job.source.take(job.window, FRAMES_AT_ONCE, until)
+            accounts[place] = accounts[place].plus(decode=time.monotonic() - started_at)
+        started_at = time.monotonic()
+        views = [DetectorInput(frame.pixels, *frame.size, job.detail) for job in jobs for frame in job.progress.frames]
+        max_people = [job.people for job in jobs for _ in job.progress.frames]
+        detections = iter(self._pose_estimator.find(views, max_people)) if views else iter(())
         for job in jobs:
-            looking = job.looking
-            looking.glances += [PendingFrame.of(frame, next(found), self._shrunk(frame)) for frame in looking.frames]
-        seconds = time.monotonic() - began
+            progress = job.progress
+            progress.pending += [PendingFrame.from_frame(frame, next(detections), self._shrunk(frame)) for frame in progress.frames]
+        seconds = time.monotonic() - started_at
         for place, job in zip(places, jobs, strict=True):
-            count = len(job.looking.frames)
+            count = len(job.progress.frames)
             accounts[place] = accounts[place].plus(pose=seconds * count / max(1, len(views)), frames=count)
-            job.looking.frames = []
-            self._finish(job.looking)
+            job.progress.frames = []
+            self._finish(job.progress)
 
-    def _finish(self, looking: WindowProgress) -> None:
+    def _finish(self, progress: WindowProgress) -> None:
         """Move completed frames to the results, in order: a frame waits for those before it."""
-        while looking.glances and looking.glances[0].waiting is None:
-            glance = looking.glances.pop(0)
-            seen = self._eyes.seen(glance.found, glance.values)
-            look = FrameResult(glance.time, glance.row, glance.rows, seen, glance.cut, glance.found.size, glance.shrunk)
-            looking.looks.append(look)
+        while progress.pending and progress.pending[0].waiting is None:
+            frame = progress.pending.pop(0)
+            observations = self._pose_estimator.observe(frame.detections, frame.values)
+            result = FrameResult(frame.time, frame.row, frame.rows, observations, frame.cut, frame.detections.size, frame.shrunk)
+            progress.results.append(result)
 
     def _shrunk(self, frame: SampledFrame) -> NDArray[np.uint8] | None:
         return None if self._describer is None else self._describer.shrink(frame.pixels)

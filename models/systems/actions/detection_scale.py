@@ -10,9 +10,9 @@ SCALES: Mapping[Detail, float] = {"fast": 1.0, "standard": 1.4, "high": 2.0}
 """Factor on the detector's default long side: 320, 448 and 640 pixels for MoveNet."""
 
 
-def long_side(detail: Detail, own: int, multiple: int) -> int:
-    """Return the long side in pixels, a multiple of `multiple`. own: long side in the detector's bundle."""
-    return max(multiple, round(SCALES[detail] * own / multiple) * multiple)
+def long_side(detail: Detail, default: int, multiple: int) -> int:
+    """Return the long side in pixels, a multiple of `multiple`. default: long side in the detector's bundle."""
+    return max(multiple, round(SCALES[detail] * default / multiple) * multiple)
 
 
 def cost(detail: Detail) -> float:

@@ -15,7 +15,7 @@ from models.systems.actions.pipeline import ActionPipeline
 from models.systems.actions.sources import TrackSource, VideoSource
 
 
-def make_source(job: Tensors, asked: Mapping[str, Any], model: ActionPipeline) -> VideoSource | TrackSource:
+def make_source(job: Tensors, options: Mapping[str, Any], model: ActionPipeline) -> VideoSource | TrackSource:
     """Make the source of a job from its arrays: `info` float64 (5,), width, height, frames per second, frames and seconds; and either
     `video` uint8 (bytes,) or tracks. Tracks are `person` int32 (K,), `time` float64 (K,), `box` float32 (K, 5), and either `pose`
     float32 (K, 51) or `token` float32 (K, D); the other one is empty.
@@ -23,23 +23,23 @@ def make_source(job: Tensors, asked: Mapping[str, Any], model: ActionPipeline) -
     Raises UnusableInput if the tracks lack what the network needs.
     """
     width, height, fps, frames, duration = job["info"].tolist()
-    start, end = float(asked.get("start_s") or 0.0), asked.get("end_s")
+    start, end = float(options.get("start_s") or 0.0), options.get("end_s")
     if "video" in job:
         info = ClipInfo(int(width), int(height), fps, int(frames), duration)
         until = duration if end is None else float(end)
-        video, detail = job["video"].cpu().numpy(), detail_of(asked, model)
-        limits, side = ClipLimits.from_accepted(info.width, info.height), model.eyes.long_side(detail)
+        video, detail = job["video"].cpu().numpy(), detail_of(options, model)
+        limits, side = ClipLimits.from_accepted(info.width, info.height), model.pose_estimator.long_side(detail)
         return VideoSource(video, info, model.rate, model.rows(detail), limits, start=start, end=until, long_side=side)
     arrays = {name: job[name].cpu().numpy() for name in ("person", "time", "box", "pose", "token")}
     arrays["token"] = _tokens(arrays, (int(height), int(width)), model)
-    wanted = (arrays["time"] >= start) & (arrays["time"] < (np.inf if end is None else float(end)))
+    in_range = (arrays["time"] >= start) & (arrays["time"] < (np.inf if end is None else float(end)))
     rows = np.round(arrays["time"] * model.rate).astype(np.int64)
-    found = _sightings(arrays, rows, wanted, longest=max(1, round(model.rate)))
-    return TrackSource(found, model.rows("fast"), int(rows[wanted].min()) if wanted.any() else 0)
+    found = _sightings(arrays, rows, in_range, longest=max(1, round(model.rate)))
+    return TrackSource(found, model.rows("fast"), int(rows[in_range].min()) if in_range.any() else 0)
 
 
-def detail_of(asked: Mapping[str, Any], model: ActionPipeline) -> Detail:
-    return cast(Detail, asked.get("detail") or model.config.detail)
+def detail_of(options: Mapping[str, Any], model: ActionPipeline) -> Detail:
+    return cast(Detail, options.get("detail") or model.config.detail)
 
 
 def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: ActionPipeline) -> np.ndarray:
@@ -51,7 +51,7 @@ def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Acti
         if arrays["token"].shape[1] != values:
             raise InvalidInput(f"tracks: tokens of {arrays['token'].shape[1]} values where this bundle takes {values}")
         return arrays["token"]
-    made = model.eyes.tokens(arrays["box"], arrays["pose"], size) if arrays["pose"].shape[1] else None
+    made = model.pose_estimator.tokens(arrays["box"], arrays["pose"], size) if arrays["pose"].shape[1] else None
     if made is not None:
         return made
     if arrays["pose"].shape[1]:
@@ -59,17 +59,17 @@ def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Acti
     raise InvalidInput(f"tracks: no poses: send them with the boxes, or an .npz with `token`, {values} values for each sighting")
 
 
-def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.ndarray, longest: int) -> list[TrackDetection]:
+def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, in_range: np.ndarray, longest: int) -> list[TrackDetection]:
     """Return one detection per person and row, the last if several fall on one row. A detection lasts until the person's next one if the
     gap is of the usual length and at most `longest` rows; otherwise one row."""
     found: list[TrackDetection] = []
-    for person in np.unique(arrays["person"][wanted]):
-        mine = np.flatnonzero(wanted & (arrays["person"] == person))
-        mine = mine[np.argsort(arrays["time"][mine], kind="stable")]
-        mine = mine[np.append(np.diff(rows[mine]) > 0, True)]
-        gaps = np.append(np.diff(rows[mine]), 1)
+    for person in np.unique(arrays["person"][in_range]):
+        indices = np.flatnonzero(in_range & (arrays["person"] == person))
+        indices = indices[np.argsort(arrays["time"][indices], kind="stable")]
+        indices = indices[np.append(np.diff(rows[indices]) > 0, True)]
+        gaps = np.append(np.diff(rows[indices]), 1)
         usual = int(np.median(gaps[:-1])) if len(gaps) > 1 else 1
-        for i, gap in zip(mine, gaps, strict=True):
+        for i, gap in zip(indices, gaps, strict=True):
             time = arrays["time"][i : i + 1]
             pose = arrays["pose"][i]
             found.append(

@@ -28,8 +28,8 @@ class JobStats:
     frames: int = 0
     """Number of frames in which people were searched for."""
 
-    def plus(self, **more: float) -> JobStats:
-        return replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
+    def plus(self, **amounts: float) -> JobStats:
+        return replace(self, **{name: getattr(self, name) + value for name, value in amounts.items()})
 
     @property
     def stages(self) -> Tensor:

@@ -27,16 +27,18 @@ class KeypointEstimator:
     def long_side(self, detail: Detail) -> int:
         return long_side(detail, self._model.config.long_side, self._model.config.multiple)
 
-    def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
+    def find(self, views: Sequence[DetectorInput], max_people: Sequence[int]) -> list[Detections]:
         """Detect people one frame at a time, as the graph takes no batches."""
-        return [self._found(view) for view in views]
+        return [self._detect(view) for view in views]
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
         raise NotImplementedError("a keypoint detector makes no crops")
 
-    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
-        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINT_COUNT, 3), found.boxes), found.size
-        return PersonObservations(found.boxes, found.poses, encode_tokens(people, width, height), location_vectors(people, width, height))
+    def observe(self, detections: Detections, predicted: NDArray[np.float32]) -> PersonObservations:
+        people, (height, width) = Poses(detections.poses.reshape(-1, KEYPOINT_COUNT, 3), detections.boxes), detections.size
+        return PersonObservations(
+            detections.boxes, detections.poses, encode_tokens(people, width, height), location_vectors(people, width, height)
+        )
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         height, width = size
@@ -45,7 +47,7 @@ class KeypointEstimator:
     def follow(self, rate: float) -> IdentityTracker:
         return PhalpIdentityTracker(location_config(rate))
 
-    def _found(self, view: DetectorInput) -> Detections:
+    def _detect(self, view: DetectorInput) -> Detections:
         """Detect people in a frame, in pixels of the video's frames."""
         people = self._model.find(torch.from_numpy(view.pixels)[None], long_side=self.long_side(view.detail))[0]
         factor = max(view.height, view.width) / max(view.pixels.shape[:2])

@@ -50,27 +50,27 @@ class MeshEstimator:
         """Return None: crops need frames at their full size."""
         return
 
-    def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
-        return [self._found(view, count) for view, count in zip(views, most, strict=True)]
+    def find(self, views: Sequence[DetectorInput], max_people: Sequence[int]) -> list[Detections]:
+        return [self._detect(view, count) for view, count in zip(views, max_people, strict=True)]
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
         """Predict poses, cameras and joints of the crops, (M, 226 + 3 + 0) or (M, 226 + 3 + 132)."""
         parameter = next(self._regressor.parameters())
         person = self._regressor(crops.to(parameter.device, parameter.dtype)).person
-        told: NDArray[np.float32] = torch.cat([person.pose, person.camera, self._joints(person)], dim=1).float().cpu().numpy()
-        return told
+        values: NDArray[np.float32] = torch.cat([person.pose, person.camera, self._joints(person)], dim=1).float().cpu().numpy()
+        return values
 
-    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
-        (height, width), widths = found.size, (BODY, CAMERA, 0 if self._body is None else 3 * (JOINT_COUNT - 1))
-        pose, camera, joints = torch.from_numpy(told.reshape(-1, sum(widths))).split(widths, dim=1)  # type: ignore[no-untyped-call]
+    def observe(self, detections: Detections, predicted: NDArray[np.float32]) -> PersonObservations:
+        (height, width), widths = detections.size, (BODY, CAMERA, 0 if self._body is None else 3 * (JOINT_COUNT - 1))
+        pose, camera, joints = torch.from_numpy(predicted.reshape(-1, sum(widths))).split(widths, dim=1)  # type: ignore[no-untyped-call]
         square = SquareFrame(width, height)
-        place = square.translation(camera, _padded(found.boxes))  # (N, 3)
+        place = square.translation(camera, _expand(detections.boxes))  # (N, 3)
         point = square.project_joints(torch.zeros(len(place), 1, 3), place)[:, 0]  # (N, 2)
         scaled = place * place.new_tensor([1.0, 1.0, 1 / DEPTH_UNIT])
         before = torch.cat([place[:, :2], place[:, 2:].clamp(min=NEAREST)], dim=1)
         locations = torch.cat([point.repeat(1, POINTS), before.repeat(1, 3)], dim=1).double()
         token = [pose, scaled] if self._body is None else [pose, scaled, joints_3d(joints, scaled)]
-        return PersonObservations(found.boxes, found.poses, torch.cat(token, dim=1).numpy(), locations.numpy())
+        return PersonObservations(detections.boxes, detections.poses, torch.cat(token, dim=1).numpy(), locations.numpy())
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> None:
         """Return None: a body's rotations do not follow from keypoints."""
@@ -79,11 +79,11 @@ class MeshEstimator:
     def follow(self, rate: float) -> IdentityTracker:
         return PhalpIdentityTracker(TrackerConfig(predict_pose=False, compare_appearance=False))
 
-    def _found(self, view: DetectorInput, most: int) -> Detections:
+    def _detect(self, view: DetectorInput, max_people: int) -> Detections:
         config = self._detector.config
         side = long_side(view.detail, config.long_side, config.multiple)
         people = self._detector.find(torch.from_numpy(view.pixels)[None], long_side=side)[0]  # best first
-        boxes, keypoints = people.boxes[:most].astype(np.float32), people.keypoints[:most].astype(np.float32)
+        boxes, keypoints = people.boxes[:max_people].astype(np.float32), people.keypoints[:max_people].astype(np.float32)
         crops = self._crops(view.pixels, boxes)
         return Detections(boxes, keypoints.reshape(-1, 3 * KEYPOINT_COUNT), (view.height, view.width), crops)
 
@@ -99,7 +99,7 @@ class MeshEstimator:
         size = self._regressor.config.image_size
         if not len(boxes):
             return torch.zeros(0, 3, size, size)
-        centres, sides = crops.square_boxes(_padded(boxes))
+        centres, sides = crops.square_boxes(_expand(boxes))
         bgr = torch.from_numpy(frame).flip(-1)
         return crops.normalise(crops.crop(bgr, centres, sides, size), self._preprocess.mean, self._preprocess.std)
 
@@ -111,7 +111,7 @@ def joints_3d(joints: Tensor, camera: Tensor) -> Tensor:
     return (all_joints + camera.unsqueeze(1)).flatten(1)
 
 
-def _padded(boxes: NDArray[np.float32]) -> Tensor:
+def _expand(boxes: NDArray[np.float32]) -> Tensor:
     """Expand boxes to the regressor's aspect ratio: (N, 4), x1, y1, x2, y2."""
     corners = torch.from_numpy(boxes[:, :4])
     return crops.expand(torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], dim=1))

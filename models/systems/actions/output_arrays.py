@@ -25,7 +25,7 @@ def track_arrays(tracks: Sequence[PersonTrack], rate: float, actions: int, since
         boxes += [np.array([[person, *box]], np.float64) for box in track.boxes if box[0] >= earliest]
         poses += [np.array([[person, *pose]], np.float64) for pose in track.poses if pose[0] >= earliest]
         first, end = track.first / rate, (track.last + 1) / rate
-        for second in track.seconds.told():
+        for second in track.seconds.mean_scores():
             begins, ends = max(float(second.number), first), min(second.number + 1.0, end)
             if ends > since:
                 seconds.append((person, begins, ends))

@@ -87,7 +87,7 @@ class PersonTrack:
     """Whether no further detections will follow."""
 
     @classmethod
-    def begin(cls, sighting: TrackDetection, seconds: ScoreAccumulator, appearance: int = 0) -> PersonTrack:
+    def start(cls, sighting: TrackDetection, seconds: ScoreAccumulator, appearance: int = 0) -> PersonTrack:
         row, empty = sighting.row, np.zeros((0, len(sighting.token) + appearance), np.float32)
         return cls(sighting.person, row, row, seconds, row, empty, np.zeros(0, bool), np.zeros((0, 4)), row, row, appearance)
 
@@ -97,7 +97,7 @@ class PersonTrack:
         return self.base + len(self.tokens)
 
     @property
-    def known(self) -> int:
+    def complete_end(self) -> int:
         """First row whose token is incomplete."""
         return self.described if self.appearance else self.end
 
@@ -105,7 +105,7 @@ class PersonTrack:
     def nbytes(self) -> int:
         return self.tokens.nbytes + self.places.nbytes + self.seconds.nbytes + sum(array.nbytes for array in (*self.boxes, *self.poses))
 
-    def seen(self, sightings: Sequence[TrackDetection], until: int) -> PersonTrack:
+    def with_detections(self, sightings: Sequence[TrackDetection], until: int) -> PersonTrack:
         """Append further detections, in order, and fill the rows up to `until`."""
         count = max(until, max((one.end for one in sightings), default=until)) - self.end
         tokens = np.zeros((max(0, count), self.tokens.shape[1]), np.float32)
@@ -134,24 +134,24 @@ class PersonTrack:
             return None
         start = max(first - span.margin, self.first)
         end = min(first + span.step + span.margin, self.last + 1 if self.ended else self.end)
-        if end > self.known:
+        if end > self.complete_end:
             return None
         rows = slice(start - self.base, end - self.base)
         return TrackWindow(self.tokens[rows], self.detected[rows], first - start, count)
 
-    def told(self, scores: Floats, span: WindowLayout) -> PersonTrack:
+    def with_scores(self, scores: Floats, span: WindowLayout) -> PersonTrack:
         """Add the scores (rows, actions) of the next window. Tokens that no later window needs are dropped."""
         answered = self.answered + len(scores)
         base = max(self.base, answered - span.margin)
-        kept = slice(base - self.base, None)
+        rows = slice(base - self.base, None)
         return replace(
             self,
             seconds=self.seconds.with_rows(self.answered, scores),
             answered=answered,
             base=base,
-            tokens=self.tokens[kept],
-            detected=self.detected[kept],
-            places=self.places[kept],
+            tokens=self.tokens[rows],
+            detected=self.detected[rows],
+            places=self.places[rows],
         )
 
     def box_at(self, row: int) -> Floats | None:

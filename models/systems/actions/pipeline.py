@@ -91,7 +91,7 @@ class ActionPipeline(nn.Module):
         return self.network.config.actions
 
     @property
-    def eyes(self) -> PoseEstimator:
+    def pose_estimator(self) -> PoseEstimator:
         assert self.perception is not None, "assemble it from its members"
         return self.perception
 
@@ -103,15 +103,16 @@ class ActionPipeline(nn.Module):
     @property
     def values(self) -> Mapping[str, int]:
         """Number of values of a token, by kind, in their order: pose, joints, appearance."""
-        return {**self.eyes.values, **({} if self.describer is None else {"appearance": self.describer.values})}
+        return {**self.pose_estimator.values, **({} if self.describer is None else {"appearance": self.describer.values})}
 
     def read(self, windows: Sequence[TrackWindow]) -> list[NDArray[np.float32]]:
         """Return the scores (scored rows, actions) of each window."""
         scores: list[NDArray[np.float32]] = []
         for start in range(0, len(windows), WINDOWS_AT_ONCE):
             some = windows[start : start + WINDOWS_AT_ONCE]
-            told = torch.sigmoid(self.network.heads.actions(self.network.tokens(self._tracks(some)))).float().cpu().numpy()  # (B, T, 1, A)
-            scores += [told[i, one.skipped : one.skipped + one.answered, 0] for i, one in enumerate(some)]
+            logits = self.network.heads.actions(self.network.tokens(self._tracks(some)))
+            outputs = torch.sigmoid(logits).float().cpu().numpy()  # (B, T, 1, A)
+            scores += [outputs[i, one.skipped : one.skipped + one.answered, 0] for i, one in enumerate(some)]
         return scores
 
     def _tracks(self, windows: Sequence[TrackWindow]) -> TrackBatch:
@@ -166,17 +167,17 @@ MISSING = {"pose": "", "joints": "; they need a body's mesh (--body)", "appearan
 def _check_token(actions: LoadedMember, values: Mapping[str, int]) -> None:
     """Check that the other members provide the values that LART needs, and that it can normalise published poses. Raises ValueError."""
     config = cast(LART, actions.model).config
-    wanted = {
+    expected = {
         "pose": config.pose.values,
         "joints": 0 if config.joints is None else config.joints.values,
         "appearance": 0 if config.appearance is None else config.appearance.values,
     }
-    for name, needed in wanted.items():
-        told = values.get(name, 0)
-        if told != needed:
-            hint = MISSING[name] if not told else ""
+    for name, needed in expected.items():
+        actual = values.get(name, 0)
+        if actual != needed:
+            hint = MISSING[name] if not actual else ""
             raise ValueError(
-                f"members: {actions.spec.id} needs {needed} values of {name} for each person, and the other members provide {told}{hint}"
+                f"members: {actions.spec.id} needs {needed} values of {name} for each person, and the other members provide {actual}{hint}"
             )
     if config.pose.values == POSE_VALUES and config.mean_std is None:
         raise ValueError(

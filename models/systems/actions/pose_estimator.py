@@ -28,7 +28,7 @@ class DetectorInput:
     """Detail of detection."""
 
     @classmethod
-    def whole(cls, pixels: NDArray[np.uint8], detail: Detail = "fast") -> DetectorInput:
+    def from_frame(cls, pixels: NDArray[np.uint8], detail: Detail = "fast") -> DetectorInput:
         return cls(pixels, pixels.shape[0], pixels.shape[1], detail)
 
 
@@ -126,14 +126,14 @@ class PoseEstimator(Protocol):
     def long_side(self, detail: Detail) -> int | None:
         """Return the long side in pixels that frames may be scaled down to before detection. None if they may not."""
 
-    def find(self, views: Sequence[DetectorInput], most: Sequence[int]) -> list[Detections]:
-        """Detect the people of each frame. Frames may be of several videos and sizes. most: number of people per frame to crop, those of
-        the best boxes; the others may be left out."""
+    def find(self, views: Sequence[DetectorInput], max_people: Sequence[int]) -> list[Detections]:
+        """Detect the people of each frame. Frames may be of several videos and sizes. max_people: number of people per frame to crop,
+        those of the best boxes; the others may be left out."""
 
     def read(self, crops: Tensor) -> NDArray[np.float32]:
         """Predict the values (M, V) of crops (M, 3, S, S) of `Detections`, of any frames."""
 
-    def seen(self, found: Detections, told: NDArray[np.float32]) -> PersonObservations:
+    def observe(self, detections: Detections, predicted: NDArray[np.float32]) -> PersonObservations:
         """Combine a frame's detections with the values predicted for its crops (N, V); (N, 0) if there are no crops."""
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:

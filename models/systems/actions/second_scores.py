@@ -58,7 +58,7 @@ class ScoreAccumulator:
             np.add.at(counts[:, column], number[chosen] - self.first, 1)
         return replace(self, sums=sums, counts=counts)
 
-    def told(self) -> list[SecondScores]:
+    def mean_scores(self) -> list[SecondScores]:
         """Return the mean scores of every second with rows: of the rows around its key frame or, if there are none, of all its rows."""
         seconds = []
         for index, (core, every) in enumerate(self.counts.tolist()):

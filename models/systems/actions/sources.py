@@ -49,7 +49,7 @@ class VideoSource:
         self._frames: Frames | None = None
         self._next = 0
         """Number of the window that the next frame belongs to."""
-        self._looking = WindowProgress(window=-1)
+        self._progress = WindowProgress(window=-1)
         self._decoded = 0
         """Number of frames decoded by earlier runs of the decoder."""
 
@@ -72,7 +72,7 @@ class VideoSource:
     def nbytes(self) -> int:
         """Memory in bytes, including that of the process that decodes the video."""
         decoder = decoder_bytes(self._info.width, self._info.height)
-        return self._data.nbytes + decoder + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._looking.nbytes
+        return self._data.nbytes + decoder + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._progress.nbytes
 
     def rows(self, window: int) -> tuple[int, int]:
         """Return the first row of a window and the row after its last."""
@@ -85,21 +85,21 @@ class VideoSource:
         rows = min(end, math.ceil(self._end * self._rate)) - first
         return max(1, round(rows * min(1.0, self._info.fps / self._rate)))
 
-    def looking(self, window: int) -> WindowProgress:
+    def progress(self, window: int) -> WindowProgress:
         """Return the progress of a window: that of the latest window is kept, any other starts empty."""
-        if self._looking.window != window:
-            self._looking = WindowProgress(window)
-        return self._looking
+        if self._progress.window != window:
+            self._progress = WindowProgress(window)
+        return self._progress
 
-    def take(self, window: int, most: int, until: float | None = None) -> tuple[list[SampledFrame], bool]:
+    def take(self, window: int, max_frames: int, until: float | None = None) -> tuple[list[SampledFrame], bool]:
         """Return the next frames of a window, by time, and whether these are its last. Raises UnusableInput.
 
-        until: monotonic seconds, when to return the frames decoded so far; None: wait for `most` frames or the window's last."""
+        until: monotonic seconds, when to return the frames decoded so far; None: wait for `max_frames` or the window's last."""
         try:
-            return self._taken(window, most, until)
+            return self._take(window, max_frames, until)
         except VideoError as error:
             self.close()
-            self._looking = WindowProgress(window=-1)
+            self._progress = WindowProgress(window=-1)
             raise InvalidInput(str(error)) from error
 
     def close(self) -> None:
@@ -108,12 +108,12 @@ class VideoSource:
             self._frames.close()
         self._frames = None
 
-    def _taken(self, window: int, most: int, until: float | None) -> tuple[list[SampledFrame], bool]:
+    def _take(self, window: int, max_frames: int, until: float | None) -> tuple[list[SampledFrame], bool]:
         if self._frames is None or window < self._next:
             self.close()
             self._next = 0
-            wanted = {"start": self._start, "end": self._decode_until}
-            self._frames = Frames(self._data.data, self._rate, self._limits, **wanted, long_side=self._long_side)
+            span = {"start": self._start, "end": self._decode_until}
+            self._frames = Frames(self._data.data, self._rate, self._limits, **span, long_side=self._long_side)
         frames: list[SampledFrame] = []
         with suppress(FrameNotReady):
             while self._next < window:
@@ -122,7 +122,7 @@ class VideoSource:
                 self._next += 1
             for frame in self._frames.take(self.rows(window)[1], until):
                 frames.append(frame)
-                if len(frames) == most:
+                if len(frames) == max_frames:
                     return frames, False
             self._next = window + 1
         return frames, self._next > window
@@ -149,7 +149,7 @@ class TrackSource:
         return sum(one.token.nbytes + one.box.nbytes + one.pose.nbytes for one in self.found)
 
     @cached_property
-    def _by_window(self) -> Mapping[int, list[TrackDetection]]:
+    def _window_detections(self) -> Mapping[int, list[TrackDetection]]:
         windows: dict[int, list[TrackDetection]] = {}
         for one in self.found:
             windows.setdefault((one.row - self.first_row) // self.step, []).append(one)
@@ -160,7 +160,7 @@ class TrackSource:
         return first, first + self.step
 
     def sightings(self, window: int) -> list[TrackDetection]:
-        return self._by_window.get(window, [])
+        return self._window_detections.get(window, [])
 
     def close(self) -> None:
         """Do nothing: no file or process is open."""

@@ -41,9 +41,9 @@ class ActionState(JobState):
     """State of a job between two steps."""
 
     source: VideoSource | TrackSource
-    most_people: int
+    max_people: int
     detail: Detail
-    following: IdentityTracker
+    tracker: IdentityTracker
     window: int = 0
     """Number of the next window."""
     tracks: tuple[PersonTrack, ...] = ()
@@ -55,7 +55,7 @@ class ActionState(JobState):
     """Mutable, unlike the rest: a retried step continues it if it fits, and otherwise starts its clip again."""
     behind: bool = False
     """Whether a person can still be described or a complete window lacks scores: the next step does that first and detects no further."""
-    looked: float = 0.0
+    fraction: float = 0.0
     """Fraction of the next window that is processed; above 0 if the last step ended within it."""
     delays: int = 0
     """Number of steps that did not complete a window."""
@@ -67,8 +67,8 @@ class ActionState(JobState):
     @property
     def total(self) -> int:
         """Number of steps, assuming that later windows take as many steps each as those so far."""
-        left = max(0.0, self.source.windows - self.window - self.looked)
-        steps = max(1.0, self.done / max(self.window + self.looked, 1.0))
+        left = max(0.0, self.source.windows - self.window - self.fraction)
+        steps = max(1.0, self.done / max(self.window + self.fraction, 1.0))
         return self.done + math.ceil(left * steps) + (self.window <= self.source.windows) + self.behind
 
     @property
@@ -77,7 +77,7 @@ class ActionState(JobState):
         return self.source.nbytes + sum(track.nbytes for track in self.tracks) + stills + self.unfinished.nbytes
 
     @property
-    def believed(self) -> list[PersonTrack]:
+    def confirmed_tracks(self) -> list[PersonTrack]:
         """Tracks of confirmed people, by first row."""
         return sorted((track for track in self.tracks if track.person in self.confirmed), key=lambda track: (track.first, track.person))
 
@@ -100,31 +100,31 @@ class ActionSteps:
 
     def __init__(self, model: ActionPipeline) -> None:
         self._model = model
-        self._lookout = DetectionLoop(model.eyes, model.describer)
+        self._detection_loop = DetectionLoop(model.pose_estimator, model.describer)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         """Make the states of jobs. options: `start_s`, `end_s`, `people` and `detail`; None for the whole video and the bundle's defaults.
         Raises UnusableInput."""
-        return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
+        return [self._make_state(job, job_options) for job, job_options in zip(arrays, options, strict=True)]
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
-        watching = [state for state in states if isinstance(state, ActionState)]
-        ahead = iter(self._look([state for state in watching if not state.behind]))
-        watching = self._describe([replace(state, delays=state.delays + 1) if state.behind else next(ahead) for state in watching])
-        watching = self._tell(watching)
+        current = [state for state in states if isinstance(state, ActionState)]
+        ahead = iter(self._look([state for state in current if not state.behind]))
+        current = self._describe([replace(state, delays=state.delays + 1) if state.behind else next(ahead) for state in current])
+        current = self._score(current)
         outcomes: list[InProgress | StepCompletion] = []
-        for now, wanted in zip(watching, previews, strict=True):
-            if now.is_over:
-                now.source.close()
-                told = track_arrays(now.believed, self._model.rate, self._model.actions)
-                counts = now.account.counts(len(now.believed), now.source.decoded, now.source.seconds)
-                outcomes.append(StepCompletion({**told, "stages": now.account.stages, "counts": counts}))
+        for state, preview in zip(current, previews, strict=True):
+            if state.is_over:
+                state.source.close()
+                arrays = track_arrays(state.confirmed_tracks, self._model.rate, self._model.actions)
+                counts = state.account.counts(len(state.confirmed_tracks), state.source.decoded, state.source.seconds)
+                outcomes.append(StepCompletion({**arrays, "stages": state.account.stages, "counts": counts}))
+            elif preview and not state.fraction:
+                since = state.source.rows(state.window - 1)[0] / self._model.rate
+                arrays = track_arrays(state.confirmed_tracks, self._model.rate, self._model.actions, since)
+                outcomes.append(InProgress(state, arrays))
             else:
-                since = now.source.rows(now.window - 1)[0] / self._model.rate
-                shown = wanted and not now.looked
-                outcomes.append(
-                    InProgress(now, track_arrays(now.believed, self._model.rate, self._model.actions, since) if shown else None)
-                )
+                outcomes.append(InProgress(state, None))
         return outcomes
 
     def cost(self, state: JobState) -> float:
@@ -132,61 +132,61 @@ class ActionSteps:
         assert isinstance(state, ActionState)
         if state.is_last or state.behind or not isinstance(state.source, VideoSource):
             return 1.0
-        return max(1.0, (1 - state.looked) * state.source.frames_at(state.window) * cost(state.detail))
+        return max(1.0, (1 - state.fraction) * state.source.frames_at(state.window) * cost(state.detail))
 
-    def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> ActionState:
-        source = make_source(job, asked, self._model)
-        people, detail = int(asked.get("people") or self._model.config.people), detail_of(asked, self._model)
-        return ActionState(source, people, detail, self._model.eyes.follow(self._model.rate))
+    def _make_state(self, job: Tensors, options: Mapping[str, Any]) -> ActionState:
+        source = make_source(job, options, self._model)
+        people, detail = int(options.get("people") or self._model.config.people), detail_of(options, self._model)
+        return ActionState(source, people, detail, self._model.pose_estimator.follow(self._model.rate))
 
     def _look(self, states: Sequence[ActionState]) -> list[ActionState]:
         """Detect people in the next window of each job, within the time of a step, and identify them in windows that are complete."""
         watched = {
-            job: WindowJob(state.source, state.window, state.most_people, state.detail, state.account)
+            job: WindowJob(state.source, state.window, state.max_people, state.detail, state.account)
             for job, state in enumerate(states)
             if isinstance(state.source, VideoSource) and not state.is_last
         }
-        accounts = dict(zip(watched, self._lookout.look(list(watched.values())), strict=True))
+        accounts = dict(zip(watched, self._detection_loop.look(list(watched.values())), strict=True))
         return [
-            self._follow(state, []) if job not in watched else self._looked(replace(state, account=accounts[job]), watched[job])
+            self._follow(state, []) if job not in watched else self._update(replace(state, account=accounts[job]), watched[job])
             for job, state in enumerate(states)
         ]
 
-    def _looked(self, state: ActionState, watched: WindowJob) -> ActionState:
-        looking = watched.looking
-        if looking.is_done:
-            return self._follow(replace(state, looked=0.0), looking.looks)
-        share = min(0.99, max(0.01, looking.looked / watched.source.frames_at(state.window)))
-        return replace(state, looked=share, delays=state.delays + 1)
+    def _update(self, state: ActionState, watched: WindowJob) -> ActionState:
+        progress = watched.progress
+        if progress.is_done:
+            return self._follow(replace(state, fraction=0.0), progress.results)
+        share = min(0.99, max(0.01, progress.completed / watched.source.frames_at(state.window)))
+        return replace(state, fraction=share, delays=state.delays + 1)
 
-    def _follow(self, state: ActionState, looks: Sequence[FrameResult]) -> ActionState:
+    def _follow(self, state: ActionState, results: Sequence[FrameResult]) -> ActionState:
         """Extend the tracks by the results of a window; after the last window, drop those that were never confirmed."""
         if state.is_last:
             tracks = tuple(replace(track, ended=True) for track in state.tracks if track.person in state.confirmed)
             return replace(state, window=state.window + 1, tracks=tracks)
-        began = time.perf_counter()
-        following, confirmed = copy.deepcopy(state.following), set(state.confirmed)
+        started_at = time.perf_counter()
+        tracker, confirmed = copy.deepcopy(state.tracker), set(state.confirmed)
         sightings, lost = list[TrackDetection](), frozenset[int]()
         if isinstance(state.source, TrackSource):
             sightings = state.source.sightings(state.window)
             confirmed |= {one.person for one in sightings}
-        for look in looks:
-            people = look.seen.best(state.most_people)
-            sightings += _sightings(look, people, following.update(people, look.row, cut=look.cut))
-            confirmed |= following.confirmed
+        for result in results:
+            people = result.observations.best(state.max_people)
+            sightings += _sightings(result, people, tracker.update(people, result.row, cut=result.cut))
+            confirmed |= tracker.confirmed
         if isinstance(state.source, VideoSource):
-            lost = frozenset(track.person for track in state.tracks) - following.alive
+            lost = frozenset(track.person for track in state.tracks) - tracker.alive
         begun = len({one.person for one in sightings} - {track.person for track in state.tracks})
         tracks = tuple(
             replace(track, ended=track.person in lost)
-            for track in self._extended(state, sightings)
+            for track in self._extend(state, sightings)
             if track.person in confirmed or track.person not in lost
         )
-        account = state.account.plus(track=time.perf_counter() - began, tracks=begun)
-        stills = [BufferedFrame(look.row, look.shrunk, look.size) for look in looks if look.shrunk is not None]
+        account = state.account.plus(track=time.perf_counter() - started_at, tracks=begun)
+        stills = [BufferedFrame(result.row, result.shrunk, result.size) for result in results if result.shrunk is not None]
         return replace(
             state,
-            following=following,
+            tracker=tracker,
             window=state.window + 1,
             tracks=tracks,
             confirmed=frozenset(confirmed),
@@ -194,20 +194,20 @@ class ActionSteps:
             stills=(*state.stills, *stills),
         )
 
-    def _extended(self, state: ActionState, sightings: Sequence[TrackDetection]) -> list[PersonTrack]:
+    def _extend(self, state: ActionState, sightings: Sequence[TrackDetection]) -> list[PersonTrack]:
         """Append detections to the tracks of a job, up to the end of its next window, and start tracks of new people."""
         end, describer = state.source.rows(state.window)[1], self._model.describer
-        untold = 0 if describer is None or isinstance(state.source, TrackSource) else describer.values
+        appearance = 0 if describer is None or isinstance(state.source, TrackSource) else describer.values
         by_person: dict[int, list[TrackDetection]] = {}
         for one in sightings:
             by_person.setdefault(one.person, []).append(one)
-        known = {track.person for track in state.tracks}
+        people = {track.person for track in state.tracks}
         empty = [
-            PersonTrack.begin(some[0], ScoreAccumulator.empty(self._model.rate, some[0].row, self._model.actions), untold)
+            PersonTrack.start(some[0], ScoreAccumulator.empty(self._model.rate, some[0].row, self._model.actions), appearance)
             for person, some in by_person.items()
-            if person not in known
+            if person not in people
         ]
-        return [track if track.ended else track.seen(by_person.get(track.person, []), end) for track in (*state.tracks, *empty)]
+        return [track if track.ended else track.with_detections(by_person.get(track.person, []), end) for track in (*state.tracks, *empty)]
 
     def _describe(self, states: Sequence[ActionState]) -> list[ActionState]:
         """Describe people whose surrounding frames are known, within the time of a step; drop frames that no clip needs."""
@@ -227,39 +227,39 @@ class ActionSteps:
             for state, job in zip(states, jobs, strict=True)
         ]
 
-    def _tell(self, states: Sequence[ActionState]) -> list[ActionState]:
+    def _score(self, states: Sequence[ActionState]) -> list[ActionState]:
         """Score complete windows of all people in all jobs together; each job has its share of a step."""
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         tracks = [list(state.tracks) for state in states]
         total = 0
         counts = [0] * len(states)
         share = max(1, WINDOWS_AT_ONCE // max(1, len(states)))
         while waiting := self._complete(states, tracks, [share - count for count in counts]):
             scores = self._model.read([window for _, _, window in waiting])
-            for (job, place, _), told in zip(waiting, scores, strict=True):
-                tracks[job][place] = tracks[job][place].told(told, self._model.config.span)
+            for (job, place, _), track_scores in zip(waiting, scores, strict=True):
+                tracks[job][place] = tracks[job][place].with_scores(track_scores, self._model.config.span)
                 counts[job] += 1
                 total += 1
-        seconds = time.perf_counter() - began
-        untold = {job for job, _, _ in self._complete(states, tracks, [1] * len(states))}
+        seconds = time.perf_counter() - started_at
+        unscored = {job for job, _, _ in self._complete(states, tracks, [1] * len(states))}
         return [
             replace(
                 state,
-                tracks=tuple(mine),
-                behind=job in untold or (self._model.describer is not None and state.behind),
+                tracks=tuple(job_tracks),
+                behind=job in unscored or (self._model.describer is not None and state.behind),
                 account=state.account.plus(actions=seconds * count / max(1, total), windows=count),
             )
-            for job, (state, mine, count) in enumerate(zip(states, tracks, counts, strict=True))
+            for job, (state, job_tracks, count) in enumerate(zip(states, tracks, counts, strict=True))
         ]
 
     def _complete(
-        self, states: Sequence[ActionState], tracks: Sequence[Sequence[PersonTrack]], most: Sequence[int]
+        self, states: Sequence[ActionState], tracks: Sequence[Sequence[PersonTrack]], limits: Sequence[int]
     ) -> list[tuple[int, int, TrackWindow]]:
-        """Return the job, the index of the track in it, and the track's next window, for each that has one. most: maximum per job."""
+        """Return the job, the index of the track in it, and the track's next window, for each that has one. limits: by job."""
         return [
             (job, place, window)
             for job, state in enumerate(states)
-            for place, window in islice(self._windows(state, tracks[job]), most[job])
+            for place, window in islice(self._windows(state, tracks[job]), limits[job])
         ]
 
     def _windows(self, state: ActionState, tracks: Sequence[PersonTrack]) -> Iterator[tuple[int, TrackWindow]]:
@@ -268,13 +268,13 @@ class ActionSteps:
                 yield place, window
 
 
-def _sightings(look: FrameResult, people: PersonObservations, numbers: Sequence[int]) -> list[TrackDetection]:
-    time = np.array([look.time])
+def _sightings(result: FrameResult, people: PersonObservations, numbers: Sequence[int]) -> list[TrackDetection]:
+    time = np.array([result.time])
     return [
         TrackDetection(
             person=number,
-            row=look.row,
-            rows=look.rows,
+            row=result.row,
+            rows=result.rows,
             token=people.tokens[i],
             box=np.concatenate([time, people.boxes[i]]),
             pose=np.concatenate([time, people.poses[i]]) if people.poses.shape[1] else np.zeros(0),
