@@ -130,8 +130,8 @@ async def test_message_of_client_leaving_at_last_piece_is_removed(url: str, db: 
     write = LargeValues.write
     written = asyncio.Event()
 
-    async def write_and_lose_the_client(freight: LargeValues, key: str, data: bytes, wanted: Callable[[], bool] = lambda: True) -> None:
-        await write(freight, key, data, wanted)
+    async def write_and_lose_the_client(freight: LargeValues, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        await write(freight, key, data, is_wanted)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
         written.set()
