@@ -19,6 +19,9 @@ class QueueAmount(msgspec.Struct, frozen=True):
     items: int = 0
     nbytes: int = 0
 
+    def __add__(self, other: QueueAmount) -> QueueAmount:
+        return QueueAmount(self.items + other.items, self.nbytes + other.nbytes)
+
 
 class Bounds(msgspec.Struct, frozen=True):
     """Limits of the queue."""

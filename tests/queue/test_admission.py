@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -190,6 +191,28 @@ async def test_requests_that_ask_for_room_in_one_turn_share_a_call(url: str, db:
         answers = await asyncio.gather(*(one.resize(1, 1) for one in asking), return_exceptions=True)
         assert [getattr(answer, "reason", None) for answer in answers] == [None, None, None, "full", "full"]
         assert await scripts_called(db) == 1
+
+
+async def test_jobs_on_their_way_are_not_counted_twice(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that promised their room may reach Redis only after the jobs have."""
+    async with gateway(url, queue_max_items=2) as us:
+        run, requests, first = us.link.run, list[asyncio.Task[object]](), us.reservations.reserve(Claim("first"))
+        await first.resize(1, 0)
+
+        async def overtaken(script: Any, *arguments: Any) -> Any:
+            if script is CHECK_ADMISSION and not requests:
+                admitted, job = asyncio.Event(), await a_job(us, owner="first")
+                requests.append(asyncio.create_task(us.submitter.submit([job], reservation=first, on_admitted=lambda _: admitted.set())))
+                await admitted.wait()
+            return await run(script, *arguments)
+
+        monkeypatch.setattr(us.link, "run", overtaken)
+        await us.reservations.reserve(Claim("second")).resize(1, 0)
+        assert len(requests) == 1
+        with pytest.raises(Refused):
+            await us.reservations.reserve(Claim("third")).resize(1, 0)
+        requests[0].cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
 
 
 async def test_reservation_grows_for_a_while_by_what_was_allowed(url: str, db: redis.Redis) -> None:

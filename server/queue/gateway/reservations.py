@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -23,12 +23,9 @@ WORK_IN_COMMON_MS = 60_000
 """Limit as in `parts/admission.lua`: while less is unfinished, work is not shared."""
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(QueueAmount, frozen=True):
     """Usage of the queue by unfinished jobs, as Redis said last."""
 
-    items: int = 0
-    nbytes: int = 0
     work_ms: int = 0
 
 
@@ -50,11 +47,8 @@ def bounds(settings: Settings) -> Bounds:
 
 def is_calm(load: Load, promised: QueueAmount, claim: Claim, bounds: Bounds) -> bool:
     """Return whether the claim is certainly let in, but for what an API key allows: no share is smaller than half of the queue."""
-    return (
-        load.items + promised.items + claim.items <= bounds.low.items
-        and load.nbytes + promised.nbytes + claim.nbytes <= bounds.low.nbytes
-        and load.work_ms <= WORK_IN_COMMON_MS
-    )
+    held = load + promised + QueueAmount(claim.items, claim.nbytes)
+    return held.items <= bounds.low.items and held.nbytes <= bounds.low.nbytes and load.work_ms <= WORK_IN_COMMON_MS
 
 
 class Reservations:
@@ -68,7 +62,11 @@ class Reservations:
         self._link = link
         self._promised: dict[str, QueueAmount] = {}
         """Amounts by owner; no owner has none."""
-        self._asking: list[tuple[Reservation, Claim, asyncio.Future[None]]] = []
+        self._in_calls = QueueAmount()
+        """Amount that calls of `enqueue.lua` carry now. `check_admission.lua` would count it twice if it was promised, too."""
+        self._hand_overs = 0
+        """Number of reservations that such calls took over so far."""
+        self._asking: list[_PendingCheck] = []
         """Claims that are checked with the next call."""
         self._call: asyncio.Task[None] | None = None
 
@@ -80,42 +78,51 @@ class Reservations:
         """Raise Refused if the claim has no room in addition to its reservation. A claim that takes it has it then.
 
         While Redis is unavailable nothing is refused: `redis_grace` decides."""
-        is_certain = is_calm(self.load, self._promised.get(ALL, QueueAmount()), claim, self.bounds) or reservation.grants(claim)
+        promised = self._promised.get(ALL, QueueAmount()) + self._in_calls
+        is_certain = is_calm(self.load, promised, claim, self.bounds) or reservation.grants(claim)
         if is_certain and not 0 < claim.max_items < reservation.items + claim.items:
             reservation.take(claim)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asking.append((reservation, claim, turn))
+        self._asking.append(_PendingCheck(reservation, claim, turn))
         if self._call is None or self._call.done():
             self._call = self._link.spawn(self._ask())
         await turn
 
     def promise(self, claim: Claim, items: int, nbytes: int) -> None:
         for owner in (ALL, claim.owner, LOW) if claim.low else (ALL, claim.owner):
-            before = self._promised.pop(owner, QueueAmount())
-            if (after := QueueAmount(before.items + items, before.nbytes + nbytes)) != QueueAmount():
-                self._promised[owner] = after
+            self._promised[owner] = self._promised.get(owner, QueueAmount()) + QueueAmount(items, nbytes)
+            if self._promised[owner] == QueueAmount():
+                del self._promised[owner]
+
+    def carry(self, items: int, nbytes: int) -> None:
+        """Count what a call of `enqueue.lua` carries, until its end."""
+        self._hand_overs += items > 0
+        self._in_calls = self._in_calls + QueueAmount(items, nbytes)
 
     async def _ask(self) -> None:
         """Make one call at a time, for all that wait: the next one knows what this one has allowed."""
         while self._asking:
             asking, self._asking = self._asking, []
+            hand_overs = self._hand_overs
             try:
-                outcomes = await self._outcomes([replace(claim, promised=self._promises(one)) for one, claim, _ in asking])
+                outcomes = await self._outcomes([replace(check.claim, promised=self._promises(check.reservation)) for check in asking])
             except Exception as error:
-                for _, _, turn in asking:
-                    if not turn.cancelled():
-                        turn.set_exception(error)
+                for check in asking:
+                    if not check.turn.cancelled():
+                        check.turn.set_exception(error)
                 raise
-            for (reservation, claim, turn), outcome in zip(asking, outcomes, strict=True):
-                if turn.cancelled():
+            for check, outcome in zip(asking, outcomes, strict=True):
+                if check.turn.cancelled():
                     continue
-                if outcome.reason:
-                    turn.set_exception(Refused(outcome))
+                if outcome.reason and hand_overs != self._hand_overs and not check.is_repeated:
+                    self._asking.append(check._replace(is_repeated=True))  # it may have counted twice what was promised then
+                elif outcome.reason:
+                    check.turn.set_exception(Refused(outcome))
                 else:
-                    reservation.take(claim)
-                    reservation.grow_until(time.monotonic() + self.grant_s, outcome)
-                    turn.set_result(None)
+                    check.reservation.take(check.claim)
+                    check.reservation.grow_until(time.monotonic() + self.grant_s, outcome)
+                    check.turn.set_result(None)
 
     async def _outcomes(self, claims: list[Claim]) -> list[Outcome]:
         try:
@@ -130,6 +137,13 @@ class Reservations:
         return Promises(total, of_owner, low, QueueAmount(reservation.items, reservation.nbytes))
 
 
+class _PendingCheck(NamedTuple):
+    reservation: Reservation
+    claim: Claim
+    turn: asyncio.Future[None]
+    is_repeated: bool = False
+
+
 class Reservation:
     """Room for one request: none at first, until `resize`, and none after `release`."""
 
@@ -140,6 +154,7 @@ class Reservation:
         self.nbytes = 0
         self._grant = 0.0, 0, 0
         """Time in `time.monotonic()` until which it may grow by so many items and bytes."""
+        self._is_handed_over = False
 
     def lengthen(self) -> None:
         """Make it one for work that takes long."""
@@ -165,8 +180,18 @@ class Reservation:
         else:
             await self._reservations.check(self, claim)
 
+    def hand_over(self) -> None:
+        """Leave its room to a call of `enqueue.lua` that brings the jobs. Idempotent until `release`."""
+        if not self._is_handed_over:
+            self._is_handed_over = True
+            self._reservations.promise(self.claim, -self.items, -self.nbytes)
+            self._reservations.carry(self.items, self.nbytes)
+
     def release(self) -> None:
         """Idempotent; `Submitter.submit(jobs, reservation=…)` does it when the queue counts the jobs itself."""
+        if self._is_handed_over:
+            self._reservations.carry(-self.items, -self.nbytes)
+            self._is_handed_over, self.items, self.nbytes = False, 0, 0
         self.take(Claim(items=-self.items, nbytes=-self.nbytes, takes=True))
         self._grant = 0.0, 0, 0
 

@@ -47,6 +47,7 @@ class _PendingAdmission:
     """Key → message that is written before the call."""
     admitted: asyncio.Future[int]
     """Number of jobs before its first, if it wants to know; else 0."""
+    reservation: Reservation | None
 
     @property
     def nbytes(self) -> int:
@@ -83,8 +84,7 @@ class Submitter:
         refused = False
         expected = self._inbox.register(jobs, on_progress, on_reply)
         try:
-            max_items = 0 if reservation is None else reservation.claim.max_items
-            place = await self._enqueue(expected, max_items, place=on_admitted is not None)
+            place = await self._enqueue(expected, reservation, place=on_admitted is not None)
             self._inbox.mark_queued(expected)
             if reservation is not None:
                 reservation.release()
@@ -100,11 +100,11 @@ class Submitter:
             if unanswered and not refused:
                 self.cancel([job.id for job in unanswered])
 
-    async def _enqueue(self, expected: Sequence[PendingJob], max_items: int, *, place: bool) -> int:
+    async def _enqueue(self, expected: Sequence[PendingJob], reservation: Reservation | None, *, place: bool) -> int:
         """Enqueue them. If Redis' clock was set since it was read, the deadlines move with it."""
         while True:
             try:
-                return await self.enqueue([waiting.job for waiting in expected], max_items=max_items, place=place)
+                return await self.enqueue([waiting.job for waiting in expected], reservation=reservation, place=place)
             except DeadlineExceeded:
                 if time.monotonic() > min(waiting.until for waiting in expected):
                     raise
@@ -124,14 +124,16 @@ class Submitter:
         finally:
             waiting.sent_at = time.monotonic()
 
-    async def enqueue(self, jobs: Sequence[QueuedJob], *, max_items: int = 0, again: bool = False, place: bool = False) -> int:
+    async def enqueue(
+        self, jobs: Sequence[QueuedJob], *, reservation: Reservation | None = None, again: bool = False, place: bool = False
+    ) -> int:
         """Enqueue the jobs of one request, all or none. Returns how many wait before the first if `place`.
 
-        `max_items`: unfinished items that their owner may have; 0: any number. Raises Refused, DeadlineExceeded or RedisUnavailable.
+        `reservation`: of the request; it is handed over to the call. Raises Refused, DeadlineExceeded or RedisUnavailable.
         """
         loop = asyncio.get_running_loop()
-        claim, rows, messages, staged = rows_of(jobs, max_items)
-        request = _PendingAdmission(RequestRow(rows, claim, again, place), messages, staged, loop.create_future())
+        claim, rows, messages, staged = rows_of(jobs, 0 if reservation is None else reservation.claim.max_items)
+        request = _PendingAdmission(RequestRow(rows, claim, again, place), messages, staged, loop.create_future(), reservation)
         if not self._pending and not self._calls_in_flight:
             loop.call_soon(self._send_ready)
         self._pending.append(request)
@@ -183,6 +185,9 @@ class Submitter:
                 await self._stage(group)
                 if not (group := [request for request in group if not request.admitted.done()]):
                     return
+                for request in group:
+                    if request.reservation is not None:
+                        request.reservation.hand_over()
                 call = AdmissionCall(self._reservations.bounds, [request.request for request in group])
                 answer = await self._link.run_with_payload(ENQUEUE, call, (message for request in group for message in request.messages))
             except RedisUnavailable as unavailable:
