@@ -36,7 +36,7 @@ from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.submitter import INLINE_BYTES
 from server.queue.messages import Priority, QueuedJob, Reply
 from server.tasks import capabilities
-from server.tasks.base import Arrays, Item, Outputs
+from server.tasks.base import Item, Outputs
 from server.tasks.capabilities import Counts, EchoesArrays, Previews, RecallsTexts, TakesSteps, TwoStage
 from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
 from server.tasks.options import InvalidOption
@@ -83,7 +83,7 @@ class InferenceRunner:
             max_bytes = RECORDED_BYTES if context.mode == "job" else math.inf
             resolved = await self._text_cache.recall(resolved, context.client, max_bytes)
         started_at = time.perf_counter()
-        items = await self._prepare_items(resolved) if resolved.scene is None else [_to_arrays([resolved.scene])]
+        items = await self._prepare_items(resolved) if resolved.scene is None else [[from_numpy(resolved.scene)]]
         count = len(items)
         items += await self._prepare_texts(resolved)
         prepared_at = time.perf_counter()
@@ -124,7 +124,7 @@ class InferenceRunner:
         timing = build_timing(
             replies, prepare_s=prepared.prepare_s, round_trip_s=now - prepared.prepared_at, total_s=now - context.started_at
         )
-        outputs = replies_to_outputs(replies)
+        outputs = [to_numpy(reply.arrays) for reply in replies]
         if prepared.echoes:
             outputs = [{**one, **echoes} for one, echoes in zip(outputs, prepared.echoes, strict=True)]
         self._count(outputs, prepared.spec, timing)
@@ -166,9 +166,9 @@ class InferenceRunner:
         jobs = self._make_jobs([prepared], resolved, deadline_ms, gateway=self._dispatcher.id, follow=False)
         reserved = context.reservation.items, context.reservation.nbytes
         await _reserve_large(jobs, context)
-        [outputs] = replies_to_outputs(await self._run(jobs, resolved.spec, context, [item_field(resolved.part, index, count)]))
+        [reply] = await self._run(jobs, resolved.spec, context, [item_field(resolved.part, index, count)])
         await context.reservation.resize(*reserved)  # the queue counted the first job in its place
-        return {**item, **task.parts_from_first_stage(outputs)}
+        return {**item, **task.parts_from_first_stage(to_numpy(reply.arrays))}
 
     async def _run(
         self, jobs: list[QueuedJob], spec: BundleSpec, context: RequestContext, fields: Sequence[str], **listeners: Any
@@ -187,7 +187,8 @@ class InferenceRunner:
         if not isinstance(task, RecallsTexts) or not (texts := task.texts(resolved.plan)):
             return []
         prepare = partial(task.prepare_texts, resolved.plan, resolved.spec)
-        return [_to_arrays(prepare() if len(texts) <= MAX_INLINE_TEXTS else await self._executor.run(resolved.context.client, prepare))]
+        jobs = prepare() if len(texts) <= MAX_INLINE_TEXTS else await self._executor.run(resolved.context.client, prepare)
+        return [list(map(from_numpy, jobs))]
 
     def _make_jobs(
         self, items: Sequence[PreparedItem], resolved: ResolvedRequest, deadline_ms: int, *, gateway: str, follow: bool
@@ -248,10 +249,6 @@ class InferenceRunner:
             self._metrics.history_counts.tokens(total_in, total_out)
 
 
-def replies_to_outputs(replies: Sequence[Reply]) -> list[Outputs]:
-    return [to_numpy(reply.arrays) for reply in replies]
-
-
 def build_timing(replies: Sequence[Reply], *, prepare_s: float, round_trip_s: float, total_s: float) -> Timing:
     """Return the timing of the slowest item. It holds only durations: no clock of a worker is compared with one of a gateway."""
     slowest = max((reply.timing for reply in replies if reply.timing is not None), key=lambda timing: timing.worker_ms)
@@ -267,10 +264,6 @@ def build_timing(replies: Sequence[Reply], *, prepare_s: float, round_trip_s: fl
 
 def to_ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
-
-
-def _to_arrays(jobs: Sequence[Arrays]) -> PreparedItem:
-    return list(map(from_numpy, jobs))
 
 
 def _priority_and_delay(resolved: ResolvedRequest, work_before_ms: int) -> tuple[Priority, int]:
@@ -297,11 +290,11 @@ def _prepare(item: Item, plan: TaskPlan, decoder: images.ImageDecoder, *, first:
     try:
         if first:
             assert isinstance(plan.task, TwoStage)
-            return _to_arrays([plan.task.prepare_first_stage(item, plan.plan, plan.spec, decoder)])
+            return [from_numpy(plan.task.prepare_first_stage(item, plan.plan, plan.spec, decoder))]
         jobs = plan.task.prepare(item, plan.plan, plan.spec, decoder)
     except (MediaError, InvalidOption) as error:
         return strip_tracebacks(error)
-    return _to_arrays(jobs)
+    return list(map(from_numpy, jobs))
 
 
 def _progress_total(arrays: Sequence[Mapping[str, Array]], resolved: TaskPlan) -> tuple[int, str]:

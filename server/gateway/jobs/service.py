@@ -15,7 +15,7 @@ from starlette.responses import Response
 from server.arrays import to_numpy
 from server.concurrency.client_bound import ClientBound
 from server.gateway.inference import error_mapping
-from server.gateway.inference.preparation import build_timing, replies_to_outputs, to_ms
+from server.gateway.inference.preparation import build_timing, to_ms
 from server.gateway.inference.rendering import ResponseRenderer
 from server.gateway.inference.stages import AnsweredRequest, PreparedRequest, TaskPlan, job_field
 from server.gateway.inference.webhook_headers import Webhook
@@ -152,6 +152,7 @@ class JobService:
             ]
 
         try:
+            context.reservation.hand_over()
             return await self._dispatcher.records.admit(draft, plan, make_jobs, max_items=context.key.max_items)
         except IdempotencyConflict:
             raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
@@ -221,7 +222,7 @@ class JobService:
         prepare = record.prepare_ms / 1000
         timing = build_timing(replies, prepare_s=prepare, round_trip_s=run_s, total_s=prepare + run_s)
         answered = AnsweredRequest(
-            *(plan.task, plan.spec, plan.plan, replies_to_outputs(replies), timing, media_type),
+            *(plan.task, plan.spec, plan.plan, [to_numpy(reply.arrays) for reply in replies], timing, media_type),
             client=client,
             key_name=record.key_name,
             request_id=record.request_id,
