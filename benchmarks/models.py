@@ -144,7 +144,7 @@ def count(architecture: str, config: Any, batch: int) -> list[int]:
 def _step(name: str, model: nn.Module, make: RandomInputMaker) -> ForwardWork:
     """Return one step of a sampler, which does not include the encoder."""
     assert isinstance(model, DiffMAE)
-    masked = DummyMaskedBatch.of(model.config, make)
+    masked = DummyMaskedBatch.draw(model.config, make)
     context = model.encode(masked.pixels, masked.split)
     return ForwardWork(f"{name}, a step", "step", make.batch, lambda: model.predict(masked.noisy, masked.times, context))
 

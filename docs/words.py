@@ -21,7 +21,6 @@ from word_rules.source import PythonFile
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = (
-    "models/systems/diffmae",
     "models/systems",
     "models/checkpoints",
     "models/layers",

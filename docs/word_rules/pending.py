@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 PENDING: dict[str, tuple[str, ...]] = {
-    "models/systems/diffmae": (
-        "function-participle",
-        "function-preposition",
-        "name-pronoun",
-        "name-superlative",
-        "name-word",
-    ),
     "opsin": ("class-repeated",),
     "server": (
         "name-word",

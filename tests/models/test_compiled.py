@@ -99,7 +99,7 @@ def crops(model: Any, make: InputMaker) -> ForwardCall:
 
 
 def holes(model: Any, make: InputMaker) -> ForwardCall:
-    given = DummyMaskedBatch.of(model.config, make)
+    given = DummyMaskedBatch.draw(model.config, make)
     return lambda: model.encode(given.pixels, given.split, merge=SCHEDULE)
 
 

@@ -43,11 +43,11 @@ def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: flo
     """Draw a strategy for each sample with odds `shares`, and its mask. Random masks remove the fraction `ratio` of the patches."""
     noise = random_draws.uniform(draw, (math.prod(grid),), "mask")
     if set(shares) == {Strategy.RANDOM}:
-        return PatchSplit.by_noise(noise, ratio)  # every sample has as many: nothing is padded
+        return PatchSplit.from_noise(noise, ratio)  # every sample has as many: nothing is padded
     mask = torch.zeros(len(draw), *grid, dtype=torch.bool, device=draw.device)
     for strategy, rows in _chosen(draw, shares):
         mask[rows] = _random(noise[rows], grid, ratio) if strategy is Strategy.RANDOM else _shape(strategy, draw[rows], grid)
-    return PatchSplit.by_mask(mask)
+    return PatchSplit.from_mask(mask)
 
 
 def _chosen(draw: Tensor, shares: Mapping[Strategy, float]) -> Iterator[tuple[Strategy, Tensor]]:

@@ -32,8 +32,8 @@ class CanvasWindow:
     """(n, channels, S, S), or (n, channels, T, S, S) of clips, normalised float32; n is 1 while all samples are alike."""
     split: PatchSplit
     """Split of one sample: all have the same hole."""
-    known: KnownPixels
-    """Known pixels inside masked patches, which are not generated: patches (n, M, P), made (1, M, P)."""
+    known_pixels: KnownPixels
+    """Known pixels inside masked patches, which are not generated: patches (n, M, P), generated (1, M, P)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Canvas:
     """bool (T, h, w), pixels to generate. The values of `pixels` there have no influence."""
 
     @staticmethod
-    def of(pixels: Tensor, missing: Tensor) -> Canvas:
+    def from_pixels(pixels: Tensor, missing: Tensor) -> Canvas:
         """Accept an image, uint8 (h, w, channels) and missing (h, w), or a clip, (T, h, w, channels) and (T, h, w)."""
         if pixels.dim() == 3:
             pixels, missing = pixels.unsqueeze(0), missing.unsqueeze(0)
@@ -67,33 +67,33 @@ class Canvas:
         mean, std = (torch.tensor(values, device=pixels.device) for values in (config.mean, config.std))
         images = ((pixels.float() / 255 - mean) / std).movedim(-1, 1)  # (n, channels, T, S, S)
         spread = missing.expand(1, config.channels, *missing.shape)
-        made = patchify_tubes(spread, config.patch_frames, config.patch_size)  # (1, N, P)
-        masked = made.any(dim=-1)
-        split = PatchSplit.of(~masked & self._shown(model, at), masked)
+        generated = patchify_tubes(spread, config.patch_frames, config.patch_size)  # (1, N, P)
+        masked = generated.any(dim=-1)
+        split = PatchSplit.from_masks(~masked & self._select_patches(model, at), masked)
         patches = patchify_tubes(images, config.patch_frames, config.patch_size)
-        known = KnownPixels(gather_tokens(patches, split.masked.expand(len(patches), -1)), gather_tokens(made, split.masked))
-        return CanvasWindow(images if config.frames else images.squeeze(2), split, known)
+        known_pixels = KnownPixels(gather_tokens(patches, split.masked.expand(len(patches), -1)), gather_tokens(generated, split.masked))
+        return CanvasWindow(images if config.frames else images.squeeze(2), split, known_pixels)
 
     def paste(self, model: DiffMAE, at: Place, window: CanvasWindow, patches: Tensor) -> Canvas:
         """Replace missing pixels by normalised patches (n, M, P) of the window's masked positions. Other pixels stay as they are."""
         samples = len(patches)
         split = replace(window.split, masked=window.split.masked.expand(samples, -1))
         images = window.images.expand(samples, *window.images.shape[1:])
-        made = to_pixels(paste_patches(model, images, split, patches), model.config.mean, model.config.std)
-        made = made if model.config.frames else made.unsqueeze(1)  # (n, T, S, S, channels)
+        generated = to_pixels(paste_patches(model, images, split, patches), model.config.mean, model.config.std)
+        generated = generated if model.config.frames else generated.unsqueeze(1)  # (n, T, S, S, channels)
         height, width = self._inside(model, at)
-        here = self._here(model, at)
+        region = self._region(model, at)
         missing = self.missing.clone()
         pixels = self.pixels.repeat(samples // len(self.pixels), 1, 1, 1, 1)
-        pixels[here] = torch.where(missing[here[1:]].unsqueeze(-1), made[:, :, :height, :width], pixels[here])
-        missing[here[1:]] = False
+        pixels[region] = torch.where(missing[region[1:]].unsqueeze(-1), generated[:, :, :height, :width], pixels[region])
+        missing[region[1:]] = False
         return Canvas(pixels, missing)
 
     def part(self, model: DiffMAE, at: Place) -> Tensor:
         """Return the pixels that the window covers, (n, T, h', w', channels)."""
-        return self.pixels[self._here(model, at)]
+        return self.pixels[self._region(model, at)]
 
-    def _here(self, model: DiffMAE, at: Place) -> tuple[slice, ...]:
+    def _region(self, model: DiffMAE, at: Place) -> tuple[slice, ...]:
         (top, left), (height, width) = at, self._inside(model, at)
         return slice(None), slice(None), slice(top, top + height), slice(left, left + width)
 
@@ -112,7 +112,7 @@ class Canvas:
         )
         return height, width
 
-    def _shown(self, model: DiffMAE, at: Place) -> Tensor:
+    def _select_patches(self, model: DiffMAE, at: Place) -> Tensor:
         """Find patches with enough area on the canvas: bool (1, N). If it is thinner than a patch, the first row or column counts."""
         times, rows, columns = model.config.grid
         size = model.config.patch_size
@@ -121,5 +121,5 @@ class Canvas:
             share = ((inside - size * torch.arange(count, device=self.pixels.device)) / size).clamp(0, 1)
             share[0] = 1.0
             shares.append(share)
-        shown = shares[0].unsqueeze(1) * shares[1] >= KEPT_SHARE
-        return shown.expand(1, times, rows, columns).flatten(1)
+        selected = shares[0].unsqueeze(1) * shares[1] >= KEPT_SHARE
+        return selected.expand(1, times, rows, columns).flatten(1)

@@ -116,10 +116,10 @@ def schedule_fields_of(described: Mapping[str, Any]) -> ConfigFields:
     return {SCHEDULE_FIELDS[key]: value for key, value in described.items()}
 
 
-def _require_known(described: Mapping[str, Any], known: Collection[str], where: str = "") -> None:
-    unknown = sorted(str(key) for key in described if key not in known)
+def _require_known(described: Mapping[str, Any], allowed: Collection[str], prefix: str = "") -> None:
+    unknown = sorted(str(key) for key in described if key not in allowed)
     if unknown:
-        raise ValueError(f"{where}{', '.join(unknown)}: unknown; the fields are {', '.join(sorted(known))}")
+        raise ValueError(f"{prefix}{', '.join(unknown)}: unknown; the fields are {', '.join(sorted(allowed))}")
 
 
 def describe(config: DiffMAEConfig) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def describe(config: DiffMAEConfig) -> dict[str, Any]:
     return {**described, "time_embed": "add" if config.time_embed else "none", "schedule": schedule, **video}
 
 
-def stated(config: DiffMAEConfig) -> dict[str, Any]:
+def describe_file(config: DiffMAEConfig) -> dict[str, Any]:
     """Return the description that is stored with the weights. Raises ValueError if the container cannot express the config."""
     return {"format": FORMAT, "config": describe(config)}
 
@@ -183,13 +183,13 @@ def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigField
     return fields
 
 
-def described(description: Mapping[str, Any]) -> ConfigFields:
+def fields_from_description(description: Mapping[str, Any]) -> ConfigFields:
     """Read fields of DiffMAEConfig from a file's description, {} if it is not ours. Raises ValueError if it is invalid."""
-    stated, config = description.get("format"), description.get("config", {})
-    if not str(stated).startswith("diffmae"):
+    file_format, config = description.get("format"), description.get("config", {})
+    if not str(file_format).startswith("diffmae"):
         return {}
-    if stated != FORMAT or not isinstance(config, Mapping):
-        raise ValueError(f"it is not a {FORMAT} file: its format is {stated}, its config a {type(config).__name__}")
+    if file_format != FORMAT or not isinstance(config, Mapping):
+        raise ValueError(f"it is not a {FORMAT} file: its format is {file_format}, its config a {type(config).__name__}")
     return fields_of(config)
 
 
@@ -199,7 +199,7 @@ FAMILY = Family(
     table=KeyTable(KEYS),
     config=config,
     head_fields=AUTOENCODER_HEADS,
-    described=described,
+    described=fields_from_description,
     preprocess=resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD),
-    describe=stated,
+    describe=describe_file,
 )

@@ -50,10 +50,10 @@ class DecoderContext:
     def rows(self, rows: slice) -> DecoderContext:
         """Copy the contexts of some samples."""
 
-        def own(value: Tensor | None) -> Tensor | None:
+        def copy(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows].clone()
 
-        return self._each(own, tuple(memory.select(rows) for memory in self.memories))
+        return self._each(copy, tuple(memory.select(rows) for memory in self.memories))
 
     def repeat(self, count: int) -> DecoderContext:
         """Expand one image's context to several samples of it, without a copy."""

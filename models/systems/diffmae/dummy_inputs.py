@@ -21,9 +21,9 @@ class DummyMaskedBatch:
     times: Tensor
 
     @staticmethod
-    def of(config: DiffMAEConfig, make: InputMaker) -> DummyMaskedBatch:
+    def draw(config: DiffMAEConfig, make: InputMaker) -> DummyMaskedBatch:
         noise = make.uniform(config.patches)
-        split = PatchSplit.by_noise(noise, MASKED)
+        split = PatchSplit.from_noise(noise, MASKED)
         frames = () if config.frames is None else (config.frames,)
         return DummyMaskedBatch(
             make.normal(config.channels, *frames, *config.image_size),
@@ -35,5 +35,5 @@ class DummyMaskedBatch:
 
 def one_step(model: DiffMAE, config: DiffMAEConfig, make: InputMaker) -> ForwardCall:
     """Return a call that encodes the visible patches and denoises the others once."""
-    given = DummyMaskedBatch.of(config, make)
-    return lambda: model.predict(given.noisy, given.times, model.encode(given.pixels, given.split))
+    batch = DummyMaskedBatch.draw(config, make)
+    return lambda: model.predict(batch.noisy, batch.times, model.encode(batch.pixels, batch.split))

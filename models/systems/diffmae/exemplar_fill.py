@@ -28,7 +28,7 @@ class ExemplarCrop:
     """(h, w)."""
 
     @staticmethod
-    def of(job: Tensors) -> ExemplarCrop:
+    def from_job(job: Tensors) -> ExemplarCrop:
         """Read a job's `detail`, uint8 (h, w, 3), and `detail_missing`, (h, w)."""
         return ExemplarCrop(job["detail"].cpu().numpy(), job["detail_missing"].cpu().numpy() > 0)
 
@@ -59,7 +59,7 @@ class ExemplarState:
     """Number of its next level."""
 
     @staticmethod
-    def of(
+    def start(
         crop: ExemplarCrop, seeds: Sequence[int], returned: Tensors, starts: NDArray[np.uint8] | None = None, before: int = 0
     ) -> ExemplarState:
         least_side = patchmatch.MIN_SIDE_PIXELS if starts is None else max(starts.shape[1:3]) // patchmatch.MAX_NETWORK_REDUCTION
@@ -75,8 +75,8 @@ class ExemplarState:
 
     @property
     def nbytes(self) -> int:
-        kept = self.crop.nbytes + sum(sample.nbytes for sample in self.finished)
-        return kept + (0 if self.starts is None else self.starts.nbytes) + (0 if self.latest is None else self.latest.nbytes)
+        nbytes = self.crop.nbytes + sum(sample.nbytes for sample in self.finished)
+        return nbytes + (0 if self.starts is None else self.starts.nbytes) + (0 if self.latest is None else self.latest.nbytes)
 
     @property
     def is_done(self) -> bool:
@@ -89,8 +89,8 @@ class ExemplarState:
         level = patchmatch.fill_level(self.crop.pixels, self.crop.missing, self.reductions[self.number], self.seeds[sample], start)
         if self.number + 1 < len(self.reductions):
             return replace(self, latest=level, number=self.number + 1)
-        made = np.where(self.crop.missing[..., np.newaxis], level.pixels, self.crop.pixels)
-        return replace(self, finished=(*self.finished, made), latest=None, number=0)
+        filled = np.where(self.crop.missing[..., np.newaxis], level.pixels, self.crop.pixels)
+        return replace(self, finished=(*self.finished, filled), latest=None, number=0)
 
     def answer(self) -> dict[str, Tensor]:
         return {"filled": torch.from_numpy(np.stack(self.finished)), **self.returned}

@@ -28,7 +28,7 @@ SHARPNESS = 8.0
 """Decrease of a head's attention logit per patch of distance, rows plus columns, if tokens hold positions only."""
 CONTENT = 0.25
 """Norm of an embedded patch relative to that of its pixels. It is small, so that a token's content hardly affects its attention."""
-_OWN_SHARE = 0.75
+_PATCH_SHARE = 0.75
 """Share of content channels that hold the patch itself."""
 _FOUND = 0.5
 """Gain of what cross-attention adds to tokens."""
@@ -40,7 +40,7 @@ _FALL = 1.2
 """The variance of other coefficients falls with this power of 1 + the square of their frequency."""
 _FOUND_OPEN = 10.0
 """Unexplained variance, on the same scale, that weighs the output of branches."""
-_SLOWEST = 0.3
+_MIN_FREQUENCY = 0.3
 """Minimum frequency of waves that give positions, in radians per patch. Slower ones leave their channels to content."""
 _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1), (-1, 1), (1, -1))
 """Offsets of the heads, in turn."""
@@ -50,20 +50,20 @@ _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (
 class ContentChannels:
     """Indices of the channels that hold content."""
 
-    own: Tensor
+    patch: Tensor
     """Channels of the patch itself, low frequencies first."""
     time: int
     found: Tensor
     """Written by branches."""
 
     @staticmethod
-    def of(width: int, patch_values: int) -> ContentChannels:
+    def from_width(width: int, patch_values: int) -> ContentChannels:
         """Divide the content channels of tokens `width` wide. Raises ValueError if there are too few."""
         content = content_channels(width)
-        own = min(patch_values, int(_OWN_SHARE * len(content)))
-        if own < 1 or own + 1 >= len(content):
+        count = min(patch_values, int(_PATCH_SHARE * len(content)))
+        if count < 1 or count + 1 >= len(content):
             raise ValueError(f"width: {width} has room for positions only")
-        return ContentChannels(content[:own], int(content[own]), content[own + 1 :])
+        return ContentChannels(content[:count], int(content[count]), content[count + 1 :])
 
 
 @torch.no_grad()
@@ -78,14 +78,14 @@ def init_neighbour_attention(model: DiffMAE) -> None:
         raise ValueError("frames: only networks of images can start with attention to neighbours")
     if config.width != config.decoder_width:
         raise ValueError(f"decoder_width: {config.decoder_width} is not the encoder's width, {config.width}: positions would not match")
-    channels = ContentChannels.of(config.width, config.patch_values)
+    channels = ContentChannels.from_width(config.width, config.patch_values)
     basis = CONTENT * cosine_basis(config.patch_size, config.channels)  # (P, channels, p, p)
     convolution = model.patch_embed.get_parameter("proj.weight")
     convolution.zero_()  # the mask's channel, too, if there is one
     _embed(convolution[:, : config.channels], basis, channels)
     _embed(model.noise_embed.weight, basis.permute(0, 2, 3, 1).flatten(1), channels)  # flat patches have their colours last
     model.cls_token.zero_()
-    model.cls_token[..., channels.own] = CONTENT * torch.randn(len(channels.own))
+    model.cls_token[..., channels.patch] = CONTENT * torch.randn(len(channels.patch))
     positions = model.pos_embed[0, 1:]
     for block in model.blocks:
         assert isinstance(block, TransformerBlock)
@@ -115,14 +115,14 @@ def init_neighbour_attention(model: DiffMAE) -> None:
 
 def _weigh(model: DiffMAE, channels: ContentChannels) -> None:
     """Initialise the decoder's first MLP to forget noisy patches, and its last one to forget the output of branches."""
-    config, norm = model.config, init_gates.LayerNormStats.of(model.pos_embed[0, 1:])
-    squares = torch.tensor([row**2 + column**2 for row, column in _by_frequency(config.patch_size) for _ in range(config.channels)])
-    variances = _VARIANCE / (1 + squares[: len(channels.own)]) ** _FALL
+    config, norm = model.config, init_gates.LayerNormStats.from_positions(model.pos_embed[0, 1:])
+    squares = torch.tensor([row**2 + column**2 for row, column in _sort_by_frequency(config.patch_size) for _ in range(config.channels)])
+    variances = _VARIANCE / (1 + squares[: len(channels.patch)]) ** _FALL
     blocks = cast(Sequence[DiffMAEDecoderBlock], model.decoder_blocks)
-    own = CONTENT * variances.clamp(min=1.0).sqrt()  # noise, of variance 1, dominates weaker content
-    init_gates.init_noise_gate(blocks[0].mlp, channels.own, own, variances / 2, channels.time, norm)
+    stds = CONTENT * variances.clamp(min=1.0).sqrt()  # noise, of variance 1, dominates weaker content
+    init_gates.init_noise_gate(blocks[0].mlp, channels.patch, stds, variances / 2, channels.time, norm)
     found = torch.full((len(channels.found),), norm.std)
-    first = 2 * len(channels.own) if len(blocks) == 1 else 0
+    first = 2 * len(channels.patch) if len(blocks) == 1 else 0
     init_gates.init_clean_gate(blocks[-1].mlp, channels.found, found, torch.full_like(found, _FOUND_OPEN), channels.time, norm, first=first)
 
 
@@ -131,18 +131,18 @@ def cosine_basis(side: int, channels: int) -> Tensor:
     place = torch.arange(side) + 0.5
     lines = torch.stack([(math.pi / side * frequency * place).cos() for frequency in range(side)])
     lines = lines / torch.linalg.vector_norm(lines, dim=1, keepdim=True)
-    products = torch.stack([lines[row].unsqueeze(1) * lines[column] for row, column in _by_frequency(side)])  # (side², side, side)
+    products = torch.stack([lines[row].unsqueeze(1) * lines[column] for row, column in _sort_by_frequency(side)])  # (side², side, side)
     return torch.einsum("nij,cd->ncdij", products, torch.eye(channels)).flatten(0, 1)
 
 
-def _by_frequency(side: int) -> list[tuple[int, int]]:
+def _sort_by_frequency(side: int) -> list[tuple[int, int]]:
     return sorted(((row, column) for row in range(side) for column in range(side)), key=lambda pair: (sum(pair), pair))
 
 
 def content_channels(width: int) -> Tensor:
     """Return the indices (n,) of channels that hold content instead of positions, the slowest waves first."""
     count = width // 4
-    slow = [number for number in reversed(range(count)) if _frequencies(width)[number] < _SLOWEST]
+    slow = [number for number in reversed(range(count)) if _frequencies(width)[number] < _MIN_FREQUENCY]
     return torch.tensor([group * count + number for number in slow for group in range(4)])
 
 
@@ -155,7 +155,7 @@ def _frequencies(width: int) -> Tensor:
 def _embed(weight: Tensor, basis: Tensor, channels: ContentChannels) -> None:
     """Write one vector of the basis into each channel of the patch."""
     weight.zero_()
-    weight[channels.own] = basis[: len(channels.own)]
+    weight[channels.patch] = basis[: len(channels.patch)]
 
 
 def _spread(heads: int) -> list[Offset]:
@@ -176,7 +176,7 @@ def _look(weight: Tensor, bias: Tensor, positions: Tensor, offsets: Sequence[Off
     """
     width, inner = weight.shape[1], len(weight) // len(offsets)
     count = width // 4
-    fast = _frequencies(width) >= _SLOWEST
+    fast = _frequencies(width) >= _MIN_FREQUENCY
     frequencies = _frequencies(width)[fast][: inner // 4]
     step = math.log(10000.0) / count
     # attention divides by the square root of a head's channels
@@ -200,10 +200,10 @@ def _look(weight: Tensor, bias: Tensor, positions: Tensor, offsets: Sequence[Off
 def _hold_content(values: Tensor, heads: int, channels: ContentChannels) -> None:
     """Let every head pass on the first channels of a patch."""
     inner = len(values) // heads
-    count = min(inner, len(channels.own))
+    count = min(inner, len(channels.patch))
     values.zero_()
     for head in range(heads):
-        values[head * inner + torch.arange(count), channels.own[:count]] = 1.0
+        values[head * inner + torch.arange(count), channels.patch[:count]] = 1.0
 
 
 def _find(layer: nn.Linear, channels: ContentChannels, gain: float) -> None:

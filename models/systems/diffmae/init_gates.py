@@ -19,7 +19,7 @@ from models.systems.diffmae.diffusion import NoiseSchedule
 
 _SLOPE = 3.2
 """Slope of GELU' where it is 1/2 (0.8 per unit), over that of the logistic function (1/4)."""
-_LARGEST = 7.0
+_MAX_LOG_RATIO = 7.0
 """Logarithm of noise over signal at which gates are wide open or shut."""
 _LINEAR = 0.5
 """Standard deviation of x: small, since the difference of two GELUs is linear near 0 only."""
@@ -37,23 +37,23 @@ class LayerNormStats:
     std: float
 
     @staticmethod
-    def of(positions: Tensor) -> LayerNormStats:
+    def from_positions(positions: Tensor) -> LayerNormStats:
         """Compute them from the position table (N, C)."""
-        own = positions.var(dim=1, correction=0).mean().item()
-        return LayerNormStats((positions - positions.mean()).mean(dim=0), math.sqrt(own + _CONTENT_VARIANCE))
+        variance = positions.var(dim=1, correction=0).mean().item()
+        return LayerNormStats((positions - positions.mean()).mean(dim=0), math.sqrt(variance + _CONTENT_VARIANCE))
 
 
 @torch.no_grad()
 def init_time_channel(embedding: TimeEmbedding, schedule: NoiseSchedule, channel: int) -> None:
     """Make the embedding write log(noise / signal) of each time, as a gate's b, into one channel of tokens and nothing into the others."""
     alphas_bar = schedule.alphas_bar()
-    wanted = ((1 - alphas_bar) / alphas_bar).log().clamp(-_LARGEST, _LARGEST) / _SLOPE
+    targets = ((1 - alphas_bar) / alphas_bar).log().clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO) / _SLOPE
     inner, last = embedding.mlp[:-1], embedding.mlp[-1]
     assert isinstance(last, nn.Linear)
     hidden = inner(embedding.waves(torch.arange(schedule.steps)).float()).double()
     hidden = F.pad(hidden, (0, 1), value=1.0)  # (T, C + 1), the last for the bias
     products = hidden.T @ hidden + _RIDGE * torch.eye(hidden.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(products, hidden.T @ wanted).float()
+    weights = torch.linalg.solve(products, hidden.T @ targets).float()
     last.weight.zero_()
     last.bias.zero_()
     last.weight[channel] = weights[:-1]

@@ -86,12 +86,12 @@ class InpaintState:
 
     @property
     def nbytes(self) -> int:
-        kept = self.canvas.nbytes + sum(array.nbytes for array in self.request.returned.values())
-        kept += 0 if self.request.crop is None else self.request.crop.nbytes
+        nbytes = self.canvas.nbytes + sum(array.nbytes for array in self.request.returned.values())
+        nbytes += 0 if self.request.crop is None else self.request.crop.nbytes
         if self.current is None:
-            return kept
+            return nbytes
         window = self.current.window
-        return kept + self.current.context.nbytes + self.current.x.nbytes + window.images.nbytes + window.known.nbytes
+        return nbytes + self.current.context.nbytes + self.current.x.nbytes + window.images.nbytes + window.known_pixels.nbytes
 
     @property
     def next_step(self) -> SamplerTable:
@@ -123,21 +123,21 @@ class PaddedBatch:
     steps: SamplerTable
     """R rows."""
     context: DecoderContext
-    known: KnownPixels
+    known_pixels: KnownPixels
 
     @staticmethod
-    def of(fillings: Sequence[InpaintState]) -> PaddedBatch:
+    def join(fillings: Sequence[InpaintState]) -> PaddedBatch:
         """Join jobs that all have a current window."""
         current = tuple(filling.current for filling in fillings if filling.current is not None)
-        contexts = [_for_all(now.context, len(now.x)) for now in current]
-        known = [known_of(filling, now) for filling, now in zip(fillings, current, strict=True)]
+        contexts = [_expand(now.context, len(now.x)) for now in current]
+        known_pixels = [known_pixels_of(filling, now) for filling, now in zip(fillings, current, strict=True)]
         return PaddedBatch(
             fillings=tuple(fillings),
             current=current,
             x=_join([now.x for now in current]),
             steps=SamplerTable.join([filling.next_step for filling in fillings]).to(current[0].x.device),
             context=contexts[0] if len(contexts) == 1 else DecoderContext.join(contexts),
-            known=KnownPixels(_join([one.patches for one in known]), _join([one.made for one in known])),
+            known_pixels=KnownPixels(_join([one.patches for one in known_pixels]), _join([one.generated for one in known_pixels])),
         )
 
     def predict(self, model: DiffMAE, times: Tensor | None) -> Tensor:
@@ -152,11 +152,11 @@ class PaddedBatch:
             start += samples
 
 
-def known_of(filling: InpaintState, now: WindowDenoising) -> KnownPixels:
+def known_pixels_of(filling: InpaintState, now: WindowDenoising) -> KnownPixels:
     """Return the known pixels in its masked patches, (n, M, P); none of them if the job does not inject them."""
-    known = now.window.known
-    made = known.made if filling.request.inject_known else torch.ones_like(known.made)
-    return KnownPixels(known.patches.expand(now.x.shape), made.expand(now.x.shape))
+    known_pixels = now.window.known_pixels
+    generated = known_pixels.generated if filling.request.inject_known else torch.ones_like(known_pixels.generated)
+    return KnownPixels(known_pixels.patches.expand(now.x.shape), generated.expand(now.x.shape))
 
 
 def group_by_visible_count(fillings: Sequence[InpaintState], windows: Mapping[int, CanvasWindow]) -> list[list[int]]:
@@ -176,23 +176,23 @@ def group_by_hole_size(fillings: Sequence[InpaintState], least_share: float = MI
     sized = [(filling.current.x.shape[1], index) for index, filling in enumerate(fillings) if filling.current is not None]
     alone = [[index] for _, index in sized if fillings[index].request.alone]
     shared: list[list[int]] = []
-    most = 0
+    largest = 0
     for count, index in sorted(sized, reverse=True):
         if fillings[index].request.alone:
             continue
-        if shared and count >= least_share * most:
+        if shared and count >= least_share * largest:
             shared[-1].append(index)
         else:
             shared.append([index])
-            most = count
+            largest = count
     return shared + alone
 
 
-def _for_all(context: DecoderContext, samples: int) -> DecoderContext:
+def _expand(context: DecoderContext, samples: int) -> DecoderContext:
     return context if len(context.positions) == samples else context.repeat(samples)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
     """Join parts (n, M, P) to (R, M, P), padded with zeros to the largest M."""
-    most = max(part.shape[1] for part in parts)
-    return torch.cat([F.pad(part, (0, 0, 0, most - part.shape[1])) for part in parts])
+    max_patches = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, 0, 0, max_patches - part.shape[1])) for part in parts])

@@ -29,21 +29,21 @@ class PatchSplit:
     """(B, M, 1)."""
 
     @staticmethod
-    def by_noise(noise: Tensor, ratio: float) -> PatchSplit:
+    def from_noise(noise: Tensor, ratio: float) -> PatchSplit:
         """Split at random by uniform noise (B, N): the N · (1 − ratio) patches with the least noise, rounded down, are visible."""
         order = noise.argsort(dim=1)
         visible = int(noise.shape[1] * (1 - ratio))
         return PatchSplit(order[:, :visible].sort(dim=1).values, order[:, visible:].sort(dim=1).values)
 
     @staticmethod
-    def by_mask(masked: Tensor, inside: Tensor | None = None) -> PatchSplit:
+    def from_mask(masked: Tensor, inside: Tensor | None = None) -> PatchSplit:
         """Split by a mask of patches. inside: patches that belong to the image. (B, ...) each."""
         masked = masked.flatten(1)
         present = torch.ones_like(masked) if inside is None else inside.flatten(1)
-        return PatchSplit.of(present & ~masked, present & masked)
+        return PatchSplit.from_masks(present & ~masked, present & masked)
 
     @staticmethod
-    def of(seen: Tensor, filled: Tensor) -> PatchSplit:
+    def from_masks(seen: Tensor, filled: Tensor) -> PatchSplit:
         """Split by masks of the patches that the encoder sees and of those that are filled, (B, ...) each."""
         visible, visible_size = _positions(seen.flatten(1))
         masked, masked_size = _positions(filled.flatten(1))

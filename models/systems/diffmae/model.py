@@ -200,8 +200,8 @@ class DiffMAE(MaskedEncoder):
         x0 = self.targets(images, split)
         context = context or self.encode(images, split)
         prediction = self.predict(self.config.schedule.add_noise(x0, t, noise), t, context)
-        wanted = x0 if self.config.target is PredictionTarget.X0 else noise
-        loss_pixel = _mean_over_patches((prediction.patches - wanted).square().mean(dim=-1), split)
+        target = x0 if self.config.target is PredictionTarget.X0 else noise
+        loss_pixel = _mean_over_patches((prediction.patches - target).square().mean(dim=-1), split)
         if prediction.clip is None:
             return DiffMAEOutput(loss_pixel, loss_pixel, None, prediction)
         if clip_target is None:
@@ -223,7 +223,7 @@ class DiffMAE(MaskedEncoder):
         config = self.config
         features = self.features(images, split, merge=merge)
         positions = self.decoder_pos_embed[0]
-        masked_size = _seen(split.masked_size)
+        masked_size = _unmask_first(split.masked_size)
         if self.decoder_embed is None:
             read = [features[block] for block in config.read_blocks]
             blocks = cast(Iterable[DiffMAEDecoderBlock], self.decoder_blocks)
@@ -231,8 +231,8 @@ class DiffMAE(MaskedEncoder):
             return DecoderContext(positions[1 + split.masked], masked_size, memories)
         if merge is not None and any(merge.expand(config.depth)):
             raise ValueError("merge: a joint decoder needs the position of every visible patch, which merged tokens do not have")
-        where = F.pad(1 + split.visible, (1, 0))  # the class token at 0
-        visible = self.decoder_embed(features[-1].x) + positions[where]
+        slots = F.pad(1 + split.visible, (1, 0))  # the class token at 0
+        visible = self.decoder_embed(features[-1].x) + positions[slots]
         return DecoderContext(positions[1 + split.masked], masked_size, visible=visible, visible_size=features[-1].key_size)
 
     def features(self, images: Tensor, split: PatchSplit, *, merge: MergeSchedule | None = None) -> list[Tokens]:
@@ -307,7 +307,7 @@ def _mean_over_patches(values: Tensor, split: PatchSplit) -> Tensor:
     return (values * real).sum() / real.sum()
 
 
-def _seen(size: Tensor | None) -> Tensor | None:
+def _unmask_first(size: Tensor | None) -> Tensor | None:
     """Set the first size of each row to 1: (B, M, 1). Then a row of padding stays finite; any other row begins with a patch."""
     return None if size is None else torch.cat([torch.ones_like(size[:, :1]), size[:, 1:]], dim=1)
 

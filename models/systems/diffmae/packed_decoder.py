@@ -14,7 +14,7 @@ from kernels import ops
 from models.layers.cross_attention import KVCache
 from models.systems.diffmae.decoder import DecoderContext, DiffMAEDecoderBlock
 from models.systems.diffmae.diffusion import SamplerTable
-from models.systems.diffmae.inpaint_state import InpaintState, WindowDenoising, known_of
+from models.systems.diffmae.inpaint_state import InpaintState, WindowDenoising, known_pixels_of
 from models.systems.diffmae.model import DiffMAE
 from models.systems.diffmae.sampling import KnownPixels
 
@@ -56,14 +56,14 @@ class PackedBatch:
     steps: SamplerTable
     """R rows."""
     parts: tuple[PackedPart, ...]
-    known: KnownPixels
+    known_pixels: KnownPixels
 
     @staticmethod
-    def of(fillings: Sequence[InpaintState]) -> PackedBatch:
+    def join(fillings: Sequence[InpaintState]) -> PackedBatch:
         """Join jobs that all have a current window."""
         current = tuple(filling.current for filling in fillings if filling.current is not None)
         next_steps = [filling.next_step for filling in fillings]
-        known = [known_of(filling, now) for filling, now in zip(fillings, current, strict=True)]
+        known_pixels = [known_pixels_of(filling, now) for filling, now in zip(fillings, current, strict=True)]
         patches = torch.cat([torch.full((len(now.x),), now.x.shape[1]) for now in current])
         return PackedBatch(
             fillings=tuple(fillings),
@@ -71,7 +71,7 @@ class PackedBatch:
             x=_pack([now.x for now in current]),
             steps=SamplerTable.join(next_steps).rows(torch.arange(len(patches)).repeat_interleave(patches)).to(current[0].x.device),
             parts=tuple(PackedPart(now.x, steps.time, now.context) for now, steps in zip(current, next_steps, strict=True)),
-            known=KnownPixels(_pack([one.patches for one in known]), _pack([one.made for one in known])),
+            known_pixels=KnownPixels(_pack([one.patches for one in known_pixels]), _pack([one.generated for one in known_pixels])),
         )
 
     def predict(self, model: DiffMAE, times: Tensor | None) -> Tensor:
@@ -95,7 +95,7 @@ def predict(model: DiffMAE, parts: Sequence[PackedPart], times: Tensor | None) -
     for index, block in enumerate(cast(Iterable[DiffMAEDecoderBlock], model.decoder_blocks)):
         z = _block(block, z, parts, index)
     if any(part.context.visible is not None for part in parts):
-        z = torch.cat([_by_sample(rows, part)[:, -part.x.shape[1] :].flatten(0, 1) for rows, part in _split(z, parts)])
+        z = torch.cat([_split_samples(rows, part)[:, -part.x.shape[1] :].flatten(0, 1) for rows, part in _split(z, parts)])
     z = model.decoder_norm(z)
     predicted: Tensor = model.decoder_pred(z)
     return predicted.to(parts[0].x.dtype)
@@ -119,21 +119,21 @@ def _block(block: DiffMAEDecoderBlock, z: Tensor, parts: Sequence[PackedPart], i
     """Apply `DiffMAEDecoderBlock.forward` to rows of all parts, (R, C)."""
     if (cross := block.cross_attn) is not None:
         assert block.norm_cross is not None
-        z = z + cross.proj(_attend(cross.q(block.norm_cross(z)), parts, lambda q, part: cross.attend(q, _of_all(part, index))))
-    if (own := block.attn) is not None:
+        z = z + cross.proj(_attend(cross.q(block.norm_cross(z)), parts, lambda q, part: cross.attend(q, _expand_memory(part, index))))
+    if (attention := block.attn) is not None:
         assert block.norm_self is not None
 
         def attend(qkv: Tensor, _part: PackedPart) -> Tensor:
-            return ops.size_biased_attention(*own.split_heads(qkv), None).transpose(1, 2).flatten(2)
+            return ops.size_biased_attention(*attention.split_heads(qkv), None).transpose(1, 2).flatten(2)
 
-        z = z + own.proj(_attend(own.qkv(block.norm_self(z)), parts, attend))
+        z = z + attention.proj(_attend(attention.qkv(block.norm_self(z)), parts, attend))
     output: Tensor = z + block.mlp(block.norm_mlp(z))
     return output
 
 
 def _attend(rows: Tensor, parts: Sequence[PackedPart], attend: Callable[[Tensor, PackedPart], Tensor]) -> Tensor:
     """Apply attention to each part: (R, C) → (R, C'), as (n, N, C) → (n, N, C') of a part."""
-    return torch.cat([attend(_by_sample(own, part), part).flatten(0, 1) for own, part in _split(rows, parts)])
+    return torch.cat([attend(_split_samples(values, part), part).flatten(0, 1) for values, part in _split(rows, parts)])
 
 
 def _pack(values: Sequence[Tensor]) -> Tensor:
@@ -145,10 +145,10 @@ def _split(rows: Tensor, parts: Sequence[PackedPart]) -> Iterator[tuple[Tensor, 
     return zip(torch.split(rows, [part.rows for part in parts]), parts, strict=True)
 
 
-def _by_sample(rows: Tensor, part: PackedPart) -> Tensor:
+def _split_samples(rows: Tensor, part: PackedPart) -> Tensor:
     return rows.view(part.samples, part.tokens, rows.shape[1])
 
 
-def _of_all(part: PackedPart, block: int) -> KVCache:
+def _expand_memory(part: PackedPart, block: int) -> KVCache:
     memory = part.context.memories[block]
     return memory if len(memory.keys) == part.samples else memory.repeat(part.samples)

@@ -30,18 +30,18 @@ class KnownPixels:
 
     patches: Tensor
     """(B, M, P), normalised."""
-    made: Tensor
+    generated: Tensor
     """(B, M, P) bool, True if a value is to be generated."""
 
     @property
     def nbytes(self) -> int:
-        return self.patches.nbytes + self.made.nbytes
+        return self.patches.nbytes + self.generated.nbytes
 
     def inject(self, x0: Tensor) -> Tensor:
-        return torch.where(self.made, x0, self.patches.to(x0.dtype))
+        return torch.where(self.generated, x0, self.patches.to(x0.dtype))
 
-    def in_units_of(self, statistics: PatchStatistics) -> KnownPixels:
-        return KnownPixels((self.patches - statistics.mean) / statistics.std, self.made)
+    def convert_to_units_of(self, statistics: PatchStatistics) -> KnownPixels:
+        return KnownPixels((self.patches - statistics.mean) / statistics.std, self.generated)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def inpaint(
     draw: Noise,
     *,
     statistics: PatchStatistics | None = None,
-    known: KnownPixels | None = None,
+    known_pixels: KnownPixels | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> InpaintOutput:
     """Fill masked patches of normalised images (B, channels, H, W) or clips; pixels under the mask have no influence.
@@ -86,15 +86,15 @@ def inpaint(
         raise ValueError("statistics: this model predicts normalised patches; it needs the mean and std of each patch to generate pixels")
     if split.masked.shape[1] == 0:
         return InpaintOutput(images.new_zeros(len(images), 0, model.config.patch_values), images)
-    if known is not None and statistics is not None:
-        known = known.in_units_of(statistics)
+    if known_pixels is not None and statistics is not None:
+        known_pixels = known_pixels.convert_to_units_of(statistics)
     table = sampler.reverse(model.config.schedule)
     noisy, steps = table.sigma.gt(0).tolist(), table.to(images.device)
     context, times = model.encode(images.to(model.noise_embed.weight.dtype), split), model.time_table()
     x = draw(-1)
     for executed, index in enumerate(reversed(range(len(steps)))):
         step = steps.rows(torch.full((len(images),), index, device=images.device))
-        x0 = predict_clean(model, x, step, context, times=times, known=known)
+        x0 = clean(model, x, model.predict(x, step.time, context, times=times).patches, step, known_pixels)
         if watch is not None:
             watch(executed, x0)
         x = step.take(x, x0, draw(executed) if noisy[index] else None)
@@ -102,19 +102,12 @@ def inpaint(
     return InpaintOutput(patches, paste_patches(model, images, split, patches))
 
 
-def predict_clean(
-    model: DiffMAE, x: Tensor, step: SamplerTable, context: DecoderContext, *, times: Tensor | None = None, known: KnownPixels | None = None
-) -> Tensor:
-    """Predict clean patches from noisy ones, (B, M, P) each, which can be shown at any step."""
-    return clean(model, x, model.predict(x, step.time, context, times=times).patches, step, known)
-
-
-def clean(model: DiffMAE, x: Tensor, predicted: Tensor, step: SamplerTable, known: KnownPixels | None) -> Tensor:
-    """Compute clean patches from noisy x and the network's prediction, (B, M, P) each → (B, M, P)."""
+def clean(model: DiffMAE, x: Tensor, predicted: Tensor, step: SamplerTable, known_pixels: KnownPixels | None) -> Tensor:
+    """Compute clean patches, which can be shown at any step, from noisy x and the network's prediction: (B, M, P) each."""
     x0 = predicted if model.config.target is PredictionTarget.X0 else step.x0_from_noise(x, predicted)
     if not model.config.normalise_patches:
         x0 = torch.where(step.clip.view(-1, 1, 1), clamp_to_colour_range(model, x0), x0)
-    return x0 if known is None else known.inject(x0)
+    return x0 if known_pixels is None else known_pixels.inject(x0)
 
 
 def clamp_to_colour_range(model: DiffMAE, patches: Tensor) -> Tensor:
@@ -136,10 +129,10 @@ def paste_patches(model: DiffMAE, images: Tensor, split: PatchSplit, patches: Te
     return model.unpatchify(filled[:, :count])
 
 
-def known_pixels(model: DiffMAE, images: Tensor, split: PatchSplit, made: Tensor) -> KnownPixels:
-    """Find known pixels in masked patches. made: the user's mask in the model's size, bool (B, H, W), or (B, T, H, W) for clips."""
+def find_known_pixels(model: DiffMAE, images: Tensor, split: PatchSplit, mask: Tensor) -> KnownPixels:
+    """Find known pixels in masked patches. mask: the user's mask in the model's size, bool (B, H, W), or (B, T, H, W) for clips."""
     config = model.config
-    frames = made if config.frames else made.unsqueeze(1)
+    frames = mask if config.frames else mask.unsqueeze(1)
     spread = frames.unsqueeze(1).expand(-1, config.channels, -1, -1, -1)
-    made_patches = patchify_tubes(spread, config.patch_frames, config.patch_size)
-    return KnownPixels(gather_tokens(model.patchify(images), split.masked), gather_tokens(made_patches, split.masked))
+    generated = patchify_tubes(spread, config.patch_frames, config.patch_size)
+    return KnownPixels(gather_tokens(model.patchify(images), split.masked), gather_tokens(generated, split.masked))

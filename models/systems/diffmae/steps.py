@@ -77,8 +77,8 @@ class InpaintingSteps:
         fillings = iter(
             self._enter(
                 [
-                    InpaintState(self._request(job, asked), Canvas.of(job["pixels"], job["missing"]))
-                    for job, asked in jobs
+                    InpaintState(self._request(job, job_options), Canvas.from_pixels(job["pixels"], job["missing"]))
+                    for job, job_options in jobs
                     if "pixels" in job
                 ]
             )
@@ -86,53 +86,55 @@ class InpaintingSteps:
         return [
             next(fillings)
             if "pixels" in job
-            else ExemplarState.of(ExemplarCrop.of(job), _seeds(asked), {name: job[name] for name in job if name not in CONSUMED_ARRAYS})
-            for job, asked in jobs
+            else ExemplarState.start(
+                ExemplarCrop.from_job(job), _seeds(job_options), {name: job[name] for name in job if name not in CONSUMED_ARRAYS}
+            )
+            for job, job_options in jobs
         ]
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         filled = iter(
-            self._fill([(state, wanted) for state, wanted in zip(states, previews, strict=True) if isinstance(state, InpaintState)])
+            self._fill([(state, preview) for state, preview in zip(states, previews, strict=True) if isinstance(state, InpaintState)])
         )
         copied = iter(_copy([state for state in states if isinstance(state, ExemplarState)]))
         return [next(copied) if isinstance(state, ExemplarState) else next(filled) for state in states]
 
-    def _fill(self, asked: Sequence[tuple[InpaintState, bool]]) -> list[InProgress | StepCompletion]:
+    def _fill(self, requests: Sequence[tuple[InpaintState, bool]]) -> list[InProgress | StepCompletion]:
         """Run the next step of the network for each state, with a preview if requested."""
-        fillings = [filling for filling, _ in asked]
+        fillings = [filling for filling, _ in requests]
         moved = {
             index: result
             for group in group_by_hole_size(fillings, 0.0 if self._packs else MIN_SIZE_RATIO)
             for index, result in zip(group, self._denoise([fillings[index] for index in group]), strict=True)
         }
         return [
-            self._outcome(*moved[index], wanted) if index in moved else StepCompletion(self._answer(filling))
-            for index, (filling, wanted) in enumerate(asked)
+            self._outcome(*moved[index], preview) if index in moved else StepCompletion(self._answer(filling))
+            for index, (filling, preview) in enumerate(requests)
         ]
 
     def cost(self, state: JobState) -> float:
         return state.cost if isinstance(state, InpaintState) else 1.0
 
-    def _request(self, job: Tensors, asked: Mapping[str, Any]) -> InpaintRequest:
-        steps = int(asked.get("steps", DEFAULT_STEPS))
+    def _request(self, job: Tensors, options: Mapping[str, Any]) -> InpaintRequest:
+        steps = int(options.get("steps", DEFAULT_STEPS))
         schedule = self.model.config.schedule
         sampler = DiffusionSampler(
-            SamplerMethod(asked.get("sampler", SamplerMethod.DDIM)),
+            SamplerMethod(options.get("sampler", SamplerMethod.DDIM)),
             min(steps, schedule.steps),
-            eta=float(asked.get("eta", 0.0)),
-            spacing=TimestepSpacing(asked.get("spacing", TimestepSpacing.UNIFORM)),
+            eta=float(options.get("eta", 0.0)),
+            spacing=TimestepSpacing(options.get("spacing", TimestepSpacing.UNIFORM)),
         )
         reverse, noisy = _reverse(sampler, schedule)
         return InpaintRequest(
             windows=tuple((top, left) for top, left in job["windows"].tolist()),
             reverse=reverse,
             noisy=noisy,
-            seeds=torch.tensor(_seeds(asked), device=self._device),
-            temperature=float(asked.get("temperature", 1.0)),
-            inject_known=bool(asked.get("inject_known", True)),
-            alone="detail" in job or bool(asked.get("deterministic", False)),  # one grey level leads to another patch
+            seeds=torch.tensor(_seeds(options), device=self._device),
+            temperature=float(options.get("temperature", 1.0)),
+            inject_known=bool(options.get("inject_known", True)),
+            alone="detail" in job or bool(options.get("deterministic", False)),  # one grey level leads to another patch
             returned={name: array for name, array in job.items() if name not in CONSUMED_ARRAYS},
-            crop=ExemplarCrop.of(job) if "detail" in job else None,
+            crop=ExemplarCrop.from_job(job) if "detail" in job else None,
         )
 
     def _enter(self, fillings: Sequence[InpaintState]) -> list[InpaintState]:
@@ -168,33 +170,33 @@ class InpaintingSteps:
 
     def _denoise(self, fillings: Sequence[InpaintState]) -> Iterator[tuple[InpaintState, Tensor]]:
         """Take one step of all states in one batch. Yield each new state and its predicted clean patches (n, M, P)."""
-        batch = PackedBatch.of(fillings) if self._packs else PaddedBatch.of(fillings)
-        x0 = clean(self.model, batch.x, batch.predict(self.model, self._times), batch.steps, batch.known)
+        batch = PackedBatch.join(fillings) if self._packs else PaddedBatch.join(fillings)
+        x0 = clean(self.model, batch.x, batch.predict(self.model, self._times), batch.steps, batch.known_pixels)
         added = torch.zeros_like(batch.x)
-        for filling, now, mine in batch.jobs():
+        for filling, now, rows in batch.jobs():
             if filling.adds_noise:
-                added[mine] = self._noise(filling, now.executed, now.window.split).view(added[mine].shape)
+                added[rows] = self._noise(filling, now.executed, now.window.split).view(added[rows].shape)
         after = batch.steps.take(batch.x, x0, added)
-        for filling, now, mine in batch.jobs():
-            x = after[mine].reshape(now.x.shape).clone()
-            yield replace(filling, current=replace(now, x=x, executed=now.executed + 1)), x0[mine].reshape(now.x.shape)
+        for filling, now, rows in batch.jobs():
+            x = after[rows].reshape(now.x.shape).clone()
+            yield replace(filling, current=replace(now, x=x, executed=now.executed + 1)), x0[rows].reshape(now.x.shape)
 
-    def _outcome(self, filling: InpaintState, x0: Tensor, wanted: bool) -> InProgress | StepCompletion:
+    def _outcome(self, filling: InpaintState, x0: Tensor, preview: bool) -> InProgress | StepCompletion:
         now = filling.current
         assert now is not None
         if now.executed < len(filling.request.reverse):
-            return InProgress(filling, self._preview(filling, x0) if wanted else None)
+            return InProgress(filling, self._preview(filling, x0) if preview else None)
         canvas = filling.canvas.paste(self.model, now.at, now.window, now.x)
         [filling] = self._enter([InpaintState(filling.request, canvas, filling.finished + 1)])
         if filling.current is None and filling.request.crop is not None:
             return InProgress(self._copying(filling, filling.request.crop))
         if filling.current is None:
             return StepCompletion(self._answer(filling))
-        return InProgress(filling, self._preview(filling, None) if wanted else None)
+        return InProgress(filling, self._preview(filling, None) if preview else None)
 
     def _copying(self, filling: InpaintState, crop: ExemplarCrop) -> ExemplarState:
-        request, made = filling.request, self._answer(filling)["filled"].cpu().numpy()
-        return ExemplarState.of(crop, request.seeds.tolist(), request.returned, made, filling.done)
+        request, starts = filling.request, self._answer(filling)["filled"].cpu().numpy()
+        return ExemplarState.start(crop, request.seeds.tolist(), request.returned, starts, filling.done)
 
     def _preview(self, filling: InpaintState, x0: Tensor | None) -> dict[str, Tensor]:
         """Render the part of the first sample's window on the canvas, as predicted so far.
@@ -209,9 +211,9 @@ class InpaintingSteps:
             first = replace(now.window, images=now.window.images[:1])
             canvas = canvas.paste(self.model, now.at, first, x0[:1])
         part = self._like_input(canvas.part(self.model, now.at))[0]
-        shown = {"filled": part, "step": torch.tensor(filling.done)}
+        preview = {"filled": part, "step": torch.tensor(filling.done)}
         box = filling.request.returned.get("box")
-        return shown if box is None else {**shown, "box": _in_image(box, canvas, now.at, part.shape[-3:-1])}
+        return preview if box is None else {**preview, "box": _locate_in_image(box, canvas, now.at, part.shape[-3:-1])}
 
     def _answer(self, filling: InpaintState) -> dict[str, Tensor]:
         pixels = filling.canvas.pixels
@@ -231,7 +233,7 @@ class InpaintingSteps:
         return drawn * filling.request.temperature
 
 
-def _in_image(box: Tensor, canvas: Canvas, at: Place, size: Sequence[int]) -> Tensor:
+def _locate_in_image(box: Tensor, canvas: Canvas, at: Place, size: Sequence[int]) -> Tensor:
     """Convert a part of a canvas to its box in the image: (4,), left, top, width, height. box: that of the whole canvas."""
     left, top, width, height = box.tolist()
     across, down = width / canvas.missing.shape[2], height / canvas.missing.shape[1]
@@ -249,9 +251,9 @@ def _copy(states: Sequence[ExemplarState]) -> Iterator[InProgress | StepCompleti
         yield StepCompletion(state.answer()) if state.is_done else InProgress(state)
 
 
-def _seeds(asked: Mapping[str, Any]) -> list[int]:
+def _seeds(options: Mapping[str, Any]) -> list[int]:
     """Return the seeds of the samples."""
-    return [(int(asked.get("seed", 0)) + sample) % INT64_SIGN_BIT for sample in range(int(asked.get("samples", 1)))]
+    return [(int(options.get("seed", 0)) + sample) % INT64_SIGN_BIT for sample in range(int(options.get("samples", 1)))]
 
 
 def inpaint_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> InpaintingSteps:

@@ -135,7 +135,7 @@ def classifier_graph(model: nn.Module, spec: BundleSpec, schedule: MergeSchedule
 def denoising_graph(model: nn.Module) -> ExportGraph:
     assert isinstance(model, DiffMAE)
     config, make = model.config, RandomInputMaker(EXAMPLE_ROWS, torch.float32, torch.device("cpu"))
-    split = PatchSplit.by_noise(make.uniform(config.patches), 0.75)
+    split = PatchSplit.from_noise(make.uniform(config.patches), 0.75)
     frames = () if config.frames is None else (config.frames,)
     context = model.encode(make.normal(config.channels, *frames, *config.image_size), split)
     noisy = make.normal(split.masked.shape[1], config.patch_values)

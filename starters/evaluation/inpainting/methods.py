@@ -14,7 +14,7 @@ from models.layers.patches import to_pixels
 from models.systems.diffmae.diffusion import DiffusionSampler, SamplerMethod, TimestepSpacing
 from models.systems.diffmae.masks import PatchSplit, patches_of_pixels
 from models.systems.diffmae.model import DiffMAE
-from models.systems.diffmae.sampling import counter_noise, inpaint, known_pixels
+from models.systems.diffmae.sampling import counter_noise, find_known_pixels, inpaint
 
 _RADIUS = 3
 """Radius in pixels of the neighbourhood of OpenCV's methods."""
@@ -85,11 +85,11 @@ class DiffusionFiller:
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
         cleared = torch.where(hole.unsqueeze(-1), 0, pixels)
         images = ((cleared.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-        split = PatchSplit.by_mask(patches_of_pixels(hole, config.patch_size))
+        split = PatchSplit.from_mask(patches_of_pixels(hole, config.patch_size))
         noise = counter_noise(torch.arange(first, first + len(pixels)), split, config.patch_values, self.temperature)
         sampler = DiffusionSampler(SamplerMethod.DDIM, self.steps, spacing=self.spacing)
-        guide = known_pixels(self.model, images, split, hole)
-        answer = inpaint(self.model, images, split, sampler, noise, known=guide)
+        guide = find_known_pixels(self.model, images, split, hole)
+        answer = inpaint(self.model, images, split, sampler, noise, known_pixels=guide)
         return torch.where(hole.unsqueeze(-1), to_pixels(answer.pictures, config.mean, config.std), pixels)
 
 

@@ -101,7 +101,7 @@ def _recorded_split(case: Case) -> PatchSplit:
     inputs = case.inputs
     if "mask_noise" not in inputs:
         return PatchSplit(inputs["ids_keep"].long(), inputs["ids_mask"].long())
-    split = PatchSplit.by_noise(inputs["mask_noise"], case.recorded.get("mask_ratio", 0.75))
+    split = PatchSplit.from_noise(inputs["mask_noise"], case.recorded.get("mask_ratio", 0.75))
     for name, positions in {"ids_keep": split.visible, "ids_mask": split.masked}.items():
         assert name not in inputs or positions.tolist() == inputs[name].tolist(), f"{name} are others than those of mask_noise"
     return split
@@ -141,7 +141,7 @@ def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: DiffusionSam
     inputs = case.inputs
     places = [inputs[f"{request}.ids_mask"].long() for request in requests]  # (B, M) each
     masks = [torch.zeros(len(own), model.config.patches, dtype=torch.bool).scatter(1, own, value=True) for own in places]
-    split = PatchSplit.by_mask(torch.cat(masks))
+    split = PatchSplit.from_mask(torch.cat(masks))
     images = torch.cat([inputs[f"{request}.image"] for request in requests]).to(model.pos_embed.dtype)
     most = split.masked.shape[1]
 

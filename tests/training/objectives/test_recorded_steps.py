@@ -72,7 +72,7 @@ def test_audio_mae() -> None:
 def test_diffmae(name: str) -> None:
     case = recorded(name)
     objective = DiffMAEObjective(replay_diffmae.load(case), DiffMAESettings())
-    split = PatchSplit.by_noise(case.inputs["mask_noise"], case.recorded["mask_ratio"])
+    split = PatchSplit.from_noise(case.inputs["mask_noise"], case.recorded["mask_ratio"])
     loss = objective.losses(case.inputs["image"], DiffMAEDraw(split, case.inputs["t"], case.inputs["eps"]))["loss"]
     check(case, "loss", loss)
     names = [name.removeprefix("grad.") for name in case.outputs if name.startswith("grad.")]

@@ -56,7 +56,7 @@ def images_for(config: DiffMAEConfig, batch: int = 2) -> Tensor:
 
 
 def split_for(config: DiffMAEConfig, batch: int = 2) -> PatchSplit:
-    return PatchSplit.by_noise(torch.rand(batch, config.patches), 0.6)
+    return PatchSplit.from_noise(torch.rand(batch, config.patches), 0.6)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -193,7 +193,7 @@ def ragged() -> tuple[Tensor, PatchSplit]:
     """Three samples: 5 masked patches, 17, none."""
     mask = torch.zeros(3, SMALL.patches, dtype=torch.bool)
     mask[0, 3:8], mask[1, 2:19] = True, True
-    return images_for(SMALL, 3), PatchSplit.by_mask(mask)
+    return images_for(SMALL, 3), PatchSplit.from_mask(mask)
 
 
 def alone(split: PatchSplit, sample: int) -> PatchSplit:
@@ -250,7 +250,7 @@ def test_all_patches_or_a_single_one_can_be_masked(kind: DecoderType) -> None:
     model = build(decoder_type=kind)
     mask = torch.ones(2, SMALL.patches, dtype=torch.bool)
     mask[1, 1:] = False
-    split = PatchSplit.by_mask(mask)
+    split = PatchSplit.from_mask(mask)
     x = torch.randn(2, SMALL.patches, SMALL.patch_values)
     assert bool(model.predict(x, torch.tensor([999, 0]), model.encode(images_for(SMALL), split)).patches.isfinite().all())
 
@@ -261,7 +261,7 @@ def test_with_nothing_visible_the_class_token_is_all_there_is(kind: DecoderType)
     model = build(decoder_type=kind)
     nothing, everything = torch.empty(0, dtype=torch.int64), torch.arange(SMALL.patches)
     images, x = images_for(SMALL, 1), torch.randn(1, SMALL.patches, SMALL.patch_values)
-    split = PatchSplit.by_mask(torch.ones(1, SMALL.patches, dtype=torch.bool))
+    split = PatchSplit.from_mask(torch.ones(1, SMALL.patches, dtype=torch.bool))
     weights = {name: value.detach().double() for name, value in model.state_dict().items()}
     encoded = reference.features(weights, images[0].unsqueeze(1).double(), nothing, SMALL.heads)
     expected, _ = reference.predict(weights, encoded, x[0].double(), 600, nothing, everything, heads=SMALL.decoder_heads, u_shaped=True)
@@ -283,7 +283,7 @@ def test_bfloat16_stays_within_two_percent(case: str) -> None:
     """Of the recorded predictions' norm; and neighbouring times near 1000 are still told apart."""
     recorded = read_case(GOLDEN / case)
     model = load(recorded).bfloat16()
-    split = PatchSplit.by_noise(recorded.inputs["mask_noise"], recorded.recorded["mask_ratio"])
+    split = PatchSplit.from_noise(recorded.inputs["mask_noise"], recorded.recorded["mask_ratio"])
     x_t = recorded.intermediates["x_t"]
     with torch.inference_mode():
         predicted = model.predict(x_t, recorded.inputs["t"], model.encode(recorded.inputs["image"].bfloat16(), split)).patches
@@ -294,7 +294,7 @@ def test_bfloat16_stays_within_two_percent(case: str) -> None:
 
 
 def test_visible_tokens_can_merge() -> None:
-    model, images, split = build(), images_for(SMALL), PatchSplit.by_noise(torch.rand(2, SMALL.patches), 0.3)
+    model, images, split = build(), images_for(SMALL), PatchSplit.from_noise(torch.rand(2, SMALL.patches), 0.3)
     x, t = torch.randn(*split.masked.shape, SMALL.patch_values), torch.tensor([0, 999])
     plain = model.predict(x, t, model.encode(images, split)).patches
     off = model.predict(x, t, model.encode(images, split, merge=MergeSchedule.off())).patches
@@ -352,7 +352,7 @@ def test_an_mae_checkpoint_starts_the_encoder() -> None:
     model = DiffMAE(replace(SMALL, image_size=(16, 16)))
     fresh = model.decoder_pred.weight.clone()
     init_from_encoder(model, mae.state_dict())
-    images, split = torch.randn(2, 3, 16, 16), PatchSplit.by_noise(torch.rand(2, 16), 0.5)
+    images, split = torch.randn(2, 3, 16, 16), PatchSplit.from_noise(torch.rand(2, 16), 0.5)
     assert torch.equal(model.features(images, split)[-1].x, mae.encode_visible(images, split.visible))
     assert torch.equal(model.decoder_pred.weight, fresh)
 

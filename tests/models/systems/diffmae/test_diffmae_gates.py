@@ -27,7 +27,7 @@ def before_the_last_layer(model: DiffMAE, x: Tensor, t: int, images: Tensor) -> 
     """(M, C), the tokens of the first image's masked patches."""
     seen: list[Tensor] = []
     hook = model.decoder_norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    split = PatchSplit.by_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5)
+    split = PatchSplit.from_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5)
     with torch.no_grad():
         model.predict(x, torch.tensor([t]), model.encode(images, split))
     hook.remove()
@@ -35,13 +35,13 @@ def before_the_last_layer(model: DiffMAE, x: Tensor, t: int, images: Tensor) -> 
 
 
 def test_gate_keeps_clear_patch_and_forgets_it_in_noise(model: DiffMAE) -> None:
-    channels = ContentChannels.of(CONFIG.width, CONFIG.patch_values)
+    channels = ContentChannels.from_width(CONFIG.width, CONFIG.patch_values)
     x, images = torch.randn(1, CONFIG.patches // 2, CONFIG.patch_values), torch.zeros(1, 3, 48, 48)
-    embedded = model.noise_embed(x)[0, :, channels.own].detach()
-    place = model.decoder_pos_embed[0, 1 + PatchSplit.by_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5).masked[0]][
-        :, channels.own
+    embedded = model.noise_embed(x)[0, :, channels.patch].detach()
+    place = model.decoder_pos_embed[0, 1 + PatchSplit.from_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5).masked[0]][
+        :, channels.patch
     ]
-    kept = [before_the_last_layer(model, x, t, images)[:, channels.own] - place for t in (0, 200, 999)]
+    kept = [before_the_last_layer(model, x, t, images)[:, channels.patch] - place for t in (0, 200, 999)]
     left = [float((part * embedded).sum() / embedded.square().sum()) for part in kept]
     assert left[0] == pytest.approx(1, abs=0.2)
     assert left[2] == pytest.approx(0, abs=0.2)
@@ -49,20 +49,20 @@ def test_gate_keeps_clear_patch_and_forgets_it_in_noise(model: DiffMAE) -> None:
 
 
 def test_the_mean_of_a_patch_outlives_its_details(model: DiffMAE) -> None:
-    channels = ContentChannels.of(CONFIG.width, CONFIG.patch_values)
+    channels = ContentChannels.from_width(CONFIG.width, CONFIG.patch_values)
     images = torch.zeros(1, 3, 48, 48)
     blank = before_the_last_layer(model, torch.zeros(1, CONFIG.patches // 2, CONFIG.patch_values), 200, images)
     left = []
     for number in (0, 100):  # of the basis: the mean of red, and waves
-        change = 0.1 * model.noise_embed.weight[channels.own[number]] / model.noise_embed.weight[channels.own[number]].norm()
+        change = 0.1 * model.noise_embed.weight[channels.patch[number]] / model.noise_embed.weight[channels.patch[number]].norm()
         x = change.expand(1, CONFIG.patches // 2, -1)
         moved = before_the_last_layer(model, x, 200, images) - blank
-        left.append(float(moved[:, channels.own[number]].mean() / model.noise_embed(x)[0, 0, channels.own[number]]))
+        left.append(float(moved[:, channels.patch[number]].mean() / model.noise_embed(x)[0, 0, channels.patch[number]]))
     assert left[0] > left[1] + 0.3
 
 
 def test_what_others_told_is_forgotten_when_a_patch_is_clear(model: DiffMAE) -> None:
-    channels = ContentChannels.of(CONFIG.width, CONFIG.patch_values)
+    channels = ContentChannels.from_width(CONFIG.width, CONFIG.patch_values)
     x = torch.zeros(1, CONFIG.patches // 2, CONFIG.patch_values)
     torch.manual_seed(1)
     one, other = torch.rand(2, 1, 3, 48, 48)
@@ -75,4 +75,4 @@ def test_what_others_told_is_forgotten_when_a_patch_is_clear(model: DiffMAE) -> 
 
 def test_a_narrow_network_is_refused() -> None:
     with pytest.raises(ValueError, match="width: 4 has room for positions only"):
-        ContentChannels.of(4, CONFIG.patch_values)
+        ContentChannels.from_width(4, CONFIG.patch_values)

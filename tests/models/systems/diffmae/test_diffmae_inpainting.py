@@ -18,11 +18,11 @@ from models.systems.diffmae.model import DiffMAE, PredictionTarget
 from models.systems.diffmae.sampling import (
     PatchStatistics,
     clamp_to_colour_range,
+    clean,
     counter_noise,
+    find_known_pixels,
     inpaint,
-    known_pixels,
     paste_patches,
-    predict_clean,
 )
 from tests.golden.case import Case, read_case
 from tests.golden.replays.diffmae import load, read_sampler
@@ -52,7 +52,7 @@ class Requests:
     def admit(self, name: str) -> None:
         masked = self.case.inputs[f"{name}.ids_mask"]
         mask = torch.zeros(1, self.model.config.patches, dtype=torch.bool).scatter_(1, masked, value=True)
-        self.contexts[name] = self.model.encode(self.case.inputs[f"{name}.image"], PatchSplit.by_mask(mask))
+        self.contexts[name] = self.model.encode(self.case.inputs[f"{name}.image"], PatchSplit.from_mask(mask))
         self.states[name], self.left[name] = self.case.inputs[f"{name}.noise_T"], len(self.steps)
 
     def tick(self, *names: str) -> None:
@@ -68,7 +68,8 @@ class Requests:
             noise.append(recorded[executed] if self.left[name] > 1 else torch.zeros_like(recorded[0]))
         step = SamplerTable.join([self.steps.rows(torch.tensor([self.left[name] - 1])) for name in names])
         x = padded([self.states[name] for name in names])
-        x0 = predict_clean(self.model, x, step, DecoderContext.join([self.contexts[name] for name in names]))
+        context = DecoderContext.join([self.contexts[name] for name in names])
+        x0 = clean(self.model, x, self.model.predict(x, step.time, context).patches, step, None)
         after = step.take(x, x0, padded(noise))
         for row, name in enumerate(names):
             self.states[name] = after[row : row + 1, : self.states[name].shape[1]]
@@ -114,7 +115,7 @@ def test_requests_of_different_samplers_share_a_batch() -> None:
     context, x = model.encode(images, split), draw(-1)
     for executed, index in enumerate(reversed(range(4))):
         step = SamplerTable.join([table.rows(torch.tensor([index])) for table in tables])
-        x = step.take(x, predict_clean(model, x, step, context), draw(executed))
+        x = step.take(x, clean(model, x, model.predict(x, step.time, context).patches, step, None), draw(executed))
     for sample, sampler in enumerate(
         (DiffusionSampler(SamplerMethod.ANCESTRAL, 4, clip=False), DiffusionSampler(SamplerMethod.DDIM, 4, eta=0.5))
     ):
@@ -201,7 +202,7 @@ def test_no_mask_returns_the_picture_and_asks_no_model() -> None:
     model, images = build(), images_for(SMALL)
     model.register_forward_hook(lambda *_: pytest.fail("called"))
     model.blocks[0].register_forward_hook(lambda *_: pytest.fail("called"))
-    nothing = PatchSplit.by_mask(torch.zeros(2, SMALL.patches, dtype=torch.bool))
+    nothing = PatchSplit.from_mask(torch.zeros(2, SMALL.patches, dtype=torch.bool))
     assert torch.equal(fill(model, images, nothing), images)
 
 
@@ -211,7 +212,7 @@ def test_extreme_masks(masked: str) -> None:
     mask = torch.zeros(2, rows, columns, dtype=torch.bool)
     mask[:, : rows if masked == "everything" else 1, : 1 if masked == "one patch" else columns] = True
     model, images = build(), images_for(SMALL)
-    filled = fill(model, images, PatchSplit.by_mask(mask))
+    filled = fill(model, images, PatchSplit.from_mask(mask))
     assert bool(filled.isfinite().all())
     assert torch.equal(model.patchify(filled)[~mask.flatten(1)], model.patchify(images)[~mask.flatten(1)])
 
@@ -270,13 +271,13 @@ def test_normalised_patches_with_statistics_are_not_clipped() -> None:
 
 
 def test_known_pixels_of_masked_patches_are_kept() -> None:
-    model, images, split = build(), images_for(SMALL), PatchSplit.by_mask(centre_mask(2, SMALL.grid[1:]))
+    model, images, split = build(), images_for(SMALL), PatchSplit.from_mask(centre_mask(2, SMALL.grid[1:]))
     images = images.clamp(-1, 1)
     made = torch.zeros(2, *SMALL.image_size, dtype=torch.bool)
     made[:, 9:14, 6:11] = True
-    known = known_pixels(model, images, split, made)
+    known = find_known_pixels(model, images, split, made)
     draw = counter_noise(torch.tensor([1, 2]), split, SMALL.patch_values)
-    filled = inpaint(model, images, split, FAST, draw, known=known).pictures
+    filled = inpaint(model, images, split, FAST, draw, known_pixels=known).pictures
     unchanged = ~made.unsqueeze(1).expand_as(images)
     assert torch.equal(filled[unchanged], images[unchanged])
     without = inpaint(model, images, split, FAST, draw).pictures
@@ -284,13 +285,15 @@ def test_known_pixels_of_masked_patches_are_kept() -> None:
 
 
 def test_known_pixels_are_kept_with_normalised_patches() -> None:
-    model, images, split = build(normalise_patches=True), images_for(SMALL), PatchSplit.by_mask(centre_mask(2, SMALL.grid[1:]))
+    model, images, split = build(normalise_patches=True), images_for(SMALL), PatchSplit.from_mask(centre_mask(2, SMALL.grid[1:]))
     made = torch.zeros(2, *SMALL.image_size, dtype=torch.bool)
     made[:, 9:14, 6:11] = True
     patches = model.patchify(images).gather(1, split.masked.unsqueeze(-1).expand(-1, -1, SMALL.patch_values))
     draw = counter_noise(torch.tensor([1, 2]), split, SMALL.patch_values)
     statistics = PatchStatistics(*patch_statistics(patches))
-    filled = inpaint(model, images, split, FAST, draw, statistics=statistics, known=known_pixels(model, images, split, made)).pictures
+    filled = inpaint(
+        model, images, split, FAST, draw, statistics=statistics, known_pixels=find_known_pixels(model, images, split, made)
+    ).pictures
     unchanged = ~made.unsqueeze(1).expand_as(images)
     torch.testing.assert_close(filled[unchanged], images[unchanged], rtol=0.0, atol=1e-6)
 
@@ -331,7 +334,7 @@ def test_a_bfloat16_network_keeps_the_state_in_float32() -> None:
             return case.inputs[f"{request}.noise_T"] if step < 0 else case.inputs[f"{request}.step_noise"][step]
 
         made = inpaint(
-            model, case.inputs[f"{request}.image"], PatchSplit.by_mask(mask), DiffusionSampler(SamplerMethod.ANCESTRAL, 10), draw
+            model, case.inputs[f"{request}.image"], PatchSplit.from_mask(mask), DiffusionSampler(SamplerMethod.ANCESTRAL, 10), draw
         )
         recorded = case.outputs[f"{request}.ddpm10.patches"]
         assert made.patches.dtype == torch.float32

@@ -11,7 +11,7 @@ from models.systems.diffmae.masks import PatchSplit, centre_mask, patches_of_pix
 @pytest.mark.parametrize(("patches", "ratio", "visible"), [(196, 0.75, 49), (16, 0.9, 1), (1568, 0.9, 156)])
 def test_the_visible_count_is_truncated(patches: int, ratio: float, visible: int) -> None:
     noise = torch.rand(2, patches)
-    split = PatchSplit.by_noise(noise, ratio)
+    split = PatchSplit.from_noise(noise, ratio)
     assert split.visible.shape == (2, visible) and split.masked.shape == (2, patches - visible)
     assert torch.equal(torch.cat([split.visible, split.masked], dim=1).sort(dim=1).values, torch.arange(patches).expand(2, -1))
     assert bool((split.visible.diff() > 0).all()) and bool((split.masked.diff() > 0).all())
@@ -20,7 +20,7 @@ def test_the_visible_count_is_truncated(patches: int, ratio: float, visible: int
 
 def test_samples_of_different_masks_are_padded() -> None:
     mask = torch.tensor([[[True, False], [False, False]], [[False, True], [True, True]]])
-    split = PatchSplit.by_mask(mask)
+    split = PatchSplit.from_mask(mask)
     assert split.masked.tolist() == [[0, 0, 0], [1, 2, 3]]
     assert split.visible.tolist() == [[1, 2, 3], [0, 0, 0]]
     assert split.masked_size is not None and split.masked_size.squeeze(-1).tolist() == [[1, 0, 0], [1, 1, 1]]
@@ -28,14 +28,14 @@ def test_samples_of_different_masks_are_padded() -> None:
 
 
 def test_equal_masks_need_no_padding() -> None:
-    split = PatchSplit.by_mask(centre_mask(2, (4, 4)))
+    split = PatchSplit.from_mask(centre_mask(2, (4, 4)))
     assert split.masked.tolist() == [[5, 6, 9, 10]] * 2
     assert split.visible_size is None and split.masked_size is None
 
 
 def test_what_is_outside_of_the_picture_is_neither_seen_nor_made() -> None:
     mask, inside = torch.tensor([[True, True, False, False]]), torch.tensor([[True, False, True, False]])
-    split = PatchSplit.by_mask(mask, inside)
+    split = PatchSplit.from_mask(mask, inside)
     assert (split.masked.tolist(), split.visible.tolist()) == ([[0]], [[2]])
 
 

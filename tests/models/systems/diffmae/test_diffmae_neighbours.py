@@ -33,7 +33,7 @@ def influence(model: DiffMAE, patch: int) -> float:
     """Change of the hidden patch's prediction from pure noise, when a visible patch turns from white to grey."""
     mask = torch.zeros(1, 1, ROWS, COLUMNS, dtype=torch.bool).flatten(1)
     mask[0, HIDDEN] = True
-    split = PatchSplit.by_mask(mask.view(1, 1, ROWS, COLUMNS))
+    split = PatchSplit.from_mask(mask.view(1, 1, ROWS, COLUMNS))
     noise = torch.randn(1, 1, CONFIG.patch_values, generator=torch.Generator().manual_seed(1))
 
     def predicted(images: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def test_patches_and_noise_share_an_orthonormal_basis() -> None:
 
 def test_no_branch_disturbs_what_positions_are_read_from() -> None:
     model, images = build(), torch.randn(1, 3, 48, 48)
-    split = PatchSplit.by_noise(torch.rand(1, CONFIG.patches), 0.5)
+    split = PatchSplit.from_noise(torch.rand(1, CONFIG.patches), 0.5)
     read = torch.ones(CONFIG.width, dtype=torch.bool)
     read[content_channels(CONFIG.width)] = False
     after: list[Tensor] = []
@@ -80,7 +80,7 @@ def test_the_first_prediction_is_zero() -> None:
     torch.manual_seed(0)
     model = DiffMAE(CONFIG)
     init_neighbour_attention(model)
-    split = PatchSplit.by_noise(torch.rand(1, CONFIG.patches), 0.5)
+    split = PatchSplit.from_noise(torch.rand(1, CONFIG.patches), 0.5)
     answer = model(torch.randn(1, 3, 48, 48), split, torch.tensor([10]), torch.randn(1, split.masked.shape[1], CONFIG.patch_values))
     assert not answer.prediction.patches.any()
 

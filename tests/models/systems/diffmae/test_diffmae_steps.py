@@ -107,7 +107,7 @@ def test_step_by_step_it_is_the_whole_chain(options: dict[str, Any], sampler: Di
     model, given = build(decoder_type=decoder), job(1, HOLE)
     mean, std = torch.tensor(SMALL.mean), torch.tensor(SMALL.std)
     images = ((given["pixels"].float() / 255 - mean) / std).permute(2, 0, 1).unsqueeze(0)
-    split = PatchSplit.by_mask(patches_of_pixels(given["missing"].bool().unsqueeze(0), SMALL.patch_size))
+    split = PatchSplit.from_mask(patches_of_pixels(given["missing"].bool().unsqueeze(0), SMALL.patch_size))
     whole = inpaint(
         model, images, split, sampler, counter_noise(torch.tensor([9]), split, SMALL.patch_values, options.get("temperature", 1.0))
     ).pictures
