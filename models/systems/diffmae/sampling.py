@@ -15,7 +15,6 @@ from torch import Tensor
 from models.layers.masking import gather_tokens
 from models.layers.patches import patchify_tubes
 from models.systems.diffmae import philox
-from models.systems.diffmae.decoder import DecoderContext
 from models.systems.diffmae.diffusion import DiffusionSampler, SamplerTable
 from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE, PredictionTarget
