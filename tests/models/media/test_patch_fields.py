@@ -25,7 +25,7 @@ def texture(seed: int = 0) -> np.ndarray:
 
 def filled(image: np.ndarray, start: np.ndarray | None = None, seed: int = 1) -> np.ndarray:
     hidden = np.where(HOLE[..., np.newaxis], 0, image).astype(np.uint8)
-    state = ExemplarState.of(ExemplarCrop(hidden, HOLE), [seed], {}, None if start is None else start[np.newaxis])
+    state = ExemplarState.start(ExemplarCrop(hidden, HOLE), [seed], {}, None if start is None else start[np.newaxis])
     while not state.is_done:
         state = state.next()
     return state.finished[0]
