@@ -12,9 +12,10 @@ end
 
 -- The one rule of admission: why a Claim is not let in, as an Outcome (script_rows.py), or nil, and how much more of it would be let in.
 local function refusal(bounds, all, claim)
+  local is_bound = claim.max_items > 0 or claim.promised or all.work > WORK_IN_COMMON_MS or exceeds(plus(all, claim), bounds.low)
+  if not is_bound then return nil end  -- no share is smaller than `low`
   local promised, rest = claim.promised or NO_PROMISES, {items = 2 ^ 53, nbytes = 2 ^ 53}
   local whole, more, key = plus(promised.before, claim), plus(promised.all, claim), {items = claim.max_items, nbytes = 2 ^ 53}
-
   -- It waits until that share of what is held has ended.
   local function beyond(reason, held, added, bound, wait_ms)
     local items, nbytes = held.items + added.items - bound.items, held.nbytes + added.nbytes - bound.nbytes
@@ -23,10 +24,8 @@ local function refusal(bounds, all, claim)
     local share = math.max(held.items > 0 and items / held.items or 0, held.nbytes > 0 and nbytes / held.nbytes or 0)
     return refused(reason, wait_ms or all.work * math.max(0, math.min(1, share)), held, bound)
   end
-
   local last = beyond('long', all, more, bounds.long)
   if last then rest = {items = 2 ^ 53, nbytes = 2 ^ 53} end  -- others may have more
-
   local function beyond_share(own)
     local added, in_common = plus(promised.own, claim), all.work > WORK_IN_COMMON_MS and own.work > 0 and all.work > own.work
     local of_last = {items = own.last_items, nbytes = own.last_nbytes}

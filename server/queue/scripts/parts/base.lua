@@ -3,7 +3,7 @@
 local P = KEYS[1]
 local function try(command, name, ...) return redis.pcall(command, P .. name, ...) end  -- an error is returned
 local function call(command, name, ...)  -- an error names the key
-  local answer = try(command, name, ...)
+  local answer = redis.pcall(command, P .. name, ...)
   if type(answer) == 'table' and answer.err then error({err = answer.err .. ', at ' .. name}) end
   return answer
 end

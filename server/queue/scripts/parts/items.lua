@@ -55,7 +55,8 @@ end
 
 -- What all unfinished jobs hold.
 local function all_held()
-  check_counts()
+  read_sums()
+  expect('HLEN', OWNERS)
   return {items = call('SCARD', JOBS), nbytes = sums[1], work = sums[2]}
 end
 
