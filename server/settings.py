@@ -179,12 +179,7 @@ class Settings(BaseSettings):
         file = os.environ.get("OPSIN_CONFIG")
         try:
             yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
-        except (
-            OSError,
-            TypeError,
-            ValueError,
-            AttributeError,
-        ) as error:  # no permission, not UTF-8, not a map, or names that are not words
+        except (OSError, TypeError, ValueError, AttributeError) as error:  # not readable, not UTF-8, not a map, or names that are not words
             raise SettingsError(f"{file} holds no lines such as `port: 9000` ({error})") from error
         return (init_settings, env_settings, *yaml)
 

@@ -14,6 +14,8 @@ ALMOST_STEPS = 0.985
 """The same of jobs that take many steps: nobody waits for one step alone, and short requests have smaller ones before them."""
 RECHECK = 60
 """Every so many full batches a neighbouring size is measured again, larger and smaller in turn: the best size moves when step times do."""
+REGROW = 1000
+"""Number of batches after which a size is tried again that did not fit into memory."""
 RECHECKS = 3
 """Batches in a row that measure it: enough to move its median."""
 
@@ -25,9 +27,10 @@ class StepTimes:
     fitted through the measurements finds the peak: each size is measured for itself.
     """
 
-    def __init__(self, largest: int, share: float = ALMOST) -> None:
-        """share: of the best throughput, with which a smaller batch wins."""
+    def __init__(self, largest: int, share: float = ALMOST, limit: int = 0) -> None:
+        """share: of the best throughput, with which a smaller batch wins. limit: size to which `largest` grows back, at least `largest`."""
         self.largest = largest
+        self._limit = max(largest, limit)
         self._share = share
         self.best = 1
         """The smallest size whose throughput is almost the highest; 1 while nothing is known."""
@@ -47,6 +50,8 @@ class StepTimes:
         times = self._measured.setdefault(size, deque(maxlen=WINDOW))
         times.append(seconds)
         self._batches += 1
+        if not self._batches % REGROW and self.largest < self._limit:
+            self.largest *= 2
         self.seconds[size] = median(times)
         self.best = self.smallest(self._share)
 
@@ -57,7 +62,7 @@ class StepTimes:
         self.best = 1
 
     def out_of_memory(self, size: int) -> None:
-        """Never try `size` again."""
+        """Try no batch of `size` for the next `REGROW` batches: what else was in memory may have left it by then."""
         self.largest = min(self.largest, 1 << max(0, (size // 2).bit_length() - 1))
         for known in [known for known in self._measured if known > self.largest]:
             del self._measured[known], self.seconds[known]

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, LifoQueue
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kernels.device_errors import is_out_of_memory, is_sticky
 from models.bundle import BundleError, BundleSpec
 from server.concurrency.cancellation import strip_tracebacks
 from server.queue.messages import QueuedJob
@@ -172,20 +173,13 @@ class BatchRun(NamedTuple):
     """Whether other batches of its kind are run by another backend from now on."""
 
 
-@runtime_checkable
-class LearningModel(Protocol):
-    """A model that learns from each batch how to run the next."""
-
-    def run_batch(self, arrays: Arrays, options: Mapping[str, Any]) -> BatchRun: ...
-
-
 class Model(Protocol):
-    """The part of `models.loading.LoadedModel` that `OneShot` needs."""
+    """The part of `Backends` that `OneShot` needs."""
 
     @property
     def spec(self) -> BundleSpec: ...
 
-    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays: ...
+    def run_batch(self, arrays: Arrays, options: Mapping[str, Any]) -> BatchRun: ...
 
 
 class OneShot:
@@ -196,7 +190,6 @@ class OneShot:
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model = model
         self.shapes = Shapes()
-        self._run_batch = model.run_batch if isinstance(model, LearningModel) else self._run_plain
         self._streams = Streams(device)
 
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
@@ -221,15 +214,11 @@ class OneShot:
         answers = [JobOutputs(job, row, started - job.pulled_at, seconds) for job, row in zip(jobs, rows, strict=True)]
         return Computed(jobs, started, seconds, answers, cold=cold or run.is_untypical, has_new_backend=run.has_new_backend)
 
-    def _run_plain(self, arrays: Arrays, options: Mapping[str, Any]) -> BatchRun:
-        return BatchRun(self.model.forward(arrays, options))
-
     def _forward(self, jobs: list[Delivery]) -> BatchRun:
         given = [read_arrays(delivery.job) for delivery in jobs]
         stacked = {name: self._stack([arrays[name] for arrays in given]) for name in given[0]}
-        options = jobs[0].job.options
         with self._streams.current():
-            run = self._run_batch(stacked, options)
+            run = self.model.run_batch(stacked, jobs[0].job.options)
         check(run.outputs, len(jobs), self.model.spec, stacked.get("lengths"))
         return run
 
@@ -319,14 +308,17 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
         yield from (FailedJob(job, unloadable) for job in jobs)
         return
     except Exception as error:
+        if is_sticky(error):
+            raise  # it ends the worker, and the jobs run elsewhere
         told = traceback.format_exc() if len(jobs) == 1 else ""
         failure = strip_tracebacks(error)  # they keep the tensors of the batch, and its halves need the room
     else:
         yield computed
         return
-    if isinstance(failure, torch.OutOfMemoryError | MemoryError):
+    if is_out_of_memory(failure):
         free_memory()
-        yield TooLarge(jobs)
+        if len(jobs) > 1:
+            yield TooLarge(jobs)
     if len(jobs) == 1:
         yield FailedJob(jobs[0], failure, told)
         return

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from kernels.device_errors import is_out_of_memory, is_sticky
 from models.bundle import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec
 from models.bundle_folders import discover, find_misplaced, read_discovered
 from models.loading import unsupported_reason
@@ -29,6 +30,8 @@ log = logs.get(__name__)
 
 GONE_AFTER = 10.0
 """Seconds after which a folder that is missing was removed: one that is replaced is missing for a moment, too."""
+RETRY_LOADING_S = 30.0
+"""Time after which a bundle is loaded again that did not fit into memory, which others may have used."""
 UNLOAD_GRACE = 2.0
 """Seconds for which an unloaded bundle still runs what gateways sent before they heard of it; jobs of several steps come to their end."""
 MEMBER = "a member of a pipeline"
@@ -54,6 +57,8 @@ class Entry:
     """Step times by bucket key, the latest used last."""
     since: float = 0.0
     """Monotonic seconds of the last change of state."""
+    retry_at: float = 0.0
+    """Monotonic seconds from which a bundle that cannot be served may be read again."""
 
     @property
     def nbytes(self) -> int:
@@ -87,9 +92,8 @@ class Entry:
     @property
     def latest_times(self) -> StepTimes:
         """Step times of the images' bucket that was used last."""
-        found = [
-            steps for key, steps in list(self.buckets.items()) if not key.startswith(BUCKET_PREFIX)
-        ]  # at once: other threads add buckets
+        buckets = list(self.buckets.items())  # a copy: other threads add buckets
+        found = [steps for key, steps in buckets if not key.startswith(BUCKET_PREFIX)]
         return found[-1] if found else self.ready.steps if self.ready else StepTimes(1)
 
     def announcement(self, slots: int, reason: str) -> ServedBundle:
@@ -254,7 +258,7 @@ class LoadedBundles:
         """Those that are new, and those that could not be served and have changed since."""
         for path in paths:
             entry = self._entries.get(path)
-            wanted = repository.get(path.parent.name) != "unloaded"
+            wanted = repository.get(path.parent.name) != "unloaded" and (entry is None or time.monotonic() >= entry.retry_at)
             if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
                 self._read(path)
 
@@ -329,14 +333,19 @@ class LoadedBundles:
         try:
             ready = self._load_bundle(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
-            if isinstance(error, BundleError):
-                self._refuse(entry, str(error))
-            else:
-                log.exception("a model fails", bundle=entry.id)
-                self._refuse(entry, f"{entry.path}: the model fails on its first batch; the log of its worker says how")
-            return
-        finally:
+            if is_sticky(error):
+                raise  # it ends the worker, whose supervisor knows what it loaded
             supervisor_protocol.report_loading("")
+            reason = str(error)
+            if is_out_of_memory(error):
+                entry = replace(entry, stamp=(), retry_at=time.monotonic() + RETRY_LOADING_S)
+                reason = f"it did not fit into memory: it is loaded again in {RETRY_LOADING_S:g} seconds"
+            elif not isinstance(error, BundleError):
+                log.exception("a model fails", bundle=entry.id)
+                reason = f"{entry.path}: the model fails on its first batch; the log of its worker says how"
+            self._refuse(entry, reason)
+            return
+        supervisor_protocol.report_loading("")
         log.info("bundle ready", bundle=entry.id, seconds=round(time.monotonic() - started, 1), **ready.log_fields())
         self._put(replace(entry, state="ready", ready=ready, since=time.monotonic()))
 
@@ -347,11 +356,8 @@ class LoadedBundles:
 
     def _put(self, entry: Entry) -> None:
         with self._putting:
-            self._keep(entry)
+            self._set(self._entries | {entry.path: entry})
         self._changed()
-
-    def _keep(self, entry: Entry) -> None:
-        self._set(self._entries | {entry.path: entry})
 
     def _set(self, entries: dict[Path, Entry]) -> None:
         self._entries = entries

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 import torch
 
+from kernels.device_errors import is_out_of_memory
 from models.bundle import BundleError
 from server.processes import os_process
 from server.queue.errors import RedisUnavailable
@@ -157,10 +158,14 @@ class BatchRunner:
         latest: Result | None = None
         going_on: list[Delivery] = []
         unloadable: list[Delivery] = []
+        lone: list[Delivery] = []
         for result in self._run(running, hand):
             if isinstance(result, FailedJob) and isinstance(result.error, BundleError):
                 self.bundles.lost(running.bucket.queue, str(result.error))
                 unloadable.append(result.job)
+                continue
+            if isinstance(result, FailedJob) and is_out_of_memory(result.error) and not running.bucket.alone:
+                lone.append(replace(result.job, alone=True))  # another batch may have held the memory
                 continue
             if latest is not None:
                 self.answers.put(latest)
@@ -173,6 +178,8 @@ class BatchRunner:
             if isinstance(result, Left):
                 going_on = [job for job in going_on if job not in result.jobs]
         finish = self.slots.finish(running, going_on)
+        if lone:
+            self.slots.add(lone)
         if latest is not None:
             # while another batch could run, answering must not keep this slot from it; what is reported of steps stays in order
             (self.answers.write_in_turn if finish.idle and not running.long else self.answers.put)(latest)

@@ -47,6 +47,9 @@ from server.worker.reply_writer import Answers
 
 log = logs.get(__name__)
 
+CUDA_ENVIRONMENT = {"TORCH_CUDNN_SDPA_DEPRIORITIZED": "1", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""Default variables, set before CUDA starts. cuDNN's attention would build a plan for each shape and thread; a batch takes the memory that
+batches of other sizes have freed."""
 METRICS_PORTS = 100
 """How many ports above the wished one are tried."""
 SWITCH_INTERVAL = 0.0005
@@ -74,15 +77,16 @@ def run_worker(settings: Settings) -> int:
     if settings.redis_url is None:
         log.critical("no queue: set OPSIN_REDIS_URL")
         return MISUSE
+    if settings.cache_folder is not None:
+        os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
+    for name, value in CUDA_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         layout = choose(settings)
     except ValueError as error:
         log.critical(str(error))
         return MISUSE
     keep_freed_memory()
-    if settings.cache_folder is not None:
-        os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
-    os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")  # cuDNN's attention builds a plan for each shape and thread
     torch.set_num_threads(layout.threads)
     sys.setswitchinterval(SWITCH_INTERVAL)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
@@ -117,11 +121,9 @@ class Worker:
         self._slots = Slots(Scheduler(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes))
         self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)
         self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout)
-        memory = ModelMemory(layout.model_bytes)
         cache = LearnedCache(settings.cache_folder)
-        self._loader = Loader(layout, settings.dtype, cache, settings.offered_backend, memory)
-        on_gpu = layout.device.type == "cuda"
-        self._candidates = Candidates(cache, self._slots.run_in_slot) if on_gpu else Candidates(cache)
+        self._loader = Loader(layout, settings.dtype, cache, settings.offered_backend, ModelMemory(layout.model_bytes))
+        self._candidates = Candidates(cache, self._slots.run_in_slot) if layout.device.type == "cuda" else Candidates(cache)
         self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, metrics, metrics_port, layout, settings.scene_ttl)
 
     def run(self) -> None:

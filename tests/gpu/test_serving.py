@@ -20,6 +20,7 @@ from server.worker.backends.verification import sample
 from server.worker.device_layout import GPU_SLOTS, Layout
 from server.worker.executors import Computed, OneShot
 from tests.support.bundles.vit import write_tiny_vit
+from tests.support.plain_model import Plain
 from tests.support.queue import delivery
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
@@ -59,7 +60,7 @@ def test_a_worker_answers_what_the_cpu_does(bundle: Bundle) -> None:
 
 
 def test_batches_in_both_slots_keep_to_themselves(bundle: Bundle) -> None:
-    executor = OneShot(load(bundle, device=DEVICE), DEVICE)
+    executor = OneShot(Plain(load(bundle, device=DEVICE)), DEVICE)
     asked = [jobs(8, seed) for seed in range(2 * 20)]
     found: dict[int, np.ndarray] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.scheduler.step_times import ALMOST_STEPS, RECHECK, WINDOW, StepTimes
+from server.scheduler.step_times import ALMOST_STEPS, RECHECK, REGROW, WINDOW, StepTimes
 
 
 def measured(seconds: dict[int, float], largest: int = 32) -> StepTimes:
@@ -80,6 +80,18 @@ def test_what_did_not_fit_into_memory_is_not_tried_again() -> None:
     steps.out_of_memory(12)
     assert steps.best == 4
     assert steps.target == 4
+
+
+def test_a_size_that_did_not_fit_is_tried_again_much_later() -> None:
+    steps = StepTimes(4, limit=16)
+    for _ in range(2 * REGROW):
+        steps.record(4, 0.005)
+    assert (steps.largest, steps.target) == (16, 8)
+    steps.out_of_memory(16)
+    assert steps.largest == 8
+    for _ in range(2 * REGROW):
+        steps.record(8, 0.005)
+    assert steps.largest == 16
 
 
 def test_predictions_lie_between_the_measurements() -> None:

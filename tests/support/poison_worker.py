@@ -1,7 +1,8 @@
 """A worker that can be killed by its input. Run as a script: `python -m tests.support.poison_worker`.
 
 Its architecture exists in this process only: a picture whose first pixel is white kills it, as a fault in a native library would; one whose
-first pixel is blue makes it hang, and one whose first pixel is green takes its time. Every other picture is answered with its own mean.
+first pixel is blue makes it hang, one whose first pixel is green takes its time, and a red one raises what `tests.fake_cuda` is ordered to.
+Every other picture is answered with its own mean.
 With `steps` in the bundle's config a job takes several, and the white picture kills the worker at its third.
 """
 
@@ -25,6 +26,7 @@ from models.systems.null.model import NullConfig
 from models.systems.null.steps import NullSteps
 from server.settings import load
 from server.worker.main import run_worker
+from tests.fake_cuda import errors
 
 POISON = (255, 255, 255)
 HANGS = (0, 0, 255)
@@ -49,6 +51,7 @@ class Fragile(nn.Module):
             os.kill(os.getpid(), signal.SIGKILL)
         if HANGS in first:
             threading.Event().wait()
+        errors.raise_ordered(first)
         if SLOW in first:
             time.sleep(int(pixels[first.index(SLOW), 0, 1, 0]) / 10)
         return pixels.float().mean(dim=(1, 2, 3))[:, None].expand(-1, self.config.classes)

@@ -100,7 +100,7 @@ def test_bundle_serves_at_once_and_learns_from_its_batches(bundle: Bundle, folde
     made, worker = loader.load(bundle), Candidates(cache)
     assert made.backends is not None and set(made.backends.backends_by_rung(1).values()) == {"eager"}
     worker.add(bundle, loader.conditions(bundle.spec), made.learned, made.backends)
-    assert worker.unopened, "it serves before anything else is open"
+    assert made.backends.unopened, "it serves before anything else is open"
     steps, learner = StepTimes(4), made.backends.learner
     while not {"0,0", "4,4"} <= set(learner.snapshot()):  # each round opens one, or runs enough batches for a trial
         worker.look({bundle.spec.id: steps})
@@ -304,10 +304,9 @@ def test_unloadable_evicted_weights_end_no_worker(bundle: Bundle, empty: Path) -
     worker.add(bundle, Loader(LAYOUT, "float32", LearnedCache(empty)).conditions(bundle.spec), made.learned, made.backends)
     made.backends.release()
     bundle.weights_path.unlink()
-    while worker.unopened:
+    while made.backends.unopened:
         worker.look({bundle.spec.id: StepTimes(1)})
     worker.look({})
-    assert not worker.unopened
 
 
 @pytest.mark.parametrize("merge", [OFF, FAST, (3, 2)])

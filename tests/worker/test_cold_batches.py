@@ -19,11 +19,12 @@ from server.worker import reply_writer
 from server.worker.executors import Computed, OneShot
 from server.worker.loops import BatchRunner
 from tests.support.bundles.vit import write_tiny_vit
+from tests.support.plain_model import Plain
 from tests.support.queue import delivery
 
 
 def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> None:
-    executor, steps, metrics = OneShot(load(write_tiny_vit(tmp_path)), torch.device("cpu")), StepTimes(4), WorkerMetrics()
+    executor, steps, metrics = OneShot(Plain(load(write_tiny_vit(tmp_path))), torch.device("cpu")), StepTimes(4), WorkerMetrics()
     slots = Slots(Scheduler(1, lambda _bucket: steps))
     bundles: Any = SimpleNamespace(executor=lambda _queue: executor)
     queue: Any = SimpleNamespace(leases=SimpleNamespace(send_step=lambda jobs, slot, checked: lambda: jobs))

@@ -21,6 +21,7 @@ from server.arrays import Array
 from server.queue.worker.delivery import Delivery
 from server.worker.executors import Arrays, Computed, FailedJob, OneShot, Streams, TooLarge
 from tests.support.bundles.vit import write_tiny_vit
+from tests.support.plain_model import Plain
 from tests.support.queue import delivery
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ def pictures(count: int, side: int = 32) -> list[Delivery]:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> OneShot:
-    return OneShot(load(write_tiny_vit(tmp_path)), CPU)
+    return OneShot(Plain(load(write_tiny_vit(tmp_path))), CPU)
 
 
 class SmallMemory:
@@ -70,7 +71,7 @@ def test_culprits_are_refused_and_other_jobs_answered_once(tiny: OneShot, culpri
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: OneShot) -> None:
     jobs = pictures(8)
-    results = list(OneShot(SmallMemory(tiny.model.spec, room=4), CPU).run(jobs))
+    results = list(OneShot(Plain(SmallMemory(tiny.model.spec, room=4)), CPU).run(jobs))
     assert [len(result.jobs) for result in results if isinstance(result, TooLarge)] == [8]
     assert [result.jobs for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
 
@@ -88,7 +89,7 @@ class Overflowing:
 
 def test_only_a_picture_whose_scores_are_no_numbers_is_refused(tiny: OneShot) -> None:
     jobs = [delivery(pixels=np.full((32, 32, 3), shade, np.uint8)) for shade in (0, 10, 200, 20)]
-    results = list(OneShot(Overflowing(tiny.model.spec), CPU).run(jobs))
+    results = list(OneShot(Plain(Overflowing(tiny.model.spec)), CPU).run(jobs))
     assert [result.job for result in results if isinstance(result, FailedJob)] == [jobs[2]]
     answered = [answer.job for result in results if isinstance(result, Computed) for answer in result.answers]
     assert answered == [jobs[0], jobs[1], jobs[3]]
@@ -114,7 +115,7 @@ class Flat:
     ],
 )
 def test_who_writes_a_model_is_told_what_was_wrong_and_where(tiny: OneShot, shade: int, error: str, raised: str) -> None:
-    [failed] = OneShot(Flat(tiny.model.spec), CPU).run([delivery(pixels=np.full((32, 32, 3), shade, np.uint8))])
+    [failed] = OneShot(Plain(Flat(tiny.model.spec)), CPU).run([delivery(pixels=np.full((32, 32, 3), shade, np.uint8))])
     assert isinstance(failed, FailedJob)
     assert re.fullmatch(error, str(failed.error))
     assert raised in failed.traceback
@@ -142,13 +143,13 @@ class Forgetful:
 
 def test_the_activations_of_a_batch_are_gone_when_its_halves_run(tiny: OneShot) -> None:
     model = Forgetful(tiny.model.spec)
-    assert sum(isinstance(result, Computed) for result in OneShot(model, CPU).run(pictures(4))) == 4
+    assert sum(isinstance(result, Computed) for result in OneShot(Plain(model), CPU).run(pictures(4))) == 4
     assert model.alive == [0] * 7
 
 
 def test_a_job_that_does_not_fit_by_itself_is_refused(tiny: OneShot) -> None:
     jobs = pictures(2)
-    results = list(OneShot(SmallMemory(tiny.model.spec, room=0), CPU).run(jobs))
+    results = list(OneShot(Plain(SmallMemory(tiny.model.spec, room=0)), CPU).run(jobs))
     assert [result.job for result in results if isinstance(result, FailedJob)] == jobs
 
 

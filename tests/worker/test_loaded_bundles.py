@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 
 import pytest
 import structlog
+import torch
 
 from models.bundle import Bundle, BundleError
+from server.processes.supervisor_protocol import LOADING_FILE_VARIABLE
 from server.scheduler.step_times import StepTimes
 from server.worker import loaded_bundles
 from server.worker.backends.learned_cache import LearnedBundle
 from server.worker.backends.loading import ReadyBundle
 from server.worker.loaded_bundles import LoadedBundles
+from tests.fake_cuda.errors import ERRORS
 from tests.support.bundles.vit import write_null, write_tiny_vit
 
 
@@ -368,3 +372,36 @@ def test_folders_that_are_no_bundle_are_warned_of_once(tmp_path: Path) -> None:
         "no bundle: nojson/1: has no bundle.json; opsin import makes one",
         "no bundle: rawonnx: has no bundle.json; opsin import makes one",
     ]
+
+
+def test_a_bundle_that_did_not_fit_into_memory_is_loaded_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_null(tmp_path, "large")
+    outcomes = [ERRORS["out of memory elsewhere"]]
+
+    def load_bundle(bundle: Bundle) -> ReadyBundle:
+        if outcomes:
+            raise outcomes.pop()
+        return ready()
+
+    bundles = LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None)
+    bundles.refresh({})
+    bundles.refresh({})
+    [announced] = bundles.announcements(1)
+    assert (announced.state, announced.reason) == ("unavailable", "it did not fit into memory: it is loaded again in 30 seconds")
+    now = time.monotonic()
+    monkeypatch.setattr(loaded_bundles, "time", SimpleNamespace(monotonic=lambda: now + loaded_bundles.RETRY_LOADING_S))
+    bundles.refresh({})
+    assert [bundle.state for bundle in bundles.announcements(1)] == ["ready"]
+
+
+def test_a_bundle_that_breaks_the_device_is_named_by_its_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor counts such bundles, and refuses them after the second time."""
+    write_null(tmp_path / "bundles", "bad")
+    monkeypatch.setenv(LOADING_FILE_VARIABLE, str(tmp_path / "loading"))
+
+    def load_bundle(bundle: Bundle) -> ReadyBundle:
+        raise ERRORS["illegal access"]
+
+    with pytest.raises(torch.AcceleratorError):
+        LoadedBundles(tmp_path / "bundles", load_bundle, lambda spec: None, lambda: None).refresh({})
+    assert (tmp_path / "loading").read_text().startswith("bad@1:")

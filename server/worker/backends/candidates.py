@@ -69,11 +69,6 @@ class Candidates:
             if candidate.backends is not None:
                 candidate.backends.measure_difference()
 
-    @property
-    def unopened(self) -> bool:
-        """Whether an arm is to be opened."""
-        return any(candidate.backends is not None and candidate.backends.unopened for candidate in list(self._bundles.values()))
-
 
 class _Candidate:
     """A loaded bundle, and what is stored of it."""

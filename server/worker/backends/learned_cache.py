@@ -69,7 +69,6 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @staticmethod
     def of(spec: BundleSpec, layout: Layout, dtype: str, backend: str = "eager") -> Conditions:
-        on_gpu = layout.device.type == "cuda"
         cpu, flags = read_cpu()
         return Conditions(
             bundle=spec.digest(),
@@ -77,7 +76,7 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             flags=flags,
             cpus=len(os.sched_getaffinity(0)),
             torch=str(torch.__version__),
-            device=torch.cuda.get_device_name(layout.device) if on_gpu else layout.device.type,
+            device=torch.cuda.get_device_name(layout.device) if layout.device.type == "cuda" else layout.device.type,
             slots=layout.slots,
             threads=layout.threads,
             largest_batch=layout.largest_batch,
@@ -103,8 +102,8 @@ class LearnedBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return whether all sizes are those of batches that are run; the types of the fields bound the rest."""
         return max(self.seconds, default=1) <= self.largest <= largest_batch
 
-    def step_times(self, share: float = ALMOST) -> StepTimes:
-        steps = StepTimes(self.largest, share)
+    def step_times(self, share: float = ALMOST, limit: int = 0) -> StepTimes:
+        steps = StepTimes(self.largest, share, limit)
         for size, seconds in sorted(self.seconds.items()):
             steps.record(size, seconds)
         return steps

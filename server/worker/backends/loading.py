@@ -81,7 +81,8 @@ class Loader:
             self._show(backends, model)
         with self.memory.using(backends):
             backends.open_settled()
-        return ReadyBundle(OneShot(backends, self.layout.device), learned.step_times(ALMOST), learned, loaded, backends)
+        steps = learned.step_times(ALMOST, self.layout.largest_batch)
+        return ReadyBundle(OneShot(backends, self.layout.device), steps, learned, loaded, backends)
 
     def _stepwise(self, model: LoadedModel, learned: LearnedBundle, loaded: Format) -> ReadyBundle:
         assert model.steps is not None
@@ -92,7 +93,7 @@ class Loader:
             learned = LearnedBundle(learned.largest, learned.seconds, typical_job=measure_typical_job(model))
         self.memory.pin(model.steps, sum(parameter.nbytes for parameter in model.model.parameters()) or model.spec.size)
         executor = Stepwise(model.steps, self.layout.device, learned.typical_job)
-        return ReadyBundle(executor, learned.step_times(ALMOST_STEPS), learned, loaded)
+        return ReadyBundle(executor, learned.step_times(ALMOST_STEPS, self.layout.largest_batch), learned, loaded)
 
     def _show(self, backends: Backends, model: LoadedModel) -> None:
         """Run a typical batch, and one job of every other kind that the bundle takes. Raises ValueError if one has no answer."""

@@ -1,0 +1,88 @@
+"""Batches that fail through no fault of their jobs: weights cannot be loaded again, or another batch holds the memory."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.bundle import BundleError
+from server.queue.worker.delivery import Delivery
+from server.scheduler.scheduler import Running, Scheduler
+from server.scheduler.slots import Slots
+from server.scheduler.step_times import StepTimes
+from server.worker.executors import Arrays, Computed, FailedJob, OneShot
+from server.worker.loops import BatchRunner
+from tests.fake_cuda.errors import ERRORS
+from tests.support.plain_model import Plain
+from tests.support.queue import delivery
+
+
+class Failing:
+    """A model whose next forward passes raise these errors."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.spec: Any = None
+        self._errors = list(errors)
+
+    def forward(self, arrays: Arrays, options: object) -> Arrays:
+        if self._errors:
+            raise self._errors.pop()
+        return {"means": arrays["pixels"].mean((1, 2, 3))}
+
+
+class Runner:
+    """A worker's slot, with what it says to the queue."""
+
+    def __init__(self, model: Any) -> None:
+        self.handed_back: list[Delivery] = []
+        self.written: list[Any] = []
+        self.lost: list[str] = []
+        executor = OneShot(Plain(model), torch.device("cpu"))
+        self.slots = Slots(Scheduler(1, lambda _bucket: StepTimes(4)))
+        bundles: Any = SimpleNamespace(executor=lambda _queue: executor, lost=lambda _queue, reason: self.lost.append(reason))
+        leases = SimpleNamespace(send_step=lambda jobs, slot, checked: lambda: jobs, return_to_queue=self.handed_back.extend)
+        queue: Any = SimpleNamespace(leases=leases)
+        answers: Any = SimpleNamespace(put=self.written.append, write=self.written.append, write_in_turn=self.written.append)
+        self._batches = BatchRunner(queue, self.slots, bundles, answers, layout=bundles)
+
+    def run(self) -> Running:
+        """Run the batch whose turn it is."""
+        running = self.slots.next()
+        assert isinstance(running, Running)
+        self._batches._compute(running, hand=0)
+        return running
+
+
+def jobs(count: int) -> list[Delivery]:
+    return [delivery(pixels=np.zeros((32, 32, 3), np.uint8)) for _ in range(count)]
+
+
+def test_jobs_without_weights_go_back_and_count_as_no_steps() -> None:
+    runner = Runner(Failing(*[BundleError("model.safetensors: missing")] * 3))
+    runner.slots.add(jobs(3))
+    running = runner.run()
+    assert {job.job.id for job in runner.handed_back} == {job.job.id for job in running.jobs}
+    assert set(runner.lost) == {"model.safetensors: missing"}
+    assert runner.written == []
+
+
+def test_a_job_that_ran_out_of_memory_runs_alone_once_more() -> None:
+    runner = Runner(Failing(ERRORS["out of memory elsewhere"]))
+    [job] = jobs(1)
+    runner.slots.add([job])
+    runner.run()
+    assert runner.written == []
+    assert runner.run().bucket.alone
+    [computed] = runner.written
+    assert isinstance(computed, Computed) and [answer.job.job.id for answer in computed.answers] == [job.job.id]
+
+
+def test_a_job_that_never_fits_fails_the_second_time() -> None:
+    runner = Runner(Failing(*[ERRORS["out of memory"]] * 2))
+    runner.slots.add(jobs(1))
+    runner.run()
+    runner.run()
+    assert [type(result) for result in runner.written] == [FailedJob]
