@@ -1,4 +1,4 @@
-"""What an error of a model means for its device."""
+"""The meaning of a model's error for its device."""
 
 from __future__ import annotations
 

@@ -114,8 +114,9 @@ class Settings(BaseSettings):
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of weights. `auto` measures and takes the faster of float32 and bfloat16."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of weights. `auto` measures and takes the faster of float32 and the device's 16-bit format: float16 on GPUs before
+    compute capability 8.0, else bfloat16."""
     backend: Literal["auto", "eager", "fused", "onnx", "int8", "compiled"] = "auto"
     """Backend of forward passes: `auto` takes for each merge schedule and batch size what was measured fastest.
     `compiled` of earlier versions is read as `auto`."""

@@ -23,13 +23,14 @@ class PatchEmbed(nn.Module):
         """Whether each pixel is in exactly one patch."""
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.side_by_side and images.device.type == "cpu" and images.dtype is torch.float32:
+        if self.side_by_side and images.device.type in ("cpu", "cuda") and images.dtype is torch.float32:
             return self._multiply(images)
         x: Tensor = self.proj(images)  # (B, C, H/p, W/p)
         return x.flatten(2).transpose(1, 2)
 
     def _multiply(self, images: Tensor) -> Tensor:
-        """Embed by a matrix product, in float32 10 to 25 % faster on a CPU than the convolution: (B, channels, H, W) → (B, N, C)."""
+        """Embed by a matrix product, in float32 10 to 25 % faster on a CPU than the convolution, and exact on a GPU, where convolutions may
+        run in TF32: (B, channels, H, W) → (B, N, C)."""
         (height, width), weight = self.proj.kernel_size, self.proj.weight
         rows, columns = images.shape[2] // height, images.shape[3] // width
         images = images[:, :, : rows * height, : columns * width]

@@ -147,7 +147,7 @@ class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
     backends: dict[str, str] = {}
     """The backend that runs batches of the learned size, by rung and `off`; empty if only PyTorch could."""
     format: str = ""
-    """Number format of usual batches: `float32`, `bfloat16` or `int8`; empty while unknown."""
+    """Number format of usual batches: `float32`, `bfloat16`, `float16` or `int8`; empty while unknown."""
     max_difference: float | None = None
     """Maximum difference of warm-up's answers in that format and in float32; None if unknown."""
 

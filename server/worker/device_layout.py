@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.devices import HalfFormat, half_format, select_device
 from server.settings import Settings
 
 MOST_SLOTS = 8
@@ -34,6 +35,10 @@ class Layout:
     """Bound for what jobs of several steps keep between them."""
     model_bytes: int = sys.maxsize
     """Bound for the weights that are in memory at once."""
+    half: HalfFormat = "bfloat16"
+    """The 16-bit format that the device computes in."""
+    name: str = ""
+    """Name of the device for operators: `cuda:1` even if other GPUs are hidden from this process."""
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -46,18 +51,22 @@ def choose(settings: Settings) -> Layout:
 
     On a CPU two slots of one thread serve more than one slot of two threads (1.1 to 1.2 times for ViT-S/16 on two cores): a batch that
     never meets a barrier does not wait when the gateway takes its core for a few milliseconds. So nothing is set aside for the gateway:
-    the operating system gives it what it needs, and a slot loses no more than that. Raises ValueError for a device that is not there.
+    the operating system gives it what it needs, and a slot loses no more than that. Raises ValueError for an unusable device or format.
     """
-    device, workers = _device(settings.device), max(1, settings.workers)
+    device, workers = select_device(settings.device), max(1, settings.workers)
+    half = half_format(device)
+    if settings.dtype not in ("auto", "float32", half):
+        raise ValueError(f"dtype: {settings.dtype} is set, but {device} computes in auto, float32 or {half}")
+    name = settings.device if ":" in settings.device else str(device)
     gpu = int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if gpu is None else gpu
     state_bytes = settings.state_bytes or memory // STATE_SHARE // workers
     model_bytes = settings.model_bytes or (sys.maxsize if gpu is None else gpu // MODEL_SHARE // workers)
     if gpu is not None:
-        return Layout(device, GPU_SLOTS, 1, 128, state_bytes, model_bytes)
+        return Layout(device, GPU_SLOTS, 1, 128, state_bytes, model_bytes, half, name)
     threads = settings.threads or max(1, threads_allowed() // workers)
     slots = min(threads, MOST_SLOTS)
-    return Layout(device, slots, threads // slots, 32, state_bytes, model_bytes)
+    return Layout(device, slots, threads // slots, 32, state_bytes, model_bytes, name=name)
 
 
 def threads_allowed() -> int:
@@ -65,12 +74,3 @@ def threads_allowed() -> int:
     cpus = len(os.sched_getaffinity(0))
     limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(cpus, int(limit)) if limit.isdigit() and int(limit) else cpus
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: {name} is set, but torch sees {torch.cuda.device_count()} CUDA devices")
-    return device

@@ -117,7 +117,7 @@ class Heartbeat:
             host=socket.gethostname(),
             pid=os.getpid(),
             state="ready" if serves else self.state,  # type: ignore[arg-type]
-            device=str(self.layout.device),
+            device=self.layout.name,
             bundles=bundles,
             progress_age_s=age,
             metrics_port=self.metrics_port,

@@ -19,6 +19,7 @@ from pathlib import Path
 import prometheus_client
 import torch
 
+from kernels.devices import missing_gpu_reason
 from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle
 from models.bundle_folders import shipped_starters
@@ -65,9 +66,14 @@ def run_worker(settings: Settings) -> int:
     Returns, with an exit code, only where it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
     os_process.disable_dumping()
+    if settings.cache_folder is not None:
+        os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
+    for name, value in CUDA_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         systems()
-    except ExtensionError as error:
+        layout = choose(settings)
+    except (ExtensionError, ValueError) as error:
         log.critical(str(error))
         return MISUSE
     for extension in all_extensions():
@@ -77,15 +83,8 @@ def run_worker(settings: Settings) -> int:
     if settings.redis_url is None:
         log.critical("no queue: set OPSIN_REDIS_URL")
         return MISUSE
-    if settings.cache_folder is not None:
-        os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
-    for name, value in CUDA_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    try:
-        layout = choose(settings)
-    except ValueError as error:
-        log.critical(str(error))
-        return MISUSE
+    if settings.device == "auto" and layout.device.type == "cpu" and (reason := missing_gpu_reason()):
+        log.warning("no GPU: serving on the CPU", reason=reason)
     keep_freed_memory()
     torch.set_num_threads(layout.threads)
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -131,7 +130,7 @@ class Worker:
         log.info(
             "worker starts",
             id=self._queue.id,
-            device=str(self._layout.device),
+            device=self._layout.name,
             slots=self._layout.slots,
             threads=self._layout.threads,
             metrics_port=self._metrics_port,

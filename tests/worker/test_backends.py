@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,11 @@ async def test_worker_announces_backend_and_answers_as_pytorch(valkey: PrivateVa
             reply = await asking.ask(asking.job("tiny@1", pixels[0]))
     expected = load(bundle).forward({"pixels": pixels}, {"merge": [0, 0]})["logits"][0]
     np.testing.assert_allclose(reply.arrays["logits"].to_numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_float16_takes_the_place_of_bfloat16_on_old_gpus(bundle: Bundle) -> None:
+    old = replace(LAYOUT, half="float16")
+    made = Loader(old, "float16", LearnedCache(None), "auto").load(bundle)
+    assert made.number_format(1)[0] == "float16"
+    learning = Loader(old, "auto", LearnedCache(None), "auto").load(bundle).backends
+    assert learning is not None and "float16" in learning.candidates and "bfloat16" not in learning.candidates

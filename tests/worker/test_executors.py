@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from queue import LifoQueue
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from models.loading import load
 from server.arrays import Array
 from server.queue.worker.delivery import Delivery
 from server.worker.executors import Arrays, Computed, FailedJob, OneShot, Streams, TooLarge
+from tests.fake_cuda.device import FakeCuda
 from tests.support.bundles.vit import write_tiny_vit
 from tests.support.plain_model import Plain
 from tests.support.queue import delivery
@@ -153,24 +152,15 @@ def test_a_job_that_does_not_fit_by_itself_is_refused(tiny: OneShot) -> None:
     assert [result.job for result in results if isinstance(result, FailedJob)] == jobs
 
 
-def test_there_are_as_many_gpu_streams_as_batches_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_as_many_gpu_streams_as_batches_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Freed memory stays with its stream, so that threads and bundles share the streams."""
-    monkeypatch.setattr(Streams, "_free", LifoQueue())
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())  # there need be no GPU
-    used: list[object] = []
-
-    @contextmanager
-    def stream(one: object) -> Iterator[None]:
-        used.append(one)
-        yield
-
-    monkeypatch.setattr(torch.cuda, "stream", stream)
+    fake = FakeCuda().install(monkeypatch, tmp_path)
     first, second = Streams(torch.device("cuda")), Streams(torch.device("cuda"))
     with first.current(), second.current():
         pass
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lambda: second.current().__enter__()).result()
-    assert len(used) == 3 and len({id(one) for one in used}) == 2
+    assert len(fake.streams_used) == 3 and len({id(one) for one in fake.streams_used}) == 2
 
 
 def test_files_that_no_model_reads_come_back_with_each_answer(tiny: OneShot) -> None:

@@ -53,11 +53,11 @@ def describe_format(bundle: Bundle) -> str:
             return f"{full_precision} on every machine, regardless of OPSIN_DTYPE"
         if name is None:
             return f"measured by the first worker, since the weights are large, and then shown in GET /v1/models; {PIN_HINT}"
-        distance = _bfloat16_distance(bundle, layout.device)
+        distance = _half_distance(bundle, layout)
     except (BundleError, UsageError, ValueError, RuntimeError) as error:
         return f"unknown: it does not run on this machine ({error})"
     device = _device_name(layout.device)
-    chosen = f"float32 on {device} (bfloat16, if that is faster: {distance})" if name == "float32" else f"{name} on {device}: {distance}"
+    chosen = f"float32 on {device} ({layout.half}, if that is faster: {distance})" if name == "float32" else f"{name} on {device}: {distance}"
     measured_hint = f"; {MEASURED_HINT}" if settings.dtype == "auto" else ""
     return f"{chosen}{measured_hint}; {PIN_HINT}"
 
@@ -72,9 +72,10 @@ def _faster_format(bundle: Bundle, layout: Layout, setting: str) -> Format:
 
     if setting == "float32" or is_precise(bundle.spec):
         return "float32"
-    if setting == "bfloat16":
-        return "bfloat16"
-    models = {name: load(bundle, device=layout.device, dtype=dtype, packed=True) for name, dtype in DTYPES.items()}
+    if setting == layout.half:
+        return layout.half
+    formats: tuple[Format, ...] = ("float32", layout.half)
+    models = {name: load(bundle, device=layout.device, dtype=DTYPES[name], packed=True) for name in formats}
     exact, job = models["float32"], sample(bundle.spec, TRIAL_BATCH)
     if exact.steps is not None or next(exact.model.parameters(), None) is None:
         return "float32"
@@ -83,7 +84,7 @@ def _faster_format(bundle: Bundle, layout: Layout, setting: str) -> Format:
         name: min(measure_seconds(layout, lambda model=model: model.forward(job, options)) for _ in range(1 + REPEATS))  # type: ignore[misc]
         for name, model in models.items()
     }
-    return "bfloat16" if HANDICAPS["bfloat16"] * seconds["bfloat16"] < seconds["float32"] else "float32"
+    return layout.half if HANDICAPS[layout.half] * seconds[layout.half] < seconds["float32"] else "float32"
 
 
 def _device_name(device: torch.device) -> str:
@@ -92,15 +93,15 @@ def _device_name(device: torch.device) -> str:
     return "this machine's CPU" if device.type == "cpu" else f"this machine's GPU ({torch.cuda.get_device_name(device)})"
 
 
-def _bfloat16_distance(bundle: Bundle, device: torch.device) -> str:
-    """Describe the difference of a classifier's logits in bfloat16 from those in float32. Raises BundleError, UsageError."""
+def _half_distance(bundle: Bundle, layout: Layout) -> str:
+    """Describe the difference of a classifier's logits in the device's 16-bit format from those in float32. Raises BundleError, UsageError."""
     import numpy as np
     import torch
 
     from models.loading import load
-    from server.worker.backends.verification import default_schedule
+    from server.worker.backends.verification import DTYPES, default_schedule
 
-    exact, short = (load(bundle, device=device, dtype=dtype, packed=True) for dtype in (torch.float32, torch.bfloat16))
+    exact, short = (load(bundle, device=layout.device, dtype=dtype, packed=True) for dtype in (torch.float32, DTYPES[layout.half]))
     schedule, images = default_schedule(bundle.spec), load_at_model_size(_sample_images(), bundle.spec, "import")
     max_distance, same_labels, count, deadline = 0.0, 0, 0, time.monotonic() + MAX_TRIAL_S
     for image in images:

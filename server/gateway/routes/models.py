@@ -99,7 +99,7 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     default_rung: str | None
     ladder: list[RungSummary]
     format: str | None
-    """Number format in which ready workers run usual batches: float32, bfloat16 or int8; several, where workers differ, with commas
+    """Number format in which ready workers run usual batches: float32, bfloat16, float16 or int8; several with commas, if workers differ,
     between them; null while no worker is ready."""
     max_difference: float | None
     """Largest difference between answers in that format and in float32, in warm-up: of logits for classifiers. Null while unknown."""

@@ -56,7 +56,7 @@ class Loader:
 
     layout: Layout
     dtype: str
-    """Setting: `auto`, `float32` or `bfloat16`."""
+    """Setting: `auto`, `float32` or the 16-bit format of the device."""
     cache: LearnedCache
     backend: BackendSetting = "eager"
     memory: ModelMemory = field(default_factory=ModelMemory)
@@ -71,7 +71,7 @@ class Loader:
             raise BundleError(reason)
         stored = self.cache.find(self.conditions(spec))
         learned = stored or LearnedBundle(self.layout.largest_batch)
-        loaded: Format = "bfloat16" if self.dtype == "bfloat16" and not is_precise(spec) else "float32"
+        loaded: Format = self.layout.half if self.dtype == self.layout.half and not is_precise(spec) else "float32"
         model = load(bundle, device=self.layout.device, dtype=DTYPES[loaded], packed=True)
         if model.steps is not None:
             return self._stepwise(model, learned, loaded)

@@ -10,8 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kernels import numba_loader
 from models.bundle import GRAPH_FILE, Bundle, BundleSpec
 from models.loading import LoadedModel, load
@@ -84,12 +82,12 @@ class Backends:
     def loaded_format(self) -> Format:
         """Number format of PyTorch's weights."""
         parameter = next(self.model.model.parameters(), None)
-        return "bfloat16" if parameter is not None and parameter.dtype is torch.bfloat16 else "float32"
+        return next((name for name, dtype in DTYPES.items() if parameter is not None and parameter.dtype is dtype), "float32")
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights in memory, in the format of each copy; `fused` runs those of `eager`."""
-        sizes: Mapping[Arm, int] = {"eager": DTYPES[self.loaded_format].itemsize, "bfloat16": 2, "onnx": 4, "int8": 1}
+        sizes: Mapping[Arm, int] = {"eager": DTYPES[self.loaded_format].itemsize, "bfloat16": 2, "float16": 2, "onnx": 4, "int8": 1}
         return sum(self._elements * sizes[arm] or self.spec.size for arm in self._runners.keys() - {"fused"})
 
     def release(self) -> None:
@@ -141,7 +139,7 @@ class Backends:
         if on_cpu and self.setting in ("auto", "int8") and self._has_graph and self.spec.int8 is not None:
             arms.append("int8")
         if self.learns and self._dtype_setting == "auto" and self._elements:
-            arms.append("bfloat16")
+            arms.append(self.layout.half)
         if on_cpu and self.setting in ("auto", "onnx") and self._has_graph:
             arms.append("onnx")
         if on_cpu and self.setting in ("auto", "fused") and self.spec.ladder and self.cache is not None and numba_loader.is_installed():

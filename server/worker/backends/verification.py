@@ -25,7 +25,7 @@ from server.worker.backends.learned_cache import read_cpu
 from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, check
 
-DTYPES: Mapping[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: Mapping[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = 1e-4
 """Maximum difference of logits that are computed in float32, relative to max(1, |logit|)."""
 MAX_RATIO = 1.5
@@ -84,15 +84,15 @@ def open_arm(bundle: Bundle, model: LoadedModel, layout: Layout, cache: Path | N
 
     Raises ArmError, or what loading raises."""
     two_jobs, loaded = sample(bundle.spec, 2), next(model.model.parameters()).dtype
-    if cache is None and arm != "bfloat16":
+    if cache is None and arm not in DTYPES:
         raise NotWrittenError("there is no cache folder")
     if arm == "fused":
         assert cache is not None
         if not loops_seal(cache, loaded).exists():
             raise NotWrittenError("its loops have not been compiled")
         runner: ArmRunner = FusedRunner(model, load_compiled_loops(loaded, cache / LOOPS))
-    elif arm == "bfloat16":
-        runner = load(bundle, device=layout.device, dtype=torch.bfloat16, packed=True)
+    elif arm == "bfloat16" or arm == "float16":
+        runner = load(bundle, device=layout.device, dtype=DTYPES[arm], packed=True)
     else:
         from models.systems.onnx import classifier_backend  # ONNX Runtime takes a third of a second to import
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from models.layers.block import Mlp
 from models.layers.packed_linear import pack_linears, supports_packed_linear
@@ -108,3 +109,14 @@ def test_only_these_types_on_a_cpu_are_packed() -> None:
     assert not supports_packed_linear(CPU, torch.float16)
     for dtype in (torch.float32, torch.bfloat16):
         assert not supports_packed_linear(torch.device("cuda"), dtype)
+
+
+def test_patches_in_float32_are_a_matrix_product_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A convolution may run in TF32 there, and then near ties merge otherwise."""
+    embed = PatchEmbed(4, 3, 16)
+    monkeypatch.setattr(embed, "_multiply", lambda images: "multiplied")
+    monkeypatch.setattr(embed.proj, "forward", lambda images: images)
+    with FakeTensorMode():
+        exact, short = (torch.empty(2, 3, 12, 8, dtype=dtype, device="cuda") for dtype in (torch.float32, torch.bfloat16))
+        assert embed(exact) == "multiplied"
+        assert isinstance(embed(short), torch.Tensor)

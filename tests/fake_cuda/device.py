@@ -1,0 +1,66 @@
+"""Cards and a driver that torch seems to see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import LifoQueue
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kernels import devices
+from server.worker.executors import Streams
+
+GIB = 2**30
+
+
+@dataclass
+class FakeCuda:
+    count: int = 1
+    """Number of cards before CUDA_VISIBLE_DEVICES hides some."""
+    capability: tuple[int, int] = (9, 0)
+    total_memory: int = 80 * GIB
+    driver: str = "580.65.06"
+    cuda: str | None = "13.0"
+    """Version of CUDA that torch is built for."""
+    start_error: str = ""
+    """Error of everything that starts CUDA; empty for none."""
+    streams_used: list[object] = field(default_factory=list)
+    """The stream of each block that ran on one."""
+
+    def install(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> FakeCuda:
+        """Replace what torch and the system say of cards. folder: an empty one."""
+        for index in range(self.count):
+            folder.joinpath(f"nvidia{index}").touch()
+        folder.joinpath("version").write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {self.driver}  Sun Jul 27 2025\n")
+        monkeypatch.setattr(devices, "DEVICE_FILES", folder)
+        monkeypatch.setattr(devices, "DRIVER_VERSION", folder / "version")
+        monkeypatch.setattr(torch.version, "cuda", self.cuda)
+        monkeypatch.setattr(Streams, "_free", LifoQueue())
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))  # is put back after the test
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        for name in ("device_count", "get_device_properties", "stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: not self.start_error and self.device_count() > 0)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+        return self
+
+    def device_count(self) -> int:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return self.count if visible is None else len([one for one in visible.split(",") if one])
+
+    def get_device_properties(self, device: object) -> SimpleNamespace:
+        if self.start_error:
+            raise RuntimeError(self.start_error)
+        major, minor = self.capability
+        return SimpleNamespace(name="Fake GPU", total_memory=self.total_memory, major=major, minor=minor)
+
+    @contextmanager
+    def stream(self, one: object) -> Iterator[None]:
+        self.streams_used.append(one)
+        yield
