@@ -1,6 +1,7 @@
 # Two images from one checkout: `gateway` (no torch) and `worker`.
 #   docker build --target gateway -t opsin-gateway .
 #   docker build --target worker -t opsin-worker --build-arg TORCH="torch==2.13.0+cpu" .
+#   docker build --target worker -t opsin-worker-gpu --build-arg EXTRA=gpu .
 
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/venv/bin:$PATH
@@ -20,11 +21,13 @@ RUN pip install --no-cache-dir --editable '.[gateway]'
 FROM base AS worker-venv
 # The requirement for torch; name a CPU build, and an index that has it, where workers have no GPU. Large, so in a layer of its own.
 ARG TORCH=torch
+# `gpu` in the place of `server` brings the ONNX Runtime that uses GPUs.
+ARG EXTRA=server
 ARG PIP_EXTRA_INDEX_URL
 RUN python -m venv /venv && pip install --no-cache-dir "$TORCH"
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY opsin/__init__.py opsin/
-RUN pip install --no-cache-dir --editable '.[server]'
+RUN pip install --no-cache-dir --editable ".[$EXTRA]"
 
 # A release adds labels of its version, commit and repository (.github/workflows/release.yml).
 FROM base AS gateway

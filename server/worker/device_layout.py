@@ -29,7 +29,7 @@ class Layout:
     slots: int
     """Batches at once."""
     threads: int
-    """Torch threads of a slot."""
+    """Threads of a slot on the CPU, of torch and ONNX Runtime."""
     largest_batch: int
     state_bytes: int = sys.maxsize
     """Bound for what jobs of several steps keep between them."""
@@ -62,11 +62,9 @@ def choose(settings: Settings) -> Layout:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if gpu is None else gpu
     state_bytes = settings.state_bytes or memory // STATE_SHARE // workers
     model_bytes = settings.model_bytes or (sys.maxsize if gpu is None else gpu // MODEL_SHARE // workers)
-    if gpu is not None:
-        return Layout(device, GPU_SLOTS, 1, 128, state_bytes, model_bytes, half, name)
     threads = settings.threads or max(1, threads_allowed() // workers)
-    slots = min(threads, MOST_SLOTS)
-    return Layout(device, slots, threads // slots, 32, state_bytes, model_bytes, name=name)
+    slots = min(threads, MOST_SLOTS) if gpu is None else GPU_SLOTS
+    return Layout(device, slots, max(1, threads // slots), 32 if gpu is None else 128, state_bytes, model_bytes, half, name)
 
 
 def threads_allowed() -> int:

@@ -78,3 +78,13 @@ def test_hooks_run_what_lint_runs() -> None:
     for hook in hooks[0]["hooks"]:
         command = hook["entry"].removesuffix(" --force-exclude")
         assert re.search(rf"^\t{re.escape(command)}\b", lint, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("extra", ["fast", "hub", "train", "export"])
+def test_extras_leave_the_choice_of_onnx_runtime(extra: str) -> None:
+    """The two packages overwrite each other's files."""
+    builds = {"server": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
+    for base, expected in builds.items():
+        names = {requirement.name for name in (base, extra) for requirement in required(name)}
+        assert {name for name in names if name.startswith("onnxruntime")} == expected
+        assert "torch" in names

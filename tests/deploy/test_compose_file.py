@@ -11,6 +11,7 @@ from server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+GPU_WORKERS = ("worker-gpu", "worker-gpu-1")
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
 
 
@@ -24,8 +25,20 @@ def test_redis_never_forgets_a_job() -> None:
 
 def test_only_workers_hold_bundles_and_cannot_change_them() -> None:
     holders = {name: mount for name, service in SERVICES.items() for mount in service.get("volumes", []) if "/bundles" in mount}
-    assert list(holders) == ["worker"]
-    assert holders["worker"].endswith(":/bundles:ro")
+    assert list(holders) == ["worker", *GPU_WORKERS]
+    assert all(mount.endswith(":/bundles:ro") for mount in holders.values())
+
+
+def test_each_gpu_worker_has_a_gpu_of_its_own() -> None:
+    gpus = []
+    for service in map(SERVICES.__getitem__, GPU_WORKERS):
+        [device] = service["deploy"]["resources"]["reservations"]["devices"]
+        gpus += device["device_ids"]
+        assert service["environment"].items() >= {"OPSIN_DEVICE": "cuda", "OPSIN_REDIS_URL": "redis://redis:6379/0"}.items()
+        assert service["build"]["args"]["EXTRA"] == "gpu"
+        assert service["networks"]["default"]["aliases"] == ["worker"], "Prometheus looks there"
+        assert service["profiles"], "it does not start without a GPU"
+    assert gpus == ["0", "1"]
 
 
 def test_a_process_that_is_asked_to_stop_has_time_to_finish() -> None:

@@ -26,7 +26,7 @@ from models.systems.null.model import NullConfig
 from models.systems.null.steps import NullSteps
 from server.settings import load
 from server.worker.main import run_worker
-from tests.fake_cuda import errors
+from tests.fake_cuda.device import raise_ordered
 
 POISON = (255, 255, 255)
 HANGS = (0, 0, 255)
@@ -51,7 +51,7 @@ class Fragile(nn.Module):
             os.kill(os.getpid(), signal.SIGKILL)
         if HANGS in first:
             threading.Event().wait()
-        errors.raise_ordered(first)
+        raise_ordered(first)
         if SLOW in first:
             time.sleep(int(pixels[first.index(SLOW), 0, 1, 0]) / 10)
         return pixels.float().mean(dim=(1, 2, 3))[:, None].expand(-1, self.config.classes)

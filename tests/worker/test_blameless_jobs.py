@@ -15,7 +15,7 @@ from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.worker.executors import Arrays, Computed, FailedJob, OneShot
 from server.worker.loops import BatchRunner
-from tests.fake_cuda.errors import ERRORS
+from tests.fake_cuda.device import ERRORS
 from tests.support.plain_model import Plain
 from tests.support.queue import delivery
 

@@ -35,6 +35,14 @@ def test_float32_convolutions_of_a_worker_are_exact(device: str, monkeypatch: py
     assert not torch.backends.cudnn.allow_tf32
 
 
+def test_cpu_cores_are_shared_by_the_slots_of_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Graphs that ONNX Runtime cannot run on the GPU use them."""
+    FakeCuda().install(monkeypatch, tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [choose(settings).threads for settings in (Settings(), Settings(workers=4), Settings(threads=6))] == [8, 2, 3]
+
+
 def test_a_missing_gpu_is_refused_with_those_present(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     FakeCuda(count=2).install(monkeypatch, tmp_path)
     with pytest.raises(ValueError, match="cuda:2 is set, but torch sees cuda:0, cuda:1; driver"):

@@ -22,7 +22,7 @@ from server.worker import loaded_bundles
 from server.worker.backends.learned_cache import LearnedBundle
 from server.worker.backends.loading import ReadyBundle
 from server.worker.loaded_bundles import LoadedBundles
-from tests.fake_cuda.errors import ERRORS
+from tests.fake_cuda.device import ERRORS
 from tests.support.bundles.vit import write_null, write_tiny_vit
 
 

@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnxruntime
+import torch
 
-if TYPE_CHECKING:
-    import torch
-
+MEMORY_SHARE = 4
+"""A quarter of a GPU's memory may hold what one graph allocates; without a limit its arena keeps its peak."""
 FIRST_RUN_S = 30.0
 """Timeout of a graph's first batch, in seconds, which is one of two: other bundles wait to be loaded."""
 
@@ -28,10 +28,14 @@ def open_session(content: bytes, device: torch.device | None, threads: int, fold
     options.add_session_config_entry("session.load_model_format", "ONNX")  # else bytes may pass for its own format, which is not checked
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    wanted = providers(device)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=providers(device))
+        session = onnxruntime.InferenceSession(content, options, providers=wanted)
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"ONNX Runtime does not accept it: {first_line(error)}") from error
+    if len(wanted) > len(session.get_providers()):
+        warnings.warn("this ONNX Runtime could not start CUDA, so the graph runs on the CPU; docs/gpu.md says why", stacklevel=2)
+    return session
 
 
 @contextmanager
@@ -62,7 +66,8 @@ def first_run(example: str) -> Iterator[onnxruntime.RunOptions]:
 
 
 def providers(device: torch.device | None) -> list[str | tuple[str, dict[str, Any]]]:
-    """Return CUDA for a CUDA device if this ONNX Runtime has it, and the CPU for the rest."""
+    """Return CUDA for a CUDA device if this ONNX Runtime has it, and the CPU for the rest. CUDA computes float32 exactly, and chooses
+    algorithms of convolutions by heuristics: to try them all takes seconds for each size of batch."""
     cpu: list[str | tuple[str, dict[str, Any]]] = ["CPUExecutionProvider"]
     if device is None or device.type != "cuda":
         return cpu
@@ -71,7 +76,9 @@ def providers(device: torch.device | None) -> list[str | tuple[str, dict[str, An
             "this ONNX Runtime has no CUDA, so graphs run on the CPU; docs/bundles.md says how to install the other one", stacklevel=2
         )
         return cpu
-    return [("CUDAExecutionProvider", {"device_id": device.index or 0}), *cpu]
+    memory = torch.cuda.get_device_properties(device).total_memory // MEMORY_SHARE
+    cuda = {"device_id": device.index or 0, "gpu_mem_limit": memory, "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": 0}
+    return [("CUDAExecutionProvider", cuda), *cpu]
 
 
 def first_line(error: Exception) -> str:

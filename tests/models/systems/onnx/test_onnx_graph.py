@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import BundleError
 from models.loading import load
-from models.systems.onnx.session import providers
+from models.systems.onnx.session import open_session, providers
+from tests.fake_cuda.device import GIB, FakeCuda
 from tests.support.bundles.onnx import SIZE, WEIGHT, colours, write_graph
 
 
@@ -133,5 +134,18 @@ def test_a_gpu_that_onnx_runtime_cannot_reach_is_told(monkeypatch: pytest.Monkey
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.warns(UserWarning, match="has no CUDA, so graphs run on the CPU"):
         assert providers(torch.device("cuda")) == ["CPUExecutionProvider"]
+
+
+def test_a_gpu_runs_graphs_exactly_and_within_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    FakeCuda(count=2, total_memory=80 * GIB).install(monkeypatch, tmp_path)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    assert providers(torch.device("cuda:1")) == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+    cuda = {"device_id": 1, "gpu_mem_limit": 20 * GIB, "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": 0}
+    assert providers(torch.device("cuda:1")) == [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+
+
+def test_graphs_that_fall_back_to_the_cpu_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ONNX Runtime does so silently, as when it was built for another CUDA."""
+    FakeCuda().install(monkeypatch, tmp_path)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.warns(UserWarning, match="could not start CUDA, so the graph runs on the CPU"):
+        open_session(colours().SerializeToString(), torch.device("cuda"), 1)
