@@ -26,6 +26,8 @@ def select_device(name: str) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if "," in name or name == "cuda:all":
+        raise ValueError(f"device: {name} is set, but a process uses one device; `opsin serve` starts a worker for each")
     device = torch.device(name)
     if device.type != "cuda":
         return device

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(default=30.0, ge=0)
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    """`auto`, `cpu`, `cuda` or `cuda:1`; `cuda:0,2` and `cuda:all` start a worker for each GPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of weights. `auto` measures and takes the faster of float32 and the device's 16-bit format: float16 on GPUs before
     compute capability 8.0, else bfloat16."""
@@ -164,8 +164,8 @@ class Settings(BaseSettings):
     @field_validator("device")
     @classmethod
     def _device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-            raise ValueError("use auto, cpu, cuda or cuda:1")
+        if not re.fullmatch(r"auto|cpu|cuda(:all|:\d+(,\d+)*)?", device):
+            raise ValueError("use auto, cpu, cuda, cuda:1, cuda:0,2 or cuda:all")
         return device
 
     @classmethod

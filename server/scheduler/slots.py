@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from math import inf
 from typing import NamedTuple
 
@@ -23,28 +24,19 @@ class Finish(NamedTuple):
     """Jobs to hand back: the worker drains, and these would not come to their end."""
 
 
-class SlotWork:
+class SlotWork(Future[None]):
     """Work for the thread of a slot that no client waits for, as to prepare kernels for the stream on which batches run."""
 
-    def __init__(self, run: Callable[[], None]) -> None:
-        self._run = run
-        self._ended = threading.Event()
-        self._error: BaseException | None = None
+    def __init__(self, work: Callable[[], None]) -> None:
+        super().__init__()
+        self._work = work
 
     def run(self) -> None:
-        """Do the work. Its errors are raised by `wait`."""
+        """Do the work. Its errors are raised by `result`."""
         try:
-            self._run()
+            self.set_result(self._work())
         except BaseException as error:
-            self._error = error
-        finally:
-            self._ended.set()
-
-    def wait(self) -> None:
-        """Wait for the end of the work. Raises what it raised."""
-        self._ended.wait()
-        if self._error is not None:
-            raise self._error
+            self.set_exception(error)
 
 
 class Slots:
@@ -171,7 +163,7 @@ class Slots:
         with self._lock:
             self._work.append(work)
             self._to_do.notify()
-        work.wait()
+        work.result()
 
     def drain(self, seconds: float = inf) -> list[Delivery]:
         """Pull nothing more; run what is here. Returns those jobs of several steps that cannot end within so many seconds."""

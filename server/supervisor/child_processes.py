@@ -20,6 +20,7 @@ from server.telemetry import logs
 
 log = logs.get(__name__)
 
+DEVICE_FILES = Path("/dev")
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 5.0
 """Well below `worker_grace`: clients whose only worker crashes repeatedly at its start still get answers in between."""
@@ -283,5 +284,15 @@ def can_fork_workers(device: str) -> bool:
     """Return whether workers can be forked: a fork cannot use a GPU."""
     if not Path("/proc/self/task").is_dir():
         return False
-    gpus = [Path("/dev/dxg"), *Path("/dev").glob("nvidia*")]
-    return device == "cpu" or (device == "auto" and not any(path.exists() for path in gpus))
+    has_gpu = any(DEVICE_FILES.glob("nvidia*")) or DEVICE_FILES.joinpath("dxg").exists()
+    return device == "cpu" or (device == "auto" and not has_gpu)
+
+
+def worker_devices(device: str) -> list[str]:
+    """Return the devices that workers take in turn: those of `cuda:0,2`, or of `cuda:all`, which are counted as torch would count them."""
+    kind, _, indices = device.partition(":")
+    if indices == "all":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        count = len(visible.split(",")) if visible else len(list(DEVICE_FILES.glob("nvidia[0-9]*")))
+        indices = ",".join(map(str, range(max(1, count))))
+    return [f"{kind}:{index}" for index in indices.split(",")] if indices else [device]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
+from math import ceil
 from pathlib import Path
 
 from server.processes import os_process
@@ -20,7 +21,7 @@ from server.processes.supervisor_protocol import MISUSE
 from server.queue.keys import Keyspace
 from server.queue.messages import WorkerInfo
 from server.settings import NO_API_KEYS_WARNING, Settings
-from server.supervisor.child_processes import Child, ForkServer, can_fork_workers
+from server.supervisor.child_processes import Child, ForkServer, can_fork_workers, worker_devices
 from server.supervisor.liveness import FAST_POLL_S, SLOW_POLL_S, LivenessMonitor
 from server.supervisor.load_crashes import LoadCrashTracker
 from server.supervisor.private_valkey import PrivateValkey, ValkeyUnavailable
@@ -63,14 +64,13 @@ def serve(settings: Settings) -> int:
         try:
             if valkey is not None:
                 valkey.start()
-            Supervisor(settings, listener, valkey, signals).run()
+            return Supervisor(settings, listener, valkey, signals).run()
         except ValkeyUnavailable as error:
             print(f"opsin: {error}", file=sys.stderr)
             return MISUSE
         finally:
             if valkey is not None:
                 valkey.stop()
-    return 0
 
 
 class Supervisor:
@@ -93,27 +93,31 @@ class Supervisor:
         if can_fork_workers(settings.device):
             self._template = ForkServer(_opsin("template", *self._worker_options()), WORKER_ENVIRONMENT | self._environment())
         self._gateways = [self._gateway() for _ in range(settings.gateways)]
-        self._workers = [self._worker() for _ in range(settings.workers)]
+        self._announced, self._exit_code = False, 0
+        devices = worker_devices(settings.device)
+        count = settings.workers if "workers" in settings.model_fields_set else len(devices)
+        shared = str(ceil(count / len(devices)))  # workers divide the memory of their device
+        self._workers = [self._worker(OPSIN_DEVICE=devices[number % len(devices)], OPSIN_WORKERS=shared) for number in range(count)]
 
-    def run(self) -> None:
-        """Run until a stop signal; then end everything in order."""
+    def run(self) -> int:
+        """Run until a stop signal, or until a worker cannot run as configured at its start; then end in order. Return the exit code."""
         self._liveness.start()
         try:
-            announced = False
-            while not self._signals.wait(POLL_INTERVAL_S, self._template.fd if self._template is not None else None):
+            while not (self._exit_code or self._signals.wait(POLL_INTERVAL_S, self._template.fd if self._template is not None else None)):
                 if self._template is not None:
                     self._template.restart_if_due()
-                    self._reap_and_restart(self._gateways)
-                    self._reap_and_restart(self._workers)
+                self._reap_and_restart(self._gateways)
+                self._reap_and_restart(self._workers)
                 if self._valkey is not None:
                     self._valkey.restart_if_due(self._liveness.silent_since)
-                    self._liveness.poll_interval_s = SLOW_POLL_S if announced and self._all_ready() else FAST_POLL_S
-                if not announced and self._all_ready() and self._is_live():
-                    announced = True
+                    self._liveness.poll_interval_s = SLOW_POLL_S if self._announced and self._all_ready() else FAST_POLL_S
+                if not self._announced and self._all_ready() and self._is_live():
+                    self._announced = True
                     with suppress(OSError):  # stdout may be closed
                         print(self._ready_line(), flush=True)
         finally:
             self._end()
+        return self._exit_code
 
     def _reap_and_restart(self, children: Iterable[Child]) -> None:
         """Withdraw dead children, start those that are due, kill those that hang."""
@@ -122,6 +126,8 @@ class Supervisor:
             if process_exit is not None and child.kind == "worker":
                 self._liveness.withdraw_worker(process_exit)
                 self._load_crashes.record_exit(number, process_exit.status)
+                if process_exit.status == MISUSE and not self._announced:
+                    self._exit_code = MISUSE
             if child.is_due:
                 child.start(self._load_crashes.environment(number) if child.kind == "worker" else None)
             if child.pid:
@@ -193,8 +199,9 @@ class Supervisor:
         fd = self._listener.fileno()
         return Child("gateway", _opsin("gateway", "--fd", str(fd)), environment, fds=[fd])
 
-    def _worker(self) -> Child:
-        return Child("worker", _opsin("worker", *self._worker_options()), WORKER_ENVIRONMENT | self._environment(), template=self._template)
+    def _worker(self, **own_variables: str) -> Child:
+        environment = WORKER_ENVIRONMENT | self._environment() | own_variables
+        return Child("worker", _opsin("worker", *self._worker_options()), environment, template=self._template)
 
     def _worker_options(self) -> tuple[str, ...]:
         return "--bundles", str(self._settings.bundles), "--metrics-port", str(self._settings.metrics_port)

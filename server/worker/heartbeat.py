@@ -105,7 +105,7 @@ class Heartbeat:
         room = self.layout.state_bytes - sum(executor.nbytes for executor in executors.values())
         for queue, executor in executors.items():
             labels = queue.partition(":")[0].split("@")
-            kept = executor.trim(max(0, room), self.keep_seconds)
+            kept = executor.model.evict(max(0, room), self.keep_seconds)
             room -= kept
             self.metrics.resident_jobs.labels(*labels).set(executor.resident_count)
             self.metrics.state_bytes.labels(*labels).set(executor.nbytes + kept)

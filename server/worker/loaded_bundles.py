@@ -268,8 +268,8 @@ class LoadedBundles:
         is forgotten."""
         ours = [entry for entry in self._entries.values() if entry.path.parents[1] == self.folder]
         places = {_place(path) for path in own} | {entry.id for entry in ours}
-        ready = {_name(entry) for entry in ours if entry.state == "ready"}
-        serving = {_name(entry) for entry in ours if not entry.refused}
+        ready = {entry.id.partition("@")[0] for entry in ours if entry.state == "ready"}
+        serving = {entry.id.partition("@")[0] for entry in ours if not entry.refused}
         return [
             path for path in shipped if _place(path) not in places and path.parent.name not in (ready if path in self._entries else serving)
         ]
@@ -368,10 +368,6 @@ class LoadedBundles:
 def _place(path: Path) -> str:
     """`name@version` of a bundle, by its folder."""
     return f"{path.parent.name}@{path.name}"
-
-
-def _name(entry: Entry) -> str:
-    return entry.id.partition("@")[0]
 
 
 def _stamp(path: Path, spec: BundleSpec | None = None) -> tuple[int, ...]:

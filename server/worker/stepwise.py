@@ -102,10 +102,6 @@ class Stepwise:
         """Number of jobs that have started and not ended."""
         return len(self._residents)
 
-    def trim(self, room: int, seconds: float) -> int:
-        """Let the model forget what it keeps of ended jobs beyond `room` bytes or `seconds`. Returns the bytes that it still keeps."""
-        return self.model.evict(room, seconds)
-
     def weight(self, job: Delivery) -> float:
         """Return the cost of the next step in typical jobs; 1 for a job that has not started, unless the model knows better."""
         resident = self._residents.get(_key(job))

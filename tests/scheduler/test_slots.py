@@ -64,7 +64,7 @@ def test_an_error_of_such_work_is_raised_where_it_is_waited_for() -> None:
     work = SlotWork(fail)
     work.run()
     with pytest.raises(ValueError, match="no memory"):
-        work.wait()
+        work.result()
 
 
 def test_who_waits_for_a_lone_job_to_end_is_woken() -> None:

@@ -176,6 +176,7 @@ def test_a_gpu_is_no_part_of_a_copy() -> None:
     assert can_fork_workers("cpu")
     assert not can_fork_workers("cuda")
     assert not can_fork_workers("cuda:1")
+    assert not can_fork_workers("cuda:all")
 
 
 def kill_the_worker(service: Service) -> None:
