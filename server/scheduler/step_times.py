@@ -17,7 +17,7 @@ RECHECK = 60
 REGROW = 1000
 """Number of batches after which a size is tried again that did not fit into memory."""
 RECHECKS = 3
-"""Batches in a row that measure it: enough to move its median."""
+"""Batches in a row that measure it, and those that measure a new size: enough to move its median."""
 
 
 class StepTimes:
@@ -78,7 +78,7 @@ class StepTimes:
     def target(self) -> int:
         """The size to run next if enough jobs wait: the best one, or one whose measurement is due."""
         larger = min(2 * self.best, self.largest)
-        if larger not in self._measured:
+        if len(self._measured.get(larger, ())) < RECHECKS:
             return larger
         turn, batch = divmod(self._batches, RECHECK)
         if batch < RECHECK - RECHECKS:

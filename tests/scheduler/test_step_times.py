@@ -59,20 +59,22 @@ def test_the_budget_follows_when_step_times_change() -> None:
 
 
 def test_a_neighbour_is_measured_again_now_and_then() -> None:
-    steps = measured({4: 0.100, 8: 0.160, 16: 0.400})
+    seconds = {4: 0.100, 8: 0.160, 16: 0.400}
+    steps = measured(seconds)
     targets = []
     for _ in range(3 * RECHECK):
         targets.append(steps.target)
-        steps.record(8, 0.160)
+        steps.record(targets[-1], seconds[targets[-1]])
     assert targets.count(8) > 0.9 * len(targets)
     assert {4, 16} <= set(targets)
 
 
 def test_a_size_that_was_never_measured_is_tried() -> None:
     steps = measured({1: 0.030, 2: 0.032})
-    assert steps.target == 4
-    steps.record(4, 0.2)
-    assert steps.target == 2
+    for seconds in (0.2, 0.03, 0.2):  # one batch may be interrupted, or lucky
+        assert steps.target == 4
+        steps.record(4, seconds)
+    assert (steps.best, steps.target) == (2, 2)
 
 
 def test_what_did_not_fit_into_memory_is_not_tried_again() -> None:

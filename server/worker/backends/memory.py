@@ -80,6 +80,8 @@ class ModelMemory:
                 self._users[holder] -= 1
 
     def _evict(self, nbytes: int) -> None:
+        if self._max_bytes == sys.maxsize:
+            return
         used = nbytes + sum(self._pinned.values()) + sum(holder.nbytes for holder in self._last_used)
         for holder in sorted(self._last_used, key=self._last_used.__getitem__):
             if used <= self._max_bytes:
