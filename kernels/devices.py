@@ -52,6 +52,19 @@ def half_format(device: torch.device) -> HalfFormat:
     return "float16" if is_old else "bfloat16"
 
 
+def device_memory(device: torch.device) -> dict[str, int]:
+    """Return bytes of a GPU by kind: in tensors, held by PyTorch, left free by all processes, and in all. Empty for a CPU."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "free": free,
+        "total": total,
+    }
+
+
 def missing_gpu_reason() -> str:
     """Return why torch may not see a GPU of this machine; empty if the machine has none."""
     if not any(DEVICE_FILES.glob("nvidia[0-9]*")):

@@ -192,19 +192,11 @@ class GatewayMetrics:
         self.items = counter("opsin_items", "Items answered: images, clips, texts.", ["model", "version"])
         self.tokens_in = counter("opsin_tokens_in", "Tokens that entered the network, special tokens included.", model)
         self.tokens_out = counter("opsin_tokens_out", "Tokens that left the last block, after merging.", model)
-        self.request_duration = histogram(
-            "opsin_request_duration_seconds",
-            "From the first byte of a request to its response, answered requests only.",
-            model,
-            buckets=LATENCY,
-        )
+        duration_text = "From the first byte of a request to its response, answered requests only."
+        self.request_duration = histogram("opsin_request_duration_seconds", duration_text, model, buckets=LATENCY)
         self.preprocess = histogram("opsin_preprocess_seconds", "Decoding and resizing the input of one request.", model, buckets=LATENCY)
-        self.queue_wait = histogram(
-            "opsin_queue_wait_seconds",
-            "Round trip through the queue of a request's slowest item, less the time that the worker held it.",
-            model,
-            buckets=WAIT,
-        )
+        wait_text = "Round trip through the queue of a request's slowest item, less the time that the worker held it."
+        self.queue_wait = histogram("opsin_queue_wait_seconds", wait_text, model, buckets=WAIT)
         self.postprocess = histogram("opsin_postprocess_seconds", "From the last reply to the response body.", model, buckets=WAIT)
         payload = histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES)
         in_flight = gauge("opsin_in_flight", "Requests for inference in progress.", multiprocess_mode="livesum")
@@ -268,9 +260,8 @@ class WorkerMetrics:
         histogram = partial(Histogram, registry=registry)
         labels = ["model", "version"]
         self.batches = counter("opsin_batches", "Batches run.", labels)
-        self.cold_batches = counter(
-            "opsin_cold_batches", "Batches of a shape that had not run before: slower, and not used for estimates.", labels
-        )
+        self.cold_batches = counter("opsin_cold_batches", "Batches of a new shape: slower, and not used for estimates.", labels)
+        self.out_of_memory = counter("opsin_out_of_memory", "Batches that did not fit into memory.", labels)
         self.backend = gauge("opsin_backend", "1 for the backend that runs a bundle's typical batches.", [*labels, "backend"])
         self.batch_size = histogram("opsin_batch_size", "Items in a batch.", labels, buckets=SIZE)
         self.batch_wait = histogram("opsin_batch_wait_seconds", "From the pull of an item to the start of its batch.", labels, buckets=WAIT)
@@ -293,9 +284,9 @@ class WorkerMetrics:
         self.failures = counter("opsin_failures", "Jobs that ended without a result.", ["model", "kind"])
         self.redeliveries = counter("opsin_redeliveries", "Jobs taken over from a dead worker.")
         self.dead_letters = counter("opsin_dead_letters", "Jobs given up and set aside.")
-        self.progress_age = gauge(
-            "opsin_worker_last_progress_age_seconds", "Seconds since the last batch ended or, when idle, since the last poll of the queue."
-        )
+        progress_text = "Seconds since the last batch ended or, when idle, since the last poll of the queue."
+        self.progress_age = gauge("opsin_worker_last_progress_age_seconds", progress_text)
+        self.device_memory = gauge("opsin_device_memory_bytes", "Memory of the worker's GPU, by kind.", ["device", "kind"])
 
 
 @dataclass(frozen=True, eq=False)

@@ -121,7 +121,7 @@ class FailedJob:
 
 @dataclass(frozen=True)
 class TooLarge:
-    """A batch that did not fit into memory; its halves follow."""
+    """A batch that did not fit into memory; its halves follow, or the failure of its only job."""
 
     jobs: list[Delivery]
 
@@ -142,7 +142,7 @@ class Left:
 
 
 Outcome = Computed | Reports | FailedJob | TooLarge | Left
-Result = Computed | Reports | FailedJob | Unserved | Left
+Result = Computed | Reports | FailedJob | TooLarge | Unserved | Left
 
 
 class Executor(Protocol):
@@ -317,8 +317,7 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
         return
     if is_out_of_memory(failure):
         free_memory()
-        if len(jobs) > 1:
-            yield TooLarge(jobs)
+        yield TooLarge(jobs)
     if len(jobs) == 1:
         yield FailedJob(jobs[0], failure, told)
         return

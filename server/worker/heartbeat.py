@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 from kernels import progress
+from kernels.devices import device_memory
 from kernels.malloc import return_freed_memory
 from server.processes.supervisor_protocol import STUCK, restarts
 from server.queue.errors import RedisUnavailable
@@ -100,6 +101,8 @@ class Heartbeat:
         for label, chosen in self.bundles.backends().items():
             for backend in BACKENDS:
                 self.metrics.backend.labels(*label, backend).set(backend == chosen)
+        for kind, nbytes in device_memory(self.layout.device).items():
+            self.metrics.device_memory.labels(self.layout.name, kind).set(nbytes)
         executors = self.bundles.stepwise()
         # jobs go before what is kept of ended ones
         room = self.layout.state_bytes - sum(executor.nbytes for executor in executors.values())

@@ -210,8 +210,10 @@ class BatchRunner:
         for result in executor.run(jobs) if jobs else ():
             running.progressed = time.monotonic()
             if isinstance(result, TooLarge):
-                log.warning("out of memory: batch halved", bundle=running.bucket.bundle, size=len(result.jobs))
-                self.slots.too_large(running, round(sum(map(executor.weight, result.jobs))))
+                log.warning("out of memory", bundle=running.bucket.bundle, size=len(result.jobs))
+                self.answers.put(result)
+                if len(result.jobs) > 1:  # a single job may have met the peak of another batch
+                    self.slots.too_large(running, round(sum(map(executor.weight, result.jobs))))
                 continue
             if isinstance(result, Computed) and len(result.jobs) == len(jobs) and not (result.cold or result.waited):
                 self.slots.measured(running, result.size, result.seconds)

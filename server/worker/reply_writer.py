@@ -18,7 +18,7 @@ from server.queue.worker.delivery import Delivery
 from server.queue.worker.worker_queue import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import BufferedHistogram, WorkerMetrics
-from server.worker.executors import Computed, FailedJob, JobOutputs, Left, Report, Reports, Result, Unserved
+from server.worker.executors import Computed, FailedJob, JobOutputs, Left, Report, Reports, Result, TooLarge, Unserved
 
 log = logs.get(__name__)
 
@@ -78,6 +78,8 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
         case Left():
             for job in result.jobs:
                 metrics.step_leaves.labels(*job.bundle.split("@"), result.how).inc()
+        case TooLarge(jobs=[first, *_]):
+            metrics.out_of_memory.labels(*first.bundle.split("@")).inc()
         case FailedJob(job=job, error=InvalidInput() | JobTooLarge() as error):
             kind = "unusable-input" if isinstance(error, InvalidInput) else "excessive"
             if kind == "unusable-input":

@@ -46,6 +46,8 @@ class FakeCuda:
     """Version of CUDA that torch is built for."""
     start_error: str = ""
     """Error of everything that starts CUDA; empty for none."""
+    allocated: int = GIB
+    reserved: int = 2 * GIB
     streams_used: list[object] = field(default_factory=list)
     """The stream of each block that ran on one."""
 
@@ -62,6 +64,9 @@ class FakeCuda:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         for name in ("device_count", "get_device_properties", "stream"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.total_memory - self.reserved, self.total_memory))
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.allocated)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: self.reserved)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: not self.start_error and self.device_count() > 0)
         monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from server.queue.worker.delivery import Delivery
 from server.scheduler.scheduler import Running, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
-from server.worker.executors import Arrays, Computed, FailedJob, OneShot
+from server.telemetry.metrics import WorkerMetrics
+from server.worker.executors import Arrays, Computed, FailedJob, OneShot, TooLarge
 from server.worker.loops import BatchRunner
+from server.worker.reply_writer import Answers
 from tests.fake_cuda.device import ERRORS
 from tests.support.plain_model import Plain
 from tests.support.queue import delivery
@@ -74,9 +77,8 @@ def test_a_job_that_ran_out_of_memory_runs_alone_once_more() -> None:
     [job] = jobs(1)
     runner.slots.add([job])
     runner.run()
-    assert runner.written == []
     assert runner.run().bucket.alone
-    [computed] = runner.written
+    [_too_large, computed] = runner.written
     assert isinstance(computed, Computed) and [answer.job.job.id for answer in computed.answers] == [job.job.id]
 
 
@@ -85,4 +87,13 @@ def test_a_job_that_never_fits_fails_the_second_time() -> None:
     runner.slots.add(jobs(1))
     runner.run()
     runner.run()
-    assert [type(result) for result in runner.written] == [FailedJob]
+    assert [type(result) for result in runner.written] == [TooLarge, TooLarge, FailedJob]
+
+
+def test_lack_of_memory_is_counted() -> None:
+    metrics, queue = WorkerMetrics(), Mock()
+    answers = Answers(queue, metrics)
+    batch = jobs(2)
+    answers.write_in_turn(TooLarge(batch))
+    model, version = batch[0].bundle.split("@")
+    assert metrics.registry.get_sample_value("opsin_out_of_memory_total", {"model": model, "version": version}) == 1

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from kernels import progress
+from server.telemetry.metrics import WorkerMetrics
+from server.worker.device_layout import Layout
 from server.worker.heartbeat import Heartbeat
+from tests.fake_cuda.device import GIB, FakeCuda
 
 
 def test_a_compilation_counts_as_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +25,14 @@ def test_a_compilation_counts_as_progress(monkeypatch: pytest.MonkeyPatch) -> No
     assert heartbeat.silence == 100.0
     progress.note()
     assert heartbeat.silence < 50.0
+
+
+def test_the_memory_of_a_gpu_is_in_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    FakeCuda(total_memory=80 * GIB, reserved=3 * GIB, allocated=2 * GIB).install(monkeypatch, tmp_path)
+    queue, slots, bundles, metrics = Mock(id="one"), Mock(count=2, silence=0.0), Mock(folder=tmp_path), WorkerMetrics()
+    bundles.announcements.return_value, bundles.backends.return_value, bundles.stepwise.return_value = [], {}, {}
+    layout = Layout(torch.device("cuda"), 2, 1, 8, name="cuda:1")
+    Heartbeat(queue, slots, bundles, metrics, 0, layout, 0.0)._info()
+    expected = {"allocated": 2 * GIB, "reserved": 3 * GIB, "free": 77 * GIB, "total": 80 * GIB}
+    for kind, nbytes in expected.items():
+        assert metrics.registry.get_sample_value("opsin_device_memory_bytes", {"device": "cuda:1", "kind": kind}) == nbytes
