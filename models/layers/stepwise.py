@@ -104,6 +104,12 @@ StepwiseFactory = Callable[[nn.Module, BundleSpec, torch.device], StepwiseModel 
 """(model, its bundle's spec, its device) → its stepwise model; None if its config has a single forward pass."""
 
 
+def keep_for_current_stream(tensor: Tensor) -> None:
+    """Keep the memory of a tensor that another stream made until the current one has read it, even if the tensor is dropped before."""
+    if tensor.is_cuda:
+        tensor.record_stream(torch.cuda.current_stream(tensor.device))
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until a GPU has computed all that this thread has queued, before other threads read it on streams of their own."""
     if device.type == "cuda":

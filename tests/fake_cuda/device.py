@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import LifoQueue
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kernels import devices
 from server.worker.executors import Streams
@@ -93,3 +96,39 @@ def raise_ordered(corners: list[tuple[int, ...]]) -> None:
         _broken.append(ERRORS[order])
     if _broken:
         raise _broken[0]
+
+
+class StreamTracker(TorchDispatchMode):
+    """The streams that make, read and keep each tensor. A tensor that another stream has read must be kept for it: that stream's thread
+    may drop it while the read is still queued."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = 0
+        """The current stream."""
+        self._made: dict[int, int] = {}
+        """The stream of each storage that was made here, by address."""
+        self._read: set[tuple[int, int]] = set()
+        """Storages and foreign streams that have read them."""
+        self._kept: set[tuple[int, int]] = set()
+        self._alive: list[torch.Tensor] = []
+        """All tensors, so that no address is used twice."""
+
+    def keep(self, tensor: torch.Tensor) -> None:
+        self._kept.add((tensor.untyped_storage().data_ptr(), self.stream))
+
+    @property
+    def unkept(self) -> set[tuple[int, int]]:
+        """Storages that a stream has read without keeping them."""
+        return self._read - self._kept
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in filter(torch.is_tensor, tree_leaves((args, kwargs))):
+            address = tensor.untyped_storage().data_ptr()
+            if self._made.get(address, self.stream) != self.stream:
+                self._read.add((address, self.stream))
+        for tensor in filter(torch.is_tensor, tree_leaves(made)):
+            self._made.setdefault(tensor.untyped_storage().data_ptr(), self.stream)
+            self._alive.append(tensor)
+        return made

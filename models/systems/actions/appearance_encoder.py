@@ -24,6 +24,7 @@ from models.bundle_schema import Clip, Preprocess
 from models.people.person_clips import clip_frame_indices, crop_and_resize, normalise_clip, resize_box
 from models.systems.actions.person_tracks import PersonTrack
 from models.systems.mvit.model import MViT, PoolingBlock
+from models.systems.mvit.pooling_attention import pause
 
 EncodingSteps = Iterator[int | NDArray[np.float32]]
 """Number of bytes kept in memory after each part, then the feature."""
@@ -99,7 +100,7 @@ class AppearanceEncoder:
         corners = resize_box([0.0] * 4 if box is None else box.tolist(), chosen[0].size, self._preprocess.short_side)
         x, grid = self._model.embed(pixels.to(parameter.dtype))
         del images, pixels
-        yield x.nbytes
+        yield from pause(x)
         for block in self._model.blocks:
             assert isinstance(block, PoolingBlock)
             x, grid = yield from block.forward_in_parts(x, grid)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.layers.block import Mlp, drop_branch, drop_path_rates
 from models.layers.initialisation import initialise_like_slowfast
 from models.layers.position_embeddings import Grid
-from models.systems.mvit.pooling_attention import OPS_PER_PART, PoolingAttention, PoolingAttentionConfig, default_kernel, storage_bytes
+from models.systems.mvit.pooling_attention import OPS_PER_PART, PoolingAttention, PoolingAttentionConfig, default_kernel, pause
 from models.systems.mvit.roi_pool import BoxPooling
 from models.systems.mvit.trunk import OverlappingPatchEmbed, Positions, TrunkConfig, factor_at, grow, make_position_table
 
@@ -113,18 +113,18 @@ class PoolingBlock(nn.Module):
         """Compute `forward` of a model in inference in parts of about `OPS_PER_PART` operations: (B, N, C) → (B, N', C'). Yields, after
         each part, the bytes of its live tensors."""
         normed = self.norm1(x)
-        attended, pooled_grid = yield from self.attn.forward_in_parts(normed, grid, storage_bytes(x, normed))
+        attended, pooled_grid = yield from self.attn.forward_in_parts(normed, grid, x, normed)
         shortcut = self._attention_shortcut(x, normed)
         del normed
-        yield storage_bytes(x, shortcut, attended)
+        yield from pause(x, shortcut, attended)
         x = self._pool(shortcut, grid) + self._branch(attended, self.gamma_1)
         del attended, shortcut
-        yield storage_bytes(x)
+        yield from pause(x)
         part_tokens = max(1, int(OPS_PER_PART / (2 * x.shape[0] * self._mlp_weights)))
         outputs: list[Tensor] = []
         for part in x.split(part_tokens, dim=1):  # type: ignore[no-untyped-call]
             outputs.append(self._feed_forward(part))
-            yield storage_bytes(x, *outputs)
+            yield from pause(x, *outputs)
         return torch.cat(outputs, dim=1), pooled_grid
 
     def _attention_shortcut(self, x: Tensor, normed: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.position_embeddings import Grid
+from models.layers.stepwise import keep_for_current_stream
 
 HEAD_ALIGNMENT = 8
 """Divisor of head widths that fast attention kernels require."""
@@ -68,21 +69,21 @@ class PoolingAttention(nn.Module):
         v, _ = pool_tokens(v, grid, self.pool_v, self.norm_v, self.config.class_token)
         return self._merge_heads(q, self._attend(q, k, v, q_grid, k_grid)), q_grid
 
-    def forward_in_parts(self, x: Tensor, grid: Grid, extra_bytes: int = 0) -> Generator[int, None, tuple[Tensor, Grid]]:
+    def forward_in_parts(self, x: Tensor, grid: Grid, *kept: Tensor) -> Generator[int, None, tuple[Tensor, Grid]]:
         """Compute `forward` in parts of about `OPS_PER_PART` operations, (B, N, C) → (B, N', C'): projection, each pooling, attention of
         some queries.
 
-        Yields, after each part, the bytes of its live tensors plus `extra_bytes`, those of its caller.
+        Yields, after each part, the bytes of its live tensors and of those that its caller has kept.
         """
         q, k, v = self._project(x)
         del x
-        yield extra_bytes + storage_bytes(q, k, v)
+        yield from pause(q, k, v, *kept)
         q, q_grid = self.pool_query(q, grid)
-        yield extra_bytes + storage_bytes(q, k, v)
+        yield from pause(q, k, v, *kept)
         k, k_grid = pool_tokens(k, grid, self.pool_k, self.norm_k, self.config.class_token)
-        yield extra_bytes + storage_bytes(q, k, v)
+        yield from pause(q, k, v, *kept)
         v, _ = pool_tokens(v, grid, self.pool_v, self.norm_v, self.config.class_token)
-        yield extra_bytes + storage_bytes(q, k, v)
+        yield from pause(q, k, v, *kept)
         queries, keys, values, scale = self._append_relative(q, k, v, q_grid, k_grid)
         width = v.shape[-1]
         del k, v
@@ -90,7 +91,7 @@ class PoolingAttention(nn.Module):
         attended: list[Tensor] = []
         for part in queries.split(part_queries, dim=2):  # type: ignore[no-untyped-call]
             attended.append(F.scaled_dot_product_attention(part, keys, values, scale=scale)[..., :width])
-            yield extra_bytes + storage_bytes(q, queries, keys, values, *attended)
+            yield from pause(q, queries, keys, values, *attended, *kept)
         return self._merge_heads(q, torch.cat(attended, dim=2)), q_grid
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,6 +169,14 @@ def pool_tokens(x: Tensor, grid: Grid, conv: nn.Module | None, norm: nn.Module |
     grid = (pooled.shape[2], pooled.shape[3], pooled.shape[4])
     patches = pooled.permute(0, 2, 3, 4, 1).reshape(batch, heads, prod(grid), width)
     return norm(torch.cat([front, patches], dim=2)), grid
+
+
+def pause(*tensors: Tensor) -> Generator[int, None, None]:
+    """Yield the memory of all live tensors in bytes. The thread that goes on may use another CUDA stream, so that their memory, which the
+    allocator would give to the stream that made them, stays theirs until that stream has read them."""
+    yield storage_bytes(*tensors)
+    for tensor in tensors:
+        keep_for_current_stream(tensor)
 
 
 def storage_bytes(*tensors: Tensor) -> int:

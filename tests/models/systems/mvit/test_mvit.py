@@ -25,6 +25,7 @@ from models.systems.mvit.model import Activation, MViT, MViTConfig
 from models.systems.mvit.pooling_attention import PoolingAttention, PoolingAttentionConfig, pool_tokens, relative_rows
 from models.systems.mvit.roi_pool import BoxPooling, roi_align
 from models.systems.mvit.trunk import Positions, TrunkConfig
+from tests.fake_cuda.device import StreamTracker
 from tests.golden.case import read_case
 from tests.golden.checks import relative_deviation
 
@@ -80,6 +81,26 @@ def test_blocks_in_small_parts_give_what_whole_blocks_do(
             x = in_parts
             torch.testing.assert_close(x, whole, atol=1e-5, rtol=1e-5)
             assert grid == whole_grid
+
+
+@pytest.mark.parametrize("expand_in_attention", [True, False], ids=["expands in attention", "expands in MLP"])
+def test_parts_on_other_streams_keep_what_they_read(monkeypatch: pytest.MonkeyPatch, *, expand_in_attention: bool) -> None:
+    """Else the stream that made a tensor may overwrite it while another one reads it: each part may run in another thread."""
+    monkeypatch.setattr("models.systems.mvit.pooling_attention.OPS_PER_PART", 20_000)
+    monkeypatch.setattr("models.systems.mvit.model.OPS_PER_PART", 20_000)
+    network = built(replace(SMALL, expand_in_attention=expand_in_attention))
+    tracker = StreamTracker()
+    monkeypatch.setattr("models.systems.mvit.pooling_attention.keep_for_current_stream", tracker.keep)
+    with torch.inference_mode(), tracker:
+        x, grid = network.embed(clips())
+        for block in network.blocks:
+            parts = block.forward_in_parts(x, grid)
+            with pytest.raises(StopIteration) as end:
+                while True:
+                    next(parts)
+                    tracker.stream += 1
+            x, grid = end.value.value
+    assert not tracker.unkept
 
 
 @pytest.mark.parametrize("expand_in_attention", [True, False], ids=["expands in attention", "expands in MLP"])
