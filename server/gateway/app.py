@@ -37,7 +37,7 @@ from server.gateway.openapi import document as openapi
 from server.gateway.routes import embeddings, infer, jobs, models, monitoring, open_inference, pages, scenes, tasks
 from server.gateway.status import Status, StatusDocument
 from server.http.middleware import RequestMiddleware
-from server.http.problems import Kind, Problem, ProblemDocument
+from server.http.problems import Problem, ProblemDocument, ProblemKind
 from server.http.requests import CLIENT_CLOSED_REQUEST, allowed_methods
 from server.http.url_allowlist import host_and_port
 from server.media.images import ImageDecoder
@@ -237,9 +237,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """The router itself refuses unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        problem = Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:MAX_QUOTED_CHARS]} does not answer {request.method}")
+        problem = Problem(ProblemKind.METHOD_NOT_ALLOWED, f"{request.url.path[:MAX_QUOTED_CHARS]} does not answer {request.method}")
     else:
-        problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:MAX_QUOTED_CHARS]}; /docs lists what there is")
+        problem = Problem(ProblemKind.NOT_FOUND, f"there is nothing at {request.url.path[:MAX_QUOTED_CHARS]}; /docs lists what there is")
     response = problem.to_response(request.state.request_id)
     response.headers.update(error.headers or {})
     if error.status_code == 405:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from functools import lru_cache
 
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 
 _NAME = rb"[A-Za-z0-9._~!$&'()*+,;=-]*"
 _IPV6 = rb"\[(?P<ipv6>[0-9A-Fa-f:.]+)(?:%[A-Za-z0-9._~-]+)?\]"
@@ -19,28 +19,28 @@ _ABSOLUTE = re.compile(rb"https?://(?P<authority>[^/?#]+)(?P<path>[^#]*)", re.IG
 def check_coding(codings: Sequence[bytes], version: str) -> None:
     """codings: values of Transfer-Encoding. Raises Problem: the body could end elsewhere for a proxy than for us."""
     if version == "1.0":
-        raise Problem(Kind.INVALID_REQUEST, "HTTP/1.0 has no Transfer-Encoding: send Content-Length", "Transfer-Encoding")
+        raise Problem(ProblemKind.INVALID_REQUEST, "HTTP/1.0 has no Transfer-Encoding: send Content-Length", "Transfer-Encoding")
     names = b",".join(codings).lower()
     if names.strip(b" \t") == b"chunked":
         return
     if {name.strip(b" \t") for name in names.split(b",")} <= {b"chunked", b""}:
-        raise Problem(Kind.INVALID_REQUEST, "send `chunked` once", "Transfer-Encoding")
-    raise Problem(Kind.NOT_OFFERED, "only `chunked` is decoded here", "Transfer-Encoding")
+        raise Problem(ProblemKind.INVALID_REQUEST, "send `chunked` once", "Transfer-Encoding")
+    raise Problem(ProblemKind.NOT_OFFERED, "only `chunked` is decoded here", "Transfer-Encoding")
 
 
 def check_host(hosts: Sequence[bytes], version: str) -> None:
     """hosts: values of Host. Raises Problem."""
     if len(hosts) > 1 or (not hosts and version != "1.0"):
-        raise Problem(Kind.INVALID_REQUEST, f"{len(hosts)} Host headers: a request of HTTP/1.1 has one", "Host")
+        raise Problem(ProblemKind.INVALID_REQUEST, f"{len(hosts)} Host headers: a request of HTTP/1.1 has one", "Host")
     if hosts and not _is_host(hosts[0]):
-        raise Problem(Kind.INVALID_REQUEST, "neither a host nor host:port", "Host")
+        raise Problem(ProblemKind.INVALID_REQUEST, "neither a host nor host:port", "Host")
 
 
 def split_absolute(url: bytes) -> tuple[bytes, bytes]:
     """Host, and path with query, of a request target such as `http://host/path`. Raises Problem."""
     parts = _ABSOLUTE.fullmatch(url)
     if parts is None or not _is_host(parts["authority"]):
-        raise Problem(Kind.INVALID_REQUEST, "the request target is neither a path nor http://host/path")
+        raise Problem(ProblemKind.INVALID_REQUEST, "the request target is neither a path nor http://host/path")
     path = parts["path"]
     return parts["authority"], path if path.startswith(b"/") else b"/" + path
 

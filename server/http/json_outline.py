@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from server import json_scan
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 
 MARK = secrets.token_hex(16)
 """Begins what stands in the place of a long string; nobody else can write it."""
@@ -44,9 +44,9 @@ class Outline:
         try:
             scan = json_scan.check(data, max_elements)
         except json_scan.MalformedJson as error:
-            raise Problem(Kind.INVALID_BODY, str(error)) from error
+            raise Problem(ProblemKind.INVALID_BODY, str(error)) from error
         except json_scan.TooManyElements as error:
-            raise Problem(Kind.TOO_LARGE, str(error)) from error
+            raise Problem(ProblemKind.TOO_LARGE, str(error)) from error
         view, at = memoryview(data), 0
         parts: list[memoryview | bytes] = []
         for index, span in enumerate(scan.long):

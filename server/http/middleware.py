@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.concurrency.cancellation import Deadline, TimerWheel
 from server.concurrency.client_bound import ClientBound
 from server.http.client_identity import ClientAddresses, subscriber
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import Head
 from server.http.sse import CHUNK_BYTES
 from server.telemetry import logs
@@ -131,7 +131,7 @@ class RequestMiddleware:
         try:
             if bound is not None and bound.over(client, 1):
                 detail = f"one client ({client}) has at most {bound.each} requests in flight, a quarter of OPSIN_MAX_CONNECTIONS"
-                raise Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER)
+                raise Problem(ProblemKind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER)
             if self._authenticate is not None:
                 self._authenticate(scope)
         except Problem as problem:
@@ -175,7 +175,7 @@ class _BoundedBody:
                 message = await self._receive()
         except TimeoutError:
             detail = f"the body has brought less than {MIN_PROGRESS_BYTES} bytes in {PROGRESS_WINDOW_S:g} s"
-            raise Problem(Kind.TOO_SLOW, detail) from None
+            raise Problem(ProblemKind.TOO_SLOW, detail) from None
         if message["type"] != "http.request" or not message.get("more_body", False):
             self._ended = True
             self.release()
@@ -195,10 +195,10 @@ class _BoundedBody:
     def _take(self, nbytes: int) -> None:
         share = f"{self._bodies.each} bytes, a quarter of OPSIN_QUEUE_MAX_BYTES"
         if self._held_bytes + nbytes > self._bodies.each:
-            raise Problem(Kind.TOO_LARGE, f"the body is longer than {share}")
+            raise Problem(ProblemKind.TOO_LARGE, f"the body is longer than {share}")
         if self._bodies.over(self._client, nbytes):
             detail = f"unfinished bodies of one client ({self._client}) hold at most {share}"
-            raise Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER)
+            raise Problem(ProblemKind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER)
         self._bodies.take(self._client, nbytes)
         self._held_bytes += nbytes
         self._recent_bytes += nbytes
@@ -206,7 +206,7 @@ class _BoundedBody:
 
 def internal_error() -> Problem:
     """Return the problem that clients get for an unforeseen exception."""
-    return Problem(Kind.INTERNAL, "something went wrong here; the log says more under this request id")
+    return Problem(ProblemKind.INTERNAL, "something went wrong here; the log says more under this request id")
 
 
 def _split_body(message: Message) -> Iterable[Message]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 
 _PARAMETER = re.compile(r"""[ \t]*;[ \t]*(?:(?P<name>[^\s;="]+)=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<token>[^\s;"]*)))?""")
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
@@ -39,4 +39,4 @@ def boundary_of(content_types: list[str]) -> bytes:
 
 def _refusal(reason: str) -> Problem:
     detail = f"{reason}: a multipart body needs one boundary; let your HTTP client write this header"
-    return Problem(Kind.INVALID_BODY, detail, "Content-Type")
+    return Problem(ProblemKind.INVALID_BODY, detail, "Content-Type")

@@ -11,7 +11,7 @@ from starlette.responses import Response
 MEDIA_TYPE = "application/problem+json"
 
 
-class Kind(Enum):
+class ProblemKind(Enum):
     """Every kind of problem: its name in `type`, its status and its title."""
 
     INVALID_BODY = "invalid-body", 400, "The body cannot be read"
@@ -82,7 +82,7 @@ MAX_DETAIL = 1024
 class Problem(Exception):
     """Ends a request with a problem document. `retry_after` in whole seconds; `detail` is cut after MAX_DETAIL bytes."""
 
-    kind: Kind
+    kind: ProblemKind
     detail: str
     field: str | None = None
     retry_after: int | None = None
@@ -98,9 +98,9 @@ class Problem(Exception):
 
     def headers(self) -> dict[str, str]:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        if self.kind is Kind.UNAUTHORIZED:
+        if self.kind is ProblemKind.UNAUTHORIZED:
             headers["WWW-Authenticate"] = 'Bearer realm="opsin"'
-        if self.kind is Kind.TOO_SLOW:
+        if self.kind is ProblemKind.TOO_SLOW:
             headers["Connection"] = "close"  # the rest of the body would take as long
         return headers
 

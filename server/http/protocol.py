@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 from server.http.connection_limits import ConnectionLimiter, SlowClientGuard
 from server.http.heads import check_coding, check_host, split_absolute
 from server.http.middleware import BODY_COMPLETE
-from server.http.problems import MEDIA_TYPE, Kind, Problem
+from server.http.problems import MEDIA_TYPE, Problem, ProblemKind
 
 HEAD_BYTES = 64 * 1024
 """Limit of request line and headers; also of what comes between two bytes of a body, and of trailers."""
@@ -127,7 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            self._refuse(self._refusal or Problem(Kind.INVALID_REQUEST, "this is no request of HTTP/1.1"))
+            self._refuse(self._refusal or Problem(ProblemKind.INVALID_REQUEST, "this is no request of HTTP/1.1"))
             return
         if self._unproductive > HEAD_BYTES:
             self._refuse(_too_large())
@@ -157,17 +157,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self.parser.get_method() == b"CONNECT":
-            self._stop_parser(Problem(Kind.INVALID_REQUEST, "this is no proxy"))
+            self._stop_parser(Problem(ProblemKind.INVALID_REQUEST, "this is no proxy"))
         if self.parser.should_upgrade():
             return  # it comes again, without
         if len(self.headers) > HEADERS:
-            self._stop_parser(Problem(Kind.HEADERS_TOO_LARGE, f"more than {HEADERS} headers"))
+            self._stop_parser(Problem(ProblemKind.HEADERS_TOO_LARGE, f"more than {HEADERS} headers"))
         try:
             self._check_head()
         except Problem as problem:
             self._stop_parser(problem)
         if len(self.pipeline) >= PIPELINED:
-            self._stop_parser(Problem(Kind.INVALID_REQUEST, f"more than {PIPELINED} requests wait on this connection"))
+            self._stop_parser(Problem(ProblemKind.INVALID_REQUEST, f"more than {PIPELINED} requests wait on this connection"))
         super().on_headers_complete()
         self.headers = []  # trailers end there: nobody asks for them, and they must not pass for headers
         self._unanswered.append(self.cycle)
@@ -180,7 +180,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Raises Problem."""
         version = self.parser.get_http_version()
         if version not in VERSIONS:
-            raise Problem(Kind.INVALID_REQUEST, f"HTTP/{version}: only HTTP/1.1 and HTTP/1.0 are spoken here")
+            raise Problem(ProblemKind.INVALID_REQUEST, f"HTTP/{version}: only HTTP/1.1 and HTTP/1.0 are spoken here")
         size = len(self.url)
         hosts, codings = [], []
         for name, value in self.headers:
@@ -215,7 +215,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.flow.read_paused:  # by us
             self._late = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
         elif self._in_head or self._unproductive:
-            self._refuse(Problem(Kind.TOO_SLOW, f"the head of the request has not arrived within {HEAD_SECONDS:g} s"))
+            self._refuse(Problem(ProblemKind.TOO_SLOW, f"the head of the request has not arrived within {HEAD_SECONDS:g} s"))
         else:
             self.transport.close()
 
@@ -288,4 +288,4 @@ def bounded(limits: ConnectionLimiter) -> type[BoundedProtocol]:
 
 
 def _too_large() -> Problem:
-    return Problem(Kind.HEADERS_TOO_LARGE, f"the request's line and headers are longer than {HEAD_BYTES} bytes")
+    return Problem(ProblemKind.HEADERS_TOO_LARGE, f"the request's line and headers are longer than {HEAD_BYTES} bytes")

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope
 
 from server.concurrency.cancellation import AsyncCancelScope, TimerWheel
 from server.http import sse
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.quote import quote
 
 CLIENT_CLOSED_REQUEST = 499
@@ -115,7 +115,7 @@ class Head:
             return offered[0]
         weights = [_weight(media_type, self._ranges) for media_type in offered]
         if max(weights) <= 0:
-            raise Problem(Kind.NOT_ACCEPTABLE, f"{quote(accept)}: the answer is offered as {', '.join(offered)}", "Accept")
+            raise Problem(ProblemKind.NOT_ACCEPTABLE, f"{quote(accept)}: the answer is offered as {', '.join(offered)}", "Accept")
         return offered[weights.index(max(weights))]
 
     def wants_events(self, media_types: Sequence[str]) -> bool:
@@ -131,9 +131,9 @@ class Head:
         if not keys:
             return ""
         if len(keys) > 1:
-            raise Problem(Kind.INVALID_OPTION, f"given {len(keys)} times; send one", "Idempotency-Key")
+            raise Problem(ProblemKind.INVALID_OPTION, f"given {len(keys)} times; send one", "Idempotency-Key")
         if not 0 < len(keys[0]) <= MAX_IDEMPOTENCY_KEY_CHARS:
-            raise Problem(Kind.INVALID_OPTION, f"use 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters", "Idempotency-Key")
+            raise Problem(ProblemKind.INVALID_OPTION, f"use 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters", "Idempotency-Key")
         return keys[0]
 
     def timeout_s(self, default: float, maximum: float = MAX_TIMEOUT) -> float:
@@ -146,7 +146,9 @@ class Head:
         except ValueError:
             seconds = math.nan
         if not MIN_TIMEOUT <= seconds <= maximum:  # false for NaN, too
-            raise Problem(Kind.INVALID_OPTION, f"{quote(text)}: use seconds from {MIN_TIMEOUT:g} to {maximum:g}", "X-Request-Timeout")
+            raise Problem(
+                ProblemKind.INVALID_OPTION, f"{quote(text)}: use seconds from {MIN_TIMEOUT:g} to {maximum:g}", "X-Request-Timeout"
+            )
         return seconds
 
 
@@ -194,12 +196,12 @@ async def read_small_body(chunks: AsyncIterator[bytes], limit: int) -> bytes:
     async for chunk in chunks:
         received += chunk
         if len(received) > limit:
-            raise Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes")
+            raise Problem(ProblemKind.TOO_LARGE, f"the body is longer than {limit} bytes")
     return bytes(received)
 
 
 def body_too_large(limit: int) -> Problem:
-    return Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes (OPSIN_MAX_BODY_BYTES)")
+    return Problem(ProblemKind.TOO_LARGE, f"the body is longer than {limit} bytes (OPSIN_MAX_BODY_BYTES)")
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> set[str]:

@@ -14,7 +14,7 @@ from PIL import Image
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Sound
 from server.gateway.catalog.model_directory import ModelDirectory
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import Fleet
 from server.queue.messages import ServedBundle, WorkerInfo
@@ -184,12 +184,12 @@ async def test_without_default_fitting_bundles_are_listed(monkeypatch: pytest.Mo
     monkeypatch.setattr(here, "fleet", told)
     with pytest.raises(Problem) as several:
         await here.find(None, "classify-video")
-    assert several.value.kind is Kind.INVALID_OPTION and "first@1, second@1" in several.value.detail
+    assert several.value.kind is ProblemKind.INVALID_OPTION and "first@1, second@1" in several.value.detail
     assert "OPSIN_DEFAULT_MODELS__CLASSIFY_VIDEO" in several.value.detail and "ears" not in several.value.detail
     assert "third" not in several.value.detail, "no worker serves it"
     with pytest.raises(Problem) as none:
         await here.find(None, "classify-audio-video")
-    assert none.value.kind is Kind.UNKNOWN_MODEL
+    assert none.value.kind is ProblemKind.UNKNOWN_MODEL
     assert none.value.detail == "there is no default model for audio and video; no bundle that takes both is served"
     with pytest.raises(Problem) as member:
         await here.find("member", "classify-video")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.http.problems import Kind
+from server.http.problems import ProblemKind
 from tests.docs.code_blocks import ROOT
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -47,4 +47,4 @@ def test_as_many_messages_are_explained_as_it_says() -> None:
 def test_problems_have_the_status_that_is_told() -> None:
     told = {(int(status), slug) for status, *slugs in PROBLEM.findall(PAGE) for slug in slugs if slug}
     assert len(told) >= 8
-    assert told <= {(kind.status, kind.slug) for kind in Kind}
+    assert told <= {(kind.status, kind.slug) for kind in ProblemKind}

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from server.gateway.inference.task_interface import TaskInterface
-from server.http.problems import Kind
+from server.http.problems import ProblemKind
 from server.settings import Settings
 from server.tasks.base import Task
 from server.tasks.registry import ROUTES
@@ -28,7 +28,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 def test_every_kind_of_problem_is_documented() -> None:
     page = (DOCS / "api.md").read_text()
-    assert [kind.slug for kind in Kind if kind is not Kind.NOT_OFFERED and f"`{kind.slug}`" not in page] == []
+    assert [kind.slug for kind in ProblemKind if kind is not ProblemKind.NOT_OFFERED and f"`{kind.slug}`" not in page] == []
 
 
 def option_table(tasks: tuple[Task[Any, Any], ...]) -> str:

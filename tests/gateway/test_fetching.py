@@ -20,7 +20,7 @@ import trustme
 
 from server.gateway.inference.url_parts import PartFetcher
 from server.http.outbound import Dialler
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.url_allowlist import Ip
 from tests.gateway.conftest import Shared
 from tests.support.fake_servers import Asked, Host, HostAnswer, host, trusted
@@ -185,7 +185,7 @@ def test_all_of_a_request_together_may_be_as_long_as_a_body(internet: Host, cert
 
     with pytest.raises(Problem) as refused:
         asyncio.run(fetch())
-    assert refused.value.kind is Kind.TOO_LARGE
+    assert refused.value.kind is ProblemKind.TOO_LARGE
 
 
 @pytest.mark.parametrize(
@@ -357,5 +357,5 @@ async def test_redirect_name_that_turns_private_is_not_dialled(internet: Host, c
     before = internet.connections
     with pytest.raises(Problem) as refused:
         await fetched(internet, Names(["127.0.0.1"], ["127.0.0.3"]), "/moved/0")
-    assert refused.value.kind is Kind.FETCH_FAILED
+    assert refused.value.kind is ProblemKind.FETCH_FAILED
     assert internet.connections == before + 1

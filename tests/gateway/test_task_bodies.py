@@ -20,7 +20,7 @@ from server.gateway.inference.body import RequestBody, read_request_body
 from server.gateway.inference.context import RequestContext
 from server.gateway.inference.task_interface import CommonOptions, TaskInterface
 from server.gateway.openapi import document as openapi
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import Head
 from server.media.images import ImageDecoder
 from server.queue.gateway.reservations import Reservations
@@ -146,31 +146,31 @@ async def test_texts_are_themselves_in_json() -> None:
 @pytest.mark.parametrize(
     ("document", "query", "kind", "field"),
     [
-        ({"image": b64(b"1"), "colour": 1}, "", Kind.INVALID_OPTION, "colour"),
-        ({"image": b64(b"1")}, "colour=1", Kind.INVALID_OPTION, "colour"),
-        ({"image": b64(b"1")}, "image=1", Kind.INVALID_OPTION, "image"),
-        ({"image": b64(b"1"), "steps": 7}, "steps=7", Kind.INVALID_OPTION, "steps"),
-        ({"image": b64(b"1")}, "steps=7&steps=8", Kind.INVALID_OPTION, "steps"),
-        ({"image": b64(b"1"), "label": "a", "labels": ["b"]}, "", Kind.INVALID_OPTION, "labels"),
-        ({"images": [b64(b"1")], "image": b64(b"1")}, "", Kind.INVALID_OPTION, "images"),
-        ({"image": b64(b"1"), "labels": "b"}, "", Kind.INVALID_OPTION, "labels"),
-        ({"image": b64(b"1"), "labels": ["a"] * 4}, "", Kind.INVALID_OPTION, "label"),
-        ({"image": b64(b"1"), "steps": 1001}, "", Kind.INVALID_OPTION, "steps"),
-        ({"image": b64(b"1"), "text": "a"}, "", Kind.INVALID_OPTION, "text"),
-        ({"image": b64(b"1"), "masks": ["center"]}, "", Kind.INVALID_OPTION, "masks"),
-        ({"image": None}, "", Kind.INVALID_OPTION, "image"),
-        ({"steps": 7}, "", Kind.INVALID_OPTION, "image"),
-        ({"images": ["", b64(b"1")]}, "", Kind.INVALID_BODY, "image[0]"),
-        ({"images": [b64(b"1")] * 4}, "", Kind.TOO_LARGE, "image"),
-        ({"texts": ["a", "b", "c"]}, "", Kind.TOO_LARGE, "text"),
-        ({"image": b64(b"1"), "steps": "7" * 5000}, "", Kind.INVALID_OPTION, "steps"),
-        ({"image": b64(b"1"), "steps": 10**500}, "", Kind.INVALID_OPTION, "steps"),
-        ({"image": b64(b"1"), "steps": {"x": "x" * 2**21}}, "", Kind.INVALID_OPTION, "steps"),
-        ({"image": b64(b"1"), "labels": ["a", "x" * 2**21]}, "", Kind.INVALID_OPTION, "label[1]"),
-        ({"image": b64(b"1"), "x" * 2**21: 1}, "", Kind.INVALID_OPTION, "x" * 100),
+        ({"image": b64(b"1"), "colour": 1}, "", ProblemKind.INVALID_OPTION, "colour"),
+        ({"image": b64(b"1")}, "colour=1", ProblemKind.INVALID_OPTION, "colour"),
+        ({"image": b64(b"1")}, "image=1", ProblemKind.INVALID_OPTION, "image"),
+        ({"image": b64(b"1"), "steps": 7}, "steps=7", ProblemKind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1")}, "steps=7&steps=8", ProblemKind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "label": "a", "labels": ["b"]}, "", ProblemKind.INVALID_OPTION, "labels"),
+        ({"images": [b64(b"1")], "image": b64(b"1")}, "", ProblemKind.INVALID_OPTION, "images"),
+        ({"image": b64(b"1"), "labels": "b"}, "", ProblemKind.INVALID_OPTION, "labels"),
+        ({"image": b64(b"1"), "labels": ["a"] * 4}, "", ProblemKind.INVALID_OPTION, "label"),
+        ({"image": b64(b"1"), "steps": 1001}, "", ProblemKind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "text": "a"}, "", ProblemKind.INVALID_OPTION, "text"),
+        ({"image": b64(b"1"), "masks": ["center"]}, "", ProblemKind.INVALID_OPTION, "masks"),
+        ({"image": None}, "", ProblemKind.INVALID_OPTION, "image"),
+        ({"steps": 7}, "", ProblemKind.INVALID_OPTION, "image"),
+        ({"images": ["", b64(b"1")]}, "", ProblemKind.INVALID_BODY, "image[0]"),
+        ({"images": [b64(b"1")] * 4}, "", ProblemKind.TOO_LARGE, "image"),
+        ({"texts": ["a", "b", "c"]}, "", ProblemKind.TOO_LARGE, "text"),
+        ({"image": b64(b"1"), "steps": "7" * 5000}, "", ProblemKind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "steps": 10**500}, "", ProblemKind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "steps": {"x": "x" * 2**21}}, "", ProblemKind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "labels": ["a", "x" * 2**21]}, "", ProblemKind.INVALID_OPTION, "label[1]"),
+        ({"image": b64(b"1"), "x" * 2**21: 1}, "", ProblemKind.INVALID_OPTION, "x" * 100),
     ],
 )
-async def test_nothing_is_silently_ignored(document: dict[str, object], query: str, kind: Kind, field: str) -> None:
+async def test_nothing_is_silently_ignored(document: dict[str, object], query: str, kind: ProblemKind, field: str) -> None:
     with pytest.raises(Problem) as refusal:
         await read_json(document, query)
     assert (refusal.value.kind, refusal.value.field) == (kind, field)
@@ -179,7 +179,7 @@ async def test_nothing_is_silently_ignored(document: dict[str, object], query: s
 async def test_a_number_beyond_all_is_named() -> None:
     with pytest.raises(Problem, match="number") as refusal:
         await read(b'{"image": "' + b64(b"1").encode() + b'", "steps": 1e400}', "application/json")
-    assert (refusal.value.kind, refusal.value.field) == (Kind.INVALID_OPTION, "steps")
+    assert (refusal.value.kind, refusal.value.field) == (ProblemKind.INVALID_OPTION, "steps")
 
 
 async def test_a_part_that_may_come_once_is_refused_a_second_time() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import Head
 
 OFFERED = ("image/png", "application/json", "model/gltf-binary")
@@ -46,7 +46,7 @@ def test_the_highest_weight_wins_and_ties_go_by_our_order(accept: str | None, ch
 def test_none_of_them_is_406_with_what_is_offered(accept: str) -> None:
     with pytest.raises(Problem, match="image/png, application/json") as refusal:
         head((b"accept", accept)).negotiate(OFFERED)
-    assert refusal.value.kind is Kind.NOT_ACCEPTABLE
+    assert refusal.value.kind is ProblemKind.NOT_ACCEPTABLE
 
 
 def test_async_is_preferred_whatever_else_is() -> None:

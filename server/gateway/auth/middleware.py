@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from server.gateway.auth.key_file import ApiKey, ParsedKeyFile, hash_key, parse_key_file, read_file
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import Head
 from server.telemetry import logs
 
@@ -47,14 +47,14 @@ class KeyRing:
         sent = _presented_keys(head)
         if not sent:
             raise Problem(
-                Kind.UNAUTHORIZED,
+                ProblemKind.UNAUTHORIZED,
                 "this service needs an API key: send `Authorization: Bearer KEY` or `X-API-Key: KEY` (Opsin's client sends OPSIN_API_KEY)",
             )
         if len(sent) > 1:
-            raise Problem(Kind.UNAUTHORIZED, "two different keys were sent; send one")
+            raise Problem(ProblemKind.UNAUTHORIZED, "two different keys were sent; send one")
         found = self._lines.keys.get(hash_key(sent.pop()))
         if found is None:
-            raise Problem(Kind.UNAUTHORIZED, "unknown or revoked API key")
+            raise Problem(ProblemKind.UNAUTHORIZED, "unknown or revoked API key")
         return found
 
     def has(self, name: str) -> bool:
@@ -114,7 +114,7 @@ class RateLimiter:
         left = min(burst, before + rate * (now - then))
         if left < 1.0:
             detail = f"{key.name} may send {key.rate:g} requests a second, with all of its keys together"
-            raise Problem(Kind.KEY_SHARE, detail, retry_after=max(1, math.ceil((1.0 - left) / rate)))
+            raise Problem(ProblemKind.KEY_SHARE, detail, retry_after=max(1, math.ceil((1.0 - left) / rate)))
         self._left[key.name] = left - 1.0, now
 
 
@@ -150,7 +150,9 @@ def require_right(right: Literal["metrics", "admin"], request: Request) -> None:
     key = request_key(request)
     if not (key.admin or (key.metrics and right == "metrics")):
         action = "read this" if right == "metrics" else "change models"
-        raise Problem(Kind.FORBIDDEN, f"the key of {key.name} may not {action}; the operator allows it with `{right}` in the key's line")
+        raise Problem(
+            ProblemKind.FORBIDDEN, f"the key of {key.name} may not {action}; the operator allows it with `{right}` in the key's line"
+        )
 
 
 def _presented_keys(head: Head) -> set[bytes]:

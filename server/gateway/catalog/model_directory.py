@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from models.bundle import BundleSpec
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.queue.errors import RedisUnavailable
 from server.queue.gateway.fleet import Fleet, FleetReader
 from server.queue.messages import UNLOADED, ServedBundle, WorkerInfo
@@ -157,13 +157,13 @@ class ModelDirectory:
         if refused := named_unreadable(fleet, requested):
             return unavailable(*refused)
         if task is None:
-            return Problem(Kind.UNKNOWN_MODEL, f"{quote(requested)} is not served; known: {listed_ids}", "model")
+            return Problem(ProblemKind.UNKNOWN_MODEL, f"{quote(requested)} is not served; known: {listed_ids}", "model")
         other, route = newest(fleet, matching_name(fleet.specs.values(), requested)), route_of(REQUEST_KINDS[task].task)
         if other is not None and not serves(task, other):
             reason = refusal(fleet, other)
             detail = f"is unavailable: {reason}" if reason else f"is for {other.route or other.task}"
-            return Problem(Kind.UNKNOWN_MODEL, f"{quote(requested)} {detail}; known for {route}: {listed_ids}", "model")
-        return Problem(Kind.UNKNOWN_MODEL, f"{quote(requested)} is not served; known for {route}: {listed_ids}", "model")
+            return Problem(ProblemKind.UNKNOWN_MODEL, f"{quote(requested)} {detail}; known for {route}: {listed_ids}", "model")
+        return Problem(ProblemKind.UNKNOWN_MODEL, f"{quote(requested)} is not served; known for {route}: {listed_ids}", "model")
 
 
 def _no_default(fleet: Fleet, task: str) -> Problem:
@@ -174,20 +174,20 @@ def _no_default(fleet: Fleet, task: str) -> Problem:
     hint = f"(the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper().replace('-', '_')})"
     if default.parts:
         parts, it = " and ".join(sorted(default.parts)), "it" if len(default.parts) == 1 else "both"
-        kind = Kind.INVALID_OPTION if suitable else Kind.UNKNOWN_MODEL
+        kind = ProblemKind.INVALID_OPTION if suitable else ProblemKind.UNKNOWN_MODEL
         detail = f"name one of those that take {it}: {suitable} {hint}" if suitable else f"no bundle that takes {it} is served"
         return Problem(kind, f"there is no default model for {parts}; {detail}", "model")
     if suitable:
-        return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {suitable} {hint}", "model")
+        return Problem(ProblemKind.INVALID_OPTION, f"there is no default model for {task}; name one of: {suitable} {hint}", "model")
     if others := loaded_specs(fleet, task):
         parts, takes_of = " or ".join(part.name for part in default.task.parts), {spec.id: _takes(spec, task) for spec in others}
         alternatives = format_bundles(fleet, others, takes_of)
         return Problem(
-            Kind.UNKNOWN_MODEL, f"no bundle for {task} that takes {parts} is served; send what one of these takes: {alternatives}"
+            ProblemKind.UNKNOWN_MODEL, f"no bundle for {task} that takes {parts} is served; send what one of these takes: {alternatives}"
         )
     served = ", ".join(route for route in ROUTES if route != task and ready_or_loading(fleet, loaded_specs(fleet, route))) or "none"
     refused = "".join(f"; {id_} is unavailable: {reason}" for id_, reason in unreadable(fleet).items())
-    return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} is served; tasks with one: {served}{refused}")
+    return Problem(ProblemKind.UNKNOWN_MODEL, f"no bundle for {task} is served; tasks with one: {served}{refused}")
 
 
 def _takes(spec: BundleSpec, route: str) -> str:
@@ -310,12 +310,12 @@ def settled(fleet: Fleet) -> bool:
 
 
 def no_worker(detail: str) -> Problem:
-    return Problem(Kind.NO_WORKER, f"{detail} (OPSIN_WORKER_GRACE)", retry_after=RETRY_AFTER_S)
+    return Problem(ProblemKind.NO_WORKER, f"{detail} (OPSIN_WORKER_GRACE)", retry_after=RETRY_AFTER_S)
 
 
 def unavailable(id_: str, reason: str) -> Problem:
     """Return a problem without Retry-After: time alone does not solve it."""
-    return Problem(Kind.BUNDLE_UNAVAILABLE, f"{id_} is unavailable: {reason}")
+    return Problem(ProblemKind.BUNDLE_UNAVAILABLE, f"{id_} is unavailable: {reason}")
 
 
 def refusal(fleet: Fleet, spec: BundleSpec) -> str:
@@ -358,7 +358,7 @@ def _one_has_yet_to_read(fleet: Fleet) -> bool:
 def unloaded_problem(model: str) -> Problem:
     name = model.partition("@")[0]
     return Problem(
-        Kind.UNKNOWN_MODEL, f"{quote(name)} is unloaded; POST /v2/repository/models/{name[:MAX_QUOTED_CHARS]}/load loads it", "model"
+        ProblemKind.UNKNOWN_MODEL, f"{quote(name)} is unloaded; POST /v2/repository/models/{name[:MAX_QUOTED_CHARS]}/load loads it", "model"
     )
 
 

@@ -16,7 +16,7 @@ from server.gateway.inference.context import Mode, Protocol, RequestContext
 from server.gateway.inference.error_mapping import of_refused, redis_away
 from server.gateway.inference.webhook_headers import refuse_webhook
 from server.http.client_identity import owner_of
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import MAX_TIMEOUT, Head, body_too_large
 from server.http.sse import EventStream
 from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
@@ -27,10 +27,10 @@ from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics
 
 REFUSED_UNRUN = (
-    *(Kind.QUEUE_FULL, Kind.CLIENT_SHARE, Kind.KEY_SHARE, Kind.RESULTS_FULL, Kind.DRAINING),
-    *(Kind.TOO_LARGE, Kind.TOO_SLOW, Kind.UNAUTHORIZED, Kind.NO_WORKER, Kind.BUNDLE_UNAVAILABLE),
+    *(ProblemKind.QUEUE_FULL, ProblemKind.CLIENT_SHARE, ProblemKind.KEY_SHARE, ProblemKind.RESULTS_FULL, ProblemKind.DRAINING),
+    *(ProblemKind.TOO_LARGE, ProblemKind.TOO_SLOW, ProblemKind.UNAUTHORIZED, ProblemKind.NO_WORKER, ProblemKind.BUNDLE_UNAVAILABLE),
 )
-REJECTIONS = {kind: kind.slug.replace("-", "_") for kind in REFUSED_UNRUN} | {Kind.REDIS_AWAY: "redis"}
+REJECTIONS = {kind: kind.slug.replace("-", "_") for kind in REFUSED_UNRUN} | {ProblemKind.REDIS_AWAY: "redis"}
 """Reasons of `opsin_rejected`."""
 MEDIA_PARTS = ("image", "video", "audio", "depth")
 MEDIA_REFUSALS = {413: "too_large", 415: "format", 422: "unusable"}
@@ -112,7 +112,7 @@ class Admission:
         self._metrics.in_flight.inc()
         context.deadline.enter()
         if self.draining:
-            raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
+            raise Problem(ProblemKind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
         length = context.head.content_length or 0
         if length > self._settings.max_body_bytes:
             raise body_too_large(self._settings.max_body_bytes)
@@ -218,9 +218,9 @@ def _problem_of(error: BaseException, context: RequestContext) -> Problem | None
         case RedisUnavailable():
             return redis_away(error, context.request_id)
         case DeadlineExceeded() | TimeoutError() if context.cancelled_by_shutdown:
-            return Problem(Kind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER)
+            return Problem(ProblemKind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER)
         case DeadlineExceeded() | TimeoutError():
-            return Problem(Kind.DEADLINE, "no answer before the deadline; the work was cancelled")
+            return Problem(ProblemKind.DEADLINE, "no answer before the deadline; the work was cancelled")
     return None
 
 

@@ -19,7 +19,7 @@ from server.gateway.inference.stages import ParsedRequest, item_field
 from server.gateway.inference.task_interface import TaskInterface
 from server.http.json_outline import Outline, from_base64, marks
 from server.http.multipart import boundary_of
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import Head, iter_body, read_body
 from server.quote import MAX_QUOTED_CHARS
 from server.settings import Settings
@@ -62,16 +62,16 @@ class RequestBody:
     def _add(self, name: str, elements: list[T], element: T) -> None:
         limit = self.interface.parts[name].max_count
         if limit == 1 and elements:
-            raise Problem(Kind.INVALID_OPTION, "given twice", name)
+            raise Problem(ProblemKind.INVALID_OPTION, "given twice", name)
         if len(elements) == (self.max_images if limit is None else limit):
             setting = " (OPSIN_MAX_IMAGES)" if limit is None else ""
-            raise Problem(Kind.TOO_LARGE, f"more than {len(elements)} {name}s in one request{setting}", name)
+            raise Problem(ProblemKind.TOO_LARGE, f"more than {len(elements)} {name}s in one request{setting}", name)
         elements.append(element)
 
     def add_field(self, name: str, value: object) -> None:
         values = self.fields.setdefault(name, [])
         if values and not self.interface.options[name].repeated:
-            raise Problem(Kind.INVALID_OPTION, "given twice", name)
+            raise Problem(ProblemKind.INVALID_OPTION, "given twice", name)
         values.append(value)
 
     def count_items(self) -> int:
@@ -129,7 +129,7 @@ async def read_request_body(
 def refuse_encoding(head: Head) -> None:
     """Refuse a compressed body. Raises Problem (415)."""
     if (head.first(b"content-encoding") or "identity").lower() != "identity":
-        raise Problem(Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already")
+        raise Problem(ProblemKind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already")
 
 
 def _fingerprint(body: RequestBody, query: Mapping[str, Sequence[object]], head: Head) -> str:
@@ -158,33 +158,33 @@ def _fingerprint(body: RequestBody, query: Mapping[str, Sequence[object]], head:
 def _check(body: RequestBody, *, fetches: bool) -> None:
     for part in body.urls:
         if not fetches:
-            raise Problem(Kind.INVALID_OPTION, f"this service fetches nothing (OPSIN_FETCH_HOSTS): send `{part}`", f"{part}_url")
+            raise Problem(ProblemKind.INVALID_OPTION, f"this service fetches nothing (OPSIN_FETCH_HOSTS): send `{part}`", f"{part}_url")
         if body.parts[part]:
-            raise Problem(Kind.INVALID_OPTION, f"sent beside `{part}`: send one of them", f"{part}_url")
+            raise Problem(ProblemKind.INVALID_OPTION, f"sent beside `{part}`: send one of them", f"{part}_url")
     if not any(body.parts.values()) and not body.urls:
         names = " or ".join(f"`{name}`" for name in body.interface.parts)
-        raise Problem(Kind.INVALID_OPTION, f"missing: send at least one {names}", body.interface.task.parts[0].name)
+        raise Problem(ProblemKind.INVALID_OPTION, f"missing: send at least one {names}", body.interface.task.parts[0].name)
     parts = [name for name, elements in body.parts.items() if elements or name in body.urls]
     if body.interface.task_for(parts) is None:
         other = next(name for name in parts if body.interface.task_for([parts[0], name]) is None)
-        raise Problem(Kind.INVALID_OPTION, f"sent beside `{parts[0]}`: send one of them", other)
+        raise Problem(ProblemKind.INVALID_OPTION, f"sent beside `{parts[0]}`: send one of them", other)
     repeated = [name for name in body.parts if body.interface.parts[name].repeated]
     if len(repeated) > 1:
-        raise Problem(Kind.INVALID_OPTION, f"sent beside `{repeated[0]}`: send one of them", repeated[1])
+        raise Problem(ProblemKind.INVALID_OPTION, f"sent beside `{repeated[0]}`: send one of them", repeated[1])
     for name, elements in body.parts.items():
         for index, content in enumerate(elements):
             field = item_field(name, index, len(elements))
             if body.interface.parts[name].kind == "text":
                 _check_text(content, field)
             elif not content:
-                raise Problem(Kind.INVALID_BODY, f"empty: no bytes of `{name}`", field)
+                raise Problem(ProblemKind.INVALID_BODY, f"empty: no bytes of `{name}`", field)
 
 
 def _check_text(content: bytes, field: str) -> None:
     try:
         content.decode()
     except UnicodeDecodeError as error:
-        raise Problem(Kind.INVALID_BODY, f"the text is not UTF-8: {error.reason}", field) from error
+        raise Problem(ProblemKind.INVALID_BODY, f"the text is not UTF-8: {error.reason}", field) from error
 
 
 async def _read_form(body: RequestBody, boundary: bytes, pieces: AsyncIterator[bytes]) -> None:
@@ -200,11 +200,11 @@ async def _read_form(body: RequestBody, boundary: bytes, pieces: AsyncIterator[b
             parser.write(piece)
         parser.finalize()
     except FormParserError as error:
-        raise Problem(Kind.INVALID_BODY, f"no multipart body with this boundary ({error})") from error
+        raise Problem(ProblemKind.INVALID_BODY, f"no multipart body with this boundary ({error})") from error
     if parts.in_preamble:
-        raise Problem(Kind.INVALID_BODY, f"no line of the body, ended by CRLF, is the boundary --{boundary.decode()}")
+        raise Problem(ProblemKind.INVALID_BODY, f"no line of the body, ended by CRLF, is the boundary --{boundary.decode()}")
     if not parts.complete:
-        raise Problem(Kind.INVALID_BODY, "the multipart body ends before its closing boundary")
+        raise Problem(ProblemKind.INVALID_BODY, "the multipart body ends before its closing boundary")
 
 
 class _FormCallbacks:
@@ -234,7 +234,7 @@ class _FormCallbacks:
     def on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
             if self._name is not None:
-                raise Problem(Kind.INVALID_BODY, "a part of the form has two headers Content-Disposition", self._name)
+                raise Problem(ProblemKind.INVALID_BODY, "a part of the form has two headers Content-Disposition", self._name)
             _, options = parse_options_header(self._value)
             self._name = options.get(b"name", b"").decode(errors="replace")
             self._is_file = b"filename" in options
@@ -244,7 +244,7 @@ class _FormCallbacks:
         if self.in_preamble:
             return
         if self._name is None:
-            raise Problem(Kind.INVALID_BODY, "a part of the form has no name in its Content-Disposition")
+            raise Problem(ProblemKind.INVALID_BODY, "a part of the form has no name in its Content-Disposition")
         self._interface.check_name(self._name)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -252,7 +252,7 @@ class _FormCallbacks:
             return
         self._data += data[start:end]
         if not self._is_part and len(self._data) > MAX_FIELD_BYTES:
-            raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", self._name)
+            raise Problem(ProblemKind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", self._name)
 
     def on_part_end(self) -> None:
         if self.in_preamble:
@@ -270,7 +270,7 @@ class _FormCallbacks:
         try:
             return self._data.decode()
         except UnicodeDecodeError as error:
-            raise Problem(Kind.INVALID_BODY, f"the field is not UTF-8: {error.reason}", self._name) from error
+            raise Problem(ProblemKind.INVALID_BODY, f"the field is not UTF-8: {error.reason}", self._name) from error
 
     def on_end(self) -> None:
         self.complete = True
@@ -296,9 +296,9 @@ def _read_json(body: RequestBody, content: bytes) -> None:
             _add(body, name, value, name)
             continue
         if singular in document:
-            raise Problem(Kind.INVALID_OPTION, f"send either `{singular}` or `{name}`", name)
+            raise Problem(ProblemKind.INVALID_OPTION, f"send either `{singular}` or `{name}`", name)
         if not isinstance(value, list):
-            raise Problem(Kind.INVALID_OPTION, "must be a list", name)
+            raise Problem(ProblemKind.INVALID_OPTION, "must be a list", name)
         if not value and singular in interface.options:
             body.fields[singular] = []  # which the task is to see
         for index, element in enumerate(value):
@@ -310,13 +310,13 @@ def decode_fields(outline: Outline, example: str) -> dict[str, msgspec.Raw]:
     try:
         fields = _decoder.decode(outline.json)
     except msgspec.ValidationError as error:
-        raise Problem(Kind.INVALID_BODY, f"the JSON body must be an object such as {example}") from error
+        raise Problem(ProblemKind.INVALID_BODY, f"the JSON body must be an object such as {example}") from error
     except msgspec.DecodeError as error:
-        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if outline.json else "empty") from error
+        raise Problem(ProblemKind.INVALID_BODY, f"not JSON ({error})" if outline.json else "empty") from error
     if len(fields) < outline.fields:  # of a repeated one the decoder keeps the last
         pairs = json.loads(outline.json, object_pairs_hook=list, parse_int=str, strict=False)  # numbers may be of any length
         repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise Problem(Kind.INVALID_OPTION, "given twice", outline.name(repeated)[:MAX_QUOTED_CHARS])
+        raise Problem(ProblemKind.INVALID_OPTION, "given twice", outline.name(repeated)[:MAX_QUOTED_CHARS])
     return fields
 
 
@@ -325,14 +325,14 @@ def read_field(outline: Outline, written: msgspec.Raw, name: str) -> Any:
     try:
         return outline.read(written)
     except msgspec.ValidationError as error:
-        raise Problem(Kind.INVALID_OPTION, "a number beyond those of 64 bits", name) from error
+        raise Problem(ProblemKind.INVALID_OPTION, "a number beyond those of 64 bits", name) from error
     except msgspec.DecodeError as error:
-        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})", name) from error
+        raise Problem(ProblemKind.INVALID_BODY, f"not JSON ({error})", name) from error
 
 
 def _check_short(length: int, field: str) -> None:
     if length > MAX_FIELD_BYTES:
-        raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", field)
+        raise Problem(ProblemKind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", field)
 
 
 def _add(body: RequestBody, name: str, value: object, field: str) -> None:
@@ -361,7 +361,7 @@ def _add(body: RequestBody, name: str, value: object, field: str) -> None:
 
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
-        raise Problem(Kind.INVALID_OPTION, "must be a string: its bytes in base64, or its text if it is one", field)
+        raise Problem(ProblemKind.INVALID_OPTION, "must be a string: its bytes in base64, or its text if it is one", field)
     return value
 
 
@@ -370,4 +370,4 @@ def decode_base64(text: str | memoryview, field: str) -> bytes:
     try:
         return from_base64(text)
     except ValueError as error:
-        raise Problem(Kind.INVALID_OPTION, f"no base64 ({error})", field) from error
+        raise Problem(ProblemKind.INVALID_OPTION, f"no base64 ({error})", field) from error

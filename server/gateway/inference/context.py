@@ -11,7 +11,7 @@ from starlette.types import Receive
 from models.bundle import BundleSpec
 from server.concurrency.cancellation import Deadline, TimerWheel
 from server.gateway.auth.key_file import ApiKey
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import DisconnectWatcher, Head
 from server.http.sse import EventStream
 from server.queue.gateway.reservations import Reservation
@@ -88,5 +88,7 @@ class RequestContext:
         if priority is None:
             return max("normal", maximum, key=PRIORITIES.index)
         if PRIORITIES.index(priority) < PRIORITIES.index(maximum):
-            raise Problem(Kind.INVALID_OPTION, f"the key of {self.key.name} may ask for {maximum} at most, not {priority}", "priority")
+            raise Problem(
+                ProblemKind.INVALID_OPTION, f"the key of {self.key.name} may ask for {maximum} at most, not {priority}", "priority"
+            )
         return priority

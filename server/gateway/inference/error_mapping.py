@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from server.gateway.catalog import model_directory
 from server.http.middleware import internal_error
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media.limits import MediaError
 from server.queue.errors import RedisUnavailable, Refused
@@ -18,39 +18,47 @@ from server.queue.messages import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.telemetry import logs
 
-KINDS = {kind.slug: kind for kind in Kind}
-OF_WORK = {kind.slug: kind for kind in (Kind.WORKER_CRASHED, Kind.MODEL_ERROR, Kind.DEADLINE, Kind.UNUSABLE_INPUT)}
+KINDS = {kind.slug: kind for kind in ProblemKind}
+OF_WORK = {
+    kind.slug: kind for kind in (ProblemKind.WORKER_CRASHED, ProblemKind.MODEL_ERROR, ProblemKind.DEADLINE, ProblemKind.UNUSABLE_INPUT)
+}
 """Kinds of failures that clients are told as such; what else happens to work is ours to explain."""
 
-REASONS: dict[str, tuple[Kind, str]] = {
-    "full": (Kind.QUEUE_FULL, "the queue is full: {items} jobs, {nbytes} bytes"),
-    "long": (Kind.QUEUE_FULL, "the queue is full but for what takes one pass: {items} jobs, {nbytes} bytes"),
-    "low": (Kind.QUEUE_FULL, "work of priority low has its half of the queue: {items} jobs, {nbytes} bytes"),
-    "async": (Kind.QUEUE_FULL, "asynchronous jobs hold half of the queue: {items} jobs, {nbytes} bytes"),
-    "memory": (Kind.QUEUE_FULL, "the queue's Redis is out of memory: {items} jobs, {nbytes} bytes"),
-    "client": (Kind.CLIENT_SHARE, "one client holds at most {max_items} jobs and {max_nbytes} bytes of the queue"),
-    "client-work": (Kind.CLIENT_SHARE, "one client has at most half of the work while others wait, too: {work_s} s are unfinished"),
-    "client-last": (Kind.CLIENT_SHARE, "the queue is nearly full: one client holds at most {max_items} jobs of its last eighth"),
-    "key": (Kind.KEY_SHARE, "this API key may have {max_items} unfinished items at once (max_items)"),
+REASONS: dict[str, tuple[ProblemKind, str]] = {
+    "full": (ProblemKind.QUEUE_FULL, "the queue is full: {items} jobs, {nbytes} bytes"),
+    "long": (ProblemKind.QUEUE_FULL, "the queue is full but for what takes one pass: {items} jobs, {nbytes} bytes"),
+    "low": (ProblemKind.QUEUE_FULL, "work of priority low has its half of the queue: {items} jobs, {nbytes} bytes"),
+    "async": (ProblemKind.QUEUE_FULL, "asynchronous jobs hold half of the queue: {items} jobs, {nbytes} bytes"),
+    "memory": (ProblemKind.QUEUE_FULL, "the queue's Redis is out of memory: {items} jobs, {nbytes} bytes"),
+    "client": (ProblemKind.CLIENT_SHARE, "one client holds at most {max_items} jobs and {max_nbytes} bytes of the queue"),
+    "client-work": (ProblemKind.CLIENT_SHARE, "one client has at most half of the work while others wait, too: {work_s} s are unfinished"),
+    "client-last": (ProblemKind.CLIENT_SHARE, "the queue is nearly full: one client holds at most {max_items} jobs of its last eighth"),
+    "key": (ProblemKind.KEY_SHARE, "this API key may have {max_items} unfinished items at once (max_items)"),
     "results": (
-        Kind.RESULTS_FULL,
+        ProblemKind.RESULTS_FULL,
         "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read",
     ),
     "low-never": (
-        Kind.TOO_LARGE,
+        ProblemKind.TOO_LARGE,
         "the request holds {items} jobs and {nbytes} bytes, and all work of priority low may hold {max_items} jobs and {max_nbytes} bytes, "
         "half of the queue",
     ),
-    "key-never": (Kind.TOO_LARGE, "the request is {items} jobs of the queue, and its API key may have {max_items} at once (max_items)"),
+    "key-never": (
+        ProblemKind.TOO_LARGE,
+        "the request is {items} jobs of the queue, and its API key may have {max_items} at once (max_items)",
+    ),
     "async-items": (
-        Kind.TOO_LARGE,
+        ProblemKind.TOO_LARGE,
         "the job takes {items} items, and asynchronous jobs may hold {max_items}, half of OPSIN_QUEUE_MAX_ITEMS",
     ),
     "async-bytes": (
-        Kind.TOO_LARGE,
+        ProblemKind.TOO_LARGE,
         "the job takes {nbytes} bytes, and asynchronous jobs may hold {max_nbytes}, half of OPSIN_QUEUE_MAX_BYTES",
     ),
-    "results-never": (Kind.TOO_LARGE, "the job takes {nbytes} bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {max_nbytes}"),
+    "results-never": (
+        ProblemKind.TOO_LARGE,
+        "the job takes {nbytes} bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {max_nbytes}",
+    ),
 }
 """Why the queue has no room (`parts/admission.lua`) → the kind of problem, and its detail with the figures of an `Outcome`."""
 RESULTS_RETRY_AFTER = 10
@@ -64,16 +72,16 @@ def of_refused(refused: Refused, part: str | None = None) -> Problem:
     outcome = refused.outcome
     figures = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
     detail = words.format(**figures, work_s=max(1, math.ceil(outcome.work_ms / 1000)))
-    if kind is Kind.TOO_LARGE:
+    if kind is ProblemKind.TOO_LARGE:
         return Problem(kind, detail, part)
-    return Problem(kind, detail, retry_after=RESULTS_RETRY_AFTER if kind is Kind.RESULTS_FULL else refused.retry_after)
+    return Problem(kind, detail, retry_after=RESULTS_RETRY_AFTER if kind is ProblemKind.RESULTS_FULL else refused.retry_after)
 
 
 def of_refusal(error: InvalidOption | MediaError) -> Problem:
     """The problem of an input or an option that a task refuses."""
     if isinstance(error, MediaError):
         return Problem(KINDS[error.problem], str(error), error.part)
-    return Problem(Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION, str(error), error.field)
+    return Problem(ProblemKind.TOO_LARGE if isinstance(error, ExcessiveOption) else ProblemKind.INVALID_OPTION, str(error), error.field)
 
 
 def redis_away(error: RedisUnavailable, request_id: str) -> Problem:
@@ -81,7 +89,7 @@ def redis_away(error: RedisUnavailable, request_id: str) -> Problem:
     if error.cause or error.is_about_key:
         event = "refused: queue key unusable" if error.is_about_key else "refused: the queue is away"
         log.info(event, request_id=request_id, reason=str(error))
-    return Problem(Kind.REDIS_AWAY, error.detail, retry_after=error.retry_after)
+    return Problem(ProblemKind.REDIS_AWAY, error.detail, retry_after=error.retry_after)
 
 
 def of_error(error: Exception, request_id: str) -> Problem:
@@ -109,7 +117,7 @@ def of_reply(failure: Failure, model: str, field: str | None) -> Problem:
         return model_directory.unloaded_problem(model)
     if failure.kind == "excessive":
         option, _, detail = failure.detail.partition(": ")
-        return Problem(Kind.TOO_LARGE, detail, option)
+        return Problem(ProblemKind.TOO_LARGE, detail, option)
     if failure.kind == "deadline":
         field = None
-    return Problem(OF_WORK.get(failure.kind, Kind.INTERNAL), failure.detail, field)
+    return Problem(OF_WORK.get(failure.kind, ProblemKind.INTERNAL), failure.detail, field)

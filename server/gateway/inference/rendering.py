@@ -17,7 +17,7 @@ from server.gateway.inference import present_task
 from server.gateway.inference.error_mapping import of_refusal
 from server.gateway.inference.stages import AnsweredRequest, Timing
 from server.http.json_outline import BASE64_PIECE, to_base64
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.media.limits import MediaError
 from server.media.memory_budget import MemoryBudget
 from server.processes.sandbox_process import SandboxError
@@ -111,7 +111,7 @@ class ResponseRenderer:
             answer = await self._child_executor.run(client, partial(self._child.run, message))
         except SandboxError as failure:
             log.error("presenting failed", task=task.name, request_id=answered.request_id, reason=str(failure))
-            raise Problem(Kind.INTERNAL, f"the answer could not be made: {failure}") from failure
+            raise Problem(ProblemKind.INTERNAL, f"the answer could not be made: {failure}") from failure
         return present_task.answer(task, answer)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from server.gateway.inference.error_mapping import of_refusal
 from server.gateway.inference.stages import ParsedRequest, ResolvedRequest, item_field
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.media.part_hints import suggest_recording_part
 from server.tasks.capabilities import KeepsScenes, accepted_parts, plan_of
 from server.tasks.options import InvalidOption
@@ -31,10 +31,10 @@ async def resolve_request(parsed: ParsedRequest, gateway: Gateway) -> ResolvedRe
     for name in parts:
         if name not in accepted:
             hint = f"; a bare body is its `{name}`: send a form, as with curl -F {next(iter(accepted))}=@FILE" if parsed.is_raw_body else ""
-            raise Problem(Kind.INVALID_OPTION, f"{spec.id} takes {', '.join(accepted)}, and no {name}{hint}", name)
+            raise Problem(ProblemKind.INVALID_OPTION, f"{spec.id} takes {', '.join(accepted)}, and no {name}{hint}", name)
     for part in accepted.values():
         if part.required and part.name not in parts:
-            raise Problem(Kind.INVALID_OPTION, f"missing: {spec.id} needs `{part.name}`; send it, too", part.name)
+            raise Problem(ProblemKind.INVALID_OPTION, f"missing: {spec.id} needs `{part.name}`; send it, too", part.name)
     try:
         plan = plan_of(task, parsed.options, spec)
     except InvalidOption as error:
@@ -65,4 +65,4 @@ def _check_images(images: Sequence[bytes]) -> None:
     """Refuse a video or a sound that was sent as an image. Raises Problem (415)."""
     for index, content in enumerate(images):
         if reason := suggest_recording_part(content):
-            raise Problem(Kind.NOT_AN_IMAGE, reason, item_field("image", index, len(images)))
+            raise Problem(ProblemKind.NOT_AN_IMAGE, reason, item_field("image", index, len(images)))

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Meta
 
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.queue.messages import Priority
 from server.quote import MAX_QUOTED_CHARS
 from server.tasks.base import Item, RequestPart, Task
@@ -109,7 +109,9 @@ class TaskInterface:
     def unknown(self, name: str) -> Problem:
         parts = ", ".join(f"`{part}`" for part in self.parts)
         return Problem(
-            Kind.INVALID_OPTION, f"unknown; the parts are {parts}, the options are {', '.join(self.options)}", name[:MAX_QUOTED_CHARS]
+            ProblemKind.INVALID_OPTION,
+            f"unknown; the parts are {parts}, the options are {', '.join(self.options)}",
+            name[:MAX_QUOTED_CHARS],
         )
 
     def read_query(self, query: bytes) -> dict[str, list[object]]:
@@ -119,7 +121,7 @@ class TaskInterface:
             if name not in self.options:
                 raise self.unknown(name.encode(errors="replace").decode())
             if any("\ud800" <= character <= "\udfff" for character in value):
-                raise Problem(Kind.INVALID_BODY, "the option in the URL is not UTF-8", name)
+                raise Problem(ProblemKind.INVALID_BODY, "the option in the URL is not UTF-8", name)
             options.setdefault(name, []).append(value)
         return options
 
@@ -129,7 +131,7 @@ class TaskInterface:
         """Return the common options and the task's, whose names must be known. Raises Problem (422) for an option that is invalid, or given
         both in the URL and in the body."""
         for name in query.keys() & body.keys():
-            raise Problem(Kind.INVALID_OPTION, "given both in the URL and in the body", name)
+            raise Problem(ProblemKind.INVALID_OPTION, "given both in the URL and in the body", name)
         common: dict[str, Any] = {}
         task_options: dict[str, Any] = {}
         for source in (query, body):
@@ -137,5 +139,5 @@ class TaskInterface:
                 try:
                     (common if name in CommonOptions.__struct_fields__ else task_options)[name] = self.options[name].read(values)
                 except InvalidOption as error:
-                    raise Problem(Kind.INVALID_OPTION, str(error), name) from error
+                    raise Problem(ProblemKind.INVALID_OPTION, str(error), name) from error
         return CommonOptions(**common), self.task.options(**task_options)

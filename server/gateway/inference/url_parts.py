@@ -13,7 +13,7 @@ import httpcore2
 from server.concurrency.client_bound import ClientBound
 from server.gateway.inference.stages import item_field
 from server.http.outbound import FAILURES, HEAD_BYTES, Dialler, connection_of
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.url_allowlist import NotAllowed, RemoteUrl
 from server.queue.gateway.reservations import Reservation
 from server.telemetry import logs
@@ -47,7 +47,7 @@ class _FetchedBytes:
         """Count bytes of a field. Raises Problem (413), and Refused if there is no room."""
         self.nbytes += nbytes
         if self.nbytes > self.limit:
-            raise Problem(Kind.TOO_LARGE, f"what is fetched is longer than {self.limit} bytes (OPSIN_MAX_BODY_BYTES)", field_name)
+            raise Problem(ProblemKind.TOO_LARGE, f"what is fetched is longer than {self.limit} bytes (OPSIN_MAX_BODY_BYTES)", field_name)
         async with self.lock:  # the reservation is set to the sum
             await self.reservation.resize(self.reservation.items, self.nbytes)
 
@@ -88,10 +88,10 @@ class PartFetcher:
             async with asyncio.timeout(TIMEOUT_S):
                 return await self._follow(url, field_name, received)
         except _FetchError as failed:
-            raise Problem(Kind.FETCH_FAILED, str(failed), field_name) from None
+            raise Problem(ProblemKind.FETCH_FAILED, str(failed), field_name) from None
         except (NotAllowed, *FAILURES) as error:
             log.info("fetch failed", field=field_name, reason=str(error) or type(error).__name__)
-            raise Problem(Kind.FETCH_FAILED, REFUSED, field_name) from None
+            raise Problem(ProblemKind.FETCH_FAILED, REFUSED, field_name) from None
 
     async def _follow(self, url: str, field_name: str, received: _FetchedBytes) -> bytes:
         for _ in range(REDIRECTS + 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import RESPOND_ASYNC, Head
 from server.http.url_allowlist import NotAllowed, read
 from server.queue.record import FINAL_EVENTS, STATES
@@ -29,18 +29,18 @@ def read_webhook(head: Head, hosts: Collection[tuple[str, int]]) -> Webhook:
     url, events = _read_once(head)
     if url is None:
         if events is not None:
-            raise Problem(Kind.INVALID_OPTION, f"given without {URL}", EVENTS)
+            raise Problem(ProblemKind.INVALID_OPTION, f"given without {URL}", EVENTS)
         return Webhook()
     if not hosts:
-        raise Problem(Kind.INVALID_OPTION, "this service has no webhooks (OPSIN_WEBHOOK_HOSTS)", URL)
+        raise Problem(ProblemKind.INVALID_OPTION, "this service has no webhooks (OPSIN_WEBHOOK_HOSTS)", URL)
     try:
         remote = read(url, hosts)
     except NotAllowed as error:
-        raise Problem(Kind.INVALID_OPTION, f"{error}; use an https URL of a host that OPSIN_WEBHOOK_HOSTS lists", URL) from None
+        raise Problem(ProblemKind.INVALID_OPTION, f"{error}; use an https URL of a host that OPSIN_WEBHOOK_HOSTS lists", URL) from None
     states = ENDS if events is None else [event.strip() for event in events.split(",")]
     for state in states:
         if state not in ENDS:
-            raise Problem(Kind.INVALID_OPTION, f"{quote(state)}: use {', '.join(ENDS)}, separated by commas", EVENTS)
+            raise Problem(ProblemKind.INVALID_OPTION, f"{quote(state)}: use {', '.join(ENDS)}, separated by commas", EVENTS)
     return Webhook(f"https://{remote.authority}{remote.target}", ",".join(states))  # as the queue tells hosts apart
 
 
@@ -48,12 +48,12 @@ def refuse_webhook(head: Head) -> None:
     """Refuse webhooks of a request that is not asynchronous. Raises Problem (422)."""
     for name, value in zip((URL, EVENTS), _read_once(head), strict=True):
         if value is not None:
-            raise Problem(Kind.INVALID_OPTION, f"only requests with `Prefer: {RESPOND_ASYNC}` are called back", name)
+            raise Problem(ProblemKind.INVALID_OPTION, f"only requests with `Prefer: {RESPOND_ASYNC}` are called back", name)
 
 
 def _read_once(head: Head) -> tuple[str | None, str | None]:
     """Return URL and events. Raises Problem (422) if a header was sent twice."""
     for name in (URL, EVENTS):
         if len(head.raw(name.lower().encode())) > 1:
-            raise Problem(Kind.INVALID_OPTION, "given twice", name)
+            raise Problem(ProblemKind.INVALID_OPTION, "given twice", name)
     return head.first(b"x-webhook-url"), head.first(b"x-webhook-events")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from server.concurrency.client_bound import ClientBound
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.queue.errors import RecordLost, RedisUnavailable
 from server.queue.gateway.record_store import RecordStore
 from server.queue.record import FINAL_EVENTS, OPEN_STATES, EventBatch, RecordEvent, State
@@ -104,7 +104,7 @@ class EventSubscriptions:
 
     def _check(self, client: str) -> None:
         if self._closed:
-            raise Problem(Kind.DRAINING, "the gateway is shutting down and accepts no new requests", retry_after=1)
+            raise Problem(ProblemKind.DRAINING, "the gateway is shutting down and accepts no new requests", retry_after=1)
         match self._streams.over(client, 1):
             case "total":
                 detail = f"{self._streams.total} streams of events are open, half of OPSIN_MAX_CONNECTIONS"
@@ -112,7 +112,7 @@ class EventSubscriptions:
                 detail = f"{client} reads {self._streams.each} streams of events, a quarter of OPSIN_MAX_CONNECTIONS"
             case _:
                 return
-        raise Problem(Kind.TOO_MANY_READERS, detail, retry_after=RETRY_AFTER)
+        raise Problem(ProblemKind.TOO_MANY_READERS, detail, retry_after=RETRY_AFTER)
 
     def _request_poll(self) -> None:
         """Poll soon: a subscription is new, or has capacity again."""

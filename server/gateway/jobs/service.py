@@ -19,7 +19,7 @@ from server.gateway.inference.preparation import build_timing, to_ms
 from server.gateway.inference.rendering import ResponseRenderer
 from server.gateway.inference.stages import AnsweredRequest, PreparedRequest, TaskPlan, job_field
 from server.gateway.inference.webhook_headers import Webhook
-from server.http.problems import Kind, Problem, ProblemDocument
+from server.http.problems import Problem, ProblemDocument, ProblemKind
 from server.http.requests import Head
 from server.queue import keys
 from server.queue.errors import IdempotencyConflict, RecordLost, RedisUnavailable, Refused
@@ -102,7 +102,7 @@ class SharedResponses:
                 await self._in_memory.enter(client, nbytes)
         except TimeoutError:
             detail = f"answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client ({client})"
-            raise Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER_S) from None
+            raise Problem(ProblemKind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER_S) from None
         try:
             return await make()
         except BaseException:
@@ -155,7 +155,7 @@ class JobService:
             context.reservation.hand_over()
             return await self._dispatcher.records.admit(draft, plan, make_jobs, max_items=context.key.max_items)
         except IdempotencyConflict:
-            raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
+            raise Problem(ProblemKind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
         except Refused as refused:
             raise error_mapping.of_refused(refused, prepared.part) from None
 
@@ -182,9 +182,9 @@ class JobService:
 
         Raises Problem: 406, 409, 410, 404, 429, or the job's own."""
         if record.state in OPEN_STATES:
-            raise Problem(Kind.NOT_DONE, f"the job is {record.state}; follow it at {events_url(record.id)}", retry_after=1)
+            raise Problem(ProblemKind.NOT_DONE, f"the job is {record.state}; follow it at {events_url(record.id)}", retry_after=1)
         if record.state == "cancelled":
-            raise Problem(Kind.JOB_CANCELLED, "the job was cancelled before it had a result")
+            raise Problem(ProblemKind.JOB_CANCELLED, "the job was cancelled before it had a result")
         if record.state == "failed":
             raise job_problem(record)
         plan = await self.plan(record)
@@ -195,7 +195,7 @@ class JobService:
         """Return the plan of a job. Raises Problem: 501 for a task that this gateway does not know, 404 if the spec is gone."""
         task = TASKS.get(record.task)
         if task is None:
-            raise Problem(Kind.NOT_OFFERED, f"this gateway does not know the task {record.task!r}: ask a newer one")
+            raise Problem(ProblemKind.NOT_OFFERED, f"this gateway does not know the task {record.task!r}: ask a newer one")
         spec, plan = await self._dispatcher.fleet.spec(record.digest), await self._dispatcher.records.plan(record.id)
         if spec is None or plan is None:
             raise unknown_job(record.id)
@@ -283,11 +283,11 @@ def result_url(job_id: str) -> str:
 
 
 def unknown_job(job_id: str) -> Problem:
-    return Problem(Kind.NOT_FOUND, f"there is no job {job_id[:MAX_SHOWN_ID_CHARS]!r}, or it has expired (OPSIN_RESULT_TTL)")
+    return Problem(ProblemKind.NOT_FOUND, f"there is no job {job_id[:MAX_SHOWN_ID_CHARS]!r}, or it has expired (OPSIN_RESULT_TTL)")
 
 
 def lost_job(job_id: str) -> Problem:
-    return Problem(Kind.JOB_LOST, f"the Redis that had taken {job_id!r} is gone; send the request again")
+    return Problem(ProblemKind.JOB_LOST, f"the Redis that had taken {job_id!r} is gone; send the request again")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterator
 
 from server.gateway.open_inference.errors import invalid
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.reservations import Reservation
 from server.quote import quote
 
@@ -41,7 +41,7 @@ def inflate_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[b
     """
     encoding = _supported_encoding(content_encoding)
     if encoding is None:
-        raise Problem(Kind.UNSUPPORTED_ENCODING, f"Content-Encoding {quote(content_encoding)} is not supported")
+        raise Problem(ProblemKind.UNSUPPORTED_ENCODING, f"Content-Encoding {quote(content_encoding)} is not supported")
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
     rest, size = body, 0
     while True:
@@ -53,7 +53,7 @@ def inflate_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[b
             break
         size += len(piece)
         if size > limit:
-            raise Problem(Kind.TOO_LARGE, f"the decompressed body is above the limit of {limit} bytes (OPSIN_MAX_BODY_BYTES)")
+            raise Problem(ProblemKind.TOO_LARGE, f"the decompressed body is above the limit of {limit} bytes (OPSIN_MAX_BODY_BYTES)")
         yield piece
         rest = stream.unconsumed_tail
     if not stream.eof:

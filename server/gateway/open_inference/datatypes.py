@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.gateway.open_inference.errors import invalid
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.json_scan import MAX_ELEMENTS
 
 DATATYPES: Mapping[str, np.dtype[Any]] = {
@@ -111,7 +111,7 @@ def _split_elements(data: memoryview, count: int) -> list[bytes]:
     if count * _LENGTH.size > len(data):
         raise invalid(f"{len(data)} bytes of binary data cannot hold {count} elements of BYTES")
     if count > MAX_ELEMENTS:
-        raise Problem(Kind.TOO_LARGE, f"more than {MAX_ELEMENTS} elements of BYTES")
+        raise Problem(ProblemKind.TOO_LARGE, f"more than {MAX_ELEMENTS} elements of BYTES")
     elements, start = [], 0
     for index in range(count):
         if start + _LENGTH.size > len(data):

@@ -13,29 +13,29 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from server.gateway.inference.error_mapping import answered
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 
 STATUS = {
-    Kind.NOT_AN_IMAGE: 400,
-    Kind.CORRUPT_IMAGE: 400,
-    Kind.INVALID_OPTION: 400,
-    Kind.UNSUPPORTED_ENCODING: 501,
+    ProblemKind.NOT_AN_IMAGE: 400,
+    ProblemKind.CORRUPT_IMAGE: 400,
+    ProblemKind.INVALID_OPTION: 400,
+    ProblemKind.UNSUPPORTED_ENCODING: 501,
 }
 """Kinds whose status in the protocol differs from that of /v1."""
 
 
 def invalid(message: str) -> Problem:
-    return Problem(Kind.INVALID_BODY, message)
+    return Problem(ProblemKind.INVALID_BODY, message)
 
 
-def status(kind: Kind) -> int:
+def status(kind: ProblemKind) -> int:
     return STATUS.get(kind, kind.status)
 
 
 def to_response(problem: Problem) -> Response:
     message = problem.detail if problem.field is None else f"{problem.field}: {problem.detail}"
     headers = problem.headers()
-    if problem.kind is Kind.UNSUPPORTED_ENCODING:
+    if problem.kind is ProblemKind.UNSUPPORTED_ENCODING:
         headers["Accept-Encoding"] = "gzip, deflate"
     return json_response({"error": message}, status(problem.kind), headers)
 

@@ -9,7 +9,7 @@ import msgspec
 from server.gateway.open_inference.errors import invalid
 from server.gateway.open_inference.tensors import InferRequest, InferTensor
 from server.http.json_outline import from_base64
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.tasks.base import Item, RequestPart, Tensor
 
 FIRST_INPUT = ""
@@ -55,7 +55,7 @@ def _column(name: str, tensor: InferTensor, model: str, part: RequestPart, max_i
     max_rows = part.max_count if part.is_one_item and part.max_count is not None else max_items
     if shape[0] > max_rows:
         setting = "" if part.is_one_item else " (OPSIN_MAX_IMAGES)"
-        raise Problem(Kind.TOO_LARGE, f"inference request batch-size must be <= {max_rows} for '{model}'{setting}")
+        raise Problem(ProblemKind.TOO_LARGE, f"inference request batch-size must be <= {max_rows} for '{model}'{setting}")
     elements: list[bytes] = tensor.array.ravel().tolist()
     if tensor.binary or part.kind == "text":
         return elements

@@ -12,7 +12,7 @@ from models.bundle import BundleSpec
 from server.gateway.app_state import Gateway
 from server.gateway.catalog import model_directory
 from server.gateway.open_inference.tensors import InferRequest
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.quote import MAX_QUOTED_CHARS, quote
 from server.tasks.base import RequestPart, Task, Tensor
 from server.tasks.capabilities import OffersTensors, accepted_parts
@@ -41,11 +41,11 @@ class ProtocolModel:
             try:
                 values[row.name] = row.read(_parse_list(row.name, value) if row.repeated else [value])
             except InvalidOption as error:
-                raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
+                raise Problem(ProblemKind.INVALID_OPTION, str(error), error.field) from error
         for name in self.task.options_without_tensor if isinstance(self.task, OffersTensors) else ():
             if values.get(name):
                 detail = f"true: no output tensor has it; leave it out, or use POST /v1/{route_of(self.task)}"
-                raise Problem(Kind.INVALID_OPTION, detail, name)
+                raise Problem(ProblemKind.INVALID_OPTION, detail, name)
         options: RequestOptions = self.task.options(**values)
         return options
 
@@ -61,7 +61,7 @@ def protocol_model(spec: BundleSpec, request: InferRequest | None = None) -> Pro
     if not isinstance(task, OffersTensors):
         elsewhere = "" if task is None else f"; POST /v1/{route_of(task)} serves it"
         raise Problem(
-            Kind.UNKNOWN_MODEL,
+            ProblemKind.UNKNOWN_MODEL,
             f"Request for unknown model: '{spec.name}' is for {spec.task}, which this protocol does not offer{elsewhere}",
         )
     inputs, outputs = task.tensors(spec)
@@ -88,7 +88,7 @@ async def find(gateway: Gateway, name: str, version: str | None) -> BundleSpec:
     try:
         spec = await gateway.directory.find(name if version is None else f"{name}@{version}", None)
     except Problem as problem:
-        if problem.kind is not Kind.UNKNOWN_MODEL:
+        if problem.kind is not ProblemKind.UNKNOWN_MODEL:
             raise
         is_unloaded = model_directory.is_unloaded(await gateway.directory.fleet(), name)
         raise (unloaded_model(name) if is_unloaded else unknown_model(name, version)) from problem
@@ -99,8 +99,8 @@ async def find(gateway: Gateway, name: str, version: str | None) -> BundleSpec:
 
 def unknown_model(name: str, version: str | None) -> Problem:
     model = f"'{name[:MAX_QUOTED_CHARS]}'" if version is None else f"'{name[:MAX_QUOTED_CHARS]}' version {version[:MAX_QUOTED_CHARS]}"
-    return Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: {model} is not found")
+    return Problem(ProblemKind.UNKNOWN_MODEL, f"Request for unknown model: {model} is not found")
 
 
 def unloaded_model(name: str) -> Problem:
-    return Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: '{name}' is not ready, it is unloaded")
+    return Problem(ProblemKind.UNKNOWN_MODEL, f"Request for unknown model: '{name}' is not ready, it is unloaded")

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from models.bundle import NAME_PATTERN
 from server.gateway.auth.middleware import require_right
 from server.gateway.catalog.model_directory import is_unloaded, state_of, version_order
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.dispatcher import DispatcherTimings
 from server.queue.gateway.fleet import Fleet, FleetReader
 from server.queue.messages import ServedBundle
@@ -40,9 +40,11 @@ def check_allowed(request: Request, settings: Settings) -> None:
     host = request.headers.get("host", "")
     for origin in request.headers.getlist("origin"):
         if not _is_same(origin, host):
-            raise Problem(Kind.MODEL_CONTROL, f"web pages of another origin ({quote(origin)}) never may load or unload models")
+            raise Problem(ProblemKind.MODEL_CONTROL, f"web pages of another origin ({quote(origin)}) never may load or unload models")
     if settings.model_control != "explicit":
-        raise Problem(Kind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit")
+        raise Problem(
+            ProblemKind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit"
+        )
     require_right("admin", request)
 
 
@@ -60,21 +62,21 @@ def index(fleet: Fleet, *, ready_only: bool) -> list[dict[str, str]]:
 async def load(name: str, reader: FleetReader) -> None:
     """Load a bundle, until every living worker has tried and one serves it. Raises Problem: 400 with the reason, 503."""
     if not await _wait_for_bundle(name, reader):
-        raise Problem(Kind.INVALID_BODY, f"failed to load {_quote_name(name)}, no worker has a bundle of that name")
+        raise Problem(ProblemKind.INVALID_BODY, f"failed to load {_quote_name(name)}, no worker has a bundle of that name")
     revision = await reader.set_repository(name, "loaded")
     fleet = await _wait_for_workers(reader, revision, f"load '{name}'")
     entries = [entry for entry in index(fleet, ready_only=False) if entry["name"] == name]
     failed = [entry for entry in entries if entry["state"] != "READY"]
     if len(failed) == len(entries):
         reasons = "; ".join(f"version {entry['version']}: {entry['reason'] or entry['state'].lower()}" for entry in failed)
-        raise Problem(Kind.INVALID_BODY, f"failed to load '{name}', {reasons}")
+        raise Problem(ProblemKind.INVALID_BODY, f"failed to load '{name}', {reasons}")
 
 
 async def unload(name: str, reader: FleetReader) -> None:
     """Unload a bundle, until every living worker has followed and every gateway knows. Raises Problem: 404 for an unknown bundle, 503."""
     if not _knows(await reader.read(fresh=True), name):
         shown_name = _quote_name(name)
-        raise Problem(Kind.UNKNOWN_MODEL, f"failed to unload {shown_name}: Request for unknown model: {shown_name} is not found")
+        raise Problem(ProblemKind.UNKNOWN_MODEL, f"failed to unload {shown_name}: Request for unknown model: {shown_name} is not found")
     revision = await reader.set_repository(name, "unloaded")
     await _wait_for_workers(reader, revision, f"unload '{name}'")
 
@@ -85,7 +87,7 @@ async def _wait_for_bundle(name: str, reader: FleetReader) -> bool:
     while not _knows(fleet := await reader.read(fresh=True), name):
         if time.monotonic() > until:
             if not fleet.workers:
-                raise Problem(Kind.NO_WORKER, f"failed to load {_quote_name(name)}: there is no worker", retry_after=5)
+                raise Problem(ProblemKind.NO_WORKER, f"failed to load {_quote_name(name)}: there is no worker", retry_after=5)
             return False
         await asyncio.sleep(POLL_INTERVAL_S)
     return True
@@ -112,7 +114,7 @@ async def _wait_for_workers(reader: FleetReader, revision: int, action: str) -> 
                 await asyncio.sleep(POLL_INTERVAL_S)
     except TimeoutError:
         raise Problem(
-            Kind.NO_WORKER, f"failed to {action}: not every worker has followed within {LOAD_TIMEOUT_S:g} s", retry_after=5
+            ProblemKind.NO_WORKER, f"failed to {action}: not every worker has followed within {LOAD_TIMEOUT_S:g} s", retry_after=5
         ) from None
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
 from server.http.json_outline import Outline, marks
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.quote import quote
 
 MAX_DIMENSIONS = 32
@@ -145,7 +145,9 @@ def _decode_header(data: bytes) -> tuple[Outline, _RequestHeader]:
         raise invalid(f"failed to parse the request JSON: {error}") from error
     words = len(outline.json) - sum(len(memoryview(tensor.data)) for tensor in header.inputs)
     if words > MAX_OTHER_JSON_BYTES or sum(marks(tensor.data) for tensor in header.inputs) < len(outline.strings):
-        raise Problem(Kind.TOO_LARGE, f"the request's JSON has more than {MAX_OTHER_JSON_BYTES} bytes besides the elements of its tensors")
+        raise Problem(
+            ProblemKind.TOO_LARGE, f"the request's JSON has more than {MAX_OTHER_JSON_BYTES} bytes besides the elements of its tensors"
+        )
     return outline, header
 
 

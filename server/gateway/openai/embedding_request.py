@@ -16,7 +16,7 @@ from server.gateway.inference.error_mapping import of_refusal
 from server.gateway.inference.stages import item_field
 from server.gateway.inference.task_interface import CommonOptions, TaskInterface
 from server.http.json_outline import Outline
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.quote import quote
 from server.tasks.embedding.embed import EmbedOptions, check_text
 from server.tasks.options import InvalidOption
@@ -74,7 +74,7 @@ def read_embedding_request(content: bytes, max_images: int) -> EmbeddingRequest:
     common, options = _options({field: fields.get(field) for field in OPTIONS})
     modality = fields.get("modality")
     if modality not in (None, *MODALITIES):
-        raise Problem(Kind.INVALID_OPTION, f"{quote(modality)} must be one of {', '.join(MODALITIES)}", "modality")
+        raise Problem(ProblemKind.INVALID_OPTION, f"{quote(modality)} must be one of {', '.join(MODALITIES)}", "modality")
     elements = _elements(fields.get("input"))
     body = RequestBody(INTERFACE, max_images, parts={"image": [], "text": []})
     indices: dict[str, list[int]] = {"image": [], "text": []}
@@ -92,7 +92,7 @@ def _options(fields: Mapping[str, Any]) -> tuple[CommonOptions, EmbedOptions]:
         if value is None or (type(value) is not bool and value in UNSET.get(field, ())):
             continue
         if isinstance(value, (str, memoryview)) and len(value) > MAX_FIELD_BYTES:
-            raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", field)
+            raise Problem(ProblemKind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", field)
         options[OPTIONS[field]] = [value]
     try:
         common, task_options = INTERFACE.read_options({}, options)
@@ -105,10 +105,10 @@ def _options(fields: Mapping[str, Any]) -> tuple[CommonOptions, EmbedOptions]:
 def _elements(value: Any) -> list[Any]:
     elements = value if isinstance(value, list) else [value]
     if value is None or not elements:
-        raise Problem(Kind.INVALID_OPTION, f"{'missing' if value is None else 'an empty list'}: send {ACCEPTED}", "input")
+        raise Problem(ProblemKind.INVALID_OPTION, f"{'missing' if value is None else 'an empty list'}: send {ACCEPTED}", "input")
     if any(isinstance(element, list) or type(element) in (int, float) for element in elements):
         advice = "send the text itself (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
-        raise Problem(Kind.INVALID_BODY, f"token ids are those of another tokenizer: {advice}", "input")
+        raise Problem(ProblemKind.INVALID_BODY, f"token ids are those of another tokenizer: {advice}", "input")
     return elements
 
 
@@ -118,17 +118,21 @@ def _part(element: Any, modality: str, field: str) -> tuple[str, str | memoryvie
     if isinstance(element, dict):
         named = [name for name in MODALITIES if element.get(name) is not None]
         if len(named) != 1:
-            raise Problem(Kind.INVALID_OPTION, f"an object with {' and '.join(named) or 'neither text nor image'}: send {ACCEPTED}", field)
+            raise Problem(
+                ProblemKind.INVALID_OPTION, f"an object with {' and '.join(named) or 'neither text nor image'}: send {ACCEPTED}", field
+            )
         part, value = named[0], element[named[0]]
     if not isinstance(value, (str, memoryview)):
-        raise Problem(Kind.INVALID_OPTION, f"{quote(value)} is not a string: send {ACCEPTED}", field)
+        raise Problem(ProblemKind.INVALID_OPTION, f"{quote(value)} is not a string: send {ACCEPTED}", field)
     return part, value
 
 
 def _text(value: str | memoryview, field: str) -> bytes:
     text = value if isinstance(value, str) else str(value, "utf-8")
     if text.startswith("data:image/"):
-        raise Problem(Kind.INVALID_BODY, 'an image where a text is expected: send {"image": "data:…"}, or "modality": "image"', field)
+        raise Problem(
+            ProblemKind.INVALID_BODY, 'an image where a text is expected: send {"image": "data:…"}, or "modality": "image"', field
+        )
     try:
         check_text(text, field)
     except InvalidOption as error:
@@ -141,14 +145,14 @@ def _image(value: str | memoryview, field: str) -> bytes:
     scheme = SCHEME.match(head)
     if scheme is not None:
         if scheme[0].lower() != "data:":
-            raise Problem(Kind.INVALID_BODY, "URLs are not fetched: send the image's bytes in base64, or as a data URI", field)
+            raise Problem(ProblemKind.INVALID_BODY, "URLs are not fetched: send the image's bytes in base64, or as a data URI", field)
         kind, comma, _ = head.partition(",")
         if not comma or not kind.isascii() or not kind.lower().endswith(";base64"):
-            raise Problem(Kind.INVALID_OPTION, "a data URI must be in base64: data:image/jpeg;base64,…", field)
+            raise Problem(ProblemKind.INVALID_OPTION, "a data URI must be in base64: data:image/jpeg;base64,…", field)
         value = value[len(kind) + 1 :]
     image = decode_base64(value, field)
     if not image:
-        raise Problem(Kind.INVALID_BODY, "empty: no bytes of an image", field)
+        raise Problem(ProblemKind.INVALID_BODY, "empty: no bytes of an image", field)
     return image
 
 

@@ -25,7 +25,7 @@ from server.gateway.openapi.responses import (
     problems,
     protocol_errors,
 )
-from server.http.problems import Kind
+from server.http.problems import ProblemKind
 from server.http.requests import MAX_TIMEOUT
 from server.tasks.base import JSON, RequestPart, description, summary
 from server.tasks.capabilities import media_types
@@ -152,7 +152,9 @@ def task_operation(interface: TaskInterface, schema: str, *, fetches: bool) -> d
                 | EVENT_STREAM,
             },
             "202": ACCEPTED,
-            **problems(*REFUSALS, (Kind.NOT_ACCEPTABLE, f"'text/html': the answer is offered as {', '.join(media_types(task))}", "Accept")),
+            **problems(
+                *REFUSALS, (ProblemKind.NOT_ACCEPTABLE, f"'text/html': the answer is offered as {', '.join(media_types(task))}", "Accept")
+            ),
         },
     }
 

@@ -13,7 +13,7 @@ from server.gateway.open_inference import errors
 from server.gateway.openai.errors import to_document
 from server.gateway.status import StatusBundle, StatusDocument, StatusHistory, StatusJobs, StatusRefused, StatusWorker
 from server.http import sse
-from server.http.problems import MEDIA_TYPE, Kind, Problem
+from server.http.problems import MEDIA_TYPE, Problem, ProblemKind
 from server.queue.gateway.status_reader import STEP_S, DeadLetter, StatusLongJob, StatusQueue
 from server.queue.record import JobProgress
 from server.tasks.base import JSON
@@ -32,25 +32,25 @@ def answer(struct: str, description: str, example: object) -> dict[str, Any]:
     return {"200": {"description": description, "content": {JSON: content}}}
 
 
-def problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
+def problems(*examples: tuple[ProblemKind, str, str | None]) -> dict[str, Any]:
     """Return responses by status; a status with several kinds lists them all."""
     documents = ((kind, kind.status, Problem(kind, detail, field).as_struct(EXAMPLE_ID)) for kind, detail, field in examples)
     return _responses(MEDIA_TYPE, {"$ref": "#/components/schemas/ProblemDocument"}, documents)
 
 
-def protocol_errors(*examples: tuple[Kind, str]) -> dict[str, Any]:
+def protocol_errors(*examples: tuple[ProblemKind, str]) -> dict[str, Any]:
     """Return responses of the Open Inference Protocol by status, in its own error shape."""
     schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
     return _responses(JSON, schema, ((kind, errors.status(kind), {"error": message}) for kind, message in examples))
 
 
-def openai_errors(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
+def openai_errors(*examples: tuple[ProblemKind, str, str | None]) -> dict[str, Any]:
     """Return responses by status, in OpenAI's error shape."""
     documents = ((kind, kind.status, to_document(Problem(kind, detail, field))) for kind, detail, field in examples)
     return _responses(JSON, {"$ref": "#/components/schemas/OpenAIErrorDocument"}, documents)
 
 
-def _responses(media_type: str, schema: dict[str, Any], examples: Iterable[tuple[Kind, int, object]]) -> dict[str, Any]:
+def _responses(media_type: str, schema: dict[str, Any], examples: Iterable[tuple[ProblemKind, int, object]]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for kind, status, document in sorted(examples, key=lambda example: example[1]):
         response = responses.setdefault(str(status), {"description": "", "content": {media_type: {"schema": schema, "examples": {}}}})
@@ -102,32 +102,34 @@ ACCEPTED: dict[str, Any] = {
 }
 
 UNAVAILABLE = "mine@1 is unavailable: mine/1/model.safetensors: 1024 bytes where bundle.json says 2048: truncated or another file"
-UNAUTHORIZED = (Kind.UNAUTHORIZED, "unknown or revoked API key", None)
-REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
+UNAUTHORIZED = (ProblemKind.UNAUTHORIZED, "unknown or revoked API key", None)
+REFUSALS: tuple[tuple[ProblemKind, str, str | None], ...] = (
     UNAUTHORIZED,
-    (Kind.INVALID_BODY, "not JSON (JSON is malformed: invalid character (byte 0))", None),
-    (Kind.UNKNOWN_MODEL, "'cats' is not served; known for classify: flags@1.0.0", "model"),
-    (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s", None),
-    (Kind.TOO_LARGE, "60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)", "image"),
-    (Kind.NOT_AN_IMAGE, "not an image in a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
-    (Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already", None),
-    (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "image[3]"),
-    (Kind.INVALID_OPTION, "'urgent' must be one of high, normal, low", "priority"),
-    (Kind.QUEUE_FULL, "the queue is full", None),
-    (Kind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)", None),
-    (Kind.RESULTS_FULL, "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES", None),
-    (Kind.WORKER_CRASHED, "three workers died on this input", "image"),
-    (Kind.MODEL_ERROR, "the model failed on this input", "image"),
-    (Kind.INTERNAL, "something went wrong here; the log says more under this request id", None),
-    (Kind.DRAINING, "this gateway takes no new work", None),
-    (Kind.REDIS_AWAY, "Redis does not answer", None),
-    (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)", None),
-    (Kind.BUNDLE_UNAVAILABLE, UNAVAILABLE, None),
-    (Kind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
+    (ProblemKind.INVALID_BODY, "not JSON (JSON is malformed: invalid character (byte 0))", None),
+    (ProblemKind.UNKNOWN_MODEL, "'cats' is not served; known for classify: flags@1.0.0", "model"),
+    (ProblemKind.TOO_SLOW, "the body brought less than 10 KiB in 10 s", None),
+    (ProblemKind.TOO_LARGE, "60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)", "image"),
+    (ProblemKind.NOT_AN_IMAGE, "not an image in a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
+    (ProblemKind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already", None),
+    (ProblemKind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "image[3]"),
+    (ProblemKind.INVALID_OPTION, "'urgent' must be one of high, normal, low", "priority"),
+    (ProblemKind.QUEUE_FULL, "the queue is full", None),
+    (ProblemKind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)", None),
+    (ProblemKind.RESULTS_FULL, "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES", None),
+    (ProblemKind.WORKER_CRASHED, "three workers died on this input", "image"),
+    (ProblemKind.MODEL_ERROR, "the model failed on this input", "image"),
+    (ProblemKind.INTERNAL, "something went wrong here; the log says more under this request id", None),
+    (ProblemKind.DRAINING, "this gateway takes no new work", None),
+    (ProblemKind.REDIS_AWAY, "Redis does not answer", None),
+    (ProblemKind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)", None),
+    (ProblemKind.BUNDLE_UNAVAILABLE, UNAVAILABLE, None),
+    (ProblemKind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
 )
 
-FORBIDDEN = problems((Kind.FORBIDDEN, "the key of alice may not read this; the operator allows it with `metrics` in the key's line", None))
-REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
+FORBIDDEN = problems(
+    (ProblemKind.FORBIDDEN, "the key of alice may not read this; the operator allows it with `metrics` in the key's line", None)
+)
+REDIS_AWAY = problems((ProblemKind.REDIS_AWAY, "Redis does not answer", None))
 
 _STATUS = StatusDocument(
     time="2026-11-26T12:00:00.000Z",
@@ -149,7 +151,14 @@ STATUS: dict[str, Any] = {
     }
 }
 
-_OF_BODIES = (Kind.INVALID_BODY, Kind.UNKNOWN_MODEL, Kind.TOO_SLOW, Kind.NOT_AN_IMAGE, Kind.UNSUPPORTED_ENCODING, Kind.CORRUPT_IMAGE)
+_OF_BODIES = (
+    ProblemKind.INVALID_BODY,
+    ProblemKind.UNKNOWN_MODEL,
+    ProblemKind.TOO_SLOW,
+    ProblemKind.NOT_AN_IMAGE,
+    ProblemKind.UNSUPPORTED_ENCODING,
+    ProblemKind.CORRUPT_IMAGE,
+)
 SCENE: dict[str, Any] = {
     "parameters": [
         parameter("query", "spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
@@ -165,23 +174,25 @@ SCENE: dict[str, Any] = {
             | {JSON: {"schema": {"type": "object"}}},
         },
         **problems(
-            (Kind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None),
-            (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as model/gltf-binary", "Accept"),
-            *(refusal for refusal in REFUSALS if refusal[0] not in (Kind.UNAUTHORIZED, Kind.RESULTS_FULL, *_OF_BODIES)),
+            (ProblemKind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None),
+            (ProblemKind.NOT_ACCEPTABLE, "'text/html': the answer is offered as model/gltf-binary", "Accept"),
+            *(refusal for refusal in REFUSALS if refusal[0] not in (ProblemKind.UNAUTHORIZED, ProblemKind.RESULTS_FULL, *_OF_BODIES)),
         ),
     },
 }
 
 _CONTROL = (
-    (Kind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit"),
-    (Kind.FORBIDDEN, "the key of alice may not change models; the operator allows it with `admin` in the key's line"),
-    (Kind.REDIS_AWAY, "Redis does not answer"),
+    (ProblemKind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit"),
+    (ProblemKind.FORBIDDEN, "the key of alice may not change models; the operator allows it with `admin` in the key's line"),
+    (ProblemKind.REDIS_AWAY, "Redis does not answer"),
 )
 LOAD: dict[str, Any] = {
-    "responses": protocol_errors(*_CONTROL, (Kind.INVALID_BODY, "failed to load 'cats', no worker has a bundle of that name"))
+    "responses": protocol_errors(*_CONTROL, (ProblemKind.INVALID_BODY, "failed to load 'cats', no worker has a bundle of that name"))
 }
 UNLOAD: dict[str, Any] = {
-    "responses": protocol_errors(*_CONTROL, (Kind.UNKNOWN_MODEL, "failed to unload 'cats': Request for unknown model: 'cats' is not found"))
+    "responses": protocol_errors(
+        *_CONTROL, (ProblemKind.UNKNOWN_MODEL, "failed to unload 'cats': Request for unknown model: 'cats' is not found")
+    )
 }
 
 
@@ -189,10 +200,10 @@ def _not_ready(example: dict[str, Any]) -> dict[str, Any]:
     return {"description": "Not ready, or Redis does not answer", "content": {JSON: {"schema": {"type": "object"}, "example": example}}}
 
 
-SERVED: dict[str, Any] = {"responses": protocol_errors((Kind.REDIS_AWAY, "Redis does not answer"))}
+SERVED: dict[str, Any] = {"responses": protocol_errors((ProblemKind.REDIS_AWAY, "Redis does not answer"))}
 VERSIONS: dict[str, Any] = {
     "responses": protocol_errors(
-        (Kind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"), (Kind.REDIS_AWAY, "Redis does not answer")
+        (ProblemKind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"), (ProblemKind.REDIS_AWAY, "Redis does not answer")
     )
 }
 READY: dict[str, Any] = {"responses": {"503": _not_ready({"ready": False, "error": "no worker is ready"})}}
@@ -204,40 +215,44 @@ VERSION_READY: dict[str, Any] = {
 }
 INDEX: dict[str, Any] = {
     "responses": protocol_errors(
-        (Kind.INVALID_BODY, "failed to parse the request JSON: Input data was truncated"),
-        (Kind.TOO_LARGE, "the body is longer than 65536 bytes"),
-        (Kind.REDIS_AWAY, "Redis does not answer"),
+        (ProblemKind.INVALID_BODY, "failed to parse the request JSON: Input data was truncated"),
+        (ProblemKind.TOO_LARGE, "the body is longer than 65536 bytes"),
+        (ProblemKind.REDIS_AWAY, "Redis does not answer"),
     )
 }
 INFER: dict[str, Any] = protocol_errors(
-    (Kind.INVALID_BODY, "unexpected shape for input 'image' for model 'flags'. Expected [-1,1], got [2,2]"),
-    (Kind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"),
-    (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s"),
-    (Kind.TOO_LARGE, "image: 60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)"),
-    (Kind.QUEUE_FULL, "the queue is full"),
-    (Kind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)"),
-    (Kind.MODEL_ERROR, "image: the model failed on this input"),
-    (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
-    (Kind.BUNDLE_UNAVAILABLE, UNAVAILABLE),
-    (Kind.DEADLINE, "no answer before the deadline; the work was cancelled"),
+    (ProblemKind.INVALID_BODY, "unexpected shape for input 'image' for model 'flags'. Expected [-1,1], got [2,2]"),
+    (ProblemKind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"),
+    (ProblemKind.TOO_SLOW, "the body brought less than 10 KiB in 10 s"),
+    (ProblemKind.TOO_LARGE, "image: 60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)"),
+    (ProblemKind.QUEUE_FULL, "the queue is full"),
+    (ProblemKind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)"),
+    (ProblemKind.MODEL_ERROR, "image: the model failed on this input"),
+    (ProblemKind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
+    (ProblemKind.BUNDLE_UNAVAILABLE, UNAVAILABLE),
+    (ProblemKind.DEADLINE, "no answer before the deadline; the work was cancelled"),
 )
 _GONE = (
-    (Kind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
-    (Kind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
-    (Kind.REDIS_AWAY, "Redis does not answer", None),
+    (ProblemKind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
+    (ProblemKind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
+    (ProblemKind.REDIS_AWAY, "Redis does not answer", None),
 )
 _NO_RESULT = problems(
-    (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
-    (Kind.NOT_DONE, "the job is running", None),
-    (Kind.JOB_CANCELLED, "the job was cancelled before it had a result", None),
-    (Kind.CLIENT_SHARE, "answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client (10.0.0.7)", None),
-    (Kind.MODEL_ERROR, "the model failed on this input", "image"),
-    (Kind.DEADLINE, "the deadline passed; the work was cancelled", None),
+    (ProblemKind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
+    (ProblemKind.NOT_DONE, "the job is running", None),
+    (ProblemKind.JOB_CANCELLED, "the job was cancelled before it had a result", None),
+    (
+        ProblemKind.CLIENT_SHARE,
+        "answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client (10.0.0.7)",
+        None,
+    ),
+    (ProblemKind.MODEL_ERROR, "the model failed on this input", "image"),
+    (ProblemKind.DEADLINE, "the deadline passed; the work was cancelled", None),
     *_GONE,
 )
 _NO_STREAM = problems(
-    (Kind.INVALID_OPTION, "'x': use the id of an event of this job, or 0", "Last-Event-ID"),
-    (Kind.TOO_MANY_READERS, "512 streams of events are open, half of OPSIN_MAX_CONNECTIONS", None),
+    (ProblemKind.INVALID_OPTION, "'x': use the id of an event of this job, or 0", "Last-Event-ID"),
+    (ProblemKind.TOO_MANY_READERS, "512 streams of events are open, half of OPSIN_MAX_CONNECTIONS", None),
 )
 JOB: dict[str, Any] = {"responses": {**answer("JobDocument", "The job", EXAMPLE_JOB), **problems(*_GONE)}}
 RESULT: dict[str, Any] = {

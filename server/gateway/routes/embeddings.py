@@ -24,7 +24,7 @@ from server.gateway.inference.stages import ParsedRequest, ResolvedRequest
 from server.gateway.openai import errors
 from server.gateway.openai.embedding_request import INTERFACE, EmbeddingRequest, read_embedding_request
 from server.gateway.openapi import responses
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import read_body
 from server.tasks.base import JSON, Outputs
 from server.tasks.embedding import text_jobs
@@ -55,18 +55,18 @@ BODY = {
 BYTES_OF_NUMBER = 20
 """In JSON, about."""
 REFUSALS = (
-    (Kind.INVALID_BODY, "URLs are not fetched: send the image's bytes in base64, or as a data URI", "input[3]"),
-    (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
-    (Kind.TOO_LARGE, "3000 characters: at most 2048 are taken", "input[3]"),
-    (Kind.NOT_AN_IMAGE, "not an image in a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF)", "input[3]"),
-    (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "input[3]"),
-    (Kind.INVALID_OPTION, "256: vectors of words@1.0.0 have 512 numbers, and cannot be cut", "dimensions"),
-    (Kind.WORKER_CRASHED, "three workers died on this input", "input[3]"),
-    (Kind.MODEL_ERROR, "the model failed on this input", "input[3]"),
+    (ProblemKind.INVALID_BODY, "URLs are not fetched: send the image's bytes in base64, or as a data URI", "input[3]"),
+    (ProblemKind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
+    (ProblemKind.TOO_LARGE, "3000 characters: at most 2048 are taken", "input[3]"),
+    (ProblemKind.NOT_AN_IMAGE, "not an image in a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF)", "input[3]"),
+    (ProblemKind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "input[3]"),
+    (ProblemKind.INVALID_OPTION, "256: vectors of words@1.0.0 have 512 numbers, and cannot be cut", "dimensions"),
+    (ProblemKind.WORKER_CRASHED, "three workers died on this input", "input[3]"),
+    (ProblemKind.MODEL_ERROR, "the model failed on this input", "input[3]"),
     *(
         (kind, detail, field)
         for kind, detail, field in responses.REFUSALS
-        if field in (None, "model") and kind not in (Kind.INVALID_BODY, Kind.RESULTS_FULL)
+        if field in (None, "model") and kind not in (ProblemKind.INVALID_BODY, ProblemKind.RESULTS_FULL)
     ),
 )
 

@@ -20,7 +20,7 @@ from server.gateway.jobs import service
 from server.gateway.jobs.event_subscriptions import EventSubscription
 from server.gateway.jobs.service import MAX_INLINE_RESULT_BYTES
 from server.gateway.openapi import responses
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import DisconnectWatcher, Head
 from server.http.sse import EventStream
 from server.queue.errors import RecordLost, RedisUnavailable
@@ -54,7 +54,9 @@ async def events(request: Request, job_id: str) -> Response:
     after = _last_event_id(request)
     record = await here.jobs.read(job_id, request_key(request).name)
     if after > record.events:
-        raise Problem(Kind.INVALID_OPTION, f"{after}: the last event of this job is {record.events}; use its id, or 0", "Last-Event-ID")
+        raise Problem(
+            ProblemKind.INVALID_OPTION, f"{after}: the last event of this job is {record.events}; use its id, or 0", "Last-Event-ID"
+        )
     if after == record.events and record.state not in OPEN_STATES:
         return Response(status_code=204, headers=NOT_STORED)  # by which an EventSource knows that it need not come again
     return Events(here, record, after, request.state.client)
@@ -77,7 +79,7 @@ def _last_event_id(request: Request) -> int:
     """Raises Problem (422)."""
     text = request.headers.get("last-event-id", "0").strip()
     if not text.isascii() or not text.isdigit() or len(text) > MOST_DIGITS:
-        raise Problem(Kind.INVALID_OPTION, f"{text[:40]!r}: use the id of an event of this job, or 0", "Last-Event-ID")
+        raise Problem(ProblemKind.INVALID_OPTION, f"{text[:40]!r}: use the id of an event of this job, or 0", "Last-Event-ID")
     return int(text)
 
 

@@ -14,7 +14,7 @@ from server.gateway import app_state
 from server.gateway.app_state import Gateway
 from server.gateway.catalog import model_directory
 from server.gateway.openapi import responses
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.fleet import Fleet
 from server.quote import quote
 from server.tasks.capabilities import accepted_parts
@@ -181,7 +181,7 @@ _DETAILS = ModelDetails(
     workers=[ServingWorker("host-4711-a1b2", "cpu", 61.5, batch_budget=8, backends={"off": "onnx"}, format="float32", max_difference=0.0)],
     spec={"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
 )
-_UNKNOWN = responses.problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None))
+_UNKNOWN = responses.problems((ProblemKind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None))
 MODELS = {"responses": {**responses.answer("ModelList", "Known bundles", _LIST), **responses.REDIS_AWAY}}
 MODEL = {"responses": {**responses.answer("ModelDetails", "One bundle", _DETAILS), **_UNKNOWN, **responses.REDIS_AWAY}}
 
@@ -227,7 +227,7 @@ def _details_of_unreadable(fleet: Fleet, wanted: str) -> ModelDetails:
     refused = model_directory.named_unreadable(fleet, wanted)
     if refused is None:
         known = model_directory.format_bundles(fleet, fleet.specs.values()) or "none"
-        raise Problem(Kind.UNKNOWN_MODEL, f"{quote(wanted)} is not known; known: {known}")
+        raise Problem(ProblemKind.UNKNOWN_MODEL, f"{quote(wanted)} is not known; known: {known}")
     id_, reason = refused
     return ModelDetails(id=id_, **_unreadable(id_, reason), workers=[], spec={})
 

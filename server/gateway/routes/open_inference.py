@@ -23,7 +23,7 @@ from server.gateway.open_inference.protocol_model import unknown_model, unloaded
 from server.gateway.openapi import responses
 from server.gateway.routes.infer import INFER_PATHS, infer
 from server.http.json_outline import Outline
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import allowed_methods, read_small_body
 from server.queue.gateway.fleet import Fleet
 from server.quote import MAX_QUOTED_CHARS
@@ -141,7 +141,8 @@ async def unload(request: Request, name: str) -> Response:
 @router.api_route("/cudasharedmemory/{path:path}", methods=["GET", "POST"], include_in_schema=False)
 async def not_offered(request: Request) -> Response:
     raise Problem(
-        Kind.NOT_OFFERED, f"{request.url.path[:MAX_QUOTED_CHARS]}: this server offers no trace settings, logging settings or shared memory"
+        ProblemKind.NOT_OFFERED,
+        f"{request.url.path[:MAX_QUOTED_CHARS]}: this server offers no trace settings, logging settings or shared memory",
     )
 
 
@@ -150,8 +151,10 @@ async def not_offered(request: Request) -> Response:
 async def nothing_here(request: Request) -> Response:
     allowed = allowed_methods(router.routes, request.scope)
     if not allowed:
-        raise Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:MAX_QUOTED_CHARS]}")
-    response = to_response(Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:MAX_QUOTED_CHARS]} does not answer {request.method}"))
+        raise Problem(ProblemKind.NOT_FOUND, f"there is nothing at {request.url.path[:MAX_QUOTED_CHARS]}")
+    response = to_response(
+        Problem(ProblemKind.METHOD_NOT_ALLOWED, f"{request.url.path[:MAX_QUOTED_CHARS]} does not answer {request.method}")
+    )
     response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
 

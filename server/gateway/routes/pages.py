@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import playground
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 
 SWAGGER = "/docs/static"
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
@@ -102,7 +102,7 @@ class _Compressed:
 
 
 def _range_problem(message: Message) -> Problem:
-    kind = Kind.INVALID_RANGE if message["status"] == 416 else Kind.INVALID_REQUEST
+    kind = ProblemKind.INVALID_RANGE if message["status"] == 416 else ProblemKind.INVALID_REQUEST
     return Problem(kind, f"{RANGE_REFUSED[message['status']]}; use bytes=FIRST-LAST within the file", "Range")
 
 

@@ -16,7 +16,7 @@ from server.gateway.inference.error_mapping import of_refusal
 from server.gateway.inference.stages import ResolvedRequest
 from server.gateway.openapi import responses
 from server.gateway.routes.tasks import ENDPOINTS
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.scene_store import Scene
 from server.quote import quote
 from server.tasks.base import Task
@@ -53,7 +53,7 @@ async def _resolve_query(scene_id: str, context: RequestContext, gateway: Gatewa
         raise _gone(scene_id)
     context.set_bundle(spec)
     if common.model not in (None, spec.id, spec.name):
-        raise Problem(Kind.INVALID_OPTION, f"{quote(common.model)}: the scene was encoded by {spec.id}", "model")
+        raise Problem(ProblemKind.INVALID_OPTION, f"{quote(common.model)}: the scene was encoded by {spec.id}", "model")
     try:
         plan = task.plan_followup(options, spec, scene_id)
         arrays = task.prepare_followup(to_numpy(scene.arrays), plan, gateway.limits)
@@ -75,4 +75,4 @@ async def _find(gateway: Gateway, scene_id: str, key_name: str) -> tuple[Scene, 
 
 
 def _gone(scene_id: str) -> Problem:
-    return Problem(Kind.NOT_FOUND, f"there is no scene {scene_id[:SHOWN_OF_ID]!r}, or it has expired (OPSIN_SCENE_TTL)")
+    return Problem(ProblemKind.NOT_FOUND, f"there is no scene {scene_id[:SHOWN_OF_ID]!r}, or it has expired (OPSIN_SCENE_TTL)")

@@ -24,7 +24,7 @@ from server.gateway.inference.task_interface import TaskInterface
 from server.gateway.inference.webhook_headers import read_webhook
 from server.gateway.jobs import service
 from server.gateway.routes import jobs as job_routes
-from server.http.problems import Kind, Problem
+from server.http.problems import Problem, ProblemKind
 from server.http.requests import CLIENT_CLOSED_REQUEST, RESPOND_ASYNC, Head
 from server.http.sse import EventStream
 from server.tasks import registry
@@ -71,7 +71,7 @@ class TaskRoute:
                 if not stream.started:
                     raise
             except Exception:
-                await stream.fail(Problem(Kind.INTERNAL, "something went wrong here"), scope["state"]["request_id"])
+                await stream.fail(Problem(ProblemKind.INTERNAL, "something went wrong here"), scope["state"]["request_id"])
                 raise
 
     async def _answer_as_events(self, scope: Scope, receive: Receive, gateway: Gateway, stream: EventStream) -> None:
