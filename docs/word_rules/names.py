@@ -44,13 +44,15 @@ MODULE_NOUNS = vocabulary(
 )
 ALIAS = re.compile(r"(npt\.)?NDArray\[|np\.ndarray\[|Tensor$")
 FORMAT_FIELDS = {
+    "server/gateway/inference/body.py": ("on_part_begin",),
+    "server/http/protocol.py": ("on_message_begin",),
     "server/queue/script_rows.py": ("own",),
     "starters/data/images/flags.py": ("why",),
     "starters/data/images/package_images.py": ("most",),
     "starters/data/people/motions.py": ("begin",),
     "starters/evaluation/actions/settings.py": ("begin", "what"),
 }
-"""Names that recipes and messages have, by file: they cannot change."""
+"""Names that recipes, messages and callbacks of libraries have, by file: they cannot change."""
 MAX_TEST_NAME = 60
 MAX_LINES = 400
 

@@ -25,7 +25,7 @@ from server.gateway.catalog.model_directory import ModelDirectory
 from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import BodyExecutor, FairExecutor, HeavyClients
 from server.gateway.inference.admission import REJECTIONS, Admission
-from server.gateway.inference.error_mapping import of_error
+from server.gateway.inference.error_mapping import error_to_problem
 from server.gateway.inference.preparation import InferenceRunner
 from server.gateway.inference.rendering import ResponseRenderer
 from server.gateway.inference.text_cache import TextCache
@@ -156,9 +156,9 @@ def _fetcher(settings: Settings) -> PartFetcher | None:
     if not settings.fetch_hosts:
         return None
     from server.gateway.inference.url_parts import PartFetcher  # with its HTTP client, which gateways that fetch nothing need not load
-    from server.http.outbound import Dialler
+    from server.http.outbound import OutboundClient
 
-    return PartFetcher(Dialler(settings.fetch_hosts, settings.fetch_networks), settings.max_body_bytes)
+    return PartFetcher(OutboundClient(settings.fetch_hosts, settings.fetch_networks), settings.max_body_bytes)
 
 
 def _webhooks(here: Gateway) -> WebhookSender | None:
@@ -168,10 +168,10 @@ def _webhooks(here: Gateway) -> WebhookSender | None:
         return None
     from server.gateway.webhooks.sender import WebhookSender
     from server.gateway.webhooks.signing import load_secrets
-    from server.http.outbound import Dialler
+    from server.http.outbound import OutboundClient
 
-    dialler = Dialler(settings.webhook_hosts, settings.webhook_networks)
-    return WebhookSender(here.dispatcher.webhooks, dialler, load_secrets(settings), here.metrics, here.answers)
+    outbound = OutboundClient(settings.webhook_hosts, settings.webhook_networks)
+    return WebhookSender(here.dispatcher.webhooks, outbound, load_secrets(settings), here.metrics, here.answers)
 
 
 EXPOSED = (
@@ -230,7 +230,7 @@ class GatewayApp(RequestMiddleware):
 
 async def _failed(request: Request, error: Exception) -> Response:
     """Answer with a problem document rather than Starlette's plain text; Starlette raises the error again, and the middleware logs it."""
-    return of_error(error, request.state.request_id).to_response(request.state.request_id)
+    return error_to_problem(error, request.state.request_id).to_response(request.state.request_id)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -1,6 +1,6 @@
-"""JSON with large strings, an image in base64 for example: looked over before it is decoded, and read and written in pieces.
+"""JSON with large strings, for example images in base64: scanned before it is decoded, and read and written in pieces.
 
-A decoder takes a string in one go, in which nothing else runs: 0.3 s for 40 MB of escapes.
+A decoder reads a string in one call, during which nothing else runs: 0.3 s for 40 MB of escapes.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ import msgspec
 from server import json_scan
 from server.http.problems import Problem, ProblemKind
 
-MARK = secrets.token_hex(16)
-"""Begins what stands in the place of a long string; nobody else can write it."""
-PIECE = 128 * 1024
-"""Bytes of a string that are decoded at a time."""
-NAME = 1024
-LONGEST_ESCAPE = 12
-"""Bytes: two surrogates."""
+PLACEHOLDER_PREFIX = secrets.token_hex(16)
+"""Start of the placeholder of a long string; random, so that no client can write it."""
+PIECE_BYTES = 128 * 1024
+"""Size of the pieces in which a string is decoded."""
+MAX_NAME_BYTES = 1024
+MAX_ESCAPE_BYTES = 12
+"""Size of an escape of two surrogates."""
 ESCAPE = re.compile(rb"\\")
 BASE64_PIECE = 3 * 128 * 1024
-"""Bytes or characters; a multiple of twelve, so that pieces end where groups do."""
+"""Size of pieces, in bytes or characters: a multiple of twelve, so that pieces end where groups do."""
 
 
 @dataclass(frozen=True)
-class Outline:
-    """JSON without its long strings."""
+class JsonOutline:
+    """A JSON document without its long strings."""
 
     json: bytes
     strings: tuple[memoryview, ...]
     """The bytes of the body between their quotes."""
     fields: int
-    """Names in the object that it is, repeated ones counted each time."""
+    """Number of names in the object, repeated ones counted each time."""
 
     @classmethod
-    def of(cls, data: bytes, max_elements: int = json_scan.MAX_ELEMENTS) -> Outline:
-        """Raises Problem: 400 where it is nested too deep or no UTF-8, 413 where it has more than `max_elements` elements."""
+    def parse(cls, data: bytes, max_elements: int = json_scan.MAX_ELEMENTS) -> JsonOutline:
+        """Scan a document. Raises Problem: 400 if it is nested too deep or not UTF-8, 413 if it has more than `max_elements` elements."""
         try:
             scan = json_scan.check(data, max_elements)
         except json_scan.MalformedJson as error:
@@ -50,36 +50,38 @@ class Outline:
         view, at = memoryview(data), 0
         parts: list[memoryview | bytes] = []
         for index, span in enumerate(scan.long):
-            parts += [view[at : span.start], f"{MARK}{index}".encode()]
+            parts += [view[at : span.start], f"{PLACEHOLDER_PREFIX}{index}".encode()]
             at = span.stop
         json = b"".join([*parts, view[at:]]) if scan.long else data
         return cls(json, tuple(view[span] for span in scan.long), scan.fields)
 
     def read(self, value: msgspec.Raw) -> Any:
-        """A value of the outline, with its long strings: those without escapes as views of the body, others as str.
+        """Decode a value of the outline with its long strings: those without escapes as views of the body, others as str.
 
         Raises msgspec.DecodeError."""
         decoded = msgspec.json.decode(value)
-        return self._filled(decoded) if self.strings else decoded
+        return self._fill(decoded) if self.strings else decoded
 
     def name(self, name: str) -> str:
-        """A field's name; of a long one, which is none that anybody knows, the beginning."""
-        return str(self.strings[int(name.removeprefix(MARK))][:NAME], "utf-8", "replace") if name.startswith(MARK) else name
+        """Return a field's name, of a long one the beginning: no known name is long."""
+        if not name.startswith(PLACEHOLDER_PREFIX):
+            return name
+        return str(self.strings[int(name.removeprefix(PLACEHOLDER_PREFIX))][:MAX_NAME_BYTES], "utf-8", "replace")
 
-    def _filled(self, value: Any) -> Any:
-        if isinstance(value, str) and value.startswith(MARK):
-            return _unescaped(self.strings[int(value.removeprefix(MARK))])
+    def _fill(self, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(PLACEHOLDER_PREFIX):
+            return _unescape(self.strings[int(value.removeprefix(PLACEHOLDER_PREFIX))])
         if isinstance(value, dict):
-            return {name: self._filled(element) for name, element in value.items()}
-        return [self._filled(element) for element in value] if isinstance(value, list) else value
+            return {name: self._fill(element) for name, element in value.items()}
+        return [self._fill(element) for element in value] if isinstance(value, list) else value
 
 
-def marks(value: msgspec.Raw | bytes) -> int:
-    """Number of long strings that were taken out of this part of an outline."""
-    return bytes(memoryview(value)).count(MARK.encode())
+def count_placeholders(value: msgspec.Raw | bytes) -> int:
+    """Return the number of long strings that this part of an outline had."""
+    return bytes(memoryview(value)).count(PLACEHOLDER_PREFIX.encode())
 
 
-def _unescaped(text: memoryview) -> memoryview | str:
+def _unescape(text: memoryview) -> memoryview | str:
     if ESCAPE.search(text) is None:
         return text
     pieces, at = [], 0
@@ -91,9 +93,9 @@ def _unescaped(text: memoryview) -> memoryview | str:
 
 
 def _piece(text: memoryview, at: int) -> tuple[str, int]:
-    """The next characters, and the bytes that they take: a few less than PIECE where an escape or a character lies across its end."""
-    most = min(PIECE, len(text) - at)
-    for used in range(most, max(0, most - LONGEST_ESCAPE) if at + most < len(text) else most - 1, -1):
+    """Decode the next characters. Return them with their size, a little below PIECE_BYTES if an escape or a character crosses the end."""
+    size = min(PIECE_BYTES, len(text) - at)
+    for used in range(size, max(0, size - MAX_ESCAPE_BYTES) if at + size < len(text) else size - 1, -1):
         try:
             return msgspec.json.decode(b'"' + text[at : at + used] + b'"', type=str), used
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -107,7 +109,7 @@ def to_base64(data: bytes) -> bytes:
 
 
 def from_base64(text: str | bytes | memoryview) -> bytes:
-    """Raises ValueError that says what is wrong."""
+    """Decode strictly. Raises ValueError with the reason."""
     pieces = []
     for start in range(0, len(text), BASE64_PIECE):
         piece = text[start : start + BASE64_PIECE]

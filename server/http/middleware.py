@@ -14,9 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.concurrency.cancellation import Deadline, TimerWheel
 from server.concurrency.client_bound import ClientBound
-from server.http.client_identity import ClientAddresses, subscriber
 from server.http.problems import Problem, ProblemKind
-from server.http.requests import Head
+from server.http.requests import ClientResolver, Head, client_network
 from server.http.sse import CHUNK_BYTES
 from server.telemetry import logs
 
@@ -83,7 +82,7 @@ class RequestMiddleware:
         middleware between request ids and refusals."""
         self._app = app
         self._router = FastPathRouter(app, routes)
-        self._addresses = ClientAddresses(trusted_proxies)
+        self._addresses = ClientResolver(trusted_proxies)
         self._timers = TimerWheel()
         self._bodies = ClientBound(each=body_bytes // 4)
         self._forwarded = ClientBound(each=max(1, connections // 4)) if trusted_proxies else None
@@ -96,7 +95,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        state, head = scope.setdefault("state", {}), Head.of(scope)
+        state, head = scope.setdefault("state", {}), Head.from_scope(scope)
         state["request_id"] = request_id = _request_id(head)
         state["client"] = client = self._addresses.find(head.peer, head.values(b"x-forwarded-for"))
         state.update(self._state)
@@ -131,7 +130,7 @@ class RequestMiddleware:
         try:
             if bound is not None and bound.over(client, 1):
                 detail = f"one client ({client}) has at most {bound.each} requests in flight, a quarter of OPSIN_MAX_CONNECTIONS"
-                raise Problem(ProblemKind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER)
+                raise Problem(ProblemKind.CLIENT_QUOTA, detail, retry_after=RETRY_AFTER)
             if self._authenticate is not None:
                 self._authenticate(scope)
         except Problem as problem:
@@ -147,7 +146,7 @@ class RequestMiddleware:
 
     def _bound_of(self, head: Head, client: str) -> ClientBound | None:
         """Return the bound on requests that a proxy forwarded. None: the request did not come through a proxy."""
-        if self._forwarded is None or not self._addresses.is_proxy(head.peer) or client == subscriber(head.peer):
+        if self._forwarded is None or not self._addresses.is_proxy(head.peer) or client == client_network(head.peer):
             return None
         return self._forwarded
 
@@ -198,7 +197,7 @@ class _BoundedBody:
             raise Problem(ProblemKind.TOO_LARGE, f"the body is longer than {share}")
         if self._bodies.over(self._client, nbytes):
             detail = f"unfinished bodies of one client ({self._client}) hold at most {share}"
-            raise Problem(ProblemKind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER)
+            raise Problem(ProblemKind.CLIENT_QUOTA, detail, retry_after=RETRY_AFTER)
         self._bodies.take(self._client, nbytes)
         self._held_bytes += nbytes
         self._recent_bytes += nbytes
@@ -206,7 +205,7 @@ class _BoundedBody:
 
 def internal_error() -> Problem:
     """Return the problem that clients get for an unforeseen exception."""
-    return Problem(ProblemKind.INTERNAL, "something went wrong here; the log says more under this request id")
+    return Problem(ProblemKind.INTERNAL, "internal error; see the service's log for this request ID")
 
 
 def _split_body(message: Message) -> Iterable[Message]:
@@ -214,9 +213,9 @@ def _split_body(message: Message) -> Iterable[Message]:
     body = message.get("body", b"")
     if len(body) <= CHUNK_BYTES:
         return (message,)
-    view, more = memoryview(body), message.get("more_body", False)
+    view, has_more = memoryview(body), message.get("more_body", False)
     starts = range(0, len(body), CHUNK_BYTES)
-    return ({**message, "body": view[start : start + CHUNK_BYTES], "more_body": more or start != starts[-1]} for start in starts)
+    return ({**message, "body": view[start : start + CHUNK_BYTES], "more_body": has_more or start != starts[-1]} for start in starts)
 
 
 def _request_id(head: Head) -> str:

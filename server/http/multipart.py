@@ -12,26 +12,26 @@ _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
 def boundary_of(content_types: list[str]) -> bytes:
-    """content_types: values of Content-Type. Raises Problem (400) unless they name exactly one boundary: proxies and filters in front could
-    read another form than we."""
+    """Return the boundary that the values of Content-Type name. Raises Problem (400) unless it is exactly one: a proxy or filter could
+    otherwise read another form than the server."""
     if len(content_types) != 1:
         raise _refusal(f"given {len(content_types)} times")
     text = content_types[0].rstrip(" \t")
-    position, given = (text + ";").index(";"), []
+    position, boundaries = (text + ";").index(";"), []
     while position < len(text):
         parameter = _PARAMETER.match(text, position)
         if parameter is None:
             raise _refusal("its parameters cannot be read")
         if (parameter["name"] or "").lower().partition("*")[0] == "boundary":
-            given.append(parameter)
+            boundaries.append(parameter)
         position = parameter.end()
-    if not given:
+    if not boundaries:
         raise _refusal("no boundary")
-    if len(given) > 1:
-        raise _refusal(f"{len(given)} boundaries")
-    if "*" in given[0]["name"]:
+    if len(boundaries) > 1:
+        raise _refusal(f"{len(boundaries)} boundaries")
+    if "*" in boundaries[0]["name"]:
         raise _refusal("`boundary*` means nothing in HTTP")
-    boundary = given[0]["token"] if given[0]["quoted"] is None else re.sub(r"\\(.)", r"\1", given[0]["quoted"])
+    boundary = boundaries[0]["token"] if boundaries[0]["quoted"] is None else re.sub(r"\\(.)", r"\1", boundaries[0]["quoted"])
     if not _BOUNDARY.fullmatch(boundary):
         raise _refusal("a boundary has 1 to 70 letters, digits or '()+_,-./:=? and spaces, of which none is the last")
     return boundary.encode()

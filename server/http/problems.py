@@ -12,7 +12,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemKind(Enum):
-    """Every kind of problem: its name in `type`, its status and its title."""
+    """A kind of problem: its name in `type`, its status and its title."""
 
     INVALID_BODY = "invalid-body", 400, "The body cannot be read"
     INVALID_REQUEST = "invalid-request", 400, "Not an HTTP request that can be read"
@@ -24,13 +24,13 @@ class ProblemKind(Enum):
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "Method not allowed"
     NOT_ACCEPTABLE = "not-acceptable", 406, "No such media type is offered"
     TOO_SLOW = "too-slow", 408, "The request arrives too slowly"
-    NOT_DONE = "job-not-done", 409, "The job has not ended"
+    JOB_NOT_DONE = "job-not-done", 409, "The job has not ended"
     JOB_CANCELLED = "job-cancelled", 410, "The job was cancelled"
-    JOB_LOST = "job-lost", 410, "The job was lost with the Redis that had taken it"
+    JOB_LOST = "job-lost", 410, "The job was lost because Redis lost its data"
     TOO_LARGE = "too-large", 413, "Too large"
-    NOT_AN_IMAGE = "not-an-image", 415, "Not an image that is decoded here"
-    NOT_A_VIDEO = "not-a-video", 415, "Not a video that is decoded here"
-    NOT_A_SOUND = "not-a-sound", 415, "Not a sound that is decoded here"
+    NOT_AN_IMAGE = "not-an-image", 415, "Unsupported image format"
+    NOT_A_VIDEO = "not-a-video", 415, "Unsupported video format"
+    NOT_A_SOUND = "not-a-sound", 415, "Unsupported sound format"
     UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "Content encoding not supported"
     INVALID_RANGE = "invalid-range", 416, "No such range of the file"
     CORRUPT_IMAGE = "corrupt-image", 422, "Corrupt image"
@@ -42,17 +42,17 @@ class ProblemKind(Enum):
     FETCH_FAILED = "fetch-failed", 422, "The URL could not be fetched"
     INVALID_OPTION = "invalid-option", 422, "Invalid option"
     QUEUE_FULL = "queue-full", 429, "Too many requests are waiting"
-    CLIENT_SHARE = "client-share", 429, "Too much of one client is under way"
-    KEY_SHARE = "key-share", 429, "Too much under one API key"
-    RESULTS_FULL = "results-full", 429, "No room for another result"
-    TOO_MANY_READERS = "too-many-readers", 429, "Too many streams of events are open"
+    CLIENT_QUOTA = "client-share", 429, "This client has too much work in progress"
+    KEY_QUOTA = "key-share", 429, "This API key has too much work in progress"
+    RESULTS_FULL = "results-full", 429, "Result storage is full"
+    TOO_MANY_STREAMS = "too-many-readers", 429, "Too many open event streams"
     HEADERS_TOO_LARGE = "headers-too-large", 431, "The request's head is too large"
     WORKER_CRASHED = "worker-crashed", 500, "The worker crashed on this input"
     MODEL_ERROR = "model-error", 500, "The model failed on this input"
     INTERNAL = "internal", 500, "Internal error"
-    NOT_OFFERED = "not-offered", 501, "Not offered here"
+    NOT_SUPPORTED = "not-offered", 501, "Not supported"
     DRAINING = "draining", 503, "The gateway is shutting down"
-    REDIS_AWAY = "redis-away", 503, "The queue cannot be reached"
+    REDIS_UNAVAILABLE = "redis-away", 503, "The queue cannot be reached"
     NO_WORKER = "no-worker", 503, "No worker is ready"
     BUNDLE_UNAVAILABLE = "bundle-unavailable", 503, "The bundle cannot be served"
     DEADLINE = "deadline", 504, "The deadline has passed"
@@ -75,12 +75,12 @@ class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 MAX_DETAIL = 1024
-"""Bytes of a detail, which may repeat what a client sent."""
+"""Maximum size of a detail in bytes; it may repeat what a client sent."""
 
 
 @dataclass
 class Problem(Exception):
-    """Ends a request with a problem document. `retry_after` in whole seconds; `detail` is cut after MAX_DETAIL bytes."""
+    """Ends a request with a problem document. `retry_after`: whole seconds. `detail` is cut after MAX_DETAIL bytes."""
 
     kind: ProblemKind
     detail: str

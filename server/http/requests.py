@@ -1,12 +1,14 @@
-"""Requests as routes read them: the head, parsed once; the body as it arrives; and whether the client is still connected."""
+"""Requests as routes read them: the head, parsed once; the body as it arrives; the client, and whether it is still connected."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from types import TracebackType
 from typing import Protocol
 
@@ -20,7 +22,7 @@ from server.http.problems import Problem, ProblemKind
 from server.quote import quote
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status that proxies log for a client that disconnected; nobody reads it."""
+"""Status that proxies log for a client that disconnected; the client itself never sees it."""
 MAX_LENGTH_DIGITS = 19
 """Maximum number of digits of a length that is read; Python refuses to read thousands of them."""
 MAX_TIMEOUT = 3600.0
@@ -29,10 +31,12 @@ MAX_IDEMPOTENCY_KEY_CHARS = 256
 RESPOND_ASYNC = "respond-async"
 WATCH_DELAY_S = 0.05
 """Delay until a request is watched for a disconnect: most are answered within it."""
+IPV6_PREFIX = 64
+"""Size of the network of one subscriber, who may use any of its addresses."""
 
 
 class BodyReservation(Protocol):
-    """The reservation that a body takes while it arrives."""
+    """A reservation that grows while a body arrives."""
 
     items: int
     nbytes: int
@@ -42,8 +46,7 @@ class BodyReservation(Protocol):
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a request. Values are checked by the methods that return them, so that each refusal has its place in the order of
-    refusals."""
+    """The head of a request. Values are checked by the methods that return them, which keeps the order of refusals."""
 
     path: str
     query: bytes
@@ -53,7 +56,7 @@ class Head:
     """Host at the other end of the connection; empty for a Unix socket."""
 
     @staticmethod
-    def of(scope: Scope) -> Head:
+    def from_scope(scope: Scope) -> Head:
         """Return the head of a request, which is parsed once."""
         state = scope.setdefault("state", {})
         head: Head | None = state.get("head")
@@ -165,12 +168,12 @@ async def iter_body(receive: Receive, limit: int, reservation: BodyReservation) 
 
     Raises Problem (413) as soon as it is longer than `limit` bytes, what the reservation raises, and ClientDisconnect.
     """
-    received, more = 0, True
-    while more:
+    received, has_more = 0, True
+    while has_more:
         message = await receive()
         if message["type"] != "http.request":
             raise ClientDisconnect
-        chunk, more = message.get("body", b""), message.get("more_body", False)
+        chunk, has_more = message.get("body", b""), message.get("more_body", False)
         received += len(chunk)
         if received > limit:
             raise body_too_large(limit)
@@ -243,3 +246,65 @@ class DisconnectWatcher:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._interruption.end(ClientDisconnect())
+
+
+class ClientResolver:
+    """Identifies clients by address: the connection's, or the one that trusted proxies wrote into X-Forwarded-For."""
+
+    def __init__(self, trusted_proxies: Sequence[str]) -> None:
+        self._trusted: list[IPv4Network | IPv6Network] = [ip_network(proxy, strict=False) for proxy in trusted_proxies]
+
+    def find(self, host: str, forwarded: Sequence[str]) -> str:
+        """Return the client's network; empty for a Unix socket.
+
+        host: the connection's. forwarded: values of X-Forwarded-For."""
+        if not self._trusted:
+            return client_network(host)
+        hops = [hop for value in forwarded for hop in value.split(",")]
+        nearest = _parse(host)
+        while nearest is not None and self._trusts(nearest) and hops:
+            farther = _parse(hops.pop())
+            if farther is None:
+                break  # the addresses before it cannot be trusted either
+            nearest = farther
+        return _network(nearest, host)
+
+    def is_proxy(self, host: str) -> bool:
+        address = _parse(host)
+        return address is not None and self._trusts(address)
+
+    def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+@lru_cache(maxsize=1024)
+def owner_id(client: str) -> str:
+    """Return the pseudonym of a client in the queue; empty for an unknown client."""
+    return hashlib.blake2b(client.encode(), digest_size=8).hexdigest() if client else ""
+
+
+@lru_cache(maxsize=1024)
+def client_network(host: str) -> str:
+    """Return the network of the subscriber behind an address."""
+    return _network(_parse(host), host)
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
+    """Parse an address of a header: with or without a port; IPv6 in brackets if there is one. Return None if it is not an address."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _network(address: IPv4Address | IPv6Address | None, host: str) -> str:
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, IPV6_PREFIX), strict=False))
+    return host if address is None else str(address)

@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from server.http.connection_limits import READ_BYTES, ConnectionLimiter, unacknowledged
-from server.http.protocol import bounded
+from server.http.connection_limits import MIN_READ_BYTES, ConnectionLimiter, count_unacknowledged
+from server.http.protocol import protocol_with_limits
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.conftest import Shared
 from tests.support.fake_worker import Worker, picture
@@ -285,7 +285,7 @@ async def large_answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def test_answer_is_complete_although_client_reads_late() -> None:
     """For the gateway it is over when it is written; then a connection that says nothing is closed."""
-    protocol = bounded(ConnectionLimiter(9, []))
+    protocol = protocol_with_limits(ConnectionLimiter(9, []))
     server = uvicorn.Server(uvicorn.Config(large_answer, http=protocol, lifespan="off", timeout_keep_alive=1, log_config=None))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -309,10 +309,10 @@ def test_reading_counts_while_system_buffers_are_full() -> None:
             with pytest.raises(BlockingIOError):
                 while True:
                     sender.send(bytes(MB))
-            waiting = unacknowledged(sender)
-            assert waiting > READ_BYTES
+            waiting = count_unacknowledged(sender)
+            assert waiting > MIN_READ_BYTES
             client.recv(MB)
-            eventually(lambda: unacknowledged(sender) < waiting - READ_BYTES, "it is seen")
+            eventually(lambda: count_unacknowledged(sender) < waiting - MIN_READ_BYTES, "it is seen")
 
 
 def test_connections_beyond_the_bound_are_closed_at_once(valkey: PrivateValkey) -> None:

@@ -28,7 +28,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 def test_every_kind_of_problem_is_documented() -> None:
     page = (DOCS / "api.md").read_text()
-    assert [kind.slug for kind in ProblemKind if kind is not ProblemKind.NOT_OFFERED and f"`{kind.slug}`" not in page] == []
+    assert [kind.slug for kind in ProblemKind if kind is not ProblemKind.NOT_SUPPORTED and f"`{kind.slug}`" not in page] == []
 
 
 def option_table(tasks: tuple[Task[Any, Any], ...]) -> str:

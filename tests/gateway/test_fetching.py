@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from server.gateway.inference.url_parts import PartFetcher
-from server.http.outbound import Dialler
+from server.http.outbound import OutboundClient
 from server.http.problems import Problem, ProblemKind
 from server.http.url_allowlist import Ip
 from tests.gateway.conftest import Shared
@@ -176,12 +176,12 @@ def test_one_of_several_that_fails_is_named(fetching: Gateway, internet: Host) -
 
 def test_all_of_a_request_together_may_be_as_long_as_a_body(internet: Host, certificates: Path) -> None:
     async def fetch() -> None:
-        dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
+        outbound = OutboundClient([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
         urls = [internet.url(f"/red/{step}") for step in (1, 2)]
         try:
-            await PartFetcher(dialler, len(picture(1)) + 10).fetch({"image": urls}, Unbounded(), "client")
+            await PartFetcher(outbound, len(picture(1)) + 10).fetch({"image": urls}, Unbounded(), "client")
         finally:
-            await dialler.close()
+            await outbound.close()
 
     with pytest.raises(Problem) as refused:
         asyncio.run(fetch())
@@ -222,8 +222,8 @@ def test_what_no_bundle_does_is_told_before_anything_is_fetched(fetching: Gatewa
 
 
 async def test_one_client_holds_two_turns_and_others_fetch_meanwhile(internet: Host, certificates: Path) -> None:
-    dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
-    fetcher = PartFetcher(dialler, LIMIT)
+    outbound = OutboundClient([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
+    fetcher = PartFetcher(outbound, LIMIT)
     slow = asyncio.create_task(fetcher.fetch({"image": [internet.url("/waits")] * 16}, Unbounded(), "greedy"))
     try:
         await eventually_async(lambda: sum(asked.path == "/waits" for asked in internet.asked) == 2)
@@ -232,7 +232,7 @@ async def test_one_client_holds_two_turns_and_others_fetch_meanwhile(internet: H
     finally:
         WAITED.set()
         await asyncio.gather(slow, return_exceptions=True)
-        await dialler.close()
+        await outbound.close()
 
 
 def test_a_client_that_leaves_is_not_fetched_for_any_more(fetching: Gateway, internet: Host) -> None:
@@ -322,11 +322,11 @@ class Names:
 
 async def fetched(internet: Host, names: Names, path: str, networks: Sequence[str] = ("127.0.0.1/32",)) -> bytes:
     """By a gateway that may dial 127.0.0.1 alone, unless networks are given."""
-    dialler = Dialler([f"localhost:{internet.port}"], networks, names, connect=0.2)
+    outbound = OutboundClient([f"localhost:{internet.port}"], networks, names, connect=0.2)
     try:
-        contents = await PartFetcher(dialler, LIMIT).fetch({"image": [internet.url(path)]}, Unbounded(), "client")
+        contents = await PartFetcher(outbound, LIMIT).fetch({"image": [internet.url(path)]}, Unbounded(), "client")
     finally:
-        await dialler.close()
+        await outbound.close()
     return contents["image"][0]
 
 

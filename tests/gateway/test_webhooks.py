@@ -19,7 +19,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from server.gateway.inference.webhook_headers import read_webhook
 from server.gateway.webhooks.sender import AT_ONCE, WebhookSender, WebhookTimings
 from server.gateway.webhooks.signing import SigningSecrets
-from server.http.outbound import Dialler
+from server.http.outbound import OutboundClient
 from server.http.requests import Head
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.webhook_queue import MAX_PER_HOST
@@ -130,7 +130,7 @@ def test_an_address_in_capitals_is_the_same_host(calling: Gateway, worker: Worke
 
 def test_host_is_normalised_whatever_port_and_case() -> None:
     def kept(url: str) -> str:
-        head = Head.of({"type": "http", "path": "/", "headers": [(b"x-webhook-url", url.encode())]})
+        head = Head.from_scope({"type": "http", "path": "/", "headers": [(b"x-webhook-url", url.encode())]})
         return read_webhook(head, [("hooks.example", 443)]).url
 
     assert {kept(f"{host}/a?b") for host in ("https://hooks.example", "HTTPS://Hooks.example:443")} == {"https://hooks.example/a?b"}
@@ -218,7 +218,9 @@ async def sending(
     us: Dispatcher, secrets: Path, *hosts: str, timings: WebhookTimings = QUICK, networks: list[str] = HERE
 ) -> AsyncIterator[GatewayMetrics]:
     metrics = GatewayMetrics()
-    sender = WebhookSender(us.webhooks, Dialler(hosts, networks), SigningSecrets(secrets), metrics, lambda key: key != "revoked", timings)
+    sender = WebhookSender(
+        us.webhooks, OutboundClient(hosts, networks), SigningSecrets(secrets), metrics, lambda key: key != "revoked", timings
+    )
     running = asyncio.create_task(sender.send_forever())
     try:
         yield metrics

@@ -13,7 +13,7 @@ from tests.support.waiting import eventually_async
 
 
 async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "SILENCE_S", 0.01)
+    monkeypatch.setattr(sse, "HEARTBEAT_INTERVAL_S", 0.01)
     sent: list[Message] = []
     names: list[str] = []
 
@@ -22,8 +22,8 @@ async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) ->
 
     async with aclosing(sse.EventStream(send, names.append)) as stream:
         stream.start()
-        await eventually_async(lambda: sum(message.get("body") == sse.COMMENT for message in sent) >= 2, "two comments are sent")
-        stream.put("done", b"{}")
+        await eventually_async(lambda: sum(message.get("body") == sse.HEARTBEAT for message in sent) >= 2, "two comments are sent")
+        stream.send_event("done", b"{}")
         await stream.end()
     assert sent[-2]["body"] == b"id: 1\nevent: done\ndata: {}\n\n"
     assert names == ["done"]
@@ -39,8 +39,8 @@ async def test_a_slow_reader_gets_the_latest_preview_only() -> None:
 
     async with aclosing(sse.EventStream(send, str)) as stream:
         for step in range(3):
-            stream.put("progress", b"%d" % step)
-            stream.put("preview", b"%d" % step)
+            stream.send_event("progress", b"%d" % step)
+            stream.send_event("preview", b"%d" % step)
         reads.set()
         await stream.end()
     told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]

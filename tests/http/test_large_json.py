@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.http.json_outline import PIECE, Outline
+from server.http.json_outline import PIECE_BYTES, JsonOutline
 from server.json_scan import CHUNK, LONG, MAX_STRUCTURE_BYTES, TooManyElements, check
 
 
 def read(text: str) -> Any:
     body = f'{{"value": {text}}}'.encode()
-    outline = Outline.of(body, 10**9)
+    outline = JsonOutline.parse(body, 10**9)
     return outline.read(msgspec.json.decode(outline.json, type=dict[str, msgspec.Raw])["value"])
 
 
@@ -43,7 +43,7 @@ def test_a_long_string_is_a_view_of_the_body_also_inside_a_list() -> None:
 @pytest.mark.parametrize("unit", ["\\", '"', "\n", "ü", "\x1f", "\U0001f600", "ab/"])
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_escapes_and_characters_may_lie_anywhere(unit: str, shift: int, ascii_only: bool) -> None:
-    value = "x" * (PIECE - 7 + shift) + "\\" + unit * 20 + "x" * 9
+    value = "x" * (PIECE_BYTES - 7 + shift) + "\\" + unit * 20 + "x" * 9
     assert plain(read(json.dumps([value], ensure_ascii=ascii_only))) == [value]
 
 
@@ -57,12 +57,12 @@ def test_escapes_and_characters_may_lie_anywhere(unit: str, shift: int, ascii_on
     ],
 )
 def test_fields_are_counted_however_often_they_stand(text: str, fields: int) -> None:
-    assert Outline.of(text.encode(), 10**9).fields == fields
+    assert JsonOutline.parse(text.encode(), 10**9).fields == fields
 
 
 def test_a_long_name_or_option_is_no_shorter_for_it() -> None:
     body = json.dumps({"x" * LONG * 2: 1, "y": ["x" * LONG * 2]}).encode()
-    outline = Outline.of(body)
+    outline = JsonOutline.parse(body)
     assert len(outline.json) < 200 and len(outline.strings) == 2
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from server.http.protocol import HeadWriter
+from server.http.protocol import HeadBufferingTransport
 
 
 class Transport:
@@ -25,9 +25,9 @@ class Transport:
         return self.closed
 
 
-def writer() -> tuple[HeadWriter, Transport]:
+def writer() -> tuple[HeadBufferingTransport, Transport]:
     transport = Transport()
-    return HeadWriter(cast(Any, transport), asyncio.get_running_loop()), transport
+    return HeadBufferingTransport(cast(Any, transport), asyncio.get_running_loop()), transport
 
 
 async def test_what_is_written_in_one_turn_is_one_packet() -> None:

@@ -13,8 +13,7 @@ import redis
 from msgspec.structs import replace
 
 from server.gateway.auth.key_file import ANONYMOUS_KEY
-from server.gateway.inference.admission import Admission
-from server.gateway.inference.context import RequestContext
+from server.gateway.inference.admission import Admission, RequestContext
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import LONG_JOB_MS, PASS_MS
 from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo

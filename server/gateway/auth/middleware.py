@@ -114,7 +114,7 @@ class RateLimiter:
         left = min(burst, before + rate * (now - then))
         if left < 1.0:
             detail = f"{key.name} may send {key.rate:g} requests a second, with all of its keys together"
-            raise Problem(ProblemKind.KEY_SHARE, detail, retry_after=max(1, math.ceil((1.0 - left) / rate)))
+            raise Problem(ProblemKind.KEY_QUOTA, detail, retry_after=max(1, math.ceil((1.0 - left) / rate)))
         self._left[key.name] = left - 1.0, now
 
 
@@ -130,7 +130,7 @@ class Authentication:
     def __call__(self, scope: Scope) -> None:
         """Authenticate a request. Raises Problem: 401, 429."""
         if not is_open_path(scope["path"]):
-            key = self._keys.find(Head.of(scope))
+            key = self._keys.find(Head.from_scope(scope))
             self._rates.take(key, time.monotonic())
             scope["state"].update(api_key=key, client=key.name)
 

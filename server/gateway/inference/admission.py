@@ -6,31 +6,32 @@ import asyncio
 import time
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
+from models.bundle import BundleSpec
 from server.concurrency.cancellation import Deadline, TimerWheel, strip_tracebacks
 from server.gateway.auth.key_file import ApiKey
-from server.gateway.inference.context import Mode, Protocol, RequestContext
-from server.gateway.inference.error_mapping import of_refused, redis_away
+from server.gateway.inference.error_mapping import redis_unavailable_problem, refused_to_problem
 from server.gateway.inference.webhook_headers import refuse_webhook
-from server.http.client_identity import owner_of
 from server.http.problems import Problem, ProblemKind
-from server.http.requests import MAX_TIMEOUT, Head, body_too_large
+from server.http.requests import MAX_TIMEOUT, DisconnectWatcher, Head, body_too_large, owner_id
 from server.http.sse import EventStream
 from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
-from server.queue.gateway.reservations import Reservations
+from server.queue.gateway.reservations import Reservation, Reservations
+from server.queue.messages import PRIORITIES, Priority
 from server.queue.script_rows import NO_OWNER, Claim
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics
 
 REFUSED_UNRUN = (
-    *(ProblemKind.QUEUE_FULL, ProblemKind.CLIENT_SHARE, ProblemKind.KEY_SHARE, ProblemKind.RESULTS_FULL, ProblemKind.DRAINING),
+    *(ProblemKind.QUEUE_FULL, ProblemKind.CLIENT_QUOTA, ProblemKind.KEY_QUOTA, ProblemKind.RESULTS_FULL, ProblemKind.DRAINING),
     *(ProblemKind.TOO_LARGE, ProblemKind.TOO_SLOW, ProblemKind.UNAUTHORIZED, ProblemKind.NO_WORKER, ProblemKind.BUNDLE_UNAVAILABLE),
 )
-REJECTIONS = {kind: kind.slug.replace("-", "_") for kind in REFUSED_UNRUN} | {ProblemKind.REDIS_AWAY: "redis"}
+REJECTIONS = {kind: kind.slug.replace("-", "_") for kind in REFUSED_UNRUN} | {ProblemKind.REDIS_UNAVAILABLE: "redis"}
 """Reasons of `opsin_rejected`."""
 MEDIA_PARTS = ("image", "video", "audio", "depth")
 MEDIA_REFUSALS = {413: "too_large", 415: "format", 422: "unusable"}
@@ -38,7 +39,83 @@ MEDIA_REFUSALS = {413: "too_large", 415: "format", 422: "unusable"}
 DRAINING_RETRY_AFTER = 1
 """Another gateway, or this one's successor, can take the request right away."""
 
+Mode = Literal["answer", "events", "job"]
+"""A request is answered at once, as a stream of events, or by a job that outlives it."""
+Protocol = Literal["rest", "open-inference"]
+
 log = logs.get(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class RequestContext:
+    """The only value of a request that changes: who sent it, its deadline, and its reservation in the queue."""
+
+    head: Head
+    receive: Receive
+    request_id: str
+    client: str
+    """The client's address, or the name of its API key."""
+    key: ApiKey
+    mode: Mode
+    protocol: Protocol
+    is_long_running: bool
+    deadline: Deadline
+    """Also ends the request if the client disconnects, or if no worker serves the bundle any more."""
+    reservation: Reservation
+    """Released once the queue counts the jobs itself."""
+    stream: EventStream | None = None
+    """Receives the reason if the request fails after its response has started."""
+    started_at: float = 0.0
+    """Seconds of `time.perf_counter()`."""
+    timeout_s: float = 0.0
+    """Value of `X-Request-Timeout`, or the default; of the job if the request is asynchronous."""
+    model: str = ""
+    version: str = ""
+    payload_bytes: int | None = None
+    """Size of what was sent, for metrics."""
+    cancelled_by_shutdown: bool = False
+    _watcher: DisconnectWatcher | None = None
+
+    def set_bundle(self, spec: BundleSpec) -> None:
+        """Count the request for this bundle."""
+        self.model, self.version = spec.name, spec.version
+
+    def set_deadline(self, seconds: float) -> None:
+        """Set the deadline to so many seconds after the start."""
+        self.deadline.set(seconds - (time.perf_counter() - self.started_at))
+
+    def seconds_left(self) -> float:
+        assert self.deadline.until is not None
+        return self.deadline.until - time.monotonic()
+
+    def watch(self, timers: TimerWheel) -> None:
+        """End the request if the client disconnects. The body must have been read."""
+        self._watcher = DisconnectWatcher(timers, self.receive, self.deadline)
+        self._watcher.start()
+
+    def stop_watching(self) -> None:
+        """Idempotent."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None
+
+    def cancel(self) -> None:
+        """End the request because the gateway shuts down."""
+        self.cancelled_by_shutdown = True
+        self.deadline.end(TimeoutError())
+
+    def check_priority(self, priority: Priority | None) -> Priority:
+        """Return the priority of the request. None: `normal`, or the highest that the key allows if that is lower.
+
+        Raises Problem (422) if the key does not allow it."""
+        maximum = self.key.priority
+        if priority is None:
+            return max("normal", maximum, key=PRIORITIES.index)
+        if PRIORITIES.index(priority) < PRIORITIES.index(maximum):
+            raise Problem(
+                ProblemKind.INVALID_OPTION, f"the key of {self.key.name} may ask for {maximum} at most, not {priority}", "priority"
+            )
+        return priority
 
 
 @dataclass(eq=False, slots=True)
@@ -97,7 +174,7 @@ class Admission:
             refuse_webhook(head)
         key: ApiKey = state["api_key"]
         client: str = state["client"]
-        claim = Claim(owner_of(client) or NO_OWNER, is_long_running, key.priority == "low", key.max_items)
+        claim = Claim(owner_id(client) or NO_OWNER, is_long_running, key.priority == "low", key.max_items)
         reservation, deadline = self._reservations.reserve(claim), Deadline(self._timers, None)
         context = RequestContext(
             head, receive, state["request_id"], client, key, mode, protocol, is_long_running, deadline, reservation, stream
@@ -214,9 +291,9 @@ def _problem_of(error: BaseException, context: RequestContext) -> Problem | None
         case Problem():
             return error
         case Refused():
-            return of_refused(error)
+            return refused_to_problem(error)
         case RedisUnavailable():
-            return redis_away(error, context.request_id)
+            return redis_unavailable_problem(error, context.request_id)
         case DeadlineExceeded() | TimeoutError() if context.cancelled_by_shutdown:
             return Problem(ProblemKind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER)
         case DeadlineExceeded() | TimeoutError():

@@ -14,10 +14,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from server.gateway.fair_executor import BodyExecutor
-from server.gateway.inference.context import RequestContext
+from server.gateway.inference.admission import RequestContext
 from server.gateway.inference.stages import ParsedRequest, item_field
 from server.gateway.inference.task_interface import TaskInterface
-from server.http.json_outline import Outline, from_base64, marks
+from server.http.json_outline import JsonOutline, count_placeholders, from_base64
 from server.http.multipart import boundary_of
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import Head, iter_body, read_body
@@ -284,12 +284,12 @@ class _FormCallbacks:
 def _read_json(body: RequestBody, content: bytes) -> None:
     """Read parts in base64 (texts as they are), options as values, and repeated names also as lists under their plural. Raises Problem."""
     interface = body.interface
-    outline = Outline.of(content)
+    outline = JsonOutline.parse(content)
     document = decode_fields(outline, f'{{"{interface.task.parts[0].name}": "<base64>"}}')
     for name, written in document.items():
         if name not in interface.parts and name not in interface.plurals:
             interface.check_name(outline.name(name))
-            _check_short(len(memoryview(written)) + MAX_FIELD_BYTES * marks(written), name)
+            _check_short(len(memoryview(written)) + MAX_FIELD_BYTES * count_placeholders(written), name)
         value = read_field(outline, written, name)
         singular = interface.plurals.get(name)
         if singular is None:
@@ -305,7 +305,7 @@ def _read_json(body: RequestBody, content: bytes) -> None:
             _add(body, singular, element, singular if len(value) == 1 else f"{singular}[{index}]")
 
 
-def decode_fields(outline: Outline, example: str) -> dict[str, msgspec.Raw]:
+def decode_fields(outline: JsonOutline, example: str) -> dict[str, msgspec.Raw]:
     """Return the fields of an object, undecoded. example: of such an object. Raises Problem."""
     try:
         fields = _decoder.decode(outline.json)
@@ -320,7 +320,7 @@ def decode_fields(outline: Outline, example: str) -> dict[str, msgspec.Raw]:
     return fields
 
 
-def read_field(outline: Outline, written: msgspec.Raw, name: str) -> Any:
+def read_field(outline: JsonOutline, written: msgspec.Raw, name: str) -> Any:
     """Return the value of a field. Raises Problem."""
     try:
         return outline.read(written)

@@ -19,7 +19,7 @@ from server.tasks.options import ExcessiveOption, InvalidOption
 from server.telemetry import logs
 
 KINDS = {kind.slug: kind for kind in ProblemKind}
-OF_WORK = {
+JOB_FAILURE_KINDS = {
     kind.slug: kind for kind in (ProblemKind.WORKER_CRASHED, ProblemKind.MODEL_ERROR, ProblemKind.DEADLINE, ProblemKind.UNUSABLE_INPUT)
 }
 """Kinds of failures that clients are told as such; what else happens to work is ours to explain."""
@@ -30,10 +30,10 @@ REASONS: dict[str, tuple[ProblemKind, str]] = {
     "low": (ProblemKind.QUEUE_FULL, "work of priority low has its half of the queue: {items} jobs, {nbytes} bytes"),
     "async": (ProblemKind.QUEUE_FULL, "asynchronous jobs hold half of the queue: {items} jobs, {nbytes} bytes"),
     "memory": (ProblemKind.QUEUE_FULL, "the queue's Redis is out of memory: {items} jobs, {nbytes} bytes"),
-    "client": (ProblemKind.CLIENT_SHARE, "one client holds at most {max_items} jobs and {max_nbytes} bytes of the queue"),
-    "client-work": (ProblemKind.CLIENT_SHARE, "one client has at most half of the work while others wait, too: {work_s} s are unfinished"),
-    "client-last": (ProblemKind.CLIENT_SHARE, "the queue is nearly full: one client holds at most {max_items} jobs of its last eighth"),
-    "key": (ProblemKind.KEY_SHARE, "this API key may have {max_items} unfinished items at once (max_items)"),
+    "client": (ProblemKind.CLIENT_QUOTA, "one client holds at most {max_items} jobs and {max_nbytes} bytes of the queue"),
+    "client-work": (ProblemKind.CLIENT_QUOTA, "one client has at most half of the work while others wait, too: {work_s} s are unfinished"),
+    "client-last": (ProblemKind.CLIENT_QUOTA, "the queue is nearly full: one client holds at most {max_items} jobs of its last eighth"),
+    "key": (ProblemKind.KEY_QUOTA, "this API key may have {max_items} unfinished items at once (max_items)"),
     "results": (
         ProblemKind.RESULTS_FULL,
         "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read",
@@ -66,7 +66,7 @@ RESULTS_RETRY_AFTER = 10
 log = logs.get(__name__)
 
 
-def of_refused(refused: Refused, part: str | None = None) -> Problem:
+def refused_to_problem(refused: Refused, part: str | None = None) -> Problem:
     """The problem of a request for which the queue has no room. `part`: the one that errors of a client's job name."""
     kind, words = REASONS[refused.reason]
     outcome = refused.outcome
@@ -77,26 +77,26 @@ def of_refused(refused: Refused, part: str | None = None) -> Problem:
     return Problem(kind, detail, retry_after=RESULTS_RETRY_AFTER if kind is ProblemKind.RESULTS_FULL else refused.retry_after)
 
 
-def of_refusal(error: InvalidOption | MediaError) -> Problem:
+def refusal_to_problem(error: InvalidOption | MediaError) -> Problem:
     """The problem of an input or an option that a task refuses."""
     if isinstance(error, MediaError):
         return Problem(KINDS[error.problem], str(error), error.part)
     return Problem(ProblemKind.TOO_LARGE if isinstance(error, ExcessiveOption) else ProblemKind.INVALID_OPTION, str(error), error.field)
 
 
-def redis_away(error: RedisUnavailable, request_id: str) -> Problem:
+def redis_unavailable_problem(error: RedisUnavailable, request_id: str) -> Problem:
     """The problem for clients. The log gets the request's id and what they do not get: the address of the queue, the unusable key."""
     if error.cause or error.is_about_key:
         event = "refused: queue key unusable" if error.is_about_key else "refused: the queue is away"
         log.info(event, request_id=request_id, reason=str(error))
-    return Problem(ProblemKind.REDIS_AWAY, error.detail, retry_after=error.retry_after)
+    return Problem(ProblemKind.REDIS_UNAVAILABLE, error.detail, retry_after=error.retry_after)
 
 
-def of_error(error: Exception, request_id: str) -> Problem:
+def error_to_problem(error: Exception, request_id: str) -> Problem:
     """The problem that a client gets for whatever a route raises."""
     if isinstance(error, Problem):
         return error
-    return redis_away(error, request_id) if isinstance(error, RedisUnavailable) else internal_error()
+    return redis_unavailable_problem(error, request_id) if isinstance(error, RedisUnavailable) else internal_error()
 
 
 async def answered(request: Request, answer: Awaitable[Response], refuse: Callable[[Problem], Response]) -> Response:
@@ -108,10 +108,10 @@ async def answered(request: Request, answer: Awaitable[Response], refuse: Callab
     except Exception as error:
         if not isinstance(error, Problem | RedisUnavailable):
             log.exception("request failed", request_id=request.state.request_id, method=request.method, path=request.scope["path"])
-        return refuse(of_error(error, request.state.request_id))
+        return refuse(error_to_problem(error, request.state.request_id))
 
 
-def of_reply(failure: Failure, model: str, field: str | None) -> Problem:
+def failure_to_problem(failure: Failure, model: str, field: str | None) -> Problem:
     """`model`: the bundle's name. A kind of failure that only a newer worker knows is ours to explain: 500."""
     if failure.kind == "unloaded":
         return model_directory.unloaded_problem(model)
@@ -120,4 +120,4 @@ def of_reply(failure: Failure, model: str, field: str | None) -> Problem:
         return Problem(ProblemKind.TOO_LARGE, detail, option)
     if failure.kind == "deadline":
         field = None
-    return Problem(OF_WORK.get(failure.kind, ProblemKind.INTERNAL), failure.detail, field)
+    return Problem(JOB_FAILURE_KINDS.get(failure.kind, ProblemKind.INTERNAL), failure.detail, field)

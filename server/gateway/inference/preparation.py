@@ -1,4 +1,4 @@
-"""A resolved request → jobs → outputs: prepare its items, queue their jobs, and wait for the replies."""
+"""A parsed request → its bundle and plan → jobs → outputs: resolve it, prepare its items, queue their jobs and wait for the replies."""
 
 from __future__ import annotations
 
@@ -9,38 +9,35 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.bundle import BundleSpec
 from server.arrays import Array, from_numpy, to_numpy
 from server.concurrency.cancellation import strip_tracebacks
 from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import FairExecutor
-from server.gateway.inference import error_mapping
-from server.gateway.inference.context import RequestContext
+from server.gateway.inference import error_mapping, stages
+from server.gateway.inference.admission import RequestContext
 from server.gateway.inference.progress_stream import ProgressStream
-from server.gateway.inference.stages import (
-    AnsweredRequest,
-    PreparedRequest,
-    ResolvedRequest,
-    TaskPlan,
-    Timing,
-    item_field,
-    job_field,
-)
+from server.gateway.inference.stages import AnsweredRequest, ParsedRequest, PreparedRequest, ResolvedRequest, TaskPlan, Timing, item_field
 from server.gateway.inference.text_cache import RECORDED_BYTES, TextCache
-from server.http.client_identity import owner_of
+from server.http.problems import Problem, ProblemKind
+from server.http.requests import owner_id
 from server.media import image_headers, images
 from server.media.limits import MediaError
+from server.media.part_hints import suggest_recording_part
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.submitter import INLINE_BYTES
 from server.queue.messages import Priority, QueuedJob, Reply
-from server.tasks import capabilities
+from server.tasks import capabilities, registry
 from server.tasks.base import Item, Outputs
-from server.tasks.capabilities import Counts, EchoesArrays, Previews, RecallsTexts, TakesSteps, TwoStage
+from server.tasks.capabilities import Counts, EchoesArrays, KeepsScenes, Previews, RecallsTexts, TakesSteps, TwoStage
 from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
+
+if TYPE_CHECKING:
+    from server.gateway.app_state import Gateway
 
 INLINE_PIXELS = image_headers.SMALL_PIXELS
 """Maximum number of pixels of an image that is decoded in the event loop."""
@@ -51,6 +48,57 @@ BEHIND = 4
 
 PreparedItem = list[dict[str, Array]]
 """Arrays of an item's jobs."""
+
+
+async def resolve_request(parsed: ParsedRequest, gateway: Gateway) -> ResolvedRequest:
+    """Find the bundle and make the plan, then fetch the parts that are named by URL: nothing is fetched for a request that is refused.
+
+    Raises Problem for parts that the bundle does not take or lacks, and for options beyond it; and what the fetcher raises."""
+    context, interface, parts = parsed.context, parsed.interface, parsed.parts
+    requested = interface.task_for(parts)
+    assert requested is not None, "`parse_request` has refused it"
+    spec = await gateway.directory.find(parsed.common.model, registry.default_name(requested, parts))
+    context.set_bundle(spec)
+    task = next((task for task in interface.tasks if registry.serves(task, spec)), requested)
+    accepted = {part.name: part for part in capabilities.accepted_parts(task, spec)}
+    for name in parts:
+        if name not in accepted:
+            hint = f"; a bare body is its `{name}`: send a form, as with curl -F {next(iter(accepted))}=@FILE" if parsed.is_raw_body else ""
+            raise Problem(ProblemKind.INVALID_OPTION, f"{spec.id} takes {', '.join(accepted)}, and no {name}{hint}", name)
+    for part in accepted.values():
+        if part.required and part.name not in parts:
+            raise Problem(ProblemKind.INVALID_OPTION, f"missing: {spec.id} needs `{part.name}`; send it, too", part.name)
+    try:
+        plan = capabilities.plan_of(task, parsed.options, spec)
+    except InvalidOption as error:
+        _check_images(parts.get("image", ()))  # the option may suit what was really sent
+        raise error_mapping.refusal_to_problem(error) from error
+    if isinstance(task, KeepsScenes):
+        plan = task.with_partition(plan, gateway.dispatcher.link.digits)
+    priority = context.check_priority(parsed.common.priority)
+    if parsed.urls:
+        assert gateway.fetcher is not None, "`parse_request` has refused it"
+        parts = {**parts, **await gateway.fetcher.fetch(parsed.urls, context.reservation, context.client)}
+    if context.payload_bytes is None:
+        context.payload_bytes = sum(len(content) for elements in parts.values() for content in elements)
+    return ResolvedRequest(
+        task,
+        spec,
+        plan,
+        context,
+        part=interface.find_repeated(parts) or next(iter(parts)),
+        priority=priority,
+        items=interface.items(parts),
+        media_type=parsed.media_type,
+        fingerprint=parsed.fingerprint,
+    )
+
+
+def _check_images(images: Sequence[bytes]) -> None:
+    """Refuse a video or a sound that was sent as an image. Raises Problem (415)."""
+    for index, content in enumerate(images):
+        if reason := suggest_recording_part(content):
+            raise Problem(ProblemKind.NOT_AN_IMAGE, reason, item_field("image", index, len(images)))
 
 
 class InferenceRunner:
@@ -105,7 +153,7 @@ class InferenceRunner:
             fingerprint=resolved.fingerprint,
             items=count,
             jobs=jobs,
-            fields=[job_field(resolved.task, resolved.part, index, count) for index, item in enumerate(items) for _ in item],
+            fields=[stages.job_field(resolved.task, resolved.part, index, count) for index, item in enumerate(items) for _ in item],
             echoes=[{name: one[name].to_numpy() for name in names if name in one} for one in arrays] if names else (),
             progress_total=_progress_total(arrays, resolved),
             prepare_s=prepared_at - started_at,
@@ -140,8 +188,8 @@ class InferenceRunner:
         return answered
 
     async def _prepare_items(self, resolved: ResolvedRequest) -> list[PreparedItem]:
-        """Prepare the items. Raises Problem that names the first bad item, Refused if there is no room for the least that they will
-        take."""
+        """Prepare the items. Raises Problem that names the first bad item, Refused if the queue has no capacity for the least that
+        they will take."""
         items, client = resolved.items, resolved.context.client
         if isinstance(resolved.task, TakesSteps):
             await resolved.context.reservation.check(work_ms=len(items) * self._work_ms(resolved, None))
@@ -179,7 +227,7 @@ class InferenceRunner:
             replies = await self._dispatcher.submitter.submit(jobs, reservation=context.reservation, **listeners)
         for field, reply in zip(fields, replies, strict=True):
             if reply.failure is not None:
-                raise error_mapping.of_reply(reply.failure, spec.name, field)
+                raise error_mapping.failure_to_problem(reply.failure, spec.name, field)
         return replies
 
     async def _prepare_texts(self, resolved: ResolvedRequest) -> list[PreparedItem]:
@@ -198,7 +246,7 @@ class InferenceRunner:
         request = os.urandom(16).hex()
         extra_options: dict[str, Any] = {}
         echoed, unread = _echoed_arrays(resolved)
-        if echoed:  # results of records are presented by whichever gateway is asked
+        if echoed:  # results of records are presented by any gateway
             extra_options["returned"] = [] if gateway else list(echoed)
         if unread and not gateway:
             extra_options["unread"] = sorted(unread)
@@ -220,7 +268,7 @@ class InferenceRunner:
                 progress=follow,
                 previews=follow and isinstance(task, Previews),
                 trace={"request_id": resolved.context.request_id},
-                owner=owner_of(resolved.context.client),
+                owner=owner_id(resolved.context.client),
                 work_ms=work_ms,
                 takes_long=takes_long,
                 low=resolved.priority == "low",
@@ -322,5 +370,5 @@ def _raise_refusal(result: PreparedItem | MediaError | InvalidOption, part: str,
     if isinstance(result, MediaError):
         result.part = item_field(result.part or part, index, count)
     if isinstance(result, (InvalidOption, MediaError)):
-        raise error_mapping.of_refusal(result)
+        raise error_mapping.refusal_to_problem(result)
     return result

@@ -35,10 +35,10 @@ class ProgressStream:
         """Events of a quick worker that arrived before the queue's answer to the admission."""
 
     def on_admitted(self, place: int) -> None:
-        self._stream.put("queued", msgspec.json.encode({"place": place}))
+        self._stream.send_event("queued", msgspec.json.encode({"place": place}))
         self._is_admitted = True
         for name, data in self._early:
-            self._stream.put(name, data)
+            self._stream.send_event(name, data)
         self._early.clear()
 
     def on_progress(self, report: Progress) -> None:
@@ -78,7 +78,7 @@ class ProgressStream:
 
     def _emit(self, name: str, data: bytes) -> None:
         if self._is_admitted:
-            self._stream.put(name, data)
+            self._stream.send_event(name, data)
         else:
             self._early.append((name, data))
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from server.arrays import Array
 from server.gateway.fair_executor import FairExecutor
 from server.gateway.inference import present_task
-from server.gateway.inference.error_mapping import of_refusal
+from server.gateway.inference.error_mapping import refusal_to_problem
 from server.gateway.inference.stages import AnsweredRequest, Timing
 from server.http.json_outline import BASE64_PIECE, to_base64
 from server.http.problems import Problem, ProblemKind
@@ -62,7 +62,7 @@ class ResponseRenderer:
                 else:
                     presented = task.present(answered.outputs, answered.plan, answered.spec, answered.media_type)
             except (InvalidOption, MediaError) as error:
-                raise of_refusal(error) from error
+                raise refusal_to_problem(error) from error
         encode = partial(_encode, answered, presented, in_pieces=is_slow)
         return await self._executor.run(client, encode) if is_slow else encode()
 
@@ -73,7 +73,7 @@ class ResponseRenderer:
         try:
             return await self.run_in_thread_if_slow(answered, partial(self._within_budget, answered, answered.task.to_tensors))
         except (InvalidOption, MediaError) as error:
-            raise of_refusal(error) from error
+            raise refusal_to_problem(error) from error
 
     def _within_budget(self, answered: AnsweredRequest, present: Callable[..., T], *arguments: Any) -> T:
         task, outputs, plan = answered.task, answered.outputs, answered.plan

@@ -16,7 +16,7 @@ from server.tasks.options import RequestOptions
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
-    from server.gateway.inference.context import RequestContext
+    from server.gateway.inference.admission import RequestContext
     from server.gateway.inference.task_interface import CommonOptions, TaskInterface
     from server.queue.messages import Priority, QueuedJob
 

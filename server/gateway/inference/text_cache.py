@@ -15,7 +15,7 @@ import msgspec
 
 from server.concurrency.client_bound import ClientBound
 from server.gateway.inference.stages import AnsweredRequest, TaskPlan
-from server.http.client_identity import owner_of
+from server.http.requests import owner_id
 from server.queue.gateway.vector_store import VectorStore
 from server.queue.resp import CHUNK_BYTES
 from server.tasks.capabilities import RecallsTexts
@@ -46,7 +46,7 @@ class TextCache:
         missing = {id_: text for text, id_ in ids.items() if text not in vectors}
         if missing:
             found = await self._vectors.recall(list(missing))
-            await self._keep(found, owner_of(client))
+            await self._keep(found, owner_id(client))
             vectors |= {missing[id_]: vector for id_, vector in found.items()}
         total = accumulate(map(len, vectors.values()))
         cached = {text: vector for (text, vector), nbytes in zip(vectors.items(), total, strict=True) if nbytes <= max_bytes}
@@ -58,7 +58,7 @@ class TextCache:
             return
         vectors = await _run_in_thread_if_many(partial(answered.task.vectors_to_cache, answered.outputs, answered.plan), len(ids))
         if vectors:
-            new, owner = {ids[text]: vector for text, vector in vectors.items()}, owner_of(answered.client)
+            new, owner = {ids[text]: vector for text, vector in vectors.items()}, owner_id(answered.client)
             await self._keep(new, owner)
             self._vectors.keep_soon(owner, new)
 

@@ -12,9 +12,9 @@ import httpcore2
 
 from server.concurrency.client_bound import ClientBound
 from server.gateway.inference.stages import item_field
-from server.http.outbound import FAILURES, HEAD_BYTES, Dialler, connection_of
+from server.http.outbound import CONNECTION_ERRORS, MAX_HEAD_BYTES, OutboundClient, counting_stream
 from server.http.problems import Problem, ProblemKind
-from server.http.url_allowlist import NotAllowed, RemoteUrl
+from server.http.url_allowlist import AddressNotAllowed, RemoteUrl
 from server.queue.gateway.reservations import Reservation
 from server.telemetry import logs
 
@@ -55,11 +55,11 @@ class _FetchedBytes:
 class PartFetcher:
     """Fetches parts of requests, in one event loop."""
 
-    def __init__(self, dialler: Dialler, max_body_bytes: int) -> None:
-        self._dialler = dialler
+    def __init__(self, outbound: OutboundClient, max_body_bytes: int) -> None:
+        self._outbound = outbound
         self._limit = max_body_bytes
         self._running = ClientBound(MAX_FETCHES, MAX_PER_CLIENT)
-        self.close = dialler.close
+        self.close = outbound.close
 
     async def fetch(self, urls_by_part: Mapping[str, Sequence[str]], reservation: Reservation, client: str) -> dict[str, list[bytes]]:
         """Return the contents of parts that are named by URL, clients in turn. Raises Problem: 413, 422 `fetch-failed`; and Refused."""
@@ -89,13 +89,13 @@ class PartFetcher:
                 return await self._follow(url, field_name, received)
         except _FetchError as failed:
             raise Problem(ProblemKind.FETCH_FAILED, str(failed), field_name) from None
-        except (NotAllowed, *FAILURES) as error:
+        except (AddressNotAllowed, *CONNECTION_ERRORS) as error:
             log.info("fetch failed", field=field_name, reason=str(error) or type(error).__name__)
             raise Problem(ProblemKind.FETCH_FAILED, REFUSED, field_name) from None
 
     async def _follow(self, url: str, field_name: str, received: _FetchedBytes) -> bytes:
         for _ in range(REDIRECTS + 1):
-            remote = self._dialler.read(url)
+            remote = self._outbound.parse(url)
             async with self._request(remote) as response:
                 if response.status not in MOVED:
                     return await self._read(response, field_name, received)
@@ -105,10 +105,10 @@ class PartFetcher:
 
     @asynccontextmanager
     async def _request(self, remote: RemoteUrl) -> AsyncIterator[httpcore2.Response]:
-        async with self._dialler.request("GET", remote, {"Accept": "*/*"}) as response:
+        async with self._outbound.request("GET", remote, {"Accept": "*/*"}) as response:
             try:
                 yield response
-            except FAILURES as error:
+            except CONNECTION_ERRORS as error:
                 raise _FetchError(f"the host answered {response.status} and broke off") from error
 
     async def _read(self, response: httpcore2.Response, field_name: str, received: _FetchedBytes) -> bytes:
@@ -117,11 +117,11 @@ class PartFetcher:
         encodings = [value.lower() for name, value in response.headers if name.lower() == b"content-encoding"]
         if any(encoding != b"identity" for encoding in encodings):
             raise _FetchError("the host sent the bytes with a Content-Encoding that was not asked for")
-        content, connection = bytearray(), connection_of(response)
+        content, connection = bytearray(), counting_stream(response)
         async for piece in response.aiter_stream():
             await received.add(len(piece), field_name)
             content += piece
-            if connection.nbytes > 2 * len(content) + HEAD_BYTES:
+            if connection.nbytes > 2 * len(content) + MAX_HEAD_BYTES:
                 raise _FetchError("the host sent more about its bytes than bytes: chunks of one, perhaps")
         if not content:
             raise _FetchError("the host answered 200 without a byte")
@@ -133,4 +133,4 @@ def _join(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError as error:
-        raise NotAllowed(f"a redirect to what is not a URL: {error}") from None
+        raise AddressNotAllowed(f"a redirect to what is not a URL: {error}") from None

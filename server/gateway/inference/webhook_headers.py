@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import RESPOND_ASYNC, Head
-from server.http.url_allowlist import NotAllowed, read
+from server.http.url_allowlist import AddressNotAllowed, parse_remote_url
 from server.queue.record import FINAL_EVENTS, STATES
 from server.quote import quote
 
@@ -34,8 +34,8 @@ def read_webhook(head: Head, hosts: Collection[tuple[str, int]]) -> Webhook:
     if not hosts:
         raise Problem(ProblemKind.INVALID_OPTION, "this service has no webhooks (OPSIN_WEBHOOK_HOSTS)", URL)
     try:
-        remote = read(url, hosts)
-    except NotAllowed as error:
+        remote = parse_remote_url(url, hosts)
+    except AddressNotAllowed as error:
         raise Problem(ProblemKind.INVALID_OPTION, f"{error}; use an https URL of a host that OPSIN_WEBHOOK_HOSTS lists", URL) from None
     states = ENDS if events is None else [event.strip() for event in events.split(",")]
     for state in states:

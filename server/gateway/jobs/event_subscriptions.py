@@ -112,7 +112,7 @@ class EventSubscriptions:
                 detail = f"{client} reads {self._streams.each} streams of events, a quarter of OPSIN_MAX_CONNECTIONS"
             case _:
                 return
-        raise Problem(ProblemKind.TOO_MANY_READERS, detail, retry_after=RETRY_AFTER)
+        raise Problem(ProblemKind.TOO_MANY_STREAMS, detail, retry_after=RETRY_AFTER)
 
     def _request_poll(self) -> None:
         """Poll soon: a subscription is new, or has capacity again."""

@@ -102,7 +102,7 @@ class SharedResponses:
                 await self._in_memory.enter(client, nbytes)
         except TimeoutError:
             detail = f"answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client ({client})"
-            raise Problem(ProblemKind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER_S) from None
+            raise Problem(ProblemKind.CLIENT_QUOTA, detail, retry_after=RETRY_AFTER_S) from None
         try:
             return await make()
         except BaseException:
@@ -157,7 +157,7 @@ class JobService:
         except IdempotencyConflict:
             raise Problem(ProblemKind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
         except Refused as refused:
-            raise error_mapping.of_refused(refused, prepared.part) from None
+            raise error_mapping.refused_to_problem(refused, prepared.part) from None
 
     async def read(self, job_id: str, key_name: str) -> Record:
         """Return the job of the API key with this name; empty for one that was sent without a key.
@@ -182,7 +182,7 @@ class JobService:
 
         Raises Problem: 406, 409, 410, 404, 429, or the job's own."""
         if record.state in OPEN_STATES:
-            raise Problem(ProblemKind.NOT_DONE, f"the job is {record.state}; follow it at {events_url(record.id)}", retry_after=1)
+            raise Problem(ProblemKind.JOB_NOT_DONE, f"the job is {record.state}; follow it at {events_url(record.id)}", retry_after=1)
         if record.state == "cancelled":
             raise Problem(ProblemKind.JOB_CANCELLED, "the job was cancelled before it had a result")
         if record.state == "failed":
@@ -195,7 +195,7 @@ class JobService:
         """Return the plan of a job. Raises Problem: 501 for a task that this gateway does not know, 404 if the spec is gone."""
         task = TASKS.get(record.task)
         if task is None:
-            raise Problem(ProblemKind.NOT_OFFERED, f"this gateway does not know the task {record.task!r}: ask a newer one")
+            raise Problem(ProblemKind.NOT_SUPPORTED, f"this gateway does not know the task {record.task!r}: ask a newer one")
         spec, plan = await self._dispatcher.fleet.spec(record.digest), await self._dispatcher.records.plan(record.id)
         if spec is None or plan is None:
             raise unknown_job(record.id)
@@ -261,7 +261,7 @@ def job_document(record: Record) -> JobDocument:
 def job_problem(record: Record) -> Problem:
     """Return the problem of a failed job."""
     assert record.failure is not None
-    return error_mapping.of_reply(record.failure, record.bundle.partition("@")[0], _failed_field(record))
+    return error_mapping.failure_to_problem(record.failure, record.bundle.partition("@")[0], _failed_field(record))
 
 
 def _failed_field(record: Record) -> str | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
-from server.http.json_outline import Outline, marks
+from server.http.json_outline import JsonOutline, count_placeholders
 from server.http.problems import Problem, ProblemKind
 from server.quote import quote
 
@@ -135,23 +135,23 @@ def _json_bytes(header_length: str | None, body_length: int) -> int:
     return int(header_length)
 
 
-def _decode_header(data: bytes) -> tuple[Outline, _RequestHeader]:
+def _decode_header(data: bytes) -> tuple[JsonOutline, _RequestHeader]:
     try:
-        outline = Outline.of(data)
+        outline = JsonOutline.parse(data)
         header = _header_decoder.decode(outline.json)
     except Problem as problem:
         raise replace(problem, detail=f"failed to parse the request JSON: {problem.detail}") from problem
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"failed to parse the request JSON: {error}") from error
     words = len(outline.json) - sum(len(memoryview(tensor.data)) for tensor in header.inputs)
-    if words > MAX_OTHER_JSON_BYTES or sum(marks(tensor.data) for tensor in header.inputs) < len(outline.strings):
+    if words > MAX_OTHER_JSON_BYTES or sum(count_placeholders(tensor.data) for tensor in header.inputs) < len(outline.strings):
         raise Problem(
             ProblemKind.TOO_LARGE, f"the request's JSON has more than {MAX_OTHER_JSON_BYTES} bytes besides the elements of its tensors"
         )
     return outline, header
 
 
-def _decode_inputs(outline: Outline, headers: Sequence[_InputHeader], binary: memoryview) -> list[InferTensor]:
+def _decode_inputs(outline: JsonOutline, headers: Sequence[_InputHeader], binary: memoryview) -> list[InferTensor]:
     tensors, start = [], 0
     for header in headers:
         size = _binary_size(header)
@@ -172,7 +172,7 @@ def _binary_size(header: _InputHeader) -> int | None:
     return size
 
 
-def _decode_input(outline: Outline, header: _InputHeader, binary: memoryview | None) -> InferTensor:
+def _decode_input(outline: JsonOutline, header: _InputHeader, binary: memoryview | None) -> InferTensor:
     if header.datatype not in datatypes.DATATYPES:
         raise invalid(f"datatype '{header.datatype}' is not one of {', '.join(datatypes.DATATYPES)}")
     if len(header.shape) > MAX_DIMENSIONS:
@@ -195,7 +195,7 @@ def _decode_input(outline: Outline, header: _InputHeader, binary: memoryview | N
     return InferTensor(header.name, header.datatype, array, binary=binary is not None)
 
 
-def _data(outline: Outline, written: msgspec.Raw) -> list[Any] | None:
+def _data(outline: JsonOutline, written: msgspec.Raw) -> list[Any] | None:
     """Return the elements of a JSON tensor, long strings as views of their bytes. None if it has none."""
     if not memoryview(written):
         return None

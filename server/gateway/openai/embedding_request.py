@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.gateway.inference.body import MAX_FIELD_BYTES, RequestBody, decode_base64, decode_fields, read_field
-from server.gateway.inference.error_mapping import of_refusal
+from server.gateway.inference.error_mapping import refusal_to_problem
 from server.gateway.inference.stages import item_field
 from server.gateway.inference.task_interface import CommonOptions, TaskInterface
-from server.http.json_outline import Outline
+from server.http.json_outline import JsonOutline
 from server.http.problems import Problem, ProblemKind
 from server.quote import quote
 from server.tasks.embedding.embed import EmbedOptions, check_text
@@ -68,7 +68,7 @@ class EmbeddingRequest:
 
 def read_embedding_request(content: bytes, max_images: int) -> EmbeddingRequest:
     """Read the body. Raises Problem."""
-    outline = Outline.of(content)
+    outline = JsonOutline.parse(content)
     written = decode_fields(outline, '{"input": "a dog"}')
     fields = {field: read_field(outline, written[field], field) for field in (*OPTIONS, "modality", "input") if field in written}
     common, options = _options({field: fields.get(field) for field in OPTIONS})
@@ -136,7 +136,7 @@ def _text(value: str | memoryview, field: str) -> bytes:
     try:
         check_text(text, field)
     except InvalidOption as error:
-        raise of_refusal(error) from error
+        raise refusal_to_problem(error) from error
     return text.encode()
 
 

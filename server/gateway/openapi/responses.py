@@ -114,13 +114,13 @@ REFUSALS: tuple[tuple[ProblemKind, str, str | None], ...] = (
     (ProblemKind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "image[3]"),
     (ProblemKind.INVALID_OPTION, "'urgent' must be one of high, normal, low", "priority"),
     (ProblemKind.QUEUE_FULL, "the queue is full", None),
-    (ProblemKind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)", None),
+    (ProblemKind.KEY_QUOTA, "this API key may have 8 unfinished items at once (max_items)", None),
     (ProblemKind.RESULTS_FULL, "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES", None),
     (ProblemKind.WORKER_CRASHED, "three workers died on this input", "image"),
     (ProblemKind.MODEL_ERROR, "the model failed on this input", "image"),
-    (ProblemKind.INTERNAL, "something went wrong here; the log says more under this request id", None),
+    (ProblemKind.INTERNAL, "internal error; see the service's log for this request ID", None),
     (ProblemKind.DRAINING, "this gateway takes no new work", None),
-    (ProblemKind.REDIS_AWAY, "Redis does not answer", None),
+    (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer", None),
     (ProblemKind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)", None),
     (ProblemKind.BUNDLE_UNAVAILABLE, UNAVAILABLE, None),
     (ProblemKind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
@@ -129,7 +129,7 @@ REFUSALS: tuple[tuple[ProblemKind, str, str | None], ...] = (
 FORBIDDEN = problems(
     (ProblemKind.FORBIDDEN, "the key of alice may not read this; the operator allows it with `metrics` in the key's line", None)
 )
-REDIS_AWAY = problems((ProblemKind.REDIS_AWAY, "Redis does not answer", None))
+REDIS_UNAVAILABLE = problems((ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer", None))
 
 _STATUS = StatusDocument(
     time="2026-11-26T12:00:00.000Z",
@@ -147,7 +147,7 @@ STATUS: dict[str, Any] = {
     "responses": {
         **answer("StatusDocument", "The service at this moment, over all gateways and workers", _STATUS),
         **FORBIDDEN,
-        **REDIS_AWAY,
+        **REDIS_UNAVAILABLE,
     }
 }
 
@@ -184,7 +184,7 @@ SCENE: dict[str, Any] = {
 _CONTROL = (
     (ProblemKind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit"),
     (ProblemKind.FORBIDDEN, "the key of alice may not change models; the operator allows it with `admin` in the key's line"),
-    (ProblemKind.REDIS_AWAY, "Redis does not answer"),
+    (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer"),
 )
 LOAD: dict[str, Any] = {
     "responses": protocol_errors(*_CONTROL, (ProblemKind.INVALID_BODY, "failed to load 'cats', no worker has a bundle of that name"))
@@ -200,10 +200,11 @@ def _not_ready(example: dict[str, Any]) -> dict[str, Any]:
     return {"description": "Not ready, or Redis does not answer", "content": {JSON: {"schema": {"type": "object"}, "example": example}}}
 
 
-SERVED: dict[str, Any] = {"responses": protocol_errors((ProblemKind.REDIS_AWAY, "Redis does not answer"))}
+SERVED: dict[str, Any] = {"responses": protocol_errors((ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer"))}
 VERSIONS: dict[str, Any] = {
     "responses": protocol_errors(
-        (ProblemKind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"), (ProblemKind.REDIS_AWAY, "Redis does not answer")
+        (ProblemKind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"),
+        (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer"),
     )
 }
 READY: dict[str, Any] = {"responses": {"503": _not_ready({"ready": False, "error": "no worker is ready"})}}
@@ -217,7 +218,7 @@ INDEX: dict[str, Any] = {
     "responses": protocol_errors(
         (ProblemKind.INVALID_BODY, "failed to parse the request JSON: Input data was truncated"),
         (ProblemKind.TOO_LARGE, "the body is longer than 65536 bytes"),
-        (ProblemKind.REDIS_AWAY, "Redis does not answer"),
+        (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer"),
     )
 }
 INFER: dict[str, Any] = protocol_errors(
@@ -226,7 +227,7 @@ INFER: dict[str, Any] = protocol_errors(
     (ProblemKind.TOO_SLOW, "the body brought less than 10 KiB in 10 s"),
     (ProblemKind.TOO_LARGE, "image: 60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)"),
     (ProblemKind.QUEUE_FULL, "the queue is full"),
-    (ProblemKind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)"),
+    (ProblemKind.KEY_QUOTA, "this API key may have 8 unfinished items at once (max_items)"),
     (ProblemKind.MODEL_ERROR, "image: the model failed on this input"),
     (ProblemKind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
     (ProblemKind.BUNDLE_UNAVAILABLE, UNAVAILABLE),
@@ -235,14 +236,14 @@ INFER: dict[str, Any] = protocol_errors(
 _GONE = (
     (ProblemKind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
     (ProblemKind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
-    (ProblemKind.REDIS_AWAY, "Redis does not answer", None),
+    (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer", None),
 )
 _NO_RESULT = problems(
     (ProblemKind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
-    (ProblemKind.NOT_DONE, "the job is running", None),
+    (ProblemKind.JOB_NOT_DONE, "the job is running", None),
     (ProblemKind.JOB_CANCELLED, "the job was cancelled before it had a result", None),
     (
-        ProblemKind.CLIENT_SHARE,
+        ProblemKind.CLIENT_QUOTA,
         "answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client (10.0.0.7)",
         None,
     ),
@@ -252,7 +253,7 @@ _NO_RESULT = problems(
 )
 _NO_STREAM = problems(
     (ProblemKind.INVALID_OPTION, "'x': use the id of an event of this job, or 0", "Last-Event-ID"),
-    (ProblemKind.TOO_MANY_READERS, "512 streams of events are open, half of OPSIN_MAX_CONNECTIONS", None),
+    (ProblemKind.TOO_MANY_STREAMS, "512 streams of events are open, half of OPSIN_MAX_CONNECTIONS", None),
 )
 JOB: dict[str, Any] = {"responses": {**answer("JobDocument", "The job", EXAMPLE_JOB), **problems(*_GONE)}}
 RESULT: dict[str, Any] = {

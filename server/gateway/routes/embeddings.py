@@ -16,10 +16,10 @@ from starlette.routing import Route
 
 from server.gateway import app_state
 from server.gateway.app_state import Gateway
+from server.gateway.inference.admission import RequestContext
 from server.gateway.inference.body import refuse_encoding
-from server.gateway.inference.context import RequestContext
 from server.gateway.inference.error_mapping import answered
-from server.gateway.inference.resolution import resolve_request
+from server.gateway.inference.preparation import resolve_request
 from server.gateway.inference.stages import ParsedRequest, ResolvedRequest
 from server.gateway.openai import errors
 from server.gateway.openai.embedding_request import INTERFACE, EmbeddingRequest, read_embedding_request

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from models.bundle import BundleSpec
 from server.gateway import app_state
 from server.gateway.app_state import Gateway
-from server.gateway.inference.context import RequestContext
-from server.gateway.inference.error_mapping import answered, of_refusal
+from server.gateway.inference.admission import RequestContext
+from server.gateway.inference.error_mapping import answered, refusal_to_problem
 from server.gateway.inference.stages import ResolvedRequest
 from server.gateway.open_inference import compression, protocol_model
 from server.gateway.open_inference.errors import invalid, to_response
@@ -111,7 +111,7 @@ async def _resolve(
     try:
         plan = plan_of(offer.task, offer.read_options(body.parameters), spec)
     except InvalidOption as error:
-        raise of_refusal(error) from error
+        raise refusal_to_problem(error) from error
     priority = context.check_priority(_priority(body))
     resolved = ResolvedRequest(offer.task, spec, plan, context, part=part, priority=priority, items=items)
     return resolved, offer, replace(body, inputs=())

@@ -45,7 +45,7 @@ async def job(request: Request, job_id: str) -> Response:
 @router.get("/{job_id}/result", summary="The answer", openapi_extra=responses.RESULT)
 async def result(request: Request, job_id: str) -> Response:
     here = app_state.of(request)
-    return Result(here, await here.jobs.read(job_id, request_key(request).name), Head.of(request.scope), request.state.client)
+    return Result(here, await here.jobs.read(job_id, request_key(request).name), Head.from_scope(request.scope), request.state.client)
 
 
 @router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=responses.EVENTS)
@@ -139,7 +139,7 @@ class Events(Response):
                 for event in batch:
                     data = await self._data(event, held, replayed=replayed)
                     if data is not None:
-                        stream.put(event.name, data, event.number)
+                        stream.send_event(event.name, data, event.number)
                     if event.name in FINAL_EVENTS:
                         return
                 replayed = False

@@ -182,8 +182,8 @@ _DETAILS = ModelDetails(
     spec={"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
 )
 _UNKNOWN = responses.problems((ProblemKind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None))
-MODELS = {"responses": {**responses.answer("ModelList", "Known bundles", _LIST), **responses.REDIS_AWAY}}
-MODEL = {"responses": {**responses.answer("ModelDetails", "One bundle", _DETAILS), **_UNKNOWN, **responses.REDIS_AWAY}}
+MODELS = {"responses": {**responses.answer("ModelList", "Known bundles", _LIST), **responses.REDIS_UNAVAILABLE}}
+MODEL = {"responses": {**responses.answer("ModelDetails", "One bundle", _DETAILS), **_UNKNOWN, **responses.REDIS_UNAVAILABLE}}
 
 
 @router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=MODELS)

@@ -22,7 +22,7 @@ from server.gateway.open_inference.metadata import model_config, model_metadata,
 from server.gateway.open_inference.protocol_model import unknown_model, unloaded_model
 from server.gateway.openapi import responses
 from server.gateway.routes.infer import INFER_PATHS, infer
-from server.http.json_outline import Outline
+from server.http.json_outline import JsonOutline
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import allowed_methods, read_small_body
 from server.queue.gateway.fleet import Fleet
@@ -109,7 +109,7 @@ for path in INFER_PATHS:
 @router.post("/repository/index", summary="Every bundle and its state", openapi_extra=responses.INDEX)
 async def index(request: Request) -> Response:
     content = await read_small_body(request.stream(), MAX_INDEX_BODY)
-    Outline.of(content)  # raises what the decoder would take too long for
+    JsonOutline.parse(content)  # raises what the decoder would take too long for
     try:
         wish = msgspec.json.decode(content) if content else {}
     except msgspec.DecodeError as error:
@@ -141,7 +141,7 @@ async def unload(request: Request, name: str) -> Response:
 @router.api_route("/cudasharedmemory/{path:path}", methods=["GET", "POST"], include_in_schema=False)
 async def not_offered(request: Request) -> Response:
     raise Problem(
-        ProblemKind.NOT_OFFERED,
+        ProblemKind.NOT_SUPPORTED,
         f"{request.url.path[:MAX_QUOTED_CHARS]}: this server offers no trace settings, logging settings or shared memory",
     )
 

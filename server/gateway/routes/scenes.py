@@ -11,8 +11,8 @@ from starlette.responses import Response
 from server.arrays import to_numpy
 from server.gateway import app_state
 from server.gateway.app_state import Gateway
-from server.gateway.inference.context import RequestContext
-from server.gateway.inference.error_mapping import of_refusal
+from server.gateway.inference.admission import RequestContext
+from server.gateway.inference.error_mapping import refusal_to_problem
 from server.gateway.inference.stages import ResolvedRequest
 from server.gateway.openapi import responses
 from server.gateway.routes.tasks import ENDPOINTS
@@ -58,7 +58,7 @@ async def _resolve_query(scene_id: str, context: RequestContext, gateway: Gatewa
         plan = task.plan_followup(options, spec, scene_id)
         arrays = task.prepare_followup(to_numpy(scene.arrays), plan, gateway.limits)
     except InvalidOption as error:
-        raise of_refusal(error) from error
+        raise refusal_to_problem(error) from error
     await context.reservation.resize(1, sum(array.nbytes for array in arrays.values()))
     priority = context.check_priority(common.priority)
     context.watch(gateway.ticks)

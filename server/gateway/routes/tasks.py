@@ -15,16 +15,17 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from server.gateway.app_state import Gateway
+from server.gateway.inference.admission import RequestContext
 from server.gateway.inference.body import parse_request
-from server.gateway.inference.context import RequestContext
+from server.gateway.inference.preparation import resolve_request
 from server.gateway.inference.rendering import ANSWERS
-from server.gateway.inference.resolution import resolve_request
 from server.gateway.inference.stages import PreparedRequest
 from server.gateway.inference.task_interface import TaskInterface
 from server.gateway.inference.webhook_headers import read_webhook
 from server.gateway.jobs import service
 from server.gateway.routes import jobs as job_routes
-from server.http.problems import Problem, ProblemKind
+from server.http.middleware import internal_error
+from server.http.problems import Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, RESPOND_ASYNC, Head
 from server.http.sse import EventStream
 from server.tasks import registry
@@ -71,7 +72,7 @@ class TaskRoute:
                 if not stream.started:
                     raise
             except Exception:
-                await stream.fail(Problem(ProblemKind.INTERNAL, "something went wrong here"), scope["state"]["request_id"])
+                await stream.fail(internal_error(), scope["state"]["request_id"])
                 raise
 
     async def _answer_as_events(self, scope: Scope, receive: Receive, gateway: Gateway, stream: EventStream) -> None:
@@ -79,7 +80,7 @@ class TaskRoute:
         async with entering as context:
             response = await self._run(context, gateway)
             context.stop_watching()  # the end of the response looks like a disconnect
-            stream.put("done", bytes(response.body))
+            stream.send_event("done", bytes(response.body))
             await stream.end()
 
     async def _queue(self, scope: Scope, receive: Receive, gateway: Gateway) -> Response:

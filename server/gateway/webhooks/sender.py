@@ -13,8 +13,8 @@ import msgspec
 
 from server.gateway.jobs import service
 from server.gateway.webhooks.signing import SigningSecrets
-from server.http.outbound import FAILURES, Dialler
-from server.http.url_allowlist import NotAllowed
+from server.http.outbound import CONNECTION_ERRORS, OutboundClient
+from server.http.url_allowlist import AddressNotAllowed
 from server.queue.errors import RedisUnavailable
 from server.queue.gateway.webhook_queue import DueWebhook, WebhookQueue
 from server.telemetry import logs
@@ -46,7 +46,7 @@ class WebhookSender:
     def __init__(
         self,
         due: WebhookQueue,
-        dialler: Dialler,
+        outbound: OutboundClient,
         secrets: SigningSecrets,
         metrics: GatewayMetrics,
         answers: Callable[[str], bool],
@@ -54,12 +54,12 @@ class WebhookSender:
     ) -> None:
         """answers: returns whether the API key of this name may still receive results."""
         self._due = due
-        self._dialler = dialler
+        self._outbound = outbound
         self._secrets = secrets
         self._metrics = metrics
         self._answers = answers
         self._timings = timings or WebhookTimings()
-        self.close = dialler.close
+        self.close = outbound.close
 
     async def send_forever(self) -> None:
         """Send webhooks until cancelled, which leaves unfinished ones to another gateway."""
@@ -125,7 +125,7 @@ class WebhookSender:
         }
         try:
             async with asyncio.timeout(self._timings.timeout):
-                async with self._dialler.request("POST", self._dialler.read(due.url), headers, body) as response:
+                async with self._outbound.request("POST", self._outbound.parse(due.url), headers, body) as response:
                     return None if 200 <= response.status < 300 else str(response.status)
-        except (NotAllowed, *FAILURES) as error:
+        except (AddressNotAllowed, *CONNECTION_ERRORS) as error:
             return str(error) or type(error).__name__
