@@ -38,7 +38,7 @@ from rich.console import Console
 from benchmarks import machine, reference, service
 from benchmarks.merging import Trunk, block_macs
 from benchmarks.reversible import compare_with_plain, cpu_seconds, ready
-from benchmarks.words import FigureRounds, TextFigure, show
+from benchmarks.rounds import FigureRounds, RoundsFigure, show
 from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle, BundleSpec
 from models.bundle_schema import Clip, FileDigest, Preprocess
@@ -134,7 +134,7 @@ class Blocks:
     special_tokens: int = 1
 
 
-def merging(ground: ClipBenchmark) -> list[TextFigure]:
+def merging(ground: ClipBenchmark) -> list[RoundsFigure]:
     figures = []
     for name, (config, schedules) in ground.sizes.clips.items():
         model, clips = ready(VideoMAE(config)), torch.randn(1, *config.clip_shape)
@@ -142,7 +142,7 @@ def merging(ground: ClipBenchmark) -> list[TextFigure]:
     return figures
 
 
-def sound(ground: ClipBenchmark) -> list[TextFigure]:
+def sound(ground: ClipBenchmark) -> list[RoundsFigure]:
     config = ground.sizes.sound
     audio, bank = ready(MAViL(config)), torch.randn(1, 1, config.audio_frames, config.mel_bins)
     blocks = Blocks(config.audio_patches, config.width, config.depth, config.mlp_ratio)
@@ -151,7 +151,7 @@ def sound(ground: ClipBenchmark) -> list[TextFigure]:
 
 def _measure_merging(
     ground: ClipBenchmark, name: str, counted: Trunk, schedules: Sequence[int], call: Callable[..., object]
-) -> list[TextFigure]:
+) -> list[RoundsFigure]:
     """Time one pass without merging and one of each schedule, round-robin."""
     ways = {r: MergeSchedule.constant(r) for r in (0, *schedules)}
     ideals = {r: block_macs(counted, ways[0]) / block_macs(counted, merge) for r, merge in ways.items()}
@@ -165,7 +165,7 @@ def _measure_merging(
     return [found.figure(f"merging: {name}, r = {r}", "≥ 0.95") for r, found in rounds.items()]
 
 
-def fbank(ground: ClipBenchmark) -> list[TextFigure]:
+def fbank(ground: ClipBenchmark) -> list[RoundsFigure]:
     config = ground.sizes.sound
     model, rounds, bank = ready(MAViL(config)), FigureRounds(), FbankConfig(mel_bins=config.mel_bins)
     sound = 0.1 * torch.randn((config.audio_frames - 1) * bank.hop + bank.window)
@@ -179,7 +179,7 @@ def fbank(ground: ClipBenchmark) -> list[TextFigure]:
     return [rounds.figure("fbank: spectrogram ÷ pass over it", "≤ 0.03")]
 
 
-def measure_service(ground: ClipBenchmark) -> list[TextFigure]:
+def measure_service(ground: ClipBenchmark) -> list[RoundsFigure]:
     """Measure views/s, each divided by the mean of the loop before and after it."""
     name, rounds, plain_rounds = f"served: {CLIENTS} clients ÷ a loop of batches", FigureRounds(), FigureRounds()
     model, plain, video = ready(VideoMAE(ground.sizes.served)), VideoMAE(ground.sizes.served).eval(), video_of(ground.sizes)
@@ -232,7 +232,7 @@ def _loop_speed(model: VideoMAE, seconds: float = 2.0) -> float:
     return best
 
 
-def overlap(ground: ClipBenchmark) -> list[TextFigure]:
+def overlap(ground: ClipBenchmark) -> list[RoundsFigure]:
     name, rounds, video = "overlap: one request ÷ max(decode, compute)", FigureRounds(), video_of(ground.sizes)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
         bundle = write_bundle(Path(folder), ground.sizes.served)
@@ -270,7 +270,7 @@ def _request(url: str, video: bytes, views: int) -> None:
     httpx2.post(f"{url}/v1/classify", files={"video": video}, data=data, timeout=REQUEST_SECONDS).raise_for_status()
 
 
-def reversible(ground: ClipBenchmark) -> list[TextFigure]:
+def reversible(ground: ClipBenchmark) -> list[RoundsFigure]:
     sizes, small = ground.sizes, SIZES["tiny"]
     return compare_with_plain(sizes.plain, sizes.reversible, (small.plain, small.reversible), ground.rounds, ground.log)
 
@@ -317,7 +317,7 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started_at
 
 
-PARTS: Mapping[str, Callable[[ClipBenchmark], list[TextFigure]]] = {
+PARTS: Mapping[str, Callable[[ClipBenchmark], list[RoundsFigure]]] = {
     "fbank": fbank,
     "merging": merging,
     "sound": sound,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from benchmarks.words import FigureRounds, TextFigure
+from benchmarks.rounds import FigureRounds, RoundsFigure
 from models.layers.packed_linear import pack_linears, supports_packed_linear
 from models.systems.mvit.model import MViT, MViTConfig
 from models.systems.mvit.reversible import RevMViT, RevMViTConfig
@@ -26,7 +26,7 @@ Config = TypeVar("Config", MViTConfig, RevMViTConfig)
 
 def compare_with_plain(
     plain_config: MViTConfig, config: RevMViTConfig, small: tuple[MViTConfig, RevMViTConfig], rounds: int, log: Callable[[str], None]
-) -> list[TextFigure]:
+) -> list[RoundsFigure]:
     """Measure at the depth of the configs and three times as deep. Each training step has a process of its own, whose memory is then known.
 
     small: networks whose first step loads what libraries load late.

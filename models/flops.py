@@ -67,22 +67,6 @@ def forward_cost(architecture: str, config: Any) -> ForwardCost:
     return ForwardCost(parameters, count_flops(lambda: prepare_forward(architecture, model, 1)), dummy_forward(architecture).tokens(config))
 
 
-@dataclass(frozen=True)
-class TowerFlops:
-    """Operations for one image and for one text; a multiply-add counts as two."""
-
-    image: int
-    text: int
-
-
-def tower_flops(architecture: str, config: Any, length: int) -> TowerFlops:
-    """Count the towers of a pair. length: of a text, in tokens; FLIP reads `text_length` of them, whatever the text."""
-    model: Any = build_on_meta(architecture, config)
-    make = RandomInputMaker(1, torch.float32, torch.device("meta"))
-    pixels, words = make.normal(3, config.image_size, config.image_size), make.words(length)
-    return TowerFlops(count_flops(lambda: lambda: model.encode_images(pixels)), count_flops(lambda: lambda: model.encode_texts(words)))
-
-
 def build_on_meta(architecture: str, config: Any) -> nn.Module:
     with on_meta_device():
         model = architectures()[architecture].build(config)

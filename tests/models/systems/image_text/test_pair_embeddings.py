@@ -12,10 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.flops import tower_flops
 from models.loading import LoadedModel
 from models.registry import architectures
-from models.systems.published_sizes import sizes
 from tests.golden.case import GOLDEN, Case, read_case
 from tests.golden.checks import Arrays, are_units, cosines, loaded, pixels_of, random_pixels, zeroed
 
@@ -272,14 +270,3 @@ def test_the_longest_text_has_positions(tmp_path: Path) -> None:
         words = np.full((1, 1, length), 5)
         model = loaded(pair.read, folder, pair.family, pair.settings)
         assert are_units(model.forward({"word_ids": words, "visible": np.ones_like(words)}, {})["embedding"])
-
-
-def test_the_towers_cost_what_arithmetic_says() -> None:
-    """An image with 100 labels of 8 tokens: 4.9 images of MAWS-B; with 7 templates 28."""
-    size = sizes()["maws_vit_b16_xlmr_b"]
-    flops = tower_flops(size.architecture, size.config, 8)
-    block = 12 * 768 * 768  # multiply-adds of a token in its matrices
-    assert flops.text == 2 * 12 * (8 * block + 2 * 8 * 8 * 768) + 2 * 768 * 768
-    assert flops.image == 2 * (196 * 768 * 768 + 12 * (197 * block + 2 * 197 * 197 * 768)) + 2 * 768 * 768
-    ratio = flops.text / flops.image
-    assert (round(1 + 100 * ratio, 1), round(1 + 700 * ratio)) == (4.9, 28)
