@@ -4,7 +4,7 @@ Prints the real-time factor by stage (seconds of work for a second of video), fr
 with it, and the largest state of a job against the length of its clip. The bars: a straightforward loop that decodes with PyAV in this
 process and asks the same network frame by frame; and that network alone, on frames that lie in memory as the pipeline hands them over.
 
-`OMP_NUM_THREADS=1` gives it what one slot of a worker has. `benchmarks.actions_service` measures the running service.
+`OMP_NUM_THREADS=1` gives it what one slot of a worker has.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{options.clip.name}: {facts.width} × {facts.height}, {facts.fps:g} frames/s; {seconds:g} s at {model.model.rate:g} rows/s")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), PyAV {av.__version__}")
     detail = options.detail or model.model.config.detail
-    print(f"detail {detail}: {model.model.eyes.long_side(detail) or 'whole'} pixels, {model.model.rows(detail)} rows a step")
+    print(f"detail {detail}: {model.model.pose_estimator.long_side(detail) or 'whole'} pixels, {model.model.rows(detail)} rows a step")
     _speed(model.model, model.steps, data, facts, seconds, options.rounds, detail)
     for share in (0.5, 1.0):
         state = _watch(model.steps, data, facts, share * seconds, detail)[1]
