@@ -1,4 +1,4 @@
-"""The objects that the routes of one gateway share."""
+"""The application state of a gateway: the objects that its routes share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.gateway.inference.preparation import InferenceRunner
 from server.gateway.inference.rendering import ResponseRenderer
 from server.gateway.jobs.event_subscriptions import EventSubscriptions
 from server.gateway.jobs.service import JobService
-from server.gateway.status import Status
+from server.gateway.status import StatusReport
 from server.http.sse import EventStream
 from server.media.limits import MediaLimits
 from server.queue.gateway.dispatcher import Dispatcher
@@ -29,38 +29,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Gateway:
+class GatewayState:
     settings: Settings
     limits: MediaLimits
     dispatcher: Dispatcher
     directory: ModelDirectory
     admission: Admission
     runner: InferenceRunner
-    large_bodies: BodyExecutor
+    body_executor: BodyExecutor
     fetcher: PartFetcher | None
-    """None: nothing is fetched."""
+    """None: fetching URLs is not allowed."""
     webhook_hosts: frozenset[tuple[str, int]]
-    """Names and ports that may be told how jobs have ended."""
+    """Hosts and ports that webhooks may be sent to."""
     renderer: ResponseRenderer
     jobs: JobService
-    readers: EventSubscriptions
+    event_subscriptions: EventSubscriptions
     metrics: GatewayMetrics
-    ticks: TimerWheel
-    """Timers of the limits of requests."""
-    status: Status
+    timers: TimerWheel
+    """Timers of deadlines."""
+    status: StatusReport
     keys: KeyRing | None
-    """None where the service asks for no keys."""
+    """None: requests need no key."""
 
-    def answers(self, key_name: str) -> bool:
-        """Whether the one whose API key has this name may still be told anything; empty: whoever has none."""
+    def is_key_valid(self, key_name: str) -> bool:
+        """Return whether an API key of this name still exists. Empty: the name of requests without a key."""
         return not key_name if self.keys is None else self.keys.has(key_name)
 
     def event_stream(self, send: Send) -> EventStream:
-        """A stream whose events are counted."""
+        """Return a stream whose events are counted."""
         return EventStream(send, lambda name: self.metrics.events.labels(name).inc())
 
 
-def of(request: Request) -> Gateway:
-    """The gateway that a request came to."""
-    gateway: Gateway = request.scope["app"].state.gateway
+def gateway_state(request: Request) -> GatewayState:
+    """Return the state of the gateway that received a request."""
+    gateway: GatewayState = request.scope["app"].state.gateway
     return gateway

@@ -1,4 +1,4 @@
-"""The gateway process: serves HTTP until it is told to end, then drains."""
+"""The gateway process: serves HTTP until a signal ends it, then drains."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from server.settings import NO_API_KEYS_WARNING, Settings
 from server.telemetry import logs
 
 KEEP_ALIVE_S = 20
-"""Seconds for which a connection may idle. Clients keep theirs for less (httpx2 5 s, aiohttp 15 s): it is they who close, since a request
-that comes in the moment in which the gateway closes is lost."""
+"""Idle time in seconds after which a connection is closed. Clients close earlier (httpx2 5 s, aiohttp 15 s), which matters: a request that
+arrives while the gateway closes is lost."""
 SHUTDOWN_GRACE_S = 1
-"""Seconds that a slow reader gets to fetch its last response."""
+"""Time in seconds that a slow client has to read its last response."""
 
 GC_THRESHOLDS = (10_000, 20, 20)
-"""A request makes some hundred objects, and reference counts free nearly all of them."""
+"""Thresholds of the collector: a request makes some hundred objects, and reference counts free nearly all of them."""
 SWITCH_INTERVAL_S = 0.001
-"""Seconds after which a thread that works on a large body lets the event loop have the interpreter's lock."""
+"""Time in seconds after which a thread that parses a large body hands the interpreter's lock to the event loop."""
 # parameters of glibc's mallopt(3)
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 MMAP_THRESHOLD_BYTES = 4 * 1024 * 1024
-"""Bytes from which a block is mapped by itself, and given back as soon as it is freed. By default this grows with what is freed."""
+"""Size from which a block is mapped separately and returned when it is freed. glibc's default grows with the freed blocks."""
 TRIM_THRESHOLD_BYTES = 64 * 1024 * 1024
-"""Freed bytes that stay for the next requests, until the next trim."""
+"""Number of freed bytes that stay for the next requests until the next trim."""
 ARENAS = 2
 TRIM_EVERY_S = 20.0
 
@@ -49,7 +49,7 @@ log = logs.get(__name__)
 
 
 def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
-    """Serve on the listening socket `fd`, or on the settings' host and port. Returns the exit code once ended by SIGTERM or SIGINT."""
+    """Serve on the listening socket `fd`, or on the settings' host and port, until SIGTERM or SIGINT. Return the exit code."""
     logs.configure(settings.log_level, process="gateway")
     os_process.disable_dumping()
     silence_decoders()
@@ -58,12 +58,12 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     except OSError as error:
         log.error("cannot listen", host=settings.host, port=settings.port, reason=error.strerror)
         return 2
-    if fd is None and settings.admits_strangers:  # else whoever listens has said so
+    if fd is None and settings.admits_strangers:  # else the supervisor that listens has warned
         log.warning(NO_API_KEYS_WARNING, host=settings.host)
     try:
         systems()
         connections = os_process.connection_limit(settings.max_connections)
-        app = create_app(settings.model_copy(update={"max_connections": connections}))  # shares are parts of what there is
+        app = create_app(settings.model_copy(update={"max_connections": connections}))  # shares of clients are parts of the real number
     except (ValueError, OSError, ExtensionError) as error:
         log.error("cannot start", reason=str(error))
         return 2
@@ -73,7 +73,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     if connections < settings.max_connections:
         needed = settings.max_connections + os_process.OWN_FILES
         log.warning(
-            "fewer connections than OPSIN_MAX_CONNECTIONS: the limit of open files (ulimit -n) is too low",
+            "connection limit is below OPSIN_MAX_CONNECTIONS: raise the open-file limit (ulimit -n)",
             connections=connections,
             wanted=settings.max_connections,
             files=connections + os_process.OWN_FILES,
@@ -96,19 +96,19 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _start_malloc_trimmer()
     gc.collect()
-    gc.freeze()  # the modules are no garbage, and no collection need look at them again while clients wait
+    gc.freeze()  # no later collection visits the modules while clients wait
     gc.set_threshold(*GC_THRESHOLDS)
     log.info("listening", address=listener.getsockname())
-    _DrainingServer(config, app.gateway.admission, app.gateway.readers, settings.drain_timeout).run(sockets=[listener])
+    _DrainingServer(config, app.gateway.admission, app.gateway.event_subscriptions, settings.drain_timeout).run(sockets=[listener])
     return 0
 
 
 class _DrainingServer(uvicorn.Server):
-    """uvicorn with our end: its own handlers close the listener first and end the process by the signal."""
+    """uvicorn with a draining shutdown: its own handlers close the listener first and re-raise the signal."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission, readers: EventSubscriptions, drain_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, admission: Admission, event_subscriptions: EventSubscriptions, drain_timeout: float) -> None:
         super().__init__(config)
-        self._readers = readers
+        self._event_subscriptions = event_subscriptions
         self._admission = admission
         self._drain_timeout = drain_timeout
         self._ending: asyncio.Task[None] | None = None
@@ -123,20 +123,20 @@ class _DrainingServer(uvicorn.Server):
         yield
 
     def _on_stop_signal(self) -> None:
-        """The first signal drains while health checks are still answered; the second ends at once."""
+        """Drain on the first signal, while health checks are still answered; cancel everything on the second."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._drain())
         else:
             self._ending = asyncio.create_task(self._cancel_and_exit())
 
     def _on_sighup(self) -> None:
-        """The loss of the terminal drains, too. It is said twice, by the shell and by the kernel, and ends nothing at once."""
+        """Drain when the terminal is lost, too. The shell and the kernel both send this signal, so the second one must not cancel."""
         if self._ending is None:
             self._on_stop_signal()
 
     async def _drain(self) -> None:
-        log.info("gateway drains")
-        self._readers.close()
+        log.info("gateway draining")
+        self._event_subscriptions.close()
         await self._admission.drain(self._drain_timeout)
         self.should_exit = True
 
@@ -146,9 +146,7 @@ class _DrainingServer(uvicorn.Server):
 
 
 def _start_malloc_trimmer() -> None:
-    """Memory that a burst of large bodies and images took goes back to the system from now on, by a thread of its own.
-
-    Does nothing where the C library is not glibc."""
+    """Start a thread that returns the memory of past bursts to the system. Does nothing if the C library is not glibc."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "malloc_trim") or not hasattr(libc, "mallopt"):
         return

@@ -1,4 +1,4 @@
-"""The document of `GET /v1/status`: the queue's view and the fleet's, read at most once a second for all who ask."""
+"""The document of `GET /v1/status`: the state of queue and fleet, read at most once a second for all clients."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from server.queue.messages import ServedBundle
 from server.queue.record import rfc3339
 from server.telemetry.metrics import DURATION, quantile
 
-NEWS_S = 1.0
-"""How old an answer may be."""
+MAX_AGE_S = 1.0
+"""Maximum age of a document."""
 
 
 class StatusWorker(msgspec.Struct, frozen=True):
@@ -39,9 +39,9 @@ class StatusJobs(msgspec.Struct, frozen=True):
 
 
 class StatusBundle(msgspec.Struct, frozen=True):
-    """A bundle that ready workers serve. `items_per_second`: what they measured, added up; `batch_budget`: the largest; `rung`: what
-    requests get that name none, null where merging is off; quantiles of the whole time of its requests and jobs in the history, null
-    where there were none."""
+    """A bundle that ready workers serve. `items_per_second`: the sum of their measurements. `batch_budget`: the largest. `rung`: of
+    requests that name none, null if merging is off. Quantiles of the total time of its requests and jobs in the history, null if there
+    were none."""
 
     model: str
     version: str
@@ -53,7 +53,7 @@ class StatusBundle(msgspec.Struct, frozen=True):
 
 
 class StatusRefused(msgspec.Struct, frozen=True):
-    """A bundle that all living workers refuse that have it, and why."""
+    """A bundle that every living worker that has it refuses, and the reason."""
 
     model: str
     version: str
@@ -61,7 +61,7 @@ class StatusRefused(msgspec.Struct, frozen=True):
 
 
 class StatusHistory(msgspec.Struct, frozen=True):
-    """One entry for each complete step of `step_s` seconds, the oldest first; null where nothing was measured. Quantiles are within 5 %."""
+    """One entry for each complete step of `step_s` seconds, the oldest first; null if nothing was measured. Quantiles are within 5 %."""
 
     step_s: int
     requests: list[int]
@@ -88,40 +88,40 @@ class StatusDocument(msgspec.Struct, frozen=True):
     dead_letters: list[DeadLetter]
 
 
-class Status:
+class StatusReport:
     """The document of `GET /v1/status`, of one gateway."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._reading = asyncio.Lock()
-        self._read_at = -NEWS_S
+        self._read_lock = asyncio.Lock()
+        self._read_at = -MAX_AGE_S
         self._latest = b""
 
     async def read(self) -> bytes:
-        """The document as JSON, at most a second old. Raises RedisUnavailable."""
-        async with self._reading:
-            if time.monotonic() - self._read_at >= NEWS_S:
-                await self._dispatcher.beat.refresh()  # tells what this gateway has counted
+        """Return the document as JSON, at most a second old. Raises RedisUnavailable."""
+        async with self._read_lock:
+            if time.monotonic() - self._read_at >= MAX_AGE_S:
+                await self._dispatcher.beat.refresh()  # writes the counts of this gateway
                 self._latest = msgspec.json.encode(await self._document())
                 self._read_at = time.monotonic()
         return self._latest
 
     async def _document(self) -> StatusDocument:
-        lately, fleet = await self._dispatcher.status.read(), await self._dispatcher.fleet.read()
+        snapshot, fleet = await self._dispatcher.status.read(), await self._dispatcher.fleet.read()
         return StatusDocument(
-            time=rfc3339(lately.now_ms),
-            gateways=lately.gateways,
+            time=rfc3339(snapshot.now_ms),
+            gateways=snapshot.gateways,
             workers=[
                 StatusWorker(worker.id, worker.state, worker.device, _ready(worker.bundles), worker.restarts)
                 for worker in sorted(fleet.workers, key=lambda worker: worker.id)
             ],
-            queue=lately.queue,
-            jobs=StatusJobs(lately.records.counts.get("queued", 0), lately.records.counts.get("running", 0)),
-            long_jobs=lately.ongoing,
-            bundles=_bundles(fleet, lately),
-            refused=_refused(fleet),
-            history=_history(lately),
-            dead_letters=lately.letters,
+            queue=snapshot.queue,
+            jobs=StatusJobs(snapshot.records.counts.get("queued", 0), snapshot.records.counts.get("running", 0)),
+            long_jobs=snapshot.ongoing,
+            bundles=_bundles(fleet, snapshot),
+            refused=_refusals(fleet),
+            history=_history(snapshot),
+            dead_letters=snapshot.letters,
         )
 
 
@@ -129,25 +129,25 @@ def _ready(bundles: Sequence[ServedBundle]) -> list[str]:
     return sorted(f"{bundle.name}@{bundle.version}" for bundle in bundles if bundle.state == "ready")
 
 
-def _bundles(fleet: Fleet, lately: QueueSnapshot) -> list[StatusBundle]:
-    told = []
+def _bundles(fleet: Fleet, snapshot: QueueSnapshot) -> list[StatusBundle]:
+    summaries = []
     for spec in sorted(fleet.specs.values(), key=lambda spec: spec.id):
         served = [bundle for _, bundle in model_directory.serving(fleet, spec)]
         if served:
             speed, budget = sum(bundle.items_per_second for bundle in served), max(bundle.batch_budget for bundle in served)
-            took = sum((Counter(_durations(step, f" {spec.id}")) for step in lately.steps), Counter[int]())
+            took = sum((Counter(_durations(step, f" {spec.id}")) for step in snapshot.steps), Counter[int]())
             quantiles = quantile(took, 0.5), quantile(took, 0.95)
-            told.append(StatusBundle(spec.name, spec.version, round(speed, 2), budget, spec.default_rung, *quantiles))
-    return told
+            summaries.append(StatusBundle(spec.name, spec.version, round(speed, 2), budget, spec.default_rung, *quantiles))
+    return summaries
 
 
-def _refused(fleet: Fleet) -> list[StatusRefused]:
+def _refusals(fleet: Fleet) -> list[StatusRefused]:
     ids = ((id_.partition("@"), reason) for id_, reason in model_directory.refusals(fleet).items())
     return [StatusRefused(name, version, reason) for (name, _, version), reason in ids]
 
 
-def _history(lately: QueueSnapshot) -> StatusHistory:
-    steps = lately.steps
+def _history(snapshot: QueueSnapshot) -> StatusHistory:
+    steps = snapshot.steps
     durations = [_durations(step) for step in steps]
     return StatusHistory(
         STEP_S,
@@ -161,7 +161,7 @@ def _history(lately: QueueSnapshot) -> StatusHistory:
     )
 
 
-def _durations(step: Mapping[str, int], of: str = "") -> dict[int, int]:
-    """Buckets of all requests, or of a bundle's."""
-    buckets = ((name.removeprefix(DURATION).removesuffix(of), count) for name, count in step.items() if name.endswith(of))
+def _durations(step: Mapping[str, int], suffix: str = "") -> dict[int, int]:
+    """Return the buckets of all requests, or of those whose names end with a suffix."""
+    buckets = ((name.removeprefix(DURATION).removesuffix(suffix), count) for name, count in step.items() if name.endswith(suffix))
     return {int(index): count for index, count in buckets if index.isdigit()}

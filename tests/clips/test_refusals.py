@@ -49,7 +49,7 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx2.Re
         (413, {"video": with_hours(FILM, 10)}, {}, "video", "above the limit of 60 (OPSIN_MAX_VIDEO_SECONDS)"),
         (413, {"video": clip(every(2, 10.0), size=(128, 128))}, {}, "video", "OPSIN_MAX_VIDEO_PIXELS"),
         (400, {"video": b""}, {}, "video", "empty"),
-        (422, {"video": FILM, "image": PICTURE}, {}, "image", "sent beside `video`: send one of them"),
+        (422, {"video": FILM, "image": PICTURE}, {}, "image", "cannot be combined with `video`: send one of them"),
         (422, {"video": FILM, "tracks": b"x"}, {}, "tracks", "unknown; the parts are `image`, `video`, `audio`"),
         (422, {"video": FILM}, {"views": 0}, "views", "from 1 to 30"),
         (422, {"video": FILM}, {"views": 31}, "views", "from 1 to 30"),

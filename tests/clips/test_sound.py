@@ -250,7 +250,7 @@ def many_channels(count: int) -> bytes:
             "end_s",
             "10 ms are left, and one analysis window has 25 ms; end later",
         ),
-        (422, {"audio": BELL, "image": BELL}, {}, "image", "sent beside `audio`"),
+        (422, {"audio": BELL, "image": BELL}, {}, "image", "cannot be combined with `audio`"),
     ],
 )
 def test_refusals_name_the_field_and_what_is_wrong(

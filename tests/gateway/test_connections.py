@@ -335,7 +335,7 @@ def test_strangers_leave_no_line_in_the_log(valkey: PrivateValkey) -> None:
             ask(gateway, data)
         gateway.terminate()
         _, log = gateway.process.communicate(timeout=WAIT_S)
-        assert [json.loads(line)["event"] for line in log.splitlines()] == ["listening", "gateway drains"]
+        assert [json.loads(line)["event"] for line in log.splitlines()] == ["listening", "gateway draining"]
 
 
 @pytest.mark.usefixtures("slow")

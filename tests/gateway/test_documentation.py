@@ -32,7 +32,7 @@ def test_every_kind_of_problem_is_documented() -> None:
 
 
 def option_table(tasks: tuple[Task[Any, Any], ...]) -> str:
-    options = TaskInterface.of(*tasks).options.values()
+    options = TaskInterface.from_tasks(*tasks).options.values()
     return "\n".join(["|---|---|---|", *(f"| `{row.name}` | {row.values} | {row.default} |" for row in options)]) + "\n\n"
 
 

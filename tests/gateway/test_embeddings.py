@@ -189,7 +189,7 @@ def test_it_is_told_how_many_texts_lost_their_end(gateway: Gateway) -> None:
         ({"image": "data:image/png,abc"}, {}, 422, "invalid-option", "input", "must be in base64"),
         ({"image": "data:" + "x" * 300 + ";base64,abcd"}, {}, 422, "invalid-option", "input", "must be in base64"),
         ({"image": "data:bild/é;base64,abcd"}, {}, 422, "invalid-option", "input", "must be in base64"),
-        (["a", {"image": "!"}], {}, 422, "invalid-option", "input[1]", "no base64"),
+        (["a", {"image": "!"}], {}, 422, "invalid-option", "input[1]", "not valid base64"),
         ({"image": ""}, {}, 400, "invalid-body", "input", "no bytes of an image"),
         (["a", data_uri(picture(1))], {}, 400, "invalid-body", "input[1]", '"modality": "image"'),
         (["a", {"image": in_base64(b"GIF? no image")}], {}, 415, "not-an-image", "input[1]", "not an image"),

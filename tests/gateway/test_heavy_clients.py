@@ -18,7 +18,7 @@ from server.processes.os_process import LOW_PRIORITY_NICE
 
 @pytest.fixture
 def heavy(monkeypatch: pytest.MonkeyPatch) -> HeavyClients:
-    monkeypatch.setattr(turns_module, "LONG", 0.1)
+    monkeypatch.setattr(turns_module, "LONG_CALL_CPU_S", 0.1)
     return HeavyClients()
 
 
@@ -75,7 +75,7 @@ def test_a_client_is_heavy_until_it_had_no_long_work_for_a_while(heavy: HeavyCli
     monkeypatch.setattr(time, "monotonic", lambda: now)
     heavy.add("much", 2.0)
     heavy.add("much", 0.5)
-    now += 2.0 * turns_module.REMEMBERED - 1
+    now += 2.0 * turns_module.HEAVY_S_PER_CPU_S - 1
     assert "much" in heavy
     now += 2
     assert "much" not in heavy
@@ -84,7 +84,7 @@ def test_a_client_is_heavy_until_it_had_no_long_work_for_a_while(heavy: HeavyCli
 async def test_long_work_has_half_of_threads_and_others_pass_it(turns: FairExecutor, heavy: HeavyClients) -> None:
     together, begun, gate = list[str](), threading.Event(), threading.Event()
     for client in ("a", "b", "c"):
-        heavy.add(client, turns_module.LONGEST)
+        heavy.add(client, turns_module.MAX_HEAVY_S)
 
     def long(client: str) -> None:
         together.append(client)

@@ -51,7 +51,7 @@ def test_requests_leave_no_line_in_the_log_but_our_faults_do(valkey: PrivateValk
         gateway.terminate()
         _, log = gateway.process.communicate(timeout=WAIT_S)
         lines = [json.loads(line) for line in log.splitlines()]
-        assert [line["event"] for line in lines] == ["listening", "request failed", "gateway drains"]
+        assert [line["event"] for line in lines] == ["listening", "request failed", "gateway draining"]
         assert lines[1]["request_id"] == "look-for-me" and "KeyError" in lines[1]["exception"] and lines[1]["level"] == "error"
 
 

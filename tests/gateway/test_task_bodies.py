@@ -70,7 +70,7 @@ class Paint(Task[PaintOptions, PaintOptions], OffersFiles[PaintOptions, PaintOpt
         return ({},)
 
 
-INTERFACE = TaskInterface.of(Paint())
+INTERFACE = TaskInterface.from_tasks(Paint())
 Read = tuple[RequestBody, CommonOptions, PaintOptions]
 
 

@@ -121,8 +121,8 @@ async def test_program_with_abandoned_answer_frees_its_thread(turns: FairExecuto
 async def test_a_body_of_ordinary_size_waits_for_no_large_one() -> None:
     bodies, go_on = BodyExecutor(), threading.Event()
     try:
-        large = [asyncio.create_task(bodies.in_turn(client, 40_000_000, go_on.wait)) for client in ("one", "one", "two")]
-        assert await bodies.in_turn("three", 160_000, lambda: "read") == "read"
+        large = [asyncio.create_task(bodies.run(client, 40_000_000, go_on.wait)) for client in ("one", "one", "two")]
+        assert await bodies.run("three", 160_000, lambda: "read") == "read"
         assert not any(task.done() for task in large)
     finally:
         go_on.set()
@@ -141,7 +141,7 @@ async def test_large_bodies_are_parsed_one_at_a_time_by_client_in_turn() -> None
         return together
 
     clients = ["much", "much", "much", "little"]
-    together = await asyncio.gather(*(bodies.in_turn(client, 2_000_000, partial(read, client)) for client in clients))
+    together = await asyncio.gather(*(bodies.run(client, 2_000_000, partial(read, client)) for client in clients))
     bodies.close()
     assert together == [1] * 4 and order == ["much", "much", "little", "much"]
 

@@ -82,7 +82,7 @@ def test_work_that_takes_too_long_is_ended() -> None:
 
 
 async def test_a_caller_that_leaves_takes_its_work_along(sandbox: Sandbox) -> None:
-    turns = FairExecutor(1, together=1)
+    turns = FairExecutor(1, max_concurrent=1)
     await turns.run("a", partial(sandbox.run, b"start"))
     pid = sandbox.pid
     assert pid is not None

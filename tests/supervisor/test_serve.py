@@ -203,7 +203,7 @@ def test_second_signal_hurries_despite_frozen_queue(service: Service) -> None:
     family = psutil.Process(service.process.pid).children(recursive=True)
     with frozen(service.children("valkey-server")[0]):
         service.process.terminate()
-        eventually(lambda: service.events("gateway drains"), "the first signal has arrived")
+        eventually(lambda: service.events("gateway draining"), "the first signal has arrived")
         assert service.stop() == 0
     _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []

@@ -118,7 +118,7 @@ class RateLimiter:
         self._left[key.name] = left - 1.0, now
 
 
-class Authentication:
+class AuthenticationMiddleware:
     """A middleware that puts `api_key` into a request's state, and replaces the `client`'s address by the name of the key's holder.
 
     Open paths get neither, so that routes behind them fail if they need them."""

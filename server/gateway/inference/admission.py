@@ -35,7 +35,7 @@ REJECTIONS = {kind: kind.slug.replace("-", "_") for kind in REFUSED_UNRUN} | {Pr
 """Reasons of `opsin_rejected`."""
 MEDIA_PARTS = ("image", "video", "audio", "depth")
 MEDIA_REFUSALS = {413: "too_large", 415: "format", 422: "unusable"}
-"""Reasons by status, where the field is one of these parts."""
+"""Reason by status, if the field is one of these parts."""
 DRAINING_RETRY_AFTER = 1
 """Another gateway, or this one's successor, can take the request right away."""
 
@@ -113,14 +113,14 @@ class RequestContext:
             return max("normal", maximum, key=PRIORITIES.index)
         if PRIORITIES.index(priority) < PRIORITIES.index(maximum):
             raise Problem(
-                ProblemKind.INVALID_OPTION, f"the key of {self.key.name} may ask for {maximum} at most, not {priority}", "priority"
+                ProblemKind.INVALID_OPTION, f"the key of {self.key.name} allows priority {maximum} at most, not {priority}", "priority"
             )
         return priority
 
 
 @dataclass(eq=False, slots=True)
 class AdmittedRequest:
-    """`async with` it. It is not a generator, whose frames would cost as much as all else of an admission."""
+    """A context manager for the block of one request; a generator would double the time of an admission."""
 
     _admission: Admission
     _context: RequestContext
@@ -140,11 +140,11 @@ class AdmittedRequest:
 class Admission:
     """Admits requests while the queue has room and the gateway is not shutting down."""
 
-    def __init__(self, settings: Settings, reservations: Reservations, metrics: GatewayMetrics, ticks: TimerWheel) -> None:
+    def __init__(self, settings: Settings, reservations: Reservations, metrics: GatewayMetrics, timers: TimerWheel) -> None:
         self._settings = settings
         self._reservations = reservations
         self._metrics = metrics
-        self._timers = ticks
+        self._timers = timers
         self._open_requests: set[RequestContext] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -189,7 +189,9 @@ class Admission:
         self._metrics.in_flight.inc()
         context.deadline.enter()
         if self.draining:
-            raise Problem(ProblemKind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
+            raise Problem(
+                ProblemKind.DRAINING, "the gateway is shutting down and accepts no new requests", retry_after=DRAINING_RETRY_AFTER
+            )
         length = context.head.content_length or 0
         if length > self._settings.max_body_bytes:
             raise body_too_large(self._settings.max_body_bytes)
@@ -297,7 +299,7 @@ def _problem_of(error: BaseException, context: RequestContext) -> Problem | None
         case DeadlineExceeded() | TimeoutError() if context.cancelled_by_shutdown:
             return Problem(ProblemKind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER)
         case DeadlineExceeded() | TimeoutError():
-            return Problem(ProblemKind.DEADLINE, "no answer before the deadline; the work was cancelled")
+            return Problem(ProblemKind.DEADLINE, "the request timed out and its work was cancelled")
     return None
 
 

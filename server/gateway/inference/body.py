@@ -27,10 +27,10 @@ from server.tasks.base import JSON
 from server.tasks.capabilities import TakesSteps, offered_media_types
 
 if TYPE_CHECKING:
-    from server.gateway.app_state import Gateway
+    from server.gateway.app_state import GatewayState
 
 MAX_FIELD_BYTES = 4096
-"""Deadline of one option; options are short words."""
+"""Maximum size of an option; options are short words."""
 
 T = TypeVar("T")
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -81,7 +81,7 @@ class RequestBody:
         return len(self.parts[repeated] or self.urls[repeated])
 
 
-async def parse_request(context: RequestContext, interface: TaskInterface, gateway: Gateway) -> ParsedRequest:
+async def parse_request(context: RequestContext, interface: TaskInterface, gateway: GatewayState) -> ParsedRequest:
     """Read the options in the URL and the body; then watch whether the client disconnects.
 
     Raises Problem: 406 before the body is read, and what `read_body` and the reservation raise."""
@@ -91,7 +91,7 @@ async def parse_request(context: RequestContext, interface: TaskInterface, gatew
     query = interface.read_query(head.query)
     if query.get("priority") == ["low"]:
         await admission.mark_low_priority(context)
-    body = await read_request_body(context, interface, gateway.settings, gateway.large_bodies)
+    body = await read_request_body(context, interface, gateway.settings, gateway.body_executor)
     common, options = interface.read_options(query, body.fields) if body.fields else interface.options_in_url(head.query)
     if common.priority == "low" and "priority" not in query:
         await admission.mark_low_priority(context)
@@ -99,16 +99,16 @@ async def parse_request(context: RequestContext, interface: TaskInterface, gatew
         await admission.mark_long_running(context)
     media_type = head.negotiate(offered_media_types(interface.task, options)) if context.mode == "answer" else JSON
     fingerprint = _fingerprint(body, query, head) if context.mode == "job" and head.raw(b"idempotency-key") else ""
-    context.watch(gateway.ticks)
+    context.watch(gateway.timers)
     return ParsedRequest(context, interface, common, options, body.parts, body.urls, media_type, body.is_raw, fingerprint)
 
 
 async def read_request_body(
-    context: RequestContext, interface: TaskInterface, settings: Settings, large_bodies: BodyExecutor
+    context: RequestContext, interface: TaskInterface, settings: Settings, body_executor: BodyExecutor
 ) -> RequestBody:
     """Read multipart, JSON, or else the bytes of one part: Content-Type distinguishes only these three.
 
-    The reservation is brought to the number of items. Raises Problem and what `iter_body` raises."""
+    The reservation is set to the number of items. Raises Problem and what `iter_body` raises."""
     head, limit, reservation = context.head, settings.max_body_bytes, context.reservation
     refuse_encoding(head)
     body = RequestBody(interface, settings.max_images)
@@ -117,7 +117,7 @@ async def read_request_body(
     else:
         content = await read_body(context.receive, limit, reservation)
         if head.media_type == "application/json" or head.media_type.endswith("+json"):
-            await large_bodies.in_turn(context.client, len(content), lambda: _read_json(body, content))
+            await body_executor.run(context.client, len(content), lambda: _read_json(body, content))
         else:
             body.add_part(interface.task.parts[0].name, content)
             body.is_raw = True
@@ -158,19 +158,21 @@ def _fingerprint(body: RequestBody, query: Mapping[str, Sequence[object]], head:
 def _check(body: RequestBody, *, fetches: bool) -> None:
     for part in body.urls:
         if not fetches:
-            raise Problem(ProblemKind.INVALID_OPTION, f"this service fetches nothing (OPSIN_FETCH_HOSTS): send `{part}`", f"{part}_url")
+            raise Problem(
+                ProblemKind.INVALID_OPTION, f"fetching URLs is not enabled (OPSIN_FETCH_HOSTS): send `{part}` instead", f"{part}_url"
+            )
         if body.parts[part]:
-            raise Problem(ProblemKind.INVALID_OPTION, f"sent beside `{part}`: send one of them", f"{part}_url")
+            raise Problem(ProblemKind.INVALID_OPTION, f"cannot be combined with `{part}`: send one of them", f"{part}_url")
     if not any(body.parts.values()) and not body.urls:
         names = " or ".join(f"`{name}`" for name in body.interface.parts)
         raise Problem(ProblemKind.INVALID_OPTION, f"missing: send at least one {names}", body.interface.task.parts[0].name)
     parts = [name for name, elements in body.parts.items() if elements or name in body.urls]
     if body.interface.task_for(parts) is None:
         other = next(name for name in parts if body.interface.task_for([parts[0], name]) is None)
-        raise Problem(ProblemKind.INVALID_OPTION, f"sent beside `{parts[0]}`: send one of them", other)
+        raise Problem(ProblemKind.INVALID_OPTION, f"cannot be combined with `{parts[0]}`: send one of them", other)
     repeated = [name for name in body.parts if body.interface.parts[name].repeated]
     if len(repeated) > 1:
-        raise Problem(ProblemKind.INVALID_OPTION, f"sent beside `{repeated[0]}`: send one of them", repeated[1])
+        raise Problem(ProblemKind.INVALID_OPTION, f"cannot be combined with `{repeated[0]}`: send one of them", repeated[1])
     for name, elements in body.parts.items():
         for index, content in enumerate(elements):
             field = item_field(name, index, len(elements))
@@ -200,7 +202,7 @@ async def _read_form(body: RequestBody, boundary: bytes, pieces: AsyncIterator[b
             parser.write(piece)
         parser.finalize()
     except FormParserError as error:
-        raise Problem(ProblemKind.INVALID_BODY, f"no multipart body with this boundary ({error})") from error
+        raise Problem(ProblemKind.INVALID_BODY, f"the body is not multipart with this boundary ({error})") from error
     if parts.in_preamble:
         raise Problem(ProblemKind.INVALID_BODY, f"no line of the body, ended by CRLF, is the boundary --{boundary.decode()}")
     if not parts.complete:
@@ -277,7 +279,7 @@ class _FormCallbacks:
 
     @property
     def _is_part(self) -> bool:
-        """A name that is both a part and an option is the part where it comes as a file."""
+        """Whether this is a part: a name that is also an option is the part if it comes as a file."""
         return self._name in self._interface.parts and (self._is_file or self._name not in self._interface.options)
 
 
@@ -370,4 +372,4 @@ def decode_base64(text: str | memoryview, field: str) -> bytes:
     try:
         return from_base64(text)
     except ValueError as error:
-        raise Problem(ProblemKind.INVALID_OPTION, f"no base64 ({error})", field) from error
+        raise Problem(ProblemKind.INVALID_OPTION, f"not valid base64 ({error})", field) from error

@@ -1,4 +1,4 @@
-"""Problems of inputs that tasks refuse, of work that failed, and of whatever else a route raises."""
+"""Problems for refused inputs, failed jobs and all other errors that routes raise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {kind.slug: kind for kind in ProblemKind}
 JOB_FAILURE_KINDS = {
     kind.slug: kind for kind in (ProblemKind.WORKER_CRASHED, ProblemKind.MODEL_ERROR, ProblemKind.DEADLINE, ProblemKind.UNUSABLE_INPUT)
 }
-"""Kinds of failures that clients are told as such; what else happens to work is ours to explain."""
+"""Failure kinds that are reported to clients unchanged; all others become 500."""
 
 REASONS: dict[str, tuple[ProblemKind, str]] = {
     "full": (ProblemKind.QUEUE_FULL, "the queue is full: {items} jobs, {nbytes} bytes"),
@@ -60,14 +60,14 @@ REASONS: dict[str, tuple[ProblemKind, str]] = {
         "the job takes {nbytes} bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {max_nbytes}",
     ),
 }
-"""Why the queue has no room (`parts/admission.lua`) → the kind of problem, and its detail with the figures of an `Outcome`."""
+"""Reason of a full queue (`parts/admission.lua`) → the kind of problem, and its detail with the figures of an `Outcome`."""
 RESULTS_RETRY_AFTER = 10
 
 log = logs.get(__name__)
 
 
 def refused_to_problem(refused: Refused, part: str | None = None) -> Problem:
-    """The problem of a request for which the queue has no room. `part`: the one that errors of a client's job name."""
+    """Return the problem of a request that the queue has no capacity for. part: the field of a problem of the request itself."""
     kind, words = REASONS[refused.reason]
     outcome = refused.outcome
     figures = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
@@ -78,29 +78,29 @@ def refused_to_problem(refused: Refused, part: str | None = None) -> Problem:
 
 
 def refusal_to_problem(error: InvalidOption | MediaError) -> Problem:
-    """The problem of an input or an option that a task refuses."""
+    """Return the problem of an input or an option that a task refuses."""
     if isinstance(error, MediaError):
         return Problem(KINDS[error.problem], str(error), error.part)
     return Problem(ProblemKind.TOO_LARGE if isinstance(error, ExcessiveOption) else ProblemKind.INVALID_OPTION, str(error), error.field)
 
 
 def redis_unavailable_problem(error: RedisUnavailable, request_id: str) -> Problem:
-    """The problem for clients. The log gets the request's id and what they do not get: the address of the queue, the unusable key."""
+    """Return the problem for clients, and log what they must not see: the address of the queue, the unusable key."""
     if error.cause or error.is_about_key:
-        event = "refused: queue key unusable" if error.is_about_key else "refused: the queue is away"
+        event = "refused: queue key unusable" if error.is_about_key else "refused: queue unavailable"
         log.info(event, request_id=request_id, reason=str(error))
     return Problem(ProblemKind.REDIS_UNAVAILABLE, error.detail, retry_after=error.retry_after)
 
 
 def error_to_problem(error: Exception, request_id: str) -> Problem:
-    """The problem that a client gets for whatever a route raises."""
+    """Return the problem for an exception of a route."""
     if isinstance(error, Problem):
         return error
     return redis_unavailable_problem(error, request_id) if isinstance(error, RedisUnavailable) else internal_error()
 
 
-async def answered(request: Request, answer: Awaitable[Response], refuse: Callable[[Problem], Response]) -> Response:
-    """Return a route's answer; whatever it raises leaves in the error shape of the route's protocol, which `refuse` makes."""
+async def respond_or_refuse(request: Request, answer: Awaitable[Response], refuse: Callable[[Problem], Response]) -> Response:
+    """Return a route's response, or an error response by `refuse`, in the error format of the route's protocol."""
     try:
         return await answer
     except ClientDisconnect:
@@ -112,7 +112,7 @@ async def answered(request: Request, answer: Awaitable[Response], refuse: Callab
 
 
 def failure_to_problem(failure: Failure, model: str, field: str | None) -> Problem:
-    """`model`: the bundle's name. A kind of failure that only a newer worker knows is ours to explain: 500."""
+    """Return the problem of a failed job. model: the bundle's name. A kind of failure that only a newer worker knows becomes 500."""
     if failure.kind == "unloaded":
         return model_directory.unloaded_problem(model)
     if failure.kind == "excessive":

@@ -37,7 +37,7 @@ from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
 
 if TYPE_CHECKING:
-    from server.gateway.app_state import Gateway
+    from server.gateway.app_state import GatewayState
 
 INLINE_PIXELS = image_headers.SMALL_PIXELS
 """Maximum number of pixels of an image that is decoded in the event loop."""
@@ -50,7 +50,7 @@ PreparedItem = list[dict[str, Array]]
 """Arrays of an item's jobs."""
 
 
-async def resolve_request(parsed: ParsedRequest, gateway: Gateway) -> ResolvedRequest:
+async def resolve_request(parsed: ParsedRequest, gateway: GatewayState) -> ResolvedRequest:
     """Find the bundle and make the plan, then fetch the parts that are named by URL: nothing is fetched for a request that is refused.
 
     Raises Problem for parts that the bundle does not take or lacks, and for options beyond it; and what the fetcher raises."""

@@ -31,15 +31,15 @@ class ProgressStream:
         """Latest report of a job."""
         self._is_admitted = False
         self._has_started = False
-        self._early: list[tuple[str, bytes]] = []
+        self._buffered_events: list[tuple[str, bytes]] = []
         """Events of a quick worker that arrived before the queue's answer to the admission."""
 
     def on_admitted(self, place: int) -> None:
         self._stream.send_event("queued", msgspec.json.encode({"place": place}))
         self._is_admitted = True
-        for name, data in self._early:
+        for name, data in self._buffered_events:
             self._stream.send_event(name, data)
-        self._early.clear()
+        self._buffered_events.clear()
 
     def on_progress(self, report: Progress) -> None:
         """Report the progress of a single job. Several jobs are counted when they end."""
@@ -80,7 +80,7 @@ class ProgressStream:
         if self._is_admitted:
             self._stream.send_event(name, data)
         else:
-            self._early.append((name, data))
+            self._buffered_events.append((name, data))
 
 
 def encode_start(unix_ms: int) -> bytes:

@@ -28,8 +28,8 @@ from server.tasks.options import InvalidOption
 from server.tasks.registry import ROUTES
 from server.telemetry import logs
 
-SMALL_BYTES = 1024
-"""Maximum size of arrays of a scene that stay with the answer, too."""
+MAX_INLINE_ARRAY_BYTES = 1024
+"""Maximum size of arrays of a scene that stay in the answer, too."""
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ log = logs.get(__name__)
 
 
 class ResponseRenderer:
-    """Renders the answers of one event loop."""
+    """A renderer that turns outputs into responses: inline, in a thread or in a child process. Use it from one event loop."""
 
     def __init__(self, scenes: SceneStore, executor: FairExecutor, budget: MemoryBudget) -> None:
         """budget: memory for preparing and presenting together."""
@@ -45,7 +45,7 @@ class ResponseRenderer:
         self._scenes = scenes
         self._executor = executor
         self._child = present_task.presenter()
-        self._child_executor = FairExecutor(1, together=1, never_long=True)
+        self._child_executor = FairExecutor(1, max_concurrent=1, keep_priority=True)
 
     async def present(self, answered: AnsweredRequest) -> Response:
         """Return the response. Raises Problem: what the task refuses, 500 if the child fails."""
@@ -63,7 +63,7 @@ class ResponseRenderer:
                     presented = task.present(answered.outputs, answered.plan, answered.spec, answered.media_type)
             except (InvalidOption, MediaError) as error:
                 raise refusal_to_problem(error) from error
-        encode = partial(_encode, answered, presented, in_pieces=is_slow)
+        encode = partial(_encode, answered, presented, encode_in_chunks=is_slow)
         return await self._executor.run(client, encode) if is_slow else encode()
 
     async def to_tensors(self, answered: AnsweredRequest) -> tuple[Arrays, dict[str, Any]]:
@@ -98,7 +98,7 @@ class ResponseRenderer:
             arrays = {name: Array.from_numpy(one[name]) for name in task.kept_arrays if name in one}
             scene = Scene(task=task.name, digest=answered.spec.digest(), arrays=arrays, key_name=answered.key_name)
             is_kept = len(arrays) < len(task.kept_arrays) or await self._scenes.keep(task.scene_of(answered.plan), scene)
-            needed = {name for name, array in one.items() if array.nbytes <= SMALL_BYTES} | set(echoed)
+            needed = {name for name, array in one.items() if array.nbytes <= MAX_INLINE_ARRAY_BYTES} | set(echoed)
             rest = {name: array for name, array in one.items() if name not in task.kept_arrays or name in needed}
             outputs.append({**rest, "kept": np.array(1)} if is_kept else rest)
         return msgspec.structs.replace(answered, outputs=outputs)
@@ -115,7 +115,7 @@ class ResponseRenderer:
         return present_task.answer(task, answer)
 
 
-def _encode(answered: AnsweredRequest, presented: msgspec.Struct | FileAnswer, *, in_pieces: bool) -> Response:
+def _encode(answered: AnsweredRequest, presented: msgspec.Struct | FileAnswer, *, encode_in_chunks: bool) -> Response:
     """Encode an answer: a file, or JSON with the fields that every answer has around the task's own."""
     task, spec, timing = answered.task, answered.spec, answered.timing
     if isinstance(presented, FileAnswer):
@@ -123,12 +123,12 @@ def _encode(answered: AnsweredRequest, presented: msgspec.Struct | FileAnswer, *
         server_timing = ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in durations)
         headers = {"X-Model": spec.id, "Server-Timing": server_timing, **presented.headers}
         return Response(presented.content, headers=headers, media_type=presented.media_type or answered.media_type)
-    fields = msgspec.structs.astuple(_in_pieces(presented) if in_pieces else presented)
-    document = ANSWERS[task.name](answered.request_id, spec.name, spec.version, *fields, timing, spec.note or msgspec.UNSET)
+    fields = msgspec.structs.astuple(_encode_large_fields(presented) if encode_in_chunks else presented)
+    document = RESPONSE_TYPES[task.name](answered.request_id, spec.name, spec.version, *fields, timing, spec.note or msgspec.UNSET)
     return Response(msgspec.json.encode(document), media_type=JSON)
 
 
-def _answer_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
+def _response_type(task: Task[Any, Any]) -> type[msgspec.Struct]:
     """Return the type of a task's JSON answer: its own fields between those of every answer. `note` is there if the bundle has one."""
     task_fields = [(field.name, field.type) for field in msgspec.structs.fields(task.answer)]
     name = "".join(word.capitalize() for word in task.name.split("-"))
@@ -137,7 +137,7 @@ def _answer_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
     return msgspec.defstruct(f"{name}Response", fields, frozen=True, namespace={"__doc__": task.answer.__doc__})
 
 
-def _in_pieces(answer: msgspec.Struct) -> msgspec.Struct:
+def _encode_large_fields(answer: msgspec.Struct) -> msgspec.Struct:
     """Return the answer with large files and rows of tables encoded already: encoding all at once would block every other thread."""
     light: dict[str, object] = {}
     for name in answer.__struct_fields__:
@@ -145,11 +145,11 @@ def _in_pieces(answer: msgspec.Struct) -> msgspec.Struct:
         if isinstance(value, bytes) and len(value) > BASE64_PIECE:
             light[name] = msgspec.Raw(b'"%b"' % to_base64(value))
         elif isinstance(value, list) and value and isinstance(value[0], msgspec.Struct):
-            light[name] = list(map(_in_pieces, value))
+            light[name] = list(map(_encode_large_fields, value))
         elif isinstance(value, list) and value and isinstance(value[0], list):
             light[name] = [msgspec.Raw(msgspec.json.encode(row)) for row in value]
     return msgspec.structs.replace(answer, **light) if light else answer
 
 
-ANSWERS = {task.name: answer for tasks in ROUTES.values() for answer in [_answer_of(tasks[0])] for task in tasks}
+RESPONSE_TYPES = {task.name: answer for tasks in ROUTES.values() for answer in [_response_type(tasks[0])] for task in tasks}
 """Name of a task → its answer in JSON, which all tasks of a route share."""

@@ -18,12 +18,12 @@ from server.tasks.base import Item, RequestPart, Task
 from server.tasks.capabilities import media_types, offered_media_types
 from server.tasks.options import InvalidOption, Option, RequestOptions, option_rows
 
-FETCHED = ("image", "video", "audio")
-"""Parts that may be named by URL."""
+FETCHABLE_PARTS = ("image", "video", "audio")
+"""Parts that may be given by URL."""
 
 
 class CommonOptions(RequestOptions, frozen=True, kw_only=True):
-    """RequestOptions of every task's route besides the task's own."""
+    """Options of every task's route in addition to the task's own."""
 
     model: Annotated[
         str | None,
@@ -53,19 +53,19 @@ class TaskInterface:
     """Plural → name."""
 
     @staticmethod
-    def of(*tasks: Task[Any, Any]) -> TaskInterface:
+    def from_tasks(*tasks: Task[Any, Any]) -> TaskInterface:
         """Return the interface of a route. If several tasks share it, each needs its own parts, and the route none of them."""
         model, priority = option_rows(CommonOptions)
         options = {row.name: row for row in (model, *option_rows(tasks[0].options), priority)}
         parts = {part.name: part if len(tasks) == 1 else replace(part, required=False) for task in tasks for part in task.parts}
-        urls = {f"{name}_url": name for name in FETCHED if name in parts}
+        urls = {f"{name}_url": name for name in FETCHABLE_PARTS if name in parts}
         names = [name for table in (parts, options) for name, row in table.items() if row.repeated]
         names += [name for name, part in urls.items() if parts[part].repeated]
         return TaskInterface(tasks, parts, options, urls, {f"{name}s": name for name in names})
 
     @property
     def task(self) -> Task[Any, Any]:
-        """The one whose name the route has."""
+        """The task that the route is named after."""
         return self.tasks[0]
 
     def task_for(self, parts: Collection[str]) -> Task[Any, Any] | None:

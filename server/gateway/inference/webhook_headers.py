@@ -12,7 +12,7 @@ from server.queue.record import FINAL_EVENTS, STATES
 from server.quote import quote
 
 URL, EVENTS = "X-Webhook-URL", "X-Webhook-Events"
-ENDS = tuple(state for state in STATES if state in FINAL_EVENTS)
+FINAL_STATES = tuple(state for state in STATES if state in FINAL_EVENTS)
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ def read_webhook(head: Head, hosts: Collection[tuple[str, int]]) -> Webhook:
         remote = parse_remote_url(url, hosts)
     except AddressNotAllowed as error:
         raise Problem(ProblemKind.INVALID_OPTION, f"{error}; use an https URL of a host that OPSIN_WEBHOOK_HOSTS lists", URL) from None
-    states = ENDS if events is None else [event.strip() for event in events.split(",")]
+    states = FINAL_STATES if events is None else [event.strip() for event in events.split(",")]
     for state in states:
-        if state not in ENDS:
-            raise Problem(ProblemKind.INVALID_OPTION, f"{quote(state)}: use {', '.join(ENDS)}, separated by commas", EVENTS)
+        if state not in FINAL_STATES:
+            raise Problem(ProblemKind.INVALID_OPTION, f"{quote(state)}: use {', '.join(FINAL_STATES)}, separated by commas", EVENTS)
     return Webhook(f"https://{remote.authority}{remote.target}", ",".join(states))  # as the queue tells hosts apart
 
 

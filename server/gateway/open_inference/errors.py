@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from server.gateway.inference.error_mapping import answered
+from server.gateway.inference.error_mapping import respond_or_refuse
 from server.http.problems import Problem, ProblemKind
 
 STATUS = {
@@ -51,6 +51,6 @@ class OpenInferenceRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
-            return await answered(request, handler(request), to_response)
+            return await respond_or_refuse(request, handler(request), to_response)
 
         return answer

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from models.bundle import BundleSpec
-from server.gateway.app_state import Gateway
+from server.gateway.app_state import GatewayState
 from server.gateway.catalog import model_directory
 from server.gateway.open_inference.tensors import InferRequest
 from server.http.problems import Problem, ProblemKind
@@ -81,7 +81,7 @@ def _parse_list(name: str, value: object) -> list[object]:
     return listed
 
 
-async def find(gateway: Gateway, name: str, version: str | None) -> BundleSpec:
+async def find(gateway: GatewayState, name: str, version: str | None) -> BundleSpec:
     """Find the bundle to run, of any served task; waits for a worker as /v1 does. Raises Problem."""
     if "@" in name:  # Opsin's way to name a version, not the protocol's
         raise unknown_model(name, version)

@@ -22,7 +22,7 @@ from server.tasks.embedding.embed import EmbedOptions, check_text
 from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
 
-INTERFACE = TaskInterface.of(TASKS["embed"])
+INTERFACE = TaskInterface.from_tasks(TASKS["embed"])
 OPTIONS = {"model": "model", "encoding_format": "encoding", "dimensions": "dimensions"}
 """Options of the task by fields of the body."""
 FIELDS = {name: field for field, name in OPTIONS.items()}

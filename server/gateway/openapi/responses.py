@@ -119,11 +119,11 @@ REFUSALS: tuple[tuple[ProblemKind, str, str | None], ...] = (
     (ProblemKind.WORKER_CRASHED, "three workers died on this input", "image"),
     (ProblemKind.MODEL_ERROR, "the model failed on this input", "image"),
     (ProblemKind.INTERNAL, "internal error; see the service's log for this request ID", None),
-    (ProblemKind.DRAINING, "this gateway takes no new work", None),
+    (ProblemKind.DRAINING, "the gateway is shutting down and accepts no new requests", None),
     (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer", None),
     (ProblemKind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)", None),
     (ProblemKind.BUNDLE_UNAVAILABLE, UNAVAILABLE, None),
-    (ProblemKind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
+    (ProblemKind.DEADLINE, "the request timed out and its work was cancelled", None),
 )
 
 FORBIDDEN = problems(
@@ -231,7 +231,7 @@ INFER: dict[str, Any] = protocol_errors(
     (ProblemKind.MODEL_ERROR, "image: the model failed on this input"),
     (ProblemKind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
     (ProblemKind.BUNDLE_UNAVAILABLE, UNAVAILABLE),
-    (ProblemKind.DEADLINE, "no answer before the deadline; the work was cancelled"),
+    (ProblemKind.DEADLINE, "the request timed out and its work was cancelled"),
 )
 _GONE = (
     (ProblemKind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),

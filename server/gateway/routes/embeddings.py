@@ -14,11 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.gateway import app_state
-from server.gateway.app_state import Gateway
+from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.inference.admission import RequestContext
 from server.gateway.inference.body import refuse_encoding
-from server.gateway.inference.error_mapping import answered
+from server.gateway.inference.error_mapping import respond_or_refuse
 from server.gateway.inference.preparation import resolve_request
 from server.gateway.inference.stages import ParsedRequest, ResolvedRequest
 from server.gateway.openai import errors
@@ -52,8 +51,8 @@ BODY = {
     },
     "required": ["input"],
 }
-BYTES_OF_NUMBER = 20
-"""In JSON, about."""
+BYTES_PER_NUMBER = 20
+"""Approximate size of a number in JSON."""
 REFUSALS = (
     (ProblemKind.INVALID_BODY, "URLs are not fetched: send the image's bytes in base64, or as a data URI", "input[3]"),
     (ProblemKind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
@@ -80,7 +79,7 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens that the networks read, twice: word pieces of texts, special ones included, patches and class token of images."""
+    """Number of tokens that the networks read, twice: word pieces of texts with special ones, patches and class token of images."""
 
     prompt_tokens: int
     total_tokens: int
@@ -89,7 +88,7 @@ class Usage(msgspec.Struct, frozen=True):
 class EmbeddingList(msgspec.Struct, frozen=True):
     """The vectors, of unit length, in the order of `input`.
 
-    `model` is `name@version` of the bundle that gave them; `truncated`: how many texts were too long for it and lost their end."""
+    `model`: `name@version` of the bundle. `truncated`: number of texts that were too long for it and lost their end."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -99,20 +98,20 @@ class EmbeddingList(msgspec.Struct, frozen=True):
 
 
 async def embeddings(request: Request) -> Response:
-    return await answered(request, _answer(request, app_state.of(request)), errors.to_response)
+    return await respond_or_refuse(request, _answer(request, gateway_state(request)), errors.to_response)
 
 
 ROUTES = [Route(PATH, embeddings, methods=["POST"], include_in_schema=False)]
 
 
 def operation() -> dict[str, Any]:
-    """For OpenAPI."""
+    """Return the OpenAPI operation of this route."""
     example = EmbeddingList("list", [Embedding("embedding", 0, [0.5, -0.5, 0.5, 0.5])], "words@1.0.0", Usage(4, 4), 0)
     return {
         "tags": ["inference"],
         "summary": "Turn images or texts into vectors, as OpenAI's clients ask",
         "operationId": "embeddings",
-        "description": "Task `embed` for clients of OpenAI, Jina and infinity; `docs/openai.md` tells more. Unknown fields are ignored.",
+        "description": "Task `embed` for clients of OpenAI, Jina and infinity; `docs/openai.md` has more. Unknown fields are ignored.",
         "requestBody": {"required": True, "content": {JSON: {"schema": BODY, "example": {"model": "words", "input": ["a dog", "a cat"]}}}},
         "responses": {
             **responses.answer("EmbeddingList", "The vectors", msgspec.to_builtins(example)),
@@ -121,40 +120,40 @@ def operation() -> dict[str, Any]:
     }
 
 
-async def _answer(request: Request, gateway: Gateway) -> Response:
+async def _answer(request: Request, gateway: GatewayState) -> Response:
     async with gateway.admission.enter(request.scope, request.receive) as context:
         context.head.negotiate((JSON,))
         refuse_encoding(context.head)
         body = await _read(context, gateway)
-        context.watch(gateway.ticks)
+        context.watch(gateway.timers)
         try:
             return await _run(body, context, gateway)
         except Problem as problem:
             raise Problem(problem.kind, problem.detail, body.field(problem.field), problem.retry_after) from problem
 
 
-async def _read(context: RequestContext, gateway: Gateway) -> EmbeddingRequest:
+async def _read(context: RequestContext, gateway: GatewayState) -> EmbeddingRequest:
     content = await read_body(context.receive, gateway.settings.max_body_bytes, context.reservation)
     context.payload_bytes = len(content)
     parse = partial(read_embedding_request, content, gateway.settings.max_images)
-    return await gateway.large_bodies.in_turn(context.client, len(content), parse)
+    return await gateway.body_executor.run(context.client, len(content), parse)
 
 
-async def _run(body: EmbeddingRequest, context: RequestContext, gateway: Gateway) -> Response:
+async def _run(body: EmbeddingRequest, context: RequestContext, gateway: GatewayState) -> Response:
     """Answer all of the images and texts, or none. Raises Problem with the task's names of fields."""
     answered = await gateway.runner.submit(await gateway.runner.prepare(await _resolve(body, context, gateway)))
     started_at = time.perf_counter()
     vectors, truncated = _vectors(answered.outputs, body)
     tokens = text_jobs.tokens_read(answered.outputs)
     write = partial(_encode, vectors, body.options.encoding, answered.spec.id, truncated, Usage(tokens, tokens))
-    content = await gateway.large_bodies.in_turn(context.client, BYTES_OF_NUMBER * vectors.size, write)
+    content = await gateway.body_executor.run(context.client, BYTES_PER_NUMBER * vectors.size, write)
     response = Response(content, media_type=JSON)
     gateway.metrics.count_answer(answered.spec, started_at, len(response.body), context.payload_bytes)
     return response
 
 
-async def _resolve(body: EmbeddingRequest, context: RequestContext, gateway: Gateway) -> ResolvedRequest:
-    """Raises Problem. From now on the result alone holds the parts: they may be large, and are not needed while their jobs wait."""
+async def _resolve(body: EmbeddingRequest, context: RequestContext, gateway: GatewayState) -> ResolvedRequest:
+    """Resolve the request. Only the result holds the parts afterwards: they may be large, and are not needed while their jobs wait."""
     resolved = await resolve_request(ParsedRequest(context, INTERFACE, body.common, body.options, body.take_parts()), gateway)
     await context.reservation.resize(len(resolved.items), context.reservation.nbytes)
     return resolved
@@ -170,7 +169,7 @@ def _vectors(outputs: Sequence[Outputs], body: EmbeddingRequest) -> tuple[NDArra
 
 
 def _encode(vectors: NDArray[np.float32], encoding: str, model: str, truncated: int, usage: Usage) -> bytes:
-    """One vector at a time: encoded all at once they would hold up every other thread."""
+    """Encode the vectors one at a time: all at once would block every other thread."""
     rows: list[Any] = [msgspec.Raw(msgspec.json.encode(encode_vectors(vector[None], encoding)[0])) for vector in vectors]
     data = [Embedding("embedding", index, row) for index, row in enumerate(rows)]
     return msgspec.json.encode(EmbeddingList("list", data, model, usage, truncated))

@@ -13,10 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.bundle import BundleSpec
-from server.gateway import app_state
-from server.gateway.app_state import Gateway
+from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.inference.admission import RequestContext
-from server.gateway.inference.error_mapping import answered, refusal_to_problem
+from server.gateway.inference.error_mapping import refusal_to_problem, respond_or_refuse
 from server.gateway.inference.stages import ResolvedRequest
 from server.gateway.open_inference import compression, protocol_model
 from server.gateway.open_inference.errors import invalid, to_response
@@ -52,14 +51,14 @@ BODY = {
 
 
 async def infer(request: Request) -> Response:
-    return await answered(request, _answer(request, **request.path_params), to_response)
+    return await respond_or_refuse(request, _answer(request, **request.path_params), to_response)
 
 
 ROUTES = [Route(path, infer, methods=["POST"], include_in_schema=False) for path in INFER_PATHS]
 
 
 def operation(path: str) -> dict[str, Any]:
-    """For OpenAPI."""
+    """Return the OpenAPI operation of a path."""
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
     return {
         "tags": ["Open Inference Protocol v2"],
@@ -72,7 +71,7 @@ def operation(path: str) -> dict[str, Any]:
 
 
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
-    gateway = app_state.of(request)
+    gateway = gateway_state(request)
     spec = gateway.directory.last_known(name if version is None else f"{name}@{version}")
     is_long_running = spec is not None and isinstance(main_task(spec), TakesSteps)
     entering = gateway.admission.enter(request.scope, request.receive, protocol="open-inference", is_long_running=is_long_running)
@@ -91,13 +90,13 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
 
 
 async def _resolve(
-    context: RequestContext, gateway: Gateway, name: str, version: str | None
+    context: RequestContext, gateway: GatewayState, name: str, version: str | None
 ) -> tuple[ResolvedRequest, ProtocolModel, InferRequest]:
     """Return the request for a bundle, how the protocol offers the bundle, and the body without its inputs. Raises Problem."""
     body, inflated_bytes = await _read(context, gateway)
     if _priority(body) == "low":
         await gateway.admission.mark_low_priority(context)
-    context.watch(gateway.ticks)
+    context.watch(gateway.timers)
     spec = await protocol_model.find(gateway, name, version)
     context.set_bundle(spec)
     offer = protocol_model.protocol_model(spec, body)
@@ -105,7 +104,7 @@ async def _resolve(
         context.set_deadline(gateway.settings.job_timeout)
     check_outputs(body, name, offer.outputs)
     read = partial(read_items, body, name, offer.inputs, offer.parts, gateway.settings.max_images)
-    items = await gateway.large_bodies.in_turn(context.client, inflated_bytes, read)
+    items = await gateway.body_executor.run(context.client, inflated_bytes, read)
     await context.reservation.resize(len(items), max(context.reservation.nbytes, sum(map(_size, items))))
     part = next(declared.name for declared in offer.inputs if declared.name in items[0])
     try:
@@ -117,12 +116,12 @@ async def _resolve(
     return resolved, offer, replace(body, inputs=())
 
 
-async def _read(context: RequestContext, gateway: Gateway) -> tuple[InferRequest, int]:
-    """Return the body and its inflated size in bytes; the deadline is set. Raises Problem."""
+async def _read(context: RequestContext, gateway: GatewayState) -> tuple[InferRequest, int]:
+    """Read the body and set the deadline. Return the body and its inflated size in bytes. Raises Problem."""
     head, limit = context.head, gateway.settings.max_body_bytes
     content = await read_body(context.receive, limit, context.reservation)
     context.payload_bytes = len(content)
-    in_turn = partial(gateway.large_bodies.in_turn, context.client)
+    in_turn = partial(gateway.body_executor.run, context.client)
     plain = await compression.inflate(content, head.first(b"content-encoding") or "", limit, context.reservation, in_turn)
     decode = partial(decode_request, plain, head.first(HEADER_LENGTH.lower().encode()), raw_input=FIRST_INPUT)
     body = await in_turn(len(plain), decode)

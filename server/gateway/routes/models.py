@@ -10,8 +10,7 @@ from starlette.responses import Response
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Comparison, Rung
-from server.gateway import app_state
-from server.gateway.app_state import Gateway
+from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.catalog import model_directory
 from server.gateway.openapi import responses
 from server.http.problems import Problem, ProblemKind
@@ -24,10 +23,10 @@ router = APIRouter(tags=["models"])
 
 
 class RungSummary(msgspec.Struct, frozen=True):
-    """One step of a bundle's ladder; `accuracy` and `throughput` (relative to merging off) are null where nothing was measured.
+    """One step of a bundle's ladder; `accuracy` and `throughput` (relative to merging off) are null if nothing was measured.
 
-    `metric` says what `accuracy` is, null without one: `top-1`, `mean-average-precision`, `agreement` with the labels of merging off,
-    `text-recall` or `image-recall`. `schedule_sight` is there for a half that sees and merges by a schedule of its own."""
+    `metric` of `accuracy`, or null: `top-1`, `mean-average-precision`, `agreement` with the labels of merging off,
+    `text-recall` or `image-recall`. `schedule_sight` is present if the visual half of a pair has a schedule of its own."""
 
     name: str
     schedule: int | list[int] | dict[str, float]
@@ -43,20 +42,20 @@ class ComparedFormat(msgspec.Struct, frozen=True):
     format: str
     merging: str
     max_difference: float | None
-    """Largest difference; null where some logits were no numbers."""
+    """Largest difference; null if some logits were NaN."""
     same_labels: int
-    """Images whose best label is that of the original code."""
+    """Number of images with the same best label as in the original code."""
 
 
 class ComparisonSummary(msgspec.Struct, frozen=True):
-    """Result of `opsin compare` on so many images."""
+    """Result of `opsin compare` on a number of images."""
 
     images: int
     results: list[ComparedFormat]
 
 
 class PartSummary(msgspec.Struct, frozen=True):
-    """A part that requests bring; the limits are those of the service. Those that mean nothing for a part are null."""
+    """A part of requests, with the service's limits; those that do not apply to it are null."""
 
     name: str
     kind: str
@@ -64,51 +63,51 @@ class PartSummary(msgspec.Struct, frozen=True):
     max_count: int
     max_bytes: int
     max_pixels: int | None
-    """Pixels of an image, or of a video's frame."""
+    """Maximum number of pixels of an image or of a video's frame."""
     max_seconds: float | None = None
     max_frames: int | None = None
 
 
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle. `state`: ready, loading, unloading, unavailable or unloaded; `reason` says why it is not ready, where it is known.
+    """A bundle. `state`: ready, loading, unloading, unavailable or unloaded; `reason` says why it is not ready, if that is known.
 
-    Of a folder whose bundle.json cannot be read, only `name`, `version`, `state` and `reason` say something. `summary` is the bundle's
-    description. It, `trained_on` and `note` are empty where the bundle does not say."""
+    If bundle.json cannot be read, only `name`, `version`, `state` and `reason` have values. `summary` is the bundle's description; it,
+    `trained_on` and `note` are empty if bundle.json lacks them."""
 
     name: str
     version: str
     digest: str
-    """SHA-256 of its content: two bundles of one name and version differ in it, and so may their vectors."""
+    """SHA-256 of its content, which distinguishes two bundles of one name and version: their vectors may differ."""
     task: str
     route: str | None
-    """`POST /v1/<route>` answers with it: that of its task, but for networks that label whole clips. Null where no route does."""
+    """Name of the path `POST /v1/<route>` that serves it: its task, except for networks that label whole clips. Null if none does."""
     state: str
     reason: str
     default: bool
-    """Requests of its task that name no model get this one."""
+    """Whether requests of its task that name no model get this one."""
     inputs: list[PartSummary]
-    """Empty where the task is not served."""
+    """Parts of requests; empty if the task is not served."""
     members: dict[str, str]
-    """The bundles that a pipeline is made of, `name@version` by their role."""
+    """Bundles of a pipeline: role → `name@version`."""
     labels: int
     summary: str
     trained_on: str
     note: str
     merges: bool
-    """Whether its tokens can be merged: whether `merge` and `trace` mean something."""
+    """Whether its tokens can be merged, so that `merge` and `trace` have an effect."""
     default_rung: str | None
     ladder: list[RungSummary]
     format: str | None
-    """Number format in which ready workers run usual batches: float32, bfloat16, float16 or int8; several with commas, if workers differ,
-    between them; null while no worker is ready."""
+    """Number format of usual batches on ready workers: float32, bfloat16, float16 or int8; separated by commas if workers differ; null
+    while no worker is ready."""
     max_difference: float | None
-    """Largest difference between answers in that format and in float32, in warm-up: of logits for classifiers. Null while unknown."""
+    """Largest difference from float32 that the warm-up found in that format: of logits for classifiers. Null while unknown."""
     comparison: ComparisonSummary | None
-    """Differences from the original code, as `bundle.json` has them; null where `opsin compare` was not run."""
+    """Differences from the original code, as in `bundle.json`; null if `opsin compare` was not run."""
 
 
 class OpenAIModel(msgspec.Struct, frozen=True):
-    """A bundle as OpenAI's clients list it; `id` is `name@version`. When it was made is not known: `created` is 0."""
+    """A bundle as OpenAI's clients list it. `id`: `name@version`. `created`: always 0, because the time is unknown."""
 
     id: str
     object: Literal["model"] = "model"
@@ -117,31 +116,31 @@ class OpenAIModel(msgspec.Struct, frozen=True):
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """All bundles, once as this service tells of them, and once, as `object` and `data`, as OpenAI's clients expect it."""
+    """All bundles, and the same list as `object` and `data` for OpenAI's clients."""
 
     models: list[ModelSummary]
     folders: list[str]
-    """Where living workers look for bundles."""
+    """Folders in which living workers look for bundles."""
     object: Literal["list"] = "list"
     data: list[OpenAIModel]
 
 
 class ServingWorker(msgspec.Struct, frozen=True):
-    """A ready worker that serves the bundle. Both figures are measured, and 0 while unknown."""
+    """A ready worker that serves the bundle. Both figures are measured; 0 while unknown."""
 
     id: str
     device: str
     items_per_second: float
     batch_budget: int
     backends: dict[str, str]
-    """Backends that run batches of that size, by rung and `off`: eager, fused, onnx or int8. Empty where only PyTorch can."""
+    """Backends that run batches of that size, by rung and `off`: eager, fused, onnx or int8. Empty if only PyTorch can."""
     format: str
     max_difference: float | None
-    """As the model's, of this worker."""
+    """Value of the model's field on this worker."""
 
 
 class ModelDetails(ModelSummary, frozen=True, kw_only=True):
-    """A bundle with its whole spec but for the weights, and with the fields of `OpenAIModel`."""
+    """A bundle with its spec, except for the weights, and with the fields of `OpenAIModel`."""
 
     id: str
     object: Literal["model"] = "model"
@@ -188,24 +187,22 @@ MODEL = {"responses": {**responses.answer("ModelDetails", "One bundle", _DETAILS
 
 @router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=MODELS)
 async def models(request: Request) -> Response:
-    here = app_state.of(request)
-    fleet = await here.directory.fleet()
+    gateway = gateway_state(request)
+    fleet = await gateway.directory.fleet()
     specs = sorted(fleet.specs.values(), key=lambda spec: spec.id)
     folders = sorted({worker.folder for worker in fleet.workers if worker.folder})
-    summaries = [ModelSummary(**_summary(here, fleet, spec)) for spec in specs]
+    summaries = [ModelSummary(**_summary(gateway, fleet, spec)) for spec in specs]
     summaries += [ModelSummary(**_unreadable(id_, reason)) for id_, reason in sorted(model_directory.unreadable(fleet).items())]
     return _json(ModelList(models=summaries, folders=folders, data=[OpenAIModel(spec.id) for spec in specs]))
 
 
 @router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=MODEL)
 async def model(request: Request, name: str) -> Response:
-    here = app_state.of(request)
-    fleet = await here.directory.fleet()
-    spec = model_directory.newest(
-        fleet, model_directory.matching_name(fleet.specs.values(), name)
-    )  # also of what is unloaded: here one sees that it is
+    gateway = gateway_state(request)
+    fleet = await gateway.directory.fleet()
+    spec = model_directory.newest(fleet, model_directory.matching_name(fleet.specs.values(), name))  # unloaded ones are shown, too
     if spec is None:
-        return _json(_details_of_unreadable(fleet, name))
+        return _json(_unreadable_details(fleet, name))
     workers = [
         ServingWorker(
             worker.id,
@@ -219,23 +216,23 @@ async def model(request: Request, name: str) -> Response:
         for worker, bundle in model_directory.serving(fleet, spec)
     ]
     content = spec.model_dump(mode="json", exclude={"weights"})
-    return _json(ModelDetails(id=spec.id, **_summary(here, fleet, spec), workers=workers, spec=content))
+    return _json(ModelDetails(id=spec.id, **_summary(gateway, fleet, spec), workers=workers, spec=content))
 
 
-def _details_of_unreadable(fleet: Fleet, wanted: str) -> ModelDetails:
-    """Raises Problem (404) for a name that is none."""
-    refused = model_directory.named_unreadable(fleet, wanted)
+def _unreadable_details(fleet: Fleet, name: str) -> ModelDetails:
+    """Return the details of a bundle whose bundle.json cannot be read. Raises Problem (404) if there is no such bundle."""
+    refused = model_directory.named_unreadable(fleet, name)
     if refused is None:
-        known = model_directory.format_bundles(fleet, fleet.specs.values()) or "none"
-        raise Problem(ProblemKind.UNKNOWN_MODEL, f"{quote(wanted)} is not known; known: {known}")
+        bundles = model_directory.format_bundles(fleet, fleet.specs.values()) or "none"
+        raise Problem(ProblemKind.UNKNOWN_MODEL, f"{quote(name)} is not known; known: {bundles}")
     id_, reason = refused
     return ModelDetails(id=id_, **_unreadable(id_, reason), workers=[], spec={})
 
 
-def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
+def _summary(gateway: GatewayState, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
     state, reason = model_directory.state_of(fleet, spec)
     task = main_task(spec)
-    defaults = [here.directory.default(fleet, name) for name, default in REQUEST_KINDS.items() if default.task is task]
+    defaults = [gateway.directory.default(fleet, name) for name, default in REQUEST_KINDS.items() if default.task is task]
     return {
         "name": spec.name,
         "version": spec.version,
@@ -245,7 +242,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "state": state,
         "reason": reason,
         "default": any(default is not None and default.id == spec.id for default in defaults),
-        "inputs": _inputs(here, spec),
+        "inputs": _inputs(gateway, spec),
         "members": {role: member.id for role, member in spec.members.items()},
         "labels": len(spec.labels),
         "summary": spec.description,
@@ -287,8 +284,8 @@ def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
     }
 
 
-def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
-    limits = here.settings
+def _inputs(gateway: GatewayState, spec: BundleSpec) -> list[PartSummary]:
+    limits = gateway.settings
     parts = {part.name: part for task in TASKS.values() if serves(task, spec) for part in accepted_parts(task, spec)}
     return [
         PartSummary(
@@ -302,7 +299,7 @@ def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
             limits.max_video_frames if part.kind == "video" else None,
         )
         for part in parts.values()
-        if part.kind != "text" or spec.text is not None  # without a tokenizer they are refused with a hint
+        if part.kind != "text" or spec.text is not None  # texts are refused without a tokenizer
     ]
 
 

@@ -1,4 +1,4 @@
-"""Routes for operators: the service's status, its health, which is told at once whatever is broken, and metrics for Prometheus."""
+"""Routes for operators: the service's status, its health, also while parts of it are broken, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from fastapi import APIRouter, Request
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from server.gateway import app_state
-from server.gateway.app_state import Gateway
+from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.auth import middleware
 from server.gateway.catalog import model_directory
 from server.gateway.openapi import responses
@@ -25,7 +24,7 @@ router = APIRouter()
 @router.get("/v1/status", tags=["operation"], summary="The service now and in the last 15 minutes", openapi_extra=responses.STATUS)
 async def status(request: Request) -> Response:
     middleware.require_right("metrics", request)
-    document = await app_state.of(request).status.read()
+    document = await gateway_state(request).status.read()
     return Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
@@ -44,8 +43,8 @@ async def live() -> Response:
     },
 )
 async def ready(request: Request) -> Response:
-    here = app_state.of(request)
-    reason = "draining" if here.admission.draining else await here.directory.not_ready_reason()
+    gateway = gateway_state(request)
+    reason = "draining" if gateway.admission.draining else await gateway.directory.not_ready_reason()
     if reason is None:
         return JSONResponse({"ready": True})
     return JSONResponse({"ready": False, "detail": reason}, status_code=503)
@@ -63,12 +62,12 @@ async def ready(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     middleware.require_right("metrics", request)
-    here = app_state.of(request)
-    return Response(here.metrics.render(await _read_redis(here)), media_type=CONTENT_TYPE)
+    gateway = gateway_state(request)
+    return Response(gateway.metrics.render(await _read_redis(gateway)), media_type=CONTENT_TYPE)
 
 
-async def _read_redis(here: Gateway) -> Families:
-    """Figures that Redis knows at this moment; only that it is away, if it is."""
+async def _read_redis(gateway: GatewayState) -> Families:
+    """Return the metrics that are read from Redis; only `opsin_redis_up` while Redis is unavailable."""
     up = GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=1)
     workers = GaugeMetricFamily("opsin_workers", "Workers that are alive.", labels=["state"])
     restarts = CounterMetricFamily("opsin_worker_restarts", "Workers that their supervisor had to restart.", labels=["reason"])
@@ -79,10 +78,10 @@ async def _read_redis(here: Gateway) -> Families:
     jobs = GaugeMetricFamily("opsin_jobs", "Asynchronous jobs that the service knows.", labels=["state"])
     ended = CounterMetricFamily("opsin_jobs_ended", "Asynchronous jobs that have ended since Redis began.", labels=["state"])
     try:
-        fleet = await here.dispatcher.fleet.read()
-        depths = await here.dispatcher.beat.depths()
-        restarted = await here.dispatcher.status.restarts()
-        recorded = (await here.dispatcher.status.read(0, 0, 0)).records
+        fleet = await gateway.dispatcher.fleet.read()
+        depths = await gateway.dispatcher.beat.depths()
+        restarted = await gateway.dispatcher.status.restarts()
+        recorded = (await gateway.dispatcher.status.read(0, 0, 0)).records
     except RedisUnavailable:
         return Families((GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=0),))
     states = Counter(worker.state for worker in fleet.workers)

@@ -1,6 +1,6 @@
-"""`/v2`: the Open Inference Protocol, as Triton's and KServe's clients speak it. `docs/open-inference.md` describes it for users.
+"""`/v2`: the Open Inference Protocol for clients of Triton and KServe. `docs/open-inference.md` describes it for users.
 
-No client may be told apart by its Content-Type or Accept: some send none, some send `application/octet-stream` with JSON.
+Content-Type and Accept of these clients mean nothing: some send none, some send `application/octet-stream` with JSON.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.bundle import BundleSpec
-from server.gateway import app_state
-from server.gateway.app_state import Gateway
+from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.catalog import model_directory
 from server.gateway.open_inference import repository
 from server.gateway.open_inference.errors import OpenInferenceRoute, invalid, json_response, to_response
@@ -28,8 +27,8 @@ from server.http.requests import allowed_methods, read_small_body
 from server.queue.gateway.fleet import Fleet
 from server.quote import MAX_QUOTED_CHARS
 
-MAX_INDEX_BODY = 64 * 1024
-"""Bytes; the body holds one boolean."""
+MAX_INDEX_BODY_BYTES = 64 * 1024
+"""Maximum size of a body that holds one boolean."""
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 router = APIRouter(prefix="/v2", route_class=OpenInferenceRoute, tags=["Open Inference Protocol v2"])
@@ -38,7 +37,7 @@ router = APIRouter(prefix="/v2", route_class=OpenInferenceRoute, tags=["Open Inf
 @router.get("", summary="Name, version and extensions of the server")
 @router.get("/", include_in_schema=False)
 async def metadata(request: Request) -> Response:
-    return json_response(server_metadata(app_state.of(request).settings.model_control))
+    return json_response(server_metadata(gateway_state(request).settings.model_control))
 
 
 @router.get("/health/live", summary="Does the process run?")
@@ -48,44 +47,44 @@ async def live() -> Response:
 
 @router.get("/health/ready", summary="Can requests be answered?", openapi_extra=responses.READY)
 async def ready(request: Request) -> Response:
-    here = app_state.of(request)
-    reason = "draining" if here.admission.draining else await here.directory.not_ready_reason()
+    gateway = gateway_state(request)
+    reason = "draining" if gateway.admission.draining else await gateway.directory.not_ready_reason()
     return json_response({"ready": True}) if reason is None else json_response({"ready": False, "error": reason}, 503)
 
 
 @router.get("/models", summary="Names of the models that are ready", openapi_extra=responses.SERVED)
 async def models(request: Request) -> Response:
-    entries = repository.index(await app_state.of(request).directory.fleet(), ready_only=True)
+    entries = repository.index(await gateway_state(request).directory.fleet(), ready_only=True)
     return json_response({"models": sorted({entry["name"] for entry in entries})})
 
 
 @router.get("/models/stats", summary="Statistics of all models", openapi_extra=responses.SERVED)
 async def all_statistics(request: Request) -> Response:
-    here = app_state.of(request)
-    fleet = await here.directory.fleet()
-    known = [fleet.specs.get((entry["name"], entry["version"])) for entry in repository.index(fleet, ready_only=False)]
-    return await _statistics(here, [spec for spec in known if spec is not None])
+    gateway = gateway_state(request)
+    fleet = await gateway.directory.fleet()
+    specs = [fleet.specs.get((entry["name"], entry["version"])) for entry in repository.index(fleet, ready_only=False)]
+    return await _statistics(gateway, [spec for spec in specs if spec is not None])
 
 
 @router.get("/models/{name}/stats", summary="Statistics of all versions of a model", openapi_extra=responses.VERSIONS)
 @router.get("/models/{name}/versions/{version}/stats", summary="Statistics of a version", openapi_extra=responses.VERSIONS)
 async def statistics(request: Request, name: str, version: str | None = None) -> Response:
-    here = app_state.of(request)
-    return await _statistics(here, _versions(await here.directory.fleet(), name, version))
+    gateway = gateway_state(request)
+    return await _statistics(gateway, _versions(await gateway.directory.fleet(), name, version))
 
 
 @router.get("/models/{name}", summary="Inputs and outputs of a model", openapi_extra=responses.VERSIONS)
 @router.get("/models/{name}/versions/{version}", summary="Inputs and outputs of a version", openapi_extra=responses.VERSIONS)
 async def model(request: Request, name: str, version: str | None = None) -> Response:
-    fleet = await app_state.of(request).directory.fleet()
-    spec = _loaded(fleet, name, version)
+    fleet = await gateway_state(request).directory.fleet()
+    spec = _loaded_spec(fleet, name, version)
     return json_response(model_metadata(spec, [other.version for other in _versions(fleet, name, None)]))
 
 
 @router.get("/models/{name}/ready", summary="Is a model ready?", openapi_extra=responses.VERSION_READY)
 @router.get("/models/{name}/versions/{version}/ready", summary="Is a version ready?", openapi_extra=responses.VERSION_READY)
 async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
-    fleet = await app_state.of(request).directory.fleet()
+    fleet = await gateway_state(request).directory.fleet()
     state, reason = model_directory.state_of(fleet, _newest(fleet, name, version))
     if state == "ready":
         return json_response({"name": name, "ready": True})
@@ -97,9 +96,9 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
     "/models/{name}/versions/{version}/config", summary="A version's configuration in Triton's form", openapi_extra=responses.VERSIONS
 )
 async def config(request: Request, name: str, version: str | None = None) -> Response:
-    here = app_state.of(request)
-    spec = _loaded(await here.directory.fleet(), name, version)
-    return json_response(model_config(spec, here.settings.max_images))
+    gateway = gateway_state(request)
+    spec = _loaded_spec(await gateway.directory.fleet(), name, version)
+    return json_response(model_config(spec, gateway.settings.max_images))
 
 
 for path in INFER_PATHS:
@@ -108,29 +107,29 @@ for path in INFER_PATHS:
 
 @router.post("/repository/index", summary="Every bundle and its state", openapi_extra=responses.INDEX)
 async def index(request: Request) -> Response:
-    content = await read_small_body(request.stream(), MAX_INDEX_BODY)
-    JsonOutline.parse(content)  # raises what the decoder would take too long for
+    content = await read_small_body(request.stream(), MAX_INDEX_BODY_BYTES)
+    JsonOutline.parse(content)  # refuses what the decoder would take too long for
     try:
-        wish = msgspec.json.decode(content) if content else {}
+        options = msgspec.json.decode(content) if content else {}
     except msgspec.DecodeError as error:
         raise invalid(f"failed to parse the request JSON: {error}") from error
-    ready_only = isinstance(wish, dict) and wish.get("ready") is True
-    return json_response(repository.index(await app_state.of(request).dispatcher.fleet.read(fresh=True), ready_only=ready_only))
+    ready_only = isinstance(options, dict) and options.get("ready") is True
+    return json_response(repository.index(await gateway_state(request).dispatcher.fleet.read(fresh=True), ready_only=ready_only))
 
 
 @router.post("/repository/models/{name}/load", summary="Load a bundle in every worker", openapi_extra=responses.LOAD)
 async def load(request: Request, name: str) -> Response:
-    here = app_state.of(request)
-    repository.check_allowed(request, here.settings)
-    await repository.load(name, here.dispatcher.fleet)
+    gateway = gateway_state(request)
+    repository.check_allowed(request, gateway.settings)
+    await repository.load(name, gateway.dispatcher.fleet)
     return json_response({})
 
 
 @router.post("/repository/models/{name}/unload", summary="Take a bundle out of service in every worker", openapi_extra=responses.UNLOAD)
 async def unload(request: Request, name: str) -> Response:
-    here = app_state.of(request)
-    repository.check_allowed(request, here.settings)
-    await repository.unload(name, here.dispatcher.fleet)
+    gateway = gateway_state(request)
+    repository.check_allowed(request, gateway.settings)
+    await repository.unload(name, gateway.dispatcher.fleet)
     return json_response({})
 
 
@@ -148,10 +147,10 @@ async def not_offered(request: Request) -> Response:
 
 @router.api_route("", methods=METHODS, include_in_schema=False)
 @router.api_route("/{path:path}", methods=METHODS, include_in_schema=False)
-async def nothing_here(request: Request) -> Response:
+async def not_found(request: Request) -> Response:
     allowed = allowed_methods(router.routes, request.scope)
     if not allowed:
-        raise Problem(ProblemKind.NOT_FOUND, f"there is nothing at {request.url.path[:MAX_QUOTED_CHARS]}")
+        raise Problem(ProblemKind.NOT_FOUND, f"not found: {request.url.path[:MAX_QUOTED_CHARS]}")
     response = to_response(
         Problem(ProblemKind.METHOD_NOT_ALLOWED, f"{request.url.path[:MAX_QUOTED_CHARS]} does not answer {request.method}")
     )
@@ -160,7 +159,7 @@ async def nothing_here(request: Request) -> Response:
 
 
 def _versions(fleet: Fleet, name: str, version: str | None) -> list[BundleSpec]:
-    """The known versions of a model, oldest first, or the one that is named. Raises Problem (404) if there is none."""
+    """Return the known versions of a model, oldest first, or the given one. Raises Problem (404) if there is none."""
     found = [spec for spec in fleet.specs.values() if spec.name == name and version in (None, spec.version)]
     if not found:
         raise unknown_model(name, version)
@@ -173,14 +172,14 @@ def _newest(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
     return spec
 
 
-def _loaded(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
-    """Raises Problem (404) also for what is unloaded."""
+def _loaded_spec(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
+    """Return the newest version, or the given one. Raises Problem (404) if there is none or the model is unloaded."""
     spec = _newest(fleet, name, version)
     if model_directory.is_unloaded(fleet, name):
         raise unloaded_model(name)
     return spec
 
 
-async def _statistics(here: Gateway, specs: list[BundleSpec]) -> Response:
-    counters = await asyncio.gather(*(here.dispatcher.status.statistics(spec.id) for spec in specs))
+async def _statistics(gateway: GatewayState, specs: list[BundleSpec]) -> Response:
+    counters = await asyncio.gather(*(gateway.dispatcher.status.statistics(spec.id) for spec in specs))
     return json_response({"model_stats": [model_statistics(spec, counted) for spec, counted in zip(specs, counters, strict=True)]})

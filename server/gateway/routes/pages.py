@@ -1,6 +1,6 @@
-"""Pages: the playground at `/`, `/status` and their files, which use the public API alone, and the API in Swagger UI at `/docs`.
+"""Pages: the playground at `/`, `/status` and their files, which use only the public API, and Swagger UI at `/docs`.
 
-Each has a content policy that lets its own scripts run and nothing else.
+Each has a content security policy that allows only its own scripts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SWAGGER = "/docs/static"
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 COMPRESSION = 6
 RANGE_REFUSED = {400: "not a range", 416: "beyond the end of the file"}
-"""Status of a file's answer to a `Range` that it cannot give → why."""
+"""Status for a `Range` that is refused → the reason."""
 
 router = APIRouter()
 
@@ -40,7 +40,7 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # the files have no version in their names: browsers ask whether they have changed
+    "Cache-Control": "no-cache",  # file names have no version: browsers ask whether a file has changed
 }
 
 
@@ -66,7 +66,7 @@ async def docs(request: Request) -> Response:
 
 
 class _Files(StaticFiles):
-    """Static files with the headers of the pages. A range that cannot be read is refused like anything else."""
+    """Static files with the headers of the pages. An invalid range is refused with a problem document."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = False
@@ -89,16 +89,16 @@ class _Files(StaticFiles):
         return response
 
 
-class _Compressed:
-    """Serves text compressed to whoever accepts it; ranges of it are sent as they are."""
+class _CompressedFiles:
+    """Static files that are compressed if the client accepts that; ranges are not."""
 
     def __init__(self, files: ASGIApp) -> None:
         self._files = files
         self._compressed = GZipMiddleware(files, compresslevel=COMPRESSION)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asks_for_range = any(name == b"range" for name, _ in scope["headers"])
-        await (self._files if asks_for_range else self._compressed)(scope, receive, send)
+        has_range = any(name == b"range" for name, _ in scope["headers"])
+        await (self._files if has_range else self._compressed)(scope, receive, send)
 
 
 def _range_problem(message: Message) -> Problem:
@@ -113,11 +113,11 @@ def _page(path: str, name: str) -> Route:
     return Route(path, page, include_in_schema=False)
 
 
-API_FILES = Mount(SWAGGER, _Compressed(_Files(directory=playground.STATIC / "vendor")))
-"""Files of `/docs`, which is there without the playground, too."""
+API_FILES = Mount(SWAGGER, _CompressedFiles(_Files(directory=playground.STATIC / "vendor")))
+"""Files of `/docs`, which is served without the playground, too."""
 ROUTES: list[BaseRoute] = [
     _page("/", "index.html"),
     _page("/status", "status.html"),
     Mount("/static/samples", _Files(directory=playground.SAMPLES)),
-    Mount("/static", _Compressed(_Files(directory=playground.STATIC))),
+    Mount("/static", _CompressedFiles(_Files(directory=playground.STATIC))),
 ]
