@@ -8,7 +8,6 @@ import sys
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -133,18 +132,6 @@ class LicensedPackage(RecipeSettings):
         if sum(package is not None for package in (self.npm, self.pypi, self.debian)) != 1:
             raise ValueError("give one of npm, pypi and debian")
         return self
-
-
-def packages_in(settings: object) -> list[Package]:
-    """Return all packages in settings, without duplicates, in their order."""
-    if isinstance(settings, Package):
-        return [settings]
-    parts: Iterable[object] = ()
-    if isinstance(settings, BaseModel):
-        parts = (getattr(settings, name) for name in type(settings).model_fields)
-    elif isinstance(settings, list | tuple | dict):
-        parts = settings.values() if isinstance(settings, dict) else settings
-    return list(dict.fromkeys(package for part in parts for package in packages_in(part)))
 
 
 def _flat(name: str) -> str:

@@ -228,32 +228,6 @@ class MAViL(nn.Module):
         encoded = self.video.run(tokens, merge)
         return replace(self._classify("v", _mean(encoded, tokens), _count(tokens), _count(encoded)), video_owners=encoded.token_owners)
 
-    def layer_features(self, audio: Tensor | None = None, video: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the mean patch of every layer, for probing: `audio` and `video` (B, 1 + depth, C), the embedding first.
-
-        Given both inputs, also `av` (B, fusion_depth, 2C), the audio half first.
-        """
-        features, last = {}, []
-        for name, tokens in (
-            ("audio", None if audio is None else self.embed_audio(audio)),
-            ("video", None if video is None else self.embed_video(video)),
-        ):
-            if tokens is None:
-                continue
-            means = [_mean(tokens, tokens)]
-            for block in getattr(self, name).blocks:
-                tokens = block(tokens)
-                means.append(_mean(tokens, tokens))
-            features[name] = torch.stack(means, dim=1)
-            last.append(tokens)
-        if len(last) == 2 and self.config.fusion_depth:
-            means = []
-            for block in self.blocks_av:
-                last = list(fuse([block], *last))
-                means.append(torch.cat([_mean(tokens, tokens) for tokens in last], dim=1))
-            features["av"] = torch.stack(means, dim=1)
-        return features
-
     def embed_audio(self, audio: Tensor, ids_keep: Tensor | None = None, *, trace: bool = False) -> Tokens:
         """Embed spectrograms as tokens (B, 1 + V, C), time slowest, class token first."""
         return self._embed(self.audio, self.config.check_audio(audio), ids_keep, trace)

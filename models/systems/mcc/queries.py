@@ -36,16 +36,6 @@ def draw_in_cube(batch: int, count: int, half_width: float, generator: torch.Gen
     return half_width * (2 * torch.rand(batch, count, 3, generator=generator) - 1)
 
 
-def draw_in_half_ball(batch: int, count: int, radius: float, generator: torch.Generator) -> Tensor:
-    """Draw points (B, Q, 3), uniform where z >= 0 and the distance is below the radius."""
-    while True:
-        drawn = draw_in_cube(1, 3 * batch * count, radius, generator)[0]  # a ball fills more than half of its cube
-        drawn = torch.cat([drawn[:, :2], drawn[:, 2:].abs()], dim=1)
-        inside = drawn[drawn.norm(dim=1) < radius]
-        if len(inside) >= batch * count:
-            return inside[: batch * count].view(batch, count, 3)
-
-
 @dataclass(frozen=True)
 class QueryLabels:
     occupied: Tensor
@@ -82,11 +72,6 @@ class PointCloud:
     """(P,), probabilities."""
     colours: Tensor
     """(P, 3) in 0..1; regressed colours may lie outside."""
-
-    def select_occupied(self, threshold: float) -> PointCloud:
-        """Return the points with an occupancy above a threshold."""
-        occupied = self.occupancy > threshold
-        return PointCloud(self.points[occupied], self.occupancy[occupied], self.colours[occupied])
 
 
 @torch.no_grad()

@@ -27,10 +27,6 @@ class SceneView:
     centre: Tensor
     """(3,)."""
 
-    def to_capture(self, points: Tensor) -> Tensor:
-        """Transform points (..., 3) of the model's space to the coordinates of the capture."""
-        return (points + self.centre) * self.scale
-
 
 @dataclass(frozen=True)
 class CropBox:
@@ -145,38 +141,6 @@ def depth_to_seen_points(
     in_camera = depth.unsqueeze(-1) * F.pad(rays, (0, 1), value=1.0)  # (B, n, n, 3)
     world = (in_camera - camera.translation[:, None, None]) @ camera.rotation[:, None].mT
     return world.masked_fill(~((depth > 0) & (masked > 0.5)).unsqueeze(-1), torch.inf)
-
-
-def hypersim_to_view(
-    rgb: Tensor,
-    points: Tensor,
-    orientation: Tensor,
-    position: Tensor,
-    metres_per_unit: float,
-    *,
-    corner: tuple[int, int] | None = None,
-    image_size: int = 224,
-    seen_size: int = 112,
-) -> SceneView:
-    """Convert a frame of Hypersim: a square crop from `corner` (row, column), else from the centre, scaled, with the camera at the origin.
-
-    rgb: (H, W, 3) in 0..1; points: (H, W, 3), world coordinates in asset units; orientation (3, 3) and position (3,) of the camera.
-    """
-    height, width, _ = rgb.shape
-    side = min(height, width)
-    top, left = corner or ((height - side) // 2, (width - side) // 2)
-    box = CropBox(top, top + side - 1, left, left + side - 1)
-    seen = resize(box.crop(hypersim_to_camera(points, orientation, position, metres_per_unit)), seen_size)
-    scale = point_spread(seen)
-    image = resize(box.crop(rgb), image_size).permute(0, 3, 1, 2)
-    return SceneView(image, seen / scale, scale, torch.zeros(3, dtype=seen.dtype, device=seen.device))
-
-
-def hypersim_to_camera(points: Tensor, orientation: Tensor, position: Tensor, metres_per_unit: float) -> Tensor:
-    """Convert world coordinates (..., 3) in asset units to metres from the camera, which faces +z."""
-    rotation = -orientation
-    metres = (points @ rotation - position @ rotation) * metres_per_unit
-    return metres * torch.tensor([-1.0, 1.0, 1.0], dtype=points.dtype, device=points.device)
 
 
 @dataclass(frozen=True)

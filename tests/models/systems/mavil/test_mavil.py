@@ -108,18 +108,6 @@ def test_what_is_not_kept_is_not_heard() -> None:
     )
 
 
-def test_layers_end_where_the_head_begins() -> None:
-    model = seeded(MAViL, FUSED)
-    layers = model.layer_features(sound(), pictures())
-    assert {name: tuple(value.shape) for name, value in layers.items()} == {"audio": (2, 3, 32), "video": (2, 3, 32), "av": (2, 3, 64)}
-    torch.testing.assert_close(model.fc_norm["av"](layers["av"][:, -1]), model(sound(), pictures()).features)
-    torch.testing.assert_close(layers["audio"][:, 0], model.audio.embed(sound()).mean(dim=1))
-    alone = seeded(MAViL, APART)
-    torch.testing.assert_close(
-        alone.fc_norm["v"](alone.layer_features(video=pictures())["video"][:, -1]), alone.forward_video(pictures()).features
-    )
-
-
 @pytest.mark.parametrize("proportional", [False, True])
 def test_tokens_of_both_halves_merge(proportional: bool) -> None:
     model = seeded(MAViL, replace(FUSED, proportional_attention=proportional))
@@ -329,11 +317,9 @@ def test_fine_tuning_starts_from_a_file_of_either_stage(name: str) -> None:
     assert init_from_mavil_pretraining(model, pretrained.state_dict()) == ["blocks_av.2"]
     audio, video = case.inputs["audio"], case.inputs["video"]
     features = pretrained.teacher_features(audio, video)
-    heard, seen = fuse(pretrained.blocks_av, model.audio.run(model.embed_audio(audio)), model.video.run(model.embed_video(video)))
+    heard, seen = fuse(model.blocks_av[:2], model.audio.run(model.embed_audio(audio)), model.video.run(model.embed_video(video)))
     torch.testing.assert_close(pretrained.audio.norm(heard.x[:, 1:]), features.audio)
     torch.testing.assert_close(pretrained.video.norm(seen.x[:, 1:]), features.video)
-    before_the_last = torch.cat([half.x[:, 1:].mean(dim=1) for half in (heard, seen)], dim=1)
-    torch.testing.assert_close(model.layer_features(audio, video)["av"][:, 1], before_the_last)
 
 
 @pytest.mark.parametrize("name", ["finetune_av", "finetune_uni"])

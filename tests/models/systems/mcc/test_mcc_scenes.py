@@ -18,8 +18,6 @@ from models.systems.mcc.scene_inputs import (
     box_around,
     capture_to_view,
     depth_to_seen_points,
-    hypersim_to_camera,
-    hypersim_to_view,
     normalise_points,
     pad_to_square,
     resize,
@@ -53,7 +51,7 @@ def test_a_capture_is_centred_scaled_and_can_be_undone(capture: dict[str, Any]) 
     points = seen[on_object]
     torch.testing.assert_close(points.mean(dim=0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(points.std(dim=0).mean(), torch.tensor(1.0))
-    torch.testing.assert_close(view.to_capture(points), capture["points"][10:22, 6:14].reshape(-1, 3), atol=1e-2, rtol=1e-5)
+    torch.testing.assert_close((points + view.centre) * view.scale, capture["points"][10:22, 6:14].reshape(-1, 3), atol=1e-2, rtol=1e-5)
 
 
 def test_image_keeps_background_and_pads_right_or_bottom(capture: dict[str, Any]) -> None:
@@ -148,31 +146,6 @@ def test_missing_depth_bleeds_into_its_neighbours_when_resized(camera: Perspecti
     z = (world @ camera.rotation[:, None] + camera.translation[:, None, None])[..., 2]
     torch.testing.assert_close(z[:, :, 1], torch.full((2, 6), 3.0))  # the centre is at 1.75: a quarter of it is the hole
     torch.testing.assert_close(z[:, :, 2:], torch.full((2, 6, 4), 4.0))
-
-
-def test_hypersim_s_camera_is_the_origin_and_looks_along_z() -> None:
-    """Hypersim's cameras look along their own -z, with +x to the right and +y up; the columns of the orientation are these axes."""
-    orientation = torch.tensor(Rotation.from_euler("xyz", [10, 20, 30], degrees=True).as_matrix()).float()
-    position = torch.tensor([5.0, -3.0, 2.0])
-    right, up, backward = orientation.unbind(dim=1)
-    asked = torch.stack([position, position - 4 * backward, position - 4 * backward + right, position - 4 * backward + up])
-    expected = torch.tensor([[0.0, 0, 0], [0, 0, 2], [0.5, 0, 2], [0, -0.5, 2]])
-    torch.testing.assert_close(hypersim_to_camera(asked, orientation, position, 0.5), expected, atol=1e-5, rtol=0)
-
-
-def test_a_hypersim_frame_is_scaled_but_not_centred() -> None:
-    points = torch.randn(12, 20, 3, generator=generator()) + torch.tensor([0.0, 0.0, -8.0])
-    points[3, 9] = torch.inf
-    rgb = torch.rand(12, 20, 3, generator=generator(1))
-    view = hypersim_to_view(rgb, points, torch.eye(3), torch.zeros(3), 1.0, image_size=12, seen_size=12)
-    assert torch.equal(view.image[0].permute(1, 2, 0), rgb[:, 4:16])
-    seen = view.seen[0]
-    assert finite(seen).sum() == 143
-    torch.testing.assert_close(seen[finite(seen)].std(dim=0).mean(), torch.tensor(1.0))
-    assert seen[finite(seen)][:, 2].mean() > 5
-    torch.testing.assert_close(view.to_capture(seen[0, 0]), points[0, 4] * torch.tensor([1.0, -1, -1]))
-    moved = hypersim_to_view(rgb, points, torch.eye(3), torch.zeros(3), 1.0, corner=(0, 8), image_size=12, seen_size=12)
-    assert torch.equal(moved.image[0].permute(1, 2, 0), rgb[:, 8:])
 
 
 def test_rotations_are_scipy_s() -> None:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 import torch
@@ -15,13 +14,11 @@ from sklearn.linear_model import Ridge
 
 from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
 from models.people.track_batch import normalise_pose
-from models.people.tracklets import read_results, tracklets_from_results
 from models.registry import read_config
 from models.systems.lart.model import LARTConfig
 from models.systems.phalp.association_cost import EQ_010, EQ_019, TrackFeatures, appearance_distances, association_costs
 from models.systems.phalp.location_forecast import POINT_XY, XYZ_SPREAD, forecast, predict_location
 from models.systems.phalp.pose_predictor import PosePredictor, PosePredictorConfig, predict_pose
-from models.systems.phalp.results import RECORD_FIELDS, PhalpResults
 from models.systems.phalp.texture_maps import normalise_texture, texture_distances, update_texture
 from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig, TrackState
 from tests.golden.__main__ import run
@@ -306,36 +303,6 @@ def test_of_equal_times_the_last_pose_counts() -> None:
 def test_frames_must_fit_the_bottleneck() -> None:
     with pytest.raises(ValueError, match="not a multiple of conv_stride 5"):
         PosePredictorConfig(frames=12)
-
-
-def test_results_hold_ghosts_and_what_came_before_confirmation(tmp_path: Path) -> None:
-    """Through the published file and back into tracks."""
-    film, results = Tracker(BLIND), PhalpResults(BLIND.confirmed_after)
-    person = {"global_orient": np.ones((1, 3, 3)), "body_pose": np.ones((23, 3, 3)), "betas": np.ones(10)}
-    extra = {
-        "smpl": person,
-        "camera": np.ones(3),
-        "camera_bbox": np.ones(3),
-        "3d_joints": np.zeros((45, 3)),
-        "size": [100, 200],
-        "conf": 0.9,
-    }
-    for time in range(8):
-        people = [] if time in (4, 5) else [seen(time, 0.2, record={"bbox": [time, 0, 10, 20], **extra})]
-        if time in (0, 1):
-            people.append(seen(time, 0.8, record={"bbox": [0, 0, 1, 1], **extra}))  # never confirmed
-        film.update(people)
-        results.add(f"{time:06d}.jpg", time, film.tracks)
-    frames = list(results.frames.values())
-    assert [frame["tid"] for frame in frames] == [[1]] * 8
-    assert [frame["tracked_time"] for frame in frames] == [[0], [0], [0], [0], [1], [2], [0], [0]]
-    assert [frame["tracked_ids"] for frame in frames] == [[1], [1], [1], [1], [], [], [1], [1]]
-    assert [int(frame["bbox"][0][0]) for frame in frames] == [0, 1, 2, 3, 3, 3, 6, 7]
-    assert all(len(frame[field]) == 1 for frame in frames for field in RECORD_FIELDS)
-    joblib.dump(results.frames, tmp_path / "film.pkl", compress=3)
-    [track] = tracklets_from_results(read_results(tmp_path / "film.pkl")).values()
-    assert track.detected.tolist() == [1, 1, 1, 1, 0, 0, 1, 1]
-    assert track.boxes[:, 0].tolist() == [0, 1, 2, 3, 0, 0, 6, 7]
 
 
 def test_the_pose_predictor_is_found_from_the_keys() -> None:
