@@ -28,7 +28,6 @@ from opsin.cli.actions import actions_table
 from opsin.results import Prediction
 from server.tasks.actions import ActionsOptions, ActionsPlan, ActionsTask
 from server.tasks.base import FileAnswer
-from starters.make.drawings import figures
 from tests.actions.fake_pose_estimator import ColourEyes, two_people
 from tests.actions.test_route import ANSWER, FILM, ask, refused
 from tests.actions.test_steps import job
@@ -45,7 +44,7 @@ def small_figures() -> bytes:
     frames = []
     with av.open(str(FIGURES)) as drawn:
         for frame in itertools.islice(drawn.decode(video=0), 25, 40):
-            image = np.full((640, 960, 3), figures.WALL, np.uint8)
+            image = np.full((640, 960, 3), (206, 210, 204), np.uint8)
             image[300:374, 400:512] = frame.reformat(width=112, height=74, interpolation="AREA").to_ndarray(format="rgb24")
             frames.append(image)
     return clip(every(len(frames), 15.0), frames=frames, size=(640, 960), codec="ffv1", container="matroska", pixels="bgr0")

@@ -13,7 +13,6 @@ from PIL import Image
 from playwright.sync_api import FilePayload, FloatRect, Locator, Page, expect
 
 from server import playground
-from starters.make.drawings import figures
 from tests.support.videos import clip, every
 from tests.support.waiting import eventually
 
@@ -90,7 +89,7 @@ def long_sample() -> FilePayload:
     """The sample of actions, again and again."""
     with av.open(playground.SAMPLES / "figures.mp4") as sample:
         frames = [frame.to_ndarray(format="rgb24") for frame in sample.decode(video=0)] * REPEATS
-    made = clip(every(len(frames), figures.RATE), size=(figures.HEIGHT, figures.WIDTH), frames=frames)
+    made = clip(every(len(frames), 15), size=(256, 384), frames=frames)
     return {"name": "long.mp4", "mimeType": "video/mp4", "buffer": made}
 
 

@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expect
 
-from starters.make.drawings import figures
 from tests.browser.pages import quiet_page
 from tests.browser.tabs import download, long_sample, open_actions, run, seen, start
 from tests.support.serve_process import Service
@@ -22,6 +21,8 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.browser
 RED = (230, 25, 75)
 """Of person 1. Nothing in the sample is of this colour."""
+SAMPLE_RATE = 15
+"""Frames per second of figures.mp4."""
 
 
 def red(pixels: NDArray[np.int64]) -> float:
@@ -98,12 +99,12 @@ def test_a_click_in_a_lane_seeks_and_the_frame_keys_step(watched: Locator) -> No
     watched.page.wait_for_function(
         "(rate) => { const video = document.querySelector('#panel-actions video');"
         " return !video.seeking && Math.abs((video.currentTime * rate) % 1 - 0.5) < 0.1; }",
-        arg=figures.RATE,
+        arg=SAMPLE_RATE,
     )
     stood = watched.locator("video").evaluate("(video) => video.currentTime")
     for key in (".", ".", ",", "."):  # however fast they are pressed
         watched.locator("video").press(key)
-    stands_at(watched, stood + 2 / figures.RATE)
+    stands_at(watched, stood + 2 / SAMPLE_RATE)
 
 
 def test_one_person_can_be_shown_alone_and_labels_by_their_score(watched: Locator) -> None:
