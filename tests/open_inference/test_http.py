@@ -152,7 +152,7 @@ REFUSED = {
         400,
         "binary_data: 1 must be true or false",
     ),
-    "no time left": ({**GOOD, "parameters": {"timeout": 1}}, 504, "deadline"),
+    "no time left": ({**GOOD, "parameters": {"timeout": 1}}, 504, "timed out"),
 }
 
 
@@ -184,8 +184,8 @@ def test_encodings_and_lengths_that_do_not_fit_are_refused(service):
         ("GET", "/v2/models/nobody/stats", 404, "unknown model"),
         ("GET", "/v2/models/tiny/versions/9/config", 404, "'tiny' version 9 is not found"),
         ("POST", "/v2/models/tiny@1/infer", 404, "'tiny@1' is not found"),
-        ("GET", "/v2/nothing", 404, "nothing at /v2/nothing"),
-        ("DELETE", "/v2/nothing/at/all", 404, "nothing at"),
+        ("GET", "/v2/nothing", 404, "not found: /v2/nothing"),
+        ("DELETE", "/v2/nothing/at/all", 404, "not found"),
         ("GET", "/v2/models/tiny/infer", 405, "does not answer GET"),
         ("DELETE", "/v2", 405, "does not answer DELETE"),
         ("PUT", "/v2/repository/index", 405, "does not answer PUT"),

@@ -68,7 +68,7 @@ def test_a_name_that_no_bundle_has_is_refused_and_not_written(service: Service, 
 @pytest.mark.parametrize("path", ["models//load", "models/load", "models/a/b/load", "models/tiny/%2e%2e/load"])
 def test_a_path_without_a_name_is_refused_and_writes_nothing(service: Service, path: str) -> None:
     before = written(service)
-    assert_refused(service.gateway.http.post(f"/v2/repository/{path}"), 404, "nothing at")
+    assert_refused(service.gateway.http.post(f"/v2/repository/{path}"), 404, "not found")
     assert written(service) == before
 
 
