@@ -146,7 +146,7 @@ def sound(ground: ClipBenchmark) -> list[RoundsFigure]:
     config = ground.sizes.sound
     audio, bank = ready(MAViL(config)), torch.randn(1, 1, config.audio_frames, config.mel_bins)
     blocks = Blocks(config.audio_patches, config.width, config.depth, config.mlp_ratio)
-    return _measure_merging(ground, "MAViL, sound", blocks, ground.sizes.sound_r, partial(audio.hear, bank))
+    return _measure_merging(ground, "MAViL, sound", blocks, ground.sizes.sound_r, partial(audio.forward_audio, bank))
 
 
 def _measure_merging(
@@ -172,7 +172,7 @@ def fbank(ground: ClipBenchmark) -> list[RoundsFigure]:
     audio = spectrograms([sound], config.audio_frames, config=bank)
     for number in range(ground.rounds + 1):
         bank_s = cpu_seconds(lambda: spectrograms([sound], config.audio_frames, config=bank))
-        pass_s = cpu_seconds(lambda: model.hear(audio))
+        pass_s = cpu_seconds(lambda: model.forward_audio(audio))
         if number:
             rounds.note(bank_s / pass_s, fbank_s=bank_s, pass_s=pass_s)
     ground.log(f"fbank: {statistics.median(rounds.values):.4f}")

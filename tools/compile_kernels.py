@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.triton import attention, matching, merging
-from kernels.triton.autotune import small
+from kernels.triton.autotune import TunedKernel, small
 
 CAPABILITIES = (80, 90)
 """A100 and H100."""
@@ -39,8 +39,9 @@ def choices(dtype: str, largest: bool) -> list[Choice]:
     found += [("best_partner", matching._best_partner, {"PROTECTED": 2, "BLOCK_CHANNELS": 64})]
     found += [("merge", merging._merge, {**_merging(), "TRACE": trace, "BLOCK_COLUMNS": 256}) for trace in (0, 1, 2)]
     for kernel in (attention._attend, attention._attend_backward_keys, attention._attend_backward_queries):
-        found.append((kernel.base_fn.__name__.lstrip("_"), kernel, {"BLOCK_CHANNELS": 128 if largest and dtype != "fp32" else 64}))
-    return found
+        name = kernel.tuner.base_fn.__name__.lstrip("_")
+        found.append((name, kernel, {"BLOCK_CHANNELS": 128 if largest and dtype != "fp32" else 64}))
+    return [(name, kernel.tuner if isinstance(kernel, TunedKernel) else kernel, constants) for name, kernel, constants in found]
 
 
 def _merging() -> dict[str, Any]:

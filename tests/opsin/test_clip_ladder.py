@@ -281,7 +281,7 @@ def test_a_rung_that_merges_most_tokens_away_is_faster(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     ladder = read(bundle.path).spec.ladder
     assert [rung.name for rung in ladder] == ["r32", "r64", "r83", "r102", "r121"], "those of an import"
-    assert ladder[-1].throughput > 1.5 and ladder[-1].throughput > ladder[0].throughput
+    assert ladder[-1].throughput > 1.25 and ladder[-1].throughput > ladder[0].throughput
 
 
 def test_int8_and_graphs_of_networks_of_clips_are_refused(measured: Path, tmp_path: Path) -> None:

@@ -194,9 +194,9 @@ def test_misuse_is_named_and_changes_nothing(tmp_path: Path) -> None:
             [classifier.path, *images, "--ladder", "--bound", "0.1"],
             "--bound: cannot be combined with --ladder, which does not measure int8",
         ),
-        ([classifier.path, *images, "--ladder", "--r", "3"], "--r: the default rung of tiny@1, fast, would be gone"),
+        ([classifier.path, *images, "--ladder", "--r", "3"], "--r: the default rung of tiny@1, fast, is missing"),
         ([classifier.path, "--images", tmp_path / "none", "--ladder"], "none is not a folder"),
-        ([classifier.path, "--images", tmp_path / "empty", "--ladder"], "empty: no image in it"),
+        ([classifier.path, "--images", tmp_path / "empty", "--ladder"], "empty: contains no images"),
         ([pair.path, *images], "words@1: vectors (task zero-shot) are served in float32 alone, since an index must not mix number formats"),
         (
             [write_unserved(tmp_path / "bundles").path, *images, "--ladder"],
