@@ -11,8 +11,15 @@ from torch import Tensor
 
 from kernels import ops, reference
 from kernels.ops import Matching
+from kernels.triton.check import MIN_CAPABILITY
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+    pytest.mark.skipif(
+        torch.cuda.is_available() and torch.cuda.get_device_capability() < MIN_CAPABILITY, reason="this GPU is too old for Triton's kernels"
+    ),
+]
 
 DEVICE = "cuda"
 VALUES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}

@@ -69,21 +69,21 @@ class PoolingAttention(nn.Module):
         v, _ = pool_tokens(v, grid, self.pool_v, self.norm_v, self.config.class_token)
         return self._merge_heads(q, self._attend(q, k, v, q_grid, k_grid)), q_grid
 
-    def forward_in_parts(self, x: Tensor, grid: Grid, *kept: Tensor) -> Generator[int, None, tuple[Tensor, Grid]]:
+    def forward_in_parts(self, x: Tensor, grid: Grid, *others: Tensor) -> Generator[int, None, tuple[Tensor, Grid]]:
         """Compute `forward` in parts of about `OPS_PER_PART` operations, (B, N, C) → (B, N', C'): projection, each pooling, attention of
         some queries.
 
-        Yields, after each part, the bytes of its live tensors and of those that its caller has kept.
+        Yields, after each part, the bytes of its live tensors and of `others`, those of its caller.
         """
         q, k, v = self._project(x)
         del x
-        yield from pause(q, k, v, *kept)
+        yield from pause(q, k, v, *others)
         q, q_grid = self.pool_query(q, grid)
-        yield from pause(q, k, v, *kept)
+        yield from pause(q, k, v, *others)
         k, k_grid = pool_tokens(k, grid, self.pool_k, self.norm_k, self.config.class_token)
-        yield from pause(q, k, v, *kept)
+        yield from pause(q, k, v, *others)
         v, _ = pool_tokens(v, grid, self.pool_v, self.norm_v, self.config.class_token)
-        yield from pause(q, k, v, *kept)
+        yield from pause(q, k, v, *others)
         queries, keys, values, scale = self._append_relative(q, k, v, q_grid, k_grid)
         width = v.shape[-1]
         del k, v
@@ -91,7 +91,7 @@ class PoolingAttention(nn.Module):
         attended: list[Tensor] = []
         for part in queries.split(part_queries, dim=2):  # type: ignore[no-untyped-call]
             attended.append(F.scaled_dot_product_attention(part, keys, values, scale=scale)[..., :width])
-            yield from pause(q, queries, keys, values, *attended, *kept)
+            yield from pause(q, queries, keys, values, *attended, *others)
         return self._merge_heads(q, torch.cat(attended, dim=2)), q_grid
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,12 +28,12 @@ def open_session(content: bytes, device: torch.device | None, threads: int, fold
     options.add_session_config_entry("session.load_model_format", "ONNX")  # else bytes may pass for its own format, which is not checked
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    wanted = providers(device)
+    requested = providers(device)
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=wanted)
+        session = onnxruntime.InferenceSession(content, options, providers=requested)
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"ONNX Runtime does not accept it: {first_line(error)}") from error
-    if len(wanted) > len(session.get_providers()):
+    if len(requested) > len(session.get_providers()):
         warnings.warn("this ONNX Runtime could not start CUDA, so the graph runs on the CPU; docs/gpu.md says why", stacklevel=2)
     return session
 
