@@ -197,7 +197,7 @@ def test_misuse_is_named_and_changes_nothing(tmp_path: Path) -> None:
         ([classifier.path, *images, "--ladder", "--r", "3"], "--r: the default rung of tiny@1, fast, is missing"),
         ([classifier.path, "--images", tmp_path / "none", "--ladder"], "none is not a folder"),
         ([classifier.path, "--images", tmp_path / "empty", "--ladder"], "empty: contains no images"),
-        ([pair.path, *images], "words@1: vectors (task zero-shot) are served in float32 alone, since an index must not mix number formats"),
+        ([pair.path, *images], "words@1: vectors (task zero-shot) are only served in float32, since an index must not mix number formats"),
         (
             [write_unserved(tmp_path / "bundles").path, *images, "--ladder"],
             "its task is depth; ladders can be measured for classify, embed",
