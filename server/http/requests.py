@@ -29,6 +29,7 @@ MAX_TIMEOUT = 3600.0
 MIN_TIMEOUT = 0.001
 MAX_IDEMPOTENCY_KEY_CHARS = 256
 RESPOND_ASYNC = "respond-async"
+WEBHOOK_URL, WEBHOOK_EVENTS = "X-Webhook-URL", "X-Webhook-Events"
 WATCH_DELAY_S = 0.05
 """Delay until a request is watched for a disconnect: most are answered within it."""
 IPV6_PREFIX = 64
@@ -138,6 +139,19 @@ class Head:
         if not 0 < len(keys[0]) <= MAX_IDEMPOTENCY_KEY_CHARS:
             raise Problem(ProblemKind.INVALID_OPTION, f"use 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters", "Idempotency-Key")
         return keys[0]
+
+    def webhook(self) -> tuple[str | None, str | None]:
+        """Return `X-Webhook-URL` and `X-Webhook-Events`. Raises Problem (422) if one was sent twice."""
+        urls, events = self.raw(b"x-webhook-url"), self.raw(b"x-webhook-events")
+        if len(urls) > 1 or len(events) > 1:
+            raise Problem(ProblemKind.INVALID_OPTION, "given twice", WEBHOOK_URL if len(urls) > 1 else WEBHOOK_EVENTS)
+        return urls[0].decode("latin-1") if urls else None, events[0].decode("latin-1") if events else None
+
+    def refuse_webhook(self) -> None:
+        """Refuse webhook headers of a request that is not asynchronous. Raises Problem (422)."""
+        for name, value in zip((WEBHOOK_URL, WEBHOOK_EVENTS), self.webhook(), strict=True):
+            if value is not None:
+                raise Problem(ProblemKind.INVALID_OPTION, f"only requests with `Prefer: {RESPOND_ASYNC}` are called back", name)
 
     def timeout_s(self, default: float, maximum: float = MAX_TIMEOUT) -> float:
         """Return `X-Request-Timeout`. Raises Problem (422)."""

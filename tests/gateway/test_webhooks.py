@@ -16,7 +16,7 @@ import redis
 from msgspec.structs import replace
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from server.gateway.inference.webhook_headers import read_webhook
+from server.gateway.jobs.service import read_webhook
 from server.gateway.webhooks.sender import AT_ONCE, WebhookSender, WebhookTimings
 from server.gateway.webhooks.signing import SigningSecrets
 from server.http.outbound import OutboundClient

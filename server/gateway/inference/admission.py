@@ -15,7 +15,6 @@ from models.bundle import BundleSpec
 from server.concurrency.cancellation import Deadline, TimerWheel, strip_tracebacks
 from server.gateway.auth.key_file import ApiKey
 from server.gateway.inference.error_mapping import redis_unavailable_problem, refused_to_problem
-from server.gateway.inference.webhook_headers import refuse_webhook
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import MAX_TIMEOUT, DisconnectWatcher, Head, body_too_large, owner_id
 from server.http.sse import EventStream
@@ -171,7 +170,7 @@ class Admission:
         state = scope["state"]
         head: Head = state["head"]
         if mode != "job":
-            refuse_webhook(head)
+            head.refuse_webhook()
         key: ApiKey = state["api_key"]
         client: str = state["client"]
         claim = Claim(owner_id(client) or NO_OWNER, is_long_running, key.priority == "low", key.max_items)

@@ -1,10 +1,10 @@
-"""Clients' jobs: their state, and their answer, which any gateway can present."""
+"""Clients' jobs: their webhooks, their state, and their answer, which any gateway can present."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +18,15 @@ from server.gateway.inference import error_mapping
 from server.gateway.inference.preparation import build_timing, to_ms
 from server.gateway.inference.rendering import ResponseRenderer
 from server.gateway.inference.stages import AnsweredRequest, PreparedRequest, TaskPlan, job_field
-from server.gateway.inference.webhook_headers import Webhook
 from server.http.problems import Problem, ProblemDocument, ProblemKind
-from server.http.requests import Head
+from server.http.requests import WEBHOOK_EVENTS, WEBHOOK_URL, Head
+from server.http.url_allowlist import AddressNotAllowed, parse_remote_url
 from server.queue import keys
 from server.queue.errors import IdempotencyConflict, RecordLost, RedisUnavailable, Refused
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.messages import WEBHOOKS, QueuedJob
-from server.queue.record import OPEN_STATES, JobProgress, Record, RecordDraft, rfc3339
+from server.queue.record import FINAL_EVENTS, OPEN_STATES, STATES, JobProgress, Record, RecordDraft, rfc3339
+from server.quote import quote
 from server.tasks.capabilities import offered_media_types, plan_type
 from server.tasks.registry import TASKS, route_of
 
@@ -38,6 +39,7 @@ RESULT_OVERHEAD_BYTES = 1024
 """Bytes of a stored reply in addition to its arrays, and of its share in the record and its events."""
 MAX_INLINE_RESULT_BYTES = 64 * 1024
 """Maximum size of results that are presented in the event loop, without a wait for the client's turn, and replayed within events."""
+FINAL_STATES = tuple(state for state in STATES if state in FINAL_EVENTS)
 
 
 class Links(msgspec.Struct, frozen=True):
@@ -60,6 +62,37 @@ class JobDocument(msgspec.Struct, frozen=True, kw_only=True):
     finished: str | None
     error: ProblemDocument | None
     links: Links
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A webhook; empty if the client wants none."""
+
+    url: str = ""
+    events: str = ""
+    """States of an ended job that are reported, separated by commas."""
+
+
+def read_webhook(head: Head, hosts: Collection[tuple[str, int]]) -> Webhook:
+    """Return the webhook of a request. hosts: names and ports that may be called. Raises Problem (422)."""
+    url, events = head.webhook()
+    if url is None:
+        if events is not None:
+            raise Problem(ProblemKind.INVALID_OPTION, f"given without {WEBHOOK_URL}", WEBHOOK_EVENTS)
+        return Webhook()
+    if not hosts:
+        raise Problem(ProblemKind.INVALID_OPTION, "this service has no webhooks (OPSIN_WEBHOOK_HOSTS)", WEBHOOK_URL)
+    try:
+        remote = parse_remote_url(url, hosts)
+    except AddressNotAllowed as error:
+        detail = f"{error}; use an https URL of a host that OPSIN_WEBHOOK_HOSTS lists"
+        raise Problem(ProblemKind.INVALID_OPTION, detail, WEBHOOK_URL) from None
+    states = FINAL_STATES if events is None else [event.strip() for event in events.split(",")]
+    for state in states:
+        if state not in FINAL_STATES:
+            detail = f"{quote(state)}: use {', '.join(FINAL_STATES)}, separated by commas"
+            raise Problem(ProblemKind.INVALID_OPTION, detail, WEBHOOK_EVENTS)
+    return Webhook(f"https://{remote.authority}{remote.target}", ",".join(states))  # one spelling for each host
 
 
 @dataclass(eq=False)

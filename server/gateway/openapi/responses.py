@@ -65,12 +65,8 @@ def parameter(location: str, name: str, description: str, schema: dict[str, Any]
     return {"in": location, "name": name, "required": False, "description": description, "schema": schema}
 
 
-EVENT_STREAM = {
-    sse.MEDIA_TYPE: {
-        "schema": {"type": "string"},
-        "example": 'id: 2\nevent: progress\ndata: {"done": 1, "total": 8, "unit": "images"}\n\n',
-    }
-}
+_EVENT = 'id: 2\nevent: progress\ndata: {"done": 1, "total": 8, "unit": "images"}\n\n'
+EVENT_STREAM = {sse.MEDIA_TYPE: {"schema": {"type": "string"}, "example": _EVENT}}
 JOB_ID = "5f0c2a9e-0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
 EXAMPLE_JOB = JobDocument(
     id=JOB_ID,
@@ -93,12 +89,7 @@ ACCEPTED: dict[str, Any] = {
         "Location": {"schema": {"type": "string"}},
         "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
     },
-    "content": {
-        JSON: {
-            "schema": {"$ref": "#/components/schemas/JobDocument"},
-            "example": msgspec.to_builtins(QUEUED_JOB),
-        }
-    },
+    "content": {JSON: {"schema": {"$ref": "#/components/schemas/JobDocument"}, "example": msgspec.to_builtins(QUEUED_JOB)}},
 }
 
 UNAVAILABLE = "mine@1 is unavailable: mine/1/model.safetensors: 1024 bytes where bundle.json says 2048: truncated or another file"
@@ -143,22 +134,12 @@ _STATUS = StatusDocument(
     history=StatusHistory(STEP_S, [640, 655], [640, 655], [31.2, 30.6], [48.1, 47.0], [6.4, 6.6], [41600, 42575], [10240, 10480]),
     dead_letters=[DeadLetter("2026-11-26T11:58:13.201Z", "flags@1.0.0", "the model failed")],
 )
-STATUS: dict[str, Any] = {
-    "responses": {
-        **answer("StatusDocument", "The service at this moment, over all gateways and workers", _STATUS),
-        **FORBIDDEN,
-        **REDIS_UNAVAILABLE,
-    }
-}
+_STATUS_ANSWER = answer("StatusDocument", "The service at this moment, over all gateways and workers", _STATUS)
+STATUS: dict[str, Any] = {"responses": {**_STATUS_ANSWER, **FORBIDDEN, **REDIS_UNAVAILABLE}}
 
-_OF_BODIES = (
-    ProblemKind.INVALID_BODY,
-    ProblemKind.UNKNOWN_MODEL,
-    ProblemKind.TOO_SLOW,
-    ProblemKind.NOT_AN_IMAGE,
-    ProblemKind.UNSUPPORTED_ENCODING,
-    ProblemKind.CORRUPT_IMAGE,
-)
+_NOT_OF_SCENES = {"unauthorized", "results-full", "invalid-body", "unknown-model", "too-slow"}
+_NOT_OF_SCENES |= {"not-an-image", "unsupported-encoding", "corrupt-image"}
+"""Slugs of problems of uploads, which queries of a scene do not have."""
 SCENE: dict[str, Any] = {
     "parameters": [
         parameter("query", "spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
@@ -176,54 +157,43 @@ SCENE: dict[str, Any] = {
         **problems(
             (ProblemKind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None),
             (ProblemKind.NOT_ACCEPTABLE, "'text/html': the answer is offered as model/gltf-binary", "Accept"),
-            *(refusal for refusal in REFUSALS if refusal[0] not in (ProblemKind.UNAUTHORIZED, ProblemKind.RESULTS_FULL, *_OF_BODIES)),
+            *(refusal for refusal in REFUSALS if refusal[0].slug not in _NOT_OF_SCENES),
         ),
     },
 }
 
+_UNKNOWN = (ProblemKind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found")
+_NO_REDIS = (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer")
 _CONTROL = (
     (ProblemKind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit"),
     (ProblemKind.FORBIDDEN, "the key of alice may not change models; the operator allows it with `admin` in the key's line"),
-    (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer"),
+    _NO_REDIS,
 )
 LOAD: dict[str, Any] = {
     "responses": protocol_errors(*_CONTROL, (ProblemKind.INVALID_BODY, "failed to load 'cats', no worker has a bundle of that name"))
 }
-UNLOAD: dict[str, Any] = {
-    "responses": protocol_errors(
-        *_CONTROL, (ProblemKind.UNKNOWN_MODEL, "failed to unload 'cats': Request for unknown model: 'cats' is not found")
-    )
-}
+UNLOAD: dict[str, Any] = {"responses": protocol_errors(*_CONTROL, (_UNKNOWN[0], f"failed to unload 'cats': {_UNKNOWN[1]}"))}
 
 
 def _not_ready(example: dict[str, Any]) -> dict[str, Any]:
     return {"description": "Not ready, or Redis does not answer", "content": {JSON: {"schema": {"type": "object"}, "example": example}}}
 
 
-SERVED: dict[str, Any] = {"responses": protocol_errors((ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer"))}
-VERSIONS: dict[str, Any] = {
-    "responses": protocol_errors(
-        (ProblemKind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"),
-        (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer"),
-    )
-}
+SERVED: dict[str, Any] = {"responses": protocol_errors(_NO_REDIS)}
+VERSIONS: dict[str, Any] = {"responses": protocol_errors(_UNKNOWN, _NO_REDIS)}
 READY: dict[str, Any] = {"responses": {"503": _not_ready({"ready": False, "error": "no worker is ready"})}}
-VERSION_READY: dict[str, Any] = {
-    "responses": {
-        **VERSIONS["responses"],
-        "503": _not_ready({"name": "flags", "ready": False, "error": "model 'flags' is not ready: loading"}),
-    }
-}
+_LOADING = _not_ready({"name": "flags", "ready": False, "error": "model 'flags' is not ready: loading"})
+VERSION_READY: dict[str, Any] = {"responses": {**VERSIONS["responses"], "503": _LOADING}}
 INDEX: dict[str, Any] = {
     "responses": protocol_errors(
         (ProblemKind.INVALID_BODY, "failed to parse the request JSON: Input data was truncated"),
         (ProblemKind.TOO_LARGE, "the body is longer than 65536 bytes"),
-        (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer"),
+        _NO_REDIS,
     )
 }
 INFER: dict[str, Any] = protocol_errors(
     (ProblemKind.INVALID_BODY, "unexpected shape for input 'image' for model 'flags'. Expected [-1,1], got [2,2]"),
-    (ProblemKind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"),
+    _UNKNOWN,
     (ProblemKind.TOO_SLOW, "the body brought less than 10 KiB in 10 s"),
     (ProblemKind.TOO_LARGE, "image: 60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)"),
     (ProblemKind.QUEUE_FULL, "the queue is full"),
@@ -242,11 +212,7 @@ _NO_RESULT = problems(
     (ProblemKind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
     (ProblemKind.JOB_NOT_DONE, "the job is running", None),
     (ProblemKind.JOB_CANCELLED, "the job was cancelled before it had a result", None),
-    (
-        ProblemKind.CLIENT_QUOTA,
-        "answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client (10.0.0.7)",
-        None,
-    ),
+    (ProblemKind.CLIENT_QUOTA, "answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES", None),
     (ProblemKind.MODEL_ERROR, "the model failed on this input", "image"),
     (ProblemKind.DEADLINE, "the deadline passed; the work was cancelled", None),
     *_GONE,

@@ -21,7 +21,6 @@ from server.gateway.inference.preparation import resolve_request
 from server.gateway.inference.rendering import RESPONSE_TYPES
 from server.gateway.inference.stages import PreparedRequest
 from server.gateway.inference.task_interface import TaskInterface
-from server.gateway.inference.webhook_headers import read_webhook
 from server.gateway.jobs import service
 from server.gateway.routes import jobs as job_routes
 from server.http.middleware import internal_error
@@ -86,7 +85,7 @@ class TaskRoute:
     async def _enqueue_job(self, scope: Scope, receive: Receive, gateway: GatewayState) -> Response:
         """Queue the request as a job and answer 202."""
         async with gateway.admission.enter(scope, receive, mode="job", is_long_running=self.is_long_running) as context:
-            key, webhook = context.head.idempotency_key(), read_webhook(context.head, gateway.webhook_hosts)
+            key, webhook = context.head.idempotency_key(), service.read_webhook(context.head, gateway.webhook_hosts)
             record = await gateway.jobs.admit(await self._prepare(context, gateway), key, webhook)
             assert context.payload_bytes is not None
             gateway.metrics.payload_in.observe(context.payload_bytes)
