@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 PENDING: dict[str, tuple[str, ...]] = {
-    "opsin": ("class-repeated",),
     "server": (
         "name-word",
         "name-pronoun",
@@ -48,5 +47,4 @@ PENDING: dict[str, tuple[str, ...]] = {
         "comment-word",
         "message-word",
     ),
-    "docs": ("markdown-word",),
 }
