@@ -20,7 +20,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,7 +33,6 @@ from benchmarks import machine, reference, service
 from benchmarks.attack_requests import ATTACKS, FIVE, MIB, PATIENCE, AttackTarget
 from benchmarks.load import LoadReport
 
-RESULTS = Path(__file__).parent / "results"
 SHARE = 0.3
 """Share of the capacity that good clients request."""
 REQUESTS = 500
@@ -155,15 +153,10 @@ def main() -> None:
         give_way()
         print(json.dumps(uvloop.run(attack(options.attack, options.seconds, options.five))))
         return
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    host = machine.describe()
-    console.print(*host.lines(), sep="\n")
+    console = machine.show()
     figures = measure(options.requests, console)
     show(figures, console)
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"attacks-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
-    file.write_text(json.dumps({"machine": host.to_json(), **figures}, indent=2, default=asdict) + "\n")
-    console.print(f"wrote {file}")
+    machine.write_result(parser.prog, figures)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ on which it settles (bar: 0.9), and its longest pause between two answers with t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -164,10 +163,8 @@ def main() -> int:
     bundle = read(options.bundle)
     if bundle.spec.task != "classify" or not bundle.spec.merges:
         parser.error(f"{bundle.spec.id}: no classifier whose tokens merge; GET /v1/models/{bundle.spec.name} shows its speed")
-    console = Console(width=max(Console().width, 120))
-    for line in machine.describe().lines():
-        console.print(line, highlight=False)
-    content: dict[str, Any] = {"machine": machine.describe().to_json()}
+    console = machine.show()
+    content: dict[str, Any] = {}
     if options.first_minute:
         found = content["first_minute"] = measure_first_minute(options.bundle, options.clients, options.seconds)
         print(f"images/s: {found['first']:.1f} in seconds {FIRST_S:g} to {LAST_S:g}, {found['settled']:.1f} settled")
@@ -178,7 +175,7 @@ def main() -> int:
     else:
         content |= _show_backends(bundle, options.sizes, options.turns, console)
     if options.json:
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        machine.write_result(parser.prog, content, options.json)
     return 0
 
 

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +31,6 @@ import av
 import httpx2
 import numpy as np
 import torch
-from rich.console import Console
 
 from benchmarks import machine, reference, service
 from benchmarks.merging import Trunk, block_macs
@@ -53,7 +50,6 @@ from models.systems.mvit.model import PUBLISHED, MViTConfig
 from models.systems.mvit.reversible import PUBLISHED as REVERSIBLE
 from models.systems.mvit.reversible import RevMViTConfig
 
-RESULTS = Path(__file__).parent / "results"
 Size = Literal["published", "tiny"]
 FPS = 30
 CLIENTS, VIEWS = 8, 5
@@ -337,19 +333,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=list(SIZES), default="published")
     parser.add_argument("--json", type=Path, help="write the figures here (default: a file in benchmarks/results/)")
     options = parser.parse_args(arguments)
-    console, host = Console(width=None if sys.stdout.isatty() else 150), machine.describe()
-    console.print(*host.lines(), sep="\n")
+    console = machine.show()
     torch.set_num_threads(1)
     keep_freed_memory()  # as the worker does
-    started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     ground = ClipBenchmark(SIZES[options.size], options.rounds, options.seconds, console.print)
     figures = [figure for part in options.parts or PARTS for figure in PARTS[part](ground)]
     show(figures, console)
     content = {"size": options.size, "rounds": options.rounds, "figures": [asdict(figure) for figure in figures]}
-    RESULTS.mkdir(exist_ok=True)
-    file = options.json or RESULTS / f"clips-{started}.json"
-    file.write_text(json.dumps(machine.result_head(host, parser.prog) | content, indent=2) + "\n")
-    console.print(f"wrote {file}")
+    machine.write_result(parser.prog, content, options.json)
 
 
 if __name__ == "__main__":

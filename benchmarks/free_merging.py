@@ -16,7 +16,6 @@ from statistics import median
 from unittest.mock import patch
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -92,9 +91,7 @@ def main() -> None:
             for size in SIZES:
                 on, ideal, share = ratios(model, size, options.seconds, fused=fused)
                 table.add_row(name, "loops" if fused else "PyTorch", str(size), f"{on:.2f}", f"{ideal:.2f}", f"{share:.2f}")
-    console = Console(width=max(Console().width, 100))
-    console.print("\n".join(machine.describe().lines()), highlight=False)
-    console.print(table)
+    machine.show().print(table)
 
 
 if __name__ == "__main__":

@@ -130,14 +130,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the worker and of the bare loops; 0: as many as CPUs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    host = machine.describe()
-    print("\n".join(host.lines()), flush=True)
+    machine.show()
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         figures = measure(Path(name), options.rounds, options.seconds, options.load, options.threads, large=options.large)
     show(figures)
     if options.json:
-        result = {**machine.result_head(host, parser.prog), "load": options.load, "figures": asdict(figures)}
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        machine.write_result(parser.prog, {"load": options.load, "figures": asdict(figures)}, options.json)
 
 
 def measure(folder: Path, rounds: int, seconds: float, load: float, threads: int, *, large: bool) -> InpaintFigures:

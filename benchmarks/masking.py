@@ -8,17 +8,13 @@ thread: waiting for a busy CPU does not count. The FLOPs of both are counted; th
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -29,7 +25,6 @@ from training.loop import attention_of
 from training.objectives.protocols import ObjectiveContext, parameter_groups
 from training.recipe import Recipe
 
-RESULTS = Path(__file__).parent / "results"
 PUBLISHED = Path(__file__).parent.parent / "training" / "recipes" / "published"
 WORDS = 30_000
 """Size of the vocabulary: any will do."""
@@ -129,13 +124,11 @@ def cpu_seconds(step: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.masking", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    console, described = Console(), machine.describe()
-    for line in described.lines():
-        console.print(line)
+    console = machine.show()
     found = [measure(case, options.rounds) for case in CASES]
     table = Table("", "samples/s, hidden ÷ all", "arithmetic", "share of it", box=None)
     for saved in found:
@@ -143,10 +136,7 @@ def main() -> None:
         rates = f"{statistics.median(saved.faster):.2f} ({low:.2f}–{high:.2f})"
         table.add_row(saved.name, rates, f"{saved.arithmetic:.2f}", f"{saved.share:.2f}")
     console.print(table)
-    RESULTS.mkdir(exist_ok=True)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    result: dict[str, Any] = {"machine": described.to_json(), "masking": [asdict(saved) | {"share": saved.share} for saved in found]}
-    (RESULTS / f"masking-{stamp}.json").write_text(json.dumps(result, indent=2) + "\n")
+    machine.write_result(parser.prog, {"masking": [asdict(saved) | {"share": saved.share} for saved in found]})
 
 
 if __name__ == "__main__":

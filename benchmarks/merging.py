@@ -9,19 +9,15 @@ merge in the compiled loops of the extra `fast`.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 import timm
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
@@ -32,8 +28,6 @@ from models.layers.packed_linear import pack_linears, supports_packed_linear
 from models.merge_schedule import MergeSchedule
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.vit.model import ViT, ViTConfig
-
-RESULTS = Path(__file__).parent / "results"
 
 Config = ViTConfig | VideoMAEConfig
 
@@ -213,14 +207,8 @@ def table(results: list[MergingTiming]) -> Table:
     return view
 
 
-def to_json(results: list[MergingTiming]) -> dict[str, object]:
-    rows = [{**asdict(result), "ratio": result.ratio, "share": result.share, "off": result.off, "on": result.on} for result in results]
-    return {"benchmark": "merging", "when": datetime.now(UTC).isoformat(), "machine": machine.describe().to_json(), "results": rows}
-
-
 def main() -> None:
-    host = machine.describe()
-    native_bf16 = any(flag in host.flags for flag in ("avx512_bf16", "amx_bf16"))
+    native_bf16 = any(flag in machine.describe().flags for flag in ("avx512_bf16", "amx_bf16"))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.merging", description=__doc__)
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["S/16", "B/16", "L/16"])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32", "bfloat16"] if native_bf16 else ["float32"])
@@ -238,18 +226,14 @@ def main() -> None:
         for dtype in options.dtype
     ]
     keep_freed_memory()  # as the worker does
-    console = Console(width=max(Console().width, 140))
-    for line in host.lines():
-        console.print(line, highlight=False)
+    console = machine.show()
     results = []
     for run in runs:
         with console.status(f"{run.size} {run.dtype}: {run.pairs} pairs"):
             results.append(measure(run))
     console.print(table(results))
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "merging.json"
-    path.write_text(json.dumps(to_json(results), indent=2) + "\n")
-    console.print(f"written to {path}", highlight=False)
+    rows = [{**asdict(result), "ratio": result.ratio, "share": result.share, "off": result.off, "on": result.on} for result in results]
+    machine.write_result(parser.prog, {"results": rows})
 
 
 if __name__ == "__main__":

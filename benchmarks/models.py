@@ -8,17 +8,13 @@ A low share shows where a model does something else than multiply matrices, or m
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -33,7 +29,6 @@ from models.systems.mcc.dummy_inputs import QUERIES, random_scene_inputs
 from models.systems.mcc.model import MCC
 from models.systems.published_sizes import sizes
 
-RESULTS = Path(__file__).parent / "results"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 LIKE_VIT_B = (
@@ -198,19 +193,10 @@ def table(results: list[ModelTiming]) -> Table:
     return view
 
 
-def to_json(results: list[ModelTiming], dtype: str, threads: int) -> dict[str, Any]:
-    return {
-        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine.describe().to_json(),
-        "dtype": dtype,
-        "threads": threads,
-        "results": [asdict(result) | {"rate": result.rate, "share": result.share} for result in results],
-    }
-
-
 def main() -> None:
-    host = machine.describe()
-    parser = argparse.ArgumentParser(description="Measure the forward pass of every system at a size like ViT-B.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.models", description="Measure the forward pass of every system at a size like ViT-B."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of `opsin models` (default: {', '.join(LIKE_VIT_B)})")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="bfloat16" if supports_packed_linear(torch.device("cpu"), torch.bfloat16) else "float32"
@@ -225,9 +211,7 @@ def main() -> None:
         parser.error(f"{', '.join(unknown)}: unknown; `opsin models` lists the names")
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as the worker does
-    console = Console(width=max(Console().width, 140))
-    for line in host.lines():
-        console.print(line, highlight=False)
+    console = machine.show()
     results: list[ModelTiming] = []
     for size in (sizes()[name] for name in names):
         long = dummy_forward(size.architecture).tokens(size.config) > 1000
@@ -238,10 +222,8 @@ def main() -> None:
             console.print(f"{result.name}: {result.rate:.3g} {result.unit}/s, {result.share:.0%} of the peak", highlight=False)
         results += measured
     console.print(table(results))
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "models.json"
-    path.write_text(json.dumps(to_json(results, options.dtype, options.threads), indent=2) + "\n")
-    console.print(f"written to {path}", highlight=False)
+    rows = [asdict(result) | {"rate": result.rate, "share": result.share} for result in results]
+    machine.write_result(parser.prog, {"dtype": options.dtype, "threads": options.threads, "results": rows})
 
 
 if __name__ == "__main__":

@@ -142,8 +142,7 @@ def main() -> int:
         parser.error(f"{', '.join(sorted(unknown))}: unknown; the networks are {', '.join(NETWORKS)}")
     plan = QUICK if options.quick else FULL
     plan = replace(plan, rounds=options.rounds or plan.rounds)
-    console, host = Console(width=None if sys.stdout.isatty() else 150), machine.describe()
-    console.print(*host.lines(), sep="\n", highlight=False)
+    console = machine.show()
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         folder = Path(name)
         reference.write_pictures(folder / "pictures")
@@ -151,8 +150,7 @@ def main() -> int:
         measured = [measure(prepare(name, folder, pictures), folder / "pictures", plan, console) for name in options.networks]
     console.print(table(measured))
     if options.json:
-        content = machine.result_head(host, parser.prog) | {"plan": asdict(plan), "networks": measured}
-        options.json.write_text(json.dumps(content, indent=2, default=asdict) + "\n")
+        machine.write_result(parser.prog, {"plan": asdict(plan), "networks": measured}, options.json)
     wrong = [entry["name"] for entry in measured if not entry["difference"] <= MAX_DIFFERENCE]
     if wrong:
         print(f"logits differ by more than {MAX_DIFFERENCE:g}: {', '.join(wrong)}", file=sys.stderr)

@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, reference, service
@@ -176,8 +175,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=6.0)
     options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(*machine.describe().lines(), sep="\n")
+    console = machine.show()
     root = options.environments.resolve()
     binaries = {peer.name: environment(peer, root) for peer in PEERS}
     rates: dict[str, list[float]] = {"Opsin": [], **{peer.name: [] for peer in PEERS}}

@@ -11,7 +11,6 @@ Starts the service with the starter bundles, and Chromium with an empty cache fo
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,8 +47,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
 
-    host = machine.describe()
-    print("\n".join(host.lines()))
+    machine.show()
     with running(BUNDLES) as url, sync_playwright() as playwright, browser(playwright, arguments.chromium) as chromium:
         loading = {task: load(chromium, url, task, title, arguments.rounds) for task, title in TABS.items()}
         for task, found in loading.items():
@@ -61,7 +59,7 @@ def main() -> int:
         for process_name, share in watching.items():
             print(f"status page, {process_name}: {100 * share:.2f} % of a core")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": host.to_json(), "loading": loading, "watching": watching}, indent=2) + "\n")
+        machine.write_result(parser.prog, {"loading": loading, "watching": watching}, arguments.json)
     return 0
 
 

@@ -108,8 +108,7 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="also e.")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    host = machine.describe()
-    print("\n".join(host.lines()), flush=True)
+    machine.show()
     bundle = read(options.bundle)
     scenes = dict(scenes_of(options))
     steps = load(bundle).steps
@@ -137,7 +136,7 @@ def main() -> None:
             "query_step": asdict(share),
             "vit_b": large,
         }
-        options.json.write_text(json.dumps({**machine.result_head(host, parser.prog), "figures": figures}, indent=2) + "\n")
+        machine.write_result(parser.prog, {"figures": figures}, options.json)
 
 
 def scenes_of(options: argparse.Namespace) -> Iterator[tuple[str, Files]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import socket
 import subprocess
@@ -23,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import psutil
@@ -69,8 +67,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
 
-    host = machine.describe()
-    print("\n".join(host.lines()), flush=True)
+    machine.show()
     rounds = {"classify": arguments.rounds, **dict.fromkeys(("inpaint", "reconstruct", "actions"), arguments.others)}
     tasks: dict[str, dict[str, list[float]]] = {}
     with TemporaryDirectory() as folder:
@@ -101,8 +98,7 @@ def main() -> int:
         print(f"difference {median(empty) - median(filled):+.2f} s (allowed: {FIRST_ALLOWANCE} s)")
     if arguments.json:
         killed = {"at_s": BEFORE_SECONDS, "rate": RATE, "answers": answers}
-        figures: dict[str, Any] = machine.result_head(host, parser.prog) | {"tasks": tasks, "starts_s": starts, "killed": killed}
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        machine.write_result(parser.prog, {"tasks": tasks, "starts_s": starts, "killed": killed}, arguments.json)
     return 0
 
 

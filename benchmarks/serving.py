@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from rich.table import Table
 from benchmarks import machine, reference, service
 from benchmarks.load import LoadReport
 
-RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("eta1", "etap", "latency", "open", "null")
 CLIENTS = (8, 16, 32)
 NULL_CLIENTS = (1, 16, 64)
@@ -268,17 +267,14 @@ def main() -> None:
     parser.add_argument("--only", choices=SECTIONS, action="append", help="measure this alone; may be given several times")
     parser.add_argument("--json", type=Path, help="write the figures here (default: a file in benchmarks/results/)")
     options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 150)
     if options.make_bundle:
-        console.print(f"wrote {reference.make_bundle(options.make_bundle).path}")
+        print(f"wrote {reference.make_bundle(options.make_bundle).path}")
         return
 
     plan, sections = (QUICK if options.quick else FULL), options.only or SECTIONS
     plan = replace(plan, rounds=options.rounds or plan.rounds)
-    host = machine.describe()
-    console.print(*host.lines(), sep="\n")
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    results: dict[str, Any] = machine.result_head(host, parser.prog) | {"plan": vars(plan), "started": started}
+    console = machine.show()
+    results: dict[str, Any] = {"plan": vars(plan), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         folder = Path(name)
         if set(sections) - {"null"}:
@@ -293,10 +289,7 @@ def main() -> None:
         if "null" in sections:
             results["null"] = null(folder, plan)
     show(results, console)
-    RESULTS.mkdir(exist_ok=True)
-    file = options.json or RESULTS / f"serving-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
-    file.write_text(json.dumps(results, indent=2, default=asdict) + "\n")
-    console.print(f"wrote {file}")
+    machine.write_result(parser.prog, results, options.json)
 
 
 if __name__ == "__main__":

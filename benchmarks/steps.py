@@ -126,13 +126,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the worker and of the bare loop; 0: as many as CPUs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    host = machine.describe()
-    print("\n".join(host.lines()))
+    machine.show()
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         figures = measure(Path(name), options.rounds, options.seconds, options.threads)
     show(figures)
     if options.json:
-        options.json.write_text(json.dumps({"machine": host.to_json(), "figures": vars(figures)}, indent=2) + "\n")
+        machine.write_result(parser.prog, {"figures": vars(figures)}, options.json)
 
 
 def measure(folder: Path, rounds: int, seconds: float, threads: int) -> StepFigures:

@@ -229,8 +229,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of counted load per measurement")
     parser.add_argument("--only", choices=[figure.label for figure in FIGURES], action="append", help="only these figures")
     options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(*machine.describe().lines(), sep="\n")
+    console = machine.show()
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         folder = Path(name)
         reference.write_pictures(folder / "pictures")

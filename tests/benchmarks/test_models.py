@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.models import LIKE_VIT_B, measure, table, to_json
+from benchmarks.models import LIKE_VIT_B, measure, table
 from models.registry import architectures
 from models.systems.diffmae.model import DiffMAEConfig
 from models.systems.mcc.dummy_inputs import QUERIES
@@ -35,7 +35,7 @@ def test_work_rate_and_share_of_a_pass_belong_together(dtype: torch.dtype) -> No
     assert result.flops == 3 * 2 * (16 * 192 * 32 + 2 * block + 32 * 10)
     assert (result.samples, len(result.seconds)) == (3, 2)
     assert result.share == pytest.approx(result.rate * result.flops / result.samples / result.peak)
-    assert table([result]).row_count == len(to_json([result], "float32", 1)["results"]) == 1
+    assert table([result]).row_count == 1
 
 
 def test_what_is_repeated_for_one_input_is_measured_alone() -> None:

@@ -71,7 +71,7 @@ def test_refused_requests_are_counted_apart_from_answered_ones() -> None:
 
 def test_the_command_is_told_without_where_its_figures_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["x", "bundle", "--json", "/elsewhere/x.json", "--most", "4", "--json=y"])
-    assert machine.result_head(machine.describe(), "python -m benchmarks.x")["command"] == "python -m benchmarks.x bundle --most 4"
+    assert machine.result_head("python -m benchmarks.x")["command"] == "python -m benchmarks.x bundle --most 4"
 
 
 @pytest.mark.parametrize("name", plots.PLOTS)
