@@ -33,7 +33,7 @@ from server.queue.messages import QueuedJob, Reply
 from server.queue.script import PARTS, Script
 from server.queue.worker.ack import Completion
 from server.queue.worker.delivery import Delivery, QueueEntry
-from server.scheduler.scheduler import Running
+from server.scheduler.scheduler import RunningBatch
 from server.tasks.classify.images import Classification
 from server.worker.executors import Computed, JobOutputs
 
@@ -49,7 +49,7 @@ CARRIERS = (
         script_rows.TakenRow,
         QueueEntry,
         Delivery,
-        Running,
+        RunningBatch,
     ),
     *(Computed, JobOutputs, Reply, script_rows.EndedRow, Completion, AnsweredRequest, Classification, Response, JSONResponse),
 )

@@ -37,6 +37,7 @@ FOLDERS = (
     "server/supervisor",
     "server/processes",
     "server/concurrency",
+    "server/scheduler",
     "server/telemetry",
     "server/gateway",
     "server/http",

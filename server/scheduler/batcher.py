@@ -1,8 +1,7 @@
-"""Which jobs of one forward pass run next. Pure data: no threads, no clock of its own, no idea of tasks or devices.
+"""Which jobs of one forward pass run next. Pure data: no threads, no clock of its own, no knowledge of tasks or devices.
 
-The rule: the bucket with the most urgent job runs, as many of its jobs as the budget allows, at once. A batch that is not
-full waits only if that can pay: where running the jobs that are still expected together with these saves more time than
-passes until they are here.
+The rule: the bucket with the most urgent job runs at once, with as many of its jobs as the budget allows. A batch that is not full
+waits only if that can pay off: if one batch with the jobs that are still expected saves more time than they take to arrive.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from statistics import median
 from server.queue.worker.delivery import Delivery
 from server.scheduler.step_times import StepTimes
 
-HOARD = 4
-"""At most so many budgets of jobs wait in a worker, for buckets that are mixed: what waits here, another worker cannot take."""
-RESOLUTION = 0.00025
-"""Seconds. Jobs that were pulled together came at most this far apart: a round trip of the queue."""
+MAX_BACKLOG_BUDGETS = 4
+"""Maximum number of jobs waiting in a worker, in batch budgets, for mixed buckets: other workers cannot take the jobs that wait here."""
+MIN_ARRIVAL_GAP_S = 0.00025
+"""Lower bound of the time between two jobs: those pulled together arrived within one round trip to the queue."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Jobs of one bucket may share a batch."""
+    """A key of jobs that may share a batch."""
 
     queue: str
     """Queue of the bundle and its content (`keys.queue`)."""
     key: str
     alone: str = ""
-    """The entry id of a job that must run by itself, while nothing else runs in this worker."""
+    """Entry id of a job that must run while nothing else runs in this worker."""
 
     @staticmethod
-    def of(delivery: Delivery) -> Bucket:
+    def from_delivery(delivery: Delivery) -> Bucket:
         return Bucket(delivery.queue, delivery.job.bucket, delivery.entry_id if delivery.alone else "")
 
     @property
@@ -44,40 +43,40 @@ class Bucket:
 
 
 class Arrivals:
-    """Remembers how far apart jobs come, and how many are under way at most.
+    """Statistics of arriving jobs: the time between them and the number in flight.
 
-    Clients that wait for their answer before they ask again (a closed loop) come back in a burst after each batch. The
-    most jobs seen under way at once tell how large that burst can become, so that nobody waits for a client who does not exist.
+    Clients that wait for an answer before their next request (a closed loop) return in a burst after each batch. The most jobs seen
+    in flight bound the size of that burst, so that a batch does not wait for clients that do not exist.
     """
 
     def __init__(self) -> None:
         self._gaps: deque[float] = deque(maxlen=15)
-        self._crowds: deque[int] = deque(maxlen=16)
+        self._in_flight_counts: deque[int] = deque(maxlen=16)
         self._last: float | None = None
 
-    def came(self, count: int, now: float) -> None:
-        """`count` jobs were pulled together at `now` (monotonic seconds)."""
+    def record(self, count: int, now: float) -> None:
+        """Record that `count` jobs were pulled together at `now` (monotonic seconds)."""
         if self._last is not None:
             self._gaps.append(now - self._last)
         self._gaps.extend([0.0] * (count - 1))
         self._last = now
 
-    def under_way(self, count: int) -> None:
-        """At the end of a batch `count` jobs were in the worker, the batch included."""
-        self._crowds.append(count)
+    def record_in_flight(self, count: int) -> None:
+        """Record that `count` jobs were in the worker at the end of a batch, the batch included."""
+        self._in_flight_counts.append(count)
 
     @property
-    def gap(self) -> float:
-        """Seconds between two jobs, typically; infinite while unknown."""
-        return max(median(self._gaps), RESOLUTION) if self._gaps else inf
+    def typical_gap_s(self) -> float:
+        """Return the median time between two jobs; infinite while unknown."""
+        return max(median(self._gaps), MIN_ARRIVAL_GAP_S) if self._gaps else inf
 
-    def missing(self, present: int) -> int:
-        """How many more could come while `present` jobs are in the worker."""
-        return max(0, max(self._crowds, default=0) - present)
+    def expected_more(self, present: int) -> int:
+        """Return how many more jobs may arrive while `present` jobs are in the worker."""
+        return max(0, max(self._in_flight_counts, default=0) - present)
 
 
 def due(delivery: Delivery) -> float:
-    """Smaller is more urgent. A reclaimed job has waited for one death already and goes first."""
+    """Return the urgency of a job, smaller first. A reclaimed job goes first: it has already waited for a dead worker."""
     return -inf if delivery.alone else delivery.due
 
 
@@ -85,41 +84,41 @@ class Batcher:
     def __init__(self, step_times: Callable[[Bucket], StepTimes]) -> None:
         self._step_times = step_times
         self._buckets: dict[Bucket, list[Delivery]] = {}
-        """No list is empty; the most urgent job comes first."""
-        self._patient_since: float | None = None
+        """Waiting jobs, the most urgent first. No list is empty."""
+        self._waiting_since: float | None = None
         self.arrivals = Arrivals()
 
     def __len__(self) -> int:
-        """Number of jobs that wait."""
+        """Return the number of waiting jobs."""
         return sum(map(len, self._buckets.values()))
 
     @property
-    def has_lone_job(self) -> bool:
-        """Whether a job waits that must run alone."""
+    def has_exclusive_job(self) -> bool:
+        """Whether a waiting job must run alone."""
         return any(bucket.alone for bucket in self._buckets)
 
     @property
     def due(self) -> float:
-        """The smallest of all that wait; infinite where none does."""
+        """Urgency of the most urgent waiting job; infinite if there is none."""
         return min((due(jobs[0]) for jobs in self._buckets.values()), default=inf)
 
     def add(self, delivery: Delivery) -> None:
-        insort(self._buckets.setdefault(Bucket.of(delivery), []), delivery, key=due)
+        insort(self._buckets.setdefault(Bucket.from_delivery(delivery), []), delivery, key=due)
 
     def capacity(self, budget: int, idle_slots: int) -> int:
-        """How many jobs to pull now: one batch for each idle slot, or one ahead where none is idle. `budget` is a typical batch."""
+        """Return how many jobs to pull now: a batch for each idle slot, or one batch ahead if none is idle. `budget` is a typical batch."""
         batches = max(1, idle_slots)
         if not self._buckets:
             return budget * batches
         bucket = self._most_urgent()
-        wanted = self._step_times(bucket).target * batches - len(self._buckets[bucket])
-        return max(0, min(wanted, HOARD * budget * batches - len(self)))
+        shortfall = self._step_times(bucket).target * batches - len(self._buckets[bucket])
+        return max(0, min(shortfall, MAX_BACKLOG_BUDGETS * budget * batches - len(self)))
 
     def next(self, now: float, *, running: int, idle_slots: int, stepping: int = 0) -> list[Delivery] | float:
-        """The next batch; or the seconds to wait for more jobs, infinite where there is nothing to start.
+        """Return the next batch, or the seconds to wait for more jobs (infinite if there is nothing to start).
 
-        `running` jobs are being computed by other slots, and `stepping` take a step; `idle_slots` could start a batch now, the caller's
-        included."""
+        running: jobs in other slots. stepping: jobs that take a step. idle_slots: slots that could start a batch, the caller's included.
+        """
         if not self._buckets:
             return inf
         bucket = self._most_urgent()
@@ -131,16 +130,16 @@ class Batcher:
         if idle_slots > 1:
             return self._take(bucket, min(size, ceil(waiting / idle_slots)))
 
-        patience = self._patience(steps, waiting, running)
-        if patience:
-            if self._patient_since is None:
-                self._patient_since = now
-            if now < self._patient_since + patience:
-                return self._patient_since + patience - now
+        max_wait_s = self._max_wait_s(steps, waiting, running)
+        if max_wait_s:
+            if self._waiting_since is None:
+                self._waiting_since = now
+            if now < self._waiting_since + max_wait_s:
+                return self._waiting_since + max_wait_s - now
         return self._take(bucket, size)
 
     def clear(self) -> list[Delivery]:
-        """Takes everything that waits, to be handed back."""
+        """Remove and return all waiting jobs."""
         jobs = [job for bucket in self._buckets.values() for job in bucket]
         self._buckets.clear()
         return jobs
@@ -148,16 +147,16 @@ class Batcher:
     def _most_urgent(self) -> Bucket:
         return min(self._buckets, key=lambda bucket: due(self._buckets[bucket][0]))
 
-    def _patience(self, steps: StepTimes, here: int, running: int) -> float:
-        """Seconds that waiting for the missing jobs may last: what one batch instead of two saves. 0 where it cannot pay."""
-        missing = min(steps.best - here, self.arrivals.missing(len(self) + running))
+    def _max_wait_s(self, steps: StepTimes, waiting: int, running: int) -> float:
+        """Return how long to wait for more jobs: the time that one batch saves over two, 0 if waiting cannot pay off."""
+        missing = min(steps.best - waiting, self.arrivals.expected_more(len(self) + running))
         if missing <= 0 or len(self._buckets) > 1:
             return 0.0
-        saved = steps.predict(here) + steps.predict(missing) - steps.predict(here + missing)
-        return saved if missing * self.arrivals.gap < saved else 0.0
+        saved = steps.predict(waiting) + steps.predict(missing) - steps.predict(waiting + missing)
+        return saved if missing * self.arrivals.typical_gap_s < saved else 0.0
 
     def _take(self, bucket: Bucket, size: int) -> list[Delivery]:
-        self._patient_since = None
+        self._waiting_since = None
         jobs = self._buckets.pop(bucket)
         batch, rest = jobs[:size], jobs[size:]
         if rest:

@@ -1,4 +1,4 @@
-"""Where the threads of a worker meet: one lock around the scheduler, and whom to wake when."""
+"""Synchronization of a worker's threads: one lock around the scheduler, and conditions that wake threads when there is work."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from math import inf
 from typing import NamedTuple
 
 from server.queue.worker.delivery import Delivery
-from server.scheduler.scheduler import Pull, Running, Scheduler
+from server.scheduler.scheduler import PullOrder, RunningBatch, Scheduler
 from server.scheduler.step_times import StepTimes
 
 
-class Finish(NamedTuple):
+class AfterBatch(NamedTuple):
     """Tasks of a thread after a batch."""
 
-    idle: bool
-    """Whether no batch waits for it."""
-    leaving: list[Delivery]
-    """Jobs to hand back: the worker drains, and these would not come to their end."""
+    is_idle: bool
+    """Whether no short job waits."""
+    unfinishable: list[Delivery]
+    """Jobs to return to the queue, since they cannot finish before the draining worker ends."""
 
 
 class SlotWork(Future[None]):
-    """Work for the thread of a slot that no client waits for, as to prepare kernels for the stream on which batches run."""
+    """Background work for the thread of a slot, such as preparing kernels for the CUDA stream that runs batches."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         super().__init__()
         self._work = work
 
     def run(self) -> None:
-        """Do the work. Its errors are raised by `result`."""
+        """Do the work. `result` raises its errors."""
         try:
             self.set_result(self._work())
         except BaseException as error:
@@ -40,27 +40,29 @@ class SlotWork(Future[None]):
 
 
 class Slots:
-    """Any thread does what is next, so that a job that comes while nothing runs is computed by the thread that found it: to wake another
-    one takes longer than to read the job. A thread that takes something wakes one more, for what may be left to take.
+    """A scheduler shared by threads.
+
+    Any thread does what is next, so that a job that arrives while nothing runs is computed by the thread that pulled it: waking another
+    one takes longer than reading the job. A thread that takes a task wakes one more, since there may be another task.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.count = scheduler.slots
         self._scheduler = scheduler
-        scheduler.last_look = time.monotonic()
+        scheduler.last_pull_at = time.monotonic()
         self._lock = threading.RLock()
         self._to_do = threading.Condition(self._lock)
         self._step_to_do = threading.Condition(self._lock)
         self._ended = threading.Condition(self._lock)
-        """A batch or a look has ended."""
+        """Notified when a batch or a pull has ended."""
         self._intake_ended = False
         self._stopped = False
         self._work: deque[SlotWork] = deque()
 
-    def next(self) -> Running | Pull | SlotWork | None:
-        """A batch to run, or a look at the queue; blocks until it is time for one. None once the worker is drained.
+    def next(self) -> RunningBatch | PullOrder | SlotWork | None:
+        """Block until there is a batch to run or the queue is to be pulled, and return it. Returns None once the worker is drained.
 
-        After a look `looked` is to be called, after a batch `finish`."""
+        Call `finish_pull` after a pull and `finish` after a batch."""
         with self._lock:
             while not self._stopped:
                 if self._work:
@@ -71,13 +73,13 @@ class Slots:
                     self._wake_one()
                     return task
                 if self._intake_ended and not len(self._scheduler.short):
-                    self._wake_all()  # it is so for all
+                    self._wake_all()
                     return None
                 self._to_do.wait(min(task, threading.TIMEOUT_MAX))
             return None
 
-    def next_step(self, wait: bool = True) -> Running | None:
-        """The same of steps of long jobs. Without `wait` None also says that there is none now."""
+    def next_step(self, wait: bool = True) -> RunningBatch | None:
+        """Block until a step can run, and return it. Returns None once drained or, with `wait=False`, if there is no step now."""
         with self._lock:
             while not self._stopped:
                 step = self._scheduler.next_step(time.monotonic())
@@ -92,34 +94,34 @@ class Slots:
                 self._step_to_do.wait()
             return None
 
-    def looked(self, found: list[Delivery]) -> None:
-        """The look has ended. What it has found is for whoever calls `next` first: that should be the caller."""
+    def finish_pull(self, found: list[Delivery]) -> None:
+        """End a pull and add its jobs, which the next call of `next` returns: the caller should make it."""
         with self._lock:
             self._scheduler.add(found, time.monotonic())
-            self._scheduler.looking = False
+            self._scheduler.is_pulling = False
             self._ended.notify_all()
             if len(self._scheduler.long):
-                self._step_to_do.notify()  # the caller takes none
+                self._step_to_do.notify()  # the caller takes no steps
 
     def add(self, deliveries: list[Delivery]) -> None:
-        """Jobs that come by other ways than a look."""
+        """Add jobs that were not pulled, such as reclaimed ones."""
         with self._lock:
             self._scheduler.add(deliveries, time.monotonic())
             self._wake_one()
 
     @property
-    def looking(self) -> bool:
-        return self._scheduler.looking
+    def is_pulling(self) -> bool:
+        return self._scheduler.is_pulling
 
-    def await_look(self, seconds: float) -> None:
-        """Wait until the look that is under way has ended, if there is one."""
+    def wait_for_pull(self, seconds: float) -> None:
+        """Wait for the end of the current pull, if there is one."""
         with self._lock:
-            self._ended.wait_for(lambda: not self._scheduler.looking, seconds)
+            self._ended.wait_for(lambda: not self._scheduler.is_pulling, seconds)
 
-    def fetching(self, queue: str, count: int) -> None:
-        """So many more jobs of this queue (fewer: negative) have been taken and wait for their payload."""
+    def count_pending_payloads(self, queue: str, count: int) -> None:
+        """Count `count` more jobs of this queue (fewer if negative) whose payload is not here yet."""
         with self._lock:
-            self._scheduler.fetching += Counter({queue: count})
+            self._scheduler.payloads_pending += Counter({queue: count})
             self._wake_one()
 
     @property
@@ -128,37 +130,37 @@ class Slots:
         with self._lock:
             return self._scheduler.may_reclaim
 
-    def finish(self, running: Running, going_on: Sequence[Delivery] = ()) -> Finish:
-        """The batch has ended, or has taken a step, and these of its jobs go on."""
+    def finish(self, running: RunningBatch, unfinished: Sequence[Delivery] = ()) -> AfterBatch:
+        """End a batch or a step. unfinished: its jobs that have more steps."""
         with self._lock:
             now = time.monotonic()
-            self._scheduler.finish(running, going_on, now)
+            self._scheduler.finish(running, unfinished, now)
             self._ended.notify_all()
             self._wake_one()
-            return Finish(idle=not len(self._scheduler.short), leaving=self._scheduler.leaving(now))
+            return AfterBatch(is_idle=not len(self._scheduler.short), unfinishable=self._scheduler.take_unfinishable(now))
 
-    def measured(self, running: Running, size: int, seconds: float) -> None:
-        """A batch of `size`, or a part of one, took `seconds`."""
+    def record_batch(self, running: RunningBatch, size: int, seconds: float) -> None:
+        """Record that a batch of `size`, or a part of one, took `seconds`."""
         with self._lock:
-            self._scheduler.measured(running, size, seconds)
+            self._scheduler.record_batch(running, size, seconds)
 
-    def too_large(self, running: Running, size: int) -> None:
-        """A batch of `size`, or a part of one, did not fit into memory."""
+    def record_out_of_memory(self, running: RunningBatch, size: int) -> None:
+        """Record that a batch of `size`, or a part of one, did not fit into memory."""
         with self._lock:
-            self._scheduler.too_large(running, size)
+            self._scheduler.record_out_of_memory(running, size)
 
-    def forget_times(self, running: Running) -> None:
-        """Learn the times of a bucket anew: another backend runs its batches from now on."""
+    def forget_times(self, running: RunningBatch) -> None:
+        """Forget the times of a bucket, whose batches another backend runs from now on."""
         with self._lock:
             self._scheduler.forget_times(running)
 
-    def expect(self, steps: StepTimes, *, long: bool = False, step_seconds: float = 0.0) -> None:
-        """Expect a loaded bundle's batches to take these times. long: its jobs take several steps; step_seconds: time of one step."""
+    def seed_step_times(self, steps: StepTimes, *, long: bool = False, step_seconds: float = 0.0) -> None:
+        """Expect batches of a loaded bundle to take these times. long: whether its jobs take several steps. step_seconds: of one step."""
         with self._lock:
-            self._scheduler.expect(steps, long=long, step_seconds=step_seconds)
+            self._scheduler.seed_step_times(steps, long=long, step_seconds=step_seconds)
 
     def run_in_slot(self, run: Callable[[], None]) -> None:
-        """Let the thread of a slot do some work, and wait for its end. There is one thread more than slots, so that batches go on."""
+        """Run work in the thread of a slot and wait for it. There is one thread more than slots, so that batches go on."""
         work = SlotWork(run)
         with self._lock:
             self._work.append(work)
@@ -166,42 +168,42 @@ class Slots:
         work.result()
 
     def drain(self, seconds: float = inf) -> list[Delivery]:
-        """Pull nothing more; run what is here. Returns those jobs of several steps that cannot end within so many seconds."""
+        """Stop pulling and run the jobs that are here. Returns the long jobs that cannot finish within `seconds`."""
         with self._lock:
             now = time.monotonic()
             self._scheduler.ends_by = now + seconds
             self._wake_all()
-            return self._scheduler.leaving(now)
+            return self._scheduler.take_unfinishable(now)
 
-    def intake_ended(self) -> None:
-        """The receiver has delivered its last job."""
+    def end_intake(self) -> None:
+        """Record that the receiver has delivered its last job."""
         with self._lock:
             self._intake_ended = True
             self._wake_all()
 
     def stop(self) -> list[Delivery]:
-        """Start nothing more. Returns every job that waits or runs, to be handed back."""
+        """Start nothing more. Returns all jobs that wait or run, to be returned to the queue."""
         with self._lock:
             self._stopped = True
             self._wake_all()
             return self._scheduler.clear() + [job for running in self._scheduler.running for job in running.jobs]
 
     @property
-    def silence(self) -> float:
-        """Seconds without progress: of the slot that has been silent longest or, when idle, since the last look at the queue."""
+    def progress_age_s(self) -> float:
+        """Time since the last progress of the slot without progress for longest or, while idle, since the last pull."""
         with self._lock:
             if self._scheduler.running:
-                return time.monotonic() - min(running.progressed for running in self._scheduler.running)
-            return 0.0 if self._intake_ended else time.monotonic() - self._scheduler.last_look
+                return time.monotonic() - min(running.last_progress_at for running in self._scheduler.running)
+            return 0.0 if self._intake_ended else time.monotonic() - self._scheduler.last_pull_at
 
     @property
-    def slowest(self) -> float:
-        """Seconds of the slowest batch seen, in a slot or in a warm-up."""
-        return self._scheduler.slowest
+    def slowest_batch_s(self) -> float:
+        """Duration of the slowest batch so far, in a slot or in a warm-up."""
+        return self._scheduler.slowest_batch_s
 
     def _wake_one(self) -> None:
-        """If there may be something to do for it."""
-        if len(self._scheduler.short) or not self._scheduler.looking:
+        """Wake one waiting thread of each kind that may have work."""
+        if len(self._scheduler.short) or not self._scheduler.is_pulling:
             self._to_do.notify()
         if len(self._scheduler.long):
             self._step_to_do.notify()

@@ -80,7 +80,7 @@ class Computed:
     seconds: float
     answers: list[JobOutputs]
     """Answers of those that came to their end."""
-    going_on: list[Delivery] = field(default_factory=list)
+    unfinished: list[Delivery] = field(default_factory=list)
     """The others: more steps follow."""
     reports: list[Report] = field(default_factory=list)
     """Reports on those whose clients follow their progress."""

@@ -82,7 +82,7 @@ class Heartbeat:
     @property
     def silence(self) -> float:
         """Seconds without progress of batches, or of a compilation that one of them may wait for."""
-        return min(self.slots.silence, progress.silence())
+        return min(self.slots.progress_age_s, progress.silence())
 
     def _announce(self) -> None:
         try:
@@ -131,7 +131,7 @@ class Heartbeat:
         )
 
     def _end_if_stuck(self) -> None:
-        limit = max(PATIENCE, SLOWEST * self.slots.slowest)
+        limit = max(PATIENCE, SLOWEST * self.slots.slowest_batch_s)
         age = self.silence
         if age > limit:
             log.critical("no progress: ending this worker, others take its jobs over", seconds=round(age, 1), limit=round(limit, 1))

@@ -227,7 +227,7 @@ class LoadedBundles:
             del entry.buckets[next(iter(entry.buckets))]
         steps = entry.buckets.pop(bucket.key, None)
         if steps is None:
-            steps = StepTimes(entry.ready.steps.largest) if bucket.key.startswith(BUCKET_PREFIX) else entry.ready.steps.like()
+            steps = StepTimes(entry.ready.steps.largest) if bucket.key.startswith(BUCKET_PREFIX) else entry.ready.steps.copy()
         entry.buckets[bucket.key] = steps
         return steps
 

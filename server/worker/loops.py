@@ -16,7 +16,7 @@ from server.processes import os_process
 from server.queue.errors import RedisUnavailable
 from server.queue.worker.delivery import Delivery, QueueEntry
 from server.queue.worker.worker_queue import WorkerQueue
-from server.scheduler.scheduler import Pull, Running
+from server.scheduler.scheduler import PullOrder, RunningBatch
 from server.scheduler.slots import Slots, SlotWork
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
@@ -52,7 +52,7 @@ class Receiver:
         self._unread: dict[tuple[str, str], QueueEntry] = {}
         """Large messages that have not been read, by stream and entry id."""
 
-    def look(self, pull: Pull) -> None:
+    def look(self, pull: PullOrder) -> None:
         """Pull jobs as the slots want them."""
         found: list[Delivery] = []
         try:
@@ -63,7 +63,7 @@ class Receiver:
             self._away = True
             time.sleep(AWAY_PAUSE)
         finally:
-            self._slots.looked(found)
+            self._slots.finish_pull(found)
 
     def fetch_forever(self) -> None:
         """Read large messages until `close`, and those that came before it."""
@@ -76,8 +76,8 @@ class Receiver:
             if delivery is not None:
                 self._slots.add([delivery])
             del self._unread[beside.stream, beside.entry_id]
-            self._slots.fetching(beside.queue, -1)
-        self._slots.intake_ended()
+            self._slots.count_pending_payloads(beside.queue, -1)
+        self._slots.end_intake()
 
     def close(self) -> None:
         """Nothing more comes. It may be said again."""
@@ -87,7 +87,7 @@ class Receiver:
         """Jobs whose message has not been read."""
         return list(self._unread.values())
 
-    def _look(self, pull: Pull) -> list[Delivery]:
+    def _look(self, pull: PullOrder) -> list[Delivery]:
         served = self._bundles.served()
         if not served:
             time.sleep(LOADING_PAUSE)
@@ -99,14 +99,14 @@ class Receiver:
                 self._metrics.redeliveries.inc()
                 return []
             self._next_reclaim = time.monotonic() + RECLAIM_EVERY
-        jobs = self._queue.leases.take(served, pull.items, int(pull.block * 1000), pull.long)
+        jobs = self._queue.leases.take(served, pull.items, int(pull.block_s * 1000), pull.long)
         if self._away:
             log.info("queue back")
         self._away = False
         for job in jobs:
             if not isinstance(job, Delivery):
                 self._unread[job.stream, job.entry_id] = job
-                self._slots.fetching(job.queue, 1)
+                self._slots.count_pending_payloads(job.queue, 1)
                 self._line.put(job)
         return [job for job in jobs if isinstance(job, Delivery)]
 
@@ -127,7 +127,7 @@ class BatchRunner:
         while (task := self.slots.next()) is not None:
             if isinstance(task, SlotWork):
                 task.run()
-            elif isinstance(task, Running):
+            elif isinstance(task, RunningBatch):
                 self._compute(task, hand)
             else:
                 receiver.look(task)
@@ -154,9 +154,9 @@ class BatchRunner:
         self.answers.put(Left(jobs, "handed_back"))
         self._hand_back(jobs)
 
-    def _compute(self, running: Running, hand: int) -> None:
+    def _compute(self, running: RunningBatch, hand: int) -> None:
         latest: Result | None = None
-        going_on: list[Delivery] = []
+        unfinished: list[Delivery] = []
         unloadable: list[Delivery] = []
         lone: list[Delivery] = []
         for result in self._run(running, hand):
@@ -174,17 +174,17 @@ class BatchRunner:
                 self.answers.put(result)  # the next result may be long in coming
                 latest = None
             if isinstance(result, Computed):
-                going_on += result.going_on
+                unfinished += result.unfinished
             if isinstance(result, Left):
-                going_on = [job for job in going_on if job not in result.jobs]
-        finish = self.slots.finish(running, going_on)
+                unfinished = [job for job in unfinished if job not in result.jobs]
+        finish = self.slots.finish(running, unfinished)
         if lone:
             self.slots.add(lone)
         if latest is not None:
             # while another batch could run, answering must not keep this slot from it; what is reported of steps stays in order
-            (self.answers.write_in_turn if finish.idle and not running.long else self.answers.put)(latest)
-        if finish.leaving:
-            self.leave(finish.leaving)
+            (self.answers.write_in_turn if finish.is_idle and not running.long else self.answers.put)(latest)
+        if finish.unfinishable:
+            self.leave(finish.unfinishable)
         if unloadable:
             self._hand_back(unloadable)
 
@@ -194,7 +194,7 @@ class BatchRunner:
         except RedisUnavailable as away:
             log.error("jobs not handed back: other workers will find them by themselves", jobs=len(jobs), reason=str(away))
 
-    def _run(self, running: Running, hand: int) -> Iterator[Result]:
+    def _run(self, running: RunningBatch, hand: int) -> Iterator[Result]:
         executor = self.bundles.executor(running.bucket.queue)
         fresh = not running.bucket.alone and all(running.started - job.checked_at < FRESH for job in running.jobs)
         wanted = self._ask_for_wanted(running, hand, checked=fresh)
@@ -208,22 +208,22 @@ class BatchRunner:
         if begun := [Report(job, 0, 0, "") for job in jobs if job.job.progress and not executor.all_started([job])]:
             yield Reports(begun)
         for result in executor.run(jobs) if jobs else ():
-            running.progressed = time.monotonic()
+            running.last_progress_at = time.monotonic()
             if isinstance(result, TooLarge):
                 log.warning("out of memory", bundle=running.bucket.bundle, size=len(result.jobs))
                 self.answers.put(result)
                 if len(result.jobs) > 1:  # a single job may have met the peak of another batch
-                    self.slots.too_large(running, round(sum(map(executor.weight, result.jobs))))
+                    self.slots.record_out_of_memory(running, round(sum(map(executor.weight, result.jobs))))
                 continue
             if isinstance(result, Computed) and len(result.jobs) == len(jobs) and not (result.cold or result.waited):
-                self.slots.measured(running, result.size, result.seconds)
+                self.slots.record_batch(running, result.size, result.seconds)
             if isinstance(result, Computed) and result.has_new_backend:
                 self.slots.forget_times(running)
             yield result
         if later:
             yield from _dropped(executor, running, wanted())
 
-    def _ask_for_wanted(self, running: Running, hand: int, *, checked: bool) -> Callable[[], list[Delivery]]:
+    def _ask_for_wanted(self, running: RunningBatch, hand: int, *, checked: bool) -> Callable[[], list[Delivery]]:
         """A function that tells which jobs of a batch are still wanted. The record of what runs is on its way when this returns."""
         try:
             answer = self.queue.leases.send_step(running.jobs, hand, checked=checked)
@@ -239,7 +239,7 @@ class BatchRunner:
         return wanted
 
 
-def _dropped(executor: Executor, running: Running, wanted: list[Delivery]) -> Iterator[Result]:
+def _dropped(executor: Executor, running: RunningBatch, wanted: list[Delivery]) -> Iterator[Result]:
     """Jobs of a batch that are not wanted any more leave."""
     if len(wanted) == len(running.jobs):
         return

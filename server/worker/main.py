@@ -31,7 +31,7 @@ from server.queue.errors import RedisUnavailable
 from server.queue.first_contact import FirstContact
 from server.queue.keys import Keyspace
 from server.queue.worker.worker_queue import WorkerQueue
-from server.scheduler.scheduler import LONG_BLOCK, Scheduler
+from server.scheduler.scheduler import IDLE_BLOCK_S, Scheduler
 from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
@@ -152,11 +152,11 @@ class Worker:
             self._runner.leave(leaving)
         until = time.monotonic() + self._settings.drain_timeout
         while any(thread.is_alive() for thread in working) and time.monotonic() < until:
-            if not self._slots.looking:
+            if not self._slots.is_pulling:
                 self._receiver.close()
             if signals.wait(0.02):
                 break
-        self._slots.await_look(2 * LONG_BLOCK)  # what the last look at the queue brings is handed back too
+        self._slots.wait_for_pull(2 * IDLE_BLOCK_S)  # what the last look at the queue brings is handed back too
         self._end(answering)
 
     def _end(self, answering: threading.Thread) -> None:
@@ -206,7 +206,8 @@ class Worker:
         ready = self._loader.load(bundle)
         self._candidates.add(bundle, self._loader.conditions(bundle.spec), ready.learned, ready.backends)
         typical_job = ready.learned.typical_job
-        self._slots.expect(ready.steps, long=bool(ready.executor.unit), step_seconds=typical_job.step_seconds if typical_job else 0.0)
+        step_seconds = typical_job.step_seconds if typical_job else 0.0
+        self._slots.seed_step_times(ready.steps, long=bool(ready.executor.unit), step_seconds=step_seconds)
         return ready
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:

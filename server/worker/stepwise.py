@@ -160,15 +160,15 @@ class Stepwise:
                 [resident.state for resident in residents], [job.job.previews and now for job, now in zip(jobs, due, strict=True)]
             )
         seconds = time.monotonic() - started
-        stepped = [not _waits(resident, outcome) for resident, outcome in zip(residents, outcomes, strict=True)]
+        has_stepped = [not _waits(resident, outcome) for resident, outcome in zip(residents, outcomes, strict=True)]
         computed = Computed(
             jobs,
             started,
             seconds,
             [],
             weight=weight,
-            joined=sum(moved and resident.state.done == 0 for resident, moved in zip(residents, stepped, strict=True)),
-            waited=not any(stepped),
+            joined=sum(moved and resident.state.done == 0 for resident, moved in zip(residents, has_stepped, strict=True)),
+            waited=not any(has_stepped),
         )
         with self._lock:
             for job, resident, now, outcome in zip(jobs, residents, due, outcomes, strict=True):
@@ -181,7 +181,7 @@ class Stepwise:
                 state, news = outcome.state, now and _step_counts(outcome.state) != resident.last_reported
                 reported, counts = (started, _step_counts(state)) if news else (resident.reported, resident.last_reported)
                 self._keep(job, ResidentJob(state, resident.batch_wait, inference, reported, counts, state.nbytes))
-                computed.going_on.append(job)
+                computed.unfinished.append(job)
                 if news:
                     computed.reports.append(self._report(job, state, outcome.preview))
         return computed

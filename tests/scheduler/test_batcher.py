@@ -8,7 +8,7 @@ import pytest
 
 from server.queue.messages import PRIORITY_DELAY_S
 from server.queue.worker.delivery import Delivery
-from server.scheduler.batcher import HOARD, Batcher
+from server.scheduler.batcher import MAX_BACKLOG_BUDGETS, Batcher
 from server.scheduler.step_times import StepTimes
 from tests.support.queue import delivery
 
@@ -102,8 +102,8 @@ class TestWaiting:
     def returning(self, seconds: dict[int, float], here: int) -> Batcher:
         made = batcher(seconds)
         for tick in range(16):
-            made.arrivals.came(1, tick * 0.001)
-        made.arrivals.under_way(8)
+            made.arrivals.record(1, tick * 0.001)
+        made.arrivals.record_in_flight(8)
         for _ in range(here):
             made.add(delivery())
         return made
@@ -155,7 +155,7 @@ class TestCapacity:
         assert filled([delivery() for _ in range(8)]).capacity(8, idle_slots=0) == 0
 
     def test_is_bounded_when_no_bucket_fills(self) -> None:
-        made = filled([delivery(bucket=str(number)) for number in range(HOARD * 8)])
+        made = filled([delivery(bucket=str(number)) for number in range(MAX_BACKLOG_BUDGETS * 8)])
         assert made.capacity(8, idle_slots=0) == 0
 
 

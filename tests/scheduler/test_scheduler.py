@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from server.queue.worker.delivery import Delivery
-from server.scheduler.scheduler import CROWDED_BLOCK, LEAD, LONG_BLOCK, MOST_LONE, Pull, Running, Scheduler
-from server.scheduler.step_batcher import LAG, QUARTER
+from server.scheduler.scheduler import FULL_BLOCK_S, IDLE_BLOCK_S, MAX_EXCLUSIVE_JOBS, PREFETCH_LEAD_S, PullOrder, RunningBatch, Scheduler
+from server.scheduler.step_batcher import LONG_WORK_SHARE, MAX_LAG_S
 from server.scheduler.step_times import StepTimes
 from tests.support.queue import delivery
 
@@ -24,7 +24,7 @@ def scheduler(slots: int = 1, seconds: float = 5.0) -> Scheduler:
     """Batches of up to 8 that are expected to take `seconds`."""
     steps = measured(seconds)
     made = Scheduler(slots, lambda _bucket: steps)
-    made.expect(steps, long=False)
+    made.seed_step_times(steps, long=False)
     return made
 
 
@@ -57,37 +57,37 @@ def long_job(**about: Any) -> Delivery:
     return delivery(bundle="long@1", **about)
 
 
-def take(made: Scheduler, now: float = 0.0) -> Running | None:
+def take(made: Scheduler, now: float = 0.0) -> RunningBatch | None:
     """The batch that starts, if there is one."""
     batch = made.next_batch(now)
-    return batch if isinstance(batch, Running) else None
+    return batch if isinstance(batch, RunningBatch) else None
 
 
-def look(made: Scheduler, *found: Delivery, now: float = 1.0) -> Pull:
-    """A look at the queue, which finds these."""
-    task = made.next_look(now)
-    assert isinstance(task, Pull)
-    made.looking = False
+def look(made: Scheduler, *found: Delivery, now: float = 1.0) -> PullOrder:
+    """Pull, find these jobs, and return the order."""
+    task = made.next_pull(now)
+    assert isinstance(task, PullOrder)
+    made.is_pulling = False
     made.add(list(found), now)
     return task
 
 
 def test_an_idle_worker_waits_at_the_queue_for_one_batch() -> None:
     pull = look(scheduler())
-    assert (pull.items, pull.block) == (8, LONG_BLOCK)
+    assert (pull.items, pull.block_s) == (8, IDLE_BLOCK_S)
 
 
 def test_one_thread_looks_at_a_time() -> None:
     made = scheduler()
-    assert isinstance(made.next(0.0), Pull) and isinstance(made.next(0.0), float)
+    assert isinstance(made.next(0.0), PullOrder) and isinstance(made.next(0.0), float)
 
 
 def test_what_is_found_runs_and_is_looked_for_meanwhile() -> None:
     made, job = scheduler(slots=2), delivery()
     look(made, job)
     running = made.next(1.0)
-    assert isinstance(running, Running) and running.jobs == [job]
-    assert look(made).block == LONG_BLOCK
+    assert isinstance(running, RunningBatch) and running.jobs == [job]
+    assert look(made).block_s == IDLE_BLOCK_S
 
 
 def test_another_backend_of_a_bucket_starts_its_times_anew() -> None:
@@ -96,7 +96,7 @@ def test_another_backend_of_a_bucket_starts_its_times_anew() -> None:
     made = Scheduler(1, lambda _bucket: steps)
     made.add([delivery()], 0.0)
     running = made.next(1.0)
-    assert isinstance(running, Running)
+    assert isinstance(running, RunningBatch)
     made.forget_times(running)
     assert (steps.best, steps.seconds, steps.target) == (1, {}, 2)
 
@@ -105,10 +105,10 @@ def test_busy_worker_polls_only_shortly_before_batch_ends() -> None:
     made = scheduler(seconds=0.2)
     made.add([delivery()], 0.0)
     assert take(made)
-    until = made.next_look(0.0)
-    assert until == pytest.approx(0.2 - LEAD)
-    pull = look(made, now=0.2 - LEAD)
-    assert (pull.items, pull.block) == (8, 0)
+    until = made.next_pull(0.0)
+    assert until == pytest.approx(0.2 - PREFETCH_LEAD_S)
+    pull = look(made, now=0.2 - PREFETCH_LEAD_S)
+    assert (pull.items, pull.block_s) == (8, 0)
 
 
 def test_no_more_batches_run_than_there_are_slots() -> None:
@@ -145,7 +145,7 @@ class TestAlone:
 
     def test_few_of_several_steps_are_in_a_worker_at_a_time(self) -> None:
         made = stepping()
-        for _ in range(MOST_LONE):
+        for _ in range(MAX_EXCLUSIVE_JOBS):
             assert made.may_reclaim
             made.add([long_job(alone=True)], 0.0)
         assert not made.may_reclaim
@@ -200,9 +200,9 @@ class TestDraining:
         assert running
         made.add([waiting], 0.0)
         made.ends_by = 5.0
-        assert made.leaving(0.0) == [waiting]
+        assert made.take_unfinishable(0.0) == [waiting]
         made.finish(running, [running_job], 1.0)
-        assert made.leaving(1.0) == [running_job]
+        assert made.take_unfinishable(1.0) == [running_job]
         assert not made.next_step(1.0)
 
 
@@ -231,7 +231,7 @@ class TestLongWork:
 
     @pytest.mark.parametrize("slots", [1, 2])
     def test_starved_long_job_makes_one_batch_fewer_run(self, slots: int) -> None:
-        made = stepping(slots, seconds=LAG)
+        made = stepping(slots, seconds=MAX_LAG_S)
         made.add([long_job()], 0.0)
         running = made.next_step(0.0)
         assert running
@@ -239,7 +239,7 @@ class TestLongWork:
         for batch in [take(made) for _ in range(slots)]:
             assert batch
             made.finish(batch, [], 0.1)
-        later = LAG / QUARTER / slots + 1
+        later = MAX_LAG_S / LONG_WORK_SHARE / slots + 1
         assert [take(made, later) is not None for _ in range(slots)] == [True] * (slots - 1) + [False]
         made.finish(running, [], later)
         assert take(made, later)
@@ -247,7 +247,7 @@ class TestLongWork:
     @pytest.mark.parametrize("alone", [True, False])
     def test_that_is_owed_time_stops_nothing_that_steps_wait_for(self, alone: bool) -> None:
         """Else a worker of one slot stood still: no batch would run for the sake of steps, and no step before that batch."""
-        made, later = stepping(1, seconds=LAG), 4 * LAG / QUARTER
+        made, later = stepping(1, seconds=MAX_LAG_S), 4 * MAX_LAG_S / LONG_WORK_SHARE
         made.add([long_job(alone=not alone, pulled_at=5.0)], 0.0)
         assert not take(made)
         short = delivery(queued_at=0.0, alone=alone)
@@ -269,7 +269,7 @@ class TestLongWork:
             made.add(list(others), 0.0)
             beside = take(made)
             for _ in range(5):
-                made.measured(running, 1, seconds)
+                made.record_batch(running, 1, seconds)
             made.finish(running, [job], 0.1)
             if beside is not None:
                 made.finish(beside, [], 0.1)
@@ -285,44 +285,44 @@ class TestLongWork:
     def test_full_memory_lets_free_slot_wait_only_briefly(self) -> None:
         """What waits there for a place would be found late."""
         made = stepping(slots=2, seconds=600.0, residency=LargeSteps())
-        assert look(made).block == LONG_BLOCK
+        assert look(made).block_s == IDLE_BLOCK_S
         made.add([long_job()], 1.0)
         running = made.next_step(1.0)
         assert running
-        assert look(made).block == CROWDED_BLOCK
+        assert look(made).block_s == FULL_BLOCK_S
         made.finish(running, [], 2.0)
-        assert look(made).block == LONG_BLOCK
+        assert look(made).block_s == IDLE_BLOCK_S
 
 
 class TestPayload:
     def test_that_is_waited_for_counts_as_here(self) -> None:
         made, queue = scheduler(), delivery().queue
-        made.fetching[queue] = 5
+        made.payloads_pending[queue] = 5
         assert look(made).items == 3
-        del made.fetching[queue]
+        del made.payloads_pending[queue]
         assert look(made).items == 8
 
     def test_of_a_job_of_several_steps_counts_as_one(self) -> None:
         made, queue = stepping(), long_job().queue
         room = look(made).long[queue]
         for fetching in range(1, room + 1):
-            made.fetching[queue] = fetching
+            made.payloads_pending[queue] = fetching
             assert look(made, now=1.0 + fetching).long[queue] == room - fetching
 
     def test_that_comes_lets_nobody_wait_at_the_queue(self) -> None:
         """It would be a wait for the queues that have place at that moment, though the others have place again as soon as it is here."""
         made = stepping()
         for now, queue in ((10.0, delivery().queue), (20.0, long_job().queue)):
-            made.fetching[queue] = 1
-            assert not look(made, now=now).block
-            del made.fetching[queue]
-            assert look(made, now=now).block
+            made.payloads_pending[queue] = 1
+            assert not look(made, now=now).block_s
+            del made.payloads_pending[queue]
+            assert look(made, now=now).block_s
 
 
 def test_warm_up_step_counts_as_slowest_batch() -> None:
     """A worker is stuck after ten times that; networks whose step takes a minute would never come to its end."""
     made = stepping()
-    made.expect(StepTimes(8), long=True, step_seconds=83.0)
-    assert made.slowest == 83.0
-    made.expect(measured(2.0), long=True)
-    assert made.slowest == 83.0
+    made.seed_step_times(StepTimes(8), long=True, step_seconds=83.0)
+    assert made.slowest_batch_s == 83.0
+    made.seed_step_times(measured(2.0), long=True)
+    assert made.slowest_batch_s == 83.0

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from server.queue.worker.delivery import Delivery
-from server.scheduler.scheduler import LONG_BLOCK, Pull, Running, Scheduler
+from server.scheduler.scheduler import IDLE_BLOCK_S, PullOrder, RunningBatch, Scheduler
 from server.scheduler.slots import Slots, SlotWork
 from tests.scheduler.test_scheduler import Steps, measured
 from tests.support.queue import delivery
@@ -19,7 +19,7 @@ def slots(count: int = 1, seconds: float = 5.0) -> Slots:
     """Batches of up to 8 that are expected to take `seconds`."""
     steps = measured(seconds)
     made = Slots(Scheduler(count, lambda _bucket: steps))
-    made.expect(steps)
+    made.seed_step_times(steps)
     return made
 
 
@@ -28,21 +28,21 @@ def stepping_slots(count: int = 1, seconds: float = 0.001) -> Slots:
     return Slots(Scheduler(count, lambda _bucket: steps, lambda: {queue: kept}))
 
 
-def take(made: Slots) -> Running:
+def take(made: Slots) -> RunningBatch:
     """The next batch; what is looked for before it is not found."""
     while True:
         task = made.next()
-        if isinstance(task, Running):
+        if isinstance(task, RunningBatch):
             return task
         assert task is not None
-        made.looked([])
+        made.finish_pull([])
 
 
-def look(made: Slots, *found: Delivery) -> Pull:
-    """The next look at the queue, which finds these."""
+def look(made: Slots, *found: Delivery) -> PullOrder:
+    """Pull, find these jobs, and return the order."""
     task = made.next()
-    assert isinstance(task, Pull)
-    made.looked(list(found))
+    assert isinstance(task, PullOrder)
+    made.finish_pull(list(found))
     return task
 
 
@@ -51,7 +51,7 @@ def test_work_that_is_not_a_batch_runs_in_the_thread_of_a_slot() -> None:
     waiting = threading.Thread(target=lambda: made.run_in_slot(lambda: threads.append(threading.get_ident())))
     waiting.start()
     while not isinstance(work := made.next(), SlotWork):
-        made.looked([])
+        made.finish_pull([])
     work.run()
     waiting.join(PATIENCE)
     assert threads == [threading.get_ident()] and not waiting.is_alive()
@@ -82,8 +82,8 @@ def test_draining_runs_what_is_here_and_pulls_no_more() -> None:
     made.add([delivery()])
     made.drain()
     running = made.next()
-    assert isinstance(running, Running)
-    made.intake_ended()
+    assert isinstance(running, RunningBatch)
+    made.end_intake()
     made.finish(running)
     assert made.next() is None
 
@@ -95,8 +95,8 @@ def test_drain_hands_back_unfinishable_work_between_steps() -> None:
     assert running is not None
     made.add([waiting])
     assert made.drain(5.0) == [waiting]
-    assert made.finish(running, [running_job]).leaving == [running_job]
-    made.intake_ended()
+    assert made.finish(running, [running_job]).unfinishable == [running_job]
+    made.end_intake()
     assert made.next_step() is None
 
 
@@ -104,10 +104,10 @@ def test_poll_with_long_jobs_wakes_step_thread_if_slots_are_busy() -> None:
     made, taken = stepping_slots(1, seconds=600.0), threading.Event()
     waiting = threading.Thread(target=lambda: (made.next_step(), taken.set()), daemon=True)
     waiting.start()
-    assert isinstance(made.next(), Pull)
+    assert isinstance(made.next(), PullOrder)
     made.add([delivery()])
-    assert isinstance(made.next(), Running)
-    made.looked([delivery(bundle="long@1")])
+    assert isinstance(made.next(), RunningBatch)
+    made.finish_pull([delivery(bundle="long@1")])
     assert taken.wait(PATIENCE)
 
 
@@ -122,18 +122,18 @@ def test_a_stop_returns_what_waits_and_what_runs() -> None:
 
 def test_thread_that_finds_job_runs_it_while_another_polls() -> None:
     made, job = slots(count=2), delivery()
-    looks: list[Pull] = []
+    looks: list[PullOrder] = []
     found = made.next()
-    assert isinstance(found, Pull)
+    assert isinstance(found, PullOrder)
     other = threading.Thread(target=lambda: looks.append(look(made)), daemon=True)
     other.start()
     other.join(0.1)
     assert other.is_alive(), "one look at a time"
-    made.looked([job])
+    made.finish_pull([job])
     running = made.next()
-    assert isinstance(running, Running) and running.jobs == [job]
+    assert isinstance(running, RunningBatch) and running.jobs == [job]
     other.join(PATIENCE)
-    assert [pull.block for pull in looks] == [LONG_BLOCK]
+    assert [pull.block_s for pull in looks] == [IDLE_BLOCK_S]
 
 
 def test_all_threads_end_when_last_drained_batch_starts() -> None:
@@ -145,19 +145,19 @@ def test_all_threads_end_when_last_drained_batch_starts() -> None:
     made.drain()
     for other in others:
         other.start()
-    made.intake_ended()
+    made.end_intake()
     made.finish(running)
     for other in others:
         other.join(PATIENCE)
-    assert sorted(map(type, left), key=str) == [type(None), Running]
+    assert sorted(map(type, left), key=str) == [type(None), RunningBatch]
 
 
 def test_a_look_that_is_under_way_can_be_awaited() -> None:
     made = slots(seconds=0.0)
-    made.await_look(PATIENCE)
-    assert isinstance(made.next(), Pull) and made.looking
+    made.wait_for_pull(PATIENCE)
+    assert isinstance(made.next(), PullOrder) and made.is_pulling
     made.drain()
-    ender = threading.Timer(0.1, made.looked, args=([delivery()],))
+    ender = threading.Timer(0.1, made.finish_pull, args=([delivery()],))
     ender.start()
-    made.await_look(PATIENCE)
-    assert not made.looking and made.stop()
+    made.wait_for_pull(PATIENCE)
+    assert not made.is_pulling and made.stop()

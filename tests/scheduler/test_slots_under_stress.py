@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from server.queue.worker.delivery import Delivery
-from server.scheduler.scheduler import Pull, Running, Scheduler
+from server.scheduler.scheduler import PullOrder, RunningBatch, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from tests.support.queue import delivery
@@ -98,7 +98,7 @@ class Trial:
         with self.changed:
             self.closed = True
             self.changed.notify_all()
-        self.slots.await_look(PATIENCE)
+        self.slots.wait_for_pull(PATIENCE)
         with self.changed:
             self.intake_ends = True
             self.changed.notify_all()
@@ -109,7 +109,7 @@ class Trial:
 
     def _work(self, chance: random.Random) -> None:
         while (task := self.slots.next()) is not None:
-            if isinstance(task, Running):
+            if isinstance(task, RunningBatch):
                 self._compute(task, chance)
             else:
                 self._look(task, chance)
@@ -120,7 +120,7 @@ class Trial:
             ran = chance.random() < 0.5
             self._compute(running, chance)
 
-    def _compute(self, running: Running, chance: random.Random) -> None:
+    def _compute(self, running: RunningBatch, chance: random.Random) -> None:
         lone = bool(running.bucket.alone)
         kind = "steps" if running.long else "batches"
         self._begin(**{kind: 1}, lone=lone)
@@ -128,11 +128,11 @@ class Trial:
             self._meet(self.together)
         _dawdle(chance)
         with self.changed:
-            going_on = [job for job in running.jobs if running.long and self.steps.survives(job)]
+            unfinished = [job for job in running.jobs if running.long and self.steps.survives(job)]
         self._begin(**{kind: -1}, lone=-lone)
-        self.slots.finish(running, going_on)
+        self.slots.finish(running, unfinished)
         with self.changed:
-            self.ended.update(job.entry_id for job in running.jobs if job not in going_on)
+            self.ended.update(job.entry_id for job in running.jobs if job not in unfinished)
             self.changed.notify_all()
         _dawdle(chance)
 
@@ -142,7 +142,7 @@ class Trial:
         except threading.BrokenBarrierError:
             self.faults.append("a slot stays empty while a job waits")
 
-    def _look(self, pull: Pull, chance: random.Random) -> None:
+    def _look(self, pull: PullOrder, chance: random.Random) -> None:
         self._begin(looks=1)
         found: list[Delivery] = []
         if self.orphans and self.slots.may_reclaim:
@@ -151,19 +151,19 @@ class Trial:
             found = self._pulled(pull)
         large = [job for job in found if job.added_ms % 7 == 0]
         for job in large:
-            self.slots.fetching(job.queue, 1)
+            self.slots.count_pending_payloads(job.queue, 1)
         with self.changed:
             self.large += large
             self.changed.notify_all()
         _dawdle(chance)
         self._begin(looks=-1)
-        self.slots.looked([job for job in found if job not in large])
+        self.slots.finish_pull([job for job in found if job not in large])
 
-    def _pulled(self, pull: Pull) -> list[Delivery]:
+    def _pulled(self, pull: PullOrder) -> list[Delivery]:
         rooms = {"": pull.items, **pull.long}
         found = []
         with self.changed:
-            if pull.block:
+            if pull.block_s:
                 self.changed.wait_for(lambda: self.closed or self.queue or self.orphans, PATIENCE)
             for job in tuple(self.queue):
                 room = job.queue if job.queue in rooms else ""
@@ -182,8 +182,8 @@ class Trial:
                 job = self.large.pop()
             _dawdle(chance)
             self.slots.add([job])
-            self.slots.fetching(job.queue, -1)
-        self.slots.intake_ended()
+            self.slots.count_pending_payloads(job.queue, -1)
+        self.slots.end_intake()
 
     def _begin(self, **more: int) -> None:
         """Or, with negative numbers, end."""

@@ -9,7 +9,7 @@ import pytest
 
 from server.queue.worker.delivery import Delivery
 from server.scheduler.batcher import Bucket
-from server.scheduler.step_batcher import HOARD, LAG, PATIENCE, QUARTER, LongWorkShare, StepBatcher
+from server.scheduler.step_batcher import LONG_WORK_SHARE, MAX_LAG_S, MAX_RESIDENT_BUDGETS, MAX_YIELDED_STEPS, LongWorkShare, StepBatcher
 from server.scheduler.step_times import StepTimes
 from tests.support.queue import delivery
 
@@ -56,7 +56,7 @@ class Device:
         """Ids of long jobs."""
         self.times: StepTimes | None = None
         """What is known of all batches."""
-        queue = Bucket.of(delivery(bundle=LONG)).queue
+        queue = Bucket.from_delivery(delivery(bundle=LONG)).queue
         self.queue = queue
         self.long = StepBatcher(self._times, lambda: {queue: self.jobs})
 
@@ -76,9 +76,9 @@ class Device:
         for job in batch:
             self.jobs.left[job.job.id] = self.jobs.left.get(job.job.id, self.totals[job.job.id]) - 1
         self.ended |= {id_ for id_, left in self.jobs.left.items() if not left}
-        going_on = [job for job in batch if self.jobs.left[job.job.id]]
+        unfinished = [job for job in batch if self.jobs.left[job.job.id]]
         self.jobs.left = {id_: left for id_, left in self.jobs.left.items() if left}
-        self.long.stepped(Bucket.of(batch[0]), len(batch), going_on, self.now)
+        self.long.finish_step(Bucket.from_delivery(batch[0]), len(batch), unfinished, self.now)
         return batch
 
     def _times(self, bucket: Bucket) -> StepTimes:
@@ -127,7 +127,7 @@ def test_a_long_job_takes_its_steps_however_many_short_ones_come(steps: int, que
         device.run()
     taken = [start for start, batch in device.ran if long in batch]
     waits = [later - sooner for sooner, later in pairwise(taken)]
-    assert max(waits) <= (PATIENCE + 3 + 1) * STEP + 1e-9  # others' turns, and those it lets go first
+    assert max(waits) <= (MAX_YIELDED_STEPS + 3 + 1) * STEP + 1e-9  # others' turns, and those it lets go first
 
 
 class TestStarting:
@@ -211,9 +211,9 @@ class TestAlone:
     def test_its_turn_is_told(self) -> None:
         device = Device()
         device.long_job(3)
-        assert device.long.lone_due == inf
+        assert device.long.exclusive_urgency == inf
         suspect = device.long_job(3, alone=True, queued_at=-1.0, pulled_at=-1.0)
-        assert device.long.lone_due == suspect.due
+        assert device.long.exclusive_urgency == suspect.due
 
     def test_suspect_takes_steps_alone_and_others_alternate(self) -> None:
         device = Device()
@@ -226,19 +226,19 @@ class TestAlone:
         device = Device()
         for _ in range(3):
             device.long_job(3, alone=True)
-        assert device.long.next(slots=1) and device.long.lone == 3
+        assert device.long.next(slots=1) and device.long.exclusive_count == 3
 
 
 class TestCapacity:
     def test_is_one_budget_at_a_time_and_a_few_in_all(self) -> None:
         device = Device()
         capacities = []
-        for _ in range(HOARD + 1):
+        for _ in range(MAX_RESIDENT_BUDGETS + 1):
             capacities.append(device.long.capacities(1, 0)[device.queue])
             for _ in range(capacities[-1]):
                 device.long_job(100)
             device.run()
-        assert capacities == [BUDGET] * HOARD + [0]
+        assert capacities == [BUDGET] * MAX_RESIDENT_BUDGETS + [0]
 
     def test_is_bounded_by_the_bytes_of_states(self) -> None:
         device = Device(Jobs(state_bytes=100))
@@ -258,7 +258,7 @@ class TestDraining:
         device = Device()
         short, long, unstarted = device.long_job(5), device.long_job(500), device.long_job(5)
         device.jobs.left = {short.job.id: 5, long.job.id: 500}
-        leaving = device.long.leaving(device.now, until=device.now + 10 * STEP, slots=1)
+        leaving = device.long.take_unfinishable(device.now, until=device.now + 10 * STEP, slots=1)
         assert set(map(id, leaving)) == {id(long), id(unstarted)}
         assert device.run() == [short]
 
@@ -266,7 +266,7 @@ class TestDraining:
         device = Device()
         jobs = [device.long_job(6, bucket=str(number)) for number in range(4)]
         device.jobs.left = {job.job.id: 6 for job in jobs}
-        assert device.long.leaving(device.now, until=device.now + 13 * STEP, slots=1) == jobs[2:]
+        assert device.long.take_unfinishable(device.now, until=device.now + 13 * STEP, slots=1) == jobs[2:]
         assert len(device.long) == 2
 
 
@@ -275,11 +275,11 @@ def test_its_share_is_a_quarter_of_the_device_over_some_time(slots: int) -> None
     share, now, had, owed = LongWorkShare(slots), 0.0, 0.0, 0
     for _ in range(2000):
         now += STEP
-        if share.is_owed(now, present=True):
-            share.had(STEP)
+        if share.is_behind(now, present=True):
+            share.record_step(STEP)
             had, owed = had + STEP, owed + 1
-    assert had / slots / now == pytest.approx(QUARTER, abs=0.02)
-    assert not share.is_owed(now + 100, present=False)
-    assert not share.is_owed(now + 101, present=True), "nothing is owed for a time without long work"
-    assert not share.is_owed(now + 101 + LAG / QUARTER / slots, present=True)
-    assert share.is_owed(now + 101 + 1.1 * LAG / QUARTER / slots, present=True)
+    assert had / slots / now == pytest.approx(LONG_WORK_SHARE, abs=0.02)
+    assert not share.is_behind(now + 100, present=False)
+    assert not share.is_behind(now + 101, present=True), "nothing is owed for a time without long work"
+    assert not share.is_behind(now + 101 + MAX_LAG_S / LONG_WORK_SHARE / slots, present=True)
+    assert share.is_behind(now + 101 + 1.1 * MAX_LAG_S / LONG_WORK_SHARE / slots, present=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.scheduler.step_times import ALMOST_STEPS, RECHECK, REGROW, WINDOW, StepTimes
+from server.scheduler.step_times import NEAR_BEST_SHARE_STEPS, RECHECK_EVERY_BATCHES, REGROW_AFTER_BATCHES, WINDOW, StepTimes
 
 
 def measured(seconds: dict[int, float], largest: int = 32) -> StepTimes:
@@ -27,10 +27,10 @@ def test_smaller_of_two_sizes_with_equal_throughput_is_taken() -> None:
 def test_steps_are_content_with_less_than_short_jobs() -> None:
     taken = {8: 0.100, 16: 0.196, 32: 0.390}  # the larger, the faster: by 2 % and by half a percent
     assert measured(taken).best == 8
-    steps = StepTimes(32, ALMOST_STEPS)
+    steps = StepTimes(32, NEAR_BEST_SHARE_STEPS)
     for size, seconds in taken.items():
         steps.record(size, seconds)
-    assert steps.best == steps.like().best == 16
+    assert steps.best == steps.copy().best == 16
 
 
 def test_model_with_constant_batch_cost_gets_largest_size() -> None:
@@ -62,7 +62,7 @@ def test_a_neighbour_is_measured_again_now_and_then() -> None:
     seconds = {4: 0.100, 8: 0.160, 16: 0.400}
     steps = measured(seconds)
     targets = []
-    for _ in range(3 * RECHECK):
+    for _ in range(3 * RECHECK_EVERY_BATCHES):
         targets.append(steps.target)
         steps.record(targets[-1], seconds[targets[-1]])
     assert targets.count(8) > 0.9 * len(targets)
@@ -86,12 +86,12 @@ def test_what_did_not_fit_into_memory_is_not_tried_again() -> None:
 
 def test_a_size_that_did_not_fit_is_tried_again_much_later() -> None:
     steps = StepTimes(4, limit=16)
-    for _ in range(2 * REGROW):
+    for _ in range(2 * REGROW_AFTER_BATCHES):
         steps.record(4, 0.005)
     assert (steps.largest, steps.target) == (16, 8)
     steps.out_of_memory(16)
     assert steps.largest == 8
-    for _ in range(2 * REGROW):
+    for _ in range(2 * REGROW_AFTER_BATCHES):
         steps.record(8, 0.005)
     assert steps.largest == 16
 
@@ -106,7 +106,7 @@ def test_predictions_lie_between_the_measurements() -> None:
 
 def test_a_new_bucket_starts_from_what_its_bundle_knows() -> None:
     steps = measured({4: 0.100, 8: 0.160})
-    twin = steps.like()
+    twin = steps.copy()
     assert twin.best == steps.best
     twin.record(4, 0.01)
     assert steps.predict(4) == 0.100

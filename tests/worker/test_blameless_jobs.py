@@ -11,7 +11,7 @@ import torch
 
 from models.bundle import BundleError
 from server.queue.worker.delivery import Delivery
-from server.scheduler.scheduler import Running, Scheduler
+from server.scheduler.scheduler import RunningBatch, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
@@ -51,10 +51,10 @@ class Runner:
         answers: Any = SimpleNamespace(put=self.written.append, write=self.written.append, write_in_turn=self.written.append)
         self._batches = BatchRunner(queue, self.slots, bundles, answers, layout=bundles)
 
-    def run(self) -> Running:
+    def run(self) -> RunningBatch:
         """Run the batch whose turn it is."""
         running = self.slots.next()
-        assert isinstance(running, Running)
+        assert isinstance(running, RunningBatch)
         self._batches._compute(running, hand=0)
         return running
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from models.loading import load
-from server.scheduler.scheduler import Running, Scheduler
+from server.scheduler.scheduler import RunningBatch, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
@@ -33,7 +33,7 @@ def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> No
     def run_one() -> None:
         slots.add([delivery(pixels=np.zeros((32, 32, 3), np.uint8), merge=(3, 2), queued_at=time.monotonic())])
         running = slots.next()
-        assert isinstance(running, Running)
+        assert isinstance(running, RunningBatch)
         [batch] = runner._run(running, hand=0)
         assert isinstance(batch, Computed)
         reply_writer._count(batch, metrics)

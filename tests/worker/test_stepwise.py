@@ -46,7 +46,7 @@ def with_file(made: Delivery) -> Delivery:
 def step(executor: Stepwise, jobs: list[Delivery]) -> tuple[list[JobOutputs], list[Delivery]]:
     """One step of these: who was answered, who goes on."""
     computed = [result for result in executor.run(jobs) if isinstance(result, Computed)]
-    return [answer for batch in computed for answer in batch.answers], [job for batch in computed for job in batch.going_on]
+    return [answer for batch in computed for answer in batch.answers], [job for batch in computed for job in batch.unfinished]
 
 
 def same(answer: Arrays, expected: Arrays) -> None:
@@ -167,11 +167,11 @@ def test_culprit_of_failing_step_is_refused_alone(toy: LoadedStepwiseModel, at_s
     culprit = job(3, 2 if at_start else 0, seed=13)
     jobs = [job(number, 1) for number in range(3)] + [culprit] + [job(number, 1) for number in range(10, 14)]
     results = [list(executor.run(jobs))]
-    here = [one for result in results[0] if isinstance(result, Computed) for one in result.going_on]
+    here = [one for result in results[0] if isinstance(result, Computed) for one in result.unfinished]
     answers: list[JobOutputs] = []
     while here:
         results.append(list(executor.run(here)))
-        here = [one for result in results[-1] if isinstance(result, Computed) for one in result.going_on]
+        here = [one for result in results[-1] if isinstance(result, Computed) for one in result.unfinished]
         answers += [answer for result in results[-1] if isinstance(result, Computed) for answer in result.answers]
     assert [result.job for batch in results for result in batch if isinstance(result, FailedJob)] == [culprit]
     assert {answer.job.job.id for answer in answers} == {one.job.id for one in jobs if one is not culprit}
@@ -184,7 +184,7 @@ def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedStep
     jobs = [job(number, 1) for number in range(8)]
     results = list(Stepwise(Fragile(toy, room=4), CPU).run(jobs))
     assert [len(result.jobs) for result in results if isinstance(result, TooLarge)] == [8]
-    assert [result.going_on for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
+    assert [result.unfinished for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
 
 
 class TestReports:
@@ -194,7 +194,7 @@ class TestReports:
         while here:
             results = list(executor.run(here))
             told += [report for result in results if isinstance(result, Reports | Computed) for report in result.reports]
-            here = [job for result in results if isinstance(result, Computed) for job in result.going_on]
+            here = [job for result in results if isinstance(result, Computed) for job in result.unfinished]
         return told
 
     def test_first_report_is_at_start_and_next_ones_are_rare(self, toy: LoadedStepwiseModel) -> None:

@@ -22,7 +22,7 @@ import torch
 from msgspec import Meta
 
 from models.bundle import BundleSpec
-from server.scheduler.step_times import ALMOST, StepTimes
+from server.scheduler.step_times import NEAR_BEST_SHARE, StepTimes
 from server.telemetry import logs
 from server.worker.backends.learner import LearnedRung
 from server.worker.device_layout import Layout
@@ -102,7 +102,7 @@ class LearnedBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return whether all sizes are those of batches that are run; the types of the fields bound the rest."""
         return max(self.seconds, default=1) <= self.largest <= largest_batch
 
-    def step_times(self, share: float = ALMOST, limit: int = 0) -> StepTimes:
+    def step_times(self, share: float = NEAR_BEST_SHARE, limit: int = 0) -> StepTimes:
         steps = StepTimes(self.largest, share, limit)
         for size, seconds in sorted(self.seconds.items()):
             steps.record(size, seconds)

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.loading import LoadedModel, load, unsupported_reason
-from server.scheduler.step_times import ALMOST, ALMOST_STEPS, StepTimes
+from server.scheduler.step_times import NEAR_BEST_SHARE, NEAR_BEST_SHARE_STEPS, StepTimes
 from server.tasks.registry import main_task
 from server.telemetry import logs
 from server.worker.backends.arms import BackendSetting, Format
@@ -81,7 +81,7 @@ class Loader:
             self._show(backends, model)
         with self.memory.using(backends):
             backends.open_settled()
-        steps = learned.step_times(ALMOST, self.layout.largest_batch)
+        steps = learned.step_times(NEAR_BEST_SHARE, self.layout.largest_batch)
         return ReadyBundle(OneShot(backends, self.layout.device), steps, learned, loaded, backends)
 
     def _stepwise(self, model: LoadedModel, learned: LearnedBundle, loaded: Format) -> ReadyBundle:
@@ -93,7 +93,7 @@ class Loader:
             learned = LearnedBundle(learned.largest, learned.seconds, typical_job=measure_typical_job(model))
         self.memory.pin(model.steps, sum(parameter.nbytes for parameter in model.model.parameters()) or model.spec.size)
         executor = Stepwise(model.steps, self.layout.device, learned.typical_job)
-        return ReadyBundle(executor, learned.step_times(ALMOST_STEPS, self.layout.largest_batch), learned, loaded)
+        return ReadyBundle(executor, learned.step_times(NEAR_BEST_SHARE_STEPS, self.layout.largest_batch), learned, loaded)
 
     def _show(self, backends: Backends, model: LoadedModel) -> None:
         """Run a typical batch, and one job of every other kind that the bundle takes. Raises ValueError if one has no answer."""
