@@ -180,3 +180,13 @@ def test_demo_with_failing_service_ends_with_its_last_words(bundles: Path) -> No
     ended = opsin("demo", "--bundles", bundles, OPSIN_LOG_LEVEL="nonsense")
     assert ended.returncode == 1
     assert ended.stderr.startswith("opsin: the service ended with exit code ")
+
+
+def test_refused_bundles_end_the_demo_with_their_reason(tmp_path: Path) -> None:
+    bundle = write_tiny_vit(tmp_path / "bundles")
+    weights = bundle.path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    ended = opsin("demo", "--bundles", tmp_path / "bundles", "--output", tmp_path / "pictures")
+    assert ended.returncode == 1
+    assert "no bundle is served; tiny@1 is unavailable" in ended.stderr
+    assert "truncated" in ended.stderr

@@ -12,9 +12,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from opsin.cli.shared.errors import CommandError
+from opsin.errors import OpsinError
+
+if TYPE_CHECKING:
+    from opsin.client import Client
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
@@ -68,9 +72,20 @@ def _await_ready(process: subprocess.Popen[bytes], url: str, log: IO[str]) -> No
         while not (readiness := client.ready()):
             if process.poll() is not None:
                 raise CommandError(f"the service ended with exit code {process.returncode}: {_last_log_line(log)}")
+            if _serves_nothing(client):
+                raise CommandError(readiness.reason)
             if time.monotonic() > deadline:
                 raise CommandError(f"the service is not ready after {START_TIMEOUT_S:.0f} s ({readiness.reason}): {_last_log_line(log)}")
             time.sleep(0.1)
+
+
+def _serves_nothing(client: Client) -> bool:
+    """Return whether the service has refused every bundle."""
+    try:
+        models = client.models()
+    except OpsinError:
+        return False
+    return bool(models) and all(model.state == "unavailable" for model in models)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
