@@ -15,14 +15,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.people.track_batch import TokenMask, TrackBatch
 from models.systems.lart.model import LART, LARTOutput
-from training import collectives, optim_lart, random_draws
+from training import collectives, random_draws
 from training.collectives import term_of_mean
 from training.objectives.checks import require_model, require_tensor
 from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings
-from training.optim import ParameterGroup
+from training.optim import ParameterGroup, group_by_decay
 from training.recipe_settings import OptimiserSettings
 
 ACTION_WEIGHT = 10.0
+FIRST_LAYER = ("mask_token", "class_token", "pos_embed", "pose_encoder.", "joint_encoder.", "appearance_encoder.")
 BODY = 226
 """Number of values of a pose before the location: rotations and betas."""
 
@@ -118,10 +119,20 @@ class LARTObjective(nn.Module):
         return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
-        """Return groups with layer decay, or if that is 1, as in pre-training, a single group."""
+        """Return one group for pre-training, in which all parameters decay; with layer decay, those of fine-tuning (section 4).
+
+        The first layer then learns `layer_decay`^(depth + 1) times as fast, and one-dimensional parameters do not decay. The published rule
+        looks for blocks under another name than they have, so that they learn at full rate, whatever their depth.
+        """
         if settings.layer_decay == 1:
-            return optim_lart.pretraining_groups(self.model, settings.weight_decay)
-        return optim_lart.finetuning_groups(self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay)
+            return group_by_decay(self.model, lambda name, parameter: settings.weight_decay)
+        slow = settings.layer_decay ** (self.model.config.depth + 1)
+        groups = group_by_decay(
+            self.model,
+            lambda name, parameter: 0.0 if parameter.dim() == 1 else settings.weight_decay,
+            lambda name: slow if name.startswith(FIRST_LAYER) else 1.0,
+        )
+        return sorted(groups, key=lambda group: (group["lr_scale"], group["weight_decay"]))
 
 
 def _attention(tracks: TrackBatch) -> AbstractContextManager[None]:

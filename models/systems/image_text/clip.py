@@ -6,7 +6,7 @@ The text tower is causal, and the token at the end of a text is its feature; an 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ class CLIPConfig(ImageTowerConfig):
 
     @property
     def vision(self) -> ViTConfig:
-        return replace(super().vision, quick_gelu=self.quick_gelu, tanh_gelu=self.tanh_gelu, pre_norm=True)
+        return self.vit_config(quick_gelu=self.quick_gelu, tanh_gelu=self.tanh_gelu, pre_norm=True)
 
 
 PUBLISHED: Mapping[str, CLIPConfig] = {

@@ -7,7 +7,8 @@ The models are `models.systems.image_text.flip`, `models.systems.image_text.cit`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,19 +41,12 @@ class ImageTowerConfig:
 
     @property
     def vision(self) -> ViTConfig:
-        return ViTConfig(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            classes=0,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            mlp_ratio=self.mlp_ratio,
-            norm_eps=self.norm_eps,
-            proportional_attention=self.proportional_attention,
-            reversible=self.reversible,
-            stem=self.stem,
-        )
+        return self.vit_config()
+
+    def vit_config(self, **changes: Any) -> ViTConfig:
+        """Return the config of the image tower. changes: fields that no field here decides."""
+        shared = {field.name: getattr(self, field.name) for field in fields(ImageTowerConfig)}
+        return ViTConfig(**shared, classes=0, **changes)
 
     @property
     def patches(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class FLIPConfig(ImageTowerConfig):
 
     @property
     def vision(self) -> ViTConfig:
-        return replace(super().vision, tanh_gelu=True, class_position=False, pool=Pool.NORM_MEAN_ALL)
+        return self.vit_config(tanh_gelu=True, class_position=False, pool=Pool.NORM_MEAN_ALL)
 
     @property
     def visible(self) -> int:

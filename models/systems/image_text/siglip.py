@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.layers.masked_encoder import initialise_linears
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.dual_encoder import PreNormTextEncoder, unit_vectors
+from models.systems.image_text.dual_encoder import ImageTowerConfig, PreNormTextEncoder, unit_vectors
 from models.systems.vit.model import Pool, ViT, ViTConfig
 
 INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0
@@ -24,16 +24,9 @@ INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0
 
 
 @dataclass(frozen=True)
-class SigLIPConfig:
+class SigLIPConfig(ImageTowerConfig):
     """Config of SigLIP. The defaults are SigLIP's ViT-B/16."""
 
-    image_size: int = 224
-    patch_size: int = 16
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    norm_eps: float = 1e-6
     tanh_gelu: bool = True
     cut_edge: bool = False
     text_width: int = 768
@@ -55,28 +48,7 @@ class SigLIPConfig:
 
     @property
     def vision(self) -> ViTConfig:
-        return ViTConfig(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            classes=0,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            mlp_ratio=self.mlp_ratio,
-            norm_eps=self.norm_eps,
-            tanh_gelu=self.tanh_gelu,
-            cut_edge=self.cut_edge,
-            class_token=False,
-            pool=Pool.ATTENTION,
-        )
-
-    @property
-    def patches(self) -> int:
-        return self.vision.patches
-
-    @property
-    def special_tokens(self) -> int:
-        return self.vision.special_tokens
+        return self.vit_config(tanh_gelu=self.tanh_gelu, cut_edge=self.cut_edge, class_token=False, pool=Pool.ATTENTION)
 
 
 PUBLISHED: Mapping[str, SigLIPConfig] = {

@@ -79,9 +79,16 @@ def test_a_clip_without_labels_teaches_nothing() -> None:
 
 
 def test_all_decays_in_pretraining_and_fine_tuning_slows_first() -> None:
-    objective = LARTObjective(LART(LART_CONFIG), LARTSettings())
+    objective = LARTObjective(LART(LART_CONFIG), LARTSettings(pose_weight=1, location_weight=1, kinetics_weight=1))
     [group] = objective.parameter_groups(OptimiserSettings(lr=1))
-    assert "heads.actions.bias" in group["names"] and group["weight_decay"] == 0.05
+    parameters = {name: parameter for name, parameter in objective.model.named_parameters() if parameter.requires_grad}
+    assert group["names"] == list(parameters) and (group["weight_decay"], group["lr_scale"]) == (0.05, 1.0)
     tuned = objective.parameter_groups(OptimiserSettings(lr=1, layer_decay=0.95))
-    scale = {name: group["lr_scale"] for group in tuned for name in group["names"]}
-    assert scale["pos_embed"] == pytest.approx(0.95**2) and scale["blocks.0.attn.qkv.weight"] == 1.0
+    of = {name: group for group in tuned for name in group["names"]}
+    assert sorted(name for group in tuned for name in group["names"]) == sorted(parameters)
+    for name in ("mask_token", "class_token", "pos_embed", "pose_encoder.0.weight", "joint_encoder.0.bias"):
+        assert of[name]["lr_scale"] == pytest.approx(0.95**2), name
+    for name in ("blocks.0.attn.qkv.weight", "blocks.0.norm1.bias", "heads.actions.weight", "kinetics.0.weight"):
+        assert of[name]["lr_scale"] == 1.0, name
+    for name, parameter in parameters.items():
+        assert of[name]["weight_decay"] == (0.0 if parameter.dim() == 1 else 0.05), name
