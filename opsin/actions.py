@@ -79,7 +79,7 @@ class TrackedPerson:
 
 
 @dataclass(frozen=True, slots=True)
-class VideoActions:
+class VideoActions(display.HtmlResult):
     """Actions of the people in a video, second by second."""
 
     people: tuple[TrackedPerson, ...]
@@ -113,10 +113,6 @@ class VideoActions:
                 rows.append(f"<tr><td>{person_cell}</td><td>{time_cell}</td><td>{escape(label)}</td><td>{best.score:.2f}</td></tr>")
         people_table = display.render_table(rows, ("who", "when", "what", "score")) if rows else "<p>Nobody was found.</p>"
         return people_table + display.render_small_print(self.note)
-
-    def show(self) -> Path | None:
-        """Show it in the notebook or the browser: see `opsin.display.show`."""
-        return display.show(self)
 
 
 def actions_request(video: FileLike | None, tracks: Tracks | None, options: ActionsOptions) -> ApiRequest:

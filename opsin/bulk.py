@@ -47,7 +47,7 @@ class Outcome(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes(Generic[T]):
+class Outcomes(display.HtmlResult, Generic[T]):
     """The outcomes of all inputs, in input order: a sequence of `Outcome`."""
 
     all: tuple[Outcome[T], ...]
@@ -78,10 +78,6 @@ class Outcomes(Generic[T]):
         limit_note = f", the first {MAX_SHOWN_ROWS} are shown" if len(self.all) > MAX_SHOWN_ROWS else ""
         summary = f"{len(self.all)} inputs, {len(self.failures)} failed{limit_note}"
         return display.render_table(rows, ("input", "result")) + display.render_small_print(summary)
-
-    def show(self) -> Path | None:
-        """Show them in the notebook or the browser: see `opsin.display.show`."""
-        return display.show(self)
 
 
 def inputs_of(inputs: Inputs, pattern: str, argument: str = "inputs") -> list[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,22 +26,26 @@ td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; }}</style>{}</html>
 """
 
 
-class Showable(Protocol):
-    def _repr_html_(self) -> str: ...
+class HtmlResult:
+    """Base of results that notebooks and browsers show."""
 
+    __slots__ = ()
 
-def show(result: Showable) -> Path | None:
-    """Show a result below the cell in a notebook, else in the browser, from a file in the temporary folder. Return the file."""
-    if _is_notebook():
-        from IPython.display import display  # type: ignore[import-not-found]
+    def _repr_html_(self) -> str:
+        raise NotImplementedError
 
-        display(result)
-        return None
-    with NamedTemporaryFile("w", prefix="opsin-", suffix=".html", delete=False, encoding="utf-8") as file:
-        file.write(PAGE.format(result._repr_html_()))
-    path = Path(file.name)
-    webbrowser.open(path.as_uri())
-    return path
+    def show(self) -> Path | None:
+        """Show the result below the cell in a notebook, else in the browser, from a file in the temporary folder. Return the file."""
+        if _is_notebook():
+            from IPython.display import display  # type: ignore[import-not-found]
+
+            display(self)
+            return None
+        with NamedTemporaryFile("w", prefix="opsin-", suffix=".html", delete=False, encoding="utf-8") as file:
+            file.write(PAGE.format(self._repr_html_()))
+        path = Path(file.name)
+        webbrowser.open(path.as_uri())
+        return path
 
 
 def render_points(points: NDArray[np.float32], colours: NDArray[np.uint8], *facts: str) -> str:

@@ -77,7 +77,7 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
-class Inpainting:
+class Inpainting(display.HtmlResult):
     """The samples of one image, and how they were computed."""
 
     samples: tuple[Filled, ...]
@@ -125,10 +125,6 @@ class Inpainting:
         )
         facts = f"{self.masked_pixels:,} pixels filled {method_text}, {self.timing.total_ms:.0f} ms"
         return f"<div>{figures}</div>{display.render_small_print(facts, self.note)}"
-
-    def show(self) -> Path | None:
-        """Show it in the notebook or the browser: see `opsin.display.show`."""
-        return display.show(self)
 
 
 def inpaint_request(image: ImageLike, mask: ImageLike | None, options: InpaintOptions) -> ApiRequest:

@@ -56,7 +56,7 @@ MapLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile |
 
 
 @dataclass(frozen=True, slots=True)
-class Reconstruction:
+class Reconstruction(display.HtmlResult):
     """A shape, and how it was computed. Points are in the camera's frame: x to the right, y down, z forward, in metres."""
 
     file: bytes = field(repr=False)
@@ -113,10 +113,6 @@ class Reconstruction:
         points, colours = self._vertices() if self.file.startswith(b"glTF") else self._cells()[:2]
         facts = f"{self.count:,} points, {self.queries:,} queries, {self.model}@{self.version}, {self.timing.total_ms:.0f} ms"
         return display.render_points(points, colours, facts, self.note)
-
-    def show(self) -> Path | None:
-        """Show it in the notebook or the browser: see `opsin.display.show`."""
-        return display.show(self)
 
     def _vertices(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return positions (V, 3) in the camera's frame and colours (V, 3) of a GLB's vertices."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from opsin import display
@@ -91,7 +90,7 @@ class ViewScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(display.HtmlResult):
     """The labels of one image, clip or sound, best first, and how they were computed."""
 
     predictions: tuple[Prediction, ...]
@@ -134,10 +133,6 @@ class Classification:
         return display.render_table(rows) + display.render_small_print(
             f"{self.model}@{self.version}, {looked_at}{merged}{self.timing.total_ms:.0f} ms", self.note
         )
-
-    def show(self) -> Path | None:
-        """Show it in the notebook or the browser: see `opsin.display.show`."""
-        return display.show(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
 from typing import Any, TypedDict
 
 from opsin import display
@@ -62,7 +61,7 @@ class LabelCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroShotClassification:
+class ZeroShotClassification(display.HtmlResult):
     """The labels that fit one image best, best first, and how they were computed."""
 
     predictions: tuple[LabelScore, ...]
@@ -99,10 +98,6 @@ class ZeroShotClassification:
         best = f"{len(self.predictions)} of {self.labels.count} labels"
         facts = f"{best}, {self.model}@{self.version}, {self.timing.total_ms:.0f} ms"
         return display.render_table(rows, ("label", "", "score", "cosine")) + display.render_small_print(facts, self.note)
-
-    def show(self) -> Path | None:
-        """Show it in the notebook or the browser: see `opsin.display.show`."""
-        return display.show(self)
 
 
 def zero_shot_request(images: ImageLike | ImageSequence, labels: Sequence[str], options: ZeroShotOptions) -> ApiRequest:

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.dual_encoder import INITIAL_SCALE, TwoTowersConfig, class_features, contrastive_loss, unit_vectors
+from models.systems.image_text.dual_encoder import (
+    INITIAL_SCALE,
+    DualEncoder,
+    TwoTowersConfig,
+    class_features,
+    contrastive_loss,
+    unit_vectors,
+)
 from models.systems.image_text.text_encoder import PostNormTextEncoder
 from models.systems.vit.model import ViT, ViTConfig
 
@@ -57,7 +64,7 @@ PUBLISHED: Mapping[str, CiTConfig] = {
 """Published sizes. Weights of the first were released, trained on YFCC15M and on YFCC100M; for the others only training configurations."""
 
 
-class CiT(nn.Module):
+class CiT(DualEncoder):
     def __init__(self, config: CiTConfig) -> None:
         super().__init__()
         self.config = config
@@ -81,10 +88,6 @@ class CiT(nn.Module):
         """
         texts = self.encode_texts(tokens, visible, types)
         return contrastive_loss(unit_vectors(self.encode_images(images)), unit_vectors(texts), self.scale(), symmetric=symmetric)
-
-    def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
-        """Encode images: (B, 3, S, S) → (B, joint_width), not normalised."""
-        return self.project_images(self.vision(images, merge=merge).features)
 
     def project_images(self, features: Tensor) -> Tensor:
         """Project features of the ViT (B, C) → (B, joint_width), through MoCo-v3's projector if there is one; without it also those of
@@ -114,10 +117,6 @@ class CiT(nn.Module):
         token's segment, None: all of the first.
         """
         return torch.tanh(self.pooler(self.text(tokens, visible, types)[:, 0]))
-
-    def scale(self) -> Tensor:
-        """Return the factor of the cosines in the loss, a scalar; it has no bounds."""
-        return self.logit_scale.exp()
 
     def class_features(self, tokens: Tensor, visible: Tensor, classes: Tensor, count: int) -> Tensor:
         """Average the texts of each class, (T,) → (count, joint_width); cosines with these features are the zero-shot logits."""

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from models.layers.block import TransformerBlock
 from models.layers.masked_encoder import initialise_linears
-from models.merge_schedule import MergeSchedule
-from models.systems.image_text.dual_encoder import INITIAL_SCALE, ImageTowerConfig, contrastive_loss, unit_vectors
+from models.systems.image_text.dual_encoder import INITIAL_SCALE, DualEncoder, ImageTowerConfig, contrastive_loss, unit_vectors
 from models.systems.vit.model import ViT, ViTConfig
 
 
@@ -96,7 +95,7 @@ class CausalTextEncoder(nn.Module):
         return feature
 
 
-class CLIP(nn.Module):
+class CLIP(DualEncoder):
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
         self.config = config
@@ -113,12 +112,7 @@ class CLIP(nn.Module):
         """Compute the contrastive loss, a scalar, of normalised images (B, 3, S, S) and their captions (B, N)."""
         return contrastive_loss(unit_vectors(self.encode_images(images)), unit_vectors(self.encode_texts(tokens)), self.scale())
 
-    def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
-        """Encode images: (B, 3, S, S) → (B, joint_width), not normalised."""
-        return self.project_images(self.vision(images, merge=merge).features)
-
     def project_images(self, features: Tensor) -> Tensor:
-        """Project features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width)."""
         projected: Tensor = self.vision_projection(features)
         return projected
 
@@ -126,7 +120,3 @@ class CLIP(nn.Module):
         """Encode texts (B, N), int64 → (B, joint_width), not normalised."""
         projected: Tensor = self.text_projection(self.text(tokens))
         return projected
-
-    def scale(self) -> Tensor:
-        """Return the factor of the cosines, a scalar."""
-        return self.logit_scale.exp()

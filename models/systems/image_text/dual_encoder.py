@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from models.layers.block import TransformerBlock
 from models.layers.token_merging import Tokens
+from models.merge_schedule import MergeSchedule
 from models.systems.image_text.text_encoder import PostNormTextConfig
-from models.systems.vit.model import Stem, ViTConfig
+from models.systems.vit.model import Stem, ViT, ViTConfig
 
 INITIAL_SCALE = math.log(1 / 0.07)
 """Initial logarithm of the factor by which cosines are multiplied before softmax."""
@@ -55,6 +56,25 @@ class ImageTowerConfig:
     @property
     def special_tokens(self) -> int:
         return self.vision.special_tokens
+
+
+class DualEncoder(nn.Module):
+    """Base of models whose images and texts are projected into one space."""
+
+    vision: ViT
+    logit_scale: nn.Parameter
+
+    def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
+        """Encode images: (B, 3, S, S) → (B, joint_width), not normalised."""
+        return self.project_images(self.vision(images, merge=merge).features)
+
+    def project_images(self, features: Tensor) -> Tensor:
+        """Project features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width)."""
+        raise NotImplementedError
+
+    def scale(self) -> Tensor:
+        """Return the factor of the cosines, () or (1,)."""
+        return self.logit_scale.exp()
 
 
 class PreNormTextEncoder(nn.Module):

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.merge_schedule import MergeSchedule
-from models.systems.image_text.dual_encoder import INITIAL_SCALE, TwoTowersConfig, class_features, unit_vectors
+from models.systems.image_text.dual_encoder import INITIAL_SCALE, DualEncoder, TwoTowersConfig, class_features, unit_vectors
 from models.systems.image_text.text_encoder import PostNormTextConfig, PostNormTextEncoder
 from models.systems.vit.model import ViT, ViTConfig
 
@@ -66,7 +65,7 @@ CLIP: Mapping[str, MAWSClipConfig] = {
 CLIP_SIZES: Mapping[str, MAWSClipConfig] = {f"maws_{name}": config for name, config in CLIP.items()}
 
 
-class MAWSClip(nn.Module):
+class MAWSClip(DualEncoder):
     def __init__(self, config: MAWSClipConfig) -> None:
         super().__init__()
         self.config = config
@@ -83,21 +82,13 @@ class MAWSClip(nn.Module):
         texts."""
         return self.scale() * (unit_vectors(self.encode_images(images)) @ unit_vectors(self.encode_texts(tokens)).T)
 
-    def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
-        """Encode images: (B, 3, S, S) → (B, joint_width), not normalised."""
-        return self.project_images(self.vision(images, merge=merge).features)
-
     def project_images(self, features: Tensor) -> Tensor:
-        """Project features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width)."""
         return features @ self.vision_projection
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         """Encode texts (T, N), int64, with start and end of the text, then padding → (T, joint_width), not normalised."""
         features: Tensor = self.text(tokens)[:, 0]
         return features @ self.text_projection
-
-    def scale(self) -> Tensor:
-        return self.logit_scale.exp()
 
     def class_features(self, tokens: Tensor, classes: Tensor, count: int) -> Tensor:
         """Average the texts (T, N) of each class, (T,) → (count, joint_width); cosines with these features are the zero-shot logits without

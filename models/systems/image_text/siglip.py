@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.masked_encoder import initialise_linears
-from models.merge_schedule import MergeSchedule
-from models.systems.image_text.dual_encoder import ImageTowerConfig, PreNormTextEncoder, unit_vectors
+from models.systems.image_text.dual_encoder import DualEncoder, ImageTowerConfig, PreNormTextEncoder, unit_vectors
 from models.systems.vit.model import Pool, ViT, ViTConfig
 
 INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0
@@ -73,7 +72,7 @@ PUBLISHED: Mapping[str, SigLIPConfig] = {
 }
 
 
-class SigLIP(nn.Module):
+class SigLIP(DualEncoder):
     def __init__(self, config: SigLIPConfig) -> None:
         super().__init__()
         self.config = config
@@ -103,10 +102,6 @@ class SigLIP(nn.Module):
         signs = 2 * torch.eye(len(cosines), device=cosines.device) - 1
         return -F.logsigmoid(signs * (self.scale() * cosines + self.logit_bias)).sum() / len(cosines)
 
-    def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
-        """Encode images: (B, 3, S, S) → (B, joint_width), not normalised."""
-        return self.project_images(self.vision(images, merge=merge).features)
-
     def project_images(self, features: Tensor) -> Tensor:
         """Return features (..., C) unchanged, since pooled features are in the joint space."""
         return features
@@ -115,7 +110,3 @@ class SigLIP(nn.Module):
         """Encode texts (B, text_length), int64 → (B, joint_width), not normalised."""
         projected: Tensor = self.text_projection(self.text(tokens))
         return projected
-
-    def scale(self) -> Tensor:
-        """Return the factor of the cosines, (1,)."""
-        return self.logit_scale.exp()
