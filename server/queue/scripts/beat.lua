@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- A gateway's sign of life, once a second. ARGV: msgpack of a SignOfLife. Returns a BeatAnswer (gateway/beat.py).
+-- A gateway's heartbeat, once a second. ARGV: msgpack of a SignOfLife. Returns a BeatAnswer (gateway/beat.py).
 local args = cmsgpack.unpack(ARGV[1])
 local gateway, replies = 'gw:' .. args.gateway, 'replies:' .. args.gateway
 local known, epoch = call('EXISTS', gateway), call('GET', 'epoch')
@@ -8,13 +8,13 @@ check_records(now_ms())
 expect('SCARD', 'gateways', 'workers', 'streams')
 expect('LLEN', 'stats:batches')
 expect('XLEN', 'dead', replies)
-local all, loads = all_held(), stream_loads()
+local all, loads = total_usage(), stream_loads()
 call('SET', gateway, args.forms, 'PX', args.ttl_ms)
 call('SADD', 'gateways', args.gateway)
 call('XTRIM', replies, 'MINID', args.last_read)
 call('EXPIRE', replies, REPLIES_TTL_S)
 if not epoch then call('SET', 'epoch', args.epoch) end
-for name, amount in pairs(args.counts) do note(step_of(now_ms()), name, amount) end
+for name, amount in pairs(args.counts) do add_count(step_of(now_ms()), name, amount) end
 local sweeps = call('ZCARD', OPEN) > 0 and take_turn('records:sweep', args.gateway, args.sweep_ms)
 local items = call('HGETALL', 'records:items')
 call('DEL', 'records:items')

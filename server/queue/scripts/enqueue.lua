@@ -1,18 +1,18 @@
 #!lua
--- Admits the jobs of several requests; those of one request all or none. A job whose `job:<id>` exists is there already: nothing happens.
+-- Admits the jobs of several requests: those of one request all or none. A job whose `job:<id>` exists is already in the queue and is skipped.
 -- ARGV: msgpack of an AdmissionCall, then messages. Returns an AdmissionAnswer (script_rows.py).
 local args = cmsgpack.unpack(ARGV[1])
-local bounds, all, now = args.bounds, all_held(), now_ms()
+local bounds, all, now = args.bounds, total_usage(), now_ms()
 
 local function admit(jobs, claim, again)
   if jobs[1].deadline_ms <= now then return {'late'} end
   local new = {}
   for _, job in ipairs(jobs) do if call('EXISTS', 'job:' .. job.job) == 0 then new[#new + 1] = job end end
-  local why = #new > 0 and not again and refusal(bounds, all, claim)
-  if why then return why end
+  local refusal = #new > 0 and not again and refusal_reason(bounds, all, claim)
+  if refusal then return refusal end
   if not all_staged(new) then return {'unstaged'} end
   local last = exceeds(plus(all, claim), bounds.long)
-  for _, job in ipairs(new) do put(job, now, last) end
+  for _, job in ipairs(new) do add_entry(job, now, last) end
   if #new > 0 then all.items, all.nbytes, all.work = all.items + claim.items, all.nbytes + claim.nbytes, all.work + claim.work_ms end
 end
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Ends jobs of one bundle that belong to records, and keeps their results. ARGV and answer: as of finish.lua.
+-- Ends jobs of one bundle that belong to records, and keeps their results. Its ARGV and its answer are those of finish.lua.
 local batch, now = read_finished(), now_ms()
 check_records(now)
 for _, job in ipairs(batch.jobs) do
@@ -8,6 +8,6 @@ for _, job in ipairs(batch.jobs) do
 end
 return end_jobs(batch, now, function(job)
   local record, index = record_of(job.job)
-  settle(record, index, job, now)
-  if job.stored ~= '' then call('DEL', job.stored) end  -- it was kept under another name
+  end_record_job(record, index, job, now)
+  if job.stored ~= '' then call('DEL', job.stored) end  -- it was renamed if it is kept
 end)

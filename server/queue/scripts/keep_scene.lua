@@ -1,14 +1,14 @@
 #!lua
--- Keeps a scene that was written under a key of its own, so that it can be asked again. ARGV: msgpack of {id, that key, its time to live in ms, max bytes of results}.
--- Returns 1; 0 if there is no room beside what results take, or it was not written. One that is kept already, since its answer was
--- fetched before, stays without room, too.
+-- Keeps a scene that was written under a key of its own, so that it can be queried again. ARGV: msgpack of {id, that key, time to live in ms,
+-- max bytes of results}. Returns 1; 0 if results and scenes would exceed the maximum, or if the scene was not written. A scene that was kept
+-- before, when its answer was fetched, stays in any case.
 local id, staged, ttl, max_results = unpack(cmsgpack.unpack(ARGV[1]))
 local now = now_ms()
 local key = 'scene:' .. id
 expect('ZCARD', OPEN, KEPT)
 expect('HLEN', TOTALS)
 local bytes, before = call('STRLEN', staged), call('STRLEN', key)
-local _, results = held(now)
+local _, results = open_usage(now)
 local more = before > 0 and bytes - before or bytes + RECORD_BYTES
 if bytes == 0 or results + more > max_results then
   call('DEL', staged)
@@ -16,5 +16,5 @@ if bytes == 0 or results + more > max_results then
 end
 redis.call('RENAME', P .. staged, P .. key)
 call('PEXPIRE', key, ttl)
-keep(id, bytes, 'scene', now + ttl)
+add_kept(id, bytes, 'scene', now + ttl)
 return 1

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Ends a try to tell of a job's end. Does nothing where another gateway has begun the next one.
+-- Ends a try to send a webhook. Does nothing if another gateway has started the next one.
 -- ARGV: msgpack of a WebhookTry, id of the record.
 local args, id, key = cmsgpack.unpack(ARGV[1]), ARGV[2], 'webhook:' .. ARGV[2]
 local tries, finished = unpack(call('HMGET', key, 'tries', 'finished_ms'))

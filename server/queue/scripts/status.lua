@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- What the service is doing. ARGV: msgpack of {steps of history, most dead letters, most records}. Returns a StatusAnswer (status_reader.py).
-local now, steps, most_letters, most_records = now_ms(), unpack(cmsgpack.unpack(ARGV[1]))
+-- Returns the state of the service, a StatusAnswer (status_reader.py). ARGV: msgpack of {steps of history, max dead letters, max records}.
+local now, steps, max_letters, max_records = now_ms(), unpack(cmsgpack.unpack(ARGV[1]))
 check_records(now)
 local gateways = 0
 for _, id in ipairs(call('SMEMBERS', 'gateways')) do gateways = gateways + call('EXISTS', 'gw:' .. id) end
@@ -15,7 +15,7 @@ end
 
 local members = call('ZRANGE', OPEN, 0, -1)
 for _, member in ipairs(members) do record_at(id_in(member)) end
-local sent = call('XREVRANGE', 'dead', '+', '-', 'COUNT', most_letters) or {}  -- false where none is wanted
+local sent = call('XREVRANGE', 'dead', '+', '-', 'COUNT', max_letters) or {}  -- false if none is requested
 count_batches(call('LLEN', 'stats:batches'))
 local history = {}
 for step = step_of(now) - steps, step_of(now) - 1 do
@@ -32,12 +32,12 @@ for _, member in ipairs(members) do
   local id = id_in(member)
   local record = record_at(id)
   if record and is_open(record) then
-    notice_start(id, record, now)
+    detect_start(id, record, now)
     open[record.state] = open[record.state] + 1
     ongoing[#ongoing + 1] = call('HMGET', 'record:' .. id, 'task', 'bundle', 'state', 'created_ms', 'started_ms', 'done', 'total', 'unit')
   end
 end
 table.sort(ongoing, function(a, b) return tonumber(a[4]) < tonumber(b[4]) end)
-local oldest = {unpack(ongoing, 1, math.min(#ongoing, most_records))}
+local oldest = {unpack(ongoing, 1, math.min(#ongoing, max_records))}
 return {
-  now, gateways, streams, history, letters, open.queued, open.running, kept(now), call('HGETALL', TOTALS), call('HGETALL', ENDED), oldest}
+  now, gateways, streams, history, letters, open.queued, open.running, expire_and_count_kept(now), call('HGETALL', TOTALS), call('HGETALL', ENDED), oldest}

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- A piece of what a job has made. It is written above maxmemory too, as small answers are: the job's end frees what it took, and it is bounded by
--- what is in flight. ARGV: msgpack of {key, where the piece begins, ms that the value outlives it}, the piece.
+-- Writes a piece of a job's output, as small replies are written: even above maxmemory, because the job's end frees memory, and the jobs in flight
+-- bound it. ARGV: msgpack of {key, offset of the piece, ms for which the value outlives it}, the piece.
 local key, at, ttl_ms = unpack(cmsgpack.unpack(ARGV[1]))
 call('SETRANGE', key, at, ARGV[2])
 call('PEXPIRE', key, ttl_ms)

@@ -1,45 +1,45 @@
--- Who is let into the queue, and how jobs get there.
+-- Admission: which requests are admitted, and how their jobs get into the queue.
 
-local WORK_IN_COMMON_MS = 60000  -- while more is unfinished, whoever has some of it and is not alone has at most half
+local WORK_IN_COMMON_MS = 60000  -- while more work is unfinished, a client that shares the queue with others has at most half of it
 local NOTHING = {items = 0, nbytes = 0}
 local NO_PROMISES = {all = NOTHING, own = NOTHING, low = NOTHING, before = NOTHING}
 local function plus(one, other) return {items = one.items + other.items, nbytes = one.nbytes + other.nbytes} end
 local function exceeds(usage, bound) return usage.items > bound.items or usage.nbytes > bound.nbytes end
 
-local function refused(reason, wait_ms, held, bound)
+local function refusal_row(reason, wait_ms, held, bound)
   return {reason, math.ceil(wait_ms), held.items, held.nbytes, held.work or 0, bound.items, bound.nbytes}
 end
 
--- The one rule of admission: why a Claim is not let in, as an Outcome (script_rows.py), or nil, and how much more of it would be let in.
-local function refusal(bounds, all, claim)
+-- The only rule of admission: returns why a Claim is refused, as an Outcome (script_rows.py), or nil, and how much more of it would be admitted.
+local function refusal_reason(bounds, all, claim)
   local is_bound = claim.max_items > 0 or claim.promised or all.work > WORK_IN_COMMON_MS or exceeds(plus(all, claim), bounds.low)
   if not is_bound then return nil end  -- no share is smaller than `low`
   local promised, rest = claim.promised or NO_PROMISES, {items = 2 ^ 53, nbytes = 2 ^ 53}
   local whole, more, key = plus(promised.before, claim), plus(promised.all, claim), {items = claim.max_items, nbytes = 2 ^ 53}
-  -- It waits until that share of what is held has ended.
-  local function beyond(reason, held, added, bound, wait_ms)
+  -- Refuses what exceeds a bound. The client should wait until the excess has ended.
+  local function check_bound(reason, held, added, bound, wait_ms)
     local items, nbytes = held.items + added.items - bound.items, held.nbytes + added.nbytes - bound.nbytes
     rest = {items = math.min(rest.items, -items), nbytes = math.min(rest.nbytes, -nbytes)}
     if items <= 0 and nbytes <= 0 then return nil end
     local share = math.max(held.items > 0 and items / held.items or 0, held.nbytes > 0 and nbytes / held.nbytes or 0)
-    return refused(reason, wait_ms or all.work * math.max(0, math.min(1, share)), held, bound)
+    return refusal_row(reason, wait_ms or all.work * math.max(0, math.min(1, share)), held, bound)
   end
-  local last = beyond('long', all, more, bounds.long)
+  local last = check_bound('long', all, more, bounds.long)
   if last then rest = {items = 2 ^ 53, nbytes = 2 ^ 53} end  -- others may have more
-  local function beyond_share(own)
+  local function check_share(own)
     local added, in_common = plus(promised.own, claim), all.work > WORK_IN_COMMON_MS and own.work > 0 and all.work > own.work
     local of_last = {items = own.last_items, nbytes = own.last_nbytes}
-    return claim.max_items > 0 and beyond('key', own, added, key)
-      or beyond('client', own, added, bounds.own)
-      or in_common and own.work + claim.work_ms > (all.work + claim.work_ms) / 2 and refused('client-work', all.work - WORK_IN_COMMON_MS, own, bounds.own)
-      or last and beyond('client-last', of_last, claim, bounds.own_last, last[2])
+    return claim.max_items > 0 and check_bound('key', own, added, key)
+      or check_bound('client', own, added, bounds.own)
+      or in_common and own.work + claim.work_ms > (all.work + claim.work_ms) / 2 and refusal_row('client-work', all.work - WORK_IN_COMMON_MS, own, bounds.own)
+      or last and check_bound('client-last', of_last, claim, bounds.own_last, last[2])
   end
 
-  return claim.max_items > 0 and exceeds(whole, key) and refused('key-never', 0, whole, key)
-    or beyond('full', all, more, bounds.all)
-    or claim.low and exceeds(whole, bounds.low) and refused('low-never', 0, whole, bounds.low)
-    or claim.low and beyond('low', owned(LOW), plus(promised.low, claim), bounds.low)
-    or claim.owner ~= NOBODY and beyond_share(owned(claim.owner))
+  return claim.max_items > 0 and exceeds(whole, key) and refusal_row('key-never', 0, whole, key)
+    or check_bound('full', all, more, bounds.all)
+    or claim.low and exceeds(whole, bounds.low) and refusal_row('low-never', 0, whole, bounds.low)
+    or claim.low and check_bound('low', owner_usage(LOW), plus(promised.low, claim), bounds.low)
+    or claim.owner ~= NO_OWNER and check_share(owner_usage(claim.owner))
     or claim.takes_long and last or nil, rest
 end
 
@@ -52,24 +52,24 @@ local function drop_staged(jobs)
   for _, job in ipairs(jobs) do if job.place == 'stage' then call('DEL', 'stage:' .. job.job) end end
 end
 
--- Raises an error where jobs could not be put and counted.
+-- Raises an error if the jobs could not be added and counted.
 local function check_places(jobs)
   local checked
   for _, job in ipairs(jobs) do
     if job.stream ~= checked then expect('XLEN', job.stream) end
     checked = job.stream
-    if job.owner ~= NOBODY then owned(job.owner) end
-    if job.low then owned(LOW) end
+    if job.owner ~= NO_OWNER then owner_usage(job.owner) end
+    if job.low then owner_usage(LOW) end
   end
 end
 
-local named = {}  -- streams that this script has noted
+local noted_streams = {}  -- streams whose names this script has added
 
--- Adds a job (row enqueued, with its message) to its stream; `last`: it was let into the last eighth. `at`: when it was queued first, if not now.
-local function put(job, now, last)
-  local ttl = job.deadline_ms - now + LINGER_MS
+-- Adds a job (row enqueued, with its message) to its stream. `last`: whether it was admitted into the last eighth. `job.at`: time at which it was queued first, if not now.
+local function add_entry(job, now, last)
+  local ttl = job.deadline_ms - now + KEY_GRACE_MS
   local inline = job.place == 'inline' and job.message or ''
-  if not named[job.stream] then named[job.stream] = call('SADD', 'queues', job.stream) end  -- first: it may raise an error
+  if not noted_streams[job.stream] then noted_streams[job.stream] = call('SADD', 'queues', job.stream) end  -- first: it may raise an error
   if job.place == 'blob' then call('SET', 'blob:' .. job.job, job.message, 'PX', ttl) end
   if job.place == 'stage' then
     redis.call('RENAME', P .. 'stage:' .. job.job, P .. 'blob:' .. job.job)
@@ -80,5 +80,5 @@ local function put(job, now, last)
   local entry_id = call('XADD', job.stream, '*', unpack(entry))
   local in_last, low = last and '1' or '0', job.low and '1' or ''
   call('SET', 'job:' .. job.job, table.concat({job.stream, entry_id, job.owner, job.work_ms, job.nbytes, in_last .. low}, ' '), 'PX', ttl)
-  if call('SADD', JOBS, job.job) == 1 then count(job.owner, job.work_ms, job.nbytes, in_last, low, 1) end
+  if call('SADD', JOBS, job.job) == 1 then count_job(job.owner, job.work_ms, job.nbytes, in_last, low, 1) end
 end

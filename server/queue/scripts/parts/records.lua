@@ -4,12 +4,12 @@
 -- scenes have the state `scene`. `records:totals` counts its members by state, and their bytes: hundreds of thousands may be kept.
 
 local OPEN, KEPT, TOTALS, ENDED = 'records:open', 'records:kept', 'records:totals', 'records:ended'
-local RECORD_BYTES = 5500  -- what Redis takes for a record, its key and its events, which begin with a page of 4 KiB; measured with MEMORY USAGE
-local MOST_EXPIRED = 1000
-local WEBHOOKS, DROPPED, MOST_WEBHOOKS, WEBHOOK_TTL_MS = 'webhooks', 'webhooks:dropped', 10000, 86400000
+local RECORD_BYTES = 5500  -- memory of a record, its key and its events, whose first page has 4 KiB; measured with MEMORY USAGE
+local MAX_EXPIRED = 1000
+local WEBHOOKS, DROPPED, MAX_WEBHOOKS, WEBHOOK_TTL_MS = 'webhooks', 'webhooks:dropped', 10000, 86400000
 
--- Everything but the plan, which scripts do not read; nil if there is none. `turns`: msgpack of {stream, by how many ms it is behind} for each
--- of several jobs; one alone has the record's stream.
+-- Returns a record without its plan, which scripts do not read; nil if there is none. `turns`: {stream, ms by which it is behind} of each of
+-- several jobs, as msgpack; a single job has the record's stream.
 local function record_at(id)
   local FIELDS = {
     'ttl_ms', 'deadline_ms', 'created_ms', 'count',  -- numbers that every record has
@@ -25,11 +25,11 @@ local function record_at(id)
     if i <= NUMBERS and (value or i <= ALWAYS) and not tonumber(value or '') then unreadable(key .. ' ' .. name, value) end
     record[name] = value
   end
-  if record.turns then record.turns = decoded(record.turns) or unreadable(key .. ' turns', record.turns) end
+  if record.turns then record.turns = decode(record.turns) or unreadable(key .. ' turns', record.turns) end
   return record
 end
 
--- The start of every script that ends records: keeping them will not raise an error.
+-- Starts every script that ends records: after it, keeping them does not raise an error.
 local function check_records(now)
   expect('ZCARD', OPEN, KEPT, WEBHOOKS)
   expect('HLEN', TOTALS, ENDED, 'records:items', history_at(step_of(now)))
@@ -41,31 +41,31 @@ local function open_member(id, record) return table.concat({id, record.count, re
 
 local function count_kept(member, by)
   local bytes, state = string.match(member, '^[^:]+:(%d+):(%a+)$')
-  if not state then return end  -- somebody else's
-  add(TOTALS, 'bytes', by * bytes)
-  add(TOTALS, state, by)
+  if not state then return end  -- of another program
+  increment(TOTALS, 'bytes', by * bytes)
+  increment(TOTALS, state, by)
 end
 
-local function keep(id, bytes, state, until_ms)
+local function add_kept(id, bytes, state, until_ms)
   local member = table.concat({id, bytes, state}, ':')
   if call('ZADD', KEPT, until_ms, member) == 1 then count_kept(member, 1) end
 end
 
-local function keep_no_longer(member) if call('ZREM', KEPT, member) == 1 then count_kept(member, -1) end end
+local function delete_kept(member) if call('ZREM', KEPT, member) == 1 then count_kept(member, -1) end end
 
--- Lets go of what has expired, a bounded piece of work, and says what is kept: number of records, totals by name. Counts again if the totals are lost.
-local function kept(now)
-  for _, member in ipairs(call('ZRANGEBYSCORE', KEPT, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)) do keep_no_longer(member) end
+-- Removes some of what has expired, and returns the number of kept records and the totals by name. Counts again if the totals were lost.
+local function expire_and_count_kept(now)
+  for _, member in ipairs(call('ZRANGEBYSCORE', KEPT, '-inf', now, 'LIMIT', 0, MAX_EXPIRED)) do delete_kept(member) end
   local count = call('ZCARD', KEPT)
-  local is_known = count > 0 and whole(call('HGET', TOTALS, 'bytes'))
+  local is_known = count > 0 and whole_number(call('HGET', TOTALS, 'bytes'))
   if not is_known then call('DEL', TOTALS) end
   if count > 0 and not is_known then for _, member in ipairs(call('ZRANGE', KEPT, 0, -1)) do count_kept(member, 1) end end
   return count, to_table(call('HGETALL', TOTALS))
 end
 
--- What open records hold. And the bytes of results that are reserved or kept, with their records.
-local function held(now)
-  local count, totals = kept(now)
+-- Returns the usage of open records, and the bytes of results that are reserved or kept, with their records.
+local function open_usage(now)
+  local count, totals = expire_and_count_kept(now)
   local open, results = {items = 0, nbytes = 0}, count * RECORD_BYTES + (totals.bytes or 0)
   for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
     local count, nbytes, bound = string.match(member, '^[^:]+:(%d+):(%d+):(%d+)$')
@@ -74,31 +74,31 @@ local function held(now)
   return open, results
 end
 
--- Adds an event. Its number is the stream id's first half, so that ids are 1-0, 2-0, ….
--- Where others have written under this name the events so far are lost, but not the job, nor the worker that tells of it.
-local function tell(id, name, data)
-  local number, events = add('record:' .. id, 'events', 1), 'events:' .. id
+-- Adds an event. Its number is the first half of its stream id: 1-0, 2-0, …. If another program has written the key, earlier events are lost,
+-- but the job and the caller go on.
+local function add_event(id, name, data)
+  local number, events = increment('record:' .. id, 'events', 1), 'events:' .. id
   append(events, number .. '-0', 'event', name, 'data', data)
   return number
 end
 
-local function tell_progress(id, done, total, unit)
+local function add_progress_event(id, done, total, unit)
   call('HSET', 'record:' .. id, 'done', done, 'total', total, 'unit', unit)
-  tell(id, 'progress', cjson.encode({done = done, total = total, unit = unit}))
+  add_event(id, 'progress', cjson.encode({done = done, total = total, unit = unit}))
 end
 
 local function forget_preview(id, record) if record.preview then try('XDEL', 'events:' .. id, record.preview .. '-0') end end
 
-local function start(id, record, started_ms)
+local function start_record(id, record, started_ms)
   if record.state ~= 'queued' then return end
   record.state, record.started_ms = 'running', string.format('%.0f', started_ms)
   call('HSET', 'record:' .. id, 'state', record.state, 'started_ms', record.started_ms)
 end
 
--- Tells that the work has begun: once, and again where it begins anew after a worker's death. The event holds Unix milliseconds.
-local function tell_begun(id, started_ms)
+-- Adds the event that the work has started, again if it starts again after a worker's death. The event holds Unix milliseconds.
+local function add_started_event(id, started_ms)
   call('HSET', 'record:' .. id, 'begun', '1')
-  tell(id, 'started', string.format('%.0f', started_ms))
+  add_event(id, 'started', string.format('%.0f', started_ms))
 end
 
 local function each_job(id, record, visit) for i = 0, tonumber(record.count) - 1 do visit(id .. '-' .. i, i) end end
@@ -107,36 +107,36 @@ local function drop_results(id, record)
   each_job(id, record, function(job_id) redis.call('DEL', P .. 'result:' .. job_id, P .. 'result:' .. job_id .. ':arrays') end)
 end
 
--- Keeps what is to be told of a record's end: the record itself may be removed before. What waits to be told is bounded.
+-- Keeps a record's end for its webhook, because the record itself may be removed before. The number of waiting ones is bounded.
 local function keep_webhook(id, record, state, now)
   if not record.webhook_events or not string.find(record.webhook_events, state, 1, true) then return end
-  if call('ZCARD', WEBHOOKS) >= MOST_WEBHOOKS then return try('INCR', DROPPED) end
+  if call('ZCARD', WEBHOOKS) >= MAX_WEBHOOKS then return try('INCR', DROPPED) end
   redis.call('COPY', P .. 'record:' .. id, P .. 'webhook:' .. id, 'REPLACE')
   call('HDEL', 'webhook:' .. id, 'plan', 'turns')
   call('PEXPIRE', 'webhook:' .. id, WEBHOOK_TTL_MS)
   call('ZADD', WEBHOOKS, now, id)
 end
 
--- The one place where a record ends: `done`, `failed` or `cancelled`. What is left of it stays for its time to live.
-local function close(id, record, state, now)
+-- The only place where a record ends: `done`, `failed` or `cancelled`. It stays for its time to live.
+local function end_record(id, record, state, now)
   local key, ttl = 'record:' .. id, tonumber(record.ttl_ms)
   forget_preview(id, record)
   call('HSET', key, 'state', state, 'finished_ms', now)
-  add(ENDED, state, 1)
+  increment(ENDED, state, 1)
   keep_webhook(id, record, state, now)
   call('ZREM', OPEN, open_member(id, record))
-  keep(id, state == 'done' and record.results or 0, state, now + ttl)
+  add_kept(id, state == 'done' and record.results or 0, state, now + ttl)
   if state == 'done' then
-    -- How long it took, in the history: as a gateway counts requests (server/telemetry/metrics.py).
+    -- Its duration is counted in the history as gateways count those of requests (server/telemetry/metrics.py).
     local bucket = math.max(0, math.ceil(math.log(math.max(now - tonumber(record.created_ms), 1)) / math.log(1.1)))
-    note(step_of(now), 'd' .. bucket .. ' ' .. record.bundle, 1)
-    add('records:items', record.bundle, record.count)
+    add_count(step_of(now), 'd' .. bucket .. ' ' .. record.bundle, 1)
+    increment('records:items', record.bundle, record.count)
     each_job(id, record, function(job_id)
       call('PEXPIRE', 'result:' .. job_id, ttl)
       call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
     end)
   else
-    each_job(id, record, call_off)
+    each_job(id, record, cancel_job)
     drop_results(id, record)
   end
   call('PEXPIRE', key, ttl)
@@ -145,52 +145,52 @@ local function close(id, record, state, now)
   record.state = state
 end
 
-local function fail(id, record, kind, detail, index, now)
+local function fail_record(id, record, kind, detail, index, now)
   call('HSET', 'record:' .. id, 'failure', kind, 'detail', detail, 'index', index)
-  tell(id, 'failed', '')
-  close(id, record, 'failed', now)
+  add_event(id, 'failed', '')
+  end_record(id, record, 'failed', now)
 end
 
--- The end of one of a record's jobs (row ended). The first failure ends the record; so does its last result. Without a reply nobody waits
--- any more, or the message was lost: the sweep tells which.
-local function settle(id, index, ending, now)
+-- Ends one of a record's jobs (row ended). The first failure ends the record; so does the last result. Without a reply the job was cancelled
+-- or its message was lost, which the sweep distinguishes.
+local function end_record_job(id, index, ending, now)
   local record = record_at(id)
   if not record or not is_open(record) or ending.reply == '' then return end
-  start(id, record, now - ending.worker_ns / 1e6)
-  if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then tell_begun(id, record.started_ms) end
-  if ending.outcome ~= 'success' then return fail(id, record, ending.failure, ending.detail, index, now) end
+  start_record(id, record, now - ending.worker_ns / 1e6)
+  if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then add_started_event(id, record.started_ms) end
+  if ending.outcome ~= 'success' then return fail_record(id, record, ending.failure, ending.detail, index, now) end
   local key, result = 'record:' .. id, 'result:' .. ending.job
-  local ttl, stored = tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms) - now, 0
+  local ttl, stored = tonumber(record.deadline_ms) + KEY_GRACE_MS + tonumber(record.ttl_ms) - now, 0
   if ending.stored ~= '' then
     stored = call('STRLEN', ending.stored)
-    if stored == 0 then return fail(id, record, 'job-lost', 'the result was lost before it was kept', index, now) end
+    if stored == 0 then return fail_record(id, record, 'job-lost', 'the result was lost before it was kept', index, now) end
     redis.call('RENAME', P .. ending.stored, P .. result .. ':arrays')
     call('PEXPIRE', result .. ':arrays', ttl)
   end
   call('SET', result, ending.reply, 'PX', ttl)
-  record.results = add(key, 'results', #ending.reply + stored)
-  local count, ended = tonumber(record.count), add(key, 'ended', 1)
+  record.results = increment(key, 'results', #ending.reply + stored)
+  local count, ended = tonumber(record.count), increment(key, 'ended', 1)
   if count > 1 or not record.reported then
-    tell_progress(id, math.floor(record.counted * ended / count), tonumber(record.counted), record.counted_unit)
+    add_progress_event(id, math.floor(record.counted * ended / count), tonumber(record.counted), record.counted_unit)
   elseif record.done ~= record.total then  -- a job that reports its steps has taken the last of them
-    tell_progress(id, tonumber(record.total), tonumber(record.total), record.unit)
+    add_progress_event(id, tonumber(record.total), tonumber(record.total), record.unit)
   end
   if ended == count then
-    tell(id, 'done', '')
-    close(id, record, 'done', now)
+    add_event(id, 'done', '')
+    end_record(id, record, 'done', now)
   end
 end
 
--- Notices that a worker has taken one of a queued record's jobs: nobody writes that down where a job is one forward pass.
-local function notice_start(id, record, now)
+-- Marks a queued record as started if a worker has taken one of its jobs, since jobs of one forward pass do not report that.
+local function detect_start(id, record, now)
   if record.state ~= 'queued' then return end
   each_job(id, record, function(job_id)
-    local pending = holder_of(known_of(job_id))
-    if pending then start(id, record, math.max(tonumber(record.created_ms), now - pending[3])) end
+    local pending = holder_of(job_facts(job_id))
+    if pending then start_record(id, record, math.max(tonumber(record.created_ms), now - pending[3])) end
   end)
 end
 
--- How many of its stream wait before it, from the counts of entries that were added and read; nil where Redis does not know.
+-- Returns how many jobs of its stream wait before it, from the counts of entries added and read; nil if Redis does not know them.
 local function place_of(record)
   for _, flat in ipairs(redis.pcall('XINFO', 'GROUPS', P .. record.stream)) do
     local group = to_table(flat)
@@ -199,10 +199,10 @@ local function place_of(record)
   end
 end
 
--- A record as its client sees it: {place in its stream or -1, values of these fields}; nil if there is none.
-local function shown(id, names, now)
+-- Returns a record for its client: {place in its stream or -1, values of these fields}; nil if there is none.
+local function record_row(id, names, now)
   local record = record_at(id)
   if not record then return nil end
-  notice_start(id, record, now)
+  detect_start(id, record, now)
   return {record.state == 'queued' and place_of(record) or -1, call('HMGET', 'record:' .. id, unpack(names))}
 end
