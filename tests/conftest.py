@@ -45,9 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
         config.pluginmanager.register(Fast(config))
     elif not hasattr(config, "workerinput"):
-        from tests.support.pytest_plugins import Noting
+        from tests.support.pytest_plugins import DurationNotes
 
-        config.pluginmanager.register(Noting(for_all=config.getoption("--note-seconds")))
+        config.pluginmanager.register(DurationNotes(for_all=config.getoption("--note-seconds")))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -155,7 +155,7 @@ class NumberedFrames(Frames):
     last frame of a video also stands for the numbers after it."""
 
     def __init__(self, data: bytes | memoryview, indices: Sequence[int], rate: float, limits: ClipLimits) -> None:
-        """indices: rising, without repetition; rate: the video's mean one, in frames per second. Raises VideoError."""
+        """Start reading ahead. indices: rising, without repetition; rate: the video's mean one, in frames per second. Raises VideoError."""
         self._ahead = _ReadAhead(_run(data, limits, ahead=True, numbers=list(indices), rate=rate))
         self._next = None
 

@@ -19,7 +19,7 @@ from tests.support.gateway_process import Gateway
 from tests.support.job_api import comes_to, result
 from tests.support.live_service import Service
 from tests.support.processes import copies
-from tests.support.videos import clip, every, mixed, sound_alone
+from tests.support.videos import clip, every, mix, sound_alone
 from tests.support.waiting import START_S, eventually
 
 
@@ -44,7 +44,7 @@ def damaged_in_the_middle() -> bytes:
         (clip(every(5, 10.0), rotation=90), {"width": 48, "height": 64}),
         (clip(every(1, 10.0)), {"frames": 1}),
         (clip([0.0, 30.0, 60.0], container="matroska"), {"frames": 3, "duration_s": 90.0}),
-        (mixed("matroska", "subtitles", "sound", "video", "other video", "font", "cover"), {"width": 64, "height": 48, "frames": 20}),
+        (mix("matroska", "subtitles", "sound", "video", "other video", "font", "cover"), {"width": 64, "height": 48, "frames": 20}),
     ],
     ids=["without time stamps", "variable rate", "turned", "one frame", "slow", "beside other streams"],
 )
@@ -61,7 +61,7 @@ def test_odd_videos_are_watched_and_drawn_into(gateway: Gateway, film: bytes, fa
 def test_broken_video_is_refused_and_next_one_analysed(gateway: Gateway) -> None:
     film = clip(every(20, 20.0))
     headers_alone = film[: film.index(b"mdat")]
-    songs = (sound_alone(), mixed("mp4", "sound", "cover"), mixed("mp3", "sound", "cover"))
+    songs = (sound_alone(), mix("mp4", "sound", "cover"), mix("mp3", "sound", "cover"))
     for broken in (film[:-1000], headers_alone, *songs, bytes(5000), b"\x1a\x45\xdf\xa3" + bytes(500)):
         answer = ask(gateway, video=broken)
         assert answer.status_code in (415, 422) and answer.json()["field"] == "video", answer.text

@@ -46,7 +46,7 @@ def test_published_networks_watch_a_clip_end_to_end(tmp_path: Path) -> None:
         told = gateway.http.post("/v1/actions", **asked).raise_for_status().json()
         clip = gateway.http.post("/v1/actions", **asked, headers={"Accept": "video/mp4"}).raise_for_status()
         assert worker.poll() is None
-        looked = Service([gateway], [worker], tmp_path / "bundles", valkey.url).counted("opsin_video_frames_total")
+        looked = Service([gateway], [worker], tmp_path / "bundles", valkey.url).sum_metric("opsin_video_frames_total")
     standing, *_ = told["people"]
     assert [box[0] for box in standing["boxes"]] == pytest.approx([row / 15 for row in range(8)], abs=2e-3)
     assert all(240 < left < 280 and 30 < width < 70 for _, left, _, width, _, _ in standing["boxes"])

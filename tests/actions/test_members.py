@@ -19,7 +19,7 @@ from models.systems.lart.model import LARTConfig
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
 from tests.support.bundles.actions import LABELS, SMALL, STATISTICS, write_lart, write_movenet, write_pipeline, write_watcher
-from tests.support.bundles.vit import UNSEALED, sealed, write_tiny_vit
+from tests.support.bundles.vit import UNSEALED, seal, write_tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def write_hmr2(root: Path) -> Bundle:
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return sealed(root, spec, HMR2(config).state_dict())
+    return seal(root, spec, HMR2(config).state_dict())
 
 
 def refused(bundle: Bundle) -> str:
@@ -114,7 +114,7 @@ def test_members_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     )
     wrong = write_pipeline(tmp_path, {"pose": pose, "actions": fitting}, "f")
     spec = wrong.spec.model_copy(update={"labels": LABELS[::-1], "name": "g"})
-    assert "labels: they are not those of its member small-lart@1" in refused(sealed(tmp_path, spec, {}))
+    assert "labels: they are not those of its member small-lart@1" in refused(seal(tmp_path, spec, {}))
 
 
 def test_bodies_are_another_way_to_see_people(tmp_path: Path) -> None:

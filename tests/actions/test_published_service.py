@@ -43,7 +43,7 @@ def test_a_service_answers_with_joints_and_appearance(tmp_path: Path) -> None:
         asked = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "model": "people"}, "timeout": START_S}
         told = gateway.http.post("/v1/actions", **asked).raise_for_status().json()
         refused = gateway.http.post("/v1/actions", **asked | {"data": {"model": "without"}})
-        spent = Service([gateway], [worker], tmp_path / "bundles", valkey.url).counted(
+        spent = Service([gateway], [worker], tmp_path / "bundles", valkey.url).sum_metric(
             "opsin_video_stage_seconds_total", stage="appearance"
         )
     assert refused.status_code in (404, 503) and spent > 0

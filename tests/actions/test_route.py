@@ -14,8 +14,8 @@ import pytest
 from opsin import Client
 from tests.support.bundles.actions import LABELS
 from tests.support.gateway_process import Gateway
-from tests.support.gateway_process import refused as problem_of
-from tests.support.job_api import accepted, comes_to, parsed, result
+from tests.support.gateway_process import refusal as problem_of
+from tests.support.job_api import accepted_id, comes_to, parse, result
 from tests.support.live_service import Service
 from tests.support.videos import clip, every, with_hours
 from tests.support.waiting import eventually
@@ -114,7 +114,7 @@ def test_events_tell_of_windows(gateway: Gateway) -> None:
     with gateway.http.stream(
         "POST", "/v1/actions", files={"tracks": json.dumps(ANSWER).encode()}, headers={"Accept": "text/event-stream"}, timeout=120
     ) as response:
-        events = list(parsed(response.iter_lines()))
+        events = list(parse(response.iter_lines()))
     progress = [event.data for event in events if event.name == "progress"]
     assert progress[-1] == {"done": 7, "total": 7, "unit": "windows"}  # 45 rows by 8, and the last word
     assert events[-1].name == "done" and len(events[-1].data["people"]) == 2
@@ -125,10 +125,12 @@ COUNTED = ("people", "tracks", "windows", "frames", "decoded_frames", "seconds")
 
 def test_the_worker_counts_what_it_watched(watching: Service) -> None:
     def counted() -> list[float]:
-        return [watching.counted(f"opsin_video_{name}_total", model="watcher", version="1") for name in COUNTED]
+        return [watching.sum_metric(f"opsin_video_{name}_total", model="watcher", version="1") for name in COUNTED]
 
     # what other tests asked, and the warm-up, is counted first
-    eventually(lambda: watching.counted("opsin_step_joins_total") == watching.counted("opsin_step_leaves_total"), "nothing is under way")
+    eventually(
+        lambda: watching.sum_metric("opsin_step_joins_total") == watching.sum_metric("opsin_step_leaves_total"), "nothing is under way"
+    )
     before = counted()
     ask(watching.gateway, video=FILM).raise_for_status()
     ask(watching.gateway, tracks=ANSWER).raise_for_status()
@@ -136,11 +138,11 @@ def test_the_worker_counts_what_it_watched(watching: Service) -> None:
     expected = [2, 2, windows, 6, 6, pytest.approx(0.6)]
     eventually(lambda: [after - b for after, b in zip(counted(), before, strict=True)] == expected, "all of it is counted")
     for stage in ("decode", "pose", "track", "actions"):
-        assert watching.counted("opsin_video_stage_seconds_total", stage=stage) > 0
+        assert watching.sum_metric("opsin_video_stage_seconds_total", stage=stage) > 0
 
 
 def test_a_job_is_told_in_both_forms(gateway: Gateway) -> None:
-    job = accepted(ask(gateway, {"Prefer": "respond-async"}, video=FILM))
+    job = accepted_id(ask(gateway, {"Prefer": "respond-async"}, video=FILM))
     assert comes_to(gateway, job, "done")["task"] == "actions"
     assert result(gateway, job).json()["video"]["frames"] == 6
     assert result(gateway, job, Accept="video/mp4").headers["content-type"] == "video/mp4"

@@ -15,8 +15,8 @@ from models.media.video import PROGRAM
 from tests.actions.fake_pose_estimator import long_video, two_people
 from tests.support.bundles.actions import write_watcher
 from tests.support.gateway_process import Gateway, gateway_process
-from tests.support.job_api import accepted, comes_to, job, parsed, result
-from tests.support.live_service import Service, bury, worker_process
+from tests.support.job_api import accepted_id, comes_to, job, parse, result
+from tests.support.live_service import Service, forget_worker, worker_process
 from tests.support.processes import children, copies
 from tests.support.raw_http import Raw, post
 from tests.support.redis import private_valkey
@@ -49,7 +49,7 @@ def long_tracks(_folder: Path) -> dict[str, bytes]:
 
 def asked_later(gateway: Gateway, parts: dict[str, bytes], **options: Any) -> str:
     headers = {"Prefer": "respond-async"}
-    return accepted(gateway.http.post("/v1/actions", files=parts, data=options, headers=headers, timeout=120))
+    return accepted_id(gateway.http.post("/v1/actions", files=parts, data=options, headers=headers, timeout=120))
 
 
 def done(gateway: Gateway, asked: str) -> int:
@@ -69,7 +69,7 @@ def test_killed_worker_loses_its_windows_and_changes_no_answer(tmp_path: Path, p
             hurt = asked_later(gateway, parts)
             eventually(lambda: done(gateway, hurt) > 2, "it has taken some windows", START_S)
             reading = [*children(PROGRAM, worker.pid), *copies(PROGRAM, worker.pid)]
-            bury(valkey.url, worker)
+            forget_worker(valkey.url, worker)
         assert job(gateway, hurt)["state"] == "running"
         assert psutil.wait_procs(reading, timeout=60)[1] == [], "who reads a video for a worker ends with it"
         with worker_process(valkey.url, bundles):
@@ -84,25 +84,25 @@ def test_killed_worker_loses_its_windows_and_changes_no_answer(tmp_path: Path, p
 
 def test_cancelled_job_stops_between_windows_and_closes_video(watching: Service) -> None:
     gateway = watching.gateway
-    left = watching.counted("opsin_step_leaves_total", how="unwanted")
+    left = watching.sum_metric("opsin_step_leaves_total", how="unwanted")
     asked = asked_later(gateway, {"video": long_video()})
     eventually(lambda: done(gateway, asked) > 1, "it is being watched", START_S)
     reading = copies(PROGRAM, watching.worker)
     assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
     assert comes_to(gateway, asked, "cancelled")["progress"]["done"] < job(gateway, asked)["progress"]["total"]
-    eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
+    eventually(lambda: watching.sum_metric("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
     assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
     assert result(gateway, asked).status_code == 410
 
 
 def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Service) -> None:
     gateway = watching.gateway
-    left = watching.counted("opsin_step_leaves_total", how="unwanted")
+    left = watching.sum_metric("opsin_step_leaves_total", how="unwanted")
     headers = {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/actions", files={"video": long_video()}, headers=headers, timeout=START_S) as response:
-        next(event for event in parsed(response.iter_lines()) if event.name == "progress" and event.data["done"] > 1)
+        next(event for event in parse(response.iter_lines()) if event.name == "progress" and event.data["done"] > 1)
         reading = copies(PROGRAM, watching.worker)
-    eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
+    eventually(lambda: watching.sum_metric("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
     assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
     short = gateway.http.post("/v1/actions", files={"video": two_people(4)}, timeout=START_S)
     assert short.status_code == 200, short.text

@@ -13,7 +13,7 @@ from PIL import Image
 from models.media import audio
 from server.media.limits import RecordingError
 from server.media.sound import SoundLimits, read
-from tests.support.audio import filmed, tagged, tones, wav, written
+from tests.support.audio import film, tag, tones, wav, write_file
 from tests.support.videos import clip, every, sound_alone
 
 LIMITS = SoundLimits()
@@ -68,7 +68,7 @@ def share(heard: NDArray[np.float32], *hertz: float) -> float:
 
 @pytest.mark.parametrize(("container", "codec"), LOSSLESS)
 def test_every_lossless_format_is_heard_as_it_is(container: str, codec: str) -> None:
-    heard = read(written(TONE, 44_100, container, codec), RATE, LIMITS)
+    heard = read(write_file(TONE, 44_100, container, codec), RATE, LIMITS)
     assert heard.dtype == np.float32 and abs(len(heard) - RATE) <= 1
     wanted = tones(1.0, RATE, 440.0, 3000.0)
     error = np.abs(heard[500:15_500] - wanted[500:15_500]).max()
@@ -77,7 +77,7 @@ def test_every_lossless_format_is_heard_as_it_is(container: str, codec: str) -> 
 
 @pytest.mark.parametrize(("container", "codec"), LOSSY)
 def test_every_lossy_format_is_heard(container: str, codec: str) -> None:
-    heard = read(written(TONE, 44_100, container, codec), RATE, LIMITS)
+    heard = read(write_file(TONE, 44_100, container, codec), RATE, LIMITS)
     assert abs(len(heard) - RATE) <= RATE // 10
     assert share(heard, 440.0, 3000.0) > 0.995
     assert level(heard) == pytest.approx(0.2, rel=0.06)
@@ -86,7 +86,7 @@ def test_every_lossy_format_is_heard(container: str, codec: str) -> None:
 @pytest.mark.parametrize("container", ["ogg", "webm", "matroska"])
 def test_opus_is_heard(container: str) -> None:
     """It has rates of its own."""
-    heard = read(written(np.stack([tones(1.0, 48_000, 440.0)] * 2), 48_000, container, "libopus"), RATE, LIMITS)
+    heard = read(write_file(np.stack([tones(1.0, 48_000, 440.0)] * 2), 48_000, container, "libopus"), RATE, LIMITS)
     assert abs(len(heard) - RATE) <= 400
     assert share(heard, 440.0) > 0.995 and level(heard) == pytest.approx(0.2 / np.sqrt(2), rel=0.03)
 
@@ -105,17 +105,17 @@ def test_any_number_of_channels_is_averaged(channels: int) -> None:
 def test_channels_are_averaged(channels: int) -> None:
     """One of several channels is heard at its share, and as many as there are at their own level: FFmpeg's mono would be √2 louder."""
     tone, silence = tones(0.5, 48_000, 1000.0), np.zeros(24_000)
-    alike = read(written(np.stack([tone] * channels), 48_000, "wav", "pcm_f32le"), RATE, LIMITS)
+    alike = read(write_file(np.stack([tone] * channels), 48_000, "wav", "pcm_f32le"), RATE, LIMITS)
     assert level(alike) == pytest.approx(0.2 / np.sqrt(2), rel=1e-3)
-    coded = read(written(np.stack([tone] * channels), 48_000, "flac", "flac"), RATE, LIMITS)
+    coded = read(write_file(np.stack([tone] * channels), 48_000, "flac", "flac"), RATE, LIMITS)
     assert level(coded) == pytest.approx(0.2 / np.sqrt(2), rel=1e-3)
-    first = read(written(np.stack([tone, *[silence] * (channels - 1)]), 48_000, "wav", "pcm_f32le"), RATE, LIMITS)
+    first = read(write_file(np.stack([tone, *[silence] * (channels - 1)]), 48_000, "wav", "pcm_f32le"), RATE, LIMITS)
     assert level(first) == pytest.approx(0.2 / np.sqrt(2) / channels, rel=1e-3)
 
 
 def test_opposite_channels_are_silent() -> None:
     tone = tones(0.5, 44_100, 1000.0)
-    assert np.abs(read(written(np.stack([tone, -tone]), 44_100, "wav", "pcm_f32le"), RATE, LIMITS)).max() < 1e-6
+    assert np.abs(read(write_file(np.stack([tone, -tone]), 44_100, "wav", "pcm_f32le"), RATE, LIMITS)).max() < 1e-6
 
 
 def test_sound_at_the_rate_of_the_network_comes_as_it_is() -> None:
@@ -127,8 +127,8 @@ def test_words_of_a_file_may_be_in_any_encoding() -> None:
     plain = wav(tones(0.2, 16_000, 440.0), 16_000)
     name = "Motörhead ".encode("latin-1")
     words = b"LIST" + (12 + len(name)).to_bytes(4, "little") + b"INFOINAM" + len(name).to_bytes(4, "little") + name
-    tagged = plain[:4] + (len(plain) - 8 + len(words)).to_bytes(4, "little") + plain[8:12] + words + plain[12:]
-    np.testing.assert_array_equal(read(tagged, 16_000, LIMITS), read(plain, 16_000, LIMITS))
+    tag = plain[:4] + (len(plain) - 8 + len(words)).to_bytes(4, "little") + plain[8:12] + words + plain[12:]
+    np.testing.assert_array_equal(read(tag, 16_000, LIMITS), read(plain, 16_000, LIMITS))
 
 
 def test_the_sound_of_a_video_is_read_and_one_without_is_refused() -> None:
@@ -149,30 +149,30 @@ def tone_begins(film: bytes) -> tuple[float, float]:
     ("container", "codec"), [("mp4", "aac"), ("matroska", "flac"), ("webm", "libopus"), ("mpegts", "aac"), ("avi", "pcm_s16le")]
 )
 def test_seconds_of_a_sound_are_those_of_the_video_beside_it(container: str, codec: str) -> None:
-    together, later = (tone_begins(filmed(container, codec, video_s=0.0, sound_s=begin)) for begin in (0.0, 0.6))
+    together, later = (tone_begins(film(container, codec, video_s=0.0, sound_s=begin)) for begin in (0.0, 0.6))
     assert together == pytest.approx((0.0, 1.0), abs=0.06), "codecs smear a tone's ends"
     if container != "avi":  # which has no times
         assert later == pytest.approx((0.6, 1.6), abs=0.06)
-        assert tone_begins(filmed(container, codec, video_s=0.4, sound_s=0.0)) == pytest.approx((0.0, 0.6), abs=0.06)
+        assert tone_begins(film(container, codec, video_s=0.4, sound_s=0.0)) == pytest.approx((0.0, 0.6), abs=0.06)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("matroska", "flac"), ("matroska", "pcm_u8"), ("mpegts", "aac")])
 def test_a_pause_of_a_sound_is_silence(container: str, codec: str) -> None:
-    film = filmed(container, codec, video_s=0.0, sound_s=0.0, pause_s=1.0)
-    assert tone_begins(film) == pytest.approx((0.0, 2.0), abs=0.06)
-    heard = read(film, RATE, LIMITS)
+    video = film(container, codec, video_s=0.0, sound_s=0.0, pause_s=1.0)
+    assert tone_begins(video) == pytest.approx((0.0, 2.0), abs=0.06)
+    heard = read(video, RATE, LIMITS)
     assert np.abs(heard[round(0.6 * RATE) : round(1.4 * RATE)]).max() < 0.01
-    assert refused(filmed(container, codec, video_s=0.0, sound_s=0.0, pause_s=500.0))[0] == "too-large"
+    assert refused(film(container, codec, video_s=0.0, sound_s=0.0, pause_s=500.0))[0] == "too-large"
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mpegts", "aac"), ("mpeg", "mp2")])
 def test_a_sound_may_begin_late_in_a_broadcast(container: str, codec: str) -> None:
-    film = filmed(container, codec, video_s=0.0, sound_s=29.0, lasts_s=30.0)
-    assert tone_begins(film) == pytest.approx((29.0, 30.0), abs=0.06)
+    video = film(container, codec, video_s=0.0, sound_s=29.0, lasts_s=30.0)
+    assert tone_begins(video) == pytest.approx((29.0, 30.0), abs=0.06)
 
 
 def test_audio_that_ends_before_first_frame_is_refused() -> None:
-    assert "before its first frame" in refused(filmed("matroska", "flac", video_s=3.0, sound_s=0.0))[1]
+    assert "before its first frame" in refused(film("matroska", "flac", video_s=3.0, sound_s=0.0))[1]
 
 
 @pytest.mark.parametrize("rate", [1, 20, 99])
@@ -181,9 +181,9 @@ def test_accepted_rates_are_told(rate: int) -> None:
 
 
 def test_silence_before_a_sound_counts_as_seconds() -> None:
-    film = filmed("matroska", "flac", video_s=0.0, sound_s=3.0)
-    assert refused(film, SoundLimits(seconds=3.5))[0] == "too-large"
-    assert len(read(film, RATE, SoundLimits(seconds=4.0))) == 4 * RATE
+    video = film("matroska", "flac", video_s=0.0, sound_s=3.0)
+    assert refused(video, SoundLimits(seconds=3.5))[0] == "too-large"
+    assert len(read(video, RATE, SoundLimits(seconds=4.0))) == 4 * RATE
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_silence_before_a_sound_counts_as_seconds() -> None:
 )
 def test_what_remains_of_a_sound_is_heard(container: str, codec: str) -> None:
     """As the frames that remain of a clip are seen: half of a file, and one without its middle third, unless it is an Ogg."""
-    content = written(np.stack([tones(12.0, 48_000, 440.0)] * 2), 48_000, container, codec)
+    content = write_file(np.stack([tones(12.0, 48_000, 440.0)] * 2), 48_000, container, codec)
     third = len(content) // 3
     half, holed = content[: len(content) // 2], content[:third] + bytes(third) + content[2 * third :]
     assert 0.7 * 6.0 < loud_seconds(half) < 1.05 * 6.0, "pages of an Ogg hold a second"
@@ -208,10 +208,10 @@ def loud_seconds(content: bytes) -> float:
 
 @pytest.mark.parametrize(("container", "codec"), [("mp3", "libmp3lame"), ("adts", "aac"), ("flac", "flac")])
 def test_a_cover_in_front_of_a_sound_is_no_matter(container: str, codec: str) -> None:
-    plain = written(TONE, 44_100, container, codec)
+    plain = write_file(TONE, 44_100, container, codec)
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)).save(file, "PNG")
-    heard = read(tagged(plain, file.getvalue()), RATE, LIMITS)
+    heard = read(tag(plain, file.getvalue()), RATE, LIMITS)
     assert np.array_equal(heard, read(plain, RATE, LIMITS))
 
 
@@ -221,11 +221,11 @@ def test_a_stream_whose_header_knows_no_end_is_read_to_its_end() -> None:
 
 
 def test_chained_streams_of_other_formats_are_decoded_to_end() -> None:
-    first = written(np.stack([tones(0.5, 48_000, 440.0)] * 2), 48_000, "adts", "aac")
-    second = written(tones(0.5, 44_100, 440.0)[None], 44_100, "adts", "aac")
+    first = write_file(np.stack([tones(0.5, 48_000, 440.0)] * 2), 48_000, "adts", "aac")
+    second = write_file(tones(0.5, 44_100, 440.0)[None], 44_100, "adts", "aac")
     heard = read(first + second, RATE, LIMITS)
     assert 0 < len(heard) - RATE < 2000 and share(heard, 440.0) > 0.95
-    opus = [written(np.stack([tones(0.5, 48_000, 440.0)] * channels), 48_000, "ogg", "libopus") for channels in (2, 1)]
+    opus = [write_file(np.stack([tones(0.5, 48_000, 440.0)] * channels), 48_000, "ogg", "libopus") for channels in (2, 1)]
     assert refused(b"".join(opus)) == ("corrupt-sound", "it uses a part of its format that is not decoded here")
 
 
@@ -297,11 +297,11 @@ def test_eight_channels_at_384_khz_are_heard() -> None:
 
 def test_an_endless_stream_ends_at_the_bound() -> None:
     """An Ogg of many streams, one behind the other, and a WAV of 100 samples a second, which would become gigabytes."""
-    ogg = written(np.stack([tones(1.0, 48_000, 440.0)] * 2), 48_000, "ogg", "libopus")
+    ogg = write_file(np.stack([tones(1.0, 48_000, 440.0)] * 2), 48_000, "ogg", "libopus")
     sentence = "it is longer than the limit of 120 seconds (OPSIN_MAX_AUDIO_SECONDS)"
     assert refused(ogg * 130) == ("too-large", sentence)
     assert refused(wav(np.zeros(10**6, np.int16), 100)) == ("too-large", sentence)
-    assert refused(written(np.zeros((1, 8000 * 600), np.int8), 8000, "flac", "flac")) == ("too-large", sentence)
+    assert refused(write_file(np.zeros((1, 8000 * 600), np.int8), 8000, "flac", "flac")) == ("too-large", sentence)
 
 
 def test_a_sound_of_just_the_bound_is_heard() -> None:
@@ -313,7 +313,7 @@ def test_a_sound_of_just_the_bound_is_heard() -> None:
 @pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("mp4", "aac"), ("matroska", "flac")])
 def test_damaged_sounds_are_heard_or_refused_never_crash(container: str, codec: str, rounds: int) -> None:
     """Whatever is answered, it is a sentence or a sound of at most its length."""
-    content = written(TONE, 44_100, container, codec)
+    content = write_file(TONE, 44_100, container, codec)
     generator = np.random.default_rng(1)
     for _ in range(rounds):
         damaged = bytearray(content)
@@ -328,7 +328,7 @@ def test_damaged_sounds_are_heard_or_refused_never_crash(container: str, codec: 
 
 def test_noise_behind_a_header_is_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 256, 50_000, np.uint8).tobytes()
-    assert refused(written(TONE, 44_100, "flac", "flac")[:200] + noise)[0] == "corrupt-sound"
+    assert refused(write_file(TONE, 44_100, "flac", "flac")[:200] + noise)[0] == "corrupt-sound"
 
 
 def test_a_program_that_sends_too_much_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:

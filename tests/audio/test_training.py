@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from server.media.sound import SoundLimits, read
-from tests.support.audio import tones, wav, written
+from tests.support.audio import tones, wav, write_file
 from tests.support.videos import clip, every
 from training.data.decode import read_sound
 from training.data.source import UnreadableSample
@@ -18,7 +18,7 @@ STEREO = np.stack([tones(3.0, 44_100, 440.0), tones(3.0, 44_100, 1000.0)])
 
 @pytest.mark.parametrize(("container", "codec"), [("wav", "pcm_s16le"), ("mp3", "libmp3lame"), ("ogg", "vorbis"), ("mp4", "aac")])
 def test_training_hears_what_the_service_hears(tmp_path: Path, container: str, codec: str) -> None:
-    content = written(STEREO, 44_100, container, codec)
+    content = write_file(STEREO, 44_100, container, codec)
     file = tmp_path / "sound"
     file.write_bytes(content)
     heard = read(content, 16_000, SoundLimits())

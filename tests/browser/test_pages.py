@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.pages import quiet_page
 from tests.browser.tabs import open_3d, open_actions, open_classify, open_inpaint, open_status, run
-from tests.support.fake_servers import proxied
+from tests.support.fake_servers import proxy
 from tests.support.serve_process import Service
 from tests.support.waiting import eventually
 
@@ -66,7 +66,7 @@ def test_the_theme_button_is_remembered(page: Page) -> None:
 
 
 def test_everything_works_behind_a_prefix(context: BrowserContext, service: Service) -> None:
-    with proxied(service.url, "/vision/opsin") as address, quiet_page(context) as page:
+    with proxy(service.url, "/vision/opsin") as address, quiet_page(context) as page:
         page.goto(address)
         for open_tab in (open_classify, open_inpaint, open_3d, partial(open_actions, seconds=1)):
             run(open_tab(page))
@@ -74,7 +74,7 @@ def test_everything_works_behind_a_prefix(context: BrowserContext, service: Serv
 
 
 def test_the_api_can_be_tried_behind_a_prefix(context: BrowserContext, service: Service) -> None:
-    with proxied(service.url, "/vision/opsin") as address, quiet_page(context) as page:
+    with proxy(service.url, "/vision/opsin") as address, quiet_page(context) as page:
         page.goto(f"{address}docs")
         operation = page.locator(".opblock").filter(has_text="/health/ready").first
         operation.locator(".opblock-summary-control").click()

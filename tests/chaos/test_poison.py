@@ -20,8 +20,8 @@ from server.supervisor.private_valkey import PrivateValkey
 from server.worker.loops import RECLAIM_EVERY
 from tests.support import forked_program
 from tests.support.bundles.vit import answer_alone, write_null
-from tests.support.forked_program import Forked
-from tests.support.live_service import GatewayEnd, bury, gateway, worker_process
+from tests.support.forked_program import ForkedProcess
+from tests.support.live_service import GatewayEnd, forget_worker, gateway, worker_process
 from tests.support.poison_worker import COMMAND, HANGS, POISON
 from tests.support.queue import WorkerQueue
 from tests.support.redis import PartitionRedis, private_valkey
@@ -36,18 +36,18 @@ def valkey() -> Iterator[PrivateValkey]:
 
 
 @asynccontextmanager
-async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator[list[Forked]]:
+async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator[list[ForkedProcess]]:
     """All workers that were started: one at a time, a new one as soon as one dies, whose jobs are free at once as under the supervisor."""
     if not bundles.joinpath("fragile").exists():
         write_null(bundles, name="fragile", architecture="fragile")
-    started: list[Forked] = []
+    started: list[ForkedProcess] = []
     with ExitStack() as stack:
 
         async def supervise() -> None:
             while True:
                 if not started or started[-1].poll() is not None:
                     if started:
-                        await asyncio.to_thread(bury, valkey.url, started[-1])
+                        await asyncio.to_thread(forget_worker, valkey.url, started[-1])
                     started.append(stack.enter_context(worker_process(valkey.url, bundles, command=COMMAND)))
                 await asyncio.sleep(0.05)
 
@@ -91,7 +91,7 @@ async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: Pr
         innocent = asking.job("fragile@1", picture(2), digest=digest, bucket="another", seconds=240)
         asked = asyncio.create_task(asking.ask(innocent))
         taken = await asyncio.to_thread(dies.pull, [keys.queue("fragile@1", digest)], 1, 2000)
-        assert dies.begin(taken, 0)
+        assert dies.start(taken, 0)
         async with fragile_workers(valkey, tmp_path) as workers:
             await asking.ready()
             bad = asking.job("fragile@1", picture(1, HANGS), digest=digest, seconds=240)

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from tests.support.bundles.vit import write_null
-from tests.support.job_api import Event, parsed
+from tests.support.job_api import Event, parse
 from tests.support.queue import Server, durable_server
 from tests.support.serve_process import Service, serve
 from tests.support.waiting import eventually
@@ -58,7 +58,7 @@ class Asking:
             with self.http.stream("POST", "/v1/classify", content=picture(number), headers={"Accept": EVENTS}) as response:
                 if response.status_code != 200:
                     return response.status_code
-                events = list(parsed(response.iter_lines()))
+                events = list(parse(response.iter_lines()))
         except httpx2.HTTPError:
             return BROKEN
         if not events or events[-1].name not in ("done", "failed"):
@@ -90,7 +90,7 @@ class Asking:
         try:
             with self.http.stream("GET", f"/v1/jobs/{job}/events", headers={"Last-Event-ID": str(after)}) as response:
                 if response.status_code == 200:
-                    events.extend(parsed(response.iter_lines()))
+                    events.extend(parse(response.iter_lines()))
         except httpx2.HTTPError:
             time.sleep(0.1)
         return events

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.fake_vectors import of_color, of_text
+from tests.support.fake_vectors import color_vector, text_vector
 from tests.support.fake_worker import picture
 from tests.support.gateway_process import Gateway
 
 pytestmark = pytest.mark.slow
 TEXTS = [f"text {number}" for number in range(300)]
-EXPECTED = np.stack([of_text(text) for text in TEXTS])
+EXPECTED = np.stack([text_vector(text) for text in TEXTS])
 
 
 def library(name: str) -> Any:
@@ -58,6 +58,6 @@ def test_infinitys_client_embeds_texts_and_images(gateway: Gateway) -> None:
         images = embeddings.sync(client=client, body=OpenAIEmbeddingInputImage(input_=image, model="words"))
         refused = embeddings.sync_detailed(client=client, body=OpenAIEmbeddingInputImage(input_="https://127.0.0.1/cat.jpg"))
     assert isinstance(texts, OpenAIEmbeddingResult) and isinstance(images, OpenAIEmbeddingResult)
-    np.testing.assert_array_equal(np.array([one.embedding for one in texts.data], np.float32), [of_text("a dog"), of_text("a cat")])
-    np.testing.assert_array_equal(np.array(images.data[0].embedding, np.float32), of_color(84, 40, 90))
+    np.testing.assert_array_equal(np.array([one.embedding for one in texts.data], np.float32), [text_vector("a dog"), text_vector("a cat")])
+    np.testing.assert_array_equal(np.array(images.data[0].embedding, np.float32), color_vector(84, 40, 90))
     assert refused.status_code == 400 and b"URLs are not fetched" in refused.content

@@ -11,7 +11,7 @@ import numpy as np
 import openai
 import pytest
 
-from tests.support.fake_vectors import BROKEN, DIM, of_color, of_text
+from tests.support.fake_vectors import BROKEN, DIM, color_vector, text_vector
 from tests.support.fake_worker import picture
 from tests.support.gateway_process import Gateway
 
@@ -49,26 +49,26 @@ def test_its_default_asks_for_base64_and_gives_numbers(client: openai.OpenAI, bo
     assert (answer.object, answer.model) == ("list", "words@1")
     assert answer.usage.prompt_tokens == answer.usage.total_tokens == sum(len(text.encode()) for text in TEXTS), "a byte is a token here"
     assert [one.index for one in answer.data] == [0, 1, 2]
-    np.testing.assert_array_equal(np.array([one.embedding for one in answer.data], np.float32), [of_text(text) for text in TEXTS])
+    np.testing.assert_array_equal(np.array([one.embedding for one in answer.data], np.float32), [text_vector(text) for text in TEXTS])
 
 
 def test_numbers_and_base64_are_the_same_vectors(client: openai.OpenAI) -> None:
     numbers = client.embeddings.create(model="words", input=TEXTS, encoding_format="float", dimensions=DIM, user="me")
     in_base64 = client.embeddings.create(model="words", input=TEXTS, encoding_format="base64")
     for text, one, other in zip(TEXTS, numbers.data, in_base64.data, strict=True):
-        np.testing.assert_array_equal(np.array(one.embedding, np.float32), of_text(text))
-        np.testing.assert_array_equal(np.frombuffer(base64.b64decode(str(other.embedding)), "<f4"), of_text(text))
+        np.testing.assert_array_equal(np.array(one.embedding, np.float32), text_vector(text))
+        np.testing.assert_array_equal(np.frombuffer(base64.b64decode(str(other.embedding)), "<f4"), text_vector(text))
 
 
 async def test_async_it_gets_the_same(async_client: openai.AsyncOpenAI) -> None:
     answer = await async_client.embeddings.create(model="words", input="a dog")
-    np.testing.assert_array_equal(np.array(answer.data[0].embedding, np.float32), of_text("a dog"))
+    np.testing.assert_array_equal(np.array(answer.data[0].embedding, np.float32), text_vector("a dog"))
 
 
 def test_images_travel_as_input_that_its_types_do_not_know(client: openai.OpenAI) -> None:
     image = base64.b64encode(picture(3)).decode()
     mixed = client.embeddings.create(model="words", input=[{"image": image}, {"text": "a dog"}])  # type: ignore[list-item]
-    expected = [of_color(84, 40, 90), of_text("a dog")]
+    expected = [color_vector(84, 40, 90), text_vector("a dog")]
     np.testing.assert_array_equal(np.array([one.embedding for one in mixed.data], np.float32), expected)
     alone = client.embeddings.create(model="encoder", input=f"data:image/png;base64,{image}", extra_body={"modality": "image"})
     np.testing.assert_array_equal(np.array(alone.data[0].embedding, np.float32), expected[0])

@@ -15,7 +15,7 @@ TOLERANCE_S = 0.01
 
 def test_frames_and_seconds_of_clips_and_sound_are_counted(watching: Service) -> None:
     def counted(name: str, model: str) -> float:
-        return watching.counted(f"opsin_{name}", model=model)
+        return watching.sum_metric(f"opsin_{name}", model=model)
 
     def all_counted() -> list[float]:
         names = ("video_decoded_frames_total", "video_seconds_total", "sound_seconds_total", "steps_total")
@@ -38,7 +38,7 @@ def test_frames_and_seconds_of_clips_and_sound_are_counted(watching: Service) ->
     eventually(is_counted, "both are counted, after their answers")
     decoded = all_counted()[0] - before[0]
     assert last < decoded <= COUNT, "those up to the last one that a view sees, and what was read ahead"
-    assert watching.counted("opsin_video_stage_seconds_total", model="mae-st", stage="decode") > 0
+    assert watching.sum_metric("opsin_video_stage_seconds_total", model="mae-st", stage="decode") > 0
 
 
 @pytest.mark.parametrize(

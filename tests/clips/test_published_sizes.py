@@ -18,7 +18,7 @@ from models.systems.mvit.reversible import PUBLISHED as REV_MVIT
 from models.systems.mvit.slowfast_config import preprocess_video
 from tests.support.audio import tones, wav
 from tests.support.bundles.clips import video
-from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.bundles.vit import UNSEALED, seal
 from tests.support.gateway_process import gateway_process
 from tests.support.live_service import worker_process
 from tests.support.redis import private_valkey
@@ -52,7 +52,7 @@ def write_random(root: Path, name: str) -> None:
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    sealed(root, spec, weights)
+    seal(root, spec, weights)
 
 
 @pytest.mark.slow

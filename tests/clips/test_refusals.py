@@ -24,7 +24,7 @@ from tests.clips.test_route import ask
 from tests.support.audio import wav
 from tests.support.bundles.clips import video
 from tests.support.fake_worker import make_spec
-from tests.support.gateway_process import Gateway, refused
+from tests.support.gateway_process import Gateway, refusal
 from tests.support.videos import clip, every, sound_alone, with_hours
 
 FILM = clip(every(12, 10.0))
@@ -77,7 +77,7 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx2.Re
 def test_refusals_name_the_field_and_what_is_wrong(
     gateway: Gateway, status: int, files: dict[str, bytes], options: dict[str, Any], field: str | None, detail: str
 ) -> None:
-    named, told = refused(post(gateway, files, **options), status)
+    named, told = refusal(post(gateway, files, **options), status)
     assert named == field and detail in told, told
 
 
@@ -109,9 +109,9 @@ def test_damaged_video_is_answered_or_refused_and_next_works(gateway: Gateway) -
 
 
 def test_bare_body_is_an_image_and_refusal_names_the_form(gateway: Gateway) -> None:
-    refused = gateway.http.post("/v1/classify", params={"model": "mvit2"}, content=FILM, headers={"Content-Type": "video/mp4"})
-    assert (refused.status_code, refused.json()["field"]) == (422, "image")
-    assert refused.json()["detail"].endswith("a bare body is its `image`: send a form, as with curl -F video=@FILE")
+    refusal = gateway.http.post("/v1/classify", params={"model": "mvit2"}, content=FILM, headers={"Content-Type": "video/mp4"})
+    assert (refusal.status_code, refusal.json()["field"]) == (422, "image")
+    assert refusal.json()["detail"].endswith("a bare body is its `image`: send a form, as with curl -F video=@FILE")
 
 
 CLIP = {"clip": Clip(frames=8, stride=4)}

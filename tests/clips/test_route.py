@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.bundles.clips import NETWORKS, OF_SOUND, expected, frames, video
+from tests.support.bundles.clips import NETWORKS, OF_SOUND, expect, frames, video
 from tests.support.gateway_process import Gateway
-from tests.support.job_api import accepted, comes_to, job, parsed, result
+from tests.support.job_api import accepted_id, comes_to, job, parse, result
 
 TOLERANCE = 1e-5
 """Of a score: float32 in batches of another size."""
@@ -42,7 +42,7 @@ def whole(gateway: Gateway, file: bytes, name: str, **options: Any) -> Any:
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (50, 40)], ids=["wide", "tall"])
 def test_scores_are_those_of_the_published_test(gateway: Gateway, name: str, height: int, width: int) -> None:
     answer = whole(gateway, video(COUNT, FPS, height, width), name)
-    wanted = expected(NETWORKS[name], frames(COUNT, height, width), FPS)
+    wanted = expect(NETWORKS[name], frames(COUNT, height, width), FPS)
     np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
     model = NETWORKS[name]
     (told,) = answer["results"]
@@ -55,19 +55,19 @@ def test_scores_are_those_of_the_published_test(gateway: Gateway, name: str, hei
 @pytest.mark.parametrize(("views", "crops"), [(1, 1), (2, 3), (30, 1)])
 def test_views_and_crops_can_be_chosen(gateway: Gateway, name: str, views: int, crops: int) -> None:
     answer = whole(gateway, video(COUNT, FPS), name, views=views, crops=crops)
-    np.testing.assert_allclose(scores_of(answer), expected(NETWORKS[name], frames(COUNT), FPS, views, crops), atol=TOLERANCE)
+    np.testing.assert_allclose(scores_of(answer), expect(NETWORKS[name], frames(COUNT), FPS, views, crops), atol=TOLERANCE)
     assert (answer["results"][0]["clip"]["views"], answer["results"][0]["clip"]["crops"]) == (views, crops)
 
 
 def test_video_shorter_than_a_view_repeats_its_last_frame(gateway: Gateway) -> None:
     answer = whole(gateway, video(3, 30.0), "mvit2")
-    np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mvit2"], frames(3), 30.0), atol=TOLERANCE)
+    np.testing.assert_allclose(scores_of(answer), expect(NETWORKS["mvit2"], frames(3), 30.0), atol=TOLERANCE)
 
 
 def test_a_part_of_a_video_is_what_lies_between_its_seconds(gateway: Gateway) -> None:
     answer = whole(gateway, video(COUNT, FPS), "mae-st", start_s=1.5, end_s=3.25)
     part = frames(COUNT)[15:33]
-    np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mae-st"], part, FPS), atol=TOLERANCE)
+    np.testing.assert_allclose(scores_of(answer), expect(NETWORKS["mae-st"], part, FPS), atol=TOLERANCE)
     assert answer["results"][0]["clip"]["duration_s"] == 1.75
 
 
@@ -95,7 +95,7 @@ def test_json_and_a_form_say_the_same(gateway: Gateway) -> None:
 def test_views_are_reported_as_they_end_and_answer_is_the_same(gateway: Gateway) -> None:
     file, headers = video(COUNT, FPS), {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/classify", files={"video": file}, headers=headers, timeout=120) as response:
-        events = list(parsed(response.iter_lines()))
+        events = list(parse(response.iter_lines()))
     assert [event.name for event in events if event.name != "progress"] == ["queued", "started", "done"]
     told = [event.data for event in events if event.name == "progress"]
     assert {(one["total"], one["unit"]) for one in told} == {(21, "views")} and told[-1]["done"] == 21
@@ -105,7 +105,7 @@ def test_views_are_reported_as_they_end_and_answer_is_the_same(gateway: Gateway)
 
 def test_a_job_has_the_answer_later(gateway: Gateway) -> None:
     file = video(COUNT, FPS)
-    asked = accepted(ask(gateway, file, {"Prefer": "respond-async"}))
+    asked = accepted_id(ask(gateway, file, {"Prefer": "respond-async"}))
     document = comes_to(gateway, asked, "done")
     assert (document["task"], document["model"], document["progress"]) == ("classify", "mae-st", {"done": 21, "total": 21, "unit": "views"})
     later = result(gateway, asked).raise_for_status().json()
@@ -125,7 +125,7 @@ def test_the_open_inference_protocol_gives_scores_and_labels(gateway: Gateway, n
     answer = gateway.http.post(f"/v2/models/{name}/infer", json=body, timeout=120).raise_for_status().json()
     outputs = {output["name"]: output for output in answer["outputs"]}
     scores = np.array(outputs["scores"]["data"]).reshape(2, count)
-    wanted = [expected(NETWORKS[name], frames(COUNT, seed=seed), FPS) for seed in (0, 1)]
+    wanted = [expect(NETWORKS[name], frames(COUNT, seed=seed), FPS) for seed in (0, 1)]
     np.testing.assert_allclose(scores, wanted, atol=TOLERANCE)
     assert outputs["labels"]["data"][0] == f"action {int(wanted[0].argmax())}"
 
@@ -135,7 +135,7 @@ def test_strangers_share_batches_and_no_answer_changes(gateway: Gateway) -> None
     with ThreadPoolExecutor(len(files)) as pool:
         answers = list(pool.map(lambda file: whole(gateway, file, "mae-st"), files))
     for seed, answer in enumerate(answers):
-        np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mae-st"], frames(COUNT, seed=seed), FPS), atol=TOLERANCE)
+        np.testing.assert_allclose(scores_of(answer), expect(NETWORKS["mae-st"], frames(COUNT, seed=seed), FPS), atol=TOLERANCE)
     assert max(answer["timing"]["batch_size"] for answer in answers) > 1
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from models.media.fbank import FbankConfig
 from models.systems.mavil.preprocessing import spectrogram
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
-from tests.support.audio import tones, wav, written
+from tests.support.audio import tones, wav, write_file
 from tests.support.bundles.clips import MEAN, STD, frames, hearing, mavil, video
-from tests.support.gateway_process import Gateway, refused
-from tests.support.job_api import accepted, comes_to, parsed, result
+from tests.support.gateway_process import Gateway, refusal
+from tests.support.job_api import accepted_id, comes_to, parse, result
 from tests.support.videos import clip, every, sound_alone
 
 RATE, HOP, WINDOW = 16_000, 160, 400
@@ -96,7 +96,7 @@ def test_a_part_of_a_sound_and_few_windows_can_be_asked_for(gateway: Gateway) ->
 )
 def test_every_format_is_heard(gateway: Gateway, container: str, codec: str) -> None:
     channels = np.stack([tones(2.0, 48_000, 440.0), tones(2.0, 48_000, 660.0)])
-    (told,) = answered(gateway, {"audio": written(channels, 48_000, container, codec)})["results"]
+    (told,) = answered(gateway, {"audio": write_file(channels, 48_000, container, codec)})["results"]
     assert told["sound"]["seconds"] == pytest.approx(2.0, abs=0.1) and told["sound"]["windows"] == 5
 
 
@@ -120,8 +120,8 @@ def test_a_bundle_that_only_hears_takes_sound_alone(gateway: Gateway) -> None:
     np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
     assert answer["results"][0]["sound"]["windows"] == 7 and "clip" not in answer["results"][0]
     for files, options in (({"video": FILM}, {}), ({"audio": BELL}, {"views": 2}), ({"audio": BELL}, {"use": "sight"})):
-        refused = ask(gateway, files, model="sound-alone", **options)
-        assert refused.status_code == 422, refused.text
+        refusal = ask(gateway, files, model="sound-alone", **options)
+        assert refusal.status_code == 422, refusal.text
 
 
 def test_sound_and_sight_are_classified_together(gateway: Gateway) -> None:
@@ -166,11 +166,11 @@ def test_windows_are_reported_as_they_finish_and_job_agrees(gateway: Gateway) ->
     plain = answered(gateway, {"audio": BELL})["results"]
     headers = {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/classify", files={"audio": BELL}, headers=headers, timeout=120) as response:
-        events = list(parsed(response.iter_lines()))
+        events = list(parse(response.iter_lines()))
     told = [event.data for event in events if event.name == "progress"]
     assert {(one["total"], one["unit"]) for one in told} == {(9, "windows")} and told[-1]["done"] == 9
     assert events[-1].data["results"] == plain
-    asked = accepted(ask(gateway, {"audio": BELL}, {"Prefer": "respond-async"}))
+    asked = accepted_id(ask(gateway, {"audio": BELL}, {"Prefer": "respond-async"}))
     assert comes_to(gateway, asked, "done")["task"] == "classify"
     assert result(gateway, asked).json()["results"] == plain
 
@@ -188,8 +188,8 @@ def test_the_open_inference_protocol_takes_sound_and_sight(gateway: Gateway) -> 
 
     sound = [{"name": "audio", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(BELL).decode()]}]
     for option in ("timeline", "trace"):
-        refused = gateway.http.post("/v2/models/apart/infer", json={"inputs": sound, "parameters": {option: True}}, timeout=120)
-        assert refused.status_code == 400 and refused.json()["error"].startswith(f"{option}: true: no output tensor has it")
+        refusal = gateway.http.post("/v2/models/apart/infer", json={"inputs": sound, "parameters": {option: True}}, timeout=120)
+        assert refusal.status_code == 400 and refusal.json()["error"].startswith(f"{option}: true: no output tensor has it")
     np.testing.assert_allclose(infer("apart", audio=BELL), heard(NOISE), atol=TOLERANCE)
     together = scores_of(answered(gateway, {"video": FILM, "audio": BELL}, top_k=9))
     np.testing.assert_allclose(infer("both", video=FILM, audio=BELL), together, atol=TOLERANCE)
@@ -256,7 +256,7 @@ def many_channels(count: int) -> bytes:
 def test_refusals_name_the_field_and_what_is_wrong(
     gateway: Gateway, status: int, files: dict[str, bytes], options: dict[str, Any], field: str, detail: str
 ) -> None:
-    named, told = refused(ask(gateway, files, **options), status)
+    named, told = refusal(ask(gateway, files, **options), status)
     assert named == field and detail in told, told
 
 

@@ -10,10 +10,10 @@ import psutil
 
 from models.media.video import PROGRAM
 from tests.clips.test_route import TOLERANCE, ask, scores_of
-from tests.support.bundles.clips import NETWORKS, expected, frames, video, write_recorded
+from tests.support.bundles.clips import NETWORKS, expect, frames, video, write_recorded
 from tests.support.gateway_process import Gateway, gateway_process
-from tests.support.job_api import accepted, comes_to, job, result
-from tests.support.live_service import Service, bury, worker_process
+from tests.support.job_api import accepted_id, comes_to, job, result
+from tests.support.live_service import Service, forget_worker, worker_process
 from tests.support.processes import copies
 from tests.support.redis import private_valkey
 from tests.support.videos import clip, every
@@ -27,7 +27,7 @@ def long_video() -> bytes:
 
 
 def asked_later(gateway: Gateway, file: bytes, **options: object) -> str:
-    return accepted(ask(gateway, file, {"Prefer": "respond-async"}, **options))
+    return accepted_id(ask(gateway, file, {"Prefer": "respond-async"}, **options))
 
 
 def done(gateway: Gateway, asked: str) -> int:
@@ -44,13 +44,13 @@ def test_worker_killed_mid_clip_changes_no_answer(tmp_path: Path) -> None:
             hurt = asked_later(gateway, video(count, 20.0), views=30, crops=3, top_k=11)
             eventually(lambda: done(gateway, hurt) > 0, "it has seen some views", START_S)
             reading = copies(PROGRAM, worker.pid)
-            bury(valkey.url, worker)
+            forget_worker(valkey.url, worker)
         assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
         assert job(gateway, hurt)["state"] != "done", "it was killed too late to tell anything"
         with worker_process(valkey.url, bundles):
             comes_to(gateway, hurt, "done")
             answer = result(gateway, hurt).raise_for_status().json()
-    np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mae-st"], frames(count), 20.0, 30, 3), atol=TOLERANCE)
+    np.testing.assert_allclose(scores_of(answer), expect(NETWORKS["mae-st"], frames(count), 20.0, 30, 3), atol=TOLERANCE)
 
 
 def test_video_is_read_twice_and_decoder_dying_twice_fails_job(watching: Service) -> None:
@@ -71,10 +71,10 @@ def test_video_is_read_twice_and_decoder_dying_twice_fails_job(watching: Service
 
 def test_a_clip_that_is_cancelled_closes_its_video(watching: Service) -> None:
     gateway = watching.gateway
-    left = watching.counted("opsin_step_leaves_total", how="unwanted")
+    left = watching.sum_metric("opsin_step_leaves_total", how="unwanted")
     asked = asked_later(gateway, long_video(), views=30, crops=3)
     eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
     reading = copies(PROGRAM, watching.worker)
     assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
-    eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
+    eventually(lambda: watching.sum_metric("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
     assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"

@@ -21,7 +21,7 @@ from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, answered, ask, bank, windows
 from tests.support.bundles.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
 from tests.support.gateway_process import Gateway
-from tests.support.job_api import parsed
+from tests.support.job_api import parse
 
 CPU = torch.device("cpu")
 LABELS = 7
@@ -93,7 +93,7 @@ def test_view_seconds_rise_if_frames_are_far_apart(gateway: Gateway) -> None:
 def test_views_of_sight_alone_are_counted_as_views(gateway: Gateway) -> None:
     def units(**sent: Any) -> set[str]:
         answer = ask(gateway, headers={"Accept": "text/event-stream"}, model="apart", **sent)
-        return {event.data["unit"] for event in parsed(iter(answer.text.splitlines())) if event.name == "progress" and event.data["done"]}
+        return {event.data["unit"] for event in parse(iter(answer.text.splitlines())) if event.name == "progress" and event.data["done"]}
 
     assert units(files={"video": FILM}, use="sight", views=3) == {"views"}
     assert units(files={"audio": BELL}) == {"windows"}
@@ -105,7 +105,7 @@ def test_windows_come_before_the_answer(gateway: Gateway) -> None:
     asked = {"model": "mae-st", "timeline": "true", "views": "30", "top_k": str(count)}
     headers = {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/classify", files=sent, data=asked, headers=headers, timeout=120) as response:
-        events = list(parsed(response.iter_lines()))
+        events = list(parse(response.iter_lines()))
     previews = [event.data for event in events if event.name == "preview"]
     timeline = events[-1].data["results"][0]["timeline"]
     assert events[-1].name == "done" and len(timeline) == 30 and previews
@@ -124,7 +124,7 @@ def test_windows_come_before_the_answer(gateway: Gateway) -> None:
 def test_no_preview_is_sent_to_whoever_does_not_ask(gateway: Gateway) -> None:
     headers = {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/classify", files={"video": FILM}, headers=headers, timeout=120) as response:
-        assert "preview" not in {event.name for event in parsed(response.iter_lines())}
+        assert "preview" not in {event.name for event in parse(response.iter_lines())}
 
 
 def test_the_tokens_of_a_view_are_traced_in_its_centre(gateway: Gateway) -> None:

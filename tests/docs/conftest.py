@@ -15,7 +15,7 @@ from models.bundle import write
 from models.bundle_schema import QuerySpace
 from models.systems.pipeline_bundles import write_photo_pipeline
 from tests.docs.code_blocks import ROOT, Desk
-from tests.support.audio import tones, wav, written
+from tests.support.audio import tones, wav, write_file
 from tests.support.bundles.actions import write_watcher
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.clips import write_mavil, write_recorded
@@ -92,7 +92,7 @@ def fill(folder: Path) -> None:
     (folder / "labels.txt").write_text("cat\ndog\nred car\n")
     (folder / "clip.mp4").write_bytes(clip(every(20, 10.0), size=(96, 128)))
     (folder / "sound.wav").write_bytes(wav(tones(2.0, 16_000, 440.0, 660.0).astype(np.float32), 16_000))
-    (folder / "bell.flac").write_bytes(written(np.stack([tones(3.0, 44_100, 523.0, 1046.0)] * 2), 44_100, "flac", "flac"))
+    (folder / "bell.flac").write_bytes(write_file(np.stack([tones(3.0, 44_100, 523.0, 1046.0)] * 2), 44_100, "flac", "flac"))
     (folder / "docs").symlink_to(ROOT / "docs")
 
 

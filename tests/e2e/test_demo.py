@@ -27,7 +27,7 @@ from opsin.client import Client
 from tests.support.bundles.actions import LABELS, write_watcher
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.vit import TINY, write_tiny_diffmae, write_tiny_vit
-from tests.support.fake_servers import RESULT, Answer, scripted
+from tests.support.fake_servers import RESULT, Answer, serve_script
 from tests.support.processes import opsin
 from training.data.demo_clip import CLIPS
 from training.data.packages import obtain
@@ -71,7 +71,7 @@ def test_demo_shows_labels_and_merging_and_leaves_no_process(bundles: Path, tmp_
 def test_the_demo_asks_for_flags_also_while_they_load() -> None:
     flags = {"name": "flags", "version": "1", "task": "classify", "state": "loading"}
     listed = {"/v1/models": {"models": [{**flags, "name": "photos", "state": "ready"}, flags]}, "/v1/models/flags@1": flags}
-    with scripted(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
+    with serve_script(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
         show_images(client, sorted(PICTURES.glob("*.png"))[:1], Console(quiet=True))
     assert [request.path for request in service.requests if request.path.startswith("/v1/classify")] == ["/v1/classify?model=flags%401"]
 
@@ -79,7 +79,7 @@ def test_the_demo_asks_for_flags_also_while_they_load() -> None:
 def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
     both = {"name": "both", "version": "1", "task": "audio-visual", "state": "ready", "inputs": [{"name": "video"}, {"name": "audio"}]}
     listed = {"/v1/models": {"models": [both, {**both, "name": "sounds", "inputs": [{"name": "audio"}]}]}}
-    with scripted(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
+    with serve_script(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
         [hearing] = [model for model in client.models() if is_sound_classifier(model)]
         written = io.StringIO()
         show_sounds(client, hearing.id, Console(file=written, width=100))
@@ -91,7 +91,7 @@ def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
 
 def test_the_demo_names_the_camera_moves_of_its_clips() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
-    with scripted(lambda request: Answer(body=RESULT)) as service, Client(service.url) as client:
+    with serve_script(lambda request: Answer(body=RESULT)) as service, Client(service.url) as client:
         show_clips(client, console)
     asked = [request for request in service.requests if request.path.startswith("/v1/classify")]
     assert [clip.read_bytes() in request.body for clip, request in zip(MOVE_CLIPS, asked, strict=True)] == [True] * 3

@@ -19,7 +19,7 @@ from PIL import Image
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import Worker, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process
-from tests.support.images import encoded
+from tests.support.images import encode
 from tests.support.raw_http import Answer, Raw, ask, post
 from tests.support.redis import private_valkey
 from tests.support.waiting import WAIT_S, eventually
@@ -75,7 +75,7 @@ def test_bodies_that_are_only_announced_keep_nobody_out(valkey: PrivateValkey) -
     with Worker(valkey.url, [make_spec()]), gateway_process(valkey.url, queue_max_items=8) as gateway:
         head = post("/v1/classify", length(64 * MIB), "X-Request-Timeout: 3600", body=b"\xff")
         waiting = [Raw(gateway, f"127.0.0.{10 + number}").send(head) for number in range(20)]
-        eventually(lambda: gateway.in_flight() == len(waiting), "all of them are there")
+        eventually(lambda: gateway.count_in_flight() == len(waiting), "all of them are there")
         assert gateway.classify(picture(3)).status_code == 200
         # five of the six that one client may have: the queue may still count the image that was just answered
         assert gateway.classify_all(*[picture(step) for step in range(5)]).status_code == 200
@@ -107,7 +107,7 @@ def test_one_client_holds_at_most_a_quarter_of_the_bytes(valkey: PrivateValkey) 
             assert (refused.status, json.loads(refused.body)["type"]) == (429, "urn:opsin:client-share")
             assert int(refused.headers["retry-after"]) >= 1 and "127.0.0.5" in json.loads(refused.body)["detail"]
             other.send(head + part)
-            eventually(lambda: gateway.in_flight() == 2, "the other client's is there")
+            eventually(lambda: gateway.count_in_flight() == 2, "the other client's is there")
             assert other.send(bytes(900_000 - len(part))).answer().status == 422
             assert held.send(bytes(900_000 - len(part))).answer().status == 422
         with Raw(gateway, "127.0.0.5") as again:
@@ -125,12 +125,12 @@ def test_behind_a_trusted_proxy_the_forwarded_address_counts(valkey: PrivateValk
         gateway_process(valkey.url, queue_max_bytes=4_000_000, trusted_proxies=["127.0.0.7", "10.0.0.0/8"]) as gateway,
     ):
         held = [forwarded(gateway, "192.0.2.1"), forwarded(gateway, "192.0.2.2, 10.1.2.3")]
-        eventually(lambda: gateway.in_flight() == 2, "two clients behind the proxy")
+        eventually(lambda: gateway.count_in_flight() == 2, "two clients behind the proxy")
         for addresses in ("192.0.2.1", "8.8.8.8, 192.0.2.1", "192.0.2.1:4711, 10.9.9.9", "192.0.2.2"):
             refused = forwarded(gateway, addresses).answer()
             assert (refused.status, json.loads(refused.body)["type"]) == (429, "urn:opsin:client-share")
         liar = forwarded(gateway, "192.0.2.1", source="127.0.0.8")  # no proxy of ours
-        eventually(lambda: gateway.in_flight() == 3, "who is not believed counts by itself")
+        eventually(lambda: gateway.count_in_flight() == 3, "who is not believed counts by itself")
         for raw in (*held, liar):
             raw.socket.close()
 
@@ -242,7 +242,7 @@ def test_a_tensor_of_millions_of_empty_strings_is_refused(roomy: Gateway) -> Non
 
 
 def test_large_json_of_pictures_goes_on_working(roomy: Gateway) -> None:
-    noise = encoded(Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")  # 5.8 MB
+    noise = encode(Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")  # 5.8 MB
     body = json.dumps({"images": [base64.b64encode(noise).decode()] * 2, "model": "reds", "top_k": 1}).encode()
     assert len(body) > 15_000_000
     with watched(roomy) as seen:
@@ -263,9 +263,9 @@ def test_strings_may_hold_what_would_be_structure_outside(gateway: Gateway) -> N
 
 def test_the_memory_of_a_burst_is_given_back(roomy: Gateway) -> None:
     assert roomy.classify(picture(1)).status_code == 200
-    noise = encoded(Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")
+    noise = encode(Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")
     pictures = json.dumps({"images": [base64.b64encode(noise).decode()] * 3}).encode()
-    transparent = encoded(Image.new("RGBA", (4000, 2500)), "PNG")
+    transparent = encode(Image.new("RGBA", (4000, 2500)), "PNG")
     before = rss(roomy)
     requests = [post("/v1/classify", JSON, length(len(pictures)), body=pictures)] * 6
     requests += [post("/v1/classify", length(len(transparent)), body=transparent)] * 6
@@ -330,7 +330,7 @@ def test_client_with_many_large_images_does_not_delay_others(roomy: Gateway) -> 
     try:
         for raw in greedy:
             raw.send(post("/v1/classify", "Content-Type: multipart/form-data; boundary=x", length(len(form)), body=form))
-        eventually(lambda: roomy.in_flight() == len(greedy), "all of them are being read")
+        eventually(lambda: roomy.count_in_flight() == len(greedy), "all of them are being read")
         ordinary = picture(3, (600, 400))
         with Raw(roomy) as raw:
             answer = raw.send(post("/v1/classify", length(len(ordinary)), "X-Request-Timeout: 15", body=ordinary)).answer()

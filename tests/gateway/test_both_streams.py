@@ -14,7 +14,7 @@ from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.test_event_streams import streamed
 from tests.support.fake_worker import Worker, answer, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process
-from tests.support.job_api import Event, accepted, ask_later, events_of
+from tests.support.job_api import Event, accepted_id, ask_later, events_of
 
 Ask = Callable[[Gateway, list[bytes]], list[Event]]
 
@@ -25,7 +25,7 @@ def at_once(gateway: Gateway, pictures: list[bytes]) -> list[Event]:
 
 
 def later(gateway: Gateway, pictures: list[bytes]) -> list[Event]:
-    return events_of(gateway, accepted(ask_later(gateway, *pictures)))
+    return events_of(gateway, accepted_id(ask_later(gateway, *pictures)))
 
 
 @dataclass(frozen=True)

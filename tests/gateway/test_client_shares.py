@@ -120,7 +120,7 @@ def test_behind_trusted_proxy_forwarded_address_is_counted(valkey: PrivateValkey
     with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url, **behind) as gateway:
         worker.pause()
         with under_way(gateway, "127.0.0.7", 4, "X-Forwarded-For: 192.0.2.1") as held:
-            eventually(lambda: gateway.in_flight() == 4, "a quarter is under way")
+            eventually(lambda: gateway.count_in_flight() == 4, "a quarter is under way")
 
             def refused(path: str) -> Answer:
                 with Raw(gateway, "127.0.0.7") as fifth:

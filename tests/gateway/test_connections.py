@@ -174,7 +174,7 @@ def test_whoever_leaves_is_not_waited_for_though_more_was_asked(gateway: Gateway
         raw.send(post("/v1/classify", length(len(image)), body=image) * 3)
         held.wait_for_batch()
         raw.socket.close()
-        eventually(lambda: gateway.in_flight() == 0, "what it asked first has been cancelled, and the rest not begun")
+        eventually(lambda: gateway.count_in_flight() == 0, "what it asked first has been cancelled, and the rest not begun")
 
 
 def test_pipelined_requests_are_answered_in_order_up_to_a_bound(gateway: Gateway) -> None:
@@ -197,7 +197,7 @@ def test_an_offer_to_speak_another_protocol_is_ignored(gateway: Gateway, worker:
     with Raw(gateway) as raw:
         raw.send(head + image + HEALTH if sent == "together" else head)
         if sent == "later":
-            eventually(lambda: gateway.in_flight() == 1, "the head is here")
+            eventually(lambda: gateway.count_in_flight() == 1, "the head is here")
             raw.send(image + HEALTH)
         assert [raw.answer().status for _ in range(2)] == [200, 200]
     with Raw(gateway) as raw:

@@ -19,7 +19,7 @@ from server.gateway.openai.embedding_request import read_embedding_request
 from server.http.problems import Problem
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.test_connections import length
-from tests.support.fake_vectors import BROKEN, DIM, LONGEST_BYTES, answer, make_encoder, make_pair, of_color, of_text
+from tests.support.fake_vectors import BROKEN, DIM, MAX_TEXT_BYTES, answer, color_vector, make_encoder, make_pair, text_vector
 from tests.support.fake_worker import Worker, make_spec, picture, unbearable
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.raw_http import Raw, post
@@ -75,7 +75,7 @@ def data_uri(image: bytes, kind: str = "image/png") -> str:
 
 
 def of_picture(step: int) -> NDArray[np.float32]:
-    return of_color(step * 28, 40, 90)
+    return color_vector(step * 28, 40, 90)
 
 
 def refusal(response: httpx2.Response, status: int, code: str, param: str | None) -> str:
@@ -96,18 +96,18 @@ def test_a_text_has_a_vector(gateway: Gateway) -> None:
     (one,) = document.pop("data")
     assert document == {"object": "list", "model": "words@1", "usage": {"prompt_tokens": 5, "total_tokens": 5}, "truncated": 0}
     assert (one["object"], one["index"]) == ("embedding", 0)
-    np.testing.assert_array_equal(np.array(one["embedding"], np.float32), of_text("a dog"))
+    np.testing.assert_array_equal(np.array(one["embedding"], np.float32), text_vector("a dog"))
 
 
 def test_texts_of_all_lengths_are_answered_in_their_order(gateway: Gateway) -> None:
     texts = [f"{'long ' * (number % 7 * 3)}text {number} é🙂" for number in range(256)]
-    np.testing.assert_array_equal(vectors(ask(gateway, texts)), [of_text(text) for text in texts])
+    np.testing.assert_array_equal(vectors(ask(gateway, texts)), [text_vector(text) for text in texts])
 
 
 def test_vectors_come_as_base64_of_little_endian_float32(gateway: Gateway) -> None:
     document = ask(gateway, ["a dog", "a cat"], encoding_format="base64").json()
     for text, one in zip(("a dog", "a cat"), document["data"], strict=True):
-        np.testing.assert_array_equal(np.frombuffer(base64.b64decode(one["embedding"]), "<f4"), of_text(text))
+        np.testing.assert_array_equal(np.frombuffer(base64.b64decode(one["embedding"]), "<f4"), text_vector(text))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_one_image_may_come_without_a_list(gateway: Gateway) -> None:
 def test_images_and_texts_of_one_request_keep_their_order(gateway: Gateway, worker: Worker) -> None:
     before = len(worker.done)
     given = ["a dog", {"image": in_base64(picture(5))}, {"text": "a cat " * 20}, {"image": in_base64(picture(2))}, "a bird"]
-    expected = [of_text("a dog"), of_picture(5), of_text("a cat " * 20), of_picture(2), of_text("a bird")]
+    expected = [text_vector("a dog"), of_picture(5), text_vector("a cat " * 20), of_picture(2), text_vector("a bird")]
     np.testing.assert_array_equal(vectors(ask(gateway, given)), expected)
     assert len(worker.done) - before == 4, "two images, and texts of two lengths"
 
@@ -156,12 +156,12 @@ def test_vectors_are_those_of_embed(gateway: Gateway) -> None:
 )
 def test_what_is_left_open_is_the_services_choice(gateway: Gateway, fields: dict[str, object]) -> None:
     response = ask(gateway, "a dog", **fields)
-    np.testing.assert_array_equal(vectors(response), [of_text("a dog")])
+    np.testing.assert_array_equal(vectors(response), [text_vector("a dog")])
     assert response.json()["model"] == "words@1"
 
 
 def test_it_is_told_how_many_texts_lost_their_end(gateway: Gateway) -> None:
-    assert ask(gateway, ["short", "x" * (LONGEST_BYTES + 1), "y" * 2048]).json()["truncated"] == 2
+    assert ask(gateway, ["short", "x" * (MAX_TEXT_BYTES + 1), "y" * 2048]).json()["truncated"] == 2
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_requests_are_counted_like_others(gateway: Gateway) -> None:
     ask(gateway, "a dog").raise_for_status()
     ask(gateway, "a dog", dimensions=3)
     assert (counted("ok", "words"), counted("client_error", "words")) == (before[0] + 1, before[1] + 1)
-    assert gateway.in_flight() == 0
+    assert gateway.count_in_flight() == 0
 
 
 def test_an_answer_that_comes_too_late_is_a_deadline(gateway: Gateway, worker: Worker) -> None:
@@ -316,9 +316,9 @@ def test_the_work_of_a_client_that_leaves_is_cancelled(gateway: Gateway, worker:
     body = json.dumps({"input": ["a dog", {"image": in_base64(picture(1))}]}).encode()
     with Raw(gateway) as raw:
         raw.send(post("/v1/embeddings", length(len(body)), "Content-Type: application/json", body=body))
-        eventually(lambda: not worker.nobody_waits(), "its jobs wait")
-    eventually(worker.nobody_waits, "they are cancelled")
-    eventually(lambda: gateway.in_flight() == 0, "the request has ended")
+        eventually(lambda: not worker.all_cancelled(), "its jobs wait")
+    eventually(worker.all_cancelled, "they are cancelled")
+    eventually(lambda: gateway.count_in_flight() == 0, "the request has ended")
 
 
 def test_a_full_queue_says_when_to_come_back(embedder: Worker, worker: Worker) -> None:
@@ -334,7 +334,7 @@ def test_a_gateway_that_drains_says_so(embedder: Worker, worker: Worker) -> None
     with gateway_process(embedder.url, **SETTINGS) as leaving, Raw(leaving) as raw:
         body = b'{"input": "a dog"}'
         raw.send(post("/v1/embeddings", length(len(body)), body=body))
-        eventually(lambda: leaving.in_flight() == 1, "a request is under way")
+        eventually(lambda: leaving.count_in_flight() == 1, "a request is under way")
         leaving.terminate()
         eventually(lambda: leaving.http.get("/health/ready").status_code == 503, "it drains")
         refused = ask(leaving, "a cat")
@@ -354,7 +354,7 @@ def test_behind_trusted_proxy_excess_client_gets_openai_error(valkey: PrivateVal
         request = post("/v1/embeddings", length(len(body)), "X-Forwarded-For: 192.0.2.1", body=body)
         with Raw(gateway, "127.0.0.7") as first, Raw(gateway, "127.0.0.7") as second:
             first.send(request)
-            eventually(lambda: gateway.in_flight() == 1, "a quarter is under way")
+            eventually(lambda: gateway.count_in_flight() == 1, "a quarter is under way")
             refused = second.send(request).answer()
             assert (refused.status, json.loads(refused.body)["error"]["type"]) == (429, "rate_limit_error")
             worker.resume()

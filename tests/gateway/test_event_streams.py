@@ -25,7 +25,7 @@ from server.tasks.capabilities import Previews
 from server.tasks.classify.images import ClassifyOptions, ClassifyPlan, ClassifyTask
 from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem
-from tests.support.job_api import Event, dashed, parsed
+from tests.support.job_api import Event, add_dashes, parse
 from tests.support.waiting import WAIT_S, eventually
 
 STREAM = {"Accept": "text/event-stream"}
@@ -34,8 +34,8 @@ STREAM = {"Accept": "text/event-stream"}
 @contextmanager
 def streamed(gateway: Gateway, *pictures: bytes, **headers: str) -> Iterator[tuple[httpx2.Response, Iterator[Event]]]:
     files = [("image", (f"{index}.png", data)) for index, data in enumerate(pictures or (picture(3),))]
-    with gateway.http.stream("POST", "/v1/classify", files=files, headers=STREAM | dashed(headers)) as response:
-        yield response, parsed(response.iter_lines()) if response.status_code == 200 else iter(())
+    with gateway.http.stream("POST", "/v1/classify", files=files, headers=STREAM | add_dashes(headers)) as response:
+        yield response, parse(response.iter_lines()) if response.status_code == 200 else iter(())
 
 
 def test_a_stream_ends_with_the_answer(gateway: Gateway) -> None:
@@ -128,9 +128,9 @@ def test_a_client_that_leaves_cancels(gateway: Gateway, worker: Worker) -> None:
     ran = len(worker.done)
     with streamed(gateway) as (_, told):
         next(told)
-        assert gateway.in_flight() == 1
-    eventually(lambda: gateway.in_flight() == 0, "the gateway has noticed")
-    eventually(worker.nobody_waits, "the worker is told")
+        assert gateway.count_in_flight() == 1
+    eventually(lambda: gateway.count_in_flight() == 0, "the gateway has noticed")
+    eventually(worker.all_cancelled, "the worker is told")
     worker.resume()
     assert gateway.classify(picture(1)).status_code == 200
     assert len(worker.done) == ran + 1
@@ -144,7 +144,7 @@ def test_a_stream_is_finished_before_its_gateway_ends(valkey: PrivateValkey) -> 
             held.wait_for_batch()
             gateway.terminate()
             eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "draining")
-            assert gateway.in_flight() == 1
+            assert gateway.count_in_flight() == 1
             held.release()
             assert [event.name for event in told] == ["started", "progress", "done"]
         assert gateway.process.wait(WAIT_S) == 0

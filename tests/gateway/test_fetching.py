@@ -23,7 +23,7 @@ from server.http.outbound import OutboundClient
 from server.http.problems import Problem, ProblemKind
 from server.http.url_allowlist import Ip
 from tests.gateway.conftest import Shared
-from tests.support.fake_servers import Asked, Host, HostAnswer, host, trusted
+from tests.support.fake_servers import Host, HostAnswer, RecordedRequest, host, trust
 from tests.support.fake_worker import picture
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.raw_http import Raw, post
@@ -37,7 +37,7 @@ WAITED = threading.Event()
 """... and at `/waits` when this one is."""
 
 
-def answer(asked: Asked) -> HostAnswer:
+def answer(asked: RecordedRequest) -> HostAnswer:
     path, _, query = asked.path.partition("?")
     match path.split("/")[1:]:
         case ["red", step]:
@@ -79,7 +79,7 @@ def internet() -> Iterator[Host]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Processes that are started trust the authority of the tests. There is a proxy in their environment, which does not count."""
     with pytest.MonkeyPatch.context() as environment:
-        file = trusted(tmp_path_factory.mktemp("authority"))
+        file = trust(tmp_path_factory.mktemp("authority"))
         environment.setenv("SSL_CERT_FILE", str(file))
         environment.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
         yield file
@@ -117,7 +117,7 @@ def test_an_image_is_fetched_over_tls(fetching: Gateway, internet: Host) -> None
     url = internet.url("/red/4?size=small")
     assert label(fetching.http.post("/v1/classify", json={"image_url": url})) == "red 4"
     assert label(fetching.http.post("/v1/classify", files={"image_url": (None, url)})) == "red 4"
-    asked = internet.asked[-1]
+    asked = internet.requests[-1]
     assert (asked.path, asked.headers["host"]) == ("/red/4?size=small", f"localhost:{internet.port}")
     assert not {"authorization", "cookie", "x-forwarded-for"} & asked.headers.keys()
 
@@ -135,7 +135,7 @@ def test_several_come_in_their_order(fetching: Gateway, internet: Host) -> None:
 def test_job_has_image_before_acceptance_and_repeat_is_the_same(fetching: Gateway, internet: Host) -> None:
     headers = {"Prefer": "respond-async", "Idempotency-Key": "fetched once"}
     first = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/2")}, headers=headers)
-    assert (first.status_code, internet.asked[-1].path) == (202, "/red/2")
+    assert (first.status_code, internet.requests[-1].path) == (202, "/red/2")
     again = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/2")}, headers=headers)
     other = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/1")}, headers=headers)
     assert again.json()["id"] == first.json()["id"]
@@ -226,9 +226,9 @@ async def test_one_client_holds_two_turns_and_others_fetch_meanwhile(internet: H
     fetcher = PartFetcher(outbound, LIMIT)
     slow = asyncio.create_task(fetcher.fetch({"image": [internet.url("/waits")] * 16}, Unbounded(), "greedy"))
     try:
-        await eventually_async(lambda: sum(asked.path == "/waits" for asked in internet.asked) == 2)
+        await eventually_async(lambda: sum(asked.path == "/waits" for asked in internet.requests) == 2)
         await fetcher.fetch({"image": [internet.url("/red/1")]}, Unbounded(), "modest")
-        assert sum(asked.path == "/waits" for asked in internet.asked) == 2
+        assert sum(asked.path == "/waits" for asked in internet.requests) == 2
     finally:
         WAITED.set()
         await asyncio.gather(slow, return_exceptions=True)
@@ -239,7 +239,7 @@ def test_a_client_that_leaves_is_not_fetched_for_any_more(fetching: Gateway, int
     body = json.dumps({"image_url": internet.url("/held")}).encode()
     with Raw(fetching) as leaving:
         leaving.send(post("/v1/classify", "Content-Type: application/json", f"Content-Length: {len(body)}", body=body))
-        eventually(lambda: any(asked.path == "/held" for asked in internet.asked), "the host is asked")
+        eventually(lambda: any(asked.path == "/held" for asked in internet.requests), "the host is asked")
     eventually(lambda: fetching.metric("opsin_requests_total", outcome="cancelled") == 1, "the request has ended")
     HELD.set()
 
@@ -294,7 +294,7 @@ def test_a_certificate_of_another_name_or_authority_is_none(shared: Shared, cert
         for elsewhere in (named, unknown):
             refused = running.http.post("/v1/classify", json={"image_url": elsewhere.url("/red/1")})
             assert problem(refused) == (422, "fetch-failed", "image_url")
-            assert (elsewhere.connections > 0, elsewhere.asked) == (True, [])
+            assert (elsewhere.connections > 0, elsewhere.requests) == (True, [])
 
 
 @dataclass

@@ -11,7 +11,7 @@ from server.queue.messages import Progress
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem
-from tests.support.job_api import Event, accepted, ask_later, comes_to, events_of, job, parsed, result
+from tests.support.job_api import Event, accepted_id, ask_later, comes_to, events_of, job, parse, result
 from tests.support.raw_http import ask
 from tests.support.waiting import WAIT_S, eventually
 
@@ -21,7 +21,7 @@ def shape(events: list[Event]) -> list[tuple[int, str]]:
 
 
 def test_events_tell_a_job_from_its_place_to_its_answer(gateway: Gateway) -> None:
-    job_id = accepted(ask_later(gateway, picture(2), picture(4)))
+    job_id = accepted_id(ask_later(gateway, picture(2), picture(4)))
     events = events_of(gateway, job_id)
     assert shape(events) == [(1, "queued"), (2, "started"), (3, "progress"), (4, "progress"), (5, "done")]
     assert events[0].data == {"place": 0}
@@ -30,7 +30,7 @@ def test_events_tell_a_job_from_its_place_to_its_answer(gateway: Gateway) -> Non
 
 
 def test_events_are_replayed_from_any_gateway_and_resumed(gateway: Gateway, other: Gateway) -> None:
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     comes_to(gateway, job_id, "done")
     events = events_of(gateway, job_id)
     assert events_of(other, job_id) == events
@@ -39,9 +39,9 @@ def test_events_are_replayed_from_any_gateway_and_resumed(gateway: Gateway, othe
 
 def test_a_reader_that_comes_back_elsewhere_misses_nothing(gateway: Gateway, other: Gateway, worker: Worker) -> None:
     worker.pause()
-    job_id = accepted(ask_later(gateway, *(picture(step) for step in range(6))))
+    job_id = accepted_id(ask_later(gateway, *(picture(step) for step in range(6))))
     with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
-        first = next(parsed(response.iter_lines()))
+        first = next(parse(response.iter_lines()))
     worker.resume()
     rest = events_of(other, job_id, after=first.id)
     assert shape([first, *rest]) == [(1, "queued"), (2, "started"), *((step, "progress") for step in range(3, 9)), (9, "done")]
@@ -49,13 +49,13 @@ def test_a_reader_that_comes_back_elsewhere_misses_nothing(gateway: Gateway, oth
 
 @pytest.mark.parametrize("last", ["-1", "x", "1.5", "9" * 16])
 def test_a_last_event_id_is_a_number(gateway: Gateway, last: str) -> None:
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     refused = gateway.http.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last})
     assert problem(refused, 422, "invalid-option")["field"] == "Last-Event-ID"
 
 
 def test_spaces_around_a_last_event_id_do_not_count(gateway: Gateway) -> None:
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     last = events_of(gateway, job_id)[-1].id
     head = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: here\r\nLast-Event-ID: \t {last} \t\r\n\r\n"
     assert ask(gateway, head.encode()).status == 204
@@ -64,9 +64,9 @@ def test_spaces_around_a_last_event_id_do_not_count(gateway: Gateway) -> None:
 def test_job_removed_between_two_polls_ends_streams_as_cancelled(gateway: Gateway, other: Gateway, worker: Worker) -> None:
     worker.pause()
     for _ in range(12):  # a look each tenth of a second: few of them come between the two
-        job_id = accepted(ask_later(gateway))
+        job_id = accepted_id(ask_later(gateway))
         with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
-            events = parsed(response.iter_lines())
+            events = parse(response.iter_lines())
             told = [next(events).name]
             for _ in range(2):
                 assert other.http.delete(f"/v1/jobs/{job_id}").status_code == 204
@@ -81,7 +81,7 @@ def stream_after(gateway: Gateway, job_id: str, last: int) -> httpx2.Response:
 
 def test_who_has_read_the_last_event_need_not_come_again(gateway: Gateway, other: Gateway) -> None:
     """204 is what ends the reconnecting of an EventSource."""
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     last = events_of(gateway, job_id)[-1].id
     for one in (gateway, other):
         response = stream_after(one, job_id, last)
@@ -91,7 +91,7 @@ def test_who_has_read_the_last_event_need_not_come_again(gateway: Gateway, other
 def test_an_id_that_no_event_of_the_job_has_had_is_refused(gateway: Gateway, worker: Worker) -> None:
     """Whoever is answered would wait for events that have other numbers."""
     worker.pause()
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     for state, last in (("queued", 1), ("done", 4)):
         comes_to(gateway, job_id, state)
         for beyond in (last + 1, 10**14):
@@ -103,9 +103,9 @@ def test_an_id_that_no_event_of_the_job_has_had_is_refused(gateway: Gateway, wor
 
 def test_a_cancelled_job_ends_its_readers(gateway: Gateway, other: Gateway, worker: Worker) -> None:
     worker.pause()
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
-        events = parsed(response.iter_lines())
+        events = parse(response.iter_lines())
         assert next(events).name == "queued"
         assert other.http.delete(f"/v1/jobs/{job_id}").status_code == 204
         assert [event.name for event in events] == ["cancelled"]
@@ -113,9 +113,9 @@ def test_a_cancelled_job_ends_its_readers(gateway: Gateway, other: Gateway, work
 
 def test_readers_are_counted_while_they_read(gateway: Gateway, worker: Worker) -> None:
     worker.pause()
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
-        events = parsed(response.iter_lines())
+        events = parse(response.iter_lines())
         next(events)
         eventually(lambda: gateway.metric("opsin_event_readers") == 1, "it is counted, and earlier ones are not")
     eventually(lambda: gateway.metric("opsin_event_readers") == 0, "the reader that left is not counted")
@@ -125,7 +125,7 @@ def test_readers_are_counted_while_they_read(gateway: Gateway, worker: Worker) -
 def test_a_client_reads_a_bounded_number_of_streams(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url, max_connections=8) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
-        job_id = accepted(ask_later(gateway))
+        job_id = accepted_id(ask_later(gateway))
         events = f"/v1/jobs/{job_id}/events"
         with gateway.http.stream("GET", events) as first, gateway.http.stream("GET", events) as second:
             assert (first.status_code, second.status_code) == (200, 200)
@@ -139,9 +139,9 @@ def test_streams_end_with_their_gateway_and_job_continues(valkey: PrivateValkey)
     with gateway_process(valkey.url) as staying, Worker(valkey.url, [make_spec()]) as worker:
         with gateway_process(valkey.url, drain_timeout=600) as leaving:
             worker.pause()
-            job_id = accepted(ask_later(leaving))
+            job_id = accepted_id(ask_later(leaving))
             with leaving.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
-                events = parsed(response.iter_lines())
+                events = parse(response.iter_lines())
                 first = next(events)
                 leaving.terminate()
                 assert list(events) == []
@@ -153,7 +153,7 @@ def test_streams_end_with_their_gateway_and_job_continues(valkey: PrivateValkey)
 def test_a_worker_of_steps_tells_how_far_it_is(valkey: PrivateValkey) -> None:
     """Also after its death: then progress begins at 0 again."""
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
-        job_id = accepted(ask_later(gateway))
+        job_id = accepted_id(ask_later(gateway))
         held.wait_for_batch()
         [delivery] = worker.running
         for done in (0, 2, 0, 1):
@@ -173,9 +173,9 @@ def test_a_large_answer_is_named_where_it_is_replayed(valkey: PrivateValkey) -> 
     spec = make_spec(labels=MANY_LABELS)
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer_at_length) as worker:
         worker.pause()
-        job_id = accepted(ask_later(gateway))
+        job_id = accepted_id(ask_later(gateway))
         with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
-            events = parsed(response.iter_lines())
+            events = parse(response.iter_lines())
             next(events)
             worker.resume()
             assert list(events)[-1].data == result(gateway, job_id).json()

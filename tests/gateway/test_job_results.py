@@ -11,7 +11,7 @@ import psutil
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process
-from tests.support.job_api import accepted, comes_to, result
+from tests.support.job_api import accepted_id, comes_to, result
 from tests.support.raw_http import Raw
 
 MB = 1_000_000
@@ -30,7 +30,7 @@ def at_length(valkey: PrivateValkey) -> Iterator[Gateway]:
 def asked(gateway: Gateway) -> str:
     files = [("image", (f"{index}.png", picture(index))) for index in range(IMAGES)]
     params = {"top_k": MANY_LABELS}
-    return accepted(gateway.http.post("/v1/classify", params=params, files=files, headers={"Prefer": "respond-async"}))
+    return accepted_id(gateway.http.post("/v1/classify", params=params, files=files, headers={"Prefer": "respond-async"}))
 
 
 def done(gateway: Gateway) -> str:

@@ -14,7 +14,7 @@ import redis
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
 from tests.support.gateway_process import gateway_process, problem
-from tests.support.job_api import accepted, ask_later, comes_to, events_of, job, parsed, result
+from tests.support.job_api import accepted_id, ask_later, comes_to, events_of, job, parse, result
 from tests.support.queue import Server, durable_server
 from tests.support.waiting import eventually
 
@@ -22,9 +22,9 @@ from tests.support.waiting import eventually
 def test_a_job_survives_the_death_of_its_gateway(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as other, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
         with gateway_process(valkey.url) as dying:
-            running = accepted(ask_later(dying, picture(6)))
+            running = accepted_id(ask_later(dying, picture(6)))
             held.wait_for_batch()
-            waiting = accepted(ask_later(dying, picture(7)))
+            waiting = accepted_id(ask_later(dying, picture(7)))
             dying.process.kill()
             dying.process.wait()
         with worker.redis() as db:
@@ -38,19 +38,19 @@ def test_a_job_survives_the_death_of_its_gateway(valkey: PrivateValkey) -> None:
 
 def test_a_job_survives_a_redis_that_keeps_its_data(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server, gateway_process(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
-        done = accepted(ask_later(gateway, picture(1)))
+        done = accepted_id(ask_later(gateway, picture(1)))
         comes_to(gateway, done, "done")
         worker.pause()
-        waiting = accepted(ask_later(gateway, picture(2), Idempotency_Key="a"))
+        waiting = accepted_id(ask_later(gateway, picture(2), Idempotency_Key="a"))
         with gateway.http.stream("GET", f"/v1/jobs/{waiting}/events") as response:
-            events = parsed(response.iter_lines())
+            events = parse(response.iter_lines())
             next(events)
             server.kill()
             server.start()
             worker.resume()
             assert [event.name for event in events] == ["started", "progress", "done"]
         assert result(gateway, done).status_code == result(gateway, waiting).status_code == 200
-        assert accepted(ask_later(gateway, picture(2), Idempotency_Key="a")) == waiting
+        assert accepted_id(ask_later(gateway, picture(2), Idempotency_Key="a")) == waiting
 
 
 def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
     try:
         with gateway_process(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
             worker.pause()
-            job_id = accepted(ask_later(gateway))
+            job_id = accepted_id(ask_later(gateway))
             with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
-                events = parsed(response.iter_lines())
+                events = parse(response.iter_lines())
                 next(events)
                 server.kill()
                 server.start()
@@ -69,7 +69,7 @@ def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
             problem(gateway.http.get(f"/v1/jobs/{job_id}"), 410, "job-lost")
             problem(result(gateway, job_id), 410, "job-lost")
             worker.resume()
-            again = accepted(ask_later(gateway))
+            again = accepted_id(ask_later(gateway))
             assert again[:8] != job_id[:8]
             comes_to(gateway, again, "done")
     finally:
@@ -80,7 +80,7 @@ def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
 def test_jobs_asked_for_while_redis_stalls_are_accepted(tmp_path: Path, seconds: float) -> None:
     """Whoever got 503 would send the request again, and have it computed twice."""
     with durable_server(tmp_path) as server, gateway_process(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
-        comes_to(gateway, accepted(ask_later(gateway)), "done")
+        comes_to(gateway, accepted_id(ask_later(gateway)), "done")
         with ThreadPoolExecutor(8) as clients:
             asked = []
             for key in "01234566":  # the last one is a repeated request
@@ -89,7 +89,7 @@ def test_jobs_asked_for_while_redis_stalls_are_accepted(tmp_path: Path, seconds:
                     server.process.send_signal(signal.SIGSTOP)
                     threading.Timer(seconds, server.process.send_signal, [signal.SIGCONT]).start()
                 time.sleep(0.02)
-            ids = {accepted(one.result()) for one in asked}
+            ids = {accepted_id(one.result()) for one in asked}
         assert len(ids) == 7
         with worker.redis() as db:
             assert len(list(db.scan_iter("record:*"))) == len(ids) + 1
@@ -100,7 +100,7 @@ def test_jobs_asked_for_while_redis_stalls_are_accepted(tmp_path: Path, seconds:
 def test_a_job_that_the_queue_lost_is_queued_again(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
-        job_id = accepted(ask_later(gateway, picture(4)))
+        job_id = accepted_id(ask_later(gateway, picture(4)))
         with worker.redis() as db:
             lose(db, job_id)
             eventually(lambda: db.exists(f"job:{job_id}-0"), "it is in the queue again")
@@ -112,7 +112,7 @@ def test_a_job_that_the_queue_lost_is_queued_again(valkey: PrivateValkey) -> Non
 def test_a_job_whose_message_is_lost_fails(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
-        job_id = accepted(ask_later(gateway))
+        job_id = accepted_id(ask_later(gateway))
         with worker.redis() as db:
             lose(db, job_id, f"blob:{job_id}-0")
         comes_to(gateway, job_id, "failed")
@@ -130,7 +130,7 @@ def test_only_one_of_a_result_and_a_cancellation_counts(valkey: PrivateValkey) -
     """Whatever comes first; the record says so everywhere."""
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
         for _ in range(20):
-            job_id = accepted(ask_later(gateway))
+            job_id = accepted_id(ask_later(gateway))
             assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
             ended = gateway.http.get(f"/v1/jobs/{job_id}")
             if ended.status_code == 404:  # it was done, and has been removed
@@ -146,7 +146,7 @@ def test_a_large_result_is_kept_beside_the_record(valkey: PrivateValkey) -> None
     spec = make_spec(labels=MANY_LABELS)
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer_at_length) as worker, worker.redis() as db:
         worker.stores_replies = True
-        job_id = accepted(ask_later(gateway, picture(4)))
+        job_id = accepted_id(ask_later(gateway, picture(4)))
         comes_to(gateway, job_id, "done")
         assert result(gateway, job_id).json()["results"][0]["predictions"][0]["label"] == "red 4"
         assert gateway.metric("opsin_result_bytes") > 4 * MANY_LABELS

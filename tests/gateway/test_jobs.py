@@ -12,14 +12,14 @@ import pytest
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import Worker, make_spec, picture, unbearable
 from tests.support.gateway_process import Gateway, gateway_process, problem
-from tests.support.job_api import accepted, ask_later, comes_to, events_of, job, result
+from tests.support.job_api import accepted_id, ask_later, comes_to, events_of, job, result
 from tests.support.waiting import eventually
 
 
 def test_a_job_is_accepted_and_answered_later(gateway: Gateway, worker: Worker) -> None:
     worker.pause()
     response = ask_later(gateway, picture(6), X_Request_ID="mine")
-    job_id = accepted(response)
+    job_id = accepted_id(response)
     assert response.headers["Location"] == f"/v1/jobs/{job_id}"
     assert response.headers["Preference-Applied"] == "respond-async"
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{32}", job_id)
@@ -43,7 +43,7 @@ def test_any_gateway_presents_the_result_as_it_was_planned(gateway: Gateway, oth
     response = gateway.http.post(
         "/v1/classify", params={"top_k": 2, "merge": "gentle"}, content=picture(4), headers={"Prefer": "respond-async"}
     )
-    job_id = accepted(response)
+    job_id = accepted_id(response)
     comes_to(other, job_id, "done")
     [found] = result(other, job_id).json()["results"]
     assert [one["label"] for one in found["predictions"]] == ["red 4", "red 3"]
@@ -56,7 +56,7 @@ def test_jobs_fit_the_documentation(gateway: Gateway, worker: Worker) -> None:
     worker.pause()
     response = ask_later(gateway, unbearable())
     worker.resume()
-    failed = comes_to(gateway, accepted(response), "failed")
+    failed = comes_to(gateway, accepted_id(response), "failed")
     shown = document["paths"]["/v1/jobs/{job_id}"]["get"]["responses"]["200"]["content"]["application/json"]
     accepted_as = document["paths"]["/v1/classify"]["post"]["responses"]["202"]["content"]["application/json"]
     for content, told in ((shown, failed), (accepted_as, response.json()), (accepted_as, accepted_as["example"])):
@@ -81,11 +81,11 @@ def test_the_documentation_lists_the_statuses_of_jobs(gateway: Gateway) -> None:
 
 def test_respond_async_wins_over_a_stream_of_events(gateway: Gateway) -> None:
     headers = {"Prefer": "wait=5, Respond-Async", "Accept": "text/event-stream"}
-    accepted(gateway.http.post("/v1/classify", content=picture(1), headers=headers))
+    accepted_id(gateway.http.post("/v1/classify", content=picture(1), headers=headers))
 
 
 def test_several_images_are_one_job(gateway: Gateway) -> None:
-    job_id = accepted(ask_later(gateway, picture(1), picture(5), picture(7)))
+    job_id = accepted_id(ask_later(gateway, picture(1), picture(5), picture(7)))
     done = comes_to(gateway, job_id, "done")
     assert done["progress"] == {"done": 3, "total": 3, "unit": "images"}
     assert [one["predictions"][0]["index"] for one in result(gateway, job_id).json()["results"]] == [1, 5, 7]
@@ -93,7 +93,7 @@ def test_several_images_are_one_job(gateway: Gateway) -> None:
 
 def test_the_first_failure_ends_a_job_and_names_the_image(gateway: Gateway, worker: Worker) -> None:
     worker.pause()
-    job_id = accepted(ask_later(gateway, picture(1), unbearable(), picture(2), X_Request_ID="of-the-post"))
+    job_id = accepted_id(ask_later(gateway, picture(1), unbearable(), picture(2), X_Request_ID="of-the-post"))
     worker.resume()
     failed = comes_to(gateway, job_id, "failed")
     assert failed["error"]["type"] == "urn:opsin:model-error"
@@ -104,7 +104,7 @@ def test_the_first_failure_ends_a_job_and_names_the_image(gateway: Gateway, work
 
 def test_there_is_no_result_before_the_end(gateway: Gateway, worker: Worker) -> None:
     worker.pause()
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     problem(result(gateway, job_id), 409, "job-not-done")
     worker.resume()
     comes_to(gateway, job_id, "done")
@@ -113,7 +113,7 @@ def test_there_is_no_result_before_the_end(gateway: Gateway, worker: Worker) -> 
 
 def test_a_queued_job_knows_its_place(gateway: Gateway, worker: Worker) -> None:
     worker.pause()
-    first, second = (accepted(ask_later(gateway, picture(step))) for step in (1, 2))
+    first, second = (accepted_id(ask_later(gateway, picture(step))) for step in (1, 2))
     assert [job(gateway, one)["place"] for one in (first, second)] == [0, 1]
     assert gateway.http.delete(f"/v1/jobs/{second}").status_code == 204
     worker.resume()
@@ -123,7 +123,7 @@ def test_a_queued_job_knows_its_place(gateway: Gateway, worker: Worker) -> None:
 
 def test_a_queued_job_that_is_cancelled_never_runs(gateway: Gateway, other: Gateway, worker: Worker) -> None:
     worker.pause()
-    job_id = accepted(ask_later(gateway, picture(1), picture(2)))
+    job_id = accepted_id(ask_later(gateway, picture(1), picture(2)))
     ran = len(worker.done)
     assert other.http.delete(f"/v1/jobs/{job_id}").status_code == 204
     assert job(gateway, job_id)["state"] == "cancelled"
@@ -137,7 +137,7 @@ def test_a_queued_job_that_is_cancelled_never_runs(gateway: Gateway, other: Gate
 
 def test_a_running_job_that_is_cancelled_has_no_result(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
-        job_id = accepted(ask_later(gateway))
+        job_id = accepted_id(ask_later(gateway))
         held.wait_for_batch()
         assert comes_to(gateway, job_id, "running")["started"] is not None
         assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
@@ -148,7 +148,7 @@ def test_a_running_job_that_is_cancelled_has_no_result(valkey: PrivateValkey) ->
 
 
 def test_an_ended_job_can_be_removed(gateway: Gateway, other: Gateway) -> None:
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     comes_to(gateway, job_id, "done")
     assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
     for path in ("", "/result", "/events"):
@@ -168,7 +168,7 @@ def test_a_job_of_another_redis_is_lost(gateway: Gateway) -> None:
 
 
 def test_nothing_lists_jobs(gateway: Gateway) -> None:
-    accepted(ask_later(gateway))
+    accepted_id(ask_later(gateway))
     problem(gateway.http.get("/v1/jobs"), 404, "not-found")
     problem(gateway.http.get("/v1/jobs/"), 404, "not-found")
 
@@ -182,24 +182,24 @@ def test_a_bad_request_is_refused_at_once(gateway: Gateway) -> None:
 
 def test_a_repeated_request_gets_the_same_job(gateway: Gateway, other: Gateway, worker: Worker) -> None:
     worker.pause()
-    first = accepted(ask_later(gateway, picture(1), picture(2), Idempotency_Key="a"))
+    first = accepted_id(ask_later(gateway, picture(1), picture(2), Idempotency_Key="a"))
     as_json = {"Prefer": "respond-async", "Idempotency-Key": "a"}
-    assert accepted(ask_later(other, picture(1), picture(2), Idempotency_Key="a")) == first
+    assert accepted_id(ask_later(other, picture(1), picture(2), Idempotency_Key="a")) == first
     assert gateway.metric("opsin_jobs", state="queued") == 1
     worker.resume()
     comes_to(gateway, first, "done")
-    assert accepted(ask_later(other, picture(1), picture(2), Idempotency_Key="a")) == first
+    assert accepted_id(ask_later(other, picture(1), picture(2), Idempotency_Key="a")) == first
     for different in (
         ask_later(other, picture(2), picture(1), Idempotency_Key="a"),
         other.http.post("/v1/classify?top_k=5", content=picture(1), headers=as_json),
     ):
         assert problem(different, 422, "invalid-option")["field"] == "Idempotency-Key"
-    assert accepted(ask_later(gateway, picture(1), picture(2), Idempotency_Key="b")) != first
+    assert accepted_id(ask_later(gateway, picture(1), picture(2), Idempotency_Key="b")) != first
 
 
 def test_options_count_as_they_are_meant_not_as_they_are_spelled(gateway: Gateway) -> None:
     def ask(**how: object) -> str:
-        return accepted(gateway.http.post("/v1/classify", headers={"Prefer": "respond-async", "Idempotency-Key": "spelled"}, **how))
+        return accepted_id(gateway.http.post("/v1/classify", headers={"Prefer": "respond-async", "Idempotency-Key": "spelled"}, **how))
 
     in_form = ask(files={"image": picture(1)}, data={"top_k": "2"})
     assert ask(params={"top_k": 2}, content=picture(1)) == in_form
@@ -210,7 +210,7 @@ def test_requests_that_race_under_one_key_are_one_job(gateway: Gateway, other: G
     before = gateway.metric("opsin_jobs")
     with ThreadPoolExecutor(8) as threads:
         asked = list(threads.map(lambda turn: ask_later((gateway, other)[turn % 2], picture(1), Idempotency_Key="race"), range(16)))
-    assert len({accepted(response) for response in asked}) == 1
+    assert len({accepted_id(response) for response in asked}) == 1
     assert gateway.metric("opsin_jobs") == before + 1
 
 
@@ -232,7 +232,7 @@ def test_a_request_has_one_key(gateway: Gateway) -> None:
 
 def test_metrics_count_jobs_by_state(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
-        done = accepted(ask_later(gateway))
+        done = accepted_id(ask_later(gateway))
         comes_to(gateway, done, "done")
         worker.pause()
         ask_later(gateway)
@@ -249,7 +249,7 @@ def test_a_job_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -
     with gateway_process(valkey.url, None, **small) as gateway, Worker(valkey.url, [make_spec()]):
         detail = problem(ask_later(gateway, *(picture(step) for step in range(3))), 413, "too-large")
         assert detail["field"] == "image" and "3 items" in detail["detail"] and "OPSIN_QUEUE_MAX_ITEMS" in detail["detail"]
-        comes_to(gateway, accepted(ask_later(gateway)), "done")
+        comes_to(gateway, accepted_id(ask_later(gateway)), "done")
         assert gateway.http.post("/v1/classify", files=[("image", ("a.png", picture(1)))] * 3).status_code == 200
 
 
@@ -260,7 +260,7 @@ def test_a_result_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey
 
 def test_a_record_that_nobody_can_read_is_503_and_named(gateway: Gateway, worker: Worker) -> None:
     """As a Redis that is away: until somebody has mended it."""
-    job_id = accepted(ask_later(gateway))
+    job_id = accepted_id(ask_later(gateway))
     comes_to(gateway, job_id, "done")
     with worker.redis() as db:
         db.hset(f"record:{job_id}", "state", "of another world")

@@ -16,7 +16,7 @@ from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key
 from tests.gateway.conftest import LIMITS, Shared
 from tests.support.fake_worker import Worker, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem
-from tests.support.job_api import accepted
+from tests.support.job_api import accepted_id
 from tests.support.raw_http import Raw
 from tests.support.waiting import eventually
 
@@ -185,7 +185,7 @@ def test_a_refusal_does_not_wait_for_the_body(guarded: Guarded) -> None:
 
 def test_job_answers_only_its_holder_at_every_gateway(guarded: Guarded, gateway: Gateway) -> None:
     with guarded.as_("alice") as alice, guarded.as_("alice", guarded.other) as elsewhere, guarded.as_("bob") as bob:
-        job = accepted(classify_later(alice))
+        job = accepted_id(classify_later(alice))
         eventually(lambda: elsewhere.get(f"/v1/jobs/{job}").json()["state"] == "done", "the job is done")
         for stranger in (bob, gateway.http):
             for path in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/result", f"/v1/jobs/{job}/events"):
@@ -197,7 +197,7 @@ def test_job_answers_only_its_holder_at_every_gateway(guarded: Guarded, gateway:
 
 
 def test_a_job_without_a_holder_answers_no_holder(guarded: Guarded, gateway: Gateway) -> None:
-    job = accepted(classify_later(gateway.http))
+    job = accepted_id(classify_later(gateway.http))
     with guarded.as_("alice") as alice:
         problem(alice.get(f"/v1/jobs/{job}"), 404, "not-found")
         problem(alice.delete(f"/v1/jobs/{job}"), 404, "not-found")
@@ -206,8 +206,10 @@ def test_a_job_without_a_holder_answers_no_holder(guarded: Guarded, gateway: Gat
 
 def test_the_same_idempotency_key_of_two_holders_is_two_things(guarded: Guarded, gateway: Gateway) -> None:
     with guarded.as_("alice") as alice, guarded.as_("bob") as bob:
-        jobs = [accepted(classify_later(client, step, Idempotency_Key="mine")) for step, client in enumerate((alice, bob, gateway.http))]
-        again = [accepted(classify_later(client, step, Idempotency_Key="mine")) for step, client in enumerate((alice, bob, gateway.http))]
+        jobs = [accepted_id(classify_later(client, step, Idempotency_Key="mine")) for step, client in enumerate((alice, bob, gateway.http))]
+        again = [
+            accepted_id(classify_later(client, step, Idempotency_Key="mine")) for step, client in enumerate((alice, bob, gateway.http))
+        ]
         assert jobs == again and len(set(jobs)) == 3
         problem(classify_later(alice, 7, Idempotency_Key="mine"), 422, "invalid-option")
 
@@ -230,15 +232,15 @@ def test_unfinished_items_of_holder_are_counted_over_gateways(guarded: Guarded, 
     with guarded.as_("few") as few, guarded.as_("few", guarded.other) as elsewhere, guarded.as_("alice") as alice:
         with ThreadPoolExecutor(12) as threads:
             answers = list(threads.map(lambda number: classify_later((few, elsewhere)[number % 2]), range(24)))
-        jobs = [accepted(answer) for answer in answers if answer.status_code == 202]
+        jobs = [accepted_id(answer) for answer in answers if answer.status_code == 202]
         assert len(jobs) == 3
         for answer in answers:
             if answer.status_code != 202:
                 problem(answer, 429, "key-share")
                 assert int(answer.headers["Retry-After"]) >= 1
-        accepted(classify_later(alice))
+        accepted_id(classify_later(alice))
         worker.finish_all()
-        accepted(classify_later(elsewhere))
+        accepted_id(classify_later(elsewhere))
         files = [("image", (f"{index}.png", picture(index))) for index in range(4)]
         problem(few.post("/v1/classify", files=files), 413, "too-large")
 
@@ -280,7 +282,7 @@ def test_added_and_revoked_keys_count_soon_and_bad_lines_do_not(guarded: Guarded
     guarded.add(format_line(ApiKey("carol"), hash_key(old.encode())))
     eventually(lambda: guarded.admits(old), "the new key is known")
     with httpx2.Client(base_url=guarded.one.url, headers={"X-API-Key": old}) as client:
-        job = accepted(classify_later(client))
+        job = accepted_id(classify_later(client))
     guarded.file.write_text(f"{before}mallory {SECRET}\n{format_line(ApiKey('carol'), hash_key(new.encode()))}\n")
     eventually(lambda: guarded.admits(new) and guarded.refuses(old), "one key has taken the place of the other")
     assert httpx2.get(f"{guarded.other.url}/v1/jobs/{job}", headers={"X-API-Key": new}).status_code == 200
@@ -299,7 +301,7 @@ def test_removed_holder_gets_pending_answer_and_no_further_event(guarded: Guarde
     eventually(lambda: guarded.admits(key), "dave is known")
     worker.pause()
     with httpx2.Client(base_url=guarded.one.url, headers={"X-API-Key": key}, timeout=60) as client:
-        job = accepted(classify_later(client))
+        job = accepted_id(classify_later(client))
         with ThreadPoolExecutor(1) as thread, client.stream("GET", f"/v1/jobs/{job}/events") as stream:
             lines = stream.iter_lines()
             assert any("queued" in line for line in lines)
@@ -328,7 +330,7 @@ def test_no_key_stands_in_a_log_or_in_the_queue(guarded: Guarded, shared: Shared
             running.http.post("/v1/classify", content=b"nothing", headers=headers)
             running.http.get("/metrics", headers=headers)
         with shared.worker.redis() as db, httpx2.Client(base_url=running.url, headers={"X-API-Key": key}, timeout=60) as client:
-            job = accepted(classify_later(client))
+            job = accepted_id(classify_later(client))
             db.hset(f"record:{job}", "state", "of another world")
             assert client.get(f"/v1/jobs/{job}").status_code == 503
             assert "erin" in str(everything(db)) and not any(secret in str(everything(db)) for secret in (key, SECRET))

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fake_servers import slow_link
 from tests.support.fake_worker import Worker, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process
-from tests.support.job_api import accepted, ask_later, comes_to, result
+from tests.support.job_api import accepted_id, ask_later, comes_to, result
 from tests.support.queue import Server
 from tests.support.waiting import eventually
 
@@ -61,8 +61,8 @@ def test_large_messages_of_asynchronous_jobs_are_staged(tmp_path: Path, count: i
     try:
         with Worker(server.url, [spec]) as worker, gateway_process(server.url) as gateway, worker.redis() as db:
             worker.pause()
-            job_id = accepted(ask_later(gateway, *(picture(step) for step in range(count)), Idempotency_Key="a"))
-            assert accepted(ask_later(gateway, *(picture(step) for step in range(count)), Idempotency_Key="a")) == job_id
+            job_id = accepted_id(ask_later(gateway, *(picture(step) for step in range(count)), Idempotency_Key="a"))
+            assert accepted_id(ask_later(gateway, *(picture(step) for step in range(count)), Idempotency_Key="a")) == job_id
             assert list(db.scan_iter("stage:*")) == []
             assert {db.strlen(key) > 400 * 400 * 3 for key in db.scan_iter("blob:*")} == {True}
             worker.resume()
@@ -83,7 +83,7 @@ def test_what_was_staged_and_refused_is_dropped(tmp_path: Path) -> None:
             worker.redis() as db,
         ):
             worker.pause()
-            accepted(ask_later(gateway))
+            accepted_id(ask_later(gateway))
             assert ask_later(gateway).status_code == 429
             assert list(db.scan_iter("stage:*")) == []
     finally:

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import TOKENS, Worker, make_spec, picture
 from tests.support.gateway_process import Gateway, executed_gateway, gateway_process
-from tests.support.job_api import accepted, ask_later, comes_to
+from tests.support.job_api import accepted_id, ask_later, comes_to
 from tests.support.waiting import eventually
 
 
@@ -22,8 +22,8 @@ def test_items_of_jobs_are_counted_once_by_one_gateway(valkey: PrivateValkey) ->
         def counted() -> float:
             return sum(gateway.metric("opsin_items_total", model="reds", version="1") for gateway in (one, other))
 
-        comes_to(one, accepted(ask_later(one, picture(1), picture(2))), "done")
-        comes_to(other, accepted(ask_later(other, picture(3))), "done")
+        comes_to(one, accepted_id(ask_later(one, picture(1), picture(2))), "done")
+        comes_to(other, accepted_id(ask_later(other, picture(3))), "done")
         eventually(lambda: counted() == 3, "all three are counted")
         one.classify(picture(4))
         assert counted() == 4
@@ -50,7 +50,7 @@ def test_counts_equal_the_clients_own(valkey: PrivateValkey) -> None:
         assert gateway.metric("opsin_workers", state="ready") == 1
         assert gateway.metric("opsin_model_loaded", model="reds", version="1") == 1
         assert gateway.metric("opsin_redis_up") == 1
-        assert gateway.in_flight() == 0
+        assert gateway.count_in_flight() == 0
 
 
 def test_what_clients_send_never_becomes_a_label(gateway: Gateway) -> None:
@@ -93,7 +93,7 @@ def test_counts_of_killed_gateway_stay_in_sum_behind_the_socket(valkey: PrivateV
             first.classify_all(*map(picture, range(3)))
             worker.pause()
             lost = threads.submit(first.classify, picture(1))
-            eventually(lambda: first.in_flight() == 1, "a request is in flight")
+            eventually(lambda: first.count_in_flight() == 1, "a request is in flight")
             first.process.kill()
             first.process.wait()
             assert isinstance(lost.exception(), httpx2.HTTPError)
@@ -103,4 +103,4 @@ def test_counts_of_killed_gateway_stay_in_sum_behind_the_socket(valkey: PrivateV
             assert second.metric("opsin_items_total", model="reds") == 4
             assert second.metric("opsin_requests_total", outcome="ok") == 2
             assert second.metric("opsin_request_duration_seconds_count") == 2
-            assert second.in_flight() == 0
+            assert second.count_in_flight() == 0

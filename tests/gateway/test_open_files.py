@@ -101,6 +101,6 @@ def test_shares_are_parts_of_the_connections_that_fit(valkey: PrivateValkey) -> 
         with worker.holding(), ExitStack() as stack:
             for _ in range(16):
                 stack.enter_context(Raw(gateway)).send(head + image[:-1])
-            eventually(lambda: gateway.in_flight() == 16, "a quarter of 64 is in flight")
+            eventually(lambda: gateway.count_in_flight() == 16, "a quarter of 64 is in flight")
             refused = ask(gateway, head + image)
         assert refused.status == 429 and "at most 16 requests" in json.loads(refused.body)["detail"]

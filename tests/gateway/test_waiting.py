@@ -26,7 +26,7 @@ def test_a_name_never_seen_waits_for_the_first_worker(valkey: PrivateValkey) -> 
     with gateway_process(valkey.url) as gateway:
         threads = ThreadPoolExecutor(2)
         named, default = threads.submit(gateway.classify, picture(3), model="reds"), threads.submit(gateway.classify, picture(4))
-        eventually(lambda: gateway.in_flight() == 2, "both requests wait")
+        eventually(lambda: gateway.count_in_flight() == 2, "both requests wait")
         with Worker(valkey.url, [make_spec()]):
             assert (named.result().status_code, default.result().status_code) == (200, 200)
         threads.shutdown()
@@ -54,7 +54,7 @@ def test_a_known_model_without_a_worker_is_503_after_the_grace(valkey: PrivateVa
         with Worker(valkey.url, [make_spec()]):
             assert gateway.classify(picture(1)).status_code == 200
         problem(gateway.classify(picture(1)), 503, "no-worker")
-        eventually(lambda: gateway.in_flight() == 0, "nothing is left behind")
+        eventually(lambda: gateway.count_in_flight() == 0, "nothing is left behind")
 
 
 def test_a_request_for_a_content_that_was_replaced_is_told_so(valkey: PrivateValkey) -> None:
@@ -164,8 +164,8 @@ def test_a_client_that_leaves_takes_its_work_along(valkey: PrivateValkey) -> Non
             with pytest.raises(httpx2.ReadTimeout):
                 httpx2.post(f"{gateway.url}/v1/classify", content=picture(5), timeout=0.5)
         eventually(lambda: gateway.metric("opsin_requests_total", outcome="cancelled") == 3, "three cancellations are counted")
-        assert gateway.in_flight() == 0
-        eventually(worker.nobody_waits, "the worker is told")
+        assert gateway.count_in_flight() == 0
+        eventually(worker.all_cancelled, "the worker is told")
         worker.resume()
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 0, "the queue is empty")
         assert worker.done == []

@@ -28,7 +28,7 @@ from server.supervisor.private_valkey import PrivateValkey
 from server.telemetry.metrics import GatewayMetrics
 from tests.gateway.conftest import Shared
 from tests.support import queue as queues
-from tests.support.fake_servers import Asked, Host, HostAnswer, host, trusted
+from tests.support.fake_servers import Host, HostAnswer, RecordedRequest, host, trust
 from tests.support.fake_worker import Worker, picture, unbearable
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.queue import DRAFT, a_job
@@ -44,7 +44,7 @@ HERE = ["127.0.0.0/8", "::1/128"]
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("SSL_CERT_FILE", str(trusted(tmp_path_factory.mktemp("authority"))))
+        environment.setenv("SSL_CERT_FILE", str(trust(tmp_path_factory.mktemp("authority"))))
         yield
 
 
@@ -75,12 +75,12 @@ class Receiver:
         self._answers = list(answers) or [HostAnswer(204)]
         self._next = iter(range(10**9))
 
-    def __call__(self, _asked: Asked) -> HostAnswer:
+    def __call__(self, _asked: RecordedRequest) -> HostAnswer:
         given = self._answers[min(next(self._next), len(self._answers) - 1)]
         return given() if callable(given) else given
 
 
-def told(asked: Asked, secret: str = SECRETS[0]) -> dict[str, Any]:
+def told(asked: RecordedRequest, secret: str = SECRETS[0]) -> dict[str, Any]:
     """The job's document, if it was signed. Raises WebhookVerificationError."""
     document: dict[str, Any] = Webhook(secret).verify(asked.body, asked.headers)
     return document
@@ -104,8 +104,8 @@ def later(gateway: Gateway, url: str, content: bytes | None = None, **headers: s
     return gateway.classify(content or picture(3), headers={"Prefer": "respond-async", "X-Webhook-URL": url, **headers})
 
 
-def of_job(receiver: Host, job: str) -> list[Asked]:
-    return [asked for asked in list(receiver.asked) if job.encode() in asked.body]
+def of_job(receiver: Host, job: str) -> list[RecordedRequest]:
+    return [asked for asked in list(receiver.requests) if job.encode() in asked.body]
 
 
 def test_the_end_of_a_job_is_told_and_signed_by_every_secret(calling: Gateway, worker: Worker, receiver: Host) -> None:
@@ -260,9 +260,9 @@ async def test_receiver_is_called_until_it_accepts_or_declines(
             await eventually_async(lambda: count(metrics, outcome) == 1)
             await eventually_async(lambda: not db.exists(f"webhook:{record}") and not db.zcard("webhooks"))
             assert count(metrics, "failed") == calls - 1
-        assert len(there.asked) == calls
-        assert len({asked.headers["webhook-id"] for asked in there.asked}) == 1
-        assert {told(asked)["id"] for asked in there.asked} == {record}
+        assert len(there.requests) == calls
+        assert len({asked.headers["webhook-id"] for asked in there.requests}) == 1
+        assert {told(asked)["id"] for asked in there.requests} == {record}
 
 
 async def test_a_dead_receiver_is_given_up_and_the_job_is_as_it_was(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
@@ -306,7 +306,7 @@ async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis
             await eventually_async(lambda: not db.exists(f"webhook:{record}"))
             await ended(us, there.url("/"), "alice")
             await eventually_async(lambda: count(metrics, "delivered") == 1)
-        assert len(there.asked) == 1
+        assert len(there.requests) == 1
 
 
 async def test_what_cannot_be_read_or_settled_holds_up_nobody_else(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
@@ -320,7 +320,7 @@ async def test_what_cannot_be_read_or_settled_holds_up_nobody_else(url: str, db:
                 assert not db.exists(f"webhook:{unreadable}")
                 good = await ended(us, there.url("/"))
                 await eventually_async(lambda: count(metrics, "delivered") == 1)
-        assert [told(asked)["id"] for asked in there.asked] == [unsettled, good]
+        assert [told(asked)["id"] for asked in there.requests] == [unsettled, good]
 
 
 async def test_retries_due_without_gateway_keep_their_spacing(url: str, db: redis.Redis) -> None:
@@ -359,10 +359,10 @@ async def test_a_slow_receiver_holds_up_nobody_else(url: str, certificates: None
             sending(us, secrets, f"localhost:{tired.port}", f"localhost:{awake.port}", timings=timings) as metrics,
         ):
             await ended(us, tired.url("/"))
-            await eventually_async(lambda: tired.asked)
+            await eventually_async(lambda: tired.requests)
             await ended(us, awake.url("/"))
             await eventually_async(lambda: count(metrics, "delivered") == 1)
-            assert (len(awake.asked), len(tired.asked)) == (1, 1)
+            assert (len(awake.requests), len(tired.requests)) == (1, 1)
             asleep.set()
             await eventually_async(lambda: count(metrics, "delivered") == 2)
 

@@ -20,7 +20,7 @@ from tests.golden.replays import mae_st as replay_mae_st
 from tests.golden.replays import mavil as replay_mavil
 from tests.golden.replays import mvit as replay_mvit
 from tests.golden.replays import rev as replay_rev
-from tests.support.bundles.vit import sealed
+from tests.support.bundles.vit import seal
 
 RECORDED: dict[str, tuple[str, str, dict[str, str]]] = {
     "timm": ("tome/vit_timm", "classify", {"heads": "4"}),
@@ -124,7 +124,7 @@ def loaded(case: Case, root: Path, family: str, settings: Mapping[str, str], tas
     )
     if task is not None:
         spec = spec.model_copy(update={"task": task, "labels": []})
-    return load(sealed(root, spec, weights))
+    return load(seal(root, spec, weights))
 
 
 def pixels_of(images: Tensor) -> Arrays:

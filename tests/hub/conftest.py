@@ -15,7 +15,7 @@ from models.bundle import Bundle
 from models.bundle_schema import Preprocess
 from models.checkpoints import import_checkpoint
 from tests.support import vocabularies
-from tests.support.bundles.vit import sealed
+from tests.support.bundles.vit import seal
 
 Pixels = NDArray[np.uint8]
 
@@ -51,7 +51,7 @@ def imported(folder: Path, **overrides: str) -> Bundle:
     spec, weights = import_checkpoint(folder, family=None, labels=None, overrides=overrides, name="test", version="1", license=None)
     root = folder.parent / f"{folder.name}-bundles"
     root.mkdir()
-    return sealed(root, spec, weights)
+    return seal(root, spec, weights)
 
 
 def noise(count: int, *shape: int) -> Pixels:

@@ -186,7 +186,7 @@ def test_a_body_without_end_is_refused(hub: FakeHub, tmp_path: Path) -> None:
 def test_an_import_that_is_terminated_leaves_nothing(hub: FakeHub, tmp_path: Path) -> None:
     hub.endless = "model.safetensors"
     given = os.environ | hub.environment(tmp_path / "cache")
-    process = forked_program.Forked("opsin", "import", "hf://somebody/vit", "-o", str(tmp_path / "bundles/it"), environment=given)
+    process = forked_program.ForkedProcess("opsin", "import", "hf://somebody/vit", "-o", str(tmp_path / "bundles/it"), environment=given)
     begun = lambda: any(file.stat().st_size for file in tmp_path.rglob("*.incomplete"))  # noqa: E731
     eventually(lambda: begun() or process.poll() is not None, "it downloads")
     process.send_signal(signal.SIGTERM)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.support.job_api import accepted, comes_to, parsed
+from tests.support.job_api import accepted_id, comes_to, parse
 from tests.support.task_clients import NOISE, PICTURES, Speaker, cosines
 
 TEXTS = ["a dog", "the red car of the house", "cat", "a photo of one two", "eat " * 60, "z" * 2048]
@@ -18,11 +18,11 @@ SAME = 0.99999
 
 @pytest.mark.parametrize("pair", ["cit", "maws", "flip"])
 def test_vectors_are_those_of_the_network(speaker: Speaker, pair: str) -> None:
-    answer = speaker.answered("embed", model=pair, text=TEXTS)
+    answer = speaker.run("embed", model=pair, text=TEXTS)
     assert (answer["kind"], answer["dim"], answer["normalized"], answer["truncated"]) == ("text", 24, True, 1)
     assert cosines(answer["embeddings"], speaker.vectors_of_texts(pair, TEXTS)).min() >= SAME
     assert np.abs(np.linalg.norm(answer["embeddings"], axis=1) - 1).max() < 1e-5
-    seen = speaker.answered("embed", PICTURES, model=pair, merge=2)
+    seen = speaker.run("embed", PICTURES, model=pair, merge=2)
     assert seen["kind"] == "image"
     assert cosines(seen["embeddings"], speaker.vectors_of_images(pair, PICTURES, merge=[2, 2])).min() >= SAME
 
@@ -31,24 +31,24 @@ def test_images_merge_by_the_name_of_a_rung_and_only_if_asked(speaker: Speaker) 
     merged = speaker.vectors_of_images("cit", NOISE, merge=[4, 1])
     unmerged = speaker.vectors_of_images("cit", NOISE)
     assert cosines(merged, unmerged).max() < SAME
-    assert cosines(speaker.answered("embed", NOISE, merge="fast")["embeddings"], merged).min() >= SAME
-    assert cosines(speaker.answered("embed", NOISE)["embeddings"], unmerged).min() >= SAME
-    field, detail = speaker.refused(422, "embed", NOISE, merge="slow")
+    assert cosines(speaker.run("embed", NOISE, merge="fast")["embeddings"], merged).min() >= SAME
+    assert cosines(speaker.run("embed", NOISE)["embeddings"], unmerged).min() >= SAME
+    field, detail = speaker.refusal(422, "embed", NOISE, merge="slow")
     assert field == "merge" and "a rung of cit@1 (fast)" in detail
 
 
 def test_vectors_do_not_depend_on_what_shares_the_batch(speaker: Speaker) -> None:
     words = [f"{one} {two}" for one in ("a", "the", "red", "of the blue") for two in ("dog", "cat", "car", "house and more of it")]
-    alone = np.array([speaker.answered("embed", text=[word])["embeddings"][0] for word in words])
+    alone = np.array([speaker.run("embed", text=[word])["embeddings"][0] for word in words])
     with ThreadPoolExecutor(8) as pool:
         asked = [words[start:] + words[:start] for start in range(len(words))]
-        for start, answer in enumerate(pool.map(lambda texts: speaker.answered("embed", text=texts), asked)):
+        for start, answer in enumerate(pool.map(lambda texts: speaker.run("embed", text=texts), asked)):
             assert cosines(answer["embeddings"], np.roll(alone, -start, axis=0)).min() >= SAME
 
 
 def test_vectors_in_base64_and_in_a_file_are_the_same(speaker: Speaker) -> None:
-    plain = np.array(speaker.answered("embed", text=TEXTS)["embeddings"], np.float32)
-    encoded = speaker.answered("embed", text=TEXTS, encoding="base64")["embeddings"]
+    plain = np.array(speaker.run("embed", text=TEXTS)["embeddings"], np.float32)
+    encoded = speaker.run("embed", text=TEXTS, encoding="base64")["embeddings"]
     assert np.array_equal(np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in encoded]), plain)
     response = speaker.ask("embed", text=TEXTS, headers={"Accept": "application/x-npy"})
     assert response.headers["content-type"] == "application/x-npy"
@@ -59,7 +59,7 @@ def test_texts_as_json_and_256_of_them(speaker: Speaker) -> None:
     many = [f"a {number}" for number in range(256)]
     answer = speaker.gateway.http.post("/v1/embed", json={"texts": many, "encoding": "base64"})
     assert answer.status_code == 200 and len(answer.json()["embeddings"]) == 256
-    one = speaker.answered("embed", text=["a 77"], encoding="base64")["embeddings"][0]
+    one = speaker.run("embed", text=["a 77"], encoding="base64")["embeddings"][0]
     assert (
         cosines([np.frombuffer(base64.b64decode(one), "<f4")], [np.frombuffer(base64.b64decode(answer.json()["embeddings"][77]), "<f4")])[0]
         >= SAME
@@ -67,7 +67,7 @@ def test_texts_as_json_and_256_of_them(speaker: Speaker) -> None:
 
 
 def test_merged_tokens_have_vectors_sizes_and_patches(speaker: Speaker) -> None:
-    answer = speaker.answered("embed", PICTURES[:2], model="maws", output="tokens", merge=3)
+    answer = speaker.run("embed", PICTURES[:2], model="maws", output="tokens", merge=3)
     for one in answer["embeddings"]:
         assert len(one["vectors"]) == len(one["sizes"]) == len(one["patches"]) == 10  # 16 patches less 3 in each of two blocks
         assert one["sizes"] == [len(patches) for patches in one["patches"]]
@@ -81,7 +81,7 @@ def test_merged_tokens_have_vectors_sizes_and_patches(speaker: Speaker) -> None:
 
 
 def test_vectors_are_fetched_later_from_another_gateway(speaker: Speaker) -> None:
-    job = accepted(speaker.ask("embed", text=TEXTS, headers={"Prefer": "respond-async"}))
+    job = accepted_id(speaker.ask("embed", text=TEXTS, headers={"Prefer": "respond-async"}))
     comes_to(speaker.gateway, job, "done")
     kept = speaker.service.gateways[1].http.get(f"/v1/jobs/{job}/result").json()
     assert cosines(kept["embeddings"], speaker.vectors_of_texts("cit", TEXTS)).min() >= SAME
@@ -89,23 +89,23 @@ def test_vectors_are_fetched_later_from_another_gateway(speaker: Speaker) -> Non
 
 def test_progress_counts_texts_and_not_their_jobs(speaker: Speaker) -> None:
     many = [f"the {number}" for number in range(100)]
-    job = accepted(speaker.ask("embed", text=many, headers={"Prefer": "respond-async"}))
+    job = accepted_id(speaker.ask("embed", text=many, headers={"Prefer": "respond-async"}))
     assert comes_to(speaker.gateway, job, "done")["progress"] == {"done": 100, "total": 100, "unit": "texts"}
     streamed = speaker.ask("embed", text=many, headers={"Accept": "text/event-stream"}).text
-    told = [event.data for event in parsed(streamed.splitlines()) if event.name == "progress"]
+    told = [event.data for event in parse(streamed.splitlines()) if event.name == "progress"]
     assert len(told) > 1 and {(one["total"], one["unit"]) for one in told} == {(100, "texts")}
     assert [one["done"] for one in told] == sorted(one["done"] for one in told) and told[-1]["done"] == 100
 
 
 def test_progress_counts_images_while_labels_are_read(speaker: Speaker) -> None:
     labels = [f"the {number} blue" for number in range(100)]
-    job = accepted(speaker.ask("zero-shot", PICTURES, label=labels, headers={"Prefer": "respond-async"}))
+    job = accepted_id(speaker.ask("zero-shot", PICTURES, label=labels, headers={"Prefer": "respond-async"}))
     assert comes_to(speaker.gateway, job, "done")["progress"] == {"done": 4, "total": 4, "unit": "images"}
 
 
 def test_a_pair_without_a_tokenizer_embeds_images_alone(speaker: Speaker) -> None:
-    assert speaker.answered("embed", PICTURES, model="mute")["kind"] == "image"
-    field, detail = speaker.refused(422, "embed", model="mute", text=["a dog"])
+    assert speaker.run("embed", PICTURES, model="mute")["kind"] == "image"
+    field, detail = speaker.refusal(422, "embed", model="mute", text=["a dog"])
     assert field == "text" and "opsin bundles tokenizer mute FILE" in detail
 
 
@@ -127,7 +127,7 @@ def test_a_pair_without_a_tokenizer_embeds_images_alone(speaker: Speaker) -> Non
     ],
 )
 def test_bad_requests_are_refused_by_name(speaker: Speaker, status: int, field: str, says: str, given: dict[str, object]) -> None:
-    found, detail = speaker.refused(status, "embed", **given)
+    found, detail = speaker.refusal(status, "embed", **given)
     assert found == field and says in detail
 
 
@@ -141,7 +141,7 @@ def test_text_that_is_no_unicode_is_refused(speaker: Speaker) -> None:
 def test_a_text_without_words_is_refused_and_harms_nobody_else(speaker: Speaker) -> None:
     with ThreadPoolExecutor(8) as pool:
         empty = [pool.submit(speaker.ask, "embed", model="flip", text=["\u200b\u0001"]) for _ in range(4)]
-        good = [pool.submit(speaker.answered, "embed", model="flip", text=["a dog"]) for _ in range(4)]
+        good = [pool.submit(speaker.run, "embed", model="flip", text=["a dog"]) for _ in range(4)]
         for response in (asked.result() for asked in empty):
             assert (response.status_code, response.json()["type"]) == (422, "urn:opsin:unusable-input")
         for answer in (asked.result() for asked in good):

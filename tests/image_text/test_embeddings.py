@@ -43,7 +43,7 @@ def test_usage_counts_word_pieces_and_patches(client: openai.OpenAI, pair: str, 
 def test_the_default_is_that_of_embed(speaker: Speaker) -> None:
     answer = speaker.gateway.http.post("/v1/embeddings", json={"input": TEXTS}).json()
     assert answer["model"] == "cit@1"
-    assert cosines([one["embedding"] for one in answer["data"]], speaker.answered("embed", text=TEXTS)["embeddings"]).min() >= SAME
+    assert cosines([one["embedding"] for one in answer["data"]], speaker.run("embed", text=TEXTS)["embeddings"]).min() >= SAME
 
 
 def test_a_pair_without_a_tokenizer_takes_images_alone(client: openai.OpenAI) -> None:

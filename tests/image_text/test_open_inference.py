@@ -72,7 +72,7 @@ def test_images_have_scores_of_the_labels_that_are_given(speaker: Speaker, clien
         ({"labels": json.dumps(LABELS), "templates": '["{}", "a photo of the {}"]'}, {"template": ["{}", "a photo of the {}"]}),
     ):
         result = client.infer("cit", [images()], parameters=parameters)
-        expected = scores_of(speaker.answered("zero-shot", PICTURES, model="cit", label=LABELS, **more))
+        expected = scores_of(speaker.run("zero-shot", PICTURES, model="cit", label=LABELS, **more))
         assert result.as_numpy("scores").shape == (len(PICTURES), len(LABELS))
         np.testing.assert_allclose(result.as_numpy("scores"), expected, atol=1e-5)
         assert cosines(result.as_numpy("embedding"), speaker.vectors_of_images("cit", PICTURES)).min() >= SAME
@@ -87,7 +87,7 @@ def test_a_list_of_labels_may_stand_in_json_as_it_is(speaker: Speaker) -> None:
         "outputs": [{"name": "scores"}],
     }
     response = speaker.gateway.http.post("/v2/models/cit/infer", json=asked).raise_for_status().json()
-    expected = scores_of(speaker.answered("zero-shot", PICTURES[:1], model="cit", label=LABELS))
+    expected = scores_of(speaker.run("zero-shot", PICTURES[:1], model="cit", label=LABELS))
     np.testing.assert_allclose(response["outputs"][0]["data"], expected.ravel(), atol=1e-5)
 
 

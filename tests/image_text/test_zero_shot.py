@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from server.gateway.jobs.service import RESULT_OVERHEAD_BYTES
-from tests.support.job_api import accepted, comes_to
+from tests.support.job_api import accepted_id, comes_to
 from tests.support.queue import redis_at
 from tests.support.task_clients import NOISE, PICTURES, TEMPLATES, Speaker, Vectors
 from tests.support.waiting import eventually
@@ -37,7 +37,7 @@ def told(answer: dict[str, Any], name: str) -> Vectors:
 
 @pytest.mark.parametrize("pair", ["cit", "maws", "flip"])
 def test_scores_are_the_softmax_of_scaled_cosines(speaker: Speaker, pair: str) -> None:
-    answer = speaker.answered("zero-shot", PICTURES, model=pair, label=LABELS)
+    answer = speaker.run("zero-shot", PICTURES, model=pair, label=LABELS)
     templates = TEMPLATES if pair == "cit" else ["{}"]
     scores, cosines = expected(speaker, pair, LABELS, templates, PICTURES)
     assert np.abs(told(answer, "cosine") - cosines).max() < 1e-5 and np.abs(told(answer, "score") - scores).max() < 1e-4
@@ -48,7 +48,7 @@ def test_scores_are_the_softmax_of_scaled_cosines(speaker: Speaker, pair: str) -
 
 
 def test_images_merge_by_the_name_of_a_rung_and_only_if_asked(speaker: Speaker) -> None:
-    answers = {merge: speaker.answered("zero-shot", NOISE, label=LABELS, **({"merge": merge} if merge else {})) for merge in ("", "fast")}
+    answers = {merge: speaker.run("zero-shot", NOISE, label=LABELS, **({"merge": merge} if merge else {})) for merge in ("", "fast")}
     texts = [template.replace("{}", label) for label in LABELS for template in TEMPLATES]
     classes = speaker.vectors_of_texts("cit", texts).reshape(len(LABELS), len(TEMPLATES), -1).mean(axis=1)
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)
@@ -61,28 +61,28 @@ def test_images_merge_by_the_name_of_a_rung_and_only_if_asked(speaker: Speaker) 
 
 
 def test_templates_and_labels_of_the_request_win(speaker: Speaker) -> None:
-    answer = speaker.answered("zero-shot", PICTURES[:1], label=[" dog ", "cat"], template=["the {} of a house", "{}"])
+    answer = speaker.run("zero-shot", PICTURES[:1], label=[" dog ", "cat"], template=["the {} of a house", "{}"])
     scores, _ = expected(speaker, "cit", ["dog", "cat"], ["the {} of a house", "{}"], PICTURES[:1])
     assert np.abs(told(answer, "score") - scores).max() < 1e-4
     assert {one["label"] for one in answer["results"][0]["predictions"]} == {"dog", "cat"}
     as_json = {"labels": ["dog", "cat"], "templates": ["{}"], "top_k": 1, "threshold": -1}
-    form = speaker.answered("zero-shot", PICTURES[:1], label=["dog", "cat"], template=["{}"], top_k=1)
+    form = speaker.run("zero-shot", PICTURES[:1], label=["dog", "cat"], template=["{}"], top_k=1)
     sent = speaker.gateway.http.post("/v1/zero-shot", json={"image": base64.b64encode(PICTURES[0]).decode(), **as_json})
     assert sent.json()["results"][0]["predictions"] == form["results"][0]["predictions"]
 
 
 def test_a_threshold_hides_labels_that_are_far(speaker: Speaker) -> None:
-    every = speaker.answered("zero-shot", PICTURES[:1], label=LABELS)["results"][0]["predictions"]
+    every = speaker.run("zero-shot", PICTURES[:1], label=LABELS)["results"][0]["predictions"]
     middle = (every[1]["cosine"] + every[2]["cosine"]) / 2
-    some = speaker.answered("zero-shot", PICTURES[:1], label=LABELS, threshold=middle)["results"][0]["predictions"]
+    some = speaker.run("zero-shot", PICTURES[:1], label=LABELS, threshold=middle)["results"][0]["predictions"]
     assert some == [one for one in every if one["cosine"] >= middle]
 
 
 def test_labels_are_read_once_by_all_gateways(speaker: Speaker) -> None:
     labels = ["blue house", "green car", "red dog"]
-    first = speaker.answered("zero-shot", PICTURES[:1], model="maws", label=labels)
+    first = speaker.run("zero-shot", PICTURES[:1], model="maws", label=labels)
     assert first["labels"] == {"count": 3, "cached": 0, "truncated": 0}
-    again = speaker.answered("zero-shot", PICTURES[:1], model="maws", label=labels)
+    again = speaker.run("zero-shot", PICTURES[:1], model="maws", label=labels)
     assert again["labels"]["cached"] == 3 and again["results"] == first["results"]
     other = eventually_cached(speaker, labels)
     assert np.abs(told(other, "score") - told(first, "score")).max() < 1e-6
@@ -93,16 +93,16 @@ def eventually_cached(speaker: Speaker, labels: list[str]) -> dict[str, Any]:
     answers: list[dict[str, Any]] = []
 
     def cached() -> bool:
-        answers.append(speaker.answered("zero-shot", PICTURES[:1], model="maws", label=[*labels, f"dog {len(answers)}"], gateway=1))
+        answers.append(speaker.run("zero-shot", PICTURES[:1], model="maws", label=[*labels, f"dog {len(answers)}"], gateway=1))
         return answers[-1]["labels"]["cached"] == len(labels)
 
     eventually(cached, "the second gateway recalls them")
-    return speaker.answered("zero-shot", PICTURES[:1], model="maws", label=labels, gateway=1)
+    return speaker.run("zero-shot", PICTURES[:1], model="maws", label=labels, gateway=1)
 
 
 def test_two_bundles_never_share_a_vector(speaker: Speaker) -> None:
     for pair in ("cit", "maws", "flip"):
-        answer = speaker.answered("zero-shot", PICTURES[:1], model=pair, label=LABELS, template=["{}"])
+        answer = speaker.run("zero-shot", PICTURES[:1], model=pair, label=LABELS, template=["{}"])
         scores, _ = expected(speaker, pair, LABELS, ["{}"], PICTURES[:1])
         assert np.abs(told(answer, "score") - scores).max() < 1e-4
 
@@ -110,13 +110,13 @@ def test_two_bundles_never_share_a_vector(speaker: Speaker) -> None:
 def test_too_long_label_is_refused_cached_or_not(speaker: Speaker) -> None:
     long = "eat " * 50
     for cached in (0, 2):
-        counts = speaker.answered("zero-shot", PICTURES[:1], model="maws", label=["dog in time", long])["labels"]
+        counts = speaker.run("zero-shot", PICTURES[:1], model="maws", label=["dog in time", long])["labels"]
         assert counts == {"count": 2, "cached": cached, "truncated": 1}
 
 
 def test_a_job_that_is_fetched_later_holds_what_was_recalled(speaker: Speaker) -> None:
-    now = speaker.answered("zero-shot", PICTURES, label=LABELS)
-    job = accepted(speaker.ask("zero-shot", PICTURES, label=[*LABELS, "cat"], headers={"Prefer": "respond-async"}))
+    now = speaker.run("zero-shot", PICTURES, label=LABELS)
+    job = accepted_id(speaker.ask("zero-shot", PICTURES, label=[*LABELS, "cat"], headers={"Prefer": "respond-async"}))
     comes_to(speaker.gateway, job, "done")
     later = speaker.service.gateways[1].http.get(f"/v1/jobs/{job}/result").json()
     assert later["labels"] == {"count": 5, "cached": 4, "truncated": 0}
@@ -127,8 +127,8 @@ def test_a_job_that_is_fetched_later_holds_what_was_recalled(speaker: Speaker) -
 
 def test_room_for_a_job_counts_what_was_recalled_once(speaker: Speaker) -> None:
     labels = ["one house", "two houses", "three houses"]
-    speaker.answered("zero-shot", PICTURES[:1], model="maws", label=labels)
-    job = accepted(speaker.ask("zero-shot", PICTURES, model="maws", label=labels, headers={"Prefer": "respond-async"}))
+    speaker.run("zero-shot", PICTURES[:1], model="maws", label=labels)
+    job = accepted_id(speaker.ask("zero-shot", PICTURES, model="maws", label=labels, headers={"Prefer": "respond-async"}))
     with redis_at(speaker.service.redis_url) as db:
         plan, bound = db.hmget(f"record:{job}", "plan", "bound")
     assert plan.count(b"houses") == 4  # with their vectors
@@ -138,11 +138,11 @@ def test_room_for_a_job_counts_what_was_recalled_once(speaker: Speaker) -> None:
 def test_a_flood_of_labels_leaves_those_of_others(speaker: Speaker) -> None:
     quiet = {"X-Forwarded-For": "198.51.100.7"}
     kept = ["quiet dog", "quiet cat"]
-    speaker.answered("zero-shot", PICTURES[:1], model="flip", label=kept, headers=quiet)
+    speaker.run("zero-shot", PICTURES[:1], model="flip", label=kept, headers=quiet)
     with ThreadPoolExecutor(4) as pool:
         floods = [[f"dog {100 * batch + number}" for number in range(100)] for batch in range(30)]
-        list(pool.map(lambda labels: speaker.answered("zero-shot", PICTURES[:1], model="flip", label=labels), floods))
-    assert speaker.answered("zero-shot", PICTURES[:1], model="flip", label=kept, headers=quiet)["labels"]["cached"] == 2
+        list(pool.map(lambda labels: speaker.run("zero-shot", PICTURES[:1], model="flip", label=labels), floods))
+    assert speaker.run("zero-shot", PICTURES[:1], model="flip", label=kept, headers=quiet)["labels"]["cached"] == 2
 
 
 def test_client_with_full_share_keeps_its_latest_labels(speaker: Speaker) -> None:
@@ -150,7 +150,7 @@ def test_client_with_full_share_keeps_its_latest_labels(speaker: Speaker) -> Non
     for first in range(0, 400, 50):  # a share has room for some 200
         labels = [f"cat {number}" for number in range(first, first + 50)]
         for cached in (0, 50):
-            counts = speaker.answered("zero-shot", PICTURES[:1], model="flip", label=labels, headers=client)["labels"]
+            counts = speaker.run("zero-shot", PICTURES[:1], model="flip", label=labels, headers=client)["labels"]
             assert counts == {"count": 50, "cached": cached, "truncated": 0}
 
 
@@ -177,11 +177,11 @@ def test_a_label_without_a_word_is_told_as_such(speaker: Speaker) -> None:
     """FLIP's texts have no special tokens: nothing is left of what its tokenizer drops."""
     empty = "\u200d"
     asked = {"model": "flip", "label": ["dog", empty]}
-    assert speaker.refused(422, "zero-shot", PICTURES[:2], **asked)[0] == "label"
-    job = accepted(speaker.ask("zero-shot", PICTURES[:2], headers={"Prefer": "respond-async"}, **asked))
+    assert speaker.refusal(422, "zero-shot", PICTURES[:2], **asked)[0] == "label"
+    job = accepted_id(speaker.ask("zero-shot", PICTURES[:2], headers={"Prefer": "respond-async"}, **asked))
     assert comes_to(speaker.gateway, job, "failed")["error"]["field"] == "label"
     texts = [*["dog"] * 100, empty, *["a photo of the house"] * 100]
-    job = accepted(speaker.ask("embed", model="flip", text=texts, headers={"Prefer": "respond-async"}))
+    job = accepted_id(speaker.ask("embed", model="flip", text=texts, headers={"Prefer": "respond-async"}))
     assert comes_to(speaker.gateway, job, "failed")["error"]["field"] == "text"
 
 
@@ -210,5 +210,5 @@ def test_a_label_without_a_word_is_told_as_such(speaker: Speaker) -> None:
     ],
 )
 def test_bad_requests_are_refused_by_name(speaker: Speaker, status: int, field: str, says: str, given: dict[str, object]) -> None:
-    found, detail = speaker.refused(status, "zero-shot", PICTURES[:1], **given)
+    found, detail = speaker.refusal(status, "zero-shot", PICTURES[:1], **given)
     assert found == field and says in detail

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opsin import AsyncClient, Client, Inpainting, Refused
-from tests.support.images import box_mask, decoded, encoded, noise, outside
+from tests.support.images import box_mask, decode, encode, noise, outside
 from tests.support.processes import opsin
 from tests.support.task_clients import Painter
 
@@ -27,7 +27,7 @@ KEPT = outside(40, 60, HOLE)
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     file = tmp_path / "photo.png"
-    file.write_bytes(encoded(IMAGE))
+    file.write_bytes(encode(IMAGE))
     return file
 
 
@@ -39,7 +39,7 @@ def test_the_client_gives_pixels_and_says_how_they_came_about(painter: Painter, 
     assert (filled.seed, [sample.seed for sample in filled.samples]) == (7, [7, 8])
     assert filled.image.dtype == np.uint8 and np.array_equal(filled.image[KEPT], np.asarray(IMAGE)[KEPT])
     filled.save(tmp_path / "filled.png")
-    assert np.array_equal(decoded((tmp_path / "filled.png").read_bytes()), filled.image)
+    assert np.array_equal(decode((tmp_path / "filled.png").read_bytes()), filled.image)
 
 
 def test_masks_may_be_words_and_the_answer_may_come_later(painter: Painter, photo: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_command_writes_the_filled_image(painter: Painter, photo: Path, tmp_
     output = tmp_path / "filled.png"
     ran = opsin("inpaint", photo, "--mask", mask, "-o", output, "--steps", "3", "--seed", "5", "--url", painter.gateway.url)
     assert ran.returncode == 0, ran.stderr
-    assert np.array_equal(decoded(output.read_bytes())[KEPT], np.asarray(IMAGE)[KEPT])
+    assert np.array_equal(decode(output.read_bytes())[KEPT], np.asarray(IMAGE)[KEPT])
     assert ran.stdout.splitlines() == [f"{output}  seed 5", "320 of 2400 pixels filled in 3 steps of ddim"]
 
 
@@ -87,7 +87,7 @@ def test_the_command_draws_previews_on_a_terminal_with_colours(painter: Painter,
     os.close(ours)
     assert ran.returncode == 0
     assert shown.count("▀".encode()) >= 48 and b"Filling" in shown
-    assert decoded(photo.with_name("photo-filled.png").read_bytes()).shape == (40, 60, 3)
+    assert decode(photo.with_name("photo-filled.png").read_bytes()).shape == (40, 60, 3)
 
 
 def test_command_writes_all_samples_and_json_to_working_folder(painter: Painter, photo: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_command_writes_all_samples_and_json_to_working_folder(painter: Painter,
     told = json.loads(ran.stdout)
     files = [f"photo-filled-{number}.png" for number in (1, 2)]
     assert [result["file"] for result in told["results"]] == files
-    assert told["sampler"] == "one-step" and all(decoded((here / file).read_bytes()).shape == (40, 60, 3) for file in files)
+    assert told["sampler"] == "one-step" and all(decode((here / file).read_bytes()).shape == (40, 60, 3) for file in files)
 
 
 @pytest.mark.parametrize(

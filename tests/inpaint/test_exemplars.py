@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from models.media import patchmatch
-from tests.support.images import box_mask, decoded, encoded, noise, outside
-from tests.support.job_api import accepted, comes_to, result
+from tests.support.images import box_mask, decode, encode, noise, outside
+from tests.support.job_api import accepted_id, comes_to, result
 from tests.support.task_clients import JSON, Painter
 
 pytestmark = pytest.mark.skipif(not patchmatch.installed(), reason="patchmatch-cython has no wheel for this machine")
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)
-FILE, MASK = encoded(IMAGE), box_mask(40, 60, HOLE)
+FILE, MASK = encode(IMAGE), box_mask(40, 60, HOLE)
 FILES = {"image": ("image", FILE), "mask": ("mask", MASK)}
 
 
@@ -30,7 +30,7 @@ def test_what_is_outside_stays_and_seeds_repeat(painter: Painter, method: str, s
     answers = [ask(painter, method=method, size=size, seed=5) for _ in range(2)]
     assert answers[0].content == answers[1].content
     assert (answers[0].headers["x-method"], answers[0].headers["x-seed"]) == (method, "5")
-    filled, kept = decoded(answers[0].content), outside(40, 60, HOLE)
+    filled, kept = decode(answers[0].content), outside(40, 60, HOLE)
     assert np.array_equal(filled[kept], np.asarray(IMAGE)[kept])
     assert (filled[~kept] != np.asarray(IMAGE)[~kept]).any()
 
@@ -44,7 +44,7 @@ def test_json_tells_what_was_done(painter: Painter) -> None:
 
 
 def test_whoever_asks_later_is_told_the_same(painter: Painter) -> None:
-    job = accepted(
+    job = accepted_id(
         painter.gateway.http.post("/v1/inpaint", files=FILES, data={"method": "exemplar", "seed": 5}, headers={"Prefer": "respond-async"})
     )
     assert comes_to(painter.gateway, job, "done")["progress"]["unit"] == "steps"
@@ -62,4 +62,4 @@ def test_what_cannot_be_copied_is_refused(painter: Painter) -> None:
 def test_image_without_hole_returns_by_the_requested_method(painter: Painter, method: str) -> None:
     files = FILES | {"mask": ("mask", box_mask(40, 60, (0, 0, 0, 0)))}
     answer = painter.gateway.http.post("/v1/inpaint", files=files, data={"method": method}).raise_for_status()
-    assert answer.headers["x-method"] == method and np.array_equal(decoded(answer.content), np.asarray(IMAGE))
+    assert answer.headers["x-method"] == method and np.array_equal(decode(answer.content), np.asarray(IMAGE))

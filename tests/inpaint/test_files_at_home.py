@@ -11,13 +11,13 @@ from server.queue.messages import QueuedJob, Reply, WorkerTiming
 from tests.support.bundles.vit import write_tiny_diffmae
 from tests.support.fake_worker import Worker
 from tests.support.gateway_process import gateway_process
-from tests.support.images import box_mask, decoded, encoded, noise, outside
-from tests.support.job_api import accepted, comes_to, result
+from tests.support.images import box_mask, decode, encode, noise, outside
+from tests.support.job_api import accepted_id, comes_to, result
 from tests.support.redis import private_valkey
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)
-FILES = {"image": ("image", encoded(IMAGE)), "mask": ("mask", box_mask(40, 60, HOLE))}
+FILES = {"image": ("image", encode(IMAGE)), "mask": ("mask", box_mask(40, 60, HOLE))}
 
 
 def black(job: QueuedJob) -> Reply:
@@ -32,7 +32,7 @@ def test_files_are_sent_only_if_presented_elsewhere(tmp_path: Path) -> None:
     spec = write_tiny_diffmae(tmp_path).spec
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer=black) as worker:
         plain = gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 1}).raise_for_status()
-        job = accepted(gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 1}, headers={"Prefer": "respond-async"}))
+        job = accepted_id(gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 1}, headers={"Prefer": "respond-async"}))
         comes_to(gateway, job, "done")
         sent_here, sent_on = worker.done
         later = result(gateway, job)
@@ -40,4 +40,4 @@ def test_files_are_sent_only_if_presented_elsewhere(tmp_path: Path) -> None:
     assert {"image", "mask"} == set(sent_on.options["unread"]) <= set(sent_on.arrays)
     kept = outside(40, 60, HOLE)
     for answer in (plain, later):
-        assert np.array_equal(decoded(answer.content)[kept], np.asarray(IMAGE)[kept])
+        assert np.array_equal(decode(answer.content)[kept], np.asarray(IMAGE)[kept])

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from tests.support.images import box_mask, decoded, encoded, noise, outside
+from tests.support.images import box_mask, decode, encode, noise, outside
 from tests.support.task_clients import Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)
-FILE, MASK = encoded(IMAGE), box_mask(40, 60, HOLE)
+FILE, MASK = encode(IMAGE), box_mask(40, 60, HOLE)
 
 
 def tensor(name: str, *files: bytes) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_several_images_with_several_samples_each(painter: Painter) -> None:
     assert image["shape"] == [2, 3] and seed["data"] == [1, 2, 3] * 2
     kept = outside(40, 60, HOLE)
     for file in image["data"]:
-        assert np.array_equal(decoded(base64.b64decode(file))[kept], np.asarray(IMAGE)[kept])
+        assert np.array_equal(decode(base64.b64decode(file))[kept], np.asarray(IMAGE)[kept])
 
 
 def test_binary_tensors(painter: Painter) -> None:
@@ -87,7 +87,7 @@ def test_bad_parameters_are_named(painter: Painter, parameters: dict[str, Any], 
 
 
 def test_nobody_waits_while_a_large_answer_is_compressed(painter: Painter) -> None:
-    file = encoded(noise(1000, 1000), "JPEG", quality=15)
+    file = encode(noise(1000, 1000), "JPEG", quality=15)
     content = struct.pack("<I", len(file)) + file
     given = {"name": "image", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 2 * len(content)}}
     head = json.dumps({"inputs": [given], "parameters": {"steps": 1, "mask": "box:0,0,20,16", "seed": 1}}).encode()

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.images import box_mask, encoded, noise
+from tests.support.images import box_mask, encode, noise
 from tests.support.raw_http import Raw
 from tests.support.task_clients import Painter
 
-FILE, MASK = encoded(noise(40, 60)), box_mask(40, 60, (20, 10, 40, 26))
+FILE, MASK = encode(noise(40, 60)), box_mask(40, 60, (20, 10, 40, 26))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ FILE, MASK = encoded(noise(40, 60)), box_mask(40, 60, (20, 10, 40, 26))
     ids=str,
 )
 def test_options_that_are_not_understood(painter: Painter, options: dict[str, Any], field: str, reason: str) -> None:
-    named, detail = painter.refused(422, FILE, MASK, **options)
+    named, detail = painter.refusal(422, FILE, MASK, **options)
     assert named == field and reason in detail
 
 
@@ -53,14 +53,14 @@ def test_options_that_are_not_understood(painter: Painter, options: dict[str, An
     ],
 )
 def test_words_that_are_no_mask(painter: Painter, words: str, reason: str) -> None:
-    named, detail = painter.refused(422, FILE, words=words)
+    named, detail = painter.refusal(422, FILE, words=words)
     assert named == "mask" and reason in detail
 
 
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA"])
 def test_a_forgotten_mask_is_asked_for(painter: Painter, kind: str) -> None:
     """An image without transparency would come back as it was, after all the steps, and nobody would know why."""
-    named, detail = painter.refused(422, encoded(noise(40, 60).convert(kind)))
+    named, detail = painter.refusal(422, encode(noise(40, 60).convert(kind)))
     assert named == "mask" and "missing" in detail and "box:X,Y,W,H" in detail
 
 
@@ -82,35 +82,35 @@ def test_samples_in_url_are_refused_before_body_is_read(painter: Painter) -> Non
 
 
 def test_a_mask_of_another_size(painter: Painter) -> None:
-    named, detail = painter.refused(422, FILE, box_mask(60, 40, (0, 0, 5, 5)))
+    named, detail = painter.refusal(422, FILE, box_mask(60, 40, (0, 0, 5, 5)))
     assert (named, detail) == ("mask", "40 × 60 pixels, but the image, upright, has 60 × 40")
 
 
 def test_a_mask_given_twice(painter: Painter) -> None:
-    assert painter.refused(422, FILE, MASK, words="center")[0] == "mask"
+    assert painter.refusal(422, FILE, MASK, words="center")[0] == "mask"
 
 
 def test_files_that_are_no_images_are_named(painter: Painter) -> None:
-    assert painter.refused(415, b"no image", MASK)[0] == "image"
-    assert painter.refused(415, FILE, b"no image")[0] == "mask"
-    assert painter.refused(422, FILE[: len(FILE) // 2], MASK)[0] == "image"
-    assert painter.refused(422, FILE, encoded(noise(40, 60))[:2000])[0] == "mask"
-    assert painter.refused(400, FILE, b"")[0] == "mask"
+    assert painter.refusal(415, b"no image", MASK)[0] == "image"
+    assert painter.refusal(415, FILE, b"no image")[0] == "mask"
+    assert painter.refusal(422, FILE[: len(FILE) // 2], MASK)[0] == "image"
+    assert painter.refusal(422, FILE, encode(noise(40, 60))[:2000])[0] == "mask"
+    assert painter.refusal(400, FILE, b"")[0] == "mask"
 
 
 def test_more_steps_than_one_request_may_take(painter: Painter) -> None:
-    named, detail = painter.refused(413, FILE, MASK, steps=1000, samples=5)
+    named, detail = painter.refusal(413, FILE, MASK, steps=1000, samples=5)
     assert named == "steps" and "at most 4000 steps in one request" in detail
-    named, detail = painter.refused(413, FILE, words="center:1", size="tile", steps=400)
+    named, detail = painter.refusal(413, FILE, words="center:1", size="tile", steps=400)
     assert named == "size" and "at most 4000 steps" in detail
 
 
 def test_more_pixels_than_one_answer_may_have(painter: Painter) -> None:
     """The service's limit is one megapixel here."""
-    large = encoded(Image.new("L", (1000, 1001), 9))
-    assert painter.refused(413, large, MASK)[0] == "image"
-    assert painter.refused(413, FILE, large)[0] == "mask"
-    named, detail = painter.refused(413, encoded(Image.new("L", (500, 500), 9)), words="center", samples=5)
+    large = encode(Image.new("L", (1000, 1001), 9))
+    assert painter.refusal(413, large, MASK)[0] == "image"
+    assert painter.refusal(413, FILE, large)[0] == "mask"
+    named, detail = painter.refusal(413, encode(Image.new("L", (500, 500), 9)), words="center", samples=5)
     assert named == "image" and "5 samples of 500 × 500 pixels are together above the limit" in detail
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.images import box_mask, decoded, encoded, noise, outside
+from tests.support.images import box_mask, decode, encode, noise, outside
 from tests.support.task_clients import JSON, Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)
-FILE, MASK = encoded(IMAGE), box_mask(40, 60, HOLE)
+FILE, MASK = encode(IMAGE), box_mask(40, 60, HOLE)
 
 
 def test_one_sample_is_a_png_with_what_was_decided(painter: Painter) -> None:
@@ -23,14 +23,14 @@ def test_one_sample_is_a_png_with_what_was_decided(painter: Painter) -> None:
     assert answer.headers["content-type"] == "image/png"
     assert (answer.headers["x-seed"], answer.headers["x-steps"], answer.headers["x-model"]) == ("11", "3", "painter@1")
     assert "total;dur=" in answer.headers["server-timing"]
-    filled, kept = decoded(answer.content), outside(40, 60, HOLE)
+    filled, kept = decode(answer.content), outside(40, 60, HOLE)
     assert np.array_equal(filled[kept], np.asarray(IMAGE)[kept])
     assert (filled[~kept] != np.asarray(IMAGE)[~kept]).any()
 
 
 def test_a_small_plain_jpeg_is_filled(painter: Painter) -> None:
-    image, kept = encoded(IMAGE, "JPEG"), outside(40, 60, HOLE)
-    assert np.array_equal(painter.filled(image, MASK)[kept], decoded(image)[kept])
+    image, kept = encode(IMAGE, "JPEG"), outside(40, 60, HOLE)
+    assert np.array_equal(painter.fill_and_decode(image, MASK)[kept], decode(image)[kept])
 
 
 def test_json_says_more(painter: Painter) -> None:
@@ -45,7 +45,7 @@ def test_json_says_more(painter: Painter) -> None:
         "sampler": "ddim",
     }
     assert [result["seed"] for result in answer["results"]] == [2**63 - 1, 0]
-    first, second = (decoded(base64.b64decode(result["image"])) for result in answer["results"])
+    first, second = (decode(base64.b64decode(result["image"])) for result in answer["results"])
     assert first.shape == (40, 60, 3) and not np.array_equal(first, second)
     assert answer["timing"]["inference_ms"] > 0
 
@@ -56,15 +56,15 @@ def test_several_samples_are_json_without_being_asked(painter: Painter) -> None:
 
 
 def test_the_same_seed_fills_the_same_and_another_does_not(painter: Painter) -> None:
-    first, again, other = (painter.filled(FILE, MASK, seed=seed, sampler="ancestral", steps=5) for seed in (3, 3, 4))
+    first, again, other = (painter.fill_and_decode(FILE, MASK, seed=seed, sampler="ancestral", steps=5) for seed in (3, 3, 4))
     assert np.abs(first.astype(int) - again).max() <= 2
     assert not np.array_equal(first, other)
 
 
 def test_without_noise_all_seeds_fill_the_same(painter: Painter) -> None:
-    first, other = (painter.filled(FILE, MASK, seed=seed, sampler="ancestral", steps=5, temperature=0) for seed in (3, 4))
+    first, other = (painter.fill_and_decode(FILE, MASK, seed=seed, sampler="ancestral", steps=5, temperature=0) for seed in (3, 4))
     assert np.abs(first.astype(int) - other).max() <= 2
-    assert not np.array_equal(first, painter.filled(FILE, MASK, seed=3, sampler="ancestral", steps=5))
+    assert not np.array_equal(first, painter.fill_and_decode(FILE, MASK, seed=3, sampler="ancestral", steps=5))
 
 
 def test_a_drawn_seed_is_told_and_can_be_used_again(painter: Painter) -> None:
@@ -76,7 +76,7 @@ def test_a_drawn_seed_is_told_and_can_be_used_again(painter: Painter) -> None:
 
 def test_in_a_crowd_the_picture_is_the_same(painter: Painter) -> None:
     """Others of other samplers, steps and holes share the batches: within 2 of 255 grey levels, or the same bytes where that was asked."""
-    alone = {exact: painter.filled(FILE, MASK, seed=5, steps=20, deterministic=exact) for exact in (True, False)}
+    alone = {exact: painter.fill_and_decode(FILE, MASK, seed=5, steps=20, deterministic=exact) for exact in (True, False)}
     crowd = [
         {"words": "center:0.6", "sampler": "ancestral", "steps": 30},
         {"words": "random:0.5", "steps": 40, "samples": 3},
@@ -85,7 +85,9 @@ def test_in_a_crowd_the_picture_is_the_same(painter: Painter) -> None:
     ]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         others = [pool.submit(painter.fill, FILE, **options) for options in crowd * 2]
-        together = {exact: pool.submit(painter.filled, FILE, MASK, seed=5, steps=20, deterministic=exact) for exact in (True, False)}
+        together = {
+            exact: pool.submit(painter.fill_and_decode, FILE, MASK, seed=5, steps=20, deterministic=exact) for exact in (True, False)
+        }
         assert all(other.result().status_code == 200 for other in others)
         assert np.array_equal(together[True].result(), alone[True])
         assert np.abs(together[False].result().astype(int) - alone[False]).max() <= 2
@@ -93,22 +95,22 @@ def test_in_a_crowd_the_picture_is_the_same(painter: Painter) -> None:
 
 @pytest.mark.parametrize("words", ["box:20,10,20,16", "center", "center:0.5", "random:0.25"])
 def test_the_mask_in_words(painter: Painter, words: str) -> None:
-    filled = painter.filled(FILE, words=words, seed=1)
+    filled = painter.fill_and_decode(FILE, words=words, seed=1)
     share = (filled != np.asarray(IMAGE)).any(axis=2).mean()
     assert 0.05 < share < 0.6
 
 
 def test_options_may_be_in_url_and_image_alone_in_body(painter: Painter) -> None:
     answer = painter.gateway.http.post("/v1/inpaint", params={"mask": "box:20,10,20,16", "steps": 2, "seed": 1}, content=FILE)
-    assert np.abs(decoded(answer.content).astype(int) - painter.filled(FILE, MASK, seed=1)).max() <= 2
+    assert np.abs(decode(answer.content).astype(int) - painter.fill_and_decode(FILE, MASK, seed=1)).max() <= 2
 
 
 def test_parts_and_words_in_json(painter: Painter) -> None:
     parts = {"image": base64.b64encode(FILE).decode(), "mask": base64.b64encode(MASK).decode()}
-    expected = painter.filled(FILE, MASK, seed=1)
+    expected = painter.fill_and_decode(FILE, MASK, seed=1)
     for body in (parts, {**parts, "mask": "box:20,10,20,16"}):
         answer = painter.gateway.http.post("/v1/inpaint", json={**body, "steps": 2, "seed": 1})
-        assert np.abs(decoded(answer.content).astype(int) - expected).max() <= 2
+        assert np.abs(decode(answer.content).astype(int) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("seed", [0, 2**53 + 1, 2**63 - 1])
@@ -122,7 +124,7 @@ def test_seeds_stay_exact_in_json(painter: Painter, seed: int) -> None:
 @pytest.mark.parametrize("extra", [{}, {"grow": 2}, {"feather": 3}, {"inject_known": False}], ids=str)
 def test_what_is_outside_stays_whatever_the_network_sees(painter: Painter, size: str, extra: dict[str, object]) -> None:
     grown = (HOLE[0] - 2, HOLE[1] - 2, HOLE[2] + 2, HOLE[3] + 2) if "grow" in extra else HOLE
-    filled = painter.filled(FILE, MASK, size=size, **extra)
+    filled = painter.fill_and_decode(FILE, MASK, size=size, **extra)
     kept = outside(40, 60, grown)
     assert np.array_equal(filled[kept], np.asarray(IMAGE)[kept])
     assert (filled[~kept] != np.asarray(IMAGE)[~kept]).any(axis=1).mean() > 0.9
@@ -132,26 +134,26 @@ def test_images_and_masks_of_every_kind(painter: Painter) -> None:
     depth = Image.fromarray((np.asarray(noise(40, 60))[..., 0].astype(np.uint16) << 8) + 77)
     images = [IMAGE.convert(mode) for mode in ("1", "L", "LA", "P", "RGBA")] + [depth]
     for image in images:
-        filled = painter.filled(encoded(image), MASK)
+        filled = painter.fill_and_decode(encode(image), MASK)
         assert filled.shape == (40, 60, 4 if image.mode in ("LA", "RGBA") else 3)
-    assert painter.filled(encoded(IMAGE.convert("CMYK"), "TIFF"), MASK).shape == (40, 60, 3)
-    animated = encoded(IMAGE.quantize(), "GIF", save_all=True, append_images=[noise(40, 60, seed=1).quantize()])
-    assert painter.filled(animated, MASK).shape == (40, 60, 3)
+    assert painter.fill_and_decode(encode(IMAGE.convert("CMYK"), "TIFF"), MASK).shape == (40, 60, 3)
+    animated = encode(IMAGE.quantize(), "GIF", save_all=True, append_images=[noise(40, 60, seed=1).quantize()])
+    assert painter.fill_and_decode(animated, MASK).shape == (40, 60, 3)
 
     mask = Image.open(io.BytesIO(MASK))
     cut = Image.new("RGBA", mask.size, (9, 9, 9, 255))
     cut.paste((0, 0, 0, 0), HOLE)
-    expected = painter.filled(FILE, MASK, seed=1)
+    expected = painter.fill_and_decode(FILE, MASK, seed=1)
     for other in (mask.convert("1"), mask.convert("RGB"), mask.convert("RGBA"), mask.convert("P"), cut):
-        assert np.abs(painter.filled(FILE, encoded(other), seed=1).astype(int) - expected).max() <= 2, other.mode
+        assert np.abs(painter.fill_and_decode(FILE, encode(other), seed=1).astype(int) - expected).max() <= 2, other.mode
 
 
 def test_a_turned_image_and_its_mask_are_those_that_people_see(painter: Painter) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = encoded(IMAGE, "PNG", exif=exif)
+    turned = encode(IMAGE, "PNG", exif=exif)
     upright = np.asarray(IMAGE.transpose(Image.Transpose.ROTATE_270))
-    filled = painter.filled(turned, box_mask(60, 40, (1, 2, 9, 9)))
+    filled = painter.fill_and_decode(turned, box_mask(60, 40, (1, 2, 9, 9)))
     kept = outside(60, 40, (1, 2, 9, 9))
     assert np.array_equal(filled[kept], upright[kept])
 
@@ -160,25 +162,25 @@ def test_the_image_s_own_holes_are_filled_without_a_mask(painter: Painter) -> No
     pixels = np.array(noise(40, 60, 4))
     pixels[..., 3] = 255
     pixels[10:26, 20:40, 3] = 0
-    filled = painter.filled(encoded(Image.fromarray(pixels)))
+    filled = painter.fill_and_decode(encode(Image.fromarray(pixels)))
     hole = pixels[..., 3] == 0
     assert np.array_equal(filled[~hole], pixels[~hole]) and (filled[hole][:, 3] == 255).all()
 
 
 def test_a_mask_that_marks_nothing_gives_the_image_back(painter: Painter) -> None:
-    assert np.array_equal(painter.filled(FILE, encoded(Image.new("L", (60, 40), 0))), np.asarray(IMAGE))
+    assert np.array_equal(painter.fill_and_decode(FILE, encode(Image.new("L", (60, 40), 0))), np.asarray(IMAGE))
 
 
 def test_everything_and_a_single_pixel_can_be_filled(painter: Painter) -> None:
-    assert painter.filled(FILE, encoded(Image.new("L", (60, 40), 255))).shape == (40, 60, 3)
-    filled = painter.filled(FILE, box_mask(40, 60, (7, 8, 8, 9)))
+    assert painter.fill_and_decode(FILE, encode(Image.new("L", (60, 40), 255))).shape == (40, 60, 3)
+    filled = painter.fill_and_decode(FILE, box_mask(40, 60, (7, 8, 8, 9)))
     assert np.argwhere((filled != np.asarray(IMAGE)).any(axis=2)).tolist() in ([[8, 7]], [])
 
 
 @pytest.mark.parametrize("size", ["fit", "crop", "tile"])
 def test_a_strip_of_one_pixel_s_height(painter: Painter, size: str) -> None:
     strip = noise(1, 5000)
-    filled = painter.filled(encoded(strip), box_mask(1, 5000, (4000, 0, 4010, 1)), size=size)
+    filled = painter.fill_and_decode(encode(strip), box_mask(1, 5000, (4000, 0, 4010, 1)), size=size)
     kept = outside(1, 5000, (4000, 0, 4010, 1))
     assert np.array_equal(filled[kept], np.asarray(strip)[kept])
 

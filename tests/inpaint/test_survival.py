@@ -8,18 +8,18 @@ import pytest
 
 from tests.support.bundles.vit import write_tiny_diffmae
 from tests.support.gateway_process import Gateway, gateway_process
-from tests.support.images import box_mask, encoded, noise
-from tests.support.job_api import accepted, comes_to, events_of, job, result
+from tests.support.images import box_mask, encode, noise
+from tests.support.job_api import accepted_id, comes_to, events_of, job, result
 from tests.support.live_service import worker_process
 from tests.support.redis import private_valkey
 from tests.support.waiting import START_S, eventually
 
-FILES = {"image": ("image", encoded(noise(40, 60))), "mask": ("mask", box_mask(40, 60, (20, 10, 40, 26)))}
+FILES = {"image": ("image", encode(noise(40, 60))), "mask": ("mask", box_mask(40, 60, (20, 10, 40, 26)))}
 ASKED = {"steps": 1000, "samples": 4, "sampler": "ancestral", "seed": 3, "deterministic": "true"}
 
 
 def asked_later(gateway: Gateway) -> str:
-    return accepted(gateway.http.post("/v1/inpaint", files=FILES, data=ASKED, headers={"Prefer": "respond-async"}))
+    return accepted_id(gateway.http.post("/v1/inpaint", files=FILES, data=ASKED, headers={"Prefer": "respond-async"}))
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ class Problem:
         self.dtype, self.generator = dtype, generator
 
     def signs(self) -> Tensor:
-        """(B, H, T, D) of one head's 1 and -1 for all: with 1, 4 or 16 channels cosines are exact, and few channels make many ties."""
+        """Draw (B, H, T, D) of one head's 1 and -1 for all: with 1, 4 or 16 channels cosines are exact, and few channels make many ties."""
         channels = (1, 4, 16)[pick(self.generator, 0, 2)]
         one = torch.randint(0, 2, (self.batch, 1, self.tokens, channels), generator=self.generator) * 2 - 1
         return one.to(self.dtype).expand(-1, self.heads, -1, -1)
@@ -157,23 +157,23 @@ def images() -> Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-class Counted:
+class CallCounter:
     """The loops, and how often they were called."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def bipartite_match(self, *given: object) -> Matching:
+    def bipartite_match(self, *inputs: object) -> Matching:
         self.calls += 1
-        return LOOPS[torch.float32].bipartite_match(*given)
+        return LOOPS[torch.float32].bipartite_match(*inputs)
 
-    def merge(self, *given: object) -> tuple[Tensor, Tensor]:
+    def merge(self, *inputs: object) -> tuple[Tensor, Tensor]:
         self.calls += 1
-        return LOOPS[torch.float32].merge(*given)
+        return LOOPS[torch.float32].merge(*inputs)
 
 
 def test_a_model_answers_the_same_in_loops(model: ViT, images: Tensor) -> None:
-    loops = Counted()
+    loops = CallCounter()
     with torch.inference_mode():
         expected = model(images, merge=MERGE)
         with ops.compiled_loops(loops):  # type: ignore[arg-type]
@@ -205,7 +205,7 @@ def test_traces_are_the_references(model: ViT, images: Tensor) -> None:
 
 def test_a_compiler_sees_the_reference_in_one_graph(model: ViT, images: Tensor) -> None:
     torch._dynamo.reset()
-    loops = Counted()
+    loops = CallCounter()
     with torch.inference_mode(), ops.compiled_loops(loops):  # type: ignore[arg-type]
         compiled = torch.compile(lambda: model(images, merge=MERGE).logits, backend="aot_eager", fullgraph=True)()
     assert loops.calls == 0
@@ -223,7 +223,7 @@ READ_ONLY = f"import numba.core.caching as c; c._CacheLocator.ensure_cache_path 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opening", [FULL, READ_ONLY])
-def test_where_compiled_code_cannot_be_kept_it_is_compiled_anew(tmp_path: Path, opening: str) -> None:
+def test_code_that_cannot_be_cached_is_compiled_again(tmp_path: Path, opening: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", opening, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert (run.returncode, list(tmp_path.rglob("*.nbc"))) == (0, []), run.stderr[-2000:]
@@ -234,28 +234,27 @@ def overwritten(content: bytes) -> bytes:
 
 
 def without_a_page(content: bytes) -> bytes:
-    """As a power cut leaves a file. numba takes it, and runs zeros where machine code was."""
+    """Cut a page off as a power failure does. numba takes the file, and runs zeros where machine code was."""
     return content[:4096] + bytes(4096) + content[8192:] if len(content) > 3 * 4096 else content
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "damage"), [("nbi", overwritten), ("nbc", overwritten), ("nbc", without_a_page)])
-def test_damaged_files_of_compiled_code_are_made_anew(tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]) -> None:
-    """Each time in a process of its own: the first call decides where numba keeps its files."""
+def test_damaged_files_of_compiled_code_are_replaced(tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | {"OMP_NUM_THREADS": "1"}
 
-    def opened() -> list[Path]:
+    def open_files() -> list[Path]:
         run = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], env=environment, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr[-2000:]
         return sorted(tmp_path.rglob(f"*.{kind}"))
 
-    kept = opened()
-    assert kept
-    damaged = {file: damage(file.read_bytes()) for file in kept}
+    retained = open_files()
+    assert retained
+    damaged = {file: damage(file.read_bytes()) for file in retained}
     for file, content in damaged.items():
         file.write_bytes(content)
-    assert opened() == kept
+    assert open_files() == retained
     assert any(file.read_bytes() != content for file, content in damaged.items())
-    times = [file.stat().st_mtime_ns for file in kept]
-    assert opened() == kept
-    assert [file.stat().st_mtime_ns for file in kept] == times  # what is whole is not made again
+    times = [file.stat().st_mtime_ns for file in retained]
+    assert open_files() == retained
+    assert [file.stat().st_mtime_ns for file in retained] == times  # what is whole is not made again

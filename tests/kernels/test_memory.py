@@ -27,9 +27,9 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep what is freed")
 def test_freed_activations_stay_in_the_process() -> None:
-    def run(how: str) -> list[str]:
-        return subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout.split()
+    def run(mode: str) -> list[str]:
+        return subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True).stdout.split()
 
-    (kept, faults), (_, faults_before) = run("keep"), run("leave")
-    assert kept == "True"
+    (retained, faults), (_, faults_before) = run("keep"), run("leave")
+    assert retained == "True"
     assert int(faults) < 0.1 * int(faults_before)

@@ -1,4 +1,4 @@
-"""What the merging operations promise beyond the recorded cases of ToMe (tests/golden/tome/matching)."""
+"""Properties of the merging operations beyond the recorded cases of ToMe (tests/golden/tome/matching)."""
 
 from __future__ import annotations
 

@@ -14,17 +14,17 @@ import pytest
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton exists for Linux alone")
 ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
-"""Bytes that a thread block may have, by compute capability (CUDA C++ Programming Guide, table of technical specifications)."""
+"""Maximum shared memory of a thread block in bytes, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
 
 
-def interpreted(*options: str, shapes: int = 0) -> subprocess.CompletedProcess[str]:
-    """The tests in `interpreted`, in a process in which Triton interprets. shapes: how many random ones the slow tests draw."""
+def run_interpreted(*options: str, shapes: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the tests in `interpreted` in a process in which Triton interprets. shapes: how many random ones the slow tests draw."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests/kernels/interpreted", *options]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "RANDOM_SHAPES": str(shapes)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def compiled(tmp_path: Path, *options: str) -> list[dict[str, object]]:
+def run_compiled(tmp_path: Path, *options: str) -> list[dict[str, object]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
     command = [sys.executable, "-m", "tests.kernels.compile_kernels", *options]
@@ -41,12 +41,12 @@ def assert_passed(run: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.timeout(1200)
 def test_kernels_equal_reference_in_triton_interpreter() -> None:
-    assert_passed(interpreted())
+    assert_passed(run_interpreted())
 
 
 @pytest.mark.slow
 def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
-    kernels = compiled(tmp_path)
+    kernels = run_compiled(tmp_path)
     assert {"best_partner", "rank", "select", "merge", "merge_backward"} <= {kernel["kernel"] for kernel in kernels}
     assert {"attend", "attend_backward_keys", "attend_backward_queries"} <= {kernel["kernel"] for kernel in kernels}
     assert all(kernel["shared"] <= SHARED_MEMORY[kernel["sm"]] for kernel in kernels)
@@ -55,16 +55,16 @@ def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_kernels_agree_with_the_reference_over_many_shapes() -> None:
-    assert_passed(interpreted("-m", "slow", shapes=40))
+    assert_passed(run_interpreted("-m", "slow", shapes=40))
 
 
 @pytest.mark.hours
 @pytest.mark.timeout(20000)
 def test_kernels_equal_reference_over_thousands_of_shapes() -> None:
-    assert_passed(interpreted("-m", "slow", shapes=5000))
+    assert_passed(run_interpreted("-m", "slow", shapes=5000))
 
 
 @pytest.mark.hours
 @pytest.mark.timeout(7200)
 def test_every_candidate_of_the_tuner_compiles_and_fits_a_gpu(tmp_path: Path) -> None:
-    assert all(kernel["shared"] <= SHARED_MEMORY[kernel["sm"]] for kernel in compiled(tmp_path, "--all"))
+    assert all(kernel["shared"] <= SHARED_MEMORY[kernel["sm"]] for kernel in run_compiled(tmp_path, "--all"))

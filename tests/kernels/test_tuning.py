@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 Timer = Callable[[Callable[[], Any]], None]
 
 
-class Compiled:
-    """What Triton would compile: there is no GPU to launch it on."""
+class CompiledKernel:
+    """A kernel as Triton would compile it: there is no GPU to launch it on."""
 
     def __init__(self, names: list[str]) -> None:
         self.arg_names = names
@@ -48,7 +48,7 @@ def tuned() -> Iterator[Callable[[Timer], Any]]:
             return [1.0, 1.0, 1.0]
 
         tuner = kernel.tuner
-        tuner.fn, tuner._do_bench, tuner.cache_results = Compiled(tuner.fn.arg_names), bench, False
+        tuner.fn, tuner._do_bench, tuner.cache_results = CompiledKernel(tuner.fn.arg_names), bench, False
         return kernel
 
     yield make
@@ -113,7 +113,7 @@ def test_each_candidate_counts_as_progress(tuned: Callable[[Timer], Any]) -> Non
     assert all(silence < 5 for silence in silences)
 
 
-def test_tiles_are_chosen_anew_for_larger_batches() -> None:
+def test_tiles_are_chosen_again_for_larger_batches() -> None:
     from kernels.triton.autotune import batch_bucket
 
     assert [batch_bucket(samples) for samples in (0, 1, 7, 8, 63, 64, 511, 512, 100_000)] == [16, 16, 16, 128, 128, 1024, 1024, 8192, 8192]

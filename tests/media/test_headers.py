@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from server.media.image_headers import is_small
-from tests.support.images import encoded, png_that_claims
+from tests.support.images import encode, png_that_claims
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -15,37 +15,37 @@ def noise(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_small_images_are_known_by_their_header(kind: str) -> None:
-    assert is_small(encoded(noise(32, 24), kind))
-    assert is_small(encoded(Image.new("RGB", (400, 250)), kind))
-    assert not is_small(encoded(Image.new("RGB", (401, 250)), kind))
+    assert is_small(encode(noise(32, 24), kind))
+    assert is_small(encode(Image.new("RGB", (400, 250)), kind))
+    assert not is_small(encode(Image.new("RGB", (401, 250)), kind))
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"exif": b"Exif\0\0" + b"x" * 500}, {"quality": 10, "optimize": True}])
 def test_jpegs_of_every_kind_are_read(options: dict[str, object]) -> None:
-    assert is_small(encoded(noise(64, 64), "JPEG", **options))
+    assert is_small(encode(noise(64, 64), "JPEG", **options))
 
 
 def test_many_bytes_are_not_small_however_few_the_pixels() -> None:
-    assert not is_small(encoded(noise(200, 200), "PNG") + bytes(70_000))
+    assert not is_small(encode(noise(200, 200), "PNG") + bytes(70_000))
 
 
 @pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (90_000, 1)])
 def test_thin_strips_grow_when_resized_and_are_not_small(size: tuple[int, int]) -> None:
-    assert not is_small(encoded(Image.new("RGB", size), "PNG"))
+    assert not is_small(encode(Image.new("RGB", size), "PNG"))
 
 
 def test_what_takes_longer_than_its_pixels_promise_is_not_small() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "x" * 500_000, zip=True)
-    assert not is_small(encoded(Image.new("RGB", (8, 8)), "PNG", pnginfo=text))
+    assert not is_small(encode(Image.new("RGB", (8, 8)), "PNG", pnginfo=text))
     assert not is_small(png_that_claims(60_000, 60_000))
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
-    assert not is_small(encoded(Image.new("RGB", (300, 300)), "JPEG")[:-2] + scan * 1000 + b"\xff\xd9")
+    assert not is_small(encode(Image.new("RGB", (300, 300)), "JPEG")[:-2] + scan * 1000 + b"\xff\xd9")
 
 
 def jpeg_with(segments: bytes) -> bytes:
     """A JPEG of 32 × 24 pixels that begins with these segments."""
-    whole = encoded(noise(32, 24), "JPEG")
+    whole = encode(noise(32, 24), "JPEG")
     return whole[:2] + segments + whole[2:]
 
 
@@ -69,7 +69,7 @@ def test_a_jpeg_with_segments_of_applications_is_small() -> None:
 
 
 def test_a_png_with_two_headers_is_not_small() -> None:
-    first, second = (encoded(noise(*size), "PNG") for size in ((10, 10), (200, 100)))
+    first, second = (encode(noise(*size), "PNG") for size in ((10, 10), (200, 100)))
     assert is_small(second) and not is_small(first[:33] + second[8:])
 
 

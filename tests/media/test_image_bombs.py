@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from server.media.images import CorruptImage, ImageDecoder, NotAnImage, TooManyPixels
-from tests.support.images import encoded
+from tests.support.images import encode
 
 PEAK = """
 import re, sys
@@ -56,7 +56,7 @@ def decoder() -> ImageDecoder:
 )
 def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, kind: str, options: dict[str, object], most: float) -> None:
     file = tmp_path / "picture"
-    file.write_bytes(encoded(Image.new(mode, (4000, 2500)), kind, **options))
+    file.write_bytes(encode(Image.new(mode, (4000, 2500)), kind, **options))
     measured = subprocess.run([sys.executable, "-c", DECODED, str(file)], capture_output=True, text=True, check=True)
     assert float(measured.stdout) < most
 
@@ -66,13 +66,13 @@ def test_strip_larger_than_its_pixels_is_refused_before_decoding(size: tuple[int
     """Pillow keeps an address for each row, and as many weights as a side has pixels when it is resized."""
     decoder = ImageDecoder(50_000_000)
     with pytest.raises(TooManyPixels, match="longer than 65,535 pixels"):
-        decoder.open(encoded(Image.new("1", size), "PNG"))
-    assert decoder.open(encoded(Image.new("1", (65_535, 1)), "PNG")).size == (65_535, 1)
+        decoder.open(encode(Image.new("1", size), "PNG"))
+    assert decoder.open(encode(Image.new("1", (65_535, 1)), "PNG")).size == (65_535, 1)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 def test_the_mask_of_an_object_takes_few_bytes_a_pixel(tmp_path: Path, mode: str) -> None:
-    (tmp_path / "picture").write_bytes(encoded(Image.new(mode, (4000, 2500)), "PNG"))
+    (tmp_path / "picture").write_bytes(encode(Image.new(mode, (4000, 2500)), "PNG"))
     measured = subprocess.run([sys.executable, "-c", MASK, str(tmp_path / "picture")], capture_output=True, text=True, check=True)
     assert float(measured.stdout) < 6.5
 
@@ -136,16 +136,16 @@ def second_is_in_within(seconds: float, decoder: ImageDecoder, data: bytes) -> b
 
 def test_what_counts_is_memory_and_not_pixels() -> None:
     decoder = ImageDecoder(max_pixels=40 * 20)
-    assert second_waits(decoder, encoded(Image.new("RGBA", (40, 20)), "PNG"))
-    assert second_waits(decoder, encoded(Image.new("RGB", (30, 20)), "WEBP"))
-    assert second_waits(decoder, encoded(Image.new("RGB", (40, 20)), "JPEG", progressive=True))
-    assert second_goes_on(decoder, encoded(Image.new("RGB", (40, 20)), "PNG"))
-    assert second_goes_on(decoder, encoded(Image.new("L", (32, 20)), "PNG"))
+    assert second_waits(decoder, encode(Image.new("RGBA", (40, 20)), "PNG"))
+    assert second_waits(decoder, encode(Image.new("RGB", (30, 20)), "WEBP"))
+    assert second_waits(decoder, encode(Image.new("RGB", (40, 20)), "JPEG", progressive=True))
+    assert second_goes_on(decoder, encode(Image.new("RGB", (40, 20)), "PNG"))
+    assert second_goes_on(decoder, encode(Image.new("L", (32, 20)), "PNG"))
 
 
 def test_a_large_picture_gets_its_turn_among_small_ones() -> None:
     decoder = ImageDecoder(max_pixels=40 * 20)
-    small, large = encoded(Image.new("RGB", (20, 10)), "PNG"), encoded(Image.new("RGB", (30, 20)), "WEBP")
+    small, large = encode(Image.new("RGB", (20, 10)), "PNG"), encode(Image.new("RGB", (30, 20)), "WEBP")
     stop = threading.Event()
 
     def decode_small_ones() -> None:
@@ -211,7 +211,7 @@ def png(*between: bytes) -> bytes:
 
 
 def jpeg_with(segments: bytes) -> bytes:
-    whole = encoded(Image.new("RGB", (8, 8)), "JPEG")
+    whole = encode(Image.new("RGB", (8, 8)), "JPEG")
     return whole[:2] + segments + whole[2:]
 
 
@@ -224,13 +224,13 @@ ZEROS = zlib.compress(bytes(1_000_000))
 
 
 def progressive_with_scans(count: int) -> bytes:
-    whole = encoded(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
+    whole = encode(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * count + whole[-2:]
 
 
 def webp_with(*chunks: bytes) -> bytes:
-    whole = encoded(Image.new("RGB", (8, 8)), "WEBP", exif=b"Exif\0\0" + bytes(10)) + b"".join(chunks)
+    whole = encode(Image.new("RGB", (8, 8)), "WEBP", exif=b"Exif\0\0" + bytes(10)) + b"".join(chunks)
     return whole[:4] + struct.pack("<I", len(whole) - 8) + whole[8:]
 
 
@@ -318,8 +318,8 @@ def test_file_with_more_structure_than_pixels_is_refused_at_once(decoder: ImageD
 def test_ordinary_structure_is_fine(decoder: ImageDecoder) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8))
     for data in (
-        encoded(noise, "JPEG", progressive=True, icc_profile=bytes(300_000), comment=b"x" * 60_000),
-        encoded(noise, "GIF", comment=b"x" * 60_000),
+        encode(noise, "JPEG", progressive=True, icc_profile=bytes(300_000), comment=b"x" * 60_000),
+        encode(noise, "GIF", comment=b"x" * 60_000),
         png(chunk(b"tEXt", b"key\0value") * 1_000),
     ):
         with decoder.decode(data) as image:

@@ -13,7 +13,7 @@ from torchvision import transforms
 
 from models.bundle_schema import Preprocess
 from server.media.images import CorruptImage, ImageDecoder, NotAnImage, TooManyPixels, sniff, to_model_size
-from tests.support.images import encoded
+from tests.support.images import encode
 
 PREPROCESS = Preprocess(image_size=64, short_side=72, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -52,27 +52,27 @@ def corners(pixels: np.ndarray) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
 def test_lossless_formats_give_back_every_pixel(decoder: ImageDecoder, kind: str) -> None:
     image = quadrants()
-    assert (decode(decoder, encoded(image, kind)) == np.asarray(image)).all()
+    assert (decode(decoder, encode(image, kind)) == np.asarray(image)).all()
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 90}, {"lossless": True, "exif": Image.Exif()}])
 def test_webp_in_all_its_containers(decoder: ImageDecoder, options: dict[str, object]) -> None:
-    assert corners(decode(decoder, encoded(quadrants(), "WEBP", **options))) == [RED, GREEN, BLUE, WHITE]
+    assert corners(decode(decoder, encode(quadrants(), "WEBP", **options))) == [RED, GREEN, BLUE, WHITE]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_jpeg_and_tiff_modes_become_rgb(decoder: ImageDecoder, mode: str) -> None:
     image = quadrants().convert(mode)
     reference = np.asarray(image.convert("RGB"))
-    assert (decode(decoder, encoded(image, "TIFF")) == reference).all()
+    assert (decode(decoder, encode(image, "TIFF")) == reference).all()
 
 
 def test_a_cmyk_jpeg_of_adobes_kind_is_no_negative(decoder: ImageDecoder) -> None:
-    assert corners(decode(decoder, encoded(quadrants().convert("CMYK"), "JPEG", quality=95))) == [RED, GREEN, BLUE, WHITE]
+    assert corners(decode(decoder, encode(quadrants().convert("CMYK"), "JPEG", quality=95))) == [RED, GREEN, BLUE, WHITE]
 
 
 def test_a_cmyk_jpeg_without_adobes_marker_is_no_negative_either(decoder: ImageDecoder) -> None:
-    inks_as_they_are = encoded(ImageChops.invert(quadrants().convert("CMYK")), "JPEG", quality=95)
+    inks_as_they_are = encode(ImageChops.invert(quadrants().convert("CMYK")), "JPEG", quality=95)
     marker = inks_as_they_are.index(b"\xff\xee")
     length = int.from_bytes(inks_as_they_are[marker + 2 : marker + 4], "big")
     data = inks_as_they_are[:marker] + inks_as_they_are[marker + 2 + length :]
@@ -82,7 +82,7 @@ def test_a_cmyk_jpeg_without_adobes_marker_is_no_negative_either(decoder: ImageD
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_not_clipped(decoder: ImageDecoder, kind: str) -> None:
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    pixels = decode(decoder, encoded(Image.fromarray(values), kind))
+    pixels = decode(decoder, encode(Image.fromarray(values), kind))
     assert (pixels[..., 0] == np.rint(values / 257).astype(np.uint8)).all()
 
 
@@ -106,12 +106,12 @@ def with_transparent_left_half(mode: str) -> Image.Image:
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
 def test_transparency_lies_on_white(decoder: ImageDecoder, kind: str, options: dict[str, object]) -> None:
-    data = encoded(with_transparent_left_half("RGBA"), kind, **options)
+    data = encode(with_transparent_left_half("RGBA"), kind, **options)
     assert corners(decode(decoder, data)) == [WHITE, GREEN, WHITE, WHITE]
 
 
 def test_grey_with_transparency_lies_on_white(decoder: ImageDecoder) -> None:
-    data = encoded(with_transparent_left_half("LA"), "PNG")
+    data = encode(with_transparent_left_half("LA"), "PNG")
     pixels = decode(decoder, data)
     assert (pixels[:, :20] == 255).all() and (pixels[:10, 20:] < 200).all()
 
@@ -120,11 +120,11 @@ def test_grey_with_transparency_lies_on_white(decoder: ImageDecoder) -> None:
 def test_a_transparent_palette_entry_lies_on_white(decoder: ImageDecoder, kind: str) -> None:
     image = quadrants().quantize(4)
     red = image.getpixel((0, 0))
-    assert corners(decode(decoder, encoded(image, kind, transparency=red))) == [WHITE, GREEN, BLUE, WHITE]
+    assert corners(decode(decoder, encode(image, kind, transparency=red))) == [WHITE, GREEN, BLUE, WHITE]
 
 
 def test_a_transparent_colour_of_an_rgb_png_lies_on_white(decoder: ImageDecoder) -> None:
-    assert corners(decode(decoder, encoded(quadrants(), "PNG", transparency=BLUE))) == [RED, GREEN, WHITE, WHITE]
+    assert corners(decode(decoder, encode(quadrants(), "PNG", transparency=BLUE))) == [RED, GREEN, WHITE, WHITE]
 
 
 def png(depth: int, kind: int, transparent: tuple[int, ...], rows: bytes, width: int) -> bytes:
@@ -166,20 +166,20 @@ def test_exif_orientation_is_applied_once(decoder: ImageDecoder, kind: str, orie
     }[orientation](quadrants())
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = decode(decoder, encoded(turned, kind, exif=exif))
+    pixels = decode(decoder, encode(turned, kind, exif=exif))
     assert pixels.shape == (20, 40, 3)
     assert corners(pixels) == [RED, GREEN, BLUE, WHITE]
 
 
 def test_damaged_exif_does_not_spoil_a_picture(decoder: ImageDecoder) -> None:
-    data = encoded(quadrants(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\xff\xff", quality=95)
+    data = encode(quadrants(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\xff\xff", quality=95)
     assert corners(decode(decoder, data)) == [RED, GREEN, BLUE, WHITE]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_of_an_animation_the_first_picture_counts(decoder: ImageDecoder, kind: str) -> None:
     frames = [Image.new("RGB", (30, 20), colour) for colour in (RED, GREEN, BLUE)]
-    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
     assert corners(decode(decoder, data)) == [RED] * 4
 
 
@@ -190,12 +190,12 @@ def test_colours_that_cannot_be_shown_are_refused(decoder: ImageDecoder) -> None
     floats = Image.fromarray(np.zeros((4, 4), np.float32))
     for image in (lab, floats):
         with pytest.raises(NotAnImage, match="send 8 or 16 bits per channel"):
-            decode(decoder, encoded(image, "TIFF"))
+            decode(decoder, encode(image, "TIFF"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_no_damage_raises_anything_but_an_image_error(decoder: ImageDecoder, kind: str) -> None:
-    whole = encoded(Image.fromarray(noise(40, 30)), kind)
+    whole = encode(Image.fromarray(noise(40, 30)), kind)
     rng = np.random.default_rng(7)
     refused = 0
     for _ in range(300):
@@ -212,7 +212,7 @@ def test_no_damage_raises_anything_but_an_image_error(decoder: ImageDecoder, kin
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_every_format_is_refused_by_header_if_too_large(kind: str) -> None:
     small, exact = ImageDecoder(max_pixels=59 * 40), ImageDecoder(max_pixels=60 * 40)
-    data = encoded(Image.fromarray(noise(60, 40)), kind)
+    data = encode(Image.fromarray(noise(60, 40)), kind)
     with pytest.raises(TooManyPixels, match="60 × 40 pixels"):
         decode(small, data)
     if kind == "WEBP":  # whose decoder's memory ends earlier
@@ -235,18 +235,18 @@ def test_a_decoder_that_keeps_copies_ends_at_fewer_pixels() -> None:
     """WebP's decoder holds three canvases beside the picture: 16 bytes a pixel, where 12 for each of the pixels are the most."""
     decoder = ImageDecoder(max_pixels=64 * 64)
     with pytest.raises(TooManyPixels, match=r"WebP of 0\.0 megapixels would take 0 MB to decode.*OPSIN_MAX_PIXELS"):
-        decode(decoder, encoded(Image.new("RGB", (64, 64)), "WEBP"))
-    assert decode(decoder, encoded(Image.new("RGB", (48, 64)), "WEBP")).shape == (64, 48, 3)
-    assert decode(decoder, encoded(Image.new("RGB", (64, 64)), "JPEG", progressive=True)).shape == (64, 64, 3)
+        decode(decoder, encode(Image.new("RGB", (64, 64)), "WEBP"))
+    assert decode(decoder, encode(Image.new("RGB", (48, 64)), "WEBP")).shape == (64, 48, 3)
+    assert decode(decoder, encode(Image.new("RGB", (64, 64)), "JPEG", progressive=True)).shape == (64, 64, 3)
     with pytest.raises(TooManyPixels, match="JPEG"):
-        decode(decoder, encoded(Image.new("CMYK", (64, 64)), "JPEG", progressive=True))
+        decode(decoder, encode(Image.new("CMYK", (64, 64)), "JPEG", progressive=True))
 
 
 def test_only_these_formats_are_opened() -> None:
     for data in (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        encoded(quadrants(), "PPM"),
-        encoded(quadrants(), "ICO"),
+        encode(quadrants(), "PPM"),
+        encode(quadrants(), "ICO"),
         b"8BPS\0\1",
     ):
         with pytest.raises(NotAnImage):
@@ -263,7 +263,7 @@ def test_a_file_s_name_in_its_place_is_told_apart() -> None:
 
 def test_pixels_in_flight_are_bounded() -> None:
     decoder = ImageDecoder(max_pixels=40 * 20)
-    data = encoded(quadrants(), "PNG")
+    data = encode(quadrants(), "PNG")
     third_is_in = threading.Event()
 
     def third() -> None:

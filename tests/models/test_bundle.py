@@ -1,4 +1,4 @@
-"""What a bundle may say of itself."""
+"""Fields of a bundle's spec."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_bundles_from_before_other_tasks_load_unchanged() -> None:
 
 
 def test_what_a_bundle_does_not_say_is_not_in_its_bytes() -> None:
-    """So that versions of Opsin that do not know a field agree on the digest."""
+    """Versions of Opsin that do not know a field must agree on the digest."""
     rule = {"method": "exemplar", "thickness": 9, "side": None}
-    said = {"trained_on": "ten drawings", "note": "For tests.", "preset": "fast", "fill": [rule]}
-    silent, telling = spec(), spec(**said)
-    assert not said.keys() & json.loads(silent.to_bytes()).keys()
-    told = json.loads(telling.to_bytes())
-    assert {name: told[name] for name in said} == said
-    assert BundleSpec.from_bytes(telling.to_bytes()) == telling
+    message = {"trained_on": "ten drawings", "note": "For tests.", "preset": "fast", "fill": [rule]}
+    silent, informative = spec(), spec(**message)
+    assert not message.keys() & json.loads(silent.to_bytes()).keys()
+    answer = json.loads(informative.to_bytes())
+    assert {name: answer[name] for name in message} == message
+    assert BundleSpec.from_bytes(informative.to_bytes()) == informative
 
 
 @pytest.mark.timeout(20)
@@ -67,9 +67,9 @@ def test_weights_that_cannot_be_read_are_refused_with_a_sentence(tmp_path: Path)
 
 def test_a_task_has_only_what_it_needs() -> None:
     sound = {"frames": 1024, "mel_bins": 128, "mean": 0, "std": 1}
-    heard = spec(task="audio-visual", clip={"frames": 8, "stride": 1, "rate": 2}, sound=sound)
-    assert heard.clip == Clip(frames=8, stride=1, rate=2)
-    assert heard.sound == Sound(sample_rate=16_000, frames=1024, mel_bins=128, mean=0, std=1)
+    audible = spec(task="audio-visual", clip={"frames": 8, "stride": 1, "rate": 2}, sound=sound)
+    assert audible.clip == Clip(frames=8, stride=1, rate=2)
+    assert audible.sound == Sound(sample_rate=16_000, frames=1024, mel_bins=128, mean=0, std=1)
     tracked = spec(task="track", preprocess=None, labels=None)
     assert (tracked.preprocess, tracked.labels) == (None, [])
     with pytest.raises(BundleError, match="test@1: task track takes no pictures"):
@@ -119,23 +119,25 @@ DIGESTS = {
     "movenet@1.0.0": "52f8670151af30cb18f323445f491252fdc09822643851b09d93c1eae088eb69",
     "photos@1.0.0": "ddd66e3e7907975c1a57a48f8f63c8c49ef0f9c628f0e24af728a690e0209e6d",
 }
-"""Of starters, as they were before bundles had files and texts. A starter that is made anew gets a line of its own."""
+"""Digests of starters, as they were before bundles had files and texts. A starter that is made again gets a line of its own."""
 
 
 def test_bundles_from_before_files_and_texts_keep_their_digests() -> None:
     shipped = [read(file.parent).spec for file in (Path(__file__).parents[2] / "bundles").glob("*/*/bundle.json")]
-    known = {spec.id: spec.digest() for spec in shipped if spec.id in DIGESTS}
-    assert len(known) >= 4
-    assert known == {name: DIGESTS[name] for name in known}
+    known_values = {spec.id: spec.digest() for spec in shipped if spec.id in DIGESTS}
+    assert len(known_values) >= 4
+    assert known_values == {name: DIGESTS[name] for name in known_values}
 
 
 def test_bundle_states_text_convention_and_extra_files() -> None:
-    silent, telling = spec(**PAIR), spec(**PAIR, text={**TEXT, "templates": ["a photo of {}."]}, files=TOKENIZER)
+    silent, informative = spec(**PAIR), spec(**PAIR, text={**TEXT, "templates": ["a photo of {}."]}, files=TOKENIZER)
     assert not {"text", "files"} & json.loads(silent.to_bytes()).keys()
-    assert BundleSpec.from_bytes(telling.to_bytes()) == telling
-    assert telling.text == TextSpec(length=32, padding="longest", empty=True, templates=["a photo of {}."], scale=14.5, scores="softmax")
-    assert spec(**PAIR, text=TEXT, files=TOKENIZER).digest() != telling.digest() != silent.digest()
-    assert (telling.size, silent.size) == (5, 0)
+    assert BundleSpec.from_bytes(informative.to_bytes()) == informative
+    assert informative.text == TextSpec(
+        length=32, padding="longest", empty=True, templates=["a photo of {}."], scale=14.5, scores="softmax"
+    )
+    assert spec(**PAIR, text=TEXT, files=TOKENIZER).digest() != informative.digest() != silent.digest()
+    assert (informative.size, silent.size) == (5, 0)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +187,8 @@ def test_a_bundle_without_vectors_says_so() -> None:
 def pair(tmp_path: Path) -> Bundle:
     (tmp_path / "weights").write_bytes(b"weights")
     (tmp_path / "words").write_bytes(b"words")
-    telling = spec(**PAIR, text=TEXT, files=TOKENIZER)
-    return write(tmp_path / "bundles", telling, tmp_path / "weights", files={"tokenizer.json": tmp_path / "words"})
+    informative = spec(**PAIR, text=TEXT, files=TOKENIZER)
+    return write(tmp_path / "bundles", informative, tmp_path / "weights", files={"tokenizer.json": tmp_path / "words"})
 
 
 def test_further_files_are_written_counted_and_verified(pair: Bundle) -> None:
@@ -228,7 +230,7 @@ def test_files_are_replaced_and_everything_else_stays(pair: Bundle, tmp_path: Pa
 
 
 class Meanwhile:
-    """A file of weights, beside which somebody else writes the same bundle while it is read."""
+    """A file of weights: while it is read, another process writes the same bundle."""
 
     def __init__(self, file: Path, root: Path) -> None:
         self.file, self.root = file, root

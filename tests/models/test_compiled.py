@@ -25,7 +25,7 @@ BACKEND = "aot_eager"
 SCHEDULE = MergeSchedule.from_list([1, 2])
 
 
-def recorded(family: str) -> tuple[str, nn.Module]:
+def load_recording(family: str) -> tuple[str, nn.Module]:
     """Architecture and model."""
     case, _, settings = RECORDED[family]
     spec, weights = import_checkpoint(
@@ -38,7 +38,7 @@ def recorded(family: str) -> tuple[str, nn.Module]:
 
 
 def tensors(answer: Any) -> Iterator[Tensor]:
-    """All that an answer holds."""
+    """Return all tensors of an answer."""
     if isinstance(answer, Tensor):
         yield answer
     elif dataclasses.is_dataclass(answer):
@@ -60,7 +60,7 @@ def compiles(call: ForwardCall) -> None:
 @pytest.mark.parametrize("family", RECORDED)
 def test_a_system_is_one_graph(family: str) -> None:
     torch.manual_seed(0)
-    compiles(prepare_forward(*recorded(family), batch=2))
+    compiles(prepare_forward(*load_recording(family), batch=2))
 
 
 @pytest.mark.slow
@@ -99,8 +99,8 @@ def crops(model: Any, make: InputMaker) -> ForwardCall:
 
 
 def holes(model: Any, make: InputMaker) -> ForwardCall:
-    given = DummyMaskedBatch.draw(model.config, make)
-    return lambda: model.encode(given.pixels, given.split, merge=SCHEDULE)
+    inputs = DummyMaskedBatch.draw(model.config, make)
+    return lambda: model.encode(inputs.pixels, inputs.split, merge=SCHEDULE)
 
 
 def scenes(model: Any, make: InputMaker) -> ForwardCall:
@@ -130,5 +130,5 @@ SOON = {"timm", "minrev"}
 @pytest.mark.parametrize("family", [pytest.param(family, marks=() if family in SOON else pytest.mark.slow) for family in MERGED])
 def test_so_is_one_whose_tokens_merge(family: str) -> None:
     torch.manual_seed(0)
-    _, model = recorded(family)
+    _, model = load_recording(family)
     compiles(MERGED[family](model, RandomInputMaker(2, torch.float32, torch.device("cpu"))))

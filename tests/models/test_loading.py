@@ -76,8 +76,8 @@ def test_trace_maps_patches_to_tokens_after_each_block(loaded: LoadedModel) -> N
         assert [sorted(set(layer)) for layer in layers] == [list(range(14)), list(range(14)), list(range(11))]
         first, second, third = layers
         assert first == second
-        held = {group: {third[patch] for patch in range(16) if second[patch] == group} for group in second}
-        assert all(len(into) == 1 for into in held.values())  # what was together stays together
+        reserved = {group: {third[patch] for patch in range(16) if second[patch] == group} for group in second}
+        assert all(len(into) == 1 for into in reserved.values())  # what was together stays together
     np.testing.assert_allclose(outputs["logits"], loaded.forward(pixels(), {"merge": [2, 0, 3]})["logits"], atol=1e-6)
     assert "groups" not in loaded.forward(pixels(), {"merge": [2, 0, 3]})
 

@@ -19,7 +19,7 @@ from models.flops import forward_cost
 from models.loading import load
 from models.registry import architectures, resolve, systems
 from models.systems.published_sizes import sizes
-from tests.support.bundles.vit import sealed
+from tests.support.bundles.vit import seal
 
 MODEL = """
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def test_a_folder_and_a_line_are_a_system(tmp_path: Path) -> None:
         tmp_path / "toy.pth", family=None, labels=["a", "b", "c"], overrides={}, name="toy", version="1", license="CC0-1.0"
     )
     assert (spec.architecture, spec.task, spec.provenance["family"], spec.merges) == ("toy", "classify", "toys", False)
-    written = sealed(tmp_path / "bundles", spec, weights)
+    written = seal(tmp_path / "bundles", spec, weights)
 
     outputs = load(written).forward({"pixels": np.zeros((2, 8, 8, 3), np.uint8)}, {})
     assert outputs["logits"].shape == (2, 3)

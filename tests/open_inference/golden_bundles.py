@@ -26,7 +26,7 @@ from models.media.fbank import FbankConfig, log_mel
 from models.systems.mavil.log_mel_stats import LogMelStats
 from tests.golden.case import GOLDEN, Case, find_cases, read_case
 from tests.golden.checks import recorded_network
-from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.bundles.vit import UNSEALED, seal
 
 DIGITS = {(0, 0): 2.0**-4, (0, 1): 2.0**-12, (1, 0): 2.0**-20}
 """Place among the 2 × 2 pixels of a value → the weight of its digit, -128 to 127: values below 8 are exact to 5e-7."""
@@ -151,7 +151,7 @@ def write_recorded(root: Path, folder: str) -> None:
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    sealed(root, spec, weights)
+    seal(root, spec, weights)
 
 
 def _spread(network: nn.Module) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.open_inference.conftest import PICTURES
-from tests.support.images import encoded
+from tests.support.images import encode
 from tests.support.live_service import MAX_BODY, Service
 
 INFER = "/v2/models/tiny/infer"
@@ -106,7 +106,7 @@ def test_both_spellings_of_the_root_answer_alike(service):
 
 
 X = {"name": "image", "shape": [1], "datatype": "BYTES"}
-HUGE = encoded(Image.new("L", (2000, 2000)))
+HUGE = encode(Image.new("L", (2000, 2000)))
 GOOD = as_json(PICTURES[0])
 
 REFUSED = {

@@ -1,4 +1,4 @@
-"""`opsin batch` as a user meets it: a process of its own, beside a running service."""
+"""`opsin batch` as a process of its own with a running service."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 from opsin import Refused, Unavailable, Unreachable
 from opsin.cli.batch.command import batch
 from opsin.cli.shared.errors import CommandError, UsageError
-from tests.support.fake_servers import Answer, Request, scripted
+from tests.support.fake_servers import Answer, Request, serve_script
 from tests.support.fake_worker import Worker, make_spec, picture
-from tests.support.forked_program import Forked
+from tests.support.forked_program import ForkedProcess
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.processes import opsin
 from tests.support.redis import private_valkey
@@ -51,13 +51,13 @@ def shades(tmp_path: Path) -> Path:
     return folder
 
 
-def written(file: Path, *rows: object) -> Path:
+def write_file(file: Path, *rows: object) -> Path:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
 
 def results(output: Path) -> list[dict[str, Any]]:
-    """Its lines without the header."""
+    """Return the lines of the results without the header."""
     return [json.loads(line) for line in output.read_text().splitlines()[1:]]
 
 
@@ -69,7 +69,7 @@ def lines(output: Path) -> int:
     return output.read_bytes().count(b"\n") if output.exists() else 0
 
 
-def test_a_folder_is_asked_file_by_file_at_priority_low(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+def test_a_folder_is_sent_file_by_file_at_priority_low(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, worker = reds
     output = tmp_path / "out.jsonl"
     before = len(worker.done)
@@ -81,10 +81,10 @@ def test_a_folder_is_asked_file_by_file_at_priority_low(reds: tuple[Gateway, Wor
 
 def test_batch_killed_ten_times_and_resumed_has_each_row_once(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, _ = reds
-    rows = written(tmp_path / "in.jsonl", *({"id": f"row {i}", "image": f"shades/{i % 10}.png"} for i in range(ROWS)))
+    rows = write_file(tmp_path / "in.jsonl", *({"id": f"row {i}", "image": f"shades/{i % 10}.png"} for i in range(ROWS)))
     output, command = tmp_path / "out.jsonl", ("batch", "classify", str(rows), "-o", str(tmp_path / "out.jsonl"), "--url", gateway.url)
     for kill, until in enumerate(sorted(random.Random(33).sample(range(2, ROWS - 50), KILLS))):
-        begun = Forked("opsin", *command, *["--resume"] * bool(kill), environment=os.environ, captured=True)
+        begun = ForkedProcess("opsin", *command, *["--resume"] * bool(kill), environment=os.environ, captured=True)
         eventually(lambda until=until: lines(output) >= until, f"{until} lines are written")
         begun.kill()
         assert begun.wait(60) == -signal.SIGKILL
@@ -98,7 +98,7 @@ def test_batch_killed_ten_times_and_resumed_has_each_row_once(reds: tuple[Gatewa
     assert labels(output) == [f"red {i % 10}" for i in range(ROWS)]
 
 
-def test_rows_may_begin_with_a_byte_order_mark(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+def test_rows_may_start_with_a_byte_order_mark(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, _ = reds
     rows, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows.write_text('{"image": "shades/1.png"}\r\n', encoding="utf-8-sig")  # as Windows' tools write it
@@ -109,7 +109,7 @@ def test_rows_may_begin_with_a_byte_order_mark(reds: tuple[Gateway, Worker], sha
 def test_nothing_that_is_given_twice_is_dropped(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, _ = reds
     image = {"image": "shades/1.png"}
-    rows = written(tmp_path / "in.jsonl", image, {**image, "top_k": 1, "top_ks": [2]}, {**image, "top_k": []})
+    rows = write_file(tmp_path / "in.jsonl", image, {**image, "top_k": 1, "top_ks": [2]}, {**image, "top_k": []})
     output = tmp_path / "out.jsonl"
     assert opsin("batch", "classify", rows, "-o", output, "--url", gateway.url).returncode == 1
     assert [row["error"]["detail"] for row in results(output)[1:]] == ["given twice", "top_k: an empty list; leave it out"]
@@ -121,10 +121,10 @@ def test_nothing_that_is_given_twice_is_dropped(reds: tuple[Gateway, Worker], sh
 
 def test_failing_row_spoils_no_other_and_sets_exit_code(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, _ = reds
-    given = [{"images": ["shades/1.png", "shades/2.png"]}, {"image": "gone.png"}, {"image": "shades/notes.txt"}]
-    rows = written(
+    inputs = [{"images": ["shades/1.png", "shades/2.png"]}, {"image": "gone.png"}, {"image": "shades/notes.txt"}]
+    rows = write_file(
         tmp_path / "in.jsonl",
-        *given,
+        *inputs,
         {"image": "shades/3.png", "top_k": 99},
         {"image": "shades/4.png", "top_k": 1},
         {"image": "a\0.png"},
@@ -157,11 +157,11 @@ def test_resuming_with_others_is_refused_and_changes_nothing(
     reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path, changed: dict[str, Any], words: str
 ) -> None:
     gateway, _ = reds
-    rows, output = written(tmp_path / "in.jsonl", {"image": "shades/1.png"}), tmp_path / "out.jsonl"
+    rows, output = write_file(tmp_path / "in.jsonl", {"image": "shades/1.png"}), tmp_path / "out.jsonl"
     assert opsin("batch", "classify", rows, "-o", output, "--url", gateway.url).returncode == 0
     before = output.read_bytes()
     if "rows" in changed:
-        written(rows, {"image": "shades/2.png"})
+        write_file(rows, {"image": "shades/2.png"})
     option = ["--option", changed["option"]] if "option" in changed else []
     ran = opsin("batch", changed.get("task", "classify"), rows, "-o", output, "--resume", *option, "--url", gateway.url)
     assert (ran.returncode, words in ran.stderr, output.read_bytes()) == (2, True, before), ran.stderr
@@ -177,9 +177,7 @@ def test_resuming_with_others_is_refused_and_changes_nothing(
         ('{"image": "a.png", "priority": "high"}', "line 2: priority: batches have the priority low"),
     ],
 )
-def test_a_line_that_is_no_row_is_named_before_anything_is_asked(
-    reds: tuple[Gateway, Worker], tmp_path: Path, row: str, words: str
-) -> None:
+def test_an_invalid_line_is_named_before_anything_is_sent(reds: tuple[Gateway, Worker], tmp_path: Path, row: str, words: str) -> None:
     rows, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows.write_text(f'{{"image": "a.png"}}\n{row}\n')
     ran = opsin("batch", "classify", rows, "-o", output, "--url", reds[0].url)
@@ -194,7 +192,7 @@ def test_mistake_in_common_options_is_reported_by_first_row(reds: tuple[Gateway,
 
 
 def test_what_a_row_says_itself_is_no_mistake_of_all(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
-    rows = written(tmp_path / "in.jsonl", {"image": "shades/1.png", "top_k": 99}, {"image": "shades/2.png"})
+    rows = write_file(tmp_path / "in.jsonl", {"image": "shades/1.png", "top_k": 99}, {"image": "shades/2.png"})
     ran = opsin("batch", "classify", rows, "-o", tmp_path / "out.jsonl", "--option", "top_k=1", "--url", reds[0].url)
     assert (ran.returncode, "1 of 2 rows failed" in ran.stderr) == (1, True), ran.stderr
 
@@ -207,25 +205,25 @@ def test_it_does_not_write_over_what_is_there(reds: tuple[Gateway, Worker], shad
         assert (ran.returncode, words in ran.stderr, output.read_text()) == (2, True, "precious\n")
 
 
-def test_answers_that_are_files_lie_beside_the_results(tmp_path: Path) -> None:
+def test_answers_that_are_files_lie_next_to_the_results(tmp_path: Path) -> None:
     def service(request: Request) -> Answer:
         if request.path == "/v1/models":
             return Answer(body=MODELS)
         return Answer(body=b"a PNG", headers={"Content-Type": "image/png", "X-Seed": "5", "X-Request-ID": "r"})
 
     (tmp_path / "a.png").write_bytes(b"image")
-    rows = written(tmp_path / "in.jsonl", {"image": "a.png", "mask": "center:0.5", "seed": 5}, {"image": "a.png", "mask": "a.png"})
+    rows = write_file(tmp_path / "in.jsonl", {"image": "a.png", "mask": "center:0.5", "seed": 5}, {"image": "a.png", "mask": "a.png"})
     output, left = tmp_path / "out.jsonl", tmp_path / "out.files" / "1.glb.part"
     others = tmp_path / "out.files" / "1.thesis.docx"
-    with scripted(service) as script:
+    with serve_script(service) as script:
         command = ("batch", "inpaint", rows, "-o", output, "--url", script.url)
         assert opsin(*command).returncode == 0
-        whole = output.read_bytes()
+        full = output.read_bytes()
         others.write_bytes(b"somebody else's")
-        output.write_bytes(whole[:-5])  # the last line is torn
+        output.write_bytes(full[:-5])  # the last line is torn
         left.write_bytes(b"what a killed process left")
         assert opsin(*command, "--resume").returncode == 0
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == full
     assert (left.exists(), others.exists()) == (False, True)
     assert results(output)[1] == {"index": 1, "answer": {"file": "out.files/1.png", "headers": {"x-seed": "5"}}}
     assert (tmp_path / "out.files" / "1.png").read_bytes() == b"a PNG"
@@ -239,8 +237,8 @@ def test_outputs_get_new_folders_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "v.files").mkdir()
     (tmp_path / "v.files" / "0.png").write_bytes(b"image")
     png = Answer(body=b"a PNG", headers={"Content-Type": "image/png"})
-    rows = written(tmp_path / "in.jsonl", {"image": "v.files/0.png"})
-    with scripted(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else png) as script:
+    rows = write_file(tmp_path / "in.jsonl", {"image": "v.files/0.png"})
+    with serve_script(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else png) as script:
         for resume in ([], ["--resume"]):
             ran = opsin("batch", "inpaint", rows, "-o", tmp_path / "v.jsonl", *resume, "--url", script.url)
             assert (ran.returncode, "v.files: already exists" in ran.stderr, (tmp_path / "v.jsonl").exists()) == (2, True, False)
@@ -254,7 +252,7 @@ def test_outputs_get_new_folders_of_their_own(tmp_path: Path) -> None:
 def test_an_output_in_the_folder_of_the_rows_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
     png, output = Answer(body=b"a PNG", headers={"Content-Type": "image/png"}), tmp_path / "out.png"
-    with scripted(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else png) as script:
+    with serve_script(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else png) as script:
         batch("inpaint", tmp_path, output, url=script.url)
         batch("inpaint", tmp_path, output, resume=True, url=script.url)
     assert len(results(output)) == 1
@@ -271,11 +269,11 @@ def test_an_output_in_the_folder_of_the_rows_is_no_row(tmp_path: Path) -> None:
         {"index": 2, "answer": {}},
     ],
 )
-def test_a_changed_line_is_named_and_nothing_is_asked(tmp_path: Path, row: dict[str, Any]) -> None:
+def test_a_changed_line_is_named_and_nothing_is_sent(tmp_path: Path, row: dict[str, Any]) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
-    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 2), tmp_path / "out.jsonl"
+    rows, output = write_file(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 2), tmp_path / "out.jsonl"
     fine = Answer(body={"fine": True}, headers=JSON)
-    with scripted(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else fine) as script:
+    with serve_script(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else fine) as script:
         batch("inpaint", rows, output, url=script.url)
         before = output.read_text().splitlines(keepends=True)
         output.write_text("".join(before[: 1 + row["index"]]) + json.dumps(row) + "\n")
@@ -288,7 +286,7 @@ def test_unreadable_or_unservable_row_does_not_end_batch(tmp_path: Path) -> None
     (tmp_path / "large.png").write_bytes(bytes(1001))
     os.mkfifo(tmp_path / "pipe")
     files = ("/dev/zero", "pipe", ".", "large.png", "a.png")
-    rows = written(tmp_path / "in.jsonl", {"video": "a.mp4"}, *({"image": name} for name in files), {"image": "a.png", "model": "gone"})
+    rows = write_file(tmp_path / "in.jsonl", {"video": "a.mp4"}, *({"image": name} for name in files), {"image": "a.png", "model": "gone"})
     unknown = Answer(404, {"title": "Unknown model", "detail": "no bundle for inpaint that takes image or mask is served"})
 
     def service(request: Request) -> Answer:
@@ -296,7 +294,7 @@ def test_unreadable_or_unservable_row_does_not_end_batch(tmp_path: Path) -> None
             return Answer(body=MODELS)
         return unknown if b"video" in request.body or b"gone" in request.body else Answer(body={"fine": True}, headers=JSON)
 
-    with scripted(service) as script, pytest.raises(CommandError, match="6 of 7"):
+    with serve_script(service) as script, pytest.raises(CommandError, match="6 of 7"):
         batch("inpaint", rows, tmp_path / "out.jsonl", url=script.url)
     video, zero, pipe, folder, large, last, model = results(tmp_path / "out.jsonl")
     assert video["error"]["status"] == model["error"]["status"] == 404
@@ -309,18 +307,21 @@ def test_unreadable_or_unservable_row_does_not_end_batch(tmp_path: Path) -> None
 
 def test_a_bundle_that_is_gone_in_the_middle_ends_the_batch(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
-    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 3), tmp_path / "out.jsonl"
+    rows, output = write_file(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 3), tmp_path / "out.jsonl"
     gone = Answer(404, {"title": "Unknown model", "detail": "no bundle for inpaint is served"})
-    with scripted([Answer(body=MODELS), Answer(body={"n": 1}, headers=JSON), gone]) as script, pytest.raises(Refused, match="no bundle"):
+    with (
+        serve_script([Answer(body=MODELS), Answer(body={"n": 1}, headers=JSON), gone]) as script,
+        pytest.raises(Refused, match="no bundle"),
+    ):
         batch("inpaint", rows, output, url=script.url)
     assert len(results(output)) == 1
 
 
 def test_a_bundle_that_is_refused_ends_the_batch(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
-    rows = written(tmp_path / "in.jsonl", {"image": "a.png"}, {"image": "a.png"})
+    rows = write_file(tmp_path / "in.jsonl", {"image": "a.png"}, {"image": "a.png"})
     refusal = Answer(503, {"type": "urn:opsin:bundle-unavailable", "title": "The bundle cannot be served", "detail": "it is damaged"}, JSON)
-    with scripted([Answer(body=MODELS), refusal]) as script, pytest.raises(Unavailable, match="it is damaged"):
+    with serve_script([Answer(body=MODELS), refusal]) as script, pytest.raises(Unavailable, match="it is damaged"):
         batch("inpaint", rows, tmp_path / "out.jsonl", url=script.url)
     assert len(script.requests) == 2
 
@@ -331,8 +332,8 @@ def test_events_are_no_answers(tmp_path: Path) -> None:
 
 
 def test_texts_are_sent_as_they_are(tmp_path: Path) -> None:
-    rows, output = written(tmp_path / "in.jsonl", {"texts": ["a dog", "größer"], "truncate": False}), tmp_path / "out.jsonl"
-    with scripted(lambda request: Answer(body=MODELS if request.path == "/v1/models" else {"kind": "text"})) as script:
+    rows, output = write_file(tmp_path / "in.jsonl", {"texts": ["a dog", "größer"], "truncate": False}), tmp_path / "out.jsonl"
+    with serve_script(lambda request: Answer(body=MODELS if request.path == "/v1/models" else {"kind": "text"})) as script:
         assert opsin("batch", "embed", rows, "-o", output, "--url", script.url).returncode == 0
     body = script.requests[-1].body.decode()
     assert body.count('name="text"\r\n') == 2
@@ -342,7 +343,7 @@ def test_texts_are_sent_as_they_are(tmp_path: Path) -> None:
 
 def test_full_service_is_retried_as_often_as_needed(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
-    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 20), tmp_path / "out.jsonl"
+    rows, output = write_file(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 20), tmp_path / "out.jsonl"
     full = Answer(429, {"title": "full", "detail": "no room"}, {"Retry-After": "0"})
     away = Answer(503, {"title": "away", "detail": "no worker"}, {"Retry-After": "0"})
     turns = iter([full, away] * 10)
@@ -350,7 +351,7 @@ def test_full_service_is_retried_as_often_as_needed(tmp_path: Path) -> None:
     def service(request: Request) -> Answer:
         return Answer(body=MODELS) if request.path == "/v1/models" else next(turns, Answer(body={"fine": True}, headers=JSON))
 
-    with scripted(service) as script:
+    with serve_script(service) as script:
         ran = opsin("batch", "inpaint", rows, "-o", output, "--url", script.url)
     assert ran.returncode == 0, ran.stderr
     assert [row["answer"] for row in results(output)] == [{"fine": True}] * 20
@@ -358,12 +359,12 @@ def test_full_service_is_retried_as_often_as_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answered", "said"),
+    ("answered", "message"),
     [(1, "1 of 40 rows are in {output}; use --resume to continue"), (0, "no row was answered, and nothing is stored")],
 )
-def test_an_interrupt_keeps_what_there_is_and_says_how_to_go_on(tmp_path: Path, answered: int, said: str) -> None:
+def test_an_interrupt_keeps_what_there_is_and_says_how_to_go_on(tmp_path: Path, answered: int, message: str) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
-    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 40), tmp_path / "out.jsonl"
+    rows, output = write_file(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 40), tmp_path / "out.jsonl"
     answers, refused = iter([Answer(body={"n": 1}, headers=JSON)] * answered), threading.Event()
     busy = Answer(429, {"title": "full", "detail": "no room"}, {"Retry-After": "600"})
 
@@ -375,20 +376,20 @@ def test_an_interrupt_keeps_what_there_is_and_says_how_to_go_on(tmp_path: Path, 
         refused.set()
         return busy
 
-    with scripted(service) as script:
+    with serve_script(service) as script:
         command = ("batch", "inpaint", str(rows), "-o", str(output), "--url", script.url)
-        begun = Forked("opsin", *command, environment=os.environ, captured=True)
+        begun = ForkedProcess("opsin", *command, environment=os.environ, captured=True)
         eventually(lambda: refused.is_set() and lines(output) == 1 + answered, "the first row, which is asked alone, is written or waits")
         begun.send_signal(signal.SIGINT)
         _, err = begun.communicate(60)
         begun.close()
-    assert (begun.returncode, err) == (130, f"opsin: interrupted; {said.format(output=output)}\n")
+    assert (begun.returncode, err) == (130, f"opsin: interrupted; {message.format(output=output)}\n")
     assert output.exists() == bool(answered)
 
 
 def test_waiting_batch_locks_its_file_and_ends_at_interrupt(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
-    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 40), tmp_path / "out.jsonl"
+    rows, output = write_file(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 40), tmp_path / "out.jsonl"
     answers, released = iter([Answer(body={"n": 1}, headers=JSON)]), threading.Event()
 
     def service(request: Request) -> Answer:
@@ -401,9 +402,9 @@ def test_waiting_batch_locks_its_file_and_ends_at_interrupt(tmp_path: Path) -> N
         return Answer(body={"n": 2}, headers=JSON)
 
     waiting = threading.Event()
-    with scripted(service) as script:
+    with serve_script(service) as script:
         command = ("batch", "inpaint", str(rows), "-o", str(output), "--url", script.url)
-        begun = Forked("opsin", *command, environment=os.environ, captured=True)
+        begun = ForkedProcess("opsin", *command, environment=os.environ, captured=True)
         try:
             eventually(lambda: waiting.is_set() and lines(output) == 2, "the first row is written, and others are asked for")
             second = opsin(*command, "--resume")
@@ -420,7 +421,7 @@ def test_waiting_batch_locks_its_file_and_ends_at_interrupt(tmp_path: Path) -> N
 def test_revoked_key_ends_batch_that_waits_for_answers(tmp_path: Path) -> None:
     for name in ("first", "slow", "stranger"):
         (tmp_path / f"{name}.png").write_bytes(name.encode())
-    rows = written(tmp_path / "in.jsonl", *({"image": f"{name}.png"} for name in ("first", "slow", "stranger")))
+    rows = write_file(tmp_path / "in.jsonl", *({"image": f"{name}.png"} for name in ("first", "slow", "stranger")))
     released, output = threading.Event(), tmp_path / "out.jsonl"
 
     def service(request: Request) -> Answer:
@@ -432,7 +433,7 @@ def test_revoked_key_ends_batch_that_waits_for_answers(tmp_path: Path) -> None:
             released.wait(120)
         return Answer(body={"n": 1}, headers=JSON)
 
-    with scripted(service) as script:
+    with serve_script(service) as script:
         try:
             ran = opsin("batch", "inpaint", rows, "-o", output, "--url", script.url, seconds=30)
         finally:
@@ -441,23 +442,23 @@ def test_revoked_key_ends_batch_that_waits_for_answers(tmp_path: Path) -> None:
 
 
 def test_proxy_error_for_unavailable_service_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patience begins anew with the first failure after an answer; without any it ends after the first."""
+    """The patience starts again with the first failure after an answer; without any it ends after the first."""
     monkeypatch.setattr("opsin.cli.batch.command.MAX_OUTAGE_S", 0.0)
     monkeypatch.setattr("opsin.cli.batch.command.RETRY_PAUSE_S", 0.01)
     (tmp_path / "a.png").write_bytes(b"image")
-    rows = written(tmp_path / "in.jsonl", {"image": "a.png"}, {"image": "a.png"})
+    rows = write_file(tmp_path / "in.jsonl", {"image": "a.png"}, {"image": "a.png"})
     away = [Answer(502, "<html>Bad Gateway"), Answer(504, "<html>Gateway Time-out")]
     busy = Answer(429, {"title": "full", "detail": "no room"}, {"Retry-After": "0"})
     late = Answer(504, {"title": "late", "detail": "no result in time"})
     models, fine = Answer(body=MODELS), Answer(body={"fine": True}, headers=JSON)
     with (
-        scripted([models, away[0], busy, away[1], busy, away[0], late, away[1], fine]) as script,
+        serve_script([models, away[0], busy, away[1], busy, away[0], late, away[1], fine]) as script,
         pytest.raises(CommandError, match="1 of 2"),
     ):
         batch("inpaint", rows, tmp_path / "out.jsonl", url=script.url)
     first, second = results(tmp_path / "out.jsonl")
     assert (first["error"]["title"], second["answer"]) == ("late", {"fine": True})
-    with scripted([models, fine, *away]) as script, pytest.raises(Unreachable, match="504"):
+    with serve_script([models, fine, *away]) as script, pytest.raises(Unreachable, match="504"):
         batch("inpaint", rows, tmp_path / "another.jsonl", url=script.url)
     assert len(results(tmp_path / "another.jsonl")) == 1
 
@@ -465,13 +466,13 @@ def test_proxy_error_for_unavailable_service_is_no_answer(tmp_path: Path, monkey
 def test_vectors_of_images_as_npy(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
     content = base64.b64decode("k05VTVBZ")
-    with scripted(
+    with serve_script(
         lambda request: (
             Answer(body=MODELS)
             if request.path == "/v1/models"
             else Answer(body=content, headers={"Content-Type": request.headers["Accept"]})
         )
     ) as script:
-        rows, output = written(tmp_path / "in.jsonl", {"image": "a.png"}), tmp_path / "out.jsonl"
+        rows, output = write_file(tmp_path / "in.jsonl", {"image": "a.png"}), tmp_path / "out.jsonl"
         assert opsin("batch", "embed", rows, "-o", output, "--accept", "application/x-npy", "--url", script.url).returncode == 0
     assert (tmp_path / "out.files" / "0.npy").read_bytes() == content

@@ -38,8 +38,8 @@ def test_what_integers_cost_is_written_into_the_bundle(tmp_path: Path) -> None:
     assert int8.rungs["off"].float32 == 1.0 and int8.rungs["off"].int8 > 0.7
     assert again.spec.model_copy(update={"int8": None}) == bundle.spec
     assert again.spec.digest() != bundle.spec.digest()
-    shown = " ".join(opsin("bundles", "show", "tiny", "--bundles", tmp_path / "bundles").stdout.split())
-    assert "accuracy on 300 images, bound 0.3: off 100.00% → " in shown
+    visible = " ".join(opsin("bundles", "show", "tiny", "--bundles", tmp_path / "bundles").stdout.split())
+    assert "accuracy on 300 images, bound 0.3: off 100.00% → " in visible
     off = int8.rungs["off"]
     assert off.agreement == pytest.approx(off.int8) and off.agreement_bound is not None and off.agreement_bound < off.int8
     assert off.loss_error == pytest.approx((off.int8 * (1 - off.int8) / 299) ** 0.5)
@@ -66,7 +66,7 @@ def test_few_pictures_approve_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("agreement_bound", "served"), [(0.98999, False), (0.99, True), (None, True)])
-def test_labels_must_agree_beside_accuracy(agreement_bound: float | None, served: bool) -> None:
+def test_labels_must_agree_in_addition_to_accuracy(agreement_bound: float | None, served: bool) -> None:
     found = {"float32": 0.8, "int8": 0.8, "agreement_bound": agreement_bound}
     int8 = Int8.model_validate({"bound": 0.005, "images": 1000, "rungs": {"off": found}})
     assert int8.allows("off") is served

@@ -20,7 +20,7 @@ from opsin import Client
 from opsin.cli.demo.actions import show_actions
 from opsin.cli.shared import output_files
 from opsin.image_encoding import png
-from tests.support.fake_servers import RESULT, Answer, Request, scripted
+from tests.support.fake_servers import RESULT, Answer, Request, serve_script
 from tests.support.processes import environment, opsin
 from tests.support.queue import free_port
 
@@ -53,7 +53,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 UNREADABLE = "/proc/self/mem"
-"""A regular file, to be opened, of which no byte can be read at its begin, by root either."""
+"""A regular file that can be opened, but whose first bytes cannot be read, by root either."""
 PICTURE = b"\x89PNG, and what the service makes of it"
 
 
@@ -73,10 +73,10 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'numpy', 'httpx2', 'fastapi', 'redis', 'server', 'models', 'kernels', 'training'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
-    assert (shown.returncode, shown.stderr) == (0, "")
+    visible = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+    assert (visible.returncode, visible.stderr) == (0, "")
     assert all(
-        f" {name} " in shown.stdout for name in ["serve", "gateway", "worker", "demo", "classify", "import", "bundles", "train", "bench"]
+        f" {name} " in visible.stdout for name in ["serve", "gateway", "worker", "demo", "classify", "import", "bundles", "train", "bench"]
     )
 
 
@@ -90,9 +90,9 @@ def test_importing_opsin_is_light_and_still_offers_the_client() -> None:
 
 def test_bare_checkout_with_libraries_explains_installation(tmp_path: Path) -> None:
     """The processes of a service import nothing from the working folder, and would die for ever."""
-    given = {name: value for name, value in os.environ.items() if not name.startswith(("OPSIN_", "PYTHON"))}
+    inputs = {name: value for name, value in os.environ.items() if not name.startswith(("OPSIN_", "PYTHON"))}
     program = [environment(tmp_path) / "python", "-m", "opsin", "serve"]
-    ended = subprocess.run(program, cwd=ROOT, env=given, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(program, cwd=ROOT, env=inputs, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert ended.stderr.startswith(
         "opsin: `opsin serve` starts processes, which cannot import opsin from the working folder: `pip install -e .`"
@@ -100,15 +100,15 @@ def test_bare_checkout_with_libraries_explains_installation(tmp_path: Path) -> N
 
 
 def test_a_clip_that_cannot_be_kept_is_left_out_of_the_demo(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Client("http://127.0.0.1:9") as nobody:
-        show_actions(nobody, picture / "data", tmp_path, Console())
+    with Client("http://127.0.0.1:9") as unconnected:
+        show_actions(unconnected, picture / "data", tmp_path, Console())
     assert "The video is skipped, since its clip cannot be downloaded." in capsys.readouterr().out
 
 
 def test_a_demo_without_a_place_for_what_it_makes_starts_nothing() -> None:
     ended = opsin("demo", "--output", "README.md/here")
-    said = "opsin: demo: README.md/here: cannot be created (Not a directory); name another folder with --output\n"
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
+    output = "opsin: demo: README.md/here: cannot be created (Not a directory); name another folder with --output\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", output)
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -119,8 +119,8 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_a_benchmark_explains_its_own_arguments() -> None:
     assert "opsin bench" in opsin("bench", "--help").stdout
-    own = opsin("bench", "steps", "--help")
-    assert own.returncode == 0 and own.stdout.startswith("usage: python -m benchmarks.steps")
+    ours = opsin("bench", "steps", "--help")
+    assert ours.returncode == 0 and ours.stdout.startswith("usage: python -m benchmarks.steps")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_pipeline_that_cannot_be_is_named_not_traced(arguments: list[str], sen
 
 
 def test_classify_prints_a_row_per_picture(picture: Path) -> None:
-    with scripted([Answer()]) as service:
+    with serve_script([Answer()]) as service:
         ended = opsin("classify", picture, "--url", service.url, "--merge", "fast", "--top-k", "2", "--model", "flags")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "cat.jpg" in ended.stdout
@@ -276,7 +276,7 @@ def test_classify_json_is_one_line_per_file_despite_bad_one(tmp_path: Path) -> N
     for file in files:
         file.write_bytes(PICTURE + file.name.encode())
     corrupt = Answer(422, {"title": "Corrupt image", "detail": "image: truncated", "status": 422})
-    with scripted([corrupt, Answer()]) as service:
+    with serve_script([corrupt, Answer()]) as service:
         ended = opsin("classify", *files, "--json", OPSIN_URL=service.url)
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [Path(line["file"]).name for line in lines] == ["a.jpg", "b.jpg"]
@@ -289,7 +289,7 @@ def test_classify_json_is_one_line_per_file_despite_bad_one(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_command_with_closed_output_or_errors_does_its_work(picture: Path, closed: str) -> None:
-    with scripted([Answer()]) as service:
+    with serve_script([Answer()]) as service:
         command = f'"{sys.executable}" -m opsin classify "{picture}" --url {service.url} {closed}'
         ended = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=240, check=False)
     assert (ended.returncode, ended.stderr, len(service.requests)) == (0, "", 1)
@@ -342,7 +342,7 @@ def test_a_clip_that_vanishes_meanwhile_takes_no_answer_with_it(picture: Path, t
 
     for arguments in ((picture, clip), (picture, clip, "--later")):
         clip.write_bytes(b"\x00\x00\x01\xba")
-        with scripted(answer) as service:
+        with serve_script(answer) as service:
             ended = opsin("classify", *arguments, "--url", service.url)
         assert (ended.returncode, ended.stderr) == (1, f"opsin: {clip}: cannot be read (No such file or directory)\n")
         assert "cat.jpg" in ended.stdout
@@ -351,12 +351,12 @@ def test_a_clip_that_vanishes_meanwhile_takes_no_answer_with_it(picture: Path, t
 def test_non_utf_8_name_does_not_lose_the_answer(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"cat\xff.jpg")
     file.write_bytes(PICTURE)
-    with scripted([Answer()]) as service:
+    with serve_script([Answer()]) as service:
         command = [sys.executable, "-m", "opsin", "classify", file, "--json", "--url", service.url]
         usual = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in most locales; that of C lets anything through
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=usual)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert json.loads(shown.stdout)["file"] == str(file)
+        visible = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=usual)
+    assert (visible.returncode, visible.stderr) == (0, "")
+    assert json.loads(visible.stdout)["file"] == str(file)
 
 
 @pytest.mark.parametrize(
@@ -380,9 +380,9 @@ def test_an_argument_that_is_no_utf_8_is_one_sentence(tmp_path: Path, command: l
 
 
 def test_ask_sends_what_is_repeated(picture: Path) -> None:
-    with scripted([Answer()]) as service:
-        shown = opsin("ask", "classify", f"image={picture}", f"image={picture}", "-o", "top_k=1", "-o", "top_k=2", "--url", service.url)
-    assert shown.returncode == 0, shown.stderr
+    with serve_script([Answer()]) as service:
+        visible = opsin("ask", "classify", f"image={picture}", f"image={picture}", "-o", "top_k=1", "-o", "top_k=2", "--url", service.url)
+    assert visible.returncode == 0, visible.stderr
     [request] = service.requests
     assert (request.body.count(PICTURE), request.body.count(b'name="top_k"')) == (2, 2)
 
@@ -391,7 +391,7 @@ def test_labels_of_a_file_end_where_its_lines_end(picture: Path, tmp_path: Path)
     """And not at other separators of Unicode, which a text may hold."""
     file, labels = tmp_path / "labels.txt", ["red\u2028car", "a\x85dog", "cat\x0cnap"]
     file.write_bytes("\r\n".join(labels).encode())
-    with scripted([Answer()]) as service:
+    with serve_script([Answer()]) as service:
         opsin("zero-shot", picture, "--labels", file, "--url", service.url)
     assert all(label.encode() in service.requests[0].body for label in labels)
 
@@ -410,7 +410,7 @@ def test_what_is_no_time_to_wait_is_named(command: list[str], sentence: str) -> 
 
 
 @pytest.mark.parametrize("command", [["ask", "classify", "image=README.md"], ["classify", "README.md"], ["inpaint", "README.md"]])
-def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
+def test_an_invalid_address_is_an_error_without_traceback(command: list[str]) -> None:
     ended = opsin(*command, "--url", "http://[::1")
     assert ended.returncode == 1
     assert ended.stderr.startswith("opsin: ") and "http://[::1: not the address of a service" in ended.stderr
@@ -503,8 +503,8 @@ def test_list_shows_measured_rungs_if_default_was_not(bundles: Path, tmp_path: P
 
 
 def test_a_bundle_is_shown_whole_and_as_its_own_json(bundles: Path) -> None:
-    shown = opsin("bundles", "show", "tiny@1", OPSIN_BUNDLES=str(bundles)).stdout
-    assert all(fact in shown for fact in ("Two animals", "CC0-1.0", "cats, dogs", "fast (default)", "1.50×", "not measured"))
+    visible = opsin("bundles", "show", "tiny@1", OPSIN_BUNDLES=str(bundles)).stdout
+    assert all(fact in visible for fact in ("Two animals", "CC0-1.0", "cats, dogs", "fast (default)", "1.50×", "not measured"))
     assert opsin("bundles", "show", "tiny", "--json", "--bundles", bundles).stdout == (bundles / "tiny/1/bundle.json").read_text()
 
 
@@ -524,10 +524,10 @@ def test_verify_counts_labels_and_classes(bundles: Path, tmp_path: Path) -> None
 
 
 def test_verify_passes_whole_bundles_and_names_the_damaged_file(bundles: Path, tmp_path: Path) -> None:
-    whole = opsin("bundles", "verify", "--bundles", bundles)
-    assert (whole.returncode, whole.stderr) == (0, "")
-    assert whole.stdout.split()[0] == "tiny@1"
-    assert whole.stdout.split()[-1] == "OK"
+    full = opsin("bundles", "verify", "--bundles", bundles)
+    assert (full.returncode, full.stderr) == (0, "")
+    assert full.stdout.split()[0] == "tiny@1"
+    assert full.stdout.split()[-1] == "OK"
 
     spec, weights = ((bundles / "tiny/1" / name).read_bytes() for name in ("bundle.json", "model.safetensors"))
     for name, content, text in (
@@ -555,14 +555,14 @@ def test_output_may_be_cut_short_by_its_reader(bundles: Path) -> None:
 
 
 def test_a_terminal_obeys_no_label_of_another_server(tmp_path: Path) -> None:
-    hostile, shown = "\x1b]0;t\x07 [bold]\x9b2J", "\\u001b]0;t\\u0007 [bold]\\u009b2J"
+    hostile, visible = "\x1b]0;t\x07 [bold]\x9b2J", "\\u001b]0;t\\u0007 [bold]\\u009b2J"
     prediction = {"label": hostile, "index": 0, "score": 0.75}
     answer = Answer(body={**RESULT, "results": [{**RESULT["results"][0], "predictions": [prediction]}]})
     problem = Answer(status=422, body={"title": "no", "detail": hostile, "status": 422, "type": "about:blank"})
     image = tmp_path / "a.png"
     image.write_bytes(png(np.zeros((8, 8, 3), np.uint8)))
     commands = (("classify", image), ("classify", image, "--json"), ("ask", "classify", f"image={image}"), ("classify", image))
-    for command, told in zip(commands, (answer, answer, answer, problem), strict=True):
-        with scripted([told]) as server:
+    for command, reply in zip(commands, (answer, answer, answer, problem), strict=True):
+        with serve_script([reply]) as server:
             ended = opsin(*command, "--url", server.url)
-        assert shown in ended.stdout + ended.stderr and not {"\x1b", "\x07", "\x9b"} & set(ended.stdout + ended.stderr), ended
+        assert visible in ended.stdout + ended.stderr and not {"\x1b", "\x07", "\x9b"} & set(ended.stdout + ended.stderr), ended

@@ -39,7 +39,7 @@ from server.worker.device_layout import Layout
 from tests.clips.test_sound import bank, clip_at, windows
 from tests.support.audio import wav
 from tests.support.bundles.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
-from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.bundles.vit import UNSEALED, seal
 from tests.support.processes import opsin
 from tests.support.serve_process import Service, serve
 from tests.support.videos import clip, every
@@ -58,14 +58,14 @@ def merging(r: int) -> MergeSchedule:
 
 
 def views_of(seed: int) -> Tensor:
-    """All views and crops of MAE-ST's published test, (21, 3, T, S, S)."""
+    """Return all views and crops of MAE-ST's published test, (21, 3, T, S, S)."""
     recorded, images = NETWORKS["mae-st"], frames(COUNT, seed=seed)
     numbers = view_numbers(COUNT, FPS, 8, recorded.views, offset=recorded.offset)
     return torch.stack([square for rows in numbers for square in squares(images[rows], recorded.crops)])
 
 
-def seen(model: Any, seeds: Sequence[int], r: int) -> Scores:
-    """(clips, labels): the mean softmax over the views."""
+def observe(model: Any, seeds: Sequence[int], r: int) -> Scores:
+    """Return the mean softmax over the views: (clips, labels)."""
     with torch.inference_mode():
         return np.stack([model(views_of(seed), merge=merging(r)).logits.softmax(dim=-1).mean(dim=0).numpy() for seed in seeds])
 
@@ -75,7 +75,7 @@ def spectrograms_of(model: Any, seed: int) -> Tensor:
     return torch.stack([spectrogram(window, length, config=bank(bins)) for window in windows(samples(seed), length)])
 
 
-def heard(model: Any, seeds: Sequence[int], r: int) -> Scores:
+def hear(model: Any, seeds: Sequence[int], r: int) -> Scores:
     with torch.inference_mode():
         found = [
             model.forward_audio(spectrograms_of(model, seed), merge=merging(r)).logits.double().sigmoid().mean(dim=0) for seed in seeds
@@ -84,7 +84,7 @@ def heard(model: Any, seeds: Sequence[int], r: int) -> Scores:
 
 
 def both(model: Any, seeds: Sequence[int], r: int, sight: int) -> Scores:
-    """Each window of sound with the clip that begins with it."""
+    """Pair each window of sound with the clip that starts with it."""
     config, found = model.config, []
     for seed in seeds:
         sounds = spectrograms_of(model, seed)
@@ -97,14 +97,14 @@ def both(model: Any, seeds: Sequence[int], r: int, sight: int) -> Scores:
     return torch.stack(found).float().numpy()
 
 
-def with_a_head_that_tells_clips_apart(bundle: Bundle, seeds: Sequence[int]) -> Bundle:
-    """The recorded networks give all noise the same label: here logits are 40 times as far from their mean over the clips."""
+def add_separating_head(bundle: Bundle, seeds: Sequence[int]) -> Bundle:
+    """Spread the logits 40 times as far from their mean over the clips: the recorded networks give all noise the same label."""
     weights, model = load_file(bundle.weights_path), load(bundle).model
     with torch.inference_mode():
         features = torch.cat([model(views_of(seed)).features for seed in seeds]).mean(dim=0)
     weights["head.weight"] = 40 * weights["head.weight"]
     weights["head.bias"] = -(weights["head.weight"] @ features)
-    return sealed(bundle.path.parents[1], bundle.spec, weights, overwrite=True)
+    return seal(bundle.path.parents[1], bundle.spec, weights, overwrite=True)
 
 
 def write_table(folder: Path, rows: dict[str, Sequence[str]]) -> None:
@@ -117,13 +117,13 @@ def write_sounds(folder: Path, count: int) -> list[list[int]]:
     labels = [[0] if seed == 0 else sorted({seed % 3, 3 + seed % 2}) for seed in range(count)]
     for seed in range(count):
         (folder / f"{seed}.wav").write_bytes(wav(samples(seed), RATE))
-    write_table(folder, {f"{seed}.wav": [f"action {label}" for label in own] for seed, own in enumerate(labels)})
+    write_table(folder, {f"{seed}.wav": [f"action {label}" for label in ours] for seed, ours in enumerate(labels)})
     return labels
 
 
 def precision(scores: Scores, labels: Sequence[Sequence[int]]) -> float:
     """Over the labels that some file has."""
-    truth = np.array([[label in own for label in range(scores.shape[1])] for own in labels])
+    truth = np.array([[label in ours for label in range(scores.shape[1])] for ours in labels])
     present = truth.any(axis=0)
     return float(average_precision_score(truth[:, present], scores[:, present], average="macro"))
 
@@ -131,19 +131,19 @@ def precision(scores: Scores, labels: Sequence[Sequence[int]]) -> float:
 @pytest.mark.slow
 def test_clip_ladder_is_measured_by_all_published_views(tmp_path: Path) -> None:
     seeds = range(10)
-    bundle = with_a_head_that_tells_clips_apart(write_recorded(tmp_path / "bundles", "mae-st"), seeds)
+    bundle = add_separating_head(write_recorded(tmp_path / "bundles", "mae-st"), seeds)
     model = load(bundle).model
-    best = {r: seen(model, seeds, r).argmax(axis=1) for r in (0, 4, 30)}
+    best = {r: observe(model, seeds, r).argmax(axis=1) for r in (0, 4, 30)}
     labels = [(label + 1) % 11 if seed < 2 else label for seed, label in enumerate(best[0].tolist())]  # two are wrong
     for seed, label in enumerate(labels):
         folder = tmp_path / "files" / f"action {label}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{seed}.mkv").write_bytes(video(COUNT, FPS, seed=seed))
-    given = ("--ladder", "--files", tmp_path / "files", "--r", "30", "--r", "4")
-    refused = opsin("calibrate", bundle.path, *given)
+    inputs = ("--ladder", "--files", tmp_path / "files", "--r", "30", "--r", "4")
+    refused = opsin("calibrate", bundle.path, *inputs)
     assert (refused.returncode, read(bundle.path)) == (2, bundle)
     assert "files holds 10 clips or sounds; fewer than 300 are not reliable (--force measures anyway)" in refused.stderr
-    ended = opsin("calibrate", bundle.path, *given, "--force")
+    ended = opsin("calibrate", bundle.path, *inputs, "--force")
     assert ended.returncode == 0, ended.stderr
     after = read(bundle.path).spec
     assert [(rung.name, rung.schedule, rung.metric) for rung in after.ladder] == [("r4", 4, "top-1"), ("r30", 30, "top-1")]
@@ -166,16 +166,16 @@ def test_multi_label_audio_is_measured_by_mean_average_precision(tmp_path: Path)
     ended = opsin("calibrate", bundle.path, "--ladder", "--files", tmp_path / "sounds", "--force", "--r", "2", "--r", "6")
     assert ended.returncode == 0, ended.stderr
     unmerged = opsin("bundles", "list", "--bundles", tmp_path / "bundles").stdout.splitlines()[1]
-    wanted = {r: precision(heard(load(bundle).model, range(12), r), labels) for r in (0, 2, 6)}
+    expected = {r: precision(hear(load(bundle).model, range(12), r), labels) for r in (0, 2, 6)}
     measured = read(bundle.path)
     after = replace_spec(measured, measured.spec.model_copy(update={"default_rung": "r6"})).spec
     assert [(rung.name, rung.metric) for rung in after.ladder] == [(name, "mean-average-precision") for name in ("r2", "r6")]
-    assert [rung.accuracy for rung in after.ladder] == pytest.approx([wanted[2], wanted[6]], abs=1e-5)
-    assert len(set(wanted.values())) > 1, "merging changes how these sounds are ranked"
-    assert unmerged.split()[-2:] == [f"{wanted[0]:.1%}", "mean-average-precision"]
+    assert [rung.accuracy for rung in after.ladder] == pytest.approx([expected[2], expected[6]], abs=1e-5)
+    assert len(set(expected.values())) > 1, "merging changes how these sounds are ranked"
+    assert unmerged.split()[-2:] == [f"{expected[0]:.1%}", "mean-average-precision"]
     off = after.quality["ladder"][0]["mean-average-precision"]
-    assert off == {"value": pytest.approx(wanted[0], abs=1e-5), "labels": 5, "n": 12} and after.quality["ladder_by"] == "sound"
-    assert f"off          mean-average-precision {wanted[0]:.4f}  throughput 1.00×" in ended.stdout
+    assert off == {"value": pytest.approx(expected[0], abs=1e-5), "labels": 5, "n": 12} and after.quality["ladder_by"] == "sound"
+    assert f"off          mean-average-precision {expected[0]:.4f}  throughput 1.00×" in ended.stdout
     assert "measured     on 12 sounds with 5 labels;" in ended.stdout
     listed = opsin("bundles", "list", "--bundles", tmp_path / "bundles").stdout.splitlines()[1]
     assert listed.split()[-2:] == [f"{after.ladder[1].accuracy:.1%}", "mean-average-precision"]
@@ -183,16 +183,16 @@ def test_multi_label_audio_is_measured_by_mean_average_precision(tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of bundles with ladders: `both` by rungs of two halves, on clips with sounds beside them, and `apart` by sight."""
+    """A folder of bundles with ladders: `both` by rungs of two halves, on clips with sounds next to them, and `separate` by sight."""
     root = tmp_path_factory.mktemp("measured")
     (root / "pairs").mkdir()
     for seed in range(4):
         (root / "pairs" / f"{seed}.mkv").write_bytes(video(COUNT, FPS, seed=seed))
         (root / "pairs" / f"{seed}.wav").write_bytes(wav(samples(seed), RATE))
     write_table(root / "pairs", {f"{seed}.mkv": [f"action {seed}", f"action {seed + 1}"] for seed in range(4)})
-    given = ("--ladder", "--files", root / "pairs", "--force")
+    inputs = ("--ladder", "--files", root / "pairs", "--force")
     for name, rungs in (("both", ("--r", "6", "--r", "2", "--r-sight", "1", "--r-sight", "4")), ("apart", ("--r", "3", "--use", "sight"))):
-        ended = opsin("calibrate", write_mavil(root / "bundles", name).path, *given, *rungs)
+        ended = opsin("calibrate", write_mavil(root / "bundles", name).path, *inputs, *rungs)
         assert ended.returncode == 0, ended.stderr
     both = read(root / "bundles" / "both" / "1")
     replace_spec(both, both.spec.model_copy(update={"default_rung": "r2-4"}))
@@ -206,39 +206,39 @@ def test_each_half_of_a_network_has_its_schedule(measured: Path) -> None:
     assert [(rung.name, rung.schedule, rung.schedule_sight) for rung in bundle.spec.ladder] == [("r2-4", 2, 4), ("r6-1", 6, 1)]
     labels = [[seed, seed + 1] for seed in range(4)]
     for rung in bundle.spec.ladder:
-        wanted = precision(both(load(bundle).model, range(4), rung.schedule, rung.schedule_sight), labels)
-        assert (rung.metric, rung.accuracy) == ("mean-average-precision", pytest.approx(wanted, abs=1e-5))
+        expected = precision(both(load(bundle).model, range(4), rung.schedule, rung.schedule_sight), labels)
+        assert (rung.metric, rung.accuracy) == ("mean-average-precision", pytest.approx(expected, abs=1e-5))
     assert bundle.spec.quality["ladder_by"] == "both" and read(measured / "apart" / "1").spec.quality["ladder_by"] == "sight"
-    shown = " ".join(opsin("bundles", "show", "both", "--bundles", measured).stdout.split())
-    assert f"r2-4 (default) 2, sight 4 {bundle.spec.ladder[0].accuracy:.1%} mean-average-precision" in shown
+    visible = " ".join(opsin("bundles", "show", "both", "--bundles", measured).stdout.split())
+    assert f"r2-4 (default) 2, sight 4 {bundle.spec.ladder[0].accuracy:.1%} mean-average-precision" in visible
 
 
 @pytest.fixture(scope="module")
 def service(measured: Path) -> Iterator[Service]:
-    """It asks for 8-bit integers, which no network of clips or sound has."""
+    """A service configured for 8-bit integers, which networks of clips and sound do not have."""
     with serve(measured, copied=True, backend="int8", dtype="bfloat16") as running:
         assert running.url
         yield running
 
 
-def asked(service: Service, files: dict[str, bytes], **options: Any) -> Any:
+def ask(service: Service, files: dict[str, bytes], **options: Any) -> Any:
     sent = {name: (name, data) for name, data in files.items()}
     return httpx2.post(f"{service.url}/v1/classify", files=sent, data=options, timeout=120).raise_for_status().json()["results"][0]
 
 
 def test_the_bundle_that_was_measured_takes_the_rung_and_says_so(service: Service) -> None:
     files = {"video": video(COUNT, FPS), "audio": wav(samples(0), RATE)}
-    by_rung, by_numbers = asked(service, files, model="both", merge="r2-4"), asked(service, files, model="both", merge=2, merge_sight=4)
-    told = {"schedule": [2, 2], "schedule_sight": [4, 4]}
-    assert by_rung["merging"] == by_numbers["merging"] | {"rung": "r2-4"} and told.items() <= by_rung["merging"].items()
+    by_rung, by_numbers = ask(service, files, model="both", merge="r2-4"), ask(service, files, model="both", merge=2, merge_sight=4)
+    answer = {"schedule": [2, 2], "schedule_sight": [4, 4]}
+    assert by_rung["merging"] == by_numbers["merging"] | {"rung": "r2-4"} and answer.items() <= by_rung["merging"].items()
     assert by_rung["predictions"] == by_numbers["predictions"]
-    alone = asked(service, {"video": files["video"]}, model="apart", merge="r3")
+    alone = ask(service, {"video": files["video"]}, model="apart", merge="r3")
     assert (alone["merging"]["rung"], alone["merging"]["schedule"]) == ("r3", [3, 3, 3]) and "schedule_sight" not in alone["merging"]
-    halves = asked(service, files, model="both", merge="r2-4", merge_sight="r6-1")["merging"]
+    halves = ask(service, files, model="both", merge="r2-4", merge_sight="r6-1")["merging"]
     assert (halves["rung"], halves["schedule"], halves["schedule_sight"]) == (None, [2, 2], [1, 1])
     for same in ({"merge": "r2-4", "merge_sight": "r2-4"}, {}):  # the second: the bundle's default rung
-        assert asked(service, files, model="both", **same) == by_rung
-    off = asked(service, files, model="both", merge="off")
+        assert ask(service, files, model="both", **same) == by_rung
+    off = ask(service, files, model="both", merge="off")
     assert (off["merging"]["rung"], "schedule_sight" in off["merging"]) == (None, False) and off["predictions"] != by_rung["predictions"]
 
 
@@ -261,9 +261,9 @@ def test_pytorch_alone_runs_clips_and_log_lists_omissions(service: Service) -> N
     for name, unit in (("both", "windows"), ("apart", "windows"), ("mae-st", "views")):
         model = service.get(f"/v1/models/{name}").json()
         assert (model["format"], [worker["backends"] for worker in model["workers"]]) == ("float32", [{}])
-        told = left_out[f"{name}@1"]
-        assert told["backend"] == "int8"
-        assert told["reason"] == f"its jobs take several steps ({unit}), and those PyTorch takes: `auto` and `eager` mean that"
+        answer = left_out[f"{name}@1"]
+        assert answer["backend"] == "int8"
+        assert answer["reason"] == f"its jobs take several steps ({unit}), and those PyTorch takes: `auto` and `eager` mean that"
 
 
 @pytest.mark.slow
@@ -276,7 +276,7 @@ def test_a_rung_that_merges_most_tokens_away_is_faster(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "one.mkv").write_bytes(video(COUNT, FPS))
     spec = BundleSpec(config=asdict(config), preprocess=pixels, clip=Clip(frames=16, stride=4), labels=["a", "b", "c"], **fields)
-    bundle = sealed(tmp_path, spec, VideoMAE(config).state_dict())
+    bundle = seal(tmp_path, spec, VideoMAE(config).state_dict())
     ended = opsin("calibrate", bundle.path, "--ladder", "--files", tmp_path / "clips", "--force", OPSIN_THREADS="1")
     assert ended.returncode == 0, ended.stderr
     ladder = read(bundle.path).spec.ladder
@@ -292,8 +292,8 @@ def test_int8_and_graphs_of_networks_of_clips_are_refused(measured: Path, tmp_pa
         "opsin: mae-st@1: architecture video_mae cannot be served in int8 for task actions; only ViT classifiers of images can\n",
     )
     ended = opsin("export", before.path, "--onnx", "--image", image, "-o", tmp_path / "net.onnx")
-    said = "mae-st@1: architecture video_mae, which takes clips, cannot be exported as ONNX; those that can are vit, diffmae, mcc"
-    assert (ended.returncode, ended.stderr) == (2, f"opsin: {said}\n") and not (tmp_path / "net.onnx").exists()
+    message = "mae-st@1: architecture video_mae, which takes clips, cannot be exported as ONNX; those that can are vit, diffmae, mcc"
+    assert (ended.returncode, ended.stderr) == (2, f"opsin: {message}\n") and not (tmp_path / "net.onnx").exists()
     with pytest.raises(ExportError, match="both@1: architecture mavil, which takes clips and sound, cannot be exported as ONNX"):
         export(read(measured / "both" / "1"), tmp_path / "net.onnx")
     assert read(before.path) == before
@@ -333,7 +333,7 @@ def test_memory_that_does_not_suffice_is_a_sentence(measured: Path, monkeypatch:
     loader = Loader(Layout(torch.device("cpu"), 1, 1, 8), "float32", LearnedCache(tmp_path), "eager")
     see = MAViL.forward_video
 
-    def limited(fitting: int) -> None:
+    def limit_memory(fitting: int) -> None:
         def small(self: MAViL, video: Tensor, **options: Any) -> Any:
             if len(video) > fitting:
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -341,9 +341,9 @@ def test_memory_that_does_not_suffice_is_a_sentence(measured: Path, monkeypatch:
 
         monkeypatch.setattr(MAViL, "forward_video", small)
 
-    limited(1)
+    limit_memory(1)
     assert measure_steps(bundle, "sight", loader).batch_size == 1
-    limited(0)
+    limit_memory(0)
     with pytest.raises(BundleError, match="apart@1: out of memory during the measurement"):
         measure_steps(bundle, "sight", loader)
 
@@ -362,7 +362,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BundleSpec]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """`a` is a clip with a sound beside it, `b` a clip with sound of its own, `c` a sound alone."""
+    """A folder: `a` is a clip with a sound next to it, `b` a clip with sound of its own, `c` a sound alone."""
     (tmp_path / "a.mkv").write_bytes(video(COUNT, FPS))
     (tmp_path / "b.mp4").write_bytes(clip(every(10, FPS), sound=True))
     for name in ("a", "c"):
@@ -370,27 +370,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def found(folder: Path, spec: BundleSpec, use: Any = None) -> list[set[str]]:
-    _, given = read_recordings(folder, spec, use)
-    return sorted([{file.name for file in one.files.values()} for one in given], key=sorted)
+def find_inputs(folder: Path, spec: BundleSpec, use: Any = None) -> list[set[str]]:
+    _, inputs = read_recordings(folder, spec, use)
+    return sorted([{file.name for file in one.files.values()} for one in inputs], key=sorted)
 
 
-def test_a_sound_beside_a_clip_is_its_sound(folder: Path, specs: dict[str, BundleSpec]) -> None:
-    assert found(folder, specs["apart"], "sound") == [{"a.wav"}, {"b.mp4"}, {"c.wav"}]
-    assert found(folder, specs["apart"], "sight") == [{"a.mkv"}, {"b.mp4"}]
+def test_a_sound_next_to_a_clip_is_its_sound(folder: Path, specs: dict[str, BundleSpec]) -> None:
+    assert find_inputs(folder, specs["apart"], "sound") == [{"a.wav"}, {"b.mp4"}, {"c.wav"}]
+    assert find_inputs(folder, specs["apart"], "sight") == [{"a.mkv"}, {"b.mp4"}]
     with pytest.raises(UsageError, match=r"c\.wav: a sound without a video of the same name next to it"):
-        found(folder, specs["both"])
+        find_inputs(folder, specs["both"])
     with pytest.raises(UsageError, match=r"c\.wav: a sound, but mae-st@1 is measured on videos"):
-        found(folder, specs["mae-st"])
+        find_inputs(folder, specs["mae-st"])
     with pytest.raises(
         UsageError, match="--use: apart@1 classifies sound and sight separately, and there are clips and sounds; add --use sound"
     ):
-        found(folder, specs["apart"])
+        find_inputs(folder, specs["apart"])
     with pytest.raises(UsageError, match="--use sight: both@1 does not classify sound and sight separately"):
-        found(folder, specs["both"], "sight")
+        find_inputs(folder, specs["both"], "sight")
     (folder / "c.wav").unlink()
-    assert found(folder, specs["both"]) == [{"a.mkv", "a.wav"}, {"b.mp4"}]
-    assert found(folder, specs["mae-st"]) == found(folder, specs["apart"], "sight") == [{"a.mkv"}, {"b.mp4"}]
+    assert find_inputs(folder, specs["both"]) == [{"a.mkv", "a.wav"}, {"b.mp4"}]
+    assert find_inputs(folder, specs["mae-st"]) == find_inputs(folder, specs["apart"], "sight") == [{"a.mkv"}, {"b.mp4"}]
     (folder / ".hidden").write_bytes(b"")
     write_table(folder, {"a.mkv": ["action 3"]})
     _, (one,) = read_recordings(folder, specs["both"], None)
@@ -414,7 +414,7 @@ def test_a_sound_beside_a_clip_is_its_sound(folder: Path, specs: dict[str, Bundl
 def test_a_table_of_labels_is_refused_by_line(folder: Path, specs: dict[str, BundleSpec], table: str, sentence: str) -> None:
     (folder / "labels.csv").write_text(table)
     with pytest.raises(UsageError, match=sentence):
-        found(folder, specs["mae-st"])
+        find_inputs(folder, specs["mae-st"])
 
 
 def test_folders_of_labels_hold_all_files(folder: Path, specs: dict[str, BundleSpec]) -> None:
@@ -422,7 +422,7 @@ def test_folders_of_labels_hold_all_files(folder: Path, specs: dict[str, BundleS
     with pytest.raises(
         UsageError, match=r"a\.mkv is next to the folders of labels; move it into one of them, or list its labels in .*labels\.csv"
     ):
-        found(folder, specs["mae-st"])
+        find_inputs(folder, specs["mae-st"])
     for name in ("a.mkv", "a.wav", "b.mp4", "c.wav"):
         shutil.move(folder / name, folder / "action 1" / name)
     assert [one.labels for one in read_recordings(folder, specs["apart"], "sound")[1]] == [(1,)] * 3
@@ -430,11 +430,11 @@ def test_folders_of_labels_hold_all_files(folder: Path, specs: dict[str, BundleS
     with pytest.raises(
         UsageError, match=r"action 1/more is a folder inside that of a label; move its files up, or list them in .*labels\.csv"
     ):
-        found(folder, specs["apart"], "sound")
+        find_inputs(folder, specs["apart"], "sound")
     (folder / "action 1" / "more").rmdir()
     (folder / "strange").mkdir()
     with pytest.raises(UsageError, match=r"strange is not named after a label of apart@1"):
-        found(folder, specs["apart"], "sound")
+        find_inputs(folder, specs["apart"], "sound")
 
 
 def test_labels_with_commas_stand_in_quotes(folder: Path, specs: dict[str, BundleSpec]) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from opsin import AsyncClient, Client, ClipFacts, Refused, SoundFacts, ViewScores
 from tests.support.audio import tones, wav
-from tests.support.bundles.clips import NETWORKS, expected, frames, video, write_mavil, write_recorded
+from tests.support.bundles.clips import NETWORKS, expect, frames, video, write_mavil, write_recorded
 from tests.support.live_service import Service, running
 from tests.support.processes import opsin
 from tests.support.videos import clip, every
@@ -33,7 +33,7 @@ FILM = video(COUNT, FPS)
 BELL = wav(tones(4.0, RATE, 440.0, 1320.0).astype(np.float32), RATE)
 WITH_SOUND = clip(every(30, FPS), sound=True)
 TOLERANCE = 1e-5
-"""Of a score: float32 in batches of another size."""
+"""Tolerance of a score: float32 in batches of another size."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def client(service: Service) -> Iterator[Client]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """Names that lie: what a file is, its bytes tell."""
+    """Files with misleading names: their bytes determine what they are."""
     contents = {"video": FILM, "audio": BELL, "film": WITH_SOUND, "broken": FILM[:900], "empty": b"", "text": b"cats"}
     for name, content in contents.items():
         (tmp_path / f"{name}.jpg").write_bytes(content)
@@ -63,34 +63,34 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def rest(service: Service, sent: dict[str, bytes], **options: Any) -> Any:
-    """What the route answers to whoever asks without the client."""
+    """Return the route's answer without the client."""
     return httpx2.post(f"{service.url}/v1/classify", files=sent, data=options, timeout=120).raise_for_status().json()["results"][0]
 
 
-def assert_alike(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
-    """The same labels, best first, with the same scores."""
-    assert [one["label"] for one in found] == [one["label"] for one in wanted]
-    np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in wanted], atol=TOLERANCE)
+def assert_alike(found: list[dict[str, Any]], expect: list[dict[str, Any]]) -> None:
+    """Require the same labels, best first, with the same scores."""
+    assert [one["label"] for one in found] == [one["label"] for one in expect]
+    np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in expect], atol=TOLERANCE)
 
 
 def test_clip_has_labels_of_published_test_and_reports_views(client: Client) -> None:
     classes = NETWORKS["mae-st"].model().config.classes
     found = client.classify(video=FILM, views=2, crops=3, start_s=1, end_s=3, top_k=classes)
     scores = [one.score for one in sorted(found.predictions, key=lambda one: one.index)]
-    np.testing.assert_allclose(scores, expected(NETWORKS["mae-st"], frames(COUNT)[10:30], FPS, 2, 3), atol=TOLERANCE)
+    np.testing.assert_allclose(scores, expect(NETWORKS["mae-st"], frames(COUNT)[10:30], FPS, 2, 3), atol=TOLERANCE)
     assert (found.clip, found.sound) == (ClipFacts(8, 2, 3, 2.0), None)
     assert found.looked_at == "2 views × 3 crops of 8 frames, 2 s" and found.looked_at in found._repr_html_()
 
 
-def test_a_sound_and_a_sound_beside_a_clip(client: Client, service: Service) -> None:
-    heard = client.classify(audio=BELL, windows=2)
-    assert (heard.model, heard.clip, heard.sound) == ("apart", None, SoundFacts(0.96, 2, RATE)), "of what the two windows cover"
-    assert heard.looked_at == "2 windows of sound, 0.96 s at 16 kHz"
+def test_a_sound_and_a_sound_with_a_clip(client: Client, service: Service) -> None:
+    audible = client.classify(audio=BELL, windows=2)
+    assert (audible.model, audible.clip, audible.sound) == ("apart", None, SoundFacts(0.96, 2, RATE)), "of what the two windows cover"
+    assert audible.looked_at == "2 windows of sound, 0.96 s at 16 kHz"
     both = client.classify(video=FILM, audio=BELL)
-    told = rest(service, {"video": FILM, "audio": BELL})
-    assert_alike([asdict(one) for one in both.predictions], told["predictions"])
+    answer = rest(service, {"video": FILM, "audio": BELL})
+    assert_alike([asdict(one) for one in both.predictions], answer["predictions"])
     assert both.model == "both"
-    assert both.clip is not None and both.sound is not None and both.clip.views == both.sound.windows == told["sound"]["windows"]
+    assert both.clip is not None and both.sound is not None and both.clip.views == both.sound.windows == answer["sound"]["windows"]
 
 
 def test_a_bundle_of_either_kind_goes_by_what_is_used(client: Client) -> None:
@@ -109,8 +109,8 @@ def test_a_gif_can_be_sent_as_a_video(client: Client, service: Service, tmp_path
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=100)
     assert client.classify(video=file.getvalue(), views=2).clip == ClipFacts(8, 2, 3, 4.0)
     (tmp_path / "a.gif").write_bytes(file.getvalue())
-    shown = opsin("classify", tmp_path / "a.gif", "--model", "mae-st", "--views", "2", "--json", OPSIN_URL=service.url)
-    assert json.loads(shown.stdout)["clip"]["duration_s"] == 4.0, "mae-st takes no images"
+    visible = opsin("classify", tmp_path / "a.gif", "--model", "mae-st", "--views", "2", "--json", OPSIN_URL=service.url)
+    assert json.loads(visible.stdout)["clip"]["duration_s"] == 4.0, "mae-st takes no images"
 
 
 def test_a_job_and_the_client_for_asyncio_give_the_same(client: Client, service: Service) -> None:
@@ -125,32 +125,32 @@ def test_a_job_and_the_client_for_asyncio_give_the_same(client: Client, service:
             later = await asking.classify(audio=BELL, wait=False)
             return await asking.classify(video=FILM, views=2), await later.result()
 
-    seen, heard = asyncio.run(ask())
-    assert (seen.predictions, seen.clip) == (plain.predictions, plain.clip) and heard.sound == client.classify(audio=BELL).sound
+    seen, audible = asyncio.run(ask())
+    assert (seen.predictions, seen.clip) == (plain.predictions, plain.clip) and audible.sound == client.classify(audio=BELL).sound
 
 
 def test_the_views_one_by_one_come_with_the_answer(client: Client, service: Service) -> None:
-    wanted = rest(service, {"video": FILM}, views=2, timeline="true")["timeline"]
+    expect = rest(service, {"video": FILM}, views=2, timeline="true")["timeline"]
     found = client.classify(video=FILM, views=2, timeline=True)
 
     async def ask() -> Any:
         async with AsyncClient(service.url, timeout=120) as asking:
             return await asking.classify(audio=BELL, timeline=True)
 
-    heard = asyncio.run(ask())
+    audible = asyncio.run(ask())
     assert found.timeline is not None and isinstance(found.timeline[0], ViewScores)
-    assert [(view.start_s, view.end_s) for view in found.timeline] == [(view["start_s"], view["end_s"]) for view in wanted]
-    for view, told in zip(found.timeline, wanted, strict=True):
-        assert_alike([asdict(one) for one in view.predictions], told["predictions"])
-    assert heard.timeline[-1].end_s == heard.sound.seconds and len(heard.timeline) == heard.sound.windows
+    assert [(view.start_s, view.end_s) for view in found.timeline] == [(view["start_s"], view["end_s"]) for view in expect]
+    for view, answer in zip(found.timeline, expect, strict=True):
+        assert_alike([asdict(one) for one in view.predictions], answer["predictions"])
+    assert audible.timeline[-1].end_s == audible.sound.seconds and len(audible.timeline) == audible.sound.windows
     assert client.classify(video=FILM, views=2).timeline is None
 
 
-def test_what_cannot_be_asked_is_said_before_anything_is_sent() -> None:
+def test_invalid_options_are_refused_before_anything_is_sent() -> None:
     with Client("http://127.0.0.1:9") as nowhere:
-        for given in ({}, {"images": b"image", "video": FILM}, {"images": [b"image"], "audio": BELL}):
+        for inputs in ({}, {"images": b"image", "video": FILM}, {"images": [b"image"], "audio": BELL}):
             with pytest.raises(ValueError, match="images, video, audio: give images, or a video, a sound, or both"):
-                nowhere.classify(**given)
+                nowhere.classify(**inputs)
         with pytest.raises(TypeError, match="video: a path, bytes or a binary file, not int"):
             nowhere.classify(video=7)  # type: ignore[call-overload]
         with pytest.raises(TypeError, match="audio: open the file in binary mode"):
@@ -176,37 +176,37 @@ def test_what_the_service_refuses_names_the_field(client: Client) -> None:
         client.classify(video=FILM, windows=2)
     with pytest.raises(Refused) as sound:
         client.classify(audio=b"no sound")
-    told = [(one.value.status, one.value.field) for one in (many, windows, sound)]
-    assert told == [(422, "views"), (422, "windows"), (415, "audio")]
+    answer = [(one.value.status, one.value.field) for one in (many, windows, sound)]
+    assert answer == [(422, "views"), (422, "windows"), (415, "audio")]
 
 
 def test_command_distinguishes_files_and_reports_views(service: Service, files: dict[str, Path]) -> None:
-    shown = opsin("classify", files["video"], files["audio"], "--top-k", "2", OPSIN_URL=service.url)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    head, seen, heard = shown.stdout.splitlines()
+    visible = opsin("classify", files["video"], files["audio"], "--top-k", "2", OPSIN_URL=service.url)
+    assert (visible.returncode, visible.stderr) == (0, "")
+    head, seen, audible = visible.stdout.splitlines()
     assert head.split() == ["File", "Labels", "Looked", "at", "Tokens", "Latency", "Network"]
     assert seen.startswith("video.jpg") and "7 views × 3 crops of 8 frames, 4 s" in seen
-    assert heard.startswith("audio.jpg") and "windows of sound, 4 s at 16 kHz" in heard
+    assert audible.startswith("audio.jpg") and "windows of sound, 4 s at 16 kHz" in audible
 
 
 def test_the_command_has_every_option(service: Service, files: dict[str, Path]) -> None:
     options = ("--views", "2", "--crops", "1", "--start", "1", "--end", "3", "--model", "mae-st", "--merge", "4", "--json")
-    shown = opsin("classify", files["video"], *options, OPSIN_URL=service.url)
-    told = json.loads(shown.stdout)
-    assert (told["clip"], told["sound"]) == ({"frames": 8, "views": 2, "crops": 1, "duration_s": 2.0}, None)
-    assert told["merging"]["tokens_out"] < told["merging"]["tokens_in"]
-    assert_alike(told["predictions"], rest(service, {"video": FILM}, views=2, crops=1, start_s=1, end_s=3, merge=4)["predictions"])
+    visible = opsin("classify", files["video"], *options, OPSIN_URL=service.url)
+    answer = json.loads(visible.stdout)
+    assert (answer["clip"], answer["sound"]) == ({"frames": 8, "views": 2, "crops": 1, "duration_s": 2.0}, None)
+    assert answer["merging"]["tokens_out"] < answer["merging"]["tokens_in"]
+    assert_alike(answer["predictions"], rest(service, {"video": FILM}, views=2, crops=1, start_s=1, end_s=3, merge=4)["predictions"])
     ended = opsin("classify", files["film"], "--model", "apart", "--use", "sound", "--windows", "1", "--json", OPSIN_URL=service.url)
-    heard = json.loads(ended.stdout)
-    assert (heard["clip"], heard["sound"]["windows"]) == (None, 1)
+    audible = json.loads(ended.stdout)
+    assert (audible["clip"], audible["sound"]["windows"]) == (None, 1)
 
 
-def test_the_command_tells_the_best_label_of_each_window(service: Service, files: dict[str, Path]) -> None:
-    asked = ("classify", files["audio"], "--windows", "2", "--timeline")
-    views = json.loads(opsin(*asked, "--json", OPSIN_URL=service.url).stdout)["timeline"]
-    shown = opsin(*asked, OPSIN_URL=service.url)
-    head, *rows = shown.stdout.splitlines()[3:]
-    assert (shown.returncode, shown.stderr, head.split(), len(views)) == (0, "", ["File", "Seconds", "Label"], 2)
+def test_the_command_prints_the_best_label_of_each_window(service: Service, files: dict[str, Path]) -> None:
+    requested = ("classify", files["audio"], "--windows", "2", "--timeline")
+    views = json.loads(opsin(*requested, "--json", OPSIN_URL=service.url).stdout)["timeline"]
+    visible = opsin(*requested, OPSIN_URL=service.url)
+    head, *rows = visible.stdout.splitlines()[3:]
+    assert (visible.returncode, visible.stderr, head.split(), len(views)) == (0, "", ["File", "Seconds", "Label"], 2)
     for row, view in zip(rows, views, strict=True):
         best = view["predictions"][0]
         assert row.split("  ")[-1].strip() == f"{best['label']} {best['score']:.0%}"
@@ -215,28 +215,28 @@ def test_the_command_tells_the_best_label_of_each_window(service: Service, files
 
 def test_options_apply_to_files_of_their_kind(service: Service, files: dict[str, Path]) -> None:
     both, options = (files["video"], files["audio"]), ("--views", "2", "--crops", "1", "--windows", "1", "--timeline", "--json")
-    shown = opsin("classify", *both, *options, OPSIN_URL=service.url)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    seen, heard = map(json.loads, shown.stdout.splitlines())
+    visible = opsin("classify", *both, *options, OPSIN_URL=service.url)
+    assert (visible.returncode, visible.stderr) == (0, "")
+    seen, audible = map(json.loads, visible.stdout.splitlines())
     assert (seen["clip"]["views"], seen["clip"]["crops"], len(seen["timeline"])) == (2, 1, 2)
-    assert (heard["sound"]["windows"], len(heard["timeline"])) == (1, 1)
+    assert (audible["sound"]["windows"], len(audible["timeline"])) == (1, 1)
     refused = opsin("classify", files["video"], "--windows", "1", OPSIN_URL=service.url)
     assert refused.returncode == 1 and " windows: " in refused.stderr, "meant for none of the files"
 
 
-def test_the_command_sends_sound_beside_a_video(service: Service, files: dict[str, Path]) -> None:
-    shown = opsin("classify", files["video"], "--audio", files["audio"], "--model", "both", "--json", OPSIN_URL=service.url)
-    told = json.loads(shown.stdout)
-    assert told["file"] == str(files["video"])
-    assert_alike(told["predictions"], rest(service, {"video": FILM, "audio": BELL})["predictions"])
+def test_the_command_sends_sound_with_a_video(service: Service, files: dict[str, Path]) -> None:
+    visible = opsin("classify", files["video"], "--audio", files["audio"], "--model", "both", "--json", OPSIN_URL=service.url)
+    answer = json.loads(visible.stdout)
+    assert answer["file"] == str(files["video"])
+    assert_alike(answer["predictions"], rest(service, {"video": FILM, "audio": BELL})["predictions"])
 
 
 def test_one_bad_clip_spoils_no_other_and_jobs_are_made_of_all(service: Service, files: dict[str, Path]) -> None:
     of_none = [files["empty"], files["text"]]
-    shown = opsin("classify", files["broken"], files["video"], *of_none, "--views", "1", "--json", OPSIN_URL=service.url)
-    bad, good, *_ = map(json.loads, shown.stdout.splitlines())
-    assert (shown.returncode, bad["error"]["status"], good["clip"]["views"]) == (1, 422, 1)
-    first, *others = shown.stderr.splitlines()
+    visible = opsin("classify", files["broken"], files["video"], *of_none, "--views", "1", "--json", OPSIN_URL=service.url)
+    bad, good, *_ = map(json.loads, visible.stdout.splitlines())
+    assert (visible.returncode, bad["error"]["status"], good["clip"]["views"]) == (1, 422, 1)
+    first, *others = visible.stderr.splitlines()
     assert first.startswith(f"opsin: {files['broken']}: 422 Corrupt video: video: ")
     unknown = [f"{files['empty']}: the file is empty", f"{files['text']}: not an image, video or sound, judging by its first bytes"]
     assert others == [f"opsin: {line}" for line in unknown]
@@ -249,9 +249,9 @@ def test_one_bad_clip_spoils_no_other_and_jobs_are_made_of_all(service: Service,
     assert json.loads(ended.stdout)["results"][0]["sound"]["sample_rate"] == RATE
 
 
-@pytest.mark.parametrize(("given", "sound"), [(("video", "film"), "audio"), (("audio",), "audio")])
-def test_sound_goes_beside_one_video(files: dict[str, Path], given: tuple[str, ...], sound: str) -> None:
-    ended = opsin("classify", *(files[name] for name in given), "--audio", files[sound])
+@pytest.mark.parametrize(("inputs", "sound"), [(("video", "film"), "audio"), (("audio",), "audio")])
+def test_sound_goes_with_one_video(files: dict[str, Path], inputs: tuple[str, ...], sound: str) -> None:
+    ended = opsin("classify", *(files[name] for name in inputs), "--audio", files[sound])
     assert (ended.returncode, ended.stderr) == (2, "opsin: --audio: goes with one video; a sound alone is a FILE\n")
 
 

@@ -39,12 +39,12 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def rows(printed: str) -> dict[tuple[str, str], tuple[float, str]]:
-    """(format, merging) → the largest difference, how many labels agree."""
+    """Return (format, merging) → the largest difference, how many labels agree."""
     cells = [line.split(maxsplit=3) for line in printed.splitlines()[1:-1]]
     return {(format_, merging): (float(difference), same) for format_, merging, difference, same in cells}
 
 
-def test_differences_are_told_by_format_and_merging(bundle: Bundle, tmp_path: Path) -> None:
+def test_differences_are_reported_by_format_and_merging(bundle: Bundle, tmp_path: Path) -> None:
     measured = {name: {"float32": 1.0, "int8": 1.0} for name in ("off", "full", "fast")}
     replace_spec(bundle, bundle.spec.model_copy(update={"int8": Int8.model_validate({"bound": 0.1, "images": 300, "rungs": measured})}))
     ended = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy")

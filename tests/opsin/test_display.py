@@ -1,4 +1,4 @@
-"""What notebooks and `show()` make of results."""
+"""Results in notebooks and in `show()`."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def shape(file: bytes) -> Reconstruction:
     return reconstruction(answer)
 
 
-def drawn(result: Reconstruction) -> tuple[np.ndarray, np.ndarray]:
+def draw_values(result: Reconstruction) -> tuple[np.ndarray, np.ndarray]:
     """Points and colours that the page holds, points from their middle in units of their spread."""
     page = unescape(re.search(r'srcdoc="([^"]+)"', result._repr_html_())[1])  # type: ignore[index]
     places, colours = (base64.b64decode(text) for text in re.findall(r'bytes\("([^"]*)"\)', page))
     return np.frombuffer(places, "<i2").reshape(-1, 3) / 32_000, np.frombuffer(colours, np.uint8).reshape(-1, 3)
 
 
-def centred(points: np.ndarray) -> np.ndarray:
+def centre(points: np.ndarray) -> np.ndarray:
     away = points - (points.max(axis=0) + points.min(axis=0)) / 2
     centred: np.ndarray = away / np.linalg.norm(away, axis=1).max()
     return centred
@@ -64,33 +64,33 @@ def test_labels_become_a_table_whatever_they_are_called() -> None:
 
 def test_filled_images_are_shown_as_they_are() -> None:
     samples = [{"image": base64.b64encode(png(PIXELS + add)).decode(), "seed": 5 + add} for add in range(2)]
-    told = {**RESULT, "results": samples, "width": 4, "height": 4, "masked_pixels": 3, "steps": 7, "sampler": "ddim"}
-    filled = inpainting(told)
+    answer = {**RESULT, "results": samples, "width": 4, "height": 4, "masked_pixels": 3, "steps": 7, "sampler": "ddim"}
+    filled = inpainting(answer)
     assert filled._repr_png_() == filled.samples[0]._repr_png_() == png(PIXELS)
     page = filled._repr_html_()
     assert [base64.b64decode(image) for image in re.findall(r"base64,([^\"]+)", page)] == [png(PIXELS), png(PIXELS + 1)]
     assert "seed 5" in page
     assert "seed 6" in page
     assert "3 pixels filled in 7 steps of ddim" in page
-    copied = inpainting({**told, "steps": 0, "sampler": "none", "method": "exemplar"})
+    copied = inpainting({**answer, "steps": 0, "sampler": "none", "method": "exemplar"})
     assert "3 pixels filled with patches from around the hole" in copied._repr_html_()
 
 
 @pytest.mark.parametrize("file", [to_ply(POINTS, COLOURS, 0.1), to_npz({"points": POINTS, "colours": COLOURS})])
 def test_points_are_drawn_where_they_are(file: bytes) -> None:
-    places, colours = drawn(shape(file))
-    np.testing.assert_allclose(places, centred(POINTS), atol=1e-4)
+    places, colours = draw_values(shape(file))
+    np.testing.assert_allclose(places, centre(POINTS), atol=1e-4)
     assert colours.tolist() == COLOURS.tolist()
 
 
 def test_the_vertices_of_a_mesh_are_drawn_in_the_cameras_frame() -> None:
-    """Under a texture they have their colours, too; of one without any they are grey."""
+    """Vertices have their colours below a texture, too; a mesh without either is grey."""
     faces = np.array([[0, 1, 2], [1, 2, 3]])
     parts = [
         Primitive(POINTS, faces, {name: linear(COLOURS)}, texture=texture) for name, texture in (("COLOR_0", None), ("_COLOR", b"JPEG"))
     ]
-    places, colours = drawn(shape(to_glb([*parts, Primitive(POINTS, faces)])))
-    np.testing.assert_allclose(places, np.tile(centred(POINTS), (3, 1)), atol=1e-4)
+    places, colours = draw_values(shape(to_glb([*parts, Primitive(POINTS, faces)])))
+    np.testing.assert_allclose(places, np.tile(centre(POINTS), (3, 1)), atol=1e-4)
     assert colours.tolist() == [*COLOURS.tolist(), *COLOURS.tolist(), *[[128] * 3] * len(POINTS)]
 
 
@@ -113,20 +113,20 @@ def test_vertices_agree_with_another_reader() -> None:
 
 def test_an_empty_shape_is_shown_empty() -> None:
     for file in (to_glb([]), to_ply(POINTS[:0], COLOURS[:0], 0.1)):
-        places, _ = drawn(shape(file))
+        places, _ = draw_values(shape(file))
         assert len(places) == 0
 
 
 def test_what_a_shell_prints_leaves_files_out() -> None:
-    told = {**RESULT, "results": [{"image": "iVBORw0KGgo=", "seed": 5}], "width": 4, "height": 4, "masked_pixels": 3, "steps": 7}
+    answer = {**RESULT, "results": [{"image": "iVBORw0KGgo=", "seed": 5}], "width": 4, "height": 4, "masked_pixels": 3, "steps": 7}
     assert len(repr(shape(to_ply(np.zeros((9999, 3), np.float32), np.zeros((9999, 3), np.uint8), 0.1)))) < 1000
-    assert "PNG" not in repr(inpainting({**told, "sampler": "ddim"}))
+    assert "PNG" not in repr(inpainting({**answer, "sampler": "ddim"}))
     assert "document" not in repr(video_actions({**RESULT, "video": None, "people": []}))
 
 
 def test_large_clouds_are_thinned() -> None:
     many = np.random.default_rng(0).normal(size=(50_000, 3)).astype(np.float32)
-    places, _ = drawn(shape(to_ply(many, np.zeros((50_000, 3), np.uint8), 0.1)))
+    places, _ = draw_values(shape(to_ply(many, np.zeros((50_000, 3), np.uint8), 0.1)))
     assert 10_000 < len(places) <= 20_000
 
 
@@ -144,7 +144,7 @@ def test_who_does_what_when_joins_seconds_of_one_label() -> None:
     assert "Nobody" in video_actions({**RESULT, "video": None, "people": []})._repr_html_()
 
 
-def test_outcomes_tell_failures_apart() -> None:
+def test_outcomes_distinguish_failures() -> None:
     [found] = classifications(RESULT)
     page = Outcomes((Outcome("a.png", found, None), Outcome("<b>.png", None, ValueError("no <image>"))))._repr_html_()
     assert "animals 75.0%" in page
@@ -161,10 +161,10 @@ def test_show_opens_the_browser_with_a_page_of_its_own(tmp_path: Path) -> None:
         "import json, sys; from opsin.results import classifications;[found] = classifications(json.load(sys.stdin)); print(found.show())"
     )
     environment = {**os.environ, "BROWSER": f"{browser} %s", "TMPDIR": str(tmp_path)}
-    shown = subprocess.run(
+    visible = subprocess.run(
         [sys.executable, "-c", program], input=json.dumps(RESULT), env=environment, capture_output=True, text=True, check=True, timeout=60
     )
-    page = Path(shown.stdout.strip())
+    page = Path(visible.stdout.strip())
     assert (tmp_path / "opened").read_text() == page.as_uri()
     assert "animals" in page.read_text()
     assert page.parent == tmp_path

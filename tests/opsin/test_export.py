@@ -18,9 +18,9 @@ CHECKPOINT = Path(__file__).parents[1] / "golden/mae/pretrain_pixel/checkpoint.p
 
 
 def test_imported_weights_export_bit_for_bit_and_reimport(tmp_path: Path) -> None:
-    given = opsin("import", CHECKPOINT, "--set", "heads=6", "--set", "decoder_heads=3", "-o", tmp_path / "bundles/mae")
-    assert (given.returncode, given.stderr) == (0, "")
-    assert "task          autoencode" in given.stdout
+    inputs = opsin("import", CHECKPOINT, "--set", "heads=6", "--set", "decoder_heads=3", "-o", tmp_path / "bundles/mae")
+    assert (inputs.returncode, inputs.stderr) == (0, "")
+    assert "task          autoencode" in inputs.stdout
     ended = opsin("export", tmp_path / "bundles/mae/1", "-o", tmp_path / "mae.pth")
     assert (ended.returncode, ended.stderr) == (0, "")
     published, again = (torch.load(file, weights_only=True)["model"] for file in (CHECKPOINT, tmp_path / "mae.pth"))
@@ -35,9 +35,9 @@ def test_the_way_back_has_every_setting_labels_and_licence(tmp_path: Path) -> No
     assert opsin("export", bundle.path, "--family", "timm", "-o", tmp_path / "tiny.pth").returncode == 0
     (tmp_path / "labels.txt").write_text("".join(f"a cat {number}\n" for number in range(10)))
     settings = ("heads=2", "norm_eps=1e-5", "short_side=37", "interpolation=bilinear", "mean=0.4,0.5,0.6", "std=0.2,0.2,0.3", "fit=squeeze")
-    given = [word for setting in settings for word in ("--set", setting)]
+    inputs = [word for setting in settings for word in ("--set", setting)]
     options = ["--labels", tmp_path / "labels.txt", "--license", "CC BY 4.0", "--family", "timm"]
-    made = opsin("import", tmp_path / "tiny.pth", *given, *options, "-o", tmp_path / "bundles/tiny")
+    made = opsin("import", tmp_path / "tiny.pth", *inputs, *options, "-o", tmp_path / "bundles/tiny")
     assert (made.returncode, made.stderr) == (0, "")
     ended = opsin("export", tmp_path / "bundles/tiny/1", "-o", tmp_path / "again.pth")
     assert comes_back(ended.stdout, tmp_path / "back/tiny") == content(tmp_path / "bundles/tiny/1")
@@ -45,8 +45,8 @@ def test_the_way_back_has_every_setting_labels_and_licence(tmp_path: Path) -> No
 
 
 def test_the_way_back_says_that_frames_are_smoothed(tmp_path: Path) -> None:
-    given = ("--family", "mae_st", "--set", "heads=4", "--set", "smooth=true", "-o", tmp_path / "bundles/clips")
-    made = opsin("import", CHECKPOINT.parents[2] / "mae_st/finetune_sep_cls/checkpoint.pth", *given)
+    inputs = ("--family", "mae_st", "--set", "heads=4", "--set", "smooth=true", "-o", tmp_path / "bundles/clips")
+    made = opsin("import", CHECKPOINT.parents[2] / "mae_st/finetune_sep_cls/checkpoint.pth", *inputs)
     assert (made.returncode, made.stderr) == (0, "")
     ended = opsin("export", tmp_path / "bundles/clips/1", "-o", tmp_path / "clips.pth")
     assert comes_back(ended.stdout, tmp_path / "back/clips") == content(tmp_path / "bundles/clips/1")
@@ -63,7 +63,7 @@ def comes_back(printed: str, target: Path) -> dict[str, Any]:
 
 
 def content(bundle: Path) -> dict[str, Any]:
-    """A bundle.json without what tells where its weights were read."""
+    """Return a bundle.json without the fields that say where its weights were read."""
     found = json.loads((bundle / "bundle.json").read_text())
     assert found.pop("provenance")["file"].endswith(".pth")
     return dict(found)
@@ -88,8 +88,8 @@ def test_what_export_cannot_do_it_says(options: list[str], sentence: str, tmp_pa
 def test_a_graph_has_no_published_layout(tmp_path: Path) -> None:
     ended = opsin("export", PHOTOS, "-o", tmp_path / "file.pth")
     assert (ended.returncode, ended.stdout) == (2, "")
-    said = "opsin: photos@1.0.0: architecture onnx is a graph, which no family's layout holds: copy its model.onnx\n"
-    assert ended.stderr == said
+    message = "opsin: photos@1.0.0: architecture onnx is a graph, which no family's layout holds: copy its model.onnx\n"
+    assert ended.stderr == message
 
 
 def test_a_damaged_bundle_is_not_exported(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a file is, told by its bytes: of every kind that the service reads, as its own libraries write it."""
+"""Formats by the bytes of a file: every kind that the service reads, as its own libraries write it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from opsin.cli.shared.media_kinds import detect_kind
-from tests.support.audio import tagged, tones, wav, written
+from tests.support.audio import tag, tones, wav, write_file
 from tests.support.videos import clip, every, sound_alone
 
 TIMES = every(4, 10.0)
@@ -72,22 +72,22 @@ def test_a_video_with_sound_is_a_video() -> None:
     ],
 )
 def test_sounds(container: str, codec: str) -> None:
-    assert detect_kind(written(TONES, 48_000, container, codec)) == "audio"
+    assert detect_kind(write_file(TONES, 48_000, container, codec)) == "audio"
 
 
 def test_sounds_in_containers_of_videos_and_behind_covers() -> None:
     assert detect_kind(sound_alone()) == "audio"
-    assert detect_kind(tagged(written(TONES, 48_000, "mp3", "libmp3lame"), image("PNG"))) == "audio"
+    assert detect_kind(tag(write_file(TONES, 48_000, "mp3", "libmp3lame"), image("PNG"))) == "audio"
     assert detect_kind(wav(np.zeros(400, np.float32), 16_000)) == "audio"
 
 
 def test_truncated_mp4_is_video_unless_its_brand_differs() -> None:
-    whole = clip(TIMES, sound=True)
-    assert [detect_kind(whole[: len(whole) // 2]), detect_kind(b"\0\0\0\x1cftypM4A " + bytes(400))] == ["video", "audio"]
+    full = clip(TIMES, sound=True)
+    assert [detect_kind(full[: len(full) // 2]), detect_kind(b"\0\0\0\x1cftypM4A " + bytes(400))] == ["video", "audio"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"cats", bytes(600), b"RIFF\0\0\0\0cats"])
-def test_what_is_not_known_is_told(content: bytes) -> None:
+def test_an_unknown_format_is_an_error(content: bytes) -> None:
     assert detect_kind(content) is None
 
 

@@ -149,7 +149,7 @@ IMAGES = "from float32's logits on 20 images, best label equal on"
 
 
 def row(printed: str, name: str) -> str:
-    """What a line of the report says."""
+    """Return the value of a line of the report."""
     (line,) = (line for line in printed.splitlines() if line.startswith(f"{name} "))
     return line.removeprefix(name).strip()
 
@@ -170,12 +170,12 @@ def test_the_last_line_is_the_format_and_its_cost(checkpoint: Path, tmp_path: Pa
     assert 0 < float(last.removeprefix(beginning).split()[0]) < 0.1
 
 
-def test_a_measured_format_is_said_to_be_measured(checkpoint: Path, tmp_path: Path) -> None:
-    said = "; measured just now; each worker measures for itself; OPSIN_DTYPE=float32 forces float32\n"
+def test_a_measured_format_is_reported_as_measured(checkpoint: Path, tmp_path: Path) -> None:
+    message = "; measured just now; each worker measures for itself; OPSIN_DTYPE=float32 forces float32\n"
     for dtype in ("auto", "bfloat16"):
         ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / dtype, OPSIN_DTYPE=dtype)
         assert (ended.returncode, ended.stderr) == (0, "")
-        assert ended.stdout.endswith(said) is (dtype == "auto")
+        assert ended.stdout.endswith(message) is (dtype == "auto")
 
 
 def test_a_graphs_line_holds_what_a_reader_knows() -> None:
@@ -191,7 +191,7 @@ def test_the_cost_is_that_of_the_images_it_counts(checkpoint: Path, tmp_path: Pa
     pixels = load_at_model_size(files, bundle.spec, "images")
     exact, short = (load(bundle, dtype=dtype, packed=True) for dtype in (torch.float32, torch.bfloat16))
     answers = [[model.forward({"pixels": image[None]}, {"merge": [0, 0]})["logits"] for image in pixels] for model in (exact, short)]
-    furthest = max(float(np.abs(own - other).max()) for own, other in zip(*answers, strict=True))
+    furthest = max(float(np.abs(ours - other).max()) for ours, other in zip(*answers, strict=True))
     assert f"at most {furthest:.1e} {IMAGES}" in row(ended.stdout, "format")
 
 
@@ -200,13 +200,13 @@ def test_a_terminal_shows_the_format_in_bold(checkpoint: Path, tmp_path: Path) -
     ours, theirs = os.openpty()
     with subprocess.Popen(command, stdout=theirs, stdin=subprocess.DEVNULL) as process:
         os.close(theirs)
-        shown = b""
+        visible = b""
         with suppress(OSError):  # Linux raises EIO where the other end is closed
             while some := os.read(ours, 4096):
-                shown += some
+                visible += some
     os.close(ours)
     assert process.returncode == 0
-    *others, last = shown.decode().splitlines()
+    *others, last = visible.decode().splitlines()
     assert last.startswith("\033[1mformat ") and last.endswith("\033[0m") and "\033" not in "".join(others)
 
 
@@ -249,18 +249,18 @@ def test_what_runs_in_float32_everywhere_says_so(family: str, case: str, format_
 
 
 def test_a_graph_answers_in_its_own_numbers(tmp_path: Path) -> None:
-    for name, content, given in (("lama", lama(64), ["mask=hole", "answer=bytes"]), ("midas", midas(64), ["output=disparity"])):
+    for name, content, inputs in (("lama", lama(64), ["mask=hole", "answer=bytes"]), ("midas", midas(64), ["output=disparity"])):
         (tmp_path / f"{name}.onnx").write_bytes(content)
-        options = [f"--set={setting}" for setting in given]
+        options = [f"--set={setting}" for setting in inputs]
         ended = opsin("import", tmp_path / f"{name}.onnx", *options, "--license", "MIT", "-o", tmp_path / name)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.splitlines()[-1].startswith("format        the graph's own numbers on every machine")
-        assert row(ended.stdout, "architecture").endswith(f"at 64, {', '.join(given)}")
+        assert row(ended.stdout, "architecture").endswith(f"at 64, {', '.join(inputs)}")
 
 
 def test_the_architecture_is_one_line_of_what_was_decided(tmp_path: Path) -> None:
     small = {"width": 192, "heads": 3, "image_size": 32, "classes": 1}
-    for name, config, said in (
+    for name, config, message in (
         ("published", ViTConfig(**small), "vit: vit_tiny_patch16 at 32, 12 blocks, width 192, 3 heads"),
         ("own", ViTConfig(**small | {"patch_size": 8, "depth": 1}), "vit: patches of 8 at 32, 1 block, width 192, 3 heads"),
     ):
@@ -268,13 +268,13 @@ def test_the_architecture_is_one_line_of_what_was_decided(tmp_path: Path) -> Non
         for family, decided in (("timm", ""), ("mae", ", proportional_attention=false")):
             ended = opsin("import", tmp_path / f"{name}.pth", "--family", family, "-o", tmp_path / f"{name}-{family}")
             assert (ended.returncode, ended.stderr) == (0, "")
-            assert row(ended.stdout, "architecture") == said + decided
+            assert row(ended.stdout, "architecture") == message + decided
             assert row(ended.stdout, "labels") == "1 label: class 0"
 
 
 def test_no_architecture_takes_more_than_a_line() -> None:
-    own = [(name, architecture.config()) for name, architecture in architectures().items()]
-    for name, config in [*own, *((size.architecture, size.config) for size in sizes().values())]:
+    ours = [(name, architecture.config()) for name, architecture in architectures().items()]
+    for name, config in [*ours, *((size.architecture, size.config) for size in sizes().values())]:
         line = architecture_line(name, dataclasses.asdict(config))
         assert len(line) <= 120 and "\n" not in line and not line.endswith((": ", ", ")), line
     odd = {"decoder_width": 64, "mel_bins": 64, "frames": 4, "fusion_depth": 1, "qkv_bias": False, "norm_eps": 1e-5, "mask_ratio": 0.5}
@@ -296,14 +296,14 @@ def test_the_transform_says_where_it_comes_from(checkpoint: Path, tmp_path: Path
     assert "transform     read from config.json" in stated.stdout
 
 
-def test_what_no_weight_of_a_mavil_tells_is_asked_for_or_said(tmp_path: Path) -> None:
+def test_settings_that_mavil_weights_lack_are_required_or_shown(tmp_path: Path) -> None:
     (tmp_path / "audioset.csv").write_text(
         'index,mid,display_name\n0,/m/0,"Bell, rung"\n' + "".join(f"{n},/m/{n},Bird\n" for n in range(1, 9))
     )
-    asked = ["import", GOLDEN / "mavil/finetune_av/checkpoint.pth", "-o", tmp_path / "mavil", "--set", "heads=4"]
-    unfit = opsin(*asked, "--set", "frames=6")
+    requested = ["import", GOLDEN / "mavil/finetune_av/checkpoint.pth", "-o", tmp_path / "mavil", "--set", "heads=4"]
+    unfit = opsin(*requested, "--set", "frames=6")
     assert "64 patches, which 3 times do not divide; set the number of frames, as in --set frames=2\n" in unfit.stderr
-    ended = opsin(*asked, "--set", "frames=8", "--set", "smooth=true", "--labels", tmp_path / "audioset.csv")
+    ended = opsin(*requested, "--set", "frames=8", "--set", "smooth=true", "--labels", tmp_path / "audioset.csv")
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()
     assert next(line for line in lines if line.startswith("clips ")).endswith("2 per second, smoothed when shrunk")

@@ -17,11 +17,11 @@ from opsin.cli.shared.interrupts import pending_interrupt
 from opsin.cli.shared.job_progress import wait_with_progress
 from opsin.errors import Unreachable
 from tests.support.bundles.vit import write_null
-from tests.support.fake_servers import Answer, Request, scripted
+from tests.support.fake_servers import Answer, Request, serve_script
 from tests.support.images import picture
 from tests.support.waiting import eventually
 
-TOLD = "opsin: interrupted; job j-1 may still be running: see `opsin jobs show j-1`, or cancel it with `opsin jobs cancel j-1`\n"
+INTERRUPTED = "opsin: interrupted; job j-1 may still be running: see `opsin jobs show j-1`, or cancel it with `opsin jobs cancel j-1`\n"
 
 SERVE = """
 import sys, time
@@ -94,7 +94,7 @@ def test_other_interrupt_is_raised_at_once_and_handler_restored() -> None:
 
 def is_answered(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/health/live", timeout=1).is_success  # the socket is the supervisor's: it may take what nobody reads
+        return httpx2.get(f"{url}/health/live", timeout=1).is_success  # the socket is the supervisor's: it may take what no one reads
     except httpx2.TransportError:
         return False
 
@@ -127,34 +127,34 @@ def test_interrupt_ends_command_if_job_cannot_be_cancelled(capsys: pytest.Captur
 
         def cancel(self) -> None:
             self.cancelled = True
-            raise Unreachable("the service is away")
+            raise Unreachable("the service is unavailable")
 
     job = Job()
     with pytest.raises(KeyboardInterrupt):
         wait_with_progress(job, "Filling")  # type: ignore[arg-type]
     assert job.cancelled
-    assert capsys.readouterr().err == TOLD
+    assert capsys.readouterr().err == INTERRUPTED
 
 
 def test_second_interrupt_ends_hanging_command_and_names_job(tmp_path: Path) -> None:
     file = tmp_path / "cat.png"
     file.write_bytes(b"\x89PNG")
-    released, asked = threading.Event(), list[Request]()
+    released, requested = threading.Event(), list[Request]()
 
     def answer(request: Request) -> Answer:
-        asked.append(request)
+        requested.append(request)
         if not request.path.startswith("/v1/inpaint"):
             released.wait(240)
         return Answer(202, {"id": "j-1"})
 
-    with scripted(answer) as service:
+    with serve_script(answer) as service:
         command = [sys.executable, "-m", "opsin", "inpaint", file, "--mask", "center", "--url", service.url]
         program = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             for count in (2, 3):  # its state is asked for, then it is cancelled
-                eventually(lambda count=count: len(asked) == count, "the service is asked")  # type: ignore[misc]
+                eventually(lambda count=count: len(requested) == count, "the service is asked")  # type: ignore[misc]
                 program.send_signal(signal.SIGINT)
-            assert (program.wait(60), *program.communicate()) == (130, "", TOLD)
+            assert (program.wait(60), *program.communicate()) == (130, "", INTERRUPTED)
         finally:
             released.set()
             program.kill()
@@ -165,21 +165,21 @@ def test_an_interrupt_ends_a_command_whose_requests_hang(tmp_path: Path, command
     files = [tmp_path / f"{number}.png" for number in range(3)]
     for file in files:
         file.write_bytes(b"\x89PNG")
-    released, asked = threading.Event(), list[Request]()
+    released, requested = threading.Event(), list[Request]()
     model = {"name": "a", "version": "1", "task": "embed", "state": "ready", "digest": "0"}
 
     def answer(request: Request) -> Answer:
-        asked.append(request)
+        requested.append(request)
         if "/models" not in request.path:
             released.wait(240)
         return Answer(body=model)
 
-    with scripted(answer) as service:
+    with serve_script(answer) as service:
         program = subprocess.Popen(
             [sys.executable, "-m", "opsin", *command, *files, "--url", service.url], cwd=tmp_path, stderr=subprocess.PIPE, text=True
         )
         try:
-            eventually(lambda: len(asked) >= len(files), "the service is asked")
+            eventually(lambda: len(requested) >= len(files), "the service is asked")
             program.send_signal(signal.SIGINT)
             assert (program.wait(60), program.communicate()[1].strip()) == (130, "")
         finally:

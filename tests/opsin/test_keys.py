@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opsin import AsyncClient, Client, OpsinError
-from tests.support.fake_servers import Answer, scripted
+from tests.support.fake_servers import Answer, serve_script
 from tests.support.processes import opsin
 
 
@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_new_key_is_told_once_on_stderr_and_its_line_on_stdout() -> None:
+def test_a_new_key_is_on_stderr_once_and_its_line_on_stdout() -> None:
     limits = ("--max-items", "64", "--rate", "20", "--priority", "normal", "--metrics", "--admin")
     made = opsin("keys", "new", "alice", *limits)
     key = made.stderr.strip()
@@ -75,14 +75,14 @@ def test_revoked_key_is_not_admitted_by_formerly_bad_lines(tmp_path: Path) -> No
         f"# alice {hashes[0]}",
         f"alice {hashes[1]} rate=1",
     ]
-    for more, left in (((), lines[3:4]), (("--sha256", "a" * 12), lines[3:])):
+    for extra, left in (((), lines[3:4]), (("--sha256", "a" * 12), lines[3:])):
         file = tmp_path / "keys"
         file.write_text("".join(f"{line}\n" for line in lines))
-        assert opsin("keys", "revoke", "alice", *more, "--file", file).returncode == 0
+        assert opsin("keys", "revoke", "alice", *extra, "--file", file).returncode == 0
         assert file.read_text().splitlines() == left
 
 
-def test_a_file_that_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported_in_one_line(tmp_path: Path) -> None:
     for command in (("keys", "list", "--file", tmp_path / "none"), ("keys", "revoke", "alice", "--file", tmp_path)):
         ended = opsin(*command)
         assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1 and "cannot be read" in ended.stderr
@@ -110,7 +110,7 @@ def test_a_file_in_the_place_of_a_key_does_not_open_a_service() -> None:
     assert ended.returncode == 2 and "OPSIN_API_KEYS_FILE" in ended.stderr and "/run/keys" not in ended.stderr
 
 
-def test_other_unknown_variables_are_told(tmp_path: Path) -> None:
+def test_other_unknown_variables_are_reported(tmp_path: Path) -> None:
     taken = {
         "OPSIN_HOST": "203.0.113.1",
         "OPSIN_MAX_PICTURES": "1",
@@ -120,20 +120,20 @@ def test_other_unknown_variables_are_told(tmp_path: Path) -> None:
     }
     ended = opsin("serve", **taken)
     assert ended.returncode == 2
-    [told] = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
-    assert (told["level"], told["variables"]) == ("warning", ["OPSIN_MAX_PICTURES", "OPSIN_PORT__A"]) and "opsin_x" not in ended.stderr
+    [answer] = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
+    assert (answer["level"], answer["variables"]) == ("warning", ["OPSIN_MAX_PICTURES", "OPSIN_PORT__A"]) and "opsin_x" not in ended.stderr
 
 
 def test_the_client_sends_its_key_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    with scripted([Answer()]) as service:
+    with serve_script([Answer()]) as service:
         monkeypatch.setenv("OPSIN_API_KEY", "opsin_environment\n")
-        for more in (
+        for extra in (
             {},
             {"api_key": "opsin_given"},
             {"headers": {"x-api-key": "opsin_own", "authorization": "Basic eA=="}},
             {"api_key": ""},
         ):
-            with Client(service.url, **more) as client:
+            with Client(service.url, **extra) as client:
                 client.classify(b"picture")
         monkeypatch.delenv("OPSIN_API_KEY")
         with Client(service.url) as client:
@@ -142,15 +142,15 @@ def test_the_client_sends_its_key_with_every_request(monkeypatch: pytest.MonkeyP
     assert sent == [["opsin_environment"], ["opsin_given"], ["opsin_own"], None, None]
 
 
-def test_a_proxy_is_sent_its_password_beside_the_key() -> None:
-    with scripted([Answer()]) as service, Client(service.url.replace("://", "://user:secret@"), api_key="opsin_given") as client:
+def test_a_proxy_is_sent_its_password_with_the_key() -> None:
+    with serve_script([Answer()]) as service, Client(service.url.replace("://", "://user:secret@"), api_key="opsin_given") as client:
         client.classify(b"picture")
     headers = service.requests[0].headers
     assert (headers["X-API-Key"], headers["Authorization"].split()[0]) == ("opsin_given", "Basic")
 
 
 async def test_the_asynchronous_client_does_too() -> None:
-    with scripted([Answer()]) as service:
+    with serve_script([Answer()]) as service:
         async with AsyncClient(service.url, api_key="opsin_given") as client:
             await client.classify(b"picture")
     assert service.requests[0].headers["X-API-Key"] == "opsin_given"
@@ -163,7 +163,7 @@ def test_what_is_no_key_is_refused_without_being_repeated(key: str) -> None:
     assert key not in str(refused.value)
 
 
-def test_what_is_no_key_is_told_by_commands_not_traced(tmp_path: Path) -> None:
+def test_an_invalid_key_is_an_error_without_traceback(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
     for command in (("classify", tmp_path / "a.png"), ("batch", "classify", tmp_path, "-o", tmp_path / "out"), ("jobs", "show", "j-1")):
         ended = opsin(*command, OPSIN_API_KEY="opsin_a b")

@@ -20,7 +20,7 @@ from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import ViT, ViTConfig
 from server.tasks.embedding import text_jobs
 from tests.support.bundles.image_text import write_tiny_pair
-from tests.support.bundles.vit import UNSEALED, sealed, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
+from tests.support.bundles.vit import UNSEALED, seal, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
 from tests.support.processes import opsin
 
 COUNT = 300
@@ -73,15 +73,15 @@ def write_tiny_mae(root: Path) -> Bundle:
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return sealed(root, spec, model.state_dict())
+    return seal(root, spec, model.state_dict())
 
 
 def test_accuracy_of_each_rung_is_written_into_a_classifier(tmp_path: Path) -> None:
     bundle = write_tiny_vit(tmp_path / "bundles")
-    kept = Accuracies(float32=0.5, int8=0.5)
+    retained = Accuracies(float32=0.5, int8=0.5)
     compared = [FormatComparison(format="float32", merging=merging, max_difference=1e-5, same_labels=9) for merging in ("off", "fast")]
     quality = {"comparison": Comparison(images=9, results=compared).model_dump()}
-    int8 = Int8(bound=0.1, images=9, rungs={"off": kept, "fast": kept})
+    int8 = Int8(bound=0.1, images=9, rungs={"off": retained, "fast": retained})
     bundle = replace_spec(bundle, bundle.spec.model_copy(update={"int8": int8, "quality": quality}))
     pixels = pixels_of(COUNT)
     best = {name: answers(bundle, pixels, *merge).argmax(axis=1) for name, merge in (("off", (0, 0)), ("r2", (2, 2)), ("r7", (7, 7)))}
@@ -122,8 +122,8 @@ def test_without_labels_it_is_agreement_with_merging_off(tmp_path: Path) -> None
     assert (full.name, full.schedule, full.accuracy, full.throughput, full.metric) == ("full", 0, 1.0, 1.0, "agreement")
     off, merged = (answers(bundle, pixels, *merge).argmax(axis=1) for merge in ((0, 0), (4, 4)))
     assert (fast.name, fast.schedule, fast.accuracy) == ("fast", 4, pytest.approx((off == merged).mean(), abs=1e-5))
-    shown = " ".join(opsin("bundles", "show", "tiny", "--bundles", tmp_path / "bundles").stdout.split())
-    assert f"fast 4 {fast.accuracy:.1%} agreement" in shown
+    visible = " ".join(opsin("bundles", "show", "tiny", "--bundles", tmp_path / "bundles").stdout.split())
+    assert f"fast 4 {fast.accuracy:.1%} agreement" in visible
 
 
 @pytest.mark.parametrize("make", [write_tiny_encoder, write_tiny_mae, lambda root: write_tiny_pair(root, tokenizer=False)])
@@ -169,7 +169,7 @@ def test_a_rung_that_merges_half_of_the_work_away_is_faster(tmp_path: Path) -> N
     torch.manual_seed(0)
     preprocess = Preprocess(image_size=112, short_side=112, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     fields = {"name": "large", "version": "1", "task": "embed", "architecture": "vit", "license": "CC0-1.0", "weights": UNSEALED}
-    bundle = sealed(tmp_path, BundleSpec(config=asdict(config), preprocess=preprocess, **fields), ViT(config).state_dict())
+    bundle = seal(tmp_path, BundleSpec(config=asdict(config), preprocess=preprocess, **fields), ViT(config).state_dict())
     write_images(tmp_path / "images", pixels_of(4))
     ended = opsin("calibrate", bundle.path, "--ladder", "--images", tmp_path / "images", "--force", OPSIN_THREADS="1")
     assert ended.returncode == 0, ended.stderr

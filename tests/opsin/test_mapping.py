@@ -10,13 +10,13 @@ from typing import Literal
 import pytest
 
 from opsin import AsyncClient, Client, Outcomes, Refused
-from tests.support.fake_servers import RESULT, Answer, Request, scripted
+from tests.support.fake_servers import RESULT, Answer, Request, serve_script
 
 BROKEN = Answer(422, {"title": "Corrupt image", "status": 422, "detail": "image: truncated", "field": "image"})
 
 
-def named(request: Request) -> Answer:
-    """The label is what was sent."""
+def find_named(request: Request) -> Answer:
+    """Return what was sent as the label."""
     prediction = {"label": request.body.decode(), "index": 0, "score": 1.0}
     return Answer(body={**RESULT, "results": [{**RESULT["results"][0], "predictions": [prediction]}]})
 
@@ -29,7 +29,7 @@ class LastIsFirst:
         self.others = threading.Event()
 
     def __call__(self, request: Request) -> Answer:
-        answer = named(request)
+        answer = find_named(request)
         if request.body == b"0":
             return Answer(body=answer.body, after=self.others)
         self.left -= 1
@@ -44,7 +44,7 @@ def labels(outcomes: Outcomes) -> list[str]:  # type: ignore[type-arg]
 
 def test_outcomes_stand_in_the_order_of_the_inputs() -> None:
     inputs = [str(number).encode() for number in range(8)]
-    with scripted(LastIsFirst(8)) as service, Client(service.url) as client:
+    with serve_script(LastIsFirst(8)) as service, Client(service.url) as client:
         outcomes = client.map("classify", inputs, concurrency=2, progress=False)
     assert service.requests[0].body in (b"0", b"1")
     assert labels(outcomes) == [data.decode() for data in inputs]
@@ -54,14 +54,14 @@ def test_outcomes_stand_in_the_order_of_the_inputs() -> None:
 
 async def test_the_asynchronous_client_maps_too() -> None:
     inputs = [str(number).encode() for number in range(8)]
-    with scripted(LastIsFirst(8)) as service:
+    with serve_script(LastIsFirst(8)) as service:
         async with AsyncClient(service.url) as client:
             outcomes = await client.map("classify", inputs, concurrency=2, progress=False)
     assert labels(outcomes) == [data.decode() for data in inputs]
 
 
-def test_failures_are_collected_beside_the_others(tmp_path: Path) -> None:
-    with scripted(lambda request: BROKEN if request.body == b"bad" else named(request)) as service, Client(service.url) as client:
+def test_failures_are_collected_next_to_the_others(tmp_path: Path) -> None:
+    with serve_script(lambda request: BROKEN if request.body == b"bad" else find_named(request)) as service, Client(service.url) as client:
         outcomes = client.map("classify", [b"a", b"bad", tmp_path / "none.jpg", b"b"], progress=False)
     assert labels(outcomes) == ["a", "b"]
     assert [one.source for one in outcomes.failures] == [b"bad", tmp_path / "none.jpg"]
@@ -72,24 +72,24 @@ def test_failures_are_collected_beside_the_others(tmp_path: Path) -> None:
     assert [one.result is None for one in outcomes] == [False, True, True, False]
 
 
-def test_so_many_are_asked_at_a_time_and_no_more() -> None:
-    together = threading.Barrier(3)
-    now, most, lock = 0, 0, threading.Lock()
+def test_the_number_of_requests_at_a_time_is_limited() -> None:
+    joint = threading.Barrier(3)
+    now, limit, lock = 0, 0, threading.Lock()
 
     def answer(request: Request) -> Answer:
-        nonlocal now, most
+        nonlocal now, limit
         with lock:
             now += 1
-            most = max(most, now)
-        together.wait(30)  # fewer than three at a time would break it
+            limit = max(limit, now)
+        joint.wait(30)  # fewer than three at a time would break it
         with lock:
             now -= 1
-        together.wait(30)
-        return named(request)
+        joint.wait(30)
+        return find_named(request)
 
-    with scripted(answer) as service, Client(service.url) as client:
+    with serve_script(answer) as service, Client(service.url) as client:
         assert len(client.map("classify", [b"x"] * 9, concurrency=3, progress=False).results) == 9
-    assert most == 3
+    assert limit == 3
 
 
 def test_the_files_of_a_folder_are_taken_by_name(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_files_of_a_folder_are_taken_by_name(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "c.png").write_bytes(b"inner/c.png")
-    with scripted(named) as service, Client(service.url) as client:
+    with serve_script(find_named) as service, Client(service.url) as client:
         assert labels(client.map("classify", tmp_path, progress=False)) == ["a.png", "b.png", "notes.txt"]
         assert labels(client.map("classify", tmp_path, pattern="**/*.png", progress=False)) == ["a.png", "b.png", "inner/c.png"]
         with pytest.raises(ValueError, match=r"inputs: no file in .* matches '\*\.jpg'"):
@@ -107,14 +107,14 @@ def test_the_files_of_a_folder_are_taken_by_name(tmp_path: Path) -> None:
 
 
 def test_progress_counts_to_the_end() -> None:
-    heard: list[tuple[int, int]] = []
-    with scripted(named) as service, Client(service.url) as client:
-        client.map("classify", [b"x"] * 5, concurrency=2, progress=lambda done, total: heard.append((done, total)))
-    assert heard == [(done, 5) for done in range(1, 6)]
+    audible: list[tuple[int, int]] = []
+    with serve_script(find_named) as service, Client(service.url) as client:
+        client.map("classify", [b"x"] * 5, concurrency=2, progress=lambda done, total: audible.append((done, total)))
+    assert audible == [(done, 5) for done in range(1, 6)]
 
 
 def test_a_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with scripted(named) as service, Client(service.url) as client:
+    with serve_script(find_named) as service, Client(service.url) as client:
         client.map("classify", [b"x"] * 3, progress=True)
     printed = capsys.readouterr()
     assert "100%" in printed.err
@@ -124,7 +124,7 @@ def test_a_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> Non
 def test_options_are_those_of_task_and_tuples_hold_several() -> None:
     png = "iVBORw0KGgo="
     filled = {**RESULT, "results": [{"image": png, "seed": 3}], "width": 4, "height": 4, "masked_pixels": 2, "steps": 1, "sampler": "ddim"}
-    with scripted([Answer(body=filled)]) as service, Client(service.url) as client:
+    with serve_script([Answer(body=filled)]) as service, Client(service.url) as client:
         outcomes = client.map("inpaint", [(b"picture", b"mask")], seed=3, progress=False)
     assert outcomes.results[0].seed == 3
     [request] = service.requests
@@ -146,7 +146,7 @@ def test_what_is_no_inputs_fault_is_raised_at_once(task: str, options: dict[str,
         async with AsyncClient(url) as client:
             await client.map(task, [b"a", b"b"], progress=False, **options)  # type: ignore[call-overload]
 
-    with scripted(named) as service, Client(service.url) as client:
+    with serve_script(find_named) as service, Client(service.url) as client:
         with pytest.raises(error):
             client.map(task, [b"a", b"b"], progress=False, **options)  # type: ignore[call-overload]
         with pytest.raises(error):
@@ -181,14 +181,14 @@ MODELS = {
     ],
 )
 def test_what_no_input_could_have_is_refused_before_any_is_sent(options: dict[str, object], field: str, reason: str) -> None:
-    with scripted([Answer(body=MODELS)]) as service, Client(service.url) as client, pytest.raises(Refused, match=reason) as refused:
+    with serve_script([Answer(body=MODELS)]) as service, Client(service.url) as client, pytest.raises(Refused, match=reason) as refused:
         client.map("classify", [b"a", b"b"], progress=False, **options)
     assert refused.value.field == field
     assert [request.path for request in service.requests] == ["/v1/models"]
 
 
 async def test_the_asynchronous_client_refuses_them_too() -> None:
-    with scripted([Answer(body=MODELS)]) as service:
+    with serve_script([Answer(body=MODELS)]) as service:
         async with AsyncClient(service.url) as client:
             with pytest.raises(Refused, match="known: photos@1"):
                 await client.map("classify", [b"a"], progress=False, model="flegs")
@@ -197,7 +197,7 @@ async def test_the_asynchronous_client_refuses_them_too() -> None:
 
 @pytest.mark.parametrize("task", ["classify", "inpaint", "reconstruct", "actions"])
 def test_unknown_options_are_named_with_those_that_there_are(task: Literal["classify", "inpaint", "reconstruct", "actions"]) -> None:
-    with scripted([Answer()]) as service, Client(service.url) as client:
+    with serve_script([Answer()]) as service, Client(service.url) as client:
         with pytest.raises(TypeError, match=f"map: {task} has no option 'colour'; the options are .*model"):
             client.map(task, [b"a"], progress=False, colour="red")
         with pytest.raises(TypeError, match=f"{task}: no option 'colour'; the options are .*model"):

@@ -1,4 +1,4 @@
-"""What the client accepts as a picture, checked by an independent decoder."""
+"""Images that the client accepts, checked by an independent decoder."""
 
 from __future__ import annotations
 

@@ -28,10 +28,10 @@ from tests.support.queue import (
     announce,
     answer_of,
     ask,
+    expect_refusal,
     gateway,
     nothing_is_left,
-    refused,
-    reserved,
+    reserve,
 )
 from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async
@@ -40,7 +40,7 @@ from tests.support.waiting import eventually_async
 async def no_room(dispatcher: Dispatcher, items: int) -> bool:
     """A gateway sees what others queue at its next beat; the script that enqueues sees it at once."""
     try:
-        async with reserved(dispatcher, items, 1, Claim()):
+        async with reserve(dispatcher, items, 1, Claim()):
             return False
     except Refused:
         return True
@@ -49,29 +49,29 @@ async def no_room(dispatcher: Dispatcher, items: int) -> bool:
 @pytest.mark.queue_line(1)
 async def test_reservation_holds_its_place_until_released(url: str) -> None:
     async with gateway(url, queue_max_items=2, queue_max_bytes=1000) as us:
-        async with reserved(us, 1, 600, Claim()):
-            with refused("full"):
+        async with reserve(us, 1, 600, Claim()):
+            with expect_refusal("full"):
                 await us.reservations.reserve(Claim()).resize(1, 600)
-            with refused("full"):
+            with expect_refusal("full"):
                 await us.reservations.reserve(Claim()).resize(2, 10)
-            async with reserved(us, 1, 400, Claim()):
+            async with reserve(us, 1, 400, Claim()):
                 pass
-        async with reserved(us, 2, 1000, Claim()):
+        async with reserve(us, 2, 1000, Claim()):
             pass
 
 
 @pytest.mark.queue_line(1)
 async def test_reservation_counts_once_across_gateways(url: str) -> None:
     async with gateway(url, queue_max_items=2) as us, gateway(url, queue_max_items=2) as them:
-        async with Consumer(url, "--hold") as consumer, reserved(us, 1, 100, Claim()) as reservation:
+        async with Consumer(url, "--hold") as consumer, reserve(us, 1, 100, Claim()) as reservation:
             running = asyncio.create_task(us.submitter.submit([await a_job(us, 7)], reservation=reservation))
             await consumer.next_batch()
-            async with reserved(them, 1, 100, Claim()):
+            async with reserve(them, 1, 100, Claim()):
                 pass
             await eventually_async(lambda: no_room(them, 2))
             consumer.release()
             assert [answer_of(reply) for reply in await running] == [7]
-        async with reserved(them, 2, 100, Claim()):
+        async with reserve(them, 2, 100, Claim()):
             pass
 
 
@@ -84,7 +84,7 @@ async def test_retry_after_is_wait_at_announced_throughput(url: str, worker: Wor
         waiting = asyncio.create_task(us.submitter.submit(jobs))
         await eventually_async(lambda: no_room(us, 1))
         for items, seconds in ((1, 4), (3, 12), (9, 36)):
-            with refused("full", wait_s=seconds):  # one in 4 s
+            with expect_refusal("full", wait_s=seconds):  # one in 4 s
                 await us.reservations.reserve(Claim()).resize(items, 1)
         waiting.cancel()
 
@@ -119,7 +119,7 @@ async def test_limit_holds_exactly_when_gateways_race(url: str, db: redis.Redis)
 @pytest.mark.queue_line(2)
 async def test_images_of_a_request_are_queued_all_or_none(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_items=3) as us:
-        with refused("full"):
+        with expect_refusal("full"):
             await us.submitter.submit([await a_job(us, value) for value in range(4)])
         assert nothing_is_left(db)
 
@@ -127,7 +127,7 @@ async def test_images_of_a_request_are_queued_all_or_none(url: str, db: redis.Re
 @pytest.mark.queue_line(2)
 async def test_limit_of_bytes_holds(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_bytes=10_000) as us:
-        with refused("full"):
+        with expect_refusal("full"):
             await us.submitter.submit([await a_job(us, 1, ballast=bytearray(10_000))])
         assert nothing_is_left(db)
 
@@ -139,7 +139,7 @@ async def test_redis_without_memory_is_full_queue_and_recovers(url: str, db: red
         await consumer.next_batch()
         db.config_set("maxmemory", 1)
         try:
-            with refused("memory"):
+            with expect_refusal("memory"):
                 await ask(us, 6)
             consumer.release()
             assert await running == 5
@@ -164,7 +164,7 @@ async def test_requests_of_one_loop_turn_share_a_call(url: str, db: redis.Redis)
         await eventually_async(lambda: db.xlen(STREAM) == 7)
         assert await scripts_called(db) <= 4  # one for all of them; the load, for Retry-After; the clock, for the late one; a cancellation
         assert {fields["id"] for _, fields in db.xrange(STREAM)} == {job.id for job in fits + fits_too}
-        with refused("full"):
+        with expect_refusal("full"):
             await requests[1]
         with pytest.raises(DeadlineExceeded):
             await requests[2]
@@ -185,7 +185,7 @@ async def test_what_shares_a_call_is_bounded(url: str, db: redis.Redis) -> None:
 
 
 async def test_requests_that_ask_for_room_in_one_turn_share_a_call(url: str, db: redis.Redis) -> None:
-    async with gateway(url, replace(QUICK_GATEWAY, beat=60.0), queue_max_items=8) as us, reserved(us, 5, 1, Claim()):
+    async with gateway(url, replace(QUICK_GATEWAY, beat=60.0), queue_max_items=8) as us, reserve(us, 5, 1, Claim()):
         db.config_resetstat()
         asking = [us.reservations.reserve(Claim()) for _ in range(5)]
         answers = await asyncio.gather(*(one.resize(1, 1) for one in asking), return_exceptions=True)
@@ -218,12 +218,12 @@ async def test_jobs_on_their_way_are_not_counted_twice(url: str, monkeypatch: py
 async def test_reservation_grows_for_a_while_by_what_was_allowed(url: str, db: redis.Redis) -> None:
     """Else a slow body would ask for each of its pieces."""
     timings = replace(QUICK_GATEWAY, beat=60.0, fresh_load=60.0)
-    async with gateway(url, timings, queue_max_bytes=1000) as us, reserved(us, 1, 600, Claim()) as reservation:
+    async with gateway(url, timings, queue_max_bytes=1000) as us, reserve(us, 1, 600, Claim()) as reservation:
         db.config_resetstat()
         for nbytes in range(600, 1001):
             await reservation.resize(1, nbytes)
         assert await scripts_called(db) <= 1  # at the last eighth
-        with refused("full"):
+        with expect_refusal("full"):
             await reservation.resize(1, 1001)
 
 
@@ -234,7 +234,7 @@ async def test_nobody_is_refused_while_redis_cannot_say(url: str, db: redis.Redi
         await eventually_async(lambda: db.xlen(STREAM) == 3)
         db.delete("queue:owners")
         db.set("queue:owners", "what nobody of ours wrote")
-        async with reserved(us, 1, 1, Claim("second")):
+        async with reserve(us, 1, 1, Claim("second")):
             pass
         with pytest.raises(RedisUnavailable):
             await us.submitter.submit([await a_job(us, 1, owner="second")])

@@ -10,7 +10,7 @@ import redis
 from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.gateway.dispatcher import Dispatcher
 from tests.queue.test_records import admit, read
-from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, answer_of, ask, echo, gateway, pulled, redis_at
+from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, answer_of, ask, echo, gateway, pull_one, redis_at
 from tests.support.waiting import eventually_async
 
 HOUR_MS = 3_600_000
@@ -25,13 +25,13 @@ async def test_job_with_keys_expired_by_clock_jump_is_answered(
 ) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 7)]))
-        [lost] = await pulled(worker)
+        [lost] = await pull_one(worker)
         set_clock = GatewayRedisLink.set_clock
         monkeypatch.setattr(GatewayRedisLink, "set_clock", lambda self, redis_ms: set_clock(self, redis_ms + HOUR_MS))
         db.delete(f"job:{lost.job.id}")
         worker.link.set_clock(lost.job.deadline_ms + HOUR_MS)
-        assert worker.begin([lost], 0) == []  # it has ended, as far as the worker can know
-        [again] = await pulled(worker)
+        assert worker.start([lost], 0) == []  # it has ended, as far as the worker can know
+        [again] = await pull_one(worker)
         assert again.job.id == lost.job.id
         assert again.job.deadline_ms - lost.job.deadline_ms == pytest.approx(HOUR_MS, abs=1000)
         worker.acks.finish([(again, echo(worker, again))])
@@ -48,13 +48,13 @@ async def test_job_sent_before_clock_jump_is_noticed_is_answered(url: str, worke
     async with gateway(url) as us:
         await behind(us)
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 7)]))
-        [job] = await pulled(worker)
+        [job] = await pull_one(worker)
         worker.acks.finish([(job, echo(worker, job))])
         [reply] = await request
         assert answer_of(reply) == 7
         await behind(us)
         record = await admit(us)
-        [job] = await pulled(worker)
+        [job] = await pull_one(worker)
         worker.acks.finish([(job, echo(worker, job))])
 
         async def done() -> bool:
@@ -104,10 +104,10 @@ async def test_jobs_after_clock_went_back_are_ranked_by_their_time(url: str, wor
         normal = asyncio.create_task(ask(us, 2))
         await eventually_async(lambda: db.xlen(STREAM) == 1)
 
-        first = (await pulled(worker, 1))[0]
+        first = (await pull_one(worker, 1))[0]
         assert first.job.priority == "normal"
         assert first.added_ms < to_come - HOUR_MS / 2
-        second = (await pulled(worker, 1))[0]
+        second = (await pull_one(worker, 1))[0]
         worker.acks.finish([(job, echo(worker, job)) for job in (first, second)])
         assert await low == 1
         assert await normal == 2
@@ -126,9 +126,9 @@ async def test_what_waited_when_the_clock_went_back_goes_first(url: str, worker:
         after = asyncio.create_task(ask(us, 2))
         await eventually_async(lambda: db.xlen(STREAM) == 1)
 
-        first = (await pulled(worker, 1))[0]
+        first = (await pull_one(worker, 1))[0]
         assert first.job.priority == "low"
-        second = (await pulled(worker, 1))[0]
+        second = (await pull_one(worker, 1))[0]
         worker.acks.finish([(job, echo(worker, job)) for job in (first, second)])
         assert await before == 1
         assert await after == 2

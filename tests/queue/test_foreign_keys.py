@@ -126,7 +126,7 @@ async def live_through_everything(url: str) -> None:
         await later(us, worker)
         announce(other)
         left = asyncio.create_task(us.submitter.submit([await a_job(us, value, owner="carol") for value in range(2)]))
-        worker.begin(await pulled(worker, 1), 0)
+        worker.start(await pulled(worker, 1), 0)
         await pulled(worker, 1)  # the other job waits
         worker.liveness.withdraw()
         assert other.leases.reclaim([QUEUE]) is not None
@@ -148,7 +148,7 @@ async def at_once(us: Dispatcher, worker: WorkerQueue) -> None:
         for value, (low, more) in enumerate([(False, {}), (True, {}), (False, {"ballast": ballast}), (False, {})])
     ]
     asked = asyncio.create_task(us.submitter.submit(jobs))
-    taken = worker.begin(await pulled(worker, len(jobs)), 0)
+    taken = worker.start(await pulled(worker, len(jobs)), 0)
     us.reservations.load = Load(work_ms=1_000_000)  # as of a busy queue
     await us.reservations.reserve(Claim("alice", low=True)).check(1)
     worker.acks.progress([(one, Progress(id=one.job_id, worker=worker.id, done=1, total=2, unit="steps")) for one in taken])
@@ -161,7 +161,7 @@ async def at_once(us: Dispatcher, worker: WorkerQueue) -> None:
     await asked
     given_up = [await a_job(us, 5, owner="bob") for _ in range(2)]
     asked = asyncio.create_task(us.submitter.submit(given_up))
-    worker.begin(await pulled(worker, 1), 0)
+    worker.start(await pulled(worker, 1), 0)
     asked.cancel()
     await asyncio.wait([asked])
     await us.link.run_with_payload(CANCEL, [job.id for job in given_up])
@@ -181,7 +181,7 @@ async def later(us: Dispatcher, worker: WorkerQueue) -> None:
     record = await admit(2, idem="a", webhook_events=ends)
     assert await admit(2, idem="a", webhook_events=ends) == record
     taken = await pulled(worker, 2)
-    worker.begin(taken, 0)
+    worker.start(taken, 0)
     worker.acks.progress([(one, Progress(id=one.job_id, worker=worker.id, done=0, total=0, unit="")) for one in taken])
     await us.records.events([(record, 0)])
     await us.records.read(record)

@@ -34,7 +34,7 @@ from tests.support.queue import (
     echo,
     gateway,
     nothing_is_left,
-    pulled,
+    pull_one,
     until_deadline,
     worker_queue,
 )
@@ -49,7 +49,7 @@ async def test_pull_drops_jobs_of_dead_gateway(url: str, worker: WorkerQueue, db
         ours = asyncio.create_task(ask(us, 8))
         await eventually_async(lambda: db.xlen(STREAM) == 6)
         db.delete(f"gw:{dead.id}")
-        [taken] = await pulled(worker, 6)
+        [taken] = await pull_one(worker, 6)
         assert taken.job.gateway == us.id
         assert db.xlen(STREAM) == 1
         worker.acks.finish([(taken, echo(worker, taken))])
@@ -61,7 +61,7 @@ async def test_pull_drops_jobs_of_dead_gateway(url: str, worker: WorkerQueue, db
 async def test_reply_to_dead_gateway_is_not_written(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as gone:
         request = asyncio.create_task(gone.submitter.submit([await a_job(gone, 1)]))
-        [taken] = await pulled(worker)
+        [taken] = await pull_one(worker)
     assert worker.acks.finish([(taken, echo(worker, taken))]) == [True]
     assert not db.exists(f"replies:{gone.id}")
     assert nothing_is_left(db)
@@ -103,11 +103,11 @@ async def test_leaving_client_is_cancelled_in_queue_and_before_batch(url: str, w
         leaving_early.cancel()
         await eventually_async(lambda: db.xlen(STREAM) == 2)
         db.set(keys.worker(worker.id), "")  # it lives, however slow this test runs
-        taken = await pulled(worker)
+        taken = await pull_one(worker)
         assert {delivery.job.id for delivery in taken} == {jobs[1].id, jobs[2].id}
         leaving_late.cancel()
         await eventually_async(lambda: db.exists(f"cancel:{jobs[1].id}"))
-        [wanted] = worker.begin(taken, 0)
+        [wanted] = worker.start(taken, 0)
         assert wanted.job.id == jobs[2].id
         worker.acks.finish([(wanted, echo(worker, wanted))])
         assert answer_of((await staying)[0]) == 2
@@ -147,9 +147,9 @@ async def test_leaving_clients_leave_queue_without_a_worker(url: str, db: redis.
     async with gateway(url) as us:
         dead = worker_queue(url, "dead")
         requests = [asyncio.create_task(us.submitter.submit([await a_job(us, 0)]))]
-        await pulled(dead)
+        await pull_one(dead)
         requests.append(asyncio.create_task(us.submitter.submit([await a_job(us, 1)])))
-        [given_back] = await pulled(dead)
+        [given_back] = await pull_one(dead)
         dead.leases.return_to_queue([given_back])
         requests.append(asyncio.create_task(us.submitter.submit([await a_job(us, 2)])))
         await eventually_async(lambda: db.xlen(STREAM) == 2 and db.xlen(f"{STREAM}:back") == 1)
@@ -269,7 +269,7 @@ async def test_janitor_keeps_streams_of_live_workers(url: str, db: redis.Redis, 
     async with gateway(url) as us:
         announce(worker)
         assert worker.pull([QUEUE], 1, 10) == []
-        waiting = asyncio.create_task(pulled(worker, 1))
+        waiting = asyncio.create_task(pull_one(worker, 1))
         await eventually_async(
             lambda: any(client["cmd"] == "xreadgroup" and "b" in client["flags"] for client in db.client_list()), "it waits for jobs"
         )
@@ -299,7 +299,7 @@ async def test_full_redis_is_emptied_by_worker_of_new_bundle(url: str, db: redis
         await eventually_async(lambda: db.exists(STREAM))
         db.config_set("maxmemory", 1)
         try:
-            [delivery] = await pulled(worker)
+            [delivery] = await pull_one(worker)
             worker.acks.finish([(delivery, echo(worker, delivery))])
         finally:
             db.config_set("maxmemory", 0)
@@ -312,7 +312,7 @@ async def test_a_prefix_may_hold_any_letters(url: str) -> None:
     us, queue = Dispatcher(url, Settings(), QUICK_GATEWAY, keyspace), WorkerQueue(url, "w", QUICK_WORKER, keyspace=keyspace)
     await us.start()
     assert queue.pull([QUEUE], 4) == []  # so that the next look waits, by another command
-    waiting = asyncio.create_task(pulled(queue))
+    waiting = asyncio.create_task(pull_one(queue))
     asked = asyncio.create_task(ask(us, 3))
     [delivery] = await waiting
     queue.acks.finish([(delivery, echo(queue, delivery))])

@@ -10,7 +10,7 @@ from server.arrays import Array
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.submitter import INLINE_BYTES
 from tests.queue.test_records import admit, read, stored, take, take_one
-from tests.support.queue import WorkerQueue, echo, gateway, records_load, refused
+from tests.support.queue import WorkerQueue, echo, expect_refusal, gateway, records_load
 from tests.support.waiting import eventually_async
 
 
@@ -63,7 +63,7 @@ async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: Worke
 async def test_records_of_cancelled_jobs_take_room_too(url: str) -> None:
     """Else whoever sends and cancels for an hour fills Redis."""
     async with gateway(url, results_max_bytes=100_000) as us:
-        with refused("results"):
+        with expect_refusal("results"):
             for _ in range(100_000 // 4096):  # a stream of events takes a page of 4 KiB
                 await us.records.cancel(await admit(us))
 

@@ -16,7 +16,7 @@ from server.queue.gateway.large_values import LargeValues
 from server.queue.messages import Reply, decode
 from server.queue.resp import CHUNK_BYTES
 from server.queue.worker.delivery import Delivery, QueueEntry
-from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, ask, echo, gateway, nothing_is_left, pulled, redis_at, worker_queue
+from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, ask, echo, gateway, nothing_is_left, pull_one, redis_at, worker_queue
 from tests.support.waiting import eventually_async
 
 LARGE = 3 * CHUNK_BYTES + 12_345
@@ -48,7 +48,7 @@ async def test_large_job_with_lost_message_is_resent_by_gateway(url: str, db: re
         assert not isinstance(beside, Delivery)
         db.delete(f"blob:{beside.job_id}")
         assert worker.leases.fetch(beside) is None
-        [delivery] = await pulled(worker)
+        [delivery] = await pull_one(worker)
         worker.acks.finish([(delivery, echo(worker, delivery))])
         assert await request == 7
         assert nothing_is_left(db)
@@ -60,7 +60,7 @@ async def test_an_unread_job_can_be_handed_back(url: str, worker: WorkerQueue) -
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
         unread = await taken(leaving)
         leaving.leases.return_to_queue(unread)
-        [again] = await pulled(worker)
+        [again] = await pull_one(worker)
         assert (again.job.id, again.stream) == (unread[0].job_id, f"{STREAM}:back")
         worker.acks.finish([(again, echo(worker, again))])
         assert await request == 7
@@ -69,7 +69,7 @@ async def test_an_unread_job_can_be_handed_back(url: str, worker: WorkerQueue) -
 async def test_a_dead_letter_holds_no_large_message(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 4, ballast=np.zeros(LARGE, np.uint8))]))
-        [delivery] = await pulled(worker)
+        [delivery] = await pull_one(worker)
         worker.acks.dead_letter(delivery, "ValueError: no", "model-error")
         await request
         [(_, letter)] = db.xrange("dead")
@@ -81,7 +81,7 @@ async def test_large_output_is_answered_by_redis_without_memory(url: str, db: re
     output = {"y": Array.from_numpy(np.arange(200_000, dtype=np.float32))}
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 1)]))
-        [taken] = await pulled(worker)
+        [taken] = await pull_one(worker)
         db.config_set("maxmemory", 1)
         try:
             reply = Reply(id=taken.job.id, worker=worker.id, arrays=output)
@@ -109,7 +109,7 @@ async def test_a_large_output_arrives(url: str, db: redis.Redis, worker: WorkerQ
     output = {"y": Array.from_numpy(np.random.default_rng(2).integers(0, 256, LARGE, np.uint8))}
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 1)]))
-        [delivery] = await pulled(worker)
+        [delivery] = await pull_one(worker)
         worker.acks.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays=output))])
         [reply] = await request
         assert (reply.arrays, reply.stored) == (output, "")
@@ -150,7 +150,7 @@ async def delivered(url: str, worker: WorkerQueue, to: str) -> Delivery:
         request = asyncio.create_task(us.submitter.submit([job]))
         with redis_at(url) as raw:
             raw.set(keys.worker(worker.id), "")  # a client that leaves does not take a living worker's job away
-        [delivery] = await pulled(worker)
+        [delivery] = await pull_one(worker)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
     return delivery

@@ -121,16 +121,16 @@ async def test_queue_with_own_budget_takes_nothing_from_others(url: str) -> None
     queue = worker_queue(url, "w")
     async with gateway(url) as us:
         waiting = await queued(us, *[(bundle, "normal") for bundle in ("a@1", "b@1") for _ in range(5)])
-        assert [delivery.bundle for delivery in queue.pull([A, B], 3, own={B: 0})] == ["a@1"] * 3
-        assert sorted(delivery.bundle for delivery in queue.pull([A, B], 1, own={B: 4})) == ["a@1"] + ["b@1"] * 4
-        assert [delivery.bundle for delivery in queue.pull([A, B], 0, own={B: 4})] == ["b@1"]
+        assert [delivery.bundle for delivery in queue.pull([A, B], 3, ours={B: 0})] == ["a@1"] * 3
+        assert sorted(delivery.bundle for delivery in queue.pull([A, B], 1, ours={B: 4})) == ["a@1"] + ["b@1"] * 4
+        assert [delivery.bundle for delivery in queue.pull([A, B], 0, ours={B: 4})] == ["b@1"]
         waiting.cancel()
 
 
 def test_worker_without_capacity_waits_instead_of_polling(url: str) -> None:
     queue = worker_queue(url, "w")
     began = time.monotonic()
-    assert queue.pull([A], 1, 50, own={A: 0}) == []
+    assert queue.pull([A], 1, 50, ours={A: 0}) == []
     assert time.monotonic() - began >= 0.05
 
 

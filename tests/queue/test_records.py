@@ -113,7 +113,7 @@ async def test_a_job_is_run_whichever_gateway_is_dead(url: str, us: Dispatcher, 
     async with gateway(url) as leaving:
         record = await admit(leaving, 7)
     delivery = await take(worker)
-    assert worker.begin([delivery], 0) == [delivery]
+    assert worker.start([delivery], 0) == [delivery]
     assert worker.acks.finish([(delivery, echo(worker, delivery))]) == [True]
     [reply] = await us.records.replies(await read(us, record)) or []
     assert int(reply.arrays["x"].to_numpy()) == 7
@@ -158,7 +158,7 @@ async def test_start_of_work_is_reported_and_each_restart(url: str, us: Dispatch
     record = await admit(us)
     first = await take(worker)
     begins = Progress(id=first.job.id, worker=worker.id, done=0, total=0, unit="")
-    assert worker.begin([first], 0)
+    assert worker.start([first], 0)
     worker.acks.progress([(first, begins)])
     worker.acks.progress([(first, Progress(id=first.job.id, worker=worker.id, done=0, total=9, unit="steps"))])
     worker.liveness.withdraw()
@@ -196,7 +196,7 @@ async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: Wo
     delivery = await take(worker)
     await us.records.cancel(record)
     worker.acks.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=1, total=9, unit="steps"))])
-    assert worker.begin([delivery], 0) == []
+    assert worker.start([delivery], 0) == []
     ended = await read(us, record)
     assert (ended.state, ended.progress, ended.events) == ("cancelled", None, 2)
 
@@ -205,7 +205,7 @@ async def test_progress_comes_from_worker_that_claimed_the_job(url: str, us: Dis
     """The other one stood still for so long that it was taken for dead. It may end the job nevertheless."""
     record = await admit(us)
     frozen = await take(worker)
-    assert worker.begin([frozen], 0)
+    assert worker.start([frozen], 0)
     worker.liveness.withdraw()
     second = worker_queue(url, "second", QUICK_WORKER)
     claimed = await asyncio.to_thread(second.leases.reclaim, [QUEUE])
@@ -288,7 +288,7 @@ async def test_a_deadline_ends_a_job_that_runs(us: Dispatcher, worker: WorkerQue
     record = await admit(us, seconds=3.0)
     delivery = await take(worker)
     await comes_to(us, record, "failed")
-    assert worker.begin([delivery], 0) == []
+    assert worker.start([delivery], 0) == []
     failure = (await read(us, record)).failure
     assert failure is not None and failure.kind == "deadline"
 

@@ -40,7 +40,7 @@ from tests.support.queue import (
     gateway,
     ping,
     place,
-    pulled,
+    pull_one,
     redis_at,
     running,
     until_deadline,
@@ -219,7 +219,7 @@ async def test_unfinished_result_is_given_back_and_runs_again(tmp_path: Path) ->
         worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, retry_timeout=0.2))
         async with gateway(server.url) as us:
             request = asyncio.create_task(us.submitter.submit([await a_job(us, value) for value in range(3)]))
-            taken = await pulled(worker)
+            taken = await pull_one(worker)
             server.kill()
             with pytest.raises(RedisUnavailable):
                 await asyncio.to_thread(worker.acks.finish, [(delivery, echo(worker, delivery)) for delivery in taken])
@@ -228,7 +228,7 @@ async def test_unfinished_result_is_given_back_and_runs_again(tmp_path: Path) ->
 
             async def all_are_here_again() -> bool:
                 with contextlib.suppress(RedisUnavailable):  # a thread whose connection died with the server learns it by its first command
-                    again.extend(await pulled(worker))
+                    again.extend(await pull_one(worker))
                 return len(again) == len(taken)
 
             await eventually_async(all_are_here_again)
@@ -245,7 +245,7 @@ async def test_late_hand_back_follows_once_redis_is_there(tmp_path: Path) -> Non
         worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, retry_timeout=0.2))
         async with gateway(server.url) as us:
             request = asyncio.create_task(ask(us, 1))
-            taken = await pulled(worker)
+            taken = await pull_one(worker)
             server.kill()
             with pytest.raises(RedisUnavailable):
                 await asyncio.to_thread(worker.leases.return_to_queue, taken)
@@ -254,7 +254,7 @@ async def test_late_hand_back_follows_once_redis_is_there(tmp_path: Path) -> Non
 
             async def it_is_here_again() -> bool:
                 with contextlib.suppress(RedisUnavailable):
-                    again.extend(await pulled(worker))
+                    again.extend(await pull_one(worker))
                 return bool(again)
 
             await eventually_async(it_is_here_again, seconds=20)

@@ -26,7 +26,7 @@ from tests.support.queue import (
     gateway,
     nothing_is_left,
     ping,
-    pulled,
+    pull_one,
     redis_at,
     worker_queue,
 )
@@ -145,7 +145,7 @@ async def test_worker_calls_to_refusing_redis_raise_redis_away(server: Server, k
     worker = worker_queue(server.url, "worker", QUICK_WORKER)
     async with gateway(server.url) as us:
         request = asyncio.create_task(ask(us, 3))
-        [taken] = await pulled(worker)
+        [taken] = await pull_one(worker)
         with refusing(server, kind):
             for call in (lambda: announce(worker), lambda: worker.pull([QUEUE], 1, 10), worker.liveness.janitor, worker.liveness.withdraw):
                 with pytest.raises(RedisUnavailable):
@@ -164,17 +164,17 @@ async def test_what_cannot_be_looked_at_is_ended_once_redis_is_mended(server: Se
         announce(worker)
         async with gateway(server.url) as us:
             request = asyncio.create_task(ask(us, 1))
-            [taken] = await pulled(worker)
+            [taken] = await pull_one(worker)
             request.cancel()
             await eventually_async(lambda: db.exists(f"cancel:{taken.job.id}"))
             with refusing(server, "NOREPLICAS"):
                 with pytest.raises(RedisUnavailable):
-                    await asyncio.to_thread(worker.begin, [taken], 0)
+                    await asyncio.to_thread(worker.start, [taken], 0)
                 with pytest.raises(RedisUnavailable):
                     await asyncio.to_thread(worker.leases.return_to_queue, [taken])
 
             async def ended() -> bool:
-                await asyncio.to_thread(lambda: worker.begin(worker.pull([QUEUE], 16), 0))
+                await asyncio.to_thread(lambda: worker.start(worker.pull([QUEUE], 16), 0))
                 return nothing_is_left(db)
 
             await eventually_async(ended, seconds=20)

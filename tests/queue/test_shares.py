@@ -26,11 +26,11 @@ from tests.support.queue import (
     WorkerQueue,
     a_job,
     echo,
+    expect_refusal,
     gateway,
     nothing_is_left,
-    pulled,
-    refused,
-    reserved,
+    pull_one,
+    reserve,
     worker_queue,
 )
 from tests.support.waiting import eventually_async
@@ -80,7 +80,7 @@ async def a_queue(url: str, **limits: int) -> AsyncIterator[Dispatcher]:
 async def test_owner_holds_three_quarters_and_others_find_room(url: str, ask) -> None:
     async with a_queue(url, queue_max_items=16) as us:
         await submit(us, "greedy", 12)
-        with refused("client"):
+        with expect_refusal("client"):
             await ask(us, "greedy")
         await ask(us, "modest")
         await submit(us, "another")
@@ -90,7 +90,7 @@ async def test_all_low_work_holds_half_and_others_find_room(url: str, ask) -> No
     async with a_queue(url, queue_max_items=16) as us:
         for owner in ("bulk", "another"):
             await submit(us, owner, 4, priority="low", low=True)
-        with refused("low") as refusal:
+        with expect_refusal("low") as refusal:
             await ask(us, "third", priority="low", low=True)
         assert (refusal.value.outcome.items, refusal.value.outcome.max_items) == (8, 8)
         await ask(us, "third")
@@ -100,7 +100,7 @@ async def test_all_low_work_holds_half_and_others_find_room(url: str, ask) -> No
 async def test_and_half_of_the_bytes(url: str, ask) -> None:
     async with a_queue(url, queue_max_bytes=100_000) as us:
         await submit(us, "bulk", priority="low", low=True, ballast=bytearray(40_000))
-        with refused("low"):
+        with expect_refusal("low"):
             await ask(us, "another", priority="low", low=True, ballast=bytearray(20_000))
         await ask(us, "another", ballast=bytearray(20_000))
 
@@ -110,7 +110,7 @@ async def test_finished_low_work_makes_room_and_janitor_recounts(url: str, db: r
         first = await submit(us, "bulk", 2, priority="low", low=True)
         db.hset("queue:owners", "low", "0 0 0 0 0")  # as if somebody had lost it
         assert worker_queue(url, "janitor").liveness.janitor()
-        with refused("low"):
+        with expect_refusal("low"):
             await submit(us, "bulk", priority="low", low=True)
         first.cancel()
         await eventually_async(lambda: not db.exists("queue:owners"))
@@ -119,24 +119,24 @@ async def test_finished_low_work_makes_room_and_janitor_recounts(url: str, db: r
 
 async def test_low_request_above_half_of_queue_is_never_admitted(url: str, ask) -> None:
     async with a_queue(url, queue_max_items=16) as us:
-        with refused("low-never", "async-items") as refusal:
+        with expect_refusal("low-never", "async-items") as refusal:
             await ask(us, "bulk", 9, priority="low", low=True)
         assert (refusal.value.outcome.items, refusal.value.outcome.max_items) == (9, 8)
-        async with reserved(us, 5, 0, Claim("bulk", low=True)) as place:
-            with refused("low-never"):
+        async with reserve(us, 5, 0, Claim("bulk", low=True)) as place:
+            with expect_refusal("low-never"):
                 await place.resize(9, 0)
             await place.resize(8, 0)
         await submit(us, "bulk", 9)
 
 
 async def test_low_work_that_is_reserved_counts_as_well(url: str) -> None:
-    async with a_queue(url, queue_max_items=8) as us, reserved(us, 4, 0, Claim("bulk", low=True)):
-        with refused("low"):
-            async with reserved(us, 1, 0, Claim("another", low=True)):
+    async with a_queue(url, queue_max_items=8) as us, reserve(us, 4, 0, Claim("bulk", low=True)):
+        with expect_refusal("low"):
+            async with reserve(us, 1, 0, Claim("another", low=True)):
                 pass
-        async with reserved(us, 0, 0, Claim("third")) as turned_low:
+        async with reserve(us, 0, 0, Claim("third")) as turned_low:
             turned_low.lower()
-            with refused("low"):
+            with expect_refusal("low"):
                 await turned_low.resize(1, 0)
 
 
@@ -144,7 +144,7 @@ async def test_and_of_the_bytes(url: str, ask) -> None:
     async with a_queue(url, queue_max_bytes=100_000) as us:
         await submit(us, "greedy", ballast=bytearray(40_000))
         await submit(us, "greedy", ballast=bytearray(30_000))
-        with refused("client"):
+        with expect_refusal("client"):
             await ask(us, "greedy", ballast=bytearray(10_000))
         await ask(us, "modest", ballast=bytearray(10_000))
 
@@ -154,12 +154,12 @@ async def test_work_is_shared_once_a_minute_of_it_is_unfinished(url: str, ask) -
         await submit(us, "greedy", work_ms=MINUTE)
         await submit(us, "greedy", work_ms=MINUTE)  # nobody else is there
         await submit(us, "modest", work_ms=10)
-        with refused("client-work", wait_s=61):  # until only a minute is left
+        with expect_refusal("client-work", wait_s=61):  # until only a minute is left
             await ask(us, "greedy", work_ms=10)
         await ask(us, "modest", work_ms=MINUTE)
         await submit(us, "another", work_ms=MINUTE)
         await ask(us, "greedy", work_ms=0)  # half of it
-        with refused("client-work"):
+        with expect_refusal("client-work"):
             await ask(us, "greedy", work_ms=1000)
 
 
@@ -167,7 +167,7 @@ async def test_first_long_job_of_owner_is_not_blocked_by_shorter_ones(url: str, 
     async with a_queue(url) as us:
         await submit(us, "greedy", work_ms=MINUTE + 1000)
         await ask(us, "modest", work_ms=3 * MINUTE)
-        with refused("client-work"):
+        with expect_refusal("client-work"):
             await ask(us, "modest", work_ms=MINUTE)
 
 
@@ -182,13 +182,13 @@ async def test_last_eighth_is_for_one_pass_and_half_for_one_owner(url: str, ask)
     async with a_queue(url, queue_max_items=64) as us:
         await submit(us, "first", 30, takes_long=True)
         await submit(us, "second", 26, takes_long=True)
-        with refused("long"):
+        with expect_refusal("long"):
             await ask(us, "third", takes_long=True)
         await ask(us, "third", 4)
-        with refused("client-last"):
+        with expect_refusal("client-last"):
             await ask(us, "third")
         await ask(us, "fourth", 4)
-        with refused("full"):
+        with expect_refusal("full"):
             await ask(us, "fifth")
 
 
@@ -198,29 +198,29 @@ async def test_it_is_told_before_the_body_is_read(url: str) -> None:
         await submit(us, "second", 26)
         await us.beat.depths()
         long, short = Claim("third", takes_long=True), Claim("third")
-        with refused("long"):
+        with expect_refusal("long"):
             await us.reservations.reserve(long).resize(1, 1)
-        async with reserved(us, 4, 1, short):
+        async with reserve(us, 4, 1, short):
             pass
-        with refused("client-last"):
+        with expect_refusal("client-last"):
             await us.reservations.reserve(short).resize(5, 1)
 
 
 async def test_what_is_promised_counts_for_its_owner(url: str) -> None:
     async with a_queue(url, queue_max_items=16) as us:
-        async with reserved(us, 12, 1, Claim("greedy")):
-            with refused("client"):
+        async with reserve(us, 12, 1, Claim("greedy")):
+            with expect_refusal("client"):
                 await us.reservations.reserve(Claim("greedy")).resize(1, 1)
-            async with reserved(us, 1, 1, Claim("modest")):
+            async with reserve(us, 1, 1, Claim("modest")):
                 pass
-        async with reserved(us, 12, 1, Claim("greedy")):
+        async with reserve(us, 12, 1, Claim("greedy")):
             pass
 
 
 async def test_retry_after_counts_steps_until_bound_is_free(url: str, ask) -> None:
     async with a_queue(url, queue_max_items=8) as us:
         await submit(us, "greedy", 6, work_ms=10 * MINUTE)
-        with refused("client", wait_s=600):  # one of six that take an hour
+        with expect_refusal("client", wait_s=600):  # one of six that take an hour
             await ask(us, "greedy")
 
 
@@ -228,7 +228,7 @@ async def test_nobody_in_particular_has_no_share(url: str) -> None:
     """Clients that cannot be told apart, as behind a Unix socket, are not one client."""
     async with a_queue(url, queue_max_items=16) as us:
         await submit(us, "", 16)
-        with refused("full"):
+        with expect_refusal("full"):
             await submit(us, "")
 
 
@@ -251,7 +251,7 @@ async def test_lost_recorded_job_counts_once_when_requeued(url: str, db: redis.R
         db.delete(STREAM, f"job:{lost}-0")
         await eventually_async(lambda: db.exists(f"job:{lost}-0"))
         assert db.hgetall("queue:owners") == before
-        [delivery] = await pulled(worker)
+        [delivery] = await pull_one(worker)
         worker.acks.finish([(delivery, echo(worker, delivery))])
         assert nothing_is_left(db)
 
@@ -307,9 +307,9 @@ async def test_unexpectedly_long_work_has_no_place_in_last_eighth(url: str) -> N
         await submit(us, "second", 27)
         await us.beat.depths()
         for places, is_full in ((1, False), (2, True)):
-            async with reserved(us, places, 1, Claim("third")) as place:
+            async with reserve(us, places, 1, Claim("third")) as place:
                 context = RequestContext(unused, unused, "id", "third", ANONYMOUS_KEY, "job", "rest", False, unused, place)
-                with refused("long") if is_full else nullcontext():
+                with expect_refusal("long") if is_full else nullcontext():
                     await Admission(unused, us.reservations, unused, unused).mark_long_running(context)
 
 
@@ -317,10 +317,10 @@ async def test_an_api_key_has_no_more_items_than_its_line_allows(url: str, ask) 
     """Whatever a gateway knows of what others have taken."""
     async with a_queue(url) as us, a_queue(url) as them:
         await ask(us, "alice", 2, max_items=3)
-        with refused("key"):
+        with expect_refusal("key"):
             await ask(them, "alice", 2, max_items=3)
         await ask(them, "alice", 1, max_items=3)
         await ask(them, "bob", 3, max_items=3)
         await ask(us, "alice", 5)  # a line without it
-        with refused("key-never"):
+        with expect_refusal("key-never"):
             await ask(us, "alice", 4, max_items=3)

@@ -11,7 +11,7 @@ import redis
 
 from server.queue import keys
 from server.queue.errors import RedisUnavailable
-from tests.support.queue import QUEUE, Consumer, WorkerQueue, announce, ask, gateway, pulled, redis_at
+from tests.support.queue import QUEUE, Consumer, WorkerQueue, announce, ask, gateway, pull_one, redis_at
 
 
 def test_worker_survives_vanished_streams(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
@@ -38,7 +38,7 @@ async def test_worker_hands_back_deliveries_lost_by_redis(url: str, db: redis.Re
     async with gateway(url) as us:
         announce(worker)
         asked = asyncio.create_task(ask(us, 7))
-        lost = await pulled(worker)
+        lost = await pull_one(worker)
         db.flushall()
         worker.leases.return_to_queue(lost)
         async with Consumer(url):

@@ -25,7 +25,7 @@ from tests.support.queue import (
     echo,
     gateway,
     nothing_is_left,
-    pulled,
+    pull_one,
     running,
     worker_queue,
 )
@@ -50,10 +50,10 @@ async def test_only_running_jobs_are_suspected_and_others_keep_time(
 ) -> None:
     async with gateway(url) as us:
         _, request = await asked(us, 6)
-        taken = await pulled(victim)
-        assert victim.begin(taken[:4], 0) == taken[:4]  # in one slot …
-        assert victim.begin(taken[1:3], 0) == taken[1:3]  # … which goes on with these
-        victim.begin(taken[3:4], 1)
+        taken = await pull_one(victim)
+        assert victim.start(taken[:4], 0) == taken[:4]  # in one slot …
+        assert victim.start(taken[1:3], 0) == taken[1:3]  # … which goes on with these
+        victim.start(taken[3:4], 1)
         suspects = [worker.leases.reclaim([QUEUE]) for _ in range(4)]
         assert [suspect and suspect.job.id for suspect in suspects] == [taken[i].job.id for i in (1, 2, 3)] + [None]
         innocent = worker.pull([QUEUE], 16)
@@ -70,9 +70,9 @@ async def test_only_running_jobs_are_suspected_and_others_keep_time(
 async def test_idle_death_of_worker_suspects_no_job(url: str, victim: WorkerQueue, worker: WorkerQueue, ended: bool) -> None:
     async with gateway(url) as us:
         _, request = await asked(us, 3)
-        taken = await pulled(victim)
+        taken = await pull_one(victim)
         if ended:
-            victim.begin(taken, 0)
+            victim.start(taken, 0)
             victim.leases.end(0)
         assert worker.leases.reclaim([QUEUE]) is None
         again = worker.pull([QUEUE], 16)
@@ -89,7 +89,7 @@ async def test_third_death_in_own_step_makes_dead_letter(url: str, db: redis.Red
             unlucky = worker_queue(url, f"unlucky-{life}", QUICK_WORKER)
             suspect = unlucky.leases.reclaim([QUEUE])
             assert suspect is not None and suspect.alone
-            unlucky.begin([suspect], 0)
+            unlucky.start([suspect], 0)
             if life == 1:
                 unlucky.leases.end(0)  # it dies while others run
             assert int(db.get(f"deaths:{job.id}") or 0) == (0, 1, 1, 2)[life]
@@ -121,14 +121,14 @@ async def test_begin_reports_ended_jobs_and_does_not_record_them(
         requests = [asyncio.create_task((them if i == 3 else us).submitter.submit([job])) for i, job in enumerate(jobs)]
         taken: list[Delivery] = []
         while len(taken) < 5:
-            taken += await pulled(victim)
+            taken += await pull_one(victim)
         db.set(f"cancel:{jobs[1].id}", "1")
         now = int(us.link.now_ms())
         taken = [late(job, now) if job.job.id == jobs[2].id else job for job in taken]
         other = next(job for job in taken if job.job.id == jobs[4].id)
         worker.acks.finish([(other, echo(worker, other))])
         db.delete(f"gw:{them.id}")
-        wanted = victim.begin(taken, 0)
+        wanted = victim.start(taken, 0)
         assert [job.job.id for job in wanted] == [jobs[0].id]
         suspect = worker.leases.reclaim([QUEUE])
         assert suspect is not None and suspect.job.id == jobs[0].id
@@ -144,7 +144,7 @@ async def test_begun_jobs_are_recorded_whether_or_not_requested(
 ) -> None:
     async with gateway(url) as us:
         jobs, request = await asked(us, 3)
-        taken = await pulled(victim)
+        taken = await pull_one(victim)
         db.set(f"cancel:{jobs[1].id}", "1")
         if forgotten:
             db.script_flush()  # as a Redis that restarted
@@ -163,7 +163,7 @@ async def test_immediate_begin_is_recorded_by_redis_without_memory(
 ) -> None:
     async with gateway(url) as us:
         jobs, request = await asked(us, 2)
-        taken = await pulled(victim)
+        taken = await pull_one(victim)
         db.config_set("maxmemory", most_bytes)
         try:
             announce(victim)

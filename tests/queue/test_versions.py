@@ -26,7 +26,7 @@ from tests.support.queue import (
     echo,
     gateway,
     nothing_is_left,
-    pulled,
+    pull_one,
     until_deadline,
     worker_queue,
 )
@@ -64,7 +64,7 @@ def taken_by(db: redis.Redis, worker: WorkerQueue) -> int:
 
 async def take_nothing(db: redis.Redis, worker: WorkerQueue) -> None:
     """It takes what there is, and runs nothing of it."""
-    assert await pulled(worker) == []
+    assert await pull_one(worker) == []
     assert taken_by(db, worker) == 1
 
 
@@ -76,7 +76,7 @@ async def test_it_goes_back_and_is_run_by_a_worker_that_understands_it(
         asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 7, ballast=np.zeros(nbytes, np.uint8))]))
         await take_nothing(db, older)
         announce(older)
-        [delivery] = await pulled(newer)
+        [delivery] = await pull_one(newer)
         assert not delivery.alone
         newer.acks.finish([(delivery, echo(newer, delivery))])
         [reply] = await asked
@@ -87,7 +87,7 @@ async def test_it_goes_back_and_is_run_by_a_worker_that_understands_it(
 async def test_others_of_the_same_pull_are_run(url: str, older: WorkerQueue) -> None:
     async with gateway(url) as us:
         asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 1), await a_job(us, 2)]))
-        [delivery] = await pulled(older)
+        [delivery] = await pull_one(older)
         assert int(delivery.job.arrays["x"].to_numpy()) == 2
         asked.cancel()
 
@@ -111,7 +111,7 @@ async def test_a_worker_that_leaves_gives_it_back(url: str, db: redis.Redis, old
         await take_nothing(db, older)
         older.leases.return_to_queue([])
         older.liveness.withdraw()
-        [delivery] = await pulled(newer)
+        [delivery] = await pull_one(newer)
         assert not delivery.alone
         newer.acks.finish([(delivery, echo(newer, delivery))])
         assert [answer_of(reply) for reply in await asked] == [7]
@@ -133,7 +133,7 @@ async def test_a_job_that_outlives_its_gateway_waits_too(url: str, db: redis.Red
         record = await admit(us, 7, needs=NEWS)
         await take_nothing(db, older)
         announce(older)
-        [delivery] = await pulled(newer)
+        [delivery] = await pull_one(newer)
         newer.acks.finish([(delivery, echo(newer, delivery))])
         assert (await read(us, record)).state == "done"
 
@@ -141,7 +141,7 @@ async def test_a_job_that_outlives_its_gateway_waits_too(url: str, db: redis.Red
 async def test_one_that_cannot_be_read_at_all_fails_and_says_so(url: str, older: WorkerQueue) -> None:
     async with gateway(url) as us:
         record = await admit(us, 7, v=99)
-        assert await pulled(older) == []
+        assert await pull_one(older) == []
         failed = await read(us, record)
         assert (failed.state, failed.failure and failed.failure.kind) == ("failed", "unknown-version")
         assert failed.failure is not None and "version 99" in failed.failure.detail
@@ -155,7 +155,7 @@ async def test_answers_of_newer_workers_may_have_unknown_fields(url: str, db: re
 
     async with gateway(url) as us:
         asked = asyncio.create_task(us.submitter.submit([await a_job(us, 5)]))
-        [delivery] = await pulled(older)
+        [delivery] = await pull_one(older)
         plain = echo(older, delivery)
         older.acks.finish([(delivery, NewerReply(id=plain.id, worker=plain.worker, arrays=plain.arrays))])
         assert [answer_of(reply) for reply in await asked] == [5]

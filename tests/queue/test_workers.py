@@ -25,7 +25,7 @@ from tests.support.queue import (
     echo,
     gateway,
     nothing_is_left,
-    pulled,
+    pull_one,
     redis_at,
     running,
     worker_queue,
@@ -54,7 +54,7 @@ async def test_finished_job_leaves_only_statistics(url: str, db: redis.Redis) ->
 async def test_replies_of_a_batch_are_one_entry(url: str, worker: WorkerQueue) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, value) for value in range(3)]))
-        taken = await pulled(worker)
+        taken = await pull_one(worker)
         worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in taken])
         assert [answer_of(reply) for reply in await request] == [0, 1, 2]
         with redis_at(url) as raw:
@@ -155,8 +155,8 @@ async def test_hand_back_counts_no_death_and_wakes_another_worker(url: str, work
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, value) for value in range(3)]))
         leaving = worker_queue(url, "leaving", QUICK_WORKER)
-        taken = await pulled(leaving)
-        waiting = asyncio.create_task(pulled(worker))
+        taken = await pull_one(leaving)
+        waiting = asyncio.create_task(pull_one(worker))
         leaving.leases.return_to_queue(taken)
         again = await waiting
         assert [delivery.job.id for delivery in again] == [delivery.job.id for delivery in taken]
@@ -185,7 +185,7 @@ async def test_returned_suspect_runs_alone_again_without_a_death(url: str, worke
 async def test_dead_letter_is_answered_and_kept(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 4)]))
-        [taken] = await pulled(worker)
+        [taken] = await pull_one(worker)
         assert worker.acks.dead_letter(taken, "ValueError: no", "model-error")
         [reply] = await request
         assert reply.failure is not None

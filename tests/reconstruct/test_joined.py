@@ -61,7 +61,7 @@ def smooth() -> NDArray[np.uint8]:
 
 def test_visible_points_are_in_the_mesh_under_the_photograph(sculptor: Sculptor) -> None:
     files = {"image": png(smooth()), "depth": npy(depth())}
-    found = arrays(sculptor.answered(files=files, format="npz").content)
+    found = arrays(sculptor.run(files=files, format="npz").content)
     seen = found["seen"] == 1
     known = np.isfinite(points()).all(axis=2)
     np.testing.assert_allclose(found["points"][seen], points()[known], atol=0.003)
@@ -69,15 +69,15 @@ def test_visible_points_are_in_the_mesh_under_the_photograph(sculptor: Sculptor)
     assert (~seen).sum() > 100
     cell = float(found["pitch"] * found["scale"])
     assert found["sizes"].max() <= cell
-    cloud = trimesh.load(io.BytesIO(sculptor.answered(files=files, format="ply").content), file_type="ply")
+    cloud = trimesh.load(io.BytesIO(sculptor.run(files=files, format="ply").content), file_type="ply")
     np.testing.assert_allclose(cloud.vertices, found["points"], atol=1e-4)
-    told = sculptor.answered(files=files, format="ply", headers=JSON).json()
+    told = sculptor.run(files=files, format="ply", headers=JSON).json()
     assert told["points"] == len(found["points"])
     np.testing.assert_allclose(told["bounds"], [found["points"].min(axis=0), found["points"].max(axis=0)], atol=1e-4)
 
 
 def test_a_mesh_tells_what_was_seen_and_what_is_guessed(sculptor: Sculptor) -> None:
-    found = parts(sculptor.answered(files={"image": png(smooth()), "depth": npy(depth())}).content)
+    found = parts(sculptor.run(files={"image": png(smooth()), "depth": npy(depth())}).content)
     seen, guessed = found["seen"], found["guessed"]
     assert [image["mimeType"] for image in seen["images"]] == ["image/jpeg"]
     assert "COLOR_0" not in seen["attributes"] and {"_SEEN", "_COLOR", "TEXCOORD_0"} <= seen["attributes"].keys()
@@ -87,14 +87,14 @@ def test_a_mesh_tells_what_was_seen_and_what_is_guessed(sculptor: Sculptor) -> N
         rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
         box = smooth()[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert np.abs(np.asarray(photograph).astype(int) - box).mean() < 2
-    solid = trimesh.load(io.BytesIO(sculptor.answered().content), file_type="glb")
+    solid = trimesh.load(io.BytesIO(sculptor.run().content), file_type="glb")
     flags = [mesh.vertex_attributes["_SEEN"] for mesh in solid.geometry.values()]
     assert [set(np.unique(flag)) for flag in flags] == [{1.0}, {0.0}]
 
 
 def test_standard_mesh_has_colours_of_its_points(sculptor: Sculptor) -> None:
     """glTF 2.0, 3.7.2.1: COLOR_0 is linear. IEC 61966-2-1 makes sRGB of it."""
-    content, found = sculptor.answered().content, arrays(sculptor.answered(format="npz").content)
+    content, found = sculptor.run().content, arrays(sculptor.run(format="npz").content)
     attributes = parts(content)["guessed"]["attributes"]
     light = values(content, attributes["COLOR_0"])
     colours = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
@@ -128,18 +128,18 @@ def test_hidden_mesh_is_behind_visible_points_and_in_silhouette(sculptor: Sculpt
         np.zeros(3, np.float32),
     )
     for spacing in (0.1, 0.2):
-        found = arrays(sculptor.answered(files=files, format="npz", spacing=spacing).content)
+        found = arrays(sculptor.run(files=files, format="npz", spacing=spacing).content)
         cell = float(found["pitch"] * found["scale"])
         assert front.is_consistent(found["points"], 1.05 * cell).all()
-        solid = trimesh.load(io.BytesIO(sculptor.answered(files=files, spacing=spacing).content), file_type="glb").to_geometry()
+        solid = trimesh.load(io.BytesIO(sculptor.run(files=files, spacing=spacing).content), file_type="glb").to_geometry()
         assert front.is_consistent((solid.vertices * [1, -1, -1]).astype(np.float32), 1.05 * cell).all()
-        network = arrays(sculptor.answered(files=files, format="npz", spacing=spacing, surface="network").content)
+        network = arrays(sculptor.run(files=files, format="npz", spacing=spacing, surface="network").content)
         assert not front.is_consistent(network["points"], 1.05 * cell).all()
 
 
 def test_a_scene_is_joined_again_by_another_gateway(sculptor: Sculptor) -> None:
     """And after a job that any gateway may present."""
-    first = sculptor.answered(format="npz")
+    first = sculptor.run(format="npz")
     again = sculptor.service.gateways[1].http.get(first.headers["location"], params={"format": "npz"})
     one, other = arrays(first.content), arrays(again.raise_for_status().content)
     np.testing.assert_allclose(one["points"], other["points"], atol=1e-4)
@@ -153,10 +153,10 @@ def test_points_that_no_camera_sees_are_answered_by_the_network(sculptor: Sculpt
     bent = points().copy()
     bent[..., 0] += 0.3 * np.sin(np.arange(HEIGHT))[:, None]
     files = {"image": CAPTURE["image"], "points": npy(bent)}
-    assert "seen" not in arrays(sculptor.answered(files=files, format="npz").content)
-    field, detail = sculptor.refused(422, files=files, surface="joined")
+    assert "seen" not in arrays(sculptor.run(files=files, format="npz").content)
+    field, detail = sculptor.refusal(422, files=files, surface="joined")
     assert field == "surface" and "`network`" in detail
-    assert "seen" in arrays(sculptor.answered(files={"image": CAPTURE["image"], "points": npy(points())}, format="npz").content)
+    assert "seen" in arrays(sculptor.run(files={"image": CAPTURE["image"], "points": npy(points())}, format="npz").content)
 
 
 def test_scene_kept_without_view_answers_as_before(tmp_path: Any) -> None:

@@ -16,7 +16,7 @@ from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.gateway_process import gateway_process
 from tests.support.images import depth, image, mesh, npy, png
-from tests.support.job_api import accepted, comes_to, result
+from tests.support.job_api import accepted_id, comes_to, result
 from tests.support.live_service import SMALL_LIMITS, running
 from tests.support.task_clients import JSON, Sculptor
 from tests.support.waiting import eventually
@@ -38,17 +38,17 @@ def middles(solids: list[bytes]) -> list[float]:
 
 def test_simultaneous_meshes_are_of_their_own_captures(sculptor: Sculptor) -> None:
     sent = captures(6)
-    alone = [sculptor.answered(files=files).content for files in sent]
+    alone = [sculptor.run(files=files).content for files in sent]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        together = [answer.content for answer in pool.map(lambda files: sculptor.answered(files=files), sent)]
+        together = [answer.content for answer in pool.map(lambda files: sculptor.run(files=files), sent)]
     np.testing.assert_allclose(middles(together), middles(alone), atol=1e-3)
     assert len({round(middle, 1) for middle in middles(alone)}) == len(sent)
-    eventually(lambda: sculptor.gateway.in_flight() == 0, "nothing is left behind")
+    eventually(lambda: sculptor.gateway.count_in_flight() == 0, "nothing is left behind")
 
 
 def test_each_kept_scene_is_the_one_that_was_asked_for(sculptor: Sculptor) -> None:
     sent = captures(5)
-    first = [sculptor.answered(files=files) for files in sent]
+    first = [sculptor.run(files=files) for files in sent]
     locations = [answer.headers["location"] for answer in first]
     assert len(set(locations)) == len(sent)
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
@@ -58,7 +58,7 @@ def test_each_kept_scene_is_the_one_that_was_asked_for(sculptor: Sculptor) -> No
 
 def test_a_kept_scene_is_asked_while_there_is_no_room_for_others(sculptor: Sculptor) -> None:
     """Nothing is evicted for the sake of newer scenes: these are answered without one. Who fetches an answer again is told its scene."""
-    job = accepted(sculptor.ask(format="ply", headers={"Prefer": "respond-async"}))
+    job = accepted_id(sculptor.ask(format="ply", headers={"Prefer": "respond-async"}))
     comes_to(sculptor.gateway, job, "done")
     kept = result(sculptor.gateway, job, **JSON).json()
     location = f"/v1/scenes/{kept['scene']}"
@@ -67,7 +67,7 @@ def test_a_kept_scene_is_asked_while_there_is_no_room_for_others(sculptor: Sculp
         concurrent.futures.ThreadPoolExecutor(12) as pool,
     ):
         full = Sculptor(dataclasses.replace(sculptor.service, gateways=[crowded]))
-        others = [pool.submit(full.answered, files=files, format="ply", headers=JSON) for files in captures(4)]
+        others = [pool.submit(full.run, files=files, format="ply", headers=JSON) for files in captures(4)]
         again = [pool.submit(result, crowded, job, **JSON) for _ in range(4)]
         asked = [pool.submit(crowded.http.get, location, params={"format": "ply", "threshold": value}) for value in (0.1, 0.2, 0.3, 0.1)]
         told = [one.result().json() for one in others]
@@ -89,16 +89,16 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
 @pytest.mark.slow
 def test_full_memory_answers_without_scene_until_others_go(forgetful: Sculptor) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: forgetful.answered(format="ply", headers=JSON).json(), range(16)))
+        answers = list(pool.map(lambda _: forgetful.run(format="ply", headers=JSON).json(), range(16)))
     assert all(answer["points"] == answers[0]["points"] > 100 for answer in answers)
     assert any(answer["scene"] is None for answer in answers)
-    eventually(lambda: forgetful.answered(format="ply", headers=JSON).json()["scene"] is not None, "expired scenes have made room")
+    eventually(lambda: forgetful.run(format="ply", headers=JSON).json()["scene"] is not None, "expired scenes have made room")
 
 
 @pytest.mark.slow
 def test_an_expired_scene_is_gone_whatever_is_asked_of_it(forgetful: Sculptor) -> None:
     def kept() -> str | None:
-        return forgetful.answered(format="ply").headers.get("location")
+        return forgetful.run(format="ply").headers.get("location")
 
     eventually(lambda: kept() is not None, "there is room for a scene")
     location = kept() or "/v1/scenes/" + "0" * 32
@@ -122,7 +122,7 @@ def test_a_scene_answers_the_holder_of_its_key_alone(sculptor: Sculptor, tmp_pat
         later = alice.post("/v1/reconstruct", files=files, data=asked, headers={"Prefer": "respond-async"}).json()["links"]["result"]
         eventually(lambda: alice.get(later).status_code == 200, "the job is done")
         of_job = alice.get(later).headers["location"]
-        without = sculptor.answered(format="ply", surface="network").headers["location"]
+        without = sculptor.run(format="ply", surface="network").headers["location"]
         options = {"format": "ply", "surface": "network"}
         for scene, holder in ((made, alice), (of_job, alice), (without, sculptor.gateway.http)):
             for client in (alice, bob, sculptor.gateway.http):

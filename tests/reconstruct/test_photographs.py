@@ -21,7 +21,7 @@ from server.tasks.reconstruct.monocular_depth import CONTEXT, REACH, photograph,
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.onnx import SIDE, ball, write_teller
 from tests.support.images import CAPTURE, FOV, WIDTH, arrays, depth, image, png
-from tests.support.job_api import accepted, comes_to, result
+from tests.support.job_api import accepted_id, comes_to, result
 from tests.support.processes import opsin
 from tests.support.task_clients import JSON, Sculptor
 
@@ -36,9 +36,9 @@ def alone(**files: bytes) -> dict[str, Any]:
 
 
 def test_an_image_alone_becomes_the_shape_that_its_depth_has(sculptor: Sculptor) -> None:
-    answer = sculptor.answered(**alone(), format="npz", headers=JSON).json()
+    answer = sculptor.run(**alone(), format="npz", headers=JSON).json()
     assert answer["metric"] is False and answer["model"] == "photographed" and answer["scene"]
-    answer = sculptor.answered(**alone(), format="npz")
+    answer = sculptor.run(**alone(), format="npz")
     assert answer.headers["x-metric"] == "false"
     found = arrays(answer.content)
     front = found["points"][found["seen"] > 0]
@@ -65,21 +65,21 @@ def test_default_field_of_view_is_60_degrees_and_can_be_set(sculptor: Sculptor) 
 
 
 def test_a_mask_does_as_well_as_transparency(sculptor: Sculptor) -> None:
-    masked = arrays(sculptor.answered(**alone(image=png(PIXELS), mask=MASK), format="npz").content)
-    clear = arrays(sculptor.answered(**alone(), format="npz").content)
+    masked = arrays(sculptor.run(**alone(image=png(PIXELS), mask=MASK), format="npz").content)
+    clear = arrays(sculptor.run(**alone(), format="npz").content)
     np.testing.assert_allclose(masked["points"], clear["points"], atol=1e-5)
 
 
 def test_with_depth_it_answers_as_its_member_for_shapes_does(sculptor: Sculptor) -> None:
-    answer = sculptor.answered(files=CAPTURE, model="photographed", format="npz", surface="network")
+    answer = sculptor.run(files=CAPTURE, model="photographed", format="npz", surface="network")
     assert "x-metric" not in answer.headers
-    own = arrays(sculptor.answered(files=CAPTURE, model="member", format="npz", surface="network").content)
+    own = arrays(sculptor.run(files=CAPTURE, model="member", format="npz", surface="network").content)
     np.testing.assert_array_equal(arrays(answer.content)["cells"], own["cells"])
-    assert sculptor.answered(files=CAPTURE, model="photographed", headers=JSON).json()["metric"] is True
+    assert sculptor.run(files=CAPTURE, model="photographed", headers=JSON).json()["metric"] is True
 
 
 def test_jobs_and_kept_scenes_say_so_too(sculptor: Sculptor) -> None:
-    job = accepted(sculptor.ask(**alone(), headers={"Prefer": "respond-async"}))
+    job = accepted_id(sculptor.ask(**alone(), headers={"Prefer": "respond-async"}))
     comes_to(sculptor.gateway, job, "done")
     answer = result(sculptor.gateway, job, accept="application/json").json()
     assert answer["metric"] is False
@@ -107,16 +107,16 @@ def test_what_cannot_be_done_is_refused(
     sculptor: Sculptor, files: dict[str, bytes], options: dict[str, Any], field: str, reason: str
 ) -> None:
     asked = alone(**files) | options
-    named, detail = sculptor.refused(413 if field == "spacing" else 422, **asked)
+    named, detail = sculptor.refusal(413 if field == "spacing" else 422, **asked)
     assert named == field and reason in detail
 
 
 def test_one_pixel_and_a_flat_image_have_a_shape_or_a_reason(sculptor: Sculptor) -> None:
     one = np.zeros(THERE.shape, np.uint8)
     one[20, 30] = 255
-    field, detail = sculptor.refused(422, **alone(image=png(PIXELS), mask=png(one)))
+    field, detail = sculptor.refusal(422, **alone(image=png(PIXELS), mask=png(one)))
     assert field == "mask" and ("two are needed" in detail or "one and the same" in detail or "no point is left" in detail)
-    flat = sculptor.answered(**alone(image=png(np.full_like(PIXELS, 90)), mask=MASK), format="npz")
+    flat = sculptor.run(**alone(image=png(np.full_like(PIXELS, 90)), mask=MASK), format="npz")
     found = arrays(flat.content)
     np.testing.assert_allclose(found["points"][found["seen"] > 0][:, 2], 1, atol=1e-3)
 

@@ -12,7 +12,7 @@ import httpx2
 import psutil
 
 from tests.support.images import CAPTURE, FOV
-from tests.support.job_api import accepted, comes_to
+from tests.support.job_api import accepted_id, comes_to
 from tests.support.processes import takes_work
 from tests.support.raw_http import Raw
 from tests.support.task_clients import Sculptor
@@ -35,14 +35,14 @@ def frozen_at_work(child: psutil.Process, ask: Callable[[], object]) -> None:
 
 
 def test_a_dead_child_costs_one_request(sculptor: Sculptor) -> None:
-    sculptor.answered()
+    sculptor.run()
     first = child(sculptor)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         unlucky: list[concurrent.futures.Future[httpx2.Response]] = []
         frozen_at_work(first, lambda: unlucky.append(pool.submit(sculptor.ask, headers={"X-Request-ID": "unlucky"})))
         [waiting] = unlucky
-        assert sculptor.answered(format="ply", surface="network").content.startswith(b"ply")  # meanwhile light answers are made
-        eventually(lambda: sculptor.gateway.in_flight() == 1, "it waits for the child")
+        assert sculptor.run(format="ply", surface="network").content.startswith(b"ply")  # meanwhile light answers are made
+        eventually(lambda: sculptor.gateway.count_in_flight() == 1, "it waits for the child")
         first.kill()
         answer = waiting.result()
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
@@ -54,7 +54,7 @@ def test_a_dead_child_costs_one_request(sculptor: Sculptor) -> None:
 
 
 def test_who_asks_for_many_meshes_waits_behind_their_own(sculptor: Sculptor) -> None:
-    job = accepted(sculptor.ask(headers={"Prefer": "respond-async"}))
+    job = accepted_id(sculptor.ask(headers={"Prefer": "respond-async"}))
     comes_to(sculptor.gateway, job, "done")
     wanted = f"GET /v1/jobs/{job}/result HTTP/1.1\r\nHost: here\r\n\r\n".encode()
     with ExitStack() as closing:

@@ -109,7 +109,7 @@ np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )
 def test_what_does_not_fit(sculptor: Sculptor, files: dict[str, bytes], options: dict[str, Any], field: str, reason: str) -> None:
-    named, detail = sculptor.refused(422, files=files, **options)
+    named, detail = sculptor.refusal(422, files=files, **options)
     assert named == field and reason in detail
 
 
@@ -132,39 +132,39 @@ def test_what_does_not_fit(sculptor: Sculptor, files: dict[str, bytes], options:
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )
 def test_what_is_too_much(sculptor: Sculptor, files: dict[str, bytes], options: dict[str, Any], field: str, reason: str) -> None:
-    named, detail = sculptor.refused(413, files=files, **options)
+    named, detail = sculptor.refusal(413, files=files, **options)
     assert named == field and reason in detail
 
 
 def test_adaptive_asking_ends_when_it_has_become_too_much(sculptor: Sculptor) -> None:
     """Begun with 187,500 queries of at most 200,000; its first neighbours are more. Nobody else is charged, and it is no dead letter."""
-    named, detail = sculptor.refused(413, spacing=0.04, headers=JSON)
+    named, detail = sculptor.refusal(413, spacing=0.04, headers=JSON)
     assert named == "spacing" and "OPSIN_MAX_QUERIES" in detail
 
 
 def test_a_header_that_promises_much_allocates_nothing(sculptor: Sculptor) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)})
-    named, detail = sculptor.refused(422, files=with_(depth=header.getvalue()))
+    named, detail = sculptor.refusal(422, files=with_(depth=header.getvalue()))
     assert named == "depth" and "truncated" in detail
 
 
 def test_files_that_are_no_images_are_named(sculptor: Sculptor) -> None:
-    assert sculptor.refused(415, files={"image": b"no image", "depth": DEPTH})[0] == "image"
-    assert sculptor.refused(422, files={"image": IMAGE[: len(IMAGE) // 2], "depth": DEPTH})[0] == "image"
-    assert sculptor.refused(415, files=with_(depth=DEPTH, mask=b"no image"))[0] == "mask"
-    assert sculptor.refused(422, files={"depth": DEPTH})[0] == "image"
+    assert sculptor.refusal(415, files={"image": b"no image", "depth": DEPTH})[0] == "image"
+    assert sculptor.refusal(422, files={"image": IMAGE[: len(IMAGE) // 2], "depth": DEPTH})[0] == "image"
+    assert sculptor.refusal(415, files=with_(depth=DEPTH, mask=b"no image"))[0] == "mask"
+    assert sculptor.refusal(422, files={"depth": DEPTH})[0] == "image"
     large = io.BytesIO()
     Image.new("L", (1100, 1000)).save(large, "PNG")
-    assert sculptor.refused(413, files={"image": large.getvalue(), "depth": DEPTH})[0] == "image"
+    assert sculptor.refusal(413, files={"image": large.getvalue(), "depth": DEPTH})[0] == "image"
 
 
 @pytest.mark.parametrize("scale", [0.1, 1e12])
 def test_the_same_shape_has_every_scale_that_is_accepted(sculptor: Sculptor, scale: float) -> None:
-    usual, scaled = (sculptor.answered(headers=JSON, depth_scale=value).json() for value in (1000, scale))
+    usual, scaled = (sculptor.run(headers=JSON, depth_scale=value).json() for value in (1000, scale))
     assert scaled["points"] == usual["points"] > 0
     np.testing.assert_allclose(np.multiply(scaled["bounds"], scale), np.multiply(usual["bounds"], 1000), rtol=1e-3)
-    sculptor.answered(files=with_(depth=png(np.where(depth() > 0, 65_535, 0).astype(np.uint16))), depth_scale=scale)
+    sculptor.run(files=with_(depth=png(np.where(depth() > 0, 65_535, 0).astype(np.uint16))), depth_scale=scale)
 
 
 def test_a_media_type_that_is_not_offered(sculptor: Sculptor) -> None:
@@ -178,5 +178,5 @@ def test_the_open_inference_protocol_says_which_route_serves_it(sculptor: Sculpt
 
 
 def test_after_all_of_it_the_service_answers(sculptor: Sculptor) -> None:
-    sculptor.answered()
-    eventually(lambda: sculptor.gateway.in_flight() == 0, "nothing is left behind")
+    sculptor.run()
+    eventually(lambda: sculptor.gateway.count_in_flight() == 0, "nothing is left behind")

@@ -15,7 +15,7 @@ import trimesh
 
 from tests.support.bundles.analytic_mcc import HALF, RADIUS
 from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, arrays, depth, image, mesh, npy, png, points
-from tests.support.job_api import accepted, comes_to, events_of, result
+from tests.support.job_api import accepted_id, comes_to, events_of, result
 from tests.support.task_clients import JSON, Sculptor
 from tests.support.waiting import eventually
 
@@ -24,7 +24,7 @@ SPACING = 0.2
 
 
 def placed(sculptor: Sculptor, **options: object) -> dict[str, np.ndarray]:
-    return arrays(sculptor.answered(**{"format": "npz", "surface": "network", **options}).content)
+    return arrays(sculptor.run(**{"format": "npz", "surface": "network", **options}).content)
 
 
 def in_units(found: dict[str, np.ndarray]) -> np.ndarray:
@@ -40,7 +40,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
 
 
 def test_a_mesh_with_what_was_done(sculptor: Sculptor) -> None:
-    answer = sculptor.answered(surface="network")
+    answer = sculptor.run(surface="network")
     assert answer.headers["content-type"] == "model/gltf-binary"
     assert answer.headers["x-model"] == "shell@1" and "total;dur=" in answer.headers["server-timing"]
     assert answer.headers["location"].startswith("/v1/scenes/")
@@ -69,7 +69,7 @@ def test_points_lie_on_the_shell_in_the_camera_frame(sculptor: Sculptor) -> None
 
 
 def test_ply_is_the_same_points(sculptor: Sculptor) -> None:
-    answer, found = sculptor.answered(format="ply", surface="network"), placed(sculptor)
+    answer, found = sculptor.run(format="ply", surface="network"), placed(sculptor)
     assert answer.headers["content-type"] == "application/x-ply"
     cloud = trimesh.load(io.BytesIO(answer.content), file_type="ply")
     np.testing.assert_array_equal(cloud.vertices.astype(np.float32), found["points"])
@@ -78,14 +78,14 @@ def test_ply_is_the_same_points(sculptor: Sculptor) -> None:
 
 @pytest.mark.parametrize(("accept", "kind"), [("application/x-ply", b"ply"), ("application/x-npz", b"PK"), ("*/*", b"glTF")])
 def test_what_is_accepted_chooses_the_format(sculptor: Sculptor, accept: str, kind: bytes) -> None:
-    answer = sculptor.answered(headers={"Accept": accept})
+    answer = sculptor.run(headers={"Accept": accept})
     assert answer.content.startswith(kind)
     assert accept in ("*/*", answer.headers["content-type"])
 
 
 def test_a_format_that_was_asked_for_is_never_told_as_another(sculptor: Sculptor) -> None:
     glb = {"Accept": "model/gltf-binary"}
-    scene, job = sculptor.answered(format="ply").headers["location"], accepted(sculptor.ask(format="ply", headers=LATER))
+    scene, job = sculptor.run(format="ply").headers["location"], accepted_id(sculptor.ask(format="ply", headers=LATER))
     comes_to(sculptor.gateway, job, "done")
     read = sculptor.gateway.http.get
     for refused in (
@@ -98,7 +98,7 @@ def test_a_format_that_was_asked_for_is_never_told_as_another(sculptor: Sculptor
 
 
 def test_json_says_more(sculptor: Sculptor) -> None:
-    answer, found = sculptor.answered(surface="network", headers=JSON).json(), placed(sculptor)
+    answer, found = sculptor.run(surface="network", headers=JSON).json(), placed(sculptor)
     assert (answer["model"], answer["version"], answer["points"]) == ("shell", "1", len(found["points"]))
     assert answer["scale"] == pytest.approx(float(found["scale"]))
     np.testing.assert_allclose(answer["bounds"], [found["points"].min(axis=0), found["points"].max(axis=0)], atol=1e-6)
@@ -158,11 +158,11 @@ def test_a_half_ball_keeps_the_camera_at_the_origin(sculptor: Sculptor) -> None:
 def test_dense_finds_the_same_with_all_queries(sculptor: Sculptor) -> None:
     adaptive, dense = placed(sculptor), placed(sculptor, mode="dense")
     same(adaptive, dense)
-    assert sculptor.answered(mode="dense").headers["x-queries"] == str(30**3)
+    assert sculptor.run(mode="dense").headers["x-queries"] == str(30**3)
 
 
 def test_a_scene_is_asked_again_by_another_gateway(sculptor: Sculptor) -> None:
-    location = sculptor.answered().headers["location"]
+    location = sculptor.run().headers["location"]
     other = sculptor.service.gateways[1].http
     again = other.get(location, params={"format": "npz", "spacing": 0.1, "surface": "network"})
     assert again.status_code == 200, again.text
@@ -189,7 +189,7 @@ def test_a_scene_is_asked_again_by_another_gateway(sculptor: Sculptor) -> None:
 def test_scenes_that_cannot_be_asked(
     sculptor: Sculptor, path: str | None, options: dict[str, object], status: int, field: str | None
 ) -> None:
-    answer = sculptor.gateway.http.get(path or sculptor.answered().headers["location"], params=options)
+    answer = sculptor.gateway.http.get(path or sculptor.run().headers["location"], params=options)
     assert (answer.status_code, answer.json().get("field")) == (status, field)
 
 
@@ -207,7 +207,7 @@ def test_events_tell_of_levels_and_show_points(sculptor: Sculptor) -> None:
 
 
 def test_later_the_answer_is_the_same(sculptor: Sculptor) -> None:
-    job = accepted(sculptor.ask(format="npz", surface="network", headers=LATER))
+    job = accepted_id(sculptor.ask(format="npz", surface="network", headers=LATER))
     there = sculptor.service.gateways[1]
     comes_to(there, job, "done")
     answer = result(there, job)
@@ -228,5 +228,5 @@ def test_in_a_crowd_the_answer_is_the_same(sculptor: Sculptor) -> None:
 
 def test_workers_count_queries(sculptor: Sculptor) -> None:
     before = sculptor.gateway.metric("opsin_requests_total", model="shell", outcome="ok")
-    sculptor.answered()
+    sculptor.run()
     eventually(lambda: sculptor.gateway.metric("opsin_requests_total", model="shell", outcome="ok") == before + 1, "it is counted")

@@ -11,7 +11,7 @@ from models.bundle_schema import QuerySpace
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.images import CAPTURE, FOV, arrays
-from tests.support.job_api import accepted, job, result
+from tests.support.job_api import accepted_id, job, result
 from tests.support.live_service import worker_process
 from tests.support.redis import private_valkey
 from tests.support.waiting import START_S, eventually
@@ -22,7 +22,7 @@ FILES = {name: (name, content) for name, content in CAPTURE.items()}
 def asked_later(gateway: Gateway) -> str:
     """1.7 million queries: many steps."""
     data = {"fov": FOV, "format": "npz", "spacing": 0.05, "mode": "dense"}
-    return accepted(gateway.http.post("/v1/reconstruct", files=FILES, data=data, headers={"Prefer": "respond-async"}))
+    return accepted_id(gateway.http.post("/v1/reconstruct", files=FILES, data=data, headers={"Prefer": "respond-async"}))
 
 
 @pytest.mark.slow

@@ -18,13 +18,13 @@ INTEGERS, FLOATS = 1, 3
 
 
 def tones(seconds: float, rate: int, *hertz: float, level: float = 0.2) -> NDArray[np.float64]:
-    """Sines, (n,), one beside the other."""
+    """Return sines one after the other: (n,)."""
     times = np.arange(round(seconds * rate)) / rate
     return level * np.sum([np.sin(2 * np.pi * one * times) for one in hertz], axis=0)
 
 
-def written(channels: NDArray[Any], rate: int, container: str, codec: str) -> bytes:
-    """Samples (channels, n) as a file."""
+def write_file(channels: NDArray[Any], rate: int, container: str, codec: str) -> bytes:
+    """Return samples (channels, n) as a file."""
     file = io.BytesIO()
     layout = LAYOUTS[len(channels)]
     with av.open(file, "w", format=container) as made:
@@ -43,16 +43,18 @@ def written(channels: NDArray[Any], rate: int, container: str, codec: str) -> by
     return file.getvalue()
 
 
-def filmed(container: str, codec: str, *, video_s: float, sound_s: float, pause_s: float = 0.0, lasts_s: float = 2.0) -> bytes:
-    """A video and a tone of one second, by the seconds at which they begin. Layouts differ: Opus and AAC have their own rates.
+def film(container: str, codec: str, *, video_s: float, sound_s: float, pause_s: float = 0.0, lasts_s: float = 2.0) -> bytes:
+    """Encode a video and a tone of one second that start at these seconds.
 
-    pause_s: seconds without packets of sound in the middle of the tone; lasts_s: of the video."""
+    Layouts differ: Opus and AAC have their own rates. pause_s: seconds without packets of sound in the middle of the tone;
+    lasts_s: of the video.
+    """
     file = io.BytesIO()
     with av.open(file, "w", format=container) as made:
         seen = cast(VideoStream, made.add_stream("libvpx" if container == "webm" else "mpeg4", rate=10))
         seen.height, seen.width, seen.pix_fmt = 48, 64, "yuv420p"
-        heard = made.add_stream(codec, rate=48_000)
-        heard.codec_context.layout = "mono"
+        audible = made.add_stream(codec, rate=48_000)
+        audible.codec_context.layout = "mono"
         for number in range(round(10 * lasts_s)):
             image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 128, np.uint8), format="rgb24")
             image.pts, image.time_base = round(10 * video_s) + number, Fraction(1, 10)
@@ -61,15 +63,15 @@ def filmed(container: str, codec: str, *, video_s: float, sound_s: float, pause_
         samples = tones(1.0, 48_000, 440.0).astype(np.float32)
         for start in range(0, len(samples), 960):
             part = av.AudioFrame.from_ndarray(samples[None, start : start + 960], format="flt", layout="mono")
-            begin = sound_s + (pause_s if start >= 24_000 else 0.0)
-            part.sample_rate, part.pts, part.time_base = 48_000, round(48_000 * begin) + start, Fraction(1, 48_000)
-            made.mux(heard.encode(part))
-        made.mux(heard.encode(None))
+            start_at = sound_s + (pause_s if start >= 24_000 else 0.0)
+            part.sample_rate, part.pts, part.time_base = 48_000, round(48_000 * start_at) + start, Fraction(1, 48_000)
+            made.mux(audible.encode(part))
+        made.mux(audible.encode(None))
     return file.getvalue()
 
 
 def wav(samples: NDArray[Any], rate: int, *, says_bytes: int | None = None) -> bytes:
-    """Samples (n,) or (n, channels), as they are: integers of 16 bits, or floats. says_bytes: the length in the header."""
+    """Return samples (n,) or (n, channels) as they are: integers of 16 bits, or floats. says_bytes: the length in the header."""
     rows = samples if samples.ndim == 2 else samples[:, None]
     channels, width = rows.shape[1], rows.dtype.itemsize
     kind = FLOATS if rows.dtype.kind == "f" else INTEGERS
@@ -80,8 +82,8 @@ def wav(samples: NDArray[Any], rate: int, *, says_bytes: int | None = None) -> b
     return b"RIFF" + struct.pack("<I", min(2**32 - 1, len(head) + size)) + head + data
 
 
-def tagged(sound: bytes, picture: bytes) -> bytes:
-    """With an ID3v2.3 tag in front that holds a cover."""
+def tag(sound: bytes, picture: bytes) -> bytes:
+    """Prepend an ID3v2.3 tag that holds a cover."""
     content = b"\0image/png\0\x03\0" + picture
     frame = b"APIC" + struct.pack(">I", len(content)) + b"\0\0" + content
     size = len(frame)

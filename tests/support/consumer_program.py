@@ -67,7 +67,7 @@ def main() -> None:
             time.sleep(0.05)
             continue
         with contextlib.suppress(RedisUnavailable):
-            deliveries = queue.begin(deliveries, 0)
+            deliveries = queue.start(deliveries, 0)
         if deliveries:
             run(queue, deliveries, options.hold, options.pace)
 

@@ -92,7 +92,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         return None if parts[2:3] == ["resolve"] else self._error(404, "EntryNotFound")
 
     def _may(self, repository: str, revision: str) -> bool:
-        """Whether the request may go on; otherwise it is answered."""
+        """Return whether the request may go on; otherwise it is answered."""
         hub = self.hub
         if repository not in hub.repositories:
             self._error(404, "RepoNotFound")
@@ -119,12 +119,12 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
             return self._error(404, "EntryNotFound")
         content = path.read_bytes()
         etag, first = hashlib.sha256(content).hexdigest(), 0
-        asked = self.headers.get("Range")
-        if asked:
-            first = int(asked.removeprefix("bytes=").partition("-")[0])
-        self.send_response(206 if asked else 200)
+        requested = self.headers.get("Range")
+        if requested:
+            first = int(requested.removeprefix("bytes=").partition("-")[0])
+        self.send_response(206 if requested else 200)
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes", "Content-Length": str(len(content) - first)}
-        if asked:
+        if requested:
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
         if body and path.name == self.hub.endless:
             del headers["Content-Length"]

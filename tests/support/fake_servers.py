@@ -37,7 +37,7 @@ RESULT = {
 class Answer:
     status: int = 200
     body: object = field(default_factory=lambda: RESULT)
-    """Bytes and text are sent as they are, everything else as JSON."""
+    """Body of the answer. Bytes and text are sent as they are, everything else as JSON."""
     headers: dict[str, str] = field(default_factory=dict)
     after: threading.Event | None = None
     """The answer is held back until this is set."""
@@ -57,7 +57,7 @@ class Script:
 
 
 @contextmanager
-def scripted(answers: Sequence[Answer] | Callable[[Request], Answer]) -> Iterator[Script]:
+def serve_script(answers: Sequence[Answer] | Callable[[Request], Answer]) -> Iterator[Script]:
     """Serve `answers` in turn, the last one again and again; or what is answered to each request, of which several may be asked at once."""
 
     class Handler(Quiet, BaseHTTPRequestHandler):
@@ -93,11 +93,11 @@ AUTHORITY = trustme.CA()
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecordedRequest:
     method: str
     path: str
     headers: dict[str, str]
-    """By lower-case name."""
+    """Headers by lower-case name."""
     body: bytes
 
 
@@ -116,7 +116,7 @@ class Host:
 
     port: int
     connections: int = 0
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[RecordedRequest] = field(default_factory=list)
 
     def url(self, path: str, name: str = "localhost") -> str:
         return f"https://{name}:{self.port}{path}"
@@ -135,15 +135,15 @@ class _Server(ThreadingHTTPServer):
         """Clients that break off are what is tested here."""
 
 
-def trusted(folder: Path) -> Path:
-    """A file with the certificate of the tests' authority, for SSL_CERT_FILE."""
+def trust(folder: Path) -> Path:
+    """Return a file with the certificate of the tests' authority, for SSL_CERT_FILE."""
     file = folder / "authority.pem"
     AUTHORITY.cert_pem.write_to_path(file)
     return file
 
 
 @contextmanager
-def host(answer: Callable[[Asked], HostAnswer], *names: str, authority: trustme.CA = AUTHORITY) -> Iterator[Host]:
+def host(answer: Callable[[RecordedRequest], HostAnswer], *names: str, authority: trustme.CA = AUTHORITY) -> Iterator[Host]:
     """names: of its certificate; `localhost` if there is none."""
 
     class Handler(Quiet, BaseHTTPRequestHandler):
@@ -155,15 +155,15 @@ def host(answer: Callable[[Asked], HostAnswer], *names: str, authority: trustme.
 
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            asked = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
-            found.asked.append(asked)
-            given = answer(asked)
-            self.send_response(given.status)
-            for name, value in {"Content-Length": str(len(given.body)), **given.headers}.items():
+            request = RecordedRequest(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+            found.requests.append(request)
+            reply = answer(request)
+            self.send_response(reply.status)
+            for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(given.body[: given.cut])
-            self.close_connection = self.close_connection or given.cut is not None
+            self.wfile.write(reply.body[: reply.cut])
+            self.close_connection = self.close_connection or reply.cut is not None
 
         def do_POST(self) -> None:
             self.do_GET()
@@ -193,8 +193,8 @@ class SlowLink:
         self.port = server.sockets[0].getsockname()[1]
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._target, limit=PIECE)
-        await asyncio.gather(self._pump(reader, back, 0), self._pump(there, writer, 1))
+        opposite, back = await asyncio.open_connection("127.0.0.1", self._target, limit=PIECE)
+        await asyncio.gather(self._pump(reader, back, 0), self._pump(opposite, writer, 1))
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: int) -> None:
         loop = asyncio.get_running_loop()
@@ -209,7 +209,7 @@ class SlowLink:
 
 @contextmanager
 def slow_link(target: int, bytes_per_second: float) -> Iterator[int]:
-    """To a port of this machine; yields the port to use instead."""
+    """Slow the link to a port of this machine. Yields the port to use instead."""
     loop = asyncio.new_event_loop()
     link = SlowLink(target, bytes_per_second)
     loop.run_until_complete(link.serve())
@@ -230,8 +230,8 @@ HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 
 @contextmanager
-def proxied(target: str, prefix: str) -> Iterator[str]:
-    """The address under which the target is served; everything beside the prefix is 404."""
+def proxy(target: str, prefix: str) -> Iterator[str]:
+    """Yield the address under which the target is served; everything outside the prefix is 404."""
 
     class Handler(Quiet, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"  # an answer ends with its connection

@@ -14,7 +14,7 @@ from server.queue.messages import Failure, QueuedJob, Reply, WorkerTiming
 
 DIM = 4
 TOKENS = 17
-LONGEST_BYTES = 64
+MAX_TEXT_BYTES = 64
 """Longer texts lose their end."""
 BROKEN = "break the model"
 """A text on which the model fails; so it does on images as green as `tests.support.fake_worker.unbearable`."""
@@ -37,7 +37,7 @@ def make_pair(name: str = "words", *, reads_texts: bool = True) -> BundleSpec:
 
 
 def make_encoder(name: str = "encoder") -> BundleSpec:
-    """It takes images alone."""
+    """Write an encoder of images alone."""
     return BundleSpec(
         name=name,
         version="1",
@@ -54,18 +54,18 @@ def unit(vector: NDArray[np.float64]) -> NDArray[np.float32]:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def of_color(red: float, green: float, blue: float) -> NDArray[np.float32]:
-    """The vector of an image of one colour."""
+def color_vector(red: float, green: float, blue: float) -> NDArray[np.float32]:
+    """Return the vector of an image of one colour."""
     return unit(np.array([red, green, blue, 255.0]))
 
 
-def of_text(text: str) -> NDArray[np.float32]:
+def text_vector(text: str) -> NDArray[np.float32]:
     return unit(np.frombuffer(hashlib.sha256(text.encode()).digest()[:DIM], np.uint8) - 127.5)
 
 
 def answer(job: QueuedJob) -> Reply:
     try:
-        arrays = _of_texts(job) if "utf8" in job.arrays else _of_image(job)
+        arrays = _embed_texts(job) if "utf8" in job.arrays else _embed_image(job)
     except ValueError as error:
         return Reply(id=job.id, worker="test", failure=Failure(kind="model-error", detail=str(error)))
     return Reply(
@@ -76,19 +76,19 @@ def answer(job: QueuedJob) -> Reply:
     )
 
 
-def _of_image(job: QueuedJob) -> dict[str, NDArray[np.generic]]:
+def _embed_image(job: QueuedJob) -> dict[str, NDArray[np.generic]]:
     red, green, blue = job.arrays["pixels"].to_numpy().reshape(-1, 3).mean(axis=0)
     if green > 200:
         raise ValueError("the model does not like this image")
-    return {"embedding": of_color(red, green, blue), "tokens": np.array([TOKENS, TOKENS], np.int32)}
+    return {"embedding": color_vector(red, green, blue), "tokens": np.array([TOKENS, TOKENS], np.int32)}
 
 
-def _of_texts(job: QueuedJob) -> dict[str, NDArray[np.generic]]:
+def _embed_texts(job: QueuedJob) -> dict[str, NDArray[np.generic]]:
     utf8, lengths = (job.arrays[name].to_numpy() for name in ("utf8", "lengths"))
     texts = [row[:length].tobytes().decode() for row, length in zip(utf8, lengths, strict=True)]
     if BROKEN in texts:
         raise ValueError("the model does not like this text")
     vectors = np.zeros((len(texts), DIM), np.float32)
     for row in np.flatnonzero(lengths):
-        vectors[row] = of_text(texts[row])
-    return {"embedding": vectors, "truncated": lengths > LONGEST_BYTES, "text_tokens": lengths}
+        vectors[row] = text_vector(texts[row])
+    return {"embedding": vectors, "truncated": lengths > MAX_TEXT_BYTES, "text_tokens": lengths}

@@ -20,7 +20,7 @@ from server.queue import keys
 from server.queue.errors import RedisUnavailable
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker.delivery import Delivery
-from tests.support.images import encoded
+from tests.support.images import encode
 from tests.support.queue import WorkerQueue
 from tests.support.redis import PartitionRedis
 from tests.support.waiting import WAIT_S, eventually
@@ -52,17 +52,17 @@ def make_spec(
 
 
 def picture(step: int, size: tuple[int, int] = (16, 12), kind: str = "PNG") -> bytes:
-    """A picture whose label is `red {step}`."""
-    return encoded(Image.new("RGB", size, (step * 28, 40, 90)), kind)
+    """Draw an image whose label is `red {step}`."""
+    return encode(Image.new("RGB", size, (step * 28, 40, 90)), kind)
 
 
 def unbearable() -> bytes:
-    """A picture on which the test's model fails."""
-    return encoded(Image.new("RGB", (16, 12), (0, 255, 0)))
+    """Draw an image on which the test's model fails."""
+    return encode(Image.new("RGB", (16, 12), (0, 255, 0)))
 
 
 def answer(job: QueuedJob, batch_size: int = 1) -> Reply:
-    """What the test's model says of a job."""
+    """Return the answer of the test's model to a job."""
     red, green = (job.arrays["pixels"].to_numpy()[..., channel].mean() for channel in (0, 1))
     if green > 200:
         return Reply(id=job.id, worker="test", failure=Failure(kind="model-error", detail="the model does not like this"))
@@ -80,7 +80,7 @@ MANY_LABELS = 100_000
 
 
 def answer_at_length(job: QueuedJob) -> Reply:
-    """The same for a bundle of MANY_LABELS labels: more bytes than a script is given."""
+    """Return the same for a bundle of MANY_LABELS labels: more bytes than a script is given."""
     reply = answer(job)
     few = reply.arrays["logits"].to_numpy()
     logits = np.full(MANY_LABELS, few.min() - 1, np.float32)
@@ -88,21 +88,21 @@ def answer_at_length(job: QueuedJob) -> Reply:
     return msgspec.structs.replace(reply, arrays=reply.arrays | {"logits": Array.from_numpy(logits)})
 
 
-class Held:
+class HeldBatches:
     """A worker in the middle of a batch."""
 
     def __init__(self) -> None:
-        self._began = threading.Event()
+        self._started = threading.Event()
         self._may_end = threading.Event()
 
     def wait_for_batch(self) -> None:
-        assert self._began.wait(WAIT_S), "no batch began"
+        assert self._started.wait(WAIT_S), "no batch began"
 
     def release(self) -> None:
         self._may_end.set()
 
     def hold(self) -> None:
-        self._began.set()
+        self._started.set()
         assert self._may_end.wait(WAIT_S), "the batch was never released"
 
 
@@ -116,9 +116,9 @@ class Worker:
         self.queue = WorkerQueue(url, f"test-{id(self):x}")
         self.url = url
         self.stores_replies = False
-        """Whether it writes the arrays of its replies beside them, as workers do with large ones."""
+        """The flag makes it write the arrays of its replies next to them, as workers do with large ones."""
         self.items_per_second = 100.0
-        """It announces this when it starts."""
+        """Throughput that it announces when it starts."""
         self.specs = specs
         self.state = "ready"
         self._working = threading.Event()
@@ -126,7 +126,7 @@ class Worker:
         self._busy = threading.Lock()
         self.done: list[QueuedJob] = []
         self.running: list[Delivery] = []
-        self._held: Held | None = None
+        self._batches: HeldBatches | None = None
         self._answer = answer
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run), threading.Thread(target=self._beat)]
@@ -164,17 +164,17 @@ class Worker:
             self.queue.liveness.withdraw()
 
     def redis(self) -> redis.Redis:
-        """A look at what it works on."""
+        """Connect to the Redis that it works on."""
         return PartitionRedis.from_url(self.url, decode_responses=True, encoding_errors="replace")
 
-    def nobody_waits(self) -> bool:
-        """Whether everything that is unfinished has been cancelled."""
+    def all_cancelled(self) -> bool:
+        """Return whether all unfinished jobs have been cancelled."""
         with self.redis() as db:
             unfinished, cancelled = ({key.partition(":")[2] for key in db.scan_iter(f"{kind}:*")} for kind in ("job", "cancel"))
             return unfinished == cancelled
 
     def pause(self) -> None:
-        """From now on it lives but takes no job."""
+        """Take no further jobs, but stay alive."""
         self._working.clear()
         with self._busy:
             pass
@@ -183,20 +183,20 @@ class Worker:
         self._working.set()
 
     def finish_all(self) -> None:
-        """Until nothing that was asked before waits or runs."""
+        """Wait until all earlier jobs have ended."""
         self.resume()
         with self.redis() as db:
             eventually(lambda: not any(db.xlen(stream) for stream in db.smembers("queues")), "the queue is empty")
 
     @contextmanager
-    def holding(self) -> Iterator[Held]:
-        """From now on it keeps every batch until it is told to go on."""
-        self._held = Held()
+    def holding(self) -> Iterator[HeldBatches]:
+        """Keep every batch from now on until `release`."""
+        self._batches = HeldBatches()
         try:
-            yield self._held
+            yield self._batches
         finally:
-            self._held.release()
-            self._held = None
+            self._batches.release()
+            self._batches = None
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -217,13 +217,13 @@ class Worker:
                     self._work(self.queue.pull([keys.queue(spec.id, spec.digest()) for spec in self.specs], 16, block_ms=50))
 
     def _work(self, deliveries: list[Delivery]) -> None:
-        wanted = self.queue.begin(deliveries, 0)
-        self.done += [delivery.job for delivery in wanted]
-        self.running = wanted
-        if wanted and self._held is not None:
-            self._held.hold()
-        if wanted:
-            self.queue.acks.finish([(delivery, self._reply(delivery.job)) for delivery in wanted])
+        expected = self.queue.start(deliveries, 0)
+        self.done += [delivery.job for delivery in expected]
+        self.running = expected
+        if expected and self._batches is not None:
+            self._batches.hold()
+        if expected:
+            self.queue.acks.finish([(delivery, self._reply(delivery.job)) for delivery in expected])
 
     def _reply(self, job: QueuedJob) -> Reply:
         reply = self._answer(job)

@@ -39,7 +39,7 @@ _IMPORTED = [
 
 
 def imports(*modules: str) -> None:
-    """What copies have imported besides. Said while tests are collected, it holds for all copies."""
+    """Import modules into the process that copies start from. A call while tests are collected holds for all copies."""
     _IMPORTED.extend(modules)
     _context.set_forkserver_preload([*_IMPORTED, "tests.support.frozen"])
 
@@ -59,7 +59,7 @@ def run(
     module: str, *arguments: str, environment: Mapping[str, str], seconds: float, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE ARGUMENTS` with these variables, in a folder, to its end; raise TimeoutExpired after so many seconds."""
-    process = Forked(module, *arguments, environment=environment, captured=True, folder=folder)
+    process = ForkedProcess(module, *arguments, environment=environment, captured=True, folder=folder)
     try:
         out, err = process.communicate(seconds)
     finally:
@@ -69,7 +69,7 @@ def run(
     return subprocess.CompletedProcess([module, *arguments], process.wait(), out, err)
 
 
-class Forked:
+class ForkedProcess:
     """`python -m MODULE ARGUMENTS` with these variables. What tests use of `subprocess.Popen`."""
 
     def __init__(
@@ -84,14 +84,17 @@ class Forked:
         folder: Path | None = None,
         leads: bool = False,
     ) -> None:
-        """listener: an open socket, handed on as `--fd`. captured: `communicate` tells what it prints; prints: an open file that gets it;
-        else it goes to the test's stdout and stderr. reads: an open file, its standard input. folder: where it runs. leads: a process group
-        of its own."""
+        """Start a copy.
+
+        listener: an open socket, handed on as `--fd`. captured: `communicate` returns its output; prints: an open file that gets it; else
+        it goes to the test's stdout and stderr. reads: an open file, its standard input. folder: where it runs. leads: a process
+        group of its own.
+        """
         self._printed = tuple(TemporaryFile("w+") for _ in range(2)) if captured else ()  # noqa: SIM115 (`close` closes them)
         outputs = [file.fileno() for file in self._printed] if prints is None else [prints, prints]
-        passed = [None if fd is None else _Passed(fd) for fd in (listener, reads, *(outputs or [None, None]))]
-        given = (module, arguments, dict(environment), folder or Path.cwd(), leads, os.getpid(), *passed)
-        self._process = _context.Process(target=_run, args=given)
+        passed = [None if fd is None else _PassedFiles(fd) for fd in (listener, reads, *(outputs or [None, None]))]
+        inputs = (module, arguments, dict(environment), folder or Path.cwd(), leads, os.getpid(), *passed)
+        self._process = _context.Process(target=_run, args=inputs)
         self._process.start()
         self.pid = self._process.pid or 0
         atexit.register(self.kill)  # multiprocessing waits at exit for its processes, also for those that a failed test has left
@@ -132,17 +135,17 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-class _Passed:
+class _PassedFiles:
     """A file descriptor on its way into the copy."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def __reduce__(self) -> Any:
-        return _arrived, (DupFd(self._fd),)
+        return _receive, (DupFd(self._fd),)
 
 
-def _arrived(passed: Any) -> int:
+def _receive(passed: Any) -> int:
     fd: int = passed.detach()
     return fd
 
@@ -162,8 +165,8 @@ def _run(
     if reads is not None:
         os.dup2(reads, 0)
         sys.stdin = open(0)  # noqa: SIM115 (a file descriptor, to the end of the process)
-    for name, given in ((1, out), (2, err)):  # what pytest captures now, and not what it captured when the first copy was made
-        fd = os.open(f"/proc/{test}/fd/{name}", os.O_WRONLY | os.O_APPEND) if given is None else given
+    for name, inputs in ((1, out), (2, err)):  # what pytest captures now, and not what it captured when the first copy was made
+        fd = os.open(f"/proc/{test}/fd/{name}", os.O_WRONLY | os.O_APPEND) if inputs is None else inputs
         os.dup2(fd, name)
         os.close(fd)
     if leads:

@@ -23,7 +23,7 @@ TIE = len(die_with_parent([]))
 """Words before a command that dies with its parent."""
 
 
-class Copied:
+class CopiedProcess:
     """A copy that runs a command of `opsin`. What the supervisor uses of `subprocess.Popen`."""
 
     def __init__(self, command: Sequence[str], *, env: Mapping[str, str], pass_fds: Sequence[int], stdin: int, process_group: int) -> None:
@@ -47,14 +47,14 @@ class Copied:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _run(order: SpawnOrder, parent: int, kept: Sequence[int]) -> None:
+def _run(order: SpawnOrder, parent: int, retained: Sequence[int]) -> None:
     """Be the command to its end, with these file descriptors and no others."""
     code: object = 1
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         become(order, parent)
-        for low, high in zip([2, *sorted(kept)], [*sorted(kept), os.sysconf("SC_OPEN_MAX")], strict=True):
+        for low, high in zip([2, *sorted(retained)], [*sorted(retained), os.sysconf("SC_OPEN_MAX")], strict=True):
             os.closerange(low + 1, high)
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         runpy.run_module("opsin", run_name="__main__", alter_sys=True)
@@ -69,5 +69,5 @@ def _run(order: SpawnOrder, parent: int, kept: Sequence[int]) -> None:
 if __name__ == "__main__":
     sys.argv = ["opsin", "serve", *sys.argv[1:]]
     show(sys.argv)
-    child_processes.subprocess = SimpleNamespace(Popen=Copied, DEVNULL=subprocess.DEVNULL)  # type: ignore[attr-defined]
+    child_processes.subprocess = SimpleNamespace(Popen=CopiedProcess, DEVNULL=subprocess.DEVNULL)  # type: ignore[attr-defined]
     runpy.run_module("opsin", run_name="__main__", alter_sys=True)

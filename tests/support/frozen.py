@@ -1,8 +1,7 @@
-"""Imported last by the process that copies start from: what every copy would do again is done here, once.
+"""Imports of the process that copies start from, for work that every copy would do again.
 
-Its million objects are no garbage, and no collection in a copy need look at them, which would copy the memory that they lie in. The tree of
-`opsin`'s commands is the same for all of them. Networks are imported as `opsin template` does it: ONNX Runtime would start threads.
-"""
+A million objects are frozen, since a collection in a copy would copy their memory. The tree of `opsin`'s commands is the same
+for all copies. Networks are imported as `opsin template` does it: ONNX Runtime would start threads."""
 
 import functools
 import gc

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import httpx2
 
 from server.settings import Settings
-from tests.support.forked_program import Forked
+from tests.support.forked_program import ForkedProcess
 from tests.support.waiting import START_S, WAIT_S, eventually
 
 START_GATEWAY = (
@@ -24,7 +24,7 @@ START_GATEWAY = (
 class Gateway:
     """A gateway process and an HTTP client for it."""
 
-    def __init__(self, process: Forked | subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: ForkedProcess | subprocess.Popen[str], port: int) -> None:
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
         self.http = client(self.url)
@@ -37,25 +37,25 @@ class Gateway:
         return self.http.post("/v1/classify", files=files, data=fields, params=query)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the samples with these labels."""
-        return summed(self.http.get("/metrics").text, name, **labels)
+        """Return the sum of the samples with these labels."""
+        return sum_up(self.http.get("/metrics").text, name, **labels)
 
     def states(self) -> set[str]:
-        """Of its bundles."""
+        """Return the states of its bundles."""
         return {model["state"] for model in self.http.get("/v1/models").json()["models"]}
 
-    def in_flight(self) -> int:
+    def count_in_flight(self) -> int:
         return int(self.metric("opsin_in_flight"))
 
     def wait_for_workers(self, count: int = 1, seconds: float = START_S) -> None:
-        """Until so many are ready, and no more."""
+        """Wait until exactly so many are ready."""
         eventually(lambda: self.metric("opsin_workers", state="ready") == count, f"{count} ready workers", seconds)
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
 
-def refused(answer: httpx2.Response, status: int) -> tuple[str | None, str]:
+def refusal(answer: httpx2.Response, status: int) -> tuple[str | None, str]:
     """Field and detail of the problem."""
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     problem = answer.json()
@@ -74,12 +74,12 @@ def problem(response: httpx2.Response, status: int, slug: str) -> dict[str, obje
     return document
 
 
-def summed(metrics: str, name: str, **labels: str) -> float:
-    """The sum of the samples of a page of Prometheus' text with these labels."""
+def sum_up(metrics: str, name: str, **labels: str) -> float:
+    """Return the sum of the samples with these labels of a page of Prometheus' text."""
     total = 0.0
     for line in metrics.splitlines():
         sample, _, value = line.rpartition(" ")
-        if sample.partition("{")[0] == name and all(f'{key}="{wanted}"' in sample for key, wanted in labels.items()):
+        if sample.partition("{")[0] == name and all(f'{key}="{expected}"' in sample for key, expected in labels.items()):
             total += float(value)
     return total
 
@@ -95,16 +95,18 @@ def environment(**settings: object) -> dict[str, str]:
 
 @contextmanager
 def gateway_process(url: str, listener: socket.socket | None = None, **settings: object) -> Iterator[Gateway]:
-    """A gateway of these settings, answering. With a `listener` several can share one socket."""
+    """Run a gateway with these settings until it answers. With a `listener` several can share one socket."""
     listener = listener or socket.create_server(("127.0.0.1", 0))
     variables = environment(redis_url=url, **settings)
-    with answering(Forked("opsin", "gateway", environment=variables, listener=listener.fileno(), captured=True), listener) as running:
+    with answering(
+        ForkedProcess("opsin", "gateway", environment=variables, listener=listener.fileno(), captured=True), listener
+    ) as running:
         yield running
 
 
 @contextmanager
 def executed_gateway(url: str, listener: socket.socket | None = None, **variables: str) -> Iterator[Gateway]:
-    """A gateway whose process imports everything itself: where its memory counts, or variables that are read by imports."""
+    """Run a gateway whose process imports everything itself, to measure its memory or set variables that imports read."""
     listener = listener or socket.create_server(("127.0.0.1", 0))
     os.set_inheritable(listener.fileno(), True)
     process = subprocess.Popen(
@@ -119,7 +121,7 @@ def executed_gateway(url: str, listener: socket.socket | None = None, **variable
 
 
 @contextmanager
-def answering(process: Forked | subprocess.Popen[str], listener: socket.socket) -> Iterator[Gateway]:
+def answering(process: ForkedProcess | subprocess.Popen[str], listener: socket.socket) -> Iterator[Gateway]:
     """Wait for the gateway on this socket, and end it."""
     running = Gateway(process, listener.getsockname()[1])
     try:
@@ -130,7 +132,7 @@ def answering(process: Forked | subprocess.Popen[str], listener: socket.socket) 
         if process.poll() is None:
             process.kill()
         process.wait()
-        if isinstance(process, Forked):
+        if isinstance(process, ForkedProcess):
             process.close()
         elif process.stderr is not None:
             process.stderr.close()

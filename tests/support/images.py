@@ -16,25 +16,25 @@ SIDE = 32
 
 
 def picture(seed: int) -> bytes:
-    """A PNG of 32 x 32 random pixels, the size that the tiny ViT takes, so that nothing is resized."""
-    return encoded(noise(SIDE, SIDE, seed=seed))
+    """Draw a PNG of 32 x 32 random pixels, the size that the tiny ViT takes, so that nothing is resized."""
+    return encode(noise(SIDE, SIDE, seed=seed))
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8))
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def png(array: NDArray[Any]) -> bytes:
-    return encoded(Image.fromarray(array))
+    return encode(Image.fromarray(array))
 
 
-def decoded(file: bytes) -> NDArray[Any]:
+def decode(file: bytes) -> NDArray[Any]:
     return np.asarray(Image.open(io.BytesIO(file)))
 
 
@@ -42,16 +42,16 @@ def box_mask(height: int, width: int, box: tuple[int, int, int, int]) -> bytes:
     """White in a box (left, top, right, bottom)."""
     mask = Image.new("L", (width, height), 0)
     mask.paste(255, box)
-    return encoded(mask)
+    return encode(mask)
 
 
 def outside(height: int, width: int, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """Where such a mask is black."""
-    return decoded(box_mask(height, width, box)) == 0
+    """Return the part where such a mask is black."""
+    return decode(box_mask(height, width, box)) == 0
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    """A few bytes whose header promises a huge picture."""
+    """Return a few bytes whose header promises a huge image."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -89,7 +89,7 @@ def millimetres() -> NDArray[np.uint16]:
 
 
 def points() -> NDArray[np.float32]:
-    """Of the same ball; NaN around it."""
+    """Return the points of the same ball; NaN around it."""
     z = np.where(depth() > 0, depth(), np.nan)
     focal = WIDTH / 2 / np.tan(np.radians(FOV) / 2)
     x = (np.arange(WIDTH) + 0.5 - WIDTH / 2) / focal

@@ -24,11 +24,11 @@ class Event:
 def ask_later(gateway: Gateway, *pictures: bytes, **headers: str) -> httpx2.Response:
     """Headers with underscores for dashes."""
     files = [("image", (f"{index}.png", data)) for index, data in enumerate(pictures or (picture(3),))]
-    return gateway.http.post("/v1/classify", files=files, headers={"Prefer": "respond-async", **dashed(headers)})
+    return gateway.http.post("/v1/classify", files=files, headers={"Prefer": "respond-async", **add_dashes(headers)})
 
 
-def accepted(response: httpx2.Response) -> str:
-    """The id of the job."""
+def accepted_id(response: httpx2.Response) -> str:
+    """Return the id of the job."""
     assert response.status_code == 202, response.text
     return str(response.json()["id"])
 
@@ -40,7 +40,7 @@ def job(gateway: Gateway, job_id: str) -> dict[str, Any]:
 
 
 def result(gateway: Gateway, job_id: str, **headers: str) -> httpx2.Response:
-    return gateway.http.get(f"/v1/jobs/{job_id}/result", headers=dashed(headers))
+    return gateway.http.get(f"/v1/jobs/{job_id}/result", headers=add_dashes(headers))
 
 
 def comes_to(gateway: Gateway, job_id: str, state: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def comes_to(gateway: Gateway, job_id: str, state: str) -> dict[str, Any]:
 
 
 def events_of(gateway: Gateway, job_id: str, after: int | None = None) -> list[Event]:
-    """All of them; waits for the last one."""
+    """Return all events; waits for the last one."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
         assert response.status_code == 200
@@ -57,10 +57,10 @@ def events_of(gateway: Gateway, job_id: str, after: int | None = None) -> list[E
 
 
 def read_events(response: httpx2.Response) -> Iterator[Event]:
-    yield from parsed(response.iter_lines())
+    yield from parse(response.iter_lines())
 
 
-def parsed(lines: Iterable[str]) -> Iterator[Event]:
+def parse(lines: Iterable[str]) -> Iterator[Event]:
     fields: dict[str, str] = {}
     for line in lines:
         if line and not line.startswith(":"):
@@ -71,5 +71,5 @@ def parsed(lines: Iterable[str]) -> Iterator[Event]:
             fields = {}
 
 
-def dashed(headers: dict[str, str]) -> dict[str, str]:
+def add_dashes(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}

@@ -25,8 +25,8 @@ from server.queue.messages import Priority, QueuedJob, Reply, WorkerInfo
 from server.settings import Settings
 from server.supervisor.child_processes import ProcessExit
 from server.supervisor.liveness import LivenessMonitor
-from tests.support.forked_program import Forked
-from tests.support.gateway_process import Gateway, gateway_process, summed
+from tests.support.forked_program import ForkedProcess
+from tests.support.gateway_process import Gateway, gateway_process, sum_up
 from tests.support.redis import PartitionRedis, private_valkey
 from tests.support.waiting import START_S, eventually, eventually_async
 
@@ -35,11 +35,11 @@ OPSIN_WORKER = ("opsin", "worker")
 
 
 @contextmanager
-def worker_process(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_WORKER, **settings: object) -> Iterator[Forked]:
-    """A worker of these settings, of which it may be the first to complain. Its log goes to the test's."""
+def worker_process(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_WORKER, **settings: object) -> Iterator[ForkedProcess]:
+    """Run a worker with these settings. Its log goes to the test's."""
     usual = Settings(redis_url=url, bundles=bundles, metrics_port=0, dtype="float32").to_environment() | {"OMP_NUM_THREADS": "1"}
-    given = {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
-    process = Forked(*command, environment=os.environ | usual | given)
+    inputs = {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
+    process = ForkedProcess(*command, environment=os.environ | usual | inputs)
     try:
         yield process
     finally:
@@ -47,7 +47,7 @@ def worker_process(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_
         process.wait()
 
 
-def bury(url: str, worker: Forked) -> None:
+def forget_worker(url: str, worker: ForkedProcess) -> None:
     """Kill a worker, and let others take its jobs at once, as the supervisor does, instead of when its key expires."""
     worker.kill()
     sightings = LivenessMonitor(url, Keyspace())
@@ -55,8 +55,8 @@ def bury(url: str, worker: Forked) -> None:
     sightings.start()
     try:
         with PartitionRedis.from_url(url) as client:
-            own = keys.worker(process_prefix(worker.pid))
-            eventually(lambda: not list(client.scan_iter(f"{own}*")), "its key is gone")
+            ours = keys.worker(process_prefix(worker.pid))
+            eventually(lambda: not list(client.scan_iter(f"{ours}*")), "its key is gone")
     finally:
         sightings.end()
 
@@ -77,7 +77,7 @@ class GatewayEnd:
             nonlocal infos
             try:
                 fleet = await self.dispatcher.fleet.read(fresh=True)
-            except RedisUnavailable:  # while workers start, nobody may answer for a second
+            except RedisUnavailable:  # while workers start, no one may answer for a second
                 return False
             ready = [info for info in fleet.workers if info.state == "ready"]
             infos = [info for info in ready if all(bundle.state != "loading" for bundle in info.bundles)]
@@ -96,9 +96,9 @@ class GatewayEnd:
         bucket: str = "off",
         priority: Priority = "normal",
         seconds: float = 60.0,
-        **more: Any,
+        **extra: Any,
     ) -> QueuedJob:
-        """For the content of the bundle that the workers announced when they were ready, unless `digest` says otherwise."""
+        """Queue a job for the content of the bundle that the workers announced when they were ready, unless `digest` says otherwise."""
         pixels = np.zeros((32, 32, 3), np.uint8) if pixels is None else pixels
         return QueuedJob(
             id=uuid.uuid4().hex,
@@ -109,7 +109,7 @@ class GatewayEnd:
             priority=priority,
             deadline_ms=int((time.time() + seconds) * 1000),
             gateway=self.dispatcher.id,
-            **{"options": {"merge": [0, 0]}, **more},
+            **{"options": {"merge": [0, 0]}, **extra},
         )
 
     async def ask(self, job: QueuedJob) -> Reply:
@@ -136,7 +136,7 @@ SMALL_LIMITS = {"max_body_bytes": MAX_BODY, "max_images": MAX_IMAGES, "max_pixel
 @dataclass(frozen=True)
 class Service:
     gateways: list[Gateway]
-    workers: list[Forked]
+    workers: list[ForkedProcess]
     bundles: Path
     redis_url: str
 
@@ -146,7 +146,7 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Of the first gateway."""
+        """Address of the first gateway."""
         return self.gateway.url
 
     @property
@@ -159,13 +159,13 @@ class Service:
         """`host:port`, as Triton's clients want it."""
         return self.gateway.url.removeprefix("http://")
 
-    def counted(self, name: str, **labels: str) -> float:
-        """The first worker's metric: the sum of the samples with these labels."""
+    def sum_metric(self, name: str, **labels: str) -> float:
+        """Return the sum of the samples of the first worker's metric with these labels."""
         [address] = [one.laddr for one in psutil.net_connections("inet") if (one.pid, one.status) == (self.worker, "LISTEN")]
-        return summed(httpx2.get(f"http://127.0.0.1:{address.port}/metrics", timeout=60).text, name, **labels)
+        return sum_up(httpx2.get(f"http://127.0.0.1:{address.port}/metrics", timeout=60).text, name, **labels)
 
     def scores(self, image: bytes, **options: str | int) -> np.ndarray:
-        """The answer of `/v1/classify` to an image, in the order of the classes."""
+        """Return the answer of `/v1/classify` to an image, in the order of the classes."""
         (result,) = self.gateway.classify(image, model="tiny", top_k=10, **options).raise_for_status().json()["results"]
         by_class = sorted(result["predictions"], key=lambda prediction: prediction["index"])
         return np.array([prediction["score"] for prediction in by_class], np.float32)
@@ -176,7 +176,7 @@ class Service:
 
     @contextmanager
     def another_worker(self) -> Iterator[None]:
-        """One more, ready, as long as the `with` block runs."""
+        """Run another worker, ready, for the duration of the `with` block."""
         with worker_process(self.redis_url, self.bundles) as process:
             self.wait_for_workers(len(self.workers) + 1)
             yield
@@ -185,7 +185,7 @@ class Service:
         self.wait_for_workers(len(self.workers))
 
     def wait_for_workers(self, count: int) -> None:
-        """Until so many are ready, and have loaded all that they can."""
+        """Wait until so many workers are ready and have loaded all that they can."""
         for gateway in self.gateways:
             gateway.wait_for_workers(count)
             eventually(lambda gateway=gateway: "loading" not in gateway.states(), "all bundles are loaded", START_S)
@@ -201,7 +201,7 @@ def running(
     with ExitStack() as stack:
         url = stack.enter_context(private_valkey()).url
         started = [stack.enter_context(worker_process(url, bundles, **(of_workers or {}))) for _ in range(workers)]
-        asked = [stack.enter_context(gateway_process(url, **settings)) for _ in range(gateways)]
-        together = Service(asked, started, bundles, url)
-        together.wait_for_workers(workers)
-        yield together
+        requested = [stack.enter_context(gateway_process(url, **settings)) for _ in range(gateways)]
+        joint = Service(requested, started, bundles, url)
+        joint.wait_for_workers(workers)
+        yield joint

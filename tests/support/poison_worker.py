@@ -33,7 +33,7 @@ HANGS = (0, 0, 255)
 SLOW = (0, 255, 0)
 """Takes as many tenths of a second as the first channel of the second pixel says."""
 COMMAND = ("tests.support.poison_worker",)
-"""For `tests.support.live_service.worker_process`."""
+"""Command for `tests.support.live_service.worker_process`."""
 
 
 FragileConfig = NullConfig
@@ -65,21 +65,21 @@ def classify(model: nn.Module, arrays: dict[str, Tensor], _options: object, _pre
 class FragileSteps(NullSteps):
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         poisonous = [tuple(job["pixels"][0, 0].tolist()) == POISON for job in arrays]
-        return [Marked(state, bad) for state, bad in zip(super().start(arrays, options), poisonous, strict=True)]
+        return [MarkedModel(state, bad) for state, bad in zip(super().start(arrays, options), poisonous, strict=True)]
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
-        marked = [state for state in states if isinstance(state, Marked)]
+        marked = [state for state in states if isinstance(state, MarkedModel)]
         if any(state.poisonous and state.done == 2 for state in marked):
             os.kill(os.getpid(), signal.SIGKILL)
         outcomes = super().step([state.inner for state in marked], previews)
         return [
-            InProgress(Marked(outcome.state, state.poisonous)) if isinstance(outcome, InProgress) else outcome
+            InProgress(MarkedModel(outcome.state, state.poisonous)) if isinstance(outcome, InProgress) else outcome
             for state, outcome in zip(marked, outcomes, strict=True)
         ]
 
 
 @dataclass(frozen=True)
-class Marked:
+class MarkedModel:
     inner: JobState
     poisonous: bool
 

@@ -18,17 +18,20 @@ NAMED_S = 10.0
 
 
 def children(program: str, parent: int | None = None) -> list[psutil.Process]:
-    """Those with `program` among the words of their command, of this process by default; one that has just ended is left out."""
+    """List the children with `program` among the words of their command, of this process by default. One that has just ended is left
+    out."""
     return [child for child in psutil.Process(parent).children() if program in command(child)]
 
 
 def copies(program: str, parent: int | None = None) -> list[psutil.Process]:
-    """Copies of the templates of `program` that a process has started (`models.processes.fork_server`)."""
+    """List the copies of the templates of `program` that a process has started (`models.processes.fork_server`)."""
     return [copy for template in children(program, parent) for copy in children(program, template.pid)]
 
 
 def command(process: psutil.Process) -> list[str]:
-    """Its words; none if it has ended. The system shows none either for the first moment of a program, in which this waits."""
+    """Return the words of its command; none if it has ended.
+
+    The system shows none either for the first moment of a program, in which this waits."""
     until = time.monotonic() + NAMED_S
     try:
         while not (words := process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
@@ -39,7 +42,7 @@ def command(process: psutil.Process) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    """A child that nobody has waited for is dead, too."""
+    """Return whether a process lives: a child that was not waited for is dead, too."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -47,7 +50,7 @@ def alive(pid: int) -> bool:
 
 
 def takes_work(pid: int) -> Callable[[], bool]:
-    """Whether the child of a sandbox has taken a file since now, which is its standard input then."""
+    """Return whether the child of a sandbox has taken a file since now, which is its standard input then."""
     file = Path(f"/proc/{pid}/fd/0")
     before = file.stat().st_ino
     return lambda: file.stat().st_ino != before

@@ -23,11 +23,11 @@ from xdist.scheduler import LoadFileScheduling
 ROOT = Path(__file__).parents[2]
 FIRST_NOTES = ROOT / "tests" / "seconds.json"
 NOTES = "opsin/seconds"
-"""Their name in pytest's cache."""
+"""Name of the notes in pytest's cache."""
 USUAL_SECONDS = 0.05
-"""Of a test whose unit is not noted."""
+"""Usual duration of a test whose unit is not noted, in seconds."""
 NOTED_SECONDS = 1.0
-"""Of a file or package that is worth a line."""
+"""Minimum duration of a file or package that is worth a line, in seconds."""
 
 
 class Together(LoadFileScheduling):
@@ -37,7 +37,7 @@ class Together(LoadFileScheduling):
         return unit(nodeid)
 
 
-class Noting:
+class DurationNotes:
     """Notes how long each unit took, once all tests have run and passed: in pytest's cache, and on demand in `seconds.json`."""
 
     def __init__(self, *, for_all: bool) -> None:
@@ -59,7 +59,7 @@ class Noting:
 
 
 def _is_complete(config: pytest.Config) -> bool:
-    """Whether it runs what `make test` runs."""
+    """Return whether the session runs what `make test` runs."""
     chosen = config.option.keyword or config.option.collectonly or config.option.markexpr not in config.getini("addopts")
     return config.args_source == pytest.Config.ArgsSource.TESTPATHS and not chosen
 
@@ -72,12 +72,12 @@ def seconds_noted(config: pytest.Config) -> dict[str, float]:
 
 
 def _cache(config: pytest.Config) -> pytest.Cache | None:
-    """None where pytest was told to have none."""
+    """Return None if pytest has no cache."""
     return getattr(config, "cache", None)
 
 
 def unit(test: str) -> str:
-    """The file of the test, or its package where that stays together."""
+    """Return the file of the test, or its package if that stays together."""
     file = test.partition("::")[0]
     package = file.rpartition("/")[0]
     return package if _stays_together(package) else file
@@ -133,7 +133,7 @@ class Fast:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[Any]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Whatever a test makes of the refusal, such as an error of its own, it is skipped: one line tells how many were."""
+        """Skip the test whatever it makes of the refusal, such as an error of its own. One line reports how many were skipped."""
         report = yield
         if self._tried and call.excinfo is not None:
             report.outcome, report.longrepr = "skipped", (__file__, 1, REASON)

@@ -34,7 +34,7 @@ from server.queue.worker.connection import WorkerTimings
 from server.queue.worker.delivery import Delivery, QueueEntry
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
-from tests.support.forked_program import Forked
+from tests.support.forked_program import ForkedProcess
 from tests.support.redis import KEYSPACE, PartitionRedis
 from tests.support.waiting import eventually
 
@@ -44,10 +44,10 @@ QUEUE = f"{BUNDLE}:0123456789ab"
 STREAM = f"queue:{QUEUE}:normal"
 QUICK_WORKER = WorkerTimings(key_ttl=0.6, absence_grace=1.2, retry_timeout=20.0)
 LASTING_WORKER = WorkerTimings(key_ttl=60.0, absence_grace=60.0, retry_timeout=20.0)
-"""Nobody takes it for dead, however busy the machine is, before it is withdrawn."""
+"""Timings of a worker that is not taken for dead, however busy the machine is, before it is withdrawn."""
 QUICK_GATEWAY = DispatcherTimings(beat=0.2, gateway_ttl=2.0, lost_after=0.5, news=0.05, fresh_load=0.0)
 SILENT_GATEWAY = DispatcherTimings(beat=60.0, gateway_ttl=120.0, lost_after=0.5, news=0.05, fresh_load=0.0)
-"""Its key does not come back when a test deletes it."""
+"""Timings of a gateway whose key does not come back when a test deletes it."""
 
 
 DRAFT = RecordDraft(
@@ -64,7 +64,7 @@ DRAFT = RecordDraft(
     fingerprint="f",
     bound=1000,
 )
-"""Of a record whose job is that of `a_job`."""
+"""Draft of a record whose job is that of `a_job`."""
 
 
 @contextlib.asynccontextmanager
@@ -78,8 +78,8 @@ async def gateway(url: str, timings: DispatcherTimings = QUICK_GATEWAY, **settin
 
 
 @contextlib.asynccontextmanager
-async def reserved(dispatcher: Dispatcher, items: int, nbytes: int, claim: Claim) -> AsyncIterator[Reservation]:
-    """Places that somebody holds for the time of the block. Raises Refused."""
+async def reserve(dispatcher: Dispatcher, items: int, nbytes: int, claim: Claim) -> AsyncIterator[Reservation]:
+    """Hold places for the time of the block. Raises Refused."""
     reservation = dispatcher.reservations.reserve(claim)
     try:
         await reservation.resize(items, nbytes)
@@ -89,8 +89,8 @@ async def reserved(dispatcher: Dispatcher, items: int, nbytes: int, claim: Claim
 
 
 @contextlib.contextmanager
-def refused(*reasons: str, wait_s: int | None = None) -> Iterator[pytest.ExceptionInfo[Refused]]:
-    """The block is refused for one of these reasons, with this Retry-After."""
+def expect_refusal(*reasons: str, wait_s: int | None = None) -> Iterator[pytest.ExceptionInfo[Refused]]:
+    """Require that the block is refused for one of these reasons, with this Retry-After."""
     with pytest.raises(Refused) as refusal:
         yield refusal
     assert refusal.value.reason in reasons
@@ -98,20 +98,20 @@ def refused(*reasons: str, wait_s: int | None = None) -> Iterator[pytest.Excepti
 
 
 def place(url: str) -> int | Path:
-    """The port or the socket of a server of this machine."""
+    """Return the port or the socket of a server of this machine."""
     parts = urlsplit(url)
     return parts.port or Path(parts.path)
 
 
 def redis_at(url: str, **options: Any) -> PartitionRedis:
-    """A client that names keys as they are called in the partition."""
+    """Return a client that names keys as they are called in the partition."""
     client: PartitionRedis = PartitionRedis.from_url(url, **options)
     client.keyspace = KEYSPACE
     return client
 
 
 async def ping(dispatcher: Dispatcher) -> bool:
-    """Whether its Redis can be used right now."""
+    """Return whether its Redis can be used right now."""
     try:
         await dispatcher.link.command("PING")
     except RedisUnavailable:
@@ -142,7 +142,7 @@ async def a_job(
     low: bool = False,
     **arrays: Any,
 ) -> QueuedJob:
-    """Its answer is `value`."""
+    """Build a job whose answer is `value`."""
     return QueuedJob(
         id=uuid.uuid4().hex,
         bundle=bundle,
@@ -162,7 +162,7 @@ async def a_job(
 
 
 def age_low_job(url: str, by_ms: int) -> None:
-    """The only job of priority low was queued so much earlier."""
+    """Move the queue time of the only job of priority low back by so much."""
     low = keys.stream(QUEUE, "low")
     with redis_at(url) as client:
         [(entry_id, fields)] = client.xrange(low)
@@ -176,7 +176,7 @@ def answer_of(reply: Reply) -> int:
 
 
 async def until_deadline(dispatcher: Dispatcher, jobs: list[QueuedJob]) -> list[Reply]:
-    """Replies of jobs; whoever waits for them leaves at their deadline, as gateways see to. Raises TimeoutError."""
+    """Yield replies of jobs until their deadline, as gateways do. Raises TimeoutError."""
     async with asyncio.timeout((min(job.deadline_ms for job in jobs) - dispatcher.link.now_ms()) / 1000):
         return await dispatcher.submitter.submit(jobs)
 
@@ -189,14 +189,14 @@ async def ask(dispatcher: Dispatcher, value: int, **options: Any) -> int:
 class WorkerQueue(worker_side.WorkerQueue):
     """The worker's end of the queue, with what a worker does in two threads as one call each."""
 
-    def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[Delivery]:
-        """As `take`, and read large messages."""
-        taken = self.leases.take(queues, max_items, block_ms, own)
+    def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0, ours: Mapping[str, int] | None = None) -> list[Delivery]:
+        """Take deliveries as `take`, and read large messages."""
+        taken = self.leases.take(queues, max_items, block_ms, ours)
         found = (job if isinstance(job, Delivery) else self.leases.fetch(job) for job in taken)
         return [delivery for delivery in found if delivery is not None]
 
-    def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
-        """As `begin_soon`, and wait for what it tells."""
+    def start(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
+        """Start deliveries as `begin_soon`, and wait for the reply."""
         return self.leases.send_step(deliveries, slot)()
 
 
@@ -208,7 +208,7 @@ class Consumer:
     def __init__(self, url: str, *options: str) -> None:
         self.id = f"consumer-{os.getpid()}-{next(self._numbers)}"
         (reading, written), (read, printing) = os.pipe(), os.pipe()
-        self.process = Forked(
+        self.process = ForkedProcess(
             "tests.support.consumer_program", url, self.id, *options, environment=os.environ, prints=printing, reads=reading
         )
         for fd in (reading, printing):
@@ -232,7 +232,7 @@ class Consumer:
         self._asks.flush()
 
     def release_for_good(self) -> None:
-        """It holds no batch any more."""
+        """Release the worker, which has no batch any more."""
         self._asks.close()
 
     def freeze(self) -> None:
@@ -273,7 +273,7 @@ class Server:
 
 @contextlib.contextmanager
 def durable_server(folder: Path) -> Iterator[Server]:
-    """One that has everything on disk before it answers."""
+    """Run a server that has everything on disk before it answers."""
     server = Server(folder, "--save", "", "--appendonly", "yes", "--appendfsync", "always")
     try:
         yield server
@@ -306,17 +306,17 @@ def nothing_is_left(db: redis.Redis) -> bool:
     streams = db.smembers("queues")
     empty = all(db.xlen(stream) == 0 and db.xpending(stream, "workers")["pending"] == 0 for stream in streams)
     leftovers = [key for kind in ("job", "blob", "deaths", "cancel") for key in db.scan_iter(f"{kind}:*")]
-    held = db.exists("queue:jobs", "queue:owners") or any(int(db.get(f"queue:{sum_}") or 0) for sum_ in ("bytes", "work"))
-    return empty and not leftovers and not held
+    occupied = db.exists("queue:jobs", "queue:owners") or any(int(db.get(f"queue:{sum_}") or 0) for sum_ in ("bytes", "work"))
+    return empty and not leftovers and not occupied
 
 
-async def pulled(queue: WorkerQueue, items: int = 16) -> list[Delivery]:
+async def pull_one(queue: WorkerQueue, items: int = 16) -> list[Delivery]:
     return await asyncio.to_thread(queue.pull, [QUEUE], items, 2000)
 
 
 async def running(queue: WorkerQueue, items: int = 16) -> list[Delivery]:
-    """The same, and they run."""
-    return queue.begin(await pulled(queue, items), 0)
+    """Pull deliveries and start them."""
+    return queue.start(await pull_one(queue, items), 0)
 
 
 def echo(queue: WorkerQueue, delivery: Delivery) -> Reply:
@@ -349,7 +349,7 @@ def delivery(
         deadline_ms=2**50,
         gateway="gateway",
     )
-    held = QueueEntry(
+    occupied = QueueEntry(
         job_id=job.id,
         gateway=job.gateway,
         stream=keys.stream(keys.queue(bundle, job.digest), priority),
@@ -361,4 +361,4 @@ def delivery(
         checked_at=queued_at,
         nbytes=sum(len(array.data) for array in job.arrays.values()),
     )
-    return Delivery.from_entry(held, job)
+    return Delivery.from_entry(occupied, job)

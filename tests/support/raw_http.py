@@ -40,15 +40,15 @@ class Raw:
         self.socket.close()
 
     def send(self, data: bytes) -> Raw:
-        """As much as the gateway takes: it may close in the middle."""
+        """Send as much as the gateway takes: it may close in the middle."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.socket.sendall(data)
         return self
 
     def answer(self) -> Answer:
-        """The next response, or NOTHING once the gateway has closed. Raises TimeoutError."""
+        """Return the next response, or NOTHING once the gateway has closed. Raises TimeoutError."""
         while b"\r\n\r\n" not in self._read:
-            if not self._more():
+            if not self._extra():
                 return NOTHING
         head, _, rest = self._read.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
@@ -56,18 +56,18 @@ class Raw:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         self._read = rest
         length = 0 if status == 100 else int(headers.get("content-length", 0))
-        while len(self._read) < length and self._more():
+        while len(self._read) < length and self._extra():
             pass
         body, self._read = self._read[:length], self._read[length:]
         return Answer(status, headers, body)
 
     def is_closed(self) -> bool:
-        """Waits until the gateway closes. Raises TimeoutError if it does not."""
-        while self._more():
+        """Wait until the gateway closes. Raises TimeoutError if it does not."""
+        while self._extra():
             pass
         return True
 
-    def _more(self) -> bool:
+    def _extra(self) -> bool:
         try:
             data = self.socket.recv(65536)
         except ConnectionResetError:
@@ -77,13 +77,13 @@ class Raw:
 
 
 def post(path: str = "/v1/classify", *headers: str, body: bytes = b"") -> bytes:
-    """A request with exactly these headers and Host."""
+    """Build a request with exactly these headers and Host."""
     lines = [f"POST {path} HTTP/1.1", "Host: here", *headers]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
 def ask(gateway: Gateway, data: bytes, timeout: float = WAIT_S) -> Answer:
-    """One request on a connection of its own."""
+    """Send one request on a connection of its own."""
     with Raw(gateway, timeout=timeout) as raw:
         return raw.send(data).answer()
 

@@ -13,7 +13,7 @@ from server.queue.keys import REPOSITORY, RESTARTS, REVISION, Keyspace
 from server.supervisor.private_valkey import PrivateValkey
 
 KEYSPACE = Keyspace(partition=int(os.environ.get("OPSIN_TEST_PARTITION", "0")))
-"""Of the tests in `tests/queue`; whole services are always partition 0."""
+"""Keyspace of the tests in `tests/queue`; whole services are always partition 0."""
 
 _SERVICE = {REPOSITORY, REVISION, RESTARTS}
 _ONE_KEY = 1
@@ -38,7 +38,7 @@ _KEYLESS = (
 
 
 class PartitionRedis(redis.Redis):
-    """Of the partition `keyspace`, set after it was made."""
+    """A client of the partition `keyspace`, which is set after it was made."""
 
     keyspace = Keyspace()
 
@@ -48,9 +48,9 @@ class PartitionRedis(redis.Redis):
             return super().execute_command(*words, **options)
         if command == "SCAN":
             cursor, found = super().execute_command("SCAN", words[1], *self._patterns(words[2:]), **options)
-            return cursor, self._stripped(found)
+            return cursor, self._strip(found)
         if command == "KEYS":
-            return self._stripped(super().execute_command("KEYS", self._full(words[1]), **options))
+            return self._strip(super().execute_command("KEYS", self._full(words[1]), **options))
         if command == "XREADGROUP":
             at = next(i for i, word in enumerate(words) if word in ("STREAMS", b"STREAMS")) + 1
             end = at + (len(words) - at) // 2
@@ -71,7 +71,7 @@ class PartitionRedis(redis.Redis):
         name: Callable[[str], str] = self.keyspace.service if key in _SERVICE else self.keyspace.name
         return name("").encode() + key if isinstance(key, bytes) else name(str(key))
 
-    def _stripped(self, found: list[Any]) -> list[Any]:
+    def _strip(self, found: list[Any]) -> list[Any]:
         return [name[len(self.keyspace.name("")) :] for name in found]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import psutil
 
-from tests.support.forked_program import Forked
+from tests.support.forked_program import ForkedProcess
 from tests.support.processes import command
 from tests.support.waiting import START_S, eventually
 
@@ -29,8 +29,8 @@ WITHOUT = ("OPSIN_REDIS_URL", "OPSIN_CONFIG")
 class Service:
     """A running `opsin serve`. Its lines are read as they come; `url` is known once it is ready."""
 
-    def __init__(self, process: Forked | subprocess.Popen[bytes], printed: int, bundles: Path) -> None:
-        """printed: where what it prints can be read."""
+    def __init__(self, process: ForkedProcess | subprocess.Popen[bytes], printed: int, bundles: Path) -> None:
+        """Follow a process. printed: file with its output."""
         self.bundles = bundles
         self.process = process
         self.lines: list[str] = []
@@ -46,7 +46,7 @@ class Service:
         return address
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """What its processes logged under this name."""
+        """Return the events that its processes logged under this name."""
         records = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
         return [record for record in records if record["event"] == event]
 
@@ -95,15 +95,15 @@ class Service:
 def serve(bundles: Path, *options: str, command: list[str] | None = None, copied: bool = False, **settings: object) -> Iterator[Service]:
     """Run `opsin serve` on a free port; `settings` become `OPSIN_*` variables. It may not be ready yet: `url` waits for that.
 
-    command: in place of ours. copied: its processes are copies (`copied_serve.py`), for tests of what they do, not of how they start."""
+    command: instead of Opsin's. copied: its processes are copies (`copied_serve.py`), for tests of what they do, not of how they start."""
     environment = {name: value for name, value in os.environ.items() if name not in WITHOUT}
     environment |= {"OMP_NUM_THREADS": "1", "OPSIN_METRICS_PORT": "19101"}
     environment |= {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
     arguments = ["--port", "0", "--bundles", str(bundles), *options]
     reading, writing = os.pipe()
-    process: Forked | subprocess.Popen[bytes]
+    process: ForkedProcess | subprocess.Popen[bytes]
     if copied:
-        process = Forked("tests.support.forked_serve", *arguments, environment=environment, prints=writing, leads=True)
+        process = ForkedProcess("tests.support.forked_serve", *arguments, environment=environment, prints=writing, leads=True)
     else:
         entry = command or [sys.executable, "-m", "opsin", "serve"]
         process = subprocess.Popen(
@@ -119,7 +119,7 @@ def serve(bundles: Path, *options: str, command: list[str] | None = None, copied
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """The process stands still, as if its machine hung."""
+    """Stop the process for the block, as if its machine hung."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

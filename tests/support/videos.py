@@ -57,7 +57,7 @@ def clip(
 
 
 def pictures(sizes: Sequence[tuple[int, int]], rate: float = 10.0) -> bytes:
-    """PNG files, one behind the other, each of its own height and width; the container tells the first one's."""
+    """Write PNG files one after the other, each of its own height and width; the container states those of the first one."""
     file = io.BytesIO()
     with av.open(file, "w", format="mov") as made:
         stream = cast(VideoStream, made.add_stream("png", rate=Fraction(rate)))
@@ -93,7 +93,7 @@ def every(count: int, rate: float) -> list[float]:
 
 
 def with_hours(mp4: bytes, hours: int) -> bytes:
-    """The same file, but its header says that it is so long."""
+    """Return the same file with this duration in its header."""
     patched = bytearray(mp4)
     (scale,) = struct.unpack_from(">I", patched, patched.index(b"mdhd") + 16)
     at = patched.index(b"stts") + 12  # how many frames follow each other at which distance
@@ -114,10 +114,10 @@ def play(made: Any, stream: Any, seconds: float) -> None:
 
 
 FRAMES, RATE, SIZE = 20, 10, (48, 64)
-"""Of the video: 2 seconds. Its frames are those of `clip`."""
+"""Number of frames, rate and size of the video of 2 seconds. Its frames are those of `clip`."""
 OTHER_FRAMES, OTHER_SIZE = 40, (32, 32)
 SOUND = {"mp3": "libmp3lame"}
-"""By container; AAC in the others."""
+"""Codec of the sound by container; AAC in the others."""
 SUBTITLES = {"mp4": ("mov_text", b"\x00\x05hello")}
 """Codec and a line, by container; SRT in the others."""
 
@@ -125,8 +125,8 @@ Fill = Callable[[], None]
 """Writes what belongs into a stream, once all streams are known."""
 
 
-def mixed(container: str, *kinds: str) -> bytes:
-    """A file of these streams in their order: `video`, `other video`, `sound`, `subtitles`, `data`, `font`, `cover`."""
+def mix(container: str, *kinds: str) -> bytes:
+    """Write a file of these streams in their order: `video`, `other video`, `sound`, `subtitles`, `data`, `font`, `cover`."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as made:
         for fill in [ADD[kind](made, container) for kind in kinds]:

@@ -165,7 +165,7 @@ def siglip(folder: Path, size: int = 6000, texts: Sequence[str] | None = None) -
 
 
 def sentencepiece_model(folder: Path, size: int = 6000, texts: Sequence[str] | None = None, **special: int) -> Path:
-    """A unigram model with XLM-R's normalisation, nmt_nfkc, and its order of special pieces, unless `special` says another."""
+    """Write a unigram model with XLM-R's normalisation, nmt_nfkc, and its order of special pieces, unless `special` says another."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences() if texts is None else texts),

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from opsin import Client
-from tests.support.images import encoded
+from tests.support.images import encode
 from tests.support.processes import environment
 from tests.support.serve_process import Service, serve
 from tests.support.waiting import START_S, eventually
@@ -64,7 +64,7 @@ def post(service: Service, *images: bytes, accept: str = "*/*", **options: str) 
     return httpx2.post(url, files=files, data=options, headers={"Accept": accept}, timeout=60)
 
 
-RED, GREY = (encoded(Image.new("RGB", (40, 30), colour)) for colour in ((200, 100, 50), (128, 128, 128)))
+RED, GREY = (encode(Image.new("RGB", (40, 30), colour)) for colour in ((200, 100, 50), (128, 128, 128)))
 
 
 def test_the_page_is_short() -> None:

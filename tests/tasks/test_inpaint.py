@@ -18,7 +18,7 @@ from server.tasks.base import JSON, Arrays, FileAnswer
 from server.tasks.inpaint.schema import MAX_SEED, METHODS, InpaintAnswer, InpaintOptions, InpaintPlan
 from server.tasks.inpaint.task import COPYING_STEPS, InpaintTask
 from server.tasks.options import ExcessiveOption, InvalidOption, option_rows
-from tests.support.images import decoded, encoded, noise
+from tests.support.images import decode, encode, noise
 
 TASK = InpaintTask()
 DECODER = ImageDecoder(max_pixels=1_000_000)
@@ -205,17 +205,17 @@ def test_every_byte_outside_the_filled_pixels_is_the_input_s(seed: int) -> None:
     exif[0x0112] = turn
     kind = "TIFF" if mode == "CMYK" else "PNG"
     upright = (width, height) if turn < 5 else (height, width)
-    file = encoded(image, kind, exif=exif)
+    file = encode(image, kind, exif=exif)
     mask = (generator.random(upright[::-1]) < generator.choice([0.02, 0.3, 1])).astype(np.uint8) * 255
     options = {"grow": int(generator.integers(0, 3)), "feather": int(generator.integers(0, 4))}
     if generator.random() < 0.5:
         options["blend"] = "none"
     method, size = str(generator.choice(["network", "exemplar", "network-exemplar"])), str(generator.choice(["fit", "crop", "tile"]))
     try:
-        answer = decoded(fill(file, encoded(Image.fromarray(mask)), size=size, method=method, **options))
+        answer = decode(fill(file, encode(Image.fromarray(mask)), size=size, method=method, **options))
     except InvalidOption as refused:
         assert refused.field == "method", "nothing can be copied"
-        answer = decoded(fill(file, encoded(Image.fromarray(mask)), size=size, method="network", **options))
+        answer = decode(fill(file, encode(Image.fromarray(mask)), size=size, method="network", **options))
     with DECODER.decode(file, transparency=True) as original:
         expected = np.asarray(original)
     filled = np.zeros(mask.shape, bool)
@@ -233,34 +233,34 @@ def test_every_byte_outside_the_filled_pixels_is_the_input_s(seed: int) -> None:
 )
 def test_where_nothing_is_to_be_filled_the_image_comes_back(mask: Image.Image) -> None:
     image = noise(9, 11)
-    assert np.array_equal(decoded(fill(encoded(image), encoded(mask))), np.asarray(image))
+    assert np.array_equal(decode(fill(encode(image), encode(mask))), np.asarray(image))
 
 
 def test_without_a_mask_the_image_s_own_transparency_counts() -> None:
     pixels = np.array(noise(20, 20, 4))
     pixels[..., 3] = 255
     pixels[3:9, 4:8, 3] = 0
-    answer = decoded(fill(encoded(Image.fromarray(pixels))))
+    answer = decode(fill(encode(Image.fromarray(pixels))))
     hole = pixels[..., 3] == 0
     assert np.array_equal(answer[~hole], pixels[~hole])
     assert (answer[hole][:, 3] == 255).all(), "what is filled is opaque"
     with pytest.raises(InvalidOption, match="missing") as caught:
-        fill(encoded(noise(20, 20)))
+        fill(encode(noise(20, 20)))
     assert caught.value.field == "mask"
 
 
 @pytest.mark.parametrize("words", ["box:3,4,5,2", "center:0.3", "random:0.5"])
 def test_masks_in_words(words: str) -> None:
     image = noise(24, 18)
-    answer = decoded(fill(encoded(image), words, seed=4))
+    answer = decode(fill(encode(image), words, seed=4))
     changed = (answer != np.asarray(image)).any(axis=2)
     assert 0 < changed.sum() < changed.size
 
 
 def test_masks_that_do_not_go_with_the_image_are_refused() -> None:
-    image = encoded(noise(10, 20))
+    image = encode(noise(10, 20))
     with pytest.raises(InvalidOption) as caught:
-        fill(image, encoded(white(20, 10)))
+        fill(image, encode(white(20, 10)))
     other_size = caught.value
     assert (other_size.field, str(other_size)) == ("mask", "10 × 20 pixels, but the image, upright, has 20 × 10")
     with pytest.raises(InvalidOption) as caught:
@@ -271,7 +271,7 @@ def test_masks_that_do_not_go_with_the_image_are_refused() -> None:
 
 def test_a_mask_is_given_once() -> None:
     with pytest.raises(InvalidOption) as caught:
-        prepared(encoded(noise(10, 20)), encoded(white(10, 20)), plan(mask="center"))
+        prepared(encode(noise(10, 20)), encode(white(10, 20)), plan(mask="center"))
     twice = caught.value
     assert (twice.field, str(twice)) == ("mask", "given both as a part and as text: send one of them")
 
@@ -279,34 +279,34 @@ def test_a_mask_is_given_once() -> None:
 def test_a_turned_mask_fits_a_turned_image() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = encoded(noise(10, 20), "JPEG", exif=exif)
-    assert decoded(fill(image, encoded(white(20, 10, (0, 0, 3, 3))))).shape == (20, 10, 3)
-    assert decoded(fill(image, encoded(white(10, 20, (0, 0, 3, 3)), "PNG", exif=exif))).shape == (20, 10, 3)
+    image = encode(noise(10, 20), "JPEG", exif=exif)
+    assert decode(fill(image, encode(white(20, 10, (0, 0, 3, 3))))).shape == (20, 10, 3)
+    assert decode(fill(image, encode(white(10, 20, (0, 0, 3, 3)), "PNG", exif=exif))).shape == (20, 10, 3)
 
 
-@pytest.mark.parametrize(("damaged", "kind"), [(b"no image at all", NotAnImage), (encoded(noise(9, 9))[:60], CorruptImage)])
+@pytest.mark.parametrize(("damaged", "kind"), [(b"no image at all", NotAnImage), (encode(noise(9, 9))[:60], CorruptImage)])
 def test_errors_of_the_mask_name_it(damaged: bytes, kind: type[Exception]) -> None:
     with pytest.raises(kind) as caught:
-        fill(encoded(noise(9, 9)), damaged)
+        fill(encode(noise(9, 9)), damaged)
     assert caught.value.part == "mask"  # type: ignore[attr-defined]
 
 
 def test_samples_count_as_pixels() -> None:
-    image = encoded(noise(400, 400))
+    image = encode(noise(400, 400))
     with pytest.raises(TooManyPixels, match="8 samples of 400 × 400 pixels are together above the limit of 1 megapixels"):
         prepared(image, None, plan(samples=8))
     assert prepared(image, None, plan(samples=6, mask="center"))
 
 
 def test_windows_count_as_steps() -> None:
-    image = encoded(noise(100, 100))
+    image = encode(noise(100, 100))
     with pytest.raises(ExcessiveOption, match=r"\d+ windows of 1000 steps of 1 samples: at most 4000 steps") as caught:
         fill(image, "center", size="tile", steps=1000)
     assert caught.value.field == "size"
 
 
 def test_copied_patches_take_no_steps_and_no_windows() -> None:
-    image = encoded(noise(900, 900))
+    image = encode(noise(900, 900))
     with pytest.raises(ExcessiveOption, match="windows of 100 steps"):
         prepared(image, None, plan(mask="center:0.3", size="tile", method="network-exemplar"))
     assert "pixels" not in prepared(image, None, plan(mask="center:0.3", size="tile", method="exemplar"))
@@ -318,18 +318,18 @@ def test_extreme_sizes_are_filled_too(size: tuple[int, int], mode: str) -> None:
     height, width = size
     mask = white(height, width)
     mask.putpixel((width // 2, height // 2), 255)
-    assert decoded(fill(encoded(noise(height, width)), encoded(mask), size=mode)).shape == (height, width, 3)
+    assert decode(fill(encode(noise(height, width)), encode(mask), size=mode)).shape == (height, width, 3)
 
 
 @pytest.mark.parametrize("size", ["crop", "tile"])
 def test_what_is_made_lands_where_it_was_seen(size: str) -> None:
     """A network that made exactly what was there would give the image back."""
     image, chosen = noise(50, 60), plan(size=size, blend="none")
-    arrays = prepared(encoded(image), encoded(white(50, 60, (37, 21, 44, 29))), chosen)
+    arrays = prepared(encode(image), encode(white(50, 60, (37, 21, 44, 29))), chosen)
     left, top, width, height = arrays["box"].tolist()
     made = np.asarray(image)[top : top + height, left : left + width]
     answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
-    assert isinstance(answer, FileAnswer) and np.array_equal(decoded(answer.content), np.asarray(image))
+    assert isinstance(answer, FileAnswer) and np.array_equal(decode(answer.content), np.asarray(image))
 
 
 def test_what_is_made_at_another_scale_lands_where_it_was_seen() -> None:
@@ -337,17 +337,17 @@ def test_what_is_made_at_another_scale_lands_where_it_was_seen() -> None:
     across, down = np.meshgrid(np.linspace(0, 255, 80), np.linspace(0, 255, 64))
     ramp = np.stack([across, down, (across + down) / 2], axis=2).astype(np.uint8)
     chosen = plan(size="fit", blend="none")
-    arrays = prepared(encoded(Image.fromarray(ramp)), encoded(white(64, 80, (30, 20, 50, 40))), chosen)
+    arrays = prepared(encode(Image.fromarray(ramp)), encode(white(64, 80, (30, 20, 50, 40))), chosen)
     height, width = arrays["pixels"].shape[:2]
     made = np.asarray(Image.fromarray(ramp).resize((width, height), Image.Resampling.BICUBIC))
     answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
-    assert isinstance(answer, FileAnswer) and np.abs(decoded(answer.content).astype(int) - ramp).max() <= 3
+    assert isinstance(answer, FileAnswer) and np.abs(decode(answer.content).astype(int) - ramp).max() <= 3
 
 
 def test_several_samples_are_json_whatever_is_accepted() -> None:
     chosen = plan(samples=3, seed=5, steps=7)
     image = noise(12, 10)
-    arrays = prepared(encoded(image), encoded(white(12, 10, (0, 0, 4, 4))), chosen)
+    arrays = prepared(encode(image), encode(white(12, 10, (0, 0, 4, 4))), chosen)
     for media_type in (PNG, JSON):
         answer = TASK.present([painted(arrays, 3)], chosen, SPEC, media_type)
         assert isinstance(answer, InpaintAnswer)
@@ -361,14 +361,14 @@ def test_several_samples_are_json_whatever_is_accepted() -> None:
 
 def test_a_colour_profile_of_rgb_is_kept() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    answer = Image.open(io.BytesIO(fill(encoded(noise(9, 9), icc_profile=profile), encoded(white(9, 9, (0, 0, 2, 2))))))
+    answer = Image.open(io.BytesIO(fill(encode(noise(9, 9), icc_profile=profile), encode(white(9, 9, (0, 0, 2, 2))))))
     assert answer.info["icc_profile"] == profile
 
 
 def test_only_the_first_picture_of_an_animation_is_filled() -> None:
     frames = [noise(9, 9, seed=seed).quantize(16) for seed in (1, 2)]
-    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    answer = decoded(fill(gif, encoded(white(9, 9))))
+    gif = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    answer = decode(fill(gif, encode(white(9, 9))))
     with DECODER.decode(gif, transparency=True) as first:
         assert np.array_equal(answer, np.asarray(first))
 
@@ -376,7 +376,7 @@ def test_only_the_first_picture_of_an_animation_is_filled() -> None:
 def test_the_room_for_a_result_is_enough() -> None:
     for options in ({"steps": 2}, {"samples": 4}, {"size": "tile"}, {"method": "exemplar", "samples": 3}, {"method": "network-exemplar"}):
         chosen = plan(**options)
-        arrays = prepared(encoded(noise(50, 60)), encoded(white(50, 60, (5, 5, 40, 40))), chosen)
+        arrays = prepared(encode(noise(50, 60)), encode(white(50, 60, (5, 5, 40, 40))), chosen)
         bound = TASK.result_bound(chosen, SPEC, arrays)
         assert sum(array.nbytes for array in painted(arrays, chosen.samples).values()) + arrays.get("pixels", NOTHING).nbytes <= bound
 
@@ -384,7 +384,7 @@ def test_the_room_for_a_result_is_enough() -> None:
 def test_a_preview_is_a_small_png() -> None:
     seen = np.array(noise(16, 12))
     shown = TASK.preview({"filled": seen, "step": np.array(7), "box": np.array([4, 8, 32, 24])}, plan(), SPEC)
-    assert (shown.step, shown.box) == (7, (4, 8, 32, 24)) and np.array_equal(decoded(shown.image), seen)
+    assert (shown.step, shown.box) == (7, (4, 8, 32, 24)) and np.array_equal(decode(shown.image), seen)
 
 
 def test_bundles_of_clips_are_no_use_here() -> None:
@@ -394,7 +394,7 @@ def test_bundles_of_clips_are_no_use_here() -> None:
 
 def test_tensors_have_a_column_for_each_sample() -> None:
     chosen = plan(samples=2, seed=5, steps=7)
-    arrays = prepared(encoded(noise(9, 9)), encoded(white(9, 9, (0, 0, 4, 4))), chosen)
+    arrays = prepared(encode(noise(9, 9)), encode(white(9, 9, (0, 0, 4, 4))), chosen)
     tensors, told = TASK.to_tensors([painted(arrays, 2)] * 3, chosen, SPEC)
     assert tensors["image"].shape == (3, 2) and tensors["seed"].tolist() == [[5, 6]] * 3
     assert told == {"steps": 7, "sampler": "ddim", "method": "network"}
@@ -413,7 +413,7 @@ def test_plans_of_older_gateway_are_presented_as_by_it() -> None:
     del stored["temperature"], stored["blend"], stored["method"]
     older = plan(temperature=1.0, blend="none", method="network")
     assert msgspec.convert(stored, InpaintPlan) == msgspec.structs.replace(older, seed=stored["seed"])
-    arrays = prepared(encoded(noise(12, 10)), encoded(white(12, 10, (0, 0, 4, 4))), older)
+    arrays = prepared(encode(noise(12, 10)), encode(white(12, 10, (0, 0, 4, 4))), older)
     answer = TASK.present([{name: array for name, array in painted(arrays).items() if name != "method"}], older, SPEC, JSON)
     assert isinstance(answer, InpaintAnswer) and answer.method == "network"
 
@@ -426,9 +426,9 @@ def test_a_filling_meets_the_image_unless_a_feather_blends_it() -> None:
         "none",
     ]
     grey = Image.new("RGB", (16, 16), (90, 100, 110))
-    file, hole = encoded(grey), encoded(white(16, 16, (4, 4, 12, 12)))
-    assert np.array_equal(decoded(fill(file, hole)), np.asarray(grey)), "one colour beside another is no longer seen"
-    assert tuple(decoded(fill(file, hole, blend="none"))[8, 8]) == GREEN
+    file, hole = encode(grey), encode(white(16, 16, (4, 4, 12, 12)))
+    assert np.array_equal(decode(fill(file, hole)), np.asarray(grey)), "one colour beside another is no longer seen"
+    assert tuple(decode(fill(file, hole, blend="none"))[8, 8]) == GREEN
 
 
 ANYWHERE = [{"method": "exemplar", "thickness": 20}, {"method": "network-exemplar", "side": 100}]
@@ -437,7 +437,7 @@ RULED = spec(fill=ANYWHERE)
 
 def method_of(bundle: BundleSpec, image: Image.Image, mask: Image.Image, **options: Any) -> str:
     """What a hole is filled with."""
-    [arrays] = TASK.prepare({"image": encoded(image), "mask": encoded(mask)}, plan(bundle, **options), bundle, DECODER)
+    [arrays] = TASK.prepare({"image": encode(image), "mask": encode(mask)}, plan(bundle, **options), bundle, DECODER)
     assert ("pixels" in arrays, "detail" in arrays) == {
         "network": (True, False),
         "exemplar": (False, True),
@@ -481,7 +481,7 @@ def test_without_the_package_that_copies_the_network_fills(monkeypatch: pytest.M
 
 def test_an_answer_without_the_network_has_no_steps() -> None:
     chosen = plan(method="exemplar", seed=4)
-    arrays = prepared(encoded(noise(40, 40)), encoded(white(40, 40, (9, 9, 19, 19))), chosen)
+    arrays = prepared(encode(noise(40, 40)), encode(white(40, 40, (9, 9, 19, 19))), chosen)
     file = TASK.present([painted(arrays)], chosen, SPEC, PNG)
     assert isinstance(file, FileAnswer) and file.headers == {"X-Seed": "4", "X-Steps": "0", "X-Method": "exemplar"}
     answer = TASK.present([painted(arrays)], chosen, SPEC, JSON)
@@ -490,11 +490,11 @@ def test_an_answer_without_the_network_has_no_steps() -> None:
 
 def test_copy_source_is_bounded_at_scale_of_image() -> None:
     chosen = plan(method="exemplar", size="fit")
-    [arrays] = TASK.prepare({"image": encoded(noise(40, 60))}, plan(method="exemplar", mask="center", size="fit"), SPEC, DECODER)
+    [arrays] = TASK.prepare({"image": encode(noise(40, 60))}, plan(method="exemplar", mask="center", size="fit"), SPEC, DECODER)
     assert arrays["detail"].shape == (40, 60, 3)
     large = Image.new("RGB", (2000, 1500))
     [arrays] = TASK.prepare(
-        {"image": encoded(large), "mask": encoded(white(1500, 2000, (500, 500, 800, 800)))}, chosen, SPEC, ImageDecoder(4_000_000)
+        {"image": encode(large), "mask": encode(white(1500, 2000, (500, 500, 800, 800)))}, chosen, SPEC, ImageDecoder(4_000_000)
     )
     assert 0.9 * 2**20 < arrays["detail_missing"].size <= 2**20
     assert np.count_nonzero(arrays["detail_missing"]) <= 2**17
@@ -507,7 +507,7 @@ def test_copied_patches_share_no_batch_with_steps_of_the_network() -> None:
 
 def test_job_steps_sum_all_samples_and_windows() -> None:
     asked = plan(steps=3, samples=2, size="tile", sampler="ddim")
-    image, mask = encoded(noise(60, 200)), encoded(white(60, 200, (2, 2, 196, 56)))
+    image, mask = encode(noise(60, 200)), encode(white(60, 200, (2, 2, 196, 56)))
     [arrays] = InpaintTask().prepare({"image": image, "mask": mask}, asked, SPEC, ImageDecoder(1_000_000))
     assert len(arrays["windows"]) > 1
     assert InpaintTask().steps(asked, arrays) == 3 * 2 * len(arrays["windows"])

@@ -13,7 +13,7 @@ import pytest
 from server.media.images import ImageDecoder
 from server.media.memory_budget import MemoryBudget
 from server.tasks.inpaint.task import InpaintTask
-from tests.support.images import encoded, noise
+from tests.support.images import encode, noise
 from tests.tasks.test_inpaint import SPEC, plan, white
 
 MEASURE = """
@@ -56,8 +56,8 @@ PIXELS = 2400 * 1800
 @pytest.mark.parametrize(("mode", "options"), [("RGB", {"grow": 512, "feather": 128}), ("RGBA", {})], ids=["feathered", "with a membrane"])
 def test_inpainting_reserves_a_few_bytes_per_pixel(tmp_path: Path, mode: str, options: dict[str, int]) -> None:
     image, mask = tmp_path / "image", tmp_path / "mask"
-    image.write_bytes(encoded(noise(30, 40, len(mode)).resize((2400, 1800)), compress_level=1))
-    mask.write_bytes(encoded(white(1800, 2400, (300, 300, 1900, 1500))))
+    image.write_bytes(encode(noise(30, 40, len(mode)).resize((2400, 1800)), compress_level=1))
+    mask.write_bytes(encode(white(1800, 2400, (300, 300, 1900, 1500))))
     command = [sys.executable, "-c", MEASURE, str(image), str(mask), json.dumps({"steps": 1, "sampler": "ddim", **options})]
     measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert measured["taken"] < measured["asked"] < 32 * PIXELS
@@ -65,7 +65,7 @@ def test_inpainting_reserves_a_few_bytes_per_pixel(tmp_path: Path, mode: str, op
 
 def test_preparing_waits_while_others_hold_the_memory() -> None:
     decoder, task = ImageDecoder(max_pixels=200 * 100), InpaintTask()
-    item = {"image": encoded(noise(100, 200)), "mask": encoded(white(100, 200, (10, 10, 50, 50)))}
+    item = {"image": encode(noise(100, 200)), "mask": encode(white(100, 200, (10, 10, 50, 50)))}
     done = threading.Event()
 
     def prepare() -> None:

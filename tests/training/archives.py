@@ -10,7 +10,7 @@ from models.bundle_files import sha256_of
 
 
 def npm(folder: Path, name: str, files: dict[str, Path]) -> dict[str, str]:
-    """A package with these files in `folder`; returns how a recipe names it."""
+    """Write a package with these files to `folder`. Return its name for recipes."""
     archive = folder / f"{name}-1.0.0.tgz"
     with tarfile.open(archive, "w:gz") as tar:
         for path, file in files.items():

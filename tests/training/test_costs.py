@@ -1,4 +1,4 @@
-"""What a dry run counts: every published recipe, without its data. Parameters are those of its published size."""
+"""Costs in a dry run of every published recipe, without its data. Parameters are those of its published size."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ PUBLISHED = {
 def parameters(plan: Recipe, phase: str, counted: str) -> int:
     [found] = [each for each in plan.phases if each.name == phase]
     model = plan.model_of(found)
-    known = found.published_data or plan.published_data
-    assert known is not None
+    known_values = found.published_data or plan.published_data
+    assert known_values is not None
     with torch.device("meta"):
-        network = architectures()[model.architecture].build(model.resolve(known.labels))
+        network = architectures()[model.architecture].build(model.resolve(known_values.labels))
     return sum(value.numel() for name, value in network.named_parameters() if re.match(counted, name))
 
 
@@ -72,7 +72,7 @@ BY_BLOCK = ("q_strides", "width_growth", "head_growth", "transitions")
 
 
 def shallow(plan: Recipe) -> list[str]:
-    """Changes that leave a few blocks of each part: the others are like them."""
+    """Return changes that leave a few blocks of each part: the others are like them."""
     changes = []
     for number, phase in enumerate(plan.phases):
         config = vars(plan.model_of(phase).resolve(1000))
@@ -80,8 +80,8 @@ def shallow(plan: Recipe) -> list[str]:
         deep = [name for name in ("depth", "text_depth", "decoder_depth") if config.get(name, 0) > BLOCKS and "q_strides" not in config]
         changes += [f"{model}.config.{name}={BLOCKS}" for name in deep]
         if "q_strides" in config:
-            kept = {name: [one for one in config[name] if np.ravel(one)[0] < STAGES] for name in BY_BLOCK if name in config}
-            changes += [f"{model}.config.{name}={json.dumps(value)}" for name, value in {"depth": STAGES, **kept}.items()]
+            retained = {name: [one for one in config[name] if np.ravel(one)[0] < STAGES] for name in BY_BLOCK if name in config}
+            changes += [f"{model}.config.{name}={json.dumps(value)}" for name, value in {"depth": STAGES, **retained}.items()]
     return changes
 
 
@@ -92,11 +92,11 @@ def test_a_published_recipe_is_counted_without_its_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main([str(file), "--dry-run", *shallow(recipe.read(file))]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     phases = recipe.read(file).phases
-    assert re.findall(r"^phase (\S+):", said, re.MULTILINE) == [phase.name for phase in phases]
+    assert re.findall(r"^phase (\S+):", output, re.MULTILINE) == [phase.name for phase in phases]
     for line in ("weights", "activations for each sample", r"[TP]FLOP in a step", "speed +not measured without the data"):
-        assert len(re.findall(line, said)) == len(phases), line
+        assert len(re.findall(line, output)) == len(phases), line
     assert not list(tmp_path.iterdir())
 
 
@@ -105,7 +105,7 @@ def read(name: str, *changes: str) -> Recipe:
 
 
 @functools.cache
-def counted(name: str, *changes: str, phase: int = 0) -> costs.StepCost:
+def count_step(name: str, *changes: str, phase: int = 0) -> costs.StepCost:
     plan = read(name, *changes)
     return costs.count(plan, plan.phases[phase], labels=1000)
 
@@ -114,8 +114,8 @@ SMALL = ("phases.1.model.size=vit_small_patch16", "phases.1.model.config={pool: 
 
 
 def small(*changes: str) -> costs.StepCost:
-    """A ViT-S, trained with labels."""
-    return counted("mae_base", *SMALL, *changes, phase=1)
+    """Read the recipe of a ViT-S that is trained with labels."""
+    return count_step("mae_base", *SMALL, *changes, phase=1)
 
 
 def test_the_backward_pass_costs_twice_the_forward_pass() -> None:
@@ -124,7 +124,7 @@ def test_the_backward_pass_costs_twice_the_forward_pass() -> None:
 
 
 def test_reversible_and_recomputed_blocks_trade_flops_for_memory() -> None:
-    plain, again, reversible = small(), small("phases.1.loop.checkpoint_activations=true"), counted("rev_vit_small")
+    plain, again, reversible = small(), small("phases.1.loop.checkpoint_activations=true"), count_step("rev_vit_small")
     for cheaper in (again, reversible):
         assert 1.2 * plain.flops < cheaper.flops < 1.36 * plain.flops
         assert cheaper.activations < plain.activations / 4
@@ -145,7 +145,7 @@ def test_activation_memory_is_saved_tensors_and_layer_gradient() -> None:
 
 
 def real_bytes(plan: Recipe) -> int:
-    """The most bytes that autograd keeps for the backward pass, by its own hooks."""
+    """Return the maximum bytes that autograd keeps for the backward pass, by its own hooks."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from training.objectives.protocols import ObjectiveContext
@@ -153,11 +153,11 @@ def real_bytes(plan: Recipe) -> int:
     phase = plan.phases[1]
     network = architectures()["vit"].build(plan.model_of(phase).resolve(10))
     objective = phase.objective.build(network, ObjectiveContext()).train()
-    kept: dict[int, Any] = {parameter.untyped_storage().data_ptr(): 0 for parameter in objective.parameters()}
+    retained: dict[int, Any] = {parameter.untyped_storage().data_ptr(): 0 for parameter in objective.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept.setdefault(storage.data_ptr(), storage.nbytes())
+        retained.setdefault(storage.data_ptr(), storage.nbytes())
         return tensor
 
     count = costs._SAMPLES
@@ -165,4 +165,4 @@ def real_bytes(plan: Recipe) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
         loss = objective(batch)["loss"]
     assert loss.requires_grad
-    return sum(kept.values())
+    return sum(retained.values())

@@ -14,11 +14,11 @@ def written_out(stream: list[tuple[list[int], list[float]]], curation: Curation)
     seen = 0
     for ids, cosines in stream:
         seen += len(ids)
-        kept = [i for i, cosine in enumerate(cosines) if cosine > curation.threshold]
-        if curation.min_ratio is not None and len(kept) / len(ids) < curation.min_ratio:
+        retained = [i for i, cosine in enumerate(cosines) if cosine > curation.threshold]
+        if curation.min_ratio is not None and len(retained) / len(ids) < curation.min_ratio:
             ranked = sorted(range(len(ids)), key=lambda i: -cosines[i])
-            kept = sorted(ranked[: int(curation.min_ratio * len(ids))])
-        for i in kept:
+            retained = sorted(ranked[: int(curation.min_ratio * len(ids))])
+        for i in retained:
             if not curation.unique or ids[i] not in collected:
                 collected.append(ids[i])
         if len(collected) >= curation.target:

@@ -65,7 +65,7 @@ def shard(file: Path, samples: Mapping[str, Mapping[str, bytes]]) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> str:
-    """Twelve shards of five samples, whose image tells their number."""
+    """Twelve shards of five samples, each with its number in its image."""
     for number in range(12):
         samples = [5 * number + position for position in range(5)]
         members = {f"{s:04d}": {"png": png((s, s, s)), "cls": str(s % 3).encode(), "txt": b"a flag of blue"} for s in samples}
@@ -106,11 +106,11 @@ def test_two_processes_may_list_a_shard_at_once(shards: str, preparation: Sample
     both_write = threading.Barrier(2)
     fsync = os.fsync
 
-    def together(descriptor: int) -> None:
+    def joint(descriptor: int) -> None:
         fsync(descriptor)
         both_write.wait(10)
 
-    monkeypatch.setattr(os, "fsync", together)
+    monkeypatch.setattr(os, "fsync", joint)
     settings = WebDatasetSettings(shards=[shards.replace("{00..11}", "03")])
     with ThreadPoolExecutor(2) as processes:
         assert [len(source) for source in processes.map(WebDatasetSettings.open, [settings] * 2, [preparation] * 2)] == [5, 5]
@@ -277,7 +277,7 @@ def test_an_image_is_augmented_by_its_draw_alone(colours: Path, preparation: Sam
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (ImageFolderSettings(path=Path("nowhere")), "data.path: nowhere is not a folder"),
         (SoundFilesSettings(path=Path("nowhere")), "data.path: nowhere is not a folder"),
@@ -286,8 +286,8 @@ def test_an_image_is_augmented_by_its_draw_alone(colours: Path, preparation: Sam
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, RecipeSettings) else "",
 )
-def test_missing_data_is_explained(settings: RecipeSettings, said: str, preparation: SamplePreparation) -> None:
-    with pytest.raises(DataError, match=said):
+def test_missing_data_is_explained(settings: RecipeSettings, message: str, preparation: SamplePreparation) -> None:
+    with pytest.raises(DataError, match=message):
         settings.open(preparation)
 
 
@@ -314,6 +314,6 @@ def test_an_unreadable_image_gives_way_to_another_and_is_named(
 def test_too_many_unreadable_images_stop_run_with_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tiny_recipe.write(tiny_recipe.recipe(broken(tmp_path / "data", 6)), tmp_path / "recipe.yaml")
     assert cli.main([str(file), "--phase", "pretrain", "--runs", str(tmp_path), "--no-tensorboard"]) == 2
-    said = capsys.readouterr().err
-    assert "1 of 72 images could not be read, and loop.max_unreadable allows 1.0%" in said
-    assert ".png: cannot identify image file" in said
+    output = capsys.readouterr().err
+    assert "1 of 72 images could not be read, and loop.max_unreadable allows 1.0%" in output
+    assert ".png: cannot identify image file" in output

@@ -54,7 +54,7 @@ def test_kinds_of_another_package_make_a_bundle(folder: Path) -> None:
 
 
 @pytest.fixture
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def module_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The same folder, from which this process imports."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
@@ -63,14 +63,14 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("stripes", None)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("module_folder")
 def test_kinds_of_another_package_are_estimated(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["stripes.yaml", "--dry-run"]) == 0
     assert "phase only: SquaredError on 256 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "message"),
     [
         (None, "module stripes cannot be imported: pip install the package that has it, or add its folder to PYTHONPATH"),
         ("import nowhere.parts", "module stripes imports nowhere, which is not installed: pip install it into this environment"),
@@ -81,16 +81,18 @@ def test_kinds_of_another_package_are_estimated(capsys: pytest.CaptureFixture[st
         ("class Stripes: pass", "stripes:Stripes: is not derived from training.data.source.DataSettings"),
     ],
 )
-def test_what_cannot_be_imported_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str], module: str | None, said: str) -> None:
+def test_what_cannot_be_imported_is_one_sentence(
+    module_folder: Path, capsys: pytest.CaptureFixture[str], module: str | None, message: str
+) -> None:
     if module is None:
-        (here / "stripes.py").unlink()
+        (module_folder / "stripes.py").unlink()
     else:
-        (here / "stripes.py").write_text(module)
+        (module_folder / "stripes.py").write_text(module)
     assert cli.main(["stripes.yaml", "--dry-run"]) == 2
-    assert capsys.readouterr().err == f"stripes.yaml, line 4: data.kind: {said}\n"
+    assert capsys.readouterr().err == f"stripes.yaml, line 4: data.kind: {message}\n"
 
 
-def refused(folder: Path, text: str, *changes: str) -> str:
+def refusal(folder: Path, text: str, *changes: str) -> str:
     (folder / "wrong.yaml").write_text(text)
     with pytest.raises(RecipeError) as error:
         recipe.read(folder / "wrong.yaml", changes)
@@ -102,7 +104,7 @@ def test_line_of_a_kind_is_that_of_a_merged_field(tmp_path: Path) -> None:
     data, rest = content.pop("data"), yaml.safe_dump(content)
     text = f"{rest}own: &own\n  path: {data['path']}\n  kind: nowhere:Data\ndata: {{<<: *own, labelled: true}}\n"
     line = text.splitlines().index("  kind: nowhere:Data") + 1
-    assert refused(tmp_path, text).startswith(f", line {line}: data.kind: module nowhere cannot be imported: ")
+    assert refusal(tmp_path, text).startswith(f", line {line}: data.kind: module nowhere cannot be imported: ")
 
 
 def test_line_of_a_kind_of_an_objective_in_a_list(tmp_path: Path) -> None:
@@ -110,21 +112,22 @@ def test_line_of_a_kind_of_an_objective_in_a_list(tmp_path: Path) -> None:
     content["phases"][1]["objective"] = {"kind": "nowhere:Objective"}
     text = yaml.safe_dump(content)
     line = next(number for number, row in enumerate(text.splitlines(), 1) if "nowhere" in row)
-    assert refused(tmp_path, text).startswith(f", line {line}: phases.1.objective.kind: module nowhere cannot be imported: ")
+    assert refusal(tmp_path, text).startswith(f", line {line}: phases.1.objective.kind: module nowhere cannot be imported: ")
 
 
 def test_kind_of_an_override_has_no_line(tmp_path: Path) -> None:
-    said = refused(tmp_path, yaml.safe_dump(tiny_recipe.recipe(tmp_path)), "data.kind=nowhere:Data")
-    assert said.startswith(": data.kind: module nowhere cannot be imported: ")
+    message = refusal(tmp_path, yaml.safe_dump(tiny_recipe.recipe(tmp_path)), "data.kind=nowhere:Data")
+    assert message.startswith(": data.kind: module nowhere cannot be imported: ")
 
 
 @pytest.mark.parametrize("kind", ["nowhere:", ":Data", "a b:Data", "../a:Data", 3, None, ["folder"]])
 def test_kind_that_names_nothing_is_refused(tmp_path: Path, kind: object) -> None:
     content = tiny_recipe.recipe(tmp_path)
     content["data"]["kind"] = kind
-    said = refused(tmp_path, yaml.safe_dump(content))
+    message = refusal(tmp_path, yaml.safe_dump(content))
     assert (
-        "known are folder, webdataset, pairs, videos, sound, rgbd, tracklets, and classes of other packages as package.module:NAME" in said
+        "known are folder, webdataset, pairs, videos, sound, rgbd, tracklets, and classes of other packages as package.module:NAME"
+        in message
     )
 
 
@@ -135,14 +138,16 @@ class WithoutStarters(MetaPathFinder):
 
 
 def test_kind_of_a_starter_needs_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a wheel, which has no `starters`."""
+    """A wheel has no `starters`."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "starters"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [WithoutStarters(), *sys.meta_path])
     content = tiny_recipe.recipe(tmp_path)
     content["data"] = {"kind": "flags"}
-    said = refused(tmp_path, yaml.safe_dump(content))
-    assert "it belongs to the starters' recipes, which are only in Opsin's repository; clone it and pip install -e '.[train]' there" in said
+    message = refusal(tmp_path, yaml.safe_dump(content))
+    assert (
+        "it belongs to the starters' recipes, which are only in Opsin's repository; clone it and pip install -e '.[train]' there" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +160,7 @@ def test_kind_of_a_starter_needs_the_repository(tmp_path: Path, monkeypatch: pyt
 def test_misspelt_module_is_named(tmp_path: Path, kind: str, reason: str) -> None:
     content = tiny_recipe.recipe(tmp_path)
     content["data"] = {"kind": kind}
-    assert refused(tmp_path, yaml.safe_dump(content)).endswith(f"data.kind: {reason}")
+    assert refusal(tmp_path, yaml.safe_dump(content)).endswith(f"data.kind: {reason}")
 
 
 def test_earlier_name_of_a_recipe_says_where_it_went(
@@ -163,8 +168,8 @@ def test_earlier_name_of_a_recipe_says_where_it_went(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["training/recipes/flags.yaml", "--phase", "none"]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert said == [
+    output = capsys.readouterr().err.splitlines()
+    assert output == [
         "training/recipes/flags.yaml is starters/recipes/flags.yaml now",
         "--phase: unknown phase none; the phases are pretrain, finetune, short, scratch",
     ]

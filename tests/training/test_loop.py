@@ -20,7 +20,7 @@ from training.run_logger import read_log
 
 
 def losses(content: dict[str, Any], folder: Path, *changes: str) -> list[float]:
-    """Of the first phase, trained in `folder`."""
+    """Return the losses of the first phase, trained in `folder`."""
     file = tiny_recipe.write(content, folder / "recipe.yaml")
     assert cli.main([str(file), *changes, "--phase", "pretrain", "--runs", str(folder), "--no-tensorboard"]) == 0
     return [row["loss"] for row in read_log(folder / "colours-0.1/pretrain")]
@@ -37,20 +37,20 @@ def test_tiny_numbers_are_zero_in_the_backward_pass_alone(content: dict[str, Any
 
     forward, seen = MAEObjective.forward, set[tuple[str, bool]]()
 
-    def watched(self: MAEObjective, batch: Any) -> Any:
+    def watch(self: MAEObjective, batch: Any) -> Any:
         result = forward(self, batch)
         seen.add(("forward", is_number()))
         result["loss"].register_hook(lambda _: seen.add(("backward", is_number())))
         return result
 
-    monkeypatch.setattr(MAEObjective, "forward", watched)
+    monkeypatch.setattr(MAEObjective, "forward", watch)
     losses(content, tmp_path)
     assert seen == {("forward", True), ("backward", False)} and is_number()
 
 
 @pytest.mark.parametrize("option", ["micro_batch=3", "checkpoint_activations=true", "workers=2", "log_every=1"])
 def test_how_a_run_computes_does_not_change_its_losses(content: dict[str, Any], tmp_path: Path, option: str) -> None:
-    """To 1e-6: gradients of micro-batches are added in another order."""
+    """The tolerance is 1e-6, since gradients of micro-batches are added in another order."""
     content["phases"][0]["optimiser"]["eps"] = 1e-4
     for name in ("plain", "other"):
         (tmp_path / name).mkdir()
@@ -70,7 +70,7 @@ def test_bfloat16_is_near_to_float32(content: dict[str, Any], tmp_path: Path) ->
 
 
 def test_a_phase_gives_away_the_moving_average_of_its_weights(content: dict[str, Any], tmp_path: Path) -> None:
-    """With a decay of 0.5: half of the weights after the last step, and so on back to the first."""
+    """The decay is 0.5: half of the weights after the last step, a quarter of those before, and so on."""
     content["phases"][0]["loop"] = {"epochs": 3 / 9, "batch_size": 8, "checkpoint_every": 1}
     trail = []
     for steps in (1, 2, 3):
@@ -81,18 +81,18 @@ def test_a_phase_gives_away_the_moving_average_of_its_weights(content: dict[str,
         trail.append(load_file(tmp_path / str(steps) / "colours-0.1/pretrain" / WEIGHTS))
     (tmp_path / "average").mkdir()
     losses(content, tmp_path / "average", "phases.0.loop.ema=0.5")
-    given = load_file(tmp_path / "average/colours-0.1/pretrain" / WEIGHTS)
+    arrays = load_file(tmp_path / "average/colours-0.1/pretrain" / WEIGHTS)
     plan = recipe.read(tmp_path / "average/recipe.yaml")
     torch.manual_seed(plan.seed)
     settings = plan.model_of(plan.phases[0])
     start = architectures()["mae"].build(settings.resolve(labels=3)).state_dict()
-    for name, value in given.items():
+    for name, value in arrays.items():
         expected = start[name] / 8 + trail[0][name] / 8 + trail[1][name] / 4 + trail[2][name] / 2
         assert torch.allclose(value, expected, atol=1e-6), name
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("phases.0.loop.precision=fp16", "phases.0.loop.precision: fp16 needs a GPU"),
         ("phases.0.loop.batch_size=100", "phases.0.loop.batch_size: 100 is more than the data has (72 images)"),
@@ -106,11 +106,11 @@ def test_a_phase_gives_away_the_moving_average_of_its_weights(content: dict[str,
     ],
 )
 def test_what_cannot_be_trained_is_refused(
-    content: dict[str, Any], tmp_path: Path, change: str, said: str, capsys: pytest.CaptureFixture[str]
+    content: dict[str, Any], tmp_path: Path, change: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
     assert cli.main([str(file), change, "--runs", str(tmp_path), "--no-tensorboard"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_dry_run_reports_cost_of_phases_and_leaves_nothing(
@@ -118,10 +118,10 @@ def test_dry_run_reports_cost_of_phases_and_leaves_nothing(
 ) -> None:
     file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
     assert cli.main([str(file), "--dry-run", "--runs", str(tmp_path / "runs")]) == 0
-    said = capsys.readouterr().out
-    assert "phase pretrain: MAEObjective on 72 images" in said and "phase finetune: SupervisedObjective" in said
-    assert "18 steps of 8" in said and "images/s" in said
-    assert re.search(r"^in all about \d+\.\d minutes", said, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert "phase pretrain: MAEObjective on 72 images" in output and "phase finetune: SupervisedObjective" in output
+    assert "18 steps of 8" in output and "images/s" in output
+    assert re.search(r"^in all about \d+\.\d minutes", output, re.MULTILINE)
     assert cli.main([str(file), "phases.0.start=nowhere.safetensors", "--dry-run", "--runs", str(tmp_path / "runs")]) == 2
     assert not (tmp_path / "runs").exists()
 

@@ -25,8 +25,8 @@ def test_rate_stays_at_minimum_if_epochs_end_after_phase(kind: str) -> None:
     settings = ScheduleSettings.model_validate({"kind": kind, "every": "epoch", "warmup": 0, "min_lr": 0.1})
     rates = [scheduled_lr(settings, epoch, lr=1.0, epochs=1.5) for epoch in (0.0, 0.9, 1.0, 1.4)]
     assert rates[0] == rates[1] > rates[2] == rates[3] == pytest.approx(0.1)
-    whole = ScheduleSettings.model_validate({"kind": kind, "warmup": 2})
-    assert scheduled_lr(whole, 2.0, lr=1.0, epochs=2) == whole.min_lr, "a warm-up that lasts as long as the phase"
+    full = ScheduleSettings.model_validate({"kind": kind, "warmup": 2})
+    assert scheduled_lr(full, 2.0, lr=1.0, epochs=2) == full.min_lr, "a warm-up that lasts as long as the phase"
 
 
 def test_pretraining_decays_matrices_and_tokens_only() -> None:

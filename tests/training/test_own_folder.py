@@ -41,8 +41,8 @@ SMALL = {
 RUNGS = {"folder-finetune": "r14", "folder": "r3"}
 
 
-def documented() -> list[list[str]]:
-    """The commands of the section, as a shell would split them."""
+def read_commands() -> list[list[str]]:
+    """Return the commands of the section, as a shell would split them."""
     text = Path("docs/training.md").read_text(encoding="utf-8")
     section = text.split("## A folder of your own")[1].split("\n## ")[0]
     return [shlex.split(line) for line in re.findall(r"^opsin .*$", section, re.MULTILINE)]
@@ -59,51 +59,51 @@ def own_folder(folder: Path) -> None:
 
 def train(folder: Path, recipe: str, *changes: str) -> subprocess.CompletedProcess[str]:
     """Run the documented command of a recipe, shortened."""
-    [command] = [words for words in documented() if f"training/recipes/{recipe}.yaml" in words and "--dry-run" not in words]
+    [command] = [words for words in read_commands() if f"training/recipes/{recipe}.yaml" in words and "--dry-run" not in words]
     done = opsin(*command[1:], *SMALL[recipe], *changes, folder=folder, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return done
 
 
-class Made(NamedTuple):
+class TrainedFolder(NamedTuple):
     folder: Path
     printed: str
     rung: str
 
 
 @pytest.fixture(scope="module", params=SMALL)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrainedFolder:
     """The folder in which the documented command of a recipe ran, and what it printed."""
     folder = tmp_path_factory.mktemp("own")
     own_folder(folder)
-    return Made(folder, train(folder, request.param).stdout, RUNGS[request.param])
+    return TrainedFolder(folder, train(folder, request.param).stdout, RUNGS[request.param])
 
 
 @pytest.fixture(scope="module")
-def mine(made: Made) -> Bundle:
+def own_bundle(made: TrainedFolder) -> Bundle:
     return bundle.read(made.folder / "bundles/mine/1.0.0")
 
 
-def test_the_bundle_classifies_images_that_it_has_not_seen(made: Made, mine: Bundle) -> None:
-    model = loading.load(mine)
+def test_the_bundle_classifies_images_that_it_has_not_seen(made: TrainedFolder, own_bundle: Bundle) -> None:
+    model = loading.load(own_bundle)
     files = sorted((made.folder / "photos/val").rglob("*.png"))
-    pixels = np.stack([to_model_size(Image.open(file).convert("RGB"), mine.spec.image_preprocess) for file in files])
+    pixels = np.stack([to_model_size(Image.open(file).convert("RGB"), own_bundle.spec.image_preprocess) for file in files])
     predicted = model.forward({"pixels": pixels}, {})["logits"].argmax(axis=1)
-    assert [mine.spec.labels[label] for label in predicted] == [file.parent.name for file in files]
+    assert [own_bundle.spec.labels[label] for label in predicted] == [file.parent.name for file in files]
 
 
-def test_the_card_and_the_spec_say_how_good_it_is(made: Made, mine: Bundle) -> None:
-    assert mine.spec.quality["test_accuracy"] == {"value": 1.0, "standard_error": 0.0, "n": 18}
-    assert [rung.name for rung in mine.spec.ladder] == [made.rung]
-    card = (mine.path / "README.md").read_text(encoding="utf-8")
+def test_the_card_and_the_spec_say_how_good_it_is(made: TrainedFolder, own_bundle: Bundle) -> None:
+    assert own_bundle.spec.quality["test_accuracy"] == {"value": 1.0, "standard_error": 0.0, "n": 18}
+    assert [rung.name for rung in own_bundle.spec.ladder] == [made.rung]
+    card = (own_bundle.path / "README.md").read_text(encoding="utf-8")
     assert card in made.printed
     assert "top 5" not in card  # of three classes
     assert "labels an image with one of 3 classes" in card and "On 18 images that were not trained on" in card
-    assert "<polyline" in (mine.path / "training.svg").read_text(encoding="utf-8")
+    assert "<polyline" in (own_bundle.path / "training.svg").read_text(encoding="utf-8")
 
 
-def test_the_other_documented_commands_work(made: Made, mine: Bundle) -> None:
-    commands = [command for command in documented() if command[1] == "bundles"]
+def test_the_other_documented_commands_work(made: TrainedFolder, own_bundle: Bundle) -> None:
+    commands = [command for command in read_commands() if command[1] == "bundles"]
     assert commands
     for command in commands:
         done = opsin(*command[1:], folder=made.folder)
@@ -112,8 +112,8 @@ def test_the_other_documented_commands_work(made: Made, mine: Bundle) -> None:
 
 
 @pytest.mark.parametrize("made", ["folder-finetune"], indirect=True)
-def test_a_training_says_that_its_bundle_merges(made: Made, mine: Bundle) -> None:
-    assert mine.spec.default_rung == "r14"
+def test_a_training_says_that_its_bundle_merges(made: TrainedFolder, own_bundle: Bundle) -> None:
+    assert own_bundle.spec.default_rung == "r14"
     assert "it merges tokens by default: rung r14" in made.printed and "release.merge=off" in made.printed
     plain = train(made.folder, "folder-finetune", "release.merge=off").stdout
     spec = bundle.read(made.folder / "bundles/mine/1.0.0").spec

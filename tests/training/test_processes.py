@@ -23,7 +23,7 @@ PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5,) * 3, std=(0.5,
 
 
 def launch(count: int, *arguments: object) -> None:
-    """As torchrun does, `count` processes of one run."""
+    """Launch `count` processes of one run as torchrun does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -53,11 +53,11 @@ def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Pat
     assert cli.main([str(one), "--runs", str(tmp_path), "--no-tensorboard"]) == 0
 
     runs = tmp_path / "colours-0.1"
-    wanted, weights = read_log(runs / "one"), load_file(runs / "one" / WEIGHTS)
-    assert len(wanted) == STEPS
+    expected, weights = read_log(runs / "one"), load_file(runs / "one" / WEIGHTS)
+    assert len(expected) == STEPS
     for name in ("ddp", "fsdp"):
         got = read_log(runs / name)
-        assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in wanted], rel=1e-6)
+        assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in expected], rel=1e-6)
         for parameter, value in load_file(runs / name / WEIGHTS).items():
             assert torch.allclose(value, weights[parameter], rtol=1e-6, atol=1e-6), parameter
     assert cli.main([str(two), "--runs", str(tmp_path), "--phase", "ddp", "--no-tensorboard"]) == 0

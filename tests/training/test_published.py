@@ -132,7 +132,7 @@ def test_it_builds_its_networks_at_the_published_size(file: Path) -> None:
 
 
 def shrunk(file: Path) -> dict[str, Any]:
-    """The recipe with small networks and inputs, and two steps of four samples in each phase."""
+    """Return the recipe with small networks and inputs, and two steps of four samples in each phase."""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     if "preprocess" in content:
         content["preprocess"] |= {"image_size": 32, "short_side": 32}
@@ -161,7 +161,7 @@ def shrunk(file: Path) -> dict[str, Any]:
 
 
 def towers(file: Path) -> None:
-    """The bundles that CiT's recipe starts from."""
+    """Write the bundles that CiT's recipe starts from."""
     [phase] = recipe.read(file).phases
     with torch.random.fork_rng():
         network = architectures()["cit"].build(recipe.read(file).model_of(phase).resolve(labels=0))

@@ -34,7 +34,7 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "said"),
+    ("mistake", "message"),
     [
         (change("phases.1.loop.epoch", 3), "phases.1.loop.epoch: Extra inputs"),
         (change("phases.0.objective.kind", "gan"), "phases.0.objective.kind: 'gan' is unknown; known are mae, supervised, "),
@@ -58,7 +58,9 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_wrong_recipe_is_refused_with_file_field_and_reason(tmp_path: Path, mistake: Callable[[dict[str, Any]], None], said: str) -> None:
+def test_a_wrong_recipe_is_refused_with_file_field_and_reason(
+    tmp_path: Path, mistake: Callable[[dict[str, Any]], None], message: str
+) -> None:
     content = tiny_recipe.recipe(tmp_path) | {"release": {"task": "classify"}}
     mistake(content)
     file = tmp_path / "wrong.yaml"
@@ -66,7 +68,7 @@ def test_a_wrong_recipe_is_refused_with_file_field_and_reason(tmp_path: Path, mi
     with pytest.raises(RecipeError) as refused:
         recipe.read(file)
     assert str(file) in str(refused.value)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_recipe_that_is_not_there_or_not_yaml_is_refused(tmp_path: Path) -> None:
@@ -96,10 +98,10 @@ def test_shipped_files_are_found_anywhere_unless_shadowed(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_a_shipped_recipe_is_read_from_any_folder(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = recipe.read(file)
+    before = recipe.read(file)
     monkeypatch.chdir(tmp_path)
     without_paths = {"phases": {"__all__": {"data"}}}
-    assert recipe.read(file).model_dump(include={"phases"}, exclude=without_paths) == here.model_dump(
+    assert recipe.read(file).model_dump(include={"phases"}, exclude=without_paths) == before.model_dump(
         include={"phases"}, exclude=without_paths
     )
 
@@ -116,7 +118,7 @@ def test_single_fields_are_overridden_by_their_dotted_names(tiny_recipe_file: Pa
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("phases.0.loop.batch_size", "overrides have the form FIELD=VALUE"),
         ("phases.7.loop.batch_size=8", "the recipe has no phases.7"),
@@ -130,6 +132,6 @@ def test_single_fields_are_overridden_by_their_dotted_names(tiny_recipe_file: Pa
         ("phases.0.optimiser.betas=[0.9, 1.5]", "phases.0.optimiser.betas.1: Input should be less than 1"),
     ],
 )
-def test_a_wrong_override_is_refused(tiny_recipe_file: Path, override: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=re.escape(said)):
+def test_a_wrong_override_is_refused(tiny_recipe_file: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
         recipe.read(tiny_recipe_file, [override])

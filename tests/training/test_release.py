@@ -24,7 +24,7 @@ def content(colours: Path, tmp_path: Path) -> dict[str, Any]:
     return recipe | {"phases": [phase], "release": {"task": "classify", "quality": {"kind": "held-out", "data": held_out}}}
 
 
-def released(content: dict[str, Any], folder: Path) -> bundle.Bundle:
+def release(content: dict[str, Any], folder: Path) -> bundle.Bundle:
     recipe = tiny_recipe.write(content, folder / "colours.yaml")
     options = ["--runs", str(folder / "runs"), "--bundles", str(folder / "bundles"), "--no-tensorboard"]
     assert cli.main([str(recipe), *options]) == 0
@@ -35,7 +35,7 @@ def test_held_out_images_are_prepared_as_in_the_phase(content: dict[str, Any], t
     phase = content["phases"][0]
     phase["preprocess"] = content["preprocess"] | {"image_size": 24, "short_side": 24}
     phase["model"]["config"]["image_size"] = 24
-    made = released(content, tmp_path)
+    made = release(content, tmp_path)
     assert made.spec.image_preprocess.image_size == 24
     assert made.spec.quality["images"] == 12
 
@@ -43,6 +43,6 @@ def test_held_out_images_are_prepared_as_in_the_phase(content: dict[str, Any], t
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_measured_bundle_has_trained_weights_in_its_format(content: dict[str, Any], tmp_path: Path, dtype: torch.dtype) -> None:
     content["release"]["dtype"] = str(dtype).removeprefix("torch.")
-    shipped = load_file(released(content, tmp_path).weights_path)
+    shipped = load_file(release(content, tmp_path).weights_path)
     trained = load_file(tmp_path / "runs/colours-0.1/finetune" / WEIGHTS)
     assert all(torch.equal(value, trained[name].to(dtype)) for name, value in shipped.items())

@@ -1,4 +1,4 @@
-"""What a bundle needs beside the training is looked at before the first step."""
+"""Files that a bundle needs in addition to the training are checked before the first step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training import cli
 
 
 def run(content: dict[str, Any], release: dict[str, Any], folder: Path, *arguments: str) -> int:
-    """→ the exit code."""
+    """Return the exit code."""
     recipe = tiny_recipe.write(content | {"release": release}, folder / "colours.yaml")
     return cli.main([str(recipe), *arguments, "--runs", str(folder / "runs"), "--bundles", str(folder / "bundles"), "--no-tensorboard"])
 
@@ -47,7 +47,7 @@ LADDER = {"min_throughput": 1.1, "batch_size": 2, "rounds": 3, "rungs": [{"name"
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("license", "CC0-1.0\n", "license: 'CC0-1.0\\n' holds control characters"),
         ("note", "a \ud800", "holds a lone surrogate"),
@@ -57,12 +57,12 @@ LADDER = {"min_throughput": 1.1, "batch_size": 2, "rounds": 3, "rungs": [{"name"
     ],
 )
 def test_what_a_bundle_refuses_is_refused_before_the_training(
-    field: str, value: object, said: str, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    field: str, value: object, message: str, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release = held_out(tiny_recipe.draw(tmp_path / "val", 1))
     release["quality"]["ladder"] = LADDER
     assert run(tiny_recipe.recipe(colours), release, tmp_path, f"{field}={json.dumps(value)}") == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
@@ -100,6 +100,6 @@ def test_unfit_tokenizer_is_refused_before_training(tmp_path: Path, capsys: pyte
         ],
     }
     assert run(content, {"task": "zero-shot"}, tmp_path) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("data.words.tokenizer: ") and "100" in said
+    output = capsys.readouterr().err
+    assert output.startswith("data.words.tokenizer: ") and "100" in output
     assert not (tmp_path / "runs").exists()

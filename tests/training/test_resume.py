@@ -1,4 +1,4 @@
-"""What a run that is killed, changed or starved does when it is started again."""
+"""Restarts of runs that were killed, changed or starved."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PHASE = "colours-0.1/pretrain"
 
 
 def run(recipe: Path, runs: Path, *changes: str, phase: str = "pretrain") -> int:
-    """In this process → the exit code."""
+    """Train in this process. Return the exit code."""
     return cli.main([str(recipe), *changes, "--phase", phase, "--runs", str(runs), "--no-tensorboard"])
 
 
@@ -55,7 +55,7 @@ def test_killed_run_resumes_to_equal_losses_and_weights(colours: Path, tmp_path:
         "workers": 1,
     }
     file = tiny_recipe.write(content, tmp_path / "long.yaml")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    full, killed = tmp_path / "whole", tmp_path / "killed"
     victim = tiny_recipe.start(file, "--phase", "finetune", "--runs", killed)
     folder, limit = killed / "colours-0.1/finetune", time.monotonic() + 120
     while not list(folder.glob("step-*[0-9]")):
@@ -66,12 +66,12 @@ def test_killed_run_resumes_to_equal_losses_and_weights(colours: Path, tmp_path:
     assert not (folder / WEIGHTS).exists()
     tiny_recipe.finish(tiny_recipe.start(file, "--phase", "finetune", "--runs", killed))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert run(file, whole, phase="finetune") == 0
+    assert run(file, full, phase="finetune") == 0
 
-    wanted, got = read_log(whole / "colours-0.1/finetune"), read_log(folder)
-    assert len(wanted) == 8 * 9
-    assert got == wanted
-    before, after = load_file(whole / "colours-0.1/finetune" / WEIGHTS), load_file(folder / WEIGHTS)
+    expected, got = read_log(full / "colours-0.1/finetune"), read_log(folder)
+    assert len(expected) == 8 * 9
+    assert got == expected
+    before, after = load_file(full / "colours-0.1/finetune" / WEIGHTS), load_file(folder / WEIGHTS)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -143,7 +143,7 @@ def test_a_finished_run_is_only_loaded(recipe: Path, tmp_path: Path, capsys: pyt
     assert all(torch.equal(value, before[name]) for name, value in load_file(weights).items())
 
 
-def relabelled(content: dict[str, Any], folder: Path) -> None:
+def relabel(content: dict[str, Any], folder: Path) -> None:
     tiny_recipe.draw(folder, 24)
     (folder / "red").rename(folder / "rouge")
     content["data"]["path"] = str(folder)
@@ -161,7 +161,7 @@ CHANGES: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "model.drop_path was 0.0 and is 0.1": lambda content, _: content["phases"][1]["model"]["config"].update(drop_path=0.1),
     "content of the data.listing was": other_images,
     "starting weights (SHA-256) was": other_start,
-    "labels was ['blue', 'green', 'red'] and is ['blue', 'green', 'rouge']": relabelled,
+    "labels was ['blue', 'green', 'red'] and is ['blue', 'green', 'rouge']": relabel,
     "preprocess.mean was [0.5, 0.5, 0.5] and is [0.4, 0.5, 0.5]": lambda content, _: content["preprocess"].update(mean=[0.4, 0.5, 0.5]),
     "augment.flip was True and is False": lambda content, _: content["augment"].update(flip=False),
     "objective.label_smoothing was 0.0 and is 0.1": lambda content, _: content["phases"][1]["objective"].update(label_smoothing=0.1),
@@ -181,15 +181,15 @@ def begun(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("said", CHANGES)
+@pytest.mark.parametrize("message", CHANGES)
 def test_a_run_is_not_continued_after_a_change_and_says_which(
-    begun: Path, colours: Path, tmp_path: Path, said: str, capsys: pytest.CaptureFixture[str]
+    begun: Path, colours: Path, tmp_path: Path, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = tiny_recipe.recipe(colours)
-    CHANGES[said](content, tmp_path / "data")
+    CHANGES[message](content, tmp_path / "data")
     changed = tiny_recipe.write(content, tmp_path / "changed.yaml")
     assert run(changed, begun, phase="finetune") == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_is_not_saved(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,8 +264,8 @@ def test_a_damaged_checkpoint_is_named(
     file = damage(tmp_path / PHASE)
     capsys.readouterr()
     assert run(recipe, tmp_path) == 2
-    said = capsys.readouterr().err
-    assert said.startswith((f"{file}: damaged (", f"{file}: cannot be read (")) and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith((f"{file}: damaged (", f"{file}: cannot be read (")) and output.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [b"", None])
@@ -279,7 +279,7 @@ def test_damaged_weights_of_a_finished_phase_are_named(
     assert capsys.readouterr().err.startswith(f"start: {file} cannot be read (")
 
 
-def test_a_disk_too_full_for_the_log_is_told(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_too_full_for_the_log_is_reported(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / PHASE).mkdir(parents=True)
     (tmp_path / PHASE / LOG).symlink_to("/dev/full")
     assert run(recipe, tmp_path, "phases.0.loop.max_steps=3") == 2

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from tests.support.forked_program import Forked
+from tests.support.forked_program import ForkedProcess
 
 COLOURS = ("blue", "green", "red")
 NETWORK = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "heads": 2}
@@ -64,14 +64,14 @@ def write(content: dict[str, Any], file: Path) -> Path:
     return file
 
 
-def start(*arguments: object, leads: bool = False, **environment: str) -> Forked:
+def start(*arguments: object, leads: bool = False, **environment: str) -> ForkedProcess:
     """`python -m training …` in a process of its own, on one thread. leads: a process group of its own."""
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return Forked("training", *map(str, arguments), "--no-tensorboard", environment=surroundings, captured=True, leads=leads)
+    return ForkedProcess("training", *map(str, arguments), "--no-tensorboard", environment=surroundings, captured=True, leads=leads)
 
 
-def finish(process: Forked) -> str:
-    """What it printed, once it has ended well."""
+def finish(process: ForkedProcess) -> str:
+    """Return the output of a process that ended well."""
     printed, complained = process.communicate(200)
     assert process.returncode == 0, complained
     return printed

@@ -9,7 +9,7 @@ import pytest
 
 from models.media.video import ClipLimits, Frames, VideoError, probe
 from server.media.video import annotate
-from tests.support.videos import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, clip, every, mixed, number_of
+from tests.support.videos import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, clip, every, mix, number_of
 
 LIMITS = ClipLimits()
 PACKET = 188
@@ -38,7 +38,7 @@ def refused(film: bytes) -> tuple[str, str]:
     ids=lambda given: given if isinstance(given, str) else " + ".join(given),
 )
 def test_first_video_is_analysed_and_annotated_among_streams(container: str, kinds: tuple[str, ...]) -> None:
-    film = mixed(container, *kinds)
+    film = mix(container, *kinds)
     facts = probe(film, LIMITS)
     assert ((facts.height, facts.width), facts.frames, facts.duration_s) == (SIZE, FRAMES, FRAMES / RATE)
     seen = list(Frames(film, RATE, LIMITS).take(10**9))
@@ -50,7 +50,7 @@ def test_first_video_is_analysed_and_annotated_among_streams(container: str, kin
 
 
 def test_of_two_videos_the_first_one_counts() -> None:
-    facts = probe(mixed("matroska", "other video", "video"), LIMITS)
+    facts = probe(mix("matroska", "other video", "video"), LIMITS)
     assert ((facts.height, facts.width), facts.frames) == (OTHER_SIZE, OTHER_FRAMES)
 
 
@@ -60,11 +60,11 @@ def test_of_two_videos_the_first_one_counts() -> None:
     ids=lambda given: given if isinstance(given, str) else " + ".join(given),
 )
 def test_sound_is_no_video_even_with_a_cover(container: str, kinds: tuple[str, ...]) -> None:
-    assert refused(mixed(container, *kinds)) == ("no-video", "no video in it: sound alone")
+    assert refused(mix(container, *kinds)) == ("no-video", "no video in it: sound alone")
 
 
 def test_a_song_with_a_cover_is_no_container_of_videos() -> None:
-    kind, detail = refused(mixed("mp3", "sound", "cover"))
+    kind, detail = refused(mix("mp3", "sound", "cover"))
     assert kind == "not-a-video" and detail.startswith("not a video in a container that is opened here")
 
 

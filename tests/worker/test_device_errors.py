@@ -13,7 +13,7 @@ from server.processes.supervisor_protocol import CRASHED
 from server.supervisor.private_valkey import PrivateValkey
 from tests.fake_cuda.device import ERRORS, ORDER_VARIABLE, RED, STICKY
 from tests.support.bundles.vit import write_null
-from tests.support.live_service import bury, gateway, worker_process
+from tests.support.live_service import forget_worker, gateway, worker_process
 from tests.support.poison_worker import COMMAND
 from tests.support.waiting import eventually_async
 
@@ -36,7 +36,7 @@ async def test_a_broken_device_ends_its_worker_not_its_jobs(valkey: PrivateValke
             await eventually_async(lambda: first.poll() is not None, "the worker has ended")
             assert first.returncode == CRASHED
             assert not any(job.done() for job in asked)
-            await asyncio.to_thread(bury, valkey.url, first)
+            await asyncio.to_thread(forget_worker, valkey.url, first)
         monkeypatch.delenv(ORDER_VARIABLE)
         with worker_process(valkey.url, tmp_path, command=COMMAND):
             replies = await asyncio.gather(*asked)

@@ -16,7 +16,7 @@ from server.queue import keys
 from server.queue.messages import Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.bundles.vit import answer_alone, pixels, steps_of, write_null, write_toy
-from tests.support.live_service import GatewayEnd, bury, gateway, worker_process
+from tests.support.live_service import GatewayEnd, forget_worker, gateway, worker_process
 from tests.support.redis import PartitionRedis
 from tests.support.waiting import eventually_async
 
@@ -148,7 +148,7 @@ async def test_job_of_killed_worker_restarts_with_same_answer(valkey: PrivateVal
             job = toy_job(asking, 7, 0, progress=True)
             asked = asyncio.create_task(asking.dispatcher.submitter.submit([job], on_progress=told.append))
             await eventually_async(lambda: any(progress.done for progress in told), "it has taken steps")
-            bury(valkey.url, first)
+            forget_worker(valkey.url, first)
             with worker_process(valkey.url, tmp_path):
                 [reply] = await asked
     same(reply, answer_alone(model, pixels(7, 0), seed=7)["logits"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.images import encoded
+from tests.support.images import encode
 from tests.support.serve_process import Service, serve
 from tests.support.waiting import eventually
 
@@ -37,7 +37,7 @@ def tricolour(seed: int) -> bytes:
     image = Image.fromarray(stripes if seed % 2 else np.ascontiguousarray(stripes.swapaxes(0, 1)))
     colour, side = tuple(map(int, random.integers(0, 256, 3))), 20 + seed % 60
     image.paste(colour, (30, 30, 30 + side, 30 + side // 2))
-    return encoded(image)
+    return encode(image)
 
 
 @contextmanager

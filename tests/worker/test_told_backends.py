@@ -20,7 +20,7 @@ def test_what_runs_a_bundle_is_told(tmp_path: Path) -> None:
             return set(worker["backends"].values())
 
         eventually(lambda: backends() == {"onnx"}, "it is measured")
-        assert service.counted("opsin_backend", backend="onnx", model="tiny", version="1") == 1
+        assert service.sum_metric("opsin_backend", backend="onnx", model="tiny", version="1") == 1
 
 
 def test_the_retired_backend_means_auto(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

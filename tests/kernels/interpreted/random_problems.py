@@ -41,7 +41,7 @@ class Problem:
         return torch.randn(self.batch, *shape, generator=generator).to(self.dtype)
 
     def signs(self, channels: int) -> Tensor:
-        """(B, T, C) of 1 and -1. With 1, 4, 16 or 64 channels every cosine is exact, and few channels make many exact ties."""
+        """Draw (B, T, C) of 1 and -1. With 1, 4, 16 or 64 channels every cosine is exact, and few channels make many exact ties."""
         generator = torch.Generator().manual_seed(self.seed + 2)
         return (torch.randint(0, 2, (self.batch, self.tokens, channels), generator=generator) * 2 - 1).to(self.dtype)
 
@@ -58,7 +58,7 @@ def match(problem: Problem, metric: Tensor) -> Matching:
 
 
 def assert_same(problem: Problem, metric: Tensor) -> None:
-    """Same indices, where rounding decides nothing."""
+    """Compare indices of problems in which rounding decides nothing."""
     found, expected = match(problem, metric), reference.bipartite_match(metric, problem.r, problem.protected)
     assert torch.equal(found.src, expected.src), problem
     assert torch.equal(found.dst, expected.dst), problem
@@ -66,7 +66,7 @@ def assert_same(problem: Problem, metric: Tensor) -> None:
 
 
 def assert_as_good(problem: Problem, metric: Tensor) -> None:
-    """Sources and destinations that are as similar as the reference's but for rounding, and every token in one place."""
+    """Require sources and destinations as similar as the reference's except for rounding, and every token in one place."""
     found, expected = match(problem, metric), reference.bipartite_match(metric, problem.r, problem.protected)
     directions = torch.nn.functional.normalize(metric.double(), dim=-1)
     similar = [

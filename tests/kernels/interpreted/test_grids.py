@@ -12,20 +12,20 @@ from kernels import triton as kernels
 from kernels.ops import Matching, effective_r
 from kernels.triton import attention, matching, merging
 
-LARGEST = 65_535
+MAX_GRID = 65_535
 
 
 @pytest.fixture
 def grids(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Of what is launched; nothing runs."""
+    """Grids of the launches; nothing runs."""
     seen: list[tuple[int, ...]] = []
 
-    class Launched:
+    class LaunchRecorder:
         def __getitem__(self, grid: tuple[int, ...] | Callable[[dict[str, int]], tuple[int, ...]]) -> Callable[..., None]:
             tiles = dict.fromkeys(("BLOCK_EVEN", "BLOCK_ROWS", "BLOCK_QUERIES", "BLOCK_KEYS"), 16)
             return lambda *arguments, **options: seen.append(grid(tiles) if callable(grid) else grid)
 
-    launched: Any = Launched()
+    launched: Any = LaunchRecorder()
     for module, names in (
         (matching, ("_best_partner", "_rank", "_select")),
         (merging, ("_merge", "_merge_backward")),
@@ -37,14 +37,14 @@ def grids(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 def test_samples_and_heads_may_exceed_grid_dimension(grids: list[tuple[int, ...]]) -> None:
-    batch, tokens = LARGEST + 1, 5
+    batch, tokens = MAX_GRID + 1, 5
     x = torch.zeros(batch, tokens, 1).requires_grad_()
     found = Matching(*kernels.bipartite_match(x.detach(), effective_r(tokens, 2, 1), 1))
     found = Matching(*(torch.zeros_like(index) for index in (found.unmerged, found.src, found.dst)))
     merged, _, _ = kernels.merge(x, None, None, found.unmerged, found.src, found.dst, False)
     merged.sum().backward()
-    parts = [torch.zeros(LARGEST // 16 + 1, 16, tokens, 1).requires_grad_() for _ in range(3)]
-    attended, _ = kernels.size_biased_attention(*parts, torch.ones(LARGEST // 16 + 1, tokens, 1))
+    parts = [torch.zeros(MAX_GRID // 16 + 1, 16, tokens, 1).requires_grad_() for _ in range(3)]
+    attended, _ = kernels.size_biased_attention(*parts, torch.ones(MAX_GRID // 16 + 1, tokens, 1))
     attended.sum().backward()
     assert len(grids) == 8
-    assert all(size <= LARGEST for grid in grids for size in grid[1:])
+    assert all(size <= MAX_GRID for grid in grids for size in grid[1:])

@@ -42,8 +42,8 @@ def assert_rounded(found: Tensor, x: Tensor, size: Tensor | None, problem: Probl
     interpreter may cut off."""
     matching = problem.matching()
     expected, _ = reference.merge(x.double(), size, matching)
-    own = x.double().abs().gather(1, matching.unmerged.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-    added = reference.merge(x.double().abs(), size, matching)[0] + 2 * own
+    ours = x.double().abs().gather(1, matching.unmerged.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    added = reference.merge(x.double().abs(), size, matching)[0] + 2 * ours
     count = reference.merge(x, None, matching)[1]
     allowed = (count + 2) * torch.finfo(torch.float32).eps / 2 * added + torch.finfo(x.dtype).eps * expected.abs()
     worst = ((found.double() - expected).abs() - allowed).max() if found.numel() else torch.zeros(())

@@ -24,16 +24,16 @@ from models.registry import architectures
 from models.systems.mae.model import MAE, MAEConfig, init_vit_from_mae
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import GOLDEN, published_keys
-from tests.support.bundles.vit import sealed
+from tests.support.bundles.vit import seal
 
 SMALL = ViTConfig(image_size=32, patch_size=8, classes=5, width=32, depth=2, heads=4)
 
 
-def recorded(case: str) -> Path:
+def load_recording(case: str) -> Path:
     return GOLDEN / case / "checkpoint.pth"
 
 
-def imported(file: Path, **changes: Any) -> tuple[bundle.BundleSpec, dict[str, Tensor]]:
+def import_file(file: Path, **changes: Any) -> tuple[bundle.BundleSpec, dict[str, Tensor]]:
     arguments = {"family": None, "labels": None, "overrides": {"heads": "4"}, "name": "test", "version": "1", "license": "CC0-1.0"}
     return import_checkpoint(file, **{**arguments, **changes})
 
@@ -86,8 +86,8 @@ def test_published_encoders_start_fine_tuning_at_full_size() -> None:
         ("mae/pretrain_pixel", ["mae_pretrained"]),
     ],
 )
-def test_keys_tell_the_family_as_far_as_they_can(case: str, families: list[str]) -> None:
-    assert detect(read_checkpoint(recorded(case))) == families
+def test_keys_leave_only_the_families_that_they_fit(case: str, families: list[str]) -> None:
+    assert detect(read_checkpoint(load_recording(case))) == families
 
 
 def test_distilled_deit_is_recognised_and_answers_as_its_model() -> None:
@@ -104,7 +104,7 @@ def test_distilled_deit_is_recognised_and_answers_as_its_model() -> None:
     ("case", "family"), [("tome/vit_swag", "swag"), ("tome/vit_mae_st_composed", "mae_st"), ("tome/vit_mae_gap", "mae")]
 )
 def test_a_checkpoint_survives_the_way_to_our_names_and_back(case: str, family: str) -> None:
-    published = read_checkpoint(recorded(case))
+    published = read_checkpoint(load_recording(case))
     table = families()[family].table
     exported = table.export(table.translate(published).weights)
     assert exported.keys() == published.keys()
@@ -130,7 +130,7 @@ def test_training_checkpoints_may_hold_their_arguments(tmp_path: Path) -> None:
 
 
 def test_pyslowfast_heads_are_renamed(tmp_path: Path) -> None:
-    weights = read_checkpoint(recorded("tome/vit_mae_st_composed"))
+    weights = read_checkpoint(load_recording("tome/vit_mae_st_composed"))
     renamed = {key.replace("head.", "head.projection."): value for key, value in weights.items()}
     torch.save({"model_state": renamed}, tmp_path / "file.pyth")
     found = fit(read_checkpoint(tmp_path / "file.pyth"), families()["mae_st"], {"heads": 4})
@@ -161,7 +161,7 @@ def test_what_is_no_checkpoint_is_refused_with_its_name(content: bytes, name: st
         read_checkpoint(tmp_path / name)
 
 
-def test_a_graph_is_told_apart_from_a_checkpoint(tmp_path: Path) -> None:
+def test_a_graph_is_distinguished_from_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07\x12\x04onnx")
     with pytest.raises(CheckpointError, match=r"net\.onnx: a graph, and no checkpoint of weights; docs/bundles\.md says"):
         read_checkpoint(tmp_path / "net.onnx")
@@ -177,7 +177,7 @@ def test_a_graph_is_told_apart_from_a_checkpoint(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["file.pth", "file.safetensors"])
-def test_what_an_empty_or_a_text_file_is_is_said(content: bytes, sentence: str, name: str, tmp_path: Path) -> None:
+def test_the_error_names_an_empty_or_a_text_file(content: bytes, sentence: str, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError) as refused:
         read_checkpoint(tmp_path / name)
@@ -186,12 +186,12 @@ def test_what_an_empty_or_a_text_file_is_is_said(content: bytes, sentence: str, 
 
 
 @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
-def test_the_running_average_is_read_and_said(key: str, tmp_path: Path) -> None:
+def test_the_running_average_is_read_and_reported(key: str, tmp_path: Path) -> None:
     weights, average = ViT(SMALL).state_dict(), ViT(SMALL).state_dict()
     torch.save({"state_dict": weights, key: average, "epoch": 3}, tmp_path / "file.pth")
     checkpoint = open_checkpoint(tmp_path / "file.pth")
     assert torch.equal(checkpoint.weights["head.weight"], average["head.weight"])
-    spec, imported_weights = imported(tmp_path / "file.pth", family="timm")
+    spec, imported_weights = import_file(tmp_path / "file.pth", family="timm")
     assert torch.equal(imported_weights["head.weight"], average["head.weight"])
     assert spec.provenance["notes"] == [f"weights read from {key}, the running average; state_dict is left out"]
 
@@ -205,20 +205,20 @@ def test_the_running_average_is_read_and_said(key: str, tmp_path: Path) -> None:
 def test_prefixes_of_parallel_and_compiled_training_are_stripped(prefix: str, taken: int, tmp_path: Path) -> None:
     weights = ViT(SMALL).state_dict()
     torch.save({"model": {f"{prefix}{key}": value for key, value in weights.items()}}, tmp_path / "file.pth")
-    spec, _ = imported(tmp_path / "file.pth", family="timm")
+    spec, _ = import_file(tmp_path / "file.pth", family="timm")
     assert len(spec.provenance["notes"]) == taken and "taken off every name" in spec.provenance["notes"][0]
     assert open_checkpoint(tmp_path / "file.pth").weights.keys() == weights.keys()
 
 
 def test_headless_timm_encoder_needs_an_explicit_family(tmp_path: Path) -> None:
-    """What is wanted of its pixels depends on it: MAWS's are ImageNet's colours, AugReg's are not."""
+    """The preparation of its pixels depends on it: MAWS's are ImageNet's colours, AugReg's are not."""
     torch.save({key: value for key, value in ViT(SMALL).state_dict().items() if not key.startswith("head.")}, tmp_path / "file.pth")
     with pytest.raises(
         CheckpointError, match=r"fit the families timm, deit, mae, maws; say which it is with --family; .*\(it has no head: --set"
     ):
-        imported(tmp_path / "file.pth")
-    timm, _ = imported(tmp_path / "file.pth", family="timm", overrides={"heads": "4", "classes": "0"})
-    maws, _ = imported(tmp_path / "file.pth", family="maws")
+        import_file(tmp_path / "file.pth")
+    timm, _ = import_file(tmp_path / "file.pth", family="timm", overrides={"heads": "4", "classes": "0"})
+    maws, _ = import_file(tmp_path / "file.pth", family="maws")
     assert (timm.task, maws.task) == ("embed", "embed")
     assert timm.preprocess.mean != maws.preprocess.mean
 
@@ -243,12 +243,12 @@ def test_headless_timm_encoder_needs_an_explicit_family(tmp_path: Path) -> None:
 def test_what_cannot_be_imported_is_refused_with_its_name(key: str, word: str, family: str | None, tmp_path: Path) -> None:
     torch.save({**ViT(SMALL).state_dict(), key: torch.ones(32)}, tmp_path / "file.pth")
     with pytest.raises(CheckpointError) as refused:
-        imported(tmp_path / "file.pth", family=family)
+        import_file(tmp_path / "file.pth", family=family)
     assert f"{word} cannot be imported" in str(refused.value) and str(refused.value).endswith("`opsin import FILE.onnx --as classify`")
 
 
 def test_truncated_and_absent_files_are_refused(tmp_path: Path) -> None:
-    data = recorded("tome/vit_swag").read_bytes()
+    data = load_recording("tome/vit_swag").read_bytes()
     (tmp_path / "half.pth").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=r"half\.pth: damaged"):
         read_checkpoint(tmp_path / "half.pth")
@@ -280,7 +280,7 @@ def test_another_image_size_resizes_positions_as_the_family_does(family: str, al
 @pytest.mark.parametrize("absent", [["pos_embed", "decoder_pos_embed"], ["decoder_pos_embed"], []])
 @pytest.mark.parametrize("image_size", [{}, {"image_size": 64}])
 def test_an_autoencoder_computes_the_tables_that_its_file_lacks(absent: list[str], image_size: dict[str, int]) -> None:
-    """Those of 224 px, or of the size that is asked for."""
+    """The tables are those of 224 px or of the requested size."""
     sizes = {"patch_size": 32, "width": 32, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
     weights = {name: value for name, value in MAE(MAEConfig(**sizes)).state_dict().items() if name not in absent}
     found = fit(weights, families()["mae_pretrained"], {"heads": 2, "decoder_heads": 2, **image_size})
@@ -299,8 +299,8 @@ def test_swag_keeps_the_corners_of_the_grid() -> None:
 
 
 def test_an_imported_bundle_answers_as_the_recorded_model(tmp_path: Path) -> None:
-    spec, weights = imported(recorded("tome/vit_swag"))
-    loaded = load(sealed(tmp_path, spec, weights))
+    spec, weights = import_file(load_recording("tome/vit_swag"))
+    loaded = load(seal(tmp_path, spec, weights))
     assert spec.ladder[0].merge.r > 0
     io = load_file(GOLDEN / "tome/vit_swag/case.safetensors")
     with torch.inference_mode():
@@ -313,7 +313,7 @@ def test_an_imported_bundle_answers_as_the_recorded_model(tmp_path: Path) -> Non
 def test_import_infers_from_keys_and_defaults_to_family(tmp_path: Path) -> None:
     config = ViTConfig(image_size=56, patch_size=14, channels=1, classes=6, width=128, depth=3, heads=2, mlp_ratio=2.0, qkv_bias=False)
     torch.save(ViT(config).state_dict(), tmp_path / "file.pth")
-    spec, _ = imported(tmp_path / "file.pth", family="timm", overrides={}, labels=["a", "b", "c", "d", "e", "f"])
+    spec, _ = import_file(tmp_path / "file.pth", family="timm", overrides={}, labels=["a", "b", "c", "d", "e", "f"])
     assert ViTConfig(**spec.config) == config
     assert (spec.preprocess.image_size, spec.preprocess.short_side) == (56, 62)
     assert spec.preprocess.mean == (0.5, 0.5, 0.5)
@@ -326,10 +326,10 @@ def test_import_infers_from_keys_and_defaults_to_family(tmp_path: Path) -> None:
 def test_mlps_are_as_wide_as_in_the_file(family: str) -> None:
     """49 / 44 · 44 is a hair below 49, and the product is truncated."""
     config = {"image_size": 16, "patch_size": 8, "width": 44, "depth": 1, "heads": 4, "mlp_ratio": 1.12}
-    more = {"frames": 4} if family == "mae_st" else {}
+    extra = {"frames": 4} if family == "mae_st" else {}
     small = {"decoder_width": 44, "decoder_depth": 1, "decoder_heads": 4} if family == "mae_pretrained" else {"classes": 3}
     architecture = architectures()[families()[family].architecture]
-    weights = families()[family].export(architecture.build(architecture.config(**config, **more, **small)).state_dict())
+    weights = families()[family].export(architecture.build(architecture.config(**config, **extra, **small)).state_dict())
     assert weights["blocks.0.mlp.fc1.weight"].shape == (49, 44)
     found = fit(weights, families()[family], {"heads": 4, **({"decoder_heads": 4} if "decoder_heads" in small else {})})
     assert found.perfect
@@ -347,7 +347,7 @@ def test_huge_models_have_sixteen_heads() -> None:
 
 def test_what_is_set_by_hand_wins() -> None:
     overrides = {"heads": "4", "mean": "0.1,0.2,0.3", "proportional_attention": "true", "image_size": "48", "short_side": "50"}
-    spec, weights = imported(recorded("tome/vit_mae_gap"), overrides=overrides)
+    spec, weights = import_file(load_recording("tome/vit_mae_gap"), overrides=overrides)
     assert spec.preprocess.mean == (0.1, 0.2, 0.3)
     assert spec.config["proportional_attention"] is True
     assert (spec.preprocess.image_size, spec.preprocess.short_side) == (48, 50)
@@ -380,15 +380,15 @@ def test_what_is_set_by_hand_wins() -> None:
 )
 def test_an_import_that_cannot_be_says_why(case: str, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(CheckpointError, match=sentence):
-        imported(recorded(case), **changes)
+        import_file(load_recording(case), **changes)
 
 
 def test_bare_encoder_is_imported_for_features_of_its_family(tmp_path: Path) -> None:
-    weights = {key: value for key, value in read_checkpoint(recorded("mae/pretrain_pixel")).items() if "decoder" not in key}
+    weights = {key: value for key, value in read_checkpoint(load_recording("mae/pretrain_pixel")).items() if "decoder" not in key}
     torch.save({key: value for key, value in weights.items() if key != "mask_token"}, tmp_path / "file.pth")
     with pytest.raises(CheckpointError, match=r"missing: head\.weight, head\.bias \(without a head .*; --set classes=0 takes an encoder"):
-        imported(tmp_path / "file.pth", family="mae")
-    spec, _ = imported(tmp_path / "file.pth", family="mae", overrides={"heads": "4", "classes": "0"})
+        import_file(tmp_path / "file.pth", family="mae")
+    spec, _ = import_file(tmp_path / "file.pth", family="mae", overrides={"heads": "4", "classes": "0"})
     assert (spec.task, spec.config["proportional_attention"], spec.preprocess.short_side) == ("embed", False, 36)
 
 
@@ -400,11 +400,11 @@ def test_a_file_that_is_nearly_a_family_gets_the_difference(tmp_path: Path) -> N
     with pytest.raises(
         CheckpointError, match=r"fits no known family.*missing: blocks\.\{i\}\.mlp\.fc1\.bias; unexpected: blocks\.\{i\}\.ls1\.gamma"
     ):
-        imported(tmp_path / "file.pth")
+        import_file(tmp_path / "file.pth")
 
 
 def test_a_missing_part_of_a_joined_matrix_is_named() -> None:
-    weights = read_checkpoint(recorded("tome/vit_mae_st_composed"))
+    weights = read_checkpoint(load_recording("tome/vit_mae_st_composed"))
     del weights["blocks.2.attn.k.weight"]
     assert fit(weights, families()["mae_st"], {"heads": 4}).missing == ["blocks.2.attn.k.weight"]
 

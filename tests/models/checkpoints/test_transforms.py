@@ -21,22 +21,22 @@ from models.bundle import Bundle
 from models.checkpoints import CheckpointError, families, import_checkpoint
 from models.loading import load
 from server.media.images import ImageDecoder, to_model_size
-from tests.support.bundles.vit import sealed
+from tests.support.bundles.vit import seal
 
 PICTURES = sorted(Path("docs/pictures/flags").glob("*.png"))[:2] + sorted(Path("docs/pictures/drawings").glob("*.png"))[:2]
-MOST = 1e-3
+MAX_DIFFERENCE = 1e-3
 """Largest difference of a logit in float32."""
 Transform = Callable[[Image.Image], Tensor]
 
 
-def imported(file: Path, family: str | None = None, **overrides: str) -> Bundle:
+def import_file(file: Path, family: str | None = None, **overrides: str) -> Bundle:
     spec, weights = import_checkpoint(
         file, family=family, labels=None, overrides={"heads": "3"} | overrides, name="test", version="1", license="CC0-1.0"
     )
-    return sealed(file.parent / "bundles", spec, weights)
+    return seal(file.parent / "bundles", spec, weights)
 
 
-def served(of: Bundle) -> np.ndarray:
+def serve(of: Bundle) -> np.ndarray:
     """Logits of the pictures, each prepared as the service does."""
     model, rows = load(of), []
     for path in PICTURES:
@@ -48,7 +48,7 @@ def served(of: Bundle) -> np.ndarray:
 
 @torch.inference_mode()
 def original(model: nn.Module, transform: Transform) -> np.ndarray:
-    """The same by the library that the model comes from."""
+    """Preprocess with the library that the model comes from."""
     images = []
     for path in PICTURES:
         picture = Image.open(path).convert("RGBA")
@@ -57,7 +57,7 @@ def original(model: nn.Module, transform: Transform) -> np.ndarray:
 
 
 def timm_model(**changes: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """A ViT-Ti of timm whose head tells images apart, and its `pretrained_cfg`."""
+    """Build a ViT-Ti of timm with a head that separates images, and its `pretrained_cfg`."""
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224.augreg_in21k_ft_in1k", num_classes=5, depth=3).eval()
     nn.init.normal_(model.head.weight, std=0.5)
@@ -69,8 +69,8 @@ def validation(cfg: dict[str, Any]) -> Transform:
     return transform
 
 
-def stated_beside(file: Path, cfg: dict[str, Any]) -> None:
-    """As timm's models lie on a hub."""
+def write_config(file: Path, cfg: dict[str, Any]) -> None:
+    """Write the config next to the file, as hubs of timm models have it."""
     content = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "pretrained_cfg": cfg}
     (file.parent / "config.json").write_text(json.dumps(content, default=str))
 
@@ -78,8 +78,8 @@ def stated_beside(file: Path, cfg: dict[str, Any]) -> None:
 def test_timms_usual_transform_is_assumed_where_none_is_stated(tmp_path: Path) -> None:
     model, cfg = timm_model()
     torch.save(model.state_dict(), tmp_path / "tiny.pth")
-    made = imported(tmp_path / "tiny.pth", "timm")
-    assert np.abs(served(made) - original(model, validation(cfg))).max() <= MOST
+    made = import_file(tmp_path / "tiny.pth", "timm")
+    assert np.abs(serve(made) - original(model, validation(cfg))).max() <= MAX_DIFFERENCE
     assert "is assumed, that of family timm" in made.spec.provenance["transform"]
     assert "--set short_side=248 --set interpolation=bicubic --set mean=0.5,0.5,0.5" in made.spec.provenance["transform"]
 
@@ -97,21 +97,21 @@ def test_a_stated_transform_is_kept(changes: dict[str, Any], place: str, tmp_pat
     file = tmp_path / ("tiny.safetensors" if place == "safetensors" else "tiny.pth")
     if place == "config.json":
         torch.save(model.state_dict(), file)
-        stated_beside(file, cfg)
+        write_config(file, cfg)
     elif place == "torch":
         torch.save({"state_dict": model.state_dict(), "pretrained_cfg": json.loads(json.dumps(cfg, default=str))}, file)
     else:
         save_file(model.state_dict(), file, metadata={"pretrained_cfg": json.dumps(cfg, default=str)})
-    made = imported(file, "timm")
-    assert np.abs(served(made) - original(model, validation(cfg))).max() <= MOST
+    made = import_file(file, "timm")
+    assert np.abs(serve(made) - original(model, validation(cfg))).max() <= MAX_DIFFERENCE
     assert made.spec.provenance["transform"] == f"read from {'config.json' if place == 'config.json' else file.name}"
 
 
 def test_settings_by_hand_come_before_what_is_stated(tmp_path: Path) -> None:
     model, cfg = timm_model(crop_pct=0.8, interpolation="lanczos")
     torch.save(model.state_dict(), tmp_path / "tiny.pth")
-    stated_beside(tmp_path / "tiny.pth", cfg)
-    pictures = imported(tmp_path / "tiny.pth", "timm", short_side="224", interpolation="bilinear").spec.image_preprocess
+    write_config(tmp_path / "tiny.pth", cfg)
+    pictures = import_file(tmp_path / "tiny.pth", "timm", short_side="224", interpolation="bilinear").spec.image_preprocess
     assert (pictures.short_side, pictures.interpolation) == (224, "bilinear")
 
 
@@ -126,22 +126,22 @@ def test_settings_by_hand_come_before_what_is_stated(tmp_path: Path) -> None:
 def test_a_transform_that_cannot_be_kept_is_refused(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     model, cfg = timm_model(**changes)
     torch.save(model.state_dict(), tmp_path / "tiny.pth")
-    stated_beside(tmp_path / "tiny.pth", cfg)
+    write_config(tmp_path / "tiny.pth", cfg)
     with pytest.raises(CheckpointError) as refused:
-        imported(tmp_path / "tiny.pth", "timm")
+        import_file(tmp_path / "tiny.pth", "timm")
     assert sentence in str(refused.value)
 
 
 def test_config_of_another_model_is_not_used_for_the_file(tmp_path: Path) -> None:
     model, cfg = timm_model(crop_pct=0.5)
     torch.save(model.state_dict(), tmp_path / "tiny.pth")
-    stated_beside(tmp_path / "tiny.pth", cfg)
+    write_config(tmp_path / "tiny.pth", cfg)
     content = json.loads((tmp_path / "config.json").read_text()) | {"num_classes": 1000}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    made = imported(tmp_path / "tiny.pth", "timm")
+    made = import_file(tmp_path / "tiny.pth", "timm")
     assert made.spec.image_preprocess.short_side == 248
-    said = made.spec.provenance["transform"]
-    assert said.startswith("config.json is of a model with 1000 classes, not 5: not read; the transform is assumed")
+    message = made.spec.provenance["transform"]
+    assert message.startswith("config.json is of a model with 1000 classes, not 5: not read; the transform is assumed")
 
 
 def test_the_table_of_crops_is_timms() -> None:
@@ -159,7 +159,7 @@ def test_the_table_of_crops_is_timms() -> None:
 def test_deit_keeps_its_own(tmp_path: Path) -> None:
     model, cfg = timm_model(crop_pct=224 / 256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     torch.save({"model": model.state_dict()}, tmp_path / "deit.pth")
-    assert np.abs(served(imported(tmp_path / "deit.pth", "deit")) - original(model, validation(cfg))).max() <= MOST
+    assert np.abs(serve(import_file(tmp_path / "deit.pth", "deit")) - original(model, validation(cfg))).max() <= MAX_DIFFERENCE
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -173,9 +173,9 @@ def test_torchvisions_vision_transformers_answer_as_there(older: bool, tmp_path:
         weights = {key.replace(new, old): value for key, value in weights.items()}
     torch.save(weights, tmp_path / "vit.pth")
     transform = torchvision.models.ViT_B_16_Weights.IMAGENET1K_V1.transforms()
-    made = imported(tmp_path / "vit.pth")
+    made = import_file(tmp_path / "vit.pth")
     assert made.spec.provenance["family"] == "torchvision"
-    assert np.abs(served(made) - original(model, transform)).max() <= MOST
+    assert np.abs(serve(made) - original(model, transform)).max() <= MAX_DIFFERENCE
 
 
 def test_torchvision_large_images_are_prepared_as_declared() -> None:

@@ -11,10 +11,10 @@ from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mvit.reversible import RevMViT, RevMViTConfig
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.checks import RECORDED
-from tests.models.test_compiled import recorded
+from tests.models.test_compiled import load_recording
 
 
-def watched(model: nn.Module) -> dict[str, int]:
+def count_calls(model: nn.Module) -> dict[str, int]:
     """Name → calls, of every block of every transformer in a model, from now on."""
     calls: dict[str, int] = {}
 
@@ -33,8 +33,8 @@ def watched(model: nn.Module) -> dict[str, int]:
 @pytest.mark.parametrize("family", RECORDED)
 def test_a_forward_pass_calls_every_block(family: str) -> None:
     torch.manual_seed(0)
-    architecture, model = recorded(family)
-    calls = watched(model)
+    architecture, model = load_recording(family)
+    calls = count_calls(model)
     with torch.inference_mode():
         prepare_forward(architecture, model, batch=2)()
     assert [name for name, count in calls.items() if not count] == []
@@ -63,7 +63,7 @@ PYRAMID = RevMViTConfig(
     ids=["Rev-ViT", "Rev-MViT"],
 )
 def test_reversible_trunk_calls_block_hooks_again_on_recompute(model: nn.Module, pixels: Tensor) -> None:
-    calls = watched(model.train())
+    calls = count_calls(model.train())
     loss = model(pixels).logits.square().sum()
     forward = dict(calls)
     loss.backward()
@@ -77,7 +77,7 @@ def test_a_scene_and_its_queries_call_every_block_of_the_decoder() -> None:
         image_size=16, patch_size=8, width=24, depth=1, heads=2, window=4, window_depth=2, window_heads=2, decoder_width=16, decoder_depth=2
     )
     model = MCC(config).eval()
-    calls = watched(model)
+    calls = count_calls(model)
     scene = model.cache_scene(model.encode(torch.rand(1, 3, 16, 16), torch.randn(1, 8, 8, 3)))
     assert all(calls.values())
     before = dict(calls)

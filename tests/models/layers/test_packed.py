@@ -57,7 +57,7 @@ GELUS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @in_bfloat16
 @pytest.mark.parametrize("gelu", GELUS)
 def test_the_gelu_stays_the_one_of_the_model(gelu: str) -> None:
-    """Where they differ most, and by more than rounding: values below -2."""
+    """The values are below -2, where the two differ most, and by more than rounding."""
     mlp = Mlp(64, 64, tanh_gelu=gelu == "tanh", quick_gelu=gelu == "quick")
     for layer in (mlp.fc1, mlp.fc2):
         torch.nn.init.eye_(layer.weight)
@@ -98,7 +98,7 @@ def test_patches_are_those_of_the_convolution(
 
 
 def test_patches_with_a_stride_of_their_own_stay_a_convolution() -> None:
-    """Those of an overlapping kind share pixels, so that no reshaping cuts them out."""
+    """Patches of an overlapping kind share pixels, so that no reshaping cuts them out."""
     embed = PatchEmbed(4, 3, 16, padding=2, stride=2)
     model = nn.Sequential(embed)
     pack_linears(model)

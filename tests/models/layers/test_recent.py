@@ -1,4 +1,4 @@
-"""What is kept for long has pages of its own."""
+"""Arrays that are kept for long have pages of their own."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def test_a_copy_is_equal_and_independent(values: torch.Tensor) -> None:
 def test_its_memory_goes_back_with_it() -> None:
     process, values = psutil.Process(), torch.ones(MIB, dtype=torch.uint8)
     before = process.memory_info().rss
-    kept = [copy_to_own_pages(values) for _ in range(200)]
+    retained = [copy_to_own_pages(values) for _ in range(200)]
     assert process.memory_info().rss - before > 190 * MIB
-    part = kept[7][:5]
-    kept.clear()
+    part = retained[7][:5]
+    retained.clear()
     assert process.memory_info().rss - before < 20 * MIB
     assert part.tolist() == [1] * 5

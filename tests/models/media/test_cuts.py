@@ -9,7 +9,7 @@ from models.media.shot_boundaries import ShotBoundaryDetector
 
 
 def scene(seed: int, darkest: int = 0, lightest: int = 256) -> np.ndarray:
-    """A picture of soft blocks of colour, twice as wide as a frame."""
+    """Draw an image of soft blocks of colour, twice as wide as a frame."""
     blocks = np.random.default_rng(seed).integers(darkest, lightest, (6, 20, 3)).astype(np.uint8)
     return np.kron(blocks, np.ones((20, 20, 1), np.uint8))
 

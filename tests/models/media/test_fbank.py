@@ -15,7 +15,7 @@ def sound(samples: int) -> Tensor:
     return torch.randn(samples, generator=torch.Generator().manual_seed(0)) * 0.1
 
 
-def by_kaldi(waveform: Tensor, config: FbankConfig) -> Tensor:
+def compute_kaldi(waveform: Tensor, config: FbankConfig) -> Tensor:
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0
     options.frame_opts.window_type = config.taper.value
@@ -38,7 +38,7 @@ def by_kaldi(waveform: Tensor, config: FbankConfig) -> Tensor:
 @pytest.mark.parametrize("samples", [400, 559, 560, 8000])
 def test_filter_banks_are_kaldis(mel_bins: int, samples: int) -> None:
     waveform, config = sound(samples), FbankConfig(mel_bins=mel_bins)
-    torch.testing.assert_close(log_mel(waveform, config), by_kaldi(waveform, config), rtol=0, atol=1e-3)
+    torch.testing.assert_close(log_mel(waveform, config), compute_kaldi(waveform, config), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("taper", WindowFunction)
@@ -57,7 +57,7 @@ def test_other_filter_banks_are_kaldis_too(taper: WindowFunction, power: bool) -
         power=power,
     )
     waveform = sound(6000) + 0.05
-    torch.testing.assert_close(log_mel(waveform, config), by_kaldi(waveform, config), rtol=0, atol=1e-3)
+    torch.testing.assert_close(log_mel(waveform, config), compute_kaldi(waveform, config), rtol=0, atol=1e-3)
 
 
 def test_filters_beyond_half_the_sample_rate_are_refused() -> None:
@@ -77,13 +77,13 @@ def test_sounds_of_a_batch_do_not_meet() -> None:
 
 
 def test_ten_seconds_are_998_frames_and_the_rest_is_padding() -> None:
-    heard = spectrogram(sound(160000), 1024)
-    assert heard.shape == (1, 1024, 128)
-    torch.testing.assert_close(heard[0, 998:], torch.full((26, 128), -AUDIOSET.mean / (2 * AUDIOSET.std)))
-    assert heard[0, 997].std() > 0.01
+    audible = spectrogram(sound(160000), 1024)
+    assert audible.shape == (1, 1024, 128)
+    torch.testing.assert_close(audible[0, 998:], torch.full((26, 128), -AUDIOSET.mean / (2 * AUDIOSET.std)))
+    assert audible[0, 997].std() > 0.01
 
 
-def test_channels_are_averaged_and_a_constant_is_not_heard() -> None:
+def test_channels_are_averaged_and_a_constant_is_silent() -> None:
     left, right = sound(4000), sound(4000).roll(7)
     torch.testing.assert_close(spectrogram(torch.stack([left, right]) + 0.25, 32), spectrogram((left + right) / 2, 32), rtol=0, atol=1e-3)
 

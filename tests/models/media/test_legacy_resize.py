@@ -30,7 +30,7 @@ def picture(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
 
 
-def sampled(square: NDArray[np.uint8], size: int) -> Tensor:
+def sample(square: NDArray[np.uint8], size: int) -> Tensor:
     """Value i at pixel i · side / size, the border repeated."""
     side = len(square)
     place = torch.arange(size, dtype=torch.float64) * side / size
@@ -47,28 +47,28 @@ def test_values_are_those_of_tensorflow() -> None:
 
 @pytest.mark.parametrize(("side", "size"), [(16, 16), (20, 12), (9, 32), (37, 10)])
 def test_values_are_sampled_at_corners_of_pixels(side: int, size: int) -> None:
-    """To 0.3 grey levels, for TensorFlow rounds places to 1/1024 pixel."""
-    whole = picture(side, side)
-    values = resize_square_unrounded(whole, size)
+    """The tolerance is 0.3 grey levels, since TensorFlow rounds positions to 1/1024 pixel."""
+    full = picture(side, side)
+    values = resize_square_unrounded(full, size)
     assert values.dtype == np.float32
-    torch.testing.assert_close(torch.from_numpy(values).double(), sampled(whole, size), atol=0.3, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(values).double(), sample(full, size), atol=0.3, rtol=0)
 
 
 def test_whole_positions_keep_pixels_of_the_image() -> None:
-    whole = picture(24, 24)
-    assert (resize_square_unrounded(whole, 8) == whole[::3, ::3]).all()
+    full = picture(24, 24)
+    assert (resize_square_unrounded(full, 8) == full[::3, ::3]).all()
 
 
 def test_places_are_rounded_to_the_1024th_of_a_pixel() -> None:
-    """Between the second and the third of four pixels, in steps of half that and of that."""
+    """Positions between the second and the third of four pixels, in steps of 1/1024 and of half that."""
     assert len(np.unique(sample_taps(4, 8192)[1][2048:4096], axis=0)) == 1025
     assert len(np.unique(sample_taps(4, 4096)[1][1024:2048], axis=0)) == 1024
 
 
 @pytest.mark.parametrize(("height", "width", "top", "left"), [(8, 13, 0, 3), (12, 8, 2, 0), (9, 8, 1, 0)])
 def test_the_square_is_the_centre_and_half_pixels_go_to_the_end(height: int, width: int, top: int, left: int) -> None:
-    whole = picture(height, width)
-    assert (resize_square_unrounded(whole, 8) == whole[top : top + 8, left : left + 8]).all()
+    full = picture(height, width)
+    assert (resize_square_unrounded(full, 8) == full[top : top + 8, left : left + 8]).all()
 
 
 def test_what_shoots_over_is_clipped_only_where_pictures_travel() -> None:
@@ -82,9 +82,9 @@ def test_what_shoots_over_is_clipped_only_where_pictures_travel() -> None:
 
 
 def test_the_service_prepares_pictures_for_flip_so() -> None:
-    whole = picture(31, 44)
+    full = picture(31, 44)
     preprocess = families()["flip"].preprocess(16)
-    assert (to_model_size(Image.fromarray(whole), preprocess, 10**6) == resize_square(whole, 16)).all()
+    assert (to_model_size(Image.fromarray(full), preprocess, 10**6) == resize_square(full, 16)).all()
 
 
 def test_it_goes_with_no_other_crop() -> None:

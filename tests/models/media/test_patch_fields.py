@@ -23,7 +23,7 @@ def texture(seed: int = 0) -> np.ndarray:
     return np.clip(128 + 20 * grains, 0, 255).astype(np.uint8)
 
 
-def filled(image: np.ndarray, start: np.ndarray | None = None, seed: int = 1) -> np.ndarray:
+def fill(image: np.ndarray, start: np.ndarray | None = None, seed: int = 1) -> np.ndarray:
     hidden = np.where(HOLE[..., np.newaxis], 0, image).astype(np.uint8)
     state = ExemplarState.start(ExemplarCrop(hidden, HOLE), [seed], {}, None if start is None else start[np.newaxis])
     while not state.is_done:
@@ -41,28 +41,28 @@ def roughness(image: np.ndarray) -> float:
 @pytest.mark.parametrize("start", [None, np.full((32, 32, 3), 90, np.uint8)], ids=["by itself", "from a flat filling on"])
 def test_a_texture_stays_as_rough_as_it_is(start: np.ndarray | None) -> None:
     image = texture()
-    assert 0.8 <= roughness(filled(image, start)) / roughness(image) <= 1.1
+    assert 0.8 <= roughness(fill(image, start)) / roughness(image) <= 1.1
 
 
 @copies
 def test_every_filled_pixel_is_a_colour_of_the_image() -> None:
     image = texture(3)
-    known = {tuple(colour) for colour in image[~HOLE].tolist()}
-    assert {tuple(colour) for colour in filled(image)[HOLE].tolist()} <= known
+    known_values = {tuple(colour) for colour in image[~HOLE].tolist()}
+    assert {tuple(colour) for colour in fill(image)[HOLE].tolist()} <= known_values
 
 
 @copies
 def test_what_is_flat_stays_flat() -> None:
     image = np.full((SIDE, SIDE, 3), (30, 140, 220), np.uint8)
-    assert np.array_equal(filled(image), image)
+    assert np.array_equal(fill(image), image)
 
 
 @copies
-def test_what_lies_far_away_is_not_put_beside_other_colours() -> None:
+def test_distant_patches_are_not_put_next_to_other_colours() -> None:
     """A red saucer on wood: the hole lies in the wood."""
     image = texture()
     image[:12] = (200, 20, 20)
-    made = filled(image)[HOLE].astype(int)
+    made = fill(image)[HOLE].astype(int)
     assert (made[:, 0] - made[:, 1] < 150).all()
 
 

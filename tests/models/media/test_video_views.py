@@ -109,15 +109,15 @@ def test_views_are_averaged_after_the_softmax() -> None:
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (77, 500), (640, 360), (40, 40), (32, 90)])
 @pytest.mark.parametrize(("short_side", "size", "count"), [(36, 32, 1), (32, 32, 3)])
 def test_squares_are_those_of_the_frame_resized_whole(height: int, width: int, short_side: int, size: int, count: int) -> None:
-    """In float32: places in a line of 640 are known to 3e-5 of a pixel."""
+    """Positions in float32: in a line of 640 they are exact to 3e-5 of a pixel."""
     clip = torch.rand(3, 2, height, width, generator=torch.Generator().manual_seed(0))
-    whole = resize_short_side(clip.transpose(0, 1), short_side).transpose(0, 1)
-    top, left = (math.ceil((side - size) / 2) for side in whole.shape[2:])
+    full = resize_short_side(clip.transpose(0, 1), short_side).transpose(0, 1)
+    top, left = (math.ceil((side - size) / 2) for side in full.shape[2:])
     squares = crops(clip, short_side=short_side, size=size, count=count)
-    torch.testing.assert_close(squares[count // 2], whole[:, :, top : top + size, left : left + size], atol=5e-5, rtol=0)
+    torch.testing.assert_close(squares[count // 2], full[:, :, top : top + size, left : left + size], atol=5e-5, rtol=0)
     if count == 3:
-        first = whole[:, :, :, :size] if width >= height else whole[:, :, :size]
-        last = whole[:, :, :, -size:] if width >= height else whole[:, :, -size:]
+        first = full[:, :, :, :size] if width >= height else full[:, :, :size]
+        last = full[:, :, :, -size:] if width >= height else full[:, :, -size:]
         torch.testing.assert_close(squares[0], first, atol=5e-5, rtol=0)
         torch.testing.assert_close(squares[2], last, atol=5e-5, rtol=0)
 

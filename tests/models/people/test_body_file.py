@@ -17,7 +17,7 @@ from tests.support.bundles.actions import mesh, write_mesh
 Arrays = dict[str, np.ndarray]
 
 
-def saved(folder: Path, change: Callable[[Arrays], object]) -> Path:
+def save(folder: Path, change: Callable[[Arrays], object]) -> Path:
     arrays: Arrays = {name: value.numpy().copy() for name, value in mesh().items()}
     change(arrays)
     np.savez(folder / "body.npz", **arrays)  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def test_numbers_of_other_widths_and_orders_are_taken(tmp_path: Path) -> None:
     person = SMPLParameters(
         rotations_from_6d(torch.randn(1, 24, 6, generator=torch.Generator().manual_seed(0))), torch.zeros(1, 10), torch.zeros(1, 3)
     )
-    wide, plain = read_body(saved(tmp_path, widen)), read_body(write_mesh(tmp_path / "plain.safetensors"))
+    wide, plain = read_body(save(tmp_path, widen)), read_body(write_mesh(tmp_path / "plain.safetensors"))
     assert torch.equal(wide(person).keypoints, plain(person).keypoints)
 
 
@@ -66,9 +66,9 @@ WRONG: dict[str, tuple[Callable[[Arrays], object], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_with_a_mesh_is_said(tmp_path: Path, name: str) -> None:
+def test_the_error_says_what_is_wrong_with_a_mesh(tmp_path: Path, name: str) -> None:
     change, sentence = WRONG[name]
-    file = saved(tmp_path, change)
+    file = save(tmp_path, change)
     with pytest.raises(ValueError, match=sentence) as error:
         read_body(file)
     assert str(error.value).startswith(f"{file}: ")

@@ -79,8 +79,8 @@ def test_code_in_array_of_objects_is_refused_and_not_run(tmp_path: Path) -> None
 def test_damaged_and_oversized_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "content.pkl"
     joblib.dump(np.zeros(100_000), file)
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-8])
+    full = file.read_bytes()
+    file.write_bytes(full[:-8])
     with pytest.raises(UnsafeFile, match="truncated"):
         read_joblib(file)
     file.write_bytes(b"no pickle at all")
@@ -90,11 +90,11 @@ def test_damaged_and_oversized_files_are_refused(tmp_path: Path) -> None:
         joblib.dump(np.zeros(100_000), file, compress=packing)
         with pytest.raises(UnsafeFile, match="unpacks to more than 1000 bytes"):
             read_joblib(file, max_bytes=1000)
-        whole = file.read_bytes()
-        file.write_bytes(whole[: len(whole) * 3 // 4])
+        full = file.read_bytes()
+        file.write_bytes(full[: len(full) * 3 // 4])
         with pytest.raises(UnsafeFile, match="truncated"):
             read_joblib(file)
-        file.write_bytes(whole[:6] + bytes(20))
+        file.write_bytes(full[:6] + bytes(20))
         with pytest.raises(UnsafeFile, match=r"damaged|truncated"):
             read_joblib(file)
 
@@ -201,12 +201,12 @@ def test_skipped_track_leaves_gap_and_surplus_ones_are_dropped() -> None:
     assert clip.targets.detected[4:8, 2].all()
 
 
-@pytest.mark.parametrize(("length", "shown"), [(10, 9), (12, 11), (13, 12), (14, 12), (40, 12)])
-def test_training_uses_first_frames_and_one_less_of_short_tracks(length: int, shown: int) -> None:
+@pytest.mark.parametrize(("length", "visible"), [(10, 9), (12, 11), (13, 12), (14, 12), (40, 12)])
+def test_training_uses_first_frames_and_one_less_of_short_tracks(length: int, visible: int) -> None:
     clip = build_clip(track(range(length)), frames=12, people=1, mean_std=MEAN_STD, training=True)
-    assert clip.names.count("-1") == 12 - shown
-    whole = build_clip(track(range(length)), frames=12, people=1, mean_std=MEAN_STD)
-    assert whole.names.count("-1") == max(0, 12 - length)
+    assert clip.names.count("-1") == 12 - visible
+    full = build_clip(track(range(length)), frames=12, people=1, mean_std=MEAN_STD)
+    assert full.names.count("-1") == max(0, 12 - length)
 
 
 def test_only_frames_of_a_track_are_normalised_missing_ones_too() -> None:
@@ -232,8 +232,8 @@ def test_tracks_without_features_get_zeros_of_requested_width() -> None:
     bare = replace(bare, labels=replace(bare.labels, appearance=np.zeros((len(bare), 0))))
     alone = build_clip(bare, frames=20, people=2, mean_std=MEAN_STD, appearance=5).tracks.appearance
     assert alone is not None and alone.shape == (1, 20, 2, 5) and not alone.any()
-    beside = build_clip(bare, [track(EGO, seed=1)], frames=20, people=2, mean_std=MEAN_STD).tracks.appearance
-    assert beside is not None and not beside[0, :, 0].any() and beside[0, :, 1].all()
+    adjacent = build_clip(bare, [track(EGO, seed=1)], frames=20, people=2, mean_std=MEAN_STD).tracks.appearance
+    assert adjacent is not None and not adjacent[0, :, 0].any() and adjacent[0, :, 1].all()
 
 
 def test_a_track_without_labels_makes_no_training_clip() -> None:

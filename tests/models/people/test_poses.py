@@ -28,7 +28,7 @@ def crowd(people: int = 3, seed: int = 0) -> Poses:
     return Poses(np.concatenate([places, random.random((people, KEYPOINT_COUNT, 1))], axis=2), boxes)
 
 
-def moved(poses: Poses, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> Poses:
+def move(poses: Poses, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> Poses:
     keypoints, boxes = poses.keypoints.copy(), poses.boxes.copy()
     keypoints[..., :2] = keypoints[..., :2] * scale + shift
     boxes[:, :4] *= scale
@@ -48,12 +48,12 @@ def test_token_is_pose_around_hips_and_position_of_box() -> None:
 
 def test_tokens_do_not_depend_on_the_resolution_of_the_video() -> None:
     poses = crowd()
-    np.testing.assert_allclose(encode_tokens(moved(poses, 3), 3 * WIDTH, 3 * HEIGHT), encode_tokens(poses, WIDTH, HEIGHT), atol=1e-5)
+    np.testing.assert_allclose(encode_tokens(move(poses, 3), 3 * WIDTH, 3 * HEIGHT), encode_tokens(poses, WIDTH, HEIGHT), atol=1e-5)
 
 
 def test_pose_in_token_is_invariant_to_place_and_distance() -> None:
     poses = crowd()
-    other = encode_tokens(moved(poses, 0.5, (200, -20)), WIDTH, HEIGHT)
+    other = encode_tokens(move(poses, 0.5, (200, -20)), WIDTH, HEIGHT)
     np.testing.assert_allclose(other[:, :51], encode_tokens(poses, WIDTH, HEIGHT)[:, :51], atol=1e-5)
     assert np.abs(other[:, 51:54] - encode_tokens(poses, WIDTH, HEIGHT)[:, 51:54]).min() > 1e-3
 
@@ -70,7 +70,7 @@ def test_pose_and_box_are_found_again_in_a_token() -> None:
     np.testing.assert_allclose(limbs + hips, poses.keypoints[..., :2], rtol=1e-4)
 
 
-def test_nobody_makes_no_tokens_and_a_flat_box_no_infinite_ones() -> None:
+def test_no_people_make_no_tokens_and_flat_boxes_finite_ones() -> None:
     assert encode_tokens(crowd(0), WIDTH, HEIGHT).shape == (0, TOKEN_VALUES)
     flat = crowd(1)
     flat.boxes[0, 3] = 0

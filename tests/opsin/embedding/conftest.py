@@ -12,9 +12,9 @@ from tests.support.live_service import Service, running
 MAX_IMAGES = 4
 """Images of one request to the `embedding_service`."""
 MAX_BODY = 150_000
-"""Bytes of its body."""
+"""Maximum size of a request's body in bytes."""
 NOTE = "It knows drawings. For [dim]photographs import SigLIP or CLIP: opsin import hf://google/siglip-base-patch16-224 -o bundles/siglip"
-"""With what rich would take for markup, and longer than a line of a file."""
+"""A note with text that rich would take for markup, and longer than a line of a file."""
 
 
 @pytest.fixture(scope="package")

@@ -43,8 +43,8 @@ def client(embedding_service: Service) -> Iterator[Client]:
 
 def test_vectors_are_those_of_the_model(client: Client, embedding_bundles: Path) -> None:
     found = client.embed(IMAGES, model="encoder")
-    wanted = load(read(embedding_bundles / "encoder/1")).forward({"pixels": np.stack(IMAGES)}, {})["embedding"]
-    np.testing.assert_allclose(found.vectors, wanted, atol=2e-6)  # float32 in batches of other sizes
+    expected = load(read(embedding_bundles / "encoder/1")).forward({"pixels": np.stack(IMAGES)}, {})["embedding"]
+    np.testing.assert_allclose(found.vectors, expected, atol=2e-6)  # float32 in batches of other sizes
     assert (found.kind, found.model, found.version, found.dim, len(found), found.truncated) == ("image", "encoder", "1", 32, MANY, 0)
     assert np.asarray(found).dtype == np.float32 and np.asarray(found) is found.vectors
 
@@ -52,9 +52,9 @@ def test_vectors_are_those_of_the_model(client: Client, embedding_bundles: Path)
 def test_images_beyond_request_limit_are_several_requests(client: Client, embedding_service: Service) -> None:
     files = [("image", (f"{index}", png(one))) for index, one in enumerate(IMAGES)]
     assert httpx2.post(f"{embedding_service.url}/v1/embed", files=files).status_code == 413
-    together = client.embed(IMAGES)
+    joint = client.embed(IMAGES)
     alone = [client.embed(one).vectors[0] for one in IMAGES]
-    np.testing.assert_allclose(together.vectors, alone, atol=2e-6)
+    np.testing.assert_allclose(joint.vectors, alone, atol=2e-6)
 
 
 def test_bytes_beyond_request_limit_are_several_requests(client: Client) -> None:
@@ -94,13 +94,13 @@ def test_tokens_are_merged_patches_with_their_sizes(client: Client) -> None:
     np.testing.assert_allclose(found.vectors[-1], one.vectors[0], atol=1e-5)
 
 
-def test_merging_and_pooling_are_asked_for(client: Client) -> None:
+def test_merging_and_pooling_are_options(client: Client) -> None:
     off, fast, mean = (client.embed(IMAGES[0], model="encoder", **options).vectors for options in ({}, {"merge": "fast"}, {"pool": "mean"}))
     assert np.abs(off - fast).max() > 1e-3 and np.abs(off - mean).max() > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "field"),
+    ("requested", "status", "field"),
     [
         ({"images": IMAGES[0], "model": "nobody"}, 404, "model"),
         ({"images": IMAGES[0], "merge": "warp"}, 422, "merge"),
@@ -111,14 +111,14 @@ def test_merging_and_pooling_are_asked_for(client: Client) -> None:
         ({"texts": "a" * 2049}, 413, "text"),
     ],
 )
-def test_the_service_refuses_what_cannot_be_embedded(client: Client, asked: dict[str, Any], status: int, field: str) -> None:
+def test_the_service_refuses_what_cannot_be_embedded(client: Client, requested: dict[str, Any], status: int, field: str) -> None:
     with pytest.raises(Refused) as raised:
-        client.embed(**asked)
+        client.embed(**requested)
     assert (raised.value.status, raised.value.field) == (status, field)
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "reason"),
+    ("requested", "error", "reason"),
     [
         ({}, TypeError, "either images or texts"),
         ({"images": IMAGES[0], "texts": "a"}, TypeError, "either images or texts"),
@@ -130,9 +130,9 @@ def test_the_service_refuses_what_cannot_be_embedded(client: Client, asked: dict
         ({"images": IMAGES[0], "merg": 1}, TypeError, "no option 'merg'; the options are model, merge"),
     ],
 )
-def test_what_is_no_question_is_not_sent(asked: dict[str, Any], error: type[Exception], reason: str) -> None:
+def test_what_is_no_question_is_not_sent(requested: dict[str, Any], error: type[Exception], reason: str) -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(error, match=reason):
-        client.embed(**asked)
+        client.embed(**requested)
 
 
 async def test_the_asynchronous_client_embeds_as_well(embedding_service: Service, client: Client) -> None:
@@ -184,9 +184,9 @@ async def test_an_asynchronous_gallery_finds_the_same(embedding_service: Service
 
 def test_galleries_ask_one_thing_at_a_time(client: Client, folder: Path) -> None:
     gallery = client.gallery(folder, progress=False, pattern="00.png")
-    for asked in ({}, {"text": "a", "image": IMAGES[0]}):
+    for requested in ({}, {"text": "a", "image": IMAGES[0]}):
         with pytest.raises(TypeError, match="either a text or an image"):
-            gallery.search(**asked)  # type: ignore[arg-type]
+            gallery.search(**requested)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="k: 0"):
         gallery.search("a", k=0)
     with pytest.raises(Refused, match="not an image"):

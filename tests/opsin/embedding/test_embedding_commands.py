@@ -23,7 +23,7 @@ from opsin import Client
 from opsin.image_encoding import png
 from opsin.vector_file import FileVectors
 from tests.support.bundles.vit import TINY
-from tests.support.fake_servers import Answer, Request, scripted
+from tests.support.fake_servers import Answer, Request, serve_script
 from tests.support.live_service import Service
 from tests.support.processes import opsin
 from tests.support.waiting import eventually
@@ -72,20 +72,20 @@ def test_zero_shot_reads_labels_of_files_and_prints_json(embedding_service: Serv
     found = json.loads(first.stdout)
     assert found["file"] == str(folder / "000.png") and found["templates"] == ["{}"] and found["labels"]["count"] == 3
     with Client(embedding_service.url) as client:
-        wanted = client.zero_shot(folder / "000.png", ["red car", "dog", "cat"], templates=["{}"], top_k=3)
-    assert [one["label"] for one in found["predictions"]] == [one.label for one in wanted.predictions]
-    assert [one["label"] for one in json.loads(second.stdout)["predictions"]] == [one.label for one in wanted.predictions]
+        expected = client.zero_shot(folder / "000.png", ["red car", "dog", "cat"], templates=["{}"], top_k=3)
+    assert [one["label"] for one in found["predictions"]] == [one.label for one in expected.predictions]
+    assert [one["label"] for one in json.loads(second.stdout)["predictions"]] == [one.label for one in expected.predictions]
 
 
-def test_zero_shot_tells_where_no_label_reaches_the_threshold(embedding_service: Service, folder: Path) -> None:
+def test_zero_shot_reports_that_no_label_reaches_the_threshold(embedding_service: Service, folder: Path) -> None:
     ended = opsin("zero-shot", folder / "000.png", "--label", "dog", "--threshold", "1", "--url", embedding_service.url)
     assert (ended.returncode, ended.stdout.splitlines()[1].split()[:2]) == (0, ["000.png", "none"])
 
 
-def test_zero_shot_tells_how_many_labels_lost_their_end(embedding_service: Service, folder: Path) -> None:
+def test_zero_shot_reports_how_many_labels_were_truncated(embedding_service: Service, folder: Path) -> None:
     ended = opsin("zero-shot", folder / "000.png", "--label", "dog", "--label", "w" * 99, "--url", embedding_service.url)
-    told = "opsin: 1 of 2 labels truncated: longer than the bundle reads\n"
-    assert (ended.returncode, ended.stderr) == (0, told)
+    answer = "opsin: 1 of 2 labels truncated: longer than the bundle reads\n"
+    assert (ended.returncode, ended.stderr) == (0, answer)
 
 
 def test_embed_writes_the_vectors_of_the_images_of_a_folder(embedding_service: Service, folder: Path) -> None:
@@ -100,14 +100,14 @@ def test_embed_writes_the_vectors_of_the_images_of_a_folder(embedding_service: S
 
 
 def test_embed_sends_what_has_changed_and_nothing_else(embedding_service: Service, folder: Path) -> None:
-    with proxied(embedding_service) as proxy:
-        told: list[str] = []
+    with run_proxy(embedding_service) as proxy:
+        answer: list[str] = []
 
         def again(*arguments: str) -> tuple[str, int]:
             before = proxy.embedded
             ended = opsin("embed", folder, "-o", folder.parent / "vectors.npz", "--url", proxy.url, *arguments)
             assert ended.returncode == 0, ended.stderr
-            told[:] = [line.split("its vectors are of ")[1] for line in ended.stderr.splitlines() if "its vectors are of " in line]
+            answer[:] = [line.split("its vectors are of ")[1] for line in ended.stderr.splitlines() if "its vectors are of " in line]
             return ended.stdout.split(": ")[1].strip(), proxy.embedded - before
 
         assert again() == ("12 vectors of 24 numbers, pair@1, 0 of them kept from before", 12)
@@ -116,14 +116,14 @@ def test_embed_sends_what_has_changed_and_nothing_else(embedding_service: Servic
         (folder / "004.png").write_bytes((folder / "005.png").read_bytes())
         (folder / "006.png").unlink()
         assert again() == ("11 vectors of 24 numbers, pair@1, 9 of them kept from before", 2)
-        assert told == []
+        assert answer == []
         assert again("--merge", "2") == ("11 vectors of 24 numbers, pair@1, 0 of them kept from before", 11)
-        assert told == ["pair@1, merge off, pool by default: all files are embedded again"]
+        assert answer == ["pair@1, merge off, pool by default: all files are embedded again"]
         assert again("--model", "encoder", "--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 0 of them kept from before", 11)
         assert again("--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 11 of them kept from before", 0)
         forget_digest(folder.parent / "vectors.npz")
         assert again("--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 0 of them kept from before", 11)
-        assert told == ["encoder@1 with another content, merge 2, pool by default: all files are embedded again"]
+        assert answer == ["encoder@1 with another content, merge 2, pool by default: all files are embedded again"]
 
 
 def test_embed_names_files_that_cannot_be_and_keeps_the_others(embedding_service: Service, folder: Path) -> None:
@@ -151,7 +151,7 @@ def test_embed_stops_at_once_where_no_file_is_at_fault(embedding_service: Servic
     assert ended.stderr.splitlines()[-1].startswith(reason) and ended.stderr.count("\n") == 2
 
 
-def test_embed_tells_where_the_bundle_of_the_file_is_gone(embedding_service: Service, folder: Path) -> None:
+def test_embed_reports_that_the_bundle_of_the_file_is_gone(embedding_service: Service, folder: Path) -> None:
     assert embed(embedding_service, folder).returncode == 0
     file = folder.parent / "vectors.npz"
     replace(FileVectors.load(file), model="gone@3").save(file)
@@ -169,46 +169,46 @@ class Proxy:
     """Requests for vectors that were answered."""
     pending: int = 0
     """Requests that the service has not answered yet."""
-    most: int = sys.maxsize
+    limit: int = sys.maxsize
     """Number of requests for vectors that are answered; further ones wait until `opened`."""
     pause: float = 0.0
-    """Seconds before each answer."""
+    """Pause in seconds before each answer."""
     opened: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @contextmanager
-def proxied(service: Service) -> Iterator[Proxy]:
+def run_proxy(service: Service) -> Iterator[Proxy]:
     proxy = Proxy()
 
     def forward(request: Request) -> Answer:
         with proxy.lock:
             proxy.pending += 1
-        asked = request.path.startswith("/v1/embed")
+        requested = request.path.startswith("/v1/embed")
         headers = {name: request.headers[name] for name in ("Accept", "Content-Type") if name in request.headers}
-        method = "POST" if asked else "GET"
+        method = "POST" if requested else "GET"
         response = behind.request(method, request.path, content=request.body, headers=headers)
         with proxy.lock:
-            proxy.embedded += asked
-            late = asked and proxy.embedded > proxy.most
+            proxy.embedded += requested
+            late = requested and proxy.embedded > proxy.limit
         time.sleep(proxy.pause)
         with proxy.lock:
             proxy.pending -= 1
-        told = {name: response.headers[name] for name in ("Content-Type", "X-Model") if name in response.headers}
-        return Answer(response.status_code, response.content, told, after=proxy.opened if late else None)
+        answer = {name: response.headers[name] for name in ("Content-Type", "X-Model") if name in response.headers}
+        return Answer(response.status_code, response.content, answer, after=proxy.opened if late else None)
 
-    with httpx2.Client(base_url=service.url, timeout=60) as behind, scripted(forward) as script:
+    with httpx2.Client(base_url=service.url, timeout=60) as behind, serve_script(forward) as script:
         proxy.url = script.url
         yield proxy
 
 
-def started(*arguments: str | Path) -> subprocess.Popen[str]:
+def start_command(*arguments: str | Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "opsin", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def forget_digest(file: Path) -> None:
-    """As if the file were of another content of the bundle."""
+    """Change the digest as if the file were of another content of the bundle."""
     replace(FileVectors.load(file), digest="0" * 64).save(file)
 
 
@@ -216,47 +216,47 @@ def test_embed_keeps_what_has_come_when_it_is_interrupted(embedding_service: Ser
     photos, file = tmp_path / "photos", tmp_path / "vectors.npz"
     photos.mkdir()
     write_images(photos, 60)
-    with proxied(embedding_service) as proxy:
-        proxy.most = 25
-        command = started("embed", photos, "-o", file, "--url", proxy.url)
-        eventually(lambda: proxy.embedded > proxy.most, "more is asked than is answered")
+    with run_proxy(embedding_service) as proxy:
+        proxy.limit = 25
+        command = start_command("embed", photos, "-o", file, "--url", proxy.url)
+        eventually(lambda: proxy.embedded > proxy.limit, "more is asked than is answered")
         time.sleep(1)  # what was answered has arrived
         command.send_signal(signal.SIGINT)
         eventually(file.exists, "what has come is written")
         proxy.opened.set()
         assert command.wait(60) == 130
-        kept = len(FileVectors.load(file))
-        assert 0 < kept <= 25
+        retained = len(FileVectors.load(file))
+        assert 0 < retained <= 25
         assert command.stderr is not None
-        assert f"opsin: interrupted; {kept} of 60 files are in {file}" in command.stderr.read()
+        assert f"opsin: interrupted; {retained} of 60 files are in {file}" in command.stderr.read()
         before = proxy.embedded
         ended = opsin("embed", photos, "-o", file, "--url", proxy.url)
         assert (ended.returncode, ended.stderr) == (0, "")
-        assert "60 vectors" in ended.stdout and f"{kept} of them kept from before" in ended.stdout
-        assert proxy.embedded - before == 60 - kept
+        assert "60 vectors" in ended.stdout and f"{retained} of them kept from before" in ended.stdout
+        assert proxy.embedded - before == 60 - retained
 
 
 def test_embed_goes_on_after_it_was_killed(embedding_service: Service, tmp_path: Path) -> None:
     photos, file = tmp_path / "photos", tmp_path / "vectors.npz"
     photos.mkdir()
     files = write_images(photos, 640)
-    with proxied(embedding_service) as proxy:
+    with run_proxy(embedding_service) as proxy:
         proxy.pause = 0.25  # 640 answers, 16 at a time, take 10 s at least: the file is written after 5 s for the first time
-        command = started("embed", photos, "-o", file, "--url", proxy.url)
+        command = start_command("embed", photos, "-o", file, "--url", proxy.url)
         eventually(file.exists, "the file is written in the middle")
         command.kill()
         assert command.wait(10) == -signal.SIGKILL
-        kept = len(FileVectors.load(file))
-        assert 0 < kept < len(files)
+        retained = len(FileVectors.load(file))
+        assert 0 < retained < len(files)
         eventually(lambda: proxy.pending == 0, "what the killed command has asked for is answered")
         proxy.pause, before = 0.0, proxy.embedded
         ended = opsin("embed", photos, "-o", file, "--url", proxy.url)
-        assert ended.returncode == 0 and f"640 vectors of 24 numbers, pair@1, {kept} of them kept from before" in ended.stdout
-        assert proxy.embedded - before == len(files) - kept
+        assert ended.returncode == 0 and f"640 vectors of 24 numbers, pair@1, {retained} of them kept from before" in ended.stdout
+        assert proxy.embedded - before == len(files) - retained
     with Client(embedding_service.url) as client:
         rows = [0, 320, 639]
-        wanted = client.embed([files[row] for row in rows]).vectors
-    np.testing.assert_allclose(FileVectors.load(file).vectors[rows], wanted, atol=2e-6)
+        expected = client.embed([files[row] for row in rows]).vectors
+    np.testing.assert_allclose(FileVectors.load(file).vectors[rows], expected, atol=2e-6)
 
 
 def test_search_finds_the_nearest_files(embedding_service: Service, folder: Path) -> None:
@@ -264,12 +264,12 @@ def test_search_finds_the_nearest_files(embedding_service: Service, folder: Path
     file = folder.parent / "vectors.npz"
     with Client(embedding_service.url) as client:
         gallery = client.gallery(folder, pattern="**/*.png", progress=False)
-        wanted = gallery.search("something to eat", k=3)
+        expected = gallery.search("something to eat", k=3)
     table = opsin("search", file, "something to eat", "-k", "3", "--url", embedding_service.url)
-    assert [line.split()[1] for line in table.stdout.splitlines()] == ["File", *(str(match.path) for match in wanted)]
+    assert [line.split()[1] for line in table.stdout.splitlines()] == ["File", *(str(match.path) for match in expected)]
     lines = opsin("search", file, "something to eat", "-k", "3", "--json", "--url", embedding_service.url).stdout.splitlines()
-    assert [json.loads(line)["path"] for line in lines] == [str(match.path) for match in wanted]
-    assert json.loads(lines[0])["cosine"] == pytest.approx(wanted[0].cosine, abs=1e-5)
+    assert [json.loads(line)["path"] for line in lines] == [str(match.path) for match in expected]
+    assert json.loads(lines[0])["cosine"] == pytest.approx(expected[0].cosine, abs=1e-5)
     alike = opsin("search", file, "--image", folder / "004.png", "-k", "1", "--json", "--url", embedding_service.url)
     assert json.loads(alike.stdout) == {"path": str(folder / "004.png"), "cosine": pytest.approx(1, abs=1e-5)}
 
@@ -324,7 +324,7 @@ def test_a_file_of_something_else_is_not_written_over(embedding_service: Service
 
 
 def test_a_file_of_a_distant_year_is_embedded_once(embedding_service: Service, folder: Path) -> None:
-    """Its time is no int64 of nanoseconds."""
+    """The file's time does not fit an int64 of nanoseconds."""
     os.utime(folder / "000.png", (10**10, 10**10))
     assert [embed(embedding_service, folder).returncode for _ in range(2)] == [0, 0]
     assert f"{COUNT} of them kept from before" in embed(embedding_service, folder).stdout

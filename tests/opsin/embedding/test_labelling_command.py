@@ -35,9 +35,9 @@ def test_the_classifier_answers_with_the_scores_of_zero_shot(embedding_service: 
     image = np.random.default_rng(4).integers(0, 256, (TINY.image_size, TINY.image_size, 3), np.uint8)
     with Client(embedding_service.url) as client:
         eventually(lambda: any(model.id == "animals@1" and model.state == "ready" for model in client.models()), "it is served")
-        found, wanted = client.classify(image, model="animals", top_k=3), client.zero_shot(image, LABELS, top_k=3)
-    assert [one.label for one in found.predictions] == [one.label for one in wanted.predictions]
-    np.testing.assert_allclose([one.score for one in found.predictions], [one.score for one in wanted.predictions], atol=2e-5)
+        found, expected = client.classify(image, model="animals", top_k=3), client.zero_shot(image, LABELS, top_k=3)
+    assert [one.label for one in found.predictions] == [one.label for one in expected.predictions]
+    np.testing.assert_allclose([one.score for one in found.predictions], [one.score for one in expected.predictions], atol=2e-5)
 
 
 def test_templates_may_be_given_and_cut_labels_are_reported(tmp_path: Path, labels: Path) -> None:
@@ -46,8 +46,8 @@ def test_templates_may_be_given_and_cut_labels_are_reported(tmp_path: Path, labe
     command = ("bundles", "label", "animals", "--from", "pair@1", "--labels", labels, "--bundles", tmp_path, "--version", "2")
     ended = opsin(*command, "--template", "one {}", "--template", "the {}")
     assert (ended.returncode, ended.stderr) == (0, f"opsin: 1 label truncated: longer than {pair.spec.id} reads\n")
-    shown = opsin("bundles", "show", "animals", "--bundles", tmp_path).stdout
-    assert "animals@2  pair@1 with 2 labels of its own" in shown and '["one {}", "the {}"]' in shown
+    visible = opsin("bundles", "show", "animals", "--bundles", tmp_path).stdout
+    assert "animals@2  pair@1 with 2 labels of its own" in visible and '["one {}", "the {}"]' in visible
 
 
 def test_a_pair_in_float16_becomes_a_classifier_in_float16(tmp_path: Path) -> None:
@@ -64,18 +64,18 @@ def test_what_cannot_become_a_classifier_is_one_line(tmp_path: Path, labels: Pat
     write_tiny_pair(tmp_path, "mute", tokenizer=False)
     write_tiny_vit(tmp_path)
 
-    def labelled(pair: str, *more: str) -> tuple[int, str]:
-        ended = opsin("bundles", "label", "animals", "--from", pair, "--labels", labels, "--bundles", tmp_path, *more)
+    def run_label(pair: str, *extra: str) -> tuple[int, str]:
+        ended = opsin("bundles", "label", "animals", "--from", pair, "--labels", labels, "--bundles", tmp_path, *extra)
         assert ended.stdout == "" and ended.stderr.count("\n") == 1
         return ended.returncode, ended.stderr.removeprefix("opsin: ").strip()
 
-    assert labelled("pair") == (2, "--from pair: has several versions; name one of pair@1, pair@2")
-    assert labelled("nobody")[0] == 2
-    assert labelled("tiny") == (1, "tiny@1: is of task classify; a classifier is made of an image-text pair, of task zero-shot")
-    assert labelled("mute") == (1, "mute@1: has no tokenizer; `opsin bundles tokenizer mute FILE` adds one")
-    code, sentence = labelled("pair@1", "--template", "nowhere")
+    assert run_label("pair") == (2, "--from pair: has several versions; name one of pair@1, pair@2")
+    assert run_label("nobody")[0] == 2
+    assert run_label("tiny") == (1, "tiny@1: is of task classify; a classifier is made of an image-text pair, of task zero-shot")
+    assert run_label("mute") == (1, "mute@1: has no tokenizer; `opsin bundles tokenizer mute FILE` adds one")
+    code, sentence = run_label("pair@1", "--template", "nowhere")
     assert code == 2 and "exactly one {} is needed" in sentence
     labels.write_text("dog\n猫\n")
-    assert labelled("pair@1") == (1, "labels: '猫' has no word or character in the vocabulary of pair@1")
+    assert run_label("pair@1") == (1, "labels: '猫' has no word or character in the vocabulary of pair@1")
     labels.write_text("dog\ndog\n")
-    assert labelled("pair@1") == (1, "labels: 'dog' is given twice")
+    assert run_label("pair@1") == (1, "labels: 'dog' is given twice")

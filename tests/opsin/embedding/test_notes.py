@@ -1,4 +1,4 @@
-"""What a bundle says of its answers reaches people beside them."""
+"""Notes of bundles on their answers, as users see them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def test_commands_print_the_note_once_after_the_answer(embedding_service: Service, photos: list[Path], tmp_path: Path) -> None:
     vectors, named = tmp_path / "vectors.npz", ("--url", embedding_service.url, "--model", "drawings")
-    asked = ("zero-shot", *photos, "--label", "dog", "--label", "cat")
-    for command in ((*asked, *named), ("embed", *photos, "-o", vectors, *named), ("search", vectors, "a dog", *named[:2])):
+    requested = ("zero-shot", *photos, "--label", "dog", "--label", "cat")
+    for command in ((*requested, *named), ("embed", *photos, "-o", vectors, *named), ("search", vectors, "a dog", *named[:2])):
         ended = opsin(*command)
         assert (ended.returncode, ended.stderr) == (0, f"drawings@1: {NOTE}\n"), command[0]
         assert ended.stdout and "It knows" not in ended.stdout
-    assert opsin(*asked, "--url", embedding_service.url, "--model", "pair").stderr == ""
+    assert opsin(*requested, "--url", embedding_service.url, "--model", "pair").stderr == ""
 
 
 def test_json_of_a_command_holds_the_note_alone(embedding_service: Service, photos: list[Path]) -> None:

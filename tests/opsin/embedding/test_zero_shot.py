@@ -29,7 +29,7 @@ def client(embedding_service: Service) -> Iterator[Client]:
 
 
 def cosines(client: Client, image: NDArray[np.uint8], templates: list[str]) -> NDArray[np.float64]:
-    """(labels,) by the vectors that the client embeds."""
+    """Return the cosines (labels,) of the vectors that the client embeds."""
     texts = client.embed(texts=[template.replace("{}", label) for label in LABELS for template in templates]).vectors
     classes = texts.astype(np.float64).reshape(len(LABELS), len(templates), -1).mean(axis=1)
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)
@@ -39,12 +39,12 @@ def cosines(client: Client, image: NDArray[np.uint8], templates: list[str]) -> N
 @pytest.mark.parametrize("templates", [None, ["{}"], ["one {}", "two {}s"]])
 def test_scores_are_the_softmax_of_scaled_cosines(client: Client, templates: list[str] | None) -> None:
     found = client.zero_shot(IMAGES[0], LABELS, templates=templates, top_k=len(LABELS))
-    wanted = cosines(client, IMAGES[0], templates or ["a photo of a {}.", "a {}"])
-    powers = np.exp(np.exp(3.0) * wanted)
-    assert [one.index for one in found.predictions] == np.argsort(-wanted).tolist()
+    expected = cosines(client, IMAGES[0], templates or ["a photo of a {}.", "a {}"])
+    powers = np.exp(np.exp(3.0) * expected)
+    assert [one.index for one in found.predictions] == np.argsort(-expected).tolist()
     for one in found.predictions:
         assert one.label == LABELS[one.index]
-        assert one.cosine == pytest.approx(wanted[one.index], abs=2e-6)
+        assert one.cosine == pytest.approx(expected[one.index], abs=2e-6)
         assert one.score == pytest.approx(powers[one.index] / powers.sum(), abs=1e-4)
     assert (found.label, found.score) == (found.predictions[0].label, found.predictions[0].score)
     assert (found.model, found.version, found.labels.count, found.labels.truncated) == ("pair", "1", 5, 0)
@@ -60,9 +60,9 @@ def test_vectors_of_labels_are_recalled(client: Client) -> None:
 def test_more_images_than_one_request_may_bring_keep_their_order(client: Client, embedding_service: Service) -> None:
     form: dict[str, Any] = {"files": [("image", (f"{index}", png(one))) for index, one in enumerate(IMAGES)], "data": {"label": LABELS}}
     assert httpx2.post(f"{embedding_service.url}/v1/zero-shot", **form).status_code == 413
-    together = client.zero_shot(IMAGES, LABELS)
+    joint = client.zero_shot(IMAGES, LABELS)
     alone = [client.zero_shot(one, LABELS) for one in IMAGES]
-    assert [[one.index for one in found.predictions] for found in together] == [[one.index for one in found.predictions] for found in alone]
+    assert [[one.index for one in found.predictions] for found in joint] == [[one.index for one in found.predictions] for found in alone]
     with pytest.raises(Refused) as raised:
         client.zero_shot([*IMAGES[:9], b"no image"], LABELS)
     assert raised.value.field == "image[9]"
@@ -124,16 +124,16 @@ def test_what_is_no_question_is_not_sent(images: Any, labels: Any, options: dict
 
 async def test_the_asynchronous_client_does_the_same(embedding_service: Service, client: Client) -> None:
     async with AsyncClient(embedding_service.url) as asynchronous:
-        together = await asynchronous.zero_shot(IMAGES, LABELS)
+        joint = await asynchronous.zero_shot(IMAGES, LABELS)
         one = await asynchronous.zero_shot(IMAGES[0], LABELS)
         job = await asynchronous.zero_shot(IMAGES[0], LABELS, wait=False)
         later = await job.result(timeout=60)
         mapped = await asynchronous.map("zero-shot", IMAGES, labels=LABELS, progress=False)
         with pytest.raises(Refused) as raised:
             await asynchronous.zero_shot([*IMAGES[:9], b"no image"], LABELS)
-    wanted = [found.label for found in client.zero_shot(IMAGES, LABELS)]
-    assert [found.label for found in together] == wanted == [found.label for found in mapped.results]
-    assert one.label == later.label == wanted[0]
+    expected = [found.label for found in client.zero_shot(IMAGES, LABELS)]
+    assert [found.label for found in joint] == expected == [found.label for found in mapped.results]
+    assert one.label == later.label == expected[0]
     assert raised.value.field == "image[9]"
 
 
@@ -154,5 +154,5 @@ def test_map_classifies_a_folder_by_labels(client: Client, tmp_path: Path) -> No
 
 
 def test_a_result_is_shown_as_bars(client: Client) -> None:
-    shown = client.zero_shot(IMAGES[0], ["<b>", "dog"])._repr_html_()
-    assert "&lt;b&gt;" in shown and "2 of 2 labels, pair@1" in shown
+    visible = client.zero_shot(IMAGES[0], ["<b>", "dog"])._repr_html_()
+    assert "&lt;b&gt;" in visible and "2 of 2 labels, pair@1" in visible

@@ -23,7 +23,7 @@ from models.systems.lart.model import LART, LARTConfig
 from models.systems.mvit.model import Activation, MViT, MViTConfig
 from models.systems.mvit.roi_pool import BoxPooling
 from tests.golden.case import GOLDEN
-from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.bundles.vit import UNSEALED, seal
 
 MOVENET = Path(__file__).parents[3] / "bundles" / "movenet" / "1.0.0"
 LABELS = ["stand", "walk", "wave", "jump"]
@@ -56,7 +56,7 @@ def write_lart(root: Path, config: LARTConfig = SMALL, name: str = "small-lart",
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return sealed(root, spec, model.state_dict())
+    return seal(root, spec, model.state_dict())
 
 
 def write_movenet(root: Path) -> Bundle:
@@ -65,7 +65,7 @@ def write_movenet(root: Path) -> Bundle:
     return read(target)
 
 
-def write_pipeline(root: Path, members: dict[Any, Bundle], name: str = "watcher", rate: float = 15.0, **more: Any) -> Bundle:
+def write_pipeline(root: Path, members: dict[Any, Bundle], name: str = "watcher", rate: float = 15.0, **extra: Any) -> Bundle:
     roles: dict[Any, MemberReference] = {role: member_reference(bundle) for role, bundle in members.items()}
     spec = BundleSpec(
         name=name,
@@ -77,14 +77,14 @@ def write_pipeline(root: Path, members: dict[Any, Bundle], name: str = "watcher"
         license="CC0-1.0",
         members=roles,
         weights=UNSEALED,
-        **{"config": {"step": 16, "margin": 14}, **more},
+        **{"config": {"step": 16, "margin": 14}, **extra},
     )
-    return sealed(root, spec, {})
+    return seal(root, spec, {})
 
 
-def write_watcher(root: Path, **more: Any) -> Bundle:
+def write_watcher(root: Path, **extra: Any) -> Bundle:
     """MoveNet and a small LART."""
-    return write_pipeline(root, {"pose": write_movenet(root), "actions": write_lart(root)}, **more)
+    return write_pipeline(root, {"pose": write_movenet(root), "actions": write_lart(root)}, **extra)
 
 
 STRIDE = 3
@@ -112,7 +112,7 @@ LAYOUT: LARTConfig = dataclasses.replace(
 
 
 def small_mvit(config: MViTConfig = SMALL_MVIT) -> MViT:
-    """A model whose features differ from clip to clip."""
+    """Build a model whose features differ from clip to clip."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = MViT(config)
@@ -134,17 +134,17 @@ def write_mvit(root: Path, config: MViTConfig = SMALL_MVIT, name: str = "small-m
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return sealed(root, spec, small_mvit(config).state_dict())
+    return seal(root, spec, small_mvit(config).state_dict())
 
 
 def mesh() -> dict[str, Tensor]:
-    """The made-up mesh of 40 vertices that a recorded checkpoint of HMR2 holds."""
+    """Return the made-up mesh of 40 vertices that a recorded checkpoint of HMR2 holds."""
     weights = read_checkpoint(GOLDEN / "hmr2" / "tiny_forward" / "checkpoint.pth")
     return {name.removeprefix(CHECKPOINT_PREFIX): value.contiguous() for name, value in weights.items() if name.startswith(CHECKPOINT_PREFIX)}
 
 
 def write_mesh(file: Path) -> Path:
-    """As .npz or .safetensors, by its suffix."""
+    """Write a mesh as .npz or .safetensors, by the file's suffix."""
     if file.suffix == ".npz":
         np.savez(file, **{name: value.numpy() for name, value in mesh().items()})  # type: ignore[arg-type]
     else:

@@ -16,12 +16,12 @@ import torch
 from models.bundle import Bundle, BundleSpec
 from models.bundle_schema import Preprocess, QuerySpace
 from models.systems.mcc.model import MCC, MCCConfig
-from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.bundles.vit import UNSEALED, seal
 
 RADIUS, HALF = 1.2, 0.12
-"""Of the shell, in normalised units; its half thickness."""
+"""Radius of the shell and its half thickness, in normalised units."""
 SIDE, SEEN = 32, 32
-"""Of the network's image and of the map of seen points."""
+"""Sides of the network's image and of the map of seen points, in pixels."""
 CONFIG = MCCConfig(
     image_size=SIDE,
     patch_size=8,
@@ -36,7 +36,7 @@ CONFIG = MCCConfig(
     drop_path=0.0,
 )
 STEADY = 1000.0
-"""Of the constant channels, by which LayerNorm divides."""
+"""Value of the constant channels, by which LayerNorm divides."""
 SMALL = 0.2
 """How far GELU's argument goes."""
 SQUARE, POWER = 4, 6
@@ -99,4 +99,4 @@ def write_shell(root: Path, name: str = "shell", version: str = "1", space: Quer
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return sealed(root, spec, shell().state_dict())
+    return seal(root, spec, shell().state_dict())

@@ -1,6 +1,6 @@
 """Classifiers of clips as bundles, the recorded networks of every architecture, and their answers to videos by the papers' rules.
 
-The rules are written here, by nothing of ours."""
+The rules are written here, without Opsin's code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.systems.mavil.log_mel_stats import AUDIOSET
 from models.systems.mavil.model import MAViL, MAViLConfig
 from tests.golden.case import GOLDEN, Case, read_case
 from tests.golden.checks import recorded_network
-from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.bundles.vit import UNSEALED, seal
 from tests.support.videos import clip, every
 
 SIDE, SHORT_SIDE = 32, 36
@@ -32,7 +32,7 @@ MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedNetwork:
     """A recorded network and what its published test does."""
 
     folder: str
@@ -47,17 +47,17 @@ class Recorded:
         return read_case(GOLDEN / self.folder)
 
     def model(self) -> Any:
-        """The network, with its `config`."""
+        """Build the network, with its `config`."""
         return recorded_network(self.case)
 
 
 NETWORKS = {
-    "mae-st": Recorded("mae_st/finetune_sep_cls", "video_mae", 7, 3, True),
-    "mvit2": Recorded("mvit/mvitv2_cls_tiny", "mvit", 5, 1, True),
-    "mvit1": Recorded("mvit/mvitv1_mlp_expand_tiny", "mvit", 5, 1, False),
-    "rev-mvit": Recorded("rev/rev_mvit_video_tiny", "rev_mvit", 5, 1, False),
+    "mae-st": RecordedNetwork("mae_st/finetune_sep_cls", "video_mae", 7, 3, True),
+    "mvit2": RecordedNetwork("mvit/mvitv2_cls_tiny", "mvit", 5, 1, True),
+    "mvit1": RecordedNetwork("mvit/mvitv1_mlp_expand_tiny", "mvit", 5, 1, False),
+    "rev-mvit": RecordedNetwork("rev/rev_mvit_video_tiny", "rev_mvit", 5, 1, False),
 }
-"""By the names of their bundles."""
+"""The recorded networks by the names of their bundles."""
 
 
 OF_SOUND = {"both": "mavil/finetune_av", "apart": "mavil/finetune_uni"}
@@ -74,7 +74,7 @@ HEARING = MAViLConfig(audio_frames=64, mel_bins=32, width=32, depth=2, heads=4, 
 
 
 def hearing() -> MAViL:
-    """A network that only hears, with weights of its own."""
+    """Build a network of sound alone, with weights of its own."""
     torch.manual_seed(0)
     model = MAViL(HEARING)
     torch.nn.init.normal_(model.head["a"].weight)
@@ -83,14 +83,14 @@ def hearing() -> MAViL:
 
 def write_hearing(root: Path) -> Bundle:
     sound = Sound(frames=HEARING.audio_frames, mel_bins=HEARING.mel_bins, mean=LOUDNESS.mean, std=LOUDNESS.std)
-    return _written(root, "sound-alone", "audio-visual", "mavil", hearing(), None, None, sound)
+    return _write_file(root, "sound-alone", "audio-visual", "mavil", hearing(), None, None, sound)
 
 
 def write_recorded(root: Path, name: str) -> Bundle:
     recorded = NETWORKS[name]
     prepare = Preprocess(image_size=SIDE, short_side=SHORT_SIDE, interpolation="bilinear", mean=MEAN, std=STD)
     model = recorded.model()
-    return _written(root, name, "actions", recorded.architecture, model, prepare, Clip(frames=model.config.frames, stride=4))
+    return _write_file(root, name, "actions", recorded.architecture, model, prepare, Clip(frames=model.config.frames, stride=4))
 
 
 def write_mavil(root: Path, name: str) -> Bundle:
@@ -98,10 +98,10 @@ def write_mavil(root: Path, name: str) -> Bundle:
     config = model.config
     side, sound = config.image_size, Sound(frames=config.audio_frames, mel_bins=config.mel_bins, mean=LOUDNESS.mean, std=LOUDNESS.std)
     prepare = Preprocess(image_size=side, short_side=side, fit="squeeze", interpolation="bilinear", mean=MEAN, std=STD)
-    return _written(root, name, "audio-visual", "mavil", model, prepare, Clip(frames=config.frames, stride=1, rate=2), sound)
+    return _write_file(root, name, "audio-visual", "mavil", model, prepare, Clip(frames=config.frames, stride=1, rate=2), sound)
 
 
-def _written(
+def _write_file(
     root: Path,
     name: str,
     task: TaskName,
@@ -124,12 +124,12 @@ def _written(
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return sealed(root, spec, {key: value.contiguous() for key, value in model.state_dict().items()})
+    return seal(root, spec, {key: value.contiguous() for key, value in model.state_dict().items()})
 
 
 @functools.cache
 def frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> NDArray[np.uint8]:
-    """(count, height, width, 3): each frame is another one."""
+    """Draw frames that all differ: (count, height, width, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
 
 
@@ -140,7 +140,7 @@ def video(count: int, fps: float = 10.0, height: int = 48, width: int = 64, seed
 
 
 def view_numbers(total: int, fps: float, count: int, views: int, *, offset: bool) -> NDArray[np.int64]:
-    """(views, count): truncated numbers of frames, evenly from the first to the last of a span."""
+    """Return (views, count): truncated numbers of frames, evenly from the first to the last of a span."""
     length = STRIDE * count / RATE * fps
     left = max(total - length, 0.0)
     if not offset:
@@ -154,7 +154,7 @@ def view_numbers(total: int, fps: float, count: int, views: int, *, offset: bool
 
 
 def squares(images: NDArray[np.uint8], crops: int) -> list[Tensor]:
-    """(T, H, W, 3) → `crops` of (3, T, S, S), normalised first, as published."""
+    """Cut (T, H, W, 3) into `crops` of (3, T, S, S), normalised first, as published."""
     pixels = ((torch.from_numpy(images).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
     short, (height, width) = SHORT_SIDE if crops == 1 else SIDE, images.shape[1:3]
     long = math.floor(max(height, width) / min(height, width) * short)
@@ -172,10 +172,10 @@ def squares(images: NDArray[np.uint8], crops: int) -> list[Tensor]:
     return [pixels[:, :, top : top + SIDE, left : left + SIDE].transpose(0, 1) for top, left in corners]
 
 
-def expected(
-    recorded: Recorded, images: NDArray[np.uint8], fps: float, views: int | None = None, crops: int | None = None
+def expect(
+    recorded: RecordedNetwork, images: NDArray[np.uint8], fps: float, views: int | None = None, crops: int | None = None
 ) -> NDArray[np.float32]:
-    """(classes,): the mean of the softmax over all views and crops."""
+    """Return the mean of the softmax over all views and crops: (classes,)."""
     model = recorded.model()
     numbers = view_numbers(len(images), fps, model.config.frames, views or recorded.views, offset=recorded.offset)
     seen = torch.stack([square for rows in numbers for square in squares(images[rows], crops or recorded.crops)])

@@ -17,7 +17,7 @@ from models.systems.image_text.add_tokenizer import add_tokenizer
 from models.systems.image_text.cit import CiT, CiTConfig, VisionTower
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
-from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.bundles.vit import UNSEALED, seal
 
 WORDS = ("a", "photo", "of", "the", "dog", "cat", "car", "red", "blue", "green", "one", "two", "eat", "house")
 VOCABULARY = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *WORDS, *ascii_lowercase[1:], *digits, *punctuation]
@@ -41,7 +41,7 @@ def write_tiny_pair(
     tokenizer: bool = True,
     templates: Sequence[str] | None = None,
     seed: int = 0,
-    **more: Any,
+    **extra: Any,
 ) -> Bundle:
     """32 x 32 pixels, 17 tokens, vectors of 24 numbers. more: of its spec, such as a ladder."""
     network, config = SMALL[architecture]
@@ -60,9 +60,9 @@ def write_tiny_pair(
         preprocess=Preprocess(image_size=32, short_side=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         license="CC0-1.0",
         weights=UNSEALED,
-        **more,
+        **extra,
     )
-    bundle = sealed(root, spec, model.state_dict())
+    bundle = seal(root, spec, model.state_dict())
     if not tokenizer:
         return bundle
     with TemporaryDirectory() as folder:

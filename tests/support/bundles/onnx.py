@@ -55,15 +55,15 @@ def write_graph(root: Path, model: onnx.ModelProto | bytes) -> Bundle:
 
 
 def graph(inputs: list[tuple[str, int, int]], side: int | str, nodes: list[onnx.NodeProto], output: tuple[int, list[Any]]) -> bytes:
-    """inputs: name, type and channels of each."""
+    """Build a graph. inputs: name, type and channels of each."""
     weights = np.random.default_rng(0).normal(size=(3, 4, 3, 3)).astype(np.float32)
-    held = {"weight": weights, "one": weights[:1, :3], "byte": np.array(255, np.float32), "axis": np.array([1])}
+    reserved = {"weight": weights, "one": weights[:1, :3], "byte": np.array(255, np.float32), "axis": np.array([1])}
     made = helper.make_graph(
         nodes,
         "random",
         [helper.make_tensor_value_info(name, kind, [1, channels, side, side]) for name, kind, channels in inputs],
         [helper.make_tensor_value_info("answer", *output)],
-        [numpy_helper.from_array(value, name) for name, value in held.items()],
+        [numpy_helper.from_array(value, name) for name, value in reserved.items()],
     )
     return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
 
@@ -111,10 +111,10 @@ def write_teller(root: Path, name: str = "teller", **settings: str) -> Bundle:
 
 
 def ball() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """(H, W, 3), red by the disparity of the ball of `depth`, and its mask."""
-    there = depth() > 0
-    disparity = np.where(there, 1 / np.where(there, depth(), 1), 0)
-    low, high = disparity[there].min(), disparity.max()
-    pixels = np.random.default_rng(0).integers(0, 256, (*there.shape, 3), np.uint8)
+    """Return an image (H, W, 3), red by the disparity of the ball of `depth`, and its mask."""
+    opposite = depth() > 0
+    disparity = np.where(opposite, 1 / np.where(opposite, depth(), 1), 0)
+    low, high = disparity[opposite].min(), disparity.max()
+    pixels = np.random.default_rng(0).integers(0, 256, (*opposite.shape, 3), np.uint8)
     pixels[..., 0] = np.rint(np.clip((disparity - low) / (high - low), 0, 1) * 200 + 20)
-    return pixels, there
+    return pixels, opposite

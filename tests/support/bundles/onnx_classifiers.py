@@ -41,22 +41,22 @@ class ImageGraph:
     shape: Sequence[int | str] | None = None
     """Shape of the scores."""
     domains: Sequence[str] = ()
-    """Imported beside the standard one."""
+    """Domains that the graph imports in addition to the standard one."""
     weights_are_inputs: bool = False
     """Files before IR version 4 list them so."""
 
     def model(self) -> onnx.ModelProto:
         sides = [self.side if isinstance(self.side, int) else name for name in ("height", "width")]
         shape = [self.batch, *sides, self.channels] if self.channels_last else [self.batch, self.channels, *sides]
-        held = [numpy_helper.from_array(WEIGHT[:, : self.outputs], "weight"), *self.weights]
-        held.append(numpy_helper.from_array(np.array([self.baked or 0, VALUES if self.baked else -1]), "flat"))
-        listed = [value(tensor.name, tensor.data_type, tensor.dims) for tensor in held] if self.weights_are_inputs else []
+        reserved = [numpy_helper.from_array(WEIGHT[:, : self.outputs], "weight"), *self.weights]
+        reserved.append(numpy_helper.from_array(np.array([self.baked or 0, VALUES if self.baked else -1]), "flat"))
+        listed = [value(tensor.name, tensor.data_type, tensor.dims) for tensor in reserved] if self.weights_are_inputs else []
         graph = helper.make_graph(
             [*self._to_plain(), *(self.after or [helper.make_node("Identity", ["plain"], ["scores"])])],
             "classifier",
             [value("image", self.kind, shape), *self.more_inputs, *listed],
             [value("scores", FLOAT, self.shape or [self.batch, self.outputs]), *self.more_outputs],
-            held,
+            reserved,
         )
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(domain, 1) for domain in self.domains)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=self.ir)
@@ -96,7 +96,7 @@ def value(name: str, kind: int, shape: Sequence[int | str] | None) -> onnx.Value
 
 
 def externally(file: Path, location: str, *, offset: int = 0, length: int | None = None) -> Path:
-    """The classifier, its weight in another file."""
+    """Write the classifier with its weight in another file."""
     model = ImageGraph().model()
     [weight] = [tensor for tensor in model.graph.initializer if tensor.name == "weight"]
     content = weight.raw_data
@@ -116,7 +116,7 @@ def weight_file(path: Path) -> Path:
     return path
 
 
-def at_an_absolute_path(folder: Path) -> Path:
+def absolute_path(folder: Path) -> Path:
     return externally(folder / "model.onnx", str(weight_file(folder.parent / "secret.bin")))
 
 
@@ -153,8 +153,8 @@ def without_its_data(folder: Path) -> Path:
     return externally(folder / "model.onnx", "weights.bin")
 
 
-def in_a_branch(folder: Path) -> Path:
-    """A constant of a branch that never runs has its data in another file."""
+def external_in_branch(folder: Path) -> Path:
+    """Write a constant whose data is in another file, to a branch that never runs."""
     weight_file(folder.parent / "secret.bin")
     tensor = TensorProto(name="hidden", data_type=FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../secret.bin")
@@ -164,8 +164,8 @@ def in_a_branch(folder: Path) -> Path:
     return ImageGraph(after=[plain, branch], weights=[constant("never", False, np.bool_)]).write(folder / "model.onnx")
 
 
-def of_three_gigabytes(folder: Path) -> Path:
-    """A weight of 3 GB of zeros, which take no room on the disk."""
+def three_gigabytes(folder: Path) -> Path:
+    """Write a weight of 3 GB of zeros, which take no space on the disk."""
     rows, columns = VALUES, 1_000_000
     model = ImageGraph(after=[helper.make_node("MatMul", ["values", "large"], ["wide"]), *_sum_of("wide")]).model()
     large = TensorProto(name="large", data_type=FLOAT, dims=[rows, columns], data_location=TensorProto.EXTERNAL)
@@ -186,22 +186,22 @@ def _sum_of(name: str) -> list[onnx.NodeProto]:
     ]
 
 
-def of_a_custom_operator(folder: Path) -> Path:
+def custom_operator(folder: Path) -> Path:
     node = helper.make_node("Gelu", ["plain"], ["scores"], domain="own.ops")
     return ImageGraph(after=[node], domains=["own.ops"]).write(folder / "model.onnx")
 
 
-def of_another_program(folder: Path) -> Path:
-    """A node of ONNX Runtime's own domain that loads compiled code from a file."""
+def other_program(folder: Path) -> Path:
+    """Write a node of ONNX Runtime's own domain that loads compiled code from a file."""
     node = helper.make_node("EPContext", ["plain"], ["scores"], domain="com.microsoft", ep_cache_context="../secret.bin", embed_mode=0)
     return ImageGraph(after=[node], domains=["com.microsoft"]).write(folder / "model.onnx")
 
 
-def of_an_unknown_operator(folder: Path) -> Path:
+def unknown_operator(folder: Path) -> Path:
     return ImageGraph(after=[helper.make_node("Clairvoyance", ["plain"], ["scores"])]).write(folder / "model.onnx")
 
 
-def of_own_functions(folder: Path) -> Path:
+def own_functions(folder: Path) -> Path:
     model = ImageGraph(after=[helper.make_node("f", ["plain"], ["scores"], domain="own")], domains=["own"]).model()
     body = [helper.make_node("Relu", ["a"], ["b"])]
     model.functions.append(helper.make_function("own", "f", ["a"], ["b"], body, [helper.make_opsetid("", 18)]))
@@ -210,41 +210,41 @@ def of_own_functions(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
-def _looped(turns: int, body: list[onnx.NodeProto], more: Sequence[onnx.ValueInfoProto] = ()) -> ImageGraph:
+def _loop(turns: int, body: list[onnx.NodeProto], extra: Sequence[onnx.ValueInfoProto] = ()) -> ImageGraph:
     inside = helper.make_graph(
         [*body, helper.make_node("Identity", ["on"], ["still"])],
         "body",
         [value("turn", INT64, []), value("on", BOOL, []), value("sum", FLOAT, None)],
-        [value("still", BOOL, []), value("added", FLOAT, None), *more],
+        [value("still", BOOL, []), value("added", FLOAT, None), *extra],
     )
-    outputs = ["scores", *(["scanned"] if more else [])]
+    outputs = ["scores", *(["scanned"] if extra else [])]
     return ImageGraph(after=[helper.make_node("Loop", ["turns", "", "plain"], outputs, body=inside)], weights=[constant("turns", turns)])
 
 
-def of_a_long_loop(folder: Path) -> Path:
-    """Adds the scores to themselves, less themselves, 10^9 times."""
+def long_loop(folder: Path) -> Path:
+    """Write a loop that adds the scores to themselves, less themselves, 10^9 times."""
     body = [helper.make_node("Identity", ["sum"], ["added"])]
-    return _looped(10**9, body).write(folder / "model.onnx")
+    return _loop(10**9, body).write(folder / "model.onnx")
 
 
-def of_a_growing_loop(folder: Path) -> Path:
-    """Keeps a megabyte more in each of a million turns."""
+def growing_loop(folder: Path) -> Path:
+    """Write a loop that keeps another megabyte in each of a million turns."""
     body = [
         helper.make_node("Identity", ["sum"], ["added"]),
         helper.make_node("ConstantOfShape", ["megabyte"], ["kept"]),
     ]
-    graph = _looped(10**6, body, [value("kept", FLOAT, [250_000])])
+    graph = _loop(10**6, body, [value("kept", FLOAT, [250_000])])
     return ImageGraph(after=graph.after, weights=[*graph.weights, constant("megabyte", [250_000])]).write(folder / "model.onnx")
 
 
-def of_a_hundred_gigabytes(folder: Path) -> Path:
-    """A tensor of 25 billion numbers."""
+def hundred_gigabytes(folder: Path) -> Path:
+    """Write a tensor of 25 billion numbers."""
     after = [helper.make_node("ConstantOfShape", ["size"], ["huge"]), *_sum_of("huge")]
     return ImageGraph(after=after, weights=[constant("size", [25_000, 1_000_000])]).write(folder / "model.onnx")
 
 
-def of_a_hundred_gigabytes_at_last(folder: Path) -> Path:
-    """The same, of a size that is known only once it runs."""
+def hundred_gigabytes_at_run_time(folder: Path) -> Path:
+    """Write a tensor of 25 billion numbers whose size is known only at run time."""
     after = [
         helper.make_node("Shape", ["plain"], ["two"]),
         helper.make_node("Gather", ["two", "zero"], ["rows"]),
@@ -258,71 +258,71 @@ def of_a_hundred_gigabytes_at_last(folder: Path) -> Path:
     return ImageGraph(after=after, weights=weights).write(folder / "model.onnx")
 
 
-def of_no_numbers(folder: Path) -> Path:
+def nan_scores(folder: Path) -> Path:
     """0 ÷ 0."""
     nothing = [helper.make_node("Sub", ["plain", "plain"], ["zero"]), helper.make_node("Div", ["zero", "zero"], ["scores"])]
     return ImageGraph(after=nothing).write(folder / "model.onnx")
 
 
-def of_no_numbers_for_some_images(folder: Path) -> Path:
+def nan_scores_for_some_images(folder: Path) -> Path:
     """Square roots of what is often negative."""
     return ImageGraph(after=[helper.make_node("Sqrt", ["plain"], ["scores"])]).write(folder / "model.onnx")
 
 
-def of_zeros(folder: Path) -> Path:
+def zero_scores(folder: Path) -> Path:
     """Vectors without a direction."""
     return ImageGraph(after=[helper.make_node("Sub", ["plain", "plain"], ["scores"])]).write(folder / "model.onnx")
 
 
-def of_two_inputs(folder: Path) -> Path:
+def two_inputs(folder: Path) -> Path:
     after = [helper.make_node("Add", ["plain", "prior"], ["scores"])]
     return ImageGraph(after=after, more_inputs=[value("prior", FLOAT, ["batch", OUTPUTS])]).write(folder / "model.onnx")
 
 
-def of_a_map(folder: Path) -> Path:
+def map_output(folder: Path) -> Path:
     """Answers (batch, 1, 2, 2): no logits."""
     after = [helper.make_node("Reshape", ["plain", "map"], ["scores"])]
     return ImageGraph(after=after, weights=[constant("map", [-1, 1, 2, 2])], shape=["batch", 1, 2, 2]).write(folder / "model.onnx")
 
 
-def of_another_kind_of_input(folder: Path) -> Path:
+def other_input_kind(folder: Path) -> Path:
     return ImageGraph(kind=TensorProto.STRING).write(folder / "model.onnx")
 
 
-def of_a_traced_batch(folder: Path) -> Path:
+def traced_batch(folder: Path) -> Path:
     """Any number of images, it says; a constant in it is the two that it was traced with."""
     return ImageGraph(baked=2).write(folder / "model.onnx")
 
 
-def of_other_images(folder: Path) -> Path:
-    """Each score is a share of the sum over the batch."""
+def batch_dependent(folder: Path) -> Path:
+    """Write a graph each of whose scores is a share of the sum over the batch."""
     return ImageGraph(after=[helper.make_node("Softmax", ["plain"], ["scores"], axis=0)]).write(folder / "model.onnx")
 
 
-def of_a_long_name(folder: Path) -> Path:
+def long_name(folder: Path) -> Path:
     node = helper.make_node("Gelu", ["plain"], ["scores"], name="N" * 100_000, domain="own.ops")
     return ImageGraph(after=[node], domains=["own.ops"]).write(folder / "model.onnx")
 
 
-def of_one_channel(folder: Path) -> Path:
+def one_channel(folder: Path) -> Path:
     return ImageGraph(channels=1).write(folder / "model.onnx")
 
 
-def of_a_far_opset(folder: Path) -> Path:
+def future_opset(folder: Path) -> Path:
     return ImageGraph(opset=99).write(folder / "model.onnx")
 
 
-def of_a_far_ir(folder: Path) -> Path:
+def future_ir(folder: Path) -> Path:
     return ImageGraph(ir=99).write(folder / "model.onnx")
 
 
-def truncated(folder: Path) -> Path:
+def truncate(folder: Path) -> Path:
     file = ImageGraph().write(folder / "model.onnx")
     file.write_bytes(file.read_bytes()[:-1000])
     return file
 
 
-def of_text(folder: Path) -> Path:
+def text_file(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_text("version https://git-lfs.github.com/spec/v1\nsize 46804510\n")
     return folder / "model.onnx"

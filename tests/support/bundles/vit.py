@@ -17,7 +17,7 @@ from models.loading import LoadedModel, LoadedStepwiseModel, load
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from models.systems.vit.model import ViT, ViTConfig
 from server.worker.executors import Arrays
-from tests.support.images import decoded, picture
+from tests.support.images import decode, picture
 
 UNSEALED = FileDigest(sha256="0" * 64, bytes=0)
 """`write` fills in the real ones."""
@@ -25,7 +25,7 @@ TINY = ViTConfig(image_size=32, patch_size=8, classes=10, width=32, depth=2, hea
 
 
 def write_tiny_vit(root: Path, name: str = "tiny", version: str = "1") -> Bundle:
-    """A ViT with random weights whose answers differ from picture to picture: 10 classes, 32 x 32 pixels, 17 tokens."""
+    """Write a ViT with random weights whose answers differ from image to image: 10 classes, 32 x 32 pixels, 17 tokens."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ViT(TINY)
@@ -37,7 +37,7 @@ def write_tiny_vit(root: Path, name: str = "tiny", version: str = "1") -> Bundle
 
 
 def write_tiny_encoder(root: Path, name: str = "encoder", version: str = "1", *, seed: int = 0, overwrite: bool = False) -> Bundle:
-    """The same ViT without a head: vectors of 32 numbers."""
+    """Write the same ViT without a head: vectors of 32 numbers."""
     config = dataclasses.replace(TINY, classes=0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -55,19 +55,19 @@ def write_tiny_encoder(root: Path, name: str = "encoder", version: str = "1", *,
         ladder=[Rung(name="fast", schedule=4)],
         weights=UNSEALED,
     )
-    return sealed(root, spec, model.state_dict(), overwrite=overwrite)
+    return seal(root, spec, model.state_dict(), overwrite=overwrite)
 
 
 def write_null(
-    root: Path, name: str = "null", version: str = "1", milliseconds: float = 5.0, architecture: str = "null", **more: Any
+    root: Path, name: str = "null", version: str = "1", milliseconds: float = 5.0, architecture: str = "null", **extra: Any
 ) -> Bundle:
-    """Computes nothing, takes `milliseconds` per batch. more: of its config, such as `steps`."""
-    config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197, **more}
+    """Write a model that computes nothing and takes `milliseconds` per batch. extra: fields of its config, such as `steps`."""
+    config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197, **extra}
     return _write(root, name, version, architecture, config, 32, 10, {})
 
 
 def write_unserved(root: Path, name: str = "sketcher", version: str = "1") -> Bundle:
-    """Of a task that no version serves."""
+    """Write a bundle of a task that no version serves."""
     preprocess = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     spec = BundleSpec(
         name=name,
@@ -79,11 +79,12 @@ def write_unserved(root: Path, name: str = "sketcher", version: str = "1") -> Bu
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return sealed(root, spec, {})
+    return seal(root, spec, {})
 
 
 def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1", clip: Clip | None = None, **changes: Any) -> Bundle:
-    """Fills 16 x 16 pixels in patches of 4, with random weights: what it paints depends on everything. changes: of its config."""
+    """Write a DiffMAE with random weights that fills 16 x 16 pixels in patches of 4: its output depends on everything. changes: of its
+    config."""
     small = DiffMAEConfig(image_size=(16, 16), patch_size=4, width=24, depth=2, heads=2, time_width=8)
     config = dataclasses.replace(small, decoder_width=16, decoder_depth=2, decoder_heads=2, **changes)
     with torch.random.fork_rng():
@@ -102,12 +103,12 @@ def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1", cl
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return sealed(root, spec, model.state_dict())
+    return seal(root, spec, model.state_dict())
 
 
 def expected_scores(bundle: Bundle, seeds: range) -> np.ndarray:
-    """(len(seeds), classes): softmax scores of a tiny ViT for the pictures of these seeds, computed off-line in float32."""
-    pixels = np.stack([decoded(picture(seed)) for seed in seeds])
+    """Return softmax scores (len(seeds), classes) of a tiny ViT for the images of these seeds, computed off-line in float32."""
+    pixels = np.stack([decode(picture(seed)) for seed in seeds])
     logits = load(bundle).forward({"pixels": pixels}, {"merge": [0, 0]})["logits"]
     return torch.from_numpy(logits).softmax(-1).numpy()
 
@@ -121,7 +122,7 @@ def _write(
     size: int,
     classes: int,
     weights: dict[str, torch.Tensor],
-    **more: Any,
+    **extra: Any,
 ) -> Bundle:
     spec = BundleSpec(
         name=name,
@@ -133,12 +134,12 @@ def _write(
         labels=[f"class {index}" for index in range(classes)],
         license="CC0-1.0",
         weights=UNSEALED,
-        **more,
+        **extra,
     )
-    return sealed(root, spec, weights)
+    return seal(root, spec, weights)
 
 
-def sealed(root: Path, spec: BundleSpec, weights: dict[str, torch.Tensor], *, overwrite: bool = False) -> Bundle:
+def seal(root: Path, spec: BundleSpec, weights: dict[str, torch.Tensor], *, overwrite: bool = False) -> Bundle:
     with TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
         save_file(weights, file)
@@ -153,7 +154,7 @@ def write_toy(root: Path, name: str = "toy", milliseconds: float = 0.0, steps: t
 
 
 def pixels(number: int, choice: int) -> np.ndarray:
-    """(32, 32, 3) uint8, different for each number; `choice` is the index of its number of steps."""
+    """Draw (32, 32, 3) uint8, different for each number; `choice` is the index of its number of steps."""
     made = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
     made[0, 0, 0] = choice
     return made
@@ -166,7 +167,7 @@ def steps_of(bundle: Bundle) -> LoadedStepwiseModel:
 
 
 def answer_alone(model: LoadedModel | LoadedStepwiseModel, picture: np.ndarray, seed: int = 0) -> Arrays:
-    """What a job is answered that takes all its steps by itself."""
+    """Return the answer of a job that takes all its steps by itself."""
     steps = model.steps if isinstance(model, LoadedModel) else model
     assert isinstance(steps, LoadedStepwiseModel)
     [state] = steps.start([{"pixels": picture}], [{"seed": seed}])

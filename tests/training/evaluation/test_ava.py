@@ -16,7 +16,7 @@ from models.people.ava import CLASS_NAMES, EVALUATED_CLASSES
 from training.evaluation.ava import Boxes, ScoredTrack, average_precision, evaluate, main, read_answers, read_boxes, score_rows
 
 
-def tracked(**changes: object) -> ScoredTrack:
+def scored_track(**changes: object) -> ScoredTrack:
     random = np.random.default_rng(0)
     values = ScoredTrack(
         name="ava-val_a_b-c_d_e_f_000120_3_20",
@@ -31,17 +31,17 @@ def tracked(**changes: object) -> ScoredTrack:
 
 
 def test_a_track_gives_a_row_for_each_class_at_its_key_frame() -> None:
-    rows = score_rows([tracked()], "track.fullframe@")
+    rows = score_rows([scored_track()], "track.fullframe@")
     assert set(rows.videos) == {"a_b-c_d_e_f"}
     assert set(rows.seconds.tolist()) == {904}
     assert tuple(rows.classes.tolist()) == EVALUATED_CLASSES == tuple(CLASS_NAMES)
     assert np.allclose(rows.corners, [0.05, 0.2, 0.2, 0.6])
-    assert np.allclose(rows.scores, 1 / (1 + np.exp(-tracked().logits[8])))
+    assert np.allclose(rows.scores, 1 / (1 + np.exp(-scored_track().logits[8])))
 
 
 @pytest.mark.parametrize(("frame", "first", "end"), [(120, 2, 14), (113, 0, 7), (127, 9, 16)])
 def test_scores_are_averaged_around_key_frame_without_padding(frame: int, first: int, end: int) -> None:
-    track = tracked(name=f"ava-val_abcdefghijk_{frame:06d}_3_20")
+    track = scored_track(name=f"ava-val_abcdefghijk_{frame:06d}_3_20")
     rows = score_rows([track])
     assert np.allclose(rows.scores, (1 / (1 + np.exp(-track.logits[first:end]))).mean(axis=0))
 
@@ -58,12 +58,12 @@ def test_scores_are_averaged_around_key_frame_without_padding(frame: int, first:
     ids=["not detected", "not sure", "no key frame", "too early", "too late"],
 )
 def test_tracks_that_do_not_count_give_no_rows(changes: dict[str, object]) -> None:
-    assert len(score_rows([tracked(**changes)]).scores) == 0
+    assert len(score_rows([scored_track(**changes)]).scores) == 0
 
 
 def test_an_unknown_pooling_is_refused() -> None:
     with pytest.raises(ValueError, match="neither"):
-        score_rows([tracked()], "track.fullframe@max.3")
+        score_rows([scored_track()], "track.fullframe@max.3")
 
 
 def boxes(random: np.random.Generator, frames: int, people: int, classes: int, *, scored: bool) -> Boxes:
@@ -84,9 +84,9 @@ def random_case(seed: int) -> tuple[Boxes, Boxes]:
     random = np.random.default_rng(seed)
     predictions = boxes(random, frames=8, people=9, classes=7, scored=True)
     truth = boxes(random, frames=7, people=6, classes=7, scored=False)
-    kept = random.uniform(size=len(truth.scores)) < 0.4
-    kept &= truth.classes != EVALUATED_CLASSES[3]
-    rows = np.flatnonzero(kept)
+    retained = random.uniform(size=len(truth.scores)) < 0.4
+    retained &= truth.classes != EVALUATED_CLASSES[3]
+    rows = np.flatnonzero(retained)
     return predictions, Boxes(
         tuple(truth.videos[row] for row in rows), truth.seconds[rows], truth.corners[rows], truth.classes[rows], truth.scores[rows]
     )
@@ -99,7 +99,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def hits_by_the_rules(predictions: Boxes, truth: Boxes, number: int) -> Iterator[tuple[float, bool]]:
-    """One frame at a time, one box at a time."""
+    """Count hits one frame at a time, one box at a time."""
     for key in set(zip(truth.videos, truth.seconds.tolist(), strict=True)):
         rows = [row for row, video in enumerate(predictions.videos) if (video, predictions.seconds[row]) == key]
         rows = sorted(rows, key=lambda row: -predictions.scores[row])[:50]
@@ -150,7 +150,7 @@ def test_perfect_predictions_score_one_and_none_scores_zero() -> None:
 
 @pytest.mark.parametrize(("frames", "precision"), [((903, 902), 1.0), ((902, 903), 0.5)])
 def test_equal_scores_keep_the_order_of_the_file(frames: tuple[int, int], precision: float) -> None:
-    """Whatever the order of the frames in the ground truth."""
+    """The order is independent of that of the frames in the ground truth."""
     truth = Boxes(("v",) * 2, np.array([902, 903]), np.array([[0.6, 0.6, 0.9, 0.9], [0.1, 0.1, 0.5, 0.5]]), np.array([2, 1]), np.ones(2))
     predictions = Boxes(("v",) * 2, np.array(frames), np.tile([0.1, 0.1, 0.5, 0.5], (2, 1)), np.ones(2, np.int64), np.full(2, 0.7))
     assert evaluate(predictions, truth).mean == precision
@@ -179,7 +179,7 @@ def test_boxes_are_read_with_scores_or_without(tmp_path: Path) -> None:
 
 
 def answer(*people: dict[str, object]) -> dict[str, object]:
-    """As `POST /v1/actions` gives it."""
+    """Return an answer of `POST /v1/actions`."""
     video = {"width": 200, "height": 100, "fps": 30.0, "frames": 150, "duration_s": 5.0}
     return {"id": "req_1", "model": "m", "version": "1", "video": video, "people": list(people), "timing": {}}
 
@@ -200,7 +200,7 @@ def truth(folder: Path, *rows: tuple[str, int, float, int]) -> Path:
 
 
 def test_answers_of_the_service_are_measured_by_avas_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of two who are said to walk, the one with the higher score does not; who is said to stand does."""
+    """The person predicted to walk with the higher score does not; the one predicted to stand does."""
     (tmp_path / "answers").mkdir()
     people = (person(1, 20.0, "walk", 0.8), person(2, 100.0, "walk", 0.9), person(3, 150.0, "stand", 0.7))
     (tmp_path / "answers/film.json").write_text(json.dumps(answer(*people)))

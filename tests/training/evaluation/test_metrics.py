@@ -35,9 +35,9 @@ def test_predictions_do_not_depend_on_the_batch_size() -> None:
     model = ViT(ViTConfig(image_size=16, patch_size=4, classes=3, width=16, depth=2, heads=2, pool=Pool.MEAN)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
     schedule = MergeSchedule.constant(3)
-    whole = metrics.logits(model, pixels, PREPROCESS, schedule)
-    assert whole.shape == (7, 3)
-    np.testing.assert_allclose(metrics.logits(model, pixels, PREPROCESS, schedule, batch_size=2), whole, atol=1e-5)
+    full = metrics.logits(model, pixels, PREPROCESS, schedule)
+    assert full.shape == (7, 3)
+    np.testing.assert_allclose(metrics.logits(model, pixels, PREPROCESS, schedule, batch_size=2), full, atol=1e-5)
 
 
 def test_throughput_is_relative_and_leaves_the_threads_alone() -> None:
@@ -83,7 +83,7 @@ def test_baselines_predict_what_they_say() -> None:
     numbers = np.random.default_rng(0)
     labels = np.arange(60) % 2
     pictures = numbers.integers(0, 60, (60, 32, 32, 3)).astype(np.uint8)
-    pictures[labels == 1, :16] += 120  # the upper half tells the class
+    pictures[labels == 1, :16] += 120  # the upper half shows the class
     logistic = baselines.LogisticPixels(pictures[:30], labels[:30], pictures[30:40], labels[30:40])
     assert (logistic.predict(pictures[40:]) == labels[40:]).all()
     assert (baselines.nearest_neighbour(pictures[:2], np.array([5, 7]), pictures[2:]) == np.where(labels[2:] == 0, 5, 7)).all()

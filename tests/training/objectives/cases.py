@@ -154,7 +154,7 @@ def audio_mae() -> Case:
     return MAESettings().build(AudioMAE(config), FACTS).eval(), {"spectrogram": normal(1, 32, 16)}
 
 
-def supervised() -> Case:
+def make_supervised() -> Case:
     settings = SupervisedSettings(label_smoothing=0.1, mixup=0.8, cutmix=1.0, merge=[0, 3, 5])
     return settings.build(ViT(replace(VIT_CONFIG, drop_path=0.5)), FACTS), {
         "pixels": normal(3, 16, 16),
@@ -292,7 +292,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
         mae,
         mae_st,
         audio_mae,
-        supervised,
+        make_supervised,
         supervised_reversible,
         supervised_clips,
         linear_probe,
@@ -316,24 +316,24 @@ CASES: Mapping[str, Callable[[], Case]] = {
 }
 
 
-def made(name: str) -> Case:
-    """The same on every call and in every process."""
+def make(name: str) -> Case:
+    """Build an objective, the same on every call and in every process."""
     torch.manual_seed(0)
     objective, batch = CASES[name]()
     return objective, batch | {"draw": draw()}
 
 
 def gradients(loss: Tensor, objective: nn.Module) -> dict[str, Tensor]:
-    """Of all parameters that learn."""
+    """Return the gradients of all trained parameters."""
     named = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
     return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
-def assert_same_gradients(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float = 1e-5) -> None:
-    """Each within `tolerance` of the parameter's largest gradient, or of a thousandth of the network's."""
-    assert got.keys() == wanted.keys()
-    largest = max(float(value.abs().max()) for value in wanted.values())
-    for name, value in wanted.items():
+def assert_same_gradients(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = 1e-5) -> None:
+    """Require each within `tolerance` of the parameter's largest gradient, or of a thousandth of the network's."""
+    assert got.keys() == expected.keys()
+    largest = max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
         scale = max(float(value.abs().max()), largest / 1000)
         assert float((got[name] - value).abs().max()) <= tolerance * scale, name
 
@@ -341,7 +341,7 @@ def assert_same_gradients(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor
 COUNT = 50
 
 
-class Numbered:
+class NumberedCaptions:
     """Caption n is the single token n, and a label is a number."""
 
     def __init__(self, count: int = COUNT) -> None:
@@ -360,7 +360,7 @@ class Numbered:
 
 
 def describe(words: Tensor) -> Tensor:
-    """A caption's direction in the plane, by its number."""
+    """Return a caption's direction in the plane, by its number."""
     angle = words[:, 0].double() * 0.7
     return torch.stack([angle.cos(), angle.sin()], dim=1)
 
@@ -370,6 +370,6 @@ def curator(*, threshold: float = 0.8, warm_up: int = 0, pool: int = 7) -> Curat
 
 
 def curate_rounds() -> Tensor:
-    """The choices of three rounds, joined."""
-    own, captions = curator(), Numbered()
-    return torch.cat([own.choose(number, captions, 6, describe) for number in range(3)])
+    """Return the choices of three rounds, joined."""
+    ours, captions = curator(), NumberedCaptions()
+    return torch.cat([ours.choose(number, captions, 6, describe) for number in range(3)])

@@ -1,4 +1,4 @@
-"""What lies behind seen points: the loss pixel by pixel, which part learns, and how the rest of an MCC starts from it."""
+"""The surface behind seen points: the loss pixel by pixel, which part learns, and how the rest of an MCC starts from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.systems.mcc.model import MCC
-from tests.training.objectives.cases import BACK_CONFIG, MCC_CONFIG, made, uniform
+from tests.training.objectives.cases import BACK_CONFIG, MCC_CONFIG, make, uniform
 from training.objectives.back_surface import BackSettings, BackSurfaceObjective
 from training.objectives.mcc import MCCSettings
 from training.objectives.protocols import ObjectiveContext
@@ -18,8 +18,8 @@ def behind(**settings: float) -> BackSurfaceObjective:
 
 
 def test_thickness_and_colours_count_where_a_point_was_seen() -> None:
-    """At the start the thickness is 0.5 everywhere, and the far side has the colour of the near one."""
-    _, batch = made("back")
+    """The thickness at the start is 0.5 everywhere, and the far side has the colour of the near one."""
+    _, batch = make("back")
     batch = batch | {"pixels": 0.5 * torch.ones(4, 3, 40, 40)}
     values = behind(near=0.1, colour=2.0)(batch)
     thick, coloured = [], []
@@ -36,7 +36,7 @@ def test_thickness_and_colours_count_where_a_point_was_seen() -> None:
 
 
 def test_mirrored_scenes_are_mirrored_as_a_whole() -> None:
-    _, batch = made("back")
+    _, batch = make("back")
     across = torch.tensor([-1.0, 1.0, 1.0])
     turned = {name: (value.flip(2) * across) for name, value in batch.items() if name in ("points", "back")}
     turned |= {"valid": batch["valid"].flip(2), "back_colours": batch["back_colours"].flip(2), "pixels": batch["pixels"].flip(3)}
@@ -49,19 +49,19 @@ def test_mirrored_scenes_are_mirrored_as_a_whole() -> None:
 
 def test_one_part_learns_and_then_the_others() -> None:
     def learns(objective: torch.nn.Module) -> set[bool]:
-        """Whether what learns belongs to the back."""
+        """Return whether the trained parameters are those of the back."""
         return {name.startswith("model.back.") for name, value in objective.named_parameters() if value.requires_grad}
 
     assert learns(behind()) == {True}
     assert learns(MCCSettings(degrees=0).build(MCC(BACK_CONFIG), ObjectiveContext())) == {False}
 
 
-def test_a_few_steps_tell_a_slab_from_a_sheet() -> None:
+def test_a_few_steps_distinguish_a_slab_from_a_sheet() -> None:
     """Red things are thick and blue ones thin."""
     objective = behind()
     optimiser = torch.optim.AdamW([value for value in objective.parameters() if value.requires_grad], lr=0.02)
     red = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(4, 1, 1, 1)
-    _, batch = made("back")
+    _, batch = make("back")
     points = batch["points"] * torch.tensor([1.0, 1.0, 0.1])
     colours = torch.cat([red, torch.zeros(4, 1, 1, 1), 1 - red], dim=1)
     batch |= {"pixels": colours.expand(4, 3, 40, 40), "back_colours": uniform(8, 8, 3)}

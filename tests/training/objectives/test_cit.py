@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.systems.image_text.cit import CiT
-from tests.training.objectives.cases import CIT_CONFIG, COUNT, Numbered, assert_same_gradients, curator, describe, gradients, made
+from tests.training.objectives.cases import CIT_CONFIG, COUNT, NumberedCaptions, assert_same_gradients, curator, describe, gradients, make
 from training.curation import Curator
 from training.errors import DataError
 from training.objectives.cit import CiTObjective, CiTSettings
@@ -18,7 +18,7 @@ from training.recipe_settings import OptimiserSettings
 
 
 def alike(caption: int) -> float:
-    """A caption's cosine to the label that it is most like: 0, or the middle between 3 and 5."""
+    """Return a caption's cosine to the label that it is most like: 0, or the middle between 3 and 5."""
     directions = describe(torch.tensor([[caption], [0], [3], [5]]))
     middle = directions[2] + directions[3]
     return max(float(directions[0] @ directions[1]), float(directions[0] @ middle / middle.norm()))
@@ -28,47 +28,47 @@ LIKE_A_LABEL = {caption for caption in range(COUNT) if alike(caption) > 0.8}
 
 
 def test_round_keeps_similar_captions_in_reading_order() -> None:
-    captions, own = Numbered(), curator()
-    chosen = own.choose(0, captions, 9, describe).tolist()
+    captions, ours = NumberedCaptions(), curator()
+    chosen = ours.choose(0, captions, 9, describe).tolist()
     read = captions.read_ids
     assert chosen == [caption for caption in read if caption in LIKE_A_LABEL][:9]
     assert len(read) % 7 == 0 and sum(caption in LIKE_A_LABEL for caption in read[:-7]) < 9  # it stops after the batch that was enough
-    assert own.ratio == sum(caption in LIKE_A_LABEL for caption in read) / len(read)
+    assert ours.ratio == sum(caption in LIKE_A_LABEL for caption in read) / len(read)
 
 
 def test_rounds_read_on_and_each_pass_has_another_order() -> None:
-    captions, own = Numbered(), curator()
-    first, second = own.choose(0, captions, 3, describe), own.choose(1, captions, 3, describe)
+    captions, ours = NumberedCaptions(), curator()
+    first, second = ours.choose(0, captions, 3, describe), ours.choose(1, captions, 3, describe)
     assert len(set(captions.read_ids)) == len(captions.read_ids)  # not yet once through
     assert not set(first.tolist()) & set(second.tolist())
     for number in range(2, 12):
-        own.choose(number, captions, 3, describe)
+        ours.choose(number, captions, 3, describe)
     passes = [captions.read_ids[start : start + 49] for start in (0, 49)]
     assert all(len(set(order)) == 49 for order in passes) and passes[0] != passes[1]
 
 
 def test_the_first_rounds_may_keep_everything() -> None:
-    captions = Numbered()
+    captions = NumberedCaptions()
     assert curator(warm_up=1).choose(0, captions, 7, describe).tolist() == captions.read_ids
 
 
 def test_round_ends_after_one_pass_if_few_captions_match() -> None:
-    captions = Numbered()
+    captions = NumberedCaptions()
     chosen = curator(threshold=0.999).choose(0, captions, 100, describe)
     assert len(captions.read_ids) == 49 and len(chosen) < 10
 
 
 def test_resumed_run_continues_its_round_and_reading_order() -> None:
     def run(stop: int | None) -> list[list[int]]:
-        own: Curator = curator()
+        ours: Curator = curator()
         rounds = []
         for number in range(5):
-            rounds.append(own.choose(number, Numbered(), 4, describe).tolist())
+            rounds.append(ours.choose(number, NumberedCaptions(), 4, describe).tolist())
             if number == stop:
-                state = own.state()
-                own = curator()
-                own.restore(state)
-                assert own.choose(number, Numbered(), 4, never).tolist() == rounds[-1]
+                state = ours.state()
+                ours = curator()
+                ours.restore(state)
+                assert ours.choose(number, NumberedCaptions(), 4, never).tolist() == rounds[-1]
         return rounds
 
     def never(words: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def objective() -> CiTObjective:
     return CiTObjective(CiT(CIT_CONFIG), settings)
 
 
-class FewWords(Numbered):
+class FewWords(NumberedCaptions):
     def read(self, ids: Tensor) -> Tensor:
         return torch.stack([1 + ids % 39, torch.zeros_like(ids)], dim=1)
 
@@ -140,17 +140,17 @@ def test_labels_may_stand_in_a_file(tmp_path: Path) -> None:
 
 
 def test_images_find_their_texts_and_the_vision_tower_stays() -> None:
-    objective, batch = made("cit")
+    objective, batch = make("cit")
     assert isinstance(objective, CiTObjective)
     model = objective.model
     images = torch.nn.functional.normalize(model.encode_images(batch["pixels"]), dim=1)
     texts = torch.nn.functional.normalize(model.encode_texts(batch["words"], batch["words"] != 0), dim=1)
     scores = model.logit_scale.exp() * images @ texts.T
-    wanted = torch.stack([row.exp().sum().log() - row[place] for place, row in enumerate(scores)]).mean()
+    expected = torch.stack([row.exp().sum().log() - row[place] for place, row in enumerate(scores)]).mean()
     loss = objective(batch)["loss"]
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     found = gradients(loss, objective)
-    assert_same_gradients(found, gradients(wanted, objective))
+    assert_same_gradients(found, gradients(expected, objective))
     assert not any(name.startswith("model.vision.") for name in found)
     assert not objective.train().model.vision.training
 

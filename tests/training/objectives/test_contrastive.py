@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.systems.image_text.flip import FLIP
-from tests.training.objectives.cases import BATCH, FLIP_CONFIG, assert_same_gradients, draw, gradients, made, normal, uniform
+from tests.training.objectives.cases import BATCH, FLIP_CONFIG, assert_same_gradients, draw, gradients, make, normal, uniform
 from training import random_draws
 from training.objectives.contrastive import ContrastiveObjective, ContrastiveSettings, contrast
 from training.recipe_settings import OptimiserSettings
@@ -18,10 +18,10 @@ OPTIMISER = OptimiserSettings(lr=1.0, weight_decay=0.2)
 def written_out(x: Tensor, y: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
     """Mean negative log-probability of each row's partner, for x among y, and for y among x."""
     losses = []
-    for own, others in ((x, y), (y, x)):
+    for ours, others in ((x, y), (y, x)):
         rows = []
-        for place in range(len(own)):
-            scores = torch.stack([scale * (own[place] * other).sum() for other in others])
+        for place in range(len(ours)):
+            scores = torch.stack([scale * (ours[place] * other).sum() for other in others])
             rows.append(scores.exp().sum().log() - scores[place])
         losses.append(torch.stack(rows).mean())
     return losses[0], losses[1]
@@ -33,8 +33,8 @@ def test_each_row_finds_its_partner_both_ways() -> None:
     both, one = contrast(x, y, 5.0), contrast(x, y, 5.0, symmetric=False)
     assert both["loss"].item() == pytest.approx(((forth + back) / 2).item(), rel=1e-6)
     assert one["loss"].item() == pytest.approx(forth.item(), rel=1e-6)
-    for got, wanted in zip(torch.autograd.grad(both["loss"], (x, y)), torch.autograd.grad((forth + back) / 2, (x, y)), strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
+    for got, expected in zip(torch.autograd.grad(both["loss"], (x, y)), torch.autograd.grad((forth + back) / 2, (x, y)), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
     nearest = [max(range(BATCH), key=lambda other, row=row: float((row @ y[other]).detach())) for row in x]
     assert both["accuracy"].item() == sum(found == place for place, found in enumerate(nearest)) / BATCH
 
@@ -51,9 +51,9 @@ def test_flip_encodes_random_half_of_patches_or_all_if_unmasked(masked: bool) ->
     images = features / features.norm(dim=1, keepdim=True)
     texts = model.text_projection(model.text(words))
     forth, back = written_out(images, texts / texts.norm(dim=1, keepdim=True), model.scale())
-    wanted = (forth + back) / 2
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
-    assert_same_gradients(gradients(loss, objective), gradients(wanted, objective), 2e-5)
+    expected = (forth + back) / 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(gradients(loss, objective), gradients(expected, objective), 2e-5)
 
 
 def test_losses_of_several_texts_of_an_image_are_averaged() -> None:
@@ -62,12 +62,12 @@ def test_losses_of_several_texts_of_an_image_are_averaged() -> None:
     first, second = (uniform(6, seed=seed) * 40 for seed in (1, 2))
     both = torch.stack([first, second], dim=1).long()
     alone = [ContrastiveObjective(model, ContrastiveSettings()).losses(images, text.long())["loss"] for text in (first, second)]
-    together = ContrastiveObjective(model, ContrastiveSettings()).losses(images, both)["loss"]
-    assert together.item() == pytest.approx((sum(alone) / 2).item(), rel=1e-5)
+    joint = ContrastiveObjective(model, ContrastiveSettings()).losses(images, both)["loss"]
+    assert joint.item() == pytest.approx((sum(alone) / 2).item(), rel=1e-5)
 
 
 def test_a_frozen_tower_stays_and_is_evaluated() -> None:
-    objective, _ = made("lit")
+    objective, _ = make("lit")
     objective.train()
     model = objective.get_submodule("model")
     assert not any(parameter.requires_grad for parameter in model.get_submodule("vision").parameters())

@@ -9,22 +9,22 @@ import pytest
 import torch
 
 from models.systems.depth.model import LiteDepth
-from tests.training.objectives.cases import draw, made
+from tests.training.objectives.cases import draw, make
 from training.objectives.depth import DepthObjective, DepthSettings, align, gradients, spread_to_one
 
 
 def sample(seed: int, side: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    told, depth = torch.randn(2, 3, side, side, generator=generator)
-    return told + 0.5 * depth, depth, torch.rand(3, side, side, generator=generator) > 0.3
+    answer, depth = torch.randn(2, 3, side, side, generator=generator)
+    return answer + 0.5 * depth, depth, torch.rand(3, side, side, generator=generator) > 0.3
 
 
 def test_scale_and_shift_are_those_of_least_squares() -> None:
-    told, depth, valid = sample(0)
-    found = align(told, depth, valid)
+    answer, depth, valid = sample(0)
+    found = align(answer, depth, valid)
     for row in range(3):
         mask = valid[row].numpy()
-        x, y = told[row].numpy()[mask], spread_to_one(depth, valid)[row].numpy()[mask]
+        x, y = answer[row].numpy()[mask], spread_to_one(depth, valid)[row].numpy()[mask]
         slope, offset = np.polyfit(x, y, 1)
         assert slope > 0
         np.testing.assert_allclose(found[row].numpy()[mask], slope * x + offset, atol=1e-5)
@@ -32,11 +32,11 @@ def test_scale_and_shift_are_those_of_least_squares() -> None:
 
 
 def test_depth_loss_ignores_units_and_counts_inversion_as_flat() -> None:
-    told, depth, valid = sample(1)
-    torch.testing.assert_close(align(7 * told - 3, 0.2 * depth + 9, valid), align(told, depth, valid), atol=1e-4, rtol=1e-4)
+    answer, depth, valid = sample(1)
+    torch.testing.assert_close(align(7 * answer - 3, 0.2 * depth + 9, valid), align(answer, depth, valid), atol=1e-4, rtol=1e-4)
     assert align(-depth, depth, valid).abs().max() == 0
     torch.testing.assert_close(align(depth, depth, valid), spread_to_one(depth, valid), atol=1e-5, rtol=1e-5)
-    assert not align(torch.ones_like(told), depth, valid).any()
+    assert not align(torch.ones_like(answer), depth, valid).any()
 
 
 def test_gradients_are_differences_of_known_neighbours() -> None:
@@ -48,15 +48,15 @@ def test_gradients_are_differences_of_known_neighbours() -> None:
 
 
 def test_pixels_depth_and_mask_move_together() -> None:
-    objective, _ = made("depth")
+    objective, _ = make("depth")
     assert isinstance(objective, DepthObjective)
     place = torch.linspace(-1, 1, 32).expand(4, 32, 32).contiguous()
     pixels = place.unsqueeze(1).expand(4, 3, 32, 32).contiguous()
     valid = torch.ones(4, 32, 32, dtype=torch.bool)
-    moved, depth, there = objective.augment(pixels, place, valid, draw())
-    assert (depth - moved[:, 0])[there].abs().max() < 0.07  # nearest against bilinear: half a pixel
-    assert there.float().mean() < 0.95 and there.any(dim=2).any(dim=1).all()
-    signs = {bool((depth[row][there[row]][-1] > depth[row][there[row]][0]).item()) for row in range(4)}
+    moved, depth, opposite = objective.augment(pixels, place, valid, draw())
+    assert (depth - moved[:, 0])[opposite].abs().max() < 0.07  # nearest against bilinear: half a pixel
+    assert opposite.float().mean() < 0.95 and opposite.any(dim=2).any(dim=1).all()
+    signs = {bool((depth[row][opposite[row]][-1] > depth[row][opposite[row]][0]).item()) for row in range(4)}
     assert signs == {True, False}
     lit = DepthObjective(objective.model, DepthSettings(light=0.4)).relight(pixels, draw())
     assert not torch.allclose(lit, pixels) and torch.equal(objective.relight(pixels, draw()), pixels)
@@ -71,7 +71,7 @@ def test_pixels_depth_and_mask_move_together() -> None:
 
 
 def test_shadow_darkens_and_mean_background_has_nearby_colour() -> None:
-    objective, _ = made("depth")
+    objective, _ = make("depth")
     assert isinstance(objective, DepthObjective)
     pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     dark = DepthObjective(objective.model, DepthSettings(shadows=0.6)).shade(pixels, draw())
@@ -82,7 +82,7 @@ def test_shadow_darkens_and_mean_background_has_nearby_colour() -> None:
 
     seen: list[torch.Tensor] = []
     alone = LiteDepth(dataclasses.replace(objective.model.config, background="mean"))
-    alone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    alone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     still = DepthObjective(alone, DepthSettings(flip=0.0, smaller=0.0))
     valid = torch.zeros(4, 32, 32, dtype=torch.bool)
     valid[:, 8:24, 8:24] = True

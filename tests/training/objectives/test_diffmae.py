@@ -28,28 +28,28 @@ PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.4, 0.3), std=
 MIXED = {"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}}
 
 
-def made(settings: dict[str, object], config: DiffMAEConfig = DIFFMAE_CONFIG) -> DiffMAEObjective:
+def make(settings: dict[str, object], config: DiffMAEConfig = DIFFMAE_CONFIG) -> DiffMAEObjective:
     torch.manual_seed(0)
     return DiffMAEObjective(DiffMAE(config), DiffMAESettings.model_validate(settings))
 
 
 def written_out(objective: DiffMAEObjective, pixels: Tensor) -> Tensor:
-    """The loss sample by sample, each alone and unpadded, patch by patch."""
+    """Compute the loss sample by sample, each alone and unpadded, patch by patch."""
     model, settings = objective.model, objective.settings
     config = model.config
     alphas_bar = config.schedule.alphas_bar()
     total, count = torch.zeros(()), 0
     for sample, number in enumerate(draw()):
-        own, image = number[None], pixels[sample : sample + 1]
-        split = masks.split(own, config.grid, settings.masks, settings.mask_ratio)
-        t = random_draws.integers(own, (), 0, config.schedule.steps, "time")
-        noise = gather_tokens(random_draws.normal(own, (config.patches, config.patch_values), "noise"), split.masked)
+        ours, image = number[None], pixels[sample : sample + 1]
+        split = masks.split(ours, config.grid, settings.masks, settings.mask_ratio)
+        t = random_draws.integers(ours, (), 0, config.schedule.steps, "time")
+        noise = gather_tokens(random_draws.normal(ours, (config.patches, config.patch_values), "noise"), split.masked)
         level = float(alphas_bar[int(t)])
         clean = gather_tokens(model.patchify(image), split.masked)
         predicted = model.predict(level**0.5 * clean + (1 - level) ** 0.5 * noise, t, model.encode(image, split)).patches
         for patch in range(split.masked.shape[1]):
-            wanted = clean[0, patch] if config.target is PredictionTarget.X0 else noise[0, patch]
-            total = total + (predicted[0, patch] - wanted).square().mean()
+            expected = clean[0, patch] if config.target is PredictionTarget.X0 else noise[0, patch]
+            total = total + (predicted[0, patch] - expected).square().mean()
             count += 1
     return total / count
 
@@ -57,11 +57,11 @@ def written_out(objective: DiffMAEObjective, pixels: Tensor) -> Tensor:
 @pytest.mark.parametrize("target", list(PredictionTarget))
 @pytest.mark.parametrize("settings", [{}, MIXED, {**MIXED, "parts": 3}, {**MIXED, "parts": 99}])
 def test_the_loss_is_the_mean_over_all_masked_patches(settings: dict[str, object], target: PredictionTarget) -> None:
-    objective, pixels = made(settings, replace(DIFFMAE_CONFIG, target=target)), normal(3, 16, 16)
+    objective, pixels = make(settings, replace(DIFFMAE_CONFIG, target=target)), normal(3, 16, 16)
     loss = objective({"pixels": pixels, "draw": draw()})["loss"]
-    wanted = written_out(objective, pixels)
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
-    assert_same_gradients(gradients(loss, objective), gradients(wanted, objective), 2e-5)
+    expected = written_out(objective, pixels)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(gradients(loss, objective), gradients(expected, objective), 2e-5)
 
 
 def test_times_are_uniform() -> None:
@@ -87,11 +87,11 @@ def test_second_head_learns_direction_of_teacher_patches() -> None:
         for number, patch in enumerate(split.masked[sample].tolist()):
             a, b = predicted[sample, number], features[sample, patch]
             distances.append(2 - 2 * (a @ b) / (a.norm() * b.norm()))
-    wanted = torch.stack(distances).mean()
-    assert values["loss_clip"].item() == pytest.approx(wanted.item(), rel=1e-5)
-    assert values["loss"].item() == pytest.approx((values["loss_pixel"] + 0.5 * wanted).item(), rel=1e-5)
+    expected = torch.stack(distances).mean()
+    assert values["loss_clip"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert values["loss"].item() == pytest.approx((values["loss_pixel"] + 0.5 * expected).item(), rel=1e-5)
     alone = DiffMAEObjective(model, DiffMAESettings(pixel_weight=0.0), teacher)({"pixels": pixels, "draw": draw()})
-    assert alone["loss"].item() == pytest.approx((0.5 * wanted).item(), rel=1e-5)
+    assert alone["loss"].item() == pytest.approx((0.5 * expected).item(), rel=1e-5)
     assert not any(parameter.requires_grad for parameter in teacher.vision.parameters())
     assert not objective.train().teacher.training  # type: ignore[union-attr]
 
@@ -140,7 +140,7 @@ def test_pictures_fill_the_masked_patches_and_leave_the_others(tmp_path: Path) -
     torch.manual_seed(0)
     settings = DiffMAESettings.model_validate(MIXED)
     objective = DiffMAEObjective(DiffMAE(DIFFMAE_CONFIG), settings, context=ObjectiveContext(preprocess=PREPROCESS))
-    shown = objective.pictures({"pixels": normal(3, 16, 16), "draw": draw()})
+    visible = objective.pictures({"pixels": normal(3, 16, 16), "draw": draw()})
     hidden = torch.zeros(4, 16, dtype=torch.bool)
     split = masks.split(draw(), (1, 4, 4), settings.masks, 0.75)
     assert split.masked_size is not None
@@ -148,6 +148,6 @@ def test_pictures_fill_the_masked_patches_and_leave_the_others(tmp_path: Path) -
         hidden[sample, split.masked[sample, : int(split.masked_size[sample].sum())]] = True
     hidden = hidden.view(4, 4, 4).repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
     grey = torch.tensor(PREPROCESS.mean).mul(255).round().to(torch.uint8)
-    assert (shown["masked"][hidden] == grey).all()
-    assert torch.equal(shown["masked"][~hidden], shown["predicted"][~hidden])
-    assert not torch.equal(shown["masked"][hidden], shown["predicted"][hidden])
+    assert (visible["masked"][hidden] == grey).all()
+    assert torch.equal(visible["masked"][~hidden], visible["predicted"][~hidden])
+    assert not torch.equal(visible["masked"][hidden], visible["predicted"][hidden])

@@ -37,9 +37,9 @@ def batches() -> list[dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def squared_error(which: DiffMAEObjective, on: list[dict[str, Tensor]]) -> float:
-    """Of a masked patch."""
-    return sum(float(which(batch)["loss"]) for batch in on) / len(on)
+def squared_error(selected: DiffMAEObjective, on: list[dict[str, Tensor]]) -> float:
+    """Return the squared error of a masked patch."""
+    return sum(float(selected(batch)["loss"]) for batch in on) / len(on)
 
 
 def test_a_fitted_last_layer_predicts_patches_of_other_images() -> None:

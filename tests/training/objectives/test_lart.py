@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.people.track_batch import TokenMask, TrackBatch
 from models.systems.lart.model import LART
-from tests.training.objectives.cases import LART_CONFIG, assert_same_gradients, draw, gradients, made
+from tests.training.objectives.cases import LART_CONFIG, assert_same_gradients, draw, gradients, make
 from training import random_draws
 from training.objectives.lart import LARTObjective, LARTSettings
 from training.recipe_settings import OptimiserSettings
@@ -25,31 +25,31 @@ def answers(objective: LARTObjective, batch: dict[str, Tensor]):  # type: ignore
     return objective.model(tracks, TokenMask(masked, batch["detected"] != 0))
 
 
-def by_token(batch: dict[str, Tensor], least: int, most: int) -> list[tuple[int, ...]]:
-    """Detected tokens with labels: (clip, time, person)."""
+def labels_by_token(batch: dict[str, Tensor], minimum: int, limit: int) -> list[tuple[int, ...]]:
+    """Return the detected tokens with labels: (clip, time, person)."""
     has_gt = batch["labelled"].squeeze(-1)
-    chosen = (batch["detected"].squeeze(-1) == 1) & (has_gt >= least) & (has_gt <= most)
+    chosen = (batch["detected"].squeeze(-1) == 1) & (has_gt >= minimum) & (has_gt <= limit)
     return [tuple(place) for place in chosen.nonzero().tolist()]
 
 
-@pytest.mark.parametrize(("labels", "least", "most"), [("all", 1, 2), ("people", 2, 2), ("network", 1, 1)])
-def test_actions_are_learnt_where_somebody_is_seen_and_labelled(labels: str, least: int, most: int) -> None:
-    _, batch = made("lart")
+@pytest.mark.parametrize(("labels", "minimum", "limit"), [("all", 1, 2), ("people", 2, 2), ("network", 1, 1)])
+def test_actions_are_learnt_of_seen_and_labelled_people(labels: str, minimum: int, limit: int) -> None:
+    _, batch = make("lart")
     torch.manual_seed(0)
     objective = LARTObjective(LART(LART_CONFIG), LARTSettings.model_validate({"labels": labels})).eval()
     logits = answers(objective, batch).reading.actions
     losses = []
-    for place in by_token(batch, least, most):
+    for place in labels_by_token(batch, minimum, limit):
         for score, target in zip(logits[place].sigmoid(), batch["actions"][place], strict=True):
             losses.append(-(target * score.log() + (1 - target) * (1 - score).log()))
-    wanted = 10 * torch.stack(losses).mean()
+    expected = 10 * torch.stack(losses).mean()
     loss = objective(batch)["loss"]
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
-    assert_same_gradients(gradients(loss, objective), gradients(wanted, objective), 2e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(gradients(loss, objective), gradients(expected, objective), 2e-5)
 
 
 def test_poses_places_and_kinetics_are_added_by_their_weights() -> None:
-    objective, batch = made("lart")
+    objective, batch = make("lart")
     assert isinstance(objective, LARTObjective)
     answer, values = answers(objective, batch), objective(batch)
     seen = [tuple(place) for place in (batch["detected"].squeeze(-1) == 1).nonzero().tolist()]
@@ -72,7 +72,7 @@ def test_what_no_loss_reaches_is_frozen() -> None:
 
 
 def test_a_clip_without_labels_teaches_nothing() -> None:
-    objective, batch = made("lart_actions")
+    objective, batch = make("lart_actions")
     values = objective(batch | {"labelled": torch.zeros_like(batch["labelled"])})
     assert values["loss"] == 0
     assert all((gradient == 0).all() for gradient in gradients(values["loss"], objective).values())

@@ -29,11 +29,11 @@ def test_linear_probe_is_batch_norm_and_layer_on_frozen_features(objective: Line
         values = objective.train()({"pixels": pixels, "label": LABEL, "draw": draw()})
         with torch.no_grad():
             features = objective.model(pixels).features
-        wanted = nn.functional.cross_entropy(objective.head(norm(features)), LABEL)
-        assert values["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+        expected = nn.functional.cross_entropy(objective.head(norm(features)), LABEL)
+        assert values["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
         found = gradients(values["loss"], objective)
         assert set(found) == {"model.head.weight", "model.head.bias"}
-        assert_same_gradients(found, gradients(wanted, objective))
+        assert_same_gradients(found, gradients(expected, objective))
     torch.testing.assert_close(objective.running_mean, norm.running_mean)
     torch.testing.assert_close(objective.running_var, norm.running_var)
 
@@ -43,9 +43,9 @@ def test_released_network_answers_as_probe_in_evaluation(objective: LinearProbeO
         objective({"pixels": 3 * normal(3, 16, 16, seed=step), "label": LABEL, "draw": draw()})
     objective.eval()
     pixels = normal(3, 16, 16, seed=9)
-    wanted = objective.head(objective.normalise(objective.model(pixels).features))
-    torch.testing.assert_close(objective.released_network()(pixels).logits, wanted, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(objective.model(pixels).logits, wanted, atol=1e-3)
+    expected = objective.head(objective.normalise(objective.model(pixels).features))
+    torch.testing.assert_close(objective.released_network()(pixels).logits, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(objective.model(pixels).logits, expected, atol=1e-3)
 
 
 def test_head_starts_small_and_is_all_that_is_optimised(objective: LinearProbeObjective) -> None:

@@ -29,8 +29,8 @@ def test_only_the_patches_that_were_hidden_count(model: MAE) -> None:
         for patch in noise[sample].argsort()[4:].tolist():  # a quarter of 16 patches is visible
             row, column = divmod(patch, 4)
             block = pixels[sample, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].permute(1, 2, 0).flatten()
-            wanted = (block - block.mean()) / (block.var() + 1e-6).sqrt()
-            errors.append((answer.patches[sample, patch] - wanted).square().mean())
+            expected = (block - block.mean()) / (block.var() + 1e-6).sqrt()
+            errors.append((answer.patches[sample, patch] - expected).square().mean())
     wanted_loss = torch.stack(errors).mean()
     objective = MAEObjective(model)
     loss = objective({"pixels": pixels, "draw": draw()})["loss"]
@@ -46,12 +46,12 @@ def test_samples_hide_other_patches_in_every_epoch(model: MAE) -> None:
 
 def test_pictures_show_what_was_seen_and_what_was_made_of_it(model: MAE) -> None:
     batch = {"pixels": normal(3, 16, 16), "draw": draw()}
-    shown = MAEObjective(model, ObjectiveContext(preprocess=PREPROCESS)).pictures(batch)
-    assert set(shown) == {"masked", "predicted"}
-    assert all(image.shape == (4, 16, 16, 3) and image.dtype == torch.uint8 for image in shown.values())
+    visible = MAEObjective(model, ObjectiveContext(preprocess=PREPROCESS)).pictures(batch)
+    assert set(visible) == {"masked", "predicted"}
+    assert all(image.shape == (4, 16, 16, 3) and image.dtype == torch.uint8 for image in visible.values())
     grey = torch.tensor(PREPROCESS.mean).mul(255).round().to(torch.uint8)
-    hidden = (shown["masked"] == grey).all(dim=-1)
+    hidden = (visible["masked"] == grey).all(dim=-1)
     assert hidden.float().mean() >= 0.75
     seen = ~hidden
-    assert torch.equal(shown["masked"][seen], shown["predicted"][seen])
+    assert torch.equal(visible["masked"][seen], visible["predicted"][seen])
     assert MAEObjective(model).pictures(batch) == {}

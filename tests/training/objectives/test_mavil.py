@@ -17,7 +17,7 @@ from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
 from models.systems.mavil.model import MAViL, MAViLConfig, init_from_mavil_pretraining
 from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining
 from models.systems.mavil.system import clip_at_2_fps, spectrogram_section
-from tests.training.objectives.cases import MAVIL_CONFIG, TOWERS, assert_same_gradients, draw, gradients, made, normal, uniform
+from tests.training.objectives.cases import MAVIL_CONFIG, TOWERS, assert_same_gradients, draw, gradients, make, normal, uniform
 from tests.training.objectives.test_contrastive import written_out as partners
 from training import random_draws
 from training.objectives.mavil import AudioVisualSettings, MAViLFinetuneObjective, MAViLPretrainingObjective, MAViLSettings
@@ -38,14 +38,14 @@ def symmetric(x: Tensor, y: Tensor, temperature: float) -> Tensor:
     return (forth + back) / 2
 
 
-def removed(errors: Tensor, mask: Tensor) -> Tensor:
+def remove(errors: Tensor, mask: Tensor) -> Tensor:
     """Mean over the removed patches, one by one."""
     return torch.stack([errors[sample, patch] for sample, patch in mask.nonzero().tolist()]).mean()
 
 
 @pytest.mark.parametrize("name", ["mavil", "mavil_taught"])
 def test_the_loss_adds_what_is_rebuilt_and_what_is_found(name: str) -> None:
-    objective, batch = made(name)
+    objective, batch = make(name)
     assert isinstance(objective, MAViLPretrainingObjective)
     model, sound, clip = objective.model, batch["spectrogram"], batch["clip"]
     features = None if objective.teacher is None else objective.teacher.teacher_features(sound, clip)
@@ -57,14 +57,14 @@ def test_the_loss_adds_what_is_rebuilt_and_what_is_found(name: str) -> None:
     else:
         targets = [features.audio, features.video]
     halves = (learned.audio, learned.video)
-    rebuilt = [removed((half.predicted - target).square().mean(-1), half.mask) for half, target in zip(halves, targets, strict=True)]
+    rebuilt = [remove((half.predicted - target).square().mean(-1), half.mask) for half, target in zip(halves, targets, strict=True)]
     inter = symmetric(learned.audio.embeddings[0], learned.video.embeddings[0], 0.1)
     intra = (symmetric(*learned.audio.embeddings, 1.0) + symmetric(*learned.video.embeddings, 1.0)) / 2
-    wanted = rebuilt[0] + rebuilt[1] + 0.1 * inter + 0.01 * intra
+    expected = rebuilt[0] + rebuilt[1] + 0.1 * inter + 0.01 * intra
     values = objective(batch)
-    assert values["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert values["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert values["loss_inter"].item() == pytest.approx(inter.item(), rel=1e-5)
-    assert_same_gradients(gradients(values["loss"], objective), gradients(wanted, objective), 2e-5)
+    assert_same_gradients(gradients(values["loss"], objective), gradients(expected, objective), 2e-5)
 
 
 def test_both_views_of_both_kinds_hide_other_patches() -> None:
@@ -74,7 +74,7 @@ def test_both_views_of_both_kinds_hide_other_patches() -> None:
 
 
 def test_a_teacher_is_frozen_and_needed_in_stage_two_alone() -> None:
-    objective, _ = made("mavil_taught")
+    objective, _ = make("mavil_taught")
     assert isinstance(objective, MAViLPretrainingObjective) and objective.teacher is not None
     assert not objective.train().teacher.training  # type: ignore[union-attr]
     assert not any(parameter.requires_grad for parameter in objective.teacher.parameters())
@@ -126,24 +126,24 @@ def test_student_teaches_next_round_and_others_are_refused(tmp_path: Path) -> No
 
 
 def test_fine_tuning_masks_whole_times_and_bins() -> None:
-    objective, batch = made("audio_visual")
+    objective, batch = make("audio_visual")
     assert isinstance(objective, MAViLFinetuneObjective)
     times, bins = (random_draws.uniform(draw(), (count,), name) for count, name in ((4, "times"), (2, "mel bins")))
-    heard = torch.stack(
+    audible = torch.stack(
         [
             torch.tensor([2 * time + mel for time in times[sample].argsort()[:2].tolist() for mel in bins[sample].argsort()[:1].tolist()])
             for sample in range(4)
         ]
     )
     seen = random_draws.uniform(draw(), (8,), "video").argsort(dim=1)[:, :5]
-    scores = objective.model(batch["spectrogram"], batch["clip"], audio_ids_keep=heard, video_ids_keep=seen).logits.sigmoid()
-    wanted = -torch.where(batch["labels"] == 1, scores, 1 - scores).log().mean()
+    scores = objective.model(batch["spectrogram"], batch["clip"], audio_ids_keep=audible, video_ids_keep=seen).logits.sigmoid()
+    expected = -torch.where(batch["labels"] == 1, scores, 1 - scores).log().mean()
     loss = objective(batch)["loss"]
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
-    assert_same_gradients(gradients(loss, objective), gradients(wanted, objective), 2e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(gradients(loss, objective), gradients(expected, objective), 2e-5)
 
 
-def test_halves_without_fusion_learn_apart() -> None:
+def test_halves_without_fusion_learn_separately() -> None:
     torch.manual_seed(0)
     model = MAViL(MAViLConfig(**{**TOWERS, "fusion_depth": 0}, classes=3, multi_label=False))  # type: ignore[arg-type]
     objective = MAViLFinetuneObjective(model, AudioVisualSettings(time_mask=0.0, mel_mask=0.0, label_smoothing=0.3))
@@ -151,11 +151,11 @@ def test_halves_without_fusion_learn_apart() -> None:
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
     loss = objective({"spectrogram": sound, "clip": clip, "label": label, "draw": draw()})["loss"]
     targets = torch.full((4, 3), 0.1).scatter(1, label.unsqueeze(1), 0.8)
-    wanted = sum(
+    expected = sum(
         -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
         for logits in (model.forward_audio(sound).logits, model.forward_video(clip).logits)
     )
-    assert isinstance(wanted, Tensor) and loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert isinstance(expected, Tensor) and loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert len(gradients(loss, objective)) == sum(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -179,7 +179,7 @@ def test_audio_only_half_starts_from_audio_mae_without_clips() -> None:
 
 
 def test_layers_decay_as_published() -> None:
-    objective, _ = made("audio_visual")
+    objective, _ = make("audio_visual")
     assert isinstance(objective, MAViLFinetuneObjective)
     groups = objective.parameter_groups(OptimiserSettings(lr=1, weight_decay=5e-4, layer_decay=0.75))
     scale = {name: group["lr_scale"] for group in groups for name in group["names"]}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.training.objectives.cases import assert_same_gradients, gradients, made
+from tests.training.objectives.cases import assert_same_gradients, gradients, make
 
 
 def test_target_is_spread_over_tags_and_untagged_do_not_count() -> None:
-    objective, batch = made("hashtags")
+    objective, batch = make("hashtags")
     values = objective(batch)
     scores = objective.get_submodule("model")(batch["pixels"]).logits.softmax(dim=1)
     losses, hits = [], []
@@ -19,14 +19,14 @@ def test_target_is_spread_over_tags_and_untagged_do_not_count() -> None:
             losses.append(torch.stack([-row[tag].log() for tag in tags]).mean())
             hits.append(int(row.argmax()) in tags)
     assert len(losses) == 3
-    wanted = torch.stack(losses).mean()
-    assert values["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    expected = torch.stack(losses).mean()
+    assert values["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert values["accuracy"].item() == pytest.approx(sum(hits) / 3)
-    assert_same_gradients(gradients(values["loss"], objective), gradients(wanted, objective))
+    assert_same_gradients(gradients(values["loss"], objective), gradients(expected, objective))
 
 
 def test_a_batch_without_any_tag_teaches_nothing() -> None:
-    objective, batch = made("hashtags")
+    objective, batch = make("hashtags")
     values = objective(batch | {"labels": torch.zeros(4, 3)})
     assert values["loss"] == 0
     assert all((gradient == 0).all() for gradient in gradients(values["loss"], objective).values())

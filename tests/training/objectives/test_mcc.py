@@ -12,7 +12,7 @@ from models.bundle_schema import Preprocess
 from models.systems.mcc.model import MCC
 from models.systems.mcc.point_embed import contract
 from models.systems.mcc.queries import label_queries
-from tests.training.objectives.cases import MCC_CONFIG, assert_same_gradients, draw, gradients, made, uniform
+from tests.training.objectives.cases import MCC_CONFIG, assert_same_gradients, draw, gradients, make, uniform
 from training import random_draws
 from training.objectives.mcc import MCCObjective, MCCSettings, find_labels, sample_cube, sample_half_ball
 from training.objectives.protocols import ObjectiveContext
@@ -25,7 +25,7 @@ def objective_of(settings: dict[str, object], facts: ObjectiveContext | None = N
 
 @pytest.mark.parametrize("regress", [False, True])
 def test_queries_near_surface_are_occupied_in_its_colour(regress: bool) -> None:
-    _, batch = made("mcc")
+    _, batch = make("mcc")
     objective = objective_of({"queries": 30, "threshold": 0.6}, regress_colour=regress, colour_weight=0.5, drop_path=0.0)
     queries = 3 * (2 * random_draws.uniform(draw(), (30, 3), "queries") - 1)
     augmentation = objective.augmentation(draw())
@@ -47,15 +47,15 @@ def test_queries_near_surface_are_occupied_in_its_colour(regress: bool) -> None:
                     classes = predicted[sample, place, 1 + 256 * channel : 257 + 256 * channel]
                     colour.append(-classes.log_softmax(dim=0)[int((255 * true).round())])
     assert 3 < len(colour) < len(occupancy)
-    wanted = torch.stack(occupancy).mean() + 0.5 * torch.stack(colour).mean()
+    expected = torch.stack(occupancy).mean() + 0.5 * torch.stack(colour).mean()
     values = objective(batch)
-    assert values["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert values["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert values["loss_colour"].item() == pytest.approx(torch.stack(colour).mean().item(), rel=1e-5)
-    assert_same_gradients(gradients(values["loss"], objective), gradients(wanted, objective), 3e-5)
+    assert_same_gradients(gradients(values["loss"], objective), gradients(expected, objective), 3e-5)
 
 
 def test_where_nothing_is_near_colours_teach_nothing() -> None:
-    _, batch = made("mcc")
+    _, batch = make("mcc")
     values = objective_of({"queries": 30, "threshold": 1e-6}, drop_path=0.0)(batch)
     assert values["loss_colour"] == 0 and values["loss"] == values["loss_occupancy"]
 
@@ -75,7 +75,7 @@ def test_queries_fill_the_half_ball_evenly() -> None:
     assert stats.kstest(torch.atan2(queries[:, 1], queries[:, 0]).numpy(), stats.uniform(-torch.pi, 2 * torch.pi).cdf).pvalue > 1e-3
 
 
-def test_a_recipe_says_which_region_is_asked() -> None:
+def test_a_recipe_sets_the_queried_region() -> None:
     surface = torch.zeros(4, 1, 3)
     ball = objective_of({"queries": 50, "region": "half-ball", "size": 6.0}).queries(draw(), surface)
     torch.testing.assert_close(ball, sample_half_ball(draw(), 50, 6.0))
@@ -102,7 +102,7 @@ def test_queries_near_the_surface_may_be_spread_more_or_less() -> None:
 
 def test_far_points_are_drawn_nearer_but_keep_their_labels() -> None:
     """Labels are of the world as it is; the network sees it contracted."""
-    _, batch = made("mcc")
+    _, batch = make("mcc")
     settings = {"queries": 30, "size": 40.0, "threshold": 9.0, "scale": 0.0, "shift": 0.0, "degrees": 0, "flip": 0.0}
     objective = objective_of(settings, drop_path=0.0)
     queries = objective.queries(draw(), batch["surface"])
@@ -111,13 +111,13 @@ def test_far_points_are_drawn_nearer_but_keep_their_labels() -> None:
     logits = objective.model(
         batch["pixels"], torch.where(batch["valid"].unsqueeze(-1), batch["points"], torch.inf), contract(queries, 10.0)
     )[..., 0]
-    wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, (distance < 9.0).float())
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, (distance < 9.0).float())
     assert 0 < (distance < 9.0).sum() < 120
     assert contract(queries, 10.0).norm(dim=-1).max() < 20
-    assert objective(batch)["loss_occupancy"].item() != pytest.approx(wanted.item(), rel=1e-6)  # contraction twice is another point
+    assert objective(batch)["loss_occupancy"].item() != pytest.approx(expected.item(), rel=1e-6)  # contraction twice is another point
     direct = objective.model(batch["pixels"], torch.where(batch["valid"].unsqueeze(-1), batch["points"], torch.inf), queries)[..., 0]
-    wanted = torch.nn.functional.binary_cross_entropy_with_logits(direct, (distance < 9.0).float())
-    assert objective(batch)["loss_occupancy"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(direct, (distance < 9.0).float())
+    assert objective(batch)["loss_occupancy"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_step_has_one_augmentation_within_its_bounds() -> None:
@@ -141,9 +141,9 @@ def test_images_reach_the_network_as_colours_in_0_to_1() -> None:
 
 
 def test_stochastic_depth_drops_branches_sample_by_sample() -> None:
-    objective, batch = made("mcc")
-    whole = objective.train()(batch)["loss"]
-    assert not torch.equal(objective.eval()(batch)["loss"], whole)
+    objective, batch = make("mcc")
+    full = objective.train()(batch)["loss"]
+    assert not torch.equal(objective.eval()(batch)["loss"], full)
 
 
 def test_a_tree_finds_the_labels_that_all_distances_give() -> None:

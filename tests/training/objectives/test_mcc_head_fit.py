@@ -38,7 +38,7 @@ def objective() -> MCCObjective:
     return MCCObjective(model, settings).eval()
 
 
-def fitted() -> MCCObjective:
+def fit() -> MCCObjective:
     made = objective()
     fit_mcc_head(made, batches())
     return made
@@ -49,12 +49,12 @@ def batches() -> list[dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def loss(which: MCCObjective, on: list[dict[str, Tensor]], name: str) -> float:
-    return sum(float(which(batch)[name]) for batch in on) / len(on)
+def loss(selected: MCCObjective, on: list[dict[str, Tensor]], name: str) -> float:
+    return sum(float(selected(batch)[name]) for batch in on) / len(on)
 
 
 def test_fitted_answers_hold_for_other_scenes() -> None:
-    others, made = [walls(1000, 32)], fitted()
+    others, made = [walls(1000, 32)], fit()
     share = made.decode_training_queries(others[0])[1].occupied.mean()
     prior = float(-(share * share.log() + (1 - share) * (1 - share).log()))
     assert loss(made, others, "loss_occupancy") < 0.6 * prior

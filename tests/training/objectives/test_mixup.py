@@ -14,17 +14,17 @@ PIXELS = torch.randn(6, 3, 12, 8, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.eye(6)
 
 
-def mixed(mixing: MixupCutMix, step: int, pixels: Tensor = PIXELS) -> tuple[Tensor, Tensor]:
+def mix(mixing: MixupCutMix, step: int, pixels: Tensor = PIXELS) -> tuple[Tensor, Tensor]:
     return mixing.mix(pixels, TARGETS[: len(pixels)], torch.arange(len(pixels)) + 1000 * step)
 
 
 def shares(mixing: MixupCutMix, steps: int) -> list[float]:
-    """The first sample's own share in its target."""
-    return [float(mixed(mixing, step)[1][0, 0]) for step in range(steps)]
+    """Return the first sample's share in its target."""
+    return [float(mix(mixing, step)[1][0, 0]) for step in range(steps)]
 
 
 def test_mixup_blends_neighbours_by_the_share_in_their_targets() -> None:
-    pixels, targets = mixed(MixupCutMix(mixup=0.8), 3)
+    pixels, targets = mix(MixupCutMix(mixup=0.8), 3)
     share = float(targets[0, 0])
     assert 0 < share < 1
     for sample in range(6):
@@ -36,7 +36,7 @@ def test_mixup_blends_neighbours_by_the_share_in_their_targets() -> None:
 
 def test_cutmix_pastes_neighbour_box_and_share_is_its_area() -> None:
     for step in range(20):
-        pixels, targets = mixed(MixupCutMix(cutmix=1.0), step)
+        pixels, targets = mix(MixupCutMix(cutmix=1.0), step)
         foreign = (pixels != PIXELS).any(dim=1)  # (B, H, W)
         assert torch.equal(foreign, foreign[:1].expand_as(foreign))
         rows, columns = foreign[0].any(dim=1).sum(), foreign[0].any(dim=0).sum()
@@ -48,14 +48,14 @@ def test_cutmix_pastes_neighbour_box_and_share_is_its_area() -> None:
 
 def test_all_frames_of_a_clip_are_cut_alike() -> None:
     clip = PIXELS.unsqueeze(2) + torch.arange(4.0).view(1, 1, 4, 1, 1)
-    pixels, _ = mixed(MixupCutMix(cutmix=1.0), 1, clip)
+    pixels, _ = mix(MixupCutMix(cutmix=1.0), 1, clip)
     torch.testing.assert_close(
-        pixels - torch.arange(4.0).view(1, 1, 4, 1, 1), mixed(MixupCutMix(cutmix=1.0), 1)[0].unsqueeze(2).expand_as(clip)
+        pixels - torch.arange(4.0).view(1, 1, 4, 1, 1), mix(MixupCutMix(cutmix=1.0), 1)[0].unsqueeze(2).expand_as(clip)
     )
 
 
 def test_the_last_of_an_odd_batch_stays() -> None:
-    pixels, targets = mixed(MixupCutMix(mixup=0.8), 2, PIXELS[:5])
+    pixels, targets = mix(MixupCutMix(mixup=0.8), 2, PIXELS[:5])
     torch.testing.assert_close(pixels[4], PIXELS[4])
     torch.testing.assert_close(targets[4], TARGETS[4])
 
@@ -66,10 +66,10 @@ def test_shares_follow_a_beta_distribution(alpha: float) -> None:
 
 
 def test_batch_is_mixed_by_probability_and_cut_by_cutmixs() -> None:
-    untouched = [torch.equal(mixed(MixupCutMix(mixup=0.8, probability=0.3), step)[0], PIXELS) for step in range(600)]
+    untouched = [torch.equal(mix(MixupCutMix(mixup=0.8, probability=0.3), step)[0], PIXELS) for step in range(600)]
     assert sum(untouched) / 600 == pytest.approx(0.7, abs=0.06)
     both = MixupCutMix(mixup=0.8, cutmix=1.0, cutmix_probability=0.25)
-    kept_pixels = [bool((mixed(both, step)[0] == PIXELS).any()) for step in range(600)]  # a blend leaves no pixel as it is
+    kept_pixels = [bool((mix(both, step)[0] == PIXELS).any()) for step in range(600)]  # a blend leaves no pixel as it is
     assert sum(kept_pixels) / 600 == pytest.approx(0.25, abs=0.06)
     assert not MixupCutMix().active and MixupCutMix(cutmix=1.0).active
 
@@ -82,7 +82,7 @@ def test_boxes_are_those_of_the_published_augmentation() -> None:
 
 
 def test_targets_are_timms_where_the_partner_is_the_same() -> None:
-    """Of two samples, timm's partner, the batch in reverse, is the neighbour."""
+    """If there are two samples, timm's partner, the batch in reverse, is the neighbour."""
     smoothed = torch.eye(3)[[2, 0]] * 0.9 + 0.1 / 3
     _, targets = MixupCutMix(mixup=0.8).mix(PIXELS[:2], smoothed, torch.tensor([5, 6]))
     share = float((targets[0, 2] - 0.1 / 3) / 0.9)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.layers.efficientnet_lite import LitePatches
 from models.systems.image_text.flip import FLIP
-from tests.training.objectives.cases import FLIP_CONFIG, made
+from tests.training.objectives.cases import FLIP_CONFIG, make
 from training.objectives.protocols import ObjectiveContext
 from training.objectives.proxy_nca import ProxiesSettings, ProxyObjective, fit_proxies, skip_blocks
 from training.recipe_settings import OptimiserSettings
@@ -28,12 +28,12 @@ def test_images_and_texts_are_named_among_all_things() -> None:
     label = torch.tensor([2, 0, 1, 2])
     scale, towards = proxies.model.scale(), F.normalize(proxies.proxies, dim=1)
 
-    def named(vectors: Tensor) -> Tensor:
+    def label_loss(vectors: Tensor) -> Tensor:
         return -(scale * vectors @ towards.T).log_softmax(dim=1)[torch.arange(4), label].mean()
 
     losses = proxies.losses(seen, read, label)
-    assert torch.allclose(losses["images"], named(seen), atol=1e-6)
-    assert torch.allclose(losses["texts"], (named(read[:, 0]) + named(read[:, 1])) / 2, atol=1e-6)
+    assert torch.allclose(losses["images"], label_loss(seen), atol=1e-6)
+    assert torch.allclose(losses["texts"], (label_loss(read[:, 0]) + label_loss(read[:, 1])) / 2, atol=1e-6)
     assert torch.allclose(losses["loss"], losses["images"] + losses["texts"], atol=1e-6)
     pairs = proxies.pairs.compare(seen, read)["loss"]
     with_pairs = objective(label_smoothing=0.0, contrast=0.5).losses(seen, read, label)
@@ -41,7 +41,7 @@ def test_images_and_texts_are_named_among_all_things() -> None:
 
 
 def test_stem_learns_at_own_rate_behind_frozen_stages() -> None:
-    case, batch = made("proxies")
+    case, batch = make("proxies")
     assert isinstance(case, ProxyObjective)
     groups = case.parameter_groups(OptimiserSettings(lr=0.001, weight_decay=0.1))
     stem = {name: group for group in groups for name in group["names"] if ".encoder." in name}
@@ -57,7 +57,7 @@ def test_stem_learns_at_own_rate_behind_frozen_stages() -> None:
 
 
 @torch.no_grad()
-def named(proxies: ProxyObjective, pixels: Tensor, label: Tensor) -> float:
+def find_named(proxies: ProxyObjective, pixels: Tensor, label: Tensor) -> float:
     """Share of the images that are nearest to the middle of their thing."""
     seen = proxies.model.encode_images(pixels)
     middles = torch.stack([seen[label == thing].mean(dim=0) for thing in range(3)])
@@ -65,7 +65,7 @@ def named(proxies: ProxyObjective, pixels: Tensor, label: Tensor) -> float:
 
 
 def test_a_whitened_network_names_by_what_its_patches_are() -> None:
-    """Things that differ in one weak direction beside a strong one that says nothing are told apart before the first step."""
+    """Things that differ in one weak direction next to a strong one without meaning are separated before the first step."""
     proxies = objective()
     skip_blocks(proxies.model)
     generator = torch.Generator().manual_seed(1)
@@ -75,14 +75,14 @@ def test_a_whitened_network_names_by_what_its_patches_are() -> None:
     shade = torch.randn(96, 1, 1, 1, generator=generator) * 3
     pixels = (0.3 * sign * checks + shade + 0.02 * torch.randn(96, 1, 16, 16, generator=generator)).expand(-1, 3, -1, -1)
     batches = [{"pixels": pixels[at : at + 32], "label": label[at : at + 32]} for at in range(0, 96, 32)]
-    assert named(proxies, pixels, label) <= 0.6
+    assert find_named(proxies, pixels, label) <= 0.6
     fit_proxies(proxies, batches, whitened=True)
     with torch.no_grad():
         patches = proxies.model.vision.patch_embed(pixels[:32])
     assert torch.allclose(patches.mean(dim=(0, 1)), torch.zeros(16), atol=1e-4)
     assert torch.allclose(patches.std(dim=(0, 1)), torch.ones(16), atol=1e-4)
     assert torch.allclose(proxies.proxies.norm(dim=1), torch.ones(3), atol=1e-5)
-    assert named(proxies, pixels, label) >= 0.8
+    assert find_named(proxies, pixels, label) >= 0.8
 
 
 def test_things_that_were_not_met_keep_their_proxies() -> None:

@@ -15,15 +15,15 @@ DRAW = torch.tensor([3, 10**15, -7, 2**63 - 1])
 
 
 def splitmix64(state: int, count: int) -> list[int]:
-    """The published generator in Python's unbounded integers."""
+    """Compute the published generator in Python's unbounded integers."""
     values = []
     for _ in range(count):
         state = (state + 0x9E3779B97F4A7C15) % 2**64
-        values.append(finalised(state))
+        values.append(finalise(state))
     return values
 
 
-def finalised(z: int) -> int:
+def finalise(z: int) -> int:
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
     return z ^ z >> 31
@@ -32,7 +32,7 @@ def finalised(z: int) -> int:
 def test_draws_are_splitmix64_from_draw_and_stream() -> None:
     key = random_draws._key("mask") % 2**64
     for row, draw in zip(random_draws.words(DRAW, 5, "mask").tolist(), DRAW.tolist(), strict=True):
-        start = finalised(finalised(draw % 2**64) ^ key)
+        start = finalise(finalise(draw % 2**64) ^ key)
         assert [value % 2**64 for value in row] == splitmix64(start, 5)
 
 
@@ -46,10 +46,10 @@ def test_draws_are_splitmix64_from_draw_and_stream() -> None:
     ],
 )
 def test_a_sample_draws_the_same_in_any_batch(drawn: Callable[[Tensor], Tensor]) -> None:
-    together = drawn(DRAW)
+    joint = drawn(DRAW)
     for place, draw in enumerate(DRAW):
-        assert torch.equal(drawn(draw[None])[0], together[place])
-    assert torch.equal(drawn(DRAW.flip(0)), together.flip(0))
+        assert torch.equal(drawn(draw[None])[0], joint[place])
+    assert torch.equal(drawn(DRAW.flip(0)), joint.flip(0))
 
 
 def test_streams_draws_and_positions_give_other_numbers() -> None:
@@ -57,7 +57,7 @@ def test_streams_draws_and_positions_give_other_numbers() -> None:
     assert len(values.unique()) == len(values)
 
 
-def test_longer_draws_begin_like_shorter_ones() -> None:
+def test_longer_draws_start_like_shorter_ones() -> None:
     assert torch.equal(random_draws.normal(DRAW, (8,), "x")[:, :5], random_draws.normal(DRAW, (5,), "x"))
     assert torch.equal(random_draws.uniform(DRAW, (2, 4), "x").flatten(1)[:, :5], random_draws.uniform(DRAW, (5,), "x"))
 
@@ -102,7 +102,7 @@ def test_a_batch_has_one_draw_whatever_the_order_of_its_samples() -> None:
 
 
 def test_compiled_code_draws_the_same() -> None:
-    def drawn(draw: Tensor) -> Tensor:
+    def draw_values(draw: Tensor) -> Tensor:
         return 2 * random_draws.normal(draw, (7,), "x") + random_draws.uniform(draw, (7,), "y")
 
-    assert torch.equal(torch.compile(drawn, backend="eager")(DRAW), drawn(DRAW))
+    assert torch.equal(torch.compile(draw_values, backend="eager")(DRAW), draw_values(DRAW))

@@ -36,19 +36,19 @@ from training.objectives.mcc import MCCObjective, MCCSettings
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-def recorded(name: str) -> Case:
+def load_recording(name: str) -> Case:
     return read_case(GOLDEN / name)
 
 
 def check(case: Case, name: str, got: Tensor) -> None:
     tolerance = case.tolerance_of(name)
-    wanted = case.outputs[name].reshape(got.shape)
-    torch.testing.assert_close(got.detach(), wanted, rtol=tolerance.rtol, atol=tolerance.atol, check_dtype=False)
+    expected = case.outputs[name].reshape(got.shape)
+    torch.testing.assert_close(got.detach(), expected, rtol=tolerance.rtol, atol=tolerance.atol, check_dtype=False)
 
 
 @pytest.mark.parametrize("name", ["mae/pretrain_normpix", "mae/pretrain_pixel"])
 def test_mae(name: str) -> None:
-    case = recorded(name)
+    case = load_recording(name)
     model = MAE(MAEConfig(**replay_mae.settings(case.config)))
     model.load_state_dict(read_checkpoint(case.checkpoint))
     check(case, "loss", MAEObjective(model).losses(case.inputs["img"], case.inputs["noise"])["loss"])
@@ -56,21 +56,21 @@ def test_mae(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mae_st/pretrain_sep_cls", "mae_st/pretrain_joint_nocls"])
 def test_mae_on_clips(name: str) -> None:
-    case = recorded(name)
+    case = load_recording(name)
     objective = MAEObjective(replay_mae_st.load_pretraining(case))
     assert objective.input == "clip"
     check(case, "loss", objective.losses(case.inputs["video"], case.inputs["noise"])["loss"])
 
 
 def test_audio_mae() -> None:
-    case = recorded("mavil/audio_mae_window_decoder")
+    case = load_recording("mavil/audio_mae_window_decoder")
     objective = MAEObjective(replay_mavil.load_audio_mae(case)).eval()
     check(case, "loss_rec_audio", objective.losses(case.inputs["audio"], case.inputs["noise"])["loss"])
 
 
 @pytest.mark.parametrize("name", ["diffmae/train_cross_self", "diffmae/train_video_cross"])
 def test_diffmae(name: str) -> None:
-    case = recorded(name)
+    case = load_recording(name)
     objective = DiffMAEObjective(replay_diffmae.load(case), DiffMAESettings())
     split = PatchSplit.from_noise(case.inputs["mask_noise"], case.recorded["mask_ratio"])
     loss = objective.losses(case.inputs["image"], DiffMAEDraw(split, case.inputs["t"], case.inputs["eps"]))["loss"]
@@ -83,7 +83,7 @@ def test_diffmae(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["flip/tiny_m50_t5x", "flip/tiny_m75"])
 def test_flip(name: str) -> None:
-    case = recorded(name)
+    case = load_recording(name)
     images, words = case.inputs["image_nhwc"].permute(0, 3, 1, 2), case.inputs["txt"].long()
     model = replay_flip.load(case)
     masked = ContrastiveObjective(model, ContrastiveSettings()).losses(images, words, case.inputs["mask_noise"])
@@ -93,7 +93,7 @@ def test_flip(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cit/moco_tiny", "cit/augreg_tiny"])
 def test_cit(name: str) -> None:
-    case = recorded(name)
+    case = load_recording(name)
     features = (unit_vectors(case.outputs["image_embeds"]), unit_vectors(case.outputs["text_embeds"]))
     scale = replay_cit.load(case).scale()
     check(case, "loss_i2t", contrast(*features, scale, symmetric=False)["loss"])
@@ -102,7 +102,7 @@ def test_cit(name: str) -> None:
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_mavil(stage: int) -> None:
-    case = recorded(f"mavil/pretrain_stage{stage}")
+    case = load_recording(f"mavil/pretrain_stage{stage}")
     teacher = replay_mavil.load_pretraining(case, case.folder / "teacher.pth", student=False) if stage == 2 else None
     objective = MAViLPretrainingObjective(replay_mavil.load_pretraining(case, case.checkpoint, student=True), teacher)
     values = objective.losses(case.inputs["audio"], case.inputs["video"], replay_mavil.noise_of(case))
@@ -112,7 +112,7 @@ def test_mavil(stage: int) -> None:
 
 
 def test_lart() -> None:
-    case = recorded("lart/train_masking")
+    case = load_recording("lart/train_masking")
     inputs = case.inputs
     tracks = TrackBatch(
         inputs["pose_shape"], inputs["has_detection"], inputs.get("joints_3D"), inputs.get("apperance_emb"), inputs.get("mask_detection")
@@ -123,14 +123,14 @@ def test_lart() -> None:
 
 
 def test_mcc() -> None:
-    case = recorded("mcc/co3d_train_step")
+    case = load_recording("mcc/co3d_train_step")
     inputs = case.inputs
     model, images, seen, queries = replay_mcc.scene_of(case)
     augmentation = SceneAugmentation(inputs["aug_scale"], inputs["aug_shift"], inputs["aug_degrees_xyz"], bool(inputs["aug_flip"]))
     labels = label_queries(queries, inputs["gt_xyz"], inputs["gt_rgb"], case.config["train_dist_threshold"])
-    kept = DropPathMasks(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
+    retained = DropPathMasks(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
     objective = MCCObjective(model, MCCSettings()).train()
-    values = objective.losses(images, seen, queries, labels, augmentation, kept)
+    values = objective.losses(images, seen, queries, labels, augmentation, retained)
     check(case, "loss", values["loss"])
     check(case, "loss_occupancy", values["loss_occupancy"])
     check(case, "loss_rgb", values["loss_colour"])

@@ -61,8 +61,9 @@ def proxies() -> nn.Module:
     )
 
 
-def trained(folder: Path, stops: Sequence[int | None], made: Callable[[], nn.Module]) -> tuple[dict[str, Tensor], list[list[int]]]:
-    """Weights after nine steps of four pairs, and the pairs of each round. stops: steps at which the run is stopped and begun anew."""
+def train_rounds(folder: Path, stops: Sequence[int | None], made: Callable[[], nn.Module]) -> tuple[dict[str, Tensor], list[list[int]]]:
+    """Return weights after nine steps of four pairs, and the pairs of each round. stops: steps at which the run is stopped and
+    restarted."""
     pairs = Pairs(FewWords(PAIRS))
     for stop in stops:
         torch.manual_seed(0)
@@ -76,11 +77,11 @@ def trained(folder: Path, stops: Sequence[int | None], made: Callable[[], nn.Mod
 
 @pytest.mark.parametrize("made", [matching, proxies])
 def test_rounds_use_different_captions_and_resume(made: Callable[[], nn.Module], tmp_path: Path) -> None:
-    weights, rounds = trained(tmp_path / "whole", [None], made)
+    weights, rounds = train_rounds(tmp_path / "whole", [None], made)
     assert [len(set(chosen)) for chosen in rounds] == [12, 12, 12]
     assert len({tuple(sorted(chosen)) for chosen in rounds}) == 3
     for name, stops in {"within a round": [2, None], "between rounds": [3, None], "often": [1, 4, 6, None]}.items():
-        again, seen = trained(tmp_path / name, stops, made)
+        again, seen = train_rounds(tmp_path / name, stops, made)
         assert seen == rounds, name
         assert all(torch.equal(again[key], value) for key, value in weights.items()), name
 

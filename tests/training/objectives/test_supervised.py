@@ -26,8 +26,8 @@ def vit() -> ViT:
     return ViT(VIT_CONFIG)
 
 
-def batch(**more: Tensor) -> dict[str, Tensor]:
-    return {"pixels": normal(3, 16, 16), "draw": draw(), **more}
+def batch(**extra: Tensor) -> dict[str, Tensor]:
+    return {"pixels": normal(3, 16, 16), "draw": draw(), **extra}
 
 
 def written_out(logits: Tensor, targets: list[list[float]]) -> Tensor:
@@ -44,9 +44,9 @@ def test_the_loss_is_smoothed_cross_entropy_under_the_schedule(vit: ViT) -> None
     values = objective(batch(label=LABEL))
     logits = vit(normal(3, 16, 16), merge=MergeSchedule.constant(4)).logits
     targets = [[0.8 if label == place else 0.1 for place in range(3)] for label in LABEL.tolist()]
-    wanted = written_out(logits, targets)
-    assert values["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
-    assert_same_gradients(gradients(values["loss"], objective), gradients(wanted, objective))
+    expected = written_out(logits, targets)
+    assert values["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(gradients(values["loss"], objective), gradients(expected, objective))
     assert values["accuracy"].item() == (logits.argmax(dim=1) == LABEL).float().mean().item()
 
 
@@ -60,8 +60,8 @@ def test_several_labels_are_learnt_one_by_one(vit: ViT) -> None:
     labels = uniform(3).round()
     values = SupervisedObjective(vit, SupervisedSettings(multi_label=True))(batch(labels=labels))
     scores = vit(normal(3, 16, 16)).logits.sigmoid()
-    wanted = -torch.where(labels == 1, scores, 1 - scores).log().mean()
-    assert values["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    expected = -torch.where(labels == 1, scores, 1 - scores).log().mean()
+    assert values["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_every_schedule_gets_its_turn_and_steps_differ(vit: ViT) -> None:
@@ -84,11 +84,11 @@ def test_a_tower_that_does_not_merge_has_no_schedule() -> None:
 
 
 def test_branches_are_dropped_at_their_rates_sample_by_sample() -> None:
-    kept = keep_branches(torch.arange(20_000), 0.4, 3, reversible=False)
-    assert kept is not None and kept.shape == (3, 2, 20_000)
-    torch.testing.assert_close(kept.mean(dim=2), torch.tensor([1.0, 0.8, 0.6]).unsqueeze(1).expand(3, 2), atol=0.015, rtol=0)
+    retained = keep_branches(torch.arange(20_000), 0.4, 3, reversible=False)
+    assert retained is not None and retained.shape == (3, 2, 20_000)
+    torch.testing.assert_close(retained.mean(dim=2), torch.tensor([1.0, 0.8, 0.6]).unsqueeze(1).expand(3, 2), atol=0.015, rtol=0)
     alone = keep_branches(torch.tensor([7]), 0.4, 3, reversible=False)
-    assert alone is not None and torch.equal(alone[..., 0], kept[..., 7])
+    assert alone is not None and torch.equal(alone[..., 0], retained[..., 7])
     both = keep_branches(torch.arange(20_000), 0.4, 3, reversible=True)
     assert both is not None and both.shape == (3, 20_000) and both[2].mean().item() == pytest.approx(0.6, abs=0.015)
     assert keep_branches(torch.arange(4), 0.0, 3, reversible=False) is None

@@ -1,4 +1,4 @@
-"""The network that tells depth: its encoder is timm's, weight by weight, and a bundle of it is a member that tells depth."""
+"""The depth network: its encoder is timm's, weight by weight, and its bundle serves as the depth member of a pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.systems.depth.model import SKIP_STAGES, LiteDepth, LiteDepthConfig, 
 from models.systems.pipeline_bundles import write_photo_pipeline
 from server.tasks.reconstruct.monocular_depth import photograph
 from tests.support.bundles.analytic_mcc import write_shell
-from tests.support.bundles.vit import sealed
+from tests.support.bundles.vit import seal
 
 SMALL = LiteDepthConfig(image_size=32, widths=(8, 8, 8, 8))
 
@@ -40,7 +40,7 @@ def write_teller(bundles: Path, version: str = "1", **config: str) -> Bundle:
         weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     bundles.mkdir(exist_ok=True)
-    return sealed(bundles, spec, small().state_dict())
+    return seal(bundles, spec, small().state_dict())
 
 
 def test_the_encoder_gives_the_features_of_timms_network() -> None:
@@ -52,16 +52,16 @@ def test_the_encoder_gives_the_features_of_timms_network() -> None:
                 value.uniform_(0.5, 2.0)
             elif "bn" in name and value.is_floating_point():
                 value.copy_(torch.randn_like(value) * 0.3 + ("weight" in name))
-    own = EfficientNetLiteEncoder().eval()
-    init_from_efficientnet_lite(own, theirs.state_dict())
+    ours = EfficientNetLiteEncoder().eval()
+    init_from_efficientnet_lite(ours, theirs.state_dict())
     images = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():
-        seen = own(images)
+        seen = ours(images)
         for found, expected in zip((seen[number] for number in SKIP_STAGES), theirs(images), strict=True):
             assert found.shape == expected.shape
             assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     with pytest.raises(ValueError, match=r"not an EfficientNet-Lite0: 'bn1.weight' is missing"):
-        init_from_efficientnet_lite(own, {})
+        init_from_efficientnet_lite(ours, {})
 
 
 def test_depth_has_size_of_image_and_wrong_sizes_are_refused() -> None:
@@ -75,7 +75,7 @@ def test_depth_has_size_of_image_and_wrong_sizes_are_refused() -> None:
 
 def test_the_service_shows_an_object_as_training_does(tmp_path: Path) -> None:
     shape = write_shell(tmp_path)
-    kept, filled = (
+    retained, filled = (
         write_photo_pipeline(tmp_path, "photographed", version, shape, write_teller(tmp_path, version, background=version)).spec
         for version in ("kept", "mean")
     )
@@ -83,15 +83,15 @@ def test_the_service_shows_an_object_as_training_does(tmp_path: Path) -> None:
     mask[6:34, 10:30] = True
     image = np.where(mask[..., None], (200, 40, 40), (0, 250, 0)).astype(np.uint8)
     image[:20][mask[:20]] = (40, 40, 200)
-    before, share = (photograph(Image.fromarray(one), mask, kept) for one in (image, np.uint8(255 * np.stack([mask] * 3, axis=2))))
+    before, share = (photograph(Image.fromarray(one), mask, retained) for one in (image, np.uint8(255 * np.stack([mask] * 3, axis=2))))
     assert before[0, 0].tolist() == [0, 250, 0]
     expected = fill_background(torch.tensor(before).permute(2, 0, 1)[None].float(), torch.tensor(share[None, ..., 0]) / 255)
-    shown = photograph(Image.fromarray(image), mask, filled)
-    assert np.abs(shown - expected[0].permute(1, 2, 0).numpy()).max() <= 0.51
-    assert np.abs(shown[0, 0] - np.array([120.0, 40.0, 120.0])).max() < 10  # mean of its two colours, with a little of its edge
+    visible = photograph(Image.fromarray(image), mask, filled)
+    assert np.abs(visible - expected[0].permute(1, 2, 0).numpy()).max() <= 0.51
+    assert np.abs(visible[0, 0] - np.array([120.0, 40.0, 120.0])).max() < 10  # mean of its two colours, with a little of its edge
 
 
-def test_a_bundle_of_it_is_the_member_that_tells_depth(tmp_path: Path) -> None:
+def test_its_bundle_is_the_depth_member(tmp_path: Path) -> None:
     depth = write_teller(tmp_path / "bundles")
     model = small()
     assert unsupported_reason(depth.spec) is not None

@@ -15,7 +15,7 @@ Weights = Mapping[str, Tensor]
 
 
 def patches_of(clip: Tensor, frames: int, size: int) -> Tensor:
-    """(3, T, H, W) → (N, P), one patch after the other."""
+    """Cut (3, T, H, W) into (N, P), one patch after the other."""
     _, times, height, width = clip.shape
     return torch.stack(
         [
@@ -57,7 +57,7 @@ def mlp(w: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def features(w: Weights, clip: Tensor, visible: Tensor, heads: int) -> list[Tensor]:
-    """clip: (3, T, H, W), for a picture T = 1."""
+    """Encode a clip (3, T, H, W), with T = 1 for an image."""
     kernel = w["patch_embed.proj.weight"].double()
     kernel = kernel.unsqueeze(2) if kernel.dim() == 4 else kernel
     values = patches_of(clip, kernel.shape[2], kernel.shape[-1])[visible]
@@ -77,7 +77,7 @@ def features(w: Weights, clip: Tensor, visible: Tensor, heads: int) -> list[Tens
 def predict(
     w: Weights, encoded: list[Tensor], x_t: Tensor, t: int, visible: Tensor, masked: Tensor, *, heads: int, u_shaped: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(M, P) → prediction (M, P) and, where there is such a head, CLIP features."""
+    """Predict from (M, P) both (M, P) and the CLIP features if there is such a head."""
     places = w["decoder_pos_embed"][0]
     z = linear(w, "noise_embed", x_t) + places[1 + masked]
     if "time_embed.mlp.0.weight" in w:
@@ -119,7 +119,7 @@ def sample(
     clip: bool = True,
     predicts_noise: bool = False,
 ) -> Tensor:
-    """(M, P). predicted: x_t and t → the network's answer; left: alpha_bar (T,); noise: what each executed step adds."""
+    """Sample (M, P). predicted: x_t and t → the network's answer; left: alpha_bar (T,); noise: what each executed step adds."""
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)
     std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)
     times = [(k + 1) * len(left) // count - 1 for k in range(count)]

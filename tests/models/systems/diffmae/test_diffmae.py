@@ -41,7 +41,7 @@ DECODERS = list(DecoderType)
 
 
 def build(**changes: Any) -> DiffMAE:
-    """A model whose answers depend on everything: the usual initialisation is too close to zero for that."""
+    """Build a model whose answers depend on everything: the usual initialisation is too close to zero for that."""
     torch.manual_seed(0)
     model = DiffMAE(replace(SMALL, **changes)).eval()
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_the_loss_reaches_every_weight(kind: DecoderType) -> None:
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_context_serves_every_step_bitwise(kind: DecoderType) -> None:
-    """Encoder, keys and values once, or anew in each step: the same bits."""
+    """Encoder, keys and values are computed once, or again in each step: the bits are the same."""
     model, images, split = build(decoder_type=kind), images_for(SMALL), split_for(SMALL)
     context = model.encode(images, split)
     for time in (999, 500, 0):
@@ -159,10 +159,10 @@ def test_one_context_serves_several_samples(kind: DecoderType) -> None:
     model, images, split = build(decoder_type=kind), images_for(SMALL, 1), split_for(SMALL, 1)
     context = model.encode(images, split)
     x, t = torch.randn(3, split.masked.shape[1], SMALL.patch_values), torch.tensor([0, 400, 999])
-    together = model.predict(x, t, context.repeat(3)).patches
+    joint = model.predict(x, t, context.repeat(3)).patches
     for sample in range(3):
         alone = model.predict(x[sample : sample + 1], t[sample : sample + 1], context).patches
-        torch.testing.assert_close(together[sample : sample + 1], alone, rtol=0.0, atol=1e-5)
+        torch.testing.assert_close(joint[sample : sample + 1], alone, rtol=0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"decoder_type": kind} for kind in DECODERS] + [{"frames": 4, "patch_frames": 2}], ids=str)
@@ -189,7 +189,7 @@ def test_at_fixed_shapes_a_sample_does_not_feel_its_neighbours(kind: DecoderType
     assert torch.equal(model.predict(x, t, model.encode(images, other)).patches[0], before[0])
 
 
-def ragged() -> tuple[Tensor, PatchSplit]:
+def build_ragged_batch() -> tuple[Tensor, PatchSplit]:
     """Three samples: 5 masked patches, 17, none."""
     mask = torch.zeros(3, SMALL.patches, dtype=torch.bool)
     mask[0, 3:8], mask[1, 2:19] = True, True
@@ -206,25 +206,25 @@ def alone(split: PatchSplit, sample: int) -> PatchSplit:
 @pytest.mark.parametrize("joined", [False, True], ids=["encoded together", "joined later"])
 def test_padding_changes_nothing(kind: DecoderType, joined: bool) -> None:
     model = build(decoder_type=kind)
-    images, split = ragged()
+    images, split = build_ragged_batch()
     t, x = torch.tensor([5, 900, 0]), torch.randn(3, split.masked.shape[1], SMALL.patch_values)
     if joined:
         context = DecoderContext.join([model.encode(images[i : i + 1], alone(split, i)) for i in range(3)])
     else:
         context = model.encode(images, split)
-    together = model.predict(x, t, context).patches
-    assert bool(together.isfinite().all())
+    joint = model.predict(x, t, context).patches
+    assert bool(joint.isfinite().all())
     for sample in range(2):
         single = alone(split, sample)
         count = single.masked.shape[1]
         expected = model.predict(x[sample : sample + 1, :count], t[sample : sample + 1], model.encode(images[sample : sample + 1], single))
-        torch.testing.assert_close(together[sample : sample + 1, :count], expected.patches, rtol=0.0, atol=1e-5)
+        torch.testing.assert_close(joint[sample : sample + 1, :count], expected.patches, rtol=0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_what_padding_holds_has_no_influence(kind: DecoderType) -> None:
     model = build(decoder_type=kind)
-    images, split = ragged()
+    images, split = build_ragged_batch()
     t, x = torch.tensor([5, 900, 0]), torch.randn(3, split.masked.shape[1], SMALL.patch_values)
     assert split.masked_size is not None and split.visible_size is not None
     real = split.masked_size > 0
@@ -237,7 +237,7 @@ def test_what_padding_holds_has_no_influence(kind: DecoderType) -> None:
 
 def test_padding_does_not_count_for_the_loss() -> None:
     model = build()
-    images, split = ragged()
+    images, split = build_ragged_batch()
     noise, t = torch.randn(3, split.masked.shape[1], SMALL.patch_values), torch.tensor([5, 900, 0])
     errors = [
         model(images[i : i + 1], alone(split, i), t[i : i + 1], noise[i : i + 1, : alone(split, i).masked.shape[1]]).loss for i in range(2)
@@ -280,7 +280,7 @@ def test_the_time_table_is_the_embedding() -> None:
 
 @pytest.mark.parametrize("case", ["train_cross_self", "train_video_cross"])
 def test_bfloat16_stays_within_two_percent(case: str) -> None:
-    """Of the recorded predictions' norm; and neighbouring times near 1000 are still told apart."""
+    """The tolerance is 2 % of the norm of the recorded predictions; neighbouring times near 1000 still differ."""
     recorded = read_case(GOLDEN / case)
     model = load(recorded).bfloat16()
     split = PatchSplit.from_noise(recorded.inputs["mask_noise"], recorded.recorded["mask_ratio"])
@@ -308,7 +308,7 @@ def test_visible_tokens_can_merge() -> None:
 
 
 def test_merging_where_it_cannot_be_is_refused() -> None:
-    images, split = ragged()
+    images, split = build_ragged_batch()
     with pytest.raises(ValueError, match="different numbers of visible patches"):
         build().encode(images, split, merge=MergeSchedule.parse(1))
     with pytest.raises(ValueError, match="joint decoder"):

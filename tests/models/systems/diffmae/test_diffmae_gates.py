@@ -24,9 +24,9 @@ def model() -> DiffMAE:
 
 
 def before_the_last_layer(model: DiffMAE, x: Tensor, t: int, images: Tensor) -> Tensor:
-    """(M, C), the tokens of the first image's masked patches."""
+    """Return the tokens of the first image's masked patches: (M, C)."""
     seen: list[Tensor] = []
-    hook = model.decoder_norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = model.decoder_norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     split = PatchSplit.from_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5)
     with torch.no_grad():
         model.predict(x, torch.tensor([t]), model.encode(images, split))
@@ -41,8 +41,8 @@ def test_gate_keeps_clear_patch_and_forgets_it_in_noise(model: DiffMAE) -> None:
     place = model.decoder_pos_embed[0, 1 + PatchSplit.from_noise(torch.linspace(0, 1, CONFIG.patches).unsqueeze(0), 0.5).masked[0]][
         :, channels.patch
     ]
-    kept = [before_the_last_layer(model, x, t, images)[:, channels.patch] - place for t in (0, 200, 999)]
-    left = [float((part * embedded).sum() / embedded.square().sum()) for part in kept]
+    retained = [before_the_last_layer(model, x, t, images)[:, channels.patch] - place for t in (0, 200, 999)]
+    left = [float((part * embedded).sum() / embedded.square().sum()) for part in retained]
     assert left[0] == pytest.approx(1, abs=0.2)
     assert left[2] == pytest.approx(0, abs=0.2)
     assert left[0] > left[1] > left[2]
@@ -61,16 +61,16 @@ def test_the_mean_of_a_patch_outlives_its_details(model: DiffMAE) -> None:
     assert left[0] > left[1] + 0.3
 
 
-def test_what_others_told_is_forgotten_when_a_patch_is_clear(model: DiffMAE) -> None:
+def test_clear_patches_ignore_what_others_attended_to(model: DiffMAE) -> None:
     channels = ContentChannels.from_width(CONFIG.width, CONFIG.patch_values)
     x = torch.zeros(1, CONFIG.patches // 2, CONFIG.patch_values)
     torch.manual_seed(1)
     one, other = torch.rand(2, 1, 3, 48, 48)
-    told = [
+    answer = [
         float((before_the_last_layer(model, x, t, one) - before_the_last_layer(model, x, t, other))[:, channels.found].square().mean())
         for t in (0, 999)
     ]
-    assert told[0] < 0.1 * told[1]
+    assert answer[0] < 0.1 * answer[1]
 
 
 def test_a_narrow_network_is_refused() -> None:

@@ -27,7 +27,7 @@ from models.systems.diffmae.sampling import (
 from tests.golden.case import Case, read_case
 from tests.golden.replays.diffmae import load, read_sampler
 from tests.models.systems.diffmae import diffmae_reference as reference
-from tests.models.systems.diffmae.test_diffmae import CLIP, SMALL, alone, build, images_for, ragged, split_for
+from tests.models.systems.diffmae.test_diffmae import CLIP, SMALL, alone, build, build_ragged_batch, images_for, split_for
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "diffmae"
 FAST = DiffusionSampler(SamplerMethod.ANCESTRAL, 5)
@@ -56,10 +56,10 @@ class Requests:
         self.states[name], self.left[name] = self.case.inputs[f"{name}.noise_T"], len(self.steps)
 
     def tick(self, *names: str) -> None:
-        most = max(self.states[name].shape[1] for name in names)
+        limit = max(self.states[name].shape[1] for name in names)
 
-        def padded(values: list[Tensor]) -> Tensor:
-            return torch.cat([F.pad(value, (0, 0, 0, most - value.shape[1])) for value in values])
+        def pad(values: list[Tensor]) -> Tensor:
+            return torch.cat([F.pad(value, (0, 0, 0, limit - value.shape[1])) for value in values])
 
         noise = []
         for name in names:
@@ -67,10 +67,10 @@ class Requests:
             recorded = self.case.inputs[f"{name}.step_noise"]
             noise.append(recorded[executed] if self.left[name] > 1 else torch.zeros_like(recorded[0]))
         step = SamplerTable.join([self.steps.rows(torch.tensor([self.left[name] - 1])) for name in names])
-        x = padded([self.states[name] for name in names])
+        x = pad([self.states[name] for name in names])
         context = DecoderContext.join([self.contexts[name] for name in names])
         x0 = clean(self.model, x, self.model.predict(x, step.time, context).patches, step, None)
-        after = step.take(x, x0, padded(noise))
+        after = step.take(x, x0, pad(noise))
         for row, name in enumerate(names):
             self.states[name] = after[row : row + 1, : self.states[name].shape[1]]
             self.left[name] -= 1
@@ -120,10 +120,10 @@ def test_requests_of_different_samplers_share_a_batch() -> None:
         (DiffusionSampler(SamplerMethod.ANCESTRAL, 4, clip=False), DiffusionSampler(SamplerMethod.DDIM, 4, eta=0.5))
     ):
         single = PatchSplit(split.visible[sample : sample + 1], split.masked[sample : sample + 1])
-        own = inpaint(
+        ours = inpaint(
             model, images[sample : sample + 1], single, sampler, counter_noise(torch.tensor([1 + sample]), single, SMALL.patch_values)
         )
-        torch.testing.assert_close(x[sample : sample + 1], own.patches, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(x[sample : sample + 1], ours.patches, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_requests_of_different_samplers_share_a_batch() -> None:
 @pytest.mark.parametrize("target", list(PredictionTarget))
 @pytest.mark.parametrize("schedule", [NoiseSchedule(), NoiseSchedule(ScheduleKind.COSINE, 200)], ids=["default", "cosine"])
 def test_every_sampler_is_the_second_formulation(sampler: DiffusionSampler, target: PredictionTarget, schedule: NoiseSchedule) -> None:
-    """In double precision, since unclipped predictions of noise are divided by 4e-6."""
+    """The test uses double precision, since unclipped predictions of noise are divided by 4e-6."""
     model = build(schedule=schedule, target=target).double()
     images, split = images_for(SMALL, 1).double(), split_for(SMALL, 1)
     start, *noise = torch.randn(8, split.masked.shape[1], SMALL.patch_values, dtype=torch.float64)
@@ -149,11 +149,11 @@ def test_every_sampler_is_the_second_formulation(sampler: DiffusionSampler, targ
     weights, (visible, masked) = model.state_dict(), (split.visible[0], split.masked[0])
     encoded = reference.features(weights, images[0].unsqueeze(1), visible, SMALL.heads)
 
-    def predicted(x: Tensor, t: int) -> Tensor:
+    def predict(x: Tensor, t: int) -> Tensor:
         return reference.predict(weights, encoded, x, t, visible, masked, heads=SMALL.decoder_heads, u_shaped=True)[0]
 
     expected = reference.sample(
-        predicted,
+        predict,
         schedule.alphas_bar(),
         start,
         noise,
@@ -181,12 +181,12 @@ def test_a_picture_is_encoded_once_for_all_steps(kind: DecoderType) -> None:
 
 def test_a_batch_of_ragged_masks_fills_as_single_pictures_do() -> None:
     model = build()
-    images, split = ragged()
-    together = fill(model, images, split, seeds=(1, 2, 3))
+    images, split = build_ragged_batch()
+    joint = fill(model, images, split, seeds=(1, 2, 3))
     for sample in range(2):
         single = fill(model, images[sample : sample + 1], alone(split, sample), seeds=(1 + sample,))
-        torch.testing.assert_close(together[sample : sample + 1], single, rtol=0.0, atol=5e-5)
-    assert torch.equal(together[2], images[2])
+        torch.testing.assert_close(joint[sample : sample + 1], single, rtol=0.0, atol=5e-5)
+    assert torch.equal(joint[2], images[2])
 
 
 @pytest.mark.parametrize("model_options", [{}, {"frames": CLIP.frames, "patch_frames": 2, "image_size": CLIP.image_size}], ids=str)
@@ -275,9 +275,9 @@ def test_known_pixels_of_masked_patches_are_kept() -> None:
     images = images.clamp(-1, 1)
     made = torch.zeros(2, *SMALL.image_size, dtype=torch.bool)
     made[:, 9:14, 6:11] = True
-    known = find_known_pixels(model, images, split, made)
+    known_values = find_known_pixels(model, images, split, made)
     draw = counter_noise(torch.tensor([1, 2]), split, SMALL.patch_values)
-    filled = inpaint(model, images, split, FAST, draw, known_pixels=known).pictures
+    filled = inpaint(model, images, split, FAST, draw, known_pixels=known_values).pictures
     unchanged = ~made.unsqueeze(1).expand_as(images)
     assert torch.equal(filled[unchanged], images[unchanged])
     without = inpaint(model, images, split, FAST, draw).pictures
@@ -299,7 +299,7 @@ def test_known_pixels_are_kept_with_normalised_patches() -> None:
 
 
 def test_the_same_seed_fills_the_same_whatever_the_neighbours() -> None:
-    """At a fixed shape, bitwise."""
+    """Results of one shape are equal bitwise."""
     model, images, split = build(), images_for(SMALL), split_for(SMALL)
     first = fill(model, images, split, seeds=(7, 8))
     other = torch.cat([images[:1], torch.randn_like(images[1:])])
@@ -318,13 +318,13 @@ def test_every_step_can_be_watched() -> None:
 
 def test_placing_what_was_taken_gives_the_picture_back() -> None:
     model = build()
-    images, split = ragged()
+    images, split = build_ragged_batch()
     patches = model.patchify(images).gather(1, split.masked.unsqueeze(-1).expand(-1, -1, SMALL.patch_values))
     assert torch.equal(paste_patches(model, images, split, patches), images)
 
 
 def test_a_bfloat16_network_keeps_the_state_in_float32() -> None:
-    """Within 2 % of the recorded patches' norm after ten steps."""
+    """The tolerance after ten steps is 2 % of the norm of the recorded patches."""
     case = read_case(GOLDEN / "sample_cross_self")
     model = load(case).bfloat16()
     for request in ("a", "b"):

@@ -36,7 +36,7 @@ def influence(model: DiffMAE, patch: int) -> float:
     split = PatchSplit.from_mask(mask.view(1, 1, ROWS, COLUMNS))
     noise = torch.randn(1, 1, CONFIG.patch_values, generator=torch.Generator().manual_seed(1))
 
-    def predicted(images: Tensor) -> Tensor:
+    def predict(images: Tensor) -> Tensor:
         with torch.no_grad():
             return model.predict(noise, torch.tensor([999]), model.encode(images, split)).patches
 
@@ -44,13 +44,13 @@ def influence(model: DiffMAE, patch: int) -> float:
     changed = white.clone()
     row, column = divmod(patch, COLUMNS)
     changed[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0.0
-    return float((predicted(changed) - predicted(white)).norm())
+    return float((predict(changed) - predict(white)).norm())
 
 
 @pytest.mark.parametrize("step", [-1, 1, -COLUMNS, COLUMNS], ids=["left", "right", "above", "below"])
 def test_neighbours_of_a_hole_weigh_more_than_distant_patches(step: int) -> None:
-    looking, random = build(), build(looks_around=False)
-    assert influence(looking, HIDDEN + step) > 2 * influence(looking, HIDDEN + 5 * step)
+    attentive, random = build(), build(looks_around=False)
+    assert influence(attentive, HIDDEN + step) > 2 * influence(attentive, HIDDEN + 5 * step)
     assert influence(random, HIDDEN + step) < 1.5 * influence(random, HIDDEN + 5 * step)
 
 
@@ -68,7 +68,7 @@ def test_no_branch_disturbs_what_positions_are_read_from() -> None:
     read = torch.ones(CONFIG.width, dtype=torch.bool)
     read[content_channels(CONFIG.width)] = False
     after: list[Tensor] = []
-    model.decoder_norm.register_forward_pre_hook(lambda _, given: after.append(given[0]))
+    model.decoder_norm.register_forward_pre_hook(lambda _, inputs: after.append(inputs[0]))
     with torch.no_grad():
         model(images, split, torch.tensor([500]), torch.randn(1, split.masked.shape[1], CONFIG.patch_values))
     expected = model.decoder_pos_embed[0, 1 + split.masked]
@@ -86,13 +86,13 @@ def test_the_first_prediction_is_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         (replace(CONFIG, decoder_width=64), "decoder_width: 64 is not the encoder's width, 128"),
         (replace(CONFIG, frames=4, patch_frames=2), "frames: only networks of images"),
     ],
     ids=["widths", "clips"],
 )
-def test_networks_whose_positions_do_not_match_are_refused(config: DiffMAEConfig, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_networks_whose_positions_do_not_match_are_refused(config: DiffMAEConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         init_neighbour_attention(DiffMAE(config))

@@ -74,8 +74,8 @@ def test_sizes_have_the_encoders_of_the_paper() -> None:
     for name, config in SIZES.items():
         with torch.device("meta"):
             model = DiffMAE(config)
-        own = model.named_parameters()
-        counts[name] = sum(value.numel() for key, value in own if not key.startswith(("decoder_", "noise_embed", "time_embed"))) / 1e6
+        ours = model.named_parameters()
+        counts[name] = sum(value.numel() for key, value in ours if not key.startswith(("decoder_", "noise_embed", "time_embed"))) / 1e6
     assert [round(count) for count in counts.values()] == [86, 303, 631, 305]
 
 
@@ -122,7 +122,7 @@ def test_video_alone_means_the_usual_clips() -> None:
     assert read_config(DiffMAEConfig, fields_of({"video": True})).grid == (8, 14, 14)
 
 
-def test_pictures_have_no_frames_whatever_else_is_said() -> None:
+def test_images_have_no_frames_in_any_other_setting() -> None:
     assert read_config(DiffMAEConfig, fields_of({"video": False, "num_frames": 16, "t_patch_size": 2})).frames is None
     assert read_config(DiffMAEConfig, fields_of({"num_frames": 4, "t_patch_size": 2})).frames == 4
 
@@ -187,7 +187,7 @@ def test_it_becomes_a_bundle_that_inpaints(tmp_path: Path) -> None:
     assert weights.keys() == DiffMAE(SMALL).state_dict().keys()
 
 
-def test_shapes_tell_what_they_can() -> None:
+def test_shapes_give_what_they_determine() -> None:
     square = replace(SMALL, image_size=(16, 16), width=64, heads=1, clip_width=6, decoder_type=DecoderType.CROSS)
     with torch.device("meta"):
         weights = DiffMAE(square).state_dict()

@@ -88,11 +88,11 @@ def test_a_schedule_that_leaves_nothing_is_refused(steps: int, reason: str) -> N
 
 def test_each_sample_is_noised_at_its_own_time() -> None:
     x0, noise, t = torch.randn(3, 4, 5), torch.randn(3, 4, 5), torch.tensor([0, 500, 999])
-    together = NoiseSchedule().add_noise(x0, t, noise)
+    joint = NoiseSchedule().add_noise(x0, t, noise)
     left = NoiseSchedule().alphas_bar()
     for sample, time in enumerate(t):
         expected = float(left[time].sqrt()) * x0[sample] + float((1 - left[time]).sqrt()) * noise[sample]
-        torch.testing.assert_close(together[sample], expected)
+        torch.testing.assert_close(joint[sample], expected)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_each_sample_is_noised_at_its_own_time() -> None:
     ids=str,
 )
 def test_with_the_true_picture_a_step_leads_to_the_earlier_time(schedule: NoiseSchedule, sampler: DiffusionSampler) -> None:
-    """x_t = √a x0 + √(1 − a) e must become √a' x0 + √(1 − a') e', e' of variance 1: what makes a table right, whoever wrote it."""
+    """x_t = √a x0 + √(1 − a) e must become √a' x0 + √(1 − a') e', e' of variance 1: this makes a table right, independent of its source."""
     steps = sampler.reverse(schedule)
     before = torch.cat([torch.ones(1, dtype=torch.float64), steps.signal[:-1].square()])
     torch.testing.assert_close(steps.from_x0 + steps.from_xt * steps.signal, before.sqrt(), rtol=1e-9, atol=1e-12)
@@ -168,7 +168,7 @@ def test_times_are_distinct_and_end_at_the_last(spacing: TimestepSpacing, count:
 
 
 @pytest.mark.parametrize("spacing", list(TimestepSpacing))
-def test_a_full_chain_visits_every_time(spacing: TimestepSpacing) -> None:
+def test_a_full_chain_covers_every_time(spacing: TimestepSpacing) -> None:
     assert torch.equal(spacing.times(NoiseSchedule(), 1000), torch.arange(1000))
 
 
@@ -198,9 +198,9 @@ def test_rows_of_different_samplers_make_one_batch() -> None:
     batch = SamplerTable.join([first.rows(torch.tensor([9])), second.rows(torch.tensor([2]))])
     assert batch.time.tolist() == [999, 427] and batch.clip.tolist() == [True, False] and len(batch) == 2
     x, x0, noise = torch.randn(3, 2, 4, 6).unbind()
-    together = batch.take(x, x0, noise)
+    joint = batch.take(x, x0, noise)
     alone = second.rows(torch.tensor([2])).take(x[1:], x0[1:], noise[1:])
-    assert torch.equal(together[1:], alone)
+    assert torch.equal(joint[1:], alone)
 
 
 def test_the_picture_follows_from_the_noise() -> None:

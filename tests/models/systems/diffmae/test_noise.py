@@ -28,31 +28,31 @@ def test_known_answers(counter: list[int], key: list[int], answer: list[int]) ->
     assert [int(word) for word in philox((a, b, c, d), (k0, k1))] == answer
 
 
-def drawn(seeds: list[int], step: int, places: Tensor, values: int = 10) -> Tensor:
+def draw_values(seeds: list[int], step: int, places: Tensor, values: int = 10) -> Tensor:
     return counter_normal(torch.tensor(seeds), torch.full((len(seeds),), step), places.expand(len(seeds), -1), values)
 
 
-def test_a_sample_draws_the_same_whoever_else_is_in_the_batch() -> None:
+def test_a_sample_draws_the_same_in_any_batch() -> None:
     places = torch.tensor([3, 4, 9])
-    alone = drawn([7], 5, places)
-    assert torch.equal(drawn([1, 7, -2], 5, places)[1:2], alone)
-    assert torch.equal(drawn([7], 5, torch.tensor([9, 0, 3]))[:, [2, 0]], alone[:, [0, 2]])
+    alone = draw_values([7], 5, places)
+    assert torch.equal(draw_values([1, 7, -2], 5, places)[1:2], alone)
+    assert torch.equal(draw_values([7], 5, torch.tensor([9, 0, 3]))[:, [2, 0]], alone[:, [0, 2]])
 
 
 def test_fewer_values_are_the_first_ones() -> None:
     places = torch.arange(4)
-    assert torch.equal(drawn([7], 0, places, values=5), drawn([7], 0, places, values=768)[..., :5])
+    assert torch.equal(draw_values([7], 0, places, values=5), draw_values([7], 0, places, values=768)[..., :5])
 
 
 def test_every_seed_step_and_place_has_its_own() -> None:
-    draws = [drawn([seed], step, torch.arange(3)) for seed in (-1, 0, 1, 2**40) for step in (-1, 0, 1)]
+    draws = [draw_values([seed], step, torch.arange(3)) for seed in (-1, 0, 1, 2**40) for step in (-1, 0, 1)]
     values = torch.cat(draws).flatten()
     assert len(values.unique()) == len(values)
 
 
 def test_it_is_normal() -> None:
     """Moments of 200 000 values, each within five of its standard errors."""
-    values = drawn([3], 0, torch.arange(250), values=800).double()
+    values = draw_values([3], 0, torch.arange(250), values=800).double()
     count = values.numel()
     for power, moment, spread in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
         assert abs(float((values**power).mean()) - moment) < 5 * (spread / count) ** 0.5

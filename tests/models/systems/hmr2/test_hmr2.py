@@ -54,10 +54,10 @@ def test_the_published_body_loads_strictly() -> None:
     [published] = full_sizes("hmr2").values()
     with torch.device("meta"):
         body = SMPLBody()
-    own = {key.removeprefix("smpl."): value for key, value in published.items() if key.startswith("smpl.")}
-    body.load_state_dict(own, strict=True, assign=True)
-    kept = families()["hmr2"].clean(published)
-    assert not any(key.startswith(("smpl.", "discriminator.")) for key in kept)
+    ours = {key.removeprefix("smpl."): value for key, value in published.items() if key.startswith("smpl.")}
+    body.load_state_dict(ours, strict=True, assign=True)
+    retained = families()["hmr2"].clean(published)
+    assert not any(key.startswith(("smpl.", "discriminator.")) for key in retained)
 
 
 @pytest.mark.parametrize("case", NETWORKS)
@@ -100,7 +100,7 @@ def test_zero_merging_is_plain_model_and_merging_drops_tokens() -> None:
 
 
 def test_equal_tokens_merge_without_a_trace() -> None:
-    """With proportional attention, tokens that are the same may be one: a picture without content, and no positions."""
+    """Proportional attention makes equal tokens one: an image without content, and no positions."""
     torch.manual_seed(0)
     model = HMR2(SMALL).eval()
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_the_sides_of_a_crop_are_not_looked_at() -> None:
 
 @pytest.mark.parametrize("query", list(QueryInit))
 def test_passes_accumulate(query: QueryInit) -> None:
-    """From a zero token every pass adds the same; from the estimate, the next one starts where the last one ended."""
+    """A pass from a zero token always adds the same; from the estimate, the next one starts where the last one ended."""
     torch.manual_seed(0)
     once, thrice = HMR2(replace(SMALL, query=query)).eval(), HMR2(replace(SMALL, query=query, passes=3)).eval()
     thrice.load_state_dict(once.state_dict())
@@ -212,9 +212,9 @@ def opencv_crop(picture: np.ndarray, centre: np.ndarray, side: float, size: int)
     output = np.zeros((size, size, channels))
     for row in range(size):
         for column in range(size):
-            begin, offset = (centre.astype(float) - side / 2) * 1024, np.array([column, row]) * side / size * 1024
-            x = (np.rint(begin[0]) + np.rint(offset[0]) + 16) // 32 / 32
-            y = (np.rint(begin[1] + offset[1]) + 16) // 32 / 32
+            start, offset = (centre.astype(float) - side / 2) * 1024, np.array([column, row]) * side / size * 1024
+            x = (np.rint(start[0]) + np.rint(offset[0]) + 16) // 32 / 32
+            y = (np.rint(start[1] + offset[1]) + 16) // 32 / 32
             if not (-1 <= x < width and -1 <= y < height):
                 continue
             left, top = int(np.floor(x)), int(np.floor(y))
@@ -239,8 +239,8 @@ def test_crops_are_opencvs_with_scikit_images_smoothing() -> None:
 def test_columns_and_rows_are_what_opencv_samples() -> None:
     """Recorded from OpenCV 4.11: it rounds the tenth column and the tenth row of the same crop to different 32ths of a pixel."""
     stripes = (torch.arange(90) * 97 % 256).to(torch.uint8).expand(90, 90)
-    where = torch.tensor([[51.11978, 51.11978]]), torch.tensor([46.822113]), 16
-    across, down = (crop(picture.unsqueeze(2), *where)[0, :, :, 0] for picture in (stripes, stripes.T))
+    place = torch.tensor([[51.11978, 51.11978]]), torch.tensor([46.822113]), 16
+    across, down = (crop(picture.unsqueeze(2), *place)[0, :, :, 0] for picture in (stripes, stripes.T))
     assert across[0].tolist() == [129, 155, 184, 85, 134, 179, 40, 66, 95, 124, 150, 179, 205, 42, 87, 137]
     assert down[:, 0].tolist() == [129, 155, 184, 85, 134, 179, 40, 66, 95, 121, 150, 179, 205, 42, 87, 137]
 

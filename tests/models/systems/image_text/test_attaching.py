@@ -19,20 +19,20 @@ from models.systems.image_text.tokenizer import Tokenizer
 from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 from tests.golden.case import GOLDEN, read_case
 from tests.support import vocabularies
-from tests.support.bundles.vit import sealed, write_tiny_vit
+from tests.support.bundles.vit import seal, write_tiny_vit
 
 SENTENCES = ["a photo of a red dog", "a dog and a cat", "the red cat on a mat", "no photo of the mat"] * 20
 
 
-def imported(case: str, folder: Path, heads: tuple[int, int]) -> Bundle:
-    """A recorded checkpoint as a bundle that reads no texts yet."""
+def import_file(case: str, folder: Path, heads: tuple[int, int]) -> Bundle:
+    """Import a recorded checkpoint as a bundle that reads no texts yet."""
     name, family = case.split("/")[0], {"maws": "maws_clip"}.get(case.split("/")[0])
     overrides = {"heads": str(heads[0]), "text_heads": str(heads[1])}
     file = GOLDEN / case / "checkpoint.pth"
     spec, weights = import_checkpoint(
         file, family=family or name, labels=None, overrides=overrides, name=name, version="1", license="CC0-1.0"
     )
-    return sealed(folder / "bundles", spec, weights)
+    return seal(folder / "bundles", spec, weights)
 
 
 def logit_scale(case: str) -> float:
@@ -41,7 +41,7 @@ def logit_scale(case: str) -> float:
 
 
 def test_maws_reads_sentencepiece_framed_after_the_cut(tmp_path: Path) -> None:
-    made = add_tokenizer(imported("maws/clip", tmp_path, (5, 4)), vocabularies.sentencepiece_model(tmp_path, 50, SENTENCES), None)
+    made = add_tokenizer(import_file("maws/clip", tmp_path, (5, 4)), vocabularies.sentencepiece_model(tmp_path, 50, SENTENCES), None)
     scale = math.exp(logit_scale("maws/clip"))
     assert made.spec.text == TextSpec(length=102, scale=scale)
     assert scale == pytest.approx(float(read_case(GOLDEN / "maws/clip").outputs["logit_scale"]), rel=1e-6)
@@ -60,7 +60,7 @@ def test_maws_reads_sentencepiece_framed_after_the_cut(tmp_path: Path) -> None:
 
 
 def test_cit_reads_berts_words_framed(tmp_path: Path) -> None:
-    made = add_tokenizer(imported("cit/moco_tiny", tmp_path, (4, 4)), vocabularies.small_bert(tmp_path, 120), None)
+    made = add_tokenizer(import_file("cit/moco_tiny", tmp_path, (4, 4)), vocabularies.small_bert(tmp_path, 120), None)
     assert made.spec.text == TextSpec(length=32, scale=math.exp(logit_scale("cit/moco_tiny")))
     encoded = Tokenizer.open(made).encode(["Red dög!", "x " * 40])
     words = (tmp_path / "vocab.txt").read_text().split("\n")
@@ -69,7 +69,7 @@ def test_cit_reads_berts_words_framed(tmp_path: Path) -> None:
 
 
 def test_flip_reads_berts_words_alone(tmp_path: Path) -> None:
-    made = add_tokenizer(imported("flip/tiny_m75", tmp_path, (5, 3)), vocabularies.small_bert(tmp_path, 99), None)
+    made = add_tokenizer(import_file("flip/tiny_m75", tmp_path, (5, 3)), vocabularies.small_bert(tmp_path, 99), None)
     weight = logit_scale("flip/tiny_m75")
     assert made.spec.text == TextSpec(length=12, padding="length", empty=False, scale=min(100.0, math.exp(weight)))
     assert 1 / made.spec.text.scale == pytest.approx(float(read_case(GOLDEN / "flip/tiny_m75").outputs["tau"]), rel=1e-6)
@@ -78,21 +78,21 @@ def test_flip_reads_berts_words_alone(tmp_path: Path) -> None:
 
 
 def test_flip_has_the_scale_of_a_fixed_temperature(tmp_path: Path) -> None:
-    made = add_tokenizer(imported("flip/tiny_m0_fixedtau_t5x", tmp_path, (2, 4)), vocabularies.small_bert(tmp_path, 60), None)
+    made = add_tokenizer(import_file("flip/tiny_m0_fixedtau_t5x", tmp_path, (2, 4)), vocabularies.small_bert(tmp_path, 60), None)
     assert made.spec.text is not None
     assert (made.spec.text.length, made.spec.text.scale) == (6, 100.0)
 
 
 @pytest.mark.parametrize(("weight", "scale"), [(-1.0, 1.0), (2.0, math.exp(2.0)), (4.7, 100.0), (900.0, 100.0)])
 def test_flip_clips_its_scale(weight: float, scale: float, tmp_path: Path) -> None:
-    made = imported("flip/tiny_m75", tmp_path, (5, 3))
+    made = import_file("flip/tiny_m75", tmp_path, (5, 3))
     save_file({"logit_scale": torch.tensor([weight], dtype=torch.float64)}, made.weights_path)
     changed = add_tokenizer(made, vocabularies.small_bert(tmp_path, 99), None)
     assert changed.spec.text is not None and changed.spec.text.scale == scale
 
 
 def test_a_scale_without_bounds_must_be_a_number(tmp_path: Path) -> None:
-    made = imported("cit/moco_tiny", tmp_path, (4, 4))
+    made = import_file("cit/moco_tiny", tmp_path, (4, 4))
     for weight in (900.0, math.nan):
         save_file({"logit_scale": torch.tensor(weight)}, made.weights_path)
         with pytest.raises(TokenizerError, match=r"text\.scale: Input should be a finite number"):
@@ -100,7 +100,7 @@ def test_a_scale_without_bounds_must_be_a_number(tmp_path: Path) -> None:
 
 
 def test_pair_of_other_training_reads_texts_its_own_way(tmp_path: Path) -> None:
-    made = imported("cit/moco_tiny", tmp_path, (4, 4))
+    made = import_file("cit/moco_tiny", tmp_path, (4, 4))
     words = vocabularies.small_bert(tmp_path, 120)
     text, content = prepare_tokenizer(made.spec, made.weights_path, words, ["{}!"], max_length=7, special=False)
     assert (text.length, text.templates) == (7, ["{}!"])
@@ -114,7 +114,7 @@ def test_pair_of_other_training_reads_texts_its_own_way(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
-    made = imported("cit/moco_tiny", tmp_path, (4, 4))
+    made = import_file("cit/moco_tiny", tmp_path, (4, 4))
     fitting, large = (folder for folder in (tmp_path / "fitting", tmp_path / "large"))
     for folder, size in ((fitting, 120), (large, 121)):
         folder.mkdir()

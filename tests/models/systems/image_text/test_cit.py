@@ -82,7 +82,7 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_a_checkpoint_and_its_heads_tell_the_whole_config(name: str) -> None:
+def test_a_checkpoint_and_its_heads_give_the_whole_config(name: str) -> None:
     case = read_case(GOLDEN / name)
     config = cit_config(case.config)
     heads = {"heads": config.heads, "text_heads": config.text_heads}
@@ -108,7 +108,7 @@ def test_bfloat16_stays_within_two_percent(name: str) -> None:
 
 
 def test_the_swag_tower_has_the_names_of_swag_below_its_prefix() -> None:
-    """No file with it was published: the source are the published names of SWAG and those of the other two towers."""
+    """The sources are the published names of SWAG and those of the other two towers, since no file with it was published."""
     model = make(replace(SMALL, tower=VisionTower.SWAG))
     published = families()["cit_swag"].export(model.state_dict())
     assert detect(published) == ["cit_swag"]
@@ -166,9 +166,9 @@ def test_a_class_is_the_mean_of_its_texts_as_unit_vectors() -> None:
 def test_captions_are_curated_by_what_the_pooler_says() -> None:
     model = make()
     _, tokens, visible = batch()
-    said = model.encode_text_features(tokens, visible)
-    assert said.shape == (4, 16) and bool((said.abs() < 1).all())
-    torch.testing.assert_close(model.text_projection(said), model.encode_texts(tokens, visible))
+    message = model.encode_text_features(tokens, visible)
+    assert message.shape == (4, 16) and bool((message.abs() < 1).all())
+    torch.testing.assert_close(model.text_projection(message), model.encode_texts(tokens, visible))
 
 
 def test_training_updates_projector_statistics_and_trainables() -> None:
@@ -191,7 +191,7 @@ def test_the_scale_has_no_bounds() -> None:
 
 
 def test_the_loss_asks_for_the_text_of_each_picture_only() -> None:
-    """Of two pictures alike, finding the one of a text is a coin toss, which the default does not count."""
+    """A text belongs to either of two equal images by a coin toss, which the default does not count."""
     model = make()
     images, tokens, visible = batch(2)
     images[1] = images[0]

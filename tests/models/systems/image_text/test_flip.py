@@ -83,7 +83,7 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(folder: Path) -> No
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
-def test_a_checkpoint_and_its_heads_tell_the_whole_config(folder: Path) -> None:
+def test_a_checkpoint_and_its_heads_give_the_whole_config(folder: Path) -> None:
     config = flip_config(read_case(folder).config)
     found = fit(read_checkpoint(folder / "checkpoint.pth"), families()["flip"], {"heads": config.heads, "text_heads": config.text_heads})
     assert replace(found.config(), mask_ratio=config.mask_ratio) == config
@@ -100,7 +100,7 @@ def test_bfloat16_stays_within_two_percent(folder: Path) -> None:
 
 
 def test_patches_may_come_in_any_order() -> None:
-    """All patches by their noise are all patches: pooling knows no order (section 3)."""
+    """The patches in the order of their noise are still all patches: pooling ignores the order (section 3)."""
     model = make(replace(SMALL, mask_ratio=0.0))
     images, noise = pictures(), torch.rand(3, 16)
     torch.testing.assert_close(model.encode_images(images, noise=noise), model.encode_images(images))
@@ -195,7 +195,7 @@ def test_training_starts_as_published() -> None:
     assert float(model.scale().detach()) == pytest.approx(1 / 0.07)
 
 
-def test_another_grid_computes_the_table_anew() -> None:
+def test_another_grid_computes_the_table_again() -> None:
     case = read_case(GOLDEN / "tiny_m50_t5x")
     config = replace(flip_config(case.config), image_size=64)
     found = fit(read_checkpoint(case.checkpoint), families()["flip"], vars(config))
@@ -210,17 +210,17 @@ def test_a_t5x_folder_becomes_a_zero_shot_bundle() -> None:
 
 
 def write_array(folder: Path, name: str, array: np.ndarray[Any, Any], chunks: list[int], **changes: Any) -> None:
-    """An array in zarr format 2 without compression; the chunks at the end stick out."""
-    where = folder / f"target.{name}"
-    where.mkdir(parents=True)
+    """Write an array in zarr format 2 without compression; the chunks at the end stick out."""
+    location = folder / f"target.{name}"
+    location.mkdir(parents=True)
     metadata = {"chunks": chunks, "compressor": None, "dtype": "<f4", "fill_value": None, "filters": None, "order": "C"}
-    (where / ".zarray").write_text(json.dumps({**metadata, "shape": array.shape, "zarr_format": 2, **changes}))
+    (location / ".zarray").write_text(json.dumps({**metadata, "shape": array.shape, "zarr_format": 2, **changes}))
     counts = [-(-size // chunk) for size, chunk in zip(array.shape, chunks, strict=True)]
-    whole = np.zeros([count * chunk for count, chunk in zip(counts, chunks, strict=True)], array.dtype)
-    whole[tuple(slice(size) for size in array.shape)] = array
+    full = np.zeros([count * chunk for count, chunk in zip(counts, chunks, strict=True)], array.dtype)
+    full[tuple(slice(size) for size in array.shape)] = array
     for place in np.ndindex(*counts):
-        part = whole[tuple(slice(i * chunk, (i + 1) * chunk) for i, chunk in zip(place, chunks, strict=True))]
-        (where / (".".join(map(str, place)) or "0")).write_bytes(part.tobytes("F" if changes.get("order") == "F" else "C"))
+        part = full[tuple(slice(i * chunk, (i + 1) * chunk) for i, chunk in zip(place, chunks, strict=True))]
+        (location / (".".join(map(str, place)) or "0")).write_bytes(part.tobytes("F" if changes.get("order") == "F" else "C"))
 
 
 def write_index(folder: Path, target: dict[str, Any]) -> None:
@@ -260,9 +260,9 @@ def test_of_many_steps_the_last_is_read(tmp_path: Path) -> None:
     assert float(read_checkpoint(tmp_path)["step"]) == 1000
 
 
-def damage(folder: Path, how: str) -> None:
+def damage(folder: Path, mode: str) -> None:
     chunk = folder / "target.w" / "0.0"
-    match how:
+    match mode:
         case "missing":
             chunk.unlink()
         case "short":
@@ -279,7 +279,7 @@ def damage(folder: Path, how: str) -> None:
                 "huge": {"shape": [1 << 40, 4]},
                 "order": {"order": "K"},
                 "no chunk": {"chunks": [0, 4]},
-            }[how]
+            }[mode]
             metadata = json.loads((folder / "target.w" / ".zarray").read_text())
             (folder / "target.w" / ".zarray").write_text(json.dumps({**metadata, **changes}))
         case "outside":
@@ -291,7 +291,7 @@ def damage(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("mode", "sentence"),
     [
         ("missing", r"target\.w/0\.0: missing"),
         ("short", r"target\.w/0\.0: 28 bytes where 32 are needed"),
@@ -307,10 +307,10 @@ def damage(folder: Path, how: str) -> None:
         ("no text", "no index of a T5X checkpoint"),
     ],
 )
-def test_damaged_folders_are_refused_with_the_place(how: str, sentence: str, tmp_path: Path) -> None:
+def test_damaged_folders_are_refused_with_the_place(mode: str, sentence: str, tmp_path: Path) -> None:
     write_index(tmp_path, {"w": ELSEWHERE})
     write_array(tmp_path, "w", np.ones((2, 4), np.float32), [2, 4])
-    damage(tmp_path, how)
+    damage(tmp_path, mode)
     with pytest.raises(CheckpointError, match=sentence):
         read_checkpoint(tmp_path)
 
@@ -335,10 +335,10 @@ def test_a_written_index_says_of_each_array_what_its_folder_says(tmp_path: Path)
     back = read_checkpoint(tmp_path / "folder")
     assert all(torch.equal(back[name], value) and back[name].dtype == value.dtype for name, value in weights.items())
     tree = msgspec.msgpack.decode((tmp_path / "folder" / "checkpoint").read_bytes())["optimizer"]["target"]
-    for name, said in {"a.kernel": tree["a"]["kernel"], "a.b.half": tree["a"]["b"]["half"], "c": tree["c"]}.items():
+    for name, message in {"a.kernel": tree["a"]["kernel"], "a.b.half": tree["a"]["b"]["half"], "c": tree["c"]}.items():
         metadata = json.loads((tmp_path / "folder" / f"target.{name}" / ".zarray").read_text())
-        assert said["metadata"] == {key: metadata[key] for key in ("shape", "chunks", "compressor")}
-        assert (said["driver"], said["dtype"]) == ("zarr", str(weights[name].dtype).removeprefix("torch."))
+        assert message["metadata"] == {key: metadata[key] for key in ("shape", "chunks", "compressor")}
+        assert (message["driver"], message["dtype"]) == ("zarr", str(weights[name].dtype).removeprefix("torch."))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.onnx.export import export
 from models.systems.vit.model import Stem, ViT, ViTConfig
 from models.systems.vit.onnx_graph import classifier_graph
-from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.bundles.vit import UNSEALED, seal
 
 CONFIG = FLIPConfig(
     image_size=64,
@@ -38,7 +38,7 @@ CONFIG = FLIPConfig(
 )
 
 
-def made(config: FLIPConfig = CONFIG) -> FLIP:
+def make(config: FLIPConfig = CONFIG) -> FLIP:
     torch.manual_seed(0)
     return FLIP(config).eval()
 
@@ -52,24 +52,24 @@ def test_a_patch_is_what_the_fifth_stage_sees_there() -> None:
     encoder.load_state_dict(patches.encoder.state_dict(), strict=False)
     with torch.inference_mode():
         tokens, seen = patches(images()), encoder(images())[4]
-        wanted = torch.einsum("bchw,oc->bhwo", seen, patches.proj.weight[:, :, 0, 0]) + patches.proj.bias
+        expected = torch.einsum("bchw,oc->bhwo", seen, patches.proj.weight[:, :, 0, 0]) + patches.proj.bias
     assert tokens.shape == (2, 16, 7)
-    torch.testing.assert_close(tokens, wanted.flatten(1, 2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tokens, expected.flatten(1, 2), atol=1e-4, rtol=1e-4)
 
 
 def test_tokens_merge_and_masked_patches_are_left_out() -> None:
-    model = made()
+    model = make()
     with torch.inference_mode():
         assert model.vision(images(), merge=MergeSchedule.constant(3)).tokens_out == 17 - 6
         assert model.vision(images(), visible=torch.arange(8).expand(2, -1)).tokens_in == 9
         noise = torch.rand(2, 16)
-        kept = model.encode_images(images(), noise=noise)
-        assert not torch.allclose(kept, model.encode_images(images()))
+        retained = model.encode_images(images(), noise=noise)
+        assert not torch.allclose(retained, model.encode_images(images()))
 
 
 @pytest.mark.parametrize("stages", [0, 3, 5])
 def test_freezing_changes_what_learns_and_not_what_is_seen(stages: int) -> None:
-    model = made()
+    model = make()
     with torch.no_grad():
         before = model.encode_images(images())
     patches = model.vision.patch_embed
@@ -85,13 +85,13 @@ def test_freezing_changes_what_learns_and_not_what_is_seen(stages: int) -> None:
 
 
 def test_in_bfloat16_the_stages_that_learn_stay_in_float32() -> None:
-    model = made()
+    model = make()
     patches = model.vision.patch_embed
     assert isinstance(patches, LitePatches)
     patches.freeze(3)
     types = {}
     for number, stage in enumerate(patches.encoder.stages):
-        stage.register_forward_hook(lambda module, given, seen, number=number: types.update({number: seen.dtype}))
+        stage.register_forward_hook(lambda module, inputs, seen, number=number: types.update({number: seen.dtype}))
     with torch.autocast("cpu", torch.bfloat16):
         model.train().encode_images(images())
     assert types == {0: torch.bfloat16, 1: torch.bfloat16, 2: torch.bfloat16, 3: torch.float32, 4: torch.float32}
@@ -128,9 +128,9 @@ def test_its_classifier_is_exported_for_batches_of_any_size(tmp_path: Path) -> N
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    shown = list(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8))
-    export(sealed(tmp_path, spec, model.state_dict()), tmp_path / "seeing.onnx", pixels=shown)
+    visible = list(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8))
+    export(seal(tmp_path, spec, model.state_dict()), tmp_path / "seeing.onnx", pixels=visible)
     with torch.inference_mode():
-        wanted = model(images(5)).logits
+        expected = model(images(5)).logits
     [logits] = onnxruntime.InferenceSession(tmp_path / "seeing.onnx").run(None, {"pixels": images(5).numpy()})
-    torch.testing.assert_close(torch.from_numpy(logits), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=1e-4)

@@ -33,7 +33,7 @@ TEXT = PostNormTextConfig(
 
 
 def texts() -> Tensor:
-    """Of 5 tokens and of 3, filled up to 6."""
+    """Return texts of 5 tokens and of 3, padded to 6."""
     return torch.tensor([[0, 7, 8, 9, 2, 1], [0, 30, 2, 1, 1, 1]])
 
 
@@ -92,14 +92,14 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(name: str, family: 
     assert all(torch.equal(exported[key], value) for key, value in published.items())
 
 
-def test_a_checkpoint_and_its_heads_tell_the_whole_config() -> None:
+def test_a_checkpoint_and_its_heads_give_the_whole_config() -> None:
     config = clip_config(read_case(PAIR).config)
     heads = {"heads": config.heads, "text_heads": config.text_heads}
     assert fit(read_checkpoint(PAIR / "checkpoint.pth"), families()["maws_clip"], heads).config() == config
 
 
 def older(key: str) -> str:
-    """The name that earlier versions of the published code gave a parameter."""
+    """Return the name that earlier versions of the published code gave a parameter."""
     for new, old in {
         "layers.layers.": "layers.",
         "self_attn.in_proj_": "attention.input_projection.",
@@ -114,9 +114,9 @@ def older(key: str) -> str:
 def test_other_image_size_resizes_positions_as_mae_does() -> None:
     published, config = read_checkpoint(PAIR / "checkpoint.pth"), clip_config(read_case(PAIR).config)
     table = fit(published, families()["maws_clip"], {**vars(config), "image_size": 48}).weights["vision.pos_embed"]
-    own = published["vision_encoder.pos_embed"]
-    grid = F.interpolate(own[:, 1:].reshape(1, 4, 4, 40).permute(0, 3, 1, 2), size=(6, 6), mode="bicubic", align_corners=False)
-    torch.testing.assert_close(table, torch.cat([own[:, :1], grid.permute(0, 2, 3, 1).reshape(1, 36, 40)], dim=1))
+    ours = published["vision_encoder.pos_embed"]
+    grid = F.interpolate(ours[:, 1:].reshape(1, 4, 4, 40).permute(0, 3, 1, 2), size=(6, 6), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(table, torch.cat([ours[:, :1], grid.permute(0, 2, 3, 1).reshape(1, 36, 40)], dim=1))
 
 
 def test_the_older_spelling_of_the_text_tower_is_read() -> None:
@@ -145,7 +145,7 @@ def torch_layer(config: PostNormTextConfig) -> nn.TransformerEncoderLayer:
 
 @pytest.mark.parametrize("norm_eps", [1e-5, 1e-12])
 def test_the_text_tower_is_the_post_norm_transformer_of_pytorch(norm_eps: float) -> None:
-    """In float64 and with small activations: another epsilon in any norm of a layer would stay inside the recorded tolerance."""
+    """Activations are small, in float64: another epsilon in any norm of a layer would stay inside the recorded tolerance."""
     torch.manual_seed(0)
     model = PostNormTextEncoder(PostNormTextConfig(**{**vars(TEXT), "norm_eps": norm_eps})).double().eval()
     tokens = texts()
@@ -153,12 +153,12 @@ def test_the_text_tower_is_the_post_norm_transformer_of_pytorch(norm_eps: float)
     for block in model.blocks:
         layer = torch_layer(model.config).double().train()  # the fast path of evaluation has its own arithmetic
         names = {"self_attn.in_proj_": "attn.qkv.", "self_attn.out_proj.": "attn.proj.", "linear1": "mlp.fc1", "linear2": "mlp.fc2"}
-        own = block.state_dict()
+        our_own = block.state_dict()
         with torch.no_grad():
             for name, parameter in layer.named_parameters():
                 for theirs, ours in names.items():
                     name = name.replace(theirs, ours)
-                parameter.copy_(own[name])
+                parameter.copy_(our_own[name])
         x = layer(x, src_key_padding_mask=tokens == 1)
     torch.testing.assert_close(model(tokens)[tokens != 1], x[tokens != 1], atol=1e-12, rtol=1e-12)
 
@@ -184,7 +184,7 @@ def test_a_class_without_texts_is_refused() -> None:
     "prepare", [lambda image, p: to_model_size(image, p, 10_000), load_image.to_model_size], ids=["service", "training"]
 )
 def test_pictures_for_fine_tuned_models_are_squeezed(prepare: Any) -> None:
-    """All four corners of an oblong picture are still there."""
+    """The four corners of an oblong image are still there."""
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:20, :40], pixels[20:, 40:] = 255, 128
     preprocess = Preprocess(image_size=16, short_side=16, fit="squeeze", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -193,15 +193,15 @@ def test_pictures_for_fine_tuned_models_are_squeezed(prepare: Any) -> None:
     assert [int(small[y, x, 0]) for y in (0, -1) for x in (0, -1)] == [255, 0, 0, 128]
 
 
-def imported(name: str, **changes: Any) -> Any:
+def import_file(name: str, **changes: Any) -> Any:
     arguments: dict[str, Any] = {"family": "maws", "labels": None, "overrides": {"heads": "4"}, "name": "test", "version": "1"}
     return import_checkpoint(GOLDEN / name / "checkpoint.pth", license="CC-BY-NC-4.0", **{**arguments, **changes})
 
 
 def test_a_fine_tuned_encoder_classifies_and_a_bare_one_embeds() -> None:
-    spec, _ = imported("vision_ft_head")
+    spec, _ = import_file("vision_ft_head")
     assert (spec.architecture, spec.config["classes"], spec.config["proportional_attention"]) == ("vit", 9, True)
     assert families()["maws"].preprocess(518).fit == "squeeze"
     assert families()["maws"].preprocess(224).fit == "crop"
-    bare, _ = imported("vision_features", family="maws", overrides={"heads": "5"})
+    bare, _ = import_file("vision_features", family="maws", overrides={"heads": "5"})
     assert (bare.task, bare.architecture, bare.labels) == ("embed", "vit", [])

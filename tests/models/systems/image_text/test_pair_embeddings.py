@@ -19,8 +19,8 @@ from tests.golden.checks import Arrays, are_units, cosines, loaded, pixels_of, r
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What a case calls the things that all of them have."""
+class CaseNames:
+    """The names that a case gives to what all cases have."""
 
     case: str
     family: str
@@ -53,16 +53,16 @@ class Recorded:
         return words.numpy(), visible.numpy()
 
 
-def flip(case: str, heads: int, text_heads: int) -> Recorded:
+def flip(case: str, heads: int, text_heads: int) -> CaseNames:
     settings = {"heads": str(heads), "text_heads": str(text_heads)}
-    return Recorded(
+    return CaseNames(
         f"flip/{case}", "flip", settings, "image_nhwc", "eval_image_features", "txt", "txt_is_valid", "eval_text_features", "tau"
     )
 
 
 CIT = ("pixel_values", "image_embeds_normalized", "input_ids", "attention_mask", "text_embeds_normalized", "logit_scale")
 PAIRS = {
-    "maws": Recorded(
+    "maws": CaseNames(
         "maws/clip",
         "maws_clip",
         {"heads": "5", "text_heads": "4"},
@@ -74,8 +74,8 @@ PAIRS = {
         "logit_scale",
         1,
     ),
-    "moco": Recorded("cit/moco_tiny", "cit", {"heads": "4", "text_heads": "4"}, *CIT),
-    "augreg": Recorded("cit/augreg_tiny", "cit_augreg", {"heads": "2", "text_heads": "6"}, *CIT),
+    "moco": CaseNames("cit/moco_tiny", "cit", {"heads": "4", "text_heads": "4"}, *CIT),
+    "augreg": CaseNames("cit/augreg_tiny", "cit_augreg", {"heads": "2", "text_heads": "6"}, *CIT),
     "flip": flip("tiny_m75", 5, 3),
     "flip_t5x": flip("tiny_m50_t5x", 4, 4),
     "flip_fixed": flip("tiny_m0_fixedtau_t5x", 2, 4),
@@ -85,21 +85,21 @@ MERGE = (3, 2)
 
 
 @pytest.fixture(params=PAIRS)
-def pair(request: pytest.FixtureRequest) -> Recorded:
+def pair(request: pytest.FixtureRequest) -> CaseNames:
     return PAIRS[request.param]
 
 
 @pytest.fixture
-def model(pair: Recorded, tmp_path: Path) -> LoadedModel:
+def model(pair: CaseNames, tmp_path: Path) -> LoadedModel:
     return loaded(pair.read, tmp_path, pair.family, pair.settings)
 
 
 def texts_of(words: NDArray[np.int64], visible: NDArray[np.int64]) -> Arrays:
-    """One job of all texts: (1, n, N)."""
+    """Return one job of all texts: (1, n, N)."""
     return {"word_ids": words[None], "visible": visible[None]}
 
 
-def test_images_have_the_recorded_vectors(pair: Recorded, model: LoadedModel) -> None:
+def test_images_have_the_recorded_vectors(pair: CaseNames, model: LoadedModel) -> None:
     outputs = model.forward(pixels_of(pair.images), {})
     assert are_units(outputs["embedding"])
     assert (cosines(outputs["embedding"], pair.read.outputs[pair.image_vector]) >= 0.99999).all()
@@ -107,13 +107,13 @@ def test_images_have_the_recorded_vectors(pair: Recorded, model: LoadedModel) ->
     assert outputs["tokens"].tolist() == [[config.patches + 1] * 2] * len(pair.images)
 
 
-def test_texts_have_the_recorded_vectors(pair: Recorded, model: LoadedModel) -> None:
+def test_texts_have_the_recorded_vectors(pair: CaseNames, model: LoadedModel) -> None:
     outputs = model.forward(texts_of(*pair.texts), {})
     assert are_units(outputs["embedding"])
     assert (cosines(outputs["embedding"][0], pair.read.outputs[pair.text_vector]) >= 0.99999).all()
 
 
-def test_rows_without_a_text_are_zeros_and_cost_nothing(pair: Recorded, model: LoadedModel) -> None:
+def test_rows_without_a_text_are_zeros_and_cost_nothing(pair: CaseNames, model: LoadedModel) -> None:
     """Jobs of 4 rows that hold 2 texts, 1 and none."""
     words, visible = pair.texts
     rows = np.full((3, 4, words.shape[1]), pair.padding)
@@ -130,19 +130,19 @@ def test_rows_without_a_text_are_zeros_and_cost_nothing(pair: Recorded, model: L
     assert computed == [3, 3]
 
 
-def test_a_text_does_not_depend_on_what_shares_its_batch(pair: Recorded, model: LoadedModel) -> None:
+def test_a_text_does_not_depend_on_what_shares_its_batch(pair: CaseNames, model: LoadedModel) -> None:
     words, visible = pair.texts
-    together = model.forward(texts_of(words, visible), {})["embedding"][0]
-    for row, vector in enumerate(together):
+    joint = model.forward(texts_of(words, visible), {})["embedding"][0]
+    for row, vector in enumerate(joint):
         length = words.shape[1] if pair.family == "flip" else int(visible[row].sum())
         alone = model.forward(texts_of(words[row : row + 1, :length], visible[row : row + 1, :length]), {})["embedding"][0, 0]
         assert cosines(alone, vector) >= 0.999999
-    assert (cosines(together[:-1], together[1:]) < 0.999).any()
+    assert (cosines(joint[:-1], joint[1:]) < 0.999).any()
 
 
 @pytest.mark.parametrize("name", ["maws", "moco", "augreg"])
 def test_texts_of_many_lengths_are_read_without_their_padding(name: str, tmp_path: Path) -> None:
-    """At most a tenth of what is read is padding, but for the last tokens of a pass."""
+    """Padding is at most a tenth of what is read, except in the last tokens of a pass."""
     pair, dice, count, longest = PAIRS[name], np.random.default_rng(0), 150, 30
     model = loaded(pair.read, tmp_path, pair.family, pair.settings)
     lengths = dice.integers(1, longest + 1, count)
@@ -150,20 +150,20 @@ def test_texts_of_many_lengths_are_read_without_their_padding(name: str, tmp_pat
     words = np.where(visible, dice.integers(5, 40, (count, longest)), pair.padding)
     read: list[int] = []
     model.model.get_submodule("text").register_forward_hook(lambda module, inputs, output: read.append(inputs[0].numel()))
-    together = model.forward(texts_of(words, visible), {})["embedding"][0]
+    joint = model.forward(texts_of(words, visible), {})["embedding"][0]
     assert sum(read) <= 1.1 * lengths.sum() and 1 < len(read) < longest
     alone = [
         model.forward(texts_of(words[row : row + 1, :n], visible[row : row + 1, :n]), {})["embedding"][0, 0]
         for row, n in enumerate(lengths)
     ]
-    assert (cosines(together, np.stack(alone)) >= 0.999999).all()
+    assert (cosines(joint, np.stack(alone)) >= 0.999999).all()
 
 
 @pytest.mark.parametrize("merge", [(), MERGE], ids=str)
-def test_an_image_does_not_depend_on_what_shares_its_batch(pair: Recorded, model: LoadedModel, merge: tuple[int, ...]) -> None:
+def test_an_image_does_not_depend_on_what_shares_its_batch(pair: CaseNames, model: LoadedModel, merge: tuple[int, ...]) -> None:
     arrays = random_pixels(4, model.spec.config["image_size"])
-    together = model.forward(arrays, {"merge": merge})["embedding"]
-    for vector, image in zip(together, arrays["pixels"], strict=True):
+    joint = model.forward(arrays, {"merge": merge})["embedding"]
+    for vector, image in zip(joint, arrays["pixels"], strict=True):
         assert cosines(model.forward({"pixels": image[None]}, {"merge": merge})["embedding"][0], vector) >= 0.999999
 
 
@@ -194,14 +194,14 @@ def steps(tokens: int, merge: tuple[int, ...]) -> Iterator[tuple[int, int]]:
         tokens = after
 
 
-def test_a_space_has_one_pooling(pair: Recorded, model: LoadedModel) -> None:
+def test_a_space_has_one_pooling(pair: CaseNames, model: LoadedModel) -> None:
     architecture = architectures()[model.spec.architecture]
-    own = ("mean",) if pair.family == "flip" else ("cls",)
-    assert architecture.pools(model.spec.config) == own
+    ours = ("mean",) if pair.family == "flip" else ("cls",)
+    assert architecture.pools(model.spec.config) == ours
     arrays = pixels_of(pair.images)
-    assert np.array_equal(model.forward(arrays, {"pool": own[0]})["embedding"], model.forward(arrays, {})["embedding"])
-    other = {"mean": "cls", "cls": "mean"}[own[0]]
-    with pytest.raises(ValueError, match=f"pool: '{other}' is not offered by this model, which has {own[0]}"):
+    assert np.array_equal(model.forward(arrays, {"pool": ours[0]})["embedding"], model.forward(arrays, {})["embedding"])
+    other = {"mean": "cls", "cls": "mean"}[ours[0]]
+    with pytest.raises(ValueError, match=f"pool: '{other}' is not offered by this model, which has {ours[0]}"):
         model.forward(arrays, {"pool": other})
 
 
@@ -213,7 +213,7 @@ def test_tokens_are_not_offered_behind_projector_with_batch_norm(tmp_path: Path)
         model.forward(pixels_of(moco.images), {"output": "tokens"})
 
 
-def test_the_scale_is_the_recorded_one(pair: Recorded, model: LoadedModel) -> None:
+def test_the_scale_is_the_recorded_one(pair: CaseNames, model: LoadedModel) -> None:
     recorded = float(pair.read.outputs[pair.scale])
     assert float(model.model.scale()) == pytest.approx(1 / recorded if pair.family == "flip" else recorded, rel=1e-5)  # type: ignore[operator]
 
@@ -229,7 +229,7 @@ def test_ids_below_padding_are_not_read(name: str, tmp_path: Path) -> None:
 
 
 def test_padding_of_flip_is_read(tmp_path: Path) -> None:
-    """`visible` tells which rows are texts, and no more."""
+    """`visible` marks which rows are texts, and nothing else."""
     pair = PAIRS["flip"]
     model, (words, visible) = loaded(pair.read, tmp_path, pair.family, pair.settings), pair.texts
     assert (visible == 0).any()
@@ -239,7 +239,7 @@ def test_padding_of_flip_is_read(tmp_path: Path) -> None:
     assert (cosines(model.forward(texts_of(words, visible), {})["embedding"], recorded) < 0.999).any()
 
 
-def test_a_projection_of_zeros_gives_no_unit_vector(pair: Recorded, model: LoadedModel) -> None:
+def test_a_projection_of_zeros_gives_no_unit_vector(pair: CaseNames, model: LoadedModel) -> None:
     parameters = dict(model.model.named_parameters())
     zeroed(model, *(name for name in parameters if name.startswith(("vision_projection", "text_projection"))))
     assert not model.forward(pixels_of(pair.images), {})["embedding"].any()

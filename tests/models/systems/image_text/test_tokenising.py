@@ -28,7 +28,8 @@ COUNT, MANY = 2_000, 10_000
 
 
 def pair(folder: Path, source: Path, *, special: bool = True, pad: int = 0, config: dict[str, Any] | None = None, **text: Any) -> Bundle:
-    """A bundle with this tokenizer and no weights. pad: the network's padding; config: all its fields; text: of the section `text`."""
+    """Write a bundle with this tokenizer and no weights. pad: the network's padding; config: all its fields; text: of the section
+    `text`."""
     file = read_vocabulary(source, special=special)
     (folder / "weights").write_bytes(b"")
     (folder / "words").write_bytes(file.to_bytes())
@@ -58,7 +59,7 @@ def rows(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 def differing(texts: Sequence[str], found: Sequence[list[int]], expected: Sequence[list[int]]) -> list[str]:
     assert len(texts) == len(found) == len(expected)
-    return [text for text, own, other in zip(texts, found, expected, strict=True) if own != other]
+    return [text for text, ours, other in zip(texts, found, expected, strict=True) if ours != other]
 
 
 @pytest.fixture(scope="module", params=[COUNT, pytest.param(MANY, marks=pytest.mark.slow)])
@@ -97,12 +98,13 @@ def test_siglip_ids_equal_sentencepiece_for_lower_case(texts: list[str], tmp_pat
 
 
 RECENT = frozenset("\u0c04\u0c3c\u0c77\u0c84\u0d3b\u0d3c\u0eba\u180f\u1885\u1886\U0010ffff")
-"""Marks and punctuation that Unicode has known since its version 9 or later, and a code point that is no character: the library's tables
-are older than Python's."""
+"""Marks and punctuation that Unicode has since version 9 or later, and a code point that is not a character: the library's tables are
+older than Python's."""
 
 
 def test_bert_has_the_ids_of_transformers(texts: list[str], bert_vocabulary: Path, tmp_path: Path) -> None:
-    """Both of its tokenizers: the one that CiT's code uses, and the older one in Python, which owes nothing to the library."""
+    """The reference is both of its tokenizers: the one that CiT's code uses, and the older one in Python, which does not use the
+    library."""
     found = rows(Tokenizer.open(pair(tmp_path, bert_vocabulary)), texts)
     assert differing(texts, found, BertTokenizer(vocab=str(bert_vocabulary))(texts)["input_ids"]) == []
     older = BertTokenizerLegacy(vocab_file=str(bert_vocabulary))
@@ -132,17 +134,17 @@ def test_flip_reads_pieces_alone_and_always_as_many(bert_vocabulary: Path, tmp_p
 
 def test_texts_are_cut_before_their_special_tokens_come(xlmr_model: Path, tmp_path: Path) -> None:
     """MAWS: 100 pieces, then <s> and </s>."""
-    whole = Tokenizer.open(pair(tmp_path, xlmr_model, pad=1))
+    full = Tokenizer.open(pair(tmp_path, xlmr_model, pad=1))
     cut = Tokenizer.open(pair(tmp_path, xlmr_model, pad=1, length=102))
     texts = ["a red car", "the dog sleeps " * 60, "𒀀" * 3000, ""]
     encoded = cut.encode(texts)
     assert encoded.truncated.tolist() == [False, True, False, False]  # unknown characters in a row are one piece
     assert encoded.tokens.shape == (4, 102)
-    long = rows(whole, texts)[1]
+    long = rows(full, texts)[1]
     assert len(long) > 110
     assert encoded.tokens[1].tolist() == [*long[:101], 2]
     assert encoded.tokens[3].tolist() == [0, 2, *[1] * 100]
-    assert encoded.visible.sum(axis=1).tolist() == [len(rows(whole, texts)[0]), 102, len(rows(whole, texts)[2]), 2]
+    assert encoded.visible.sum(axis=1).tolist() == [len(rows(full, texts)[0]), 102, len(rows(full, texts)[2]), 2]
 
 
 @pytest.mark.parametrize("kind", ["bert", "clip", "xlmr"])

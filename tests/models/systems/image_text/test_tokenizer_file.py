@@ -46,7 +46,7 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def changed(change: Change) -> bytes:
+def change_bytes(change: Change) -> bytes:
     content = copy.deepcopy(PLAIN)
     change(content)
     return json.dumps(content).encode()
@@ -64,12 +64,12 @@ def put(path: str, value: Any) -> Change:
     return change
 
 
-def opened(file: TokenizerFile) -> CutFn:
+def open_tokenizer(file: TokenizerFile) -> CutFn:
     return Tokenizer.from_file(file, length=10_000, is_fixed_length=False, padding=0).cut
 
 
 def ids(data: bytes, texts: Sequence[str]) -> list[list[int]]:
-    return opened(read_tokenizer(data))(texts, 10_000)
+    return open_tokenizer(read_tokenizer(data))(texts, 10_000)
 
 
 def test_what_is_taken_is_read_as_the_library_reads_it() -> None:
@@ -102,7 +102,7 @@ def test_what_is_taken_is_read_as_the_library_reads_it() -> None:
     ],
 )
 def test_special_tokens_come_from_the_post_processor(processor: Any, before: tuple[int, ...], after: tuple[int, ...]) -> None:
-    file = read_tokenizer(changed(put("post_processor", processor)))
+    file = read_tokenizer(change_bytes(put("post_processor", processor)))
     assert (file.prefix_ids, file.suffix_ids) == (before, after)
 
 
@@ -165,7 +165,7 @@ def replace(pattern: Any, content: str) -> dict[str, Any]:
 )
 def test_unknown_entries_are_refused_by_name(change: Change, sentence: str) -> None:
     with pytest.raises(TokenizerError, match=sentence):
-        read_tokenizer(changed(change))
+        read_tokenizer(change_bytes(change))
 
 
 BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
@@ -190,7 +190,7 @@ UNIGRAM = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]
 def test_models_are_bounded(model: dict[str, Any], sentence: str) -> None:
     content = {**PLAIN, "model": model, "added_tokens": [], "post_processor": None}
     with pytest.raises(TokenizerError, match=sentence):
-        opened(read_tokenizer(json.dumps(content).encode()))
+        open_tokenizer(read_tokenizer(json.dumps(content).encode()))
 
 
 SEQUENCES: dict[str, Any] = {
@@ -218,7 +218,7 @@ def paths(content: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     "content", [PLAIN, SEQUENCES, {**SEQUENCES, "model": BPE}, {**PLAIN, "model": UNIGRAM}], ids=["plain", "sequences", "BPE", "Unigram"]
 )
 def test_an_entry_of_another_type_is_refused_or_does_no_harm(content: dict[str, Any]) -> None:
-    """Each entry in turn becomes each of these values."""
+    """The entries take each of these values in turn."""
     refused = 0
     for path in paths(content):
         for value in (None, True, -1, 2.5, 10**30, "", "x", [], [[]], [None], {}, {"type": "Sequence"}, {"a": []}):
@@ -228,7 +228,7 @@ def test_an_entry_of_another_type_is_refused_or_does_no_harm(content: dict[str, 
                 place = place[name]
             place[path[-1]] = value
             try:
-                opened(read_tokenizer(json.dumps(other).encode()))(["a dog  b", ""], 10)
+                open_tokenizer(read_tokenizer(json.dumps(other).encode()))(["a dog  b", ""], 10)
             except TokenizerError:
                 refused += 1
     assert refused > 100
@@ -265,10 +265,10 @@ def test_adversarial_texts_are_tokenized_as_fast_as_others(tmp_path: Path) -> No
     for kind, source in kinds.items():
         if kind == "clip":
             source = tmp_path / "vocab.json"
-        cut = opened(read_vocabulary(source))
-        began = time.process_time()
+        cut = open_tokenizer(read_vocabulary(source))
+        started_at = time.process_time()
         cut(texts, 100)
-        assert time.process_time() - began < 2, kind
+        assert time.process_time() - started_at < 2, kind
 
 
 def test_bert_files_may_have_windows_line_ends_and_nothing_twice(tmp_path: Path) -> None:
@@ -285,8 +285,8 @@ def test_bert_files_may_have_windows_line_ends_and_nothing_twice(tmp_path: Path)
 
 def test_a_folder_or_either_file_of_clip_is_the_same(tmp_path: Path) -> None:
     folder = vocabularies.clip(tmp_path)
-    whole, *others = (read_vocabulary(path).to_bytes() for path in (folder, folder / "vocab.json", folder / "merges.txt"))
-    assert others == [whole, whole]
+    full, *others = (read_vocabulary(path).to_bytes() for path in (folder, folder / "vocab.json", folder / "merges.txt"))
+    assert others == [full, full]
     (folder / "merges.txt").unlink()
     with pytest.raises(TokenizerError, match=r"merges\.txt: cannot be read \(No such file or directory\)"):
         read_vocabulary(folder)
@@ -368,7 +368,7 @@ def character_map(units: Sequence[int], texts: bytes = b"x\0") -> bytes:
 
 
 def chain(length: int) -> list[int]:
-    """A trie of one key "aaa…": nodes that each lie at 'a' (0x61) behind an offset."""
+    """Build a trie of one key "aaa…": nodes that each lie at 'a' (0x61) behind an offset."""
     units = [0] * (256 * (length + 3))
     at = 0
     for step in range(length):
@@ -413,17 +413,17 @@ def test_the_characters_of_a_map_are_named_in_the_entry(model: bytes, tmp_path: 
     content = read_vocabulary(tmp_path / "spm.model").content
     content["normalizer"]["precompiled_charsmap"] = base64.b64encode(b"\1\0\0\0abc").decode()
     with pytest.raises(TokenizerError, match=r"normalizer\.precompiled_charsmap: a trie of 1 bytes does not fit into 7"):
-        opened(read_tokenizer(json.dumps(content).encode()))
+        open_tokenizer(read_tokenizer(json.dumps(content).encode()))
     content["normalizer"]["precompiled_charsmap"] = "?"
     with pytest.raises(TokenizerError, match=r"normalizer\.precompiled_charsmap: not base64"):
         read_tokenizer(json.dumps(content).encode())
 
 
 def test_xlmr_tokenizer_json_equals_its_sentencepiece_model(model: bytes, tmp_path: Path) -> None:
-    """As it is found beside XLM-R on hubs: spaces in two steps, and special tokens that the library would find in texts."""
+    """The file is as hubs have it next to XLM-R: spaces in two steps, and special tokens that the library would find in texts."""
     (tmp_path / "spm.model").write_bytes(model)
-    own = read_vocabulary(tmp_path / "spm.model")
-    content = copy.deepcopy(own.content)
+    ours = read_vocabulary(tmp_path / "spm.model")
+    content = copy.deepcopy(ours.content)
     collapse = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     content["normalizer"] = {"type": "Sequence", "normalizers": [content["normalizer"], collapse]}
     content["pre_tokenizer"] = {
@@ -431,7 +431,7 @@ def test_xlmr_tokenizer_json_equals_its_sentencepiece_model(model: bytes, tmp_pa
         "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "▁", "add_prefix_space": True}],
     }
     texts = ["a red  car", "<s> a </s>", "aaaaaaaaaaaaa", "ﬁ e\u0301 ｶﾞ"]
-    assert ids(json.dumps(content).encode(), texts) == opened(own)(texts, 10_000)
+    assert ids(json.dumps(content).encode(), texts) == open_tokenizer(ours)(texts, 10_000)
     for entry, value, sentence in (
         ("normalizer.normalizers", [collapse, content["normalizer"]["normalizers"][0]], "Precompiled is accepted as the first"),
         ("pre_tokenizer", {"type": "Whitespace"}, "Precompiled is accepted with model Unigram and pre_tokenizer Metaspace"),

@@ -23,7 +23,7 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), np.uint8)
 MERGE = {"merge": [4, 3]}
 
 
-def expected(pair: Bundle, templates: list[str], options: dict[str, Any]) -> np.ndarray[Any, Any]:
+def compute_expected(pair: Bundle, templates: list[str], options: dict[str, Any]) -> np.ndarray[Any, Any]:
     """Logits by the pair's own two towers, (images, labels)."""
     loaded, tokenizer = load(pair), Tokenizer.open(pair)
     images = loaded.forward({"pixels": PIXELS}, options)["embedding"].astype(np.float64)
@@ -44,9 +44,9 @@ def test_the_classifier_has_the_logits_of_the_pair(
     made, truncated = make_zero_shot_classifier(pair, LABELS, tmp_path, "labelled", templates=templates)
     assert (made.spec.task, made.spec.architecture, made.spec.labels, truncated) == ("classify", "vit", LABELS, 0)
     logits = load(made).forward({"pixels": PIXELS}, options)["logits"]
-    wanted = expected(pair, templates or TEMPLATES, options)
-    np.testing.assert_allclose(logits, wanted, atol=2e-5)  # float32, logits to 20
-    assert np.abs(wanted - wanted.mean(axis=0)).max() > 0.1, "the images differ"
+    wanted_value = compute_expected(pair, templates or TEMPLATES, options)
+    np.testing.assert_allclose(logits, wanted_value, atol=2e-5)  # float32, logits to 20
+    assert np.abs(wanted_value - wanted_value.mean(axis=0)).max() > 0.1, "the images differ"
 
 
 def test_its_graph_computes_the_same(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_the_family_is_found_from_the_keys() -> None:
         assert detect(published) == ["lart"]
 
 
-def test_a_file_whose_shapes_do_not_tell_the_heads_asks_for_them() -> None:
+def test_a_file_whose_shapes_do_not_give_the_heads_needs_them() -> None:
     arguments: dict[str, Any] = {"family": None, "labels": None, "name": "lart", "version": "1", "license": "unknown"}
     file = CASES / "pose_appearance" / "checkpoint.pth"
     with pytest.raises(CheckpointError, match="its shapes do not determine the number of heads: set it, as in --set heads=4"):
@@ -117,7 +117,7 @@ def test_a_file_whose_shapes_do_not_tell_the_heads_asks_for_them() -> None:
 
 
 def test_file_with_combined_heads_requires_their_count(tmp_path: Path) -> None:
-    """That could be one head, were there no projection. A file without a projection has one head."""
+    """The weights could be those of one head if there were no projection. A file without a projection has one head."""
     arguments: dict[str, Any] = {"family": None, "overrides": {}, "labels": None, "name": "lart", "version": "1", "license": "unknown"}
     with pytest.raises(
         CheckpointError,
@@ -312,10 +312,10 @@ def test_action_loss_counts_only_detected_and_labelled_tokens() -> None:
     logits = torch.randn(1, 4, 1, 6, requires_grad=True)
     targets = torch.rand(1, 4, 1, 80)
     detected, has_gt = torch.tensor([1.0, 1, 0, 1]).view(1, 4, 1, 1), torch.tensor([2.0, 1, 2, 0]).view(1, 4, 1, 1)
-    for which, rows in ((GroundTruth.ALL, [0, 1]), (GroundTruth.LABELS, [0]), (GroundTruth.PSEUDO, [1])):
-        loss = action_loss(logits, targets, detected, has_gt, which)
-        chosen, wanted = logits[0, rows, 0], targets[0, rows, 0, :6]
-        by_hand = -(wanted * chosen.sigmoid().log() + (1 - wanted) * (1 - chosen.sigmoid()).log()).mean()
+    for selected, rows in ((GroundTruth.ALL, [0, 1]), (GroundTruth.LABELS, [0]), (GroundTruth.PSEUDO, [1])):
+        loss = action_loss(logits, targets, detected, has_gt, selected)
+        chosen, expected = logits[0, rows, 0], targets[0, rows, 0, :6]
+        by_hand = -(expected * chosen.sigmoid().log() + (1 - expected) * (1 - chosen.sigmoid()).log()).mean()
         assert torch.allclose(loss, 10 * by_hand, rtol=1e-5)
     [gradient] = torch.autograd.grad(action_loss(logits, targets, detected, has_gt), logits)
     assert (gradient[0, 2:] == 0).all() and (gradient[0, :2] != 0).all()
@@ -345,16 +345,16 @@ def test_gradients_reach_all_parameters_of_published_network() -> None:
 
 
 def test_training_hides_configured_share_of_detected_tokens() -> None:
-    model, given = small(replace(SMALL, mask_ratio=0.5)).train(), people()
+    model, inputs = small(replace(SMALL, mask_ratio=0.5)).train(), people()
     torch.manual_seed(3)
-    got = model(given).reading.actions
+    got = model(inputs).reading.actions
     torch.manual_seed(3)
-    noise = torch.rand(given.detected.shape)
-    assert torch.equal(got, model(given, TokenMask.from_noise(given, 0.5, noise)).reading.actions)
-    assert not torch.equal(got, model(given, TokenMask.from_missing(given)).reading.actions)
+    noise = torch.rand(inputs.detected.shape)
+    assert torch.equal(got, model(inputs, TokenMask.from_noise(inputs, 0.5, noise)).reading.actions)
+    assert not torch.equal(got, model(inputs, TokenMask.from_missing(inputs)).reading.actions)
     everyone = small(replace(SMALL, mask_ratio=0.0)).train()
-    assert torch.equal(everyone(given).reading.actions, everyone(given).reading.actions)
-    assert torch.equal(model.eval()(given).reading.actions, model(given, TokenMask.from_missing(given)).reading.actions)
+    assert torch.equal(everyone(inputs).reading.actions, everyone(inputs).reading.actions)
+    assert torch.equal(model.eval()(inputs).reading.actions, model(inputs, TokenMask.from_missing(inputs)).reading.actions)
 
 
 def test_the_statistics_of_poses_are_in_the_bundle(tmp_path: Path) -> None:

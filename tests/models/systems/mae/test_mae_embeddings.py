@@ -26,8 +26,8 @@ def model(tmp_path: Path) -> LoadedModel:
     return loaded(CASE, tmp_path, "mae_pretrained", {"heads": "6", "decoder_heads": "3"})
 
 
-def unmasked(model: LoadedModel) -> torch.Tensor:
-    """(B, 1 + 64, 48), by the path that the recorded latents verify, in another order of patches."""
+def encode_unmasked(model: LoadedModel) -> torch.Tensor:
+    """Encode by the path that the recorded latents verify, in another order of patches: (B, 1 + 64, 48)."""
     assert isinstance(model.model, MAE)
     masking = Masking.from_noise(CASE.inputs["noise"], 64)
     encoded = model.model.encode_visible(IMAGES, masking.ids_keep)
@@ -35,7 +35,7 @@ def unmasked(model: LoadedModel) -> torch.Tensor:
 
 
 def test_vectors_are_those_of_the_encoder_with_nothing_masked(model: LoadedModel) -> None:
-    encoded = unmasked(model)
+    encoded = encode_unmasked(model)
     for pool, expected in {None: encoded[:, 0], "cls": encoded[:, 0], "mean": encoded[:, 1:].mean(dim=1)}.items():
         outputs = model.forward(pixels_of(IMAGES), {"pool": pool})
         assert are_units(outputs["embedding"])
@@ -71,11 +71,11 @@ def test_neither_decoder_nor_mask_token_takes_part(model: LoadedModel) -> None:
 @pytest.mark.parametrize("options", [{"merge": MERGE}, {"pool": "mean"}], ids=str)
 def test_a_vector_does_not_depend_on_its_batch(model: LoadedModel, options: dict[str, Any]) -> None:
     arrays = random_pixels(5, 32)
-    together = model.forward(arrays, options)["embedding"]
+    joint = model.forward(arrays, options)["embedding"]
     alone = np.concatenate([model.forward({"pixels": image[None]}, options)["embedding"] for image in arrays["pixels"]])
-    assert (cosines(alone, together) >= 0.9999999).all()
+    assert (cosines(alone, joint) >= 0.9999999).all()
 
 
-def test_its_pools_are_told_without_loading_it() -> None:
+def test_its_pools_are_known_without_loading_it() -> None:
     assert architectures()["mae"].pools({}) == ("cls", "mean")
     assert architectures()["mae"].token_vectors({})

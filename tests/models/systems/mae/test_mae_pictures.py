@@ -29,7 +29,7 @@ def test_removed_patches_are_blank_and_visible_ones_untouched() -> None:
     answer = model(images, torch.rand(2, 16))
     pictures = model.visualise(images, answer)
     removed = answer.mask == 1
-    blank, pasted, whole = (patchify(picture, 4) for picture in (pictures.masked, pictures.pasted, images))
+    blank, pasted, full = (patchify(picture, 4) for picture in (pictures.masked, pictures.pasted, images))
     assert not blank[removed].any()
-    assert torch.equal(blank[~removed], whole[~removed]) and torch.equal(pasted[~removed], whole[~removed])
-    assert not torch.equal(pasted[removed], whole[removed])
+    assert torch.equal(blank[~removed], full[~removed]) and torch.equal(pasted[~removed], full[~removed])
+    assert not torch.equal(pasted[removed], full[removed])

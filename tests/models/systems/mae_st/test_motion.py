@@ -1,4 +1,4 @@
-"""Starting values that see motion: what they tell of textures that move, before anything is trained."""
+"""Initial values that see motion: what they say about moving textures before training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def network() -> VideoMAEPretraining:
 
 
 def moving(seed: int, shift: tuple[float, float] = (0, 0), zoom: float = 1.0, roll: float = 0.0) -> torch.Tensor:
-    """(1, 3, 16, 96, 96): a texture that moves to the right and down by pixels of each frame, grows, and turns clockwise by degrees."""
+    """Draw (1, 3, 16, 96, 96): a texture that moves to the right and down by pixels of each frame, grows, and turns clockwise by
+    degrees."""
     texture = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal((192, 192)).astype(np.float32), (0, 0), 2.0)
     texture /= texture.std()
     frames = []
@@ -42,7 +43,7 @@ def moving(seed: int, shift: tuple[float, float] = (0, 0), zoom: float = 1.0, ro
 
 @torch.inference_mode()
 def means(network: VideoMAEPretraining, clip: torch.Tensor) -> torch.Tensor:
-    """(192,), of the patches behind two blocks."""
+    """Return the means of the patches behind two blocks: (192,)."""
     x = network.patch_embed(clip) + network.pos_embed()[:, 1:]
     tokens = Tokens(x)
     for block in network.blocks:
@@ -60,13 +61,13 @@ def flow(network: VideoMAEPretraining, clip: torch.Tensor, around: int) -> float
 
 
 @pytest.mark.parametrize(("way", "shift"), [(0, (1.5, 0.0)), (2, (0.0, 1.5))], ids=["right", "down"])
-def test_opposite_directions_are_told_apart(network: VideoMAEPretraining, way: int, shift: tuple[float, float]) -> None:
+def test_opposite_directions_are_distinguished(network: VideoMAEPretraining, way: int, shift: tuple[float, float]) -> None:
     for seed in range(6):
-        there, back = (opponent(network, moving(seed, (sign * shift[0], sign * shift[1])), way) for sign in (1, -1))
-        assert there > back + 0.5
+        forth, back = (opponent(network, moving(seed, (sign * shift[0], sign * shift[1])), way) for sign in (1, -1))
+        assert forth > back + 0.5
 
 
-def test_growing_and_turning_are_told_apart_from_their_opposites(network: VideoMAEPretraining) -> None:
+def test_growing_and_turning_differ_from_their_opposites(network: VideoMAEPretraining) -> None:
     for seed in range(6):
         assert flow(network, moving(seed, zoom=1.03), 0) > flow(network, moving(seed, zoom=1 / 1.03), 0) + 0.5
         assert flow(network, moving(seed, roll=-2.0), 1) > flow(network, moving(seed, roll=2.0), 1) + 0.5  # counterclockwise

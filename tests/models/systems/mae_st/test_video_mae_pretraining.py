@@ -35,7 +35,7 @@ SMALL = VideoMAEPretrainingConfig(
 )  # 2 · 4 patches
 
 
-def seeded(config: VideoMAEPretrainingConfig) -> VideoMAEPretraining:
+def build_seeded(config: VideoMAEPretrainingConfig) -> VideoMAEPretraining:
     torch.manual_seed(0)
     return VideoMAEPretraining(config).eval()
 
@@ -49,7 +49,7 @@ def clips(batch: int = 2) -> Tensor:
 @pytest.mark.parametrize("predicted_frames", [2, 4])
 def test_every_layout_survives_export_and_import(class_token: bool, separate: bool, predicted_frames: int) -> None:
     config = replace(SMALL, class_token=class_token, separate_positions=separate, predicted_frames=predicted_frames)
-    model, noise = seeded(config), torch.rand(2, 8)
+    model, noise = build_seeded(config), torch.rand(2, 8)
     published = families()["mae_st_pretrained"].export(model.state_dict())
     assert ("decoder_cls_token" in published, "decoder_pos_embed_temporal" in published) == (class_token, separate)
     found = fit(published, families()["mae_st_pretrained"], {"heads": 4, "decoder_heads": 2, "frames": 4, "mask_ratio": 0.5})
@@ -61,7 +61,7 @@ def test_every_layout_survives_export_and_import(class_token: bool, separate: bo
 
 def test_only_removed_patches_count_for_the_loss() -> None:
     for normalised in (True, False):
-        model = seeded(replace(SMALL, normalise_targets=normalised))
+        model = build_seeded(replace(SMALL, normalise_targets=normalised))
         answer, patches = model(clips(), torch.rand(2, 8)), model.target_patches(clips())
         if normalised:
             patches = (patches - patches.mean(dim=-1, keepdim=True)) / (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
@@ -72,8 +72,8 @@ def test_only_removed_patches_count_for_the_loss() -> None:
 
 def test_positions_are_those_of_the_patches_that_are_kept() -> None:
     """Keeping all patches in another order gives the same tokens in that order."""
-    model, order = seeded(SMALL), torch.tensor([[5, 2, 7, 0, 1, 6, 4, 3]])
-    straight, shuffled = (model.encode_visible(clips(1), kept) for kept in (torch.arange(8).unsqueeze(0), order))
+    model, order = build_seeded(SMALL), torch.tensor([[5, 2, 7, 0, 1, 6, 4, 3]])
+    straight, shuffled = (model.encode_visible(clips(1), retained) for retained in (torch.arange(8).unsqueeze(0), order))
     torch.testing.assert_close(shuffled, straight[:, order[0]])
 
 
@@ -86,7 +86,7 @@ def test_target_frames_are_truncated_and_end_with_the_clip() -> None:
 
 
 def test_what_is_predicted_comes_back_as_frames() -> None:
-    model = seeded(replace(SMALL, predicted_frames=4, normalise_targets=False))
+    model = build_seeded(replace(SMALL, predicted_frames=4, normalise_targets=False))
     assert torch.equal(model.to_clips(model.target_patches(clips())), clips())
 
 
@@ -94,12 +94,12 @@ def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="predicted_frames: 3"):
         replace(SMALL, predicted_frames=3)
     with pytest.raises(ValueError, match=r"clips: shape \(1, 3, 8, 16, 16\)"):
-        seeded(SMALL)(torch.zeros(1, 3, 8, 16, 16), torch.rand(1, 8))
+        build_seeded(SMALL)(torch.zeros(1, 3, 8, 16, 16), torch.rand(1, 8))
 
 
 @pytest.mark.parametrize("truncated", [False, True])
 def test_initialisation_is_the_published_one(truncated: bool) -> None:
-    model = seeded(replace(SMALL, width=256, truncated_init=truncated))
+    model = build_seeded(replace(SMALL, width=256, truncated_init=truncated))
     kernel, linear = model.patch_embed.proj.weight, model.blocks[0].mlp.fc1.weight
     limit = (6 / (256 + 1024)) ** 0.5
     assert (linear.abs().max() <= limit) != truncated
@@ -110,7 +110,7 @@ def test_initialisation_is_the_published_one(truncated: bool) -> None:
 
 
 def test_every_parameter_learns_and_positions_decay() -> None:
-    model = seeded(SMALL).train()
+    model = build_seeded(SMALL).train()
     model(clips(), torch.rand(2, 8)).loss.backward()
     assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
     decay = {name: group["weight_decay"] for group in pretraining_groups(model, 0.05) for name in group["names"]}
@@ -121,7 +121,7 @@ def test_every_parameter_learns_and_positions_decay() -> None:
 
 
 def test_fine_tuning_starts_from_the_encoder_and_its_norm() -> None:
-    pretrained = seeded(SMALL)
+    pretrained = build_seeded(SMALL)
     torch.nn.init.normal_(pretrained.norm.weight)
     config = VideoMAEConfig(image_size=16, patch_size=8, frames=4, classes=3, width=32, depth=2, heads=4)
     model = VideoMAE(config)

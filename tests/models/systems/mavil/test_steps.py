@@ -32,7 +32,7 @@ GOLDEN = Path(__file__).parents[3] / "golden" / "mavil"
 SOUND = Sound(frames=64, mel_bins=32, mean=AUDIOSET.mean, std=AUDIOSET.std)
 """Windows of 0.64 s."""
 STRIDE = 64 * 160
-APART = MAViLConfig(
+WITHOUT_FUSION = MAViLConfig(
     audio_frames=64,
     mel_bins=32,
     frames=4,
@@ -70,8 +70,8 @@ class RecordedWindow:
         """Nothing is open."""
 
 
-def replayed(case: Case, use: Modality, sounds: Tensor | None, clips: Tensor | None) -> Tensor:
-    """The scores of each recorded input, all of them in one step."""
+def replay(case: Case, use: Modality, sounds: Tensor | None, clips: Tensor | None) -> Tensor:
+    """Return the scores of each recorded input, all of them in one step."""
     model = load_finetuned(case).eval()
     listener = SpectrogramWindows(SOUND)
     steps = MAViLSteps(model, torch.stack, WindowSourceFactory(listener, Clip(frames=4, stride=1, rate=2), None))
@@ -94,15 +94,15 @@ def replayed(case: Case, use: Modality, sounds: Tensor | None, clips: Tensor | N
 
 def test_recorded_scores_of_sound_and_sight_together() -> None:
     case = read_case(GOLDEN / "finetune_av")
-    scores = replayed(case, "both", case.inputs["audio"], case.inputs["video"])
+    scores = replay(case, "both", case.inputs["audio"], case.inputs["video"])
     torch.testing.assert_close(scores, case.outputs["probs_av"], atol=case.tolerance.atol, rtol=case.tolerance.rtol)
 
 
 def test_recorded_scores_of_each_half() -> None:
     case = read_case(GOLDEN / "finetune_uni")
-    heard = replayed(case, "sound", case.inputs["audio"], None)
-    seen = replayed(case, "sight", None, case.inputs["video"])
-    for scores, name in ((heard, "logits_audio"), (seen, "logits_video")):
+    audible = replay(case, "sound", case.inputs["audio"], None)
+    seen = replay(case, "sight", None, case.inputs["video"])
+    for scores, name in ((audible, "logits_audio"), (seen, "logits_video")):
         torch.testing.assert_close(scores, case.outputs[name].sigmoid(), atol=case.tolerance.atol, rtol=case.tolerance.rtol)
 
 
@@ -112,12 +112,12 @@ def test_a_window_is_the_recorded_spectrogram(name: str) -> None:
     config = case.config
     sound = Sound(frames=config["target_length"], mel_bins=config["num_mel_bins"], mean=config["mean"], std=config["std"])
     listener = SpectrogramWindows(sound)
-    heard = listener([listener.cut(case.inputs["waveform"], 0)])
-    torch.testing.assert_close(heard[0, 0], case.outputs["normalized"], atol=case.tolerance.atol, rtol=case.tolerance.rtol)
+    audible = listener([listener.cut(case.inputs["waveform"], 0)])
+    torch.testing.assert_close(audible[0, 0], case.outputs["normalized"], atol=case.tolerance.atol, rtol=case.tolerance.rtol)
 
 
 def spec(**changes: Any) -> BundleSpec:
-    given: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "name": "bell",
         "version": "1",
         "task": "audio-visual",
@@ -129,10 +129,10 @@ def spec(**changes: Any) -> BundleSpec:
         "license": "none",
         "weights": {"sha256": "0" * 64, "bytes": 0},
     }
-    return BundleSpec.model_validate(given | changes)
+    return BundleSpec.model_validate(inputs | changes)
 
 
-def network(config: MAViLConfig = APART) -> MAViL:
+def network(config: MAViLConfig = WITHOUT_FUSION) -> MAViL:
     torch.manual_seed(0)
     model = MAViL(config).eval()
     for head in model.head.values():
@@ -144,11 +144,11 @@ def noise(samples: int, seed: int = 0) -> Tensor:
     return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(seed))
 
 
-def answered(steps: MAViLSteps, jobs: Sequence[dict[str, Tensor]], **asked: Any) -> list[dict[str, Tensor]]:
-    """The outputs of jobs that take their steps together."""
+def run(steps: MAViLSteps, jobs: Sequence[dict[str, Tensor]], **requested: Any) -> list[dict[str, Tensor]]:
+    """Return the outputs of jobs that take their steps together."""
     found: dict[int, dict[str, Tensor]] = {}
     with torch.inference_mode():
-        going = dict(enumerate(steps.start(jobs, [asked] * len(jobs))))
+        going = dict(enumerate(steps.start(jobs, [requested] * len(jobs))))
         while going:
             for job, outcome in zip(list(going), steps.step(list(going.values()), [True] * len(going)), strict=True):
                 if isinstance(outcome, StepCompletion):
@@ -163,18 +163,18 @@ def answered(steps: MAViLSteps, jobs: Sequence[dict[str, Tensor]], **asked: Any)
 def test_a_sound_has_the_mean_score_of_its_windows() -> None:
     model, sound = network(), noise(3 * STRIDE)
     steps = mavil_steps(model, spec(), torch.device("cpu"))
-    (told,) = answered(steps, [{"sound": sound}])
+    (answer,) = run(steps, [{"sound": sound}])
     windows = [spectrogram(sound[k * STRIDE : k * STRIDE + STRIDE + 240], 64, AUDIOSET, FbankConfig(mel_bins=32)) for k in range(3)]
     with torch.inference_mode():
-        wanted = model.forward_audio(torch.stack(windows)).scores.mean(dim=0)
-    torch.testing.assert_close(told["scores"], wanted, atol=1e-6, rtol=0)
-    assert told["scores"].dtype == torch.float32 and told["tokens"].tolist() == [9, 9]
+        expected = model.forward_audio(torch.stack(windows)).scores.mean(dim=0)
+    torch.testing.assert_close(answer["scores"], expected, atol=1e-6, rtol=0)
+    assert answer["scores"].dtype == torch.float32 and answer["tokens"].tolist() == [9, 9]
 
 
 def test_a_softmax_of_each_window_is_averaged() -> None:
-    model = network(replace(APART, multi_label=False))
-    (told,) = answered(mavil_steps(model, spec(), torch.device("cpu")), [{"sound": noise(2 * STRIDE)}])
-    assert float(told["scores"].sum()) == pytest.approx(1, abs=1e-6)
+    model = network(replace(WITHOUT_FUSION, multi_label=False))
+    (answer,) = run(mavil_steps(model, spec(), torch.device("cpu")), [{"sound": noise(2 * STRIDE)}])
+    assert float(answer["scores"].sum()) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_consecutive_windows_cover_a_sound(samples: int, windows: int) -> None:
 def test_fewer_windows_may_be_requested_and_progress_counts_them() -> None:
     steps = mavil_steps(network(), spec(), torch.device("cpu"))
     state, shorter, longer = (
-        steps.start([{"sound": noise(5 * STRIDE)}], [{"windows": asked, "timeline": True}])[0] for asked in (None, 2, 9)
+        steps.start([{"sound": noise(5 * STRIDE)}], [{"windows": requested, "timeline": True}])[0] for requested in (None, 2, 9)
     )
     assert (state.done, state.total, shorter.total, longer.total) == (0, 5, 2, 5)
     assert state.nbytes >= 4 * 5 * STRIDE
@@ -211,45 +211,45 @@ def test_fewer_windows_may_be_requested_and_progress_counts_them() -> None:
 def test_a_part_of_a_sound_is_what_lies_between_its_seconds() -> None:
     sound = noise(5 * STRIDE)
     steps = mavil_steps(network(), spec(), torch.device("cpu"))
-    (part,) = answered(steps, [{"sound": sound}], start_s=0.64, end_s=1.92)
-    (cut,) = answered(steps, [{"sound": sound[STRIDE : 3 * STRIDE]}])
+    (part,) = run(steps, [{"sound": sound}], start_s=0.64, end_s=1.92)
+    (cut,) = run(steps, [{"sound": sound[STRIDE : 3 * STRIDE]}])
     assert torch.equal(part["scores"], cut["scores"])
     late = len(sound) / 16_000 - 0.01
-    for field, asked in (
+    for field, requested in (
         ("end_s", {"start_s": 1.0, "end_s": 1.01}),
         ("start_s", {"start_s": late, "end_s": 100.0}),
         ("start_s", {"start_s": late}),
     ):
         with pytest.raises(InvalidInput, match=f"{field}: 160 samples at 16000 Hz are too few: one analysis window has 400"):
-            steps.start([{"sound": sound}], [asked])
+            steps.start([{"sound": sound}], [requested])
 
 
 def test_strangers_in_a_batch_change_nothing() -> None:
     sounds = [noise(count, seed) for seed, count in enumerate((400, STRIDE - 77, 3 * STRIDE, STRIDE + 5000))]
     steps = mavil_steps(network(), spec(), torch.device("cpu"))
-    together = answered(steps, [{"sound": sound} for sound in sounds])
-    for sound, told in zip(sounds, together, strict=True):
-        (alone,) = answered(steps, [{"sound": sound}])
-        torch.testing.assert_close(told["scores"], alone["scores"], atol=1e-6, rtol=0)
+    joint = run(steps, [{"sound": sound} for sound in sounds])
+    for sound, answer in zip(sounds, joint, strict=True):
+        (alone,) = run(steps, [{"sound": sound}])
+        torch.testing.assert_close(answer["scores"], alone["scores"], atol=1e-6, rtol=0)
 
 
 def test_spectrograms_of_a_batch_are_those_of_each() -> None:
     sounds = [noise(count, seed) for seed, count in enumerate((400, 559, 560, 9000, 30_000))]
-    together = spectrograms(sounds, 64)
-    for sound, heard in zip(sounds, together, strict=True):
-        torch.testing.assert_close(heard, spectrogram(sound, 64), atol=1e-5, rtol=0)
+    joint = spectrograms(sounds, 64)
+    for sound, audible in zip(sounds, joint, strict=True):
+        torch.testing.assert_close(audible, spectrogram(sound, 64), atol=1e-5, rtol=0)
 
 
 def test_a_bundle_hears_as_loud_as_it_was_trained() -> None:
     model, sound, scores = network(), noise(STRIDE), []
     for loud in (AUDIOSET, LogMelStats(-6.6268077, 5.358466)):  # ESC-50
         steps = mavil_steps(model, spec(sound={**SOUND.model_dump(), "mean": loud.mean, "std": loud.std}), torch.device("cpu"))
-        scores.append(answered(steps, [{"sound": sound}])[0]["scores"])
+        scores.append(run(steps, [{"sound": sound}])[0]["scores"])
     assert (scores[0] - scores[1]).abs().max() > 1e-3
 
 
 def test_a_schedule_uses_up_the_audio_half() -> None:
-    """At most half of the patches merge in a block, and the class token never does: 12 blocks of 43 leave 21 of 512."""
+    """A block merges at most half of the patches, and never the class token: 12 blocks of 43 leave 21 of 512."""
     config = MAViLConfig(width=16, heads=2, classes=3, fusion_depth=0)  # ten seconds of sound, 12 blocks
     steps = MAViLSteps(network(config), torch.stack, WindowSourceFactory(SpectrogramWindows(SOUND), Clip(frames=8, stride=1, rate=2), None))
     sounds, clips = torch.randn(1, 1, 1024, 128), torch.randn(1, 3, 8, 224, 224)
@@ -259,20 +259,22 @@ def test_a_schedule_uses_up_the_audio_half() -> None:
         AudioVisualState(RecordedWindow(WindowInput(clip=clips[0])), "sight", merge, torch.zeros(3, dtype=torch.float64)),
     ]
     with torch.inference_mode():
-        heard, seen = steps.step(states, [False, False])
-    assert isinstance(heard, StepCompletion) and isinstance(seen, StepCompletion)
-    assert heard.outputs["tokens"].tolist() == [513, 22]
+        audible, seen = steps.step(states, [False, False])
+    assert isinstance(audible, StepCompletion) and isinstance(seen, StepCompletion)
+    assert audible.outputs["tokens"].tolist() == [513, 22]
     assert seen.outputs["tokens"].tolist() == [785, 785 - 12 * 43]
-    assert torch.isfinite(heard.outputs["scores"]).all()
+    assert torch.isfinite(audible.outputs["scores"]).all()
 
 
 def test_each_half_can_have_a_schedule_of_its_own() -> None:
-    model = network(replace(APART, fusion_depth=3))
+    model = network(replace(WITHOUT_FUSION, fusion_depth=3))
     steps = MAViLSteps(model, torch.stack, WindowSourceFactory(SpectrogramWindows(SOUND), Clip(frames=4, stride=1, rate=2), None))
     inputs = WindowInput(sound=torch.randn(1, 64, 32), clip=torch.randn(3, 4, 16, 16))
     counts = []
-    for asked in ({}, {"merge": [1, 1]}, {"merge": [2, 1], "merge_sight": [0, 1]}, {"merge": [], "merge_sight": [2, 0]}):
-        state = AudioVisualState(RecordedWindow(inputs), "both", MergeSchedules.from_options(asked), torch.zeros(5, dtype=torch.float64))
+    for requested in ({}, {"merge": [1, 1]}, {"merge": [2, 1], "merge_sight": [0, 1]}, {"merge": [], "merge_sight": [2, 0]}):
+        state = AudioVisualState(
+            RecordedWindow(inputs), "both", MergeSchedules.from_options(requested), torch.zeros(5, dtype=torch.float64)
+        )
         with torch.inference_mode():
             (outcome,) = steps.step([state], [False])
         assert isinstance(outcome, StepCompletion)
@@ -280,17 +282,19 @@ def test_each_half_can_have_a_schedule_of_its_own() -> None:
     assert counts == [[18, 18], [18, 14], [18, 14], [18, 16]]
 
 
-def test_a_bundle_is_asked_for_what_it_was_trained_for() -> None:
+def test_a_bundle_serves_what_it_was_trained_for() -> None:
     sound = {"sound": noise(STRIDE)}
-    apart, fused = (mavil_steps(network(config), spec(), torch.device("cpu")) for config in (APART, replace(APART, fusion_depth=3)))
+    separate, fused = (
+        mavil_steps(network(config), spec(), torch.device("cpu")) for config in (WITHOUT_FUSION, replace(WITHOUT_FUSION, fusion_depth=3))
+    )
     with pytest.raises(InvalidInput, match="use: both: this bundle classifies sound and sight apart"):
-        apart.start([sound], [{"use": "both"}])
+        separate.start([sound], [{"use": "both"}])
     with pytest.raises(InvalidInput, match="use: sound: this bundle classifies sound and sight together"):
         fused.start([sound], [{"use": "sound"}])
     with pytest.raises(InvalidInput, match="video: this bundle needs a clip"):
         fused.start([sound], [{}])
     with pytest.raises(InvalidInput, match="audio: this bundle needs sound"):
-        apart.start([{}], [{"use": "sound"}])
+        separate.start([{}], [{"use": "sound"}])
     with pytest.raises(ValueError, match="MAViL needs both"):
         mavil_steps(network(), spec(sound=None), torch.device("cpu"))
 
@@ -300,20 +304,20 @@ PIXELS = Preprocess(image_size=16, short_side=16, fit="squeeze", interpolation="
 
 
 def video_job(count: int = 60, fps: float = 10.0) -> dict[str, Tensor]:
-    """A video without loss, each of whose frames is another one."""
+    """Draw a video without loss, all of whose frames differ."""
     file = clip(every(count, fps), container="matroska", codec="ffv1", pixels="bgr0", size=(24, 40), frames=list(FRAMES[:count]))
     info = torch.tensor([40.0, 24.0, fps, count, count / fps], dtype=torch.float64)
     return {"video": torch.frombuffer(bytearray(file), dtype=torch.uint8), "info": info}
 
 
-def squeezed(numbers: Sequence[int]) -> Tensor:
-    """(3, T, 16, 16), by the rule of the specification, section 4."""
+def squeeze(numbers: Sequence[int]) -> Tensor:
+    """Resize to (3, T, 16, 16) by the rule of the specification, section 4."""
     pixels = F.interpolate(torch.from_numpy(FRAMES[list(numbers)]).permute(0, 3, 1, 2) / 255, (16, 16), mode="bilinear")
     return ((pixels - torch.tensor(PIXELS.mean).view(3, 1, 1)) / torch.tensor(PIXELS.std).view(3, 1, 1)).transpose(0, 1)
 
 
 @pytest.mark.parametrize(
-    ("count", "asked", "clips"),
+    ("count", "requested", "clips"),
     [
         (60, {}, [[0, 5, 10, 15]]),
         (60, {"views": 3}, [[0, 5, 10, 15], [20, 25, 30, 35], [40, 45, 50, 55]]),
@@ -322,35 +326,35 @@ def squeezed(numbers: Sequence[int]) -> Tensor:
         (60, {"start_s": 5.5}, [[55, 55, 55, 55]]),
     ],
 )
-def test_sight_alone_is_the_mean_of_its_clips(count: int, asked: dict[str, Any], clips: list[list[int]]) -> None:
-    """Two frames a second, from the start or spread over the video; a short one is repeated."""
+def test_sight_alone_is_the_mean_of_its_clips(count: int, requested: dict[str, Any], clips: list[list[int]]) -> None:
+    """The clips have two frames a second, from the start or spread over the video; a short video is repeated."""
     model = network()
     steps = mavil_steps(model, spec(preprocess=PIXELS), torch.device("cpu"))
-    (told,) = answered(steps, [video_job(count)], **asked)
+    (answer,) = run(steps, [video_job(count)], **requested)
     with torch.inference_mode():
-        wanted = model.forward_video(torch.stack([squeezed(numbers) for numbers in clips])).scores.mean(dim=0)
-    torch.testing.assert_close(told["scores"], wanted, atol=1e-5, rtol=0)
+        expected = model.forward_video(torch.stack([squeeze(numbers) for numbers in clips])).scores.mean(dim=0)
+    torch.testing.assert_close(answer["scores"], expected, atol=1e-5, rtol=0)
 
 
 def test_audio_window_pairs_with_clip_of_same_start() -> None:
     """Windows begin every 0.64 s; the last clip begins two seconds before the end of the video."""
-    model, sound = network(replace(APART, fusion_depth=3)), noise(8 * STRIDE)
+    model, sound = network(replace(WITHOUT_FUSION, fusion_depth=3)), noise(8 * STRIDE)
     steps = mavil_steps(model, spec(preprocess=PIXELS), torch.device("cpu"))
-    (told,) = answered(steps, [{"sound": sound, **video_job(50)}])
+    (answer,) = run(steps, [{"sound": sound, **video_job(50)}])
     first = [0, 6, 12, 19, 25, 30, 30, 30]
-    clips = torch.stack([squeezed([number + 5 * i for i in range(4)]) for number in first])
+    clips = torch.stack([squeeze([number + 5 * i for i in range(4)]) for number in first])
     windows = [spectrogram(sound[k * STRIDE : k * STRIDE + STRIDE + 240], 64, AUDIOSET, FbankConfig(mel_bins=32)) for k in range(8)]
     with torch.inference_mode():
-        wanted = model(torch.stack(windows), clips).scores.mean(dim=0)
-    torch.testing.assert_close(told["scores"], wanted, atol=1e-5, rtol=0)
+        expected = model(torch.stack(windows), clips).scores.mean(dim=0)
+    torch.testing.assert_close(answer["scores"], expected, atol=1e-5, rtol=0)
 
 
 def test_frames_that_are_given_are_the_clip_of_every_window() -> None:
-    model, sound = network(replace(APART, fusion_depth=3)), noise(2 * STRIDE)
+    model, sound = network(replace(WITHOUT_FUSION, fusion_depth=3)), noise(2 * STRIDE)
     steps = mavil_steps(model, spec(preprocess=PIXELS), torch.device("cpu"))
-    (given,) = answered(steps, [{"sound": sound, "frames": torch.from_numpy(FRAMES[[0, 5, 10, 15]])}], windows=1)
-    (decoded,) = answered(steps, [{"sound": sound, **video_job()}], windows=1)
-    torch.testing.assert_close(given["scores"], decoded["scores"], atol=1e-6, rtol=0)
+    (inputs,) = run(steps, [{"sound": sound, "frames": torch.from_numpy(FRAMES[[0, 5, 10, 15]])}], windows=1)
+    (decoded,) = run(steps, [{"sound": sound, **video_job()}], windows=1)
+    torch.testing.assert_close(inputs["scores"], decoded["scores"], atol=1e-6, rtol=0)
 
 
 def test_a_video_that_cannot_be_read_is_refused_in_a_sentence() -> None:
@@ -358,6 +362,6 @@ def test_a_video_that_cannot_be_read_is_refused_in_a_sentence() -> None:
     job["video"] = job["video"][:3000]
     steps = mavil_steps(network(), spec(preprocess=PIXELS), torch.device("cpu"))
     with pytest.raises(InvalidInput):
-        answered(steps, [job], views=3)
+        run(steps, [job], views=3)
     with pytest.raises(InvalidInput, match="does not define how frames are prepared"):
         mavil_steps(network(), spec(), torch.device("cpu")).start([job], [{}])

@@ -1,4 +1,4 @@
-"""What was seen, carved and joined with a network's cells: one wall, never before what was seen, never outside the silhouette."""
+"""Seen, carved and joined with a network's cells: one wall, never in front of what was seen, never outside the silhouette."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CENTRE = np.array([0, 0, AWAY], np.float32)
 
 
 def rays() -> np.ndarray:
-    """(SIDE, SIDE, 3), z = 1."""
+    """Return the rays with z = 1: (SIDE, SIDE, 3)."""
     across = (np.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL
     return np.stack([*np.meshgrid(across, across), np.ones((SIDE, SIDE))], axis=-1)
 
@@ -37,12 +37,12 @@ def ball(radius: float = 1.2) -> VisibleSurface:
 
 
 def everywhere() -> tuple[np.ndarray, np.ndarray]:
-    """All cells, and where they are."""
+    """Return all cells and their positions."""
     cells = np.arange(LATTICE.index_count, dtype=np.int32)
     return cells, LATTICE.points(cells)
 
 
-def guessed(front: VisibleSurface, occupancy: np.ndarray, lattice: Lattice = LATTICE) -> HiddenSurface:
+def guess_surface(front: VisibleSurface, occupancy: np.ndarray, lattice: Lattice = LATTICE) -> HiddenSurface:
     cells = np.arange(lattice.index_count, dtype=np.int32)
     colours = np.where(occupancy[:, None] > 0.1, np.array([10, 20, 30]), 0).astype(np.uint8)
     return reconstruct_hidden_surface(lattice, cells, occupancy.astype(np.float32), colours, 0.1, front)
@@ -50,13 +50,13 @@ def guessed(front: VisibleSurface, occupancy: np.ndarray, lattice: Lattice = LAT
 
 def shell(points: np.ndarray, radius: float = 1.2) -> np.ndarray:
     """0.1, the threshold, as far from the sphere as the reach."""
-    beside = np.abs(np.linalg.norm(points, axis=1) - radius)
-    return 1 / (1 + np.exp(30 * (beside - SPACE.reach)) * 9)
+    adjacent = np.abs(np.linalg.norm(points, axis=1) - radius)
+    return 1 / (1 + np.exp(30 * (adjacent - SPACE.reach)) * 9)
 
 
 def test_a_shell_becomes_one_wall_that_closes_what_was_seen() -> None:
     front, (_, points) = ball(), everywhere()
-    found = guessed(front, shell(points))
+    found = guess_surface(front, shell(points))
     middle = found.vertices[~found.joins_visible]
     assert np.linalg.norm(middle, axis=1) == pytest.approx(1.2, abs=0.12)
     mesh = trimesh.Trimesh(found.vertices, found.faces, process=False)
@@ -65,20 +65,20 @@ def test_a_shell_becomes_one_wall_that_closes_what_was_seen() -> None:
     assert len(along) and along[..., 2] == pytest.approx(1.2, abs=0.12)
     assert (found.colours == [10, 20, 30]).all()
     seen = front.mesh(0.1)
-    whole = np.concatenate([found.vertices, seen.vertices])
-    assert whole[:, 2].min() == pytest.approx(-1.2, abs=0.05) and whole[:, 2].max() == pytest.approx(1.2, abs=0.12)
+    full = np.concatenate([found.vertices, seen.vertices])
+    assert full[:, 2].min() == pytest.approx(-1.2, abs=0.05) and full[:, 2].max() == pytest.approx(1.2, abs=0.12)
 
 
 def test_where_the_network_says_nothing_there_is_no_wall() -> None:
     front, (_, points) = ball(), everywhere()
-    assert not len(guessed(front, np.zeros(len(points))).faces)
-    half = guessed(front, np.where(points[:, 0] < 0, shell(points), 0))
+    assert not len(guess_surface(front, np.zeros(len(points))).faces)
+    half = guess_surface(front, np.where(points[:, 0] < 0, shell(points), 0))
     assert len(half.faces) and half.vertices[~half.joins_visible][:, 0].max() < 0.3
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_hidden_surface_is_behind_visible_one_and_in_silhouette(seed: int) -> None:
-    """By more than the spacing, whatever the network says and however rugged it is."""
+    """The distance is more than the spacing, whatever the network says and however rugged its surface is."""
     dice = np.random.default_rng(seed)
     coarse = AWAY + dice.uniform(-1, 1, (8, 8)).repeat(SIDE // 8, axis=0).repeat(SIDE // 8, axis=1)
     mask = np.zeros((SIDE, SIDE), bool)
@@ -87,20 +87,20 @@ def test_hidden_surface_is_behind_visible_one_and_in_silhouette(seed: int) -> No
     unseen = dice.random((SIDE, SIDE)) < dice.uniform(0, 0.5)
     front = VisibleSurface(np.where(mask & ~unseen, coarse, np.nan).astype(np.float32), mask, CAMERA, FRAME, CENTRE)
     blobs = dice.random((10, 10, 10)).repeat(4, axis=0).repeat(4, axis=1).repeat(4, axis=2).ravel()
-    found = guessed(front, np.where(blobs > dice.uniform(0.2, 0.9), blobs, 0))
+    found = guess_surface(front, np.where(blobs > dice.uniform(0.2, 0.9), blobs, 0))
     assert _impossible(front, found.vertices, 1.01 * LATTICE.pitch) == 0
     assert _impossible(front, front.mesh(LATTICE.pitch).vertices, 1.01 * LATTICE.pitch) == 0
 
 
 def _impossible(front: VisibleSurface, points: np.ndarray, tolerance: float) -> int:
-    """Number of points farther than the tolerance from all places that are possible: by a search, not by the code that is tested."""
+    """Count the points farther than the tolerance from all possible places, by a search, not by the tested code."""
     ray = rays()
     count = 0
     for point in points + CENTRE:
         if np.abs(point[:2] / point[2] * FOCAL).max() >= SIDE / 2 - 4:  # near to where the camera did not look
             continue
         away = np.hypot(ray[..., 0] * point[2] - point[0], ray[..., 1] * point[2] - point[1])
-        near = away <= tolerance + point[2] / FOCAL  # and as far as a pixel is wide
+        near = away <= tolerance + point[2] / FOCAL  # plus the width of a pixel
         possible = near & front.mask & ~(front.depth > point[2] + tolerance)
         count += not possible.any()
     return count
@@ -109,10 +109,10 @@ def _impossible(front: VisibleSurface, points: np.ndarray, tolerance: float) -> 
 def test_a_field_of_too_many_cells_is_taken_in_larger_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     fine, front = Lattice(SPACE, 0.05), ball()
     occupancy = shell(fine.points(np.arange(fine.index_count, dtype=np.int32)))
-    whole = guessed(front, occupancy, fine)
+    full = guess_surface(front, occupancy, fine)
     monkeypatch.setattr(hidden_surface, "MAX_FIELD_CELLS", fine.index_count // 8)
-    coarse = guessed(front, occupancy, fine)
-    assert 0 < len(coarse.faces) < len(whole.faces) / 2
+    coarse = guess_surface(front, occupancy, fine)
+    assert 0 < len(coarse.faces) < len(full.faces) / 2
     assert _impossible(front, coarse.vertices[::10], 1.01 * fine.pitch) == 0
     assert np.linalg.norm(coarse.vertices[~coarse.joins_visible], axis=1) == pytest.approx(1.2, abs=0.15)
 

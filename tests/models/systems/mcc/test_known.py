@@ -21,7 +21,7 @@ from models.systems.mcc.query_geometry import SceneGeometry as KnownSides
 from models.systems.mcc.scene_inputs import normalise_points
 from models.systems.mcc.steps import ReconstructionSteps
 from models.systems.mcc.system import latent_values
-from tests.models.systems.mcc.test_mcc_steps import CPU, agree, occupied, run
+from tests.models.systems.mcc.test_mcc_steps import CPU, agree, find_occupied, run
 
 SIZE = 32
 STEEP = 2e-5
@@ -44,8 +44,9 @@ CONFIG = MCCConfig(
 
 
 def ball(distance: float = 4.0, focal: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
-    """A ball of radius 1, seen from a distance of its centre: the first and the last point on the ray of each pixel, (n, n, 3), in the
-    camera's frame, and whether there are any."""
+    """Return the first and the last point on the ray of each pixel of a ball of radius 1, and whether there are any.
+
+    The points are (n, n, 3), in the camera's frame. distance: of the ball's centre."""
     rays = torch.cat([pixel_centres(SIZE, torch.zeros(1, dtype=torch.float64)) / focal, torch.ones(SIZE**2, 1)], dim=1).view(SIZE, SIZE, 3)
     a, half = rays.square().sum(dim=-1), rays[..., 2] * distance
     rest = half.square() - a * (distance**2 - 1)
@@ -56,8 +57,8 @@ def ball(distance: float = 4.0, focal: float = 3.0) -> tuple[Tensor, Tensor, Ten
 
 def error_in_pixels(projection: Projection, points: Tensor, valid: Tensor) -> float:
     places = projection.project(points.view(1, -1, 3).float()).view(SIZE, SIZE, 2)
-    wanted = pixel_centres(SIZE, places).view(SIZE, SIZE, 2)
-    return float((places - wanted)[valid].abs().max()) * SIZE / 2
+    expected = pixel_centres(SIZE, places).view(SIZE, SIZE, 2)
+    return float((places - expected)[valid].abs().max()) * SIZE / 2
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
@@ -78,8 +79,8 @@ def test_camera_is_fitted_despite_wrong_depths(lens: str, noise: float) -> None:
     assert error_in_pixels(projection, seen, valid) < 0.01
     assert error_in_pixels(projection, behind, valid) < 0.01
     found = projection.rays(pixel_centres(SIZE, seen)[None].float()).view(SIZE, SIZE, 3)
-    wanted = rays * scaled / (rays * scaled).norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(found[valid], wanted[valid].float(), atol=1e-3, rtol=0)
+    expected = rays * scaled / (rays * scaled).norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(found[valid], expected[valid].float(), atol=1e-3, rtol=0)
 
 
 def test_a_wall_that_faces_the_camera_is_seen_in_its_pixels() -> None:
@@ -107,7 +108,7 @@ def test_the_nearest_pixel_is_the_nearest_of_all() -> None:
 
 
 class Truth(BackSurfaceNet):
-    """Tells what is so."""
+    """A network that answers the truth."""
 
     def __init__(self, thickness: Tensor, colours: Tensor) -> None:
         nn.Module.__init__(self)
@@ -132,7 +133,7 @@ def test_a_query_knows_where_it_lies_between_both_sides() -> None:
     sides = KnownSides(*decode_geometry(channels, 8), torch.zeros(1, 4, 8, 8))
     middle = 4 / scale - 7.0  # of the ball, whose radius is 2
     queries = torch.tensor([[0.0, 0.0, middle + z] for z in (-2.0, 2.0, 0.0, -3.0, 3.0)] + [[2.3, 0.0, middle]])
-    on_front, on_back, inside, before, beyond, beside = query_features(sides, queries[None])[0]
+    on_front, on_back, inside, before, beyond, adjacent = query_features(sides, queries[None])[0]
     assert on_front.shape == (FEATURE_COUNT,)
     near_front, near_back = slice(4, 8, 2), slice(5, 8, 2)  # pixels are 0.13 wide
     assert (on_front[near_front] > 0.7).all() and (on_back[near_back] > 0.7).all()
@@ -141,8 +142,8 @@ def test_a_query_knows_where_it_lies_between_both_sides() -> None:
     assert [bool(one[behind_front] > 0.9) for one in (inside, before, beyond)] == [True, False, True]
     assert [bool(one[behind_back] > 0.9) for one in (inside, before, beyond)] == [False, False, True]
     body = 16
-    assert inside[body] > 0.99 and max(before[body], beyond[body], beside[body]) < 0.01
-    assert inside[14] > 0.9 and beside[14] < -0.9  # the outline
+    assert inside[body] > 0.99 and max(before[body], beyond[body], adjacent[body]) < 0.01
+    assert inside[14] > 0.9 and adjacent[14] < -0.9  # the outline
     assert on_front[-3:].tolist() == pytest.approx([0.5, -0.5, -0.5], abs=0.05)
     assert on_back[-3:].tolist() == pytest.approx([-0.5, -0.5, 0.5], abs=0.05)
 
@@ -166,17 +167,19 @@ def knowing() -> MCC:
     return model
 
 
-def test_scenes_that_know_are_asked_alone_in_a_crowd_and_again(knowing: MCC) -> None:
-    asked = {"spacing": 0.3, "space": QuerySpace(reach=0.6).model_dump(), "threshold": 0.5}
+def test_cached_scenes_answer_alone_in_a_batch_and_again(knowing: MCC) -> None:
+    requested = {"spacing": 0.3, "space": QuerySpace(reach=0.6).model_dump(), "threshold": 0.5}
     steps, jobs = ReconstructionSteps(knowing, CPU), [scene(seed) for seed in range(3)]
-    together = run(steps, jobs, [asked | {"scene": str(number)} for number in range(3)])
-    for job, answer in zip(jobs, together, strict=True):
-        [alone] = run(ReconstructionSteps(knowing, CPU), [job], [asked])
-        assert len(occupied(alone, 0.5)) > 0
+    joint = run(steps, jobs, [requested | {"scene": str(number)} for number in range(3)])
+    for job, answer in zip(jobs, joint, strict=True):
+        [alone] = run(ReconstructionSteps(knowing, CPU), [job], [requested])
+        assert len(find_occupied(alone, 0.5)) > 0
         agree(alone, answer, 0.5, STEEP)
-        [again] = run(ReconstructionSteps(knowing, CPU), [{"latent": answer["latent"], "seen": job["seen"], "asks": job["asks"]}], [asked])
+        [again] = run(
+            ReconstructionSteps(knowing, CPU), [{"latent": answer["latent"], "seen": job["seen"], "asks": job["asks"]}], [requested]
+        )
         agree(alone, again, 0.5, STEEP)
-    assert together[0]["latent"].numel() == latent_values(dataclasses.asdict(CONFIG))
+    assert joint[0]["latent"].numel() == latent_values(dataclasses.asdict(CONFIG))
 
 
 def test_what_lies_behind_changes_the_answer(knowing: MCC) -> None:
@@ -187,17 +190,19 @@ def test_what_lies_behind_changes_the_answer(knowing: MCC) -> None:
         latent = knowing.encode(images, job["seen"][None])
         thicker = latent.clone()
         thicker[:, 1:, 2 * CONFIG.width :].unflatten(2, (16, 11))[..., 7] += 1
-        one, other = (knowing.predict_occupancy(knowing.decode_queries(knowing.cache_scene(given), queries)) for given in (latent, thicker))
+        one, other = (
+            knowing.predict_occupancy(knowing.decode_queries(knowing.cache_scene(inputs), queries)) for inputs in (latent, thicker)
+        )
     assert (one - other).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("kind", [MCCConfig, PhotographMCCConfig])
 def test_a_bundle_says_it_in_its_config(kind: type[MCCConfig]) -> None:
     """A pipeline of photographs has the config of its member for shapes."""
-    told = json.loads(json.dumps(dataclasses.asdict(CONFIG)))
-    assert read_config(kind, told) == kind(**{field.name: getattr(CONFIG, field.name) for field in dataclasses.fields(MCCConfig)})
+    answer = json.loads(json.dumps(dataclasses.asdict(CONFIG)))
+    assert read_config(kind, answer) == kind(**{field.name: getattr(CONFIG, field.name) for field in dataclasses.fields(MCCConfig)})
     with pytest.raises(ValueError, match="back: widths"):
-        read_config(kind, told | {"back": {"widths": [8, 10]}})
+        read_config(kind, answer | {"back": {"widths": [8, 10]}})
 
 
 def test_a_map_that_cannot_be_halved_is_refused() -> None:

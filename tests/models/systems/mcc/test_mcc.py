@@ -57,7 +57,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def make(config: MCCConfig = SMALL) -> MCC:
-    """All parameters away from their initial values, so that no bias is zero and no norm trivial."""
+    """Build a model with all parameters away from their initial values, so that no bias is zero and no norm trivial."""
     torch.manual_seed(0)
     model = MCC(config).eval()
     with torch.no_grad():
@@ -79,8 +79,8 @@ def points(count: int, batch: int = 2) -> Tensor:
     return 6 * torch.randn(batch, count, 3, generator=generator(2))
 
 
-def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: DropPathMasks | None = None) -> Tensor:
-    """As published: whole blocks on every window, one sequence of scene and queries under a mask."""
+def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, retained: DropPathMasks | None = None) -> Tensor:
+    """Compute as published: whole blocks on every window, one sequence of scene and queries under a mask."""
     valid = seen.sum(dim=-1).isfinite()
     window = model.xyz_pos_embed
     x = embed_points(contract(seen.masked_fill(~valid.unsqueeze(-1), -100.0), model.config.far), window.pos_embed)
@@ -92,16 +92,16 @@ def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: DropP
     for block in window.blocks:
         x = TransformerBlock.forward(block, Tokens(x)).x
     tokens = x[:, 0].view(len(images), side * side, -1)
-    latent = torch.cat([model.encode_images(images, kept), model.encode_points(tokens, kept)], dim=-1)
+    latent = torch.cat([model.encode_images(images, retained), model.encode_points(tokens, retained)], dim=-1)
 
     scene = model.decoder_embed(latent) + model.decoder_pos_embed
-    asked = model.decoder_xyz_pos_embed(contract(queries, model.config.far))
-    x, count = torch.cat([scene, asked], dim=1), scene.shape[1]
+    requested = model.decoder_xyz_pos_embed(contract(queries, model.config.far))
+    x, count = torch.cat([scene, requested], dim=1), scene.shape[1]
     mask = torch.full((x.shape[1], x.shape[1]), -torch.inf, dtype=x.dtype)
     mask[:, :count] = 0
     mask.fill_diagonal_(0)
     for layer, block in enumerate(model.decoder_blocks):
-        keep = torch.ones(2, len(x)) if kept is None else kept.decoder[layer] / (1 - model.config.drop_path)
+        keep = torch.ones(2, len(x)) if retained is None else retained.decoder[layer] / (1 - model.config.drop_path)
         q, k, v = block.attn.project(block.norm1(x))
         attended = block.attn.join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
         x = x + attended * keep[0].to(x.dtype).view(-1, 1, 1)
@@ -130,13 +130,13 @@ def test_equals_the_published_dense_formulation(config: MCCConfig) -> None:
 
 
 def test_training_drops_the_same_branches_of_scene_and_queries() -> None:
-    """Every gradient equals that of one dense sequence."""
+    """The gradients equal those of one dense sequence."""
     model = make().double().train()
     images, seen = view()
     arguments = (images.double(), seen.double(), points(11).double())
     keep = [torch.randint(0, 2, (depth, 2, 2), generator=generator()).double() for depth in (2, 2, 3)]
     gradients = []
-    for forward in (lambda *a: model(*a, keep_masks=DropPathMasks(*keep)), lambda *a: dense(model, *a, kept=DropPathMasks(*keep))):
+    for forward in (lambda *a: model(*a, keep_masks=DropPathMasks(*keep)), lambda *a: dense(model, *a, retained=DropPathMasks(*keep))):
         model.zero_grad()
         forward(*arguments).square().sum().backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -172,10 +172,10 @@ def test_a_query_does_not_see_the_others_bit_for_bit() -> None:
 def test_any_chunks_and_any_order_give_the_same_answers(chunk: int) -> None:
     model, queries = make(), points(100)
     scene = model.cache_scene(model.encode(*view()))
-    whole = model.predict_outputs(model.decode_queries(scene, queries))
+    full = model.predict_outputs(model.decode_queries(scene, queries))
     order = torch.randperm(100, generator=generator())
     parts = [model.predict_outputs(model.decode_queries(scene, part)) for part in torch.split(queries[:, order], chunk, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole[:, order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(parts, dim=1), full[:, order], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -243,9 +243,9 @@ def test_the_window_block_costs_less_than_a_quarter_at_full_size() -> None:
             call()  # type: ignore[operator]
         return counter.get_total_flops() / 2
 
-    whole = macs(lambda: TransformerBlock.forward(block, Tokens(x)))
-    assert whole == pytest.approx(61.4e9, rel=0.01)
-    assert macs(lambda: block(Tokens(x))) < whole / 40
+    full = macs(lambda: TransformerBlock.forward(block, Tokens(x)))
+    assert full == pytest.approx(61.4e9, rel=0.01)
+    assert macs(lambda: block(Tokens(x))) < full / 40
 
 
 def test_query_cost_is_published_decoders_and_linear() -> None:
@@ -282,20 +282,20 @@ def test_attention_to_scene_and_self_has_gradients_of_softmax() -> None:
 
     arguments = (q, k, v, scene_k, scene_v)
     torch.testing.assert_close(fast(*arguments), plain(*arguments))
-    for mine, theirs in zip(
+    for ours, theirs in zip(
         torch.autograd.grad(fast(*arguments).square().sum(), arguments),
         torch.autograd.grad(plain(*arguments).square().sum(), arguments),
         strict=True,
     ):
-        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_query_s_own_logit_is_not_rounded_in_half_precision() -> None:
     """bfloat16 has steps of 1 between 128 and 256: a weight would be off by up to a factor of 1.2 after scaling."""
     torch.manual_seed(0)
     q, k = (4 * torch.randn(1, 1, 64, 16)).bfloat16(), torch.randn(1, 1, 8, 16).bfloat16()
-    v, own = torch.randn(1, 1, 8, 16).bfloat16(), torch.ones(1, 1, 64, 16).bfloat16()
-    attended = attend_to_scene_and_self(q, q, own, *append_self_slot(k * 0 + q[:, :, :1], v * 0))  # what comes out is the own weight
+    v, ours = torch.randn(1, 1, 8, 16).bfloat16(), torch.ones(1, 1, 64, 16).bfloat16()
+    attended = attend_to_scene_and_self(q, q, ours, *append_self_slot(k * 0 + q[:, :, :1], v * 0))  # what comes out is the own weight
     own_logit, scene_logit = q.double().square().sum(-1) / 4, (q.double() @ q[:, :, 0].double().mT).squeeze(-1) / 4
     weight = own_logit.exp() / (own_logit.exp() + 8 * scene_logit.exp())
     torch.testing.assert_close(attended[..., 0].double(), weight, atol=0.01, rtol=0)
@@ -368,8 +368,8 @@ def test_colours_are_blocks_of_classes_read_at_a_temperature() -> None:
 @torch.no_grad()
 def test_occupancy_alone_is_the_first_output() -> None:
     model = make()
-    asked = model.decode_queries(model.cache_scene(model.encode(*view())), points(9))
-    torch.testing.assert_close(model.predict_occupancy(asked), model.predict_outputs(asked)[..., 0])
+    requested = model.decode_queries(model.cache_scene(model.encode(*view())), points(9))
+    torch.testing.assert_close(model.predict_occupancy(requested), model.predict_outputs(requested)[..., 0])
 
 
 @torch.no_grad()
@@ -387,7 +387,7 @@ def test_a_map_of_another_size_is_refused() -> None:
 
 @torch.no_grad()
 def test_coordinates_and_pixels_may_be_in_double_precision() -> None:
-    """As NumPy makes them."""
+    """NumPy makes such arrays."""
     model, (images, seen), queries = make(), view(), points(9)
     answer = model(images.double(), seen.double(), queries.double())
     assert answer.dtype is torch.float32
@@ -397,7 +397,7 @@ def test_coordinates_and_pixels_may_be_in_double_precision() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("folder", CASES, ids=[folder.name for folder in CASES])
 def test_bfloat16_stays_within_two_percent(folder: Path) -> None:
-    """Of each query's outputs, as a norm. The worst of the recorded cases is at 1.2 %."""
+    """The tolerance is relative to the norm of each query's outputs. The worst of the recorded cases is at 1.2 %."""
     model, images, seen, queries = scene_of(read_case(folder))
     exact = model(images, seen, queries)
     rounded = model.bfloat16()(images, seen, queries)
@@ -453,7 +453,7 @@ def test_the_published_checkpoint_loads_strictly_at_full_size(rows: int, regress
     assert {name: list(value.shape) for name, value in families()["mcc"].export(model.state_dict()).items()} == shapes
 
 
-def test_other_sizes_are_told_by_the_weights() -> None:
+def test_the_weights_give_other_sizes() -> None:
     """44 · (15 / 44) is a hair below 15 in floating point."""
     config = replace(SMALL, width=44, heads=4, window_heads=11, window_depth=2, window_mlp_ratio=0.341, qkv_bias=False, regress_colour=True)
     model = make(config)
@@ -500,8 +500,8 @@ def test_training_drops_decoder_branches_in_steps_too() -> None:
     torch.manual_seed(0)
     scenes = [model.cache_scene(latent) for _ in range(8)]
     assert len({tuple(scene.keys[-1].flatten().tolist()) for scene in scenes}) > 1
-    asked = [model.decode_queries(scene, queries) for scene in scenes]
-    assert len({tuple(answer.flatten().tolist()) for answer in asked}) > 1
-    assert torch.equal(model.decode_queries(scenes[0], queries), asked[0])  # queries share the fate of their scene
+    requested = [model.decode_queries(scene, queries) for scene in scenes]
+    assert len({tuple(answer.flatten().tolist()) for answer in requested}) > 1
+    assert torch.equal(model.decode_queries(scenes[0], queries), requested[0])  # queries share the fate of their scene
     model.eval()
     assert torch.equal(model.cache_scene(latent).keys, model.cache_scene(latent).keys)

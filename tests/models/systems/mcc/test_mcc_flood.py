@@ -38,13 +38,13 @@ def box(*half: float) -> Distance:
 
 
 def rod(points: Tensor) -> Tensor:
-    """A line that meets no lattice: 2 long, off all axes."""
+    """Return the distance to a line that meets no lattice: 2 long, off all axes."""
     direction = torch.tensor([0.6, 0.64, 0.48])
     along = ((points - 0.013) @ direction).clamp(-1, 1)
     return (points - 0.013 - along.unsqueeze(1) * direction).norm(dim=1)
 
 
-def together(*parts: Distance) -> Distance:
+def join(*parts: Distance) -> Distance:
     return lambda points: torch.stack([part(points) for part in parts]).amin(dim=0)
 
 
@@ -54,16 +54,16 @@ SHAPES = {
     "box": box(1.6, 1.1, 0.9),
     "plate": box(1.5, 1.2, 0.0),
     "rod": rod,
-    "three apart": together(sphere(0.6, -1.5, 0.0, 0.0), sphere(0.4, 1.5, 0.3, 0.0), box(0.3, 0.3, 0.3)),
+    "three apart": join(sphere(0.6, -1.5, 0.0, 0.0), sphere(0.4, 1.5, 0.3, 0.0), box(0.3, 0.3, 0.3)),
 }
 
 
 def probability(distance: Tensor) -> Tensor:
-    """As a trained network says it: 0.1 at the reach, falling to both sides."""
+    """Return the probability that a trained network gives: 0.1 at the reach, lower on both sides."""
     return torch.sigmoid(-(distance - REACH) / 0.02 + np.log(0.1 / 0.9))
 
 
-def flooded(
+def run_flood(
     shape: Distance, lattice: Lattice, seen: Tensor | None = None, *, chunk: int = 5000, threshold: float = 0.1, **limits: object
 ) -> FloodFill:
     chosen = FloodLimits(threshold, **({"dense": False, "max_queries": 20_000_000} | limits))  # type: ignore[arg-type]
@@ -75,21 +75,21 @@ def flooded(
     return flood
 
 
-def occupied(flood: FloodFill) -> set[int]:
+def find_occupied(flood: FloodFill) -> set[int]:
     return set(flood.occupied_cells().cells.tolist())
 
 
 def dense(shape: Distance, lattice: Lattice) -> set[int]:
-    return occupied(flooded(shape, lattice, dense=True, chunk=10**7))
+    return find_occupied(run_flood(shape, lattice, dense=True, chunk=10**7))
 
 
 @pytest.mark.parametrize("spacing", [0.05, 0.1])
 @pytest.mark.parametrize("name", SHAPES)
 def test_flood_finds_dense_grids_surface_with_few_queries(name: str, spacing: float) -> None:
     lattice = Lattice(QuerySpace(), spacing)
-    flood, everything = flooded(SHAPES[name], lattice), dense(SHAPES[name], lattice)
-    assert occupied(flood) == everything
-    around = flooded(SHAPES[name], lattice).surface()
+    flood, everything = run_flood(SHAPES[name], lattice), dense(SHAPES[name], lattice)
+    assert find_occupied(flood) == everything
+    around = run_flood(SHAPES[name], lattice).surface()
     coarse = lattice.count / lattice.coarse_stride() ** 3 * (2 if lattice.coarse_stride() == 4 else 1)
     assert flood.query_count <= 1.15 * (coarse + len(around.cells))
     assert lattice.count / flood.query_count >= (10 if spacing == 0.05 else 4)
@@ -97,20 +97,20 @@ def test_flood_finds_dense_grids_surface_with_few_queries(name: str, spacing: fl
 
 @pytest.mark.parametrize(("spacing", "missed"), [(0.05, 0), (0.1, 8)])
 def test_small_parts_are_rarely_missed(spacing: float, missed: int) -> None:
-    """Blobs at random places whose occupied cells are 0.2 to 0.4 across, about as far as the coarse lattice's are apart. At a spacing of
-    0.05 that lattice is body-centred and none of 60 is missed; what is found is found whole."""
+    """The blobs lie at random places. Their occupied cells are 0.2 to 0.4 across, about the spacing of the coarse lattice. At a spacing
+    of 0.05 that lattice is body-centred, none of 60 is missed, and what is found is found whole."""
     lattice, generator = Lattice(QuerySpace(), spacing), torch.Generator().manual_seed(0)
     lost = 0
     for centre in (4 * torch.rand(60, 3, generator=generator) - 2).tolist():
         shape = sphere(0.1 * torch.rand((), generator=generator).item(), *centre)
-        everything, found = _near(shape, centre, lattice), occupied(flooded(shape, lattice))
+        everything, found = _near(shape, centre, lattice), find_occupied(run_flood(shape, lattice))
         lost += not found
         assert found == everything or not found
     assert lost <= missed
 
 
 def _near(shape: Distance, centre: list[float], lattice: Lattice) -> set[int]:
-    """The occupied cells in a box around a centre."""
+    """Return the occupied cells in a box around a centre."""
     low, high = (np.array(centre) - 0.5, np.array(centre) + 0.5)
     ranges = [np.flatnonzero((axis > a) & (axis < b)) for axis, a, b in zip(lattice.axes, low, high, strict=True)]
     i, j, k = np.meshgrid(*ranges, indexing="ij")
@@ -131,7 +131,7 @@ def _near(shape: Distance, centre: list[float], lattice: Lattice) -> set[int]:
 )
 def test_dense_cells_are_the_published_grid(space: QuerySpace, spacing: float, grid: Tensor) -> None:
     lattice = Lattice(space, spacing)
-    cells = flooded(sphere(1.0), lattice, dense=True, chunk=10**7).predictions.cells
+    cells = run_flood(sphere(1.0), lattice, dense=True, chunk=10**7).predictions.cells
     assert torch.equal(torch.from_numpy(lattice.points(cells.numpy())), grid)
     assert lattice.count == len(grid)
 
@@ -139,34 +139,34 @@ def test_dense_cells_are_the_published_grid(space: QuerySpace, spacing: float, g
 @pytest.mark.parametrize("spacing", [0.2, 0.1])
 def test_a_half_ball_is_flooded_within_its_bounds(spacing: float) -> None:
     lattice = Lattice(QuerySpace(region="half-ball", extent=6.0, reach=0.2), spacing)
-    shape = together(sphere(5.95), sphere(0.3, 0.0, 0.0, 0.1), box(0.5, 0.5, 2.0))
-    assert occupied(flooded(shape, lattice)) == dense(shape, lattice)
+    shape = join(sphere(5.95), sphere(0.3, 0.0, 0.0, 0.1), box(0.5, 0.5, 2.0))
+    assert find_occupied(run_flood(shape, lattice)) == dense(shape, lattice)
 
 
 def test_what_was_seen_is_found_however_small() -> None:
     speck = sphere(0.0, 0.15, 0.1, 0.1)
     narrow: Distance = lambda points: 0.09 + speck(points)  # noqa: E731  # one cell alone
     lattice = Lattice(QuerySpace(), 0.05)
-    assert not occupied(flooded(narrow, lattice))
-    assert len(occupied(flooded(narrow, lattice, torch.tensor([[[0.15, 0.1, 0.1], [torch.nan, 0.0, 0.0], [99.0, 0.0, 0.0]]])))) >= 1
+    assert not find_occupied(run_flood(narrow, lattice))
+    assert len(find_occupied(run_flood(narrow, lattice, torch.tensor([[[0.15, 0.1, 0.1], [torch.nan, 0.0, 0.0], [99.0, 0.0, 0.0]]])))) >= 1
 
 
 def test_chunks_change_nothing() -> None:
     lattice = Lattice(QuerySpace(), 0.1)
-    one, many = (flooded(torus, lattice, chunk=chunk) for chunk in (10**7, 777))
+    one, many = (run_flood(torus, lattice, chunk=chunk) for chunk in (10**7, 777))
     assert torch.equal(one.predictions.cells, many.predictions.cells) and one.level == many.level
 
 
-def test_too_many_queries_end_a_job_before_they_are_asked() -> None:
+def test_too_many_queries_end_a_job_before_they_run() -> None:
     lattice = Lattice(QuerySpace(), 0.05)
     with pytest.raises(JobTooLarge, match=r"spacing: 0\.05 asks more than 1000 queries"):
-        flooded(torus, lattice, max_queries=1000)
+        run_flood(torus, lattice, max_queries=1000)
     with pytest.raises(JobTooLarge, match="OPSIN_MAX_QUERIES"):
-        flooded(torus, lattice, max_queries=40_000)
-    assert flooded(torus, lattice, max_queries=250_000).query_count <= 250_000
+        run_flood(torus, lattice, max_queries=40_000)
+    assert run_flood(torus, lattice, max_queries=250_000).query_count <= 250_000
 
 
 def test_thresholds_below_the_reach_thicken_what_is_found() -> None:
     lattice = Lattice(QuerySpace(), 0.1)
-    thin, thick = (occupied(flooded(torus, lattice, threshold=threshold)) for threshold in (0.3, 0.05))
+    thin, thick = (find_occupied(run_flood(torus, lattice, threshold=threshold)) for threshold in (0.3, 0.05))
     assert thin < thick

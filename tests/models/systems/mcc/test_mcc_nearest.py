@@ -46,7 +46,7 @@ def wall() -> Tensor:
 
 @torch.no_grad()
 def answers(model: MCC, seen: Tensor, queries: Tensor) -> Tensor:
-    """What the decoder makes of queries (Q, 3)."""
+    """Return the decoder's output of queries (Q, 3)."""
     image = torch.full((1, 3, 48, 48), 0.5)
     return model.decode_queries(model.cache_scene(model.encode(image, seen)), queries.unsqueeze(0))[0]
 
@@ -77,10 +77,10 @@ def test_unseen_pixels_are_no_points_at_the_origin() -> None:
 def test_self_weight_of_query_encodes_distance_to_surface() -> None:
     """Before the wall; and, across the line of sight, outside of its outline."""
     model, written = build(), []
-    model.decoder_blocks[0].attn.proj.register_forward_hook(lambda _module, _given, added: written.append(added))
+    model.decoder_blocks[0].attn.proj.register_forward_hook(lambda _module, _inputs, added: written.append(added))
     before = torch.tensor([[-0.5, -0.5, -distance] for distance in (0.0, 0.2, 0.4, 0.8)])
-    beside = torch.tensor([[2.0 + distance, -0.5, 0.8] for distance in (-0.3, 0.2, 0.6, 1.0)])
-    answers(model, wall(), torch.cat([before, beside]))
+    adjacent = torch.tensor([[2.0 + distance, -0.5, 0.8] for distance in (-0.3, 0.2, 0.6, 1.0)])
+    answers(model, wall(), torch.cat([before, adjacent]))
     channels = GeometryChannels.allocate(CONFIG.decoder_width, CONFIG.decoder_heads)
     alone = written[-1][0][:, list(channels.self_weights)]  # (8, heads), half of which measure across the line of sight
     in_space, across = alone[:4, :4].mean(dim=1), alone[4:, 4:].mean(dim=1)
@@ -90,7 +90,7 @@ def test_self_weight_of_query_encodes_distance_to_surface() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"window_heads": 6}, "window_heads: 6 is not a multiple of 4"),
         ({"decoder_heads": 6}, "decoder_heads: 6 is not a multiple of 4"),
@@ -100,6 +100,6 @@ def test_self_weight_of_query_encodes_distance_to_surface() -> None:
         ({"qkv_bias": False}, "qkv_bias"),
     ],
 )
-def test_networks_without_room_are_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_networks_without_room_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         init_nearest_attention(MCC(replace(CONFIG, **change)))

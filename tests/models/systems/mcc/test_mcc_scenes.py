@@ -1,7 +1,6 @@
-"""What MCC's encoders see, beyond the recorded cases: Hypersim's frames and drawn augmentations have no recorded case at all.
+"""Inputs of MCC's encoders beyond the recorded cases: Hypersim's frames and drawn augmentations have no recorded case at all.
 
-Sources: projecting points back into the picture, SciPy's rotations, and the conventions that the papers and data sets state.
-"""
+Sources: projecting points back into the image, SciPy's rotations, and the conventions of the papers and data sets."""
 
 from __future__ import annotations
 
@@ -85,10 +84,10 @@ def test_points_that_are_not_finite_do_not_count_for_the_scale() -> None:
     points = torch.randn(4, 5, 3, generator=generator())
     holed = points.clone()
     holed[0, 0, 1], holed[2] = torch.nan, torch.inf
-    kept = holed[finite(holed)]
+    retained = holed[finite(holed)]
     _, scale, centre = normalise_points(holed)
-    torch.testing.assert_close(scale, kept.std(dim=0, unbiased=True).mean())
-    torch.testing.assert_close(centre, (kept / scale).mean(dim=0))
+    torch.testing.assert_close(scale, retained.std(dim=0, unbiased=True).mean())
+    torch.testing.assert_close(centre, (retained / scale).mean(dim=0))
 
 
 def test_a_capture_without_points_on_the_object_is_refused(capture: dict[str, Any]) -> None:
@@ -97,7 +96,7 @@ def test_a_capture_without_points_on_the_object_is_refused(capture: dict[str, An
 
 
 def test_a_mask_of_another_size_is_resized_as_an_8_bit_picture() -> None:
-    """At a factor of 4, pixels have shares of 1/8, 3/8, 5/8, 7/8 of a neighbour: of a value of 2 the share of 1/8 rounds to 0."""
+    """Pixels have shares of 1/8, 3/8, 5/8, 7/8 of a neighbour at a factor of 4: of a value of 2 the share of 1/8 rounds to 0."""
     mask = torch.tensor([[0, 0, 255, 255]], dtype=torch.uint8).expand(4, 4)
     assert resize_mask(mask, 16, 16)[0].tolist() == [False] * 6 + [True] * 10
     faint = resize_mask(mask // 127, 16, 16)[0]  # values of 2

@@ -23,19 +23,19 @@ CPU = torch.device("cpu")
 COARSE = {"spacing": 0.3, "space": QuerySpace(reach=0.6).model_dump()}
 """20³ cells and a stride of 4."""
 ROUNDING = 2e-6
-"""Of a probability, between batches of other shapes."""
+"""Difference of a probability between batches of different shapes."""
 
 
-def job(seed: int = 0, most: int = 10**7, spacing: float = 0.2) -> dict[str, Tensor]:
+def job(seed: int = 0, limit: int = 10**7, spacing: float = 0.2) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     seen = torch.randn(SEEN, SEEN, 3, generator=generator)
     seen[:8] = torch.nan
     pixels = torch.randint(0, 256, (SIDE, SIDE, 3), generator=generator, dtype=torch.uint8)
-    return {"pixels": pixels, "seen": seen, "asks": torch.tensor([most, Lattice(QuerySpace(), spacing).count]), "scale": torch.tensor(0.5)}
+    return {"pixels": pixels, "seen": seen, "asks": torch.tensor([limit, Lattice(QuerySpace(), spacing).count]), "scale": torch.tensor(0.5)}
 
 
 def run(steps: ReconstructionSteps, jobs: Sequence[Mapping[str, Tensor]], options: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
-    """All jobs to their end, together."""
+    """Run all jobs to their end, together."""
     with torch.inference_mode():
         states = dict(enumerate(steps.start(jobs, options)))
         answers: dict[int, dict[str, Tensor]] = {}
@@ -49,13 +49,13 @@ def run(steps: ReconstructionSteps, jobs: Sequence[Mapping[str, Tensor]], option
     return [answers[index] for index in range(len(jobs))]
 
 
-def occupied(answer: Mapping[str, Tensor], threshold: float = 0.1) -> dict[int, float]:
+def find_occupied(answer: Mapping[str, Tensor], threshold: float = 0.1) -> dict[int, float]:
     return {cell: value for cell, value in zip(answer["cells"].tolist(), answer["occupancy"].tolist(), strict=True) if value > threshold}
 
 
 def agree(one: Mapping[str, Tensor], other: Mapping[str, Tensor], threshold: float = 0.1, rounding: float = ROUNDING) -> None:
-    """The same cells are occupied, but for those whose probability is the threshold within rounding; and they have the same colours."""
-    first, second = occupied(one, threshold), occupied(other, threshold)
+    """Require the same occupied cells with the same colours, except for cells whose probability is the threshold within rounding."""
+    first, second = find_occupied(one, threshold), find_occupied(other, threshold)
     for cell in first.keys() ^ second.keys():
         assert abs({**first, **second}[cell] - threshold) < rounding
     colours = [dict(zip(answer["cells"].tolist(), answer["colours"].tolist(), strict=True)) for answer in (one, other)]
@@ -88,10 +88,10 @@ def test_adaptive_finds_a_shell_for_a_few_of_the_queries(shells: ReconstructionS
         shells, [job(spacing=0.1)] * 2, [{"spacing": 0.1, "space": space, "mode": mode} for mode in ("adaptive", "dense")]
     )
     agree(adaptive, dense)
-    asked, grid = adaptive["queries"].tolist()
+    requested, grid = adaptive["queries"].tolist()
     assert grid == dense["queries"][0] == 60**3
-    assert asked < grid / fewer
-    points = torch.from_numpy(Lattice(QuerySpace(), 0.1).points(torch.tensor(list(occupied(dense))).numpy()))
+    assert requested < grid / fewer
+    points = torch.from_numpy(Lattice(QuerySpace(), 0.1).points(torch.tensor(list(find_occupied(dense))).numpy()))
     distance = (points.norm(dim=1) - RADIUS).abs()
     assert len(points) > 500 and distance.max() < 1.3 * HALF
 
@@ -105,9 +105,9 @@ def test_colours_are_of_places(shells: ReconstructionSteps) -> None:
 
 
 def test_dense_is_the_published_way_of_asking(random: MCC) -> None:
-    given = job()
-    [answer] = run(ReconstructionSteps(random, CPU), [given], [{"spacing": 0.3, "mode": "dense", "threshold": 0.7}])
-    scene = random.cache_scene(random.encode(given["pixels"].permute(2, 0, 1)[None].float() / 255, given["seen"][None]))
+    arrays = job()
+    [answer] = run(ReconstructionSteps(random, CPU), [arrays], [{"spacing": 0.3, "mode": "dense", "threshold": 0.7}])
+    scene = random.cache_scene(random.encode(arrays["pixels"].permute(2, 0, 1)[None].float() / 255, arrays["seen"][None]))
     with torch.inference_mode():
         cloud = reconstruct(random, scene, cube_grid(3.0, 0.3), threshold=0.7)
     found = answer["occupancy"] > 0.7
@@ -129,19 +129,22 @@ def test_in_a_crowd_the_answer_is_the_same(random: MCC) -> None:
         {**COARSE, "threshold": 0.7},
     ]
     steps = ReconstructionSteps(random, CPU)
-    together = run(steps, jobs, options)
+    joint = run(steps, jobs, options)
     for index in range(len(jobs)):
         [alone] = run(steps, [jobs[index]], [options[index]])
-        assert occupied(alone, options[index]["threshold"])
-        agree(alone, together[index], options[index]["threshold"])
+        assert find_occupied(alone, options[index]["threshold"])
+        agree(alone, joint[index], options[index]["threshold"])
 
 
-def test_a_scene_is_asked_again_without_its_image(random: MCC) -> None:
-    steps, asked = ReconstructionSteps(random, CPU), {**COARSE, "threshold": 0.7}
-    [first] = run(steps, [job(3)], [{**asked, "scene": "one"}])
-    kept = {"latent": first["latent"], "seen": first["seen"], "asks": job()["asks"], "scale": first["scale"]}
-    here, elsewhere = run(steps, [kept], [{**asked, "scene": "one"}])[0], run(ReconstructionSteps(random, CPU), [kept], [asked])[0]
-    for again in (here, elsewhere):
+def test_a_scene_is_queried_again_without_its_image(random: MCC) -> None:
+    steps, requested = ReconstructionSteps(random, CPU), {**COARSE, "threshold": 0.7}
+    [first] = run(steps, [job(3)], [{**requested, "scene": "one"}])
+    scene_arrays = {"latent": first["latent"], "seen": first["seen"], "asks": job()["asks"], "scale": first["scale"]}
+    cached, uncached = (
+        run(steps, [scene_arrays], [{**requested, "scene": "one"}])[0],
+        run(ReconstructionSteps(random, CPU), [scene_arrays], [requested])[0],
+    )
+    for again in (cached, uncached):
         agree(first, again, 0.7)
         assert "latent" not in again and again["scale"] == first["scale"]
 
@@ -162,23 +165,23 @@ def test_a_step_is_bounded_and_changes_no_state(shells: ReconstructionSteps) -> 
 def test_previews_show_what_was_found_so_far(shells: ReconstructionSteps) -> None:
     with torch.inference_mode():
         [state] = shells.start([job()], [{"spacing": 0.1, "space": QuerySpace(reach=0.2).model_dump()}])
-        shown = []
+        visible = []
         outcome = shells.step([state], [True])[0]
         while isinstance(outcome, InProgress):
-            shown.append(outcome.preview)
+            visible.append(outcome.preview)
             outcome = shells.step([outcome.state], [True])[0]
-    counts = [len(preview["cells"]) for preview in shown if preview is not None]
-    assert len(counts) == len(shown) > 2 and counts[-1] > 4 * counts[0] > 0
-    assert [int(preview["level"]) for preview in shown if preview] == sorted(int(preview["level"]) for preview in shown if preview)
+    counts = [len(preview["cells"]) for preview in visible if preview is not None]
+    assert len(counts) == len(visible) > 2 and counts[-1] > 4 * counts[0] > 0
+    assert [int(preview["level"]) for preview in visible if preview] == sorted(int(preview["level"]) for preview in visible if preview)
 
 
 def test_too_many_queries(shells: ReconstructionSteps) -> None:
     with pytest.raises(JobTooLarge, match="OPSIN_MAX_QUERIES"):
-        run(shells, [job(most=60_000)], [{"spacing": 0.05}])
+        run(shells, [job(limit=60_000)], [{"spacing": 0.05}])
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "asked"),
+    ("first", "second", "max_share"),
     [
         ({}, {}, 0.0),
         ({}, {"threshold": 0.3}, 0.0),
@@ -191,8 +194,10 @@ def test_too_many_queries(shells: ReconstructionSteps) -> None:
     ],
     ids=str,
 )
-def test_what_was_answered_of_a_scene_is_not_asked_again(random: MCC, first: dict[str, Any], second: dict[str, Any], asked: float) -> None:
-    """The answer is that of a scene that nobody knows; asked: at most this share of its queries."""
+def test_known_cells_of_a_scene_are_not_computed_again(
+    random: MCC, first: dict[str, Any], second: dict[str, Any], max_share: float
+) -> None:
+    """The answer is that of a new scene; `requested` is the largest allowed share of its queries."""
     usual = {"spacing": 0.2, "threshold": 0.1, "space": QuerySpace(reach=0.2).model_dump()}
     steps = ReconstructionSteps(random, CPU)
     [before] = run(steps, [job()], [usual | first | {"scene": "one"}])
@@ -200,7 +205,7 @@ def test_what_was_answered_of_a_scene_is_not_asked_again(random: MCC, first: dic
     [found] = run(steps, [again], [usual | second | {"scene": "one"}])
     [fresh] = run(ReconstructionSteps(random, CPU), [job()], [usual | second])
     agree(found, fresh, (usual | second)["threshold"])
-    assert found["queries"][0] <= asked * fresh["queries"][0]
+    assert found["queries"][0] <= max_share * fresh["queries"][0]
     [once_more] = run(steps, [again], [usual | second | {"scene": "one"}])
     agree(once_more, fresh, (usual | second)["threshold"])
 
@@ -231,13 +236,13 @@ def test_scenes_that_are_kept_have_a_bound_in_bytes(random: MCC, monkeypatch: py
     monkeypatch.setattr(module, "CACHE_BYTES", 200_000)
     model = ReconstructionSteps(random, CPU)
     steps = LoadedStepwiseModel(model, CPU)
-    kept = []
+    evicted = []
     for number in range(12):
         run(model, [job(number)], [COARSE | {"scene": str(number)}])
-        kept.append(steps.evict(2**30, 600.0))
-    assert kept[0] < kept[1]
-    assert max(kept) <= 2 * 200_000
-    assert kept[-1] < 6 * kept[0]
+        evicted.append(steps.evict(2**30, 600.0))
+    assert evicted[0] < evicted[1]
+    assert max(evicted) <= 2 * 200_000
+    assert evicted[-1] < 6 * evicted[0]
 
 
 def test_shared_results_are_computed_before_they_are_kept(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,14 +250,14 @@ def test_shared_results_are_computed_before_they_are_kept(random: MCC, monkeypat
     order: list[str] = []
     keep = module.BoundedCache.put
 
-    def kept(recent: Any, name: str, what: Any) -> None:
-        order.append(type(what).__name__)
-        keep(recent, name, what)
+    def record_put(recent: Any, name: str, kind: Any) -> None:
+        order.append(type(kind).__name__)
+        keep(recent, name, kind)
 
     monkeypatch.setattr(module, "synchronize", lambda device: order.append("computed"))
-    monkeypatch.setattr(module.BoundedCache, "put", kept)
+    monkeypatch.setattr(module.BoundedCache, "put", record_put)
     run(ReconstructionSteps(random, CPU), [job()], [COARSE | {"scene": "one"}])
     assert order == ["computed", "SceneCache", "computed", "CachedPredictions"]
     order.clear()
     run(ReconstructionSteps(random, CPU), [job()], [COARSE])
-    assert "computed" not in order  # nobody else finds it
+    assert "computed" not in order  # no other job finds it

@@ -45,7 +45,7 @@ SMALL = MViTConfig(
 
 
 def built(config: MViTConfig) -> MViT:
-    """A model whose every parameter matters."""
+    """Build a model whose every parameter matters."""
     torch.manual_seed(0)
     model = MViT(config)
     for parameter in model.parameters():
@@ -68,18 +68,18 @@ def test_blocks_in_small_parts_give_what_whole_blocks_do(
     with torch.inference_mode():
         x, grid = network.embed(clips())
         for block in network.blocks:
-            whole, whole_grid = block(x, grid)
-            parts, kept = block.forward_in_parts(x, grid), list[int]()
+            full, whole_grid = block(x, grid)
+            parts, retained = block.forward_in_parts(x, grid), list[int]()
             while True:
                 try:
-                    kept.append(next(parts))
+                    retained.append(next(parts))
                 except StopIteration as end:
                     in_parts, grid = end.value
                     break
-            assert len(kept) > 10  # 8 where nothing is cut
-            assert kept[0] == 2 * x.nbytes + 3 * 4 * x.shape[0] * x.shape[1] * block.attn.config.width_out  # tokens, normed; q, k and v
+            assert len(retained) > 10  # 8 where nothing is cut
+            assert retained[0] == 2 * x.nbytes + 3 * 4 * x.shape[0] * x.shape[1] * block.attn.config.width_out  # tokens, normed; q, k and v
             x = in_parts
-            torch.testing.assert_close(x, whole, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(x, full, atol=1e-5, rtol=1e-5)
             assert grid == whole_grid
 
 
@@ -154,15 +154,15 @@ def test_pictures_are_classified_as_by_timm(expand_in_attention: bool, class_tok
 def from_timm(weights: Mapping[str, Tensor], ours: MViT) -> dict[str, Tensor]:
     """timm numbers blocks within stages, keeps pooling kernels flat, and builds tables for grids that round up."""
     first = {"0": 0, "1": 1, "2": 3}
-    own = ours.state_dict()
+    our_own = ours.state_dict()
     renamed = {}
     for name, value in weights.items():
         name = re.sub(r"stages\.(\d)\.blocks\.(\d)", lambda match: f"blocks.{first[match[1]] + int(match[2])}", name)
         name = re.sub(r"shortcut_proj_(attn|mlp)", "proj", name).replace("head.fc.", "head.")
         if ".pool_" in name:
             value = value.unsqueeze(2)
-        elif ".rel_pos_" in name and value.shape != own[name].shape:
-            value = F.interpolate(value.T.unsqueeze(0), size=own[name].shape[0], mode="linear").squeeze(0).T
+        elif ".rel_pos_" in name and value.shape != our_own[name].shape:
+            value = F.interpolate(value.T.unsqueeze(0), size=our_own[name].shape[0], mode="linear").squeeze(0).T
         renamed[name] = value
     return renamed
 
@@ -260,14 +260,14 @@ def test_boxes_of_a_batch_are_independent() -> None:
     config = replace(SMALL, boxes=BoxPooling(scale=1 / 16), activation=Activation.SIGMOID)
     model, pixels = built(config), clips()
     boxes = torch.tensor([[0, 0, 0, 20, 30], [1, 4, 4, 30, 20], [0, 10, 3, 31, 28.0]])
-    together = model(pixels, boxes)
+    joint = model(pixels, boxes)
     for number, box in enumerate(boxes):
         alone = model(pixels[int(box[0])].unsqueeze(0), torch.cat([torch.zeros(1), box[1:]]).unsqueeze(0))
-        torch.testing.assert_close(together.features[number], alone.features[0])
-    assert torch.equal(together.scores, together.logits.sigmoid())
+        torch.testing.assert_close(joint.features[number], alone.features[0])
+    assert torch.equal(joint.scores, joint.logits.sigmoid())
 
 
-def test_boxes_are_asked_for_where_they_belong() -> None:
+def test_boxes_are_required_only_by_networks_of_boxes() -> None:
     with pytest.raises(ValueError, match="whole clips"):
         built(SMALL)(clips(), torch.zeros(1, 5))
     with pytest.raises(ValueError, match="classifies boxes"):
@@ -308,7 +308,7 @@ def test_every_option_trains_all_of_its_parameters(options: dict[str, Any], size
 
 
 def test_stochastic_depth_drops_attention_and_mlp_on_their_own() -> None:
-    """Of many equal samples in training, each has lost none, one, the other or both."""
+    """Equal samples in training have each lost none, one, the other or both."""
     block = built(replace(SMALL, drop_path=0.5)).blocks[2].train()
     torch.manual_seed(0)
     outputs, _ = block(torch.randn(1, 9, 16).expand(64, -1, -1), (2, 2, 2))

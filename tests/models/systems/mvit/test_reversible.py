@@ -27,7 +27,7 @@ from models.systems.mvit.trunk import Positions
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import read_case
 from tests.golden.replays import rev as replay_rev
-from tests.support.bundles.vit import sealed
+from tests.support.bundles.vit import seal
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "rev"
 
@@ -78,7 +78,7 @@ Model = ViT | RevMViT
 
 
 def built(config: ViTConfig | RevMViTConfig, seed: int = 0) -> Model:
-    """A model whose every parameter matters: norms and biases away from their starting values."""
+    """Build a model whose every parameter matters: norms and biases away from their starting values."""
     torch.manual_seed(seed)
     model = ViT(config) if isinstance(config, ViTConfig) else RevMViT(config)
     for parameter in model.parameters():
@@ -94,7 +94,7 @@ def pixels_for(model: Model, batch: int = 3) -> Tensor:
 
 
 def gradients(model: Model, pixels: Tensor, *, autocast: bool = False, **arguments: Any) -> dict[str, Tensor]:
-    """Of a loss with respect to everything that is trained, and to the input as `pixels`."""
+    """Return the gradients of a loss for all trained parameters, and for the input as `pixels`."""
     pixels = pixels.clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):  # the backward pass is outside, as in any training loop
         logits = model(pixels, **arguments).logits
@@ -105,7 +105,7 @@ def gradients(model: Model, pixels: Tensor, *, autocast: bool = False, **argumen
 
 
 def worst(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], floor: float = 1e-3) -> float:
-    """The largest deviation, relative to each tensor's largest entry. Gradients that are zero but for noise count by `floor`."""
+    """Return the largest deviation, relative to each tensor's largest entry. Gradients that are zero but for noise count by `floor`."""
     assert got.keys() == expected.keys()
     return max(float((got[name] - expected[name]).abs().max() / expected[name].abs().max().clamp(min=floor)) for name in expected)
 
@@ -131,7 +131,7 @@ CONFIGS = {
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 @pytest.mark.parametrize("dropping", [False, True], ids=["whole", "dropping"])
 def test_recomputing_gives_the_gradients_of_plain_autograd(config: ViTConfig | RevMViTConfig, dropping: bool) -> None:
-    """In evaluation mode nothing is recomputed and autograd keeps everything: the oracle. In float64 nothing but rounding is left."""
+    """The oracle is evaluation mode: nothing is recomputed and autograd keeps everything. In float64 only rounding is left."""
     model = built(replace(config, drop_path=0.4 if dropping else 0.0)).double()
     pixels, keep = pixels_for(model), keep_some(model) if dropping else None
     plain = gradients(model.eval(), pixels, keep=keep)
@@ -151,7 +151,7 @@ def test_recomputing_is_as_exact_as_float32_allows(config: ViTConfig | RevMViTCo
 
 @pytest.mark.parametrize("config", [SMALL_VIT, SMALL_MVIT], ids=["vit", "video"])
 def test_drop_path_is_repeated_on_recompute(config: ViTConfig | RevMViTConfig) -> None:
-    """By finite differences: with the same seed the loss is a function of the input, and its slope must be the gradient."""
+    """The loss of one seed is a function of the input, whose slope, by finite differences, must be the gradient."""
     model = built(config).double().train()
     pixels, direction = pixels_for(model), torch.randn(pixels_for(model).shape, dtype=torch.float64)
 
@@ -169,7 +169,7 @@ def test_drop_path_is_repeated_on_recompute(config: ViTConfig | RevMViTConfig) -
 
 
 def test_sample_dropped_by_transition_is_recomputed_exactly() -> None:
-    """Its streams are 0 in the run of blocks behind: recomputed ones would be rounding errors, and a norm makes much of these."""
+    """The sample's streams are 0 in the run of blocks behind: recomputed ones would be rounding errors, which a norm amplifies."""
     config = replace(PICTURES, depth=4, drop_path=0.4)
     model, keep = built(config), torch.ones(4, 3)
     keep[1, 1:] = 0
@@ -194,9 +194,9 @@ def test_a_block_is_undone_by_its_inverse() -> None:
 
 
 def test_training_keeps_no_activation_of_reversible_blocks() -> None:
-    """What autograd saves does not grow with depth: counted as it saves."""
+    """Memory that autograd saves, counted as it saves, does not grow with depth."""
 
-    def saved(depth: int, training: bool) -> int:
+    def save(depth: int, training: bool) -> int:
         model = built(replace(SMALL_VIT, depth=depth, drop_path=0.0)).train(training)
         parameters = {parameter.data_ptr() for parameter in model.parameters()}
         count = 0
@@ -210,7 +210,7 @@ def test_training_keeps_no_activation_of_reversible_blocks() -> None:
             model(pixels_for(model))
         return count
 
-    assert saved(12, training=True) == saved(3, training=True) < saved(3, training=False) < saved(12, training=False)
+    assert save(12, training=True) == save(3, training=True) < save(3, training=False) < save(12, training=False)
 
 
 def test_frozen_parts_do_not_stop_the_gradients_of_others() -> None:
@@ -221,15 +221,15 @@ def test_frozen_parts_do_not_stop_the_gradients_of_others() -> None:
     model.pos_embed.requires_grad_(False)
     pixels, keep = pixels_for(model), keep_some(model)
 
-    def trained() -> dict[str, Tensor]:
+    def train() -> dict[str, Tensor]:
         model.zero_grad()
         model(pixels, keep=keep).logits.square().sum().backward()
         return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
     model.eval()
-    plain = trained()
+    plain = train()
     model.train()
-    assert worst(trained(), plain) < 1e-11
+    assert worst(train(), plain) < 1e-11
     assert "blocks.0.mlp.fc1.weight" in plain and "blocks.1.mlp.fc1.weight" not in plain
 
 
@@ -259,7 +259,7 @@ def test_recompute_rounds_like_forward_under_autocast(config: ViTConfig | RevMVi
 
 
 def test_the_streams_of_bfloat16_weights_are_float32_in_training() -> None:
-    """In coarser ones the inverse would lose what it takes off. The oracle is the same model with plain autograd, its inputs in float32."""
+    """Coarser streams would lose what the inverse subtracts. The oracle is the same model with plain autograd, its inputs in float32."""
     model = built(replace(SMALL_VIT, drop_path=0.0))
     exact = gradients(model.train(), pixels_for(model))
     model = model.bfloat16()
@@ -271,7 +271,8 @@ def test_the_streams_of_bfloat16_weights_are_float32_in_training() -> None:
 
 
 def test_merging_in_a_reversible_trunk_keeps_the_gradients() -> None:
-    """Blocks that merge are not recomputed, runs between them are. Ours: nobody has published merging in reversible models."""
+    """Blocks that merge are not recomputed, runs between them are. This is Opsin's own: there is no publication on merging in reversible
+    models."""
     model = built(replace(SMALL_VIT, drop_path=0.0)).double()
     pixels, merge = pixels_for(model), MergeSchedule.parse([0, 3, 0, 2])
     plain = gradients(model.eval(), pixels, merge=merge)
@@ -279,7 +280,7 @@ def test_merging_in_a_reversible_trunk_keeps_the_gradients() -> None:
 
 
 def test_merged_reversible_tokens_are_the_means_of_what_merged() -> None:
-    """With branches that add nothing, both streams of a merged token are the mean of the patches in it."""
+    """If branches add nothing, both streams of a merged token are the mean of the patches in it."""
     model = built(replace(SMALL_VIT, drop_path=0.0)).eval()
     for block in model.blocks:
         for last in (block.attn.proj, block.mlp.fc2):
@@ -294,7 +295,7 @@ def test_merged_reversible_tokens_are_the_means_of_what_merged() -> None:
 
 
 def test_a_reversible_vit_is_a_reversible_mvit_without_pooling() -> None:
-    """Two formulations of one model: SlowFast builds both of the same parts."""
+    """SlowFast builds both, which are formulations of one model, of the same parts."""
     vit = built(replace(SMALL_VIT, drop_path=0.0)).eval()
     config = replace(
         PICTURES,
@@ -358,7 +359,7 @@ def test_a_rev_vit_becomes_a_bundle_that_classifies(tmp_path: Path) -> None:
         folder / "checkpoint.pth", family=None, labels=None, overrides={}, name="rev", version="1", license="Apache-2.0"
     )
     assert (spec.architecture, spec.config["reversible"], spec.config["heads"]) == ("vit", True, 4)
-    loaded = load(sealed(tmp_path, spec, weights))
+    loaded = load(seal(tmp_path, spec, weights))
     case = read_case(folder)
     with torch.inference_mode():
         answer = loaded.model(case.inputs["x"]).logits.softmax(dim=-1)
@@ -370,7 +371,7 @@ def test_a_rev_vit_becomes_a_bundle_that_classifies(tmp_path: Path) -> None:
 def test_a_rev_mvit_of_pictures_becomes_a_bundle_that_classifies(tmp_path: Path) -> None:
     case = read_case(GOLDEN / "rev_mvit_image_tiny")
     spec, weights = import_checkpoint(case.checkpoint, family=None, labels=None, overrides={}, name="rev", version="1", license="CC0-1.0")
-    loaded = load(sealed(tmp_path, spec, weights))
+    loaded = load(seal(tmp_path, spec, weights))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     outputs = loaded.forward({"pixels": pixels}, {"merge": [0, 0, 0, 0]})
     expected = loaded.model(normalise(torch.from_numpy(pixels), spec.image_preprocess, torch.float32)).logits
@@ -385,7 +386,7 @@ def test_plain_sizes_have_as_many_parameters_as_the_paper_says(name: str, millio
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
-def test_the_published_sizes_are_told_from_weights() -> None:
+def test_weights_give_the_published_sizes() -> None:
     for config in mvit_reversible.PUBLISHED.values():
         with torch.device("meta"):
             weights = RevMViT(config).state_dict()
@@ -396,7 +397,7 @@ def rev_vit_configuration() -> dict[str, Any]:
     return read_case(GOLDEN / "rev_vit_tiny").config
 
 
-def test_the_hidden_width_of_a_rev_vit_is_told_by_its_weights() -> None:
+def test_the_weights_of_a_rev_vit_give_its_hidden_width() -> None:
     """The published code truncates where the ratio gives no whole width: 2.7 times 48."""
     configuration = rev_vit_configuration()
     configuration["MVIT"]["MLP_RATIO"] = 2.7
@@ -450,7 +451,7 @@ def test_oblong_pictures_keep_their_table() -> None:
     assert model.eval()(torch.randn(1, 3, 16, 24)).logits.shape == (1, 5)
 
 
-def test_so_do_oblong_patches_which_a_file_tells() -> None:
+def test_so_do_oblong_patches_which_a_file_gives() -> None:
     model = built(replace(SMALL_VIT, image_width=32, patch_width=8))
     assert model.eval()(torch.randn(1, 3, 16, 32)).logits.shape == (1, 5)
     found = fit(families()["rev_vit"].export(model.state_dict()), families()["rev_vit"], {"heads": 4, "image_size": 16, "image_width": 32})

@@ -39,7 +39,7 @@ def test_intermediates_match_within_effect_of_norm_epsilon(folder: Path) -> None
 
 @pytest.mark.parametrize("folder", CASES)
 def test_bfloat16_answers_are_within_three_percent(folder: Path) -> None:
-    """Of the largest logit."""
+    """The tolerance is relative to the largest logit."""
     case = read_case(folder)
     model = fit(read_checkpoint(case.checkpoint), *REPLAYS[case.system].choose(case.config)).model()
     boxes = [case.inputs["boxes"]] if "boxes" in case.inputs else []
@@ -81,10 +81,10 @@ def test_published_models_load_strictly_at_full_size(shapes: dict[str, list[int]
         (lambda configuration: 7, "a int where text is needed"),
         (lambda configuration: ": : [", "not YAML"),
         (lambda configuration: yaml.safe_dump({"DATA": {}}), "which has the sections DATA, MVIT and MODEL"),
-        (lambda configuration: changed(configuration, "EMBED_DIM", None), "lacks EMBED_DIM"),
-        (lambda configuration: changed(configuration, "REV", 4), "a value of the wrong kind"),
-        (lambda configuration: changed(configuration, "PATCH_STRIDE", [2, 0, 4]), "hold no patch of stride"),
-        (lambda configuration: changed(configuration, "DEPTH", "four"), "depth: Input should be a valid integer"),
+        (lambda configuration: change_config(configuration, "EMBED_DIM", None), "lacks EMBED_DIM"),
+        (lambda configuration: change_config(configuration, "REV", 4), "a value of the wrong kind"),
+        (lambda configuration: change_config(configuration, "PATCH_STRIDE", [2, 0, 4]), "hold no patch of stride"),
+        (lambda configuration: change_config(configuration, "DEPTH", "four"), "depth: Input should be a valid integer"),
     ],
 )
 def test_invalid_configuration_is_refused_with_a_sentence(change: Callable[[str], object], complaint: str, tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_invalid_configuration_is_refused_with_a_sentence(change: Callable[[str]
         import_checkpoint(tmp_path / "file.pth", family="mvit", labels=None, overrides={}, name="test", version="1", license="CC0-1.0")
 
 
-def changed(configuration: str, key: str, value: object) -> str:
-    """Of the section MVIT. None: left out."""
+def change_config(configuration: str, key: str, value: object) -> str:
+    """Change a key of the section MVIT. None: left out."""
     content = yaml.safe_load(configuration)
     content["MVIT"][key] = value
     if value is None:
@@ -114,7 +114,7 @@ def test_a_table_of_other_dimensions_is_named(case: str, key: str) -> None:
     assert [text.partition(" ")[0] for text in found.misshapen] == [key]
 
 
-def imported(case: str, **settings: str) -> dict[str, Tensor]:
+def import_file(case: str, **settings: str) -> dict[str, Tensor]:
     """Weights by our names."""
     file = GOLDEN / case / "checkpoint.pth"
     _, weights = import_checkpoint(file, family=None, labels=None, overrides=settings, name="test", version="1", license="CC0-1.0")
@@ -124,14 +124,14 @@ def imported(case: str, **settings: str) -> dict[str, Tensor]:
 def test_tables_are_taken_to_another_size_as_slowfast_loads_them() -> None:
     """Places bicubically, times and relative positions linearly."""
     case = "rev/rev_mvit_video_tiny"
-    before, after = imported(case), imported(case, image_size="64", frames="8")
+    before, after = import_file(case), import_file(case, image_size="64", frames="8")
     square = before["pos_embed.spatial"].unflatten(1, (8, 8)).permute(0, 3, 1, 2)
     larger = F.interpolate(square, size=(16, 16), mode="bicubic", align_corners=False)
     torch.testing.assert_close(after["pos_embed.spatial"], larger.flatten(2).transpose(1, 2))
     line = before["pos_embed.temporal"].transpose(1, 2)
     torch.testing.assert_close(after["pos_embed.temporal"], F.interpolate(line, size=4, mode="linear").transpose(1, 2))
 
-    before, after = imported("mvit/mvitv2_cls_tiny"), imported("mvit/mvitv2_cls_tiny", image_size="64", frames="8")
+    before, after = import_file("mvit/mvitv2_cls_tiny"), import_file("mvit/mvitv2_cls_tiny", image_size="64", frames="8")
     assert {name for name in before if not torch.equal(before[name], after[name])} == {name for name in before if ".rel_pos_" in name}
     table = before["blocks.1.attn.rel_pos_h"].T.unsqueeze(0)
     torch.testing.assert_close(after["blocks.1.attn.rel_pos_h"].T, F.interpolate(table, size=15, mode="linear")[0])
@@ -139,4 +139,4 @@ def test_tables_are_taken_to_another_size_as_slowfast_loads_them() -> None:
 
 
 def test_a_joint_table_of_pictures_is_resized_too() -> None:
-    assert imported("rev/rev_mvit_image_tiny", image_size="96")["pos_embed.joint"].shape == (1, 576, 16)
+    assert import_file("rev/rev_mvit_image_tiny", image_size="96")["pos_embed.joint"].shape == (1, 576, 16)

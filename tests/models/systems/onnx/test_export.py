@@ -58,20 +58,20 @@ def test_classifier_with_merging_gives_same_logits_for_any_batch(tmp_path: Path)
     assert not torch.allclose(torch.from_numpy(found), plain, atol=1e-2)
 
 
-def traced(graph: onnx_export.ExportGraph) -> tuple[onnx_export.ExportGraph, onnx.ModelProto]:
+def trace(graph: onnx_export.ExportGraph) -> tuple[onnx_export.ExportGraph, onnx.ModelProto]:
     with torch.no_grad():
         return graph, onnx_export.trace(graph)
 
 
 ENCODER = DiffMAEConfig(image_size=(16, 16), patch_size=4, width=24, depth=2, heads=2, time_width=8)
 STEPS = dataclasses.replace(ENCODER, decoder_width=16, decoder_depth=2, decoder_heads=2)
-"""As in `write_tiny_diffmae`."""
+"""The same settings as in `write_tiny_diffmae`."""
 
 
 @pytest.fixture(scope="module")
 def step() -> tuple[onnx_export.ExportGraph, onnx.ModelProto]:
     torch.manual_seed(0)
-    return traced(onnx_export.denoising_graph(DiffMAE(STEPS).eval()))
+    return trace(onnx_export.denoising_graph(DiffMAE(STEPS).eval()))
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_queries_of_a_scene_run_as_a_graph(back: BackSurfaceConfig | None) -> No
     torch.manual_seed(0)
     model = MCC(dataclasses.replace(MCC_TINY, back=back)).eval()
     with torch.no_grad():
-        assert onnx_export.compare(*traced(onnx_export.query_decoder_graph(model))) < 1e-5
+        assert onnx_export.compare(*trace(onnx_export.query_decoder_graph(model))) < 1e-5
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_a_step_of_a_joint_decoder_runs_as_a_graph() -> None:
     torch.manual_seed(0)
     model = DiffMAE(dataclasses.replace(STEPS, decoder_type=DecoderType.JOINT)).eval()
     with torch.no_grad():
-        assert onnx_export.compare(*traced(onnx_export.denoising_graph(model))) < 1e-5
+        assert onnx_export.compare(*trace(onnx_export.denoising_graph(model))) < 1e-5
 
 
 FLAGS = read(ROOT / "bundles/flags/1.0.0")

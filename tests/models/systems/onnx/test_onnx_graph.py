@@ -29,7 +29,7 @@ def test_a_graph_answers_like_its_arithmetic(tmp_path: Path) -> None:
 
 
 def external(place: str = "../../../../etc/passwd") -> onnx.ModelProto:
-    """The weights are in a file of the machine."""
+    """Build a graph whose weights are in a file of the machine."""
     model = colours()
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
@@ -39,7 +39,7 @@ def external(place: str = "../../../../etc/passwd") -> onnx.ModelProto:
 
 
 def external_inside() -> onnx.ModelProto:
-    """The same, in a constant of a branch that may never run."""
+    """Build a graph with such weights in a constant of a branch that may never run."""
     tensor = external().graph.initializer[0]
     tensor.name = "hidden"
     inner = helper.make_graph(
@@ -98,7 +98,7 @@ def test_what_is_no_plain_graph_is_refused(model: onnx.ModelProto | bytes, sente
 
 
 def endless() -> onnx.ModelProto:
-    """Adds the weight to itself 2^62 times."""
+    """Build a graph that adds the weight to itself 2^62 times."""
     scalar = {
         name: helper.make_tensor_value_info(name, kind, []) for name, kind in {"turn": TensorProto.INT64, "on": TensorProto.BOOL}.items()
     }
@@ -130,7 +130,7 @@ def test_a_changed_graph_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
         load(bundle)
 
 
-def test_a_gpu_that_onnx_runtime_cannot_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_onnx_runtime_cannot_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.warns(UserWarning, match="has no CUDA, so graphs run on the CPU"):
         assert providers(torch.device("cuda")) == ["CPUExecutionProvider"]

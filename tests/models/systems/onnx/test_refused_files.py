@@ -18,8 +18,8 @@ SECONDS = 60.0
 OUTSIDE = r"weights?.*(which is not a file in the folder of the graph|in the graph's folder, or a link)"
 
 
-def refused(folder: Path, file: Path, *options: str) -> str:
-    """The sentence."""
+def refusal(folder: Path, file: Path, *options: str) -> str:
+    """Return the sentence of the refusal."""
     ended = opsin("import", file, "-o", folder / "bundles/foreign", "--license", "CC0-1.0", *options, seconds=SECONDS)
     assert ended.returncode in (1, 2), (ended.returncode, ended.stdout, ended.stderr)
     assert "Traceback" not in ended.stderr and 20 < len(ended.stderr) < 800, ended.stderr
@@ -28,61 +28,61 @@ def refused(folder: Path, file: Path, *options: str) -> str:
 
 
 EXTERNAL: dict[str, tuple[Make, str]] = {
-    "an absolute path": (onnx_classifiers.at_an_absolute_path, OUTSIDE),
+    "an absolute path": (onnx_classifiers.absolute_path, OUTSIDE),
     "above": (onnx_classifiers.above_the_folder, OUTSIDE),
     "a link": (onnx_classifiers.through_a_link, OUTSIDE),
     "a linked folder": (onnx_classifiers.through_a_linked_folder, OUTSIDE),
     "a pipe": (onnx_classifiers.from_a_pipe, "weight"),
     "beyond the end": (onnx_classifiers.beyond_the_end, "weight"),
     "absent": (onnx_classifiers.without_its_data, r"weights\.bin"),
-    "in a branch": (onnx_classifiers.in_a_branch, "hidden"),
+    "in a branch": (onnx_classifiers.external_in_branch, "hidden"),
 }
 STRANGE: dict[str, tuple[Make, str]] = {
-    "custom operator": (onnx_classifiers.of_a_custom_operator, r"operator Gelu of own\.ops"),
-    "another program": (onnx_classifiers.of_another_program, "operator EPContext of com.microsoft"),
-    "unknown operator": (onnx_classifiers.of_an_unknown_operator, "Clairvoyance"),
-    "functions": (onnx_classifiers.of_own_functions, "own|function"),
-    "far opset": (onnx_classifiers.of_a_far_opset, "opset.*99|99.*opset|version 99"),
-    "far IR": (onnx_classifiers.of_a_far_ir, "99"),
-    "no numbers": (onnx_classifiers.of_no_numbers, "not a number|no numbers?|not finite|NaN"),
-    "no numbers for some images": (onnx_classifiers.of_no_numbers_for_some_images, "not a number|no numbers?|not finite|NaN"),
-    "two inputs": (onnx_classifiers.of_two_inputs, "prior"),
-    "a map": (onnx_classifiers.of_a_map, r"scores.*\(batch, 1, 2, 2\)"),
-    "strings": (onnx_classifiers.of_another_kind_of_input, "string image"),
-    "zeros": (onnx_classifiers.of_zeros, "zero"),
-    "a traced batch": (onnx_classifiers.of_a_traced_batch, "fails on a batch of 3"),
-    "other images": (onnx_classifiers.of_other_images, "changes with the other images of its batch"),
-    "a long name": (onnx_classifiers.of_a_long_name, "N … .*own"),
-    "one channel": (onnx_classifiers.of_one_channel, r"\(batch, 1, 16, 16\)"),
-    "truncated": (onnx_classifiers.truncated, "ONNX"),
-    "text": (onnx_classifiers.of_text, "ONNX"),
+    "custom operator": (onnx_classifiers.custom_operator, r"operator Gelu of own\.ops"),
+    "another program": (onnx_classifiers.other_program, "operator EPContext of com.microsoft"),
+    "unknown operator": (onnx_classifiers.unknown_operator, "Clairvoyance"),
+    "functions": (onnx_classifiers.own_functions, "own|function"),
+    "far opset": (onnx_classifiers.future_opset, "opset.*99|99.*opset|version 99"),
+    "far IR": (onnx_classifiers.future_ir, "99"),
+    "no numbers": (onnx_classifiers.nan_scores, "not a number|no numbers?|not finite|NaN"),
+    "no numbers for some images": (onnx_classifiers.nan_scores_for_some_images, "not a number|no numbers?|not finite|NaN"),
+    "two inputs": (onnx_classifiers.two_inputs, "prior"),
+    "a map": (onnx_classifiers.map_output, r"scores.*\(batch, 1, 2, 2\)"),
+    "strings": (onnx_classifiers.other_input_kind, "string image"),
+    "zeros": (onnx_classifiers.zero_scores, "zero"),
+    "a traced batch": (onnx_classifiers.traced_batch, "fails on a batch of 3"),
+    "other images": (onnx_classifiers.batch_dependent, "changes with the other images of its batch"),
+    "a long name": (onnx_classifiers.long_name, "N … .*own"),
+    "one channel": (onnx_classifiers.one_channel, r"\(batch, 1, 16, 16\)"),
+    "truncated": (onnx_classifiers.truncate, "ONNX"),
+    "text": (onnx_classifiers.text_file, "ONNX"),
     "empty": (onnx_classifiers.empty, "ONNX|empty"),
 }
 GREEDY: dict[str, tuple[Make, str]] = {
-    "a hundred gigabytes": (onnx_classifiers.of_a_hundred_gigabytes, "more than the 1024 MiB"),
-    "a hundred gigabytes at last": (onnx_classifiers.of_a_hundred_gigabytes_at_last, "more than the 1024 MiB"),
-    "a growing loop": (onnx_classifiers.of_a_growing_loop, "more than the 1024 MiB"),
-    "a long loop": (onnx_classifiers.of_a_long_loop, "has not ended after"),
+    "a hundred gigabytes": (onnx_classifiers.hundred_gigabytes, "more than the 1024 MiB"),
+    "a hundred gigabytes at last": (onnx_classifiers.hundred_gigabytes_at_run_time, "more than the 1024 MiB"),
+    "a growing loop": (onnx_classifiers.growing_loop, "more than the 1024 MiB"),
+    "a long loop": (onnx_classifiers.long_loop, "has not ended after"),
 }
 
 
 @pytest.mark.parametrize("case", EXTERNAL)
 def test_data_outside_its_folder_is_refused(case: str, tmp_path: Path) -> None:
-    make, said = EXTERNAL[case]
-    assert _matches(said, refused(tmp_path, make(tmp_path / "given"), "--as", "classify"))
+    make, message = EXTERNAL[case]
+    assert _matches(message, refusal(tmp_path, make(tmp_path / "given"), "--as", "classify"))
 
 
 @pytest.mark.parametrize("case", STRANGE)
 def test_what_no_service_runs_is_refused(case: str, tmp_path: Path) -> None:
-    make, said = STRANGE[case]
-    assert _matches(said, refused(tmp_path, make(tmp_path / "given"), "--as", "classify"))
+    make, message = STRANGE[case]
+    assert _matches(message, refusal(tmp_path, make(tmp_path / "given"), "--as", "classify"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", GREEDY)
 def test_what_takes_memory_or_time_is_refused(case: str, tmp_path: Path) -> None:
-    make, said = GREEDY[case]
-    assert _matches(said, refused(tmp_path, make(tmp_path / "given"), "--as", "classify"))
+    make, message = GREEDY[case]
+    assert _matches(message, refusal(tmp_path, make(tmp_path / "given"), "--as", "classify"))
 
 
 def _matches(pattern: str, sentence: str) -> str:
@@ -95,7 +95,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     folder.mkdir()
     for file in (pipe, folder, tmp_path / "absent.onnx", Path("/dev/zero")):
-        assert file.name in refused(tmp_path, file)
+        assert file.name in refusal(tmp_path, file)
 
 
 def two_outputs() -> ImageGraph:
@@ -104,7 +104,7 @@ def two_outputs() -> ImageGraph:
 
 
 @pytest.mark.parametrize(
-    ("graph", "options", "said"),
+    ("graph", "options", "message"),
     [
         (ImageGraph(side="any"), [], "image_size"),
         (ImageGraph(), ["--set", "image_size=32"], r"image_size|\(batch, 3, 16, 16\)"),
@@ -121,10 +121,10 @@ def two_outputs() -> ImageGraph:
         (ImageGraph(), ["--as", "actions"], "classify.*embed"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(graph: ImageGraph, options: list[str], said: str, tmp_path: Path) -> None:
+def test_settings_that_do_not_fit_are_named(graph: ImageGraph, options: list[str], message: str, tmp_path: Path) -> None:
     file = graph.write(tmp_path / "given/model.onnx")
     chosen = options if "--as" in options else ["--as", "classify", *options]
-    assert _matches(said, refused(tmp_path, file, *chosen))
+    assert _matches(message, refusal(tmp_path, file, *chosen))
 
 
 def test_an_encoder_that_looks_like_depth_is_shown_the_way(tmp_path: Path) -> None:
@@ -132,19 +132,19 @@ def test_an_encoder_that_looks_like_depth_is_shown_the_way(tmp_path: Path) -> No
     after = [helper.make_node("Unsqueeze", ["plain", "first"], ["scores"])]
     graph = ImageGraph(after=after, weights=[constant("first", [1])], shape=["batch", "tokens", "width"])
     file = graph.write(tmp_path / "given/model.onnx")
-    assert "--as embed" in refused(tmp_path, file)
-    assert _matches(r"scores.*has no row of numbers", refused(tmp_path, file, "--set", "output=scores"))
+    assert "--as embed" in refusal(tmp_path, file)
+    assert _matches(r"scores.*has no row of numbers", refusal(tmp_path, file, "--set", "output=scores"))
 
 
 def test_labels_must_be_as_many_as_the_scores(tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\ndog\nfox\n")
-    said = refused(tmp_path, ImageGraph().write(tmp_path / "given/model.onnx"), "--as", "classify", "--labels", str(labels))
-    assert _matches("3.*4|4.*3", said)
+    message = refusal(tmp_path, ImageGraph().write(tmp_path / "given/model.onnx"), "--as", "classify", "--labels", str(labels))
+    assert _matches("3.*4|4.*3", message)
 
 
 def test_an_encoder_takes_no_labels(tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\ndog\nfox\nowl\n")
-    said = refused(tmp_path, ImageGraph().write(tmp_path / "given/model.onnx"), "--as", "embed", "--labels", str(labels))
-    assert "an encoder has no labels" in said
+    message = refusal(tmp_path, ImageGraph().write(tmp_path / "given/model.onnx"), "--as", "embed", "--labels", str(labels))
+    assert "an encoder has no labels" in message

@@ -31,7 +31,7 @@ CASES = GOLDEN / "phalp"
 FILMS = ("association_al", "association_apl_predictor")
 
 BLIND = TrackerConfig(predict_pose=False, confirmed_after=3, longest_gap=4)
-"""Without a pose predictor."""
+"""A config without a pose predictor."""
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_recorded_costs_and_textures(case: str) -> None:
 
 
 def test_clip_is_replayed_from_places_and_poses_alone() -> None:
-    """What a config leaves out has the published value: tracks are confirmed after five detections, or at once if annotated."""
+    """Fields that a config leaves out have the published values: tracks are confirmed after five detections, or at once if annotated."""
     recorded = read_case(CASES / FILMS[0])
     film = {f"f{time:02d}.{name}": value for time in range(2) for name, value in film_of(time, [0.2, 0.8]).items()}
     film["f00.annotations"] = torch.tensor([0.0, 1.0])
@@ -67,7 +67,7 @@ def test_clip_is_replayed_from_places_and_poses_alone() -> None:
 
 
 def film_of(time: int, places: list[float]) -> dict[str, torch.Tensor]:
-    people = [seen(time, place) for place in places]
+    people = [observe(time, place) for place in places]
     return {
         "pose": torch.from_numpy(np.stack([person.pose for person in people])),
         "loca": torch.from_numpy(np.stack([person.location for person in people])),
@@ -148,8 +148,8 @@ def test_costs_follow_the_formula_pair_by_pair(distance: Any, shot: bool) -> Non
             assert got[row, column] == pytest.approx(expected)
 
 
-def seen(time: int, place: float, **changes: Any) -> Observation:
-    """Somebody who stands still at `place` and looks like nobody else."""
+def observe(time: int, place: float, **changes: Any) -> Observation:
+    """Return a detection of a person who stands still at `place` and resembles no one else."""
     location = np.zeros(99)
     location[POINT_XY], location[90:93], location[93:96] = (place, 0.5), (place, 0.0, 20.0), (place, 0.5, 20.0)
     look = np.zeros(4)
@@ -162,16 +162,16 @@ def seen(time: int, place: float, **changes: Any) -> Observation:
 def test_track_is_tentative_until_confirmed_then_outlives_gaps() -> None:
     film = Tracker(BLIND)
     for time in range(3):
-        assert film.update([seen(time, 0.2)]).track_numbers == (1,)
+        assert film.update([observe(time, 0.2)]).track_numbers == (1,)
         assert film.tracks[0].state is (TrackState.CONFIRMED if time == 2 else TrackState.TENTATIVE)
     for _ in range(4):
         film.update([])
     assert [track.missed for track in film.tracks] == [4]
-    assert film.update([seen(7, 0.2)]).track_numbers == (1,)
+    assert film.update([observe(7, 0.2)]).track_numbers == (1,)
     for _ in range(5):
         film.update([])
     assert film.tracks == []
-    assert film.update([seen(20, 0.2)]).track_numbers == (2,)
+    assert film.update([observe(20, 0.2)]).track_numbers == (2,)
 
 
 def test_who_is_lost_for_long_is_expected_as_after_48_frames() -> None:
@@ -182,8 +182,8 @@ def test_who_is_lost_for_long_is_expected_as_after_48_frames() -> None:
         return poses[:, -1]
 
     film = Tracker(TrackerConfig(confirmed_after=2, longest_gap=60), predict_pose=predict_pose)
-    film.update([seen(0, 0.2)])
-    film.update([seen(1, 0.3)])
+    film.update([observe(0, 0.2)])
+    film.update([observe(1, 0.3)])
     places = []
     for _ in range(60):
         film.update([])
@@ -194,16 +194,16 @@ def test_who_is_lost_for_long_is_expected_as_after_48_frames() -> None:
 
 def test_missed_tentative_track_ends_and_annotated_one_does_not() -> None:
     film = Tracker(BLIND)
-    film.update([seen(0, 0.2), seen(0, 0.8, annotated=True)])
+    film.update([observe(0, 0.2), observe(0, 0.8, annotated=True)])
     film.update([])
     assert [track.number for track in film.tracks] == [2]
-    assert film.update([seen(2, 0.8)]).track_numbers == (2,)
+    assert film.update([observe(2, 0.8)]).track_numbers == (2,)
 
 
 def test_the_order_of_detections_changes_nothing() -> None:
     straight, crossed = Tracker(BLIND), Tracker(BLIND)
     for time in range(5):
-        people = [seen(time, place) for place in (0.1, 0.4, 0.7)]
+        people = [observe(time, place) for place in (0.1, 0.4, 0.7)]
         first = straight.update(people).track_numbers
         turned = crossed.update(people if time == 0 else people[::-1]).track_numbers
         assert first == (turned if time == 0 else turned[::-1]) == (1, 2, 3)
@@ -212,8 +212,8 @@ def test_the_order_of_detections_changes_nothing() -> None:
 def test_a_cut_moves_the_memory_of_a_place() -> None:
     film = Tracker(replace(BLIND, threshold=1e300))
     for time in range(3):
-        film.update([seen(time, 0.2)])
-    film.update([seen(3, 0.9)], shot=True)
+        film.update([observe(time, 0.2)])
+    film.update([observe(3, 0.9)], shot=True)
     assert {observation.location[88] for observation in film.tracks[0].history} == {0.9}
     assert [observation.time for observation in film.tracks[0].history] == [0, 0, 0, 0, 1, 2, 3]
     assert film.tracks[0].predicted.location[88] == pytest.approx(0.9)
@@ -221,8 +221,8 @@ def test_a_cut_moves_the_memory_of_a_place() -> None:
 
 def test_given_identities_match_whatever_the_distance() -> None:
     film = Tracker(replace(BLIND, match_identities=True))
-    film.update([seen(0, 0.1, identity=7), seen(0, 0.9, identity=8)])
-    assert film.update([seen(1, 0.1, identity=8), seen(1, 0.9, identity=7), seen(1, 0.5)]).track_numbers == (2, 1, 3)
+    film.update([observe(0, 0.1, identity=7), observe(0, 0.9, identity=8)])
+    assert film.update([observe(1, 0.1, identity=8), observe(1, 0.9, identity=7), observe(1, 0.5)]).track_numbers == (2, 1, 3)
 
 
 def test_what_a_tracker_compares_it_must_have() -> None:
@@ -231,9 +231,9 @@ def test_what_a_tracker_compares_it_must_have() -> None:
     with pytest.raises(ValueError, match="appearance network"):
         Tracker(replace(BLIND, compare_texture=True))
     film = Tracker(replace(BLIND, compare_texture=True), texture_distance=lambda tracks, detections: torch.zeros(1, 1))
-    film.update([seen(0, 0.1)])
+    film.update([observe(0, 0.1)])
     with pytest.raises(ValueError, match="texture"):
-        film.update([seen(1, 0.1)])
+        film.update([observe(1, 0.1)])
 
 
 def test_textures_decide_if_compared_and_mix_along_a_track() -> None:
@@ -242,10 +242,10 @@ def test_textures_decide_if_compared_and_mix_along_a_track() -> None:
 
     by_texture = partial(texture_distances, lambda textures: 1000 * textures.flatten(1))
     film = Tracker(replace(BLIND, compare_texture=True, threshold=1e9), texture_distance=by_texture)
-    here = [seen(0, 0.5, texture=texture(colour)) for colour in (0.0, 1.0)]
-    film.update(here)
-    assert film.update([replace(person, time=1) for person in here[::-1]]).track_numbers == (2, 1)
-    film.update([replace(here[0], time=2, texture=texture(0.1)), replace(here[1], time=2)])
+    people = [observe(0, 0.5, texture=texture(colour)) for colour in (0.0, 1.0)]
+    film.update(people)
+    assert film.update([replace(person, time=1) for person in people[::-1]]).track_numbers == (2, 1)
+    film.update([replace(people[0], time=2, texture=texture(0.1)), replace(people[1], time=2)])
     mixed = film.tracks[0].last.texture
     assert mixed is not None
     assert torch.allclose(mixed[:3], torch.tensor(0.1 * 0.1 * 0.9**2))
@@ -281,11 +281,11 @@ def test_each_track_may_be_read_at_its_own_time() -> None:
     poses, gaps = torch.randn(3, 7, 229), torch.tensor([0, 2, 1])
     with torch.no_grad():
         literal = predict_pose(model, times, poses, gaps, mean_std)
-        own = predict_pose(model, times, poses, gaps, mean_std, each_at_its_time=True)
+        ours = predict_pose(model, times, poses, gaps, mean_std, each_at_its_time=True)
         alone = torch.cat([predict_pose(model, times[i : i + 1], poses[i : i + 1], gaps[i : i + 1], mean_std) for i in range(3)])
-    assert torch.allclose(own, alone, atol=1e-5)
-    assert torch.allclose(literal[0], own[0], atol=1e-5)
-    assert not torch.allclose(literal[1], own[1], atol=1e-5)
+    assert torch.allclose(ours, alone, atol=1e-5)
+    assert torch.allclose(literal[0], ours[0], atol=1e-5)
+    assert not torch.allclose(literal[1], ours[1], atol=1e-5)
 
 
 def test_of_equal_times_the_last_pose_counts() -> None:
@@ -328,7 +328,7 @@ def test_a_pose_predictor_uses_the_statistics_of_its_bundle(tmp_path: Path) -> N
     times, gaps = torch.arange(4.0).expand(2, -1), torch.zeros(2, dtype=torch.int64)
     poses = torch.randn(2, 4, 229, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        own = predict_pose(model, times, poses, gaps)
-        assert torch.equal(own, predict_pose(model, times, poses, gaps, torch.from_numpy(mean_std)))
+        ours = predict_pose(model, times, poses, gaps)
+        assert torch.equal(ours, predict_pose(model, times, poses, gaps, torch.from_numpy(mean_std)))
         with pytest.raises(ValueError, match="mean_std: this model was imported without"):
             predict_pose(PosePredictor(replace(model.config, mean_std=None)).eval(), times, poses, gaps)

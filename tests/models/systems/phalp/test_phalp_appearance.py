@@ -35,7 +35,8 @@ def test_names_of_the_file_load_and_round_trip_is_exact() -> None:
 
 
 def test_the_published_loader_finds_its_names_in_an_export() -> None:
-    """It cuts five characters off every key that names one of its parts, writes `smpl` for `smplx`, and loads what it then knows."""
+    """The published loader cuts five characters off every key that names one of its parts and writes `smpl` for `smplx`. It loads the
+    names that it then knows."""
     with torch.device("meta"):
         weights = AppearanceNet(AppearanceNetConfig()).state_dict()
     exported = families()["phalp_appearance"].export(weights)
@@ -70,7 +71,7 @@ def test_convolutions_are_normalised_as_torch_does() -> None:
 
 
 def test_decoder_joins_running_map_before_backbones() -> None:
-    """The running map first, then the backbone's: no recorded case tells a wrong order, which has the same shape."""
+    """The running map comes first, then the backbone's: a wrong order has the same shape, and no recorded case shows it."""
     torch.manual_seed(0)
     decoder = FlowDecoder().eval()
     outputs: dict[str, Tensor] = {}
@@ -103,7 +104,7 @@ def test_a_block_adds_its_input_reshaped_where_it_must_be(channels: int, out: in
 
 
 def test_a_texture_shows_the_crop_and_its_code_has_4096_numbers() -> None:
-    """Where the crop is one colour and the mask whole, whatever the flow takes from inside it is that colour; from outside, nothing."""
+    """If the crop is one colour and the mask covers it, whatever the flow takes from inside it is that colour; from outside, nothing."""
     torch.manual_seed(0)
     model = AppearanceNet(AppearanceNetConfig()).eval()
     crops = torch.cat([torch.full((1, 3, 256, 256), 1.5), torch.full((1, 1, 256, 256), 255.0)], dim=1)

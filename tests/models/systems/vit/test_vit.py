@@ -16,7 +16,7 @@ SMALL = ViTConfig(image_size=32, patch_size=4, classes=5, width=32, depth=4, hea
 
 
 def build(config: ViTConfig = SMALL, seed: int = 0) -> ViT:
-    """A model whose answers depend on everything: the usual initialisation is too close to zero for that."""
+    """Build a model whose answers depend on everything: the usual initialisation is too close to zero for that."""
     torch.manual_seed(seed)
     model = ViT(config).eval()
     with torch.no_grad():
@@ -70,13 +70,13 @@ def test_the_pooled_mean_is_that_of_what_the_tokens_hold(class_token: bool) -> N
     size = answer.size[:, special:]
     assert size.sum(dim=1).eq(config.patches).all()
     assert answer.tokens_out == special + 64 - 40
-    held = [seen[0][sample].repeat_interleave(size[sample, :, 0].long(), dim=0) for sample in range(2)]  # a row for each patch
-    torch.testing.assert_close(answer.features, model.fc_norm(torch.stack(held).mean(dim=1)))
+    guard = [seen[0][sample].repeat_interleave(size[sample, :, 0].long(), dim=0) for sample in range(2)]  # a row for each patch
+    torch.testing.assert_close(answer.features, model.fc_norm(torch.stack(guard).mean(dim=1)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_mean_in_half_precision_is_that_of_all_patches(dtype: torch.dtype) -> None:
-    """The sum is beyond float16, and 1565 is no number of bfloat16."""
+    """The sum is beyond float16, and bfloat16 cannot represent 1565."""
     tokens = Tokens(torch.tensor([[[64.0], [128.0]]], dtype=dtype), size=torch.tensor([[[1565.0], [3.0]]]))
     mean = tokens.mean(0, 1568)
     assert mean.dtype is dtype
@@ -106,7 +106,7 @@ def test_oblong_pictures_of_one_channel_merge_as_well() -> None:
 
 
 def test_identical_patches_pool_to_the_same_mean_merged_or_not() -> None:
-    """Where merging loses nothing, neither may pooling: blocks that change nothing leave the mean of the patches as it was."""
+    """If merging loses nothing, pooling must not either: blocks that change nothing leave the mean of the patches as it was."""
     config = replace(SMALL, pool=Pool.MEAN)
     model = build(config)
     with torch.no_grad():
@@ -134,21 +134,21 @@ def test_threads_share_a_model_with_different_schedules() -> None:
     schedules = [MergeSchedule.off(), MergeSchedule.constant(5), MergeSchedule.constant(13), MergeSchedule.linear(9, -1.0)]
     with torch.inference_mode():
         alone = [model(pictures(seed=index), merge=schedule).logits for index, schedule in enumerate(schedules)]
-    together: list[list[torch.Tensor]] = [[] for _ in schedules]
+    joint: list[list[torch.Tensor]] = [[] for _ in schedules]
     start = threading.Barrier(len(schedules))
 
     def classify(index: int) -> None:
         start.wait()
         with torch.inference_mode():
             for _ in range(20):
-                together[index].append(model(pictures(seed=index), merge=schedules[index]).logits)
+                joint[index].append(model(pictures(seed=index), merge=schedules[index]).logits)
 
     threads = [threading.Thread(target=classify, args=(index,)) for index in range(len(schedules))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for expected, answers in zip(alone, together, strict=True):
+    for expected, answers in zip(alone, joint, strict=True):
         assert len(answers) == 20
         assert all(torch.equal(answer, expected) for answer in answers)
 
@@ -210,8 +210,8 @@ def test_a_head_in_a_joint_space_sees_vectors_of_unit_length(merge: MergeSchedul
     assert model.projection is not None and isinstance(model.head, torch.nn.Linear)
     answer = model(pictures(), merge=merge)
     projected = answer.features @ model.projection.weight.T  # (B, 6)
-    wanted = (projected / projected.norm(dim=1, keepdim=True)) @ model.head.weight.T + model.head.bias
-    torch.testing.assert_close(answer.logits, wanted)
+    expected = (projected / projected.norm(dim=1, keepdim=True)) @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(answer.logits, expected)
 
 
 def test_pictures_of_another_size_are_refused() -> None:

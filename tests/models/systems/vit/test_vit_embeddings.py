@@ -32,10 +32,10 @@ FEATURES = {
     "mae/finetune_cls": ("mae", {"heads": "4"}, "out.features"),
     "rev/minrev_tiny": ("minrev", {"heads": "4"}, "mid.pooled_norm"),
 }
-"""Case → its family, what its small size does not tell, and the recorded features, which are those of the model's own pooling."""
+"""Case → its family, what its small size does not determine, and the recorded features, which are those of the model's own pooling."""
 
 
-def made(root: Path, config: ViTConfig = SMALL) -> LoadedModel:
+def build(root: Path, config: ViTConfig = SMALL) -> LoadedModel:
     torch.manual_seed(0)
     model = ViT(config)
     for parameter in model.parameters():  # so that images differ and norms do something
@@ -55,7 +55,7 @@ def made(root: Path, config: ViTConfig = SMALL) -> LoadedModel:
 
 
 def last_tokens(model: LoadedModel, options: dict[str, Any], norm: str = "norm") -> tuple[Tensor, dict[str, Any]]:
-    """The last input of a norm, as the blocks left it, and the outputs."""
+    """Return the last input of a norm, as the blocks left it, and the outputs."""
     seen: list[Tensor] = []
     handle = model.model.get_submodule(norm).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     outputs = model.forward(random_pixels(2, 16), options)
@@ -99,7 +99,7 @@ def test_sizes_and_owners_are_those_recorded(run: str, tmp_path: Path) -> None:
 
 
 def test_owners_agree_with_sizes(tmp_path: Path) -> None:
-    outputs = made(tmp_path).forward(random_pixels(5, 16), {"output": "tokens", "merge": MERGE})
+    outputs = build(tmp_path).forward(random_pixels(5, 16), {"output": "tokens", "merge": MERGE})
     assert outputs["sizes"].shape == (5, 9) and outputs["owners"].shape == (5, 16)
     assert [np.bincount(owners, minlength=9).tolist() for owners in outputs["owners"]] == outputs["sizes"].tolist()
     assert (outputs["sizes"].max(axis=1) > 1).all()
@@ -108,7 +108,7 @@ def test_owners_agree_with_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("merge", [(), MERGE])
 @pytest.mark.parametrize(("pool", "norm"), [(Pool.TOKEN, "norm"), (Pool.NORM_MEAN, "norm"), (Pool.MEAN, "fc_norm")])
 def test_a_token_vector_is_the_token_after_the_final_norm(pool: Pool, norm: str, merge: tuple[int, ...], tmp_path: Path) -> None:
-    model = made(tmp_path, replace(SMALL, pool=pool))
+    model = build(tmp_path, replace(SMALL, pool=pool))
     tokens, outputs = last_tokens(model, {"output": "tokens", "merge": merge}, norm)
     normalised = model.model.get_submodule(norm)(tokens)[:, 1:]
     assert are_units(outputs["vectors"])
@@ -117,7 +117,7 @@ def test_a_token_vector_is_the_token_after_the_final_norm(pool: Pool, norm: str,
 
 @pytest.mark.parametrize("merge", [(), MERGE])
 def test_cls_is_class_token_and_mean_is_size_weighted_patches(merge: tuple[int, ...], tmp_path: Path) -> None:
-    model = made(tmp_path)
+    model = build(tmp_path)
     tokens, outputs = last_tokens(model, {"output": "tokens", "merge": merge})
     normalised, sizes = model.model.get_submodule("norm")(tokens), torch.from_numpy(outputs["sizes"])
     mean = (normalised[:, 1:] * sizes.unsqueeze(-1)).sum(dim=1) / 16
@@ -130,7 +130,7 @@ def test_cls_is_class_token_and_mean_is_size_weighted_patches(merge: tuple[int, 
 
 def test_a_model_with_a_mean_of_its_own_pools_by_it(tmp_path: Path) -> None:
     """MAE, fine-tuned, norms after the mean; its class token gets the same norm."""
-    model = made(tmp_path, replace(SMALL, pool=Pool.MEAN))
+    model = build(tmp_path, replace(SMALL, pool=Pool.MEAN))
     tokens, _ = last_tokens(model, {"output": "tokens"}, "fc_norm")
     norm = model.model.get_submodule("fc_norm")
     for pool, expected in {
@@ -142,7 +142,7 @@ def test_a_model_with_a_mean_of_its_own_pools_by_it(tmp_path: Path) -> None:
 
 
 def test_both_special_tokens_of_a_distilled_model_count_alike(tmp_path: Path) -> None:
-    model = made(tmp_path, replace(SMALL, distilled=True))
+    model = build(tmp_path, replace(SMALL, distilled=True))
     tokens, outputs = last_tokens(model, {"output": "tokens", "merge": MERGE})
     normalised = model.model.get_submodule("norm")(tokens)
     pooled = model.forward(random_pixels(2, 16), {"merge": MERGE})
@@ -154,17 +154,17 @@ def test_both_special_tokens_of_a_distilled_model_count_alike(tmp_path: Path) ->
 
 @pytest.mark.parametrize("options", [{}, {"merge": MERGE}, {"pool": "mean", "merge": MERGE}, {"output": "tokens", "merge": MERGE}], ids=str)
 def test_a_vector_does_not_depend_on_its_batch(options: dict[str, Any], tmp_path: Path) -> None:
-    model, name = made(tmp_path), "vectors" if "output" in options else "embedding"
+    model, name = build(tmp_path), "vectors" if "output" in options else "embedding"
     arrays = random_pixels(7, 16)
-    together = model.forward(arrays, options)[name]
-    for row, image in zip(together, arrays["pixels"], strict=True):
+    joint = model.forward(arrays, options)[name]
+    for row, image in zip(joint, arrays["pixels"], strict=True):
         assert (cosines(model.forward({"pixels": image[None]}, options)[name][0], row) >= 0.9999999).all()
-    assert (cosines(together[0], together[1]) < 0.999).any()
+    assert (cosines(joint[0], joint[1]) < 0.999).any()
 
 
 def test_a_feature_without_length_is_no_unit_vector(tmp_path: Path) -> None:
-    """It is left to whoever checks answers; neither is a number made of what is none."""
-    model = made(tmp_path)
+    """The check of answers handles it; the result is not a made-up number."""
+    model = build(tmp_path)
     zeroed(model, "norm.weight", "norm.bias")
     assert not model.forward(random_pixels(2, 16), {})["embedding"].any()
     assert not model.forward(random_pixels(2, 16), {"output": "tokens"})["vectors"].any()
@@ -181,7 +181,7 @@ def test_a_feature_without_length_is_no_unit_vector(tmp_path: Path) -> None:
 )
 def test_other_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        made(tmp_path).forward(random_pixels(1, 16), options)
+        build(tmp_path).forward(random_pixels(1, 16), options)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +193,10 @@ def test_other_options_are_refused(options: dict[str, Any], message: str, tmp_pa
         ({"pool": "norm-mean", "class_token": False, "reversible": True}, ("mean",)),
     ],
 )
-def test_the_config_of_a_bundle_tells_its_pools(fields: dict[str, Any], pools: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_config_of_a_bundle_gives_its_pools(fields: dict[str, Any], pools: tuple[str, ...], tmp_path: Path) -> None:
     vit = architectures()["vit"]
     assert vit.pools(fields) == pools and vit.token_vectors(fields)
-    model = made(tmp_path, replace(SMALL, **{**fields, "pool": Pool(fields.get("pool", "token"))}))
+    model = build(tmp_path, replace(SMALL, **{**fields, "pool": Pool(fields.get("pool", "token"))}))
     for pool in pools:
         assert are_units(model.forward(random_pixels(2, 16), {"pool": pool, "merge": MERGE})["embedding"])
     for other in {"cls", "mean"} - set(pools):
