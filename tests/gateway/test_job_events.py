@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import httpx2
 import numpy as np
 import pytest
+import redis
 
 from server.arrays import Array
 from server.queue.messages import Progress
@@ -120,6 +123,21 @@ def test_readers_are_counted_while_they_read(gateway: Gateway, worker: Worker) -
         eventually(lambda: gateway.metric("opsin_event_readers") == 1, "it is counted, and earlier ones are not")
     eventually(lambda: gateway.metric("opsin_event_readers") == 0, "the reader that left is not counted")
     assert gateway.metric("opsin_events_sent_total", event="queued") >= 1
+
+
+def test_one_blocking_read_serves_the_readers_of_all_jobs(valkey: PrivateValkey) -> None:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, redis.Redis.from_url(valkey.url) as client:
+        worker.pause()
+        jobs = [accepted(ask_later(gateway)) for _ in range(2)]
+        one, two = (gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") for job_id in jobs)
+        with one as first, two as second, client.monitor() as monitor:
+            streams = [parsed(response.iter_lines()) for response in (first, second)]  # held: a closed iterator closes its response
+            assert [next(stream).name for stream in streams] == ["queued"] * 2
+            commands = (entry["command"] for entry in monitor.listen())
+            named = ([job_id in command for job_id in jobs] for command in commands if command.startswith("XREAD "))
+            reads = itertools.dropwhile(lambda both: not all(both), filter(any, named))
+            assert list(itertools.islice(reads, 4)) == [[True, True]] * 4
+        worker.resume()
 
 
 def test_a_client_reads_a_bounded_number_of_streams(valkey: PrivateValkey) -> None:

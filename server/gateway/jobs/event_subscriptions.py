@@ -158,8 +158,8 @@ class EventSubscriptions:
         asking = [reader for reader in self._readers if reader.has_capacity]
         for reader in asking:
             last_read[reader.record] = min(reader.after, last_read.get(reader.record, reader.after))
-            received = await self._records.listen(last_read, seconds) if last_read else {}
-            published = False
+        received = await self._records.listen(last_read, seconds) if last_read else {}
+        published = False
         for reader in asking:  # others may have read less than was requested
             events = [event for event in received.get(reader.record, ()) if event.number > reader.after]
             if events and reader in self._readers:
