@@ -35,7 +35,7 @@ from server.queue.worker.ack import Completion
 from server.queue.worker.delivery import Delivery, QueueEntry
 from server.scheduler.scheduler import RunningBatch
 from server.tasks.classify.images import Classification
-from server.worker.executors import Computed, JobOutputs
+from server.worker.executors import ComputedBatch, JobOutputs
 
 HERE = Path(__file__).resolve().parent.parent
 CARRIERS = (
@@ -51,7 +51,7 @@ CARRIERS = (
         Delivery,
         RunningBatch,
     ),
-    *(Computed, JobOutputs, Reply, script_rows.EndedRow, Completion, AnsweredRequest, Classification, Response, JSONResponse),
+    *(ComputedBatch, JobOutputs, Reply, script_rows.EndedRow, Completion, AnsweredRequest, Classification, Response, JSONResponse),
 )
 """Classes whose objects are a request, a job or an answer, or hold one. They are imported so that a rename reaches them."""
 REQUESTS = 5

@@ -28,7 +28,7 @@ from models.loading import LoadedStepwiseModel, StepOutputs, load
 from models.systems.diffmae.steps import InpaintingSteps
 from server.settings import load as load_settings
 from server.tasks.registry import TASKS
-from server.worker.device_layout import Layout, choose, threads_allowed
+from server.worker.device_layout import Layout, choose_layout, threads_allowed
 
 SIZES = (1, 2, 4, 8, 16, 32)
 HOLES = 16
@@ -39,7 +39,7 @@ class InpaintLoop:
 
     def __init__(self, folder: Path) -> None:
         bundle = read(folder)
-        self.layout: Layout = choose(load_settings())
+        self.layout: Layout = choose_layout(load_settings())
         model = load(bundle, device=self.layout.device, packed=True)
         assert model.steps is not None
         self.steps: LoadedStepwiseModel = model.steps

@@ -22,7 +22,7 @@ import torch
 from models.bundle import read
 from models.loading import LoadedStepwiseModel, load
 from server.settings import load as load_settings
-from server.worker.device_layout import Layout, choose
+from server.worker.device_layout import Layout, choose_layout
 
 SPINNING = """
 import sys, time
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--beside", type=float, default=0.0, help="CPUs that background load takes")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     options = parser.parse_args()
-    layout = choose(load_settings())
+    layout = choose_layout(load_settings())
     steps = load(read(options.bundle), device=layout.device, packed=True).steps
     if steps is None:
         parser.error(f"{options.bundle}: its jobs are one forward pass")

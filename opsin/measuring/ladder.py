@@ -23,7 +23,7 @@ from server.worker.backends.candidates import open_all
 from server.worker.backends.loading import Loader
 from server.worker.backends.runner import Backends
 from server.worker.backends.verification import sample
-from server.worker.executors import Arrays, check
+from server.worker.executors import Arrays, check_outputs
 
 OFF = "off"
 BATCH_SIZE = 8
@@ -152,7 +152,7 @@ def _embed_texts(model: LoadedModel, captions: Sequence[str]) -> tuple[NDArray[n
 def _forward(model: LoadedModel, arrays: Arrays, options: Mapping[str, object]) -> Arrays:
     try:
         answer = model.forward(arrays, options)
-        check(answer, len(next(iter(arrays.values()))), model.spec, arrays.get("lengths"))
+        check_outputs(answer, len(next(iter(arrays.values()))), model.spec, arrays.get("lengths"))
     except (InvalidInput, ValueError) as error:
         raise BundleError(f"{model.spec.id}: {error}") from error
     return answer

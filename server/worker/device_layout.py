@@ -1,4 +1,4 @@
-"""Which device a worker uses, how many batches it runs at once, and with how many threads each."""
+"""The device of a worker, the number of batches it runs at once, and the number of threads of each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from kernels.devices import HalfFormat, half_format, select_device
 from server.settings import Settings
 
-MOST_SLOTS = 8
-"""More slots than this would fight for Python's lock."""
+MAX_SLOTS = 8
+"""Maximum number of slots on a CPU: more would contend for the GIL."""
 STATE_SHARE = 4
 """A quarter of the memory may hold states; all workers of a service share it."""
 MODEL_SHARE = 2
@@ -27,14 +27,14 @@ GPU_SLOTS = 2
 class Layout:
     device: torch.device
     slots: int
-    """Batches at once."""
+    """Number of batches at once."""
     threads: int
     """Threads of a slot on the CPU, of torch and ONNX Runtime."""
     largest_batch: int
     state_bytes: int = sys.maxsize
-    """Bound for what jobs of several steps keep between them."""
+    """Limit of the states that jobs of several steps keep between steps."""
     model_bytes: int = sys.maxsize
-    """Bound for the weights that are in memory at once."""
+    """Limit of the weights in memory at the same time."""
     half: HalfFormat = "bfloat16"
     """The 16-bit format that the device computes in."""
     name: str = ""
@@ -46,12 +46,12 @@ class Layout:
         return time.thread_time if self.device.type == "cpu" and self.threads == 1 else time.monotonic
 
 
-def choose(settings: Settings) -> Layout:
-    """The layout of this process.
+def choose_layout(settings: Settings) -> Layout:
+    """Choose the layout of this process. Raises ValueError if the device or format is unusable.
 
-    On a CPU two slots of one thread serve more than one slot of two threads (1.1 to 1.2 times for ViT-S/16 on two cores): a batch that
-    never meets a barrier does not wait when the gateway takes its core for a few milliseconds. So nothing is set aside for the gateway:
-    the operating system gives it what it needs, and a slot loses no more than that. Raises ValueError for an unusable device or format.
+    On a CPU two slots of one thread serve more than one slot of two threads (1.1 to 1.2 times for ViT-S/16 on two cores): a batch without
+    barriers does not wait while the gateway uses its core for a few milliseconds. So no core is reserved for the gateway: the operating
+    system gives it the time it needs, and a slot loses no more than that.
     """
     device, workers = select_device(settings.device), max(1, settings.workers)
     half = half_format(device)
@@ -63,12 +63,12 @@ def choose(settings: Settings) -> Layout:
     state_bytes = settings.state_bytes or memory // STATE_SHARE // workers
     model_bytes = settings.model_bytes or (sys.maxsize if gpu is None else gpu // MODEL_SHARE // workers)
     threads = settings.threads or max(1, threads_allowed() // workers)
-    slots = min(threads, MOST_SLOTS) if gpu is None else GPU_SLOTS
+    slots = min(threads, MAX_SLOTS) if gpu is None else GPU_SLOTS
     return Layout(device, slots, max(1, threads // slots), 32 if gpu is None else 128, state_bytes, model_bytes, half, name)
 
 
 def threads_allowed() -> int:
-    """CPUs that this process may use, or fewer if OMP_NUM_THREADS says so."""
+    """Return the number of CPUs that this process may use, or OMP_NUM_THREADS if that is lower."""
     cpus = len(os.sched_getaffinity(0))
     limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(cpus, int(limit)) if limit.isdigit() and int(limit) else cpus

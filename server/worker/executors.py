@@ -24,12 +24,12 @@ from server.concurrency.cancellation import strip_tracebacks
 from server.queue.messages import QueuedJob
 from server.queue.worker.delivery import Delivery
 
-MOST_SHAPES = 1024
+MAX_SEEN_SHAPES = 1024
 """Shapes that are remembered, as many as oneDNN keeps prepared."""
 
 VECTORS = frozenset({"embedding", "vectors"})
 """Outputs of unit length."""
-SQUARE_ERROR = 1e-3
+MAX_SQUARED_NORM_ERROR = 1e-3
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -40,7 +40,7 @@ def read_arrays(job: QueuedJob) -> Arrays:
     return {name: array.to_numpy() for name, array in job.arrays.items() if name not in unread}
 
 
-def with_returned(job: QueuedJob, outputs: Mapping[str, NDArray[Any]]) -> Arrays:
+def with_returned_arrays(job: QueuedJob, outputs: Mapping[str, NDArray[Any]]) -> Arrays:
     """The outputs, and those arrays of the job that its options want `returned`: whoever presents the answer does not have them."""
     returned = job.options.get("returned", ())
     return {**outputs, **{name: job.arrays[name].to_numpy() for name in returned if name in job.arrays}}
@@ -59,7 +59,7 @@ class JobOutputs:
 
 
 @dataclass(frozen=True)
-class Report:
+class ProgressReport:
     """How far a job has come."""
 
     job: Delivery
@@ -71,7 +71,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Computed:
+class ComputedBatch:
     """A batch that was computed: all of a one-shot job, one step of a stepwise one."""
 
     jobs: list[Delivery]
@@ -82,15 +82,15 @@ class Computed:
     """Answers of those that came to their end."""
     unfinished: list[Delivery] = field(default_factory=list)
     """The others: more steps follow."""
-    reports: list[Report] = field(default_factory=list)
+    reports: list[ProgressReport] = field(default_factory=list)
     """Reports on those whose clients follow their progress."""
     weight: float = 0.0
     """Cost of the batch in usual jobs; 0: its number of jobs."""
-    joined: int = 0
+    started_jobs: int = 0
     """Number of jobs that took their first step."""
-    cold: bool = False
+    is_new_shape: bool = False
     """Whether no batch of its shape had run before, so that it also paid for preparing the shape, or it was a trial of a backend."""
-    waited: bool = False
+    made_no_progress: bool = False
     """Whether all jobs are as they were: what they need is still being read."""
     has_new_backend: bool = False
     """Whether its shape has another backend from now on, so that times of earlier batches say nothing."""
@@ -102,10 +102,10 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Reports:
+class ProgressReports:
     """How far jobs are that begin now, or have just started."""
 
-    reports: list[Report]
+    reports: list[ProgressReport]
 
 
 @dataclass(frozen=True)
@@ -120,29 +120,29 @@ class FailedJob:
 
 
 @dataclass(frozen=True)
-class TooLarge:
+class OutOfMemoryBatch:
     """A batch that did not fit into memory; its halves follow, or the failure of its only job."""
 
     jobs: list[Delivery]
 
 
 @dataclass(frozen=True)
-class Unserved:
+class UnservedJobs:
     """Jobs of a bundle that was unloaded while they waited."""
 
     jobs: list[Delivery]
 
 
 @dataclass(frozen=True)
-class Left:
+class DepartedJobs:
     """Jobs of several steps that left between two of them."""
 
     jobs: list[Delivery]
     how: Literal["failed", "unwanted", "handed_back"]
 
 
-Outcome = Computed | Reports | FailedJob | TooLarge | Left
-Result = Computed | Reports | FailedJob | TooLarge | Unserved | Left
+Outcome = ComputedBatch | ProgressReports | FailedJob | OutOfMemoryBatch | DepartedJobs
+Result = ComputedBatch | ProgressReports | FailedJob | OutOfMemoryBatch | UnservedJobs | DepartedJobs
 
 
 class Executor(Protocol):
@@ -173,7 +173,7 @@ class BatchRun(NamedTuple):
     """Whether other batches of its kind are run by another backend from now on."""
 
 
-class Model(Protocol):
+class ForwardModel(Protocol):
     """The part of `Backends` that `OneShot` needs."""
 
     @property
@@ -187,13 +187,13 @@ class OneShot:
 
     unit = ""
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: ForwardModel, device: torch.device) -> None:
         self.model = model
-        self.shapes = Shapes()
+        self.shapes = SeenShapes()
         self._streams = Streams(device)
 
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
-        return halving(jobs, self._run, self._streams.free_memory)
+        return run_with_bisection(jobs, self._run, self._streams.free_memory)
 
     def weight(self, job: Delivery) -> float:
         return 1.0
@@ -204,22 +204,24 @@ class OneShot:
     def drop(self, jobs: list[Delivery]) -> None:
         """A forward pass keeps nothing."""
 
-    def _run(self, jobs: list[Delivery]) -> Computed:
+    def _run(self, jobs: list[Delivery]) -> ComputedBatch:
         first = jobs[0].job
-        cold = self.shapes.is_new(len(jobs), {"bucket": first.bucket} if "utf8" in first.arrays else first.options)
+        is_new_shape = self.shapes.is_new(len(jobs), {"bucket": first.bucket} if "utf8" in first.arrays else first.options)
         started = time.monotonic()
         run = self._forward(jobs)
         seconds, outputs = time.monotonic() - started, run.outputs
-        rows = [with_returned(job.job, {name: values[i] for name, values in outputs.items()}) for i, job in enumerate(jobs)]
+        rows = [with_returned_arrays(job.job, {name: values[i] for name, values in outputs.items()}) for i, job in enumerate(jobs)]
         answers = [JobOutputs(job, row, started - job.pulled_at, seconds) for job, row in zip(jobs, rows, strict=True)]
-        return Computed(jobs, started, seconds, answers, cold=cold or run.is_untypical, has_new_backend=run.has_new_backend)
+        return ComputedBatch(
+            jobs, started, seconds, answers, is_new_shape=is_new_shape or run.is_untypical, has_new_backend=run.has_new_backend
+        )
 
     def _forward(self, jobs: list[Delivery]) -> BatchRun:
         given = [read_arrays(delivery.job) for delivery in jobs]
         stacked = {name: self._stack([arrays[name] for arrays in given]) for name in given[0]}
         with self._streams.current():
             run = self.model.run_batch(stacked, jobs[0].job.options)
-        check(run.outputs, len(jobs), self.model.spec, stacked.get("lengths"))
+        check_outputs(run.outputs, len(jobs), self.model.spec, stacked.get("lengths"))
         return run
 
     def _stack(self, rows: list[NDArray[Any]]) -> NDArray[Any]:
@@ -232,7 +234,7 @@ class OneShot:
         return stacked
 
 
-def check(outputs: Arrays, jobs: int, spec: BundleSpec, lengths: NDArray[Any] | None = None) -> None:
+def check_outputs(outputs: Arrays, jobs: int, spec: BundleSpec, lengths: NDArray[Any] | None = None) -> None:
     """Raises ValueError for what is no answer: another number of rows than jobs, scores without a finite best one, or vectors without
     direction. lengths: (B, R), of the texts, 0 where there is none."""
     for name, values in outputs.items():
@@ -243,11 +245,11 @@ def check(outputs: Arrays, jobs: int, spec: BundleSpec, lengths: NDArray[Any] | 
         if name in VECTORS:
             squares = np.einsum("...c,...c->...", values, values)
             wanted = 1.0 if lengths is None else lengths > 0
-            if not (np.abs(squares - wanted) < SQUARE_ERROR).all():
+            if not (np.abs(squares - wanted) < MAX_SQUARED_NORM_ERROR).all():
                 raise ValueError(f"{spec.id}: output {name} holds a vector that is zero, infinite or not a number")
 
 
-class Shapes:
+class SeenShapes:
     """The shapes of batches that have run: the first of each also pays for preparing it, oneDNN's layouts for example."""
 
     def __init__(self) -> None:
@@ -261,7 +263,7 @@ class Shapes:
         with self._lock:
             new = self._known.pop(shape, True)
             self._known[shape] = False
-            if len(self._known) > MOST_SHAPES:
+            if len(self._known) > MAX_SEEN_SHAPES:
                 del self._known[next(iter(self._known))]
         return new
 
@@ -299,7 +301,9 @@ class Streams:
             torch.cuda.empty_cache()
 
 
-def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], free_memory: Callable[[], None]) -> Iterator[Outcome]:
+def run_with_bisection(
+    jobs: list[Delivery], run: Callable[[list[Delivery]], ComputedBatch], free_memory: Callable[[], None]
+) -> Iterator[Outcome]:
     """Run a batch; where it fails, its halves, down to the job that fails by itself. `run` must leave nothing behind when it raises."""
     try:
         computed = run(jobs)
@@ -317,10 +321,10 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
         return
     if is_out_of_memory(failure):
         free_memory()
-        yield TooLarge(jobs)
+        yield OutOfMemoryBatch(jobs)
     if len(jobs) == 1:
         yield FailedJob(jobs[0], failure, told)
         return
     half = len(jobs) // 2
-    yield from halving(jobs[:half], run, free_memory)
-    yield from halving(jobs[half:], run, free_memory)
+    yield from run_with_bisection(jobs[:half], run, free_memory)
+    yield from run_with_bisection(jobs[half:], run, free_memory)

@@ -1,7 +1,7 @@
-"""`opsin template`: a process that has imported what workers need, and becomes one each time its supervisor says so: a copy starts within
-hundredths of a second, where imports take seconds of CPU.
+"""`opsin template`: a process that has imported what workers need, and forks one whenever its supervisor sends an order.
 
-It has one thread, and all that copies share: no connection, no random state that is used, no ONNX Runtime and no CUDA, which start threads.
+A fork starts within hundredths of a second, while imports take seconds of CPU. The process has one thread and holds only what forks may
+share: no connection, no random state in use, no ONNX Runtime and no CUDA, which start threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SET_PDEATHSIG = 1
 
 
 def run_template(settings: Settings, fd: int) -> int:
-    """Serve the supervisor at the other end of `fd`, until it ends. Returns, with an exit code, only where there can be no copies."""
+    """Serve the supervisor at the other end of `fd` until it ends. Returns MISUSE if this process cannot be forked."""
     os_process.disable_dumping()
     logs.configure(settings.log_level, process="template")
     for architecture in architectures().values():
@@ -55,11 +55,11 @@ class TemplateProcess:
         self._ended, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager may send it to all processes, and workers die with this one
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager may signal all processes, and workers die with this one
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self) -> None:
-        self._tell(TemplateReply())
+        self._reply(TemplateReply())
         while True:
             ready, _, _ = select.select([self._supervisor.fileno(), self._ended], [], [])
             if self._ended in ready:
@@ -76,14 +76,14 @@ class TemplateProcess:
         try:
             pid = os.fork()
         except OSError as error:  # no memory, too many processes
-            self._tell(TemplateReply(problem=error.strerror or str(error)))
+            self._reply(TemplateReply(problem=error.strerror or str(error)))
             return
         if pid:
-            self._tell(TemplateReply(pid))
+            self._reply(TemplateReply(pid))
             return
         try:
             self._supervisor.close()
-            become(order, parent)
+            assume_identity(order, parent)
             gc.enable()
             os._exit(run_worker(load()))
         except BaseException:
@@ -93,29 +93,29 @@ class TemplateProcess:
     def _reap(self) -> None:
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                self._tell(TemplateReply(ended[0], os.waitstatus_to_exitcode(ended[1])))
+                self._reply(TemplateReply(ended[0], os.waitstatus_to_exitcode(ended[1])))
 
-    def _tell(self, told: TemplateReply) -> None:
-        self._supervisor.send(msgspec.json.encode(told))
+    def _reply(self, reply: TemplateReply) -> None:
+        self._supervisor.send(msgspec.json.encode(reply))
 
 
-def become(order: SpawnOrder, parent: int) -> None:
-    """Be, to all outside, a process that was executed with this command and environment."""
+def assume_identity(order: SpawnOrder, parent: int) -> None:
+    """Make a fork look like a process that was executed with this command and environment."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
-        os._exit(1)  # it died before we could be tied to it
-    show(order.command)
+        os._exit(1)  # the parent died before prctl took effect
+    set_process_title(order.command)
     os.environ.clear()
     os.environ.update(order.environment)
     sys.argv = order.command[order.command.index("opsin") :]
 
 
-def show(command: list[str]) -> None:
-    """Put a command where `ps` reads it, in place of that of the template, which must be at least as long."""
+def set_process_title(command: list[str]) -> None:
+    """Replace the command that `ps` shows. Does nothing if the new one is longer."""
     start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])  # arg_start and arg_end, fields 48 and 49
     words = b"".join(word.encode(errors="surrogateescape") + b"\0" for word in command)
     if 0 < start < end and len(words) <= end - start:

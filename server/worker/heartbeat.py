@@ -1,4 +1,4 @@
-"""The sign of life: only a worker that makes progress refreshes its key; one that does not ends itself."""
+"""Heartbeat of a worker: it refreshes its key while it makes progress, and exits if it makes none."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from server.worker.loaded_bundles import LoadedBundles
 
 log = logs.get(__name__)
 
-EVERY = 1.0
-TRIM_EVERY = 60.0
-"""Seconds after which what is free goes back to the kernel: scenes that are kept lie between what is freed, so that the heap would grow."""
-PATIENCE = 30.0
-"""Seconds without progress after which a worker is stuck, unless batches take long: then `SLOWEST` times the slowest one seen."""
-SLOWEST = 10
+INTERVAL_S = 1.0
+TRIM_INTERVAL_S = 60.0
+"""Time after which free memory is returned to the kernel: cached scenes fragment the heap, which would grow otherwise."""
+STUCK_AFTER_S = 30.0
+"""Time without progress after which a worker is stuck, or `STUCK_BATCH_FACTOR` times its slowest batch if that is longer."""
+STUCK_BATCH_FACTOR = 10
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Heartbeat:
     metrics_port: int
     layout: Layout
     keep_seconds: float
-    """Time for which what is kept of ended jobs of several steps can be asked again."""
+    """Time for which results of ended jobs of several steps, such as scenes, are kept for further queries."""
     state: str = "starting"
     _repository_revision: int = 0
     _wake: threading.Event = field(default_factory=threading.Event)
@@ -53,13 +53,13 @@ class Heartbeat:
         """Announce a change without waiting for the next second."""
         self._wake.set()
 
-    def become(self, state: str) -> None:
-        """`ready` or `draining`."""
+    def set_state(self, state: str) -> None:
+        """Announce a state: `ready` or `draining`."""
         self.state = state
         self.beat_now()
 
-    def followed(self, repository_revision: int) -> None:
-        """The bundles are in line with this change of the repository."""
+    def set_revision(self, repository_revision: int) -> None:
+        """Announce that the bundles follow this revision of the repository."""
         if repository_revision != self._repository_revision:
             self._repository_revision = repository_revision
             self.beat_now()
@@ -72,23 +72,23 @@ class Heartbeat:
         trimmed = time.monotonic()
         while not self._ended:
             self._end_if_stuck()
-            if time.monotonic() - trimmed > TRIM_EVERY:
+            if time.monotonic() - trimmed > TRIM_INTERVAL_S:
                 return_freed_memory()
                 trimmed = time.monotonic()
             self._announce()
-            self._wake.wait(EVERY)
+            self._wake.wait(INTERVAL_S)
             self._wake.clear()
 
     @property
     def silence(self) -> float:
-        """Seconds without progress of batches, or of a compilation that one of them may wait for."""
+        """Time in seconds without progress of batches, or of a compilation that a batch may wait for."""
         return min(self.slots.progress_age_s, progress.silence())
 
     def _announce(self) -> None:
         try:
             self.queue.liveness.announce(self._info())
-        except RedisUnavailable as away:  # the key comes back with Redis
-            if away.is_about_key and str(away) != self._foreign:  # else the receiver logs it
+        except RedisUnavailable as away:  # the next heartbeat sets the key again
+            if away.is_about_key and str(away) != self._foreign:  # otherwise the receiver logs it
                 log.warning("queue key unusable", reason=str(away))
             self._foreign = str(away)
         else:
@@ -104,14 +104,14 @@ class Heartbeat:
         for kind, nbytes in device_memory(self.layout.device).items():
             self.metrics.device_memory.labels(self.layout.name, kind).set(nbytes)
         executors = self.bundles.stepwise()
-        # jobs go before what is kept of ended ones
-        room = self.layout.state_bytes - sum(executor.nbytes for executor in executors.values())
+        # running jobs take precedence over results of ended ones
+        available = self.layout.state_bytes - sum(executor.nbytes for executor in executors.values())
         for queue, executor in executors.items():
             labels = queue.partition(":")[0].split("@")
-            kept = executor.model.evict(max(0, room), self.keep_seconds)
-            room -= kept
+            cached_bytes = executor.model.evict(max(0, available), self.keep_seconds)
+            available -= cached_bytes
             self.metrics.resident_jobs.labels(*labels).set(executor.resident_count)
-            self.metrics.state_bytes.labels(*labels).set(executor.nbytes + kept)
+            self.metrics.state_bytes.labels(*labels).set(executor.nbytes + cached_bytes)
         serves = self.state == "starting" and any(bundle.state == "ready" for bundle in bundles)  # requests for the others wait
         age = self.silence
         self.metrics.progress_age.set(age)
@@ -131,8 +131,8 @@ class Heartbeat:
         )
 
     def _end_if_stuck(self) -> None:
-        limit = max(PATIENCE, SLOWEST * self.slots.slowest_batch_s)
+        limit = max(STUCK_AFTER_S, STUCK_BATCH_FACTOR * self.slots.slowest_batch_s)
         age = self.silence
         if age > limit:
-            log.critical("no progress: ending this worker, others take its jobs over", seconds=round(age, 1), limit=round(limit, 1))
+            log.critical("no progress: exiting, other workers take over the jobs", seconds=round(age, 1), limit=round(limit, 1))
             os._exit(STUCK)

@@ -28,20 +28,20 @@ from server.worker.stepwise import Stepwise
 
 log = logs.get(__name__)
 
-GONE_AFTER = 10.0
+REMOVED_AFTER_S = 10.0
 """Seconds after which a folder that is missing was removed: one that is replaced is missing for a moment, too."""
 RETRY_LOADING_S = 30.0
 """Time after which a bundle is loaded again that did not fit into memory, which others may have used."""
-UNLOAD_GRACE = 2.0
+UNLOAD_GRACE_S = 2.0
 """Seconds for which an unloaded bundle still runs what gateways sent before they heard of it; jobs of several steps come to their end."""
 MEMBER = "a member of a pipeline"
-DEADLY = "it ended two workers while it was loaded, and is not loaded again until its files change"
-MOST_BUCKETS = 256
+CRASHES_WORKERS_REASON = "it ended two workers while it was loaded, and is not loaded again until its files change"
+MAX_BUCKETS = 256
 """Buckets whose step times are kept; clients choose merge schedules, so there is no end to them."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class BundleEntry:
     """One bundle folder and what became of it."""
 
     path: Path
@@ -67,19 +67,19 @@ class Entry:
 
     @property
     def id(self) -> str:
-        return self.spec.id if self.spec else _place(self.path)
+        return self.spec.id if self.spec else _bundle_id(self.path)
 
     @property
     def queue(self) -> str:
         return keys.queue(self.id, self.digest)
 
     @property
-    def refused(self) -> bool:
+    def is_refused(self) -> bool:
         """Whether it cannot be served as its files are."""
         return self.state == "unavailable" and self.reason not in (UNLOADED, MEMBER)
 
     @property
-    def pulled(self) -> bool:
+    def accepts_jobs(self) -> bool:
         """Whether jobs for it are taken. What was taken before it was lost still finds its executor."""
         return self.ready is not None and self.state != "unavailable"
 
@@ -140,8 +140,8 @@ class LoadedBundles:
         self._waiting = waiting
         self._defaults = defaults
         self._starters = starters
-        self._entries: dict[Path, Entry] = {}
-        self._by_queue: dict[str, Entry] = {}
+        self._entries: dict[Path, BundleEntry] = {}
+        self._by_queue: dict[str, BundleEntry] = {}
         self._stepwise: dict[str, Stepwise] = {}
         self._putting = threading.Lock()
         self._listed = False
@@ -156,11 +156,11 @@ class LoadedBundles:
         own = list(discover(self.folder))
         self._warn_of_misplaced()
         shipped = [path for path in discover(self._starters) if path not in own] if self._starters is not None else []
-        known = {_place(path) for path in shipped if path in self._entries}
-        self._read_changed([path for path in own if _place(path) not in known], repository)  # those wait until the starter is unloaded
-        starters = self._starters_beside(own, shipped)
+        known = {_bundle_id(path) for path in shipped if path in self._entries}
+        self._read_changed([path for path in own if _bundle_id(path) not in known], repository)  # those wait until the starter is unloaded
+        starters = self._starters_to_serve(own, shipped)
         self._read_changed(starters, repository)
-        removed = self._removed(own + shipped) | (set(shipped) - set(starters))
+        removed = self._find_removed(own + shipped) | (set(shipped) - set(starters))
         for entry in list(self._entries.values()):
             wanted = entry.spec is not None and entry.path not in removed and repository.get(entry.spec.name) != "unloaded"
             if wanted and entry.state == "unavailable" and entry.reason == UNLOADED:
@@ -169,7 +169,9 @@ class LoadedBundles:
                 self._put(replace(entry, state="unloading", since=time.monotonic()))
             elif wanted and entry.state == "unloading" and entry.stamp == _stamp(entry.path, entry.spec):
                 self._put(replace(entry, state="ready" if entry.ready else "loading"))
-            elif entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE:  # also where its folder has another content
+            elif (
+                entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE_S
+            ):  # also where its folder has another content
                 if entry.stepwise is not None and entry.stepwise.resident_count:
                     continue
                 self._put(replace(entry, state="unavailable", reason=UNLOADED, ready=None, buckets={}))
@@ -178,7 +180,7 @@ class LoadedBundles:
         self._load_all()
 
     @property
-    def loading(self) -> list[Entry]:
+    def loading(self) -> list[BundleEntry]:
         """Bundles that are being loaded, or will be."""
         return [entry for entry in list(self._entries.values()) if entry.state == "loading"]
 
@@ -187,18 +189,18 @@ class LoadedBundles:
         """Whether no folder of a bundle was found."""
         return not self._entries
 
-    def served(self) -> list[str]:
+    def list_queues(self) -> list[str]:
         """The queues to pull."""
-        return [queue for queue, entry in self._by_queue.items() if entry.pulled]
+        return [queue for queue, entry in self._by_queue.items() if entry.accepts_jobs]
 
     def latest_times(self) -> dict[str, StepTimes]:
         """Return the step times of the bundles behind these queues, by bundle id."""
-        return {entry.id: entry.latest_times for entry in self._by_queue.values() if entry.pulled}
+        return {entry.id: entry.latest_times for entry in self._by_queue.values() if entry.accepts_jobs}
 
-    def lost(self, queue: str, reason: str) -> None:
+    def mark_lost(self, queue: str, reason: str) -> None:
         """Its weights have left memory and cannot be loaded again. Its folder is read again, as it may be there or repaired by now."""
         entry = self._by_queue.get(queue)
-        if entry is not None and entry.pulled:
+        if entry is not None and entry.accepts_jobs:
             log.error("bundle lost", bundle=entry.id, reason=reason)
             self._put(replace(entry, stamp=(), state="unavailable", reason=reason))
 
@@ -223,7 +225,7 @@ class LoadedBundles:
         entry = self._by_queue.get(bucket.queue)
         if entry is None or entry.ready is None:
             return StepTimes(1)
-        if bucket.key not in entry.buckets and len(entry.buckets) >= MOST_BUCKETS:
+        if bucket.key not in entry.buckets and len(entry.buckets) >= MAX_BUCKETS:
             del entry.buckets[next(iter(entry.buckets))]
         steps = entry.buckets.pop(bucket.key, None)
         if steps is None:
@@ -235,7 +237,7 @@ class LoadedBundles:
         """Members of pipelines are theirs, not bundles of their own, unless they can also be asked by themselves."""
         if not self._listed:  # a part of the folder would look as if it were all there is: gateways would take another default
             return []
-        inside = self._inside()
+        inside = self._member_folders()
         shown = [entry for entry in list(self._entries.values()) if entry.path not in inside or entry.state == "ready"]
         return [entry.announcement(slots, self._without_folders(entry.reason)) for entry in shown]
 
@@ -262,28 +264,30 @@ class LoadedBundles:
             if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
                 self._read(path)
 
-    def _starters_beside(self, own: Collection[Path], shipped: Sequence[Path]) -> list[Path]:
+    def _starters_to_serve(self, own: Collection[Path], shipped: Sequence[Path]) -> list[Path]:
         """Starters to serve. A bundle of our own takes the place of the starter of its name and version. It also takes that of other
         versions of its name: unless it is refused where they are not loaded, once it is ready where they are. It has the place until it
         is forgotten."""
         ours = [entry for entry in self._entries.values() if entry.path.parents[1] == self.folder]
-        places = {_place(path) for path in own} | {entry.id for entry in ours}
+        places = {_bundle_id(path) for path in own} | {entry.id for entry in ours}
         ready = {entry.id.partition("@")[0] for entry in ours if entry.state == "ready"}
-        serving = {entry.id.partition("@")[0] for entry in ours if not entry.refused}
+        serving = {entry.id.partition("@")[0] for entry in ours if not entry.is_refused}
         return [
-            path for path in shipped if _place(path) not in places and path.parent.name not in (ready if path in self._entries else serving)
+            path
+            for path in shipped
+            if _bundle_id(path) not in places and path.parent.name not in (ready if path in self._entries else serving)
         ]
 
-    def _removed(self, found: Collection[Path]) -> set[Path]:
+    def _find_removed(self, found: Collection[Path]) -> set[Path]:
         """Known folders that have been missing for GONE_AFTER, while the one that holds them can be read."""
         if not os.access(self.folder, os.R_OK | os.X_OK):
             self._missing.clear()
             return set()
         now = time.monotonic()
         self._missing = {path: self._missing.get(path, now) for path in self._entries if path not in found}
-        return {path for path, since in self._missing.items() if now - since >= GONE_AFTER}
+        return {path for path, since in self._missing.items() if now - since >= REMOVED_AFTER_S}
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: BundleEntry) -> None:
         log.info("bundle removed", bundle=entry.id)
         with self._putting:
             self._set({path: other for path, other in self._entries.items() if path != entry.path})
@@ -297,18 +301,18 @@ class LoadedBundles:
             if twin is not None and twin.path != path:
                 raise BundleError(f"{path / SPEC_FILE}: {spec.id} is already at {twin.path}")
         except BundleError as error:
-            self._refuse(Entry(path, stamp, None, "", "unavailable"), str(error))
+            self._refuse(BundleEntry(path, stamp, None, "", "unavailable"), str(error))
             return
-        self._put(Entry(path, _stamp(path, spec), spec, spec.digest(), "loading", since=time.monotonic()))
+        self._put(BundleEntry(path, _stamp(path, spec), spec, spec.digest(), "loading", since=time.monotonic()))
 
-    def _refuse(self, entry: Entry, reason: str) -> None:
+    def _refuse(self, entry: BundleEntry, reason: str) -> None:
         log.error("bundle refused", bundle=entry.id, reason=reason)
         self._put(replace(entry, state="unavailable", reason=reason))
 
     def _load_all(self) -> None:
         """Those first that somebody waits for, then what requests mean that name none, then small ones. All are known before the first is
         loaded, so that requests for any of them wait instead of being refused."""
-        inside = self._inside()
+        inside = self._member_folders()
         for entry in self.loading:
             if entry.spec is not None and entry.path in inside and unsupported_reason(entry.spec) is not None:
                 self._put(replace(entry, state="unavailable", reason=MEMBER))
@@ -319,15 +323,15 @@ class LoadedBundles:
             waiting = self._waiting([entry.queue for entry in unloaded]) if len(unloaded) > 1 else ()
             self._load(min(unloaded, key=lambda entry: (entry.queue not in waiting, not self._is_default(entry), entry.nbytes)))
 
-    def _is_default(self, entry: Entry) -> bool:
+    def _is_default(self, entry: BundleEntry) -> bool:
         return entry.id in self._defaults or (entry.spec is not None and entry.spec.name in self._defaults)
 
-    def _load(self, entry: Entry) -> None:
+    def _load(self, entry: BundleEntry) -> None:
         assert entry.spec is not None
         started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # of before: what is repaired meanwhile is loaded again
         entry, content = replace(entry, stamp=stamp), f"{entry.id}:{entry.digest[:12]}:{'-'.join(map(str, stamp))}"
         if content in supervisor_protocol.refused_bundles():
-            self._refuse(entry, DEADLY)
+            self._refuse(entry, CRASHES_WORKERS_REASON)
             return
         supervisor_protocol.report_loading(content)
         try:
@@ -349,23 +353,23 @@ class LoadedBundles:
         log.info("bundle ready", bundle=entry.id, seconds=round(time.monotonic() - started, 1), **ready.log_fields())
         self._put(replace(entry, state="ready", ready=ready, since=time.monotonic()))
 
-    def _inside(self) -> set[Path]:
+    def _member_folders(self) -> set[Path]:
         """Folders of the members of pipelines."""
         pipelines = [(entry.path, entry.spec) for entry in list(self._entries.values()) if entry.spec is not None and entry.spec.members]
         return {Bundle(path=path, spec=spec).member_path(member) for path, spec in pipelines for member in spec.members.values()}
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: BundleEntry) -> None:
         with self._putting:
             self._set(self._entries | {entry.path: entry})
         self._changed()
 
-    def _set(self, entries: dict[Path, Entry]) -> None:
+    def _set(self, entries: dict[Path, BundleEntry]) -> None:
         self._entries = entries
         self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
         self._stepwise = {queue: entry.stepwise for queue, entry in self._by_queue.items() if entry.stepwise is not None}
 
 
-def _place(path: Path) -> str:
+def _bundle_id(path: Path) -> str:
     """`name@version` of a bundle, by its folder."""
     return f"{path.parent.name}@{path.name}"
 

@@ -1,4 +1,4 @@
-"""The loops of a worker's threads that move jobs: from the queue to the slots, and through them."""
+"""Loops of the threads that pull jobs from the queue and run them in slots."""
 
 from __future__ import annotations
 
@@ -21,25 +21,36 @@ from server.scheduler.slots import Slots, SlotWork
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.device_layout import Layout
-from server.worker.executors import Computed, Executor, FailedJob, Left, Report, Reports, Result, TooLarge, Unserved
+from server.worker.executors import (
+    ComputedBatch,
+    DepartedJobs,
+    Executor,
+    FailedJob,
+    OutOfMemoryBatch,
+    ProgressReport,
+    ProgressReports,
+    Result,
+    UnservedJobs,
+)
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.reply_writer import Answers
+from server.worker.reply_writer import ReplyWriter
 
 log = logs.get(__name__)
 
-RECLAIM_EVERY = 1.0
-AWAY_PAUSE = 0.25
-LOADING_PAUSE = 0.02
-"""Until the first bundle is loaded: clients wait for it when a worker restarts."""
-BRIEF = 0.2
-"""Seconds. Steps below it do not wait for the answer to who is still wanted: a job that has been cancelled may take one more of them."""
-FRESH = 0.05
-"""Seconds. Jobs that were queued or looked at so shortly before their batch need no look at deadline, cancellation and gateway."""
+RECLAIM_INTERVAL_S = 1.0
+REDIS_RETRY_PAUSE_S = 0.25
+LOADING_PAUSE_S = 0.02
+"""Pause while no bundle is loaded. It is short because clients wait while a worker restarts."""
+BRIEF_STEP_S = 0.2
+"""Duration below which steps start before it is known which jobs are cancelled: a cancelled job may take one more step."""
+MAX_CHECK_AGE_S = 0.05
+"""Age up to which a check of deadline, cancellation and gateway is still valid when the batch of a job starts."""
 
 
-class Receiver:
-    """Looks at the queue, for one thread at a time. Large messages are read one after the other in a thread of their own, while jobs whose
-    message came with them go on; until then `Slots` counts them as here, so there is never more than one batch of them ahead."""
+class JobReceiver:
+    """A receiver that pulls jobs from the queue. Only one thread may use it at a time.
+
+    Another thread reads large payloads one by one, while other jobs run. `Slots` counts their jobs, so that at most one batch is ahead."""
 
     def __init__(self, queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, metrics: WorkerMetrics) -> None:
         self._queue = queue
@@ -50,56 +61,56 @@ class Receiver:
         self._away = False
         self._line: SimpleQueue[QueueEntry | None] = SimpleQueue()
         self._unread: dict[tuple[str, str], QueueEntry] = {}
-        """Large messages that have not been read, by stream and entry id."""
+        """Jobs whose large payload has not been read, by stream and entry id."""
 
-    def look(self, pull: PullOrder) -> None:
-        """Pull jobs as the slots want them."""
+    def pull(self, order: PullOrder) -> None:
+        """Pull jobs and add them to the slots."""
         found: list[Delivery] = []
         try:
-            found = self._look(pull)
+            found = self._pull(order)
         except RedisUnavailable as error:
             if not self._away:
                 log.warning("queue unavailable", reason=str(error))
             self._away = True
-            time.sleep(AWAY_PAUSE)
+            time.sleep(REDIS_RETRY_PAUSE_S)
         finally:
             self._slots.finish_pull(found)
 
     def fetch_forever(self) -> None:
-        """Read large messages until `close`, and those that came before it."""
-        while (beside := self._line.get()) is not None:
+        """Read large payloads until `close`, including those that came before it."""
+        while (entry := self._line.get()) is not None:
             try:
-                delivery = self._queue.leases.fetch(beside)
+                delivery = self._queue.leases.fetch(entry)
             except RedisUnavailable as away:
-                log.error("payload not read: its job runs elsewhere", job=beside.job_id, reason=str(away))
+                log.error("payload not read: another worker will reclaim the job", job=entry.job_id, reason=str(away))
                 delivery = None
             if delivery is not None:
                 self._slots.add([delivery])
-            del self._unread[beside.stream, beside.entry_id]
-            self._slots.count_pending_payloads(beside.queue, -1)
+            del self._unread[entry.stream, entry.entry_id]
+            self._slots.count_pending_payloads(entry.queue, -1)
         self._slots.end_intake()
 
     def close(self) -> None:
-        """Nothing more comes. It may be said again."""
+        """End `fetch_forever`. May be called repeatedly."""
         self._line.put(None)
 
     def unread(self) -> list[QueueEntry]:
-        """Jobs whose message has not been read."""
+        """Return the jobs whose payload has not been read."""
         return list(self._unread.values())
 
-    def _look(self, pull: PullOrder) -> list[Delivery]:
-        served = self._bundles.served()
-        if not served:
-            time.sleep(LOADING_PAUSE)
+    def _pull(self, order: PullOrder) -> list[Delivery]:
+        queues = self._bundles.list_queues()
+        if not queues:
+            time.sleep(LOADING_PAUSE_S)
             return []
         if time.monotonic() >= self._next_reclaim:
-            orphan = self._queue.leases.reclaim(served) if self._slots.may_reclaim else None
-            if orphan is not None:  # a worker may have died of it: it runs alone
+            orphan = self._queue.leases.reclaim(queues) if self._slots.may_reclaim else None
+            if orphan is not None:  # it may have crashed its worker, so it runs alone
                 self._slots.add([orphan])
                 self._metrics.redeliveries.inc()
                 return []
-            self._next_reclaim = time.monotonic() + RECLAIM_EVERY
-        jobs = self._queue.leases.take(served, pull.items, int(pull.block_s * 1000), pull.long)
+            self._next_reclaim = time.monotonic() + RECLAIM_INTERVAL_S
+        jobs = self._queue.leases.take(queues, order.items, int(order.block_s * 1000), order.long)
         if self._away:
             log.info("queue back")
         self._away = False
@@ -113,138 +124,138 @@ class Receiver:
 
 @dataclass(frozen=True)
 class BatchRunner:
-    """Runs batches and steps. A *hand* is a thread that does so; its number says to the queue whose record of what runs it is."""
+    """A runner of batches and steps for several threads, whose indices identify their records of running jobs in the queue."""
 
     queue: WorkerQueue
     slots: Slots
     bundles: LoadedBundles
-    answers: Answers
+    answers: ReplyWriter
     layout: Layout
 
-    def work(self, receiver: Receiver, hand: int) -> None:
-        """Look or, with what was found, schedule → run → answer, until the worker is drained. There is one hand more than slots."""
+    def run_batches(self, receiver: JobReceiver, runner_index: int) -> None:
+        """Pull jobs, run batches and reply until the worker is drained, in one thread more than there are slots."""
         torch.set_num_threads(self.layout.threads)
         while (task := self.slots.next()) is not None:
             if isinstance(task, SlotWork):
                 task.run()
             elif isinstance(task, RunningBatch):
-                self._compute(task, hand)
+                self._compute(task, runner_index)
             else:
-                receiver.look(task)
+                receiver.pull(task)
 
-    def take_steps(self, hand: int) -> None:
-        """The steps of long jobs, until the worker is drained. There are as many such hands as slots."""
+    def run_steps(self, runner_index: int) -> None:
+        """Run steps of long jobs until the worker is drained, in a thread for each slot."""
         if self.layout.device.type == "cpu":
             os_process.lower_own_priority()
         torch.set_num_threads(self.layout.threads)
         running = self.slots.next_step()
         while running is not None:
-            self._compute(running, hand)
+            self._compute(running, runner_index)
             running = self.slots.next_step(wait=False)
             if running is None:
                 with suppress(RedisUnavailable):
-                    self.queue.leases.end(hand)  # so that nothing that it ran is suspected of what others run while it waits
+                    self.queue.leases.end(runner_index)  # so that its last jobs are not suspected if others crash the worker while it waits
                 running = self.slots.next_step()
 
     def leave(self, jobs: list[Delivery]) -> None:
-        """Hand jobs back between two of their steps."""
+        """Return long jobs to the queue between two of their steps."""
         for job in jobs:
             if (executor := self.bundles.executor(job.queue)) is not None:
                 executor.drop([job])
-        self.answers.put(Left(jobs, "handed_back"))
-        self._hand_back(jobs)
+        self.answers.put(DepartedJobs(jobs, "handed_back"))
+        self._return_to_queue(jobs)
 
-    def _compute(self, running: RunningBatch, hand: int) -> None:
+    def _compute(self, running: RunningBatch, runner_index: int) -> None:
         latest: Result | None = None
         unfinished: list[Delivery] = []
         unloadable: list[Delivery] = []
-        lone: list[Delivery] = []
-        for result in self._run(running, hand):
+        exclusive: list[Delivery] = []
+        for result in self._run(running, runner_index):
             if isinstance(result, FailedJob) and isinstance(result.error, BundleError):
-                self.bundles.lost(running.bucket.queue, str(result.error))
+                self.bundles.mark_lost(running.bucket.queue, str(result.error))
                 unloadable.append(result.job)
                 continue
             if isinstance(result, FailedJob) and is_out_of_memory(result.error) and not running.bucket.alone:
-                lone.append(replace(result.job, alone=True))  # another batch may have held the memory
+                exclusive.append(replace(result.job, alone=True))  # another batch may have held the memory
                 continue
             if latest is not None:
                 self.answers.put(latest)
             latest = result
-            if isinstance(result, Reports):
-                self.answers.put(result)  # the next result may be long in coming
+            if isinstance(result, ProgressReports):
+                self.answers.put(result)  # the next result may take long
                 latest = None
-            if isinstance(result, Computed):
+            if isinstance(result, ComputedBatch):
                 unfinished += result.unfinished
-            if isinstance(result, Left):
+            if isinstance(result, DepartedJobs):
                 unfinished = [job for job in unfinished if job not in result.jobs]
         finish = self.slots.finish(running, unfinished)
-        if lone:
-            self.slots.add(lone)
+        if exclusive:
+            self.slots.add(exclusive)
         if latest is not None:
-            # while another batch could run, answering must not keep this slot from it; what is reported of steps stays in order
-            (self.answers.write_in_turn if finish.is_idle and not running.long else self.answers.put)(latest)
+            # if another batch waits, replying must not delay it; reports of steps stay in order
+            (self.answers.write_now_or_queue if finish.is_idle and not running.long else self.answers.put)(latest)
         if finish.unfinishable:
             self.leave(finish.unfinishable)
         if unloadable:
-            self._hand_back(unloadable)
+            self._return_to_queue(unloadable)
 
-    def _hand_back(self, jobs: list[Delivery]) -> None:
+    def _return_to_queue(self, jobs: list[Delivery]) -> None:
         try:
             self.queue.leases.return_to_queue(jobs)
         except RedisUnavailable as away:
-            log.error("jobs not handed back: other workers will find them by themselves", jobs=len(jobs), reason=str(away))
+            log.error("could not return jobs to the queue: other workers will reclaim them", jobs=len(jobs), reason=str(away))
 
-    def _run(self, running: RunningBatch, hand: int) -> Iterator[Result]:
+    def _run(self, running: RunningBatch, runner_index: int) -> Iterator[Result]:
         executor = self.bundles.executor(running.bucket.queue)
-        fresh = not running.bucket.alone and all(running.started - job.checked_at < FRESH for job in running.jobs)
-        wanted = self._ask_for_wanted(running, hand, checked=fresh)
+        is_fresh = not running.bucket.alone and all(running.started - job.checked_at < MAX_CHECK_AGE_S for job in running.jobs)
+        read_wanted = self._filter_wanted(running, runner_index, checked=is_fresh)
         if executor is None:
-            yield Unserved(wanted())
+            yield UnservedJobs(read_wanted())
             return
-        # what came just now, or has started and takes a brief step, runs in any case: it need not wait for the answer
-        later = fresh or (running.expected_end - running.started < BRIEF and executor.all_started(running.jobs))
-        jobs = running.jobs if later else wanted()
-        yield from _dropped(executor, running, jobs)
-        if begun := [Report(job, 0, 0, "") for job in jobs if job.job.progress and not executor.all_started([job])]:
-            yield Reports(begun)
+        # jobs that have just been checked, or have started and take a brief step, run before the answer is read
+        later = is_fresh or (running.expected_end - running.started < BRIEF_STEP_S and executor.all_started(running.jobs))
+        jobs = running.jobs if later else read_wanted()
+        yield from _drop_unwanted(executor, running, jobs)
+        if starting := [ProgressReport(job, 0, 0, "") for job in jobs if job.job.progress and not executor.all_started([job])]:
+            yield ProgressReports(starting)
         for result in executor.run(jobs) if jobs else ():
             running.last_progress_at = time.monotonic()
-            if isinstance(result, TooLarge):
+            if isinstance(result, OutOfMemoryBatch):
                 log.warning("out of memory", bundle=running.bucket.bundle, size=len(result.jobs))
                 self.answers.put(result)
                 if len(result.jobs) > 1:  # a single job may have met the peak of another batch
                     self.slots.record_out_of_memory(running, round(sum(map(executor.weight, result.jobs))))
                 continue
-            if isinstance(result, Computed) and len(result.jobs) == len(jobs) and not (result.cold or result.waited):
+            if isinstance(result, ComputedBatch) and len(result.jobs) == len(jobs) and not (result.is_new_shape or result.made_no_progress):
                 self.slots.record_batch(running, result.size, result.seconds)
-            if isinstance(result, Computed) and result.has_new_backend:
+            if isinstance(result, ComputedBatch) and result.has_new_backend:
                 self.slots.forget_times(running)
             yield result
         if later:
-            yield from _dropped(executor, running, wanted())
+            yield from _drop_unwanted(executor, running, read_wanted())
 
-    def _ask_for_wanted(self, running: RunningBatch, hand: int, *, checked: bool) -> Callable[[], list[Delivery]]:
-        """A function that tells which jobs of a batch are still wanted. The record of what runs is on its way when this returns."""
+    def _filter_wanted(self, running: RunningBatch, runner_index: int, *, checked: bool) -> Callable[[], list[Delivery]]:
+        """Send the record of running jobs, and return a function that reads which of them are still wanted."""
         try:
-            answer = self.queue.leases.send_step(running.jobs, hand, checked=checked)
+            answer = self.queue.leases.send_step(running.jobs, runner_index, checked=checked)
         except RedisUnavailable:
             return lambda: running.jobs
 
-        def wanted() -> list[Delivery]:
+        def read_wanted() -> list[Delivery]:
             try:
                 return answer()
             except RedisUnavailable:
                 return running.jobs
 
-        return wanted
+        return read_wanted
 
 
-def _dropped(executor: Executor, running: RunningBatch, wanted: list[Delivery]) -> Iterator[Result]:
-    """Jobs of a batch that are not wanted any more leave."""
-    if len(wanted) == len(running.jobs):
+def _drop_unwanted(executor: Executor, running: RunningBatch, remaining: list[Delivery]) -> Iterator[Result]:
+    """Drop the jobs of a batch that are no longer wanted."""
+    if len(remaining) == len(running.jobs):
         return
-    kept = {job.entry_id for job in wanted}
-    gone = [job for job in running.jobs if job.entry_id not in kept]
-    executor.drop(gone)
+    entry_ids = {job.entry_id for job in remaining}
+    unwanted = [job for job in running.jobs if job.entry_id not in entry_ids]
+    executor.drop(unwanted)
     if running.long:
-        yield Left(gone, "unwanted")
+        yield DepartedJobs(unwanted, "unwanted")

@@ -1,8 +1,8 @@
-"""`opsin worker`: a process that loads bundles, pulls jobs, computes batches and answers.
+"""`opsin worker`: a process that loads bundles, pulls jobs, runs batches and replies.
 
-Its threads: one more than there are slots look at the queue and compute, one answers, one says once a second that the worker lives, one
-loads and unloads bundles, one opens other backends for them; the main thread waits for signals. They meet in `Slots` and in the queue of
-results.
+Its threads: one more than there are slots pull jobs and run batches, one for each slot runs steps, one reads large payloads, one writes
+replies, one sends heartbeats, one loads and unloads bundles, and one opens other backends for them. The main thread waits for signals.
+They share `Slots` and the queue of results.
 """
 
 from __future__ import annotations
@@ -40,30 +40,30 @@ from server.worker.backends.candidates import Candidates, lower_thread_priority
 from server.worker.backends.learned_cache import LearnedCache
 from server.worker.backends.loading import Loader, ReadyBundle
 from server.worker.backends.memory import ModelMemory
-from server.worker.device_layout import Layout, choose
+from server.worker.device_layout import Layout, choose_layout
 from server.worker.heartbeat import Heartbeat
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.loops import BatchRunner, Receiver
-from server.worker.reply_writer import Answers
+from server.worker.loops import BatchRunner, JobReceiver
+from server.worker.reply_writer import ReplyWriter
 
 log = logs.get(__name__)
 
 CUDA_ENVIRONMENT = {"TORCH_CUDNN_SDPA_DEPRIORITIZED": "1", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-"""Default variables, set before CUDA starts. cuDNN's attention would build a plan for each shape and thread; a batch takes the memory that
-batches of other sizes have freed."""
+"""Default environment variables, set before CUDA starts. cuDNN's attention would build a plan for each shape and thread, and with
+expandable segments a batch can reuse the memory that batches of other sizes have freed."""
 METRICS_PORTS = 100
-"""How many ports above the wished one are tried."""
-SWITCH_INTERVAL = 0.0005
-"""Seconds after which a thread that reads videos or answers lets one that computes have the interpreter's lock, which it asks for with each
-operation of a network: with Python's 5 ms it waits for an eighth of the time beside eight videos."""
-WATCH_EVERY = 1.0
-"""Seconds between two looks at the bundles folder and the repository."""
+"""Number of ports to try, from the configured one upwards."""
+SWITCH_INTERVAL_S = 0.0005
+"""Time after which another thread releases the GIL to one that computes, which needs it for each operation of a network. With Python's
+default of 5 ms, it waits for an eighth of its time while eight videos are read."""
+WATCH_INTERVAL_S = 1.0
+"""Time between two checks of the bundles folder and the repository."""
 
 
 def run_worker(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, then finish what was begun and exit with 0; a second signal hands it back at once.
+    """Serve until SIGTERM or SIGINT, then finish the jobs and exit with 0. A second signal returns them to the queue at once.
 
-    Returns, with an exit code, only where it cannot serve at all."""
+    Returns an exit code only if it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
     os_process.disable_dumping()
     if settings.cache_folder is not None:
@@ -72,7 +72,7 @@ def run_worker(settings: Settings) -> int:
         os.environ.setdefault(name, value)
     try:
         systems()
-        layout = choose(settings)
+        layout = choose_layout(settings)
     except (ExtensionError, ValueError) as error:
         log.critical(str(error))
         return MISUSE
@@ -87,7 +87,7 @@ def run_worker(settings: Settings) -> int:
         log.warning("no GPU: serving on the CPU", reason=reason)
     keep_freed_memory()
     torch.set_num_threads(layout.threads)
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
     try:
         metrics_port = serve_metrics(metrics, host, settings.metrics_port)
@@ -95,7 +95,7 @@ def run_worker(settings: Settings) -> int:
         log.critical("cannot serve metrics", host=host, port=settings.metrics_port, reason=str(error))
         return MISUSE
     Worker(settings, settings.redis_url, layout, metrics, metrics_port).run()
-    os._exit(0)  # tearing torch down takes a second, and a batch that still computes can neither be interrupted nor be answered any more
+    os._exit(0)  # shutting torch down takes a second, and a batch that still runs can be neither interrupted nor answered
 
 
 class Worker:
@@ -107,7 +107,7 @@ class Worker:
         self._first = FirstContact(redis_url)
         self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace(settings.key_prefix))
         self._metrics_port = metrics_port
-        self._answers = Answers(self._queue, metrics)
+        self._answers = ReplyWriter(self._queue, metrics)
         self._bundles = LoadedBundles(
             settings.bundles,
             self._load,
@@ -118,7 +118,7 @@ class Worker:
             starters=settings.starters_folder,
         )
         self._slots = Slots(Scheduler(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes))
-        self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)
+        self._receiver = JobReceiver(self._queue, self._slots, self._bundles, metrics)
         self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout)
         cache = LearnedCache(settings.cache_folder)
         self._loader = Loader(layout, settings.dtype, cache, settings.offered_backend, ModelMemory(layout.model_bytes))
@@ -142,25 +142,25 @@ class Worker:
         answering = self._thread("answer", self._answers.write_forever)
         self._thread("fetch", self._receiver.fetch_forever)
         slots = self._layout.slots
-        working = [self._thread(f"work-{hand}", partial(self._runner.work, self._receiver, hand)) for hand in range(slots + 1)]
-        working += [self._thread(f"step-{hand}", partial(self._runner.take_steps, hand)) for hand in range(slots + 1, 2 * slots + 1)]
+        working = [self._thread(f"work-{index}", partial(self._runner.run_batches, self._receiver, index)) for index in range(slots + 1)]
+        working += [self._thread(f"step-{index}", partial(self._runner.run_steps, index)) for index in range(slots + 1, 2 * slots + 1)]
 
         signals.wait()
-        log.info("worker drains", id=self._queue.id)
-        self._heartbeat.become("draining")
-        if leaving := self._slots.drain(self._settings.drain_timeout):
-            self._runner.leave(leaving)
+        log.info("draining", id=self._queue.id)
+        self._heartbeat.set_state("draining")
+        if unfinishable := self._slots.drain(self._settings.drain_timeout):
+            self._runner.leave(unfinishable)
         until = time.monotonic() + self._settings.drain_timeout
         while any(thread.is_alive() for thread in working) and time.monotonic() < until:
             if not self._slots.is_pulling:
                 self._receiver.close()
             if signals.wait(0.02):
                 break
-        self._slots.wait_for_pull(2 * IDLE_BLOCK_S)  # what the last look at the queue brings is handed back too
+        self._slots.wait_for_pull(2 * IDLE_BLOCK_S)  # the jobs of the last pull are returned too
         self._end(answering)
 
     def _end(self, answering: threading.Thread) -> None:
-        unread = self._receiver.unread()  # first: what arrives before the next line is in both
+        unread = self._receiver.unread()  # first: jobs that arrive before the next line are in both
         unfinished = self._slots.stop()
         self._answers.close(answering, self._settings.drain_timeout)
         self._heartbeat.end()
@@ -168,7 +168,7 @@ class Worker:
             self._queue.leases.return_to_queue([*unfinished, *unread])
             self._queue.liveness.withdraw()
         except RedisUnavailable as away:
-            log.warning("could not say goodbye: other workers will find the jobs by themselves", reason=str(away))
+            log.warning("jobs not returned: other workers will reclaim them", reason=str(away))
         log.info("worker ends", id=self._queue.id, handed_back=len(unfinished))
 
     def _watch_bundles(self) -> None:
@@ -181,18 +181,18 @@ class Worker:
                     log.info("queue back")
                 away = False
                 self._bundles.refresh(states)
-                self._heartbeat.followed(revision)
+                self._heartbeat.set_revision(revision)
                 if self._heartbeat.state == "starting":
-                    self._heartbeat.become("ready")
+                    self._heartbeat.set_state("ready")
                     if self._bundles.empty:
                         log.warning(_no_bundle(self._settings.bundles))
                 self._queue.liveness.janitor()
             except RedisUnavailable as error:
                 self._first.log_failure(error)
-                if not away and not self._bundles.served():  # else the receiver tells
+                if not away and not self._bundles.list_queues():  # otherwise the receiver logs it
                     log.warning("queue unavailable", reason=str(error))
                     away = True
-            time.sleep(WATCH_EVERY)
+            time.sleep(WATCH_INTERVAL_S)
 
     def _open_backends(self) -> None:
         lower_thread_priority()
@@ -200,7 +200,7 @@ class Worker:
         while self._heartbeat.state != "draining":
             if not self._bundles.loading:
                 self._candidates.look(self._bundles.latest_times())
-            time.sleep(WATCH_EVERY)
+            time.sleep(WATCH_INTERVAL_S)
 
     def _load(self, bundle: Bundle) -> ReadyBundle:
         ready = self._loader.load(bundle)
@@ -211,30 +211,30 @@ class Worker:
         return ready
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
-        def guarded() -> None:
+        def run_guarded() -> None:
             try:
                 work()
             except BaseException:
                 log.critical("thread failed: ending this worker", thread=name, exc_info=True)
                 os._exit(CRASHED)
 
-        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread = threading.Thread(target=run_guarded, name=name, daemon=True)
         thread.start()
         return thread
 
 
 def _no_bundle(folder: Path) -> str:
     starters = shipped_starters()
-    where = "they are in the folder bundles of a checkout" if starters is None else f"--bundles {starters}"
+    hint = "they are in the folder bundles of a checkout" if starters is None else f"--bundles {starters}"
     return (
         f"no bundle to serve: {folder} holds none in a folder NAME/VERSION. `opsin import CHECKPOINT -o {folder}/NAME` adds one "
-        f"while this worker runs; to serve the starters: {where}"
+        f"while this worker runs; to serve the starters: {hint}"
     )
 
 
-def serve_metrics(metrics: WorkerMetrics, host: str, wished: int) -> int:
-    """Serve the metrics on `wished` or the next free port; 0 takes any. Returns the port. Raises OSError."""
-    for port in range(wished, min(wished + METRICS_PORTS, 65536)):
+def serve_metrics(metrics: WorkerMetrics, host: str, first_port: int) -> int:
+    """Serve the metrics on `first_port` or the next free port (0: any) and return the port. Raises OSError."""
+    for port in range(first_port, min(first_port + METRICS_PORTS, 65536)):
         try:
             server, _ = prometheus_client.start_http_server(port, addr=host, registry=metrics.registry)
         except OSError as error:
@@ -242,4 +242,4 @@ def serve_metrics(metrics: WorkerMetrics, host: str, wished: int) -> int:
                 raise
             continue
         return int(server.server_port)
-    raise OSError(errno.EADDRINUSE, f"no free port for metrics on {host} in {wished}..{wished + METRICS_PORTS - 1}")
+    raise OSError(errno.EADDRINUSE, f"no free port for metrics on {host} in {first_port}..{first_port + METRICS_PORTS - 1}")

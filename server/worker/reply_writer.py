@@ -1,4 +1,4 @@
-"""From results to replies in the queue."""
+"""Writing of results to the queue, as replies."""
 
 from __future__ import annotations
 
@@ -18,26 +18,36 @@ from server.queue.worker.delivery import Delivery
 from server.queue.worker.worker_queue import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import BufferedHistogram, WorkerMetrics
-from server.worker.executors import Computed, FailedJob, JobOutputs, Left, Report, Reports, Result, TooLarge, Unserved
+from server.worker.executors import (
+    ComputedBatch,
+    DepartedJobs,
+    FailedJob,
+    JobOutputs,
+    OutOfMemoryBatch,
+    ProgressReport,
+    ProgressReports,
+    Result,
+    UnservedJobs,
+)
 
 log = logs.get(__name__)
 
 
-class Answers:
-    """Writes results to the queue: at once, or in a thread of its own while the next batch computes."""
+class ReplyWriter:
+    """A writer of results to the queue: at once, or in a thread of its own while the next batch runs."""
 
     def __init__(self, queue: WorkerQueue, metrics: WorkerMetrics) -> None:
         self._queue = queue
         self._metrics = metrics
-        self._later: SimpleQueue[Result | None] = SimpleQueue()
+        self._write_queue: SimpleQueue[Result | None] = SimpleQueue()
         self._writing = threading.Lock()
 
     def put(self, result: Result) -> None:
-        """Write it soon."""
-        self._later.put(result)
+        """Leave a result to the writing thread."""
+        self._write_queue.put(result)
 
-    def write_in_turn(self, result: Result) -> None:
-        """Write it now, or soon if another thread is writing: while the queue is away that lasts, and somebody must look at the queue."""
+    def write_now_or_queue(self, result: Result) -> None:
+        """Write a result now, or leave it to the writing thread if that is busy: without Redis it is for long, and this thread must pull."""
         if not self._writing.acquire(blocking=False):
             self.put(result)
             return
@@ -47,8 +57,8 @@ class Answers:
             self._writing.release()
 
     def write_forever(self) -> None:
-        """Until `close`."""
-        while (result := self._later.get()) is not None:
+        """Write results until `close`."""
+        while (result := self._write_queue.get()) is not None:
             with self._writing:
                 self._write(result)
 
@@ -59,8 +69,8 @@ class Answers:
             log.error("results not written: their jobs run again", reason=str(away))
 
     def close(self, thread: threading.Thread, timeout: float) -> None:
-        """Write what there is, for at most `timeout` seconds; `thread` is the one that writes forever."""
-        self._later.put(None)
+        """Write the remaining results for at most `timeout` seconds. thread: the writing one."""
+        self._write_queue.put(None)
         thread.join(timeout)
         if self._writing.acquire(timeout=timeout):
             self._writing.release()
@@ -68,17 +78,17 @@ class Answers:
 
 def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
     match result:
-        case Computed():
+        case ComputedBatch():
             if result.answers:
                 queue.acks.finish(_replies(queue.id, result))
             _report(queue, result.reports)
             _count(result, metrics)
-        case Reports():
+        case ProgressReports():
             _report(queue, result.reports)
-        case Left():
+        case DepartedJobs():
             for job in result.jobs:
-                metrics.step_leaves.labels(*job.bundle.split("@"), result.how).inc()
-        case TooLarge(jobs=[first, *_]):
+                metrics.step_leaves.labels(*job.bundle.split("@"), result.reason).inc()
+        case OutOfMemoryBatch(jobs=[first, *_]):
             metrics.out_of_memory.labels(*first.bundle.split("@")).inc()
         case FailedJob(job=job, error=InvalidInput() | JobTooLarge() as error):
             kind = "unusable-input" if isinstance(error, InvalidInput) else "excessive"
@@ -92,7 +102,7 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
             queue.acks.dead_letter(job, reason, kind="model-error")
             metrics.dead_letters.inc()
             metrics.failures.labels(job.bundle.partition("@")[0], "model-error").inc()
-        case Unserved(jobs=[first, *_] as jobs):
+        case UnservedJobs(jobs=[first, *_] as jobs):
             _fail(queue, jobs, "unloaded", f"{first.bundle} was unloaded")
 
 
@@ -101,7 +111,7 @@ def _fail(queue: WorkerQueue, jobs: list[Delivery], kind: str, detail: str) -> N
     queue.acks.finish([(job, Reply(id=job.job.id, worker=queue.id, failure=failure)) for job in jobs])
 
 
-def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
+def _replies(worker: str, batch: ComputedBatch) -> list[tuple[Delivery, Reply]]:
     now = time.monotonic()
     return [
         (
@@ -122,29 +132,29 @@ def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
     ]
 
 
-def _report(queue: WorkerQueue, reports: list[Report]) -> None:
+def _report(queue: WorkerQueue, reports: list[ProgressReport]) -> None:
     try:
         queue.acks.progress([(report.job, _progress(queue.id, report)) for report in reports])
     except RedisUnavailable as away:
-        log.warning("progress not told: the next report tells more", jobs=len(reports), reason=str(away))
+        log.warning("progress not written: the next report replaces it", jobs=len(reports), reason=str(away))
 
 
-def _progress(worker: str, report: Report) -> Progress:
+def _progress(worker: str, report: ProgressReport) -> Progress:
     preview = from_numpy(report.preview)
     return Progress(id=report.job.job.id, worker=worker, done=report.done, total=report.total, unit=report.unit, preview=preview)
 
 
-def _count(batch: Computed, metrics: WorkerMetrics) -> None:
+def _count(batch: ComputedBatch, metrics: WorkerMetrics) -> None:
     batches, size, inference, wait = _metrics_of(metrics, batch.jobs[0].bundle)
     batches.inc()
     size.observe(len(batch.jobs))
     inference.observe(batch.seconds)
     labels = batch.jobs[0].bundle.split("@")
-    if batch.cold:
+    if batch.is_new_shape:
         metrics.cold_batches.labels(*labels).inc()
-    if batch.weight and not batch.waited:
+    if batch.weight and not batch.made_no_progress:
         metrics.steps.labels(*labels).inc(len(batch.jobs))
-        metrics.step_joins.labels(*labels).inc(batch.joined)
+        metrics.step_joins.labels(*labels).inc(batch.started_jobs)
         metrics.step_leaves.labels(*labels, "finished").inc(len(batch.answers))
     for answer in batch.answers:
         wait.observe(answer.batch_wait)
@@ -152,12 +162,12 @@ def _count(batch: Computed, metrics: WorkerMetrics) -> None:
 
 
 def _count_outputs(metrics: WorkerMetrics, answer: JobOutputs) -> None:
-    """Add what the answers of single tasks tell: points of scenes that were asked, and seconds of videos by stage."""
+    """Count outputs of single tasks: queried points of scenes, and seconds of videos by stage."""
     labels, outputs = answer.job.bundle.split("@"), answer.outputs
     if "queries" in outputs:
-        asked, grid = outputs["queries"].tolist()
-        metrics.queries.labels(*labels).inc(asked)
-        metrics.queries_saved.labels(*labels).inc(max(0, grid - asked))
+        queried, grid = outputs["queries"].tolist()
+        metrics.queries.labels(*labels).inc(queried)
+        metrics.queries_saved.labels(*labels).inc(max(0, grid - queried))
         metrics.levels.labels(*labels).inc(int(outputs["levels"]))
         metrics.points.labels(*labels).inc(int(outputs["points"]))
     if "counts" in outputs:
@@ -175,7 +185,7 @@ def _count_outputs(metrics: WorkerMetrics, answer: JobOutputs) -> None:
 
 @cache
 def _metrics_of(metrics: WorkerMetrics, bundle: str) -> tuple[Counter, BufferedHistogram, BufferedHistogram, BufferedHistogram]:
-    """Those of one bundle: finding them by their labels costs more than counting."""
+    """Return the metrics of one bundle. They are cached, since looking them up by label costs more than counting."""
     labels = bundle.split("@")
     return (
         metrics.batches.labels(*labels),

@@ -20,24 +20,24 @@ from models.layers.stepwise import JobState
 from models.loading import LoadedStepwiseModel, StepOutputs, StepProgress
 from server.queue.worker.delivery import Delivery
 from server.worker.executors import (
-    Computed,
+    ComputedBatch,
+    DepartedJobs,
     FailedJob,
     JobOutputs,
-    Left,
     Outcome,
-    Report,
-    Reports,
+    ProgressReport,
+    ProgressReports,
     Streams,
-    halving,
     read_arrays,
-    with_returned,
+    run_with_bisection,
+    with_returned_arrays,
 )
 
-REPORT_EVERY = 0.2
+REPORT_INTERVAL_S = 0.2
 """Time in seconds between two reports of one job."""
 MAX_START_S = 3600.0
 """Maximum credible time to start a job, in seconds."""
-MEMORY = 16
+AVERAGING_WINDOW_JOBS = 16
 """Number of jobs over which the mean number of steps, and of seconds to start, is taken, roughly."""
 
 
@@ -119,18 +119,18 @@ class Stepwise:
 
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
         """Take one step of each job. Jobs that have not started start before it and are reported at once."""
-        fresh = [job for job in jobs if _key(job) not in self._residents]
+        new_jobs = [job for job in jobs if _key(job) not in self._residents]
         started = [job for job in jobs if _key(job) in self._residents]
-        for outcome in halving(fresh, self._start, self._streams.free_memory) if fresh else ():
-            if isinstance(outcome, Computed):
+        for outcome in run_with_bisection(new_jobs, self._start, self._streams.free_memory) if new_jobs else ():
+            if isinstance(outcome, ComputedBatch):
                 started += outcome.jobs
-                yield Reports(outcome.reports)
+                yield ProgressReports(outcome.reports)
             else:
                 yield outcome
-        for outcome in halving(started, self._step, self._streams.free_memory) if started else ():
+        for outcome in run_with_bisection(started, self._step, self._streams.free_memory) if started else ():
             if isinstance(outcome, FailedJob):
                 self.drop([outcome.job])
-                yield Left([outcome.job], "failed")
+                yield DepartedJobs([outcome.job], "failed")
             yield outcome
 
     def drop(self, jobs: list[Delivery]) -> None:
@@ -138,7 +138,7 @@ class Stepwise:
             for job in jobs:
                 self._forget(job)
 
-    def _start(self, jobs: list[Delivery]) -> Computed:
+    def _start(self, jobs: list[Delivery]) -> ComputedBatch:
         started = time.monotonic()
         arrays = [{name: np.array(array) for name, array in read_arrays(job.job).items()} for job in jobs]
         with self._streams.current():
@@ -147,36 +147,36 @@ class Stepwise:
         with self._lock:
             for job, state in zip(jobs, states, strict=True):
                 self._keep(job, ResidentJob(state, started - job.pulled_at, seconds, started, _step_counts(state), state.nbytes))
-            self.start_seconds += (seconds / len(jobs) - self.start_seconds) * min(1.0, len(jobs) / MEMORY)
-        return Computed(jobs, started, seconds, [], jobs, [self._report(job, state) for job, state in zip(jobs, states, strict=True)])
+            self.start_seconds += (seconds / len(jobs) - self.start_seconds) * min(1.0, len(jobs) / AVERAGING_WINDOW_JOBS)
+        return ComputedBatch(jobs, started, seconds, [], jobs, [self._report(job, state) for job, state in zip(jobs, states, strict=True)])
 
-    def _step(self, jobs: list[Delivery]) -> Computed:
+    def _step(self, jobs: list[Delivery]) -> ComputedBatch:
         started = time.monotonic()
         residents = [self._residents[_key(job)] for job in jobs]
         weight = sum(self.model.cost(resident.state) for resident in residents) / self.typical_job.cost
-        due = [started >= resident.reported + REPORT_EVERY for resident in residents]
+        due = [started >= resident.reported + REPORT_INTERVAL_S for resident in residents]
         with self._streams.current():
             outcomes = self.model.step(
                 [resident.state for resident in residents], [job.job.previews and now for job, now in zip(jobs, due, strict=True)]
             )
         seconds = time.monotonic() - started
-        has_stepped = [not _waits(resident, outcome) for resident, outcome in zip(residents, outcomes, strict=True)]
-        computed = Computed(
+        has_stepped = [not _made_no_progress(resident, outcome) for resident, outcome in zip(residents, outcomes, strict=True)]
+        computed = ComputedBatch(
             jobs,
             started,
             seconds,
             [],
             weight=weight,
-            joined=sum(moved and resident.state.done == 0 for resident, moved in zip(residents, has_stepped, strict=True)),
-            waited=not any(has_stepped),
+            started_jobs=sum(moved and resident.state.done == 0 for resident, moved in zip(residents, has_stepped, strict=True)),
+            made_no_progress=not any(has_stepped),
         )
         with self._lock:
             for job, resident, now, outcome in zip(jobs, residents, due, outcomes, strict=True):
                 inference = resident.inference + seconds
                 if isinstance(outcome, StepOutputs):
                     self._forget(job)
-                    self.mean_total += (resident.state.done + 1 - self.mean_total) / MEMORY
-                    computed.answers.append(JobOutputs(job, with_returned(job.job, outcome.outputs), resident.batch_wait, inference))
+                    self.mean_total += (resident.state.done + 1 - self.mean_total) / AVERAGING_WINDOW_JOBS
+                    computed.answers.append(JobOutputs(job, with_returned_arrays(job.job, outcome.outputs), resident.batch_wait, inference))
                     continue
                 state, news = outcome.state, now and _step_counts(outcome.state) != resident.last_reported
                 reported, counts = (started, _step_counts(state)) if news else (resident.reported, resident.last_reported)
@@ -196,12 +196,12 @@ class Stepwise:
         if (resident := self._residents.pop(_key(job), None)) is not None:
             self.nbytes -= resident.nbytes
 
-    def _report(self, job: Delivery, state: JobState, preview: Mapping[str, NDArray[Any]] | None = None) -> Report:
+    def _report(self, job: Delivery, state: JobState, preview: Mapping[str, NDArray[Any]] | None = None) -> ProgressReport:
         unit = getattr(state, "unit", self.unit)  # that of a job where a model takes steps of several kinds
-        return Report(job, state.done, state.total, unit, dict(preview or {}))
+        return ProgressReport(job, state.done, state.total, unit, dict(preview or {}))
 
 
-def _waits(resident: ResidentJob, outcome: StepProgress | StepOutputs) -> bool:
+def _made_no_progress(resident: ResidentJob, outcome: StepProgress | StepOutputs) -> bool:
     """Return whether a job has taken no step: its state is the very one that it was."""
     return isinstance(outcome, StepProgress) and outcome.state is resident.state
 

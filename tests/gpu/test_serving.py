@@ -18,7 +18,7 @@ from server.worker.backends.memory import ModelMemory
 from server.worker.backends.runner import Backends
 from server.worker.backends.verification import sample
 from server.worker.device_layout import GPU_SLOTS, Layout
-from server.worker.executors import Computed, OneShot
+from server.worker.executors import ComputedBatch, OneShot
 from tests.support.bundles.vit import write_tiny_vit
 from tests.support.plain_model import Plain
 from tests.support.queue import delivery
@@ -48,7 +48,7 @@ def expected(bundle: Bundle, asked: list[Delivery]) -> np.ndarray:
 
 def answers(executor: OneShot, asked: list[Delivery]) -> np.ndarray:
     [computed] = executor.run(asked)
-    assert isinstance(computed, Computed)
+    assert isinstance(computed, ComputedBatch)
     return np.stack([answer.outputs["logits"] for answer in computed.answers])
 
 

@@ -106,8 +106,8 @@ def test_the_wait_for_a_redis_that_never_answered_is_logged(waiting: dict[str, W
         assert int(found[1]) <= 5 * int(found[2])
     assert not [line for line in service.lines if "secret" in line]
     service.stop()
-    [goodbye] = [record for record in records(service) if record["event"].startswith("could not say goodbye")]
-    assert goodbye["level"] == "warning"
+    [warning] = [record for record in records(service) if record["event"].startswith("jobs not returned")]
+    assert warning["level"] == "warning"
 
 
 def waits(service: Service, process: str) -> list[str]:

@@ -29,7 +29,7 @@ from server.worker.backends.memory import ModelMemory
 from server.worker.backends.runner import Backends
 from server.worker.backends.verification import ArmRunner
 from server.worker.device_layout import Layout
-from server.worker.executors import Arrays, Computed, OneShot
+from server.worker.executors import Arrays, ComputedBatch, OneShot
 from tests.support.bundles.onnx import SIZE, colours, write_graph
 from tests.support.bundles.vit import write_tiny_vit
 from tests.support.live_service import gateway, worker_process
@@ -86,12 +86,12 @@ def ready(bundle: Bundle, folder: Path, dtype: str = "float32", backend: Backend
     return Loader(LAYOUT, dtype, LearnedCache(folder), backend).load(bundle)
 
 
-def run(executor: object, merge: tuple[int, ...], count: int = 1, size: int = 1) -> list[Computed]:
+def run(executor: object, merge: tuple[int, ...], count: int = 1, size: int = 1) -> list[ComputedBatch]:
     assert isinstance(executor, OneShot)
     found = []
     for _ in range(count):
         [computed] = executor.run([delivery(pixels=images(1)["pixels"][0], merge=merge) for _ in range(size)])
-        assert isinstance(computed, Computed)
+        assert isinstance(computed, ComputedBatch)
         found.append(computed)
     return found
 
@@ -322,11 +322,11 @@ def test_loops_run_where_tokens_merge_and_answer_as_pytorch_does(bundle: Bundle,
 
 def test_the_first_batch_of_a_shape_and_trials_are_cold(bundle: Bundle, folder: Path) -> None:
     made = ready(bundle, folder)
-    assert [run(made.executor, (3, 2), size=size)[0].cold for size in (1, 1, 2, 2)] == [True, False, True, False]
+    assert [run(made.executor, (3, 2), size=size)[0].is_new_shape for size in (1, 1, 2, 2)] == [True, False, True, False]
     assert made.backends is not None
     open_all(made.backends)
     trials = run(made.executor, OFF, 200)
-    assert any(computed.cold for computed in trials[1:])
+    assert any(computed.is_new_shape for computed in trials[1:])
 
 
 @pytest.mark.parametrize(("dtype", "exact"), [("float32", True), ("bfloat16", False)])

@@ -15,9 +15,9 @@ from server.scheduler.scheduler import RunningBatch, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.executors import Arrays, Computed, FailedJob, OneShot, TooLarge
+from server.worker.executors import Arrays, ComputedBatch, FailedJob, OneShot, OutOfMemoryBatch
 from server.worker.loops import BatchRunner
-from server.worker.reply_writer import Answers
+from server.worker.reply_writer import ReplyWriter
 from tests.fake_cuda.device import ERRORS
 from tests.support.plain_model import Plain
 from tests.support.queue import delivery
@@ -45,7 +45,7 @@ class Runner:
         self.lost: list[str] = []
         executor = OneShot(Plain(model), torch.device("cpu"))
         self.slots = Slots(Scheduler(1, lambda _bucket: StepTimes(4)))
-        bundles: Any = SimpleNamespace(executor=lambda _queue: executor, lost=lambda _queue, reason: self.lost.append(reason))
+        bundles: Any = SimpleNamespace(executor=lambda _queue: executor, mark_lost=lambda _queue, reason: self.lost.append(reason))
         leases = SimpleNamespace(send_step=lambda jobs, slot, checked: lambda: jobs, return_to_queue=self.handed_back.extend)
         queue: Any = SimpleNamespace(leases=leases)
         answers: Any = SimpleNamespace(put=self.written.append, write=self.written.append, write_in_turn=self.written.append)
@@ -79,7 +79,7 @@ def test_a_job_that_ran_out_of_memory_runs_alone_once_more() -> None:
     runner.run()
     assert runner.run().bucket.alone
     [_too_large, computed] = runner.written
-    assert isinstance(computed, Computed) and [answer.job.job.id for answer in computed.answers] == [job.job.id]
+    assert isinstance(computed, ComputedBatch) and [answer.job.job.id for answer in computed.answers] == [job.job.id]
 
 
 def test_a_job_that_never_fits_fails_the_second_time() -> None:
@@ -87,13 +87,13 @@ def test_a_job_that_never_fits_fails_the_second_time() -> None:
     runner.slots.add(jobs(1))
     runner.run()
     runner.run()
-    assert [type(result) for result in runner.written] == [TooLarge, TooLarge, FailedJob]
+    assert [type(result) for result in runner.written] == [OutOfMemoryBatch, OutOfMemoryBatch, FailedJob]
 
 
 def test_lack_of_memory_is_counted() -> None:
     metrics, queue = WorkerMetrics(), Mock()
-    answers = Answers(queue, metrics)
+    answers = ReplyWriter(queue, metrics)
     batch = jobs(2)
-    answers.write_in_turn(TooLarge(batch))
+    answers.write_now_or_queue(OutOfMemoryBatch(batch))
     model, version = batch[0].bundle.split("@")
     assert metrics.registry.get_sample_value("opsin_out_of_memory_total", {"model": model, "version": version}) == 1

@@ -16,7 +16,7 @@ from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
 from server.worker import reply_writer
-from server.worker.executors import Computed, OneShot
+from server.worker.executors import ComputedBatch, OneShot
 from server.worker.loops import BatchRunner
 from tests.support.bundles.vit import write_tiny_vit
 from tests.support.plain_model import Plain
@@ -35,7 +35,7 @@ def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> No
         running = slots.next()
         assert isinstance(running, RunningBatch)
         [batch] = runner._run(running, hand=0)
-        assert isinstance(batch, Computed)
+        assert isinstance(batch, ComputedBatch)
         reply_writer._count(batch, metrics)
         slots.finish(running, [])
 

@@ -17,7 +17,7 @@ from models.bundle import BundleSpec
 from models.loading import load
 from server.arrays import Array
 from server.queue.worker.delivery import Delivery
-from server.worker.executors import Arrays, Computed, FailedJob, OneShot, Streams, TooLarge
+from server.worker.executors import Arrays, ComputedBatch, FailedJob, OneShot, OutOfMemoryBatch, Streams
 from tests.fake_cuda.device import FakeCuda
 from tests.support.bundles.vit import write_tiny_vit
 from tests.support.plain_model import Plain
@@ -51,7 +51,7 @@ class SmallMemory:
 def test_each_row_is_what_the_model_says_of_that_job(tiny: OneShot) -> None:
     jobs = pictures(5)
     [batch] = tiny.run(jobs)
-    assert isinstance(batch, Computed)
+    assert isinstance(batch, ComputedBatch)
     for answer, job in zip(batch.answers, jobs, strict=True):
         alone = tiny.model.forward({"pixels": job.job.arrays["pixels"].to_numpy()[None].copy()}, job.job.options)
         np.testing.assert_allclose(answer.outputs["logits"], alone["logits"][0], rtol=1e-4, atol=1e-5)
@@ -63,7 +63,7 @@ def test_culprits_are_refused_and_other_jobs_answered_once(tiny: OneShot, culpri
     jobs = [bad[place] if place in culprits else good[place] for place in range(7)]
     results = list(tiny.run(jobs))
     refused = [result.job for result in results if isinstance(result, FailedJob)]
-    answered = [answer.job for result in results if isinstance(result, Computed) for answer in result.answers]
+    answered = [answer.job for result in results if isinstance(result, ComputedBatch) for answer in result.answers]
     assert refused == [jobs[place] for place in sorted(culprits)]
     assert answered == [job for place, job in enumerate(jobs) if place not in culprits]
 
@@ -71,8 +71,8 @@ def test_culprits_are_refused_and_other_jobs_answered_once(tiny: OneShot, culpri
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: OneShot) -> None:
     jobs = pictures(8)
     results = list(OneShot(Plain(SmallMemory(tiny.model.spec, room=4)), CPU).run(jobs))
-    assert [len(result.jobs) for result in results if isinstance(result, TooLarge)] == [8]
-    assert [result.jobs for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
+    assert [len(result.jobs) for result in results if isinstance(result, OutOfMemoryBatch)] == [8]
+    assert [result.jobs for result in results if isinstance(result, ComputedBatch)] == [jobs[:4], jobs[4:]]
 
 
 class Overflowing:
@@ -90,7 +90,7 @@ def test_only_a_picture_whose_scores_are_no_numbers_is_refused(tiny: OneShot) ->
     jobs = [delivery(pixels=np.full((32, 32, 3), shade, np.uint8)) for shade in (0, 10, 200, 20)]
     results = list(OneShot(Plain(Overflowing(tiny.model.spec)), CPU).run(jobs))
     assert [result.job for result in results if isinstance(result, FailedJob)] == [jobs[2]]
-    answered = [answer.job for result in results if isinstance(result, Computed) for answer in result.answers]
+    answered = [answer.job for result in results if isinstance(result, ComputedBatch) for answer in result.answers]
     assert answered == [jobs[0], jobs[1], jobs[3]]
 
 
@@ -142,7 +142,7 @@ class Forgetful:
 
 def test_the_activations_of_a_batch_are_gone_when_its_halves_run(tiny: OneShot) -> None:
     model = Forgetful(tiny.model.spec)
-    assert sum(isinstance(result, Computed) for result in OneShot(Plain(model), CPU).run(pictures(4))) == 4
+    assert sum(isinstance(result, ComputedBatch) for result in OneShot(Plain(model), CPU).run(pictures(4))) == 4
     assert model.alive == [0] * 7
 
 
@@ -170,5 +170,5 @@ def test_files_that_no_model_reads_come_back_with_each_answer(tiny: OneShot) -> 
         job.job.arrays["file"] = Array.from_numpy(np.arange(length, dtype=np.uint8))
         job.job.options.update(unread=["file"], returned=["file"])
     [batch] = tiny.run(jobs)
-    assert isinstance(batch, Computed)
+    assert isinstance(batch, ComputedBatch)
     assert [answer.outputs["file"].tolist() for answer in batch.answers] == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]]

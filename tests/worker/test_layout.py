@@ -11,7 +11,7 @@ import torch
 
 from kernels.devices import missing_gpu_reason
 from server.settings import Settings
-from server.worker.device_layout import choose
+from server.worker.device_layout import choose_layout
 from tests.fake_cuda.device import GIB, FakeCuda
 
 OLD_DRIVER: dict[str, Any] = {
@@ -22,7 +22,7 @@ OLD_DRIVER: dict[str, Any] = {
 
 def test_workers_of_one_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     FakeCuda(total_memory=80 * GIB).install(monkeypatch, tmp_path)
-    alone, one_of_four = (choose(Settings(workers=count)) for count in (1, 4))
+    alone, one_of_four = (choose_layout(Settings(workers=count)) for count in (1, 4))
     assert (alone.model_bytes, alone.state_bytes) == (40 * GIB, 20 * GIB)
     assert (one_of_four.model_bytes, one_of_four.state_bytes) == (10 * GIB, 5 * GIB)
 
@@ -31,7 +31,7 @@ def test_workers_of_one_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch, tm
 def test_float32_convolutions_of_a_worker_are_exact(device: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     FakeCuda().install(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    choose(Settings(device=device))
+    choose_layout(Settings(device=device))
     assert not torch.backends.cudnn.allow_tf32
 
 
@@ -40,13 +40,13 @@ def test_cpu_cores_are_shared_by_the_slots_of_a_gpu(monkeypatch: pytest.MonkeyPa
     FakeCuda().install(monkeypatch, tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [choose(settings).threads for settings in (Settings(), Settings(workers=4), Settings(threads=6))] == [8, 2, 3]
+    assert [choose_layout(settings).threads for settings in (Settings(), Settings(workers=4), Settings(threads=6))] == [8, 2, 3]
 
 
 def test_a_missing_gpu_is_refused_with_those_present(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     FakeCuda(count=2).install(monkeypatch, tmp_path)
     with pytest.raises(ValueError, match="cuda:2 is set, but torch sees cuda:0, cuda:1; driver"):
-        choose(Settings(device="cuda:2"))
+        choose_layout(Settings(device="cuda:2"))
 
 
 def test_an_old_driver_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_an_old_driver_is_refused_with_what_to_install(monkeypatch: pytest.Monke
         r"cuda cannot be used: The NVIDIA .* \(found version 12040\)\.; driver 550\.54 is too old for torch .* CUDA 13\.0.* 580: .*/cu126$"
     )
     with pytest.raises(ValueError, match=refusal):
-        choose(Settings(device="cuda"))
+        choose_layout(Settings(device="cuda"))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_other_gpus_are_hidden_from_a_worker(visible: str | None, hidden_to: str
     FakeCuda(count=3).install(monkeypatch, tmp_path)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    layout = choose(Settings(device="cuda:1"))
+    layout = choose_layout(Settings(device="cuda:1"))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == hidden_to
     assert (layout.device, layout.name) == (torch.device("cuda"), "cuda:1")
 
@@ -91,6 +91,6 @@ def test_a_gpu_computes_in_its_own_16_bit_format(
     capability: tuple[int, int], half: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     FakeCuda(capability=capability).install(monkeypatch, tmp_path)
-    assert choose(Settings(dtype=half)).half == choose(Settings()).half == half
+    assert choose_layout(Settings(dtype=half)).half == choose_layout(Settings()).half == half
     with pytest.raises(ValueError, match=f"dtype: {refused} is set, but cuda computes in auto, float32 or {half}"):
-        choose(Settings(dtype=refused))
+        choose_layout(Settings(dtype=refused))

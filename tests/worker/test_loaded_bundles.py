@@ -107,7 +107,7 @@ def test_copy_with_changed_name_is_a_bundle_of_its_own(tmp_path: Path) -> None:
 
 
 def test_loading_reads_again_what_was_unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", 0.0)
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE_S", 0.0)
     edited = write_null(tmp_path, "model", "1", milliseconds=1)
     gone = write_null(tmp_path, "model", "2")
     contents: list[float] = []
@@ -131,7 +131,7 @@ def test_loading_reads_again_what_was_unloaded(tmp_path: Path, monkeypatch: pyte
 
 
 def test_loading_reads_again_what_was_replaced_while_it_unloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", 0.0)
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE_S", 0.0)
     replaced = write_null(tmp_path, "replaced", milliseconds=1)
     write_null(tmp_path, "same", milliseconds=2)
     contents: list[float] = []
@@ -157,11 +157,11 @@ def test_lost_bundle_with_returned_files_is_reloaded(tmp_path: Path, repository:
     bundles = LoadedBundles(tmp_path, lambda bundle: ready(), lambda spec: None, lambda: None)
     bundles.refresh({})
     bundles.refresh(repository)
-    [queue] = bundles.served()
-    bundles.lost(queue, "its file is missing")
-    assert bundles.served() == []
+    [queue] = bundles.list_queues()
+    bundles.mark_lost(queue, "its file is missing")
+    assert bundles.list_queues() == []
     bundles.refresh({})
-    assert bundles.served() == [queue]
+    assert bundles.list_queues() == [queue]
 
 
 def test_a_bundle_that_is_repaired_while_it_is_refused_is_loaded(tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_a_bundle_that_is_repaired_while_it_is_refused_is_loaded(tmp_path: Path)
 
     bundles = LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None)
     bundles.refresh({})
-    assert bundles.served() == []
+    assert bundles.list_queues() == []
     bundles.refresh({})
-    assert len(bundles.served()) == 1
+    assert len(bundles.list_queues()) == 1
 
 
 def states(bundles: LoadedBundles) -> dict[str, str]:
@@ -187,8 +187,8 @@ def states(bundles: LoadedBundles) -> dict[str, str]:
 
 
 def test_bundle_with_removed_folder_is_unloaded_and_unlisted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
-    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", -1.0)
+    monkeypatch.setattr(loaded_bundles, "REMOVED_AFTER_S", 0.0)
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE_S", -1.0)
     for name in ("removed", "refused", "left"):
         write_null(tmp_path, name)
 
@@ -220,7 +220,7 @@ def test_a_folder_that_is_missing_for_a_moment_stays(tmp_path: Path) -> None:
 
 def test_while_the_bundles_cannot_be_read_all_of_them_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network drive that is away has not lost them."""
-    monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
+    monkeypatch.setattr(loaded_bundles, "REMOVED_AFTER_S", 0.0)
     write_null(tmp_path / "drive", "kept")
     bundles = LoadedBundles(tmp_path / "drive", lambda bundle: ready(), lambda spec: None, lambda: None)
     bundles.refresh({})
@@ -246,7 +246,7 @@ def test_nothing_is_announced_before_all_of_the_folder_is_known(tmp_path: Path) 
 
 def ended_in_time(bundles: LoadedBundles, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """Names and contents of what is ready, once nothing changes any more."""
-    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", 0.0)
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE_S", 0.0)
     for _ in range(4):
         bundles.refresh({})
     return [(told.name, float(told.version)) for told in bundles.announcements(1) if told.state == "ready"]
@@ -279,7 +279,7 @@ class Beside:
 
 @pytest.fixture
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beside:
-    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", -1.0)
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE_S", -1.0)
     (tmp_path / "own").mkdir()
     write_null(tmp_path / "starters", "flags")
     loaded: list[str] = []
@@ -316,13 +316,13 @@ def test_starter_returns_if_its_replacement_is_removed(beside: Beside, version: 
     assert beside.after(2) == {f"flags@{version}": "ready"}
     shutil.rmtree(written.path.parent)
     assert beside.after(2) == {f"flags@{version}": "ready"}  # it may be there again in a moment
-    monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
+    monkeypatch.setattr(loaded_bundles, "REMOVED_AFTER_S", 0.0)
     assert beside.after(4) == {"flags@1": "ready"}
     assert beside.loaded == [f"own/flags/{version}", "starters/flags/1"]
 
 
 def test_starter_stays_replaced_while_bundles_are_unreadable(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
+    monkeypatch.setattr(loaded_bundles, "REMOVED_AFTER_S", 0.0)
     write_null(beside.own, "flags", version="2")
     beside.after(1)
     beside.own.rename(beside.own.with_name("away"))

@@ -18,7 +18,7 @@ from models.loading import LoadedStepwiseModel, StepOutputs, StepProgress, load
 from server.arrays import Array
 from server.queue.worker.delivery import Delivery
 from server.worker import stepwise
-from server.worker.executors import Arrays, Computed, FailedJob, JobOutputs, Report, Reports, TooLarge
+from server.worker.executors import Arrays, ComputedBatch, FailedJob, JobOutputs, OutOfMemoryBatch, ProgressReport, ProgressReports
 from server.worker.stepwise import Stepwise
 from tests.support.bundles.vit import STEPS, answer_alone, pixels, steps_of, write_null, write_toy
 from tests.support.queue import delivery
@@ -45,7 +45,7 @@ def with_file(made: Delivery) -> Delivery:
 
 def step(executor: Stepwise, jobs: list[Delivery]) -> tuple[list[JobOutputs], list[Delivery]]:
     """One step of these: who was answered, who goes on."""
-    computed = [result for result in executor.run(jobs) if isinstance(result, Computed)]
+    computed = [result for result in executor.run(jobs) if isinstance(result, ComputedBatch)]
     return [answer for batch in computed for answer in batch.answers], [job for batch in computed for job in batch.unfinished]
 
 
@@ -118,12 +118,12 @@ def test_waiting_job_joins_no_step_and_costs_no_step_time(toy: LoadedStepwiseMod
     slow, one = Slow(toy), job(1, 1, seed=1)
     executor = Stepwise(slow, CPU)
     slow.waits = 2
-    told = [result for _ in range(4) for result in executor.run([one]) if isinstance(result, Computed)]
-    assert [(step.waited, step.joined) for step in told] == [(True, 0), (True, 0), (False, 1), (False, 0)]
+    told = [result for _ in range(4) for result in executor.run([one]) if isinstance(result, ComputedBatch)]
+    assert [(step.made_no_progress, step.started_jobs) for step in told] == [(True, 0), (True, 0), (False, 1), (False, 0)]
 
 
 def test_a_job_that_waits_is_reported_when_it_has_taken_a_step(toy: LoadedStepwiseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stepwise, "REPORT_EVERY", 0.0)
+    monkeypatch.setattr(stepwise, "REPORT_INTERVAL_S", 0.0)
     slow, one = Slow(toy), job(1, 1, seed=1)
     executor = Stepwise(slow, CPU)
     slow.waits = 3
@@ -167,12 +167,12 @@ def test_culprit_of_failing_step_is_refused_alone(toy: LoadedStepwiseModel, at_s
     culprit = job(3, 2 if at_start else 0, seed=13)
     jobs = [job(number, 1) for number in range(3)] + [culprit] + [job(number, 1) for number in range(10, 14)]
     results = [list(executor.run(jobs))]
-    here = [one for result in results[0] if isinstance(result, Computed) for one in result.unfinished]
+    here = [one for result in results[0] if isinstance(result, ComputedBatch) for one in result.unfinished]
     answers: list[JobOutputs] = []
     while here:
         results.append(list(executor.run(here)))
-        here = [one for result in results[-1] if isinstance(result, Computed) for one in result.unfinished]
-        answers += [answer for result in results[-1] if isinstance(result, Computed) for answer in result.answers]
+        here = [one for result in results[-1] if isinstance(result, ComputedBatch) for one in result.unfinished]
+        answers += [answer for result in results[-1] if isinstance(result, ComputedBatch) for answer in result.answers]
     assert [result.job for batch in results for result in batch if isinstance(result, FailedJob)] == [culprit]
     assert {answer.job.job.id for answer in answers} == {one.job.id for one in jobs if one is not culprit}
     for answer in answers:
@@ -183,25 +183,25 @@ def test_culprit_of_failing_step_is_refused_alone(toy: LoadedStepwiseModel, at_s
 def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedStepwiseModel) -> None:
     jobs = [job(number, 1) for number in range(8)]
     results = list(Stepwise(Fragile(toy, room=4), CPU).run(jobs))
-    assert [len(result.jobs) for result in results if isinstance(result, TooLarge)] == [8]
-    assert [result.unfinished for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
+    assert [len(result.jobs) for result in results if isinstance(result, OutOfMemoryBatch)] == [8]
+    assert [result.unfinished for result in results if isinstance(result, ComputedBatch)] == [jobs[:4], jobs[4:]]
 
 
 class TestReports:
-    def reports(self, executor: Stepwise, one: Delivery) -> list[Report]:
-        told: list[Report] = []
+    def reports(self, executor: Stepwise, one: Delivery) -> list[ProgressReport]:
+        told: list[ProgressReport] = []
         here = [one]
         while here:
             results = list(executor.run(here))
-            told += [report for result in results if isinstance(result, Reports | Computed) for report in result.reports]
-            here = [job for result in results if isinstance(result, Computed) for job in result.unfinished]
+            told += [report for result in results if isinstance(result, ProgressReports | ComputedBatch) for report in result.reports]
+            here = [job for result in results if isinstance(result, ComputedBatch) for job in result.unfinished]
         return told
 
     def test_first_report_is_at_start_and_next_ones_are_rare(self, toy: LoadedStepwiseModel) -> None:
         assert [(report.done, report.total, report.unit) for report in self.reports(Stepwise(toy, CPU), job(1, 2))] == [(0, 9, "steps")]
 
     def test_slow_steps_are_all_reported_and_previews_on_request(self, toy: LoadedStepwiseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(stepwise, "REPORT_EVERY", 0.0)
+        monkeypatch.setattr(stepwise, "REPORT_INTERVAL_S", 0.0)
         told = self.reports(Stepwise(toy, CPU), job(1, 1))
         assert [(report.done, report.total) for report in told] == [(done, 5) for done in range(5)]
         assert not any(report.preview for report in told)

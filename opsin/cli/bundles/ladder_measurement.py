@@ -51,12 +51,12 @@ def measure_ladder(bundle: Bundle, folder: Path, merge_pairs: Sequence[MergePair
     from server.telemetry import logs
     from server.worker.backends.learned_cache import LearnedCache
     from server.worker.backends.loading import Loader
-    from server.worker.device_layout import choose
+    from server.worker.device_layout import choose_layout
 
     spec, settings = bundle.spec, settings_of(None)
     rungs = _choose_rungs(spec, merge_pairs)
     try:
-        layout = choose(settings)
+        layout = choose_layout(settings)
     except ValueError as error:
         raise UsageError(str(error)) from error
     logs.configure("warning", process="calibrate")

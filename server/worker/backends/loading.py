@@ -19,7 +19,7 @@ from server.worker.backends.memory import ModelMemory
 from server.worker.backends.runner import Backends, is_precise
 from server.worker.backends.verification import DTYPES, default_schedule, sample
 from server.worker.device_layout import Layout
-from server.worker.executors import OneShot, check
+from server.worker.executors import OneShot, check_outputs
 from server.worker.stepwise import Stepwise, TypicalJob
 
 log = logs.get(__name__)
@@ -98,10 +98,10 @@ class Loader:
     def _show(self, backends: Backends, model: LoadedModel) -> None:
         """Run a typical batch, and one job of every other kind that the bundle takes. Raises ValueError if one has no answer."""
         options = {"merge": default_schedule(model.spec).expand(model.depth)}
-        check(backends.forward(sample(model.spec, 1), options), 1, model.spec)
+        check_outputs(backends.forward(sample(model.spec, 1), options), 1, model.spec)
         task = main_task(model.spec)
         for arrays in task.samples(model.spec)[1:] if task is not None else ():
-            check(model.forward({name: array[None] for name, array in arrays.items()}, {}), 1, model.spec)
+            check_outputs(model.forward({name: array[None] for name, array in arrays.items()}, {}), 1, model.spec)
 
 
 def measure_typical_job(model: LoadedModel) -> TypicalJob:

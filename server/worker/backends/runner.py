@@ -21,7 +21,7 @@ from server.worker.backends.learner import LearnedRung, Learner, Turn
 from server.worker.backends.memory import ModelMemory
 from server.worker.backends.verification import DTYPES, ArmRunner, NotWrittenError, default_schedule, max_difference, open_arm, sample
 from server.worker.device_layout import Layout
-from server.worker.executors import Arrays, BatchRun, Shapes, check
+from server.worker.executors import Arrays, BatchRun, SeenShapes, check_outputs
 
 log = logs.get(__name__)
 
@@ -63,7 +63,7 @@ class Backends:
         self._dtype_setting = dtype
         self._runners: dict[Arm, ArmRunner] = {"eager": model}
         self._left_out: frozenset[Arm] = frozenset()
-        self._shapes = Shapes()
+        self._shapes = SeenShapes()
         self._elements = sum(parameter.numel() for parameter in model.without_weights().model.parameters())
         """Number of weights; 0 for a graph, whose size is that of its file."""
         self.rungs = {"off": self.schedule(MergeSchedule.off())} | {rung.name: self.schedule(rung.merge) for rung in bundle.spec.ladder}
@@ -309,10 +309,10 @@ class Backends:
         size = len(next(iter(arrays.values())))
         try:
             answer = runner.forward(arrays, options)
-            check(answer, size, self.spec)
+            check_outputs(answer, size, self.spec)
             return answer
         except Exception as error:
             answer = self.model.forward(arrays, options)
-            check(answer, size, self.spec)  # this or the line before raises if the input is to blame
+            check_outputs(answer, size, self.spec)  # this or the line before raises if the input is to blame
             self.leave_out(arm, f"it failed, and eager ran instead: {error!r}")
             return answer

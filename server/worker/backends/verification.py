@@ -23,7 +23,7 @@ from server.tasks.registry import main_task
 from server.worker.backends.arms import Arm, Format
 from server.worker.backends.learned_cache import read_cpu
 from server.worker.device_layout import Layout
-from server.worker.executors import Arrays, check
+from server.worker.executors import Arrays, check_outputs
 
 DTYPES: Mapping[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = 1e-4
@@ -109,7 +109,7 @@ def open_arm(bundle: Bundle, model: LoadedModel, layout: Layout, cache: Path | N
     difference = 0.0
     for options in _options(bundle.spec, model.depth):
         expected, answer = model.forward(two_jobs, options), runner.forward(two_jobs, options)
-        check(answer, 2, bundle.spec)
+        check_outputs(answer, 2, bundle.spec)
         difference = max(difference, max_difference(expected, answer))
         if arm == "fused" and loaded is torch.float32 and not difference <= TOLERANCE * max(1.0, float(np.abs(expected["logits"]).max())):
             raise ArmError(f"its logits differ by {difference:.1e} from PyTorch's, more than {TOLERANCE:.0e}")

@@ -18,7 +18,7 @@ from models.systems.diffmae.exemplar_fill import ExemplarState
 from models.systems.diffmae.inpaint_state import InpaintState
 from server.arrays import Array
 from server.queue.worker.delivery import Delivery
-from server.worker.executors import Computed, FailedJob
+from server.worker.executors import ComputedBatch, FailedJob
 from server.worker.stepwise import Stepwise
 from tests.support.bundles.vit import write_tiny_diffmae
 from tests.support.queue import delivery
@@ -128,7 +128,7 @@ def test_a_process_that_dies_costs_its_own_job_alone(steps: LoadedStepwiseModel,
     outcomes = list(executor.run([doomed, fine]))
     [refused] = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
     assert refused.job is doomed and "it was ended by signal 6" in str(refused.error)
-    answers = [answer.job for outcome in outcomes if isinstance(outcome, Computed) for answer in outcome.answers]
+    answers = [answer.job for outcome in outcomes if isinstance(outcome, ComputedBatch) for answer in outcome.answers]
     assert answers == [fine] and executor.resident_count == 0
 
 
