@@ -39,6 +39,8 @@ FOLDERS = (
     "server/concurrency",
     "server/scheduler",
     "server/telemetry",
+    "server/worker/backends",
+    "server/worker",
     "server/gateway",
     "server/http",
     "server/playground",

@@ -1,6 +1,6 @@
-"""How a batch is computed and what comes out: `Executor` is the contract, `OneShot` one forward pass; `stepwise.py` holds the other one.
+"""Executors of batches and their results: the protocol `Executor`, and `OneShot` for one forward pass (steps: `stepwise.py`).
 
-Every bundle has an executor of its own. Any number of threads may use it at once, with different jobs.
+Every bundle has its own executor. Any number of threads may use it at once, with different jobs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from server.queue.messages import QueuedJob
 from server.queue.worker.delivery import Delivery
 
 MAX_SEEN_SHAPES = 1024
-"""Shapes that are remembered, as many as oneDNN keeps prepared."""
+"""Number of shapes to remember, as many as the primitives that oneDNN caches."""
 
 VECTORS = frozenset({"embedding", "vectors"})
 """Outputs of unit length."""
@@ -35,13 +35,13 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def read_arrays(job: QueuedJob) -> Arrays:
-    """The arrays of a job that its model reads: those that its options call `unread` stay out of batches, states and devices."""
+    """Return the arrays of a job that its model reads: all but those that its options list as `unread`."""
     unread = job.options.get("unread", ())
     return {name: array.to_numpy() for name, array in job.arrays.items() if name not in unread}
 
 
 def with_returned_arrays(job: QueuedJob, outputs: Mapping[str, NDArray[Any]]) -> Arrays:
-    """The outputs, and those arrays of the job that its options want `returned`: whoever presents the answer does not have them."""
+    """Return the outputs and the arrays of the job that its options list as `returned`, which the presenting gateway may not have."""
     returned = job.options.get("returned", ())
     return {**outputs, **{name: job.arrays[name].to_numpy() for name in returned if name in job.arrays}}
 
@@ -53,75 +53,75 @@ class JobOutputs:
     job: Delivery
     outputs: Arrays
     batch_wait: float
-    """Seconds from the pull to the start of its first batch."""
+    """Time in seconds from the pull to the start of its first batch."""
     inference: float
-    """Seconds on the device, in all its batches."""
+    """Time in seconds on the device, in all its batches."""
 
 
 @dataclass(frozen=True)
 class ProgressReport:
-    """How far a job has come."""
+    """The progress of a job."""
 
     job: Delivery
     done: int
     total: int
     unit: str
     preview: Arrays = field(default_factory=dict)
-    """Arrays that can be shown already; empty: none."""
+    """Arrays that can already be shown, if any."""
 
 
 @dataclass(frozen=True)
 class ComputedBatch:
-    """A batch that was computed: all of a one-shot job, one step of a stepwise one."""
+    """Results of a batch: the forward pass of one-shot jobs, or one step of stepwise ones."""
 
     jobs: list[Delivery]
     started: float
     """Monotonic seconds."""
     seconds: float
     answers: list[JobOutputs]
-    """Answers of those that came to their end."""
+    """Outputs of the jobs that have finished."""
     unfinished: list[Delivery] = field(default_factory=list)
-    """The others: more steps follow."""
+    """Jobs that have more steps."""
     reports: list[ProgressReport] = field(default_factory=list)
-    """Reports on those whose clients follow their progress."""
+    """Reports on jobs whose clients follow their progress."""
     weight: float = 0.0
-    """Cost of the batch in usual jobs; 0: its number of jobs."""
+    """Cost of the batch in typical jobs; 0: its number of jobs."""
     started_jobs: int = 0
     """Number of jobs that took their first step."""
     is_new_shape: bool = False
-    """Whether no batch of its shape had run before, so that it also paid for preparing the shape, or it was a trial of a backend."""
+    """Whether its time is untypical: it was the first batch of its shape, which includes preparing it, or a trial of a backend."""
     made_no_progress: bool = False
-    """Whether all jobs are as they were: what they need is still being read."""
+    """Whether no job took a step, since their inputs are still being read."""
     has_new_backend: bool = False
-    """Whether its shape has another backend from now on, so that times of earlier batches say nothing."""
+    """Whether its shape has another backend from now on, so that times of earlier batches are out of date."""
 
     @property
     def size(self) -> int:
-        """Cost of the batch in usual jobs, rounded."""
+        """Cost of the batch in typical jobs, rounded."""
         return round(self.weight) or len(self.jobs)
 
 
 @dataclass(frozen=True)
 class ProgressReports:
-    """How far jobs are that begin now, or have just started."""
+    """Reports on jobs that start now or have just started."""
 
     reports: list[ProgressReport]
 
 
 @dataclass(frozen=True)
 class FailedJob:
-    """A job that made the model fail, by itself."""
+    """A job on which the model failed when it ran alone."""
 
     job: Delivery
     error: Exception
-    """Its frames are gone."""
+    """Exception without its frames."""
     traceback: str = ""
-    """Text for the log: where in the model it was raised."""
+    """Formatted traceback for the log."""
 
 
 @dataclass(frozen=True)
 class OutOfMemoryBatch:
-    """A batch that did not fit into memory; its halves follow, or the failure of its only job."""
+    """A batch that did not fit into memory. Its halves follow, or the failure of its only job."""
 
     jobs: list[Delivery]
 
@@ -135,10 +135,10 @@ class UnservedJobs:
 
 @dataclass(frozen=True)
 class DepartedJobs:
-    """Jobs of several steps that left between two of them."""
+    """Jobs of several steps that left between two steps."""
 
     jobs: list[Delivery]
-    how: Literal["failed", "unwanted", "handed_back"]
+    reason: Literal["failed", "unwanted", "handed_back"]
 
 
 Outcome = ComputedBatch | ProgressReports | FailedJob | OutOfMemoryBatch | DepartedJobs
@@ -151,16 +151,16 @@ class Executor(Protocol):
         """Name of a step; empty: a job is one forward pass."""
 
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
-        """Take the next step of each job: those that have not started start. Where it fails, halves tell who is to blame."""
+        """Start the new jobs and take one step of each. If a batch fails, its halves are run to find the job that causes it."""
 
     def weight(self, job: Delivery) -> float:
-        """Cost of its next step in usual jobs."""
+        """Return the cost of the job's next step, in typical jobs."""
 
     def all_started(self, jobs: list[Delivery]) -> bool:
-        """Whether each of them has taken a step."""
+        """Return whether each of the jobs has started."""
 
     def drop(self, jobs: list[Delivery]) -> None:
-        """Forget how far these jobs have come: they are cancelled or handed back."""
+        """Drop the states of jobs that are cancelled or returned to the queue."""
 
 
 class BatchRun(NamedTuple):
@@ -168,9 +168,9 @@ class BatchRun(NamedTuple):
 
     outputs: Arrays
     is_untypical: bool = False
-    """Whether its time says nothing of the next batches."""
+    """Whether its time does not predict that of the next batches."""
     has_new_backend: bool = False
-    """Whether other batches of its kind are run by another backend from now on."""
+    """Whether batches of its kind run on another backend from now on."""
 
 
 class ForwardModel(Protocol):
@@ -183,7 +183,7 @@ class ForwardModel(Protocol):
 
 
 class OneShot:
-    """Runs a batch as one forward pass. Where that fails, its halves tell who is to blame, and the others are answered."""
+    """An executor of one forward pass. If a batch fails, its halves are run to find the job that causes it; the others finish."""
 
     unit = ""
 
@@ -202,7 +202,7 @@ class OneShot:
         return False
 
     def drop(self, jobs: list[Delivery]) -> None:
-        """A forward pass keeps nothing."""
+        """Do nothing: a forward pass keeps no state."""
 
     def _run(self, jobs: list[Delivery]) -> ComputedBatch:
         first = jobs[0].job
@@ -217,15 +217,15 @@ class OneShot:
         )
 
     def _forward(self, jobs: list[Delivery]) -> BatchRun:
-        given = [read_arrays(delivery.job) for delivery in jobs]
-        stacked = {name: self._stack([arrays[name] for arrays in given]) for name in given[0]}
+        inputs = [read_arrays(delivery.job) for delivery in jobs]
+        stacked = {name: self._stack([arrays[name] for arrays in inputs]) for name in inputs[0]}
         with self._streams.current():
             run = self.model.run_batch(stacked, jobs[0].job.options)
         check_outputs(run.outputs, len(jobs), self.model.spec, stacked.get("lengths"))
         return run
 
     def _stack(self, rows: list[NDArray[Any]]) -> NDArray[Any]:
-        """(…) of each job → (B, …); page-locked on the way to a GPU, so that the copy runs beside the computation."""
+        """Stack (…) of each job to (B, …), in page-locked memory for a GPU, so that the copy overlaps computation."""
         if not self._streams.on_gpu:
             return np.stack(rows)
         shape = (len(rows), *rows[0].shape)
@@ -235,43 +235,45 @@ class OneShot:
 
 
 def check_outputs(outputs: Arrays, jobs: int, spec: BundleSpec, lengths: NDArray[Any] | None = None) -> None:
-    """Raises ValueError for what is no answer: another number of rows than jobs, scores without a finite best one, or vectors without
-    direction. lengths: (B, R), of the texts, 0 where there is none."""
+    """Check the outputs of a batch. lengths: (B, R), of the texts, 0 for a missing text.
+
+    Raises ValueError if there is not one row per job, if no score of a row is finite, or if a vector is not of unit length."""
     for name, values in outputs.items():
         if values.shape[:1] != (jobs,):
             raise ValueError(f"{spec.id}: output {name} has the shape {values.shape}: its first dimension must be {jobs}, one row a job")
-        if name == "logits" and not np.isfinite(values.max(axis=-1)).all():  # a class that is ruled out may have -inf
+        if name == "logits" and not np.isfinite(values.max(axis=-1)).all():  # an excluded class may have -inf
             raise ValueError(f"{spec.id}: output {name} is infinite or not a number")
         if name in VECTORS:
             squares = np.einsum("...c,...c->...", values, values)
-            wanted = 1.0 if lengths is None else lengths > 0
-            if not (np.abs(squares - wanted) < MAX_SQUARED_NORM_ERROR).all():
+            expected = 1.0 if lengths is None else lengths > 0
+            if not (np.abs(squares - expected) < MAX_SQUARED_NORM_ERROR).all():
                 raise ValueError(f"{spec.id}: output {name} holds a vector that is zero, infinite or not a number")
 
 
 class SeenShapes:
-    """The shapes of batches that have run: the first of each also pays for preparing it, oneDNN's layouts for example."""
+    """Shapes of batches that have run: the first batch of a shape includes preparing it, for example layouts of oneDNN."""
 
     def __init__(self) -> None:
-        self._known: dict[str, bool] = {}
-        """The latest used last."""
+        self._shapes: dict[str, bool] = {}
+        """Shapes by last use, the latest last."""
         self._lock = threading.Lock()
 
     def is_new(self, size: int, options: Mapping[str, Any]) -> bool:
-        """Whether no batch of `size` jobs with these options has run; from then on one has."""
+        """Return whether no batch of `size` jobs with these options has run, and record that one has."""
         shape = f"{size} {sorted(options.items())}"
         with self._lock:
-            new = self._known.pop(shape, True)
-            self._known[shape] = False
-            if len(self._known) > MAX_SEEN_SHAPES:
-                del self._known[next(iter(self._known))]
+            new = self._shapes.pop(shape, True)
+            self._shapes[shape] = False
+            if len(self._shapes) > MAX_SEEN_SHAPES:
+                del self._shapes[next(iter(self._shapes))]
         return new
 
 
 class Streams:
-    """CUDA streams of batches, whatever bundle they run; nothing without a GPU.
+    """CUDA streams shared by the batches of all bundles; none without a GPU.
 
-    A batch borrows the stream that was used last, so that there are as many as batches ran at once: PyTorch keeps freed memory by stream.
+    A batch borrows the most recently used stream, so that there are no more streams than concurrent batches: PyTorch keeps freed memory by
+    stream.
     """
 
     _free: LifoQueue[torch.cuda.Stream] = LifoQueue()
@@ -304,18 +306,18 @@ class Streams:
 def run_with_bisection(
     jobs: list[Delivery], run: Callable[[list[Delivery]], ComputedBatch], free_memory: Callable[[], None]
 ) -> Iterator[Outcome]:
-    """Run a batch; where it fails, its halves, down to the job that fails by itself. `run` must leave nothing behind when it raises."""
+    """Run a batch or, if it fails, its halves, down to single jobs that fail. `run` must leave no state behind if it raises."""
     try:
         computed = run(jobs)
-    except BundleError as error:  # its weights had left memory: no job is to blame
+    except BundleError as error:  # weights could not be loaded again: no job caused it
         unloadable = strip_tracebacks(error)
         yield from (FailedJob(job, unloadable) for job in jobs)
         return
     except Exception as error:
         if is_sticky(error):
             raise  # it ends the worker, and the jobs run elsewhere
-        told = traceback.format_exc() if len(jobs) == 1 else ""
-        failure = strip_tracebacks(error)  # they keep the tensors of the batch, and its halves need the room
+        trace = traceback.format_exc() if len(jobs) == 1 else ""
+        failure = strip_tracebacks(error)  # tracebacks keep the tensors of the batch, whose memory its halves need
     else:
         yield computed
         return
@@ -323,7 +325,7 @@ def run_with_bisection(
         free_memory()
         yield OutOfMemoryBatch(jobs)
     if len(jobs) == 1:
-        yield FailedJob(jobs[0], failure, told)
+        yield FailedJob(jobs[0], failure, trace)
         return
     half = len(jobs) // 2
     yield from run_with_bisection(jobs[:half], run, free_memory)

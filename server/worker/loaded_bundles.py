@@ -1,4 +1,4 @@
-"""The bundles of a worker: what lies on disk, what is loaded, and what operators want loaded."""
+"""The bundles of a worker: those on disk, those that are loaded, and those that operators want loaded."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from server.worker.stepwise import Stepwise
 log = logs.get(__name__)
 
 REMOVED_AFTER_S = 10.0
-"""Seconds after which a folder that is missing was removed: one that is replaced is missing for a moment, too."""
+"""Time after which a missing folder counts as removed: one that is being replaced is missing for a moment, too."""
 RETRY_LOADING_S = 30.0
-"""Time after which a bundle is loaded again that did not fit into memory, which others may have used."""
+"""Time after which a bundle that did not fit into memory is loaded again, since other programs may have freed some."""
 UNLOAD_GRACE_S = 2.0
-"""Seconds for which an unloaded bundle still runs what gateways sent before they heard of it; jobs of several steps come to their end."""
+"""Time for which an unloaded bundle still runs jobs of gateways that do not know of it yet. Jobs of several steps finish in any case."""
 MEMBER = "a member of a pipeline"
 CRASHES_WORKERS_REASON = "it ended two workers while it was loaded, and is not loaded again until its files change"
 MAX_BUCKETS = 256
-"""Buckets whose step times are kept; clients choose merge schedules, so there is no end to them."""
+"""Maximum number of buckets with step times: clients choose merge schedules, so their number is unlimited."""
 
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """One bundle folder and what became of it."""
+    """One bundle folder and its state in this worker."""
 
     path: Path
     stamp: tuple[int, ...]
@@ -62,7 +62,7 @@ class BundleEntry:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its files and of those of its members."""
+        """Size of its files and of those of its members, in bytes."""
         return sum(self.stamp[1::2])
 
     @property
@@ -80,7 +80,7 @@ class BundleEntry:
 
     @property
     def accepts_jobs(self) -> bool:
-        """Whether jobs for it are taken. What was taken before it was lost still finds its executor."""
+        """Whether jobs for it are pulled. Jobs pulled before it was lost still find its executor."""
         return self.ready is not None and self.state != "unavailable"
 
     @property
@@ -119,7 +119,7 @@ class BundleEntry:
 
 
 class LoadedBundles:
-    """Loads and unloads in the thread that calls `refresh`; the other methods are for any thread and never wait for a load."""
+    """Bundles that `refresh` loads and unloads in its thread. Other methods are for any thread and never wait for a load."""
 
     def __init__(
         self,
@@ -131,8 +131,8 @@ class LoadedBundles:
         defaults: Collection[str] = (),
         starters: Path | None = None,
     ) -> None:
-        """waiting: which of some queues hold jobs. defaults: `name` or `name@version` of bundles that requests mean which name none.
-        starters: a second folder, whose bundles are served unless one of their name in `root` can be."""
+        """Start empty. waiting: returns those of some queues that hold jobs. defaults: `name` or `name@version` of default bundles.
+        starters: a second folder, whose bundles are served unless `root` has one of the same name that can be served."""
         self.folder = root
         self._load_bundle = load
         self._publish = publish
@@ -147,31 +147,29 @@ class LoadedBundles:
         self._listed = False
         """Whether the folder has been read once, and all specs are published."""
         self._missing: dict[Path, float] = {}
-        """Folders that were there → monotonic seconds at which they were missed first."""
+        """Missing folders → monotonic time at which each was first missed."""
         self._misplaced: list[str] = []
-        """Latest warnings about folders that are no bundles."""
+        """Latest warnings about folders that hold files of bundles but are not bundles."""
 
     def refresh(self, repository: Mapping[str, str]) -> None:
-        """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
-        own = list(discover(self.folder))
+        """Load and unload bundles as the folder and `repository` (bundle name → `loaded` | `unloaded`) require."""
+        local = list(discover(self.folder))
         self._warn_of_misplaced()
-        shipped = [path for path in discover(self._starters) if path not in own] if self._starters is not None else []
-        known = {_bundle_id(path) for path in shipped if path in self._entries}
-        self._read_changed([path for path in own if _bundle_id(path) not in known], repository)  # those wait until the starter is unloaded
-        starters = self._starters_to_serve(own, shipped)
+        shipped = [path for path in discover(self._starters) if path not in local] if self._starters is not None else []
+        loaded_ids = {_bundle_id(path) for path in shipped if path in self._entries}
+        self._read_changed([path for path in local if _bundle_id(path) not in loaded_ids], repository)  # others wait
+        starters = self._starters_to_serve(local, shipped)
         self._read_changed(starters, repository)
-        removed = self._find_removed(own + shipped) | (set(shipped) - set(starters))
+        removed = self._find_removed(local + shipped) | (set(shipped) - set(starters))
         for entry in list(self._entries.values()):
-            wanted = entry.spec is not None and entry.path not in removed and repository.get(entry.spec.name) != "unloaded"
-            if wanted and entry.state == "unavailable" and entry.reason == UNLOADED:
-                self._read(entry.path)  # as it lies there now
-            elif not wanted and entry.state in ("loading", "ready"):
+            is_wanted = entry.spec is not None and entry.path not in removed and repository.get(entry.spec.name) != "unloaded"
+            if is_wanted and entry.state == "unavailable" and entry.reason == UNLOADED:
+                self._read(entry.path)  # with its present files
+            elif not is_wanted and entry.state in ("loading", "ready"):
                 self._put(replace(entry, state="unloading", since=time.monotonic()))
-            elif wanted and entry.state == "unloading" and entry.stamp == _stamp(entry.path, entry.spec):
+            elif is_wanted and entry.state == "unloading" and entry.stamp == _stamp(entry.path, entry.spec):
                 self._put(replace(entry, state="ready" if entry.ready else "loading"))
-            elif (
-                entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE_S
-            ):  # also where its folder has another content
+            elif entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE_S:  # also if its files have changed
                 if entry.stepwise is not None and entry.stepwise.resident_count:
                     continue
                 self._put(replace(entry, state="unavailable", reason=UNLOADED, ready=None, buckets={}))
@@ -181,7 +179,7 @@ class LoadedBundles:
 
     @property
     def loading(self) -> list[BundleEntry]:
-        """Bundles that are being loaded, or will be."""
+        """Bundles that are being loaded or will be."""
         return [entry for entry in list(self._entries.values()) if entry.state == "loading"]
 
     @property
@@ -190,7 +188,7 @@ class LoadedBundles:
         return not self._entries
 
     def list_queues(self) -> list[str]:
-        """The queues to pull."""
+        """Return the queues to pull from."""
         return [queue for queue, entry in self._by_queue.items() if entry.accepts_jobs]
 
     def latest_times(self) -> dict[str, StepTimes]:
@@ -198,7 +196,7 @@ class LoadedBundles:
         return {entry.id: entry.latest_times for entry in self._by_queue.values() if entry.accepts_jobs}
 
     def mark_lost(self, queue: str, reason: str) -> None:
-        """Its weights have left memory and cannot be loaded again. Its folder is read again, as it may be there or repaired by now."""
+        """Stop serving a bundle whose weights cannot be loaded again. Its folder is read again, since it may have been repaired."""
         entry = self._by_queue.get(queue)
         if entry is not None and entry.accepts_jobs:
             log.error("bundle lost", bundle=entry.id, reason=reason)
@@ -209,11 +207,11 @@ class LoadedBundles:
         return entry.ready.executor if entry and entry.ready else None
 
     def stepwise(self) -> Mapping[str, Stepwise]:
-        """By queue, the executors of those bundles whose jobs take several steps."""
+        """Return the executors of the bundles whose jobs take several steps, by queue."""
         return self._stepwise
 
     def backends(self) -> Mapping[tuple[str, str], str]:
-        """The backend of the usual batches of each loaded bundle, by name and version."""
+        """Return the backend of typical batches of each loaded bundle, by name and version."""
         return {
             (entry.spec.name, entry.spec.version): backend_of(backends.default_arm(entry.latest_times.best))
             for entry in self._by_queue.values()
@@ -221,7 +219,7 @@ class LoadedBundles:
         }
 
     def step_times(self, bucket: Bucket) -> StepTimes:
-        """Step times of a bucket; a new one starts from its bundle's warm-up, one of texts from nothing: each costs something else."""
+        """Return the step times of a bucket. A new one starts with those of the warm-up, one of texts empty: their costs differ."""
         entry = self._by_queue.get(bucket.queue)
         if entry is None or entry.ready is None:
             return StepTimes(1)
@@ -234,22 +232,22 @@ class LoadedBundles:
         return steps
 
     def announcements(self, slots: int) -> list[ServedBundle]:
-        """Members of pipelines are theirs, not bundles of their own, unless they can also be asked by themselves."""
-        if not self._listed:  # a part of the folder would look as if it were all there is: gateways would take another default
+        """Describe the bundles, without members of pipelines unless these can also be used on their own."""
+        if not self._listed:  # gateways would take a part of the folder for all of it and choose another default
             return []
-        inside = self._member_folders()
-        shown = [entry for entry in list(self._entries.values()) if entry.path not in inside or entry.state == "ready"]
-        return [entry.announcement(slots, self._without_folders(entry.reason)) for entry in shown]
+        members = self._member_folders()
+        entries = [entry for entry in list(self._entries.values()) if entry.path not in members or entry.state == "ready"]
+        return [entry.announcement(slots, self._without_folders(entry.reason)) for entry in entries]
 
     def _without_folders(self, reason: str) -> str:
-        """Clients read it, whom no path of this computer concerns."""
+        """Return a reason without paths of this machine, since clients read it."""
         folders = [str(folder) for folder in (self.folder, self._starters) if folder is not None]
-        for folder in sorted(folders, key=len, reverse=True):  # one may be the end of the other
+        for folder in sorted(folders, key=len, reverse=True):  # one may be a suffix of the other
             reason = reason.replace(f"{folder}/", "")
         return reason
 
     def _warn_of_misplaced(self) -> None:
-        """Once for each, until it is put right."""
+        """Log a warning about each misplaced folder, once until it is corrected."""
         found = find_misplaced(self.folder)
         for sentence in found:
             if sentence not in self._misplaced:
@@ -257,29 +255,28 @@ class LoadedBundles:
         self._misplaced = found
 
     def _read_changed(self, paths: Iterable[Path], repository: Mapping[str, str]) -> None:
-        """Those that are new, and those that could not be served and have changed since."""
+        """Read new bundles, and those that could not be served and have changed since."""
         for path in paths:
             entry = self._entries.get(path)
-            wanted = repository.get(path.parent.name) != "unloaded" and (entry is None or time.monotonic() >= entry.retry_at)
-            if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
+            may_read = repository.get(path.parent.name) != "unloaded" and (entry is None or time.monotonic() >= entry.retry_at)
+            if entry is None or (entry.state == "unavailable" and may_read and entry.stamp != _stamp(path, entry.spec)):
                 self._read(path)
 
-    def _starters_to_serve(self, own: Collection[Path], shipped: Sequence[Path]) -> list[Path]:
-        """Starters to serve. A bundle of our own takes the place of the starter of its name and version. It also takes that of other
-        versions of its name: unless it is refused where they are not loaded, once it is ready where they are. It has the place until it
-        is forgotten."""
-        ours = [entry for entry in self._entries.values() if entry.path.parents[1] == self.folder]
-        places = {_bundle_id(path) for path in own} | {entry.id for entry in ours}
-        ready = {entry.id.partition("@")[0] for entry in ours if entry.state == "ready"}
-        serving = {entry.id.partition("@")[0] for entry in ours if not entry.is_refused}
+    def _starters_to_serve(self, local: Collection[Path], shipped: Sequence[Path]) -> list[Path]:
+        """Return the starters to serve. A local bundle replaces the starter of its name and version. It also replaces other versions of
+        its name: those that are loaded once it is ready, others unless it is refused. It does so until it is removed."""
+        local_entries = [entry for entry in self._entries.values() if entry.path.parents[1] == self.folder]
+        replaced_ids = {_bundle_id(path) for path in local} | {entry.id for entry in local_entries}
+        ready = {entry.id.partition("@")[0] for entry in local_entries if entry.state == "ready"}
+        serving = {entry.id.partition("@")[0] for entry in local_entries if not entry.is_refused}
         return [
             path
             for path in shipped
-            if _bundle_id(path) not in places and path.parent.name not in (ready if path in self._entries else serving)
+            if _bundle_id(path) not in replaced_ids and path.parent.name not in (ready if path in self._entries else serving)
         ]
 
     def _find_removed(self, found: Collection[Path]) -> set[Path]:
-        """Known folders that have been missing for GONE_AFTER, while the one that holds them can be read."""
+        """Return the folders that have been missing for `REMOVED_AFTER_S`, none if their parent cannot be read."""
         if not os.access(self.folder, os.R_OK | os.X_OK):
             self._missing.clear()
             return set()
@@ -310,11 +307,11 @@ class LoadedBundles:
         self._put(replace(entry, state="unavailable", reason=reason))
 
     def _load_all(self) -> None:
-        """Those first that somebody waits for, then what requests mean that name none, then small ones. All are known before the first is
-        loaded, so that requests for any of them wait instead of being refused."""
-        inside = self._member_folders()
+        """Load bundles: those with waiting jobs first, then default ones, then small ones. All are published before the first is loaded, so
+        that requests for any of them wait instead of being refused."""
+        members = self._member_folders()
         for entry in self.loading:
-            if entry.spec is not None and entry.path in inside and unsupported_reason(entry.spec) is not None:
+            if entry.spec is not None and entry.path in members and unsupported_reason(entry.spec) is not None:
                 self._put(replace(entry, state="unavailable", reason=MEMBER))
             elif entry.spec is not None:
                 self._publish(entry.spec)
@@ -328,7 +325,10 @@ class LoadedBundles:
 
     def _load(self, entry: BundleEntry) -> None:
         assert entry.spec is not None
-        started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # of before: what is repaired meanwhile is loaded again
+        started, stamp = (
+            time.monotonic(),
+            _stamp(entry.path, entry.spec),
+        )  # of before, so that later changes are seen
         entry, content = replace(entry, stamp=stamp), f"{entry.id}:{entry.digest[:12]}:{'-'.join(map(str, stamp))}"
         if content in supervisor_protocol.refused_bundles():
             self._refuse(entry, CRASHES_WORKERS_REASON)
@@ -370,12 +370,12 @@ class LoadedBundles:
 
 
 def _bundle_id(path: Path) -> str:
-    """`name@version` of a bundle, by its folder."""
+    """Return the `name@version` of a bundle folder."""
     return f"{path.parent.name}@{path.name}"
 
 
 def _stamp(path: Path, spec: BundleSpec | None = None) -> tuple[int, ...]:
-    """Changes when the files of the bundle, of its members and outside of all bundles do."""
+    """Return times and sizes of the files of a bundle, of its members and of its external files."""
     members = [Bundle(path=path, spec=spec).member_path(member) for member in spec.members.values()] if spec else []
     external = [Path(file.path) for file in spec.external.values()] if spec else []
     inside = (folder / name for folder in (path, *members) for name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE, TOKENIZER_FILE))

@@ -47,7 +47,7 @@ class ReplyWriter:
         self._write_queue.put(result)
 
     def write_now_or_queue(self, result: Result) -> None:
-        """Write a result now, or leave it to the writing thread if that is busy: without Redis it is for long, and this thread must pull."""
+        """Write a result now, or leave it to the writing thread if that is busy: without Redis it is for long, and slots must pull."""
         if not self._writing.acquire(blocking=False):
             self.put(result)
             return

@@ -1,4 +1,4 @@
-"""Jobs of several steps: `Stepwise` keeps how far each has come, and takes the next step of those that it is given.
+"""The executor of jobs of several steps: `Stepwise` keeps the state of each job and takes the next step of given ones.
 
 States are values (`models.layers.stepwise`): a step that raises leaves the old ones as they were, so halves of the batch can take it again.
 """
@@ -38,7 +38,7 @@ REPORT_INTERVAL_S = 0.2
 MAX_START_S = 3600.0
 """Maximum credible time to start a job, in seconds."""
 AVERAGING_WINDOW_JOBS = 16
-"""Number of jobs over which the mean number of steps, and of seconds to start, is taken, roughly."""
+"""Approximate number of jobs over which the numbers of steps and the times to start are averaged."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ResidentJob:
     reported: float
     """Monotonic seconds of the last report."""
     last_reported: tuple[int, int]
-    """Steps taken and steps in all, as the last report said: a job that waits for its frames has nothing new to report."""
+    """Steps taken and steps in all, in the last report: a job that waits for frames has nothing new to report."""
     nbytes: int
     """Bytes of the state."""
 
@@ -86,7 +86,7 @@ class Stepwise:
         self.nbytes = 0
         """Bytes of all states."""
         self.state_bytes = self.typical_job.nbytes
-        """Bytes to expect of one more job: those of the largest state so far."""
+        """Expected bytes of one more job: those of the largest state so far."""
         self.mean_total = float(self.typical_job.total)
         """Mean number of steps of the jobs that ended lately."""
         self.start_seconds = self.typical_job.start_seconds
@@ -188,7 +188,7 @@ class Stepwise:
 
     def _keep(self, job: Delivery, resident: ResidentJob) -> None:
         before = self._residents.get(_key(job))
-        self._residents[_key(job)] = resident  # others look at it without the lock: it is never gone in between
+        self._residents[_key(job)] = resident  # replaced, not removed and added: other threads read it without the lock
         self.nbytes += resident.nbytes - (before.nbytes if before is not None else 0)
         self.state_bytes = max(self.state_bytes, resident.nbytes)
 
@@ -197,12 +197,12 @@ class Stepwise:
             self.nbytes -= resident.nbytes
 
     def _report(self, job: Delivery, state: JobState, preview: Mapping[str, NDArray[Any]] | None = None) -> ProgressReport:
-        unit = getattr(state, "unit", self.unit)  # that of a job where a model takes steps of several kinds
+        unit = getattr(state, "unit", self.unit)  # states of models with several kinds of steps have their own
         return ProgressReport(job, state.done, state.total, unit, dict(preview or {}))
 
 
 def _made_no_progress(resident: ResidentJob, outcome: StepProgress | StepOutputs) -> bool:
-    """Return whether a job has taken no step: its state is the very one that it was."""
+    """Return whether a job has taken no step: its state is the same object."""
     return isinstance(outcome, StepProgress) and outcome.state is resident.state
 
 
