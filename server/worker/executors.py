@@ -59,7 +59,7 @@ class JobOutputs:
 
 
 @dataclass(frozen=True)
-class ProgressReport:
+class JobReport:
     """The progress of a job."""
 
     job: Delivery
@@ -82,7 +82,7 @@ class ComputedBatch:
     """Outputs of the jobs that have finished."""
     unfinished: list[Delivery] = field(default_factory=list)
     """Jobs that have more steps."""
-    reports: list[ProgressReport] = field(default_factory=list)
+    reports: list[JobReport] = field(default_factory=list)
     """Reports on jobs whose clients follow their progress."""
     weight: float = 0.0
     """Cost of the batch in typical jobs; 0: its number of jobs."""
@@ -102,10 +102,10 @@ class ComputedBatch:
 
 
 @dataclass(frozen=True)
-class ProgressReports:
+class Reports:
     """Reports on jobs that start now or have just started."""
 
-    reports: list[ProgressReport]
+    reports: list[JobReport]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class FailedJob:
 
 
 @dataclass(frozen=True)
-class OutOfMemoryBatch:
+class TooLarge:
     """A batch that did not fit into memory. Its halves follow, or the failure of its only job."""
 
     jobs: list[Delivery]
@@ -141,8 +141,8 @@ class DepartedJobs:
     reason: Literal["failed", "unwanted", "handed_back"]
 
 
-Outcome = ComputedBatch | ProgressReports | FailedJob | OutOfMemoryBatch | DepartedJobs
-Result = ComputedBatch | ProgressReports | FailedJob | OutOfMemoryBatch | UnservedJobs | DepartedJobs
+Outcome = ComputedBatch | Reports | FailedJob | TooLarge | DepartedJobs
+Result = ComputedBatch | Reports | FailedJob | TooLarge | UnservedJobs | DepartedJobs
 
 
 class Executor(Protocol):
@@ -323,7 +323,7 @@ def run_with_bisection(
         return
     if is_out_of_memory(failure):
         free_memory()
-        yield OutOfMemoryBatch(jobs)
+        yield TooLarge(jobs)
     if len(jobs) == 1:
         yield FailedJob(jobs[0], failure, trace)
         return

@@ -21,17 +21,7 @@ from server.scheduler.slots import Slots, SlotWork
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.device_layout import Layout
-from server.worker.executors import (
-    ComputedBatch,
-    DepartedJobs,
-    Executor,
-    FailedJob,
-    OutOfMemoryBatch,
-    ProgressReport,
-    ProgressReports,
-    Result,
-    UnservedJobs,
-)
+from server.worker.executors import ComputedBatch, DepartedJobs, Executor, FailedJob, JobReport, Reports, Result, TooLarge, UnservedJobs
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.reply_writer import ReplyWriter
 
@@ -181,7 +171,7 @@ class BatchRunner:
             if latest is not None:
                 self.answers.put(latest)
             latest = result
-            if isinstance(result, ProgressReports):
+            if isinstance(result, Reports):
                 self.answers.put(result)  # the next result may take long
                 latest = None
             if isinstance(result, ComputedBatch):
@@ -216,11 +206,11 @@ class BatchRunner:
         later = is_fresh or (running.expected_end - running.started < BRIEF_STEP_S and executor.all_started(running.jobs))
         jobs = running.jobs if later else read_wanted()
         yield from _drop_unwanted(executor, running, jobs)
-        if starting := [ProgressReport(job, 0, 0, "") for job in jobs if job.job.progress and not executor.all_started([job])]:
-            yield ProgressReports(starting)
+        if starting := [JobReport(job, 0, 0, "") for job in jobs if job.job.progress and not executor.all_started([job])]:
+            yield Reports(starting)
         for result in executor.run(jobs) if jobs else ():
             running.last_progress_at = time.monotonic()
-            if isinstance(result, OutOfMemoryBatch):
+            if isinstance(result, TooLarge):
                 log.warning("out of memory", bundle=running.bucket.bundle, size=len(result.jobs))
                 self.answers.put(result)
                 if len(result.jobs) > 1:  # a single job may have met the peak of another batch

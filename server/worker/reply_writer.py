@@ -18,17 +18,7 @@ from server.queue.worker.delivery import Delivery
 from server.queue.worker.worker_queue import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import BufferedHistogram, WorkerMetrics
-from server.worker.executors import (
-    ComputedBatch,
-    DepartedJobs,
-    FailedJob,
-    JobOutputs,
-    OutOfMemoryBatch,
-    ProgressReport,
-    ProgressReports,
-    Result,
-    UnservedJobs,
-)
+from server.worker.executors import ComputedBatch, DepartedJobs, FailedJob, JobOutputs, JobReport, Reports, Result, TooLarge, UnservedJobs
 
 log = logs.get(__name__)
 
@@ -83,12 +73,12 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
                 queue.acks.finish(_replies(queue.id, result))
             _report(queue, result.reports)
             _count(result, metrics)
-        case ProgressReports():
+        case Reports():
             _report(queue, result.reports)
         case DepartedJobs():
             for job in result.jobs:
                 metrics.step_leaves.labels(*job.bundle.split("@"), result.reason).inc()
-        case OutOfMemoryBatch(jobs=[first, *_]):
+        case TooLarge(jobs=[first, *_]):
             metrics.out_of_memory.labels(*first.bundle.split("@")).inc()
         case FailedJob(job=job, error=InvalidInput() | JobTooLarge() as error):
             kind = "unusable-input" if isinstance(error, InvalidInput) else "excessive"
@@ -132,14 +122,14 @@ def _replies(worker: str, batch: ComputedBatch) -> list[tuple[Delivery, Reply]]:
     ]
 
 
-def _report(queue: WorkerQueue, reports: list[ProgressReport]) -> None:
+def _report(queue: WorkerQueue, reports: list[JobReport]) -> None:
     try:
         queue.acks.progress([(report.job, _progress(queue.id, report)) for report in reports])
     except RedisUnavailable as away:
         log.warning("progress not written: the next report replaces it", jobs=len(reports), reason=str(away))
 
 
-def _progress(worker: str, report: ProgressReport) -> Progress:
+def _progress(worker: str, report: JobReport) -> Progress:
     preview = from_numpy(report.preview)
     return Progress(id=report.job.job.id, worker=worker, done=report.done, total=report.total, unit=report.unit, preview=preview)
 

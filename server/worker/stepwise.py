@@ -24,9 +24,9 @@ from server.worker.executors import (
     DepartedJobs,
     FailedJob,
     JobOutputs,
+    JobReport,
     Outcome,
-    ProgressReport,
-    ProgressReports,
+    Reports,
     Streams,
     read_arrays,
     run_with_bisection,
@@ -124,7 +124,7 @@ class Stepwise:
         for outcome in run_with_bisection(new_jobs, self._start, self._streams.free_memory) if new_jobs else ():
             if isinstance(outcome, ComputedBatch):
                 started += outcome.jobs
-                yield ProgressReports(outcome.reports)
+                yield Reports(outcome.reports)
             else:
                 yield outcome
         for outcome in run_with_bisection(started, self._step, self._streams.free_memory) if started else ():
@@ -196,9 +196,9 @@ class Stepwise:
         if (resident := self._residents.pop(_key(job), None)) is not None:
             self.nbytes -= resident.nbytes
 
-    def _report(self, job: Delivery, state: JobState, preview: Mapping[str, NDArray[Any]] | None = None) -> ProgressReport:
+    def _report(self, job: Delivery, state: JobState, preview: Mapping[str, NDArray[Any]] | None = None) -> JobReport:
         unit = getattr(state, "unit", self.unit)  # states of models with several kinds of steps have their own
-        return ProgressReport(job, state.done, state.total, unit, dict(preview or {}))
+        return JobReport(job, state.done, state.total, unit, dict(preview or {}))
 
 
 def _made_no_progress(resident: ResidentJob, outcome: StepProgress | StepOutputs) -> bool:

@@ -17,7 +17,7 @@ from server.queue import keys
 from server.queue.messages import WorkerInfo
 from server.queue.worker.connection import WorkerTimings
 from server.supervisor.private_valkey import PrivateValkey
-from server.worker.loops import RECLAIM_EVERY
+from server.worker.loops import RECLAIM_INTERVAL_S
 from tests.support import forked_program
 from tests.support.bundles.vit import answer_alone, write_null
 from tests.support.forked_program import ForkedProcess
@@ -99,7 +99,7 @@ async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: Pr
             with PartitionRedis.from_url(valkey.url) as client:
                 await eventually_async(lambda: pending(client) == 2, "the picture that hangs runs")
                 dies.liveness.withdraw()
-                await asyncio.sleep(3 * RECLAIM_EVERY)  # the hanging worker has looked for what the dead left behind
+                await asyncio.sleep(3 * RECLAIM_INTERVAL_S)  # the hanging worker has looked for what the dead left behind
                 assert client.get(f"deaths:{innocent.id}") == b"0", "it is here, and does not run"
                 hanging.cancel()
                 await eventually_async(lambda: client.exists(keys.cancel(bad.id)), "the next worker will not try it")

@@ -128,10 +128,10 @@ def test_readers_are_counted_while_they_read(gateway: Gateway, worker: Worker) -
 def test_one_blocking_read_serves_the_readers_of_all_jobs(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, redis.Redis.from_url(valkey.url) as client:
         worker.pause()
-        jobs = [accepted(ask_later(gateway)) for _ in range(2)]
+        jobs = [accepted_id(ask_later(gateway)) for _ in range(2)]
         one, two = (gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") for job_id in jobs)
         with one as first, two as second, client.monitor() as monitor:
-            streams = [parsed(response.iter_lines()) for response in (first, second)]  # held: a closed iterator closes its response
+            streams = [parse(response.iter_lines()) for response in (first, second)]  # held: a closed iterator closes its response
             assert [next(stream).name for stream in streams] == ["queued"] * 2
             commands = (entry["command"] for entry in monitor.listen())
             named = ([job_id in command for job_id in jobs] for command in commands if command.startswith("XREAD "))

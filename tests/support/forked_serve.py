@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from server.processes.os_process import die_with_parent
 from server.processes.supervisor_protocol import SpawnOrder
 from server.supervisor import child_processes
-from server.worker.fork_server import become, show
+from server.worker.fork_server import assume_identity, set_process_title
 
 TIE = len(die_with_parent([]))
 """Words before a command that dies with its parent."""
@@ -53,7 +53,7 @@ def _run(order: SpawnOrder, parent: int, retained: Sequence[int]) -> None:
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        become(order, parent)
+        assume_identity(order, parent)
         for low, high in zip([2, *sorted(retained)], [*sorted(retained), os.sysconf("SC_OPEN_MAX")], strict=True):
             os.closerange(low + 1, high)
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
@@ -68,6 +68,6 @@ def _run(order: SpawnOrder, parent: int, retained: Sequence[int]) -> None:
 
 if __name__ == "__main__":
     sys.argv = ["opsin", "serve", *sys.argv[1:]]
-    show(sys.argv)
+    set_process_title(sys.argv)
     child_processes.subprocess = SimpleNamespace(Popen=CopiedProcess, DEVNULL=subprocess.DEVNULL)  # type: ignore[attr-defined]
     runpy.run_module("opsin", run_name="__main__", alter_sys=True)

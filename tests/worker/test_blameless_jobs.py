@@ -15,7 +15,7 @@ from server.scheduler.scheduler import RunningBatch, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.executors import Arrays, ComputedBatch, FailedJob, OneShot, OutOfMemoryBatch
+from server.worker.executors import Arrays, ComputedBatch, FailedJob, OneShot, TooLarge
 from server.worker.loops import BatchRunner
 from server.worker.reply_writer import ReplyWriter
 from tests.fake_cuda.device import ERRORS
@@ -87,13 +87,13 @@ def test_a_job_that_never_fits_fails_the_second_time() -> None:
     runner.slots.add(jobs(1))
     runner.run()
     runner.run()
-    assert [type(result) for result in runner.written] == [OutOfMemoryBatch, OutOfMemoryBatch, FailedJob]
+    assert [type(result) for result in runner.written] == [TooLarge, TooLarge, FailedJob]
 
 
 def test_lack_of_memory_is_counted() -> None:
     metrics, queue = WorkerMetrics(), Mock()
     answers = ReplyWriter(queue, metrics)
     batch = jobs(2)
-    answers.write_now_or_queue(OutOfMemoryBatch(batch))
+    answers.write_now_or_queue(TooLarge(batch))
     model, version = batch[0].bundle.split("@")
     assert metrics.registry.get_sample_value("opsin_out_of_memory_total", {"model": model, "version": version}) == 1

@@ -17,7 +17,7 @@ from models.bundle import BundleSpec
 from models.loading import load
 from server.arrays import Array
 from server.queue.worker.delivery import Delivery
-from server.worker.executors import Arrays, ComputedBatch, FailedJob, OneShot, OutOfMemoryBatch, Streams
+from server.worker.executors import Arrays, ComputedBatch, FailedJob, OneShot, Streams, TooLarge
 from tests.fake_cuda.device import FakeCuda
 from tests.support.bundles.vit import write_tiny_vit
 from tests.support.plain_model import Plain
@@ -71,7 +71,7 @@ def test_culprits_are_refused_and_other_jobs_answered_once(tiny: OneShot, culpri
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: OneShot) -> None:
     jobs = pictures(8)
     results = list(OneShot(Plain(SmallMemory(tiny.model.spec, room=4)), CPU).run(jobs))
-    assert [len(result.jobs) for result in results if isinstance(result, OutOfMemoryBatch)] == [8]
+    assert [len(result.jobs) for result in results if isinstance(result, TooLarge)] == [8]
     assert [result.jobs for result in results if isinstance(result, ComputedBatch)] == [jobs[:4], jobs[4:]]
 
 

@@ -18,7 +18,7 @@ from models.loading import LoadedStepwiseModel, StepOutputs, StepProgress, load
 from server.arrays import Array
 from server.queue.worker.delivery import Delivery
 from server.worker import stepwise
-from server.worker.executors import Arrays, ComputedBatch, FailedJob, JobOutputs, OutOfMemoryBatch, ProgressReport, ProgressReports
+from server.worker.executors import Arrays, ComputedBatch, FailedJob, JobOutputs, JobReport, Reports, TooLarge
 from server.worker.stepwise import Stepwise
 from tests.support.bundles.vit import STEPS, answer_alone, pixels, steps_of, write_null, write_toy
 from tests.support.queue import delivery
@@ -183,17 +183,17 @@ def test_culprit_of_failing_step_is_refused_alone(toy: LoadedStepwiseModel, at_s
 def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedStepwiseModel) -> None:
     jobs = [job(number, 1) for number in range(8)]
     results = list(Stepwise(Fragile(toy, room=4), CPU).run(jobs))
-    assert [len(result.jobs) for result in results if isinstance(result, OutOfMemoryBatch)] == [8]
+    assert [len(result.jobs) for result in results if isinstance(result, TooLarge)] == [8]
     assert [result.unfinished for result in results if isinstance(result, ComputedBatch)] == [jobs[:4], jobs[4:]]
 
 
 class TestReports:
-    def reports(self, executor: Stepwise, one: Delivery) -> list[ProgressReport]:
-        told: list[ProgressReport] = []
+    def reports(self, executor: Stepwise, one: Delivery) -> list[JobReport]:
+        told: list[JobReport] = []
         here = [one]
         while here:
             results = list(executor.run(here))
-            told += [report for result in results if isinstance(result, ProgressReports | ComputedBatch) for report in result.reports]
+            told += [report for result in results if isinstance(result, Reports | ComputedBatch) for report in result.reports]
             here = [job for result in results if isinstance(result, ComputedBatch) for job in result.unfinished]
         return told
 

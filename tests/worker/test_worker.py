@@ -21,7 +21,7 @@ from server.queue.worker.ack import FINISH
 from server.queue.worker.connection import WorkerTimings
 from server.queue.worker.delivery import Delivery
 from server.supervisor.private_valkey import PrivateValkey
-from server.worker.main import WATCH_EVERY
+from server.worker.main import WATCH_INTERVAL_S
 from tests.support.bundles.vit import write_null, write_tiny_vit, write_unserved
 from tests.support.live_service import gateway, worker_process
 from tests.support.poison_worker import COMMAND, SLOW
@@ -157,7 +157,7 @@ async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: Private
                 await asking.ready()
                 assert (await asking.ask(asking.job("null@1"))).failure is None
                 anybody.hset(keys.REPOSITORY, b"\x80", b"\x00\xff")
-                await asyncio.sleep(2 * WATCH_EVERY)
+                await asyncio.sleep(2 * WATCH_INTERVAL_S)
                 assert (await asking.ask(asking.job("null@1"))).failure is None
             assert process.poll() is None
 
@@ -169,7 +169,7 @@ async def test_a_worker_survives_a_redis_that_refuses_to_write(valkey: PrivateVa
             await asking.ready()
             operator.config_set("min-replicas-to-write", 1)
             asked = asyncio.create_task(asking.ask(asking.job("null@1")))
-            await asyncio.sleep(2 * WATCH_EVERY)
+            await asyncio.sleep(2 * WATCH_INTERVAL_S)
             assert process.poll() is None
             operator.config_set("min-replicas-to-write", 0)
             assert (await asked).failure is None

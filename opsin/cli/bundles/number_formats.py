@@ -46,7 +46,7 @@ def describe_format(bundle: Bundle) -> str:
         return f"{full_precision} on every machine, as a member of a pipeline" if spec.task in MEMBER_TASKS else f"none: {reason}"
     settings, name = settings_of(None), None
     try:
-        layout = device_layout.choose(settings)
+        layout = device_layout.choose_layout(settings)
         if spec.size <= MAX_TRIAL_BYTES:
             name = _faster_format(bundle, layout, settings.dtype)
         if is_graph or is_precise(spec):

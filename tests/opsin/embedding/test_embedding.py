@@ -16,7 +16,7 @@ from models.bundle import read
 from models.loading import load
 from opsin import AsyncClient, Client, Embeddings, Refused
 from opsin.image_encoding import png
-from server.worker.loaded_bundles import UNLOAD_GRACE
+from server.worker.loaded_bundles import UNLOAD_GRACE_S
 from tests.opsin.embedding.conftest import MAX_BODY, MAX_IMAGES
 from tests.support.bundles.vit import TINY, write_tiny_encoder
 from tests.support.live_service import Service
@@ -202,7 +202,7 @@ def test_gallery_refuses_vectors_of_other_bundle_content(
 
     def reloaded() -> bool:
         httpx2.post(f"{embedding_service.url}/v2/repository/models/changing/unload").raise_for_status()
-        time.sleep(2 * UNLOAD_GRACE)  # the worker runs for so long what was sent before
+        time.sleep(2 * UNLOAD_GRACE_S)  # the worker runs for so long what was sent before
         httpx2.post(f"{embedding_service.url}/v2/repository/models/changing/load", timeout=60).raise_for_status()
         return client.model("changing").digest == made.spec.digest()
 
