@@ -25,7 +25,7 @@ from server.media.memory_budget import MemoryBudget
 from server.tasks.inpaint.task import InpaintTask
 from server.tasks.inpaint.schema import InpaintOptions
 from tests.tasks.test_inpaint import SPEC, painted
-from tests.support.images import encoded, noise
+from tests.support.images import encode, noise
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -43,7 +43,7 @@ def run(item, plan):
 
 plan = task.plan(InpaintOptions(**json.loads(sys.argv[3])), SPEC)
 small = noise(300, 400)
-run({"image": encoded(small, "PNG"), "mask": encoded(Image.new("L", (400, 300), 255), "PNG")}, plan)
+run({"image": encode(small, "PNG"), "mask": encode(Image.new("L", (400, 300), 255), "PNG")}, plan)
 asked.clear()
 item = {"image": Path(sys.argv[1]).read_bytes(), "mask": Path(sys.argv[2]).read_bytes()}
 before = peak()
