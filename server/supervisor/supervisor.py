@@ -110,7 +110,7 @@ class Supervisor:
                 self._reap_and_restart(self._workers)
                 if self._valkey is not None:
                     self._valkey.restart_if_due(self._liveness.silent_since)
-                    self._liveness.poll_interval_s = SLOW_POLL_S if self._announced and self._all_ready() else FAST_POLL_S
+                self._liveness.poll_interval_s = SLOW_POLL_S if self._announced and self._all_ready() else FAST_POLL_S
                 if not self._announced and self._all_ready() and self._is_live():
                     self._announced = True
                     with suppress(OSError):  # stdout may be closed
