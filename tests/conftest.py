@@ -1,4 +1,4 @@
-"""What tests of every package may use: a real, private Valkey, started once and emptied for each test, and a cache folder of their own."""
+"""Fixtures of all packages: a real, private Valkey, started once and emptied for each test, and a separate cache folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-"""Or each of some hundred processes that tests start would compile our code anew, and pytest the assertions of all tests."""
+"""Otherwise each of some hundred processes that tests start would compile our code again, and pytest the assertions of all tests."""
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Tests of the pages, and what drives their browser, are not even imported where none of them runs."""
+    """Leave out tests of the pages, and what drives their browser, unless one of them runs."""
     return True if collection_path == PAGES and "not browser" in config.option.markexpr else None
 
 
@@ -81,9 +81,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What workers keep from one start to the next, for the time of these tests.
+    """The cache of workers between starts, for the time of these tests.
 
-    PyTorch alone runs their models, exactly as asked: networks of two blocks are faster without the merging that tests look at."""
+    PyTorch alone runs their models, exactly as configured: networks of two blocks are faster without the merging under test."""
     with pytest.MonkeyPatch.context() as environment:
         folder = tmp_path_factory.mktemp("cache")
         environment.setenv("OPSIN_CACHE", str(folder))

@@ -20,7 +20,7 @@ SECONDS = 2.0
 
 
 def stereo(rate: int, kind: str) -> NDArray[np.float64]:
-    """(n, 2): channels that differ."""
+    """Draw channels that differ: (n, 2)."""
     count = round(SECONDS * rate)
     generator = np.random.default_rng(0)
     if kind == "noise":
@@ -38,7 +38,8 @@ def bands(sound: NDArray[np.float64] | NDArray[np.float32]) -> torch.Tensor:
 
 
 def polyphase(samples: NDArray[Any], rate: int, *, sharp: bool) -> NDArray[np.float64]:
-    """(n, 2) → (m,) at 16 kHz. sharp: a long filter, which lets nothing fold back; else SciPy's usual one, which does a little."""
+    """Resample (n, 2) to (m,) at 16 kHz. sharp: a long filter, which lets nothing fold back; else SciPy's usual one, which does a
+    little."""
     shared = gcd(rate, RATE)
     up, down = RATE // shared, rate // shared
     longest = max(up, down)

@@ -54,7 +54,7 @@ def refused(content: bytes, limits: SoundLimits = LIMITS) -> tuple[str, str]:
 
 
 def level(heard: NDArray[np.float32]) -> float:
-    """Root mean square, the edges aside."""
+    """Return the root mean square without the edges."""
     return float(np.sqrt(np.mean(np.square(heard[2000:-2000], dtype=np.float64))))
 
 
@@ -85,7 +85,7 @@ def test_every_lossy_format_is_heard(container: str, codec: str) -> None:
 
 @pytest.mark.parametrize("container", ["ogg", "webm", "matroska"])
 def test_opus_is_heard(container: str) -> None:
-    """It has rates of its own."""
+    """Opus has rates of its own."""
     heard = read(write_file(np.stack([tones(1.0, 48_000, 440.0)] * 2), 48_000, container, "libopus"), RATE, LIMITS)
     assert abs(len(heard) - RATE) <= 400
     assert share(heard, 440.0) > 0.995 and level(heard) == pytest.approx(0.2 / np.sqrt(2), rel=0.03)
@@ -103,7 +103,8 @@ def test_any_number_of_channels_is_averaged(channels: int) -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 6, 8])
 def test_channels_are_averaged(channels: int) -> None:
-    """One of several channels is heard at its share, and as many as there are at their own level: FFmpeg's mono would be √2 louder."""
+    """A tone in one of several channels has its share of the level, and tones in all of them have their own level: FFmpeg's mono would
+    be √2 louder."""
     tone, silence = tones(0.5, 48_000, 1000.0), np.zeros(24_000)
     alike = read(write_file(np.stack([tone] * channels), 48_000, "wav", "pcm_f32le"), RATE, LIMITS)
     assert level(alike) == pytest.approx(0.2 / np.sqrt(2), rel=1e-3)
@@ -190,7 +191,7 @@ def test_silence_before_a_sound_counts_as_seconds() -> None:
     ("container", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("mp3", "libmp3lame"), ("adts", "aac"), ("ogg", "libopus")]
 )
 def test_what_remains_of_a_sound_is_heard(container: str, codec: str) -> None:
-    """As the frames that remain of a clip are seen: half of a file, and one without its middle third, unless it is an Ogg."""
+    """The rest of a damaged sound is treated as that of a clip: half of a file, and one without its middle third, unless it is an Ogg."""
     content = write_file(np.stack([tones(12.0, 48_000, 440.0)] * 2), 48_000, container, codec)
     third = len(content) // 3
     half, holed = content[: len(content) // 2], content[:third] + bytes(third) + content[2 * third :]
@@ -312,7 +313,7 @@ def test_a_sound_of_just_the_bound_is_heard() -> None:
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("mp4", "aac"), ("matroska", "flac")])
 def test_damaged_sounds_are_heard_or_refused_never_crash(container: str, codec: str, rounds: int) -> None:
-    """Whatever is answered, it is a sentence or a sound of at most its length."""
+    """The result is a sentence or a sound of at most its length."""
     content = write_file(TONE, 44_100, container, codec)
     generator = np.random.default_rng(1)
     for _ in range(rounds):

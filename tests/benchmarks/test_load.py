@@ -45,7 +45,7 @@ def classified(picture: bytes) -> bytes:
 
 
 async def test_an_open_loop_sends_on_while_the_service_says_nothing() -> None:
-    """The service answers nobody until it holds ten requests: a loop that waits for answers would never send the second."""
+    """The service does not answer until it holds ten requests: a loop that waits for answers would never send the second."""
     waiting: list[bytes] = []
     full = asyncio.Event()
 
@@ -84,7 +84,7 @@ async def test_closed_loop_keeps_one_request_in_flight_per_client() -> None:
 
 
 async def test_answers_of_other_pictures_and_failures_are_counted() -> None:
-    """Every second answer belongs to another picture, every fifth is a 503."""
+    """The second of every two answers belongs to another image, and every fifth is a 503."""
     sent = 0
 
     async def answer(body: bytes) -> tuple[str, bytes]:

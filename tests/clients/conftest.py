@@ -25,7 +25,7 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture(autouse=True)
 def nothing_but_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a client asks elsewhere, telemetry or files of tokenizers, is refused at once."""
+    """Refuse at once every other connection of a client, such as telemetry or files of tokenizers."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, NOBODY_LISTENS)
     for name in ("NO_PROXY", "no_proxy"):

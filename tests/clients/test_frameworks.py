@@ -18,7 +18,7 @@ EXPECTED = np.stack([text_vector(text) for text in TEXTS])
 
 
 def library(name: str) -> Any:
-    """Imported where a test runs: it takes seconds."""
+    """Import a library when a test runs: it takes seconds."""
     return pytest.importorskip(name, reason="the extra `clients` is not installed")
 
 

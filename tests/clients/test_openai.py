@@ -20,7 +20,7 @@ TEXTS = ["a dog", "a red car", "naïve 🙂"]
 
 @pytest.fixture
 def bodies() -> list[dict[str, object]]:
-    """What the client has sent."""
+    """Return the bodies that the client has sent."""
     return []
 
 

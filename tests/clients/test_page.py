@@ -15,7 +15,7 @@ BLOCKS = [block for block in of_page("docs/openai.md") if block.language == "pyt
 
 
 def is_large(block: Block) -> bool:
-    """Whether its client comes with the extra `clients` alone."""
+    """Return whether its client comes with the extra `clients` alone."""
     return "from openai" not in block.code
 
 

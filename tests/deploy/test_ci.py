@@ -1,4 +1,4 @@
-"""What CI runs are targets of the Makefile, with versions that pyproject.toml allows; hooks run what `make lint` runs."""
+"""CI runs targets of the Makefile, with versions that pyproject.toml allows; hooks run what `make lint` runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def jobs(workflow: str) -> dict[str, Any]:
 
 
 def required(extra: str) -> Iterator[Requirement]:
-    """What an extra of ours installs by name, that of the extras within it included."""
+    """Return what an extra installs by name, including that of the extras within it."""
     for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
         if requirement.name != "opsin":
             yield requirement

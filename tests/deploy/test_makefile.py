@@ -37,7 +37,7 @@ def program(file: Path, text: str) -> Path:
 
 
 def make(checkout: Path, *words: str, path: Path | None = None) -> tuple[int, str]:
-    """The exit code, and what was said without what make itself adds."""
+    """Return the exit code, and the output without what make itself adds."""
     command = [str(shutil.which("make")), "--no-print-directory", *words]
     given = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "PYTHON")}
     given |= {} if path is None else {"PATH": str(path)}

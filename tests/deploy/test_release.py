@@ -22,7 +22,7 @@ SECTION = re.compile(r"^## \[(Unreleased|\d+\.\d+\.\d+)\](?: - (\d{4}-\d\d-\d\d)
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """As much of one as tells its version, with something that was built before."""
+    """The part of a checkout that determines its version, with a build from before."""
     for name in (".ci/release", "opsin/__init__.py", "CHANGELOG.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -1,4 +1,4 @@
-"""What runs of the tests leave out, and what they give to one process."""
+"""Runs of the tests: what they leave out, and what they give to one process."""
 
 from __future__ import annotations
 

@@ -22,11 +22,11 @@ class Desk:
     environment: Mapping[str, str]
 
     def shell(self, code: str) -> str:
-        """What it prints; any command that fails is a failure."""
+        """Run a shell block. Return its output; any command that fails is a failure."""
         return self._run(["bash", "-euo", "pipefail", "-c", self._at_the_service(code)])
 
     def python(self, code: str) -> str:
-        """What it prints, as a program: a copy of a process that has imported what it needs."""
+        """Run a block as a program, in a copy of a process that has imported what it needs. Return its output."""
         file = self.folder / "page.py"
         file.write_text(self._at_the_service(code))
         finished = forked_program.run(
@@ -73,6 +73,6 @@ def of_page(page: str) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """The calls of `opsin` in a block of the shell, without what follows `#`, `|`, `>` or the closing bracket."""
+    """Return the calls of `opsin` in a block of the shell, without what follows `#`, `|`, `>` or the closing bracket."""
     joined = block.code.replace("\\\n", " ")
     return [match[1].strip() for match in re.finditer(r"(?:^|\s|\()(opsin [^#|>)\n]+)", joined)]

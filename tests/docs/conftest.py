@@ -54,7 +54,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 
 def write_clips_and_sound(bundles: Path) -> None:
-    """Under the names that the documentation gives them."""
+    """Write the files under the names that the documentation gives them."""
     with TemporaryDirectory() as made:
         recorded = {
             "mvit": write_recorded(Path(made), "mvit2"),
@@ -97,7 +97,7 @@ def fill(folder: Path) -> None:
 
 
 def box(height: int, width: int) -> NDArray[np.uint8]:
-    """A mask of what lies in the middle."""
+    """Draw a mask of the middle."""
     mask = np.zeros((height, width), np.uint8)
     mask[height // 4 : -height // 4, width // 4 : -width // 4] = 255
     return mask

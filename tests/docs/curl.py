@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _form(fields: Sequence[Field]) -> bytes:
-    """A body of multipart/form-data."""
+    """Encode a body of multipart/form-data."""
     parts = []
     for name, file, value in fields:
         about = f'name="{name}"' if file is None else f'name="{name}"; filename="{file}"\r\nContent-Type: {_type(file)}'

@@ -39,7 +39,7 @@ READY_S = 240.0
 
 @dataclass(frozen=True)
 class Small:
-    """A recorded checkpoint, and what the widths of published files tell and its own do not."""
+    """A recorded checkpoint, and the settings that the widths of published files determine but its own do not."""
 
     golden: str
     settings: Sequence[str] = ()
@@ -93,7 +93,7 @@ def makes_bundles(block: Block) -> bool:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the page's bundles, made by its commands."""
+    """A folder with the page's bundles, made by its commands."""
     folder = tmp_path_factory.mktemp("desk")
     fill(folder)
     for shipped in ("flags", "movenet"):
@@ -144,7 +144,7 @@ def specs(folder: Path) -> dict[str, BundleSpec]:
 
 
 def write_mvit_checkpoint(file: Path) -> None:
-    """A small MViT with a box head, whose features are as wide as the recorded LART wants them."""
+    """Write a small MViT with a box head, whose features are as wide as the recorded LART expects them."""
     config = MViTConfig(
         image_size=32, frames=4, classes=80, width=10, depth=2, width_growth=((1, 2.0),), head_growth=((1, 2.0),),
         q_strides=((0, 1, 1, 1), (1, 1, 2, 2)), kv_stride=(1, 2, 2), boxes=BoxPooling(),
@@ -168,7 +168,7 @@ def import_lines() -> list[str]:
 
 
 def in_small(words: list[str], folder: Path) -> list[str]:
-    """The command for the recorded file: labels for its own classes, and settings that its widths do not tell."""
+    """Return the command for the recorded file: labels for its own classes, and settings that its widths do not determine."""
     if words[0] != "import" or words[1] in GRAPHS or words[1] in MADE:
         return words
     small = SMALL[words[1]]

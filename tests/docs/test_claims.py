@@ -27,7 +27,7 @@ def words(text: str) -> str:
 
 
 def prose(page: str) -> str:
-    """Without code, addresses and links' targets."""
+    """Return the text without code, addresses and links' targets."""
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return words(re.sub(r"`[^`\n]*`|\]\([^)]*\)|https?://\S+", "", text))
 

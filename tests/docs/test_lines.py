@@ -1,4 +1,4 @@
-"""Prose of the pages has short lines, so that it can be read beside its diff. Tables, code and headings may be longer."""
+"""Short lines in the prose of the pages, so that diffs can be read. Tables, code and headings may be longer."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def markdown() -> list[str]:
 
 
 def anchors(file: Path) -> set[str]:
-    """As GitHub and the site make them of headings."""
+    """Return anchors as GitHub and the site make them of headings."""
     headings = re.findall(r"^#+ +(.+)$", FENCE.sub("", file.read_text()), re.MULTILINE)
     plain = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
     return {re.sub(r"[\s]+", "-", heading) for heading in plain}

@@ -1,4 +1,4 @@
-"""The pages that are made while the site is built tell all of what they are made of."""
+"""Pages that are made while the site is built contain all of their sources."""
 
 from __future__ import annotations
 

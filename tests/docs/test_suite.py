@@ -12,7 +12,7 @@ TESTS = ROOT / "tests"
 
 
 def test_helper_modules_are_few() -> None:
-    """What one module of tests uses is written there, and fixtures of a folder are in its `conftest.py`."""
+    """Helpers of one module of tests are in it, and fixtures of a folder are in its `conftest.py`."""
     modules = [path for path in TESTS.rglob("*.py") if not path.is_relative_to(TESTS / "golden")]
     helpers = [str(path.relative_to(ROOT)) for path in modules if not path.name.startswith(("test_", "conftest", "__init__"))]
     assert len(helpers) <= MAX_HELPERS, sorted(helpers)

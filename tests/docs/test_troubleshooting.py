@@ -18,7 +18,7 @@ PROBLEM = re.compile(r"^(\d{3}) `([a-z-]+)`(?: and `([a-z-]+)`)?", re.MULTILINE)
 
 
 def printed() -> Iterator[str]:
-    """Every text in the code but docstrings; `…` stands for what is put into it."""
+    """Return every text in the code except docstrings; `…` stands for a value."""
     for package in ("opsin", "server", "models"):
         for file in (ROOT / package).rglob("*.py"):
             nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))

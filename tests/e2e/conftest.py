@@ -78,10 +78,8 @@ class Stack:
             client.post(f"/containers/{container}/kill", params={"signal": "KILL"}).raise_for_status()
 
     def query(self, expression: str, moment: float | None = None) -> list[Any]:
-        """The live Prometheus' answer now, or for `moment` (Unix seconds): series with `metric` labels and `value`.
-
-        Raises AssertionError if it refuses the expression.
-        """
+        """Query the live Prometheus now, or for `moment` (Unix seconds): series with `metric` labels and `value`. Raises AssertionError
+        if it refuses the expression."""
         parameters = {"query": expression} if moment is None else {"query": expression, "time": str(moment)}
         answer = httpx2.get(f"{self.prometheus}/api/v1/query", params=parameters).json()
         assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
@@ -89,13 +87,13 @@ class Stack:
         return result
 
     def value(self, expression: str) -> float:
-        """The one number that an expression yields; NaN if it yields no series."""
+        """Return the one number that an expression yields; NaN if it yields no series."""
         series = self.query(expression)
         assert len(series) <= 1, f"{expression}: {len(series)} series"
         return float(series[0]["value"][1]) if series else math.nan
 
     def wait_for(self, expression: str, expected: float) -> None:
-        """Until Prometheus says so: the next scrapes are seconds away."""
+        """Wait until Prometheus has the value: the next scrapes are seconds away."""
         wait_until(lambda: self.value(expression) == expected, lambda: f"{expression} is {self.value(expression)}, not {expected}", 90)
 
     def moment_of_next_scrape(self, metric: str) -> float:
@@ -135,8 +133,9 @@ def stack() -> Iterator[Stack]:
 
 @contextmanager
 def _health_checks() -> Iterator[None]:
-    """Run the containers' health checks meanwhile, where the engine does not by itself: Podman leaves that to systemd, which a container or
-    a test machine may lack, but runs one when it is asked."""
+    """Run the containers' health checks if the engine does not by itself.
+
+    Podman leaves that to systemd, which a container or a test machine may lack, but runs one on request."""
     ended = threading.Event()
 
     def run() -> None:
@@ -165,7 +164,7 @@ def compose_command() -> list[str]:
 
 
 def engine() -> httpx2.Client:
-    """The engine's API at DOCKER_HOST."""
+    """Return the engine's API at DOCKER_HOST."""
     host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if host.startswith("unix://"):
         return httpx2.Client(transport=httpx2.HTTPTransport(uds=host.removeprefix("unix://")), base_url="http://engine", timeout=30)
@@ -180,7 +179,7 @@ def wait_until(reached: Callable[[], bool], otherwise: Callable[[], str], second
 
 
 def dashboard_queries(interval: str) -> list[tuple[str, str, str]]:
-    """(panel, legend, expression) of every query of the Throughput dashboard, with its variables filled in."""
+    """Return (panel, legend, expression) of every query of the Throughput dashboard, with its variables filled in."""
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "throughput.json").read_text())
     return [
         (panel["title"], target["legendFormat"], target["expr"].replace("$__rate_interval", interval).replace("$model", ".*"))

@@ -27,12 +27,12 @@ CLIENTS = 8
 
 @dataclass
 class Counts:
-    """What a client saw."""
+    """Counters of a client."""
 
     requests: Counter[str] = field(default_factory=Counter)
-    """By outcome."""
+    """Number of requests by outcome."""
     rejected: Counter[str] = field(default_factory=Counter)
-    """By reason."""
+    """Number of rejections by reason."""
     images: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -54,7 +54,7 @@ class Counts:
 
 
 class CountingClient:
-    """Sends requests and keeps count of what came back. Any number of threads may use it."""
+    """A client that counts its answers. Any number of threads may use it."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx2.Client(base_url=url, timeout=90)
@@ -62,7 +62,7 @@ class CountingClient:
         self.counts = Counts()
 
     def classify(self, pictures: Sequence[bytes]) -> list[str]:
-        """The best label of each picture, sent as one request. Raises AssertionError unless it is answered."""
+        """Return the best label of each image, sent as one request. Raises AssertionError unless it is answered."""
         answer = self._http.post("/v1/classify?model=flags", files=[("image", (f"{n}", picture)) for n, picture in enumerate(pictures)])
         assert answer.status_code == 200, f"{answer.status_code}: {answer.text}"
         results = answer.json()["results"]
@@ -74,13 +74,13 @@ class CountingClient:
         return [result["predictions"][0]["label"] for result in results]
 
     def send_text(self) -> None:
-        """No picture: 415."""
+        """Send text instead of an image: 415."""
         assert self._http.post("/v1/classify", content=b"not a picture").status_code == 415
         with self._lock:
             self.counts.requests["client_error"] += 1
 
     def send_too_many_pixels(self) -> None:
-        """A picture above the limit on pixels: 413."""
+        """Send an image above the limit on pixels: 413."""
         assert self._http.post("/v1/classify", content=huge_picture()).status_code == 413
         with self._lock:
             self.counts.requests["client_error"] += 1
@@ -88,7 +88,7 @@ class CountingClient:
 
 
 def huge_picture() -> bytes:
-    """A PNG of 64 megapixels in a few kilobytes."""
+    """Return a PNG of 64 megapixels in a few kilobytes."""
     buffer = io.BytesIO()
     Image.new("1", (8000, 8000)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -132,7 +132,7 @@ OF_STEPS = (
 
 
 def test_the_dashboard_shows_what_the_client_counted(stack: Stack, client: CountingClient, pictures: list[bytes]) -> None:
-    """Every query answers with finite numbers; totals are exact, and rates are what was counted between two scrapes."""
+    """The queries answer with finite numbers; totals are exact, and rates are what was counted between two scrapes."""
     # a series begins with its first event, and a rate needs a sample before that it can rise from: so one of each kind first
     client.classify(pictures[:2])
     client.send_text()
@@ -179,7 +179,7 @@ def total(series: list[Any]) -> float:
 
 
 def test_a_worker_may_be_killed_under_load(stack: Stack, client: CountingClient, pictures: list[bytes]) -> None:
-    """Two workers, one killed in the middle of 300 requests: every request gets the answer that it had before."""
+    """A worker of two is killed in the middle of 300 requests: every request gets the answer that it had before."""
     labels = [client.classify([picture])[0] for picture in pictures]
     stack.compose("up", "--detach", "--no-recreate", "--scale", "worker=2", "worker")
     stack.wait_for('count(up{job="worker"} == 1)', 2)

@@ -39,7 +39,7 @@ DRAWINGS = PICTURES.parent / "drawings"
 
 @pytest.fixture
 def bundles(tmp_path: Path) -> Path:
-    """A bundle that merges unless told otherwise."""
+    """A bundle that merges by default."""
     tiny = write_tiny_vit(tmp_path / "plain")
     write(tmp_path / "bundles", tiny.spec.model_copy(update={"default_rung": "fast"}), tiny.weights_path)
     return tmp_path / "bundles"

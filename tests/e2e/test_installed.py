@@ -1,4 +1,4 @@
-"""The installed service in a hostile place: packages and files of strangers bear the names of ours, and fail where they are imported."""
+"""The installed service in a hostile folder: foreign packages and files have the names of ours, and fail if they are imported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STRANGER = "raise RuntimeError('a stranger was imported')\n"
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python -m build` makes of both projects."""
+    """The distributions that `python -m build` makes of both projects."""
     folder = tmp_path_factory.mktemp("dist")
     for project in (ROOT, ROOT / "bundles"):
         subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, project], check=True, capture_output=True)

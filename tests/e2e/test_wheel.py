@@ -1,4 +1,4 @@
-"""What the wheels hold, and what a user gets who installs `opsin` without its extras."""
+"""Contents of the wheels, and the behaviour of `opsin` without its extras."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_BYTES = 95_000_000
 
 
 def tracked(*folders: str) -> set[str]:
-    """The files of the repository in these folders."""
+    """Return the files of the repository in these folders."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *folders]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     return {name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()}
@@ -81,7 +81,7 @@ def requirements(wheel: Path) -> list[str]:
 
 
 def of_extras(lines: Iterable[str]) -> set[str]:
-    """The extras that bring one of these requirements."""
+    """Return the extras that bring one of these requirements."""
     return {extra for line in lines for extra in re.findall(r"extra == '(\w+)'", line)}
 
 
@@ -241,6 +241,6 @@ def test_elsewhere_than_on_linux_a_service_is_run_with_docker(installed: Path, t
 
 
 def as_opsin(installed: Path, tmp_path: Path, before: str, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """The command in a Python that has run a line beforehand."""
+    """Run the command in a Python that has run a line beforehand."""
     code = f"{before}; sys.argv = {['opsin', *command]!r}; from opsin.cli import main; main()"
     return run(installed, tmp_path, "python", "-c", code)

@@ -43,7 +43,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def python_with(library: str) -> str:
-    """An interpreter that has it: the one that OPSIN_EXAMPLES_PYTHON names, whose environment holds the client's wheel too, or this one."""
+    """Return the interpreter that OPSIN_EXAMPLES_PYTHON names, whose environment holds the client's wheel too, or this one."""
     found = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({library!r}) is None)"
     for python in (os.environ.get("OPSIN_EXAMPLES_PYTHON"), sys.executable):
         if python and subprocess.run([python, "-c", found], check=False).returncode == 0:
@@ -52,7 +52,7 @@ def python_with(library: str) -> str:
 
 
 def example(service: Service, name: str, *arguments: str | Path, python: str = sys.executable) -> str:
-    """What it prints."""
+    """Return the output."""
     command = [python, EXAMPLES / name, *arguments, "--url", service.url]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -134,7 +134,7 @@ def test_nvidias_client_classifies(service: Service) -> None:
 
 
 def test_the_gradio_front_end_asks_the_service(service: Service) -> None:
-    """Its functions; Gradio itself is in nobody's environment but the user's."""
+    """Gradio itself is only in the user's environment; the test calls the functions."""
     loaded = importlib.util.spec_from_file_location("gradio_app", EXAMPLES / "gradio_app.py")
     assert loaded is not None
     assert loaded.loader is not None

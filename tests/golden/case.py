@@ -46,7 +46,7 @@ class Case:
     """Recorded values, by their names without `out.`."""
     intermediates: dict[str, Tensor]
     recorded: dict[str, Any]
-    """Recorded expectations in JSON: parameter groups, schedules, …"""
+    """Recorded expectations in JSON: parameter groups, schedules and others."""
     tolerance: Tolerance
     overrides: dict[str, Tolerance]
     """Pattern of an output's name → its tolerance."""
@@ -61,12 +61,12 @@ class Case:
 
 @dataclass
 class Replayed:
-    """What our code answers to a case's inputs."""
+    """The output of our code for a case's inputs."""
 
     outputs: dict[str, Tensor] = field(default_factory=dict)
     intermediates: dict[str, Tensor] = field(default_factory=dict)
     recorded: dict[str, Any] = field(default_factory=dict)
-    """Our version of each recorded expectation, in the same form; what is no expectation but input is copied."""
+    """Our version of each recorded expectation, in the same form; inputs among them are copied."""
 
 
 def find_cases(*folders: Path) -> Iterator[Path]:
@@ -76,7 +76,7 @@ def find_cases(*folders: Path) -> Iterator[Path]:
 
 
 def read_recording(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A case's description and its tensors, as they were recorded."""
+    """Read a case's description and its tensors, as they were recorded."""
     file = folder / "case.safetensors"
     if not file.is_file():
         return json.loads((folder / "case.json").read_text()), load_file(folder / "io.safetensors")
@@ -91,7 +91,8 @@ def write_recording(folder: Path, content: dict[str, Any], tensors: dict[str, Te
 
 @cache
 def unpacked(folder: Path) -> Path:
-    """The content of a case's `checkpoint.tar`, in a folder that lasts as long as this process; the case's own folder if it has none."""
+    """Return the content of a case's `checkpoint.tar`, in a folder that lasts as long as this process; the case's own folder if it has
+    none."""
     if not (folder / "checkpoint.tar").is_file():
         return folder
     copy = Path(tempfile.mkdtemp(prefix="opsin-golden-"))
@@ -103,7 +104,7 @@ def unpacked(folder: Path) -> Path:
 
 @cache
 def published_keys(system: str) -> dict[str, Any]:
-    """Published checkpoints of a system by name; their `params` are names and shapes."""
+    """Return the published checkpoints of a system by name; their `params` are names and shapes."""
     systems: dict[str, dict[str, Any]] = json.loads(gzip.decompress((GOLDEN / "published_keys.json.gz").read_bytes()))
     return systems[system]
 

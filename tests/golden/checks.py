@@ -53,11 +53,11 @@ RECORDED: dict[str, tuple[str, str, dict[str, str]]] = {
     "hmr2": ("hmr2/tiny_meanshape_ief", "body", {"heads": "4", "decoder_heads": "4", "passes": "3"}),
     "phalp_pose": ("phalp/pose_predictor", "track", {"heads": "2"}),
 }
-"""Family → a recorded checkpoint, its task, and what its small sizes do not tell."""
+"""Family → a recorded checkpoint, its task, and what its small sizes do not determine."""
 
 
 def full_sizes(system: str) -> dict[str, dict[str, Tensor]]:
-    """The published checkpoints of a system by name: names and shapes, no storage."""
+    """Return the published checkpoints of a system by name: names and shapes, no storage."""
     content = published_keys(system)
     return {name: {key: torch.empty(shape, device="meta") for key, shape in entry["params"].items()} for name, entry in content.items()}
 
@@ -72,7 +72,8 @@ def loads_strictly(published: Mapping[str, Tensor], family: str) -> None:
 
 
 def detected_at_full_size(shapes: Mapping[str, list[int]]) -> nn.Module:
-    """One family knows a full-size checkpoint, which its model loads strictly and gives back: the model, without storage."""
+    """Require that one family knows a full-size checkpoint, which its model loads strictly and gives back. Return the model, without
+    storage."""
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     (name,) = detect(weights)
     family = families()[name]
@@ -98,12 +99,12 @@ def round_trips(published: Mapping[str, Tensor], family: str, settings: Mapping[
 
 
 def relative_deviation(got: Tensor, expected: Tensor) -> float:
-    """The largest error, by the largest value expected."""
+    """Return the largest error, by the largest value expected."""
     return float((got.double() - expected.double()).abs().max() / expected.double().abs().max())
 
 
 def recorded_network(case: Case) -> Any:
-    """A recorded classifier of images, clips or sounds, with its `config`."""
+    """Return a recorded classifier of images, clips or sounds, with its `config`."""
     if case.system == "mae_st":
         return replay_mae_st.load_finetuned(case).eval()
     if case.system == "mavil":
@@ -116,7 +117,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def loaded(case: Case, root: Path, family: str, settings: Mapping[str, str], task: TaskName | None = None) -> LoadedModel:
-    """Imported, written as a bundle that normalises nothing, and loaded. task: another one than its family's."""
+    """Import a checkpoint, write it as a bundle that normalises nothing, and load it. task: another one than its family's."""
     plain = {"mean": "0,0,0", "std": "1,1,1"}
     file = case.checkpoint if case.checkpoint.is_file() else case.folder
     spec, weights = import_checkpoint(
@@ -128,7 +129,7 @@ def loaded(case: Case, root: Path, family: str, settings: Mapping[str, str], tas
 
 
 def pixels_of(images: Tensor) -> Arrays:
-    """Recorded images (B, 3, S, S) are normalised already: as pixels that normalising by `loaded` turns into them."""
+    """Convert recorded images (B, 3, S, S), which are normalised, to pixels that normalising by `load` turns into them."""
     return {"pixels": (images.permute(0, 2, 3, 1) * 255).numpy()}
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from tests.golden.case import Case, Replayed, Tolerance
 
 RECORDED = Tolerance(atol=1e-12, rtol=1e-9)
-"""For numbers in descriptions, which were computed in double precision: a case's tolerance for activations would pass any learning rate."""
+"""Tolerance for numbers in descriptions, which were computed in double precision: a case's tolerance for activations would pass any
+learning rate."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,14 @@ class Deviation:
     name: str
     absolute: float
     relative: float
-    """To the recorded value, where that is not 0."""
+    """Deviation relative to the recorded value, if that is not 0."""
     problem: str | None
     """None if it is within tolerance."""
 
 
 def compare(case: Case, replayed: Replayed) -> list[Deviation]:
-    """One deviation for every recorded output and expectation: one that was not replayed is a problem, unless it is a text: a note."""
+    """Return one deviation for every recorded output and expectation: one that was not replayed is a problem, unless it is a text: a
+    note."""
     tensors = [_tensor(f"out.{name}", replayed.outputs.get(name), value, case.tolerance_of(name)) for name, value in case.outputs.items()]
     expected = {name: value for name, value in case.recorded.items() if name in replayed.recorded or not isinstance(value, str)}
     recorded = [_json(name, replayed.recorded.get(name), value, _stricter(case.tolerance)) for name, value in expected.items()]
@@ -34,7 +36,7 @@ def compare(case: Case, replayed: Replayed) -> list[Deviation]:
 
 
 def compare_intermediates(case: Case, replayed: Replayed) -> list[Deviation]:
-    """Those that were replayed: they show where a deviation starts."""
+    """Compare the intermediates that were replayed: they show where a deviation starts."""
     return [
         _tensor(f"mid.{name}", replayed.intermediates[name], value, case.tolerance)
         for name, value in case.intermediates.items()

@@ -35,7 +35,7 @@ def test_the_command_prints_one_line_a_case(tmp_path: Path) -> None:
 
 
 def changed(case: str, folder: Path, *, io: dict[str, Any] | None = None, json_change: dict[str, Any] | None = None) -> str:
-    """A copy of a case with other recorded values; a tensor of None is removed."""
+    """Copy a case with other recorded values; a tensor of None is removed."""
     shutil.copytree(HERE / case, folder)
     content, tensors = read_recording(folder)
     for name, change in (io or {}).items():
@@ -47,7 +47,7 @@ def changed(case: str, folder: Path, *, io: dict[str, Any] | None = None, json_c
 
 
 def nudge(tensor: torch.Tensor) -> torch.Tensor:
-    """One value off by a little more than the tolerance of 1e-4."""
+    """Move one value by a little more than the tolerance of 1e-4."""
     flat = tensor.clone().flatten()
     flat[-1] += 3e-4 * (1 + flat[-1].abs())
     return flat.view(tensor.shape)

@@ -18,7 +18,7 @@ DDPM = tuple(f"{request}.ddpm10.{name}" for request in "ab" for name in ("patche
 def rewritten(
     case: str, folder: Path, *, said: dict[str, Any] | None = None, config: dict[str, Any] | None = None, without: tuple[str, ...] = ()
 ) -> str:
-    """A copy of a recorded case with other entries in its description and config, and without some arrays. An entry of None is removed."""
+    """Copy a recorded case with other entries in its description and config, and without some arrays. An entry of None is removed."""
     folder.mkdir()
     content, arrays = read_recording(HERE / case)
     for entries, changes in ((content, said or {}), (content["config"], config or {})):

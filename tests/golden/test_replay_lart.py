@@ -19,7 +19,7 @@ CASES = HERE / "lart"
 
 
 def variant(tmp_path: Path, case: str, content: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
-    """A case with another description and other values, and the same files besides."""
+    """Copy a case with another description and other values."""
     folder = tmp_path / case
     shutil.copytree(CASES / case, folder)
     write_recording(folder, content, tensors)
@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_the_labels_asked_for(tmp_path: Path, which: str, va
 
 
 def test_a_whole_track_of_poses_alone_needs_no_joints(tmp_path: Path) -> None:
-    """One so short that it is one window."""
+    """The track is so short that it is one window."""
     content, _ = read("pose_only")
     del content["config"]["mode"]
     content["config"] |= {"step": 4, "window": 3}

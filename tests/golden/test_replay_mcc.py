@@ -35,7 +35,7 @@ AS_PUBLISHED = {
     "score_thresholds": [0.1, 0.2, 0.3, 0.4, 0.5],
 }
 NEEDLESS = {"regress_color", "seen_xyz_size", "max_queries_per_forward", "n_queries"}
-"""Told by the weights or the arrays, or without influence on what is recorded."""
+"""Fields that the weights or the arrays determine, or without influence on the recording."""
 
 
 CASES = ("co3d_demo", "co3d_forward", "co3d_train_step", "hypersim_forward")

@@ -32,7 +32,7 @@ shapes = pytest.mark.parametrize(
 
 
 def signs(batch: int, tokens: int, dtype: torch.dtype) -> Tensor:
-    """(B, T, 64) of 1 and -1: every cosine is exact, and many are equal."""
+    """Draw (B, T, 64) of 1 and -1: every cosine is exact, and many are equal."""
     generator = torch.Generator().manual_seed(tokens)
     return (torch.randint(0, 2, (batch, tokens, 64), generator=generator) * 2 - 1).to(dtype)
 

@@ -40,7 +40,7 @@ def jobs(count: int, seed: int = 0) -> list[Delivery]:
 
 
 def expected(bundle: Bundle, asked: list[Delivery]) -> np.ndarray:
-    """What the CPU says."""
+    """Return the answer of the CPU."""
     pixels = np.stack([job.job.arrays["pixels"].to_numpy() for job in asked])
     logits: np.ndarray = load(bundle).forward({"pixels": pixels}, {"merge": [4, 4]})["logits"]
     return logits

@@ -21,7 +21,7 @@ Pixels = NDArray[np.uint8]
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model with weights of which each one counts, the same in each run: fresh ones are zeros and ones in biases, norms and scales."""
+    """Randomise the weights so that each one counts, the same in each run: fresh ones are zeros and ones in biases, norms and scales."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -32,7 +32,7 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def save(model: nn.Module, folder: Path, processor: Any = None, **options: Any) -> Path:
-    """processor: an image processor of the library, or the content of its file."""
+    """Save a model. processor: an image processor of the library, or the content of its file."""
     model.save_pretrained(folder, **options)
     if isinstance(processor, dict):
         (folder / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -55,12 +55,12 @@ def imported(folder: Path, **overrides: str) -> Bundle:
 
 
 def noise(count: int, *shape: int) -> Pixels:
-    """(count, *shape, 3)."""
+    """Draw noise: (count, *shape, 3)."""
     return np.random.default_rng(0).integers(0, 256, (count, *shape, 3), dtype=np.uint8)
 
 
 def normalised(pixels: Pixels, preprocess: Preprocess) -> Tensor:
-    """(B, ..., H, W, 3) → (B, ..., 3, H, W) float32, as the library does."""
+    """Normalise (B, ..., H, W, 3) to (B, ..., 3, H, W) float32, as the library does."""
     mean, std = (torch.tensor(values) for values in (preprocess.mean, preprocess.std))
     return ((torch.from_numpy(pixels).float() / 255 - mean) / std).movedim(-1, -3).contiguous()
 

@@ -77,7 +77,7 @@ def imported(hub: FakeHub, tmp_path: Path, address: str, **environment: str) -> 
 
 
 def refused(ended: subprocess.CompletedProcess[str], tmp_path: Path) -> str:
-    """The one line that a failed import says; it has left nothing behind."""
+    """Return the one line of a failed import, which has left nothing behind."""
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.count("\n") == 1
     assert not (tmp_path / "bundles").exists()

@@ -23,4 +23,4 @@ REPLAYS: Mapping[str, Callable[[Case], Replayed]] = {
     "rev": rev.replay,
     "tome": tome.replay,
 }
-"""By the `system` of a case."""
+"""Replays by the `system` of a case."""

@@ -22,7 +22,7 @@ def replay(case: Case) -> Replayed:
 
 
 def answers(case: Case, model: CiT) -> Replayed:
-    """Of the two kinds of inputs a case may lack one."""
+    """Return the answers; a case may lack one of the two kinds of inputs."""
     outputs, intermediates = {"logit_scale": model.scale()}, {}
     pictures, captions = pictures_of(case, model), captions_of(case)
     if pictures is not None:
@@ -48,7 +48,7 @@ def pictures_of(case: Case, model: CiT) -> Tensor | None:
 
 
 def captions_of(case: Case) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
-    """Tokens, which of them are no padding, and their segments."""
+    """Return tokens, a mask of those that are not padding, and their segments."""
     tokens, visible, types = (case.inputs.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
     return None if tokens is None else (tokens.long(), None if visible is None else visible.long(), None if types is None else types.long())
 

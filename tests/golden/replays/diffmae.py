@@ -22,7 +22,7 @@ from tests.golden.case import Case, Replayed
 
 SAMPLER_OPTIONS = frozenset({"method", "eta", "variance", "clip", "spacing"})
 METHODS = {"ddpm": SamplerMethod.ANCESTRAL, "ddim": SamplerMethod.DDIM, "onestep": SamplerMethod.ONE_STEP}
-"""By their names in a case."""
+"""Sampler methods by their names in a case."""
 
 
 def replay(case: Case) -> Replayed:
@@ -60,7 +60,7 @@ def _schedules(case: Case) -> Replayed:
 
 
 def sampler_tables(schedule: NoiseSchedule, count: int) -> dict[str, Tensor]:
-    """Of ancestral sampling with posterior variance."""
+    """Return the tables of ancestral sampling with posterior variance."""
     steps = DiffusionSampler(SamplerMethod.ANCESTRAL, count).reverse(schedule)
     alphas_bar = schedule.alphas_bar()[steps.time]
     before = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
@@ -97,7 +97,7 @@ def _training(case: Case) -> Replayed:
 
 
 def _recorded_split(case: Case) -> PatchSplit:
-    """By noise, which must lead to the recorded positions, or by these alone."""
+    """Split by noise, which must lead to the recorded positions, or by these alone."""
     inputs = case.inputs
     if "mask_noise" not in inputs:
         return PatchSplit(inputs["ids_keep"].long(), inputs["ids_mask"].long())
@@ -137,7 +137,8 @@ def read_sampler(described: dict[str, Any], schedule: NoiseSchedule) -> Diffusio
 
 
 def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: DiffusionSampler) -> tuple[InpaintOutput, Tensor | None]:
-    """Several requests in one padded batch, and the clean patches of the first step; there is none where nothing is masked."""
+    """Fill several requests in one padded batch. Return the clean patches of the first step, too, of which there are none if nothing is
+    masked."""
     inputs = case.inputs
     places = [inputs[f"{request}.ids_mask"].long() for request in requests]  # (B, M) each
     masks = [torch.zeros(len(own), model.config.patches, dtype=torch.bool).scatter(1, own, value=True) for own in places]
@@ -158,7 +159,7 @@ def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: DiffusionSam
 
 
 def _expect_close(case: Case, name: str, batched: Tensor, replayed: Replayed) -> None:
-    """In a padded batch the result is the recorded one, too; if it is not, it is what is reported."""
+    """Require that the result in a padded batch is the recorded one, too; if it is not, report it."""
     tolerance = case.tolerance_of(name)
     recorded = case.outputs.get(name, replayed.outputs[name])
     if not torch.allclose(batched.double(), recorded.double(), rtol=tolerance.rtol, atol=tolerance.atol):

@@ -43,7 +43,7 @@ def answers(case: Case, model: FLIP) -> Replayed:
 
 
 def load(case: Case) -> FLIP:
-    """From `checkpoint.pth`, and from the T5X folder, which must hold the same; a case may have either."""
+    """Load from `checkpoint.pth`, and from the T5X folder, which must hold the same; a case may have either."""
     tree = unpacked(case.folder)
     weights = read_checkpoint(case.checkpoint if case.checkpoint.is_file() else tree)
     for folder in tree.glob("checkpoint_*/"):

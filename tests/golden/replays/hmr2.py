@@ -1,4 +1,4 @@
-"""HMR2: the network with the body of its checkpoint, or the crops and cameras around it. The config tells which."""
+"""HMR2: the network with the body of its checkpoint, or the crops and cameras around it, as the config says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def replay(case: Case) -> Replayed:
 
 
 def build(case: Case) -> HMR2:
-    """The recorded network. What its config does not say has the published value."""
+    """Build the recorded network. Fields that its config lacks have the published value."""
     backbone, head = case.config["vit"], case.config["smpl_head"]
     settings = {
         "image_size": case.config["image_size"],

@@ -1,7 +1,6 @@
-"""LART: the network, whole tracks, tracklet files and AVA's metric. Config and files tell which of these a case is.
+"""LART: the network, whole tracks, tracklet files and AVA's metric, as config and files say.
 
-What else stands in a description, as the tracks' names, is input and copied.
-"""
+Other entries of a description, such as the tracks' names, are input and copied."""
 
 from __future__ import annotations
 
@@ -69,7 +68,7 @@ def _network(case: Case) -> Replayed:
 
 
 def _recorded_masks(case: Case, tracks: TrackBatch) -> TokenMask:
-    """As noise, the place of each detected token in its clip's permutation."""
+    """Return noise: the place of each detected token in its clip's permutation."""
     noise = torch.zeros_like(tracks.detected)
     for clip, detected in enumerate(tracks.detected != 0):
         permutation = case.inputs[f"perm_{clip}"].long()

@@ -34,7 +34,7 @@ SIZES = {
 """Published name → ours; what a case does not say has its default."""
 
 FINE_TUNED = ("num_heads", "norm_eps", "img_size")
-"""What the weights of a classifier do not tell; its positions are taken to the case's image size."""
+"""Fields that the weights of a classifier do not determine; its positions are taken to the case's image size."""
 
 
 def settings(config: dict[str, Any], names: Iterable[str] = SIZES) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tests.golden.replays.mae import NUMBER
 from training.optim import layer_decay_groups
 
 SHORT_SIDE = 256
-"""Where only the centre is looked at."""
+"""Short side in pixels of a clip of which only the centre is used."""
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
@@ -45,7 +45,8 @@ def replay(case: Case) -> Replayed:
 
 
 def settings(config: dict[str, Any], model: type) -> dict[str, Any]:
-    """Fields of a model's config. What weights tell is checked against them; what a case does not say they tell, or it has its default."""
+    """Return fields of a model's config. They must agree with the weights; a field that a case lacks is read from the weights or has its
+    default."""
     fields = {field.name for field in dataclasses.fields(model)}
     known = {ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config and ours in fields}
     return known | ({"qkv_bias": not config["no_qkv_bias"]} if "no_qkv_bias" in config else {})
@@ -96,7 +97,7 @@ def _finetuned(case: Case) -> Replayed:
 
 
 def _parameter_groups(model: VideoMAE, expected: dict[str, Any]) -> dict[str, Any]:
-    """Published name → [lr_scale, weight_decay]; both decays stand in the prose."""
+    """Return published name → [lr_scale, weight_decay]; both decays are in the prose."""
     numbers = re.search(rf"layer_decay ({NUMBER}), weight_decay ({NUMBER})", expected["meaning"])
     assert numbers, expected["meaning"]
     groups = layer_decay_groups(model.requires_grad_(), layer_decay=float(numbers[1]), weight_decay=float(numbers[2]))
@@ -132,7 +133,7 @@ def _views(case: Case) -> Replayed:
 
 
 def _crops(clip: Tensor, config: dict[str, Any]) -> Tensor:
-    """(T, H, W, 3) in bytes → (crops, 3, T, S, S)."""
+    """Cut (T, H, W, 3) in bytes to (crops, 3, T, S, S)."""
     size, count = config["crop_size"], config["num_spatial_crops"]
     mean, std = torch.tensor(config.get("mean", MEAN)), torch.tensor(config.get("std", STD))
     normalised = ((clip / 255 - mean) / std).permute(3, 0, 1, 2)

@@ -30,10 +30,10 @@ SOUND_FIELDS = {
     "remove_dc_offset": "remove_mean",
     "use_power": "power",
 }
-"""Keys of a case's config → fields of ours. What a case does not say is told by the weights, or is the published default."""
+"""Keys of a case's config → our fields. Fields that a case lacks are read from the weights, or have the published default."""
 
 NO_SOUND = {"dither": 0.0, "use_energy": False, "snip_edges": True}
-"""What our filter banks do not have, by the only value that they know."""
+"""Options that our filter banks do not have, with the only value that they support."""
 
 ENCODER_FIELDS = {
     "embed_dim": "width",
@@ -100,12 +100,12 @@ def _sound(case: Case) -> Replayed:
 
 
 def _taper(window: str) -> WindowFunction:
-    """In prose, as "hanning (symmetric)"."""
+    """Read the taper from prose such as "hanning (symmetric)"."""
     return WindowFunction(window.split()[0].lower())
 
 
 def _towers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What both models of two halves are told. It must agree with the weights."""
+    """Return the settings of both models of two halves, which must agree with the weights."""
     settings = _said(config, TOWER_FIELDS)
     if "audio_input" in config:
         settings["audio_frames"], settings["mel_bins"] = config["audio_input"]
@@ -118,7 +118,7 @@ def _towers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_finetuned(case: Case) -> MAViL:
-    """Recorded scores are sigmoids, however many classes there are."""
+    """Load a classifier whose recorded scores are sigmoids, however many classes there are."""
     model = _load(case.checkpoint, "mavil", _towers(case.config) | {"multi_label": True})
     assert isinstance(model, MAViL)
     return model
@@ -145,7 +145,7 @@ def _finetuned(case: Case) -> Replayed:
 
 
 def _kept(case: Case) -> tuple[Tensor | None, Tensor | None]:
-    """The patches of sound and pictures that training leaves in."""
+    """Return the patches of sound and images that training leaves in."""
     inputs, masking = case.inputs, case.config.get("train_masking") or {}
     heard = seen = None
     if "noise_t" in inputs and "t" in masking:
@@ -182,7 +182,7 @@ def _pretraining(case: Case) -> Replayed:
 
 
 def load_pretraining(case: Case, checkpoint: Path, *, student: bool) -> MAViLPretraining:
-    """Nobody asks a teacher's decoders, and the case does not tell their heads."""
+    """Load the pretraining. The decoders of a teacher are not used, and the case does not give their heads."""
     config = case.config
     settings = _towers(config)
     if student:
@@ -212,7 +212,8 @@ def load_audio_mae(case: Case) -> AudioMAE:
 
 
 def _windows(decoder: str) -> dict[str, Any]:
-    """In prose, as "window attention 4x4, shift (2,0) on odd blocks". Whether there are windows the weights tell too."""
+    """Read windows from prose such as "window attention 4x4, shift (2,0) on odd blocks". The weights show, too, whether there are
+    windows."""
     settings: dict[str, Any] = {}
     if window := re.search(r"(\d+) ?x ?(\d+)", decoder):
         settings["window"] = (int(window[1]), int(window[2]))

@@ -35,7 +35,7 @@ def _vision(case: Case) -> Replayed:
 
 
 def vision_fields(vision: dict[str, Any]) -> dict[str, Any]:
-    """Of the config of a ViT or a pair; what a case does not say is as in timm, which truncates the width of the MLP."""
+    """Return the fields of a ViT or a pair; those that a case lacks are as in timm, which truncates the width of the MLP."""
     width = vision["embed_dim"]
     return {
         "image_size": vision["img_size"],
@@ -108,7 +108,7 @@ def _preprocessing(case: Case) -> Replayed:
 
 
 def prepared(image: Image.Image, config: dict[str, Any], fit_: Any) -> Tensor:
-    """(3, S, S), normalised."""
+    """Return the normalised image: (3, S, S)."""
     size = config["size"]
     preprocess = Preprocess(image_size=size, short_side=size, fit=fit_, mean=config["mean"], std=config["std"])
     pixels = torch.from_numpy(to_model_size(image, preprocess, 10**9).copy())

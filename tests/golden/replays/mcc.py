@@ -46,7 +46,7 @@ FIELDS = {
     "colour_weight": "rgb_weight",
     "drop_path": "drop_path",
 }
-"""Of MCCConfig → of a case's config. What a case leaves out, here and below, is as published."""
+"""Fields of MCCConfig → those of a case's config. A field that a case lacks, here and below, has its published value."""
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 CHUNK = 2000
 """Queries of a forward pass in the demo."""
@@ -74,7 +74,7 @@ def replay(case: Case) -> Replayed:
 
 
 def scene_of(case: Case) -> tuple[MCC, Tensor, Tensor, Tensor]:
-    """The model in evaluation mode, images (B, 3, S, S), seen points (B, n, n, 3) and queries (B, Q, 3)."""
+    """Return the model in evaluation mode, images (B, 3, S, S), seen points (B, n, n, 3) and queries (B, Q, 3)."""
     weights = read_checkpoint(case.checkpoint)
     config = mcc_config({"regress_color": weights["decoder_pred.bias"].shape == (4,), **case.config})
     model = MCC(config).eval()
@@ -89,7 +89,7 @@ def mcc_config(said: dict[str, Any]) -> MCCConfig:
 
 
 def _view(case: Case, model: MCCConfig) -> tuple[Tensor, Tensor]:
-    """→ images (B, 3, S, S) and seen points (B, n, n, 3)."""
+    """Return images (B, 3, S, S) and seen points (B, n, n, 3)."""
     config, inputs = case.config, case.inputs
     if "points" in inputs:
         view = capture_to_view(
@@ -110,7 +110,7 @@ def _view(case: Case, model: MCCConfig) -> tuple[Tensor, Tensor]:
 
 
 def _queries(case: Case) -> Tensor:
-    """(B, Q, 3), given or a grid."""
+    """Return queries (B, Q, 3), recorded or a grid."""
     config, inputs = case.config, case.inputs
     for name in ("unseen_xyz", "unseen_xyz_sampled"):
         if name in inputs:
@@ -154,7 +154,7 @@ def _metrics(case: Case, predicted: Tensor, queries: Tensor) -> dict[str, Tensor
 
 
 def _cloud(case: Case, model: MCC, scene: SceneCache, predicted: Tensor, queries: Tensor, chunk: int) -> dict[str, Tensor]:
-    """Of the first scene."""
+    """Return the cloud of the first scene."""
     thresholds, temperature = case.config.get("score_thresholds", THRESHOLDS), case.config.get("temperature", 0.1)
     cloud = reconstruct(model, scene, queries[0], threshold=thresholds[-1], temperature=temperature, chunk=chunk)
     probability = predicted[..., 0].sigmoid()
@@ -169,7 +169,8 @@ def _cloud(case: Case, model: MCC, scene: SceneCache, predicted: Tensor, queries
 
 
 def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries: Tensor, labels: QueryLabels) -> Replayed:
-    """The labels are those of the queries before augmentation. Where no decisions of stochastic depth are recorded, nothing is dropped."""
+    """Take a step whose labels are those of the queries before augmentation. If no decisions of stochastic depth are recorded, nothing
+    is dropped."""
     inputs = case.inputs
     moving = {} if case.config.get("use_hypersim") else inputs
     augmentation = SceneAugmentation(

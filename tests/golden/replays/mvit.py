@@ -1,4 +1,4 @@
-"""MViTv2 and MViT: classification of clips and of boxes in them. SlowFast's configuration tells which."""
+"""MViTv2 and MViT: classification of clips and of boxes in them, as SlowFast's configuration says."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def replay(case: Case) -> Replayed:
 
 
 def choose(config: Mapping[str, Any]) -> tuple[Family, ConfigFields]:
-    """The family and the fields of its config, for a configuration of SlowFast."""
+    """Return the family and the fields of its config for a configuration of SlowFast."""
     separate = config["MVIT"].get("SEPARATE_QKV", False)
     return families()["mvit_separate" if separate else "mvit"], fields_of(config)
 
 
 def record(model: nn.Module) -> dict[str, Tensor]:
-    """What comes out of the parts in the next forward pass."""
+    """Record the outputs of the parts in the next forward pass."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str, part: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""PHALP: association over a film, the pose predictor, cameras and textures. The config tells which of these a case is."""
+"""PHALP: association over a video, the pose predictor, cameras and textures, as the config says."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _pose_predictor(case: Case) -> Replayed:
 
 
 def tracker(case: Case) -> Tracker:
-    """The recorded one. What its config does not say has the published value."""
+    """Build the recorded tracker. Fields that its config lacks have the published value."""
     config, usual = case.config, TrackerConfig()
     assert config.get("past_lookback", 1) == 1, "how several samples of a track are compared is not published"
     assert config.get("pose_distance", "smpl") == "smpl", "other distances of poses need the body mesh"
@@ -85,7 +85,7 @@ def tracker(case: Case) -> Tracker:
 
 
 def detections(case: Case, frame: int) -> list[Observation]:
-    """Of one frame; by the names that the published detection records have. Only pose and place must be there."""
+    """Return the detections of one frame, by the names of the published detection records. Only pose and place are required."""
     prefix = f"f{frame:02d}."
     values = {name.removeprefix(prefix): np.asarray(value, np.float64) for name, value in case.inputs.items() if name.startswith(prefix)}
     if "loca" not in values:

@@ -46,7 +46,7 @@ def replay(case: Case) -> Replayed:
 
 
 def choose(config: Mapping[str, Any]) -> tuple[Family, ConfigFields]:
-    """The family and the fields of its config, for a configuration of SlowFast or arguments of minREV."""
+    """Return the family and the fields of its config for a configuration of SlowFast or arguments of minREV."""
     if "n_head" in config:
         height, width = config["image_size"]
         return families()["minrev"], {"heads": config["n_head"], "image_size": height, "image_width": width}
@@ -57,7 +57,7 @@ def choose(config: Mapping[str, Any]) -> tuple[Family, ConfigFields]:
 
 
 def masks(inputs: Mapping[str, Tensor], depth: int) -> Tensor | None:
-    """(depth, B), where any are recorded: a block without one drops nothing."""
+    """Return masks (depth, B) if any are recorded: a block without one drops nothing."""
     recorded = {name: mask for name, mask in inputs.items() if name.startswith("drop_mask.layer")}
     if not recorded:
         return None
@@ -66,7 +66,7 @@ def masks(inputs: Mapping[str, Tensor], depth: int) -> Tensor | None:
 
 
 def walk(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The streams after every block, in evaluation mode."""
+    """Return the streams after every block, in evaluation mode."""
     return _walk_vit(model, images) if isinstance(model, ViT) else _walk_mvit(model, images)
 
 

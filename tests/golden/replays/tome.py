@@ -1,4 +1,4 @@
-"""ToMe: the matching alone, whole models with merging, and the picture of merged tokens. The config tells which of these a case is."""
+"""ToMe: the matching alone, whole models with merging, or the image of merged tokens, as the config says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.merge_schedule import MergeSchedule
 from tests.golden.case import Case, Replayed
 
 SIZES = {"num_heads": "heads", "norm_eps": "norm_eps", "num_frames": "frames", "img_size": "image_size", "image_size": "image_size"}
-"""Published name → ours, of what the weights of a classifier do not tell."""
+"""Published name → ours, for fields that the weights of a classifier do not determine."""
 
 
 def replay(case: Case) -> Replayed:
@@ -88,7 +88,7 @@ def _variant(matching: Matching, x: Tensor) -> dict[str, Tensor]:
 
 
 def _chain(config: dict[str, Any], metric: Tensor, x: Tensor) -> dict[str, Tensor]:
-    """Two matchings in a row, the second by the merged metric."""
+    """Match twice in a row, the second time by the merged metric."""
     flags = config["subcases"][config["chain"]["first"]]
     first = ops.bipartite_match(metric, flags["r"], protected=_protected(flags))
     merged_metric, _ = ops.merge(metric, None, first)
@@ -105,7 +105,7 @@ def _schedule(key: list[Any], kind: str) -> list[Any]:
 
 
 def merge_schedule(r: Any, kind: str) -> MergeSchedule:
-    """The three forms of the recorded cases: an int, a list, and (r, inflection)."""
+    """Read the three forms of the recorded cases: an int, a list, and (r, inflection)."""
     return MergeSchedule.linear(*r) if kind == "tuple" else MergeSchedule.parse(r)
 
 
@@ -149,7 +149,7 @@ def _family(config: dict[str, Any], weights: dict[str, Tensor]) -> Family:
 
 
 def _record_metrics(model: nn.Module) -> list[Tensor]:
-    """The metric of every block of the next forward pass."""
+    """Record the metric of every block in the next forward pass."""
     metrics: list[Tensor] = []
     for block in model.get_submodule("blocks").children():
         block.get_submodule("attn").register_forward_hook(lambda attention, inputs, outputs: metrics.append(outputs[1].mean(dim=1)))
