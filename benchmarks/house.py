@@ -27,7 +27,7 @@ from opsin.cli.shared.temporary_service import temporary_service
 from server.gateway.inference.admission import AdmittedRequest
 from server.gateway.inference.body import RequestBody
 from server.gateway.inference.stages import AnsweredRequest, ParsedRequest, PreparedRequest, ResolvedRequest
-from server.queue import script_rows
+from server.queue import script as script_types
 from server.queue.gateway.reply_inbox import PendingJob
 from server.queue.messages import QueuedJob, Reply
 from server.queue.script import PARTS, Script
@@ -42,16 +42,16 @@ CARRIERS = (
     *(
         Request,
         *(AdmittedRequest, RequestBody, ParsedRequest, ResolvedRequest, PreparedRequest),
-        script_rows.RequestRow,
+        script_types.RequestRow,
         QueuedJob,
-        script_rows.JobRow,
+        script_types.JobRow,
         PendingJob,
-        script_rows.TakenRow,
+        script_types.TakenRow,
         QueueEntry,
         Delivery,
         RunningBatch,
     ),
-    *(ComputedBatch, JobOutputs, Reply, script_rows.EndedRow, Completion, AnsweredRequest, Classification, Response, JSONResponse),
+    *(ComputedBatch, JobOutputs, Reply, script_types.EndedRow, Completion, AnsweredRequest, Classification, Response, JSONResponse),
 )
 """Classes whose objects are a request, a job or an answer, or hold one. They are imported so that a rename reaches them."""
 REQUESTS = 5

@@ -37,6 +37,7 @@ FOLDERS = (
     "server/supervisor",
     "server/processes",
     "server/concurrency",
+    "server/queue",
     "server/scheduler",
     "server/telemetry",
     "server/worker/backends",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from server.scheduler.step_times import StepTimes
+from server.scheduler.batcher import StepTimes
 from server.worker.device_layout import Layout
 
 REPEATS = 3

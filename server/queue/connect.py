@@ -1,18 +1,25 @@
-"""Connections to Redis or Valkey from one URL.
+"""Connections to Redis or Valkey from one URL, and the commands that every request pays for.
 
-`redis://`, `rediss://` and `unix://` are redis-py's own, with its query options (`?ssl_ca_certs=/path`); `redis+sentinel://` is ours.
+`redis://`, `rediss://` and `unix://` are redis-py's own, with its query options (`?ssl_ca_certs=/path`); `redis+sentinel://` is Opsin's.
 redis-py's defaults are changed where they hurt: RESP2 (one shape of replies), no silent retries (a repeated read loses what the first one
 was given), and a socket timeout that outlasts the longest blocking read but still notices a half-open connection.
+
+redis-py's client spends several times the cost of a command on pools, retries, deprecations and observation. So frequent commands use its
+connections (address, TLS, password, Sentinel, protocol) directly, and get answers as Redis sent them, without per-command callbacks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import hiredis
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -21,7 +28,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from server.concurrency.cancellation import Deadline, TimerWheel
 from server.queue.errors import RedisUnavailable
+from server.queue.keys import Keyspace
+from server.queue.script import ArgsT, ResultT, Script
+
+log = logging.getLogger(__name__)
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 FORBIDDEN_OPTIONS = frozenset({"protocol", "decode_responses", "encoding", "encoding_errors"})
@@ -51,6 +63,15 @@ REFUSED_SCRIPTS = ("ACL failure in script", "Error compiling script")
 """Beginnings of such errors of scripts: one of its commands was not allowed, or the server is too old for it."""
 MIN_REDIS_MAJOR = 7
 """Major version of Redis whose scripts may say that they run above its maxmemory. Every Valkey calls itself at least that."""
+LOG_EVERY_S = 10.0
+LARGE_ARGUMENT_BYTES = 16 * 1024
+"""A command with larger arguments is joined here: hiredis takes 180 µs for an image of 150 KB, this 7."""
+INCOMPLETE = object()
+"""Value that a reader returns while an answer is incomplete."""
+CHUNK_BYTES = 256 * 1024
+"""Also the largest argument that a script is given: Redis stands still while it reads one."""
+VALUE_TTL_MS = 120_000
+"""Time to live of a value after its last chunk: an output is read at once or never, a message is taken over by the queue."""
 
 
 def refusal(error: BaseException) -> str:
@@ -194,3 +215,145 @@ def _address(public_url: str, host: str) -> tuple[str, int]:
     if not name or not port.isdigit():
         raise ValueError(f"Redis URL {public_url!r}: one of its addresses is not host:port")
     return name.strip("[]"), int(port)
+
+
+class FirstContact:
+    """A log, every ten seconds until the first success, of the address that was tried, how often and for how long.
+
+    A wrong address looks like a server that starts late.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._address = without_secrets(url)
+        self._tries = 0
+        self._started = self._logged = time.monotonic()
+        self._is_reached = False
+
+    def log_failure(self, reason: RedisUnavailable) -> None:
+        self._tries += 1
+        now = time.monotonic()
+        if not self._is_reached and now - self._logged >= LOG_EVERY_S:
+            self._logged = now
+            waited = now - self._started
+            log.warning("still waiting for Redis at %s: %d tries in %.0f s; the last one: %s", self._address, self._tries, waited, reason)
+
+    def mark_reached(self) -> None:
+        self._is_reached = True
+
+
+class RespPool:
+    """Connections of one event loop, each for one command at a time. A caller must not be cancelled in mid-command."""
+
+    def __init__(self, client: Any, keyspace: Keyspace) -> None:
+        self.keyspace = keyspace
+        self._pool = client.connection_pool
+        self._idle: list[_RespConnection] = []
+        self._busy: set[_RespConnection] = set()
+        self._ticks = TimerWheel()
+
+    async def run(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
+        arguments = (1, self.keyspace.name(""), *script.arguments(args, messages))
+        try:
+            return script.read(await self.command("EVALSHA", script.sha, *arguments))
+        except redis.exceptions.NoScriptError:
+            return script.read(await self.command("EVAL", script.source, *arguments))
+
+    async def command(self, *arguments: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        """Return the answer. `timeout_s`: until the server counts as unavailable."""
+        while (
+            connection := self._idle.pop() if self._idle else _RespConnection(self._pool)
+        ).lost:  # servers close what has been idle for long
+            await connection.close()
+        self._busy.add(connection)
+        try:
+            with Deadline(self._ticks, timeout_s):
+                if connection.transport is None:
+                    await connection.connect()
+                answer = await connection.execute(encode_command(arguments))
+        except BaseException as error:
+            if survives(error):
+                self._idle.append(connection)
+                raise
+            await connection.close()
+            await self._drop_idle()
+            if isinstance(error, TimeoutError):
+                raise redis.exceptions.TimeoutError(f"no answer within {timeout_s:g} s") from error
+            raise
+        finally:
+            self._busy.discard(connection)
+        self._idle.append(connection)
+        return answer
+
+    async def close(self) -> None:
+        for connection in tuple(self._busy):
+            await connection.close()
+        await self._drop_idle()
+
+    async def _drop_idle(self) -> None:
+        """Close the idle ones: what broke one connection has broken the others."""
+        while self._idle:
+            await self._idle.pop().close()
+
+
+class _RespConnection(asyncio.Protocol):
+    """One connection: redis-py makes it; from then on its bytes come here, without streams and locks around them."""
+
+    def __init__(self, pool: Any) -> None:
+        self._connection = pool.connection_class(**pool.connection_kwargs)
+        self._connection.socket_timeout = None  # ours counts for the whole command
+        self._reader: Any = None
+        self._answer: asyncio.Future[Any] | None = None
+        self.lost: Exception | None = None
+        """Not None: the server has closed it."""
+        self.transport: asyncio.Transport | None = None
+
+    async def connect(self) -> None:
+        await self._connection.connect()
+        parse_error = self._connection._parser.parse_error
+        self._reader = hiredis.Reader(protocolError=redis.exceptions.InvalidResponse, replyError=parse_error, notEnoughData=INCOMPLETE)
+        transport = self._connection._writer.transport
+        transport.set_protocol(self)
+        self.transport = transport
+
+    async def execute(self, packed: bytes) -> Any:
+        """Return the answer to a command. Raises it if it is an error."""
+        if self.lost is not None:
+            raise self.lost
+        assert self.transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(packed)
+        return await self._answer
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            answer = self._reader.gets()
+        except redis.exceptions.RedisError as error:
+            answer = error
+        if answer is INCOMPLETE or self._answer is None or self._answer.done():
+            return
+        if isinstance(answer, Exception):
+            self._answer.set_exception(answer)
+        else:
+            self._answer.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = redis.exceptions.ConnectionError(f"the connection was closed: {error or 'by the server'}")
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(self.lost)
+
+
+def encode_command(arguments: tuple[Any, ...]) -> bytes:
+    if not any(isinstance(word, bytes | memoryview) and len(word) > LARGE_ARGUMENT_BYTES for word in arguments):
+        packed: bytes = hiredis.pack_command(arguments)
+        return packed
+    encoded = [memoryview(word if isinstance(word, bytes | memoryview) else str(word).encode()) for word in arguments]
+    return b"".join([b"*%d\r\n" % len(encoded), *(part for word in encoded for part in (b"$%d\r\n" % word.nbytes, word, b"\r\n"))])
+
+
+def survives(error: BaseException) -> bool:
+    """Return whether a connection can be used after an error: it was an answer, and not that of a former master."""
+    return isinstance(error, redis.exceptions.ResponseError) and not isinstance(error, redis.exceptions.ReadOnlyError)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from server.queue.script_rows import Outcome
+from server.queue.script import Outcome
 
 
 class Refused(Exception):
-    """429 or 413: the queue has no room. The outcome holds the usage, and the bound that refused."""
+    """429 or 413: the queue has no capacity. The outcome holds the usage and the exceeded bound."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome))
@@ -18,7 +18,7 @@ class Refused(Exception):
 
     @property
     def retry_after(self) -> int:
-        """Seconds until the bound that refused is free, by the work that is unfinished."""
+        """Seconds until the exceeded bound is free, estimated from the unfinished work."""
         return max(1, math.ceil(self.outcome.wait_ms / 1000))
 
 

@@ -1,4 +1,4 @@
-"""The queue's scripts: Lua files, and the types of what goes into them and comes out.
+"""The queue's scripts: Lua files, and the types of their arguments and answers. Messages follow the arguments, in the order of their jobs.
 
 A process that runs one sends EVALSHA, and loads it again when Redis has forgotten it (restart, fail-over). Scripts that free memory or keep
 the service alive run even if Redis is above its maxmemory: their first line says so.
@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
+
+from server.queue.record import RecordDraft
 
 ArgsT = TypeVar("ArgsT")
 ResultT = TypeVar("ResultT")
 
 FOLDER = Path(__file__).parent / "scripts"
 PARTS = ("base", "history", "items", "taking", "endings", "admission", "records")
-"""Functions that several scripts use. Each file uses what stands before it."""
+"""Files of functions that several scripts use, each of which may use those before it."""
+NO_OWNER = "-"
+"""The owner of jobs whose client cannot be distinguished, as the scripts spell it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Script(Generic[ArgsT, ResultT]):
-    """A Lua file and its types. ARGV[1] is the msgpack of its `args`; messages follow, since Lua's msgpack knows no bytes. The answer is
-    converted to `result`."""
+    """A Lua file and its types. ARGV[1] is the msgpack of its `args`. Messages are further arguments, since Lua's msgpack has no bytes.
+    The answer is converted to `result`."""
 
     name: str
     args: type[ArgsT]
@@ -43,7 +47,7 @@ class Script(Generic[ArgsT, ResultT]):
 
     @cached_property
     def source(self) -> str:
-        """The script behind the statements of the parts that it uses, since Redis makes each function again at each call."""
+        """The script after the statements of the parts that it uses. Redis creates all functions of a script at each call."""
         flags, body = _read(self.name).split("\n", 1)
         used = _words(body)
         for statement, names in reversed(_statements()):
@@ -54,7 +58,7 @@ class Script(Generic[ArgsT, ResultT]):
 
     @cached_property
     def sha(self) -> str:
-        """The name by which EVALSHA calls it."""
+        """The argument of EVALSHA."""
         return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -66,9 +70,226 @@ def _statements() -> list[tuple[str, set[str]]]:
 
 
 def _words(lua: str) -> set[str]:
-    """Return what may be names of variables: neither fields nor comments."""
+    """Return the words that may be names of variables, which those of fields and comments are not."""
     return set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", re.sub(r"--.*|'[^'\n]*'", "", lua))) - {"local", "function"}
 
 
 def _read(name: str) -> str:
     return (FOLDER / f"{name}.lua").read_text()
+
+
+class QueueAmount(msgspec.Struct, frozen=True):
+    """Jobs of the queue, and the bytes of their messages."""
+
+    items: int = 0
+    nbytes: int = 0
+
+    def __add__(self, other: QueueAmount) -> QueueAmount:
+        return QueueAmount(self.items + other.items, self.nbytes + other.nbytes)
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """Limits of the queue."""
+
+    all: QueueAmount
+    long: QueueAmount
+    """Limit for routes that take long: the rest is for those of one pass."""
+    own: QueueAmount
+    """Limit of one owner."""
+    own_last: QueueAmount
+    """Limit of one owner in that rest."""
+    low: QueueAmount
+    """Limit of all work of priority low."""
+    records: QueueAmount
+    """Limit of all records."""
+    results: QueueAmount
+    """Limit of all records' results."""
+
+
+class Promises(msgspec.Struct, frozen=True):
+    """Capacity that a gateway has reserved: for all, for a claim's owner, for work of priority low, and for the claim's own request."""
+
+    all: QueueAmount
+    own: QueueAmount
+    low: QueueAmount
+    before: QueueAmount
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Capacity that a request needs."""
+
+    owner: str = NO_OWNER
+    """The client, hashed."""
+    takes_long: bool = False
+    """Whether its route takes jobs of more than one pass."""
+    low: bool = False
+    """Whether its client wants priority low."""
+    max_items: int = 0
+    """Maximum number of unfinished items of the owner, by its API key; 0: no limit of its own."""
+    items: int = 0
+    nbytes: int = 0
+    work_ms: int = 0
+    """Milliseconds that the service takes for it, estimated from announced rates."""
+    takes: bool = False
+    """Whether it counts for the next claims of the same call."""
+    promised: Promises | None = None
+    """None: the call brings its jobs."""
+
+
+class AdmissionChecks(msgspec.Struct, frozen=True):
+    bounds: Bounds
+    claims: list[Claim]
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """The reason why a claim is refused, or that it is admitted."""
+
+    reason: bytes = b""
+    """See `parts/admission.lua`; also `late`, and `unstaged`: a staged message is missing. Empty: admitted."""
+    wait_ms: int = 0
+    """Time until there is capacity, estimated from the unfinished work."""
+    items: int = 0
+    """Usage of the exceeded bound. If admitted: how much more would be, or how many jobs wait before those that were queued."""
+    nbytes: int = 0
+    work_ms: int = 0
+    max_items: int = 0
+    """The exceeded bound."""
+    max_nbytes: int = 0
+
+
+class AdmissionAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """The load of the queue, and the outcome of each claim."""
+
+    now_ms: int
+    items: int
+    nbytes: int
+    work_ms: int
+    outcomes: list[Outcome]
+
+
+class JobRow(msgspec.Struct, frozen=True):
+    """A job to enqueue."""
+
+    job: str
+    stream: str
+    gateway: str
+    deadline_ms: int
+    place: str
+    """`inline`: its message is in the stream entry; `blob`: in a key of its own; `stage`: it was written as `stage:<id>` before."""
+    nbytes: int
+    owner: str
+    work_ms: int
+    behind_ms: int
+    """Delay behind others of its stream."""
+    low: bool
+
+
+class RequestRow(msgspec.Struct, frozen=True):
+    """The jobs of one request, which are admitted all or none."""
+
+    jobs: list[JobRow]
+    claim: Claim
+    again: bool
+    """Whether they were admitted once, and Redis lost them."""
+    place: bool
+    """Whether to count how many wait before the first of them."""
+
+
+class AdmissionCall(msgspec.Struct, frozen=True):
+    """Requests that are admitted in one call. Then the messages of all their jobs, empty for those that are staged."""
+
+    bounds: Bounds
+    requests: list[RequestRow]
+
+
+class RecordAdmissionCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's job that gets a record. Then the msgpack of the task's plan, and the messages as in an `AdmissionCall`."""
+
+    bounds: Bounds
+    record: str
+    """Id, which starts with the epoch of the Redis for which it was made."""
+    draft: RecordDraft
+    ttl_ms: int
+    """Time to live of the record and its results after its end."""
+    jobs: list[JobRow]
+    claim: Claim
+    names: Sequence[str]
+    """Fields of the record that the answer shows."""
+
+
+class TakenRow(NamedTuple):
+    """A stream entry that a worker has taken."""
+
+    stream: bytes
+    entry: bytes
+    job: bytes
+    gateway: bytes
+    nbytes: int
+    added_ms: int
+    """Time at which the job was queued first, on Redis' clock."""
+    dropped: bytes
+    """Why it must not run: `deadline`, `cancelled`, `gateway` (dead), `payload` (lost); empty if it may."""
+    message: bytes
+    """Empty if it is large: then it is in a key of its own."""
+
+
+class HeldRow(msgspec.Struct, frozen=True):
+    """A job that a worker holds."""
+
+    stream: str
+    entry: str
+    job: str
+    gateway: str
+
+
+class EndedRow(HeldRow, frozen=True):
+    """The end of a job."""
+
+    added_ms: int
+    dead_letter: str
+    """Why a copy goes to the dead-letter stream; empty: none does."""
+    outcome: str
+    """`success` or `fail`; empty: not for the statistics."""
+    batch_wait_ns: int
+    inference_ns: int
+    worker_ns: int
+    stored: str = ""
+    """Key of the reply's arrays, if these are too large for a script's argument."""
+    failure: str = ""
+    """Kind of failure; empty if it did not fail, or no client waits."""
+    detail: str = ""
+
+
+class BatchEnd(msgspec.Struct, frozen=True):
+    """Jobs of one bundle that end together. Then the reply to each, which is empty if no client waits."""
+
+    bundle: str
+    worker: str
+    size: int
+    """Number of jobs of the batch; 0: none ran."""
+    is_counted: bool
+    """Whether an earlier call has counted the batch for the statistics."""
+    most_dead: int
+    """Dead letters that are kept."""
+    jobs: list[EndedRow]
+
+
+class ProgressRow(HeldRow, frozen=True):
+    """Progress of a job."""
+
+    done: int
+    total: int
+    unit: str
+    preview: bool
+    """Whether its report has a preview."""
+
+
+class ReturnedRow(HeldRow, frozen=True):
+    """A job that a worker returns to the queue."""
+
+    alone: bool
+
+
+def parse_whole_number(text: bytes) -> int:
+    """Return a whole number as Opsin's processes write them; 0 for anything else, which other programs may have written."""
+    return int(text) if len(text) < 16 and text.isdigit() else 0

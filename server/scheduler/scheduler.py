@@ -21,9 +21,8 @@ from math import inf
 from typing import NamedTuple
 
 from server.queue.worker.delivery import Delivery
-from server.scheduler.batcher import Batcher, Bucket
+from server.scheduler.batcher import Batcher, Bucket, StepTimes
 from server.scheduler.step_batcher import LongWorkShare, Residency, StepBatcher
-from server.scheduler.step_times import StepTimes
 
 PREFETCH_LEAD_S = 0.01
 """Time before the predicted end of a batch at which the next one is pulled and decoded: late enough for other workers to take the

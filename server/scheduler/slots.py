@@ -11,8 +11,8 @@ from math import inf
 from typing import NamedTuple
 
 from server.queue.worker.delivery import Delivery
+from server.scheduler.batcher import StepTimes
 from server.scheduler.scheduler import PullOrder, RunningBatch, Scheduler
-from server.scheduler.step_times import StepTimes
 
 
 class AfterBatch(NamedTuple):

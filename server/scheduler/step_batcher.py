@@ -15,8 +15,7 @@ from typing import Protocol
 
 from server.queue.messages import PRIORITY_DELAY_S
 from server.queue.worker.delivery import Delivery
-from server.scheduler.batcher import Bucket
-from server.scheduler.step_times import StepTimes
+from server.scheduler.batcher import Bucket, StepTimes
 
 MAX_RESIDENT_BUDGETS = 4
 """Maximum number of jobs in a worker, in batch budgets: more would only make each of them slower."""

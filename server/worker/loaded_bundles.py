@@ -17,8 +17,7 @@ from models.loading import unsupported_reason
 from server.processes import supervisor_protocol
 from server.queue import keys
 from server.queue.messages import UNLOADED, ServedBundle
-from server.scheduler.batcher import Bucket
-from server.scheduler.step_times import StepTimes
+from server.scheduler.batcher import Bucket, StepTimes
 from server.tasks.embedding.text_jobs import BUCKET_PREFIX
 from server.telemetry import logs
 from server.worker.backends.arms import backend_of

@@ -27,8 +27,8 @@ from models.registry import ExtensionError, all_extensions, systems
 from server.processes import os_process
 from server.processes.os_process import StopSignals
 from server.processes.supervisor_protocol import CRASHED, MISUSE, process_id
+from server.queue.connect import FirstContact
 from server.queue.errors import RedisUnavailable
-from server.queue.first_contact import FirstContact
 from server.queue.keys import Keyspace
 from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.scheduler import IDLE_BLOCK_S, Scheduler

@@ -7,13 +7,12 @@ import re
 from server.gateway.inference.error_mapping import REASONS, refused_to_problem
 from server.http.problems import ProblemKind
 from server.queue.errors import Refused
-from server.queue.script import FOLDER
-from server.queue.script_rows import Outcome
+from server.queue.script import FOLDER, Outcome
 
 
 def test_each_reason_of_the_scripts_has_words() -> None:
     code = "".join((FOLDER / f"{name}.lua").read_text() for name in ("parts/admission", "enqueue_record"))
-    assert {*re.findall(r"(?:beyond|refused)\('([a-z-]+)'", code), "memory"} == REASONS.keys()
+    assert {*re.findall(r"(?:check_bound|refusal_row)\('([a-z-]+)'", code), "memory"} == REASONS.keys()
 
 
 def test_a_refusal_names_what_is_held_and_when_to_come_back() -> None:

@@ -24,7 +24,7 @@ from server.http.problems import Problem, ProblemKind
 from server.http.requests import Head
 from server.media.images import ImageDecoder
 from server.queue.gateway.reservations import Reservations
-from server.queue.script_rows import Claim
+from server.queue.script import Claim
 from server.settings import Settings
 from server.tasks.base import Arrays, Item, Outputs, RequestPart, Task
 from server.tasks.capabilities import OffersFiles

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import redis
 
-from server.queue.connect import refusal
+from server.queue.connect import RespPool, refusal
 from server.queue.errors import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.reservations import Load
@@ -20,9 +20,7 @@ from server.queue.gateway.scene_store import Scene
 from server.queue.gateway.submitter import CANCEL
 from server.queue.messages import Progress, QueuedJob
 from server.queue.record import RecordDraft
-from server.queue.resp import RespPool
-from server.queue.script import FOLDER, Script
-from server.queue.script_rows import Claim
+from server.queue.script import FOLDER, Claim, Script
 from server.queue.worker.connection import WorkerRedisLink
 from server.queue.worker.delivery import Delivery
 from tests.support.queue import (

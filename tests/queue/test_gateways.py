@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from server.queue import keys
+from server.queue.connect import RespPool
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.keys import Keyspace
-from server.queue.resp import RespPool
 from server.queue.script import Script
 from server.queue.worker.liveness import JANITOR_KEYS, JANITOR_ROUNDS
 from server.settings import Settings

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import server.queue
-from server.queue import script_rows
+from server.queue import script as script_types
 from server.queue.record import RecordDraft
 from server.queue.script import FOLDER, Script
 
@@ -21,22 +21,22 @@ READERS: list[tuple[str, str, Any, set[str]]] = [
     *(
         (name, "args", script.args, set())
         for name, script in SCRIPTS.items()
-        if script.args is not script_rows.BatchEnd and hasattr(script.args, "__struct_fields__")
+        if script.args is not script_types.BatchEnd and hasattr(script.args, "__struct_fields__")
     ),
-    ("parts/endings", "batch", script_rows.BatchEnd, set()),
-    ("parts/admission", "bounds", script_rows.Bounds, set()),
-    ("parts/admission", "claim", script_rows.Claim, set()),
-    ("parts/admission", "promised", script_rows.Promises, set()),
-    ("check_admission", "claim", script_rows.Claim, set()),
-    ("enqueue", "request", script_rows.RequestRow, set()),
-    ("enqueue", "job", script_rows.JobRow, {"message"}),
-    ("parts/admission", "job", script_rows.JobRow, {"message", "at"}),
+    ("parts/endings", "batch", script_types.BatchEnd, set()),
+    ("parts/admission", "bounds", script_types.Bounds, set()),
+    ("parts/admission", "claim", script_types.Claim, set()),
+    ("parts/admission", "promised", script_types.Promises, set()),
+    ("check_admission", "claim", script_types.Claim, set()),
+    ("enqueue", "request", script_types.RequestRow, set()),
+    ("enqueue", "job", script_types.JobRow, {"message"}),
+    ("parts/admission", "job", script_types.JobRow, {"message", "at"}),
     ("enqueue_record", "draft", RecordDraft, set()),
-    ("enqueue_record", "bounds", script_rows.Bounds, set()),
-    ("parts/endings", "job", script_rows.EndedRow, {"reply"}),
-    ("parts/records", "ending", script_rows.EndedRow, {"reply"}),
-    ("progress", "job", script_rows.ProgressRow, {"message"}),
-    ("requeue", "job", script_rows.ReturnedRow, set()),
+    ("enqueue_record", "bounds", script_types.Bounds, set()),
+    ("parts/endings", "job", script_types.EndedRow, {"reply"}),
+    ("parts/records", "ending", script_types.EndedRow, {"reply"}),
+    ("progress", "job", script_types.ProgressRow, {"message"}),
+    ("requeue", "job", script_types.ReturnedRow, set()),
 ]
 """Script, the name that it gives to what it was told, the type of that, and fields that it adds itself."""
 

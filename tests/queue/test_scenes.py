@@ -8,8 +8,8 @@ import numpy as np
 import redis
 
 from server.arrays import Array
+from server.queue.connect import CHUNK_BYTES
 from server.queue.gateway.scene_store import Scene
-from server.queue.resp import CHUNK_BYTES
 from tests.support.queue import DIGEST, gateway, records_load
 from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async

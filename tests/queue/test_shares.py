@@ -17,7 +17,7 @@ from server.gateway.inference.admission import Admission, RequestContext
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import LONG_JOB_MS, PASS_MS
 from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo
-from server.queue.script_rows import Claim
+from server.queue.script import Claim
 from tests.support.queue import (
     BUNDLE,
     DIGEST,

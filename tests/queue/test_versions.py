@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import redis
 
+from server.queue.connect import CHUNK_BYTES
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.messages import WORKER_FORMS, QueuedJob, Reply
-from server.queue.resp import CHUNK_BYTES
 from tests.queue.test_records import admit, read
 from tests.support.queue import (
     LASTING_WORKER,

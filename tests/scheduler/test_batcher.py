@@ -8,8 +8,7 @@ import pytest
 
 from server.queue.messages import PRIORITY_DELAY_S
 from server.queue.worker.delivery import Delivery
-from server.scheduler.batcher import MAX_BACKLOG_BUDGETS, Batcher
-from server.scheduler.step_times import StepTimes
+from server.scheduler.batcher import MAX_BACKLOG_BUDGETS, Batcher, StepTimes
 from tests.support.queue import delivery
 
 CHEAP_TOGETHER = {1: 0.100, 2: 0.101, 4: 0.103, 8: 0.107}

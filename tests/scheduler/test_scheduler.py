@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from server.queue.worker.delivery import Delivery
+from server.scheduler.batcher import StepTimes
 from server.scheduler.scheduler import FULL_BLOCK_S, IDLE_BLOCK_S, MAX_EXCLUSIVE_JOBS, PREFETCH_LEAD_S, PullOrder, RunningBatch, Scheduler
 from server.scheduler.step_batcher import LONG_WORK_SHARE, MAX_LAG_S
-from server.scheduler.step_times import StepTimes
 from tests.support.queue import delivery
 
 

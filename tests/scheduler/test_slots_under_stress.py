@@ -13,9 +13,9 @@ from collections import Counter
 import pytest
 
 from server.queue.worker.delivery import Delivery
+from server.scheduler.batcher import StepTimes
 from server.scheduler.scheduler import PullOrder, RunningBatch, Scheduler
 from server.scheduler.slots import Slots
-from server.scheduler.step_times import StepTimes
 from tests.support.queue import delivery
 
 PATIENCE = 30.0

@@ -8,9 +8,8 @@ from math import inf
 import pytest
 
 from server.queue.worker.delivery import Delivery
-from server.scheduler.batcher import Bucket
+from server.scheduler.batcher import Bucket, StepTimes
 from server.scheduler.step_batcher import LONG_WORK_SHARE, MAX_LAG_S, MAX_RESIDENT_BUDGETS, MAX_YIELDED_STEPS, LongWorkShare, StepBatcher
-from server.scheduler.step_times import StepTimes
 from tests.support.queue import delivery
 
 LONG = "long@1"

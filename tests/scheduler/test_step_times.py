@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.scheduler.step_times import NEAR_BEST_SHARE_STEPS, RECHECK_EVERY_BATCHES, REGROW_AFTER_BATCHES, WINDOW, StepTimes
+from server.scheduler.batcher import NEAR_BEST_SHARE_STEPS, RECHECK_EVERY_BATCHES, REGROW_AFTER_BATCHES, WINDOW, StepTimes
 
 
 def measured(seconds: dict[int, float], largest: int = 32) -> StepTimes:

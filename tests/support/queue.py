@@ -28,7 +28,7 @@ from server.queue.gateway.dispatcher import Dispatcher, DispatcherTimings
 from server.queue.gateway.reservations import Reservation
 from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import RecordDraft, RecordsLoad
-from server.queue.script_rows import Claim
+from server.queue.script import Claim
 from server.queue.worker import worker_queue as worker_side
 from server.queue.worker.connection import WorkerTimings
 from server.queue.worker.delivery import Delivery, QueueEntry

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from models.bundle import Bundle, write
 from models.bundle_schema import Accuracies, Int8
 from models.loading import load
-from server.scheduler.step_times import StepTimes
+from server.scheduler.batcher import StepTimes
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.backends import candidates
 from server.worker.backends.arms import Arm, BackendSetting, Kind

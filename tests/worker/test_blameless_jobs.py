@@ -11,9 +11,9 @@ import torch
 
 from models.bundle import BundleError
 from server.queue.worker.delivery import Delivery
+from server.scheduler.batcher import StepTimes
 from server.scheduler.scheduler import RunningBatch, Scheduler
 from server.scheduler.slots import Slots
-from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.executors import Arrays, ComputedBatch, FailedJob, OneShot, TooLarge
 from server.worker.loops import BatchRunner

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from models.loading import load
+from server.scheduler.batcher import StepTimes
 from server.scheduler.scheduler import RunningBatch, Scheduler
 from server.scheduler.slots import Slots
-from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
 from server.worker import reply_writer
 from server.worker.executors import ComputedBatch, OneShot

@@ -17,7 +17,7 @@ import torch
 
 from models.bundle import Bundle, BundleError
 from server.processes.supervisor_protocol import LOADING_FILE_VARIABLE
-from server.scheduler.step_times import StepTimes
+from server.scheduler.batcher import StepTimes
 from server.worker import loaded_bundles
 from server.worker.backends.learned_cache import LearnedBundle
 from server.worker.backends.loading import ReadyBundle

@@ -21,7 +21,7 @@ from server.http.sse import EventStream
 from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
 from server.queue.gateway.reservations import Reservation, Reservations
 from server.queue.messages import PRIORITIES, Priority
-from server.queue.script_rows import NO_OWNER, Claim
+from server.queue.script import NO_OWNER, Claim
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics

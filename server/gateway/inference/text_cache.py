@@ -16,8 +16,8 @@ import msgspec
 from server.concurrency.client_bound import ClientBound
 from server.gateway.inference.stages import AnsweredRequest, TaskPlan
 from server.http.requests import owner_id
+from server.queue.connect import CHUNK_BYTES
 from server.queue.gateway.vector_store import VectorStore
-from server.queue.resp import CHUNK_BYTES
 from server.tasks.capabilities import RecallsTexts
 from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
 

@@ -23,8 +23,7 @@ from server.queue.gateway.reservations import Load, Reservations
 from server.queue.gateway.status_reader import QueueDepth, StreamLoad, depths
 from server.queue.gateway.submitter import Submitter
 from server.queue.messages import GATEWAY_FORMS, Priority
-from server.queue.script import Script
-from server.queue.script_rows import parse_whole_number
+from server.queue.script import Script, parse_whole_number
 
 if TYPE_CHECKING:
     from server.telemetry.metrics import HistoryCounts

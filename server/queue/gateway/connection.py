@@ -14,12 +14,10 @@ from typing import Any, TypeVar
 import msgspec
 import redis.asyncio
 
-from server.queue.connect import redis_errors_as_unavailable
+from server.queue.connect import FirstContact, RespPool, redis_errors_as_unavailable
 from server.queue.errors import RedisUnavailable
-from server.queue.first_contact import FirstContact
 from server.queue.keys import Keyspace
 from server.queue.messages import QueuedJob
-from server.queue.resp import RespPool
 from server.queue.script import ArgsT, ResultT, Script
 
 T = TypeVar("T")

@@ -6,9 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from server.processes.supervisor_protocol import process_id
-from server.queue.connect import connect_async
+from server.queue.connect import FirstContact, connect_async
 from server.queue.errors import RedisUnavailable
-from server.queue.first_contact import FirstContact
 from server.queue.gateway.beat import Beat
 from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.gateway.fleet import FleetReader

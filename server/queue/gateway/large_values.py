@@ -6,8 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from server.queue.connect import redis_errors_as_unavailable
-from server.queue.resp import CHUNK_BYTES, VALUE_TTL_MS, RespPool
+from server.queue.connect import CHUNK_BYTES, VALUE_TTL_MS, RespPool, redis_errors_as_unavailable
 
 PIECES_AT_ONCE = 2
 """Number of chunks that a gateway sends at once. Each has the whole timeout for itself."""

@@ -22,8 +22,7 @@ from server.queue.gateway.reservations import Reservations
 from server.queue.gateway.submitter import DEADLINE_PASSED, Submitter, rows_of
 from server.queue.messages import QueuedJob, Reply, decode
 from server.queue.record import NAMES, EventBatch, Record, RecordDraft, RecordEvent, State, epoch_of
-from server.queue.script import Script
-from server.queue.script_rows import Outcome, RecordAdmissionCall
+from server.queue.script import Outcome, RecordAdmissionCall, Script
 from server.settings import Settings
 
 

@@ -1,4 +1,4 @@
-"""Room in the queue that a gateway has promised to requests and not used yet. `parts/admission.lua` alone decides whether there is more."""
+"""Capacity of the queue that a gateway has reserved for requests. Only `parts/admission.lua` decides whether there is more."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from server.queue.errors import RedisUnavailable, Refused
 from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.record import RECORD_BYTES
-from server.queue.script import Script
-from server.queue.script_rows import AdmissionAnswer, AdmissionChecks, Bounds, Claim, Outcome, Promises, QueueAmount
+from server.queue.script import AdmissionAnswer, AdmissionChecks, Bounds, Claim, Outcome, Promises, QueueAmount, Script
 from server.settings import Settings
 
 CHECK_ADMISSION = Script("check_admission", AdmissionChecks, AdmissionAnswer)
@@ -46,16 +45,16 @@ def bounds(settings: Settings) -> Bounds:
 
 
 def is_calm(load: Load, promised: QueueAmount, claim: Claim, bounds: Bounds) -> bool:
-    """Return whether the claim is certainly let in, but for what an API key allows: no share is smaller than half of the queue."""
-    held = load + promised + QueueAmount(claim.items, claim.nbytes)
-    return held.items <= bounds.low.items and held.nbytes <= bounds.low.nbytes and load.work_ms <= WORK_IN_COMMON_MS
+    """Return whether a claim is certainly admitted, except for the limits of an API key: no share is smaller than half of the queue."""
+    usage = load + promised + QueueAmount(claim.items, claim.nbytes)
+    return usage.items <= bounds.low.items and usage.nbytes <= bounds.low.nbytes and load.work_ms <= WORK_IN_COMMON_MS
 
 
 class Reservations:
     """Promises of one event loop."""
 
     def __init__(self, link: GatewayRedisLink, settings: Settings, grant_s: float) -> None:
-        """grant_s: how long a reservation may grow by what an answer of Redis allowed."""
+        """grant_s: seconds for which a reservation may grow by the amount that an answer of Redis allowed."""
         self.bounds = bounds(settings)
         self.grant_s = grant_s
         self.load = Load()
@@ -71,11 +70,11 @@ class Reservations:
         self._call: asyncio.Task[None] | None = None
 
     def reserve(self, claim: Claim) -> Reservation:
-        """Return an empty reservation: a request takes room as its body arrives."""
+        """Return an empty reservation, which grows as the body of the request arrives."""
         return Reservation(self, claim)
 
     async def check(self, reservation: Reservation, claim: Claim) -> None:
-        """Raise Refused if the claim has no room in addition to its reservation. A claim that takes it has it then.
+        """Raise Refused if there is no capacity for the claim in addition to its reservation; else reserve it for a claim that takes it.
 
         While Redis is unavailable nothing is refused: `redis_grace` decides."""
         promised = self._promised.get(ALL, QueueAmount()) + self._in_calls
@@ -145,7 +144,7 @@ class _PendingCheck(NamedTuple):
 
 
 class Reservation:
-    """Room for one request: none at first, until `resize`, and none after `release`."""
+    """Capacity reserved for one request: none before `resize` and after `release`."""
 
     def __init__(self, reservations: Reservations, claim: Claim) -> None:
         self._reservations = reservations
@@ -153,7 +152,7 @@ class Reservation:
         self.items = 0
         self.nbytes = 0
         self._grant = 0.0, 0, 0
-        """Time in `time.monotonic()` until which it may grow by so many items and bytes."""
+        """Time, as of `time.monotonic()`, until which it may grow, and by how many items and bytes."""
         self._is_handed_over = False
 
     def lengthen(self) -> None:
@@ -169,11 +168,11 @@ class Reservation:
         self.take(claim)
 
     async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
-        """Raise Refused if so much more would have no room; take none."""
+        """Raise Refused if the queue has no capacity for so much more. Reserve nothing."""
         await self._reservations.check(self, replace(self.claim, items=items, nbytes=nbytes, work_ms=work_ms))
 
     async def resize(self, items: int, nbytes: int) -> None:
-        """Have room for so much, as the body arrives, and once its number of images is known. Raises Refused and keeps what it had."""
+        """Reserve so much in total, as the body arrives and once its number of images is known. Raises Refused and keeps what it had."""
         claim = replace(self.claim, items=items - self.items, nbytes=nbytes - self.nbytes, takes=True)
         if claim.items <= 0 and claim.nbytes <= 0:
             self.take(claim)
@@ -181,14 +180,14 @@ class Reservation:
             await self._reservations.check(self, claim)
 
     def hand_over(self) -> None:
-        """Leave its room to a call of `enqueue.lua` that brings the jobs. Idempotent until `release`."""
+        """Count its capacity as that of a call of `enqueue.lua` that brings the jobs. Idempotent until `release`."""
         if not self._is_handed_over:
             self._is_handed_over = True
             self._reservations.promise(self.claim, -self.items, -self.nbytes)
             self._reservations.carry(self.items, self.nbytes)
 
     def release(self) -> None:
-        """Idempotent; `Submitter.submit(jobs, reservation=…)` does it when the queue counts the jobs itself."""
+        """Free its capacity. Idempotent. `Submitter.submit(jobs, reservation=…)` does it once the queue counts the jobs itself."""
         if self._is_handed_over:
             self._reservations.carry(-self.items, -self.nbytes)
             self._is_handed_over, self.items, self.nbytes = False, 0, 0
@@ -204,7 +203,7 @@ class Reservation:
         self._grant = until, rest.items, rest.nbytes
 
     def take(self, claim: Claim) -> None:
-        """Take what a claim asks for, if it takes."""
+        """Reserve the amount of a claim, if it takes it."""
         if claim.takes:
             self._reservations.promise(self.claim, claim.items, claim.nbytes)
             self.items, self.nbytes = self.items + claim.items, self.nbytes + claim.nbytes

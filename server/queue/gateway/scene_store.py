@@ -42,7 +42,7 @@ class SceneStore:
         self._settings = settings
 
     async def keep(self, scene_id: str, scene: Scene) -> bool:
-        """Keep a scene. Returns False if there is no room among kept results (`results_max_bytes`), or Redis is unavailable."""
+        """Keep a scene. Returns False if kept results have no space left (`results_max_bytes`), or Redis is unavailable."""
         try:
             return await self._link.shield(self._keep(scene_id, msgspec.msgpack.encode(scene)))
         except RedisUnavailable:

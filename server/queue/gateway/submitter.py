@@ -16,15 +16,14 @@ import msgspec
 import redis
 
 from server.queue import keys
+from server.queue.connect import CHUNK_BYTES
 from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
 from server.queue.gateway.connection import PAUSE_S, GatewayRedisLink
 from server.queue.gateway.large_values import LargeValues
 from server.queue.gateway.reply_inbox import PendingJob, ReplyInbox
 from server.queue.gateway.reservations import Load, Reservation, Reservations
 from server.queue.messages import Progress, QueuedJob, Reply
-from server.queue.resp import CHUNK_BYTES
-from server.queue.script import Script
-from server.queue.script_rows import NO_OWNER, AdmissionAnswer, AdmissionCall, Claim, JobRow, Outcome, RequestRow
+from server.queue.script import NO_OWNER, AdmissionAnswer, AdmissionCall, Claim, JobRow, Outcome, RequestRow, Script
 
 log = logging.getLogger(__name__)
 

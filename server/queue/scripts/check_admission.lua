@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Checks whether claims would be admitted now, without writing. Claims that take their places count for the next ones.
--- ARGV: msgpack of AdmissionChecks. Returns an AdmissionAnswer (script_rows.py).
+-- ARGV: msgpack of AdmissionChecks. Returns an AdmissionAnswer (script.py).
 local args, all, outcomes = cmsgpack.unpack(ARGV[1]), total_usage(), {}
 local answer = {now_ms(), all.items, all.nbytes, all.work, outcomes}
 for i, claim in ipairs(args.claims) do

@@ -1,6 +1,6 @@
 #!lua
 -- Admits the jobs of several requests: those of one request all or none. A job whose `job:<id>` exists is already in the queue and is skipped.
--- ARGV: msgpack of an AdmissionCall, then messages. Returns an AdmissionAnswer (script_rows.py).
+-- ARGV: msgpack of an AdmissionCall, then messages. Returns an AdmissionAnswer (script.py).
 local args = cmsgpack.unpack(ARGV[1])
 local bounds, all, now = args.bounds, total_usage(), now_ms()
 

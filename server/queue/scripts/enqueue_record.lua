@@ -1,6 +1,6 @@
 #!lua
 -- Admits a client's job with a record, so that it outlives its gateway. All such jobs together use at most half of the queue.
--- ARGV: msgpack of a RecordAdmissionCall (script_rows.py), msgpack of the task's plan, then messages.
+-- ARGV: msgpack of a RecordAdmissionCall (script.py), msgpack of the task's plan, then messages.
 -- Returns a RecordAdmitted (gateway/record_store.py).
 local args = cmsgpack.unpack(ARGV[1])
 local bounds, jobs, draft, claim = args.bounds, args.jobs, args.draft, args.claim

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 import msgspec
 
 from server.queue import keys
+from server.queue.connect import CHUNK_BYTES
 from server.queue.errors import RedisUnavailable
 from server.queue.messages import Failure, Progress, Reply, WorkerTiming
-from server.queue.resp import CHUNK_BYTES
-from server.queue.script import Script
-from server.queue.script_rows import BatchEnd, EndedRow, ProgressRow, ReturnedRow
-from server.queue.worker import large_values
+from server.queue.script import BatchEnd, EndedRow, ProgressRow, ReturnedRow, Script
 from server.queue.worker.connection import WorkerRedisLink
 from server.queue.worker.delivery import Delivery, QueueEntry
 
@@ -157,5 +155,5 @@ class Acks:
         if sum(len(array.data) for array in reply.arrays.values()) <= CHUNK_BYTES:
             return reply
         key = keys.output(delivery.job.id, secrets.token_hex(4))
-        large_values.write(self._link, key, msgspec.msgpack.encode(reply.arrays))
+        self._link.write_large(key, msgspec.msgpack.encode(reply.arrays))
         return msgspec.structs.replace(reply, arrays={}, stored=key)

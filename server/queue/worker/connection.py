@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 import redis
 
-from server.queue.connect import as_unavailable, connect
+from server.queue.connect import CHUNK_BYTES, VALUE_TTL_MS, as_unavailable, connect, encode_command, survives
 from server.queue.errors import RedisUnavailable
 from server.queue.keys import Keyspace
-from server.queue.resp import encode_command, survives
 from server.queue.script import ArgsT, ResultT, Script
 
 T = TypeVar("T")
 
+WRITE_PIECE = Script("write_piece", tuple[str, int, int], bytes)
 MAX_BLOCK_S = 2.0
 RETRY_S = 0.05
 
@@ -80,6 +80,20 @@ class WorkerRedisLink:
         """Send a command; its answer is read with that of this thread's next command."""
         answer = self._send(self._connection(), *arguments)  # first: it makes the connection, and reads earlier unread answers
         self._local.unread.append(answer)
+
+    def read_large(self, key: str) -> bytes:
+        """Return a value, read in pieces; empty if there is none."""
+        pieces: list[bytes] = []
+        while not pieces or len(pieces[-1]) == CHUNK_BYTES:
+            at = len(pieces) * CHUNK_BYTES
+            pieces.append(self.command("GETRANGE", self.name(key), at, at + CHUNK_BYTES - 1))
+        return b"".join(pieces)
+
+    def write_large(self, key: str, data: bytes) -> None:
+        """Write a value in pieces, trying for `retry_timeout`. A piece may be written twice."""
+        for at in range(0, len(data), CHUNK_BYTES):
+            piece = data[at : at + CHUNK_BYTES]
+            self.retry(lambda at=at, piece=piece: self.run(WRITE_PIECE, (key, at, VALUE_TTL_MS), [piece]))  # type: ignore[misc]
 
     def close(self) -> None:
         for connection in self._open:

@@ -15,9 +15,7 @@ import redis
 from server.queue import keys
 from server.queue.errors import RedisUnavailable
 from server.queue.messages import PRIORITY_DELAY_S, QueuedJob, Reply, UnknownVersion, decode
-from server.queue.script import Script
-from server.queue.script_rows import TakenRow, parse_whole_number
-from server.queue.worker import large_values
+from server.queue.script import Script, TakenRow, parse_whole_number
 from server.queue.worker.ack import Acks, Completion
 from server.queue.worker.connection import MAX_BLOCK_S, WorkerRedisLink
 from server.queue.worker.delivery import Delivery, QueueEntry
@@ -119,7 +117,7 @@ class Leases:
     def fetch(self, entry: QueueEntry) -> Delivery | None:
         """Read a large message, in pieces. None: there is nothing to run; the job is ended. RedisUnavailable: it is handed back later."""
         with self._acks.return_later_if_unavailable([entry]):
-            message = self._link.retry(lambda: large_values.read(self._link, keys.blob(entry.job_id)))
+            message = self._link.retry(lambda: self._link.read_large(keys.blob(entry.job_id)))
         # of another length, it was lost, or the job has ended
         job = self._decode(entry.job_id, message) if len(message) == entry.nbytes else None
         if isinstance(job, QueuedJob):

@@ -10,8 +10,7 @@ import msgspec
 from models.bundle import BundleSpec
 from server.queue import keys
 from server.queue.messages import WorkerInfo, repository_states
-from server.queue.script import Script
-from server.queue.script_rows import parse_whole_number
+from server.queue.script import Script, parse_whole_number
 from server.queue.worker.connection import WorkerRedisLink
 from server.queue.worker.lease import Leases
 

@@ -18,7 +18,7 @@ from kernels.malloc import return_freed_memory
 from models.bundle import Bundle, BundleError
 from models.processes.process_io import child_environment
 from server.processes.os_process import die_with_parent
-from server.scheduler.step_times import StepTimes
+from server.scheduler.batcher import StepTimes
 from server.telemetry import logs
 from server.worker.backends.arms import Arm
 from server.worker.backends.learned_cache import Conditions, LearnedBundle, LearnedCache

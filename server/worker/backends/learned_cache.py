@@ -22,7 +22,7 @@ import torch
 from msgspec import Meta
 
 from models.bundle import BundleSpec
-from server.scheduler.step_times import NEAR_BEST_SHARE, StepTimes
+from server.scheduler.batcher import NEAR_BEST_SHARE, StepTimes
 from server.telemetry import logs
 from server.worker.backends.learner import LearnedRung
 from server.worker.device_layout import Layout

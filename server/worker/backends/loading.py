@@ -10,7 +10,7 @@ import numpy as np
 
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.loading import LoadedModel, load, unsupported_reason
-from server.scheduler.step_times import NEAR_BEST_SHARE, NEAR_BEST_SHARE_STEPS, StepTimes
+from server.scheduler.batcher import NEAR_BEST_SHARE, NEAR_BEST_SHARE_STEPS, StepTimes
 from server.tasks.registry import main_task
 from server.telemetry import logs
 from server.worker.backends.arms import BackendSetting, Format

@@ -10,7 +10,7 @@ local function refusal_row(reason, wait_ms, held, bound)
   return {reason, math.ceil(wait_ms), held.items, held.nbytes, held.work or 0, bound.items, bound.nbytes}
 end
 
--- The only rule of admission: returns why a Claim is refused, as an Outcome (script_rows.py), or nil, and how much more of it would be admitted.
+-- The only rule of admission: returns why a Claim is refused, as an Outcome (script.py), or nil, and how much more of it would be admitted.
 local function refusal_reason(bounds, all, claim)
   local is_bound = claim.max_items > 0 or claim.promised or all.work > WORK_IN_COMMON_MS or exceeds(plus(all, claim), bounds.low)
   if not is_bound then return nil end  -- no share is smaller than `low`

@@ -1,6 +1,6 @@
 -- The end of a batch's jobs. A job may be ended several times; only the first time counts, in the statistics, too.
 
--- Returns a BatchEnd (script_rows.py) with the reply to each of its jobs. After it, ending the jobs does not raise an error.
+-- Returns a BatchEnd (script.py) with the reply to each of its jobs. After it, ending the jobs does not raise an error.
 local function read_finished()
   local batch, keys = cmsgpack.unpack(ARGV[1]), {}
   for i, job in ipairs(batch.jobs) do keys[i], job.reply = P .. 'job:' .. job.job, ARGV[1 + i] end
