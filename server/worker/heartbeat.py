@@ -80,7 +80,7 @@ class Heartbeat:
             self._wake.clear()
 
     @property
-    def silence(self) -> float:
+    def progress_age_s(self) -> float:
         """Time in seconds without progress of batches, or of a compilation that a batch may wait for."""
         return min(self.slots.progress_age_s, progress.silence())
 
@@ -113,7 +113,7 @@ class Heartbeat:
             self.metrics.resident_jobs.labels(*labels).set(executor.resident_count)
             self.metrics.state_bytes.labels(*labels).set(executor.nbytes + cached_bytes)
         serves = self.state == "starting" and any(bundle.state == "ready" for bundle in bundles)  # requests for the others wait
-        age = self.silence
+        age = self.progress_age_s
         self.metrics.progress_age.set(age)
         return WorkerInfo(
             id=self.queue.id,
@@ -132,7 +132,7 @@ class Heartbeat:
 
     def _end_if_stuck(self) -> None:
         limit = max(STUCK_AFTER_S, STUCK_BATCH_FACTOR * self.slots.slowest_batch_s)
-        age = self.silence
+        age = self.progress_age_s
         if age > limit:
             log.critical("no progress: exiting, other workers take over the jobs", seconds=round(age, 1), limit=round(limit, 1))
             os._exit(STUCK)

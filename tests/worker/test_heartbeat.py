@@ -20,16 +20,16 @@ from tests.fake_cuda.device import GIB, FakeCuda
 def test_a_compilation_counts_as_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_latest", float("-inf"))
     unused: Any = None
-    slots: Any = SimpleNamespace(silence=100.0)
+    slots: Any = SimpleNamespace(progress_age_s=100.0)
     heartbeat = Heartbeat(unused, slots, unused, unused, 0, unused, 0.0)
-    assert heartbeat.silence == 100.0
+    assert heartbeat.progress_age_s == 100.0
     progress.note()
-    assert heartbeat.silence < 50.0
+    assert heartbeat.progress_age_s < 50.0
 
 
 def test_the_memory_of_a_gpu_is_in_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     FakeCuda(total_memory=80 * GIB, reserved=3 * GIB, allocated=2 * GIB).install(monkeypatch, tmp_path)
-    queue, slots, bundles, metrics = Mock(id="one"), Mock(count=2, silence=0.0), Mock(folder=tmp_path), WorkerMetrics()
+    queue, slots, bundles, metrics = Mock(id="one"), Mock(count=2, progress_age_s=0.0), Mock(folder=tmp_path), WorkerMetrics()
     bundles.announcements.return_value, bundles.backends.return_value, bundles.stepwise.return_value = [], {}, {}
     layout = Layout(torch.device("cuda"), 2, 1, 8, name="cuda:1")
     Heartbeat(queue, slots, bundles, metrics, 0, layout, 0.0)._info()
