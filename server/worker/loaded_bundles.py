@@ -324,10 +324,7 @@ class LoadedBundles:
 
     def _load(self, entry: BundleEntry) -> None:
         assert entry.spec is not None
-        started, stamp = (
-            time.monotonic(),
-            _stamp(entry.path, entry.spec),
-        )  # of before, so that later changes are seen
+        started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # before loading, so that later changes are seen
         entry, content = replace(entry, stamp=stamp), f"{entry.id}:{entry.digest[:12]}:{'-'.join(map(str, stamp))}"
         if content in supervisor_protocol.refused_bundles():
             self._refuse(entry, CRASHES_WORKERS_REASON)

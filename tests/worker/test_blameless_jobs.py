@@ -48,14 +48,14 @@ class Runner:
         bundles: Any = SimpleNamespace(executor=lambda _queue: executor, mark_lost=lambda _queue, reason: self.lost.append(reason))
         leases = SimpleNamespace(send_step=lambda jobs, slot, checked: lambda: jobs, return_to_queue=self.handed_back.extend)
         queue: Any = SimpleNamespace(leases=leases)
-        answers: Any = SimpleNamespace(put=self.written.append, write=self.written.append, write_in_turn=self.written.append)
+        answers: Any = SimpleNamespace(put=self.written.append, write=self.written.append, write_now_or_queue=self.written.append)
         self._batches = BatchRunner(queue, self.slots, bundles, answers, layout=bundles)
 
     def run(self) -> RunningBatch:
         """Run the batch whose turn it is."""
         running = self.slots.next()
         assert isinstance(running, RunningBatch)
-        self._batches._compute(running, hand=0)
+        self._batches._compute(running, runner_index=0)
         return running
 
 

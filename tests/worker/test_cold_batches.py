@@ -34,7 +34,7 @@ def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> No
         slots.add([delivery(pixels=np.zeros((32, 32, 3), np.uint8), merge=(3, 2), queued_at=time.monotonic())])
         running = slots.next()
         assert isinstance(running, RunningBatch)
-        [batch] = runner._run(running, hand=0)
+        [batch] = runner._run(running, runner_index=0)
         assert isinstance(batch, ComputedBatch)
         reply_writer._count(batch, metrics)
         slots.finish(running, [])
