@@ -27,7 +27,7 @@ def run_interpreted(*options: str, shapes: int = 0) -> subprocess.CompletedProce
 def run_compiled(tmp_path: Path, *options: str) -> list[dict[str, object]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
-    command = [sys.executable, "-m", "tests.kernels.compile_kernels", *options]
+    command = [sys.executable, "-m", "tools.compile_kernels", *options]
     return [
         json.loads(line)
         for line in subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -1,4 +1,4 @@
-"""Compiles kernels for GPUs that need not be here: `python -m tests.kernels.compile_kernels [--all]`, a line of JSON for each.
+"""Compiles kernels for GPUs that need not be here: `python -m tools.compile_kernels [--all]`, a line of JSON for each.
 
 Triton brings NVIDIA's assembler with it. It finds what the interpreter does not: types that do not fit, tiles that a GPU has no room for.
 """
