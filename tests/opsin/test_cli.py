@@ -206,8 +206,8 @@ def test_a_broken_settings_file_is_named_not_traced(tmp_path: Path) -> None:
         (b"result_ttl: .inf\n", "opsin: setting result_ttl: Input should be a finite number, not inf"),
         (b"on: 3\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
         (b"redis_url: redis://here/0?foo=bar\n", "opsin: setting redis_url: Redis URL 'redis://here/0?foo=bar': an option is unknown ("),
-        (b"device: gpu\n", "opsin: setting device: use auto, cpu, cuda or cuda:1, not 'gpu'\n"),
-        (b"dtype: float16\n", "opsin: setting dtype: Input should be 'auto', 'float32' or 'bfloat16', not 'float16'\n"),
+        (b"device: gpu\n", "opsin: setting device: use auto, cpu, cuda, cuda:1, cuda:0,2 or cuda:all, not 'gpu'\n"),
+        (b"dtype: float64\n", "opsin: setting dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16', not 'float64'\n"),
         (
             b"trusted_proxies: [here]\n",
             "opsin: setting trusted_proxies: 'here' does not appear to be an IPv4 or IPv6 network, not ['here']\n",

@@ -70,7 +70,7 @@ def test_half_precision_changes_little(name: str) -> None:
     gradients(loss, objective)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("supervised", "supervised_clips")])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("make_supervised", "supervised_clips")])
 def test_the_order_of_samples_does_not_matter(name: str) -> None:
     """But where neighbours are mixed."""
     objective, batch = make(name)
