@@ -1,4 +1,4 @@
-"""What a worker imports to load the shipped bundles: each start waits for it."""
+"""Imports of a worker that loads the shipped bundles, and of programs that each start waits for."""
 
 from __future__ import annotations
 
@@ -23,4 +23,10 @@ print(*[name for name in ("torch._dynamo", "sympy", "scipy.stats", "scipy.optimi
 def test_loading_shipped_bundles_imports_no_compiler() -> None:
     bundles = Path(__file__).parents[2] / "bundles"
     ended = subprocess.run([sys.executable, "-c", LOAD_ALL, str(bundles)], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []
+
+
+def test_a_trial_of_a_graph_imports_neither_torch_nor_pydantic() -> None:
+    program = "import sys, models.systems.onnx.trial_program; print(*{'torch', 'pydantic'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout.split() == []

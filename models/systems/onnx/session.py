@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 MEMORY_SHARE = 4
 """A quarter of a GPU's memory may hold what one graph allocates; without a limit its arena keeps its peak."""
@@ -76,6 +78,8 @@ def providers(device: torch.device | None) -> list[str | tuple[str, dict[str, An
             "this ONNX Runtime has no CUDA, so graphs run on the CPU; docs/bundles.md says how to install the other one", stacklevel=2
         )
         return cpu
+    import torch  # programs that try graphs do without it
+
     memory = torch.cuda.get_device_properties(device).total_memory // MEMORY_SHARE
     cuda = {"device_id": device.index or 0, "gpu_mem_limit": memory, "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": 0}
     return [("CUDAExecutionProvider", cuda), *cpu]
