@@ -3,31 +3,6 @@
 from __future__ import annotations
 
 PENDING: dict[str, tuple[str, ...]] = {
-    "server/worker/backends": ("docstring-opening", "docstring-unit", "function-participle", "function-preposition", "name-pronoun"),
-    "server": (
-        "name-word",
-        "name-pronoun",
-        "name-superlative",
-        "function-preposition",
-        "function-participle",
-        "class-participle",
-        "file-length",
-        "docstring-opening",
-        "docstring-mood",
-        "docstring-shape-first",
-        "docstring-raises-first",
-        "docstring-parameter-first",
-        "docstring-ellipsis",
-        "docstring-where",
-        "docstring-long",
-        "docstring-class",
-        "docstring-unit",
-        "docstring-word",
-        "comment-word",
-        "message-word",
-        "log-word",
-        "class-repeated",
-    ),
     "tests": (
         "name-word",
         "name-pronoun",

@@ -34,7 +34,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def conditions(bundle: Bundle) -> Conditions:
-    return Conditions.of(bundle.spec, LAYOUT, "auto")
+    return Conditions.from_spec(bundle.spec, LAYOUT, "auto")
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_machine_may_have_onnx_runtime_for_gpus_alone(bundle: Bundle, monkeypa
         return "1.20.0"
 
     monkeypatch.setattr(learned_cache, "version", version)
-    assert Conditions.of(bundle.spec, LAYOUT, "auto").onnxruntime == "1.20.0"
+    assert Conditions.from_spec(bundle.spec, LAYOUT, "auto").onnxruntime == "1.20.0"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,6 @@ def test_the_files_do_not_pile_up_and_those_in_use_stay(folder: Path, conditions
 def test_a_job_of_several_steps_starts_as_it_was_seen_before(tmp_path: Path, folder: Path) -> None:
     slow = write_null(tmp_path / "slow", milliseconds=3_600_000, steps=[3])
     known = LearnedBundle(4, {1: 3000.0}, typical_job=TypicalJob(cost=2.0, total=3, nbytes=5, start_seconds=1.0))
-    LearnedCache(folder).store(Conditions.of(slow.spec, LAYOUT, "auto"), known)
+    LearnedCache(folder).store(Conditions.from_spec(slow.spec, LAYOUT, "auto"), known)
     ready = Loader(LAYOUT, "auto", LearnedCache(folder)).load(slow)
     assert isinstance(ready.executor, Stepwise) and ready.executor.typical_job == known.typical_job

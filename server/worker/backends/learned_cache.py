@@ -1,4 +1,4 @@
-"""What was learned of bundles, stored from one start to the next: a restarted worker runs what won before.
+"""The cache of learned backends and step times, from which a restarted worker takes what won before.
 
 One small JSON file for each combination of bundle, machine, torch and layout. Any number of workers and services may share the folder.
 """
@@ -68,7 +68,7 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     onnxruntime: str
 
     @staticmethod
-    def of(spec: BundleSpec, layout: Layout, dtype: str, backend: str = "eager") -> Conditions:
+    def from_spec(spec: BundleSpec, layout: Layout, dtype: str, backend: str = "eager") -> Conditions:
         cpu, flags = read_cpu()
         return Conditions(
             bundle=spec.digest(),
@@ -87,14 +87,14 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LearnedBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What serving has shown of a bundle."""
+    """Backends and step times of a bundle, as learned while serving."""
 
     largest: Size
     """The largest batch that fits into memory."""
     seconds: dict[Size, Seconds] = {}
     """Time of a batch by its size."""
     rungs: dict[Annotated[str, Meta(pattern=SCHEDULE)], LearnedRung] = {}
-    """By merge schedule (`Learner.snapshot`)."""
+    """Learned rungs by merge schedule (`Learner.snapshot`)."""
     typical_job: TypicalJob | None = None
     """None if a job is one forward pass."""
 

@@ -62,7 +62,7 @@ class Loader:
     memory: ModelMemory = field(default_factory=ModelMemory)
 
     def conditions(self, spec: BundleSpec) -> Conditions:
-        return Conditions.of(spec, self.layout, self.dtype, self.backend)
+        return Conditions.from_spec(spec, self.layout, self.dtype, self.backend)
 
     def load(self, bundle: Bundle) -> ReadyBundle:
         """Load a bundle. If nothing was learned of it before, one batch shows that it runs. Raises BundleError, and what a batch raises."""

@@ -45,7 +45,7 @@ class ModelMemory:
         self._users: WeakKeyDictionary[WeightsHolder, int] = WeakKeyDictionary()
         """Number of batches that use each holder now."""
         self._released: WeakKeyDictionary[WeightsHolder, int] = WeakKeyDictionary()
-        """Bytes of the weights that have left memory."""
+        """Size in bytes of the weights that have left memory."""
         self._pinned: WeakKeyDictionary[object, int] = WeakKeyDictionary()
         self._batches = 0
         self._lock = threading.Lock()

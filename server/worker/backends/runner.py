@@ -68,7 +68,7 @@ class Backends:
         """Number of weights; 0 for a graph, whose size is that of its file."""
         self.rungs = {"off": self.schedule(MergeSchedule.off())} | {rung.name: self.schedule(rung.merge) for rung in bundle.spec.ladder}
         """Schedule by rung; several may have the same."""
-        self.learner = Learner({schedule: self._allowed(schedule) for schedule in self.rungs.values()}, self.loaded_format)
+        self.learner = Learner({schedule: self._allowed_arms(schedule) for schedule in self.rungs.values()}, self.loaded_format)
         self.learner.restore(stored or {})
         self._lock = threading.Lock()
         if setting not in ("auto", *self.candidates) and not self.is_graph:
@@ -103,8 +103,8 @@ class Backends:
 
     def open_settled(self) -> None:
         """Open the arms that answer for rungs whose kind is settled, so that an answer does not depend on when it is given."""
-        wanted = self.learner.settled if self.learns else {self.setting}
-        for arm in [arm for arm in self.unopened if arm in wanted and arm != "fused"]:
+        settled = self.learner.settled if self.learns else {self.setting}
+        for arm in [arm for arm in self.unopened if arm in settled and arm != "fused"]:
             self.open(arm)
 
     def open(self, arm: Arm, cache: Path | None = None) -> None:
@@ -190,7 +190,7 @@ class Backends:
         if self.learns and (idle := self._runners.keys() - self.learner.needed):
             self._runners = {arm: runner for arm, runner in self._runners.items() if arm not in idle}
 
-    def _allowed(self, schedule: Schedule) -> list[Arm]:
+    def _allowed_arms(self, schedule: Schedule) -> list[Arm]:
         """Return the arms that may run a schedule: int8 only for rungs whose accuracy allows it, fused loops only if tokens merge."""
         may: Mapping[Arm, bool] = {"int8": self._allows_int8(schedule), "fused": any(schedule)}
         return [arm for arm in self.candidates if may.get(arm, True)]
@@ -216,7 +216,7 @@ class Backends:
         """Choose the arm of a batch of `size` jobs among those that are open."""
         if options.get("trace") or options.get("deterministic"):
             return Turn("eager")
-        usable = [arm for arm in self._allowed(schedule) if arm in self._runners]
+        usable = [arm for arm in self._allowed_arms(schedule) if arm in self._runners]
         if not self.learns:
             return Turn(next((arm for arm in usable if arm == self.setting), "eager"))
         with self._lock:
@@ -225,7 +225,7 @@ class Backends:
     def leader(self, schedule: Schedule, size: int) -> Arm:
         """Return the arm that runs batches of `size`, other than trials."""
         if not self.learns:
-            return next((arm for arm in self._allowed(schedule) if arm == self.setting and arm in self._runners), "eager")
+            return next((arm for arm in self._allowed_arms(schedule) if arm == self.setting and arm in self._runners), "eager")
         with self._lock:
             return self.learner.leader(schedule, size)
 
@@ -300,7 +300,7 @@ class Backends:
 
     def open_arms(self, options: Mapping[str, Any]) -> Collection[Arm]:
         """Return the open arms that may run a batch with these options."""
-        return [arm for arm in self._allowed(self.schedule(options.get("merge", ()))) if arm in self._runners]
+        return [arm for arm in self._allowed_arms(self.schedule(options.get("merge", ()))) if arm in self._runners]
 
     def _run(self, arm: Arm, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         runner = self._runners.get(arm, self.model)
