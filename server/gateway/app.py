@@ -244,9 +244,7 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:
     response.headers.update(error.headers or {})
     if error.status_code == 405:
         allowed = allowed_methods([route for routes in ROUTER_MODULES for route in routes.router.routes], request.scope)
-        response.headers["Allow"] = ", ".join(
-            sorted({response.headers["Allow"], *allowed})
-        )  # the router names only those of the first route
+        response.headers["Allow"] = ", ".join(sorted({response.headers["Allow"], *allowed}))  # the router names the first route's alone
     return response
 
 

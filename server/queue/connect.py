@@ -260,9 +260,8 @@ class RespPool:
 
     async def command(self, *arguments: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
         """Return the answer. `timeout_s`: until the server counts as unavailable."""
-        while (
-            connection := self._idle.pop() if self._idle else _RespConnection(self._pool)
-        ).lost:  # servers close what has been idle for long
+        # servers close connections that were idle for long
+        while (connection := self._idle.pop() if self._idle else _RespConnection(self._pool)).lost:
             await connection.close()
         self._busy.add(connection)
         try:
