@@ -30,6 +30,11 @@ def asked_later(gateway: Gateway, file: bytes, **options: object) -> str:
     return accepted_id(ask(gateway, file, {"Prefer": "respond-async"}, **options))
 
 
+def decoders(service: Service, others: list[psutil.Process]) -> list[psutil.Process]:
+    """Wait until its worker reads a video by other processes than these, and return them: a clip may be done soon after."""
+    return eventually(lambda: [copy for copy in copies(PROGRAM, service.worker) if copy not in others], "it is read", START_S)
+
+
 def done(gateway: Gateway, asked: str) -> int:
     progress = job(gateway, asked)["progress"]
     return progress["done"] if progress else 0
@@ -56,13 +61,11 @@ def test_worker_killed_mid_clip_changes_no_answer(tmp_path: Path) -> None:
 def test_video_is_read_twice_and_decoder_dying_twice_fails_job(watching: Service) -> None:
     gateway = watching.gateway
     asked = asked_later(gateway, long_video(), views=30, crops=3)
-    eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
-    first = copies(PROGRAM, watching.worker)
-    for process in first:
-        process.kill()
-    eventually(lambda: set(copies(PROGRAM, watching.worker)) - set(first), "it is read again", START_S)
-    for process in copies(PROGRAM, watching.worker):
-        process.kill()
+    killed: list[psutil.Process] = []
+    for _reading in range(2):
+        for process in decoders(watching, killed):
+            process.kill()
+            killed.append(process)
     failed = comes_to(gateway, asked, "failed")
     assert (failed["error"]["status"], failed["error"]["field"]) == (422, "video"), failed
     assert "signal 9" in failed["error"]["detail"]
@@ -73,8 +76,9 @@ def test_a_clip_that_is_cancelled_closes_its_video(watching: Service) -> None:
     gateway = watching.gateway
     left = watching.sum_metric("opsin_step_leaves_total", how="unwanted")
     asked = asked_later(gateway, long_video(), views=30, crops=3)
-    eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
-    reading = copies(PROGRAM, watching.worker)
+    reading = decoders(watching, [])
+    for process in reading:
+        process.suspend()  # the clip cannot be done before it is cancelled
     assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
     eventually(lambda: watching.sum_metric("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
     assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
