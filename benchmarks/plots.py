@@ -1,7 +1,7 @@
 """The plots of docs/how-it-works.md, of what the benchmarks wrote with --json: `python -m benchmarks.plots [FOLDER]`.
 
-FOLDER (docs/pictures/plots by default) holds `serving.json`, `inpainting.json`, `reconstruction.json` and `restarts.json`; the plots are
-written next to them, as SVG that follows the reader's light or dark theme. Each names the machine, the command and the day.
+FOLDER (docs/pictures/plots by default) holds `serving.json` and `restarts.json`; the plots are written next to them, as SVG that
+follows the reader's light or dark theme. Each names the machine, the command and the day.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
-from itertools import chain
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 FOLDER = Path("docs/pictures/plots")
 WIDTH, LEFT, RIGHT, TOP, FOOT = 760, 150, 30, 92, 52
 """Size of a plot in pixels; the plotted area is between these margins."""
 PHASES = {"prepare": "prepare_ms", "queue": "queue_ms", "batch": "batch_wait_ms", "model": "inference_ms"}
-POLICIES = {"service": "Opsin, measured", "static": "static batches, computed", "one": "one job at a time, computed"}
 STYLE = """<style>
 .ground { fill: #ffffff } .line { stroke: #d9d5e6 } text { fill: #1d1a2b } .dim { fill: #5a5570 } .mark { stroke: #b3261e }
 .c0 { fill: #5b3fc4; stroke: #5b3fc4 } .c1 { fill: #c77700; stroke: #c77700 } .c2 { fill: #0a7d8c; stroke: #0a7d8c }
@@ -88,64 +85,6 @@ def batching(result: Result) -> str:
     return plot("Batches grow with what waits", says, result, bottom + 44, elements())
 
 
-def steps(result: Result) -> str:
-    """Mean latency of inpaintings by their number of steps, in shared steps and otherwise."""
-    latency = result["figures"]["latency"]
-    means = {name: {steps: fmean(chain.from_iterable(rounds)) for steps, rounds in latency[name].items()} for name in POLICIES}
-    jobs = sum(len(latencies) for rounds in latency["service"].values() for latencies in rounds)
-    groups = list(means["service"])
-    bottom, slot = TOP + 210, (WIDTH - 60 - RIGHT) / len(groups)
-    y = scale(0, max(max(by_steps.values()) for by_steps in means.values()), bottom, TOP + 30)
-
-    def elements() -> Iterator[str]:
-        yield from legend(list(POLICIES.values()))
-        for number, group in enumerate(groups):
-            middle = 60 + slot * (number + 0.5)
-            yield text(middle, bottom + 20, f"{group} steps", "middle")
-            for colour, name in enumerate(POLICIES):
-                at, top = middle + 60 * (colour - 1), y(means[name][group])
-                yield bar(at - 26, top, 52, bottom - top, colour)
-                yield text(at, top - 7, f"{means[name][group]:.1f} s", "middle")
-        yield line(60, bottom, WIDTH - RIGHT, bottom)
-
-    says = f"Mean latency of {jobs} inpaintings that arrive at random, at {result['load']:g} of what the service can do; lower is better."
-    return plot("Short jobs end soon, long ones later", says, result, bottom + 24, elements())
-
-
-def scenes(result: Result) -> str:
-    """Seconds of a reconstruction by spacing: of a kept scene, from scratch, and with every cell asked."""
-    seconds_by_spacing: dict[float, dict[str, list[float]]] = {}
-    for one in result["figures"]["again"]:
-        times_of = seconds_by_spacing.setdefault(one["spacing"], {})
-        times_of.setdefault("kept scene", []).append(one["kept_seconds"])
-        times_of.setdefault("from scratch", []).append(one["scratch_seconds"])
-    for one in result["figures"]["scenes"]:
-        seconds_by_spacing[one["spacing"]].setdefault("from scratch, every cell asked", []).append(one["dense_seconds"])
-    every = [seconds for times_of in seconds_by_spacing.values() for times in times_of.values() for seconds in times]
-    low, high = 10 ** math.floor(math.log10(min(every))), 10 ** math.ceil(math.log10(max(every)))
-    across = scale(math.log10(low), math.log10(high), LEFT, WIDTH - RIGHT - 60)
-    names = ["kept scene", "from scratch", "from scratch, every cell asked"]
-    bottom = TOP + 84 * len(seconds_by_spacing)
-
-    def elements() -> Iterator[str]:
-        yield from legend(names)
-        for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
-            yield line(across(power), TOP, across(power), bottom)
-            yield text(across(power), bottom + 18, f"{10.0**power:g} s", "middle", "dim")
-        for row, spacing in enumerate(sorted(seconds_by_spacing, reverse=True)):
-            yield text(LEFT - 14, TOP + 84 * row + 46, f"spacing {spacing:g}", "end")
-            for colour, name in enumerate(names):
-                if name in seconds_by_spacing[spacing]:
-                    times = seconds_by_spacing[spacing][name]
-                    y = TOP + 84 * row + 20 + 22 * colour
-                    yield span(*(across(math.log10(seconds)) for seconds in (min(times), median(times), max(times))), y, colour)
-                    yield text(across(math.log10(max(times))) + 12, y + 4, f"{median(times):.2f} s", kind="dim")
-
-    count = len({one["scene"] for one in result["figures"]["again"]})
-    says = f"Seconds of a reconstruction, median and range of up to {count} scenes; the axis is logarithmic."
-    return plot("What is kept need not be computed again", says, result, bottom + 22, elements())
-
-
 def plot_killed(result: Result) -> str:
     """Latency of each request over the time of its arrival, with a worker killed among them."""
     answers, at = result["killed"]["answers"], result["killed"]["at_s"]
@@ -177,8 +116,6 @@ def plot_killed(result: Result) -> str:
 PLOTS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "request": ("serving.json", request),
     "batching": ("serving.json", batching),
-    "steps": ("inpainting.json", steps),
-    "scenes": ("reconstruction.json", scenes),
     "killed": ("restarts.json", plot_killed),
 }
 
@@ -225,14 +162,6 @@ def bar(x: float, y: float, width: float, height: float, colour: int) -> str:
 
 def line(x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line class="line" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def span(low: float, middle: float, high: float, y: float, colour: int) -> str:
-    """Draw a range and its median."""
-    return (
-        f'<line class="c{colour}" x1="{low:.1f}" y1="{y:.1f}" x2="{high:.1f}" y2="{y:.1f}" stroke-width="3" stroke-linecap="round"/>'
-        f'<circle class="c{colour}" cx="{middle:.1f}" cy="{y:.1f}" r="5"/>'
-    )
 
 
 def scale(low: float, high: float, first: float, last: float) -> Callable[[float], float]:

@@ -18,12 +18,10 @@ class Arrival:
     steps: int
 
 
-def latencies(
-    arrivals: Sequence[Arrival], step_seconds: Callable[[int], float], largest: int, slots: int, start_seconds: float = 0.0
-) -> list[float]:
-    """Seconds from each arrival to its last step, in the order of `arrivals`, which is that of time.
+def latencies(arrivals: Sequence[Arrival], step_seconds: Callable[[int], float], largest: int, slots: int) -> list[float]:
+    """Return the seconds from each arrival to its last step, in the order of `arrivals`, which is that of time.
 
-    step_seconds: of a batch of so many rows. start_seconds: what each job takes before its first step.
+    step_seconds: duration of a step by the number of rows in its batch.
     """
     ended = [0.0] * len(arrivals)
     free = [0.0] * slots
@@ -33,7 +31,7 @@ def latencies(
         start = max(heapq.heappop(free), arrivals[first].at)
         batch = [index for index in range(first, min(first + largest, len(arrivals))) if arrivals[index].at <= start]
         first += len(batch)
-        now, taken = start + start_seconds * len(batch), 0
+        now, taken = start, 0
         for steps in sorted({arrivals[index].steps for index in batch}):
             rows = [index for index in batch if arrivals[index].steps > taken]
             now += (steps - taken) * step_seconds(len(rows))
@@ -43,16 +41,3 @@ def latencies(
                     ended[index] = now
         heapq.heappush(free, now)
     return [end - arrival.at for end, arrival in zip(ended, arrivals, strict=True)]
-
-
-def steps_per_second(
-    totals: Sequence[int], step_seconds: Callable[[int], float], largest: int, *, padded: bool = False, start_seconds: float = 0.0
-) -> float:
-    """Throughput of one slot that never wants for jobs: those of `totals`, in batches of the largest size. padded: finished rows stay.
-
-    start_seconds: what each job takes before its first step."""
-    batches = [totals[first : first + largest] for first in range(0, len(totals), largest)]
-    seconds = sum(
-        step_seconds(len(batch) if padded else sum(steps > taken for steps in batch)) for batch in batches for taken in range(max(batch))
-    )
-    return sum(totals) / (seconds + start_seconds * len(totals))

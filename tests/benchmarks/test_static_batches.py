@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.static_batches import Arrival, latencies, steps_per_second
+from benchmarks.static_batches import Arrival, latencies
 
 
 def seconds(rows: int) -> float:
@@ -28,14 +28,3 @@ def test_a_second_slot_takes_who_comes_meanwhile() -> None:
 def test_a_batch_is_bounded() -> None:
     four = latencies([Arrival(0.0, 1)] * 4, seconds, largest=2, slots=1)
     assert four == pytest.approx([1.2, 1.2, 2.4, 2.4])
-
-
-def test_throughput_counts_steps_if_finished_rows_leave_or_stay() -> None:
-    assert steps_per_second([2, 5, 1], seconds, largest=2) == pytest.approx(8 / (2 * 1.2 + 3 * 1.1 + 1.1))
-    assert steps_per_second([2, 5, 1], seconds, largest=2, padded=True) == pytest.approx(8 / (5 * 1.2 + 1.1))
-
-
-def test_jobs_of_a_batch_start_in_turn_before_its_first_step() -> None:
-    late = latencies([Arrival(0.0, 10), Arrival(1.0, 1)], seconds, largest=4, slots=1, start_seconds=0.5)
-    assert late == pytest.approx([11.5, 11.5 - 1.0 + 0.5 + 1.1])
-    assert steps_per_second([2, 5], seconds, largest=2, start_seconds=0.5) == pytest.approx(7 / (2 * 1.2 + 3 * 1.1 + 1.0))

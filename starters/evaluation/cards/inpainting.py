@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from models.bundle import BundleSpec
-from starters.evaluation.cards import serving
 from starters.evaluation.inpainting.plot import FILE
 from training.evaluation.cards.figures import figure, packages, table, verdict
 
@@ -23,8 +22,6 @@ def section(spec: BundleSpec) -> Iterator[str]:
     rows, primary, steps = quality["inpainting"], quality["primary"], quality["primary_steps"]
     drawings = f"{data['drawings']['train']:,} drawings of {packages(data)}"
     yield from ("## Data", "", f"Trained on {drawings}, and on no photographs.", "")
-    if "served" in quality:
-        yield from serving.section(quality["served"], spec.fill)
     yield from (
         "## Quality",
         "",
