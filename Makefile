@@ -55,7 +55,7 @@ test-starters: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile starters/tests $(ARGS)
 
 test-gpu: $(VENV)/.dev
-	$(BIN)/python -m pytest -m gpu -rs tests/gpu $(ARGS)
+	$(BIN)/python -m pytest -m gpu -rs tests $(ARGS)
 
 test-browser: $(VENV)/.browser chromium
 	CHROMIUM='$(CHROMIUM)' OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'browser and not slow' --timeout 900 tests/browser $(ARGS)

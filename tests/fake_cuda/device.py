@@ -90,12 +90,20 @@ class FakeCuda:
         yield
 
 
-def raise_ordered(corners: list[tuple[int, ...]]) -> None:
-    """Raise the error that the environment orders, if an image has a red corner, or had one before."""
-    if RED in corners and (order := os.environ.get(ORDER_VARIABLE)):
+def raise_ordered(corners: list[tuple[int, ...]], device: torch.device) -> None:
+    """Cause the error that the environment orders, if an image has a red corner; a broken device stays broken. On a real GPU, CUDA raises
+    it. Of lack of memory, one red image fits, and two do not."""
+    order = os.environ.get(ORDER_VARIABLE, "")
+    if order in STICKY and RED in corners:
+        if device.type == "cuda":
+            torch.zeros(1, device=device)[torch.ones(1, dtype=torch.int64, device=device)].item()
         _broken.append(ERRORS[order])
     if _broken:
         raise _broken[0]
+    if order == "out of memory" and device.type == "cuda":
+        torch.empty(int(corners.count(RED) * 0.6 * torch.cuda.get_device_properties(device).total_memory), dtype=torch.uint8, device=device)
+    elif order and corners.count(RED) > 1:
+        raise ERRORS[order]
 
 
 class StreamTracker(TorchDispatchMode):

@@ -51,7 +51,7 @@ class Fragile(nn.Module):
             os.kill(os.getpid(), signal.SIGKILL)
         if HANGS in first:
             threading.Event().wait()
-        raise_ordered(first)
+        raise_ordered(first, pixels.device)
         if SLOW in first:
             time.sleep(int(pixels[first.index(SLOW), 0, 1, 0]) / 10)
         return pixels.float().mean(dim=(1, 2, 3))[:, None].expand(-1, self.config.classes)

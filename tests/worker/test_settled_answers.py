@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.devices import DEVICES
 from tests.support.images import encode
 from tests.support.serve_process import Service, serve
 from tests.support.waiting import eventually
@@ -41,11 +42,11 @@ def tricolour(seed: int) -> bytes:
 
 
 @contextmanager
-def flags(tmp_path: Path, dtype: str) -> Iterator[Service]:
+def flags(tmp_path: Path, dtype: str, device: str = "cpu") -> Iterator[Service]:
     bundles = tmp_path / "bundles"
     if not bundles.exists():
         shutil.copytree(FLAGS, bundles / "flags")
-    with serve(bundles, cache=tmp_path / "cache", dtype=dtype) as service:
+    with serve(bundles, cache=tmp_path / "cache", dtype=dtype, device=device) as service:
         yield service
 
 
@@ -84,11 +85,12 @@ def scores(result: dict[str, Any]) -> dict[int, float]:
     return {prediction["index"]: prediction["score"] for prediction in result["predictions"]}
 
 
-def test_labels_and_rungs_stay_once_they_are_settled(tmp_path: Path) -> None:
-    with flags(tmp_path, "auto") as service:
+@pytest.mark.parametrize("device", DEVICES)
+def test_labels_and_rungs_stay_once_they_are_settled(tmp_path: Path, device: str) -> None:
+    with flags(tmp_path, "auto", device) as service:
         settle(service, tmp_path / "cache")
         loads = ask_under_all_loads(service)
-    with flags(tmp_path, "auto") as service:
+    with flags(tmp_path, "auto", device) as service:
         loads += ask_under_all_loads(service)
 
     clear = 0
