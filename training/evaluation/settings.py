@@ -12,7 +12,6 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
 from models.bundle import BundleSpec
 from models.merge_schedule import MergeSchedule
-from training.errors import TrainingError
 from training.kinds import Kinds
 from training.recipe_settings import RecipeSettings
 
@@ -42,10 +41,6 @@ class QualitySettings(RecipeSettings, ABC):
     @abstractmethod
     def measure(self, trained: TrainedNetwork) -> Measurement:
         """Measurements of the network that is released, which may be calibrated in place. Raises TrainingError."""
-
-    def measure_part(self, trained: TrainedNetwork, part: str) -> None:
-        """Measure what has `part` in its name, and keep it on disk. Raises TrainingError."""
-        raise TrainingError(f"--only: kind {self.kind} is evaluated as a whole; leave it out")
 
     def needed_files(self) -> Sequence[tuple[str, Path]]:
         """Field and path of each file or folder that must be there before the first step."""
@@ -97,7 +92,7 @@ KINDS = Kinds(
     moved={
         "flags": "starters.evaluation.flags:FlagsQuality",
         "clips": "starters.evaluation.clips:ClipsQuality",
-        "inpainting": "starters.evaluation.inpainting.quality:InpaintingQuality",
+        "inpainting": "starters.evaluation.inpainting:InpaintingQuality",
         "actions": "starters.evaluation.actions.quality:ActionsQuality",
         "reconstruction": "starters.evaluation.reconstruction.quality:ReconstructionQuality",
         "depth": "starters.evaluation.depth:DepthQuality",

@@ -34,7 +34,6 @@ def content(packages: Path) -> dict[str, Any]:
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
     }
-    alone = {"kind": "linear", "steps": 1, "rho": 1.0, "beta_start": 0.000999999999, "beta_end": 0.000999999999}
     phase = {"objective": {"kind": "diffmae", "masks": {"boxes": 1.0}}, "optimiser": {"lr": 0.001}, "loop": _LOOP}
     return {
         "name": "tiny-inpaint",
@@ -45,7 +44,6 @@ def content(packages: Path) -> dict[str, Any]:
         "data": data,
         "phases": [
             {"name": "begin", "initial": "neighbours", **phase},
-            {"name": "one-step", "model": {"architecture": "diffmae", "config": config | {"schedule": alone}}, **phase},
             {"name": "finish", "start": "begin", **phase},
         ],
         "release": {
@@ -55,11 +53,7 @@ def content(packages: Path) -> dict[str, Any]:
                 "data": data | {"part": "test"},
                 "features": features,
                 "images": 4,
-                "holes": ["boxes", "centre"],
-                "steps": [1, 3],
-                "primary_steps": 3,
-                "one_step": "one-step",
-                "same_budget": "begin",
+                "samplings": [{"steps": 3}, {"steps": 1, "temperature": 0}],
             },
         },
     }

@@ -1,98 +1,36 @@
-"""A recipe becomes a bundle with an evaluation of inpainting, and evaluations continue after a stop."""
+"""A recipe becomes a bundle with an evaluation of inpainting."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import torch
+from torch import Tensor
 
 from models import bundle
+from models.bundle_schema import Preprocess
+from starters.evaluation.inpainting import InpaintingQuality, boxes, drawings, fill_by_telea, psnr
 from training.cli import main as train
-from training.errors import RecipeError
 from training.evaluation.__main__ import main as evaluate
-from training.recipe import read
 
 
-@pytest.fixture(scope="module")
-def made(recipe_file: Path, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `runs` and `bundles`."""
-    root = tmp_path_factory.mktemp("made")
-    arguments = ["--runs", str(root / "runs"), "--bundles", str(root / "bundles"), "--cache", str(packages), "--no-tensorboard"]
+def held_out(content: dict[str, Any], packages: Path, images: int = 200) -> Tensor:
+    settings = InpaintingQuality.model_validate(content["release"]["quality"])
+    return drawings(settings.data, Preprocess.model_validate(content["preprocess"]), packages, images)
+
+
+def test_the_card_compares_the_network_with_telea(recipe_file: Path, packages: Path, tmp_path: Path) -> None:
+    arguments = ["--runs", str(tmp_path / "runs"), "--bundles", str(tmp_path / "bundles"), "--cache", str(packages), "--no-tensorboard"]
     assert train([str(recipe_file), *arguments]) == 0
-    return root
-
-
-@pytest.fixture
-def runs(made: Path, tmp_path: Path) -> Path:
-    """A copy of the trained phases, nothing evaluated yet."""
-    copied = shutil.copytree(made / "runs", tmp_path / "runs")
-    shutil.rmtree(copied / "tiny-inpaint-1.0.0/evaluation")
-    return copied
-
-
-def result_files(runs: Path) -> list[Path]:
-    return sorted((runs / "tiny-inpaint-1.0.0/evaluation").glob("*.jsonl"))
-
-
-def test_the_bundle_says_how_it_compares(made: Path) -> None:
-    folder = made / "bundles/tiny-inpaint/1.0.0"
-    quality = bundle.read(folder).spec.quality
-    compared = {(row["name"], row["holes"]) for row in quality["inpainting"]}
-    everywhere = (
-        "mean colour",
-        "Telea",
-        "Navier-Stokes",
-        "one-step MAE",
-        "DiffMAE, as long as the MAE",
-        "DiffMAE, 1 step",
-        "DiffMAE, 3 steps",
-    )
-    assert compared == {(name, kind) for name in everywhere for kind in ("boxes", "centre")} | {("DiffMAE, 3 steps, log-SNR", "boxes")}
-    primary = next(row for row in quality["inpainting"] if (row["name"], row["holes"]) == ("DiffMAE, 3 steps", "boxes"))
-    assert quality["primary"]["value"] == primary["perceptual"]["value"] > 0
-    assert primary["primary_minus_this"]["psnr"]["value"] == 0
+    folder = tmp_path / "bundles/tiny-inpaint/1.0.0"
+    rows = {row["name"]: row for row in bundle.read(folder).spec.quality["inpainting"]}
+    assert list(rows) == ["DiffMAE, 3 steps, temperature 1", "DiffMAE, 1 steps, temperature 0", "Telea"]
+    assert all(row["perceptual"]["value"] > 0 and row["psnr"]["n"] == 4 for row in rows.values())
     card = (folder / "README.md").read_text()
-    assert "drawings of tiny-art 1.0-1, and on no photographs" in card
-    assert "Who wins where" in card and "| Telea | boxes |" in card
-    assert "</svg>" in (folder / "steps.svg").read_text()
-
-
-def test_a_difference_is_paired(made: Path) -> None:
-    rows = {(row["name"], row["holes"]): row for row in bundle.read(made / "bundles/tiny-inpaint/1.0.0").spec.quality["inpainting"]}
-    primary, telea = rows["DiffMAE, 3 steps", "boxes"], rows["Telea", "boxes"]
-    for score in ("perceptual", "psnr", "ssim"):
-        assert telea["primary_minus_this"][score]["value"] == pytest.approx(primary[score]["value"] - telea[score]["value"], abs=3e-5)
-    independent_error = (primary["psnr"]["standard_error"] ** 2 + telea["psnr"]["standard_error"] ** 2) ** 0.5
-    assert telea["primary_minus_this"]["psnr"]["standard_error"] != pytest.approx(independent_error, rel=1e-3)
-
-
-def test_evaluation_in_pieces_equals_evaluation_at_once(made: Path, runs: Path, recipe_file: Path, packages: Path) -> None:
-    arguments = [str(recipe_file), "--runs", str(runs), "--cache", str(packages)]
-    assert evaluate([*arguments, "--only", "telea"]) == 0
-    [boxes, centre] = result_files(runs)
-    boxes.write_text("".join(boxes.read_text().splitlines(keepends=True)[:2]) + "[0.1, 2")  # killed while it wrote
-    untouched = centre.read_text()
-    assert evaluate(arguments) == 0
-    assert centre.read_text() == untouched
-    quality = json.loads((runs / "tiny-inpaint-1.0.0/evaluation/quality.json").read_text())
-    at_once = bundle.read(made / "bundles/tiny-inpaint/1.0.0").spec.quality
-    for row, expected in zip(quality["inpainting"], at_once["inpainting"], strict=True):
-        assert row["name"] == expected["name"]
-        assert row["perceptual"]["value"] == pytest.approx(expected["perceptual"]["value"], abs=2e-5)  # batches are padded differently
-
-
-def test_what_was_scored_is_not_scored_again(runs: Path, recipe_file: Path, packages: Path) -> None:
-    arguments = [str(recipe_file), "--runs", str(runs), "--cache", str(packages), "--only", "mean"]
-    assert evaluate(arguments) == 0
-    for file in result_files(runs):
-        file.write_text("[0.5, 20.25, 0.75]\n" * 4)
-    marked = [file.read_text() for file in result_files(runs)]
-    assert evaluate(arguments) == 0
-    assert [file.read_text() for file in result_files(runs)] == marked
+    assert "drawings of tiny-art 1.0-1, and on no photographs" in card and "| Telea |" in card
 
 
 def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +42,7 @@ def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path
     ("changes", "message"),
     [
         (["--split", "test"], "--split: kind inpainting has no splits to choose from; leave it out"),
-        (["--phase", "third"], "--phase: unknown phase third; the phases are begin, one-step, finish"),
+        (["--phase", "third"], "--phase: unknown phase third; the phases are begin, finish"),
         (["release.quality=null"], "release.quality: the recipe asks for no measurement, so there is nothing to evaluate"),
     ],
 )
@@ -115,19 +53,35 @@ def test_what_a_recipe_has_none_of_is_refused(
     assert capsys.readouterr().err == f"{message}\n"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"one_step": "nothing"}, "release.quality.one_step: unknown phase nothing; the phases are begin, one-step, finish"),
-        ({"primary_steps": 2}, r"primary_steps: 2 is not among steps \(1, 3\)"),
-        ({"steps": [3, 1]}, "steps: give each once, ascending"),
-    ],
-)
-def test_a_recipe_that_cannot_be_evaluated_is_refused(
-    content: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    file = tmp_path / "recipe.yaml"
-    quality = content["release"]["quality"] | change
-    file.write_text(yaml.safe_dump(content | {"release": content["release"] | {"quality": quality}}))
-    with pytest.raises(RecipeError, match=message):
-        read(file)
+def test_one_drawing_of_each_series_is_evaluated(content: dict[str, Any], packages: Path) -> None:
+    evaluated = held_out(content, packages)
+    assert evaluated.shape[0] >= 4 and evaluated.shape[1:] == (32, 32, 3)
+    assert torch.equal(held_out(content, packages, 3), evaluated[:3])
+
+
+def test_boxes_cover_a_tenth_to_a_quarter_and_several_colours(content: dict[str, Any], packages: Path) -> None:
+    pixels = held_out(content, packages)
+    holes = boxes(pixels, 0)
+    shares = holes.float().mean(dim=(1, 2))
+    assert shares.min() >= 0.08 and shares.max() <= 0.27  # sides are whole pixels
+    assert all(len(image[hole].unique(dim=0)) > 1 for image, hole in zip(pixels, holes, strict=True))
+    assert torch.equal(holes[:2], boxes(pixels[:2], 0))
+    assert not torch.equal(holes, boxes(pixels, 1))
+
+
+def test_telea_ignores_pixels_in_hole_and_keeps_those_outside(content: dict[str, Any], packages: Path) -> None:
+    pixels = held_out(content, packages)
+    holes = boxes(pixels, 0)
+    filled = fill_by_telea(pixels, holes, 0)
+    assert torch.equal(filled, fill_by_telea(torch.where(holes.unsqueeze(-1), 255 - pixels, pixels), holes, 0))
+    assert torch.equal(filled[~holes], pixels[~holes])
+
+
+def test_psnr_is_of_the_hole_alone() -> None:
+    truth = torch.randint(40, 200, (2, 24, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    holes = torch.zeros(2, 24, 24, dtype=torch.bool)
+    holes[0, 2:8, 3:9], holes[1, 10:20, 5:21] = True, True
+    filled = torch.where(holes.unsqueeze(-1), truth + 10, truth)
+    assert psnr(filled, truth, holes).tolist() == pytest.approx([20 * math.log10(255 / 10)] * 2, rel=1e-9)
+    assert torch.equal(psnr(torch.where(holes.unsqueeze(-1), filled, 0), truth, holes), psnr(filled, truth, holes))
+    assert psnr(truth, truth, holes).tolist() == pytest.approx([10 * math.log10(12 * 255**2)] * 2, rel=1e-9)

@@ -130,8 +130,6 @@ def test_what_cannot_be_evaluated_is_named(
     _, places = trained
     assert evaluation.main([*places, change]) == 2
     assert message in capsys.readouterr().err
-    assert evaluation.main([*places, "--only", "MCC"]) == 2
-    assert capsys.readouterr().err == "--only: kind reconstruction is evaluated as a whole; leave it out\n"
 
 
 def test_a_dry_run_needs_no_phase_that_was_not_trained(

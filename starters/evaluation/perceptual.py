@@ -1,4 +1,4 @@
-"""Perceptual distance of two images in the features of EfficientNet-Lite0 or Lite2, at five depths."""
+"""Perceptual distance of two images in the features of EfficientNet-Lite0, at five depths."""
 
 from __future__ import annotations
 
