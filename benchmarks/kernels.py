@@ -143,12 +143,12 @@ def measure(shape: KernelShape, batch: int, dtype: torch.dtype, device: torch.de
             call()  # compiles and tunes, or warms up
         for _ in range(rounds):
             for form, call in timed.items():
-                seconds[form].append(_seconds(call, device))
+                seconds[form].append(seconds_of(call, device))
         results.append(KernelTiming(op, shape, batch, seconds))
     return results
 
 
-def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     if device.type != "cuda":
         clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter  # waiting for a busy CPU does not count
         start = clock()

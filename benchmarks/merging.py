@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Protocol
 
 import timm
@@ -21,6 +21,7 @@ import torch
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.kernels import DTYPES, seconds_of
 from kernels.malloc import keep_freed_memory
 from kernels.numba_loader import load_compiled_loops
 from kernels.ops import compiled_loops
@@ -57,9 +58,6 @@ class Trunk(Protocol):
     def mlp_ratio(self) -> float: ...
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
 @dataclass(frozen=True)
 class MergingRun:
     size: str
@@ -69,6 +67,7 @@ class MergingRun:
     threads: int
     pairs: int
     fused: bool
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -126,45 +125,32 @@ def block_macs(config: Trunk, merge: MergeSchedule) -> int:
 
 def measure(run: MergingRun) -> MergingTiming:
     config, timm_name, _ = SIZES[run.size]
+    device = torch.device(run.device)
     dtype, merge = DTYPES[run.dtype], MergeSchedule.constant(run.r)
     torch.set_num_threads(run.threads)
     torch.manual_seed(0)
-    model = (ViT(config) if isinstance(config, ViTConfig) else VideoMAE(config)).eval().to(dtype)
-    if supports_packed_linear(torch.device("cpu"), dtype):
+    model = (ViT(config) if isinstance(config, ViTConfig) else VideoMAE(config)).eval().to(device, dtype)
+    if supports_packed_linear(device, dtype):
         pack_linears(model)  # as the worker does
-    theirs = timm.create_model(timm_name, pretrained=False).eval().to(dtype) if timm_name else None
+    theirs = timm.create_model(timm_name, pretrained=False).eval().to(device, dtype) if timm_name else None
     shape = (config.channels, *config.image_shape) if isinstance(config, ViTConfig) else config.clip_shape
-    pixels = torch.randn(run.batch, *shape, dtype=dtype)
+    pixels = torch.randn(run.batch, *shape, dtype=dtype, device=device)
     loops = compiled_loops(load_compiled_loops(dtype, None)) if run.fused else nullcontext()
+    schedules = {"off": MergeSchedule.off(), "on": merge}
     pairs, others = [], []
     with torch.inference_mode(), loops:
-        merged = [model(pixels)]  # warm-up
-        first = _seconds(lambda: merged.append(model(pixels, merge=merge)))
+        model(pixels)  # warm-up
+        first = seconds_of(lambda: model(pixels, merge=merge), device)
+        merged = model(pixels, merge=merge)
         if theirs is not None:
             theirs(pixels)
-        for index in range(run.pairs):
-            pairs.append(_pair(lambda: model(pixels), lambda: model(pixels, merge=merge), swapped=index % 2 == 1))
+        for _ in range(run.pairs):
+            schedules = dict(reversed(schedules.items()))  # so that a drift favours neither
+            pairs.append(OffOnSeconds(**{name: seconds_of(partial(model, pixels, merge=one), device) for name, one in schedules.items()}))
             if theirs is not None:
-                others.append(_seconds(lambda: theirs(pixels)))
+                others.append(seconds_of(lambda: theirs(pixels), device))
     ideal = block_macs(config, MergeSchedule.off()) / block_macs(config, merge)
-    return MergingTiming(
-        run, merged[-1].tokens_in, merged[-1].tokens_out, first, pairs, statistics.median(others) if others else None, ideal
-    )
-
-
-def _pair(off: Callable[[], object], on: Callable[[], object], *, swapped: bool) -> OffOnSeconds:
-    """Time both once. `swapped` for every other pair, so that a drift favours neither."""
-    if swapped:
-        second = _seconds(on)
-        return OffOnSeconds(_seconds(off), second)
-    return OffOnSeconds(_seconds(off), _seconds(on))
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter  # waiting for a busy CPU does not count
-    start = clock()
-    call()
-    return clock() - start
+    return MergingTiming(run, merged.tokens_in, merged.tokens_out, first, pairs, statistics.median(others) if others else None, ideal)
 
 
 def table(results: list[MergingTiming]) -> Table:

@@ -142,20 +142,21 @@ def measure(client: Client, supervisor: psutil.Process, ask: Ask, rounds: int) -
     return read
 
 
-def first_answer(bundles: Path, cache: Path) -> float:
+def first_answer(bundles: Path, cache: Path, device: str = "auto") -> float:
     """Seconds from the command to the first classification."""
     started = time.monotonic()
-    with service(bundles, cache) as (url, _), Client(url, timeout=START_SECONDS) as client:
+    with service(bundles, cache, device) as (url, _), Client(url, timeout=START_SECONDS) as client:
         client.classify(PICTURE)
         return time.monotonic() - started
 
 
 @contextmanager
-def service(bundles: Path, cache: Path) -> Iterator[tuple[str, psutil.Process]]:
+def service(bundles: Path, cache: Path, device: str = "auto") -> Iterator[tuple[str, psutil.Process]]:
     """`opsin serve` as soon as it listens: its URL, and its process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")} | {"OPSIN_CACHE": str(cache)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")}
+    environment |= {"OPSIN_CACHE": str(cache), "OPSIN_DEVICE": device}
     command = [sys.executable, "-m", "opsin", "serve", "--port", str(port), "--bundles", str(bundles)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -38,6 +38,15 @@ STICKY = ("illegal access", "cuBLAS", "Triton", "ONNX Runtime")
 _broken: list[Exception] = []
 
 
+def _gpu(name: str, index: int) -> Any:
+    reason = f"torch sees {torch.cuda.device_count()} CUDA devices"
+    return pytest.param(name, marks=[pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() <= index, reason=reason)])
+
+
+DEVICES = ["cpu", _gpu("cuda", 0), _gpu("cuda:1", 1)]
+"""Devices of tests that run on the CPU in `make test`, and on GPUs in `make test-gpu`."""
+
+
 @dataclass
 class FakeCuda:
     count: int = 1

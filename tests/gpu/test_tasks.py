@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from opsin.client import Client
 from opsin.results import Classification
 from server.playground import SAMPLES
-from tests.support.devices import DEVICES
+from tests.fake_cuda.device import DEVICES
 from tests.support.live_service import running
 
 STARTERS = Path(__file__).parents[2] / "bundles"

@@ -11,9 +11,8 @@ import pytest
 from kernels.device_errors import is_out_of_memory, is_sticky
 from server.processes.supervisor_protocol import CRASHED
 from server.supervisor.private_valkey import PrivateValkey
-from tests.fake_cuda.device import ERRORS, ORDER_VARIABLE, RED, STICKY
+from tests.fake_cuda.device import DEVICES, ERRORS, ORDER_VARIABLE, RED, STICKY
 from tests.support.bundles.vit import write_null
-from tests.support.devices import DEVICES
 from tests.support.images import png
 from tests.support.live_service import forget_worker, gateway, running, worker_process
 from tests.support.poison_worker import COMMAND

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.devices import DEVICES
+from tests.fake_cuda.device import DEVICES
 from tests.support.images import encode
 from tests.support.serve_process import Service, serve
 from tests.support.waiting import eventually
