@@ -50,7 +50,6 @@ FORMAT_FIELDS = {
     "starters/data/images/flags.py": ("why",),
     "starters/data/images/package_images.py": ("most",),
     "starters/data/people/motions.py": ("begin",),
-    "starters/evaluation/actions/settings.py": ("begin", "what"),
 }
 """Names that recipes, messages and callbacks of libraries have, by file: they cannot change."""
 MAX_TEST_NAME = 60

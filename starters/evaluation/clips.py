@@ -1,17 +1,13 @@
-"""Evaluation of camera moves on synthetic videos of held-out images, and on clips of a game, with the service's views.
-
-Baselines: a single frame, shuffled frames, and a random forest on optical flow.
-"""
+"""Evaluation of camera moves on synthetic videos of held-out images, with the service's views, compared with optical flow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -24,11 +20,9 @@ from models.registry import ViewCounts, architectures
 from models.systems.mae_st.model import VideoMAE
 from starters.data.clips.camera_moves import CameraClips
 from starters.data.clips.video_augmentation import decode
-from starters.evaluation import vizdoom
 from starters.evaluation.optical_flow import FlowForest
 from starters.evaluation.starter_quality import StarterQuality
 from training import phase_runner
-from training.data.packages import PyPIPackage
 from training.errors import RecipeError
 from training.evaluation import metrics
 from training.evaluation.ladder import ladder, schedules
@@ -36,11 +30,11 @@ from training.evaluation.report import Measurement
 from training.evaluation.settings import DataSplit, LadderSettings
 from training.evaluation.trained_classifier import Look, Report, SplitQuality, TrainedNetwork
 
-OFF, ONE_FRAME, SHUFFLED, FLOW = "off", "one frame", "shuffled frames", "optical flow"
+OFF, FLOW = "off", "optical flow"
 
 
 class ClipsQuality(StarterQuality, SplitQuality):
-    """Accuracy on synthetic videos of held-out images and on clips of a game, against optical flow."""
+    """Accuracy on synthetic videos of held-out images, against optical flow."""
 
     kind: Literal["clips"] = "clips"
     videos: int = Field(default=300, gt=1)
@@ -50,9 +44,6 @@ class ClipsQuality(StarterQuality, SplitQuality):
     """Short side of the videos in pixels."""
     flow_clips: int = Field(default=1500, gt=0)
     """Number of training clips that the optical-flow baseline is fitted to."""
-    game: PyPIPackage
-    """ViZDoom, whose clips belong to the test split."""
-    game_clips: int = Field(default=120, gt=1)
     ladder: LadderSettings | None = None
 
     def planned_rungs(self) -> list[dict[str, Any]]:
@@ -72,7 +63,7 @@ class ClipsQuality(StarterQuality, SplitQuality):
         accuracy, by = ({name: row["value"] for name, row in split["rungs"].items()} for split in (report, chosen_by))
         rungs, default = ladder(self.ladder, trained.network, accuracy, by) if self.ladder else ([], None)
         return Measurement(
-            {"clips": report | {"validation": {name: chosen_by[name] for name in ("network", "baselines", "rungs")}}},
+            {"clips": report | {"validation": {name: chosen_by[name] for name in ("network", "rungs")}}},
             rungs,
             default,
             data={
@@ -84,7 +75,7 @@ class ClipsQuality(StarterQuality, SplitQuality):
 
 @dataclass(frozen=True)
 class VideoClassifier:
-    """Network and baselines, applied to the service's views of a video."""
+    """Network and baseline, applied to the service's views of a video."""
 
     network: VideoMAE
     views: ViewCounts
@@ -98,11 +89,6 @@ class VideoClassifier:
         seen = self._sample_views(frames, rate)  # (views, crops, T, S, S, 3)
         views = self._normalise(seen)
         results = {name: self._classify(views, schedule) for name, schedule in self.schedules.items()}
-        order = torch.randperm(self.clip.frames, generator=torch.Generator().manual_seed(0))
-        middle = torch.full((self.clip.frames,), self.clip.frames // 2)
-        results |= {
-            name: self._classify(views[:, :, indices], self.schedules[OFF]) for name, indices in ((ONE_FRAME, middle), (SHUFFLED, order))
-        }
         return results | {FLOW: self.flow.scores(seen[:, seen.shape[1] // 2])}
 
     def _sample_views(self, frames: UInt8Array, rate: float) -> UInt8Array:
@@ -140,15 +126,14 @@ def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips,
     videos = [held_out.video(index, settings.seconds, settings.short_side) for index in range(settings.videos)]
     scores = _all(classifier.scores(decode(video.content), video.rate) for video in videos)
     labels = np.array([video.label for video in videos])
-    report = {
+    right = {name: scores[name].argmax(axis=1) == labels for name in scores}
+    return {
         "split": split.value,
         "videos": len(videos),
-        **_compare(scores, labels),
-        "calibration_error": round(metrics.calibration_error(np.log(scores[OFF] + 1e-9).astype(np.float32), labels), 5),
-        "by_move": _count_by_move(scores, labels, held_out.labels),
-        "rungs": {name: _right(scores[name], labels).to_json() for name in classifier.schedules if name != OFF},
+        "network": metrics.accuracy(right[OFF]).to_json(),
+        "optical_flow": metrics.compare_with(right[OFF], right[FLOW]),
+        "rungs": {name: metrics.accuracy(right[name]).to_json() for name in classifier.schedules if name != OFF},
     }
-    return report if split is DataSplit.VAL else report | {"game": _game(classifier, settings, held_out.labels, cache)}
 
 
 def _clips(source: CameraClips, count: int) -> Iterator[tuple[UInt8Array, int]]:
@@ -164,45 +149,3 @@ def _all(scores: Iterable[Mapping[str, Float64Array]]) -> dict[str, Float64Array
     """Stack the scores of all videos by name: (videos, classes)."""
     rows = list(scores)
     return {name: np.stack([one[name] for one in rows]) for name in rows[0]}
-
-
-def _right(scores: Float64Array, labels: npt.NDArray[np.int64]) -> metrics.MeanWithError:
-    return metrics.accuracy(scores.argmax(axis=1) == labels)
-
-
-def _compare(scores: Mapping[str, Float64Array], labels: npt.NDArray[np.int64]) -> dict[str, Any]:
-    right = {name: scores[name].argmax(axis=1) == labels for name in (OFF, ONE_FRAME, SHUFFLED, FLOW)}
-    return {
-        "network": metrics.accuracy(right[OFF]).to_json(),
-        "baselines": {name: metrics.compare_with(right[OFF], right[name]) for name in (ONE_FRAME, SHUFFLED, FLOW)},
-    }
-
-
-def _count_by_move(scores: Mapping[str, Float64Array], labels: npt.NDArray[np.int64], moves: Sequence[str]) -> list[dict[str, Any]]:
-    """Count correct videos and other predictions by move."""
-    best, flow = scores[OFF].argmax(axis=1), scores[FLOW].argmax(axis=1)
-    rows = []
-    for number, move in enumerate(moves):
-        chosen = labels == number
-        if not chosen.any():
-            continue
-        others = np.bincount(best[chosen & (best != labels)], minlength=len(moves))
-        rows.append(
-            {
-                "name": move,
-                "videos": int(chosen.sum()),
-                "right": int((best[chosen] == number).sum()),
-                "optical flow": int((flow[chosen] == number).sum()),
-                "told_as": {moves[other]: int(count) for other, count in enumerate(others) if count},
-            }
-        )
-    return rows
-
-
-def _game(classifier: VideoClassifier, settings: ClipsQuality, moves: Sequence[str], cache: Path) -> dict[str, Any]:
-    clips = list(vizdoom.record_clips(settings.game, cache, settings.game_clips, settings.seconds))
-    scores = _all(classifier.scores(clip.frames, vizdoom.RATE) for clip in clips)
-    labels = np.array([moves.index(clip.action.move) for clip in clips])
-    names = {action.move: action.name for action in vizdoom.ACTIONS}
-    rows = [row | {"name": names[row["name"]], "move": row["name"]} for row in _count_by_move(scores, labels, moves)]
-    return {"clips": len(clips), **_compare(scores, labels), "by_action": rows}

@@ -26,8 +26,8 @@ from models.systems.lart.model import LART
 from models.systems.pipeline_bundles import STEP_ROWS, write_action_pipeline
 from starters.data.people.motions import Motions, MotionTracks, open_takes
 from starters.evaluation.actions import methods, person_recall
+from starters.evaluation.actions.quality import ActionsQuality
 from starters.evaluation.actions.samples import Moments, Views, moments_of_takes
-from starters.evaluation.actions.settings import ActionsSettings
 from starters.evaluation.actions.thresholds import PRECISION, reliance, thresholds
 from starters.evaluation.cards import card
 from training import phase_runner
@@ -44,8 +44,6 @@ VIEWS_SEED = 2
 """Seed of cameras that differ from those of training and of the card of `actions-lart`."""
 MIN_SHARE = 0.85
 """Share of the marked people that the default detail has to detect in each clip."""
-LABELLED_CLIP = "demo"
-"""Clip whose labels are on the card."""
 NOTE = "Small starter, for trying the machinery. It knows 15 actions from a few recordings each, and takes others for one of them."
 
 
@@ -60,7 +58,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
     minimum_scores, reliances = _thresholds(network, recipe, cache)
     made = write_action_pipeline(root, "actions", VERSION, {"pose": pose, "actions": lart}, overwrite=overwrite)
     config = replace(ActionPipelineConfig(**made.spec.config), thresholds=tuple(minimum_scores))
-    clips = {detail: _clips(made, config, detail, cache) for detail in SCALES}
+    clips = {detail: _clips(made, detail, cache) for detail in SCALES}
     default = _default_detail(clips)
     assert made.spec.clip is not None
     spec = made.spec.model_copy(
@@ -79,7 +77,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
 
 
 def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float], dict[str, Any]]:
-    assert recipe.release is not None and isinstance(recipe.release.quality, ActionsSettings)
+    assert recipe.release is not None and isinstance(recipe.release.quality, ActionsQuality)
     source, quality = phase_runner.source_of(recipe, recipe.released_phase, cache), recipe.release.quality
     assert isinstance(source, MotionTracks)
     views = Views(EVERY_S, CAMERAS, recipe.seed + VIEWS_SEED)
@@ -95,16 +93,14 @@ def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float]
     return minimum_scores, {name: reliance(moments.labels, lart_scores(moments), minimum_scores) for name, moments in parts.items()}
 
 
-def _clips(made: Bundle, config: ActionPipelineConfig, detail: Detail, cache: Path) -> dict[str, Any]:
-    """Return the share of people that are detected in each marked clip, and the best labels of one clip."""
+def _clips(made: Bundle, detail: Detail, cache: Path) -> dict[str, Any]:
+    """Return the share of people that are detected in each marked clip."""
     loaded = load(made)
     assert loaded.steps is not None and isinstance(loaded.model, ActionPipeline)
     found = {}
     for clip in person_recall.read_marks():
-        watched = person_recall.watch(loaded.steps, clip, loaded.model.rate, detail, cache)
-        found[clip.name] = person_recall.person_frames(watched)
-        if clip.name == LABELLED_CLIP:
-            found[clip.name]["seconds"] = person_recall.best_labels(watched, made.spec.labels, config.thresholds)
+        boxes, rate = person_recall.detect(loaded.steps, clip, detail, cache)
+        found[clip.name] = person_recall.person_frames(clip, boxes, min(rate, loaded.model.rate))
         print(f"{clip.name}, {detail}: {found[clip.name]['seen']} of {found[clip.name]['frames']} person-frames", flush=True)
     return found
 

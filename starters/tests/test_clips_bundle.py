@@ -25,7 +25,7 @@ def test_it_is_small_and_its_card_says_what_it_is_compared_with() -> None:
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 16_000_000
     assert (starter.spec.task, starter.spec.architecture, tuple(starter.spec.labels)) == ("actions", "video_mae", MOVES)
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert card == model_card.render(starter.spec) and "optical flow" in card
+    assert card == model_card.render(starter.spec) and "Optical flow" in card
 
 
 @pytest.mark.parametrize(("name", "move"), [("colosseum", "pan right"), ("otters", "zoom in"), ("lake", "shake")])

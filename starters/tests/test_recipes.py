@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from models import bundle
-from starters.evaluation.actions.quality import ActionsQuality
 from starters.evaluation.flags import FlagsQuality
 from training import cli, recipe
 
@@ -36,12 +35,9 @@ def test_recipe_is_read_from_any_folder(file: Path, tmp_path: Path, monkeypatch:
 
 def test_what_a_recipe_is_measured_with_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    flags, actions = (recipe.read(Path(f"starters/recipes/{name}.yaml")).release for name in ("flags", "actions"))
+    flags = recipe.read(Path("starters/recipes/flags.yaml")).release
     assert flags and isinstance(flags.quality, FlagsQuality) and flags.quality.examples
-    assert actions and isinstance(actions.quality, ActionsQuality) and actions.quality.clips
     assert list(flags.quality.examples.glob("*.png"))
-    for folder in (clip.detector for clip in actions.quality.clips):
-        assert bundle.read(folder).spec
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
@@ -66,17 +62,8 @@ def test_recipe_has_an_earlier_name(name: str, tmp_path: Path, monkeypatch: pyte
     assert recipe.read(Path(f"training/recipes/{stem}.yaml")).name == name
 
 
-@pytest.mark.parametrize(
-    ("name", "field", "path", "missing"),
-    [
-        ("actions", "clips.0.detector", "bundles/none/1", "bundles/none/1/bundle.json"),
-        ("flags", "examples", "none", "none"),
-    ],
-)
-def test_missing_evaluation_data_is_named_before_training(
-    name: str, field: str, path: str, missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_evaluation_data_is_named_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
-    assert cli.main([f"starters/recipes/{name}.yaml", f"release.quality.{field}={path}", *folders]) == 2
-    assert capsys.readouterr().err == f"release.quality.{field}: {missing} is not there\n"
+    assert cli.main(["starters/recipes/flags.yaml", "release.quality.examples=none", *folders]) == 2
+    assert capsys.readouterr().err == "release.quality.examples: none is not there\n"
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Methods of action recognition: LART and baselines. Each returns a score for every class, (N, classes)."""
+"""Methods of action recognition: LART and logistic regression. Each returns a score for every class, (N, classes)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ AROUND_S = 0.2
 """Seconds before and after a moment over which LART's scores are averaged, as in AVA's evaluation (`avg.6` at 30 frames per second)."""
 STATISTICS_ROWS = 7
 """Number of rows before and after a moment that logistic regression uses."""
-POSE_VALUES = 51
-"""Number of a token's values that describe the pose."""
 
 
 @torch.inference_mode()
@@ -32,25 +30,6 @@ def lart(model: LART, moments: Moments, rate: float, batch_size: int = 256) -> F
         around = [track[max(0, row - reach) : row + reach].sigmoid().mean(dim=0) for track, row in pairs]
         scores.append(torch.stack(around))
     return np.asarray(torch.cat(scores).numpy())
-
-
-@torch.inference_mode()
-def lart_on_single_frames(model: LART, moments: Moments) -> FloatArray:
-    pose = torch.from_numpy(moments.tokens)[:, None, None]  # (N, 1, 1, 55)
-    logits = model(TrackBatch(pose, torch.ones(*pose.shape[:3], 1))).reading.actions
-    return np.asarray(logits[:, 0, 0].sigmoid().numpy())
-
-
-def nearest_pose(train: Moments, moments: Moments, classes: int) -> FloatArray:
-    """Score classes by the negative squared distance to their nearest pose."""
-    train_tokens, tokens = train.tokens[:, :POSE_VALUES], moments.tokens[:, :POSE_VALUES]
-    distances = (
-        np.square(train_tokens).sum(axis=1) - 2 * tokens @ train_tokens.T + np.square(tokens).sum(axis=1, keepdims=True)
-    )  # (N, known)
-    scores = np.full((len(tokens), classes), -1e9)
-    for label in np.unique(train.labels):
-        scores[:, label] = -distances[:, train.labels == label].min(axis=1)
-    return scores
 
 
 def logistic_statistics(train: Moments, moments: Moments, classes: int) -> FloatArray:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,27 +53,14 @@ class MarkedClip(RecipeSettings):
         return found
 
 
-@dataclass(frozen=True)
-class PipelineOutput:
-    """Output of a pipeline for a clip."""
-
-    clip: MarkedClip
-    rate: float
-    """Frames per second that were processed."""
-    boxes: NDArray[np.float64]
-    """(K, 7): person, seconds, x, y, width, height, score."""
-    seconds: NDArray[np.float64]
-    """(S, 3): person, start and end."""
-    scores: NDArray[np.float32]
-    """(S, labels)."""
-
-
 def read_marks(path: Path = MARKS) -> list[MarkedClip]:
     return [MarkedClip.model_validate(clip) for clip in yaml.safe_load(path.read_text())["clips"]]
 
 
-def watch(steps: LoadedStepwiseModel, clip: MarkedClip, rate: float, detail: Detail, cache: Path) -> PipelineOutput:
-    """Run a pipeline on a clip. Raises DataError."""
+def detect(steps: LoadedStepwiseModel, clip: MarkedClip, detail: Detail, cache: Path) -> tuple[NDArray[np.float64], float]:
+    """Run a pipeline on a clip: (K, 7) boxes with person, seconds, x, y, width, height and score, and the clip's frame rate.
+
+    Raises DataError."""
     data = clip.path(cache).read_bytes()
     facts = probe(data, LIMITS)
     info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
@@ -82,58 +68,25 @@ def watch(steps: LoadedStepwiseModel, clip: MarkedClip, rate: float, detail: Det
     while True:
         [outcome] = steps.step([state], [False])
         if isinstance(outcome, StepOutputs):
-            outputs = outcome.outputs
-            return PipelineOutput(clip, min(rate, facts.fps), outputs["boxes"], outputs["seconds"], outputs["scores"])
+            return outcome.outputs["boxes"], facts.fps
         state = outcome.state
 
 
-def person_frames(output: PipelineOutput) -> dict[str, Any]:
-    """Count the frames in which each marked person is visible and detected, and the longest gap."""
-    hits = {person: list(_hits(output, person)) for person in output.clip.people}
-    rows = {
-        person: {"frames": len(seen), "seen": sum(seen), "longest_gap_s": round(_longest_run(seen) / output.rate, 2)}
-        for person, seen in hits.items()
-    }
-    frames, seen = (sum(row[name] for row in rows.values()) for name in ("frames", "seen"))
-    return {"people": rows, "frames": frames, "seen": seen, "share": round(seen / frames, 4)}
+def person_frames(clip: MarkedClip, boxes: NDArray[np.float64], rate: float) -> dict[str, Any]:
+    """Count the frames in which each marked person is visible and detected. rate: processed frames per second."""
+    hits = [hit for person in clip.people for hit in _hits(clip, boxes, rate, person)]
+    return {"frames": len(hits), "seen": sum(hits), "share": round(sum(hits) / len(hits), 4)}
 
 
-def _hits(output: PipelineOutput, person: str) -> Iterator[bool]:
+def _hits(clip: MarkedClip, boxes: NDArray[np.float64], rate: float, person: str) -> Iterator[bool]:
     """Yield whether a person is detected, for each frame with their mark. A box counts for the mark that it overlaps most."""
-    end = max(part[-1][0] for parts in output.clip.people.values() for part in parts)
-    for row in range(int(end * output.rate) + 1):
-        time = row / output.rate
-        marks = output.clip.boxes_at(time)
+    end = max(part[-1][0] for parts in clip.people.values() for part in parts)
+    for row in range(int(end * rate) + 1):
+        time = row / rate
+        marks = clip.boxes_at(time)
         if person not in marks:
             continue
-        near = output.boxes[np.abs(output.boxes[:, 1] - time) < 0.5 / output.rate, 2:6]
+        near = boxes[np.abs(boxes[:, 1] - time) < 0.5 / rate, 2:6]
         over = box_iou(near, np.stack(list(marks.values())))  # (boxes, marks)
         column = list(marks).index(person)
         yield bool(((over[:, column] >= MIN_IOU) & (over.argmax(axis=1) == column)).any()) if len(near) else False
-
-
-def _longest_run(seen: Sequence[bool]) -> int:
-    """Return the largest number of consecutive frames without a detection."""
-    longest = now = 0
-    for one in seen:
-        now = 0 if one else now + 1
-        longest = max(longest, now)
-    return longest
-
-
-def best_labels(output: PipelineOutput, labels: Sequence[str], thresholds: Sequence[float]) -> list[dict[str, Any]]:
-    """Return the best label of each second of each person."""
-    rows = []
-    for (person, start, end), scores in zip(output.seconds, output.scores, strict=True):
-        best = int(scores.argmax())
-        rows.append(
-            {
-                "person": int(person),
-                "begin": round(float(start), 2),
-                "end": round(float(end), 2),
-                "label": labels[best],
-                "score": round(float(scores[best]), 3),
-                "unsure": bool(thresholds and scores[best] < thresholds[best]),
-            }
-        )
-    return rows

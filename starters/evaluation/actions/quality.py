@@ -1,29 +1,43 @@
-"""Entry point of the evaluation of actions."""
+"""Evaluation of an action recognition network on held-out recordings, compared with logistic regression."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-from models.bundle import SPEC_FILE
+import numpy as np
+from pydantic import Field
+from sklearn.metrics import average_precision_score
+
+from models.arrays import FloatArray
 from models.systems.lart.model import LART
-from starters.data.people.motions import Motions, MotionTracks, open_takes
-from starters.evaluation.actions import measure as actions
-from starters.evaluation.actions import plot as confusion
-from starters.evaluation.actions.settings import ActionsSettings
+from starters.data.people.motions import MotionRecording, Motions, MotionTracks, open_takes
+from starters.evaluation.actions import methods
+from starters.evaluation.actions.samples import Moments, Views, draw_training_moments, moments_of_takes
+from starters.evaluation.starter_quality import StarterQuality
 from training import phase_runner
 from training.errors import RecipeError
 from training.evaluation.report import Measurement
 from training.evaluation.settings import DataSplit
-from training.evaluation.trained_classifier import Look, Report, TrainedNetwork
+from training.evaluation.trained_classifier import Look, Report, SplitQuality, TrainedNetwork
 from training.recipe import Recipe
 
+LART_NAME, LOGISTIC = "LART", "logistic regression"
 
-class ActionsQuality(ActionsSettings):
-    """Evaluation by `ActionsSettings`."""
 
-    def needed_files(self) -> list[tuple[str, Path]]:
-        return [(f"clips.{number}.detector", clip.detector / SPEC_FILE) for number, clip in enumerate(self.clips)]
+class ActionsQuality(StarterQuality, SplitQuality):
+    """Accuracy and average precision by class on held-out recordings."""
+
+    kind: Literal["actions"] = "actions"
+    held_out: list[MotionRecording] = Field(min_length=1)
+    """Recordings of the test split; there is no validation split."""
+    cameras: int = Field(default=4, gt=0)
+    """Number of views of each moment."""
+    every: float = Field(default=1.0, gt=0)
+    """Interval of moments in seconds."""
+    drawn: int = Field(default=3000, ge=100)
+    """Number of training tracks that the baseline is fitted to."""
 
     def check(self, recipe: Recipe, labels: Sequence[str], cache: Path) -> None:
         data = recipe.released_phase.data or recipe.data
@@ -40,9 +54,17 @@ class ActionsQuality(ActionsSettings):
         def look(split: DataSplit) -> Report:
             if split is DataSplit.VAL:
                 raise RecipeError("release.quality: kind actions has no validation split; --split test evaluates the test, once")
-            single = trained.other(self.single_frames)
-            assert isinstance(single, LART)
-            return actions.measure(source, self, network, single, trained.cache, seed)
+            takes = open_takes(self.held_out, source.settings, trained.cache)
+            unseen = moments_of_takes(takes, source, Views(self.every, self.cameras, seed))
+            scores = {
+                LART_NAME: methods.lart(network, unseen, source.settings.rate),
+                LOGISTIC: methods.logistic_statistics(draw_training_moments(source, self.drawn, seed), unseen, len(source.labels)),
+            }
+            return {
+                "recordings": {"trained": [take.name for take in source.takes], "unseen": [take.name for take in takes]},
+                "cameras": self.cameras,
+                "unseen": table(unseen, scores, source.labels),
+            }
 
         return look
 
@@ -50,8 +72,31 @@ class ActionsQuality(ActionsSettings):
         data = (trained.recipe.released_phase.data or trained.recipe.data).model_dump()
         packages = [*data["packages"]["pypi"].values(), *data["packages"]["debian"].values()]
         named = [{field: package[field] for field in ("name", "version", "sha256")} for package in packages]
-        return Measurement(
-            {"actions": {name: value for name, value in report.items() if name != "judged"}},
-            data={"kind": data["kind"], "packages": named},
-            drawn={confusion.FILE: confusion.draw(report["confusion"], trained.labels)},
+        quality = {"actions": {name: value for name, value in report.items() if name != "judged"}}
+        return Measurement(quality, data={"kind": data["kind"], "packages": named})
+
+
+def table(moments: Moments, scores: Mapping[str, FloatArray], labels: Sequence[str]) -> dict[str, Any]:
+    """Return accuracy and average precision of each method, by class and overall, for classes with moments."""
+    rows = []
+    for label in np.unique(moments.labels).tolist():
+        is_label = moments.labels == label
+        rows.append(
+            {
+                "label": labels[label],
+                "moments": int(is_label.sum()),
+                "recordings": sorted({name for name, has_label in zip(moments.recordings, is_label, strict=True) if has_label}),
+                "accuracy": {name: _round((values[is_label].argmax(axis=1) == label).mean()) for name, values in scores.items()},
+                "average_precision": {name: _round(average_precision_score(is_label, values[:, label])) for name, values in scores.items()},
+            }
         )
+    return {
+        "moments": len(moments),
+        "classes": rows,
+        "accuracy": {name: _round((values.argmax(axis=1) == moments.labels).mean()) for name, values in scores.items()},
+        "map": {name: _round(np.mean([row["average_precision"][name] for row in rows])) for name in scores},
+    }
+
+
+def _round(value: Any) -> float:
+    return round(float(value), 4)

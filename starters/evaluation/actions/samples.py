@@ -45,11 +45,6 @@ class Moments:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def tokens(self) -> FloatArray:
-        """Tokens of the frames to be recognised, (N, 55)."""
-        return self.pose[np.arange(len(self)), self.rows]
-
 
 def moments_of_takes(takes: Sequence[Take], source: MotionTracks, views: Views) -> Moments:
     """Render moments of recordings from virtual cameras."""

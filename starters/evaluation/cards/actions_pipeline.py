@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
@@ -12,9 +12,8 @@ from training.evaluation.cards.figures import table
 def sections(spec: BundleSpec) -> Iterator[str]:
     measured = spec.quality["pipeline"]
     yield from _head(spec)
-    yield from _people(spec, measured["detail"])
-    yield from _labels(spec, measured)
-    yield from _seconds(spec, measured["detail"])
+    yield from _people(measured["detail"])
+    yield from _labels(measured)
 
 
 def _head(spec: BundleSpec) -> Iterator[str]:
@@ -25,7 +24,7 @@ def _head(spec: BundleSpec) -> Iterator[str]:
         f"{spec.description}.",
         "",
         f"- **{spec.note}**",
-        f"- Made by `{spec.provenance['made_by']}` of {members}, whose cards say how they were trained and measured.",
+        f"- Made by `{spec.provenance['made_by']}` of {members}, whose cards describe their training and evaluation.",
         f"- Trained on {spec.trained_on}.",
         f"- Licence: {spec.license}.",
         f"- `detail` is `{spec.config['detail']}` unless a request says otherwise.",
@@ -33,81 +32,38 @@ def _head(spec: BundleSpec) -> Iterator[str]:
     )
 
 
-def _people(spec: BundleSpec, details: Mapping[str, Any]) -> Iterator[str]:
-    clips = next(iter(details.values()))
+def _people(details: Mapping[str, Any]) -> Iterator[str]:
     yield from (
-        "## People who are seen",
+        "## Detected people",
         "",
-        "Person-frames: frames in which somebody who was marked by hand is to be seen, and in how many of them a box of the answer",
-        "overlaps the mark by 0.3 (intersection over union) and no other mark more. Marks were made before any of this was measured; no",
-        "picture is kept. `demo` is PyPI sports2d 0.8.34's clip, `laboratory` camera 1 of PyPI pose2sim 0.10.49's people (the woman is",
-        "drawn into it), `square` the first ten seconds of Debian opencv-doc's `vtest.avi`, whose people are 30 to 120 of 768 pixels tall.",
+        "Person-frames are frames in which someone is visible who was marked by hand. The table shows the share of them in which a",
+        "detected box overlaps the mark by 0.3 (intersection over union) and no other mark more. Marks were made before this was",
+        "measured; no picture is kept. `demo` is the clip of PyPI sports2d 0.8.34, `laboratory` is camera 1 of the people of PyPI",
+        "pose2sim 0.10.49 (the woman is drawn into it), `square` is the first ten seconds of `vtest.avi` in Debian's opencv-doc, whose",
+        "people are 30 to 120 of 768 pixels tall.",
         "",
     )
-    head = ("clip, person", "frames", *details, f"longest gap, {' / '.join(details)}")
-    yield from table(head, (row for clip in clips for row in _rows(clip, [measured[clip] for measured in details.values()])))
-    yield from (f"The usual detail is `{spec.config['detail']}`: {_reason_for(spec.config['detail'], details)}.", "")
+    clips = {clip: [detail[clip] for detail in details.values()] for clip in next(iter(details.values()))}
+    rows = ((clip, found[0]["frames"], *(f"{100 * one['share']:.0f} %" for one in found)) for clip, found in clips.items())
+    yield from table(("clip", "person-frames", *details), rows)
 
 
-def _rows(clip: str, found: Sequence[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
-    """Yield rows of a clip and of each of its people. found: by detail."""
-    yield f"**{clip}**", found[0]["frames"], *(f"**{100 * one['share']:.0f} %**" for one in found), ""
-    for person in found[0]["people"]:
-        people = [one["people"][person] for one in found]
-        gaps = " / ".join(f"{one['longest_gap_s']:g}" for one in people)
-        yield f"{clip}, {person}", people[0]["frames"], *(f"{100 * one['seen'] / one['frames']:.0f} %" for one in people), f"{gaps} s"
-
-
-def _reason_for(usual: str, details: Mapping[str, Any]) -> str:
-    short = [clip for clip, one in details[usual].items() if one["share"] < 0.85]
-    if not short:
-        return "the least that sees 85 % of the people in each clip"
-    return f"none sees 85 % of the people in {', '.join(short)}, and it sees most"
-
-
-def _labels(spec: BundleSpec, measured: Mapping[str, Any]) -> Iterator[str]:
+def _labels(measured: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "## Labels that can be relied on",
         "",
-        "A second is `unsure` if its best label scores less than that label's threshold: the least score such that of all moments in",
-        f"which the label scores as much {100 * measured['precision']:.0f} % have it. They were chosen on the recordings of training and",
-        "of validation, from cameras that nothing was trained on, and by no recording of the test.",
+        "A second is `unsure` if its best label scores less than that label's threshold: the lowest score such that of all moments in",
+        f"which the label scores as much {100 * measured['precision']:.0f} % have it. The second row is what to expect of other people:",
+        "thresholds do not carry over to recordings on which they were not chosen.",
         "",
     )
-    head = ("moments", "best label right", "sure", "right of the sure", "right of the unsure")
-    yield from table(head, (_shares(ROWS[name], one) for name, one in measured["reliance"].items()))
-    yield from ("The rows of the test are what to expect of other people.", "")
-    thresholds = zip(spec.labels, spec.config["thresholds"], strict=True)
-    yield from table(("label", "threshold"), ((label, f"{threshold:.2f}") for label, threshold in thresholds))
+    head = ("recordings", "moments", "best label right", "sure", "right of the sure", "right of the unsure")
+    yield from table(head, (_format_shares(ROWS[name], one) for name, one in measured["reliance"].items()))
 
 
-ROWS = {
-    "trained": "recordings of training",
-    "val": "recordings of validation",
-    "test": "recordings of the test",
-}
+ROWS = {"trained": "of training", "test": "of the test, thresholds chosen without them"}
 
 
-def _shares(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
+def _format_shares(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
     shares = [one[key] for key in ("right", "sure", "right_of_sure", "right_of_unsure")]
-    return f"{one['moments']:,}, {name}", *("–" if share is None else f"{100 * share:.0f} %" for share in shares)
-
-
-def _seconds(spec: BundleSpec, details: Mapping[str, Any]) -> Iterator[str]:
-    yield from (
-        "## What is said of the demo's clip",
-        "",
-        "Person 1 stands on a wall and waves both arms (to 3 s), walks to its edge, turns over in the air (5.2 to 6.3 s), lands in a squat",
-        "and runs off; person 2 walks.",
-        "",
-    )
-    rows = [{(row["person"], int(row["begin"])): row for row in measured["demo"]["seconds"]} for measured in details.values()]
-    seconds = sorted({key for one in rows for key in one})
-    yield from table(("person", "second", *details), ((*key, *(_format_label(one.get(key)) for one in rows)) for key in seconds))
-
-
-def _format_label(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    text = f"{row['label']} {row['score']:.2f}"
-    return f"unsure: {text}" if row["unsure"] else text
+    return name, f"{one['moments']:,}", *("–" if share is None else f"{100 * share:.0f} %" for share in shares)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,11 +14,10 @@ from models.loading import load
 from models.people.heads import TrackFeatureDims
 from models.people.keypoints import TOKEN_VALUES
 from models.systems.lart.model import LART, LARTConfig
-from starters.data.people.motions import UNLABELLED, Motions, MotionTracks
-from starters.evaluation.actions import methods, plot, samples
-from starters.evaluation.actions.measure import count_recordings, table
-from starters.evaluation.actions.person_recall import MarkedClip, PipelineOutput, best_labels, person_frames, read_marks, watch
-from starters.evaluation.actions.quality import ActionsQuality
+from starters.data.people.motions import UNLABELLED, Motions
+from starters.evaluation.actions import methods, samples
+from starters.evaluation.actions.person_recall import MarkedClip, detect, person_frames, read_marks
+from starters.evaluation.actions.quality import ActionsQuality, table
 from starters.evaluation.actions.samples import Moments, Views
 from starters.evaluation.actions.thresholds import reliance, thresholds
 from starters.tests.data.test_motions import source
@@ -77,10 +75,9 @@ def test_moments_of_training_have_the_labels_of_their_frames() -> None:
     assert drawn.detected[np.arange(len(drawn)), drawn.rows].all()
 
 
-@pytest.mark.parametrize("way", [methods.nearest_pose, methods.logistic_statistics])
-def test_baselines_recognise_poses(way: object) -> None:
+def test_logistic_regression_recognises_poses() -> None:
     training, unknown = label_poses([0, 1] * 20, ["a"] * 40), label_poses([1, 1, 0], ["b"] * 3)
-    scores = way(training, unknown, 3)  # type: ignore[operator]
+    scores = methods.logistic_statistics(training, unknown, 3)
     assert scores.shape == (3, 3)
     assert scores.argmax(axis=1).tolist() == [1, 1, 0]
 
@@ -95,7 +92,7 @@ def test_lart_scores_are_mean_of_sigmoids_around_the_moment() -> None:
     np.testing.assert_allclose(scores, sigmoids[:, 7:13].mean(dim=1), atol=1e-6)
 
 
-def test_table_counts_by_class_with_errors_from_eight_recordings() -> None:
+def test_table_counts_by_class() -> None:
     these = label_poses([0, 0, 0, 1], ["a", "a", "b", "c"])
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
     counted = table(these, {"way": scores}, ("walk", "stand"))
@@ -103,17 +100,7 @@ def test_table_counts_by_class_with_errors_from_eight_recordings() -> None:
     assert (walk["label"], walk["moments"], walk["recordings"]) == ("walk", 3, ["a", "b"])
     assert walk["accuracy"] == {"way": pytest.approx(2 / 3, abs=1e-4)}
     assert stand["average_precision"] == {"way": 0.5}  # one of the walkers scores higher
-    assert counted["accuracy"] == {"way": {"value": 0.75}}
-    many = label_poses([0] * 8, list("abcdefgh"))
-    errors = table(many, {"way": np.repeat(scores[:2], 4, axis=0)}, ("walk", "stand"))["accuracy"]["way"]
-    assert errors == {"value": 0.5, "standard_error": pytest.approx(np.std([1] * 4 + [0] * 4, ddof=1) / np.sqrt(8), abs=1e-4)}
-
-
-def test_confusion_matrix_has_only_evaluated_classes() -> None:
-    drawn = ElementTree.fromstring(plot.draw([[3, 1], [0, 0]], ("walk", "stand")))
-    texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
-    assert texts.count("walk") == 2 and texts.count("stand") == 1  # a row and two columns
-    assert {"3", "1"} <= set(texts)
+    assert counted["accuracy"] == {"way": 0.75}
 
 
 def read_shipped() -> tuple[Motions, ActionsQuality]:
@@ -129,23 +116,16 @@ def test_test_recordings_are_not_trained_on() -> None:
     assert len(set(files)) == len(files)
 
 
-def test_class_with_one_recording_is_unverified() -> None:
-    data, quality = read_shipped()
-    rows = {row["label"]: row for row in count_recordings(MotionTracks(data, ()), quality)}
-    assert rows["backflip"] == {"label": "backflip", "recordings": 1, "unverified": True}
-    assert rows["climb"] == {"label": "climb", "recordings": 5, "unverified": False}
-
-
 def test_shipped_recipe_is_the_bundles() -> None:
     """Optimiser, schedule and data of every phase are those that `bundle.json` records."""
     recorded = bundle.read(ROOT / "bundles/actions-lart/1.0.0").spec.provenance["recipe"]
     plan = recipe.read(RECIPE).model_dump(mode="json")
-    assert [phase["name"] for phase in plan["phases"]] == [phase["name"] for phase in recorded["phases"]]
-    for phase, before in zip(plan["phases"], recorded["phases"], strict=True):
+    phases_before = {phase["name"]: phase for phase in recorded["phases"]}
+    for phase in plan["phases"]:
+        before = phases_before[phase["name"]]
         for field in ("objective", "optimiser", "schedule", "loop", "data"):
             assert (phase[field] or {}) | (before[field] or {}) == (phase[field] or {})
     assert plan["model"] == recorded["model"]
-    assert plan["data"] | {"frames": 1, "samples": 8192} == plan["phases"][1]["data"]
 
 
 def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:
@@ -190,24 +170,17 @@ def test_marked_person_counts_if_the_best_box_is_theirs() -> None:
     )
     times = [0.0, 0.1, 0.2, 0.7, 0.8, 0.9, 1.0]
     boxes = np.array([[1, time, 1, 0, 10, 40, 0.9] for time in times])
-    found = person_frames(PipelineOutput(clip, 10.0, boxes, np.zeros((0, 3)), np.zeros((0, 2), np.float32)))
-    assert found["people"] == {
-        "left": {"frames": 11, "seen": 7, "longest_gap_s": 0.4},
-        "right": {"frames": 6, "seen": 0, "longest_gap_s": 0.6},
-    }
-    assert found["share"] == round(7 / 17, 4)
+    assert person_frames(clip, boxes, 10.0) == {"frames": 17, "seen": 7, "share": round(7 / 17, 4)}
 
 
 @pytest.mark.slow
-def test_shipped_pipeline_names_somersault_of_the_demo() -> None:
+def test_shipped_pipeline_detects_the_people_of_the_demo() -> None:
     pipeline = bundle.read(ROOT / "bundles/actions/1.1.0")
     loaded = load(pipeline)
     assert loaded.steps is not None and pipeline.spec.clip is not None
     [demo] = [clip for clip in read_marks() if clip.name == "demo"]
     try:
-        watched = watch(loaded.steps, demo, pipeline.spec.clip.rate, pipeline.spec.config["detail"], ROOT / ".cache" / "data")
+        boxes, rate = detect(loaded.steps, demo, pipeline.spec.config["detail"], ROOT / ".cache" / "data")
     except DataError as error:
         pytest.skip(str(error))
-    assert person_frames(watched)["share"] >= 0.85
-    [fifth] = [row for row in best_labels(watched, pipeline.spec.labels, ()) if (row["person"], int(row["begin"])) == (1, 5)]
-    assert fifth["label"] == "backflip"
+    assert person_frames(demo, boxes, min(rate, pipeline.spec.clip.rate))["share"] >= 0.85
