@@ -13,7 +13,6 @@ from models.bundle_folders import installed_starters
 _ROOT = Path(__file__).parents[1]
 _MOVED = (
     *(f"recipes/{name}" for name in ("actions", "clips", "depth", "flags", "inpaint", "reconstruct", "sounds", "words")),
-    "recipes/words-labels.txt",
     "recipes/words-vocabulary.json",
     "phases",
 )

@@ -1,14 +1,13 @@
 """Evaluation of instrument classifiers on notes of held-out presets and fonts, and on recorded samples.
 
-Sounds are classified as in the service: window by window, scores averaged. Baselines are logistic regression and the nearest neighbour on
+Sounds are classified as in the service: window by window, scores averaged. The baseline is logistic regression on
 the mean of a sound's log-mel spectrogram over time, fitted to sounds drawn as in training.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,7 @@ from starters.data.sounds.audio_augmentation import augment
 from starters.data.sounds.instrument_notes import InstrumentNotes, RenderedNotes, open_some
 from starters.data.sounds.sampled_instruments import Instruments, SampledInstrument
 from starters.data.sounds.soundfonts import Font, Wave
-from starters.evaluation.baselines import LogisticFeatures, nearest_features
+from starters.evaluation.baselines import LogisticFeatures
 from starters.evaluation.starter_quality import StarterQuality
 from training.data.decode import read_sound
 from training.data.packages import DebianPackage, obtain
@@ -45,10 +44,8 @@ from training.evaluation.trained_classifier import Look, Report, SplitQuality, T
 from training.recipe import Recipe
 from training.recipe_settings import RecipeSettings
 
-LOGISTIC, NEAREST = "logistic regression", "nearest neighbour"
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
 _MAX_DURATION_S = 60.0
-_CONFUSIONS = 12
 
 
 class Recordings(RecipeSettings):
@@ -77,15 +74,8 @@ class SamplePackage(RecipeSettings):
     recordings: list[Recordings] = Field(min_length=1)
 
 
-class EarlierTests(RecipeSettings):
-    """Tests of earlier versions, which are only reported for continuity."""
-
-    test: list[Orchestra] = Field(default_factory=list)
-    recorded: list[SamplePackage] = Field(default_factory=list)
-
-
 class SoundsQuality(StarterQuality, SplitQuality):
-    """Accuracy on notes of other fonts and on recorded samples, against two baselines on mean log-mel spectrograms.
+    """Accuracy on notes of other fonts and on recorded samples, against logistic regression on mean log-mel spectrograms.
 
     The primary figure is the share of the test's notes whose best label is right, with the same number of notes of each class."""
 
@@ -95,11 +85,10 @@ class SoundsQuality(StarterQuality, SplitQuality):
     test: Orchestra
     recorded: list[SamplePackage] = Field(min_length=1)
     """Recorded samples of the test split."""
-    seen: EarlierTests = EarlierTests()
     notes: int = Field(default=40, gt=1)
     """Number of notes of each class."""
     baseline_sounds: int = Field(default=8000, gt=0)
-    """Number of training sounds that the baselines are fitted to."""
+    """Number of training sounds that the baseline is fitted to."""
     rungs: dict[str, int] = Field(default_factory=dict)
     """Number of tokens that merge in each block, by rung."""
     batch_size: int = Field(default=32, gt=0)
@@ -125,7 +114,6 @@ class SoundsQuality(StarterQuality, SplitQuality):
             "trained on": trained.recipe.data.fonts,
             "for choices": [font for played in self.validation for font in played.fonts],
             "test": [*self.test.fonts, *self.recorded],
-            "test of an earlier version": [*(font for played in self.seen.test for font in played.fonts), *self.seen.recorded],
         }
         packages = {
             part: [source.package.model_dump() | {"license": source.license} for source in entries] for part, entries in sources.items()
@@ -147,8 +135,6 @@ class Group:
     """Classes that are right for a sound; it is counted for the first."""
     sources: tuple[str, ...]
     """Preset, key of a drum, or file of each sound. Sounds of the same source are not independent."""
-    seen: bool = False
-    """Whether an earlier version was tested on it."""
 
     def __len__(self) -> int:
         return len(self.waves)
@@ -182,18 +168,6 @@ class SoundFeatures:
 
 
 @dataclass(frozen=True)
-class Baselines:
-    hearing: SoundFeatures
-    features: Float32Array
-    labels: npt.NDArray[np.int64]
-    logistic: LogisticFeatures
-
-    def predictions(self, group: Group) -> Mapping[str, npt.NDArray[np.int64]]:
-        queries = self.hearing.features(group.waves)
-        return {LOGISTIC: self.logistic.predict(queries), NEAREST: nearest_features(self.features, self.labels, queries)}
-
-
-@dataclass(frozen=True)
 class SoundEvaluation:
     settings: SoundsQuality
     data: InstrumentNotes
@@ -211,10 +185,7 @@ class SoundEvaluation:
 
     def test(self) -> list[Group]:
         """Render the sounds of the test split; the primary figure is about the first group. Raises DataError."""
-        fresh = [*self._notes(self.settings.test), *map(self._load_samples, self.settings.recorded)]
-        seen = [group for played in self.settings.seen.test for group in self._notes(played)]
-        seen += map(self._load_samples, self.settings.seen.recorded)
-        return fresh + [replace(group, seen=True) for group in seen]
+        return [*self._notes(self.settings.test), *map(self._load_samples, self.settings.recorded)]
 
     def _notes(self, fonts: Orchestra) -> list[Group]:
         """Render notes, and the same notes augmented."""
@@ -246,8 +217,8 @@ class SoundEvaluation:
             raise DataError(f"{folder}: no file has one of the names that release.quality gives for {package.name}")
         return Group(package.name, tuple(waves), tuple(right), tuple(sources))
 
-    def baselines(self) -> Baselines:
-        """Fit the baselines; their regularisation is chosen on the validation sounds. Raises DataError."""
+    def logistic(self) -> LogisticFeatures:
+        """Fit the baseline; its regularisation is chosen on the validation sounds. Raises DataError."""
         played, hearing = self.data.open(SamplePreparation(sound=self.sound, cache=self.cache)), self.hearing
         waves, labels = [], []
         for number in range(self.settings.baseline_sounds):
@@ -260,19 +231,14 @@ class SoundEvaluation:
         features, validation = hearing.features(waves), self.validation()
         validation_features = np.concatenate([hearing.features(group.waves) for group in validation])
         validation_labels = np.array([right[0] for group in validation for right in group.right])
-        return Baselines(
-            hearing,
-            features,
-            np.array(labels),
-            LogisticFeatures(features, np.array(labels), validation_features, validation_labels, _STRENGTHS),
-        )
+        return LogisticFeatures(features, np.array(labels), validation_features, validation_labels, _STRENGTHS)
 
 
 def prepare_evaluation(settings: SoundsQuality, data: Any, sound: Sound | None, seed: int, cache: Path) -> SoundEvaluation:
     """Check a recipe and return its evaluation. Raises RecipeError."""
     if not isinstance(data, InstrumentNotes) or sound is None:
         raise RecipeError("release.quality: kind sounds is for data of kind notes, and a recipe with sound")
-    for recorded_by in (*settings.recorded, *settings.seen.recorded):
+    for recorded_by in settings.recorded:
         unknown = sorted({label for row in recorded_by.recordings for label in row.right} - set(data.instruments))
         if unknown:
             raise RecipeError(f"release.quality: {recorded_by.name}: {', '.join(unknown)}: no instrument has this name")
@@ -296,12 +262,10 @@ def temperature(task: SoundEvaluation, network: MAViL) -> float:
 def evaluate(task: SoundEvaluation, network: MAViL, split: DataSplit) -> dict[str, Any]:
     """Evaluate a split. Raises DataError."""
     groups = task.test() if split is DataSplit.TEST else task.validation()
-    rivals, hearing, labels = task.baselines(), task.hearing, list(task.data.instruments)
-    answers = [hearing.logits(network, group.waves) for group in groups]
+    hearing, rival = task.hearing, task.logistic()
     return {
         "split": split.value,
-        "groups": [_row(group, logits, rivals.predictions(group), labels) for group, logits in zip(groups, answers, strict=True)],
-        "confusions": _confusions(groups[0], answers[0], labels),
+        "groups": [_row(group, hearing.logits(network, group.waves), rival.predict(hearing.features(group.waves))) for group in groups],
         "ladder": _ladder(task, network, groups[0]),
     }
 
@@ -318,39 +282,19 @@ def _notes(played: RenderedNotes, count: int, seed: int) -> Iterator[tuple[Wave,
             yield wave, label, f"drum {voice.keys[0]}" if voice.is_drum else f"{voice.font} {voice.preset}"
 
 
-def _row(group: Group, logits: Float32Array, predictions: Mapping[str, npt.NDArray[np.int64]], labels: Sequence[str]) -> dict[str, Any]:
-    best = logits.argmax(axis=1)
-    right, counted = group.hits(best), np.array([first[0] for first in group.right])
+def _row(group: Group, logits: Float32Array, rival: npt.NDArray[np.int64]) -> dict[str, Any]:
+    right, rival_right = group.hits(logits.argmax(axis=1)), group.hits(rival)
     top5 = np.any([group.hits(column) for column in np.argsort(-logits, axis=1)[:, :5].T], axis=0)
-    rivals = {name: group.hits(predicted) for name, predicted in predictions.items()}
     return {
         "name": group.name,
         "top1": metrics.cluster_mean(right, group.sources).to_json(),
         "top5": metrics.cluster_mean(top5, group.sources).to_json(),
         "sources": len(set(group.sources)),
-        "seen": group.seen,
-        "calibration_error": round(metrics.calibration_error_of(logits, right), 5),
-        "baselines": {
-            name: {
-                "accuracy": metrics.cluster_mean(hits, group.sources).to_json(),
-                "gain": metrics.cluster_mean(right.astype(np.float64) - hits, group.sources).to_json(),
-            }
-            for name, hits in rivals.items()
-        },
-        "classes": {
-            labels[label]: [int(right[counted == label].sum()), int((counted == label).sum())] for label in sorted(set(counted.tolist()))
+        "logistic_regression": {
+            "accuracy": metrics.cluster_mean(rival_right, group.sources).to_json(),
+            "gain": metrics.cluster_mean(right.astype(np.float64) - rival_right, group.sources).to_json(),
         },
     }
-
-
-def _confusions(group: Group, logits: Float32Array, labels: Sequence[str]) -> list[list[Any]]:
-    """Return the most frequent errors: true label, predicted label, count."""
-    wrong = Counter(
-        (labels[right[0]], labels[best])
-        for right, best in zip(group.right, logits.argmax(axis=1).tolist(), strict=True)
-        if best not in right
-    )
-    return [[truth, called, count] for (truth, called), count in wrong.most_common(_CONFUSIONS)]
 
 
 def _ladder(task: SoundEvaluation, network: MAViL, group: Group) -> list[dict[str, Any]]:
