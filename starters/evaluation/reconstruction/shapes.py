@@ -20,7 +20,6 @@ from training.data.source import Sample
 from training.errors import TrainingError
 
 SEEN, EXTRUDED = "seen points", "seen points, extruded"
-CARVED = "carved + seen"
 JOINED = "joined with the seen points"
 _CHUNK = 4000
 _WALL_STEP = 0.05
