@@ -14,11 +14,10 @@ import pytest
 from starlette.types import Message
 
 from models.bundle import BundleSpec
-from server.arrays import Array
 from server.gateway.inference.progress_stream import ProgressStream, encode_preview
 from server.gateway.inference.stages import TaskPlan
 from server.http.sse import EventStream
-from server.queue.messages import Failure, Progress, QueuedJob, Reply
+from server.queue.messages import Array, Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.base import Outputs
 from server.tasks.capabilities import Previews

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import redis
 
-from server.arrays import Array
-from server.queue.messages import Progress
+from server.queue.messages import Array, Progress
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from server.arrays import Array
-from server.queue.messages import QueuedJob, Reply, WorkerTiming
+from server.queue.messages import Array, QueuedJob, Reply, WorkerTiming
 from tests.support.bundles.vit import write_tiny_diffmae
 from tests.support.fake_worker import Worker
 from tests.support.gateway_process import gateway_process

@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import redis
 
-from server.arrays import Array
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.submitter import INLINE_BYTES
+from server.queue.messages import Array
 from tests.queue.test_records import admit, read, stored, take, take_one
 from tests.support.queue import WorkerQueue, echo, expect_refusal, gateway, records_load
 from tests.support.waiting import eventually_async

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import redis
 
-from server.arrays import Array
 from server.queue import keys
 from server.queue.connect import CHUNK_BYTES
 from server.queue.gateway.large_values import LargeValues
-from server.queue.messages import Reply, decode
+from server.queue.messages import Array, Reply, decode
 from server.queue.worker.delivery import Delivery, QueueEntry
 from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, ask, echo, gateway, nothing_is_left, pull_one, redis_at, worker_queue
 from tests.support.waiting import eventually_async

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import redis
 
-from server.arrays import Array
 from server.queue import keys
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.large_values import LargeValues
 from server.queue.gateway.submitter import INLINE_BYTES
-from server.queue.messages import VERSION, Progress, QueuedJob, Reply, WorkerTiming
+from server.queue.messages import VERSION, Array, Progress, QueuedJob, Reply, WorkerTiming
 from server.queue.record import Record
 from server.queue.worker.delivery import Delivery
 from tests.support.queue import (

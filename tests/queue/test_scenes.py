@@ -7,9 +7,9 @@ import asyncio
 import numpy as np
 import redis
 
-from server.arrays import Array
 from server.queue.connect import CHUNK_BYTES
 from server.queue.gateway.scene_store import Scene
+from server.queue.messages import Array
 from tests.support.queue import DIGEST, gateway, records_load
 from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async

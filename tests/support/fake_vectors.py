@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.bundle_schema import FileDigest, Preprocess, TextSpec
-from server.arrays import Array
-from server.queue.messages import Failure, QueuedJob, Reply, WorkerTiming
+from server.queue.messages import Array, Failure, QueuedJob, Reply, WorkerTiming
 
 DIM = 4
 TOKENS = 17

@@ -15,10 +15,9 @@ from PIL import Image
 
 from models.bundle import BundleSpec
 from models.bundle_schema import FileDigest, Preprocess, Rung
-from server.arrays import Array
 from server.queue import keys
 from server.queue.errors import RedisUnavailable
-from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
+from server.queue.messages import Array, Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker.delivery import Delivery
 from tests.support.images import encode
 from tests.support.queue import WorkerQueue

@@ -15,13 +15,12 @@ import httpx2
 import numpy as np
 import psutil
 
-from server.arrays import Array
 from server.processes.supervisor_protocol import process_prefix
 from server.queue import keys
 from server.queue.errors import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.keys import Keyspace
-from server.queue.messages import Priority, QueuedJob, Reply, WorkerInfo
+from server.queue.messages import Array, Priority, QueuedJob, Reply, WorkerInfo
 from server.settings import Settings
 from server.supervisor.child_processes import ProcessExit
 from server.supervisor.liveness import LivenessMonitor

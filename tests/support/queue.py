@@ -20,13 +20,12 @@ import numpy as np
 import pytest
 import redis
 
-from server.arrays import Array
 from server.processes.os_process import die_with_parent
 from server.queue import keys
 from server.queue.errors import RedisUnavailable, Refused
 from server.queue.gateway.dispatcher import Dispatcher, DispatcherTimings
 from server.queue.gateway.reservations import Reservation
-from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
+from server.queue.messages import WORKER_FORMS, Array, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import RecordDraft, RecordsLoad
 from server.queue.script import Claim
 from server.queue.worker import worker_queue as worker_side

@@ -15,7 +15,7 @@ import torch
 
 from models.bundle import BundleSpec
 from models.loading import load
-from server.arrays import Array
+from server.queue.messages import Array
 from server.queue.worker.delivery import Delivery
 from server.worker.executors import Arrays, ComputedBatch, FailedJob, OneShot, Streams, TooLarge
 from tests.fake_cuda.device import FakeCuda

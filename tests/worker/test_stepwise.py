@@ -15,7 +15,7 @@ import torch
 from models.bundle import BundleError
 from models.layers.stepwise import JobState
 from models.loading import LoadedStepwiseModel, StepOutputs, StepProgress, load
-from server.arrays import Array
+from server.queue.messages import Array
 from server.queue.worker.delivery import Delivery
 from server.worker import stepwise
 from server.worker.executors import Arrays, ComputedBatch, FailedJob, JobOutputs, JobReport, Reports, TooLarge

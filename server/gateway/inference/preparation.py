@@ -12,7 +12,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from models.bundle import BundleSpec
-from server.arrays import Array, from_numpy, to_numpy
 from server.concurrency.cancellation import strip_tracebacks
 from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import FairExecutor
@@ -28,7 +27,7 @@ from server.media.limits import MediaError
 from server.media.part_hints import suggest_recording_part
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.submitter import INLINE_BYTES
-from server.queue.messages import Priority, QueuedJob, Reply
+from server.queue.messages import Array, Priority, QueuedJob, Reply, from_numpy, to_numpy
 from server.tasks import capabilities, registry
 from server.tasks.base import Item, Outputs
 from server.tasks.capabilities import Counts, EchoesArrays, KeepsScenes, Previews, RecallsTexts, TakesSteps, TwoStage

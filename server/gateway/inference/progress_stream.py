@@ -6,10 +6,9 @@ import time
 
 import msgspec
 
-from server.arrays import to_numpy
 from server.gateway.inference.stages import TaskPlan
 from server.http.sse import EventStream
-from server.queue.messages import Progress, Reply
+from server.queue.messages import Progress, Reply, to_numpy
 from server.queue.record import rfc3339
 from server.tasks.capabilities import Previews
 from server.telemetry import logs

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 from starlette.responses import Response
 
-from server.arrays import Array
 from server.gateway.fair_executor import FairExecutor
 from server.gateway.inference import present_task
 from server.gateway.inference.error_mapping import refusal_to_problem
@@ -22,6 +21,7 @@ from server.media.limits import MediaError
 from server.media.memory_budget import MemoryBudget
 from server.processes.sandbox_process import SandboxError
 from server.queue.gateway.scene_store import Scene, SceneStore
+from server.queue.messages import Array
 from server.tasks.base import JSON, Arrays, FileAnswer, Outputs, Task
 from server.tasks.capabilities import EchoesArrays, KeepsScenes, OffersTensors, PresentsElsewhere, is_presented_in_thread
 from server.tasks.options import InvalidOption

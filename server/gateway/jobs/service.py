@@ -12,7 +12,6 @@ from functools import partial
 import msgspec
 from starlette.responses import Response
 
-from server.arrays import to_numpy
 from server.concurrency.client_bound import ClientBound
 from server.gateway.inference import error_mapping
 from server.gateway.inference.preparation import build_timing, to_ms
@@ -24,7 +23,7 @@ from server.http.url_allowlist import AddressNotAllowed, parse_remote_url
 from server.queue import keys
 from server.queue.errors import IdempotencyConflict, RecordLost, RedisUnavailable, Refused
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.messages import WEBHOOKS, QueuedJob
+from server.queue.messages import WEBHOOKS, QueuedJob, to_numpy
 from server.queue.record import FINAL_EVENTS, OPEN_STATES, STATES, JobProgress, Record, RecordDraft, rfc3339
 from server.quote import quote
 from server.tasks.capabilities import offered_media_types, plan_type

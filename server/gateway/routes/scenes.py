@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.arrays import to_numpy
 from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.inference.admission import RequestContext
 from server.gateway.inference.error_mapping import refusal_to_problem
@@ -17,6 +16,7 @@ from server.gateway.openapi import responses
 from server.gateway.routes.tasks import ENDPOINTS
 from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.scene_store import Scene
+from server.queue.messages import to_numpy
 from server.quote import quote
 from server.tasks.base import Task
 from server.tasks.capabilities import KeepsScenes, offered_media_types

@@ -12,7 +12,6 @@ from typing import cast
 
 import msgspec
 
-from server.arrays import Array
 from server.queue import keys
 from server.queue.connect import ANSWER_TIMEOUT_S, redis_errors_as_unavailable
 from server.queue.errors import DeadlineExceeded, IdempotencyConflict, RecordLost, RedisUnavailable, Refused
@@ -20,7 +19,7 @@ from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.gateway.large_values import LargeValues
 from server.queue.gateway.reservations import Reservations
 from server.queue.gateway.submitter import DEADLINE_PASSED, Submitter, rows_of
-from server.queue.messages import QueuedJob, Reply, decode
+from server.queue.messages import Array, QueuedJob, Reply, decode
 from server.queue.record import NAMES, EventBatch, Record, RecordDraft, RecordEvent, State, epoch_of
 from server.queue.script import Outcome, RecordAdmissionCall, Script
 from server.settings import Settings

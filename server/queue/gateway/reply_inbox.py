@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from server.arrays import Array
 from server.queue import keys
 from server.queue.connect import ANSWER_TIMEOUT_S, redis_errors_as_unavailable
 from server.queue.errors import RedisUnavailable
 from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.gateway.large_values import LargeValues
-from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode
+from server.queue.messages import Array, Failure, Progress, QueuedJob, Reply, UnknownVersion, decode
 
 log = logging.getLogger(__name__)
 

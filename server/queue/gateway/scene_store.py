@@ -7,12 +7,11 @@ import secrets
 
 import msgspec
 
-from server.arrays import Array
 from server.queue import keys
 from server.queue.errors import RedisUnavailable
 from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.gateway.large_values import LargeValues
-from server.queue.messages import VERSION
+from server.queue.messages import VERSION, Array
 from server.queue.script import Script
 from server.settings import Settings
 

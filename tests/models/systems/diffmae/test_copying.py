@@ -16,7 +16,7 @@ from models.media import patchmatch
 from models.media.patchmatch import has_sources, reduced_mask, reductions
 from models.systems.diffmae.exemplar_fill import ExemplarState
 from models.systems.diffmae.inpaint_state import InpaintState
-from server.arrays import Array
+from server.queue.messages import Array
 from server.queue.worker.delivery import Delivery
 from server.worker.executors import ComputedBatch, FailedJob
 from server.worker.stepwise import Stepwise
