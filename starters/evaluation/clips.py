@@ -131,7 +131,7 @@ def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips,
         "split": split.value,
         "videos": len(videos),
         "network": metrics.accuracy(right[OFF]).to_json(),
-        "optical_flow": metrics.compare_with(right[OFF], right[FLOW]),
+        "baselines": {FLOW: metrics.compare_with(right[OFF], right[FLOW])},
         "rungs": {name: metrics.accuracy(right[name]).to_json() for name in classifier.schedules if name != OFF},
     }
 

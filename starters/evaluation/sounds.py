@@ -44,6 +44,7 @@ from training.evaluation.trained_classifier import Look, Report, SplitQuality, T
 from training.recipe import Recipe
 from training.recipe_settings import RecipeSettings
 
+LOGISTIC = "logistic regression"
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
 _MAX_DURATION_S = 60.0
 
@@ -290,9 +291,11 @@ def _row(group: Group, logits: Float32Array, rival: npt.NDArray[np.int64]) -> di
         "top1": metrics.cluster_mean(right, group.sources).to_json(),
         "top5": metrics.cluster_mean(top5, group.sources).to_json(),
         "sources": len(set(group.sources)),
-        "logistic_regression": {
-            "accuracy": metrics.cluster_mean(rival_right, group.sources).to_json(),
-            "gain": metrics.cluster_mean(right.astype(np.float64) - rival_right, group.sources).to_json(),
+        "baselines": {
+            LOGISTIC: {
+                "accuracy": metrics.cluster_mean(rival_right, group.sources).to_json(),
+                "gain": metrics.cluster_mean(right.astype(np.float64) - rival_right, group.sources).to_json(),
+            }
         },
     }
 

@@ -10,7 +10,7 @@ from training.evaluation.cards.figures import share
 
 def section(spec: BundleSpec) -> Iterator[str]:
     found, data = spec.quality["clips"], spec.provenance["data"]
-    flow = found["optical_flow"]
+    flow = found["baselines"]["optical flow"]
     yield from (
         "Turns are those of the camera, seen from behind it. In a second, a camera that slides looks like one that turns, and one that",
         "walks ahead like a lens that zooms: `pan`, `tilt` and `zoom` mean both. A clip of several moves gets the mean of its views.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from models.bundle import BundleSpec
-from starters.evaluation.emoji_retrieval import NETWORK, RANKS
+from starters.evaluation.emoji_retrieval import FEATURES, NETWORK, RANKS
 from training.evaluation.cards.figures import packages, share, table
 
 
@@ -39,6 +39,6 @@ def section(spec: BundleSpec) -> Iterator[str]:
             *(share(row[f"top{rank}"]) for rank in RANKS),
             "" if way == NETWORK else share(row["network_minus_this_top5"], sign="+"),
         )
-        for way, row in report["emoji"]["ways"].items()
+        for way, row in ((way, report["emoji"]["ways"][way]) for way in (NETWORK, FEATURES))
     )
     yield from table(("method", "first", "among the first 5", "network minus this, first five"), rows)

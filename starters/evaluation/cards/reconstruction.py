@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from starters.evaluation.reconstruction.quality import NETWORK
+from starters.evaluation.reconstruction.quality import METHODS, NETWORK
 from training.evaluation.cards.figures import creators, figure, table, verdict
 
 
@@ -37,6 +37,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
             "" if row["name"] == NETWORK else verdict(row["network_minus_this"], 3, lower_is_better=False),
         )
         for row in found["reconstruction"]
+        if row["name"] in METHODS
     )
     yield from table(("reconstructed by", "F1", "the network is"), rows)
 

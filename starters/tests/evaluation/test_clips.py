@@ -63,7 +63,7 @@ def test_recipe_ends_in_bundle_with_accuracy_of_moves(tmp_path: Path) -> None:
     made.verify()
     found = made.spec.quality["clips"]
     assert found["split"] == "test" and found["videos"] == 10
-    assert found["optical_flow"]["accuracy"]["value"] > 0.1  # it has learnt something from twenty clips
+    assert found["baselines"]["optical flow"]["accuracy"]["value"] > 0.1  # it has learnt something from twenty clips
     assert [rung.name for rung in made.spec.ladder] == ["r2"] and made.spec.clip is not None and len(made.spec.labels) == 10
     card = (made.path / "README.md").read_text(encoding="utf-8")
     assert card == model_card.render(made.spec) and "tiny-pictures 1.0.0: CC0-1.0." in card and "labels a clip with one of 10" in card

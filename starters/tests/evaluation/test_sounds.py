@@ -120,7 +120,7 @@ def test_a_recipe_ends_in_a_bundle_that_names_instruments(tmp_path: Path) -> Non
     assert [group["name"] for group in found["groups"]] == ["font", "font, in rooms", "samples"]
     assert notes["top1"]["n"] == rooms["top1"]["n"] == 8 and notes["sources"] == 2
     assert recorded["top1"]["n"] == 3  # what no class names is left out
-    assert notes["logistic_regression"]["accuracy"]["value"] > 0.7  # a tone and a hiss are easily told apart
+    assert notes["baselines"][sounds.LOGISTIC]["accuracy"]["value"] > 0.7  # a tone and a hiss are easily told apart
     [rung] = spec.ladder
     assert rung.name == "r2" and rung.accuracy == pytest.approx(found["ladder"][0]["accuracy"]["value"], abs=1e-4)
     card = (made.path / "README.md").read_text(encoding="utf-8")
