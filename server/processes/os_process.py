@@ -125,3 +125,10 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # most real-time signals have no name
         return f"signal {number}"
+
+
+def threads_allowed(processes: int = 1) -> int:
+    """Return the share of each process in the CPUs that this one may use, or in OMP_NUM_THREADS if that is lower."""
+    cpus = len(os.sched_getaffinity(0))
+    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return max(1, (min(cpus, int(limit)) if limit.isdigit() and int(limit) else cpus) // processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import select
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,8 +112,8 @@ class Child:
             self.backoff.start(failed=True)
             log.error(f"{self.kind} does not start", reason=str(error), restart_in=self.backoff.seconds)
 
-    def reap(self) -> ProcessExit | None:
-        """Return how the process ended, if it has; it is due again after a backoff."""
+    def reap(self, *, final_status: int | None = None) -> ProcessExit | None:
+        """Return how the process ended, if it has; it is due again after a backoff. final_status: an exit code that ends the service."""
         if self._process is None or (status := self._process.poll()) is None:
             return None
         pid = self._process.pid
@@ -121,10 +123,8 @@ class Child:
         self._deaths += not process_exit.stopped
         self.backoff.start(failed=not self.ready)
         reason = signal_name(-status) if status < 0 else f"exit code {status}"
-        if process_exit.stopped:
-            log.info(f"{self.kind} stopped", pid=pid, status=reason, restart_in=self.backoff.seconds)
-        else:
-            log.error(f"{self.kind} died", pid=pid, status=reason, restart_in=self.backoff.seconds)
+        report, event = (log.info, "stopped") if process_exit.stopped else (log.error, "died")
+        report(f"{self.kind} {event}", pid=pid, status=reason, restart_in=None if status == final_status else self.backoff.seconds)
         return process_exit
 
     def kill_hung(self) -> None:
@@ -207,12 +207,9 @@ class ForkServer:
         self._started_at = time.monotonic()
         with its:
             try:
+                command = die_with_parent([*self._command, "--fd", str(its.fileno())])
                 self._process = subprocess.Popen(
-                    die_with_parent([*self._command, "--fd", str(its.fileno())]),
-                    stdin=subprocess.DEVNULL,
-                    env=self._environment,
-                    pass_fds=[its.fileno()],
-                    process_group=0,
+                    command, stdin=subprocess.DEVNULL, env=self._environment, pass_fds=[its.fileno()], process_group=0
                 )
             except OSError as error:
                 ours.close()
@@ -293,6 +290,14 @@ def worker_devices(device: str) -> list[str]:
     kind, _, indices = device.partition(":")
     if indices == "all":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        count = len(visible.split(",")) if visible else len(list(DEVICE_FILES.glob("nvidia[0-9]*")))
-        indices = ",".join(map(str, range(max(1, count))))
+        indices = ",".join(map(str, range(max(1, len(visible.split(",")) if visible else _gpu_count()))))
     return [f"{kind}:{index}" for index in indices.split(",")] if indices else [device]
+
+
+def _gpu_count() -> int:
+    """Return the number of GPUs that the driver reports if nvidia-ml-py is installed, else of device files."""
+    with suppress(Exception):  # NVML's errors, such as that there is no driver, derive from Exception alone
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        return int(nvml.nvmlDeviceGetCount())
+    return len(list(DEVICE_FILES.glob("nvidia[0-9]*")))

@@ -16,7 +16,7 @@ from math import ceil
 from pathlib import Path
 
 from server.processes import os_process
-from server.processes.os_process import StopSignals
+from server.processes.os_process import StopSignals, threads_allowed
 from server.processes.supervisor_protocol import MISUSE
 from server.queue.keys import Keyspace
 from server.queue.messages import WorkerInfo
@@ -96,8 +96,9 @@ class Supervisor:
         self._announced, self._exit_code = False, 0
         devices = worker_devices(settings.device)
         count = settings.workers if "workers" in settings.model_fields_set else len(devices)
-        shared = str(ceil(count / len(devices)))  # workers divide the memory of their device
-        self._workers = [self._worker(OPSIN_DEVICE=devices[number % len(devices)], OPSIN_WORKERS=shared) for number in range(count)]
+        # workers divide the memory of their device, and all of them the CPUs
+        shares = {"OPSIN_WORKERS": str(ceil(count / len(devices))), "OPSIN_THREADS": str(settings.threads or threads_allowed(count))}
+        self._workers = [self._worker(OPSIN_DEVICE=devices[number % len(devices)], **shares) for number in range(count)]
 
     def run(self) -> int:
         """Run until a stop signal, or until a worker cannot run as configured at its start; then end in order. Return the exit code."""
@@ -122,7 +123,7 @@ class Supervisor:
     def _reap_and_restart(self, children: Iterable[Child]) -> None:
         """Withdraw dead children, start those that are due, kill those that hang."""
         for number, child in enumerate(children):
-            process_exit = child.reap()
+            process_exit = child.reap(final_status=MISUSE if child.kind == "worker" and not self._announced else None)
             if process_exit is not None and child.kind == "worker":
                 self._liveness.withdraw_worker(process_exit)
                 self._load_crashes.record_exit(number, process_exit.status)

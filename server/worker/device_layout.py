@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.devices import HalfFormat, half_format, select_device
+from server.processes.os_process import threads_allowed
 from server.settings import Settings
 
 MAX_SLOTS = 8
@@ -62,13 +63,6 @@ def choose_layout(settings: Settings) -> Layout:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if gpu is None else gpu
     state_bytes = settings.state_bytes or memory // STATE_SHARE // workers
     model_bytes = settings.model_bytes or (sys.maxsize if gpu is None else gpu // MODEL_SHARE // workers)
-    threads = settings.threads or max(1, threads_allowed() // workers)
+    threads = settings.threads or threads_allowed(workers)
     slots = min(threads, MAX_SLOTS) if gpu is None else GPU_SLOTS
     return Layout(device, slots, max(1, threads // slots), 32 if gpu is None else 128, state_bytes, model_bytes, half, name)
-
-
-def threads_allowed() -> int:
-    """Return the number of CPUs that this process may use, or OMP_NUM_THREADS if that is lower."""
-    cpus = len(os.sched_getaffinity(0))
-    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return min(cpus, int(limit)) if limit.isdigit() and int(limit) else cpus

@@ -126,22 +126,15 @@ class Worker:
         self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, metrics, metrics_port, layout, settings.scene_ttl)
 
     def run(self) -> None:
-        signals = StopSignals()
-        log.info(
-            "worker starts",
-            id=self._queue.id,
-            device=self._layout.name,
-            slots=self._layout.slots,
-            threads=self._layout.threads,
-            metrics_port=self._metrics_port,
-        )
-
+        signals, layout = StopSignals(), self._layout
+        facts = {"device": layout.name, "slots": layout.slots, "threads": layout.threads, "metrics_port": self._metrics_port}
+        log.info("worker starts", id=self._queue.id, **facts)
         self._thread("heartbeat", self._heartbeat.run)
         self._thread("bundles", self._watch_bundles)
         self._thread("backends", self._open_backends)
         answering = self._thread("answer", self._answers.write_forever)
         self._thread("fetch", self._receiver.fetch_forever)
-        slots = self._layout.slots
+        slots = layout.slots
         working = [self._thread(f"work-{index}", partial(self._runner.run_batches, self._receiver, index)) for index in range(slots + 1)]
         working += [self._thread(f"step-{index}", partial(self._runner.run_steps, index)) for index in range(slots + 1, 2 * slots + 1)]
 
