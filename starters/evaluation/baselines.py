@@ -11,19 +11,13 @@ from models.arrays import Float32Array, Int64Array
 from training.data.load_image import RGBPixels
 
 _SIDE = 32
-_STRENGTHS = (1e-4, 1e-2)
-"""Inverse regularisation strengths of logistic regression on pixels."""
 
 
 def nearest_neighbour(train: RGBPixels, train_labels: Int64Array, test: RGBPixels) -> Int64Array:
     """Predict the label of the nearest training image, comparing thumbnails of 32 x 32 pixels."""
-    return nearest_features(_vectors(train), train_labels, _vectors(test))
-
-
-def nearest_features(train: Float32Array, labels: Int64Array, queries: Float32Array) -> Int64Array:
-    """Predict the label of the nearest features, (N, values) each."""
-    distances = np.square(train).sum(axis=1) - 2 * queries @ train.T  # (N queries, N train), up to a constant per row
-    return np.asarray(labels[distances.argmin(axis=1)])
+    vectors, queries = _vectors(train), _vectors(test)
+    distances = np.square(vectors).sum(axis=1) - 2 * queries @ vectors.T  # (N test, N train), up to a constant per row
+    return np.asarray(train_labels[distances.argmin(axis=1)])
 
 
 class LogisticFeatures:
@@ -44,16 +38,6 @@ class LogisticFeatures:
 
     def predict(self, features: Float32Array) -> Int64Array:
         return np.asarray(self._model.predict(features))
-
-
-class LogisticPixels:
-    """`LogisticFeatures` on thumbnails of 32 x 32 pixels."""
-
-    def __init__(self, train: RGBPixels, train_labels: Int64Array, val: RGBPixels, val_labels: Int64Array) -> None:
-        self._on_vectors = LogisticFeatures(_vectors(train), train_labels, _vectors(val), val_labels, _STRENGTHS)
-
-    def predict(self, images: RGBPixels) -> Int64Array:
-        return self._on_vectors.predict(_vectors(images))
 
 
 def _vectors(images: RGBPixels) -> Float32Array:

@@ -1,12 +1,12 @@
-"""Evaluation of a flag classifier: by source, with and without merging, and against baselines."""
+"""Evaluation of a flag classifier: by source, with and without merging, and against the nearest neighbour."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,23 +33,14 @@ from training.evaluation.trained_classifier import TrainedNetwork
 from training.shipped_files import Located
 
 NEAREST = "nearest neighbour"
-LOGISTIC = "logistic regression"
-_BASELINE_RENDERINGS = 4
 _VAL_RENDERINGS = 20
 
 
 class FlagsQuality(StarterQuality):
-    """Accuracy by source, against baselines, with and without pre-training, and by rung."""
+    """Accuracy by source, against the nearest neighbour, and by rung."""
 
     kind: Literal["flags"] = "flags"
-    phases: ClassVar = (
-        "with_pretraining",
-        "without_pretraining",
-    )
     ladder: LadderSettings
-    with_pretraining: str
-    without_pretraining: str
-    """Phases to compare."""
     examples: Located | None = None
     """Folder of images whose predictions the bundle records, so that its weights can be checked."""
 
@@ -65,16 +56,12 @@ class FlagsQuality(StarterQuality):
         if not isinstance(data, Flags) or not isinstance(network, ViT) or preprocess is None:
             raise RecipeError("release.quality: kind flags is for a ViT on data of kind flags")
         task, corpus = FlagTask(data, preprocess, self.ladder, recipe.seed), build(data, trained.cache)
-        short, scratch = (trained.other(name) for name in (self.with_pretraining, self.without_pretraining))
-        assert isinstance(short, ViT) and isinstance(scratch, ViT)
         degree = temperature(task, corpus, network)
         round_weights(calibrate(network, degree), recipe)
-        found = measure(task, corpus, network, short, scratch)
+        found = measure(task, corpus, network)
         files = sorted(self.examples.glob("*.png")) if self.examples else []
-        [epochs] = [phase.loop.epochs for phase in recipe.phases if phase.name == self.without_pretraining]
         also = {
             "temperature": round(degree, 4),
-            "without_pretraining": {"epochs": epochs, **found.quality["without_pretraining"]},
             "examples": examples(files, network, preprocess, tuple(data.labels.values())),
         }
         return replace(
@@ -125,23 +112,23 @@ def evaluated_on(task: FlagTask, corpus: Corpus) -> list[EvaluationImages]:
     return [validation(task, corpus), *_clean_images(task, corpus), *_distorted_images(task, corpus)]
 
 
-def measure(task: FlagTask, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Measurement:
-    """Evaluate a model. short, scratch: the same network with and without pre-training. Validation images choose the default rung."""
+def measure(task: FlagTask, corpus: Corpus, model: ViT) -> Measurement:
+    """Evaluate a model. Validation images choose the default rung."""
     clean, unfiltered, distorted = _clean_images(task, corpus), _clean(corpus.unfiltered, task), _distorted_images(task, corpus)
     all_clean, all_distorted = _pool("all, clean", clean), _pool("all, distorted", distorted)
     val, off = validation(task, corpus), MergeSchedule.off()
-    rivals = _rivals(task, corpus, val)
+    artwork, artwork_labels = _on_white(corpus.train), corpus.train.targets.numpy()
 
-    def right(network: ViT, images: EvaluationImages, schedule: MergeSchedule = off) -> Right:
-        return np.asarray(_logits(task, network, images, schedule).argmax(axis=1) == images.labels)
+    def right(images: EvaluationImages, schedule: MergeSchedule = off) -> Right:
+        return np.asarray(_logits(task, model, images, schedule).argmax(axis=1) == images.labels)
 
-    clean_right, distorted_right = right(model, all_clean), right(model, all_distorted)
+    clean_right, distorted_right = right(all_clean), right(all_distorted)
     rows: dict[str, dict[str, Any]] = {}
     for name, schedule in schedules(task.ladder).items():
-        merged, merged_distorted = right(model, all_clean, schedule), right(model, all_distorted, schedule)
+        merged, merged_distorted = right(all_clean, schedule), right(all_distorted, schedule)
         rows[name] = {
             "tokens_out": schedule.token_counts(model.config.patches + 1, model.config.depth, protected=1)[-1],
-            "val_accuracy": metrics.accuracy(right(model, val, schedule)).to_json(),
+            "val_accuracy": metrics.accuracy(right(val, schedule)).to_json(),
             "test_accuracy": metrics.accuracy(merged).to_json(),
             "drop": metrics.difference(clean_right, merged).to_json(),
             "distorted_accuracy": metrics.accuracy(merged_distorted).to_json(),
@@ -153,13 +140,9 @@ def measure(task: FlagTask, corpus: Corpus, model: ViT, short: ViT, scratch: ViT
     quality = {
         "test_accuracy": metrics.accuracy(clean_right).to_json(),
         "distorted_accuracy": metrics.accuracy(distorted_right).to_json(),
-        "val_accuracy": metrics.accuracy(right(model, val)).to_json(),
-        "sources": [_source(_logits(task, model, images), images, rivals) for images in sources],
+        "val_accuracy": metrics.accuracy(right(val)).to_json(),
+        "sources": [_source(_logits(task, model, images), images, artwork, artwork_labels) for images in sources],
         "look_alikes": _look_alikes(task, _logits(task, model, all_clean), all_clean.labels),
-        "without_pretraining": {
-            kind: metrics.compare_with(right(short, images), right(scratch, images))
-            for kind, images in (("clean", all_clean), ("distorted", all_distorted))
-        },
         "ladder": [{"rung": rung.name, "throughput": rung.throughput, **rows[rung.name]} for rung in rungs],
         "throughput": {
             "what": "forward passes relative to merging off, median of interleaved pairs",
@@ -184,27 +167,17 @@ def examples(files: Sequence[Path], network: ViT, preprocess: Preprocess, labels
     return recorded
 
 
-def _source(
-    logits: npt.NDArray[np.float32], images: EvaluationImages, rivals: Mapping[str, Callable[[RGBPixels], Int64Array]]
-) -> dict[str, Any]:
+def _source(logits: npt.NDArray[np.float32], images: EvaluationImages, artwork: RGBPixels, artwork_labels: Int64Array) -> dict[str, Any]:
     """Return the scores on the images of one source."""
     right = np.equal(logits.argmax(axis=1), images.labels)
+    nearest = baselines.nearest_neighbour(artwork, artwork_labels, images.thumbnails)
     return {
         "name": images.name,
         "top1": metrics.accuracy(right).to_json(),
         "top5": metrics.accuracy(metrics.top_k(logits, images.labels, 5)).to_json(),
         "calibration_error": round(metrics.calibration_error(logits, images.labels), 5),
-        "baselines": {
-            name: metrics.compare_with(right, np.equal(predict(images.thumbnails), images.labels)) for name, predict in rivals.items()
-        },
+        "baselines": {NEAREST: metrics.compare_with(right, np.equal(nearest, images.labels))},
     }
-
-
-def _rivals(task: FlagTask, corpus: Corpus, val: EvaluationImages) -> dict[str, Callable[[RGBPixels], Int64Array]]:
-    artwork, labels = _on_white(corpus.train), corpus.train.targets.numpy()
-    rendered = _render("training", corpus.train, task, _BASELINE_RENDERINGS, task.flags.clean)
-    logistic = baselines.LogisticPixels(rendered.pixels, rendered.labels, val.pixels, val.labels)
-    return {NEAREST: lambda images: baselines.nearest_neighbour(artwork, labels, images), LOGISTIC: logistic.predict}
 
 
 def _look_alikes(task: FlagTask, logits: npt.NDArray[np.float32], labels: Int64Array) -> list[dict[str, Any]]:

@@ -116,8 +116,6 @@ def recipe(data: dict[str, Any]) -> dict[str, Any]:
             "phase": "finetune",
             "quality": {
                 "kind": "flags",
-                "with_pretraining": "short",
-                "without_pretraining": "scratch",
                 "ladder": {"min_throughput": 1.000001, "batch_size": 2, "rounds": 3, "rungs": [{"name": "r3", "schedule": 3}]},
             },
         },

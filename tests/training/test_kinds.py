@@ -171,7 +171,7 @@ def test_earlier_name_of_a_recipe_says_where_it_went(
     output = capsys.readouterr().err.splitlines()
     assert output == [
         "training/recipes/flags.yaml is starters/recipes/flags.yaml now",
-        "--phase: unknown phase none; the phases are pretrain, finetune, short, scratch",
+        "--phase: unknown phase none; the phases are pretrain, finetune",
     ]
 
 

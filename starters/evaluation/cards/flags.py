@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from starters.evaluation.flags import LOGISTIC, NEAREST
+from starters.evaluation.flags import NEAREST
 from training.evaluation.cards.figures import packages, share, table
 
 
 def sections(spec: BundleSpec) -> Iterator[str]:
-    for part in (_head, _accuracy, _look_alikes, _calibration, _pretraining, _ladder):
+    for part in (_head, _accuracy, _look_alikes, _calibration, _ladder):
         yield from part(spec)
 
 
@@ -34,20 +34,19 @@ def _head(spec: BundleSpec) -> Iterator[str]:
 
 def _accuracy(spec: BundleSpec) -> Iterator[str]:
     yield from ("## Accuracy by source", "")
-    rivals = (NEAREST, "better by", LOGISTIC, "better by")
-    yield from table(("pictures", "n", "top 1", "top 5", *rivals), map(_cells, spec.quality["sources"]))
+    yield from table(("pictures", "n", "top 1", "top 5", NEAREST, "better by"), map(_cells, spec.quality["sources"]))
     yield from (
-        "± is one standard error; that of a difference is of the paired difference. Baselines see 32 x 32 pixels; of clean pictures only",
-        "the flag, cut out for them along its transparent margin. The nearest neighbour is among the drawings that this model was trained",
-        "on; logistic regression learnt from renderings of them. Distorted are renderings of the same pictures at random strength, none of",
-        "them clean. The unfiltered clip art has maps, broken pictures and outdated designs; 'all' is without them.",
+        "± is one standard error; that of a difference is of the paired difference. The nearest neighbour is among the drawings that this",
+        "model was trained on; it sees 32 x 32 pixels, of clean pictures only the flag, cut out along its transparent margin. Distorted",
+        "are renderings of the same pictures at random strength, none of them clean. The unfiltered clip art has maps, broken pictures",
+        "and outdated designs; 'all' is without them.",
         "",
     )
 
 
 def _cells(source: Mapping[str, Any]) -> tuple[object, ...]:
-    rivals = [_share(source["baselines"][name][of]) for name in (NEAREST, LOGISTIC) for of in ("accuracy", "gain")]
-    return source["name"], source["top1"]["n"], f"**{_share(source['top1'])}**", _share(source["top5"]), *rivals
+    nearest = [_share(source["baselines"][NEAREST][of]) for of in ("accuracy", "gain")]
+    return source["name"], source["top1"]["n"], f"**{_share(source['top1'])}**", _share(source["top5"]), *nearest
 
 
 def _look_alikes(spec: BundleSpec) -> Iterator[str]:
@@ -68,19 +67,6 @@ def _calibration(spec: BundleSpec) -> Iterator[str]:
     )
 
 
-def _pretraining(spec: BundleSpec) -> Iterator[str]:
-    compared, epochs = spec.quality["without_pretraining"], _epochs(spec)
-    clean, distorted = compared["clean"], compared["distorted"]
-    yield from (
-        "## With and without pre-training",
-        "",
-        f"Fine-tuned for {compared['epochs']} epochs only, where this model had {epochs}, the same ViT without pre-training has",
-        f"{_share(clean['accuracy'])} on clean and {_share(distorted['accuracy'])} on distorted pictures; pre-trained as a masked",
-        f"autoencoder it is better by {_share(clean['gain'])} and {_share(distorted['gain'])}.",
-        "",
-    )
-
-
 def _ladder(spec: BundleSpec) -> Iterator[str]:
     speed = spec.quality["throughput"]
     yield from (
@@ -97,15 +83,6 @@ def _ladder(spec: BundleSpec) -> Iterator[str]:
     )
     below = "below merging off by"
     yield from table(("rung", "schedule", "tokens out", "throughput", "clean", below, "distorted", below), rows)
-
-
-def _epochs(spec: BundleSpec) -> float:
-    """Return the epochs of fine-tuning; recipes of version 1.0.0 have a separate section for it."""
-    recipe = spec.provenance["recipe"]
-    if "finetune" in recipe:
-        return int(recipe["finetune"]["epochs"])
-    chosen = recipe["release"]["phase"]
-    return next(float(phase["loop"]["epochs"]) for phase in recipe["phases"] if phase["name"] == chosen)
 
 
 def _share(measured: Mapping[str, Any]) -> str:
