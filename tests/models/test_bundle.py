@@ -112,10 +112,10 @@ TOKENIZER = {"tokenizer.json": {"sha256": "0" * 64, "bytes": 5}}
 TEXT = {"length": 32, "scale": 14.5}
 
 DIGESTS = {
-    "actions@1.1.0": "4684e04558830e92d3293701b09c2a421cc82e6afb9e912f3f35663f8da29e7b",
-    "actions-lart@1.0.0": "36bf247742402dad8d2fcdb4db9ee14104b9354907101315096c4784928c4bbf",
+    "actions@1.1.0": "e5db7472091b6b25f499a6a8fa0ff5b2fa1c28ef1129fab935cf67b8adef8f4f",
+    "actions-lart@1.0.0": "2f6a728fa88457985623d12133dccc63698ae7a62f986cb24c3b97964b29a1c2",
     "flags@1.0.0": "95d397a28b094ccfc1763489dacb0ab5f9bee715503198867ca852dd4a073521",
-    "inpaint@1.1.0": "8263cfbdafef84fb110d2c25fd6a287b933f42f34441f31269df481ab8a38250",
+    "inpaint@1.1.0": "47d6539303755e1433584844e1837e045d130d4841c14b0943a8dcfc3ba13086",
     "movenet@1.0.0": "52f8670151af30cb18f323445f491252fdc09822643851b09d93c1eae088eb69",
     "photos@1.0.0": "ddd66e3e7907975c1a57a48f8f63c8c49ef0f9c628f0e24af728a690e0209e6d",
 }
