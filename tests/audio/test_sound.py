@@ -1,4 +1,4 @@
-"""Sounds by their bytes: every format, what is heard in it, and what is refused."""
+"""Sounds by their bytes: every format, its samples, and what is refused."""
 
 from __future__ import annotations
 
@@ -47,48 +47,48 @@ LOSSY = [
 ]
 
 
-def refused(content: bytes, limits: SoundLimits = LIMITS) -> tuple[str, str]:
+def refusal(content: bytes, limits: SoundLimits = LIMITS) -> tuple[str, str]:
     with pytest.raises(RecordingError) as error:
         read(content, RATE, limits)
     return error.value.problem, str(error.value)
 
 
-def level(heard: NDArray[np.float32]) -> float:
+def level(samples: NDArray[np.float32]) -> float:
     """Return the root mean square without the edges."""
-    return float(np.sqrt(np.mean(np.square(heard[2000:-2000], dtype=np.float64))))
+    return float(np.sqrt(np.mean(np.square(samples[2000:-2000], dtype=np.float64))))
 
 
-def share(heard: NDArray[np.float32], *hertz: float) -> float:
-    """Share of the power that lies within 10 Hz of tones."""
-    part = heard[2000:-2000] * np.hanning(len(heard) - 4000)
+def share(samples: NDArray[np.float32], *hertz: float) -> float:
+    """Return the share of the power that lies within 10 Hz of the tones."""
+    part = samples[2000:-2000] * np.hanning(len(samples) - 4000)
     power = np.abs(np.fft.rfft(part)) ** 2
     bins = np.fft.rfftfreq(len(part), 1 / RATE)
     return float(sum(power[np.abs(bins - one) < 10].sum() for one in hertz) / power.sum())
 
 
 @pytest.mark.parametrize(("container", "codec"), LOSSLESS)
-def test_every_lossless_format_is_heard_as_it_is(container: str, codec: str) -> None:
-    heard = read(write_file(TONE, 44_100, container, codec), RATE, LIMITS)
-    assert heard.dtype == np.float32 and abs(len(heard) - RATE) <= 1
-    wanted = tones(1.0, RATE, 440.0, 3000.0)
-    error = np.abs(heard[500:15_500] - wanted[500:15_500]).max()
+def test_lossless_formats_are_decoded_exactly(container: str, codec: str) -> None:
+    samples = read(write_file(TONE, 44_100, container, codec), RATE, LIMITS)
+    assert samples.dtype == np.float32 and abs(len(samples) - RATE) <= 1
+    expected = tones(1.0, RATE, 440.0, 3000.0)
+    error = np.abs(samples[500:15_500] - expected[500:15_500]).max()
     assert error < (0.02 if codec == "pcm_mulaw" else 1e-4)
 
 
 @pytest.mark.parametrize(("container", "codec"), LOSSY)
-def test_every_lossy_format_is_heard(container: str, codec: str) -> None:
-    heard = read(write_file(TONE, 44_100, container, codec), RATE, LIMITS)
-    assert abs(len(heard) - RATE) <= RATE // 10
-    assert share(heard, 440.0, 3000.0) > 0.995
-    assert level(heard) == pytest.approx(0.2, rel=0.06)
+def test_lossy_formats_keep_tones_and_level(container: str, codec: str) -> None:
+    samples = read(write_file(TONE, 44_100, container, codec), RATE, LIMITS)
+    assert abs(len(samples) - RATE) <= RATE // 10
+    assert share(samples, 440.0, 3000.0) > 0.995
+    assert level(samples) == pytest.approx(0.2, rel=0.06)
 
 
 @pytest.mark.parametrize("container", ["ogg", "webm", "matroska"])
-def test_opus_is_heard(container: str) -> None:
-    """Opus has rates of its own."""
-    heard = read(write_file(np.stack([tones(1.0, 48_000, 440.0)] * 2), 48_000, container, "libopus"), RATE, LIMITS)
-    assert abs(len(heard) - RATE) <= 400
-    assert share(heard, 440.0) > 0.995 and level(heard) == pytest.approx(0.2 / np.sqrt(2), rel=0.03)
+def test_opus_is_decoded(container: str) -> None:
+    """Opus has its own sampling rates."""
+    samples = read(write_file(np.stack([tones(1.0, 48_000, 440.0)] * 2), 48_000, container, "libopus"), RATE, LIMITS)
+    assert abs(len(samples) - RATE) <= 400
+    assert share(samples, 440.0) > 0.995 and level(samples) == pytest.approx(0.2 / np.sqrt(2), rel=0.03)
 
 
 @pytest.mark.parametrize("channels", range(1, 9))
@@ -133,71 +133,71 @@ def test_words_of_a_file_may_be_in_any_encoding() -> None:
 
 
 def test_the_sound_of_a_video_is_read_and_one_without_is_refused() -> None:
-    heard = read(clip(every(20, 20.0), sound=True), RATE, LIMITS)
-    assert abs(len(heard) / RATE - 0.95) < 0.1 and level(heard) > 0.1
+    samples = read(clip(every(20, 20.0), sound=True), RATE, LIMITS)
+    assert abs(len(samples) / RATE - 0.95) < 0.1 and level(samples) > 0.1
     assert read(sound_alone(), RATE, LIMITS).size > 0.4 * RATE
-    assert refused(clip(every(5, 10.0))) == ("no-sound", "it has no sound: images alone")
-    assert refused(clip(every(5, 10.0), container="ogg", codec="libvpx")) == ("no-sound", "it has no sound: images alone")
+    assert refusal(clip(every(5, 10.0))) == ("no-sound", "it has no sound: images alone")
+    assert refusal(clip(every(5, 10.0), container="ogg", codec="libvpx")) == ("no-sound", "it has no sound: images alone")
 
 
-def tone_begins(film: bytes) -> tuple[float, float]:
-    """Seconds at which its tone begins and ends."""
-    heard = np.flatnonzero(np.abs(read(film, RATE, LIMITS)) > 0.05)
-    return heard[0] / RATE, heard[-1] / RATE
+def tone_interval(film: bytes) -> tuple[float, float]:
+    """Return the seconds at which the tone starts and ends."""
+    loud = np.flatnonzero(np.abs(read(film, RATE, LIMITS)) > 0.05)
+    return loud[0] / RATE, loud[-1] / RATE
 
 
 @pytest.mark.parametrize(
     ("container", "codec"), [("mp4", "aac"), ("matroska", "flac"), ("webm", "libopus"), ("mpegts", "aac"), ("avi", "pcm_s16le")]
 )
-def test_seconds_of_a_sound_are_those_of_the_video_beside_it(container: str, codec: str) -> None:
-    together, later = (tone_begins(film(container, codec, video_s=0.0, sound_s=begin)) for begin in (0.0, 0.6))
-    assert together == pytest.approx((0.0, 1.0), abs=0.06), "codecs smear a tone's ends"
+def test_sound_and_video_share_one_clock(container: str, codec: str) -> None:
+    at_once, later = (tone_interval(film(container, codec, video_s=0.0, sound_s=start)) for start in (0.0, 0.6))
+    assert at_once == pytest.approx((0.0, 1.0), abs=0.06), "codecs smear a tone's ends"
     if container != "avi":  # which has no times
         assert later == pytest.approx((0.6, 1.6), abs=0.06)
-        assert tone_begins(film(container, codec, video_s=0.4, sound_s=0.0)) == pytest.approx((0.0, 0.6), abs=0.06)
+        assert tone_interval(film(container, codec, video_s=0.4, sound_s=0.0)) == pytest.approx((0.0, 0.6), abs=0.06)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("matroska", "flac"), ("matroska", "pcm_u8"), ("mpegts", "aac")])
 def test_a_pause_of_a_sound_is_silence(container: str, codec: str) -> None:
     video = film(container, codec, video_s=0.0, sound_s=0.0, pause_s=1.0)
-    assert tone_begins(video) == pytest.approx((0.0, 2.0), abs=0.06)
-    heard = read(video, RATE, LIMITS)
-    assert np.abs(heard[round(0.6 * RATE) : round(1.4 * RATE)]).max() < 0.01
-    assert refused(film(container, codec, video_s=0.0, sound_s=0.0, pause_s=500.0))[0] == "too-large"
+    assert tone_interval(video) == pytest.approx((0.0, 2.0), abs=0.06)
+    samples = read(video, RATE, LIMITS)
+    assert np.abs(samples[round(0.6 * RATE) : round(1.4 * RATE)]).max() < 0.01
+    assert refusal(film(container, codec, video_s=0.0, sound_s=0.0, pause_s=500.0))[0] == "too-large"
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mpegts", "aac"), ("mpeg", "mp2")])
-def test_a_sound_may_begin_late_in_a_broadcast(container: str, codec: str) -> None:
+def test_a_sound_may_start_late_in_a_broadcast(container: str, codec: str) -> None:
     video = film(container, codec, video_s=0.0, sound_s=29.0, lasts_s=30.0)
-    assert tone_begins(video) == pytest.approx((29.0, 30.0), abs=0.06)
+    assert tone_interval(video) == pytest.approx((29.0, 30.0), abs=0.06)
 
 
 def test_audio_that_ends_before_first_frame_is_refused() -> None:
-    assert "before its first frame" in refused(film("matroska", "flac", video_s=3.0, sound_s=0.0))[1]
+    assert "before its first frame" in refusal(film("matroska", "flac", video_s=3.0, sound_s=0.0))[1]
 
 
 @pytest.mark.parametrize("rate", [1, 20, 99])
-def test_accepted_rates_are_told(rate: int) -> None:
-    assert "100 to 384000 are accepted" in refused(wav(np.zeros(2 * rate, np.int16), rate))[1]
+def test_the_refusal_of_a_rate_names_the_accepted_ones(rate: int) -> None:
+    assert "100 to 384000 are accepted" in refusal(wav(np.zeros(2 * rate, np.int16), rate))[1]
 
 
 def test_silence_before_a_sound_counts_as_seconds() -> None:
     video = film("matroska", "flac", video_s=0.0, sound_s=3.0)
-    assert refused(video, SoundLimits(seconds=3.5))[0] == "too-large"
+    assert refusal(video, SoundLimits(seconds=3.5))[0] == "too-large"
     assert len(read(video, RATE, SoundLimits(seconds=4.0))) == 4 * RATE
 
 
 @pytest.mark.parametrize(
     ("container", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("mp3", "libmp3lame"), ("adts", "aac"), ("ogg", "libopus")]
 )
-def test_what_remains_of_a_sound_is_heard(container: str, codec: str) -> None:
+def test_the_intact_part_of_a_damaged_sound_is_decoded(container: str, codec: str) -> None:
     """The rest of a damaged sound is treated as that of a clip: half of a file, and one without its middle third, unless it is an Ogg."""
     content = write_file(np.stack([tones(12.0, 48_000, 440.0)] * 2), 48_000, container, codec)
     third = len(content) // 3
     half, holed = content[: len(content) // 2], content[:third] + bytes(third) + content[2 * third :]
     assert 0.7 * 6.0 < loud_seconds(half) < 1.05 * 6.0, "pages of an Ogg hold a second"
     if container == "ogg":
-        assert refused(holed)[1].startswith("the file is truncated or damaged")
+        assert refusal(holed)[1].startswith("the file is truncated or damaged")
     else:
         assert 0.9 * 8.0 < loud_seconds(holed) < 1.05 * 8.0
 
@@ -212,8 +212,8 @@ def test_a_cover_in_front_of_a_sound_is_no_matter(container: str, codec: str) ->
     plain = write_file(TONE, 44_100, container, codec)
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)).save(file, "PNG")
-    heard = read(tag(plain, file.getvalue()), RATE, LIMITS)
-    assert np.array_equal(heard, read(plain, RATE, LIMITS))
+    samples = read(tag(plain, file.getvalue()), RATE, LIMITS)
+    assert np.array_equal(samples, read(plain, RATE, LIMITS))
 
 
 def test_a_stream_whose_header_knows_no_end_is_read_to_its_end() -> None:
@@ -224,10 +224,10 @@ def test_a_stream_whose_header_knows_no_end_is_read_to_its_end() -> None:
 def test_chained_streams_of_other_formats_are_decoded_to_end() -> None:
     first = write_file(np.stack([tones(0.5, 48_000, 440.0)] * 2), 48_000, "adts", "aac")
     second = write_file(tones(0.5, 44_100, 440.0)[None], 44_100, "adts", "aac")
-    heard = read(first + second, RATE, LIMITS)
-    assert 0 < len(heard) - RATE < 2000 and share(heard, 440.0) > 0.95
+    samples = read(first + second, RATE, LIMITS)
+    assert 0 < len(samples) - RATE < 2000 and share(samples, 440.0) > 0.95
     opus = [write_file(np.stack([tones(0.5, 48_000, 440.0)] * channels), 48_000, "ogg", "libopus") for channels in (2, 1)]
-    assert refused(b"".join(opus)) == ("corrupt-sound", "it uses a part of its format that is not decoded here")
+    assert refusal(b"".join(opus)) == ("corrupt-sound", "it uses a part of its format that is not decoded here")
 
 
 @pytest.mark.parametrize(
@@ -245,19 +245,19 @@ def test_chained_streams_of_other_formats_are_decoded_to_end() -> None:
         b"[playlist]\nFile1=/etc/passwd\n",
     ],
 )
-def test_what_is_no_sound_is_said_so(content: bytes) -> None:
-    assert refused(content)[0] == "not-a-sound"
+def test_files_that_are_not_sounds_are_refused(content: bytes) -> None:
+    assert refusal(content)[0] == "not-a-sound"
 
 
 def test_lists_are_refused_as_such() -> None:
-    assert refused(b"#EXTM3U\nfile:///etc/passwd\n") == ("not-a-sound", "a list that names other files: send the sound itself")
+    assert refusal(b"#EXTM3U\nfile:///etc/passwd\n") == ("not-a-sound", "a list that names other files: send the sound itself")
 
 
 @pytest.mark.parametrize(
     ("samples", "sentence"), [(0, "it has no samples"), (1, "1 samples at 16000 Hz"), (399, "399 samples at 16000 Hz")]
 )
 def test_less_than_one_analysis_window_is_refused(samples: int, sentence: str) -> None:
-    kind, message = refused(wav(np.full(samples, 0.1, np.float32), RATE))
+    kind, message = refusal(wav(np.full(samples, 0.1, np.float32), RATE))
     assert kind == "corrupt-sound" and message.startswith(sentence)
 
 
@@ -269,12 +269,12 @@ def test_one_analysis_window_is_enough() -> None:
 def test_numbers_that_are_none_are_refused(value: float) -> None:
     samples = np.zeros((8000, 2), np.float32)
     samples[4000, 1] = value
-    assert refused(wav(samples, 44_100)) == ("corrupt-sound", "some samples are infinite, or not a number")
+    assert refusal(wav(samples, 44_100)) == ("corrupt-sound", "some samples are infinite, or not a number")
 
 
 def test_samples_far_above_full_scale_are_refused() -> None:
     sentence = "a sample is 20000 where full scale is 1: it is damaged, or its samples must be scaled to -1..1"
-    assert refused(wav(np.full(8000, 20_000, np.float32), RATE)) == ("corrupt-sound", sentence)
+    assert refusal(wav(np.full(8000, 20_000, np.float32), RATE)) == ("corrupt-sound", sentence)
     assert read(wav(np.full(8000, 4, np.float32), RATE), RATE, LIMITS).max() == 4
 
 
@@ -287,32 +287,32 @@ def test_samples_far_above_full_scale_are_refused() -> None:
     ],
 )
 def test_too_many_channels_or_too_high_sample_rate_is_refused(shape: tuple[int, int], rate: int, sentence: str) -> None:
-    assert refused(wav(np.zeros(shape, np.int16), rate)) == ("too-large", sentence)
+    assert refusal(wav(np.zeros(shape, np.int16), rate)) == ("too-large", sentence)
 
 
-def test_eight_channels_at_384_khz_are_heard() -> None:
+def test_eight_channels_at_384_khz_are_decoded() -> None:
     tone = (2**14 * tones(0.25, 384_000, 1000.0)).astype(np.int16)
-    heard = read(wav(np.repeat(tone[:, None], 8, axis=1), 384_000), RATE, LIMITS)
-    assert len(heard) == RATE // 4 and np.abs(heard[500:-500] - 0.5 * tones(0.25, RATE, 1000.0)[500:-500]).max() < 1e-4
+    samples = read(wav(np.repeat(tone[:, None], 8, axis=1), 384_000), RATE, LIMITS)
+    assert len(samples) == RATE // 4 and np.abs(samples[500:-500] - 0.5 * tones(0.25, RATE, 1000.0)[500:-500]).max() < 1e-4
 
 
 def test_an_endless_stream_ends_at_the_bound() -> None:
     """An Ogg of many streams, one behind the other, and a WAV of 100 samples a second, which would become gigabytes."""
     ogg = write_file(np.stack([tones(1.0, 48_000, 440.0)] * 2), 48_000, "ogg", "libopus")
     sentence = "it is longer than the limit of 120 seconds (OPSIN_MAX_AUDIO_SECONDS)"
-    assert refused(ogg * 130) == ("too-large", sentence)
-    assert refused(wav(np.zeros(10**6, np.int16), 100)) == ("too-large", sentence)
-    assert refused(write_file(np.zeros((1, 8000 * 600), np.int8), 8000, "flac", "flac")) == ("too-large", sentence)
+    assert refusal(ogg * 130) == ("too-large", sentence)
+    assert refusal(wav(np.zeros(10**6, np.int16), 100)) == ("too-large", sentence)
+    assert refusal(write_file(np.zeros((1, 8000 * 600), np.int8), 8000, "flac", "flac")) == ("too-large", sentence)
 
 
-def test_a_sound_of_just_the_bound_is_heard() -> None:
+def test_a_sound_of_exactly_the_limit_is_accepted() -> None:
     assert len(read(wav(np.zeros(RATE, np.int16), RATE), RATE, SoundLimits(seconds=1))) == RATE
-    assert refused(wav(np.zeros(RATE + RATE // 5, np.int16), RATE), SoundLimits(seconds=1))[0] == "too-large"
+    assert refusal(wav(np.zeros(RATE + RATE // 5, np.int16), RATE), SoundLimits(seconds=1))[0] == "too-large"
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("mp4", "aac"), ("matroska", "flac")])
-def test_damaged_sounds_are_heard_or_refused_never_crash(container: str, codec: str, rounds: int) -> None:
+def test_damaged_sounds_are_decoded_or_refused_never_crash(container: str, codec: str, rounds: int) -> None:
     """The result is a sentence or a sound of at most its length."""
     content = write_file(TONE, 44_100, container, codec)
     generator = np.random.default_rng(1)
@@ -329,20 +329,20 @@ def test_damaged_sounds_are_heard_or_refused_never_crash(container: str, codec: 
 
 def test_noise_behind_a_header_is_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 256, 50_000, np.uint8).tobytes()
-    assert refused(write_file(TONE, 44_100, "flac", "flac")[:200] + noise)[0] == "corrupt-sound"
+    assert refusal(write_file(TONE, 44_100, "flac", "flac")[:200] + noise)[0] == "corrupt-sound"
 
 
 def test_a_program_that_sends_too_much_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio, "PROGRAM", "tests.support.child_programs loud")
-    assert refused(wav(np.zeros(8000, np.int16), RATE))[1] == "decoding it failed: it has more samples than the limit"
+    assert refusal(wav(np.zeros(8000, np.int16), RATE))[1] == "decoding it failed: it has more samples than the limit"
 
 
 def test_a_program_that_dies_refuses_its_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio, "PROGRAM", "tests.support.child_programs exits")
-    assert refused(wav(np.zeros(8000, np.int16), RATE)) == ("corrupt-sound", f"decoding it failed: it ended with {os.EX_SOFTWARE}")
+    assert refusal(wav(np.zeros(8000, np.int16), RATE)) == ("corrupt-sound", f"decoding it failed: it ended with {os.EX_SOFTWARE}")
 
 
 def test_audio_of_unknown_codec_is_not_reported_as_other_part() -> None:
     content = bytearray(wav((32767 * tones(0.5, 16000, 440.0)).astype(np.int16), 16000))
     content[20:22] = b"\xff\xff"  # its format's tag
-    assert refused(bytes(content)) == ("not-a-sound", "its sound is of a codec that is not decoded here")
+    assert refusal(bytes(content)) == ("not-a-sound", "its sound is of a codec that is not decoded here")

@@ -38,7 +38,7 @@ async def http_server(answer: Handler) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/classify?model=m"
 
 
-def classified(picture: bytes) -> bytes:
+def classification(picture: bytes) -> bytes:
     index = PICTURES.index(picture)
     predictions = [{"index": index, "score": 0.9}, {"index": (index + 1) % 3, "score": 0.1}]
     return json.dumps({"results": [{"predictions": predictions}], "timing": TIMING}).encode()
@@ -54,7 +54,7 @@ async def test_an_open_loop_sends_on_while_the_service_says_nothing() -> None:
         if len(waiting) == 10:
             full.set()
         await full.wait()
-        return "200 OK", classified(body)
+        return "200 OK", classification(body)
 
     async with http_server(answer) as url:
         target = LoadTarget(url, PICTURES)
@@ -65,21 +65,21 @@ async def test_an_open_loop_sends_on_while_the_service_says_nothing() -> None:
 
 
 async def test_closed_loop_keeps_one_request_in_flight_per_client() -> None:
-    in_flight, most = 0, 0
+    in_flight, max_in_flight = 0, 0
 
     async def answer(body: bytes) -> tuple[str, bytes]:
-        nonlocal in_flight, most
+        nonlocal in_flight, max_in_flight
         in_flight += 1
-        most = max(most, in_flight)
+        max_in_flight = max(max_in_flight, in_flight)
         await asyncio.sleep(0.001)
         in_flight -= 1
-        return "200 OK", classified(body)
+        return "200 OK", classification(body)
 
     async with http_server(answer) as url:
         target = LoadTarget(url, PICTURES)
         await closed_loop(target, clients=4, until=time.monotonic() + 1.0)
         target.close()
-    assert most == 4
+    assert max_in_flight == 4
     assert {answer.picture for answer in target.answers} == {0, 1, 2}
 
 
@@ -92,7 +92,7 @@ async def test_answers_of_other_pictures_and_failures_are_counted() -> None:
         sent += 1
         if sent % 5 == 0:
             return "503 Service Unavailable", b"{}"
-        return "200 OK", classified(body if sent % 2 else PICTURES[(PICTURES.index(body) + 1) % 3])
+        return "200 OK", classification(body if sent % 2 else PICTURES[(PICTURES.index(body) + 1) % 3])
 
     expected = np.full((3, 3), 0.0, dtype=np.float32)
     for picture in range(3):
@@ -125,7 +125,7 @@ async def test_a_lost_connection_is_a_failure_with_its_reason() -> None:
 
 def test_throughput_counts_whole_batches() -> None:
     """Eight answers every second, from 0.4 s on: eight per second wherever the window begins and ends."""
-    body = classified(PICTURES[0])
+    body = classification(PICTURES[0])
     answers = [LoadAnswer(0, 0.0, 0.4 + batch + 0.001 * number, 200, body) for batch in range(10) for number in range(8)]
     for start, seconds in ((2.0, 5.0), (2.3, 5.3), (2.9, 4.6)):
         report = summarise(answers, mode="closed", clients=8, rate=None, start=start, seconds=seconds, expected=None)
@@ -136,7 +136,7 @@ async def test_a_burst_counts_what_finished_in_its_window() -> None:
     """On uvloop, as the command runs it."""
 
     async def answer(body: bytes) -> tuple[str, bytes]:
-        return "200 OK", classified(body)
+        return "200 OK", classification(body)
 
     async with http_server(answer) as url:
         burst = run(url, PICTURES, clients=2, rate=None, warm=0.1, seconds=0.2, expected=None)

@@ -42,9 +42,9 @@ def test_what_is_repeated_for_one_input_is_measured_alone() -> None:
     diffmae = DiffMAEConfig(
         image_size=(32, 32), patch_size=8, width=32, depth=2, heads=2, decoder_width=32, decoder_depth=2, decoder_heads=2
     )
-    whole, step = measure("diffmae", "diffmae", diffmae, torch.float32, batch=1, passes=1)
-    assert (whole.unit, step.unit) == ("sample", "step")
-    assert step.flops < whole.flops
+    sample, step = measure("diffmae", "diffmae", diffmae, torch.float32, batch=1, passes=1)
+    assert (sample.unit, step.unit) == ("sample", "step")
+    assert step.flops < sample.flops
     mcc = MCCConfig(image_size=16, patch_size=8, width=24, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
     scene, queries = measure("mcc", "mcc", mcc, torch.float32, batch=1, passes=1)
     assert (scene.unit, scene.samples, queries.unit, queries.samples) == ("scene", 1, "query", QUERIES)

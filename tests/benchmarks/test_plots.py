@@ -61,15 +61,15 @@ def test_phases_and_what_is_left_fill_a_request() -> None:
     assert "50% of capacity" in words(drawn)
 
 
-def test_refused_requests_are_counted_apart_from_answered_ones() -> None:
+def test_refused_and_answered_requests_are_counted_separately() -> None:
     answers = [[0.5, 0.1, 200], [1.0, 3.0, 200], [1.5, 2.0, 503]]
     drawn = plots.plot_killed({**RUN, "killed": {"at_s": 0.9, "rate": 10.0, "answers": answers}})
     assert "× 503" in words(drawn)
-    assert any("2 were answered, 1 were not" in said for said in words(drawn))
-    assert not any("not answers" in said for said in words(drawn))
+    assert any("2 were answered, 1 were not" in text for text in words(drawn))
+    assert not any("not answers" in text for text in words(drawn))
 
 
-def test_the_command_is_told_without_where_its_figures_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recorded_command_omits_its_output_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["x", "bundle", "--json", "/elsewhere/x.json", "--most", "4", "--json=y"])
     assert machine.result_head("python -m benchmarks.x")["command"] == "python -m benchmarks.x bundle --most 4"
 

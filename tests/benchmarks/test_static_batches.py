@@ -12,11 +12,11 @@ def seconds(rows: int) -> float:
 
 
 def test_finished_rows_leave_and_make_batch_cheaper() -> None:
-    together = latencies([Arrival(0.0, 2), Arrival(0.0, 5)], seconds, largest=4, slots=1)
-    assert together == pytest.approx([2 * 1.2, 2 * 1.2 + 3 * 1.1])
+    simultaneous = latencies([Arrival(0.0, 2), Arrival(0.0, 5)], seconds, largest=4, slots=1)
+    assert simultaneous == pytest.approx([2 * 1.2, 2 * 1.2 + 3 * 1.1])
 
 
-def test_nobody_joins_until_all_have_finished() -> None:
+def test_no_job_joins_until_all_have_finished() -> None:
     late = latencies([Arrival(0.0, 10), Arrival(1.0, 1)], seconds, largest=4, slots=1)
     assert late == pytest.approx([11.0, 11.0 - 1.0 + 1.1])
 

@@ -9,7 +9,7 @@ from tests.support.fake_worker import Worker
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.redis import private_valkey
 
-NOBODY_LISTENS = "http://127.0.0.1:9"
+CLOSED_PORT = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="package")
@@ -27,6 +27,6 @@ def gateway() -> Iterator[Gateway]:
 def nothing_but_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse at once every other connection of a client, such as telemetry or files of tokenizers."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, NOBODY_LISTENS)
+        monkeypatch.setenv(name, CLOSED_PORT)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")

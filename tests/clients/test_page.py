@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.code_blocks import ROOT, Block, Desk, of_page
+from tests.docs.code_blocks import ROOT, Block, Desk, read_blocks
 from tests.support.fake_worker import picture
 from tests.support.gateway_process import Gateway
 
-BLOCKS = [block for block in of_page("docs/openai.md") if block.language == "python"]
+BLOCKS = [block for block in read_blocks("docs/openai.md") if block.language == "python"]
 
 
 def is_large(block: Block) -> bool:

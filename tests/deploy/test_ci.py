@@ -29,13 +29,13 @@ def jobs(workflow: str) -> dict[str, Any]:
     return content["jobs"]
 
 
-def required(extra: str) -> Iterator[Requirement]:
-    """Return what an extra installs by name, including that of the extras within it."""
+def requirements(extra: str) -> Iterator[Requirement]:
+    """Yield the packages that an extra names, including those of extras within it."""
     for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
         if requirement.name != "opsin":
             yield requirement
         for inner in requirement.extras if requirement.name == "opsin" else ():
-            yield from required(inner)
+            yield from requirements(inner)
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
@@ -54,9 +54,9 @@ def test_changes_are_tested_with_oldest_supported_python() -> None:
 
 
 def test_changes_are_tested_as_ci_run_tests_them() -> None:
-    asked = re.findall(r"^ *make (lint|test\S*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    make_targets = re.findall(r"^ *make (lint|test\S*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     run = [step.get("run", "") for workflow in ("tests", "starters") for job in jobs(workflow).values() for step in job["steps"]]
-    assert len(asked) == 4 and {f"make {target}" for target in asked} <= set(run)
+    assert len(make_targets) == 4 and {f"make {target}" for target in make_targets} <= set(run)
 
 
 def test_constraints_are_versions_that_any_index_may_have() -> None:
@@ -65,10 +65,10 @@ def test_constraints_are_versions_that_any_index_may_have() -> None:
 
 def test_constraints_name_what_ci_installs_in_allowed_versions() -> None:
     pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in CONSTRAINTS)}
-    wanted = [*map(Requirement, PROJECT["dependencies"]), *required("browser")]
-    versions = [(one, pinned.get(canonicalize_name(one.name))) for one in wanted if one.name not in UNPINNED]
+    required = [*map(Requirement, PROJECT["dependencies"]), *requirements("browser")]
+    versions = [(one, pinned.get(canonicalize_name(one.name))) for one in required if one.name not in UNPINNED]
     wrong = [str(one) for one, version in versions if version is None or version not in one.specifier]
-    assert wrong == [], "`make constraints` writes them anew"
+    assert wrong == [], "`make constraints` writes them again"
 
 
 def test_hooks_run_what_lint_runs() -> None:
@@ -85,6 +85,6 @@ def test_extras_leave_the_choice_of_onnx_runtime(extra: str) -> None:
     """The two packages overwrite each other's files."""
     builds = {"server": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
     for base, expected in builds.items():
-        names = {requirement.name for name in (base, extra) for requirement in required(name)}
+        names = {requirement.name for name in (base, extra) for requirement in requirements(name)}
         assert {name for name in names if name.startswith("onnxruntime")} == expected
         assert "torch" in names

@@ -41,7 +41,7 @@ def test_each_gpu_worker_has_a_gpu_of_its_own() -> None:
     assert gpus == ["0", "1"]
 
 
-def test_a_process_that_is_asked_to_stop_has_time_to_finish() -> None:
+def test_a_stopping_process_has_time_to_finish() -> None:
     for name in ("gateway", "worker"):
         assert float(SERVICES[name]["stop_grace_period"].removesuffix("s")) > DEFAULTS["drain_timeout"]
 

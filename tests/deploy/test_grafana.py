@@ -34,9 +34,9 @@ def test_panels_have_their_own_ids_and_places() -> None:
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)
     for first, second in combinations((panel["gridPos"] for panel in DASHBOARD["panels"]), 2):
-        beside = first["x"] + first["w"] <= second["x"] or second["x"] + second["w"] <= first["x"]
+        side_by_side = first["x"] + first["w"] <= second["x"] or second["x"] + second["w"] <= first["x"]
         below = first["y"] + first["h"] <= second["y"] or second["y"] + second["h"] <= first["y"]
-        assert beside or below, (first, second)
+        assert side_by_side or below, (first, second)
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in PANELS)
 
 
@@ -57,12 +57,12 @@ def test_variables_that_queries_use_are_defined() -> None:
     assert used == defined | {"__rate_interval"}
 
 
-def provisioned(name: str) -> Any:
+def provisioning(name: str) -> Any:
     return yaml.safe_load((GRAFANA / "provisioning" / name).read_text())
 
 
 def test_the_dashboard_finds_its_data_source() -> None:
-    sources = provisioned("datasources/prometheus.yml")["datasources"]
+    sources = provisioning("datasources/prometheus.yml")["datasources"]
     chosen = next(variable for variable in DASHBOARD["templating"]["list"] if variable["type"] == "datasource")["current"]["value"]
     assert [(source["uid"], source["type"], source["url"]) for source in sources] == [(chosen, "prometheus", "http://prometheus:9090")]
 
@@ -70,6 +70,6 @@ def test_the_dashboard_finds_its_data_source() -> None:
 def test_grafana_looks_for_dashboards_where_compose_mounts_them() -> None:
     mounts = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]["volumes"]
     inside = {source: target for source, target, _ in (mount.split(":") for mount in mounts)}
-    provider = provisioned("dashboards/opsin.yml")["providers"][0]
+    provider = provisioning("dashboards/opsin.yml")["providers"][0]
     assert provider["options"]["path"] == inside["./deploy/grafana/dashboards"]
     assert inside["./deploy/grafana/provisioning"] == "/etc/grafana/provisioning"

@@ -39,24 +39,24 @@ def program(file: Path, text: str) -> Path:
 def make(checkout: Path, *words: str, path: Path | None = None) -> tuple[int, str]:
     """Return the exit code, and the output without what make itself adds."""
     command = [str(shutil.which("make")), "--no-print-directory", *words]
-    given = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "PYTHON")}
-    given |= {} if path is None else {"PATH": str(path)}
-    ended = subprocess.run(command, cwd=checkout, env=given, capture_output=True, text=True, timeout=120, check=False)
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "PYTHON")}
+    environment |= {} if path is None else {"PATH": str(path)}
+    ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=120, check=False)
     return ended.returncode, "\n".join(line for line in ended.stderr.splitlines() if not line.startswith("make"))
 
 
 @pytest.mark.parametrize("target", ["serve", "demo", "test", ".venv/.dev"])
 def test_an_old_python_alone_is_refused_in_a_sentence(checkout: Path, tmp_path: Path, target: str) -> None:
     program(tmp_path / "bin" / "python3", OLD)
-    status, told = make(checkout, target, path=tmp_path / "bin")
-    assert (status, told.startswith(f"{NEEDS}: apt install python3 "), told.count("\n")) == (2, True, 0)
+    status, error = make(checkout, target, path=tmp_path / "bin")
+    assert (status, error.startswith(f"{NEEDS}: apt install python3 "), error.count("\n")) == (2, True, 0)
     assert not (checkout / ".venv").exists()
 
 
 def test_an_old_python_that_is_named_is_refused(checkout: Path, tmp_path: Path) -> None:
     old = program(tmp_path / "bin" / "python", OLD)
-    status, told = make(checkout, f"PYTHON={old}", "serve")
-    assert (status, told.startswith(f"{NEEDS}, and {old} is Python 3.9: apt install "), told.count("\n")) == (2, True, 0)
+    status, error = make(checkout, f"PYTHON={old}", "serve")
+    assert (status, error.startswith(f"{NEEDS}, and {old} is Python 3.9: apt install "), error.count("\n")) == (2, True, 0)
     assert not (checkout / ".venv").exists()
 
 

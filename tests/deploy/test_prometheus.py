@@ -46,7 +46,7 @@ def test_every_configuration_loads_the_rules(name: str) -> None:
     assert config(name)["rule_files"] == ["rules.yml"]
 
 
-def test_compose_mounts_the_rules_beside_the_configuration() -> None:
+def test_compose_mounts_the_rules_next_to_the_configuration() -> None:
     volumes = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["prometheus"]["volumes"]
     inside = {source: Path(target) for source, target, *_ in (volume.split(":") for volume in volumes)}
     configured, rules = (inside[f"./deploy/prometheus/{name}"] for name in ("prometheus.yml", "rules.yml"))
@@ -85,7 +85,7 @@ def test_an_alert_uses_metrics_that_the_service_has(scraped: dict[str, str], rul
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_promtool_accepts_the_configuration_and_its_rules(name: str) -> None:
-    check("config", "--syntax-only", FOLDER / name)  # the file of a key is made by whoever runs the service
+    check("config", "--syntax-only", FOLDER / name)  # the operator creates the key's file
     check("rules", "--lint-fatal", FOLDER / "rules.yml")
 
 
@@ -98,6 +98,6 @@ def test_alerts_fire_where_something_is_wrong_and_else_not() -> None:
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def check(what: str, option: str, file: Path) -> None:
-    checked = subprocess.run(["promtool", "check", what, option, file], capture_output=True, text=True, check=False)
+def check(kind: str, option: str, file: Path) -> None:
+    checked = subprocess.run(["promtool", "check", kind, option, file], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -38,8 +38,8 @@ def release(checkout: Path, tag: str) -> subprocess.CompletedProcess[str]:
 
 def test_tag_other_than_version_is_refused_before_building(checkout: Path) -> None:
     ended = release(checkout, "v99.0.0")
-    told = f"release: the tag v99.0.0 is not v{opsin.__version__}, the version in opsin/__init__.py\n"
-    assert (ended.returncode, ended.stderr) == (1, told)
+    message = f"release: the tag v99.0.0 is not v{opsin.__version__}, the version in opsin/__init__.py\n"
+    assert (ended.returncode, ended.stderr) == (1, message)
     assert (checkout / "dist" / "kept").exists()
 
 
@@ -100,8 +100,8 @@ def test_makefile_releases_tag_of_workflow_with_venv_python(tmp_path: Path) -> N
     (tmp_path / ".ci" / "release").write_text('#!/bin/sh\necho "$PYTHON $1"\n')
     (tmp_path / ".ci" / "release").chmod(0o755)
     hostile = "v1$(touch made);touch made"
-    given = {**os.environ, "RELEASE_TAG": hostile, "PYTHON": "/usr/bin/python3"}
+    environment = {**os.environ, "RELEASE_TAG": hostile, "PYTHON": "/usr/bin/python3"}
     command = ["make", "--no-print-directory", "PYTHON=/usr/bin/python3", "release"]  # below another make it would print its folder last
-    ended = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=True)
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == f".venv/bin/python {hostile}"
     assert not (tmp_path / "made").exists()

@@ -23,19 +23,19 @@ class Desk:
 
     def shell(self, code: str) -> str:
         """Run a shell block. Return its output; any command that fails is a failure."""
-        return self._run(["bash", "-euo", "pipefail", "-c", self._at_the_service(code)])
+        return self._run(["bash", "-euo", "pipefail", "-c", self._replace_address(code)])
 
     def python(self, code: str) -> str:
         """Run a block as a program, in a copy of a process that has imported what it needs. Return its output."""
         file = self.folder / "page.py"
-        file.write_text(self._at_the_service(code))
+        file.write_text(self._replace_address(code))
         finished = forked_program.run(
             "tests.support.child_programs", "file", str(file), environment=self.environment, seconds=PATIENCE_S, folder=self.folder
         )
         assert finished.returncode == 0, f"{code}\n\n{finished.stdout}\n{finished.stderr}"
         return finished.stdout
 
-    def _at_the_service(self, code: str) -> str:
+    def _replace_address(self, code: str) -> str:
         address = self.url.removeprefix("http://")
         return _ADDRESS.sub(lambda found: (found[1] or "") + address, code)
 
@@ -64,10 +64,10 @@ class Block:
 
 
 def blocks(language: str) -> list[Block]:
-    return [block for page in PAGES for block in of_page(page) if block.language == language]
+    return [block for page in PAGES for block in read_blocks(page) if block.language == language]
 
 
-def of_page(page: str) -> list[Block]:
+def read_blocks(page: str) -> list[Block]:
     found = _BLOCK.finditer((ROOT / page).read_text(encoding="utf-8"))
     return [Block(page, number, match[2], textwrap.dedent(match[3])) for number, match in enumerate(found, 1)]
 

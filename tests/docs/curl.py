@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the documentation uses of curl, for machines that have none: files and fields of forms, bodies, headers, and `-o`.
+"""The options of curl that the documentation uses, for machines without it: forms, bodies, headers and `-o`.
 
 An answer of 400 or more ends it with 22, as `curl --fail` would. Imports little: it is started for every line.
 """

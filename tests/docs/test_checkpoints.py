@@ -27,7 +27,7 @@ from models.systems.mvit.roi_pool import BoxPooling
 from opsin.cli.app import app
 from opsin.cli.bundles.model_inputs import load_at_model_size
 from server.tasks.registry import main_task
-from tests.docs.code_blocks import ROOT, Block, Desk, of_page
+from tests.docs.code_blocks import ROOT, Block, Desk, read_blocks
 from tests.docs.conftest import environment_of, fill
 from tests.support import serve_process, vocabularies
 from tests.support.bundles.onnx import colours, lama, midas
@@ -108,12 +108,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_mvit_checkpoint(folder / "mvit.pyth")
     checkpoint = "epoch=35-step=1000000.ckpt"
     shutil.copyfile(GOLDEN / SMALL[checkpoint].golden / "checkpoint.pth", folder / checkpoint)
-    [conversion] = [block.code for block in of_page(PAGE) if block.language == "python" and checkpoint in block.code]
+    [conversion] = [block.code for block in read_blocks(PAGE) if block.language == "python" and checkpoint in block.code]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         exec(conversion, {})
         for line in import_lines():
-            made = CliRunner().invoke(app, in_small(shlex.split(line, comments=True)[1:], folder))
+            made = CliRunner().invoke(app, fit_recorded_file(shlex.split(line, comments=True)[1:], folder))
             assert made.exit_code == 0, f"{line}\n{made.output}\n{made.exception}"
     np.save(folder / "logits.npy", logits_of(read(folder / "bundles/vit-base/1"), folder / "photos"))
     return folder
@@ -130,11 +130,11 @@ def logits_of(bundle: Bundle, photos: Path) -> NDArray[np.floating]:
 def desk(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A running service with them."""
     with serve_process.serve(folder / "bundles") as running:
-        serve_process.eventually(lambda: in_state(running.url, "ready") >= SERVED, "all are served", READY_S)
+        serve_process.eventually(lambda: models_in_state(running.url, "ready") >= SERVED, "all are served", READY_S)
         yield Desk(folder, running.url, environment_of(running.url, tmp_path_factory.mktemp("bin")))
 
 
-def in_state(url: str, state: str) -> set[str]:
+def models_in_state(url: str, state: str) -> set[str]:
     listed = httpx2.get(f"{url}/v1/models", timeout=60).json()["models"]
     return {model["name"] for model in listed if model["state"] == state}
 
@@ -164,10 +164,10 @@ def write_mvit_checkpoint(file: Path) -> None:
 
 
 def import_lines() -> list[str]:
-    return [line for block in of_page(PAGE) if makes_bundles(block) for line in block.code.splitlines() if line.startswith("opsin ")]
+    return [line for block in read_blocks(PAGE) if makes_bundles(block) for line in block.code.splitlines() if line.startswith("opsin ")]
 
 
-def in_small(words: list[str], folder: Path) -> list[str]:
+def fit_recorded_file(words: list[str], folder: Path) -> list[str]:
     """Return the command for the recorded file: labels for its own classes, and settings that its widths do not determine."""
     if words[0] != "import" or words[1] in GRAPHS or words[1] in MADE:
         return words
@@ -211,13 +211,13 @@ def test_every_family_says_where_its_transform_comes_from() -> None:
 
 @pytest.mark.slow
 def test_the_service_lists_the_others_as_unavailable(desk: Desk) -> None:
-    assert in_state(desk.url, "ready") == SERVED | {"flags"}
-    assert in_state(desk.url, "unavailable") == specs(desk.folder).keys() - SERVED - MEMBERS - {"flags"}
+    assert models_in_state(desk.url, "ready") == SERVED | {"flags"}
+    assert models_in_state(desk.url, "unavailable") == specs(desk.folder).keys() - SERVED - MEMBERS - {"flags"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "block", [block for block in of_page(PAGE) if block.language == "sh" and not makes_bundles(block)], ids=lambda block: block.name
+    "block", [block for block in read_blocks(PAGE) if block.language == "sh" and not makes_bundles(block)], ids=lambda block: block.name
 )
 def test_its_calls_are_answered(desk: Desk, block: Block) -> None:
     desk.shell(block.code)

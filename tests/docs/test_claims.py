@@ -14,8 +14,8 @@ import yaml
 
 from tests.docs.code_blocks import ROOT
 
-TOLD = yaml.safe_load((ROOT / "docs" / "claims.yaml").read_text(encoding="utf-8"))
-CLAIMS: list[dict[str, Any]] = TOLD["claims"]
+DOCUMENT = yaml.safe_load((ROOT / "docs" / "claims.yaml").read_text(encoding="utf-8"))
+CLAIMS: list[dict[str, Any]] = DOCUMENT["claims"]
 FIGURE = re.compile(r"(?<![\w./-])\d[\d,]*(?:\.\d+)?(?:\s?(?:×|%|ms|dB)|(?<=\.\d)|(?<=\.\d\d)|(?<=\.\d\d\d))(?![\d.])")
 """A decimal, or a number with ×, %, ms or dB."""
 NO_CLAIMS = {"3.11"}
@@ -41,7 +41,7 @@ def test_the_page_quotes_what_was_measured(page: str, quote: str) -> None:
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["what"])
 def test_what_prints_it_exists(claim: dict[str, Any]) -> None:
-    assert claim["machine"] in TOLD["machines"]
+    assert claim["machine"] in DOCUMENT["machines"]
     assert isinstance(claim["date"], datetime.date)
     tool, *rest = claim["command"].split()
     if tool == "python":
@@ -57,10 +57,10 @@ def test_what_prints_it_exists(claim: dict[str, Any]) -> None:
 
 def test_the_picture_of_the_demo_shows_what_is_quoted_of_it() -> None:
     (row,) = [claim for claim in CLAIMS if claim["command"] == "make demo"]
-    shown = " ".join(ElementTree.parse(ROOT / "docs" / "pictures" / "demo.svg").getroot().itertext()).replace("\xa0", " ")
+    text = " ".join(ElementTree.parse(ROOT / "docs" / "pictures" / "demo.svg").getroot().itertext()).replace("\xa0", " ")
     ratios = re.findall(r"[\d.]+×", " ".join(row["quotes"]))
     assert len(ratios) == 2
-    assert [ratio for ratio in ratios if ratio not in shown] == []
+    assert [ratio for ratio in ratios if ratio not in text] == []
 
 
 def test_every_figure_of_the_readme_has_a_row() -> None:

@@ -56,7 +56,7 @@ def test_every_command_with_its_options(reference: ModuleType) -> None:
     assert "`--detector`" in section.partition("\n## ")[0]
 
 
-def test_all_of_it_lies_beside_copies_of_the_pages(reference: ModuleType, tmp_path: Path) -> None:
+def test_references_lie_next_to_copies_of_the_pages(reference: ModuleType, tmp_path: Path) -> None:
     reference.main(tmp_path)
     written = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
     assert {"mkdocs.yml", "docs/index.md", *(f"docs/reference/{name}.md" for name in ("settings", "http", "python", "commands"))} <= written

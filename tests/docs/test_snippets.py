@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from opsin.cli.app import app
-from tests.docs.code_blocks import Block, Desk, blocks, commands, of_page
+from tests.docs.code_blocks import Block, Desk, blocks, commands, read_blocks
 
 RUN = (
     "README.md-2",
@@ -65,7 +65,7 @@ def test_what_is_typed_into_a_shell_works(desk: Desk, block: Block) -> None:
 
 @pytest.mark.parametrize("page", PYTHON)
 def test_the_python_of_a_page_runs_from_top_to_bottom(desk: Desk, page: str) -> None:
-    run = (block for block in of_page(page) if block.language == "python" and block.name not in OF_CHECKPOINTS)
+    run = (block for block in read_blocks(page) if block.language == "python" and block.name not in OF_CHECKPOINTS)
     desk.python("\n".join(block.code for block in run))
 
 
@@ -82,10 +82,10 @@ def test_commands_and_their_options_exist(block: Block) -> None:
             command = found
         if command.context_settings.get("ignore_unknown_options"):
             continue  # it hands them on
-        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for word in words:
             if word.startswith("-"):
-                assert word.split("=")[0] in known, f"{line}: there is no option {word}"
+                assert word.split("=")[0] in options, f"{line}: there is no option {word}"
 
 
 def test_every_block_that_should_run_is_there() -> None:

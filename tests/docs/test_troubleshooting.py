@@ -17,7 +17,7 @@ MESSAGES = [message for heading in HEADINGS for message in re.findall(r"`(.+?)`(
 PROBLEM = re.compile(r"^(\d{3}) `([a-z-]+)`(?: and `([a-z-]+)`)?", re.MULTILINE)
 
 
-def printed() -> Iterator[str]:
+def code_texts() -> Iterator[str]:
     """Return every text in the code except docstrings; `…` stands for a value."""
     for package in ("opsin", "server", "models"):
         for file in (ROOT / package).rglob("*.py"):
@@ -32,7 +32,7 @@ def printed() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def texts() -> str:
-    return "\n".join(printed())
+    return "\n".join(code_texts())
 
 
 @pytest.mark.parametrize("message", MESSAGES)
@@ -44,7 +44,7 @@ def test_as_many_messages_are_explained_as_it_says() -> None:
     assert len(HEADINGS) == 22
 
 
-def test_problems_have_the_status_that_is_told() -> None:
-    told = {(int(status), slug) for status, *slugs in PROBLEM.findall(PAGE) for slug in slugs if slug}
-    assert len(told) >= 8
-    assert told <= {(kind.status, kind.slug) for kind in ProblemKind}
+def test_problems_have_the_documented_status() -> None:
+    documented = {(int(status), slug) for status, *slugs in PROBLEM.findall(PAGE) for slug in slugs if slug}
+    assert len(documented) >= 8
+    assert documented <= {(kind.status, kind.slug) for kind in ProblemKind}

@@ -91,7 +91,7 @@ def test_shapes_asks_the_scene_again(service: Service, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_people_tells_and_annotates(service: Service, tmp_path: Path) -> None:
+def test_people_prints_and_annotates(service: Service, tmp_path: Path) -> None:
     printed = example(service, "people.py", playground.SAMPLES / "figures.mp4", "--seconds", "2", "-o", tmp_path / "annotated.mp4")
     assert "person 1" in printed
     assert "person 2" in printed
@@ -161,13 +161,13 @@ def test_the_gradio_front_end_answers_in_its_own_environment(service: Service) -
             brazil = ROOT / "docs" / "pictures" / "flags" / "brazil.png"
             (path,) = http.post("/upload", files={"files": brazil.read_bytes()}).raise_for_status().json()
             image = {"path": path, "meta": {"_type": "gradio.FileData"}}
-            asked = http.post("/call/classify", json={"data": [image, "off"]}).raise_for_status().json()
-            told = http.get(f"/call/classify/{asked['event_id']}").raise_for_status().text
+            submitted = http.post("/call/classify", json={"data": [image, "off"]}).raise_for_status().json()
+            events = http.get(f"/call/classify/{submitted['event_id']}").raise_for_status().text
     finally:
         front_end.terminate()
         front_end.wait()
-    assert told.startswith("event: complete")
-    label, words = json.loads(told.partition("data: ")[2])
+    assert events.startswith("event: complete")
+    label, words = json.loads(events.partition("data: ")[2])
     assert label["label"] == "Brazil"
     assert "65 → 65 tokens" in words
 

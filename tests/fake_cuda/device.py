@@ -127,17 +127,17 @@ class StreamTracker(TorchDispatchMode):
         """The stream of each storage that was made here, by address."""
         self._read: set[tuple[int, int]] = set()
         """Storages and foreign streams that have read them."""
-        self._kept: set[tuple[int, int]] = set()
+        self._retained: set[tuple[int, int]] = set()
         self._alive: list[torch.Tensor] = []
         """All tensors, so that no address is used twice."""
 
     def keep(self, tensor: torch.Tensor) -> None:
-        self._kept.add((tensor.untyped_storage().data_ptr(), self.stream))
+        self._retained.add((tensor.untyped_storage().data_ptr(), self.stream))
 
     @property
     def unkept(self) -> set[tuple[int, int]]:
         """Storages that a stream has read without keeping them."""
-        return self._read - self._kept
+        return self._read - self._retained
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))

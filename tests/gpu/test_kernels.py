@@ -67,16 +67,16 @@ def test_the_same_tokens_match(batch: int, tokens: int, r: int, protected: int, 
 def test_the_same_tokens_come_out_with_the_same_gradient(batch: int, tokens: int, r: int, protected: int, dtype: torch.dtype) -> None:
     x, size = normal(batch, tokens, 192, dtype=dtype), sizes(batch, tokens)
     matching = reference.bipartite_match(signs(batch, tokens, dtype), r, protected)
-    exact, mine = x.double().requires_grad_(), x.to(DEVICE).requires_grad_()
-    merged, merged_size, source = ops.merge_traced(mine, size.to(DEVICE), None, on_device(matching))
+    exact, on_gpu = x.double().requires_grad_(), x.to(DEVICE).requires_grad_()
+    merged, merged_size, source = ops.merge_traced(on_gpu, size.to(DEVICE), None, on_device(matching))
     expected, expected_size = reference.merge(exact, size.double(), matching)
     torch.testing.assert_close(merged.double().cpu(), expected, rtol=0.0, atol=VALUES[dtype])
     assert torch.equal(merged_size.cpu(), expected_size.float())
     assert torch.equal(source.cpu(), ops.merge_source(None, matching))
     merged.float().square().sum().backward()
     expected.square().sum().backward()
-    assert mine.grad is not None and exact.grad is not None
-    torch.testing.assert_close(mine.grad.double().cpu(), exact.grad, rtol=0.0, atol=4 * VALUES[dtype])
+    assert on_gpu.grad is not None and exact.grad is not None
+    torch.testing.assert_close(on_gpu.grad.double().cpu(), exact.grad, rtol=0.0, atol=4 * VALUES[dtype])
 
 
 @dtypes
@@ -85,18 +85,18 @@ def test_the_same_tokens_come_out_with_the_same_gradient(batch: int, tokens: int
 )
 def test_attention_sees_the_same_with_the_same_gradients(batch: int, heads: int, tokens: int, channels: int, dtype: torch.dtype) -> None:
     qkv, size = normal(batch, tokens, 3, heads, channels, dtype=dtype), sizes(batch, tokens)
-    exact, mine = qkv.double().requires_grad_(), qkv.to(DEVICE).requires_grad_()
-    found = ops.size_biased_attention(*mine.permute(2, 0, 3, 1, 4), size.to(DEVICE))
+    exact, on_gpu = qkv.double().requires_grad_(), qkv.to(DEVICE).requires_grad_()
+    found = ops.size_biased_attention(*on_gpu.permute(2, 0, 3, 1, 4), size.to(DEVICE))
     expected = reference.size_biased_attention(*exact.permute(2, 0, 3, 1, 4), size.double(), 0.0)
     torch.testing.assert_close(found.double().cpu(), expected, rtol=0.0, atol=VALUES[dtype])
     found.float().square().sum().backward()
     expected.square().sum().backward()
-    assert mine.grad is not None and exact.grad is not None
+    assert on_gpu.grad is not None and exact.grad is not None
     scale = max(1.0, float(exact.grad.abs().max()))
-    torch.testing.assert_close(mine.grad.double().cpu(), exact.grad, rtol=0.0, atol=4 * VALUES[dtype] * scale)
+    torch.testing.assert_close(on_gpu.grad.double().cpu(), exact.grad, rtol=0.0, atol=4 * VALUES[dtype] * scale)
 
 
-def test_two_threads_may_meet_in_a_shape_that_nobody_has_run() -> None:
+def test_two_threads_may_run_a_new_shape_at_once() -> None:
     """Tile sizes are chosen then, by timing them."""
     metric = signs(2, 311, torch.bfloat16)
     expected = reference.bipartite_match(metric, 100, 1)

@@ -39,15 +39,15 @@ def jobs(count: int, seed: int = 0) -> list[Delivery]:
     return [delivery(pixels=picture, merge=(4, 4)) for picture in pixels]
 
 
-def expected(bundle: Bundle, asked: list[Delivery]) -> np.ndarray:
+def cpu_logits(bundle: Bundle, deliveries: list[Delivery]) -> np.ndarray:
     """Return the answer of the CPU."""
-    pixels = np.stack([job.job.arrays["pixels"].to_numpy() for job in asked])
+    pixels = np.stack([job.job.arrays["pixels"].to_numpy() for job in deliveries])
     logits: np.ndarray = load(bundle).forward({"pixels": pixels}, {"merge": [4, 4]})["logits"]
     return logits
 
 
-def answers(executor: OneShot, asked: list[Delivery]) -> np.ndarray:
-    [computed] = executor.run(asked)
+def answers(executor: OneShot, deliveries: list[Delivery]) -> np.ndarray:
+    [computed] = executor.run(deliveries)
     assert isinstance(computed, ComputedBatch)
     return np.stack([answer.outputs["logits"] for answer in computed.answers])
 
@@ -55,26 +55,26 @@ def answers(executor: OneShot, asked: list[Delivery]) -> np.ndarray:
 def test_a_worker_answers_what_the_cpu_does(bundle: Bundle) -> None:
     ready = Loader(LAYOUT, "float32", LearnedCache(None), "auto").load(bundle)
     assert isinstance(ready.executor, OneShot)
-    asked = jobs(5)
-    np.testing.assert_allclose(answers(ready.executor, asked), expected(bundle, asked), rtol=1e-3, atol=1e-3)
+    deliveries = jobs(5)
+    np.testing.assert_allclose(answers(ready.executor, deliveries), cpu_logits(bundle, deliveries), rtol=1e-3, atol=1e-3)
 
 
 def test_batches_in_both_slots_keep_to_themselves(bundle: Bundle) -> None:
     executor = OneShot(Plain(load(bundle, device=DEVICE)), DEVICE)
-    asked = [jobs(8, seed) for seed in range(2 * 20)]
+    batches = [jobs(8, seed) for seed in range(2 * 20)]
     found: dict[int, np.ndarray] = {}
 
     def slot(first: int) -> None:
-        for number in range(first, len(asked), 2):
-            found[number] = answers(executor, asked[number])
+        for number in range(first, len(batches), 2):
+            found[number] = answers(executor, batches[number])
 
     threads = [threading.Thread(target=slot, args=(first,)) for first in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for number, batch in enumerate(asked):
-        np.testing.assert_allclose(found[number], expected(bundle, batch), rtol=1e-3, atol=1e-3)
+    for number, batch in enumerate(batches):
+        np.testing.assert_allclose(found[number], cpu_logits(bundle, batch), rtol=1e-3, atol=1e-3)
 
 
 def test_weights_that_leave_memory_free_the_device(tmp_path: Path) -> None:

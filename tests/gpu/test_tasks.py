@@ -18,7 +18,7 @@ from tests.support.live_service import running
 
 STARTERS = Path(__file__).parents[2] / "bundles"
 Answer = tuple[str, ArrayLike]
-"""What an answer says in words, and its numbers."""
+"""The labels of an answer, and its numbers."""
 
 
 def best(result: Classification) -> Answer:
@@ -73,6 +73,6 @@ def answers(device: str) -> dict[str, Answer]:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_device_answers_as_the_cpu_does(device: str, task: str) -> None:
-    said, numbers = answers(device)[task]
-    assert said == TASKS[task][0]
+    label, numbers = answers(device)[task]
+    assert label == TASKS[task][0]
     np.testing.assert_allclose(numbers, answers("cpu")[task][1], rtol=1e-3, atol=0.01)

@@ -27,7 +27,7 @@ def test_vectors_are_those_of_the_network(speaker: Speaker, pair: str) -> None:
     assert cosines(seen["embeddings"], speaker.vectors_of_images(pair, PICTURES, merge=[2, 2])).min() >= SAME
 
 
-def test_images_merge_by_the_name_of_a_rung_and_only_if_asked(speaker: Speaker) -> None:
+def test_images_merge_only_by_a_schedule_or_a_named_rung(speaker: Speaker) -> None:
     merged = speaker.vectors_of_images("cit", NOISE, merge=[4, 1])
     unmerged = speaker.vectors_of_images("cit", NOISE)
     assert cosines(merged, unmerged).max() < SAME
@@ -41,8 +41,8 @@ def test_vectors_do_not_depend_on_what_shares_the_batch(speaker: Speaker) -> Non
     words = [f"{one} {two}" for one in ("a", "the", "red", "of the blue") for two in ("dog", "cat", "car", "house and more of it")]
     alone = np.array([speaker.run("embed", text=[word])["embeddings"][0] for word in words])
     with ThreadPoolExecutor(8) as pool:
-        asked = [words[start:] + words[:start] for start in range(len(words))]
-        for start, answer in enumerate(pool.map(lambda texts: speaker.run("embed", text=texts), asked)):
+        rotations = [words[start:] + words[:start] for start in range(len(words))]
+        for start, answer in enumerate(pool.map(lambda texts: speaker.run("embed", text=texts), rotations)):
             assert cosines(answer["embeddings"], np.roll(alone, -start, axis=0)).min() >= SAME
 
 
@@ -83,8 +83,8 @@ def test_merged_tokens_have_vectors_sizes_and_patches(speaker: Speaker) -> None:
 def test_vectors_are_fetched_later_from_another_gateway(speaker: Speaker) -> None:
     job = accepted_id(speaker.ask("embed", text=TEXTS, headers={"Prefer": "respond-async"}))
     comes_to(speaker.gateway, job, "done")
-    kept = speaker.service.gateways[1].http.get(f"/v1/jobs/{job}/result").json()
-    assert cosines(kept["embeddings"], speaker.vectors_of_texts("cit", TEXTS)).min() >= SAME
+    fetched = speaker.service.gateways[1].http.get(f"/v1/jobs/{job}/result").json()
+    assert cosines(fetched["embeddings"], speaker.vectors_of_texts("cit", TEXTS)).min() >= SAME
 
 
 def test_progress_counts_texts_and_not_their_jobs(speaker: Speaker) -> None:
@@ -92,9 +92,9 @@ def test_progress_counts_texts_and_not_their_jobs(speaker: Speaker) -> None:
     job = accepted_id(speaker.ask("embed", text=many, headers={"Prefer": "respond-async"}))
     assert comes_to(speaker.gateway, job, "done")["progress"] == {"done": 100, "total": 100, "unit": "texts"}
     streamed = speaker.ask("embed", text=many, headers={"Accept": "text/event-stream"}).text
-    told = [event.data for event in parse(streamed.splitlines()) if event.name == "progress"]
-    assert len(told) > 1 and {(one["total"], one["unit"]) for one in told} == {(100, "texts")}
-    assert [one["done"] for one in told] == sorted(one["done"] for one in told) and told[-1]["done"] == 100
+    progress = [event.data for event in parse(streamed.splitlines()) if event.name == "progress"]
+    assert len(progress) > 1 and {(one["total"], one["unit"]) for one in progress} == {(100, "texts")}
+    assert [one["done"] for one in progress] == sorted(one["done"] for one in progress) and progress[-1]["done"] == 100
 
 
 def test_progress_counts_images_while_labels_are_read(speaker: Speaker) -> None:
@@ -110,7 +110,7 @@ def test_a_pair_without_a_tokenizer_embeds_images_alone(speaker: Speaker) -> Non
 
 
 @pytest.mark.parametrize(
-    ("status", "field", "says", "given"),
+    ("status", "field", "says", "parts"),
     [
         (422, "text", "empty", {"text": [" "]}),
         (422, "text[1]", "empty", {"text": ["a", ""]}),
@@ -126,8 +126,8 @@ def test_a_pair_without_a_tokenizer_embeds_images_alone(speaker: Speaker) -> Non
         (404, "model", "is for classify", {"text": ["a"], "model": "tiny"}),
     ],
 )
-def test_bad_requests_are_refused_by_name(speaker: Speaker, status: int, field: str, says: str, given: dict[str, object]) -> None:
-    found, detail = speaker.refusal(status, "embed", **given)
+def test_bad_requests_are_refused_by_name(speaker: Speaker, status: int, field: str, says: str, parts: dict[str, object]) -> None:
+    found, detail = speaker.refusal(status, "embed", **parts)
     assert found == field and says in detail
 
 
@@ -138,16 +138,16 @@ def test_text_that_is_no_unicode_is_refused(speaker: Speaker) -> None:
     assert json.status_code == 400
 
 
-def test_a_text_without_words_is_refused_and_harms_nobody_else(speaker: Speaker) -> None:
+def test_a_text_without_words_is_refused_alone(speaker: Speaker) -> None:
     with ThreadPoolExecutor(8) as pool:
         empty = [pool.submit(speaker.ask, "embed", model="flip", text=["\u200b\u0001"]) for _ in range(4)]
         good = [pool.submit(speaker.run, "embed", model="flip", text=["a dog"]) for _ in range(4)]
-        for response in (asked.result() for asked in empty):
+        for response in (future.result() for future in empty):
             assert (response.status_code, response.json()["type"]) == (422, "urn:opsin:unusable-input")
-        for answer in (asked.result() for asked in good):
+        for answer in (future.result() for future in good):
             assert cosines(answer["embeddings"], speaker.vectors_of_texts("flip", ["a dog"])).min() >= SAME
 
 
-def test_models_tell_what_pairs_take(speaker: Speaker) -> None:
+def test_models_list_the_inputs_of_pairs(speaker: Speaker) -> None:
     takes = {model["name"]: [part["name"] for part in model["inputs"]] for model in speaker.gateway.http.get("/v1/models").json()["models"]}
     assert takes["cit"] == ["image", "text"] and takes["mute"] == takes["tiny"] == ["image"]

@@ -25,14 +25,14 @@ def client(speaker: Speaker) -> Iterator[triton.InferenceServerClient]:
         yield client
 
 
-def texts(given: Sequence[str | bytes], binary: bool = True) -> triton.InferInput:
-    encoded = [text if isinstance(text, bytes) else text.encode() for text in given]
+def texts(values: Sequence[str | bytes], binary: bool = True) -> triton.InferInput:
+    encoded = [text if isinstance(text, bytes) else text.encode() for text in values]
     array = np.array(encoded, object).reshape(-1, 1)
     return triton.InferInput("text", list(array.shape), "BYTES").set_data_from_numpy(array, binary_data=binary)
 
 
-def images(given: Sequence[bytes] = PICTURES) -> triton.InferInput:
-    array = np.array(given, object).reshape(-1, 1)
+def images(values: Sequence[bytes] = PICTURES) -> triton.InferInput:
+    array = np.array(values, object).reshape(-1, 1)
     return triton.InferInput("image", list(array.shape), "BYTES").set_data_from_numpy(array)
 
 
@@ -61,32 +61,32 @@ def test_images_have_vectors_where_no_labels_are_given(speaker: Speaker, client:
 
 
 def scores_of(answer: dict[str, Any]) -> np.ndarray:
-    """(images, labels) of `/v1/zero-shot`."""
+    """Return the scores of an answer of `/v1/zero-shot`: (images, labels)."""
     rows = [sorted(result["predictions"], key=lambda one: one["index"]) for result in answer["results"]]
     return np.array([[one["score"] for one in row] for row in rows], np.float32)
 
 
 def test_images_have_scores_of_the_labels_that_are_given(speaker: Speaker, client: triton.InferenceServerClient) -> None:
-    for parameters, more in (
+    for parameters, options in (
         ({"labels": json.dumps(LABELS)}, {}),
         ({"labels": json.dumps(LABELS), "templates": '["{}", "a photo of the {}"]'}, {"template": ["{}", "a photo of the {}"]}),
     ):
         result = client.infer("cit", [images()], parameters=parameters)
-        expected = scores_of(speaker.run("zero-shot", PICTURES, model="cit", label=LABELS, **more))
+        expected = scores_of(speaker.run("zero-shot", PICTURES, model="cit", label=LABELS, **options))
         assert result.as_numpy("scores").shape == (len(PICTURES), len(LABELS))
         np.testing.assert_allclose(result.as_numpy("scores"), expected, atol=1e-5)
         assert cosines(result.as_numpy("embedding"), speaker.vectors_of_images("cit", PICTURES)).min() >= SAME
         assert result.get_response()["parameters"] == {"truncated": 0}
 
 
-def test_a_list_of_labels_may_stand_in_json_as_it_is(speaker: Speaker) -> None:
-    """As clients of their own may send it: parameters are scalars in the protocol."""
-    asked = {
+def test_labels_may_be_a_plain_json_list(speaker: Speaker) -> None:
+    """Parameters are scalars in the protocol, but custom clients may send lists."""
+    request = {
         "inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(PICTURES[0]).decode()]}],
         "parameters": {"labels": LABELS},
         "outputs": [{"name": "scores"}],
     }
-    response = speaker.gateway.http.post("/v2/models/cit/infer", json=asked).raise_for_status().json()
+    response = speaker.gateway.http.post("/v2/models/cit/infer", json=request).raise_for_status().json()
     expected = scores_of(speaker.run("zero-shot", PICTURES[:1], model="cit", label=LABELS))
     np.testing.assert_allclose(response["outputs"][0]["data"], expected.ravel(), atol=1e-5)
 

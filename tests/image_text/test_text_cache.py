@@ -21,7 +21,7 @@ PRIORITY: Priority = "normal"
 
 
 def read(labels: list[str]) -> list[dict[str, Any]]:
-    """What a network might answer."""
+    """Return what a network might answer."""
     outputs = []
     for job in pack_texts(labels):
         rows = len(job["lengths"])
@@ -38,8 +38,8 @@ async def test_job_record_bounds_its_cached_vectors(url: str, tmp_path: Path) ->
         cache = TextCache(us.vectors, 16_000_000)
         timing = Timing(0.0, 0.0, 0.0, 0.0, 0.0, 1)
         await cache.store(AnsweredRequest(TASK, spec, request.plan, read(labels), timing, "application/json", "client", "", "one"))
-        whole, some = await cache.recall(request, "client"), await cache.recall(request, "client", max_bytes=300 * each + 5)
-        for number, answered in ((1000, whole), (300, some)):
+        complete, some = await cache.recall(request, "client"), await cache.recall(request, "client", max_bytes=300 * each + 5)
+        for number, answered in ((1000, complete), (300, some)):
             plan: Any = answered.plan
             assert len(plan.vectors) == number
             missing = [text for job in TASK.prepare_texts(plan, spec) for text in job["places"][job["lengths"] > 0].tolist()]

@@ -20,8 +20,8 @@ LABELS = ["dog", "red car", "house", "one two"]
 SCALE = np.exp(3.0)
 
 
-def expected(speaker: Speaker, pair: str, labels: list[str], templates: list[str], images: list[bytes]) -> tuple[Vectors, Vectors]:
-    """Scores and cosines, (images, labels)."""
+def reference(speaker: Speaker, pair: str, labels: list[str], templates: list[str], images: list[bytes]) -> tuple[Vectors, Vectors]:
+    """Return scores and cosines: (images, labels)."""
     texts = [template.replace("{}", label) for label in labels for template in templates]
     classes = speaker.vectors_of_texts(pair, texts).reshape(len(labels), len(templates), -1).mean(axis=1)
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)
@@ -30,8 +30,8 @@ def expected(speaker: Speaker, pair: str, labels: list[str], templates: list[str
     return powers / powers.sum(axis=1, keepdims=True), cosines
 
 
-def told(answer: dict[str, Any], name: str) -> Vectors:
-    """(images, labels) in the order of the labels."""
+def values(answer: dict[str, Any], name: str) -> Vectors:
+    """Return a field of the predictions in the order of the labels: (images, labels)."""
     return np.array([[one[name] for one in sorted(result["predictions"], key=lambda one: one["index"])] for result in answer["results"]])
 
 
@@ -39,31 +39,31 @@ def told(answer: dict[str, Any], name: str) -> Vectors:
 def test_scores_are_the_softmax_of_scaled_cosines(speaker: Speaker, pair: str) -> None:
     answer = speaker.run("zero-shot", PICTURES, model=pair, label=LABELS)
     templates = TEMPLATES if pair == "cit" else ["{}"]
-    scores, cosines = expected(speaker, pair, LABELS, templates, PICTURES)
-    assert np.abs(told(answer, "cosine") - cosines).max() < 1e-5 and np.abs(told(answer, "score") - scores).max() < 1e-4
+    scores, cosines = reference(speaker, pair, LABELS, templates, PICTURES)
+    assert np.abs(values(answer, "cosine") - cosines).max() < 1e-5 and np.abs(values(answer, "score") - scores).max() < 1e-4
     assert answer["templates"] == templates
     for result in answer["results"]:
         assert [one["score"] for one in result["predictions"]] == sorted((one["score"] for one in result["predictions"]), reverse=True)
         assert result["merging"]["tokens_in"] == 17
 
 
-def test_images_merge_by_the_name_of_a_rung_and_only_if_asked(speaker: Speaker) -> None:
+def test_images_merge_only_by_a_named_rung(speaker: Speaker) -> None:
     answers = {merge: speaker.run("zero-shot", NOISE, label=LABELS, **({"merge": merge} if merge else {})) for merge in ("", "fast")}
     texts = [template.replace("{}", label) for label in LABELS for template in TEMPLATES]
     classes = speaker.vectors_of_texts("cit", texts).reshape(len(LABELS), len(TEMPLATES), -1).mean(axis=1)
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)
     for merge, schedule, left in (("", [0, 0], 17), ("fast", [4, 1], 12)):
-        wanted = speaker.vectors_of_images("cit", NOISE, merge=schedule) @ classes.T
-        assert np.abs(told(answers[merge], "cosine") - wanted).max() < 1e-5
+        expected = speaker.vectors_of_images("cit", NOISE, merge=schedule) @ classes.T
+        assert np.abs(values(answers[merge], "cosine") - expected).max() < 1e-5
         merging = answers[merge]["results"][0]["merging"]
         assert (merging["rung"], merging["schedule"], merging["tokens_out"]) == (merge or None, schedule, left)
-    assert np.abs(told(answers["fast"], "cosine") - told(answers[""], "cosine")).max() > 1e-4
+    assert np.abs(values(answers["fast"], "cosine") - values(answers[""], "cosine")).max() > 1e-4
 
 
 def test_templates_and_labels_of_the_request_win(speaker: Speaker) -> None:
     answer = speaker.run("zero-shot", PICTURES[:1], label=[" dog ", "cat"], template=["the {} of a house", "{}"])
-    scores, _ = expected(speaker, "cit", ["dog", "cat"], ["the {} of a house", "{}"], PICTURES[:1])
-    assert np.abs(told(answer, "score") - scores).max() < 1e-4
+    scores, _ = reference(speaker, "cit", ["dog", "cat"], ["the {} of a house", "{}"], PICTURES[:1])
+    assert np.abs(values(answer, "score") - scores).max() < 1e-4
     assert {one["label"] for one in answer["results"][0]["predictions"]} == {"dog", "cat"}
     as_json = {"labels": ["dog", "cat"], "templates": ["{}"], "top_k": 1, "threshold": -1}
     form = speaker.run("zero-shot", PICTURES[:1], label=["dog", "cat"], template=["{}"], top_k=1)
@@ -85,11 +85,11 @@ def test_labels_are_read_once_by_all_gateways(speaker: Speaker) -> None:
     again = speaker.run("zero-shot", PICTURES[:1], model="maws", label=labels)
     assert again["labels"]["cached"] == 3 and again["results"] == first["results"]
     other = eventually_cached(speaker, labels)
-    assert np.abs(told(other, "score") - told(first, "score")).max() < 1e-6
+    assert np.abs(values(other, "score") - values(first, "score")).max() < 1e-6
 
 
 def eventually_cached(speaker: Speaker, labels: list[str]) -> dict[str, Any]:
-    """The second gateway's answer, once Redis holds what the first has read."""
+    """Return the second gateway's answer once Redis holds the vectors that the first has computed."""
     answers: list[dict[str, Any]] = []
 
     def cached() -> bool:
@@ -103,8 +103,8 @@ def eventually_cached(speaker: Speaker, labels: list[str]) -> dict[str, Any]:
 def test_two_bundles_never_share_a_vector(speaker: Speaker) -> None:
     for pair in ("cit", "maws", "flip"):
         answer = speaker.run("zero-shot", PICTURES[:1], model=pair, label=LABELS, template=["{}"])
-        scores, _ = expected(speaker, pair, LABELS, ["{}"], PICTURES[:1])
-        assert np.abs(told(answer, "score") - scores).max() < 1e-4
+        scores, _ = reference(speaker, pair, LABELS, ["{}"], PICTURES[:1])
+        assert np.abs(values(answer, "score") - scores).max() < 1e-4
 
 
 def test_too_long_label_is_refused_cached_or_not(speaker: Speaker) -> None:
@@ -120,8 +120,8 @@ def test_a_job_that_is_fetched_later_holds_what_was_recalled(speaker: Speaker) -
     comes_to(speaker.gateway, job, "done")
     later = speaker.service.gateways[1].http.get(f"/v1/jobs/{job}/result").json()
     assert later["labels"] == {"count": 5, "cached": 4, "truncated": 0}
-    scores, _ = expected(speaker, "cit", [*LABELS, "cat"], TEMPLATES, PICTURES)
-    assert np.abs(told(later, "score") - scores).max() < 1e-4
+    scores, _ = reference(speaker, "cit", [*LABELS, "cat"], TEMPLATES, PICTURES)
+    assert np.abs(values(later, "score") - scores).max() < 1e-4
     assert [result["merging"] for result in later["results"]] == [result["merging"] for result in now["results"]]
 
 
@@ -137,12 +137,12 @@ def test_room_for_a_job_counts_what_was_recalled_once(speaker: Speaker) -> None:
 
 def test_a_flood_of_labels_leaves_those_of_others(speaker: Speaker) -> None:
     quiet = {"X-Forwarded-For": "198.51.100.7"}
-    kept = ["quiet dog", "quiet cat"]
-    speaker.run("zero-shot", PICTURES[:1], model="flip", label=kept, headers=quiet)
+    labels = ["quiet dog", "quiet cat"]
+    speaker.run("zero-shot", PICTURES[:1], model="flip", label=labels, headers=quiet)
     with ThreadPoolExecutor(4) as pool:
         floods = [[f"dog {100 * batch + number}" for number in range(100)] for batch in range(30)]
         list(pool.map(lambda labels: speaker.run("zero-shot", PICTURES[:1], model="flip", label=labels), floods))
-    assert speaker.run("zero-shot", PICTURES[:1], model="flip", label=kept, headers=quiet)["labels"]["cached"] == 2
+    assert speaker.run("zero-shot", PICTURES[:1], model="flip", label=labels, headers=quiet)["labels"]["cached"] == 2
 
 
 def test_client_with_full_share_keeps_its_latest_labels(speaker: Speaker) -> None:
@@ -155,30 +155,30 @@ def test_client_with_full_share_keeps_its_latest_labels(speaker: Speaker) -> Non
 
 
 def test_labels_in_the_url_are_utf_8(speaker: Speaker) -> None:
-    def asked(query: str) -> httpx2.Response:
+    def post(query: str) -> httpx2.Response:
         return speaker.gateway.http.post(f"/v1/zero-shot?{query}", content=PICTURES[0])
 
-    (best, _) = asked("label=caf%C3%A9&label=%F0%9F%90%95").json()["results"][0]["predictions"]
+    (best, _) = post("label=caf%C3%A9&label=%F0%9F%90%95").json()["results"][0]["predictions"]
     assert best["label"] in {"café", "🐕"}
     for broken in ("%FF", "%ED%A0%80", "caf%E9"):
-        problem = asked(f"label=dog&label={broken}")
+        problem = post(f"label=dog&label={broken}")
         assert (problem.status_code, problem.json()["field"]) == (400, "label")
-    assert asked("label=dog&%FF=1").json()["detail"].startswith("unknown")
+    assert post("label=dog&%FF=1").json()["detail"].startswith("unknown")
 
 
 @pytest.mark.parametrize("name", ["label", "template"])
 def test_an_empty_list_is_not_taken_for_none(speaker: Speaker, name: str) -> None:
-    given = {"image": base64.b64encode(PICTURES[0]).decode(), "labels": ["dog"], f"{name}s": []}
-    refused = speaker.gateway.http.post("/v1/zero-shot", json=given)
+    body = {"image": base64.b64encode(PICTURES[0]).decode(), "labels": ["dog"], f"{name}s": []}
+    refused = speaker.gateway.http.post("/v1/zero-shot", json=body)
     assert (refused.status_code, refused.json()["field"]) == (422, name)
 
 
-def test_a_label_without_a_word_is_told_as_such(speaker: Speaker) -> None:
+def test_a_label_without_a_word_is_refused(speaker: Speaker) -> None:
     """FLIP's texts have no special tokens: nothing is left of what its tokenizer drops."""
     empty = "\u200d"
-    asked = {"model": "flip", "label": ["dog", empty]}
-    assert speaker.refusal(422, "zero-shot", PICTURES[:2], **asked)[0] == "label"
-    job = accepted_id(speaker.ask("zero-shot", PICTURES[:2], headers={"Prefer": "respond-async"}, **asked))
+    options = {"model": "flip", "label": ["dog", empty]}
+    assert speaker.refusal(422, "zero-shot", PICTURES[:2], **options)[0] == "label"
+    job = accepted_id(speaker.ask("zero-shot", PICTURES[:2], headers={"Prefer": "respond-async"}, **options))
     assert comes_to(speaker.gateway, job, "failed")["error"]["field"] == "label"
     texts = [*["dog"] * 100, empty, *["a photo of the house"] * 100]
     job = accepted_id(speaker.ask("embed", model="flip", text=texts, headers={"Prefer": "respond-async"}))
@@ -186,7 +186,7 @@ def test_a_label_without_a_word_is_told_as_such(speaker: Speaker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "field", "says", "given"),
+    ("status", "field", "says", "options"),
     [
         (422, "label", "1 to 1,000", {}),
         (422, "label[1]", "empty", {"label": ["a", " "]}),
@@ -209,6 +209,6 @@ def test_a_label_without_a_word_is_told_as_such(speaker: Speaker) -> None:
         (404, "model", "is for classify", {"label": ["a"], "model": "tiny"}),
     ],
 )
-def test_bad_requests_are_refused_by_name(speaker: Speaker, status: int, field: str, says: str, given: dict[str, object]) -> None:
-    found, detail = speaker.refusal(status, "zero-shot", PICTURES[:1], **given)
+def test_bad_requests_are_refused_by_name(speaker: Speaker, status: int, field: str, says: str, options: dict[str, object]) -> None:
+    found, detail = speaker.refusal(status, "zero-shot", PICTURES[:1], **options)
     assert found == field and says in detail

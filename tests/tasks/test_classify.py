@@ -129,5 +129,5 @@ def test_another_process_presents_an_answer_from_what_was_stored() -> None:
     assert answer(stored, [1.0, 2.0, 3.0]) == answer(planned, [1.0, 2.0, 3.0])
 
 
-def test_models_without_tokens_tell_of_no_merging() -> None:
+def test_models_without_tokens_report_no_merging() -> None:
     assert answer(plan(spec()), [0.0, 1.0, 2.0], tokens=(0, 0)).results[0].merging is None

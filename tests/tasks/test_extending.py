@@ -36,7 +36,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def installed(folder: Path, package: Path) -> Path:
+def install(folder: Path, package: Path) -> Path:
     """Make an environment with the package's wheel, which borrows this one's Opsin, and return its Python."""
     programs = environment(folder / ".venv", HOUSE)
     pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(programs / "python")]
@@ -47,7 +47,7 @@ def installed(folder: Path, package: Path) -> Path:
 @pytest.fixture(scope="module")
 def python(package: Path) -> str:
     """The Python of an environment in which the package is installed; with the page's bundle made."""
-    python = installed(package, package)
+    python = install(package, package)
     subprocess.run([python, MAKES_BUNDLE], cwd=package, check=True)
     return str(python)
 
@@ -92,10 +92,10 @@ def test_command_and_client_ask_for_it_as_the_page_says(service: Service, python
     assert json.loads(printed)["colours"] == ["rgb(200, 100, 50)"]
 
 
-def test_an_answer_that_is_asked_for_later_has_every_media_type(service: Service) -> None:
-    """It is chosen when the answer is fetched; the options are those of the request."""
-    url, asked = f"{service.url}/v1/mean-colour", {"Prefer": "respond-async", "Accept": "text/html"}
-    accepted = httpx2.post(url, content=RED, params={"notation": "rgb"}, headers=asked, timeout=60)
+def test_a_later_answer_has_every_media_type(service: Service) -> None:
+    """The type is chosen when the answer is fetched; the options are those of the request."""
+    url, headers = f"{service.url}/v1/mean-colour", {"Prefer": "respond-async", "Accept": "text/html"}
+    accepted = httpx2.post(url, content=RED, params={"notation": "rgb"}, headers=headers, timeout=60)
     assert accepted.status_code == 202
     job = accepted.headers["Location"]
     eventually(lambda: service.get(job).json()["state"] == "done", "it is done")
@@ -128,8 +128,8 @@ def test_what_does_not_go_is_refused_as_the_page_says(service: Service) -> None:
 
 def test_the_open_inference_protocol_answers_alike(service: Service) -> None:
     image = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "data": [base64.b64encode(RED).decode()]}
-    asked = {"inputs": [image], "parameters": {"gain": 0.5}}
-    answer = httpx2.post(f"{service.url}/v2/models/mean-colour/infer", json=asked, timeout=60).raise_for_status().json()
+    request = {"inputs": [image], "parameters": {"gain": 0.5}}
+    answer = httpx2.post(f"{service.url}/v2/models/mean-colour/infer", json=request, timeout=60).raise_for_status().json()
     assert [(one["name"], one["shape"], one["data"]) for one in answer["outputs"]] == [("colour", [1, 3], [100.0, 50.0, 25.0])]
 
 
@@ -156,9 +156,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("process", ["worker", "gateway", "serve"])
-@pytest.mark.parametrize(("tasks", "systems", "said"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("tasks", "systems", "message"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_extension_ends_the_start_with_its_name(
-    python: str, tmp_path: Path, tasks: dict[str, str], systems: dict[str, str], said: str, process: str
+    python: str, tmp_path: Path, tasks: dict[str, str], systems: dict[str, str], message: str, process: str
 ) -> None:
     info = tmp_path / "broken-2.0.dist-info"
     info.mkdir()
@@ -170,4 +170,4 @@ def test_a_broken_extension_ends_the_start_with_its_name(
     variables = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path), "OPSIN_REDIS_URL": "redis://127.0.0.1:1", "OPSIN_PORT": "0"}
     command = [python, "-m", "opsin", process]
     ended = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 2 and said in ended.stderr, ended.stderr
+    assert ended.returncode == 2 and message in ended.stderr, ended.stderr

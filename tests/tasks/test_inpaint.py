@@ -49,31 +49,31 @@ def plan(bundle: BundleSpec = SPEC, **options: Any) -> InpaintPlan:
 
 
 def white(height: int, width: int, box: tuple[int, int, int, int] | None = None) -> Image.Image:
-    """A mask: black but for a box (left, top, right, bottom)."""
+    """Return a mask that is black but for a box (left, top, right, bottom)."""
     mask = Image.new("L", (width, height), 0)
     if box is not None:
         mask.paste(255, box)
     return mask
 
 
-def painted(arrays: Arrays, samples: int = 1) -> Arrays:
-    """What a worker would answer."""
+def paint(arrays: Arrays, samples: int = 1) -> Arrays:
+    """Return what a worker would answer: the hole in green."""
     pixels, missing = ("detail", "detail_missing") if "detail" in arrays else ("pixels", "missing")
     filled = np.where(arrays[missing][..., np.newaxis] > 0, np.array(GREEN, np.uint8), arrays[pixels])
     returned = {name: arrays[name] for name in ("box", "method", "image", "mask")}
     return {"filled": np.stack([filled] * samples), **returned}
 
 
-def prepared(image: bytes, mask: bytes | str | None, chosen: InpaintPlan) -> Arrays:
+def prepare(image: bytes, mask: bytes | str | None, chosen: InpaintPlan) -> Arrays:
     [arrays] = TASK.prepare({"image": image} | ({"mask": mask} if isinstance(mask, bytes) else {}), chosen, SPEC, DECODER)
     return arrays
 
 
 def fill(image: bytes, mask: bytes | str | None = None, **options: Any) -> bytes:
-    """The answer as a file. mask: a file, or words."""
+    """Return the answer as a file. mask: a file, or words."""
     chosen = plan(**options | ({"mask": mask} if isinstance(mask, str) else {}))
-    arrays = prepared(image, mask, chosen)
-    answer = TASK.present([painted(arrays)], chosen, SPEC, PNG)
+    arrays = prepare(image, mask, chosen)
+    answer = TASK.present([paint(arrays)], chosen, SPEC, PNG)
     assert isinstance(answer, FileAnswer)
     return answer.content
 
@@ -163,8 +163,8 @@ def test_drawn_seed_fits_javascript_and_samples_follow_it() -> None:
 
 
 def test_plans_can_be_stored() -> None:
-    kept = plan(mask="center", seed=MAX_SEED, eta=0.25)
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(kept), type=TASK.plan_type) == kept
+    stored = plan(mask="center", seed=MAX_SEED, eta=0.25)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(stored), type=TASK.plan_type) == stored
 
 
 def test_jobs_of_all_options_share_bucket_with_own_arguments() -> None:
@@ -271,7 +271,7 @@ def test_masks_that_do_not_go_with_the_image_are_refused() -> None:
 
 def test_a_mask_is_given_once() -> None:
     with pytest.raises(InvalidOption) as caught:
-        prepared(encode(noise(10, 20)), encode(white(10, 20)), plan(mask="center"))
+        prepare(encode(noise(10, 20)), encode(white(10, 20)), plan(mask="center"))
     twice = caught.value
     assert (twice.field, str(twice)) == ("mask", "given both as a part and as text: send one of them")
 
@@ -294,8 +294,8 @@ def test_errors_of_the_mask_name_it(damaged: bytes, kind: type[Exception]) -> No
 def test_samples_count_as_pixels() -> None:
     image = encode(noise(400, 400))
     with pytest.raises(TooManyPixels, match="8 samples of 400 × 400 pixels are together above the limit of 1 megapixels"):
-        prepared(image, None, plan(samples=8))
-    assert prepared(image, None, plan(samples=6, mask="center"))
+        prepare(image, None, plan(samples=8))
+    assert prepare(image, None, plan(samples=6, mask="center"))
 
 
 def test_windows_count_as_steps() -> None:
@@ -308,8 +308,8 @@ def test_windows_count_as_steps() -> None:
 def test_copied_patches_take_no_steps_and_no_windows() -> None:
     image = encode(noise(900, 900))
     with pytest.raises(ExcessiveOption, match="windows of 100 steps"):
-        prepared(image, None, plan(mask="center:0.3", size="tile", method="network-exemplar"))
-    assert "pixels" not in prepared(image, None, plan(mask="center:0.3", size="tile", method="exemplar"))
+        prepare(image, None, plan(mask="center:0.3", size="tile", method="network-exemplar"))
+    assert "pixels" not in prepare(image, None, plan(mask="center:0.3", size="tile", method="exemplar"))
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
@@ -325,37 +325,37 @@ def test_extreme_sizes_are_filled_too(size: tuple[int, int], mode: str) -> None:
 def test_what_is_made_lands_where_it_was_seen(size: str) -> None:
     """A network that made exactly what was there would give the image back."""
     image, chosen = noise(50, 60), plan(size=size, blend="none")
-    arrays = prepared(encode(image), encode(white(50, 60, (37, 21, 44, 29))), chosen)
+    arrays = prepare(encode(image), encode(white(50, 60, (37, 21, 44, 29))), chosen)
     left, top, width, height = arrays["box"].tolist()
     made = np.asarray(image)[top : top + height, left : left + width]
-    answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
+    answer = TASK.present([paint(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
     assert isinstance(answer, FileAnswer) and np.array_equal(decode(answer.content), np.asarray(image))
 
 
 def test_what_is_made_at_another_scale_lands_where_it_was_seen() -> None:
-    """Of a ramp, within the three levels that two resamplings cost."""
+    """A ramp comes back within the three levels that two resamplings cost."""
     across, down = np.meshgrid(np.linspace(0, 255, 80), np.linspace(0, 255, 64))
     ramp = np.stack([across, down, (across + down) / 2], axis=2).astype(np.uint8)
     chosen = plan(size="fit", blend="none")
-    arrays = prepared(encode(Image.fromarray(ramp)), encode(white(64, 80, (30, 20, 50, 40))), chosen)
+    arrays = prepare(encode(Image.fromarray(ramp)), encode(white(64, 80, (30, 20, 50, 40))), chosen)
     height, width = arrays["pixels"].shape[:2]
     made = np.asarray(Image.fromarray(ramp).resize((width, height), Image.Resampling.BICUBIC))
-    answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
+    answer = TASK.present([paint(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
     assert isinstance(answer, FileAnswer) and np.abs(decode(answer.content).astype(int) - ramp).max() <= 3
 
 
 def test_several_samples_are_json_whatever_is_accepted() -> None:
     chosen = plan(samples=3, seed=5, steps=7)
     image = noise(12, 10)
-    arrays = prepared(encode(image), encode(white(12, 10, (0, 0, 4, 4))), chosen)
+    arrays = prepare(encode(image), encode(white(12, 10, (0, 0, 4, 4))), chosen)
     for media_type in (PNG, JSON):
-        answer = TASK.present([painted(arrays, 3)], chosen, SPEC, media_type)
+        answer = TASK.present([paint(arrays, 3)], chosen, SPEC, media_type)
         assert isinstance(answer, InpaintAnswer)
         assert (answer.width, answer.height, answer.masked_pixels, answer.steps, answer.sampler) == (10, 12, 16, 7, "ddim")
         assert answer.method == "network"
         assert [result.seed for result in answer.results] == [5, 6, 7]
     one = plan(seed=5, steps=7)
-    file = TASK.present([painted(arrays)], one, SPEC, PNG)
+    file = TASK.present([paint(arrays)], one, SPEC, PNG)
     assert isinstance(file, FileAnswer) and file.headers == {"X-Seed": "5", "X-Steps": "7", "X-Method": "network"}
 
 
@@ -376,15 +376,15 @@ def test_only_the_first_picture_of_an_animation_is_filled() -> None:
 def test_the_room_for_a_result_is_enough() -> None:
     for options in ({"steps": 2}, {"samples": 4}, {"size": "tile"}, {"method": "exemplar", "samples": 3}, {"method": "network-exemplar"}):
         chosen = plan(**options)
-        arrays = prepared(encode(noise(50, 60)), encode(white(50, 60, (5, 5, 40, 40))), chosen)
+        arrays = prepare(encode(noise(50, 60)), encode(white(50, 60, (5, 5, 40, 40))), chosen)
         bound = TASK.result_bound(chosen, SPEC, arrays)
-        assert sum(array.nbytes for array in painted(arrays, chosen.samples).values()) + arrays.get("pixels", NOTHING).nbytes <= bound
+        assert sum(array.nbytes for array in paint(arrays, chosen.samples).values()) + arrays.get("pixels", NOTHING).nbytes <= bound
 
 
 def test_a_preview_is_a_small_png() -> None:
     seen = np.array(noise(16, 12))
-    shown = TASK.preview({"filled": seen, "step": np.array(7), "box": np.array([4, 8, 32, 24])}, plan(), SPEC)
-    assert (shown.step, shown.box) == (7, (4, 8, 32, 24)) and np.array_equal(decode(shown.image), seen)
+    preview = TASK.preview({"filled": seen, "step": np.array(7), "box": np.array([4, 8, 32, 24])}, plan(), SPEC)
+    assert (preview.step, preview.box) == (7, (4, 8, 32, 24)) and np.array_equal(decode(preview.image), seen)
 
 
 def test_bundles_of_clips_are_no_use_here() -> None:
@@ -394,10 +394,10 @@ def test_bundles_of_clips_are_no_use_here() -> None:
 
 def test_tensors_have_a_column_for_each_sample() -> None:
     chosen = plan(samples=2, seed=5, steps=7)
-    arrays = prepared(encode(noise(9, 9)), encode(white(9, 9, (0, 0, 4, 4))), chosen)
-    tensors, told = TASK.to_tensors([painted(arrays, 2)] * 3, chosen, SPEC)
+    arrays = prepare(encode(noise(9, 9)), encode(white(9, 9, (0, 0, 4, 4))), chosen)
+    tensors, parameters = TASK.to_tensors([paint(arrays, 2)] * 3, chosen, SPEC)
     assert tensors["image"].shape == (3, 2) and tensors["seed"].tolist() == [[5, 6]] * 3
-    assert told == {"steps": 7, "sampler": "ddim", "method": "network"}
+    assert parameters == {"steps": 7, "sampler": "ddim", "method": "network"}
 
 
 def test_a_bundle_names_its_usual_temperature() -> None:
@@ -413,8 +413,8 @@ def test_plans_of_older_gateway_are_presented_as_by_it() -> None:
     del stored["temperature"], stored["blend"], stored["method"]
     older = plan(temperature=1.0, blend="none", method="network")
     assert msgspec.convert(stored, InpaintPlan) == msgspec.structs.replace(older, seed=stored["seed"])
-    arrays = prepared(encode(noise(12, 10)), encode(white(12, 10, (0, 0, 4, 4))), older)
-    answer = TASK.present([{name: array for name, array in painted(arrays).items() if name != "method"}], older, SPEC, JSON)
+    arrays = prepare(encode(noise(12, 10)), encode(white(12, 10, (0, 0, 4, 4))), older)
+    answer = TASK.present([{name: array for name, array in paint(arrays).items() if name != "method"}], older, SPEC, JSON)
     assert isinstance(answer, InpaintAnswer) and answer.method == "network"
 
 
@@ -436,7 +436,7 @@ RULED = spec(fill=ANYWHERE)
 
 
 def method_of(bundle: BundleSpec, image: Image.Image, mask: Image.Image, **options: Any) -> str:
-    """What a hole is filled with."""
+    """Return the method that fills the hole."""
     [arrays] = TASK.prepare({"image": encode(image), "mask": encode(mask)}, plan(bundle, **options), bundle, DECODER)
     assert ("pixels" in arrays, "detail" in arrays) == {
         "network": (True, False),
@@ -456,7 +456,7 @@ def test_the_hole_decides_by_the_bundle_s_rules() -> None:
 
 
 @pytest.mark.parametrize("option", [{"steps": 3}, {"preset": "fast"}, {"sampler": "ddim"}, {"eta": 0.0}, {"spacing": "uniform"}])
-def test_whoever_says_how_the_network_works_gets_the_network(option: dict[str, Any]) -> None:
+def test_options_of_the_network_choose_the_network(option: dict[str, Any]) -> None:
     image, mask = noise(90, 90), white(90, 90, (20, 20, 60, 36))
     assert method_of(RULED, image, mask, **option) == "network"
     assert method_of(RULED, image, mask, method="network-exemplar", **option) == "network-exemplar"
@@ -481,10 +481,10 @@ def test_without_the_package_that_copies_the_network_fills(monkeypatch: pytest.M
 
 def test_an_answer_without_the_network_has_no_steps() -> None:
     chosen = plan(method="exemplar", seed=4)
-    arrays = prepared(encode(noise(40, 40)), encode(white(40, 40, (9, 9, 19, 19))), chosen)
-    file = TASK.present([painted(arrays)], chosen, SPEC, PNG)
+    arrays = prepare(encode(noise(40, 40)), encode(white(40, 40, (9, 9, 19, 19))), chosen)
+    file = TASK.present([paint(arrays)], chosen, SPEC, PNG)
     assert isinstance(file, FileAnswer) and file.headers == {"X-Seed": "4", "X-Steps": "0", "X-Method": "exemplar"}
-    answer = TASK.present([painted(arrays)], chosen, SPEC, JSON)
+    answer = TASK.present([paint(arrays)], chosen, SPEC, JSON)
     assert isinstance(answer, InpaintAnswer) and (answer.steps, answer.sampler, answer.method) == (0, "none", "exemplar")
 
 
@@ -506,15 +506,15 @@ def test_copied_patches_share_no_batch_with_steps_of_the_network() -> None:
 
 
 def test_job_steps_sum_all_samples_and_windows() -> None:
-    asked = plan(steps=3, samples=2, size="tile", sampler="ddim")
+    options = plan(steps=3, samples=2, size="tile", sampler="ddim")
     image, mask = encode(noise(60, 200)), encode(white(60, 200, (2, 2, 196, 56)))
-    [arrays] = InpaintTask().prepare({"image": image, "mask": mask}, asked, SPEC, ImageDecoder(1_000_000))
+    [arrays] = InpaintTask().prepare({"image": image, "mask": mask}, options, SPEC, ImageDecoder(1_000_000))
     assert len(arrays["windows"]) > 1
-    assert InpaintTask().steps(asked, arrays) == 3 * 2 * len(arrays["windows"])
+    assert InpaintTask().steps(options, arrays) == 3 * 2 * len(arrays["windows"])
 
 
 @pytest.mark.parametrize(("method", "of_network"), [("exemplar", 0), ("network-exemplar", 3)])
 def test_copying_counts_as_steps_of_each_sample(method: str, of_network: int) -> None:
     arrays = {"method": np.array(METHODS.index(method), np.uint8), "windows": np.zeros((1, 2), np.int32)}
-    asked = plan(steps=3, samples=2, sampler="ddim")
-    assert InpaintTask().steps(asked, arrays) == 2 * (of_network + COPYING_STEPS)
+    options = plan(steps=3, samples=2, sampler="ddim")
+    assert InpaintTask().steps(options, arrays) == 2 * (of_network + COPYING_STEPS)

@@ -1,4 +1,4 @@
-"""What preparing and composing a large image take, is what they ask for, and little."""
+"""Preparing and composing a large image take the little memory that they reserve."""
 
 from __future__ import annotations
 

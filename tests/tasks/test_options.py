@@ -27,7 +27,7 @@ ROWS = {row.name: row for row in option_rows(Table)}
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "value"),
+    ("name", "values", "value"),
     [
         ("seed", ["9223372036854775807"], 2**63 - 1),
         ("seed", [0], 0),
@@ -47,13 +47,13 @@ ROWS = {row.name: row for row in option_rows(Table)}
         ("merge", [3], 3),
     ],
 )
-def test_values_come_as_text_or_as_json(name: str, given: list[object], value: object) -> None:
-    read = ROWS[name].read(given)
+def test_values_come_as_text_or_as_json(name: str, values: list[object], value: object) -> None:
+    read = ROWS[name].read(values)
     assert (read, type(read)) == (value, type(value))
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "words"),
+    ("name", "values", "words"),
     [
         ("seed", ["9223372036854775808"], "an integer from 0 to 9223372036854775807"),
         ("seed", ["-1"], "an integer from 0"),
@@ -76,9 +76,9 @@ def test_values_come_as_text_or_as_json(name: str, given: list[object], value: o
         ("template", ["long " * 1000], "^.{1,200}$"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_does(name: str, given: list[object], words: str) -> None:
+def test_what_does_not_fit_is_refused_with_what_does(name: str, values: list[object], words: str) -> None:
     with pytest.raises(InvalidOption, match=words) as refusal:
-        ROWS[name].read(given)
+        ROWS[name].read(values)
     assert refusal.value.field == name
 
 

@@ -12,7 +12,7 @@ from server.tasks.embedding import text_jobs
 
 
 def outputs(jobs: list[Any], cut: str = "") -> list[dict[str, Any]]:
-    """What a network would answer that writes each text's length and first byte."""
+    """Return the answers of a network that writes each text's length and first byte."""
     answered = []
     for job in jobs:
         embedding = np.stack([job["lengths"], job["utf8"][:, 0]], axis=1).astype(np.float32)
@@ -22,11 +22,11 @@ def outputs(jobs: list[Any], cut: str = "") -> list[dict[str, Any]]:
 
 
 def test_vectors_come_back_in_the_order_of_the_texts() -> None:
-    given = ["z" * (1 + 37 * number % 3000) for number in range(200)] + ["ä", "a" * 16, "a" * 17, "né"]
-    jobs = text_jobs.pack_texts(given)
+    texts = ["z" * (1 + 37 * number % 3000) for number in range(200)] + ["ä", "a" * 16, "a" * 17, "né"]
+    jobs = text_jobs.pack_texts(texts)
     found = text_jobs.vectors(outputs(jobs, cut="né"))
-    assert sorted(found) == list(range(len(given)))
-    assert [tuple(found[place][0]) for place in range(len(given))] == [(len(text.encode()), text.encode()[0]) for text in given]
+    assert sorted(found) == list(range(len(texts)))
+    assert [tuple(found[place][0]) for place in range(len(texts))] == [(len(text.encode()), text.encode()[0]) for text in texts]
     assert [place for place in found if found[place][1]] == [203]
 
 

@@ -24,16 +24,16 @@ def spec(tmp_path: Path) -> BundleSpec:
 
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 def test_labels_of_equal_score_are_ordered_by_cosine(spec: BundleSpec, scores: Literal["softmax", "sigmoid"]) -> None:
-    """With a large scale the softmax of far labels is 0, and the sigmoid of near ones 1, in float32."""
+    """If the scale is large, the softmax of far labels is 0, and the sigmoid of near ones 1, in float32."""
     assert spec.text is not None
     spec = spec.model_copy(update={"text": spec.text.model_copy(update={"scale": 5000.0, "scores": scores})})
     plan = TASK.plan(ZeroShotOptions(label=list(COSINES), template=["{}"]), spec)
     outputs: list[dict[str, Any]] = [{"embedding": np.eye(24, dtype=np.float32)[0], "tokens": np.array([17, 17], np.int32)}]
     for job in pack_texts(list(COSINES)):
-        wanted = np.zeros(len(job["lengths"]))
-        wanted[job["lengths"] > 0] = [list(COSINES.values())[place] for place in job["places"][job["lengths"] > 0]]
-        vectors = np.zeros((len(wanted), 24), np.float32)
-        vectors[:, 0], vectors[:, 1] = wanted, np.sqrt(1 - wanted**2)
-        outputs.append({**job, "embedding": vectors, "truncated": np.zeros(len(wanted), bool)})
+        cosines = np.zeros(len(job["lengths"]))
+        cosines[job["lengths"] > 0] = [list(COSINES.values())[place] for place in job["places"][job["lengths"] > 0]]
+        vectors = np.zeros((len(cosines), 24), np.float32)
+        vectors[:, 0], vectors[:, 1] = cosines, np.sqrt(1 - cosines**2)
+        outputs.append({**job, "embedding": vectors, "truncated": np.zeros(len(cosines), bool)})
     answer: Any = TASK.present(outputs, plan, spec, "application/json")
     assert [one.label for one in answer.results[0].predictions] == ["nearest", "nearer", "near", "far", "farther"]

@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from models import bundle
-from tests.docs.code_blocks import ROOT, of_page
+from tests.docs.code_blocks import ROOT, read_blocks
 from tests.training import tiny_recipe
 from training import cli, recipe, shipped_files
 from training.errors import RecipeError
 
 PAGE = "docs/training.md"
-[MODULE] = [block.code for block in of_page(PAGE) if block.language == "python" and "class Stripes" in block.code]
+[MODULE] = [block.code for block in read_blocks(PAGE) if block.language == "python" and "class Stripes" in block.code]
 [RECIPE] = re.findall(r"^```yaml\n(name: stripes\n.*?)^```$", (ROOT / PAGE).read_text(), re.DOTALL | re.MULTILINE)
 
 

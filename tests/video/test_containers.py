@@ -20,8 +20,8 @@ PACKAGE = "iscc-samples==0.6.0"
 ARCHIVE, SHA256 = "iscc_samples-0.6.0.tar.gz", "5714df1ecbc49df091042fabf2f96a9c99623eb442453598db26198c7d187d22"
 CONTAINERS = ("3g2", "3gp", "asf", "avi", "f4v", "flv", "gif", "m1v", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogg", "ogv", "rm", "swf")
 CONTAINERS += ("vob", "webm", "wmv")
-LEAST = 18
-"""Of them that must be opened."""
+MIN_OPENED = 18
+"""Number of containers that must be opened."""
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def films() -> dict[str, bytes]:
         return {kind: tar.extractfile(member).read() for kind, member in members.items()}  # type: ignore[union-attr]
 
 
-def decoded(film: bytes) -> int:
-    """Frames that a plain decode gives."""
+def count_frames(film: bytes) -> int:
+    """Count the frames that a plain decode gives."""
     count = 0
     with av.open(io.BytesIO(film)) as container:
         for packet in container.demux(video=0):
@@ -66,8 +66,8 @@ def test_a_film_is_read_from_nearly_every_container(films: dict[str, bytes]) -> 
             assert (error.kind, str(error)) == ("not-a-video", f"not a video in a container that is opened here ({NAMES})")
             continue
         frames = list(Frames(film, 30.0, ClipLimits()).take(10**9))
-        assert abs(len(frames) - decoded(film)) <= 1, kind
+        assert abs(len(frames) - count_frames(film)) <= 1, kind
         assert {frame.pixels.shape for frame in frames} == {(facts.height, facts.width, 3)}, kind
         assert sum(frame.rows for frame in frames) == pytest.approx(facts.duration_s * 30, abs=4), kind
         opened.append(kind)
-    assert len(opened) >= LEAST, opened
+    assert len(opened) >= MIN_OPENED, opened

@@ -12,11 +12,11 @@ from server.media.video import annotate
 from tests.support.videos import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, clip, every, mix, number_of
 
 LIMITS = ClipLimits()
-PACKET = 188
-"""Bytes of a packet of MPEG-TS."""
+PACKET_BYTES = 188
+"""Size of a packet of MPEG-TS."""
 
 
-def refused(film: bytes) -> tuple[str, str]:
+def refusal(film: bytes) -> tuple[str, str]:
     with pytest.raises(VideoError) as error:
         probe(film, LIMITS)
     return error.value.kind, str(error.value)
@@ -35,7 +35,7 @@ def refused(film: bytes) -> tuple[str, str]:
         ("mp4", ("cover", "video", "sound")),
         ("matroska", ("subtitles", "sound", "video", "other video", "font", "cover")),
     ],
-    ids=lambda given: given if isinstance(given, str) else " + ".join(given),
+    ids=lambda value: value if isinstance(value, str) else " + ".join(value),
 )
 def test_first_video_is_analysed_and_annotated_among_streams(container: str, kinds: tuple[str, ...]) -> None:
     film = mix(container, *kinds)
@@ -57,21 +57,21 @@ def test_of_two_videos_the_first_one_counts() -> None:
 @pytest.mark.parametrize(
     ("container", "kinds"),
     [("mp4", ("sound",)), ("mp4", ("sound", "cover")), ("matroska", ("sound", "cover")), ("matroska", ("sound", "subtitles"))],
-    ids=lambda given: given if isinstance(given, str) else " + ".join(given),
+    ids=lambda value: value if isinstance(value, str) else " + ".join(value),
 )
 def test_sound_is_no_video_even_with_a_cover(container: str, kinds: tuple[str, ...]) -> None:
-    assert refused(mix(container, *kinds)) == ("no-video", "no video in it: sound alone")
+    assert refusal(mix(container, *kinds)) == ("no-video", "no video in it: sound alone")
 
 
 def test_a_song_with_a_cover_is_no_container_of_videos() -> None:
-    kind, detail = refused(mix("mp3", "sound", "cover"))
+    kind, detail = refusal(mix("mp3", "sound", "cover"))
     assert kind == "not-a-video" and detail.startswith("not a video in a container that is opened here")
 
 
 def test_a_damaged_packet_of_a_broadcast_costs_its_frame_alone() -> None:
     film = bytearray(clip(every(20, 10.0), container="mpegts", codec="mpeg4"))
-    begins = [at for at in range(0, len(film), PACKET) if film[at + 1] & 0x5F == 0x41 and film[at + 2] == 0]  # a frame's, of PID 256
-    film[begins[7] + 1] ^= 0x02  # now of a stream that no table tells
+    begins = [at for at in range(0, len(film), PACKET_BYTES) if film[at + 1] & 0x5F == 0x41 and film[at + 2] == 0]  # a frame's, of PID 256
+    film[begins[7] + 1] ^= 0x02  # now of a stream that no table lists
     facts = probe(film, LIMITS)
     assert facts.frames == 19
     assert len(list(Frames(bytes(film), RATE, LIMITS).take(10**9))) > 15

@@ -49,7 +49,7 @@ def read(data: bytes, rate: float, **span: float) -> list[SampledFrame]:
     return list(frames.take(10**9))
 
 
-def refused(data: bytes, limits: ClipLimits = LIMITS) -> tuple[str, str]:
+def refusal(data: bytes, limits: ClipLimits = LIMITS) -> tuple[str, str]:
     with pytest.raises(VideoError) as error:
         probe(data, limits)
     return error.value.kind, str(error.value)
@@ -68,7 +68,7 @@ def test_every_container_gives_its_frames_in_order(container: str, codec: str) -
 
 
 @pytest.mark.parametrize("container", ["matroska", "webm", "mp4", "mpegts"])
-def test_a_clock_that_began_days_ago_is_no_length(container: str) -> None:
+def test_duration_does_not_depend_on_the_first_timestamp(container: str) -> None:
     codec = "libvpx" if container == "webm" else "mpeg4"
     film = clip([90_000 + time for time in every(20, 10.0)], container=container, codec=codec)
     facts = probe(film, LIMITS)
@@ -90,8 +90,8 @@ def test_a_turned_video_comes_upright() -> None:
 def test_rows_show_the_nearest_frame_of_a_variable_rate() -> None:
     times = [0.0, 0.03, 0.06, 0.4, 0.5, 1.0]
     seen = read(clip(times, container="matroska"), 10.0)
-    shown = {row: number_of(frame.pixels) for frame in seen for row in range(frame.row, frame.end)}
-    assert shown == {row: min(range(6), key=lambda i: abs(times[i] - row / 10)) for row in range(12)}
+    numbers = {row: number_of(frame.pixels) for frame in seen for row in range(frame.row, frame.end)}
+    assert numbers == {row: min(range(6), key=lambda i: abs(times[i] - row / 10)) for row in range(12)}
     assert [round(frame.time, 3) for frame in seen] == [0.0, 0.06, 0.4, 0.5, 1.0]  # no row asks for the second one
 
 
@@ -111,7 +111,7 @@ def test_a_part_of_a_video_is_what_lies_between_its_seconds() -> None:
     assert [frame.row for frame in seen] == [5, 6, 7, 8, 9]
 
 
-def test_a_long_part_that_nobody_asked_for_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_a_long_part_to_skip_is_not_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is decoded the program says that it goes on, or it would count as stuck; who waits for frames may come back later."""
     monkeypatch.setattr(video, "PROGRAM", "tests.support.child_programs talkative")
     frames = Frames(FILM, 20.0, LIMITS, start=0.8)
@@ -131,9 +131,9 @@ def test_odd_angles_count_as_the_nearest_quarter(degrees: int) -> None:
 
 
 def test_windows_of_any_length_give_the_same_frames() -> None:
-    whole = [number_of(frame.pixels) for frame in read(FILM, 20.0)]
+    expected = [number_of(frame.pixels) for frame in read(FILM, 20.0)]
     frames = Frames(FILM, 20.0, LIMITS)
-    assert [number_of(frame.pixels) for end in (3, 4, 11, 99) for frame in frames.take(end)] == whole
+    assert [number_of(frame.pixels) for end in (3, 4, 11, 99) for frame in frames.take(end)] == expected
     assert frames.ended
 
 
@@ -145,16 +145,16 @@ def test_odd_sizes_are_kept(size: tuple[int, int]) -> None:
     assert [frame.pixels.shape for frame in read(film, 10.0)] == [(*size, 3)] * 3
 
 
-def test_sound_beside_the_video_does_not_matter() -> None:
+def test_sound_next_to_the_video_does_not_matter() -> None:
     facts = probe(clip(every(10, 10.0), sound=True), LIMITS)
     assert facts.frames == 10
 
 
-def test_what_is_no_video_is_said_so() -> None:
+def test_files_that_are_not_videos_are_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
-    assert refused(noise)[0] == "not-a-video"
-    assert refused(b"\x89PNG\r\n\x1a\n" + noise)[0] == "not-a-video"
-    assert refused(b"")[0] == "not-a-video"
+    assert refusal(noise)[0] == "not-a-video"
+    assert refusal(b"\x89PNG\r\n\x1a\n" + noise)[0] == "not-a-video"
+    assert refusal(b"")[0] == "not-a-video"
 
 
 @pytest.mark.parametrize(
@@ -168,19 +168,19 @@ def test_what_is_no_video_is_said_so() -> None:
     ],
 )
 def test_lists_that_name_other_files_are_refused(content: bytes) -> None:
-    assert refused(content) == ("not-a-video", "a list that names other files: send the video itself")
+    assert refusal(content) == ("not-a-video", "a list that names other files: send the video itself")
 
 
 def test_a_video_without_frames_is_refused() -> None:
-    assert refused(sound_alone()) == ("no-video", "no video in it: sound alone")
+    assert refusal(sound_alone()) == ("no-video", "no video in it: sound alone")
     matroska = clip(every(3, 10.0), container="matroska")
-    assert refused(matroska[: matroska.index(b"\x1f\x43\xb6\x75")])[0] == "broken"  # up to the first cluster
+    assert refusal(matroska[: matroska.index(b"\x1f\x43\xb6\x75")])[0] == "broken"  # up to the first cluster
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
 def test_a_truncated_file_is_refused_or_gives_what_is_left(share: float) -> None:
-    """An MP4 has its index at the end; a transport stream is read as far as it goes."""
-    assert refused(FILM[: int(len(FILM) * share)])[0] == "broken"
+    """An MP4 has its index at the end; a transport stream is read up to its end."""
+    assert refusal(FILM[: int(len(FILM) * share)])[0] == "broken"
     images = [np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8) for number in range(20)]
     stream = clip(every(20, 20.0), container="mpegts", frames=images)
     left = stream[: int(len(stream) * (0.3 + share / 2))]
@@ -201,27 +201,27 @@ def test_damaged_bytes_are_refused_or_decoded_never_a_traceback() -> None:
             assert "Traceback" not in str(error) and "ended with" not in str(error)
 
 
-def test_too_much_is_said_from_the_headers() -> None:
-    kind, detail = refused(with_hours(FILM, 10))
+def test_a_too_large_video_is_refused_by_its_headers() -> None:
+    kind, detail = refusal(with_hours(FILM, 10))
     assert kind == "too-much" and detail.endswith("seconds are above the limit of 120 (OPSIN_MAX_VIDEO_SECONDS)")
-    assert refused(FILM, ClipLimits(frames=19)) == ("too-much", "more than 19 frames (OPSIN_MAX_VIDEO_FRAMES)")
-    wanted = "frames of 64 × 48 pixels are above the limit of 3000 (OPSIN_MAX_VIDEO_PIXELS)"
-    assert refused(FILM, ClipLimits(pixels=3000)) == ("too-much", wanted)
-    assert refused(clip(every(20, 20.0), container="matroska"), ClipLimits(seconds=0.5))[0] == "too-much"
+    assert refusal(FILM, ClipLimits(frames=19)) == ("too-much", "more than 19 frames (OPSIN_MAX_VIDEO_FRAMES)")
+    message = "frames of 64 × 48 pixels are above the limit of 3000 (OPSIN_MAX_VIDEO_PIXELS)"
+    assert refusal(FILM, ClipLimits(pixels=3000)) == ("too-much", message)
+    assert refusal(clip(every(20, 20.0), container="matroska"), ClipLimits(seconds=0.5))[0] == "too-much"
 
 
-def test_few_frames_far_apart_are_as_long_as_their_times_say() -> None:
+def test_few_frames_last_as_long_as_their_times_say() -> None:
     """The last one is shown for a while, too."""
     few = clip([0.0, 50.0, 100.0], container="matroska")
     assert probe(few, ClipLimits(seconds=150)).duration_s == 150
-    assert refused(few, ClipLimits(seconds=149)) == ("too-much", "150 seconds are above the limit of 149 (OPSIN_MAX_VIDEO_SECONDS)")
+    assert refusal(few, ClipLimits(seconds=149)) == ("too-much", "150 seconds are above the limit of 149 (OPSIN_MAX_VIDEO_SECONDS)")
 
 
 def test_a_header_that_says_too_little_does_not_open_the_gate() -> None:
     short = bytearray(clip(every(40, 20.0)))
     short[short.index(b"mvhd") + 4 + 16 : short.index(b"mvhd") + 4 + 20] = b"\0\0\0\1"
     short[short.index(b"mdhd") + 4 + 16 : short.index(b"mdhd") + 4 + 20] = b"\0\0\0\1"
-    assert refused(bytes(short), ClipLimits(seconds=1.0))[0] == "too-much"
+    assert refusal(bytes(short), ClipLimits(seconds=1.0))[0] == "too-much"
 
 
 def test_a_decoder_that_dies_costs_the_video_only() -> None:
@@ -263,7 +263,7 @@ def test_videos_are_read_by_copies_even_if_template_died() -> None:
 
 
 def test_copy_has_only_its_files_and_template_one_thread() -> None:
-    """So a codec that a stranger took over can ask for no other one's file, and nothing is copied in the midst of another thread's work."""
+    """A codec that a stranger took over cannot open another request's file. Nothing is copied amid another thread's work."""
     probe(FILM, LIMITS)
     both = [Frames(clip(every(400, 20.0), size=(96, 128)), 20.0, LIMITS) for _ in range(2)]
     for frames in both:
@@ -328,14 +328,14 @@ def test_a_frozen_program_costs_the_next_video_nothing() -> None:
     probe(FILM, LIMITS)
     frozen = idle()
     frozen.suspend()
-    began = time.monotonic()
+    started = time.monotonic()
     assert probe(FILM, LIMITS).frames == 20
-    assert time.monotonic() - began < MAX_SILENCE_S / 2
+    assert time.monotonic() - started < MAX_SILENCE_S / 2
     assert not frozen.is_running()
 
 
 def idle() -> psutil.Process:
-    """The template, which has imported all: a copy has answered."""
+    """Return the template process once a copy has answered, so it has imported all."""
     [template] = children(PROGRAM)
     return template
 
@@ -367,7 +367,7 @@ def test_frames_are_read_ahead_but_only_a_few() -> None:
     assert [number_of(frame.pixels) % 28 for frame in frames.take(99)] == [number % 28 for number in range(60)]
 
 
-def test_large_frames_are_shrunk_where_that_is_asked_for() -> None:
+def test_large_frames_are_shrunk_on_request() -> None:
     images = [np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8) for number in range(3)]
     film = clip(every(3, 10.0), container="matroska", codec="ffv1", pixels="bgr0", frames=images)
     small = list(Frames(film, 10.0, LIMITS, long_side=32).take(99))
