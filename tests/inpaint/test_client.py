@@ -80,26 +80,26 @@ def test_the_command_draws_previews_on_a_terminal_with_colours(painter: Painter,
     command = [sys.executable, "-m", "opsin", "inpaint", str(photo), "--mask", "center", "--steps", "1000"]
     with subprocess.Popen(command, cwd=photo.parent, env=environment, stdout=subprocess.DEVNULL, stderr=its) as ran:
         os.close(its)
-        shown = b""
+        output = b""
         with suppress(OSError):  # the end of a terminal
             while part := os.read(ours, 65536):
-                shown += part
+                output += part
     os.close(ours)
     assert ran.returncode == 0
-    assert shown.count("▀".encode()) >= 48 and b"Filling" in shown
+    assert output.count("▀".encode()) >= 48 and b"Filling" in output
     assert decode(photo.with_name("photo-filled.png").read_bytes()).shape == (40, 60, 3)
 
 
 def test_command_writes_all_samples_and_json_to_working_folder(painter: Painter, photo: Path, tmp_path: Path) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    asked = ("--mask", "center", "--samples", "2", "--preset", "draft", "--json")
-    ran = opsin("inpaint", photo, *asked, folder=here, OPSIN_URL=painter.gateway.url)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    options = ("--mask", "center", "--samples", "2", "--preset", "draft", "--json")
+    ran = opsin("inpaint", photo, *options, folder=folder, OPSIN_URL=painter.gateway.url)
     assert ran.returncode == 0, ran.stderr
-    told = json.loads(ran.stdout)
+    answer = json.loads(ran.stdout)
     files = [f"photo-filled-{number}.png" for number in (1, 2)]
-    assert [result["file"] for result in told["results"]] == files
-    assert told["sampler"] == "one-step" and all(decode((here / file).read_bytes()).shape == (40, 60, 3) for file in files)
+    assert [result["file"] for result in answer["results"]] == files
+    assert answer["sampler"] == "one-step" and all(decode((folder / file).read_bytes()).shape == (40, 60, 3) for file in files)
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,12 @@ def test_what_is_outside_stays_and_seeds_repeat(painter: Painter, method: str, s
     answers = [ask(painter, method=method, size=size, seed=5) for _ in range(2)]
     assert answers[0].content == answers[1].content
     assert (answers[0].headers["x-method"], answers[0].headers["x-seed"]) == (method, "5")
-    filled, kept = decode(answers[0].content), outside(40, 60, HOLE)
-    assert np.array_equal(filled[kept], np.asarray(IMAGE)[kept])
-    assert (filled[~kept] != np.asarray(IMAGE)[~kept]).any()
+    filled, outer = decode(answers[0].content), outside(40, 60, HOLE)
+    assert np.array_equal(filled[outer], np.asarray(IMAGE)[outer])
+    assert (filled[~outer] != np.asarray(IMAGE)[~outer]).any()
 
 
-def test_json_tells_what_was_done(painter: Painter) -> None:
+def test_json_reports_method_steps_and_sampler(painter: Painter) -> None:
     answer = ask(painter, JSON, method="exemplar", samples=2, seed=5).json()
     assert (answer["method"], answer["steps"], answer["sampler"]) == ("exemplar", 0, "none")
     first, second = (base64.b64decode(sample["image"]) for sample in answer["results"])
@@ -43,7 +43,7 @@ def test_json_tells_what_was_done(painter: Painter) -> None:
     assert ask(painter, JSON).json()["method"] == "network", "a bundle without rules"
 
 
-def test_whoever_asks_later_is_told_the_same(painter: Painter) -> None:
+def test_a_later_answer_is_the_same(painter: Painter) -> None:
     job = accepted_id(
         painter.gateway.http.post("/v1/inpaint", files=FILES, data={"method": "exemplar", "seed": 5}, headers={"Prefer": "respond-async"})
     )

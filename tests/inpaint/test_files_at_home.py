@@ -1,4 +1,4 @@
-"""The files of a request stay with the gateway that presents its answer; those of a job that outlives it travel beside its arrays."""
+"""The files of a request stay with the gateway that presents its answer; those of a job that outlives it travel with its arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = {"image": ("image", encode(IMAGE)), "mask": ("mask", box_mask(40, 60, HO
 
 
 def black(job: QueuedJob) -> Reply:
-    """A worker's answer: black holes, and the arrays that it was asked to return."""
+    """Return a worker's answer: black holes, and the arrays that the job wants returned."""
     filled = np.where(job.arrays["missing"].to_numpy()[..., np.newaxis] > 0, 0, job.arrays["pixels"].to_numpy()).astype(np.uint8)
     returned = {name: job.arrays[name] for name in ("box", *job.options["returned"])}
     timing = WorkerTiming(batch_wait_ms=1.0, inference_ms=1.0, worker_ms=3.0, batch_size=1)
@@ -37,6 +37,6 @@ def test_files_are_sent_only_if_presented_elsewhere(tmp_path: Path) -> None:
         later = result(gateway, job)
     assert not {"image", "mask"} & set(sent_here.arrays)
     assert {"image", "mask"} == set(sent_on.options["unread"]) <= set(sent_on.arrays)
-    kept = outside(40, 60, HOLE)
+    outer = outside(40, 60, HOLE)
     for answer in (plain, later):
-        assert np.array_equal(decode(answer.content)[kept], np.asarray(IMAGE)[kept])
+        assert np.array_equal(decode(answer.content)[outer], np.asarray(IMAGE)[outer])

@@ -1,4 +1,4 @@
-"""What a worker makes of inpainting bundles when it loads them."""
+"""How a worker loads inpainting bundles."""
 
 from __future__ import annotations
 

@@ -32,19 +32,19 @@ def test_stream_reports_steps_and_shows_input_of_network(painter: Painter) -> No
     assert progress[0] == {"done": 0, "total": 1000, "unit": "steps"}
     assert [report["done"] for report in progress] == sorted(report["done"] for report in progress)
     previews = pictures_of(events)
-    assert previews and all(max(shown.shape[:2]) == SIDE for shown in previews)  # at the network's scale
+    assert previews and all(max(preview.shape[:2]) == SIDE for preview in previews)  # at the network's scale
     assert all(event.data["box"] == [0, 0, 60, 40] for event in events if event.name == "preview")  # and where that lies in the image
     answer = decode(base64.b64decode(events[-1].data["results"][0]["image"]))
     assert np.array_equal(answer[outside(40, 60, HOLE)], np.asarray(IMAGE)[outside(40, 60, HOLE)])
 
 
 def test_another_gateway_presents_the_answer_in_any_form(painter: Painter) -> None:
-    here, there = painter.service.gateways
+    first, second = painter.service.gateways
     plain = painter.fill(FILE, MASK, **CHOSEN)
-    job = accepted_id(here.http.post("/v1/inpaint", files=FILES, data=CHOSEN, headers={"Prefer": "respond-async"}))
-    done = comes_to(there, job, "done")
+    job = accepted_id(first.http.post("/v1/inpaint", files=FILES, data=CHOSEN, headers={"Prefer": "respond-async"}))
+    done = comes_to(second, job, "done")
     assert (done["task"], done["progress"]["unit"], done["progress"]["total"]) == ("inpaint", "steps", 400)
-    for gateway in (there, here):
+    for gateway in (second, first):
         png = result(gateway, job)
         assert (png.headers["content-type"], png.headers["x-seed"], png.headers["x-steps"]) == ("image/png", "5", "400")
         assert png.content == plain.content
@@ -54,7 +54,7 @@ def test_another_gateway_presents_the_answer_in_any_form(painter: Painter) -> No
 
 
 def test_a_drawn_seed_is_part_of_the_job(painter: Painter) -> None:
-    """It is drawn once, when the job is taken; whoever presents it tells the same."""
+    """The seed is drawn once, when the job is accepted; all gateways report the same."""
     gateway = painter.gateway
     job = accepted_id(gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 2}, headers={"Prefer": "respond-async"}))
     comes_to(gateway, job, "done")
@@ -63,17 +63,17 @@ def test_a_drawn_seed_is_part_of_the_job(painter: Painter) -> None:
 
 
 def test_a_large_image_comes_back_from_the_store(painter: Painter) -> None:
-    """Its file is too large for a message, so it travels in pieces."""
+    """The file is too large for a message, so it travels in pieces."""
     large, hole = noise(300, 390), (9, 9, 99, 99)
     files = {"image": ("image", encode(large)), "mask": ("mask", box_mask(300, 390, hole))}
     assert len(files["image"][1]) > 256 * 1024
-    kept = outside(300, 390, hole)
-    here, there = painter.service.gateways
-    at_once = here.http.post("/v1/inpaint", files=files, data={"steps": 2})
-    job = accepted_id(here.http.post("/v1/inpaint", files=files, data={"steps": 2}, headers={"Prefer": "respond-async"}))
-    comes_to(there, job, "done")
-    for answer in (at_once, result(there, job)):
-        assert np.array_equal(decode(answer.content)[kept], np.asarray(large)[kept])
+    outer = outside(300, 390, hole)
+    first, second = painter.service.gateways
+    at_once = first.http.post("/v1/inpaint", files=files, data={"steps": 2})
+    job = accepted_id(first.http.post("/v1/inpaint", files=files, data={"steps": 2}, headers={"Prefer": "respond-async"}))
+    comes_to(second, job, "done")
+    for answer in (at_once, result(second, job)):
+        assert np.array_equal(decode(answer.content)[outer], np.asarray(large)[outer])
 
 
 def test_a_cancelled_job_has_no_answer(painter: Painter) -> None:

@@ -55,18 +55,18 @@ def test_several_images_with_several_samples_each(painter: Painter) -> None:
     assert status == 200, answer
     image, seed = answer["outputs"]
     assert image["shape"] == [2, 3] and seed["data"] == [1, 2, 3] * 2
-    kept = outside(40, 60, HOLE)
+    outer = outside(40, 60, HOLE)
     for file in image["data"]:
-        assert np.array_equal(decode(base64.b64decode(file))[kept], np.asarray(IMAGE)[kept])
+        assert np.array_equal(decode(base64.b64decode(file))[outer], np.asarray(IMAGE)[outer])
 
 
 def test_binary_tensors(painter: Painter) -> None:
     client = triton.InferenceServerClient(painter.service.address)
     inputs = []
     for name, file in (("image", FILE), ("mask", MASK)):
-        given = triton.InferInput(name, [1, 1], "BYTES")
-        given.set_data_from_numpy(np.array([[file]], object), binary_data=True)
-        inputs.append(given)
+        part = triton.InferInput(name, [1, 1], "BYTES")
+        part.set_data_from_numpy(np.array([[file]], object), binary_data=True)
+        inputs.append(part)
     output = triton.InferRequestedOutput("image", binary_data=True)
     answer = client.infer("painter", inputs, outputs=[output], parameters={"steps": 2, "seed": 5, "deterministic": True})
     client.close()
@@ -86,11 +86,11 @@ def test_bad_parameters_are_named(painter: Painter, parameters: dict[str, Any], 
     assert reason in answer["error"] and got in (status, 400)
 
 
-def test_nobody_waits_while_a_large_answer_is_compressed(painter: Painter) -> None:
+def test_compressing_a_large_answer_delays_no_other_request(painter: Painter) -> None:
     file = encode(noise(1000, 1000), "JPEG", quality=15)
     content = struct.pack("<I", len(file)) + file
-    given = {"name": "image", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 2 * len(content)}}
-    head = json.dumps({"inputs": [given], "parameters": {"steps": 1, "mask": "box:0,0,20,16", "seed": 1}}).encode()
+    image = {"name": "image", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 2 * len(content)}}
+    head = json.dumps({"inputs": [image], "parameters": {"steps": 1, "mask": "box:0,0,20,16", "seed": 1}}).encode()
 
     def ask(encoding: str) -> httpx2.Response:
         headers = {"Inference-Header-Content-Length": str(len(head)), "Accept-Encoding": encoding}
@@ -98,19 +98,19 @@ def test_nobody_waits_while_a_large_answer_is_compressed(painter: Painter) -> No
 
     plain = ask("identity")
     assert plain.status_code == 200, plain.text
-    began = time.perf_counter()
+    started = time.perf_counter()
     zlib.compress(plain.content, 1)
-    compressing = time.perf_counter() - began
+    compressing = time.perf_counter() - started
 
     def slowest_health_check() -> float:
         waits = []
         with ThreadPoolExecutor(1) as threads:
-            asked = threads.submit(ask, "gzip")
-            while not asked.done():
-                began = time.perf_counter()
+            future = threads.submit(ask, "gzip")
+            while not future.done():
+                started = time.perf_counter()
                 assert painter.gateway.http.get("/health/live").status_code == 200
-                waits.append(time.perf_counter() - began)
-            assert asked.result().content == plain.content
+                waits.append(time.perf_counter() - started)
+            assert future.result().content == plain.content
         return max(waits)
 
     assert min(slowest_health_check() for _ in range(4)) < compressing / 2, "each answer would be waited for, not one by chance"

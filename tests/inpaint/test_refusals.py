@@ -58,8 +58,8 @@ def test_words_that_are_no_mask(painter: Painter, words: str, reason: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA"])
-def test_a_forgotten_mask_is_asked_for(painter: Painter, kind: str) -> None:
-    """An image without transparency would come back as it was, after all the steps, and nobody would know why."""
+def test_a_missing_mask_is_refused(painter: Painter, kind: str) -> None:
+    """An image without transparency would come back unchanged after all the steps, without an explanation."""
     named, detail = painter.refusal(422, encode(noise(40, 60).convert(kind)))
     assert named == "mask" and "missing" in detail and "box:X,Y,W,H" in detail
 
@@ -67,10 +67,10 @@ def test_a_forgotten_mask_is_asked_for(painter: Painter, kind: str) -> None:
 PNG_ALONE = {"Accept": "image/png"}
 
 
-@pytest.mark.parametrize("where", ["url", "form"])
-def test_several_samples_are_no_png(painter: Painter, where: str) -> None:
-    url, files = "/v1/inpaint" + ("?samples=2" if where == "url" else ""), {"image": ("i", FILE), "mask": ("m", MASK)}
-    refused = painter.gateway.http.post(url, files=files, data={"samples": 2} if where == "form" else {}, headers=PNG_ALONE)
+@pytest.mark.parametrize("place", ["url", "form"])
+def test_several_samples_are_refused_as_a_png(painter: Painter, place: str) -> None:
+    url, files = "/v1/inpaint" + ("?samples=2" if place == "url" else ""), {"image": ("i", FILE), "mask": ("m", MASK)}
+    refused = painter.gateway.http.post(url, files=files, data={"samples": 2} if place == "form" else {}, headers=PNG_ALONE)
     assert (refused.status_code, refused.json()["field"]) == (406, "Accept")
     assert "application/json" in refused.json()["detail"]
 

@@ -23,14 +23,14 @@ def test_one_sample_is_a_png_with_what_was_decided(painter: Painter) -> None:
     assert answer.headers["content-type"] == "image/png"
     assert (answer.headers["x-seed"], answer.headers["x-steps"], answer.headers["x-model"]) == ("11", "3", "painter@1")
     assert "total;dur=" in answer.headers["server-timing"]
-    filled, kept = decode(answer.content), outside(40, 60, HOLE)
-    assert np.array_equal(filled[kept], np.asarray(IMAGE)[kept])
-    assert (filled[~kept] != np.asarray(IMAGE)[~kept]).any()
+    filled, outer = decode(answer.content), outside(40, 60, HOLE)
+    assert np.array_equal(filled[outer], np.asarray(IMAGE)[outer])
+    assert (filled[~outer] != np.asarray(IMAGE)[~outer]).any()
 
 
 def test_a_small_plain_jpeg_is_filled(painter: Painter) -> None:
-    image, kept = encode(IMAGE, "JPEG"), outside(40, 60, HOLE)
-    assert np.array_equal(painter.fill_and_decode(image, MASK)[kept], decode(image)[kept])
+    image, outer = encode(IMAGE, "JPEG"), outside(40, 60, HOLE)
+    assert np.array_equal(painter.fill_and_decode(image, MASK)[outer], decode(image)[outer])
 
 
 def test_json_says_more(painter: Painter) -> None:
@@ -50,7 +50,7 @@ def test_json_says_more(painter: Painter) -> None:
     assert answer["timing"]["inference_ms"] > 0
 
 
-def test_several_samples_are_json_without_being_asked(painter: Painter) -> None:
+def test_several_samples_are_json_by_default(painter: Painter) -> None:
     answer = painter.fill(FILE, MASK, samples=2)
     assert answer.headers["content-type"] == "application/json"
 
@@ -67,15 +67,15 @@ def test_without_noise_all_seeds_fill_the_same(painter: Painter) -> None:
     assert not np.array_equal(first, painter.fill_and_decode(FILE, MASK, seed=3, sampler="ancestral", steps=5))
 
 
-def test_a_drawn_seed_is_told_and_can_be_used_again(painter: Painter) -> None:
+def test_a_drawn_seed_is_reported_and_can_be_used_again(painter: Painter) -> None:
     answer = painter.fill(FILE, MASK, deterministic=True)
     seed = int(answer.headers["x-seed"])
     assert 0 <= seed < 2**53
     assert painter.fill(FILE, MASK, deterministic=True, seed=seed).content == answer.content
 
 
-def test_in_a_crowd_the_picture_is_the_same(painter: Painter) -> None:
-    """Others of other samplers, steps and holes share the batches: within 2 of 255 grey levels, or the same bytes where that was asked."""
+def test_a_result_does_not_depend_on_other_jobs_in_the_batch(painter: Painter) -> None:
+    """Jobs of other samplers, steps and holes share its batches. Equal within 2 of 255 grey levels, or in all bytes if deterministic."""
     alone = {exact: painter.fill_and_decode(FILE, MASK, seed=5, steps=20, deterministic=exact) for exact in (True, False)}
     crowd = [
         {"words": "center:0.6", "sampler": "ancestral", "steps": 30},
@@ -85,12 +85,10 @@ def test_in_a_crowd_the_picture_is_the_same(painter: Painter) -> None:
     ]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         others = [pool.submit(painter.fill, FILE, **options) for options in crowd * 2]
-        together = {
-            exact: pool.submit(painter.fill_and_decode, FILE, MASK, seed=5, steps=20, deterministic=exact) for exact in (True, False)
-        }
+        shared = {exact: pool.submit(painter.fill_and_decode, FILE, MASK, seed=5, steps=20, deterministic=exact) for exact in (True, False)}
         assert all(other.result().status_code == 200 for other in others)
-        assert np.array_equal(together[True].result(), alone[True])
-        assert np.abs(together[False].result().astype(int) - alone[False]).max() <= 2
+        assert np.array_equal(shared[True].result(), alone[True])
+        assert np.abs(shared[False].result().astype(int) - alone[False]).max() <= 2
 
 
 @pytest.mark.parametrize("words", ["box:20,10,20,16", "center", "center:0.5", "random:0.25"])
@@ -125,9 +123,9 @@ def test_seeds_stay_exact_in_json(painter: Painter, seed: int) -> None:
 def test_what_is_outside_stays_whatever_the_network_sees(painter: Painter, size: str, extra: dict[str, object]) -> None:
     grown = (HOLE[0] - 2, HOLE[1] - 2, HOLE[2] + 2, HOLE[3] + 2) if "grow" in extra else HOLE
     filled = painter.fill_and_decode(FILE, MASK, size=size, **extra)
-    kept = outside(40, 60, grown)
-    assert np.array_equal(filled[kept], np.asarray(IMAGE)[kept])
-    assert (filled[~kept] != np.asarray(IMAGE)[~kept]).any(axis=1).mean() > 0.9
+    outer = outside(40, 60, grown)
+    assert np.array_equal(filled[outer], np.asarray(IMAGE)[outer])
+    assert (filled[~outer] != np.asarray(IMAGE)[~outer]).any(axis=1).mean() > 0.9
 
 
 def test_images_and_masks_of_every_kind(painter: Painter) -> None:
@@ -154,8 +152,8 @@ def test_a_turned_image_and_its_mask_are_those_that_people_see(painter: Painter)
     turned = encode(IMAGE, "PNG", exif=exif)
     upright = np.asarray(IMAGE.transpose(Image.Transpose.ROTATE_270))
     filled = painter.fill_and_decode(turned, box_mask(60, 40, (1, 2, 9, 9)))
-    kept = outside(60, 40, (1, 2, 9, 9))
-    assert np.array_equal(filled[kept], upright[kept])
+    outer = outside(60, 40, (1, 2, 9, 9))
+    assert np.array_equal(filled[outer], upright[outer])
 
 
 def test_the_image_s_own_holes_are_filled_without_a_mask(painter: Painter) -> None:
@@ -181,11 +179,11 @@ def test_everything_and_a_single_pixel_can_be_filled(painter: Painter) -> None:
 def test_a_strip_of_one_pixel_s_height(painter: Painter, size: str) -> None:
     strip = noise(1, 5000)
     filled = painter.fill_and_decode(encode(strip), box_mask(1, 5000, (4000, 0, 4010, 1)), size=size)
-    kept = outside(1, 5000, (4000, 0, 4010, 1))
-    assert np.array_equal(filled[kept], np.asarray(strip)[kept])
+    outer = outside(1, 5000, (4000, 0, 4010, 1))
+    assert np.array_equal(filled[outer], np.asarray(strip)[outer])
 
 
-def test_classification_goes_on_beside_it(painter: Painter) -> None:
+def test_classification_goes_on_during_inpainting(painter: Painter) -> None:
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         long = [pool.submit(painter.fill, FILE, MASK, steps=300, seed=seed) for seed in range(2)]
         answers = [painter.gateway.classify(FILE, model="tiny") for _ in range(3)]

@@ -15,11 +15,11 @@ from tests.support.redis import private_valkey
 from tests.support.waiting import START_S, eventually
 
 FILES = {"image": ("image", encode(noise(40, 60))), "mask": ("mask", box_mask(40, 60, (20, 10, 40, 26)))}
-ASKED = {"steps": 1000, "samples": 4, "sampler": "ancestral", "seed": 3, "deterministic": "true"}
+OPTIONS = {"steps": 1000, "samples": 4, "sampler": "ancestral", "seed": 3, "deterministic": "true"}
 
 
-def asked_later(gateway: Gateway) -> str:
-    return accepted_id(gateway.http.post("/v1/inpaint", files=FILES, data=ASKED, headers={"Prefer": "respond-async"}))
+def submit_job(gateway: Gateway) -> str:
+    return accepted_id(gateway.http.post("/v1/inpaint", files=FILES, data=OPTIONS, headers={"Prefer": "respond-async"}))
 
 
 @pytest.mark.slow
@@ -28,12 +28,12 @@ def test_another_worker_fills_the_same(tmp_path: Path) -> None:
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
         with worker_process(valkey.url, tmp_path):  # killed at its end
             gateway.wait_for_workers()
-            begun = asked_later(gateway)
+            begun = submit_job(gateway)
             eventually(lambda: (job(gateway, begun)["progress"] or {"done": 0})["done"] > 10, "it has taken some steps")
         assert job(gateway, begun)["state"] == "running"
         with worker_process(valkey.url, tmp_path):
             eventually(lambda: job(gateway, begun)["state"] == "done", "it is done", START_S)
-            again = asked_later(gateway)
+            again = submit_job(gateway)
             comes_to(gateway, again, "done")
             images = [[sample["image"] for sample in result(gateway, one).json()["results"]] for one in (begun, again)]
         assert images[0] == images[1]

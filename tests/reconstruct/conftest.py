@@ -20,8 +20,8 @@ SPACE = QuerySpace(spacing=0.2, reach=0.2, margin=4)
 
 @pytest.fixture(scope="package")
 def sculptor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
-    """Two gateways and a worker that serves `shell`, which finds a sphere in everything, `hall`, the same in a half ball, `photographed`,
-    which also takes images without depth, and `tiny`."""
+    """Two gateways and a worker with four models: `shell` finds a sphere in everything, `hall` the same in a half ball,
+    `photographed` also takes images without depth, and `tiny` classifies."""
     bundles = tmp_path_factory.mktemp("bundles")
     write_shell(bundles, space=SPACE)
     write_shell(bundles, "hall", space=QuerySpace(region="half-ball", extent=3.0, spacing=0.2, reach=0.2, source_size=64))

@@ -19,7 +19,7 @@ from tests.support.task_clients import Sculptor
 
 @pytest.fixture
 def capture(tmp_path: Path) -> Path:
-    """`photo.png` with `depth.png` and `points.npy` beside it."""
+    """`photo.png` with `depth.png` and `points.npy` next to it."""
     (tmp_path / "photo.png").write_bytes(CAPTURE["image"])
     (tmp_path / "depth.png").write_bytes(CAPTURE["depth"])
     (tmp_path / "points.npy").write_bytes(npy(points()))
@@ -88,17 +88,17 @@ def test_the_command_writes_a_mesh_and_a_picture(sculptor: Sculptor, capture: Pa
     assert picture.shape == (256, 8 * 256, 3) and (picture != 255).any(axis=2).mean() > 0.1
 
 
-def test_the_command_tells_in_json(sculptor: Sculptor, capture: Path, tmp_path: Path) -> None:
+def test_the_command_prints_json(sculptor: Sculptor, capture: Path, tmp_path: Path) -> None:
     ran = opsin(
         "reconstruct", capture, "--points", capture.with_name("points.npy"), "--json", folder=tmp_path, OPSIN_URL=sculptor.gateway.url
     )
     assert ran.returncode == 0, ran.stderr
-    told = json.loads(ran.stdout)
+    answer = json.loads(ran.stdout)
     assert (
-        told["file"] == capture.with_suffix(".glb").name
-        and (tmp_path / told["file"]).is_file()
-        and told["points"] > 100
-        and told["seconds"] > 0
+        answer["file"] == capture.with_suffix(".glb").name
+        and (tmp_path / answer["file"]).is_file()
+        and answer["points"] > 100
+        and answer["seconds"] > 0
     )
 
 
@@ -115,8 +115,8 @@ def test_the_command_tells_in_json(sculptor: Sculptor, capture: Path, tmp_path: 
     ],
 )
 def test_a_command_that_cannot_work_says_why(sculptor: Sculptor, capture: Path, arguments: list[str], code: int, reason: str) -> None:
-    given = [str(capture.with_name("depth.png")) if argument == "DEPTH" else argument for argument in arguments]
-    ran = opsin("reconstruct", capture, *given, OPSIN_URL=sculptor.gateway.url)
+    paths = [str(capture.with_name("depth.png")) if argument == "DEPTH" else argument for argument in arguments]
+    ran = opsin("reconstruct", capture, *paths, OPSIN_URL=sculptor.gateway.url)
     assert ran.returncode == code and reason in ran.stderr and len(ran.stderr.splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""What was seen stays in the answer, the rest is a guess behind it, and says so."""
+"""Visible points stay in the answer; the rest is a guess behind them, and marked as one."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def parts(content: bytes) -> dict[str, dict[str, Any]]:
 
 
 def values(content: bytes, number: int) -> NDArray[np.float32]:
-    """The vectors of three floats that an accessor of a GLB tells."""
+    """Return the vectors of an accessor of a GLB: float32 (N, 3)."""
     (length,) = struct.unpack_from("<I", content, 12)
     scene, binary = json.loads(content[20 : 20 + length]), content[28 + length :]
-    told = scene["accessors"][number]
-    assert (told["componentType"], told["type"]) == (5126, "VEC3")
-    return np.frombuffer(binary, "<f4", 3 * told["count"], scene["bufferViews"][told["bufferView"]]["byteOffset"]).reshape(-1, 3)
+    accessor = scene["accessors"][number]
+    assert (accessor["componentType"], accessor["type"]) == (5126, "VEC3")
+    return np.frombuffer(binary, "<f4", 3 * accessor["count"], scene["bufferViews"][accessor["bufferView"]]["byteOffset"]).reshape(-1, 3)
 
 
 def smooth() -> NDArray[np.uint8]:
-    """An image that JPEG keeps."""
+    """Return an image that JPEG hardly changes."""
     down, across = np.mgrid[:HEIGHT, :WIDTH]
     return np.stack([4 * across, 5 * down, 255 - 2 * (across + down)], axis=-1).astype(np.uint8)
 
@@ -63,28 +63,28 @@ def test_visible_points_are_in_the_mesh_under_the_photograph(sculptor: Sculptor)
     files = {"image": png(smooth()), "depth": npy(depth())}
     found = arrays(sculptor.run(files=files, format="npz").content)
     seen = found["seen"] == 1
-    known = np.isfinite(points()).all(axis=2)
-    np.testing.assert_allclose(found["points"][seen], points()[known], atol=0.003)
-    assert np.abs(found["colours"][seen].astype(int) - smooth()[known]).max() < 12
+    valid = np.isfinite(points()).all(axis=2)
+    np.testing.assert_allclose(found["points"][seen], points()[valid], atol=0.003)
+    assert np.abs(found["colours"][seen].astype(int) - smooth()[valid]).max() < 12
     assert (~seen).sum() > 100
     cell = float(found["pitch"] * found["scale"])
     assert found["sizes"].max() <= cell
     cloud = trimesh.load(io.BytesIO(sculptor.run(files=files, format="ply").content), file_type="ply")
     np.testing.assert_allclose(cloud.vertices, found["points"], atol=1e-4)
-    told = sculptor.run(files=files, format="ply", headers=JSON).json()
-    assert told["points"] == len(found["points"])
-    np.testing.assert_allclose(told["bounds"], [found["points"].min(axis=0), found["points"].max(axis=0)], atol=1e-4)
+    answer = sculptor.run(files=files, format="ply", headers=JSON).json()
+    assert answer["points"] == len(found["points"])
+    np.testing.assert_allclose(answer["bounds"], [found["points"].min(axis=0), found["points"].max(axis=0)], atol=1e-4)
 
 
-def test_a_mesh_tells_what_was_seen_and_what_is_guessed(sculptor: Sculptor) -> None:
+def test_a_mesh_marks_what_was_seen_and_what_is_guessed(sculptor: Sculptor) -> None:
     found = parts(sculptor.run(files={"image": png(smooth()), "depth": npy(depth())}).content)
     seen, guessed = found["seen"], found["guessed"]
     assert [image["mimeType"] for image in seen["images"]] == ["image/jpeg"]
     assert "COLOR_0" not in seen["attributes"] and {"_SEEN", "_COLOR", "TEXCOORD_0"} <= seen["attributes"].keys()
     assert {"_SEEN", "COLOR_0"} <= guessed["attributes"].keys() and "baseColorTexture" not in guessed["told"]["pbrMetallicRoughness"]
     with Image.open(io.BytesIO(seen["picture"])) as photograph:
-        known = np.isfinite(points()).all(axis=2)
-        rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+        valid = np.isfinite(points()).all(axis=2)
+        rows, columns = np.flatnonzero(valid.any(axis=1)), np.flatnonzero(valid.any(axis=0))
         box = smooth()[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert np.abs(np.asarray(photograph).astype(int) - box).mean() < 2
     solid = trimesh.load(io.BytesIO(sculptor.run().content), file_type="glb")
@@ -109,14 +109,14 @@ def test_from_the_camera_the_answer_looks_like_the_photograph(sculptor: Sculptor
     focal = WIDTH / 2 / np.tan(np.radians(FOV) / 2)
     camera = {"fx": focal, "fy": focal, "cx": WIDTH / 2, "cy": HEIGHT / 2}
     view = render_from_camera(found.cloud(), camera, HEIGHT, WIDTH)
-    known = np.isfinite(points()).all(axis=2)
-    error = (view.astype(float) - smooth())[known]
+    valid = np.isfinite(points()).all(axis=2)
+    error = (view.astype(float) - smooth())[valid]
     assert 10 * np.log10(255**2 / (error**2).mean()) >= 25
-    assert found.seen is not None and found.seen.sum() == known.sum()
+    assert found.seen is not None and found.seen.sum() == valid.sum()
 
 
 def test_hidden_mesh_is_behind_visible_points_and_in_silhouette(sculptor: Sculptor) -> None:
-    """By more than the spacing. The shell of the network does, on purpose."""
+    """Allow one spacing of tolerance. The network's shell breaks the rule on purpose."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[10:40, 20:44] = 255
     files = {"image": CAPTURE["image"], "depth": npy(np.where(depth() > 0, depth(), 1.6).astype(np.float32)), "mask": png(mask)}
@@ -149,7 +149,7 @@ def test_a_scene_is_joined_again_by_another_gateway(sculptor: Sculptor) -> None:
 
 
 def test_points_that_no_camera_sees_are_answered_by_the_network(sculptor: Sculptor) -> None:
-    """Each row has a camera of its own."""
+    """The rows of points are shifted, as if each had its own camera."""
     bent = points().copy()
     bent[..., 0] += 0.3 * np.sin(np.arange(HEIGHT))[:, None]
     files = {"image": CAPTURE["image"], "points": npy(bent)}
@@ -161,17 +161,17 @@ def test_points_that_no_camera_sees_are_answered_by_the_network(sculptor: Sculpt
 
 def test_scene_kept_without_view_answers_as_before(tmp_path: Any) -> None:
     task, spec = ReconstructTask(), write_shell(tmp_path, space=QuerySpace(spacing=SPACING, reach=0.2, margin=4)).spec
-    asked = task.plan(ReconstructOptions(fov=FOV, format="npz"), spec)
-    [fresh] = task.prepare({"image": CAPTURE["image"], "depth": CAPTURE["depth"]}, asked, spec, ImageDecoder(50_000_000))
-    kept = {"latent": np.zeros((17, 48), np.float32), "seen": fresh["seen"], "scale": fresh["scale"], "centre": fresh["centre"]}
+    request_plan = task.plan(ReconstructOptions(fov=FOV, format="npz"), spec)
+    [fresh] = task.prepare({"image": CAPTURE["image"], "depth": CAPTURE["depth"]}, request_plan, spec, ImageDecoder(50_000_000))
+    scene = {"latent": np.zeros((17, 48), np.float32), "seen": fresh["seen"], "scale": fresh["scale"], "centre": fresh["centre"]}
     plan = task.plan_followup(ReconstructOptions(format="npz"), spec, "a" * 32)
-    assert task.prepare_followup(kept, plan, MediaLimits()).keys() == {*kept, "asks"}
+    assert task.prepare_followup(scene, plan, MediaLimits()).keys() == {*scene, "asks"}
     cells = np.array([5000, 5001], np.int32)
-    told = {"cells": cells, "occupancy": np.full(2, 0.9, np.float32), "colours": np.zeros((2, 3), np.uint8), "queries": np.array([9, 9])}
-    answer = task.present([{**told, "scale": kept["scale"], "centre": kept["centre"]}], plan, spec, "application/x-npz")
+    outputs = {"cells": cells, "occupancy": np.full(2, 0.9, np.float32), "colours": np.zeros((2, 3), np.uint8), "queries": np.array([9, 9])}
+    answer = task.present([{**outputs, "scale": scene["scale"], "centre": scene["centre"]}], plan, spec, "application/x-npz")
     assert {"cells", "occupancy"} <= arrays(answer.content).keys()  # type: ignore[union-attr]
     with pytest.raises(InvalidOption) as refused:
-        task.prepare_followup(kept, task.plan_followup(ReconstructOptions(surface="joined"), spec, "a" * 32), MediaLimits())
+        task.prepare_followup(scene, task.plan_followup(ReconstructOptions(surface="joined"), spec, "a" * 32), MediaLimits())
     assert refused.value.field == "surface"
 
 

@@ -1,4 +1,4 @@
-"""Images without depth, where a bundle has a member that tells it: `POST /v1/reconstruct` on a running service."""
+"""Images without depth, if a bundle has a member that estimates it: `POST /v1/reconstruct` on a running service."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_an_image_alone_becomes_the_shape_that_its_depth_has(sculptor: Sculptor)
     assert np.median(front[:, 2]) == pytest.approx(1, abs=0.02)  # lengths are in units of the median depth
     true = depth()[THERE]
     assert len(front) == len(true)
-    told = front[np.lexsort((front[:, 0] / front[:, 2], np.round(front[:, 1] / front[:, 2] * FOCAL)))][:, 2]
+    depths = front[np.lexsort((front[:, 0] / front[:, 2], np.round(front[:, 1] / front[:, 2] * FOCAL)))][:, 2]
     # both are affine in disparity, within the 200 steps of a byte and the smoothing between pixels
-    assert np.corrcoef(1 / np.sort(told), 1 / np.sort(true))[0, 1] > 0.995
-    assert np.ptp(told) == pytest.approx(REACH * np.sqrt(THERE.sum()) / FOCAL, rel=0.02)
+    assert np.corrcoef(1 / np.sort(depths), 1 / np.sort(true))[0, 1] > 0.995
+    assert np.ptp(depths) == pytest.approx(REACH * np.sqrt(THERE.sum()) / FOCAL, rel=0.02)
 
 
 def test_default_field_of_view_is_60_degrees_and_can_be_set(sculptor: Sculptor) -> None:
@@ -73,8 +73,8 @@ def test_a_mask_does_as_well_as_transparency(sculptor: Sculptor) -> None:
 def test_with_depth_it_answers_as_its_member_for_shapes_does(sculptor: Sculptor) -> None:
     answer = sculptor.run(files=CAPTURE, model="photographed", format="npz", surface="network")
     assert "x-metric" not in answer.headers
-    own = arrays(sculptor.run(files=CAPTURE, model="member", format="npz", surface="network").content)
-    np.testing.assert_array_equal(arrays(answer.content)["cells"], own["cells"])
+    by_member = arrays(sculptor.run(files=CAPTURE, model="member", format="npz", surface="network").content)
+    np.testing.assert_array_equal(arrays(answer.content)["cells"], by_member["cells"])
     assert sculptor.run(files=CAPTURE, model="photographed", headers=JSON).json()["metric"] is True
 
 
@@ -106,8 +106,8 @@ def test_jobs_and_kept_scenes_say_so_too(sculptor: Sculptor) -> None:
 def test_what_cannot_be_done_is_refused(
     sculptor: Sculptor, files: dict[str, bytes], options: dict[str, Any], field: str, reason: str
 ) -> None:
-    asked = alone(**files) | options
-    named, detail = sculptor.refusal(413 if field == "spacing" else 422, **asked)
+    request = alone(**files) | options
+    named, detail = sculptor.refusal(413 if field == "spacing" else 422, **request)
     assert named == field and reason in detail
 
 
@@ -134,8 +134,8 @@ def test_the_client_and_the_command_send_an_image_alone(sculptor: Sculptor, tmp_
     assert listed["photographed"]["members"] == {"shape": "member@1", "depth": "teller@1"} and listed["shell"]["members"] == {}
     file = tmp_path / "ball.png"
     file.write_bytes(PHOTOGRAPH)
-    told = opsin("reconstruct", file, "--model", "photographed", "--url", url, "-o", tmp_path / "ball.glb")
-    assert "in units of the median depth" in told.stdout
+    ran = opsin("reconstruct", file, "--model", "photographed", "--url", url, "-o", tmp_path / "ball.glb")
+    assert "in units of the median depth" in ran.stdout
     assert (tmp_path / "ball.glb").read_bytes().startswith(b"glTF")
 
 
@@ -143,14 +143,14 @@ def test_the_client_and_the_command_send_an_image_alone(sculptor: Sculptor, tmp_
 def test_depth_unit_is_median_and_extent_half_the_object(tmp_path: Path, output: str) -> None:
     shape, teller = write_shell(tmp_path), write_teller(tmp_path, output=output)
     spec = write_photo_pipeline(tmp_path, "joined", "1", shape, teller).spec
-    told = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)
-    found = to_depth(told, THERE, spec, FOCAL)
+    estimate = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)
+    found = to_depth(estimate, THERE, spec, FOCAL)
     inside = found[THERE]
     assert np.isnan(found[~THERE]).all() and np.median(inside) == pytest.approx(1, abs=1e-3)
     assert np.ptp(inside) == pytest.approx(REACH * np.sqrt(THERE.sum()) / FOCAL, rel=1e-3)
-    nearer = to_depth(-told, THERE, spec, FOCAL)[THERE]
+    nearer = to_depth(-estimate, THERE, spec, FOCAL)[THERE]
     assert np.corrcoef(inside, nearer)[0, 1] < -0.95
-    assert (to_depth(5 * told + 3, THERE, spec, FOCAL)[THERE] == pytest.approx(inside, abs=1e-4)) and inside.min() > 0
+    assert (to_depth(5 * estimate + 3, THERE, spec, FOCAL)[THERE] == pytest.approx(inside, abs=1e-4)) and inside.min() > 0
 
 
 def test_the_network_sees_the_square_around_the_object(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_a_long_strip_takes_no_more_memory_than_it_has(tmp_path: Path) -> None:
     spec = write_photo_pipeline(tmp_path, "joined", "1", write_shell(tmp_path), write_teller(tmp_path)).spec
     mask = np.ones((2, 1_000_000), np.bool_)  # its square would have 10¹² pixels
     assert photograph(Image.new("RGB", (1_000_000, 2), "white"), mask, spec).shape == (SIDE, SIDE, 3)
-    told = np.tile(np.arange(SIDE, dtype=np.float32), (SIDE, 1))
-    found = to_depth(told, mask, spec, 1000.0)
+    estimate = np.tile(np.arange(SIDE, dtype=np.float32), (SIDE, 1))
+    found = to_depth(estimate, mask, spec, 1000.0)
     assert found.shape == mask.shape and (np.diff(found[0]) <= 0).all() and found[0, 0] > found[0, -1]
 
 
@@ -193,7 +193,7 @@ def test_members_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load(write(tmp_path, changed, made.weights_path, overwrite=True))
 
 
-def test_a_starter_is_copied_beside_its_pipeline(tmp_path: Path) -> None:
+def test_a_starter_is_copied_next_to_its_pipeline(tmp_path: Path) -> None:
     site, bundles = tmp_path / "site", tmp_path / "bundles"
     write_shell(site / "opsin_starters", "reconstruct")
     (site / "opsin_starters-1.0.0.dist-info").mkdir()
@@ -201,9 +201,9 @@ def test_a_starter_is_copied_beside_its_pipeline(tmp_path: Path) -> None:
     write_teller(bundles)
     words = ["bundles", "join", "objects", "--shape", "reconstruct", "--depth", "teller", "--bundles", str(bundles)]
     environment = os.environ | {"PYTHONPATH": str(site), "OPSIN_STARTERS": "true"}
-    told = subprocess.run([sys.executable, "-m", "opsin", *words], env=environment, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.splitlines()[0] == f"{bundles / 'reconstruct' / '1'}  copied from the starters"
+    ran = subprocess.run([sys.executable, "-m", "opsin", *words], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[0] == f"{bundles / 'reconstruct' / '1'}  copied from the starters"
     assert "shape" in (bundles / "objects/1.0.0/bundle.json").read_text() and (bundles / "reconstruct/1/bundle.json").is_file()
     for refused, reason in (
         (["--shape", "reconstruct"], "--depth: missing; a pipeline has --pose and --actions, or --shape and --depth"),

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 
 def child(sculptor: Sculptor) -> psutil.Process:
-    """The gateway's only one."""
+    """Return the gateway's only child."""
     [found] = psutil.Process(sculptor.gateway.process.pid).children()
     return found
 
@@ -41,7 +41,7 @@ def test_a_dead_child_costs_one_request(sculptor: Sculptor) -> None:
         unlucky: list[concurrent.futures.Future[httpx2.Response]] = []
         frozen_at_work(first, lambda: unlucky.append(pool.submit(sculptor.ask, headers={"X-Request-ID": "unlucky"})))
         [waiting] = unlucky
-        assert sculptor.run(format="ply", surface="network").content.startswith(b"ply")  # meanwhile light answers are made
+        assert sculptor.run(format="ply", surface="network").content.startswith(b"ply")  # light answers do not wait for it
         eventually(lambda: sculptor.gateway.count_in_flight() == 1, "it waits for the child")
         first.kill()
         answer = waiting.result()
@@ -53,20 +53,20 @@ def test_a_dead_child_costs_one_request(sculptor: Sculptor) -> None:
     assert child(sculptor).pid != first.pid
 
 
-def test_who_asks_for_many_meshes_waits_behind_their_own(sculptor: Sculptor) -> None:
+def test_a_client_with_many_meshes_waits_behind_its_own(sculptor: Sculptor) -> None:
     job = accepted_id(sculptor.ask(headers={"Prefer": "respond-async"}))
     comes_to(sculptor.gateway, job, "done")
-    wanted = f"GET /v1/jobs/{job}/result HTTP/1.1\r\nHost: here\r\n\r\n".encode()
+    request = f"GET /v1/jobs/{job}/result HTTP/1.1\r\nHost: here\r\n\r\n".encode()
     with ExitStack() as closing:
-        closing.enter_context(Raw(sculptor.gateway)).send(wanted).answer()  # the child runs
+        closing.enter_context(Raw(sculptor.gateway)).send(request).answer()  # the child runs
         much = [closing.enter_context(Raw(sculptor.gateway, "127.0.0.9")) for _ in range(12)]
         little = closing.enter_context(Raw(sculptor.gateway, "127.0.0.8"))
         busy = child(sculptor)
-        frozen_at_work(busy, lambda: much[0].send(wanted))
+        frozen_at_work(busy, lambda: much[0].send(request))
         for raw in much[1:]:
-            raw.send(wanted)
+            raw.send(request)
         time.sleep(1)  # all of them wait for the child
-        little.send(wanted)
+        little.send(request)
         time.sleep(0.5)
         busy.resume()
         assert little.answer().status == 200

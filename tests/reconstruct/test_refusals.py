@@ -136,8 +136,8 @@ def test_what_is_too_much(sculptor: Sculptor, files: dict[str, bytes], options: 
     assert named == field and reason in detail
 
 
-def test_adaptive_asking_ends_when_it_has_become_too_much(sculptor: Sculptor) -> None:
-    """Begun with 187,500 queries of at most 200,000; its first neighbours are more. Nobody else is charged, and it is no dead letter."""
+def test_adaptive_queries_stop_above_the_limit(sculptor: Sculptor) -> None:
+    """A job of 187,500 queries exceeds 200,000 at its first neighbours. No other job fails, and no dead letter is left."""
     named, detail = sculptor.refusal(413, spacing=0.04, headers=JSON)
     assert named == "spacing" and "OPSIN_MAX_QUERIES" in detail
 

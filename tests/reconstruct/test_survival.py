@@ -19,8 +19,8 @@ from tests.support.waiting import START_S, eventually
 FILES = {name: (name, content) for name, content in CAPTURE.items()}
 
 
-def asked_later(gateway: Gateway) -> str:
-    """1.7 million queries: many steps."""
+def submit_job(gateway: Gateway) -> str:
+    """Submit 1.7 million queries, which take many steps, and return the job's id."""
     data = {"fov": FOV, "format": "npz", "spacing": 0.05, "mode": "dense"}
     return accepted_id(gateway.http.post("/v1/reconstruct", files=FILES, data=data, headers={"Prefer": "respond-async"}))
 
@@ -31,7 +31,7 @@ def test_another_worker_finds_the_same(tmp_path: Path) -> None:
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
         with worker_process(valkey.url, tmp_path):  # killed at its end
             gateway.wait_for_workers()
-            begun = asked_later(gateway)
+            begun = submit_job(gateway)
             eventually(lambda: (job(gateway, begun)["progress"] or {"done": 0})["done"] > 2, "it has taken some steps", START_S)
             location = gateway.http.post("/v1/reconstruct", files=FILES, data={"fov": FOV, "format": "ply"}, timeout=120).headers[
                 "location"
@@ -39,9 +39,9 @@ def test_another_worker_finds_the_same(tmp_path: Path) -> None:
         assert job(gateway, begun)["state"] == "running"
         with worker_process(valkey.url, tmp_path):
             eventually(lambda: job(gateway, begun)["state"] == "done", "it is done", START_S)
-            kept = gateway.http.get(location, params={"format": "npz"}, timeout=120)
-            assert kept.status_code == 200 and len(arrays(kept.content)["points"]) > 100
-            again = asked_later(gateway)
+            rebuilt = gateway.http.get(location, params={"format": "npz"}, timeout=120)
+            assert rebuilt.status_code == 200 and len(arrays(rebuilt.content)["points"]) > 100
+            again = submit_job(gateway)
             eventually(lambda: job(gateway, again)["state"] == "done", "it is done again", START_S)
             first, second = (arrays(result(gateway, one).content) for one in (begun, again))
         for name in first:
