@@ -21,7 +21,7 @@ RUN pip install --no-cache-dir --editable '.[gateway]'
 FROM base AS worker-venv
 # The requirement for torch; name a CPU build, and an index that has it, where workers have no GPU. Large, so in a layer of its own.
 ARG TORCH=torch
-# `gpu` in the place of `server` brings the ONNX Runtime that uses GPUs.
+# `gpu` in the place of `server` brings the ONNX Runtime that uses GPUs, of the same CUDA as torch (pyproject.toml has the pins).
 ARG EXTRA=server
 ARG PIP_EXTRA_INDEX_URL
 RUN python -m venv /venv && pip install --no-cache-dir "$TORCH"

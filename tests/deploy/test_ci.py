@@ -88,3 +88,10 @@ def test_extras_leave_the_choice_of_onnx_runtime(extra: str) -> None:
         names = {requirement.name for name in (base, extra) for requirement in requirements(name)}
         assert {name for name in names if name.startswith("onnxruntime")} == expected
         assert "torch" in names
+
+
+def test_torch_and_onnx_runtime_for_gpus_fit_each_other() -> None:
+    """Both need CUDA 13 from these versions on."""
+    pins = {requirement.name: requirement for requirement in required("gpu")}
+    assert (str(pins["torch"].specifier), str(pins["onnxruntime-gpu"].specifier)) == (">=2.11", ">=1.27")
+    assert pins["onnxruntime-gpu"].extras == {"cuda", "cudnn"}

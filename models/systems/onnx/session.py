@@ -80,6 +80,7 @@ def providers(device: torch.device | None) -> list[str | tuple[str, dict[str, An
         return cpu
     import torch  # programs that try graphs do without it
 
+    onnxruntime.preload_dlls()  # CUDA's libraries in wheels: torch loads those that it needs itself, which need not include cuRAND
     memory = torch.cuda.get_device_properties(device).total_memory // MEMORY_SHARE
     cuda = {"device_id": device.index or 0, "gpu_mem_limit": memory, "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": 0}
     return [("CUDAExecutionProvider", cuda), *cpu]

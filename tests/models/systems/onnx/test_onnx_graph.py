@@ -139,8 +139,11 @@ def test_a_gpu_that_onnx_runtime_cannot_use_is_reported(monkeypatch: pytest.Monk
 def test_a_gpu_runs_graphs_exactly_and_within_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     FakeCuda(count=2, total_memory=80 * GIB).install(monkeypatch, tmp_path)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    preloaded: list[bool] = []
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: preloaded.append(True))
     cuda = {"device_id": 1, "gpu_mem_limit": 20 * GIB, "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": 0}
     assert providers(torch.device("cuda:1")) == [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+    assert preloaded
 
 
 def test_graphs_that_fall_back_to_the_cpu_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
