@@ -91,7 +91,6 @@ def test_extras_leave_the_choice_of_onnx_runtime(extra: str) -> None:
 
 
 def test_torch_and_onnx_runtime_for_gpus_fit_each_other() -> None:
-    """Both need CUDA 13 from these versions on."""
-    pins = {requirement.name: requirement for requirement in required("gpu")}
+    pins = {requirement.name: requirement for requirement in requirements("gpu")}
     assert (str(pins["torch"].specifier), str(pins["onnxruntime-gpu"].specifier)) == (">=2.11", ">=1.27")
     assert pins["onnxruntime-gpu"].extras == {"cuda", "cudnn"}
