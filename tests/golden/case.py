@@ -1,7 +1,7 @@
 """A recorded case: a folder with `case.safetensors` and, where there are weights, `checkpoint.pth`.
 
 `case.safetensors` holds the recorded tensors, and in its metadata, under `case`, the JSON that describes them. Folders with `case.json` and
-`io.safetensors` in its place are read, too. A tree of many small files is an archive, `checkpoint.tar`: `unpacked` reads it.
+`io.safetensors` in its place are read, too. A tree of many small files is an archive, `checkpoint.tar`: `unpack` reads it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Case:
 
 
 @dataclass
-class Replayed:
+class Replay:
     """The output of our code for a case's inputs."""
 
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def write_recording(folder: Path, content: dict[str, Any], tensors: dict[str, Te
 
 
 @cache
-def unpacked(folder: Path) -> Path:
+def unpack(folder: Path) -> Path:
     """Return the content of a case's `checkpoint.tar`, in a folder that lasts as long as this process; the case's own folder if it has
     none."""
     if not (folder / "checkpoint.tar").is_file():
@@ -119,9 +119,9 @@ def read_case(folder: Path) -> Case:
         folder=folder,
         system=content["system"],
         config=content.pop("config"),
-        inputs=_named(tensors, "in."),
-        outputs=_named(tensors, "out."),
-        intermediates=_named(tensors, "mid."),
+        inputs=_select(tensors, "in."),
+        outputs=_select(tensors, "out."),
+        intermediates=_select(tensors, "mid."),
         recorded={key: value for key, value in content.items() if key not in PROSE},
         tolerance=tolerance,
         overrides={
@@ -131,5 +131,5 @@ def read_case(folder: Path) -> Case:
     )
 
 
-def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -116,7 +116,7 @@ def recorded_network(case: Case) -> Any:
 Arrays = dict[str, NDArray[Any]]
 
 
-def loaded(case: Case, root: Path, family: str, settings: Mapping[str, str], task: TaskName | None = None) -> LoadedModel:
+def load_case(case: Case, root: Path, family: str, settings: Mapping[str, str], task: TaskName | None = None) -> LoadedModel:
     """Import a checkpoint, write it as a bundle that normalises nothing, and load it. task: another one than its family's."""
     plain = {"mean": "0,0,0", "std": "1,1,1"}
     file = case.checkpoint if case.checkpoint.is_file() else case.folder
@@ -152,7 +152,7 @@ def are_units(vectors: NDArray[Any]) -> bool:
     return vectors.dtype == np.float32 and bool(np.allclose(np.linalg.norm(vectors.astype(np.float64), axis=-1), 1, atol=1e-6, rtol=0))
 
 
-def zeroed(model: LoadedModel, *names: str) -> None:
+def zero_parameters(model: LoadedModel, *names: str) -> None:
     """Fill parameters with zeros."""
     with torch.no_grad():
         for name in names:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.golden.case import Case, Replayed, Tolerance
+from tests.golden.case import Case, Replay, Tolerance
 
 RECORDED = Tolerance(atol=1e-12, rtol=1e-9)
 """Tolerance for numbers in descriptions, which were computed in double precision: a case's tolerance for activations would pass any
@@ -26,7 +26,7 @@ class Deviation:
     """None if it is within tolerance."""
 
 
-def compare(case: Case, replayed: Replayed) -> list[Deviation]:
+def compare(case: Case, replayed: Replay) -> list[Deviation]:
     """Return one deviation for every recorded output and expectation: one that was not replayed is a problem, unless it is a text: a
     note."""
     tensors = [_tensor(f"out.{name}", replayed.outputs.get(name), value, case.tolerance_of(name)) for name, value in case.outputs.items()]
@@ -35,7 +35,7 @@ def compare(case: Case, replayed: Replayed) -> list[Deviation]:
     return tensors + recorded
 
 
-def compare_intermediates(case: Case, replayed: Replayed) -> list[Deviation]:
+def compare_intermediates(case: Case, replayed: Replay) -> list[Deviation]:
     """Compare the intermediates that were replayed: they show where a deviation starts."""
     return [
         _tensor(f"mid.{name}", replayed.intermediates[name], value, case.tolerance)
@@ -72,31 +72,31 @@ def _json(name: str, got: Any, recorded: Any, tolerance: Tolerance) -> Deviation
     if got is None:
         return Deviation(name, torch.inf, torch.inf, "was not replayed")
     worst_absolute = worst_relative = 0.0
-    for where, mine, theirs in _leaves("", got, recorded):
-        if _is_number(mine) and _is_number(theirs):
-            error = abs(mine - theirs)
+    for path, ours, theirs in _leaves("", got, recorded):
+        if _is_number(ours) and _is_number(theirs):
+            error = abs(ours - theirs)
             worst_absolute = max(worst_absolute, error)
             worst_relative = max(worst_relative, error / abs(theirs) if theirs else 0.0)
             if error <= tolerance.atol + tolerance.rtol * abs(theirs):
                 continue
-        elif mine == theirs:
+        elif ours == theirs:
             continue
-        return Deviation(name, worst_absolute, worst_relative, f"{where or 'it'} is {mine!r} for {theirs!r}")
+        return Deviation(name, worst_absolute, worst_relative, f"{path or 'it'} is {ours!r} for {theirs!r}")
     return Deviation(name, worst_absolute, worst_relative, None)
 
 
-def _leaves(where: str, got: Any, recorded: Any) -> Iterator[tuple[str, Any, Any]]:
+def _leaves(path: str, got: Any, recorded: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(got, dict) and isinstance(recorded, dict):
         if got.keys() != recorded.keys():
-            yield where, sorted(got), sorted(recorded)
+            yield path, sorted(got), sorted(recorded)
             return
         for key, value in recorded.items():
-            yield from _leaves(f"{where}.{key}".lstrip("."), got[key], value)
+            yield from _leaves(f"{path}.{key}".lstrip("."), got[key], value)
     elif isinstance(got, list | tuple) and isinstance(recorded, list) and len(got) == len(recorded):
-        for index, (mine, theirs) in enumerate(zip(got, recorded, strict=True)):
-            yield from _leaves(f"{where}[{index}]", mine, theirs)
+        for index, (ours, theirs) in enumerate(zip(got, recorded, strict=True)):
+            yield from _leaves(f"{path}[{index}]", ours, theirs)
     else:
-        yield where, got, recorded
+        yield path, got, recorded
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.golden.__main__ import main
-from tests.golden.case import Replayed, find_cases, read_case, read_recording, write_recording
+from tests.golden.case import Replay, find_cases, read_case, read_recording, write_recording
 from tests.golden.compare import compare
 
 HERE = Path(__file__).parent
@@ -34,7 +34,7 @@ def test_the_command_prints_one_line_a_case(tmp_path: Path) -> None:
     assert all(0 <= float(line[1]) < 1e-4 and float(line[2]) >= 0 for line in lines)
 
 
-def changed(case: str, folder: Path, *, io: dict[str, Any] | None = None, json_change: dict[str, Any] | None = None) -> str:
+def change_case(case: str, folder: Path, *, io: dict[str, Any] | None = None, json_change: dict[str, Any] | None = None) -> str:
     """Copy a case with other recorded values; a tensor of None is removed."""
     shutil.copytree(HERE / case, folder)
     content, tensors = read_recording(folder)
@@ -79,7 +79,7 @@ def drop_parameter(groups: dict[str, Any]) -> dict[str, Any]:
 def test_what_does_not_agree_fails(
     case: str, io: Any, json_change: Any, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([changed(case, tmp_path / "case", io=io, json_change=json_change), str(HERE / "tome" / "matching")]) == 1
+    assert main([change_case(case, tmp_path / "case", io=io, json_change=json_change), str(HERE / "tome" / "matching")]) == 1
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.endswith("  FAIL")
     assert any(complaint in line for line in rest)
@@ -89,11 +89,11 @@ def test_what_does_not_agree_fails(
 
 
 def test_a_text_that_no_replay_knows_is_a_note(tmp_path: Path) -> None:
-    assert main([changed("tome/matching", tmp_path / "case", json_change={"produced_on": lambda _: "a laptop"})]) == 0
+    assert main([change_case("tome/matching", tmp_path / "case", json_change={"produced_on": lambda _: "a laptop"})]) == 0
 
 
 def test_a_system_without_a_replay_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([changed("tome/matching", tmp_path / "case", json_change={"system": lambda _: "unheard_of"})]) == 1
+    assert main([change_case("tome/matching", tmp_path / "case", json_change={"system": lambda _: "unheard_of"})]) == 1
     assert capsys.readouterr().out.rstrip() == "unheard_of/case  -  -  no replay for this system"
 
 
@@ -105,10 +105,10 @@ def test_folders_without_cases_do_not_pass(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_tolerance_can_be_overridden_for_some_outputs(tmp_path: Path) -> None:
     override = {"tolerance_overrides": lambda _: {"r4_*.logits": {"atol": 1.0}}}
-    folder = changed(
+    folder = change_case(
         "tome/vit_timm", tmp_path / "case", io={"out.r4_prop.logits": nudge, "out.big_prop.logits": nudge}, json_change=override
     )
     case = read_case(Path(folder))
     off = {name: value + 0.5 for name, value in case.outputs.items()}
-    passed = {deviation.name for deviation in compare(case, Replayed(off)) if deviation.problem is None}
+    passed = {deviation.name for deviation in compare(case, Replay(off)) if deviation.problem is None}
     assert passed == {"out.r4_prop.logits", "out.r4_noprop.logits"}

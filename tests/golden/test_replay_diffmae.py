@@ -16,12 +16,17 @@ DDPM = tuple(f"{request}.ddpm10.{name}" for request in "ab" for name in ("patche
 
 
 def rewritten(
-    case: str, folder: Path, *, said: dict[str, Any] | None = None, config: dict[str, Any] | None = None, without: tuple[str, ...] = ()
+    case: str,
+    folder: Path,
+    *,
+    description: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    without: tuple[str, ...] = (),
 ) -> str:
     """Copy a recorded case with other entries in its description and config, and without some arrays. An entry of None is removed."""
     folder.mkdir()
     content, arrays = read_recording(HERE / case)
-    for entries, changes in ((content, said or {}), (content["config"], config or {})):
+    for entries, changes in ((content, description or {}), (content["config"], config or {})):
         entries.update(changes)
         for key in [key for key, value in changes.items() if value is None]:
             del entries[key]
@@ -34,14 +39,14 @@ def rewritten(
 @pytest.mark.parametrize(
     ("case", "changes"),
     [
-        ("train_cross_self", {"said": {"paper": "section 3"}, "config": {"comment": "random weights"}}),
+        ("train_cross_self", {"description": {"paper": "section 3"}, "config": {"comment": "random weights"}}),
         ("train_cross_self", {"config": {"schedule": None, "norm_pix": None, "prediction": None, "connection": None, "time_embed": None}}),
         ("train_cross_self", {"config": {"schedule": {"kind": "linear"}, "video": False, "num_frames": 4}}),
-        ("train_cross_self", {"said": {"mask_ratio": None}, "without": ("ids_keep", "ids_mask")}),
-        ("train_cross_self", {"said": {"mask_ratio": None}, "without": ("mask_noise",)}),
+        ("train_cross_self", {"description": {"mask_ratio": None}, "without": ("ids_keep", "ids_mask")}),
+        ("train_cross_self", {"description": {"mask_ratio": None}, "without": ("mask_noise",)}),
         ("train_video_cross", {"config": {"video": None}}),
-        ("sample_cross_self", {"said": {"seed": 1}, "without": ("composite", "x0_first")}),
-        ("schedule", {"said": {"mask_ratio": 0.5}, "without": ("x_t", "in.x0", "in.eps", "in.t")}),
+        ("sample_cross_self", {"description": {"seed": 1}, "without": ("composite", "x0_first")}),
+        ("schedule", {"description": {"mask_ratio": 0.5}, "without": ("x_t", "in.x0", "in.eps", "in.t")}),
     ],
 )
 def test_a_case_may_say_more_or_less_than_is_needed(case: str, changes: dict[str, Any], tmp_path: Path) -> None:
@@ -70,7 +75,9 @@ def test_what_a_config_says_counts(case: str, config: dict[str, Any], tmp_path: 
 def test_what_a_run_says_counts(run: dict[str, Any], tmp_path: Path) -> None:
     usual = {"K": 5, "method": "ddim", "eta": 0.0, "clip": True}
     for described, code in ((usual, 0), ({"K": 5, "method": "ddim"}, 0), (usual | run, 1)):
-        folder = rewritten("sample_cross_self", tmp_path / str(code + len(described)), said={"runs": {"ddim5": described}}, without=DDPM)
+        folder = rewritten(
+            "sample_cross_self", tmp_path / str(code + len(described)), description={"runs": {"ddim5": described}}, without=DDPM
+        )
         assert main([folder]) == code
 
 

@@ -37,14 +37,14 @@ def test_published_values_are_defaults_and_notes_no_expectations(tmp_path: Path)
     assert run(variant(tmp_path, "train_masking", content, tensors))
 
 
-@pytest.mark.parametrize(("which", "value"), [("gt", 2), ("pseduo_gt", 1)])
-def test_the_loss_is_that_of_the_labels_asked_for(tmp_path: Path, which: str, value: int) -> None:
+@pytest.mark.parametrize(("ground_truth", "value"), [("gt", 2), ("pseduo_gt", 1)])
+def test_the_loss_counts_the_chosen_labels(tmp_path: Path, ground_truth: str, value: int) -> None:
     content, tensors = read("train_masking")
     chosen = ((tensors["in.has_detection"] == 1) & (tensors["in.has_gt"] == value)).squeeze(-1)
     assert chosen.any()
     logits, labels = tensors["out.action_logits"][chosen].sigmoid(), tensors["in.action_label"][chosen]
     tensors["out.loss_action"] = 10 * -(labels * logits.log() + (1 - labels) * (1 - logits).log()).mean()
-    content["config"]["ava"]["gt_type"] = which
+    content["config"]["ava"]["gt_type"] = ground_truth
     assert run(variant(tmp_path, "train_masking", content, tensors))
 
 

@@ -12,7 +12,7 @@ from tests.golden.__main__ import main
 from tests.golden.case import read_case
 from tests.golden.compare import compare_intermediates
 from tests.golden.replays.mcc import replay
-from tests.golden.test_goldens import changed
+from tests.golden.test_goldens import change_case
 
 HERE = Path(__file__).parent / "mcc"
 
@@ -52,17 +52,17 @@ def test_what_is_recorded_on_the_way_comes_out_too(case: str, count: int) -> Non
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_case_may_say_less_or_more(case: str, tmp_path: Path) -> None:
+def test_a_case_may_record_fewer_or_more_settings(case: str, tmp_path: Path) -> None:
     def shorter(config: dict[str, Any]) -> dict[str, Any]:
-        said = {key: value for key, value in config.items() if key not in NEEDLESS and (key, value) not in AS_PUBLISHED.items()}
-        assert len(said) < len(config) - 12
-        return {**said, "comment": "random weights", "input_size": 224}
+        shortened = {key: value for key, value in config.items() if key not in NEEDLESS and (key, value) not in AS_PUBLISHED.items()}
+        assert len(shortened) < len(config) - 12
+        return {**shortened, "comment": "random weights", "input_size": 224}
 
-    assert main([changed(f"mcc/{case}", tmp_path / "renamed", json_change={"config": shorter})]) == 0
+    assert main([change_case(f"mcc/{case}", tmp_path / "renamed", json_change={"config": shorter})]) == 0
 
 
 @pytest.mark.parametrize(
-    ("case", "said", "output"),
+    ("case", "change", "output"),
     [
         ("co3d_forward", {"shrink_threshold": 5.0}, "pred"),
         ("co3d_forward", {"xyz_num_heads": 6}, "pred"),
@@ -86,7 +86,9 @@ def test_a_case_may_say_less_or_more(case: str, tmp_path: Path) -> None:
         ("hypersim_forward", {"max_queries_per_forward": 30}, "loss_rgb"),  # a mean of means
     ],
 )
-def test_what_a_case_says_counts(case: str, said: dict[str, Any], output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([changed(f"mcc/{case}", tmp_path / "case", json_change={"config": lambda config: {**config, **said}})]) == 1
+def test_recorded_settings_take_effect(
+    case: str, change: dict[str, Any], output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([change_case(f"mcc/{case}", tmp_path / "case", json_change={"config": lambda config: {**config, **change}})]) == 1
     failed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "outside" in line or "has shape" in line]
     assert f"out.{output}" in failed

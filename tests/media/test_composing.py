@@ -1,4 +1,4 @@
-"""What is outside the mask stays, byte by byte."""
+"""Compositing changes no byte outside the mask."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_feather_is_a_ramp_inside_the_mask() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_ramp_counts_the_steps_to_the_end_of_the_mask(seed: int) -> None:
-    """As peeling off one layer after the other does."""
+    """The reference peels off one layer after the other."""
     generator = np.random.default_rng(seed)
     mask = generator.random((30, 25)) < generator.choice([0.6, 0.95, 1.0])
     mask[generator.integers(0, 30) :, : generator.integers(1, 25)] = True
@@ -90,22 +90,22 @@ def test_a_ramp_is_the_same_in_a_turned_image(size: tuple[int, int], seed: int) 
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_ramp_does_not_depend_on_how_much_is_computed_at_once(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_a_ramp_does_not_depend_on_the_tile_size(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     generator = np.random.default_rng(seed)
     mask = generator.random((20, 90)) < generator.choice([0.9, 0.98, 0.999])
     area, feather = bounds(mask), int(generator.integers(1, 9))
     assert area is not None
-    whole = ramp(mask, area, feather)
+    expected = ramp(mask, area, feather)
     monkeypatch.setattr(compositing, "RAMP_TILE", 7)
-    assert np.array_equal(ramp(mask, area, feather), whole)
+    assert np.array_equal(ramp(mask, area, feather), expected)
 
 
 def test_ramp_of_tall_strip_is_as_fast_as_of_wide_one() -> None:
     mask = np.ones((1_000_000, 1), bool)
     mask[-1] = False
-    began = time.process_time()
+    started = time.process_time()
     steps = ramp(mask, PixelBox(0, 0, 1, 999_999), 3)
-    assert time.process_time() - began < 2
+    assert time.process_time() - started < 2
     assert steps[-4:, 0].tolist() == [3, 3, 2, 1]
 
 
@@ -124,22 +124,22 @@ def smooth(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("hole", [PixelBox(20, 10, 40, 50), PixelBox(0, 0, 30, 80)])
 def test_membrane_removes_edge_error_and_keeps_drawing(hole: PixelBox) -> None:
-    """What was made is the image in other colours, with a line drawn across."""
+    """The filling is the image in other colours, with a line drawn across."""
     image, mask = smooth(90, 100), hole.mask(90, 100)
     made = (image * 0.7 + 20).astype(np.uint8)
     made[45] += 30
-    whole = PixelBox(0, 0, 100, 90)
-    fitted, plain = (composed_of(image, made, whole, mask, feather=0, blend=blend).astype(int) for blend in ("membrane", "none"))
-    beside = mask.copy()
-    beside[42:49] = False
-    wrong, was = (np.abs(composed - image)[beside].mean() for composed in (fitted, plain))
+    box = PixelBox(0, 0, 100, 90)
+    fitted, plain = (composed_of(image, made, box, mask, feather=0, blend=blend).astype(int) for blend in ("membrane", "none"))
+    off_line = mask.copy()
+    off_line[42:49] = False
+    wrong, was = (np.abs(composed - image)[off_line].mean() for composed in (fitted, plain))
     assert wrong < was / 2
     inner = slice(hole.left + 6, hole.left + hole.width - 6)
     assert (fitted[45, inner] - fitted[42, inner]).mean() == pytest.approx(30, abs=5)
 
 
-def test_beside_transparency_it_fits_white() -> None:
-    """As the network saw it."""
+def test_membrane_treats_transparency_as_white() -> None:
+    """The network sees it as white, too."""
     image = np.zeros((30, 30, 4), np.uint8)
     mask = PixelBox(10, 10, 8, 8).mask(30, 30)
     composed = composed_of(image, np.full((30, 30, 3), 200, np.uint8), PixelBox(0, 0, 30, 30), mask, feather=0, blend="membrane")
@@ -155,11 +155,11 @@ def test_without_a_known_neighbour_a_membrane_changes_nothing() -> None:
 def test_large_membrane_on_small_grid_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     image, mask = smooth(200, 260), PixelBox(30, 20, 170, 150).mask(200, 260)
     made = (image * 0.7 + 60).astype(np.uint8)
-    whole = composed_of(image, made, PixelBox(0, 0, 260, 200), mask, feather=0, blend="membrane")
+    fine = composed_of(image, made, PixelBox(0, 0, 260, 200), mask, feather=0, blend="membrane")
     monkeypatch.setattr(poisson_blending, "MAX_GRID_PIXELS", 30 * 30)
     monkeypatch.setattr(compositing, "STRIP_PIXELS", 170 * 7)
     coarse = composed_of(image, made, PixelBox(0, 0, 260, 200), mask, feather=0, blend="membrane")
-    assert np.abs(coarse.astype(int) - whole).mean() < 1.5
+    assert np.abs(coarse.astype(int) - fine).mean() < 1.5
 
 
 @pytest.mark.parametrize("channels", [3, 4])

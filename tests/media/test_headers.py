@@ -44,9 +44,9 @@ def test_what_takes_longer_than_its_pixels_promise_is_not_small() -> None:
 
 
 def jpeg_with(segments: bytes) -> bytes:
-    """A JPEG of 32 × 24 pixels that begins with these segments."""
-    whole = encode(noise(32, 24), "JPEG")
-    return whole[:2] + segments + whole[2:]
+    """Return a JPEG of 32 × 24 pixels that begins with these segments."""
+    data = encode(noise(32, 24), "JPEG")
+    return data[:2] + segments + data[2:]
 
 
 FRAME = b"\x00\x0b\x08\x00\x08\x00\x08\x01\x01\x11\x00"

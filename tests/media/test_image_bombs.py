@@ -51,14 +51,14 @@ def decoder() -> ImageDecoder:
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind", "options", "most"),
+    ("mode", "kind", "options", "max_bytes"),
     [("RGBA", "PNG", {}, 9), ("LA", "PNG", {}, 9), ("P", "PNG", {"transparency": 0}, 6), ("RGB", "PNG", {}, 5), ("I;16", "PNG", {}, 7)],
 )
-def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, kind: str, options: dict[str, object], most: float) -> None:
+def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, kind: str, options: dict[str, object], max_bytes: float) -> None:
     file = tmp_path / "picture"
     file.write_bytes(encode(Image.new(mode, (4000, 2500)), kind, **options))
     measured = subprocess.run([sys.executable, "-c", DECODED, str(file)], capture_output=True, text=True, check=True)
-    assert float(measured.stdout) < most
+    assert float(measured.stdout) < max_bytes
 
 
 @pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
@@ -110,7 +110,7 @@ def test_a_tiff_of_one_strip_takes_no_more_than_is_counted(tmp_path: Path, kind:
 
 
 def second_waits(decoder: ImageDecoder, data: bytes) -> bool:
-    """Whether nothing else is decoded while this is."""
+    """Return True if nothing else is decoded while this is."""
     return not second_is_in_within(0.3, decoder, data)
 
 
@@ -172,7 +172,7 @@ def test_a_large_picture_gets_its_turn_among_small_ones() -> None:
 
 
 def jpeg_of_scans(width: int, height: int, scans: list[list[int]]) -> bytes:
-    """A sequential JPEG of one grey, each of whose scans holds the components that are listed for it."""
+    """Return a sequential JPEG of one grey, each of whose scans holds the components that are listed for it."""
     components = sorted(number for scan in scans for number in scan)
     blocks = -(-width // 8) * -(-height // 8)
     frame = struct.pack(">BHHB", 8, height, width, len(components)) + b"".join(bytes([number, 0x11, 0]) for number in components)
@@ -181,12 +181,12 @@ def jpeg_of_scans(width: int, height: int, scans: list[list[int]]) -> bytes:
     for scan in scans:
         chosen = b"".join(bytes([number, 0]) for number in scan)
         body += segment(0xDA, bytes([len(scan)]) + chosen + b"\x00\x3f\x00") + bytes(blocks * len(scan) // 4 + 8)
-    decoy = segment(0xE4, b"\xff\xda\x00\x08\x01" * 9)  # inside a segment, this is no scan
+    decoy = segment(0xE4, b"\xff\xda\x00\x08\x01" * 9)  # not a scan, since it is inside a segment
     return b"\xff\xd8" + decoy + segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC0, frame) + codes + body + b"\xff\xd9"
 
 
 def test_sequential_jpeg_with_scan_per_component_is_progressive() -> None:
-    """Its decoder, too, keeps all coefficients until the last scan."""
+    """The decoder keeps all coefficients of these until the last scan, too."""
     decoder = ImageDecoder(max_pixels=40 * 20)
     assert second_waits(decoder, jpeg_of_scans(40, 20, [[1], [2], [3]]))
     assert second_waits(decoder, jpeg_of_scans(40, 20, [[1], [2, 3]]))
@@ -211,8 +211,8 @@ def png(*between: bytes) -> bytes:
 
 
 def jpeg_with(segments: bytes) -> bytes:
-    whole = encode(Image.new("RGB", (8, 8)), "JPEG")
-    return whole[:2] + segments + whole[2:]
+    data = encode(Image.new("RGB", (8, 8)), "JPEG")
+    return data[:2] + segments + data[2:]
 
 
 def segment(marker: int, content: bytes) -> bytes:
@@ -224,23 +224,23 @@ ZEROS = zlib.compress(bytes(1_000_000))
 
 
 def progressive_with_scans(count: int) -> bytes:
-    whole = encode(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
-    last = whole.rindex(b"\xff\xda")
-    return whole[:last] + whole[last:-2] * count + whole[-2:]
+    data = encode(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
 
 
 def webp_with(*chunks: bytes) -> bytes:
-    whole = encode(Image.new("RGB", (8, 8)), "WEBP", exif=b"Exif\0\0" + bytes(10)) + b"".join(chunks)
-    return whole[:4] + struct.pack("<I", len(whole) - 8) + whole[8:]
+    data = encode(Image.new("RGB", (8, 8)), "WEBP", exif=b"Exif\0\0" + bytes(10)) + b"".join(chunks)
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
 
 
 def exif_of_rationals(count: int) -> bytes:
-    """Its orientation claims so many."""
+    """Return EXIF data whose orientation claims `count` rationals."""
     return b"II*\0" + struct.pack("<LHHHLLL", 8, 1, 0x0112, 5, count, 26, 0) + bytes(8 * count)
 
 
 def jpeg_exif(data: bytes) -> bytes:
-    """In as many segments as it takes."""
+    """Split EXIF data into as many JPEG segments as it takes."""
     pieces = [data[at : at + 65_000] for at in range(0, len(data), 65_000)]
     return b"".join(b"\xff\xe1" + struct.pack(">H", len(piece) + 8) + b"Exif\0\0" + piece for piece in pieces)
 
@@ -339,7 +339,7 @@ def test_a_text_that_names_the_header_is_none(decoder: ImageDecoder) -> None:
 
 
 def bmp_with_run_lengths(width: int, height: int, compression: int) -> bytes:
-    """Each row is one pixel and 'end of line'."""
+    """Return a BMP each of whose rows is one pixel and 'end of line'."""
     bits, data = (8 if compression == 1 else 4), b"\x01\x05\x00\x00" * height
     palette = bytes(range(1 << bits)) * 4
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, 1 << bits, 0)
@@ -365,10 +365,10 @@ def test_directory_with_shared_entry_data_is_refused_or_cheap(decoder: ImageDeco
     entries = [struct.pack("<HHII", tag, 3, 1, 8) for tag in (256, 257)]
     entries += [struct.pack("<HHII", tag, 1, 5_000_000, 20_000) for tag in range(40_000, 41_000)]
     file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-    began = time.process_time()
+    started = time.process_time()
     with pytest.raises(CorruptImage), decoder.decode(file.ljust(20_000, b"\0") + bytes(5_000_000)):
         pass
-    assert time.process_time() - began < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_tile_larger_than_the_limit_is_refused(decoder: ImageDecoder) -> None:

@@ -43,7 +43,7 @@ def quadrants() -> Image.Image:
 
 
 def corners(pixels: np.ndarray) -> list[tuple[int, ...]]:
-    """The colours near the four corners, rounded to 0 or 255."""
+    """Return the colours near the four corners, rounded to 0 or 255."""
     height, width, _ = pixels.shape
     points = ((2, 2), (2, width - 3), (height - 3, 2), (height - 3, width - 3))
     return [tuple(255 if value > 127 else 0 for value in pixels[point]) for point in points]
@@ -128,7 +128,7 @@ def test_a_transparent_colour_of_an_rgb_png_lies_on_white(decoder: ImageDecoder)
 
 
 def png(depth: int, kind: int, transparent: tuple[int, ...], rows: bytes, width: int) -> bytes:
-    """A row as a PNG, with a colour that is transparent."""
+    """Return a row as a PNG, with a colour that is transparent."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -195,15 +195,15 @@ def test_colours_that_cannot_be_shown_are_refused(decoder: ImageDecoder) -> None
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_no_damage_raises_anything_but_an_image_error(decoder: ImageDecoder, kind: str) -> None:
-    whole = encode(Image.fromarray(noise(40, 30)), kind)
+    intact = encode(Image.fromarray(noise(40, 30)), kind)
     rng = np.random.default_rng(7)
     refused = 0
     for _ in range(300):
-        damaged = bytearray(whole)
-        for position in rng.integers(4 if kind != "BMP" else 20, len(whole), rng.integers(1, 8)):
+        damaged = bytearray(intact)
+        for position in rng.integers(4 if kind != "BMP" else 20, len(intact), rng.integers(1, 8)):
             damaged[position] = rng.integers(256)
         try:
-            decode(decoder, bytes(damaged[: rng.integers(len(whole) // 2, len(whole) + 1)]))
+            decode(decoder, bytes(damaged[: rng.integers(len(intact) // 2, len(intact) + 1)]))
         except (CorruptImage, NotAnImage, TooManyPixels):
             refused += 1
     assert refused > 0
@@ -232,7 +232,7 @@ def test_a_webp_canvas_is_not_even_opened(decoder: ImageDecoder) -> None:
 
 
 def test_a_decoder_that_keeps_copies_ends_at_fewer_pixels() -> None:
-    """WebP's decoder holds three canvases beside the picture: 16 bytes a pixel, where 12 for each of the pixels are the most."""
+    """WebP's decoder holds three canvases and the picture: 16 bytes a pixel, where 12 for each of the pixels are the most."""
     decoder = ImageDecoder(max_pixels=64 * 64)
     with pytest.raises(TooManyPixels, match=r"WebP of 0\.0 megapixels would take 0 MB to decode.*OPSIN_MAX_PIXELS"):
         decode(decoder, encode(Image.new("RGB", (64, 64)), "WEBP"))
@@ -253,7 +253,7 @@ def test_only_these_formats_are_opened() -> None:
             sniff(data)
 
 
-def test_a_file_s_name_in_its_place_is_told_apart() -> None:
+def test_a_file_name_sent_as_a_file_is_recognised() -> None:
     with pytest.raises(NotAnImage, match="a short text; to send a file with curl, write @ before its name"):
         sniff(b"photos/cat.jpg")
     for other in (b"", b"\x89PN", b"A" * 2000):

@@ -1,4 +1,4 @@
-"""Whatever claims to be a `.npy` file is read or refused with a reason."""
+"""Files that claim to be `.npy` are read or refused with a reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def with_header(header: str) -> bytes:
     return npy.MAGIC + bytes([1, 0]) + len(text).to_bytes(2, "little") + text + bytes(64)
 
 
-def shaped(shape: str) -> bytes:
+def with_shape(shape: str) -> bytes:
     return with_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n")
 
 
@@ -43,7 +43,7 @@ def test_floats_are_read_as_they_were_saved(array: np.ndarray) -> None:
             for text in ("", "(" * 3000, "[" * 150, '"""', "{", "{[]: 1}", "{1: 2, 'a': 3}", "{'a': 1, b'a': 2}", "-" * 5000 + "1")
         ),
         *(
-            shaped(text)
+            with_shape(text)
             for text in ("(-4, -4)", "(-1,)", "(True, 16)", "(4, 4.0)", f"({'9' * 4000}, {'9' * 4000})", f"({'1, ' * 40})", "(2L, (2L")
         ),
         *(
@@ -61,10 +61,10 @@ def test_a_header_that_is_none_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_damaged_header_is_refused_or_read(seed: int) -> None:
-    chance, whole = np.random.default_rng(seed), file(FLOATS)
-    end = len(whole) - FLOATS.nbytes
+    chance, intact = np.random.default_rng(seed), file(FLOATS)
+    end = len(intact) - FLOATS.nbytes
     for _ in range(50):
-        damaged = bytearray(whole)
+        damaged = bytearray(intact)
         for place in chance.integers(len(npy.MAGIC), end, chance.integers(1, 6)):
             damaged[place] = chance.choice(np.frombuffer(b"()[]{},:'\"0123456789-+*.jLf \\\n\0#", np.uint8))
         try:

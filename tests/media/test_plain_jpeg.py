@@ -15,21 +15,23 @@ LIMIT = 1_000_000
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
 
 
-def jpeg(image: Image.Image = NOISE, **how: Any) -> bytes:
+def jpeg(image: Image.Image = NOISE, **saved: Any) -> bytes:
     file = io.BytesIO()
-    image.save(file, "JPEG", **how)
+    image.save(file, "JPEG", **saved)
     return file.getvalue()
 
 
-def turned() -> Image.Exif:
+def rotated_exif() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
 
 
-@pytest.mark.parametrize("how", [{}, {"quality": 20}, {"subsampling": 0}, {"optimize": True}, {"comment": b"a word"}, {"dpi": (300, 300)}])
-def test_the_pixels_are_those_of_pillow(how: dict[str, Any]) -> None:
-    data = jpeg(**how)
+@pytest.mark.parametrize(
+    "saved", [{}, {"quality": 20}, {"subsampling": 0}, {"optimize": True}, {"comment": b"a word"}, {"dpi": (300, 300)}]
+)
+def test_the_pixels_are_those_of_pillow(saved: dict[str, Any]) -> None:
+    data = jpeg(**saved)
     image = plain_jpeg(data, LIMIT)
     assert image is not None
     assert np.array_equal(image, Image.open(io.BytesIO(data)))
@@ -39,7 +41,7 @@ def test_the_pixels_are_those_of_pillow(how: dict[str, Any]) -> None:
     "data",
     [
         jpeg(progressive=True),
-        jpeg(exif=turned()),
+        jpeg(exif=rotated_exif()),
         jpeg(NOISE.convert("L")),
         jpeg(NOISE.convert("CMYK")),
         jpeg(icc_profile=bytes(200)),

@@ -1,4 +1,4 @@
-"""What the network sees of an image: the whole, a crop, or windows."""
+"""Regions of an image that the network sees: all of it, a crop, or windows."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def test_windows_cover_the_hole_and_lie_inside(seed: int) -> None:
     remaining = mask.copy()
     window = (min(NATIVE[0], height), min(NATIVE[1], width))
     for top, left in region.windows:
-        here = remaining[box.top + top : box.top + top + window[0], box.left + left : box.left + left + window[1]]
-        assert here.shape == window and here.any(), "each window lies inside and finds something to fill"
-        here[:] = False
+        view = remaining[box.top + top : box.top + top + window[0], box.left + left : box.left + left + window[1]]
+        assert view.shape == window and view.any(), "each window lies inside and finds something to fill"
+        view[:] = False
     assert not remaining.any()
 
 
@@ -79,9 +79,9 @@ def test_half_of_each_window_is_known_at_its_turn() -> None:
     remaining = mask.copy()
     assert len(region.windows) > 9
     for top, left in region.windows:
-        here = remaining[region.box.top + top :, region.box.left + left :][: NATIVE[0], : NATIVE[1]]
-        assert 0 < here.mean() <= 0.5
-        here[:] = False
+        view = remaining[region.box.top + top :, region.box.left + left :][: NATIVE[0], : NATIVE[1]]
+        assert 0 < view.mean() <= 0.5
+        view[:] = False
 
 
 @pytest.mark.parametrize("mode", MODES)

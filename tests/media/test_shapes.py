@@ -35,19 +35,19 @@ def glb_of(mesh: TriangleMesh) -> bytes:
     return meshes.to_glb([meshes.Primitive(mesh.vertices, mesh.faces, {"COLOR_0": meshes.linear(mesh.colours)})])
 
 
-def loaded(mesh: TriangleMesh) -> trimesh.Trimesh:
+def load_glb(mesh: TriangleMesh) -> trimesh.Trimesh:
     return trimesh.load(io.BytesIO(glb_of(mesh)), file_type="glb").to_geometry()
 
 
 def test_the_surface_lies_where_values_cross_the_level(mesh: TriangleMesh) -> None:
     distance = np.linalg.norm(mesh.vertices - (SIDE - 1) / 2, axis=1)
     assert np.abs(distance - 8).max() < 0.1
-    read = loaded(mesh)
+    read = load_glb(mesh)
     assert read.is_watertight and read.volume == pytest.approx(4 / 3 * np.pi * 8**3, rel=0.02)  # positive: seen from outside
 
 
 def test_axes_are_gltfs_and_colours_those_of_occupied_cells(mesh: TriangleMesh) -> None:
-    read = loaded(mesh)
+    read = load_glb(mesh)
     np.testing.assert_allclose(read.vertices, mesh.vertices * [1, -1, -1], atol=1e-5)
     colours = np.asarray(read.visual.vertex_colors)[:, :3]
     np.testing.assert_array_equal(colours, np.rint(255 * meshes.linear(mesh.colours)))  # trimesh leaves them linear
@@ -59,12 +59,12 @@ def test_slabs_are_one_surface(mesh: TriangleMesh) -> None:
     slabs = meshes.surface(ball(), 0.5, slab_cells=5 * (SIDE + 2) ** 2)
     assert len(slabs.faces) == len(mesh.faces) and len(slabs.vertices) > len(mesh.vertices)
     joined = trimesh.Trimesh(slabs.vertices, slabs.faces)
-    assert joined.is_watertight and joined.volume == pytest.approx(loaded(mesh).volume, rel=1e-5)
+    assert joined.is_watertight and joined.volume == pytest.approx(load_glb(mesh).volume, rel=1e-5)
 
 
 def test_a_cell_at_the_border_of_the_lattice_is_closed() -> None:
     one = Cells(np.zeros((1, 3), np.int64), np.ones(1, np.float32), np.full((1, 3), 9, np.uint8))
-    assert loaded(meshes.surface(one, 0.5)).is_watertight
+    assert load_glb(meshes.surface(one, 0.5)).is_watertight
 
 
 def test_nothing_is_an_empty_scene() -> None:

@@ -1,4 +1,4 @@
-"""Nobody who sends files writes into the log."""
+"""Files that clients send write nothing into the log."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 1, 2, 3, 4, 5, 7
 SIZES = {BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4, RATIONAL: 8, UNDEFINED: 1}
 OFFSETS, LENGTHS, TILE_OFFSETS, TILE_LENGTHS = 273, 279, 324, 325
 FEW_BYTES = 300_000
-"""Of memory: less than the tenth part of what any file here makes a decoder allocate."""
+"""Memory in bytes: less than a tenth of what any file here makes a decoder allocate."""
 LAYOUTS = list(product("<>", (False, True)))
 
 Entry = tuple[int, int, int | bytes]
@@ -26,7 +26,7 @@ Entry = tuple[int, int, int | bytes]
 
 
 def tiff(entries: Mapping[int, Entry], order: str = "<", big: bool = False, size: tuple[int, int] = (4, 2), pixels: bytes = b"") -> bytes:
-    """A grey picture; an entry takes the place of a usual one. Its pixels, if any, come last."""
+    """Return a grey picture with entries added to the usual ones or replacing them. The pixels, if any, come last."""
     word, width = ("Q", 8) if big else ("L", 4)
     usual = {256: size[0], 257: size[1], 258: 8, 259: 1, 262: 1, 277: 1, 278: size[1]}
     all_entries = dict(sorted({**{tag: (LONG, 1, value) for tag, value in usual.items()}, **entries}.items()))
@@ -55,8 +55,8 @@ def decoder() -> ImageDecoder:
     return ImageDecoder(max_pixels=1_000_000)
 
 
-def refused(decoder: ImageDecoder, data: bytes, words: str) -> None:
-    """As cheaply as a file may be that takes a decoder hundreds of megabytes."""
+def check_refused(decoder: ImageDecoder, data: bytes, words: str) -> None:
+    """Refuse a file that would take a decoder hundreds of megabytes, within little memory."""
     tracemalloc.start()
     try:
         with pytest.raises(CorruptImage, match=words), decoder.decode(data):
@@ -69,14 +69,14 @@ def refused(decoder: ImageDecoder, data: bytes, words: str) -> None:
 @pytest.mark.parametrize("tag", [OFFSETS, LENGTHS, TILE_OFFSETS, TILE_LENGTHS])
 @pytest.mark.parametrize(("order", "big"), LAYOUTS)
 def test_more_strips_or_tiles_than_the_picture_needs_are_refused(decoder: ImageDecoder, tag: int, order: str, big: bool) -> None:
-    refused(decoder, tiff(many(tag, LONG, 1_000_000), order, big), "1,000,000 strips or tiles: at most 32,768")
-    refused(decoder, tiff(many(tag, SHORT, 30_000), order, big), "30,000 strips or tiles, but 4 × 2 pixels need 1")
+    check_refused(decoder, tiff(many(tag, LONG, 1_000_000), order, big), "1,000,000 strips or tiles: at most 32,768")
+    check_refused(decoder, tiff(many(tag, SHORT, 30_000), order, big), "30,000 strips or tiles, but 4 × 2 pixels need 1")
 
 
 def test_a_million_honest_strips_of_one_row_are_refused(decoder: ImageDecoder) -> None:
     count = 1_000_000
     entries: dict[int, Entry] = {278: (LONG, 1, 1), OFFSETS: (LONG, count, bytes(4 * count)), LENGTHS: (LONG, count, b"\1\0\0\0" * count)}
-    refused(decoder, tiff(entries, size=(1, count)), "at most 32,768")
+    check_refused(decoder, tiff(entries, size=(1, count)), "at most 32,768")
 
 
 @pytest.mark.parametrize(
@@ -93,29 +93,29 @@ def test_a_million_honest_strips_of_one_row_are_refused(decoder: ImageDecoder) -
 )
 @pytest.mark.parametrize(("order", "big"), LAYOUTS)
 def test_a_directory_of_too_many_values_is_refused(decoder: ImageDecoder, entries: dict[int, Entry], order: str, big: bool) -> None:
-    refused(decoder, tiff(entries, order, big), "values: at most 131,072")
+    check_refused(decoder, tiff(entries, order, big), "values: at most 131,072")
 
 
 @pytest.mark.parametrize(("order", "big"), LAYOUTS)
 def test_a_directory_of_too_many_entries_is_refused(decoder: ImageDecoder, order: str, big: bool) -> None:
     entries = many(OFFSETS, LONG, 1) | dict.fromkeys(range(40000, 45000), (BYTE, 1, 0))
-    refused(decoder, tiff(entries, order, big), "entries: at most 4,096")
+    check_refused(decoder, tiff(entries, order, big), "entries: at most 4,096")
 
 
 def test_entries_beyond_the_file_are_refused(decoder: ImageDecoder) -> None:
-    whole = tiff({OFFSETS: (LONG, 1, 0), LENGTHS: (LONG, 1, 8)}, big=True)
-    refused(decoder, whole[:16] + struct.pack("<Q", 2**63) + whole[24:], "at most 4,096")
-    refused(decoder, whole[:8] + struct.pack("<Q", 2**63) + whole[16:], "outside of the file")
-    refused(decoder, whole[:60], "breaks off")
-    refused(decoder, tiff({40_000: (BYTE, 2**31, 8)}), "claims more than the file holds")
+    intact = tiff({OFFSETS: (LONG, 1, 0), LENGTHS: (LONG, 1, 8)}, big=True)
+    check_refused(decoder, intact[:16] + struct.pack("<Q", 2**63) + intact[24:], "at most 4,096")
+    check_refused(decoder, intact[:8] + struct.pack("<Q", 2**63) + intact[16:], "outside of the file")
+    check_refused(decoder, intact[:60], "breaks off")
+    check_refused(decoder, tiff({40_000: (BYTE, 2**31, 8)}), "claims more than the file holds")
 
 
-def test_a_size_that_is_told_twice_is_refused(decoder: ImageDecoder) -> None:
+def test_a_size_that_is_given_twice_is_refused(decoder: ImageDecoder) -> None:
     """Which of the two would count?"""
     data = tiff({OFFSETS: (LONG, 1, 8), 40_000: (LONG, 1, 1_000_000)}).replace(
         struct.pack("<HH", 40_000, LONG), struct.pack("<HH", 257, LONG)
     )
-    refused(decoder, data, "tag 257 is not there once")
+    check_refused(decoder, data, "tag 257 is not there once")
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -127,8 +127,8 @@ def test_directories_are_read_as_decoders_read_them(decoder: ImageDecoder, order
             LENGTHS: (SHORT, 2, struct.pack(order + "HH", 4, 4)),
             700: (BYTE, 500_000, bytes(500_000)),
         }
-        begin = len(tiff({**entries, OFFSETS: (LONG, 2, bytes(8))}, order, big))
-        data = tiff({**entries, OFFSETS: (LONG, 2, struct.pack(order + "LL", begin, begin + 4))}, order, big, pixels=pixels)
+        start = len(tiff({**entries, OFFSETS: (LONG, 2, bytes(8))}, order, big))
+        data = tiff({**entries, OFFSETS: (LONG, 2, struct.pack(order + "LL", start, start + 4))}, order, big, pixels=pixels)
         if big and order == ">":  # which Pillow takes for something else
             with pytest.raises(NotAnImage, match="BigTIFF"), decoder.decode(data):
                 pass
@@ -157,15 +157,15 @@ def test_grey_that_pillow_would_take_for_other_grey_is_refused(decoder: ImageDec
 
 
 def test_only_an_orientation_of_one_number_counts(decoder: ImageDecoder) -> None:
-    whole: dict[int, Entry] = {OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8)}
-    for told, size in (
+    entries: dict[int, Entry] = {OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8)}
+    for orientation, size in (
         ((SHORT, 1, 6), (2, 4)),
         ((LONG, 1, 6), (2, 4)),
         ((BYTE, 1, 6), (4, 2)),
         ((SHORT, 4, b"\6\0" * 4), (4, 2)),
         ((SHORT, 1, 9), (4, 2)),
     ):
-        with decoder.decode(tiff({**whole, 274: told})) as image:
+        with decoder.decode(tiff({**entries, 274: orientation})) as image:
             assert image.size == size
 
 
@@ -193,10 +193,10 @@ def test_pixels_and_tiles_are_bounded_as_in_any_file(decoder: ImageDecoder) -> N
 def test_damaged_directory_raises_only_image_errors(decoder: ImageDecoder) -> None:
     rng = np.random.default_rng(3)
     for order, big in LAYOUTS:
-        whole = tiff({OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8), 274: (SHORT, 1, 6)}, order, big)
+        intact = tiff({OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8), 274: (SHORT, 1, 6)}, order, big)
         for _ in range(300):
-            damaged = bytearray(whole)
-            for position in rng.integers(4, len(whole), rng.integers(1, 6)):
+            damaged = bytearray(intact)
+            for position in rng.integers(4, len(intact), rng.integers(1, 6)):
                 damaged[position] = rng.integers(256)
             try:
                 with decoder.decode(bytes(damaged)):

@@ -1,4 +1,4 @@
-"""What the gateway makes of a capture without torch is what the network was trained on."""
+"""Views that the gateway builds of a capture without torch equal those of the network's training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEIGHT, WIDTH = 60, 90
 
 
 def capture(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image, points in metres with a few that are missing, and the mask of an object that reaches the right edge."""
+    """Return an image, points in metres with a few that are missing, and the mask of an object that reaches the right edge."""
     rng = np.random.default_rng(seed)
     points = rng.normal([0.3, -0.2, 2.0], 0.3, (HEIGHT, WIDTH, 3)).astype(np.float32)
     points[5:9, 50:60] = np.nan
@@ -38,16 +38,16 @@ def test_an_object_is_seen_as_in_training(source: int | None, size: int, seen: i
         seen_size=seen,
         margin=6,
     )
-    shown = expected.image
+    pixels = expected.image
     if source:
-        shown = torch.nn.functional.interpolate(shown, size=(size, size), mode="bilinear", align_corners=False)
-    np.testing.assert_allclose(made.pixels, 255 * shown[0].permute(1, 2, 0).numpy(), atol=0.51)
+        pixels = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(made.pixels, 255 * pixels[0].permute(1, 2, 0).numpy(), atol=0.51)
     assert made.scale == pytest.approx(float(expected.scale), rel=1e-5)
     np.testing.assert_allclose(made.centre, expected.centre.numpy(), rtol=1e-4)
-    found, wanted = np.isfinite(made.seen).all(axis=2), expected.seen[0].isfinite().all(dim=-1).numpy()
-    np.testing.assert_array_equal(found, wanted)
+    found, finite = np.isfinite(made.seen).all(axis=2), expected.seen[0].isfinite().all(dim=-1).numpy()
+    np.testing.assert_array_equal(found, finite)
     assert 0 < found.sum() < found.size
-    np.testing.assert_allclose(made.seen[found], expected.seen[0].numpy()[wanted], atol=1e-4)
+    np.testing.assert_allclose(made.seen[found], expected.seen[0].numpy()[finite], atol=1e-4)
     some = points[mask][:5]
     np.testing.assert_allclose(mcc_inputs.to_metres(some / made.scale - made.centre, made.scale, made.centre), some, atol=1e-5)
 

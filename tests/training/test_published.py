@@ -20,7 +20,7 @@ from tokenizers.processors import BertProcessing
 from models import bundle, loading
 from models.registry import architectures
 from models.systems.image_text.tokenizer import Tokenizer
-from tests.golden.case import GOLDEN, unpacked
+from tests.golden.case import GOLDEN, unpack
 from tests.training import tiny_recipe
 from tests.training.test_data import png, shard, video
 from training import cli, recipe
@@ -101,7 +101,7 @@ def scenes(folder: Path) -> None:
 def tracks(folder: Path) -> None:
     for name in ("ava", "ava_and_kinetics"):
         (folder / f"data/tracks/{name}/clip").mkdir(parents=True)
-        for file in sorted(unpacked(GOLDEN / "lart/tracklet_loader_multi").glob("*.pkl")):
+        for file in sorted(unpack(GOLDEN / "lart/tracklet_loader_multi").glob("*.pkl")):
             track = joblib.load(file)
             track["has_gt"][:] = 2 if name == "ava" else 1
             joblib.dump(track, folder / f"data/tracks/{name}/clip/{file.name}")

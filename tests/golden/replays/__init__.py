@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 from tests.golden.replays import cit, diffmae, flip, hmr2, lart, mae, mae_st, mavil, maws, mcc, mvit, phalp, rev, tome
 
-REPLAYS: Mapping[str, Callable[[Case], Replayed]] = {
+REPLAYS: Mapping[str, Callable[[Case], Replay]] = {
     "cit": cit.replay,
     "diffmae": diffmae.replay,
     "flip": flip.replay,

@@ -10,18 +10,18 @@ from torch import Tensor
 from models.checkpoints import families, fit, read_checkpoint
 from models.systems.image_text.cit import CiT, CiTConfig, VisionTower
 from models.systems.image_text.dual_encoder import unit_vectors
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 from tests.golden.replays.maws import vision_fields
 from training.curation import Curation, curate, label_features, label_similarity
 
 FAMILY_OF = {VisionTower.MOCO: "cit", VisionTower.AUGREG: "cit_augreg", VisionTower.SWAG: "cit_swag"}
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     return _curation(case) if "threshold" in case.config else answers(case, load(case))
 
 
-def answers(case: Case, model: CiT) -> Replayed:
+def answers(case: Case, model: CiT) -> Replay:
     """Return the answers; a case may lack one of the two kinds of inputs."""
     outputs, intermediates = {"logit_scale": model.scale()}, {}
     pictures, captions = pictures_of(case, model), captions_of(case)
@@ -31,15 +31,15 @@ def answers(case: Case, model: CiT) -> Replayed:
         intermediates["vision_pooled"] = seen
         outputs |= {"image_embeds": images, "image_embeds_normalized": unit_vectors(images)}
     if captions is not None:
-        said = model.encode_text_features(*captions)
-        texts = model.text_projection(said)
-        outputs |= {"text_embeds_skip_projection": said, "text_embeds": texts, "text_embeds_normalized": unit_vectors(texts)}
+        text_features = model.encode_text_features(*captions)
+        texts = model.text_projection(text_features)
+        outputs |= {"text_embeds_skip_projection": text_features, "text_embeds": texts, "text_embeds_normalized": unit_vectors(texts)}
     if pictures is not None and captions is not None:
         outputs["cosine"] = unit_vectors(images) @ unit_vectors(texts).T
         if len(images) == len(texts):
             outputs["loss_i2t"] = model(pictures, *captions)
             outputs["loss_symmetric"] = model(pictures, *captions, symmetric=True)
-    return Replayed(outputs, intermediates)
+    return Replay(outputs, intermediates)
 
 
 def pictures_of(case: Case, model: CiT) -> Tensor | None:
@@ -82,7 +82,7 @@ def cit_config(config: dict[str, Any]) -> CiTConfig:
     )
 
 
-def _curation(case: Case) -> Replayed:
+def _curation(case: Case) -> Replay:
     config, inputs = case.config, case.inputs
     labels = label_features(inputs["metadata_embeddings"], inputs["label_members"].long())
     alike = label_similarity(inputs["pool_embeddings"], labels)
@@ -103,15 +103,15 @@ def _curation(case: Case) -> Replayed:
         "label_features": labels,
         "max_similarity": alike.cosine,
         "argmax_label": alike.label,
-        "mask": padded(torch.cat([choice.mask for choice in curated.choices]), len(alike.cosine)),
+        "mask": pad_to(torch.cat([choice.mask for choice in curated.choices]), len(alike.cosine)),
         "collected_ids": torch.tensor(collected),
         "n_collected_before_truncation": torch.tensor(len(curated.collected)),
         "batches_consumed": torch.tensor(len(curated.choices)),
-        "fallback_used": padded(torch.tensor([choice.fell_back for choice in curated.choices]), count),
+        "fallback_used": pad_to(torch.tensor([choice.fell_back for choice in curated.choices]), count),
         "ratio": torch.tensor(curated.ratio),
     }
-    return Replayed(outputs)
+    return Replay(outputs)
 
 
-def padded(values: Tensor, length: int) -> Tensor:
+def pad_to(values: Tensor, length: int) -> Tensor:
     return torch.cat([values, values.new_zeros(length - len(values))])

@@ -18,14 +18,14 @@ from models.systems.diffmae.diffusion import DiffusionSampler, NoiseSchedule, Sa
 from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, PredictionTarget
 from models.systems.diffmae.sampling import InpaintOutput, PatchStatistics, inpaint
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 
 SAMPLER_OPTIONS = frozenset({"method", "eta", "variance", "clip", "spacing"})
 METHODS = {"ddpm": SamplerMethod.ANCESTRAL, "ddim": SamplerMethod.DDIM, "onestep": SamplerMethod.ONE_STEP}
 """Sampler methods by their names in a case."""
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     if "embed_dim" not in case.config:
         replayed = _schedules(case)
     else:
@@ -35,13 +35,13 @@ def replay(case: Case) -> Replayed:
 
 
 def load(case: Case) -> DiffMAE:
-    known = {key: value for key, value in case.config.items() if key in CONFIG_KEYS}  # a case may say more of itself than its model needs
-    model = DiffMAE(read_config(DiffMAEConfig, fields_of(known)))
+    settings = {key: value for key, value in case.config.items() if key in CONFIG_KEYS}  # a case may record more than its model needs
+    model = DiffMAE(read_config(DiffMAEConfig, fields_of(settings)))
     model.load_state_dict(FAMILY.table.translate(read_checkpoint(case.checkpoint)).weights)
     return model.eval()
 
 
-def _schedules(case: Case) -> Replayed:
+def _schedules(case: Case) -> Replay:
     outputs: dict[str, Tensor] = {}
     schedules: dict[str, NoiseSchedule] = {
         name: read_config(NoiseSchedule, schedule_fields_of(fields)) for name, fields in case.config.items()
@@ -56,7 +56,7 @@ def _schedules(case: Case) -> Replayed:
     for output in case.outputs:
         if match := re.fullmatch(r"timesteps_K(\d+)", output):  # of no schedule in particular, since all have as many times
             outputs[output] = TimestepSpacing.UNIFORM.times(next(iter(schedules.values())), int(match[1]))
-    return Replayed({name: outputs[name] for name in case.outputs if name in outputs})
+    return Replay({name: outputs[name] for name in case.outputs if name in outputs})
 
 
 def sampler_tables(schedule: NoiseSchedule, count: int) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ def sampler_tables(schedule: NoiseSchedule, count: int) -> dict[str, Tensor]:
     }
 
 
-def _training(case: Case) -> Replayed:
+def _training(case: Case) -> Replay:
     model, inputs = load(case), case.inputs
     split = _recorded_split(case)
     differentiated = [name.removeprefix("grad.") for name in case.outputs if name.startswith("grad.")]
@@ -93,7 +93,7 @@ def _training(case: Case) -> Replayed:
         outputs |= {"pred_clip": answer.prediction.clip, "loss_clip": answer.loss_clip}
     features = model.features(inputs["image"], split)
     x_t = model.config.schedule.add_noise(model.targets(inputs["image"], split), inputs["t"], inputs["eps"])
-    return Replayed(outputs, {"x_t": x_t, "features_first": features[0].x, "features_last": features[-1].x})
+    return Replay(outputs, {"x_t": x_t, "features_first": features[0].x, "features_last": features[-1].x})
 
 
 def _recorded_split(case: Case) -> PatchSplit:
@@ -107,9 +107,9 @@ def _recorded_split(case: Case) -> PatchSplit:
     return split
 
 
-def _sampling(case: Case) -> Replayed:
+def _sampling(case: Case) -> Replay:
     requests = sorted(name.removesuffix(".ids_mask") for name in case.inputs if name.endswith(".ids_mask"))
-    replayed = Replayed()
+    replayed = Replay()
     model = load(case)
     if model.config.target is PredictionTarget.EPS:
         model = model.double()  # predicted noise is divided by 4e-6 at the last time, which no single precision survives
@@ -123,8 +123,8 @@ def _sampling(case: Case) -> Replayed:
                 replayed.intermediates[f"{request}.{run}.x0_first"] = first
         batched, _ = _fill(model, case, requests, sampler)
         pictures: tuple[Tensor, ...] = torch.split(batched.pictures, [len(case.inputs[f"{request}.image"]) for request in requests])
-        for request, own in zip(requests, pictures, strict=True):
-            _expect_close(case, f"{request}.{run}.composite", own, replayed)
+        for request, picture in zip(requests, pictures, strict=True):
+            _expect_close(case, f"{request}.{run}.composite", picture, replayed)
     return replayed
 
 
@@ -141,14 +141,14 @@ def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: DiffusionSam
     masked."""
     inputs = case.inputs
     places = [inputs[f"{request}.ids_mask"].long() for request in requests]  # (B, M) each
-    masks = [torch.zeros(len(own), model.config.patches, dtype=torch.bool).scatter(1, own, value=True) for own in places]
+    masks = [torch.zeros(len(ids), model.config.patches, dtype=torch.bool).scatter(1, ids, value=True) for ids in places]
     split = PatchSplit.from_mask(torch.cat(masks))
     images = torch.cat([inputs[f"{request}.image"] for request in requests]).to(model.pos_embed.dtype)
-    most = split.masked.shape[1]
+    max_masked = split.masked.shape[1]
 
     def draw(step: int) -> Tensor:
         values = [inputs[f"{request}.noise_T"] if step < 0 else inputs[f"{request}.step_noise"][step] for request in requests]
-        return torch.cat([F.pad(value, (0, 0, 0, most - value.shape[1])) for value in values]).to(images.dtype)
+        return torch.cat([F.pad(value, (0, 0, 0, max_masked - value.shape[1])) for value in values]).to(images.dtype)
 
     firsts: list[Tensor] = []
     statistics = (
@@ -158,7 +158,7 @@ def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: DiffusionSam
     return filled, firsts[0] if firsts else None
 
 
-def _expect_close(case: Case, name: str, batched: Tensor, replayed: Replayed) -> None:
+def _expect_close(case: Case, name: str, batched: Tensor, replayed: Replay) -> None:
     """Require that the result in a padded batch is the recorded one, too; if it is not, report it."""
     tolerance = case.tolerance_of(name)
     recorded = case.outputs.get(name, replayed.outputs[name])

@@ -11,40 +11,40 @@ from models.checkpoints import families, fit, read_checkpoint
 from models.layers.masking import Masking
 from models.systems.image_text.dual_encoder import contrastive_loss
 from models.systems.image_text.flip import FLIP, FLIPConfig
-from tests.golden.case import Case, Replayed, unpacked
+from tests.golden.case import Case, Replay, unpack
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     return answers(case, load(case))
 
 
-def answers(case: Case, model: FLIP) -> Replayed:
+def answers(case: Case, model: FLIP) -> Replay:
     inputs, dtype = case.inputs, next(model.parameters()).dtype
     images, tokens, noise = inputs["image_nhwc"].permute(0, 3, 1, 2).to(dtype), inputs["txt"].long(), inputs.get("mask_noise")
-    answer, whole = model(images, tokens, noise), model(images, tokens)
+    answer, unmasked = model(images, tokens, noise), model(images, tokens)
     outputs = {
         "train_image_features": answer.images,
         "train_text_features": answer.texts,
         "train_loss": answer.loss,
         "tau": 1 / model.scale(),
-        "eval_image_features": whole.images,
-        "eval_text_features": whole.texts,
-        "eval_loss": contrastive_loss(whole.images, whole.texts, model.scale()),
+        "eval_image_features": unmasked.images,
+        "eval_text_features": unmasked.texts,
+        "eval_loss": contrastive_loss(unmasked.images, unmasked.texts, model.scale()),
     }
     if "zeroshot_classifier" in case.outputs:
         count = len(case.outputs["zeroshot_classifier"])
         classes = torch.arange(count).repeat_interleave(2)  # two templates each
         classifier = model.class_features(tokens[: 2 * count], classes, count)
-        outputs |= {"zeroshot_classifier": classifier, "zeroshot_logits": whole.images @ classifier.T}
+        outputs |= {"zeroshot_classifier": classifier, "zeroshot_logits": unmasked.images @ classifier.T}
     if noise is None:
-        return Replayed(outputs)
+        return Replay(outputs)
     masking = Masking.from_noise(noise, model.config.visible)
-    return Replayed(outputs, {"mask": masking.mask, "ids_keep": masking.ids_keep})
+    return Replay(outputs, {"mask": masking.mask, "ids_keep": masking.ids_keep})
 
 
 def load(case: Case) -> FLIP:
     """Load from `checkpoint.pth`, and from the T5X folder, which must hold the same; a case may have either."""
-    tree = unpacked(case.folder)
+    tree = unpack(case.folder)
     weights = read_checkpoint(case.checkpoint if case.checkpoint.is_file() else tree)
     for folder in tree.glob("checkpoint_*/"):
         assert_same(read_checkpoint(folder), weights)

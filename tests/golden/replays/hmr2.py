@@ -10,10 +10,10 @@ from models.people.cameras import FOCAL, image_focal, image_translation, project
 from models.people.crops import ASPECT, crop, expand, normalise, square_boxes
 from models.people.smpl import CHECKPOINT_PREFIX, SMPLBody, SMPLParameters
 from models.systems.hmr2.model import HMR2, HMR2Config
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     return _network(case) if "vit" in case.config else _crops(case)
 
 
@@ -38,7 +38,7 @@ def build(case: Case) -> HMR2:
     return model
 
 
-def _network(case: Case) -> Replayed:
+def _network(case: Case) -> Replay:
     model = build(case)
     answer = model(case.inputs["img"])
     outputs = {**person_outputs(answer.person), "pred_cam": answer.person.camera, "pred_cam_t": answer.translation}
@@ -47,14 +47,14 @@ def _network(case: Case) -> Replayed:
         posed = SMPLBody.from_checkpoint(weights)(answer.person)
         seen = project(posed.keypoints, answer.translation, model.config.focal / model.config.image_size)
         outputs |= {"keypoints_3d": posed.keypoints, "vertices": posed.vertices, "keypoints_2d": seen}
-    return Replayed(outputs, {"features": answer.features.transpose(1, 2).unflatten(2, model.config.grid)})
+    return Replay(outputs, {"features": answer.features.transpose(1, 2).unflatten(2, model.config.grid)})
 
 
 def person_outputs(person: SMPLParameters) -> dict[str, torch.Tensor]:
     return {"global_orient": person.rotations[..., :1, :, :], "body_pose": person.rotations[..., 1:, :, :], "betas": person.betas}
 
 
-def _crops(case: Case) -> Replayed:
+def _crops(case: Case) -> Replay:
     config, inputs = case.config, case.inputs
     size, aspect = config["image_size"], tuple(config.get("bbox_shape_wh", ASPECT))
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
@@ -75,4 +75,4 @@ def _crops(case: Case) -> Replayed:
     }
     if "mask" in inputs:
         outputs["phalp_mask"] = crop(inputs["mask"].unsqueeze(2), *square_boxes(expanded), size).movedim(-1, 1)
-    return Replayed(outputs)
+    return Replay(outputs)

@@ -12,7 +12,7 @@ from models.people.track_batch import TokenMask, TrackBatch, normalise_pose
 from models.people.tracklets import build_clip, read_results, read_tracklet, tracklets_from_results
 from models.systems.lart.model import LART, LARTConfig
 from models.systems.lart.windows import predict_track
-from tests.golden.case import Case, Replayed, unpacked
+from tests.golden.case import Case, Replay, unpack
 from tests.golden.replays.hmr2 import person_outputs
 from training.evaluation.ava import ScoredTrack, evaluate, read_boxes, score_rows
 from training.objectives.lart import GroundTruth, action_loss
@@ -20,7 +20,7 @@ from training.objectives.lart import GroundTruth, action_loss
 GROUND_TRUTH = {"all": GroundTruth.ALL, "gt": GroundTruth.LABELS, "pseduo_gt": GroundTruth.PSEUDO}
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     config = case.config
     if "step" in config:
         return _whole_track(case)
@@ -44,7 +44,7 @@ def build(case: Case) -> LART:
     return model
 
 
-def _network(case: Case) -> Replayed:
+def _network(case: Case) -> Replay:
     inputs, model = case.inputs, build(case)
     tracks = TrackBatch(
         inputs["pose_shape"], inputs["has_detection"], inputs.get("joints_3D"), inputs.get("apperance_emb"), inputs.get("mask_detection")
@@ -60,11 +60,11 @@ def _network(case: Case) -> Replayed:
         "global_orient": answer.reading.person.rotations[..., 0, :, :],
     }
     if "action_label" in inputs:
-        which = GROUND_TRUTH[case.config.get("ava", {}).get("gt_type", "all")]
+        ground_truth = GROUND_TRUTH[case.config.get("ava", {}).get("gt_type", "all")]
         outputs["loss_action"] = action_loss(
-            answer.reading.actions, inputs["action_label"], inputs["has_detection"], inputs["has_gt"], which
+            answer.reading.actions, inputs["action_label"], inputs["has_detection"], inputs["has_gt"], ground_truth
         )
-    return Replayed(outputs, intermediates={"mask_after": hidden.masked.float()}, recorded=case.recorded)
+    return Replay(outputs, intermediates={"mask_after": hidden.masked.float()}, recorded=case.recorded)
 
 
 def _recorded_masks(case: Case, tracks: TrackBatch) -> TokenMask:
@@ -77,7 +77,7 @@ def _recorded_masks(case: Case, tracks: TrackBatch) -> TokenMask:
     return TokenMask.from_noise(tracks, case.config.get("mask_ratio", LARTConfig.mask_ratio), noise)
 
 
-def _whole_track(case: Case) -> Replayed:
+def _whole_track(case: Case) -> Replay:
     inputs, model = case.inputs, build(case)
     track = TrackBatch(
         normalise_pose(inputs["pose_shape"], inputs["mean_std"]).unsqueeze(0),
@@ -87,10 +87,10 @@ def _whole_track(case: Case) -> Replayed:
     )
     reading = predict_track(model, track, step=case.config["step"], margin=case.config["window"])
     outputs = {"pose_camera": reading.pose[0], "camera": reading.location[0], "action_logits": reading.actions[0]}
-    return Replayed(outputs, recorded=case.recorded)
+    return Replay(outputs, recorded=case.recorded)
 
 
-def _results(case: Case) -> Replayed:
+def _results(case: Case) -> Replay:
     tracks = tracklets_from_results(read_results(case.folder / "phalp_demo.pkl"))
     outputs = {}
     for number, track in tracks.items():
@@ -107,12 +107,12 @@ def _results(case: Case) -> Replayed:
         }
         outputs |= {f"track{number}.{name}": torch.from_numpy(np.asarray(values, np.float64)) for name, values in arrays.items()}
     names = {str(number): list(track.names) for number, track in tracks.items()}
-    return Replayed(outputs, recorded={**case.recorded, "track_frame_names": names})
+    return Replay(outputs, recorded={**case.recorded, "track_frame_names": names})
 
 
-def _loader(case: Case) -> Replayed:
+def _loader(case: Case) -> Replay:
     config, content = case.config, case.recorded
-    ego, *others = (read_tracklet(unpacked(case.folder) / name) for name in content["load_order"])
+    ego, *others = (read_tracklet(unpack(case.folder) / name) for name in content["load_order"])
     clip = build_clip(
         ego,
         others,
@@ -141,10 +141,10 @@ def _loader(case: Case) -> Replayed:
         outputs["input.joints_3D"] = inputs.joints[0]
     if "apperance" in config["extra_feat"]:
         outputs["input.apperance_emb"] = inputs.appearance[0]
-    return Replayed(outputs, recorded={**content, "frame_names": list(clip.names)})
+    return Replay(outputs, recorded={**content, "frame_names": list(clip.names)})
 
 
-def _ava(case: Case) -> Replayed:
+def _ava(case: Case) -> Replay:
     inputs, content = case.inputs, case.recorded
     tracked = [
         ScoredTrack(
@@ -161,7 +161,7 @@ def _ava(case: Case) -> Replayed:
     rows = score_rows(tracked, case.config["test_type"])
     videos, table = rows.to_sorted_table()
     result = evaluate(read_boxes(case.folder / "ava_val.csv"), read_boxes(case.folder / "gt.csv"))
-    return Replayed(
+    return Replay(
         outputs={
             "rows": torch.from_numpy(table),
             "ap": torch.from_numpy(np.nan_to_num(result.average_precision, nan=-1.0)),

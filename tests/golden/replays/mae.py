@@ -11,7 +11,7 @@ from models.layers.masking import Masking
 from models.layers.patches import patchify, unpatchify
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import ViT
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 from training.optim import layer_decay_groups, warmup_cosine
 
 NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
@@ -41,18 +41,18 @@ def settings(config: dict[str, Any], names: Iterable[str] = SIZES) -> dict[str, 
     return {SIZES[name]: config[name] for name in names if name in config}
 
 
-def replay(case: Case) -> Replayed:
-    return _pretraining(case) if "decoder_depth" in case.config else _finetuned(case)
+def replay(case: Case) -> Replay:
+    return _pretraining(case) if "decoder_depth" in case.config else _replay_finetuned(case)
 
 
-def _pretraining(case: Case) -> Replayed:
+def _pretraining(case: Case) -> Replay:
     images, noise = case.inputs["img"], case.inputs["noise"]
     model = MAE(MAEConfig(**settings(case.config)))
     tables = {"pos_embed": model.pos_embed.clone(), "decoder_pos_embed": model.decoder_pos_embed.clone()}
     model.load_state_dict({**tables, **read_checkpoint(case.checkpoint)})  # a file may go without its tables
     answer = model(images, noise)
     masking = Masking.from_noise(noise, model.config.visible)
-    return Replayed(
+    return Replay(
         outputs={
             "loss": answer.loss,
             "pred": answer.patches,
@@ -69,22 +69,22 @@ def _pretraining(case: Case) -> Replayed:
     )
 
 
-def _finetuned(case: Case) -> Replayed:
+def _replay_finetuned(case: Case) -> Replay:
     weights = read_checkpoint(case.checkpoint)
-    known = settings(case.config, FINE_TUNED)
-    model = fit(weights, families()["mae"], known).model()
+    config = settings(case.config, FINE_TUNED)
+    model = fit(weights, families()["mae"], config).model()
     assert isinstance(model, ViT)
     answer = model(case.inputs["img"])
     outputs = {"logits": answer.logits, "features": answer.features}
     if "interp_img_size" in case.config:
-        large = fit(weights, families()["mae"], {**known, "image_size": case.config["interp_img_size"]}).model()
+        large = fit(weights, families()["mae"], {**config, "image_size": case.config["interp_img_size"]}).model()
         outputs |= {"logits_large": large(case.inputs["img_large"]).logits, "pos_embed_large": large.pos_embed}
     recorded: dict[str, Any] = {}
     if "param_groups" in case.recorded:
         recorded["param_groups"] = _parameter_groups(model, case.recorded["param_groups"])
     if "lr_schedule" in case.recorded:
         recorded["lr_schedule"] = _learning_rates(case.recorded["lr_schedule"])
-    return Replayed(outputs, recorded=recorded)
+    return Replay(outputs, recorded=recorded)
 
 
 def _parameter_groups(model: ViT, expected: dict[str, Any]) -> dict[str, Any]:

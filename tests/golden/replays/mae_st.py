@@ -14,7 +14,7 @@ from models.layers.masking import Masking
 from models.media.clip_sampling import FRAME_RATE, crops, frame_indices, view_spans
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 from tests.golden.replays import mae as replay_mae
 from tests.golden.replays.mae import NUMBER
 from training.optim import layer_decay_groups
@@ -38,18 +38,18 @@ SIZES = replay_mae.SIZES | {
 """Published name → ours."""
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     if "num_temporal_views" in case.config:
         return _views(case)
-    return _pretraining(case) if "decoder_depth" in case.config else _finetuned(case)
+    return _pretraining(case) if "decoder_depth" in case.config else _replay_finetuned(case)
 
 
 def settings(config: dict[str, Any], model: type) -> dict[str, Any]:
     """Return fields of a model's config. They must agree with the weights; a field that a case lacks is read from the weights or has its
     default."""
     fields = {field.name for field in dataclasses.fields(model)}
-    known = {ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config and ours in fields}
-    return known | ({"qkv_bias": not config["no_qkv_bias"]} if "no_qkv_bias" in config else {})
+    sizes = {ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config and ours in fields}
+    return sizes | ({"qkv_bias": not config["no_qkv_bias"]} if "no_qkv_bias" in config else {})
 
 
 def load_pretraining(case: Case) -> VideoMAEPretraining:
@@ -64,11 +64,11 @@ def load_finetuned(case: Case) -> VideoMAE:
     return model
 
 
-def _pretraining(case: Case) -> Replayed:
+def _pretraining(case: Case) -> Replay:
     model, clips, noise = load_pretraining(case), case.inputs["video"], case.inputs["noise"]
     answer = model(clips, noise)
     masking = Masking.from_noise(noise, model.config.visible)
-    return Replayed(
+    return Replay(
         outputs={
             "loss": answer.loss,
             "pred": answer.patches,
@@ -81,7 +81,7 @@ def _pretraining(case: Case) -> Replayed:
     )
 
 
-def _finetuned(case: Case) -> Replayed:
+def _replay_finetuned(case: Case) -> Replay:
     model, clips = load_finetuned(case), case.inputs["video"]
     answer = model(clips)
     times, rows, columns = model.config.grid
@@ -89,7 +89,7 @@ def _finetuned(case: Case) -> Replayed:
     recorded = {}
     if "param_groups" in case.recorded:
         recorded["param_groups"] = _parameter_groups(model, case.recorded["param_groups"])
-    return Replayed(
+    return Replay(
         {"logits": answer.logits, "features": answer.features},
         {"tokens": model.patch_embed(clips).unflatten(1, (times, places))},
         recorded,
@@ -110,7 +110,7 @@ def _parameter_groups(model: VideoMAE, expected: dict[str, Any]) -> dict[str, An
     return {**expected, "table": table}
 
 
-def _views(case: Case) -> Replayed:
+def _views(case: Case) -> Replay:
     config = case.config
     indices = []
     for total, fps, view, start, end in case.inputs["rows"].tolist():
@@ -129,7 +129,7 @@ def _views(case: Case) -> Replayed:
     for name, clip in case.inputs.items():
         if name.startswith("clip_"):
             outputs |= {f"{name.replace('clip', 'crop', 1)}_{index}": crop for index, crop in enumerate(_crops(clip, config))}
-    return Replayed(outputs)
+    return Replay(outputs)
 
 
 def _crops(clip: Tensor, config: dict[str, Any]) -> Tensor:

@@ -16,7 +16,7 @@ from models.systems.mavil.audio_mae import AudioMAE
 from models.systems.mavil.model import MAViL, keep_time_mel_grid
 from models.systems.mavil.preprocessing import AUDIOSET, LogMelStats, spectrogram
 from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining, MAViLPretrainingOutput
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 
 SOUND_FIELDS = {
     "sample_rate": "sample_rate",
@@ -68,15 +68,15 @@ LOSS_FIELDS = {
 }
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     if "waveform" in case.inputs:
         return _sound(case)
     if "stage" in case.config:
         return _pretraining(case)
-    return _audio_mae(case) if "decoder_dim" in case.config else _finetuned(case)
+    return _audio_mae(case) if "decoder_dim" in case.config else _replay_finetuned(case)
 
 
-def _said(config: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+def _select_settings(config: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
     return {ours: config[theirs] for theirs, ours in fields.items() if config.get(theirs) is not None}
 
 
@@ -84,19 +84,19 @@ def _load(checkpoint: Path, family: str, settings: dict[str, Any]) -> nn.Module:
     return fit(read_checkpoint(checkpoint), families()[family], settings).model()
 
 
-def _sound(case: Case) -> Replayed:
+def _sound(case: Case) -> Replay:
     config, waveform = case.config, case.inputs["waveform"]
     other = {key: config[key] for key, value in NO_SOUND.items() if config.get(key, value) != value}
     if other:
         raise ValueError(f"our filter banks do not know {other}")
-    bank = FbankConfig(**_said(config, SOUND_FIELDS), taper=_taper(config.get("window", "hanning")))
+    bank = FbankConfig(**_select_settings(config, SOUND_FIELDS), taper=_taper(config.get("window", "hanning")))
     if config.get("fft", bank.transform) != bank.transform:
         raise ValueError(f"fft: {config['fft']} where a window of {bank.window} samples has {bank.transform}")
     loudness = LogMelStats(config.get("mean", AUDIOSET.mean), config.get("std", AUDIOSET.std))
     mono = waveform.mean(dim=0) if waveform.dim() == 2 else waveform
     raw = log_mel(mono - mono.mean(), bank)
-    heard = spectrogram(waveform, config.get("target_length", 1024), loudness, bank)
-    return Replayed({"normalized": heard[0], "fbank": raw}, {"fbank": raw, "fbank_float64": log_mel(mono.double(), bank)})
+    normalised = spectrogram(waveform, config.get("target_length", 1024), loudness, bank)
+    return Replay({"normalized": normalised[0], "fbank": raw}, {"fbank": raw, "fbank_float64": log_mel(mono.double(), bank)})
 
 
 def _taper(window: str) -> WindowFunction:
@@ -106,13 +106,13 @@ def _taper(window: str) -> WindowFunction:
 
 def _towers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of both models of two halves, which must agree with the weights."""
-    settings = _said(config, TOWER_FIELDS)
+    settings = _select_settings(config, TOWER_FIELDS)
     if "audio_input" in config:
         settings["audio_frames"], settings["mel_bins"] = config["audio_input"]
     if "tubelet" in config:
         settings["patch_frames"], height, width = config["tubelet"]
         if height != width:
-            raise ValueError(f"tubelet: patches of {height} × {width} are no squares")
+            raise ValueError(f"tubelet: patches of {height} × {width} are not squares")
         settings["patch_size"] = height
     return settings
 
@@ -124,39 +124,39 @@ def load_finetuned(case: Case) -> MAViL:
     return model
 
 
-def _finetuned(case: Case) -> Replayed:
-    model, (heard, seen) = load_finetuned(case), _kept(case)
+def _replay_finetuned(case: Case) -> Replay:
+    model, (kept_audio, kept_video) = load_finetuned(case), _kept_patches(case)
     audio, video = case.inputs.get("audio"), case.inputs.get("video")
     answers = {}
     if model.config.fusion_depth:
         assert audio is not None and video is not None
         answers["av"] = model(audio, video)
-        if heard is not None and seen is not None:
-            answers["av_masked"] = model(audio, video, audio_ids_keep=heard, video_ids_keep=seen)
+        if kept_audio is not None and kept_video is not None:
+            answers["av_masked"] = model(audio, video, audio_ids_keep=kept_audio, video_ids_keep=kept_video)
     else:
         if audio is not None:
-            answers |= {"audio": model.forward_audio(audio), "audio_masked": model.forward_audio(audio, ids_keep=heard)}
+            answers |= {"audio": model.forward_audio(audio), "audio_masked": model.forward_audio(audio, ids_keep=kept_audio)}
         if video is not None:
-            answers |= {"video": model.forward_video(video), "video_masked": model.forward_video(video, ids_keep=seen)}
+            answers |= {"video": model.forward_video(video), "video_masked": model.forward_video(video, ids_keep=kept_video)}
     outputs: dict[str, Tensor] = {}
     for name, answer in answers.items():
         outputs |= {f"features_{name}": answer.features, f"logits_{name}": answer.logits, f"probs_{name}": answer.scores}
-    return Replayed(outputs)
+    return Replay(outputs)
 
 
-def _kept(case: Case) -> tuple[Tensor | None, Tensor | None]:
+def _kept_patches(case: Case) -> tuple[Tensor | None, Tensor | None]:
     """Return the patches of sound and images that training leaves in."""
     inputs, masking = case.inputs, case.config.get("train_masking") or {}
-    heard = seen = None
+    kept_audio = kept_video = None
     if "noise_t" in inputs and "t" in masking:
-        heard = keep_time_mel_grid(inputs["noise_t"], inputs["noise_f"], masking["t"], masking["f"])
+        kept_audio = keep_time_mel_grid(inputs["noise_t"], inputs["noise_f"], masking["t"], masking["f"])
     if "noise_v" in inputs and "v" in masking:
         noise = inputs["noise_v"]
-        seen = Masking.from_noise(noise, int(noise.shape[1] * (1 - masking["v"]))).ids_keep
-    return heard, seen
+        kept_video = Masking.from_noise(noise, int(noise.shape[1] * (1 - masking["v"]))).ids_keep
+    return kept_audio, kept_video
 
 
-def _pretraining(case: Case) -> Replayed:
+def _pretraining(case: Case) -> Replay:
     model, inputs = load_pretraining(case, case.checkpoint, student=True), case.inputs
     features = None
     intermediates: dict[str, Tensor] = {}
@@ -178,7 +178,7 @@ def _pretraining(case: Case) -> Replayed:
             f"loss_rec_{name}": half.loss,
         }
         intermediates[f"fused_{name}"] = half.fused
-    return Replayed(outputs, intermediates)
+    return Replay(outputs, intermediates)
 
 
 def load_pretraining(case: Case, checkpoint: Path, *, student: bool) -> MAViLPretraining:
@@ -186,7 +186,7 @@ def load_pretraining(case: Case, checkpoint: Path, *, student: bool) -> MAViLPre
     config = case.config
     settings = _towers(config)
     if student:
-        settings |= _said(config, DECODER_FIELDS | LOSS_FIELDS) | {"predict_features": config["stage"] == 2}
+        settings |= _select_settings(config, DECODER_FIELDS | LOSS_FIELDS) | {"predict_features": config["stage"] == 2}
     else:
         settings["decoder_heads"] = 1
     model = _load(checkpoint, "mavil_pretrained", settings)
@@ -203,7 +203,7 @@ def load_audio_mae(case: Case) -> AudioMAE:
     config = case.config
     if config.get("mask_2d"):
         raise ValueError("mask_2d: pre-training removes patches, not whole times and bins")
-    settings = _said(config, ENCODER_FIELDS | DECODER_FIELDS | {"patch": "patch_size"}) | _windows(config.get("decoder") or "")
+    settings = _select_settings(config, ENCODER_FIELDS | DECODER_FIELDS | {"patch": "patch_size"}) | _windows(config.get("decoder") or "")
     if "audio_input" in config:
         settings["audio_frames"], settings["mel_bins"] = config["audio_input"]
     model = _load(case.checkpoint, "audio_mae", settings)
@@ -224,11 +224,11 @@ def _windows(decoder: str) -> dict[str, Any]:
     return settings
 
 
-def _audio_mae(case: Case) -> Replayed:
+def _audio_mae(case: Case) -> Replay:
     model, audio, noise = load_audio_mae(case), case.inputs["audio"], case.inputs["noise"]
     answer = model(audio, noise)
     masking = Masking.from_noise(noise, model.config.visible)
-    return Replayed(
+    return Replay(
         {
             "pred": answer.patches,
             "mask": answer.mask,

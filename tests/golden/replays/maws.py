@@ -16,22 +16,22 @@ from models.systems.image_text.dual_encoder import unit_vectors
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
 from models.systems.vit.model import ViTConfig
 from server.media.images import to_model_size
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     if "clip" in case.config:
         return answers(case, load(case))
     return _vision(case) if "patch_size" in case.config else _preprocessing(case)
 
 
-def _vision(case: Case) -> Replayed:
+def _vision(case: Case) -> Replay:
     config = case.config
     assert config.get("pool", "class token") == "class token"
     settings = ViTConfig(classes=config.get("num_classes", 0), qkv_bias=config.get("qkv_bias", True), **vision_fields(config))
     found = fit(read_checkpoint(case.checkpoint), families()["maws"], vars(settings))
     assert found.perfect, found.mismatch_message()
-    return Replayed({"output": found.model()(case.inputs["img"]).logits})
+    return Replay({"output": found.model()(case.inputs["img"]).logits})
 
 
 def vision_fields(vision: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def vision_fields(vision: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def answers(case: Case, model: MAWSClip) -> Replayed:
+def answers(case: Case, model: MAWSClip) -> Replay:
     dtype = next(model.parameters()).dtype
     pixels, tokens = case.inputs["img"].to(dtype), case.inputs["tokens"].long()
     images, texts, logits = model.encode_images(pixels), model.encode_texts(tokens), model(pixels, tokens)
@@ -67,7 +67,7 @@ def answers(case: Case, model: MAWSClip) -> Replayed:
         classes = torch.tensor([number for number, group in enumerate(groups) for _ in group])
         classifier = model.class_features(tokens[rows], classes, len(groups))
         outputs |= {"class_embeddings": classifier, "zeroshot_logits": unit_vectors(images) @ classifier.T}
-    return Replayed(outputs)
+    return Replay(outputs)
 
 
 def load(case: Case) -> MAWSClip:
@@ -96,18 +96,18 @@ def clip_config(config: dict[str, Any]) -> MAWSClipConfig:
     )
 
 
-def _preprocessing(case: Case) -> Replayed:
+def _preprocessing(case: Case) -> Replay:
     config = case.config
     assert config.get("interpolation", "bicubic").startswith("bicubic")
     outputs = {}
     for name, picture in case.inputs.items():
         image = Image.fromarray(picture.numpy().astype(np.uint8))
         for fit_, prefix in (("crop", "crop"), ("squeeze", "squash")):
-            outputs[f"{prefix}{name.removeprefix('img')}"] = prepared(image, config, fit_)
-    return Replayed(outputs)
+            outputs[f"{prefix}{name.removeprefix('img')}"] = prepare_image(image, config, fit_)
+    return Replay(outputs)
 
 
-def prepared(image: Image.Image, config: dict[str, Any], fit_: Any) -> Tensor:
+def prepare_image(image: Image.Image, config: dict[str, Any], fit_: Any) -> Tensor:
     """Return the normalised image: (3, S, S)."""
     size = config["size"]
     preprocess = Preprocess(image_size=size, short_side=size, fit=fit_, mean=config["mean"], std=config["std"])

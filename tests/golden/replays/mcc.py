@@ -21,7 +21,7 @@ from models.systems.mcc.scene_inputs import (
     normalise_points,
     resize_mask,
 )
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 
 FIELDS = {
     "image_size": "img_size",
@@ -52,7 +52,7 @@ CHUNK = 2000
 """Queries of a forward pass in the demo."""
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     config, inputs = case.config, case.inputs
     model, images, seen, queries = scene_of(case)
     labels = (
@@ -64,7 +64,7 @@ def replay(case: Case) -> Replayed:
     scene = model.cache_scene(model.encode(images, seen))
     chunk = config.get("max_queries_per_forward", CHUNK if "points" in inputs else queries.shape[1])
     predicted = torch.cat([model.predict_outputs(model.decode_queries(scene, part)) for part in torch.split(queries, chunk, dim=1)], dim=1)
-    replayed = Replayed({"pred": predicted}, _intermediates(case, model, images, seen, queries))
+    replayed = Replay({"pred": predicted}, _intermediates(case, model, images, seen, queries))
     replayed.outputs |= {"grid_xyz": queries, "unseen_xyz": queries, "occupancy_logits": predicted[..., 0]}
     if labels is not None:
         replayed.outputs |= _losses(model, predicted, labels, chunk) | _metrics(case, predicted, queries)
@@ -82,9 +82,9 @@ def scene_of(case: Case) -> tuple[MCC, Tensor, Tensor, Tensor]:
     return model, *_view(case, config), _queries(case)
 
 
-def mcc_config(said: dict[str, Any]) -> MCCConfig:
-    config = MCCConfig(**{ours: said[theirs] for ours, theirs in FIELDS.items() if theirs in said})
-    assert said.get("seen_xyz_size", config.seen_size) == config.seen_size, "one window per patch"
+def mcc_config(recorded: dict[str, Any]) -> MCCConfig:
+    config = MCCConfig(**{ours: recorded[theirs] for ours, theirs in FIELDS.items() if theirs in recorded})
+    assert recorded.get("seen_xyz_size", config.seen_size) == config.seen_size, "one window per patch"
     return config
 
 
@@ -141,8 +141,8 @@ def _losses(model: MCC, predicted: Tensor, labels: QueryLabels, chunk: int) -> d
 def _metrics(case: Case, predicted: Tensor, queries: Tensor) -> dict[str, Tensor]:
     occupied = predicted[..., 0].sigmoid() > case.config.get("eval_score_threshold", 0.1)
     scores = [
-        score_coverage(points[kept], truth, case.config.get("eval_dist_threshold", 0.1))
-        for points, kept, truth in zip(queries, occupied, case.inputs["gt_xyz"], strict=True)
+        score_coverage(points[is_occupied], truth, case.config.get("eval_dist_threshold", 0.1))
+        for points, is_occupied, truth in zip(queries, occupied, case.inputs["gt_xyz"], strict=True)
     ]
     return {
         "eval_precision": torch.tensor([each.precision for each in scores]),
@@ -168,7 +168,7 @@ def _cloud(case: Case, model: MCC, scene: SceneCache, predicted: Tensor, queries
     }
 
 
-def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries: Tensor, labels: QueryLabels) -> Replayed:
+def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries: Tensor, labels: QueryLabels) -> Replay:
     """Take a step whose labels are those of the queries before augmentation. If no decisions of stochastic depth are recorded, nothing
     is dropped."""
     inputs = case.inputs
@@ -180,11 +180,11 @@ def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries
         flip=bool(inputs.get("aug_flip", False)),
     )
     images, seen, queries = augmentation.transform_images(images), augmentation.transform_seen(seen), augmentation.transform_points(queries)
-    kept = None
+    keep_masks = None
     if "drop_keep_xyz" in inputs:
-        kept = DropPathMasks(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
+        keep_masks = DropPathMasks(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
     with torch.enable_grad():
-        predicted = model.train(kept is not None)(images, seen, queries, keep_masks=kept)
+        predicted = model.train(keep_masks is not None)(images, seen, queries, keep_masks=keep_masks)
         outputs = {"pred": predicted, **_losses(model, predicted, labels, queries.shape[1])}
         outputs["loss"].backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -192,16 +192,16 @@ def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries
     outputs |= {f"grad.{name}": gradient for name, gradient in gradients.items()}
     intermediates = {"images_aug": images, "unseen_xyz_aug": queries, "valid_seen_aug": seen.sum(dim=-1).isfinite().float()}
     intermediates |= {"labels": labels.occupied, "unseen_rgb": labels.colours, "xyz_tokens": model.embed_points(seen)}
-    return Replayed(outputs, intermediates)
+    return Replay(outputs, intermediates)
 
 
 def _intermediates(case: Case, model: MCC, images: Tensor, seen: Tensor, queries: Tensor) -> dict[str, Tensor]:
     config = model.config
     tokens = model.embed_points(seen)
     scene = model.decoder_embed(model.encode(images, seen)) + model.decoder_pos_embed
-    asked = model.decoder_xyz_pos_embed(contract(queries, config.far))
+    query_tokens = model.decoder_xyz_pos_embed(contract(queries, config.far))
     intermediates = {
-        "decoder_in": torch.cat([scene, asked], dim=1),
+        "decoder_in": torch.cat([scene, query_tokens], dim=1),
         "image_normed": model.normalise(images),
         "seen_xyz_raw": seen,
         "valid_seen": seen.sum(dim=-1).isfinite().float(),

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from models.checkpoints import families, fit, read_checkpoint
 from models.checkpoints.family import ConfigFields, Family
 from models.systems.mvit.checkpoint import fields_of
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     model = fit(read_checkpoint(case.checkpoint), *choose(case.config)).model()
     intermediates = record(model)
     answer = model(case.inputs["x"], case.inputs.get("boxes"))
     if not model.config.mean_pooling:
         intermediates["norm_tokens"] = model.norm(intermediates[f"block{model.config.depth - 1}"])
     scores = {"probs": answer.scores, "scores": answer.scores}  # classification has the one name, detection the other
-    return Replayed({"features": answer.features, "logits": answer.logits, **scores}, intermediates)
+    return Replay({"features": answer.features, "logits": answer.logits, **scores}, intermediates)
 
 
 def choose(config: Mapping[str, Any]) -> tuple[Family, ConfigFields]:

@@ -18,10 +18,10 @@ from models.systems.phalp.association_cost import EQ_010, EQ_019
 from models.systems.phalp.pose_predictor import PosePredictor, PosePredictorConfig, predict_pose
 from models.systems.phalp.texture_maps import normalise_texture, update_texture
 from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     if "frames" in case.config:
         return _association(case)
     if "frame_length" in case.config:
@@ -44,10 +44,10 @@ def build(case: Case, config: dict[str, Any]) -> PosePredictor:
     return model
 
 
-def _pose_predictor(case: Case) -> Replayed:
+def _pose_predictor(case: Case) -> Replay:
     inputs, model = case.inputs, build(case, case.config)
     answer = model(TrackBatch(inputs["seq_pose_shape"], inputs["seq_has_detection"], masked=inputs.get("seq_mask_detection")))
-    return Replayed(
+    return Replay(
         {
             "pred": predict_pose(model, inputs["time"], inputs["pose"], inputs["gap"], inputs["mean_std"]),
             "seq_tokens": torch.cat([answer.class_tokens, answer.tokens], dim=1),
@@ -107,7 +107,7 @@ def detections(case: Case, frame: int) -> list[Observation]:
     ]
 
 
-def _association(case: Case) -> Replayed:
+def _association(case: Case) -> Replay:
     film, outputs, intermediates = tracker(case), {}, {}
     shots = case.config.get("shot_frames", [])
     for frame in range(case.config["frames"]):
@@ -116,18 +116,18 @@ def _association(case: Case) -> Replayed:
         outputs[f"{name}.ids"] = torch.tensor(answer.track_numbers)
         states = [[track.number, track.state, track.hits, track.missed, track.age] for track in film.tracks]
         outputs[f"{name}.tracks"] = torch.tensor(states, dtype=torch.float64).view(-1, 5)
-        outputs[f"{name}.pred_loca_last"] = _stacked([track.predicted.location for track in film.tracks], 99)
-        outputs[f"{name}.pred_pose_last"] = _stacked([track.predicted.pose for track in film.tracks], 229)
+        outputs[f"{name}.pred_loca_last"] = _stack([track.predicted.location for track in film.tracks], 99)
+        outputs[f"{name}.pred_pose_last"] = _stack([track.predicted.pose for track in film.tracks], 229)
         if answer.costs is not None:
             intermediates[f"{name}.cost"] = torch.from_numpy(answer.costs)
-    return Replayed(outputs, intermediates)
+    return Replay(outputs, intermediates)
 
 
-def _stacked(rows: list[np.ndarray], width: int) -> Tensor:
+def _stack(rows: list[np.ndarray], width: int) -> Tensor:
     return torch.from_numpy(np.array(rows).reshape(-1, width))
 
 
-def _cameras(case: Case) -> Replayed:
+def _cameras(case: Case) -> Replay:
     config, inputs = case.config, case.inputs
     height, width = config["image_size_hw"]
     frame = SquareFrame(width, height, config["render_res"], config.get("focal_length", FOCAL))
@@ -135,7 +135,7 @@ def _cameras(case: Case) -> Replayed:
     joints = torch.cat([inputs["joints"], torch.zeros_like(inputs["joints"][:, :1])], dim=1)
     person = SMPLParameters(torch.cat([inputs["global_orient"], inputs["body_pose"]], dim=1), inputs["betas"], inputs["pred_cam"])
     near = camera / torch.tensor([1.0, 1.0, DEPTH_UNIT])
-    return Replayed(
+    return Replay(
         {
             "camera": camera,
             "joints_3d": joints,
@@ -145,7 +145,7 @@ def _cameras(case: Case) -> Replayed:
     )
 
 
-def _texture(case: Case) -> Replayed:
+def _texture(case: Case) -> Replay:
     config, size = case.config, case.inputs["uv_image"].shape[-1]
     step = config.get("upsample", config["uv_size"] // size)  # what is recorded is every so manieth cell
     rate = config.get("alpha", TrackerConfig.texture_rate)
@@ -154,4 +154,4 @@ def _texture(case: Case) -> Replayed:
     states = [textures[0]]
     for texture, confidence in zip(textures[1:], case.inputs["conf"][1:].tolist(), strict=True):
         states.append(update_texture(states[-1], texture, rate, confidence))
-    return Replayed({"uv_state": torch.stack(states)[..., ::step, ::step]}, {"uv_vector": textures[..., ::step, ::step]})
+    return Replay({"uv_state": torch.stack(states)[..., ::step, ::step]}, {"uv_vector": textures[..., ::step, ::step]})

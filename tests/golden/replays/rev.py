@@ -19,10 +19,10 @@ from models.systems.mvit.checkpoint_reversible import is_rev_vit, mvit_fields, v
 from models.systems.mvit.model import MViTOutput
 from models.systems.mvit.reversible import RevMViT, StageTransition
 from models.systems.vit.model import ViT
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     family, settings = choose(case.config)
     model = fit(read_checkpoint(case.checkpoint), family, settings).model()
     images = case.inputs["x"].clone().requires_grad_()
@@ -42,7 +42,7 @@ def replay(case: Case) -> Replayed:
         "grad.x": images.grad,
         **{f"grad.{name}": gradient for name, gradient in gradients.items()},
     }
-    return Replayed(outputs, intermediates)
+    return Replay(outputs, intermediates)
 
 
 def choose(config: Mapping[str, Any]) -> tuple[Family, ConfigFields]:
@@ -61,8 +61,8 @@ def masks(inputs: Mapping[str, Tensor], depth: int) -> Tensor | None:
     recorded = {name: mask for name, mask in inputs.items() if name.startswith("drop_mask.layer")}
     if not recorded:
         return None
-    whole = torch.ones(inputs["x"].shape[0])
-    return torch.stack([recorded.get(f"drop_mask.layer{number}", whole).float() for number in range(depth)])
+    keep_all = torch.ones(inputs["x"].shape[0])
+    return torch.stack([recorded.get(f"drop_mask.layer{number}", keep_all).float() for number in range(depth)])
 
 
 def walk(model: nn.Module, images: Tensor) -> dict[str, Tensor]:

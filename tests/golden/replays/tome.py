@@ -14,13 +14,13 @@ from models.checkpoints import families, fit, read_checkpoint
 from models.checkpoints.family import Family
 from models.layers.token_merging import border_colours, paint_merged_tokens
 from models.merge_schedule import MergeSchedule
-from tests.golden.case import Case, Replayed
+from tests.golden.case import Case, Replay
 
 SIZES = {"num_heads": "heads", "norm_eps": "norm_eps", "num_frames": "frames", "img_size": "image_size", "image_size": "image_size"}
 """Published name → ours, for fields that the weights of a classifier do not determine."""
 
 
-def replay(case: Case) -> Replayed:
+def replay(case: Case) -> Replay:
     if "subcases" in case.config:
         return _matchings(case)
     if "source" in case.inputs:
@@ -28,7 +28,7 @@ def replay(case: Case) -> Replayed:
     return _model(case)
 
 
-def _matchings(case: Case) -> Replayed:
+def _matchings(case: Case) -> Replay:
     config, inputs = case.config, case.inputs
     metric, x = inputs["metric"], inputs["x"]
     outputs: dict[str, Tensor] = {}
@@ -45,16 +45,16 @@ def _matchings(case: Case) -> Replayed:
     recorded = {}
     if "schedules" in case.recorded:
         recorded["schedules"] = {key: _schedule(json.loads(key), kind) for key, (_, kind) in case.recorded["schedules"].items()}
-    return Replayed(outputs, recorded=recorded)
+    return Replay(outputs, recorded=recorded)
 
 
-def _protected(flags: dict[str, Any]) -> int:
+def _count_protected(flags: dict[str, Any]) -> int:
     return int(flags.get("class_token", False)) + int(flags.get("distill_token", False))
 
 
 def _subcase(flags: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     metric, x, size = inputs["metric"], inputs["x"], inputs["size"]
-    protected = _protected(flags)
+    protected = _count_protected(flags)
     matching = ops.bipartite_match(metric, flags["r"], protected=protected)
     weighted, sizes = ops.merge(x, size, matching)
     weighted_1, sizes_1 = ops.merge(x, None, matching)
@@ -90,11 +90,11 @@ def _variant(matching: Matching, x: Tensor) -> dict[str, Tensor]:
 def _chain(config: dict[str, Any], metric: Tensor, x: Tensor) -> dict[str, Tensor]:
     """Match twice in a row, the second time by the merged metric."""
     flags = config["subcases"][config["chain"]["first"]]
-    first = ops.bipartite_match(metric, flags["r"], protected=_protected(flags))
+    first = ops.bipartite_match(metric, flags["r"], protected=_count_protected(flags))
     merged_metric, _ = ops.merge(metric, None, first)
     x, size = ops.merge(x, None, first)
     source = ops.merge_source(None, first)
-    second = ops.bipartite_match(merged_metric, config["chain"]["second_r"], protected=_protected(flags))
+    second = ops.bipartite_match(merged_metric, config["chain"]["second_r"], protected=_count_protected(flags))
     x, size = ops.merge(x, size, second)
     return {"chain.x": x, "chain.size": size, "chain.source": ops.merge_source(source, second)}
 
@@ -109,14 +109,14 @@ def merge_schedule(r: Any, kind: str) -> MergeSchedule:
     return MergeSchedule.linear(*r) if kind == "tuple" else MergeSchedule.parse(r)
 
 
-def _picture(case: Case) -> Replayed:
+def _picture(case: Case) -> Replay:
     source = case.inputs["source"][0]
     patch_size, special = case.config.get("patch_size", 16), int(case.config.get("class_token", True))
     picture = paint_merged_tokens(case.inputs["img"].to(torch.uint8), source, patch_size, special=special)
-    return Replayed({"vis": picture, "colormap": border_colours(source.shape[0])})
+    return Replay({"vis": picture, "colormap": border_colours(source.shape[0])})
 
 
-def _model(case: Case) -> Replayed:
+def _model(case: Case) -> Replay:
     weights = read_checkpoint(case.checkpoint)
     settings = {ours: case.config[theirs] for theirs, ours in SIZES.items() if theirs in case.config}
     family = _family(case.config, weights)
@@ -135,7 +135,7 @@ def _model(case: Case) -> Replayed:
         first = next((block for block, r in enumerate(schedule.expand(len(metrics))) if r > 0), None)
         if first is not None:
             intermediates[f"{name}.first_metric"] = metrics[first]
-    return Replayed(outputs, intermediates)
+    return Replay(outputs, intermediates)
 
 
 def _family(config: dict[str, Any], weights: dict[str, Tensor]) -> Family:

@@ -19,7 +19,7 @@ from models.checkpoints import CheckpointError, detect, families, fit, import_ch
 from models.layers.position_embeddings import sincos_table
 from models.merge_schedule import MergeSchedule
 from models.systems.image_text.flip import FLIP, PUBLISHED, FLIPConfig
-from tests.golden.case import find_cases, published_keys, read_case, unpacked
+from tests.golden.case import find_cases, published_keys, read_case, unpack
 from tests.golden.replays.flip import answers, flip_config, load
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "flip"
@@ -205,7 +205,7 @@ def test_another_grid_computes_the_table_again() -> None:
 
 def test_a_t5x_folder_becomes_a_zero_shot_bundle() -> None:
     arguments: dict[str, Any] = {"labels": None, "name": "flip", "version": "1", "license": "unknown"}
-    spec, _ = import_checkpoint(unpacked(GOLDEN / "tiny_m50_t5x"), family=None, overrides={"heads": "4", "text_heads": "2"}, **arguments)
+    spec, _ = import_checkpoint(unpack(GOLDEN / "tiny_m50_t5x"), family=None, overrides={"heads": "4", "text_heads": "2"}, **arguments)
     assert (spec.task, spec.architecture, spec.config["heads"], spec.config["text_heads"]) == ("zero-shot", "flip", 4, 2)
 
 
@@ -321,7 +321,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_download_that_is_no_folder_is_named_for_what_it_is(tmp_path: Path) -> None:
-    folder = unpacked(GOLDEN / "tiny_m50_t5x") / "checkpoint_1001"
+    folder = unpack(GOLDEN / "tiny_m50_t5x") / "checkpoint_1001"
     with pytest.raises(CheckpointError, match="the index of a T5X checkpoint: name its folder"):
         read_checkpoint(folder / "checkpoint")
     archive = shutil.make_archive(str(tmp_path / "flip"), "zip", folder.parent, folder.name)

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.loading import LoadedModel
 from models.registry import architectures
 from tests.golden.case import GOLDEN, Case, read_case
-from tests.golden.checks import Arrays, are_units, cosines, loaded, pixels_of, random_pixels, zeroed
+from tests.golden.checks import Arrays, are_units, cosines, load_case, pixels_of, random_pixels, zero_parameters
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def pair(request: pytest.FixtureRequest) -> CaseNames:
 
 @pytest.fixture
 def model(pair: CaseNames, tmp_path: Path) -> LoadedModel:
-    return loaded(pair.read, tmp_path, pair.family, pair.settings)
+    return load_case(pair.read, tmp_path, pair.family, pair.settings)
 
 
 def texts_of(words: NDArray[np.int64], visible: NDArray[np.int64]) -> Arrays:
@@ -144,7 +144,7 @@ def test_a_text_does_not_depend_on_what_shares_its_batch(pair: CaseNames, model:
 def test_texts_of_many_lengths_are_read_without_their_padding(name: str, tmp_path: Path) -> None:
     """Padding is at most a tenth of what is read, except in the last tokens of a pass."""
     pair, dice, count, longest = PAIRS[name], np.random.default_rng(0), 150, 30
-    model = loaded(pair.read, tmp_path, pair.family, pair.settings)
+    model = load_case(pair.read, tmp_path, pair.family, pair.settings)
     lengths = dice.integers(1, longest + 1, count)
     visible = (np.arange(longest) < lengths[:, None]).astype(np.int64)
     words = np.where(visible, dice.integers(5, 40, (count, longest)), pair.padding)
@@ -170,7 +170,7 @@ def test_an_image_does_not_depend_on_what_shares_its_batch(pair: CaseNames, mode
 @pytest.mark.parametrize("name", LINEAR)
 def test_tokens_go_through_the_head_of_the_image_tower(name: str, tmp_path: Path) -> None:
     pair = PAIRS[name]
-    model = loaded(pair.read, tmp_path, pair.family, pair.settings)
+    model = load_case(pair.read, tmp_path, pair.family, pair.settings)
     seen: list[Tensor] = []
     tower: Any = model.model.get_submodule("vision")
     tower.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -207,7 +207,7 @@ def test_a_space_has_one_pooling(pair: CaseNames, model: LoadedModel) -> None:
 
 def test_tokens_are_not_offered_behind_projector_with_batch_norm(tmp_path: Path) -> None:
     moco = PAIRS["moco"]
-    model, cit = loaded(moco.read, tmp_path, moco.family, moco.settings), architectures()["cit"]
+    model, cit = load_case(moco.read, tmp_path, moco.family, moco.settings), architectures()["cit"]
     assert [cit.token_vectors(config) for config in (model.spec.config, {}, {"tower": "augreg"})] == [False, False, True]
     with pytest.raises(ValueError, match="output: 'tokens' is not offered by this model"):
         model.forward(pixels_of(moco.images), {"output": "tokens"})
@@ -221,7 +221,7 @@ def test_the_scale_is_the_recorded_one(pair: CaseNames, model: LoadedModel) -> N
 @pytest.mark.parametrize("name", ["maws", "augreg"])
 def test_ids_below_padding_are_not_read(name: str, tmp_path: Path) -> None:
     pair = PAIRS[name]
-    model, (words, visible) = loaded(pair.read, tmp_path, pair.family, pair.settings), pair.texts
+    model, (words, visible) = load_case(pair.read, tmp_path, pair.family, pair.settings), pair.texts
     other = np.where(visible, words, 3)
     assert not np.array_equal(other, words)
     got, expected = (model.forward(texts_of(ids, visible), {})["embedding"] for ids in (other, words))
@@ -231,17 +231,17 @@ def test_ids_below_padding_are_not_read(name: str, tmp_path: Path) -> None:
 def test_padding_of_flip_is_read(tmp_path: Path) -> None:
     """`visible` marks which rows are texts, and nothing else."""
     pair = PAIRS["flip"]
-    model, (words, visible) = loaded(pair.read, tmp_path, pair.family, pair.settings), pair.texts
+    model, (words, visible) = load_case(pair.read, tmp_path, pair.family, pair.settings), pair.texts
     assert (visible == 0).any()
     recorded = model.forward(texts_of(words, visible), {})["embedding"]
     assert np.array_equal(model.forward(texts_of(words, np.ones_like(visible)), {})["embedding"], recorded)
-    zeroed(model, "text.token_embed.weight")
+    zero_parameters(model, "text.token_embed.weight")
     assert (cosines(model.forward(texts_of(words, visible), {})["embedding"], recorded) < 0.999).any()
 
 
 def test_a_projection_of_zeros_gives_no_unit_vector(pair: CaseNames, model: LoadedModel) -> None:
     parameters = dict(model.model.named_parameters())
-    zeroed(model, *(name for name in parameters if name.startswith(("vision_projection", "text_projection"))))
+    zero_parameters(model, *(name for name in parameters if name.startswith(("vision_projection", "text_projection"))))
     assert not model.forward(pixels_of(pair.images), {})["embedding"].any()
     assert not model.forward(texts_of(*pair.texts), {})["embedding"].any()
 
@@ -258,7 +258,7 @@ def test_a_projection_of_zeros_gives_no_unit_vector(pair: CaseNames, model: Load
 )
 def test_texts_that_a_tower_cannot_read_are_refused(name: str, shape: tuple[int, ...], value: int, message: str, tmp_path: Path) -> None:
     pair = PAIRS[name]
-    model, words = loaded(pair.read, tmp_path, pair.family, pair.settings), np.full(shape, value)
+    model, words = load_case(pair.read, tmp_path, pair.family, pair.settings), np.full(shape, value)
     with pytest.raises(ValueError, match=message):
         model.forward({"word_ids": words, "visible": np.ones_like(words)}, {})
 
@@ -268,5 +268,5 @@ def test_the_longest_text_has_positions(tmp_path: Path) -> None:
         pair, folder = PAIRS[name], tmp_path / name
         folder.mkdir()
         words = np.full((1, 1, length), 5)
-        model = loaded(pair.read, folder, pair.family, pair.settings)
+        model = load_case(pair.read, folder, pair.family, pair.settings)
         assert are_units(model.forward({"word_ids": words, "visible": np.ones_like(words)}, {})["embedding"])

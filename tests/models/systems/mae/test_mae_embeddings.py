@@ -14,7 +14,7 @@ from models.loading import LoadedModel
 from models.registry import architectures
 from models.systems.mae.model import MAE
 from tests.golden.case import GOLDEN, read_case
-from tests.golden.checks import are_units, cosines, loaded, pixels_of, random_pixels
+from tests.golden.checks import are_units, cosines, load_case, pixels_of, random_pixels
 
 CASE = read_case(GOLDEN / "mae/pretrain_pixel")
 IMAGES = CASE.inputs["img"]
@@ -23,7 +23,7 @@ MERGE = (20, 0, 9)
 
 @pytest.fixture
 def model(tmp_path: Path) -> LoadedModel:
-    return loaded(CASE, tmp_path, "mae_pretrained", {"heads": "6", "decoder_heads": "3"})
+    return load_case(CASE, tmp_path, "mae_pretrained", {"heads": "6", "decoder_heads": "3"})
 
 
 def encode_unmasked(model: LoadedModel) -> torch.Tensor:

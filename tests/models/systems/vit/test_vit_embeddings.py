@@ -19,7 +19,7 @@ from models.loading import LoadedModel, load
 from models.registry import architectures
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import GOLDEN, read_case
-from tests.golden.checks import are_units, cosines, loaded, pixels_of, random_pixels, zeroed
+from tests.golden.checks import are_units, cosines, load_case, pixels_of, random_pixels, zero_parameters
 from tests.golden.replays.tome import merge_schedule
 
 SMALL = ViTConfig(image_size=16, patch_size=4, classes=0, width=32, depth=3, heads=4)
@@ -70,14 +70,14 @@ def test_the_vector_is_the_recorded_feature(name: str, tmp_path: Path) -> None:
     kind, _, key = output.partition(".")
     expected = (case.outputs if kind == "out" else case.intermediates)[key]
     images = case.inputs["img" if "img" in case.inputs else "x"]
-    outputs = loaded(case, tmp_path, family, settings, "embed").forward(pixels_of(images), {})
+    outputs = load_case(case, tmp_path, family, settings, "embed").forward(pixels_of(images), {})
     assert are_units(outputs["embedding"])
     assert (cosines(outputs["embedding"], expected) >= 0.99999).all()
 
 
 def test_reversible_token_vectors_equal_recorded_streams(tmp_path: Path) -> None:
     case = read_case(GOLDEN / "rev/rev_vit_tiny")
-    outputs = loaded(case, tmp_path, "rev_vit", {}, "embed").forward(pixels_of(case.inputs["x"]), {"output": "tokens"})
+    outputs = load_case(case, tmp_path, "rev_vit", {}, "embed").forward(pixels_of(case.inputs["x"]), {"output": "tokens"})
     assert are_units(outputs["vectors"])
     assert (cosines(outputs["vectors"], case.intermediates["fused_norm_tokens"]) >= 0.99999).all()
     assert outputs["sizes"].tolist() == [[1] * 16] * 2
@@ -89,7 +89,7 @@ def test_sizes_and_owners_are_those_recorded(run: str, tmp_path: Path) -> None:
     case = read_case(GOLDEN / "tome/vit_timm")
     flags = case.config["runs"][run]
     r = merge_schedule(flags["r"], flags["r_type"]).expand(4)
-    model = loaded(case, tmp_path, "timm", {"heads": "4"}, "embed")
+    model = load_case(case, tmp_path, "timm", {"heads": "4"}, "embed")
     outputs = model.forward(pixels_of(case.inputs["img"]), {"output": "tokens", "merge": r})
     size, source = case.outputs[f"{run}.size"], case.outputs[f"{run}.source"]
     assert outputs["sizes"].dtype == outputs["owners"].dtype == np.int32
@@ -165,7 +165,7 @@ def test_a_vector_does_not_depend_on_its_batch(options: dict[str, Any], tmp_path
 def test_a_feature_without_length_is_no_unit_vector(tmp_path: Path) -> None:
     """The check of answers handles it; the result is not a made-up number."""
     model = build(tmp_path)
-    zeroed(model, "norm.weight", "norm.bias")
+    zero_parameters(model, "norm.weight", "norm.bias")
     assert not model.forward(random_pixels(2, 16), {})["embedding"].any()
     assert not model.forward(random_pixels(2, 16), {"output": "tokens"})["vectors"].any()
     model.model.get_parameter("norm.bias").fill_(torch.nan)
