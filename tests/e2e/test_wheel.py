@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")
 ENGINE = "opsin/engine.d"
 OF_THE_DEMO = ("docs/pictures/drawings", "docs/pictures/flags")
-STARTERS = {"1.4.1": "06736a931a21739ecd202082113a5ad778efdae002dce813baf2c0eb9b7e69c3"}
+STARTERS = {"1.4.1": "ff0fc67d6bda2dcf26ba7a79dfce7a1bb0d81adb0be1e5fe042f401b018cda37"}
 """Version → SHA-256 of the names and digests of the files of `opsin-starters`."""
 MOST_BYTES = 95_000_000
 """A larger wheel of data would be split."""
