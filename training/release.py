@@ -54,8 +54,6 @@ def release(recipe: Recipe, recipe_file: Path, context: RunContext, bundles: Pat
             files[bundle.TOKENIZER_FILE].write_bytes(texts[1])
         written = bundle.write(bundles, described, weights, files=files, overwrite=True)
     loss_plot.write(written.path, context.runs, [phase.name for phase in recipe.phases])
-    for name, drawing in found.drawn.items():
-        (written.path / name).write_text(drawing, encoding="utf-8")
     readme = settings.quality.card(written.spec) if settings.quality else card.render(written.spec)
     (written.path / "README.md").write_text(readme, encoding="utf-8")
     return written

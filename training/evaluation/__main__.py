@@ -67,8 +67,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
 def _write(found: Measurement, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in {**found.drawn, "quality.json": json.dumps(found.quality, indent=1) + "\n"}.items():
-        (folder / name).write_text(content, encoding="utf-8")
+    (folder / "quality.json").write_text(json.dumps(found.quality, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {folder / 'quality.json'}")
 
 

@@ -34,8 +34,6 @@ class Measurement:
     default_rung: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
     """Description of the data for the provenance."""
-    drawn: Mapping[str, str] = field(default_factory=dict)
-    """File name → SVG, which the card shows."""
 
 
 def round_weights(network: nn.Module, recipe: Recipe) -> nn.Module:

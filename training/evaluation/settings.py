@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
@@ -35,8 +35,6 @@ class QualitySettings(RecipeSettings, ABC):
 
     kind: str
     """A short name of the kind, which reports record. A class without one has the `package.module:NAME` by which recipes name it."""
-    phases: ClassVar[tuple[str, ...]] = ()
-    """Fields that name phases of the recipe."""
 
     @abstractmethod
     def measure(self, trained: TrainedNetwork) -> Measurement:

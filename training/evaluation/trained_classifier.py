@@ -44,10 +44,6 @@ class TrainedNetwork:
             raise RecipeError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
         return self.recipe.preprocess
 
-    def other(self, phase: str) -> nn.Module:
-        """Load the network of another phase, rounded. Raises TrainingError."""
-        return round_weights(phase_runner.load_phase_network(self.recipe, phase, self.labels, self.context), self.recipe)
-
 
 def load_trained(recipe: Recipe, context: RunContext, phase: str | None = None) -> TrainedNetwork:
     """Load the network of a phase, by default that of the release. Raises TrainingError."""
