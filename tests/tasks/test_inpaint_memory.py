@@ -24,7 +24,7 @@ from server.media.images import ImageDecoder
 from server.media.memory_budget import MemoryBudget
 from server.tasks.inpaint.task import InpaintTask
 from server.tasks.inpaint.schema import InpaintOptions
-from tests.tasks.test_inpaint import SPEC, painted
+from tests.tasks.test_inpaint import SPEC, paint
 from tests.support.images import encode, noise
 
 def peak():
@@ -39,7 +39,7 @@ decoder.budget = Noting(0)
 
 def run(item, plan):
     [arrays] = task.prepare(item, plan, SPEC, decoder)
-    return task.present([painted(arrays)], plan, SPEC, "image/png"), task.memory_to_present([painted(arrays)], plan)
+    return task.present([paint(arrays)], plan, SPEC, "image/png"), task.memory_to_present([paint(arrays)], plan)
 
 plan = task.plan(InpaintOptions(**json.loads(sys.argv[3])), SPEC)
 small = noise(300, 400)
