@@ -57,6 +57,7 @@ FOLDERS = (
     "tests/fake_cuda",
     "tests/golden",
     "tests/gpu",
+    "tests/hub",
     "tests/image_text",
     "tests/inpaint",
     "tests/kernels",

@@ -20,7 +20,7 @@ from tests.support.bundles.vit import seal
 Pixels = NDArray[np.uint8]
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Randomise the weights so that each one counts, the same in each run: fresh ones are zeros and ones in biases, norms and scales."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -47,7 +47,7 @@ def change(file: Path, **fields: Any) -> None:
     file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
-def imported(folder: Path, **overrides: str) -> Bundle:
+def import_folder(folder: Path, **overrides: str) -> Bundle:
     spec, weights = import_checkpoint(folder, family=None, labels=None, overrides=overrides, name="test", version="1", license=None)
     root = folder.parent / f"{folder.name}-bundles"
     root.mkdir()
@@ -59,7 +59,7 @@ def noise(count: int, *shape: int) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (count, *shape, 3), dtype=np.uint8)
 
 
-def normalised(pixels: Pixels, preprocess: Preprocess) -> Tensor:
+def normalise(pixels: Pixels, preprocess: Preprocess) -> Tensor:
     """Normalise (B, ..., H, W, 3) to (B, ..., 3, H, W) float32, as the library does."""
     mean, std = (torch.tensor(values) for values in (preprocess.mean, preprocess.std))
     return ((torch.from_numpy(pixels).float() / 255 - mean) / std).movedim(-1, -3).contiguous()
@@ -77,7 +77,7 @@ def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = TOWER | {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}
     config = transformers.SiglipConfig(text_config=text, vision_config=TOWER | {"image_size": 32, "patch_size": 8})
     images = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 32, "width": 32}}
-    model = randomised(transformers.SiglipModel(config))
+    model = randomise(transformers.SiglipModel(config))
     model.logit_scale.data.fill_(1.5)
     model.logit_bias.data.fill_(-2.5)
     return save(model, folder, images)
@@ -93,6 +93,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = TOWER | {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": tokenizer.eos_token_id}
     config = transformers.CLIPConfig(text_config=text, vision_config=TOWER | {"image_size": 32, "patch_size": 8}, projection_dim=24)
     images = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    save(randomised(transformers.CLIPModel(config)), folder, images)
+    save(randomise(transformers.CLIPModel(config)), folder, images)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     return folder

@@ -1,4 +1,4 @@
-"""`opsin import hf://…` and `timm:…` against a hub of our own: nothing here needs a network."""
+"""`opsin import hf://…` and `timm:…` against a fake hub on this machine: no test needs a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import save_file
 
 from models.bundle import read
-from tests.hub.conftest import change, randomised, save
+from tests.hub.conftest import change, randomise, save
 from tests.support import forked_program
 from tests.support.fake_hub import COMMIT, FakeHub, running
 from tests.support.processes import opsin
@@ -47,10 +47,10 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         patch_size=8,
         id2label={0: "cat", 1: "dog", 2: "bird"},
     )
-    vit = save(randomised(transformers.ViTForImageClassification(config)), root / "vit", PROCESSOR)
+    vit = save(randomise(transformers.ViTForImageClassification(config)), root / "vit", PROCESSOR)
     (vit / "README.md").write_text(CARD)
     (vit / "tf_model.h5").write_bytes(b"not fetched")
-    sharded = save(randomised(transformers.ViTForImageClassification(config)), root / "sharded", PROCESSOR, max_shard_size="40KB")
+    sharded = save(randomise(transformers.ViTForImageClassification(config)), root / "sharded", PROCESSOR, max_shard_size="40KB")
     keras = root / "keras"
     keras.mkdir()
     (keras / "config.json").write_text("{}")
@@ -63,7 +63,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     described = {"architecture": NETWORK, "num_classes": 3, "global_pool": "token", "label_names": ["a", "b", "c"], "pretrained_cfg": cfg}
     (folder / "config.json").write_text(json.dumps(described))
     (folder / "README.md").write_text(CARD.replace("apache-2.0", "cc-by-nc-4.0"))
-    return {"somebody/vit": vit, "somebody/sharded": sharded, "somebody/keras": keras, f"timm/{NETWORK}.{TAG}": folder}
+    return {"owner/vit": vit, "owner/sharded": sharded, "owner/keras": keras, f"timm/{NETWORK}.{TAG}": folder}
 
 
 @pytest.fixture
@@ -72,12 +72,12 @@ def hub(repositories: dict[str, Path]) -> Iterator[FakeHub]:
         yield found
 
 
-def imported(hub: FakeHub, tmp_path: Path, address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def import_model(hub: FakeHub, tmp_path: Path, address: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return opsin("import", address, "-o", tmp_path / "bundles/it", **hub.environment(tmp_path / "cache", **environment))
 
 
-def refused(ended: subprocess.CompletedProcess[str], tmp_path: Path) -> str:
-    """Return the one line of a failed import, which has left nothing behind."""
+def error_of(ended: subprocess.CompletedProcess[str], tmp_path: Path) -> str:
+    """Check that an import failed and left nothing behind. Return its one line of standard error."""
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.count("\n") == 1
     assert not (tmp_path / "bundles").exists()
@@ -85,11 +85,11 @@ def refused(ended: subprocess.CompletedProcess[str], tmp_path: Path) -> str:
 
 
 def test_repository_becomes_bundle_with_labels_and_licence(hub: FakeHub, tmp_path: Path) -> None:
-    ended = imported(hub, tmp_path, "hf://somebody/vit")
+    ended = import_model(hub, tmp_path, "hf://owner/vit")
     assert (ended.returncode, ended.stderr) == (0, "")
     spec = read(tmp_path / "bundles/it/1").spec
     assert (spec.labels, spec.license) == (["cat", "dog", "bird"], "Apache-2.0")
-    assert (spec.provenance["repository"], spec.provenance["revision"]) == ("somebody/vit", COMMIT)
+    assert (spec.provenance["repository"], spec.provenance["revision"]) == ("owner/vit", COMMIT)
     prepared = spec.image_preprocess
     assert (prepared.fit, prepared.image_size, prepared.short_side, prepared.interpolation) == ("squeeze", 32, 32, "bicubic")
     assert (prepared.mean, prepared.std) == ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -97,15 +97,15 @@ def test_repository_becomes_bundle_with_labels_and_licence(hub: FakeHub, tmp_pat
 
 
 def test_weights_in_several_files_are_fetched_whole(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
-    ended = imported(hub, tmp_path, "hf://somebody/sharded@v1")
+    ended = import_model(hub, tmp_path, "hf://owner/sharded@v1")
     assert (ended.returncode, ended.stderr) == (0, "")
-    shards = {path.name for path in repositories["somebody/sharded"].glob("*.safetensors")}
+    shards = {path.name for path in repositories["owner/sharded"].glob("*.safetensors")}
     assert len(shards) > 1
     assert shards <= hub.sent.keys()
 
 
 def test_a_network_of_timm_is_imported_by_its_name_and_tag(hub: FakeHub, tmp_path: Path) -> None:
-    ended = imported(hub, tmp_path, f"timm:{NETWORK}.{TAG}")
+    ended = import_model(hub, tmp_path, f"timm:{NETWORK}.{TAG}")
     assert (ended.returncode, ended.stderr) == (0, "")
     spec = read(tmp_path / "bundles/it/1").spec
     assert (spec.provenance["repository"], spec.provenance["family"], spec.license) == (f"timm/{NETWORK}.{TAG}", "timm", "CC-BY-NC-4.0")
@@ -113,39 +113,39 @@ def test_a_network_of_timm_is_imported_by_its_name_and_tag(hub: FakeHub, tmp_pat
 
 
 def test_without_a_tag_the_tags_are_listed(hub: FakeHub, tmp_path: Path) -> None:
-    said = refused(imported(hub, tmp_path, f"timm:{NETWORK}"), tmp_path)
-    assert f"say which weights, as in timm:{NETWORK}.{TAG}; its tags are {TAG}" in said
-    assert "timm has no network of this name" in refused(imported(hub, tmp_path, "timm:vit_enormous"), tmp_path)
+    error = error_of(import_model(hub, tmp_path, f"timm:{NETWORK}"), tmp_path)
+    assert f"say which weights, as in timm:{NETWORK}.{TAG}; its tags are {TAG}" in error
+    assert "timm has no network of this name" in error_of(import_model(hub, tmp_path, "timm:vit_enormous"), tmp_path)
 
 
 def test_a_gated_repository_asks_for_a_token_and_opens_with_it(hub: FakeHub, tmp_path: Path) -> None:
-    hub.gated["somebody/vit"] = "hf_right"
-    said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
-    assert f"is gated: accept its terms at {hub.address}/somebody/vit, then set HF_TOKEN" in said
-    assert imported(hub, tmp_path, "hf://somebody/vit", HF_TOKEN="hf_right").returncode == 0
+    hub.gated["owner/vit"] = "hf_right"
+    error = error_of(import_model(hub, tmp_path, "hf://owner/vit"), tmp_path)
+    assert f"is gated: accept its terms at {hub.address}/owner/vit, then set HF_TOKEN" in error
+    assert import_model(hub, tmp_path, "hf://owner/vit", HF_TOKEN="hf_right").returncode == 0
 
 
 REFUSALS = {
-    "hf://somebody/nothing": "is not at {hub}, or is private: check its name, or set HF_TOKEN",
-    "hf://somebody/vit@v9": "has no revision 'v9'; {hub}/somebody/vit/tree/main lists branches and tags",
-    "hf://somebody/keras": "has no weights: none of model.safetensors, model.safetensors.index.json",
+    "hf://owner/nothing": "is not at {hub}, or is private: check its name, or set HF_TOKEN",
+    "hf://owner/vit@v9": "has no revision 'v9'; {hub}/owner/vit/tree/main lists branches and tags",
+    "hf://owner/keras": "has no weights: none of model.safetensors, model.safetensors.index.json",
 }
 
 
 @pytest.mark.parametrize("address", REFUSALS)
-def test_what_is_not_there_is_said_with_what_to_do(address: str, hub: FakeHub, tmp_path: Path) -> None:
-    assert REFUSALS[address].format(hub=hub.address) in refused(imported(hub, tmp_path, address), tmp_path)
+def test_missing_repository_error_says_what_to_do(address: str, hub: FakeHub, tmp_path: Path) -> None:
+    assert REFUSALS[address].format(hub=hub.address) in error_of(import_model(hub, tmp_path, address), tmp_path)
 
 
 def test_interrupted_download_keeps_complete_files(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
-    last = sorted(path.name for path in repositories["somebody/sharded"].glob("*.safetensors"))[-1]
+    last = sorted(path.name for path in repositories["owner/sharded"].glob("*.safetensors"))[-1]
     hub.cut[last] = 1000
-    said = refused(imported(hub, tmp_path, "hf://somebody/sharded"), tmp_path)
-    assert f"{last} was not downloaded completely" in said
-    assert "run the same command again: complete files are kept" in said
+    error = error_of(import_model(hub, tmp_path, "hf://owner/sharded"), tmp_path)
+    assert f"{last} was not downloaded completely" in error
+    assert "run the same command again: complete files are kept" in error
     hub.cut.clear()
     before = dict(hub.sent)
-    assert imported(hub, tmp_path, "hf://somebody/sharded").returncode == 0
+    assert import_model(hub, tmp_path, "hf://owner/sharded").returncode == 0
     again = {name for name, sent in hub.sent.items() if sent != before.get(name, 0)}
     assert again == {last}
 
@@ -155,88 +155,88 @@ def test_interrupted_download_keeps_complete_files(hub: FakeHub, tmp_path: Path,
 )
 def test_a_name_that_leads_out_of_the_cache_is_refused(header: str, value: str, hub: FakeHub, tmp_path: Path) -> None:
     hub.headers["config.json"] = {header: value.format(folder=tmp_path)}
-    said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
-    assert f"config.json: the header {header.lower()} does not come from a hub" in said
+    error = error_of(import_model(hub, tmp_path, "hf://owner/vit"), tmp_path)
+    assert f"config.json: the header {header.lower()} does not come from a hub" in error
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
 
 
 def test_weights_with_wrong_digest_are_refused_and_refetched(hub: FakeHub, tmp_path: Path) -> None:
     hub.headers["model.safetensors"] = {"ETag": '"' + "0" * 64 + '"'}
-    said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
-    assert "model.safetensors has the SHA-256 " in said and f"and the hub states {'0' * 64}; run the same command again" in said
+    error = error_of(import_model(hub, tmp_path, "hf://owner/vit"), tmp_path)
+    assert "model.safetensors has the SHA-256 " in error and f"and the hub states {'0' * 64}; run the same command again" in error
     hub.headers.clear()
-    assert imported(hub, tmp_path, "hf://somebody/vit").returncode == 0
+    assert import_model(hub, tmp_path, "hf://owner/vit").returncode == 0
 
 
 def test_damaged_cached_weights_are_not_imported_offline(hub: FakeHub, tmp_path: Path) -> None:
-    assert imported(hub, tmp_path, "hf://somebody/vit").returncode == 0
+    assert import_model(hub, tmp_path, "hf://owner/vit").returncode == 0
     [weights] = (tmp_path / "cache").rglob("snapshots/*/model.safetensors")
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
     weights.resolve().write_bytes(damaged)
     shutil.rmtree(tmp_path / "bundles")
-    assert "model.safetensors has the SHA-256 " in refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HUB_OFFLINE="1"), tmp_path)
+    assert "model.safetensors has the SHA-256 " in error_of(import_model(hub, tmp_path, "hf://owner/vit", HF_HUB_OFFLINE="1"), tmp_path)
 
 
 def test_a_body_without_end_is_refused(hub: FakeHub, tmp_path: Path) -> None:
     hub.endless = "config.json"
-    assert "config.json: it is larger than 64 MiB" in refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
+    assert "config.json: it is larger than 64 MiB" in error_of(import_model(hub, tmp_path, "hf://owner/vit"), tmp_path)
 
 
 def test_an_import_that_is_terminated_leaves_nothing(hub: FakeHub, tmp_path: Path) -> None:
     hub.endless = "model.safetensors"
-    given = os.environ | hub.environment(tmp_path / "cache")
-    process = forked_program.ForkedProcess("opsin", "import", "hf://somebody/vit", "-o", str(tmp_path / "bundles/it"), environment=given)
-    begun = lambda: any(file.stat().st_size for file in tmp_path.rglob("*.incomplete"))  # noqa: E731
-    eventually(lambda: begun() or process.poll() is not None, "it downloads")
+    environment = os.environ | hub.environment(tmp_path / "cache")
+    process = forked_program.ForkedProcess("opsin", "import", "hf://owner/vit", "-o", str(tmp_path / "bundles/it"), environment=environment)
+    has_started = lambda: any(file.stat().st_size for file in tmp_path.rglob("*.incomplete"))  # noqa: E731
+    eventually(lambda: has_started() or process.poll() is not None, "it downloads")
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
     assert not any(tmp_path.rglob("*.incomplete"))
     assert not (tmp_path / "bundles").exists()
 
 
-def test_a_hub_that_does_not_answer_is_not_waited_for(hub: FakeHub, tmp_path: Path) -> None:
+def test_silent_hub_is_given_up_after_the_timeout(hub: FakeHub, tmp_path: Path) -> None:
     hub.is_silent = True
-    said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HUB_ETAG_TIMEOUT="1"), tmp_path)
-    assert f"{hub.address} cannot be reached (timed out)" in said
+    error = error_of(import_model(hub, tmp_path, "hf://owner/vit", HF_HUB_ETAG_TIMEOUT="1"), tmp_path)
+    assert f"{hub.address} cannot be reached (timed out)" in error
 
 
-def test_the_password_of_an_endpoint_is_not_told(hub: FakeHub, tmp_path: Path) -> None:
+def test_error_omits_the_password_of_the_endpoint(hub: FakeHub, tmp_path: Path) -> None:
     endpoint = hub.address.replace("://", "://user:secret@")
-    said = refused(imported(hub, tmp_path, "hf://somebody/nothing", HF_ENDPOINT=endpoint), tmp_path)
-    assert f"is not at {hub.address}, or is private" in said
+    error = error_of(import_model(hub, tmp_path, "hf://owner/nothing", HF_ENDPOINT=endpoint), tmp_path)
+    assert f"is not at {hub.address}, or is private" in error
 
 
-def test_a_cache_that_cannot_be_written_is_said(hub: FakeHub, tmp_path: Path) -> None:
+def test_error_names_a_cache_that_cannot_be_written(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HOME=str(tmp_path / "file")), tmp_path)
-    assert f"the folder {tmp_path / 'file'} cannot be used" in said and "set HF_HOME to a folder with space in which you may write" in said
+    error = error_of(import_model(hub, tmp_path, "hf://owner/vit", HF_HOME=str(tmp_path / "file")), tmp_path)
+    assert (
+        f"the folder {tmp_path / 'file'} cannot be used" in error and "set HF_HOME to a folder with space in which you may write" in error
+    )
 
 
 def test_offline_import_takes_only_cached_files(hub: FakeHub, tmp_path: Path) -> None:
-    said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HUB_OFFLINE="1"), tmp_path)
-    assert "is not in the cache, and HF_HUB_OFFLINE is set: unset it to fetch the repository" in said
-    online = imported(hub, tmp_path, "hf://somebody/vit")
-    asked = dict(hub.sent)
-    offline = opsin(
-        "import", "hf://somebody/vit", "-o", tmp_path / "bundles/again", **hub.environment(tmp_path / "cache", HF_HUB_OFFLINE="1")
-    )
+    error = error_of(import_model(hub, tmp_path, "hf://owner/vit", HF_HUB_OFFLINE="1"), tmp_path)
+    assert "is not in the cache, and HF_HUB_OFFLINE is set: unset it to fetch the repository" in error
+    online = import_model(hub, tmp_path, "hf://owner/vit")
+    sent = dict(hub.sent)
+    offline = opsin("import", "hf://owner/vit", "-o", tmp_path / "bundles/again", **hub.environment(tmp_path / "cache", HF_HUB_OFFLINE="1"))
     assert (online.returncode, offline.returncode, offline.stderr) == (0, 0, "")
-    assert hub.sent == asked
+    assert hub.sent == sent
     first, second = (read(tmp_path / f"bundles/{name}/1").spec for name in ("it", "again"))
     assert first.weights == second.weights
     assert first.provenance["revision"] == second.provenance["revision"] == COMMIT
 
 
-@pytest.mark.parametrize("page", [b"<html>Sign in</html>", b"[]", b'{"id": "somebody/vit"}'], ids=["page", "list", "no commit"])
-def test_an_endpoint_that_is_no_hub_is_said(page: bytes, hub: FakeHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [b"<html>Sign in</html>", b"[]", b'{"id": "owner/vit"}'], ids=["page", "list", "no commit"])
+def test_endpoint_that_is_not_a_hub_is_named(page: bytes, hub: FakeHub, tmp_path: Path) -> None:
     hub.page = page
-    said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
-    assert f"{hub.address} does not answer as a hub does" in said and "check HF_ENDPOINT" in said
+    error = error_of(import_model(hub, tmp_path, "hf://owner/vit"), tmp_path)
+    assert f"{hub.address} does not answer as a hub does" in error and "check HF_ENDPOINT" in error
 
 
-def test_a_token_that_no_request_can_carry_is_said(hub: FakeHub, tmp_path: Path) -> None:
-    assert "HF_TOKEN or HF_ENDPOINT has characters" in refused(imported(hub, tmp_path, "hf://somebody/vit", HF_TOKEN="hf_ü"), tmp_path)
+def test_token_that_no_header_can_carry_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    assert "HF_TOKEN or HF_ENDPOINT has characters" in error_of(import_model(hub, tmp_path, "hf://owner/vit", HF_TOKEN="hf_ü"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -244,13 +244,13 @@ def test_a_token_that_no_request_can_carry_is_said(hub: FakeHub, tmp_path: Path)
     [('{"weight_map": {"x": ".."}}', "'..' is not a name of a file in its folder"), ("[" * 100_000, "cannot be read as JSON")],
     ids=["name", "nested"],
 )
-def test_an_index_of_weights_that_is_none_is_said(index: str, sentence: str, hub: FakeHub, tmp_path: Path) -> None:
+def test_invalid_index_of_weights_is_refused(index: str, sentence: str, hub: FakeHub, tmp_path: Path) -> None:
     folder = tmp_path / "index"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors.index.json").write_text(index)
-    hub.repositories["somebody/index"] = folder
-    assert sentence in refused(imported(hub, tmp_path, "hf://somebody/index"), tmp_path)
+    hub.repositories["owner/index"] = folder
+    assert sentence in error_of(import_model(hub, tmp_path, "hf://owner/index"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -270,26 +270,26 @@ def test_a_wrong_option_ends_with_2_and_leaves_nothing(
 ) -> None:
     (tmp_path / "two.json").write_text('["cat", "dog"]')
     filled = [str(tmp_path / option) if option.endswith(".json") else option for option in options]
-    ended = opsin("import", repositories["somebody/vit"], "-o", tmp_path / "a/b/it", *filled)
+    ended = opsin("import", repositories["owner/vit"], "-o", tmp_path / "a/b/it", *filled)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert sentence in ended.stderr
     assert not (tmp_path / "a").exists()
 
 
-def test_a_hub_that_cannot_be_reached_is_said(hub: FakeHub, tmp_path: Path) -> None:
-    said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_ENDPOINT="http://127.0.0.1:9"), tmp_path)
-    assert "http://127.0.0.1:9 cannot be reached" in said
-    assert "HF_HUB_OFFLINE=1 imports what is in the cache" in said
+def test_error_names_a_hub_that_cannot_be_reached(hub: FakeHub, tmp_path: Path) -> None:
+    error = error_of(import_model(hub, tmp_path, "hf://owner/vit", HF_ENDPOINT="http://127.0.0.1:9"), tmp_path)
+    assert "http://127.0.0.1:9 cannot be reached" in error
+    assert "HF_HUB_OFFLINE=1 imports what is in the cache" in error
 
 
 def test_invalid_config_ends_with_1_and_names_its_field(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
-    for path in repositories["somebody/vit"].iterdir():
+    for path in repositories["owner/vit"].iterdir():
         os.link(path, copy / path.name) if path.name != "config.json" else (copy / path.name).write_bytes(path.read_bytes())
     change(copy / "config.json", hidden_act="relu")
-    hub.repositories["somebody/other"] = copy
-    assert "config.json: hidden_act 'relu' cannot be computed here" in refused(imported(hub, tmp_path, "hf://somebody/other"), tmp_path)
+    hub.repositories["owner/other"] = copy
+    assert "config.json: hidden_act 'relu' cannot be computed here" in error_of(import_model(hub, tmp_path, "hf://owner/other"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -342,9 +342,9 @@ def test_a_torch_file_with_code_is_refused(hub: FakeHub, tmp_path: Path, reposit
     folder = tmp_path / "code"
     folder.mkdir()
     for name in ("config.json", "preprocessor_config.json"):
-        (folder / name).write_bytes((repositories["somebody/vit"] / name).read_bytes())
+        (folder / name).write_bytes((repositories["owner/vit"] / name).read_bytes())
     torch.save({"classifier.weight": torch.zeros(1), "x": os.system}, folder / "pytorch_model.bin")
-    hub.repositories["somebody/code"] = folder
-    assert "hf://somebody/code/pytorch_model.bin: refused, since it holds posix.system and may hold only weights" in refused(
-        imported(hub, tmp_path, "hf://somebody/code"), tmp_path
+    hub.repositories["owner/code"] = folder
+    assert "hf://owner/code/pytorch_model.bin: refused, since it holds posix.system and may hold only weights" in error_of(
+        import_model(hub, tmp_path, "hf://owner/code"), tmp_path
     )

@@ -20,8 +20,8 @@ from models.checkpoints.hf_image_processor import DEFAULTS, read
 from models.media.clip_sampling import crops
 from server.media.images import ImageDecoder, to_model_size
 
-MOST = 2
-"""Largest difference of a value of 0 to 255."""
+MAX_DIFFERENCE = 2
+"""Maximum difference of a value from 0 to 255."""
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 SHORT = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,8 +36,10 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def photo(width: int, height: int) -> Image.Image:
-    """Smooth, with some noise: sides differ from the crops' by an even number of pixels, since Pillow's crops begin one pixel earlier where
-    they do not."""
+    """Draw smooth waves with some noise.
+
+    Its sides must differ from the crop's by an even number of pixels: else Pillow's crop starts one pixel earlier.
+    """
     across, down = np.meshgrid(np.linspace(0, 6, width), np.linspace(0, 9, height))
     waves = np.stack([np.sin(across) + np.cos(down), np.cos(across * down / 4), np.sin(down)], axis=-1)
     speckles = np.random.default_rng(0).normal(0, 0.2, waves.shape)
@@ -59,13 +61,13 @@ def test_pixels_are_those_of_the_library(name: str, size: tuple[int, int], tmp_p
     ours = (torch.from_numpy(pixels).float() / 255 - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)
     theirs = processor(image, return_tensors="pt")["pixel_values"][0].movedim(0, -1)
     assert ours.shape == theirs.shape
-    assert ((ours - theirs).abs() * torch.tensor(preprocess.std) * 255).max() <= MOST + 1e-3
+    assert ((ours - theirs).abs() * torch.tensor(preprocess.std) * 255).max() <= MAX_DIFFERENCE + 1e-3
 
 
 @pytest.mark.parametrize("kind", DEFAULTS)
-def test_what_a_file_leaves_out_is_what_the_library_takes(kind: str) -> None:
-    whole = json.loads(getattr(transformers, f"{kind}ImageProcessor")().to_json_string())
-    assert read({"image_processor_type": f"{kind}ImageProcessor"}, "") == read(whole, "")
+def test_omitted_fields_have_the_defaults_of_the_library(kind: str) -> None:
+    written = json.loads(getattr(transformers, f"{kind}ImageProcessor")().to_json_string())
+    assert read({"image_processor_type": f"{kind}ImageProcessor"}, "") == read(written, "")
 
 
 def test_early_files_without_a_type_are_read_by_the_model(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_preparation_beyond_the_schema_is_refused_by_field(name: str) -> None:
     assert sentence in str(refused.value)
 
 
-def test_null_means_what_the_library_takes() -> None:
+def test_null_means_the_default_of_the_library() -> None:
     content = {"image_processor_type": "CLIPImageProcessor"}
     nulls = dict.fromkeys(("do_normalize", "do_center_crop", "resample", "size", "image_mean"))
     assert read(content | nulls, "") == read(content, "")
@@ -138,5 +140,5 @@ def test_frames_of_clips_are_those_of_the_library(size: tuple[int, int]) -> None
     theirs = processor([frame], return_tensors="pt")["pixel_values"][0, 0] * 255  # (3, 32, 32)
     pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[:, None].float()
     ours = crops(pixels, short_side=32, size=32, count=1, smooth=True)[0, :, 0]
-    assert (ours - theirs).abs().max() <= MOST
+    assert (ours - theirs).abs().max() <= MAX_DIFFERENCE
     assert (ours - theirs).abs().mean() < 0.3  # rounding, in the other order of the axes

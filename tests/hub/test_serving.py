@@ -1,4 +1,4 @@
-"""What was imported in the layout of transformers is served: labels and scores are those of the library, from the same photo."""
+"""Models imported in the layout of transformers are served with the labels and scores of the library for the same photo."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 import transformers
 from PIL import Image
 
-from tests.hub.conftest import randomised, save
+from tests.hub.conftest import randomise, save
 from tests.support.live_service import running
 from tests.support.processes import opsin
 
 PHOTO = sorted(Path("docs/pictures/flags").glob("*.png"))[0]
 NAMES = ["cat", "dog", "bird", "fish", "horse"]
 LABELS = ["red car", "a dog", "sofa"]
-MOST = 1e-3
-"""Largest difference of a score."""
+MAX_DIFFERENCE = 1e-3
+"""Maximum difference of a score."""
 DEIT = {
     "image_processor_type": "DeiTImageProcessor",
     "size": {"height": 40, "width": 40},
@@ -41,7 +41,7 @@ def deit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch_size=8,
         id2label=dict(enumerate(NAMES)),
     )
-    return save(randomised(transformers.DeiTForImageClassificationWithTeacher(config)), tmp_path_factory.mktemp("deit"), DEIT)
+    return save(randomise(transformers.DeiTForImageClassificationWithTeacher(config)), tmp_path_factory.mktemp("deit"), DEIT)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def url(deit: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield service.url
 
 
-def asked(url: str, route: str, **fields: object) -> list[dict[str, float | str]]:
+def predictions(url: str, route: str, **fields: object) -> list[dict[str, float | str]]:
     answer = httpx2.post(f"{url}/v1/{route}", files={"image": PHOTO.read_bytes()}, data=fields, timeout=60)
     assert answer.status_code == 200, answer.text
     found: list[dict[str, float | str]] = answer.json()["results"][0]["predictions"]
@@ -69,15 +69,15 @@ def photo() -> Image.Image:
 def agree(found: list[dict[str, float | str]], names: list[str], scores: np.ndarray) -> None:
     order = (-scores).argsort()
     assert [one["label"] for one in found] == [names[index] for index in order]
-    assert np.abs(np.array([one["score"] for one in found]) - scores[order]).max() <= MOST
+    assert np.abs(np.array([one["score"] for one in found]) - scores[order]).max() <= MAX_DIFFERENCE
 
 
 def test_labels_of_a_classifier(url: str, deit: Path) -> None:
     pixels = transformers.DeiTImageProcessorPil.from_pretrained(deit)(photo(), return_tensors="pt")
     with torch.inference_mode():
         logits = transformers.DeiTForImageClassificationWithTeacher.from_pretrained(deit).eval()(**pixels).logits
-    agree(asked(url, "classify", model="deit", top_k=5), NAMES, logits[0].softmax(dim=0).numpy())
-    assert len(asked(url, "classify", model="deit", top_k=2, merge=3)) == 2
+    agree(predictions(url, "classify", model="deit", top_k=5), NAMES, logits[0].softmax(dim=0).numpy())
+    assert len(predictions(url, "classify", model="deit", top_k=2, merge=3)) == 2
 
 
 def test_labels_of_a_request(url: str, clip: Path) -> None:
@@ -85,4 +85,4 @@ def test_labels_of_a_request(url: str, clip: Path) -> None:
     pixels = transformers.CLIPImageProcessorPil.from_pretrained(clip)(photo(), return_tensors="pt")
     with torch.inference_mode():
         logits = model(**pixels, **tokenizer(LABELS, padding=True, return_tensors="pt")).logits_per_image
-    agree(asked(url, "zero-shot", model="clip", label=LABELS), LABELS, logits[0].softmax(dim=0).numpy())
+    agree(predictions(url, "zero-shot", model="clip", label=LABELS), LABELS, logits[0].softmax(dim=0).numpy())

@@ -14,11 +14,11 @@ from models.bundle import read
 from models.loading import load
 from models.systems.image_text.zero_shot_classifier import make_zero_shot_classifier
 from server.tasks.embedding.zero_shot import to_scores
-from tests.hub.conftest import normalised
+from tests.hub.conftest import normalise
 from tests.support.processes import opsin
 
 TEXTS = ["a photo of a red car", "The dog sleeps!", "", "don't stop it's 2024", "ha " * 40, "Ünïcode  façade\n"]
-MOST = 1e-4
+MAX_DIFFERENCE = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def bundles(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def encoded(texts: list[str]) -> dict[str, np.ndarray]:
+def encode(texts: list[str]) -> dict[str, np.ndarray]:
     rows = [text.encode() or b" " for text in texts]
     utf8 = np.zeros((1, len(rows), max(map(len, rows))), np.uint8)
     for place, row in enumerate(rows):
@@ -50,8 +50,8 @@ def test_texts_have_the_vectors_that_the_library_gives_them(clip: Path, bundles:
     tokens = transformers.CLIPTokenizer.from_pretrained(clip)(TEXTS, padding=True, truncation=True, max_length=16, return_tensors="pt")
     with torch.inference_mode():
         expected = model(pixel_values=torch.zeros(1, 3, 32, 32), **tokens).text_embeds.numpy()
-    found = load(made).forward(encoded(TEXTS), {})
-    assert np.abs(found["embedding"][0] - expected).max() <= MOST
+    found = load(made).forward(encode(TEXTS), {})
+    assert np.abs(found["embedding"][0] - expected).max() <= MAX_DIFFERENCE
     assert found["truncated"][0].tolist()[:5] == [False, False, False, False, True]
 
 
@@ -77,19 +77,19 @@ def test_texts_and_scores_of_siglip_are_those_of_the_library(siglip: Path, tmp_p
     tokens = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="pt")["input_ids"]
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     with torch.inference_mode():
-        expected = model(pixel_values=normalised(pixels, made.spec.image_preprocess), input_ids=tokens)
+        expected = model(pixel_values=normalise(pixels, made.spec.image_preprocess), input_ids=tokens)
     pair = load(made)
-    images, texts = pair.forward({"pixels": pixels}, {})["embedding"], pair.forward(encoded(TEXTS), {})["embedding"][0]
-    assert np.abs(texts - expected.text_embeds.numpy()).max() <= MOST
+    images, texts = pair.forward({"pixels": pixels}, {})["embedding"], pair.forward(encode(TEXTS), {})["embedding"][0]
+    assert np.abs(texts - expected.text_embeds.numpy()).max() <= MAX_DIFFERENCE
     scores = to_scores(images @ texts.T, text)
-    assert np.abs(scores - expected.logits_per_image.sigmoid().numpy()).max() <= MOST
+    assert np.abs(scores - expected.logits_per_image.sigmoid().numpy()).max() <= MAX_DIFFERENCE
 
 
 def test_labels_become_the_head_of_its_image_tower(bundles: Path) -> None:
     pair = read(bundles / "clip/1")
     classifier, truncated = make_zero_shot_classifier(pair, ["red car", "dog"], bundles, "labelled", templates=["a photo of a {}."])
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    texts = load(pair).forward(encoded(["a photo of a red car.", "a photo of a dog."]), {})["embedding"][0]
+    texts = load(pair).forward(encode(["a photo of a red car.", "a photo of a dog."]), {})["embedding"][0]
     images = load(pair).forward({"pixels": pixels}, {})["embedding"]
     assert pair.spec.text is not None
     expected = images @ texts.T * pair.spec.text.scale
