@@ -53,10 +53,6 @@ class Poses:
         """Split a network's output (N, 56) into keypoints and boxes."""
         return cls(rows[:, : 3 * KEYPOINT_COUNT].reshape(-1, KEYPOINT_COUNT, 3), rows[:, 3 * KEYPOINT_COUNT :])
 
-    def to_rows(self) -> FloatArray:
-        """Return keypoints and boxes as rows (N, 56)."""
-        return np.concatenate([self.keypoints.reshape(-1, 3 * KEYPOINT_COUNT), self.boxes], axis=1)
-
     def select(self, people: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> Poses:
         return Poses(self.keypoints[people], self.boxes[people])
 

@@ -9,8 +9,8 @@ import torch
 
 from models import bundle
 from models.loading import load
-from models.people.keypoint_tracks import PoseTrack, to_lart_tracks
-from models.people.keypoints import KEYPOINT_COUNT, ROW_VALUES, TOKEN_VALUES
+from models.people.keypoints import KEYPOINT_COUNT, ROW_VALUES, TOKEN_VALUES, Poses, encode_tokens
+from models.people.track_batch import TrackBatch
 from models.systems.lart.model import LART
 from models.systems.lart.windows import predict_track
 
@@ -33,9 +33,10 @@ def test_track_of_any_length_gets_all_scores_in_each_frame() -> None:
     random = np.random.default_rng(0)
     rows = random.uniform(100, 200, (100, ROW_VALUES)).astype(np.float32)
     rows[:, 2 : 3 * KEYPOINT_COUNT : 3] = 0.6
-    track = PoseTrack(1, 0, rows, random.random(100) < 0.9)
+    pose, detected = torch.from_numpy(encode_tokens(Poses.from_rows(rows), 640, 360)), torch.from_numpy(random.random((100, 1)) < 0.9)
+    track = TrackBatch(torch.where(detected, pose, 0.0)[None, :, None], detected.float()[None, :, None])
     frames = model.config.frames
     with torch.inference_mode():
-        scores = predict_track(model, to_lart_tracks(track, 640, 360), step=frames // 4, margin=frames // 3).actions.sigmoid()
+        scores = predict_track(model, track, step=frames // 4, margin=frames // 3).actions.sigmoid()
     assert scores.shape == (1, 100, 1, 15)
     assert torch.isfinite(scores).all()

@@ -1,4 +1,8 @@
-"""Pose estimation by keypoints: a pose detector, and identities by the location of boxes."""
+"""Pose estimation by keypoints: a pose detector, and identities by the location of boxes.
+
+People are tracked by PHALP (arXiv 2112.04477) with its cost of locations alone, without pose and texture. The height of a person's box is
+taken for `ASSUMED_HEIGHT_M` metres, which gives the depth; the middle of the box is tracked.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.people.keypoints import KEYPOINT_COUNT, TOKEN_VALUES, Poses, encode_tokens
+from models.people.cameras import FOCAL
+from models.people.keypoints import KEYPOINT_COUNT, TOKEN_VALUES, Poses, encode_tokens, estimate_depths
 from models.systems.actions.detection_scale import Detail, long_side
 from models.systems.actions.pose_estimator import Detections, DetectorInput, IdentityTracker, PersonObservations, PhalpIdentityTracker
 from models.systems.onnx.pose_detector import PoseGraph
-from models.systems.phalp.keypoint_tracker import location_config, location_vectors
+from models.systems.phalp.location_forecast import CAMERA_XYZ, FRAME_SIDE, POINT_XY
+from models.systems.phalp.tracker import TrackerConfig
+
+MAX_GAP_S = 10 / 3
+"""Maximum time without a detection before a track ends, in seconds. The published tracker waits half as long, but its detector finds more
+people who are upside down or jump."""
+LOCATION_VALUES = 99
 
 
 class KeypointEstimator:
@@ -54,3 +65,22 @@ class KeypointEstimator:
         boxes = (people.boxes * (*4 * (factor,), 1.0)).astype(np.float32)
         keypoints = (people.keypoints * (factor, factor, 1.0)).astype(np.float32)
         return Detections(boxes, keypoints.reshape(-1, 3 * KEYPOINT_COUNT), (view.height, view.width))
+
+
+def location_config(rate: float) -> TrackerConfig:
+    """Return the tracker config for 2D poses: location distance only. rate: frames per second."""
+    return TrackerConfig(predict_pose=False, compare_appearance=False, longest_gap=round(MAX_GAP_S * rate))
+
+
+def location_vectors(poses: Poses, width: float, height: float) -> NDArray[np.float64]:
+    """Return location vectors (N, 99) for `Observation`. width, height: pixels of the frame."""
+    side = max(width, height)
+    boxes = poses.boxes.astype(np.float64)
+    corner = np.array([side - width, side - height]) / 2
+    points = (boxes[:, :2] + boxes[:, 2:4] / 2 + corner) / side  # (N, 2), in units of the square frame
+    depth = estimate_depths(boxes / side * FRAME_SIDE, FOCAL)[:, None]
+    places = np.concatenate([(points - 0.5) * FRAME_SIDE * depth / FOCAL, depth], axis=1)  # (N, 3), metres
+    locations = np.zeros((len(poses), LOCATION_VALUES))
+    locations[:, POINT_XY] = points
+    locations[:, CAMERA_XYZ.start :] = np.tile(places, 3)
+    return locations

@@ -101,13 +101,6 @@ def test_overlaps_are_intersections_over_unions() -> None:
     np.testing.assert_allclose(box_iou(boxes[:1], boxes), [[1, 1 / 3, 0, 0]])
 
 
-def test_rows_hold_all_of_a_pose() -> None:
-    poses = crowd()
-    again = Poses.from_rows(poses.to_rows())
-    np.testing.assert_array_equal(again.keypoints, poses.keypoints)
-    np.testing.assert_array_equal(again.boxes, poses.boxes)
-
-
 def test_bones_join_the_parts_of_one_body() -> None:
     reached = {0}
     for _ in BONES:
