@@ -25,8 +25,8 @@ from models.layers.packed_linear import pack_linears, supports_packed_linear
 from models.registry import ForwardCall, architectures
 from models.systems.diffmae.dummy_inputs import DummyMaskedBatch
 from models.systems.diffmae.model import DiffMAE
-from models.systems.mcc.dummy_inputs import QUERIES, random_scene_inputs
 from models.systems.mcc.model import MCC
+from models.systems.mcc.queries import QUERIES, random_scene_inputs
 from models.systems.published_sizes import sizes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -1,4 +1,4 @@
-"""The device of a process: which one it may use, and the reason why there is none."""
+"""The device of a process: which one it may use, the reason why there is none, and the meaning of a model's error for it."""
 
 from __future__ import annotations
 
@@ -77,3 +77,17 @@ def missing_gpu_reason() -> str:
         needed = f"driver {driver} is too old for torch {torch.__version__} with CUDA {torch.version.cuda}, which needs {oldest}"
         return f"{needed}: update it, or install torch from {CUDA_12_INDEX}"
     return f"driver {driver}, torch {torch.__version__} with CUDA {torch.version.cuda}"
+
+
+OUT_OF_MEMORY = re.compile(r"CUDA (error|failure \d+): out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|Failed to allocate memory")
+"""Texts of allocations outside of PyTorch's allocator, and of ONNX Runtime's."""
+CUDA_FAILURE = re.compile(r"CUDA error|CUDA failure \d+|Triton Error \[CUDA\]")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def is_sticky(error: BaseException) -> bool:
+    """Return whether CUDA may repeat the error whatever runs next, until the process ends."""
+    return not is_out_of_memory(error) and CUDA_FAILURE.search(str(error)) is not None

@@ -314,7 +314,7 @@ class Comparison(Schema):
 
 
 ExternalRole = Literal["body"]
-"""Use of an external file. body: the mesh of a person (`models.people.smpl_file`)."""
+"""Use of an external file. body: the mesh of a person (`models.people.smpl`)."""
 
 FillMethod = Literal["network", "exemplar", "network-exemplar"]
 """Method of filling holes: the network, copies of patches of the image, or such copies that start from the network's result."""

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import Tensor
 
 from models import hub_files
-from models.checkpoints import hf_config, hf_image_processor, model_card, t5x
+from models.checkpoints import hf_config, hf_image_processor, t5x
 from models.checkpoints.checkpoint_file import Checkpoint, CheckpointError, open_checkpoint, read_json
 from models.checkpoints.hf_config import KEY, PROCESSOR, TIMM
 from models.hub_files import WEIGHTS
@@ -43,7 +44,7 @@ def open_folder(folder: Path) -> Checkpoint:
     """Read weights, config, preparation of images, labels and licence. Only tensors are read from torch files. Raises CheckpointError."""
     content = read_json(folder / hf_config.FILE)
     read = _weights(weights_file(folder))
-    license_ = model_card.read_licence(folder)
+    license_ = read_licence(folder)
     if isinstance(content.get(NETWORK), str):
         return Checkpoint(read.weights, {TIMM: content}, read.notes, timm_labels(content), license_)
     classes = content.get("architectures")
@@ -106,3 +107,50 @@ def timm_labels(content: Mapping[str, Any]) -> tuple[str, ...]:
     cfg = content.get("pretrained_cfg")
     names = content.get("label_names") or (cfg.get("label_names") if isinstance(cfg, Mapping) else None)
     return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+MODEL_CARD = "README.md"
+MAX_FRONT_MATTER_BYTES = 1 << 20
+MAX_LICENCE_CHARS = 200
+"""Maximum number of characters of a licence's name or address."""
+SPDX = {
+    "apache-2.0": "Apache-2.0",
+    "mit": "MIT",
+    "bsd-2-clause": "BSD-2-Clause",
+    "bsd-3-clause": "BSD-3-Clause",
+}
+"""SPDX's names by the hub's; those of Creative Commons differ only in capitals."""
+
+
+def read_licence(folder: Path) -> str:
+    """Return the licence by its SPDX name if it has one; for another its own name and address. Empty if the card declares none."""
+    card = _front_matter(folder / MODEL_CARD)
+    licence = card.get("license")
+    names = [name for each in (licence if isinstance(licence, list) else [licence]) if (name := _text(each))]
+    if names == ["other"]:
+        name, link = _text(card.get("license_name")) or "other", _text(card.get("license_link"))
+        return f"{name} ({link})" if link else name
+    return ", ".join(_spdx(name) for name in names)
+
+
+def _spdx(name: str) -> str:
+    return SPDX.get(name) or (name.upper() if name.startswith("cc") else name)
+
+
+def _text(value: Any) -> str:
+    """Return a short string; an empty one for all other values."""
+    return value if isinstance(value, str) and value != "null" and len(value) <= MAX_LICENCE_CHARS and value.isprintable() else ""
+
+
+def _front_matter(file: Path) -> dict[str, Any]:
+    """Return the fields between the first line, `---`, and the next such line, with strings for all scalars. Dates, numbers and merges,
+    which may be invalid or huge, are not parsed."""
+    if not file.is_file():  # a pipe or a device may be read for ever
+        return {}
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace") as stream:
+            first, *lines = (line.rstrip() for line in stream.read(MAX_FRONT_MATTER_BYTES).split("\n"))
+        content = yaml.load("\n".join(lines[: lines.index("---")]), yaml.BaseLoader) if first == "---" else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # a ValueError if no line ends it
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,4 +1,5 @@
-"""Parts of the forward functions of several architectures: normalising images on the device, and counting tokens."""
+"""Parts of the forward functions of several architectures: normalising images on the device, counting tokens, and
+passes on random input."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
+from models.registry import ForwardCall, InputMaker
 
 ForwardFn = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
 """(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""
@@ -38,3 +40,27 @@ def token_counts(batch: int, tokens_in: int, tokens_out: int) -> Tensor:
 def classification_arrays(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, Tensor]:
     """Return logits float32 (B, classes) and tokens int32 (B, 2), in and out."""
     return {"logits": logits.float(), "tokens": token_counts(logits.shape[0], tokens_in, tokens_out)}
+
+
+def images(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    pixels = make.normal(3, config.image_size, config.image_size)
+    return lambda: model(pixels)
+
+
+def clips(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    pixels = make.normal(3, config.frames, config.image_size, config.image_size)
+    return lambda: model(pixels)
+
+
+def images_or_clips(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    return (images if config.images else clips)(model, config, make)
+
+
+def masked_images(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    pixels, noise = make.normal(3, config.image_size, config.image_size), make.uniform(config.patches)
+    return lambda: model(pixels, noise)
+
+
+def masked_clips(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    pixels, noise = make.normal(3, config.frames, config.image_size, config.image_size), make.uniform(config.patches)
+    return lambda: model(pixels, noise)

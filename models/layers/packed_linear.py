@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.key_padding import key_multiple
-from kernels.timing import is_faster
+from kernels.key_padding import is_faster, key_multiple
 from models.layers.block import Attention, Mlp
 from models.layers.patches import PatchEmbed, TubePatchEmbed
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media import nearest_neighbour_field, poisson_blending
+from models.media import patchmatch, poisson_blending
 from models.media.patchmatch import PATCH, reduced_mask
 from models.processes import confined_process
 
@@ -44,15 +44,15 @@ def compute_level(request: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint
     query, valid = imageops.build_query_patch_centers(coarse, HALF), imageops.build_valid_patch_centers(coarse, HALF)
     if before is None:
         image = poisson_blending.blend_hole(image, coarse)
-        field = nearest_neighbour_field.nearest_patches(image, query, valid)
+        field = patchmatch.nearest_patches(image, query, valid)
     else:
-        field = nearest_neighbour_field.upsample_field(before, *coarse.shape)
+        field = patchmatch.upsample_field(before, *coarse.shape)
         field = imageops.sanitize_nnf(field, query, valid, rng=np.random.default_rng(request["seed"]))
     solver = CythonSolver(image, coarse, PATCH)
     mean = solver(
         iterations=_iterations(request["reduction"], coarse, before is None), randomize_nnf=False, nnf=field, seed=request["seed"]
     )
-    filled = nearest_neighbour_field.vote_colours(image, coarse, solver.nnf, mean)
+    filled = patchmatch.vote_colours(image, coarse, solver.nnf, mean)
     return np.ascontiguousarray(np.clip(np.rint(filled), 0, 255).astype(np.uint8)), np.ascontiguousarray(solver.nnf.astype(np.int32))
 
 

@@ -1,13 +1,87 @@
-"""Clips of tracked people, the input of LART and PHALP's pose predictor, and masks of their tokens."""
+"""Clips of tracked people, the input of LART and PHALP's pose predictor, and attention among their tokens, of which
+some are masked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from models.people.masked_attention import draw_masked
+from models.layers.block import Attention, Mlp, drop_branch
+
+
+@dataclass(frozen=True)
+class KeyMask:
+    """Keys that each query attends to. A query without keys attends to all tokens equally: the published code sets masked scores to -1000,
+    and a softmax over nothing else is the mean of all tokens, masked ones included."""
+
+    keys: Tensor
+    """bool (B, 1, N, N), or (B, 1, 1, N) if all queries have the same keys."""
+    has_keys: Tensor
+    """bool (B, 1, N, 1) or (B, 1, 1, 1): False for a query without keys."""
+
+    @classmethod
+    def from_masked(cls, masked: Tensor, valid: Tensor | None = None) -> KeyMask:
+        """Build the mask from bool (B, N) each. Masked tokens are not keys; invalid tokens are neither keys nor queries. valid: None if all
+        are."""
+        keys = ~masked if valid is None else valid & ~masked
+        has_keys = keys.any(dim=1, keepdim=True)  # (B, 1)
+        if valid is not None:
+            has_keys = has_keys & valid  # (B, N)
+        return cls((keys.unsqueeze(1) | ~has_keys.unsqueeze(2)).unsqueeze(1), has_keys[:, None, :, None])
+
+
+class MaskedAttention(Attention):
+    """Attention without biases on q, k and v. A single head as wide as the tokens has no output projection."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, dropout: float) -> None:
+        super().__init__(width, heads, qkv_bias=False, head_dim=head_dim)
+        self.dropout = dropout
+        if heads == 1 and head_dim == width:
+            self.proj = nn.Identity()  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, key_mask: KeyMask | None) -> Tensor:  # type: ignore[override]
+        """(B, N, C) → (B, N, C)."""
+        q, k, v = self.project(x)
+        dropout = self.dropout if self.training else 0.0
+        if key_mask is None:
+            return self.join_heads(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout))
+        q = q * key_mask.has_keys  # all scores of a query without keys are 0, and its weights equal
+        return self.join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask.keys, dropout_p=dropout))
+
+
+class MaskedBlock(nn.Module):
+    """A pre-norm block; its LayerNorms have an epsilon of 1e-5."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, hidden: int, *, dropout: float = 0.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-5)
+        self.attn = MaskedAttention(width, heads, head_dim, dropout)
+        self.norm2 = nn.LayerNorm(width, eps=1e-5)
+        self.mlp = Mlp(width, hidden, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, key_mask: KeyMask | None = None) -> Tensor:
+        """(B, N, C) → (B, N, C)."""
+        x = x + self._drop(self.attn(self.norm1(x), key_mask))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        return drop_branch(self.dropout(branch), self.drop_path, self.training)
+
+
+def draw_masked(candidates: Tensor, ratio: float, noise: Tensor) -> Tensor:
+    """Draw candidates to mask, bool (B, N): the fraction `ratio`, rounded down, of the candidates with the lowest noise.
+
+    candidates: bool (B, N). noise: (B, N).
+    """
+    count = (candidates.sum(dim=1, keepdim=True).double() * ratio).floor()
+    rank = torch.where(candidates, noise, torch.inf).argsort(dim=1).argsort(dim=1)
+    return candidates & (rank < count)
+
 
 POSE_VALUES = 229
 """Number of values of a pose: 24 rotations row by row, 10 betas, the location in the camera's coordinates with depth divided by 200."""

@@ -1,4 +1,5 @@
-"""Tracks of people: from a tracker's results, from LART's training files, and as clips, LART's input."""
+"""Tracks of people: from a tracker's results, from LART's training files, as clips, LART's input, and as the file that
+the service accepts."""
 
 from __future__ import annotations
 
@@ -273,3 +274,35 @@ def _require_labels(track: Tracklet) -> TrackletLabels:
 def shuffle(other_tracks: Sequence[Tracklet], seed: int) -> list[Tracklet]:
     """Return the other people of a clip in random order."""
     return random.Random(seed).sample(other_tracks, len(other_tracks))
+
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def tracks_to_arrays(tracks: Mapping[int, Tracklet], fps: float, *, joints: bool = False) -> Arrays:
+    """Return the detected frames of all tracks as arrays. `token` has the raw pose; with `joints` also the 45 joints in the camera's
+    coordinates, as LART takes them."""
+    rows = [(number, track, np.flatnonzero(track.detected)) for number, track in tracks.items()]
+    sizes = [track.sizes[detected] for _, track, detected in rows]
+    height, width = np.concatenate(sizes).max(axis=0) if sizes else (1.0, 1.0)
+    return {
+        "person": np.concatenate([np.full(len(detected), number, np.int32) for number, _, detected in rows] or [np.zeros(0, np.int32)]),
+        "time": np.concatenate([track.frames[detected] / fps for _, track, detected in rows] or [np.zeros(0)]),
+        "box": np.concatenate(
+            [np.column_stack([track.boxes[detected], track.confidences[detected]]) for _, track, detected in rows] or [np.zeros((0, 5))]
+        ).astype(np.float32),
+        "token": np.concatenate([_token(track, joints)[detected] for _, track, detected in rows] or [np.zeros((0, 0))]).astype(np.float32),
+        "size": np.array([width, height], np.float64),
+    }
+
+
+def write_tracks(path: Path, arrays: Arrays) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _token(track: Tracklet, joints: bool) -> NDArray[np.float64]:
+    """Return tokens (L, 229), or (L, 364) with joints."""
+    if not joints:
+        return track.pose
+    return np.concatenate([track.pose, (track.joints + track.camera[:, None]).reshape(len(track), -1)], axis=1)

@@ -21,7 +21,7 @@ STEP_ROWS = 8
 DEFAULT_RATE = 30.0
 """Frames per second of LART's published networks."""
 STEP = MARGIN = 32
-"""Rows of a published window that are scored, and context rows on either side (`models.systems.lart.windows`)."""
+"""Rows of a published window that are scored, and context rows on either side (`models.systems.lart.model`)."""
 PLACEHOLDER_DIGEST = FileDigest(sha256="0" * 64, bytes=0)
 """Placeholder that `write` replaces."""
 
@@ -41,7 +41,7 @@ def write_action_pipeline(
 
     rate: frames per second that LART was trained on; None: as its bundle says, else 30. step: rows that each window scores; None: the
     published 32, or a third of LART's frames if that is less. Margins are the rest of a window, at most 32 rows on either side. body: the
-    user's mesh (`models.people.smpl_file`), which is not copied: the pipeline records its path and SHA-256. Raises BundleError for members
+    user's mesh (`models.people.smpl`), which is not copied: the pipeline records its path and SHA-256. Raises BundleError for members
     and a mesh that do not fit each other.
     """
     lart = members["actions"].spec

@@ -2,7 +2,7 @@
 
 The worker gets `video` uint8 (bytes,), the file as it was sent, and `info` float64 (5,): width, height, frames a second, frames,
 seconds; or the arrays of `server.media.person_tracks`, and what is known of `info`. It answers the arrays of
-`models.systems.actions.output_arrays`, and for asynchronous jobs the video again, so that any gateway can draw the answer into it later.
+`models.systems.actions.job_arrays`, and for asynchronous jobs the video again, so that any gateway can draw the answer into it later.
 """
 
 from __future__ import annotations

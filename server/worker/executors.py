@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernels.device_errors import is_out_of_memory, is_sticky
+from kernels.devices import is_out_of_memory, is_sticky
 from models.bundle import BundleError, BundleSpec
 from server.concurrency.cancellation import strip_tracebacks
 from server.queue.messages import QueuedJob

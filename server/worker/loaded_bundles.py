@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from kernels.device_errors import is_out_of_memory, is_sticky
+from kernels.devices import is_out_of_memory, is_sticky
 from models.bundle import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec
 from models.bundle_folders import discover, find_misplaced, read_discovered
 from models.loading import unsupported_reason

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 
 import torch
 
-from kernels.device_errors import is_out_of_memory
+from kernels.devices import is_out_of_memory
 from models.bundle import BundleError
 from server.processes import os_process
 from server.queue.errors import RedisUnavailable

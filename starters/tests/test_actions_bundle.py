@@ -11,8 +11,7 @@ from models import bundle
 from models.loading import load
 from models.people.keypoints import KEYPOINT_COUNT, ROW_VALUES, TOKEN_VALUES, Poses, encode_tokens
 from models.people.track_batch import TrackBatch
-from models.systems.lart.model import LART
-from models.systems.lart.windows import predict_track
+from models.systems.lart.model import LART, predict_track
 
 FOLDER = Path(__file__).parents[2] / "bundles/actions-lart/1.0.0"
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.people.tracklets import read_results, tracklets_from_results
-from models.people.tracks_file import tracks_to_arrays, write_tracks
+from models.people.tracklets import read_results, tracklets_from_results, tracks_to_arrays, write_tracks
 from opsin.cli.bundles.import_tracklets import import_tracklets
 from opsin.cli.shared.errors import CommandError, UsageError
 from server.media import person_tracks

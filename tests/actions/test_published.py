@@ -25,20 +25,17 @@ from models.loading import load
 from models.media.video import ClipLimits, Frames
 from models.people.person_clips import GROUP_FRAMES, crop_and_resize, normalise_clip, resize_box
 from models.people.person_clips import clip_frame_indices as frames_of_clip
-from models.people.smpl_file import read_body
+from models.people.smpl import read_body
 from models.people.track_batch import POSE_VALUES, TrackBatch, normalise_pose, pose_statistics
 from models.systems.actions import detection_loop
 from models.systems.actions.appearance_encoder import AppearanceEncoder, AppearanceQueue, BufferedFrame, PartialClip, encode_appearance
 from models.systems.actions.mesh_estimator import MeshEstimator
-from models.systems.actions.person_tracks import PersonTrack, TrackDetection
+from models.systems.actions.person_tracks import PersonTrack, ScoreAccumulator, TrackDetection
 from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
 from models.systems.actions.pose_estimator import Detections, PersonObservations
-from models.systems.actions.second_scores import ScoreAccumulator
 from models.systems.actions.steps import ActionState, ActionSteps
-from models.systems.lart.model import LART
-from models.systems.lart.windows import predict_track
-from models.systems.mvit.model import MViT, PoolingBlock
-from models.systems.mvit.roi_pool import BoxPooling
+from models.systems.lart.model import LART, predict_track
+from models.systems.mvit.model import BoxPooling, MViT, PoolingBlock
 from opsin.cli.app import app
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles

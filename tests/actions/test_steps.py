@@ -20,8 +20,7 @@ from models.systems.actions.job_stats import COUNTS
 from models.systems.actions.person_tracks import TrackWindow
 from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
 from models.systems.actions.steps import ActionSteps
-from models.systems.lart.model import LART
-from models.systems.lart.windows import predict_track
+from models.systems.lart.model import LART, predict_track
 from server.tasks.actions import ActionsPlan
 from server.tasks.registry import TASKS
 from tests.actions.fake_pose_estimator import ColourEyes, cut_clip, two_people

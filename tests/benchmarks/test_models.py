@@ -6,8 +6,8 @@ import torch
 from benchmarks.models import LIKE_VIT_B, measure, table
 from models.registry import architectures
 from models.systems.diffmae.model import DiffMAEConfig
-from models.systems.mcc.dummy_inputs import QUERIES
 from models.systems.mcc.model import MCCConfig
+from models.systems.mcc.queries import QUERIES
 from models.systems.published_sizes import sizes
 from models.systems.vit.model import ViTConfig
 

@@ -13,9 +13,9 @@ from models.bundle import BundleSpec
 from models.registry import architectures
 from models.systems.mae_st.model import SIZES as MAE_ST
 from models.systems.mavil.model import SIZES as MAVIL
+from models.systems.mvit.checkpoint import preprocess_video
 from models.systems.mvit.model import PUBLISHED as MVIT
 from models.systems.mvit.reversible import PUBLISHED as REV_MVIT
-from models.systems.mvit.slowfast_config import preprocess_video
 from tests.support.audio import tones, wav
 from tests.support.bundles.clips import video
 from tests.support.bundles.vit import UNSEALED, seal

@@ -11,7 +11,7 @@ import torch
 
 from models.layers.stepwise import StepCompletion
 from models.merge_schedule import MergeSchedule
-from models.systems.clips.view_trace import ViewTrace
+from models.systems.clips.steps import ViewTrace
 from models.systems.mae_st.steps import clip_steps
 from models.systems.mavil.preprocessing import spectrogram
 from models.systems.mavil.steps import mavil_steps

@@ -22,8 +22,7 @@ from models.bundle_folders import discover
 from models.loading import load, unsupported_reason
 from models.registry import family_names
 from models.systems.mvit.checkpoint import FAMILY as MVIT
-from models.systems.mvit.model import MViT, MViTConfig
-from models.systems.mvit.roi_pool import BoxPooling
+from models.systems.mvit.model import BoxPooling, MViT, MViTConfig
 from opsin.cli.app import app
 from opsin.cli.bundles.model_inputs import load_at_model_size
 from server.tasks.registry import main_task

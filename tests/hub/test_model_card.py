@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.checkpoints.model_card import read_licence
+from models.checkpoints.hf_folder import read_licence
 
 CARDS = {
     "---\nlicense: apache-2.0\n---\n# Model\n": "Apache-2.0",

@@ -15,7 +15,7 @@ from models.flops import RandomInputMaker, prepare_forward
 from models.merge_schedule import MergeSchedule
 from models.registry import ForwardCall, InputMaker, architectures, read_config
 from models.systems.diffmae.dummy_inputs import DummyMaskedBatch
-from models.systems.mcc.dummy_inputs import random_scene_inputs
+from models.systems.mcc.queries import random_scene_inputs
 from tests.golden.case import GOLDEN
 from tests.golden.checks import RECORDED
 

@@ -17,7 +17,7 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.bundle_schema import FileDigest, Preprocess
 from models.layers.forward import normalise
 from models.loading import LoadedModel, load
-from models.systems.null.model import Null, NullConfig
+from models.systems.null.steps import Null, NullConfig
 from models.systems.vit.model import ViT, ViTConfig
 
 CONFIG = ViTConfig(image_size=16, patch_size=4, classes=3, width=32, depth=3, heads=4)

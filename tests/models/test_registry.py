@@ -67,7 +67,7 @@ SYSTEM = System(
             name="toy",
             model="toy.model:Toy",
             bundle_defaults=BundleDefaults(lambda config: "classify", classes=lambda config: config.classes),
-            dummy_forward=DummyForward("image", lambda config: 1, "models.layers.dummy_inputs:images"),
+            dummy_forward=DummyForward("image", lambda config: 1, "models.layers.forward:images"),
             forwards={"classify": "toy.model:classify"},
             merges=False,
         ),

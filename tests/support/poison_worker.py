@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from models import registry
 from models.layers.stepwise import InProgress, JobState, StepCompletion, StepwiseModel, Tensors
 from models.registry import Architecture, BundleDefaults, System
-from models.systems.null.model import NullConfig
-from models.systems.null.steps import NullSteps
+from models.systems.null.steps import NullConfig, NullSteps
 from server.settings import load
 from server.worker.main import run_worker
 from tests.fake_cuda.device import raise_ordered

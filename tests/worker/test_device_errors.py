@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels.device_errors import is_out_of_memory, is_sticky
+from kernels.devices import is_out_of_memory, is_sticky
 from server.processes.supervisor_protocol import CRASHED
 from server.supervisor.private_valkey import PrivateValkey
 from tests.fake_cuda.device import DEVICES, ERRORS, ORDER_VARIABLE, RED, STICKY

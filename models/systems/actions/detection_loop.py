@@ -20,8 +20,7 @@ from models.systems.actions.appearance_encoder import AppearanceEncoder
 from models.systems.actions.detection_scale import Detail
 from models.systems.actions.job_stats import JobStats
 from models.systems.actions.pose_estimator import DetectorInput, PoseEstimator
-from models.systems.actions.sources import VideoSource
-from models.systems.actions.window_progress import FrameResult, PendingFrame, WindowProgress
+from models.systems.actions.sources import FrameResult, PendingFrame, VideoSource, WindowProgress
 
 STEP_S = 2.0
 """Seconds after which a step starts no other pass."""

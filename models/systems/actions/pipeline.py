@@ -16,7 +16,7 @@ from torch import nn
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, ExternalFile
 from models.layers.stepwise import LoadedMember
-from models.people.smpl_file import read_body
+from models.people.smpl import read_body
 from models.people.track_batch import POSE_VALUES, TrackBatch, normalise_pose, pose_statistics
 from models.systems.actions.appearance_encoder import AppearanceEncoder
 from models.systems.actions.detection_scale import Detail, rows

@@ -22,15 +22,12 @@ from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors
 from models.systems.actions.appearance_encoder import APPEARANCE_BUDGET_S, AppearanceQueue, BufferedFrame, PartialClip, encode_appearance
 from models.systems.actions.detection_loop import DetectionLoop, WindowJob
 from models.systems.actions.detection_scale import Detail, cost
-from models.systems.actions.job_inputs import detail_of, make_source
+from models.systems.actions.job_arrays import detail_of, make_source, track_arrays
 from models.systems.actions.job_stats import JobStats
-from models.systems.actions.output_arrays import track_arrays
-from models.systems.actions.person_tracks import PersonTrack, TrackDetection, TrackWindow
+from models.systems.actions.person_tracks import PersonTrack, ScoreAccumulator, TrackDetection, TrackWindow
 from models.systems.actions.pipeline import ActionPipeline
 from models.systems.actions.pose_estimator import IdentityTracker, PersonObservations
-from models.systems.actions.second_scores import ScoreAccumulator
-from models.systems.actions.sources import TrackSource, VideoSource
-from models.systems.actions.window_progress import FrameResult
+from models.systems.actions.sources import FrameResult, TrackSource, VideoSource
 
 WINDOWS_AT_ONCE = 16
 """Maximum number of windows of LART in a step, of all jobs together: other work waits for them."""
@@ -93,8 +90,7 @@ class ActionState(JobState):
 
 
 class ActionSteps:
-    """Steps of jobs that recognise actions. Inputs: see `models.systems.actions.job_inputs`. Answer: see
-    `models.systems.actions.output_arrays`."""
+    """Steps of jobs that recognise actions. Inputs and answer: see `models.systems.actions.job_arrays`."""
 
     unit = "windows"
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from models.bundle import BundleError, BundleSpec
 from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors
-from models.systems.diffmae import philox
 from models.systems.diffmae.canvas import Canvas, CanvasWindow, Place
 from models.systems.diffmae.decoder import DecoderContext
 from models.systems.diffmae.diffusion import DiffusionSampler, NoiseSchedule, SamplerMethod, SamplerTable, TimestepSpacing
@@ -34,7 +33,7 @@ from models.systems.diffmae.inpaint_state import (
 from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE
 from models.systems.diffmae.packed_decoder import PackedBatch
-from models.systems.diffmae.sampling import clean
+from models.systems.diffmae.sampling import clean, counter_normal
 
 CONSUMED_ARRAYS = frozenset({"pixels", "missing", "windows", "detail", "detail_missing"})
 """Arrays of a job that are read here; all others are returned with the answer."""
@@ -227,9 +226,7 @@ class InpaintingSteps:
         """Draw the noise (n, M, P) that this step adds; -1 is the initial noise. Windows do not repeat each other's noise."""
         seeds = filling.request.seeds
         counter = filling.finished * (len(filling.request.reverse) + 1) + executed
-        drawn = philox.counter_normal(
-            seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self.model.config.patch_values
-        )
+        drawn = counter_normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self.model.config.patch_values)
         return drawn * filling.request.temperature
 
 

@@ -12,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.bundle import TOKENIZER_FILE, Bundle, BundleSpec, replace_files
 from models.bundle_schema import MAX_TEXT_TOKENS, TextSpec
-from models.systems.image_text.text_conventions import TEXT_CONVENTIONS, TextConvention, position_count
-from models.systems.image_text.tokenizer import Tokenizer, check_fit
+from models.systems.image_text.tokenizer import TEXT_CONVENTIONS, TextConvention, Tokenizer, check_fit, position_count
 from models.systems.image_text.tokenizer_conversion import lowercase, read_vocabulary
 from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 

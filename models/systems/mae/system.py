@@ -11,9 +11,9 @@ SYSTEM = System(
             model="models.systems.mae.model:MAE",
             bundle_defaults=BundleDefaults(lambda config: "autoencode"),
             dummy_forward=DummyForward(
-                "image", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_images"
+                "image", lambda config: int(config.visible + config.special_tokens), "models.layers.forward:masked_images"
             ),
-            forwards={"autoencode": "models.systems.mae.forward:embed"},
+            forwards={"autoencode": "models.systems.mae.model:embed"},
             precise_tasks=frozenset({"autoencode"}),
             pools=lambda config: ("cls", "mean"),
             token_vectors=lambda config: True,

@@ -11,9 +11,7 @@ SYSTEM = System(
             name="video_mae",
             model="models.systems.mae_st.model:VideoMAE",
             bundle_defaults=BundleDefaults(lambda config: "actions", clip=slowfast_clip, classes=lambda config: int(config.classes)),
-            dummy_forward=DummyForward(
-                "clip", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:clips"
-            ),
+            dummy_forward=DummyForward("clip", lambda config: int(config.patches + config.special_tokens), "models.layers.forward:clips"),
             steps={"actions": "models.systems.mae_st.steps:clip_steps"},
             precise_tasks=frozenset({"actions"}),
             route_of=lambda config: "classify",
@@ -24,7 +22,7 @@ SYSTEM = System(
             model="models.systems.mae_st.pretraining:VideoMAEPretraining",
             bundle_defaults=BundleDefaults(lambda config: "autoencode", clip=slowfast_clip),
             dummy_forward=DummyForward(
-                "clip", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_clips"
+                "clip", lambda config: int(config.visible + config.special_tokens), "models.layers.forward:masked_clips"
             ),
         ),
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking, gather_tokens
 from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify, patchify_tubes
 from models.layers.token_merging import Tokens
+from models.registry import ForwardCall, InputMaker
 from models.systems.mavil.model import TowersConfig, fuse
 
 
@@ -203,3 +205,29 @@ def info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
     scores = x @ y.T / temperature
     partner = torch.arange(len(x), device=x.device)
     return (F.cross_entropy(scores, partner) + F.cross_entropy(scores.T, partner)) / 2
+
+
+def random_audio_and_video(config: Any, make: InputMaker) -> tuple[Tensor, Tensor]:
+    audio = make.normal(1, config.audio_frames, config.mel_bins)
+    return audio, make.normal(3, config.frames, config.image_size, config.image_size)
+
+
+def audio_and_video(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    audio, video = random_audio_and_video(config, make)
+    if not config.sees:
+        return lambda: model.forward_audio(audio)
+    return lambda: model(audio, video)
+
+
+def masked_audio_and_video(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    audio, video = random_audio_and_video(config, make)
+    audio_patches, video_patches = config.audio_patches, config.video_patches
+    noise = MaskNoise(
+        (make.uniform(audio_patches), make.uniform(audio_patches)), (make.uniform(video_patches), make.uniform(video_patches))
+    )
+    return lambda: model(audio, video, noise)
+
+
+def masked_audio(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    audio, noise = make.normal(1, config.audio_frames, config.mel_bins), make.uniform(config.patches)
+    return lambda: model(audio, noise)

@@ -18,8 +18,7 @@ from models.layers.classifier_output import patch_token_map
 from models.layers.stepwise import InProgress, InvalidInput, JobState, StepCompletion, Tensors
 from models.media.video import FrameNotReady
 from models.merge_schedule import MergeSchedule
-from models.systems.clips.steps import FRAME_WAIT_S, IDLE_COST
-from models.systems.clips.view_trace import ViewTrace
+from models.systems.clips.steps import FRAME_WAIT_S, IDLE_COST, ViewTrace
 from models.systems.mavil.model import MAViL, MAViLOutput
 from models.systems.mavil.window_sources import SpectrogramWindows, WindowInput, WindowSource, WindowSourceFactory
 

@@ -42,7 +42,7 @@ SYSTEM = System(
                 sound=spectrogram_section,
                 classes=lambda config: int(config.classes),
             ),
-            dummy_forward=DummyForward("clip", token_count, "models.systems.mavil.dummy_inputs:audio_and_video"),
+            dummy_forward=DummyForward("clip", token_count, "models.systems.mavil.pretraining:audio_and_video"),
             steps={"audio-visual": "models.systems.mavil.steps:mavil_steps"},
             precise_tasks=frozenset({"audio-visual"}),
             route_of=lambda config: "classify",
@@ -55,14 +55,14 @@ SYSTEM = System(
             dummy_forward=DummyForward(
                 unit="clip",
                 tokens=lambda config: int(config.visible(config.audio_patches) + config.visible(config.video_patches) + 2),
-                call="models.systems.mavil.dummy_inputs:masked_audio_and_video",
+                call="models.systems.mavil.pretraining:masked_audio_and_video",
             ),
         ),
         Architecture(
             name="audio_mae",
             model="models.systems.mavil.audio_mae:AudioMAE",
             bundle_defaults=BundleDefaults(lambda config: "autoencode", size=lambda config: None, sound=spectrogram_section),
-            dummy_forward=DummyForward("sound", lambda config: int(config.visible + 1), "models.systems.mavil.dummy_inputs:masked_audio"),
+            dummy_forward=DummyForward("sound", lambda config: int(config.visible + 1), "models.systems.mavil.pretraining:masked_audio"),
         ),
     ),
     sizes=(

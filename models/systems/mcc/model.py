@@ -27,8 +27,7 @@ from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 from models.systems.mcc.back_surface import BackSurfaceConfig, BackSurfaceNet
-from models.systems.mcc.decoder_block import MCCDecoderBlock
-from models.systems.mcc.point_embed import PointEmbed, WindowEmbed, contract, linear_in_float32
+from models.systems.mcc.point_embed import MCCDecoderBlock, PointEmbed, WindowEmbed, contract, linear_in_float32
 from models.systems.mcc.query_geometry import FEATURE_COUNT, QueryGeometryEmbed, SceneGeometry, decode_geometry, geometry_channels
 
 MEAN = (0.485, 0.456, 0.406)

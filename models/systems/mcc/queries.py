@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.systems.mcc.model import MCC, SceneCache, decode_colours
+from models.registry import ForwardCall, InputMaker
+from models.systems.mcc.model import MCC, MCCConfig, SceneCache, decode_colours
 
 
 def cube_grid(half_width: float, spacing: float) -> Tensor:
@@ -29,11 +30,6 @@ def half_ball_grid(radius: float, spacing: float) -> Tensor:
     points = index.float() * spacing
     x, y, z = points.unbind(dim=1)
     return points[(x * x + y * y + z * z).sqrt() <= radius]
-
-
-def draw_in_cube(batch: int, count: int, half_width: float, generator: torch.Generator) -> Tensor:
-    """Draw points (B, Q, 3), uniform in a cube."""
-    return half_width * (2 * torch.rand(batch, count, 3, generator=generator) - 1)
 
 
 @dataclass(frozen=True)
@@ -127,3 +123,18 @@ def score_coverage(predicted: Tensor, truth: Tensor, threshold: float = 0.1, *, 
 
 def harmonic_mean(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
+
+
+QUERIES = 2048
+"""Number of query points per scene."""
+
+
+def random_scene_inputs(config: MCCConfig, make: InputMaker) -> tuple[Tensor, Tensor]:
+    """Make a random image (B, 3, S, S) and seen points (B, n, n, 3)."""
+    return make.normal(3, config.image_size, config.image_size), make.normal(config.seen_size, config.seen_size, 3)
+
+
+def scene_queries(model: MCC, config: MCCConfig, make: InputMaker) -> ForwardCall:
+    pixels, seen = random_scene_inputs(config, make)
+    queries = make.normal(QUERIES, 3)
+    return lambda: model(pixels, seen, queries)

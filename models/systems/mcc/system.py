@@ -30,9 +30,7 @@ SYSTEM = System(
             bundle_defaults=BundleDefaults(lambda config: "reconstruct", space=lambda config: QuerySpace(source_size=800)),
             steps={"reconstruct": "models.systems.mcc.steps:reconstruct_steps"},
             precise_tasks=frozenset({"reconstruct"}),
-            dummy_forward=DummyForward(
-                "scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.dummy_inputs:scene_queries"
-            ),
+            dummy_forward=DummyForward("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.queries:scene_queries"),
         ),
         Architecture(
             name="mcc_photograph",

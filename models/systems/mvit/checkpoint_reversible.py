@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, UnlikeFamily, resize_and_crop
 from models.checkpoints.key_table import KeyTable
-from models.systems.mvit import slowfast_config
+from models.systems.mvit import checkpoint as slowfast
 from models.systems.mvit.model import Activation
 from models.systems.mvit.reversible import PUBLISHED, StreamFusion
 from models.systems.mvit.trunk import Positions
@@ -33,7 +33,7 @@ BLOCK = {
 
 POOLING_BLOCK = {
     **BLOCK,
-    **{f"F.attn.{name}": f"attn.{name}" for name in slowfast_config.POOLING_KEYS},
+    **{f"F.attn.{name}": f"attn.{name}" for name in slowfast.POOLING_KEYS},
     "pre_q_fuse.fuse_fn.fc1.*": "fusion_mlp.fc1.*",
     "pre_q_fuse.fuse_fn.fc2.*": "fusion_mlp.fc2.*",
     "pre_q_fuse.norm.*": "fusion_norm.*",
@@ -42,13 +42,13 @@ POOLING_BLOCK = {
 """Keys of a reversible pooling block. No file with a norm before a fusion's MLP is known: its key is a guess."""
 
 VIT_KEYS = {
-    **slowfast_config.END_KEYS,
+    **slowfast.END_KEYS,
     "pos_embed": "pos_embed",
     **{f"rev_backbone.layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in BLOCK.items()},
 }
 
 MVIT_KEYS = {
-    **slowfast_config.END_KEYS,
+    **slowfast.END_KEYS,
     **{f"rev_backbone.layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in POOLING_BLOCK.items()},
 }
 
@@ -93,62 +93,62 @@ def drop_class_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {key: value for key, value in published.items() if key not in unused}
 
 
-def vit_fields(configuration: slowfast_config.Configuration) -> ConfigFields:
+def vit_fields(configuration: slowfast.Configuration) -> ConfigFields:
     """Read ViTConfig's fields from a configuration of SlowFast. Raises UnlikeFamily if only RevMViT fits."""
     differences = differences_from_vit(configuration)
     if differences:
         raise UnlikeFamily(f"its configuration is not that of a Rev-ViT: {', '.join(differences)}")
-    mvit, trunk = configuration["MVIT"], slowfast_config.trunk_fields(configuration)
+    mvit, trunk = configuration["MVIT"], slowfast.trunk_fields(configuration)
     field_names = ("image_size", "channels", "classes", "width", "depth", "heads", "qkv_bias", "drop_path")
     return {"patch_size": mvit["PATCH_STRIDE"][0], **{name: trunk[name] for name in field_names}}
 
 
-def _sets(*keys: str) -> Callable[[slowfast_config.Configuration], bool]:
+def _sets(*keys: str) -> Callable[[slowfast.Configuration], bool]:
     """Return a predicate: True if a configuration sets one of these keys of the section MVIT to a true value."""
     return lambda configuration: any(configuration["MVIT"].get(key) for key in keys)
 
 
-def _crop_size(configuration: slowfast_config.Configuration) -> int:
+def _crop_size(configuration: slowfast.Configuration) -> int:
     return int(configuration["DATA"]["TRAIN_CROP_SIZE"])
 
 
-def _stride(configuration: slowfast_config.Configuration) -> list[int]:
+def _stride(configuration: slowfast.Configuration) -> list[int]:
     return list(configuration["MVIT"]["PATCH_STRIDE"])
 
 
-VIT_DIFFERENCES: Mapping[str, Callable[[slowfast_config.Configuration], bool]] = {
+VIT_DIFFERENCES: Mapping[str, Callable[[slowfast.Configuration], bool]] = {
     "it takes clips": lambda c: not c["MVIT"].get("PATCH_2D", False),
     "its patches are not square": lambda c: len(set(_stride(c))) > 1,
     "its patches overlap": lambda c: list(c["MVIT"]["PATCH_KERNEL"]) != _stride(c),
     "its patches are padded": lambda c: any(c["MVIT"]["PATCH_PADDING"]),
     "its images are no whole number of patches": lambda c: _crop_size(c) % _stride(c)[0] != 0,
-    "its positions are not one table": lambda c: slowfast_config.trunk_fields(c)["positions"] is not Positions.JOINT,
+    "its positions are not one table": lambda c: slowfast.trunk_fields(c)["positions"] is not Positions.JOINT,
     "it pools": _sets("POOL_Q_STRIDE", "POOL_KV_STRIDE", "POOL_KV_STRIDE_ADAPTIVE"),
     "its width or its heads grow": _sets("DIM_MUL", "HEAD_MUL"),
     "it has blocks that are not reversible": lambda c: bool(c["MVIT"]["REV"].get("BUFFER_LAYERS")),
     "its streams are not concatenated": lambda c: c["MVIT"]["REV"].get("RESPATH_FUSE", "concat") != "concat",
     "the mean comes before the norm": _sets("USE_MEAN_POOLING"),
     "it sets what no reversible model has": _sets(*IRREVERSIBLE),
-    "there is dropout before the head": lambda c: slowfast_config.trunk_fields(c)["dropout"] != 0.0,
-    "its scores are no softmax": lambda c: slowfast_config.trunk_fields(c)["activation"] != Activation.SOFTMAX,
+    "there is dropout before the head": lambda c: slowfast.trunk_fields(c)["dropout"] != 0.0,
+    "its scores are no softmax": lambda c: slowfast.trunk_fields(c)["activation"] != Activation.SOFTMAX,
 }
 """Difference of a reversible MViT from a reversible ViT → predicate on SlowFast's configuration."""
 
 
-def differences_from_vit(configuration: slowfast_config.Configuration) -> list[str]:
-    if not slowfast_config.is_reversible(configuration):
+def differences_from_vit(configuration: slowfast.Configuration) -> list[str]:
+    if not slowfast.is_reversible(configuration):
         return ["it is not reversible"]
     return [difference for difference, holds in VIT_DIFFERENCES.items() if holds(configuration)]
 
 
-def is_rev_vit(configuration: slowfast_config.Configuration) -> bool:
+def is_rev_vit(configuration: slowfast.Configuration) -> bool:
     """Return True if the configuration is that of a reversible ViT."""
     return not differences_from_vit(configuration)
 
 
-def mvit_fields(configuration: slowfast_config.Configuration) -> ConfigFields:
+def mvit_fields(configuration: slowfast.Configuration) -> ConfigFields:
     """Read RevMViTConfig's fields from a configuration of SlowFast."""
-    if not slowfast_config.is_reversible(configuration) or is_rev_vit(configuration):
+    if not slowfast.is_reversible(configuration) or is_rev_vit(configuration):
         raise UnlikeFamily("its configuration is not that of a Rev-MViT")
     mvit, rev = configuration["MVIT"], configuration["MVIT"]["REV"]
     unsupported = [key for key in IRREVERSIBLE if mvit.get(key)]
@@ -161,7 +161,7 @@ def mvit_fields(configuration: slowfast_config.Configuration) -> ConfigFields:
     if final_fusion not in FUSIONS:
         raise ValueError(f"MVIT.REV.RESPATH_FUSE: {final_fusion!r} is not supported, only {', '.join(FUSIONS)}")
     return {
-        **slowfast_config.trunk_fields(configuration),
+        **slowfast.trunk_fields(configuration),
         "transitions": transitions,
         **(stage_fusion(rev.get("PRE_Q_FUSION", "avg")) if transitions else {}),
         "final_fusion": FUSIONS[final_fusion],
@@ -195,7 +195,7 @@ VIT = Family(
     config=vit_config,
     resized=resize_position_table,
     defaults=REVERSIBLE,
-    described=slowfast_config.make_describe(vit_fields),
+    described=slowfast.make_describe(vit_fields),
     clean=drop_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     headless=True,
@@ -206,9 +206,9 @@ MVIT = Family(
     name="rev_mvit",
     architecture="rev_mvit",
     table=KeyTable(MVIT_KEYS),
-    config=lambda weights, settings: slowfast_config.published_fields(weights, settings, PUBLISHED),
-    resized=slowfast_config.resize_positions,
-    described=slowfast_config.make_describe(mvit_fields),
+    config=lambda weights, settings: slowfast.published_fields(weights, settings, PUBLISHED),
+    resized=slowfast.resize_positions,
+    described=slowfast.make_describe(mvit_fields),
     clean=drop_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     wrapper="model_state",
@@ -227,5 +227,5 @@ MINREV = Family(
 )
 
 VIT_FUSED = replace(VIT, name="rev_vit_fused", table=KeyTable(fuse_qkv(VIT_KEYS)))
-MVIT_FUSED = replace(MVIT, name="rev_mvit_fused", table=KeyTable(fuse_qkv(MVIT_KEYS)), preprocess=slowfast_config.preprocess_video)
+MVIT_FUSED = replace(MVIT, name="rev_mvit_fused", table=KeyTable(fuse_qkv(MVIT_KEYS)), preprocess=slowfast.preprocess_video)
 """Family with q, k and v as one matrix; the published Rev-MViT of images has three, that of clips has one."""

@@ -38,8 +38,8 @@ def _views(config: Mapping[str, Any]) -> ViewCounts:
 
 
 PURPOSE = BundleDefaults(lambda config: "classify" if config.images else "actions", clip=_clip, classes=lambda config: int(config.classes))
-NATIVE = DummyForward("sample", _tokens, "models.layers.dummy_inputs:images_or_clips")
-FORWARDS = {"classify": "models.systems.mvit.forward:classify"}
+NATIVE = DummyForward("sample", _tokens, "models.layers.forward:images_or_clips")
+FORWARDS = {"classify": "models.systems.mvit.steps:classify"}
 STEPS = {"actions": "models.systems.mvit.steps:clip_steps"}
 PRECISE = frozenset({"actions"})
 

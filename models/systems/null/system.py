@@ -8,9 +8,9 @@ SYSTEM = System(
     architectures=(
         Architecture(
             name="null",
-            model="models.systems.null.model:Null",
+            model="models.systems.null.steps:Null",
             bundle_defaults=BundleDefaults(lambda config: "classify", size=lambda config: None, classes=lambda config: int(config.classes)),
-            forwards={"classify": "models.systems.null.model:classify"},
+            forwards={"classify": "models.systems.null.steps:classify"},
             steps={"classify": "models.systems.null.steps:classify_steps"},
         ),
     ),

@@ -30,10 +30,9 @@ from models.merge_schedule import MergeSchedule
 from models.systems.diffmae.decoder import DecoderContext
 from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE
-from models.systems.mcc.camera_fit import Projection
-from models.systems.mcc.dummy_inputs import QUERIES, random_scene_inputs
 from models.systems.mcc.model import MCC, SceneCache
-from models.systems.mcc.query_geometry import SceneGeometry
+from models.systems.mcc.queries import QUERIES, random_scene_inputs
+from models.systems.mcc.query_geometry import Projection, SceneGeometry
 from models.systems.vit.model import ViT
 
 OPSET = 18

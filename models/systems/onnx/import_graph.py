@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from models.bundle import FILE_PATTERN, GRAPH_FILE, MAX_FILES, BundleSpec
 from models.bundle_files import sha256_of
 from models.bundle_schema import MAX_SIDE, FileDigest
-from models.checkpoints import model_card
+from models.checkpoints import hf_folder
 from models.checkpoints.checkpoint_file import CheckpointError, InvalidSetting
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, squeeze
 from models.checkpoints.import_settings import parse
@@ -72,7 +72,7 @@ def import_graph(
             name=name,
             version=version,
             architecture=trial.purpose,
-            license=license or next(filter(None, map(model_card.read_licence, companion_files.companion_folders(file))), "unknown"),
+            license=license or next(filter(None, map(hf_folder.read_licence, companion_files.companion_folders(file))), "unknown"),
             weights=FileDigest(sha256="0" * 64, bytes=0),
             provenance=provenance | fields.pop("provenance", {}),
             **fields,

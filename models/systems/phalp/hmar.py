@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.systems.phalp.texture_maps import normalise_texture
+from models.systems.phalp.association_cost import normalise_texture
 
 
 @dataclass(frozen=True)

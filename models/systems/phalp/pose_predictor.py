@@ -8,8 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from models.people.heads import POSE_FEATURE, HeadOutputs, Heads, TrackFeatureDims, build_encoder
-from models.people.masked_attention import KeyMask, MaskedBlock
-from models.people.track_batch import MeanStd, TokenMask, TrackBatch, normalise_pose, pose_statistics, require_statistics
+from models.people.track_batch import (
+    KeyMask,
+    MaskedBlock,
+    MeanStd,
+    TokenMask,
+    TrackBatch,
+    normalise_pose,
+    pose_statistics,
+    require_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -85,27 +93,22 @@ class PosePredictor(nn.Module):
         return PoseForecast(x, self.heads(x), self.class_token.expand(len(x), -1, -1))
 
 
-def predict_pose(
-    model: PosePredictor, times: Tensor, poses: Tensor, gaps: Tensor, mean_std: Tensor | None = None, *, each_at_its_time: bool = False
-) -> Tensor:
+def predict_pose(model: PosePredictor, times: Tensor, poses: Tensor, gaps: Tensor, mean_std: Tensor | None = None) -> Tensor:
     """Predict the pose vectors (N, 229) of tracks in the next frame.
 
     times: (N, K) of their last detections; poses: (N, K, 229) of the same, raw; gaps: (N,), frames since the last one. mean_std: (2, 1, K),
     as for `normalise_pose`; None for the model's own. Raises ValueError if it has none.
 
-    The published code reads every track at the frame of the first one. That is the default here, too, since the published distances were
-    fitted with it; `each_at_its_time` reads each track at its own frame.
+    Every track is read at the frame of the first one, as in the published code, with which the published distances were fitted.
     """
     frames = model.config.frames
     time_index = (times - times[:, :1]).long()  # (N, K)
-    read_index = (time_index[:, -1] + gaps.long() + 1).clamp(max=frames - 1)
-    if not each_at_its_time:
-        read_index = read_index[:1].expand_as(read_index)
+    read_index = min(int(time_index[0, -1] + gaps[0]) + 1, frames - 1)
     statistics = pose_statistics(model.config.mean_std) if mean_std is None else mean_std
     normalised = normalise_pose(poses, statistics.to(poses.device)).to(model.mask_token.dtype)
     tracks = _place_on_time_line(normalised, time_index.clamp(max=frames - 1), frames)
     predicted: Tensor = model(tracks).head_outputs.pose  # (N, T, 229)
-    return predicted[torch.arange(len(read_index), device=read_index.device), read_index]
+    return predicted[:, read_index]
 
 
 def _place_on_time_line(poses: Tensor, time_index: Tensor, frames: int) -> TrackBatch:

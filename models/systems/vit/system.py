@@ -25,10 +25,8 @@ SYSTEM = System(
                 size=lambda config: config.image_shape,
                 classes=lambda config: int(config.classes),
             ),
-            dummy_forward=DummyForward(
-                "image", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:images"
-            ),
-            forwards={"classify": "models.systems.vit.forward:classify", "embed": "models.systems.vit.forward:embed"},
+            dummy_forward=DummyForward("image", lambda config: int(config.patches + config.special_tokens), "models.layers.forward:images"),
+            forwards={"classify": "models.systems.vit.model:classify", "embed": "models.systems.vit.model:embed"},
             precise_tasks=frozenset({"embed"}),
             pools=pools,
             token_vectors=lambda config: True,

@@ -10,8 +10,7 @@ import torch
 from models.checkpoints import families, fit, read_checkpoint
 from models.people.track_batch import TokenMask, TrackBatch, normalise_pose
 from models.people.tracklets import build_clip, read_results, read_tracklet, tracklets_from_results
-from models.systems.lart.model import LART, LARTConfig
-from models.systems.lart.windows import predict_track
+from models.systems.lart.model import LART, LARTConfig, predict_track
 from tests.golden.case import Case, Replay, unpack
 from tests.golden.replays.hmr2 import person_outputs
 from training.evaluation.ava import ScoredTrack, evaluate, read_boxes, score_rows

@@ -14,9 +14,8 @@ from models.people.cameras import FOCAL, SquareFrame
 from models.people.smpl import SMPLParameters
 from models.people.track_batch import TrackBatch
 from models.people.tracklets import DEPTH_UNIT
-from models.systems.phalp.association_cost import EQ_010, EQ_019
+from models.systems.phalp.association_cost import EQ_010, EQ_019, normalise_texture, update_texture
 from models.systems.phalp.pose_predictor import PosePredictor, PosePredictorConfig, predict_pose
-from models.systems.phalp.texture_maps import normalise_texture, update_texture
 from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig
 from tests.golden.case import Case, Replay
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.media import nearest_neighbour_field, patchmatch
+from models.media import patchmatch
 from models.systems.diffmae.exemplar_fill import ExemplarCrop, ExemplarState
 
 SIDE = 64
@@ -72,10 +72,10 @@ def test_the_nearest_source_is_found() -> None:
     asking = np.zeros_like(sources)
     asking[40, 40] = True
     image[38:43, 38:43] = image[5:10, 11:16] + 1
-    assert nearest_neighbour_field.nearest_patches(image, asking, sources)[40, 40].tolist() == [13, 7]
+    assert patchmatch.nearest_patches(image, asking, sources)[40, 40].tolist() == [13, 7]
 
 
 def test_a_finer_field_keeps_pieces_together() -> None:
-    finer = nearest_neighbour_field.upsample_field(np.full((4, 4, 2), (2, 1)), 9, 8)
+    finer = patchmatch.upsample_field(np.full((4, 4, 2), (2, 1)), 9, 8)
     assert finer[:2, :2].tolist() == [[[4, 2], [5, 2]], [[4, 3], [5, 3]]]
     assert finer[8, 7].tolist() == [5, 4], "a row beyond the last whole cell"

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.people.smpl import SMPLParameters, rotations_from_6d
-from models.people.smpl_file import EXTRA_JOINTS, read_body
+from models.people.smpl import EXTRA_JOINTS, SMPLParameters, read_body, rotations_from_6d
 from tests.support.bundles.actions import mesh, write_mesh
 
 Arrays = dict[str, np.ndarray]

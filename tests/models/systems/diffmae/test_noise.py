@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.systems.diffmae.philox import counter_normal, philox
+from models.systems.diffmae.sampling import counter_normal, philox
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,9 @@ from torch import Tensor
 
 from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from models.people.heads import TrackFeatureDims
-from models.people.masked_attention import KeyMask, MaskedAttention
-from models.people.track_batch import TokenMask, TrackBatch, normalise_pose, pose_statistics
+from models.people.track_batch import KeyMask, MaskedAttention, TokenMask, TrackBatch, normalise_pose, pose_statistics
 from models.registry import read_config
-from models.systems.lart.model import LART, LART_HIERA, LART_MVIT, LART_POSE, LARTConfig, position_table
-from models.systems.lart.windows import predict_track
+from models.systems.lart.model import LART, LART_HIERA, LART_MVIT, LART_POSE, LARTConfig, position_table, predict_track
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case
 from tests.golden.checks import RECORDED, full_sizes, loads_strictly, relative_deviation, round_trips

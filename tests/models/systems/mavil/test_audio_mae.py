@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.patches import normalise_patches, patchify
-from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
-from models.systems.mavil.window_attention import WindowAttention
+from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig, WindowAttention
 
 SOUND = torch.randn(2, 1, 32, 16, generator=torch.Generator().manual_seed(1))
 

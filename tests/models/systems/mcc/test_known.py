@@ -12,11 +12,19 @@ from torch import Tensor, nn
 from models.bundle_schema import QuerySpace
 from models.registry import read_config
 from models.systems.mcc.back_surface import BackSurface, BackSurfaceConfig, BackSurfaceNet
-from models.systems.mcc.camera_fit import Projection, fit_projection, pixel_centres
 from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.photo_pipeline import PhotographMCCConfig
-from models.systems.mcc.query_geometry import FEATURE_COUNT, decode_geometry, geometry_channels, nearest_pixels, query_features
+from models.systems.mcc.query_geometry import (
+    FEATURE_COUNT,
+    Projection,
+    decode_geometry,
+    fit_projection,
+    geometry_channels,
+    nearest_pixels,
+    pixel_centres,
+    query_features,
+)
 from models.systems.mcc.query_geometry import SceneGeometry as KnownSides
 from models.systems.mcc.scene_inputs import normalise_points
 from models.systems.mcc.steps import ReconstructionSteps

@@ -21,7 +21,6 @@ from models.layers.block import TransformerBlock
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 from models.systems.mae.model import MAE, MAEConfig
-from models.systems.mcc.decoder_block import append_self_slot, attend_to_scene_and_self
 from models.systems.mcc.model import (
     MCC,
     PUBLISHED,
@@ -30,7 +29,7 @@ from models.systems.mcc.model import (
     decode_colours,
     init_from_mae,
 )
-from models.systems.mcc.point_embed import ClassTokenBlock, contract, embed_points
+from models.systems.mcc.point_embed import ClassTokenBlock, append_self_slot, attend_to_scene_and_self, contract, embed_points
 from tests.golden.case import find_cases, published_keys, read_case
 from tests.golden.replays.mcc import scene_of
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from models.systems.mcc.model import MCC, SceneCache, decode_colours
 from models.systems.mcc.queries import (
     cube_grid,
-    draw_in_cube,
     half_ball_grid,
     label_queries,
     nearest_points,
@@ -59,12 +58,6 @@ def test_a_half_ball_of_any_spacing_holds_what_lies_inside() -> None:
     grid = half_ball_grid(1.0, 0.3)
     index = torch.cartesian_prod(torch.arange(-3, 4), torch.arange(-3, 4), torch.arange(4))
     assert len(grid) == int((0.09 * index.square().sum(dim=1) <= 1).sum())
-
-
-def test_queries_are_drawn_where_they_may_be() -> None:
-    cube = draw_in_cube(4, 500, 3.0, generator())
-    assert cube.shape == (4, 500, 3)
-    assert -3 <= cube.min() < -2.9 < 2.9 < cube.max() <= 3
 
 
 def test_labels_are_those_of_the_nearest_point() -> None:

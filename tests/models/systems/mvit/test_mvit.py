@@ -21,9 +21,8 @@ from models.media.clip_sampling import crops, view_frames
 from models.people.person_clips import aspect_margins, clip_frame_indices, crop_and_resize, normalise_clip, resize_box
 from models.systems.mvit import model as mvit
 from models.systems.mvit.checkpoint import fields_of
-from models.systems.mvit.model import Activation, MViT, MViTConfig
+from models.systems.mvit.model import Activation, BoxPooling, MViT, MViTConfig, roi_align
 from models.systems.mvit.pooling_attention import PoolingAttention, PoolingAttentionConfig, pool_tokens, relative_rows
-from models.systems.mvit.roi_pool import BoxPooling, roi_align
 from models.systems.mvit.trunk import Positions, TrunkConfig
 from tests.fake_cuda.device import StreamTracker
 from tests.golden.case import read_case

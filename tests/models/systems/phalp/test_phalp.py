@@ -16,10 +16,18 @@ from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
 from models.people.track_batch import normalise_pose
 from models.registry import read_config
 from models.systems.lart.model import LARTConfig
-from models.systems.phalp.association_cost import EQ_010, EQ_019, TrackFeatures, appearance_distances, association_costs
+from models.systems.phalp.association_cost import (
+    EQ_010,
+    EQ_019,
+    TrackFeatures,
+    appearance_distances,
+    association_costs,
+    normalise_texture,
+    texture_distances,
+    update_texture,
+)
 from models.systems.phalp.location_forecast import POINT_XY, XYZ_SPREAD, forecast, predict_location
 from models.systems.phalp.pose_predictor import PosePredictor, PosePredictorConfig, predict_pose
-from models.systems.phalp.texture_maps import normalise_texture, texture_distances, update_texture
 from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig, TrackState
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case
@@ -274,18 +282,16 @@ def test_an_updated_texture_knows_what_either_did() -> None:
 SMALL = PosePredictorConfig(frames=15, pose=LARTConfig.pose, depth=1, heads=2, head_dim=8, hidden=16, actions=5, regressor_hidden=12)
 
 
-def test_each_track_may_be_read_at_its_own_time() -> None:
+def test_all_tracks_are_read_at_the_time_of_the_first() -> None:
     torch.manual_seed(0)
     model, mean_std = PosePredictor(SMALL).eval(), torch.stack([torch.zeros(226), torch.ones(226)]).unsqueeze(1)
     times = torch.tensor([[0, 0, 0, 0, 1, 2, 3], [5, 6, 7, 8, 9, 10, 11], [0, 4, 8, 12, 16, 20, 24]])
     poses, gaps = torch.randn(3, 7, 229), torch.tensor([0, 2, 1])
     with torch.no_grad():
         literal = predict_pose(model, times, poses, gaps, mean_std)
-        ours = predict_pose(model, times, poses, gaps, mean_std, each_at_its_time=True)
         alone = torch.cat([predict_pose(model, times[i : i + 1], poses[i : i + 1], gaps[i : i + 1], mean_std) for i in range(3)])
-    assert torch.allclose(ours, alone, atol=1e-5)
-    assert torch.allclose(literal[0], ours[0], atol=1e-5)
-    assert not torch.allclose(literal[1], ours[1], atol=1e-5)
+    assert torch.allclose(literal[0], alone[0], atol=1e-5)
+    assert not torch.allclose(literal[1], alone[1], atol=1e-5)
 
 
 def test_of_equal_times_the_last_pose_counts() -> None:
