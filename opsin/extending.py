@@ -13,20 +13,28 @@ from models.registry import Architecture, BundleDefaults, System  # noqa: E402
 from server.media import images  # noqa: E402
 from server.media.images import ImageDecoder  # noqa: E402
 from server.media.limits import ExcessivePart, InvalidPart  # noqa: E402
-from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Task, Tensor  # noqa: E402
-from server.tasks.capabilities import (  # noqa: E402
+from server.tasks.base import (  # noqa: E402
+    JSON,
+    Arrays,
     ControlsBatching,
     Counts,
     EchoesArrays,
+    FileAnswer,
+    Item,
     KeepsScenes,
     OffersFiles,
     OffersTensors,
+    Outputs,
     Plans,
     PresentsElsewhere,
     Previews,
     RecallsTexts,
+    RequestPart,
     SelectsBundles,
+    Shapes,
     TakesSteps,
+    Task,
+    Tensor,
     TwoStage,
 )
 from server.tasks.options import ExcessiveOption, InvalidOption, RequestOptions  # noqa: E402

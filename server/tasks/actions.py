@@ -21,8 +21,8 @@ from models.bundle import BundleSpec
 from models.systems.actions.detection_scale import Detail
 from server.media import person_tracks, video
 from server.media.images import ImageDecoder
-from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Task, Tensor
-from server.tasks.capabilities import ControlsBatching, EchoesArrays, OffersFiles, OffersTensors, Plans, Previews, TakesSteps
+from server.tasks import base
+from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Tensor
 from server.tasks.options import InvalidOption, RequestOptions
 
 MP4 = "video/mp4"
@@ -137,14 +137,14 @@ class ActionsPreview(msgspec.Struct, frozen=True):
 
 
 class ActionsTask(
-    Task[ActionsOptions, ActionsPlan],
-    Plans[ActionsOptions, ActionsPlan],
-    OffersFiles[ActionsOptions, ActionsPlan],
-    ControlsBatching[ActionsPlan],
-    TakesSteps[ActionsPlan],
-    Previews[ActionsPlan],
-    EchoesArrays,
-    OffersTensors[ActionsPlan],
+    base.Task[ActionsOptions, ActionsPlan],
+    base.Plans[ActionsOptions, ActionsPlan],
+    base.OffersFiles[ActionsOptions, ActionsPlan],
+    base.ControlsBatching[ActionsPlan],
+    base.TakesSteps[ActionsPlan],
+    base.Previews[ActionsPlan],
+    base.EchoesArrays,
+    base.OffersTensors[ActionsPlan],
 ):
     """Recognise who does what, and when, in a video.
 

@@ -10,8 +10,7 @@ from typing import Any
 from models.bundle import BundleSpec
 from models.registry import TASK_GROUP, ExtensionError, architectures, extensions
 from server.tasks.actions import ActionsTask
-from server.tasks.base import Task
-from server.tasks.capabilities import SelectsBundles
+from server.tasks.base import SelectsBundles, Task
 from server.tasks.classify.clips import ClassifyClipsTask
 from server.tasks.classify.images import ClassifyTask
 from server.tasks.embedding.embed import EmbedTask

@@ -19,8 +19,7 @@ from server.gateway.inference.stages import TaskPlan
 from server.http.sse import EventStream
 from server.queue.messages import Array, Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
-from server.tasks.base import Outputs
-from server.tasks.capabilities import Previews
+from server.tasks.base import Outputs, Previews
 from server.tasks.classify.images import ClassifyOptions, ClassifyPlan, ClassifyTask
 from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem

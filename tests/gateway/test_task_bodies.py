@@ -26,8 +26,7 @@ from server.media.images import ImageDecoder
 from server.queue.gateway.reservations import Reservations
 from server.queue.script import Claim
 from server.settings import Settings
-from server.tasks.base import Arrays, Item, Outputs, RequestPart, Task
-from server.tasks.capabilities import OffersFiles
+from server.tasks.base import Arrays, Item, OffersFiles, Outputs, RequestPart, Task
 from server.tasks.options import RequestOptions
 
 

@@ -16,8 +16,8 @@ from server.queue.gateway.fleet import Fleet, FleetReader
 from server.queue.messages import UNLOADED, ServedBundle, WorkerInfo
 from server.quote import MAX_QUOTED_CHARS, quote
 from server.settings import Settings
-from server.tasks import capabilities, registry
-from server.tasks.capabilities import SelectsBundles
+from server.tasks import base, registry
+from server.tasks.base import SelectsBundles
 from server.tasks.registry import REQUEST_KINDS, ROUTES, RequestKind, route_of
 
 State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
@@ -192,7 +192,7 @@ def _no_default(fleet: Fleet, task: str) -> Problem:
 
 def _takes(spec: BundleSpec, route: str) -> str:
     """Return the parts that a bundle needs, or any of which it takes."""
-    parts = capabilities.accepted_parts(next(task for task in ROUTES[route] if registry.serves(task, spec)), spec)
+    parts = base.accepted_parts(next(task for task in ROUTES[route] if registry.serves(task, spec)), spec)
     needed = [part.name for part in parts if part.required]
     return " and ".join(needed) or " or ".join(part.name for part in parts)
 
@@ -230,7 +230,7 @@ def _best_fit(specs: Sequence[BundleSpec], kind: RequestKind) -> list[BundleSpec
 
 def takes(spec: BundleSpec, kind: RequestKind) -> bool:
     """Return whether a bundle that the task serves takes the parts of this kind of request."""
-    parts = {part.name: part.required for part in capabilities.accepted_parts(kind.task, spec)}
+    parts = {part.name: part.required for part in base.accepted_parts(kind.task, spec)}
     return not kind.parts or (kind.parts <= parts.keys() and {name for name, required in parts.items() if required} <= kind.parts)
 
 

@@ -23,8 +23,7 @@ from server.http.problems import Problem, ProblemKind
 from server.http.requests import Head, iter_body, read_body
 from server.quote import MAX_QUOTED_CHARS
 from server.settings import Settings
-from server.tasks.base import JSON
-from server.tasks.capabilities import TakesSteps, offered_media_types
+from server.tasks.base import JSON, TakesSteps, offered_media_types
 
 if TYPE_CHECKING:
     from server.gateway.app_state import GatewayState

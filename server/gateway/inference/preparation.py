@@ -28,9 +28,8 @@ from server.media.part_hints import suggest_recording_part
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.submitter import INLINE_BYTES
 from server.queue.messages import Array, Priority, QueuedJob, Reply, from_numpy, to_numpy
-from server.tasks import capabilities, registry
-from server.tasks.base import Item, Outputs
-from server.tasks.capabilities import Counts, EchoesArrays, KeepsScenes, Previews, RecallsTexts, TakesSteps, TwoStage
+from server.tasks import base, registry
+from server.tasks.base import Counts, EchoesArrays, Item, KeepsScenes, Outputs, Previews, RecallsTexts, TakesSteps, TwoStage
 from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
@@ -59,7 +58,7 @@ async def resolve_request(parsed: ParsedRequest, gateway: GatewayState) -> Resol
     spec = await gateway.directory.find(parsed.common.model, registry.default_name(requested, parts))
     context.set_bundle(spec)
     task = next((task for task in interface.tasks if registry.serves(task, spec)), requested)
-    accepted = {part.name: part for part in capabilities.accepted_parts(task, spec)}
+    accepted = {part.name: part for part in base.accepted_parts(task, spec)}
     for name in parts:
         if name not in accepted:
             hint = f"; a bare body is its `{name}`: send a form, as with curl -F {next(iter(accepted))}=@FILE" if parsed.is_raw_body else ""
@@ -68,7 +67,7 @@ async def resolve_request(parsed: ParsedRequest, gateway: GatewayState) -> Resol
         if part.required and part.name not in parts:
             raise Problem(ProblemKind.INVALID_OPTION, f"missing: {spec.id} needs `{part.name}`; send it, too", part.name)
     try:
-        plan = capabilities.plan_of(task, parsed.options, spec)
+        plan = base.plan_of(task, parsed.options, spec)
     except InvalidOption as error:
         _check_images(parts.get("image", ()))  # the option may suit what was really sent
         raise error_mapping.refusal_to_problem(error) from error
@@ -250,7 +249,7 @@ class InferenceRunner:
         if unread and not gateway:
             extra_options["unread"] = sorted(unread)
         flat = [(arrays, {name: array.shape for name, array in arrays.items()}) for item in items for arrays in item]
-        batching, takes_long = capabilities.batching(task), isinstance(task, TakesSteps)
+        batching, takes_long = base.batching(task), isinstance(task, TakesSteps)
         work = [math.ceil(self._work_ms(resolved, arrays) * batching.weight(spec, shapes)) for arrays, shapes in flat]
         priorities = [_priority_and_delay(resolved, work_before_ms) for work_before_ms in accumulate(work[:-1], initial=0)]
         return [

@@ -10,8 +10,7 @@ import msgspec
 from models.bundle import BundleSpec
 from server.processes.sandbox_process import Sandbox
 from server.queue.messages import Array, from_numpy, to_numpy
-from server.tasks.base import FileAnswer, Outputs, Task
-from server.tasks.capabilities import plan_type
+from server.tasks.base import FileAnswer, Outputs, Task, plan_type
 from server.tasks.registry import TASKS
 
 MEMORY_BYTES = 6 * 2**30

@@ -10,7 +10,7 @@ from server.gateway.inference.stages import TaskPlan
 from server.http.sse import EventStream
 from server.queue.messages import Progress, Reply, to_numpy
 from server.queue.record import rfc3339
-from server.tasks.capabilities import Previews
+from server.tasks.base import Previews
 from server.telemetry import logs
 
 log = logs.get(__name__)

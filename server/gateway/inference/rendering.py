@@ -22,8 +22,8 @@ from server.media.memory_budget import MemoryBudget
 from server.processes.sandbox_process import SandboxError
 from server.queue.gateway.scene_store import Scene, SceneStore
 from server.queue.messages import Array
-from server.tasks.base import JSON, Arrays, FileAnswer, Outputs, Task
-from server.tasks.capabilities import EchoesArrays, KeepsScenes, OffersTensors, PresentsElsewhere, is_presented_in_thread
+from server.tasks import base
+from server.tasks.base import JSON, Arrays, FileAnswer, Outputs
 from server.tasks.options import InvalidOption
 from server.tasks.registry import ROUTES
 from server.telemetry import logs
@@ -50,10 +50,10 @@ class ResponseRenderer:
     async def present(self, answered: AnsweredRequest) -> Response:
         """Return the response. Raises Problem: what the task refuses, 500 if the child fails."""
         task, client = answered.task, answered.client
-        if isinstance(task, KeepsScenes):
+        if isinstance(task, base.KeepsScenes):
             answered = await self._save_scenes(answered)
-        is_slow = is_presented_in_thread(task, answered.outputs, answered.plan)
-        if isinstance(task, PresentsElsewhere) and task.present_in_subprocess(answered.plan, answered.media_type):
+        is_slow = base.is_presented_in_thread(task, answered.outputs, answered.plan)
+        if isinstance(task, base.PresentsElsewhere) and task.present_in_subprocess(answered.plan, answered.media_type):
             presented = await self._present_in_child(answered)
         else:
             try:
@@ -69,7 +69,7 @@ class ResponseRenderer:
     async def to_tensors(self, answered: AnsweredRequest) -> tuple[Arrays, dict[str, Any]]:
         """Return the tensors of the Open Inference Protocol and the parameters that describe them. Raises Problem: what the task
         refuses."""
-        assert isinstance(answered.task, OffersTensors)
+        assert isinstance(answered.task, base.OffersTensors)
         try:
             return await self.run_in_thread_if_slow(answered, partial(self._within_budget, answered, answered.task.to_tensors))
         except (InvalidOption, MediaError) as error:
@@ -77,12 +77,12 @@ class ResponseRenderer:
 
     def _within_budget(self, answered: AnsweredRequest, present: Callable[..., T], *arguments: Any) -> T:
         task, outputs, plan = answered.task, answered.outputs, answered.plan
-        with self._budget.reserve(task.memory_to_present(outputs, plan) if isinstance(task, PresentsElsewhere) else 0):
+        with self._budget.reserve(task.memory_to_present(outputs, plan) if isinstance(task, base.PresentsElsewhere) else 0):
             return present(outputs, plan, answered.spec, *arguments)
 
     async def run_in_thread_if_slow(self, answered: AnsweredRequest, work: Callable[[], T]) -> T:
         """Return the result of work on an answer."""
-        is_slow = is_presented_in_thread(answered.task, answered.outputs, answered.plan)
+        is_slow = base.is_presented_in_thread(answered.task, answered.outputs, answered.plan)
         return await self._executor.run(answered.client, work) if is_slow else work()
 
     async def close(self) -> None:
@@ -92,8 +92,8 @@ class ResponseRenderer:
     async def _save_scenes(self, answered: AnsweredRequest) -> AnsweredRequest:
         """Return the answer without large arrays that only a scene needs; with `kept` if the scene can be queried again."""
         task, outputs = answered.task, list[Outputs]()
-        assert isinstance(task, KeepsScenes)
-        echoed = task.echoed_arrays if isinstance(task, EchoesArrays) else ()
+        assert isinstance(task, base.KeepsScenes)
+        echoed = task.echoed_arrays if isinstance(task, base.EchoesArrays) else ()
         for one in answered.outputs:
             arrays = {name: Array.from_numpy(one[name]) for name in task.kept_arrays if name in one}
             scene = Scene(task=task.name, digest=answered.spec.digest(), arrays=arrays, key_name=answered.key_name)
@@ -128,7 +128,7 @@ def _encode(answered: AnsweredRequest, presented: msgspec.Struct | FileAnswer, *
     return Response(msgspec.json.encode(document), media_type=JSON)
 
 
-def _response_type(task: Task[Any, Any]) -> type[msgspec.Struct]:
+def _response_type(task: base.Task[Any, Any]) -> type[msgspec.Struct]:
     """Return the type of a task's JSON answer: its own fields between those of every answer. `note` is there if the bundle has one."""
     task_fields = [(field.name, field.type) for field in msgspec.structs.fields(task.answer)]
     name = "".join(word.capitalize() for word in task.name.split("-"))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from server.tasks.base import JSON, Arrays, Item, Outputs, Task
-from server.tasks.capabilities import RecallsTexts
+from server.tasks.base import JSON, Arrays, Item, Outputs, RecallsTexts, Task
 from server.tasks.options import RequestOptions
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from msgspec import Meta
 from server.http.problems import Problem, ProblemKind
 from server.queue.messages import Priority
 from server.quote import MAX_QUOTED_CHARS
-from server.tasks.base import Item, RequestPart, Task
-from server.tasks.capabilities import media_types, offered_media_types
+from server.tasks.base import Item, RequestPart, Task, media_types, offered_media_types
 from server.tasks.options import InvalidOption, Option, RequestOptions, option_rows
 
 FETCHABLE_PARTS = ("image", "video", "audio")

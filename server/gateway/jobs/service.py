@@ -26,7 +26,7 @@ from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.messages import WEBHOOKS, QueuedJob, to_numpy
 from server.queue.record import FINAL_EVENTS, OPEN_STATES, STATES, JobProgress, Record, RecordDraft, rfc3339
 from server.quote import quote
-from server.tasks.capabilities import offered_media_types, plan_type
+from server.tasks.base import offered_media_types, plan_type
 from server.tasks.registry import TASKS, route_of
 
 MAX_SHOWN_ID_CHARS = 64

@@ -14,8 +14,7 @@ from server.gateway.catalog import model_directory
 from server.gateway.open_inference.tensors import InferRequest
 from server.http.problems import Problem, ProblemKind
 from server.quote import MAX_QUOTED_CHARS, quote
-from server.tasks.base import RequestPart, Task, Tensor
-from server.tasks.capabilities import OffersTensors, accepted_parts
+from server.tasks.base import OffersTensors, RequestPart, Task, Tensor, accepted_parts
 from server.tasks.embedding.zero_shot import ZeroShotTask
 from server.tasks.options import InvalidOption, RequestOptions, option_rows
 from server.tasks.registry import TASKS, main_task, route_of

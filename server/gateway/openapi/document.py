@@ -27,8 +27,7 @@ from server.gateway.openapi.responses import (
 )
 from server.http.problems import ProblemKind
 from server.http.requests import MAX_TIMEOUT
-from server.tasks.base import JSON, RequestPart, description, summary
-from server.tasks.capabilities import media_types
+from server.tasks.base import JSON, RequestPart, description, media_types, summary
 
 EXAMPLES_BASE64: Mapping[str, str] = {
     "image": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mMwaDgAAAJUAXH2zLCsAAAAAElFTkSuQmCC"

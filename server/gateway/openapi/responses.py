@@ -16,8 +16,7 @@ from server.http import sse
 from server.http.problems import MEDIA_TYPE, Problem, ProblemKind
 from server.queue.gateway.status_reader import STEP_S, DeadLetter, StatusLongJob, StatusQueue
 from server.queue.record import JobProgress
-from server.tasks.base import JSON
-from server.tasks.capabilities import media_types
+from server.tasks.base import JSON, media_types
 from server.tasks.registry import TASKS
 
 BINARY = {"type": "string", "format": "binary"}

@@ -27,8 +27,7 @@ from server.gateway.openapi.responses import INFER
 from server.http.requests import MAX_TIMEOUT, read_body
 from server.queue.messages import Priority
 from server.quote import quote
-from server.tasks.base import Arrays, Item
-from server.tasks.capabilities import TakesSteps, plan_of
+from server.tasks.base import Arrays, Item, TakesSteps, plan_of
 from server.tasks.options import InvalidOption
 from server.tasks.registry import main_task
 

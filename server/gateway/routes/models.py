@@ -16,7 +16,7 @@ from server.gateway.openapi import responses
 from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.fleet import Fleet
 from server.quote import quote
-from server.tasks.capabilities import accepted_parts
+from server.tasks.base import accepted_parts
 from server.tasks.registry import REQUEST_KINDS, TASKS, main_task, route_of, serves
 
 router = APIRouter(tags=["models"])

@@ -18,8 +18,7 @@ from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.scene_store import Scene
 from server.queue.messages import to_numpy
 from server.quote import quote
-from server.tasks.base import Task
-from server.tasks.capabilities import KeepsScenes, offered_media_types
+from server.tasks.base import KeepsScenes, Task, offered_media_types
 from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
 

@@ -28,8 +28,7 @@ from server.http.problems import Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, RESPOND_ASYNC, Head
 from server.http.sse import EventStream
 from server.tasks import registry
-from server.tasks.base import Task
-from server.tasks.capabilities import TakesSteps, media_types
+from server.tasks.base import TakesSteps, Task, media_types
 
 
 class TaskRoute:

@@ -26,8 +26,8 @@ from server.media import sound, video
 from server.media.images import ImageDecoder
 from server.media.limits import RecordingError, naming_part
 from server.media.sound import SoundLimits
-from server.tasks.base import Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Task, Tensor
-from server.tasks.capabilities import ControlsBatching, Counts, EchoesArrays, OffersTensors, Plans, Previews, SelectsBundles, TakesSteps
+from server.tasks import base
+from server.tasks.base import Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Tensor
 from server.tasks.classify.images import (
     DEFAULT_TOP_K,
     Classification,
@@ -44,8 +44,7 @@ from server.tasks.classify.images import (
     to_labelled_tensors,
 )
 from server.tasks.classify.timeline import ClassifyPreview, ViewSpans, timeline_bound, timeline_of
-from server.tasks.merge_option import schedules_of
-from server.tasks.options import InvalidOption
+from server.tasks.options import InvalidOption, schedules_of
 
 Use = Literal["both", "sound", "sight"]
 
@@ -78,15 +77,15 @@ class ClassifyClipsPlan(msgspec.Struct, frozen=True):
 
 
 class ClassifyClipsTask(
-    Task[ClassifyOptions, ClassifyClipsPlan],
-    Plans[ClassifyOptions, ClassifyClipsPlan],
-    SelectsBundles,
-    ControlsBatching[ClassifyClipsPlan],
-    TakesSteps[ClassifyClipsPlan],
-    Counts,
-    Previews[ClassifyClipsPlan],
-    EchoesArrays,
-    OffersTensors[ClassifyClipsPlan],
+    base.Task[ClassifyOptions, ClassifyClipsPlan],
+    base.Plans[ClassifyOptions, ClassifyClipsPlan],
+    base.SelectsBundles,
+    base.ControlsBatching[ClassifyClipsPlan],
+    base.TakesSteps[ClassifyClipsPlan],
+    base.Counts,
+    base.Previews[ClassifyClipsPlan],
+    base.EchoesArrays,
+    base.OffersTensors[ClassifyClipsPlan],
 ):
     """Classify clips and sound."""
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from server.media import images
-from server.tasks.base import Arrays, FileAnswer, Item, OptionsT, Outputs, PlanT, RequestPart, Shapes, Task, Tensor
-from server.tasks.capabilities import ControlsBatching, OffersTensors, Plans
-from server.tasks.merge_option import MERGED, VALUES, schedule_of
-from server.tasks.options import InvalidOption, RequestOptions
+from server.tasks import base
+from server.tasks.base import Arrays, FileAnswer, Item, OptionsT, Outputs, PlanT, RequestPart, Shapes, Tensor
+from server.tasks.options import MERGED, VALUES, InvalidOption, RequestOptions, schedule_of
 
 DEFAULT_TOP_K = 5
 
@@ -158,7 +157,7 @@ class ClassifyAnswer(msgspec.Struct, frozen=True):
     """Results in the order of the images, or one of a clip."""
 
 
-class ImageTask(Task[OptionsT, PlanT]):
+class ImageTask(base.Task[OptionsT, PlanT]):
     """A task whose items are images, each of which becomes one job with `pixels` uint8 (S, S, 3) at the bundle's size."""
 
     def prepare(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: images.ImageDecoder) -> list[Arrays]:
@@ -172,9 +171,9 @@ class ImageTask(Task[OptionsT, PlanT]):
 
 class ClassifyTask(
     ImageTask[ClassifyOptions, ClassifyPlan],
-    Plans[ClassifyOptions, ClassifyPlan],
-    ControlsBatching[ClassifyPlan],
-    OffersTensors[ClassifyPlan],
+    base.Plans[ClassifyOptions, ClassifyPlan],
+    base.ControlsBatching[ClassifyPlan],
+    base.OffersTensors[ClassifyPlan],
 ):
     """Classify images, clips and sound.
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from models.bundle import BundleSpec
+from server.tasks import base
 from server.tasks.base import Arrays, OptionsT, PlanT, Shapes
-from server.tasks.capabilities import ControlsBatching, Counts, EchoesArrays, OffersTensors, Plans, PresentsElsewhere, SelectsBundles
 from server.tasks.classify.images import ImageTask, patches
 from server.tasks.embedding import text_jobs
 from server.tasks.options import InvalidOption
@@ -17,13 +17,13 @@ from server.tasks.options import InvalidOption
 
 class VectorTask(
     ImageTask[OptionsT, PlanT],
-    Plans[OptionsT, PlanT],
-    SelectsBundles,
-    ControlsBatching[PlanT],
-    Counts,
-    EchoesArrays,
-    PresentsElsewhere[PlanT],
-    OffersTensors[PlanT],
+    base.Plans[OptionsT, PlanT],
+    base.SelectsBundles,
+    base.ControlsBatching[PlanT],
+    base.Counts,
+    base.EchoesArrays,
+    base.PresentsElsewhere[PlanT],
+    base.OffersTensors[PlanT],
 ):
     """A task whose jobs hold either an image, with arguments, or texts."""
 

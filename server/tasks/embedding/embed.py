@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from models.bundle import VECTOR_TASKS, BundleSpec
 from models.registry import architectures
 from server.media.images import ImageDecoder
-from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Tensor
-from server.tasks.capabilities import OffersFiles
+from server.tasks.base import JSON, Arrays, FileAnswer, Item, OffersFiles, Outputs, RequestPart, Tensor
 from server.tasks.classify.images import IMAGE
 from server.tasks.embedding import text_jobs
 from server.tasks.embedding.base import VectorTask, image_arguments, image_bound, need_tokenizer
-from server.tasks.merge_option import MERGED, VALUES, schedule_of
-from server.tasks.options import ExcessiveOption, InvalidOption, RequestOptions
+from server.tasks.options import MERGED, VALUES, ExcessiveOption, InvalidOption, RequestOptions, schedule_of
 
 NPY, NPZ = "application/x-npy", "application/x-npz"
 MAX_TEXTS = 256

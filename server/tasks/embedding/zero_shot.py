@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from models.bundle import BundleSpec
 from models.bundle_schema import MAX_TEMPLATE_CHARS, MAX_TEMPLATES, TextSpec
 from server.quote import quote
-from server.tasks.base import Arrays, FileAnswer, Outputs, Tensor
-from server.tasks.capabilities import RecallsTexts
+from server.tasks.base import Arrays, FileAnswer, Outputs, RecallsTexts, Tensor
 from server.tasks.classify.images import IMAGE, Merging
 from server.tasks.embedding import text_jobs as texts
 from server.tasks.embedding.base import VectorTask, image_arguments, image_bound, need_tokenizer
-from server.tasks.merge_option import MERGED, VALUES, schedule_of
-from server.tasks.options import ExcessiveOption, InvalidOption, RequestOptions
+from server.tasks.options import MERGED, VALUES, ExcessiveOption, InvalidOption, RequestOptions, schedule_of
 
 DEFAULT_TOP_K = 5
 MAX_LABELS = 1000

@@ -28,17 +28,8 @@ from server.media.crop_regions import Region
 from server.media.images import BYTES_PER_PIXEL, ImageDecoder, OpenedImage, TooManyPixels
 from server.media.limits import naming_part
 from server.media.masks import PixelBox, PixelMask
-from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Task, Tensor
-from server.tasks.capabilities import (
-    ControlsBatching,
-    EchoesArrays,
-    OffersFiles,
-    OffersTensors,
-    Plans,
-    PresentsElsewhere,
-    Previews,
-    TakesSteps,
-)
+from server.tasks import base
+from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Tensor
 from server.tasks.inpaint.schema import METHODS, Filled, InpaintAnswer, InpaintOptions, InpaintPlan, InpaintPreview, Method
 from server.tasks.options import ExcessiveOption, InvalidOption
 
@@ -76,15 +67,15 @@ NO_MASK = (
 
 
 class InpaintTask(
-    Task[InpaintOptions, InpaintPlan],
-    Plans[InpaintOptions, InpaintPlan],
-    OffersFiles[InpaintOptions, InpaintPlan],
-    ControlsBatching[InpaintPlan],
-    TakesSteps[InpaintPlan],
-    Previews[InpaintPlan],
-    EchoesArrays,
-    PresentsElsewhere[InpaintPlan],
-    OffersTensors[InpaintPlan],
+    base.Task[InpaintOptions, InpaintPlan],
+    base.Plans[InpaintOptions, InpaintPlan],
+    base.OffersFiles[InpaintOptions, InpaintPlan],
+    base.ControlsBatching[InpaintPlan],
+    base.TakesSteps[InpaintPlan],
+    base.Previews[InpaintPlan],
+    base.EchoesArrays,
+    base.PresentsElsewhere[InpaintPlan],
+    base.OffersTensors[InpaintPlan],
 ):
     """Fill holes in images.
 

@@ -28,18 +28,8 @@ from server.media import masks, mcc_inputs
 from server.media import meshes as shapes
 from server.media.images import ImageDecoder
 from server.media.limits import MediaLimits
-from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Task
-from server.tasks.capabilities import (
-    ControlsBatching,
-    EchoesArrays,
-    KeepsScenes,
-    OffersFiles,
-    Plans,
-    PresentsElsewhere,
-    Previews,
-    TakesSteps,
-    TwoStage,
-)
+from server.tasks import base
+from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.tasks.reconstruct import inputs, monocular_depth
 from server.tasks.reconstruct.files import joined_answer, network_answer, spacing_of
@@ -60,16 +50,16 @@ PREVIEW_BYTES = 7 * 20_000
 
 
 class ReconstructTask(
-    Task[ReconstructOptions, ReconstructPlan],
-    Plans[ReconstructOptions, ReconstructPlan],
-    OffersFiles[ReconstructOptions, ReconstructPlan],
-    ControlsBatching[ReconstructPlan],
-    TakesSteps[ReconstructPlan],
-    Previews[ReconstructPlan],
-    EchoesArrays,
-    TwoStage[ReconstructPlan],
-    KeepsScenes[ReconstructOptions, ReconstructPlan],
-    PresentsElsewhere[ReconstructPlan],
+    base.Task[ReconstructOptions, ReconstructPlan],
+    base.Plans[ReconstructOptions, ReconstructPlan],
+    base.OffersFiles[ReconstructOptions, ReconstructPlan],
+    base.ControlsBatching[ReconstructPlan],
+    base.TakesSteps[ReconstructPlan],
+    base.Previews[ReconstructPlan],
+    base.EchoesArrays,
+    base.TwoStage[ReconstructPlan],
+    base.KeepsScenes[ReconstructOptions, ReconstructPlan],
+    base.PresentsElsewhere[ReconstructPlan],
 ):
     """Reconstruct a shape from one image, with depth.
 
