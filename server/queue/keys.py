@@ -70,12 +70,8 @@ class StreamName(NamedTuple):
     """The parts of a work stream's name."""
 
     bundle: str
-    digest: str
+    queue: str
     priority: Priority
-
-    @property
-    def queue(self) -> str:
-        return f"{self.bundle}:{self.digest}"
 
     @staticmethod
     @lru_cache(maxsize=1024)
@@ -84,7 +80,7 @@ class StreamName(NamedTuple):
         _, bundle, digest, priority = stream_key.removesuffix(BACK).split(":")
         if priority not in PRIORITIES:
             raise ValueError(f"{stream_key!r}: {priority!r} is not a priority")
-        return StreamName(bundle, digest, priority)
+        return StreamName(bundle, queue(bundle, digest), priority)
 
 
 def _key_of(kind: str) -> Callable[[str], str]:

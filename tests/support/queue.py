@@ -31,6 +31,7 @@ from server.queue.script import Claim
 from server.queue.worker import worker_queue as worker_side
 from server.queue.worker.connection import WorkerTimings
 from server.queue.worker.delivery import Delivery, QueueEntry
+from server.queue.worker.lease import delivery_of
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
 from tests.support.forked_program import ForkedProcess
@@ -348,10 +349,13 @@ def delivery(
         deadline_ms=2**50,
         gateway="gateway",
     )
+    queue_name = keys.queue(bundle, job.digest)
     occupied = QueueEntry(
         job_id=job.id,
         gateway=job.gateway,
-        stream=keys.stream(keys.queue(bundle, job.digest), priority),
+        stream=keys.stream(queue_name, priority),
+        bundle=bundle,
+        queue=queue_name,
         entry_id=f"{number}-0",
         alone=alone,
         added_ms=number,
@@ -360,4 +364,4 @@ def delivery(
         checked_at=queued_at,
         nbytes=sum(len(array.data) for array in job.arrays.values()),
     )
-    return Delivery.from_entry(occupied, job)
+    return delivery_of(occupied, job)

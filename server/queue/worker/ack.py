@@ -45,7 +45,7 @@ class Completion:
         entry, reply, timing = self.entry, self.reply, self.timing
         failure = reply.failure if reply else None
         return EndedRow(
-            *entry.row,
+            *_held(entry),
             added_ms=entry.added_ms,
             dead_letter=self.dead_letter,
             outcome="" if self.skip_statistics else "success" if reply and not failure else "fail",
@@ -56,6 +56,11 @@ class Completion:
             failure=failure.kind if failure else "",
             detail=failure.detail if failure else "",
         )
+
+
+def _held(entry: QueueEntry) -> tuple[str, str, str, str]:
+    """Return the fields of a `HeldRow`."""
+    return entry.stream, entry.entry_id, entry.job_id, entry.gateway
 
 
 class Acks:
@@ -86,7 +91,7 @@ class Acks:
         gateways."""
         groups: dict[tuple[str, bool], list[int]] = {}
         for index, one in enumerate(completions):
-            groups.setdefault((one.entry.bundle, one.entry.is_of_record), []).append(index)
+            groups.setdefault((one.entry.bundle, keys.PART_OF_RECORD.fullmatch(one.entry.job_id) is not None), []).append(index)
         ended, counted = [False] * len(completions), set[str]()
         for (bundle, is_of_record), indices in groups.items():
             batch = [completions[index] for index in indices]
@@ -113,7 +118,7 @@ class Acks:
         """
         followed = [(delivery, report) for delivery, report in reports if delivery.job.progress]
         if followed:
-            rows = [ProgressRow(*one.row, news.done, news.total, news.unit, bool(news.preview)) for one, news in followed]
+            rows = [ProgressRow(*_held(one), news.done, news.total, news.unit, bool(news.preview)) for one, news in followed]
             self._link.run(PROGRESS, (self._id, rows), [msgspec.msgpack.encode(report) for _, report in followed])
 
     def return_later(self, entries: Sequence[QueueEntry]) -> None:
@@ -137,7 +142,7 @@ class Acks:
         """Try once. Raises RedisUnavailable."""
         if not entries:
             return
-        rows = [ReturnedRow(*entry.row, entry.alone) for entry in sorted(entries, key=lambda entry: entry.added_ms)]
+        rows = [ReturnedRow(*_held(entry), entry.alone) for entry in sorted(entries, key=lambda entry: entry.added_ms)]
         self._link.run(REQUEUE, (self._id, rows))
         self.held_entries.difference_update((entry.stream, entry.entry_id) for entry in entries)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from server.queue.worker.connection import MAX_BLOCK_S, WorkerRedisLink
 from server.queue.worker.delivery import Delivery, QueueEntry
 
 T = TypeVar("T")
+_fields: attrgetter[tuple[Any, ...]] = attrgetter(*QueueEntry.__slots__)
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ class Leases:
         # of another length, it was lost, or the job has ended
         job = self._decode(entry.job_id, message) if len(message) == entry.nbytes else None
         if isinstance(job, QueuedJob):
-            return self._supported_or_none(Delivery.from_entry(entry, job))
+            return self._supported_or_none(delivery_of(entry, job))
         self._end([Completion(entry, job, skip_statistics=job is None)])
         return None
 
@@ -264,24 +266,25 @@ class Leases:
         completions = []
         for row in rows:
             queued_at = min(pulled_at, self._link.monotonic(row.added_ms))
-            times = (queued_at, pulled_at, pulled_at if checked else queued_at)
-            stream, entry_id = row.stream.decode(), row.entry.decode()
+            stream, dropped = row.stream.decode(), row.dropped
+            name = keys.StreamName.parse(stream)
             try:
-                entry = QueueEntry(row.job.decode(), row.gateway.decode(), stream, entry_id, alone, row.added_ms, row.nbytes, *times)
+                job_id, gateway = row.job.decode(), row.gateway.decode()
             except UnicodeDecodeError:  # no gateway wrote this
-                completions.append(
-                    Completion(QueueEntry("", "", stream, entry_id, alone, row.added_ms, row.nbytes, *times), None, skip_statistics=True)
-                )
-                continue
-            if row.dropped:
-                completions.append(self._drop_completion(entry, row.dropped))
+                job_id, gateway, dropped = "", "", b"payload"
+            entry = QueueEntry(
+                *(job_id, gateway, stream, name.bundle, name.queue, row.entry.decode(), alone, row.added_ms, row.nbytes),
+                *(queued_at, pulled_at, pulled_at if checked else queued_at),
+            )
+            if dropped:
+                completions.append(self._drop_completion(entry, dropped))
                 continue
             job = self._decode(entry.job_id, row.message) if row.message else None
             if isinstance(job, Reply):
                 completions.append(Completion(entry, job))
                 continue
-            self._acks.held_entries.add((stream, entry_id))
-            accepted = entry if job is None else self._supported_or_none(Delivery.from_entry(entry, job))
+            self._acks.held_entries.add((stream, entry.entry_id))
+            accepted = entry if job is None else self._supported_or_none(delivery_of(entry, job))
             if accepted is not None:
                 taken.append(accepted)
         self._end(completions)
@@ -320,6 +323,11 @@ class Leases:
         except RedisUnavailable:
             self._may_have_pending = True
             raise
+
+
+def delivery_of(entry: QueueEntry, job: QueuedJob) -> Delivery:
+    due = entry.queued_at + PRIORITY_DELAY_S[job.priority] + job.behind_ms / 1000
+    return Delivery(*_fields(entry), job=job, due=due)  # type: ignore[misc]
 
 
 def _parse_entry(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> TakenRow:
