@@ -24,7 +24,7 @@ help:
 	@echo 'make test-starters the tests of starters/, which makes the shipped bundles'
 	@echo 'make test-browser  the playground and the status page in a real Chromium'
 	@echo 'make lint          ruff, codespell, mypy, import-linter, wording, the derived client, and a strict build of the documentation'
-	@echo 'make bench         measure merging, the networks and the service on this machine'
+	@echo 'make bench         measure merging and the service on this machine'
 	@echo 'make docs          build the documentation site in build/site'
 	@echo 'make client        derive the synchronous client from the asynchronous one: opsin/NAME.py from opsin/async_NAME.py'
 	@echo 'make constraints   write the versions in .venv to .ci/constraints.txt, for CI'
@@ -82,7 +82,6 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/opsin bench merging
-	$(BIN)/opsin bench models
 	$(BIN)/opsin bench serving
 
 compose-test: $(VENV)/.dev

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,30 +68,16 @@ def show() -> Console:
 
 
 def write_result(program: str, content: Mapping[str, Any], file: Path | None = None) -> None:
-    """Write a result with its head as JSON, into `file` or a new one in benchmarks/results/, and print where."""
+    """Write a result as JSON with the machine, the command and the day (UTC), into `file` or a new one in benchmarks/results/."""
     RESULTS.mkdir(exist_ok=True)
     path = file or RESULTS / f"{program.rpartition('.')[2]}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
-    path.write_text(json.dumps(result_head(program) | content, indent=2, default=asdict) + "\n")
-    print(f"written to {path}")
-
-
-def result_head(program: str) -> dict[str, Any]:
-    """Return the head of a result: the machine, the command without its --json, and the day (UTC)."""
-    return {
+    head = {
         "machine": asdict(describe()),
-        "command": f"{program} {shlex.join(_drop_json(sys.argv[1:]))}".strip(),
+        "command": f"{program} {shlex.join(sys.argv[1:])}".strip(),
         "day": datetime.now(UTC).date().isoformat(),
     }
-
-
-def _drop_json(arguments: Sequence[str]) -> list[str]:
-    remaining, words = [], iter(arguments)
-    for word in words:
-        if word == "--json":
-            next(words, None)
-        elif not word.startswith("--json="):
-            remaining.append(word)
-    return remaining
+    path.write_text(json.dumps(head | content, indent=2, default=asdict) + "\n")
+    print(f"written to {path}")
 
 
 def _versions() -> list[tuple[str, str]]:

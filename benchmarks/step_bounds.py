@@ -42,7 +42,6 @@ class StepBound:
     """Jobs × steps, of all slots."""
     longest: float
     """Time in seconds of the longest step."""
-    median: float
 
 
 def measure(steps: LoadedStepwiseModel, layout: Layout, size: int, seconds: float) -> StepBound:
@@ -61,7 +60,7 @@ def measure(steps: LoadedStepwiseModel, layout: Layout, size: int, seconds: floa
     with ThreadPoolExecutor(layout.slots) as pool:
         slots = list(pool.map(one_slot, range(layout.slots)))
     times = [taken for slot in slots for taken in slot]
-    return StepBound(size, sum(len(slot) * size / sum(slot) for slot in slots), max(times), float(np.median(times)))
+    return StepBound(size, sum(len(slot) * size / sum(slot) for slot in slots), max(times))
 
 
 @contextmanager

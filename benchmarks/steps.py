@@ -3,9 +3,7 @@
 a. Saturation: steps/s (jobs × steps) of the worker ÷ those of the bare loop at its best batch size, for jobs of 10, 50 and 250 steps;
    and ÷ those of the same loop with as much background load as HTTP, queue and load generator cause: the CPUs of many machines are two
    threads of one core, and what one does slows the other down.
-b. Joining: mean latency of jobs of 10 steps at 0.7 of capacity (Poisson arrivals) ÷ that of static batches, simulated with the same
-   arrivals and the step times of the bare loop.
-c. Turns: the 99th percentile of a classification during saturating steps, against the longest step (of the loop with background load)
+b. Turns: the 99th percentile of a classification during saturating steps, against the longest step (of the loop with background load)
    + 1.5 × that percentile alone.
 
 Worker and bare loop have one torch thread: the other CPUs carry HTTP, queue and load. With `--threads 0` both take all CPUs, and the
@@ -19,18 +17,17 @@ import asyncio
 import io
 import json
 import os
-import random
 import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import httpx2
@@ -40,12 +37,10 @@ from PIL import Image
 
 from benchmarks import machine, reference
 from benchmarks.service import running
-from benchmarks.static_batches import Arrival, latencies
 
 TOTALS = (10, 50, 250)
 TOY, SHORT = "toy", "short"
 SHORT_MS = 5.0
-LOAD = 0.7
 CLIENTS = 128
 """Enough for full batches at every moment."""
 TIMEOUT = 300.0
@@ -61,10 +56,6 @@ class StepFigures:
     bare_under_load: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
     """CPUs that everything but the worker took."""
-    joining: list[float] = field(default_factory=list)
-    """Ratios, and their two parts in seconds."""
-    continuous: list[float] = field(default_factory=list)
-    static: list[float] = field(default_factory=list)
     p99_alone: list[float] = field(default_factory=list)
     p99_under_load: list[float] = field(default_factory=list)
     longest_step: list[float] = field(default_factory=list)
@@ -122,7 +113,7 @@ class SaturatingLoad:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement; arrivals take three times as long")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--threads", type=int, default=1, help="of the worker and of the bare loop; 0: as many as CPUs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
@@ -140,9 +131,9 @@ def measure(folder: Path, rounds: int, seconds: float, threads: int) -> StepFigu
     reference.make_null_bundle(bundles, SHORT, SHORT_MS)
     port = free_port()
     with running(bundles, metrics_port=port, cache=folder / "cache", threads=threads) as url:
-        for number in range(rounds):
+        for _ in range(rounds):
             bounds = bare(toy.path, threads)
-            asyncio.run(one_round(url, f"http://127.0.0.1:{port}/metrics", bounds, seconds, number, figures))
+            asyncio.run(one_round(url, f"http://127.0.0.1:{port}/metrics", bounds, seconds, figures))
             under_load = bare(toy.path, threads, figures.others[-1] if threads == 1 else 0.0)["bounds"]
             best = max(under_load, key=lambda bound: bound["steps_per_second"])
             figures.bare_under_load.append(best["steps_per_second"])
@@ -150,7 +141,7 @@ def measure(folder: Path, rounds: int, seconds: float, threads: int) -> StepFigu
     return figures
 
 
-async def one_round(url: str, metrics: str, bounds: dict[str, Any], seconds: float, seed: int, figures: StepFigures) -> None:
+async def one_round(url: str, metrics: str, bounds: dict[str, Any], seconds: float, figures: StepFigures) -> None:
     asking = StepLoadClient(url, metrics)
     best = max(bounds["bounds"], key=lambda bound: bound["steps_per_second"])
     async with asking.http:
@@ -161,43 +152,11 @@ async def one_round(url: str, metrics: str, bounds: dict[str, Any], seconds: flo
             took = time.monotonic() - started_at
             served, others = (await asking.steps() - before) / took, (others_seconds() - spent) / took
             under_load = [await asking.short() for _ in range(int(seconds * 20))]
-        arrivals = poisson(LOAD * served / fmean(TOTALS), 3 * seconds, seed)
-        continuous = await open_loop(asking, arrivals)
-    static = latencies(arrivals, step_seconds(bounds), best["size"], bounds["slots"])
-    shortest = [index for index, arrival in enumerate(arrivals) if arrival.steps == TOTALS[0]]
     figures.served.append(served)
     figures.bare.append(best["steps_per_second"])
-    figures.continuous.append(fmean(continuous[index] for index in shortest))
-    figures.static.append(fmean(static[index] for index in shortest))
-    figures.joining.append(figures.continuous[-1] / figures.static[-1])
     figures.p99_alone.append(percentile(alone, 99))
     figures.p99_under_load.append(percentile(under_load, 99))
     figures.others.append(others)
-
-
-async def open_loop(asking: StepLoadClient, arrivals: Sequence[Arrival]) -> list[float]:
-    """Latencies of jobs that come when they come."""
-    started_at = time.monotonic()
-
-    async def one(arrival: Arrival) -> float:
-        await asyncio.sleep(started_at + arrival.at - time.monotonic())
-        return await asking.toy(arrival.steps)
-
-    return await asyncio.gather(*map(one, arrivals))
-
-
-def poisson(per_second: float, seconds: float, seed: int) -> list[Arrival]:
-    chance, arrivals, at = random.Random(seed), list[Arrival](), 0.0
-    while (at := at + chance.expovariate(per_second)) < seconds:
-        arrivals.append(Arrival(at, chance.choice(TOTALS)))
-    return arrivals
-
-
-def step_seconds(bounds: dict[str, Any]) -> Callable[[int], float]:
-    """Seconds of a step by batch size, on straight lines between the sizes that the bare loop measured."""
-    sizes = [bound["size"] for bound in bounds["bounds"]]
-    medians = [bound["median"] for bound in bounds["bounds"]]
-    return lambda size: float(np.interp(size, sizes, medians))
 
 
 def others_seconds() -> float:
@@ -241,9 +200,8 @@ def show(figures: StepFigures) -> None:
         f"   ÷ bare loop with background load      {spread(ratios_under_load)}  (÷ {spread(figures.bare_under_load, 0)}; others take "
         f"{spread(figures.others, 2)} CPUs)"
     )
-    print(f"b. latency of 10 steps, joining ÷ static {spread(figures.joining)}  ({_ms(figures.continuous)} ÷ {_ms(figures.static)})")
     parts = f"{_ms(figures.p99_under_load)} ÷ {_ms(allowed)}; alone {_ms(figures.p99_alone)}"
-    print(f"c. p99 of a classification ÷ allowed     {spread(turns)}  ({parts})")
+    print(f"b. p99 of a classification ÷ allowed     {spread(turns)}  ({parts})")
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

@@ -47,7 +47,6 @@ FORMAT_FIELDS = {
     "server/gateway/inference/body.py": ("on_part_begin",),
     "server/http/protocol.py": ("on_message_begin",),
     "server/queue/script.py": ("own",),
-    "starters/data/images/flags.py": ("why",),
     "starters/data/images/package_images.py": ("most",),
     "starters/data/people/motions.py": ("begin",),
 }

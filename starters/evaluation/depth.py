@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -25,7 +24,6 @@ from models.systems.depth.model import LiteDepth, fill_background
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.evaluation.credits import credit
 from starters.evaluation.starter_quality import StarterQuality
-from training.data.captures import CAPTURES, DepthCapture
 from training.data.source import SamplePreparation, UnreadableSample
 from training.errors import RecipeError
 from training.evaluation import metrics
@@ -39,13 +37,11 @@ RESAMPLES = 2000
 
 
 class DepthQuality(StarterQuality, SplitQuality):
-    """Scale- and shift-invariant error on renders of held-out categories and on two photographs, against the inflated silhouette."""
+    """Scale- and shift-invariant error on renders of held-out categories, against the inflated silhouette."""
 
     kind: Literal["depth"] = "depth"
     views: int = Field(default=4, gt=0)
     """Maximum number of views of each object."""
-    margin: float = Field(default=0.1, ge=0)
-    """Margin around the object of a photograph, as a share of its size, as in the service."""
 
     def prepare(self, trained: TrainedNetwork) -> Look:
         data = trained.recipe.data
@@ -73,7 +69,6 @@ def evaluate(
         raise RecipeError("release.quality: kind depth is for the architecture lite_depth")
     source = data.model_copy(update={"part": split.value}).open(SamplePreparation(preprocess=preprocess, cache=cache))
     scored = list(_evaluate_objects(settings, network, source))
-    photographs = [_evaluate_capture(name, capture(cache), settings, network, preprocess) for name, capture in CAPTURES.items()]
     return {
         "split": split.value,
         "views": settings.views,
@@ -83,7 +78,6 @@ def evaluate(
         "ratio": _ratio(scored),
         "better": sum(one.network < one.inflated for one in scored),
         "by_category": [_category(name, ones) for name, ones in sorted(_group_by_category(scored).items())],
-        "photographs": photographs,
     }
 
 
@@ -105,29 +99,6 @@ def _evaluate_objects(settings: DepthQuality, network: LiteDepth, source: Render
     for name, errors in found.items():
         network_error, inflated_error = np.mean(errors, axis=0)
         yield ObjectErrors(name, source.categories[name], float(network_error), float(inflated_error))
-
-
-def _evaluate_capture(
-    name: str, capture: DepthCapture, settings: DepthQuality, network: LiteDepth, preprocess: Preprocess
-) -> dict[str, Any]:
-    """Return the errors on one photograph, in the square around its object."""
-    rows, columns = np.flatnonzero(capture.mask.any(axis=1)), np.flatnonzero(capture.mask.any(axis=0))
-    middle = ((rows[0] + rows[-1]) // 2, (columns[0] + columns[-1]) // 2)
-    half = round((0.5 + settings.margin) * max(np.ptp(rows), np.ptp(columns)))
-    top, left = middle[0] - half, middle[1] - half
-
-    def square(grid: npt.NDArray[Any]) -> Tensor:
-        """Crop the square: (H, W, …) → (2 half, 2 half, …), 0 beyond the image."""
-        padded = np.pad(grid, ((half, half), (half, half), *[(0, 0)] * (grid.ndim - 2)))
-        return torch.from_numpy(padded[top + half : top + 3 * half, left + half : left + 3 * half].copy())
-
-    side = preprocess.image_size
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    image = square(capture.rgb).permute(2, 0, 1).float() / 255
-    image = F.interpolate(image[None], size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0]
-    depth, mask = square(capture.depth), square(capture.mask) & (square(capture.depth) > 0)
-    predicted = _predict(network, (image - mean) / std, square(capture.mask), 2 * half)
-    return {"name": name, "network": round(error(predicted, depth, mask), 4), "inflated": round(error(inflate(mask), depth, mask), 4)}
 
 
 @torch.inference_mode()

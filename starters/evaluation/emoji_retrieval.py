@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
 from models.systems.image_text.flip import FLIP
-from starters.data.images.emoji_names import ENGLISH, EmojiEntry, read_names
+from starters.data.images.drawing_names import ENGLISH, EmojiEntry, read_names
 from starters.data.images.iconify import Style
 from starters.data.images.named_drawings import NamedDrawings, NamedDrawingSet, drawings_of, emoji_of, on_background
 from starters.evaluation.starter_quality import StarterQuality

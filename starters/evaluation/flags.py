@@ -70,7 +70,7 @@ class FlagsQuality(StarterQuality):
             data={
                 "packages": [package.model_dump() for package in data.packages],
                 "drawings": {"train": len(corpus.train), "val": len(corpus.val)},
-                "test_pictures": {gallery.name: len(gallery.paths) for gallery in (*corpus.galleries, corpus.unfiltered)},
+                "test_pictures": {gallery.name: len(gallery.paths) for gallery in corpus.galleries},
             },
         )
 
@@ -107,14 +107,12 @@ def temperature(task: FlagTask, corpus: Corpus, model: ViT) -> float:
     return metrics.fit_temperature(_logits(task, model, val), val.labels)
 
 
-def evaluated_on(task: FlagTask, corpus: Corpus) -> list[EvaluationImages]:
-    """Return all evaluation images: validation, and clean and distorted images of each source."""
-    return [validation(task, corpus), *_clean_images(task, corpus), *_distorted_images(task, corpus)]
-
-
 def measure(task: FlagTask, corpus: Corpus, model: ViT) -> Measurement:
     """Evaluate a model. Validation images choose the default rung."""
-    clean, unfiltered, distorted = _clean_images(task, corpus), _clean(corpus.unfiltered, task), _distorted_images(task, corpus)
+    clean = [_clean(gallery, task) for gallery in corpus.galleries]
+    distorted = [
+        _render(f"{gallery.name}, distorted", flags.cut_out(gallery, task.flags.side), task, 1, 0.0) for gallery in corpus.galleries
+    ]
     all_clean, all_distorted = _pool("all, clean", clean), _pool("all, distorted", distorted)
     val, off = validation(task, corpus), MergeSchedule.off()
     artwork, artwork_labels = _on_white(corpus.train), corpus.train.targets.numpy()
@@ -136,13 +134,12 @@ def measure(task: FlagTask, corpus: Corpus, model: ViT) -> Measurement:
         }
     accuracy, by = ({name: row[on]["value"] for name, row in rows.items()} for on in ("test_accuracy", "val_accuracy"))
     rungs, default = ladder(task.ladder, model, accuracy, by)
-    sources = (*clean, unfiltered, *distorted, all_clean, all_distorted)
+    sources = (*clean, *distorted, all_clean, all_distorted)
     quality = {
         "test_accuracy": metrics.accuracy(clean_right).to_json(),
         "distorted_accuracy": metrics.accuracy(distorted_right).to_json(),
         "val_accuracy": metrics.accuracy(right(val)).to_json(),
         "sources": [_source(_logits(task, model, images), images, artwork, artwork_labels) for images in sources],
-        "look_alikes": _look_alikes(task, _logits(task, model, all_clean), all_clean.labels),
         "ladder": [{"rung": rung.name, "throughput": rung.throughput, **rows[rung.name]} for rung in rungs],
         "throughput": {
             "what": "forward passes relative to merging off, median of interleaved pairs",
@@ -180,29 +177,8 @@ def _source(logits: npt.NDArray[np.float32], images: EvaluationImages, artwork: 
     }
 
 
-def _look_alikes(task: FlagTask, logits: npt.NDArray[np.float32], labels: Int64Array) -> list[dict[str, Any]]:
-    """Count, for groups of similar flags, predictions that are right and those within the group."""
-    codes, predicted = list(task.flags.labels), logits.argmax(axis=1)
-    rows = []
-    for group in task.flags.look_alikes:
-        members = [codes.index(code) for code in group]
-        chosen = np.isin(labels, members)
-        right, within = predicted[chosen] == labels[chosen], np.isin(predicted[chosen], members)
-        names = tuple(task.flags.labels[code] for code in group)
-        rows.append({"labels": names, "n": int(chosen.sum()), "right": int(right.sum()), "within": int(within.sum())})
-    return rows
-
-
 def _logits(task: FlagTask, model: ViT, images: EvaluationImages, schedule: MergeSchedule | None = None) -> npt.NDArray[np.float32]:
     return metrics.logits(model, images.pixels, task.preprocess, schedule or MergeSchedule.off())
-
-
-def _clean_images(task: FlagTask, corpus: Corpus) -> list[EvaluationImages]:
-    return [_clean(gallery, task) for gallery in corpus.galleries]
-
-
-def _distorted_images(task: FlagTask, corpus: Corpus) -> list[EvaluationImages]:
-    return [_render(f"{gallery.name}, distorted", flags.cut_out(gallery, task.flags.side), task, 1, 0.0) for gallery in corpus.galleries]
 
 
 def _clean(gallery: Gallery, task: FlagTask) -> EvaluationImages:

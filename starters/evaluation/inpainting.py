@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from models.systems.diffmae.masks import PatchSplit, patches_of_pixels
 from models.systems.diffmae.model import DiffMAE
 from models.systems.diffmae.sampling import counter_noise, find_known_pixels, inpaint
 from starters.data.images.clip_art import ClipArt, series_of
-from starters.evaluation.perceptual import PerceptualDistance
 from starters.evaluation.starter_quality import StarterQuality
 from training import phase_runner
 from training.data.load_image import to_model_size
@@ -29,6 +29,7 @@ from training.data.packages import PyPIPackage
 from training.data.registry import KINDS
 from training.data.sampler import draw_of
 from training.data.source import SamplePreparation
+from training.efficientnet_lite0 import MEAN, SIDE, STD, distance, network
 from training.errors import RecipeError
 from training.evaluation import metrics
 from training.evaluation.report import Measurement
@@ -181,3 +182,24 @@ def psnr(filled: Tensor, truth: Tensor, holes: Tensor) -> Tensor:
     squared = ((filled.double() - truth.double()) / 255).square().mean(dim=-1)  # (B, H, W)
     inside = (squared * holes).sum(dim=(1, 2)) / holes.sum(dim=(1, 2))
     return -10 * inside.clamp(min=_ROUNDING).log10()
+
+
+class PerceptualDistance(nn.Module):
+    def __init__(self, package: PyPIPackage, cache: Path) -> None:
+        """Load the network. Raises DataError."""
+        super().__init__()
+        self.network = network(package, cache, features_only=True)
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """Return distances from 0 to 4 of uint8 images (B, S, S, 3) each: (B,)."""
+        features: list[Tensor] = self.network(_preprocess(torch.cat([images, others])))
+        count = len(images)
+        return distance([feature[:count] for feature in features], [feature[count:] for feature in features])
+
+
+def _preprocess(images: Tensor) -> Tensor:
+    """Normalise uint8 images: (B, S, S, 3) → (B, 3, 224, 224)."""
+    pixels = (images.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+    return F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", align_corners=False)

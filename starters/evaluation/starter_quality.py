@@ -10,6 +10,6 @@ class StarterQuality(QualitySettings):
     """Evaluation of a starter, whose bundle has its own card."""
 
     def card(self, spec: BundleSpec) -> str:
-        from starters.evaluation.cards import card  # cards import evaluations
+        from starters.evaluation import cards  # cards import evaluations
 
-        return card.render(spec)
+        return cards.render(spec)

@@ -69,13 +69,12 @@ def build(folder: Path) -> dict[str, Any]:
         "emoji": [{"name": "Tiny emoji", "package": emoji, "folder": "package/img"}],
         "labels": {code: f"{code}land" for code in COLOURS},
         "left_out": {"GG": "the flag of AA"},
-        "look_alikes": [["AA", "BB"]],
         "clip_art": {
             "name": "Tiny clip art",
             "package": deb(folder, "tiny-clip-art", folder / "tree"),
             "folder": "usr/share/flags",
             "pictures": {f"land/{code.lower()}land": code for code in COLOURS},
-            "excluded": [{"picture": "land/map", "code": "AA", "why": "a map"}],
+            "excluded": {"land/map": "a map"},
         },
     }
 

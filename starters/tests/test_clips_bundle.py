@@ -14,7 +14,7 @@ from models.systems.mae_st.model import VideoMAE
 from server import playground
 from starters.data.clips.camera_paths import MOVES
 from starters.data.clips.video_augmentation import decode
-from starters.evaluation.cards import card as model_card
+from starters.evaluation import cards as model_card
 
 FOLDER = Path(__file__).parents[2] / "bundles/clips/1.0.0"
 

@@ -14,7 +14,7 @@ from models.bundle import Bundle
 from models.loading import load
 from models.systems.mcc.model import MCC
 from models.systems.mcc.scene_inputs import normalise_points
-from starters.evaluation.cards import card as model_card
+from starters.evaluation import cards as model_card
 
 FOLDER = Path(__file__).parents[2] / "bundles/reconstruct/2.0.0"
 THRESHOLD = 0.1

@@ -12,7 +12,7 @@ from models import bundle, loading
 from models.bundle import Bundle
 from models.systems.mavil.model import MAViL
 from server.playground import SAMPLES
-from starters.evaluation.cards import card as model_card
+from starters.evaluation import cards as model_card
 from starters.evaluation.sounds import SoundFeatures
 from training.data.decode import read_sound
 

@@ -14,7 +14,7 @@ from models.systems.image_text.flip import FLIP
 from models.systems.image_text.tokenizer import Tokenizer
 from opsin.cli.demo.words import LABELS
 from server.playground import SAMPLES
-from starters.evaluation.cards import card
+from starters.evaluation import cards
 from training.data.augment import normalise
 from training.data.load_image import to_model_size
 
@@ -29,7 +29,7 @@ def test_it_is_small_whole_and_licensed(starter: Bundle) -> None:
     assert sum(file.stat().st_size for file in starter.path.iterdir()) <= 16_000_000
     assert (starter.spec.task, starter.spec.architecture) == ("zero-shot", "flip")
     assert "CC-BY-4.0" in starter.spec.license and "MIT" in starter.spec.license
-    assert (starter.path / "README.md").read_text(encoding="utf-8") == card.render(starter.spec)
+    assert (starter.path / "README.md").read_text(encoding="utf-8") == cards.render(starter.spec)
 
 
 def test_it_knows_what_the_drawings_on_the_page_show(starter: Bundle) -> None:

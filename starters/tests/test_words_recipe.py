@@ -15,7 +15,7 @@ from models.registry import architectures
 from models.systems.image_text.flip import FLIPConfig
 from models.systems.image_text.tokenizer import Tokenizer, read_file
 from starters.data.images.named_drawings import NamedDrawings
-from starters.evaluation.cards import card as model_card
+from starters.evaluation import cards as model_card
 from starters.evaluation.emoji_retrieval import NamingQuality
 from starters.tests import named
 from starters.tests.drawings import lite0

@@ -53,12 +53,6 @@ class EmojiVendor(RecipeSettings):
         return root / self.folder / ("-".join(f"{ord(letter) - ord('A') + _REGIONAL_INDICATOR_A:x}" for letter in code) + ".png")
 
 
-class ExcludedFlag(RecipeSettings):
-    picture: str
-    code: str
-    why: str
-
-
 class FlagClipArt(RecipeSettings):
     """Images named after countries, from a collection by many artists."""
 
@@ -67,8 +61,8 @@ class FlagClipArt(RecipeSettings):
     folder: str
     pictures: dict[str, str]
     """Image → code."""
-    excluded: list[ExcludedFlag]
-    """Images that are not that country's flag; the unfiltered score includes them."""
+    excluded: dict[str, str] = Field(default_factory=dict)
+    """Image that is not that country's flag → the reason."""
 
     def path(self, root: Path, picture: str) -> Path:
         return root / self.folder / f"{picture}.png"
@@ -88,8 +82,6 @@ class Flags(DataSettings):
     held_out_every: int = Field(ge=2)
     emoji: list[EmojiVendor]
     clip_art: FlagClipArt
-    look_alikes: list[list[str]] = Field(default_factory=list)
-    """Groups of codes of similar flags, which are reported separately."""
     side: int = Field(gt=0)
     """Width and height in pixels at which artwork is stored, whatever its proportions."""
     clean: float = Field(gt=0, lt=1)
@@ -108,14 +100,9 @@ class Flags(DataSettings):
     def _require_known_codes(self) -> Self:
         if self.held_out not in [artwork.name for artwork in self.artworks]:
             raise ValueError(f"held_out: {self.held_out} is not among the artworks")
-        codes = [
-            *(code for group in self.look_alikes for code in group),
-            *self.clip_art.pictures.values(),
-            *(excluded.code for excluded in self.clip_art.excluded),
-        ]
-        unknown = sorted(set(codes) - set(self.labels))
+        unknown = sorted(set(self.clip_art.pictures.values()) - set(self.labels))
         if unknown:
-            raise ValueError(f"clip_art, look_alikes: {', '.join(unknown)}: no label has this code")
+            raise ValueError(f"clip_art: {', '.join(unknown)}: no label has this code")
         both = sorted(set(self.labels) & set(self.left_out))
         if both:
             raise ValueError(f"left_out: {', '.join(both)}: labels have these codes")
@@ -158,8 +145,6 @@ class Corpus:
     """Held-out artwork."""
     galleries: tuple[Gallery, ...]
     """Test images by source."""
-    unfiltered: Gallery
-    """Clip art with the images that the recipe excludes."""
 
 
 def build(data: Flags, cache: Path) -> Corpus:
@@ -175,11 +160,9 @@ def build(data: Flags, cache: Path) -> Corpus:
                 (val if held_out else train).append((_existing(artwork.path(root, code)), target))
     clip_art = data.clip_art
     root = obtain(clip_art.package, cache)
-    filtered = [(clip_art.path(root, picture), index[code]) for picture, code in clip_art.pictures.items()]
-    excluded = [(clip_art.path(root, picture.picture), index[picture.code]) for picture in clip_art.excluded]
-    galleries = [_emoji_gallery(emoji, index, cache) for emoji in data.emoji] + [_gallery(clip_art.name, filtered)]
-    unfiltered = _gallery(f"{clip_art.name}, unfiltered", filtered + excluded)
-    return Corpus(_render_once(train, data.side, cache), _render_once(val, data.side, cache), tuple(galleries), unfiltered)
+    pictures = [(clip_art.path(root, picture), index[code]) for picture, code in clip_art.pictures.items()]
+    galleries = (*(_emoji_gallery(emoji, index, cache) for emoji in data.emoji), _gallery(clip_art.name, pictures))
+    return Corpus(_render_once(train, data.side, cache), _render_once(val, data.side, cache), galleries)
 
 
 def cut_out(gallery: Gallery, side: int) -> FlagArtwork:

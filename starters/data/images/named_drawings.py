@@ -22,11 +22,10 @@ from pydantic import Field
 
 from models.arrays import UInt8Array
 from models.bundle_files import sha256_of
-from starters.data.images import clip_art, emoji
+from starters.data.images import clip_art
 from starters.data.images.clip_art import ClipArt, series_of
-from starters.data.images.clip_art_titles import Titles, read_titles
-from starters.data.images.emoji_names import ENGLISH, EmojiEntry, EmojiNames, Texts, has_sides, read_names, slug
-from starters.data.images.iconify import Style
+from starters.data.images.drawing_names import ENGLISH, EmojiEntry, EmojiNames, Texts, Titles, has_sides, read_names, read_titles, slug
+from starters.data.images.iconify import Style, build_emoji
 from training.data.augment import prepare_image
 from training.data.captions import CaptionTokens, WordSettings, open_words
 from training.data.source import DataSettings, Sample, SamplePreparation
@@ -199,7 +198,7 @@ def drawings_of(settings: NamedDrawings, cache: Path) -> NamedDrawingSet:
 
 def emoji_of(styles: Sequence[Style], side: int, named: Mapping[str, EmojiEntry], cache: Path) -> tuple[dict[str, list[int]], UInt8Array]:
     """Return rows by `slug` of the name, in the order of names, and drawings (N, side, side, 4) by these artists. Raises DataError."""
-    names, drawings = emoji.build(styles, side, cache)
+    names, drawings = build_emoji(styles, side, cache)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         key = slug(name.partition("/")[2])

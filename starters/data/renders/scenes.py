@@ -24,10 +24,9 @@ from torch import Tensor
 from models.arrays import UInt8Array
 from models.bundle_schema import Preprocess
 from models.systems.mcc.scene_inputs import normalise_points
-from starters.data.renders.depth_noise import add_sensor_noise
 from starters.data.renders.furniture import Library, pieces
 from starters.data.renders.meshes import PaintedMesh, Up, compose_shapes, draw_paint, paint_mesh, read, read_texture
-from starters.data.renders.render_views import Light, surface_of, view_dtype, view_of
+from starters.data.renders.render_views import Light, add_sensor_noise, surface_of, view_dtype, view_of
 from training.checkpoint import replacing, write_atomically
 from training.data.packages import LicensedPackage, obtain
 from training.data.rgbd_scenes import unproject

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.metrics import average_precision_score
 
 from models.arrays import FloatArray
+from models.people.track_batch import TrackBatch
 from models.systems.lart.model import LART
 from starters.data.people.motions import MotionRecording, Motions, MotionTracks, open_takes
-from starters.evaluation.actions import methods
 from starters.evaluation.actions.samples import Moments, Views, draw_training_moments, moments_of_takes
 from starters.evaluation.starter_quality import StarterQuality
 from training import phase_runner
@@ -57,8 +59,8 @@ class ActionsQuality(StarterQuality, SplitQuality):
             takes = open_takes(self.held_out, source.settings, trained.cache)
             unseen = moments_of_takes(takes, source, Views(self.every, self.cameras, seed))
             scores = {
-                LART_NAME: methods.lart(network, unseen, source.settings.rate),
-                LOGISTIC: methods.logistic_statistics(draw_training_moments(source, self.drawn, seed), unseen, len(source.labels)),
+                LART_NAME: lart(network, unseen, source.settings.rate),
+                LOGISTIC: logistic_statistics(draw_training_moments(source, self.drawn, seed), unseen, len(source.labels)),
             }
             return {
                 "recordings": {"trained": [take.name for take in source.takes], "unseen": [take.name for take in takes]},
@@ -100,3 +102,47 @@ def table(moments: Moments, scores: Mapping[str, FloatArray], labels: Sequence[s
 
 def _round(value: Any) -> float:
     return round(float(value), 4)
+
+
+AROUND_S = 0.2
+"""Seconds before and after a moment over which LART's scores are averaged, as in AVA's evaluation (`avg.6` at 30 frames per second)."""
+STATISTICS_ROWS = 7
+"""Number of rows before and after a moment that logistic regression uses."""
+
+
+@torch.inference_mode()
+def lart(model: LART, moments: Moments, rate: float, batch_size: int = 256) -> FloatArray:
+    """Return sigmoids, averaged around each moment."""
+    reach = round(AROUND_S * rate)
+    scores = []
+    for start in range(0, len(moments), batch_size):
+        chosen = slice(start, start + batch_size)
+        pose, detected = torch.from_numpy(moments.pose[chosen]), torch.from_numpy(moments.detected[chosen])
+        logits = model(TrackBatch(pose[:, :, None], detected[:, :, None, None].float())).reading.actions[:, :, 0]  # (B, T, classes)
+        pairs = zip(logits, moments.rows[chosen].tolist(), strict=True)
+        around = [track[max(0, row - reach) : row + reach].sigmoid().mean(dim=0) for track, row in pairs]
+        scores.append(torch.stack(around))
+    return np.asarray(torch.cat(scores).numpy())
+
+
+def logistic_statistics(train: Moments, moments: Moments, classes: int) -> FloatArray:
+    """Fit multinomial logistic regression on mean, standard deviation and speed of each token value around a moment."""
+    from sklearn.linear_model import LogisticRegression  # takes seconds to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)).fit(statistics(train), train.labels)
+    scores = np.zeros((len(moments), classes))
+    scores[:, model.classes_] = model.predict_proba(statistics(moments))
+    return scores
+
+
+def statistics(moments: Moments) -> FloatArray:
+    """Return the features of `logistic_statistics`, (N, 165)."""
+    rows: list[NDArray[np.float64]] = []
+    for pose, detected, row in zip(moments.pose, moments.detected, moments.rows, strict=True):
+        around = slice(max(0, row - STATISTICS_ROWS), row + STATISTICS_ROWS + 1)
+        seen = pose[around][detected[around]]
+        speed = np.abs(np.diff(seen, axis=0)).mean(axis=0) if len(seen) > 1 else np.zeros(seen.shape[1])
+        rows.append(np.concatenate([seen.mean(axis=0), seen.std(axis=0), speed]))
+    return np.stack(rows)

@@ -15,7 +15,7 @@ from starters.data.clips.camera_moves import CameraClips, CameraMoves
 from starters.data.clips.camera_paths import MOVES
 from starters.data.clips.video_augmentation import decode
 from starters.data.images.package_images import Part
-from starters.evaluation.optical_flow import features_of
+from starters.evaluation.clips import features_of
 from starters.tests import moving
 from training import recipe
 from training.data.source import SamplePreparation

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from models.bundle_schema import Preprocess
-from starters.data.images.emoji_names import read_names, slug
+from starters.data.images.drawing_names import read_names, slug
 from starters.data.images.named_drawings import DrawingsWithNames, NamedDrawings, clip_art_of, draw_outlines, part_of
 from starters.tests import named
 from training.data.captions import open_words

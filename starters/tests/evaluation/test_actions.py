@@ -10,19 +10,18 @@ import pytest
 import torch
 
 from models import bundle
-from models.loading import load
 from models.people.heads import TrackFeatureDims
 from models.people.keypoints import TOKEN_VALUES
+from models.people.track_batch import TrackBatch
 from models.systems.lart.model import LART, LARTConfig
 from starters.data.people.motions import UNLABELLED, Motions
-from starters.evaluation.actions import methods, samples
-from starters.evaluation.actions.person_recall import MarkedClip, detect, person_frames, read_marks
-from starters.evaluation.actions.quality import ActionsQuality, table
+from starters.evaluation.actions import samples
+from starters.evaluation.actions.quality import ActionsQuality, lart, logistic_statistics, table
 from starters.evaluation.actions.samples import Moments, Views
-from starters.evaluation.actions.thresholds import reliance, thresholds
+from starters.make.actions_bundle import reliance, thresholds
 from starters.tests.data.test_motions import source
 from training import recipe
-from training.errors import DataError, TrainingError
+from training.errors import TrainingError
 from training.evaluation.report import read_or_evaluate_once, reports
 from training.phase_runner import RunContext
 
@@ -77,7 +76,7 @@ def test_moments_of_training_have_the_labels_of_their_frames() -> None:
 
 def test_logistic_regression_recognises_poses() -> None:
     training, unknown = label_poses([0, 1] * 20, ["a"] * 40), label_poses([1, 1, 0], ["b"] * 3)
-    scores = methods.logistic_statistics(training, unknown, 3)
+    scores = logistic_statistics(training, unknown, 3)
     assert scores.shape == (3, 3)
     assert scores.argmax(axis=1).tolist() == [1, 1, 0]
 
@@ -85,8 +84,8 @@ def test_logistic_regression_recognises_poses() -> None:
 def test_lart_scores_are_mean_of_sigmoids_around_the_moment() -> None:
     torch.manual_seed(0)
     model, these = LART(TINY).eval(), label_poses([0, 1], ["a", "b"])
-    scores = methods.lart(model, these, rate=15.0)
-    tracks = methods.TrackBatch(torch.from_numpy(these.pose)[:, :, None], torch.ones(2, FRAMES, 1, 1))
+    scores = lart(model, these, rate=15.0)
+    tracks = TrackBatch(torch.from_numpy(these.pose)[:, :, None], torch.ones(2, FRAMES, 1, 1))
     with torch.inference_mode():
         sigmoids = model(tracks).reading.actions[:, :, 0].sigmoid()
     np.testing.assert_allclose(scores, sigmoids[:, 7:13].mean(dim=1), atol=1e-6)
@@ -159,28 +158,3 @@ def test_threshold_is_least_score_with_wanted_precision() -> None:
     assert minimum_scores == [0.5, 1.0, 1.0]  # four of five are right
     found = reliance(moments.labels, scores, minimum_scores)
     assert (found["right"], found["sure"], found["right_of_sure"]) == (0.5714, 0.7143, 0.8)
-
-
-def test_marked_person_counts_if_the_best_box_is_theirs() -> None:
-    """Return an output for two people, 10 frames in a second: only the left one is detected, and not between 0.3 and 0.6 s."""
-    clip = MarkedClip(
-        name="made up",
-        file="none",
-        people={"left": [[(0, 0, 0, 10, 40), (1, 0, 0, 10, 40)]], "right": [[(0.5, 8, 0, 18, 40), (1, 8, 0, 18, 40)]]},
-    )
-    times = [0.0, 0.1, 0.2, 0.7, 0.8, 0.9, 1.0]
-    boxes = np.array([[1, time, 1, 0, 10, 40, 0.9] for time in times])
-    assert person_frames(clip, boxes, 10.0) == {"frames": 17, "seen": 7, "share": round(7 / 17, 4)}
-
-
-@pytest.mark.slow
-def test_shipped_pipeline_detects_the_people_of_the_demo() -> None:
-    pipeline = bundle.read(ROOT / "bundles/actions/1.1.0")
-    loaded = load(pipeline)
-    assert loaded.steps is not None and pipeline.spec.clip is not None
-    [demo] = [clip for clip in read_marks() if clip.name == "demo"]
-    try:
-        boxes, rate = detect(loaded.steps, demo, pipeline.spec.config["detail"], ROOT / ".cache" / "data")
-    except DataError as error:
-        pytest.skip(str(error))
-    assert person_frames(demo, boxes, min(rate, pipeline.spec.clip.rate))["share"] >= 0.85

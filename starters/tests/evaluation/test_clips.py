@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from models import bundle
-from starters.evaluation.cards import card as model_card
+from starters.evaluation import cards as model_card
 from starters.tests import moving
 from training import cli
 from training.evaluation import __main__ as evaluation

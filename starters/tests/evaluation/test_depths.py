@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,12 +12,10 @@ import yaml
 from models import bundle
 from models.systems.depth.model import LiteDepth
 from starters.data.renders.scenes import Renders
-from starters.evaluation import depth as depths
-from starters.evaluation.cards import card as model_card
+from starters.evaluation import cards as model_card
 from starters.evaluation.depth import error, inflate
 from starters.tests import meshes
 from training import cli, recipe
-from training.data.captures import DepthCapture
 from training.evaluation import __main__ as evaluation
 
 
@@ -46,16 +43,7 @@ def small(cache: Path) -> dict[str, Any]:
     return content | {"name": "tiny-depth", "model": model, "phases": [phase], "release": release}
 
 
-def capture(cache: Path) -> DepthCapture:
-    depth, mask = ball()
-    rgb = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
-    padded = np.zeros((64, 80), np.float32)
-    padded[:, 16:] = 3 + depth.numpy()
-    return DepthCapture(rgb, padded, np.pad(mask.numpy(), ((0, 0), (16, 0))), 60.0, (40.0, 32.0))
-
-
-def test_recipe_ends_in_bundle_with_quality_of_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depths, "CAPTURES", {"ball": capture})  # the real ones are large packages
+def test_recipe_ends_in_bundle_with_quality_of_depth(tmp_path: Path) -> None:
     file, places = tmp_path / "recipe.yaml", ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     content = small(tmp_path / "cache")
     file.write_text(yaml.safe_dump(content))
@@ -67,8 +55,6 @@ def test_recipe_ends_in_bundle_with_quality_of_depth(tmp_path: Path, monkeypatch
     assert [row["name"] for row in found["by_category"]] == ["books"]
     assert found["network"]["value"] > 0 and found["inflated"]["value"] > 0.3  # books are flat
     assert found["ratio"]["value"] == pytest.approx(found["network"]["value"] / found["inflated"]["value"], abs=1e-3)
-    [photograph] = found["photographs"]
-    assert photograph["name"] == "ball" and photograph["inflated"] < 0.05 < photograph["network"]
     card = (made.path / "README.md").read_text(encoding="utf-8")
     assert card == model_card.render(made.spec) and "| books | 2 |" in card and "| shapes | 1.0.0 | MIT |" in card
 

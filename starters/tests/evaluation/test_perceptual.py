@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from starters.evaluation.perceptual import PerceptualDistance
+from starters.evaluation.inpainting import PerceptualDistance
 from starters.tests.drawings import published_names
 from training.data.packages import PyPIPackage
 from training.efficientnet_lite0 import ARCHITECTURE, convert

@@ -15,7 +15,7 @@ from models import bundle
 from models.loading import load
 from models.systems.mcc.model import MCC
 from starters.data.renders.scenes import Renders
-from starters.evaluation.cards import card as model_card
+from starters.evaluation import cards as model_card
 from starters.evaluation.reconstruction.quality import METHODS, NETWORK
 from starters.evaluation.reconstruction.shapes import EXTRUDED, SEEN
 from starters.tests import meshes

@@ -13,8 +13,8 @@ import yaml
 
 from models import bundle, loading
 from models.systems.mavil.model import MAViL
+from starters.evaluation import cards as model_card
 from starters.evaluation import sounds
-from starters.evaluation.cards import card as model_card
 from starters.tests.recordings import cached_notes
 from starters.tests.soundfonts import RATE, cached_font, cached_renderer, hiss, tone
 from tests.support.audio import wav
