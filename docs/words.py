@@ -36,7 +36,6 @@ FOLDERS = (
     "server/tasks",
     "server/supervisor",
     "server/processes",
-    "server/concurrency",
     "server/queue",
     "server/scheduler",
     "server/telemetry",

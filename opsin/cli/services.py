@@ -71,7 +71,7 @@ def serve(
     _require_bundles(settings)
     _check_access(settings, "supervisor")
     with requires_extra("server"):
-        from server.gateway.webhooks.signing import load_secrets
+        from server.gateway.webhooks import load_secrets
         from server.supervisor import serve as run
 
         _check_extensions()

@@ -17,7 +17,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
-from server.concurrency.cancellation import TimerWheel
+from server.concurrency import TimerWheel
+from server.gateway import openai
 from server.gateway.app_state import GatewayState
 from server.gateway.auth.key_file import ANONYMOUS_KEY
 from server.gateway.auth.middleware import AuthenticationMiddleware, KeyRing, RateLimiter
@@ -32,9 +33,8 @@ from server.gateway.inference.text_cache import TextCache
 from server.gateway.jobs.event_subscriptions import EventSubscriptions
 from server.gateway.jobs.service import JobDocument, JobService
 from server.gateway.open_inference.errors import to_response
-from server.gateway.openai import errors as openai_errors
 from server.gateway.openapi import document as openapi
-from server.gateway.routes import embeddings, infer, jobs, models, monitoring, open_inference, pages, scenes, tasks
+from server.gateway.routes import embeddings, infer, jobs, models, monitoring, open_inference, pages, tasks
 from server.gateway.status import StatusDocument, StatusReport
 from server.http.middleware import RequestMiddleware
 from server.http.problems import Problem, ProblemDocument, ProblemKind
@@ -50,11 +50,11 @@ from server.telemetry.metrics import GatewayMetrics
 
 if TYPE_CHECKING:
     from server.gateway.inference.url_parts import PartFetcher
-    from server.gateway.webhooks.sender import WebhookSender
+    from server.gateway.webhooks import WebhookSender
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
-ROUTER_MODULES = (models, jobs, scenes, monitoring, open_inference)
-STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument, openai_errors.OpenAIErrorDocument)
+ROUTER_MODULES = (models, jobs, tasks, monitoring, open_inference)
+STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument, openai.OpenAIErrorDocument)
 
 
 def create_app(settings: Settings) -> GatewayApp:
@@ -166,8 +166,7 @@ def _webhooks(gateway: GatewayState) -> WebhookSender | None:
     settings = gateway.settings
     if not settings.webhook_hosts:
         return None
-    from server.gateway.webhooks.sender import WebhookSender
-    from server.gateway.webhooks.signing import load_secrets
+    from server.gateway.webhooks import WebhookSender, load_secrets
     from server.http.outbound import OutboundClient
 
     outbound = OutboundClient(settings.webhook_hosts, settings.webhook_networks)
@@ -222,7 +221,7 @@ class GatewayApp(RequestMiddleware):
     def _refuse_early(self, problem: Problem, scope: Scope) -> Response:
         self.gateway.metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
         if scope["path"] == embeddings.PATH:
-            return openai_errors.to_response(problem)
+            return openai.to_response(problem)
         if scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
             return to_response(problem)
         return problem.to_response(scope["state"]["request_id"])

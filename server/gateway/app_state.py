@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.types import Send
 
-from server.concurrency.cancellation import TimerWheel
+from server.concurrency import TimerWheel
 from server.gateway.auth.middleware import KeyRing
 from server.gateway.catalog.model_directory import ModelDirectory
 from server.gateway.fair_executor import BodyExecutor

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from models.processes.confined_process import CancelScope
-from server.concurrency.client_bound import ClientBound
+from server.concurrency import ClientBound
 from server.processes import os_process
 
 LONG_CALL_CPU_S = 0.5

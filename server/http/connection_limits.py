@@ -9,7 +9,7 @@ import sys
 import termios
 from collections.abc import Sequence
 
-from server.concurrency.client_bound import ClientBound
+from server.concurrency import ClientBound
 from server.http.requests import ClientResolver, client_network
 
 MIN_READ_BYTES = 10 * 1024

@@ -12,8 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.concurrency.cancellation import Deadline, TimerWheel
-from server.concurrency.client_bound import ClientBound
+from server.concurrency import ClientBound, Deadline, TimerWheel
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import ClientResolver, Head, client_network
 from server.http.sse import CHUNK_BYTES
@@ -95,7 +94,10 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        state, head = scope.setdefault("state", {}), Head.from_scope(scope)
+        peer, _ = scope.get("client") or ("", 0)
+        head = Head.parse(scope["path"], scope["headers"], scope.get("query_string", b""), peer)
+        state = scope.setdefault("state", {})
+        state["head"] = head
         state["request_id"] = request_id = _request_id(head)
         state["client"] = client = self._addresses.find(head.peer, head.values(b"x-forwarded-for"))
         state.update(self._state)

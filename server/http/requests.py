@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope
 
-from server.concurrency.cancellation import AsyncCancelScope, TimerWheel
+from server.concurrency import AsyncCancelScope, TimerWheel
 from server.http import sse
 from server.http.problems import Problem, ProblemKind
 from server.quote import quote
@@ -57,17 +58,11 @@ class Head:
     """Host at the other end of the connection; empty for a Unix socket."""
 
     @staticmethod
-    def from_scope(scope: Scope) -> Head:
-        """Return the head of a request, which is parsed once."""
-        state = scope.setdefault("state", {})
-        head: Head | None = state.get("head")
-        if head is None:
-            headers: dict[bytes, list[bytes]] = {}
-            for name, value in scope["headers"]:
-                headers.setdefault(name, []).append(value)
-            peer, _ = scope.get("client") or ("", 0)
-            head = state["head"] = Head(scope["path"], scope.get("query_string", b""), headers, peer)
-        return head
+    def parse(path: str, headers: Iterable[tuple[bytes, bytes]], query: bytes = b"", peer: str = "") -> Head:
+        by_name: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            by_name.setdefault(name, []).append(value)
+        return Head(path, query, by_name, peer)
 
     def raw(self, name: bytes) -> Sequence[bytes]:
         return self._headers.get(name, ())
@@ -322,3 +317,39 @@ def _network(address: IPv4Address | IPv6Address | None, host: str) -> str:
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, IPV6_PREFIX), strict=False))
     return host if address is None else str(address)
+
+
+_PARAMETER = re.compile(r"""[ \t]*;[ \t]*(?:(?P<name>[^\s;="]+)=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<token>[^\s;"]*)))?""")
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+"""RFC 2046, 5.1.1."""
+
+
+def boundary_of(content_types: list[str]) -> bytes:
+    """Return the boundary that the values of Content-Type name. Raises Problem (400) unless it is exactly one: a proxy or filter could
+    otherwise read another form than the server."""
+    if len(content_types) != 1:
+        raise _refusal(f"given {len(content_types)} times")
+    text = content_types[0].rstrip(" \t")
+    position, boundaries = (text + ";").index(";"), []
+    while position < len(text):
+        parameter = _PARAMETER.match(text, position)
+        if parameter is None:
+            raise _refusal("its parameters cannot be read")
+        if (parameter["name"] or "").lower().partition("*")[0] == "boundary":
+            boundaries.append(parameter)
+        position = parameter.end()
+    if not boundaries:
+        raise _refusal("no boundary")
+    if len(boundaries) > 1:
+        raise _refusal(f"{len(boundaries)} boundaries")
+    if "*" in boundaries[0]["name"]:
+        raise _refusal("`boundary*` means nothing in HTTP")
+    boundary = boundaries[0]["token"] if boundaries[0]["quoted"] is None else re.sub(r"\\(.)", r"\1", boundaries[0]["quoted"])
+    if not _BOUNDARY.fullmatch(boundary):
+        raise _refusal("a boundary has 1 to 70 letters, digits or '()+_,-./:=? and spaces, of which none is the last")
+    return boundary.encode()
+
+
+def _refusal(reason: str) -> Problem:
+    detail = f"{reason}: a multipart body needs one boundary; let your HTTP client write this header"
+    return Problem(ProblemKind.INVALID_BODY, detail, "Content-Type")

@@ -28,7 +28,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from server.concurrency.cancellation import Deadline, TimerWheel
+from server.concurrency import Deadline, TimerWheel
 from server.queue.errors import RedisUnavailable
 from server.queue.keys import Keyspace
 from server.queue.script import ArgsT, ResultT, Script

@@ -1,4 +1,7 @@
-"""Processes that the supervisor keeps alive. Workers are forked from a template, which has imported all that they need, or are executed."""
+"""Processes that the supervisor keeps alive, and bundles that crash them.
+
+Workers are forked from a template, which has imported all that they need, or are executed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +21,17 @@ from pathlib import Path
 import msgspec
 
 from server.processes.os_process import die_with_parent, signal_name
-from server.processes.supervisor_protocol import MAX_MESSAGE_BYTES, MISUSE, RESTARTS_VARIABLE, STUCK, ExitReason, SpawnOrder, TemplateReply
+from server.processes.supervisor_protocol import (
+    LOADING_FILE_VARIABLE,
+    MAX_MESSAGE_BYTES,
+    MISUSE,
+    REFUSED_BUNDLES_VARIABLE,
+    RESTARTS_VARIABLE,
+    STUCK,
+    ExitReason,
+    SpawnOrder,
+    TemplateReply,
+)
 from server.telemetry import logs
 
 log = logs.get(__name__)
@@ -30,6 +44,8 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 """Numpy's linear algebra starts its threads when it is imported, and a process with threads cannot be forked."""
 MAX_IMPORT_S = 60.0
 """Maximum time that workers wait for the template after its start; then they are executed."""
+MAX_LOAD_CRASHES = 2
+"""Number of crashes of workers that load a bundle, after which it is not loaded again."""
 MAX_FORK_S = 5.0
 """Maximum time of a fork, which takes 10 ms: then the template is killed."""
 
@@ -301,3 +317,50 @@ def _gpu_count() -> int:
         nvml.nvmlInit()
         return int(nvml.nvmlDeviceGetCount())
     return len(list(DEVICE_FILES.glob("nvidia[0-9]*")))
+
+
+class LoadCrashTracker:
+    """A counter of the crashes of all workers of a service. folder: private; the caller removes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._deaths: Counter[str] = Counter()
+        self._oom_kills = oom_kills()
+
+    def environment(self, worker: int) -> Mapping[str, str]:
+        """Return the variables of a worker, by its number, that is about to start."""
+        self._file(worker).unlink(missing_ok=True)
+        refused = [content for content, deaths in self._deaths.items() if deaths >= MAX_LOAD_CRASHES]
+        return {LOADING_FILE_VARIABLE: str(self._file(worker)), REFUSED_BUNDLES_VARIABLE: " ".join(refused)}
+
+    def record_exit(self, worker: int, status: int) -> None:
+        """Count a crash. status: exit code, or negative signal. SIGKILL comes from outside, unless the kernel says that memory ran out."""
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        try:
+            content = self._file(worker).read_text()
+        except OSError:
+            return
+        if content and status != 0 and (status != -signal.SIGKILL or self._oom_kills > before):
+            self._deaths[content] += 1
+            if self._deaths[content] == MAX_LOAD_CRASHES:
+                log.error("bundle refused until its files change: two workers crashed while loading it", bundle=content.partition(":")[0])
+
+    def _file(self, worker: int) -> Path:
+        return self._folder / f"loading-{worker}"
+
+
+def oom_kills() -> int:
+    """Return the number of processes of this control group that the kernel has killed for memory; 0 if it is not counted."""
+    try:
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return 0
+    for _, controllers, path in groups:
+        root, name = ("", "memory.events") if not controllers else ("memory", "memory.oom_control")
+        if controllers in ("", "memory"):
+            try:
+                counts = dict(line.split() for line in (Path("/sys/fs/cgroup") / root / path.lstrip("/") / name).read_text().splitlines())
+                return int(counts["oom_kill"])
+            except (OSError, ValueError, KeyError):
+                continue
+    return 0

@@ -21,9 +21,8 @@ from server.processes.supervisor_protocol import MISUSE
 from server.queue.keys import Keyspace
 from server.queue.messages import WorkerInfo
 from server.settings import NO_API_KEYS_WARNING, Settings
-from server.supervisor.child_processes import Child, ForkServer, can_fork_workers, worker_devices
+from server.supervisor.child_processes import Child, ForkServer, LoadCrashTracker, can_fork_workers, worker_devices
 from server.supervisor.liveness import FAST_POLL_S, SLOW_POLL_S, LivenessMonitor
-from server.supervisor.load_crashes import LoadCrashTracker
 from server.supervisor.private_valkey import PrivateValkey, ValkeyUnavailable
 from server.telemetry import logs
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kernels.devices import is_out_of_memory, is_sticky
 from models.bundle import BundleError, BundleSpec
-from server.concurrency.cancellation import strip_tracebacks
+from server.concurrency import strip_tracebacks
 from server.queue.messages import QueuedJob
 from server.queue.worker.delivery import Delivery
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from server.concurrency.client_bound import ClientBound
+from server.concurrency import ClientBound
 
 
 async def settled() -> None:

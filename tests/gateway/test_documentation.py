@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.gateway.inference.task_interface import TaskInterface
+from server.gateway.inference.stages import TaskInterface
 from server.http.problems import ProblemKind
 from server.settings import Settings
 from server.tasks.base import Task

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.gateway.openai.embedding_request import read_embedding_request
+from server.gateway.openai import read_embedding_request
 from server.http.problems import Problem
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.test_connections import length

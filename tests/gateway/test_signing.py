@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.gateway.webhooks.signing import SigningSecrets
+from server.gateway.webhooks import SigningSecrets
 from tests.support.processes import opsin
 
 SECRETS = [f"whsec_{base64.b64encode(bytes([number]) * 32).decode()}" for number in (1, 2)]

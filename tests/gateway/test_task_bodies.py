@@ -13,12 +13,12 @@ import pytest
 from msgspec import Meta
 
 from models.bundle import BundleSpec
-from server.concurrency.cancellation import Deadline, TimerWheel
+from server.concurrency import Deadline, TimerWheel
 from server.gateway.auth.key_file import ANONYMOUS_KEY
 from server.gateway.fair_executor import BodyExecutor
 from server.gateway.inference.admission import RequestContext
 from server.gateway.inference.body import RequestBody, read_request_body
-from server.gateway.inference.task_interface import CommonOptions, TaskInterface
+from server.gateway.inference.stages import CommonOptions, TaskInterface
 from server.gateway.openapi import document as openapi
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import Head
@@ -78,7 +78,7 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
         return {"type": "http.request", "body": body, "more_body": False}
 
     unused: Any = None
-    head = Head.from_scope({"type": "http", "path": "/", "headers": [(b"content-type", content_type.encode())]})
+    head = Head.parse("/", [(b"content-type", content_type.encode())])
     query_options = INTERFACE.read_query(query.encode())
     reservation = Reservations(unused, Settings(), grant_s=0.0).reserve(Claim())  # of an empty queue
     deadline = Deadline(TimerWheel(), None)

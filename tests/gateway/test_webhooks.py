@@ -17,8 +17,7 @@ from msgspec.structs import replace
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from server.gateway.jobs.service import read_webhook
-from server.gateway.webhooks.sender import AT_ONCE, WebhookSender, WebhookTimings
-from server.gateway.webhooks.signing import SigningSecrets
+from server.gateway.webhooks import AT_ONCE, SigningSecrets, WebhookSender, WebhookTimings
 from server.http.outbound import OutboundClient
 from server.http.requests import Head
 from server.queue.gateway.dispatcher import Dispatcher
@@ -130,7 +129,7 @@ def test_an_address_in_capitals_is_the_same_host(calling: Gateway, worker: Worke
 
 def test_host_is_normalised_whatever_port_and_case() -> None:
     def kept(url: str) -> str:
-        head = Head.from_scope({"type": "http", "path": "/", "headers": [(b"x-webhook-url", url.encode())]})
+        head = Head.parse("/", [(b"x-webhook-url", url.encode())])
         return read_webhook(head, [("hooks.example", 443)]).url
 
     assert {kept(f"{host}/a?b") for host in ("https://hooks.example", "HTTPS://Hooks.example:443")} == {"https://hooks.example/a?b"}

@@ -12,7 +12,7 @@ OFFERED = ("image/png", "application/json", "model/gltf-binary")
 
 def head(*headers: tuple[bytes, str | None]) -> Head:
     sent = [(name, value.encode("latin-1")) for name, value in headers if value is not None]
-    return Head.from_scope({"type": "http", "path": "/", "headers": sent})
+    return Head.parse("/", sent)
 
 
 @pytest.mark.parametrize(

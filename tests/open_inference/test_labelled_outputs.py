@@ -7,8 +7,8 @@ import pytest
 
 from models.bundle import BundleSpec
 from server.gateway.open_inference import protocol_model
-from server.gateway.open_inference.metadata import model_config, model_metadata
-from server.gateway.open_inference.outputs import write_outputs
+from server.gateway.open_inference.protocol_model import model_config, model_metadata
+from server.gateway.open_inference.task_tensors import write_outputs
 from server.gateway.open_inference.tensors import InferRequest, InferTensor, RequestedOutput
 from tests.support.fake_worker import make_spec
 

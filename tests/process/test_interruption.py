@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from server.concurrency.cancellation import AsyncCancelScope, Deadline, TimerWheel
+from server.concurrency import AsyncCancelScope, Deadline, TimerWheel
 
 
 class Reason(Exception):

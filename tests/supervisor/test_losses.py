@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from server.processes.supervisor_protocol import LOADING_FILE_VARIABLE, REFUSED_BUNDLES_VARIABLE
-from server.supervisor import load_crashes
-from server.supervisor.load_crashes import LoadCrashTracker
+from server.supervisor import child_processes
+from server.supervisor.child_processes import LoadCrashTracker
 from tests.support.bundles.vit import write_null, write_tiny_vit
 from tests.support.images import picture
 from tests.support.serve_process import serve
@@ -42,7 +42,7 @@ def test_bundle_killing_two_workers_is_refused_until_changed(tmp_path: Path) -> 
 def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often the kernel has killed for memory; tests append."""
     kills = [0]
-    monkeypatch.setattr(load_crashes, "oom_kills", lambda: kills[-1])
+    monkeypatch.setattr(child_processes, "oom_kills", lambda: kills[-1])
     return kills
 
 

@@ -130,7 +130,7 @@ class AuthenticationMiddleware:
     def __call__(self, scope: Scope) -> None:
         """Authenticate a request. Raises Problem: 401, 429."""
         if not is_open_path(scope["path"]):
-            key = self._keys.find(Head.from_scope(scope))
+            key = self._keys.find(scope["state"]["head"])
             self._rates.take(key, time.monotonic())
             scope["state"].update(api_key=key, client=key.name)
 

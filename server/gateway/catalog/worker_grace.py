@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from models.bundle import BundleSpec
-from server.concurrency.cancellation import AsyncCancelScope
+from server.concurrency import AsyncCancelScope
 from server.gateway.catalog.model_directory import ModelDirectory, no_worker, ready_bundles, serving, unavailable
 from server.queue.errors import RedisUnavailable
 from server.queue.gateway.fleet import Fleet

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from models.bundle import BundleSpec
-from server.concurrency.cancellation import Deadline, TimerWheel, strip_tracebacks
+from server.concurrency import Deadline, TimerWheel, strip_tracebacks
 from server.gateway.auth.key_file import ApiKey
 from server.gateway.inference.error_mapping import redis_unavailable_problem, refused_to_problem
 from server.http.problems import Problem, ProblemKind

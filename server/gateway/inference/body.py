@@ -15,12 +15,10 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from server.gateway.fair_executor import BodyExecutor
 from server.gateway.inference.admission import RequestContext
-from server.gateway.inference.stages import ParsedRequest, item_field
-from server.gateway.inference.task_interface import TaskInterface
+from server.gateway.inference.stages import ParsedRequest, TaskInterface, item_field
 from server.http.json_outline import JsonOutline, count_placeholders, from_base64
-from server.http.multipart import boundary_of
 from server.http.problems import Problem, ProblemKind
-from server.http.requests import Head, iter_body, read_body
+from server.http.requests import Head, boundary_of, iter_body, read_body
 from server.quote import MAX_QUOTED_CHARS
 from server.settings import Settings
 from server.tasks.base import JSON, TakesSteps, offered_media_types

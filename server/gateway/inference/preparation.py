@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from models.bundle import BundleSpec
-from server.concurrency.cancellation import strip_tracebacks
+from server.concurrency import strip_tracebacks
 from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import FairExecutor
 from server.gateway.inference import error_mapping, stages

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from server.concurrency.client_bound import ClientBound
+from server.concurrency import ClientBound
 from server.gateway.inference.stages import AnsweredRequest, TaskPlan
 from server.http.requests import owner_id
 from server.queue.connect import CHUNK_BYTES

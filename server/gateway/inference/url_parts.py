@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 
 import httpcore2
 
-from server.concurrency.client_bound import ClientBound
+from server.concurrency import ClientBound
 from server.gateway.inference.stages import item_field
 from server.http.outbound import CONNECTION_ERRORS, MAX_HEAD_BYTES, OutboundClient, counting_stream
 from server.http.problems import Problem, ProblemKind

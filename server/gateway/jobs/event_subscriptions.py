@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from server.concurrency.client_bound import ClientBound
+from server.concurrency import ClientBound
 from server.http.problems import Problem, ProblemKind
 from server.queue.errors import RecordLost, RedisUnavailable
 from server.queue.gateway.record_store import RecordStore

@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 from starlette.responses import Response
 
-from server.concurrency.client_bound import ClientBound
+from server.concurrency import ClientBound
 from server.gateway.inference import error_mapping
 from server.gateway.inference.preparation import build_timing, to_ms
 from server.gateway.inference.rendering import ResponseRenderer

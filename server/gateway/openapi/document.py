@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from server.gateway.auth.middleware import is_open_path
-from server.gateway.inference.task_interface import TaskInterface
+from server.gateway.inference.stages import TaskInterface
 from server.gateway.openapi.responses import (
     ACCEPTED,
     BINARY,

@@ -10,7 +10,7 @@ import msgspec
 from server.gateway.inference.stages import Timing
 from server.gateway.jobs.service import JobDocument, Links, events_url, result_url
 from server.gateway.open_inference import errors
-from server.gateway.openai.errors import to_document
+from server.gateway.openai import to_document
 from server.gateway.status import StatusBundle, StatusDocument, StatusHistory, StatusJobs, StatusRefused, StatusWorker
 from server.http import sse
 from server.http.problems import MEDIA_TYPE, Problem, ProblemKind

@@ -20,8 +20,7 @@ from server.gateway.inference.body import refuse_encoding
 from server.gateway.inference.error_mapping import respond_or_refuse
 from server.gateway.inference.preparation import resolve_request
 from server.gateway.inference.stages import ParsedRequest, ResolvedRequest
-from server.gateway.openai import errors
-from server.gateway.openai.embedding_request import INTERFACE, EmbeddingRequest, read_embedding_request
+from server.gateway.openai import INTERFACE, EmbeddingRequest, read_embedding_request, to_response
 from server.gateway.openapi import responses
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import read_body
@@ -98,7 +97,7 @@ class EmbeddingList(msgspec.Struct, frozen=True):
 
 
 async def embeddings(request: Request) -> Response:
-    return await respond_or_refuse(request, _answer(request, gateway_state(request)), errors.to_response)
+    return await respond_or_refuse(request, _answer(request, gateway_state(request)), to_response)
 
 
 ROUTES = [Route(PATH, embeddings, methods=["POST"], include_in_schema=False)]

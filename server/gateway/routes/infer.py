@@ -19,9 +19,8 @@ from server.gateway.inference.error_mapping import refusal_to_problem, respond_o
 from server.gateway.inference.stages import ResolvedRequest
 from server.gateway.open_inference import compression, protocol_model
 from server.gateway.open_inference.errors import invalid, to_response
-from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
-from server.gateway.open_inference.outputs import check_outputs, write_outputs
 from server.gateway.open_inference.protocol_model import ProtocolModel
+from server.gateway.open_inference.task_tensors import FIRST_INPUT, check_outputs, read_items, write_outputs
 from server.gateway.open_inference.tensors import InferRequest, decode_request, encode_response
 from server.gateway.openapi.responses import INFER
 from server.http.requests import MAX_TIMEOUT, read_body

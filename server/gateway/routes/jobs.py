@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.concurrency.cancellation import AsyncCancelScope
+from server.concurrency import AsyncCancelScope
 from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.auth.middleware import request_key
 from server.gateway.inference.progress_stream import encode_preview, encode_start
@@ -44,9 +44,8 @@ async def job(request: Request, job_id: str) -> Response:
 @router.get("/{job_id}/result", summary="The answer", openapi_extra=responses.RESULT)
 async def result(request: Request, job_id: str) -> Response:
     gateway = gateway_state(request)
-    return JobResultResponse(
-        gateway, await gateway.jobs.read(job_id, request_key(request).name), Head.from_scope(request.scope), request.state.client
-    )
+    record = await gateway.jobs.read(job_id, request_key(request).name)
+    return JobResultResponse(gateway, record, request.state.head, request.state.client)
 
 
 @router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=responses.EVENTS)

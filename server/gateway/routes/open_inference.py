@@ -17,8 +17,14 @@ from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.catalog import model_directory
 from server.gateway.open_inference import repository
 from server.gateway.open_inference.errors import OpenInferenceRoute, invalid, json_response, to_response
-from server.gateway.open_inference.metadata import model_config, model_metadata, model_statistics, server_metadata
-from server.gateway.open_inference.protocol_model import unknown_model, unloaded_model
+from server.gateway.open_inference.protocol_model import (
+    model_config,
+    model_metadata,
+    model_statistics,
+    server_metadata,
+    unknown_model,
+    unloaded_model,
+)
 from server.gateway.openapi import responses
 from server.gateway.routes.infer import INFER_PATHS, infer
 from server.http.json_outline import JsonOutline

@@ -1,7 +1,7 @@
-"""The body of `POST /v1/embeddings` → images and texts, each with its index in the answer.
+"""Requests and errors of `POST /v1/embeddings` as OpenAI's clients know them.
 
 `input` as OpenAI's clients send it (a text or a list of texts), as Jina's do (objects with a text or an image each), and as infinity's
-(images, with `modality`). Fields that the route does not know are ignored.
+(images, with `modality`). Fields that the route does not know are ignored. Errors have the status codes of `/v1`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,50 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+from starlette.responses import Response
+
 from server.gateway.inference.body import MAX_FIELD_BYTES, RequestBody, decode_base64, decode_fields, read_field
 from server.gateway.inference.error_mapping import refusal_to_problem
-from server.gateway.inference.stages import item_field
-from server.gateway.inference.task_interface import CommonOptions, TaskInterface
+from server.gateway.inference.stages import CommonOptions, TaskInterface, item_field
 from server.http.json_outline import JsonOutline
 from server.http.problems import Problem, ProblemKind
 from server.quote import quote
+from server.tasks.base import JSON
 from server.tasks.embedding.embed import EmbedOptions, check_text
 from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
+
+
+class OpenAIError(msgspec.Struct, frozen=True):
+    """An error. `type`: `invalid_request_error`, `rate_limit_error` or `server_error`; `param`: the field; `code`: the problem's kind."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIErrorDocument(msgspec.Struct, frozen=True):
+    """The body of every error response."""
+
+    error: OpenAIError
+
+
+def to_document(problem: Problem) -> OpenAIErrorDocument:
+    message = problem.detail if problem.field is None else f"{problem.field}: {problem.detail}"
+    return OpenAIErrorDocument(OpenAIError(message, _type(problem.kind.status), problem.field, problem.kind.slug))
+
+
+def to_response(problem: Problem) -> Response:
+    return Response(msgspec.json.encode(to_document(problem)), problem.kind.status, problem.headers(), JSON)
+
+
+def _type(status: int) -> str:
+    if status >= 500:
+        return "server_error"
+    return "rate_limit_error" if status == 429 else "invalid_request_error"
+
 
 INTERFACE = TaskInterface.from_tasks(TASKS["embed"])
 OPTIONS = {"model": "model", "encoding_format": "encoding", "dimensions": "dimensions"}

@@ -1,16 +1,24 @@
-"""The tensors of a request → the items of a task: each row of all inputs is one item."""
+"""The tensors of a request → the items of a task, and a task's outputs → the requested tensors.
+
+Each row of all inputs is one item. Outputs with labels support Triton's extension `classification`.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from server.gateway.open_inference.datatypes import bytes_array
 from server.gateway.open_inference.errors import invalid
-from server.gateway.open_inference.tensors import InferRequest, InferTensor
+from server.gateway.open_inference.tensors import InferRequest, InferTensor, RequestedOutput
 from server.http.json_outline import from_base64
 from server.http.problems import Problem, ProblemKind
-from server.tasks.base import Item, RequestPart, Tensor
+from server.tasks.base import Arrays, Item, RequestPart, Tensor
 
 FIRST_INPUT = ""
 """Name of a raw binary request's input, which is the model's first."""
@@ -69,3 +77,53 @@ def _from_base64(text: bytes, name: str, index: int) -> bytes:
         raise invalid(
             f"input '{name}': element {index} is not base64 ({error}); in JSON it is base64, in binary data its own bytes"
         ) from error
+
+
+def check_outputs(request: InferRequest, model: str, outputs: Sequence[Tensor]) -> None:
+    """Reject outputs that `write_outputs` could not give, before any work is done. Raises Problem (400)."""
+    declared = {output.name: output for output in outputs}
+    names = [output.name for output in request.outputs]
+    for name in names or [output.name for output in outputs]:
+        request.wants_binary(name)
+    for output in request.outputs:
+        if output.name not in declared:
+            raise invalid(f"unexpected inference output '{output.name}' for model '{model}'")
+        if names.count(output.name) > 1:
+            raise invalid(f"output '{output.name}' is requested twice")
+        if _classification(output) and not declared[output.name].labels:
+            labelled = " or ".join(f"'{other.name}'" for other in outputs if other.labels) or "none"
+            raise invalid(f"output '{output.name}': classification needs an output with labels; this model's: {labelled}")
+
+
+def write_outputs(request: InferRequest, outputs: Sequence[Tensor], arrays: Arrays) -> list[InferTensor]:
+    """Return the requested outputs, in their order, or all of them if none was requested."""
+    declared = {output.name: output for output in outputs}
+    requested = request.outputs or tuple(RequestedOutput(output.name) for output in outputs)
+    return [_write(output, declared[output.name], arrays[output.name], binary=request.wants_binary(output.name)) for output in requested]
+
+
+def _write(requested: RequestedOutput, declared: Tensor, array: NDArray[Any], *, binary: bool) -> InferTensor:
+    count = _classification(requested)
+    if count:
+        return InferTensor(declared.name, "BYTES", _top_classes(array, declared.labels, count), binary)
+    if declared.is_file and not binary:
+        array = bytes_array([base64.b64encode(file) for file in array.flat]).reshape(array.shape)
+    return InferTensor(declared.name, declared.datatype, array, binary)
+
+
+def _classification(output: RequestedOutput) -> int:
+    """Return the number of requested `value:index:label` strings. 0 for the values themselves."""
+    count = (output.parameters or {}).get("classification", 0)
+    if type(count) is not int or count < 0:
+        raise invalid(f"output '{output.name}': classification must be an integer of at least 0")
+    return count
+
+
+def _top_classes(values: NDArray[Any], labels: Sequence[str], count: int) -> NDArray[Any]:
+    """Return `value:index:label` for the `count` highest values (rows, labels) of each row; equal ones in the order of the labels."""
+    best = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    array = np.empty(best.shape, object)
+    array[:] = [
+        [f"{row[index]:f}:{index}:{labels[index]}".encode() for index in indices] for row, indices in zip(values, best, strict=True)
+    ]
+    return array

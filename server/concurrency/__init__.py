@@ -1,1 +1,0 @@
-"""Cancellation and deadlines for one event loop. Imports nothing of `server`."""

@@ -1,1 +1,0 @@
-"""Webhooks: signatures and deliveries."""
