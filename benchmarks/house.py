@@ -56,7 +56,7 @@ CARRIERS = (
 )
 """Classes whose objects are a request, a job or an answer, or hold one. They are imported so that a rename reaches them."""
 REQUESTS = 5
-SETTLED, QUIET = 0.1, 0.2
+SETTLED, QUIET_S = 0.1, 0.2
 """Seconds after an answer that still belong to it, and then until the next one: together less than a pull blocks for a job."""
 LIMITS = {"server, Python": 26_129, "server, Lua": 1_380, "server/queue, Python": 4_053}
 """Lines that the server may have now; 23,750, 1,380 and 3,404 are wanted."""
@@ -153,7 +153,7 @@ def trace_classification(folder: Path) -> tuple[list[str], list[str]]:
             classify()
         now = folder / "seen" / "now"
         for number in range(REQUESTS):
-            time.sleep(QUIET)
+            time.sleep(QUIET_S)
             now.symlink_to(str(number))
             classify()
             time.sleep(SETTLED)
