@@ -72,6 +72,10 @@ class RequestContext:
     version: str = ""
     payload_bytes: int | None = None
     """Size of what was sent, for metrics."""
+    awaited: BundleSpec | None = None
+    """The bundle whose answer it waits for, which `WorkerLossWatchdog` ends if workers stop serving the bundle."""
+    unserved_since: float = 0.0
+    """Time since which no worker serves that bundle, in monotonic seconds."""
     cancelled_by_shutdown: bool = False
     _watcher: DisconnectWatcher | None = None
 
@@ -144,7 +148,7 @@ class Admission:
         self._reservations = reservations
         self._metrics = metrics
         self._timers = timers
-        self._open_requests: set[RequestContext] = set()
+        self.open_requests: set[RequestContext] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -183,7 +187,7 @@ class Admission:
     async def start(self, context: RequestContext) -> None:
         """Count the request as open, and check that it may enter. Raises Problem, Refused."""
         context.started_at = time.perf_counter()
-        self._open_requests.add(context)
+        self.open_requests.add(context)
         self._idle.clear()
         self._metrics.in_flight.inc()
         context.deadline.enter()
@@ -224,8 +228,8 @@ class Admission:
             is_counted = context.mode != "job" and context.version
             self._metrics.history_counts.record_request(seconds, f"{context.model}@{context.version}" if is_counted else "")
             self._metrics.in_flight.inc(-1)
-            self._open_requests.discard(context)
-            if not self._open_requests:
+            self.open_requests.discard(context)
+            if not self.open_requests:
                 self._idle.set()
             problem = cause = error = None  # their frames include this one: they would keep each other, and the request's body
 
@@ -275,13 +279,13 @@ class Admission:
         try:
             await asyncio.wait_for(self._idle.wait(), timeout)
         except TimeoutError:
-            log.warning("drain timeout", unfinished=len(self._open_requests))
+            log.warning("drain timeout", unfinished=len(self.open_requests))
             await self.cancel_all()
 
     async def cancel_all(self) -> None:
         """End all open requests with 503."""
         self.draining = True
-        for context in self._open_requests:
+        for context in self.open_requests:
             context.cancel()
         await self._idle.wait()
 

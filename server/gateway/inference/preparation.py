@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from models.bundle import BundleSpec
 from server.concurrency import strip_tracebacks
-from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import FairExecutor
 from server.gateway.inference import error_mapping, stages
 from server.gateway.inference.admission import RequestContext
@@ -105,14 +104,12 @@ class InferenceRunner:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        worker_grace: WorkerLossWatchdog,
         metrics: GatewayMetrics,
         decoder: images.ImageDecoder,
         executor: FairExecutor,
         text_cache: TextCache,
     ) -> None:
         self._dispatcher = dispatcher
-        self._worker_grace = worker_grace
         self._metrics = metrics
         self._decoder = decoder
         self._inline = images.ImageDecoder(min(INLINE_PIXELS, decoder.max_pixels))
@@ -221,8 +218,11 @@ class InferenceRunner:
     ) -> list[Reply]:
         """Queue jobs and wait for their replies. fields: names of what each was made of. Raises Problem for one that failed, and what the
         Dispatcher raises."""
-        with self._worker_grace.guard(spec, context.deadline):
+        context.awaited, context.unserved_since = spec, time.monotonic()
+        try:
             replies = await self._dispatcher.submitter.submit(jobs, reservation=context.reservation, **listeners)
+        finally:
+            context.awaited = None
         for field, reply in zip(fields, replies, strict=True):
             if reply.failure is not None:
                 raise error_mapping.failure_to_problem(reply.failure, spec.name, field)
