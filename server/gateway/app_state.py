@@ -10,13 +10,13 @@ from starlette.types import Send
 
 from server.concurrency import TimerWheel
 from server.gateway.auth.middleware import KeyRing
-from server.gateway.catalog.model_directory import ModelDirectory
 from server.gateway.fair_executor import BodyExecutor
 from server.gateway.inference.admission import Admission
 from server.gateway.inference.preparation import InferenceRunner
 from server.gateway.inference.rendering import ResponseRenderer
 from server.gateway.jobs.event_subscriptions import EventSubscriptions
 from server.gateway.jobs.service import JobService
+from server.gateway.model_directory import ModelDirectory
 from server.gateway.status import StatusReport
 from server.http.sse import EventStream
 from server.media.limits import MediaLimits
@@ -46,7 +46,6 @@ class GatewayState:
     event_subscriptions: EventSubscriptions
     metrics: GatewayMetrics
     timers: TimerWheel
-    """Timers of deadlines."""
     status: StatusReport
     keys: KeyRing | None
     """None: requests need no key."""

@@ -53,9 +53,7 @@ class ThreadCall:
     function: Callable[[], Any]
     scope: CancelScope
     check_timer: asyncio.TimerHandle | None = None
-    """Timer of the next check of its CPU time."""
     thread: int = 0
-    """The thread's number in the system."""
     _clock: int | None = None
     """Clock of the thread's CPU time while the call runs."""
     _before: float = 0.0

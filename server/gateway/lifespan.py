@@ -13,15 +13,14 @@ from fastapi import FastAPI
 from server.concurrency import TimerWheel
 from server.gateway.app_state import GatewayState
 from server.gateway.auth.middleware import KeyRing
-from server.gateway.catalog.model_directory import ModelDirectory
-from server.gateway.catalog.worker_grace import WorkerLossWatchdog
 from server.gateway.fair_executor import BodyExecutor, FairExecutor, HeavyClients
-from server.gateway.inference.admission import REJECTIONS, Admission
+from server.gateway.inference.admission import REJECTIONS, Admission, WorkerLossWatchdog
 from server.gateway.inference.preparation import InferenceRunner
 from server.gateway.inference.rendering import ResponseRenderer
 from server.gateway.inference.text_cache import TextCache
 from server.gateway.jobs.event_subscriptions import EventSubscriptions
 from server.gateway.jobs.service import JobService
+from server.gateway.model_directory import ModelDirectory
 from server.gateway.status import StatusReport
 from server.http.url_allowlist import host_and_port
 from server.media.images import ImageDecoder

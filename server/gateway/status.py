@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from server.gateway.catalog import model_directory
+from server.gateway import model_directory
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import Fleet
 from server.queue.gateway.status_reader import STEP_S, DeadLetter, QueueSnapshot, StatusLongJob, StatusQueue

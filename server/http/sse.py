@@ -44,7 +44,6 @@ class EventStream:
         self._writer: asyncio.Task[None] | None = None
         self._ended = False
         self.last = 0
-        """Number of the last event."""
 
     async def aclose(self) -> None:
         """Send nothing more."""

@@ -90,11 +90,9 @@ class Child:
         self.ready = False
         """Whether the process serves; set by the supervisor."""
         self.seen = False
-        """Whether it has given a sign of life."""
         self.seen_at = 0.0
         """Time of its last sign of life, in monotonic seconds."""
         self.backoff = RestartBackoff()
-        """Backoff between its last death and its next start."""
         self._command = list(command)
         self._environment = dict(environment)
         self._fds = tuple(fds)

@@ -209,7 +209,6 @@ class GatewayMetrics:
         self.payload_in, self.payload_out = (self._buffer.add(BufferedHistogram(payload.labels(direction))) for direction in ("in", "out"))
         self._bundle = cache(partial(BundleMetrics, self, self._buffer))
         self.duration_of = cache(lambda model: self._buffer.add(BufferedHistogram(self.request_duration.labels(model))))
-        """`request_duration` for one model."""
         self.request_counter = cache(lambda *labels: self._buffer.add(BufferedCounter(self.requests.labels(*labels))))
         """`requests` for model, version, protocol and outcome."""
 

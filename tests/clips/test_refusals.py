@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Sound
-from server.gateway.catalog.model_directory import ModelDirectory
+from server.gateway.model_directory import ModelDirectory
 from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import Fleet

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from models.bundle import BundleSpec
-from server.gateway.catalog.model_directory import ModelDirectory, state_of
+from server.gateway.model_directory import ModelDirectory, state_of
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.fleet import Fleet
 from server.queue.messages import ServedBundle, WorkerInfo

@@ -1,9 +1,13 @@
-"""Requests for inference are admitted unless the gateway drains or the queue is full, get their deadline, and are counted when they end."""
+"""Requests for inference are admitted unless the gateway drains or the queue is full, and get their deadline.
+
+They end earlier if workers stop serving their bundle, and are counted when they end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
@@ -15,10 +19,12 @@ from models.bundle import BundleSpec
 from server.concurrency import Deadline, TimerWheel, strip_tracebacks
 from server.gateway.auth.key_file import ApiKey
 from server.gateway.inference.error_mapping import redis_unavailable_problem, refused_to_problem
+from server.gateway.model_directory import ModelDirectory, no_worker, ready_bundles, serving, unavailable
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import MAX_TIMEOUT, DisconnectWatcher, Head, body_too_large, owner_id
 from server.http.sse import EventStream
 from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
+from server.queue.gateway.fleet import Fleet
 from server.queue.gateway.reservations import Reservation, Reservations
 from server.queue.messages import PRIORITIES, Priority
 from server.queue.script import NO_OWNER, Claim
@@ -35,6 +41,8 @@ REJECTIONS = {kind: kind.slug.replace("-", "_") for kind in REFUSED_UNRUN} | {Pr
 MEDIA_PARTS = ("image", "video", "audio", "depth")
 MEDIA_REFUSALS = {413: "too_large", 415: "format", 422: "unusable"}
 """Reason by status, if the field is one of these parts."""
+CHECK_INTERVAL_S = 1.0
+"""Time between checks of the bundles that requests wait for."""
 DRAINING_RETRY_AFTER = 1
 """Another gateway, or this one's successor, can take the request right away."""
 
@@ -71,7 +79,6 @@ class RequestContext:
     model: str = ""
     version: str = ""
     payload_bytes: int | None = None
-    """Size of what was sent, for metrics."""
     awaited: BundleSpec | None = None
     """The bundle whose answer it waits for, which `WorkerLossWatchdog` ends if workers stop serving the bundle."""
     unserved_since: float = 0.0
@@ -312,3 +319,48 @@ def _outcome(problem: Problem) -> str:
     if problem.kind.status == 504:
         return "deadline"
     return "error" if problem.kind.status == 500 else "client_error"
+
+
+class WorkerLossWatchdog:
+    """A watchdog that ends requests with Problem (503) if their bundle is refused, or has had no ready worker for `worker_grace`.
+
+    It checks all requests of a gateway once a second."""
+
+    def __init__(self, settings: Settings, directory: ModelDirectory, open_requests: Collection[RequestContext]) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._open_requests = open_requests
+
+    async def watch_forever(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            try:
+                if any(context.awaited is not None for context in self._open_requests):
+                    await self._check()
+            except RedisUnavailable:
+                pass  # unknown; the dispatcher measures how long Redis is unavailable
+            except Exception:
+                log.exception("check for bundles without workers failed")
+
+    async def _check(self) -> None:
+        fleet = await self._directory.fleet()
+        now, grace = time.monotonic(), self._settings.worker_grace
+        served: dict[str, bool] = {}
+        for context in self._open_requests:
+            if (spec := context.awaited) is None:
+                continue
+            content = spec.digest()  # requests for the old and the new content of a bundle may wait at once
+            if content not in served:
+                served[content] = bool(serving(fleet, spec))
+            if served[content]:
+                context.unserved_since = now
+            elif reason := self._directory.refusal(fleet, spec):
+                context.deadline.end(unavailable(spec.id, reason))
+            elif now - context.unserved_since >= grace:
+                context.deadline.end(no_worker(_no_worker_detail(fleet, spec, grace)))
+
+
+def _no_worker_detail(fleet: Fleet, spec: BundleSpec, grace: float) -> str:
+    if any((bundle.name, bundle.version) == (spec.name, spec.version) for _, bundle in ready_bundles(fleet)):
+        return f"{spec.id} was replaced while this request waited, and no worker was ready for its old content for {grace:g} s"
+    return f"no worker was ready for {spec.id} for {grace:g} s"

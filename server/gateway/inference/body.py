@@ -44,7 +44,6 @@ class RequestBody:
     urls: dict[str, list[str]] = field(default_factory=dict)
     """URLs by part, which has no content in `parts` until they are fetched."""
     is_raw: bool = False
-    """Whether its one part was the whole body, which does not name it."""
 
     def add_part(self, name: str, content: bytes) -> None:
         """Add an element of a part. Raises Problem (413) for one too many."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from server.gateway.catalog import model_directory
+from server.gateway import model_directory
 from server.http.middleware import internal_error
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import CLIENT_CLOSED_REQUEST

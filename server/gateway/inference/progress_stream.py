@@ -27,7 +27,6 @@ class ProgressStream:
         self._total = total
         self._ended = 0
         self._latest: Progress | None = None
-        """Latest report of a job."""
         self._is_admitted = False
         self._has_started = False
         self._buffered_events: list[tuple[str, bytes]] = []

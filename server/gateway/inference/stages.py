@@ -57,7 +57,6 @@ class TaskInterface:
     urls: Mapping[str, str]
     """Name of a field that holds a part's URL → the part."""
     plurals: Mapping[str, str]
-    """Plural → name."""
 
     @staticmethod
     def from_tasks(*tasks: Task[Any, Any]) -> TaskInterface:

@@ -293,13 +293,10 @@ def job_document(record: Record) -> JobDocument:
 def job_problem(record: Record) -> Problem:
     """Return the problem of a failed job."""
     assert record.failure is not None
-    return error_mapping.failure_to_problem(record.failure, record.bundle.partition("@")[0], _failed_field(record))
-
-
-def _failed_field(record: Record) -> str | None:
-    if record.failed_index is None or record.task not in TASKS:
-        return None
-    return job_field(TASKS[record.task], record.part, record.failed_index, record.items or record.count)
+    field = None
+    if record.failed_index is not None and record.task in TASKS:
+        field = job_field(TASKS[record.task], record.part, record.failed_index, record.items or record.count)
+    return error_mapping.failure_to_problem(record.failure, record.bundle.partition("@")[0], field)
 
 
 def url(job_id: str) -> str:

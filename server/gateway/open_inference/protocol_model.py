@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from models.bundle import BundleSpec
+from server.gateway import model_directory
 from server.gateway.app_state import GatewayState
-from server.gateway.catalog import model_directory
 from server.gateway.open_inference.tensors import InferRequest
 from server.http.problems import Problem, ProblemKind
 from server.quote import MAX_QUOTED_CHARS, quote
@@ -33,7 +33,6 @@ class ProtocolModel:
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
     parts: Mapping[str, RequestPart]
-    """Parts of the inputs, by name."""
 
     def read_options(self, parameters: Mapping[str, Any]) -> RequestOptions:
         """Read the task's options; other parameters are the protocol's own or ignored, as it demands. Raises Problem."""

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from models.bundle import NAME_PATTERN
 from server.gateway.auth.middleware import require_right
-from server.gateway.catalog.model_directory import is_unloaded, state_of, version_order
+from server.gateway.model_directory import is_unloaded, state_of, version_order
 from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.dispatcher import DispatcherTimings
 from server.queue.gateway.fleet import Fleet, FleetReader

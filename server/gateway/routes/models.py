@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Comparison, Rung
+from server.gateway import model_directory
 from server.gateway.app_state import GatewayState, gateway_state
-from server.gateway.catalog import model_directory
 from server.gateway.openapi import responses
 from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.fleet import Fleet

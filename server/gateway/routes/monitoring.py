@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from server.gateway import model_directory
 from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.auth import middleware
-from server.gateway.catalog import model_directory
 from server.gateway.openapi import responses
 from server.processes.supervisor_protocol import ExitReason
 from server.queue.errors import RedisUnavailable

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.bundle import BundleSpec
+from server.gateway import model_directory
 from server.gateway.app_state import GatewayState, gateway_state
-from server.gateway.catalog import model_directory
 from server.gateway.open_inference import repository
 from server.gateway.open_inference.errors import OpenInferenceRoute, invalid, json_response, to_response
 from server.gateway.open_inference.protocol_model import (
