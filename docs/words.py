@@ -50,6 +50,7 @@ FOLDERS = (
     "tests/audio",
     "tests/benchmarks",
     "tests/clients",
+    "tests/clips",
     "tests/deploy",
     "tests/docs",
     "tests/examples",

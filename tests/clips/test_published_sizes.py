@@ -64,12 +64,12 @@ def test_a_published_size_answers(tmp_path: Path, name: str) -> None:
     write_random(bundles, name)
     hears = name.startswith("mavil")
     files = {"video": video(40, 10.0, 256, 340)} | ({"audio": wav(tones(10.24, 16_000, 440.0).astype(np.float32), 16_000)} if hears else {})
-    asked = {"top_k": config.classes} | ({"windows": 1} if hears else {"views": 1, "crops": 1})
+    options = {"top_k": config.classes} | ({"windows": 1} if hears else {"views": 1, "crops": 1})
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway, worker_process(valkey.url, bundles):
         gateway.wait_for_workers()
         headers = {"X-Request-Timeout": "600"}
-        answer = gateway.http.post("/v1/classify", files=files, data=asked, headers=headers, timeout=620).raise_for_status().json()
-    (told,) = answer["results"]
-    scores = np.array([label["score"] for label in told["predictions"]])
-    assert told["merging"]["tokens_in"] == tokens and len(scores) == config.classes
+        answer = gateway.http.post("/v1/classify", files=files, data=options, headers=headers, timeout=620).raise_for_status().json()
+    (result,) = answer["results"]
+    scores = np.array([label["score"] for label in result["predictions"]])
+    assert result["merging"]["tokens_in"] == tokens and len(scores) == config.classes
     assert np.isfinite(scores).all() and (scores > 0).all() and (hears or scores.sum() == pytest.approx(1.0, abs=1e-4))

@@ -1,4 +1,4 @@
-"""Clips that cannot be classified as asked: the part or option is named, and what would do."""
+"""Refusals of clips name the part or option and say what is accepted."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx2.Re
 def test_refusals_name_the_field_and_what_is_wrong(
     gateway: Gateway, status: int, files: dict[str, bytes], options: dict[str, Any], field: str | None, detail: str
 ) -> None:
-    named, told = refusal(post(gateway, files, **options), status)
-    assert named == field and detail in told, told
+    named, error = refusal(post(gateway, files, **options), status)
+    assert named == field and detail in error, error
 
 
-def test_a_classifier_of_clips_finds_nobody(gateway: Gateway) -> None:
+def test_a_classifier_of_clips_does_not_detect_people(gateway: Gateway) -> None:
     answer = gateway.http.post("/v1/actions", files={"video": FILM}, data={"model": "mvit2"}, timeout=120)
     assert answer.status_code == 404 and "'mvit2' is for classify; known for actions: none" in answer.json()["detail"]
 
@@ -98,8 +98,8 @@ def test_a_classifier_of_clips_finds_nobody(gateway: Gateway) -> None:
     ids=["without time stamps", "variable rate", "turned", "one frame", "slow"],
 )
 def test_odd_videos_are_classified(gateway: Gateway, film: bytes) -> None:
-    (told,) = ask(gateway, film, views=2).raise_for_status().json()["results"]
-    assert sum(label["score"] for label in told["predictions"]) <= 1 + 1e-6 and told["clip"]["views"] == 2
+    (result,) = ask(gateway, film, views=2).raise_for_status().json()["results"]
+    assert sum(label["score"] for label in result["predictions"]) <= 1 + 1e-6 and result["clip"]["views"] == 2
 
 
 def test_damaged_video_is_answered_or_refused_and_next_works(gateway: Gateway) -> None:
@@ -123,20 +123,20 @@ def clips_spec(name: str) -> BundleSpec:
 
 
 def sound_spec(name: str, fusion_depth: int, **changes: Any) -> BundleSpec:
-    given = {"task": "audio-visual", "architecture": "mavil", "config": {"depth": 4, "fusion_depth": fusion_depth}, "sound": SOUND}
-    return make_spec(name).model_copy(update={**given, "ladder": [], **CLIP, **changes})
+    fields = {"task": "audio-visual", "architecture": "mavil", "config": {"depth": 4, "fusion_depth": fusion_depth}, "sound": SOUND}
+    return make_spec(name).model_copy(update={**fields, "ladder": [], **CLIP, **changes})
 
 
 def fleet(*specs: BundleSpec, ready: Sequence[BundleSpec] = ()) -> Fleet:
-    """Bundles that are known, and those of them that a worker serves."""
+    """Return a fleet that knows these bundles, with a worker that serves those that are ready."""
     served = [ServedBundle(name=spec.name, version=spec.version, task=spec.task, digest=spec.digest(), state="ready") for spec in ready]
     worker = WorkerInfo(id="w", host="here", pid=0, state="ready", device="cpu", bundles=served)
     return Fleet((worker,) if ready else (), {(spec.name, spec.version): spec for spec in specs})
 
 
 def directory(**settings: Any) -> ModelDirectory:
-    told = Settings(**settings)
-    return ModelDirectory(Dispatcher("redis://127.0.0.1:1", told), told)
+    values = Settings(**settings)
+    return ModelDirectory(Dispatcher("redis://127.0.0.1:1", values), values)
 
 
 def test_default_of_clips_is_only_candidate_or_operators_choice() -> None:
@@ -149,48 +149,48 @@ def test_default_of_clips_is_only_candidate_or_operators_choice() -> None:
 
 
 def test_default_for_audio_and_video_fits_exactly_the_parts() -> None:
-    first, both, apart, ears = clips_spec("first"), sound_spec("both", 2), sound_spec("apart", 0), sound_spec("ears", 0, preprocess=None)
+    first, both, split, ears = clips_spec("first"), sound_spec("both", 2), sound_spec("apart", 0), sound_spec("ears", 0, preprocess=None)
     every = fleet(first, both, ears)
     names = [directory().default(every, f"classify-{parts}") for parts in ("video", "audio", "audio-video")]
     assert names == [first, ears, both]
     assert directory().default(fleet(both), "classify-video") == both, "its own sound is in it"
     assert directory().default(fleet(both), "classify-audio") is None
-    assert directory().default(fleet(apart), "classify-audio") == directory().default(fleet(apart), "classify-video") == apart
-    assert directory().default(fleet(first, apart, both), "classify-video") == first, "it takes nothing else"
-    assert directory().default(fleet(apart, both), "classify-video") == apart, "it needs no sound"
-    assert directory().default(fleet(apart, ears), "classify-audio") == ears
-    assert directory(default_models={"CLASSIFY_AUDIO_VIDEO": "apart"}).default(fleet(apart, both), "classify-audio-video") == apart
+    assert directory().default(fleet(split), "classify-audio") == directory().default(fleet(split), "classify-video") == split
+    assert directory().default(fleet(first, split, both), "classify-video") == first, "it takes nothing else"
+    assert directory().default(fleet(split, both), "classify-video") == split, "it needs no sound"
+    assert directory().default(fleet(split, ears), "classify-audio") == ears
+    assert directory(default_models={"CLASSIFY_AUDIO_VIDEO": "apart"}).default(fleet(split, both), "classify-audio-video") == split
 
 
 def test_unserved_bundle_is_no_default_while_another_fits() -> None:
-    first, apart = clips_spec("first"), sound_spec("apart", 0)
-    known = first, apart
-    defaults = [directory().default(fleet(*known, ready=ready), "classify-video") for ready in ((apart,), (first,), ())]
-    assert defaults == [apart, first, first]
-    assert directory().choose(fleet(*known, ready=(apart,)), "first", "classify-video") == first, "by its name it is waited for"
+    first, split = clips_spec("first"), sound_spec("apart", 0)
+    specs = first, split
+    defaults = [directory().default(fleet(*specs, ready=ready), "classify-video") for ready in ((split,), (first,), ())]
+    assert defaults == [split, first, first]
+    assert directory().choose(fleet(*specs, ready=(split,)), "first", "classify-video") == first, "by its name it is waited for"
 
 
 async def test_without_default_fitting_bundles_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     served = [clips_spec("first"), clips_spec("second"), sound_spec("ears", 0, preprocess=None)]
     member = make_spec("member").model_copy(update={"task": "pose"})
-    here, ready = directory(worker_grace=0), fleet(*served, clips_spec("third"), member, ready=served)
+    models, ready = directory(worker_grace=0), fleet(*served, clips_spec("third"), member, ready=served)
     ready.workers[0].bundles.append(
         ServedBundle(name="member", version="1", task="pose", digest="", state="unavailable", reason="a member of a pipeline")
     )
 
-    async def told() -> Fleet:
+    async def current_fleet() -> Fleet:
         return ready
 
-    monkeypatch.setattr(here, "fleet", told)
+    monkeypatch.setattr(models, "fleet", current_fleet)
     with pytest.raises(Problem) as several:
-        await here.find(None, "classify-video")
+        await models.find(None, "classify-video")
     assert several.value.kind is ProblemKind.INVALID_OPTION and "first@1, second@1" in several.value.detail
     assert "OPSIN_DEFAULT_MODELS__CLASSIFY_VIDEO" in several.value.detail and "ears" not in several.value.detail
     assert "third" not in several.value.detail, "no worker serves it"
     with pytest.raises(Problem) as none:
-        await here.find(None, "classify-audio-video")
+        await models.find(None, "classify-audio-video")
     assert none.value.kind is ProblemKind.UNKNOWN_MODEL
     assert none.value.detail == "there is no default model for audio and video; no bundle that takes both is served"
     with pytest.raises(Problem) as member:
-        await here.find("member", "classify-video")
+        await models.find("member", "classify-video")
     assert member.value.detail.startswith("'member' is unavailable: a member of a pipeline; known for classify: ears@1, first@1, ")

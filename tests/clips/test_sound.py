@@ -1,4 +1,4 @@
-"""Sound, and sound beside a clip, on `POST /v1/classify`: windows, what a video brings by itself, and what is refused."""
+"""Sound, with a clip or without, on `POST /v1/classify`: windows, what a video brings by itself, and what is refused."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def ask(gateway: Gateway, files: dict[str, bytes], headers: dict[str, str] | Non
     return gateway.http.post("/v1/classify", files=sent, data=options, headers=headers, timeout=120)
 
 
-def answered(gateway: Gateway, files: dict[str, bytes], **options: Any) -> Any:
+def classify(gateway: Gateway, files: dict[str, bytes], **options: Any) -> Any:
     return ask(gateway, files, **options).raise_for_status().json()
 
 
 def windows(samples: NDArray[np.float32], length: int) -> list[torch.Tensor]:
-    """Spectrograms (1, frames, mel bins) of consecutive windows of `length` frames; a short rest is no window."""
+    """Cut samples into consecutive windows of `length` frames. Drop the rest if it is short."""
     step = length * HOP
     count = len(samples) // step + (len(samples) % step >= 0.1 * step)
     return [torch.from_numpy(samples[at * step : at * step + (length - 1) * HOP + WINDOW]) for at in range(min(12, count))]
 
 
 def clip_at(images: NDArray[np.uint8], start: float, count: int, side: int) -> torch.Tensor:
-    """(3, T, S, S): two frames a second from `start`, each squeezed into a square; a short video is repeated."""
+    """Sample two frames a second from `start`, squeeze each into a square, and repeat a short video: (3, T, S, S)."""
     numbers = int(start * FPS) + np.floor(np.arange(count) * FPS / 2).astype(int)
     numbers = numbers[np.arange(count) % max(1, int((numbers < len(images)).sum()))]
     pixels = torch.from_numpy(images[numbers]).permute(0, 3, 1, 2).float()
@@ -56,7 +56,7 @@ def clip_at(images: NDArray[np.uint8], start: float, count: int, side: int) -> t
     return ((squeezed - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).transpose(0, 1)
 
 
-def heard(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+def sound_scores(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     model = mavil("apart")
     length, bins = model.config.audio_frames, model.config.mel_bins
     banks = torch.stack([spectrogram(window, length, config=bank(bins)) for window in windows(samples, length)])
@@ -69,23 +69,23 @@ def bank(bins: int) -> FbankConfig:
 
 
 def test_sound_is_classified_by_all_of_its_windows(gateway: Gateway) -> None:
-    answer = answered(gateway, {"audio": BELL}, top_k=7)
-    (told,) = answer["results"]
-    np.testing.assert_allclose(scores_of(answer), heard(NOISE), atol=TOLERANCE)
-    assert answer["model"] == "apart" and told["sound"] == {"seconds": 4.0, "windows": 9, "sample_rate": RATE} and "clip" not in told
+    answer = classify(gateway, {"audio": BELL}, top_k=7)
+    (result,) = answer["results"]
+    np.testing.assert_allclose(scores_of(answer), sound_scores(NOISE), atol=TOLERANCE)
+    assert answer["model"] == "apart" and result["sound"] == {"seconds": 4.0, "windows": 9, "sample_rate": RATE} and "clip" not in result
 
 
 def test_a_sound_may_end_at_any_time_after_its_start(gateway: Gateway) -> None:
-    answer = answered(gateway, {"audio": BELL}, top_k=7, end_s=1e308)
-    assert answer["results"] == answered(gateway, {"audio": BELL}, top_k=7)["results"]
-    beside = answered(gateway, {"video": FILM, "audio": BELL}, end_s=1e308)
-    assert beside["results"] == answered(gateway, {"video": FILM, "audio": BELL})["results"]
+    answer = classify(gateway, {"audio": BELL}, top_k=7, end_s=1e308)
+    assert answer["results"] == classify(gateway, {"audio": BELL}, top_k=7)["results"]
+    both = classify(gateway, {"video": FILM, "audio": BELL}, end_s=1e308)
+    assert both["results"] == classify(gateway, {"video": FILM, "audio": BELL})["results"]
 
 
-def test_a_part_of_a_sound_and_few_windows_can_be_asked_for(gateway: Gateway) -> None:
-    answer = answered(gateway, {"audio": BELL}, top_k=7, start_s=1, end_s=3.5, windows=2)
+def test_interval_and_number_of_windows_can_be_chosen(gateway: Gateway) -> None:
+    answer = classify(gateway, {"audio": BELL}, top_k=7, start_s=1, end_s=3.5, windows=2)
     length = mavil("apart").config.audio_frames * HOP
-    np.testing.assert_allclose(scores_of(answer), heard(NOISE[RATE:][: 2 * length + WINDOW - HOP]), atol=TOLERANCE)
+    np.testing.assert_allclose(scores_of(answer), sound_scores(NOISE[RATE:][: 2 * length + WINDOW - HOP]), atol=TOLERANCE)
     assert answer["results"][0]["sound"] == {"seconds": 2 * length / RATE, "windows": 2, "sample_rate": RATE}, (
         "what is left over is not heard"
     )
@@ -94,16 +94,16 @@ def test_a_part_of_a_sound_and_few_windows_can_be_asked_for(gateway: Gateway) ->
 @pytest.mark.parametrize(
     ("container", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("ogg", "libopus"), ("adts", "aac"), ("aiff", "pcm_s16be")]
 )
-def test_every_format_is_heard(gateway: Gateway, container: str, codec: str) -> None:
+def test_every_format_of_sound_is_classified(gateway: Gateway, container: str, codec: str) -> None:
     channels = np.stack([tones(2.0, 48_000, 440.0), tones(2.0, 48_000, 660.0)])
-    (told,) = answered(gateway, {"audio": write_file(channels, 48_000, container, codec)})["results"]
-    assert told["sound"]["seconds"] == pytest.approx(2.0, abs=0.1) and told["sound"]["windows"] == 5
+    (result,) = classify(gateway, {"audio": write_file(channels, 48_000, container, codec)})["results"]
+    assert result["sound"]["seconds"] == pytest.approx(2.0, abs=0.1) and result["sound"]["windows"] == 5
 
 
 def test_sight_alone_is_classified_by_a_bundle_of_both_kinds(gateway: Gateway) -> None:
     model = mavil("apart")
     config = model.config
-    answer = answered(gateway, {"video": FILM}, model="apart", top_k=7)
+    answer = classify(gateway, {"video": FILM}, model="apart", top_k=7)
     with torch.inference_mode():
         seen = model.forward_video(clip_at(frames(COUNT), 0.0, config.frames, config.image_size)[None]).logits.sigmoid()[0].numpy()
     np.testing.assert_allclose(scores_of(answer), seen, atol=TOLERANCE)
@@ -112,12 +112,12 @@ def test_sight_alone_is_classified_by_a_bundle_of_both_kinds(gateway: Gateway) -
 
 def test_a_bundle_that_only_hears_takes_sound_alone(gateway: Gateway) -> None:
     model = hearing()
-    answer = answered(gateway, {"audio": BELL}, model="sound-alone", top_k=5)
+    answer = classify(gateway, {"audio": BELL}, model="sound-alone", top_k=5)
     length, bins = model.config.audio_frames, model.config.mel_bins
     banks = torch.stack([spectrogram(window, length, config=bank(bins)) for window in windows(NOISE, length)])
     with torch.inference_mode():
-        wanted = model.forward_audio(banks).logits.double().softmax(dim=-1).mean(dim=0).numpy()
-    np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
+        expected = model.forward_audio(banks).logits.double().softmax(dim=-1).mean(dim=0).numpy()
+    np.testing.assert_allclose(scores_of(answer), expected, atol=TOLERANCE)
     assert answer["results"][0]["sound"]["windows"] == 7 and "clip" not in answer["results"][0]
     for files, options in (({"video": FILM}, {}), ({"audio": BELL}, {"views": 2}), ({"audio": BELL}, {"use": "sight"})):
         refusal = ask(gateway, files, model="sound-alone", **options)
@@ -127,57 +127,57 @@ def test_a_bundle_that_only_hears_takes_sound_alone(gateway: Gateway) -> None:
 def test_sound_and_sight_are_classified_together(gateway: Gateway) -> None:
     model = mavil("both")
     config = model.config
-    answer = answered(gateway, {"video": FILM, "audio": BELL}, top_k=9)
+    answer = classify(gateway, {"video": FILM, "audio": BELL}, top_k=9)
     latest = SECONDS - config.frames / 2
-    heard_in = windows(NOISE, config.audio_frames)
-    banks = torch.stack([spectrogram(one, config.audio_frames, config=bank(config.mel_bins)) for one in heard_in])
+    sounds = windows(NOISE, config.audio_frames)
+    banks = torch.stack([spectrogram(one, config.audio_frames, config=bank(config.mel_bins)) for one in sounds])
     starts = [max(0.0, min(at * config.audio_frames * HOP / RATE, latest)) for at in range(len(banks))]
     seen = torch.stack([clip_at(frames(COUNT), start, config.frames, config.image_size) for start in starts])
     with torch.inference_mode():
-        wanted = model(banks, seen).logits.double().sigmoid().mean(dim=0).numpy()
+        expected = model(banks, seen).logits.double().sigmoid().mean(dim=0).numpy()
     assert answer["model"] == "both"
-    np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
-    (told,) = answer["results"]
-    assert told["clip"]["views"] == told["sound"]["windows"] == len(banks)
+    np.testing.assert_allclose(scores_of(answer), expected, atol=TOLERANCE)
+    (result,) = answer["results"]
+    assert result["clip"]["views"] == result["sound"]["windows"] == len(banks)
 
 
-def test_each_half_merges_as_it_is_asked_to(gateway: Gateway) -> None:
-    def merged(**asked: Any) -> Any:
-        return answered(gateway, {"video": FILM, "audio": BELL}, windows=1, **asked)["results"][0]["merging"]
+def test_each_modality_merges_by_its_own_option(gateway: Gateway) -> None:
+    def merging(**options: Any) -> Any:
+        return classify(gateway, {"video": FILM, "audio": BELL}, windows=1, **options)["results"][0]["merging"]
 
-    off, both, apart = merged(), merged(merge=2), merged(merge=2, merge_sight="off")
+    off, both, sight_off = merging(), merging(merge=2), merging(merge=2, merge_sight="off")
     depth = len(off["schedule"])
-    assert both["schedule"] == apart["schedule"] == [2] * depth and "schedule_sight" not in both
-    assert apart["schedule_sight"] == [0] * depth
-    counts = [one["tokens_out"] for one in (both, apart, off)]
+    assert both["schedule"] == sight_off["schedule"] == [2] * depth and "schedule_sight" not in both
+    assert sight_off["schedule_sight"] == [0] * depth
+    counts = [one["tokens_out"] for one in (both, sight_off, off)]
     assert counts == sorted(set(counts)), "each half loses some"
 
 
 def test_a_video_brings_its_own_sound(gateway: Gateway) -> None:
     film = clip(every(30, 10.0), sound=True)
-    alone = answered(gateway, {"video": film}, model="both", top_k=9)
-    beside = answered(gateway, {"video": film, "audio": film}, top_k=9)
-    assert alone["results"] == beside["results"] and alone["results"][0]["sound"]["seconds"] == pytest.approx(3.0, abs=0.2)
-    by_ear = answered(gateway, {"video": film}, model="apart", use="sound")
-    assert "clip" not in by_ear["results"][0] and by_ear["results"] == answered(gateway, {"audio": film}, use="sound")["results"]
+    alone = classify(gateway, {"video": film}, model="both", top_k=9)
+    both = classify(gateway, {"video": film, "audio": film}, top_k=9)
+    assert alone["results"] == both["results"] and alone["results"][0]["sound"]["seconds"] == pytest.approx(3.0, abs=0.2)
+    by_ear = classify(gateway, {"video": film}, model="apart", use="sound")
+    assert "clip" not in by_ear["results"][0] and by_ear["results"] == classify(gateway, {"audio": film}, use="sound")["results"]
 
 
 def test_windows_are_reported_as_they_finish_and_job_agrees(gateway: Gateway) -> None:
-    plain = answered(gateway, {"audio": BELL})["results"]
+    plain = classify(gateway, {"audio": BELL})["results"]
     headers = {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/classify", files={"audio": BELL}, headers=headers, timeout=120) as response:
         events = list(parse(response.iter_lines()))
-    told = [event.data for event in events if event.name == "progress"]
-    assert {(one["total"], one["unit"]) for one in told} == {(9, "windows")} and told[-1]["done"] == 9
+    progress = [event.data for event in events if event.name == "progress"]
+    assert {(one["total"], one["unit"]) for one in progress} == {(9, "windows")} and progress[-1]["done"] == 9
     assert events[-1].data["results"] == plain
-    asked = accepted_id(ask(gateway, {"audio": BELL}, {"Prefer": "respond-async"}))
-    assert comes_to(gateway, asked, "done")["task"] == "classify"
-    assert result(gateway, asked).json()["results"] == plain
+    job_id = accepted_id(ask(gateway, {"audio": BELL}, {"Prefer": "respond-async"}))
+    assert comes_to(gateway, job_id, "done")["task"] == "classify"
+    assert result(gateway, job_id).json()["results"] == plain
 
 
 def test_the_open_inference_protocol_takes_sound_and_sight(gateway: Gateway) -> None:
-    told = gateway.http.get("/v2/models/both").json()
-    assert [one["name"] for one in told["inputs"]] == ["video", "audio"] and told["outputs"][0]["shape"] == [-1, 9]
+    metadata = gateway.http.get("/v2/models/both").json()
+    assert [one["name"] for one in metadata["inputs"]] == ["video", "audio"] and metadata["outputs"][0]["shape"] == [-1, 9]
 
     def infer(model: str, **files: bytes) -> NDArray[np.float64]:
         inputs = [
@@ -190,9 +190,9 @@ def test_the_open_inference_protocol_takes_sound_and_sight(gateway: Gateway) -> 
     for option in ("timeline", "trace"):
         refusal = gateway.http.post("/v2/models/apart/infer", json={"inputs": sound, "parameters": {option: True}}, timeout=120)
         assert refusal.status_code == 400 and refusal.json()["error"].startswith(f"{option}: true: no output tensor has it")
-    np.testing.assert_allclose(infer("apart", audio=BELL), heard(NOISE), atol=TOLERANCE)
-    together = scores_of(answered(gateway, {"video": FILM, "audio": BELL}, top_k=9))
-    np.testing.assert_allclose(infer("both", video=FILM, audio=BELL), together, atol=TOLERANCE)
+    np.testing.assert_allclose(infer("apart", audio=BELL), sound_scores(NOISE), atol=TOLERANCE)
+    expected = scores_of(classify(gateway, {"video": FILM, "audio": BELL}, top_k=9))
+    np.testing.assert_allclose(infer("both", video=FILM, audio=BELL), expected, atol=TOLERANCE)
 
 
 def test_the_damaged_one_of_several_sounds_is_named(gateway: Gateway) -> None:
@@ -256,8 +256,8 @@ def many_channels(count: int) -> bytes:
 def test_refusals_name_the_field_and_what_is_wrong(
     gateway: Gateway, status: int, files: dict[str, bytes], options: dict[str, Any], field: str, detail: str
 ) -> None:
-    named, told = refusal(ask(gateway, files, **options), status)
-    assert named == field and detail in told, told
+    named, error = refusal(ask(gateway, files, **options), status)
+    assert named == field and detail in error, error
 
 
 def test_what_a_file_lacks_is_its_title(gateway: Gateway) -> None:
@@ -268,15 +268,15 @@ def test_what_a_file_lacks_is_its_title(gateway: Gateway) -> None:
 
 
 def test_rest_of_a_file_is_classified_and_its_seconds_reported(gateway: Gateway) -> None:
-    (whole,) = answered(gateway, {"audio": BELL})["results"]
-    (half,) = answered(gateway, {"audio": BELL[: len(BELL) // 2]})["results"]
-    assert (whole["sound"]["seconds"], half["sound"]["seconds"]) == pytest.approx((4.0, 2.0), abs=0.01)
-    (clip_left,) = answered(gateway, {"video": FILM[: len(FILM) // 2]}, model="mvit2")["results"]
+    (full,) = classify(gateway, {"audio": BELL})["results"]
+    (half,) = classify(gateway, {"audio": BELL[: len(BELL) // 2]})["results"]
+    assert (full["sound"]["seconds"], half["sound"]["seconds"]) == pytest.approx((4.0, 2.0), abs=0.01)
+    (clip_left,) = classify(gateway, {"video": FILM[: len(FILM) // 2]}, model="mvit2")["results"]
     assert clip_left["clip"]["duration_s"] == pytest.approx(SECONDS / 2, abs=0.3)
 
 
 def test_a_video_of_sound_alone_is_a_sound(gateway: Gateway) -> None:
-    (told,) = answered(gateway, {"audio": sound_alone(2.0)})["results"]
-    assert told["sound"]["seconds"] == pytest.approx(2.0, abs=0.1)
+    (result,) = classify(gateway, {"audio": sound_alone(2.0)})["results"]
+    assert result["sound"]["seconds"] == pytest.approx(2.0, abs=0.1)
     with av.open(io.BytesIO(sound_alone(2.0))) as opened:
         assert not opened.streams.video

@@ -26,7 +26,7 @@ def long_video() -> bytes:
     return clip(every(1500, 30.0), size=(96, 128))
 
 
-def asked_later(gateway: Gateway, file: bytes, **options: object) -> str:
+def submit(gateway: Gateway, file: bytes, **options: object) -> str:
     return accepted_id(ask(gateway, file, {"Prefer": "respond-async"}, **options))
 
 
@@ -35,8 +35,8 @@ def decoders(service: Service, others: list[psutil.Process]) -> list[psutil.Proc
     return eventually(lambda: [copy for copy in copies(PROGRAM, service.worker) if copy not in others], "it is read", START_S)
 
 
-def done(gateway: Gateway, asked: str) -> int:
-    progress = job(gateway, asked)["progress"]
+def done(gateway: Gateway, job_id: str) -> int:
+    progress = job(gateway, job_id)["progress"]
     return progress["done"] if progress else 0
 
 
@@ -46,7 +46,7 @@ def test_worker_killed_mid_clip_changes_no_answer(tmp_path: Path) -> None:
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
         with worker_process(valkey.url, bundles) as worker:
             gateway.wait_for_workers()
-            hurt = asked_later(gateway, video(count, 20.0), views=30, crops=3, top_k=11)
+            hurt = submit(gateway, video(count, 20.0), views=30, crops=3, top_k=11)
             eventually(lambda: done(gateway, hurt) > 0, "it has seen some views", START_S)
             reading = copies(PROGRAM, worker.pid)
             forget_worker(valkey.url, worker)
@@ -60,13 +60,13 @@ def test_worker_killed_mid_clip_changes_no_answer(tmp_path: Path) -> None:
 
 def test_video_is_read_twice_and_decoder_dying_twice_fails_job(watching: Service) -> None:
     gateway = watching.gateway
-    asked = asked_later(gateway, long_video(), views=30, crops=3)
+    job_id = submit(gateway, long_video(), views=30, crops=3)
     killed: list[psutil.Process] = []
     for _reading in range(2):
         for process in decoders(watching, killed):
             process.kill()
             killed.append(process)
-    failed = comes_to(gateway, asked, "failed")
+    failed = comes_to(gateway, job_id, "failed")
     assert (failed["error"]["status"], failed["error"]["field"]) == (422, "video"), failed
     assert "signal 9" in failed["error"]["detail"]
     assert ask(gateway, video(12)).status_code == 200
@@ -75,10 +75,10 @@ def test_video_is_read_twice_and_decoder_dying_twice_fails_job(watching: Service
 def test_a_clip_that_is_cancelled_closes_its_video(watching: Service) -> None:
     gateway = watching.gateway
     left = watching.sum_metric("opsin_step_leaves_total", how="unwanted")
-    asked = asked_later(gateway, long_video(), views=30, crops=3)
+    job_id = submit(gateway, long_video(), views=30, crops=3)
     reading = decoders(watching, [])
     for process in reading:
         process.suspend()  # the clip cannot be done before it is cancelled
-    assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
+    assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
     eventually(lambda: watching.sum_metric("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
     assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"

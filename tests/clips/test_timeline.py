@@ -18,7 +18,7 @@ from models.systems.mavil.steps import mavil_steps
 from server.tasks.classify.clips import ClassifyClipsTask
 from server.tasks.classify.images import ClassifyOptions
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
-from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, answered, ask, bank, windows
+from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, ask, bank, classify, windows
 from tests.support.bundles.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
 from tests.support.gateway_process import Gateway
 from tests.support.job_api import parse
@@ -26,18 +26,18 @@ from tests.support.job_api import parse
 CPU = torch.device("cpu")
 LABELS = 7
 SECOND = 1e-3
-"""Seconds are told in thousandths."""
+"""Resolution of the times in answers, in seconds."""
 
 
-def told(view: Any, count: int) -> list[float]:
-    """Scores of a view or window that told those of all labels, by class."""
+def scores_by_class(view: Any, count: int) -> list[float]:
+    """Return the scores by class of a view or window with all labels."""
     assert len(view["predictions"]) == count
     assert [one["score"] for one in view["predictions"]] == sorted((one["score"] for one in view["predictions"]), reverse=True)
     return [one["score"] for one in sorted(view["predictions"], key=lambda one: one["index"])]
 
 
-def left(trace: Any) -> list[int]:
-    """Numbers of patches' tokens after each block."""
+def count_groups(trace: Any) -> list[int]:
+    """Return the number of tokens of patches after each block."""
     return [len(set(layer)) for layer in trace["layers"]]
 
 
@@ -47,44 +47,44 @@ def test_each_view_has_its_scores_and_seconds(gateway: Gateway, name: str, crops
     recorded = NETWORKS[name]
     model = recorded.model()
     count = int(model.config.classes)
-    answer = answered(gateway, {"video": FILM}, model=name, top_k=count, views=3, crops=crops, timeline="true")
+    answer = classify(gateway, {"video": FILM}, model=name, top_k=count, views=3, crops=crops, timeline="true")
     numbers = view_numbers(COUNT, FPS, model.config.frames, 3, offset=recorded.offset)
     timeline = answer["results"][0]["timeline"]
     with torch.inference_mode():
-        wanted = [model(torch.stack(squares(frames(COUNT)[rows], crops))).logits.softmax(dim=-1).mean(dim=0).numpy() for rows in numbers]
-    np.testing.assert_allclose([told(view, count) for view in timeline], wanted, atol=TOLERANCE)
-    np.testing.assert_allclose(scores_of(answer), np.mean(wanted, axis=0), atol=TOLERANCE)
+        expected = [model(torch.stack(squares(frames(COUNT)[rows], crops))).logits.softmax(dim=-1).mean(dim=0).numpy() for rows in numbers]
+    np.testing.assert_allclose([scores_by_class(view, count) for view in timeline], expected, atol=TOLERANCE)
+    np.testing.assert_allclose(scores_of(answer), np.mean(expected, axis=0), atol=TOLERANCE)
     spans = [(view["start_s"], view["end_s"]) for view in timeline]
     np.testing.assert_allclose(spans, numbers[:, [0, -1]] / FPS, atol=SECOND)
     assert all(view.keys() == {"start_s", "end_s", "predictions"} for view in timeline)
 
 
 def test_each_window_of_sound_has_its_scores_and_seconds(gateway: Gateway) -> None:
-    answer = answered(gateway, {"audio": BELL}, top_k=LABELS, start_s=1, end_s=3.5, timeline="true")
+    answer = classify(gateway, {"audio": BELL}, top_k=LABELS, start_s=1, end_s=3.5, timeline="true")
     timeline = answer["results"][0]["timeline"]
     step = mavil("apart").config.audio_frames * HOP / RATE
     starts = 1 + step * np.arange(len(timeline))
     assert len(timeline) == answer["results"][0]["sound"]["windows"] > 2
     spans = [(view["start_s"], view["end_s"]) for view in timeline]
     np.testing.assert_allclose(spans, np.stack([starts, np.minimum(starts + step, 3.5)], axis=1), atol=SECOND)
-    np.testing.assert_allclose(np.mean([told(view, LABELS) for view in timeline], axis=0), scores_of(answer), atol=TOLERANCE)
-    (first,) = answered(gateway, {"audio": BELL}, top_k=LABELS, start_s=1, end_s=1 + step, windows=1)["results"]
-    (again,) = answered(gateway, {"audio": BELL}, top_k=LABELS, start_s=1, end_s=1 + step, windows=1, timeline="true")["results"]
-    np.testing.assert_allclose(told(again["timeline"][0], LABELS), scores_of({"results": [first]}), atol=TOLERANCE)
+    np.testing.assert_allclose(np.mean([scores_by_class(view, LABELS) for view in timeline], axis=0), scores_of(answer), atol=TOLERANCE)
+    (first,) = classify(gateway, {"audio": BELL}, top_k=LABELS, start_s=1, end_s=1 + step, windows=1)["results"]
+    (again,) = classify(gateway, {"audio": BELL}, top_k=LABELS, start_s=1, end_s=1 + step, windows=1, timeline="true")["results"]
+    np.testing.assert_allclose(scores_by_class(again["timeline"][0], LABELS), scores_of({"results": [first]}), atol=TOLERANCE)
 
 
-def test_a_window_tells_its_best_labels_and_those_of_the_mean(gateway: Gateway) -> None:
-    (result,) = answered(gateway, {"audio": BELL}, top_k=1, timeline="true")["results"]
-    whole = answered(gateway, {"audio": BELL}, top_k=LABELS, timeline="true")["results"][0]["timeline"]
+def test_window_lists_its_best_labels_and_those_of_the_mean(gateway: Gateway) -> None:
+    (result,) = classify(gateway, {"audio": BELL}, top_k=1, timeline="true")["results"]
+    complete = classify(gateway, {"audio": BELL}, top_k=LABELS, timeline="true")["results"][0]["timeline"]
     best = result["predictions"][0]["index"]
-    for view, every in zip(result["timeline"], whole, strict=True):
+    for view, every in zip(result["timeline"], complete, strict=True):
         indices = [one["index"] for one in view["predictions"]]
         assert indices[0] == every["predictions"][0]["index"] and set(indices) == {indices[0], best}
 
 
-def test_view_seconds_rise_if_frames_are_far_apart(gateway: Gateway) -> None:
+def test_view_seconds_rise_at_a_low_frame_rate(gateway: Gateway) -> None:
     slow = video(12, fps=0.25)
-    (result,) = answered(gateway, {"video": slow}, model="mae-st", views=3, timeline="true")["results"]
+    (result,) = classify(gateway, {"video": slow}, model="mae-st", views=3, timeline="true")["results"]
     spans = [(view["start_s"], view["end_s"]) for view in result["timeline"]]
     assert len(spans) == 3 and all(0 <= start <= end <= 44 for start, end in spans), spans
     assert any(start < end for start, end in spans), "else the order says nothing"
@@ -102,11 +102,11 @@ def test_views_of_sight_alone_are_counted_as_views(gateway: Gateway) -> None:
 def test_windows_come_before_the_answer(gateway: Gateway) -> None:
     sent = {"video": ("clip", FILM)}
     count = int(NETWORKS["mae-st"].model().config.classes)
-    asked = {"model": "mae-st", "timeline": "true", "views": "30", "top_k": str(count)}
+    options = {"model": "mae-st", "timeline": "true", "views": "30", "top_k": str(count)}
     headers = {"Accept": "text/event-stream"}
     previews: list[Any] = []
     for _attempt in range(5):  # all windows may be seen before the stream's first look
-        with gateway.http.stream("POST", "/v1/classify", files=sent, data=asked, headers=headers, timeout=120) as response:
+        with gateway.http.stream("POST", "/v1/classify", files=sent, data=options, headers=headers, timeout=120) as response:
             events = list(parse(response.iter_lines()))
         if previews := [event.data for event in events if event.name == "preview"]:
             break
@@ -116,15 +116,15 @@ def test_windows_come_before_the_answer(gateway: Gateway) -> None:
     for preview in previews:
         seen = timeline[: len(preview["timeline"])]
         assert seen
-        mean = np.mean([told(view, count) for view in seen], axis=0)
+        mean = np.mean([scores_by_class(view, count) for view in seen], axis=0)
         np.testing.assert_allclose([one["score"] for one in preview["predictions"]], np.sort(mean)[::-1][:few], atol=TOLERANCE)
-        for view, whole in zip(preview["timeline"], seen, strict=True):
-            assert (view["start_s"], view["end_s"]) == (whole["start_s"], whole["end_s"])
-            assert view["predictions"][:1] == whole["predictions"][:1] and few <= len(view["predictions"]) <= 2 * few
-            assert all(label in whole["predictions"] for label in view["predictions"])
+        for view, final in zip(preview["timeline"], seen, strict=True):
+            assert (view["start_s"], view["end_s"]) == (final["start_s"], final["end_s"])
+            assert view["predictions"][:1] == final["predictions"][:1] and few <= len(view["predictions"]) <= 2 * few
+            assert all(label in final["predictions"] for label in view["predictions"])
 
 
-def test_no_preview_is_sent_to_whoever_does_not_ask(gateway: Gateway) -> None:
+def test_no_preview_is_sent_unless_requested(gateway: Gateway) -> None:
     headers = {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/classify", files={"video": FILM}, headers=headers, timeout=120) as response:
         assert "preview" not in {event.name for event in parse(response.iter_lines())}
@@ -133,45 +133,45 @@ def test_no_preview_is_sent_to_whoever_does_not_ask(gateway: Gateway) -> None:
 def test_the_tokens_of_a_view_are_traced_in_its_centre(gateway: Gateway) -> None:
     model = NETWORKS["mae-st"].model()
     config, merge = model.config, 6
-    (result,) = answered(gateway, {"video": FILM}, model="mae-st", views=2, crops=3, merge=merge, trace="true")["results"]
+    (result,) = classify(gateway, {"video": FILM}, model="mae-st", views=2, crops=3, merge=merge, trace="true")["results"]
     numbers = view_numbers(COUNT, FPS, config.frames, 2, offset=True)
     centres = torch.stack([squares(frames(COUNT)[rows], 3)[1] for rows in numbers])
     with torch.inference_mode():
         traced = model(centres, merge=MergeSchedule.constant(merge), trace=True)
-    wanted = traced.token_owners[-1][:, config.special_tokens :] - config.special_tokens
+    expected = traced.token_owners[-1][:, config.special_tokens :] - config.special_tokens
     assert len(result["timeline"]) == 2
-    for view, rows, owner in zip(result["timeline"], numbers, wanted, strict=True):
+    for view, rows, owner in zip(result["timeline"], numbers, expected, strict=True):
         assert view["trace"]["grid"] == list(config.grid) and view["trace"]["layers"][-1] == owner.tolist()
-        assert left(view["trace"]) == [config.patches - merge * (block + 1) for block in range(config.depth)]
+        assert count_groups(view["trace"]) == [config.patches - merge * (block + 1) for block in range(config.depth)]
         np.testing.assert_allclose(view["frames_s"], rows / FPS, atol=SECOND)
 
 
 def test_both_halves_are_traced(gateway: Gateway) -> None:
     config = mavil("both").config
-    (result,) = answered(gateway, {"video": FILM, "audio": BELL}, windows=2, merge=2, merge_sight=1, trace="true")["results"]
+    (result,) = classify(gateway, {"video": FILM, "audio": BELL}, windows=2, merge=2, merge_sight=1, trace="true")["results"]
     for view in result["timeline"]:
         for name, grid, r in (("trace", config.audio_grid, 2), ("trace_sight", config.video_grid, 1)):
             assert view[name]["grid"] == list(grid)
-            assert left(view[name]) == [np.prod(grid) - r * (block + 1) for block in range(config.depth)]
+            assert count_groups(view[name]) == [np.prod(grid) - r * (block + 1) for block in range(config.depth)]
         assert len(view["frames_s"]) == config.frames
 
 
 def test_trace_equals_published_network_and_keeps_scores(gateway: Gateway) -> None:
     model = mavil("apart")
     config = model.config
-    traced, plain = (answered(gateway, {"audio": BELL}, top_k=LABELS, merge=3, **asked) for asked in ({"trace": "true"}, {}))
+    traced, plain = (classify(gateway, {"audio": BELL}, top_k=LABELS, merge=3, **options) for options in ({"trace": "true"}, {}))
     np.testing.assert_allclose(scores_of(traced), scores_of(plain), atol=TOLERANCE)
-    heard = windows(NOISE, config.audio_frames)
-    banks = torch.stack([spectrogram(one, config.audio_frames, config=bank(config.mel_bins)) for one in heard])
+    sounds = windows(NOISE, config.audio_frames)
+    banks = torch.stack([spectrogram(one, config.audio_frames, config=bank(config.mel_bins)) for one in sounds])
     with torch.inference_mode():
-        wanted = model.forward_audio(banks, merge=MergeSchedule.constant(3), trace=True).audio_owners[-1][:, 1:] - 1
-    assert [view["trace"]["layers"][-1] for view in traced["results"][0]["timeline"]] == wanted.tolist()
+        expected = model.forward_audio(banks, merge=MergeSchedule.constant(3), trace=True).audio_owners[-1][:, 1:] - 1
+    assert [view["trace"]["layers"][-1] for view in traced["results"][0]["timeline"]] == expected.tolist()
     assert all("frames_s" not in view and "trace_sight" not in view for view in traced["results"][0]["timeline"])
 
 
 @pytest.mark.parametrize("name", ["mae-st", "both"])
-def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
-    """For all that a worker sends: the outputs, the largest preview, and what the gateway puts beside them."""
+def test_bound_of_the_answer_covers_all_that_is_sent(tmp_path: Path, name: str) -> None:
+    """Prove it for the outputs, the largest preview and what the gateway adds to them."""
     spec = (write_mavil if name == "both" else write_recorded)(tmp_path, name).spec
     task = ClassifyClipsTask()
     plan = task.plan(ClassifyOptions(trace=True, views=None if name == "both" else 30, merge=2), spec)
@@ -193,11 +193,11 @@ def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
     assert largest > 0 and 0.5 < taken / task.result_bound(plan, spec, {}) <= 1
 
 
-def test_what_is_kept_of_a_step_keeps_no_batch() -> None:
+def test_trace_of_a_step_does_not_keep_its_batch() -> None:
     scores, groups = torch.zeros(8, LABELS), torch.zeros(8, 4, 98, dtype=torch.int32)
-    kept = ViewTrace(keeps_scores=True, keeps_groups=True).after(scores[1], {"groups": groups[1]})
-    assert [one.untyped_storage().nbytes() for one in (*kept.scores, *kept.groups[0].values())] == [4 * LABELS, 4 * 4 * 98]
-    assert kept.nbytes == 4 * LABELS + 4 * 4 * 98
+    trace = ViewTrace(keeps_scores=True, keeps_groups=True).after(scores[1], {"groups": groups[1]})
+    assert [one.untyped_storage().nbytes() for one in (*trace.scores, *trace.groups[0].values())] == [4 * LABELS, 4 * 4 * 98]
+    assert trace.nbytes == 4 * LABELS + 4 * 4 * 98
 
 
 @pytest.mark.parametrize("option", ["timeline", "trace"])
