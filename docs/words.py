@@ -47,6 +47,7 @@ FOLDERS = (
     "server",
     "benchmarks",
     "examples",
+    "tests/actions",
     "tests/audio",
     "tests/benchmarks",
     "tests/clients",

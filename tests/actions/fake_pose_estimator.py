@@ -1,6 +1,6 @@
-"""A stand-in for a network that finds people: it finds patches of pure colours, since no picture of a person is kept here.
+"""A fake pose estimator that detects patches of pure colours, since the repository has no image of a person.
 
-What follows it, tracking and LART, and the decoding before it, are the real ones.
+Decoding, tracking and LART are real.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ RED, BLUE = (230, 30, 30), (30, 30, 230)
 
 
 class ColourEyes:
-    """A person for each of red and blue, whose keypoints lie evenly on the diagonal of its patch."""
+    """Fake detector of a red and a blue person, whose keypoints lie evenly on the diagonal of its patch."""
 
     def __init__(self) -> None:
         self.frames = 0
-        """Looked at so far."""
+        """Number of frames seen so far."""
 
     @property
     def values(self) -> Mapping[str, int]:
@@ -64,7 +64,7 @@ def _detect(frame: NDArray[np.uint8]) -> Detections:
 
 @functools.cache
 def two_people(count: int = 60, rate: float = 15.0, hidden: range = range(0)) -> bytes:
-    """A red one walks to the right, a blue one stands; the red one is not to be seen in the frames `hidden`."""
+    """Make a video of a red person who walks to the right, but is hidden in the frames `hidden`, and a blue one who stands."""
     frames = []
     for number in range(count):
         image = np.full((*SIZE, 3), 90, np.uint8)
@@ -76,12 +76,12 @@ def two_people(count: int = 60, rate: float = 15.0, hidden: range = range(0)) ->
 
 
 def long_video() -> bytes:
-    """Forty seconds of two people."""
+    """Make a video of two people for 40 seconds."""
     return two_people(600)
 
 
 def cut_clip(first: int = 40, second: int = 35, rate: float = 15.0) -> bytes:
-    """Two shots of two people: where the blue one stood in the first, the red one stands in the second, and the other way round."""
+    """Make a video of two shots of two people who stand in each other's place after the cut."""
     places = [((40, 60, 8, 32), (30, 100, 110, 140)), ((30, 100, 110, 140), (40, 60, 8, 32))]
     frames = []
     for shot, count in enumerate((first, second)):

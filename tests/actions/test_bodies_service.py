@@ -1,4 +1,4 @@
-"""Published layouts from the file to the answer: HMR 2.0 and LART are imported, joined with the detector, served, and asked over HTTP.
+"""Published layouts from the file to the answer: HMR 2.0 and LART are imported, joined with the detector, and served over HTTP.
 
 Their weights are random, and each has one block.
 """
@@ -42,12 +42,12 @@ def test_published_networks_watch_a_clip_end_to_end(tmp_path: Path) -> None:
         gateway.wait_for_workers()
         [model] = gateway.http.get("/v1/models").json()["models"]
         assert (model["name"], model["state"], model["labels"]) == (NAME, "ready", len(ava.CLASS_NAMES))
-        asked = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "top_k": 2}, "timeout": START_S}
-        told = gateway.http.post("/v1/actions", **asked).raise_for_status().json()
-        clip = gateway.http.post("/v1/actions", **asked, headers={"Accept": "video/mp4"}).raise_for_status()
+        request = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "top_k": 2}, "timeout": START_S}
+        answer = gateway.http.post("/v1/actions", **request).raise_for_status().json()
+        clip = gateway.http.post("/v1/actions", **request, headers={"Accept": "video/mp4"}).raise_for_status()
         assert worker.poll() is None
-        looked = Service([gateway], [worker], tmp_path / "bundles", valkey.url).sum_metric("opsin_video_frames_total")
-    standing, *_ = told["people"]
+        frame_count = Service([gateway], [worker], tmp_path / "bundles", valkey.url).sum_metric("opsin_video_frames_total")
+    standing, *_ = answer["people"]
     assert [box[0] for box in standing["boxes"]] == pytest.approx([row / 15 for row in range(8)], abs=2e-3)
     assert all(240 < left < 280 and 30 < width < 70 for _, left, _, width, _, _ in standing["boxes"])
     [second] = standing["actions"]
@@ -55,7 +55,7 @@ def test_published_networks_watch_a_clip_end_to_end(tmp_path: Path) -> None:
     assert [one["label"] in ava.CLASS_NAMES.values() for one in second["labels"]] == [True, True]
     with av.open(io.BytesIO(clip.content)) as played:
         assert len(list(played.decode(video=0))) == 120
-    assert looked == 16
+    assert frame_count == 16
 
 
 def make_pipeline(root: Path, folder: Path) -> None:

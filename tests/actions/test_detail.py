@@ -1,4 +1,4 @@
-"""How closely people are looked for, and what is said of labels that cannot be relied on."""
+"""Option `detail`, which sets how small the detected people may be, and seconds whose labels are marked unsure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from opsin.results import Prediction
 from server.tasks.actions import ActionsOptions, ActionsPlan, ActionsTask
 from server.tasks.base import FileAnswer
 from tests.actions.fake_pose_estimator import ColourEyes, two_people
-from tests.actions.test_route import ANSWER, FILM, ask, refused
+from tests.actions.test_route import ANSWER, FILM, ask, refusal
 from tests.actions.test_steps import job
 from tests.support.bundles.actions import LABELS, SMALL, write_watcher
 from tests.support.bundles.vit import UNSEALED
@@ -40,7 +40,7 @@ FIGURES = Path("server/playground/samples/figures.mp4")
 
 
 def small_figures() -> bytes:
-    """A second of two drawn figures in the middle of a large frame, some 40 of its 960 pixels tall."""
+    """Make a video of one second: two drawn figures, about 40 pixels tall, in the middle of frames of 960 by 640."""
     frames = []
     with av.open(str(FIGURES)) as drawn:
         for frame in itertools.islice(drawn.decode(video=0), 25, 40):
@@ -50,7 +50,7 @@ def small_figures() -> bytes:
     return clip(every(len(frames), 15.0), frames=frames, size=(640, 960), codec="ffv1", container="matroska", pixels="bgr0")
 
 
-def test_small_people_are_seen_where_they_are_looked_for_closely(gateway: Gateway) -> None:
+def test_small_people_are_detected_with_high_detail(gateway: Gateway) -> None:
     video = small_figures()
     seen = {detail: ask(gateway, video=video, detail=detail).raise_for_status().json() for detail in ("fast", "high")}
     assert [answer["detail"] for answer in seen.values()] == ["fast", "high"]
@@ -66,28 +66,28 @@ def test_answer_has_detail_of_bundle_by_default(gateway: Gateway) -> None:
     assert actions.plan(ActionsOptions(detail="high"), spec(**bundle)).detail == "high"
 
 
-def test_nobody_is_looked_for_in_tracks(gateway: Gateway) -> None:
+def test_options_of_detection_are_refused_with_tracks(gateway: Gateway) -> None:
     assert "detail" not in ask(gateway, tracks=ANSWER).raise_for_status().json()
     for name, value in (("detail", "high"), ("people", 1)):
-        field, detail = refused(gateway, 422, tracks=ANSWER, **{name: value})
+        field, detail = refusal(gateway, 422, tracks=ANSWER, **{name: value})
         assert field == name and "leave it out" in detail
-    assert refused(gateway, 422, video=FILM, detail="best")[0] == "detail"
+    assert refusal(gateway, 422, video=FILM, detail="best")[0] == "detail"
 
 
-def test_the_client_asks_for_it_and_says_it(gateway: Gateway) -> None:
+def test_the_client_sends_and_returns_the_detail(gateway: Gateway) -> None:
     with Client(gateway.url, timeout=120) as client:
         assert client.actions(FILM, detail="standard").detail == "standard"
         assert client.actions(tracks=ANSWER["people"]).detail is None
 
 
 @pytest.mark.parametrize(("detail", "windows"), [("fast", 4), ("standard", 8), ("high", 15)])
-def test_a_step_has_the_fewer_rows_the_closer_it_looks(detail: str, windows: int) -> None:
+def test_steps_have_fewer_rows_with_higher_detail(detail: str, windows: int) -> None:
     """30 rows by 8, by 4 and by 2, of a bundle whose steps have 2 rows at its own detail, high; no step costs more frames of `fast`."""
     torch.manual_seed(0)
     config = ActionPipelineConfig(step=16, margin=14, detail="high")
     steps = ActionSteps(ActionPipeline(config, ColourEyes(), LART(SMALL).eval(), Clip(frames=2, stride=1, rate=15.0)))
     [state] = steps.start([job(two_people(30))], [{"detail": detail}])
-    assert state.total == windows + 1  # and the last word
+    assert state.total == windows + 1  # the last one presents the answer
     assert steps.cost(state) <= 8
 
 
@@ -104,16 +104,16 @@ def test_bundle_with_thresholds_of_other_labels_is_refused(tmp_path: Path) -> No
 
 
 def test_seconds_below_threshold_of_best_label_are_unsure() -> None:
-    first, second, third = told(spec(config={"thresholds": [0.9, 0.2, 0.0, 0.0]}), threshold=0.5)
+    first, second, third = seconds_of(spec(config={"thresholds": [0.9, 0.2, 0.0, 0.0]}), threshold=0.5)
     assert "unsure" not in second and "unsure" not in third
     assert first["unsure"] is True and [label["label"] for label in first["labels"]] == ["stand"]  # labels stay
-    assert not any("unsure" in one for one in told(spec()))
-    hidden = told(spec(config={"thresholds": [0.9, 0.2, 0.0, 0.0]}), threshold=0.99)
+    assert not any("unsure" in one for one in seconds_of(spec()))
+    hidden = seconds_of(spec(config={"thresholds": [0.9, 0.2, 0.0, 0.0]}), threshold=0.99)
     assert [("unsure" in one, one["labels"]) for one in hidden] == [(True, []), (False, []), (False, [])]
 
 
 def test_the_annotated_clip_says_unsure() -> None:
-    """A line more behind person 1's number and label, in their colour."""
+    """Prove that a line in the person's colour is drawn behind the number and label of person 1."""
     seen = {thresholds: annotated_first_frame(spec(config={"thresholds": thresholds})) for thresholds in ((), (1.0,) * 4)}
     inked = [int(is_red(frame)[:, 20:80].sum()) for frame in seen.values()]
     assert inked[1] > inked[0] + 200
@@ -128,9 +128,9 @@ def test_a_table_shows_means_of_runs_and_what_is_unsure() -> None:
     person = TrackedPerson(1, 0.0, 3.0, np.zeros((0, 6)), None, seconds)
     answer: Any = SimpleNamespace(people=(person,))
     console = Console(width=100)
-    with console.capture() as shown:
+    with console.capture() as capture:
         console.print(actions_table(answer))
-    rows = [line.split() for line in shown.get().splitlines()[1:]]
+    rows = [line.split() for line in capture.get().splitlines()[1:]]
     assert rows == [
         ["1", "0.0", "–", "2.0", "walk", "0.70,", "jump", "0.15"],
         ["1", "2.0", "–", "3.0", "unsure:", "walk", "0.20,", "stand", "0.10"],
@@ -140,13 +140,13 @@ def test_a_table_shows_means_of_runs_and_what_is_unsure() -> None:
 actions = ActionsTask()
 
 
-def spec(**more: Any) -> BundleSpec:
+def spec(**changes: Any) -> BundleSpec:
     fields = {"name": "watcher", "version": "1", "task": "actions", "architecture": "actions", "config": {}, "labels": LABELS}
-    return BundleSpec(**{**fields, "license": "CC0-1.0", "weights": UNSEALED, **more})
+    return BundleSpec(**{**fields, "license": "CC0-1.0", "weights": UNSEALED, **changes})
 
 
 def outputs() -> dict[str, NDArray[Any]]:
-    """One person for three seconds: `stand` 0.8, `walk` 0.3, `walk` 0.4."""
+    """Return outputs for one person and three seconds: `stand` 0.8, `walk` 0.3, `walk` 0.4."""
     scores = np.array([[0.8, 0.3, 0, 0], [0.1, 0.3, 0, 0], [0.1, 0.4, 0, 0]], np.float32)
     return {
         "boxes": np.array([[1, second, 20.0, 20.0, 60.0, 60.0, 0.9] for second in range(3)]),
@@ -158,8 +158,8 @@ def outputs() -> dict[str, NDArray[Any]]:
     }
 
 
-def told(bundle: BundleSpec, **asked: Any) -> list[dict[str, Any]]:
-    answer = actions.present([outputs()], actions.plan(ActionsOptions(**asked), bundle), bundle, "application/json")
+def seconds_of(bundle: BundleSpec, **options: Any) -> list[dict[str, Any]]:
+    answer = actions.present([outputs()], actions.plan(ActionsOptions(**options), bundle), bundle, "application/json")
     [person] = msgspec.to_builtins(answer)["people"]
     return list(person["actions"])
 
@@ -175,5 +175,5 @@ def annotated_first_frame(bundle: BundleSpec) -> NDArray[np.uint8]:
 
 
 def is_red(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Of person 1."""
+    """Return a mask of the pixels in the colour of person 1."""
     return np.asarray(np.abs(frame.astype(int) - (230, 25, 75)).max(axis=-1) < 70)

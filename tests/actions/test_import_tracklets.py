@@ -24,10 +24,10 @@ def test_what_was_observed_is_there_and_nothing_else(tmp_path: Path, joints: boo
     assert len(read["person"]) == sum(int(track.detected.sum()) for track in found.values())
     assert read["token"].shape[1] == values and read["pose"].shape[1] == 0
     for number, track in found.items():
-        mine, seen = read["person"] == number, track.detected == 1
-        assert np.allclose(read["time"][mine] * 24, track.frames[seen])
-        assert np.allclose(read["box"][mine][:, :4], track.boxes[seen])
-        assert np.allclose(read["token"][mine][:, :229], track.pose[seen], atol=1e-6)
+        rows, detected = read["person"] == number, track.detected == 1
+        assert np.allclose(read["time"][rows] * 24, track.frames[detected])
+        assert np.allclose(read["box"][rows][:, :4], track.boxes[detected])
+        assert np.allclose(read["token"][rows][:, :229], track.pose[detected], atol=1e-6)
 
 
 def test_results_without_people_make_an_empty_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Windows of a video are looked at in passes, and a step ends when it has taken long enough: nobody waits, and the answer is the same."""
+"""Windows of a video are computed in passes. A step ends when its time is over, which changes no answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from models.systems.hmr2.model import HMR2, HMR2Config
 from models.systems.lart.model import LART
 from models.systems.onnx.pose_detector import PoseGraphConfig
 from tests.actions.fake_pose_estimator import ColourEyes, two_people
-from tests.actions.test_steps import MARGIN, RATE, STEP, finish, job, same
+from tests.actions.test_steps import MARGIN, RATE, STEP, assert_same, finish, job
 from tests.support.bundles.actions import LABELS, SMALL
 
 HMR2_CONFIG = HMR2Config(
@@ -36,7 +36,7 @@ PREPROCESS = Preprocess(image_size=64, short_side=64, mean=(0.485, 0.456, 0.406)
 
 
 class ColourDetector:
-    """Finds patches of pure colours, as a network of poses finds people."""
+    """Fake detector of patches of pure colours."""
 
     config = PoseGraphConfig()
 
@@ -47,7 +47,7 @@ class ColourDetector:
 
 
 class CountedBodies(MeshEstimator):
-    """Remembers how many crops each pass had; fails in those of `broken`."""
+    """Mesh estimator that records the number of crops of each pass, and fails in the passes `broken`."""
 
     def __init__(self, regressor: HMR2) -> None:
         super().__init__(ColourDetector(), regressor, PREPROCESS)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ class CountedBodies(MeshEstimator):
 
 
 def bodies() -> CountedBodies:
-    """HMR 2.0 with random weights."""
+    """Build HMR 2.0 with random weights."""
     torch.manual_seed(0)
     regressor = HMR2(HMR2_CONFIG).eval().requires_grad_(False)
     regressor.decoder.readout.init_cam.copy_(torch.tensor([[0.9, 0.0, 0.0]]))  # a camera before which people have a place
@@ -78,18 +78,18 @@ def steps_of(eyes: PoseEstimator) -> ActionSteps:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step is over after its first pass, and every pass has one crop."""
+    """Steps of one pass, and passes of one crop."""
     monkeypatch.setattr(detection_loop, "STEP_S", -1.0)
     monkeypatch.setattr(detection_loop, "PASS_S", 0.0)
     monkeypatch.setattr(detection_loop, "WAIT_S", 600.0)
 
 
 def test_bodies_are_followed_and_labelled_from_their_crops() -> None:
-    """HMR 2.0 and LART in the published layout of tokens, with random weights."""
-    [told] = finish(steps_of(bodies()), job(two_people(30)))
-    red, blue = (told["boxes"][told["boxes"][:, 4] == width] for width in (24, 30))
+    """Run HMR 2.0 and LART in the published layout of tokens, with random weights."""
+    [answer] = finish(steps_of(bodies()), job(two_people(30)))
+    red, blue = (answer["boxes"][answer["boxes"][:, 4] == width] for width in (24, 30))
     assert len(red) == len(blue) == 30 and len(set(red[:, 0])) == len(set(blue[:, 0])) == 1
-    assert told["scores"].shape == (4, len(LABELS))
+    assert answer["scores"].shape == (4, len(LABELS))
 
 
 @pytest.mark.parametrize("eyes", [ColourEyes, bodies])
@@ -98,13 +98,13 @@ def test_where_steps_end_changes_no_answer(eyes: Callable[[], PoseEstimator], mo
     patient = [finish(steps_of(eyes()), video)[0] for video in videos]
     monkeypatch.setattr(detection_loop, "STEP_S", -1.0)
     monkeypatch.setattr(detection_loop, "PASS_S", 0.0)
-    for told, expected in zip(finish(steps_of(eyes()), *videos), patient, strict=True):
-        same(told, expected)
+    for answer, expected in zip(finish(steps_of(eyes()), *videos), patient, strict=True):
+        assert_same(answer, expected)
 
 
 @pytest.mark.usefixtures("hurried")
-def test_a_step_looks_at_one_person_where_each_takes_long() -> None:
-    """What a worker's sign of life and everybody else wait for is one crop, however many people there are; progress goes on with each."""
+def test_a_step_of_a_slow_network_covers_one_person() -> None:
+    """Prove that a heartbeat and other jobs wait for one crop, however many people there are, and that each crop is progress."""
     eyes = bodies()
     steps = steps_of(eyes)
     [state] = steps.start([job(two_people(12))], [{}])
@@ -135,17 +135,17 @@ def test_a_step_that_ends_within_a_window_can_be_taken_again() -> None:
             state: JobState = states[restart]
             while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
                 state = outcome.state
-            same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+            assert_same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
 
 
 def test_people_who_are_not_followed_are_not_looked_at() -> None:
     eyes = bodies()
-    [told] = finish(steps_of(eyes), job(two_people(12)), people=1)
-    assert sum(eyes.passes) == 12 and set(told["boxes"][:, 4]) == {30.0}
+    [answer] = finish(steps_of(eyes), job(two_people(12)), people=1)
+    assert sum(eyes.passes) == 12 and set(answer["boxes"][:, 4]) == {30.0}
 
 
 def test_a_pass_that_fails_loses_no_frame() -> None:
-    """As when memory ends: the step is taken again, and goes on with what was seen before."""
+    """Prove that a step that ran out of memory is taken again and goes on with the frames seen before."""
     eyes = bodies()
     [expected] = finish(steps_of(eyes), job(two_people(12)))
     eyes.passes.clear()
@@ -164,11 +164,11 @@ def test_a_pass_that_fails_loses_no_frame() -> None:
                 break
             state = outcome.state
     assert failures == 2
-    same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+    assert_same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
 
 
 def test_a_step_does_not_wait_for_a_video_that_is_read_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends, another one follows, and nothing is lost: here every step takes the frames that are there when it begins, four at most."""
+    """Prove that a step takes only the frames that are there when it starts, four at most, and that the next steps take the others."""
     video = job(two_people(30))
     [expected] = finish(steps_of(ColourEyes()), video)
     monkeypatch.setattr(detection_loop, "STEP_S", -1.0)
@@ -181,4 +181,4 @@ def test_a_step_does_not_wait_for_a_video_that_is_read_slowly(monkeypatch: pytes
             state, taken = outcome.state, taken + 1
             assert state.done == taken < state.total
     assert taken > 30 / 4  # the first one starts the program that reads
-    same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+    assert_same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})

@@ -46,7 +46,7 @@ def write_hmr2(root: Path) -> Bundle:
     return seal(root, spec, HMR2(config).state_dict())
 
 
-def refused(bundle: Bundle) -> str:
+def error_of(bundle: Bundle) -> str:
     with pytest.raises(BundleError) as error:
         load(bundle)
     return str(error.value)
@@ -58,7 +58,7 @@ def test_a_pipeline_loads_with_its_members(watcher: Bundle) -> None:
 
 
 def test_its_digest_covers_its_members(watcher: Bundle, tmp_path: Path) -> None:
-    """Another member under the same name makes another spec, so no worker takes the jobs of the other pipeline."""
+    """Prove that another member under the same name changes the digest, so no worker takes the jobs of the other pipeline."""
     pose, small, wide = write_movenet(tmp_path), write_lart(tmp_path), write_lart(tmp_path / "other", dataclasses.replace(SMALL, hidden=64))
     first, second = (
         write_pipeline(root, {"pose": pose, "actions": lart}) for root, lart in ((tmp_path, small), (tmp_path / "other", wide))
@@ -76,13 +76,13 @@ def test_a_member_that_was_changed_is_refused(tmp_path: Path) -> None:
     bundle = write_watcher(tmp_path)
     file = tmp_path / "small-lart" / "1" / SPEC_FILE
     file.write_text(file.read_text().replace("CC0-1.0", "MIT"))
-    assert "members.actions" in refused(bundle) and "is not the one that this pipeline was made with" in refused(bundle)
+    assert "members.actions" in error_of(bundle) and "is not the one that this pipeline was made with" in error_of(bundle)
 
 
 def test_a_member_that_is_missing_is_named(tmp_path: Path) -> None:
     bundle = write_watcher(tmp_path)
     (tmp_path / "movenet").rename(tmp_path / "gone")
-    assert "members.pose: movenet@1.0.0 is not at" in refused(bundle)
+    assert "members.pose: movenet@1.0.0 is not at" in error_of(bundle)
 
 
 def test_the_weights_of_members_are_verified(tmp_path: Path) -> None:
@@ -101,32 +101,32 @@ def test_members_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     joints = write_lart(tmp_path, dataclasses.replace(SMALL, joints=TrackFeatureDims(135, 16, 16)), "joints")
     fitting = write_lart(tmp_path)
     vit = write_tiny_vit(tmp_path)
-    assert "bodies@1 needs 229 values of pose for each person, and the other members provide 55" in refused(
+    assert "bodies@1 needs 229 values of pose for each person, and the other members provide 55" in error_of(
         write_pipeline(tmp_path, {"pose": pose, "actions": bodies}, "a")
     )
-    assert "joints@1 needs 135 values of joints" in refused(write_pipeline(tmp_path, {"pose": pose, "actions": joints}, "b"))
-    assert "tiny@1 is of architecture vit, which returns no poses" in refused(
+    assert "joints@1 needs 135 values of joints" in error_of(write_pipeline(tmp_path, {"pose": pose, "actions": joints}, "b"))
+    assert "tiny@1 is of architecture vit, which returns no poses" in error_of(
         write_pipeline(tmp_path, {"pose": vit, "actions": fitting}, "c")
     )
-    assert "needs one for `pose`" in refused(write_pipeline(tmp_path, {"actions": fitting}, "d"))
-    assert "do not fit into the 45 of small-lart@1" in refused(
+    assert "needs one for `pose`" in error_of(write_pipeline(tmp_path, {"actions": fitting}, "d"))
+    assert "do not fit into the 45 of small-lart@1" in error_of(
         write_pipeline(tmp_path, {"pose": pose, "actions": fitting}, "e", config={"step": 32, "margin": 32})
     )
     wrong = write_pipeline(tmp_path, {"pose": pose, "actions": fitting}, "f")
     spec = wrong.spec.model_copy(update={"labels": LABELS[::-1], "name": "g"})
-    assert "labels: they are not those of its member small-lart@1" in refused(seal(tmp_path, spec, {}))
+    assert "labels: they are not those of its member small-lart@1" in error_of(seal(tmp_path, spec, {}))
 
 
-def test_bodies_are_another_way_to_see_people(tmp_path: Path) -> None:
-    """HMR 2.0 for poses, a detector before it, and LART on its published tokens of 229 values."""
+def test_a_pipeline_may_estimate_bodies_instead_of_keypoints(tmp_path: Path) -> None:
+    """Join HMR 2.0 for poses, a detector before it, and LART on its published tokens of 229 values."""
     config: LARTConfig = dataclasses.replace(SMALL, pose=TrackFeatureDims(POSE_VALUES, 32, 32), mean_std=STATISTICS)
     pose, detector, actions = write_hmr2(tmp_path), write_movenet(tmp_path), write_lart(tmp_path, config)
-    assert "needs a member for `detector`" in refused(write_pipeline(tmp_path, {"pose": pose, "actions": actions}, "without"))
+    assert "needs a member for `detector`" in error_of(write_pipeline(tmp_path, {"pose": pose, "actions": actions}, "without"))
     assert load(write_pipeline(tmp_path, {"detector": detector, "pose": pose, "actions": actions})).steps is not None
 
 
-def test_a_worker_shows_a_pipeline_as_one_bundle(tmp_path: Path) -> None:
-    """Its members are no bundles of their own there; one whose member comes late is served as soon as it is there."""
+def test_a_worker_lists_a_pipeline_as_one_bundle(tmp_path: Path) -> None:
+    """Prove that members are not listed as bundles, and that a pipeline is loaded as soon as a late member arrives."""
     write_watcher(tmp_path)
     (tmp_path / "movenet").rename(tmp_path.parent / "movenet-for-later")
     published: list[str] = []
@@ -137,9 +137,9 @@ def test_a_worker_shows_a_pipeline_as_one_bundle(tmp_path: Path) -> None:
 
     bundles = LoadedBundles(tmp_path, warm_up, lambda spec: published.append(spec.id), lambda: None)  # type: ignore[arg-type]
     bundles.refresh({})
-    [told] = bundles.announcements(1)
-    assert isinstance(told, ServedBundle) and told.name == "watcher" and "movenet@1.0.0 is not at" in told.reason
+    [announced] = bundles.announcements(1)
+    assert isinstance(announced, ServedBundle) and announced.name == "watcher" and "movenet@1.0.0 is not at" in announced.reason
     (tmp_path.parent / "movenet-for-later").rename(tmp_path / "movenet")
     bundles.refresh({})
-    [told] = bundles.announcements(1)
-    assert told.reason == "enough for this test" and published == ["watcher@1", "watcher@1"]
+    [announced] = bundles.announcements(1)
+    assert announced.reason == "enough for this test" and published == ["watcher@1", "watcher@1"]

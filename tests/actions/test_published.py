@@ -1,4 +1,4 @@
-"""LART in its published layout: joints of the user's mesh, appearance by a video network, and what is refused where one is missing."""
+"""LART in its published layout: joints of the user's mesh, appearance by a video network, and refusals if one is missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
 from tests.actions.fake_pose_estimator import ColourEyes, two_people
 from tests.actions.test_members import write_hmr2
-from tests.actions.test_steps import finish, finish_again, job, same
+from tests.actions.test_steps import assert_same, finish, finish_again, job
 from tests.golden.case import GOLDEN, read_case
 from tests.golden.replays.hmr2 import build
 from tests.support.bundles.actions import (
@@ -64,32 +64,32 @@ MIXING = np.random.default_rng(0).normal(size=(5, POSE_VALUES + 135)) / 100
 
 
 class BodyEyes(ColourEyes):
-    """The same patches, of which a pose and joints are told that are a function of the box."""
+    """Fake detector of the same patches, whose poses and joints are functions of the box."""
 
     @property
     def values(self) -> Mapping[str, int]:
         return {"pose": POSE_VALUES, "joints": 135}
 
     def observe(self, detections: Detections, predicted: NDArray[np.float32]) -> PersonObservations:
-        return dataclasses.replace(super().observe(detections, predicted), tokens=told_of(detections.boxes))
+        return dataclasses.replace(super().observe(detections, predicted), tokens=encode_boxes(detections.boxes))
 
 
-def told_of(boxes: NDArray[Any]) -> NDArray[np.float32]:
-    """(N, 5) → (N, 364)."""
-    told: NDArray[np.float32] = (boxes @ MIXING).astype(np.float32)
-    return told
+def encode_boxes(boxes: NDArray[Any]) -> NDArray[np.float32]:
+    """Map boxes to values of pose and joints: (N, 5) → (N, 364)."""
+    tokens: NDArray[np.float32] = (boxes @ MIXING).astype(np.float32)
+    return tokens
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step looks at a whole window, however slow the machine is."""
+    """Steps of a whole window, however slow the machine is."""
     monkeypatch.setattr(detection_loop, "STEP_S", float("inf"))
     monkeypatch.setattr(detection_loop, "WAIT_S", 600.0)
 
 
 @pytest.fixture(scope="module")
 def lart() -> LART:
-    """Its scores depend on the appearance as much as on the rest."""
+    """LART whose scores depend on the appearance as much as on the rest."""
     torch.manual_seed(0)
     model = LART(LAYOUT).eval().requires_grad_(False)
     assert model.appearance_encoder is not None
@@ -109,7 +109,7 @@ def frames_of(video: bytes) -> NDArray[np.uint8]:
 
 
 def features(mvit: MViT, images: Tensor, box: list[float]) -> Tensor:
-    """images: uint8 (T, H, W, 3); box: x, y, width, height in them."""
+    """Return the appearance of a box, (x, y, width, height), in a clip of uint8 (T, H, W, 3)."""
     clip, corners = (
         normalise_clip(crop_and_resize(images, 32), COLOURS.mean, COLOURS.std),
         resize_box(box, (images.shape[1], images.shape[2]), 32),
@@ -119,21 +119,23 @@ def features(mvit: MViT, images: Tensor, box: list[float]) -> Tensor:
 
 
 def scores_of_track(lart: LART, frames: NDArray[np.uint8], first: int, boxes: NDArray[Any], detected: NDArray[np.bool_]) -> Tensor:
-    """The published procedure, a whole track at once: a feature for every six frames, each by a pass of its own over a clip of full frames,
-    then all frames through the network, (L, actions). boxes: (L, 5), zeros where the person was not seen."""
+    """Follow the published procedure for a whole track at once: boxes (L, 5), zeros if the person was not seen → scores (L, actions).
+
+    Every six frames get one feature from a clip of full frames; then all frames go through the network.
+    """
     mvit, length = small_mvit(), len(boxes)
     looks = torch.zeros(length, mvit.head.in_features)
-    for begin in range(0, length, GROUP_FRAMES):
-        end = min(begin + GROUP_FRAMES, length)
-        middle = (begin + end) // 2
+    for start in range(0, length, GROUP_FRAMES):
+        end = min(start + GROUP_FRAMES, length)
+        middle = (start + end) // 2
         rows = first + frames_of_clip(middle, length, frames=SMALL_MVIT.frames, stride=STRIDE)
-        looks[begin:end] = features(mvit, torch.from_numpy(frames)[rows], boxes[middle, :4].tolist())
-    told = torch.from_numpy(told_of(boxes))
-    pose = normalise_pose(told[:, :POSE_VALUES], pose_statistics(LAYOUT.mean_std)).float()
+        looks[start:end] = features(mvit, torch.from_numpy(frames)[rows], boxes[middle, :4].tolist())
+    tokens = torch.from_numpy(encode_boxes(boxes))
+    pose = normalise_pose(tokens[:, :POSE_VALUES], pose_statistics(LAYOUT.mean_std)).float()
     track = TrackBatch(
         pose[None, :, None],
         torch.from_numpy(detected).float()[None, :, None, None],
-        joints=told[None, :, None, POSE_VALUES:],
+        joints=tokens[None, :, None, POSE_VALUES:],
         appearance=looks[None, :, None],
     )
     scores: Tensor = predict_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0]
@@ -142,29 +144,28 @@ def scores_of_track(lart: LART, frames: NDArray[np.uint8], first: int, boxes: ND
 
 @pytest.mark.parametrize("hidden", [range(0), range(20, 29), range(7), range(60, 100)], ids=["never", "between", "at first", "at last"])
 def test_streamed_video_equals_published_procedure(steps: ActionSteps, lart: LART, hidden: range) -> None:
-    """One who walks and is perhaps hidden for a while, also in the middle of a group, or comes later, or leaves before the end; and one who
-    stands."""
+    """Prove it for a person who stands and one who walks: always visible, hidden in the middle of a group, late, or gone before the end."""
     video = two_people(100, hidden=hidden)
-    [told] = finish(steps, job(video))
+    [answer] = finish(steps, job(video))
     frames = frames_of(video)
-    people = sorted({int(number) for number in told["boxes"][:, 0]})
+    people = sorted({int(number) for number in answer["boxes"][:, 0]})
     assert len(people) == 2 and len(frames) == 100
     for person in people:
-        mine = told["boxes"][told["boxes"][:, 0] == person]
-        rows = np.round(mine[:, 1] * RATE).astype(int)
+        tracked = answer["boxes"][answer["boxes"][:, 0] == person]
+        rows = np.round(tracked[:, 1] * RATE).astype(int)
         first, end = int(rows[0]), int(rows[-1]) + 1
         boxes, detected = np.zeros((end - first, 5), np.float32), np.zeros(end - first, bool)
-        boxes[rows - first], detected[rows - first] = mine[:, 2:], True
+        boxes[rows - first], detected[rows - first] = tracked[:, 2:], True
         scores = scores_of_track(lart, frames, first, boxes, detected).numpy()
-        seconds = told["seconds"][told["seconds"][:, 0] == person]
+        seconds = answer["seconds"][answer["seconds"][:, 0] == person]
         assert len(seconds) == int((end - 1) / RATE) + 1
-        for second, said in zip(seconds, told["scores"][told["seconds"][:, 0] == person], strict=True):
+        for second, mean_scores in zip(seconds, answer["scores"][answer["seconds"][:, 0] == person], strict=True):
             key = round((int(second[1]) + 0.5) * RATE)
-            assert np.allclose(said, scores[max(0, key - 3 - first) : key + 3 - first].mean(axis=0), atol=1e-5)
+            assert np.allclose(mean_scores, scores[max(0, key - 3 - first) : key + 3 - first].mean(axis=0), atol=1e-5)
 
 
 def test_appearance_matters(steps: ActionSteps) -> None:
-    """The same boxes before another background."""
+    """Compare the scores of the same boxes under another network for the appearance."""
     video = two_people(60)
     [plain] = finish(steps, job(video))
     other = small_mvit()
@@ -178,12 +179,12 @@ def test_appearance_matters(steps: ActionSteps) -> None:
 
 
 def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even between any two blocks of the video network; two jobs take turns, and a step that is taken again ends in the same state."""
+    """End steps between any two blocks of the video network, let two jobs take turns, and take steps again."""
     first, second = job(two_people(50)), job(two_people(33, hidden=range(5, 10)))
     alone = [finish(steps, one)[0] for one in (first, second)]
     monkeypatch.setattr("models.systems.actions.steps.APPEARANCE_BUDGET_S", 1e-9)
-    for told, crowd in zip(alone, finish(steps, first, second), strict=True):
-        same(told, crowd)
+    for answer, crowd in zip(alone, finish(steps, first, second), strict=True):
+        assert_same(answer, crowd)
     [state] = steps.start([first], [{}])
     with torch.inference_mode():
         taken = 0
@@ -192,7 +193,7 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
             if taken % 7 == 0:
                 steps.step([state], [False])
             state = outcome.state
-    same(alone[0], {name: values.numpy() for name, values in outcome.outputs.items()})
+    assert_same(alone[0], {name: values.numpy() for name, values in outcome.outputs.items()})
 
 
 def test_clip_with_failed_part_restarts_with_its_step(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,24 +208,24 @@ def test_clip_with_failed_part_restarts_with_its_step(steps: ActionSteps, monkey
         return fed_forward(block, x)
 
     monkeypatch.setattr(PoolingBlock, "_feed_forward", fails_twice)
-    told = finish_again(steps, video)
+    answer = finish_again(steps, video)
     assert len(failures) == 2
-    same(expected, told)
+    assert_same(expected, answer)
 
 
 def test_memory_between_parts_of_a_clip_is_counted_and_freed(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.systems.actions.steps.APPEARANCE_BUDGET_S", 0.0)
     [state] = steps.start([job(two_people(50))], [{}])
-    kept = 0
+    nbytes = 0
     with torch.inference_mode():
-        while not kept:
+        while not nbytes:
             outcome = steps.step([state], [False])[0]
             assert isinstance(outcome, InProgress) and isinstance(outcome.state, ActionState)
             state = outcome.state
-            kept = state.unfinished.nbytes
+            nbytes = state.unfinished.nbytes
     assert isinstance(state, ActionState)
-    assert kept >= 4 * 8 * (1 + 2 * 8 * 9)  # float32, 8 wide, a class token and the patches of 4 frames of 32 by 38 pixels
-    assert state.nbytes - dataclasses.replace(state, unfinished=PartialClip()).nbytes == kept
+    assert nbytes >= 4 * 8 * (1 + 2 * 8 * 9)  # float32, 8 wide, a class token and the patches of 4 frames of 32 by 38 pixels
+    assert state.nbytes - dataclasses.replace(state, unfinished=PartialClip()).nbytes == nbytes
     begun = weakref.ref(state.unfinished.parts)
     state.source.close()
     del state, outcome
@@ -233,16 +234,16 @@ def test_memory_between_parts_of_a_clip_is_counted_and_freed(steps: ActionSteps,
 
 
 def test_frames_are_kept_only_as_long_as_clips_need_them(steps: ActionSteps) -> None:
-    """A clip reaches 6 rows to either side, a group has 6, a step 8; nobody is left out of sight for long."""
+    """Prove the limit: a clip reaches 6 rows to either side, a group has 6 and a step 8."""
     [state] = steps.start([job(two_people(120))], [{}])
-    kept = []
+    still_counts = []
     with torch.inference_mode():
         while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
             state = outcome.state
             assert isinstance(state, ActionState)
-            kept.append(len(state.stills))
-            assert state.nbytes - dataclasses.replace(state, stills=()).nbytes == kept[-1] * 32 * 38 * 3
-    assert 12 <= max(kept) <= 6 + 6 + 6 + 8
+            still_counts.append(len(state.stills))
+            assert state.nbytes - dataclasses.replace(state, stills=()).nbytes == still_counts[-1] * 32 * 38 * 3
+    assert 12 <= max(still_counts) <= 6 + 6 + 6 + 8
 
 
 def test_tracks_bring_their_appearance(steps: ActionSteps) -> None:
@@ -255,12 +256,12 @@ def test_tracks_bring_their_appearance(steps: ActionSteps) -> None:
         "token": torch.linspace(-1, 1, 30)[:, None].repeat(1, values),
         "info": torch.zeros(5, dtype=torch.float64),
     }
-    [told] = finish(steps, tracks)
-    assert told["seconds"][:, 1:].tolist() == [[0.0, 1.0], [1.0, 2.0]]
+    [answer] = finish(steps, tracks)
+    assert answer["seconds"][:, 1:].tolist() == [[0.0, 1.0], [1.0, 2.0]]
     looks = tracks["token"].clone()
     looks[:, -1] += 3
     [other] = finish(steps, tracks | {"token": looks})
-    assert np.abs(told["scores"] - other["scores"]).max() > 1e-4
+    assert np.abs(answer["scores"] - other["scores"]).max() > 1e-4
     with pytest.raises(InvalidInput, match=f"tracks: tokens of 364 values where this bundle takes {values}"):
         steps.start([tracks | {"token": torch.zeros(30, POSE_VALUES + 135)}], [{}])
 
@@ -270,7 +271,7 @@ def sighting(row: int) -> TrackDetection:
 
 
 def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
-    """Clips never leave the track: its last row may still lie ahead."""
+    """Prove that a group waits for rows that its clip may still reach, since clips never leave the track."""
     track = PersonTrack.start(sighting(4), ScoreAccumulator.empty(RATE, 4, 4), appearance=2).with_detections(
         [sighting(row) for row in range(4, 13)], 13
     )
@@ -288,7 +289,7 @@ def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_person_hidden_mid_clip_has_feature_of_empty_box(*, aligned: bool) -> None:
-    """Zeros with aligned pooling; otherwise no box is smaller than a place of the map, and the feature is that of the corner."""
+    """Expect zeros with aligned pooling. Without it an empty box covers one cell of the map, and the feature is that of the corner."""
     model = small_mvit(dataclasses.replace(SMALL_MVIT, boxes=BoxPooling(aligned=aligned)))
     describer = AppearanceEncoder(model, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
     seen = [sighting(row) for row in range(40) if row != 3]
@@ -304,7 +305,7 @@ def test_person_hidden_mid_clip_has_feature_of_empty_box(*, aligned: bool) -> No
     assert job.tracks[0].tokens[6:36, 3:].any(axis=1).all()
 
 
-def test_nobody_who_is_not_believed_is_described() -> None:
+def test_only_confirmed_people_are_described() -> None:
     describer = AppearanceEncoder(small_mvit(), COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
     track = PersonTrack.start(sighting(0), ScoreAccumulator.empty(RATE, 0, 4), appearance=describer.values).with_detections(
         [sighting(row) for row in range(40)], 40
@@ -325,15 +326,15 @@ def test_nobody_who_is_not_believed_is_described() -> None:
 
 
 def test_joints_are_those_of_the_mesh_moved_by_the_camera(tmp_path: Path) -> None:
-    """Against the recorded joints of HMR2 with its made-up mesh; the camera's depth is divided by 200 (golden `phalp_to_tracklet`)."""
+    """Compare with recorded joints of HMR2 and its synthetic mesh. The camera's depth is divided by 200 (golden `phalp_to_tracklet`)."""
     recorded = read_case(GOLDEN / "hmr2" / "tiny_forward")
     eyes = MeshEstimator(None, build(recorded), COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
     with torch.inference_mode():
-        told = eyes.read(recorded.inputs["img"])
+        crop_values = eyes.read(recorded.inputs["img"])
     joints, exact = recorded.outputs["keypoints_3d"], recorded.tolerance
-    torch.testing.assert_close(torch.from_numpy(told[:, 229:]), joints.flatten(1), atol=exact.atol, rtol=exact.rtol)
+    torch.testing.assert_close(torch.from_numpy(crop_values[:, 229:]), joints.flatten(1), atol=exact.atol, rtol=exact.rtol)
     found = Detections(np.array([[20, 30, 40, 60, 0.9], [5, 5, 30, 80, 0.8]], np.float32), np.zeros((2, 51), np.float32), (120, 160))
-    seen = eyes.observe(found, told)
+    seen = eyes.observe(found, crop_values)
     tokens = torch.from_numpy(seen.tokens)
     camera = tokens[:, 226:229]
     before = np.column_stack([camera[:, :2], (200 * camera[:, 2]).clamp(min=0.01)])
@@ -343,7 +344,7 @@ def test_joints_are_those_of_the_mesh_moved_by_the_camera(tmp_path: Path) -> Non
     torch.testing.assert_close(tokens[:, POSE_VALUES:], expected.flatten(1), atol=exact.atol, rtol=exact.rtol)
 
 
-def test_nobody_has_no_joints(tmp_path: Path) -> None:
+def test_no_detections_give_no_joints(tmp_path: Path) -> None:
     network = load(write_hmr2(tmp_path)).model
     eyes = MeshEstimator(None, network, COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
     empty = Detections(np.zeros((0, 5), np.float32), np.zeros((0, 51), np.float32), (120, 160))
@@ -355,7 +356,7 @@ def test_nobody_has_no_joints(tmp_path: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """With all members."""
+    """Folder of bundles with all members."""
     folder = tmp_path / "bundles"
     write_movenet(folder)
     write_hmr2(folder)
@@ -369,7 +370,7 @@ def join(root: Path, name: str, *arguments: str) -> Any:
     return CliRunner().invoke(app, [*words, "--rate", "15", *arguments])
 
 
-def joined(root: Path, body: Path) -> Bundle:
+def join_people(root: Path, body: Path) -> Bundle:
     made = join(root, "people", "--appearance", "small-mvit", "--body", str(body))
     assert made.exit_code == 0, made.exception
     return read(root / "people" / "1.0.0")
@@ -379,9 +380,9 @@ def joined(root: Path, body: Path) -> Bundle:
 def test_a_mesh_is_named_and_stays_where_it_is(root: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     body = write_mesh(tmp_path / name)
-    bundle = joined(root, Path(name))
-    told = json.loads((bundle.path / SPEC_FILE).read_text())["external"]["body"]
-    assert told["path"] == str(body.resolve()) and told["bytes"] == body.stat().st_size and len(told["sha256"]) == 64
+    bundle = join_people(root, Path(name))
+    mesh = json.loads((bundle.path / SPEC_FILE).read_text())["external"]["body"]
+    assert mesh["path"] == str(body.resolve()) and mesh["bytes"] == body.stat().st_size and len(mesh["sha256"]) == 64
     assert sorted(file.name for file in bundle.path.iterdir()) == [SPEC_FILE, "model.safetensors"]
     assert (bundle.path / "model.safetensors").stat().st_size < 100
     loaded = load(bundle)
@@ -402,7 +403,7 @@ def test_published_windows_output_32_rows_with_32_around_them(root: Path, tmp_pa
 
 def test_worker_without_mesh_says_so_and_serves_once_there(root: Path, tmp_path: Path) -> None:
     body = write_mesh(tmp_path / "body.npz")
-    bundle = joined(root, body)
+    bundle = join_people(root, body)
     body.rename(tmp_path / "away")
     with pytest.raises(BundleError, match=f"external.body: {body}: missing"):
         load(bundle)
@@ -419,14 +420,14 @@ def test_worker_without_mesh_says_so_and_serves_once_there(root: Path, tmp_path:
 
 def reason(bundles: LoadedBundles) -> str:
     bundles.refresh({})
-    [told] = [one for one in bundles.announcements(1) if one.name == "people"]
-    assert isinstance(told, ServedBundle) and told.state == "unavailable"
-    return told.reason
+    [announced] = [one for one in bundles.announcements(1) if one.name == "people"]
+    assert isinstance(announced, ServedBundle) and announced.state == "unavailable"
+    return announced.reason
 
 
-def test_another_mesh_is_not_taken(root: Path, tmp_path: Path) -> None:
+def test_another_mesh_is_refused(root: Path, tmp_path: Path) -> None:
     body = write_mesh(tmp_path / "body.npz")
-    bundle = joined(root, body)
+    bundle = join_people(root, body)
     content = bytearray(body.read_bytes())
     content[1000] ^= 1
     body.write_bytes(content)
@@ -437,7 +438,7 @@ def test_another_mesh_is_not_taken(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_lart_of_raw_poses_has_statistics_that_change_nothing(root: Path) -> None:
-    """Without any it is refused, since nobody could tell it from one whose statistics were forgotten (see `refusals`)."""
+    """Prove that neutral statistics are accepted. Without any it is refused like one whose statistics were forgotten (see `refusals`)."""
     neutral = ((0.0,) * 226, (1.0,) * 226)
     write_lart(root, dataclasses.replace(LAYOUT, joints=None, appearance=None, mean_std=neutral), "raw")
     assert join(root, "raw-poses", "--actions", "raw").exit_code == 0
@@ -447,7 +448,7 @@ def test_a_lart_of_raw_poses_has_statistics_that_change_nothing(root: Path) -> N
 
 def test_the_digest_covers_the_mesh(root: Path, tmp_path: Path) -> None:
     body = write_mesh(tmp_path / "body.npz")
-    first = joined(root, body).spec
+    first = join_people(root, body).spec
     changed = first.model_copy(update={"external": {"body": first.external["body"].model_copy(update={"sha256": "0" * 64})}})
     assert changed.digest() != first.digest()
     assert "external" not in json.loads(read(root / "small-mvit" / "1").spec.to_bytes())
@@ -474,7 +475,7 @@ def refusals(root: Path, folder: Path) -> Iterator[tuple[Sequence[str], str]]:
     yield ("--actions", "without-statistics"), "without-statistics@1 lacks the statistics of its poses: import it with --set mean_std"
 
 
-def test_what_does_not_fit_is_said_and_leaves_nothing(root: Path, tmp_path: Path) -> None:
+def test_members_that_do_not_fit_leave_no_bundle(root: Path, tmp_path: Path) -> None:
     for arguments, sentence in refusals(root, tmp_path):
         made = join(root, "refused", *arguments)
         assert made.exit_code != 0

@@ -31,23 +31,23 @@ def test_a_service_answers_with_joints_and_appearance(tmp_path: Path) -> None:
         "appearance": write_mvit(bundles),
         "actions": write_lart(bundles, LAYOUT, "lart"),
     }
-    kept, gone = write_mesh(tmp_path / "kept.safetensors"), write_mesh(tmp_path / "gone.npz")
-    write_action_pipeline(bundles, "people", "1", members, rate=15.0, body=kept)
-    write_action_pipeline(bundles, "without", "1", members, rate=15.0, body=gone)
-    gone.unlink()
+    present, missing = write_mesh(tmp_path / "kept.safetensors"), write_mesh(tmp_path / "gone.npz")
+    write_action_pipeline(bundles, "people", "1", members, rate=15.0, body=present)
+    write_action_pipeline(bundles, "without", "1", members, rate=15.0, body=missing)
+    missing.unlink()
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway, worker_process(valkey.url, bundles) as worker:
         gateway.wait_for_workers()
         listed = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
         assert {name: model["state"] for name, model in listed.items()} == {"people": "ready", "without": "unavailable"}
-        assert f"external.body: {gone}: missing" in listed["without"]["reason"]
-        asked = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "model": "people"}, "timeout": START_S}
-        told = gateway.http.post("/v1/actions", **asked).raise_for_status().json()
-        refused = gateway.http.post("/v1/actions", **asked | {"data": {"model": "without"}})
+        assert f"external.body: {missing}: missing" in listed["without"]["reason"]
+        request = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "model": "people"}, "timeout": START_S}
+        answer = gateway.http.post("/v1/actions", **request).raise_for_status().json()
+        refused = gateway.http.post("/v1/actions", **request | {"data": {"model": "without"}})
         spent = Service([gateway], [worker], tmp_path / "bundles", valkey.url).sum_metric(
             "opsin_video_stage_seconds_total", stage="appearance"
         )
     assert refused.status_code in (404, 503) and spent > 0
-    standing, *_ = told["people"]
+    standing, *_ = answer["people"]
     assert [box[0] for box in standing["boxes"]] == pytest.approx([row / 15 for row in range(18)], abs=2e-3)
     assert [second["start_s"] for second in standing["actions"]] == [0.0, 1.0]
     assert {label["label"] for label in standing["actions"][0]["labels"]} == set(LABELS)

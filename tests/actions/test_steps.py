@@ -1,4 +1,4 @@
-"""A video is taken window by window: who is in it, who is who, and what LART says of them."""
+"""Videos are processed window by window: detection, tracking, and the labels of LART."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEP, MARGIN = 16, 14
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step looks at a whole window, however slow the machine is."""
+    """Steps of a whole window, however slow the machine is."""
     monkeypatch.setattr(detection_loop, "STEP_S", float("inf"))
     monkeypatch.setattr(detection_loop, "WAIT_S", 600.0)
 
@@ -57,7 +57,7 @@ def job(video: bytes) -> dict[str, torch.Tensor]:
 
 
 def finish(steps: ActionSteps, *jobs: dict[str, torch.Tensor], **options: Any) -> list[dict[str, np.ndarray]]:
-    """All jobs together, each until its end."""
+    """Run jobs together until each is complete."""
     states = dict(enumerate(steps.start(list(jobs), [options] * len(jobs))))
     answers: dict[int, dict[str, np.ndarray]] = {}
     with torch.inference_mode():
@@ -73,7 +73,7 @@ def finish(steps: ActionSteps, *jobs: dict[str, torch.Tensor], **options: Any) -
 
 
 def finish_again(steps: ActionSteps, one: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """One job until its end; a step for which memory was missing is taken again, as by a worker."""
+    """Run a job until it is complete, and take a step again that ran out of memory, as a worker does."""
     [state] = steps.start([one], [{}])
     with torch.inference_mode():
         while True:
@@ -86,72 +86,72 @@ def finish_again(steps: ActionSteps, one: dict[str, torch.Tensor]) -> dict[str, 
             state = outcome.state
 
 
-def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
+def assert_same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
     for name in ("boxes", "poses", "seconds"):
         assert np.array_equal(first[name], second[name]), name
     assert np.allclose(first["scores"], second["scores"], atol=1e-6)
 
 
 def test_two_people_have_one_number_each_and_correct_boxes(steps: ActionSteps) -> None:
-    [told] = finish(steps, job(two_people()))
-    boxes = told["boxes"]
+    [answer] = finish(steps, job(two_people()))
+    boxes = answer["boxes"]
     red, blue = boxes[boxes[:, 4] == 24], boxes[boxes[:, 4] == 30]
     assert len(boxes) == 120 and len(set(red[:, 0])) == len(set(blue[:, 0])) == 1
     assert np.allclose(red[:, 2], 8 + np.arange(60)) and np.allclose(red[:, 1], np.arange(60) / RATE, atol=2e-3)
-    assert told["poses"].shape == (120, 53)
-    assert [row[1:].tolist() for row in told["seconds"] if row[0] == 1] == [[second, second + 1] for second in range(4)]
-    assert told["scores"].shape == (8, len(LABELS)) and ((told["scores"] > 0) & (told["scores"] < 1)).all()
+    assert answer["poses"].shape == (120, 53)
+    assert [row[1:].tolist() for row in answer["seconds"] if row[0] == 1] == [[second, second + 1] for second in range(4)]
+    assert answer["scores"].shape == (8, len(LABELS)) and ((answer["scores"] > 0) & (answer["scores"] < 1)).all()
 
 
-def test_the_windows_of_a_track_say_what_the_whole_track_says(steps: ActionSteps, lart: LART) -> None:
-    """Against `predict_track`, which sees a whole track at once, and AVA's mean over the rows around each second's middle."""
+def test_windows_of_a_track_score_like_the_whole_track(steps: ActionSteps, lart: LART) -> None:
+    """Compare with `predict_track`, which sees a whole track at once, and AVA's mean over the rows around each second's middle."""
     hidden = range(20, 29)
-    [told] = finish(steps, job(two_people(100, hidden=hidden)))
-    [red] = {int(row[0]) for row in told["boxes"] if row[4] == 24}
-    rows = told["poses"][told["poses"][:, 0] == red]
+    [answer] = finish(steps, job(two_people(100, hidden=hidden)))
+    [red] = {int(row[0]) for row in answer["boxes"] if row[4] == 24}
+    rows = answer["poses"][answer["poses"][:, 0] == red]
     pose, detected = np.zeros((100, 51), np.float32), np.zeros(100, np.float32)
     boxes = np.zeros((100, 5), np.float32)
     at = np.round(rows[:, 1] * RATE).astype(int)
     pose[at], detected[at] = rows[:, 2:], 1
-    boxes[at] = told["boxes"][told["boxes"][:, 0] == red][:, 2:]
+    boxes[at] = answer["boxes"][answer["boxes"][:, 0] == red][:, 2:]
     tokens = ColourEyes().tokens(boxes, pose, (120, 160)) * detected[:, None]
     assert detected.sum() == 100 - len(hidden)
     track = TrackBatch(torch.from_numpy(tokens)[None, :, None], torch.from_numpy(detected)[None, :, None, None])
     scores = predict_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0].numpy()
-    seconds = told["seconds"][told["seconds"][:, 0] == red]
+    seconds = answer["seconds"][answer["seconds"][:, 0] == red]
     assert len(seconds) == 7
-    for second, said in zip(seconds, told["scores"][told["seconds"][:, 0] == red], strict=True):
+    for second, mean_scores in zip(seconds, answer["scores"][answer["seconds"][:, 0] == red], strict=True):
         key = round((second[1] + 0.5) * RATE)
-        assert np.allclose(said, scores[key - 3 : min(key + 3, 100)].mean(axis=0), atol=1e-5)
+        assert np.allclose(mean_scores, scores[key - 3 : min(key + 3, 100)].mean(axis=0), atol=1e-5)
 
 
 def test_frames_that_grow_beyond_all_limits_are_not_decoded(steps: ActionSteps) -> None:
-    """They cost seconds and gigabytes each, and a gateway that accepts a video has seen its first one alone."""
-    [told] = finish(steps, job(pictures([(48, 64), (480, 640), (2400, 4096), (48, 64)])))
-    assert told["counts"][COUNTS.index("decoded")] == 3
+    """Prove it for later frames, since a gateway that accepts a video reads only the first; each would cost seconds and gigabytes."""
+    [answer] = finish(steps, job(pictures([(48, 64), (480, 640), (2400, 4096), (48, 64)])))
+    assert answer["counts"][COUNTS.index("decoded")] == 3
 
 
-def test_nobody_is_followed_across_a_cut(steps: ActionSteps) -> None:
-    """Who stands where somebody stood in the shot before is somebody else. The cut lies in the middle of a step."""
-    [told] = finish(steps, job(cut_clip(first=44, second=35)))
-    boxes = told["boxes"]
+def test_tracks_end_at_a_cut(steps: ActionSteps) -> None:
+    """Prove that someone who stands where another one stood in the shot before is a new person. The cut lies in the middle of a step."""
+    [answer] = finish(steps, job(cut_clip(first=44, second=35)))
+    boxes = answer["boxes"]
     shots = boxes[:, 1] >= 44 / RATE - 0.01
-    before, after = (set(boxes[mine, 0]) for mine in (~shots, shots))
+    before, after = (set(boxes[rows, 0]) for rows in (~shots, shots))
     assert (before, after) == ({1, 2}, {3, 4}) and [sum(boxes[:, 0] == number) for number in (1, 2, 3, 4)] == [44, 44, 35, 35]
-    ends = {number: told["seconds"][told["seconds"][:, 0] == number][-1, 2] for number in (1, 2, 3, 4)}
+    ends = {number: answer["seconds"][answer["seconds"][:, 0] == number][-1, 2] for number in (1, 2, 3, 4)}
     assert ends[1] == ends[2] == pytest.approx(44 / RATE) and ends[3] == ends[4] == pytest.approx(79 / RATE)
-    same(told, finish(steps, job(cut_clip(first=44, second=35)))[0])
+    assert_same(answer, finish(steps, job(cut_clip(first=44, second=35)))[0])
 
 
-def test_an_answer_does_not_depend_on_who_else_is_looked_at(steps: ActionSteps) -> None:
+def test_an_answer_does_not_depend_on_other_jobs(steps: ActionSteps) -> None:
     first, second = job(two_people(50)), job(two_people(33, hidden=range(5, 10)))
     alone = [finish(steps, one)[0] for one in (first, second)]
-    for told, crowd in zip(alone, finish(steps, first, second), strict=True):
-        same(told, crowd)
+    for answer, crowd in zip(alone, finish(steps, first, second), strict=True):
+        assert_same(answer, crowd)
 
 
 def test_a_step_can_be_taken_again(steps: ActionSteps) -> None:
-    """As after a batch that failed: earlier states still mean what they meant, whatever was read since."""
+    """Prove that earlier states stay valid, whatever was read since, as after a batch that failed."""
     video = job(two_people(40))
     [expected] = finish(steps, video)
     [state] = steps.start([video], [{}])
@@ -163,11 +163,11 @@ def test_a_step_can_be_taken_again(steps: ActionSteps) -> None:
             state = states[restart]
             while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
                 state = outcome.state
-            same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+            assert_same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
 
 
 def test_step_that_fails_after_its_frames_does_not_repeat_them(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LART has no memory left for a window, and the step is taken again."""
+    """Let LART run out of memory for a window, and take the step again."""
     video = job(two_people(40))
     [expected] = finish(steps, video)
     read, failures = ActionPipeline.read, list[str]()
@@ -179,48 +179,48 @@ def test_step_that_fails_after_its_frames_does_not_repeat_them(steps: ActionStep
         return read(model, windows)
 
     monkeypatch.setattr(ActionPipeline, "read", fails_once)
-    told = finish_again(steps, video)
+    answer = finish_again(steps, video)
     assert failures
-    same(expected, told)
+    assert_same(expected, answer)
 
 
-def test_only_what_lies_between_start_and_end_is_looked_at(lart: LART) -> None:
+def test_only_frames_between_start_and_end_are_processed(lart: LART) -> None:
     eyes = ColourEyes()
     steps = ActionSteps(ActionPipeline(ActionPipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
-    [told] = finish(steps, job(two_people(90)), start_s=2.0, end_s=4.0)
+    [answer] = finish(steps, job(two_people(90)), start_s=2.0, end_s=4.0)
     assert eyes.frames == 30
-    assert sorted({*told["boxes"][:, 1].tolist()}) == pytest.approx([row / RATE for row in range(30, 60)], abs=2e-3)
-    assert sorted({*told["seconds"][:, 1].tolist()}) == [2.0, 3.0] and told["seconds"][:, 2].max() == 4.0
+    assert sorted({*answer["boxes"][:, 1].tolist()}) == pytest.approx([row / RATE for row in range(30, 60)], abs=2e-3)
+    assert sorted({*answer["seconds"][:, 1].tolist()}) == [2.0, 3.0] and answer["seconds"][:, 2].max() == 4.0
 
 
-def test_tracks_are_looked_at_between_the_same_seconds(steps: ActionSteps) -> None:
-    [told] = finish(steps, crowd(1, [row / RATE for row in range(90)]), start_s=2.0, end_s=4.0)
-    assert told["boxes"][:, 1].tolist() == pytest.approx([row / RATE for row in range(30, 60)])
-    assert told["seconds"][:, 1:].tolist() == [[2.0, 3.0], [3.0, 4.0]]
+def test_tracks_are_cut_to_the_same_seconds(steps: ActionSteps) -> None:
+    [answer] = finish(steps, crowd(1, [row / RATE for row in range(90)]), start_s=2.0, end_s=4.0)
+    assert answer["boxes"][:, 1].tolist() == pytest.approx([row / RATE for row in range(30, 60)])
+    assert answer["seconds"][:, 1:].tolist() == [[2.0, 3.0], [3.0, 4.0]]
 
 
 def test_the_most_people_to_follow_are_those_of_the_best_boxes(steps: ActionSteps) -> None:
-    [told] = finish(steps, job(two_people(40)), people=1)
-    assert set(told["boxes"][:, 4]) == {30.0}  # the blue one
+    [answer] = finish(steps, job(two_people(40)), people=1)
+    assert set(answer["boxes"][:, 4]) == {30.0}  # the blue one
 
 
-def test_previews_tell_of_their_window_only(steps: ActionSteps) -> None:
+def test_previews_cover_their_window_only(steps: ActionSteps) -> None:
     [state] = steps.start([job(two_people(60))], [{}])
-    shown = []
+    previews = []
     with torch.inference_mode():
         while not isinstance(outcome := steps.step([state], [True])[0], StepCompletion):
             state = outcome.state
             assert outcome.preview is not None
-            shown.append(outcome.preview)
-    for window, preview in enumerate(shown):
+            previews.append(outcome.preview)
+    for window, preview in enumerate(previews):
         times = preview["boxes"][:, 1]
         assert ((times > (window * 8 - 0.5) / RATE) & (times < (window * 8 + 7.5) / RATE)).all()
-    assert sum(len(preview["boxes"]) for preview in shown) == 120
+    assert sum(len(preview["boxes"]) for preview in previews) == 120
 
 
 def test_an_answer_s_tracks_say_the_same_again(steps: ActionSteps) -> None:
-    [told] = finish(steps, job(two_people(60)))
-    boxes, poses = told["boxes"], told["poses"]
+    [answer] = finish(steps, job(two_people(60)))
+    boxes, poses = answer["boxes"], answer["poses"]
     tracks = {
         "person": torch.from_numpy(boxes[:, 0].astype(np.int32)),
         "time": torch.from_numpy(boxes[:, 1]),
@@ -230,7 +230,7 @@ def test_an_answer_s_tracks_say_the_same_again(steps: ActionSteps) -> None:
         "info": torch.tensor([160.0, 120.0, 0.0, 0.0, 4.0], dtype=torch.float64),
     }
     [again] = finish(steps, tracks)
-    same(told, again)
+    assert_same(answer, again)
 
 
 def crowd(people: int, times: list[float]) -> dict[str, torch.Tensor]:
@@ -246,19 +246,19 @@ def crowd(people: int, times: list[float]) -> dict[str, torch.Tensor]:
 
 
 def test_a_crowd_takes_more_steps_rather_than_longer_ones(steps: ActionSteps, lart: LART, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others wait for one step, whoever sends tracks of many people; the answer is that of one long step."""
+    """Prove that the steps of tracks of many people stay short, since other jobs wait for one step, and that the answer is the same."""
     read, seen = ActionPipeline.read, list[int]()
 
-    def counted(model: ActionPipeline, windows: Any) -> Any:
+    def count_windows(model: ActionPipeline, windows: Any) -> Any:
         seen.append(len(windows))
         return read(model, windows)
 
-    monkeypatch.setattr(ActionPipeline, "read", counted)
+    monkeypatch.setattr(ActionPipeline, "read", count_windows)
     [patient] = finish(steps, crowd(40, [0.0, 0.5]))
     assert seen == [16, 16, 8]
     monkeypatch.setattr("models.systems.actions.steps.WINDOWS_AT_ONCE", 1000)
     [at_once] = finish(steps, crowd(40, [0.0, 0.5]))
-    same(patient, at_once)
+    assert_same(patient, at_once)
 
 
 def test_steps_are_counted_while_the_last_word_takes_several(steps: ActionSteps) -> None:
@@ -276,12 +276,12 @@ def test_steps_are_counted_while_the_last_word_takes_several(steps: ActionSteps)
 
 
 def test_a_sighting_stands_for_a_second_at_most(steps: ActionSteps) -> None:
-    """Two sightings far apart say nothing about what lies between."""
+    """Prove that nothing is assumed between two sightings that lie far apart."""
     [state] = steps.start([crowd(1, [0.0, 100.0])], [{}])
     assert [(one.row, one.rows) for one in state.source.found] == [(0, 1), (1500, 1)]
 
 
-def test_tracks_that_say_too_little_are_refused(steps: ActionSteps) -> None:
+def test_tracks_with_too_few_values_are_refused(steps: ActionSteps) -> None:
     tracks = {
         "person": torch.ones(3, dtype=torch.int32),
         "time": torch.arange(3, dtype=torch.float64),
@@ -294,36 +294,36 @@ def test_tracks_that_say_too_little_are_refused(steps: ActionSteps) -> None:
         steps.start([tracks], [{}])
 
 
-def test_what_was_seen_is_counted(steps: ActionSteps) -> None:
-    """30 frames a second where 15 are looked at; the red one goes before its track is believed, and comes back as another."""
-    [told] = finish(steps, job(two_people(120, rate=30.0, hidden=range(4, 24))), end_s=2.0)
-    people, tracks, windows, frames, decoded, seconds = told["counts"].tolist()
+def test_people_tracks_windows_and_frames_are_counted(steps: ActionSteps) -> None:
+    """Process 15 of 30 frames a second, with a person who leaves before its track is confirmed and returns as a new one."""
+    [answer] = finish(steps, job(two_people(120, rate=30.0, hidden=range(4, 24))), end_s=2.0)
+    people, tracks, windows, frames, decoded, seconds = answer["counts"].tolist()
     assert (people, tracks, frames, seconds) == (2, 3, pytest.approx(31, abs=1), 2.0)
     assert decoded >= 2 * frames - 2 and decoded < 70
     assert windows == 2 + 2  # of 16 rows: 30 of the blue one, 19 of the red one
 
 
 @pytest.mark.parametrize("people", [None, 1])
-def test_a_result_keeps_within_the_room_that_was_kept_for_it(steps: ActionSteps, people: int | None) -> None:
+def test_results_fit_the_bytes_reserved_for_them(steps: ActionSteps, people: int | None) -> None:
     spec = BundleSpec(
         name="watcher", version="1", task="actions", architecture="actions", config={"people": 2}, labels=LABELS, license="CC0-1.0",
         clip=Clip(frames=8, stride=1, rate=RATE), weights=FileDigest(sha256="0" * 64, bytes=0),
     )  # fmt: skip
     plan = ActionsPlan(top_k=1, threshold=0.0, start_s=None, end_s=None, people=people)
-    for asked in (job(two_people(90)), crowd(40, [0.0, 0.5, 0.6]), crowd(2, [1000.0, 1030.0])):
-        [told] = finish(steps, asked, people=people)
-        bound = TASKS["actions"].result_bound(plan, spec, {name: array.numpy() for name, array in asked.items()})
-        taken = sum(array.nbytes for array in told.values())
+    for inputs in (job(two_people(90)), crowd(40, [0.0, 0.5, 0.6]), crowd(2, [1000.0, 1030.0])):
+        [answer] = finish(steps, inputs, people=people)
+        bound = TASKS["actions"].result_bound(plan, spec, {name: array.numpy() for name, array in inputs.items()})
+        taken = sum(array.nbytes for array in answer.values())
         assert taken <= bound <= 20 * taken + 20_000
 
 
-def test_an_empty_video_has_nobody(steps: ActionSteps) -> None:
-    [told] = finish(steps, job(clip(every(20, RATE))))
-    assert told["boxes"].shape == (0, 7) and told["scores"].shape == (0, len(LABELS))
+def test_a_video_without_people_has_no_tracks(steps: ActionSteps) -> None:
+    [answer] = finish(steps, job(clip(every(20, RATE))))
+    assert answer["boxes"].shape == (0, 7) and answer["scores"].shape == (0, len(LABELS))
 
 
 def test_a_video_that_breaks_on_the_way_is_refused(steps: ActionSteps) -> None:
-    """It was whole when it was looked at, as far as its packets go."""
+    """Truncate the video after its header and first packets were read."""
     video = job(two_people(40))
     video["video"] = video["video"][: len(video["video"]) // 50]
     [state] = steps.start([video], [{}])
@@ -335,12 +335,12 @@ def test_a_video_that_breaks_on_the_way_is_refused(steps: ActionSteps) -> None:
 
 
 def test_memory_does_not_grow_with_the_video(steps: ActionSteps) -> None:
-    """But for what is answered: boxes, poses, and sums of seconds."""
+    """Prove it for the tokens. Boxes, poses and sums of seconds grow, since they belong to the answer."""
     [state] = steps.start([job(two_people(120))], [{}])
-    kept = []
+    token_counts = []
     with torch.inference_mode():
         while not isinstance(outcome := steps.step([state], [False])[0], StepCompletion):
             state = outcome.state
-            kept.append(max((len(track.tokens) for track in state.tracks), default=0))
-    assert max(kept) <= STEP + 2 * MARGIN + 2 * 8
+            token_counts.append(max((len(track.tokens) for track in state.tracks), default=0))
+    assert max(token_counts) <= STEP + 2 * MARGIN + 2 * 8
     assert state.tracks[0].answered > 60

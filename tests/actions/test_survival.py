@@ -1,4 +1,4 @@
-"""Jobs that are disturbed in the middle of a video: their worker is killed, they are cancelled, their client leaves."""
+"""Jobs that are disturbed in the middle of a video: the worker is killed, the job is cancelled, the client leaves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PEOPLE = 8
 
 
 def real_clip(folder: Path) -> dict[str, bytes]:
-    """Two people, found by MoveNet."""
+    """Read a clip in which MoveNet detects two people."""
     try:
         return {"video": (obtain(CLIPS, folder) / CLIP).read_bytes()}
     except DataError as error:
@@ -47,13 +47,13 @@ def long_tracks(_folder: Path) -> dict[str, bytes]:
     return {"tracks": file.getvalue()}
 
 
-def asked_later(gateway: Gateway, parts: dict[str, bytes], **options: Any) -> str:
+def submit(gateway: Gateway, parts: dict[str, bytes], **options: Any) -> str:
     headers = {"Prefer": "respond-async"}
     return accepted_id(gateway.http.post("/v1/actions", files=parts, data=options, headers=headers, timeout=120))
 
 
-def done(gateway: Gateway, asked: str) -> int:
-    progress = job(gateway, asked)["progress"]
+def done(gateway: Gateway, job_id: str) -> int:
+    progress = job(gateway, job_id)["progress"]
     return progress["done"] if progress else 0
 
 
@@ -66,7 +66,7 @@ def test_killed_worker_loses_its_windows_and_changes_no_answer(tmp_path: Path, p
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
         with worker_process(valkey.url, bundles) as worker:
             gateway.wait_for_workers()
-            hurt = asked_later(gateway, parts)
+            hurt = submit(gateway, parts)
             eventually(lambda: done(gateway, hurt) > 2, "it has taken some windows", START_S)
             reading = [*children(PROGRAM, worker.pid), *copies(PROGRAM, worker.pid)]
             forget_worker(valkey.url, worker)
@@ -74,7 +74,7 @@ def test_killed_worker_loses_its_windows_and_changes_no_answer(tmp_path: Path, p
         assert psutil.wait_procs(reading, timeout=60)[1] == [], "who reads a video for a worker ends with it"
         with worker_process(valkey.url, bundles):
             eventually(lambda: job(gateway, hurt)["state"] == "done", "another worker has done it", START_S)
-            undisturbed = asked_later(gateway, parts)
+            undisturbed = submit(gateway, parts)
             eventually(lambda: job(gateway, undisturbed)["state"] == "done", "it is done again", START_S)
             first, second = (result(gateway, one).json()["people"] for one in (hurt, undisturbed))
             events = gateway.http.get(f"/v1/jobs/{hurt}/events", timeout=60).text
@@ -85,14 +85,14 @@ def test_killed_worker_loses_its_windows_and_changes_no_answer(tmp_path: Path, p
 def test_cancelled_job_stops_between_windows_and_closes_video(watching: Service) -> None:
     gateway = watching.gateway
     left = watching.sum_metric("opsin_step_leaves_total", how="unwanted")
-    asked = asked_later(gateway, {"video": long_video()})
-    eventually(lambda: done(gateway, asked) > 1, "it is being watched", START_S)
+    job_id = submit(gateway, {"video": long_video()})
+    eventually(lambda: done(gateway, job_id) > 1, "it is being watched", START_S)
     reading = copies(PROGRAM, watching.worker)
-    assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
-    assert comes_to(gateway, asked, "cancelled")["progress"]["done"] < job(gateway, asked)["progress"]["total"]
+    assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert comes_to(gateway, job_id, "cancelled")["progress"]["done"] < job(gateway, job_id)["progress"]["total"]
     eventually(lambda: watching.sum_metric("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
-    assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
-    assert result(gateway, asked).status_code == 410
+    assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "no process reads the video any more"
+    assert result(gateway, job_id).status_code == 410
 
 
 def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Service) -> None:
@@ -103,7 +103,7 @@ def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Service) -> N
         next(event for event in parse(response.iter_lines()) if event.name == "progress" and event.data["done"] > 1)
         reading = copies(PROGRAM, watching.worker)
     eventually(lambda: watching.sum_metric("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
-    assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
+    assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "no process reads the video any more"
     short = gateway.http.post("/v1/actions", files={"video": two_people(4)}, timeout=START_S)
     assert short.status_code == 200, short.text
 
@@ -114,9 +114,9 @@ def test_leaving_client_stops_drawing_of_its_clip(watching: Service, *, later: b
     video = long_video()
     request = post("/v1/actions?end_s=0.2", "Accept: video/mp4", f"Content-Length: {len(video)}", body=video)
     if later:
-        asked = asked_later(gateway, {"video": long_video()}, end_s=0.2)
-        comes_to(gateway, asked, "done")
-        request = f"GET /v1/jobs/{asked}/result HTTP/1.1\r\nHost: opsin\r\nAccept: video/mp4\r\n\r\n".encode()
+        job_id = submit(gateway, {"video": long_video()}, end_s=0.2)
+        comes_to(gateway, job_id, "done")
+        request = f"GET /v1/jobs/{job_id}/result HTTP/1.1\r\nHost: opsin\r\nAccept: video/mp4\r\n\r\n".encode()
     with Raw(gateway) as client:
         client.send(request)
         eventually(lambda: drawing(gateway), "it is being drawn", START_S)
@@ -124,7 +124,7 @@ def test_leaving_client_stops_drawing_of_its_clip(watching: Service, *, later: b
         for process in processes:
             process.suspend()  # by itself it will not come to an end
     try:
-        eventually(lambda: not drawing(gateway), "nobody draws any more", START_S)
+        eventually(lambda: not drawing(gateway), "no process draws any more", START_S)
     finally:
         for process in processes:
             with suppress(psutil.NoSuchProcess):

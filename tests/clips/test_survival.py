@@ -50,7 +50,7 @@ def test_worker_killed_mid_clip_changes_no_answer(tmp_path: Path) -> None:
             eventually(lambda: done(gateway, hurt) > 0, "it has seen some views", START_S)
             reading = copies(PROGRAM, worker.pid)
             forget_worker(valkey.url, worker)
-        assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
+        assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "no process reads the video any more"
         assert job(gateway, hurt)["state"] != "done", "it was killed too late to tell anything"
         with worker_process(valkey.url, bundles):
             comes_to(gateway, hurt, "done")
@@ -81,4 +81,4 @@ def test_a_clip_that_is_cancelled_closes_its_video(watching: Service) -> None:
         process.suspend()  # the clip cannot be done before it is cancelled
     assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
     eventually(lambda: watching.sum_metric("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
-    assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
+    assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "no process reads the video any more"
