@@ -65,6 +65,7 @@ FOLDERS = (
     "tests/media",
     "tests/models",
     "tests/opsin",
+    "tests/queue",
     "tests/reconstruct",
     "tests/support",
     "tests/tasks",

@@ -1,7 +1,7 @@
-"""A look into Redis, and a worker's end of the queue inside the test's own process.
+"""Connections to Redis, and a worker's end of the queue in the process of the test.
 
-`OPSIN_TEST_REDIS` says which Redis: `partition` lets nobody touch other keys than those of the partition and the service, `cluster` is a
-Valkey in cluster mode, one node with all slots; empty: a usual one. `test_partitions.py` runs the tests of this folder so.
+`OPSIN_TEST_REDIS` chooses the Redis: `partition` permits only the keys of the partition and the service, `cluster` is a Valkey in
+cluster mode, one node with all slots; an empty value is a usual one. `test_partitions.py` runs the tests of this folder in all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def url(url: str, request: pytest.FixtureRequest) -> str:
-    """The URL of an empty Redis of the kind that is asked for."""
+    """The URL of an empty Redis of the chosen kind."""
     forked_program.prepare()  # for consumers, before an event loop waits for it
     if KIND == "cluster":
         node: str = request.getfixturevalue("cluster")
@@ -51,15 +51,15 @@ def url(url: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def anybody(valkey: PrivateValkey, url: str) -> Iterator[redis.Redis]:
-    """Somebody else at the same Redis."""
+def admin_db(valkey: PrivateValkey, url: str) -> Iterator[redis.Redis]:
+    """Connection of a user of the same Redis who may use all keys."""
     with redis.Redis.from_url(url if KIND == "cluster" else valkey.url) as client:
         yield client
 
 
 @pytest.fixture
 def db(url: str) -> Iterator[redis.Redis]:
-    """Redis in text: messages, which are bytes, are mangled. Whoever writes an entry again reads it by `redis_at(url)`."""
+    """Connection that decodes answers to text, which damages messages. To write an entry again, read it by `redis_at(url)`."""
     with redis_at(url, decode_responses=True, encoding_errors="replace") as client:
         yield client
 

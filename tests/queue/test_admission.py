@@ -1,4 +1,4 @@
-"""Lines 1 and 2 of the contract in docs/queue.md: who gets into the queue."""
+"""Lines 1 and 2 of the contract in docs/queue.md: admission to the queue."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async
 
 
-async def no_room(dispatcher: Dispatcher, items: int) -> bool:
-    """A gateway sees what others queue at its next beat; the script that enqueues sees it at once."""
+async def is_full(dispatcher: Dispatcher, items: int) -> bool:
+    """Return whether a gateway refuses these items. It learns at its next beat what others queued; the enqueue script knows at once."""
     try:
         async with reserve(dispatcher, items, 1, Claim()):
             return False
@@ -68,7 +68,7 @@ async def test_reservation_counts_once_across_gateways(url: str) -> None:
             await consumer.next_batch()
             async with reserve(them, 1, 100, Claim()):
                 pass
-            await eventually_async(lambda: no_room(them, 2))
+            await eventually_async(lambda: is_full(them, 2))
             consumer.release()
             assert [answer_of(reply) for reply in await running] == [7]
         async with reserve(them, 2, 100, Claim()):
@@ -82,7 +82,7 @@ async def test_retry_after_is_wait_at_announced_throughput(url: str, worker: Wor
         await us.fleet.read(fresh=True)
         jobs = [await a_job(us, value, work_ms=us.fleet.latest.work_ms(BUNDLE, None, takes_long=False)) for value in range(9)]
         waiting = asyncio.create_task(us.submitter.submit(jobs))
-        await eventually_async(lambda: no_room(us, 1))
+        await eventually_async(lambda: is_full(us, 1))
         for items, seconds in ((1, 4), (3, 12), (9, 36)):
             with expect_refusal("full", wait_s=seconds):  # one in 4 s
                 await us.reservations.reserve(Claim()).resize(items, 1)
@@ -173,7 +173,7 @@ async def test_requests_of_one_loop_turn_share_a_call(url: str, db: redis.Redis)
             request.cancel()
 
 
-async def test_what_shares_a_call_is_bounded(url: str, db: redis.Redis) -> None:
+async def test_bytes_that_share_a_call_are_bounded(url: str, db: redis.Redis) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as us:
         jobs = [await a_job(us, value, ballast=bytearray(MAX_CALL_BYTES // 5)) for value in range(12)]
         db.config_resetstat()
@@ -184,7 +184,7 @@ async def test_what_shares_a_call_is_bounded(url: str, db: redis.Redis) -> None:
             request.cancel()
 
 
-async def test_requests_that_ask_for_room_in_one_turn_share_a_call(url: str, db: redis.Redis) -> None:
+async def test_reservations_of_one_loop_turn_share_a_call(url: str, db: redis.Redis) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0), queue_max_items=8) as us, reserve(us, 5, 1, Claim()):
         db.config_resetstat()
         asking = [us.reservations.reserve(Claim()) for _ in range(5)]
@@ -194,7 +194,7 @@ async def test_requests_that_ask_for_room_in_one_turn_share_a_call(url: str, db:
 
 
 async def test_jobs_on_their_way_are_not_counted_twice(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check that promised their room may reach Redis only after the jobs have."""
+    """Prove it for a check with their reservation that reaches Redis only after the jobs."""
     async with gateway(url, queue_max_items=2) as us:
         run, requests, first = us.link.run, list[asyncio.Task[object]](), us.reservations.reserve(Claim("first"))
         await first.resize(1, 0)
@@ -215,8 +215,8 @@ async def test_jobs_on_their_way_are_not_counted_twice(url: str, monkeypatch: py
         await asyncio.gather(*requests, return_exceptions=True)
 
 
-async def test_reservation_grows_for_a_while_by_what_was_allowed(url: str, db: redis.Redis) -> None:
-    """Else a slow body would ask for each of its pieces."""
+async def test_reservation_grows_within_the_allowed_amount(url: str, db: redis.Redis) -> None:
+    """Prove that the pieces of a slow body need no calls of their own."""
     timings = replace(QUICK_GATEWAY, beat=60.0, fresh_load=60.0)
     async with gateway(url, timings, queue_max_bytes=1000) as us, reserve(us, 1, 600, Claim()) as reservation:
         db.config_resetstat()
@@ -227,13 +227,13 @@ async def test_reservation_grows_for_a_while_by_what_was_allowed(url: str, db: r
             await reservation.resize(1, 1001)
 
 
-async def test_nobody_is_refused_while_redis_cannot_say(url: str, db: redis.Redis) -> None:
-    """Its grace decides what becomes of them."""
+async def test_unreadable_counts_in_redis_refuse_no_reservation(url: str, db: redis.Redis) -> None:
+    """Prove that they wait for the grace of Redis."""
     async with gateway(url, queue_max_items=4, redis_grace=0.3) as us:
         waiting = asyncio.create_task(us.submitter.submit([await a_job(us, value, owner="first") for value in range(3)]))
         await eventually_async(lambda: db.xlen(STREAM) == 3)
         db.delete("queue:owners")
-        db.set("queue:owners", "what nobody of ours wrote")
+        db.set("queue:owners", "foreign content")
         async with reserve(us, 1, 1, Claim("second")):
             pass
         with pytest.raises(RedisUnavailable):
@@ -244,31 +244,31 @@ async def test_nobody_is_refused_while_redis_cannot_say(url: str, db: redis.Redi
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_what_is_calm_is_let_in(anybody: redis.Redis, db: redis.Redis, data: st.DataObject) -> None:
-    """A gateway lets in by its own rule only what `parts/admission.lua` would."""
+def test_gateway_admits_only_what_the_script_would(admin_db: redis.Redis, db: redis.Redis, data: st.DataObject) -> None:
+    """Prove that whatever a gateway admits by its own rule, `parts/admission.lua` would admit, too."""
 
-    def up_to(most: int) -> int:
-        return data.draw(st.integers(0, most))
+    def up_to(max_value: int) -> int:
+        return data.draw(st.integers(0, max_value))
 
-    def part(whole: QueueAmount) -> QueueAmount:
-        return QueueAmount(up_to(whole.items), up_to(whole.nbytes))
+    def part(amount: QueueAmount) -> QueueAmount:
+        return QueueAmount(up_to(amount.items), up_to(amount.nbytes))
 
-    def less(whole: QueueAmount, gone: QueueAmount) -> QueueAmount:
-        return QueueAmount(whole.items - gone.items, whole.nbytes - gone.nbytes)
+    def less(amount: QueueAmount, gone: QueueAmount) -> QueueAmount:
+        return QueueAmount(amount.items - gone.items, amount.nbytes - gone.nbytes)
 
     def usage() -> str:
-        own = part(held)
-        last = part(own)
-        return f"{own.items} {own.nbytes} {up_to(load.work_ms)} {last.items} {last.nbytes}"
+        own_part = part(present)
+        last = part(own_part)
+        return f"{own_part.items} {own_part.nbytes} {up_to(load.work_ms)} {last.items} {last.nbytes}"
 
     limits = bounds(Settings(queue_max_items=1 + up_to(40), queue_max_bytes=1 + up_to(4000)))
-    held = part(limits.low)
-    load = Load(held.items, held.nbytes, up_to(WORK_IN_COMMON_MS))
-    promised = part(less(limits.low, held))
-    asked = part(less(less(limits.low, held), promised))
-    own = part(promised)
-    promises = Promises(promised, own, part(promised), part(own))
-    claim = Claim("us", data.draw(st.booleans()), data.draw(st.booleans()), 0, asked.items, asked.nbytes, 1000, promised=promises)
+    present = part(limits.low)
+    load = Load(present.items, present.nbytes, up_to(WORK_IN_COMMON_MS))
+    promised = part(less(limits.low, present))
+    requested = part(less(less(limits.low, present), promised))
+    own_part = part(promised)
+    promises = Promises(promised, own_part, part(promised), part(own_part))
+    claim = Claim("us", data.draw(st.booleans()), data.draw(st.booleans()), 0, requested.items, requested.nbytes, 1000, promised=promises)
     assert is_calm(load, promised, claim, limits)
     db.flushall()
     db.set("queue:bytes", load.nbytes)
@@ -276,5 +276,5 @@ def test_what_is_calm_is_let_in(anybody: redis.Redis, db: redis.Redis, data: st.
     db.sadd("queue:jobs", "none", *range(load.items))
     db.srem("queue:jobs", "none")
     db.hset("queue:owners", mapping={"us": usage(), "low": usage()})
-    answer = anybody.eval(CHECK_ADMISSION.source, 1, KEYSPACE.name(""), *CHECK_ADMISSION.arguments(AdmissionChecks(limits, [claim])))
+    answer = admin_db.eval(CHECK_ADMISSION.source, 1, KEYSPACE.name(""), *CHECK_ADMISSION.arguments(AdmissionChecks(limits, [claim])))
     assert answer[-1][0][0] == b""

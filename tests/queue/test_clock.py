@@ -1,4 +1,4 @@
-"""Redis' clock is set while jobs wait: forward, as after a computer's sleep, and back. Keys and ids are as such a clock leaves them."""
+"""Redis' clock is set while jobs wait: forward, as after a computer's sleep, and back. Tests write the keys and ids that it leaves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_job_with_keys_expired_by_clock_jump_is_answered(
         monkeypatch.setattr(GatewayRedisLink, "set_clock", lambda self, redis_ms: set_clock(self, redis_ms + HOUR_MS))
         db.delete(f"job:{lost.job.id}")
         worker.link.set_clock(lost.job.deadline_ms + HOUR_MS)
-        assert worker.start([lost], 0) == []  # it has ended, as far as the worker can know
+        assert worker.start([lost], 0) == []  # for all that the worker knows, it has ended
         [again] = await pull_one(worker)
         assert again.job.id == lost.job.id
         assert again.job.deadline_ms - lost.job.deadline_ms == pytest.approx(HOUR_MS, abs=1000)
@@ -39,20 +39,20 @@ async def test_job_with_keys_expired_by_clock_jump_is_answered(
         assert answer_of(reply) == 7
 
 
-async def behind(us: Dispatcher) -> None:
-    """As if Redis' clock had been set an hour forward since this gateway read it."""
+async def fall_behind(us: Dispatcher) -> None:
+    """Set this gateway's clock back, as if Redis' clock had been set an hour forward since the gateway read it."""
     us.link.set_clock(int(us.link.now_ms()) - HOUR_MS)
 
 
 async def test_job_sent_before_clock_jump_is_noticed_is_answered(url: str, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
-        await behind(us)
+        await fall_behind(us)
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 7)]))
         [job] = await pull_one(worker)
         worker.acks.finish([(job, echo(worker, job))])
         [reply] = await request
         assert answer_of(reply) == 7
-        await behind(us)
+        await fall_behind(us)
         record = await admit(us)
         [job] = await pull_one(worker)
         worker.acks.finish([(job, echo(worker, job))])
@@ -65,7 +65,7 @@ async def test_job_sent_before_clock_jump_is_noticed_is_answered(url: str, worke
 
 async def test_stale_turn_after_clock_went_back_does_not_block_sweep(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
-        db.set("records:sweep", "somebody", px=HOUR_MS)
+        db.set("records:sweep", "other", px=HOUR_MS)
         record = await admit(us, seconds=0.5)
 
         async def failed() -> bool:
@@ -75,13 +75,13 @@ async def test_stale_turn_after_clock_went_back_does_not_block_sweep(url: str, d
 
 
 def test_stale_turn_after_clock_went_back_does_not_block_janitor(worker: WorkerQueue, db: redis.Redis) -> None:
-    db.set("janitor", "somebody", px=HOUR_MS)
+    db.set("janitor", "other", px=HOUR_MS)
 
     assert worker.liveness.janitor()
     assert not worker.liveness.janitor()
 
 
-def test_the_dead_live_no_longer_because_the_clock_went_back(worker: WorkerQueue, db: redis.Redis) -> None:
+def test_dead_processes_expire_although_the_clock_went_back(worker: WorkerQueue, db: redis.Redis) -> None:
     for kind, list_ in (("worker", "workers"), ("gw", "gateways")):
         db.set(f"{kind}:dead", "", px=HOUR_MS)
         db.set(f"{kind}:alive", "", px=3000)
@@ -113,7 +113,7 @@ async def test_jobs_after_clock_went_back_are_ranked_by_their_time(url: str, wor
         assert await normal == 2
 
 
-async def test_what_waited_when_the_clock_went_back_goes_first(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+async def test_job_queued_before_the_clock_went_back_goes_first(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         before = asyncio.create_task(ask(us, 1, priority="low"))
         stream = f"queue:{QUEUE}:low"

@@ -70,15 +70,15 @@ def test_the_refusal_of_a_url_does_not_repeat_its_password(url: str) -> None:
 
 
 @contextlib.contextmanager
-def server_that_calls_itself(version: str) -> Iterator[int]:
-    """The port of one that says so to whatever it is asked."""
-    told = f"# Server\r\nredis_version:{version}\r\n"
-    answer = f"${len(told)}\r\n{told}\r\n".encode()
+def server_of_version(version: str) -> Iterator[int]:
+    """Run a server that reports this version. Yields its port."""
+    info = f"# Server\r\nredis_version:{version}\r\n"
+    answer = f"${len(info)}\r\n{info}\r\n".encode()
 
     class Answer(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            while asked := self.request.recv(4096):
-                self.request.sendall(answer if b"INFO" in asked else b"+OK\r\n" * asked.count(b"*"))
+            while command := self.request.recv(4096):
+                self.request.sendall(answer if b"INFO" in command else b"+OK\r\n" * command.count(b"*"))
 
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer)
     server.daemon_threads = True
@@ -87,12 +87,12 @@ def server_that_calls_itself(version: str) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("version", "fits"), [("6.2.14", False), ("7.0.0", True), ("8.2.1", True), ("", True)])
-def test_a_server_that_is_too_old_is_told_from_one_that_is_not(version: str, fits: bool) -> None:
-    with server_that_calls_itself(version) as port:
+def test_servers_that_are_too_old_are_unsuitable(version: str, fits: bool) -> None:
+    with server_of_version(version) as port:
         assert (unsuitable(f"redis://127.0.0.1:{port}/0") == "") == fits
 
 
-def test_a_real_server_fits_and_one_that_is_away_may_come_back(url: str) -> None:
+def test_real_and_unavailable_servers_are_not_unsuitable(url: str) -> None:
     assert unsuitable(url) == unsuitable("redis://127.0.0.1:1/0") == ""
 
 

@@ -1,4 +1,4 @@
-"""Keys of ours that somebody else has written over: no script stops half-way, and whoever calls it waits as for a Redis that is away."""
+"""Opsin's keys overwritten by others: no script stops half-way, and its callers wait as for an unavailable Redis."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ from tests.support.waiting import eventually_async
 PARTITION = KEYSPACE.name("")
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.lua"))
 CALLS = 2
-"""Calls of each script that are made again: the last ones, which find most keys."""
-MOST_KEYS = 30
-"""The status reads the history of a quarter of an hour, a key for each step."""
+"""Number of calls of each script that are repeated: the last ones, which find most keys."""
+MAX_KEYS = 30
+"""Maximum number of keys of a call: the status reads the history of a quarter of an hour, a key for each step."""
 GARBAGE = b"\xffabc"
 State = dict[bytes, tuple[int, bytes]]
-"""Key → its time to live in ms or 0, and its content as DUMP tells it."""
+"""Key → its time to live in ms or 0, and its content as DUMP returns it."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def state_of(db: redis.Redis) -> State:
     with db.pipeline(transaction=True) as pipe:
         for name in names:
             pipe.pttl(name).dump(name)
-        told = pipe.execute()
-    return {name: (max(0, ttl), content) for name, ttl, content in zip(names, told[::2], told[1::2], strict=True) if content}
+        answers = pipe.execute()
+    return {name: (max(0, ttl), content) for name, ttl, content in zip(names, answers[::2], answers[1::2], strict=True) if content}
 
 
 def restore(db: redis.Redis, state: State) -> None:
@@ -84,25 +84,25 @@ def contents(db: redis.Redis) -> dict[bytes, bytes]:
 
 
 @pytest.fixture
-def calls(anybody: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
-    """The calls of scripts from now on, each with what Redis held before it."""
+def calls(admin_db: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
+    """Calls of scripts from now on, each with the state of Redis before it."""
     made: list[Call] = []
 
-    def noting(call: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(caller: Any, script: Script[Any, Any], args: Any, messages: Iterable[bytes] = ()) -> Any:
+    def note(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run_and_note(caller: Any, script: Script[Any, Any], args: Any, messages: Iterable[bytes] = ()) -> Any:
             messages = list(messages)
-            made.append(Call(script, script.arguments(args, messages), state_of(anybody)))
+            made.append(Call(script, script.arguments(args, messages), state_of(admin_db)))
             return call(caller, script, args, messages)
 
-        return noted
+        return run_and_note
 
     with monkeypatch.context() as patch:
-        patch.setattr(RespPool, "run", noting(RespPool.run))
-        patch.setattr(WorkerRedisLink, "send", noting(WorkerRedisLink.send))
+        patch.setattr(RespPool, "run", note(RespPool.run))
+        patch.setattr(WorkerRedisLink, "send", note(WorkerRedisLink.send))
         yield made
 
 
-async def pulled(worker: WorkerQueue, count: int) -> list[Delivery]:
+async def pull(worker: WorkerQueue, count: int) -> list[Delivery]:
     found: list[Delivery] = []
 
     async def all_are_here() -> bool:
@@ -114,21 +114,21 @@ async def pulled(worker: WorkerQueue, count: int) -> list[Delivery]:
 
 
 async def live_through_everything(url: str) -> None:
-    """Whatever a gateway and workers do with the queue, one thing after the other."""
+    """Do everything that a gateway and workers do with the queue, one thing after the other."""
     worker, other = (worker_queue(url, name, LASTING_WORKER) for name in ("worker", "other"))
     async with gateway(url, SILENT_GATEWAY) as us:
         announce(worker)
         worker.liveness.janitor()
         assert worker.leases.take([QUEUE], 1, 1) == []
-        await at_once(us, worker)
-        await later(us, worker)
+        await run_requests(us, worker)
+        await run_records(us, worker)
         announce(other)
         left = asyncio.create_task(us.submitter.submit([await a_job(us, value, owner="carol") for value in range(2)]))
-        worker.start(await pulled(worker, 1), 0)
-        await pulled(worker, 1)  # the other job waits
+        worker.start(await pull(worker, 1), 0)
+        await pull(worker, 1)  # the other job waits
         worker.liveness.withdraw()
         assert other.leases.reclaim([QUEUE]) is not None
-        await beside_jobs(us)
+        await run_stores(us)
         await us.beat.refresh()
         await us.status.read()
         announce(other)
@@ -139,46 +139,46 @@ async def live_through_everything(url: str) -> None:
     other.close()
 
 
-async def at_once(us: Dispatcher, worker: WorkerQueue) -> None:
+async def run_requests(us: Dispatcher, worker: WorkerQueue) -> None:
     ballast = list(range(100_000))
     jobs = [
-        msgspec.structs.replace(await a_job(us, value, owner="alice", low=low, **more), progress=True)
-        for value, (low, more) in enumerate([(False, {}), (True, {}), (False, {"ballast": ballast}), (False, {})])
+        msgspec.structs.replace(await a_job(us, value, owner="alice", low=low, **options), progress=True)
+        for value, (low, options) in enumerate([(False, {}), (True, {}), (False, {"ballast": ballast}), (False, {})])
     ]
-    asked = asyncio.create_task(us.submitter.submit(jobs))
-    taken = worker.start(await pulled(worker, len(jobs)), 0)
+    request = asyncio.create_task(us.submitter.submit(jobs))
+    taken = worker.start(await pull(worker, len(jobs)), 0)
     us.reservations.load = Load(work_ms=1_000_000)  # as of a busy queue
     await us.reservations.reserve(Claim("alice", low=True)).check(1)
     worker.acks.progress([(one, Progress(id=one.job_id, worker=worker.id, done=1, total=2, unit="steps")) for one in taken])
     worker.leases.return_to_queue(taken[:1])
-    [again] = await pulled(worker, 1)
+    [again] = await pull(worker, 1)
     replies = [(one, echo(worker, one)) for one in (again, *taken[1:3])]
     large = msgspec.structs.replace(replies[0][1], arrays=jobs[2].arrays)
     worker.acks.finish([(replies[0][0], large), *replies[1:]])
     worker.acks.dead_letter(taken[3], "it died of it")
-    await asked
+    await request
     given_up = [await a_job(us, 5, owner="bob") for _ in range(2)]
-    asked = asyncio.create_task(us.submitter.submit(given_up))
-    worker.start(await pulled(worker, 1), 0)
-    asked.cancel()
-    await asyncio.wait([asked])
+    request = asyncio.create_task(us.submitter.submit(given_up))
+    worker.start(await pull(worker, 1), 0)
+    request.cancel()
+    await asyncio.wait([request])
     await us.link.run_with_payload(CANCEL, [job.id for job in given_up])
 
 
-async def later(us: Dispatcher, worker: WorkerQueue) -> None:
+async def run_records(us: Dispatcher, worker: WorkerQueue) -> None:
     async def admit(count: int, **draft: Any) -> str:
         jobs = [msgspec.structs.replace(await a_job(us, value, owner="dora"), gateway="", progress=True) for value in range(count)]
 
-        def of_record(record: str) -> list[QueuedJob]:
+        def make_jobs(record: str) -> list[QueuedJob]:
             return [msgspec.structs.replace(job, id=f"{record}-{index}", record=record) for index, job in enumerate(jobs)]
 
-        told: RecordDraft = msgspec.structs.replace(DRAFT, items=count, counted=count, webhook="https://example.org/", **draft)
-        return (await us.records.admit(told, b"\x80", of_record)).id
+        changed: RecordDraft = msgspec.structs.replace(DRAFT, items=count, counted=count, webhook="https://example.org/", **draft)
+        return (await us.records.admit(changed, b"\x80", make_jobs)).id
 
     ends = "done,failed,cancelled"
     record = await admit(2, idem="a", webhook_events=ends)
     assert await admit(2, idem="a", webhook_events=ends) == record
-    taken = await pulled(worker, 2)
+    taken = await pull(worker, 2)
     worker.start(taken, 0)
     worker.acks.progress([(one, Progress(id=one.job_id, worker=worker.id, done=0, total=0, unit="")) for one in taken])
     await us.records.events([(record, 0)])
@@ -194,15 +194,15 @@ async def later(us: Dispatcher, worker: WorkerQueue) -> None:
     await us.records.sweep()
 
 
-async def beside_jobs(us: Dispatcher) -> None:
+async def run_stores(us: Dispatcher) -> None:
     job = await a_job(us, 1)
     assert await us.scenes.keep(KEYSPACE.digits + "0" * 32, Scene(task="reconstruct", digest=DIGEST, arrays=job.arrays))
     for number in range(2):
         await us.vectors._keep("erna", ["a"] * number, {"ab"[number]: b"vector"})
 
 
-def touched(db: redis.Redis, call: Call) -> list[bytes]:
-    """The keys that a call reads or writes, present or not."""
+def touched_keys(db: redis.Redis, call: Call) -> list[bytes]:
+    """Return the keys that a call reads or writes, present or not."""
     restore(db, call.before)
     names = set()
     with db.monitor() as watch:
@@ -210,7 +210,7 @@ def touched(db: redis.Redis, call: Call) -> list[bytes]:
         db.echo("END OF CALL")
         while "END OF CALL" not in (command := watch.next_command()["command"]):
             names |= {word.encode() for word in command.split() if word.startswith(PARTITION) and word != PARTITION}
-    return sorted(names, key=lambda name: (b"history:" in name, name))[:MOST_KEYS]
+    return sorted(names, key=lambda name: (b"history:" in name, name))[:MAX_KEYS]
 
 
 def run(db: redis.Redis, call: Call) -> Any:
@@ -218,7 +218,7 @@ def run(db: redis.Redis, call: Call) -> Any:
 
 
 def garble(db: redis.Redis, name: bytes) -> None:
-    """The same type, and nothing in it that a script of ours wrote."""
+    """Write foreign content of the same type to a key."""
     kind = db.type(name)
     if kind == b"hash":
         db.hset(name, mapping=dict.fromkeys(db.hkeys(name), GARBAGE))
@@ -250,36 +250,36 @@ WAYS = {
 }
 
 
-async def test_no_script_fails_after_it_has_written(url: str, anybody: redis.Redis, calls: list[Call]) -> None:
-    """Redis undoes nothing, and a call that is repeated would take what its first half did for another's."""
+async def test_no_script_fails_after_it_has_written(url: str, admin_db: redis.Redis, calls: list[Call]) -> None:
+    """Prove it since Redis undoes nothing: a repeated call would take what its first half wrote for the work of another call."""
     await live_through_everything(url)
     made = {script: [call for call in calls if call.script.name == script][-CALLS:] for script in SCRIPTS}
     assert not [script for script, some in made.items() if not some]
     wrong = []
     failed = set()
     for call in (call for some in made.values() for call in some):
-        for name in touched(anybody, call):
+        for name in touched_keys(admin_db, call):
             for way, write in WAYS.items():
-                restore(anybody, call.before)
-                write(anybody, name)
+                restore(admin_db, call.before)
+                write(admin_db, name)
                 try:
-                    run(anybody, call)
+                    run(admin_db, call)
                 except redis.ResponseError as error:
                     failed.add(call.script.name)
-                    after = contents(anybody)
-                    restore(anybody, call.before)
-                    write(anybody, name)
-                    if contents(anybody) != after:
+                    after = contents(admin_db)
+                    restore(admin_db, call.before)
+                    write(admin_db, name)
+                    if contents(admin_db) != after:
                         wrong.append((call.script.name, name, way, f"writes before: {error}"))
                     elif not refusal(error) or name[len(PARTITION) :].decode() not in str(error):
-                        wrong.append((call.script.name, name, way, f"does not tell: {error}"))
+                        wrong.append((call.script.name, name, way, f"does not name the key: {error}"))
     assert not wrong, "\n".join(map(str, wrong))
     assert {"enqueue", "enqueue_record", "finish", "finish_record", "requeue", "beat"} <= failed
 
 
 @contextmanager
 def written_over(db: redis.Redis, name: str) -> Iterator[None]:
-    """Something of another type lies under this name until the block ends."""
+    """Replace a key by one of another type until the block ends."""
     db.rename(name, "aside")
     db.rpush(name, "x")
     yield
@@ -289,14 +289,14 @@ def written_over(db: redis.Redis, name: str) -> Iterator[None]:
 @pytest.mark.parametrize("name", ["queue:jobs", "queue:owners", STREAM])
 async def test_jobs_that_end_over_a_foreign_key_are_answered(url: str, db: redis.Redis, name: str) -> None:
     async with gateway(url, redis_grace=60) as us, Consumer(url, "--batch", "4", "--hold") as consumer:
-        asked = [asyncio.create_task(ask(us, value, owner=f"client-{value}")) for value in range(4)]
+        requests = [asyncio.create_task(ask(us, value, owner=f"client-{value}")) for value in range(4)]
         assert await consumer.next_batch()
         with written_over(db, name):
             consumer.release_for_good()
             await eventually_async(lambda: us.link.is_unavailable)
             await asyncio.sleep(0.5)  # in which the worker tries more than once
-            assert not any(one.done() for one in asked)
-        assert await asyncio.gather(*asked) == list(range(4))
+            assert not any(one.done() for one in requests)
+        assert await asyncio.gather(*requests) == list(range(4))
         assert await ask(us, 5) == 5
         await eventually_async(lambda: nothing_is_left(db))
 
@@ -334,7 +334,7 @@ async def test_a_foreign_revision_is_redis_away_until_mended(url: str, db: redis
 
 
 async def test_an_error_of_our_own_is_not_redis_away(url: str) -> None:
-    """Else a fault of a script would look like a key that somebody has to mend."""
+    """Prove that a bug in a script does not look like a key that an operator has to repair."""
     worker = worker_queue(url, "worker")
     async with gateway(url) as us:
         with pytest.raises(redis.ResponseError):

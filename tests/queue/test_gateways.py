@@ -107,16 +107,16 @@ async def test_leaving_client_is_cancelled_in_queue_and_before_batch(url: str, w
         assert {delivery.job.id for delivery in taken} == {jobs[1].id, jobs[2].id}
         leaving_late.cancel()
         await eventually_async(lambda: db.exists(f"cancel:{jobs[1].id}"))
-        [wanted] = worker.start(taken, 0)
-        assert wanted.job.id == jobs[2].id
-        worker.acks.finish([(wanted, echo(worker, wanted))])
+        [staying_job] = worker.start(taken, 0)
+        assert staying_job.job.id == jobs[2].id
+        worker.acks.finish([(staying_job, echo(worker, staying_job))])
         assert answer_of((await staying)[0]) == 2
         assert nothing_is_left(db)
 
 
 @pytest.mark.queue_line(8)
 async def test_client_leaving_during_enqueue_takes_its_job_along(url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both travel on connections of their own, and the cancellation comes first."""
+    """Prove it for a cancellation that overtakes the job on another connection."""
     run = RespPool.run
     on_its_way, cancelled, queued = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -143,7 +143,7 @@ async def test_client_leaving_during_enqueue_takes_its_job_along(url: str, db: r
 
 @pytest.mark.queue_line(8)
 async def test_leaving_clients_leave_queue_without_a_worker(url: str, db: redis.Redis) -> None:
-    """One job waits, one is in the hands of a worker that died, one was handed back and waits again: none of them keeps its place."""
+    """Prove that no place stays taken by a job that waits, one of a dead worker, or one that was handed back and waits again."""
     async with gateway(url) as us:
         dead = worker_queue(url, "dead")
         requests = [asyncio.create_task(us.submitter.submit([await a_job(us, 0)]))]
@@ -193,14 +193,14 @@ async def test_queue_recovers_after_four_in_five_clients_left(url: str, db: redi
 
 
 @pytest.mark.queue_line(10)
-@pytest.mark.parametrize(("size", "beside"), [(200_000, 0), (300_000, 1)])
-async def test_large_payload_lies_beside_stream_and_goes_with_job(url: str, db: redis.Redis, size: int, beside: int) -> None:
+@pytest.mark.parametrize(("size", "blob_count"), [(200_000, 0), (300_000, 1)])
+async def test_large_payload_has_a_blob_that_goes_with_its_job(url: str, db: redis.Redis, size: int, blob_count: int) -> None:
     async with gateway(url) as us:
         async with Consumer(url, "--hold") as consumer:
             job = await a_job(us, 6, ballast=bytearray(size))
             request = asyncio.create_task(us.submitter.submit([job]))
             await consumer.next_batch()
-            assert db.exists(f"blob:{job.id}") == beside
+            assert db.exists(f"blob:{job.id}") == blob_count
             consumer.release()
             assert answer_of((await request)[0]) == 6
         assert nothing_is_left(db)
@@ -226,9 +226,9 @@ async def test_janitor_removes_abandoned_keys(url: str, worker: WorkerQueue, db:
         async with Consumer(url) as gone:
             assert await ask(us, 1) == 1
         await eventually_async(lambda: not db.exists(f"worker:{gone.id}"))
-        db.set("blob:nobody", "x")
-        db.set("deaths:nobody", 1)
-        db.xadd("replies:nobody", {"id": "x", "reply": "y"})
+        db.set("blob:gone", "x")
+        db.set("deaths:gone", 1)
+        db.xadd("replies:gone", {"id": "x", "reply": "y"})
         db.incrby("queue:bytes", 12345)
         unserved = keys.stream(keys.queue("unserved@1", DIGEST), "low")
         stale = {"id": "stale", "gw": us.id, "until": "1000", "bytes": 1, "job": "x"}
@@ -236,8 +236,8 @@ async def test_janitor_removes_abandoned_keys(url: str, worker: WorkerQueue, db:
         db.sadd("queues", unserved)
         assert worker.liveness.janitor()
         assert not worker_queue(url, "another", QUICK_WORKER).liveness.janitor()
-        assert not db.exists("blob:nobody", "deaths:nobody")
-        assert db.ttl("replies:nobody") > 0
+        assert not db.exists("blob:gone", "deaths:gone")
+        assert db.ttl("replies:gone") > 0
         assert int(db.get("queue:bytes") or 0) == 0
         assert not db.exists(unserved)
         assert db.smembers("workers") == set()
@@ -246,12 +246,12 @@ async def test_janitor_removes_abandoned_keys(url: str, worker: WorkerQueue, db:
 
 
 @pytest.mark.queue_line(10)
-async def test_janitor_resumes_among_any_number_of_keys(url: str, db: redis.Redis, anybody: redis.Redis) -> None:
-    """A Redis that others use too: each call looks at a bounded number of keys, and the rest has its turn later."""
+async def test_janitor_resumes_among_any_number_of_keys(url: str, db: redis.Redis, admin_db: redis.Redis) -> None:
+    """Prove that in a Redis with many other keys each call reads a bounded number, and later calls read the rest."""
     every_key = JANITOR_KEYS * JANITOR_ROUNDS * 3
-    with anybody.pipeline(transaction=False) as pipeline:
+    with admin_db.pipeline(transaction=False) as pipeline:
         for number in range(every_key):
-            pipeline.set(f"somebody-else:{number}", "x")
+            pipeline.set(f"other:{number}", "x")
         pipeline.execute()
     orphans = [f"blob:{number}" for number in range(20)]
     for orphan in orphans:
@@ -283,19 +283,19 @@ async def test_janitor_keeps_streams_of_live_workers(url: str, db: redis.Redis, 
 
 @pytest.mark.queue_line(10)
 async def test_janitor_cleans_up_full_redis(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
-    db.set("blob:nobody", "x")
+    db.set("blob:gone", "x")
     db.config_set("maxmemory", 1)
     try:
         assert worker.liveness.janitor()
     finally:
         db.config_set("maxmemory", 0)
-    assert not db.exists("blob:nobody")
+    assert not db.exists("blob:gone")
 
 
 async def test_full_redis_is_emptied_by_worker_of_new_bundle(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
-    """Its streams have no groups yet."""
+    """Prove it for streams that have no groups yet."""
     async with gateway(url) as us:
-        asked = asyncio.create_task(ask(us, 5))
+        request = asyncio.create_task(ask(us, 5))
         await eventually_async(lambda: db.exists(STREAM))
         db.config_set("maxmemory", 1)
         try:
@@ -303,7 +303,7 @@ async def test_full_redis_is_emptied_by_worker_of_new_bundle(url: str, db: redis
             worker.acks.finish([(delivery, echo(worker, delivery))])
         finally:
             db.config_set("maxmemory", 0)
-        assert await asked == 5
+        assert await request == 5
 
 
 @pytest.mark.skipif(bool(os.environ.get("OPSIN_TEST_REDIS")), reason="keys of another prefix may not be touched there")
@@ -313,9 +313,9 @@ async def test_a_prefix_may_hold_any_letters(url: str) -> None:
     await us.start()
     assert queue.pull([QUEUE], 4) == []  # so that the next look waits, by another command
     waiting = asyncio.create_task(pull_one(queue))
-    asked = asyncio.create_task(ask(us, 3))
+    request = asyncio.create_task(ask(us, 3))
     [delivery] = await waiting
     queue.acks.finish([(delivery, echo(queue, delivery))])
-    assert await asked == 3
+    assert await request == 3
     queue.close()
     await us.close()

@@ -1,4 +1,4 @@
-"""Counts of what jobs hold follow every way in which jobs come and go: random sequences against what `job:<id>` says of each."""
+"""Counts of held items, bytes and work stay right however jobs come and go: random sequences against the sums of all `job:<id>`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ OWNERS = ("", "ann", "bob", "eve")
 TURNS = 60
 
 
-def counted(db: redis.Redis) -> tuple[int, int, dict[str, list[int]]]:
-    """Bytes, work, and each owner's jobs, bytes and work."""
+def read_counts(db: redis.Redis) -> tuple[int, int, dict[str, list[int]]]:
+    """Return the bytes, the work, and the jobs, bytes and work of each owner."""
     owners = {owner: list(map(int, sums.split()[:3])) for owner, sums in db.hgetall("queue:owners").items()}
     return int(db.get("queue:bytes") or 0), int(db.get("queue:work") or 0), owners
 
 
-def held(db: redis.Redis) -> tuple[int, int, dict[str, list[int]]]:
-    """The same from what each job says."""
+def sum_jobs(db: redis.Redis) -> tuple[int, int, dict[str, list[int]]]:
+    """Compute what `read_counts` returns from the key of each job."""
     nbytes = work = 0
     owners: dict[str, list[int]] = {}
     for key in db.scan_iter("job:*"):
@@ -68,17 +68,17 @@ class World:
 
     async def ask(self) -> None:
         try:
-            self._requests.append(await submit(self._us, **self._asked()))
+            self._requests.append(await submit(self._us, **self._draw_request()))
         except Refused:
             self.done["refused"] += 1
 
     async def ask_later(self) -> None:
         try:
-            self._records.append(await record(self._us, **self._asked()))
+            self._records.append(await record(self._us, **self._draw_request()))
         except Refused:
             self.done["refused"] += 1
 
-    def _asked(self) -> dict[str, Any]:
+    def _draw_request(self) -> dict[str, Any]:
         draw = self._chance
         ballast = bytearray(draw.choice((10, 1000, 300_000)))
         return {
@@ -123,7 +123,7 @@ class World:
         hands += [delivery] if delivery is not None else []
 
     async def leave(self) -> None:
-        """A client closes its connection."""
+        """Close the connection of a client."""
         if self._requests:
             request = self._requests.pop(self._chance.randrange(len(self._requests)))
             request.cancel()
@@ -135,7 +135,7 @@ class World:
             await self._us.records.cancel(self._chance.choice(self._records))
 
     async def lose(self) -> None:
-        """Redis loses a job: its gateway, or its record, has it queued again, before or after the janitor has counted."""
+        """Delete a job from Redis: its gateway or a sweep queues it again, before or after the janitor counts."""
         keys = sorted(self._db.scan_iter("job:*"))
         if keys:
             key = self._chance.choice(keys)
@@ -149,19 +149,19 @@ class World:
         assert self._workers[0][0].liveness.janitor()
 
     async def end(self) -> None:
-        """All that is left is answered."""
+        """Answer all jobs that are left."""
         for worker, hands in self._workers:
             worker.leases.return_to_queue(hands)
             hands.clear()
         worker = self._workers[0][0]
 
-        def nobody_waits() -> bool:
+        def all_are_answered() -> bool:
             found = worker.pull([QUEUE], 16)
             alone = worker.leases.reclaim([QUEUE]) if not found else None
             worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in [*found, *([alone] if alone else [])]])
             return all(request.done() for request in self._requests) and not self._db.exists("records:open")
 
-        await eventually_async(lambda: asyncio.to_thread(nobody_waits))
+        await eventually_async(lambda: asyncio.to_thread(all_are_answered))
         await asyncio.gather(*self._requests, return_exceptions=True)
         for worker, _ in self._workers:
             worker.close()
@@ -173,6 +173,6 @@ async def test_counts_equal_held_jobs_after_every_step(url: str, db: redis.Redis
         world = World(url, db, us, random.Random(seed))
         for _ in range(TURNS):
             await world.turn()
-            await eventually_async(lambda: counted(db) == held(db))
+            await eventually_async(lambda: read_counts(db) == sum_jobs(db))
         await world.end()
-        await eventually_async(lambda: counted(db) == (0, 0, {}) and not db.exists("queue:jobs"))
+        await eventually_async(lambda: read_counts(db) == (0, 0, {}) and not db.exists("queue:jobs"))

@@ -1,4 +1,4 @@
-"""Line 10: large messages lie beside the streams, and go there and back in pieces."""
+"""Line 10: large messages are keys of their own, written and read in pieces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import eventually_async
 LARGE = 3 * CHUNK_BYTES + 12_345
 
 
-async def taken(worker: WorkerQueue, items: int = 16) -> list[QueueEntry]:
+async def take(worker: WorkerQueue, items: int = 16) -> list[QueueEntry]:
     return await asyncio.to_thread(worker.leases.take, [QUEUE], items, 2000)
 
 
@@ -29,10 +29,10 @@ async def test_pull_omits_large_message_and_worker_reads_it_later(url: str, db: 
     async with gateway(url) as us:
         ballast = np.random.default_rng(0).integers(0, 256, LARGE, np.uint8)
         request = asyncio.create_task(ask(us, 7, ballast=ballast))
-        [beside] = await taken(worker)
-        assert not isinstance(beside, Delivery)
-        assert beside.queue == QUEUE
-        delivery = worker.leases.fetch(beside)
+        [entry] = await take(worker)
+        assert not isinstance(entry, Delivery)
+        assert entry.queue == QUEUE
+        delivery = worker.leases.fetch(entry)
         assert delivery is not None
         np.testing.assert_array_equal(delivery.job.arrays["ballast"].to_numpy(), ballast)
         worker.acks.finish([(delivery, echo(worker, delivery))])
@@ -43,10 +43,10 @@ async def test_pull_omits_large_message_and_worker_reads_it_later(url: str, db: 
 async def test_large_job_with_lost_message_is_resent_by_gateway(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
-        [beside] = await taken(worker)
-        assert not isinstance(beside, Delivery)
-        db.delete(f"blob:{beside.job_id}")
-        assert worker.leases.fetch(beside) is None
+        [entry] = await take(worker)
+        assert not isinstance(entry, Delivery)
+        db.delete(f"blob:{entry.job_id}")
+        assert worker.leases.fetch(entry) is None
         [delivery] = await pull_one(worker)
         worker.acks.finish([(delivery, echo(worker, delivery))])
         assert await request == 7
@@ -57,7 +57,7 @@ async def test_an_unread_job_can_be_handed_back(url: str, worker: WorkerQueue) -
     leaving = worker_queue(url, "leaving")
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
-        unread = await taken(leaving)
+        unread = await take(leaving)
         leaving.leases.return_to_queue(unread)
         [again] = await pull_one(worker)
         assert (again.job.id, again.stream) == (unread[0].job_id, f"{STREAM}:back")
@@ -96,7 +96,7 @@ async def test_a_large_output_is_written_in_pieces(url: str, worker: WorkerQueue
     output = Array.from_numpy(np.random.default_rng(1).integers(0, 256, LARGE, np.uint8))
     with redis_at(url) as raw:
         raw.set("gw:us", "")
-        delivery = await delivered(url, worker, "us")
+        delivery = await deliver(url, worker, "us")
         assert worker.acks.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays={"y": output}))]) == [True]
         [(_, entry)] = raw.xrange("replies:us")
         reply = decode(Reply, entry[delivery.job.id.encode()])
@@ -115,10 +115,10 @@ async def test_a_large_output_arrives(url: str, db: redis.Redis, worker: WorkerQ
         await eventually_async(lambda: not list(db.scan_iter("out:*")))
 
 
-async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+async def test_output_of_a_second_answer_is_deleted(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     with redis_at(url) as raw:
         raw.set("gw:us", "")
-        delivery = await delivered(url, worker, "us")
+        delivery = await deliver(url, worker, "us")
         output = {"y": Array.from_numpy(np.zeros(LARGE, np.uint8))}
         replies = [Reply(id=delivery.job.id, worker=worker.id, arrays=output) for _ in range(2)]
         assert [worker.acks.finish([(delivery, reply)]) for reply in replies] == [[True], [False]]
@@ -129,8 +129,8 @@ async def test_message_of_client_leaving_at_last_piece_is_removed(url: str, db: 
     write = LargeValues.write
     written = asyncio.Event()
 
-    async def write_and_lose_the_client(freight: LargeValues, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True) -> None:
-        await write(freight, key, data, is_wanted)
+    async def write_and_lose_the_client(values: LargeValues, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        await write(values, key, data, is_wanted)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
         written.set()
@@ -142,8 +142,8 @@ async def test_message_of_client_leaving_at_last_piece_is_removed(url: str, db: 
         await eventually_async(lambda: not db.keys("stage:*"))
 
 
-async def delivered(url: str, worker: WorkerQueue, to: str) -> Delivery:
-    """A job whose answer goes to a gateway that only its key shows."""
+async def deliver(url: str, worker: WorkerQueue, to: str) -> Delivery:
+    """Pull a job whose answer goes to the gateway `to`, which needs only a key."""
     async with gateway(url) as us:
         job = msgspec.structs.replace(await a_job(us, 1), gateway=to)
         request = asyncio.create_task(us.submitter.submit([job]))

@@ -1,4 +1,4 @@
-"""Which job a worker gets next, and that everybody gets their own answer."""
+"""Which job a worker gets next, and that each request gets its own answer."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from tests.support.waiting import eventually_async
 A, B = keys.queue("a@1", DIGEST), keys.queue("b@1", DIGEST)
 
 
-async def queued(dispatcher: Dispatcher, *wanted: tuple[str, Priority], before: int = 0) -> asyncio.Task[object]:
-    """One job for each (bundle, priority), queued in this order; `before`: how many there are already."""
-    jobs = [await a_job(dispatcher, number, bundle=bundle, priority=priority) for number, (bundle, priority) in enumerate(wanted)]
+async def enqueue(dispatcher: Dispatcher, *kinds: tuple[str, Priority], before: int = 0) -> asyncio.Task[object]:
+    """Queue a job for each (bundle, priority) in this order. `before` is the number of jobs in the queue."""
+    jobs = [await a_job(dispatcher, number, bundle=bundle, priority=priority) for number, (bundle, priority) in enumerate(kinds)]
 
     async def submit() -> None:
         await asyncio.gather(*(dispatcher.submitter.submit([job]) for job in jobs))
@@ -56,7 +56,7 @@ def priorities(queue: WorkerQueue, items: int, queues: tuple[str, ...] = (QUEUE,
 async def test_more_urgent_jobs_go_first(url: str) -> None:
     queue = worker_queue(url, "w")
     async with gateway(url) as us:
-        waiting = await queued(us, (BUNDLE, "low"), (BUNDLE, "normal"), (BUNDLE, "high"), (BUNDLE, "normal"), (BUNDLE, "high"))
+        waiting = await enqueue(us, (BUNDLE, "low"), (BUNDLE, "normal"), (BUNDLE, "high"), (BUNDLE, "normal"), (BUNDLE, "high"))
         assert priorities(queue, 3) == ["high", "high", "normal"]
         assert priorities(queue, 3) == ["normal", "low"]
         waiting.cancel()
@@ -65,7 +65,7 @@ async def test_more_urgent_jobs_go_first(url: str) -> None:
 @pytest.mark.parametrize(("waited", "first"), [(9_000, "high"), (11_000, "low")])
 async def test_low_job_precedes_high_one_of_ten_seconds_later(url: str, waited: int, first: str) -> None:
     async with gateway(url) as us:
-        waiting = await queued(us, (BUNDLE, "low"), (BUNDLE, "high"))
+        waiting = await enqueue(us, (BUNDLE, "low"), (BUNDLE, "high"))
         age_low_job(url, waited)
         queue = worker_queue(url, "w")
         assert priorities(queue, 1) == [first]
@@ -90,9 +90,9 @@ async def test_a_job_that_is_behind_waits_longer(url: str, waited: int, first: s
 async def test_returned_job_keeps_priority_and_place(url: str) -> None:
     leaving, staying = worker_queue(url, "leaving"), worker_queue(url, "staying")
     async with gateway(url) as us:
-        early = await queued(us, (BUNDLE, "normal"))
+        early = await enqueue(us, (BUNDLE, "normal"))
         [taken] = leaving.pull([QUEUE], 1)
-        late = await queued(us, (BUNDLE, "normal"), (BUNDLE, "high"), before=1)
+        late = await enqueue(us, (BUNDLE, "normal"), (BUNDLE, "high"), before=1)
         leaving.leases.return_to_queue([taken])
         [high], [again], [last] = (staying.pull([QUEUE], 1) for _ in range(3))
         assert [high.job.priority, again.job.priority, last.job.priority] == ["high", "normal", "normal"]
@@ -110,7 +110,7 @@ async def test_returned_job_keeps_priority_and_place(url: str) -> None:
 async def test_worker_gets_requested_count_over_all_bundles(url: str) -> None:
     queue = worker_queue(url, "w")
     async with gateway(url) as us:
-        waiting = await queued(us, *[(bundle, priority) for bundle in ("a@1", "b@1") for priority in ("high", "normal", "low")] * 2)
+        waiting = await enqueue(us, *[(bundle, priority) for bundle in ("a@1", "b@1") for priority in ("high", "normal", "low")] * 2)
         assert len(queue.pull([A, B], 7)) == 7
         assert len(queue.pull([A, B], 7)) == 5
         assert queue.pull([A, B], 7) == []
@@ -120,7 +120,7 @@ async def test_worker_gets_requested_count_over_all_bundles(url: str) -> None:
 async def test_queue_with_own_budget_takes_nothing_from_others(url: str) -> None:
     queue = worker_queue(url, "w")
     async with gateway(url) as us:
-        waiting = await queued(us, *[(bundle, "normal") for bundle in ("a@1", "b@1") for _ in range(5)])
+        waiting = await enqueue(us, *[(bundle, "normal") for bundle in ("a@1", "b@1") for _ in range(5)])
         assert [delivery.bundle for delivery in queue.pull([A, B], 3, ours={B: 0})] == ["a@1"] * 3
         assert sorted(delivery.bundle for delivery in queue.pull([A, B], 1, ours={B: 4})) == ["a@1"] + ["b@1"] * 4
         assert [delivery.bundle for delivery in queue.pull([A, B], 0, ours={B: 4})] == ["b@1"]
@@ -129,9 +129,9 @@ async def test_queue_with_own_budget_takes_nothing_from_others(url: str) -> None
 
 def test_worker_without_capacity_waits_instead_of_polling(url: str) -> None:
     queue = worker_queue(url, "w")
-    began = time.monotonic()
+    started_at = time.monotonic()
     assert queue.pull([A], 1, 50, ours={A: 0}) == []
-    assert time.monotonic() - began >= 0.05
+    assert time.monotonic() - started_at >= 0.05
 
 
 async def test_waiting_worker_ignores_full_queue_and_takes_what_fits(url: str) -> None:
@@ -141,9 +141,9 @@ async def test_waiting_worker_ignores_full_queue_and_takes_what_fits(url: str) -
         without_room = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 1, 2000, {B: 0}))
         with redis_at(url) as client:
             await eventually_async(lambda: client.info("clients")["blocked_clients"] >= 2)
-        waiting = await queued(us, *[("b@1", "normal")] * 3)
+        waiting = await enqueue(us, *[("b@1", "normal")] * 3)
         assert await without_room == []
-        late = await queued(us, *[("a@1", "normal")] * 3, before=3)
+        late = await enqueue(us, *[("a@1", "normal")] * 3, before=3)
         taken = await asyncio.to_thread(queue.pull, [A, B], 2, 1000, {B: 1})
         assert sorted(delivery.bundle for delivery in taken) == ["a@1", "b@1"]  # of each stream what fits into every room
         waiting.cancel()
@@ -156,7 +156,7 @@ async def test_waiting_worker_is_woken_by_job_of_any_bundle(url: str) -> None:
         waiting_worker = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 4, 2000))
         with redis_at(url) as client:
             await eventually_async(lambda: client.info("clients")["blocked_clients"] >= 2)  # the worker and our reply reader
-        waiting = await queued(us, ("b@1", "low"))
+        waiting = await enqueue(us, ("b@1", "low"))
         [delivery] = await waiting_worker
         assert delivery.job.bundle == "b@1"
         waiting.cancel()
@@ -177,7 +177,7 @@ async def test_workers_get_only_jobs_of_their_bundle_content(url: str) -> None:
 
 async def test_workers_do_not_get_jobs_of_bundles_they_do_not_serve(url: str) -> None:
     async with gateway(url) as us:
-        waiting = await queued(us, ("a@1", "normal"))
+        waiting = await enqueue(us, ("a@1", "normal"))
         assert worker_queue(url, "w").pull([B], 4) == []
         waiting.cancel()
 
@@ -199,7 +199,7 @@ async def test_two_hundred_jobs_of_two_gateways_get_their_answers(url: str) -> N
 async def test_one_worker_queue_serves_several_threads(url: str) -> None:
     queue = worker_queue(url, "w")
     async with gateway(url) as us:
-        waiting = await queued(us, *[(BUNDLE, "normal")] * 40)
+        waiting = await enqueue(us, *[(BUNDLE, "normal")] * 40)
         ids: list[str] = []
         threads = [threading.Thread(target=lambda: ids.extend(job.job.id for job in queue.pull([QUEUE], 5))) for _ in range(8)]
         for thread in threads:
@@ -251,6 +251,6 @@ async def test_fleet_lists_live_workers_specs_and_operator_orders(url: str) -> N
 @pytest.mark.parametrize("size", [0, 3])
 async def test_depth_counts_unfinished_jobs_by_bundle_and_priority(url: str, size: int) -> None:
     async with gateway(url) as us:
-        waiting = await queued(us, *[(BUNDLE, "high")] * size)
+        waiting = await enqueue(us, *[(BUNDLE, "high")] * size)
         assert {key: depth.items for key, depth in (await us.beat.depths()).items()} == ({(BUNDLE, "high"): size} if size else {})
         waiting.cancel()

@@ -1,4 +1,4 @@
-"""Clients' jobs that outlive their gateway, as gateways and workers meet over them in Redis."""
+"""Clients' jobs that outlive their gateway: records that gateways and workers share in Redis."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ from tests.support.waiting import eventually_async
 async def admit(
     us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", v: int = VERSION, needs: str = "", **arrays: Any
 ) -> str:
-    """One job, whose answer is `value`."""
+    """Admit a record of one job whose answer is `value`. Returns the id of the record."""
     deadline = int(us.link.now_ms() + seconds * 1000)
 
     def jobs(record: str) -> list[QueuedJob]:
-        given = {"x": np.array(value), **arrays}
+        values = {"x": np.array(value), **arrays}
         return [
             QueuedJob(
                 v=v,
@@ -58,7 +58,7 @@ async def admit(
                 bundle=BUNDLE,
                 digest=DIGEST,
                 bucket="",
-                arrays={name: Array.from_numpy(np.asarray(array)) for name, array in given.items()},
+                arrays={name: Array.from_numpy(np.asarray(array)) for name, array in values.items()},
                 options={},
                 deadline_ms=deadline,
                 gateway="",
@@ -101,8 +101,8 @@ async def take_one(worker: WorkerQueue) -> Delivery:
     return delivery
 
 
-def stored(db: redis.Redis, worker: WorkerQueue, delivery: Delivery) -> Reply:
-    """As a worker answers with large arrays: the reply names where they are."""
+def store_reply(db: redis.Redis, worker: WorkerQueue, delivery: Delivery) -> Reply:
+    """Store large arrays as a worker does, and return the reply that names their key."""
     key = f"out:{delivery.job.id}:{uuid.uuid4().hex}"
     db.set(key, b"\x80", ex=60)
     return Reply(id=delivery.job.id, worker=worker.id, stored=key)
@@ -143,8 +143,10 @@ async def test_only_latest_preview_is_kept_and_none_with_answer(us: Dispatcher, 
     record = await admit(us)
     delivery = await take(worker)
     for done in range(3):
-        shown = {"picture": Array.from_numpy(np.zeros(done + 1))}
-        worker.acks.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=done, total=9, unit="steps", preview=shown))])
+        preview = {"picture": Array.from_numpy(np.zeros(done + 1))}
+        worker.acks.progress(
+            [(delivery, Progress(id=delivery.job.id, worker=worker.id, done=done, total=9, unit="steps", preview=preview))]
+        )
     [happened] = await us.records.events([(record, 0)])
     assert [event.name for event in happened.events] == ["queued", "started", "progress", "progress", "progress", "preview"]
     assert [event.number for event in happened.events] == [1, 2, 3, 5, 7, 8]
@@ -156,21 +158,21 @@ async def test_only_latest_preview_is_kept_and_none_with_answer(us: Dispatcher, 
 async def test_start_of_work_is_reported_and_each_restart(url: str, us: Dispatcher, worker: WorkerQueue) -> None:
     record = await admit(us)
     first = await take(worker)
-    begins = Progress(id=first.job.id, worker=worker.id, done=0, total=0, unit="")
+    started = Progress(id=first.job.id, worker=worker.id, done=0, total=0, unit="")
     assert worker.start([first], 0)
-    worker.acks.progress([(first, begins)])
+    worker.acks.progress([(first, started)])
     worker.acks.progress([(first, Progress(id=first.job.id, worker=worker.id, done=0, total=9, unit="steps"))])
     worker.liveness.withdraw()
     second = worker_queue(url, "second", QUICK_WORKER)
     claimed = await asyncio.to_thread(second.leases.reclaim, [QUEUE])
     assert claimed is not None
-    second.acks.progress([(claimed, begins)])
+    second.acks.progress([(claimed, started)])
     assert second.acks.finish([(claimed, echo(second, claimed))]) == [True]
     second.close()
     [happened] = await us.records.events([(record, 0)])
     assert [event.name for event in happened.events] == ["queued", "started", "progress", "started", "progress", "done"]
-    told = await read(us, record)
-    assert told.started_ms is not None and abs(int(happened.events[1].data) - told.started_ms) < 2
+    record_now = await read(us, record)
+    assert record_now.started_ms is not None and abs(int(happened.events[1].data) - record_now.started_ms) < 2
 
 
 async def test_changed_place_is_reported_while_read_and_rarely(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
@@ -183,7 +185,7 @@ async def test_changed_place_is_reported_while_read_and_rarely(us: Dispatcher, w
         [happened] = await us.records.events([(record, 0)])
         return [json.loads(event.data)["place"] for event in happened.events if event.name == "queued"]
 
-    assert await places() == [1], "it has just been told its place"
+    assert await places() == [1], "its place has just been reported"
     db.hincrby(f"record:{record}", "placed_ms", -5_000)  # as if so long ago
     assert await places() == [1, 0]
     db.hincrby(f"record:{record}", "placed_ms", -5_000)
@@ -201,7 +203,7 @@ async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: Wo
 
 
 async def test_progress_comes_from_worker_that_claimed_the_job(url: str, us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
-    """The other one stood still for so long that it was taken for dead. It may end the job nevertheless."""
+    """Prove it for a worker that stopped for so long that it was presumed dead. It may end the job nevertheless."""
     record = await admit(us)
     frozen = await take(worker)
     assert worker.start([frozen], 0)
@@ -220,7 +222,7 @@ async def test_progress_comes_from_worker_that_claimed_the_job(url: str, us: Dis
 
 
 async def test_the_janitor_leaves_what_open_records_need(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
-    """The message of a job that Redis lost, until a sweep queues it again."""
+    """Prove that it leaves the message of a job that Redis lost until a sweep queues it again."""
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as quiet:
         record = await admit(quiet, 7)
         db.delete(f"job:{record}-0")
@@ -242,14 +244,14 @@ async def test_lost_recorded_job_is_requeued_at_its_place(url: str, worker: Work
         )
         record, low = made.id, keys.stream(QUEUE, "low")
 
-        def queued() -> list[tuple[str, str, str]]:
+        def queue_entries() -> list[tuple[str, str, str]]:
             return [(stream, fields["id"], fields["at"]) for stream in (STREAM, low) for _, fields in db.xrange(stream)]
 
-        before = queued()
+        before = queue_entries()
         db.delete(STREAM, low, *(f"job:{record}-{i}" for i in range(2)))
         await eventually_async(lambda: quiet.link.now_ms() > int(before[0][2]) + 5)
         await quiet.records.sweep()
-        assert queued() == before and len(before) == 2
+        assert queue_entries() == before and len(before) == 2
         asking = asyncio.create_task(quiet.submitter.submit([await a_job(quiet, priority="high")]))
         await eventually_async(lambda: db.xlen(keys.stream(QUEUE, "high")) == 1)
         db.delete(STREAM)
@@ -265,8 +267,8 @@ async def test_a_staged_message_that_was_lost_is_written_again(
     write = LargeValues.write
     lost: list[str] = []
 
-    async def write_and_lose_the_first(freight: LargeValues, key: str, data: bytes, wanted: Callable[[], bool] = lambda: True) -> None:
-        await write(freight, key, data, wanted)
+    async def write_and_lose_the_first(values: LargeValues, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        await write(values, key, data, is_wanted)
         if not lost:
             lost.append(key)
             db.delete(key)
@@ -304,7 +306,7 @@ FOREIGN: list[Callable[[redis.Redis, str], object]] = [
 async def test_foreign_entries_in_job_events_do_not_lose_its_end(
     us: Dispatcher, worker: WorkerQueue, db: redis.Redis, write: Callable[[redis.Redis, str], object]
 ) -> None:
-    """They may be lost: up to there. What comes after is told, of other jobs too."""
+    """Prove that only events up to the foreign entry may be lost. Later ones are reported, those of other jobs, too."""
     other = await admit(us)
     record = await admit(us)
     first, delivery = await take_two(worker)
@@ -327,7 +329,7 @@ async def test_janitor_removes_leftovers_of_deleted_record(us: Dispatcher, worke
 
 
 async def test_batch_of_requests_and_records_counts_once(us: Dispatcher, worker: WorkerQueue) -> None:
-    """Two scripts end it, since only one of them knows records."""
+    """Prove it although two scripts end the batch, one of them for records."""
     later = await admit(us)
     now = asyncio.create_task(ask(us, 1))
     batch = await take_two(worker)

@@ -1,4 +1,4 @@
-"""Line 6 of the contract: Redis restarts, fails over or loses everything under load, and nobody is left without an answer."""
+"""Line 6 of the contract: Redis restarts, fails over or loses everything under load, and every request is answered."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Load:
     consumers: tuple[Consumer, ...]
 
     def go_on(self) -> None:
-        """What runs is finished, and what waits runs."""
+        """Let workers finish what runs, and run what waits."""
         for consumer in self.consumers:
             consumer.release_for_good()
 
 
 @contextlib.asynccontextmanager
-async def under_load(url: str, **settings: Any) -> AsyncIterator[Load]:
-    """Two workers and requests that are partly answered, partly running until `go_on`, partly waiting."""
+async def run_under_load(url: str, **settings: Any) -> AsyncIterator[Load]:
+    """Start two workers and requests. Yields when some are answered, some run until `go_on`, and some wait."""
     holding = ("--batch", "4", "--pace", "0.05", "--hold")
     async with gateway(url, **settings) as us, Consumer(url, *holding) as one, Consumer(url, *holding) as other:
         requests = [asyncio.create_task(ask(us, value)) for value in range(MANY)]
@@ -85,12 +85,12 @@ async def under_load(url: str, **settings: Any) -> AsyncIterator[Load]:
 @pytest.mark.queue_line(6)
 async def test_redis_restarts_with_its_data_under_load(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
-        async with under_load(server.url) as load:
+        async with run_under_load(server.url) as load:
             server.kill()
-            more = [asyncio.create_task(ask(load.us, value)) for value in range(MANY, MANY + 20)]
+            later_requests = [asyncio.create_task(ask(load.us, value)) for value in range(MANY, MANY + 20)]
             load.go_on()
             server.start()
-            assert await asyncio.gather(*load.requests, *more) == list(range(MANY + 20))
+            assert await asyncio.gather(*load.requests, *later_requests) == list(range(MANY + 20))
 
 
 @pytest.mark.queue_line(6)
@@ -98,20 +98,20 @@ async def test_redis_restarts_empty_under_load() -> None:
     server = PrivateValkey()
     server.start()
     try:
-        async with under_load(server.url) as load:
+        async with run_under_load(server.url) as load:
             server.process.kill()
             server.process.wait()
-            more = [asyncio.create_task(ask(load.us, value)) for value in range(MANY, MANY + 20)]
+            later_requests = [asyncio.create_task(ask(load.us, value)) for value in range(MANY, MANY + 20)]
             load.go_on()
             server.start()
-            assert await asyncio.gather(*load.requests, *more) == list(range(MANY + 20))
+            assert await asyncio.gather(*load.requests, *later_requests) == list(range(MANY + 20))
     finally:
         server.stop()
 
 
 @pytest.mark.queue_line(6)
 async def test_everything_is_deleted_under_load(url: str) -> None:
-    async with under_load(url) as load:
+    async with run_under_load(url) as load:
         with redis_at(url) as operator:
             operator.flushall()
         load.go_on()
@@ -125,18 +125,18 @@ async def test_stalled_gateway_does_not_count_redis_as_unavailable(tmp_path: Pat
         async with gateway(server.url) as us:
             assert await ping(us)
             server.process.send_signal(signal.SIGSTOP)
-            asked = asyncio.create_task(ping(us))
+            pong = asyncio.create_task(ping(us))
             for _ in range(10):  # until it has sent its command
                 await asyncio.sleep(0)
             server.process.send_signal(signal.SIGCONT)
-            time.sleep(0.4)  # in which the answer comes, and nobody reads it
-            assert await asked
+            time.sleep(0.4)  # in which the answer comes and is not read
+            assert await pong
 
 
 @pytest.mark.queue_line(6)
 async def test_lost_connection_loses_no_delivery(url: str) -> None:
-    """Every client is cut off again and again: what Redis handed out in answers that never arrived is found."""
-    async with under_load(url) as load:
+    """Disconnect all clients again and again: jobs in answers that never arrived are found."""
+    async with run_under_load(url) as load:
         with redis_at(url) as operator:
             operator.client_kill_filter(_type="normal")
             load.go_on()
@@ -149,7 +149,7 @@ async def test_lost_connection_loses_no_delivery(url: str) -> None:
 @pytest.mark.queue_line(6)
 async def test_job_lost_on_delivery_is_found(url: str) -> None:
     lose_answers = asyncio.Event()
-    async with gateway(url) as us, in_front_of(place(url), lose=lose_answers) as port:
+    async with gateway(url) as us, proxy_to(place(url), lose=lose_answers) as port:
         worker = worker_queue(f"redis://127.0.0.1:{port}/0", "w", QUICK_WORKER)
         assert await asyncio.to_thread(worker.pull, [QUEUE], 4) == []
         request = asyncio.create_task(ask(us, 1))
@@ -169,9 +169,9 @@ async def test_lost_job_is_searched_again_if_search_fails(url: str, monkeypatch:
     breaking = ["pull", "EXISTS"]
 
     def after(call: Callable[..., Any]) -> Callable[..., Any]:
-        def broken(link: WorkerRedisLink, what: Any, *arguments: Any, **options: Any) -> Any:
-            answer = call(link, what, *arguments, **options)
-            if (name := getattr(what, "name", what)) in breaking:
+        def broken(link: WorkerRedisLink, command: Any, *arguments: Any, **options: Any) -> Any:
+            answer = call(link, command, *arguments, **options)
+            if (name := getattr(command, "name", command)) in breaking:
                 breaking.remove(name)
                 raise RedisUnavailable
             return answer
@@ -240,7 +240,7 @@ async def test_unfinished_result_is_given_back_and_runs_again(tmp_path: Path) ->
 
 @pytest.mark.queue_line(3)
 async def test_late_hand_back_follows_once_redis_is_there(tmp_path: Path) -> None:
-    """By a worker that goes on, as one that cannot load the weights again that its jobs need."""
+    """Prove it for a worker that goes on, such as one that cannot reload the weights that its jobs need."""
     with durable_server(tmp_path) as server:
         worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, retry_timeout=0.2))
         async with gateway(server.url) as us:
@@ -377,7 +377,7 @@ async def test_sentinel_fails_over_under_load(tmp_path: Path) -> None:
         ):
             await eventually_async(lambda: copy.info("replication")["master_link_status"] == "up")
             await eventually_async(lambda: sight.sentinel_slaves("shard"))
-            async with under_load(f"redis+sentinel://127.0.0.1:{watcher.port}/shard/0", redis_grace=60) as load:
+            async with run_under_load(f"redis+sentinel://127.0.0.1:{watcher.port}/shard/0", redis_grace=60) as load:
                 master.kill()
                 load.go_on()
                 assert await asyncio.gather(*load.requests) == list(range(MANY))
@@ -397,7 +397,7 @@ async def test_rediss_speaks_tls_and_checks_the_certificate(tmp_path: Path) -> N
     context.load_cert_chain(certificate, key)
     server = Server(tmp_path / "plain", "--save", "")
     try:
-        async with in_front_of(server.port, tls=context) as port:
+        async with proxy_to(server.port, tls=context) as port:
             trusted = f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"
             async with gateway(trusted) as us, Consumer(trusted):
                 assert await ask(us, 5) == 5
@@ -408,8 +408,8 @@ async def test_rediss_speaks_tls_and_checks_the_certificate(tmp_path: Path) -> N
 
 
 @contextlib.asynccontextmanager
-async def in_front_of(behind: int | Path, *, tls: ssl.SSLContext | None = None, lose: asyncio.Event | None = None) -> AsyncIterator[int]:
-    """A proxy before a server's port or socket: it ends TLS, or passes commands on and hangs up instead of passing answers back."""
+async def proxy_to(behind: int | Path, *, tls: ssl.SSLContext | None = None, lose: asyncio.Event | None = None) -> AsyncIterator[int]:
+    """Run a proxy before a server's port or socket that ends TLS, or hangs up instead of passing answers back. Yields its port."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event | None = None) -> None:
         with contextlib.suppress(OSError):

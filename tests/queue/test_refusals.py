@@ -1,4 +1,4 @@
-"""A Redis that is there and refuses to work counts as away: nobody ends, requests wait for its grace, and all goes on once it is mended."""
+"""A Redis that refuses to work counts as unavailable: no process ends, requests wait for its grace, and go on once it is repaired."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.queue import (
 from tests.support.waiting import eventually, eventually_async
 
 NOT_PERMITTED = {"NOPERM": ("-@write", "-@scripting"), "ACL": ("-@write",)}
-"""What an operator took from us: writing, and running scripts, or only what they write."""
+"""Permissions that an operator revoked: writing and running scripts, or only what scripts write."""
 EVERY_WRITE = ("NOREPLICAS", "MISCONF", "BUSY", "READONLY", *NOT_PERMITTED)
 
 
@@ -47,7 +47,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def refusing(behind: Server, kind: str) -> Iterator[None]:
-    """The server answers writes with this error, until the `with` block ends."""
+    """Let the server answer writes with this error until the `with` block ends."""
     with redis.Redis(port=behind.port, decode_responses=True) as operator:
         if kind == "NOREPLICAS":
             operator.config_set("min-replicas-to-write", 1)
@@ -113,7 +113,7 @@ async def test_requests_wait_for_refusing_redis_until_mended(server: Server, kin
 
 
 @pytest.mark.parametrize("kind", EVERY_WRITE)
-async def test_requests_end_after_the_grace_with_what_redis_said(server: Server, kind: str) -> None:
+async def test_requests_end_after_the_grace_with_the_redis_error(server: Server, kind: str) -> None:
     async with gateway(server.url, redis_grace=0.4) as us:
         with refusing(server, kind), pytest.raises(RedisUnavailable) as refused:
             await ask(us, 1)
@@ -122,14 +122,14 @@ async def test_requests_end_after_the_grace_with_what_redis_said(server: Server,
 
 @pytest.mark.parametrize("kind", ["NOREPLICAS", "READONLY"])
 async def test_figures_are_refused_with_the_beat_if_redis_answers(server: Server, kind: str) -> None:
-    """What readiness is made of: a service that cannot queue anything is not ready."""
+    """Prove the base of readiness: a service that cannot queue anything is not ready."""
     async with gateway(server.url) as us:
 
         async def refused() -> bool:
             try:
                 await us.fleet.read(fresh=True)
-            except RedisUnavailable as away:
-                return bool(away.refusal)
+            except RedisUnavailable as error:
+                return bool(error.refusal)
             return False
 
         with refusing(server, kind):
@@ -157,8 +157,8 @@ async def test_worker_calls_to_refusing_redis_raise_redis_away(server: Server, k
         assert await request == 3
 
 
-async def test_what_cannot_be_looked_at_is_ended_once_redis_is_mended(server: Server) -> None:
-    """Else it takes room in the queue until a minute after its deadline."""
+async def test_unchecked_jobs_are_ended_once_redis_is_repaired(server: Server) -> None:
+    """Prove that it does not count in the queue until a minute after its deadline."""
     with redis_at(server.url) as db:
         worker = worker_queue(server.url, "worker", replace(LASTING_WORKER, retry_timeout=0.2))
         announce(worker)

@@ -1,4 +1,4 @@
-"""The scripts read fields that Python tells them, and no others: in Lua a misspelt one would be nil, which is false."""
+"""The scripts read only fields that Python sends: in Lua a misspelt one would be nil, which is false."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ READERS: list[tuple[str, str, Any, set[str]]] = [
     ("progress", "job", script_types.ProgressRow, {"message"}),
     ("requeue", "job", script_types.ReturnedRow, set()),
 ]
-"""Script, the name that it gives to what it was told, the type of that, and fields that it adds itself."""
+"""Script, its name for the row that Python sends, the type of the row, and fields that the script adds."""
 
 
-def _told(value: object) -> str:
-    """Tell a parameter alike in each process of pytest-xdist: the order of a set is another one in each."""
+def name_parameter(value: object) -> str:
+    """Name a parameter alike in each process of pytest-xdist, although the order of a set differs."""
     return " ".join(sorted(value)) if isinstance(value, set) else getattr(value, "__name__", str(value))
 
 
-@pytest.mark.parametrize(("script", "name", "told", "added"), READERS, ids=_told)
-def test_a_script_reads_what_python_tells_it(script: str, name: str, told: type[msgspec.Struct], added: set[str]) -> None:
+@pytest.mark.parametrize(("script", "name", "row", "added"), READERS, ids=name_parameter)
+def test_scripts_read_only_the_fields_that_python_sends(script: str, name: str, row: type[msgspec.Struct], added: set[str]) -> None:
     code = re.sub(r"--.*", "", (FOLDER / f"{script}.lua").read_text())
     read = set(re.findall(rf"\b{name}\.(\w+)", code))
     assert read
-    assert read <= {*told.__struct_fields__, *added}
+    assert read <= {*row.__struct_fields__, *added}
 
 
 def test_each_script_has_one_caller() -> None:

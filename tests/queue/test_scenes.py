@@ -36,10 +36,10 @@ async def test_a_large_scene_is_read_by_another_gateway_and_counted(url: str, db
 async def test_a_scene_that_is_kept_twice_at_once_is_whole(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us, gateway(url) as them:
         for number in range(5):
-            kept = await asyncio.gather(
+            are_kept = await asyncio.gather(
                 *(one.scenes.keep(KEYSPACE.digits + f"{number:032x}", scene(seed=number)) for one in (us, them, us, them))
             )
-            assert kept == [True] * 4
+            assert are_kept == [True] * 4
             assert await us.scenes.read(KEYSPACE.digits + f"{number:032x}") == scene(seed=number)
         assert not db.keys("stage:*") and (await records_load(us)).counts == {"scene": 5}
 

@@ -1,4 +1,4 @@
-"""What one client may hold of the queue while others want something, too, and how exactly it is counted."""
+"""Share of the queue that one client may hold while others are waiting, and how exactly it is counted."""
 
 from __future__ import annotations
 
@@ -38,9 +38,11 @@ from tests.support.waiting import eventually_async
 MINUTE = 60_000
 
 
-async def submit(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, max_items: int = 0, **more: object) -> asyncio.Task[object]:
-    """A request that the queue has taken. Raises what it is refused with."""
-    jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
+async def submit(
+    us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, max_items: int = 0, **options: object
+) -> asyncio.Task[object]:
+    """Submit a request, and return it once it is admitted. Raises the refusal."""
+    jobs = [await a_job(us, owner=owner, work_ms=work_ms, **options) for _ in range(items)]
     admitted, claim = asyncio.Event(), Claim(owner, max_items=max_items)
     request = asyncio.create_task(
         us.submitter.submit(jobs, reservation=us.reservations.reserve(claim), on_admitted=lambda _: admitted.set())
@@ -53,14 +55,14 @@ async def submit(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, m
     return request
 
 
-async def record(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, max_items: int = 0, **more: object) -> str:
-    """The same, to be answered later."""
-    jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
+async def record(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, max_items: int = 0, **options: object) -> str:
+    """Admit a record of such a request, and return its id. Raises the refusal."""
+    jobs = [await a_job(us, owner=owner, work_ms=work_ms, **options) for _ in range(items)]
 
-    def of_record(record: str) -> list[QueuedJob]:
+    def make_jobs(record: str) -> list[QueuedJob]:
         return [msgspec.structs.replace(job, id=f"{record}-{index}", record=record, gateway="") for index, job in enumerate(jobs)]
 
-    return (await us.records.admit(replace(DRAFT, bound=0), b"\x80", of_record, max_items=max_items)).id
+    return (await us.records.admit(replace(DRAFT, bound=0), b"\x80", make_jobs, max_items=max_items)).id
 
 
 WAYS = {"at once": submit, "later": record}
@@ -97,7 +99,7 @@ async def test_all_low_work_holds_half_and_others_find_room(url: str, ask) -> No
         await submit(us, "third", priority="low", behind_ms=1)  # the rest of a larger request is not low work
 
 
-async def test_and_half_of_the_bytes(url: str, ask) -> None:
+async def test_all_low_work_holds_half_of_the_bytes(url: str, ask) -> None:
     async with a_queue(url, queue_max_bytes=100_000) as us:
         await submit(us, "bulk", priority="low", low=True, ballast=bytearray(40_000))
         with expect_refusal("low"):
@@ -108,7 +110,7 @@ async def test_and_half_of_the_bytes(url: str, ask) -> None:
 async def test_finished_low_work_makes_room_and_janitor_recounts(url: str, db: redis.Redis) -> None:
     async with a_queue(url, queue_max_items=4) as us:
         first = await submit(us, "bulk", 2, priority="low", low=True)
-        db.hset("queue:owners", "low", "0 0 0 0 0")  # as if somebody had lost it
+        db.hset("queue:owners", "low", "0 0 0 0 0")  # as if the count were lost
         assert worker_queue(url, "janitor").liveness.janitor()
         with expect_refusal("low"):
             await submit(us, "bulk", priority="low", low=True)
@@ -140,7 +142,7 @@ async def test_low_work_that_is_reserved_counts_as_well(url: str) -> None:
                 await turned_low.resize(1, 0)
 
 
-async def test_and_of_the_bytes(url: str, ask) -> None:
+async def test_owner_holds_three_quarters_of_the_bytes(url: str, ask) -> None:
     async with a_queue(url, queue_max_bytes=100_000) as us:
         await submit(us, "greedy", ballast=bytearray(40_000))
         await submit(us, "greedy", ballast=bytearray(30_000))
@@ -152,7 +154,7 @@ async def test_and_of_the_bytes(url: str, ask) -> None:
 async def test_work_is_shared_once_a_minute_of_it_is_unfinished(url: str, ask) -> None:
     async with a_queue(url) as us:
         await submit(us, "greedy", work_ms=MINUTE)
-        await submit(us, "greedy", work_ms=MINUTE)  # nobody else is there
+        await submit(us, "greedy", work_ms=MINUTE)  # there is no other owner
         await submit(us, "modest", work_ms=10)
         with expect_refusal("client-work", wait_s=61):  # until only a minute is left
             await ask(us, "greedy", work_ms=10)
@@ -171,7 +173,7 @@ async def test_first_long_job_of_owner_is_not_blocked_by_shorter_ones(url: str, 
             await ask(us, "modest", work_ms=MINUTE)
 
 
-async def test_below_a_minute_nobody_shares_work(url: str, ask) -> None:
+async def test_work_below_a_minute_is_not_shared(url: str, ask) -> None:
     async with a_queue(url) as us:
         await submit(us, "modest", work_ms=10)
         await submit(us, "greedy", work_ms=MINUTE - 10)
@@ -192,7 +194,7 @@ async def test_last_eighth_is_for_one_pass_and_half_for_one_owner(url: str, ask)
             await ask(us, "fifth")
 
 
-async def test_it_is_told_before_the_body_is_read(url: str) -> None:
+async def test_long_work_is_refused_before_its_body_is_read(url: str) -> None:
     async with a_queue(url, queue_max_items=64) as us:
         await submit(us, "first", 30)
         await submit(us, "second", 26)
@@ -206,7 +208,7 @@ async def test_it_is_told_before_the_body_is_read(url: str) -> None:
             await us.reservations.reserve(short).resize(5, 1)
 
 
-async def test_what_is_promised_counts_for_its_owner(url: str) -> None:
+async def test_reservations_count_for_their_owner(url: str) -> None:
     async with a_queue(url, queue_max_items=16) as us:
         async with reserve(us, 12, 1, Claim("greedy")):
             with expect_refusal("client"):
@@ -224,20 +226,20 @@ async def test_retry_after_counts_steps_until_bound_is_free(url: str, ask) -> No
             await ask(us, "greedy")
 
 
-async def test_nobody_in_particular_has_no_share(url: str) -> None:
-    """Clients that cannot be told apart, as behind a Unix socket, are not one client."""
+async def test_clients_without_an_owner_have_no_share(url: str) -> None:
+    """Prove that clients that cannot be distinguished, as behind a Unix socket, do not share one bound."""
     async with a_queue(url, queue_max_items=16) as us:
         await submit(us, "", 16)
         with expect_refusal("full"):
             await submit(us, "")
 
 
-async def test_a_job_tells_whose_it_is_and_what_it_takes(url: str, db: redis.Redis) -> None:
+async def test_job_key_has_owner_work_and_bytes(url: str, db: redis.Redis) -> None:
     async with a_queue(url) as us:
-        request = await submit(us, "somebody", work_ms=1234)
+        request = await submit(us, "someone", work_ms=1234)
         [job] = db.scan_iter("job:*")
         stream, entry, owner, work_ms, nbytes, _ = db.get(job).split()
-        assert (stream, owner, work_ms) == (STREAM, "somebody", "1234")
+        assert (stream, owner, work_ms) == (STREAM, "someone", "1234")
         assert db.xrange(STREAM, entry, entry)[0][1]["bytes"] == nbytes
         request.cancel()
         await eventually_async(lambda: not db.exists(job, "queue:jobs", "queue:owners"))
@@ -246,7 +248,7 @@ async def test_a_job_tells_whose_it_is_and_what_it_takes(url: str, db: redis.Red
 
 async def test_lost_recorded_job_counts_once_when_requeued(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with a_queue(url) as us:
-        lost = await record(us, "somebody", work_ms=1234)
+        lost = await record(us, "someone", work_ms=1234)
         before = db.hgetall("queue:owners")
         db.delete(STREAM, f"job:{lost}-0")
         await eventually_async(lambda: db.exists(f"job:{lost}-0"))
@@ -258,16 +260,16 @@ async def test_lost_recorded_job_counts_once_when_requeued(url: str, db: redis.R
 
 async def test_the_janitor_counts_again(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with a_queue(url) as us:
-        await submit(us, "somebody", 2, work_ms=100)
+        await submit(us, "someone", 2, work_ms=100)
         right = db.hgetall("queue:owners")
-        db.hset("queue:owners", mapping={"somebody": "9 9 9 9 9", "nobody": "1 1 1 0 0"})
+        db.hset("queue:owners", mapping={"someone": "9 9 9 9 9", "no-one": "1 1 1 0 0"})
         db.incrby("queue:work", 5)
         db.sadd("queue:jobs", "gone")
         assert worker.liveness.janitor()
         assert (db.hgetall("queue:owners"), db.get("queue:work"), db.scard("queue:jobs")) == (right, "200", 2)
 
 
-def served(worker: str, items_per_second: float, steps_per_second: float = 0.0) -> WorkerInfo:
+def serving_worker(worker: str, items_per_second: float, steps_per_second: float = 0.0) -> WorkerInfo:
     name, version = BUNDLE.split("@")
     bundle = ServedBundle(
         name=name,
@@ -291,16 +293,16 @@ async def test_work_is_steps_over_what_the_workers_announce_together(url: str, w
         assert await work_ms(500 * 8) == 500 * 8 * PASS_MS
         assert await work_ms(None) == LONG_JOB_MS
         assert await work_ms(None, takes_long=False) == PASS_MS
-        worker.liveness.announce(served(worker.id, items_per_second=0.5, steps_per_second=50.0))
+        worker.liveness.announce(serving_worker(worker.id, items_per_second=0.5, steps_per_second=50.0))
         other = worker_queue(url, "other")
-        other.liveness.announce(served(other.id, items_per_second=0.5, steps_per_second=50.0))
+        other.liveness.announce(serving_worker(other.id, items_per_second=0.5, steps_per_second=50.0))
         assert await work_ms(500 * 8) == 40_000
         assert await work_ms(None) == 1000
         other.close()
 
 
 async def test_unexpectedly_long_work_has_no_place_in_last_eighth(url: str) -> None:
-    """Which task takes long may follow from the names of parts, once the reservation holds some of it."""
+    """Prove it for a request whose parts show that it takes long after its reservation has grown."""
     unused: Any = None
     async with a_queue(url, queue_max_items=64) as us:
         await submit(us, "first", 28)
@@ -314,7 +316,7 @@ async def test_unexpectedly_long_work_has_no_place_in_last_eighth(url: str) -> N
 
 
 async def test_an_api_key_has_no_more_items_than_its_line_allows(url: str, ask) -> None:
-    """Whatever a gateway knows of what others have taken."""
+    """Prove it for two gateways that do not know what the other has admitted."""
     async with a_queue(url) as us, a_queue(url) as them:
         await ask(us, "alice", 2, max_items=3)
         with expect_refusal("key"):

@@ -1,4 +1,4 @@
-"""What other hands write into the same Redis costs nobody their answer, and no process its life."""
+"""Foreign entries in the same Redis cost no request its answer, and end no process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_a_foreign_entry_of_a_work_stream_is_thrown_away(
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=range(len(ENTRIES)))
-async def test_and_so_is_one_that_a_dead_worker_left(url: str, db: redis.Redis, worker: WorkerQueue, entry: dict[str, str]) -> None:
+async def test_foreign_entry_of_a_dead_worker_is_thrown_away(url: str, db: redis.Redis, worker: WorkerQueue, entry: dict[str, str]) -> None:
     async with gateway(url) as us:
         db.xgroup_create(STREAM, keys.GROUP, "0", mkstream=True)
         db.xadd(STREAM, {"gw": us.id, **entry})

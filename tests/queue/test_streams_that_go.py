@@ -37,9 +37,9 @@ def test_worker_survives_vanished_streams(url: str, db: redis.Redis, worker: Wor
 async def test_worker_hands_back_deliveries_lost_by_redis(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         announce(worker)
-        asked = asyncio.create_task(ask(us, 7))
+        request = asyncio.create_task(ask(us, 7))
         lost = await pull_one(worker)
         db.flushall()
         worker.leases.return_to_queue(lost)
         async with Consumer(url):
-            assert await asked == 7
+            assert await request == 7

@@ -1,4 +1,4 @@
-"""Workers record what they run: only that is suspected when they die, and counted only where it ran alone."""
+"""Workers record what they run: only that is suspected if they die, and deaths are counted only for jobs that ran alone."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from tests.support.waiting import eventually_async
 
 @pytest.fixture
 def victim(url: str) -> Iterator[WorkerQueue]:
-    """Without a key it is dead from the start, for everybody but itself."""
+    """Worker without a key, which counts as dead for all others."""
     queue = worker_queue(url, "victim", QUICK_WORKER)
     yield queue
     queue.close()
 
 
-async def asked(us: Dispatcher, count: int) -> tuple[list[QueuedJob], asyncio.Task[list[Reply]]]:
+async def submit_jobs(us: Dispatcher, count: int) -> tuple[list[QueuedJob], asyncio.Task[list[Reply]]]:
     jobs = [await a_job(us, value) for value in range(count)]
     return jobs, asyncio.create_task(us.submitter.submit(jobs))
 
@@ -49,7 +49,7 @@ async def test_only_running_jobs_are_suspected_and_others_keep_time(
     url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue
 ) -> None:
     async with gateway(url) as us:
-        _, request = await asked(us, 6)
+        _, request = await submit_jobs(us, 6)
         taken = await pull_one(victim)
         assert victim.start(taken[:4], 0) == taken[:4]  # in one slot …
         assert victim.start(taken[1:3], 0) == taken[1:3]  # … which goes on with these
@@ -60,8 +60,8 @@ async def test_only_running_jobs_are_suspected_and_others_keep_time(
         assert {job.job.id for job in innocent} == {taken[i].job.id for i in (0, 4, 5)}
         assert [job.added_ms for job in innocent] == [job.added_ms for job in (taken[0], taken[4], taken[5])]
         assert not any(job.alone for job in innocent)
-        held = [*innocent, *(suspect for suspect in suspects if suspect)]
-        worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in held])
+        deliveries = [*innocent, *(suspect for suspect in suspects if suspect)]
+        worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in deliveries])
         assert sorted(answer_of(reply) for reply in await request) == list(range(6))
         assert nothing_is_left(db)
 
@@ -69,7 +69,7 @@ async def test_only_running_jobs_are_suspected_and_others_keep_time(
 @pytest.mark.parametrize("ended", [True, False])
 async def test_idle_death_of_worker_suspects_no_job(url: str, victim: WorkerQueue, worker: WorkerQueue, ended: bool) -> None:
     async with gateway(url) as us:
-        _, request = await asked(us, 3)
+        _, request = await submit_jobs(us, 3)
         taken = await pull_one(victim)
         if ended:
             victim.start(taken, 0)
@@ -82,7 +82,7 @@ async def test_idle_death_of_worker_suspects_no_job(url: str, victim: WorkerQueu
 
 async def test_third_death_in_own_step_makes_dead_letter(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
-        [job], request = await asked(us, 1)
+        [job], request = await submit_jobs(us, 1)
         first = worker_queue(url, "in-company", QUICK_WORKER)
         await running(first)
         for life in range(4):
@@ -101,9 +101,9 @@ async def test_third_death_in_own_step_makes_dead_letter(url: str, db: redis.Red
         assert nothing_is_left(db)
 
 
-async def test_a_suspect_stays_one_whoever_had_it_meanwhile(url: str, worker: WorkerQueue) -> None:
+async def test_suspect_stays_one_after_a_worker_that_never_ran_it(url: str, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
-        _, request = await asked(us, 1)
+        _, request = await submit_jobs(us, 1)
         first = worker_queue(url, "in-company", QUICK_WORKER)
         await running(first)
         resting = worker_queue(url, "resting", QUICK_WORKER)
@@ -113,9 +113,7 @@ async def test_a_suspect_stays_one_whoever_had_it_meanwhile(url: str, worker: Wo
         request.cancel()
 
 
-async def test_begin_reports_ended_jobs_and_does_not_record_them(
-    url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue
-) -> None:
+async def test_start_omits_ended_jobs_and_does_not_record_them(url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue) -> None:
     async with gateway(url) as us, gateway(url, SILENT_GATEWAY) as them:
         jobs = [await a_job(us, 0), await a_job(us, 1), await a_job(us, 2), await a_job(them, 3), await a_job(us, 4)]
         requests = [asyncio.create_task((them if i == 3 else us).submitter.submit([job])) for i, job in enumerate(jobs)]
@@ -128,8 +126,8 @@ async def test_begin_reports_ended_jobs_and_does_not_record_them(
         other = next(job for job in taken if job.job.id == jobs[4].id)
         worker.acks.finish([(other, echo(worker, other))])
         db.delete(f"gw:{them.id}")
-        wanted = victim.start(taken, 0)
-        assert [job.job.id for job in wanted] == [jobs[0].id]
+        accepted = victim.start(taken, 0)
+        assert [job.job.id for job in accepted] == [jobs[0].id]
         suspect = worker.leases.reclaim([QUEUE])
         assert suspect is not None and suspect.job.id == jobs[0].id
         assert worker.leases.reclaim([QUEUE]) is None
@@ -139,37 +137,37 @@ async def test_begin_reports_ended_jobs_and_does_not_record_them(
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
-async def test_begun_jobs_are_recorded_whether_or_not_requested(
+async def test_started_jobs_are_recorded_even_if_cancelled(
     url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue, forgotten: bool
 ) -> None:
     async with gateway(url) as us:
-        jobs, request = await asked(us, 3)
+        jobs, request = await submit_jobs(us, 3)
         taken = await pull_one(victim)
         db.set(f"cancel:{jobs[1].id}", "1")
         if forgotten:
             db.script_flush()  # as a Redis that restarted
         answer = victim.leases.send_step(taken, 0)
         await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
-        wanted = answer()
-        assert [job.job.id for job in wanted] == [jobs[0].id, jobs[2].id]
+        accepted = answer()
+        assert [job.job.id for job in accepted] == [jobs[0].id, jobs[2].id]
         suspects = [worker.leases.reclaim([QUEUE]) for _ in range(3)]
         assert [suspect and suspect.job.id for suspect in suspects] == [jobs[0].id, jobs[2].id, None]
         request.cancel()
 
 
-@pytest.mark.parametrize("most_bytes", [0, 1])
-async def test_immediate_begin_is_recorded_by_redis_without_memory(
-    url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue, most_bytes: int
+@pytest.mark.parametrize("max_memory", [0, 1])
+async def test_immediate_start_is_recorded_by_redis_without_memory(
+    url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue, max_memory: int
 ) -> None:
     async with gateway(url) as us:
-        jobs, request = await asked(us, 2)
+        jobs, request = await submit_jobs(us, 2)
         taken = await pull_one(victim)
-        db.config_set("maxmemory", most_bytes)
+        db.config_set("maxmemory", max_memory)
         try:
             announce(victim)
-            wanted = victim.leases.send_step(taken[:1], 0, checked=True)
+            accepted = victim.leases.send_step(taken[:1], 0, checked=True)
             await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
-            assert wanted() == taken[:1]
+            assert accepted() == taken[:1]
             announce(victim)
             assert 0 < db.ttl(keys.suspects("victim")) <= 3600
             victim.liveness.withdraw()
@@ -191,5 +189,5 @@ async def test_record_of_worker_dead_before_its_next_beat_expires(url: str, db: 
 
 
 def late(delivery: Delivery, now_ms: int) -> Delivery:
-    """As if its deadline had passed meanwhile."""
+    """Return the delivery with a deadline in the past."""
     return replace(delivery, job=msgspec.structs.replace(delivery.job, deadline_ms=now_ms - 1))

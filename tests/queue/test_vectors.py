@@ -1,4 +1,4 @@
-"""Vectors of texts that are kept for whoever reads the same text again."""
+"""Cached vectors of texts, which all gateways share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.waiting import eventually_async
 
 VECTOR = bytes(range(250)) * 4
 ENTRY = len(VECTOR) + 650
-"""Bytes that one counts for."""
+"""Size that a vector counts as, in bytes."""
 
 
 def ids(first: int, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""During a rolling update: what an older worker does not understand waits for one that does."""
+"""Rolling updates: jobs that an older worker does not understand wait for a newer one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEWS = "telepathy"
 
 @pytest.fixture
 def older(url: str) -> Iterator[WorkerQueue]:
-    """A worker of this version: for the jobs below it is an older one."""
+    """Worker of this version, which is older than the jobs below."""
     queue = worker_queue(url, "older", LASTING_WORKER)
     announce(queue)
     yield queue
@@ -52,77 +52,77 @@ def newer(url: str) -> Iterator[WorkerQueue]:
     queue.close()
 
 
-async def a_newer_job(us: Dispatcher, value: int, **more: Any) -> QueuedJob:
-    return msgspec.structs.replace(await a_job(us, value, **more), needs=NEWS)
+async def a_newer_job(us: Dispatcher, value: int, **options: Any) -> QueuedJob:
+    return msgspec.structs.replace(await a_job(us, value, **options), needs=NEWS)
 
 
 def taken_by(db: redis.Redis, worker: WorkerQueue) -> int:
-    """How many jobs are in its hands."""
+    """Return the number of jobs that a worker holds."""
     consumers = db.xinfo_consumers(STREAM, "workers")
     return sum(consumer["pending"] for consumer in consumers if consumer["name"] == worker.id)
 
 
 async def take_nothing(db: redis.Redis, worker: WorkerQueue) -> None:
-    """It takes what there is, and runs nothing of it."""
+    """Pull the one job, and check that the worker holds it and runs nothing."""
     assert await pull_one(worker) == []
     assert taken_by(db, worker) == 1
 
 
 @pytest.mark.parametrize("nbytes", [1, 2 * CHUNK_BYTES], ids=["small", "large"])
-async def test_it_goes_back_and_is_run_by_a_worker_that_understands_it(
+async def test_newer_job_is_returned_and_run_by_a_newer_worker(
     url: str, db: redis.Redis, older: WorkerQueue, newer: WorkerQueue, nbytes: int
 ) -> None:
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 7, ballast=np.zeros(nbytes, np.uint8))]))
+        request = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 7, ballast=np.zeros(nbytes, np.uint8))]))
         await take_nothing(db, older)
         announce(older)
         [delivery] = await pull_one(newer)
         assert not delivery.alone
         newer.acks.finish([(delivery, echo(newer, delivery))])
-        [reply] = await asked
+        [reply] = await request
         assert (answer_of(reply), reply.worker) == (7, newer.id)
         assert nothing_is_left(db)
 
 
 async def test_others_of_the_same_pull_are_run(url: str, older: WorkerQueue) -> None:
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 1), await a_job(us, 2)]))
+        request = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 1), await a_job(us, 2)]))
         [delivery] = await pull_one(older)
         assert int(delivery.job.arrays["x"].to_numpy()) == 2
-        asked.cancel()
+        request.cancel()
 
 
-async def test_the_older_worker_gets_it_again_once_a_second_at_most(url: str, db: redis.Redis, older: WorkerQueue) -> None:
-    """As often as it says that it lives; meanwhile it waits at the queue as ever."""
+async def test_older_worker_gets_a_newer_job_once_per_beat(url: str, db: redis.Redis, older: WorkerQueue) -> None:
+    """Prove that it gets the job again with its next announcement, and waits at the queue until then."""
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 1)]))
+        request = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 1)]))
         await take_nothing(db, older)
         for _ in range(3):
             assert older.pull([QUEUE], 4) == []
             assert taken_by(db, older) == 1
         announce(older)
         assert taken_by(db, older) == 0
-        asked.cancel()
+        request.cancel()
 
 
-async def test_a_worker_that_leaves_gives_it_back(url: str, db: redis.Redis, older: WorkerQueue, newer: WorkerQueue) -> None:
+async def test_leaving_worker_returns_the_newer_job(url: str, db: redis.Redis, older: WorkerQueue, newer: WorkerQueue) -> None:
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 7)]))
+        request = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 7)]))
         await take_nothing(db, older)
         older.leases.return_to_queue([])
         older.liveness.withdraw()
         [delivery] = await pull_one(newer)
         assert not delivery.alone
         newer.acks.finish([(delivery, echo(newer, delivery))])
-        assert [answer_of(reply) for reply in await asked] == [7]
+        assert [answer_of(reply) for reply in await request] == [7]
 
 
-async def test_its_deadline_ends_it_where_nobody_understands_it(url: str, db: redis.Redis, older: WorkerQueue) -> None:
+async def test_deadline_ends_a_job_that_no_worker_understands(url: str, db: redis.Redis, older: WorkerQueue) -> None:
     async with gateway(url) as us:
-        asked = asyncio.create_task(until_deadline(us, [await a_newer_job(us, 1, seconds=3.0)]))
+        request = asyncio.create_task(until_deadline(us, [await a_newer_job(us, 1, seconds=3.0)]))
         await take_nothing(db, older)
         with pytest.raises(TimeoutError):
-            await asked
+            await request
         await eventually_async(lambda: all(db.exists(f"cancel:{key.partition(':')[2]}") for key in db.scan_iter("job:*")))
         announce(older)
         assert nothing_is_left(db)
@@ -148,14 +148,14 @@ async def test_one_that_cannot_be_read_at_all_fails_and_says_so(url: str, older:
 
 
 async def test_answers_of_newer_workers_may_have_unknown_fields(url: str, db: redis.Redis, older: WorkerQueue) -> None:
-    """Fields that it does not know are left out."""
+    """Prove that unknown fields are ignored."""
 
     class NewerReply(Reply, frozen=True, kw_only=True):
         mood: str = "good"
 
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submitter.submit([await a_job(us, 5)]))
+        request = asyncio.create_task(us.submitter.submit([await a_job(us, 5)]))
         [delivery] = await pull_one(older)
         plain = echo(older, delivery)
         older.acks.finish([(delivery, NewerReply(id=plain.id, worker=plain.worker, arrays=plain.arrays))])
-        assert [answer_of(reply) for reply in await asked] == [5]
+        assert [answer_of(reply) for reply in await request] == [5]

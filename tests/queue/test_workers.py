@@ -132,7 +132,7 @@ async def test_poison_job_fails_alone(url: str, db: redis.Redis) -> None:
 
 
 async def _restart_consumers_until(done: asyncio.Task[list[Reply]], url: str) -> list[list[str]]:
-    """One consumer at a time, a new one whenever it dies. Returns what each of the dead did."""
+    """Run one consumer at a time, a new one whenever it dies. Returns the batches of each dead one."""
     lives: list[list[str]] = []
     while True:
         async with Consumer(url) as consumer:
