@@ -50,6 +50,7 @@ FOLDERS = (
     "tests/actions",
     "tests/audio",
     "tests/benchmarks",
+    "tests/browser",
     "tests/clients",
     "tests/clips",
     "tests/deploy",

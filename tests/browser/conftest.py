@@ -20,7 +20,7 @@ from tests.browser.pages import chromium, quiet_page  # noqa: E402
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """With the starter bundles. Its worker may stand still for as long as a state is looked at."""
+    """Service with the starter bundles, which waits for a worker that tests freeze while they check a state."""
     with serve(ROOT / "bundles", worker_grace=START_SECONDS) as running:
         eventually(lambda: any(map(READY.match, running.lines)), "the service is ready", START_SECONDS)
         yield running

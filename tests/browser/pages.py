@@ -37,7 +37,7 @@ PHONE = {"width": 390, "height": 844}
 
 @dataclass
 class Noise:
-    """What a page did that it must not do."""
+    """Actions of a page that are not permitted."""
 
     console: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ def chromium(playwright: Playwright) -> Iterator[BrowserContext]:
 
 @contextmanager
 def quiet_page(context: BrowserContext, *, refused: bool = False) -> Iterator[Page]:
-    """A page whose console must stay empty; refused: but for what Chromium itself says of answers that are errors."""
+    """Open a page whose console must stay empty, except for what Chromium itself logs of error answers if `refused`."""
     page, noise = context.new_page(), Noise()
 
     def listen(message: Any) -> None:
@@ -92,11 +92,11 @@ def script() -> str:
 
 
 COLOURS = ("color-contrast",)
-"""Rules of what another theme changes."""
+"""Rules whose result depends on the theme."""
 
 
 def violations(page: Page, rules: Sequence[str] = ()) -> list[str]:
-    """Broken rules, each with the elements that break it. rules: these alone; none: all that axe-core runs by itself."""
+    """Return violations, each with its element, of these rules or, if there are none, of all that axe-core runs by default."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(script())
     options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})

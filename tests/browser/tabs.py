@@ -17,19 +17,19 @@ from tests.support.videos import clip, every
 from tests.support.waiting import eventually
 
 DRAWING_SIDE = 96
-"""Pixels of the samples of inpainting."""
+"""Side of the samples of inpainting in pixels."""
 COARSE = "0.25"
-"""Spacing of shapes that come soon; the starter's own is 0.1."""
+"""Spacing of shapes that are computed quickly. The starter's default is 0.1."""
 LONG_SPACING = "0.05"
-"""Of shapes that take long, with every cell asked: whoever looks at such a run or stops it does so long before its end."""
+"""Spacing of shapes that take long if every cell is computed, so that tests check or stop the run long before its end."""
 SAMPLE_FOV = "40"
-"""Degrees, of the camera that drew the samples of shapes."""
+"""Field of view, in degrees, of the camera that rendered the samples of shapes."""
 REPEATS = 8
-"""Of the sample of actions in a clip that takes long."""
+"""Number of repetitions of the sample of actions in a clip that takes long."""
 
 
 def open_tab(page: Page, name: str) -> Locator:
-    """Its panel, once it is there as a whole: a tab is filled when it is opened for the first time."""
+    """Open a tab and return its panel once it is complete: a tab is filled when it is opened for the first time."""
     page.get_by_role("tab", name=name).click()
     panel = page.get_by_role("tabpanel", name=name)
     expect(panel.get_by_role("button", name="Run", exact=True)).to_be_visible()
@@ -37,7 +37,7 @@ def open_tab(page: Page, name: str) -> Locator:
 
 
 def choose(panel: Locator, *names: str) -> None:
-    """Files of the samples' folder as a user's own: unlike samples on the shelf they do not run at once."""
+    """Choose files of the samples' folder as a user's own, which do not run at once as the offered samples do."""
     panel.locator("input[type=file]").first.set_input_files([playground.SAMPLES / name for name in names])
     for name in names:
         expect(panel).to_contain_text(name)
@@ -53,7 +53,7 @@ def open_classify(page: Page, picture: str | None = "brazil") -> Locator:
 
 
 def open_inpaint(page: Page, picture: str | None = "ladybug") -> Locator:
-    """With its hole painted."""
+    """Open the tab and paint the hole."""
     panel = open_tab(page, "Inpaint")
     if picture is not None:
         panel.locator("input[type=file]").first.set_input_files(playground.SAMPLES / f"{picture}.png")
@@ -74,7 +74,7 @@ def open_3d(page: Page, picture: str | None = "mug", spacing: str = COARSE) -> L
 
 
 def open_actions(page: Page, *, sample: bool = True, seconds: float | None = 2) -> Locator:
-    """seconds: only so much of the sample, which is quicker."""
+    """Open the tab and choose the sample, of which a run analyses only the first `seconds`."""
     panel = open_tab(page, "Actions")
     if sample:
         choose(panel, "figures.mp4")
@@ -86,7 +86,7 @@ def open_actions(page: Page, *, sample: bool = True, seconds: float | None = 2) 
 
 @cache
 def long_sample() -> FilePayload:
-    """The sample of actions, again and again."""
+    """Return a clip that repeats the sample of actions."""
     with av.open(playground.SAMPLES / "figures.mp4") as sample:
         frames = [frame.to_ndarray(format="rgb24") for frame in sample.decode(video=0)] * REPEATS
     made = clip(every(len(frames), 15), size=(256, 384), frames=frames)
@@ -108,16 +108,16 @@ def run(panel: Locator) -> None:
 
 
 def download(panel: Locator, name: str, folder: Path) -> Path:
-    """What a button lets the user keep, as a file."""
-    with panel.page.expect_download() as kept:
+    """Click a button that downloads a file, and return the file."""
+    with panel.page.expect_download() as saved:
         panel.get_by_role("button", name=name).click()
-    file = folder / kept.value.suggested_filename
-    kept.value.save_as(file)
+    file = folder / saved.value.suggested_filename
+    saved.value.save_as(file)
     return file
 
 
 def box_of(target: Locator) -> FloatRect:
-    """Where it is seen, in pixels of the page."""
+    """Return the place of an element in pixels of the page."""
     target.scroll_into_view_if_needed()
     box = target.bounding_box()
     assert box is not None
@@ -125,7 +125,7 @@ def box_of(target: Locator) -> FloatRect:
 
 
 def drag(target: Locator, start: tuple[float, float], end: tuple[float, float], steps: int) -> None:
-    """With the mouse, from one place on it to another: pixels from its corner."""
+    """Drag the mouse between two places on an element, in pixels from its corner."""
     box, mouse = box_of(target), target.page.mouse
     mouse.move(box["x"] + start[0], box["y"] + start[1])
     mouse.down()
@@ -139,18 +139,18 @@ SOME_FRAMES_LATER = """async (element) => {
 }"""
 
 
-def seen(element: Locator) -> NDArray[np.int64]:
-    """Red, green and blue, (height, width, 3), at this moment."""
+def pixels_of(element: Locator) -> NDArray[np.int64]:
+    """Return the current pixels of an element: (height, width, 3)."""
     return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB")).astype(int)
 
 
 def still(element: Locator) -> NDArray[np.int64]:
-    """What is seen once its images are there and it no longer changes from one look to the next, with frames drawn between them."""
-    looks = [seen(element)]
+    """Return the pixels of an element once its images are loaded and two screenshots, some frames apart, are equal."""
+    looks = [pixels_of(element)]
 
     def same_again() -> bool:
         element.evaluate(SOME_FRAMES_LATER)
-        looks.append(seen(element))
+        looks.append(pixels_of(element))
         return same(*looks[-2:])
 
     eventually(same_again, "it stands still")
@@ -162,5 +162,5 @@ def same(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
 
 
 def differs(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
-    """Share of pixels that are clearly others."""
+    """Return the share of pixels that differ clearly."""
     return float((np.abs(one - other).max(axis=2) > 20).mean())

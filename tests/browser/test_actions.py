@@ -13,30 +13,30 @@ from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expect
 
 from tests.browser.pages import quiet_page
-from tests.browser.tabs import download, long_sample, open_actions, run, seen, start
+from tests.browser.tabs import download, long_sample, open_actions, pixels_of, run, start
 from tests.support.serve_process import Service
 from tests.support.videos import clip, every
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 RED = (230, 25, 75)
-"""Of person 1. Nothing in the sample is of this colour."""
+"""Colour of person 1, which nothing in the sample has."""
 SAMPLE_RATE = 15
 """Frames per second of figures.mp4."""
 
 
 def red(pixels: NDArray[np.int64]) -> float:
-    """Share of pixels that are of person 1's colour."""
+    """Return the share of pixels in person 1's colour."""
     return float((np.abs(pixels - RED).max(axis=2) < 40).mean())
 
 
 def is_drawn(panel: Locator) -> None:
-    """Person 1, over the clip."""
-    eventually(lambda: red(seen(panel.locator(".clip"))) > 0.002, "person 1 is drawn in red")
+    """Wait until person 1 is drawn over the clip."""
+    eventually(lambda: red(pixels_of(panel.locator(".clip"))) > 0.002, "person 1 is drawn in red")
 
 
 def is_not_drawn(panel: Locator) -> None:
-    eventually(lambda: red(seen(panel.locator(".clip"))) < 0.001, "person 1 is not drawn")
+    eventually(lambda: red(pixels_of(panel.locator(".clip"))) < 0.001, "person 1 is not drawn")
 
 
 def grey_clip(seconds: int = 2) -> FilePayload:
@@ -56,7 +56,7 @@ def done(context: BrowserContext, service: Service) -> Iterator[Locator]:
 
 @pytest.fixture
 def watched(done: Locator) -> Locator:
-    """As it was when the run had ended."""
+    """The panel in its state at the end of the run."""
     for box in ("Boxes", "Skeletons"):
         done.get_by_label(box).check()
     for alone in done.locator(".who[aria-pressed=true]").all():
@@ -90,10 +90,10 @@ def test_people_are_drawn_over_the_clip_and_get_lanes(watched: Locator) -> None:
 def test_a_click_in_a_lane_seeks_and_the_frame_keys_step(watched: Locator) -> None:
     watched.get_by_label("Minimum score").fill("0")
     segment = watched.get_by_role("group", name="Person 2").get_by_role("button", name="Person 2: ").last
-    wanted = float((segment.get_attribute("title") or "").split(", ")[1].split(" to ")[0])
-    assert wanted > 0
+    start_s = float((segment.get_attribute("title") or "").split(", ")[1].split(" to ")[0])
+    assert start_s > 0
     segment.click()
-    stands_at(watched, wanted, within=0.06)
+    stands_at(watched, start_s, within=0.06)
     expect(watched.get_by_label("At this moment")).to_contain_text("Person 2: ")
     watched.locator("video").press(".")  # to the middle of a frame: on the border of two it would be a matter of rounding where it stands
     watched.page.wait_for_function(
@@ -121,11 +121,11 @@ def test_one_person_can_be_shown_alone_and_labels_by_their_score(watched: Locato
 
 
 def test_the_answer_and_the_annotated_clip_can_be_kept(watched: Locator, tmp_path: Path) -> None:
-    told = json.loads(download(watched, "Download JSON", tmp_path).read_text())
-    assert [person["person"] for person in told["people"]] == [1, 2]
+    answer = json.loads(download(watched, "Download JSON", tmp_path).read_text())
+    assert [person["person"] for person in answer["people"]] == [1, 2]
     with av.open(download(watched, "Download MP4", tmp_path)) as made:
         first = next(made.decode(video=0)).to_ndarray(format="rgb24").astype(int)
-    assert first.shape == (told["video"]["height"], told["video"]["width"], 3)
+    assert first.shape == (answer["video"]["height"], answer["video"]["width"], 3)
     assert red(first) > 0.002
 
 
@@ -139,11 +139,11 @@ def test_lanes_fill_while_it_runs_and_stop_keeps_them(page: Page) -> None:
     expect(panel.locator("p.line")).to_contain_text("Stopped at window")
     expect(panel.get_by_role("button", name="Person 1", exact=True)).to_be_visible()
     page.wait_for_function("() => document.querySelector('#panel-actions video').currentTime > 0")
-    is_drawn(panel)  # the clip stands where somebody was seen last
+    is_drawn(panel)  # the clip stops where a person was seen last
     expect(panel.get_by_role("button", name="Run")).to_be_enabled()
 
 
-def test_nobody_is_said(page: Page) -> None:
+def test_the_page_says_if_it_finds_no_people(page: Page) -> None:
     panel = open_actions(page, sample=False, seconds=None)
     expect(panel.locator("p.line")).to_have_text("Choose a clip, or run the sample.")
     panel.locator("input[type=file]").set_input_files(grey_clip())
@@ -173,8 +173,8 @@ PERSON = {
 
 
 def test_gaps_between_detections_are_dashed_and_unsure_marked(page: Page) -> None:
-    """At 0 s the person is seen, at 0.2 s they are between two sightings, at 0.8 s too far from both."""
-    told = page.evaluate(
+    """Prove it at 0 s, where the person is detected, at 0.2 s between two detections, and at 0.8 s too far from both."""
+    drawing = page.evaluate(
         """async (person) => {
             const { Clip } = await import('./static/tasks/actions/clip_player.js');
             const { labelsAt, segments } = await import('./static/tasks/actions/people.js');
@@ -191,7 +191,7 @@ def test_gaps_between_detections_are_dashed_and_unsure_marked(page: Page) -> Non
         }""",
         PERSON,
     )
-    seen, between, gone = told["drawn"]
-    assert seen == 1 and 0.3 < between < 0.8 and gone == 0
-    assert told["lanes"] == [["walk, unsure", 0, 1], ["walk", 1, 2]]
-    assert told["now"] == ["walk, unsure"]
+    at_sighting, between, gone = drawing["drawn"]
+    assert at_sighting == 1 and 0.3 < between < 0.8 and gone == 0
+    assert drawing["lanes"] == [["walk, unsure", 0, 1], ["walk", 1, 2]]
+    assert drawing["now"] == ["walk, unsure"]

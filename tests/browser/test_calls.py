@@ -1,4 +1,4 @@
-"""The same call that stands under a result, run as it stands there, gives the same result."""
+"""The calls under a result, run as they are, return the same result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def calls(panel: Locator) -> dict[str, str]:
 
 
 def shell(command: str, folder: Path) -> str:
-    """Runs it in a folder, with `opsin` and, where there is no other, a small `curl`."""
+    """Run a command in a folder, with `opsin` and, if curl is not installed, a small `curl`."""
     commands = {"opsin": f"{sys.executable} -m opsin"}
     if shutil.which("curl") is None:
         commands["curl"] = f"{sys.executable} {curl.__file__}"
@@ -56,34 +56,34 @@ def grey_levels(file: Path) -> NDArray[np.int64]:
 def test_of_classify(page: Page, tmp_path: Path) -> None:
     panel = open_classify(page)
     run(panel)
-    shown = panel.locator(".bars .label").all_text_contents()
+    displayed = panel.locator(".bars .label").all_text_contents()
     put_samples(tmp_path, "brazil.png")
     called = calls(panel)
     answer = json.loads(shell(called["curl"], tmp_path))
-    assert [prediction["label"] for prediction in answer["results"][0]["predictions"]] == shown
+    assert [prediction["label"] for prediction in answer["results"][0]["predictions"]] == displayed
     assert answer["results"][0]["merging"]["trace"]["layers"]
-    assert python(called["Python"], tmp_path).startswith(shown[0])
-    assert shown[0] in shell(called["Command"], tmp_path)
+    assert python(called["Python"], tmp_path).startswith(displayed[0])
+    assert displayed[0] in shell(called["Command"], tmp_path)
 
 
 def test_of_inpaint(page: Page, tmp_path: Path) -> None:
     panel = open_inpaint(page)
     run(panel)
-    shown = grey_levels(download(panel, "Download PNG", tmp_path))
+    displayed = grey_levels(download(panel, "Download PNG", tmp_path))
     put_samples(tmp_path, "ladybug.png")
     download(panel, "Download mask", tmp_path)
     for language, call in calls(panel).items():
         (tmp_path / "filled.png").unlink()
         (python if language == "Python" else shell)(call, tmp_path)
-        assert np.abs(grey_levels(tmp_path / "filled.png") - shown).max() <= 2, language
+        assert np.abs(grey_levels(tmp_path / "filled.png") - displayed).max() <= 2, language
 
 
 def test_of_3d(page: Page, tmp_path: Path) -> None:
     panel = open_3d(page)
     run(panel)
-    shown = download(panel, "Download GLB", tmp_path).read_bytes()
+    displayed = download(panel, "Download GLB", tmp_path).read_bytes()
     put_samples(tmp_path, "mug.png", "mug-depth.png")
     for language, call in calls(panel).items():
         (tmp_path / "scene.glb").unlink()
         (python if language == "Python" else shell)(call, tmp_path)
-        assert len((tmp_path / "scene.glb").read_bytes()) == pytest.approx(len(shown), rel=0.01), language
+        assert len((tmp_path / "scene.glb").read_bytes()) == pytest.approx(len(displayed), rel=0.01), language

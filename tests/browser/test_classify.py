@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import ROOT
-from tests.browser.tabs import download, open_classify, run, same, seen, still
+from tests.browser.tabs import download, open_classify, pixels_of, run, same, still
 from tests.support.serve_process import Service
 from tests.support.waiting import eventually
 
@@ -20,17 +20,17 @@ BRAZIL = ROOT / "docs" / "pictures" / "flags" / "brazil.png"
 def test_labels_are_those_of_the_api(page: Page, service: Service) -> None:
     run(open_classify(page))
     answer = service.classify(BRAZIL.read_bytes(), model="flags").json()
-    wanted = [prediction["label"] for prediction in answer["results"][0]["predictions"]]
-    expect(page.locator(".bars .label")).to_have_text(wanted)
+    labels = [prediction["label"] for prediction in answer["results"][0]["predictions"]]
+    expect(page.locator(".bars .label")).to_have_text(labels)
 
 
 def test_a_file_is_classified_too_and_its_answer_can_be_kept(page: Page, tmp_path: Path) -> None:
     panel = open_classify(page, picture=None)
     panel.locator("input[type=file]").set_input_files(BRAZIL)
     run(panel)
-    kept = json.loads(download(panel, "Download JSON", tmp_path).read_text())
-    assert kept["results"][0]["predictions"][0]["label"] == page.locator(".bars .label").first.text_content()
-    assert kept["id"] in (page.locator(".report .id").text_content() or "")
+    saved = json.loads(download(panel, "Download JSON", tmp_path).read_text())
+    assert saved["results"][0]["predictions"][0]["label"] == page.locator(".bars .label").first.text_content()
+    assert saved["id"] in (page.locator(".report .id").text_content() or "")
 
 
 def test_the_slider_shows_how_tokens_merge_from_block_to_block(page: Page, service: Service) -> None:
@@ -44,14 +44,14 @@ def test_the_slider_shows_how_tokens_merge_from_block_to_block(page: Page, servi
     merged = still(view.locator("canvas"))
     view.get_by_role("slider").press("Home")
     expect(view).to_contain_text(f"{merging['tokens_in']} tokens enter the network")
-    eventually(lambda: not same(seen(view.locator("canvas")), merged), "the tokens that enter are shown")
+    eventually(lambda: not same(pixels_of(view.locator("canvas")), merged), "the tokens that enter are shown")
     view.get_by_role("slider").press("End")
     view.locator("canvas").focus()
     view.locator("canvas").press("ArrowRight")
     expect(view.get_by_role("status")).to_contain_text("A token of")
 
 
-def test_merging_off_stands_beside(page: Page) -> None:
+def test_result_without_merging_is_shown_for_comparison(page: Page) -> None:
     panel = open_classify(page)
     panel.get_by_label("Compare with merging off").check()
     run(panel)

@@ -21,9 +21,9 @@ from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expe
 from server import playground
 from tests.browser.conftest import START_SECONDS
 from tests.browser.pages import quiet_page
-from tests.browser.tabs import differs, download, open_classify, open_tab, run, seen, start, still
+from tests.browser.tabs import differs, download, open_classify, open_tab, pixels_of, run, start, still
 from tests.browser.test_calls import calls, python, shell
-from tests.browser.test_pages import LOADED, MOST_BYTES
+from tests.browser.test_pages import LOADED, MAX_BYTES
 from tests.browser.test_states import can_run, is_reported, look, says
 from tests.support.audio import tones, wav
 from tests.support.bundles.clips import mavil, write_mavil, write_recorded
@@ -84,8 +84,8 @@ def open_clips(page: Page, *files: FilePayload, model: str | None = None) -> Loc
     return panel
 
 
-def asked(listener: Service, *files: FilePayload, **options: str) -> dict[str, object]:
-    """The same answer of the API."""
+def api_result(listener: Service, *files: FilePayload, **options: str) -> dict[str, object]:
+    """Return the result of the same request to the API."""
     sent = {"video" if file["mimeType"].startswith("video") else "audio": (file["name"], file["buffer"]) for file in files}
     answer = httpx2.post(f"{listener.url}/v1/classify", files=sent, data=options, timeout=60)
     result: dict[str, object] = answer.raise_for_status().json()["results"][0]
@@ -98,7 +98,7 @@ def merge_in_each_block(panel: Locator, tokens: str) -> None:
 
 
 def rows(panel: Locator) -> list[list[str]]:
-    """Seconds and scores of the table."""
+    """Return the cells of the table, seconds and scores."""
     return [row.locator("th, td").all_text_contents() for row in panel.locator("table tbody tr").all()]
 
 
@@ -107,7 +107,7 @@ def test_clip_has_labels_scores_over_time_and_a_matching_table(clips: Page, list
     panel.get_by_label("Views").fill("4")
     expect(panel.get_by_label("Token merging")).to_be_hidden()
     run(panel)
-    answer = asked(listener, FILM, model="mvit2", views="4", timeline="true")
+    answer = api_result(listener, FILM, model="mvit2", views="4", timeline="true")
     expect(panel.locator(".bars .label")).to_have_text([one["label"] for one in answer["predictions"]])  # type: ignore[attr-defined]
     timeline = answer["timeline"]
     assert isinstance(timeline, list)
@@ -115,11 +115,11 @@ def test_clip_has_labels_scores_over_time_and_a_matching_table(clips: Page, list
     assert [row[0] for row in rows(panel)] == spans
     assert [row[-1] for row in rows(panel)] == [view["predictions"][0]["label"] for view in timeline]
     expect(panel.locator(".plot-of-scores path")).to_have_count(5)
-    kept = list(csv.DictReader(download(panel, "Download CSV", tmp_path).read_text().splitlines()))
+    saved = list(csv.DictReader(download(panel, "Download CSV", tmp_path).read_text().splitlines()))
     scores = [one["score"] for view in timeline for one in view["predictions"]]
-    assert [float(row["score"]) for row in kept] == pytest.approx(scores, abs=1e-6)
-    told = json.loads(download(panel, "Download JSON", tmp_path).read_text())
-    assert told["results"][0]["clip"]["views"] == 4
+    assert [float(row["score"]) for row in saved] == pytest.approx(scores, abs=1e-6)
+    answer_file = json.loads(download(panel, "Download JSON", tmp_path).read_text())
+    assert answer_file["results"][0]["clip"]["views"] == 4
 
 
 def test_sampled_frames_are_displayed_with_remaining_tokens(clips: Page, listener: Service) -> None:
@@ -127,7 +127,7 @@ def test_sampled_frames_are_displayed_with_remaining_tokens(clips: Page, listene
     panel.get_by_label("Views").fill("2")
     merge_in_each_block(panel, "6")
     run(panel)
-    merging = asked(listener, FILM, model="mae-st", views="2", merge="6")["merging"]
+    merging = api_result(listener, FILM, model="mae-st", views="2", merge="6")["merging"]
     assert isinstance(merging, dict)
     view = panel.locator(".merged")
     expect(view).to_contain_text(f"{merging['tokens_out']} of {merging['tokens_in']} tokens left after block 3")
@@ -138,7 +138,7 @@ def test_sampled_frames_are_displayed_with_remaining_tokens(clips: Page, listene
     later = still(view.locator("canvas"))
     view.get_by_role("slider").press("Home")
     expect(view).to_contain_text(f"{merging['tokens_in']} tokens enter the network")
-    eventually(lambda: differs(seen(view.locator("canvas")), later) > 0, "they have borders of their own")
+    eventually(lambda: differs(pixels_of(view.locator("canvas")), later) > 0, "they have borders of their own")
     view.locator("canvas").press("ArrowRight")
     expect(view.get_by_role("status")).to_contain_text("A token of 1 patch")
 
@@ -154,7 +154,7 @@ def test_audio_is_drawn_before_upload_and_windows_follow(clips: Page, listener: 
     panel.get_by_label("Windows").fill("3")
     merge_in_each_block(panel, "4")
     run(panel)
-    answer = asked(listener, BELL, windows="3", merge="4", timeline="true")
+    answer = api_result(listener, BELL, windows="3", merge="4", timeline="true")
     expect(panel.locator(".bars .label")).to_have_text([one["label"] for one in answer["predictions"]])  # type: ignore[attr-defined]
     assert len(rows(panel)) == 3
     config = mavil("apart").config
@@ -163,7 +163,7 @@ def test_audio_is_drawn_before_upload_and_windows_follow(clips: Page, listener: 
     expect(panel.locator("option", has_text="Window 3, ")).to_have_count(1)
 
 
-def test_a_clip_with_its_sound_is_seen_and_heard_in_windows(clips: Page) -> None:
+def test_a_clip_with_its_sound_is_classified_in_windows(clips: Page) -> None:
     panel = open_clips(clips, FILM, BELL, model="both")
     expect(panel.get_by_label("Views")).to_be_hidden()
     expect(panel.locator("video")).to_have_js_property("muted", True)
@@ -226,7 +226,7 @@ def test_views_come_one_by_one_and_a_stopped_run_keeps_them(clips: Page, listene
         start(panel)
         while not panel.locator(".plot-of-scores").is_visible():
             briefly_awake(worker)
-            clips.wait_for_timeout(300)  # what it told is on its way to the page
+            clips.wait_for_timeout(300)  # its progress is on its way to the page
         says(panel, re.compile(r"View \d+ of 90 · "))
         expect(panel).to_contain_text(re.compile(r"The mean of \d+ views? so far"))
         expect(panel.locator(".plot-of-scores .hatched")).to_be_visible()
@@ -269,7 +269,7 @@ def test_a_job_is_followed_again_after_a_reload(clips: Page, listener: Service) 
     expect(panel.get_by_label("Crops")).to_have_value("1")
 
 
-def test_what_cannot_be_asked_says_why(clips: Page) -> None:
+def test_runs_that_are_not_possible_say_why(clips: Page) -> None:
     panel = open_clips(clips, BELL, model="mvit2")
     says(panel, "mvit2 sees clips: choose one, or another model.")
     expect(panel.get_by_role("button", name="Run", exact=True)).to_be_disabled()
@@ -289,15 +289,15 @@ def test_the_same_call_elsewhere(clips: Page, tmp_path: Path) -> None:
     panel = open_clips(clips, FILM, BELL, model="both")
     panel.get_by_label("Windows").fill("2")
     run(panel)
-    shown = panel.locator(".bars .label").first.text_content() or ""
+    label = panel.locator(".bars .label").first.text_content() or ""
     for file in (FILM, BELL):
         (tmp_path / file["name"]).write_bytes(file["buffer"])
     called = calls(panel)
     result = json.loads(shell(called["curl"], tmp_path))["results"][0]
-    assert result["predictions"][0]["label"] == shown and len(result["timeline"]) == 2
-    assert "timeline=True" in called["Python"] and python(called["Python"], tmp_path).startswith(shown)
+    assert result["predictions"][0]["label"] == label and len(result["timeline"]) == 2
+    assert "timeline=True" in called["Python"] and python(called["Python"], tmp_path).startswith(label)
     answer = shell(called["Command"], tmp_path)
-    assert shown in answer and "Seconds" in answer
+    assert label in answer and "Seconds" in answer
 
 
 def test_every_state_is_accessible_and_fits_a_phone(clips: Page) -> None:
@@ -330,7 +330,7 @@ def test_the_tab_is_light(context: BrowserContext, listener: Service) -> None:
         page.locator("#panel-clips .samples img").first.wait_for()
         page.wait_for_load_state("networkidle")
         loaded: dict[str, int] = page.evaluate(LOADED)
-    assert sum(loaded.values()) < MOST_BYTES, loaded
+    assert sum(loaded.values()) < MAX_BYTES, loaded
 
 
 def test_without_a_bundle_the_tab_says_what_to_do(context: BrowserContext, tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_a_sound_that_another_tab_gets_is_handed_over(page: Page) -> None:
 
 
 def test_a_recording_of_no_stated_length_is_taken(clips: Page) -> None:
-    """As browsers record: a file whose head does not say how long it is."""
+    """Prove it for a file like those that browsers record, whose header does not state its length."""
     stream = io.BytesIO()
     with av.open(stream, "w", format="webm", options={"live": "1"}) as made:
         video = made.add_stream("libvpx", rate=10)

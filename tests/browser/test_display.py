@@ -8,7 +8,7 @@ from playwright.sync_api import BrowserContext, expect
 
 from opsin.display import PAGE, render_points
 from tests.browser.pages import quiet_page
-from tests.browser.tabs import drag, same, seen, still
+from tests.browser.tabs import drag, pixels_of, same, still
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
@@ -23,8 +23,8 @@ def test_points_are_seen_and_turn_with_a_drag(context: BrowserContext) -> None:
         canvas = page.frame_locator("iframe").locator("canvas")
         canvas.wait_for()
         page.wait_for_function("() => document.readyState === 'complete'")
-        eventually(lambda: (seen(canvas) == [200, 30, 30]).all(axis=2).sum() > 1000, "the points are drawn")
+        eventually(lambda: (pixels_of(canvas) == [200, 30, 30]).all(axis=2).sum() > 1000, "the points are drawn")
         before = still(frame)
         drag(frame, (100, 100), (200, 120), steps=4)
-        eventually(lambda: not same(seen(frame), before), "the drag has turned them")
+        eventually(lambda: not same(pixels_of(frame), before), "the drag has turned them")
         expect(page.get_by_text("2,000 points")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Files that are judged before they are sent, runs that outlive a reload, and pages that work for every hand."""
+"""Files that are checked before they are sent, runs that outlive a reload, and pages for keyboards, mice and phones."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 LAPTOP: ViewportSize = {"width": 1024, "height": 768}
-LEAST_TARGET = 24
-"""Pixels."""
+MIN_TARGET_PIXELS = 24
+"""Minimum width and height of buttons and fields."""
 ROW = 30
-"""Least pixels between two rows of fields."""
+"""Minimum distance of two rows of fields in pixels."""
 TARGETS = """(panel) => [...panel.querySelectorAll("button, select, a, summary, .choice span, .check, .slide, [type=number], .drop")]
     .filter((one) => one.checkVisibility())
     .map((one) => [one.outerHTML.slice(0, 80), one.getBoundingClientRect().width, one.getBoundingClientRect().height])"""
@@ -58,9 +58,9 @@ def sample(name: str, kind: str) -> tuple[str, str, str]:
 
 
 def with_limits(page: Page, **limits: float) -> None:
-    """As if the service had these."""
+    """Reload the page with these limits in the service's list of models."""
 
-    def told(route: Route) -> None:
+    def change_limits(route: Route) -> None:
         answer = route.fetch()
         document = answer.json()
         for model in document["models"]:
@@ -68,7 +68,7 @@ def with_limits(page: Page, **limits: float) -> None:
                 part |= {name: value for name, value in limits.items() if part[name] is not None}
         route.fulfill(response=answer, json=document)
 
-    page.route("**/v1/models", told)
+    page.route("**/v1/models", change_limits)
     page.reload()
 
 
@@ -134,10 +134,10 @@ def test_reload_prompts_during_a_run_and_job_is_followed_again(page: Page, servi
     panel.get_by_label("Seed", exact=True).fill("7")
     run(panel)
     usual = download(panel, "Download PNG", tmp_path).read_bytes()
-    asked: list[str] = []
+    dialogs: list[str] = []
 
     def leave(dialog: Dialog) -> None:
-        asked.append(dialog.type)
+        dialogs.append(dialog.type)
         dialog.accept()
 
     page.on("dialog", leave)
@@ -148,11 +148,11 @@ def test_reload_prompts_during_a_run_and_job_is_followed_again(page: Page, servi
         panel = page.get_by_role("tabpanel", name="Inpaint")
         says(panel, re.compile("Following it again|in the queue"))
         expect(panel.locator(".tools")).to_contain_text("1,368 of 9,216 pixels will be filled")
-    assert asked == ["beforeunload"]
+    assert dialogs == ["beforeunload"]
     says(panel, "Done in")
     assert download(panel, "Download PNG", tmp_path).read_bytes() == usual
     page.reload()
-    assert asked == ["beforeunload"], "nothing runs: nothing is asked"
+    assert dialogs == ["beforeunload"], "nothing runs: nothing is asked"
     says(open_tab(page, "Inpaint"), "Choose a picture")
 
 
@@ -168,13 +168,13 @@ def test_a_clip_is_followed_again_too(page: Page) -> None:
     is_followed_again(page, panel, "Window", "long.mp4, ")
 
 
-def is_followed_again(page: Page, panel: Locator, step: str, given: str) -> None:
-    """A run that takes long, with its input, until it is stopped."""
+def is_followed_again(page: Page, panel: Locator, step: str, file_names: str) -> None:
+    """Check that a long run goes on after a reload, with its input, until it is stopped."""
     page.on("dialog", lambda dialog: dialog.accept())
     start(panel)
     says(panel, re.compile(rf"{step} \d+ of"))
     page.reload()
-    expect(panel).to_contain_text(given)
+    expect(panel).to_contain_text(file_names)
     says(panel, re.compile(rf"{step} \d+ of"))
     panel.get_by_role("button", name="Stop", exact=True).click()
     says(panel, "Stopped")
@@ -185,7 +185,9 @@ def is_followed_again(page: Page, panel: Locator, step: str, given: str) -> None
 
 def test_page_without_bundles_explains_where_to_put_them(context: BrowserContext, tmp_path: Path) -> None:
     with serve(tmp_path) as service, quiet_page(context) as page:
-        eventually(lambda: httpx2.get(f"{service.url}/v1/models").json()["folders"] == [str(tmp_path)], "the worker has told", 300)
+        eventually(
+            lambda: httpx2.get(f"{service.url}/v1/models").json()["folders"] == [str(tmp_path)], "the worker has announced its folders", 300
+        )
         page.goto(service.url)
         waiting = page.locator("#waiting")
         expect(waiting).to_contain_text(f"There is no bundle in {tmp_path}")
@@ -242,11 +244,11 @@ def test_bundles_show_latency_and_phone_tables_work_by_keyboard(page: Page) -> N
 
 
 def test_durations_are_rounded_before_their_unit_is_chosen(page: Page) -> None:
-    shown: list[str] = page.evaluate(
+    durations: list[str] = page.evaluate(
         "async () => { const { seconds } = await import(new URL('static/dom.js', document.baseURI));"
         " return [0, 0.05, 9.94, 9.96, 99.96, 999.4, 999.7, 1000, 9994, 59960].map(seconds); }"
     )
-    assert shown == ["0.00 ms", "0.05 ms", "9.9 ms", "10.0 ms", "100 ms", "999 ms", "1.00 s", "1.00 s", "9.99 s", "60.0 s"]
+    assert durations == ["0.00 ms", "0.05 ms", "9.9 ms", "10.0 ms", "100 ms", "999 ms", "1.00 s", "1.00 s", "9.99 s", "60.0 s"]
 
 
 @pytest.mark.parametrize("size", [PHONE, LAPTOP], ids=["phone", "laptop"])
@@ -254,14 +256,14 @@ def test_fields_are_aligned_and_targets_are_large_enough(page: Page, size: Viewp
     page.set_viewport_size(size)
     for open_one in (open_classify, open_inpaint, open_3d, open_actions):
         panel = open_one(page)
-        small = [name for name, width, height in panel.evaluate(TARGETS) if min(width, height) < LEAST_TARGET]
+        small = [name for name, width, height in panel.evaluate(TARGETS) if min(width, height) < MIN_TARGET_PIXELS]
         assert small == []
         tops: list[float] = panel.evaluate(CONTROLS)
-        apart = [later - top for top, later in pairwise(sorted(tops))]
-        assert all(gap < 1 or gap > ROW for gap in apart), "controls of one row begin at one height"
+        gaps = [later - top for top, later in pairwise(sorted(tops))]
+        assert all(gap < 1 or gap > ROW for gap in gaps), "controls of one row begin at one height"
 
 
-def test_phones_are_not_told_of_keys_that_they_lack(page: Page) -> None:
+def test_phones_show_no_keyboard_shortcuts(page: Page) -> None:
     panel = open_classify(page)
     says(panel, "Ready to run. Ctrl+Enter does, too.")
     page.set_viewport_size(PHONE)
@@ -285,11 +287,11 @@ FormData.prototype.append = function (name, ...value) { window.fields[name] = va
 """
 
 
-def first_visit(page: Page) -> None:
+def forget_first_sample(page: Page) -> None:
     page.add_init_script("localStorage.removeItem('first-sample')")
 
 
-def test_first_visit_runs_the_first_sample_at_low_priority(context: BrowserContext, service: Service) -> None:
+def test_first_page_runs_the_first_sample_at_low_priority(context: BrowserContext, service: Service) -> None:
     with quiet_page(context) as page:
         page.add_init_script("sessionStorage.visited ||= (localStorage.removeItem('first-sample'), 'yes')")
         page.add_init_script(RECORD)
@@ -308,14 +310,14 @@ def test_first_visit_runs_the_first_sample_at_low_priority(context: BrowserConte
         assert again == []
 
 
-def test_first_visit_leaves_a_busy_service_alone(context: BrowserContext, service: Service) -> None:
+def test_first_page_sends_nothing_to_a_busy_service(context: BrowserContext, service: Service) -> None:
     def busy(route: Route) -> None:
         answer = route.fetch()
         entry = {"bundle": "flags@1.0.0", "priority": "normal", "waiting": 3, "running": 1, "oldest_s": 0.1}
         route.fulfill(response=answer, json={**answer.json(), "queue": [entry]})
 
     with quiet_page(context) as page:
-        first_visit(page)
+        forget_first_sample(page)
         page.route("**/v1/status", busy)
         posted: list[str] = []
         page.on("request", lambda request: posted.append(request.url) if request.method == "POST" else None)

@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import ROOT
-from tests.browser.tabs import DRAWING_SIDE, box_of, download, drag, open_inpaint, run, same, seen, start, still
+from tests.browser.tabs import DRAWING_SIDE, box_of, download, drag, open_inpaint, pixels_of, run, same, start, still
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
@@ -52,13 +52,13 @@ def test_previews_come_before_the_end_and_can_be_scrubbed(page: Page) -> None:
     expect(panel.locator("p.line")).to_contain_text("Done in")
     caption, stage, time = panel.locator(".frames .caption"), panel.locator(".frames .stage"), panel.get_by_role("slider", name="Step")
     expect(caption).to_have_text("After 400 steps")
-    shown = still(stage)
+    final_frame = still(stage)
     time.press("Home")
     expect(caption).to_contain_text("what the network sees")
-    eventually(lambda: not same(seen(stage), shown), "an earlier step is shown")
+    eventually(lambda: not same(pixels_of(stage), final_frame), "an earlier step is shown")
     time.press("End")
     expect(caption).to_have_text("After 400 steps")
-    eventually(lambda: same(seen(stage), shown), "the last step is shown again")
+    eventually(lambda: same(pixels_of(stage), final_frame), "the last step is shown again")
 
 
 CELLS = 48
@@ -83,13 +83,13 @@ def test_before_and_after_are_compared_by_a_slider(page: Page) -> None:
     stage, slider = panel.locator(".frames .stage"), panel.get_by_role("slider", name="Before")
     after = coarse(still(stage))
     slider.press("End")
-    eventually(lambda: other_columns(coarse(seen(stage)), after).size, "the picture before is shown")
+    eventually(lambda: other_columns(coarse(pixels_of(stage)), after).size, "the picture before is shown")
     before = coarse(still(stage))
     changed = other_columns(before, after)
     assert hole.min() <= changed.min() < changed.max() <= hole.max()
     middle = int(hole.mean())
     slider.fill(str(round(100 * middle / CELLS)))
-    eventually(lambda: other_columns(coarse(seen(stage)), before).size, "the picture after is shown beside it")
+    eventually(lambda: other_columns(coarse(pixels_of(stage)), before).size, "the picture after is shown beside it")
     half = coarse(still(stage))
     assert other_columns(half, after).max() <= middle
     assert other_columns(half, before).min() >= middle - 1
@@ -107,13 +107,13 @@ def test_a_painted_mask_is_the_swept_disc(page: Page, tmp_path: Path) -> None:
     radius = int(panel.get_by_label("Brush radius").input_value())
     start, end = (20.0, 30.0), (70.0, 30.0)
     drag(canvas, start, end, steps=7)
-    wanted = disc_sweep(DRAWING_SIDE, start, end, radius)
-    expect(panel.locator(".tools")).to_contain_text(f"{wanted.sum()} of 9,216 pixels will be filled")
+    expected = disc_sweep(DRAWING_SIDE, start, end, radius)
+    expect(panel.locator(".tools")).to_contain_text(f"{expected.sum()} of 9,216 pixels will be filled")
     panel.get_by_label("Preset").select_option("draft")
     run(panel)
     mask = pixels(download(panel, "Download mask", tmp_path))
     assert set(np.unique(mask)) == {0, 255}
-    assert (mask[..., 0] == 255).tolist() == wanted.tolist()
+    assert (mask[..., 0] == 255).tolist() == expected.tolist()
 
 
 def test_keys_paint_and_undo(page: Page) -> None:
@@ -139,7 +139,7 @@ def test_the_mask_lies_visibly_over_the_picture(page: Page) -> None:
     layers = panel.locator(".layers")
     with_mask = still(layers)
     panel.get_by_role("button", name="Clear").click()
-    eventually(lambda: not same(seen(layers), with_mask), "the mask is gone")
+    eventually(lambda: not same(pixels_of(layers), with_mask), "the mask is gone")
     changed = (still(layers) != with_mask).any(axis=2).mean()
     with Image.open(DRAWINGS / "ladybug-mask.png") as mask:
         share = (np.asarray(mask.convert("L")) >= 128).mean()

@@ -1,4 +1,4 @@
-"""The pages of a gateway that asks for API keys: another one on the queue of the service that is there."""
+"""The pages of a gateway with API keys, which shares the queue of the other service."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.browser
 
 
 @dataclass(frozen=True)
-class Guarded:
+class GuardedGateway:
     url: str
     keys: dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def guarded(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedGateway]:
     [pid] = service.children("valkey-server")
     found = re.search(r"/\S+\.sock", " ".join(psutil.Process(pid).cmdline()))
     assert found is not None
@@ -38,12 +38,12 @@ def guarded(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
     keys, file = {holder.name: new_key() for holder in holders}, tmp_path_factory.mktemp("keys") / "keys"
     file.write_text("".join(f"{format_line(one, hash_key(keys[one.name].encode()))}\n" for one in holders))
     with gateway_process(f"unix://{found[0]}", api_keys_file=file, worker_grace=300.0) as running:
-        yield Guarded(running.url, keys)
+        yield GuardedGateway(running.url, keys)
 
 
 @pytest.fixture
-def asked(context: BrowserContext, guarded: Guarded) -> Iterator[Page]:
-    """The playground as it is opened for the first time."""
+def locked_page(context: BrowserContext, guarded: GuardedGateway) -> Iterator[Page]:
+    """The playground when it is opened for the first time."""
     with quiet_page(context, refused=True) as page:
         page.goto(guarded.url)
         expect(page.get_by_role("dialog", name="This service needs a key")).to_be_visible()
@@ -55,29 +55,29 @@ def give(page: Page, key: str) -> None:
     page.get_by_role("button", name="Use", exact=True).click()
 
 
-def test_a_page_asks_for_a_key_and_keeps_it_in_its_tab_alone(asked: Page, guarded: Guarded, context: BrowserContext) -> None:
-    assert pages.violations(asked) == []
-    asked.emulate_media(color_scheme="dark")
-    assert pages.violations(asked, pages.COLOURS) == []
-    asked.emulate_media(color_scheme="light")
-    give(asked, guarded.keys["alice"])
-    asked.get_by_role("tab", name="Classify").wait_for()
-    expect(asked.get_by_role("button", name="Key: in use")).to_be_visible()
-    asked.reload()
-    asked.get_by_role("tab", name="Classify").wait_for()
-    expect(asked.get_by_role("dialog")).to_have_count(0)
-    assert guarded.keys["alice"] not in str(asked.evaluate("() => [JSON.stringify(localStorage), document.cookie, location.href]"))
+def test_a_page_asks_for_a_key_and_keeps_it_in_its_tab_alone(locked_page: Page, guarded: GuardedGateway, context: BrowserContext) -> None:
+    assert pages.violations(locked_page) == []
+    locked_page.emulate_media(color_scheme="dark")
+    assert pages.violations(locked_page, pages.COLOURS) == []
+    locked_page.emulate_media(color_scheme="light")
+    give(locked_page, guarded.keys["alice"])
+    locked_page.get_by_role("tab", name="Classify").wait_for()
+    expect(locked_page.get_by_role("button", name="Key: in use")).to_be_visible()
+    locked_page.reload()
+    locked_page.get_by_role("tab", name="Classify").wait_for()
+    expect(locked_page.get_by_role("dialog")).to_have_count(0)
+    assert guarded.keys["alice"] not in str(locked_page.evaluate("() => [JSON.stringify(localStorage), document.cookie, location.href]"))
     with quiet_page(context, refused=True) as another:
         another.goto(guarded.url)
         expect(another.get_by_role("dialog")).to_be_visible()
 
 
-def test_requests_have_key_in_header_and_none_in_address(asked: Page, guarded: Guarded, tmp_path: Path) -> None:
-    """Calls, streams of events, answers, downloads, and the removal of what is not needed any more."""
-    give(asked, guarded.keys["alice"])
+def test_requests_have_key_in_header_and_none_in_address(locked_page: Page, guarded: GuardedGateway, tmp_path: Path) -> None:
+    """Prove it for calls, streams of events, answers, downloads, and the deletion of old jobs."""
+    give(locked_page, guarded.keys["alice"])
     sent: list[Request] = []
-    asked.on("request", lambda request: sent.append(request))
-    panel = open_3d(asked)
+    locked_page.on("request", lambda request: sent.append(request))
+    panel = open_3d(locked_page)
     run(panel)
     assert download(panel, "Download PLY", tmp_path).read_bytes().startswith(b"ply")
     run(panel)
@@ -89,10 +89,10 @@ def test_requests_have_key_in_header_and_none_in_address(asked: Page, guarded: G
 
 
 OFTEN = "const every = setInterval; window.looks = 0; window.setInterval = (look) => every(() => { window.looks += 1; look(); }, 50);"
-"""What a page does each few seconds it does 20 times a second. Playwright's clock would stay in all later pages of the browser."""
+"""Script that repeats 20 times a second what a page repeats every few seconds. Playwright's clock would affect all later pages."""
 
 
-def test_a_page_that_waits_for_a_key_asks_for_nothing_meanwhile(context: BrowserContext, guarded: Guarded) -> None:
+def test_a_page_without_a_key_sends_no_requests(context: BrowserContext, guarded: GuardedGateway) -> None:
     keys: list[str | None] = []
     with quiet_page(context, refused=True) as page:
         page.add_init_script(OFTEN)
@@ -107,43 +107,43 @@ def test_a_page_that_waits_for_a_key_asks_for_nothing_meanwhile(context: Browser
     assert keys.count("opsin_revoked") == 1
 
 
-def test_a_run_goes_on_once_there_is_a_key(asked: Page, guarded: Guarded) -> None:
-    give(asked, guarded.keys["alice"])
-    panel = open_classify(asked)
-    asked.evaluate("() => sessionStorage.setItem('key', 'opsin_revoked')")
+def test_a_run_goes_on_once_there_is_a_key(locked_page: Page, guarded: GuardedGateway) -> None:
+    give(locked_page, guarded.keys["alice"])
+    panel = open_classify(locked_page)
+    locked_page.evaluate("() => sessionStorage.setItem('key', 'opsin_revoked')")
     start(panel)
-    dialog = asked.get_by_role("dialog", name="This service needs a key")
+    dialog = locked_page.get_by_role("dialog", name="This service needs a key")
     expect(dialog.get_by_role("alert")).to_have_text("unknown or revoked API key")
-    give(asked, "no key")
+    give(locked_page, "no key")
     expect(dialog.get_by_role("alert")).to_contain_text("That is no key")
-    give(asked, guarded.keys["alice"])
+    give(locked_page, guarded.keys["alice"])
     expect(panel.locator("p.line")).to_contain_text("Done in")
 
 
-def test_whoever_declines_is_asked_again_by_the_next_run_alone(asked: Page, guarded: Guarded) -> None:
-    give(asked, guarded.keys["alice"])
-    panel = open_classify(asked)
-    asked.get_by_role("button", name="Key: in use").click()
-    asked.get_by_role("button", name="Forget").click()
-    expect(asked.get_by_role("button", name="Key: none")).to_be_visible()
-    expect(asked.locator("#health")).to_have_text("An API key is needed")
-    expect(asked.get_by_role("dialog")).to_have_count(0)
+def test_dismissed_key_dialog_reopens_only_with_the_next_run(locked_page: Page, guarded: GuardedGateway) -> None:
+    give(locked_page, guarded.keys["alice"])
+    panel = open_classify(locked_page)
+    locked_page.get_by_role("button", name="Key: in use").click()
+    locked_page.get_by_role("button", name="Forget").click()
+    expect(locked_page.get_by_role("button", name="Key: none")).to_be_visible()
+    expect(locked_page.locator("#health")).to_have_text("An API key is needed")
+    expect(locked_page.get_by_role("dialog")).to_have_count(0)
     start(panel)
-    asked.get_by_role("dialog").press("Escape")
+    locked_page.get_by_role("dialog").press("Escape")
     expect(panel.get_by_role("alert").first).to_contain_text("An API key is needed")
-    expect(asked.get_by_role("dialog")).to_have_count(0)
+    expect(locked_page.get_by_role("dialog")).to_have_count(0)
 
 
-def test_copied_calls_name_a_variable(asked: Page, guarded: Guarded) -> None:
-    give(asked, guarded.keys["alice"])
-    panel = open_classify(asked)
+def test_copied_calls_name_a_variable(locked_page: Page, guarded: GuardedGateway) -> None:
+    give(locked_page, guarded.keys["alice"])
+    panel = open_classify(locked_page)
     run(panel)
     panel.get_by_text("The same call").click()
-    shown = panel.locator(".calls").inner_text()
-    assert '-H "X-API-Key: $OPSIN_API_KEY"' in shown and guarded.keys["alice"] not in shown
+    calls = panel.locator(".calls").inner_text()
+    assert '-H "X-API-Key: $OPSIN_API_KEY"' in calls and guarded.keys["alice"] not in calls
 
 
-def test_the_status_page_needs_a_key_that_may_read_it(context: BrowserContext, guarded: Guarded) -> None:
+def test_the_status_page_needs_a_key_that_may_read_it(context: BrowserContext, guarded: GuardedGateway) -> None:
     with quiet_page(context, refused=True) as page:
         page.goto(f"{guarded.url}/status")
         give(page, guarded.keys["alice"])
@@ -156,7 +156,7 @@ def test_the_status_page_needs_a_key_that_may_read_it(context: BrowserContext, g
         expect(page.locator("body")).to_contain_text("opsin_redis_up 1.0")
 
 
-def test_a_service_without_keys_is_not_asked_about(page: Page) -> None:
+def test_a_service_without_keys_opens_no_key_dialog(page: Page) -> None:
     expect(page.get_by_role("button", name="Key: none")).to_be_visible()
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert json.loads(page.evaluate("() => JSON.stringify(sessionStorage)")) == {}

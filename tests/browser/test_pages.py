@@ -1,4 +1,4 @@
-"""The pages as a whole: what they weigh, where they reach, how they look to everybody."""
+"""The pages as a whole: their size, policy, themes and tabs, and their work behind a proxy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.support.serve_process import Service
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
-MOST_BYTES = 100_000
+MAX_BYTES = 100_000
 LOADED = """() => Object.fromEntries([...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
     .map((entry) => [entry.name, entry.encodedBodySize]))"""
-"""Bytes of everything that the page has fetched, by address."""
+"""Script that returns the size in bytes of everything that the page has fetched, by address."""
 
 
 def test_the_pages_are_under_a_strict_policy(service: Service) -> None:
@@ -37,7 +37,7 @@ def test_a_tab_is_light_until_something_needs_three(context: BrowserContext, ser
         loaded: dict[str, int] = page.evaluate(LOADED)
     assert any(name.endswith(f"tasks/{task}/tab.js") for name in loaded)
     assert not any("vendor" in name for name in loaded)
-    assert sum(loaded.values()) < MOST_BYTES, loaded
+    assert sum(loaded.values()) < MAX_BYTES, loaded
 
 
 def test_tabs_follow_what_is_served(page: Page, service: Service) -> None:
@@ -84,7 +84,7 @@ def test_the_api_can_be_tried_behind_a_prefix(context: BrowserContext, service: 
 
 
 def test_a_task_that_is_not_served_has_no_tab(context: BrowserContext, service: Service) -> None:
-    """As with a service without a bundle for shapes."""
+    """Remove the bundle for shapes from the service's list of models."""
 
     def without_shapes(route: Route) -> None:
         answer = route.fetch()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, Request, expect
 
 from tests.browser.pages import PATIENCE_MS, quiet_page
-from tests.browser.tabs import LONG_SPACING, differs, download, drag, open_3d, run, seen, start, still
+from tests.browser.tabs import LONG_SPACING, differs, download, drag, open_3d, pixels_of, run, start, still
 from tests.support.images import CAPTURE, npy, png, points
 from tests.support.serve_process import Service
 from tests.support.waiting import eventually
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.browser
 
 
 def space(panel: Locator) -> Locator:
-    """Where the shape is seen."""
+    """Return the canvas that shows the shape."""
     return panel.locator(".space canvas")
 
 
@@ -37,7 +37,7 @@ def file(name: str, content: bytes) -> FilePayload:
 
 @pytest.fixture(scope="module")
 def done(context: BrowserContext, service: Service) -> Iterator[tuple[Locator, NDArray[np.int64]]]:
-    """The mug, whole, and how it is seen."""
+    """The panel with the complete mug, and the pixels that show it."""
     with quiet_page(context) as page:
         page.goto(service.url)
         panel = open_3d(page)
@@ -48,69 +48,69 @@ def done(context: BrowserContext, service: Service) -> Iterator[tuple[Locator, N
 
 
 @pytest.fixture
-def whole(done: tuple[Locator, NDArray[np.int64]]) -> Locator:
-    """As it was when the run had ended."""
+def panel(done: tuple[Locator, NDArray[np.int64]]) -> Locator:
+    """The panel in its state at the end of the run."""
     panel, at_first = done
     panel.get_by_text("Mesh", exact=True).click()
     panel.get_by_role("button", name="Reset view").click()
     panel.page.mouse.move(0, 0)
-    eventually(lambda: np.abs(seen(space(panel)) - at_first).max() <= 8, "it is seen as at first")
+    eventually(lambda: np.abs(pixels_of(space(panel)) - at_first).max() <= 8, "it is seen as at first")
     return panel
 
 
-def test_mesh_and_points_can_be_kept_and_are_one_shape(whole: Locator, tmp_path: Path) -> None:
-    mesh = trimesh.load(download(whole, "Download GLB", tmp_path)).to_geometry()
-    ply = download(whole, "Download PLY", tmp_path).read_bytes()
+def test_mesh_and_points_can_be_kept_and_are_one_shape(panel: Locator, tmp_path: Path) -> None:
+    mesh = trimesh.load(download(panel, "Download GLB", tmp_path)).to_geometry()
+    ply = download(panel, "Download PLY", tmp_path).read_bytes()
     cells = np.frombuffer(ply.partition(b"end_header\n")[2], np.dtype([("place", "<f4", 3), ("colour", "u1", 3), ("seen", "u1")]))
     assert len(mesh.faces) > 500
-    expect(whole.locator(".shape .caption").last).to_contain_text(f"{len(cells):,} points")
-    expect(whole.locator(".shape .caption").last).to_contain_text("bluish is guessed")
+    expect(panel.locator(".shape .caption").last).to_contain_text(f"{len(cells):,} points")
+    expect(panel.locator(".shape .caption").last).to_contain_text("bluish is guessed")
     assert set(cells["seen"]) == {0, 1}
     places = cells["place"] * (1, -1, -1)  # glTF looks along -z
     sides = places.max(axis=0) - places.min(axis=0)
     assert mesh.bounds == pytest.approx(np.stack([places.min(axis=0), places.max(axis=0)]), abs=float(sides.max()) / 5)  # one cell more
 
 
-def test_the_shape_is_seen_and_turns_with_a_drag(whole: Locator) -> None:
-    page, canvas = whole.page, space(whole)
+def test_the_shape_is_seen_and_turns_with_a_drag(panel: Locator) -> None:
+    page, canvas = panel.page, space(panel)
     before = still(canvas)
     assert colours(before) > 200  # shaded, no bare ground
     drag(canvas, (100, 100), (220, 140), steps=5)
-    eventually(lambda: differs(seen(canvas), before) > 0.05, "the drag has turned it")
+    eventually(lambda: differs(pixels_of(canvas), before) > 0.05, "the drag has turned it")
     dragged = still(canvas)
     canvas.press("ArrowLeft")
-    eventually(lambda: differs(seen(canvas), dragged) > 0, "the key has turned it")
-    whole.get_by_role("button", name="Reset view").click()
+    eventually(lambda: differs(pixels_of(canvas), dragged) > 0, "the key has turned it")
+    panel.get_by_role("button", name="Reset view").click()
     page.mouse.move(0, 0)
-    eventually(lambda: np.abs(seen(canvas) - before).max() <= 8, "it is seen as at first")
+    eventually(lambda: np.abs(pixels_of(canvas) - before).max() <= 8, "it is seen as at first")
 
 
-def test_points_and_mesh_can_be_changed_without_asking_again(whole: Locator) -> None:
-    canvas = space(whole)
+def test_points_and_mesh_can_be_changed_without_asking_again(panel: Locator) -> None:
+    canvas = space(panel)
     mesh = still(canvas)
-    asked: list[str] = []
+    sent: list[str] = []
 
     def listen(request: Request) -> None:
         if "/v1/reconstruct" in request.url:
-            asked.append(request.url)
+            sent.append(request.url)
 
-    whole.page.on("request", listen)
-    whole.get_by_text("Points", exact=True).click()
-    eventually(lambda: differs(seen(canvas), mesh) > 0, "points are seen")
+    panel.page.on("request", listen)
+    panel.get_by_text("Points", exact=True).click()
+    eventually(lambda: differs(pixels_of(canvas), mesh) > 0, "points are seen")
     points_seen = still(canvas)
-    whole.get_by_label("Point size").press("End")
-    eventually(lambda: differs(seen(canvas), points_seen) > 0, "larger points are seen")
-    whole.get_by_label("Grid").uncheck()
-    whole.get_by_label("Grid").check()
-    assert asked == []
-    whole.page.remove_listener("request", listen)
+    panel.get_by_label("Point size").press("End")
+    eventually(lambda: differs(pixels_of(canvas), points_seen) > 0, "larger points are seen")
+    panel.get_by_label("Grid").uncheck()
+    panel.get_by_label("Grid").check()
+    assert sent == []
+    panel.page.remove_listener("request", listen)
 
 
-def test_the_shape_turns_by_itself_while_turn_is_on(whole: Locator) -> None:
-    before = still(space(whole))
-    whole.get_by_label("Turn", exact=True).check()
-    eventually(lambda: differs(seen(space(whole)), before) > 0.01, "it has turned")
-    whole.get_by_label("Turn", exact=True).uncheck()
+def test_the_shape_turns_by_itself_while_turn_is_on(panel: Locator) -> None:
+    before = still(space(panel))
+    panel.get_by_label("Turn", exact=True).check()
+    eventually(lambda: differs(pixels_of(space(panel)), before) > 0.01, "it has turned")
+    panel.get_by_label("Turn", exact=True).uncheck()
 
 
 def test_what_was_stopped_is_stopped_in_the_service_too(page: Page, service: Service) -> None:
@@ -208,6 +208,6 @@ def test_without_webgl_the_points_are_drawn_as_a_picture(context: BrowserContext
         before = still(space(panel))
         assert colours(before) > 200
         space(panel).press("ArrowRight")
-        eventually(lambda: differs(seen(space(panel)), before) > 0, "the key has turned it")
+        eventually(lambda: differs(pixels_of(space(panel)), before) > 0, "the key has turned it")
         loaded = page.evaluate("() => performance.getEntriesByType('resource').map((entry) => entry.name)")
         assert not any("vendor" in name for name in loaded)

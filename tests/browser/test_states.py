@@ -1,6 +1,6 @@
-"""Every state of every tab: what it shows, that a phone shows all of it, and that axe finds nothing in either theme.
+"""Every state of every tab: what it shows, that it fits a phone, and that axe finds no violation in either theme.
 
-Where a state would pass, the worker stands still while it is looked at.
+If a state would pass too quickly, the worker is frozen while it is checked.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ pytestmark = pytest.mark.browser
 BRAZIL = (ROOT / "server" / "playground" / "samples" / "brazil.png").read_bytes()
 NARROW_BYTES_S = 2_000
 AHEAD = 3
-IN_THE_DARK = pages.COLOURS
-"""Rules that are checked in the dark theme; none: all."""
+DARK_RULES = pages.COLOURS
+"""Rules that are checked in the dark theme; all if it is empty."""
 
 
 @pytest.fixture(autouse=True, params=[pages.COLOURS, pytest.param((), marks=pytest.mark.slow)], ids=["colours", "all rules"])
-def in_the_dark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole sweep, all rules in both themes, takes long."""
-    monkeypatch.setattr(sys.modules[__name__], "IN_THE_DARK", request.param)
+def dark_rules(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules of the dark theme: all of them only in the slow run."""
+    monkeypatch.setattr(sys.modules[__name__], "DARK_RULES", request.param)
 
 
 def look(page: Page, state: str) -> None:
-    """At the page as it is: on a desktop in both themes, and on a phone."""
+    """Check the current page on a desktop in both themes, and on a phone."""
     found = pages.violations(page)
     page.emulate_media(color_scheme="dark")
-    found += pages.violations(page, IN_THE_DARK)
+    found += pages.violations(page, DARK_RULES)
     page.set_viewport_size(PHONE)
     try:
         page.wait_for_function("(width) => innerWidth === width", arg=PHONE["width"])
@@ -69,7 +69,7 @@ def look(page: Page, state: str) -> None:
 
 
 def stand_in_line(service: Service) -> None:
-    """Jobs that stand before the page's in the queue, while the worker stands still."""
+    """Queue jobs before the page's, while the worker is frozen."""
     for _ in range(AHEAD):
         httpx2.post(
             f"{service.url}/v1/classify?model=flags", content=BRAZIL, headers={"Prefer": "respond-async"}, timeout=60
@@ -77,12 +77,12 @@ def stand_in_line(service: Service) -> None:
 
 
 def says(panel: Locator, words: str | re.Pattern[str]) -> None:
-    """The status line does, and so, in their time, do screen readers."""
+    """Expect these words in the status line, which screen readers read out later."""
     expect(panel.locator("p.line")).to_contain_text(words)
 
 
 def reads(panel: Locator, words: str | re.Pattern[str]) -> None:
-    """Screen readers say so."""
+    """Expect that screen readers read these words out."""
     expect(panel.locator("p[role=status].unseen")).to_contain_text(words)
 
 
@@ -103,10 +103,10 @@ def waits_in_the_queue(page: Page, panel: Locator, service: Service) -> None:
         look(page, "queued")
 
 
-def runs_and_stops(page: Page, panel: Locator, service: Service, told: str, stopped: str, read_out: str | None = None) -> None:
-    """told: what the line says of the progress, and read_out what a screen reader hears, as regular expressions."""
+def runs_and_stops(page: Page, panel: Locator, service: Service, progress: str, stopped: str, read_out: str | None = None) -> None:
+    """Check a run in progress and stop it. `progress` and `read_out` are patterns of the status line and of what is read out."""
     with frozen(service.children("worker")[0]):
-        says(panel, re.compile(told))
+        says(panel, re.compile(progress))
         if read_out is not None:
             reads(panel, re.compile(read_out))
         keeps_waiting(panel)
@@ -116,7 +116,7 @@ def runs_and_stops(page: Page, panel: Locator, service: Service, told: str, stop
 
 
 def is_reported(panel: Locator, *downloads: str) -> None:
-    """What stands under every result: where the time went, the request's id, the same call elsewhere, what can be kept."""
+    """Check what is shown under every result: the timing, the request's id, the same call as code, and the downloads."""
     report = panel.locator(".report")
     expect(report.locator(".timing")).to_contain_text("in the service, batch of")
     for phase in ("prepare", "queue", "batch", "model"):
@@ -235,7 +235,7 @@ def test_inpaint(refused: Page, service: Service) -> None:
     waits_in_the_queue(page, panel, service)
     expect(panel.locator(".frames .caption")).to_contain_text("what the network sees")
     runs_and_stops(
-        page, panel, service, told=r"Step \d+ of 1000 · \d+\.\d s", stopped="Stopped at step", read_out=r"Step|Next in the queue"
+        page, panel, service, progress=r"Step \d+ of 1000 · \d+\.\d s", stopped="Stopped at step", read_out=r"Step|Next in the queue"
     )
     expect(panel.locator(".frames .caption")).to_contain_text("Stopped at step")
     can_run(panel)
@@ -271,7 +271,7 @@ def test_3d(refused: Page, service: Service) -> None:
 
     waits_in_the_queue(page, panel, service)
     expect(panel.locator(".shape")).to_contain_text("points shown")
-    runs_and_stops(page, panel, service, told=r"Level \d+ of \d+ · ", stopped="Stopped at level")
+    runs_and_stops(page, panel, service, progress=r"Level \d+ of \d+ · ", stopped="Stopped at level")
     expect(panel.locator(".shape")).to_contain_text("Stopped at level")
     expect(panel.locator(".space canvas")).to_be_visible()
     look(page, "stopped")
@@ -307,7 +307,7 @@ def test_actions(refused: Page, service: Service) -> None:
 
     waits_in_the_queue(page, panel, service)
     expect(panel.locator(".segment").first).to_be_visible()
-    runs_and_stops(page, panel, service, told=r"Window \d+ of \d+ · ", stopped="Stopped at window")
+    runs_and_stops(page, panel, service, progress=r"Window \d+ of \d+ · ", stopped="Stopped at window")
     expect(panel.locator("figure .caption")).to_contain_text("Stopped at window")
     expect(panel.locator(".segment").first).to_be_visible()
     look(page, "stopped")
@@ -327,7 +327,7 @@ def test_actions(refused: Page, service: Service) -> None:
 
 def test_status(refused: Page, context: BrowserContext, service: Service) -> None:
     page = refused
-    open_status(page)  # a worker that stands still is soon not told of any more
+    open_status(page)  # a frozen worker is soon not listed any more
     with frozen(service.children("worker")[0]):
         stand_in_line(service)
         expect(page.locator("#queue")).to_contain_text("flags@1.0.0")

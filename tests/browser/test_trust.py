@@ -1,4 +1,4 @@
-"""The page never says what is not so: what is shown belongs to what was asked, and what is not known yet is not told as if it were."""
+"""The page shows nothing false: results belong to the input shown with them, and what is not known yet is marked."""
 
 from __future__ import annotations
 
@@ -157,25 +157,25 @@ def test_failed_samples_report_that_service_is_unavailable(refused: Page, contex
 
 
 def test_the_line_says_when_the_work_has_begun(page: Page, service: Service) -> None:
-    """The events are held back where the browser reads them: a step may be over before one looks."""
-    told = events_of(page, "**/v1/jobs/*/events")
+    """Hold the events back on their way to the browser, since a step may be over before the test checks it."""
+    bodies = events_of(page, "**/v1/jobs/*/events")
     panel = open_inpaint(page)
     run(panel)
-    names = re.findall(r"^event: (\w+)", told[0], re.MULTILINE)
+    names = re.findall(r"^event: (\w+)", bodies[0], re.MULTILINE)
     assert names[:2] == ["queued", "started"]
 
-    def held(route: Route) -> None:
-        begun = told[0].index("event: started")
-        route.fulfill(content_type="text/event-stream", body=told[0][: told[0].index("\n\n", begun) + 2])
+    def hold_back(route: Route) -> None:
+        begun = bodies[0].index("event: started")
+        route.fulfill(content_type="text/event-stream", body=bodies[0][: bodies[0].index("\n\n", begun) + 2])
 
-    page.route("**/v1/jobs/*/events", held)
+    page.route("**/v1/jobs/*/events", hold_back)
     start(panel)
     says(panel, "It has begun")
     panel.get_by_role("button", name="Stop", exact=True).click()
 
 
 def events_of(page: Page, path: str) -> list[str]:
-    """The bodies of event streams that will have been read."""
+    """Return a list to which the bodies of event streams are added when they are read."""
     bodies: list[str] = []
 
     def listen(route: Route) -> None:
@@ -208,7 +208,7 @@ def test_what_is_not_judged_yet_is_hatched(page: Page, service: Service) -> None
 
 
 def test_previews_of_inpainting_are_drawn_in_the_mask_alone(page: Page, service: Service) -> None:
-    """Of a picture that is much larger than what the network sees of it."""
+    """Prove it for an image that is much larger than the network's input."""
     panel = open_tab(page, "Inpaint")
     side, (left, top, width, height) = 400, (120, 80, 60, 50)
     pixels = np.full((side, side, 3), (250, 240, 10), np.uint8)
@@ -233,9 +233,9 @@ def test_previews_of_inpainting_are_drawn_in_the_mask_alone(page: Page, service:
         " return [[canvas.width, canvas.height], [Math.min(...xs), Math.min(...ys)], [Math.max(...xs), Math.max(...ys)], [at.length]]; }"
     )
     assert filled == [[side, side], [left, top], [left + width - 1, top + height - 1], [width * height]]
-    shown = still(panel.locator(".stage"))
-    scale = shown.shape[0] / side
-    corner = shown[int(scale * 300) : int(scale * 380), int(scale * 300) : int(scale * 380)]
+    pixels_shown = still(panel.locator(".stage"))
+    scale = pixels_shown.shape[0] / side
+    corner = pixels_shown[int(scale * 300) : int(scale * 380), int(scale * 300) : int(scale * 380)]
     assert (abs(corner - [250, 240, 10]) < 8).all(), "the rest of the picture stays"
 
 
@@ -243,18 +243,18 @@ def test_previews_of_inpainting_are_drawn_in_the_mask_alone(page: Page, service:
 
 
 def test_merging_comparison_alternates_batches_and_states_gain(page: Page) -> None:
-    asked: list[tuple[int, str]] = []
+    sent: list[tuple[int, str]] = []
 
     def count(route: Route) -> None:
         body = route.request.post_data_buffer or b""
-        asked.append((body.count(b'name="image"'), "off" if b"\r\n\r\noff\r\n" in body else "merged"))
+        sent.append((body.count(b'name="image"'), "off" if b"\r\n\r\noff\r\n" in body else "merged"))
         route.continue_()
 
     panel = open_classify(page)
     panel.get_by_label("Compare with merging off").check()
     page.route("**/v1/classify", count)
     run(panel)
-    batches = [way for pictures, way in asked if pictures == 16]
+    batches = [way for pictures, way in sent if pictures == 16]
     assert batches == ["merged", "off"] * 10
     expect(panel.locator(".compared")).to_contain_text(re.compile(r"[\d.]+× as fast in the model, 16 pictures at a time"))
     expect(panel.locator(".compared")).to_contain_text("medians of 10 each")

@@ -21,7 +21,7 @@ from tests.browser.conftest import START_SECONDS
 from tests.browser.pages import quiet_page
 from tests.browser.tabs import download, open_tab
 from tests.browser.test_calls import calls, python, shell
-from tests.browser.test_pages import LOADED, MOST_BYTES
+from tests.browser.test_pages import LOADED, MAX_BYTES
 from tests.browser.test_states import look
 from tests.browser.test_trust import picture, says
 from tests.support.bundles.image_text import write_tiny_pair
@@ -95,8 +95,8 @@ def chips(panel: Locator) -> list[str]:
     return panel.locator(".chips span").all_text_contents()
 
 
-def filled(panel: Locator) -> float:
-    """Sum of the bars, in percent of the width of one."""
+def sum_bars(panel: Locator) -> float:
+    """Return the sum of the bars in percent of the full width."""
     widths: list[float] = panel.locator(".bars i").evaluate_all("(bars) => bars.map((bar) => parseFloat(bar.style.width))")
     return sum(widths)
 
@@ -105,11 +105,11 @@ def order(panel: Locator) -> list[str]:
     return panel.locator(".found .name").all_text_contents()
 
 
-def by_cosine(speaker: Service, names: list[str], model: str, text: str) -> tuple[list[str], NDArray[np.float32]]:
-    """Names, best first, and cosines, by vectors that the API gives."""
+def rank_by_cosine(speaker: Service, names: list[str], model: str, text: str) -> tuple[list[str], NDArray[np.float32]]:
+    """Rank images by the vectors of the API. Returns their names, best first, and their cosines."""
     images = vectors(speaker, model, files=[("image", (playground.SAMPLES / name).read_bytes()) for name in names])
-    (asked,) = vectors(speaker, model, text=text)
-    found = images @ asked
+    (text_vector,) = vectors(speaker, model, text=text)
+    found = images @ text_vector
     return [names[index] for index in np.argsort(-found)], np.sort(found)[::-1]
 
 
@@ -147,7 +147,7 @@ def test_scores_follow_when_labels_come_and_go(words: Page) -> None:
     expect(panel.get_by_role("button", name="Remove blue house")).to_be_focused()
     expect(panel.locator(".bars li")).to_have_count(2)
     expect(panel.locator(".told")).to_contain_text("the vectors of 2 were cached")
-    eventually(lambda: filled(panel) == pytest.approx(100, abs=0.1), "the bars have moved to the shares of two labels")
+    eventually(lambda: sum_bars(panel) == pytest.approx(100, abs=0.1), "the bars have moved to the shares of two labels")
 
 
 def test_labels_are_typed_pasted_and_taken_back(words: Page) -> None:
@@ -167,7 +167,7 @@ def test_labels_are_typed_pasted_and_taken_back(words: Page) -> None:
     assert chips(panel) == ["dog", "a cat", "red car"]
 
 
-def test_what_is_missing_is_said(words: Page) -> None:
+def test_missing_input_is_named(words: Page) -> None:
     panel = open_labels(words, image=None)
     says(panel, "Choose a picture")
     open_labels(words)
@@ -213,15 +213,15 @@ def test_the_same_call_with_labels(words: Page, tmp_path: Path) -> None:
     panel = open_labels(words, "red car", "@dog")
     words.keyboard.press("Control+Enter")
     says(panel, "Done in")
-    shown = panel.locator(".bars .label").all_text_contents()
-    kept = json.loads(download(panel, "Download JSON", tmp_path).read_text())
+    labels = panel.locator(".bars .label").all_text_contents()
+    saved = json.loads(download(panel, "Download JSON", tmp_path).read_text())
     shutil.copy(playground.SAMPLES / "mug.png", tmp_path)
     called = calls(panel)
     answer = json.loads(shell(called["curl"], tmp_path))
-    for told in (kept, answer):
-        assert [one["label"] for one in told["results"][0]["predictions"]] == shown
-    assert shown[0] in python(called["Python"], tmp_path)
-    assert shown[0] in shell(called["Command"], tmp_path)
+    for document in (saved, answer):
+        assert [one["label"] for one in document["results"][0]["predictions"]] == labels
+    assert labels[0] in python(called["Python"], tmp_path)
+    assert labels[0] in shell(called["Command"], tmp_path)
 
 
 # search
@@ -230,7 +230,7 @@ def test_the_same_call_with_labels(words: Page, tmp_path: Path) -> None:
 def test_pictures_are_sorted_by_a_sentence(words: Page, speaker: Service, tmp_path: Path) -> None:
     panel = open_search(words)
     ask(panel, "a red car")
-    names, cosines = by_cosine(speaker, DRAWINGS, "words", text="a red car")
+    names, cosines = rank_by_cosine(speaker, DRAWINGS, "words", text="a red car")
     assert order(panel) == names
     expect(panel.locator(".found .cosine")).to_have_text([f"{cosine:.2f}" for cosine in cosines])
     rows = list(csv.DictReader(download(panel, "Download CSV", tmp_path).read_text().splitlines()))
@@ -366,7 +366,7 @@ def test_the_tab_is_light(context: BrowserContext, speaker: Service) -> None:
         page.wait_for_load_state("networkidle")
         sizes: dict[str, int] = page.evaluate(LOADED)
     assert any(name.endswith("tasks/words/tab.js") for name in sizes)
-    assert sum(sizes.values()) < MOST_BYTES, sizes
+    assert sum(sizes.values()) < MAX_BYTES, sizes
 
 
 # without a pair
