@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
     from opsin.events import Event, JobStatus
     from opsin.gallery import Gallery
-    from opsin.gallery_search import Match
     from opsin.inpainting import Filled, Inpainting
     from opsin.jobs import Job
     from opsin.reconstruction import Reconstruction
     from opsin.results import Classification, ClipFacts, Merging, Model, Prediction, Readiness, SoundFacts, Timing, ViewScores
+    from opsin.vector_file import Match
     from opsin.zero_shot import LabelScore, ZeroShotClassification
 
 __version__ = "0.3.0"
@@ -81,7 +81,7 @@ def __getattr__(name: str) -> object:
         "opsin.jobs",
         "opsin.async_jobs",
         "opsin.bulk",
-        "opsin.gallery_search",
+        "opsin.vector_file",
         "opsin.gallery",
         "opsin.async_gallery",
         "opsin.client",

@@ -1,18 +1,22 @@
-"""One request of the client: how it is sent, when it is retried, and which error its response means."""
+"""The service's address, and one request of the client: how it is sent, when it is retried, and which error its response means."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
 import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx2
 
 from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unreachable, error_class
+from opsin.results import Readiness
 
 T = TypeVar("T")
 
@@ -27,10 +31,17 @@ FIRST_BACKOFF_S = 0.5
 """Pause before the first retry if the service sends no Retry-After. It doubles with each retry."""
 MAX_RETRY_AFTER_S = 3600.0
 """Upper limit for the Retry-After of a response."""
-
-
 TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL)
 """Exceptions of httpx2 for requests without a response. None of them reaches a caller of the client."""
+Headers = Mapping[str, str]
+DEFAULT_URL = "http://127.0.0.1:8000"
+MAX_PORT = 2**16 - 1
+CREDENTIALS = re.compile(r"^(https?://)?.*@", re.DOTALL)
+"""The start of an address with a user name or password, which messages leave out."""
+URL_ESCAPING_HINT = "it cannot be read; in user names and passwords write / as %2F, ? as %3F, # as %23"
+"""Message for an address with a password, instead of the reason, which may repeat a part of the password."""
+# Below uvicorn's five seconds, so that no request is sent down a connection that the service is just closing.
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=3.0)
 
 
 @dataclass(frozen=True)
@@ -211,3 +222,54 @@ def transport_error(error: httpx2.HTTPError | httpx2.InvalidURL, url: str, timeo
         return DeadlinePassed(f"{url}: no answer within {timeout:.3g} s")
     hint = "; is `opsin serve` running? OPSIN_URL names another address" if isinstance(error, httpx2.ConnectError) else ""
     return Unreachable(f"{url}: no answer ({str(error) or type(error).__name__}){hint}")
+
+
+def request_headers(headers: Headers | None, api_key: str | None) -> httpx2.Headers:
+    """Return the headers of every request. The key is sent in `X-API-Key`, since `Authorization` may be for a proxy; an `X-API-Key` among
+    `headers` takes precedence. Raises OpsinError, without repeating it, for a text that cannot be a key."""
+    key = os.environ.get("OPSIN_API_KEY", "").strip() if api_key is None else api_key.strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise OpsinError("api_key (or OPSIN_API_KEY): not an API key of Opsin: `opsin_` and 64 hexadecimal digits")
+    all_headers = httpx2.Headers(headers)
+    if key:
+        all_headers.setdefault("X-API-Key", key)
+    return all_headers
+
+
+def create_http_client(kind: Callable[..., T], url: str | None, headers: httpx2.Headers) -> T:
+    """Return a client of httpx2. Raises Unreachable if the address is not valid, or the environment names a proxy or certificates that
+    httpx2 cannot use."""
+    full_url = base_url(url)
+    address = full_url.copy_with(userinfo=b"")  # messages show it, and httpx2 logs it
+    credentials = (full_url.username, full_url.password) if full_url.userinfo else None
+    try:
+        return kind(base_url=address, auth=credentials, headers=headers, limits=LIMITS)
+    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
+        is_safe = isinstance(error, (ImportError, OSError))  # others repeat parts of a proxy's address, and so of its password
+        hidden = not is_safe and any(name.lower().endswith("_proxy") and "@" in value for name, value in os.environ.items())
+        reason = URL_ESCAPING_HINT if hidden else error
+        raise Unreachable(f"{address}: a proxy or certificates of the environment cannot be used ({reason})") from None
+
+
+def base_url(url: str | None) -> httpx2.URL:
+    """Return the address of the service: `url`, else that of the environment, else the default. Raises Unreachable if it is not valid."""
+    address = url or os.environ.get("OPSIN_URL") or DEFAULT_URL
+    try:
+        parsed = httpx2.URL(address)
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise httpx2.InvalidURL("it must be http:// or https:// and a host")
+        parsed.raw_host.decode().encode("idna")  # invalid names would raise other errors when they are dialled
+        if not 0 <= (parsed.port or 0) <= MAX_PORT:
+            raise httpx2.InvalidURL(f"Invalid port: {parsed.port}")
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        without_credentials, replaced = CREDENTIALS.subn(r"\1", address)
+        raise Unreachable(f"{without_credentials}: not the address of a service ({URL_ESCAPING_HINT if replaced else error})") from None
+    return parsed
+
+
+def model_request(name: str) -> ApiRequest:
+    return ApiRequest("GET", f"/v1/models/{quote(name, safe='@')}")
+
+
+def readiness(response: httpx2.Response) -> Readiness:
+    return Readiness(True) if response.is_success else Readiness(False, error_from_response(response).detail)

@@ -19,7 +19,7 @@ import httpx2
 from opsin import classification, embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_request, video_actions
 from opsin.any_task import task_request
-from opsin.api_request import ApiRequest, parse_answer, parse_job_id, parse_json_answer
+from opsin.api_request import ApiRequest, Headers, model_request, parse_answer, parse_job_id, parse_json_answer, readiness
 from opsin.async_connection import AsyncServiceConnection
 from opsin.async_gallery import AsyncGallery
 from opsin.async_jobs import AsyncJob
@@ -42,9 +42,7 @@ from opsin.bulk import (
 )
 from opsin.classification import ClassifyOptions, ImageSequence, classify_request, is_sequence
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
-from opsin.endpoint import Headers, model_request, readiness
 from opsin.errors import OpsinError
-from opsin.gallery_search import answering_bundle, file_vectors
 from opsin.image_encoding import FileLike, ImageLike
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_request, inpainting
 from opsin.reconstruction import (
@@ -58,6 +56,7 @@ from opsin.reconstruction import (
 )
 from opsin.request_chunks import ONE_IMAGE, Chunk, RequestLimits, limits_of
 from opsin.results import Classification, Model, Readiness
+from opsin.vector_file import answering_bundle, file_vectors
 from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_chunks, zero_shot_request
 
 T = TypeVar("T")

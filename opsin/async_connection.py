@@ -7,8 +7,16 @@ import asyncio
 
 import httpx2
 
-from opsin.api_request import TRANSPORT_ERRORS, ApiRequest, RetryBudget, raise_for_problem, transport_error
-from opsin.endpoint import Headers, create_http_client, request_headers
+from opsin.api_request import (
+    TRANSPORT_ERRORS,
+    ApiRequest,
+    Headers,
+    RetryBudget,
+    create_http_client,
+    raise_for_problem,
+    request_headers,
+    transport_error,
+)
 
 
 class AsyncServiceConnection:

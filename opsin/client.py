@@ -18,7 +18,7 @@ import httpx2
 from opsin import classification, embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_request, video_actions
 from opsin.any_task import task_request
-from opsin.api_request import ApiRequest, parse_answer, parse_job_id, parse_json_answer
+from opsin.api_request import ApiRequest, Headers, model_request, parse_answer, parse_job_id, parse_json_answer, readiness
 from opsin.bulk import (
     ActionsMap,
     ClassifyMap,
@@ -39,10 +39,8 @@ from opsin.bulk import (
 from opsin.classification import ClassifyOptions, ImageSequence, classify_request, is_sequence
 from opsin.connection import ServiceConnection
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
-from opsin.endpoint import Headers, model_request, readiness
 from opsin.errors import OpsinError
 from opsin.gallery import Gallery
-from opsin.gallery_search import answering_bundle, file_vectors
 from opsin.image_encoding import FileLike, ImageLike
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_request, inpainting
 from opsin.jobs import Job
@@ -57,6 +55,7 @@ from opsin.reconstruction import (
 )
 from opsin.request_chunks import ONE_IMAGE, Chunk, RequestLimits, limits_of
 from opsin.results import Classification, Model, Readiness
+from opsin.vector_file import answering_bundle, file_vectors
 from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_chunks, zero_shot_request
 
 T = TypeVar("T")

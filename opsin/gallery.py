@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from opsin.bulk import Outcome
 from opsin.embedding import Embeddings
-from opsin.gallery_search import Match, find_matches, query_arguments
 from opsin.image_encoding import ImageLike
-from opsin.vector_file import FileVectors
+from opsin.vector_file import FileVectors, Match, find_matches, query_arguments
 
 if TYPE_CHECKING:
     from opsin.results import Model

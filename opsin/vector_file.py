@@ -1,4 +1,7 @@
-"""Vectors of image files with their paths and their bundle, in memory and in an NPZ file, and exact search in them."""
+"""Vectors of image files with their paths and their bundle, in memory and in an NPZ file, and exact search in them.
+
+`Client.gallery` and the commands `opsin embed` and `opsin search` share it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +17,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from opsin.atomic_write import atomic_write
-from opsin.errors import Refused
+from opsin.bulk import Outcomes
+from opsin.embedding import Embeddings
+from opsin.errors import Failed, Refused
+from opsin.image_encoding import ImageLike
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,3 +118,53 @@ def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
             raise ValueError(f"{path}: not a file of vectors written by `opsin embed` ({name}: {array.dtype} {array.shape})")
     if arrays["vectors"].dtype != np.float32:
         raise ValueError(f"{path}: vectors are {arrays['vectors'].dtype}; they must be float32")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An image file, and the cosine similarity of its vector and the query's."""
+
+    path: Path
+    cosine: float
+
+
+def query_arguments(text: str | None, image: ImageLike | None, files: FileVectors) -> dict[str, Any]:
+    """Return the arguments of `embed` for a query. An image is embedded with the options of the gallery's images. Raises TypeError."""
+    if (text is None) == (image is None):
+        raise TypeError("search: give either a text or an image")
+    if text is not None:
+        return {"texts": text, "model": files.model}
+    return {"images": image, "model": files.model, "merge": files.merge or None, "pool": files.pool or None}
+
+
+def find_matches(files: FileVectors, query: Embeddings, k: int) -> list[Match]:
+    return [Match(Path(files.paths[row]), cosine) for row, cosine in files.nearest(query.vectors[0], k)]
+
+
+def answering_bundle(outcomes: Outcomes[Embeddings]) -> str:
+    """Return `name@version` of the bundle that embedded all files of a folder. Raises the first error if no file was embedded, and Failed
+    if two bundles answered."""
+    models = sorted({f"{found.model}@{found.version}" for found in outcomes.results})
+    if not models:
+        assert outcomes[0].error is not None
+        raise outcomes[0].error
+    if len(models) > 1:
+        raise Failed(f"gallery: {' and '.join(models)} answered; name one by `model`")
+    return models[0]
+
+
+def file_vectors(outcomes: Outcomes[Embeddings], model: Model, options: Mapping[str, Any]) -> FileVectors:
+    """Return the vectors of the files that did not fail. Raises OSError."""
+    done = [one for one in outcomes if one.result is not None]
+    paths = [one.source for one in done]
+    sizes, mtimes = read_stats(paths)
+    return FileVectors(
+        vectors=np.concatenate([one.result.vectors for one in done if one.result is not None]),
+        paths=np.array([str(path) for path in paths]),
+        sizes=sizes,
+        mtimes=mtimes,
+        model=model.id,
+        digest=model.digest,
+        merge=str(options.get("merge") or ""),
+        pool=str(options.get("pool") or ""),
+    )

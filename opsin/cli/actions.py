@@ -23,19 +23,17 @@ MP4 = "video/mp4"
 
 
 def actions(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Video, or tracks as .json or .npz.", show_default=False)],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="MP4 file: the clip with boxes, skeletons and labels.", show_default=False)
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="File for the answer as JSON.", show_default=False)] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Video, or tracks as .json or .npz.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="MP4 file: the clip with boxes, skeletons and labels.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the answer as JSON.")] = None,
     url: Url = None,
     model: Model = None,
-    top_k: Annotated[int | None, typer.Option(help="Number of labels for each person and second.", show_default=False)] = None,
-    threshold: Annotated[float | None, typer.Option(help="Minimum score of a label.", show_default=False)] = None,
-    start: Annotated[float | None, typer.Option(help="Start of the analysed part, in seconds.", show_default=False)] = None,
-    end: Annotated[float | None, typer.Option(help="End of the analysed part, in seconds.", show_default=False)] = None,
-    people: Annotated[int | None, typer.Option(help="Maximum number of people to track at once.", show_default=False)] = None,
-    detail: Annotated[str | None, typer.Option(help="Detection quality: fast, standard or high.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of labels for each person and second.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Minimum score of a label.")] = None,
+    start: Annotated[float | None, typer.Option(help="Start of the analysed part, in seconds.")] = None,
+    end: Annotated[float | None, typer.Option(help="End of the analysed part, in seconds.")] = None,
+    people: Annotated[int | None, typer.Option(help="Maximum number of people to track at once.")] = None,
+    detail: Annotated[str | None, typer.Option(help="Detection quality: fast, standard or high.")] = None,
     timeout: Timeout = 3600.0,
 ) -> None:
     """Recognise who does what, and when, in a video. Shows a progress bar.

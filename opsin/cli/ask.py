@@ -14,8 +14,8 @@ from opsin.cli.shared.options import Url
 
 
 def ask(
-    task: Annotated[str, typer.Argument(help="The task's name, as in POST /v1/TASK.", show_default=False)],
-    parts: Annotated[list[str], typer.Argument(metavar="PART=FILE...", help="Such as image=cat.jpg; may be repeated.", show_default=False)],
+    task: Annotated[str, typer.Argument(help="The task's name, as in POST /v1/TASK.")],
+    parts: Annotated[list[str], typer.Argument(metavar="PART=FILE...", help="Such as image=cat.jpg; may be repeated.")],
     option: Annotated[list[str] | None, typer.Option("-o", "--option", metavar="NAME=VALUE", help="May be repeated.")] = None,
     url: Url = None,
 ) -> None:

@@ -43,30 +43,25 @@ CallArguments = dict[Path, Mapping[str, Any]]
 
 
 def classify(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Images, videos or sounds.", show_default=False)],
-    audio: Annotated[
-        Path | None, typer.Option(help="Audio file to use instead of the video's own sound track.", show_default=False)
-    ] = None,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Images, videos or sounds.")],
+    audio: Annotated[Path | None, typer.Option(help="Audio file to use instead of the video's own sound track.")] = None,
     url: Url = None,
     model: Model = None,
     merge: Merge = None,
-    merge_sight: Annotated[
-        str | None, typer.Option(help="Merging in the video half of an audio-visual bundle.", show_default=False)
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Number of labels for each file.", show_default=False)] = None,
-    views: Annotated[int | None, typer.Option(help="Number of views of a video. [default: the bundle's]", show_default=False)] = None,
-    crops: Annotated[int | None, typer.Option(help="Crops of each view, 1 or 3. [default: the bundle's]", show_default=False)] = None,
-    start: Annotated[float | None, typer.Option(help="Start of the part to classify, in seconds.", show_default=False)] = None,
-    end: Annotated[float | None, typer.Option(help="End of the part to classify, in seconds.", show_default=False)] = None,
-    windows: Annotated[int | None, typer.Option(help="Number of windows of sound. [default: all that fit]", show_default=False)] = None,
-    use: Annotated[str | None, typer.Option(help="both, sound or sight, for bundles that accept either.", show_default=False)] = None,
+    merge_sight: Annotated[str | None, typer.Option(help="Merging in the video half of an audio-visual bundle.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of labels for each file.")] = None,
+    views: Annotated[int | None, typer.Option(help="Number of views of a video. [default: the bundle's]")] = None,
+    crops: Annotated[int | None, typer.Option(help="Crops of each view, 1 or 3. [default: the bundle's]")] = None,
+    start: Annotated[float | None, typer.Option(help="Start of the part to classify, in seconds.")] = None,
+    end: Annotated[float | None, typer.Option(help="End of the part to classify, in seconds.")] = None,
+    windows: Annotated[int | None, typer.Option(help="Number of windows of sound. [default: all that fit]")] = None,
+    use: Annotated[str | None, typer.Option(help="both, sound or sight, for bundles that accept either.")] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Also print the best label of each view or window, with its time.")] = False,
     timeout: Annotated[
         float | None,
         typer.Option(
             help="Timeout for each file, in seconds. [default: 60; an hour or OPSIN_JOB_TIMEOUT for clips, sound and jobs]",
             callback=require_positive,
-            show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line, for each file.")] = False,

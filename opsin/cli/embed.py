@@ -40,14 +40,12 @@ MAX_RETRIES = 8
 
 
 def embed(
-    sources: Annotated[list[Path], typer.Argument(metavar="FOLDER|FILE...", help="Image files, and folders of them.", show_default=False)],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.npz", help="File of vectors.", show_default=False)],
+    sources: Annotated[list[Path], typer.Argument(metavar="FOLDER|FILE...", help="Image files, and folders of them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.npz", help="File of vectors.")],
     url: Url = None,
-    model: Annotated[
-        str | None, typer.Option(help="NAME or NAME@VERSION. [default: that of FILE.npz, or the service's]", show_default=False)
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION. [default: that of FILE.npz, or the service's]")] = None,
     merge: Merge = None,
-    pool: Annotated[str | None, typer.Option(help="cls or mean. [default: the bundle's]", show_default=False)] = None,
+    pool: Annotated[str | None, typer.Option(help="cls or mean. [default: the bundle's]")] = None,
     timeout: ImageTimeout = 60.0,
 ) -> None:
     """Embed image files, and write their vectors to FILE.npz for `opsin search`. Folders are searched for images by suffix, recursively.

@@ -16,51 +16,46 @@ from opsin.cli.shared.console import make_console, print_note
 from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.job_progress import wait_with_progress
 from opsin.cli.shared.options import Model, Timeout, Url
-from opsin.cli.shared.terminal_image import can_draw, draw
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.console import Console
     from rich.text import Text
 
     from opsin.inpainting import Inpainting
+DEFAULT_COLUMNS = 48
+UPPER_HALF_BLOCK = "▀"
 
 
 def inpaint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Image file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Image file.")],
     mask: Annotated[
         str | None,
         typer.Option(
             help="Image of the same size, white in the holes, or box:X,Y,W,H, center[:RATIO], random:RATIO. "
-            "[default: the image's transparent pixels]",
-            show_default=False,
+            "[default: the image's transparent pixels]"
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG file. [default: FILE-filled.png]", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG file. [default: FILE-filled.png]")] = None,
     url: Url = None,
     model: Model = None,
-    method: Annotated[str | None, typer.Option(help="auto, network, exemplar or network-exemplar.", show_default=False)] = None,
-    preset: Annotated[str | None, typer.Option(help="draft, fast, standard or full.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of denoising steps.", show_default=False)] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, ancestral or one-step.", show_default=False)] = None,
-    eta: Annotated[float | None, typer.Option(help="Noise added by ddim, 0 to 1.", show_default=False)] = None,
-    spacing: Annotated[str | None, typer.Option(help="uniform or logsnr.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed of the first sample.", show_default=False)] = None,
+    method: Annotated[str | None, typer.Option(help="auto, network, exemplar or network-exemplar.")] = None,
+    preset: Annotated[str | None, typer.Option(help="draft, fast, standard or full.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of denoising steps.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, ancestral or one-step.")] = None,
+    eta: Annotated[float | None, typer.Option(help="Noise added by ddim, 0 to 1.")] = None,
+    spacing: Annotated[str | None, typer.Option(help="uniform or logsnr.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of the first sample.")] = None,
     temperature: Annotated[
-        float | None,
-        typer.Option(help="Share of the sampled noise, 0 to 1; lower is smoother. [default: the bundle's]", show_default=False),
+        float | None, typer.Option(help="Share of the sampled noise, 0 to 1; lower is smoother. [default: the bundle's]")
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option(help="Number of fillings, in files -1, -2, …; at temperature 0 they are equal.", show_default=False)
-    ] = None,
-    grow: Annotated[int | None, typer.Option(help="Number of pixels by which to widen the mask.", show_default=False)] = None,
-    feather: Annotated[int | None, typer.Option(help="Width of the soft edge inside the mask, in pixels.", show_default=False)] = None,
-    blend: Annotated[str | None, typer.Option(help="Blending of the filling into the image: membrane or none.", show_default=False)] = None,
-    inject_known: Annotated[
-        bool | None, typer.Option(help="Guide the filling by the known pixels of partly masked patches.", show_default=False)
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Part of the image that the network sees: fit, crop or tile.", show_default=False)
-    ] = None,
-    deterministic: Annotated[bool | None, typer.Option(help="Produce equal bytes each time on one machine.", show_default=False)] = None,
+    samples: Annotated[int | None, typer.Option(help="Number of fillings, in files -1, -2, …; at temperature 0 they are equal.")] = None,
+    grow: Annotated[int | None, typer.Option(help="Number of pixels by which to widen the mask.")] = None,
+    feather: Annotated[int | None, typer.Option(help="Width of the soft edge inside the mask, in pixels.")] = None,
+    blend: Annotated[str | None, typer.Option(help="Blending of the filling into the image: membrane or none.")] = None,
+    inject_known: Annotated[bool | None, typer.Option(help="Guide the filling by the known pixels of partly masked patches.")] = None,
+    size: Annotated[str | None, typer.Option(help="Part of the image that the network sees: fit, crop or tile.")] = None,
+    deterministic: Annotated[bool | None, typer.Option(help="Produce equal bytes each time on one machine.")] = None,
     timeout: Timeout = 3600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
@@ -137,3 +132,31 @@ def _document(filled: Inpainting, files: list[Path]) -> dict[str, Any]:
     results = [{"file": str(path), "seed": sample.seed} for path, sample in zip(files, filled.samples, strict=True)]
     fields = {name: value for name, value in asdict(filled).items() if name != "samples"}
     return {**fields, "results": results}
+
+
+def can_draw(console: Console) -> bool:
+    """Return whether this terminal has enough colours, and Pillow is installed."""
+    if not console.is_terminal or console.color_system not in ("truecolor", "256"):
+        return False
+    try:
+        import PIL  # noqa: F401
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def draw(image: Image, columns: int = DEFAULT_COLUMNS) -> Text:
+    """Draw an image, `columns` characters wide and, if it is square, half as many lines high."""
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    lines = max(1, round(columns * image.height / image.width / 2))
+    pixels = image.convert("RGB").resize((columns, 2 * lines))
+    text = Text()
+    for line in range(lines):
+        for column in range(columns):
+            upper, lower = (Color.from_rgb(*pixels.getpixel((column, 2 * line + half))) for half in (0, 1))  # type: ignore[misc]
+            text.append(UPPER_HALF_BLOCK, Style(color=upper, bgcolor=lower))
+        text.append("\n")
+    return text

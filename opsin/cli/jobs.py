@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Inspect, wait for and cancel asynchronous jobs.", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="Job ID, as returned by the service.", show_default=False)]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Job ID, as returned by the service.")]
 
 
 @app.command()
@@ -50,11 +50,7 @@ def events(
 
 
 @app.command()
-def result(
-    job_id: Id,
-    url: Url = None,
-    wait: Annotated[bool, typer.Option(help="Wait for the end of the job.")] = True,
-) -> None:
+def result(job_id: Id, url: Url = None, wait: Annotated[bool, typer.Option(help="Wait for the end of the job.")] = True) -> None:
     """Print a job's answer as JSON."""
     with _job(job_id, url) as job:
         status = None if wait else job.status()

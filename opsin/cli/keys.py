@@ -17,19 +17,15 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Create, list and revoke API keys of the service.", no_args_is_help=True)
 
 SHOWN_HASH_CHARS = 12
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of the key's holder, who owns the jobs and scenes created with it.", show_default=False)
-]
-KeysFile = Annotated[Path, typer.Option("--file", envvar="OPSIN_API_KEYS_FILE", help="The service's file of keys.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key's holder, who owns the jobs and scenes created with it.")]
+KeysFile = Annotated[Path, typer.Option("--file", envvar="OPSIN_API_KEYS_FILE", help="The service's file of keys.")]
 
 
 @app.command()
 def new(
     name: Name,
-    max_items: Annotated[int | None, typer.Option(min=1, help="Maximum number of unfinished items.", show_default=False)] = None,
-    rate: Annotated[
-        float | None, typer.Option(min=1e-3, max=999_999_999, help="Maximum number of requests per second.", show_default=False)
-    ] = None,
+    max_items: Annotated[int | None, typer.Option(min=1, help="Maximum number of unfinished items.")] = None,
+    rate: Annotated[float | None, typer.Option(min=1e-3, max=999_999_999, help="Maximum number of requests per second.")] = None,
     priority: Annotated[str, typer.Option(help="Highest priority that the key may request: high, normal or low.")] = "high",
     metrics: Annotated[bool, typer.Option("--metrics", help="May read /metrics and /v1/status.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="May also load and unload bundles.")] = False,
@@ -71,9 +67,7 @@ def list_(file: KeysFile) -> None:
 def revoke(
     name: Name,
     file: KeysFile,
-    sha256: Annotated[
-        str, typer.Option(help="Only revoke the key whose hash starts with this, as shown by `list`.", show_default=False)
-    ] = "",
+    sha256: Annotated[str, typer.Option(help="Only revoke the key whose hash starts with this, as shown by `list`.")] = "",
 ) -> None:
     """Revoke all keys of a name by removing them from the key file. Takes effect within a second.
 

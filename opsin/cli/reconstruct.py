@@ -24,37 +24,23 @@ INTRINSICS = ("fx", "fy", "cx", "cy")
 
 
 def reconstruct(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Image file.", show_default=False)],
-    depth: Annotated[
-        Path | None, typer.Option(help="16-bit PNG in millimetres, or .npy in metres; with --fov or --intrinsics.", show_default=False)
-    ] = None,
-    points: Annotated[Path | None, typer.Option(help="Point of each pixel: .npy float32 (H, W, 3).", show_default=False)] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Image file.")],
+    depth: Annotated[Path | None, typer.Option(help="16-bit PNG in millimetres, or .npy in metres; with --fov or --intrinsics.")] = None,
+    points: Annotated[Path | None, typer.Option(help="Point of each pixel: .npy float32 (H, W, 3).")] = None,
     mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="Image of the same size, white on the object. [default: opaque pixels, or all pixels with depth]", show_default=False
-        ),
+        Path | None, typer.Option(help="Image of the same size, white on the object. [default: opaque pixels, or all pixels with depth]")
     ] = None,
-    fov: Annotated[float | None, typer.Option(help="Horizontal field of view in degrees.", show_default=False)] = None,
-    intrinsics: Annotated[
-        str | None, typer.Option(metavar="FX[,FY[,CX,CY]]", help="Camera intrinsics in pixels of the image.", show_default=False)
-    ] = None,
-    depth_scale: Annotated[
-        float | None, typer.Option(help="Steps of a 16-bit depth map per metre. [default: 1000]", show_default=False)
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File.glb, .ply or .npz. [default: FILE.glb]", show_default=False)
-    ] = None,
-    spacing: Annotated[
-        float | None, typer.Option(help="Distance between cells, in the model's units. [default: the model's]", show_default=False)
-    ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Probability above which a cell is occupied.", show_default=False)] = None,
-    mode: Annotated[str | None, typer.Option(help="adaptive or dense.", show_default=False)] = None,
+    fov: Annotated[float | None, typer.Option(help="Horizontal field of view in degrees.")] = None,
+    intrinsics: Annotated[str | None, typer.Option(metavar="FX[,FY[,CX,CY]]", help="Camera intrinsics in pixels of the image.")] = None,
+    depth_scale: Annotated[float | None, typer.Option(help="Steps of a 16-bit depth map per metre. [default: 1000]")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File.glb, .ply or .npz. [default: FILE.glb]")] = None,
+    spacing: Annotated[float | None, typer.Option(help="Distance between cells, in the model's units. [default: the model's]")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability above which a cell is occupied.")] = None,
+    mode: Annotated[str | None, typer.Option(help="adaptive or dense.")] = None,
     surface: Annotated[
-        str | None,
-        typer.Option(help="joined: seen and predicted points; network: predicted ones only. [default: joined]", show_default=False),
+        str | None, typer.Option(help="joined: seen and predicted points; network: predicted ones only. [default: joined]")
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG file for a view of the points from all sides.", show_default=False)] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG file for a view of the points from all sides.")] = None,
     url: Url = None,
     model: Model = None,
     timeout: Timeout = 3600.0,

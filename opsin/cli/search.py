@@ -14,11 +14,9 @@ from opsin.cli.shared.options import Timeout, Url
 
 
 def search(
-    vectors: Annotated[Path, typer.Argument(metavar="FILE.npz", help="File written by `opsin embed`.", show_default=False)],
-    text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="Text to search for, such as 'something to eat'.", show_default=False)
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="Image file to search for, instead of a text.", show_default=False)] = None,
+    vectors: Annotated[Path, typer.Argument(metavar="FILE.npz", help="File written by `opsin embed`.")],
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Text to search for, such as 'something to eat'.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image file to search for, instead of a text.")] = None,
     count: Annotated[int, typer.Option("-k", "--count", help="Number of files to print.")] = 10,
     url: Url = None,
     timeout: Timeout = 60.0,

@@ -6,45 +6,34 @@ import gc
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import typer
 
-from opsin.cli.shared.environment_check import check_variables
 from opsin.cli.shared.errors import UsageError
 from opsin.cli.shared.requirements import require_processes, requires_extra
 
 if TYPE_CHECKING:
     from server.settings import Settings
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]", show_default=False)]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8000]", show_default=False)]
-Bundles = Annotated[Path | None, typer.Option(help="Folder of NAME/VERSION/ bundles. [default: ./bundles]", show_default=False)]
-Redis = Annotated[
-    str | None,
-    typer.Option(help="redis://, rediss://, unix:// or redis+sentinel:// URL of the queue.", show_default=False),
-]
-MetricsPort = Annotated[
-    int | None, typer.Option(help="Port of a worker's metrics, or the next free one. [default: 9101]", show_default=False)
-]
-ModelControl = Annotated[
-    str | None,
-    typer.Option(help="none, or explicit: clients may load and unload bundles. [default: none]", show_default=False),
-]
-Playground = Annotated[
-    bool | None, typer.Option("--playground/--no-playground", help="Serve the pages / and /status. [default: on]", show_default=False)
-]
-Config = Annotated[
-    Path | None, typer.Option(help="YAML file with settings. Environment variables and options take precedence.", show_default=False)
-]
+Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8000]")]
+Bundles = Annotated[Path | None, typer.Option(help="Folder of NAME/VERSION/ bundles. [default: ./bundles]")]
+Redis = Annotated[str | None, typer.Option(help="redis://, rediss://, unix:// or redis+sentinel:// URL of the queue.")]
+MetricsPort = Annotated[int | None, typer.Option(help="Port of a worker's metrics, or the next free one. [default: 9101]")]
+ModelControl = Annotated[str | None, typer.Option(help="none, or explicit: clients may load and unload bundles. [default: none]")]
+Playground = Annotated[bool | None, typer.Option("--playground/--no-playground", help="Serve the pages / and /status. [default: on]")]
+Config = Annotated[Path | None, typer.Option(help="YAML file with settings. Environment variables and options take precedence.")]
+NON_SETTING_VARIABLES = ("OPSIN_CONFIG", "OPSIN_URL", "OPSIN_API_KEY")
+"""Variables that are not settings of the service: the name of its settings file, and those of the client."""
 
 
 def serve(
     host: Host = None,
     port: Port = None,
     bundles: Bundles = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes. [default: 1]", show_default=False)] = None,
-    gateways: Annotated[int | None, typer.Option(help="Gateway processes. [default: 1]", show_default=False)] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. [default: 1]")] = None,
+    gateways: Annotated[int | None, typer.Option(help="Gateway processes. [default: 1]")] = None,
     redis: Redis = None,
     metrics_port: MetricsPort = None,
     model_control: ModelControl = None,
@@ -97,7 +86,7 @@ def gateway(
     host: Host = None,
     port: Port = None,
     redis: Redis = None,
-    fd: Annotated[int | None, typer.Option(help="Serve on this open listening socket instead.", show_default=False)] = None,
+    fd: Annotated[int | None, typer.Option(help="Serve on this open listening socket instead.")] = None,
     model_control: ModelControl = None,
     playground: Playground = None,
     config: Config = None,
@@ -228,3 +217,32 @@ def _require_bundles(settings: Settings) -> None:
 def _require_redis(settings: Settings, command: str) -> None:
     if settings.redis_url is None:
         raise UsageError(f"`opsin {command}` needs the queue's address: --redis URL or OPSIN_REDIS_URL (`opsin serve` starts its own)")
+
+
+def check_variables(process: str, log_level: str) -> None:
+    """Log a warning for unknown variables. Raises UsageError for those that may have been meant to name the API keys."""
+    from server.gateway.auth.key_file import PREFIX
+    from server.processes.supervisor_protocol import LOADING_FILE_VARIABLE, REFUSED_BUNDLES_VARIABLE, RESTARTS_VARIABLE
+    from server.settings import Settings
+    from server.telemetry import logs
+
+    if RESTARTS_VARIABLE in os.environ:  # the supervisor has checked them
+        return
+    setting_names = {
+        *NON_SETTING_VARIABLES,
+        LOADING_FILE_VARIABLE,
+        REFUSED_BUNDLES_VARIABLE,
+        *(f"OPSIN_{name.upper()}" for name in Settings.model_fields),
+    }
+    maps = {f"OPSIN_{name.upper()}" for name, field in Settings.model_fields.items() if get_origin(field.annotation) is dict}
+    names = [name for name in sorted(os.environ) if name.upper().startswith("OPSIN_")]
+    unknown = [name for name in names if name.upper() not in setting_names and name.upper().partition("__")[0] not in maps]
+    for name in unknown:
+        if name.upper().startswith("OPSIN_API"):
+            raise UsageError(f"{name}: unknown setting; the file of API keys is OPSIN_API_KEYS_FILE. Correct the variable or unset it")
+    key = os.environ.get("OPSIN_API_KEY", "")
+    if key and not key.startswith(PREFIX):
+        raise UsageError(f"OPSIN_API_KEY: it is for clients, and starts with {PREFIX}; the service's file of keys is OPSIN_API_KEYS_FILE")
+    if unknown:
+        logs.configure(log_level, process=process)
+        logs.get(__name__).warning("unknown settings: these variables are ignored", variables=unknown)

@@ -16,26 +16,20 @@ from opsin.cli.shared.options import ImageTimeout, Merge, Model, Url
 
 
 def zero_shot(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.", show_default=False)],
-    label: Annotated[
-        list[str] | None, typer.Option("--label", help="A label, such as 'a red car'; repeatable.", show_default=False)
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="More labels: one per line, a JSON list, or a bundle.json.", show_default=False)
-    ] = None,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
+    label: Annotated[list[str] | None, typer.Option("--label", help="A label, such as 'a red car'; repeatable.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="More labels: one per line, a JSON list, or a bundle.json.")] = None,
     template: Annotated[
         list[str] | None,
         typer.Option(
-            "--template",
-            help="Sentence with one {} for the label; repeatable; {} alone: labels as they are. [default: the bundle's]",
-            show_default=False,
+            "--template", help="Sentence with one {} for the label; repeatable; {} alone: labels as they are. [default: the bundle's]"
         ),
     ] = None,
     url: Url = None,
     model: Model = None,
     merge: Merge = None,
-    top_k: Annotated[int | None, typer.Option(help="Number of labels for each image.", show_default=False)] = None,
-    threshold: Annotated[float | None, typer.Option(help="Minimum cosine of the labels to print.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of labels for each image.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Minimum cosine of the labels to print.")] = None,
     timeout: ImageTimeout = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line, for each image.")] = False,
 ) -> None:

@@ -19,8 +19,7 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.bundle_schema import Metric
 from models.layers.stepwise import InvalidInput
 from models.loading import LoadedStepwiseModel, StepOutputs, load
-from opsin.measuring.ladder import BATCH_SIZE, OFF, ROUNDS, Quality, Throughput
-from opsin.measuring.timing import REPEATS, find_best_size, measure_seconds
+from opsin.measuring.ladder import BATCH_SIZE, OFF, REPEATS, ROUNDS, Quality, Throughput, find_best_size, measure_seconds
 from server.media.images import ImageDecoder
 from server.media.limits import MediaError
 from server.tasks.classify.clips import ClassifyClipsPlan, ClassifyClipsTask, Use

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,24 +19,56 @@ from models.bundle_schema import Metric
 from models.layers.stepwise import InvalidInput
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from opsin.measuring.timing import REPEATS, find_best_size, measure_seconds
+from server.scheduler.batcher import StepTimes
 from server.tasks.embedding import text_jobs
 from server.worker.backends.arms import HANDICAPS, Arm, Schedule
 from server.worker.backends.candidates import open_all
 from server.worker.backends.loading import Loader
 from server.worker.backends.runner import Backends
 from server.worker.backends.verification import sample
+from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, check_outputs
 
+REPEATS = 3
+MAX_PROBE_S = 4.0
+"""Maximum time in seconds to find the best batch size, beyond the batch that is running then."""
+MAX_BATCH_S = 1.0
+"""Maximum time of a batch in seconds."""
 OFF = "off"
 BATCH_SIZE = 8
 COMPARED_ROWS = 1024
 """Number of vectors to compare with all others at a time: the matrix of all of them may not fit into memory."""
-
 ROUNDS = 5
-
 Schedules = Mapping[str, MergeSchedule]
 """Rung → its merge schedule; `off` is added."""
+
+
+def measure_seconds(layout: Layout, work: Callable[[], Any]) -> float:
+    """Do `work` in every slot at the same time, and return the mean seconds it took by the layout's clock."""
+
+    def run(_slot: int) -> float:
+        torch.set_num_threads(layout.threads)
+        started = layout.clock()
+        work()
+        return layout.clock() - started
+
+    with ThreadPoolExecutor(layout.slots) as pool:
+        return sum(pool.map(run, range(layout.slots))) / layout.slots
+
+
+def find_best_size(largest: int, seconds: Callable[[int], float]) -> int:
+    """Return the batch size with the best throughput. seconds: measures a batch of a size.
+
+    Sizes are tried from 1 upwards, until the throughput has fallen twice, batches take long, memory ends or time is up."""
+    steps, deadline, size, last_s = StepTimes(largest), time.monotonic() + MAX_PROBE_S, 1, 0.0
+    while size <= steps.largest and size <= 4 * steps.best and (size == 1 or (time.monotonic() < deadline and 2 * last_s <= MAX_BATCH_S)):
+        try:
+            last_s = min(seconds(size) for _ in range(1 + REPEATS))
+            steps.record(size, last_s)
+        except (torch.OutOfMemoryError, MemoryError):
+            steps.out_of_memory(size)
+        size *= 2
+    return steps.best
 
 
 @dataclass(frozen=True)

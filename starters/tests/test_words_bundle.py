@@ -12,7 +12,7 @@ from models import bundle, loading
 from models.bundle import Bundle
 from models.systems.image_text.flip import FLIP
 from models.systems.image_text.tokenizer import Tokenizer
-from opsin.cli.demo.words import LABELS
+from opsin.cli.demo.labels import LABELS
 from server.playground import SAMPLES
 from starters.evaluation import cards
 from training.data.augment import normalise

@@ -24,7 +24,7 @@ from models.registry import family_names
 from models.systems.mvit.checkpoint import FAMILY as MVIT
 from models.systems.mvit.model import BoxPooling, MViT, MViTConfig
 from opsin.cli.app import app
-from opsin.cli.bundles.model_inputs import load_at_model_size
+from opsin.cli.bundles.labelled_images import load_at_model_size
 from server.tasks.registry import main_task
 from tests.docs.code_blocks import ROOT, Block, Desk, read_blocks
 from tests.docs.conftest import environment_of, fill

@@ -20,9 +20,8 @@ from rich.console import Console
 
 from models.bundle import write
 from models.bundle_schema import QuerySpace
-from opsin.cli.demo.clips import MOVE_CLIPS, show_clips
 from opsin.cli.demo.command import show_images
-from opsin.cli.demo.sounds import SAMPLES_FOLDER, is_sound_classifier, show_sounds
+from opsin.cli.demo.labels import MOVE_CLIPS, SAMPLES_FOLDER, is_sound_classifier, show_clips, show_sounds
 from opsin.client import Client
 from tests.support.bundles.actions import LABELS, write_watcher
 from tests.support.bundles.analytic_mcc import write_shell

@@ -6,7 +6,7 @@ import re
 
 from rich.console import Console
 
-from opsin.cli.demo.words import DRAWING_NAMES, LABELS, TOP_K, show_words
+from opsin.cli.demo.labels import DRAWING_NAMES, LABELS, TOP_K, show_words
 from opsin.client import Client
 from tests.support.task_clients import Speaker
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from models.bundle import BundleSpec, read, write
 from models.bundle_schema import FileDigest, Preprocess, Rung
 from opsin import Client
-from opsin.cli.demo.actions import show_actions
+from opsin.cli.demo.labels import show_actions
 from opsin.cli.shared import output_files
 from opsin.image_encoding import png
 from tests.support.fake_servers import RESULT, Answer, Request, serve_script

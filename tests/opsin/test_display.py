@@ -20,10 +20,9 @@ import trimesh
 
 from opsin.actions import video_actions
 from opsin.bulk import Outcome, Outcomes
-from opsin.glb_reader import read_vertices
 from opsin.image_encoding import png
 from opsin.inpainting import inpainting
-from opsin.reconstruction import Reconstruction, reconstruction
+from opsin.reconstruction import Reconstruction, read_vertices, reconstruction
 from opsin.results import classifications
 from opsin.zero_shot import zero_shots
 from server.media.meshes import Primitive, linear, to_glb, to_npz, to_ply

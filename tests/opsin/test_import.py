@@ -21,7 +21,7 @@ from models.registry import architectures
 from models.systems.published_sizes import sizes
 from models.systems.vit.model import ViT, ViTConfig
 from opsin.cli.bundles.import_report import architecture_line
-from opsin.cli.bundles.model_inputs import load_at_model_size
+from opsin.cli.bundles.labelled_images import load_at_model_size
 from server.playground import SAMPLES
 from tests.golden.case import GOLDEN
 from tests.support.bundles.onnx import lama, midas

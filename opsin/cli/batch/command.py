@@ -52,24 +52,18 @@ EVENT_STREAM = "text/event-stream"
 
 
 def batch(
-    task: Annotated[str, typer.Argument(help="The task's name, as in POST /v1/TASK.", show_default=False)],
+    task: Annotated[str, typer.Argument(help="The task's name, as in POST /v1/TASK.")],
     source: Annotated[
-        Path,
-        typer.Argument(metavar="FOLDER|IN.jsonl", help="Folder of files, or a JSON Lines file with parts and options.", show_default=False),
+        Path, typer.Argument(metavar="FOLDER|IN.jsonl", help="Folder of files, or a JSON Lines file with parts and options.")
     ],
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", metavar="OUT.jsonl", help="Output file, with a line for each row, in order.", show_default=False),
-    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.jsonl", help="Output file, with a line for each row, in order.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run that wrote OUT.jsonl, with the same rows and options.")
     ] = False,
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Option of every row; may be repeated.")
     ] = None,
-    accept: Annotated[
-        str | None, typer.Option(help="Media type of the answers, such as video/mp4. [default: the task's]", show_default=False)
-    ] = None,
+    accept: Annotated[str | None, typer.Option(help="Media type of the answers, such as video/mp4. [default: the task's]")] = None,
     url: Url = None,
     timeout: Annotated[float, typer.Option(help="Timeout for each row, in seconds.", callback=require_positive)] = 3600.0,
 ) -> None:

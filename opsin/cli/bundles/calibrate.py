@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsin.cli.bundles import ladder_measurement
-from opsin.cli.bundles.labelled_images import CAPTIONS_FILE, MIN_FILES, iter_labelled
+from opsin.cli.bundles.labelled_images import CAPTIONS_FILE, MIN_FILES, iter_labelled, load_at_model_size
 from opsin.cli.bundles.labelled_recordings import LABELS_FILE
-from opsin.cli.bundles.model_inputs import load_at_model_size
 from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.requirements import requires_extra
 
@@ -26,7 +25,7 @@ DEFAULT_BOUND = 0.005
 
 
 def calibrate(
-    bundle: Annotated[Path, typer.Argument(metavar="DIR/NAME/VERSION", help="The bundle's folder.", show_default=False)],
+    bundle: Annotated[Path, typer.Argument(metavar="DIR/NAME/VERSION", help="The bundle's folder.")],
     images: Annotated[
         Path,
         typer.Option(
@@ -35,21 +34,16 @@ def calibrate(
             metavar="FOLDER",
             help="Images, clips or sounds that it was not trained on, in a folder for each label. With --ladder, folders of labels are not "
             f"required; pairs read {CAPTIONS_FILE}, and {LABELS_FILE} has the labels of clips and sounds: FILE,LABEL;LABEL.",
-            show_default=False,
         ),
     ],
     bound: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help=f"Maximum loss of accuracy of a rung that is served in int8. [default: {DEFAULT_BOUND:g}]", show_default=False),
+        typer.Option(min=0, max=1, help=f"Maximum loss of accuracy of a rung that is served in int8. [default: {DEFAULT_BOUND:g}]"),
     ] = None,
     ladder: Annotated[bool, typer.Option("--ladder", help="Measure accuracy and throughput of merging, instead of int8.")] = False,
     r: Annotated[
         list[int] | None,
-        typer.Option(
-            min=1,
-            help="With --ladder: tokens to merge in each block of a rung; repeatable. [default: the bundle's rungs]",
-            show_default=False,
-        ),
+        typer.Option(min=1, help="With --ladder: tokens to merge in each block of a rung; repeatable. [default: the bundle's rungs]"),
     ] = None,
     r_sight: Annotated[
         list[int] | None,
@@ -57,7 +51,6 @@ def calibrate(
             min=1,
             help="For an audio-visual bundle: tokens to merge in each block of the video half, one for each --r, in their order. "
             "[default: as --r]",
-            show_default=False,
         ),
     ] = None,
     use: Annotated[
@@ -65,15 +58,14 @@ def calibrate(
         typer.Option(
             metavar="sound|sight",
             help="Input to measure a bundle with that classifies either sound or sight. [default: the kind of the files]",
-            show_default=False,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help=f"Measure even on fewer than {MIN_FILES} files.")] = False,
 ) -> None:
     """Measure a classifier's accuracy in 8-bit integers or, with --ladder, a model's accuracy and throughput, rung by rung.
 
-    The figures are written into bundle.json, which changes the bundle's digest. Workers that start afterwards serve rungs in int8 if that is
-    at least 1.3 times as fast as PyTorch, their loss is within the bound, and their labels agree with float32's in at least 99 % of the
+    The figures are written into bundle.json, which changes the bundle's digest. Workers that start afterwards serve rungs in int8 if that
+    is at least 1.3 times as fast as PyTorch, their loss is within the bound, and their labels agree with float32's in at least 99 % of the
     images (one-sided 95 % bound of Clopper and Pearson).
     """
     for option, value in (("--r", r), ("--r-sight", r_sight)):
@@ -98,7 +90,9 @@ def calibrate(
         original = read(bundle)
         if ladder:
             r_pairs = list(zip_longest(r or (), r_sight or ()))
-            spec, lines = ladder_measurement.measure_ladder(original, images, r_pairs, None if use is None else USE_OPTIONS[use], force=force)
+            spec, lines = ladder_measurement.measure_ladder(
+                original, images, r_pairs, None if use is None else USE_OPTIONS[use], force=force
+            )
         else:
             spec, lines = _with_int8(original, images, DEFAULT_BOUND if bound is None else bound, force)
         replace_spec(original, spec)

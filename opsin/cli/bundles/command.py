@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli.bundles import label_command, tokenizers
+from opsin.cli.bundles import class_names, tokenizers
 from opsin.cli.services import settings_of
-from opsin.cli.shared.console import make_table, format_count, escape_markup, escape_controls, make_console, format_bytes
+from opsin.cli.shared.console import escape_controls, escape_markup, format_bytes, format_count, make_console, make_table
 from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.requirements import requires_extra
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
     from models.bundle_schema import Clip, Int8, Preprocess, Rung, Sound
 
+
 app = typer.Typer(help="List, show, verify and complete bundles on disk.", no_args_is_help=True)
 
 Root = Annotated[Path, typer.Option("--bundles", help="Folder of NAME/VERSION/ bundles.", envvar="OPSIN_BUNDLES")]
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME[@VERSION]]...", help="All if none is named.", show_default=False)]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME[@VERSION]]...", help="All if none is named.")]
 DEFAULT_FOLDER = Path("bundles")
 
 
@@ -39,7 +41,9 @@ def list_(bundles: Root = DEFAULT_FOLDER) -> None:
     table = make_table(*heads, right=("Size", "Accuracy"))
     for bundle in readable:
         spec = bundle.spec
-        table.add_row(spec.name, spec.version, spec.task, spec.architecture, format_bytes(spec.size), spec.default_rung or "off", _accuracy(spec))
+        table.add_row(
+            spec.name, spec.version, spec.task, spec.architecture, format_bytes(spec.size), spec.default_rung or "off", _accuracy(spec)
+        )
         try:
             bundle.members()
         except BundleError as error:  # such a bundle is not served
@@ -56,7 +60,7 @@ def list_(bundles: Root = DEFAULT_FOLDER) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")],
     bundles: Root = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print bundle.json.")] = False,
 ) -> None:
@@ -70,26 +74,23 @@ def show(
 
 @app.command()
 def join(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The pipeline's name.", show_default=False)],
-    pose: Annotated[str | None, typer.Option(help="For actions: bundle that estimates poses, NAME[@VERSION].", show_default=False)] = None,
-    actions: Annotated[str | None, typer.Option(help="For actions: bundle of LART.", show_default=False)] = None,
-    shape: Annotated[str | None, typer.Option(help="For photographs: bundle of an MCC for objects.", show_default=False)] = None,
-    depth: Annotated[str | None, typer.Option(help="For photographs: bundle that estimates depth, such as MiDaS.", show_default=False)] = None,
-    detector: Annotated[str | None, typer.Option(help="Bundle that detects people, if that of `--pose` does not.", show_default=False)] = None,
-    appearance: Annotated[
-        str | None, typer.Option(help="Bundle of an MViT with a box head, for a LART that reads appearance.", show_default=False)
-    ] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The pipeline's name.")],
+    pose: Annotated[str | None, typer.Option(help="For actions: bundle that estimates poses, NAME[@VERSION].")] = None,
+    actions: Annotated[str | None, typer.Option(help="For actions: bundle of LART.")] = None,
+    shape: Annotated[str | None, typer.Option(help="For photographs: bundle of an MCC for objects.")] = None,
+    depth: Annotated[str | None, typer.Option(help="For photographs: bundle that estimates depth, such as MiDaS.")] = None,
+    detector: Annotated[str | None, typer.Option(help="Bundle that detects people, if that of `--pose` does not.")] = None,
+    appearance: Annotated[str | None, typer.Option(help="Bundle of an MViT with a box head, for a LART that reads appearance.")] = None,
     body: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="Your SMPL mesh, .npz or .safetensors, for a LART that reads joints. It is not copied: workers need it at this path.",
-            show_default=False,
         ),
     ] = None,
     version: Annotated[str, typer.Option(help="The pipeline's version.")] = "1.0.0",
-    rate: Annotated[float | None, typer.Option(help="Frames per second of LART's training. [default: the bundle's]", show_default=False)] = None,
-    step: Annotated[int | None, typer.Option(min=1, help="Number of rows that each window answers. [default: a third]", show_default=False)] = None,
+    rate: Annotated[float | None, typer.Option(help="Frames per second of LART's training. [default: the bundle's]")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="Number of rows that each window answers. [default: a third]")] = None,
     bundles: Root = DEFAULT_FOLDER,
 ) -> None:
     """Join bundles to a pipeline, and check that they fit each other.
@@ -130,16 +131,11 @@ def join(
 
 @app.command()
 def tokenizer(
-    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The image-text bundle.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The image-text bundle.")],
     file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="tokenizer.json, vocab.txt, vocab.json, SentencePiece's .model, or a folder.", show_default=False
-        ),
+        Path, typer.Argument(metavar="FILE", help="tokenizer.json, vocab.txt, vocab.json, SentencePiece's .model, or a folder.")
     ],
-    templates: Annotated[
-        Path | None, typer.Option(help="Sentences with {} for the label, one per line. [default: unchanged]", show_default=False)
-    ] = None,
+    templates: Annotated[Path | None, typer.Option(help="Sentences with {} for the label, one per line. [default: unchanged]")] = None,
     bundles: Root = DEFAULT_FOLDER,
 ) -> None:
     """Add the tokenizer of an image-text bundle, or replace it. The bundle's digest changes; its weights do not.
@@ -179,12 +175,11 @@ def verify(names: Names = None, bundles: Root = DEFAULT_FOLDER) -> None:
 
 @app.command()
 def label(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The classifier's name.", show_default=False)],
-    pair: Annotated[str, typer.Option("--from", help="Bundle of an image-text pair: NAME[@VERSION].", show_default=False)],
-    labels: Annotated[Path, typer.Option(help="Labels: one per line, a JSON list, or a bundle.json.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The classifier's name.")],
+    pair: Annotated[str, typer.Option("--from", help="Bundle of an image-text pair: NAME[@VERSION].")],
+    labels: Annotated[Path, typer.Option(help="Labels: one per line, a JSON list, or a bundle.json.")],
     template: Annotated[
-        list[str] | None,
-        typer.Option("--template", help="Sentence with one {} for the label; repeatable. [default: the bundle's]", show_default=False),
+        list[str] | None, typer.Option("--template", help="Sentence with one {} for the label; repeatable. [default: the bundle's]")
     ] = None,
     version: Annotated[str, typer.Option(help="The classifier's version.")] = "1",
     bundles: Root = DEFAULT_FOLDER,
@@ -193,7 +188,7 @@ def label(
     pairs = _select_bundles(bundles, [pair])
     if len(pairs) > 1:
         raise UsageError(f"--from {pair}: has several versions; name one of {', '.join(candidate.spec.id for candidate in pairs)}")
-    classifier = label_command.label_bundle(pairs[0], labels, bundles, name, version, template or None)
+    classifier = _label_bundle(pairs[0], labels, bundles, name, version, template or None)
     sizes = f"{format_bytes(classifier.spec.weights.bytes)} where the pair has {format_bytes(pairs[0].spec.size)}"
     typer.echo(f"{classifier.path}  {format_count(len(classifier.spec.labels), 'label')}, {sizes}")
 
@@ -330,3 +325,24 @@ def _format_value(value: object) -> str:
     import json
 
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _label_bundle(pair: Bundle, labels: Path, root: Path, name: str, version: str, templates: Sequence[str] | None) -> Bundle:
+    """Write a classifier made of an image-text bundle and labels. Raises UsageError and CommandError."""
+    with requires_extra("server"):
+        from pydantic import ValidationError
+
+        from models.bundle import BundleError
+        from models.systems.image_text import zero_shot_classifier
+    try:
+        with requires_extra("server"):
+            classifier, truncated = zero_shot_classifier.make_zero_shot_classifier(
+                pair, class_names.read(labels), root, name, version, templates=templates
+            )
+    except ValidationError as error:
+        raise UsageError(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    except BundleError as error:
+        raise CommandError(str(error)) from error
+    if truncated:
+        typer.echo(f"opsin: {format_count(truncated, 'label')} truncated: longer than {pair.spec.id} reads", err=True)
+    return classifier

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from opsin.cli.bundles.model_inputs import load_at_model_size
+from opsin.cli.bundles.labelled_images import load_at_model_size
 from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.requirements import requires_extra
 
@@ -33,29 +33,28 @@ BATCH_SIZE = 8
 
 
 def compare(
-    bundle: Annotated[Path, typer.Argument(metavar="DIR/NAME/VERSION", help="The folder of a classifier's bundle.", show_default=False)],
-    pictures: Annotated[Path, typer.Option(metavar="DIR", help="Folder of images.", show_default=False)],
+    bundle: Annotated[Path, typer.Argument(metavar="DIR/NAME/VERSION", help="The folder of a classifier's bundle.")],
+    pictures: Annotated[Path, typer.Option(metavar="DIR", help="Folder of images.")],
     scores: Annotated[
         Path,
         typer.Option(
             metavar="FILE",
             help="Logits of the original code: .npy or CSV, a row for each image in the order of their names. Rows of a CSV may start "
             "with the names.",
-            show_default=False,
         ),
     ],
 ) -> None:
     """Compare a bundle's logits with those of the original code, by number format and merging.
 
-    float32 without merging shows whether the preprocessing is equal, the others the cost of speed. The result is written into bundle.json as
-    quality.comparison, which changes the bundle's digest; GET /v1/models shows it. If float32 without merging differs by more than 1 % of
-    the largest logit or in a label, nothing is written and the exit code is 1.
+    float32 without merging shows whether the preprocessing is equal, the others the cost of speed. The result is written into bundle.json
+    as quality.comparison, which changes the bundle's digest; GET /v1/models shows it. If float32 without merging differs by more than 1 %
+    of the largest logit or in a label, nothing is written and the exit code is 1.
     """
     with requires_extra("server"):
         import numpy as np
 
         from models.bundle import BundleError, read, replace_spec
-        from models.bundle_schema import FormatComparison, Comparison
+        from models.bundle_schema import Comparison, FormatComparison
         from models.merge_schedule import MergeSchedule
     try:
         original = read(bundle)
@@ -70,7 +69,9 @@ def compare(
         results = []
         for format_, compute in _formats(original, pixels[:2]):
             for name, schedule in schedules.items():
-                computed = np.concatenate([compute(pixels[start : start + BATCH_SIZE], schedule) for start in range(0, len(pixels), BATCH_SIZE)])
+                computed = np.concatenate(
+                    [compute(pixels[start : start + BATCH_SIZE], schedule) for start in range(0, len(pixels), BATCH_SIZE)]
+                )
                 difference = float(np.abs(computed - reference).max())
                 same_labels = int((computed.argmax(axis=1) == reference.argmax(axis=1)).sum())
                 typer.echo(f"{format_:<9} {name:<10} {difference:>18.2e}  {same_labels} of {len(computed)}")
@@ -98,9 +99,9 @@ def _check_same(bundle_id: str, difference: float, reference: NDArray[Any], same
     if difference <= bound and same_labels == len(reference):
         return
     raise CommandError(
-        f"compare: {bundle_id}: in float32 without merging {len(reference) - same_labels} of {len(reference)} labels differ, and logits by up to "
-        f"{difference:.2e}, more than {bound:.2e}: the images, their order or the preprocessing differ (see `transform` in the output of "
-        "`opsin bundles show`); nothing is written"
+        f"compare: {bundle_id}: in float32 without merging {len(reference) - same_labels} of {len(reference)} labels differ, and logits by "
+        f"up to {difference:.2e}, more than {bound:.2e}: the images, their order or the preprocessing differ (see `transform` in the output "
+        "of `opsin bundles show`); nothing is written"
     )
 
 

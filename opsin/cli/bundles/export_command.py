@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsin.cli.bundles.model_inputs import load_at_model_size
+from opsin.cli.bundles.labelled_images import load_at_model_size
 from opsin.cli.shared import output_files
 from opsin.cli.shared.console import format_bytes
 from opsin.cli.shared.errors import CommandError, UsageError
@@ -22,26 +22,19 @@ if TYPE_CHECKING:
 
 
 def export(
-    bundle: Annotated[Path, typer.Argument(metavar="DIR/NAME/VERSION", help="The bundle's folder.", show_default=False)],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help=".safetensors, or a torch file of any other suffix.", show_default=False),
-    ],
-    family: Annotated[str | None, typer.Option(help="Layout of this model family. [default: that of the imported checkpoint]", show_default=False)] = None,
+    bundle: Annotated[Path, typer.Argument(metavar="DIR/NAME/VERSION", help="The bundle's folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help=".safetensors, or a torch file of any other suffix.")],
+    family: Annotated[str | None, typer.Option(help="Layout of this model family. [default: that of the imported checkpoint]")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX graph instead, after comparing it with the model.")] = False,
     rung: Annotated[
-        str | None,
-        typer.Option(help="With --onnx: the rung whose merging the graph has, or off. [default: the bundle's default]", show_default=False),
+        str | None, typer.Option(help="With --onnx: the rung whose merging the graph has, or off. [default: the bundle's default]")
     ] = None,
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(help="With --onnx: an image to compare graph and model on; repeatable.", show_default=False),
-    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="With --onnx: an image to compare graph and model on; repeatable.")] = None,
 ) -> None:
     """Write a bundle's weights in a published layout: its key names and its container. Imported weights are exported bit for bit.
 
-    `--family flip` writes T5X's folder if FILE has no suffix. `--onnx` exports a ViT with its merging, the denoising step of DiffMAE, or the
-    decoder of MCC.
+    `--family flip` writes T5X's folder if FILE has no suffix. `--onnx` exports a ViT with its merging, the denoising step of DiffMAE, or
+    the decoder of MCC.
     """
     if onnx:
         if family is not None:
@@ -108,5 +101,7 @@ def _schedule(spec: BundleSpec, rung: str) -> MergeSchedule:
 
     named_rung = spec.rung(rung)
     if rung != "off" and named_rung is None:
-        raise UsageError(f"--rung {rung}: {spec.id} has no such rung; available: {', '.join(['off', *(each.name for each in spec.ladder)])}")
+        raise UsageError(
+            f"--rung {rung}: {spec.id} has no such rung; available: {', '.join(['off', *(each.name for each in spec.ladder)])}"
+        )
     return MergeSchedule.off() if named_rung is None else named_rung.merge

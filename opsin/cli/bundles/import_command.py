@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
-from opsin.cli.bundles import checkpoint_list, import_report, import_source
+from opsin.cli.bundles import import_report, published_models
 from opsin.cli.bundles.class_names import read as read_class_names
 from opsin.cli.bundles.tokenizers import prepare_tokenizer
 from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.interrupts import exit_cleanly_on_sigterm
 from opsin.cli.shared.requirements import requires_extra
 from opsin.engine import enter
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
+"""Files of a repository that hold a tokenizer."""
 
 
 class ImportCommand(TyperCommand):
@@ -40,46 +44,42 @@ def import_(
             metavar="FILE",
             help="A torch or safetensors checkpoint, an ONNX graph, a folder of T5X or transformers, hf://OWNER/REPO[@REVISION] or "
             "timm:NAME.TAG.",
-            show_default=False,
         ),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR/NAME", help="Folder to write: DIR/NAME/VERSION/; with --name, DIR.", show_default=False),
+        Path | None, typer.Option("--output", "-o", metavar="DIR/NAME", help="Folder to write: DIR/NAME/VERSION/; with --name, DIR.")
     ] = None,
-    family: Annotated[str | None, typer.Option(help="Model family, if the checkpoint's keys match more than one.", show_default=False)] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Class names: one per line, a JSON list, or a bundle.json.", show_default=False)
-    ] = None,
+    family: Annotated[str | None, typer.Option(help="Model family, if the checkpoint's keys match more than one.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Class names: one per line, a JSON list, or a bundle.json.")] = None,
     purpose: Annotated[
-        Literal["classify", "embed"] | None,
-        typer.Option("--as", help="Task of an ONNX graph, if its signature fits several.", show_default=False),
+        Literal["classify", "embed"] | None, typer.Option("--as", help="Task of an ONNX graph, if its signature fits several.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Config value that cannot be inferred from the checkpoint, such as heads=4. May be repeated.", show_default=False),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Config value that cannot be inferred from the checkpoint, such as heads=4. May be repeated."
+        ),
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="For an image-text model: tokenizer.json, vocab.txt, vocab.json, SentencePiece's .model, or a folder.", show_default=False),
+        typer.Option(help="For an image-text model: tokenizer.json, vocab.txt, vocab.json, SentencePiece's .model, or a folder."),
     ] = None,
-    templates: Annotated[
-        Path | None, typer.Option(help="With --tokenizer: sentences with {} for the label, one per line.", show_default=False)
-    ] = None,
+    templates: Annotated[Path | None, typer.Option(help="With --tokenizer: sentences with {} for the label, one per line.")] = None,
     licence: Annotated[
-        str | None,
-        typer.Option("--license", help="The weights' licence, such as CC-BY-NC-4.0. [default: that of the model card]", show_default=False),
+        str | None, typer.Option("--license", help="The weights' licence, such as CC-BY-NC-4.0. [default: that of the model card]")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="The bundle's name.")] = None,
     version: Annotated[str, typer.Option(help="The bundle's version.")] = "1",
     listed: Annotated[bool, typer.Option("--list", help="List the published checkpoints of all systems, and exit.")] = False,
 ) -> None:
     """Turn a published checkpoint into a bundle. Only tensors are read: no code in the file is ever run."""
     if listed:
-        checkpoint_list.show()
+        published_models.list_checkpoints()
         return
     if source is None or output is None:
-        raise UsageError("import: name a checkpoint and an output, as in `opsin import model.safetensors -o bundles/NAME`; --list lists files")
+        raise UsageError(
+            "import: name a checkpoint and an output, as in `opsin import model.safetensors -o bundles/NAME`; --list lists files"
+        )
     if purpose == "embed" and labels:
         raise UsageError("--labels: an encoder has no labels; leave out --labels, or use --as classify")
     root, name = (output, name) if name else (output.parent, output.name)
@@ -88,7 +88,7 @@ def import_(
     labels_read = read_class_names(labels) if labels else None
     exit_cleanly_on_sigterm()
     overrides = dict(_parse_setting(text) for text in settings or [])
-    import_from = import_source.find(source)
+    import_from = find_source(source)
     file = import_from.path
     with requires_extra("server"):
         from safetensors import SafetensorError
@@ -173,3 +173,44 @@ def _parse_setting(text: str) -> tuple[str, str]:
     if not (key and equals and value):
         raise UsageError(f"--set {text}: write KEY=VALUE, as in --set heads=4")
     return key.strip(), value.strip()
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """A file or folder to import."""
+
+    path: Path
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Repository and commit, for the provenance; empty for local files."""
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a model folder as in hubs, with a config: failures are then not the user's mistake."""
+        return (self.path / "config.json").is_file()
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder, if it is a model folder that also has a tokenizer."""
+        return self.path if self.is_model and any((self.path / name).is_file() for name in TOKENIZER_FILES) else None
+
+
+def find_source(text: str) -> ImportSource:
+    """Return the source named by a path, `hf://OWNER/REPO[@REVISION]` or `timm:NAME.TAG`, and download a repository.
+
+    Raises UsageError, and CommandError if the download fails.
+    """
+    from opsin.hub.address import InvalidAddressError, is_address, parse
+
+    if not is_address(text):
+        return ImportSource(Path(text))
+    try:
+        address = parse(text)
+    except InvalidAddressError as error:
+        raise UsageError(f"import: {error}") from error
+    with requires_extra("hub"):
+        from opsin.hub.fetching import HubError, fetch
+    try:
+        snapshot = fetch(address)
+    except HubError as error:
+        raise CommandError(f"import: {error}") from error
+    return ImportSource(snapshot.folder, {"repository": address.repository, "revision": snapshot.commit, "file": str(address)})

@@ -14,8 +14,8 @@ from opsin.cli.shared.requirements import requires_extra
 
 
 def import_tracklets(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="PHALP's results, results/demo_NAME.pkl.", show_default=False)],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="TRACKS.npz", help="File to write.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="PHALP's results, results/demo_NAME.pkl.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="TRACKS.npz", help="File to write.")],
     fps: Annotated[float, typer.Option(help="Frames per second of the video.")] = 30.0,
     joints: Annotated[bool, typer.Option(help="Include the 3D joints, for networks that take them.")] = False,
 ) -> None:

@@ -1,24 +1,39 @@
-"""Images of a folder with their labels or captions, for commands that measure a bundle."""
+"""Image files at the input size of a bundle's model, with their labels or captions, for commands that run the model themselves."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from opsin.cli.bundles.model_inputs import load_at_model_size
+from opsin.cli.services import settings_of
 from opsin.cli.shared.errors import UsageError
 from opsin.cli.shared.image_files import expand_folders
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from models.bundle import BundleSpec
     from opsin.measuring.ladder import LabelledImages
-
 MIN_FILES = 300
 """Minimum number of files: with fewer, even a single changed label could mean more than 1 % of changed labels."""
 CAPTIONS_FILE = "captions.jsonl"
 """Lines {"image": FILE, "caption": TEXT}, with paths relative to its folder, as training reads them."""
+
+
+def load_at_model_size(paths: Iterable[Path], spec: BundleSpec, option: str) -> list[NDArray[Any]]:
+    """Read images as uint8 (S, S, 3), prepared as the service does. Raises UsageError naming `option` and the file."""
+    from server.media.images import ImageDecoder, ImageError, to_model_size
+
+    limit, pixels = settings_of(None).max_pixels, []
+    for path in paths:
+        try:
+            with ImageDecoder(limit).decode(path.read_bytes()) as picture:
+                pixels.append(to_model_size(picture, spec.image_preprocess, limit))
+        except (ImageError, OSError) as error:
+            raise UsageError(f"{option}: {path}: {error}") from error
+    return pixels
 
 
 def read_labelled_images(folder: Path, spec: BundleSpec) -> LabelledImages:

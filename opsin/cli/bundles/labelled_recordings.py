@@ -35,15 +35,21 @@ class ListedFile:
 def read_recordings(folder: Path, spec: BundleSpec, use: Use | None) -> tuple[Use, list[LabelledRecording]]:
     """Return which input to measure a bundle with, and the recordings of a folder that have it.
 
-    Labels come from `labels.csv`, or from the names of the files' folders; otherwise they are unknown. A sound next to a video with an equal
-    name is its sound. use: for a bundle that classifies sound and sight separately. Raises UsageError.
+    Labels come from `labels.csv`, or from the names of the files' folders; otherwise they are unknown. A sound next to a video with an
+    equal name is its sound. use: for a bundle that classifies sound and sight separately. Raises UsageError.
     """
     if not folder.is_dir():
         raise UsageError(f"--files: {folder} is not a folder")
     listed = _list_files(folder, spec)
     kinds = _KindCache()
     chosen = _choose_use(spec, use, {kinds.kind_of(file.path) for file in listed})
-    selected = _select_videos(listed, kinds, spec) if chosen == "sight" else _select_sounds(listed, kinds) if chosen == "sound" else _select_videos_with_sound(listed, kinds)
+    selected = (
+        _select_videos(listed, kinds, spec)
+        if chosen == "sight"
+        else _select_sounds(listed, kinds)
+        if chosen == "sound"
+        else _select_videos_with_sound(listed, kinds)
+    )
     if not selected:
         raise UsageError(f"--files: {folder} has no files to measure {spec.id} on")
     return chosen, selected
@@ -58,7 +64,9 @@ def _list_files(folder: Path, spec: BundleSpec) -> list[ListedFile]:
     if not folders:
         return [ListedFile(path) for path in paths]
     if stray := next((path for path in paths if path.is_file()), None):
-        raise UsageError(f"--files: {stray} is next to the folders of labels; move it into one of them, or list its labels in {folder / LABELS_FILE}")
+        raise UsageError(
+            f"--files: {stray} is next to the folders of labels; move it into one of them, or list its labels in {folder / LABELS_FILE}"
+        )
     if unknown := next((folder_of_label for folder_of_label in folders if folder_of_label.name not in label_indices), None):
         raise UsageError(f"--files: {unknown} is not named after a label of {spec.id}; `opsin bundles show` lists them")
     labelled = [(folder_of_label, path) for folder_of_label in folders for path in _visible(folder_of_label.iterdir())]
@@ -142,7 +150,9 @@ def _choose_use(spec: BundleSpec, use: Use | None, kinds: Collection[RecordingKi
     if use is not None and not is_separate:
         raise UsageError(f"--use {use}: {spec.id} does not classify sound and sight separately; leave it out")
     if is_separate and use is None and len(kinds) > 1:
-        raise UsageError(f"--use: {spec.id} classifies sound and sight separately, and there are clips and sounds; add --use sound or --use sight")
+        raise UsageError(
+            f"--use: {spec.id} classifies sound and sight separately, and there are clips and sounds; add --use sound or --use sight"
+        )
     if is_separate:
         return use or ("sound" if "audio" in kinds else "sight")
     if len(required) == 2:

@@ -40,7 +40,9 @@ class LadderMeasurement:
     """Further entries of `quality` in bundle.json."""
 
 
-def measure_ladder(bundle: Bundle, folder: Path, merge_pairs: Sequence[MergePair], use: Use | None, *, force: bool) -> tuple[BundleSpec, list[str]]:
+def measure_ladder(
+    bundle: Bundle, folder: Path, merge_pairs: Sequence[MergePair], use: Use | None, *, force: bool
+) -> tuple[BundleSpec, list[str]]:
     """Return the spec with a measured ladder, and lines for the user. merge_pairs: the rungs; empty: the bundle's rungs.
 
     Raises UsageError, BundleError.
@@ -79,7 +81,11 @@ def measure_ladder(bundle: Bundle, folder: Path, merge_pairs: Sequence[MergePair
     ]
     conditions = {"batch_size": throughput.batch_size, "device": layout.device.type, "slots": layout.slots, "threads": layout.threads}
     unit_text = f"{measurement.unit} per second as served, relative to merging off"
-    quality_update = {"ladder": _quality_rows(quality, throughput), "throughput": {"what": unit_text, **conditions}, **measurement.extra_quality}
+    quality_update = {
+        "ladder": _quality_rows(quality, throughput),
+        "throughput": {"what": unit_text, **conditions},
+        **measurement.extra_quality,
+    }
     unchanged = _unchanged_rungs(spec, ladder)
     update = {"ladder": ladder, "int8": _filter_int8(spec, unchanged), "quality": {**_filter_comparison(spec, unchanged), **quality_update}}
     return spec.model_copy(update=update), [*_lines(measurement)]
@@ -124,7 +130,9 @@ def _measure_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: L
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task_id = bar.add_task("Classifying", total=len(recordings))
         try:
-            quality = measure_recordings(bundle, chosen, recordings, decoder, loader.layout.device, lambda count: bar.advance(task_id, count))
+            quality = measure_recordings(
+                bundle, chosen, recordings, decoder, loader.layout.device, lambda count: bar.advance(task_id, count)
+            )
         except UnusableRecording as error:
             raise UsageError(f"--files: {error}") from error
     throughput = measure_steps(bundle, chosen, loader)

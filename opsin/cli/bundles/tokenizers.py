@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from models.bundle_schema import TextSpec
 
 
-def prepare_tokenizer(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[TextSpec, dict[str, Path]]:
+def prepare_tokenizer(
+    spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path
+) -> tuple[TextSpec, dict[str, Path]]:
     """Return the section `text` of a new bundle, and its further files, written into `folder`. Raises UsageError."""
     from models.bundle import TOKENIZER_FILE
     from models.systems.image_text.add_tokenizer import prepare_tokenizer

@@ -12,14 +12,15 @@ from opsin.cli.shared.requirements import requires_extra
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file of a recipe; training/recipes/… are included in the wheel.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(help="YAML file of a recipe; training/recipes/… are included in the wheel.")],
     changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Values that override the recipe's, such as phases.0.loop.batch_size=8.")
+        list[str] | None,
+        typer.Argument(metavar="[FIELD=VALUE]...", help="Values that override the recipe's, such as phases.0.loop.batch_size=8."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and weights.")] = Path("runs"),
     bundles: Annotated[Path, typer.Option(help="Folder for the bundle.")] = Path("bundles"),
     cache: Annotated[Path, typer.Option(help="Folder for downloaded and decoded data.")] = Path(".cache/data"),
-    phase: Annotated[str | None, typer.Option(help="Train only this phase, and write no bundle.", show_default=False)] = None,
+    phase: Annotated[str | None, typer.Option(help="Train only this phase, and write no bundle.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the cost: parameters, memory, FLOPs, samples per second.")] = False,
     tensorboard: Annotated[bool, typer.Option(help="Also write TensorBoard's files, next to log.jsonl.")] = True,
 ) -> None:

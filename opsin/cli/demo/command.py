@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsin.cli.demo.actions import show_actions
-from opsin.cli.demo.sounds import is_sound_classifier, show_sounds
+from opsin.cli.demo.labels import is_sound_classifier, show_actions, show_sounds
 from opsin.cli.services import settings_of
 from opsin.cli.shared.console import make_console, make_table
 from opsin.cli.shared.errors import CommandError, UsageError
@@ -32,11 +31,11 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the service running afterwards, until Ctrl-C.")] = False,
-    bundles: Annotated[Path | None, typer.Option(help="Folder of bundles. [default: the starters]", show_default=False)] = None,
+    bundles: Annotated[Path | None, typer.Option(help="Folder of bundles. [default: the starters]")] = None,
     seconds: Annotated[float, typer.Option(help="Length of each measured round, in seconds.", min=0.1, max=60)] = 1.5,
     output: Annotated[Path, typer.Option("-o", "--output", help="Output folder.")] = Path("opsin-demo"),
-    cache: Annotated[Path | None, typer.Option(help="Folder for downloads. [default: data in OPSIN_CACHE]", show_default=False)] = None,
-    svg: Annotated[Path | None, typer.Option(help="Also save the output as an SVG image.", show_default=False)] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for downloads. [default: data in OPSIN_CACHE]")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Also save the output as an SVG image.")] = None,
 ) -> None:
     """Start a temporary service, run every task once, measure the effect of token merging, then stop.
 
@@ -44,10 +43,9 @@ def demo(
     """
     require_processes("demo")
     enter()
-    from opsin.cli.demo.clips import MOVES_STARTER, show_clips
     from opsin.cli.demo.inpainting import show_inpainting
+    from opsin.cli.demo.labels import MOVES_STARTER, show_clips, show_words
     from opsin.cli.demo.reconstruction import show_reconstruction
-    from opsin.cli.demo.words import show_words
     from opsin.cli.shared.temporary_service import temporary_service
     from opsin.client import Client
     from opsin.errors import OpsinError

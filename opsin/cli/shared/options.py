@@ -18,10 +18,8 @@ def require_positive(timeout: Seconds) -> Seconds:
     return timeout
 
 
-Url = Annotated[str | None, typer.Option(help="URL of the service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)]
-Model = Annotated[str | None, typer.Option(help="Bundle to use: NAME or NAME@VERSION.", show_default=False)]
-Merge = Annotated[
-    str | None, typer.Option(help="Token merging: off, the number of tokens to merge per block, or a rung.", show_default=False)
-]
+Url = Annotated[str | None, typer.Option(help="URL of the service. [default: $OPSIN_URL or http://127.0.0.1:8000]")]
+Model = Annotated[str | None, typer.Option(help="Bundle to use: NAME or NAME@VERSION.")]
+Merge = Annotated[str | None, typer.Option(help="Token merging: off, the number of tokens to merge per block, or a rung.")]
 Timeout = Annotated[float, typer.Option(help="Timeout in seconds.", callback=require_positive)]
 ImageTimeout = Annotated[float, typer.Option(help="Timeout for each image, in seconds.", callback=require_positive)]

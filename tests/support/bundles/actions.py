@@ -106,7 +106,11 @@ APPEARANCE = 32
 COLOURS = Preprocess(image_size=32, short_side=32, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
 STATISTICS = (tuple(np.linspace(-0.5, 0.5, 226).tolist()), tuple(np.linspace(0.5, 1.5, 226).tolist()))
 LAYOUT: LARTConfig = dataclasses.replace(
-    SMALL, pose=TrackFeatureDims(POSE_VALUES, 32, 32), joints=TrackFeatureDims(135, 16, 16), appearance=TrackFeatureDims(APPEARANCE, 16, 16), mean_std=STATISTICS
+    SMALL,
+    pose=TrackFeatureDims(POSE_VALUES, 32, 32),
+    joints=TrackFeatureDims(135, 16, 16),
+    appearance=TrackFeatureDims(APPEARANCE, 16, 16),
+    mean_std=STATISTICS,
 )
 """Pose, joints and appearance, as published."""
 
@@ -140,7 +144,9 @@ def write_mvit(root: Path, config: MViTConfig = SMALL_MVIT, name: str = "small-m
 def mesh() -> dict[str, Tensor]:
     """Return the made-up mesh of 40 vertices that a recorded checkpoint of HMR2 holds."""
     weights = read_checkpoint(GOLDEN / "hmr2" / "tiny_forward" / "checkpoint.pth")
-    return {name.removeprefix(CHECKPOINT_PREFIX): value.contiguous() for name, value in weights.items() if name.startswith(CHECKPOINT_PREFIX)}
+    return {
+        name.removeprefix(CHECKPOINT_PREFIX): value.contiguous() for name, value in weights.items() if name.startswith(CHECKPOINT_PREFIX)
+    }
 
 
 def write_mesh(file: Path) -> Path:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleSpec, write
-from models.bundle_schema import Clip, Preprocess, Rung, FileDigest
+from models.bundle_schema import Clip, FileDigest, Preprocess, Rung
 from models.loading import LoadedModel, LoadedStepwiseModel, load
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from models.systems.vit.model import ViT, ViTConfig
