@@ -200,7 +200,7 @@ def attribute_docstrings(owner: type) -> dict[str, str]:
     except (OSError, TypeError):
         return {}
     statements = typing.cast(ast.ClassDef, body).body
-    docstrings = {}
+    docstrings = {field: text for base in getattr(owner, "__orig_bases__", ()) for field, text in attribute_docstrings(base).items()}
     for field, text in pairwise(statements):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             docstrings[ast.unparse(field.target)] = inspect.cleandoc(str(text.value.value))

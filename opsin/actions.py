@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from opsin import display
-from opsin.api_request import ApiRequest, build_request, check_names
+from opsin.api_request import ApiRequest, CallOptions, build_request, check_names
 from opsin.image_encoding import FileLike, file_bytes
-from opsin.results import Prediction, Timing, timing_of
+from opsin.results import Prediction, Timing, common_fields
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ Tracks = FileLike | Mapping[str, Any] | list[Any]
 """A file in JSON or .npz, or an answer's JSON or its `people`."""
 
 
-class ActionsOptions(TypedDict, total=False):
+class ActionsOptions(CallOptions, total=False):
     """Options of an actions request; None is the service's default. `docs/tasks/actions.md` explains each of them."""
 
     model: str | None
@@ -35,11 +35,6 @@ class ActionsOptions(TypedDict, total=False):
     end_s: float | None
     people: int | None
     detail: Literal["fast", "standard", "high"] | None
-    priority: Literal["high", "normal", "low"] | None
-    timeout: float | None
-    """Timeout of this call in seconds, retries included, instead of the client's."""
-    request_id: str | None
-    """ID of the request in the service's logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +125,8 @@ def video_actions(answer: Mapping[str, Any]) -> VideoActions:
         people=tuple(_person(person) for person in answer["people"]),
         video=answer["video"],
         detail=answer.get("detail"),
-        timing=timing_of(answer),
-        model=answer["model"],
-        version=answer["version"],
-        request_id=answer["id"],
         document=answer,
-        note=answer.get("note", ""),
+        **common_fields(answer),
     )
 
 

@@ -10,7 +10,7 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -42,6 +42,16 @@ URL_ESCAPING_HINT = "it cannot be read; in user names and passwords write / as %
 """Message for an address with a password, instead of the reason, which may repeat a part of the password."""
 # Below uvicorn's five seconds, so that no request is sent down a connection that the service is just closing.
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=3.0)
+
+
+class CallOptions(TypedDict, total=False):
+    """Options of every call; None is the service's default."""
+
+    priority: Literal["high", "normal", "low"] | None
+    timeout: float | None
+    """Timeout of this call in seconds, retries included, instead of the client's; of each request if it takes several."""
+    request_id: str | None
+    """ID of the request in the service's logs."""
 
 
 @dataclass(frozen=True)

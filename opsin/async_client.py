@@ -82,23 +82,8 @@ class AsyncClient:
 
     @overload
     async def classify(  # type: ignore[overload-overlap]
-        self, images: ImageLike, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
-    ) -> Classification: ...
-    @overload
-    async def classify(
-        self, images: ImageSequence, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
-    ) -> list[Classification]: ...
-    @overload
-    async def classify(  # type: ignore[overload-overlap]
-        self, images: ImageLike, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
-    ) -> AsyncJob[Classification]: ...
-    @overload
-    async def classify(
-        self, images: ImageSequence, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
-    ) -> AsyncJob[list[Classification]]: ...
-    @overload
-    async def classify(
         self,
+        images: ImageLike | None = None,
         *,
         video: FileLike | None = None,
         audio: FileLike | None = None,
@@ -107,8 +92,22 @@ class AsyncClient:
     ) -> Classification: ...
     @overload
     async def classify(
-        self, *, video: FileLike | None = None, audio: FileLike | None = None, wait: Literal[False], **options: Unpack[ClassifyOptions]
+        self, images: ImageSequence, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> list[Classification]: ...
+    @overload
+    async def classify(  # type: ignore[overload-overlap]
+        self,
+        images: ImageLike | None = None,
+        *,
+        video: FileLike | None = None,
+        audio: FileLike | None = None,
+        wait: Literal[False],
+        **options: Unpack[ClassifyOptions],
     ) -> AsyncJob[Classification]: ...
+    @overload
+    async def classify(
+        self, images: ImageSequence, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> AsyncJob[list[Classification]]: ...
     async def classify(
         self,
         images: ImageLike | ImageSequence | None = None,
@@ -250,42 +249,21 @@ class AsyncClient:
 
     @overload
     async def reconstruct(
-        self,
-        image: ImageLike,
-        depth: MapLike | None = None,
-        *,
-        points: MapLike | None = None,
-        mask: ImageLike | None = None,
-        wait: Literal[True] = True,
-        **options: Unpack[ReconstructOptions],
+        self, image: ImageLike, depth: MapLike | None = None, *, wait: Literal[True] = True, **options: Unpack[ReconstructOptions]
     ) -> Reconstruction: ...
     @overload
     async def reconstruct(
-        self,
-        image: ImageLike,
-        depth: MapLike | None = None,
-        *,
-        points: MapLike | None = None,
-        mask: ImageLike | None = None,
-        wait: Literal[False],
-        **options: Unpack[ReconstructOptions],
+        self, image: ImageLike, depth: MapLike | None = None, *, wait: Literal[False], **options: Unpack[ReconstructOptions]
     ) -> AsyncJob[Reconstruction]: ...
     async def reconstruct(
-        self,
-        image: ImageLike,
-        depth: MapLike | None = None,
-        *,
-        points: MapLike | None = None,
-        mask: ImageLike | None = None,
-        wait: bool = True,
-        **options: Unpack[ReconstructOptions],
+        self, image: ImageLike, depth: MapLike | None = None, *, wait: bool = True, **options: Unpack[ReconstructOptions]
     ) -> Any:
         """Reconstruct the whole shape of an object or scene from one image.
 
-        depth: a map, with `fov` or `fx`; or points: one for each pixel; neither for an object, if the model estimates depth. mask: white on
-        the object. With `wait=False` the result is an `AsyncJob`, and `timeout` the job's. Raises OpsinError.
+        depth: a map, with `fov` or `fx`; or `points`: one for each pixel; neither for an object, if the model estimates depth. `mask`:
+        white on the object. With `wait=False` the result is an `AsyncJob`, and `timeout` the job's. Raises OpsinError.
         """
-        request = await asyncio.to_thread(reconstruct_request, image, depth, points, mask, options)
+        request = await asyncio.to_thread(reconstruct_request, image, depth, options)
         return await self._answer_or_job(request, reconstruction, wait)
 
     async def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:

@@ -261,8 +261,6 @@ class InpaintMap(InpaintOptions, MapOptions, total=False):
 
 class ReconstructMap(ReconstructOptions, MapOptions, total=False):
     depth: MapLike | None
-    points: MapLike | None
-    mask: ImageLike | None
 
 
 class ActionsMap(ActionsOptions, MapOptions, total=False): ...

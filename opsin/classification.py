@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-from opsin.api_request import ApiRequest, build_request, check_names
+from opsin.api_request import ApiRequest, CallOptions, build_request, check_names
 from opsin.image_encoding import FileLike, ImageLike, encode, file_bytes
 from opsin.results import classifications
 
-Priority = Literal["high", "normal", "low"]
 ImageSequence = Sequence[ImageLike]
 
 
-class ClassifyOptions(TypedDict, total=False):
+class ClassifyOptions(CallOptions, total=False):
     """Options of a classification; None is the service's default."""
 
     model: str | None
@@ -36,11 +35,6 @@ class ClassifyOptions(TypedDict, total=False):
     """Parts of the clip that an audio-visual bundle uses."""
     timeline: bool | None
     """Whether to return the labels of each view or window, too."""
-    priority: Priority | None
-    timeout: float | None
-    """Timeout of this call in seconds, retries included, instead of the client's."""
-    request_id: str | None
-    """ID of the request in the service's logs."""
 
 
 def classify_request(

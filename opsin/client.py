@@ -81,21 +81,8 @@ class Client:
 
     @overload
     def classify(  # type: ignore[overload-overlap]
-        self, images: ImageLike, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
-    ) -> Classification: ...
-    @overload
-    def classify(
-        self, images: ImageSequence, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
-    ) -> list[Classification]: ...
-    @overload
-    def classify(  # type: ignore[overload-overlap]
-        self, images: ImageLike, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
-    ) -> Job[Classification]: ...
-    @overload
-    def classify(self, images: ImageSequence, *, wait: Literal[False], **options: Unpack[ClassifyOptions]) -> Job[list[Classification]]: ...
-    @overload
-    def classify(
         self,
+        images: ImageLike | None = None,
         *,
         video: FileLike | None = None,
         audio: FileLike | None = None,
@@ -104,8 +91,20 @@ class Client:
     ) -> Classification: ...
     @overload
     def classify(
-        self, *, video: FileLike | None = None, audio: FileLike | None = None, wait: Literal[False], **options: Unpack[ClassifyOptions]
+        self, images: ImageSequence, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> list[Classification]: ...
+    @overload
+    def classify(  # type: ignore[overload-overlap]
+        self,
+        images: ImageLike | None = None,
+        *,
+        video: FileLike | None = None,
+        audio: FileLike | None = None,
+        wait: Literal[False],
+        **options: Unpack[ClassifyOptions],
     ) -> Job[Classification]: ...
+    @overload
+    def classify(self, images: ImageSequence, *, wait: Literal[False], **options: Unpack[ClassifyOptions]) -> Job[list[Classification]]: ...
     def classify(
         self,
         images: ImageLike | ImageSequence | None = None,
@@ -245,42 +244,21 @@ class Client:
 
     @overload
     def reconstruct(
-        self,
-        image: ImageLike,
-        depth: MapLike | None = None,
-        *,
-        points: MapLike | None = None,
-        mask: ImageLike | None = None,
-        wait: Literal[True] = True,
-        **options: Unpack[ReconstructOptions],
+        self, image: ImageLike, depth: MapLike | None = None, *, wait: Literal[True] = True, **options: Unpack[ReconstructOptions]
     ) -> Reconstruction: ...
     @overload
     def reconstruct(
-        self,
-        image: ImageLike,
-        depth: MapLike | None = None,
-        *,
-        points: MapLike | None = None,
-        mask: ImageLike | None = None,
-        wait: Literal[False],
-        **options: Unpack[ReconstructOptions],
+        self, image: ImageLike, depth: MapLike | None = None, *, wait: Literal[False], **options: Unpack[ReconstructOptions]
     ) -> Job[Reconstruction]: ...
     def reconstruct(
-        self,
-        image: ImageLike,
-        depth: MapLike | None = None,
-        *,
-        points: MapLike | None = None,
-        mask: ImageLike | None = None,
-        wait: bool = True,
-        **options: Unpack[ReconstructOptions],
+        self, image: ImageLike, depth: MapLike | None = None, *, wait: bool = True, **options: Unpack[ReconstructOptions]
     ) -> Any:
         """Reconstruct the whole shape of an object or scene from one image.
 
-        depth: a map, with `fov` or `fx`; or points: one for each pixel; neither for an object, if the model estimates depth. mask: white on
-        the object. With `wait=False` the result is a `Job`, and `timeout` the job's. Raises OpsinError.
+        depth: a map, with `fov` or `fx`; or `points`: one for each pixel; neither for an object, if the model estimates depth. `mask`:
+        white on the object. With `wait=False` the result is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        request = reconstruct_request(image, depth, points, mask, options)
+        request = reconstruct_request(image, depth, options)
         return self._answer_or_job(request, reconstruction, wait)
 
     def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:

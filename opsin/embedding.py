@@ -6,13 +6,13 @@ import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from opsin import display
-from opsin.api_request import ApiRequest, build_request, check_names, check_texts
-from opsin.classification import ImageSequence, Priority, is_sequence
+from opsin.api_request import ApiRequest, CallOptions, build_request, check_names, check_texts
+from opsin.classification import ImageSequence, is_sequence
 from opsin.errors import Failed
 from opsin.image_encoding import ImageLike
 from opsin.request_chunks import Chunk, RequestLimits, image_chunks
@@ -30,7 +30,7 @@ Output = Literal["pooled", "tokens"]
 InputKind = Literal["image", "text"]
 
 
-class EmbedOptions(TypedDict, total=False):
+class EmbedOptions(CallOptions, total=False):
     """Options of an embedding request; None is the service's default."""
 
     model: str | None
@@ -41,11 +41,6 @@ class EmbedOptions(TypedDict, total=False):
     """Vector of an image: its class token, or the mean of its patch tokens."""
     truncate: bool | None
     """Whether to cut texts that are too long, as by default, or reject them."""
-    priority: Priority | None
-    timeout: float | None
-    """Timeout of this call in seconds, retries included, instead of the client's; of each request if it takes several."""
-    request_id: str | None
-    """ID of the request in the service's logs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from opsin import display
-from opsin.api_request import ApiRequest, build_request, check_names
+from opsin.api_request import ApiRequest, CallOptions, build_request, check_names
 from opsin.image_encoding import ImageLike, encode, encode_mask
-from opsin.results import Timing, timing_of
+from opsin.results import Timing, common_fields
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +25,7 @@ MASK_EXPRESSIONS = ("box:", "center", "random:")
 """The first words of masks that are expressions, such as `center:0.5`."""
 
 
-class InpaintOptions(TypedDict, total=False):
+class InpaintOptions(CallOptions, total=False):
     """Options of an inpainting; None is the service's default. `docs/tasks/inpainting.md` explains each of them."""
 
     model: str | None
@@ -45,11 +45,6 @@ class InpaintOptions(TypedDict, total=False):
     inject_known: bool | None
     size: Literal["fit", "crop", "tile"] | None
     deterministic: bool | None
-    priority: Literal["high", "normal", "low"] | None
-    timeout: float | None
-    """Timeout of this call in seconds, retries included, instead of the client's."""
-    request_id: str | None
-    """ID of the request in the service's logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +144,5 @@ def inpainting(answer: Mapping[str, Any]) -> Inpainting:
         steps=answer["steps"],
         sampler=answer["sampler"],
         method=answer.get("method", "network"),
-        timing=timing_of(answer),
-        model=answer["model"],
-        version=answer["version"],
-        request_id=answer["id"],
-        note=answer.get("note", ""),
+        **common_fields(answer),
     )

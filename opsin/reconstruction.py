@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
 
 from opsin import display
-from opsin.api_request import ApiRequest, build_request, check_names
+from opsin.api_request import ApiRequest, CallOptions, build_request, check_names
 from opsin.image_encoding import BinaryFile, ImageLike, encode, encode_mask
 from opsin.point_rendering import ColouredPointCloud
-from opsin.results import Timing, timing_of
+from opsin.results import Timing, common_fields
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ COMPONENT_COUNTS = {"VEC3": 3, "VEC4": 4}
 DEFAULT_GREY = 128
 
 
-class SceneOptions(TypedDict, total=False):
+class SceneOptions(CallOptions, total=False):
     """Options for a scene; None is the service's default. `docs/tasks/reconstruction.md` explains each of them."""
 
     spacing: float | None
@@ -40,14 +40,11 @@ class SceneOptions(TypedDict, total=False):
     mode: Literal["adaptive", "dense"] | None
     surface: Literal["joined", "network"] | None
     format: Literal["glb", "ply", "npz"] | None
-    priority: Literal["high", "normal", "low"] | None
-    timeout: float | None
-    """Timeout of this call in seconds, retries included, instead of the client's."""
-    request_id: str | None
-    """ID of the request in the service's logs."""
 
 
 class ReconstructOptions(SceneOptions, total=False):
+    points: MapLike | None
+    mask: ImageLike | None
     model: str | None
     """`name` or `name@version`."""
     fx: float | None
@@ -135,11 +132,11 @@ class Reconstruction(display.HtmlResult):
         raise ValueError('a GLB holds a mesh: use format="ply" or "npz" for points')
 
 
-def reconstruct_request(
-    image: ImageLike, depth: MapLike | None, points: MapLike | None, mask: ImageLike | None, options: ReconstructOptions
-) -> ApiRequest:
+def reconstruct_request(image: ImageLike, depth: MapLike | None, options: ReconstructOptions) -> ApiRequest:
     """Return the request. Raises TypeError, ValueError or OSError for inputs that cannot be sent."""
     check_names("reconstruct", options, ReconstructOptions)
+    request_options: dict[str, Any] = dict(options)
+    points, mask = request_options.pop("points", None), request_options.pop("mask", None)
     parts = {"image": encode(image)}
     if depth is not None:
         parts["depth"] = _encode_map(depth, "depth", 2)
@@ -147,7 +144,7 @@ def reconstruct_request(
         parts["points"] = _encode_map(points, "points", 3)
     if mask is not None:
         parts["mask"] = encode_mask(mask)
-    return build_request("/v1/reconstruct", options, parts=parts)
+    return build_request("/v1/reconstruct", request_options, parts=parts)
 
 
 def scene_request(scene: str, options: SceneOptions) -> ApiRequest:
@@ -166,11 +163,7 @@ def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
         scale=answer["scale"],
         metric=answer.get("metric", True),
         bounds=None if bounds is None else (tuple(bounds[0]), tuple(bounds[1])),
-        timing=timing_of(answer),
-        model=answer["model"],
-        version=answer["version"],
-        request_id=answer["id"],
-        note=answer.get("note", ""),
+        **common_fields(answer),
     )
 
 

@@ -186,19 +186,15 @@ class Readiness:
 
 def classifications(answer: Mapping[str, Any]) -> list[Classification]:
     """Read the body of `POST /v1/classify`: one entry for each image, in the order of the request, or one for a clip or sound."""
-    timing = timing_of(answer)
+    common = common_fields(answer)
     return [
         Classification(
             predictions=_predictions(result),
             merging=merging_of(result),
-            timing=timing,
-            model=answer["model"],
-            version=answer["version"],
-            request_id=answer["id"],
             clip=ClipFacts(**fields_of(ClipFacts, result["clip"])) if result.get("clip") else None,
             sound=SoundFacts(**fields_of(SoundFacts, result["sound"])) if result.get("sound") else None,
             timeline=tuple(_view(view) for view in result["timeline"]) if "timeline" in result else None,
-            note=answer.get("note", ""),
+            **common,
         )
         for result in answer["results"]
     ]
@@ -217,8 +213,15 @@ def merging_of(result: Mapping[str, Any]) -> Merging | None:
     return None if result["merging"] is None else Merging(**fields_of(Merging, {"schedule_sight": None} | result["merging"]))
 
 
-def timing_of(answer: Mapping[str, Any]) -> Timing:
-    return Timing(**fields_of(Timing, answer["timing"]))
+def common_fields(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the fields that the results of all tasks have."""
+    return {
+        "timing": Timing(**fields_of(Timing, answer["timing"])),
+        "model": answer["model"],
+        "version": answer["version"],
+        "request_id": answer["id"],
+        "note": answer.get("note", ""),
+    }
 
 
 def model(entry: Mapping[str, Any]) -> Model:

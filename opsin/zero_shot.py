@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any, TypedDict
+from typing import Any
 
 from opsin import display
-from opsin.api_request import ApiRequest, build_request, check_names, check_texts
-from opsin.classification import ImageSequence, Priority, is_sequence
+from opsin.api_request import ApiRequest, CallOptions, build_request, check_names, check_texts
+from opsin.classification import ImageSequence, is_sequence
 from opsin.image_encoding import ImageLike, encode
 from opsin.request_chunks import MAX_PART_OVERHEAD_BYTES, Chunk, RequestLimits, image_chunks
-from opsin.results import Merging, Timing, fields_of, merging_of, timing_of
+from opsin.results import Merging, Timing, common_fields, fields_of, merging_of
 
 TASKS = ("zero-shot",)
 """Tasks of the bundles that score labels."""
 
 
-class ZeroShotOptions(TypedDict, total=False):
+class ZeroShotOptions(CallOptions, total=False):
     """Options of a zero-shot request; None is the service's default."""
 
     model: str | None
@@ -30,11 +30,6 @@ class ZeroShotOptions(TypedDict, total=False):
     """`"off"`, the number of tokens to merge in each block, or the name of a rung of the bundle's ladder."""
     threshold: float | None
     """Minimum cosine of the labels to return."""
-    priority: Priority | None
-    timeout: float | None
-    """Timeout of this call in seconds, retries included, instead of the client's; of each request if it takes several."""
-    request_id: str | None
-    """ID of the request in the service's logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +121,14 @@ def answer_parser(images: ImageLike | ImageSequence) -> Callable[[Mapping[str, A
 
 def zero_shots(answer: Mapping[str, Any]) -> list[ZeroShotClassification]:
     """Read the body of `POST /v1/zero-shot`: one entry for each image, in the order of the request."""
-    timing, counts = timing_of(answer), LabelCounts(**fields_of(LabelCounts, answer["labels"]))
+    common, counts = common_fields(answer), LabelCounts(**fields_of(LabelCounts, answer["labels"]))
     return [
         ZeroShotClassification(
             predictions=tuple(LabelScore(**fields_of(LabelScore, found)) for found in result["predictions"]),
             merging=merging_of(result),
             labels=counts,
             templates=tuple(answer["templates"]),
-            timing=timing,
-            model=answer["model"],
-            version=answer["version"],
-            request_id=answer["id"],
-            note=answer.get("note", ""),
+            **common,
         )
         for result in answer["results"]
     ]

@@ -100,8 +100,8 @@ def _check_same(bundle_id: str, difference: float, reference: NDArray[Any], same
         return
     raise CommandError(
         f"compare: {bundle_id}: in float32 without merging {len(reference) - same_labels} of {len(reference)} labels differ, and logits by "
-        f"up to {difference:.2e}, more than {bound:.2e}: the images, their order or the preprocessing differ (see `transform` in the output "
-        "of `opsin bundles show`); nothing is written"
+        f"up to {difference:.2e}, more than {bound:.2e}: the images, their order or the preprocessing differ (see `transform` in the "
+        "output of `opsin bundles show`); nothing is written"
     )
 
 

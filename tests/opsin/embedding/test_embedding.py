@@ -127,7 +127,7 @@ def test_the_service_refuses_what_cannot_be_embedded(client: Client, requested: 
         ({"texts": ["a", "b\ud800"]}, ValueError, r"texts\[1\]: .* lone surrogate"),
         ({"texts": "a", "output": "tokens"}, ValueError, "is for images"),
         ({"images": IMAGES[0], "output": "patches"}, ValueError, "'pooled' or 'tokens'"),
-        ({"images": IMAGES[0], "merg": 1}, TypeError, "no option 'merg'; the options are model, merge"),
+        ({"images": IMAGES[0], "merg": 1}, TypeError, "no option 'merg'; the options are .*model, merge"),
     ],
 )
 def test_what_is_no_question_is_not_sent(requested: dict[str, Any], error: type[Exception], reason: str) -> None:
