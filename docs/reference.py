@@ -31,7 +31,7 @@ from server.gateway.app import create_app
 from server.settings import Settings
 
 OPTIONS = {
-    "opsin.classification": "ClassifyOptions",
+    "opsin.classification": "ClassifyCallOptions",
     "opsin.zero_shot": "ZeroShotOptions",
     "opsin.embedding": "EmbedOptions",
     "opsin.inpainting": "InpaintOptions",

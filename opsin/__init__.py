@@ -69,7 +69,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'opsin' has no attribute {name!r}")
-    for module_name in (
+    modules = (
         "opsin.errors",
         "opsin.results",
         "opsin.zero_shot",
@@ -86,8 +86,5 @@ def __getattr__(name: str) -> object:
         "opsin.async_gallery",
         "opsin.client",
         "opsin.async_client",
-    ):
-        module = import_module(module_name)
-        if name in vars(module):
-            return vars(module)[name]
-    raise AttributeError(f"module 'opsin' has no attribute {name!r}")
+    )
+    return next(vars(module)[name] for module in map(import_module, modules) if name in vars(module))

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, TypeVar
-from urllib.parse import quote
 
 import httpx2
 
@@ -191,11 +190,6 @@ def parse_answer(response: httpx2.Response, read: Callable[[httpx2.Response], T]
         ) from error
 
 
-def parse_job_id(accepted: Mapping[str, Any]) -> str:
-    """Read the id of a job that the service has accepted."""
-    return str(accepted["id"])
-
-
 def error_from_response(response: httpx2.Response) -> OpsinError:
     """Return the error of a response: its problem document, or its bare text if a proxy answered instead of the service."""
     try:
@@ -275,10 +269,6 @@ def base_url(url: str | None) -> httpx2.URL:
         without_credentials, replaced = CREDENTIALS.subn(r"\1", address)
         raise Unreachable(f"{without_credentials}: not the address of a service ({URL_ESCAPING_HINT if replaced else error})") from None
     return parsed
-
-
-def model_request(name: str) -> ApiRequest:
-    return ApiRequest("GET", f"/v1/models/{quote(name, safe='@')}")
 
 
 def readiness(response: httpx2.Response) -> Readiness:

@@ -1,14 +1,14 @@
-"""Classification for the client: the options, the request, and the reader of its answer."""
+"""Classification for the client: the options and the request. One or several images, as all tasks of images take them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from opsin.api_request import ApiRequest, CallOptions, build_request, check_names
 from opsin.image_encoding import FileLike, ImageLike, encode, file_bytes
-from opsin.results import classifications
 
+T = TypeVar("T")
 ImageSequence = Sequence[ImageLike]
 
 
@@ -37,34 +37,43 @@ class ClassifyOptions(CallOptions, total=False):
     """Whether to return the labels of each view or window, too."""
 
 
-def classify_request(
-    images: ImageLike | ImageSequence | None, options: ClassifyOptions, video: FileLike | None = None, audio: FileLike | None = None
-) -> ApiRequest:
+class ClassifyCallOptions(ClassifyOptions, total=False):
+    """Options of `Client.classify`: those of a classification, and the files of a clip or sound, which are sent instead of images."""
+
+    video: FileLike | None
+    audio: FileLike | None
+    """The sound, or a file to use instead of the video's own sound track."""
+
+
+def classify_request(images: ImageLike | ImageSequence | None, options: ClassifyCallOptions) -> ApiRequest:
     """Return the request for images, or for a video, a sound, or both.
 
     Raises TypeError, ValueError or OSError for inputs that cannot be sent.
     """
-    check_names("classify", options, ClassifyOptions)
-    parts = {name: file_bytes(name, file) for name, file in (("video", video), ("audio", audio)) if file is not None}
+    check_names("classify", options, ClassifyCallOptions)
+    request_options: dict[str, Any] = dict(options)
+    files = {name: request_options.pop(name, None) for name in ("video", "audio")}
+    parts = {name: file_bytes(name, file) for name, file in files.items() if file is not None}
     if (images is None) != bool(parts):
         raise ValueError("images, video, audio: give images, or a video, a sound, or both")
-    return build_request("/v1/classify", options, images=() if images is None else _encode_all(images), parts=parts)
+    encoded = () if images is None else tuple(encode(image) for image in as_list(images))
+    return build_request("/v1/classify", request_options, images=encoded, parts=parts)
 
 
-def answer_parser(images: ImageLike | ImageSequence | None) -> Callable[[Mapping[str, Any]], Any]:
-    """Return the function that reads an answer's body: to one classification for one image, to a list for several."""
-    if is_sequence(images):
-        return classifications
-    return lambda answer: classifications(answer)[0]
+def answer_parser(
+    images: ImageLike | ImageSequence | None, read: Callable[[Mapping[str, Any]], list[T]]
+) -> Callable[[Mapping[str, Any]], T | list[T]]:
+    """Return the function that reads an answer's body: to one result for one image, to a list for several."""
+    return read if is_sequence(images) else lambda answer: read(answer)[0]
 
 
 def is_sequence(images: ImageLike | ImageSequence | None) -> bool:
     return isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
 
 
-def _encode_all(images: Any) -> tuple[bytes, ...]:
-    """Encode one or several images. Raises ValueError if there is none."""
+def as_list(images: Any) -> Any:
+    """Return one or several images as a sequence. Raises ValueError if there is none."""
     listed = images if is_sequence(images) else [images]
     if not len(listed):
-        raise ValueError("images: at least one picture is needed")
-    return tuple(encode(picture) for picture in listed)
+        raise ValueError("images: at least one image is needed")
+    return listed

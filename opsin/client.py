@@ -12,13 +12,14 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from urllib.parse import quote
 
 import httpx2
 
-from opsin import classification, embedding, results, zero_shot
+from opsin import embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_request, video_actions
 from opsin.any_task import task_request
-from opsin.api_request import ApiRequest, Headers, model_request, parse_answer, parse_job_id, parse_json_answer, readiness
+from opsin.api_request import ApiRequest, Headers, parse_answer, parse_json_answer, readiness
 from opsin.bulk import (
     ActionsMap,
     ClassifyMap,
@@ -36,7 +37,7 @@ from opsin.bulk import (
     map_threads,
     method_of,
 )
-from opsin.classification import ClassifyOptions, ImageSequence, classify_request, is_sequence
+from opsin.classification import ClassifyCallOptions, ClassifyOptions, ImageSequence, answer_parser, classify_request, is_sequence
 from opsin.connection import ServiceConnection
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
 from opsin.errors import OpsinError
@@ -81,13 +82,7 @@ class Client:
 
     @overload
     def classify(  # type: ignore[overload-overlap]
-        self,
-        images: ImageLike | None = None,
-        *,
-        video: FileLike | None = None,
-        audio: FileLike | None = None,
-        wait: Literal[True] = True,
-        **options: Unpack[ClassifyOptions],
+        self, images: ImageLike | None = None, *, wait: Literal[True] = True, **options: Unpack[ClassifyCallOptions]
     ) -> Classification: ...
     @overload
     def classify(
@@ -95,32 +90,20 @@ class Client:
     ) -> list[Classification]: ...
     @overload
     def classify(  # type: ignore[overload-overlap]
-        self,
-        images: ImageLike | None = None,
-        *,
-        video: FileLike | None = None,
-        audio: FileLike | None = None,
-        wait: Literal[False],
-        **options: Unpack[ClassifyOptions],
+        self, images: ImageLike | None = None, *, wait: Literal[False], **options: Unpack[ClassifyCallOptions]
     ) -> Job[Classification]: ...
     @overload
     def classify(self, images: ImageSequence, *, wait: Literal[False], **options: Unpack[ClassifyOptions]) -> Job[list[Classification]]: ...
     def classify(
-        self,
-        images: ImageLike | ImageSequence | None = None,
-        *,
-        video: FileLike | None = None,
-        audio: FileLike | None = None,
-        wait: bool = True,
-        **options: Unpack[ClassifyOptions],
+        self, images: ImageLike | ImageSequence | None = None, *, wait: bool = True, **options: Unpack[ClassifyCallOptions]
     ) -> Any:
-        """Classify one image, or several in one request (all or nothing), in input order; or a video, a sound, or both.
+        """Classify one image, or several in one request (all or nothing), in input order; or `video`, `audio` or both.
 
         An image is a path, the content of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image; a video or sound is a file.
-        `options` are those of `ClassifyOptions`. With `wait=False` the result is a `Job`, and `timeout` the job's. Raises OpsinError.
+        With `wait=False` the result is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        request = classify_request(images, options, video, audio)
-        return self._answer_or_job(request, classification.answer_parser(images), wait)
+        request = classify_request(images, options)
+        return self._answer_or_job(request, answer_parser(images, results.classifications), wait)
 
     @overload
     def zero_shot(  # type: ignore[overload-overlap]
@@ -148,7 +131,7 @@ class Client:
         """
         if not wait:
             request = zero_shot_request(images, labels, options)
-            return self._answer_or_job(request, zero_shot.answer_parser(images), wait)
+            return self._answer_or_job(request, answer_parser(images, zero_shot.zero_shots), wait)
         chunks = zero_shot_chunks(images, labels, options, self._limits(images, zero_shot.TASKS))
         results = [one for answer in self._exchange_chunks(chunks) for one in parse_json_answer(answer, zero_shot.zero_shots)]
         return results if is_sequence(images) else results[0]
@@ -314,7 +297,7 @@ class Client:
 
     def model(self, name: str) -> Model:
         """Return a bundle by `name` or `name@version`. Raises Refused (404) if there is none."""
-        return self._answer(model_request(name), results.model)
+        return self._answer(ApiRequest("GET", f"/v1/models/{quote(name, safe='@')}"), results.model)
 
     def health(self) -> bool:
         """Return whether the service is running."""
@@ -346,7 +329,7 @@ class Client:
     def _answer_or_job(self, request: ApiRequest, read: Callable[[Any], Any], wait: bool) -> Any:
         if wait:
             return self._answer(request, read)
-        return Job(self._service, self._answer(request.as_job(), parse_job_id), read)
+        return Job(self._service, (self._answer(request.as_job(), dict))["id"], read)
 
     def _limits(self, images: ImageLike | ImageSequence, tasks: Collection[str]) -> RequestLimits:
         """Return the limits of requests for these images. For several images, the service is queried for them."""

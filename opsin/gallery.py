@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from opsin.bulk import Outcome
 from opsin.embedding import Embeddings
 from opsin.image_encoding import ImageLike
-from opsin.vector_file import FileVectors, Match, find_matches, query_arguments
+from opsin.vector_file import FileVectors, Match, query_arguments
 
 if TYPE_CHECKING:
     from opsin.results import Model
@@ -42,7 +42,7 @@ class Gallery:
         """
         query = self.embed(**query_arguments(text, image, self.files))
         self.files.check(self.model(self.files.model))
-        return find_matches(self.files, query, k)
+        return self.files.nearest(query.vectors[0], k)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the vectors to an NPZ file, which `opsin search` reads."""

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 MapLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | np.ndarray[Any, Any]
 """A map of depth or points: a file, its bytes, or an array. Depth: float (H, W) in metres or uint16 (H, W) in millimetres; points: float
 (H, W, 3)."""
-COMPONENT_DTYPES = {5121: "u1", 5123: "<u2", 5126: "<f4"}
-"""glTF's component type of positions and colours → NumPy's."""
-COMPONENT_COUNTS = {"VEC3": 3, "VEC4": 4}
 DEFAULT_GREY = 128
 
 
@@ -192,7 +189,7 @@ def read_vertices(file: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     (length,) = struct.unpack_from("<I", file, 12)
     scene, binary = json.loads(file[20 : 20 + length]), file[28 + length :]
     parts = [part["attributes"] for mesh in scene.get("meshes", ()) for part in mesh["primitives"]]
-    positions = [_accessor(scene, binary, part["POSITION"]).astype(np.float32) for part in parts]
+    positions = [_accessor(scene, binary, part["POSITION"]) for part in parts]
     colours = [_colours(scene, binary, part) for part in parts]
     if not parts:
         return np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8)
@@ -204,24 +201,18 @@ def _colours(scene: Any, binary: bytes, part: Any) -> NDArray[np.uint8]:
     named = part.get("COLOR_0", part.get("_COLOR"))
     if named is None:
         return np.full((scene["accessors"][part["POSITION"]]["count"], 3), DEFAULT_GREY, np.uint8)
-    return _to_srgb(_accessor(scene, binary, named)[:, :3])
+    return _to_srgb(_accessor(scene, binary, named))
 
 
-def _accessor(scene: Any, binary: bytes, number: int) -> NDArray[Any]:
+def _accessor(scene: Any, binary: bytes, number: int) -> NDArray[np.float32]:
+    """Read an accessor of three float32 (V, 3), as the service writes positions and colours."""
     accessor = scene["accessors"][number]
-    view = scene["bufferViews"][accessor["bufferView"]]
-    kind, width = np.dtype(COMPONENT_DTYPES[accessor["componentType"]]), COMPONENT_COUNTS[accessor["type"]]
-    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
-    stride = view.get("byteStride", kind.itemsize * width)
-    return np.ndarray((accessor["count"], width), kind, binary, start, (stride, kind.itemsize))
+    start = scene["bufferViews"][accessor["bufferView"]]["byteOffset"]
+    return np.frombuffer(binary, "<f4", 3 * accessor["count"], start).reshape(-1, 3)
 
 
-def _to_srgb(colours: NDArray[Any]) -> NDArray[np.uint8]:
-    """Convert colours to sRGB, uint8. Floats from 0 to 1 are linear light, as in glTF, and converted by IEC 61966-2-1. Integers are taken
-    for sRGB, which earlier versions of the service wrote as bytes, and other programs still do."""
-    if colours.dtype.kind == "f":
-        shares = np.where(colours <= 0.0031308, 12.92 * colours, 1.055 * colours ** (1 / 2.4) - 0.055)
-    else:
-        shares = colours / np.iinfo(colours.dtype).max
+def _to_srgb(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Convert linear light from 0 to 1 to sRGB, uint8, by IEC 61966-2-1."""
+    shares = np.where(colours <= 0.0031308, 12.92 * colours, 1.055 * colours ** (1 / 2.4) - 0.055)
     scaled: NDArray[np.uint8] = np.rint(255 * shares).astype(np.uint8)
     return scaled

@@ -9,7 +9,7 @@ import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -89,20 +89,14 @@ class FileVectors:
                 field="model",
             )
 
-    def nearest(self, query: NDArray[np.float32], count: int) -> list[tuple[int, float]]:
-        """Return the rows with the largest cosines, and the cosines, best first. query: (dim,), of unit length. Raises ValueError."""
+    def nearest(self, query: NDArray[np.float32], count: int) -> list[Match]:
+        """Return the files with the largest cosines, best first. query: (dim,), of unit length. Raises ValueError."""
         if count < 1:
             raise ValueError(f"k: {count}; it must be at least 1")
         cosines = self.vectors @ query  # (n,), exact
         candidates = np.argpartition(-cosines, count - 1)[:count] if count < len(cosines) else np.arange(len(cosines))
         best = candidates[np.lexsort((candidates, -cosines[candidates]))]
-        return [(int(row), float(cosines[row])) for row in best]
-
-
-def read_stats(paths: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return sizes in bytes and modification times in nanoseconds, (n,) each. Raises OSError."""
-    stats = [path.stat() for path in paths]
-    return np.array([one.st_size for one in stats], np.int64), np.array([clamp_mtime(one) for one in stats], np.int64)
+        return [Match(Path(self.paths[row]), float(cosines[row])) for row in best]
 
 
 def clamp_mtime(stat: os.stat_result) -> int:
@@ -137,10 +131,6 @@ def query_arguments(text: str | None, image: ImageLike | None, files: FileVector
     return {"images": image, "model": files.model, "merge": files.merge or None, "pool": files.pool or None}
 
 
-def find_matches(files: FileVectors, query: Embeddings, k: int) -> list[Match]:
-    return [Match(Path(files.paths[row]), cosine) for row, cosine in files.nearest(query.vectors[0], k)]
-
-
 def answering_bundle(outcomes: Outcomes[Embeddings]) -> str:
     """Return `name@version` of the bundle that embedded all files of a folder. Raises the first error if no file was embedded, and Failed
     if two bundles answered."""
@@ -156,13 +146,12 @@ def answering_bundle(outcomes: Outcomes[Embeddings]) -> str:
 def file_vectors(outcomes: Outcomes[Embeddings], model: Model, options: Mapping[str, Any]) -> FileVectors:
     """Return the vectors of the files that did not fail. Raises OSError."""
     done = [one for one in outcomes if one.result is not None]
-    paths = [one.source for one in done]
-    sizes, mtimes = read_stats(paths)
+    stats = [one.source.stat() for one in done]
     return FileVectors(
         vectors=np.concatenate([one.result.vectors for one in done if one.result is not None]),
-        paths=np.array([str(path) for path in paths]),
-        sizes=sizes,
-        mtimes=mtimes,
+        paths=np.array([str(one.source) for one in done]),
+        sizes=np.array([one.st_size for one in stats], np.int64),
+        mtimes=np.array([clamp_mtime(one) for one in stats], np.int64),
         model=model.id,
         digest=model.digest,
         merge=str(options.get("merge") or ""),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
 from opsin import display
 from opsin.api_request import ApiRequest, CallOptions, build_request, check_names, check_texts
-from opsin.classification import ImageSequence, is_sequence
+from opsin.classification import ImageSequence, as_list
 from opsin.image_encoding import ImageLike, encode
 from opsin.request_chunks import MAX_PART_OVERHEAD_BYTES, Chunk, RequestLimits, image_chunks
 from opsin.results import Merging, Timing, common_fields, fields_of, merging_of
@@ -97,7 +97,7 @@ class ZeroShotClassification(display.HtmlResult):
 
 def zero_shot_request(images: ImageLike | ImageSequence, labels: Sequence[str], options: ZeroShotOptions) -> ApiRequest:
     """Return one request for all images. Raises TypeError, ValueError or OSError for inputs that cannot be sent."""
-    encoded = tuple(encode(picture) for picture in _as_list(images))
+    encoded = tuple(encode(picture) for picture in as_list(images))
     return replace(_empty_request(labels, options), images=encoded)
 
 
@@ -107,16 +107,7 @@ def zero_shot_chunks(
     """Yield requests within the limits for all images, each with all labels. Raises as `zero_shot_request` does."""
     empty = _empty_request(labels, options)
     texts = sum(len(text.encode()) + MAX_PART_OVERHEAD_BYTES for values in empty.form.values() for text in values)
-    return image_chunks(
-        _as_list(images), RequestLimits(limits.count, limits.nbytes - texts), lambda encoded: replace(empty, images=encoded)
-    )
-
-
-def answer_parser(images: ImageLike | ImageSequence) -> Callable[[Mapping[str, Any]], Any]:
-    """Return the function that reads an answer's body: to one result for one image, to a list for several."""
-    if is_sequence(images):
-        return zero_shots
-    return lambda answer: zero_shots(answer)[0]
+    return image_chunks(as_list(images), RequestLimits(limits.count, limits.nbytes - texts), lambda encoded: replace(empty, images=encoded))
 
 
 def zero_shots(answer: Mapping[str, Any]) -> list[ZeroShotClassification]:
@@ -132,13 +123,6 @@ def zero_shots(answer: Mapping[str, Any]) -> list[ZeroShotClassification]:
         )
         for result in answer["results"]
     ]
-
-
-def _as_list(images: ImageLike | ImageSequence) -> Any:
-    listed = images if is_sequence(images) else [images]
-    if not len(listed):  # type: ignore[arg-type]
-        raise ValueError("images: at least one image is needed")
-    return listed
 
 
 def _empty_request(labels: Sequence[str], options: ZeroShotOptions) -> ApiRequest:

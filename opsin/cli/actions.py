@@ -10,9 +10,9 @@ import typer
 
 from opsin.cli.shared import output_files
 from opsin.cli.shared.console import escape_markup, make_console, print_note
-from opsin.cli.shared.errors import CommandError, UsageError
-from opsin.cli.shared.job_progress import wait_with_progress
+from opsin.cli.shared.errors import UsageError
 from opsin.cli.shared.options import Model, Timeout, Url
+from opsin.cli.shared.service_calls import open_client, wait_with_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,9 +40,6 @@ def actions(
 
     Ctrl-C also cancels the work in the service.
     """
-    from opsin.client import Client
-    from opsin.errors import OpsinError
-
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
     output_files.check_writable(output, json_file)
@@ -60,16 +57,13 @@ def actions(
         "detail": detail,
     }
     options: Any = {**request_options, "timeout": timeout}
-    with Client(url) as client:
-        try:
-            job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
-            result = wait_with_progress(job, "Watching")
-            if json_file is not None:  # first: drawing the annotated clip may fail
-                output_files.write(json_file, json.dumps(result.document, ensure_ascii=False).encode())
-            if output is not None:
-                output_files.write(output, job.file(MP4))
-        except OpsinError as error:
-            raise CommandError(f"{file}: {error}") from error
+    with open_client(url, file) as client:
+        job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
+        result = wait_with_progress(job, "Watching")
+        if json_file is not None:  # first: drawing the annotated clip may fail
+            output_files.write(json_file, json.dumps(result.document, ensure_ascii=False).encode())
+        if output is not None:
+            output_files.write(output, job.file(MP4))
     make_console().print(actions_table(result) if result.people else "no people were detected")
     for written in (output, json_file):
         if written is not None:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from opsin.cli.shared.console import escape_controls
-from opsin.cli.shared.errors import CommandError, UsageError
+from opsin.cli.shared.errors import UsageError
 from opsin.cli.shared.options import Url
+from opsin.cli.shared.service_calls import open_client
 
 
 def ask(
@@ -20,9 +21,6 @@ def ask(
     url: Url = None,
 ) -> None:
     """Run any task of the service, including your own, and print the result as JSON."""
-    from opsin.client import Client
-    from opsin.errors import OpsinError
-
     files, options = parse_pairs(parts, "PART=FILE"), parse_pairs(option or [], "NAME=VALUE")
     paths_by_part = {
         name: [Path(file) for file in ([named_files] if isinstance(named_files, str) else named_files)]
@@ -35,15 +33,13 @@ def ask(
         for path in paths:
             if not path.is_file():
                 raise UsageError(f"{name}: {path}: no such file")
-    with Client(url) as client:
+    with open_client(url, task) as client:
         try:
             answer = client.ask(task, paths_by_part, **options)
         except UnicodeEncodeError:
             raise
         except ValueError as error:
             raise UsageError(f"{task}: {error}") from error
-        except OpsinError as error:
-            raise CommandError(f"{task}: {error}") from error
     typer.echo(escape_controls(json.dumps(answer, indent=2, ensure_ascii=False)))
 
 

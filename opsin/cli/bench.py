@@ -8,7 +8,7 @@ import sys
 import typer
 
 from opsin.cli.shared.errors import UsageError
-from opsin.cli.shared.requirements import require_benchmarks
+from opsin.engine import CHECKOUT
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """Settings of the command that pass all arguments after the name, also `--help`, to the benchmark."""
@@ -19,10 +19,11 @@ def bench(context: typer.Context, name: str = typer.Argument(help="Benchmark to 
     if name in ("--help", "-h"):
         typer.echo(context.get_help())
         return
-    checkout = require_benchmarks()
-    names = sorted(file.stem for file in (checkout / "benchmarks").glob("*.py") if '__name__ == "__main__"' in file.read_text())
+    if CHECKOUT is None or not (CHECKOUT / "benchmarks").is_dir():  # the wheel does not contain them
+        raise UsageError("`opsin bench` needs a checkout: git clone the project, then `make bench` there")
+    names = sorted(file.stem for file in (CHECKOUT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in file.read_text())
     if name not in names:
         raise UsageError(f"bench: unknown benchmark {name!r}; available: {', '.join(names) or 'none'}")
     command = [sys.executable, "-P", "-m", "opsin.engine", f"benchmarks.{name}", *context.args]
-    ended = subprocess.run(command, cwd=checkout, check=False)
+    ended = subprocess.run(command, cwd=CHECKOUT, check=False)
     raise typer.Exit(ended.returncode)

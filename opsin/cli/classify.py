@@ -11,8 +11,8 @@ import typer
 from opsin.cli.shared import image_files, media_kinds
 from opsin.cli.shared.console import escape_controls, escape_markup, make_table
 from opsin.cli.shared.errors import CommandError, UsageError
-from opsin.cli.shared.job_progress import wait_with_progress
 from opsin.cli.shared.options import Merge, Model, Url, require_positive
+from opsin.cli.shared.service_calls import wait_with_progress
 
 if TYPE_CHECKING:
     from rich.console import Group

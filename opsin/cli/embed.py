@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.shared import output_files
-from opsin.cli.shared.console import make_console, print_note
+from opsin.cli.shared.console import print_note, progress_bar
 from opsin.cli.shared.errors import CommandError, UsageError
 from opsin.cli.shared.image_files import MAX_CONCURRENT_REQUESTS, expand_folders
 from opsin.cli.shared.interrupts import pending_interrupt
@@ -129,13 +129,13 @@ class _EmbedRun:
         missing = [index for index, file in enumerate(self.files) if index not in self._rows and file not in self._failures]
         pool = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="opsin-embed")
         try:
-            with _progress(len(self.files), len(self.files) - len(missing)) as advance:
+            with progress_bar("Embedding", len(self.files), len(self.files) - len(missing)) as advance:
                 futures = {pool.submit(self._embed_file, index, self.bundle.id): index for index in missing}
                 saved_at = time.monotonic()
                 for future in as_completed(futures):
                     stop_if_interrupted()
                     self._store_result(futures[future], future.result)
-                    advance()
+                    advance(1)
                     if time.monotonic() - saved_at > max(MIN_SAVE_INTERVAL_S, self._save_s / MAX_SAVE_SHARE):
                         self._save()
                         saved_at = time.monotonic()
@@ -247,14 +247,3 @@ def _read_existing(output: Path) -> FileVectors | None:
         return FileVectors.load(output)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal, and yield the function that advances it."""
-    from rich.progress import Progress
-
-    console = make_console(errors=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task("Embedding", total=total, completed=done)
-        yield lambda: bar.advance(row)

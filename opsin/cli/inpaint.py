@@ -13,9 +13,9 @@ import typer
 
 from opsin.cli.shared import output_files
 from opsin.cli.shared.console import make_console, print_note
-from opsin.cli.shared.errors import CommandError, UsageError
-from opsin.cli.shared.job_progress import wait_with_progress
+from opsin.cli.shared.errors import UsageError
 from opsin.cli.shared.options import Model, Timeout, Url
+from opsin.cli.shared.service_calls import open_client, wait_with_progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,9 +63,6 @@ def inpaint(
 
     Ctrl-C also cancels the work in the service.
     """
-    from opsin.client import Client
-    from opsin.errors import OpsinError
-
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
     written = output or Path(f"{file.stem}-filled.png")
@@ -81,12 +78,9 @@ def inpaint(
         "size": size,
     }
     options: Any = {**sampling_options, "method": method, "blend": blend, "deterministic": deterministic, "timeout": timeout}
-    with Client(url) as client:
-        try:
-            job = client.inpaint(file, _mask(mask), wait=False, **options)
-            filled = wait_with_progress(job, "Filling", preview=_preview if can_draw(make_console(errors=True)) else None)
-        except OpsinError as error:
-            raise CommandError(f"{file}: {error}") from error
+    with open_client(url, file) as client:
+        job = client.inpaint(file, _mask(mask), wait=False, **options)
+        filled = wait_with_progress(job, "Filling", preview=_preview if can_draw(make_console(errors=True)) else None)
     files = _files(written, len(filled.samples))
     for path, sample in zip(files, filled.samples, strict=True):
         output_files.write(path, sample.png)

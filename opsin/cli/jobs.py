@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from opsin.cli.shared.console import escape_controls
 from opsin.cli.shared.errors import CommandError
 from opsin.cli.shared.options import Url
-
-if TYPE_CHECKING:
-    from opsin.jobs import Job
+from opsin.cli.shared.service_calls import open_client
 
 app = typer.Typer(help="Inspect, wait for and cancel asynchronous jobs.", no_args_is_help=True)
 
@@ -24,8 +20,8 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Job ID, as returned by th
 @app.command()
 def show(job_id: Id, url: Url = None) -> None:
     """Print a job as JSON: its state, queue position, progress, times and error. Exit code 1 if it ended without an answer."""
-    with _job(job_id, url) as job:
-        status = job.status()
+    with open_client(url, f"job {job_id}") as client:
+        status = client.job(job_id).status()
     _print(status.details)
     if status.ended and status.state != "done":
         raise typer.Exit(1)
@@ -37,7 +33,8 @@ def events(
 ) -> None:
     """Print a job's events, one JSON object per line, until it ends. Exit code 1 if it ends without an answer."""
     last = None
-    with _job(job_id, url) as job:
+    with open_client(url, f"job {job_id}") as client:
+        job = client.job(job_id)
         for last in job.events(after):
             typer.echo(escape_controls(json.dumps({"id": last.id, "event": last.name, "data": last.data}, ensure_ascii=False)))
         if last is None:  # the final event was read before
@@ -52,7 +49,8 @@ def events(
 @app.command()
 def result(job_id: Id, url: Url = None, wait: Annotated[bool, typer.Option(help="Wait for the end of the job.")] = True) -> None:
     """Print a job's answer as JSON."""
-    with _job(job_id, url) as job:
+    with open_client(url, f"job {job_id}") as client:
+        job = client.job(job_id)
         status = None if wait else job.status()
         if status is not None and not status.ended:
             raise CommandError(f"job {job_id}: it is {status.state} and has no result yet")
@@ -62,20 +60,8 @@ def result(job_id: Id, url: Url = None, wait: Annotated[bool, typer.Option(help=
 @app.command()
 def cancel(job_id: Id, url: Url = None) -> None:
     """Cancel a job, or delete its stored result if it has finished."""
-    with _job(job_id, url) as job:
-        job.cancel()
-
-
-@contextmanager
-def _job(job_id: str, url: str | None) -> Iterator[Job[dict[str, Any]]]:
-    from opsin.client import Client
-    from opsin.errors import OpsinError
-
-    with Client(url) as client:
-        try:
-            yield client.job(job_id)
-        except OpsinError as error:
-            raise CommandError(f"job {job_id}: {error}") from error
+    with open_client(url, f"job {job_id}") as client:
+        client.job(job_id).cancel()
 
 
 def _print(document: object) -> None:

@@ -34,8 +34,8 @@ def new(
 
     `opsin keys new alice >> keys.txt` takes effect within a second. The file never contains the key.
     """
-    _require_gateway()
-    from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key, validated_key
+    with requires_extra("gateway"):
+        from server.gateway.auth.key_file import ApiKey, format_line, hash_key, new_key, validated_key
 
     try:
         holder = validated_key(ApiKey(name, max_items or 0, rate or 0.0, priority, metrics, admin))  # type: ignore[arg-type]
@@ -50,7 +50,6 @@ def new(
 @app.command("list")
 def list_(file: KeysFile) -> None:
     """List the keys of a file, by name. Exit code 1 if there are invalid lines, which the service ignores."""
-    _require_gateway()
     lines = _read(file)[1]
     table = make_table("Line", "Name", "SHA-256", "Items", "Requests/s", "Priority", "May")
     for digest, key in sorted(lines.keys.items(), key=lambda item: (item[1].name, lines.line_numbers[item[0]])):
@@ -73,8 +72,8 @@ def revoke(
 
     Running jobs of the name run to their end, but no one can read their results, unless another key of the name is left.
     """
-    _require_gateway()
-    from server.gateway.auth.key_file import matching_lines, rewrite
+    with requires_extra("gateway"):
+        from server.gateway.auth.key_file import matching_lines, rewrite
 
     is_written = False
     while not is_written:  # another process may add a line in between
@@ -93,16 +92,11 @@ def revoke(
 
 def _read(file: Path) -> tuple[bytes, ParsedKeyFile]:
     """Read the key file. Raises CommandError."""
-    from server.gateway.auth.key_file import parse_key_file, read_file
+    with requires_extra("gateway"):
+        from server.gateway.auth.key_file import parse_key_file, read_file
 
     try:
         content = read_file(file)
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}") from error
     return content, parse_key_file(content)
-
-
-def _require_gateway() -> None:
-    """Raise UsageError if the service is not installed."""
-    with requires_extra("gateway"):
-        import server.gateway.auth.key_file  # noqa: F401

@@ -12,8 +12,8 @@ import typer
 from opsin.cli.shared import output_files
 from opsin.cli.shared.console import print_note
 from opsin.cli.shared.errors import CommandError, UsageError
-from opsin.cli.shared.job_progress import wait_with_progress
 from opsin.cli.shared.options import Model, Timeout, Url
+from opsin.cli.shared.service_calls import open_client, wait_with_progress
 
 if TYPE_CHECKING:
     from opsin.client import Client
@@ -52,9 +52,6 @@ def reconstruct(
 
     Ctrl-C also cancels the work in the service.
     """
-    from opsin.client import Client
-    from opsin.errors import OpsinError
-
     for path in (file, depth, points, mask):
         if path is not None and not path.is_file():
             raise UsageError(f"{path}: no such file")
@@ -67,17 +64,14 @@ def reconstruct(
     options: Any = {**scene_options, "model": model, "fov": fov, "depth_scale": depth_scale, "format": _format(written), "timeout": timeout}
     options |= _intrinsics(intrinsics)
     started_at = time.monotonic()
-    with Client(url, timeout=timeout) as client:
-        try:
-            result = wait_with_progress(
-                client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options), "Levels", elapsed=True
-            )
-            seconds = time.monotonic() - started_at
-            output_files.write(written, result.file)
-            if picture is not None:
-                output_files.write(picture, _turntable(client, result, scene_options))
-        except OpsinError as error:
-            raise CommandError(f"{file}: {error}") from error
+    with open_client(url, file, timeout=timeout) as client:
+        result = wait_with_progress(
+            client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options), "Levels", elapsed=True
+        )
+        seconds = time.monotonic() - started_at
+        output_files.write(written, result.file)
+        if picture is not None:
+            output_files.write(picture, _turntable(client, result, scene_options))
     if as_json:
         typer.echo(json.dumps(_document(result, written, seconds), ensure_ascii=False))
         return

@@ -23,6 +23,7 @@ from models.bundle_schema import QuerySpace
 from opsin.cli.demo.command import show_images
 from opsin.cli.demo.labels import MOVE_CLIPS, SAMPLES_FOLDER, is_sound_classifier, show_clips, show_sounds
 from opsin.client import Client
+from opsin.results import Model
 from tests.support.bundles.actions import LABELS, write_watcher
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.vit import TINY, write_tiny_diffmae, write_tiny_vit
@@ -81,7 +82,7 @@ def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
     with serve_script(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
         [hearing] = [model for model in client.models() if is_sound_classifier(model)]
         written = io.StringIO()
-        show_sounds(client, hearing.id, Console(file=written, width=100))
+        show_sounds(client, hearing, Console(file=written, width=100))
     told = written.getvalue()
     asked = [request.path for request in service.requests if request.path.startswith("/v1/classify")]
     assert asked == ["/v1/classify?model=sounds%401&top_k=3"] * len(list(SAMPLES_FOLDER.glob("*.flac"))) and asked
@@ -91,7 +92,7 @@ def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
 def test_the_demo_names_the_camera_moves_of_its_clips() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     with serve_script(lambda request: Answer(body=RESULT)) as service, Client(service.url) as client:
-        show_clips(client, console)
+        show_clips(client, Model("clips", "1", "clips", "ready", {}), console)
     asked = [request for request in service.requests if request.path.startswith("/v1/classify")]
     assert [clip.read_bytes() in request.body for clip, request in zip(MOVE_CLIPS, asked, strict=True)] == [True] * 3
     shown = console.export_text()

@@ -14,7 +14,7 @@ from tests.support.task_clients import Speaker
 def test_the_demo_says_which_words_fit_each_drawing(speaker: Speaker) -> None:
     console = Console(record=True, width=200)
     with Client(str(speaker.gateway.http.base_url)) as client:
-        show_words(client, console)
+        show_words(client, next(model for model in client.models() if model.task == "zero-shot"), console)
     lines = console.export_text().splitlines()
     for name in DRAWING_NAMES:
         (line,) = (line for line in lines if line.startswith(f"{name}.png"))

@@ -20,6 +20,7 @@ from opsin import Client
 from opsin.cli.demo.labels import show_actions
 from opsin.cli.shared import output_files
 from opsin.image_encoding import png
+from opsin.results import Model
 from tests.support.fake_servers import RESULT, Answer, Request, serve_script
 from tests.support.processes import environment, opsin
 from tests.support.queue import free_port
@@ -101,7 +102,7 @@ def test_bare_checkout_with_libraries_explains_installation(tmp_path: Path) -> N
 
 def test_a_clip_that_cannot_be_kept_is_left_out_of_the_demo(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Client("http://127.0.0.1:9") as unconnected:
-        show_actions(unconnected, picture / "data", tmp_path, Console())
+        show_actions(unconnected, Model("actions", "1", "actions", "ready", {}), picture / "data", tmp_path, Console())
     assert "The video is skipped, since its clip cannot be downloaded." in capsys.readouterr().out
 
 

@@ -380,7 +380,7 @@ def test_a_service_that_is_not_ready_says_why() -> None:
 
 def test_no_pictures_and_no_time_are_the_callers_mistakes() -> None:
     with Client() as client:
-        with pytest.raises(ValueError, match="at least one picture"):
+        with pytest.raises(ValueError, match="at least one image"):
             client.classify([])
         with pytest.raises(ValueError, match="timeout"):
             client.classify(b"picture", timeout=0)

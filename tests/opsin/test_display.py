@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import re
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import trimesh
 
 from opsin.actions import video_actions
 from opsin.bulk import Outcome, Outcomes
@@ -97,17 +95,6 @@ def test_every_colour_comes_back_from_linear_light() -> None:
     colours = np.arange(256 * 3, dtype=np.uint32).reshape(256, 3).astype(np.uint8)
     file = to_glb([Primitive(np.zeros((256, 3), np.float32), np.zeros((1, 3), np.int64), {"COLOR_0": linear(colours)})])
     assert (read_vertices(file)[1] == colours).all()
-
-
-def test_vertices_agree_with_another_reader() -> None:
-    """Bytes are those that were written, as also earlier versions of the service wrote them."""
-    sphere = trimesh.creation.icosphere(2)
-    sphere.visual.vertex_colors = np.random.default_rng(0).integers(0, 256, (len(sphere.vertices), 4), np.uint8)
-    file = trimesh.Scene(sphere).export(file_type="glb")
-    read = trimesh.load(io.BytesIO(file), file_type="glb").to_geometry()
-    places, colours = read_vertices(file)
-    np.testing.assert_allclose(places, read.vertices, atol=1e-6)
-    assert colours.tolist() == read.visual.vertex_colors[:, :3].tolist()
 
 
 def test_an_empty_shape_is_shown_empty() -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from opsin.cli.shared.interrupts import pending_interrupt
-from opsin.cli.shared.job_progress import wait_with_progress
+from opsin.cli.shared.service_calls import wait_with_progress
 from opsin.errors import Unreachable
 from tests.support.bundles.vit import write_null
 from tests.support.fake_servers import Answer, Request, serve_script

@@ -79,7 +79,7 @@ class Rows:
         """Return the request of a row. Its own values take precedence over the options of all rows. Raises OSError, ValueError."""
         from urllib.parse import quote
 
-        from opsin.api_request import ApiRequest
+        from opsin.api_request import ApiRequest, option_text
 
         files: dict[str, list[bytes]] = {}
         for name, path in self._paths(row):
@@ -89,7 +89,7 @@ class Rows:
             if not values:
                 raise ValueError(f"{name}: an empty list; leave it out")
             if name not in files:
-                texts.setdefault(name, []).extend(_text(value) for value in values)
+                texts.setdefault(name, []).extend(option_text(value) for value in values)
         headers = {} if accept is None else {"Accept": accept}
         return ApiRequest("POST", f"/v1/{quote(task, safe='')}", query={"priority": "low"}, headers=headers, parts=files, form=texts)
 
@@ -149,10 +149,6 @@ def _iter_named_values(row_values: Mapping[str, Any]) -> Iterator[tuple[str, Seq
             yield name.removesuffix("s"), value
         elif value is not None:
             yield name, [value]
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read_file(path: Path, max_bytes: int) -> bytes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from models.bundle import Bundle, BundleSpec
-    from models.bundle_schema import Clip, Int8, Preprocess, Rung, Sound
+    from models.bundle_schema import Int8, Rung
 
 
 app = typer.Typer(help="List, show, verify and complete bundles on disk.", no_args_is_help=True)
@@ -264,12 +264,13 @@ def _print_spec(bundle: Bundle) -> None:
     from rich.table import Table
 
     spec, console = bundle.spec, make_console()
+    inputs = {"preprocess": spec.preprocess, "clip": spec.clip, "sound": spec.sound}
     console.print(f"[bold]{spec.id}[/]  {escape_markup(spec.description)}".rstrip())
     facts: dict[str, Any] = {
         "folder": bundle.path,
         "task": spec.task,
         "architecture": f"{spec.architecture}  {_format_fields(spec.config)}",
-        **{name: _format_fields(part.model_dump(exclude_none=True)) for name, part in _inputs(spec) if part is not None},
+        **{name: _format_fields(part.model_dump(exclude_none=True)) for name, part in inputs.items() if part is not None},
         "weights": f"{format_bytes(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
         **{name: f"{format_bytes(file.bytes)}, SHA-256 {file.sha256}" for name, file in spec.files.items()},
         **{role: f"{file.path}, SHA-256 {file.sha256}" for role, file in spec.external.items()},
@@ -292,11 +293,6 @@ def _print_spec(bundle: Bundle) -> None:
     console.print(table)
     if spec.ladder:
         console.print(_ladder_table(spec))
-
-
-def _inputs(spec: BundleSpec) -> tuple[tuple[str, Preprocess | Clip | Sound | None], ...]:
-    """Return the sections of the model's inputs, by name."""
-    return ("preprocess", spec.preprocess), ("clip", spec.clip), ("sound", spec.sound)
 
 
 def _format_int8(int8: Int8) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from opsin.cli.bundles.labelled_images import MIN_FILES, read_labelled_images
 from opsin.cli.bundles.labelled_recordings import read_recordings
 from opsin.cli.services import settings_of
-from opsin.cli.shared.console import format_count, make_console
+from opsin.cli.shared.console import format_count, progress_bar
 from opsin.cli.shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,8 +110,6 @@ def _measure_images(bundle: Bundle, folder: Path, use: Use | None, loader: Loade
 
 def _measure_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> LadderMeasurement:
     """Measure a bundle for clips or sounds. Raises UsageError, also for a file that cannot be classified."""
-    from rich.progress import Progress
-
     from opsin.measuring.clip_ladder import UnusableRecording, measure_recordings, measure_steps
     from server.media.images import ImageDecoder
     from server.media.limits import MediaLimits
@@ -126,13 +124,9 @@ def _measure_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: L
         if (nbytes := sum(file.stat().st_size for file in one.files.values())) > settings.max_body_bytes:
             raise UsageError(f"--files: {one.name}: {nbytes} bytes are above the limit of {settings.max_body_bytes} (OPSIN_MAX_BODY_BYTES)")
     decoder = ImageDecoder(settings.max_pixels, MediaLimits(clips=settings.clip_limits, sounds=settings.sound_limits))
-    console = make_console(errors=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task_id = bar.add_task("Classifying", total=len(recordings))
+    with progress_bar("Classifying", len(recordings)) as advance:
         try:
-            quality = measure_recordings(
-                bundle, chosen, recordings, decoder, loader.layout.device, lambda count: bar.advance(task_id, count)
-            )
+            quality = measure_recordings(bundle, chosen, recordings, decoder, loader.layout.device, advance)
         except UnusableRecording as error:
             raise UsageError(f"--files: {error}") from error
     throughput = measure_steps(bundle, chosen, loader)

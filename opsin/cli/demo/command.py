@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,24 +69,19 @@ def demo(
             model = show_images(client, images, console)
             stop_if_interrupted()
             show_throughput(client, model, images, seconds, console)
-            stop_if_interrupted()
-            if any(served.task == "zero-shot" for served in client.models()):
-                show_words(client, console)
-            stop_if_interrupted()
-            if any(served.task == "inpaint" for served in client.models()):
-                show_inpainting(client, output, console)
-            stop_if_interrupted()
-            if any(served.task == "reconstruct" for served in client.models()):
-                show_reconstruction(client, output, console)
-            stop_if_interrupted()
-            if sound_model := next((served.id for served in client.models() if is_sound_classifier(served)), None):
-                show_sounds(client, sound_model, console)
-            stop_if_interrupted()
-            if any(served.name == MOVES_STARTER for served in client.models()):
-                show_clips(client, console)
-            stop_if_interrupted()
-            if any(served.route == "actions" for served in client.models()):
-                show_actions(client, cache or (settings_of(None).cache_folder or output) / "data", output, console)
+            data = cache or (settings_of(None).cache_folder or output) / "data"
+            parts: list[tuple[Callable[[Model], bool], Callable[[Model], None]]] = [
+                (lambda model: model.task == "zero-shot", lambda model: show_words(client, model, console)),
+                (lambda model: model.task == "inpaint", lambda model: show_inpainting(client, model, output, console)),
+                (_is_default_reconstructor, lambda model: show_reconstruction(client, model, output, console)),
+                (is_sound_classifier, lambda model: show_sounds(client, model, console)),
+                (lambda model: model.name == MOVES_STARTER, lambda model: show_clips(client, model, console)),
+                (lambda model: model.route == "actions", lambda model: show_actions(client, model, data, output, console)),
+            ]
+            for is_suitable, show in parts:
+                stop_if_interrupted()
+                if served := next(filter(is_suitable, client.models()), None):
+                    show(served)
             stop_if_interrupted()
             show_addresses(url, console, keep)
             if keep:
@@ -94,6 +90,10 @@ def demo(
         raise CommandError(f"demo: {error}") from error
     if svg is not None:
         console.save_svg(str(svg), title="make demo")
+
+
+def _is_default_reconstructor(model: Model) -> bool:
+    return model.task == "reconstruct" and bool(model.details["default"])
 
 
 def starters_folder() -> Path:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from opsin.client import Client
     from opsin.inpainting import Inpainting
+    from opsin.results import Model
 
 DRAWINGS_FOLDER = FOLDER / "docs" / "pictures" / "drawings"
 MASK_SUFFIX = "-mask"
@@ -26,12 +27,11 @@ GAP_PIXELS = 8
 HOLE_COLOUR = (255, 0, 255)
 
 
-def show_inpainting(client: Client, output: Path, console: Console) -> None:
+def show_inpainting(client: Client, model: Model, output: Path, console: Console) -> None:
     """Fill the holes of each drawing, print a table, and write the drawings, holes and fillings to `output`."""
     from rich.progress import Progress
 
     files = sorted(file for file in DRAWINGS_FOLDER.glob("*.png") if not file.stem.endswith(MASK_SUFFIX))
-    model = next(model for model in client.models() if model.task == "inpaint")
     table = make_table("Drawing", "Hole", "Method", "Total", "Filled", right=("Hole", "Total"))
     rows: list[list[Image]] = []
     with Progress(console=console, refresh_per_second=2, transient=True, disable=not console.is_terminal) as progress:

@@ -31,11 +31,10 @@ MP4 = "video/mp4"
 TIMEOUT_S = 900.0
 
 
-def show_words(client: Client, console: Console) -> None:
+def show_words(client: Client, model: Model, console: Console) -> None:
     """Score each drawing against the labels, and print a table."""
     from opsin.cli.classify import label_table
 
-    model = next(model for model in client.models() if model.task == "zero-shot")
     files = [DRAWINGS_FOLDER / f"{name}.png" for name in DRAWING_NAMES]
     results = [client.zero_shot(file, LABELS, model=model.id, top_k=TOP_K) for file in files]
     console.print(f"\nBest of {len(LABELS)} words in four languages for each drawing, by {model.id}: {', '.join(LABELS)}")
@@ -47,26 +46,26 @@ def is_sound_classifier(model: Model) -> bool:
     return [part["name"] for part in model.details.get("inputs", ())] == ["audio"]
 
 
-def show_sounds(client: Client, model: str, console: Console) -> None:
+def show_sounds(client: Client, model: Model, console: Console) -> None:
     """Classify each sample and print a table."""
     from opsin.cli.classify import label_table
 
     files = sorted(SAMPLES_FOLDER.glob("*.flac"))
-    results = [client.classify(audio=file, model=model, top_k=3) for file in files]
-    console.print(f"\nSounds, by {model}")
+    results = [client.classify(audio=file, model=model.id, top_k=3) for file in files]
+    console.print(f"\nSounds, by {model.id}")
     console.print(label_table(zip((file.name for file in files), results, strict=True)))
 
 
-def show_clips(client: Client, console: Console) -> None:
+def show_clips(client: Client, model: Model, console: Console) -> None:
     """Classify each clip and print a table."""
     from opsin.cli.classify import label_table
 
-    results = [client.classify(video=clip, model=MOVES_STARTER) for clip in MOVE_CLIPS]
-    console.print(f"\nCamera moves, by {results[0].model}@{results[0].version}")
+    results = [client.classify(video=clip, model=model.id) for clip in MOVE_CLIPS]
+    console.print(f"\nCamera moves, by {model.id}")
     console.print(label_table(zip((clip.name for clip in MOVE_CLIPS), results, strict=True)))
 
 
-def show_actions(client: Client, cache: Path, output: Path, console: Console) -> None:
+def show_actions(client: Client, model: Model, cache: Path, output: Path, console: Console) -> None:
     """Download the clip if it is not in `cache`, print who does what, and when, and write the annotated clip to `output`.
 
     If the clip cannot be downloaded, say so and how to get it.
@@ -75,9 +74,8 @@ def show_actions(client: Client, cache: Path, output: Path, console: Console) ->
     if clip is None:
         return
     from opsin.cli.actions import actions_table
-    from opsin.cli.shared.job_progress import wait_with_progress
+    from opsin.cli.shared.service_calls import wait_with_progress
 
-    model = next(model for model in client.models() if model.route == "actions")
     console.print(f"Watching {clip.name} …", style="dim")
     job = client.actions(clip, model=model.id, top_k=2, wait=False, timeout=TIMEOUT_S)
     result = wait_with_progress(job, "Watching")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from opsin.client import Client
     from opsin.point_rendering import ColouredPointCloud
+    from opsin.results import Model
 
 CAPTURE_NAME = "motorcycle"
 """The photograph with depth in scikit-image, from the Middlebury stereo data sets."""
@@ -22,13 +23,12 @@ MAX_LONG_SIDE_PIXELS = 512
 """Maximum size of the object when its front is compared with the photograph: that of the service's own copy."""
 
 
-def show_reconstruction(client: Client, output: Path, console: Console) -> None:
+def show_reconstruction(client: Client, model: Model, output: Path, console: Console) -> None:
     """Reconstruct the photograph's object, print a table, and write meshes and views of the points from all sides to `output`."""
     from opsin.image_encoding import png
     from opsin.point_rendering import render_turntable
     from training.data.captures import CAPTURES
 
-    model = next(model for model in client.models() if model.task == "reconstruct" and model.details["default"])
     CAPTURES[CAPTURE_NAME](output).write(output, CAPTURE_NAME)
     camera = json.loads((output / f"{CAPTURE_NAME}.json").read_text(encoding="utf-8"))
     image, depth, mask = (output / f"{CAPTURE_NAME}{end}.png" for end in ("", "-depth", "-mask"))

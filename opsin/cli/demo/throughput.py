@@ -19,25 +19,14 @@ IMAGES_PER_REQUEST = 8
 
 
 @dataclass(frozen=True)
-class NetworkTime:
-    """Time that a model's batches took on their devices, from the service's statistics."""
-
-    batches: int
-    seconds: float
-    """Sum of the batches' times; batches that ran at the same time each count."""
-
-    def since(self, before: NetworkTime) -> NetworkTime:
-        return NetworkTime(self.batches - before.batches, self.seconds - before.seconds)
-
-
-@dataclass(frozen=True)
 class MeasuredRound:
     """One measured round with one merge option."""
 
     images: int
     seconds: float
-    network: NetworkTime
-    """The network's time in the round."""
+    batches: int
+    network_s: float
+    """Sum of the times that the batches took on their devices; batches that ran at the same time each count."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +47,17 @@ class MergeThroughput:
     @property
     def milliseconds(self) -> float:
         """Network time per image in milliseconds."""
-        return statistics.median(1000 * round.network.seconds / round.images for round in self.rounds)
+        return statistics.median(1000 * round.network_s / round.images for round in self.rounds)
 
     @property
     def batches_at_a_time(self) -> float:
         """Average number of batches that were computed at a time, at most one per slot of a worker."""
-        return statistics.median(round.network.seconds / round.seconds for round in self.rounds)
+        return statistics.median(round.network_s / round.seconds for round in self.rounds)
 
     @property
     def batch_size(self) -> float:
         """Average number of images in a batch."""
-        return statistics.median(round.images / max(1, round.network.batches) for round in self.rounds)
+        return statistics.median(round.images / max(1, round.batches) for round in self.rounds)
 
 
 def compare(
@@ -91,10 +80,11 @@ def compare(
         measured: dict[str, list[MeasuredRound]] = {merge: [] for merge in merges}
         async with AsyncClient(url) as client, httpx2.AsyncClient(base_url=url) as http:
             for number, merge in itertools.product(range(rounds + 1), merges):
-                before = await _read_network_time(http, model)
+                batches, network_s = await _read_batches(http, model)
                 answer_count, elapsed = await _send_load(client, model, images, merge, seconds)
+                batches_after, network_s_after = await _read_batches(http, model)
                 if number:
-                    measured[merge].append(MeasuredRound(answer_count, elapsed, (await _read_network_time(http, model)).since(before)))
+                    measured[merge].append(MeasuredRound(answer_count, elapsed, batches_after - batches, network_s_after - network_s))
                 tick()
         return {merge: MergeThroughput(tuple(taken)) for merge, taken in measured.items()}
 
@@ -116,9 +106,9 @@ async def _send_load(client: AsyncClient, model: str, images: Sequence[bytes], m
     return sum(counts), time.perf_counter() - start
 
 
-async def _read_network_time(http: httpx2.AsyncClient, model: str) -> NetworkTime:
-    """Read the network's time since the queue was started."""
+async def _read_batches(http: httpx2.AsyncClient, model: str) -> tuple[int, float]:
+    """Read the number of a model's batches since the queue was started, and the sum of their seconds."""
     name, _, version = model.partition("@")
     response = (await http.get(f"/v2/models/{name}/versions/{version}/stats")).raise_for_status()
     took: list[dict[str, int]] = [batch["compute_infer"] for batch in response.json()["model_stats"][0]["batch_stats"]]
-    return NetworkTime(sum(each["count"] for each in took), sum(each["ns"] for each in took) / 1e9)
+    return sum(each["count"] for each in took), sum(each["ns"] for each in took) / 1e9

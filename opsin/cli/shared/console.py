@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +35,16 @@ def make_table(*headings: str, right: Collection[str] = (), title: str | None = 
     for heading in headings:
         table.add_column(heading, justify="right" if heading in right else "left")
     return table
+
+
+@contextmanager
+def progress_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar on stderr if that is a terminal, and yield the function that advances it."""
+    from rich.progress import Progress
+
+    console = make_console(errors=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield partial(bar.advance, bar.add_task(label, total=total, completed=done))
 
 
 def escape_controls(text: str) -> str:

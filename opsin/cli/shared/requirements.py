@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
-from pathlib import Path
 
 from opsin.cli.shared.errors import UsageError
 from opsin.engine import CHECKOUT, enter
@@ -35,13 +34,6 @@ def _is_installed() -> bool:
         return True
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run([sys.executable, "-P", "-c", FIND_OPSIN_PROGRAM], env=environment, check=False).returncode == 0
-
-
-def require_benchmarks() -> Path:
-    """Return the checkout. Raises UsageError if there is none: the wheel does not contain the benchmarks."""
-    if CHECKOUT is None or not (CHECKOUT / "benchmarks").is_dir():
-        raise UsageError("`opsin bench` needs a checkout: git clone the project, then `make bench` there")
-    return CHECKOUT
 
 
 @contextmanager

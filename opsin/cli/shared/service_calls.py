@@ -1,21 +1,36 @@
-"""Waiting for a job with a progress bar."""
+"""Calls of the service: the client whose errors end a command, and waiting for a job with a progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from opsin.cli.shared.console import make_console
+from opsin.cli.shared.errors import CommandError
 from opsin.errors import OpsinError, Refused
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from opsin.client import Client
     from opsin.jobs import Job
 
 T = TypeVar("T")
+
+
+@contextmanager
+def open_client(url: str | None, subject: object, *, timeout: float = 60.0) -> Iterator[Client]:
+    """Yield a client. Raises CommandError for an error of the service inside the block, which names the subject, such as a file."""
+    from opsin.client import Client
+
+    with Client(url, timeout=timeout) as client:
+        try:
+            yield client
+        except OpsinError as error:
+            raise CommandError(f"{subject}: {error}") from error
 
 
 def wait_with_progress(job: Job[T], label: str, *, elapsed: bool = False, preview: Callable[[Mapping[str, Any]], Text] | None = None) -> T:
