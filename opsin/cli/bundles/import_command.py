@@ -20,6 +20,7 @@ from opsin.cli.shared.interrupts import exit_cleanly_on_sigterm
 from opsin.cli.shared.requirements import requires_extra
 from opsin.engine import enter
 
+HUB_SCHEMES = ("hf://", "timm:")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 """Files of a repository that hold a tokenizer."""
 
@@ -199,18 +200,15 @@ def find_source(text: str) -> ImportSource:
 
     Raises UsageError, and CommandError if the download fails.
     """
-    from opsin.hub.address import InvalidAddressError, is_address, parse
-
-    if not is_address(text):
+    if not text.startswith(HUB_SCHEMES):
         return ImportSource(Path(text))
+    with requires_extra("hub"):
+        from opsin.hub import HubError, InvalidAddressError, fetch, parse
     try:
         address = parse(text)
+        snapshot = fetch(address)
     except InvalidAddressError as error:
         raise UsageError(f"import: {error}") from error
-    with requires_extra("hub"):
-        from opsin.hub.fetching import HubError, fetch
-    try:
-        snapshot = fetch(address)
     except HubError as error:
         raise CommandError(f"import: {error}") from error
     return ImportSource(snapshot.folder, {"repository": address.repository, "revision": snapshot.commit, "file": str(address)})

@@ -27,8 +27,7 @@ def import_tracklets(
     output_files.check_writable(output)
     with requires_extra("server"):
         from models.media.safe_joblib import UnsafeFile
-        from models.people.tracklets import read_results, tracklets_from_results
-        from models.people.tracklets import tracks_to_arrays, write_tracks
+        from models.people.tracklets import read_results, tracklets_from_results, tracks_to_arrays, write_tracks
     try:
         tracks = tracklets_from_results(read_results(file))
     except UnsafeFile as error:

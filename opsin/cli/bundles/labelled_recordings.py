@@ -43,13 +43,7 @@ def read_recordings(folder: Path, spec: BundleSpec, use: Use | None) -> tuple[Us
     listed = _list_files(folder, spec)
     kinds = _KindCache()
     chosen = _choose_use(spec, use, {kinds.kind_of(file.path) for file in listed})
-    selected = (
-        _select_videos(listed, kinds, spec)
-        if chosen == "sight"
-        else _select_sounds(listed, kinds)
-        if chosen == "sound"
-        else _select_videos_with_sound(listed, kinds)
-    )
+    selected = _select_sounds(listed, kinds) if chosen == "sound" else _select_videos(listed, kinds, spec, with_sound=chosen == "both")
     if not selected:
         raise UsageError(f"--files: {folder} has no files to measure {spec.id} on")
     return chosen, selected
@@ -160,14 +154,24 @@ def _choose_use(spec: BundleSpec, use: Use | None, kinds: Collection[RecordingKi
     return "sound" if "audio" in required else "sight"
 
 
-def _select_videos(listed: Sequence[ListedFile], kinds: _KindCache, spec: BundleSpec) -> list[LabelledRecording]:
-    """Return the videos. Sounds are ignored if the bundle could use them, and an error otherwise."""
+def _select_videos(listed: Sequence[ListedFile], kinds: _KindCache, spec: BundleSpec, *, with_sound: bool) -> list[LabelledRecording]:
+    """Return the videos. with_sound: with the sounds next to them; videos without one use their sound track.
+
+    Other sounds are ignored if the bundle could use them, and an error otherwise.
+    """
     from opsin.measuring.clip_ladder import LabelledRecording
 
     videos = [file for file in listed if kinds.kind_of(file.path) == "video"]
-    if spec.sound is None and (stray := _first_sound_without_video(listed, videos, kinds)):
-        raise UsageError(f"--files: {stray}: a sound, but {spec.id} is measured on videos")
-    return [LabelledRecording({"video": file.path}, file.labels) for file in videos]
+    if not with_sound and spec.sound is not None:
+        return [LabelledRecording({"video": file.path}, file.labels) for file in videos]
+    sounds = {file.path: kinds.sound_of(file.path) for file in videos}
+    if stray := next((file.path for file in listed if kinds.kind_of(file.path) == "audio" and file.path not in sounds.values()), None):
+        reason = "without a video of the same name next to it" if with_sound else f"but {spec.id} is measured on videos"
+        raise UsageError(f"--files: {stray}: a sound{' ' if with_sound else ', '}{reason}")
+    files = {
+        path: {"video": path} if sound is None or not with_sound else {"video": path, "audio": sound} for path, sound in sounds.items()
+    }
+    return [LabelledRecording(files[file.path], file.labels) for file in videos]
 
 
 def _select_sounds(listed: Sequence[ListedFile], kinds: _KindCache) -> list[LabelledRecording]:
@@ -182,23 +186,3 @@ def _select_sounds(listed: Sequence[ListedFile], kinds: _KindCache) -> list[Labe
         if (sound or file.path) not in sound_paths:
             recordings.append(LabelledRecording({"audio": sound or file.path}, file.labels))
     return recordings
-
-
-def _select_videos_with_sound(listed: Sequence[ListedFile], kinds: _KindCache) -> list[LabelledRecording]:
-    """Return the videos with the sounds next to them; videos without one use their sound track."""
-    from opsin.measuring.clip_ladder import LabelledRecording
-
-    videos = [file for file in listed if kinds.kind_of(file.path) == "video"]
-    if stray := _first_sound_without_video(listed, videos, kinds):
-        raise UsageError(f"--files: {stray}: a sound without a video of the same name next to it")
-    sounds = {file.path: kinds.sound_of(file.path) for file in videos}
-    return [
-        LabelledRecording({"video": path} | ({} if (sound := sounds[path]) is None else {"audio": sound}), labels)
-        for path, labels in ((file.path, file.labels) for file in videos)
-    ]
-
-
-def _first_sound_without_video(listed: Sequence[ListedFile], videos: Sequence[ListedFile], kinds: _KindCache) -> Path | None:
-    """Return the first sound that does not belong to a video, None if there is none."""
-    owned = {kinds.sound_of(file.path) for file in videos}
-    return next((file.path for file in listed if kinds.kind_of(file.path) == "audio" and file.path not in owned), None)

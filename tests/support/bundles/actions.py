@@ -20,8 +20,7 @@ from models.people.keypoints import TOKEN_VALUES
 from models.people.smpl import CHECKPOINT_PREFIX
 from models.people.track_batch import POSE_VALUES
 from models.systems.lart.model import LART, LARTConfig
-from models.systems.mvit.model import Activation, MViT, MViTConfig
-from models.systems.mvit.model import BoxPooling
+from models.systems.mvit.model import Activation, BoxPooling, MViT, MViTConfig
 from tests.golden.case import GOLDEN
 from tests.support.bundles.vit import UNSEALED, seal
 

@@ -1,4 +1,5 @@
-"""Download of the files of a repository that an import reads into the hub's local cache.
+"""Repositories of the Hugging Face hub, by `hf://OWNER/REPO[@REVISION]` or `timm:NAME.TAG[@REVISION]`: download of the files that an
+import reads into the hub's local cache.
 
 `huggingface_hub` retries broken connections, keeps complete files, and reads HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE itself.
 It trusts names and bodies, which are bounded here: an ETag becomes the name of a file, and an endless body fills the memory or the disk.
@@ -34,8 +35,13 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from models import hub_files
 from models.hub_files import MAX_JSON_BYTES, WEIGHTS
-from opsin.hub.address import TIMM_OWNER, Address
 
+HUB, TIMM = "hf://", "timm:"
+TIMM_OWNER = "timm"
+NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9_]|-(?!-)|\.(?!\.)){0,95}(?<![.-])(?<!\.git)"
+"""Names of owners and repositories: no `--` or `..`, and neither `-`, `.` nor `.git` at the end."""
+REVISION_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)|/(?=[A-Za-z0-9_])){0,199}"
+"""Names of revisions in git: no `..` or `//`, and no `/` at the end. The cache uses them as paths."""
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 """The base error of huggingface_hub's HTTP library, which differs between its versions."""
 HTTP_LIBRARY = import_module(HTTPError.__module__.partition(".")[0])
@@ -63,6 +69,45 @@ STATUS_ADVICE = {401: "check HF_TOKEN", 403: "check HF_TOKEN", 404: "check the a
 """Status of an answer → what to do. For other statuses: wait."""
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class InvalidAddressError(ValueError):
+    """An address that is not valid; the message shows a valid one."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A repository and a revision of it."""
+
+    owner: str
+    name: str
+    revision: str | None = None
+    """A branch, tag or commit; None: the default branch."""
+
+    @property
+    def repository(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+    @property
+    def lacks_tag(self) -> bool:
+        """Whether it names a network of timm without the tag of its weights."""
+        return self.owner == TIMM_OWNER and "." not in self.name
+
+    def __str__(self) -> str:
+        return f"{HUB}{self.repository}" + (f"@{self.revision}" if self.revision else "")
+
+
+def parse(text: str) -> Address:
+    """Parse an address. Raises InvalidAddressError."""
+    if text.startswith(TIMM):
+        parts = re.fullmatch(rf"{TIMM}({NAME_PATTERN})(?:@({REVISION_PATTERN}))?", text)
+        if parts is None:
+            raise InvalidAddressError(f"{text}: write timm:NAME.TAG, as in timm:vit_base_patch16_224.augreg_in21k_ft_in1k")
+        return Address(TIMM_OWNER, parts[1], parts[2])
+    parts = re.fullmatch(rf"{HUB}({NAME_PATTERN})/({NAME_PATTERN})(?:@({REVISION_PATTERN}))?", text)
+    if parts is None:
+        raise InvalidAddressError(f"{text}: write hf://OWNER/REPO or hf://OWNER/REPO@REVISION, as in hf://google/vit-base-patch16-224")
+    return Address(parts[1], parts[2], parts[3])
 
 
 class HubResponseError(Exception):
