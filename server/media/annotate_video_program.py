@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from models.media import video_program
 from models.people.keypoints import BONES
 from models.processes import confined_process  # which also imports what PyAV would import too late
-from server.media.video import LENGTH, PersonAnnotation
+from server.media.recordings import LENGTH, PersonAnnotation
 
 TIME_BASE = Fraction(1, 90_000)
 NEAR_S = 0.06

@@ -18,8 +18,10 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
+from models.media import containers
+from models.media.video import ClipLimits
 from models.systems.actions.detection_scale import Detail
-from server.media import person_tracks, video
+from server.media import person_tracks, recordings
 from server.media.images import ImageDecoder
 from server.tasks import base
 from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Tensor
@@ -155,7 +157,7 @@ class ActionsTask(
 
     name = "actions"
     parts = (
-        RequestPart("video", "video", f"{video.NAMES}, told apart by their bytes.", required=False),
+        RequestPart("video", "video", f"{containers.NAMES}, told apart by their bytes.", required=False),
         RequestPart("tracks", "file", "Tracks of people as JSON or .npz.", required=False),
     )
     options = ActionsOptions
@@ -194,7 +196,7 @@ class ActionsTask(
                 if value is not None:
                     raise InvalidOption(name, f"{value}: tracks already have people's positions; leave it out")
             return [_arrays_from_tracks(item["tracks"], decoder.limits.clips.seconds)]
-        facts = video.probe(item["video"], decoder.limits.clips)
+        facts = recordings.probe(item["video"], decoder.limits.clips)
         if plan.start_s is not None and plan.start_s >= facts.duration_s:
             raise InvalidOption("start_s", f"{plan.start_s:g}: the video has {facts.duration_s:g} seconds")
         info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
@@ -215,8 +217,8 @@ class ActionsTask(
         if "video" not in job_outputs:
             raise InvalidOption("tracks", "there is no video to draw into: accept application/json")
         width, height = job_outputs["info"][:2].astype(int).tolist()
-        max_pixels = video.ClipLimits.from_accepted(width, height).pixels
-        clip = video.annotate(job_outputs["video"].tobytes(), [_annotation(person) for person in people], most_pixels=max_pixels)
+        max_pixels = ClipLimits.from_accepted(width, height).pixels
+        clip = recordings.annotate(job_outputs["video"].tobytes(), [_annotation(person) for person in people], most_pixels=max_pixels)
         return FileAnswer(clip, {"X-People": str(len(people))})
 
     def preview(self, arrays: Outputs, plan: ActionsPlan, spec: BundleSpec) -> ActionsPreview:
@@ -324,8 +326,8 @@ def _lines(second: ActionSecond) -> list[str]:
     return labels if second.unsure is UNSET else ["unsure", *labels]
 
 
-def _annotation(person: Person) -> video.PersonAnnotation:
-    return video.PersonAnnotation(
+def _annotation(person: Person) -> recordings.PersonAnnotation:
+    return recordings.PersonAnnotation(
         person=person.person,
         boxes=[box[:5] for box in person.boxes],
         poses=[] if person.poses is UNSET else [[time, *(value for point in points for value in point)] for time, points in person.poses],

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.signal import chirp, firwin, resample_poly
 
+from models.media.audio import SoundLimits
 from models.media.fbank import log_mel
-from server.media.sound import SoundLimits, read
+from server.media.recordings import read_sound as read
 from tests.support.audio import tones, wav
 
 RATE = 16_000

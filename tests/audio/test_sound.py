@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.media import audio
+from models.media.audio import SoundLimits
 from server.media.limits import RecordingError
-from server.media.sound import SoundLimits, read
+from server.media.recordings import read_sound as read
 from tests.support.audio import film, tag, tones, wav, write_file
 from tests.support.videos import clip, every, sound_alone
 

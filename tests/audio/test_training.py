@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.media.sound import SoundLimits, read
+from models.media.audio import SoundLimits
+from server.media.recordings import read_sound as read
 from tests.support.audio import tones, wav, write_file
 from tests.support.videos import clip, every
 from training.data.decode import read_sound

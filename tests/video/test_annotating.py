@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from server.media import video
+from server.media import recordings
 from server.media.limits import RecordingError
-from server.media.video import PersonAnnotation, annotate
+from server.media.recordings import PersonAnnotation, annotate
 from tests.support.videos import clip, every, pictures
 
 RED = (230, 25, 75)
@@ -106,6 +106,6 @@ def test_a_turned_video_is_drawn_upright() -> None:
 def test_a_clip_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecordingError, match="the annotated clip cannot be made"):
         annotate(clip(every(10, 10.0))[:600], [])
-    monkeypatch.setattr(video, "MAX_ANNOTATED_BYTES", 10)
+    monkeypatch.setattr(recordings, "MAX_ANNOTATED_BYTES", 10)
     with pytest.raises(RecordingError, match="bytes"):
         annotate(clip(every(3, 10.0)), [])

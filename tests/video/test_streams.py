@@ -8,7 +8,7 @@ import av
 import pytest
 
 from models.media.video import ClipLimits, Frames, VideoError, probe
-from server.media.video import annotate
+from server.media.recordings import annotate
 from tests.support.videos import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, clip, every, mix, number_of
 
 LIMITS = ClipLimits()

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Sound
-from models.media import audio_windows
+from models.media import audio_formats, audio_windows, containers
+from models.media.audio import SoundLimits
 from models.registry import architectures
-from server.media import sound, video
+from server.media import recordings
 from server.media.images import ImageDecoder
 from server.media.limits import RecordingError, naming_part
-from server.media.sound import SoundLimits
 from server.tasks import base
 from server.tasks.base import Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes, Tensor
 from server.tasks.classify.images import (
@@ -48,8 +48,8 @@ from server.tasks.options import InvalidOption, schedules_of
 
 Use = Literal["both", "sound", "sight"]
 
-VIDEO = RequestPart("video", "video", f"{video.NAMES}, detected by content.")
-AUDIO = RequestPart("audio", "audio", f"{sound.NAMES}, detected by content; the default is the video's own sound.")
+VIDEO = RequestPart("video", "video", f"{containers.NAMES}, detected by content.")
+AUDIO = RequestPart("audio", "audio", f"{audio_formats.NAMES}, detected by content; the default is the video's own sound.")
 
 
 class ClassifyClipsPlan(msgspec.Struct, frozen=True):
@@ -148,7 +148,7 @@ class ClassifyClipsTask(
         arrays: Arrays = {}
         if use != "sound":
             with naming_part("video"):
-                facts = video.probe(item["video"], decoder.limits.clips)
+                facts = recordings.probe(item["video"], decoder.limits.clips)
             _check_start(plan, facts.duration_s, "video")
             info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
             arrays |= {"video": np.frombuffer(item["video"], np.uint8), "info": info}
@@ -285,10 +285,10 @@ def _read(item: Item, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     """Return the sound that was sent, or the video's own, (n,). Raises MediaError that names the part, or the one that is missing."""
     if "audio" in item:
         with naming_part("audio"):
-            return sound.read(item["audio"], rate, limits)
+            return recordings.read_sound(item["audio"], rate, limits)
     try:
         with naming_part("video"):
-            return sound.read(item["video"], rate, limits)
+            return recordings.read_sound(item["video"], rate, limits)
     except RecordingError as error:
         if error.problem != "no-sound":
             raise

@@ -1,4 +1,8 @@
-"""Videos in requests: their properties, and people drawn into them. Workers decode them (`models.media.video`)."""
+"""Videos and sounds in requests: properties of videos, people drawn into them, and samples of sounds.
+
+Workers decode videos (`models.media.video`). Sounds, alone or in a video, are decoded by a confined child process (`models.media.audio`): a
+job holds samples, not files.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,22 @@ import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from models.media import video
-from models.media.containers import HEAD_BYTES, NAMES, demuxer
+import numpy as np
+from numpy.typing import NDArray
+
+from models.media import audio, video
+from models.media.audio import SoundLimits
+from models.media.containers import HEAD_BYTES, demuxer
 from models.media.video import ClipInfo, ClipLimits
 from models.processes.confined_process import ConfinedProcess, ProcessDied
 from server.media.limits import RecordingError
-from server.media.part_hints import suggest_part
-
-__all__ = ["NAMES", "ClipInfo", "ClipLimits", "PersonAnnotation", "annotate", "probe"]
+from server.media.part_hints import suggest_image_part, suggest_part
 
 PROGRAM = "server.media.annotate_video_program"
 PATIENCE_S = 600.0
 """Timeout of the program, which reports nothing until the clip is done."""
 MAX_ANNOTATED_BYTES = 2**30
 LENGTH = struct.Struct("<Q")
-
-
-PROBLEMS: dict[video.VideoErrorKind, str] = {
-    "not-a-video": "not-a-video",  # no container or codec that we open
-    "no-video": "no-video",  # a container of sound alone
-    "too-much": "too-large",
-    "broken": "corrupt-video",  # or without frames
-}
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def probe(data: bytes, limits: ClipLimits) -> ClipInfo:
         return video.probe(data, limits)
     except video.VideoError as error:
         hint = suggest_part(data) if error.kind == "not-a-video" else None
-        raise RecordingError(PROBLEMS[error.kind], hint or str(error)) from error
+        raise _recording_error("video", error.kind, hint or str(error)) from error
 
 
 def annotate(clip: bytes, people: Sequence[PersonAnnotation], *, most_pixels: int = ClipLimits.pixels) -> bytes:
@@ -77,7 +75,22 @@ def annotate(clip: bytes, people: Sequence[PersonAnnotation], *, most_pixels: in
     return bytes(made)
 
 
+def _recording_error(noun: str, kind: str, message: str) -> RecordingError:
+    """Return the error for a file whose decoder failed for a reason of this kind."""
+    return RecordingError({"too-much": "too-large", "broken": f"corrupt-{noun}"}.get(kind, kind), message)
+
+
 def _annotation_error(reason: str) -> RecordingError:
     error = RecordingError("corrupt-video", f"the annotated clip cannot be made: {reason}")
     error.part = "video"
     return error
+
+
+def read_sound(content: bytes, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
+    """Return mono sound, float32 (n,), full scale 1, of a sound file or a video: each channel resampled to `rate` samples a second, then
+    their mean. Raises RecordingError."""
+    try:
+        return audio.decode(content, rate, limits)
+    except audio.SoundError as error:
+        hint = suggest_image_part(content) if error.kind == "not-a-sound" else None
+        raise _recording_error("sound", error.kind, hint or str(error)) from error
