@@ -47,7 +47,7 @@ def actions(
     is_tracks = file.suffix.lower() in (".json", ".npz")
     if is_tracks and output is not None:
         raise UsageError(f"--output: {file} holds tracks, so there is no video to draw into")
-    request_options = {
+    options: Any = {
         "model": model,
         "top_k": top_k,
         "threshold": threshold,
@@ -55,8 +55,8 @@ def actions(
         "end_s": end,
         "people": people,
         "detail": detail,
+        "timeout": timeout,
     }
-    options: Any = {**request_options, "timeout": timeout}
     with open_client(url, file) as client:
         job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
         result = wait_with_progress(job, "Watching")

@@ -156,7 +156,7 @@ class _BatchRun:
         *,
         is_served: bool,
     ) -> None:
-        """Prepare the run. served: whether there is a bundle for the task."""
+        """Prepare the run. is_served: whether there is a bundle for the task."""
         self._stop_if_interrupted = stop_if_interrupted
         self._rows, self._task, self._options, self._accept, self._connection = rows, task, options, accept, connection
         self._is_served = is_served
@@ -207,7 +207,7 @@ class _BatchRun:
                     self._batch_error.set_exception(error)
 
     def _answer(self, row: BatchRow, *, is_first: bool = False) -> BatchResult:
-        """Send a row and return its result. alone: it is the first row, which shows whether the options of all rows are valid."""
+        """Send a row and return its result. is_first: it is the first row, which shows whether the options of all rows are valid."""
         from opsin.api_request import parse_answer
         from opsin.errors import OpsinError, Unreachable
 

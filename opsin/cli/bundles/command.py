@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,12 +141,10 @@ def tokenizer(
 
     A running service uses it after a restart.
     """
-    chosen = _select_bundles(bundles, [name])
-    if len(chosen) > 1:
-        raise UsageError(f"{name}: has several versions; name one of {', '.join(bundle.spec.id for bundle in chosen)}")
+    bundle = _select_one(bundles, name, name)
     try:
         with requires_extra("server"):
-            changed = tokenizers.with_tokenizer(chosen[0], file, templates)
+            changed = tokenizers.with_tokenizer(bundle, file, templates)
     except OSError as error:
         raise CommandError(f"bundles tokenizer: {error}") from error
     typer.echo(f"{changed.spec.id}  {tokenizers.summary(changed.spec)}")
@@ -185,11 +182,23 @@ def label(
     bundles: Root = DEFAULT_FOLDER,
 ) -> None:
     """Make a classifier from an image-text bundle and labels: without the text tower, with the scores of zero-shot classification."""
-    pairs = _select_bundles(bundles, [pair])
-    if len(pairs) > 1:
-        raise UsageError(f"--from {pair}: has several versions; name one of {', '.join(candidate.spec.id for candidate in pairs)}")
-    classifier = _label_bundle(pairs[0], labels, bundles, name, version, template or None)
-    sizes = f"{format_bytes(classifier.spec.weights.bytes)} where the pair has {format_bytes(pairs[0].spec.size)}"
+    original = _select_one(bundles, pair, f"--from {pair}")
+    with requires_extra("server"):
+        from pydantic import ValidationError
+
+        from models.bundle import BundleError
+        from models.systems.image_text.zero_shot_classifier import make_zero_shot_classifier
+    try:
+        with requires_extra("server"):
+            names = class_names.read(labels)
+            classifier, truncated = make_zero_shot_classifier(original, names, bundles, name, version, templates=template or None)
+    except ValidationError as error:
+        raise UsageError(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    except BundleError as error:
+        raise CommandError(str(error)) from error
+    if truncated:
+        typer.echo(f"opsin: {format_count(truncated, 'label')} truncated: longer than {original.spec.id} reads", err=True)
+    sizes = f"{format_bytes(classifier.spec.weights.bytes)} where the pair has {format_bytes(original.spec.size)}"
     typer.echo(f"{classifier.path}  {format_count(len(classifier.spec.labels), 'label')}, {sizes}")
 
 
@@ -223,6 +232,14 @@ def _select_bundles(root: Path, names: list[str]) -> list[Bundle]:
             raise UsageError(f"no bundle {name!r} in {root}; there are {', '.join(bundle.spec.id for bundle in readable) or 'none'}")
         chosen += matching
     return chosen
+
+
+def _select_one(root: Path, name: str, subject: str) -> Bundle:
+    """Return the bundle of that name. Raises UsageError, which names the subject, if it has several versions."""
+    chosen = _select_bundles(root, [name])
+    if len(chosen) > 1:
+        raise UsageError(f"{subject}: has several versions; name one of {', '.join(bundle.spec.id for bundle in chosen)}")
+    return chosen[0]
 
 
 def _find_member(root: Path, name: str) -> Bundle:
@@ -321,24 +338,3 @@ def _format_value(value: object) -> str:
     import json
 
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _label_bundle(pair: Bundle, labels: Path, root: Path, name: str, version: str, templates: Sequence[str] | None) -> Bundle:
-    """Write a classifier made of an image-text bundle and labels. Raises UsageError and CommandError."""
-    with requires_extra("server"):
-        from pydantic import ValidationError
-
-        from models.bundle import BundleError
-        from models.systems.image_text import zero_shot_classifier
-    try:
-        with requires_extra("server"):
-            classifier, truncated = zero_shot_classifier.make_zero_shot_classifier(
-                pair, class_names.read(labels), root, name, version, templates=templates
-            )
-    except ValidationError as error:
-        raise UsageError(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
-    except BundleError as error:
-        raise CommandError(str(error)) from error
-    if truncated:
-        typer.echo(f"opsin: {format_count(truncated, 'label')} truncated: longer than {pair.spec.id} reads", err=True)
-    return classifier
