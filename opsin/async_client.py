@@ -334,7 +334,7 @@ class AsyncClient:
     async def _answer_or_job(self, request: ApiRequest, read: Callable[[Any], Any], wait: bool) -> Any:
         if wait:
             return await self._answer(request, read)
-        return AsyncJob(self._service, (await self._answer(request.as_job(), dict))["id"], read)
+        return AsyncJob(self._service, await self._answer(request.as_job(), lambda accepted: str(accepted["id"])), read)
 
     async def _limits(self, images: ImageLike | ImageSequence, tasks: Collection[str]) -> RequestLimits:
         """Return the limits of requests for these images. For several images, the service is queried for them."""

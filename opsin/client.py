@@ -329,7 +329,7 @@ class Client:
     def _answer_or_job(self, request: ApiRequest, read: Callable[[Any], Any], wait: bool) -> Any:
         if wait:
             return self._answer(request, read)
-        return Job(self._service, (self._answer(request.as_job(), dict))["id"], read)
+        return Job(self._service, self._answer(request.as_job(), lambda accepted: str(accepted["id"])), read)
 
     def _limits(self, images: ImageLike | ImageSequence, tasks: Collection[str]) -> RequestLimits:
         """Return the limits of requests for these images. For several images, the service is queried for them."""
