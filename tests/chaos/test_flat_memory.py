@@ -26,7 +26,7 @@ WARM, REQUESTS = 800, 1000
 WARM_SECONDS, SECONDS = 1800.0, 900.0
 """Time limits of both."""
 GROWTH = 0.05
-"""What a heap that is trimmed once a minute varies by; less than 100 KB per request."""
+"""Variation of a heap that is trimmed once a minute; less than 100 KB per request."""
 
 
 def classify(client: Client, number: int) -> None:
@@ -58,16 +58,16 @@ def test_a_workers_memory_is_flat_once_its_caches_are_full(ask: Callable[[Client
         url = service.url
         [worker] = service.children("worker")
         process = psutil.Process(worker)
-        assert len(_asked(url, process, ask, range(WARM), WARM_SECONDS)) == WARM, "its caches may not be full"
-        read = _asked(url, process, ask, range(WARM, WARM + REQUESTS), SECONDS)
+        assert len(_resident_bytes(url, process, ask, range(WARM), WARM_SECONDS)) == WARM, "its caches may not be full"
+        read = _resident_bytes(url, process, ask, range(WARM, WARM + REQUESTS), SECONDS)
         assert service.children("worker") == [worker]
     tenth = len(read) // 10
     first, last = median(read[:tenth]), median(read[-tenth:])
     assert last <= (1 + GROWTH) * first, f"{first / 1e6:.0f} → {last / 1e6:.0f} MB in {len(read)} requests"
 
 
-def _asked(url: str, worker: psutil.Process, ask: Callable[[Client, int], None], numbers: range, seconds: float) -> list[int]:
-    """The worker's bytes after each request."""
+def _resident_bytes(url: str, worker: psutil.Process, ask: Callable[[Client, int], None], numbers: range, seconds: float) -> list[int]:
+    """Send requests with these numbers; return the resident bytes of the worker after each."""
     until, read, lock, left = time.monotonic() + seconds, list[int](), threading.Lock(), iter(numbers)
 
     def go_on() -> None:

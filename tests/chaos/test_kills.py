@@ -45,7 +45,7 @@ class Crowd:
         self._thread.join()
 
     def scores(self) -> np.ndarray:
-        """(requests, classes) in the order of the classes; fails naming the first request that was not answered."""
+        """Return scores, (requests, classes), by index of the class; fail with the first request that was not answered."""
         rows = np.empty((len(self.answers), 10))
         for number, answer in enumerate(self.answers):
             assert isinstance(answer, httpx2.Response), f"request {number}: {answer!r}"
@@ -91,7 +91,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def service(tiny: Bundle) -> Iterator[Service]:
-    """With one worker."""
+    """A service with one worker."""
     with serve(tiny.path.parent.parent, copied=True, dtype="float32") as running:
         yield running
 
@@ -112,8 +112,8 @@ def kill_a_worker(service: Service, chance: random.Random) -> Callable[[], None]
     return kill
 
 
-def wait(condition: Callable[[], object], what: str) -> None:
-    eventually(condition, what, MINUTES)
+def wait(condition: Callable[[], object], expectation: str) -> None:
+    eventually(condition, expectation, MINUTES)
 
 
 MANY = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -141,16 +141,16 @@ def lose_no_request(service: Service, bundle: Bundle, requests: int, kills: int)
 
 
 @pytest.mark.slow
-def test_nine_kills_within_45_seconds_cost_nobody_an_answer(tiny: Bundle) -> None:
+def test_nine_kills_within_45_seconds_lose_no_answer(tiny: Bundle) -> None:
     with serve(tiny.path.parent.parent, dtype="float32") as service:
         assert service.url
         ended = threading.Event()
         with ThreadPoolExecutor(4) as pool:
             asking = [pool.submit(keep_asking, service.url, ended) for _ in range(4)]
-            began = time.monotonic()
+            started_at = time.monotonic()
             for number in range(9):
                 kill_a_worker(service, random.Random(number))()
-                time.sleep(max(0.0, began + 5 * (number + 1) - time.monotonic()))
+                time.sleep(max(0.0, started_at + 5 * (number + 1) - time.monotonic()))
             ended.set()
             statuses = [status for client in asking for status in client.result()]
         assert set(statuses) == {200}
@@ -190,7 +190,7 @@ def test_two_minutes_of_kills_lose_no_answer_of_shipped_bundle(tmp_path: Path) -
 
 
 def labels(answer: httpx2.Response) -> str:
-    """The best label."""
+    """Return the best label."""
     label: str = answer.json()["results"][0]["predictions"][0]["label"]
     return label
 
@@ -210,7 +210,7 @@ def test_a_killed_queue_loses_no_request(service: Service, tiny: Bundle) -> None
     everyone_got_their_own_answer(crowd, tiny)
 
 
-def test_a_worker_frozen_in_mid_batch_costs_nobody_an_answer(tmp_path: Path) -> None:
+def test_a_worker_frozen_in_mid_batch_loses_no_answer(tmp_path: Path) -> None:
     write_null(tmp_path, milliseconds=400)
     with serve(tmp_path, "--workers", "2", copied=True) as service:
         crowd = Crowd(service.url, 48, clients=24)

@@ -37,7 +37,9 @@ def valkey() -> Iterator[PrivateValkey]:
 
 @asynccontextmanager
 async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator[list[ForkedProcess]]:
-    """All workers that were started: one at a time, a new one as soon as one dies, whose jobs are free at once as under the supervisor."""
+    """Run one worker at a time and replace it as soon as it dies; yield all.
+
+    The jobs of a dead worker are free at once, as under the supervisor."""
     if not bundles.joinpath("fragile").exists():
         write_null(bundles, name="fragile", architecture="fragile")
     started: list[ForkedProcess] = []
@@ -89,7 +91,7 @@ async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: Pr
     dies.liveness.announce(WorkerInfo(id=dies.id, host="test", pid=0, state="draining", device="cpu", bundles=[]))
     async with gateway(valkey.url) as asking:
         innocent = asking.job("fragile@1", picture(2), digest=digest, bucket="another", seconds=240)
-        asked = asyncio.create_task(asking.ask(innocent))
+        answer = asyncio.create_task(asking.ask(innocent))
         taken = await asyncio.to_thread(dies.pull, [keys.queue("fragile@1", digest)], 1, 2000)
         assert dies.start(taken, 0)
         async with fragile_workers(valkey, tmp_path) as workers:
@@ -104,8 +106,8 @@ async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: Pr
                 hanging.cancel()
                 await eventually_async(lambda: client.exists(keys.cancel(bad.id)), "the next worker will not try it")
                 workers[-1].kill()
-                await eventually_async(asked.done, "it is answered")
-    assert (await asked).failure is None
+                await eventually_async(answer.done, "it is answered")
+    assert (await answer).failure is None
 
 
 def pending(client: redis.Redis) -> int:

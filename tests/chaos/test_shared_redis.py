@@ -28,32 +28,32 @@ def test_killed_service_is_cleaned_up_while_the_other_answers(valkey: PrivateVal
             serve(tmp_path, copied=True, redis_url=valkey.url, key_prefix=OURS) as ours,
             serve(tmp_path, copied=True, redis_url=valkey.url, key_prefix=THEIRS) as theirs,
         ):
-            expected = answered(ours)
-            assert answered(theirs) == expected
+            expected = best_labels(ours)
+            assert best_labels(theirs) == expected
             assert ours.get("/v1/status").json()["gateways"] == 1
             assert len(ours.get("/v1/status").json()["workers"]) == 1
             others = [key for key in client.scan_iter() if not key.startswith((f"{OURS}{{", f"{THEIRS}{{"))]
             assert not others, "all keys have a prefix"
-            answers = asked_meanwhile(ours, lambda: kill_and_clean(theirs, client))
+            answers = answers_during(ours, lambda: kill_and_clean(theirs, client))
             assert answers and all(answer == expected for answer in answers)
             assert not [key for key in client.scan_iter() if key.startswith(THEIRS)]
             assert client.exists(Keyspace(OURS).name("workers"))
-            assert answered(ours) == expected
+            assert best_labels(ours) == expected
 
 
-def answered(service: Service) -> list[str]:
+def best_labels(service: Service) -> list[str]:
     answer = service.classify(picture(1)).raise_for_status().json()
     return [one["label"] for one in answer["results"][0]["predictions"]]
 
 
-def asked_meanwhile(service: Service, act: Callable[[], None]) -> list[list[str]]:
-    """What is answered from before until after it."""
+def answers_during(service: Service, act: Callable[[], None]) -> list[list[str]]:
+    """Send requests from before until after an act; return their answers."""
     answers: list[list[str]] = []
     ended = threading.Event()
 
     def ask() -> None:
         while not ended.is_set():
-            answers.append(answered(service))
+            answers.append(best_labels(service))
 
     asking = threading.Thread(target=ask)
     asking.start()

@@ -1,7 +1,7 @@
-"""Long jobs asked for in all three ways while workers, gateways and the queue's Redis are killed.
+"""Long jobs requested in all three ways while workers, gateways and the queue's Redis are killed.
 
-Asked later, every accepted job ends once, in its answer or a problem, and its events have no gaps, whichever gateway tells them. Asked at
-once or as a stream, a request ends in its answer, a problem, or the broken connection of a killed gateway.
+An accepted asynchronous job ends once, in its answer or a problem, and its events have no gaps, whichever gateway sends them. A
+synchronous request and a stream end in an answer, a problem, or the broken connection of a killed gateway.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def picture(number: int) -> bytes:
     return buffer.getvalue()
 
 
-class Asking:
+class Requester:
     """One way to ask, and how each of its requests ended: the scores, a status, or BROKEN."""
 
     def __init__(self, url: str) -> None:
         self.http = httpx2.Client(base_url=url, timeout=SECONDS, params={"model": "toy", "top_k": 10})
 
-    def at_once(self, number: int) -> object:
+    def synchronously(self, number: int) -> object:
         try:
-            return answered(self.http.post("/v1/classify", content=picture(number)))
+            return scores_or_status(self.http.post("/v1/classify", content=picture(number)))
         except httpx2.HTTPError:
             return BROKEN
 
@@ -66,26 +66,26 @@ class Asking:
         assert [event.id for event in events] == list(range(1, len(events) + 1))
         return scores(events[-1].data) if events[-1].name == "done" else events[-1].data["status"]
 
-    def later(self, number: int) -> object:
-        job = self._accepted(number)
+    def asynchronously(self, number: int) -> object:
+        job = self._submit(number)
         if isinstance(job, int):
             return job
         events: list[Event] = []
         while not events or events[-1].name not in ("done", "failed", "cancelled"):
-            events += self._more(job, after=events[-1].id if events else 0)
+            events += self._read_events(job, after=events[-1].id if events else 0)
         assert [event.id for event in events] == list(range(1, len(events) + 1)), "no gap, nothing twice"
         result = self._patiently(lambda: self.http.get(f"/v1/jobs/{job}/result"))
         assert (events[-1].name == "done") == (result.status_code == 200)
-        return answered(result)
+        return scores_or_status(result)
 
-    def _accepted(self, number: int) -> str | int:
-        """The id of a job, whatever breaks meanwhile; the status of a refusal."""
+    def _submit(self, number: int) -> str | int:
+        """Submit a job, again until the service replies. Return its id, or the status of a refusal."""
         headers = {"Prefer": "respond-async", "Idempotency-Key": f"request {number}", "X-Request-Timeout": str(SECONDS)}
         response = self._patiently(lambda: self.http.post("/v1/classify", content=picture(number), headers=headers))
         return str(response.json()["id"]) if response.status_code == 202 else response.status_code
 
-    def _more(self, job: str, after: int) -> list[Event]:
-        """The events after one of them, for as long as the connection holds."""
+    def _read_events(self, job: str, after: int) -> list[Event]:
+        """Read the events after one of them until the stream ends or the connection breaks."""
         events: list[Event] = []
         try:
             with self.http.stream("GET", f"/v1/jobs/{job}/events", headers={"Last-Event-ID": str(after)}) as response:
@@ -109,7 +109,7 @@ class Asking:
             time.sleep(0.2)
 
 
-def answered(response: httpx2.Response) -> object:
+def scores_or_status(response: httpx2.Response) -> object:
     return scores(response.json()) if response.status_code == 200 else response.status_code
 
 
@@ -117,13 +117,13 @@ def scores(answer: dict[str, Any]) -> str:
     return json.dumps({p["label"]: round(p["score"], 4) for p in answer["results"][0]["predictions"]}, sort_keys=True)
 
 
-HURTS = ("worker", "gateway", "worker", "gateway", "redis", "worker", "gateway", "worker", "gateway")
+KILLS = ("worker", "gateway", "worker", "gateway", "redis", "worker", "gateway", "worker", "gateway")
 
 
-def hurt(service: Service, server: Server) -> None:
-    """One after the other; each finds a victim."""
+def kill_in_turn(service: Service, server: Server) -> None:
+    """Kill one process after another; wait for a victim of each kind."""
     chance = random.Random(0)
-    for kind in HURTS:
+    for kind in KILLS:
         time.sleep(2)
         if kind == "redis":
             server.kill()
@@ -141,21 +141,24 @@ def test_two_hundred_long_jobs_of_each_way_under_kills(tmp_path: Path) -> None:
         durable_server(tmp_path / "redis") as server,
         serve(tmp_path / "bundles", "--workers", "2", "--gateways", "2", redis_url=server.url) as service,
     ):
-        asking = Asking(service.url)
-        expected = [asking.at_once(number) for number in range(KINDS)]
+        requester = Requester(service.url)
+        expected = [requester.synchronously(number) for number in range(KINDS)]
         assert all(isinstance(answer, str) and answer != BROKEN for answer in expected)
         with ThreadPoolExecutor(24) as pool:
-            ways = {way: [pool.submit(getattr(asking, way), n) for n in range(200)] for way in ("later", "at_once", "as_events")}
-            hurt(service, server)
-            assert not all(request.done() for requests in ways.values() for request in requests), "they were hurt in their midst"
+            ways = {
+                way: [pool.submit(getattr(requester, way), n) for n in range(200)]
+                for way in ("asynchronously", "synchronously", "as_events")
+            }
+            kill_in_turn(service, server)
+            assert not all(request.done() for requests in ways.values() for request in requests), "all requests ended before the last kill"
             ends = {way: [request.result() for request in requests] for way, requests in ways.items()}
         for way, answers in ends.items():
             for number, end in enumerate(answers):
                 if isinstance(end, str) and end != BROKEN:
                     assert end == expected[number % KINDS], f"{way} {number}: another answer than undisturbed"
                 else:
-                    assert end != BROKEN or way != "later", f"{way} {number}: {end}"
+                    assert end != BROKEN or way != "asynchronously", f"{way} {number}: {end}"
                     assert end == BROKEN or end in (500, 503, 504), f"{way} {number}: {end}"
         right = {way: sum(isinstance(end, str) and end != BROKEN for end in answers) for way, answers in ends.items()}
-        assert right["later"] == 200, right
-        eventually(lambda: asking.at_once(0) == expected[0], "the service has recovered")
+        assert right["asynchronously"] == 200, right
+        eventually(lambda: requester.synchronously(0) == expected[0], "the service has recovered")

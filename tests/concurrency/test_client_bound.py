@@ -8,34 +8,34 @@ from contextlib import suppress
 from server.concurrency import ClientBound
 
 
-async def settled() -> None:
+async def settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-class Visitors:
-    """Whoever holds something, in the order in which they came to it."""
+class Callers:
+    """Callers of a bound; `order` lists those that it let in."""
 
     def __init__(self, bound: ClientBound) -> None:
         self._bound = bound
         self.order: list[str] = []
         self._tasks: list[tuple[asyncio.Task[None], asyncio.Event]] = []
 
-    async def comes(self, client: str, amount: int = 1) -> None:
+    async def enter(self, client: str, amount: int = 1) -> None:
         may_end = asyncio.Event()
         self._tasks.append((asyncio.create_task(self._hold(client, amount, may_end)), may_end))
-        await settled()
+        await settle()
 
-    async def ends(self, number: int) -> None:
-        """The one that came as this one, from 0."""
+    async def finish(self, number: int) -> None:
+        """End the call of the caller with this number, from 0."""
         self._tasks[number][1].set()
-        await settled()
+        await settle()
 
-    async def leaves(self, number: int) -> None:
+    async def cancel(self, number: int) -> None:
         self._tasks[number][0].cancel()
         with suppress(asyncio.CancelledError):
             await self._tasks[number][0]
-        await settled()
+        await settle()
 
     async def _hold(self, client: str, amount: int, may_end: asyncio.Event) -> None:
         await self._bound.enter(client, amount)
@@ -46,44 +46,44 @@ class Visitors:
             self._bound.give(client, amount)
 
 
-async def test_clients_take_turns_whoever_brings_more() -> None:
-    visitors = Visitors(ClientBound(1, 1))
+async def test_clients_take_turns_however_much_each_brings() -> None:
+    callers = Callers(ClientBound(1, 1))
     for client in ("much", "much", "much", "little", "other"):
-        await visitors.comes(client)
+        await callers.enter(client)
     for number in (0, 1, 3, 4, 2):
-        await visitors.ends(number)
-    assert visitors.order == ["much", "much", "little", "other", "much"]
+        await callers.finish(number)
+    assert callers.order == ["much", "much", "little", "other", "much"]
 
 
 async def test_a_client_holds_its_share_and_leaves_the_rest_to_others() -> None:
-    visitors = Visitors(ClientBound(8, 2))
+    callers = Callers(ClientBound(8, 2))
     for client in ("one", "one", "one", "two"):
-        await visitors.comes(client)
-    assert visitors.order == ["one", "one", "two"]
-    await visitors.ends(0)
-    assert visitors.order == ["one", "one", "two", "one"]
+        await callers.enter(client)
+    assert callers.order == ["one", "one", "two"]
+    await callers.finish(0)
+    assert callers.order == ["one", "one", "two", "one"]
 
 
 async def test_what_is_larger_than_all_is_held_alone_and_not_overtaken() -> None:
-    visitors = Visitors(ClientBound(8, 2))
+    callers = Callers(ClientBound(8, 2))
     for client, amount in (("one", 1), ("large", 9), ("two", 1)):
-        await visitors.comes(client, amount)
-    assert visitors.order == ["one"]
-    await visitors.ends(0)
-    assert visitors.order == ["one", "large"]
-    await visitors.ends(1)
-    assert visitors.order == ["one", "large", "two"]
+        await callers.enter(client, amount)
+    assert callers.order == ["one"]
+    await callers.finish(0)
+    assert callers.order == ["one", "large"]
+    await callers.finish(1)
+    assert callers.order == ["one", "large", "two"]
 
 
-async def test_who_leaves_holds_nothing_and_keeps_nobody_waiting() -> None:
-    visitors = Visitors(ClientBound(2, 2))
+async def test_a_caller_that_leaves_holds_nothing_and_blocks_no_other() -> None:
+    callers = Callers(ClientBound(2, 2))
     for client, amount in (("one", 1), ("large", 2), ("two", 1)):
-        await visitors.comes(client, amount)
-    await visitors.leaves(1)
-    assert visitors.order == ["one", "two"]
-    await visitors.leaves(0)
-    await visitors.comes("three", 1)
-    assert visitors.order == ["one", "two", "three"]
+        await callers.enter(client, amount)
+    await callers.cancel(1)
+    assert callers.order == ["one", "two"]
+    await callers.cancel(0)
+    await callers.enter("three", 1)
+    assert callers.order == ["one", "two", "three"]
 
 
 def test_over_names_the_bound() -> None:

@@ -1,4 +1,4 @@
-"""What the addresses and URLs are that a gateway may dial."""
+"""Addresses and URLs that a gateway may connect to."""
 
 from __future__ import annotations
 

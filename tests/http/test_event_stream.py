@@ -43,5 +43,5 @@ async def test_a_slow_reader_gets_the_latest_preview_only() -> None:
             stream.send_event("preview", b"%d" % step)
         reads.set()
         await stream.end()
-    told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
-    assert told == ["id: 1", "event: progress", "id: 3", "event: progress", "id: 5", "event: progress", "id: 6", "event: preview"]
+    lines = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
+    assert lines == ["id: 1", "event: progress", "id: 3", "event: progress", "id: 5", "event: progress", "id: 6", "event: preview"]

@@ -72,7 +72,7 @@ def test_what_is_no_json_is_refused(text: str) -> None:
         read(text)
 
 
-def test_long_strings_are_found_wherever_they_begin_and_end() -> None:
+def test_long_strings_are_found_wherever_they_start_and_end() -> None:
     strings = ["x" * size for size in (1, LONG, 3, LONG - 1, CHUNK, LONG + 7, 2 * CHUNK + 1, 0, LONG)]
     body = json.dumps(strings).encode()
     assert [body[span].decode() for span in check(body).long] == [text for text in strings if len(text) >= LONG]

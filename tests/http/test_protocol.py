@@ -9,7 +9,7 @@ from server.http.protocol import HeadBufferingTransport
 
 
 class Transport:
-    """What reaches the connection."""
+    """A connection that keeps what is written to it."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Tasks that wait are ended from outside: by their time, or for a reason that they are told."""
+"""Tasks that wait are ended from outside: by their time, or by a reason, which they raise."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Reason(Exception):
 
 
 async def test_limit_ends_wait_when_due_and_not_before() -> None:
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(TimeoutError), Deadline(TimerWheel(), 0.1):
         await asyncio.sleep(60)
-    assert time.monotonic() - began > 0.095
+    assert time.monotonic() - started_at > 0.095
 
 
 async def test_limit_can_be_moved_and_costs_nothing_after_block() -> None:
@@ -92,11 +92,11 @@ class Large:
 
 
 async def test_ended_block_frees_memory_without_garbage_collection() -> None:
-    held: list[weakref.ref[Large]] = []
+    references: list[weakref.ref[Large]] = []
 
     async def waits(waiting: AsyncCancelScope) -> None:
         large = Large()
-        held.append(weakref.ref(large))
+        references.append(weakref.ref(large))
         with waiting:
             await asyncio.sleep(60)
 
@@ -110,6 +110,6 @@ async def test_ended_block_frees_memory_without_garbage_collection() -> None:
                 await task
             del task
             await asyncio.sleep(0)  # the loop lets go of what has woken this test
-        assert [large() for large in held] == [None, None]
+        assert [large() for large in references] == [None, None]
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""What a codec that a stranger took over can read: nothing that it does not need."""
+"""A codec that an attacker took over can read nothing that it does not need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRETS = {
     "HOME": "/home/somebody",
 }
 ALLOWED = {"PATH", "LANG", "LD_LIBRARY_PATH", "OPSIN_EXTENSIONS"}
-AS_ANYBODY = """
+WITHOUT_CAPABILITIES = """
 import ctypes, os, sys
 PR_CAPBSET_DROP, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON = 24, 19, 21, 38
 for capability in (CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON):  # with which root may read everything
@@ -68,11 +68,13 @@ def test_a_child_that_presents_gets_none_of_our_environment() -> None:
 
 def test_service_processes_hide_environment_from_same_user(tmp_path: Path) -> None:
     write_null(tmp_path)
-    with serve(tmp_path, command=[sys.executable, "-c", AS_ANYBODY, "-m", "opsin", "serve"], api_key="opsin_of_a_client") as service:
+    with serve(
+        tmp_path, command=[sys.executable, "-c", WITHOUT_CAPABILITIES, "-m", "opsin", "serve"], api_key="opsin_of_a_client"
+    ) as service:
         assert service.classify(picture(1)).status_code == 200
         for pid in (service.process.pid, *(pid for kind in ("gateway", "template", "worker") for pid in service.children(kind))):
             reading = f"open('/proc/{pid}/environ', 'rb').read()"
-            command = [sys.executable, "-c", AS_ANYBODY, "-c", reading]
+            command = [sys.executable, "-c", WITHOUT_CAPABILITIES, "-c", reading]
             read = subprocess.run(command, capture_output=True, text=True, check=False)
             assert "PermissionError" in read.stderr, psutil.Process(pid).cmdline()
         with suppress(PermissionError):  # root may read them where it has CAP_SYS_PTRACE

@@ -154,21 +154,21 @@ def test_an_idle_child_keeps_no_message(sandbox: Sandbox) -> None:
 
 
 def test_caller_after_an_abandoned_call_is_answered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was given up between the last byte of its answer and the moment from which its end leaves the child alone."""
-    leave, given_up = ConfinedProcess.leave, CancelScope()
+    """The call was cancelled after the last byte of its answer, just before its end would have left the child alone."""
+    leave, cancelled = ConfinedProcess.leave, CancelScope()
 
     def late(child: ConfinedProcess) -> bool:
-        if child.pid == sandbox.pid:  # others, which nobody holds any more, may be closed meanwhile
-            given_up.end()
+        if child.pid == sandbox.pid:  # others, which are no longer referenced, may be closed at the same time
+            cancelled.end()
         return leave(child)
 
-    with monkeypatch.context() as patch, given_up:
+    with monkeypatch.context() as patch, cancelled:
         patch.setattr(ConfinedProcess, "leave", late)
         sandbox.run(b"a" * 1000)
     assert sandbox.run(b"next").endswith(b" next")
 
 
-def test_an_endless_loop_ends_although_nobody_is_left_to_end_it(sandbox: Sandbox) -> None:
+def test_an_endless_loop_ends_even_if_its_parent_is_gone(sandbox: Sandbox) -> None:
     sandbox.run(b"a")
     soft, _ = resource.prlimit(sandbox.pid or 0, resource.RLIMIT_CPU)
     assert 60 <= soft < 200

@@ -20,7 +20,7 @@ def child(code: str, kind: str = "worker") -> Child:
     return Child(kind, [sys.executable, "-c", code], os.environ)
 
 
-def reaped(process: Child) -> ProcessExit:
+def reap(process: Child) -> ProcessExit:
     found: list[ProcessExit] = []
     eventually(lambda: found.append(death) if (death := process.reap()) else found, "the child has ended")
     return found[0]
@@ -32,7 +32,7 @@ def test_a_child_that_served_is_restarted_at_once() -> None:
     process.ready = True
     pid = process.pid
     process.signal(signal.SIGKILL)
-    assert reaped(process) == ProcessExit(pid, ExitReason.CRASHED)
+    assert reap(process) == ProcessExit(pid, ExitReason.CRASHED)
     assert process.is_due
 
 
@@ -41,7 +41,7 @@ def test_deaths_before_ready_make_the_pause_double_up_to_a_bound() -> None:
     pauses = []
     for _ in range(6):
         process.start()
-        reaped(process)
+        reap(process)
         pauses.append(process.backoff.seconds)
         assert not process.is_due
     assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
@@ -63,7 +63,7 @@ def test_a_program_that_cannot_be_executed_is_tried_again_later(monkeypatch: pyt
     assert (process.pid, process.backoff.seconds, process.is_due) == (0, FIRST_BACKOFF_S, False)
     process.start()
     assert process.pid
-    reaped(process)
+    reap(process)
 
 
 def test_having_served_forgives_earlier_deaths() -> None:
@@ -71,22 +71,22 @@ def test_having_served_forgives_earlier_deaths() -> None:
     for ready in (False, False, True):
         process.start()
         process.ready = ready
-        reaped(process)
+        reap(process)
     assert process.is_due
 
 
 @pytest.mark.parametrize(("code", "reason"), [(3, ExitReason.EXITED), (STUCK, ExitReason.HUNG)])
-def test_an_exit_code_tells_why_it_ended(code: int, reason: ExitReason) -> None:
+def test_an_exit_code_says_why_it_ended(code: int, reason: ExitReason) -> None:
     process = child(f"raise SystemExit({code})")
     process.start()
-    assert reaped(process).reason == reason
+    assert reap(process).reason == reason
 
 
 def test_what_was_killed_because_it_hung_is_no_crash() -> None:
     process = child("import time; time.sleep(60)")
     process.start()
     process.kill_hung()
-    assert reaped(process).reason == ExitReason.HUNG
+    assert reap(process).reason == ExitReason.HUNG
 
 
 def test_a_child_has_a_process_group_of_its_own(tmp_path: Path) -> None:
@@ -94,5 +94,5 @@ def test_a_child_has_a_process_group_of_its_own(tmp_path: Path) -> None:
     process = child(f"import os, pathlib; pathlib.Path({str(answer)!r}).write_text(str(os.getpgrp()))")
     process.start()
     pid = process.pid
-    reaped(process)
+    reap(process)
     assert answer.read_text() == str(pid)

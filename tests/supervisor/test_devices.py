@@ -38,7 +38,7 @@ def environments(listener: socket.socket, **settings: Any) -> list[Mapping[str, 
     return [worker._environment for worker in Supervisor(configured, listener, None, StopSignals(children=True))._workers]
 
 
-def assigned(listener: socket.socket, **settings: Any) -> list[tuple[str, str]]:
+def assigned_devices(listener: socket.socket, **settings: Any) -> list[tuple[str, str]]:
     """Return the device and number of workers of each worker."""
     return [(one["OPSIN_DEVICE"], one["OPSIN_WORKERS"]) for one in environments(listener, **settings)]
 
@@ -48,29 +48,29 @@ def threads(listener: socket.socket, **settings: Any) -> list[str]:
 
 
 def test_each_gpu_that_is_named_gets_a_worker(listener: socket.socket) -> None:
-    assert assigned(listener, device="cuda:0,2") == [("cuda:0", "1"), ("cuda:2", "1")]
-    assert assigned(listener, device="cuda:1") == [("cuda:1", "1")]
-    assert assigned(listener, device="cpu", workers=2) == [("cpu", "2")] * 2
+    assert assigned_devices(listener, device="cuda:0,2") == [("cuda:0", "1"), ("cuda:2", "1")]
+    assert assigned_devices(listener, device="cuda:1") == [("cuda:1", "1")]
+    assert assigned_devices(listener, device="cpu", workers=2) == [("cpu", "2")] * 2
 
 
 def test_more_workers_than_gpus_take_them_in_turn(listener: socket.socket) -> None:
-    assert assigned(listener, device="cuda:0,2", workers=3) == [("cuda:0", "2"), ("cuda:2", "2"), ("cuda:0", "2")]
-    assert assigned(listener, device="cuda:0,2", workers=1) == [("cuda:0", "1")]
+    assert assigned_devices(listener, device="cuda:0,2", workers=3) == [("cuda:0", "2"), ("cuda:2", "2"), ("cuda:0", "2")]
+    assert assigned_devices(listener, device="cuda:0,2", workers=1) == [("cuda:0", "1")]
 
 
 def test_all_gpus_are_those_that_torch_may_see(listener: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     FakeCuda(count=3).install(monkeypatch, tmp_path)
     monkeypatch.setattr(child_processes, "DEVICE_FILES", tmp_path)
-    assert [device for device, _ in assigned(listener, device="cuda:all")] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert [device for device, _ in assigned_devices(listener, device="cuda:all")] == ["cuda:0", "cuda:1", "cuda:2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
-    assert [device for device, _ in assigned(listener, device="cuda:all")] == ["cuda:0", "cuda:1"]
+    assert [device for device, _ in assigned_devices(listener, device="cuda:all")] == ["cuda:0", "cuda:1"]
 
 
 def test_all_gpus_are_counted_by_the_driver_if_possible(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """WSL has no device files."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(nvmlInit=lambda: None, nvmlDeviceGetCount=lambda: 3))
-    assert [device for device, _ in assigned(listener, device="cuda:all")] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert [device for device, _ in assigned_devices(listener, device="cuda:all")] == ["cuda:0", "cuda:1", "cuda:2"]
 
 
 def test_workers_of_several_gpus_share_the_cpus(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_bundle_killing_two_workers_is_refused_until_changed(tmp_path: Path) -> 
         assert service.url
         assert any("bundles tiny@1; refused: deadly@1" in line for line in service.lines)
         os.utime(deadly.path / "bundle.json")
-        eventually(lambda: [told for told in service.events("bundle ready") if told["bundle"] == "deadly@1"], "it is loaded")
+        eventually(lambda: [event for event in service.events("bundle ready") if event["bundle"] == "deadly@1"], "it is loaded")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def die(of: LoadCrashTracker, worker: int, content: str, status: int) -> str:
-    """What the next worker is told not to load."""
+    """Record the exit of a worker while it loads; return the bundles that the next one must not load."""
     Path(of.environment(worker)[LOADING_FILE_VARIABLE]).write_text(content)
     of.record_exit(worker, status)
     return of.environment(worker)[REFUSED_BUNDLES_VARIABLE]
@@ -67,5 +67,5 @@ def test_external_kill_blames_no_bundle_unless_memory_ran_out(tmp_path: Path, co
         assert die(of, 0, "one@1:abc:1", -signal.SIGKILL) == ""
     for kills in (1, 2):
         counted.append(kills)
-        told = die(of, 0, "one@1:abc:1", -signal.SIGKILL)
-    assert told == "one@1:abc:1"
+        refused = die(of, 0, "one@1:abc:1", -signal.SIGKILL)
+    assert refused == "one@1:abc:1"

@@ -57,7 +57,7 @@ def test_it_starts_again_under_the_same_url_and_leaves_no_folder() -> None:
     assert not server.socket.parent.exists()
 
 
-def test_without_any_server_the_operator_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_any_server_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(private_valkey.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValkeyUnavailable, match=r"apt install valkey-server.*OPSIN_REDIS_URL"):
@@ -65,10 +65,10 @@ def test_without_any_server_the_operator_is_told_what_to_do(monkeypatch: pytest.
 
 
 def test_a_server_on_the_path_goes_before_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    own = tmp_path / "redis-server"
-    own.symlink_to(private_valkey.find_server())
+    server = tmp_path / "redis-server"
+    server.symlink_to(private_valkey.find_server())
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert private_valkey.find_server() == str(own)
+    assert private_valkey.find_server() == str(server)
 
 
 def test_a_server_that_does_not_start_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

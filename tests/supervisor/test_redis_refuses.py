@@ -1,4 +1,4 @@
-"""A Redis that answers and refuses: the supervisor waits until it takes writes again, and ends nothing meanwhile."""
+"""A Redis that answers and refuses: the supervisor waits until it takes writes again, and ends nothing until then."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ def service(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterato
         yield running
 
 
-class Waiting(NamedTuple):
+class WaitingService(NamedTuple):
     service: Service
     port: int
 
 
 @contextmanager
-def refusing_writes(server: Server, how: str) -> Iterator[None]:
+def refusing_writes(server: Server, cause: str) -> Iterator[None]:
     with closing(PartitionRedis(port=server.port)) as client:
-        if how == "READONLY":
-            # a replica of nobody: what a master is for a moment after a fail-over
+        if cause == "READONLY":
+            # a replica of a missing master: what a master is for a moment after a fail-over
             client.config_set("replica-read-only", "yes")
             client.slaveof("127.0.0.1", str(free_port()))
         else:
             client.config_set("min-replicas-to-write", 1)
-        with pytest.raises(redis.RedisError, match="read only" if how == "READONLY" else how):
+        with pytest.raises(redis.RedisError, match="read only" if cause == "READONLY" else cause):
             client.set("probe", 1)
         yield
-        client.slaveof() if how == "READONLY" else client.config_set("min-replicas-to-write", 0)
+        client.slaveof() if cause == "READONLY" else client.config_set("min-replicas-to-write", 0)
 
 
-@pytest.mark.parametrize("how", ["NOREPLICAS", "READONLY"])
-def test_worker_death_while_writes_are_refused_ends_nothing_else(service: Service, server: Server, how: str) -> None:
+@pytest.mark.parametrize("cause", ["NOREPLICAS", "READONLY"])
+def test_worker_death_while_writes_are_refused_ends_nothing_else(service: Service, server: Server, cause: str) -> None:
     before, gateways, [worker] = crashes(server), service.children("gateway"), service.children("worker")
-    with refusing_writes(server, how):
+    with refusing_writes(server, cause):
         os.kill(worker, signal.SIGKILL)
         eventually(lambda: worker not in service.children("worker"), "the supervisor has seen the worker end")
         with closing(PartitionRedis(port=server.port)) as client:
@@ -83,25 +83,25 @@ def crashes(server: Server) -> int:
 
 
 @pytest.fixture(scope="module")
-def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Waiting]]:
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, WaitingService]]:
     """Services whose Redis never answers, by its host. They wait at the same time."""
     bundles = tmp_path_factory.mktemp("waiting")
     write_null(bundles)
     with ExitStack() as stack:
         ports = {host: free_port() for host in ("127.0.0.1", "nowhere.invalid")}
         yield {
-            host: Waiting(stack.enter_context(serve(bundles, "--redis", f"redis://user:secret@{host}:{port}/3", copied=True)), port)
+            host: WaitingService(stack.enter_context(serve(bundles, "--redis", f"redis://user:secret@{host}:{port}/3", copied=True)), port)
             for host, port in ports.items()
         }
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
-def test_the_wait_for_a_redis_that_never_answered_is_logged(waiting: dict[str, Waiting], host: str) -> None:
+def test_the_wait_for_a_redis_that_never_answered_is_logged(waiting: dict[str, WaitingService], host: str) -> None:
     service, port = waiting[host]
     for process in ("gateway", "worker"):
         [line, *_] = eventually(lambda process=process: waits(service, process), f"the {process} logs its wait")
-        shown = re.escape(f"redis://***@{host}:{port}/3")
-        found = re.match(rf"still waiting for Redis at {shown}: (\d+) tries in (\d\d) s; the last one: the queue's Redis ", line)
+        address = re.escape(f"redis://***@{host}:{port}/3")
+        found = re.match(rf"still waiting for Redis at {address}: (\d+) tries in (\d\d) s; the last one: the queue's Redis ", line)
         assert found is not None
         assert int(found[1]) <= 5 * int(found[2])
     assert not [line for line in service.lines if "secret" in line]

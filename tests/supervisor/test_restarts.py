@@ -23,7 +23,7 @@ KINDS = ("gateway", "template", "valkey-server", "worker")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With `bundles`, and the `cache` of the service."""
+    """Folder of `bundles`, and of the `cache` of the service."""
     return tmp_path_factory.mktemp("service")
 
 
@@ -37,21 +37,21 @@ def service(folder: Path) -> Iterator[Service]:
 
 
 def test_a_restarted_worker_goes_by_what_the_last_one_learned(service: Service, folder: Path) -> None:
-    def learned() -> list[Path]:
+    def learned_files() -> list[Path]:
         assert service.classify(picture(1)).status_code == 200
         return list((folder / "cache" / "learned").glob("*.json"))
 
-    [kept] = eventually(learned, "what batches showed is stored", 120)
-    content = json.loads(kept.read_bytes())
+    [file] = eventually(learned_files, "what batches showed is stored", 120)
+    content = json.loads(file.read_bytes())
     content["learned"] |= {"largest": 4, "seconds": {"1": 0.5, "2": 0.9, "4": 3.0}}
-    kept.write_text(json.dumps(content))
+    file.write_text(json.dumps(content))
     kill_the_worker(service)
     assert service.classify(picture(1)).status_code == 200
     ready = eventually(lambda: service.events("bundle ready")[1:], "the new worker is ready")[0]
     assert ready["batch"] == 2
 
 
-def test_no_worker_tells_anybody_that_a_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_reports_to_others_that_a_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime keeps an id of the machine, and what it has not sent yet, in the user's cache."""
     (tmp_path / "home").mkdir()
     (tmp_path / "bundles").mkdir()
@@ -91,12 +91,12 @@ def test_two_services_may_share_a_cache(tmp_path: Path) -> None:
         serve(tmp_path / "bundles", cache=tmp_path / "cache", metrics_port=19401) as other,
     ):
 
-        def learned() -> list[Path]:
+        def learned_files() -> list[Path]:
             assert one.classify(picture(1)).status_code == other.classify(picture(1)).status_code == 200
             return list((tmp_path / "cache" / "learned").glob("*.json"))
 
-        [kept] = eventually(learned, "what batches showed is stored", 120)
-        assert json.loads(kept.read_bytes())["v"] == 4
+        [file] = eventually(learned_files, "what batches showed is stored", 120)
+        assert json.loads(file.read_bytes())["v"] == 4
 
 
 @pytest.mark.queue_line(9)
@@ -140,7 +140,7 @@ def test_worker_copy_has_own_process_group_and_command(service: Service) -> None
     assert psutil.Process(template).num_threads() == 1
 
 
-def test_a_template_that_is_asked_to_stop_keeps_its_copies(service: Service) -> None:
+def test_a_template_that_gets_sigterm_keeps_its_copies(service: Service) -> None:
     """A service manager may send SIGTERM to all processes of a service at once."""
     [template], [worker] = service.children("template"), service.children("worker")
     os.kill(template, signal.SIGTERM)
@@ -195,6 +195,6 @@ def kill(pid: int, *others: int) -> None:
 
 def runs(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE  # nobody may be left who buries it
+        return process.status() != psutil.STATUS_ZOMBIE  # it may have no parent left that reaps it
     except psutil.NoSuchProcess:
         return False

@@ -50,11 +50,11 @@ def queue() -> Iterator[PrivateValkey]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory, queue: PrivateValkey) -> Iterator[Service]:
-    """A service that is told which queue to use and where its metrics listen, with a broken bundle and a default that is not there.
+def configured(tmp_path_factory: pytest.TempPathFactory, queue: PrivateValkey) -> Iterator[Service]:
+    """A service with options for its queue and the address of its metrics, with a broken bundle and a default that is not there.
 
     The last test ends it."""
-    root = tmp_path_factory.mktemp("told")
+    root = tmp_path_factory.mktemp("configured")
     write_tiny_vit(root)
     write_null(root, name="torn").weights_path.unlink()
     default = '{"classify": "tinny"}'
@@ -84,8 +84,8 @@ def test_nothing_listens_beyond_the_host_that_was_named(service: Service) -> Non
     assert {address.ip for address in listening(family)} == {"127.0.0.1"}
 
 
-def test_workers_serve_their_metrics_where_they_are_told_to(told: Service) -> None:
-    [address] = listening(set(told.children("worker")))
+def test_workers_serve_their_metrics_at_the_given_address(configured: Service) -> None:
+    [address] = listening(set(configured.children("worker")))
     assert address.ip == "127.0.0.7"
     assert "opsin_batch_budget" in httpx2.get(f"http://{address.ip}:{address.port}/metrics", timeout=60).text
 
@@ -105,14 +105,9 @@ def test_restarted_workers_are_counted_by_reason(service: Service) -> None:
 
 @pytest.mark.slow
 def test_the_status_says_how_often_a_worker_was_restarted(service: Service) -> None:
-    [before] = eventually(lambda: restarts_told(service), "a worker is ready")
+    [before] = eventually(lambda: ready_workers(service).values(), "a worker is ready")
     os.kill(service.children("worker")[0], signal.SIGKILL)
-    eventually(lambda: restarts_told(service) == [before + 1], "it was restarted once more")
-
-
-def restarts_told(service: Service) -> list[int]:
-    """Of each worker that is ready."""
-    return list(ready_workers(service).values())
+    eventually(lambda: list(ready_workers(service).values()) == [before + 1], "it was restarted once more")
 
 
 def ready_workers(service: Service) -> dict[str, int]:
@@ -138,7 +133,7 @@ def test_what_dies_is_restarted_and_the_service_goes_on(service: Service, kind: 
 @pytest.mark.parametrize("kind", ["worker", "gateway"])
 def test_what_an_operator_stops_has_not_died(service: Service, kind: str) -> None:
     before, counted = service.children(kind), restarts(service)
-    told = eventually(lambda: ready_workers(service), "a worker is ready")
+    before_stop = eventually(lambda: ready_workers(service), "a worker is ready")
     os.kill(before[0], signal.SIGTERM)
     stopped = eventually(lambda: [event for event in service.events(f"{kind} stopped") if event["pid"] == before[0]], "it is logged")
     assert (stopped[0]["level"], stopped[0]["status"]) == ("info", "exit code 0")
@@ -147,8 +142,10 @@ def test_what_an_operator_stops_has_not_died(service: Service, kind: str) -> Non
     eventually(lambda: service.get("/health/ready").status_code == 200, "the new one serves")  # by then the last was buried
     assert restarts(service) == counted
     if kind == "worker":
-        now = eventually(lambda: {id_: count for id_, count in ready_workers(service).items() if id_ not in told}, "the new one is listed")
-        assert list(now.values()) == list(told.values())
+        now = eventually(
+            lambda: {id_: count for id_, count in ready_workers(service).items() if id_ not in before_stop}, "the new one is listed"
+        )
+        assert list(now.values()) == list(before_stop.values())
 
 
 def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:
@@ -164,16 +161,16 @@ def test_stop_finishes_begun_work_and_leaves_nothing(tmp_path: Path) -> None:
         url, family = service.url, psutil.Process(service.process.pid).children(recursive=True)
         valkey_folder = Path(psutil.Process(service.children("valkey-server")[0]).cwd())
         asking = pool.submit(service.classify, picture(1))
-        eventually(lambda: in_flight(url) == 1, "the request is in flight")
+        eventually(lambda: count_in_flight(url) == 1, "the request is in flight")
         assert service.stop() == 0
         assert asking.result().status_code == 200
         assert not any(child.is_running() for child in family)
         assert not valkey_folder.exists()
 
 
-def test_refused_and_missing_bundles_are_named_when_ready(told: Service) -> None:
+def test_refused_and_missing_bundles_are_named_when_ready(configured: Service) -> None:
     names = "bundles tiny@1; refused: torn@1; not found: tinny, the default for classify\n"
-    assert [line for line in told.lines if line.endswith(names)]
+    assert [line for line in configured.lines if line.endswith(names)]
 
 
 def test_an_empty_folder_is_served_with_a_warning_what_to_do(tmp_path: Path, queue: PrivateValkey) -> None:
@@ -191,10 +188,10 @@ def test_a_service_without_bundles_refuses_at_once(tmp_path: Path, queue: Privat
         assert (answer.status_code, answer.json()["detail"]) == (404, "no bundle for classify is served; tasks with one: none")
 
 
-def test_named_queue_is_used_and_left_running(told: Service, queue: PrivateValkey) -> None:
-    assert told.classify(picture(1), model="tiny").status_code == 200
-    assert told.children("valkey-server") == []
-    assert told.stop(signal.SIGINT) == 0
+def test_named_queue_is_used_and_left_running(configured: Service, queue: PrivateValkey) -> None:
+    assert configured.classify(picture(1), model="tiny").status_code == 200
+    assert configured.children("valkey-server") == []
+    assert configured.stop(signal.SIGINT) == 0
     assert queue.process.poll() is None
 
 
@@ -209,6 +206,6 @@ def test_second_signal_hurries_despite_frozen_queue(service: Service) -> None:
     assert alive == []
 
 
-def in_flight(url: str) -> float:
+def count_in_flight(url: str) -> float:
     lines = httpx2.get(f"{url}/metrics", timeout=60).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("opsin_in_flight"))
