@@ -42,8 +42,8 @@ def test_scores_are_those_of_the_model(service: Service, bundles: Path) -> None:
 async def test_a_hundred_pictures_at_once_each_get_their_own_answer(service: Service) -> None:
     async with AsyncClient(service.url) as client:
         alone = [await client.classify(picture(seed)) for seed in range(10)]
-        together = await asyncio.gather(*(client.classify(picture(seed % 10)) for seed in range(100)))
-    assert [one.label for one in together] == [alone[seed % 10].label for seed in range(100)]
+        answers = await asyncio.gather(*(client.classify(picture(seed % 10)) for seed in range(100)))
+    assert [one.label for one in answers] == [alone[seed % 10].label for seed in range(100)]
 
 
 def test_a_rung_and_a_number_say_how_many_tokens_are_left(service: Service) -> None:

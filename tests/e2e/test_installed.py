@@ -1,4 +1,4 @@
-"""The installed service in a hostile folder: foreign packages and files have the names of ours, and fail if they are imported."""
+"""The installed service in a hostile folder: foreign packages and files have the names of Opsin's, and fail if they are imported."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def service(programs: Path, folder: Path) -> Iterator[Service]:
 def run(programs: Path, folder: Path, *arguments: str | Path) -> str:
     """Run `opsin` to its end; what it prints."""
     command = [programs / "opsin", *arguments]
-    given = os.environ | {"OPSIN_STARTERS": "true", "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, timeout=280, check=False)
+    environment = os.environ | {"OPSIN_STARTERS": "true", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 
@@ -93,8 +93,10 @@ def test_the_starters_answer_where_there_is_no_bundle(service: Service) -> None:
 
 
 def test_commands_say_where_the_starters_are(programs: Path, folder: Path) -> None:
-    given = os.environ | {"OPSIN_STARTERS": "true"}
-    ended = subprocess.run([programs / "opsin", "bundles", "list"], cwd=folder, env=given, capture_output=True, text=True, check=False)
+    environment = os.environ | {"OPSIN_STARTERS": "true"}
+    ended = subprocess.run(
+        [programs / "opsin", "bundles", "list"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     starters = ended.stderr.strip().partition("; the starters are in ")[2]
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert "photos" in run(programs, folder, "bundles", "list", "--bundles", starters)
@@ -107,9 +109,9 @@ def test_a_video_is_decoded_and_watched(service: Service) -> None:
 
 def test_a_mesh_is_made(service: Service) -> None:
     files = {part: (SAMPLES / name).read_bytes() for part, name in (("image", "mug.png"), ("depth", "mug-depth.png"))}
-    for given, metric in ((files, "true"), ({"image": files["image"]}, "false")):
-        asked = {"Accept": "model/gltf-binary"}
-        answer = httpx2.post(f"{service.url}/v1/reconstruct", files=given, data={"fov": "60"}, headers=asked, timeout=250)
+    for sent, metric in ((files, "true"), ({"image": files["image"]}, "false")):
+        headers = {"Accept": "model/gltf-binary"}
+        answer = httpx2.post(f"{service.url}/v1/reconstruct", files=sent, data={"fov": "60"}, headers=headers, timeout=250)
         assert answer.raise_for_status().content.startswith(b"glTF") and answer.headers.get("X-Metric", "true") == metric
 
 

@@ -26,14 +26,14 @@ from tests.support.serve_process import Service
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")
 ENGINE = "opsin/engine.d"
-OF_THE_DEMO = ("docs/pictures/drawings", "docs/pictures/flags")
+DEMO_FOLDERS = ("docs/pictures/drawings", "docs/pictures/flags")
 STARTERS = {"1.4.1": "ff0fc67d6bda2dcf26ba7a79dfce7a1bb0d81adb0be1e5fe042f401b018cda37"}
 """Version → SHA-256 of the names and digests of the files of `opsin-starters`."""
-MOST_BYTES = 95_000_000
+MAX_BYTES = 95_000_000
 """A larger wheel of data would be split."""
 
 
-def tracked(*folders: str) -> set[str]:
+def list_tracked(*folders: str) -> set[str]:
     """Return the files of the repository in these folders."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *folders]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
@@ -80,32 +80,32 @@ def requirements(wheel: Path) -> list[str]:
     return metadata(wheel).get_all("Requires-Dist", [])
 
 
-def of_extras(lines: Iterable[str]) -> set[str]:
+def extras_with(lines: Iterable[str]) -> set[str]:
     """Return the extras that bring one of these requirements."""
     return {extra for line in lines for extra in re.findall(r"extra == '(\w+)'", line)}
 
 
 def test_wheel_holds_client_and_engine_in_its_own_folder(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    engine = tracked("server", "models", "kernels", "training", *OF_THE_DEMO)
-    assert held == tracked("opsin") | {f"{ENGINE}/{name}" for name in engine}
+        files = {name for name in archive.namelist() if ".dist-info/" not in name}
+    engine = list_tracked("server", "models", "kernels", "training", *DEMO_FOLDERS)
+    assert files == list_tracked("opsin") | {f"{ENGINE}/{name}" for name in engine}
     assert not ENGINE.rpartition("/")[2].isidentifier()
-    assert "opsin/py.typed" in held
+    assert "opsin/py.typed" in files
 
 
 def test_description_is_readme_with_links_to_the_web_only(wheel: Path) -> None:
-    shown = metadata(wheel).get_payload()
-    assert isinstance(shown, str) and '"$(echo dist/opsin-*.whl)[server]" && opsin serve' in shown
-    assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)]*)\)", shown))
-    assert (ROOT / "README.md").read_text().startswith(shown.partition("```")[0].rstrip())
+    description = metadata(wheel).get_payload()
+    assert isinstance(description, str) and '"$(echo dist/opsin-*.whl)[server]" && opsin serve' in description
+    assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)]*)\)", description))
+    assert (ROOT / "README.md").read_text().startswith(description.partition("```")[0].rstrip())
 
 
 def test_only_wheels_require_starters_wherever_they_bring_torch(wheel: Path, tmp_path: Path) -> None:
     required = requirements(wheel)
     starters = [line for line in required if line.startswith("opsin-starters")]
     of_checkouts = {"browser", "clients", "dev", "examples"}
-    assert of_extras(starters) == of_extras(line for line in required if line.startswith("torch>")) - of_checkouts
+    assert extras_with(starters) == extras_with(line for line in required if line.startswith("torch>")) - of_checkouts
     editable = Path(next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["editable"])))
     assert not any(line.startswith("opsin-starters") for line in requirements(editable))
     with zipfile.ZipFile(editable) as archive:
@@ -115,9 +115,9 @@ def test_only_wheels_require_starters_wherever_they_bring_torch(wheel: Path, tmp
 
 def test_starters_are_exactly_the_bundles_of_the_checkout() -> None:
     included = list(WheelBuilder(str(ROOT / "bundles")).recurse_included_files())
-    starters = {name for name in tracked("bundles") if name.count("/") == 3}
+    starters = {name for name in list_tracked("bundles") if name.count("/") == 3}
     assert {file.distribution_path.replace("opsin_starters/", "bundles/", 1) for file in included} == starters
-    assert sum(Path(file.path).stat().st_size for file in included) < MOST_BYTES
+    assert sum(Path(file.path).stat().st_size for file in included) < MAX_BYTES
 
 
 def test_another_content_of_the_starters_has_another_version() -> None:
@@ -179,17 +179,17 @@ def test_a_strangers_modules_are_not_imported_and_are_not_hidden(installed: Path
 
 def test_a_strangers_module_that_is_imported_already_is_named(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    told = run(installed, tmp_path, "python", "-c", "import models; from opsin.engine import enter; enter()").stderr.splitlines()[-1]
-    assert told.startswith(f"ImportError: `models` was imported from {tmp_path}/models before Opsin's: call ")
+    error = run(installed, tmp_path, "python", "-c", "import models; from opsin.engine import enter; enter()").stderr.splitlines()[-1]
+    assert error.startswith(f"ImportError: `models` was imported from {tmp_path}/models before Opsin's: call ")
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "message"),
     [((), "name a module"), (("nosuch",), "there is no program nosuch;"), (("server.processes",), "there is no program server.processes;")],
 )
-def test_a_program_is_asked_for_where_none_is_named(installed: Path, tmp_path: Path, named: tuple[str, ...], said: str) -> None:
+def test_an_error_says_which_program_is_missing(installed: Path, tmp_path: Path, named: tuple[str, ...], message: str) -> None:
     ended = run(installed, tmp_path, "python", "-m", "opsin.engine", *named)
-    assert (ended.returncode, ended.stderr.startswith(f"opsin.engine: {said}"), ended.stderr.count("\n")) == (2, True, 1)
+    assert (ended.returncode, ended.stderr.startswith(f"opsin.engine: {message}"), ended.stderr.count("\n")) == (2, True, 1)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_a_program_is_asked_for_where_none_is_named(installed: Path, tmp_path: P
 def test_what_needs_more_libraries_names_the_extra(installed: Path, tmp_path: Path, command: list[str], extra: str) -> None:
     ended = run(installed, tmp_path, "opsin", *command)
     assert (ended.returncode, ended.stdout) == (2, "")
-    how = rf"`pip install --find-links FOLDER 'opsin\[{extra}\]'`, where FOLDER holds Opsin's wheels"
-    assert re.fullmatch(rf"opsin: the Python package '\w+' is missing: {how}\n", ended.stderr)
+    hint = rf"`pip install --find-links FOLDER 'opsin\[{extra}\]'`, where FOLDER holds Opsin's wheels"
+    assert re.fullmatch(rf"opsin: the Python package '\w+' is missing: {hint}\n", ended.stderr)
 
 
 def test_benchmarks_need_a_checkout(installed: Path, tmp_path: Path) -> None:
@@ -218,17 +218,17 @@ def test_benchmarks_need_a_checkout(installed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "how"),
+    ("command", "hint"),
     [
         (["serve"], "run `make serve` once, or `pip install -e '.[server]'`"),
         (["gateway", "--redis", "redis://127.0.0.1:6379"], "`pip install -e '.[gateway]'`"),
         (["import", "x.pth", "-o", "bundles/x"], "run `make serve` once, or `pip install -e '.[server]'`"),
     ],
 )
-def test_a_checkout_without_its_libraries_says_how_to_get_them(installed: Path, tmp_path: Path, command: list[str], how: str) -> None:
+def test_a_checkout_without_its_libraries_says_how_to_get_them(installed: Path, tmp_path: Path, command: list[str], hint: str) -> None:
     ended = as_opsin(installed, tmp_path, f"import sys; sys.path.insert(0, {str(ROOT)!r})", command)
     assert ended.returncode == 2
-    assert f"is missing: {how}" in ended.stderr
+    assert f"is missing: {hint}" in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 

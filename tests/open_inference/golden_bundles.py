@@ -33,7 +33,7 @@ DIGITS = {(0, 0): 2.0**-4, (0, 1): 2.0**-12, (1, 0): 2.0**-20}
 ZERO = 128
 """The pixel that stands for the digit 0, as the padding of a convolution does."""
 LOUDNESS = LogMelStats(mean=-4.0, std=0.1)
-"""Of recorded spectrograms: they deviate so little from a level tone of noise that a sound can have them."""
+"""Mean and deviation of recorded spectrograms: so close to those of steady noise that a sound can have them."""
 ARCHITECTURES = {"VideoMAE": "video_mae", "MViT": "mvit", "RevMViT": "rev_mvit", "ViT": "vit", "MAViL": "mavil"}
 
 
@@ -42,7 +42,7 @@ class Head:
     """A recorded answer that the service can be asked for."""
 
     case: str
-    """Its folder in tests/golden."""
+    """Folder of the case in tests/golden."""
     parts: tuple[str, ...]
     """Names of the parts of a request."""
     output: str
@@ -70,8 +70,8 @@ def pictures(case: Case) -> Tensor:
     return case.inputs["video" if "video" in case.inputs else "x"]
 
 
-def expected(case: Case, output: str) -> Tensor:
-    """(B, classes), float64."""
+def expected_scores(case: Case, output: str) -> Tensor:
+    """Return the recorded scores: (B, classes), float64."""
     recorded = case.outputs[output].double()
     if output.startswith("probs"):
         return recorded
@@ -79,7 +79,7 @@ def expected(case: Case, output: str) -> Tensor:
 
 
 def to_pixels(values: Tensor) -> NDArray[np.uint8]:
-    """(…, H, W) → (…, 2H, 2W)."""
+    """Write values as pixels, three digits each: (…, H, W) → (…, 2H, 2W)."""
     left = (values.double() / min(DIGITS.values())).round().long()
     pixels = torch.full((*values.shape[:-2], 2 * values.shape[-2], 2 * values.shape[-1]), ZERO, dtype=torch.uint8)
     for row, column in reversed(DIGITS):
@@ -90,33 +90,34 @@ def to_pixels(values: Tensor) -> NDArray[np.uint8]:
     return pixels.numpy()
 
 
-def to_sounds(wanted: Tensor) -> NDArray[np.float32]:
+def to_sounds(spectrograms: Tensor) -> NDArray[np.float32]:
     """Spectrograms (B, 1, frames, mel bins) → sounds (B, samples) that have them."""
-    return np.stack([_to_sound(one[0].double() * 2 * LOUDNESS.std + LOUDNESS.mean) for one in wanted])
+    return np.stack([_to_sound(one[0].double() * 2 * LOUDNESS.std + LOUDNESS.mean) for one in spectrograms])
 
 
-def _to_sound(wanted: Tensor) -> NDArray[np.float32]:
-    """(frames, mel bins), logarithms → (samples,), by Gauss-Newton steps of least length from noise: there are five samples to a number.
+def _to_sound(target: Tensor) -> NDArray[np.float32]:
+    """Solve for a sound with this log-mel spectrogram: (frames, mel bins) → (samples,).
 
+    Gauss-Newton steps of least length, from noise: there are five samples to a number.
     A frame sees its own window alone, so the normal equations have a band: windows overlap with those of two frames before and behind."""
-    (frames, bins), config = wanted.shape, FbankConfig(mel_bins=wanted.shape[1])
+    (frames, bins), config = target.shape, FbankConfig(mel_bins=target.shape[1])
     hop, window = config.hop, config.window
     generator = torch.Generator().manual_seed(0)
     sound = 0.02 * torch.randn((frames - 1) * hop + window, generator=generator, dtype=torch.float64)
     for _ in range(40):
         windows = sound.unfold(0, window, hop).clone().requires_grad_()
-        heard = log_mel(windows, config)[:, 0]
-        error = (wanted - heard.detach()).clamp(-1, 1)
+        mels = log_mel(windows, config)[:, 0]
+        error = (target - mels.detach()).clamp(-1, 1)
         if error.abs().max() < 1e-7:
             break
         slopes = torch.stack(
-            [torch.autograd.grad(one.sum(), windows, retain_graph=True)[0] for one in heard.T], dim=1
+            [torch.autograd.grad(one.sum(), windows, retain_graph=True)[0] for one in mels.T], dim=1
         )  # (frames, bins, window)
         normal = torch.zeros(frames, bins, frames, bins, dtype=torch.float64)
-        for apart in range(math.ceil(window / hop)):
-            ahead, behind = slopes[: frames - apart, :, apart * hop :], slopes[apart:, :, : window - apart * hop]
-            at = torch.arange(frames - apart)
-            normal[at + apart, :, at] = behind @ ahead.transpose(1, 2)
+        for offset in range(math.ceil(window / hop)):
+            ahead, behind = slopes[: frames - offset, :, offset * hop :], slopes[offset:, :, : window - offset * hop]
+            at = torch.arange(frames - offset)
+            normal[at + offset, :, at] = behind @ ahead.transpose(1, 2)
         rows = normal.view(frames * bins, -1).numpy()
         band = np.stack([np.pad(np.diagonal(rows, -below), (0, below)) for below in range(3 * bins)])
         band[0] *= 1 + 1e-9
@@ -133,10 +134,10 @@ def write_recorded(root: Path, folder: str) -> None:
     weights, config = _spread(network), dataclasses.asdict(network.config)
     images = pictures(case)
     side = 2 * images.shape[-1]
-    config |= {"image_size": side} | {name: _doubled(config[name]) for name in _patches(config)}
+    config |= {"image_size": side} | {name: _double(config[name]) for name in _patches(config)}
     task: TaskName = "classify" if images.dim() == 4 else "audio-visual" if case.system == "mavil" else "actions"
     clip = None if images.dim() == 4 else Clip(frames=images.shape[2], stride=1, rate=2 if case.system == "mavil" else 10)
-    heard = case.inputs.get("audio")
+    audio = case.inputs.get("audio")
     level = ZERO / 255
     spec = BundleSpec(
         name=Head(folder, (), "").bundle,
@@ -146,7 +147,7 @@ def write_recorded(root: Path, folder: str) -> None:
         config=config,
         preprocess=Preprocess(image_size=side, short_side=side, interpolation="bilinear", mean=(level,) * 3, std=(1 / 255,) * 3),
         clip=clip,
-        sound=None if heard is None else Sound(frames=heard.shape[2], mel_bins=heard.shape[3], mean=LOUDNESS.mean, std=LOUDNESS.std),
+        sound=None if audio is None else Sound(frames=audio.shape[2], mel_bins=audio.shape[3], mean=LOUDNESS.mean, std=LOUDNESS.std),
         labels=[f"class {index}" for index in range(network.config.classes)],
         license="CC0-1.0",
         weights=UNSEALED,
@@ -170,6 +171,6 @@ def _patches(config: dict[str, Any]) -> Iterator[str]:
     yield from (name for name in ("image_width", "patch_width") if config.get(name) is not None)
 
 
-def _doubled(size: int | tuple[int, ...]) -> int | tuple[int, ...]:
-    """A side; or rows and columns, which stand at the end."""
+def _double(size: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    """Double a side, or rows and columns, which stand at the end."""
     return 2 * size if isinstance(size, int) else (*size[:-2], 2 * size[-2], 2 * size[-1])

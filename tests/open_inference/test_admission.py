@@ -21,14 +21,14 @@ BODY = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": 
 
 
 @contextmanager
-def started(**settings: object) -> Iterator[tuple[Gateway, Worker]]:
+def start_gateway(**settings: object) -> Iterator[tuple[Gateway, Worker]]:
     with private_valkey() as valkey, Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url, **settings) as gateway:
         yield gateway, worker
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[tuple[Gateway, Worker]]:
-    with started(request_timeout=50) as pair:
+    with start_gateway(request_timeout=50) as pair:
         yield pair
 
 
@@ -77,7 +77,7 @@ def test_a_failure_of_the_model_is_ours(gateway, worker, monkeypatch):
 
 
 def test_a_full_queue_says_when_to_come_back():
-    with started(queue_max_items=1) as (gateway, worker):
+    with start_gateway(queue_max_items=1) as (gateway, worker):
         worker.pause()
         first = threading.Thread(target=infer, args=(gateway,))
         first.start()

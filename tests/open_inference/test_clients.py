@@ -40,7 +40,7 @@ async def kserve() -> AsyncIterator[InferenceRESTClient]:
 
 
 def image(*pictures: bytes, binary: bool = True) -> triton.InferInput:
-    """(n, 1) BYTES; in JSON as base64."""
+    """Build the input of these images: (n, 1) BYTES; in JSON as base64."""
     elements = pictures if binary else [base64.b64encode(picture) for picture in pictures]
     array = np.array(elements, object).reshape(-1, 1)
     return triton.InferInput("image", list(array.shape), "BYTES").set_data_from_numpy(array, binary_data=binary)
@@ -86,13 +86,13 @@ def test_triton_reads_the_configuration(client):
 @pytest.mark.parametrize("binary_input", [True, False], ids=["binary in", "json in"])
 @pytest.mark.parametrize(("way_in", "way_out"), list(itertools.product(COMPRESSIONS, COMPRESSIONS)))
 def test_triton_classifies_a_batch_however_it_is_sent(answers, client, binary_input, way_in, way_out):
-    asked_for = {
+    requested = {
         "by default": None,
         "binary": [triton.InferRequestedOutput("labels"), triton.InferRequestedOutput("scores")],
         "json": [triton.InferRequestedOutput("labels", binary_data=False), triton.InferRequestedOutput("scores", binary_data=False)],
         "mixed": [triton.InferRequestedOutput("labels", binary_data=False), triton.InferRequestedOutput("scores", binary_data=True)],
     }
-    for outputs in asked_for.values():
+    for outputs in requested.values():
         result = client.infer(
             "tiny",
             [image(*PICTURES, binary=binary_input)],
@@ -112,7 +112,7 @@ def as_text(labels: np.ndarray) -> list[list[str]]:
     return [[label.decode() if isinstance(label, bytes) else label for label in row] for row in labels]
 
 
-def test_the_pictures_of_these_tests_are_told_apart(answers):
+def test_the_pictures_of_these_tests_have_different_scores(answers):
     assert min(np.abs(a - b).max() for a, b in itertools.combinations(answers.scores, 2)) > 1e-3
 
 
@@ -122,8 +122,8 @@ def test_triton_gets_only_the_output_that_it_asks_for(client):
 
 
 def test_triton_gets_the_best_classes_as_strings(answers, client):
-    asked_for = [triton.InferRequestedOutput("scores", class_count=3)]
-    best = client.infer("tiny", [image(*PICTURES)], outputs=asked_for).as_numpy("scores")
+    requested = [triton.InferRequestedOutput("scores", class_count=3)]
+    best = client.infer("tiny", [image(*PICTURES)], outputs=requested).as_numpy("scores")
     assert best.shape == (len(PICTURES), 3)
     for row, scores, labels in zip(best, answers.scores, answers.labels, strict=True):
         for element, label in zip(row, labels, strict=False):
@@ -145,13 +145,13 @@ def test_triton_chooses_priority_deadline_and_merging(service, client):
 
 
 def test_triton_counts_grow_with_what_was_inferred(client):
-    def counted():
+    def statistics_of_tiny():
         (statistics,) = client.get_inference_statistics("tiny")["model_stats"]
         return statistics
 
-    before = counted()
+    before = statistics_of_tiny()
     client.infer("tiny", [image(*PICTURES)])
-    after = counted()
+    after = statistics_of_tiny()
 
     assert (after["name"], after["version"]) == ("tiny", "1")
     assert after["inference_count"] - before["inference_count"] == len(PICTURES)
@@ -232,9 +232,9 @@ async def test_kserve_classifies(service, answers, kserve, binary_input, binary_
     tensor = InferInput("image", [len(PICTURES), 1], "BYTES")
     tensor.set_data_from_numpy(np.array(elements, object).reshape(-1, 1), binary_data=binary_input)
     outputs = [RequestedOutput(name, {"binary_data": binary_output}) for name in ("scores", "labels")]
-    asked = InferRequest("tiny", [tensor], request_id="k", request_outputs=outputs)
+    request = InferRequest("tiny", [tensor], request_id="k", request_outputs=outputs)
 
-    response = await kserve.infer(service.gateway.url, asked, model_name="tiny")
+    response = await kserve.infer(service.gateway.url, request, model_name="tiny")
 
     assert (response.model_name, response.id) == ("tiny", "k")
     np.testing.assert_allclose(response.get_output_by_name("scores").as_numpy(), answers.scores, rtol=1e-4)

@@ -19,7 +19,17 @@ from PIL import Image
 from models.media.fbank import FbankConfig
 from models.systems.mavil.preprocessing import spectrograms
 from tests.golden.case import read_case
-from tests.open_inference.golden_bundles import GOLDEN, LOUDNESS, Head, expected, heads, pictures, to_pixels, to_sounds, write_recorded
+from tests.open_inference.golden_bundles import (
+    GOLDEN,
+    LOUDNESS,
+    Head,
+    expected_scores,
+    heads,
+    pictures,
+    to_pixels,
+    to_sounds,
+    write_recorded,
+)
 from tests.support.audio import wav
 from tests.support.live_service import SMALL_LIMITS, Service, running
 from tests.support.videos import clip, every
@@ -44,7 +54,7 @@ def sound(folder: str) -> NDArray[np.float32]:
 
 
 def files(head: Head) -> dict[str, bytes]:
-    """The parts of a request for the first recorded input."""
+    """Return the parts of a request for the first recorded input."""
     case, sent = read_case(GOLDEN / head.case), {}
     pixels = to_pixels(pictures(case)[0])
     if "image" in head.parts:
@@ -62,15 +72,15 @@ def files(head: Head) -> dict[str, bytes]:
 
 def scores(service: Service, bundle: str, sent: dict[str, bytes]) -> NDArray[np.float64]:
     inputs = [{"name": name, "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(data).decode()]} for name, data in sent.items()]
-    asked = {"inputs": inputs, "parameters": {} if "image" in sent or "audio" in sent else {"views": 1, "crops": 1}}
-    answer = service.gateway.http.post(f"/v2/models/{bundle}/infer", json=asked, timeout=120)
+    body = {"inputs": inputs, "parameters": {} if "image" in sent or "audio" in sent else {"views": 1, "crops": 1}}
+    answer = service.gateway.http.post(f"/v2/models/{bundle}/infer", json=body, timeout=120)
     outputs = answer.raise_for_status().json()["outputs"]
     return np.array(next(output["data"] for output in outputs if output["name"] == "scores"))
 
 
-def test_every_recorded_classification_is_asked_for() -> None:
-    asked = {(head.case, head.output) for head in HEADS}
-    assert asked == {
+def test_every_recorded_classification_is_requested() -> None:
+    requested = {(head.case, head.output) for head in HEADS}
+    assert requested == {
         ("mae_st/finetune_sep_cls", "logits"),
         ("mae_st/finetune_slowfast_ckpt", "logits"),
         ("mavil/finetune_av", "probs_av"),
@@ -92,12 +102,12 @@ def test_recorded_scores_come_over_the_protocol(recorded: Service, head: Head) -
     case = read_case(GOLDEN / head.case)
     answered = scores(recorded, head.bundle, files(head))
     tolerance = case.tolerance_of(head.output)
-    np.testing.assert_allclose(answered, expected(case, head.output)[0].numpy(), atol=tolerance.atol, rtol=tolerance.rtol)
+    np.testing.assert_allclose(answered, expected_scores(case, head.output)[0].numpy(), atol=tolerance.atol, rtol=tolerance.rtol)
 
 
 @pytest.mark.parametrize("folder", ["mavil/finetune_av", "mavil/finetune_uni"])
 def test_sounds_have_the_recorded_spectrograms(folder: str) -> None:
     """Otherwise scores would be off for a reason of the test's own."""
-    wanted = read_case(GOLDEN / folder).inputs["audio"][:1]
-    heard = spectrograms([torch.from_numpy(sound(folder))], wanted.shape[2], LOUDNESS, FbankConfig(mel_bins=wanted.shape[3]))
-    torch.testing.assert_close(heard, wanted, atol=2e-5, rtol=0)
+    recorded = read_case(GOLDEN / folder).inputs["audio"][:1]
+    computed = spectrograms([torch.from_numpy(sound(folder))], recorded.shape[2], LOUDNESS, FbankConfig(mel_bins=recorded.shape[3]))
+    torch.testing.assert_close(computed, recorded, atol=2e-5, rtol=0)

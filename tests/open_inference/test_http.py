@@ -22,9 +22,9 @@ INFER = "/v2/models/tiny/infer"
 LENGTH = "Inference-Header-Content-Length"
 
 
-def as_json(*pictures: bytes, **more: Any) -> dict[str, Any]:
+def as_json(*pictures: bytes, **fields: Any) -> dict[str, Any]:
     data = [base64.b64encode(picture).decode() for picture in pictures]
-    return {"inputs": [{"name": "image", "shape": [len(pictures)], "datatype": "BYTES", "data": data}], **more}
+    return {"inputs": [{"name": "image", "shape": [len(pictures)], "datatype": "BYTES", "data": data}], **fields}
 
 
 def post(service: Service, body: dict[str, Any], **headers: str) -> httpx2.Response:
@@ -94,7 +94,7 @@ def test_the_header_length_counts_the_inflated_json(service, answers, encoding, 
     np.testing.assert_allclose(output(response, "scores"), answers.scores[1:2], rtol=1e-4)
 
 
-def test_the_index_lists_what_is_ready_if_asked(service):
+def test_the_index_lists_what_is_ready_on_request(service):
     entry = {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
     for body in (b"", b"{}", b'{"ready": true}'):
         assert service.gateway.http.post("/v2/repository/index", content=body).json() == [entry]

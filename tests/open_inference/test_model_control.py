@@ -1,4 +1,4 @@
-"""Who may load and unload bundles, and what a name may be: nothing that is refused is ever written."""
+"""Rights to load and unload bundles, and valid names: nothing that is refused is ever written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def call(service: Service, verb: str, name: str = "tiny", **headers: str) -> htt
     return service.gateway.http.post(f"/v2/repository/models/{name}/{verb}", headers=headers)
 
 
-def written(service: Service) -> dict[bytes, bytes]:
+def read_repository(service: Service) -> dict[bytes, bytes]:
     with PartitionRedis.from_url(service.redis_url) as client:
         return client.hgetall(keys.REPOSITORY)
 
@@ -58,26 +58,26 @@ def assert_refused(response: httpx2.Response, status: int, message: str) -> None
     ],
 )
 def test_a_name_that_no_bundle_has_is_refused_and_not_written(service: Service, verb: str, name: str) -> None:
-    before = written(service)
+    before = read_repository(service)
     response = call(service, verb, name)
     assert response.headers["content-type"] == "application/json" and response.json().keys() == {"error"}
     assert 400 <= response.status_code < 500 and len(response.content) < 1000
-    assert written(service) == before
+    assert read_repository(service) == before
 
 
 @pytest.mark.parametrize("path", ["models//load", "models/load", "models/a/b/load", "models/tiny/%2e%2e/load"])
 def test_a_path_without_a_name_is_refused_and_writes_nothing(service: Service, path: str) -> None:
-    before = written(service)
+    before = read_repository(service)
     assert_refused(service.gateway.http.post(f"/v2/repository/{path}"), 404, "not found")
-    assert written(service) == before
+    assert read_repository(service) == before
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
 @pytest.mark.parametrize("origin", ["https://example.org", "null", "http://127.0.0.1:1", "http://127.0.0.1", "file://", "", "http://["])
 def test_pages_of_another_origin_never_may(service: Service, verb: str, origin: str) -> None:
-    before = written(service)
+    before = read_repository(service)
     assert_refused(call(service, verb, origin=origin), 403, "another origin")
-    assert written(service) == before
+    assert read_repository(service) == before
 
 
 def test_pages_of_the_same_origin_and_programs_may(service: Service) -> None:

@@ -124,8 +124,8 @@ def test_without_a_version_the_highest_one_answers(service, clients):
 
 def test_damaged_bundle_is_refused_and_loads_once_repaired(service, clients):
     bundle = write_tiny_vit(service.bundles, name="damaged")
-    whole = bundle.weights_path.read_bytes()
-    bundle.weights_path.write_bytes(whole[:-1])
+    weights = bundle.weights_path.read_bytes()
+    bundle.weights_path.write_bytes(weights[:-1])
 
     with pytest.raises(InferenceServerException, match=f"failed to load 'damaged', version 1: .*{WEIGHTS_FILE}") as refused:
         clients[0].load_model("damaged")
@@ -135,16 +135,16 @@ def test_damaged_bundle_is_refused_and_loads_once_repaired(service, clients):
         assert WEIGHTS_FILE in entry(client, "damaged")["reason"]
         assert infer(client).as_numpy("scores").shape == (1, 10)
 
-    bundle.weights_path.write_bytes(whole)
+    bundle.weights_path.write_bytes(weights)
     clients[1].load_model("damaged")
     for client in clients:
         assert infer(client, "damaged").as_numpy("scores").shape == (1, 10)
 
 
-def test_a_bundle_that_nobody_has_is_refused(clients):
-    with pytest.raises(InferenceServerException, match="failed to load 'nobody', no worker has a bundle of that name") as refused:
-        clients[0].load_model("nobody")
+def test_a_bundle_that_no_worker_has_is_refused(clients):
+    with pytest.raises(InferenceServerException, match="failed to load 'nowhere', no worker has a bundle of that name") as refused:
+        clients[0].load_model("nowhere")
     assert refused.value.status() == "400"
-    with pytest.raises(InferenceServerException, match="unknown model: 'nobody' is not found") as refused:
-        clients[0].unload_model("nobody")
+    with pytest.raises(InferenceServerException, match="unknown model: 'nowhere' is not found") as refused:
+        clients[0].unload_model("nowhere")
     assert refused.value.status() == "404"

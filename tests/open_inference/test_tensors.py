@@ -37,7 +37,7 @@ SAMPLES = {
 COMPRESSIONS = (None, "gzip", "deflate")
 
 
-def inflated(body: bytes, encoding: str | None, limit: int = LIMIT) -> bytes:
+def inflate(body: bytes, encoding: str | None, limit: int = LIMIT) -> bytes:
     return b"".join(compression.inflate_pieces(body, encoding, limit)) if encoding else body
 
 
@@ -59,7 +59,7 @@ def as_read(output: InferTensor, encoding: str | None) -> triton.InferResult:
     return triton.InferenceServerClient.parse_response_body(packed, header_length=header_length, content_encoding=encoding)
 
 
-ASKED_FOR = {
+REQUESTED_OUTPUTS = {
     "by default": None,
     "as binary": [triton.InferRequestedOutput("x")],
     "as json": [triton.InferRequestedOutput("x", binary_data=False)],
@@ -67,23 +67,23 @@ ASKED_FOR = {
 
 
 @pytest.mark.parametrize(
-    ("datatype", "answer_asked_for"),
-    [pair for pair in itertools.product(SAMPLES, ASKED_FOR) if pair != ("BF16", "as json")],  # BF16 has no JSON form
+    ("datatype", "answer_form"),
+    [pair for pair in itertools.product(SAMPLES, REQUESTED_OUTPUTS) if pair != ("BF16", "as json")],  # BF16 has no JSON form
 )
-def test_every_datatype_survives_the_way_there_and_back(datatype, answer_asked_for):
+def test_every_datatype_survives_the_way_there_and_back(datatype, answer_form):
     for way_in, way_out in itertools.product(COMPRESSIONS, COMPRESSIONS):
-        body, header_length = request_body([as_sent(datatype, binary=True)], ASKED_FOR[answer_asked_for], way_in)
+        body, header_length = request_body([as_sent(datatype, binary=True)], REQUESTED_OUTPUTS[answer_form], way_in)
 
-        request = decode_request(inflated(body, way_in), header_length, raw_input="image")
+        request = decode_request(inflate(body, way_in), header_length, raw_input="image")
         echo = InferTensor("x", datatype, request.inputs[0].array, binary=request.wants_binary("x"))
         result = as_read(echo, way_out)
 
-        assert echo.binary == (answer_asked_for != "as json")
+        assert echo.binary == (answer_form != "as json")
         assert result.as_numpy("x").dtype == SAMPLES[datatype].dtype or datatype == "BYTES"
-        np.testing.assert_array_equal(result.as_numpy("x").astype(object), expected(datatype, binary=echo.binary))
+        np.testing.assert_array_equal(result.as_numpy("x").astype(object), expected_array(datatype, binary=echo.binary))
 
 
-def expected(datatype: str, *, binary: bool) -> np.ndarray:
+def expected_array(datatype: str, *, binary: bool) -> np.ndarray:
     sample = SAMPLES[datatype].astype(object)
     return np.vectorize(bytes.decode, otypes=[object])(sample) if datatype == "BYTES" and not binary else sample
 
@@ -93,14 +93,14 @@ def expected(datatype: str, *, binary: bool) -> np.ndarray:
 def test_json_tensors_of_the_client_are_read(datatype, way_in):
     body, header_length = request_body([as_sent(datatype, binary=False)], compression=way_in)
 
-    (tensor,) = decode_request(inflated(body, way_in), header_length, raw_input="image").inputs
+    (tensor,) = decode_request(inflate(body, way_in), header_length, raw_input="image").inputs
 
     assert not tensor.binary
     np.testing.assert_array_equal(tensor.array, SAMPLES[datatype])
 
 
-def infer(inputs: list[dict], binary: bytes = b"", **more) -> InferRequest:
-    header = json.dumps({"inputs": inputs, **more}).encode()
+def infer(inputs: list[dict], binary: bytes = b"", **fields) -> InferRequest:
+    header = json.dumps({"inputs": inputs, **fields}).encode()
     return decode_request(header + binary, str(len(header)), raw_input="image")
 
 
@@ -246,9 +246,9 @@ def test_bf16_rounds_as_ml_dtypes_does():
 def test_a_bomb_is_inflated_no_further_than_the_limit(encoding):
     bomb = compression.compress(bytes(LIMIT + 1), encoding)
     with pytest.raises(Problem) as refused:
-        inflated(bomb, encoding)
+        inflate(bomb, encoding)
     assert to_response(refused.value).status_code == 413
-    assert inflated(bomb, encoding, LIMIT + 1) == bytes(LIMIT + 1)
+    assert inflate(bomb, encoding, LIMIT + 1) == bytes(LIMIT + 1)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
@@ -256,13 +256,13 @@ def test_a_damaged_stream_is_refused(encoding):
     good = compression.compress(b"something", encoding)
     for damaged in (b"", b"something", good[:-1], good + b"x", bytes([good[0] ^ 255]) + good[1:]):
         with pytest.raises(Problem) as refused:
-            inflated(damaged, encoding)
+            inflate(damaged, encoding)
         assert to_response(refused.value).status_code == 400
 
 
 def test_another_encoding_is_answered_with_those_that_we_know():
     with pytest.raises(Problem) as refused:
-        inflated(b"", "br")
+        inflate(b"", "br")
     response = to_response(refused.value)
     assert (response.status_code, response.headers["accept-encoding"]) == (501, "gzip, deflate")
 
@@ -271,5 +271,5 @@ def test_another_encoding_is_answered_with_those_that_we_know():
     ("accept_encoding", "encoding"),
     [(None, None), ("gzip", "gzip"), ("deflate", "deflate"), ("gzip, deflate, br", None), ("br", None), ("identity", None)],
 )
-def test_only_a_single_named_encoding_is_a_wish_for_compression(accept_encoding, encoding):
+def test_only_a_single_named_encoding_requests_compression(accept_encoding, encoding):
     assert compression.requested_encoding(accept_encoding) == encoding

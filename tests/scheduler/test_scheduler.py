@@ -1,4 +1,4 @@
-"""What a worker does next, on a clock of the test's own."""
+"""Decisions of a scheduler about what a worker does next, on a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.scheduler.step_batcher import LONG_WORK_SHARE, MAX_LAG_S
 from tests.support.queue import delivery
 
 
-def measured(seconds: float) -> StepTimes:
+def step_times(seconds: float) -> StepTimes:
     steps = StepTimes(8)
     for size in (1, 2, 4, 8):
         steps.record(size, seconds)
@@ -22,14 +22,14 @@ def measured(seconds: float) -> StepTimes:
 
 def scheduler(slots: int = 1, seconds: float = 5.0) -> Scheduler:
     """Batches of up to 8 that are expected to take `seconds`."""
-    steps = measured(seconds)
+    steps = step_times(seconds)
     made = Scheduler(slots, lambda _bucket: steps)
     made.seed_step_times(steps, long=False)
     return made
 
 
 class Steps:
-    """What is asked of a stepwise bundle: nothing has started, and states are small."""
+    """A stepwise bundle of which nothing has started, with small states."""
 
     nbytes = resident_count = state_bytes = 0
     start_seconds = 0.0
@@ -42,15 +42,15 @@ class Steps:
 
 
 class LargeSteps(Steps):
-    """Of states that leave no place for another one."""
+    """A stepwise bundle whose states leave no memory for another one."""
 
     state_bytes = 1_000
 
 
 def stepping(slots: int = 1, seconds: float = 0.001, residency: Steps | None = None) -> Scheduler:
-    steps, kept = measured(seconds), residency or Steps()
+    steps, resident = step_times(seconds), residency or Steps()
     queue = delivery(bundle="long@1").queue
-    return Scheduler(slots, lambda _bucket: steps, lambda: {queue: kept}, state_bytes=1_000)
+    return Scheduler(slots, lambda _bucket: steps, lambda: {queue: resident}, state_bytes=1_000)
 
 
 def long_job(**about: Any) -> Delivery:
@@ -58,7 +58,7 @@ def long_job(**about: Any) -> Delivery:
 
 
 def take(made: Scheduler, now: float = 0.0) -> RunningBatch | None:
-    """The batch that starts, if there is one."""
+    """Return the batch that starts. None if there is none."""
     batch = made.next_batch(now)
     return batch if isinstance(batch, RunningBatch) else None
 
@@ -90,7 +90,7 @@ def test_what_is_found_runs_and_is_looked_for_meanwhile() -> None:
     assert look(made).block_s == IDLE_BLOCK_S
 
 
-def test_another_backend_of_a_bucket_starts_its_times_anew() -> None:
+def test_another_backend_of_a_bucket_starts_its_times_again() -> None:
     steps = StepTimes(8)
     steps.record(4, 0.1)
     made = Scheduler(1, lambda _bucket: steps)
@@ -124,10 +124,10 @@ class TestAlone:
     def test_a_reclaimed_job_has_the_whole_worker_to_itself(self) -> None:
         made, orphan = scheduler(slots=2), delivery(alone=True)
         made.add([orphan, delivery()], 0.0)
-        lone = take(made)
-        assert lone and lone.jobs == [orphan]
+        exclusive = take(made)
+        assert exclusive and exclusive.jobs == [orphan]
         assert not made.may_reclaim and not take(made)
-        made.finish(lone, [], 0.1)
+        made.finish(exclusive, [], 0.1)
         assert made.may_reclaim and take(made)
 
     def test_what_is_claimed_runs_next_and_alone(self) -> None:
@@ -139,8 +139,8 @@ class TestAlone:
         made.add([orphan, *others[1:]], 0.0)
         assert not take(made), "a batch runs, and what is claimed comes first"
         made.finish(running, [], 0.1)
-        lone = take(made)
-        assert lone and lone.jobs == [orphan]
+        exclusive = take(made)
+        assert exclusive and exclusive.jobs == [orphan]
         assert not take(made)
 
     def test_few_of_several_steps_are_in_a_worker_at_a_time(self) -> None:
@@ -151,13 +151,13 @@ class TestAlone:
         assert not made.may_reclaim
 
     def test_one_of_several_steps_lets_the_worker_go_on_between_them(self) -> None:
-        made, lone, short = stepping(slots=2), long_job(alone=True), delivery(queued_at=5.0)
-        made.add([lone], 0.0)
+        made, exclusive, short = stepping(slots=2), long_job(alone=True), delivery(queued_at=5.0)
+        made.add([exclusive], 0.0)
         running = made.next_step(0.0)
-        assert running and running.jobs == [lone]
+        assert running and running.jobs == [exclusive]
         made.add([short], 6.0)
         assert not take(made, 6.0), "nothing starts while its step runs"
-        made.finish(running, [lone], 7.0)
+        made.finish(running, [exclusive], 7.0)
         between = take(made, 7.0)
         assert between and between.jobs == [short]
         assert not made.next_step(7.0), "its step waits until nothing runs"
@@ -165,16 +165,16 @@ class TestAlone:
         assert not take(made, 60.0), "and what came later waits for it"
         made.finish(between, [], 61.0)
         again = made.next_step(61.0)
-        assert again and again.jobs == [lone]
+        assert again and again.jobs == [exclusive]
 
     def test_worker_polls_short_jobs_during_step_of_long_one(self) -> None:
-        made, lone = stepping(), long_job(alone=True)
-        made.add([lone], 0.0)
+        made, exclusive = stepping(), long_job(alone=True)
+        made.add([exclusive], 0.0)
         for now in (1.0, 2.0, 3.0):
             running = made.next_step(now)
-            assert running and running.jobs == [lone]
+            assert running and running.jobs == [exclusive]
             assert look(made, now=now).items > 0
-            made.finish(running, [lone], now)
+            made.finish(running, [exclusive], now)
 
 
 class TestDraining:
@@ -267,12 +267,12 @@ class TestLongWork:
             running = made.next_step(0.0)
             assert running and running.jobs == [job]
             made.add(list(others), 0.0)
-            beside = take(made)
+            concurrent = take(made)
             for _ in range(5):
                 made.record_batch(running, 1, seconds)
             made.finish(running, [job], 0.1)
-            if beside is not None:
-                made.finish(beside, [], 0.1)
+            if concurrent is not None:
+                made.finish(concurrent, [], 0.1)
             following = made.next_step(0.0)
             assert following
             made.finish(following, [job], 0.1)
@@ -283,7 +283,7 @@ class TestLongWork:
         assert predicted_after(0.3) == pytest.approx(0.3)
 
     def test_full_memory_lets_free_slot_wait_only_briefly(self) -> None:
-        """What waits there for a place would be found late."""
+        """A free slot that waited long would find a job late that waits for memory."""
         made = stepping(slots=2, seconds=600.0, residency=LargeSteps())
         assert look(made).block_s == IDLE_BLOCK_S
         made.add([long_job()], 1.0)
@@ -309,8 +309,8 @@ class TestPayload:
             made.payloads_pending[queue] = fetching
             assert look(made, now=1.0 + fetching).long[queue] == room - fetching
 
-    def test_that_comes_lets_nobody_wait_at_the_queue(self) -> None:
-        """It would be a wait for the queues that have place at that moment, though the others have place again as soon as it is here."""
+    def test_pending_lets_no_pull_wait_at_the_queue(self) -> None:
+        """Such a pull would wait for the queues that may bring jobs at that moment, without those that may again as soon as it arrives."""
         made = stepping()
         for now, queue in ((10.0, delivery().queue), (20.0, long_job().queue)):
             made.payloads_pending[queue] = 1
@@ -324,5 +324,5 @@ def test_warm_up_step_counts_as_slowest_batch() -> None:
     made = stepping()
     made.seed_step_times(StepTimes(8), long=True, step_seconds=83.0)
     assert made.slowest_batch_s == 83.0
-    made.seed_step_times(measured(2.0), long=True)
+    made.seed_step_times(step_times(2.0), long=True)
     assert made.slowest_batch_s == 83.0

@@ -1,4 +1,4 @@
-"""Where the threads of a worker meet."""
+"""Slots, at which the threads of a worker meet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from server.queue.worker.delivery import Delivery
 from server.scheduler.scheduler import IDLE_BLOCK_S, PullOrder, RunningBatch, Scheduler
 from server.scheduler.slots import Slots, SlotWork
-from tests.scheduler.test_scheduler import Steps, measured
+from tests.scheduler.test_scheduler import Steps, step_times
 from tests.support.queue import delivery
 
 PATIENCE = 10.0
@@ -17,19 +17,19 @@ PATIENCE = 10.0
 
 def slots(count: int = 1, seconds: float = 5.0) -> Slots:
     """Batches of up to 8 that are expected to take `seconds`."""
-    steps = measured(seconds)
+    steps = step_times(seconds)
     made = Slots(Scheduler(count, lambda _bucket: steps))
     made.seed_step_times(steps)
     return made
 
 
 def stepping_slots(count: int = 1, seconds: float = 0.001) -> Slots:
-    steps, kept, queue = measured(seconds), Steps(), delivery(bundle="long@1").queue
-    return Slots(Scheduler(count, lambda _bucket: steps, lambda: {queue: kept}))
+    steps, resident, queue = step_times(seconds), Steps(), delivery(bundle="long@1").queue
+    return Slots(Scheduler(count, lambda _bucket: steps, lambda: {queue: resident}))
 
 
 def take(made: Slots) -> RunningBatch:
-    """The next batch; what is looked for before it is not found."""
+    """Return the next batch; pulls before it find nothing."""
     while True:
         task = made.next()
         if isinstance(task, RunningBatch):
@@ -67,13 +67,13 @@ def test_an_error_of_such_work_is_raised_where_it_is_waited_for() -> None:
         work.result()
 
 
-def test_who_waits_for_a_lone_job_to_end_is_woken() -> None:
+def test_slot_that_waits_for_an_exclusive_job_is_woken() -> None:
     made, taken = slots(count=2), threading.Event()
     made.add([delivery(alone=True), delivery()])
-    lone = take(made)
+    exclusive = take(made)
     threading.Thread(target=lambda: (take(made), taken.set()), daemon=True).start()
     assert not taken.wait(0.1)
-    made.finish(lone)
+    made.finish(exclusive)
     assert taken.wait(PATIENCE)
 
 

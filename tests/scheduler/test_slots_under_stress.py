@@ -1,6 +1,6 @@
-"""The hands of a worker at its slots, in orders that nobody thought of: each job ends once, and nobody sleeps while one waits.
+"""Threads of a worker at its slots, in random orders: each job ends once, and no thread sleeps while a job waits.
 
-Batches are expected to take a minute and take parts of a millisecond: whoever is not woken sleeps for that minute.
+Batches are expected to take a minute and take parts of a millisecond: a thread that is not woken sleeps for that minute.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PATIENCE = 30.0
 MOMENT = 0.0005
 JOBS = 250
 LONG = "long@1"
-MOST_STEPS = 5
+MAX_STEPS = 5
 
 
 class Steps:
-    """What slots ask of a stepwise bundle."""
+    """A stepwise bundle as slots know it: the number of steps that each job has left."""
 
     nbytes = state_bytes = 0
     start_seconds = 0.0
@@ -45,8 +45,8 @@ class Steps:
         return self._left.get(job.entry_id)
 
     def survives(self, job: Delivery) -> bool:
-        """After one more step."""
-        left = self._left.pop(job.entry_id, 1 + job.added_ms % MOST_STEPS) - 1
+        """Take a step of a job; return True if it has more."""
+        left = self._left.pop(job.entry_id, 1 + job.added_ms % MAX_STEPS) - 1
         if left:
             self._left[job.entry_id] = left
         return left > 0
@@ -55,9 +55,9 @@ class Steps:
 class Trial:
     """A queue, the hands of a worker, and the thread that brings large messages."""
 
-    def __init__(self, count: int, seed: int, together: threading.Barrier | None = None) -> None:
-        """together: where batches wait for each other."""
-        self.together = together
+    def __init__(self, count: int, seed: int, barrier: threading.Barrier | None = None) -> None:
+        """barrier: batches wait for each other at it, if given."""
+        self.barrier = barrier
         steps = StepTimes(8)
         for size in (1, 2, 4, 8):
             steps.record(size, 60.0 * size)
@@ -86,11 +86,11 @@ class Trial:
             self.changed.notify_all()
 
     def wait_until(self, jobs: int) -> None:
-        """So many have ended."""
+        """Wait until this many jobs have ended."""
         with self.changed:
             self.changed.wait_for(lambda: self.faults or sum(self.ended.values()) >= jobs, PATIENCE)
             assert not self.faults, self.faults
-            assert sum(self.ended.values()) >= jobs, "somebody sleeps"
+            assert sum(self.ended.values()) >= jobs, "a thread sleeps"
 
     def drain(self) -> list[Delivery]:
         """Let go of all threads. Returns what was handed back."""
@@ -121,15 +121,15 @@ class Trial:
             self._compute(running, chance)
 
     def _compute(self, running: RunningBatch, chance: random.Random) -> None:
-        lone = bool(running.bucket.alone)
+        exclusive = bool(running.bucket.alone)
         kind = "steps" if running.long else "batches"
-        self._begin(**{kind: 1}, lone=lone)
-        if self.together is not None:
-            self._meet(self.together)
+        self._count(**{kind: 1}, exclusive=exclusive)
+        if self.barrier is not None:
+            self._meet(self.barrier)
         _dawdle(chance)
         with self.changed:
             unfinished = [job for job in running.jobs if running.long and self.steps.survives(job)]
-        self._begin(**{kind: -1}, lone=-lone)
+        self._count(**{kind: -1}, exclusive=-exclusive)
         self.slots.finish(running, unfinished)
         with self.changed:
             self.ended.update(job.entry_id for job in running.jobs if job not in unfinished)
@@ -143,12 +143,12 @@ class Trial:
             self.faults.append("a slot stays empty while a job waits")
 
     def _look(self, pull: PullOrder, chance: random.Random) -> None:
-        self._begin(looks=1)
+        self._count(looks=1)
         found: list[Delivery] = []
         if self.orphans and self.slots.may_reclaim:
             self.slots.add([self.orphans.pop()])
         else:
-            found = self._pulled(pull)
+            found = self._pull(pull)
         large = [job for job in found if job.added_ms % 7 == 0]
         for job in large:
             self.slots.count_pending_payloads(job.queue, 1)
@@ -156,10 +156,10 @@ class Trial:
             self.large += large
             self.changed.notify_all()
         _dawdle(chance)
-        self._begin(looks=-1)
+        self._count(looks=-1)
         self.slots.finish_pull([job for job in found if job not in large])
 
-    def _pulled(self, pull: PullOrder) -> list[Delivery]:
+    def _pull(self, pull: PullOrder) -> list[Delivery]:
         rooms = {"": pull.items, **pull.long}
         found = []
         with self.changed:
@@ -185,13 +185,13 @@ class Trial:
             self.slots.count_pending_payloads(job.queue, -1)
         self.slots.end_intake()
 
-    def _begin(self, **more: int) -> None:
-        """Or, with negative numbers, end."""
+    def _count(self, **changes: int) -> None:
+        """Add to the number of batches, steps and looks under way, and check their limits."""
         with self.changed:
-            self.under_way.update(more)
-            batches, steps, lone, looks = (self.under_way[name] for name in ("batches", "steps", "lone", "looks"))
-            if max(batches, steps) > self.slots.count or looks > 1 or (lone and batches + steps > 1):
-                self.faults.append(f"{batches} batches and {steps} steps, {lone} of them lone, and {looks} looks at once")
+            self.under_way.update(changes)
+            batches, steps, exclusive, looks = (self.under_way[name] for name in ("batches", "steps", "exclusive", "looks"))
+            if max(batches, steps) > self.slots.count or looks > 1 or (exclusive and batches + steps > 1):
+                self.faults.append(f"{batches} batches and {steps} steps, {exclusive} of them exclusive, and {looks} looks at once")
 
 
 def _dawdle(chance: random.Random) -> None:
@@ -200,29 +200,29 @@ def _dawdle(chance: random.Random) -> None:
 
 
 def _jobs(chance: random.Random) -> list[Delivery]:
-    """Of one moment."""
+    """Draw the jobs that arrive at one moment."""
     made = [delivery(bundle=chance.choice([LONG, "tiny@1"]), bucket=chance.choice("ab")) for _ in range(chance.choice([1, 1, 1, 2, 5, 20]))]
     return [*made, delivery(bundle=chance.choice([LONG, "tiny@1"]), alone=True)] if chance.random() < 0.2 else made
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_each_job_ends_once_and_nobody_sleeps_while_one_waits(count: int, seed: int) -> None:
-    chance, trial, asked = random.Random(seed), Trial(count, seed), 0
-    while asked < JOBS:
+def test_each_job_ends_once_and_no_thread_oversleeps(count: int, seed: int) -> None:
+    chance, trial, count_requested = random.Random(seed), Trial(count, seed), 0
+    while count_requested < JOBS:
         jobs = _jobs(chance)
         trial.ask(jobs)
-        asked += len(jobs)
+        count_requested += len(jobs)
         if chance.random() < 0.5:
-            trial.wait_until(asked)
+            trial.wait_until(count_requested)
         else:
             _dawdle(chance)
     if chance.random() < 0.5:
-        trial.wait_until(asked)
+        trial.wait_until(count_requested)
     handed_back = trial.drain()
     assert not trial.faults, trial.faults
     assert set(trial.ended.values()) == {1}
-    assert len(trial.ended) + len(handed_back) + len(trial.queue) + len(trial.orphans) == asked
+    assert len(trial.ended) + len(handed_back) + len(trial.queue) + len(trial.orphans) == count_requested
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -14,12 +14,12 @@ from tests.support.queue import delivery
 
 LONG = "long@1"
 STEP = 0.1
-"""Seconds of a step, whatever its size."""
+"""Duration of a step in seconds, whatever its size."""
 BUDGET = 4
 
 
 class Jobs:
-    """What the executor of the long bundle would say: so many steps remain, states of so many bytes, costs by job, seconds of a start."""
+    """The executor of the long bundle: steps left and weights by job, bytes of a state, seconds of a start."""
 
     def __init__(self, state_bytes: int = 0, start_seconds: float = 0.0) -> None:
         self.state_bytes = state_bytes
@@ -54,7 +54,7 @@ class Device:
         self.ended: set[str] = set()
         """Ids of long jobs."""
         self.times: StepTimes | None = None
-        """What is known of all batches."""
+        """Step times of all buckets; None if each step takes STEP."""
         queue = Bucket.from_delivery(delivery(bundle=LONG)).queue
         self.queue = queue
         self.long = StepBatcher(self._times, lambda: {queue: self.jobs})
@@ -66,7 +66,7 @@ class Device:
         return made
 
     def run(self) -> list[Delivery]:
-        """The next step from its start to its end, in a worker with one slot. [] if there is none."""
+        """Run the next step to its end, in a worker with one slot. Return its jobs, [] if there is none."""
         batch = self.long.next(slots=self.slots)
         if not batch:
             return []
@@ -142,10 +142,10 @@ class TestStarting:
     def test_one_that_takes_longer_than_a_step_starts_by_itself(self) -> None:
         device = Device(Jobs(start_seconds=10 * STEP))
         first = [device.long_job(100) for _ in range(3)]
-        more = [device.long_job(100) for _ in range(3)]
+        others = [device.long_job(100) for _ in range(3)]
         batches = [device.run() for _ in range(8)]
-        assert batches[:6] == [[job] for job in [*first, *more]]
-        assert batches[6] == first + more[:1]
+        assert batches[:6] == [[job] for job in [*first, *others]]
+        assert batches[6] == first + others[:1]
 
 
 def test_a_new_job_joins_at_the_next_step() -> None:
@@ -207,7 +207,7 @@ def test_two_slots_share_a_bucket() -> None:
 
 
 class TestAlone:
-    def test_its_turn_is_told(self) -> None:
+    def test_its_turn_is_known(self) -> None:
         device = Device()
         device.long_job(3)
         assert device.long.exclusive_urgency == inf
@@ -221,7 +221,7 @@ class TestAlone:
         batches = [device.run() for _ in range(6)]
         assert batches == [others, [suspect]] * 3
 
-    def test_how_many_are_here_is_told(self) -> None:
+    def test_their_number_is_known(self) -> None:
         device = Device()
         for _ in range(3):
             device.long_job(3, alone=True)

@@ -7,7 +7,7 @@ import pytest
 from server.scheduler.batcher import NEAR_BEST_SHARE_STEPS, RECHECK_EVERY_BATCHES, REGROW_AFTER_BATCHES, WINDOW, StepTimes
 
 
-def measured(seconds: dict[int, float], largest: int = 32) -> StepTimes:
+def step_times(seconds: dict[int, float], largest: int = 32) -> StepTimes:
     steps = StepTimes(largest)
     for size, time in seconds.items():
         steps.record(size, time)
@@ -15,18 +15,18 @@ def measured(seconds: dict[int, float], largest: int = 32) -> StepTimes:
 
 
 def test_the_throughput_peak_wins_over_the_largest_batch() -> None:
-    steps = measured({1: 0.030, 2: 0.050, 4: 0.080, 8: 0.150, 16: 0.400})
+    steps = step_times({1: 0.030, 2: 0.050, 4: 0.080, 8: 0.150, 16: 0.400})
     assert steps.best == 8
     assert steps.items_per_second == pytest.approx(8 / 0.150)
 
 
 def test_smaller_of_two_sizes_with_equal_throughput_is_taken() -> None:
-    assert measured({4: 0.100, 8: 0.199}).best == 4
+    assert step_times({4: 0.100, 8: 0.199}).best == 4
 
 
 def test_steps_are_content_with_less_than_short_jobs() -> None:
     taken = {8: 0.100, 16: 0.196, 32: 0.390}  # the larger, the faster: by 2 % and by half a percent
-    assert measured(taken).best == 8
+    assert step_times(taken).best == 8
     steps = StepTimes(32, NEAR_BEST_SHARE_STEPS)
     for size, seconds in taken.items():
         steps.record(size, seconds)
@@ -34,17 +34,17 @@ def test_steps_are_content_with_less_than_short_jobs() -> None:
 
 
 def test_model_with_constant_batch_cost_gets_largest_size() -> None:
-    assert measured(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.005)).best == 32
+    assert step_times(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.005)).best == 32
 
 
 def test_less_throughput_may_be_had_for_shorter_batches() -> None:
-    steps = measured({1: 0.030, 2: 0.043, 4: 0.080})
+    steps = step_times({1: 0.030, 2: 0.043, 4: 0.080})
     assert (steps.best, steps.smallest(0.9), steps.smallest(0.6)) == (4, 2, 1)
     assert StepTimes(4).smallest(0.9) == 1
 
 
 def test_one_interrupted_batch_changes_nothing() -> None:
-    steps = measured({4: 0.100, 8: 0.160, 16: 0.400})
+    steps = step_times({4: 0.100, 8: 0.160, 16: 0.400})
     for _ in range(3):
         steps.record(8, 0.160)
     steps.record(8, 2.0)
@@ -52,7 +52,7 @@ def test_one_interrupted_batch_changes_nothing() -> None:
 
 
 def test_the_budget_follows_when_step_times_change() -> None:
-    steps = measured({4: 0.100, 8: 0.160, 16: 0.400})
+    steps = step_times({4: 0.100, 8: 0.160, 16: 0.400})
     for _ in range(WINDOW):
         steps.record(8, 0.300)
     assert steps.best == 4
@@ -60,7 +60,7 @@ def test_the_budget_follows_when_step_times_change() -> None:
 
 def test_a_neighbour_is_measured_again_now_and_then() -> None:
     seconds = {4: 0.100, 8: 0.160, 16: 0.400}
-    steps = measured(seconds)
+    steps = step_times(seconds)
     targets = []
     for _ in range(3 * RECHECK_EVERY_BATCHES):
         targets.append(steps.target)
@@ -70,7 +70,7 @@ def test_a_neighbour_is_measured_again_now_and_then() -> None:
 
 
 def test_a_size_that_was_never_measured_is_tried() -> None:
-    steps = measured({1: 0.030, 2: 0.032})
+    steps = step_times({1: 0.030, 2: 0.032})
     for seconds in (0.2, 0.03, 0.2):  # one batch may be interrupted, or lucky
         assert steps.target == 4
         steps.record(4, seconds)
@@ -78,7 +78,7 @@ def test_a_size_that_was_never_measured_is_tried() -> None:
 
 
 def test_what_did_not_fit_into_memory_is_not_tried_again() -> None:
-    steps = measured(dict.fromkeys((1, 2, 4, 8, 16), 0.005), largest=16)
+    steps = step_times(dict.fromkeys((1, 2, 4, 8, 16), 0.005), largest=16)
     steps.out_of_memory(12)
     assert steps.best == 4
     assert steps.target == 4
@@ -97,7 +97,7 @@ def test_a_size_that_did_not_fit_is_tried_again_much_later() -> None:
 
 
 def test_predictions_lie_between_the_measurements() -> None:
-    steps = measured({1: 0.010, 4: 0.040, 8: 0.060})
+    steps = step_times({1: 0.010, 4: 0.040, 8: 0.060})
     assert steps.predict(4) == 0.040
     assert steps.predict(6) == pytest.approx(0.050)
     assert steps.predict(16) == pytest.approx(0.120)
@@ -105,7 +105,7 @@ def test_predictions_lie_between_the_measurements() -> None:
 
 
 def test_a_new_bucket_starts_from_what_its_bundle_knows() -> None:
-    steps = measured({4: 0.100, 8: 0.160})
+    steps = step_times({4: 0.100, 8: 0.160})
     twin = steps.copy()
     assert twin.best == steps.best
     twin.record(4, 0.01)
