@@ -1,32 +1,26 @@
 """The pictures of docs/playground.md and the README, of a running service with the starter bundles:
-`python -m tools.playground_images http://127.0.0.1:8000 [overview] [sheets] [first-minute]`, by default all."""
+`python -m tools.playground_images http://127.0.0.1:8000 [overview] [sheets]`, by default all."""
 
 from __future__ import annotations
 
 import io
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
 
 from tests.browser.pages import DESKTOP, PHONE, chromium
-from tests.browser.tabs import box_of, drag, open_tab, run
+from tests.browser.tabs import open_tab, run
 
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures" / "playground"
 TABLET: ViewportSize = {"width": 820, "height": 900}
 TALL: ViewportSize = {"width": 1360, "height": 960}
-"""Size of the overview and the sequence: a result and the times below it are visible without scrolling."""
+"""Size of the overview: a result and the times below it are visible without scrolling."""
 SHEET_WIDTH = 1600
 GAP = 20
-READING_S = 1.0
-"""Pause before the next click."""
-STEPS = "400"
-"""Number of steps of the inpainting that is shown: with fewer it would be done too early."""
 TABS = {
     "Classify": "Flag of Brazil",
     "Inpaint": "Drawing of a daisy",
@@ -130,87 +124,6 @@ def resized_shot(page: Page, size: ViewportSize) -> Image.Image:
     return shot(page)
 
 
-def first_minute(page: Page, url: str) -> None:
-    """Save the screens of a visitor who tries everything, with the time since the address was entered."""
-    page.set_viewport_size(TALL)
-    page.emulate_media(color_scheme="light")
-    seen: list[Image.Image] = []
-    started_at = time.monotonic()
-
-    @contextmanager
-    def step(words: str) -> Iterator[None]:
-        yield
-        page.evaluate("() => scrollTo(0, 0)")
-        seen.append(add_caption(shot(page), f"{time.monotonic() - started_at:.0f} s   {words}"))
-        print(f"{time.monotonic() - started_at:5.1f} s  {words}", flush=True)
-        time.sleep(READING_S)
-
-    with step("The page is open. A sentence says what to do, samples lie below."):
-        page.goto(url)
-        page.get_by_role("button", name="Flag of Brazil").wait_for()
-        page.wait_for_function("() => [...document.querySelectorAll('.samples img')].every((image) => image.naturalWidth)")
-    with step("A sample is clicked: labels, and where the time went."):
-        panel = choose(page, "Classify")
-    with step("The slider goes back to block 2: the tokens that merged by then."):
-        panel.get_by_role("slider", name="After block").fill("2")
-    with step("Inpaint: a hole is painted with the brush."):
-        panel = choose(page, "Inpaint")
-        panel.get_by_role("button", name="Clear").click()
-        paint(page, panel)
-    with step("It fills step by step."):
-        panel.get_by_label("Steps", exact=True).fill(STEPS)
-        panel.get_by_role("button", name="Run").click()
-        expect(panel.locator(".frames .caption")).to_contain_text("what the network sees")
-    with step("Before and after."):
-        expect(panel.locator("p.line")).to_contain_text("Done in")
-        panel.get_by_role("slider", name="Before").fill("50")
-    with step("3D: a picture with depth is clicked; the first levels arrive."):
-        panel = open_tab(page, "3D")
-        panel.get_by_role("button", name=TABS["3D"]).click()
-        expect(panel.locator(".shape")).to_contain_text("points shown")
-        page.wait_for_timeout(300)
-    with step("The shape is whole, and turned by a drag."):
-        expect(panel.locator("p.line")).to_contain_text("Done in")
-        turn(page, panel)
-    with step("Actions: lanes fill while the clip is watched."):
-        panel = open_tab(page, "Actions")
-        panel.get_by_role("button", name=TABS["Actions"]).click()
-        expect(panel.locator(".segment").first).to_be_visible()
-    with step("Who does what when."):
-        expect(panel.locator("p.line")).to_contain_text("Done in")
-        look_at_both(page, panel)
-    with step("The status page has seen it all."):
-        status(page)
-        page.wait_for_function("() => /L\\d/.test(document.querySelector('.plot .s0').getAttribute('d'))")
-    save(grid(seen, columns=2), "first-minute")
-
-
-def paint(page: Page, panel: Locator) -> None:
-    """Paint a stroke through the centre."""
-    drag_across(panel.locator("canvas.overlay"), (0.25, 0.4), (0.7, 0.45))
-    page.mouse.move(0, 0)
-
-
-def turn(page: Page, panel: Locator) -> None:
-    drag_across(panel.locator(".space canvas"), (0.4, 0.4), (0.54, 0.35))
-    page.wait_for_timeout(300)
-
-
-def drag_across(target: Locator, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Drag between two points, given as shares of the target's width and height."""
-    box = box_of(target)
-    from_, to = ((x * box["width"], y * box["height"]) for x, y in (start, end))
-    drag(target, from_, to, steps=8)
-
-
-def add_caption(picture: Image.Image, words: str) -> Image.Image:
-    height = 56
-    framed = Image.new("RGB", (picture.width, picture.height + height), "#1d1a2b")
-    framed.paste(picture, (0, height))
-    ImageDraw.Draw(framed).text((24, height / 2), words, "#ffffff", ImageFont.load_default(26), anchor="lm")
-    return framed
-
-
 def side_by_side(pictures: list[Image.Image]) -> Image.Image:
     return grid(pictures, columns=len(pictures))
 
@@ -239,7 +152,7 @@ def save(sheet: Image.Image, name: str) -> None:
 
 def take(context: BrowserContext, url: str, names: list[str]) -> None:
     page = context.pages[0]
-    for name, take_all in (("overview", overview), ("sheets", sheets), ("first-minute", first_minute)):
+    for name, take_all in (("overview", overview), ("sheets", sheets)):
         if not names or name in names:
             take_all(page, url)
 

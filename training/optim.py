@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.systems.mae_st.model import VideoMAE
 from models.systems.mavil.model import MAViL
 from models.systems.vit.model import ViT
-from training.lars import LARS
 from training.recipe_settings import OptimiserSettings, ScheduleSettings
 
 _BLOCK = re.compile(r"(?:audio\.|video\.)?blocks(?:_av)?\.(\d+)\.")
@@ -112,3 +111,32 @@ def layer_decay_groups(
         return 0.0 if parameter.dim() == 1 or _UNDECAYED.fullmatch(name) else weight_decay
 
     return group_by_decay(model, decay, lambda name: layer_decay ** (top - layer(name)) * scale_of(name))
+
+
+_TRUST = 0.001
+"""Length of the step of a matrix as a share of the matrix."""
+
+
+class LARS(torch.optim.Optimizer):
+    """LARS as MAE's linear probe uses it (arXiv 1708.03888); parameters of one dimension are neither decayed nor scaled."""
+
+    def __init__(self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                change = parameter.grad
+                if parameter.dim() > 1:
+                    change = _scale(change + group["weight_decay"] * parameter, parameter)
+                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                parameter.sub_(momentum.mul_(group["momentum"]).add_(change), alpha=group["lr"])
+
+
+def _scale(change: Tensor, parameter: Tensor) -> Tensor:
+    """Scale a step by the trust ratio; zero parameters and zero steps stay unchanged."""
+    size, step = parameter.norm(), change.norm()
+    return change * torch.where((size > 0) & (step > 0), _TRUST * size / step, torch.ones_like(size))

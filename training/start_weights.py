@@ -32,10 +32,8 @@ from models.systems.vit.model import ViT
 from training.data.sampler import SampleDataset, SampleDraw
 from training.data.source import SampleSource
 from training.errors import TrainingError
-from training.objectives.diffmae import DiffMAEObjective
-from training.objectives.diffmae_head_fit import fit_diffmae_head
-from training.objectives.mcc import MCCObjective
-from training.objectives.mcc_head_fit import fit_mcc_head
+from training.objectives.diffmae import DiffMAEObjective, fit_diffmae_head
+from training.objectives.mcc import MCCObjective, fit_mcc_head
 from training.objectives.protocols import Batch
 from training.objectives.proxy_nca import ProxyObjective, fit_proxies, skip_blocks
 from training.recipe import Initial

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from models.systems.diffmae.init_attention import init_neighbour_attention
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
-from training.objectives.diffmae import DiffMAEObjective, DiffMAESettings
-from training.objectives.diffmae_head_fit import fit_diffmae_head
+from training.objectives.diffmae import DiffMAEObjective, DiffMAESettings, fit_diffmae_head
 from training.objectives.masks import Strategy
 
 CONFIG = DiffMAEConfig(

@@ -8,8 +8,7 @@ from torch import Tensor
 from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC
 from tests.models.systems.mcc.test_mcc_nearest import CONFIG
-from training.objectives.mcc import MCCObjective, MCCSettings
-from training.objectives.mcc_head_fit import fit_mcc_head
+from training.objectives.mcc import MCCObjective, MCCSettings, fit_mcc_head
 
 
 def walls(first: int, count: int) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from scipy import stats
 from timm.data.mixup import mixup_target
 from torch import Tensor
 
-from training.objectives.mixup import MixupCutMix, cut_box
+from training.objectives.supervised import MixupCutMix, cut_box
 
 PIXELS = torch.randn(6, 3, 12, 8, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.eye(6)
