@@ -56,8 +56,8 @@ CARRIERS = (
 )
 """Classes whose objects are a request, a job or an answer, or hold one. They are imported so that a rename reaches them."""
 REQUESTS = 5
-SETTLED, QUIET_S = 0.1, 0.2
-"""Seconds after an answer that still belong to it, and then until the next one: together less than a pull blocks for a job."""
+SETTLED_S, QUIET_S = 0.1, 0.2
+"""Time in seconds after an answer that still belongs to it, and then until the next one: together less than a pull blocks for a job."""
 LIMITS = {"server, Python": 26_082, "server, Lua": 1_380, "server/queue, Python": 4_053}
 """Lines that the server may have now; 23,750, 1,380 and 3,404 are wanted."""
 FILES, HAND_OVERS = 57, 13
@@ -156,7 +156,7 @@ def trace_classification(folder: Path) -> tuple[list[str], list[str]]:
             time.sleep(QUIET_S)
             now.symlink_to(str(number))
             classify()
-            time.sleep(SETTLED)
+            time.sleep(SETTLED_S)
             now.unlink()
     seen = [(folder / "seen" / str(number)).read_text().splitlines() for number in range(REQUESTS)]
     always = [entry for entry in dict.fromkeys(seen[0]) if all(entry in other for other in seen)]
