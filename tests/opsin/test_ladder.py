@@ -90,7 +90,8 @@ def test_accuracy_of_each_rung_is_written_into_a_classifier(tmp_path: Path) -> N
         folder = tmp_path / "images" / bundle.spec.labels[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[number]).save(folder / f"{number}.png")
-    ended = opsin("calibrate", bundle.path, "--ladder", "--images", tmp_path / "images", "--r", "7", "--r", "2")
+    images = ("--images", tmp_path / "images")
+    ended = opsin("calibrate", bundle.path, "--ladder", *images, "--r", "7", "--r", "2", OPSIN_BACKEND="eager")  # "auto" is the next test's
     assert ended.returncode == 0, ended.stderr
     after = read(bundle.path)
     after.verify()
@@ -116,7 +117,7 @@ def test_without_labels_it_is_agreement_with_merging_off(tmp_path: Path) -> None
     refused = opsin("calibrate", bundle.path, "--ladder", "--images", tmp_path / "images")
     assert refused.returncode == 2 and "holds 20 images; fewer than 300 are not reliable" in refused.stderr
     assert read(bundle.path) == bundle
-    ended = opsin("calibrate", bundle.path, "--ladder", "--images", tmp_path / "images", "--force", OPSIN_BACKEND="eager")
+    ended = opsin("calibrate", bundle.path, "--ladder", "--images", tmp_path / "images", "--force")
     assert ended.returncode == 0, ended.stderr
     full, fast = read(bundle.path).spec.ladder
     assert (full.name, full.schedule, full.accuracy, full.throughput, full.metric) == ("full", 0, 1.0, 1.0, "agreement")
