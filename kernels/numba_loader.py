@@ -1,4 +1,4 @@
-"""Loader of the loops of `kernels.numba`: compiled, or read from numba's cache, and compared with the reference."""
+"""Loader of the loops of `kernels.numba_loops`: compiled, or read from numba's cache, and compared with the reference."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load_compiled_loops(dtype: torch.dtype, folder: Path | None) -> ModuleType:
         config = import_module("numba").config
         config.CACHE_DIR = config.CACHE_DIR or str(folder)
         _forget_unsealed(folder)
-    loops = import_module("kernels.numba")
+    loops = import_module("kernels.numba_loops")
     try:
         _check(loops, dtype)
     except ReferenceMismatch:

@@ -4,7 +4,7 @@ Tokens are (B, T, C) and sizes (B, T, 1), the number of input tokens that a toke
 has merged yet. Everything but the matching is differentiable; matchings are constants.
 
 Which implementation runs is decided here: `kernels.triton` for the bipartite matching, the weighted merge and proportional attention on
-CUDA, where Triton works; `kernels.numba` for the first two on a CPU, in inference, within `compiled_loops`; `kernels.reference` for
+CUDA, where Triton works; `kernels.numba_loops` for the first two on a CPU, in inference, within `compiled_loops`; `kernels.reference` for
 everything else.
 """
 
@@ -52,7 +52,7 @@ __all__ = [
 
 @contextmanager
 def compiled_loops(loops: ModuleType) -> Iterator[None]:
-    """Run matching and merging by `loops`, the module `kernels.numba`, if they can: inference on a CPU in float32 or bfloat16.
+    """Run matching and merging by `loops`, the module `kernels.numba_loops`, if they can: inference on a CPU in float32 or bfloat16.
 
     It affects only this thread; `torch.compile` and `torch.export` see the reference.
     """

@@ -22,10 +22,9 @@ from models.systems.mae_st.init_motion import init_motion_filters
 from models.systems.mae_st.model import VideoMAE
 from models.systems.mae_st.model import init_video_mae_from_pretraining as video_from_mae_st
 from models.systems.mae_st.pretraining import VideoMAEPretraining
-from models.systems.mavil.init_from_mae import audio_weights_from_video, video_weights_from_images
 from models.systems.mavil.model import MAViL
 from models.systems.mavil.model import init_from_mavil_pretraining as mavil_from_pretraining
-from models.systems.mavil.pretraining import MAViLPretraining
+from models.systems.mavil.pretraining import MAViLPretraining, audio_weights_from_video, video_weights_from_images
 from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC, init_from_mae
 from models.systems.vit.model import ViT

@@ -5,8 +5,7 @@ set before the first import, Triton interprets the kernels on tensors of a CPU: 
 """
 
 from kernels.triton.attention import has_tiles, size_biased_attention
-from kernels.triton.check import check_triton
 from kernels.triton.matching import bipartite_match
-from kernels.triton.merging import merge
+from kernels.triton.merging import check_triton, merge
 
 __all__ = ["bipartite_match", "check_triton", "has_tiles", "merge", "size_biased_attention"]

@@ -16,11 +16,18 @@ from torch import Tensor
 from models.bundle import BundleSpec
 from models.bundle_schema import LABELLED_TASKS, FileDigest, Preprocess
 from models.checkpoints import bundle_fields, hf_config, hf_folder, hf_image_processor, t5x, timm_transform
-from models.checkpoints import import_settings as settings
 from models.checkpoints.checkpoint_file import Checkpoint, CheckpointError, InvalidSetting, open_checkpoint
-from models.checkpoints.detect_family import choose_class, choose_family, choose_network
 from models.checkpoints.family import ConfigFields, Family, UnlikeFamily
-from models.checkpoints.fit_family import ONNX_ADVICE, CheckpointFit, collapse_block_numbers, describe_mismatch, fit
+from models.checkpoints.fit_family import (
+    ONNX_ADVICE,
+    CheckpointFit,
+    choose_class,
+    choose_family,
+    choose_network,
+    collapse_block_numbers,
+    describe_mismatch,
+    fit,
+)
 from models.checkpoints.timm_transform import StatedTransform
 from models.registry import architectures
 
@@ -47,13 +54,13 @@ def import_checkpoint(
     Raises CheckpointError with a sentence for the user, InvalidSetting for a wrong setting.
     """
     checkpoint = hf_folder.open_folder(file) if hf_folder.is_folder(file) else open_checkpoint(file)
-    set_by_hand = settings.parse(overrides)
+    set_by_hand = bundle_fields.parse(overrides)
     try:
         source_family = _family(file, checkpoint, family, set_by_hand)
     except CheckpointError:
-        settings.check(set_by_hand)
+        bundle_fields.check(set_by_hand)
         raise
-    config_settings, input_settings = settings.split(source_family, set_by_hand)
+    config_settings, input_settings = bundle_fields.split(source_family, set_by_hand)
     fitted = _fit(file, checkpoint, source_family, config_settings)
     config, architecture = fitted.config(), architectures()[source_family.architecture]
     defaults = architecture.bundle_defaults

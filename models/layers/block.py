@@ -1,8 +1,10 @@
-"""The transformer block that all models of this family share, with token merging between attention and MLP."""
+"""The transformer block that all models of this family share, with token merging between attention and MLP; attention from one sequence to
+another; and initialisation that several models share."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -157,3 +159,95 @@ def drop_scale(x: Tensor, rate: float, training: bool, keep: Tensor | None = Non
 def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Return rates that rise linearly from 0 in the first block to `rate` in the last."""
     return [rate * block / max(depth - 1, 1) for block in range(depth)]
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of a context, computed once for all that attends to them."""
+
+    keys: Tensor
+    values: Tensor
+    """(B, H, M, D) each."""
+    size: Tensor | None = None
+    """(B, M, 1), how many tokens each key counts for."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def repeat(self, count: int) -> KVCache:
+        """Repeat one sample's keys and values for `count` samples, without a copy."""
+        size = None if self.size is None else self.size.expand(count, -1, -1)
+        return KVCache(self.keys.expand(count, -1, -1, -1), self.values.expand(count, -1, -1, -1), size)
+
+    def select(self, samples: slice) -> KVCache:
+        """Copy keys and values of some samples."""
+        return KVCache(self.keys[samples].clone(), self.values[samples].clone(), None if self.size is None else self.size[samples].clone())
+
+
+class CrossAttention(nn.Module):
+    """Cross-attention. The rows of `kv` are k and v, each split into heads contiguously.
+
+    bias: of q, k and v. head_dim: channels of a head; None for width / heads.
+    """
+
+    def __init__(self, width: int, context_width: int, heads: int, *, bias: bool = True, head_dim: int | None = None) -> None:
+        super().__init__()
+        if head_dim is None and width % heads:
+            raise ValueError(f"width {width} cannot be split into {heads} heads")
+        inner = width if head_dim is None else heads * head_dim
+        self.heads = heads
+        self.q = nn.Linear(width, inner, bias=bias)
+        self.kv = nn.Linear(context_width, 2 * inner, bias=bias)
+        self.proj = nn.Linear(inner, width)
+
+    def project_kv(self, context: Tensor, size: Tensor | None = None) -> KVCache:
+        """Project a context (B, M, context_width), with sizes (B, M, 1), to keys and values."""
+        keys, values = (self._split(part).contiguous() for part in self.kv(context).chunk(2, dim=-1))
+        return KVCache(keys, values, size)
+
+    def forward(self, x: Tensor, cache: KVCache) -> Tensor:
+        """Attend from x (B, N, C) to cached keys and values → (B, N, C)."""
+        output: Tensor = self.proj(self.attend(self.q(x), cache))
+        return output
+
+    def attend(self, queries: Tensor, cache: KVCache) -> Tensor:
+        """Attend with queries (B, N, inner), the output of `q` → (B, N, inner), the input of `proj`."""
+        attended = ops.size_biased_attention(self._split(queries), cache.keys, cache.values, cache.size)
+        return attended.transpose(1, 2).flatten(2)
+
+    def _split(self, x: Tensor) -> Tensor:
+        by_head: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]  # (B, H, N, D)
+        return by_head
+
+
+def initialise_like_slowfast(model: nn.Module) -> None:
+    """Initialise as the training code of MViT and Rev-ViT does: truncated normal of standard deviation 0.02 for matrices and kernels, 0.02
+    for biases of linear layers and norms. The models initialise their tokens and tables themselves."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+            nn.init.constant_(module.bias, 0.02)
+
+
+def load_encoder(model: nn.Module, pretrained: Mapping[str, Tensor], *, fresh: tuple[str, ...]) -> None:
+    """Load all parameters except those whose names start with one of `fresh`, in place; weights of a decoder are ignored.
+
+    Raises ValueError that names what is missing or has another shape.
+    """
+    state = model.state_dict()
+    names = [name for name in state if not name.startswith(fresh)]
+    missing = [name for name in names if name not in pretrained]
+    if missing:
+        raise ValueError(f"the pre-trained weights lack {', '.join(missing)}")
+    wrong = [name for name in names if pretrained[name].shape != state[name].shape]
+    if wrong:
+        raise ValueError(f"the pre-trained weights have another shape: {', '.join(wrong)}")
+    model.load_state_dict({name: pretrained[name] for name in names}, strict=False)
+
+
+def init_head(head: nn.Linear) -> None:
+    """Initialise near zero, as MAE's fine-tuning does: truncated normal of standard deviation 2e-5."""
+    nn.init.trunc_normal_(head.weight, std=2e-5)
+    nn.init.zeros_(head.bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.media import audio_formats, containers
+from models.media import audio, containers
 
 SOUNDS = {"wav": "WAV", "aiff": "AIFF", "flac": "FLAC", "caf": "CAF", "aac": "AAC", "mp3": "MP3"}
 """FFmpeg's names of formats that hold nothing but sound."""
@@ -31,7 +31,7 @@ OGG_VIDEO = (b"\x80theora", b"OVP80")
 
 def suggest_part(content: bytes) -> str | None:
     """Return a hint about the part as which a sound or an image must be sent. None for other files."""
-    return suggest_image_part(content) or _suggest_audio_part(SOUNDS.get(audio_formats.demuxer(content) or ""))
+    return suggest_image_part(content) or _suggest_audio_part(SOUNDS.get(audio.demuxer(content) or ""))
 
 
 def suggest_image_part(content: bytes) -> str | None:
@@ -43,7 +43,7 @@ def suggest_image_part(content: bytes) -> str | None:
 def suggest_recording_part(content: bytes) -> str | None:
     """Return a hint about the part as which a video or a sound must be sent. None for other files."""
     head = content[: containers.HEAD_BYTES]
-    name = audio_formats.demuxer(content) or containers.demuxer(head) or ""
+    name = audio.demuxer(content) or containers.demuxer(head) or ""
     brand = head[8:12] if name == "mov" and head[4:8] == b"ftyp" else b""
     if brand in STILL_BRANDS:
         return None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models.arrays import Float32Array
 from models.bundle_schema import Rung, Sound
-from models.media import audio_windows
+from models.media.audio import count_windows
 from models.media.fbank import log_mel
 from models.merge_schedule import MergeSchedule
 from models.systems.mavil.model import MAViL
@@ -152,7 +152,7 @@ class SoundFeatures:
 
     def windows(self, wave: Wave) -> list[Tensor]:
         samples, listener = torch.from_numpy(wave), SpectrogramWindows(self.sound)
-        return [listener.cut(samples, window) for window in range(audio_windows.count_windows(len(wave), self.sound))]
+        return [listener.cut(samples, window) for window in range(count_windows(len(wave), self.sound))]
 
     @torch.inference_mode()
     def logits(self, network: MAViL, waves: Sequence[Wave], merge: MergeSchedule | None = None) -> Float32Array:

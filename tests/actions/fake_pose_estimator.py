@@ -14,8 +14,15 @@ from torch import Tensor
 
 from models.people.keypoints import KEYPOINT_COUNT, TOKEN_VALUES, Poses, encode_tokens
 from models.systems.actions.detection_scale import Detail
-from models.systems.actions.keypoint_estimator import location_config, location_vectors
-from models.systems.actions.pose_estimator import Detections, DetectorInput, IdentityTracker, PersonObservations, PhalpIdentityTracker
+from models.systems.actions.pose_estimator import (
+    Detections,
+    DetectorInput,
+    IdentityTracker,
+    PersonObservations,
+    PhalpIdentityTracker,
+    location_config,
+    location_vectors,
+)
 from tests.support.videos import clip, every
 
 SIZE = (120, 160)

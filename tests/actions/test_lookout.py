@@ -17,9 +17,8 @@ from models.people.heads import TrackFeatureDims
 from models.people.keypoints import TOKEN_VALUES, Poses
 from models.people.track_batch import POSE_VALUES
 from models.systems.actions import detection_loop
-from models.systems.actions.mesh_estimator import MeshEstimator
 from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
-from models.systems.actions.pose_estimator import DetectorInput, PoseEstimator
+from models.systems.actions.pose_estimator import DetectorInput, MeshEstimator, PoseEstimator
 from models.systems.actions.steps import ActionSteps
 from models.systems.hmr2.model import HMR2, HMR2Config
 from models.systems.lart.model import LART

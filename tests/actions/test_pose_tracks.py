@@ -17,8 +17,13 @@ import pytest
 from numpy.typing import NDArray
 
 from models.people.keypoints import KEYPOINT_COUNT, TOKEN_VALUES, Poses, box_iou, suppress_duplicates
-from models.systems.actions.keypoint_estimator import location_config, location_vectors
-from models.systems.actions.pose_estimator import IdentityTracker, PersonObservations, PhalpIdentityTracker
+from models.systems.actions.pose_estimator import (
+    IdentityTracker,
+    PersonObservations,
+    PhalpIdentityTracker,
+    location_config,
+    location_vectors,
+)
 
 Tracks = dict[int, dict[int, NDArray[np.floating]]]
 """Number of a person → frame → box. Only of people who were confirmed."""

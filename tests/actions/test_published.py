@@ -29,10 +29,9 @@ from models.people.smpl import read_body
 from models.people.track_batch import POSE_VALUES, TrackBatch, normalise_pose, pose_statistics
 from models.systems.actions import detection_loop
 from models.systems.actions.appearance_encoder import AppearanceEncoder, AppearanceQueue, BufferedFrame, PartialClip, encode_appearance
-from models.systems.actions.mesh_estimator import MeshEstimator
 from models.systems.actions.person_tracks import PersonTrack, ScoreAccumulator, TrackDetection
 from models.systems.actions.pipeline import ActionPipeline, ActionPipelineConfig
-from models.systems.actions.pose_estimator import Detections, PersonObservations
+from models.systems.actions.pose_estimator import Detections, MeshEstimator, PersonObservations
 from models.systems.actions.steps import ActionState, ActionSteps
 from models.systems.lart.model import LART, predict_track
 from models.systems.mvit.model import BoxPooling, MViT, PoolingBlock

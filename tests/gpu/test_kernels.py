@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels import ops, reference
 from kernels.ops import Matching
-from kernels.triton.check import MIN_CAPABILITY
+from kernels.triton.merging import MIN_CAPABILITY
 
 pytestmark = [
     pytest.mark.gpu,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Preprocess, Sound, TaskName
 from models.media.fbank import FbankConfig, log_mel
-from models.systems.mavil.log_mel_stats import LogMelStats
+from models.systems.mavil.system import LogMelStats
 from tests.golden.case import GOLDEN, Case, find_cases, read_case
 from tests.golden.checks import recorded_network
 from tests.support.bundles.vit import UNSEALED, seal

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from models.bundle_schema import Sound
 from models.media.fbank import FbankConfig
-from models.systems.mavil.log_mel_stats import LogMelStats
 from models.systems.mavil.preprocessing import spectrogram
+from models.systems.mavil.system import LogMelStats
 from training.data.decode import SOUNDS, VIDEOS, read_sound
 from training.data.labelled_files import LabelledFiles, find
 from training.data.source import DataSettings, Sample, SamplePreparation

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.media.audio import ANALYSIS_WINDOW_S
 from models.media.audio_decoding import decode_mono
-from models.media.audio_windows import ANALYSIS_WINDOW_S
 from models.media.video_program import MediaRefused
 from training.data.source import UnreadableSample
 

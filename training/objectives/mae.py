@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.layers.masked_autoencoder import MAEOutput
+from models.layers.masked_encoder import MAEOutput
 from models.layers.patches import to_pixels
 from models.systems.mae.model import MAE
 from models.systems.mae_st.pretraining import VideoMAEPretraining

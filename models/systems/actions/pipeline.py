@@ -20,10 +20,8 @@ from models.people.smpl import read_body
 from models.people.track_batch import POSE_VALUES, TrackBatch, normalise_pose, pose_statistics
 from models.systems.actions.appearance_encoder import AppearanceEncoder
 from models.systems.actions.detection_scale import Detail, rows
-from models.systems.actions.keypoint_estimator import KeypointEstimator
-from models.systems.actions.mesh_estimator import MeshEstimator
 from models.systems.actions.person_tracks import TrackWindow, WindowLayout
-from models.systems.actions.pose_estimator import PoseEstimator
+from models.systems.actions.pose_estimator import KeypointEstimator, MeshEstimator, PoseEstimator
 from models.systems.hmr2.model import HMR2
 from models.systems.lart.model import LART
 from models.systems.mvit.model import MViT

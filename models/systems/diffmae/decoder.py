@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.block import Attention, Mlp
-from models.layers.cross_attention import CrossAttention, KVCache
+from models.layers.block import Attention, CrossAttention, KVCache, Mlp
 
 
 class DecoderType(StrEnum):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.initialisation import load_encoder
+from models.layers.block import load_encoder
 from models.layers.masked_encoder import MaskedEncoder
 from models.layers.masking import gather_tokens
 from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify_tubes, unpatchify_tubes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels import ops
-from models.layers.cross_attention import KVCache
+from models.layers.block import KVCache
 from models.systems.diffmae.decoder import DecoderContext, DiffMAEDecoderBlock
 from models.systems.diffmae.diffusion import SamplerTable
 from models.systems.diffmae.inpaint_state import InpaintState, WindowDenoising, known_pixels_of

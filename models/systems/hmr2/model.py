@@ -10,13 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Attention, Mlp, TransformerBlock, drop_path_rates
-from models.layers.cross_attention import CrossAttention, KVCache
+from models.layers.block import Attention, CrossAttention, KVCache, Mlp, TransformerBlock, drop_path_rates
 from models.layers.patches import PatchEmbed
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
-from models.people.cameras import FOCAL, crop_translation
+from models.people.crops import FOCAL, crop_translation
 from models.people.smpl import STATE_VALUES, SMPLParameters, SMPLReadout
 
 

@@ -26,7 +26,7 @@ def _pair(name: str, model: str, pool: str, token_vectors: Callable[[Mapping[str
         dummy_forward=DummyForward("pair", _tokens, f"models.systems.image_text.dummy_inputs:{name}"),
         forwards={"zero-shot": f"models.systems.image_text.forward:{name}"},
         precise_tasks=frozenset({"zero-shot"}),
-        reader="models.systems.image_text.tokenize_batch:make_tokenize_fn",
+        reader="models.systems.image_text.forward:make_tokenize_fn",
         pools=lambda config: (pool,),
         token_vectors=token_vectors,
     )

@@ -1,7 +1,7 @@
 """Texts → token ids, the input of the text towers of pairs, and the conventions of each pair. Imports no torch.
 
 The tokenizer is the bundle's `tokenizer.json`, run by the library `tokenizers`; files with a character map, which are SentencePiece's, are
-run by `models.systems.image_text.unigram`.
+run by `models.systems.image_text.sentencepiece`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from models.bundle import SPEC_FILE, TOKENIZER_FILE, Bundle, BundleError
 from models.bundle_files import digest_mismatch
-from models.systems.image_text.sentencepiece_normalizer import CharacterMapError, read_character_map
+from models.systems.image_text.sentencepiece import CharacterMapError, Unigram, read_character_map
 from models.systems.image_text.tokenizer_file import MAX_FILE_BYTES, TokenizerFile, read_tokenizer
 from models.systems.image_text.tokenizer_vocabulary import TokenizerError
-from models.systems.image_text.unigram import Unigram
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.systems.image_text.sentencepiece_model import ModelFileError, SentencePieceModel, read_model
+from models.systems.image_text.sentencepiece import ModelFileError, SentencePieceModel, read_model
 from models.systems.image_text.tokenizer_file import CLEANING, MAX_FILE_BYTES, TokenizerFile, check_tokenizer, read_tokenizer
 from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.systems.image_text.sentencepiece_normalizer import SPACE
+from models.systems.image_text.sentencepiece import SPACE
 from models.systems.image_text.tokenizer_vocabulary import Json, TokenizerError, check_count, check_id, check_piece, read_ids
 
 MAX_FILE_BYTES = 64 << 20
@@ -128,7 +128,7 @@ class TokenizerFile:
 
     @property
     def character_map(self) -> bytes | None:
-        """Character map of SentencePiece models that cut texts as XLM-R's does (`models.systems.image_text.unigram`); None for other
+        """Character map of SentencePiece models that cut texts as XLM-R's does (`models.systems.image_text.sentencepiece`); None for other
         models."""
         parts = _flatten(self.normalizer, "normalizers")
         found = next((part for part in parts if part["type"] == "Precompiled"), None)

@@ -9,10 +9,9 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
-from models.layers.embedding import EmbedBatchOptions, image_vectors, token_vectors
-from models.layers.forward import normalise
-from models.layers.initialisation import init_head, load_encoder
-from models.layers.masked_autoencoder import DecoderSpec, MAEOutput, MaskedAutoencoder
+from models.layers.block import init_head, load_encoder
+from models.layers.forward import EmbedBatchOptions, image_vectors, normalise, token_vectors
+from models.layers.masked_encoder import DecoderSpec, MAEOutput, MaskedAutoencoder
 from models.layers.patches import (
     PatchEmbed,
     normalise_patches,

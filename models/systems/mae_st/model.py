@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import TransformerBlock, drop_path_rates
-from models.layers.classifier_output import ClassifierOutput
-from models.layers.initialisation import init_head, load_encoder
+from models.layers.block import TransformerBlock, drop_path_rates, init_head, load_encoder
+from models.layers.forward import ClassifierOutput
 from models.layers.masked_encoder import initialise_linears
 from models.layers.patches import TubePatchEmbed, require_clip_patches, require_shape
 from models.layers.position_embeddings import SpaceTimePositions

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.block import TransformerBlock
-from models.layers.masked_autoencoder import MAEOutput
-from models.layers.masked_encoder import initialise_linears
+from models.layers.masked_encoder import MAEOutput, initialise_linears
 from models.layers.masking import Masking, gather_tokens
 from models.layers.patches import TubePatchEmbed, normalise_patches, patchify_tubes, require_shape, unpatchify_tubes
 from models.layers.position_embeddings import SpaceTimePositions

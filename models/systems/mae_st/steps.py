@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.classifier_output import ClassifierOutput, patch_token_map
+from models.layers.forward import ClassifierOutput, patch_token_map
 from models.merge_schedule import MergeSchedule
 from models.systems.clips.steps import ClipSteps, ViewOutput
 from models.systems.mae_st.model import VideoMAE

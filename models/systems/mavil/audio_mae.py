@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.block import Attention, Mlp
-from models.layers.masked_autoencoder import DecoderSpec, MAEOutput, MaskedAutoencoder
+from models.layers.masked_encoder import DecoderSpec, MAEOutput, MaskedAutoencoder
 from models.layers.patches import PatchEmbed, normalise_patches, patchify, require_spectrogram_patches
 from models.layers.position_embeddings import sincos_table
 

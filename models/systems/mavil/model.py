@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import TransformerBlock
-from models.layers.initialisation import init_head, load_encoder
+from models.layers.block import TransformerBlock, init_head, load_encoder
 from models.layers.masked_encoder import MaskedEncoder, initialise_linears
 from models.layers.masking import gather_tokens
 from models.layers.patches import PatchEmbed, TubePatchEmbed, require_clip_patches, require_shape, require_spectrogram_patches

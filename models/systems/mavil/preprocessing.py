@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from models.media.fbank import FbankConfig, log_mel
-from models.systems.mavil.log_mel_stats import AUDIOSET, LogMelStats
+from models.systems.mavil.system import AUDIOSET, LogMelStats
 
 FRAME_TOLERANCE = 1e-6
 """Fraction of a frame by which times may differ through rounding."""

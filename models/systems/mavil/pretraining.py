@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.masked_autoencoder import DecoderSpec, MaskedAutoencoder
-from models.layers.masked_encoder import initialise_linears
+from models.layers.masked_encoder import DecoderSpec, MaskedAutoencoder, initialise_linears
 from models.layers.masking import Masking, gather_tokens
 from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify, patchify_tubes
+from models.layers.position_embeddings import repeat_in_time
 from models.layers.token_merging import Tokens
 from models.registry import ForwardCall, InputMaker
 from models.systems.mavil.model import TowersConfig, fuse
@@ -231,3 +231,57 @@ def masked_audio_and_video(model: Any, config: Any, make: InputMaker) -> Forward
 def masked_audio(model: Any, config: Any, make: InputMaker) -> ForwardCall:
     audio, noise = make.normal(1, config.audio_frames, config.mel_bins), make.uniform(config.patches)
     return lambda: model(audio, noise)
+
+
+SKIPPED_PREFIXES = ("decoder_pred.",)
+"""Prefixes of skipped weights: a patch of an image has fewer values than one of a clip."""
+
+
+def video_weights_from_images(image_weights: Mapping[str, Tensor], config: TowersConfig) -> dict[str, Tensor]:
+    """Convert an MAE's weights to those of the video half and of the fusion blocks, by our names.
+
+    The kernel is repeated over time, not scaled; positions are the same at all times; each fusion block is a copy of the last block.
+    """
+    times, _, _ = config.video_grid
+    weights: dict[str, Tensor] = {}
+    for name, value in image_weights.items():
+        if name.startswith(SKIPPED_PREFIXES):
+            continue
+        if name == "patch_embed.proj.weight":
+            value = value.unsqueeze(2).repeat(1, 1, config.patch_frames, 1, 1)  # (C, 3, u, p, p)
+        elif name in ("pos_embed", "decoder_pos_embed"):
+            value = repeat_in_time(value, times)
+        weights[f"video.{name}"] = value
+    last = f"blocks.{config.depth - 1}."
+    for index in range(config.fusion_depth):
+        copies = {
+            name.replace(last, f"blocks_av.{index}.", 1): value.clone() for name, value in image_weights.items() if name.startswith(last)
+        }
+        weights |= copies
+    return weights
+
+
+def audio_weights_from_video(video_weights: Mapping[str, Tensor], config: TowersConfig) -> dict[str, Tensor]:
+    """Convert weights of the video half to the audio half, an option of the published code.
+
+    The kernel is summed over colours and time; the positions of one time are interpolated bicubically to times and mel bins.
+    """
+    weights = {}
+    for name, value in video_weights.items():
+        half, _, rest = name.partition(".")
+        if half != "video" or rest.startswith(SKIPPED_PREFIXES):
+            continue
+        if rest == "patch_embed.proj.weight":
+            value = value.sum(dim=(1, 2)).unsqueeze(1)  # (C, 1, p, p)
+        elif rest in ("pos_embed", "decoder_pos_embed"):
+            value = _interpolate_positions(value, config)
+        weights[f"audio.{rest}"] = value
+    return weights
+
+
+def _interpolate_positions(table: Tensor, config: TowersConfig) -> Tensor:
+    """Interpolate positions bicubically: (1, 1 + t·h·w, C) → (1, 1 + times·bins, C)."""
+    times, rows, columns = config.video_grid
+    table_map = table[:, 1:].unflatten(1, (times, rows, columns))[:, 0].permute(0, 3, 1, 2)  # type: ignore[no-untyped-call]  # (1, C, h, w)
+    interpolated = F.interpolate(table_map, size=config.audio_grid, mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], interpolated.flatten(2).transpose(1, 2)], dim=1)

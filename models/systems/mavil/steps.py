@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.classifier_output import patch_token_map
+from models.layers.forward import patch_token_map
 from models.layers.stepwise import InProgress, InvalidInput, JobState, StepCompletion, Tensors
 from models.media.video import FrameNotReady
 from models.merge_schedule import MergeSchedule

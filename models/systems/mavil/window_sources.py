@@ -15,12 +15,12 @@ from torch import Tensor
 
 from models.bundle_schema import Clip, Preprocess, Sound
 from models.layers.stepwise import InvalidInput, Tensors
-from models.media import audio_windows
+from models.media import audio
 from models.media.fbank import FbankConfig
 from models.media.video import ClipLimits, bytes_ahead, decoder_bytes
 from models.systems.clips.frame_reader import InMemoryFrames, ViewFrameReader, clip_stats
-from models.systems.mavil.log_mel_stats import LogMelStats
 from models.systems.mavil.preprocessing import FRAME_TOLERANCE, clip_frame_indices, normalise_clip, spectrograms
+from models.systems.mavil.system import LogMelStats
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class SpectrogramWindows:
     @property
     def hop_s(self) -> float:
         """Hop between windows, in seconds."""
-        return audio_windows.window_samples(self.sound) / self.sound.sample_rate
+        return audio.window_samples(self.sound) / self.sound.sample_rate
 
     def cut(self, sound: Tensor, window: int) -> Tensor:
         """Return the samples (n,) that the frames of one window cover: the last frames extend into the next window."""
-        start = window * audio_windows.window_samples(self.sound)
+        start = window * audio.window_samples(self.sound)
         return sound[start : start + (self.sound.frames - 1) * self.bank.hop + self.bank.window]
 
     def __call__(self, sounds: list[Tensor]) -> Tensor:
@@ -229,7 +229,7 @@ class WindowSourceFactory:
         if len(part) < min_samples:
             field = "audio" if len(sound) < min_samples else "start_s" if stop == len(sound) else "end_s"
             raise InvalidInput(f"{field}: {len(part)} samples at {rate} Hz are too few: one analysis window has {min_samples}")
-        window_count = audio_windows.count_windows(len(part), self.windows.sound)
+        window_count = audio.count_windows(len(part), self.windows.sound)
         return AudioSource(part, self.windows, min(window_count, windows or window_count))
 
     def _clip_from_frames(self, frames: Tensor, count: int) -> ClipSource:

@@ -17,10 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.block import TransformerBlock
+from models.layers.block import KVCache, TransformerBlock, load_encoder
 from models.layers.bounded_cache import copy_to_own_pages
-from models.layers.cross_attention import KVCache
-from models.layers.initialisation import load_encoder
 from models.layers.patches import PatchEmbed, require_image_patches
 from models.layers.position_embeddings import sincos_table
 from models.layers.reversible import run_trunk

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import ops
-from models.layers.block import TransformerBlock, drop_branch
-from models.layers.cross_attention import KVCache
+from models.layers.block import KVCache, TransformerBlock, drop_branch
 from models.layers.position_embeddings import sincos_table
 from models.layers.token_merging import Tokens
 

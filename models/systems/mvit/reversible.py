@@ -9,8 +9,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Mlp, ResidualBranch, drop_branch, drop_path_rates, drop_scale
-from models.layers.initialisation import initialise_like_slowfast
+from models.layers.block import Mlp, ResidualBranch, drop_branch, drop_path_rates, drop_scale, initialise_like_slowfast
 from models.layers.position_embeddings import Grid
 from models.layers.reversible import ReversibleCoupling, Streams, run_reversible, split_streams
 from models.systems.mvit.model import Activation, MViTOutput

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from models import bundle
 from models.bundle_schema import Preprocess
-from models.layers.embedding import image_vectors
-from models.layers.forward import classification_arrays, normalise_to_planes
+from models.layers.forward import classification_arrays, image_vectors, normalise_to_planes
 from models.systems.onnx.session import first_run, open_session
 from models.systems.onnx.signature import ImageInput, image_input, read_graph
 

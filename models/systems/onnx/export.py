@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from models.bundle import GRAPH_FILE, Bundle, BundleSpec
 from models.flops import RandomInputMaker
-from models.layers.cross_attention import KVCache
+from models.layers.block import KVCache
 from models.layers.forward import normalise
 from models.loading import load
 from models.merge_schedule import MergeSchedule

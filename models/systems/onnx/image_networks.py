@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints import bundle_fields, timm_transform
+from models.checkpoints.bundle_fields import PREPROCESS_FIELDS
 from models.checkpoints.checkpoint_file import InvalidSetting
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, resize_and_crop
-from models.checkpoints.import_settings import PREPROCESS_FIELDS
 from models.systems.onnx.classifier import OnnxGraphConfig
 from models.systems.onnx.companion_files import FILES, CompanionFiles, Purpose
 from models.systems.onnx.signature import SIZE_HINT

@@ -17,9 +17,9 @@ from models.bundle import FILE_PATTERN, GRAPH_FILE, MAX_FILES, BundleSpec
 from models.bundle_files import sha256_of
 from models.bundle_schema import MAX_SIDE, FileDigest
 from models.checkpoints import hf_folder
+from models.checkpoints.bundle_fields import parse
 from models.checkpoints.checkpoint_file import CheckpointError, InvalidSetting
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, squeeze
-from models.checkpoints.import_settings import parse
 from models.registry import architectures, read_config
 from models.systems.onnx import companion_files, image_networks
 from models.systems.onnx.companion_files import Purpose

@@ -13,8 +13,15 @@ import torch
 from torch import Tensor
 
 from models.arrays import Float64Array
-from models.systems.phalp.association_cost import EQ_019, CostModel, TrackFeatures, appearance_distances, association_costs, update_texture
-from models.systems.phalp.location_forecast import predict_location
+from models.systems.phalp.association_cost import (
+    EQ_019,
+    CostModel,
+    TrackFeatures,
+    appearance_distances,
+    association_costs,
+    predict_location,
+    update_texture,
+)
 
 MAX_GAP_FRAMES = 48
 """Maximum number of frames ahead: tracks lost for longer are predicted as if for this long."""

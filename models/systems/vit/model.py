@@ -13,12 +13,17 @@ from torch import Tensor, nn
 
 from kernels import ops
 from models.bundle_schema import Preprocess
-from models.layers.block import Mlp, TransformerBlock, drop_path_rates
-from models.layers.classifier_output import ClassifierOutput, patch_token_map
+from models.layers.block import Mlp, TransformerBlock, drop_path_rates, initialise_like_slowfast
 from models.layers.efficientnet_lite import CHANNELS, PATCH, LitePatches
-from models.layers.embedding import EmbedBatchOptions, image_vectors, token_vectors
-from models.layers.forward import classification_arrays, normalise
-from models.layers.initialisation import initialise_like_slowfast
+from models.layers.forward import (
+    ClassifierOutput,
+    EmbedBatchOptions,
+    classification_arrays,
+    image_vectors,
+    normalise,
+    patch_token_map,
+    token_vectors,
+)
 from models.layers.masking import gather_tokens
 from models.layers.patches import PatchEmbed, require_shape
 from models.layers.reversible import run_trunk

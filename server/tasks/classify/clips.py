@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Sound
-from models.media import audio_formats, audio_windows, containers
+from models.media import audio, containers
 from models.media.audio import SoundLimits
 from models.registry import architectures
 from server.media import recordings
@@ -49,7 +49,7 @@ from server.tasks.options import InvalidOption, schedules_of
 Use = Literal["both", "sound", "sight"]
 
 VIDEO = RequestPart("video", "video", f"{containers.NAMES}, detected by content.")
-AUDIO = RequestPart("audio", "audio", f"{audio_formats.NAMES}, detected by content; the default is the video's own sound.")
+AUDIO = RequestPart("audio", "audio", f"{audio.NAMES}, detected by content; the default is the video's own sound.")
 
 
 class ClassifyClipsPlan(msgspec.Struct, frozen=True):
@@ -308,14 +308,14 @@ def _audible_range(samples: NDArray[np.float32], plan: ClassifyClipsPlan, spec: 
     _check_start(plan, len(samples) / rate, "sound")
     start = round((plan.start_s or 0.0) * rate)
     end = len(samples) if plan.end_s is None else round(min(len(samples), plan.end_s * rate))
-    if end - start < round(audio_windows.ANALYSIS_WINDOW_S * rate):
+    if end - start < round(audio.ANALYSIS_WINDOW_S * rate):
         field = "start_s" if plan.end_s is None or end == len(samples) else "end_s"
         left, hint = 1000 * (end - start) / rate, "begin earlier" if field == "start_s" else "end later"
-        min_ms = 1000 * audio_windows.ANALYSIS_WINDOW_S
+        min_ms = 1000 * audio.ANALYSIS_WINDOW_S
         raise InvalidOption(field, f"{getattr(plan, field):g}: {left:.3g} ms are left, and one analysis window has {min_ms:g} ms; {hint}")
-    fitting = audio_windows.count_windows(end - start, spec)
+    fitting = audio.count_windows(end - start, spec)
     windows = min(fitting, plan.windows or fitting)
-    return np.array([min(end - start, windows * audio_windows.window_samples(spec)) / rate, windows, rate])
+    return np.array([min(end - start, windows * audio.window_samples(spec)) / rate, windows, rate])
 
 
 def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
@@ -340,7 +340,7 @@ def _spans(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ViewS
 
 
 def _timeline_bound(plan: ClassifyClipsPlan, spec: BundleSpec) -> int:
-    views = max(plan.views if _sees(spec) else 0, audio_windows.MAX_WINDOWS if _hears(spec) else 0)
+    views = max(plan.views if _sees(spec) else 0, audio.MAX_WINDOWS if _hears(spec) else 0)
     return timeline_bound(plan.schedule, views, plan.trace, spec)
 
 

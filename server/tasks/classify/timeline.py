@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.media import audio_windows
+from models.media import audio
 from server.tasks.base import Outputs
 from server.tasks.classify.images import Prediction, Trace, ViewScores, best_labels
 
@@ -41,7 +41,7 @@ class ViewSpans:
             seen = outputs["frames_at"][view]  # decreases if frames are further apart than a view is long
             return float(seen.min()), float(seen.max())
         assert spec.sound is not None
-        seconds = audio_windows.window_samples(spec.sound) / spec.sound.sample_rate
+        seconds = audio.window_samples(spec.sound) / spec.sound.sample_rate
         start = self.start_s + view * seconds
         return start, min(start + seconds, self.end_s)
 

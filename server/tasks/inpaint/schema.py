@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from models.bundle_schema import FillMethod
-from models.systems.diffmae.sampler_presets import PresetName, SamplerName, SpacingName
+from models.systems.diffmae.system import PresetName, SamplerName, SpacingName
 from server.media import masks
 from server.media.compositing import Blend
 from server.tasks.options import RequestOptions

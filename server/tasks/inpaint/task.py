@@ -22,7 +22,7 @@ from PIL import Image
 from models.bundle import BundleSpec
 from models.bundle_schema import FillMethod
 from models.media import patchmatch
-from models.systems.diffmae.sampler_presets import PRESETS, SamplerName
+from models.systems.diffmae.system import PRESETS, SamplerName
 from server.media import compositing, crop_regions, masks
 from server.media.crop_regions import Region
 from server.media.images import BYTES_PER_PIXEL, ImageDecoder, OpenedImage, TooManyPixels

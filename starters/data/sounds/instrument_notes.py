@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 
 from models.bundle_schema import Sound
 from models.media.fbank import FbankConfig
-from models.systems.mavil.log_mel_stats import LogMelStats
 from models.systems.mavil.preprocessing import spectrogram
+from models.systems.mavil.system import LogMelStats
 from starters.data.sounds.audio_augmentation import Acoustics, augment, onset
 from starters.data.sounds.sampled_instruments import Instruments, RecordingPlayer, open_instruments
 from starters.data.sounds.soundfonts import KITS, Note, Synth, Wave, parse_preset

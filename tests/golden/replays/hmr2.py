@@ -6,8 +6,7 @@ import torch
 
 from models.checkpoints import families, fit, read_checkpoint
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD
-from models.people.cameras import FOCAL, image_focal, image_translation, project
-from models.people.crops import ASPECT, crop, expand, normalise, square_boxes
+from models.people.crops import ASPECT, FOCAL, crop, expand, image_focal, image_translation, normalise, project, square_boxes
 from models.people.smpl import CHECKPOINT_PREFIX, SMPLBody, SMPLParameters
 from models.systems.hmr2.model import HMR2, HMR2Config
 from tests.golden.case import Case, Replay

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.people.cameras import FOCAL, SquareFrame
+from models.people.crops import FOCAL, SquareFrame
 from models.people.smpl import SMPLParameters
 from models.people.track_batch import TrackBatch
 from models.people.tracklets import DEPTH_UNIT

@@ -58,7 +58,7 @@ def test_kernels_that_work_are_taken_and_others_are_not(monkeypatch: pytest.Monk
     def no_compiler(*arguments: object) -> torch.Tensor:
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nAnd so on.")
 
-    monkeypatch.setattr("kernels.triton.check.merge_backward", no_compiler)
+    monkeypatch.setattr("kernels.triton.merging.merge_backward", no_compiler)
     ops._work_on.cache_clear()
     with pytest.warns(RuntimeWarning, match="merging runs as plain PyTorch: Failed to find C compiler. Please specify via CC [^\n]*$"):
         assert not ops._work_on(kernels, torch.device("cpu"))

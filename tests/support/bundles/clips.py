@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.bundle import Bundle, BundleSpec
 from models.bundle_schema import Clip, Preprocess, Sound, TaskName
-from models.systems.mavil.log_mel_stats import AUDIOSET
+from models.systems.mavil.system import AUDIOSET
 from models.systems.mavil.model import MAViL, MAViLConfig
 from tests.golden.case import GOLDEN, Case, read_case
 from tests.golden.checks import recorded_network

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.systems.diffmae import sampler_presets
 from models.systems.diffmae.diffusion import (
     DiffusionSampler,
     NoiseSchedule,
@@ -19,6 +18,7 @@ from models.systems.diffmae.diffusion import (
     TimestepSpacing,
     VarianceType,
 )
+from models.systems.diffmae.system import PRESETS
 from tests.golden.case import read_case
 from tests.golden.replays.diffmae import replay
 
@@ -31,7 +31,7 @@ SCHEDULES = {
     "cosine beta^0.8": NoiseSchedule(ScheduleKind.COSINE),
     "short": NoiseSchedule(steps=50),
 }
-PRESETS = [DiffusionSampler(SamplerMethod(preset.sampler), preset.steps) for preset in sampler_presets.PRESETS.values()]
+PRESETS = [DiffusionSampler(SamplerMethod(preset.sampler), preset.steps) for preset in PRESETS.values()]
 
 
 @pytest.fixture(params=list(SCHEDULES))

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from models.checkpoints import CheckpointError, detect, families, read_checkpoint
 from models.merge_schedule import MergeSchedule
-from models.people.cameras import SquareFrame, image_focal, image_translation, project
-from models.people.crops import ASPECT, antialias_sigmas, crop, expand, square_boxes
+from models.people.crops import ASPECT, SquareFrame, antialias_sigmas, crop, expand, image_focal, image_translation, project, square_boxes
 from models.people.smpl import SMPLBody, SMPLParameters, rotations_from_6d
 from models.systems.hmr2.model import HMR2, HMR2Config, QueryInit
 from tests.golden.__main__ import run

@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.systems.image_text.sentencepiece_model import ModelFileError, read_model
-from models.systems.image_text.sentencepiece_normalizer import MAX_KEY_BYTES, CharacterMapError, read_character_map
+from models.systems.image_text.sentencepiece import (
+    MAX_KEY_BYTES,
+    CharacterMapError,
+    ModelFileError,
+    read_character_map,
+    read_model,
+)
 from models.systems.image_text.tokenizer import CutFn, Tokenizer
 from models.systems.image_text.tokenizer_conversion import read_templates, read_vocabulary
 from models.systems.image_text.tokenizer_file import MAX_ADDED_TOKENS, MAX_FILE_BYTES, TokenizerFile, read_tokenizer

@@ -17,9 +17,15 @@ from models.layers.masking import Masking
 from models.layers.patches import patchify, patchify_tubes
 from models.merge_schedule import MergeSchedule
 from models.systems.mae.model import MAE, MAEConfig
-from models.systems.mavil.init_from_mae import audio_weights_from_video, video_weights_from_images
 from models.systems.mavil.model import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, init_from_mavil_pretraining, keep_time_mel_grid
-from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining, MAViLPretrainingConfig, info_nce
+from models.systems.mavil.pretraining import (
+    MaskNoise,
+    MAViLPretraining,
+    MAViLPretrainingConfig,
+    audio_weights_from_video,
+    info_nce,
+    video_weights_from_images,
+)
 from tests.golden.case import published_keys, read_case
 from tests.golden.checks import detected_at_full_size
 from tests.golden.replays.mavil import load_finetuned, load_pretraining, noise_of

@@ -16,13 +16,13 @@ from torch import Tensor
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Preprocess, Sound
 from models.layers.stepwise import InProgress, InvalidInput, StepCompletion
-from models.media.audio_windows import count_windows
+from models.media.audio import count_windows
 from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
-from models.systems.mavil.log_mel_stats import AUDIOSET, LogMelStats
 from models.systems.mavil.model import MAViL, MAViLConfig
 from models.systems.mavil.preprocessing import spectrogram, spectrograms
 from models.systems.mavil.steps import AudioVisualState, MAViLSteps, MergeSchedules, Modality, mavil_steps
+from models.systems.mavil.system import AUDIOSET, LogMelStats
 from models.systems.mavil.window_sources import SpectrogramWindows, WindowInput, WindowSourceFactory
 from tests.golden.case import Case, read_case
 from tests.golden.replays.mavil import load_finetuned

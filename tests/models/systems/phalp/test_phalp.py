@@ -19,14 +19,17 @@ from models.systems.lart.model import LARTConfig
 from models.systems.phalp.association_cost import (
     EQ_010,
     EQ_019,
+    POINT_XY,
+    XYZ_SPREAD,
     TrackFeatures,
     appearance_distances,
     association_costs,
+    forecast,
     normalise_texture,
+    predict_location,
     texture_distances,
     update_texture,
 )
-from models.systems.phalp.location_forecast import POINT_XY, XYZ_SPREAD, forecast, predict_location
 from models.systems.phalp.pose_predictor import PosePredictor, PosePredictorConfig, predict_pose
 from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig, TrackState
 from tests.golden.__main__ import run
