@@ -1,8 +1,8 @@
 """The merging of tokens as loops that numba compiles for this CPU: the extra `fast`. Inference in float32 and bfloat16.
 
-`bipartite_match` and `merge` mean what their namesakes in `kernels.reference` mean; `kernels.ops` chooses. numba keeps compiled code between
-processes, next to this file or in the folder that is given to `load_compiled_loops`. Loops read tensors as arrays: float32 as it is,
-bfloat16 as the upper 16 bits of a float32 (uint16).
+`bipartite_match` and `merge` mean what their namesakes in `kernels.reference` mean; `kernels.ops` chooses. numba keeps compiled code
+between processes, next to this file or in the folder given to `load_compiled_loops`. Loops read float32 as it is, bfloat16 as the upper 16
+bits of a float32 (uint16).
 """
 
 from __future__ import annotations

@@ -4,33 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-class WindowFunction(StrEnum):
-    """Window functions by Kaldi's names; all are symmetric."""
-
-    HANNING = "hanning"
-    HAMMING = "hamming"
-    POVEY = "povey"
-    RECTANGULAR = "rectangular"
-
-    def values(self, length: int) -> Tensor:
-        """Return the window (length,), float64."""
-        cosine = (torch.arange(length, dtype=torch.float64) * (2 * math.pi / (length - 1))).cos()
-        match self:
-            case WindowFunction.HANNING:
-                return 0.5 - 0.5 * cosine
-            case WindowFunction.HAMMING:
-                return 0.54 - 0.46 * cosine
-            case WindowFunction.POVEY:
-                return (0.5 - 0.5 * cosine) ** 0.85
-            case WindowFunction.RECTANGULAR:
-                return torch.ones_like(cosine)
 
 
 @dataclass(frozen=True)
@@ -48,7 +25,6 @@ class FbankConfig:
     """Lower bound of a filter's energy, before the logarithm. With 128 filters the fourth covers no frequency and is always at it."""
     remove_mean: bool = True
     """Subtract the mean of each frame."""
-    taper: WindowFunction = WindowFunction.HANNING
     power: bool = True
     """Sum the power of each frequency; otherwise its magnitude."""
 
@@ -86,10 +62,15 @@ def log_mel(waveforms: Tensor, config: FbankConfig | None = None) -> Tensor:
     if config.remove_mean:
         frames = frames - frames.mean(dim=-1, keepdim=True)
     before = F.pad(frames.flatten(0, -2), (1, 0), mode="replicate").view(*frames.shape[:-1], -1)[..., :-1]
-    frames = (frames - config.preemphasis * before) * config.taper.values(config.window).to(frames)
+    frames = (frames - config.preemphasis * before) * _hanning(config.window).to(frames)
     spectrum = torch.fft.rfft(frames, n=config.transform).abs()[..., :-1]  # without the highest frequency
     energies: Tensor = (spectrum.square() if config.power else spectrum) @ mel_filters(config).to(spectrum)
     return energies.clamp(min=config.floor).log()
+
+
+def _hanning(length: int) -> Tensor:
+    """Return Kaldi's window of this name, which is symmetric: (length,), float64."""
+    return 0.5 - 0.5 * (torch.arange(length, dtype=torch.float64) * (2 * math.pi / (length - 1))).cos()
 
 
 def mel_filters(config: FbankConfig) -> Tensor:

@@ -1,11 +1,10 @@
 """SentencePiece: its model files, its normalisation of text, and its unigram model (arXiv 1808.06226).
 
-A model file (sentencepiece_model.proto) is a Protocol Buffers message. It is parsed by hand: the four kinds of fields on the wire are simpler
-than a dependency whose generated code must match the version of its library. Only unigram models of XLM-R's kind are accepted.
+A model file (sentencepiece_model.proto) is a Protocol Buffers message. It is parsed by hand: the four kinds of fields on the wire are
+simpler than a dependency whose generated code must match the version of its library. Only unigram models of XLM-R's kind are accepted.
 
-A character map (`precompiled_charsmap`) has a replacement for each key of a few characters. It is a trie of bytes as a double array (Darts),
-applied by the longest matching key. The library `tokenizers` applies it to graphemes, with other results for combining marks, so it is
-applied here.
+A character map (`precompiled_charsmap`) has a replacement for each key of a few characters. It is a trie of bytes as a double array
+(Darts), applied by the longest matching key. The library `tokenizers` applies it to graphemes, with other results for combining marks.
 
 A unigram model cuts a text into the pieces whose probabilities have the greatest product. `tokenizers` sums the logarithms in float64,
 SentencePiece in float32: texts such as "aaaaaaa", whose pieces may come in several orders, have equal sums in one and unequal ones in the

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.checkpoints import families, fit, read_checkpoint
 from models.layers.masking import Masking
-from models.media.fbank import FbankConfig, WindowFunction, log_mel
+from models.media.fbank import FbankConfig, log_mel
 from models.systems.mavil.audio_mae import AudioMAE
 from models.systems.mavil.model import MAViL, keep_time_mel_grid
 from models.systems.mavil.preprocessing import AUDIOSET, LogMelStats, spectrogram
@@ -87,9 +87,9 @@ def _load(checkpoint: Path, family: str, settings: dict[str, Any]) -> nn.Module:
 def _sound(case: Case) -> Replay:
     config, waveform = case.config, case.inputs["waveform"]
     other = {key: config[key] for key, value in NO_SOUND.items() if config.get(key, value) != value}
-    if other:
-        raise ValueError(f"our filter banks do not know {other}")
-    bank = FbankConfig(**_select_settings(config, SOUND_FIELDS), taper=_taper(config.get("window", "hanning")))
+    if other or not config.get("window", "hanning").lower().startswith("hanning"):
+        raise ValueError(f"our filter banks do not know {other or config['window']}")
+    bank = FbankConfig(**_select_settings(config, SOUND_FIELDS))
     if config.get("fft", bank.transform) != bank.transform:
         raise ValueError(f"fft: {config['fft']} where a window of {bank.window} samples has {bank.transform}")
     loudness = LogMelStats(config.get("mean", AUDIOSET.mean), config.get("std", AUDIOSET.std))
@@ -97,11 +97,6 @@ def _sound(case: Case) -> Replay:
     raw = log_mel(mono - mono.mean(), bank)
     normalised = spectrogram(waveform, config.get("target_length", 1024), loudness, bank)
     return Replay({"normalized": normalised[0], "fbank": raw}, {"fbank": raw, "fbank_float64": log_mel(mono.double(), bank)})
-
-
-def _taper(window: str) -> WindowFunction:
-    """Read the taper from prose such as "hanning (symmetric)"."""
-    return WindowFunction(window.split()[0].lower())
 
 
 def _towers(config: Mapping[str, Any]) -> dict[str, Any]:

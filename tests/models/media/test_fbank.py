@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.media.fbank import FbankConfig, WindowFunction, log_mel, mel_filters
+from models.media.fbank import FbankConfig, log_mel, mel_filters
 from models.systems.mavil.preprocessing import AUDIOSET, clip_frame_indices, normalise_clip, spectrogram
 
 
@@ -18,7 +18,7 @@ def sound(samples: int) -> Tensor:
 def compute_kaldi(waveform: Tensor, config: FbankConfig) -> Tensor:
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0
-    options.frame_opts.window_type = config.taper.value
+    options.frame_opts.window_type = "hanning"
     options.frame_opts.samp_freq = config.sample_rate
     options.frame_opts.frame_length_ms = config.window_ms
     options.frame_opts.frame_shift_ms = config.hop_ms
@@ -41,9 +41,8 @@ def test_filter_banks_are_kaldis(mel_bins: int, samples: int) -> None:
     torch.testing.assert_close(log_mel(waveform, config), compute_kaldi(waveform, config), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("taper", WindowFunction)
 @pytest.mark.parametrize("power", [True, False])
-def test_other_filter_banks_are_kaldis_too(taper: WindowFunction, power: bool) -> None:
+def test_other_filter_banks_are_kaldis_too(power: bool) -> None:
     config = FbankConfig(
         sample_rate=22050,
         mel_bins=40,
@@ -53,7 +52,6 @@ def test_other_filter_banks_are_kaldis_too(taper: WindowFunction, power: bool) -
         low_hz=60.0,
         high_hz=9000.0,
         remove_mean=False,
-        taper=taper,
         power=power,
     )
     waveform = sound(6000) + 0.05
