@@ -82,7 +82,7 @@ class Preprocess(Schema):
     """crop: the short side to `short_side`, then the centre; squeeze: the whole image into the square, whatever its proportions;
     squeeze-crop: the whole image into a square of `short_side`, then its centre (DeiT in transformers)."""
     interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
-    """tf1-bicubic: TensorFlow 1's, of the image's largest centred square (`models.media.tf1_resize`)."""
+    """tf1-bicubic: TensorFlow 1's, of the image's largest centred square (`models.media.image_ops`)."""
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     std: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
@@ -106,6 +106,11 @@ class Clip(OmitsDefaults):
     rate: float = Field(default=30.0, gt=0)
     smooth: bool = False
     """Whether frames are antialiased when they shrink, as by Pillow and transformers; MAE-ST and SlowFast do not."""
+
+    @staticmethod
+    def like_slowfast(frames: int) -> Clip:
+        """Return the clip of a published model of SlowFast or MAE-ST."""
+        return Clip(frames=frames, stride=3.0 if frames in (32, 40) else 4.0)
 
 
 class Sound(Schema):

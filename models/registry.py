@@ -1,4 +1,5 @@
-"""Registry of systems, this package's own and those of extensions: other packages with entry points `opsin.systems` and `opsin.tasks`.
+"""Registry of systems and their published sizes: this package's own and those of extensions, other packages with entry points
+`opsin.systems` and `opsin.tasks`.
 
 Imports no torch. An entry names the code of its models, which is imported when needed: a worker needs only the models of its own bundles,
 and a gateway, which needs to know whether a bundle's tokens merge, none. Extensions are imported when the tables of systems and tasks are
@@ -22,6 +23,7 @@ from models.bundle_schema import Clip, QuerySpace, Sound, TaskName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
 
 SYSTEMS: tuple[str, ...] = (
     "models.systems.vit.system",
@@ -284,3 +286,23 @@ def read_config(config: type, fields: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+@dataclass(frozen=True)
+class Size:
+    name: str
+    system: str
+    architecture: str
+    config: Any
+    source: str
+    """Paper."""
+
+
+def sizes() -> Mapping[str, Size]:
+    """Return all published sizes by name. Imports the code of every system."""
+    return {
+        name: Size(name, table.system, table.architecture, config, table.source)
+        for system in systems()
+        for table in system.sizes
+        for name, config in resolve(table.configs).items()
+    }

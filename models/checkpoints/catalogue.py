@@ -18,7 +18,7 @@ class PublishedFile:
     """Repository whose documentation links to it; `hf://…` if `opsin import` can download it."""
     license: str
     size: str
-    """One of `models.systems.published_sizes`; empty: none of them."""
+    """One of `models.registry`; empty: none of them."""
     headless: bool = False
     """Whether it lacks the size's head."""
     parameters: int = 0

@@ -4,12 +4,14 @@ some are masked."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.block import Attention, Mlp, drop_branch
+from models.registry import ForwardCall, InputMaker
 
 
 @dataclass(frozen=True)
@@ -156,3 +158,20 @@ def require_statistics(mean_std: MeanStd | None, values: int) -> None:
     mean, std = mean_std
     if len(mean) != len(std) or len(mean) > values or min(std, default=0.0) < 0:
         raise ValueError(f"mean_std: {len(mean)} means and {len(std)} standard deviations where a pose has {values} values")
+
+
+def tracks(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    """Make a batch with one person per row, detected in every frame."""
+
+    def feature(size: Any) -> Tensor | None:
+        return None if size is None else make.normal(config.frames, 1, size.values)
+
+    pose = make.normal(config.frames, 1, config.pose.values)
+    detected = torch.ones(*pose.shape[:3], 1, device=pose.device)
+    random = TrackBatch(pose, detected, feature(getattr(config, "joints", None)), feature(getattr(config, "appearance", None)))
+    return lambda: model(random)
+
+
+def masked_crops(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+    crops = make.normal(4, config.size, config.size)
+    return lambda: model(crops)

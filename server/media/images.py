@@ -32,8 +32,7 @@ from PIL import (
 )
 
 from models.bundle_schema import Preprocess
-from models.media import tf1_resize
-from models.media.image_ops import centre_box, scaled_size
+from models.media.image_ops import centre_box, resize_square, scaled_size
 from server.media import image_headers, rgb, tiff
 from server.media.limits import MediaError, MediaLimits
 from server.media.memory_budget import MemoryBudget
@@ -339,12 +338,12 @@ def sniff(data: bytes) -> str:
 
 def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:
     """Resize the short side to `short_side`, then crop the centre: (image_size, image_size, 3), as torchvision's Resize and CenterCrop do.
-    If the bundle squeezes images, resize all of the image, or its centre; for TensorFlow 1's resizing, see `models.media.tf1_resize`.
+    If the bundle squeezes images, resize all of the image, or its centre; for TensorFlow 1's resizing, see `models.media.image_ops`.
 
     Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit and above RESIZED_PIXELS.
     """
     if preprocess.interpolation == "tf1-bicubic":
-        return tf1_resize.resize_square(np.asarray(image), preprocess.image_size)
+        return resize_square(np.asarray(image), preprocess.image_size)
     if preprocess.fit == "squeeze":
         return np.asarray(image.resize((preprocess.image_size, preprocess.image_size), RESAMPLING[preprocess.interpolation]))
     if preprocess.fit == "squeeze-crop":

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.bundle_schema import QuerySpace
-from models.systems.mcc.visible_surface import VisibleSurface
+from models.systems.mcc.surfaces import VisibleSurface
 from server.media import depth
 from server.media.depth import PinholeCamera, PointMap
 from server.media.limits import InvalidPart

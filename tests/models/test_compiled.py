@@ -14,7 +14,7 @@ from models.checkpoints import import_checkpoint
 from models.flops import RandomInputMaker, prepare_forward
 from models.merge_schedule import MergeSchedule
 from models.registry import ForwardCall, InputMaker, architectures, read_config
-from models.systems.diffmae.dummy_inputs import DummyMaskedBatch
+from models.systems.diffmae.sampling import DummyMaskedBatch
 from models.systems.mcc.queries import random_scene_inputs
 from tests.golden.case import GOLDEN
 from tests.golden.checks import RECORDED

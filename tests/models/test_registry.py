@@ -17,8 +17,7 @@ from models.checkpoints import families, import_checkpoint, read_checkpoint
 from models.checkpoints.export_bundle import export_bundle
 from models.flops import forward_cost
 from models.loading import load
-from models.registry import architectures, resolve, systems
-from models.systems.published_sizes import sizes
+from models.registry import architectures, resolve, sizes, systems
 from tests.support.bundles.vit import seal
 
 MODEL = """
@@ -49,7 +48,7 @@ def classify(model, arrays, options, preprocess):
 
 PUBLISHED = """
 from models.checkpoints.family import Family, shape_of, squeeze
-from models.checkpoints.key_table import KeyTable
+from models.checkpoints.family import KeyTable
 
 def config(weights, settings):
     classes, pixels = shape_of(weights, "head.weight", 2)

@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 from models.bundle import read
 from models.checkpoints.family import families
 from models.loading import load
-from models.registry import architectures
-from models.systems.published_sizes import sizes
+from models.registry import architectures, sizes
 from models.systems.vit.model import ViT, ViTConfig
 from opsin.cli.bundles.import_report import architecture_line
 from opsin.cli.bundles.labelled_images import load_at_model_size

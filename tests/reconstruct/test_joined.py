@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from models.bundle_schema import QuerySpace
-from models.systems.mcc.visible_surface import VisibleSurface
+from models.systems.mcc.surfaces import VisibleSurface
 from opsin import Client
 from opsin.point_rendering import render_from_camera
 from server.media import mcc_inputs

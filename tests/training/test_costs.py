@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from models.flops import forward_cost
-from models.registry import architectures
-from models.systems.published_sizes import sizes
+from models.registry import architectures, sizes
 from training import cli, costs, recipe
 from training.recipe import Recipe
 

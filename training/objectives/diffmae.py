@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from models.layers.masking import gather_tokens
+from models.layers.masked_encoder import gather_tokens
 from models.layers.patches import to_pixels
 from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE, DiffMAEOutput, PredictionTarget

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.layers.masking import Masking
+from models.layers.masked_encoder import Masking
 from models.systems.mavil.model import MAViL, keep_time_mel_grid
 from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining, MAViLPretrainingConfig, MAViLPretrainingOutput, TargetFeatures
 from training import random_draws

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from models.layers.masking import gather_tokens
+from models.layers.masked_encoder import gather_tokens
 from models.layers.patches import patchify_tubes, to_pixels
 from models.systems.diffmae.masks import PatchSplit
 from models.systems.diffmae.model import DiffMAE

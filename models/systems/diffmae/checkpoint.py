@@ -19,6 +19,7 @@ from models.checkpoints.family import (
     IMAGENET_STD,
     ConfigFields,
     Family,
+    KeyTable,
     UnlikeFamily,
     depth_of,
     mlp_ratio_of,
@@ -27,7 +28,6 @@ from models.checkpoints.family import (
     shape_of,
     side_of,
 )
-from models.checkpoints.key_table import KeyTable
 from models.systems.diffmae.decoder import DecoderType
 from models.systems.diffmae.model import DiffMAEConfig
 from models.systems.vit.checkpoint import ENCODER_KEYS

@@ -16,10 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.block import load_encoder
-from models.layers.masked_encoder import MaskedEncoder
-from models.layers.masking import gather_tokens
-from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify_tubes, unpatchify_tubes
-from models.layers.position_embeddings import sincos_table, space_time_table
+from models.layers.masked_encoder import MaskedEncoder, gather_tokens
+from models.layers.patches import (
+    PatchEmbed,
+    TubePatchEmbed,
+    normalise_patches,
+    patchify_tubes,
+    sincos_table,
+    space_time_table,
+    unpatchify_tubes,
+)
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 from models.systems.diffmae.decoder import DecoderContext, DecoderType, DiffMAEDecoderBlock, TimeEmbedding

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.layers.masking import gather_tokens
+from models.layers.masked_encoder import gather_tokens
 from models.layers.patches import patchify_tubes
+from models.registry import ForwardCall, InputMaker
 from models.systems.diffmae.diffusion import DiffusionSampler, SamplerTable
 from models.systems.diffmae.masks import PatchSplit
-from models.systems.diffmae.model import DiffMAE, PredictionTarget
+from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, PredictionTarget
+from models.systems.diffmae.system import MASKED
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -184,3 +186,29 @@ def find_known_pixels(model: DiffMAE, images: Tensor, split: PatchSplit, mask: T
     spread = frames.unsqueeze(1).expand(-1, config.channels, -1, -1, -1)
     generated = patchify_tubes(spread, config.patch_frames, config.patch_size)
     return KnownPixels(gather_tokens(model.patchify(images), split.masked), gather_tokens(generated, split.masked))
+
+
+@dataclass(frozen=True)
+class DummyMaskedBatch:
+    pixels: Tensor
+    split: PatchSplit
+    noisy: Tensor
+    times: Tensor
+
+    @staticmethod
+    def draw(config: DiffMAEConfig, make: InputMaker) -> DummyMaskedBatch:
+        noise = make.uniform(config.patches)
+        split = PatchSplit.from_noise(noise, MASKED)
+        frames = () if config.frames is None else (config.frames,)
+        return DummyMaskedBatch(
+            make.normal(config.channels, *frames, *config.image_size),
+            split,
+            make.normal(split.masked.shape[1], config.patch_values),
+            torch.full((len(noise),), config.schedule.steps // 2, device=noise.device),
+        )
+
+
+def one_step(model: DiffMAE, config: DiffMAEConfig, make: InputMaker) -> ForwardCall:
+    """Return a call that encodes the visible patches and denoises the others once."""
+    batch = DummyMaskedBatch.draw(config, make)
+    return lambda: model.predict(batch.noisy, batch.times, model.encode(batch.pixels, batch.split))

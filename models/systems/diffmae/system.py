@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from models.media.clip_strides import slowfast_clip
+from models.bundle_schema import Clip
 from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 SamplerName = Literal["ddim", "ancestral", "one-step"]
@@ -41,12 +41,12 @@ SYSTEM = System(
             bundle_defaults=BundleDefaults(
                 task=lambda config: "inpaint",
                 size=lambda config: config.image_size,
-                clip=lambda config: slowfast_clip(config) if config.frames else None,
+                clip=lambda config: Clip.like_slowfast(config.frames) if config.frames else None,
             ),
             steps={"inpaint": "models.systems.diffmae.steps:inpaint_steps"},
             precise_tasks=frozenset({"inpaint"}),
             dummy_forward=DummyForward(
-                "sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.systems.diffmae.dummy_inputs:one_step"
+                "sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.systems.diffmae.sampling:one_step"
             ),
         ),
     ),

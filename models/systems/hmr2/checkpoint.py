@@ -12,6 +12,7 @@ from models.checkpoints.family import (
     IMAGENET_STD,
     ConfigFields,
     Family,
+    KeyTable,
     UnlikeFamily,
     depth_of,
     mlp_ratio_of,
@@ -19,7 +20,6 @@ from models.checkpoints.family import (
     resize_and_crop,
     shape_of,
 )
-from models.checkpoints.key_table import KeyTable
 from models.people.smpl import CHECKPOINT_PREFIX
 from models.systems.hmr2.model import HMR2Config, QueryInit
 

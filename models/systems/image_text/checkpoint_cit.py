@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, RGB, ConfigFields, Family, resize_and_crop, shape_of
-from models.checkpoints.key_table import KeyTable
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, RGB, ConfigFields, Family, KeyTable, resize_and_crop, shape_of
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.systems.image_text.cit import VisionTower
 from models.systems.vit.checkpoint import ENCODER_KEYS, SWAG_KEYS, TIMM_KEYS

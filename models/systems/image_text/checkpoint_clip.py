@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.family import ConfigFields, Family, resize_and_crop, shape_of
+from models.checkpoints.family import ConfigFields, Family, KeyTable, resize_and_crop, shape_of
 from models.checkpoints.hf_config import PROCESSOR, HFConfig, prepared_size
 from models.checkpoints.hf_image_processor import CLIP_MEAN, CLIP_STD
-from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.systems.vit.checkpoint import resize_position_table, vit_config
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from models.checkpoints.family import ConfigFields, depth_of, mlp_ratio_of, published_heads, shape_of, side_of
-from models.layers.position_embeddings import resize_table
+from models.layers.patches import resize_table
 
 HEAD_FIELDS = ("heads", "text_heads")
 

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from models.bundle_schema import Preprocess
 from models.checkpoints import t5x
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, shape_of
-from models.checkpoints.key_table import KeyTable
-from models.layers.position_embeddings import sincos_table
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, KeyTable, shape_of
+from models.layers.patches import sincos_table
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, tower_fields
 
 

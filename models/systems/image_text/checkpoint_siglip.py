@@ -11,10 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.checkpoints.family import ConfigFields, Family, depth_of, shape_of, squeeze
+from models.checkpoints.family import ConfigFields, Family, KeyTable, depth_of, shape_of, squeeze
 from models.checkpoints.hf_config import HFConfig
 from models.checkpoints.hf_image_processor import HALF
-from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_clip import add_batch_axes, block_keys, describe_vision
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS
 from models.systems.vit.checkpoint import resize_position_table, vit_config

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers.masked_encoder import initialise_linears
-from models.layers.masking import Masking
-from models.layers.position_embeddings import sincos_table
+from models.layers.masked_encoder import Masking, initialise_linears
+from models.layers.patches import sincos_table
 from models.merge_schedule import MergeSchedule
 from models.systems.image_text.dual_encoder import (
     INITIAL_SCALE,

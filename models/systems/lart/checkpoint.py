@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, resize_and_crop, shape_of
-from models.checkpoints.key_table import KeyTable
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, KeyTable, resize_and_crop, shape_of
 from models.people.checkpoint import ENCODER_PREFIX, SHARED_KEYS, feature_fields, shared_fields, transformer_keys, with_encoder_prefix
 from models.people.smpl import CHECKPOINT_PREFIX
 from models.systems.lart.model import LARTConfig

@@ -21,7 +21,7 @@ SYSTEM = System(
             bundle_defaults=BundleDefaults(
                 task=lambda config: "actions", size=lambda config: None, classes=lambda config: int(config.actions), names=_names
             ),
-            dummy_forward=DummyForward("track", lambda config: int(config.frames), "models.people.dummy_inputs:tracks"),
+            dummy_forward=DummyForward("track", lambda config: int(config.frames), "models.people.track_batch:tracks"),
         ),
     ),
     sizes=(SizeTable("LART", "lart", "arXiv 2304.01199", "models.systems.lart.model:PUBLISHED"),),

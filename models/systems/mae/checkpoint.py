@@ -12,6 +12,7 @@ from models.checkpoints.family import (
     AUTOENCODER_HEADS,
     ConfigFields,
     Family,
+    KeyTable,
     UnlikeFamily,
     block_fields,
     decoder_fields,
@@ -20,8 +21,7 @@ from models.checkpoints.family import (
     squeeze,
 )
 from models.checkpoints.hf_config import HFConfig, image_size
-from models.checkpoints.key_table import KeyTable
-from models.layers.position_embeddings import sincos_table
+from models.layers.patches import sincos_table
 from models.systems.mae.model import MAEConfig
 from models.systems.vit import checkpoint_transformers as hub
 from models.systems.vit.checkpoint import ENCODER_KEYS, MASKED_DECODER_KEYS, mae_preprocess

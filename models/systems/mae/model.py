@@ -19,9 +19,10 @@ from models.layers.patches import (
     patchify,
     require_image_patches,
     require_shape,
+    resize_table,
+    sincos_table,
     unpatchify,
 )
-from models.layers.position_embeddings import resize_table, sincos_table
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures

@@ -16,6 +16,7 @@ from models.checkpoints.family import (
     KINETICS_STD,
     ConfigFields,
     Family,
+    KeyTable,
     UnlikeFamily,
     block_fields,
     depth_of,
@@ -24,7 +25,6 @@ from models.checkpoints.family import (
     side_of,
 )
 from models.checkpoints.hf_config import HFConfig, image_size
-from models.checkpoints.key_table import KeyTable
 from models.systems.mae_st.model import VideoMAEConfig
 from models.systems.vit.checkpoint_transformers import add_prefix, block_keys
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from models.layers.block import TransformerBlock, drop_path_rates, init_head, load_encoder
 from models.layers.forward import ClassifierOutput
 from models.layers.masked_encoder import initialise_linears
-from models.layers.patches import TubePatchEmbed, require_clip_patches, require_shape
-from models.layers.position_embeddings import SpaceTimePositions
+from models.layers.patches import SpaceTimePositions, TubePatchEmbed, require_clip_patches, require_shape
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule

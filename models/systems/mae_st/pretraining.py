@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.block import TransformerBlock
-from models.layers.masked_encoder import MAEOutput, initialise_linears
-from models.layers.masking import Masking, gather_tokens
-from models.layers.patches import TubePatchEmbed, normalise_patches, patchify_tubes, require_shape, unpatchify_tubes
-from models.layers.position_embeddings import SpaceTimePositions
+from models.layers.masked_encoder import MAEOutput, Masking, gather_tokens, initialise_linears
+from models.layers.patches import SpaceTimePositions, TubePatchEmbed, normalise_patches, patchify_tubes, require_shape, unpatchify_tubes
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
 from models.systems.mae_st.model import VideoEncoderConfig

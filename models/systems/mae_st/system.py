@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.media.clip_strides import slowfast_clip
+from models.bundle_schema import Clip
 from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System, ViewCounts
 
 SYSTEM = System(
@@ -10,7 +10,9 @@ SYSTEM = System(
         Architecture(
             name="video_mae",
             model="models.systems.mae_st.model:VideoMAE",
-            bundle_defaults=BundleDefaults(lambda config: "actions", clip=slowfast_clip, classes=lambda config: int(config.classes)),
+            bundle_defaults=BundleDefaults(
+                lambda config: "actions", clip=lambda config: Clip.like_slowfast(config.frames), classes=lambda config: int(config.classes)
+            ),
             dummy_forward=DummyForward("clip", lambda config: int(config.patches + config.special_tokens), "models.layers.forward:clips"),
             steps={"actions": "models.systems.mae_st.steps:clip_steps"},
             precise_tasks=frozenset({"actions"}),
@@ -20,7 +22,7 @@ SYSTEM = System(
         Architecture(
             name="video_mae_pretraining",
             model="models.systems.mae_st.pretraining:VideoMAEPretraining",
-            bundle_defaults=BundleDefaults(lambda config: "autoencode", clip=slowfast_clip),
+            bundle_defaults=BundleDefaults(lambda config: "autoencode", clip=lambda config: Clip.like_slowfast(config.frames)),
             dummy_forward=DummyForward(
                 "clip", lambda config: int(config.visible + config.special_tokens), "models.layers.forward:masked_clips"
             ),

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from models.layers.block import Attention, Mlp
 from models.layers.masked_encoder import DecoderSpec, MAEOutput, MaskedAutoencoder
-from models.layers.patches import PatchEmbed, normalise_patches, patchify, require_spectrogram_patches
-from models.layers.position_embeddings import sincos_table
+from models.layers.patches import PatchEmbed, normalise_patches, patchify, require_spectrogram_patches, sincos_table
 
 MASKED_SCORE = -100.0
 """Added to the scores of tokens that are neighbours only because the map was rolled."""

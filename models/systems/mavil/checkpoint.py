@@ -14,6 +14,7 @@ from models.checkpoints.family import (
     AUTOENCODER_HEADS,
     ConfigFields,
     Family,
+    KeyTable,
     UnlikeFamily,
     block_fields,
     decoder_fields,
@@ -22,7 +23,6 @@ from models.checkpoints.family import (
     side_of,
     squeeze,
 )
-from models.checkpoints.key_table import KeyTable
 from models.systems.vit.checkpoint import BLOCK_KEYS, ENCODER_KEYS, MASKED_DECODER_KEYS
 
 WINDOW_KEYS = {

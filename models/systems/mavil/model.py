@@ -13,10 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.block import TransformerBlock, init_head, load_encoder
-from models.layers.masked_encoder import MaskedEncoder, initialise_linears
-from models.layers.masking import gather_tokens
-from models.layers.patches import PatchEmbed, TubePatchEmbed, require_clip_patches, require_shape, require_spectrogram_patches
-from models.layers.position_embeddings import sincos_table, tiled_table
+from models.layers.masked_encoder import MaskedEncoder, gather_tokens, initialise_linears
+from models.layers.patches import (
+    PatchEmbed,
+    TubePatchEmbed,
+    require_clip_patches,
+    require_shape,
+    require_spectrogram_patches,
+    sincos_table,
+    tiled_table,
+)
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 

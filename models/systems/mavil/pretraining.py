@@ -14,10 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.masked_encoder import DecoderSpec, MaskedAutoencoder, initialise_linears
-from models.layers.masking import Masking, gather_tokens
-from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify, patchify_tubes
-from models.layers.position_embeddings import repeat_in_time
+from models.layers.masked_encoder import DecoderSpec, MaskedAutoencoder, Masking, gather_tokens, initialise_linears
+from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify, patchify_tubes, repeat_in_time
 from models.layers.token_merging import Tokens
 from models.registry import ForwardCall, InputMaker
 from models.systems.mavil.model import TowersConfig, fuse

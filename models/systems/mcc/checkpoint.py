@@ -10,6 +10,7 @@ from torch import Tensor
 from models.checkpoints.family import (
     ConfigFields,
     Family,
+    KeyTable,
     UnlikeFamily,
     block_fields,
     decoder_fields,
@@ -19,7 +20,6 @@ from models.checkpoints.family import (
     side_of,
     squeeze,
 )
-from models.checkpoints.key_table import KeyTable
 from models.systems.vit.checkpoint import BLOCK_KEYS, DECODER_KEYS, ENCODER_KEYS
 
 KEYS = {

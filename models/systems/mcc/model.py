@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from models.layers.block import KVCache, TransformerBlock, load_encoder
 from models.layers.bounded_cache import copy_to_own_pages
-from models.layers.patches import PatchEmbed, require_image_patches
-from models.layers.position_embeddings import sincos_table
+from models.layers.patches import PatchEmbed, require_image_patches, sincos_table
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule

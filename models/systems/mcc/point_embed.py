@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kernels import ops
 from models.layers.block import KVCache, TransformerBlock, drop_branch
-from models.layers.position_embeddings import sincos_table
+from models.layers.patches import sincos_table
 from models.layers.token_merging import Tokens
 
 

@@ -22,11 +22,11 @@ from models.checkpoints.family import (
     KINETICS_STD,
     ConfigFields,
     Family,
+    KeyTable,
     UnlikeFamily,
     resize_and_crop,
 )
-from models.checkpoints.key_table import KeyTable
-from models.layers.position_embeddings import resize_table
+from models.layers.patches import resize_table
 from models.systems.mvit.model import PUBLISHED, Activation, MViTConfig
 from models.systems.mvit.trunk import Positions, TrunkConfig
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, UnlikeFamily, resize_and_crop
-from models.checkpoints.key_table import KeyTable
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, KeyTable, UnlikeFamily, resize_and_crop
 from models.systems.mvit import checkpoint as slowfast
 from models.systems.mvit.model import Activation
 from models.systems.mvit.reversible import PUBLISHED, StreamFusion

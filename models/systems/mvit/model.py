@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.block import Mlp, drop_branch, drop_path_rates, initialise_like_slowfast
-from models.layers.position_embeddings import Grid
+from models.layers.patches import Grid
 from models.systems.mvit.pooling_attention import OPS_PER_PART, PoolingAttention, PoolingAttentionConfig, default_kernel, pause
 from models.systems.mvit.trunk import OverlappingPatchEmbed, Positions, TrunkConfig, factor_at, grow, make_position_table
 

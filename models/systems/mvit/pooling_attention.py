@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.position_embeddings import Grid
+from models.layers.patches import Grid
 from models.layers.stepwise import keep_for_current_stream
 
 HEAD_ALIGNMENT = 8

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.block import Mlp, ResidualBranch, drop_branch, drop_path_rates, drop_scale, initialise_like_slowfast
-from models.layers.position_embeddings import Grid
+from models.layers.patches import Grid
 from models.layers.reversible import ReversibleCoupling, Streams, run_reversible, split_streams
 from models.systems.mvit.model import Activation, MViTOutput
 from models.systems.mvit.pooling_attention import PoolingAttention, PoolingAttentionConfig

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.bundle_schema import Clip
-from models.media.clip_strides import slowfast_clip
 from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System, ViewCounts
 
 SOMETHING_CLASS_COUNT = 174
@@ -14,7 +13,7 @@ SOMETHING_CLASS_COUNT = 174
 
 
 def _clip(config: Any) -> Clip | None:
-    return None if config.images else slowfast_clip(config)
+    return None if config.images else Clip.like_slowfast(config.frames)
 
 
 def _tokens(config: Any) -> int:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from torch import Tensor, nn
 
-from models.layers.position_embeddings import Grid, SpaceTimePositions
+from models.layers.patches import Grid, SpaceTimePositions
 from models.systems.mvit.pooling_attention import PoolingAttentionConfig
 
 

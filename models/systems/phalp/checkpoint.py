@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, resize_and_crop, shape_of
-from models.checkpoints.key_table import KeyTable
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, KeyTable, resize_and_crop, shape_of
 from models.people import checkpoint as people
 from models.people.smpl import CHECKPOINT_PREFIX
 

@@ -12,9 +12,18 @@ from functools import partial
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, block_fields, resize_and_crop, shape_of, side_of
-from models.checkpoints.key_table import KeyTable
-from models.layers.position_embeddings import resize_table
+from models.checkpoints.family import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ConfigFields,
+    Family,
+    KeyTable,
+    block_fields,
+    resize_and_crop,
+    shape_of,
+    side_of,
+)
+from models.layers.patches import resize_table
 from models.systems.vit.model import Pool, ViTConfig
 
 BLOCK_KEYS = {

@@ -24,7 +24,7 @@ from models.layers.forward import (
     patch_token_map,
     token_vectors,
 )
-from models.layers.masking import gather_tokens
+from models.layers.masked_encoder import gather_tokens
 from models.layers.patches import PatchEmbed, require_shape
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens

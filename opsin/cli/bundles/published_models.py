@@ -32,7 +32,7 @@ def models(
     """
     with requires_extra("server"):
         from models.flops import dummy_forward, forward_cost
-        from models.systems.published_sizes import sizes
+        from models.registry import sizes
     chosen = [size for name, size in sizes().items() if not names or any(part in name for part in names)]
     if not chosen:
         raise UsageError(f"models: no name contains {' or '.join(names or [])}; available: {', '.join(sizes())}")
@@ -84,8 +84,7 @@ def list_checkpoints() -> None:
 def _count_parameters(name: str, headless: bool) -> int:
     """Count the parameters of a published size, on a model without storage."""
     from models.layers.meta_device import on_meta_device
-    from models.registry import architectures
-    from models.systems.published_sizes import sizes
+    from models.registry import architectures, sizes
 
     published = sizes()[name]
     config = dataclasses.replace(published.config, classes=0) if headless else published.config

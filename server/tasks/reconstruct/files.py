@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.systems.mcc import hidden_surface
-from models.systems.mcc.visible_surface import VisibleSurface
+from models.systems.mcc.surfaces import VisibleSurface
 from server.media import mcc_inputs, meshes
 from server.tasks.base import Outputs
 from server.tasks.reconstruct.schema import Format, ReconstructPlan

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.bundle import BundleSpec
-from models.systems.mcc.visible_surface import fit_camera
+from models.systems.mcc.surfaces import fit_camera
 from server.media import depth, masks, mcc_inputs, npy
 from server.media.depth import PinholeCamera, PointMap
 from server.media.images import ImageDecoder

@@ -10,10 +10,9 @@ from scipy.ndimage import binary_fill_holes
 from models.arrays import Float32Array
 from models.bundle_schema import QuerySpace
 from models.systems.mcc.flood_fill import CellPredictions, FloodFill, FloodLimits
-from models.systems.mcc.hidden_surface import reconstruct_hidden_surface
 from models.systems.mcc.lattice import MAX_CELLS, Lattice
 from models.systems.mcc.model import MCC, MEAN, STD
-from models.systems.mcc.visible_surface import VisibleSurface, fit_camera
+from models.systems.mcc.surfaces import VisibleSurface, fit_camera, reconstruct_hidden_surface
 from starters.data.renders.scenes import RenderedScenes
 from starters.evaluation.reconstruction.surfaces import extrude, sample_surface
 from training.data.source import Sample

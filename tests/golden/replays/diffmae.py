@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.checkpoints.checkpoint_file import read_checkpoint
-from models.layers.masking import gather_tokens
+from models.layers.masked_encoder import gather_tokens
 from models.layers.patches import patch_statistics
 from models.registry import read_config
 from models.systems.diffmae.checkpoint import CONFIG_KEYS, FAMILY, fields_of, schedule_fields_of

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.layers.masking import Masking
+from models.layers.masked_encoder import Masking
 from models.systems.image_text.dual_encoder import contrastive_loss
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from tests.golden.case import Case, Replay, unpack

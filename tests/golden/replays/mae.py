@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.layers.masking import Masking
+from models.layers.masked_encoder import Masking
 from models.layers.patches import patchify, unpatchify
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import ViT

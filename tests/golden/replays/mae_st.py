@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.layers.masking import Masking
+from models.layers.masked_encoder import Masking
 from models.media.clip_sampling import FRAME_RATE, crops, frame_indices, view_spans
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig

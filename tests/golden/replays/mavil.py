@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.layers.masking import Masking
+from models.layers.masked_encoder import Masking
 from models.media.fbank import FbankConfig, log_mel
 from models.systems.mavil.audio_mae import AudioMAE
 from models.systems.mavil.model import MAViL, keep_time_mel_grid

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints.checkpoint_file import read_checkpoint
-from models.layers.position_embeddings import sincos_table
+from models.layers.patches import sincos_table
 from models.systems.mcc.model import MCC, DropPathMasks, MCCConfig, SceneCache, decode_colours
 from models.systems.mcc.point_embed import contract
 from models.systems.mcc.queries import QueryLabels, cube_grid, half_ball_grid, label_queries, reconstruct, score_coverage

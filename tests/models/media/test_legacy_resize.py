@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.bundle_schema import Preprocess
 from models.checkpoints import families
-from models.media.tf1_resize import resize_square, resize_square_unrounded, sample_taps
+from models.media.image_ops import resize_square, resize_square_unrounded, sample_taps
 from server.media.images import to_model_size
 
 BY_TENSORFLOW = [

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.flops import forward_cost
-from models.registry import architectures
-from models.systems.published_sizes import sizes
+from models.registry import architectures, sizes
 
 GRAPHS = {"onnx", "onnx_inpaint", "onnx_depth", "movenet"}
 SMALLEST = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from models import bundle
 from models.bundle import BundleSpec
 from models.bundle_schema import FileDigest, Preprocess
-from models.layers.masking import gather_tokens
+from models.layers.masked_encoder import gather_tokens
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, PredictionTarget
 from models.systems.image_text.flip import FLIP
 from models.systems.vit.model import Pool, ViT, ViTConfig

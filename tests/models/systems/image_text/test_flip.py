@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint, t5x
-from models.layers.position_embeddings import sincos_table
+from models.layers.patches import sincos_table
 from models.merge_schedule import MergeSchedule
 from models.systems.image_text.flip import FLIP, PUBLISHED, FLIPConfig
 from tests.golden.case import find_cases, published_keys, read_case, unpack

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.layers.masking import Masking
-from models.layers.patches import patchify, unpatchify
-from models.layers.position_embeddings import resize_table, sincos_table
+from models.layers.masked_encoder import Masking
+from models.layers.patches import patchify, resize_table, sincos_table, unpatchify
 from models.systems.mae.model import MAE, SIZES, MAEConfig, init_vit_from_mae
 from models.systems.vit.model import Pool, ViT, ViTConfig
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers.masking import Masking
+from models.layers.masked_encoder import Masking
 from models.loading import LoadedModel
 from models.registry import architectures
 from models.systems.mae.model import MAE

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.layers.masked_encoder import MAEOutput
-from models.layers.masking import Masking
+from models.layers.masked_encoder import MAEOutput, Masking
 from models.layers.patches import patchify
 from models.systems.mae.model import MAE
 from tests.models.systems.mae.test_mae import SMALL

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
-from models.layers.masking import Masking
+from models.layers.masked_encoder import Masking
 from models.layers.patches import patchify, patchify_tubes
 from models.merge_schedule import MergeSchedule
 from models.systems.mae.model import MAE, MAEConfig

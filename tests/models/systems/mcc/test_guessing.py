@@ -8,9 +8,8 @@ import trimesh
 
 from models.bundle_schema import QuerySpace
 from models.systems.mcc import hidden_surface
-from models.systems.mcc.hidden_surface import HiddenSurface, reconstruct_hidden_surface
 from models.systems.mcc.lattice import Lattice
-from models.systems.mcc.visible_surface import VisibleSurface, fit_camera
+from models.systems.mcc.surfaces import HiddenSurface, VisibleSurface, fit_camera, reconstruct_hidden_surface
 
 SPACE = QuerySpace(extent=2.0, spacing=0.1, reach=0.1)
 LATTICE = Lattice(SPACE, 0.1)

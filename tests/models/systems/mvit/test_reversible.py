@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
 from models.checkpoints.checkpoint_file import open_checkpoint
 from models.layers.forward import normalise
-from models.layers.position_embeddings import resize_table
+from models.layers.patches import resize_table
 from models.layers.reversible import couple, run_trunk, split_streams
 from models.layers.token_merging import Tokens
 from models.loading import load
