@@ -6,7 +6,7 @@ import mmap
 import threading
 import time
 from collections import OrderedDict
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -73,18 +73,11 @@ def copy_to_own_pages(values: Tensor) -> Tensor:
     return torch.frombuffer(mmap.mmap(-1, values.nbytes), dtype=values.dtype).view(values.shape).copy_(values)
 
 
-@runtime_checkable
-class HasCaches(Protocol):
-    """A stepwise model that caches values of finished jobs (`models.layers.stepwise.StepwiseModel`)."""
-
-    @property
-    def caches(self) -> tuple[BoundedCache[HasNbytes], ...]: ...
-
-
 def evict_caches(steps: object, max_bytes: int, seconds: float) -> int:
-    """Evict values older than `seconds`, and beyond `max_bytes` in all. Returns the size of those that remain."""
+    """Evict values older than `seconds`, and beyond `max_bytes` in all, from the `caches` of a stepwise model, if it has any. Return the size
+    of those that remain."""
     free = max_bytes
-    for cache in steps.caches if isinstance(steps, HasCaches) else ():
+    for cache in getattr(steps, "caches", ()):
         cache.evict(max(0, free), seconds)
         free -= cache.nbytes
     return max_bytes - free

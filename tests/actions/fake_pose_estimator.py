@@ -19,7 +19,6 @@ from models.systems.actions.pose_estimator import (
     DetectorInput,
     IdentityTracker,
     PersonObservations,
-    PhalpIdentityTracker,
     location_config,
     location_vectors,
 )
@@ -60,7 +59,7 @@ class ColourEyes:
         return encode_tokens(Poses(poses.reshape(-1, KEYPOINT_COUNT, 3), boxes), size[1], size[0])
 
     def follow(self, rate: float) -> IdentityTracker:
-        return PhalpIdentityTracker(location_config(rate))
+        return IdentityTracker(location_config(rate))
 
 
 def _detect(frame: NDArray[np.uint8]) -> Detections:

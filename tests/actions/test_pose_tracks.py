@@ -20,7 +20,6 @@ from models.people.keypoints import KEYPOINT_COUNT, TOKEN_VALUES, Poses, box_iou
 from models.systems.actions.pose_estimator import (
     IdentityTracker,
     PersonObservations,
-    PhalpIdentityTracker,
     location_config,
     location_vectors,
 )
@@ -51,7 +50,7 @@ def observe(poses: Poses, width: float, height: float) -> PersonObservations:
 
 def follow(frames: Sequence[Poses], width: float, height: float, rate: float, *, cuts: Sequence[int] = ()) -> Tracks:
     """Track the people of a whole video, as the service does frame by frame."""
-    tracker = PhalpIdentityTracker(location_config(rate))
+    tracker = IdentityTracker(location_config(rate))
     tracks: Tracks = {}
     confirmed = set[int]()
     for index, poses in enumerate(frames):
@@ -107,7 +106,7 @@ def test_a_copy_of_a_tracker_goes_on_by_itself() -> None:
         tracker.update(observe(poses_at((100 + row, 180)), WIDTH, HEIGHT), row)
         return tracker.confirmed
 
-    tracker = PhalpIdentityTracker(location_config(15))
+    tracker = IdentityTracker(location_config(15))
     for row in range(4):
         assert see(tracker, row) == frozenset()
     other = copy.deepcopy(tracker)

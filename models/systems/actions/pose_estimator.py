@@ -86,28 +86,15 @@ class PersonObservations:
         return PersonObservations(self.boxes[order], self.poses[order], self.tokens[order], self.locations[order])
 
 
-class IdentityTracker(Protocol):
-    """Identities of people, frame by frame. `update` changes it: copy it first if the earlier state is needed."""
-
-    def update(self, seen: PersonObservations, row: int, *, cut: bool = False) -> Sequence[int]:
-        """Return the number of each person of the next frame. cut: whether the video was cut before it."""
-
-    @property
-    def alive(self) -> frozenset[int]:
-        """Numbers of tracks that may continue."""
-
-    @property
-    def confirmed(self) -> frozenset[int]:
-        """Numbers of live tracks with enough detections to be reported."""
-
-
 NOTHING = np.zeros(1)
 """Placeholder for an unknown appearance."""
 
 
-class PhalpIdentityTracker:
-    """PHALP by location vectors, and by poses if the tracker compares them. Every track ends at a cut: locations do not carry over to
-    another shot, and a posture alone does not identify a person."""
+class IdentityTracker:
+    """Identities of people, frame by frame: PHALP by location vectors, and by poses if the tracker compares them. Every track ends at a
+    cut: locations do not carry over to another shot, and a posture alone does not identify a person.
+
+    `update` changes it: copy it first if the earlier state is needed."""
 
     def __init__(self, config: TrackerConfig) -> None:
         self._tracker = Tracker(config)
@@ -116,6 +103,7 @@ class PhalpIdentityTracker:
         self._highest = 0
 
     def update(self, seen: PersonObservations, row: int, *, cut: bool = False) -> Sequence[int]:
+        """Return the number of each person of the next frame. cut: whether the video was cut before it."""
         if cut:
             self._earlier, self._tracker = self._highest, Tracker(self._tracker.config)
         poses = (
@@ -129,10 +117,12 @@ class PhalpIdentityTracker:
 
     @property
     def alive(self) -> frozenset[int]:
+        """Numbers of tracks that may continue."""
         return frozenset(self._earlier + track.number for track in self._tracker.tracks)
 
     @property
     def confirmed(self) -> frozenset[int]:
+        """Numbers of live tracks with enough detections to be reported."""
         return frozenset(self._earlier + track.number for track in self._tracker.tracks if track.state is TrackState.CONFIRMED)
 
 
@@ -196,7 +186,7 @@ class KeypointEstimator:
         return encode_tokens(Poses(poses.reshape(-1, KEYPOINT_COUNT, 3), boxes), width, height)
 
     def follow(self, rate: float) -> IdentityTracker:
-        return PhalpIdentityTracker(location_config(rate))
+        return IdentityTracker(location_config(rate))
 
     def _detect(self, view: DetectorInput) -> Detections:
         """Detect people in a frame, in pixels of the video's frames."""
@@ -277,7 +267,7 @@ class MeshEstimator:
         return
 
     def follow(self, rate: float) -> IdentityTracker:
-        return PhalpIdentityTracker(TrackerConfig(predict_pose=False, compare_appearance=False))
+        return IdentityTracker(TrackerConfig(predict_pose=False, compare_appearance=False))
 
     def _detect(self, view: DetectorInput, max_people: int) -> Detections:
         config = self._detector.config

@@ -141,11 +141,6 @@ def describe(config: DiffMAEConfig) -> dict[str, Any]:
     return {**described, "time_embed": "add" if config.time_embed else "none", "schedule": schedule, **video}
 
 
-def describe_file(config: DiffMAEConfig) -> dict[str, Any]:
-    """Return the description that is stored with the weights. Raises ValueError if the container cannot express the config."""
-    return {"format": FORMAT, "config": describe(config)}
-
-
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """Infer fields from keys and shapes of a file without description. Images are assumed square; clips need `frames` and `image_size`."""
     embed = weights.get("patch_embed.proj.weight")
@@ -201,5 +196,5 @@ FAMILY = Family(
     head_fields=AUTOENCODER_HEADS,
     described=fields_from_description,
     preprocess=resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD),
-    describe=describe_file,
+    describe=lambda config: {"format": FORMAT, "config": describe(config)},
 )

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from models.registry import ForwardCall, InputMaker
-from models.systems.image_text.cit import CiT, CiTConfig
-from models.systems.image_text.clip import CLIP, CLIPConfig
-from models.systems.image_text.flip import FLIP, FLIPConfig
-from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
-from models.systems.image_text.siglip import SigLIP, SigLIPConfig
-
-MAWS_TEXT_LENGTH = 102
-"""Number of tokens to which MAWS's published tokenizer pads every text, start and end included; the features do not depend on it."""
-CIT_TEXT_LENGTH = 32
-"""Number of tokens of CiT's captions."""
 
 
-def maws_clip(model: MAWSClip, config: MAWSClipConfig, make: InputMaker) -> ForwardCall:
-    pixels, words = make.normal(3, config.image_size, config.image_size), make.words(MAWS_TEXT_LENGTH)
-    return lambda: model(pixels, words)
+def _make_dummy(text_length: Callable[[Any], int]) -> Callable[[Any, Any, InputMaker], ForwardCall]:
+    def dummy(model: Any, config: Any, make: InputMaker) -> ForwardCall:
+        pixels, words = make.normal(3, config.image_size, config.image_size), make.words(text_length(config))
+        return lambda: model(pixels, words)
+
+    return dummy
 
 
-def flip(model: FLIP, config: FLIPConfig, make: InputMaker) -> ForwardCall:
-    pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
-    return lambda: model(pixels, words)
-
-
-def clip(model: CLIP, config: CLIPConfig, make: InputMaker) -> ForwardCall:
-    pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
-    return lambda: model(pixels, words)
-
-
-def siglip(model: SigLIP, config: SigLIPConfig, make: InputMaker) -> ForwardCall:
-    pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
-    return lambda: model(pixels, words)
-
-
-def cit(model: CiT, config: CiTConfig, make: InputMaker) -> ForwardCall:
-    pixels, words = make.normal(3, config.image_size, config.image_size), make.words(CIT_TEXT_LENGTH)
-    return lambda: model(pixels, words)
+maws_clip = _make_dummy(lambda config: 102)
+"""MAWS's published tokenizer pads every text to 102 tokens, start and end included; the features do not depend on it."""
+cit = _make_dummy(lambda config: 32)
+"""CiT's captions have 32 tokens."""
+flip = clip = siglip = _make_dummy(lambda config: int(config.text_length))

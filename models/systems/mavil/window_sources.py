@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,37 +31,6 @@ class WindowInput:
     """Samples (n,)."""
     clip: Tensor | None = None
     """Normalised frames (3, T, S, S)."""
-
-
-class WindowSource(Protocol):
-    """Protocol of the windows of a job, by index."""
-
-    @property
-    def total(self) -> int:
-        """Number of windows."""
-
-    @property
-    def nbytes(self) -> int:
-        """Memory in bytes."""
-
-    @property
-    def seconds(self) -> Tensor | None:
-        """Return the times of the frames of each window, float64 (windows, T); None without video."""
-
-    def stats(self) -> dict[str, Tensor]:
-        """Return statistics as `clip_stats` does."""
-
-    def is_ready(self, window: int) -> bool:
-        """Return True if a window can be taken without waiting."""
-
-    def take(self, window: int, deadline: float) -> WindowInput:
-        """Return a window; may be called again for the same one.
-
-        deadline: monotonic time until which to wait. Raises NotYet, and InvalidInput for a video that cannot be read.
-        """
-
-    def close(self) -> None:
-        """Stop reading ahead."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +153,11 @@ class AudioVideoSource:
 
     def close(self) -> None:
         self.clips.close()
+
+
+WindowSource = AudioSource | ClipSource | AudioVideoSource
+"""Windows of a job, by index. `take` waits until a deadline in monotonic seconds and may be called again for the same window; it raises
+FrameNotReady, and InvalidInput for a video that cannot be read."""
 
 
 @dataclass(frozen=True)
