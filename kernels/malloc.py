@@ -6,7 +6,6 @@ import ctypes
 import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
-"""Names of glibc's mallopt."""
 
 _MAX_MMAP_THRESHOLD = 32 * 2**20
 """Largest threshold in bytes that glibc accepts."""

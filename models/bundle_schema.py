@@ -62,7 +62,6 @@ LABELLED_TASKS: frozenset[TaskName] = frozenset({"classify", "actions", "audio-v
 
 
 MAX_SIDE = 4096
-"""Maximum side of resized images, in pixels."""
 
 
 MIN_STD = 1e-6
@@ -304,8 +303,6 @@ class FormatComparison(Schema):
 
 
 class Comparison(Schema):
-    """Result of `opsin compare`."""
-
     images: int = Field(gt=0)
     results: list[FormatComparison]
 
@@ -349,4 +346,3 @@ class ExternalFile(FileDigest):
     and SHA-256."""
 
     path: str = Field(pattern=r"^/")
-    """Absolute path."""

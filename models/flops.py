@@ -24,7 +24,6 @@ class RandomInputMaker:
     device: torch.device
 
     def normal(self, *shape: int) -> Tensor:
-        """Draw normal values (batch, *shape)."""
         return torch.randn(self.batch, *shape, dtype=self.dtype, device=self.device)
 
     def uniform(self, *shape: int) -> Tensor:

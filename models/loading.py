@@ -127,8 +127,6 @@ class StepProgress:
 
 @dataclass(frozen=True)
 class StepOutputs:
-    """Outcome of the last step, in NumPy arrays."""
-
     outputs: Arrays
 
 

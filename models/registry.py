@@ -70,7 +70,6 @@ class BundleDefaults:
     classes: Callable[[Any], int] | None = None
     """Number of labels; None if the config does not declare it, or the task has none."""
     names: Callable[[Any], Sequence[str]] = lambda config: ()
-    """The labels, if the config determines them."""
 
 
 class InputMaker(Protocol):
@@ -91,7 +90,6 @@ class ViewCounts:
     """Views of a clip whose scores a test averages."""
 
     count: int = 1
-    """Number of views in time."""
     crops: int = 1
     """Number of crops of each view, 1 or 3."""
 
@@ -114,8 +112,6 @@ class DummyForward:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Network that a bundle can name."""
-
     name: str
     model: Reference
     """The class; its config dataclass is in the same module and has the same name followed by `Config`."""
@@ -171,15 +167,11 @@ class SizeTable:
     system: str
     architecture: str
     source: str
-    """The paper."""
     configs: Reference
-    """Mapping of names to configs."""
 
 
 @dataclass(frozen=True)
 class System:
-    """Entry of one folder."""
-
     architectures: tuple[Architecture, ...]
     sizes: tuple[SizeTable, ...] = ()
     families: Mapping[str, Reference] = field(default_factory=dict)
@@ -196,8 +188,6 @@ class ExtensionError(Exception):
 
 @dataclass(frozen=True)
 class Extension:
-    """Imported object of an entry point."""
-
     name: str
     package: str
     version: str
@@ -295,7 +285,6 @@ class Size:
     architecture: str
     config: Any
     source: str
-    """Paper."""
 
 
 def sizes() -> Mapping[str, Size]:

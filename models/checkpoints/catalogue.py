@@ -33,7 +33,6 @@ UNPUBLISHED = ("DiffMAE",)
 
 
 def published_files() -> Iterator[PublishedFile]:
-    """Yield all of them, by system."""
     yield from _hub_files()
     yield PublishedFile("DeiT", "deit_base_patch16_224-b5f2ef4d.pth", "github.com/facebookresearch/deit", "Apache-2.0", "vit_base_patch16")
     for file, size in (

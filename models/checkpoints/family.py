@@ -151,7 +151,6 @@ AUTOENCODER_HEADS = ("heads", "decoder_heads")
 """`Family.head_fields` of masked autoencoders."""
 
 ConfigFields = dict[str, Any]
-"""Fields of a config dataclass."""
 
 
 @dataclass(frozen=True)

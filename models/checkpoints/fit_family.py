@@ -43,8 +43,6 @@ ONNX_ADVICE = "another classifier or encoder of images comes as ONNX: export it,
 
 @dataclass(frozen=True)
 class CheckpointFit:
-    """A checkpoint read as one family."""
-
     family: Family
     fields: ConfigFields
     """Config fields: inferred from keys, the family's defaults, and those set by hand."""

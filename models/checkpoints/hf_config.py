@@ -39,7 +39,6 @@ class HFConfig:
 
     @staticmethod
     def from_description(description: Mapping[str, Any]) -> HFConfig:
-        """Return the config in a checkpoint's description."""
         return HFConfig(description[KEY])
 
     def section(self, name: str) -> HFConfig:
@@ -88,13 +87,11 @@ class HFConfig:
             raise ValueError(f"{self.refusal(name, value, repr(accepted))}; {ONNX_ADVICE}")
 
     def require_colour(self) -> None:
-        """Refuse images of any number of channels but three."""
         value = self._value("num_channels", 3)
         if value != 3:
             raise self.refusal("num_channels", value, "3")
 
     def activation(self, default: str, accepted: Iterable[str] = tuple(ACTIVATIONS)) -> ConfigFields:
-        """Return the fields of `ViTConfig` for `hidden_act`."""
         value, names = self._value("hidden_act", default), list(accepted)
         if value not in names:
             raise ValueError(f"{self.refusal('hidden_act', value, ', '.join(names))}; {ONNX_ADVICE}")

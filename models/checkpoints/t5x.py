@@ -39,8 +39,6 @@ class T5XError(Exception):
 
 
 class _ZArray(msgspec.Struct):
-    """The file `.zarray` of an array."""
-
     shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
     chunks: tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
     dtype: str

@@ -25,8 +25,6 @@ ASSUMABLE_FIELDS = ("short_side", "interpolation", "mean", "std")
 
 @dataclass(frozen=True)
 class StatedTransform:
-    """Transform that a file states."""
-
     source: str = ""
     """File that states it; empty: none does."""
     cfg: Mapping[str, Any] = field(default_factory=dict)

@@ -74,8 +74,8 @@ def copy_to_own_pages(values: Tensor) -> Tensor:
 
 
 def evict_caches(steps: object, max_bytes: int, seconds: float) -> int:
-    """Evict values older than `seconds`, and beyond `max_bytes` in all, from the `caches` of a stepwise model, if it has any. Return the size
-    of those that remain."""
+    """Evict values older than `seconds`, and beyond `max_bytes` in all, from a stepwise model's `caches`, if it has any. Return the size of
+    those that remain."""
     free = max_bytes
     for cache in getattr(steps, "caches", ()):
         cache.evict(max(0, free), seconds)

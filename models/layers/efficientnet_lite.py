@@ -76,7 +76,6 @@ class LitePatches(nn.Module):
         """Number of leading stages that are not trained."""
 
     def freeze(self, stages: int) -> None:
-        """Train only the stages after the first `stages`."""
         self.frozen = stages
         if stages:
             self.encoder.stem.requires_grad_(False)

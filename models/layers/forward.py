@@ -106,8 +106,6 @@ def patch_token_map(logits: Tensor, owners: Sequence[Tensor], tokens_in: int, sc
 
 @dataclass(frozen=True)
 class EmbedBatchOptions:
-    """Checked options of a batch of images."""
-
     merge: MergeSchedule
     pool: str
     """One of the architecture's `pools`."""

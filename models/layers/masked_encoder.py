@@ -119,7 +119,6 @@ class MaskedEncoder(nn.Module):
 
 
 def initialise_linears(model: nn.Module) -> None:
-    """Initialise linear layers: Xavier, biases 0."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -129,14 +128,11 @@ def initialise_linears(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """Dimensions of a decoder."""
-
     positions: Tensor
     """(1, 1 + L, Cd), fixed, the class token's first."""
     depth: int
     heads: int
     values: int
-    """Number of values predicted for each patch."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,6 @@ class MaskedAutoencoder(MaskedEncoder):
         norm_eps: float = 1e-6,
         reversible: bool = False,
     ) -> None:
-        """reversible: whether the encoder is."""
         super().__init__(
             patch_embed,
             positions,

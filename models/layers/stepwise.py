@@ -53,8 +53,6 @@ class InProgress:
 
 @dataclass(frozen=True)
 class StepCompletion:
-    """Outcome of the last step."""
-
     outputs: Tensors
     """Outputs of one job, without a batch dimension."""
 

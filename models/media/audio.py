@@ -24,16 +24,13 @@ NAMES = (
     "or RealMedia file"
 )
 CONTAINERS_WITHOUT_SOUND = frozenset({"gif", "mpegvideo"})
-"""Containers without sound."""
 FORMATS_BY_TYPE = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}
 """Demuxers by the type of a RIFF or IFF file, its bytes 8 to 11."""
 CHUNK_IDS = frozenset({b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"})
 TAG_HEADER_BYTES = 10
 """Size in bytes of an ID3v2 tag before its content (id3.org, ID3v2.4.0 section 3.1)."""
 MAX_TAGS = 16
-"""Maximum number of tags that are read."""
 MAX_PADDING_BYTES = 2**16
-"""Maximum number of zeros after a tag."""
 MAX_FRAME_BYTES = 2881
 """Maximum size of a frame of MPEG audio, in bytes: layer III has 1441, layer II of MPEG-2.5 has 2880, both with a byte of padding."""
 
@@ -162,7 +159,6 @@ def _run(data: bytes | memoryview, rate: int, limits: SoundLimits) -> ConfinedPr
 
 
 def _next_message(program: ConfinedProcess) -> Mapping[str, Any]:
-    """Return the next message. Raises SoundError."""
     try:
         message = program.message()
     except ProcessDied as death:

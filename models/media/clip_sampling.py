@@ -147,8 +147,6 @@ def resize_short_side(images: Tensor, short_side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ResizedCropBox:
-    """Box in pixels."""
-
     top: int
     left: int
     height: int

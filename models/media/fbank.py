@@ -24,7 +24,6 @@ class FbankConfig:
     floor: float = 1.1920929e-07
     """Lower bound of a filter's energy, before the logarithm. With 128 filters the fourth covers no frequency and is always at it."""
     remove_mean: bool = True
-    """Subtract the mean of each frame."""
     power: bool = True
     """Sum the power of each frequency; otherwise its magnitude."""
 

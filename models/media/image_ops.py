@@ -35,7 +35,6 @@ def grey16_to_rgb(grey: Image.Image) -> Image.Image:
 
 
 CUBIC_COEFFICIENT = np.float32(-0.75)
-"""Coefficient of the cubic kernel."""
 WEIGHT_STEPS = 1024
 """Number of fractions of a pixel in TensorFlow's table of weights."""
 

@@ -25,9 +25,7 @@ from models.processes.confined_process import ConfinedProcess
 PACKAGE = "patchmatch_cython"
 PROGRAM = "models.media.patchmatch_program"
 PATCH = 5
-"""Side of a patch in pixels."""
 MAX_PIXELS = 2**20
-"""Maximum number of pixels of an image."""
 MAX_HOLE_PIXELS = 3 * 2**15
 """Maximum number of pixels of its hole: one search for them, and choosing their colours, take less than two seconds."""
 MIN_SIDE_PIXELS = 32
@@ -41,8 +39,6 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """A filled level of the pyramid."""
-
     pixels: UInt8Array
     """(h, w, 3)."""
     field: NDArray[np.int32]
@@ -102,7 +98,6 @@ def fill_level(pixels: UInt8Array, missing: BoolArray, reduction: int, seed: int
 def encode_request(
     pixels: UInt8Array, missing: BoolArray, reduction: int, seed: int, before: PyramidLevel | UInt8Array | None
 ) -> tuple[dict[str, Any], bytes]:
-    """Return the program's request and its file."""
     start = before.pixels if isinstance(before, PyramidLevel) else before
     parts = [pixels.tobytes(), missing.astype(np.uint8).tobytes()]
     if start is not None:

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from models.arrays import BoolArray, Float32Array
 
 MAX_GRID_PIXELS = 2**18
-"""Maximum number of pixels of the grid."""
 SWEEPS, FINE_SWEEPS = 24, 10
 """Relaxations of a level, and of one with SMALL_GRID_CELLS or more: slowly changing errors are left to coarser levels."""
 SMALL_GRID_CELLS = 2**14
 MIN_SIDE_CELLS = 4
 """Length in cells of the shorter side below which no level is coarser."""
 OVER_RELAXATION = 1.6
-"""Factor of over-relaxation."""
 SOLVING_BYTES = 24 * 2**20
 """Maximum memory of solving without images: about 80 bytes per pixel of the finest grid and a third more for the coarser ones."""
 

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 MAX_UNPACKED_BYTES = 4 << 30
-"""Maximum size of an unpacked file in bytes."""
 PLAIN_DTYPE_KINDS = frozenset("biufcSU")
 """Kinds of array elements: numbers, booleans and text, no objects."""
 
@@ -73,8 +72,6 @@ class _ArrayClass:
 
 
 class _Dtype:
-    """Replacement of numpy.dtype."""
-
     def __init__(self, code: str, *_: object) -> None:
         self.code, self.order = code, "="
 
@@ -110,7 +107,6 @@ class _Description:
 
 
 def _scalar(dtype: _Dtype, value: bytes) -> Any:
-    """Replace numpy.core.multiarray.scalar."""
     return np.frombuffer(value, dtype.real())[0]
 
 

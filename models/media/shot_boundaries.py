@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 8
-"""Number of bins per colour channel."""
 LONG_SIDE = 160
 """Number of pixels to which the longer side of a frame is subsampled, up to twice as many."""
 CELLS = (9, 16)
-"""Number of cells, down and across."""
 MAX_COLOUR_OVERLAP = 0.85
 """Share of pixels whose colours two frames have in common, below which a cut is possible."""
 MAX_LIGHT_CORRELATION = 0.7

@@ -49,7 +49,6 @@ class ClipLimits:
     seconds: float = 120.0
     frames: int = 7_200
     pixels: int = 4096 * 2304
-    """Maximum number of pixels of a frame."""
 
     @classmethod
     def from_accepted(cls, width: int, height: int) -> ClipLimits:
@@ -272,7 +271,6 @@ def _run(data: bytes | memoryview, limits: ClipLimits, *, ahead: bool = False, *
 
 
 def _next_message(program: ConfinedProcess) -> Mapping[str, Any]:
-    """Return the next message. Raises VideoError."""
     try:
         message = program.message()
     except ProcessDied as death:

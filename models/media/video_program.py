@@ -363,7 +363,6 @@ def upright(frame: VideoFrame, size: tuple[int, int] | None, long_side: int | No
 
 
 def _upright_shape(frame: VideoFrame) -> tuple[int, int]:
-    """Return height and width of the upright frame."""
     return (frame.width, frame.height) if quarter_turns(frame) % 2 else (frame.height, frame.width)
 
 

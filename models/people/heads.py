@@ -25,7 +25,6 @@ POSE_FEATURE = TrackFeatureDims(POSE_VALUES, POSE_VALUES, 128)
 
 
 def build_encoder(feature: TrackFeatureDims, layers: int) -> nn.Sequential:
-    """Build linear layers with ReLU between them."""
     widths = [feature.values, *[feature.hidden] * (layers - 1), feature.width]
     steps: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -35,8 +34,6 @@ def build_encoder(feature: TrackFeatureDims, layers: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """Output of the heads for each token."""
-
     actions: Tensor
     """(..., actions), before the sigmoid."""
     person: SMPLParameters
@@ -50,8 +47,6 @@ class HeadOutputs:
 
 
 class Heads(nn.Module):
-    """Heads of LART and of PHALP's pose predictor."""
-
     def __init__(self, width: int, actions: int, regressor_hidden: int) -> None:
         super().__init__()
         self.actions = nn.Linear(width, actions)
@@ -59,5 +54,4 @@ class Heads(nn.Module):
         self.location = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
 
     def forward(self, tokens: Tensor) -> HeadOutputs:
-        """Apply all heads to tokens (..., C)."""
         return HeadOutputs(self.actions(tokens), self.regressor(tokens), self.location(tokens))

@@ -229,7 +229,6 @@ def _check_values(path: Path, arrays: Mapping[str, Tensor], vertices: int) -> No
 
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
-    """Read the arrays that a body needs."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: a body's file is an .npz or a .safetensors of arrays; others are not opened, since nothing is unpickled")
     try:

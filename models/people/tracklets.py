@@ -55,7 +55,6 @@ class Tracklet:
     detected: Float64Array
     """(L,) of 0 and 1."""
     names: tuple[str, ...]
-    """Names of the frames."""
     sizes: Float64Array
     """(L, 2), heights and widths of the frames."""
     boxes: Float64Array
@@ -272,7 +271,6 @@ def _require_labels(track: Tracklet) -> TrackletLabels:
 
 
 def shuffle(other_tracks: Sequence[Tracklet], seed: int) -> list[Tracklet]:
-    """Return the other people of a clip in random order."""
     return random.Random(seed).sample(other_tracks, len(other_tracks))
 
 

@@ -267,7 +267,6 @@ def confine() -> None:
 
 
 def write_message(message: Mapping[str, Any]) -> None:
-    """Send a message to the parent."""
     body = json.dumps(message).encode()
     write_payload(memoryview(LENGTH.pack(len(body)) + body))
 
@@ -309,7 +308,6 @@ def _receive_all(channel: socket.socket) -> Iterator[dict[str, Any]]:
 
 
 _output_fd = 1
-"""File descriptor of the program's messages."""
 
 
 def _open_channel() -> socket.socket:

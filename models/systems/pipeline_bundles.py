@@ -23,7 +23,6 @@ DEFAULT_RATE = 30.0
 STEP = MARGIN = 32
 """Rows of a published window that are scored, and context rows on either side (`models.systems.lart.model`)."""
 PLACEHOLDER_DIGEST = FileDigest(sha256="0" * 64, bytes=0)
-"""Placeholder that `write` replaces."""
 
 
 def write_action_pipeline(

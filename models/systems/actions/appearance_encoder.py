@@ -115,7 +115,6 @@ class PartialClip:
 
     person: int = 0
     first: int = -1
-    """First row of its group."""
     parts: EncodingSteps = field(default_factory=lambda: iter(()))
     nbytes: int = 0
     """Bytes of device memory kept for its next part."""
@@ -137,7 +136,6 @@ class AppearanceQueue:
     stills: Sequence[BufferedFrame]
     unfinished: PartialClip
     seconds: float = 0.0
-    """Time spent so far."""
 
     def next(self, describer: AppearanceEncoder) -> int | None:
         """Return the index of the track with the earliest group that can be described. None if there is none."""

@@ -31,7 +31,6 @@ PASS_S = 1.0
 FRAMES_AT_ONCE = 4
 """Maximum number of frames of one job in memory."""
 CROPS_AT_ONCE = 16
-"""Maximum number of crops in a pass."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ class ScoreAccumulator:
 
     rate: float
     first: int
-    """Number of the first second."""
     sums: NDArray[np.float64]
     """(seconds, 2, actions): over the rows around the key frame, and over all rows of the second."""
     counts: NDArray[np.int64]
@@ -108,7 +107,6 @@ class TrackWindow:
     skipped: int
     """Number of rows of the window before those that are scored."""
     answered: int
-    """Number of rows that are scored."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,6 @@ class WindowLayout:
 class PersonTrack:
     person: int
     first: int
-    """Row of the first detection."""
     last: int
     """Row of the last detection so far."""
     seconds: ScoreAccumulator
@@ -144,7 +141,6 @@ class PersonTrack:
     boxes: Sequence[Floats] = ()
     poses: Sequence[Floats] = ()
     ended: bool = False
-    """Whether no further detections will follow."""
 
     @classmethod
     def start(cls, sighting: TrackDetection, seconds: ScoreAccumulator, appearance: int = 0) -> PersonTrack:
@@ -153,12 +149,10 @@ class PersonTrack:
 
     @property
     def end(self) -> int:
-        """Row after the last token."""
         return self.base + len(self.tokens)
 
     @property
     def complete_end(self) -> int:
-        """First row whose token is incomplete."""
         return self.described if self.appearance else self.end
 
     @property

@@ -42,7 +42,6 @@ class ActionPipelineConfig:
     people: int = 6
     """Default maximum number of people that are tracked at a time."""
     detail: Detail = "fast"
-    """Default detail of detection."""
     thresholds: tuple[float, ...] = ()
     """Score of each label below which it is unreliable; empty: no thresholds."""
 

@@ -35,15 +35,12 @@ from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig, Tr
 
 @dataclass(frozen=True)
 class DetectorInput:
-    """A frame, possibly scaled down."""
-
     pixels: NDArray[np.uint8]
     """(h, w, 3), RGB."""
     height: int
     width: int
     """Height and width of the video's frames: all coordinates are in their pixels."""
     detail: Detail
-    """Detail of detection."""
 
     @classmethod
     def from_frame(cls, pixels: NDArray[np.uint8], detail: Detail = "fast") -> DetectorInput:
@@ -66,8 +63,6 @@ class Detections:
 
 @dataclass(frozen=True)
 class PersonObservations:
-    """The N people of one frame."""
-
     boxes: NDArray[np.float32]
     """(N, 5): x, y, width and height in pixels, and score."""
     poses: NDArray[np.float32]
@@ -81,13 +76,11 @@ class PersonObservations:
         return len(self.boxes)
 
     def best(self, count: int) -> PersonObservations:
-        """Return the `count` people with the highest scores."""
         order = np.argsort(-self.boxes[:, 4], kind="stable")[:count]
         return PersonObservations(self.boxes[order], self.poses[order], self.tokens[order], self.locations[order])
 
 
 NOTHING = np.zeros(1)
-"""Placeholder for an unknown appearance."""
 
 
 class IdentityTracker:

@@ -70,7 +70,6 @@ class WindowProgress:
     pending: list[PendingFrame] = field(default_factory=list)
     """Frames with crops to be read, by time."""
     results: list[FrameResult] = field(default_factory=list)
-    """Completed frames, by time."""
     all_taken: bool = False
     """Whether the video has no more frames of this window."""
 
@@ -80,7 +79,6 @@ class WindowProgress:
 
     @property
     def completed(self) -> int:
-        """Number of completed frames."""
         return len(self.results)
 
     @property
@@ -98,7 +96,6 @@ class WindowProgress:
 
 
 ROW_EPS = 1e-6
-"""Tolerance in rows for rounding errors."""
 SLACK_S = 1.0
 """Seconds added to the end of a video: decoders may report later times than the packets."""
 
@@ -136,17 +133,14 @@ class VideoSource:
 
     @property
     def decoded(self) -> int:
-        """Number of frames decoded so far."""
         return self._decoded + (self._frames.decoded if self._frames is not None else 0)
 
     @property
     def seconds(self) -> float:
-        """Seconds of video to process."""
         return max(0.0, self._end - self._start)
 
     @property
     def windows(self) -> int:
-        """Number of windows."""
         return max(1, math.ceil((math.ceil(self._end * self._rate - ROW_EPS) - self._first_row) / self._step))
 
     @property

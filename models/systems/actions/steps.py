@@ -35,14 +35,11 @@ WINDOWS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class ActionState(JobState):
-    """State of a job between two steps."""
-
     source: VideoSource | TrackSource
     max_people: int
     detail: Detail
     tracker: IdentityTracker
     window: int = 0
-    """Number of the next window."""
     tracks: tuple[PersonTrack, ...] = ()
     confirmed: frozenset[int] = frozenset()
     account: JobStats = field(default_factory=JobStats)
@@ -80,12 +77,10 @@ class ActionState(JobState):
 
     @property
     def is_last(self) -> bool:
-        """Whether all windows have been processed."""
         return self.window >= self.source.windows
 
     @property
     def is_over(self) -> bool:
-        """Whether all rows have been scored, too."""
         return self.window > self.source.windows and not self.behind
 
 

@@ -42,7 +42,6 @@ class ViewFrameReader:
         self._data, self._numbers, self._rate, self._limits, self._prepare = data, numbers, rate, limits, prepare
         self._pass_ends, frames = plan_decoding_passes(numbers, MAX_FRAMES_BYTES // frame_bytes)
         self.nbytes = frames * frame_bytes
-        """Maximum memory of the prepared frames."""
         self.waited_s = 0.0
         """Seconds spent waiting for frames; decoding runs in parallel with the network."""
         self._decoded = 0
@@ -57,7 +56,6 @@ class ViewFrameReader:
         return self._decoded + (0 if self._reader is None else self._reader.decoded)
 
     def is_ready(self, view: int) -> bool:
-        """Return True if `take(view)` would return at once."""
         reader = self._reader
         return self._error is not None or (reader is not None and view < reader.end and reader.is_ready(view))
 
@@ -168,7 +166,6 @@ class _Reader:
 
     def __init__(self, frames: NumberedFrames, numbers: Sequence[Sequence[int]], prepare: Prepare, view: int) -> None:
         self.view = view
-        """The view requested last."""
         self.end = len(numbers)
         """End of the views that are read."""
         self._frames, self._numbers, self._prepare = frames, numbers, prepare

@@ -69,15 +69,12 @@ class ViewTrace:
 FRAME_WAIT_S = 0.2
 """Time that a step waits for frames if no view has been read; short, so that a slow video does not delay other jobs."""
 IDLE_COST = 0.01
-"""Cost of a step that waits."""
 ROUNDING = 1e-6
 """Tolerance of times, as a fraction of a frame."""
 
 
 @dataclass(frozen=True)
 class ViewOutput:
-    """Output of a network for a batch of views."""
-
     scores: Tensor
     """(B, classes): softmax, or sigmoid where classes do not exclude each other."""
     tokens_in: int
@@ -93,8 +90,6 @@ ViewForward = Callable[[Tensor, MergeSchedule, bool], ViewOutput]
 
 @dataclass(frozen=True)
 class ClipState(JobState):
-    """State of a job."""
-
     frames: ViewFrameReader | InMemoryFrames
     merge: tuple[int, ...]
     views: ViewCounts

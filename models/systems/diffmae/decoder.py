@@ -21,7 +21,6 @@ class DecoderType(StrEnum):
     JOINT = "joint"
     """All patches: visible ones go through every block together with the noisy ones."""
     CROSS = "cross"
-    """Visible patches only."""
     CROSS_SELF = "cross_self"
     """Visible patches, then the other noisy ones."""
 
@@ -47,7 +46,6 @@ class DecoderContext:
         return self.positions.nbytes + sum(memory.nbytes for memory in self.memories) + visible
 
     def rows(self, rows: slice) -> DecoderContext:
-        """Copy the contexts of some samples."""
 
         def copy(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows].clone()

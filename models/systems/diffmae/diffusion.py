@@ -115,8 +115,6 @@ class SamplerMethod(StrEnum):
 
 
 class VarianceType(StrEnum):
-    """Variance of the noise that ancestral sampling adds."""
-
     POSTERIOR = "posterior"
     BETA = "beta"
 

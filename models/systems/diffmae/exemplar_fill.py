@@ -43,9 +43,7 @@ class ExemplarState:
 
     crop: ExemplarCrop
     seeds: tuple[int, ...]
-    """Seeds of the samples."""
     reductions: tuple[int, ...]
-    """Reductions of the levels."""
     returned: Tensors
     starts: NDArray[np.uint8] | None = None
     """(n, h, w, 3), the network's result; None if every sample starts from nothing."""
@@ -54,9 +52,7 @@ class ExemplarState:
     finished: tuple[NDArray[np.uint8], ...] = ()
     """Finished samples, (h, w, 3) each."""
     latest: PyramidLevel | None = None
-    """Latest level of the current sample."""
     number: int = 0
-    """Number of its next level."""
 
     @staticmethod
     def start(

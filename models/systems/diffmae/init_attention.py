@@ -121,13 +121,10 @@ _FOUND_OPEN = 10.0
 _MIN_FREQUENCY = 0.3
 """Minimum frequency of waves that give positions, in radians per patch. Slower ones leave their channels to content."""
 _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1), (-1, 1), (1, -1))
-"""Offsets of the heads, in turn."""
 
 
 @dataclass(frozen=True)
 class ContentChannels:
-    """Indices of the channels that hold content."""
-
     patch: Tensor
     """Channels of the patch itself, low frequencies first."""
     time: int

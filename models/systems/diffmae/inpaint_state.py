@@ -67,12 +67,9 @@ class WindowDenoising:
 
 @dataclass(frozen=True)
 class InpaintState:
-    """Progress of one job."""
-
     request: InpaintRequest
     canvas: Canvas
     finished: int = 0
-    """Number of filled windows."""
     current: WindowDenoising | None = None
     """None if nothing is missing."""
 
@@ -102,7 +99,6 @@ class InpaintState:
 
     @property
     def adds_noise(self) -> bool:
-        """Whether the next step adds noise."""
         assert self.current is not None
         return self.request.noisy[-1 - self.current.executed]
 

@@ -34,20 +34,14 @@ from models.systems.diffmae.masks import PatchSplit
 
 
 class DecoderConnection(StrEnum):
-    """Encoder blocks that a cross decoder reads."""
-
     U_SHAPED = "u_shaped"
     """The last blocks first, down to the first ones."""
     LAST = "last"
 
 
 class PredictionTarget(StrEnum):
-    """Target of the decoder."""
-
     X0 = "x0"
-    """The clean patch."""
     EPS = "eps"
-    """The noise."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,6 @@ class DiffMAEConfig:
     clip_width: int | None = None
     """Width of the CLIP features that a second head predicts; None without that head."""
     clip_weight: float = 1.0
-    """Weight of that head's loss."""
     RETIRED: ClassVar[tuple[str, ...]] = ("mask_channel", "head_width")
     """Fields of `bundle.json` files written in November 2026. Read if they are false or 0."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -150,8 +143,6 @@ class DecoderPrediction:
 
 @dataclass(frozen=True)
 class DiffMAEOutput:
-    """Losses and prediction of one training step."""
-
     loss: Tensor
     loss_pixel: Tensor
     """Mean squared error over the masked patches."""

@@ -249,7 +249,6 @@ def _copy(states: Sequence[ExemplarState]) -> Iterator[InProgress | StepCompleti
 
 
 def _seeds(options: Mapping[str, Any]) -> list[int]:
-    """Return the seeds of the samples."""
     return [(int(options.get("seed", 0)) + sample) % INT64_SIGN_BIT for sample in range(int(options.get("samples", 1)))]
 
 

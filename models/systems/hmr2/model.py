@@ -32,7 +32,6 @@ class HMR2Config:
     """The defaults are the one published size: ViT-H/16 and a decoder of six layers, 670 M parameters."""
 
     image_size: int = 256
-    """Side of the square crop."""
     side_cut: int = 32
     """Columns that the network drops on the left and on the right."""
     patch_size: int = 16
@@ -73,7 +72,6 @@ class HMR2Config:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
         extra = 2 * self.patch_padding - self.patch_size
         height, width = self.image_size, self.image_size - 2 * self.side_cut
         return (height + extra) // self.patch_stride + 1, (width + extra) // self.patch_stride + 1

@@ -59,7 +59,6 @@ def add_position_ids(published: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """Infer the fields of CiTConfig."""
     projector: ConfigFields = {}
     if "head.0.weight" in weights:
         hidden, _ = shape_of(weights, "head.0.weight", 2)

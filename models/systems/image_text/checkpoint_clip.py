@@ -73,7 +73,6 @@ def add_batch_axes(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """Infer the fields of CLIPConfig."""
     return {
         **tower_fields(weights, settings),
         "text_length": shape_of(weights, "text.pos_embed", 3)[1],

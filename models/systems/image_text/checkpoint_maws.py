@@ -48,13 +48,11 @@ CLIP_KEYS = {
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """Infer the fields of ViTConfig."""
     fields = vit_config(weights, settings)
     return {**fields, "classes": fields.get("classes", 0)}
 
 
 def clip_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """Infer the fields of MAWSClipConfig."""
     return {
         **tower_fields(weights, settings),
         "positions": shape_of(weights, "text.pos_embed.weight", 2)[0],

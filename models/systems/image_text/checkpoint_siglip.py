@@ -100,7 +100,6 @@ def describe_pair(description: Mapping[str, Any]) -> ConfigFields:
 
 
 def pair_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """Infer the fields of SigLIPConfig."""
     vision_weights = {key.removeprefix("vision."): value for key, value in weights.items() if key.startswith("vision.")}
     vision = vit_config(vision_weights, settings)
     vocabulary, text_width = shape_of(weights, "text.token_embed.weight", 2)

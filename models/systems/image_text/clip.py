@@ -55,8 +55,6 @@ PUBLISHED: Mapping[str, CLIPConfig] = {
 
 
 class CausalTextEncoder(nn.Module):
-    """Causal pre-norm text encoder."""
-
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
         width = config.text_width

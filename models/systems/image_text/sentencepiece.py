@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3
 """`SentencePiece.Type` of the accepted pieces; user-defined, unused and byte pieces (4, 5, 6) are refused."""
 UNIGRAM = 1
-"""`TrainerSpec.ModelType`."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -319,7 +318,6 @@ class Unigram:
 
 
 def _split_words(text: str) -> list[str]:
-    """Cut before each `SPACE`."""
     first, *following = text.split(SPACE)
     return [*([first] if first else []), *(SPACE + other for other in following)]
 

@@ -38,7 +38,6 @@ class SigLIPConfig(ImageTowerConfig):
     text_length: int = 64
     """Number of word pieces of every text, padding included: attention includes padding."""
     padding: int = 1
-    """Id of padding tokens."""
     joint_width: int = 768
 
     def __post_init__(self) -> None:

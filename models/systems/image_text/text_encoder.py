@@ -32,7 +32,6 @@ class PostNormTextConfig:
 
     @property
     def max_length(self) -> int:
-        """Maximum number of tokens of a text."""
         return self.positions - (0 if self.padding is None else self.padding + 1)
 
 

@@ -106,7 +106,6 @@ class Tokenizer:
     is_fixed_length: bool
     """Whether texts are padded to `length`; otherwise to the longest of their batch."""
     padding: int
-    """Id of padding."""
 
     @staticmethod
     def open(bundle: Bundle) -> Tokenizer:

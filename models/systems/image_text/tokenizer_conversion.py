@@ -200,7 +200,6 @@ def _character_map(model: SentencePieceModel) -> Json:
 
 
 def lowercase(file: TokenizerFile) -> TokenizerFile:
-    """Return the tokenizer with lowercasing."""
     if file.cleans:
         return file
     normalizers = [{"type": "Lowercase"}, *([] if file.normalizer is None else [file.normalizer])]

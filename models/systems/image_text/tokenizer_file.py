@@ -20,13 +20,10 @@ from models.systems.image_text.tokenizer_vocabulary import Json, TokenizerError,
 MAX_FILE_BYTES = 64 << 20
 """Maximum size of the file. XLM-R's has 9 MB."""
 MAX_ADDED_TOKENS = 4096
-"""Maximum number of added tokens."""
 MAX_SEQUENCE_PARTS = 8
 """Maximum number of normalizers, pre-tokenizers or post-processors in a sequence."""
 MAX_SEQUENCE_DEPTH = 3
-"""Maximum depth of nested sequences."""
 MAX_JSON_DEPTH = 12
-"""Maximum depth of nested objects and lists."""
 MAX_GROWTH = 16
 """Maximum factor by which replacements may lengthen a text, all together."""
 PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""

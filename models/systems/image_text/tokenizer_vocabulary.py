@@ -9,7 +9,6 @@ from typing import Any
 MAX_PIECES = 1 << 20
 """Maximum number of pieces, of merges, and of ids. XLM-R has 250,002 pieces."""
 MAX_PIECE_BYTES = 512
-"""Maximum size of a piece in bytes."""
 MAX_WORD_CHARACTERS = 256
 """Maximum number of characters of a word that WordPiece cuts: its time grows with their square."""
 

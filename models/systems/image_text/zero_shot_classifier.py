@@ -32,7 +32,6 @@ from models.systems.image_text.tokenizer import has_known_piece
 TEXTS_PER_PASS = 64
 """Number of texts that the text tower encodes in one pass."""
 PLACEHOLDER_DIGEST = FileDigest(sha256="0" * 64, bytes=0)
-"""Placeholder that `write` replaces."""
 TOWER_PREFIX = "vision."
 
 

@@ -18,7 +18,6 @@ MASKED_SCORE = -100.0
 """Added to the scores of tokens that are neighbours only because the map was rolled."""
 
 MIN_TEMPERATURE = 0.01
-"""Minimum temperature."""
 
 
 class PositionBias(nn.Module):

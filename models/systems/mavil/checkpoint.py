@@ -120,7 +120,6 @@ def spectrogram_fields(weights: Mapping[str, Tensor], table: str, patch_size: in
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """Infer the fields of MAViLConfig."""
     fields = towers_config(weights, settings)
     head = next((name for name in ("head.av.weight", "head.a.weight", "head.v.weight") if name in weights), None)
     if head is not None:
@@ -130,7 +129,6 @@ def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigField
 
 
 def pretraining_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """Infer the fields of MAViLPretrainingConfig."""
     fields = towers_config(weights, settings)
     audio_values, _ = shape_of(weights, "audio.decoder_pred.weight", 2)
     video_values, _ = shape_of(weights, "video.decoder_pred.weight", 2)

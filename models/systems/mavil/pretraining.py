@@ -39,7 +39,6 @@ class MAViLPretrainingConfig(TowersConfig):
 
     @property
     def audio_values(self) -> int:
-        """Number of values predicted for each patch of audio."""
         return self.width if self.predict_features else self.audio_patch_size**2
 
     @property

@@ -27,8 +27,6 @@ Modality = Literal["both", "sound", "sight"]
 
 @dataclass(frozen=True)
 class MergeSchedules:
-    """Merge schedules of both halves."""
-
     sound: MergeSchedule
     sight: MergeSchedule
 
@@ -42,15 +40,12 @@ class MergeSchedules:
 
 @dataclass(frozen=True)
 class AudioVisualState(JobState):
-    """State of a job."""
-
     source: WindowSource
     use: Modality
     merge: MergeSchedules
     scores: Tensor
     """Sum over the windows so far, float64 (classes,)."""
     window: int = 0
-    """Index of the next window."""
     tokens: tuple[int, int] = (0, 0)
     """Number of tokens before the first and after the last block, both halves together."""
     timeline: ViewTrace = field(default_factory=ViewTrace)

@@ -60,8 +60,6 @@ class SpectrogramWindows:
 
 @dataclass(frozen=True)
 class AudioSource:
-    """Consecutive windows of audio."""
-
     sound: Tensor
     """Samples (n,)."""
     windows: SpectrogramWindows
@@ -74,7 +72,6 @@ class AudioSource:
 
     @property
     def covered_s(self) -> float:
-        """Seconds that the windows cover."""
         rate = self.windows.sound.sample_rate
         return min(len(self.sound) / rate, self.total * self.windows.hop_s)
 
@@ -162,8 +159,6 @@ FrameNotReady, and InvalidInput for a video that cannot be read."""
 
 @dataclass(frozen=True)
 class WindowSourceFactory:
-    """Factory of the windows of a bundle's jobs."""
-
     windows: SpectrogramWindows
     clip: Clip | None
     pixels: Preprocess | None

@@ -76,8 +76,6 @@ class BackSurfaceNet(nn.Module):
 
 
 class DoubleConv(nn.Sequential):
-    """Two convolutions, each with norm and activation."""
-
     def __init__(self, narrow: int, wide: int) -> None:
         layers = [
             layer

@@ -30,14 +30,11 @@ BODY_CENTRED_STRIDE = 4
 
 @dataclass(frozen=True)
 class FloodLimits:
-    """Limits of a flood fill."""
-
     threshold: float
     """Probability above which a cell is occupied."""
     dense: bool
     """Query every cell, in one level."""
     max_queries: int
-    """Maximum number of queries of a job."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,6 @@ class FloodFill:
     done_count: int = 0
     """Number of `pending` cells that were queried."""
     level_predictions: tuple[CellPredictions, ...] = ()
-    """Predictions of these cells."""
     level: int = 0
     cached: CellPredictions | None = None
     """Predictions of cells of this lattice from earlier jobs, sorted by cell."""

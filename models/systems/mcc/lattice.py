@@ -49,7 +49,6 @@ class Lattice:
 
     @property
     def origin(self) -> tuple[float, float, float]:
-        """Coordinates of the first cell."""
         x, y, z = (float(axis[0]) for axis in self.axes)
         return x, y, z
 

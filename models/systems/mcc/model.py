@@ -80,7 +80,6 @@ class MCCConfig:
 
     @property
     def seen_size(self) -> int:
-        """Side of the map of seen points."""
         return self.side * self.window
 
     @property

@@ -126,7 +126,6 @@ def harmonic_mean(a: float, b: float) -> float:
 
 
 QUERIES = 2048
-"""Number of query points per scene."""
 
 
 def random_scene_inputs(config: MCCConfig, make: InputMaker) -> tuple[Tensor, Tensor]:

@@ -115,9 +115,7 @@ _NEIGHBOUR_OFFSETS = (-4, -2, -1, 0, 1, 2, 4)
 _DISTANCE_SCALES = (0.05, 0.1, 0.2, 0.4)
 """Scales of distances from a surface, in the units of points."""
 _DEPTH_SCALES = (0.1, 0.4, 1.6)
-"""Scales of distances along the ray."""
 _OUTLINE_SCALES = (0.1, 0.4)
-"""Scales of distances from the outline."""
 _EDGE_SOFTNESS = 0.05
 """Softness of the transition from outside to inside."""
 _WALL_THICKNESS = 0.1
@@ -250,8 +248,6 @@ def query_features(geometry: SceneGeometry, queries: Tensor) -> Tensor:
 
 
 class QueryGeometryEmbed(nn.Module):
-    """Embedding of the geometric features of queries."""
-
     def __init__(self, width: int, norm_eps: float) -> None:
         super().__init__()
         self.embed = nn.Linear(FEATURE_COUNT, width)

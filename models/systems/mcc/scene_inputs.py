@@ -38,7 +38,6 @@ class CropBox:
     right: int
 
     def crop(self, grid: Tensor) -> Tensor:
-        """Crop a grid (H, W, C)."""
         return grid[self.top : self.bottom + 1, self.left : self.right + 1]
 
 

@@ -36,7 +36,6 @@ MIN_QUERIES, MAX_QUERIES = 256, 65_536
 CACHE_BYTES = 64 * 2**20
 """Bytes of cached keys and values of recent scenes, and of their cached predictions."""
 MAX_PREVIEW_POINTS = 20_000
-"""Maximum number of points of a preview."""
 MIN_FILL_RATIO = 0.75
 """Minimum ratio of a scene's queries to the most queries of its batch; they are padded to these."""
 GEOMETRY_MACS = 2000
@@ -47,15 +46,11 @@ TEMPERATURE = 0.1
 
 @dataclass(frozen=True)
 class ReconstructionState:
-    """State of a job."""
-
     scene: SceneCache
     """Keys and values of one scene, B = 1."""
     flood: FloodFill
     chunk: int
-    """Number of queries per step."""
     returned: Tensors
-    """Arrays that are returned with the output."""
     name: str = ""
     """Name under which the scene and its predictions are cached; empty: they are not."""
     done: int = 0
@@ -72,14 +67,11 @@ class ReconstructionState:
 
     @property
     def queries(self) -> int:
-        """Number of queries of its next step."""
         return min(self.flood.remaining, self.chunk)
 
 
 @dataclass(frozen=True)
 class CachedPredictions:
-    """Cached predictions of a scene."""
-
     lattice: Lattice
     threshold: float
     predictions: CellPredictions

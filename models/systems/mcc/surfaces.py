@@ -162,8 +162,6 @@ _BORDER = 2
 
 @dataclass(frozen=True)
 class HiddenSurface:
-    """Surface that no camera saw."""
-
     vertices: Float32Array
     """(V, 3), in normalised units."""
     faces: NDArray[np.int64]

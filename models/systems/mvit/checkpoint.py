@@ -38,7 +38,6 @@ END_KEYS = {
     "norm.*": "norm.*",
     "head.projection.*": "head.*",
 }
-"""Keys before and after the blocks."""
 
 POOLING_KEYS = ("pool_q.*", "pool_k.*", "pool_v.*", "norm_q.*", "norm_k.*", "norm_v.*")
 """Keys of poolings in attention, the same upstream and here."""

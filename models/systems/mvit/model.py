@@ -22,7 +22,6 @@ class BoxPooling:
     """RoIAlign (Mask R-CNN, arXiv 1703.06870) with a number of samples that grows with the box, and the maximum over its bins."""
 
     bins: int = 7
-    """Number of bins on each axis."""
     scale: float = 1 / 16
     """Cells of the feature map per pixel of the input."""
     aligned: bool = True

@@ -21,8 +21,6 @@ OPS_PER_PART = 2e10
 
 @dataclass(frozen=True)
 class PoolingAttentionConfig:
-    """Config of one pooling attention."""
-
     width: int
     width_out: int
     heads: int

@@ -19,8 +19,6 @@ from models.systems.vit.model import Pool, ViTConfig
 
 
 class StreamFusion(StrEnum):
-    """Operation that fuses two streams into one."""
-
     MEAN = "mean"
     SUM = "sum"
     MAXIMUM = "maximum"
@@ -57,7 +55,6 @@ class RevMViTConfig(TrunkConfig):
     qkv_bias: bool = False
     positions: Positions = Positions.SEPARATE
     stage_fusion: StreamFusion = StreamFusion.MEAN
-    """Fusion before a transition."""
     stage_mlp_ratio: float | None = None
     """Width ratio of an MLP parallel to a concatenation; None: no MLP."""
     stage_norm: bool = False

@@ -70,7 +70,6 @@ class TrunkConfig:
 
     @property
     def patch_grid(self) -> Grid:
-        """Grid of an input of the configured size."""
         side = self.image_size // self.patch_stride[-1]
         return 1 if self.images else self.frames // self.patch_stride[0], side, side
 

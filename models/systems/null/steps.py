@@ -32,7 +32,6 @@ class NullConfig:
     width: int = 0
     """Width of the network that each step computes in addition to `milliseconds`; 0: none."""
     layers: int = 2
-    """Number of its blocks."""
 
     def __post_init__(self) -> None:
         if any(steps < 1 for steps in self.steps):

@@ -211,7 +211,6 @@ def _key(spec: BundleSpec, precision: Precision) -> str:
 
 
 def _cached_graph(folder: Path | None, key: str, make: Callable[[], bytes]) -> bytes:
-    """Return a graph's bytes, from `folder` if possible."""
     content = None if folder is None else _read_graph(folder, key)
     if content is not None:
         return content

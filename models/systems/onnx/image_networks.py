@@ -91,7 +91,6 @@ def _purpose(file: Path, trial: Trial, companions: CompanionFiles, rejection: st
 
 
 def _preparation(trial: Trial, companions: CompanionFiles, classes: int, overrides: ConfigFields) -> tuple[ConfigFields, str]:
-    """Return the fields of `Preprocess`, and their source."""
     size = trial.image_size
     defaults = resize_and_crop(CROP_RATIO, IMAGENET_MEAN, IMAGENET_STD)(size).model_dump()
     explicit = {key: value for key, value in overrides.items() if key in PREPROCESS_FIELDS} | _range(trial, overrides)

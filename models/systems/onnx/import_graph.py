@@ -111,7 +111,6 @@ def _files(file: Path, trial: Trial) -> dict[str, Path]:
 
 
 def _other_fields(file: Path, trial: Trial, settings: dict[str, Any], license: str | None) -> dict[str, Any]:
-    """Return the fields of an inpainting or depth network."""
     architecture = trial.purpose
     _, model = read_graph(file)
     config = _config(model, architecture, {key: value for key, value in settings.items() if key not in PREPROCESS_SETTINGS})

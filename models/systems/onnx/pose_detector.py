@@ -32,7 +32,6 @@ class PoseGraphConfig:
     people: int = 6
     """Maximum number of people in the output of one frame."""
     least_score: float = 0.25
-    """Minimum score of a box."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.multiple <= self.long_side <= 2048 or self.long_side % self.multiple:

@@ -32,7 +32,6 @@ TYPES = {number: name.lower() for name, number in TensorProto.DataType.items()} 
     TensorProto.FLOAT: "float32",
     TensorProto.DOUBLE: "float64",
 }
-"""Types of tensors by NumPy's names."""
 IMAGE_TYPES = ("float32", "float16", "uint8")
 PACK_HINT = "`onnx.save_model(onnx.load(FILE), PACKED, save_as_external_data=True, location='weights.data')` packs a graph"
 SIZE_HINT = "it takes images of several sizes: set one, as in --set image_size=224"

@@ -35,7 +35,6 @@ class Trial:
     batch: int | None = None
     output: str = ""
     others: tuple[str, ...] = ()
-    """Outputs that are not used."""
     numbers: int = 0
     """Length of the output's row for one image."""
     probabilities: bool = False

@@ -139,7 +139,6 @@ def _run(content: bytes, folder: Path, graph_input: ImageInput, side: int) -> tu
 
 
 def _choose_output(outputs: Outputs, declared: list[str], batch: int, requested: str | None) -> tuple[str, NDArray[np.float32]]:
-    """Return name and rows of the output to use."""
     rows = {name: row for name, value in outputs.items() if (row := _rows(value, batch)) is not None}
     if requested is not None and requested not in rows:
         problem = "has no row of numbers for each image" if requested in outputs else "is not an output"

@@ -100,8 +100,6 @@ class CostWeights:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Weights and thresholds of the cost, as published."""
-
     weights: CostWeights
     max_pose_distance: float
     """Upper bound of the squared distance of two poses."""
@@ -117,8 +115,6 @@ EQ_010 = CostModel(
 
 @dataclass(frozen=True)
 class TrackFeatures:
-    """Features of tracks, as predicted, or of detections."""
-
     appearance: Float64Array
     """(N, D)."""
     pose: Float64Array

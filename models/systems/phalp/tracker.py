@@ -45,7 +45,6 @@ class TrackerConfig:
     threshold: float = 100.0
     """Maximum cost: pairs above it never match."""
     history: int = 7
-    """Number of detections that a track keeps."""
     longest_gap: int = 50
     """Maximum number of frames without a detection before a confirmed track ends."""
     confirmed_after: int = 5
@@ -57,8 +56,6 @@ class TrackerConfig:
 
 @dataclass(frozen=True)
 class Observation:
-    """A person detected in a frame."""
-
     time: int
     appearance: Float64Array
     """(D,)."""
@@ -72,7 +69,6 @@ class Observation:
     annotated: bool = False
     """Whether it confirms a track at once."""
     identity: int | None = None
-    """Ground truth identity."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """Further fields for the results."""
 
@@ -86,7 +82,6 @@ class TrackState(IntEnum):
 @dataclass
 class Track:
     number: int
-    """Number of the track, from 1."""
     history: deque[Observation]
     predicted: Observation
     """Prediction for the next frame, or the last observation for parts that are not predicted."""
@@ -110,8 +105,6 @@ class Association:
 
 
 class Tracker:
-    """Tracker of the people in one video, frame by frame."""
-
     def __init__(
         self, config: TrackerConfig, *, predict_pose: PredictPoseFn | None = None, texture_distance: TextureDistanceFn | None = None
     ) -> None:

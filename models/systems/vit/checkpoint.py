@@ -89,7 +89,6 @@ SWAG_KEYS = {
     "encoder.ln.*": "norm.*",
     "head.layers.head.*": "head.*",
 }
-"""Keys of SWAG (arXiv 2201.08371)."""
 
 TORCHVISION_KEYS = {
     "class_token": "cls_token",

@@ -33,8 +33,6 @@ from models.registry import architectures
 
 
 class Pool(StrEnum):
-    """Pooling of tokens into the features of the head."""
-
     TOKEN = "token"
     """`norm`, then the class token (ViT, DeiT, SWAG)."""
     MEAN = "mean"
@@ -50,10 +48,7 @@ class Pool(StrEnum):
 
 
 class Stem(StrEnum):
-    """Embedding of an image as tokens."""
-
     PATCHES = "patches"
-    """Each patch separately."""
     LITE = "lite"
     """The first stages of EfficientNet-Lite0, for patches of 16 pixels (`models.layers.efficientnet_lite`)."""
 
@@ -129,17 +124,14 @@ class ViTConfig:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Height and width of images."""
         return self.image_size, self.image_size if self.image_width is None else self.image_width
 
     @property
     def patch_shape(self) -> tuple[int, int]:
-        """Height and width of patches."""
         return self.patch_size, self.patch_size if self.patch_width is None else self.patch_width
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
         rows, columns = (size // patch for size, patch in zip(self.image_shape, self.patch_shape, strict=True))
         return rows, columns
 
