@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.family import ConfigFields, Family
+from models.checkpoints.family import ConfigFields, Family, KeyTable
 from models.checkpoints.hf_config import TIMM, HFConfig
-from models.checkpoints.key_table import KeyTable
 from models.systems.vit import checkpoint as published
 from models.systems.vit.checkpoint_transformers import fold_layer_scale
 from models.systems.vit.model import ViTConfig

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, resize_and_crop, squeeze
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, KeyTable, resize_and_crop, squeeze
 from models.checkpoints.hf_config import HFConfig, image_size, prepared_size
-from models.checkpoints.key_table import KeyTable
 from models.systems.vit.checkpoint import resize_position_table, vit_config
 from models.systems.vit.model import Pool, ViTConfig
 

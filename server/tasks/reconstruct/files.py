@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.systems.mcc import hidden_surface
-from models.systems.mcc.surfaces import VisibleSurface
+from models.systems.mcc.surfaces import HiddenSurface, VisibleSurface, reconstruct_hidden_surface
 from server.media import mcc_inputs, meshes
 from server.tasks.base import Outputs
 from server.tasks.reconstruct.schema import Format, ReconstructPlan
@@ -44,9 +43,7 @@ def network_answer(outputs: Outputs, plan: ReconstructPlan, kind: Format) -> Ans
 def joined_answer(outputs: Outputs, plan: ReconstructPlan, front: VisibleSurface, kind: Format) -> Answer:
     """Join the seen front, point by point, with the surface behind it that the network guesses. Heavy: run it in a child process."""
     pitch = plan.lattice.pitch
-    guess = hidden_surface.reconstruct_hidden_surface(
-        plan.lattice, outputs["cells"], outputs["occupancy"], outputs["colours"], plan.threshold, front
-    )
+    guess = reconstruct_hidden_surface(plan.lattice, outputs["cells"], outputs["occupancy"], outputs["colours"], plan.threshold, front)
     photograph = mcc_inputs.front_colours(outputs, front)
     guessed = guess.vertices[~guess.joins_visible]
     points = _to_metres(np.concatenate([front.points, guessed]), outputs)
@@ -74,7 +71,7 @@ def _seen_primitive(outputs: Outputs, front: VisibleSurface, photograph: NDArray
     return meshes.Primitive(_to_metres(mesh.vertices, outputs), mesh.faces, attributes, "seen", outputs["front"].tobytes())
 
 
-def _guessed_primitive(outputs: Outputs, guess: hidden_surface.HiddenSurface) -> meshes.Primitive:
+def _guessed_primitive(outputs: Outputs, guess: HiddenSurface) -> meshes.Primitive:
     attributes = {"COLOR_0": meshes.linear(guess.colours), "_SEEN": np.zeros((len(guess.vertices), 1), np.float32)}
     return meshes.Primitive(_to_metres(guess.vertices, outputs), guess.faces, attributes, "guessed")
 

@@ -7,7 +7,7 @@ import pytest
 import trimesh
 
 from models.bundle_schema import QuerySpace
-from models.systems.mcc import hidden_surface
+from models.systems.mcc import surfaces
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.surfaces import HiddenSurface, VisibleSurface, fit_camera, reconstruct_hidden_surface
 
@@ -109,7 +109,7 @@ def test_a_field_of_too_many_cells_is_taken_in_larger_steps(monkeypatch: pytest.
     fine, front = Lattice(SPACE, 0.05), ball()
     occupancy = shell(fine.points(np.arange(fine.index_count, dtype=np.int32)))
     full = guess_surface(front, occupancy, fine)
-    monkeypatch.setattr(hidden_surface, "MAX_FIELD_CELLS", fine.index_count // 8)
+    monkeypatch.setattr(surfaces, "MAX_FIELD_CELLS", fine.index_count // 8)
     coarse = guess_surface(front, occupancy, fine)
     assert 0 < len(coarse.faces) < len(full.faces) / 2
     assert _impossible(front, coarse.vertices[::10], 1.01 * fine.pitch) == 0
