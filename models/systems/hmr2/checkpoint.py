@@ -22,6 +22,7 @@ from models.checkpoints.family import (
 )
 from models.people.smpl import CHECKPOINT_PREFIX
 from models.systems.hmr2.model import HMR2Config, QueryInit
+from models.systems.vit.checkpoint import BLOCK_KEYS
 
 _LAYER = "smpl_head.transformer.transformer.layers.{i}"
 _BLOCK = "decoder.blocks.{i}"
@@ -29,12 +30,7 @@ _BLOCK = "decoder.blocks.{i}"
 KEYS = {
     "backbone.pos_embed": "backbone.pos_embed",
     "backbone.patch_embed.proj.*": "backbone.patch_embed.proj.*",
-    "backbone.blocks.{i}.norm1.*": "backbone.blocks.{i}.norm1.*",
-    "backbone.blocks.{i}.attn.qkv.*": "backbone.blocks.{i}.attn.qkv.*",
-    "backbone.blocks.{i}.attn.proj.*": "backbone.blocks.{i}.attn.proj.*",
-    "backbone.blocks.{i}.norm2.*": "backbone.blocks.{i}.norm2.*",
-    "backbone.blocks.{i}.mlp.fc1.*": "backbone.blocks.{i}.mlp.fc1.*",
-    "backbone.blocks.{i}.mlp.fc2.*": "backbone.blocks.{i}.mlp.fc2.*",
+    **{f"backbone.{key}": f"backbone.{ours}" for key, ours in BLOCK_KEYS.items()},
     "backbone.last_norm.*": "backbone.norm.*",
     "smpl_head.transformer.pos_embedding": "decoder.pos_embed",
     "smpl_head.transformer.to_token_embedding.*": "decoder.token_embed.*",

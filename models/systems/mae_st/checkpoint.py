@@ -26,16 +26,10 @@ from models.checkpoints.family import (
 )
 from models.checkpoints.hf_config import HFConfig, image_size
 from models.systems.mae_st.model import VideoMAEConfig
+from models.systems.vit.checkpoint import BLOCK_KEYS
 from models.systems.vit.checkpoint_transformers import add_prefix, block_keys
 
-BLOCKS = {
-    "blocks.{i}.norm1.*": "blocks.{i}.norm1.*",
-    "blocks.{i}.attn.{q,k,v}.*": "blocks.{i}.attn.qkv.*",
-    "blocks.{i}.attn.proj.*": "blocks.{i}.attn.proj.*",
-    "blocks.{i}.norm2.*": "blocks.{i}.norm2.*",
-    "blocks.{i}.mlp.fc1.*": "blocks.{i}.mlp.fc1.*",
-    "blocks.{i}.mlp.fc2.*": "blocks.{i}.mlp.fc2.*",
-}
+BLOCKS = {key.replace("qkv", "{q,k,v}"): ours for key, ours in BLOCK_KEYS.items()}
 
 POSITIONS = {
     "pos_embed": "pos_embed.joint",

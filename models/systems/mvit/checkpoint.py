@@ -29,6 +29,7 @@ from models.checkpoints.family import (
 from models.layers.patches import resize_table
 from models.systems.mvit.model import PUBLISHED, Activation, MViTConfig
 from models.systems.mvit.trunk import Positions, TrunkConfig
+from models.systems.vit.checkpoint import BLOCK_KEYS
 
 END_KEYS = {
     "pos_embed": "pos_embed.joint",
@@ -203,16 +204,11 @@ KEYS = {
     **END_KEYS,
     "cls_token": "cls_token",
     "pos_embed_class": "pos_embed.first",
-    "blocks.{i}.attn.qkv.*": "blocks.{i}.attn.qkv.*",
-    "blocks.{i}.attn.proj.*": "blocks.{i}.attn.proj.*",
+    **BLOCK_KEYS,
     **{f"blocks.{{i}}.attn.{name}": f"blocks.{{i}}.attn.{name}" for name in POOLING_KEYS},
     "blocks.{i}.attn.rel_pos_h": "blocks.{i}.attn.rel_pos_h",
     "blocks.{i}.attn.rel_pos_w": "blocks.{i}.attn.rel_pos_w",
     "blocks.{i}.attn.rel_pos_t": "blocks.{i}.attn.rel_pos_t",
-    "blocks.{i}.norm1.*": "blocks.{i}.norm1.*",
-    "blocks.{i}.norm2.*": "blocks.{i}.norm2.*",
-    "blocks.{i}.mlp.fc1.*": "blocks.{i}.mlp.fc1.*",
-    "blocks.{i}.mlp.fc2.*": "blocks.{i}.mlp.fc2.*",
     "blocks.{i}.proj.*": "blocks.{i}.proj.*",
     "blocks.{i}.gamma_1": "blocks.{i}.gamma_1",
     "blocks.{i}.gamma_2": "blocks.{i}.gamma_2",

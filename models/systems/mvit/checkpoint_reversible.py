@@ -107,10 +107,6 @@ def _sets(*keys: str) -> Callable[[slowfast.Configuration], bool]:
     return lambda configuration: any(configuration["MVIT"].get(key) for key in keys)
 
 
-def _crop_size(configuration: slowfast.Configuration) -> int:
-    return int(configuration["DATA"]["TRAIN_CROP_SIZE"])
-
-
 def _stride(configuration: slowfast.Configuration) -> list[int]:
     return list(configuration["MVIT"]["PATCH_STRIDE"])
 
@@ -120,7 +116,7 @@ VIT_DIFFERENCES: Mapping[str, Callable[[slowfast.Configuration], bool]] = {
     "its patches are not square": lambda c: len(set(_stride(c))) > 1,
     "its patches overlap": lambda c: list(c["MVIT"]["PATCH_KERNEL"]) != _stride(c),
     "its patches are padded": lambda c: any(c["MVIT"]["PATCH_PADDING"]),
-    "its images are no whole number of patches": lambda c: _crop_size(c) % _stride(c)[0] != 0,
+    "its images are no whole number of patches": lambda c: int(c["DATA"]["TRAIN_CROP_SIZE"]) % _stride(c)[0] != 0,
     "its positions are not one table": lambda c: slowfast.trunk_fields(c)["positions"] is not Positions.JOINT,
     "it pools": _sets("POOL_Q_STRIDE", "POOL_KV_STRIDE", "POOL_KV_STRIDE_ADAPTIVE"),
     "its width or its heads grow": _sets("DIM_MUL", "HEAD_MUL"),

@@ -34,9 +34,6 @@ def clip_steps(model: nn.Module, spec: BundleSpec, device: torch.device) -> Clip
         output = model(clips)
         return ViewOutput(output.scores, output.tokens_in, output.tokens_out)
 
-    return ClipSteps(model, spec, device, classify, offset=_has_offset(config))
-
-
-def _has_offset(config: object) -> bool:
-    """Return True if views start whole steps apart: MViTv2 was tested so; MViT, whose channels grow in the MLP, and Rev-MViT were not."""
-    return isinstance(config, MViTConfig) and config.expand_in_attention
+    # views of MViTv2 start whole steps apart, as it was tested; those of MViT, whose channels grow in the MLP, and of Rev-MViT do not
+    offset = isinstance(config, MViTConfig) and config.expand_in_attention
+    return ClipSteps(model, spec, device, classify, offset=offset)

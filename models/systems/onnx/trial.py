@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from models.processes.confined_process import ConfinedProcess, ProcessDied
 
@@ -66,14 +64,10 @@ def try_graph(
         raise ValueError(_reason(error)) from error
     if "error" in message:
         raise ValueError(message["error"])
-    return _trial(message)
+    return Trial(**{**message, "files": tuple(message["files"]), "others": tuple(message.get("others", ()))})
 
 
 def _reason(death: ProcessDied) -> str:
     if death.late:
         return f"the trial has not ended after {PATIENCE_S:.0f} s on one CPU"
     return f"the trial's process died ({death}); it may have {MEMORY_BYTES >> 20} MiB and {WEIGHT_COPIES} times the weights"
-
-
-def _trial(message: Mapping[str, Any]) -> Trial:
-    return Trial(**{**message, "files": tuple(message["files"]), "others": tuple(message.get("others", ()))})

@@ -91,20 +91,9 @@ SWAG_KEYS = {
 }
 
 TORCHVISION_KEYS = {
-    "class_token": "cls_token",
-    "conv_proj.*": "patch_embed.proj.*",
-    "encoder.pos_embedding": "pos_embed",
-    "encoder.layers.encoder_layer_{i}.ln_1.*": "blocks.{i}.norm1.*",
-    "encoder.layers.encoder_layer_{i}.self_attention.in_proj_weight": "blocks.{i}.attn.qkv.weight",
-    "encoder.layers.encoder_layer_{i}.self_attention.in_proj_bias": "blocks.{i}.attn.qkv.bias",
-    "encoder.layers.encoder_layer_{i}.self_attention.out_proj.*": "blocks.{i}.attn.proj.*",
-    "encoder.layers.encoder_layer_{i}.ln_2.*": "blocks.{i}.norm2.*",
     "encoder.layers.encoder_layer_{i}.mlp.0.*": "blocks.{i}.mlp.fc1.*",
     "encoder.layers.encoder_layer_{i}.mlp.3.*": "blocks.{i}.mlp.fc2.*",
-    "encoder.layers.encoder_layer_{i}.mlp.linear_1.*": "blocks.{i}.mlp.fc1.*",
-    "encoder.layers.encoder_layer_{i}.mlp.linear_2.*": "blocks.{i}.mlp.fc2.*",
-    "encoder.ln.*": "norm.*",
-    "heads.head.*": "head.*",
+    **{key.replace("layers.layer_", "layers.encoder_layer_").replace("head.layers", "heads"): ours for key, ours in SWAG_KEYS.items()},
 }
 """Keys of torchvision's `vit_b_16` and related; its downloads have the older names `linear_1` and `linear_2`."""
 
