@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import Bundle, BundleError, BundleSpec
-from models.layers.bounded_cache import evict_caches
 from models.layers.forward import ForwardFn, TokenizeFn
 from models.layers.meta_device import on_meta_device
 from models.layers.packed_linear import pack_linears, supports_packed_linear
-from models.layers.stepwise import InProgress, JobState, LoadedMember, StepwiseFactory, StepwiseModel, synchronize
+from models.layers.stepwise import InProgress, JobState, LoadedMember, StepwiseFactory, StepwiseModel, evict_caches, synchronize
 from models.registry import Architecture, Reference, architectures, read_config, resolve
 
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # inputs are only read
@@ -113,7 +112,7 @@ class LoadedStepwiseModel:
         return getattr(self.steps, "first_cost", None)
 
     def evict(self, max_bytes: int, seconds: float) -> int:
-        """Evict cached values (`models.layers.bounded_cache.evict_caches`)."""
+        """Evict cached values (`models.layers.stepwise.evict_caches`)."""
         return evict_caches(self.steps, max_bytes, seconds)
 
 

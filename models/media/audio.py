@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle_schema import Sound
-from models.media import containers
-from models.media.containers import HEAD_BYTES, names_other_files
+from models.media import video
+from models.media.video import HEAD_BYTES, names_other_files
 from models.processes.confined_process import ConfinedProcess, ProcessDied, retry_if_killed
 
 NAMES = (
@@ -46,7 +46,7 @@ def demuxer(data: bytes | memoryview) -> str | None:
         return "flac"
     if head.startswith(b"caff"):
         return "caf"
-    if start == 0 and (container := containers.demuxer(head)) is not None:
+    if start == 0 and (container := video.demuxer(head)) is not None:
         return None if container in CONTAINERS_WITHOUT_SOUND else container
     padded = bytes(view[start : start + MAX_PADDING_BYTES + MAX_FRAME_BYTES + 4])
     frames = padded.lstrip(b"\0")

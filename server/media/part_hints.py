@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from models.media import audio, containers
+from models.media import audio
+from models.media import video as containers
 
 SOUNDS = {"wav": "WAV", "aiff": "AIFF", "flac": "FLAC", "caf": "CAF", "aac": "AAC", "mp3": "MP3"}
 """FFmpeg's names of formats that hold nothing but sound."""

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from models.media import audio, video
 from models.media.audio import SoundLimits
-from models.media.containers import HEAD_BYTES, demuxer
-from models.media.video import ClipInfo, ClipLimits
+from models.media.video import HEAD_BYTES, ClipInfo, ClipLimits, demuxer
 from models.processes.confined_process import ConfinedProcess, ProcessDied
 from server.media.limits import RecordingError
 from server.media.part_hints import suggest_image_part, suggest_part

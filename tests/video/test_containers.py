@@ -13,8 +13,7 @@ from pathlib import Path
 import av
 import pytest
 
-from models.media.containers import NAMES
-from models.media.video import ClipLimits, Frames, VideoError, probe
+from models.media.video import NAMES, ClipLimits, Frames, VideoError, probe
 
 PACKAGE = "iscc-samples==0.6.0"
 ARCHIVE, SHA256 = "iscc_samples-0.6.0.tar.gz", "5714df1ecbc49df091042fabf2f96a9c99623eb442453598db26198c7d187d22"

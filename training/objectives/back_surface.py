@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.systems.mcc.back_surface import BackSurface, BackSurfaceNet
 from models.systems.mcc.model import MCC
+from models.systems.mcc.query_geometry import BackSurface, BackSurfaceNet
 from training.objectives.checks import require_model, require_tensor
 from training.objectives.mcc import augmentation, pictures_in_unit_range
 from training.objectives.protocols import Batch, ObjectiveContext, ObjectiveSettings

@@ -16,8 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from models.layers.bounded_cache import copy_to_own_pages
-from models.layers.stepwise import JobTooLarge
+from models.layers.stepwise import JobTooLarge, copy_to_own_pages
 from models.systems.mcc.lattice import Lattice
 
 REFINE_RATIO = 0.5

@@ -18,14 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.block import KVCache, TransformerBlock, load_encoder
-from models.layers.bounded_cache import copy_to_own_pages
 from models.layers.patches import PatchEmbed, require_image_patches, sincos_table
 from models.layers.reversible import run_trunk
+from models.layers.stepwise import copy_to_own_pages
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
-from models.systems.mcc.back_surface import BackSurfaceConfig, BackSurfaceNet
 from models.systems.mcc.point_embed import MCCDecoderBlock, PointEmbed, WindowEmbed, contract, linear_in_float32
-from models.systems.mcc.query_geometry import FEATURE_COUNT, QueryGeometryEmbed, SceneGeometry, decode_geometry, geometry_channels
+from models.systems.mcc.query_geometry import (
+    FEATURE_COUNT,
+    BackSurfaceConfig,
+    BackSurfaceNet,
+    QueryGeometryEmbed,
+    SceneGeometry,
+    decode_geometry,
+    geometry_channels,
+)
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.bundle_schema import QuerySpace
-from models.layers.bounded_cache import BoundedCache
-from models.layers.stepwise import InProgress, JobState, StepCompletion, Tensors, synchronize
+from models.layers.stepwise import BoundedCache, InProgress, JobState, StepCompletion, Tensors, synchronize
 from models.systems.mcc.flood_fill import CellPredictions, FloodFill, FloodLimits, reusable_predictions
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig, SceneCache, decode_colours

@@ -23,8 +23,7 @@ from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, squeeze
 from models.registry import architectures, read_config
 from models.systems.onnx import companion_files, image_networks
 from models.systems.onnx.companion_files import Purpose
-from models.systems.onnx.depth_estimator import DepthGraphConfig, check_depth
-from models.systems.onnx.inpainter import InpaintGraphConfig, check_inpainting
+from models.systems.onnx.pixel_networks import DepthGraphConfig, InpaintGraphConfig, check_depth, check_inpainting
 from models.systems.onnx.signature import PACK_HINT, dimensions, graph_inputs, read_graph
 from models.systems.onnx.trial import Trial, try_graph
 

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from models.layers.bounded_cache import copy_to_own_pages
+from models.layers.stepwise import copy_to_own_pages
 
 MIB = 2**20
 

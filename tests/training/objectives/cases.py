@@ -24,8 +24,8 @@ from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretr
 from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
 from models.systems.mavil.model import MAViL, MAViLConfig
 from models.systems.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig
-from models.systems.mcc.back_surface import BackSurfaceConfig
 from models.systems.mcc.model import MCC, MCCConfig
+from models.systems.mcc.query_geometry import BackSurfaceConfig
 from models.systems.vit.model import Pool, Stem, ViT, ViTConfig
 from training.curation import Curation, Curator
 from training.objectives.back_surface import BackSettings

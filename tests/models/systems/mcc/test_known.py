@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from models.bundle_schema import QuerySpace
 from models.registry import read_config
-from models.systems.mcc.back_surface import BackSurface, BackSurfaceConfig, BackSurfaceNet
 from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.photo_pipeline import PhotographMCCConfig
 from models.systems.mcc.query_geometry import (
     FEATURE_COUNT,
+    BackSurface,
+    BackSurfaceConfig,
+    BackSurfaceNet,
     Projection,
     decode_geometry,
     fit_projection,

@@ -20,8 +20,8 @@ from models.loading import load
 from models.merge_schedule import MergeSchedule
 from models.systems.diffmae.decoder import DecoderType
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
-from models.systems.mcc.back_surface import BackSurfaceConfig
 from models.systems.mcc.model import MCC, MCCConfig
+from models.systems.mcc.query_geometry import BackSurfaceConfig
 from models.systems.onnx import export as onnx_export
 from tests.support.bundles.onnx import colours, write_graph
 from tests.support.bundles.vit import write_null, write_tiny_diffmae, write_tiny_vit
