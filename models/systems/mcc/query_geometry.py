@@ -1,6 +1,8 @@
-"""Back surface of an object, thickness behind each seen point and colour of the far side, predicted by a small U-Net (arXiv 1505.04597) at
-the size of the map of seen points; and geometric features of an MCC's queries: distances from front and back surface and from the outline,
-whether they lie in front of the object, inside or behind it, and the image's tokens where they are projected.
+"""Back surface of an object, and geometric features of an MCC's queries.
+
+Thickness behind each seen point and colour of the far side are predicted by a small U-Net (arXiv 1505.04597) at the size of the map of seen
+points. Features are distances from front and back surface and from the outline, whether a query lies in front of the object, inside or
+behind it, and the image's tokens where it is projected.
 
 A camera is fitted to the map of seen points: a request may have points without a camera, and maps are cropped, scaled and centred before
 they arrive. The axes remain the camera's: x to the right, y down, z forward. So a point at (x, y, z) from the mean of the seen ones is in
