@@ -18,8 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.media import containers
-from models.media.video import ClipLimits
+from models.media.video import NAMES, ClipLimits
 from models.systems.actions.detection_scale import Detail
 from server.media import person_tracks, recordings
 from server.media.images import ImageDecoder
@@ -157,7 +156,7 @@ class ActionsTask(
 
     name = "actions"
     parts = (
-        RequestPart("video", "video", f"{containers.NAMES}, told apart by their bytes.", required=False),
+        RequestPart("video", "video", f"{NAMES}, told apart by their bytes.", required=False),
         RequestPart("tracks", "file", "Tracks of people as JSON or .npz.", required=False),
     )
     options = ActionsOptions

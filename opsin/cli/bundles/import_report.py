@@ -123,8 +123,7 @@ def _closest_published_size(architecture: str, fields: dict[str, Any]) -> tuple[
 
     The size is None if there is none; the fields are then the defaults, or the empty ones of a network without blocks.
     """
-    from models.registry import architectures
-    from models.registry import sizes
+    from models.registry import architectures, sizes
 
     published = {size.name: asdict(size.config) for size in sizes().values() if size.architecture == architecture}
     candidates = [name for name, size in published.items() if all(size.get(field) == fields.get(field) for field in SIZE_FIELDS)]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Sound
-from models.media import audio, containers
+from models.media import audio, video
 from models.media.audio import SoundLimits
 from models.registry import architectures
 from server.media import recordings
@@ -48,7 +48,7 @@ from server.tasks.options import InvalidOption, schedules_of
 
 Use = Literal["both", "sound", "sight"]
 
-VIDEO = RequestPart("video", "video", f"{containers.NAMES}, detected by content.")
+VIDEO = RequestPart("video", "video", f"{video.NAMES}, detected by content.")
 AUDIO = RequestPart("audio", "audio", f"{audio.NAMES}, detected by content; the default is the video's own sound.")
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from models.bundle import Bundle, BundleSpec
 from models.bundle_schema import Clip, Preprocess, Sound, TaskName
-from models.systems.mavil.system import AUDIOSET
 from models.systems.mavil.model import MAViL, MAViLConfig
+from models.systems.mavil.system import AUDIOSET
 from tests.golden.case import GOLDEN, Case, read_case
 from tests.golden.checks import recorded_network
 from tests.support.bundles.vit import UNSEALED, seal
