@@ -28,7 +28,7 @@ from server.gateway.status import StatusDocument
 from server.http.middleware import RequestMiddleware
 from server.http.problems import Problem, ProblemDocument, ProblemKind
 from server.http.requests import CLIENT_CLOSED_REQUEST, allowed_methods
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.quote import MAX_QUOTED_CHARS
 from server.settings import Settings
 
@@ -111,7 +111,7 @@ class GatewayApp(RequestMiddleware):
             connections=settings.max_connections,
             trusted_proxies=settings.trusted_proxies,
             state={"api_key": ANONYMOUS_KEY} if keys is None else {},
-            authenticate=None if keys is None else AuthenticationMiddleware(keys, RateLimiter(lambda: gateway.dispatcher.beat.gateways)),
+            authenticate=None if keys is None else AuthenticationMiddleware(keys, RateLimiter(lambda: gateway.dispatcher.gateways)),
             refuse=self._refuse_early,
             wrap=self._with_cors if settings.cors_origins else None,
         )

@@ -44,8 +44,8 @@ def assemble(settings: Settings) -> tuple[GatewayState, Lifespan]:
     keys = None if settings.api_keys_file is None else KeyRing(settings.api_keys_file)
     dispatcher = Dispatcher(settings.redis_url, settings)
     metrics = GatewayMetrics(REJECTIONS.values())
-    dispatcher.beat.count_items = metrics.count_items
-    dispatcher.beat.tally = metrics.history_counts
+    dispatcher.count_items = metrics.count_items
+    dispatcher.history_counts = metrics.history_counts
     directory = ModelDirectory(dispatcher.fleet, settings)
     timers = TimerWheel()
     admission = Admission(settings, dispatcher.reservations, metrics, timers)

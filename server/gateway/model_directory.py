@@ -11,7 +11,7 @@ from typing import Literal
 
 from models.bundle import BundleSpec
 from server.http.problems import Problem, ProblemKind
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.fleet import Fleet, FleetReader
 from server.queue.messages import UNLOADED, ServedBundle, WorkerInfo
 from server.quote import MAX_QUOTED_CHARS, quote

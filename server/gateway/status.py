@@ -101,7 +101,7 @@ class StatusReport:
         """Return the document as JSON, at most a second old. Raises RedisUnavailable."""
         async with self._read_lock:
             if time.monotonic() - self._read_at >= MAX_AGE_S:
-                await self._dispatcher.beat.refresh()  # writes the counts of this gateway
+                await self._dispatcher.refresh()  # writes the counts of this gateway
                 self._latest = msgspec.json.encode(await self._document())
                 self._read_at = time.monotonic()
         return self._latest

@@ -19,8 +19,8 @@ from server.gateway.auth.key_file import read_file
 from server.gateway.jobs import service
 from server.http.outbound import CONNECTION_ERRORS, OutboundClient
 from server.http.url_allowlist import AddressNotAllowed
-from server.queue.errors import RedisUnavailable
-from server.queue.gateway.webhook_queue import DueWebhook, WebhookQueue
+from server.queue.connect import RedisUnavailable
+from server.queue.gateway.record_store import DueWebhook, WebhookQueue
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics

@@ -1,4 +1,4 @@
-"""Connections to Redis or Valkey from one URL, and the commands that every request pays for.
+"""Connections to Redis or Valkey from one URL, and what both ends of the queue make of its commands and errors.
 
 `redis://`, `rediss://` and `unix://` are redis-py's own, with its query options (`?ssl_ca_certs=/path`); `redis+sentinel://` is Opsin's.
 redis-py's defaults are changed where they hurt: RESP2 (one shape of replies), no silent retries (a repeated read loses what the first one
@@ -10,16 +10,12 @@ connections (address, TLS, password, Sentinel, protocol) directly, and get answe
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import hiredis
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -27,11 +23,6 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
-
-from server.concurrency import Deadline, TimerWheel
-from server.queue.errors import RedisUnavailable
-from server.queue.keys import Keyspace
-from server.queue.script import ArgsT, ResultT, Script
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +55,38 @@ REFUSED_SCRIPTS = ("ACL failure in script", "Error compiling script")
 MIN_REDIS_MAJOR = 7
 """Major version of Redis whose scripts may say that they run above its maxmemory. Every Valkey calls itself at least that."""
 LOG_EVERY_S = 10.0
-LARGE_ARGUMENT_BYTES = 16 * 1024
-"""A command with larger arguments is joined here: hiredis takes 180 µs for an image of 150 KB, this 7."""
-INCOMPLETE = object()
-"""Value that a reader returns while an answer is incomplete."""
 CHUNK_BYTES = 256 * 1024
 """Also the largest argument that a script is given: Redis stands still while it reads one."""
 VALUE_TTL_MS = 120_000
 """Time to live of a value after its last chunk: an output is read at once or never, a message is taken over by the queue."""
+FOREIGN = "WRONGTYPE"
+"""First word of errors about a key that another program has written over."""
+
+
+class RedisUnavailable(Exception):
+    """503: Redis does not answer or refuses to write, or did so for longer than `redis_grace`."""
+
+    retry_after = 5
+
+    def __init__(self, detail: str = "the queue's Redis does not answer", refusal: str = "", cause: str = "") -> None:
+        super().__init__(f"{detail}: {cause}" if cause else detail)
+        self.detail = detail
+        """The message for clients."""
+        self.refusal = refusal
+        """Redis' own words, if it answers but refuses to work; empty if it does not answer."""
+        self.cause = cause
+        """redis-py's words, for the log alone: they name the address."""
+
+    @property
+    def is_about_key(self) -> bool:
+        """Whether it is about one key, which holds what we cannot read: other keys may be usable."""
+        return self.refusal.startswith(FOREIGN)
+
+    @staticmethod
+    def unreadable(key: str, reason: Exception) -> RedisUnavailable:
+        """Return the error of a key that holds what no process of Opsin wrote."""
+        refusal = f"{FOREIGN} {key} cannot be read: {reason}"
+        return RedisUnavailable(f"the queue's Redis refuses to work: {refusal}", refusal)
 
 
 def refusal(error: BaseException) -> str:
@@ -103,17 +118,6 @@ def as_unavailable(error: BaseException) -> RedisUnavailable | None:
     if message := refusal(error):
         return RedisUnavailable(detail=f"the queue's Redis refuses to work: {message}", refusal=message)
     return RedisUnavailable(cause=str(error)) if isinstance(error, CONNECTION_ERRORS) else None
-
-
-@contextmanager
-def redis_errors_as_unavailable() -> Iterator[None]:
-    """Raise errors by which Redis cannot be used now as RedisUnavailable."""
-    try:
-        yield
-    except redis.exceptions.RedisError as error:
-        if (unavailable := as_unavailable(error)) is not None:
-            raise unavailable from error
-        raise
 
 
 @dataclass(frozen=True)
@@ -239,118 +243,6 @@ class FirstContact:
 
     def mark_reached(self) -> None:
         self._is_reached = True
-
-
-class RespPool:
-    """Connections of one event loop, each for one command at a time. A caller must not be cancelled in mid-command."""
-
-    def __init__(self, client: Any, keyspace: Keyspace) -> None:
-        self.keyspace = keyspace
-        self._pool = client.connection_pool
-        self._idle: list[_RespConnection] = []
-        self._busy: set[_RespConnection] = set()
-        self._ticks = TimerWheel()
-
-    async def run(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
-        arguments = (1, self.keyspace.name(""), *script.arguments(args, messages))
-        try:
-            return script.read(await self.command("EVALSHA", script.sha, *arguments))
-        except redis.exceptions.NoScriptError:
-            return script.read(await self.command("EVAL", script.source, *arguments))
-
-    async def command(self, *arguments: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
-        """Return the answer. `timeout_s`: until the server counts as unavailable."""
-        # servers close connections that were idle for long
-        while (connection := self._idle.pop() if self._idle else _RespConnection(self._pool)).lost:
-            await connection.close()
-        self._busy.add(connection)
-        try:
-            with Deadline(self._ticks, timeout_s):
-                if connection.transport is None:
-                    await connection.connect()
-                answer = await connection.execute(encode_command(arguments))
-        except BaseException as error:
-            if survives(error):
-                self._idle.append(connection)
-                raise
-            await connection.close()
-            await self._drop_idle()
-            if isinstance(error, TimeoutError):
-                raise redis.exceptions.TimeoutError(f"no answer within {timeout_s:g} s") from error
-            raise
-        finally:
-            self._busy.discard(connection)
-        self._idle.append(connection)
-        return answer
-
-    async def close(self) -> None:
-        for connection in tuple(self._busy):
-            await connection.close()
-        await self._drop_idle()
-
-    async def _drop_idle(self) -> None:
-        """Close the idle ones: what broke one connection has broken the others."""
-        while self._idle:
-            await self._idle.pop().close()
-
-
-class _RespConnection(asyncio.Protocol):
-    """One connection: redis-py makes it; from then on its bytes come here, without streams and locks around them."""
-
-    def __init__(self, pool: Any) -> None:
-        self._connection = pool.connection_class(**pool.connection_kwargs)
-        self._connection.socket_timeout = None  # ours counts for the whole command
-        self._reader: Any = None
-        self._answer: asyncio.Future[Any] | None = None
-        self.lost: Exception | None = None
-        """Not None: the server has closed it."""
-        self.transport: asyncio.Transport | None = None
-
-    async def connect(self) -> None:
-        await self._connection.connect()
-        parse_error = self._connection._parser.parse_error
-        self._reader = hiredis.Reader(protocolError=redis.exceptions.InvalidResponse, replyError=parse_error, notEnoughData=INCOMPLETE)
-        transport = self._connection._writer.transport
-        transport.set_protocol(self)
-        self.transport = transport
-
-    async def execute(self, packed: bytes) -> Any:
-        """Return the answer to a command. Raises it if it is an error."""
-        if self.lost is not None:
-            raise self.lost
-        assert self.transport is not None
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(packed)
-        return await self._answer
-
-    async def close(self) -> None:
-        await self._connection.disconnect(nowait=True)
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        try:
-            answer = self._reader.gets()
-        except redis.exceptions.RedisError as error:
-            answer = error
-        if answer is INCOMPLETE or self._answer is None or self._answer.done():
-            return
-        if isinstance(answer, Exception):
-            self._answer.set_exception(answer)
-        else:
-            self._answer.set_result(answer)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.lost = redis.exceptions.ConnectionError(f"the connection was closed: {error or 'by the server'}")
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(self.lost)
-
-
-def encode_command(arguments: tuple[Any, ...]) -> bytes:
-    if not any(isinstance(word, bytes | memoryview) and len(word) > LARGE_ARGUMENT_BYTES for word in arguments):
-        packed: bytes = hiredis.pack_command(arguments)
-        return packed
-    encoded = [memoryview(word if isinstance(word, bytes | memoryview) else str(word).encode()) for word in arguments]
-    return b"".join([b"*%d\r\n" % len(encoded), *(part for word in encoded for part in (b"$%d\r\n" % word.nbytes, word, b"\r\n"))])
 
 
 def survives(error: BaseException) -> bool:

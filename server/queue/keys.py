@@ -88,28 +88,20 @@ def _key_of(kind: str) -> Callable[[str], str]:
 
 
 replies = _key_of("replies")
-"""Each of these makes the name of a key from an id: here a gateway's."""
+"""Each of these makes the name of a key from an id."""
 gateway = _key_of("gw")
 worker = _key_of("worker")
 job = _key_of("job")
 cancel = _key_of("cancel")
 blob = _key_of("blob")
-"""A job's large message."""
 deaths = _key_of("deaths")
 suspects = _key_of("suspects")
-"""Jobs that a worker is running, by slot: it may die of them."""
 stage = _key_of("stage")
-"""A large message on its way into the queue."""
 record = _key_of("record")
-"""A client's job."""
 result = _key_of("result")
-"""The reply to one job of a record."""
 events = _key_of("events")
-"""Events of a record."""
 scene = _key_of("scene")
-"""A network's view of an image with depth, to be asked again."""
 vector = _key_of("vector")
-"""The vector of a text that was read before."""
 spec = _key_of("spec")
 statistics = _key_of("stats")
 

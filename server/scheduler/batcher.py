@@ -67,7 +67,7 @@ class StepTimes:
         if not self._batches % REGROW_AFTER_BATCHES and self.largest < self._limit:
             self.largest *= 2
         self.seconds[size] = median(times)
-        self.best = self.smallest(self._share)
+        self._find_best()
 
     def forget(self) -> None:
         """Drop the measurements, since batches are computed in another way from now on."""
@@ -76,11 +76,11 @@ class StepTimes:
         self.best = 1
 
     def out_of_memory(self, size: int) -> None:
-        """Try no batch of `size` for the next `REGROW` batches: other data may have left memory by then."""
+        """Try no batch of `size` for the next `REGROW_AFTER_BATCHES` batches: other data may have left memory by then."""
         self.largest = min(self.largest, 1 << max(0, (size // 2).bit_length() - 1))
         for too_large in [measured for measured in self._measured if measured > self.largest]:
             del self._measured[too_large], self.seconds[too_large]
-        self.best = self.smallest(self._share)
+        self._find_best()
 
     @property
     def items_per_second(self) -> float:
@@ -99,11 +99,10 @@ class StepTimes:
             return self.best
         return larger if turn % 2 else max(1, self.best // 2)
 
-    def smallest(self, share: float) -> int:
-        """Return the smallest size that reaches this share of the highest throughput, 1 while nothing is measured."""
+    def _find_best(self) -> None:
         rates = {size: size / max(seconds, 1e-9) for size, seconds in self.seconds.items()}
-        enough = share * max(rates.values(), default=0.0)
-        return min((size for size, rate in rates.items() if rate >= enough), default=1)
+        enough = self._share * max(rates.values(), default=0.0)
+        self.best = min((size for size, rate in rates.items() if rate >= enough), default=1)
 
     def predict(self, size: int) -> float:
         """Return the seconds of a batch: linear between measured sizes, in proportion beyond them, 0 while nothing is measured."""

@@ -40,7 +40,7 @@ class SlotWork(Future[None]):
 
 
 class Slots:
-    """A scheduler shared by threads.
+    """A scheduler shared by threads: what is not explained here is that of `Scheduler`, under a lock.
 
     Any thread does what is next, so that a job that arrives while nothing runs is computed by the thread that pulled it: waking another
     one takes longer than reading the job. A thread that takes a task wakes one more, since there may be another task.
@@ -126,12 +126,10 @@ class Slots:
 
     @property
     def may_reclaim(self) -> bool:
-        """Whether a job of a dead worker may be taken over."""
         with self._lock:
             return self._scheduler.may_reclaim
 
     def finish(self, running: RunningBatch, unfinished: Sequence[Delivery] = ()) -> AfterBatch:
-        """End a batch or a step. unfinished: its jobs that have more steps."""
         with self._lock:
             now = time.monotonic()
             self._scheduler.finish(running, unfinished, now)
@@ -140,22 +138,18 @@ class Slots:
             return AfterBatch(is_idle=not len(self._scheduler.short), unfinishable=self._scheduler.take_unfinishable(now))
 
     def record_batch(self, running: RunningBatch, size: int, seconds: float) -> None:
-        """Record that a batch of `size`, or a part of one, took `seconds`."""
         with self._lock:
             self._scheduler.record_batch(running, size, seconds)
 
     def record_out_of_memory(self, running: RunningBatch, size: int) -> None:
-        """Record that a batch of `size`, or a part of one, did not fit into memory."""
         with self._lock:
             self._scheduler.record_out_of_memory(running, size)
 
     def forget_times(self, running: RunningBatch) -> None:
-        """Forget the times of a bucket, whose batches another backend runs from now on."""
         with self._lock:
             self._scheduler.forget_times(running)
 
     def seed_step_times(self, steps: StepTimes, *, long: bool = False, step_seconds: float = 0.0) -> None:
-        """Expect batches of a loaded bundle to take these times. long: whether its jobs take several steps. step_seconds: of one step."""
         with self._lock:
             self._scheduler.seed_step_times(steps, long=long, step_seconds=step_seconds)
 
@@ -198,7 +192,6 @@ class Slots:
 
     @property
     def slowest_batch_s(self) -> float:
-        """Duration of the slowest batch so far, in a slot or in a warm-up."""
         return self._scheduler.slowest_batch_s
 
     def _wake_one(self) -> None:

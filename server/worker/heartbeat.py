@@ -12,7 +12,7 @@ from kernels import progress
 from kernels.devices import device_memory
 from kernels.malloc import return_freed_memory
 from server.processes.supervisor_protocol import STUCK, restarts
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.messages import WORKER_FORMS, WorkerInfo
 from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.slots import Slots
@@ -86,7 +86,7 @@ class Heartbeat:
 
     def _announce(self) -> None:
         try:
-            self.queue.liveness.announce(self._info())
+            self.queue.announce(self._info())
         except RedisUnavailable as away:  # the next heartbeat sets the key again
             if away.is_about_key and str(away) != self._foreign:  # otherwise the receiver logs it
                 log.warning("queue key unusable", reason=str(away))

@@ -13,7 +13,7 @@ import torch
 from kernels.devices import is_out_of_memory
 from models.bundle import BundleError
 from server.processes import os_process
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.worker.delivery import Delivery, QueueEntry
 from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.scheduler import PullOrder, RunningBatch

@@ -27,8 +27,7 @@ from models.registry import ExtensionError, all_extensions, systems
 from server.processes import os_process
 from server.processes.os_process import StopSignals
 from server.processes.supervisor_protocol import CRASHED, MISUSE, process_id
-from server.queue.connect import FirstContact
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import FirstContact, RedisUnavailable
 from server.queue.keys import Keyspace
 from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.scheduler import IDLE_BLOCK_S, Scheduler
@@ -111,7 +110,7 @@ class Worker:
         self._bundles = LoadedBundles(
             settings.bundles,
             self._load,
-            self._queue.liveness.publish_spec,
+            self._queue.publish_spec,
             changed=lambda: self._heartbeat.beat_now(),
             waiting=self._queue.leases.waiting,
             defaults={*settings.default_models.values(), *settings.starter_bundles},
@@ -159,7 +158,7 @@ class Worker:
         self._heartbeat.end()
         try:
             self._queue.leases.return_to_queue([*unfinished, *unread])
-            self._queue.liveness.withdraw()
+            self._queue.withdraw()
         except RedisUnavailable as away:
             log.warning("jobs not returned: other workers will reclaim them", reason=str(away))
         log.info("worker ends", id=self._queue.id, handed_back=len(unfinished))
@@ -168,7 +167,7 @@ class Worker:
         away = False
         while self._heartbeat.state != "draining":
             try:
-                states, revision = self._queue.liveness.repository()
+                states, revision = self._queue.repository()
                 self._first.mark_reached()
                 if away:
                     log.info("queue back")
@@ -179,7 +178,7 @@ class Worker:
                     self._heartbeat.set_state("ready")
                     if self._bundles.empty:
                         log.warning(_no_bundle(self._settings.bundles))
-                self._queue.liveness.janitor()
+                self._queue.janitor()
             except RedisUnavailable as error:
                 self._first.log_failure(error)
                 if not away and not self._bundles.list_queues():  # otherwise the receiver logs it

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from models.layers.stepwise import InvalidInput, JobTooLarge
 from models.systems.actions.job_stats import STAGES
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.messages import Failure, Progress, Reply, WorkerTiming, from_numpy
 from server.queue.worker.delivery import Delivery
 from server.queue.worker.worker_queue import WorkerQueue

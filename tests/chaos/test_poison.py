@@ -88,7 +88,7 @@ async def test_poison_input_does_not_fail_its_fifteen_neighbours(valkey: Private
 async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: PrivateValkey, tmp_path: Path) -> None:
     digest = write_null(tmp_path, name="fragile", architecture="fragile").spec.digest()
     dies = WorkerQueue(valkey.url, "dies", WorkerTimings(key_ttl=60))
-    dies.liveness.announce(WorkerInfo(id=dies.id, host="test", pid=0, state="draining", device="cpu", bundles=[]))
+    dies.announce(WorkerInfo(id=dies.id, host="test", pid=0, state="draining", device="cpu", bundles=[]))
     async with gateway(valkey.url) as asking:
         innocent = asking.job("fragile@1", picture(2), digest=digest, bucket="another", seconds=240)
         answer = asyncio.create_task(asking.ask(innocent))
@@ -100,7 +100,7 @@ async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: Pr
             hanging = asyncio.create_task(asking.ask(bad))
             with PartitionRedis.from_url(valkey.url) as client:
                 await eventually_async(lambda: pending(client) == 2, "the picture that hangs runs")
-                dies.liveness.withdraw()
+                dies.withdraw()
                 await asyncio.sleep(3 * RECLAIM_INTERVAL_S)  # the hanging worker has looked for what the dead left behind
                 assert client.get(f"deaths:{innocent.id}") == b"0", "it is here, and does not run"
                 hanging.cancel()

@@ -6,8 +6,7 @@ import re
 
 from server.gateway.inference.error_mapping import REASONS, refused_to_problem
 from server.http.problems import ProblemKind
-from server.queue.errors import Refused
-from server.queue.script import FOLDER, Outcome
+from server.queue.script import FOLDER, Outcome, Refused
 
 
 def test_each_reason_of_the_scripts_has_words() -> None:

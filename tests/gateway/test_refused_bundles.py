@@ -38,13 +38,13 @@ class Announcer:
                 name=spec.name,
                 version=spec.version,
                 task=spec.task,
-                digest=self.queue.liveness.publish_spec(spec),
+                digest=self.queue.publish_spec(spec),
                 state=now,
                 reason=reason,
             )
             for spec, now, reason in bundles
         ]
-        self.queue.liveness.announce(WorkerInfo(id=self.queue.id, host="here", pid=0, state=state, device="cpu", bundles=announced))
+        self.queue.announce(WorkerInfo(id=self.queue.id, host="here", pid=0, state=state, device="cpu", bundles=announced))
 
     def refuses(self, *specs: BundleSpec) -> None:
         self.says(*((spec, "unavailable", REASON) for spec in specs))
@@ -109,7 +109,7 @@ def test_a_worker_that_may_serve_it_yet_is_waited_for(valkey: PrivateValkey, pat
         waiting = threads.submit(patient.classify, picture(3))
         eventually(lambda: patient.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
         with Worker(valkey.url, [make_spec()]):
-            another.queue.liveness.withdraw()
+            another.queue.withdraw()
             assert waiting.result().status_code == 200
 
 

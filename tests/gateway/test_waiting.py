@@ -103,7 +103,7 @@ def test_a_model_that_workers_refuse_is_503_with_their_reason(valkey: PrivateVal
             name=spec.name, version=spec.version, task=spec.task, digest=spec.digest(), state="unavailable", reason=reason
         )
         queue = WorkerQueue(valkey.url, "refuses", WorkerTimings(key_ttl=60))
-        queue.liveness.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=[refused]))
+        queue.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=[refused]))
         assert reason in problem(gateway.classify(picture(1), model=spec.id), 503, "bundle-unavailable")["detail"]
 
 
@@ -128,7 +128,7 @@ def test_broken_copies_hide_no_bundle_from_new_gateway(valkey: PrivateValkey) ->
                 name=spec.name, version=spec.version, task="", digest="", state="unavailable", reason="bundle.json: damaged"
             )
             queue = WorkerQueue(valkey.url, f"broken-{number}", WorkerTimings(key_ttl=60))
-            queue.liveness.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=[broken]))
+            queue.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=[broken]))
         with gateway_process(valkey.url) as gateway:
             assert gateway.classify(picture(3), model="reds").status_code == 200
             assert gateway.http.get("/v1/models/reds").json()["state"] == "ready"

@@ -21,7 +21,7 @@ from server.gateway.webhooks import AT_ONCE, SigningSecrets, WebhookSender, Webh
 from server.http.outbound import OutboundClient
 from server.http.requests import Head
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.webhook_queue import MAX_PER_HOST
+from server.queue.gateway.record_store import MAX_PER_HOST
 from server.queue.messages import QueuedJob
 from server.supervisor.private_valkey import PrivateValkey
 from server.telemetry.metrics import GatewayMetrics

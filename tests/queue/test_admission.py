@@ -12,11 +12,11 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.reservations import CHECK_ADMISSION, WORK_IN_COMMON_MS, Load, bounds, is_calm
 from server.queue.gateway.submitter import MAX_CALL_BYTES
-from server.queue.script import AdmissionChecks, Claim, Promises, QueueAmount
+from server.queue.script import AdmissionChecks, Claim, DeadlineExceeded, Promises, QueueAmount, Refused
 from server.settings import Settings
 from tests.support.queue import (
     BUNDLE,

@@ -77,8 +77,8 @@ async def test_stale_turn_after_clock_went_back_does_not_block_sweep(url: str, d
 def test_stale_turn_after_clock_went_back_does_not_block_janitor(worker: WorkerQueue, db: redis.Redis) -> None:
     db.set("janitor", "other", px=HOUR_MS)
 
-    assert worker.liveness.janitor()
-    assert not worker.liveness.janitor()
+    assert worker.janitor()
+    assert not worker.janitor()
 
 
 def test_dead_processes_expire_although_the_clock_went_back(worker: WorkerQueue, db: redis.Redis) -> None:
@@ -87,7 +87,7 @@ def test_dead_processes_expire_although_the_clock_went_back(worker: WorkerQueue,
         db.set(f"{kind}:alive", "", px=3000)
         db.sadd(list_, "dead", "alive")
 
-    assert worker.liveness.janitor()
+    assert worker.janitor()
 
     for kind in ("worker", "gw"):
         assert 0 < db.pttl(f"{kind}:dead") <= 120_000

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 import redis
 
-from server.queue.connect import RespPool, refusal
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable, refusal
+from server.queue.gateway.connection import RespPool
 from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.kept_values import Scene
 from server.queue.gateway.reservations import Load
-from server.queue.gateway.scene_store import Scene
 from server.queue.gateway.submitter import CANCEL
 from server.queue.messages import Progress, QueuedJob
 from server.queue.record import RecordDraft
@@ -118,7 +118,7 @@ async def live_through_everything(url: str) -> None:
     worker, other = (worker_queue(url, name, LASTING_WORKER) for name in ("worker", "other"))
     async with gateway(url, SILENT_GATEWAY) as us:
         announce(worker)
-        worker.liveness.janitor()
+        worker.janitor()
         assert worker.leases.take([QUEUE], 1, 1) == []
         await run_requests(us, worker)
         await run_records(us, worker)
@@ -126,13 +126,13 @@ async def live_through_everything(url: str) -> None:
         left = asyncio.create_task(us.submitter.submit([await a_job(us, value, owner="carol") for value in range(2)]))
         worker.start(await pull(worker, 1), 0)
         await pull(worker, 1)  # the other job waits
-        worker.liveness.withdraw()
+        worker.withdraw()
         assert other.leases.reclaim([QUEUE]) is not None
         await run_stores(us)
-        await us.beat.refresh()
+        await us.refresh()
         await us.status.read()
         announce(other)
-        other.liveness.janitor()
+        other.janitor()
         left.cancel()
         await asyncio.wait([left])
     worker.close()

@@ -12,11 +12,11 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.connect import RespPool
+from server.queue.gateway.connection import RespPool
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.keys import Keyspace
 from server.queue.script import Script
-from server.queue.worker.liveness import JANITOR_KEYS, JANITOR_ROUNDS
+from server.queue.worker.worker_queue import JANITOR_KEYS, JANITOR_ROUNDS
 from server.settings import Settings
 from tests.support.queue import (
     DIGEST,
@@ -234,8 +234,8 @@ async def test_janitor_removes_abandoned_keys(url: str, worker: WorkerQueue, db:
         stale = {"id": "stale", "gw": us.id, "until": "1000", "bytes": 1, "job": "x"}
         db.xadd(unserved, stale)
         db.sadd("queues", unserved)
-        assert worker.liveness.janitor()
-        assert not worker_queue(url, "another", QUICK_WORKER).liveness.janitor()
+        assert worker.janitor()
+        assert not worker_queue(url, "another", QUICK_WORKER).janitor()
         assert not db.exists("blob:gone", "deaths:gone")
         assert db.ttl("replies:gone") > 0
         assert int(db.get("queue:bytes") or 0) == 0
@@ -258,7 +258,7 @@ async def test_janitor_resumes_among_any_number_of_keys(url: str, db: redis.Redi
         db.set(orphan, "x")
     janitors = [worker_queue(url, f"janitor-{number}", QUICK_WORKER) for number in range(5)]
     for janitor in janitors:
-        assert janitor.liveness.janitor()
+        assert janitor.janitor()
         db.delete("janitor")  # the next one's turn has come
     assert not db.exists(*orphans)
     assert db.dbsize() >= every_key
@@ -273,7 +273,7 @@ async def test_janitor_keeps_streams_of_live_workers(url: str, db: redis.Redis, 
         await eventually_async(
             lambda: any(client["cmd"] == "xreadgroup" and "b" in client["flags"] for client in db.client_list()), "it waits for jobs"
         )
-        assert worker_queue(url, "another", QUICK_WORKER).liveness.janitor()
+        assert worker_queue(url, "another", QUICK_WORKER).janitor()
         assert set(keys.streams(QUEUE)) == db.smembers("streams")
         request = asyncio.create_task(ask(us, 1))
         [taken] = await waiting
@@ -286,7 +286,7 @@ async def test_janitor_cleans_up_full_redis(url: str, db: redis.Redis, worker: W
     db.set("blob:gone", "x")
     db.config_set("maxmemory", 1)
     try:
-        assert worker.liveness.janitor()
+        assert worker.janitor()
     finally:
         db.config_set("maxmemory", 0)
     assert not db.exists("blob:gone")

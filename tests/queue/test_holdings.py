@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from server.queue.errors import Refused
 from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.script import Refused
 from server.queue.worker.delivery import Delivery
 from tests.queue.test_shares import record, submit
 from tests.support.queue import LASTING_WORKER, QUEUE, WorkerQueue, announce, echo, gateway, ping, worker_queue
@@ -113,7 +113,7 @@ class World:
 
     async def kill(self) -> None:
         worker, _ = self._workers.pop(self._chance.randrange(len(self._workers)))
-        worker.liveness.withdraw()
+        worker.withdraw()
         worker.close()
         self.start_worker()
 
@@ -146,7 +146,7 @@ class World:
 
     async def janitor(self) -> None:
         self._db.delete("janitor")
-        assert self._workers[0][0].liveness.janitor()
+        assert self._workers[0][0].janitor()
 
     async def end(self) -> None:
         """Answer all jobs that are left."""

@@ -12,7 +12,7 @@ import redis
 
 from server.queue import keys
 from server.queue.connect import CHUNK_BYTES
-from server.queue.gateway.large_values import LargeValues
+from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.messages import Array, Reply, decode
 from server.queue.worker.delivery import Delivery, QueueEntry
 from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, ask, echo, gateway, nothing_is_left, pull_one, redis_at, worker_queue
@@ -126,16 +126,18 @@ async def test_output_of_a_second_answer_is_deleted(url: str, db: redis.Redis, w
 
 
 async def test_message_of_client_leaving_at_last_piece_is_removed(url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = LargeValues.write
+    write = GatewayRedisLink.write_large
     written = asyncio.Event()
 
-    async def write_and_lose_the_client(values: LargeValues, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True) -> None:
-        await write(values, key, data, is_wanted)
+    async def write_and_lose_the_client(
+        link: GatewayRedisLink, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        await write(link, key, data, is_wanted)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
         written.set()
 
-    monkeypatch.setattr(LargeValues, "write", write_and_lose_the_client)
+    monkeypatch.setattr(GatewayRedisLink, "write_large", write_and_lose_the_client)
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
         await written.wait()

@@ -46,7 +46,7 @@ async def enqueue(dispatcher: Dispatcher, *kinds: tuple[str, Priority], before: 
 
 
 async def _depth_is(dispatcher: Dispatcher, items: int) -> bool:
-    return sum(depth.items for depth in (await dispatcher.beat.depths()).values()) == items
+    return sum(queue.items for queue in await dispatcher.queues()) == items
 
 
 def priorities(queue: WorkerQueue, items: int, queues: tuple[str, ...] = (QUEUE,)) -> list[str]:
@@ -102,7 +102,7 @@ async def test_returned_job_keeps_priority_and_place(url: str) -> None:
         staying.leases.return_to_queue([again])  # once more, from the stream of what was handed back
         [and_again] = staying.pull([QUEUE], 1)
         assert (and_again.job.id, and_again.stream, and_again.added_ms) == (taken.job.id, again.stream, taken.added_ms)
-        assert {key: depth.items for key, depth in (await us.beat.depths()).items()} == {(BUNDLE, "normal"): 2, (BUNDLE, "high"): 1}
+        assert {(queue.bundle, queue.priority): queue.items for queue in await us.queues()} == {(BUNDLE, "normal"): 2, (BUNDLE, "high"): 1}
         early.cancel()
         late.cancel()
 
@@ -226,17 +226,17 @@ async def test_fleet_lists_live_workers_specs_and_operator_orders(url: str) -> N
         weights=weights,
     )
     async with gateway(url) as us:
-        digest = queue.liveness.publish_spec(spec)
+        digest = queue.publish_spec(spec)
         served = ServedBundle(name="echo", version="1", task="classify", digest=digest, state="ready", items_per_second=12.5)
         info = WorkerInfo(id="w", host="h", pid=1, state="ready", device="cpu", bundles=[served])
         with redis_at(url) as operator:
             operator.flushall()
-        queue.liveness.announce(info)  # as after a restart of Redis: the specs come back with the worker
+        queue.announce(info)  # as after a restart of Redis: the specs come back with the worker
         await us.fleet.set_repository("echo", "unloaded")
         fleet = await us.fleet.read(fresh=True)
         assert fleet.workers == (info,)
         assert fleet.specs == {("echo", "1"): spec}
-        assert fleet.repository["echo"] == queue.liveness.repository()[0]["echo"] == "unloaded"
+        assert fleet.repository["echo"] == queue.repository()[0]["echo"] == "unloaded"
         assert fleet.work_ms("echo@1", None, takes_long=True) == 80  # 12.5 a second
         with redis_at(url) as operator:
             assert operator.pexpire(keys.worker("w"), 1)
@@ -252,5 +252,5 @@ async def test_fleet_lists_live_workers_specs_and_operator_orders(url: str) -> N
 async def test_depth_counts_unfinished_jobs_by_bundle_and_priority(url: str, size: int) -> None:
     async with gateway(url) as us:
         waiting = await enqueue(us, *[(BUNDLE, "high")] * size)
-        assert {key: depth.items for key, depth in (await us.beat.depths()).items()} == ({(BUNDLE, "high"): size} if size else {})
+        assert {(queue.bundle, queue.priority): queue.items for queue in await us.queues()} == ({(BUNDLE, "high"): size} if size else {})
         waiting.cancel()

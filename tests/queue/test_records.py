@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from server.queue import keys
+from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.gateway.dispatcher import Dispatcher
-from server.queue.gateway.large_values import LargeValues
 from server.queue.gateway.submitter import INLINE_BYTES
 from server.queue.messages import VERSION, Array, Progress, QueuedJob, Reply, WorkerTiming
 from server.queue.record import Record
@@ -162,7 +162,7 @@ async def test_start_of_work_is_reported_and_each_restart(url: str, us: Dispatch
     assert worker.start([first], 0)
     worker.acks.progress([(first, started)])
     worker.acks.progress([(first, Progress(id=first.job.id, worker=worker.id, done=0, total=9, unit="steps"))])
-    worker.liveness.withdraw()
+    worker.withdraw()
     second = worker_queue(url, "second", QUICK_WORKER)
     claimed = await asyncio.to_thread(second.leases.reclaim, [QUEUE])
     assert claimed is not None
@@ -207,7 +207,7 @@ async def test_progress_comes_from_worker_that_claimed_the_job(url: str, us: Dis
     record = await admit(us)
     frozen = await take(worker)
     assert worker.start([frozen], 0)
-    worker.liveness.withdraw()
+    worker.withdraw()
     second = worker_queue(url, "second", QUICK_WORKER)
     claimed = await asyncio.to_thread(second.leases.reclaim, [QUEUE])
     assert claimed is not None
@@ -226,7 +226,7 @@ async def test_the_janitor_leaves_what_open_records_need(url: str, worker: Worke
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as quiet:
         record = await admit(quiet, 7)
         db.delete(f"job:{record}-0")
-        assert worker.liveness.janitor()
+        assert worker.janitor()
         assert db.exists(f"blob:{record}-0")
         await quiet.records.sweep()
         assert db.exists(f"job:{record}-0")
@@ -264,16 +264,16 @@ async def test_lost_recorded_job_is_requeued_at_its_place(url: str, worker: Work
 async def test_a_staged_message_that_was_lost_is_written_again(
     us: Dispatcher, worker: WorkerQueue, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = LargeValues.write
+    write = GatewayRedisLink.write_large
     lost: list[str] = []
 
-    async def write_and_lose_the_first(values: LargeValues, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True) -> None:
-        await write(values, key, data, is_wanted)
+    async def write_and_lose_the_first(link: GatewayRedisLink, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        await write(link, key, data, is_wanted)
         if not lost:
             lost.append(key)
             db.delete(key)
 
-    monkeypatch.setattr(LargeValues, "write", write_and_lose_the_first)
+    monkeypatch.setattr(GatewayRedisLink, "write_large", write_and_lose_the_first)
     ballast = np.random.default_rng(0).integers(0, 256, 20 * INLINE_BYTES, np.uint8)
     record = await admit(us, 7, ballast=ballast)
     assert lost
@@ -323,7 +323,7 @@ async def test_foreign_entries_in_job_events_do_not_lose_its_end(
 async def test_janitor_removes_leftovers_of_deleted_record(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
     record, living = await admit(us, key="a"), await admit(us, key="b")
     db.delete(f"record:{record}")
-    assert worker.liveness.janitor()
+    assert worker.janitor()
     assert list(db.scan_iter("events:*")) == [f"events:{living}"]
     assert [db.get(key) for key in db.scan_iter("idem:*")] == [living]
 

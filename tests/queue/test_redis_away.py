@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 import redis
 
-from server.queue.connect import connect
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable, connect
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.worker.connection import WorkerRedisLink
 from server.queue.worker.delivery import Delivery
@@ -304,7 +303,7 @@ async def test_figures_are_refused_at_once_while_redis_is_down(tmp_path: Path) -
             assert await ping(us)
             server.kill()
             assert not await ping(us)
-            for question in (us.fleet.read, us.beat.depths):
+            for question in (us.fleet.read, us.queues):
                 with pytest.raises(RedisUnavailable):
                     await question()
 

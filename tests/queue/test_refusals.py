@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from tests.support.queue import (
     LASTING_WORKER,
     QUEUE,
@@ -147,7 +147,7 @@ async def test_worker_calls_to_refusing_redis_raise_redis_away(server: Server, k
         request = asyncio.create_task(ask(us, 3))
         [taken] = await pull_one(worker)
         with refusing(server, kind):
-            for call in (lambda: announce(worker), lambda: worker.pull([QUEUE], 1, 10), worker.liveness.janitor, worker.liveness.withdraw):
+            for call in (lambda: announce(worker), lambda: worker.pull([QUEUE], 1, 10), worker.janitor, worker.withdraw):
                 with pytest.raises(RedisUnavailable):
                     await asyncio.to_thread(call)
             finishing = asyncio.create_task(asyncio.to_thread(worker.acks.finish, [(taken, echo(worker, taken))]))

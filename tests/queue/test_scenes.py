@@ -8,7 +8,7 @@ import numpy as np
 import redis
 
 from server.queue.connect import CHUNK_BYTES
-from server.queue.gateway.scene_store import Scene
+from server.queue.gateway.kept_values import Scene
 from server.queue.messages import Array
 from tests.support.queue import DIGEST, gateway, records_load
 from tests.support.redis import KEYSPACE

@@ -111,7 +111,7 @@ async def test_finished_low_work_makes_room_and_janitor_recounts(url: str, db: r
     async with a_queue(url, queue_max_items=4) as us:
         first = await submit(us, "bulk", 2, priority="low", low=True)
         db.hset("queue:owners", "low", "0 0 0 0 0")  # as if the count were lost
-        assert worker_queue(url, "janitor").liveness.janitor()
+        assert worker_queue(url, "janitor").janitor()
         with expect_refusal("low"):
             await submit(us, "bulk", priority="low", low=True)
         first.cancel()
@@ -198,7 +198,7 @@ async def test_long_work_is_refused_before_its_body_is_read(url: str) -> None:
     async with a_queue(url, queue_max_items=64) as us:
         await submit(us, "first", 30)
         await submit(us, "second", 26)
-        await us.beat.depths()
+        await us.queues()
         long, short = Claim("third", takes_long=True), Claim("third")
         with expect_refusal("long"):
             await us.reservations.reserve(long).resize(1, 1)
@@ -265,7 +265,7 @@ async def test_the_janitor_counts_again(url: str, db: redis.Redis, worker: Worke
         db.hset("queue:owners", mapping={"someone": "9 9 9 9 9", "no-one": "1 1 1 0 0"})
         db.incrby("queue:work", 5)
         db.sadd("queue:jobs", "gone")
-        assert worker.liveness.janitor()
+        assert worker.janitor()
         assert (db.hgetall("queue:owners"), db.get("queue:work"), db.scard("queue:jobs")) == (right, "200", 2)
 
 
@@ -293,9 +293,9 @@ async def test_work_is_steps_over_what_the_workers_announce_together(url: str, w
         assert await work_ms(500 * 8) == 500 * 8 * PASS_MS
         assert await work_ms(None) == LONG_JOB_MS
         assert await work_ms(None, takes_long=False) == PASS_MS
-        worker.liveness.announce(serving_worker(worker.id, items_per_second=0.5, steps_per_second=50.0))
+        worker.announce(serving_worker(worker.id, items_per_second=0.5, steps_per_second=50.0))
         other = worker_queue(url, "other")
-        other.liveness.announce(serving_worker(other.id, items_per_second=0.5, steps_per_second=50.0))
+        other.announce(serving_worker(other.id, items_per_second=0.5, steps_per_second=50.0))
         assert await work_ms(500 * 8) == 40_000
         assert await work_ms(None) == 1000
         other.close()
@@ -307,7 +307,7 @@ async def test_unexpectedly_long_work_has_no_place_in_last_eighth(url: str) -> N
     async with a_queue(url, queue_max_items=64) as us:
         await submit(us, "first", 28)
         await submit(us, "second", 27)
-        await us.beat.depths()
+        await us.queues()
         for places, is_full in ((1, False), (2, True)):
             async with reserve(us, places, 1, Claim("third")) as place:
                 context = RequestContext(unused, unused, "id", "third", ANONYMOUS_KEY, "job", "rest", False, unused, place)

@@ -63,11 +63,11 @@ async def test_foreign_name_in_queue_set_blocks_no_gateway(url: str, db: redis.R
     db.sadd(keys.QUEUES, name)
     async with gateway(url) as us, Consumer(url):
         assert await ask(us, 5) == 5
-        assert all(bundle == BUNDLE for bundle, _ in await us.beat.depths())
+        assert all(queue.bundle == BUNDLE for queue in await us.queues())
 
 
 async def test_an_absurd_revision_of_the_repository_reads_as_none(url: str, db: redis.Redis) -> None:
     db.set("repository:revision", "9" * 5000)
     queue = worker_queue(url, "reader", QUICK_WORKER)
-    assert queue.liveness.repository()[1] == 0
+    assert queue.repository()[1] == 0
     queue.close()

@@ -10,7 +10,7 @@ from contextlib import suppress
 import redis
 
 from server.queue import keys
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from tests.support.queue import QUEUE, Consumer, WorkerQueue, announce, ask, gateway, pull_one, redis_at
 
 

@@ -170,7 +170,7 @@ async def test_immediate_start_is_recorded_by_redis_without_memory(
             assert accepted() == taken[:1]
             announce(victim)
             assert 0 < db.ttl(keys.suspects("victim")) <= 3600
-            victim.liveness.withdraw()
+            victim.withdraw()
             suspects = [worker.leases.reclaim([QUEUE]) for _ in range(2)]
             assert [suspect and suspect.job.id for suspect in suspects] == [jobs[0].id, None]
         finally:
@@ -182,8 +182,8 @@ async def test_record_of_worker_dead_before_its_next_beat_expires(url: str, db: 
     announce(victim)
     victim.leases.end(0)
     await eventually_async(lambda: db.exists(keys.suspects("victim")))
-    victim.liveness.withdraw()
-    while not victim.liveness.janitor():
+    victim.withdraw()
+    while not victim.janitor():
         pass
     assert 0 < db.ttl(keys.suspects("victim")) <= 3600
 

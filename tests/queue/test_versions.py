@@ -110,7 +110,7 @@ async def test_leaving_worker_returns_the_newer_job(url: str, db: redis.Redis, o
         request = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 7)]))
         await take_nothing(db, older)
         older.leases.return_to_queue([])
-        older.liveness.withdraw()
+        older.withdraw()
         [delivery] = await pull_one(newer)
         assert not delivery.alone
         newer.acks.finish([(delivery, echo(newer, delivery))])

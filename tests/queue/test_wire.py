@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
-from server.queue.connect import RespPool, connect, connect_async
+from server.queue.connect import connect, connect_async
+from server.queue.gateway.connection import RespPool
 from server.queue.worker.connection import WorkerRedisLink, WorkerTimings
 from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async

@@ -104,7 +104,7 @@ async def test_jobs_are_claimed_only_from_withdrawn_worker_and_at_once(url: str,
         announce(busy)
         [taken] = await running(busy)
         assert worker.leases.reclaim([QUEUE]) is None
-        busy.liveness.withdraw()
+        busy.withdraw()
         claimed = worker.leases.reclaim([QUEUE])
         assert claimed is not None and claimed.job.id == taken.job.id
         worker.acks.finish([(claimed, echo(worker, claimed))])

@@ -38,9 +38,12 @@ def test_model_with_constant_batch_cost_gets_largest_size() -> None:
 
 
 def test_less_throughput_may_be_had_for_shorter_batches() -> None:
-    steps = step_times({1: 0.030, 2: 0.043, 4: 0.080})
-    assert (steps.best, steps.smallest(0.9), steps.smallest(0.6)) == (4, 2, 1)
-    assert StepTimes(4).smallest(0.9) == 1
+    for share, best in ((0.97, 4), (0.9, 2), (0.6, 1)):
+        steps = StepTimes(4, share)
+        assert steps.best == 1
+        for size, seconds in {1: 0.030, 2: 0.043, 4: 0.080}.items():
+            steps.record(size, seconds)
+        assert steps.best == best
 
 
 def test_one_interrupted_batch_changes_nothing() -> None:

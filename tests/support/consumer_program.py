@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.messages import Reply, WorkerInfo, WorkerTiming
 from server.queue.worker.delivery import Delivery
 from tests.support.queue import QUEUE, QUICK_WORKER, WorkerQueue, worker_queue
@@ -24,7 +24,7 @@ def beat(queue: WorkerQueue) -> None:
     info = WorkerInfo(id=queue.id, host="test", pid=os.getpid(), state="ready", device="cpu", bundles=[])
     while True:
         with contextlib.suppress(RedisUnavailable):
-            queue.liveness.announce(info)
+            queue.announce(info)
         time.sleep(QUICK_WORKER.key_ttl / 4)
 
 

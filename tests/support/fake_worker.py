@@ -16,7 +16,7 @@ from PIL import Image
 from models.bundle import BundleSpec
 from models.bundle_schema import FileDigest, Preprocess, Rung
 from server.queue import keys
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.messages import Array, Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker.delivery import Delivery
 from tests.support.images import encode
@@ -136,7 +136,7 @@ class Worker:
                 name=spec.name,
                 version=spec.version,
                 task=spec.task,
-                digest=self.queue.liveness.publish_spec(spec),
+                digest=self.queue.publish_spec(spec),
                 state="ready",
                 items_per_second=self.items_per_second,
                 batch_budget=8,
@@ -160,7 +160,7 @@ class Worker:
         for thread in self._threads:
             thread.join()
         with suppress(RedisUnavailable):  # its key expires
-            self.queue.liveness.withdraw()
+            self.queue.withdraw()
 
     def redis(self) -> redis.Redis:
         """Connect to the Redis that it works on."""
@@ -234,7 +234,7 @@ class Worker:
         return msgspec.structs.replace(reply, arrays={}, stored=key)
 
     def _announce(self) -> None:
-        self.queue.liveness.announce(
+        self.queue.announce(
             WorkerInfo(
                 folder="/srv/bundles",
                 id=self.queue.id,

@@ -17,7 +17,7 @@ import psutil
 
 from server.processes.supervisor_protocol import process_prefix
 from server.queue import keys
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.keys import Keyspace
 from server.queue.messages import Array, Priority, QueuedJob, Reply, WorkerInfo

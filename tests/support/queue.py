@@ -22,12 +22,12 @@ import redis
 
 from server.processes.os_process import die_with_parent
 from server.queue import keys
-from server.queue.errors import RedisUnavailable, Refused
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher, DispatcherTimings
 from server.queue.gateway.reservations import Reservation
 from server.queue.messages import WORKER_FORMS, Array, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import RecordDraft, RecordsLoad
-from server.queue.script import Claim
+from server.queue.script import Claim, Refused
 from server.queue.worker import worker_queue as worker_side
 from server.queue.worker.connection import WorkerTimings
 from server.queue.worker.delivery import Delivery, QueueEntry
@@ -299,7 +299,7 @@ def free_port() -> int:
 def announce(queue: WorkerQueue, items_per_second: float = 0.0) -> None:
     name, version = BUNDLE.split("@")
     served = ServedBundle(name=name, version=version, task="classify", digest=DIGEST, state="ready", items_per_second=items_per_second)
-    queue.liveness.announce(WorkerInfo(id=queue.id, host="test", pid=0, state="ready", device="cpu", bundles=[served]))
+    queue.announce(WorkerInfo(id=queue.id, host="test", pid=0, state="ready", device="cpu", bundles=[served]))
 
 
 def nothing_is_left(db: redis.Redis) -> bool:

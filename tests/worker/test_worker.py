@@ -225,7 +225,7 @@ async def test_two_contents_of_one_name_have_workers_of_their_own(valkey: Privat
 async def test_job_for_newer_version_is_left_to_it(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
     newer = WorkerQueue(valkey.url, "newer", WorkerTimings(key_ttl=600.0), "telepathy")
-    newer.liveness.announce(WorkerInfo(id=newer.id, host="here", pid=0, state="starting", device="cpu", bundles=[]))
+    newer.announce(WorkerInfo(id=newer.id, host="here", pid=0, state="starting", device="cpu", bundles=[]))
     with worker_process(valkey.url, tmp_path) as process:
         async with gateway(valkey.url) as asking:
             await asking.ready()

@@ -23,11 +23,11 @@ from server.gateway.model_directory import ModelDirectory, no_worker, ready_bund
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import MAX_TIMEOUT, DisconnectWatcher, Head, body_too_large, owner_id
 from server.http.sse import EventStream
-from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.fleet import Fleet
 from server.queue.gateway.reservations import Reservation, Reservations
 from server.queue.messages import PRIORITIES, Priority
-from server.queue.script import NO_OWNER, Claim
+from server.queue.script import NO_OWNER, Claim, DeadlineExceeded, Refused
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics

@@ -13,8 +13,9 @@ from server.http.middleware import internal_error
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media.limits import MediaError
-from server.queue.errors import RedisUnavailable, Refused
+from server.queue.connect import RedisUnavailable
 from server.queue.messages import Failure
+from server.queue.script import Refused
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.telemetry import logs
 

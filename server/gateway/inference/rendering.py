@@ -20,7 +20,7 @@ from server.http.problems import Problem, ProblemKind
 from server.media.limits import MediaError
 from server.media.memory_budget import MemoryBudget
 from server.processes.sandbox_process import SandboxError
-from server.queue.gateway.scene_store import Scene, SceneStore
+from server.queue.gateway.kept_values import Scene, SceneStore
 from server.queue.messages import Array
 from server.tasks import base
 from server.tasks.base import JSON, Arrays, FileAnswer, Outputs

@@ -17,7 +17,7 @@ from server.concurrency import ClientBound
 from server.gateway.inference.stages import AnsweredRequest, TaskPlan
 from server.http.requests import owner_id
 from server.queue.connect import CHUNK_BYTES
-from server.queue.gateway.vector_store import VectorStore
+from server.queue.gateway.kept_values import VectorStore
 from server.tasks.base import RecallsTexts
 from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
 

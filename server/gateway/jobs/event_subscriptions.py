@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from server.concurrency import ClientBound
 from server.http.problems import Problem, ProblemKind
-from server.queue.errors import RecordLost, RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.record_store import RecordStore
 from server.queue.record import FINAL_EVENTS, OPEN_STATES, EventBatch, RecordEvent, State
+from server.queue.script import RecordLost
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics
 

@@ -21,10 +21,11 @@ from server.http.problems import Problem, ProblemDocument, ProblemKind
 from server.http.requests import WEBHOOK_EVENTS, WEBHOOK_URL, Head
 from server.http.url_allowlist import AddressNotAllowed, parse_remote_url
 from server.queue import keys
-from server.queue.errors import IdempotencyConflict, RecordLost, RedisUnavailable, Refused
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.messages import WEBHOOKS, QueuedJob, to_numpy
 from server.queue.record import FINAL_EVENTS, OPEN_STATES, STATES, JobProgress, Record, RecordDraft, rfc3339
+from server.queue.script import IdempotencyConflict, RecordLost, Refused
 from server.quote import quote
 from server.tasks.base import offered_media_types, plan_type
 from server.tasks.registry import TASKS, route_of

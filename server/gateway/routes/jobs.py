@@ -22,9 +22,10 @@ from server.gateway.openapi import responses
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import DisconnectWatcher, Head
 from server.http.sse import EventStream
-from server.queue.errors import RecordLost, RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.messages import Progress, UnknownVersion, decode
 from server.queue.record import FINAL_EVENTS, OPEN_STATES, Record, RecordEvent
+from server.queue.script import RecordLost
 from server.tasks.base import JSON
 from server.telemetry import logs
 

@@ -13,8 +13,8 @@ from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.auth import middleware
 from server.gateway.openapi import responses
 from server.processes.supervisor_protocol import ExitReason
-from server.queue.errors import RedisUnavailable
-from server.queue.gateway.scene_store import SCENES
+from server.queue.connect import RedisUnavailable
+from server.queue.gateway.kept_values import SCENES
 from server.queue.record import OPEN_STATES, STATES
 from server.telemetry.metrics import CONTENT_TYPE, Families
 
@@ -79,7 +79,7 @@ async def _read_redis(gateway: GatewayState) -> Families:
     ended = CounterMetricFamily("opsin_jobs_ended", "Asynchronous jobs that have ended since Redis began.", labels=["state"])
     try:
         fleet = await gateway.dispatcher.fleet.read()
-        depths = await gateway.dispatcher.beat.depths()
+        queues = await gateway.dispatcher.queues()
         restarted = await gateway.dispatcher.status.restarts()
         recorded = (await gateway.dispatcher.status.read(0, 0, 0)).records
     except RedisUnavailable:
@@ -94,10 +94,10 @@ async def _read_redis(gateway: GatewayState) -> Families:
     for bundle in model_directory.unreadable(fleet):
         name, _, version = bundle.partition("@")
         served.add_metric([name, version], 0)
-    for (bundle, priority), queue in sorted(depths.items()):
-        name, _, version = bundle.partition("@")
-        depth.add_metric([name, version, priority], queue.items)
-        oldest.add_metric([name, version, priority], queue.oldest_age_s)
+    for queue in queues:
+        name, _, version = queue.bundle.partition("@")
+        depth.add_metric([name, version, queue.priority], queue.items)
+        oldest.add_metric([name, version, queue.priority], queue.oldest_s)
     for state in STATES:
         jobs.add_metric([state], recorded.counts.get(state, 0))
         if state not in OPEN_STATES:

@@ -30,7 +30,7 @@ from server.http.middleware import internal_error
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import CLIENT_CLOSED_REQUEST, RESPOND_ASYNC, Head
 from server.http.sse import EventStream
-from server.queue.gateway.scene_store import Scene
+from server.queue.gateway.kept_values import Scene
 from server.queue.messages import to_numpy
 from server.quote import quote
 from server.tasks import registry

@@ -8,17 +8,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
+import hiredis
 import msgspec
 import redis.asyncio
 
-from server.queue.connect import FirstContact, RespPool, redis_errors_as_unavailable
-from server.queue.errors import RedisUnavailable
+from server.concurrency import Deadline, TimerWheel
+from server.queue.connect import (
+    ANSWER_TIMEOUT_S,
+    CHUNK_BYTES,
+    VALUE_TTL_MS,
+    FirstContact,
+    RedisUnavailable,
+    as_unavailable,
+    survives,
+)
 from server.queue.keys import Keyspace
 from server.queue.messages import QueuedJob
-from server.queue.script import ArgsT, ResultT, Script
+from server.queue.script import ArgsT, ResultT, Script, encode_command
 
 T = TypeVar("T")
 
@@ -29,8 +38,123 @@ MAX_PAUSE_S = 1.0
 COMMAND_TIMEOUT_S = 1.0
 """Timeout of commands that move no payload."""
 CONCURRENT_COMMANDS = 16
+CONCURRENT_CHUNKS = 2
+"""Chunks of large values that are sent at once. Each has the whole timeout for itself, also over a slow link, and the beat goes first."""
+CHUNKS_PER_RENEWAL = 16
 SAME_WARNING_S = 10.0
 """Time between two warnings about one key that cannot be used."""
+
+
+INCOMPLETE = object()
+"""Value that a reader returns while an answer is incomplete."""
+
+
+class RespPool:
+    """Connections of one event loop, each for one command at a time. A caller must not be cancelled in mid-command.
+
+    Raises RedisUnavailable for what Redis cannot do now; other errors are redis-py's."""
+
+    def __init__(self, client: Any, keyspace: Keyspace) -> None:
+        self.keyspace = keyspace
+        self._pool = client.connection_pool
+        self._idle: list[_RespConnection] = []
+        self._busy: set[_RespConnection] = set()
+        self._ticks = TimerWheel()
+
+    async def run(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
+        arguments = (1, self.keyspace.name(""), *script.arguments(args, messages))
+        try:
+            return script.read(await self.command("EVALSHA", script.sha, *arguments))
+        except redis.exceptions.NoScriptError:
+            return script.read(await self.command("EVAL", script.source, *arguments))
+
+    async def command(self, *arguments: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        """Return the answer. `timeout_s`: until the server counts as unavailable."""
+        # servers close connections that were idle for long
+        while (connection := self._idle.pop() if self._idle else _RespConnection(self._pool)).lost:
+            await connection.close()
+        self._busy.add(connection)
+        try:
+            with Deadline(self._ticks, timeout_s):
+                if connection.transport is None:
+                    await connection.connect()
+                answer = await connection.execute(encode_command(arguments))
+        except BaseException as error:
+            if survives(error):
+                self._idle.append(connection)
+            else:
+                await connection.close()
+                await self._drop_idle()
+            if isinstance(error, TimeoutError):
+                raise RedisUnavailable(cause=f"no answer within {timeout_s:g} s") from error
+            if (unavailable := as_unavailable(error)) is not None:
+                raise unavailable from error
+            raise
+        finally:
+            self._busy.discard(connection)
+        self._idle.append(connection)
+        return answer
+
+    async def close(self) -> None:
+        for connection in tuple(self._busy):
+            await connection.close()
+        await self._drop_idle()
+
+    async def _drop_idle(self) -> None:
+        """Close the idle ones: what broke one connection has broken the others."""
+        while self._idle:
+            await self._idle.pop().close()
+
+
+class _RespConnection(asyncio.Protocol):
+    """One connection: redis-py makes it; from then on its bytes come here, without streams and locks around them."""
+
+    def __init__(self, pool: Any) -> None:
+        self._connection = pool.connection_class(**pool.connection_kwargs)
+        self._connection.socket_timeout = None  # ours counts for the whole command
+        self._reader: Any = None
+        self._answer: asyncio.Future[Any] | None = None
+        self.lost: Exception | None = None
+        """Not None: the server has closed it."""
+        self.transport: asyncio.Transport | None = None
+
+    async def connect(self) -> None:
+        await self._connection.connect()
+        parse_error = self._connection._parser.parse_error
+        self._reader = hiredis.Reader(protocolError=redis.exceptions.InvalidResponse, replyError=parse_error, notEnoughData=INCOMPLETE)
+        transport = self._connection._writer.transport
+        transport.set_protocol(self)
+        self.transport = transport
+
+    async def execute(self, packed: bytes) -> Any:
+        """Return the answer to a command. Raises it if it is an error."""
+        if self.lost is not None:
+            raise self.lost
+        assert self.transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(packed)
+        return await self._answer
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            answer = self._reader.gets()
+        except redis.exceptions.RedisError as error:
+            answer = error
+        if answer is INCOMPLETE or self._answer is None or self._answer.done():
+            return
+        if isinstance(answer, Exception):
+            self._answer.set_exception(answer)
+        else:
+            self._answer.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = redis.exceptions.ConnectionError(f"the connection was closed: {error or 'by the server'}")
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(self.lost)
 
 
 class GatewayRedisLink:
@@ -50,6 +174,7 @@ class GatewayRedisLink:
         self._first = first
         self._tasks: set[asyncio.Task[Any]] = set()
         self._commands = asyncio.Semaphore(CONCURRENT_COMMANDS)
+        self._chunks = asyncio.Semaphore(CONCURRENT_CHUNKS)
         self._reason = RedisUnavailable()
         """The latest reason why it was unavailable."""
         self._unavailable_since: float | None = time.monotonic()
@@ -79,17 +204,16 @@ class GatewayRedisLink:
             async with self._commands:
                 return await call()
 
-        return await self.call_now(call_in_turn)
+        return await self.call_now(call_in_turn())
 
-    async def call_now(self, call: Callable[[], Coroutine[Any, Any, T]], *, beat: bool = False) -> T:
-        """Call before others that wait, even if Redis is known to be unavailable. beat: its errors make Redis unavailable for all."""
-        task = self._start(call())
+    async def call_now(self, work: Coroutine[Any, Any, T], *, beat: bool = False) -> T:
+        """Work before others that wait, even if Redis is known to be unavailable. beat: its errors make Redis unavailable for all."""
+        task = self.start(work)
         if not (await asyncio.wait({task}, timeout=COMMAND_TIMEOUT_S))[0]:
             await asyncio.wait({task}, timeout=PAUSE_S)  # a process that was held up itself has not read yet what has come
         try:
-            with redis_errors_as_unavailable():
-                if task.done():
-                    return task.result()
+            if task.done():
+                return task.result()
             raise RedisUnavailable(detail=f"the queue's Redis has not answered for {COMMAND_TIMEOUT_S:g} s")
         except RedisUnavailable as error:
             self.mark_unavailable(error, beat=beat)
@@ -97,9 +221,42 @@ class GatewayRedisLink:
 
     async def run_with_payload(self, script: Script[ArgsT, ResultT], args: ArgsT, messages: Iterable[bytes] = ()) -> ResultT:
         """Run a script that takes its time, and is not cancelled. After RedisUnavailable the caller decides whether Redis is lost."""
-        with redis_errors_as_unavailable():
-            async with self._commands:
-                return await self.resp.run(script, args, messages)
+        async with self._commands:
+            return await self.resp.run(script, args, messages)
+
+    async def write_large(self, key: str, data: bytes, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Replace a value, in chunks. It expires unless a script takes it over. Once it is not wanted any more, it is removed.
+
+        A caller must not be cancelled in the middle of a chunk (see `shield`). Raises RedisUnavailable, as do the next ones.
+        """
+        await self._move_chunk("SET", key, data[:CHUNK_BYTES], "PX", VALUE_TTL_MS)
+        for count, at in enumerate(range(CHUNK_BYTES, len(data), CHUNK_BYTES), start=1):
+            if not is_wanted():
+                await self.delete(key)
+                return
+            await self._move_chunk("APPEND", key, data[at : at + CHUNK_BYTES])
+            if count % CHUNKS_PER_RENEWAL == 0 or at + CHUNK_BYTES >= len(data):
+                await self._move_chunk("PEXPIRE", key, VALUE_TTL_MS)
+
+    async def read_large(self, key: str) -> bytes:
+        """Return a value, read in chunks; empty if there is none."""
+        chunks: list[bytes] = []
+        while not chunks or len(chunks[-1]) == CHUNK_BYTES:
+            at = len(chunks) * CHUNK_BYTES
+            chunks.append(await self._move_chunk("GETRANGE", key, at, at + CHUNK_BYTES - 1))
+        return b"".join(chunks)
+
+    async def read_chunk(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return values that are a chunk together; None for each that is missing."""
+        values: list[bytes | None] = await self._move_chunk("MGET", keys[0], *map(self.name, keys[1:]))
+        return values
+
+    async def delete(self, key: str) -> None:
+        await self._move_chunk("DEL", key)
+
+    async def _move_chunk(self, command: str, key: str, *words: str | bytes | int) -> Any:
+        async with self._chunks:
+            return await self.resp.command(command, self.name(key), *words)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run in a task of its own, until `close`."""
@@ -112,23 +269,17 @@ class GatewayRedisLink:
         """Let a cancelled caller leave at once, while the command ends by itself.
 
         Cancelling redis-py in mid-command costs a connection and, under Python 3.11, may swallow the cancellation."""
-        return await asyncio.shield(self._start(work))
+        return await asyncio.shield(self.start(work))
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """As `spawn`, for a caller that may leave before it ends."""
         task = self.spawn(work)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may have left
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
-    async def reconnect(self) -> None:
+    async def disconnect(self) -> None:
         """Drop all connections: new ones find the new master."""
         await self._client.connection_pool.disconnect()
-        await self._close_pools()
-
-    async def disconnect(self) -> None:
-        await self._client.aclose()
-        await self._close_pools()
-
-    async def _close_pools(self) -> None:
         await self.resp.close()
         await self.listener.close()
 

@@ -16,7 +16,7 @@ import redis
 
 from models.bundle import BundleError, BundleSpec
 from server.queue import keys
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.messages import UnknownVersion, WorkerInfo, decode, repository_states
 

@@ -1,4 +1,5 @@
-"""Clients' jobs that outlive their gateway: a gateway admits them here, and any gateway reads, follows and ends them."""
+"""Clients' jobs that outlive their gateway: a gateway admits them here, and any gateway reads, follows and ends them. Ends with a webhook
+are kept as they were, whatever becomes of the jobs, until it is sent."""
 
 from __future__ import annotations
 
@@ -8,20 +9,19 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import NamedTuple, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
 from server.queue import keys
-from server.queue.connect import ANSWER_TIMEOUT_S, redis_errors_as_unavailable
-from server.queue.errors import DeadlineExceeded, IdempotencyConflict, RecordLost, RedisUnavailable, Refused
+from server.queue.connect import ANSWER_TIMEOUT_S, RedisUnavailable
 from server.queue.gateway.connection import GatewayRedisLink
-from server.queue.gateway.large_values import LargeValues
 from server.queue.gateway.reservations import Reservations
 from server.queue.gateway.submitter import DEADLINE_PASSED, Submitter, rows_of
 from server.queue.messages import Array, QueuedJob, Reply, decode
 from server.queue.record import NAMES, EventBatch, Record, RecordDraft, RecordEvent, State, epoch_of
-from server.queue.script import Outcome, RecordAdmissionCall, Script
+from server.queue.script import DeadlineExceeded, IdempotencyConflict, Outcome, RecordAdmissionCall, RecordLost, Refused, Script
 from server.settings import Settings
 
 
@@ -53,16 +53,13 @@ NOT_YET_S = 0.002
 
 
 class RecordStore:
-    """Records of one event loop. All but `admit` raises RedisUnavailable at once while Redis does not answer."""
+    """Records of one event loop. All but `admit` raise RedisUnavailable at once while Redis does not answer."""
 
-    def __init__(
-        self, link: GatewayRedisLink, large_values: LargeValues, settings: Settings, submitter: Submitter, reservations: Reservations
-    ) -> None:
+    def __init__(self, link: GatewayRedisLink, settings: Settings, submitter: Submitter, reservations: Reservations) -> None:
         self._link = link
         self._listener_id = 0
         """Number of its connection, as Redis counts."""
         self._listening = False
-        self._large_values = large_values
         self._settings = settings
         self._submitter = submitter
         self._reservations = reservations
@@ -145,10 +142,9 @@ class RecordStore:
         command = ("XREAD", "COUNT", EVENTS_PER_READ, "BLOCK", math.ceil(1000 * seconds), "STREAMS")
         self._listening = True
         try:
-            with redis_errors_as_unavailable():
-                self._listener_id = await self._link.listener.command("CLIENT", "ID")  # it may be another connection now
-                after = [f"{number}-0" for number in positions.values()]
-                answer = await self._link.listener.command(*command, *names, *after, timeout_s=seconds + ANSWER_TIMEOUT_S)
+            self._listener_id = await self._link.listener.command("CLIENT", "ID")  # it may be another connection now
+            after = [f"{number}-0" for number in positions.values()]
+            answer = await self._link.listener.command(*command, *names, *after, timeout_s=seconds + ANSWER_TIMEOUT_S)
         finally:
             self._listening = False
         return {names[stream.decode()]: _events(entries) for stream, entries in answer or ()}
@@ -177,7 +173,7 @@ class RecordStore:
     async def _try_to_admit(self, record: str, draft: RecordDraft, plan: bytes, jobs: list[QueuedJob], max_items: int) -> RecordAdmitted:
         claim, rows, messages, staged = rows_of(jobs, max_items, in_blobs=True)
         for key, message in staged.items():
-            await self._large_values.write(key, message)
+            await self._link.write_large(key, message)
         recorded = RecordAdmissionCall(
             bounds=self._reservations.bounds,
             record=record,
@@ -190,7 +186,7 @@ class RecordStore:
         return await self._link.run_with_payload(ENQUEUE_RECORD, recorded, [plan, *messages])
 
     async def _reply(self, job_id: str) -> Reply | None:
-        message = await self._large_values.read(keys.result(job_id))
+        message = await self._link.read_large(keys.result(job_id))
         if not message:
             return None
         try:
@@ -199,7 +195,7 @@ class RecordStore:
             raise RedisUnavailable.unreadable(keys.result(job_id), error) from error
         if not reply.stored:
             return reply
-        stored = await self._large_values.read(keys.result_arrays(job_id))
+        stored = await self._link.read_large(keys.result_arrays(job_id))
         try:
             return msgspec.structs.replace(reply, arrays=msgspec.msgpack.decode(stored, type=dict[str, Array]), stored="")
         except msgspec.MsgspecError:  # it expired, or was removed, between two pieces
@@ -226,3 +222,74 @@ def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[RecordEven
         for number, fields in found
         if {b"event", b"data"} <= fields.keys()
     ]
+
+
+MAX_PER_HOST = 16
+"""Maximum number of ends that a gateway sends to one host at once, so that a host that hangs delays no other."""
+
+
+class WebhookClaim(msgspec.Struct, frozen=True):
+    max_count: int
+    lease_ms: int
+    """If this gateway dies, another one claims them when it has run out."""
+    most_of_host: int
+    """The rest of one host waits."""
+    of_host: Mapping[str, int]
+    """How many the gateway is sending now."""
+    names: Sequence[str]
+    """Fields that are read."""
+
+
+class WebhookTry(msgspec.Struct, frozen=True):
+    """A try that has ended. Then the id of the record."""
+
+    attempt: int
+    delay_ms: int | None = None
+    """Time from the job's end until the next try; None: there is none."""
+    gap_ms: int = 0
+    """Time from now until the next try, if that time has passed, since no gateway was there."""
+
+
+CLAIM_WEBHOOKS = Script("claim_webhooks", WebhookClaim, tuple[int, list[tuple[bytes, int, list[bytes | None]]]])
+SETTLE_WEBHOOK = Script("settle_webhook", WebhookTry, bytes)
+
+
+class DueWebhook(NamedTuple):
+    record: Record
+    """The record as of the job's end."""
+    url: str
+    attempt: int
+    """1 for the first."""
+
+    @property
+    def host(self) -> str:
+        """Return the host with its port, as `claim_webhooks.lua` reads it."""
+        return urlsplit(self.url).netloc
+
+
+class WebhookQueue:
+    """Webhooks of one event loop. Everything raises RedisUnavailable at once while Redis does not answer."""
+
+    def __init__(self, link: GatewayRedisLink) -> None:
+        self._link = link
+
+    async def claim(self, max_count: int, lease: float, in_flight: Mapping[str, int]) -> tuple[list[DueWebhook], int]:
+        """Return ends that are due, for so many seconds this gateway's, and how many were dropped since the last call: there were too many,
+        or they cannot be read. `in_flight`: host → how many the gateway is sending now."""
+        claim = WebhookClaim(max_count, int(lease * 1000), MAX_PER_HOST, in_flight, ("webhook", *NAMES))
+        dropped, rows = await self._link.run(CLAIM_WEBHOOKS, claim)
+        due = []
+        for id_, tries, (url, *values) in rows:
+            try:
+                record = Record.from_values(id_.decode(), -1, values)
+                due.append(DueWebhook(record, (url or b"").decode(), tries))
+            except (msgspec.ValidationError, UnicodeDecodeError, AttributeError, KeyError):
+                # it would be due again and again, and all others with it
+                await self._link.run(SETTLE_WEBHOOK, WebhookTry(tries), [id_])
+                dropped += 1
+        return due, dropped
+
+    async def settle(self, due: DueWebhook, again_after: float | None, gap: float = 0.0) -> None:
+        """End a try. `again_after`: seconds after the job's end, None: it is over. `gap`: seconds from now if that has passed."""
+        delay_ms = None if again_after is None else int(again_after * 1000)
+        await self._link.run(SETTLE_WEBHOOK, WebhookTry(due.attempt, delay_ms, int(gap * 1000)), [due.record.id.encode()])

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import msgspec
 
 from server.queue import keys
-from server.queue.connect import ANSWER_TIMEOUT_S, redis_errors_as_unavailable
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import ANSWER_TIMEOUT_S, RedisUnavailable
 from server.queue.gateway.connection import GatewayRedisLink
-from server.queue.gateway.large_values import LargeValues
 from server.queue.messages import Array, Failure, Progress, QueuedJob, Reply, UnknownVersion, decode
 
 log = logging.getLogger(__name__)
@@ -54,9 +52,8 @@ class PendingJob:
 class ReplyInbox:
     """The reply stream of one gateway, read by one blocking read."""
 
-    def __init__(self, link: GatewayRedisLink, large_values: LargeValues, gateway: str, *, lost_after: float) -> None:
+    def __init__(self, link: GatewayRedisLink, gateway: str, *, lost_after: float) -> None:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
-        self._large_values = large_values
         self._link = link
         self._stream = link.name(keys.replies(gateway))
         self._lost_after = lost_after
@@ -124,8 +121,7 @@ class ReplyInbox:
     async def _read(self) -> None:
         read_from = self.last_read
         command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", int(READ_BLOCK_S * 1000), "STREAMS", self._stream, read_from)
-        with redis_errors_as_unavailable():
-            answer = await self._link.resp.command(*command, timeout_s=READ_BLOCK_S + ANSWER_TIMEOUT_S)
+        answer = await self._link.resp.command(*command, timeout_s=READ_BLOCK_S + ANSWER_TIMEOUT_S)
         for _, entries in answer or ():
             self._deliver(entries)
             if self.last_read == read_from:  # not set back by a beat
@@ -173,11 +169,11 @@ class ReplyInbox:
     async def _fetch(self, waiting: PendingJob, reply: Reply) -> None:
         """Fetch the large arrays of a reply, and then answer. If they are lost, the job is looked for as a lost one."""
         try:
-            stored = await self._large_values.read(reply.stored)
+            stored = await self._link.read_large(reply.stored)
             if stored and not waiting.reply.done():
                 arrays = msgspec.msgpack.decode(stored, type=dict[str, Array])
                 self._answer(waiting, msgspec.structs.replace(reply, arrays=arrays, stored=""))
-            await self._large_values.delete(reply.stored)
+            await self._link.delete(reply.stored)
         except RedisUnavailable as away:
             self._link.mark_unavailable(away)
         except msgspec.MsgspecError as error:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from server.queue.errors import RedisUnavailable, Refused
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.connection import GatewayRedisLink
 from server.queue.record import RECORD_BYTES
-from server.queue.script import AdmissionAnswer, AdmissionChecks, Bounds, Claim, Outcome, Promises, QueueAmount, Script
+from server.queue.script import AdmissionAnswer, AdmissionChecks, Bounds, Claim, Outcome, Promises, QueueAmount, Refused, Script
 from server.settings import Settings
 
 CHECK_ADMISSION = Script("check_admission", AdmissionChecks, AdmissionAnswer)

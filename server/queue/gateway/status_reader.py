@@ -31,6 +31,10 @@ class StatusQueue(msgspec.Struct, frozen=True):
     running: int
     oldest_s: float
 
+    @property
+    def items(self) -> int:
+        return self.waiting + self.running
+
 
 class StatusLongJob(msgspec.Struct, frozen=True):
     """An asynchronous job that has not ended. `age_s`: since it was accepted; `running_s`: since a worker took it, null before;
@@ -64,21 +68,11 @@ class StreamLoad(msgspec.Struct, frozen=True, array_like=True):
 
 
 @dataclass(frozen=True)
-class QueueDepth:
-    """Unfinished jobs of one bundle and priority."""
-
-    items: int
-    oldest_age_s: float
-    running: int
-
-
-@dataclass(frozen=True)
 class QueueSnapshot:
     """The queue's view of the service at one moment."""
 
     now_ms: int
     gateways: int
-    """Number of those that live."""
     queue: list[StatusQueue]
     steps: list[Mapping[str, int]]
     """Counts of each complete step, the oldest first: STEPS of them."""
@@ -92,7 +86,6 @@ class QueueSnapshot:
 class StatusAnswer(msgspec.Struct, frozen=True, array_like=True):
     now_ms: int
     gateways: int
-    """How many live."""
     streams: list[StreamLoad]
     history: list[list[bytes]]
     """{name, count}… of each step."""
@@ -103,9 +96,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, array_like=True):
     running: int
     kept_records: int
     totals: list[bytes]
-    """`records:totals`."""
     ended: list[bytes]
-    """`records:ended`."""
     oldest: list[list[bytes | None]]
     """Records that have not ended: {task, bundle, state, created ms, started ms, done, total, unit}; no ids, which are secrets."""
 
@@ -125,7 +116,7 @@ class StatusReader:
         return QueueSnapshot(
             read.now_ms,
             read.gateways,
-            _queue(depths(read.now_ms, read.streams)),
+            [queue for queue in queues(read.now_ms, read.streams) if queue.items],
             [_counts(flat) for flat in read.history],
             [_letter(*(field.decode(errors="replace") for field in letter)) for letter in read.letters],
             _records(read.queued, read.running, read.kept_records, _counts(read.totals), _counts(read.ended)),
@@ -146,33 +137,25 @@ class StatusReader:
         return _counts(await self._link.command("HGETALL", self._link.service_name(keys.RESTARTS)))
 
 
-def depths(now_ms: int, rows: Sequence[StreamLoad]) -> dict[tuple[str, Priority], QueueDepth]:
-    """Return (bundle, priority) → depth: several contents of a bundle, and what was handed back, count together."""
-    found: dict[tuple[str, Priority], QueueDepth] = {}
+def queues(now_ms: int, rows: Sequence[StreamLoad]) -> list[StatusQueue]:
+    """Return the load by bundle and priority: several contents of a bundle, and what was handed back, count together."""
+    found: dict[tuple[str, Priority], StatusQueue] = {}
     for row in rows:
         try:
             name = keys.StreamName.parse(row.stream.decode())
         except ValueError:  # other programs may have added to the set of queues
             continue
-        age = max(0.0, (now_ms - row.oldest_ms) / 1000) if row.oldest_ms else 0.0
-        before = found.get((name.bundle, name.priority), QueueDepth(0, 0.0, 0))
-        depth = QueueDepth(before.items + row.items, max(before.oldest_age_s, age), before.running + row.running)
-        found[name.bundle, name.priority] = depth
-    return found
+        age_s = max(0.0, (now_ms - row.oldest_ms) / 1000) if row.oldest_ms else 0.0
+        before = found.get((name.bundle, name.priority), StatusQueue(name.bundle, name.priority, 0, 0, 0.0))
+        waiting, running = before.waiting + max(0, row.items - row.running), before.running + row.running
+        found[name.bundle, name.priority] = StatusQueue(name.bundle, name.priority, waiting, running, max(before.oldest_s, age_s))
+    return [found[key] for key in sorted(found)]
 
 
 def _counts(flat: Sequence[bytes]) -> dict[str, int]:
     """Parse {name, count} pairs."""
     pairs = zip(flat[::2], flat[1::2], strict=True)
     return {name.decode(errors="replace"): int(count) for name, count in pairs if NUMBER.fullmatch(count)}  # ours
-
-
-def _queue(depth: Mapping[tuple[str, Priority], QueueDepth]) -> list[StatusQueue]:
-    return [
-        StatusQueue(bundle, priority, max(0, queue.items - queue.running), queue.running, queue.oldest_age_s)
-        for (bundle, priority), queue in sorted(depth.items())
-        if queue.items
-    ]
 
 
 def _records(queued: int, running: int, kept_records: int, totals: dict[str, int], ended: dict[str, int]) -> RecordsLoad:

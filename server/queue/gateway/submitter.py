@@ -16,14 +16,23 @@ import msgspec
 import redis
 
 from server.queue import keys
-from server.queue.connect import CHUNK_BYTES
-from server.queue.errors import DeadlineExceeded, RedisUnavailable, Refused
+from server.queue.connect import CHUNK_BYTES, RedisUnavailable
 from server.queue.gateway.connection import PAUSE_S, GatewayRedisLink
-from server.queue.gateway.large_values import LargeValues
 from server.queue.gateway.reply_inbox import PendingJob, ReplyInbox
 from server.queue.gateway.reservations import Load, Reservation, Reservations
 from server.queue.messages import Progress, QueuedJob, Reply
-from server.queue.script import NO_OWNER, AdmissionAnswer, AdmissionCall, Claim, JobRow, Outcome, RequestRow, Script
+from server.queue.script import (
+    NO_OWNER,
+    AdmissionAnswer,
+    AdmissionCall,
+    Claim,
+    DeadlineExceeded,
+    JobRow,
+    Outcome,
+    Refused,
+    RequestRow,
+    Script,
+)
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +65,8 @@ class _PendingAdmission:
 class Submitter:
     """Admissions of one event loop."""
 
-    def __init__(self, link: GatewayRedisLink, large_values: LargeValues, inbox: ReplyInbox, reservations: Reservations) -> None:
+    def __init__(self, link: GatewayRedisLink, inbox: ReplyInbox, reservations: Reservations) -> None:
         self._link = link
-        self._large_values = large_values
         self._inbox = inbox
         self._reservations = reservations
         self._pending: list[_PendingAdmission] = []
@@ -203,10 +211,10 @@ class Submitter:
     async def _stage(self, group: Iterable[_PendingAdmission]) -> None:
         for request in group:
             for key, message in request.staged.items():
-                await self._large_values.write(key, message, is_wanted=lambda waits=request.admitted: not waits.done())  # type: ignore[misc]
+                await self._link.write_large(key, message, is_wanted=lambda waits=request.admitted: not waits.done())  # type: ignore[misc]
             if request.admitted.done():  # no script will come by what its client has left behind
                 for key in request.staged:
-                    await self._large_values.delete(key)
+                    await self._link.delete(key)
 
     def _resolve(self, group: list[_PendingAdmission], answer: AdmissionAnswer) -> None:
         self._reservations.load = Load(answer.items, answer.nbytes, answer.work_ms)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from server.queue import keys
-from server.queue.connect import CHUNK_BYTES
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import CHUNK_BYTES, RedisUnavailable
 from server.queue.messages import Failure, Progress, Reply, WorkerTiming
 from server.queue.script import BatchEnd, EndedRow, ProgressRow, ReturnedRow, Script
 from server.queue.worker.connection import WorkerRedisLink
@@ -45,7 +44,7 @@ class Completion:
         entry, reply, timing = self.entry, self.reply, self.timing
         failure = reply.failure if reply else None
         return EndedRow(
-            *_held(entry),
+            *_row_fields(entry),
             added_ms=entry.added_ms,
             dead_letter=self.dead_letter,
             outcome="" if self.skip_statistics else "success" if reply and not failure else "fail",
@@ -58,7 +57,7 @@ class Completion:
         )
 
 
-def _held(entry: QueueEntry) -> tuple[str, str, str, str]:
+def _row_fields(entry: QueueEntry) -> tuple[str, str, str, str]:
     """Return the fields of a `HeldRow`."""
     return entry.stream, entry.entry_id, entry.job_id, entry.gateway
 
@@ -104,12 +103,12 @@ class Acks:
                 ended[index] = bool(one)
                 if one and row.outcome == "success":
                     counted.add(bundle)
-        self.drop_from_held(completions)
+        self.drop_from_held([one.entry for one in completions])
         return ended
 
-    def drop_from_held(self, completions: Sequence[Completion]) -> None:
+    def drop_from_held(self, entries: Sequence[QueueEntry]) -> None:
         """Hold these no longer: what is still pending under this worker's name is looked for."""
-        self.held_entries.difference_update((one.entry.stream, one.entry.entry_id) for one in completions)
+        self.held_entries.difference_update((entry.stream, entry.entry_id) for entry in entries)
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Report how far jobs have come to clients that follow them (`QueuedJob.progress`). Raises RedisUnavailable.
@@ -118,7 +117,7 @@ class Acks:
         """
         followed = [(delivery, report) for delivery, report in reports if delivery.job.progress]
         if followed:
-            rows = [ProgressRow(*_held(one), news.done, news.total, news.unit, bool(news.preview)) for one, news in followed]
+            rows = [ProgressRow(*_row_fields(one), news.done, news.total, news.unit, bool(news.preview)) for one, news in followed]
             self._link.run(PROGRESS, (self._id, rows), [msgspec.msgpack.encode(report) for _, report in followed])
 
     def return_later(self, entries: Sequence[QueueEntry]) -> None:
@@ -142,9 +141,9 @@ class Acks:
         """Try once. Raises RedisUnavailable."""
         if not entries:
             return
-        rows = [ReturnedRow(*_held(entry), entry.alone) for entry in sorted(entries, key=lambda entry: entry.added_ms)]
+        rows = [ReturnedRow(*_row_fields(entry), entry.alone) for entry in sorted(entries, key=lambda entry: entry.added_ms)]
         self._link.run(REQUEUE, (self._id, rows))
-        self.held_entries.difference_update((entry.stream, entry.entry_id) for entry in entries)
+        self.drop_from_held(entries)
 
     def return_deferred(self) -> None:
         """Return what could not be finished while Redis was unavailable: another worker runs it again. Raises RedisUnavailable."""

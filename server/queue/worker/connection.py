@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 import redis
 
-from server.queue.connect import CHUNK_BYTES, VALUE_TTL_MS, as_unavailable, connect, encode_command, survives
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import CHUNK_BYTES, VALUE_TTL_MS, RedisUnavailable, as_unavailable, connect, survives
 from server.queue.keys import Keyspace
-from server.queue.script import ArgsT, ResultT, Script
+from server.queue.script import ArgsT, ResultT, Script, encode_command
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import msgspec
 import redis
 
 from server.queue import keys
-from server.queue.errors import RedisUnavailable
+from server.queue.connect import RedisUnavailable
 from server.queue.messages import PRIORITY_DELAY_S, QueuedJob, Reply, UnknownVersion, decode
 from server.queue.script import Script, TakenRow, parse_whole_number
 from server.queue.worker.ack import Acks, Completion
@@ -76,7 +76,7 @@ class Capacity:
 
 
 class Leases:
-    """Jobs that a worker takes. All but `fetch` and `return_to_queue` raises RedisUnavailable as soon as Redis does not answer."""
+    """Jobs that a worker takes. All but `fetch` and `return_to_queue` raise RedisUnavailable as soon as Redis does not answer."""
 
     def __init__(self, link: WorkerRedisLink, worker_id: str, acks: Acks, forms: frozenset[str]) -> None:
         """`forms`: what this worker understands of what jobs may need."""
@@ -98,8 +98,7 @@ class Leases:
     def take(self, queues: Sequence[str], max_items: int, block_ms: int = 0, separate: Mapping[str, int] | None = None) -> list[QueueEntry]:
         """Take at most `max_items` jobs of these queues (`keys.queue`), the most urgent first. `separate`: queues with places of their own.
 
-        If there is none, or no place for one, it waits up to `block_ms` (≤ 2000). `fetch` reads large messages: an entry becomes a
-        `Delivery`.
+        If there is none, or no place for one, it waits up to `block_ms` (≤ 2000). `fetch` reads large messages.
         What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned; what needs more than this worker
         understands is not returned either, and goes back to the others (`return_unsupported`).
         """
@@ -224,7 +223,7 @@ class Leases:
         return self._accept(within, alone=False, checked=False)
 
     def _recover_pending(self, capacity: Capacity) -> list[QueueEntry]:
-        """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived.
+        """Take jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived.
 
         What was claimed in that answer is marked as running alone, which it does not: it is given back, to be claimed once more.
         """
@@ -260,7 +259,7 @@ class Leases:
         ]
 
     def _accept(self, rows: Sequence[TakenRow], *, alone: bool, checked: bool = True) -> list[QueueEntry]:
-        """Deliveries from the scripts' rows; what must not or cannot run is ended. `checked`: a script has looked whether it may run."""
+        """Return what may run, as entries and deliveries; the rest is ended. `checked`: a script has looked whether it may run."""
         pulled_at = time.monotonic()
         taken: list[QueueEntry] = []
         completions = []
@@ -313,7 +312,7 @@ class Leases:
         try:
             self._acks.end(completions)
         except RedisUnavailable:
-            self._acks.drop_from_held(completions)
+            self._acks.drop_from_held([one.entry for one in completions])
             self._may_have_pending = True
 
     def _claiming(self, call: Callable[[], T]) -> T:
