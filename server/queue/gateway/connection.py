@@ -272,7 +272,7 @@ class GatewayRedisLink:
         return await asyncio.shield(self.start(work))
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """As `spawn`, for a caller that may leave before it ends."""
+        """Run in a task as `spawn` does, for a caller that may leave before it ends."""
         task = self.spawn(work)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
