@@ -81,6 +81,7 @@ FOLDERS = (
     "tests/tasks",
     "tests/training",
     "tests/video",
+    "tests/worker",
     "tests",
     "tools",
     "docs",

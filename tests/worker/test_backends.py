@@ -59,7 +59,7 @@ def images(count: int) -> Arrays:
     return {"pixels": np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)}
 
 
-def settled(arm: Arm, *schedules: tuple[int, ...]) -> dict[str, LearnedRung]:
+def learned_rungs(arm: Arm, *schedules: tuple[int, ...]) -> dict[str, LearnedRung]:
     """Return what is stored of a bundle whose rungs are run by an arm."""
     kinds: dict[Arm, Kind] = {"int8": "int8", "bfloat16": "bfloat16", "onnx": "graph"}
     rungs = {schedule: "float32" if arm == "onnx" and not any(schedule) else kinds.get(arm, "float32") for schedule in schedules}
@@ -75,8 +75,8 @@ def backends(
     return made
 
 
-def calibrated(bundle: Bundle, **rungs: tuple[float, float]) -> Bundle:
-    """With what int8 was measured to cost on these rungs, of which two points in a hundred are allowed."""
+def calibrate(bundle: Bundle, **rungs: tuple[float, float]) -> Bundle:
+    """Write the bundle with accuracies in int8 on these rungs; a loss of 0.02 is allowed."""
     accuracies = {name: Accuracies(float32=float32, int8=int8) for name, (float32, int8) in rungs.items()}
     spec = bundle.spec.model_copy(update={"int8": Int8(bound=0.02, images=100, rungs=accuracies)})
     return write(bundle.path.parent.parent, spec, bundle.weights_path, overwrite=True)
@@ -164,7 +164,7 @@ def test_schedules_that_merge_the_same_tokens_are_one(bundle: Bundle) -> None:
 
 
 def test_only_pytorch_traces_and_answers_deterministically(bundle: Bundle, folder: Path) -> None:
-    both = backends(bundle, folder, stored=settled("onnx", OFF, FAST))
+    both = backends(bundle, folder, stored=learned_rungs("onnx", OFF, FAST))
     assert "groups" in both.forward(images(1), {"merge": FAST, "trace": True})
     assert both.choose(FAST, 1, {}) == Turn("onnx")
     assert both.choose(FAST, 1, {"deterministic": True}) == Turn("eager")
@@ -186,14 +186,14 @@ class Broken:
         raise RuntimeError("no such instruction")
 
 
-class Overflowing:
+class OverflowingModel:
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         return {"logits": np.full((len(arrays["pixels"]), 10), np.nan, np.float32)}
 
 
-@pytest.mark.parametrize("failing", [Broken(), Overflowing()])
+@pytest.mark.parametrize("failing", [Broken(), OverflowingModel()])
 def test_failing_backend_is_replaced_by_pytorch_for_good(bundle: Bundle, failing: ArmRunner) -> None:
-    both = Backends(bundle, load(bundle), LAYOUT, "auto", stored=settled("onnx", OFF))
+    both = Backends(bundle, load(bundle), LAYOUT, "auto", stored=learned_rungs("onnx", OFF))
     both.add("onnx", failing)
     expected = load(bundle).forward(images(1), {"merge": OFF})["logits"]
     np.testing.assert_array_equal(both.forward(images(1), {"merge": OFF})["logits"], expected)
@@ -211,7 +211,7 @@ def test_a_model_whose_scores_are_no_numbers_is_not_served(bundle: Bundle, empty
 
 
 def test_backend_is_not_blamed_for_failures_of_pytorch(bundle: Bundle, folder: Path) -> None:
-    both = backends(bundle, folder, stored=settled("onnx", OFF))
+    both = backends(bundle, folder, stored=learned_rungs("onnx", OFF))
     with pytest.raises(ValueError, match="images"):
         both.forward({"pixels": np.zeros((1, 33, 33, 3), np.uint8)}, {"merge": OFF})
     assert both.choose(OFF, 1, {}) == Turn("onnx")
@@ -240,8 +240,8 @@ def test_without_a_cache_folder_a_graph_is_written_all_the_same(bundle: Bundle) 
 
 
 def test_int8_runs_only_rungs_whose_accuracy_allows_it(bundle: Bundle, folder: Path) -> None:
-    measured = calibrated(bundle, off=(0.90, 0.89), fast=(0.90, 0.87))
-    both = backends(measured, folder, stored=settled("int8", OFF, FAST) | {"3,3": settled("int8", OFF)["0,0"]})
+    measured = calibrate(bundle, off=(0.90, 0.89), fast=(0.90, 0.87))
+    both = backends(measured, folder, stored=learned_rungs("int8", OFF, FAST) | {"3,3": learned_rungs("int8", OFF)["0,0"]})
     assert both.choose(OFF, 1, {}) == Turn("int8")
     assert "int8" not in both.open_arms({"merge": FAST}) and both.choose(FAST, 1, {}) == Turn("eager")
     assert both.choose((3, 3), 1, {}) == Turn("eager"), "its accuracy was not measured"
@@ -251,9 +251,9 @@ def test_int8_runs_only_rungs_whose_accuracy_allows_it(bundle: Bundle, folder: P
 
 def test_rungs_of_one_schedule_are_reported_and_int8_if_all_may(bundle: Bundle) -> None:
     twice = [*bundle.spec.ladder, bundle.spec.rung("fast").model_copy(update={"name": "fast-too"})]
-    measured = calibrated(bundle, off=(0.90, 0.89), fast=(0.90, 0.87), **{"fast-too": (0.90, 0.90)})
+    measured = calibrate(bundle, off=(0.90, 0.89), fast=(0.90, 0.87), **{"fast-too": (0.90, 0.90)})
     measured = Bundle(path=measured.path, spec=measured.spec.model_copy(update={"ladder": twice}))
-    both = Backends(measured, load(measured), LAYOUT, "auto", stored=settled("int8", OFF) | settled("onnx", FAST))
+    both = Backends(measured, load(measured), LAYOUT, "auto", stored=learned_rungs("int8", OFF) | learned_rungs("onnx", FAST))
     assert both.backends_by_rung(1) == {"off": "int8", "full": "int8", "fast": "onnx", "fast-too": "onnx"}
 
 
@@ -275,7 +275,7 @@ def test_a_foreign_graph_runs_as_it_is_whatever_is_set(tmp_path: Path, setting: 
 def test_a_kind_that_was_settled_answers_from_the_first_batch(bundle: Bundle, folder: Path, dtype: str) -> None:
     arm: Arm = "bfloat16" if dtype == "bfloat16" else "onnx"
     backends(bundle, folder)  # writes the graph
-    made = Backends(bundle, load(bundle), LAYOUT, "auto", "auto", folder, settled(arm, OFF, FAST))
+    made = Backends(bundle, load(bundle), LAYOUT, "auto", "auto", folder, learned_rungs(arm, OFF, FAST))
     assert arm in made.unopened
     made.learner.version = 0
     made.open_settled()
@@ -287,7 +287,7 @@ def test_a_kind_that_was_settled_answers_from_the_first_batch(bundle: Bundle, fo
 
 def test_a_kind_that_left_memory_comes_back_with_the_weights(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     memory = ModelMemory(1)
-    stored = settled("onnx", OFF, FAST)
+    stored = learned_rungs("onnx", OFF, FAST)
     one = Backends(bundle, load(bundle), LAYOUT, "auto", "float32", folder, stored, memory)
     open_all(one)
     other = write_tiny_vit(tmp_path / "bundles", "other")

@@ -23,7 +23,7 @@ from tests.support.plain_model import Plain
 from tests.support.queue import delivery
 
 
-class Failing:
+class FailingModel:
     """A model whose next forward passes raise these errors."""
 
     def __init__(self, *errors: Exception) -> None:
@@ -64,7 +64,7 @@ def jobs(count: int) -> list[Delivery]:
 
 
 def test_jobs_without_weights_go_back_and_count_as_no_steps() -> None:
-    runner = Runner(Failing(*[BundleError("model.safetensors: missing")] * 3))
+    runner = Runner(FailingModel(*[BundleError("model.safetensors: missing")] * 3))
     runner.slots.add(jobs(3))
     running = runner.run()
     assert {job.job.id for job in runner.handed_back} == {job.job.id for job in running.jobs}
@@ -73,7 +73,7 @@ def test_jobs_without_weights_go_back_and_count_as_no_steps() -> None:
 
 
 def test_a_job_that_ran_out_of_memory_runs_alone_once_more() -> None:
-    runner = Runner(Failing(ERRORS["out of memory elsewhere"]))
+    runner = Runner(FailingModel(ERRORS["out of memory elsewhere"]))
     [job] = jobs(1)
     runner.slots.add([job])
     runner.run()
@@ -83,7 +83,7 @@ def test_a_job_that_ran_out_of_memory_runs_alone_once_more() -> None:
 
 
 def test_a_job_that_never_fits_fails_the_second_time() -> None:
-    runner = Runner(Failing(*[ERRORS["out of memory"]] * 2))
+    runner = Runner(FailingModel(*[ERRORS["out of memory"]] * 2))
     runner.slots.add(jobs(1))
     runner.run()
     runner.run()

@@ -39,12 +39,12 @@ def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> No
         reply_writer._count(batch, metrics)
         slots.finish(running, [])
 
-    def counted() -> float | None:
+    def cold_batches() -> float | None:
         return metrics.registry.get_sample_value("opsin_cold_batches_total", {"model": "tiny", "version": "1"})
 
     run_one()
-    assert counted() == 1
+    assert cold_batches() == 1
     assert not steps.seconds
     run_one()
-    assert counted() == 1
+    assert cold_batches() == 1
     assert list(steps.seconds) == [1]

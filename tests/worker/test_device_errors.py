@@ -41,14 +41,14 @@ async def test_a_broken_device_ends_its_worker_not_its_jobs(
     async with gateway(valkey.url) as asking:
         with worker_process(valkey.url, tmp_path, command=COMMAND, device=device) as first:
             await asking.ready()
-            asked = [asyncio.create_task(asking.ask(asking.job("fragile@1", red()))) for _ in range(3)]
+            requests = [asyncio.create_task(asking.ask(asking.job("fragile@1", red()))) for _ in range(3)]
             await eventually_async(lambda: first.poll() is not None, "the worker has ended")
             assert first.returncode == CRASHED
-            assert not any(job.done() for job in asked)
+            assert not any(job.done() for job in requests)
             await asyncio.to_thread(forget_worker, valkey.url, first)
         monkeypatch.delenv(ORDER_VARIABLE)
         with worker_process(valkey.url, tmp_path, command=COMMAND, device=device):
-            replies = await asyncio.gather(*asked)
+            replies = await asyncio.gather(*requests)
     assert [reply.failure for reply in replies] == [None] * 3
 
 

@@ -1,4 +1,4 @@
-"""A batch runs as one forward pass; where it fails, its halves tell why."""
+"""A batch runs as one forward pass; if it fails, its halves show why."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: OneShot) -> None:
     assert [result.jobs for result in results if isinstance(result, ComputedBatch)] == [jobs[:4], jobs[4:]]
 
 
-class Overflowing:
+class OverflowingModel:
     """Answers dark pictures with a class that is ruled out, bright ones with what is not a number."""
 
     def __init__(self, spec: BundleSpec) -> None:
@@ -88,7 +88,7 @@ class Overflowing:
 
 def test_only_a_picture_whose_scores_are_no_numbers_is_refused(tiny: OneShot) -> None:
     jobs = [delivery(pixels=np.full((32, 32, 3), shade, np.uint8)) for shade in (0, 10, 200, 20)]
-    results = list(OneShot(Plain(Overflowing(tiny.model.spec)), CPU).run(jobs))
+    results = list(OneShot(Plain(OverflowingModel(tiny.model.spec)), CPU).run(jobs))
     assert [result.job for result in results if isinstance(result, FailedJob)] == [jobs[2]]
     answered = [answer.job for result in results if isinstance(result, ComputedBatch) for answer in result.answers]
     assert answered == [jobs[0], jobs[1], jobs[3]]
@@ -113,7 +113,7 @@ class Flat:
         (200, "too bright", "in forward\n    raise LookupError"),
     ],
 )
-def test_who_writes_a_model_is_told_what_was_wrong_and_where(tiny: OneShot, shade: int, error: str, raised: str) -> None:
+def test_an_error_says_what_was_wrong_in_a_model_and_where(tiny: OneShot, shade: int, error: str, raised: str) -> None:
     [failed] = OneShot(Plain(Flat(tiny.model.spec)), CPU).run([delivery(pixels=np.full((32, 32, 3), shade, np.uint8))])
     assert isinstance(failed, FailedJob)
     assert re.fullmatch(error, str(failed.error))
@@ -121,7 +121,10 @@ def test_who_writes_a_model_is_told_what_was_wrong_and_where(tiny: OneShot, shad
 
 
 class Forgetful:
-    """Keeps a weak reference to each batch's activations, and fails on more than one item, as a library does: with a second error."""
+    """A model that keeps a weak reference to the activations of each batch.
+
+    It fails on more than one item by a second error, as libraries do.
+    """
 
     def __init__(self, spec: BundleSpec) -> None:
         self.spec = spec
@@ -164,7 +167,7 @@ def test_there_are_as_many_gpu_streams_as_batches_at_once(monkeypatch: pytest.Mo
 
 
 def test_files_that_no_model_reads_come_back_with_each_answer(tiny: OneShot) -> None:
-    """They may differ in length, which no batch of them could."""
+    """Files differ in length, which arrays of one batch must not."""
     jobs = pictures(2)
     for length, job in enumerate(jobs, start=5):
         job.job.arrays["file"] = Array.from_numpy(np.arange(length, dtype=np.uint8))

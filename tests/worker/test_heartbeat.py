@@ -1,4 +1,4 @@
-"""What counts as progress of a worker."""
+"""Progress of a worker, as its heartbeat counts it."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_an_old_driver_is_refused_with_what_to_install(monkeypatch: pytest.Monke
         (FakeCuda(start_error="no"), "driver 580.65, torch"),
     ],
 )
-def test_it_is_said_why_a_gpu_is_not_used(fake: FakeCuda, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_reason_why_a_gpu_is_not_used_is_named(fake: FakeCuda, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake.install(monkeypatch, tmp_path)
     assert reason in missing_gpu_reason()
 

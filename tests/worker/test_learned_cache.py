@@ -1,4 +1,4 @@
-"""What was learned of a bundle and a later start reads again."""
+"""The cache of what was learned of bundles, which a later start reads."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_machine_may_have_onnx_runtime_for_gpus_alone(bundle: Bundle, monkeypa
     [{"torch": "0.1"}, {"cpu": "another"}, {"flags": ["avx9"]}, {"bundle": "0" * 64}, {"threads": 7}],
     ids=lambda changed: next(iter(changed)),
 )
-def test_other_conditions_are_learned_anew(folder: Path, conditions: Conditions, changed: dict[str, object]) -> None:
+def test_other_conditions_are_learned_again(folder: Path, conditions: Conditions, changed: dict[str, object]) -> None:
     LearnedCache(folder).store(conditions, LEARNED)
     assert LearnedCache(folder).find(msgspec.structs.replace(conditions, **changed)) is None
 
@@ -139,7 +139,7 @@ def test_the_files_do_not_pile_up_and_those_in_use_stay(folder: Path, conditions
 
 def test_a_job_of_several_steps_starts_as_it_was_seen_before(tmp_path: Path, folder: Path) -> None:
     slow = write_null(tmp_path / "slow", milliseconds=3_600_000, steps=[3])
-    known = LearnedBundle(4, {1: 3000.0}, typical_job=TypicalJob(cost=2.0, total=3, nbytes=5, start_seconds=1.0))
-    LearnedCache(folder).store(Conditions.from_spec(slow.spec, LAYOUT, "auto"), known)
+    stored = LearnedBundle(4, {1: 3000.0}, typical_job=TypicalJob(cost=2.0, total=3, nbytes=5, start_seconds=1.0))
+    LearnedCache(folder).store(Conditions.from_spec(slow.spec, LAYOUT, "auto"), stored)
     ready = Loader(LAYOUT, "auto", LearnedCache(folder)).load(slow)
-    assert isinstance(ready.executor, Stepwise) and ready.executor.typical_job == known.typical_job
+    assert isinstance(ready.executor, Stepwise) and ready.executor.typical_job == stored.typical_job

@@ -64,14 +64,14 @@ def test_all_bundles_are_known_before_the_first_is_loaded(tmp_path: Path) -> Non
     write_null(tmp_path, "one")
     write_null(tmp_path, "other")
     published: list[str] = []
-    known: list[set[str]] = []
+    published_at_load: list[set[str]] = []
 
     def load_bundle(bundle: Bundle) -> Any:
-        known.append(set(published))
+        published_at_load.append(set(published))
         return ready()
 
     LoadedBundles(tmp_path, load_bundle, lambda spec: published.append(spec.name), lambda: None).refresh({})
-    assert known == [{"one", "other"}] * 2
+    assert published_at_load == [{"one", "other"}] * 2
 
 
 def test_copy_under_other_name_is_refused_and_hides_nothing(tmp_path: Path) -> None:
@@ -82,12 +82,12 @@ def test_copy_under_other_name_is_refused_and_hides_nothing(tmp_path: Path) -> N
 
     def load_bundle(bundle: Bundle) -> ReadyBundle:
         loaded.append(str(bundle.path))
-        raise RuntimeError("which are loaded is all that is asked for")
+        raise RuntimeError("the test needs no more than the path")
 
     bundles = LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None)
     bundles.refresh({})
     assert loaded == [str(original.path)]
-    reasons = {told.name: told.reason for told in bundles.announcements(1)}
+    reasons = {bundle.name: bundle.reason for bundle in bundles.announcements(1)}
     assert reasons["copy"].startswith("copy/1/bundle.json: original@1 is at original/1; to serve a copy, too, ")
 
 
@@ -100,7 +100,7 @@ def test_copy_with_changed_name_is_a_bundle_of_its_own(tmp_path: Path) -> None:
 
     def load_bundle(bundle: Bundle) -> ReadyBundle:
         loaded.append(bundle.spec.name)
-        raise RuntimeError("which are loaded is all that is asked for")
+        raise RuntimeError("the test needs no more than the path")
 
     LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None).refresh({})
     assert sorted(loaded) == ["copy", "original"]
@@ -124,7 +124,7 @@ def test_loading_reads_again_what_was_unloaded(tmp_path: Path, monkeypatch: pyte
     spec_file.write_text(spec_file.read_text().replace('"milliseconds": 1', '"milliseconds": 7'))
     shutil.rmtree(gone.path)
     bundles.refresh({"model": "loaded"})
-    first, second = sorted(bundles.announcements(1), key=lambda told: told.version)
+    first, second = sorted(bundles.announcements(1), key=lambda announcement: announcement.version)
     assert sorted(contents) == [1, 5, 7]
     assert (first.state, second.state) == ("ready", "unavailable")
     assert second.reason.startswith("model/2/bundle.json: cannot be read")
@@ -148,7 +148,7 @@ def test_loading_reads_again_what_was_replaced_while_it_unloads(tmp_path: Path, 
     for _ in range(2):
         bundles.refresh({"replaced": "loaded", "same": "loaded"})
     assert sorted(contents) == [1, 2, 7]
-    assert [told.state for told in bundles.announcements(1)] == ["ready", "ready"]
+    assert [announcement.state for announcement in bundles.announcements(1)] == ["ready", "ready"]
 
 
 @pytest.mark.parametrize("repository", [{}, {"model": "unloaded"}])
@@ -172,7 +172,7 @@ def test_a_bundle_that_is_repaired_while_it_is_refused_is_loaded(tmp_path: Path)
         if refused:
             return ready()
         refused.append(BundleError("damaged"))
-        os.utime(bundle.weights_path, ns=(1, 1))  # as whoever repairs it
+        os.utime(bundle.weights_path, ns=(1, 1))  # as a repair does
         raise refused[0]
 
     bundles = LoadedBundles(tmp_path, load_bundle, lambda spec: None, lambda: None)
@@ -183,7 +183,7 @@ def test_a_bundle_that_is_repaired_while_it_is_refused_is_loaded(tmp_path: Path)
 
 
 def states(bundles: LoadedBundles) -> dict[str, str]:
-    return {told.name: told.state for told in bundles.announcements(1)}
+    return {bundle.name: bundle.state for bundle in bundles.announcements(1)}
 
 
 def test_bundle_with_removed_folder_is_unloaded_and_unlisted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_a_folder_that_is_missing_for_a_moment_stays(tmp_path: Path) -> None:
 
 
 def test_while_the_bundles_cannot_be_read_all_of_them_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network drive that is away has not lost them."""
+    """A network drive that is unavailable has not lost them."""
     monkeypatch.setattr(loaded_bundles, "REMOVED_AFTER_S", 0.0)
     write_null(tmp_path / "drive", "kept")
     bundles = LoadedBundles(tmp_path / "drive", lambda bundle: ready(), lambda spec: None, lambda: None)
@@ -231,17 +231,17 @@ def test_while_the_bundles_cannot_be_read_all_of_them_stay(tmp_path: Path, monke
 
 
 def test_nothing_is_announced_before_all_of_the_folder_is_known(tmp_path: Path) -> None:
-    """Where only one of a task's bundles is told, gateways take it for the default."""
+    """Gateways would take the only announced bundle of a task for its default."""
     for name in ("one", "other", "third"):
         write_tiny_vit(tmp_path, name)
-    told: list[list[str]] = []
+    announced: list[list[str]] = []
 
-    def tell(*_: object) -> None:
-        told.append([bundle.name for bundle in bundles.announcements(1)])
+    def announce(*_: object) -> None:
+        announced.append([bundle.name for bundle in bundles.announcements(1)])
 
-    bundles = LoadedBundles(tmp_path, lambda _bundle: ready(), tell, lambda: tell())
+    bundles = LoadedBundles(tmp_path, lambda _bundle: ready(), announce, lambda: announce())
     bundles.refresh({})
-    assert {len(names) for names in told} == {0, 3}
+    assert {len(names) for names in announced} == {0, 3}
 
 
 def ended_in_time(bundles: LoadedBundles, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
@@ -249,10 +249,10 @@ def ended_in_time(bundles: LoadedBundles, monkeypatch: pytest.MonkeyPatch) -> li
     monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE_S", 0.0)
     for _ in range(4):
         bundles.refresh({})
-    return [(told.name, float(told.version)) for told in bundles.announcements(1) if told.state == "ready"]
+    return [(bundle.name, float(bundle.version)) for bundle in bundles.announcements(1) if bundle.state == "ready"]
 
 
-def test_starters_are_served_beside_bundles_of_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starters_are_served_with_bundles_of_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_null(tmp_path / "own", "flags", version="2")
     write_null(tmp_path / "starters", "flags")
     write_null(tmp_path / "starters", "photos")
@@ -261,24 +261,24 @@ def test_starters_are_served_beside_bundles_of_other_names(tmp_path: Path, monke
 
 
 @dataclass
-class Beside:
-    """Bundles beside one starter, flags@1, and what was loaded, in order."""
+class BundlesWithStarter:
+    """Bundles in a folder with one starter, flags@1, and paths of what was loaded, in order."""
 
     bundles: LoadedBundles
-    own: Path
+    root: Path
     loaded: list[str]
     damaged: set[str]
     """`name/version` that cannot be loaded."""
 
     def after(self, looks: int) -> dict[str, str]:
-        """State by folder."""
+        """Refresh this often; return the state of each bundle."""
         for _ in range(looks):
             self.bundles.refresh({})
-        return {f"{told.name}@{told.version}": told.state for told in self.bundles.announcements(1)}
+        return {f"{bundle.name}@{bundle.version}": bundle.state for bundle in self.bundles.announcements(1)}
 
 
 @pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beside:
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BundlesWithStarter:
     monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE_S", -1.0)
     (tmp_path / "own").mkdir()
     write_null(tmp_path / "starters", "flags")
@@ -292,60 +292,60 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beside:
         return ready()
 
     bundles = LoadedBundles(tmp_path / "own", load_bundle, lambda spec: None, lambda: None, starters=tmp_path / "starters")
-    return Beside(bundles, tmp_path / "own", loaded, damaged)
+    return BundlesWithStarter(bundles, tmp_path / "own", loaded, damaged)
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_bundle_replaces_starter_of_its_name_at_runtime(beside: Beside, version: str) -> None:
-    assert beside.after(1) == {"flags@1": "ready"}
-    write_null(beside.own, "flags", version=version)
-    assert beside.after(4) == {f"flags@{version}": "ready"}
-    assert beside.loaded == ["starters/flags/1", f"own/flags/{version}"]
+def test_bundle_replaces_starter_of_its_name_at_runtime(repo: BundlesWithStarter, version: str) -> None:
+    assert repo.after(1) == {"flags@1": "ready"}
+    write_null(repo.root, "flags", version=version)
+    assert repo.after(4) == {f"flags@{version}": "ready"}
+    assert repo.loaded == ["starters/flags/1", f"own/flags/{version}"]
 
 
-def test_name_is_served_while_version_replaces_its_starter(beside: Beside) -> None:
-    beside.after(1)
-    write_null(beside.own, "flags", version="2")
-    states = [beside.after(1) for _ in range(4)]
+def test_name_is_served_while_version_replaces_its_starter(repo: BundlesWithStarter) -> None:
+    repo.after(1)
+    write_null(repo.root, "flags", version="2")
+    states = [repo.after(1) for _ in range(4)]
     assert all("ready" in state.values() for state in states), states
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_starter_returns_if_its_replacement_is_removed(beside: Beside, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = write_null(beside.own, "flags", version=version)
-    assert beside.after(2) == {f"flags@{version}": "ready"}
+def test_starter_returns_if_its_replacement_is_removed(repo: BundlesWithStarter, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = write_null(repo.root, "flags", version=version)
+    assert repo.after(2) == {f"flags@{version}": "ready"}
     shutil.rmtree(written.path.parent)
-    assert beside.after(2) == {f"flags@{version}": "ready"}  # it may be there again in a moment
+    assert repo.after(2) == {f"flags@{version}": "ready"}  # it may be there again in a moment
     monkeypatch.setattr(loaded_bundles, "REMOVED_AFTER_S", 0.0)
-    assert beside.after(4) == {"flags@1": "ready"}
-    assert beside.loaded == [f"own/flags/{version}", "starters/flags/1"]
+    assert repo.after(4) == {"flags@1": "ready"}
+    assert repo.loaded == [f"own/flags/{version}", "starters/flags/1"]
 
 
-def test_starter_stays_replaced_while_bundles_are_unreadable(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starter_stays_replaced_while_bundles_are_unreadable(repo: BundlesWithStarter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded_bundles, "REMOVED_AFTER_S", 0.0)
-    write_null(beside.own, "flags", version="2")
-    beside.after(1)
-    beside.own.rename(beside.own.with_name("away"))
-    assert beside.after(4) == {"flags@2": "ready"}
+    write_null(repo.root, "flags", version="2")
+    repo.after(1)
+    repo.root.rename(repo.root.with_name("away"))
+    assert repo.after(4) == {"flags@2": "ready"}
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_a_bundle_that_is_refused_leaves_its_starter_in_place(beside: Beside, running: bool) -> None:
-    beside.after(int(running))
-    (beside.own / "flags" / "2").mkdir(parents=True)
-    (beside.own / "flags" / "2" / "bundle.json").write_text("{")
-    write_null(beside.own, "flags", version="3")
-    beside.damaged.add("own/flags/3")
-    assert beside.after(4) == {"flags@1": "ready", "flags@2": "unavailable", "flags@3": "unavailable"}
-    assert beside.loaded.count("starters/flags/1") == 1
+def test_a_bundle_that_is_refused_leaves_its_starter_in_place(repo: BundlesWithStarter, running: bool) -> None:
+    repo.after(int(running))
+    (repo.root / "flags" / "2").mkdir(parents=True)
+    (repo.root / "flags" / "2" / "bundle.json").write_text("{")
+    write_null(repo.root, "flags", version="3")
+    repo.damaged.add("own/flags/3")
+    assert repo.after(4) == {"flags@1": "ready", "flags@2": "unavailable", "flags@3": "unavailable"}
+    assert repo.loaded.count("starters/flags/1") == 1
 
 
-def test_no_reason_tells_a_client_where_the_folders_lie(beside: Beside) -> None:
-    beside.after(1)
-    write_null(beside.own, "flags")
-    (beside.own / "flags").rename(beside.own / "mine")  # it says that it is flags@1
-    beside.after(1)
-    [reason] = [told.reason for told in beside.bundles.announcements(1) if told.reason]
+def test_no_reason_shows_a_client_where_the_folders_are(repo: BundlesWithStarter) -> None:
+    repo.after(1)
+    write_null(repo.root, "flags")
+    (repo.root / "flags").rename(repo.root / "mine")  # it says that it is flags@1
+    repo.after(1)
+    [reason] = [bundle.reason for bundle in repo.bundles.announcements(1) if bundle.reason]
     assert reason == "mine/1/bundle.json: flags@1 is already at flags/1"
 
 
@@ -362,7 +362,7 @@ def test_folders_that_are_no_bundle_are_warned_of_once(tmp_path: Path) -> None:
     for folder in ("rawonnx", "nojson/1"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "model.onnx").touch()
-    (tmp_path / "served" / "export.onnx").touch()  # beside a version: no bundle that somebody misses
+    (tmp_path / "served" / "export.onnx").touch()  # next to a version: not a bundle that is missed
     bundles = LoadedBundles(tmp_path, lambda bundle: ready(), lambda spec: None, lambda: None)
     with structlog.testing.capture_logs() as logs:
         for _ in range(2):
@@ -395,7 +395,7 @@ def test_a_bundle_that_did_not_fit_into_memory_is_loaded_later(tmp_path: Path, m
 
 
 def test_a_bundle_that_breaks_the_device_is_named_by_its_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its supervisor counts such bundles, and refuses them after the second time."""
+    """The supervisor counts such bundles, and refuses them after the second time."""
     write_null(tmp_path / "bundles", "bad")
     monkeypatch.setenv(LOADING_FILE_VARIABLE, str(tmp_path / "loading"))
 

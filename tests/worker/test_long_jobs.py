@@ -23,8 +23,8 @@ from tests.support.waiting import eventually_async
 SLOW_MS = 20.0
 
 
-def toy_job(asking: GatewayEnd, number: int, choice: int, **more: Any) -> QueuedJob:
-    return asking.job("toy@1", pixels(number, choice), options={"seed": number}, **more)
+def toy_job(asking: GatewayEnd, number: int, choice: int, **fields: Any) -> QueuedJob:
+    return asking.job("toy@1", pixels(number, choice), options={"seed": number}, **fields)
 
 
 def same(reply: Reply, expected: np.ndarray) -> None:
@@ -47,20 +47,20 @@ async def test_jobs_of_mixed_lengths_get_same_answers_as_alone(valkey: PrivateVa
 
 async def test_progress_starts_at_zero_and_precedes_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_toy(tmp_path, milliseconds=SLOW_MS, steps=(40,))
-    told: list[Progress] = []
+    reports: list[Progress] = []
     with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
             jobs = [toy_job(asking, 1, 0, progress=True, previews=True), toy_job(asking, 2, 0)]
-            replies = await asking.dispatcher.submitter.submit(jobs, on_progress=told.append)
+            replies = await asking.dispatcher.submitter.submit(jobs, on_progress=reports.append)
     assert [reply.failure for reply in replies] == [None, None]
-    assert {progress.id for progress in told} == {jobs[0].id}
-    assert (told[0].done, told[0].total) == (0, 0), "it begins"
-    del told[0]
-    assert (told[0].done, told[0].total, told[0].unit, told[0].preview) == (0, 40, "steps", {})
-    done = [progress.done for progress in told]
+    assert {progress.id for progress in reports} == {jobs[0].id}
+    assert (reports[0].done, reports[0].total) == (0, 0), "it starts"
+    del reports[0]
+    assert (reports[0].done, reports[0].total, reports[0].unit, reports[0].preview) == (0, 40, "steps", {})
+    done = [progress.done for progress in reports]
     assert done == sorted(set(done)) and 1 < len(done) < 40
-    assert all("logits" in progress.preview for progress in told[1:])
+    assert all("logits" in progress.preview for progress in reports[1:])
 
 
 async def test_cancelled_job_stops_before_next_step_without_trace(valkey: PrivateValkey, tmp_path: Path) -> None:
@@ -82,9 +82,9 @@ async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tm
         async with gateway(valkey.url) as asking:
             await asking.ready()
             with PartitionRedis.from_url(valkey.url) as client:
-                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=2.0)))
+                reply_task = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=2.0)))
                 await eventually_async(lambda: running(client), "it takes steps")
-                reply = await asked
+                reply = await reply_task
                 assert reply.failure is not None and reply.failure.kind == "deadline"
                 await eventually_async(lambda: not running(client), "it has stopped")
 
@@ -128,36 +128,36 @@ async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValk
     with worker_process(valkey.url, tmp_path, drain_timeout=100) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
+            reply_task = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
             with PartitionRedis.from_url(valkey.url) as client:
                 await eventually_async(lambda: running(client), "it takes steps")
             first.send_signal(signal.SIGTERM)
             first.send_signal(signal.SIGINT)
             await eventually_async(lambda: first.poll() is not None, "the first worker has ended")
-            assert (first.returncode, asked.done()) == (0, False)
+            assert (first.returncode, reply_task.done()) == (0, False)
             with worker_process(valkey.url, tmp_path):
-                assert (await asked).failure is None
+                assert (await reply_task).failure is None
 
 
 async def test_job_of_killed_worker_restarts_with_same_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
     model, _ = steps_of(write_toy(tmp_path / "quick", steps=(60,))), write_toy(tmp_path, milliseconds=SLOW_MS, steps=(60,))
-    told: list[Progress] = []
+    reports: list[Progress] = []
     with worker_process(valkey.url, tmp_path) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             job = toy_job(asking, 7, 0, progress=True)
-            asked = asyncio.create_task(asking.dispatcher.submitter.submit([job], on_progress=told.append))
-            await eventually_async(lambda: any(progress.done for progress in told), "it has taken steps")
+            replies = asyncio.create_task(asking.dispatcher.submitter.submit([job], on_progress=reports.append))
+            await eventually_async(lambda: any(progress.done for progress in reports), "it has taken steps")
             forget_worker(valkey.url, first)
             with worker_process(valkey.url, tmp_path):
-                [reply] = await asked
+                [reply] = await replies
     same(reply, answer_alone(model, pixels(7, 0), seed=7)["logits"])
-    assert [progress.total for progress in told].count(0) == 2, "it began twice"
-    assert [progress.done for progress in told if progress.total].count(0) == 2, "it started twice"
+    assert [progress.total for progress in reports].count(0) == 2, "it began twice"
+    assert [progress.done for progress in reports if progress.total].count(0) == 2, "it started twice"
 
 
 @pytest.mark.parametrize("size", [300_000, 5_000_000])
-async def test_large_jobs_are_read_in_pieces_beside_the_others(valkey: PrivateValkey, tmp_path: Path, size: int) -> None:
+async def test_large_jobs_are_read_in_pieces_among_the_others(valkey: PrivateValkey, tmp_path: Path, size: int) -> None:
     write_null(tmp_path, milliseconds=1)
     with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:

@@ -1,4 +1,4 @@
-"""Jobs that take several steps: they join and leave between steps, and nobody's answer depends on the company."""
+"""Jobs that take several steps: they join and leave between steps, and no answer depends on the other jobs."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def job(number: int, choice: int, seed: int = 0, **of_job: Any) -> Delivery:
 
 
 def with_file(made: Delivery) -> Delivery:
-    """Beside its arrays the job brings a file that no model reads, and wants it back."""
+    """Add a file that no model reads to a job, which wants it back."""
     arrays = {**made.job.arrays, "file": Array.from_numpy(np.arange(10_000, dtype=np.uint8))}
     return replace(made, job=msgspec.structs.replace(made.job, arrays=arrays, options={**made.job.options, **SENT_BACK}))
 
 
 def step(executor: Stepwise, jobs: list[Delivery]) -> tuple[list[JobOutputs], list[Delivery]]:
-    """One step of these: who was answered, who goes on."""
+    """Take one step of these jobs; return the answers and the unfinished jobs."""
     computed = [result for result in executor.run(jobs) if isinstance(result, ComputedBatch)]
     return [answer for batch in computed for answer in batch.answers], [job for batch in computed for job in batch.unfinished]
 
@@ -58,12 +58,12 @@ def test_jobs_join_and_leave_between_steps_with_same_answers(toy: LoadedStepwise
     jobs = [job(number, number % 3, seed=number) for number in range(9)]
     answers: dict[str, Arrays] = {}
     steps_taken = dict.fromkeys((one.job.id for one in jobs), 0)
-    waiting, here = list(jobs), list[Delivery]()
-    while waiting or here:
-        here += [waiting.pop() for _ in range(2) if waiting]  # two more join at each step
-        for one in here:
+    waiting, unfinished = list(jobs), list[Delivery]()
+    while waiting or unfinished:
+        unfinished += [waiting.pop() for _ in range(2) if waiting]  # two more join at each step
+        for one in unfinished:
             steps_taken[one.job.id] += 1
-        done, here = step(executor, here)
+        done, unfinished = step(executor, unfinished)
         answers |= {answer.job.job.id: answer.outputs for answer in done}
     assert [steps_taken[one.job.id] for one in jobs] == [STEPS[number % 3] for number in range(9)]
     for number, one in enumerate(jobs):
@@ -71,20 +71,20 @@ def test_jobs_join_and_leave_between_steps_with_same_answers(toy: LoadedStepwise
     assert executor.resident_count == executor.nbytes == 0
 
 
-def test_the_toy_tells_a_lost_a_repeated_and_a_foreign_step(toy: LoadedStepwiseModel) -> None:
+def test_the_toy_notices_lost_repeated_and_foreign_steps(toy: LoadedStepwiseModel) -> None:
     """Else the other tests would prove nothing."""
     [state] = toy.start([{"pixels": pixels(1, 1)}], [{"seed": 0}])
     expected = answer_alone(toy, pixels(1, 1))["logits"]
     for lost in (replace(state, done=1), replace(state, total=state.total + 1)):
-        here: Any = lost
-        while not hasattr(here, "outputs"):
-            [here] = toy.step([here], [False])
-            here = getattr(here, "state", here)
-        assert np.abs(here.outputs["logits"] - expected).max() > 0.5
+        progress: Any = lost
+        while not hasattr(progress, "outputs"):
+            [progress] = toy.step([progress], [False])
+            progress = getattr(progress, "state", progress)
+        assert np.abs(progress.outputs["logits"] - expected).max() > 0.5
     assert np.abs(answer_alone(toy, pixels(1, 1), seed=1)["logits"] - expected).max() > 0.5
 
 
-def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedStepwiseModel) -> None:
+def test_a_dropped_job_starts_again_and_ends_in_the_same_answer(toy: LoadedStepwiseModel) -> None:
     executor, one = Stepwise(toy, CPU), job(5, 2)
     for _ in range(3):
         step(executor, [one])
@@ -97,7 +97,7 @@ def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedStepwi
 
 
 class Slow:
-    """The toy whose jobs wait before each step, as many times as it is told."""
+    """The toy, whose jobs make no progress in the next `waits` steps."""
 
     def __init__(self, toy: LoadedStepwiseModel) -> None:
         self._toy = toy
@@ -118,8 +118,8 @@ def test_waiting_job_joins_no_step_and_costs_no_step_time(toy: LoadedStepwiseMod
     slow, one = Slow(toy), job(1, 1, seed=1)
     executor = Stepwise(slow, CPU)
     slow.waits = 2
-    told = [result for _ in range(4) for result in executor.run([one]) if isinstance(result, ComputedBatch)]
-    assert [(step.made_no_progress, step.started_jobs) for step in told] == [(True, 0), (True, 0), (False, 1), (False, 0)]
+    batches = [result for _ in range(4) for result in executor.run([one]) if isinstance(result, ComputedBatch)]
+    assert [(step.made_no_progress, step.started_jobs) for step in batches] == [(True, 0), (True, 0), (False, 1), (False, 0)]
 
 
 def test_a_job_that_waits_is_reported_when_it_has_taken_a_step(toy: LoadedStepwiseModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +127,8 @@ def test_a_job_that_waits_is_reported_when_it_has_taken_a_step(toy: LoadedStepwi
     slow, one = Slow(toy), job(1, 1, seed=1)
     executor = Stepwise(slow, CPU)
     slow.waits = 3
-    told = [result for _ in range(5) for result in executor.run([one])]
-    assert [report.done for result in told for report in getattr(result, "reports", ())] == [0, 1, 2]
+    results = [result for _ in range(5) for result in executor.run([one])]
+    assert [report.done for result in results for report in getattr(result, "reports", ())] == [0, 1, 2]
 
 
 class Fragile:
@@ -167,11 +167,11 @@ def test_culprit_of_failing_step_is_refused_alone(toy: LoadedStepwiseModel, at_s
     culprit = job(3, 2 if at_start else 0, seed=13)
     jobs = [job(number, 1) for number in range(3)] + [culprit] + [job(number, 1) for number in range(10, 14)]
     results = [list(executor.run(jobs))]
-    here = [one for result in results[0] if isinstance(result, ComputedBatch) for one in result.unfinished]
+    unfinished = [one for result in results[0] if isinstance(result, ComputedBatch) for one in result.unfinished]
     answers: list[JobOutputs] = []
-    while here:
-        results.append(list(executor.run(here)))
-        here = [one for result in results[-1] if isinstance(result, ComputedBatch) for one in result.unfinished]
+    while unfinished:
+        results.append(list(executor.run(unfinished)))
+        unfinished = [one for result in results[-1] if isinstance(result, ComputedBatch) for one in result.unfinished]
         answers += [answer for result in results[-1] if isinstance(result, ComputedBatch) for answer in result.answers]
     assert [result.job for batch in results for result in batch if isinstance(result, FailedJob)] == [culprit]
     assert {answer.job.job.id for answer in answers} == {one.job.id for one in jobs if one is not culprit}
@@ -189,24 +189,24 @@ def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedStep
 
 class TestReports:
     def reports(self, executor: Stepwise, one: Delivery) -> list[JobReport]:
-        told: list[JobReport] = []
-        here = [one]
-        while here:
-            results = list(executor.run(here))
-            told += [report for result in results if isinstance(result, Reports | ComputedBatch) for report in result.reports]
-            here = [job for result in results if isinstance(result, ComputedBatch) for job in result.unfinished]
-        return told
+        reports: list[JobReport] = []
+        unfinished = [one]
+        while unfinished:
+            results = list(executor.run(unfinished))
+            reports += [report for result in results if isinstance(result, Reports | ComputedBatch) for report in result.reports]
+            unfinished = [job for result in results if isinstance(result, ComputedBatch) for job in result.unfinished]
+        return reports
 
     def test_first_report_is_at_start_and_next_ones_are_rare(self, toy: LoadedStepwiseModel) -> None:
         assert [(report.done, report.total, report.unit) for report in self.reports(Stepwise(toy, CPU), job(1, 2))] == [(0, 9, "steps")]
 
     def test_slow_steps_are_all_reported_and_previews_on_request(self, toy: LoadedStepwiseModel, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stepwise, "REPORT_INTERVAL_S", 0.0)
-        told = self.reports(Stepwise(toy, CPU), job(1, 1))
-        assert [(report.done, report.total) for report in told] == [(done, 5) for done in range(5)]
-        assert not any(report.preview for report in told)
-        shown = self.reports(Stepwise(toy, CPU), job(1, 1, previews=True))
-        assert [sorted(report.preview) for report in shown] == [[]] + [["logits", "tokens"]] * 4
+        reports = self.reports(Stepwise(toy, CPU), job(1, 1))
+        assert [(report.done, report.total) for report in reports] == [(done, 5) for done in range(5)]
+        assert not any(report.preview for report in reports)
+        with_previews = self.reports(Stepwise(toy, CPU), job(1, 1, previews=True))
+        assert [sorted(report.preview) for report in with_previews] == [[]] + [["logits", "tokens"]] * 4
 
 
 def test_a_config_without_steps_is_one_forward_pass(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from tests.support.waiting import WAIT_S, eventually_async
 
 
 def slow_pixels(seconds: float) -> np.ndarray:
-    """What `fragile` is busy with for so long, and its warm-up is not."""
+    """Return pixels with which `fragile` is busy for so long; its warm-up is not."""
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[0, :2] = SLOW, (round(10 * seconds), 0, 0)
     return pixels
@@ -53,10 +53,10 @@ async def test_everyone_gets_their_own_answer(valkey: PrivateValkey, tmp_path: P
         async with gateway(valkey.url) as asking:
             await asking.ready()
             os.kill(process.pid, signal.SIGSTOP)  # else it answers as fast as they come
-            asked = [asyncio.create_task(asking.ask(asking.job("tiny@1", picture))) for picture in pixels]
-            await eventually_async(lambda: len(list(db.scan_iter("job:*", count=1000))) == len(asked), "all of them wait")
+            requests = [asyncio.create_task(asking.ask(asking.job("tiny@1", picture))) for picture in pixels]
+            await eventually_async(lambda: len(list(db.scan_iter("job:*", count=1000))) == len(requests), "all of them wait")
             os.kill(process.pid, signal.SIGCONT)
-            replies = await asyncio.gather(*asked)
+            replies = await asyncio.gather(*requests)
     np.testing.assert_allclose([reply.arrays["logits"].to_numpy() for reply in replies], expected, rtol=1e-4, atol=1e-4)
     assert max(reply.timing.batch_size for reply in replies if reply.timing) > 1
 
@@ -109,10 +109,10 @@ async def test_jobs_wait_for_evicted_weights_until_file_returns(valkey: PrivateV
             await asking.ready()
             for name in ("one", "two"):
                 assert (await asking.ask(asking.job(f"{name}@1"))).failure is None
-            one.path.rename(tmp_path / "aside")
+            one.path.rename(tmp_path / "moved")
             waiting: asyncio.Task[Reply] | None = None
 
-            async def told() -> ServedBundle:
+            async def read_bundle() -> ServedBundle:
                 [worker] = await asking.ready()
                 return next(bundle for bundle in worker.bundles if bundle.name == "one")
 
@@ -121,13 +121,13 @@ async def test_jobs_wait_for_evicted_weights_until_file_returns(valkey: PrivateV
                 if waiting is None or waiting.done():  # its weights were in memory
                     await asking.ask(asking.job("two@1"))
                     waiting = asyncio.create_task(asking.ask(asking.job("one@1")))
-                return (await told()).state == "unavailable"
+                return (await read_bundle()).state == "unavailable"
 
             await eventually_async(is_unavailable, "its file is missed")
-            assert (await told()).reason.startswith(str(one.weights_path.relative_to(bundles)))
+            assert (await read_bundle()).reason.startswith(str(one.weights_path.relative_to(bundles)))
             assert waiting is not None and not waiting.done()
             assert (await asking.ask(asking.job("two@1"))).failure is None
-            (tmp_path / "aside").rename(one.path)
+            (tmp_path / "moved").rename(one.path)
             assert (await waiting).failure is None
 
 
@@ -140,23 +140,23 @@ async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_pat
             async def is_now(state: str) -> bool:
                 return (await asking.ready())[0].bundles[0].state == state
 
-            for order, told in (("unloaded", "unavailable"), ("loaded", "ready")):
+            for order, expected in (("unloaded", "unavailable"), ("loaded", "ready")):
                 await asking.dispatcher.fleet.set_repository("null", order)
-                await eventually_async(lambda told=told: is_now(told), f"it is {told}")
+                await eventually_async(lambda expected=expected: is_now(expected), f"it is {expected}")
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
 
 async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
-    with PartitionRedis.from_url(valkey.url) as anybody:
+    with PartitionRedis.from_url(valkey.url) as intruder:
         for name, state in ((b"#revision", b"loaded"), (b"\xff\xfe", b"\xff"), (b"", b""), (b"null", b"broken"), (b"nothing", b"unloaded")):
-            anybody.hset(keys.REPOSITORY, name, state)
-        anybody.set(keys.REVISION, "many")
+            intruder.hset(keys.REPOSITORY, name, state)
+        intruder.set(keys.REVISION, "many")
         with worker_process(valkey.url, tmp_path) as process:
             async with gateway(valkey.url) as asking:
                 await asking.ready()
                 assert (await asking.ask(asking.job("null@1"))).failure is None
-                anybody.hset(keys.REPOSITORY, b"\x80", b"\x00\xff")
+                intruder.hset(keys.REPOSITORY, b"\x80", b"\x00\xff")
                 await asyncio.sleep(2 * WATCH_INTERVAL_S)
                 assert (await asking.ask(asking.job("null@1"))).failure is None
             assert process.poll() is None
@@ -168,11 +168,11 @@ async def test_a_worker_survives_a_redis_that_refuses_to_write(valkey: PrivateVa
         async with gateway(valkey.url) as asking:
             await asking.ready()
             operator.config_set("min-replicas-to-write", 1)
-            asked = asyncio.create_task(asking.ask(asking.job("null@1")))
+            reply_task = asyncio.create_task(asking.ask(asking.job("null@1")))
             await asyncio.sleep(2 * WATCH_INTERVAL_S)
             assert process.poll() is None
             operator.config_set("min-replicas-to-write", 0)
-            assert (await asked).failure is None
+            assert (await reply_task).failure is None
 
 
 async def test_culprit_of_failing_batch_is_found_and_others_answered(valkey: PrivateValkey, tmp_path: Path) -> None:
@@ -230,14 +230,14 @@ async def test_job_for_newer_version_is_left_to_it(valkey: PrivateValkey, tmp_pa
         async with gateway(valkey.url) as asking:
             await asking.ready()
             job = asking.job("null@1", needs="telepathy")
-            asked = asyncio.create_task(asking.ask(job))
+            reply_task = asyncio.create_task(asking.ask(job))
             await until_a_worker_holds_a_job(valkey)
             taken: list[Delivery] = []
             async with asyncio.timeout(WAIT_S):
                 while not taken:  # the other one waits at the queue, too
                     taken = await asyncio.to_thread(newer.pull, [keys.queue(job.bundle, job.digest)], 1, 2000)
             newer.acks.finish([(delivery, Reply(id=delivery.job.id, worker=newer.id)) for delivery in taken])
-            assert (await asked).worker == newer.id
+            assert (await reply_task).worker == newer.id
             assert (await asking.ask(asking.job("null@1"))).failure is None
         assert process.poll() is None
     newer.close()
@@ -248,10 +248,10 @@ async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateVa
     with worker_process(valkey.url, tmp_path, command=COMMAND) as process:
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            asked = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(0.7))))
+            reply_task = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(0.7))))
             await until_a_worker_holds_a_job(valkey)
             process.send_signal(signal.SIGTERM)
-            assert (await asked).failure is None
+            assert (await reply_task).failure is None
             assert process.wait(WAIT_S) == 0
             assert (await asking.dispatcher.fleet.read(fresh=True)).workers == ()
 
@@ -261,15 +261,15 @@ async def test_second_signal_hands_back_at_once_to_another_worker(valkey: Privat
     with worker_process(valkey.url, tmp_path, command=COMMAND) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            asked = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(3))))
+            reply_task = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(3))))
             await until_a_worker_holds_a_job(valkey)
             first.send_signal(signal.SIGTERM)
             first.send_signal(signal.SIGINT)
             await eventually_async(lambda: first.poll() is not None, "the first worker has ended")
             assert first.returncode == 0
-            assert not asked.done()
+            assert not reply_task.done()
             with worker_process(valkey.url, tmp_path, command=COMMAND):
-                assert (await asked).failure is None
+                assert (await reply_task).failure is None
 
 
 @pytest.mark.parametrize("device", ["cuda", "abacus"])
@@ -285,30 +285,32 @@ async def test_a_device_that_is_not_there_is_misuse(valkey: PrivateValkey, tmp_p
 async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
     with PartitionRedis.from_url(valkey.url) as client:
 
-        def held() -> bool:
+        def is_pending() -> bool:
             return any(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
 
-        await eventually_async(held, "a worker holds the job")
+        await eventually_async(is_pending, "a worker holds the job")
 
 
 async def test_a_worker_outlives_foreign_contents_of_the_queue(valkey: PrivateValkey, tmp_path: Path) -> None:
-    """It ends its job once they are mended, and takes the next one."""
+    """The worker ends its job once they are repaired, and takes the next one."""
     write_null(tmp_path)
     finish = FINISH.sha  # the first call sends the source, a repeated one the name
     with worker_process(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as db:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             os.kill(process.pid, signal.SIGSTOP)
-            asked = asyncio.create_task(asking.ask(asking.job("null@1")))
+            reply_task = asyncio.create_task(asking.ask(asking.job("null@1")))
             await eventually_async(lambda: db.exists("queue:bytes"), "the job waits")
             nbytes = db.get("queue:bytes")
             with redis.Redis.from_url(valkey.url) as watching, watching.monitor() as watch:
                 db.set("queue:bytes", "abc")
                 os.kill(process.pid, signal.SIGCONT)
-                await asyncio.to_thread(lambda: any(finish in said["command"] or process.poll() is not None for said in watch.listen()))
-            assert process.poll() is None and not asked.done()
+                await asyncio.to_thread(
+                    lambda: any(finish in command["command"] or process.poll() is not None for command in watch.listen())
+                )
+            assert process.poll() is None and not reply_task.done()
             db.set("queue:bytes", nbytes)
-            assert (await asked).failure is None
+            assert (await reply_task).failure is None
             assert (await asking.ask(asking.job("null@1"))).failure is None
         assert process.poll() is None
 
@@ -326,11 +328,11 @@ def test_a_worker_that_starts_before_its_redis_says_so(tmp_path: Path) -> None:
         server = None
         try:
             assert process.stderr is not None
-            told = (json.loads(line) for line in process.stderr)
-            assert "Error 111" in next(line for line in told if line["event"] == "queue unavailable")["reason"]
+            events = (json.loads(line) for line in process.stderr)
+            assert "Error 111" in next(line for line in events if line["event"] == "queue unavailable")["reason"]
             server = Server(tmp_path / "redis", "--save", "", port=port)
-            assert next(line for line in told if line["event"] in ("queue back", "bundle ready"))["event"] == "queue back"
-            assert any(line["event"] == "bundle ready" for line in told)
+            assert next(line for line in events if line["event"] in ("queue back", "bundle ready"))["event"] == "queue back"
+            assert any(line["event"] == "bundle ready" for line in events)
         finally:
             process.kill()
             if server is not None:

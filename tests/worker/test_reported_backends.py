@@ -1,4 +1,4 @@
-"""What an operator reads of backends: in `GET /v1/models/NAME`, and in the worker's metrics."""
+"""Backends as an operator reads them: in `GET /v1/models/NAME`, and in the worker's metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.live_service import running
 from tests.support.waiting import eventually
 
 
-def test_what_runs_a_bundle_is_told(tmp_path: Path) -> None:
+def test_the_backend_of_a_bundle_is_reported(tmp_path: Path) -> None:
     write_tiny_vit(tmp_path / "bundles")
     with running(tmp_path / "bundles", of_workers={"backend": "onnx", "dtype": "auto", "cache": tmp_path / "cache"}) as service:
 
