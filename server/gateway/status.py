@@ -119,7 +119,10 @@ class StatusReport:
             jobs=StatusJobs(snapshot.records.counts.get("queued", 0), snapshot.records.counts.get("running", 0)),
             long_jobs=snapshot.ongoing,
             bundles=_bundles(fleet, snapshot),
-            refused=_refusals(fleet),
+            refused=[
+                StatusRefused(id_.partition("@")[0], id_.partition("@")[2], reason)
+                for id_, reason in model_directory.refusals(fleet).items()
+            ],
             history=_history(snapshot),
             dead_letters=snapshot.letters,
         )
@@ -139,11 +142,6 @@ def _bundles(fleet: Fleet, snapshot: QueueSnapshot) -> list[StatusBundle]:
             quantiles = quantile(took, 0.5), quantile(took, 0.95)
             summaries.append(StatusBundle(spec.name, spec.version, round(speed, 2), budget, spec.default_rung, *quantiles))
     return summaries
-
-
-def _refusals(fleet: Fleet) -> list[StatusRefused]:
-    ids = ((id_.partition("@"), reason) for id_, reason in model_directory.refusals(fleet).items())
-    return [StatusRefused(name, version, reason) for (name, _, version), reason in ids]
 
 
 def _history(snapshot: QueueSnapshot) -> StatusHistory:

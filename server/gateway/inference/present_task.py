@@ -29,15 +29,6 @@ class Presentation(msgspec.Struct, frozen=True):
     outputs: list[dict[str, Array]]
 
 
-class EncodedAnswer(msgspec.Struct, frozen=True):
-    """A file, or the msgpack of the task's answer."""
-
-    content: bytes
-    is_file: bool
-    headers: dict[str, str] = {}
-    media_type: str | None = None
-
-
 def presenter() -> Sandbox:
     return Sandbox(f"{__name__}:present", memory_bytes=MEMORY_BYTES, seconds=SECONDS)
 
@@ -54,14 +45,11 @@ def present(message: bytes) -> bytes:
     outputs: list[Mapping[str, Any]] = list(map(to_numpy, request.outputs))
     plan = msgspec.msgpack.decode(request.plan, type=plan_type(task))
     answer = task.present(outputs, plan, BundleSpec.from_bytes(request.spec), request.media_type)
-    if isinstance(answer, FileAnswer):
-        return msgspec.msgpack.encode(EncodedAnswer(answer.content, True, dict(answer.headers), answer.media_type))
-    return msgspec.msgpack.encode(EncodedAnswer(msgspec.msgpack.encode(answer), False))
+    return msgspec.msgpack.encode((isinstance(answer, FileAnswer), answer))
 
 
 def answer(task: Task[Any, Any], message: bytes) -> msgspec.Struct | FileAnswer:
-    presented = msgspec.msgpack.decode(message, type=EncodedAnswer)
-    if presented.is_file:
-        return FileAnswer(presented.content, presented.headers, presented.media_type)
-    made: msgspec.Struct = msgspec.msgpack.decode(presented.content, type=task.answer)
-    return made
+    """Return the answer that `present` encoded."""
+    is_file, content = msgspec.msgpack.decode(message, type=tuple[bool, msgspec.Raw])
+    answer: msgspec.Struct | FileAnswer = msgspec.msgpack.decode(content, type=FileAnswer if is_file else task.answer)
+    return answer

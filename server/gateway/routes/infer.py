@@ -26,7 +26,7 @@ from server.gateway.openapi.responses import INFER
 from server.http.requests import MAX_TIMEOUT, read_body
 from server.queue.messages import Priority
 from server.quote import quote
-from server.tasks.base import Arrays, Item, TakesSteps, plan_of
+from server.tasks.base import Arrays, TakesSteps, plan_of
 from server.tasks.options import InvalidOption
 from server.tasks.registry import main_task
 
@@ -103,7 +103,8 @@ async def _resolve(
     check_outputs(body, name, offer.outputs)
     read = partial(read_items, body, name, offer.inputs, offer.parts, gateway.settings.max_images)
     items = await gateway.body_executor.run(context.client, inflated_bytes, read)
-    await context.reservation.resize(len(items), max(context.reservation.nbytes, sum(map(_size, items))))
+    nbytes = sum(len(content) for item in items for content in item.values())
+    await context.reservation.resize(len(items), max(context.reservation.nbytes, nbytes))
     part = next(declared.name for declared in offer.inputs if declared.name in items[0])
     try:
         plan = plan_of(offer.task, offer.read_options(body.parameters), spec)
@@ -127,10 +128,6 @@ async def _read(context: RequestContext, gateway: GatewayState) -> tuple[InferRe
     if seconds is not None:
         context.set_deadline(seconds)
     return body, len(plain)
-
-
-def _size(item: Item) -> int:
-    return sum(map(len, item.values()))
 
 
 def _timeout(body: InferRequest) -> float | None:
