@@ -41,6 +41,7 @@ from server.worker.loaded_bundles import LoadedBundles
 from tests.actions.fake_pose_estimator import ColourEyes, two_people
 from tests.actions.test_members import write_hmr2
 from tests.actions.test_steps import assert_same, finish, finish_again, job
+from tests.fake_cuda.device import StreamTracker
 from tests.golden.case import GOLDEN, read_case
 from tests.golden.replays.hmr2 import build
 from tests.support.bundles.actions import (
@@ -319,6 +320,25 @@ def test_only_confirmed_people_are_described() -> None:
     with torch.inference_mode():
         encode_appearance(describer, [gone], 600.0)
     assert gone.tracks[0].complete_end == 40 and gone.still_needed(describer) == ()
+
+
+def test_a_whole_clip_keeps_what_its_streams_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of it may run in another thread, also the one that finishes it."""
+    monkeypatch.setattr("models.systems.mvit.pooling_attention.OPS_PER_PART", 20_000)
+    monkeypatch.setattr("models.systems.mvit.model.OPS_PER_PART", 20_000)
+    tracker = StreamTracker()
+    monkeypatch.setattr("models.systems.mvit.pooling_attention.keep_for_current_stream", tracker.keep)
+    describer = AppearanceEncoder(small_mvit(), COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    seen = [sighting(row) for row in range(40)]
+    track = PersonTrack.start(seen[0], ScoreAccumulator.empty(RATE, 0, 4), appearance=describer.values).with_detections(seen, 40)
+    stills = [BufferedFrame(row, np.full((32, 38, 3), row, np.uint8), (32, 38)) for row in range(40)]
+    with torch.inference_mode(), tracker:
+        outputs = []
+        for output in describer.describe(stills, track, 3):
+            outputs.append(output)
+            tracker.stream += 1
+    assert len(outputs) > 10 and isinstance(outputs[-1], np.ndarray)
+    assert not tracker.unkept
 
 
 # --- joints ---

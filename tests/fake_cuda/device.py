@@ -143,7 +143,7 @@ class StreamTracker(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         for tensor in filter(torch.is_tensor, tree_leaves((args, kwargs))):
             address = tensor.untyped_storage().data_ptr()
-            if self._made.get(address, self.stream) != self.stream:
+            if address and self._made.get(address, self.stream) != self.stream:  # 0: an empty tensor
                 self._read.add((address, self.stream))
         for tensor in filter(torch.is_tensor, tree_leaves(made)):
             self._made.setdefault(tensor.untyped_storage().data_ptr(), self.stream)

@@ -97,13 +97,13 @@ class AppearanceEncoder:
         parameter = next(self._model.parameters())
         images = torch.from_numpy(np.stack([still.pixels for still in chosen])).to(parameter.device)
         pixels = normalise_clip(images, self._preprocess.mean, self._preprocess.std).unsqueeze(0)  # (1, 3, T, h, w)
-        corners = resize_box([0.0] * 4 if box is None else box.tolist(), chosen[0].size, self._preprocess.short_side)
         x, grid = self._model.embed(pixels.to(parameter.dtype))
         del images, pixels
         yield from pause(x)
         for block in self._model.blocks:
             assert isinstance(block, PoolingBlock)
             x, grid = yield from block.forward_in_parts(x, grid)
+        corners = resize_box([0.0] * 4 if box is None else box.tolist(), chosen[0].size, self._preprocess.short_side)
         boxes = torch.cat([corners.new_zeros(1), corners]).unsqueeze(0).to(parameter.device)
         feature: NDArray[np.float32] = self._model.pool_boxes(x, grid, boxes)[0].float().cpu().numpy()
         yield feature

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.bundle_schema import QuerySpace
-from models.layers.stepwise import BoundedCache, InProgress, JobState, StepCompletion, Tensors, synchronize
+from models.layers.stepwise import BoundedCache, InProgress, JobState, StepCompletion, Tensors, keep_for_current_stream, synchronize
 from models.systems.mcc.flood_fill import CellPredictions, FloodFill, FloodLimits, reusable_predictions
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig, SceneCache, decode_colours
@@ -159,10 +159,12 @@ class ReconstructionSteps:
         max_queries, _ = job["asks"].tolist()
         limits = FloodLimits(float(options.get("threshold", 0.1)), options.get("mode", "adaptive") == "dense", max_queries)
         lattice, name = Lattice(space, float(options.get("spacing", space.spacing))), str(options.get("scene", ""))
-        entry = self._prediction_cache.get(name)
-        cached = (
-            None if entry is None else reusable_predictions(entry.predictions, entry.lattice, entry.threshold, lattice, limits.threshold)
-        )
+        cached = None
+        if (entry := self._prediction_cache.get(name)) is not None:
+            predictions = entry.predictions
+            for tensor in (predictions.cells, predictions.occupancy, predictions.colours):
+                keep_for_current_stream(tensor)  # another thread may evict the entry, whose stream is that of the job that made it
+            cached = reusable_predictions(predictions, entry.lattice, entry.threshold, lattice, limits.threshold)
         flood = FloodFill.start(lattice, limits, job["seen"], cached)
         returned = {name: array for name, array in job.items() if name not in ("pixels", "latent", "seen")}
         if "latent" not in job:

@@ -17,6 +17,7 @@ from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.queries import cube_grid, reconstruct
 from models.systems.mcc.steps import ReconstructionState, ReconstructionSteps
+from tests.fake_cuda.device import StreamTracker
 from tests.support.bundles.analytic_mcc import HALF, RADIUS, SEEN, SIDE, shell
 
 CPU = torch.device("cpu")
@@ -208,6 +209,20 @@ def test_known_cells_of_a_scene_are_not_computed_again(
     assert found["queries"][0] <= max_share * fresh["queries"][0]
     [once_more] = run(steps, [again], [usual | second | {"scene": "one"}])
     agree(once_more, fresh, (usual | second)["threshold"])
+
+
+def test_cached_cells_are_kept_for_the_stream_that_reads_them(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job that cached them is finished: whoever evicts them while another stream reads frees them for the stream that made them."""
+    tracker = StreamTracker()
+    monkeypatch.setattr("models.systems.mcc.steps.keep_for_current_stream", tracker.keep)
+    steps, options = ReconstructionSteps(random, CPU), {"spacing": 0.3, "scene": "one"}
+    with torch.inference_mode(), tracker:
+        [before] = run(steps, [job()], [options])
+    again = {name: before[name].clone() for name in ("latent", "seen")} | {"asks": job()["asks"]}
+    with torch.inference_mode(), tracker:
+        tracker.stream = 1
+        [state] = steps.start([again], [options])
+    assert state.done == 0 and not tracker.unkept
 
 
 def test_scenes_queried_together_keep_their_own_answers(random: MCC) -> None:

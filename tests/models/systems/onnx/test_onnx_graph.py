@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -151,4 +153,16 @@ def test_graphs_that_fall_back_to_the_cpu_are_reported(monkeypatch: pytest.Monke
     FakeCuda().install(monkeypatch, tmp_path)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.warns(UserWarning, match="could not start CUDA, so the graph runs on the CPU"):
-        open_session(colours().SerializeToString(), torch.device("cuda"), 1)
+        session = open_session(colours().SerializeToString(), torch.device("cuda"), 1)
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("started", [["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]])
+def test_sessions_are_asked_what_their_graph_runs_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, started: list[str]) -> None:
+    """What the build offers does not say whether CUDA has started."""
+    FakeCuda().install(monkeypatch, tmp_path)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_args, **_named: SimpleNamespace(get_providers=lambda: started))
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        open_session(b"a graph", torch.device("cuda"), 1)
+    assert bool(caught) == ("CUDAExecutionProvider" not in started)
