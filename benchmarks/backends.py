@@ -36,9 +36,9 @@ from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle, read
 from models.merge_schedule import MergeSchedule
 from opsin.cli.shared.temporary_service import temporary_service
-from server.worker.backends.arms import HANDICAPS, Arm, kind_of
 from server.worker.backends.candidates import open_all
 from server.worker.backends.learned_cache import LearnedCache
+from server.worker.backends.learner import HANDICAPS, Arm, kind_of
 from server.worker.backends.loading import Loader
 from server.worker.backends.runner import Backends
 from server.worker.backends.verification import sample

@@ -180,7 +180,7 @@ class BundleSpec(Schema):
         architecture = architectures().get(self.architecture)
         return architecture is None or architecture.merges
 
-    @property
+    @cached_property
     def route(self) -> str | None:
         """Route that answers with this bundle, such as `classify` for networks that recognise actions of whole clips; None if none does."""
         architecture = architectures().get(self.architecture)
@@ -240,7 +240,8 @@ class BundleSpec(Schema):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copy = super().model_copy(update=update, deep=deep)
-        copy.__dict__.pop("_digest", None)  # it is of the old content
+        for cached in ("_digest", "route"):  # of the old content
+            copy.__dict__.pop(cached, None)
         return copy
 
     @staticmethod

@@ -20,9 +20,9 @@ from models.layers.stepwise import InvalidInput
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from server.scheduler.batcher import StepTimes
-from server.tasks.embedding import text_jobs
-from server.worker.backends.arms import HANDICAPS, Arm, Schedule
+from server.tasks.embedding import vector_jobs
 from server.worker.backends.candidates import open_all
+from server.worker.backends.learner import HANDICAPS, Arm, Schedule
 from server.worker.backends.loading import Loader
 from server.worker.backends.runner import Backends
 from server.worker.backends.verification import sample
@@ -177,10 +177,10 @@ def _run_all(model: LoadedModel, schedule: MergeSchedule, pixels: NDArray[np.uin
 def _embed_texts(model: LoadedModel, captions: Sequence[str]) -> tuple[NDArray[np.float32], int]:
     """Return vectors (n, dim) of texts, and the number of texts that were cut."""
     outputs = []
-    for job in text_jobs.pack_texts(captions):
-        answer = _forward(model, {name: array[None] for name, array in job.items() if name not in text_jobs.UNREAD_ARRAYS}, {})
+    for job in vector_jobs.pack_texts(captions):
+        answer = _forward(model, {name: array[None] for name, array in job.items() if name not in vector_jobs.UNREAD_ARRAYS}, {})
         outputs.append({**{name: rows[0] for name, rows in answer.items()}, **job})
-    found = text_jobs.vectors(outputs)
+    found = vector_jobs.vectors(outputs)
     return np.stack([found[place][0] for place in range(len(captions))]), sum(cut for _, cut in found.values())
 
 

@@ -8,7 +8,7 @@ batch takes the jobs whose last step is longest ago first, and jobs with few rem
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import Protocol
@@ -37,8 +37,8 @@ class Residency(Protocol):
         """Total size of the states in bytes."""
 
     @property
-    def resident_count(self) -> int:
-        """Number of states."""
+    def residents(self) -> Sized:
+        """The states."""
 
     @property
     def state_bytes(self) -> int:
@@ -152,7 +152,7 @@ class StepBatcher:
         if not residencies:
             return {}
         counts = {queue: self._resident_count(queue) for queue in residencies}
-        used = sum(it.nbytes + (counts[queue] - it.resident_count) * it.state_bytes for queue, it in residencies.items())
+        used = sum(it.nbytes + (counts[queue] - len(it.residents)) * it.state_bytes for queue, it in residencies.items())
         capacities = {}
         for queue, residency in residencies.items():
             budget = self._step_times(self._latest.get(queue, Bucket(queue, ""))).best * slots

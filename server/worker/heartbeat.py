@@ -18,7 +18,7 @@ from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.backends.arms import BACKENDS
+from server.worker.backends.learner import BACKENDS
 from server.worker.device_layout import Layout
 from server.worker.loaded_bundles import LoadedBundles
 
@@ -110,7 +110,7 @@ class Heartbeat:
             labels = queue.partition(":")[0].split("@")
             cached_bytes = executor.model.evict(max(0, available), self.keep_seconds)
             available -= cached_bytes
-            self.metrics.resident_jobs.labels(*labels).set(executor.resident_count)
+            self.metrics.resident_jobs.labels(*labels).set(len(executor.residents))
             self.metrics.state_bytes.labels(*labels).set(executor.nbytes + cached_bytes)
         serves = self.state == "starting" and any(bundle.state == "ready" for bundle in bundles)  # requests for the others wait
         age = self.progress_age_s

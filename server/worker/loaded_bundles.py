@@ -18,9 +18,9 @@ from server.processes import supervisor_protocol
 from server.queue import keys
 from server.queue.messages import UNLOADED, ServedBundle
 from server.scheduler.batcher import Bucket, StepTimes
-from server.tasks.embedding.text_jobs import BUCKET_PREFIX
+from server.tasks.embedding.vector_jobs import BUCKET_PREFIX
 from server.telemetry import logs
-from server.worker.backends.arms import backend_of
+from server.worker.backends.learner import backend_of
 from server.worker.backends.loading import ReadyBundle
 from server.worker.executors import Executor
 from server.worker.stepwise import Stepwise
@@ -169,7 +169,7 @@ class LoadedBundles:
             elif is_wanted and entry.state == "unloading" and entry.stamp == _stamp(entry.path, entry.spec):
                 self._put(replace(entry, state="ready" if entry.ready else "loading"))
             elif entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE_S:  # also if its files have changed
-                if entry.stepwise is not None and entry.stepwise.resident_count:
+                if entry.stepwise is not None and entry.stepwise.residents:
                     continue
                 self._put(replace(entry, state="unavailable", reason=UNLOADED, ready=None, buckets={}))
             elif entry.path in removed and entry.state == "unavailable":

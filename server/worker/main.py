@@ -38,7 +38,7 @@ from server.telemetry.metrics import WorkerMetrics
 from server.worker.backends.candidates import Candidates, lower_thread_priority
 from server.worker.backends.learned_cache import LearnedCache
 from server.worker.backends.loading import Loader, ReadyBundle
-from server.worker.backends.memory import ModelMemory
+from server.worker.backends.runner import ModelMemory
 from server.worker.device_layout import Layout, choose_layout
 from server.worker.heartbeat import Heartbeat
 from server.worker.loaded_bundles import LoadedBundles

@@ -81,7 +81,7 @@ class Stepwise:
         self.model = model
         self.typical_job = typical_job or TypicalJob()
         self._streams = Streams(device)
-        self._residents: dict[tuple[str, str], ResidentJob] = {}
+        self.residents: dict[tuple[str, str], ResidentJob] = {}
         """Jobs that have started and not ended, by stream and entry id."""
         self.nbytes = 0
         """Bytes of all states."""
@@ -97,30 +97,25 @@ class Stepwise:
     def unit(self) -> str:
         return self.model.unit
 
-    @property
-    def resident_count(self) -> int:
-        """Number of jobs that have started and not ended."""
-        return len(self._residents)
-
     def weight(self, job: Delivery) -> float:
         """Return the cost of the next step in typical jobs; 1 for a job that has not started, unless the model knows better."""
-        resident = self._residents.get(_key(job))
+        resident = self.residents.get(_key(job))
         if resident is not None:
             return self.model.cost(resident.state) / self.typical_job.cost
         return 1.0 if self.model.first_cost is None else self.model.first_cost / self.typical_job.cost
 
     def remaining(self, job: Delivery) -> int | None:
         """Return the number of steps to take; None if the job has not started."""
-        resident = self._residents.get(_key(job))
+        resident = self.residents.get(_key(job))
         return None if resident is None else resident.state.total - resident.state.done
 
     def all_started(self, jobs: list[Delivery]) -> bool:
-        return all(_key(job) in self._residents for job in jobs)
+        return all(_key(job) in self.residents for job in jobs)
 
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
         """Take one step of each job. Jobs that have not started start before it and are reported at once."""
-        new_jobs = [job for job in jobs if _key(job) not in self._residents]
-        started = [job for job in jobs if _key(job) in self._residents]
+        new_jobs = [job for job in jobs if _key(job) not in self.residents]
+        started = [job for job in jobs if _key(job) in self.residents]
         for outcome in run_with_bisection(new_jobs, self._start, self._streams.free_memory) if new_jobs else ():
             if isinstance(outcome, ComputedBatch):
                 started += outcome.jobs
@@ -152,7 +147,7 @@ class Stepwise:
 
     def _step(self, jobs: list[Delivery]) -> ComputedBatch:
         started = time.monotonic()
-        residents = [self._residents[_key(job)] for job in jobs]
+        residents = [self.residents[_key(job)] for job in jobs]
         weight = sum(self.model.cost(resident.state) for resident in residents) / self.typical_job.cost
         due = [started >= resident.reported + REPORT_INTERVAL_S for resident in residents]
         with self._streams.current():
@@ -187,13 +182,13 @@ class Stepwise:
         return computed
 
     def _keep(self, job: Delivery, resident: ResidentJob) -> None:
-        before = self._residents.get(_key(job))
-        self._residents[_key(job)] = resident  # replaced, not removed and added: other threads read it without the lock
+        before = self.residents.get(_key(job))
+        self.residents[_key(job)] = resident  # replaced, not removed and added: other threads read it without the lock
         self.nbytes += resident.nbytes - (before.nbytes if before is not None else 0)
         self.state_bytes = max(self.state_bytes, resident.nbytes)
 
     def _forget(self, job: Delivery) -> None:
-        if (resident := self._residents.pop(_key(job), None)) is not None:
+        if (resident := self.residents.pop(_key(job), None)) is not None:
             self.nbytes -= resident.nbytes
 
     def _report(self, job: Delivery, state: JobState, preview: Mapping[str, NDArray[Any]] | None = None) -> JobReport:

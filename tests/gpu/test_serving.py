@@ -14,8 +14,7 @@ from models.loading import load
 from server.queue.worker.delivery import Delivery
 from server.worker.backends.learned_cache import LearnedCache
 from server.worker.backends.loading import Loader
-from server.worker.backends.memory import ModelMemory
-from server.worker.backends.runner import Backends
+from server.worker.backends.runner import Backends, ModelMemory
 from server.worker.backends.verification import sample
 from server.worker.device_layout import GPU_SLOTS, Layout
 from server.worker.executors import ComputedBatch, OneShot

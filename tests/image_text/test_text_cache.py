@@ -10,7 +10,7 @@ import numpy as np
 from server.gateway.inference.stages import AnsweredRequest, TaskPlan, Timing
 from server.gateway.inference.text_cache import TextCache
 from server.queue.messages import Priority
-from server.tasks.embedding.text_jobs import pack_texts
+from server.tasks.embedding.vector_jobs import pack_texts
 from server.tasks.embedding.zero_shot import ZeroShotOptions, ZeroShotTask
 from tests.support.bundles.image_text import write_tiny_pair
 from tests.support.queue import gateway

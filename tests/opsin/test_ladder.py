@@ -18,7 +18,7 @@ from models.bundle_schema import Accuracies, Comparison, FormatComparison, Int8,
 from models.loading import load
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import ViT, ViTConfig
-from server.tasks.embedding import text_jobs
+from server.tasks.embedding import vector_jobs
 from tests.support.bundles.image_text import write_tiny_pair
 from tests.support.bundles.vit import UNSEALED, seal, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
 from tests.support.processes import opsin
@@ -50,10 +50,10 @@ def answers(bundle: Bundle, pixels: NDArray[np.uint8], *merge: int) -> Vectors:
 
 def vectors_of(bundle: Bundle, captions: Sequence[str]) -> Vectors:
     model, outputs = load(bundle), []
-    for job in text_jobs.pack_texts(captions):
+    for job in vector_jobs.pack_texts(captions):
         answer = model.forward({name: array[None] for name, array in job.items()}, {})
         outputs.append({**{name: rows[0] for name, rows in answer.items()}, **job})
-    found = text_jobs.vectors(outputs)
+    found = vector_jobs.vectors(outputs)
     return np.stack([found[place][0] for place in range(len(captions))])
 
 

@@ -17,7 +17,7 @@ from models.bundle_schema import QuerySpace
 from models.loading import load
 from models.systems.pipeline_bundles import write_photo_pipeline
 from opsin import Client, Refused
-from server.tasks.reconstruct.monocular_depth import CONTEXT, REACH, photograph, to_depth
+from server.tasks.reconstruct.inputs import CONTEXT, REACH, photograph, to_depth
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.onnx import SIDE, ball, write_teller
 from tests.support.images import CAPTURE, FOV, WIDTH, arrays, depth, image, png

@@ -31,7 +31,8 @@ def scheduler(slots: int = 1, seconds: float = 5.0) -> Scheduler:
 class Steps:
     """A stepwise bundle of which nothing has started, with small states."""
 
-    nbytes = resident_count = state_bytes = 0
+    nbytes = state_bytes = 0
+    residents = ()
     start_seconds = 0.0
 
     def weight(self, job: Delivery) -> float:

@@ -32,23 +32,19 @@ class Steps:
     start_seconds = 0.0
 
     def __init__(self) -> None:
-        self._left: dict[str, int] = {}
-
-    @property
-    def resident_count(self) -> int:
-        return len(self._left)
+        self.residents: dict[str, int] = {}
 
     def weight(self, job: Delivery) -> float:
         return 1.0
 
     def remaining(self, job: Delivery) -> int | None:
-        return self._left.get(job.entry_id)
+        return self.residents.get(job.entry_id)
 
     def survives(self, job: Delivery) -> bool:
         """Take a step of a job; return True if it has more."""
-        left = self._left.pop(job.entry_id, 1 + job.added_ms % MAX_STEPS) - 1
+        left = self.residents.pop(job.entry_id, 1 + job.added_ms % MAX_STEPS) - 1
         if left:
-            self._left[job.entry_id] = left
+            self.residents[job.entry_id] = left
         return left > 0
 
 

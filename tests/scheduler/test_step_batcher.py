@@ -28,12 +28,12 @@ class Jobs:
         self.weights: dict[str, float] = {}
 
     @property
-    def resident_count(self) -> int:
-        return len(self.left)
+    def residents(self) -> dict[str, int]:
+        return self.left
 
     @property
     def nbytes(self) -> int:
-        return self.resident_count * self.state_bytes
+        return len(self.left) * self.state_bytes
 
     def weight(self, job: Delivery) -> float:
         return self.weights.get(job.job.id, 1.0)

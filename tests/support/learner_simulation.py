@@ -6,8 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from server.worker.backends.arms import Arm, Schedule
-from server.worker.backends.learner import Learner, Turn
+from server.worker.backends.learner import Arm, Learner, Schedule, Turn
 
 Seconds = Callable[[int], float]
 """Time of a batch in seconds, by its size."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.loading import load
 from server.media.images import ImageDecoder, to_model_size
-from server.tasks.embedding.text_jobs import pack_texts, vectors
+from server.tasks.embedding.vector_jobs import pack_texts, vectors
 from tests.support.fake_worker import picture
 from tests.support.gateway_process import Gateway, refusal
 from tests.support.images import CAPTURE, FOV, decode

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.bundle import BundleSpec
-from server.tasks.embedding.text_jobs import pack_texts
+from server.tasks.embedding.vector_jobs import pack_texts
 from server.tasks.embedding.zero_shot import ZeroShotOptions, ZeroShotTask
 from tests.support.bundles.image_text import write_tiny_pair
 

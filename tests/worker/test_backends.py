@@ -20,13 +20,11 @@ from models.loading import load
 from server.scheduler.batcher import StepTimes
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.backends import candidates
-from server.worker.backends.arms import Arm, BackendSetting, Kind
 from server.worker.backends.candidates import Candidates, open_all
 from server.worker.backends.learned_cache import LearnedBundle, LearnedCache
-from server.worker.backends.learner import LearnedRung, Turn
+from server.worker.backends.learner import Arm, BackendSetting, Kind, LearnedRung, Turn
 from server.worker.backends.loading import Loader, ReadyBundle
-from server.worker.backends.memory import ModelMemory
-from server.worker.backends.runner import Backends
+from server.worker.backends.runner import Backends, ModelMemory
 from server.worker.backends.verification import ArmRunner
 from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, ComputedBatch, OneShot

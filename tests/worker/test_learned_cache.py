@@ -14,9 +14,8 @@ import torch
 
 from models.bundle import Bundle
 from server.worker.backends import learned_cache
-from server.worker.backends.arms import Arm
 from server.worker.backends.learned_cache import MAX_FILES, Conditions, LearnedBundle, LearnedCache
-from server.worker.backends.learner import LearnedRung
+from server.worker.backends.learner import Arm, LearnedRung
 from server.worker.backends.loading import Loader
 from server.worker.device_layout import Layout
 from server.worker.stepwise import Stepwise, TypicalJob

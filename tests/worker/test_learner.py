@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.worker.backends.arms import HANDICAPS, Arm, Schedule
-from server.worker.backends.learner import MAX_CREDIT_S, TRIAL_SHARE, LearnedRung, Learner, Turn
+from server.worker.backends.learner import HANDICAPS, MAX_CREDIT_S, TRIAL_SHARE, Arm, LearnedRung, Learner, Schedule, Turn
 from tests.support.learner_simulation import Seconds, SimulatedBatch, simulate
 
 OFF, FAST, CUSTOM = (0, 0), (4, 4), (3, 3)

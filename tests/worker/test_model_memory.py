@@ -10,8 +10,7 @@ import torch
 
 from models.bundle import Bundle
 from models.loading import load
-from server.worker.backends.memory import ModelMemory
-from server.worker.backends.runner import Backends
+from server.worker.backends.runner import Backends, ModelMemory
 from server.worker.device_layout import Layout
 from tests.support.bundles.vit import write_tiny_vit
 

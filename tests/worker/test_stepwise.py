@@ -68,7 +68,7 @@ def test_jobs_join_and_leave_between_steps_with_same_answers(toy: LoadedStepwise
     assert [steps_taken[one.job.id] for one in jobs] == [STEPS[number % 3] for number in range(9)]
     for number, one in enumerate(jobs):
         same(answers[one.job.id], answer_alone(toy, pixels(number, number % 3), seed=number))
-    assert executor.resident_count == executor.nbytes == 0
+    assert not executor.residents and executor.nbytes == 0
 
 
 def test_the_toy_notices_lost_repeated_and_foreign_steps(toy: LoadedStepwiseModel) -> None:
@@ -177,7 +177,7 @@ def test_culprit_of_failing_step_is_refused_alone(toy: LoadedStepwiseModel, at_s
     assert {answer.job.job.id for answer in answers} == {one.job.id for one in jobs if one is not culprit}
     for answer in answers:
         same(answer.outputs, answer_alone(toy, answer.job.job.arrays["pixels"].to_numpy().copy()))
-    assert executor.resident_count == 0
+    assert not executor.residents
 
 
 def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedStepwiseModel) -> None:

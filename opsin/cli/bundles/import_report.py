@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.bundle import Bundle, BundleSpec
-    from server.worker.backends.arms import Format
+    from server.worker.backends.learner import Format
     from server.worker.device_layout import Layout
 
 MAX_LINE_CHARS = 120
@@ -192,7 +192,7 @@ def _faster_format(bundle: Bundle, layout: Layout, setting: str) -> Format:
     """Return the format that the setting names, or that workers of this machine would choose. Raises BundleError."""
     from models.loading import load
     from opsin.measuring.ladder import REPEATS, measure_seconds
-    from server.worker.backends.arms import HANDICAPS
+    from server.worker.backends.learner import HANDICAPS
     from server.worker.backends.runner import is_precise
     from server.worker.backends.verification import DTYPES, default_schedule, sample
 

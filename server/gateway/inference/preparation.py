@@ -29,7 +29,7 @@ from server.queue.gateway.submitter import INLINE_BYTES
 from server.queue.messages import Array, Priority, QueuedJob, Reply, from_numpy, to_numpy
 from server.tasks import base, registry
 from server.tasks.base import Counts, EchoesArrays, Item, KeepsScenes, Outputs, Previews, RecallsTexts, TakesSteps, TwoStage
-from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
+from server.tasks.embedding.vector_jobs import MAX_INLINE_TEXTS
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
 

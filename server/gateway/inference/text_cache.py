@@ -19,7 +19,7 @@ from server.http.requests import owner_id
 from server.queue.connect import CHUNK_BYTES
 from server.queue.gateway.kept_values import VectorStore
 from server.tasks.base import RecallsTexts
-from server.tasks.embedding.text_jobs import MAX_INLINE_TEXTS
+from server.tasks.embedding.vector_jobs import MAX_INLINE_TEXTS
 
 OVERHEAD_BYTES = 400
 """Bytes that an entry takes besides its vector."""

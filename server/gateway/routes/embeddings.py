@@ -25,7 +25,7 @@ from server.gateway.openapi import responses
 from server.http.problems import Problem, ProblemKind
 from server.http.requests import read_body
 from server.tasks.base import JSON, Outputs
-from server.tasks.embedding import text_jobs
+from server.tasks.embedding import vector_jobs
 from server.tasks.embedding.embed import encode_vectors
 
 PATH = "/v1/embeddings"
@@ -143,7 +143,7 @@ async def _run(body: EmbeddingRequest, context: RequestContext, gateway: Gateway
     answered = await gateway.runner.submit(await gateway.runner.prepare(await _resolve(body, context, gateway)))
     started_at = time.perf_counter()
     vectors, truncated = _vectors(answered.outputs, body)
-    tokens = text_jobs.tokens_read(answered.outputs)
+    tokens = vector_jobs.tokens_read(answered.outputs)
     write = partial(_encode, vectors, body.options.encoding, answered.spec.id, truncated, Usage(tokens, tokens))
     content = await gateway.body_executor.run(context.client, BYTES_PER_NUMBER * vectors.size, write)
     response = Response(content, media_type=JSON)
@@ -161,7 +161,7 @@ async def _resolve(body: EmbeddingRequest, context: RequestContext, gateway: Gat
 def _vectors(outputs: Sequence[Outputs], body: EmbeddingRequest) -> tuple[NDArray[np.float32], int]:
     """Return the vectors (n, dim) in the order of `input`, and how many texts lost their end."""
     images = [one["embedding"] for one in outputs if "places" not in one]
-    read = text_jobs.vectors(outputs)
+    read = vector_jobs.vectors(outputs)
     by_index = dict(zip(body.indices["image"], images, strict=True))
     by_index |= {index: read[place][0] for place, index in enumerate(body.indices["text"])}
     return np.stack([by_index[index] for index in range(len(by_index))]), sum(truncated for _, truncated in read.values())

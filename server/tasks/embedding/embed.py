@@ -17,8 +17,8 @@ from models.registry import architectures
 from server.media.images import ImageDecoder
 from server.tasks.base import JSON, Arrays, FileAnswer, Item, OffersFiles, Outputs, RequestPart, Tensor
 from server.tasks.classify.images import IMAGE
-from server.tasks.embedding import text_jobs
-from server.tasks.embedding.base import VectorTask, image_arguments, image_bound, need_tokenizer
+from server.tasks.embedding import vector_jobs
+from server.tasks.embedding.vector_jobs import VectorTask, image_arguments, image_bound, need_tokenizer
 from server.tasks.options import MERGED, VALUES, ExcessiveOption, InvalidOption, RequestOptions, schedule_of
 
 NPY, NPZ = "application/x-npy", "application/x-npz"
@@ -116,7 +116,7 @@ class EmbedTask(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, E
 
     def prepare(self, item: Item, plan: EmbedPlan, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         if "text" in item:
-            return text_jobs.pack_texts(_check_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
+            return vector_jobs.pack_texts(_check_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
         return super().prepare(item, plan, spec, decoder)
 
     def _image_arguments(self, plan: EmbedPlan) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class EmbedTask(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, E
         return sum(array.nbytes for one in outputs for array in one.values()) > INLINE_BYTES
 
     def result_bound(self, plan: EmbedPlan, spec: BundleSpec, arrays: Arrays) -> int:
-        return text_jobs.bound(spec, arrays) if "lengths" in arrays else image_bound(spec, plan.output)
+        return vector_jobs.bound(spec, arrays) if "lengths" in arrays else image_bound(spec, plan.output)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.accepted_parts(spec))
@@ -173,7 +173,7 @@ def _vectors(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec) -> t
     """Return the kind, the vectors (n, dim), and the number of cut texts. Raises InvalidOption if none may be cut."""
     if "places" not in outputs[0]:
         return "image", np.stack([one["embedding"] for one in outputs]), 0
-    found = text_jobs.vectors(outputs)
+    found = vector_jobs.vectors(outputs)
     cut = [place for place in range(len(found)) if found[place][1]]
     if cut and not plan.truncate:
         field = "text" if len(found) == 1 else f"text[{cut[0]}]"

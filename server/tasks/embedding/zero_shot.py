@@ -16,8 +16,8 @@ from models.bundle_schema import MAX_TEMPLATE_CHARS, MAX_TEMPLATES, TextSpec
 from server.quote import quote
 from server.tasks.base import Arrays, FileAnswer, Outputs, RecallsTexts, Tensor
 from server.tasks.classify.images import IMAGE, Merging
-from server.tasks.embedding import text_jobs as texts
-from server.tasks.embedding.base import VectorTask, image_arguments, image_bound, need_tokenizer
+from server.tasks.embedding import vector_jobs
+from server.tasks.embedding.vector_jobs import VectorTask, image_arguments, image_bound, need_tokenizer
 from server.tasks.options import MERGED, VALUES, ExcessiveOption, InvalidOption, RequestOptions, schedule_of
 
 DEFAULT_TOP_K = 5
@@ -143,11 +143,11 @@ class ZeroShotTask(VectorTask[ZeroShotOptions, ZeroShotPlan], RecallsTexts[ZeroS
 
     def prepare_texts(self, plan: ZeroShotPlan, spec: BundleSpec) -> list[Arrays]:
         missing = [(place, text) for place, text in enumerate(plan.texts) if text not in plan.vectors]
-        return texts.pack_texts([text for _, text in missing], [place for place, _ in missing])
+        return vector_jobs.pack_texts([text for _, text in missing], [place for place, _ in missing])
 
     def vectors_to_cache(self, outputs: Sequence[Outputs], plan: ZeroShotPlan) -> dict[str, bytes]:
         written = plan.texts
-        return {written[place]: vector.tobytes() + bytes([cut]) for place, (vector, cut) in texts.vectors(outputs).items()}
+        return {written[place]: vector.tobytes() + bytes([cut]) for place, (vector, cut) in vector_jobs.vectors(outputs).items()}
 
     def _image_arguments(self, plan: ZeroShotPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule)
@@ -161,11 +161,11 @@ class ZeroShotTask(VectorTask[ZeroShotOptions, ZeroShotPlan], RecallsTexts[ZeroS
         return ZeroShotAnswer(results, LabelCounts(len(plan.labels), _count_cached(plan), truncated), plan.templates)
 
     def present_in_thread(self, outputs: Sequence[Outputs], plan: ZeroShotPlan) -> bool:
-        return len(plan.labels) * len(plan.templates) > texts.MAX_INLINE_TEXTS
+        return len(plan.labels) * len(plan.templates) > vector_jobs.MAX_INLINE_TEXTS
 
     def result_bound(self, plan: ZeroShotPlan, spec: BundleSpec, arrays: Arrays) -> int:
         """Bound the vectors of a job; cached ones are in the plan."""
-        return texts.bound(spec, arrays) if "lengths" in arrays else image_bound(spec)
+        return vector_jobs.bound(spec, arrays) if "lengths" in arrays else image_bound(spec)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Return the tensors. Texts without images are for task embed. A pair without a tokenizer takes none, and scores nothing."""
@@ -222,7 +222,7 @@ def _check_length(text: str, field: str) -> None:
 def _cosines(outputs: Sequence[Outputs], seen: Sequence[Outputs], plan: ZeroShotPlan) -> tuple[NDArray[np.float32], int]:
     """Return the cosines, (images, labels), and the number of labels that lost their end."""
     images = np.stack([one["embedding"] for one in seen])  # (B, C)
-    computed = texts.vectors(outputs)
+    computed = vector_jobs.vectors(outputs)
     written = plan.texts
     rows, cut = np.empty((len(written), images.shape[1]), np.float32), set[int]()  # (labels × templates, C)
     for place, text in enumerate(written):

@@ -3,7 +3,7 @@
 The worker gets pixels uint8 (S, S, 3) and seen float32 (n, n, 3), the points of the pixels in normalised units, or, of a kept scene,
 latent instead of pixels; asks int64 (2,), the limit of queries and the number of queries in a dense grid; and, to be returned unchanged,
 the units: scale float32 (1,) and centre float32 (3,) in metres, and metric uint8 (1,), 0 if lengths are in units of the median depth,
-since a network predicted it (`server/tasks/reconstruct/monocular_depth.py`). It answers cells, occupancy and colours
+since a network predicted it (`server/tasks/reconstruct/inputs.py`). It answers cells, occupancy and colours
 (`models/systems/mcc/steps.py`), and latent and seen, which are kept as the scene and queried again. The front of the object
 (`server/media/mcc_inputs.py`) is kept with them; no network reads it.
 """
@@ -23,16 +23,15 @@ from numpy.typing import NDArray
 from models.bundle import BundleSpec
 from models.bundle_schema import QuerySpace
 from models.systems.mcc.lattice import MAX_CELLS, Lattice
+from models.systems.mcc.surfaces import HiddenSurface, VisibleSurface, reconstruct_hidden_surface
 from models.systems.mcc.system import PATCH_SIZE, WINDOW, latent_values
-from server.media import masks, mcc_inputs
-from server.media import meshes as shapes
+from server.media import masks, mcc_inputs, meshes
 from server.media.images import ImageDecoder
 from server.media.limits import MediaLimits
 from server.tasks import base
 from server.tasks.base import JSON, Arrays, FileAnswer, Item, Outputs, RequestPart, Shapes
 from server.tasks.options import ExcessiveOption, InvalidOption
-from server.tasks.reconstruct import inputs, monocular_depth
-from server.tasks.reconstruct.files import joined_answer, network_answer, spacing_of
+from server.tasks.reconstruct import inputs
 from server.tasks.reconstruct.schema import (
     DEPTH_OPTIONS,
     MEDIA_TYPES,
@@ -47,6 +46,11 @@ CELL_BYTES = 4 + 4 + 3
 """Size of an answer for each cell: index, occupancy, colour."""
 SMALL_ARRAYS_BYTES = 4096
 PREVIEW_BYTES = 7 * 20_000
+GUESSED_POINT_SIZE = 0.7
+"""Size of a guessed point, in spacings: vertices are so near to each other that the surface looks closed."""
+
+Answer = tuple[NDArray[np.float32], bytes]
+"""Points (P, 3) in metres, and the file."""
 
 
 class ReconstructTask(
@@ -115,7 +119,7 @@ class ReconstructTask(
         return msgspec.structs.replace(plan, scene=partition + plan.scene)
 
     def needs_first_stage(self, item: Item, spec: BundleSpec) -> bool:
-        return monocular_depth.estimates_depth(spec) and inputs.is_photograph(item)
+        return inputs.estimates_depth(spec) and inputs.is_photograph(item)
 
     def prepare_first_stage(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: ImageDecoder) -> Arrays:
         _query_limits(plan, decoder.limits.queries)
@@ -124,9 +128,7 @@ class ReconstructTask(
         with decoder.decode(item["image"], transparency=True) as image:
             inputs.check_camera(plan, *image.size)
             small = inputs.reduce_image(image)
-            return {
-                "photograph": monocular_depth.photograph(small, inputs.photographed_object_mask(sent, np.asarray(small), image.size), spec)
-            }
+            return {"photograph": inputs.photograph(small, inputs.photographed_object_mask(sent, np.asarray(small), image.size), spec)}
 
     def parts_from_first_stage(self, outputs: Outputs) -> Item:
         file = io.BytesIO()
@@ -144,7 +146,7 @@ class ReconstructTask(
             pixels = np.asarray(small)
             if source == inputs.PHOTOGRAPH:
                 object_mask = inputs.photographed_object_mask(sent, pixels, original_size)
-                grid = monocular_depth.to_depth(grid, object_mask, spec, inputs.scaled_camera(plan, small, original_size).fx)
+                grid = inputs.to_depth(grid, object_mask, spec, inputs.scaled_camera(plan, small, original_size).fx)
             points = inputs.points_of(grid, plan, source, small, original_size)
             mask = inputs.mask_of(sent, pixels, points, source, original_size)
             drawn = "mask" if sent is not None else None if masks.opaque(pixels) is None else "image"
@@ -203,7 +205,7 @@ class ReconstructTask(
         [job_outputs] = outputs
         front = None if plan.surface == "network" else mcc_inputs.front_from_outputs(job_outputs)
         kind = _format(plan, media_type)
-        points, content = network_answer(job_outputs, plan, kind) if front is None else joined_answer(job_outputs, plan, front, kind)
+        points, content = _network_answer(job_outputs, plan, kind) if front is None else _joined_answer(job_outputs, plan, front, kind)
         queries = int(job_outputs["queries"][0])
         scene = plan.scene if "kept" in job_outputs else None
         metric = bool(job_outputs["metric"][0]) if "metric" in job_outputs else True  # scenes that were kept by earlier versions are
@@ -215,8 +217,8 @@ class ReconstructTask(
         return Reconstruction(scene, len(points), queries, float(job_outputs["scale"][0]), metric, bounds, content)
 
     def preview(self, arrays: Outputs, plan: ReconstructPlan, spec: BundleSpec) -> ReconstructPreview:
-        points = mcc_inputs.to_metres(plan.lattice.points(arrays["cells"]), float(arrays["scale"][0]), arrays["centre"])
-        return ReconstructPreview(int(arrays["level"]), shapes.to_ply(points, arrays["colours"], spacing_of(arrays, plan)))
+        points = _to_metres(plan.lattice.points(arrays["cells"]), arrays)
+        return ReconstructPreview(int(arrays["level"]), meshes.to_ply(points, arrays["colours"], _spacing_of(arrays, plan)))
 
     def result_bound(self, plan: ReconstructPlan, spec: BundleSpec, arrays: Arrays) -> int:
         """Bound all cells of the grid, and the kept scene."""
@@ -267,3 +269,74 @@ def _format(plan: ReconstructPlan, media_type: str) -> Format:
     """Return the option's format, else the accepted one, else a mesh."""
     accepted: Format | None = next((kind for kind, name in MEDIA_TYPES.items() if name == media_type), None)
     return plan.format or accepted or "glb"
+
+
+def _network_answer(outputs: Outputs, plan: ReconstructPlan, kind: Format) -> Answer:
+    """Present the occupied cells, and a surface between them and their empty neighbours."""
+    lattice, occupied = plan.lattice, outputs["occupancy"] > plan.threshold
+    places = np.stack(lattice.axis_indices(outputs["cells"].astype(np.int64)), axis=1)
+    points, colours = _to_metres(lattice.points(outputs["cells"][occupied]), outputs), outputs["colours"][occupied]
+    if kind == "ply":
+        return points, meshes.to_ply(points, colours, _spacing_of(outputs, plan))
+    if kind == "npz":
+        arrays = {
+            "points": points,
+            "colours": colours,
+            "occupancy": outputs["occupancy"][occupied],
+            "cells": places[occupied].astype(np.int32),
+        }
+        return points, meshes.to_npz(arrays | _lattice_arrays(outputs, plan))
+    mesh = meshes.surface(meshes.Cells(places, outputs["occupancy"], outputs["colours"]), plan.threshold)
+    units = np.array(lattice.origin, np.float32) + mesh.vertices * np.float32(lattice.pitch)
+    return points, meshes.to_glb([meshes.Primitive(_to_metres(units, outputs), mesh.faces, {"COLOR_0": meshes.linear(mesh.colours)})])
+
+
+def _joined_answer(outputs: Outputs, plan: ReconstructPlan, front: VisibleSurface, kind: Format) -> Answer:
+    """Join the seen front, point by point, with the surface behind it that the network guesses. Heavy: run it in a child process."""
+    pitch = plan.lattice.pitch
+    guess = reconstruct_hidden_surface(plan.lattice, outputs["cells"], outputs["occupancy"], outputs["colours"], plan.threshold, front)
+    photograph = mcc_inputs.front_colours(outputs, front)
+    guessed = guess.vertices[~guess.joins_visible]
+    points = _to_metres(np.concatenate([front.points, guessed]), outputs)
+    if kind == "glb":
+        return points, meshes.to_glb([_seen_primitive(outputs, front, photograph, pitch), _guessed_primitive(outputs, guess)])
+    colours = np.concatenate([photograph, guess.colours[~guess.joins_visible]])
+    seen = np.repeat(np.array([1, 0], np.uint8), (len(front.points), len(guessed)))
+    if kind == "ply":
+        width = float(np.median(front.pixel_widths) * outputs["scale"][0])
+        return points, meshes.to_ply(points, colours, _spacing_of(outputs, plan), meshes.SeenPoints(seen, width))
+    sizes = np.concatenate([np.minimum(front.pixel_widths, pitch), np.full(len(guessed), GUESSED_POINT_SIZE * pitch)]) * outputs["scale"][0]
+    arrays = {"points": points, "colours": colours, "seen": seen, "sizes": sizes.astype(np.float32)}
+    return points, meshes.to_npz(arrays | _lattice_arrays(outputs, plan))
+
+
+def _seen_primitive(outputs: Outputs, front: VisibleSurface, photograph: NDArray[np.uint8], pitch: float) -> meshes.Primitive:
+    """Return the depth map as triangles under the photograph. glTF multiplies textures with COLOR_0, so colours have their own name."""
+    mesh = front.mesh(pitch)
+    height, width = front.mask.shape
+    attributes = {
+        "TEXCOORD_0": (mesh.corners / np.array([width, height])).astype(np.float32),
+        "_SEEN": np.ones((len(mesh.vertices), 1), np.float32),
+        "_COLOR": meshes.linear(photograph[mesh.pixels]),
+    }
+    return meshes.Primitive(_to_metres(mesh.vertices, outputs), mesh.faces, attributes, "seen", outputs["front"].tobytes())
+
+
+def _guessed_primitive(outputs: Outputs, guess: HiddenSurface) -> meshes.Primitive:
+    attributes = {"COLOR_0": meshes.linear(guess.colours), "_SEEN": np.zeros((len(guess.vertices), 1), np.float32)}
+    return meshes.Primitive(_to_metres(guess.vertices, outputs), guess.faces, attributes, "guessed")
+
+
+def _lattice_arrays(outputs: Outputs, plan: ReconstructPlan) -> dict[str, NDArray[Any]]:
+    """Return the position of the lattice."""
+    origin, pitch = np.array(plan.lattice.origin, np.float32), np.array(plan.lattice.pitch, np.float32)
+    return {"origin": origin, "pitch": pitch, "scale": outputs["scale"][0], "centre": outputs["centre"]}
+
+
+def _spacing_of(outputs: Outputs, plan: ReconstructPlan) -> float:
+    """Return the distance between cells in metres."""
+    return float(plan.lattice.pitch * outputs["scale"][0])
+
+
+def _to_metres(points: NDArray[np.float32], outputs: Outputs) -> NDArray[np.float32]:
+    return mcc_inputs.to_metres(points, float(outputs["scale"][0]), outputs["centre"])

@@ -20,8 +20,8 @@ from models.processes.process_io import child_environment
 from server.processes.os_process import die_with_parent
 from server.scheduler.batcher import StepTimes
 from server.telemetry import logs
-from server.worker.backends.arms import Arm
 from server.worker.backends.learned_cache import Conditions, LearnedBundle, LearnedCache
+from server.worker.backends.learner import Arm
 from server.worker.backends.runner import Backends
 from server.worker.backends.verification import sample
 

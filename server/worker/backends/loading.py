@@ -13,10 +13,9 @@ from models.loading import LoadedModel, load, unsupported_reason
 from server.scheduler.batcher import NEAR_BEST_SHARE, NEAR_BEST_SHARE_STEPS, StepTimes
 from server.tasks.registry import main_task
 from server.telemetry import logs
-from server.worker.backends.arms import BackendSetting, Format
 from server.worker.backends.learned_cache import Conditions, LearnedBundle, LearnedCache
-from server.worker.backends.memory import ModelMemory
-from server.worker.backends.runner import Backends, is_precise
+from server.worker.backends.learner import BackendSetting, Format
+from server.worker.backends.runner import Backends, ModelMemory, is_precise
 from server.worker.backends.verification import DTYPES, default_schedule, sample
 from server.worker.device_layout import Layout
 from server.worker.executors import OneShot, check_outputs

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from models.bundle import read
-from server.worker.backends.arms import Format
+from server.worker.backends.learner import Format
 from server.worker.backends.verification import DTYPES, GRAPHS, LOOPS, loops_seal
 
 MAX_CPU_S = 60

@@ -1,14 +1,19 @@
-"""A bundle's forward pass by several backends. A `Learner` chooses one for each batch, and learns from its time."""
+"""A bundle's forward pass by several backends. A `Learner` chooses one for each batch, and learns from its time.
+
+The weights of all bundles of a worker stay within a limit of memory."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from kernels import numba_loader
 from models.bundle import GRAPH_FILE, Bundle, BundleSpec
@@ -16,12 +21,74 @@ from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.telemetry import logs
-from server.worker.backends.arms import Arm, BackendSetting, Format, Schedule, backend_of, format_of
-from server.worker.backends.learner import LearnedRung, Learner, Turn
-from server.worker.backends.memory import ModelMemory
+from server.worker.backends.learner import Arm, BackendSetting, Format, LearnedRung, Learner, Schedule, Turn, backend_of, format_of
 from server.worker.backends.verification import DTYPES, ArmRunner, NotWrittenError, default_schedule, max_difference, open_arm, sample
 from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, BatchRun, SeenShapes, check_outputs
+
+log = logs.get(__name__)
+
+
+class ModelMemory:
+    """A limit for the weights of all bundles. Those that were used longest ago leave first, and return when a batch needs them.
+
+    Weights that are in use stay regardless of the limit, as do those of jobs of several steps. A bundle that exceeds the limit runs alone.
+    """
+
+    def __init__(self, max_bytes: int = sys.maxsize) -> None:
+        self._max_bytes = max_bytes
+        self._last_used: WeakKeyDictionary[Backends, int] = WeakKeyDictionary()
+        """Number of the batch that used each holder last."""
+        self._users: WeakKeyDictionary[Backends, int] = WeakKeyDictionary()
+        """Number of batches that use each holder now."""
+        self._released: WeakKeyDictionary[Backends, int] = WeakKeyDictionary()
+        """Size in bytes of the weights that have left memory."""
+        self._pinned: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+        self._batches = 0
+        self._lock = threading.Lock()
+
+    def pin(self, owner: object, nbytes: int) -> None:
+        """Count weights that stay in memory as long as their owner exists."""
+        with self._lock:
+            self._pinned[owner] = nbytes
+            self._evict(0)
+
+    @contextmanager
+    def using(self, holder: Backends) -> Iterator[None]:
+        """Keep the holder's weights in memory inside the `with` block. Other batches wait while they are loaded. Raises BundleError."""
+        with self._lock:
+            self._batches += 1
+            self._last_used[holder] = self._batches
+            self._users[holder] = self._users.get(holder, 0) + 1
+            try:
+                self._evict(self._released.get(holder, 0))
+                if not holder.nbytes:
+                    holder.restore()
+                    self._released.pop(holder, None)
+                    log.info("weights back in memory", bundle=holder.spec.id, bytes=holder.nbytes)
+                    self._evict(0)
+            except BaseException:
+                self._users[holder] -= 1
+                raise
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users[holder] -= 1
+
+    def _evict(self, nbytes: int) -> None:
+        if self._max_bytes == sys.maxsize:
+            return
+        used = nbytes + sum(self._pinned.values()) + sum(holder.nbytes for holder in self._last_used)
+        for holder in sorted(self._last_used, key=self._last_used.__getitem__):
+            if used <= self._max_bytes:
+                return
+            if not self._users.get(holder) and holder.nbytes:
+                self._released[holder] = holder.nbytes
+                used -= holder.nbytes
+                holder.release()
+                log.info("weights left memory", bundle=holder.spec.id)
+
 
 log = logs.get(__name__)
 
@@ -216,16 +283,15 @@ class Backends:
         """Choose the arm of a batch of `size` jobs among those that are open."""
         if options.get("trace") or options.get("deterministic"):
             return Turn("eager")
-        usable = [arm for arm in self._allowed_arms(schedule) if arm in self._runners]
         if not self.learns:
-            return Turn(next((arm for arm in usable if arm == self.setting), "eager"))
+            return Turn(self.leader(schedule, size))
         with self._lock:
-            return self.learner.choose(schedule, size, usable)
+            return self.learner.choose(schedule, size, self._open_arms(schedule))
 
     def leader(self, schedule: Schedule, size: int) -> Arm:
         """Return the arm that runs batches of `size`, other than trials."""
         if not self.learns:
-            return next((arm for arm in self._allowed_arms(schedule) if arm == self.setting and arm in self._runners), "eager")
+            return next((arm for arm in self._open_arms(schedule) if arm == self.setting), "eager")
         with self._lock:
             return self.learner.leader(schedule, size)
 
@@ -300,7 +366,10 @@ class Backends:
 
     def open_arms(self, options: Mapping[str, Any]) -> Collection[Arm]:
         """Return the open arms that may run a batch with these options."""
-        return [arm for arm in self._allowed_arms(self.schedule(options.get("merge", ()))) if arm in self._runners]
+        return self._open_arms(self.schedule(options.get("merge", ())))
+
+    def _open_arms(self, schedule: Schedule) -> list[Arm]:
+        return [arm for arm in self._allowed_arms(schedule) if arm in self._runners]
 
     def _run(self, arm: Arm, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         runner = self._runners.get(arm, self.model)

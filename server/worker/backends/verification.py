@@ -20,8 +20,8 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from server.tasks.registry import main_task
-from server.worker.backends.arms import Arm, Format
 from server.worker.backends.learned_cache import read_cpu
+from server.worker.backends.learner import Arm, Format
 from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, check_outputs
 

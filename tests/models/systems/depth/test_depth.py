@@ -16,7 +16,7 @@ from models.layers.efficientnet_lite import EfficientNetLiteEncoder, init_from_e
 from models.loading import StepOutputs, load, unsupported_reason
 from models.systems.depth.model import SKIP_STAGES, LiteDepth, LiteDepthConfig, fill_background
 from models.systems.pipeline_bundles import write_photo_pipeline
-from server.tasks.reconstruct.monocular_depth import photograph
+from server.tasks.reconstruct.inputs import photograph
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.vit import seal
 

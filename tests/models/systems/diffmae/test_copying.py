@@ -129,7 +129,7 @@ def test_a_process_that_dies_costs_its_own_job_alone(steps: LoadedStepwiseModel,
     [refused] = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
     assert refused.job is doomed and "it was ended by signal 6" in str(refused.error)
     answers = [answer.job for outcome in outcomes if isinstance(outcome, ComputedBatch) for answer in outcome.answers]
-    assert answers == [fine] and executor.resident_count == 0
+    assert answers == [fine] and not executor.residents
 
 
 @pytest.mark.parametrize(
