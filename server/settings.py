@@ -111,6 +111,8 @@ class Settings(BaseSettings):
     worker_grace: float = Field(default=30.0, ge=0)
     redis_grace: float = Field(default=10.0, ge=0)
     drain_timeout: float = Field(default=30.0, ge=0)
+    drain_delay: float = Field(default=0.0, ge=0)
+    """Time after SIGTERM in which a gateway is not ready and still takes requests, so that a load balancer notices first."""
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`; `cuda:0,2` and `cuda:all` start a worker for each GPU."""

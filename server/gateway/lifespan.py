@@ -47,6 +47,7 @@ def assemble(settings: Settings) -> tuple[GatewayState, Lifespan]:
     dispatcher.count_items = metrics.count_items
     dispatcher.history_counts = metrics.history_counts
     directory = ModelDirectory(dispatcher.fleet, settings)
+    directory.count_waiting = metrics.waiting_for_worker.inc
     timers = TimerWheel()
     admission = Admission(settings, dispatcher.reservations, metrics, timers)
     watchdog = WorkerLossWatchdog(settings, directory, admission.open_requests)

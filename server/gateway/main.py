@@ -99,18 +99,18 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     gc.freeze()  # no later collection visits the modules while clients wait
     gc.set_threshold(*GC_THRESHOLDS)
     log.info("listening", address=listener.getsockname())
-    _DrainingServer(config, app.gateway.admission, app.gateway.event_subscriptions, settings.drain_timeout).run(sockets=[listener])
+    _DrainingServer(config, app.gateway.admission, app.gateway.event_subscriptions, settings).run(sockets=[listener])
     return 0
 
 
 class _DrainingServer(uvicorn.Server):
     """uvicorn with a draining shutdown: its own handlers close the listener first and re-raise the signal."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission, event_subscriptions: EventSubscriptions, drain_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, admission: Admission, event_subscriptions: EventSubscriptions, settings: Settings) -> None:
         super().__init__(config)
         self._event_subscriptions = event_subscriptions
         self._admission = admission
-        self._drain_timeout = drain_timeout
+        self._settings = settings
         self._ending: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
@@ -135,9 +135,11 @@ class _DrainingServer(uvicorn.Server):
             self._on_stop_signal()
 
     async def _drain(self) -> None:
+        self._admission.is_leaving = True
+        await asyncio.sleep(self._settings.drain_delay)
         log.info("gateway draining")
         self._event_subscriptions.close()
-        await self._admission.drain(self._drain_timeout)
+        await self._admission.drain(self._settings.drain_timeout)
         self.should_exit = True
 
     async def _cancel_and_exit(self) -> None:

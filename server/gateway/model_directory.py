@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from models.bundle import BundleSpec
@@ -36,6 +36,8 @@ class ModelDirectory:
     def __init__(self, reader: FleetReader, settings: Settings) -> None:
         self._reader = reader
         self._settings = settings
+        self.count_waiting: Callable[[int], None] = lambda _change: None
+        """Called by how much the number of requests changes that wait for a first worker."""
         self._last: Fleet | None = None
         self._chosen_of: Fleet | None = None
         self._chosen: dict[tuple[str | None, str | None], BundleSpec] = {}
@@ -82,7 +84,11 @@ class ModelDirectory:
                     raise self._unknown(fleet, model, task)
                 if time.monotonic() - started_at >= self._settings.worker_grace:
                     raise no_worker(f"no worker became ready within {self._settings.worker_grace:g} s")
-            await asyncio.sleep(POLL_INTERVAL_S)
+            self.count_waiting(1)
+            try:
+                await asyncio.sleep(POLL_INTERVAL_S)
+            finally:
+                self.count_waiting(-1)
 
     def _choose_cached(self, fleet: Fleet, model: str | None, task: str | None) -> BundleSpec | None:
         """Return `choose`, cached while the fleet is the same: it is read twice a second, and used by every request. Raises Problem (503)
@@ -140,7 +146,8 @@ class ModelDirectory:
             spec = self.default(fleet, task)
             if spec is None and task in self._settings.default_models:
                 return f"no ready worker serves {self._settings.default_models[task]}, the default model for {task}"
-            if spec is not None and state_of(fleet, spec)[0] != "ready":
+            is_remembered = spec is not None and (spec.name, spec.version) in fleet.remembered and task not in self._settings.default_models
+            if spec is not None and not is_remembered and state_of(fleet, spec)[0] != "ready":
                 reason = refusal(fleet, spec)
                 detail = f"; it is unavailable: {reason}" if reason else ""
                 return f"no ready worker serves {spec.id}, the default model for {task}{detail}"

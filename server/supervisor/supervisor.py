@@ -172,11 +172,11 @@ class Supervisor:
 
     def _end(self) -> None:
         """End gateways first: their work in flight still needs workers. A second signal hurries."""
-        hurried = False
+        hurried, settings = False, self._settings
         for children, others in ((self._gateways, self._workers), (self._workers, [])):
             for child in children:
                 child.signal(signal.SIGTERM)
-            deadline, repeated = time.monotonic() + self._settings.drain_timeout + DRAIN_MARGIN_S, False
+            deadline, repeated = time.monotonic() + settings.drain_delay + settings.drain_timeout + DRAIN_MARGIN_S, False
             while not all(child.ended for child in children) and time.monotonic() < deadline:
                 hurried = self._signals.wait(POLL_INTERVAL_S) or hurried
                 if hurried and not repeated:

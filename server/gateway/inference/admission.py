@@ -158,6 +158,8 @@ class Admission:
         self.open_requests: set[RequestContext] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.is_leaving = False
+        """Whether the gateway drains, or will in a moment: load balancers should choose another one."""
         self.draining = False
         self._low_priority_lock = asyncio.Lock()
         """Held by the one piece of low-priority work of this iteration of the event loop."""
@@ -282,7 +284,7 @@ class Admission:
 
     async def drain(self, timeout: float) -> None:
         """Take no new work and wait until open requests are finished; those that are not after `timeout` seconds get 503."""
-        self.draining = True
+        self.is_leaving = self.draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), timeout)
         except TimeoutError:
@@ -291,7 +293,7 @@ class Admission:
 
     async def cancel_all(self) -> None:
         """End all open requests with 503."""
-        self.draining = True
+        self.is_leaving = self.draining = True
         for context in self.open_requests:
             context.cancel()
         await self._idle.wait()

@@ -44,10 +44,31 @@ async def live() -> Response:
 )
 async def ready(request: Request) -> Response:
     gateway = gateway_state(request)
-    reason = "draining" if gateway.admission.draining else await gateway.directory.not_ready_reason()
+    reason = "draining" if gateway.admission.is_leaving else await gateway.directory.not_ready_reason()
     if reason is None:
         return JSONResponse({"ready": True})
     return JSONResponse({"ready": False, "detail": reason}, status_code=503)
+
+
+@router.get(
+    "/health/accepting",
+    tags=["health"],
+    summary="Can requests be accepted, with or without workers?",
+    description="200 when Redis answers and the gateway does not drain: readiness of services whose workers start from zero.",
+    responses={
+        503: {"description": "Not accepting", "content": {"application/json": {"example": {"accepting": False, "detail": "draining"}}}}
+    },
+)
+async def accepting(request: Request) -> Response:
+    gateway = gateway_state(request)
+    try:
+        await gateway.dispatcher.fleet.read()
+    except RedisUnavailable as error:
+        reason = f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
+        return JSONResponse({"accepting": False, "detail": reason}, status_code=503)
+    if gateway.admission.is_leaving:
+        return JSONResponse({"accepting": False, "detail": "draining"}, status_code=503)
+    return JSONResponse({"accepting": True})
 
 
 @router.get(

@@ -34,6 +34,8 @@ class Fleet:
     """(name, version) → spec. What was seen once stays known while no worker serves it: its requests wait for one."""
     repository: Mapping[str, str] = field(default_factory=dict)
     """Bundle name → `loaded` | `unloaded`; absent: loaded."""
+    remembered: frozenset[tuple[str, str]] = frozenset()
+    """(name, version) of specs that no worker has announced since this gateway started: Redis remembers them for some days."""
 
     def work_ms(self, bundle_id: str, steps: int | None, *, takes_long: bool) -> int:
         """Return how long the service takes for one job, by what its ready workers measured. `steps`: None if unknown."""
@@ -68,6 +70,7 @@ class FleetReader:
         self._news = news
         self._by_digest: dict[str, BundleSpec] = {}
         self._specs: dict[tuple[str, str], BundleSpec] = {}
+        self._remembered: dict[tuple[str, str], BundleSpec] | None = None
         self._read_at = 0.0
         self._lock = asyncio.Lock()
         self.latest = Fleet()
@@ -111,12 +114,23 @@ class FleetReader:
         messages = await self._values([keys.worker(id_.decode(errors="replace")) for id_ in ids])
         flat = await self._link.resp.command("HGETALL", self._link.service_name(keys.REPOSITORY))
         workers = tuple(worker for message in messages if message is not None and (worker := _decode(message)) is not None)
+        if self._remembered is None:
+            self._remembered = await self._read_remembered()
         announced = {bundle.digest for worker in workers for bundle in worker.bundles if bundle.digest}
         await self._fetch(sorted(announced - self._by_digest.keys()))
         specs = {name: self._by_digest[digest] for name, digest in self._prevailing(workers).items()}
         if any(self._specs.get(name) is not spec for name, spec in specs.items()):
             self._specs = self._specs | specs
-        return Fleet(workers, self._specs, repository_states(flat))
+        remembered = self._remembered.keys() - self._specs.keys()
+        specs_or_remembered = self._specs | {name: self._remembered[name] for name in remembered} if remembered else self._specs
+        return Fleet(workers, specs_or_remembered, repository_states(flat), frozenset(remembered))
+
+    async def _read_remembered(self) -> dict[tuple[str, str], BundleSpec]:
+        """Return (name, version) → the spec that was served last, of what was served in the last days."""
+        digests = [digest.decode() for digest in await self._link.resp.command("ZRANGE", self._link.name(keys.KNOWN), 0, -1)]
+        await self._fetch(digests)
+        specs = [self._by_digest[digest] for digest in digests if digest in self._by_digest]  # the one that was served last comes last
+        return {(spec.name, spec.version): spec for spec in specs}
 
     def _prevailing(self, workers: Sequence[WorkerInfo]) -> dict[tuple[str, str], str]:
         """Return (name, version) → the digest that most ready workers announce; without one, what is being loaded, then the one before.

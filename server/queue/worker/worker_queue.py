@@ -5,6 +5,9 @@ Everything raises `RedisUnavailable` as soon as Redis does not answer or refuses
 
 from __future__ import annotations
 
+import math
+import time
+
 import msgspec
 
 from models.bundle import BundleSpec
@@ -16,6 +19,8 @@ from server.queue.worker.ack import Acks
 from server.queue.worker.connection import WorkerRedisLink, WorkerTimings
 from server.queue.worker.lease import Leases
 
+PUBLISHED_INTERVAL_S = 60.0
+"""Time between signs of life that keep specs from expiring."""
 JANITOR_KEYS = 500
 JANITOR_ROUNDS = 20
 
@@ -27,6 +32,8 @@ class Announcement(msgspec.Struct, frozen=True):
     ttl_ms: int
     specs: list[str]
     """Digests of specs that Redis may not have."""
+    published: dict[str, bool]
+    """Digest of each spec that must not expire → whether it is served: gateways that start later know it then. Empty: not this time."""
 
 
 ANNOUNCE = Script("announce", Announcement, tuple[int, int])
@@ -45,18 +52,30 @@ class WorkerQueue:
         self.acks = Acks(self.link, worker_id)
         self.leases = Leases(self.link, worker_id, self.acks, frozenset(forms.split()))
         self._specs: dict[str, bytes] = {}
+        self._published: dict[str, bool] = {}
+        self._published_at = -math.inf
 
     def announce(self, info: WorkerInfo) -> None:
         """Refresh `worker:<id>`, which distinguishes living workers from dead ones. A thread that proves progress calls it every second.
 
         Jobs that this worker does not understand return to the queue then: if it gets them again, so often and not more often."""
         message, ttl_ms = msgspec.msgpack.encode(info), int(self.link.timings.key_ttl * 1000)
-        is_known, is_full = self.link.run(ANNOUNCE, Announcement(self.id, ttl_ms, []), [message])
+        published = self._changed_or_due(info)
+        is_known, is_full = self.link.run(ANNOUNCE, Announcement(self.id, ttl_ms, [], published), [message])
         self.leases.redis_is_full = bool(is_full)
         if not is_known and self._specs:
             # the first time, or Redis has forgotten us: it may have lost the specs too
-            self.link.run(ANNOUNCE, Announcement(self.id, ttl_ms, list(self._specs)), [message, *self._specs.values()])
+            self.link.run(ANNOUNCE, Announcement(self.id, ttl_ms, list(self._specs), published), [message, *self._specs.values()])
         self.leases.return_unsupported()
+
+    def _changed_or_due(self, info: WorkerInfo) -> dict[str, bool]:
+        """Return `Announcement.published`: if it has changed, or once in PUBLISHED_INTERVAL_S."""
+        served = {bundle.digest for bundle in info.bundles if bundle.state == "ready"}
+        published = {digest: digest in served for digest in self._specs}
+        if published == self._published and time.monotonic() - self._published_at < PUBLISHED_INTERVAL_S:
+            return {}
+        self._published, self._published_at = published, time.monotonic()
+        return published
 
     def publish_spec(self, spec: BundleSpec) -> str:
         """Make `bundle.json` readable for gateways under its SHA-256, which is returned."""

@@ -1,0 +1,64 @@
+{{- define "opsin.name" -}}
+{{- printf "%s" .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Labels of an object. Argument: (dict "root" $ "component" NAME) */}}
+{{- define "opsin.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{ include "opsin.selector" . }}
+{{- end -}}
+
+{{- define "opsin.selector" -}}
+app.kubernetes.io/name: opsin
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "opsin.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "opsin.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Image of a component. Argument: (dict "root" $ "image" IMAGE) */}}
+{{- define "opsin.image" -}}
+image: {{ printf "%s:%s" .image.repository (default .root.Chart.AppVersion .image.tag) | quote }}
+imagePullPolicy: {{ .image.pullPolicy }}
+{{- end -}}
+
+{{- define "opsin.redisSecret" -}}
+{{- if .Values.redis.trial.enabled -}}
+{name: {{ include "opsin.name" . }}-redis, key: url}
+{{- else -}}
+{name: {{ required "redis.urlSecret.name names the Secret with the URL of Redis; or set redis.trial.enabled=true" .Values.redis.urlSecret.name | quote }}, key: {{ .Values.redis.urlSecret.key | quote }}}
+{{- end -}}
+{{- end -}}
+
+{{/* Settings of a container. Argument: (dict "root" $ "own" SETTINGS "given" SETTINGS), the later given precedence */}}
+{{- define "opsin.env" -}}
+- name: OPSIN_REDIS_URL
+  valueFrom: {secretKeyRef: {{ include "opsin.redisSecret" .root }}}
+{{- range $name, $value := merge (dict) .given .root.Values.settings .own }}
+- {name: {{ $name }}, value: {{ $value | toString | quote }}}
+{{- end }}
+{{- end -}}
+
+{{/* Spread over nodes. Argument: as opsin.labels */}}
+{{- define "opsin.spread" -}}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "opsin.selector" . | nindent 8 }}
+{{- end -}}
