@@ -60,6 +60,7 @@ FOLDERS = (
     "tests/e2e",
     "tests/examples",
     "tests/fake_cuda",
+    "tests/gateway",
     "tests/golden",
     "tests/gpu",
     "tests/http",

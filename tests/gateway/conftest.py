@@ -51,7 +51,7 @@ def other(shared: Shared) -> Iterator[Gateway]:
 
 @pytest.fixture
 def worker(shared: Shared) -> Iterator[Worker]:
-    """It has finished what earlier tests asked for."""
+    """A worker that has finished the jobs of earlier tests."""
     shared.worker.finish_all()
     yield shared.worker
     shared.worker.resume()

@@ -1,4 +1,4 @@
-"""What strangers may do with bodies: announce, dawdle, nest, inflate. Nobody else notices."""
+"""Hostile bodies: announced only, slow, nested, inflating. Other clients notice nothing."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ def rss(gateway: Gateway) -> int:
 
 
 @contextmanager
-def watched(gateway: Gateway) -> Iterator[dict[str, float]]:
-    """What the gateway needed for the slowest health check, in seconds of CPU, and the highest memory above that before, in MiB, while the
-    `with` block runs."""
+def measure_health_checks(gateway: Gateway) -> Iterator[dict[str, float]]:
+    """Yield the CPU seconds of the slowest health check in the `with` block, and the peak of memory above that before, in MiB."""
     process, before = psutil.Process(gateway.process.pid), rss(gateway)
     seen = {"slowest": 0.0, "memory": 0.0}
     stop = threading.Event()
@@ -56,9 +55,9 @@ def watched(gateway: Gateway) -> Iterator[dict[str, float]]:
     def watch() -> None:
         with Raw(gateway) as raw:
             while not stop.is_set():
-                began = sum(process.cpu_times()[:2])
+                cpu_before = sum(process.cpu_times()[:2])
                 assert raw.send(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n").answer().status == 200
-                seen["slowest"] = max(seen["slowest"], sum(process.cpu_times()[:2]) - began)
+                seen["slowest"] = max(seen["slowest"], sum(process.cpu_times()[:2]) - cpu_before)
                 seen["memory"] = max(seen["memory"], (rss(gateway) - before) / MIB)
                 stop.wait(0.005)
 
@@ -71,7 +70,7 @@ def watched(gateway: Gateway) -> Iterator[dict[str, float]]:
         thread.join()
 
 
-def test_bodies_that_are_only_announced_keep_nobody_out(valkey: PrivateValkey) -> None:
+def test_bodies_that_are_only_announced_keep_no_others_out(valkey: PrivateValkey) -> None:
     with Worker(valkey.url, [make_spec()]), gateway_process(valkey.url, queue_max_items=8) as gateway:
         head = post("/v1/classify", length(64 * MIB), "X-Request-Timeout: 3600", body=b"\xff")
         waiting = [Raw(gateway, f"127.0.0.{10 + number}").send(head) for number in range(20)]
@@ -102,21 +101,21 @@ def test_one_client_holds_at_most_a_quarter_of_the_bytes(valkey: PrivateValkey) 
             for raw in (first, second):
                 raw.send(head + part)
             [came_last], _, _ = select.select([first.socket, second.socket], [], [], WAIT_S)
-            held, too_much = (second, first) if came_last is first.socket else (first, second)
+            reading, too_much = (second, first) if came_last is first.socket else (first, second)
             refused = too_much.answer()
             assert (refused.status, json.loads(refused.body)["type"]) == (429, "urn:opsin:client-share")
             assert int(refused.headers["retry-after"]) >= 1 and "127.0.0.5" in json.loads(refused.body)["detail"]
             other.send(head + part)
             eventually(lambda: gateway.count_in_flight() == 2, "the other client's is there")
             assert other.send(bytes(900_000 - len(part))).answer().status == 422
-            assert held.send(bytes(900_000 - len(part))).answer().status == 422
+            assert reading.send(bytes(900_000 - len(part))).answer().status == 422
         with Raw(gateway, "127.0.0.5") as again:
             assert again.send(head + part + bytes(900_000 - len(part))).answer().status == 422
         assert gateway.metric("opsin_rejected_total", reason="client_share") == 1
 
 
 def test_behind_a_trusted_proxy_the_forwarded_address_counts(valkey: PrivateValkey) -> None:
-    def forwarded(gateway: Gateway, addresses: str, source: str = "127.0.0.7") -> Raw:
+    def send_forwarded(gateway: Gateway, addresses: str, source: str = "127.0.0.7") -> Raw:
         head = post("/v1/classify", length(900_000), f"X-Forwarded-For: {addresses}")
         return Raw(gateway, source).send(head + b"\xff\xd8\xff" + bytes(600_000))
 
@@ -124,14 +123,14 @@ def test_behind_a_trusted_proxy_the_forwarded_address_counts(valkey: PrivateValk
         Worker(valkey.url, [make_spec()]),
         gateway_process(valkey.url, queue_max_bytes=4_000_000, trusted_proxies=["127.0.0.7", "10.0.0.0/8"]) as gateway,
     ):
-        held = [forwarded(gateway, "192.0.2.1"), forwarded(gateway, "192.0.2.2, 10.1.2.3")]
+        reading = [send_forwarded(gateway, "192.0.2.1"), send_forwarded(gateway, "192.0.2.2, 10.1.2.3")]
         eventually(lambda: gateway.count_in_flight() == 2, "two clients behind the proxy")
         for addresses in ("192.0.2.1", "8.8.8.8, 192.0.2.1", "192.0.2.1:4711, 10.9.9.9", "192.0.2.2"):
-            refused = forwarded(gateway, addresses).answer()
+            refused = send_forwarded(gateway, addresses).answer()
             assert (refused.status, json.loads(refused.body)["type"]) == (429, "urn:opsin:client-share")
-        liar = forwarded(gateway, "192.0.2.1", source="127.0.0.8")  # no proxy of ours
+        liar = send_forwarded(gateway, "192.0.2.1", source="127.0.0.8")  # not a trusted proxy
         eventually(lambda: gateway.count_in_flight() == 3, "who is not believed counts by itself")
-        for raw in (*held, liar):
+        for raw in (*reading, liar):
             raw.socket.close()
 
 
@@ -187,7 +186,7 @@ def test_bodies_and_queries_that_are_none_are_the_clients_fault(gateway: Gateway
     ],
 )
 def test_forms_that_are_none_are_refused_early(roomy: Gateway, form: bytes, status: int) -> None:
-    with watched(roomy) as seen:
+    with measure_health_checks(roomy) as seen:
         answer = ask(roomy, post("/v1/classify", "Content-Type: multipart/form-data; boundary=b", length(len(form)), body=form))
     assert answer.status == status
     assert seen["memory"] < 60
@@ -205,7 +204,7 @@ def post_json(gateway: Gateway, body: bytes, path: str = "/v1/classify", *header
 def test_json_that_would_fill_memory_is_refused_before_decoding(roomy: Gateway, kind: str) -> None:
     element = {"arrays": b"[],", "objects": b'{"":{}},', "numbers": b"1,", "deep": b"["}[kind]
     body = b'{"image": [' + element * (16 * MIB // len(element))
-    with watched(roomy) as seen:
+    with measure_health_checks(roomy) as seen:
         answer = post_json(roomy, body)
     assert answer.status == (400 if kind == "deep" else 413)
     assert seen["memory"] < 100
@@ -217,7 +216,7 @@ def test_json_that_would_fill_memory_is_refused_before_decoding(roomy: Gateway, 
 def test_a_body_that_inflates_a_thousandfold_takes_little(roomy: Gateway, encoding: str, inside: bytes) -> None:
     plain = b'{"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [' + inside * (16 * MIB // len(inside))
     body = gzip.compress(plain) if encoding == "gzip" else zlib.compress(plain)
-    with watched(roomy) as seen:
+    with measure_health_checks(roomy) as seen:
         answer = post_json(roomy, body, "/v2/models/reds/infer", f"Content-Encoding: {encoding}")
     assert answer.status in (400, 413) and json.loads(answer.body).keys() == {"error"}
     assert seen["memory"] < 120
@@ -236,7 +235,7 @@ def test_a_tensor_of_millions_of_empty_strings_is_refused(roomy: Gateway) -> Non
     head = json.dumps(
         {"inputs": [{"name": "image", "shape": [count], "datatype": "BYTES", "parameters": {"binary_data_size": 4 * count}}]}
     ).encode()
-    with watched(roomy) as seen:
+    with measure_health_checks(roomy) as seen:
         answer = post_json(roomy, head + bytes(4 * count), "/v2/models/reds/infer", f"Inference-Header-Content-Length: {len(head)}")
     assert answer.status == 413 and seen["memory"] < 100
 
@@ -245,7 +244,7 @@ def test_large_json_of_pictures_goes_on_working(roomy: Gateway) -> None:
     noise = encode(Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")  # 5.8 MB
     body = json.dumps({"images": [base64.b64encode(noise).decode()] * 2, "model": "reds", "top_k": 1}).encode()
     assert len(body) > 15_000_000
-    with watched(roomy) as seen:
+    with measure_health_checks(roomy) as seen:
         answer = post_json(roomy, body)
     assert answer.status == 200 and len(json.loads(answer.body)["results"]) == 2
     assert seen["slowest"] < 1.0

@@ -1,4 +1,4 @@
-"""A service with a bundle whose weights are damaged, and one whose bundle.json cannot be read, beside a good one."""
+"""A service with a bundle whose weights are damaged, and one whose bundle.json cannot be read, with a good one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-def test_the_reason_reaches_whoever_asks_for_a_broken_bundle(service: Service, tmp_path: Path) -> None:
+def test_the_reason_reaches_each_client_of_a_broken_bundle(service: Service, tmp_path: Path) -> None:
     gateway, image = service.gateway, tmp_path / "image.png"
     image.write_bytes(picture(3))
     assert gateway.classify(picture(3)).json()["model"] == "tiny"
@@ -43,15 +43,15 @@ def test_the_reason_reaches_whoever_asks_for_a_broken_bundle(service: Service, t
     for name, reason in refused.items():
         assert (listed[name]["state"], listed[name]["reason"]) == ("unavailable", reason)
         assert gateway.http.get(f"/v1/models/{name}").json()["reason"] == reason
-        told = problem(gateway.classify(picture(3), model=name), 503, "bundle-unavailable")["detail"]
-        assert told == f"{name}@1 is unavailable: {reason}"
+        detail = problem(gateway.classify(picture(3), model=name), 503, "bundle-unavailable")["detail"]
+        assert detail == f"{name}@1 is unavailable: {reason}"
         tensors = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["AAAA"]}]}
-        assert gateway.http.post(f"/v2/models/{name}/infer", json=tensors).json() == {"error": told}
+        assert gateway.http.post(f"/v2/models/{name}/infer", json=tensors).json() == {"error": detail}
         with Client(service.url) as client, pytest.raises(Unavailable) as raised:
             client.classify(image, model=name)
-        assert (raised.value.type, raised.value.detail, raised.value.retry_after) == ("urn:opsin:bundle-unavailable", told, None)
+        assert (raised.value.type, raised.value.detail, raised.value.retry_after) == ("urn:opsin:bundle-unavailable", detail, None)
         command = opsin("classify", str(image), "--model", name, "--url", service.url)
-        assert command.returncode == 1 and told in " ".join(command.stderr.split())
+        assert command.returncode == 1 and detail in " ".join(command.stderr.split())
 
 
 def test_a_broken_bundle_answers_as_soon_as_it_is_mended(service: Service) -> None:

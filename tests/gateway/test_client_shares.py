@@ -19,8 +19,8 @@ from tests.tasks.test_inpaint import SPEC as INPAINT
 
 
 @contextmanager
-def under_way(gateway: Gateway, source: str, count: int, *headers: str) -> Iterator[list[Raw]]:
-    """Connections with a complete request each, whose answer takes as long as its worker is held."""
+def open_requests(gateway: Gateway, source: str, count: int, *headers: str) -> Iterator[list[Raw]]:
+    """Open connections with a complete request each, whose answer takes as long as its worker is paused."""
     image = picture(3)
     with ExitStack() as closing:
         opened = [closing.enter_context(Raw(gateway, source)) for _ in range(count)]
@@ -30,33 +30,33 @@ def under_way(gateway: Gateway, source: str, count: int, *headers: str) -> Itera
 
 
 @contextmanager
-def few_connections(url: str, most: int) -> Iterator[Gateway]:
-    """A gateway with so many connections, all of them free."""
-    with gateway_process(url, max_connections=most) as gateway:
+def limited_gateway(url: str, max_connections: int) -> Iterator[Gateway]:
+    """Start a gateway with this many connections, all of them free."""
+    with gateway_process(url, max_connections=max_connections) as gateway:
         leave_alone(gateway)
         yield gateway
 
 
 def test_client_keeps_quarter_of_connections_if_others_need_them(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [make_spec()]) as worker, few_connections(valkey.url, 8) as gateway:
+    with Worker(valkey.url, [make_spec()]) as worker, limited_gateway(valkey.url, 8) as gateway:
         worker.pause()
-        with under_way(gateway, "127.0.0.9", 8) as greedy:
+        with open_requests(gateway, "127.0.0.9", 8) as greedy:
             eventually(lambda: len(clients(gateway)) == 8, "all are taken")
             others = [Raw(gateway, f"127.0.1.{number}") for number in range(1, 7)]
             assert [other.send(HEALTH).answer().status for other in others] == [200] * 6
             with Raw(gateway, "127.0.1.7") as one_more:
-                assert one_more.send(HEALTH).answer() == NOTHING, "nobody has more than a quarter"
-            assert all(lost.answer() == NOTHING for lost in greedy[2:]), "the newest, whatever was asked"
+                assert one_more.send(HEALTH).answer() == NOTHING, "no client has more than a quarter"
+            assert all(lost.answer() == NOTHING for lost in greedy[2:]), "the newest, whatever they requested"
             worker.resume()
-            assert [kept.answer().status for kept in greedy[:2]] == [200] * 2
+            assert [connection.answer().status for connection in greedy[:2]] == [200] * 2
             for raw in others:
                 raw.socket.close()
 
 
 def test_connection_is_not_taken_for_client_with_a_quarter(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [make_spec()]) as worker, few_connections(valkey.url, 8) as gateway:
+    with Worker(valkey.url, [make_spec()]) as worker, limited_gateway(valkey.url, 8) as gateway:
         worker.pause()
-        with under_way(gateway, "127.0.0.9", 5) as greedy, under_way(gateway, "127.0.0.8", 3) as second:
+        with open_requests(gateway, "127.0.0.9", 5) as greedy, open_requests(gateway, "127.0.0.8", 3) as second:
             eventually(lambda: len(clients(gateway)) == 8, "all are taken")
             with Raw(gateway, "127.0.0.8") as third:
                 assert third.send(HEALTH).answer() == NOTHING, "it has a quarter and more"
@@ -75,23 +75,23 @@ def test_low_work_beyond_half_is_refused_before_its_body(valkey: PrivateValkey) 
         eventually(lambda: gateway.metric("opsin_queue_depth", priority="low") == 2, "half of the queue is theirs")
         with Raw(gateway, "127.0.0.9") as another:
             refused = another.send(post("/v1/classify?priority=low", length(1000))).answer()
-        told = json.loads(refused.body)
-        assert (refused.status, told["type"]) == (429, "urn:opsin:queue-full")
-        assert "priority low" in told["detail"]
+        document = json.loads(refused.body)
+        assert (refused.status, document["type"]) == (429, "urn:opsin:queue-full")
+        assert "priority low" in document["detail"]
         assert gateway.classify_all(picture(1), fields={"priority": "low"}).status_code == 429
         tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["bm8gaW1hZ2U="]}
         undecoded = gateway.http.post("/v2/models/reds/infer", json={"inputs": [tensor], "parameters": {"priority": 3}})
-        assert undecoded.status_code == 429, "nobody has noticed that it is no image"
+        assert undecoded.status_code == 429, "it is not decoded, so it may be something else than an image"
         normal = pool.submit(gateway.classify, picture(2))
         eventually(lambda: gateway.metric("opsin_queue_depth", priority="normal") == 1, "others find room")
         worker.resume()
-        assert [asked.result().status_code for asked in (*low, normal)] == [200] * 3
+        assert [response.result().status_code for response in (*low, normal)] == [200] * 3
 
 
-def test_what_a_closed_connection_asked_is_cancelled(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [make_spec()]) as worker, few_connections(valkey.url, 4) as gateway:
+def test_requests_of_a_closed_connection_are_cancelled(valkey: PrivateValkey) -> None:
+    with Worker(valkey.url, [make_spec()]) as worker, limited_gateway(valkey.url, 4) as gateway:
         worker.pause()
-        with under_way(gateway, "127.0.0.9", 4), worker.redis() as db:
+        with open_requests(gateway, "127.0.0.9", 4), worker.redis() as db:
             eventually(lambda: len(list(db.scan_iter("job:*"))) == 4, "all of it is in the queue")
             assert Raw(gateway, "127.0.1.1").send(HEALTH).answer().status == 200
             eventually(lambda: len(list(db.scan_iter("job:*"))) == 3, "the newest has left the queue")
@@ -115,48 +115,48 @@ def test_work_beyond_first_of_a_request_lets_others_pass(valkey: PrivateValkey, 
 
 
 def test_behind_trusted_proxy_forwarded_address_is_counted(valkey: PrivateValkey) -> None:
-    """Its connections are nobody's: one of its clients has at most a quarter of their number in requests."""
+    """Connections of a proxy belong to no client: each may have requests for a quarter of all connections."""
     behind = {"max_connections": 16, "trusted_proxies": ["127.0.0.7"]}
     with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url, **behind) as gateway:
         worker.pause()
-        with under_way(gateway, "127.0.0.7", 4, "X-Forwarded-For: 192.0.2.1") as held:
+        with open_requests(gateway, "127.0.0.7", 4, "X-Forwarded-For: 192.0.2.1") as connections:
             eventually(lambda: gateway.count_in_flight() == 4, "a quarter is under way")
 
-            def refused(path: str) -> Answer:
+            def post_forwarded(path: str) -> Answer:
                 with Raw(gateway, "127.0.0.7") as fifth:
                     return fifth.send(post(path, length(1000), "X-Forwarded-For: 192.0.2.1")).answer()
 
-            answer = refused("/v1/classify")
+            answer = post_forwarded("/v1/classify")
             document = json.loads(answer.body)
             assert (answer.status, document["type"]) == (429, "urn:opsin:client-share"), "before its body"
             assert "192.0.2.1" in document["detail"] and int(answer.headers["retry-after"]) >= 1
-            answer = refused("/v2/models/reds/infer")
+            answer = post_forwarded("/v2/models/reds/infer")
             assert answer.status == 429 and json.loads(answer.body).keys() == {"error"}
             assert gateway.metric("opsin_rejected_total", reason="client_share") == 2
             for head in (b"X-Forwarded-For: 192.0.2.2\r\n\r\n", b"\r\n"):
                 with Raw(gateway, "127.0.0.7") as other:
                     assert other.send(HEALTH[:-2] + head).answer().status == 200
             worker.resume()
-            assert [raw.answer().status for raw in held] == [200] * 4
+            assert [raw.answer().status for raw in connections] == [200] * 4
             assert gateway.metric("opsin_in_flight") == 0
 
 
 def test_one_client_leaves_a_quarter_of_the_queue_to_others(valkey: PrivateValkey) -> None:
     with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url, queue_max_items=8) as gateway, worker.redis() as db:
         worker.pause()
-        with under_way(gateway, "127.0.0.9", 6) as greedy:
+        with open_requests(gateway, "127.0.0.9", 6) as greedy:
             eventually(lambda: gateway.metric("opsin_queue_depth") == 6, "three quarters are taken")
-            with under_way(gateway, "127.0.0.9", 1) as [refused]:
+            with open_requests(gateway, "127.0.0.9", 1) as [refused]:
                 answer = refused.answer()
             assert (answer.status, json.loads(answer.body)["type"]) == (429, "urn:opsin:client-share")
             assert int(answer.headers["retry-after"]) >= 1
-            with under_way(gateway, "127.0.0.8", 1) as [other]:
+            with open_requests(gateway, "127.0.0.8", 1) as [other]:
                 eventually(lambda: gateway.metric("opsin_queue_depth") == 7, "another one's is there")
                 with Raw(gateway, "127.0.0.7") as late:
                     answer = late.send(post("/v1/inpaint", length(1000))).answer()
                 assert (answer.status, json.loads(answer.body)["type"]) == (429, "urn:opsin:queue-full"), "before its body"
                 owners = db.hgetall("queue:owners")
-                assert sorted(int(held.split()[0]) for held in owners.values()) == [1, 6]
+                assert sorted(int(owner.split()[0]) for owner in owners.values()) == [1, 6]
                 assert "127.0.0" not in str(owners) + str([db.get(key) for key in db.scan_iter("job:*")])
                 worker.resume()
                 assert {raw.answer().status for raw in [*greedy, other]} == {200}

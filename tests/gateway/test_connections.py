@@ -1,4 +1,4 @@
-"""What strangers may do to connections and heads of requests: bytes, time and number are bounded."""
+"""Limits of connections and of heads of requests: bytes, time and number are bounded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rss(gateway: Gateway) -> int:
 
 
 def clients(gateway: Gateway) -> set[tuple[str, int]]:
-    """The other ends of its connections."""
+    """Return the remote addresses of its connections."""
     return {tuple(one.raddr) for one in psutil.net_connections("tcp") if one.pid == gateway.process.pid and one.raddr}
 
 
@@ -168,11 +168,11 @@ def test_a_body_in_chunks_of_one_byte_is_fine(gateway: Gateway) -> None:
     assert ask(gateway, post("/v1/classify", "Transfer-Encoding: chunked", body=chunks)).status == 200
 
 
-def test_whoever_leaves_is_not_waited_for_though_more_was_asked(gateway: Gateway, worker: Worker) -> None:
+def test_a_client_that_leaves_is_not_waited_for(gateway: Gateway, worker: Worker) -> None:
     image = picture(3)
-    with worker.holding() as held, Raw(gateway) as raw:
+    with worker.holding() as hold, Raw(gateway) as raw:
         raw.send(post("/v1/classify", length(len(image)), body=image) * 3)
-        held.wait_for_batch()
+        hold.wait_for_batch()
         raw.socket.close()
         eventually(lambda: gateway.count_in_flight() == 0, "what it asked first has been cancelled, and the rest not begun")
 
@@ -253,25 +253,25 @@ def slow(shared: Shared, unread: Raw) -> Iterator[dict[str, Answer]]:
         raw.socket.close()
 
 
-@pytest.mark.parametrize("where", ["part of a line", "part of the headers", "empty lines", "part of the second head"])
-def test_a_head_has_ten_seconds(slow: dict[str, Answer], where: str) -> None:
-    assert slow[where].status == 408 and json.loads(slow[where].body)["type"] == "urn:opsin:too-slow"
+@pytest.mark.parametrize("stage", ["part of a line", "part of the headers", "empty lines", "part of the second head"])
+def test_a_head_has_ten_seconds(slow: dict[str, Answer], stage: str) -> None:
+    assert slow[stage].status == 408 and json.loads(slow[stage].body)["type"] == "urn:opsin:too-slow"
 
 
-@pytest.mark.parametrize("where", ["silence", "a body that nobody reads"])
-def test_idle_connection_is_closed_without_answer(slow: dict[str, Answer], where: str) -> None:
-    assert slow[where] == NOTHING
+@pytest.mark.parametrize("stage", ["silence", "a body that nobody reads"])
+def test_idle_connection_is_closed_without_answer(slow: dict[str, Answer], stage: str) -> None:
+    assert slow[stage] == NOTHING
 
 
-@pytest.mark.parametrize("where", ["no byte of a body", "part of a body", "part of a form", "part of a chunk"])
-def test_a_body_without_progress_is_given_up(slow: dict[str, Answer], where: str) -> None:
-    assert (slow[where].status, slow[where].headers["content-type"]) == (408, "application/problem+json")
-    assert json.loads(slow[where].body)["type"] == "urn:opsin:too-slow"
+@pytest.mark.parametrize("stage", ["no byte of a body", "part of a body", "part of a form", "part of a chunk"])
+def test_a_body_without_progress_is_given_up(slow: dict[str, Answer], stage: str) -> None:
+    assert (slow[stage].status, slow[stage].headers["content-type"]) == (408, "application/problem+json")
+    assert json.loads(slow[stage].body)["type"] == "urn:opsin:too-slow"
 
 
-@pytest.mark.parametrize("where", ["part of a tensor", "part of an index"])
-def test_the_open_inference_protocol_says_it_in_its_own_shape(slow: dict[str, Answer], where: str) -> None:
-    assert slow[where].status == 408 and json.loads(slow[where].body).keys() == {"error"}
+@pytest.mark.parametrize("stage", ["part of a tensor", "part of an index"])
+def test_the_open_inference_protocol_says_it_in_its_own_shape(slow: dict[str, Answer], stage: str) -> None:
+    assert slow[stage].status == 408 and json.loads(slow[stage].body).keys() == {"error"}
 
 
 LARGE = bytes(range(256)) * 2**16
@@ -284,7 +284,7 @@ async def large_answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def test_answer_is_complete_although_client_reads_late() -> None:
-    """For the gateway it is over when it is written; then a connection that says nothing is closed."""
+    """The answer ends for the gateway when it is written; then a connection that sends nothing is closed."""
     protocol = protocol_with_limits(ConnectionLimiter(9, []))
     server = uvicorn.Server(uvicorn.Config(large_answer, http=protocol, lifespan="off", timeout_keep_alive=1, log_config=None))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -294,14 +294,14 @@ async def test_answer_is_complete_although_client_reads_late() -> None:
         await reader.readuntil(b"\r\n\r\n")
         await asyncio.sleep(1.5)  # longer than it is kept alive
         assert await reader.readexactly(len(LARGE)) == LARGE
-        assert await reader.read() == b"", "nothing was asked any more"
+        assert await reader.read() == b"", "no other request follows"
         writer.close()
         server.should_exit = True
         await serving
 
 
 def test_reading_counts_while_system_buffers_are_full() -> None:
-    """They hold megabytes: a client that reads 400 kB/s leaves nothing to write for longer than the bound of 10 s."""
+    """System buffers hold megabytes: a client that reads 400 kB/s leaves nothing to write for longer than the bound of 10 s."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         sender, _ = server.accept()
         with sender:
@@ -339,6 +339,6 @@ def test_strangers_leave_no_line_in_the_log(valkey: PrivateValkey) -> None:
 
 
 @pytest.mark.usefixtures("slow")
-def test_an_answer_that_nobody_reads_is_given_up(gateway: Gateway, unread: Raw) -> None:
-    own = unread.socket.getsockname()
-    eventually(lambda: own not in clients(gateway), "the connection is closed")
+def test_an_answer_that_is_not_read_is_given_up(gateway: Gateway, unread: Raw) -> None:
+    address = unread.socket.getsockname()
+    eventually(lambda: address not in clients(gateway), "the connection is closed")

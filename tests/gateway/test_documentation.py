@@ -42,11 +42,11 @@ def test_documented_options_of_routes_are_those_read(name: str) -> None:
     assert option_table(ROUTES[name]) in section
 
 
-def exposed(registry: CollectorRegistry) -> set[str]:
+def metric_names(registry: CollectorRegistry) -> set[str]:
     return {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
 
 
 def test_every_metric_is_documented() -> None:
     page = (DOCS / "metrics.md").read_text()
-    names = exposed(GatewayMetrics().registry) | exposed(WorkerMetrics().registry)
+    names = metric_names(GatewayMetrics().registry) | metric_names(WorkerMetrics().registry)
     assert sorted(name for name in names if f"`{name}`" not in page) == []

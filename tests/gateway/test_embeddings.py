@@ -49,7 +49,7 @@ def gateway(embedder: Worker) -> Iterator[Gateway]:
 
 @pytest.fixture
 def worker(embedder: Worker) -> Iterator[Worker]:
-    """It has finished what earlier tests asked for."""
+    """A worker that has finished the jobs of earlier tests."""
     embedder.finish_all()
     yield embedder
     embedder.resume()
@@ -60,26 +60,26 @@ def ask(gateway: Gateway, input_: object, **fields: object) -> httpx2.Response:
 
 
 def vectors(response: httpx2.Response) -> NDArray[np.float32]:
-    """(n, DIM), in the order of the input."""
+    """Return the vectors of a response, in the order of the input: (n, DIM)."""
     document = response.raise_for_status().json()
     assert [(one["object"], one["index"]) for one in document["data"]] == [("embedding", index) for index in range(len(document["data"]))]
     return np.array([one["embedding"] for one in document["data"]], np.float32)
 
 
-def in_base64(image: bytes) -> str:
+def to_base64(image: bytes) -> str:
     return base64.b64encode(image).decode()
 
 
 def data_uri(image: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{in_base64(image)}"
+    return f"data:{kind};base64,{to_base64(image)}"
 
 
-def of_picture(step: int) -> NDArray[np.float32]:
+def picture_vector(step: int) -> NDArray[np.float32]:
     return color_vector(step * 28, 40, 90)
 
 
 def refusal(response: httpx2.Response, status: int, code: str, param: str | None) -> str:
-    """The message, where all else is as it should be."""
+    """Check all of an error but its message, which is returned."""
     document = response.json()
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json"), document
     assert document.keys() == {"error"} and document["error"].keys() == {"message", "type", "param", "code"}
@@ -113,28 +113,28 @@ def test_vectors_come_as_base64_of_little_endian_float32(gateway: Gateway) -> No
 @pytest.mark.parametrize(
     ("input_", "fields"),
     [
-        ([{"image": in_base64(picture(1))}, {"image": data_uri(picture(2))}], {}),
-        ([data_uri(picture(1)), in_base64(picture(2))], {"modality": "image"}),
+        ([{"image": to_base64(picture(1))}, {"image": data_uri(picture(2))}], {}),
+        ([data_uri(picture(1)), to_base64(picture(2))], {"modality": "image"}),
         ([{"image": data_uri(picture(1), "")}, {"image": data_uri(picture(2), "IMAGE/PNG;charset=x")}], {"modality": "text"}),
     ],
     ids=["Jina's", "infinity's", "odd data URIs"],
 )
 def test_images_have_vectors_however_they_come(gateway: Gateway, input_: list[object], fields: dict[str, str]) -> None:
-    np.testing.assert_array_equal(vectors(ask(gateway, input_, **fields)), [of_picture(1), of_picture(2)])
+    np.testing.assert_array_equal(vectors(ask(gateway, input_, **fields)), [picture_vector(1), picture_vector(2)])
 
 
 def test_one_image_may_come_without_a_list(gateway: Gateway) -> None:
     large = picture(3, size=(200, 150), kind="BMP")
     assert len(large) > 64 * 1024, "its body is taken apart in a thread"
-    for one in ({"image": data_uri(large)}, {"image": in_base64(large)}):
-        np.testing.assert_array_equal(vectors(ask(gateway, one, model="encoder")), [of_picture(3)])
+    for one in ({"image": data_uri(large)}, {"image": to_base64(large)}):
+        np.testing.assert_array_equal(vectors(ask(gateway, one, model="encoder")), [picture_vector(3)])
 
 
 def test_images_and_texts_of_one_request_keep_their_order(gateway: Gateway, worker: Worker) -> None:
     before = len(worker.done)
-    given = ["a dog", {"image": in_base64(picture(5))}, {"text": "a cat " * 20}, {"image": in_base64(picture(2))}, "a bird"]
-    expected = [text_vector("a dog"), of_picture(5), text_vector("a cat " * 20), of_picture(2), text_vector("a bird")]
-    np.testing.assert_array_equal(vectors(ask(gateway, given)), expected)
+    inputs = ["a dog", {"image": to_base64(picture(5))}, {"text": "a cat " * 20}, {"image": to_base64(picture(2))}, "a bird"]
+    expected = [text_vector("a dog"), picture_vector(5), text_vector("a cat " * 20), picture_vector(2), text_vector("a bird")]
+    np.testing.assert_array_equal(vectors(ask(gateway, inputs)), expected)
     assert len(worker.done) - before == 4, "two images, and texts of two lengths"
 
 
@@ -160,7 +160,7 @@ def test_what_is_left_open_is_the_services_choice(gateway: Gateway, fields: dict
     assert response.json()["model"] == "words@1"
 
 
-def test_it_is_told_how_many_texts_lost_their_end(gateway: Gateway) -> None:
+def test_the_answer_counts_texts_that_lost_their_end(gateway: Gateway) -> None:
     assert ask(gateway, ["short", "x" * (MAX_TEXT_BYTES + 1), "y" * 2048]).json()["truncated"] == 2
 
 
@@ -175,7 +175,7 @@ def test_it_is_told_how_many_texts_lost_their_end(gateway: Gateway) -> None:
         ("x" * 100_000, {}, 413, "too-large", "input", "100000 characters: at most 2048"),
         ("é" * 20_000, {}, 413, "too-large", "input", "20000 characters: at most 2048"),
         (["a"] * 257, {}, 413, "too-large", "input[256]", "more than 256 texts"),
-        ([{"image": in_base64(picture(1))}] * 5, {}, 413, "too-large", "input[4]", "more than 4 images in one request (OPSIN_MAX_IMAGES)"),
+        ([{"image": to_base64(picture(1))}] * 5, {}, 413, "too-large", "input[4]", "more than 4 images in one request (OPSIN_MAX_IMAGES)"),
         ([1, 2, 3], {}, 400, "invalid-body", "input", "check_embedding_ctx_length=False"),
         ([[1, 2], [3]], {}, 400, "invalid-body", "input", "send the text itself"),
         (7, {}, 400, "invalid-body", "input", "send the text itself"),
@@ -192,8 +192,8 @@ def test_it_is_told_how_many_texts_lost_their_end(gateway: Gateway) -> None:
         (["a", {"image": "!"}], {}, 422, "invalid-option", "input[1]", "not valid base64"),
         ({"image": ""}, {}, 400, "invalid-body", "input", "no bytes of an image"),
         (["a", data_uri(picture(1))], {}, 400, "invalid-body", "input[1]", '"modality": "image"'),
-        (["a", {"image": in_base64(b"GIF? no image")}], {}, 415, "not-an-image", "input[1]", "not an image"),
-        (["a", {"image": in_base64(picture(1, (64, 64), "JPEG")[:400])}], {}, 422, "corrupt-image", "input[1]", "truncated"),
+        (["a", {"image": to_base64(b"GIF? no image")}], {}, 415, "not-an-image", "input[1]", "not an image"),
+        (["a", {"image": to_base64(picture(1, (64, 64), "JPEG")[:400])}], {}, 422, "corrupt-image", "input[1]", "truncated"),
         ("a", {"modality": "audio"}, 422, "invalid-option", "modality", "must be one of text, image"),
         ("a", {"modality": ["image"]}, 422, "invalid-option", "modality", "must be one of text, image"),
         ("a", {"encoding_format": "int8"}, 422, "invalid-option", "encoding_format", "'int8' must be one of float, base64"),
@@ -206,7 +206,7 @@ def test_it_is_told_how_many_texts_lost_their_end(gateway: Gateway) -> None:
         (["a", "b"], {"model": "mute"}, 422, "invalid-option", "input", "opsin bundles tokenizer mute FILE"),
         ("a", {"model": "encoder"}, 422, "invalid-option", "input", "encoder@1 takes image, and no text"),
         (
-            [{"image": in_base64(picture(1))}, "a"],
+            [{"image": to_base64(picture(1))}, "a"],
             {"model": "encoder"},
             422,
             "invalid-option",
@@ -285,23 +285,23 @@ def test_headers_that_cannot_be_served_are_refused(gateway: Gateway, headers: di
     [
         ([BROKEN, "a dog"], "input"),
         (BROKEN, "input"),
-        (["a dog", {"image": in_base64(picture(1))}, {"image": in_base64(unbearable())}], "input[2]"),
-        ([{"image": in_base64(picture(1))}, BROKEN], "input"),
+        (["a dog", {"image": to_base64(picture(1))}, {"image": to_base64(unbearable())}], "input[2]"),
+        ([{"image": to_base64(picture(1))}, BROKEN], "input"),
     ],
-    ids=["one of two texts", "the text", "the second image", "a text beside an image"],
+    ids=["one of two texts", "the text", "the second image", "a text next to an image"],
 )
-def test_a_model_that_fails_is_told_as_ours(gateway: Gateway, input_: object, param: str) -> None:
+def test_a_model_that_fails_is_an_error_of_the_service(gateway: Gateway, input_: object, param: str) -> None:
     assert "does not like this" in refusal(ask(gateway, input_), 500, "model-error", param)
 
 
 def test_requests_are_counted_like_others(gateway: Gateway) -> None:
-    def counted(outcome: str, model: str) -> float:
+    def count_requests(outcome: str, model: str) -> float:
         return gateway.metric("opsin_requests_total", protocol="rest", outcome=outcome, model=model)
 
-    before = counted("ok", "words"), counted("client_error", "words")
+    before = count_requests("ok", "words"), count_requests("client_error", "words")
     ask(gateway, "a dog").raise_for_status()
     ask(gateway, "a dog", dimensions=3)
-    assert (counted("ok", "words"), counted("client_error", "words")) == (before[0] + 1, before[1] + 1)
+    assert (count_requests("ok", "words"), count_requests("client_error", "words")) == (before[0] + 1, before[1] + 1)
     assert gateway.count_in_flight() == 0
 
 
@@ -313,7 +313,7 @@ def test_an_answer_that_comes_too_late_is_a_deadline(gateway: Gateway, worker: W
 
 def test_the_work_of_a_client_that_leaves_is_cancelled(gateway: Gateway, worker: Worker) -> None:
     worker.pause()
-    body = json.dumps({"input": ["a dog", {"image": in_base64(picture(1))}]}).encode()
+    body = json.dumps({"input": ["a dog", {"image": to_base64(picture(1))}]}).encode()
     with Raw(gateway) as raw:
         raw.send(post("/v1/embeddings", length(len(body)), "Content-Type: application/json", body=body))
         eventually(lambda: not worker.all_cancelled(), "its jobs wait")
@@ -324,7 +324,7 @@ def test_the_work_of_a_client_that_leaves_is_cancelled(gateway: Gateway, worker:
 def test_a_full_queue_says_when_to_come_back(embedder: Worker, worker: Worker) -> None:
     worker.pause()
     with gateway_process(embedder.url, queue_max_items=2, **SETTINGS) as small:
-        answer = ask(small, [{"image": in_base64(picture(step))} for step in range(4)])
+        answer = ask(small, [{"image": to_base64(picture(step))} for step in range(4)])
         refusal(answer, 429, "queue-full", None)
         assert int(answer.headers["Retry-After"]) >= 1
 
@@ -375,8 +375,8 @@ def test_openapi_describes_what_comes_and_goes(gateway: Gateway) -> None:
     for bad in (None, [], 7, [[1]], {"url": "x"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"input": bad}, body)
-    given = {"200": ask(gateway, ["a dog"]), "404": ask(gateway, "a dog", model="nobody"), "422": ask(gateway, "")}
-    for status, response in given.items():
+    responses = {"200": ask(gateway, ["a dog"]), "404": ask(gateway, "a dog", model="nobody"), "422": ask(gateway, "")}
+    for status, response in responses.items():
         schema = operation["responses"][status]["content"]["application/json"]["schema"]
         jsonschema.validate(response.json(), {**schema, "components": document["components"]})
 

@@ -30,15 +30,15 @@ STREAM = {"Accept": "text/event-stream"}
 
 
 @contextmanager
-def streamed(gateway: Gateway, *pictures: bytes, **headers: str) -> Iterator[tuple[httpx2.Response, Iterator[Event]]]:
+def open_stream(gateway: Gateway, *pictures: bytes, **headers: str) -> Iterator[tuple[httpx2.Response, Iterator[Event]]]:
     files = [("image", (f"{index}.png", data)) for index, data in enumerate(pictures or (picture(3),))]
     with gateway.http.stream("POST", "/v1/classify", files=files, headers=STREAM | add_dashes(headers)) as response:
         yield response, parse(response.iter_lines()) if response.status_code == 200 else iter(())
 
 
 def test_a_stream_ends_with_the_answer(gateway: Gateway) -> None:
-    with streamed(gateway, picture(2), picture(4), X_Request_ID="mine") as (response, told):
-        events = list(told)
+    with open_stream(gateway, picture(2), picture(4), X_Request_ID="mine") as (response, stream):
+        events = list(stream)
     assert response.headers["Content-Type"] == "text/event-stream"
     assert [(event.id, event.name) for event in events] == [
         (1, "queued"),
@@ -67,8 +67,8 @@ def test_a_later_failure_is_the_last_event(valkey: PrivateValkey) -> None:
     def fail(job: QueuedJob) -> Reply:
         return Reply(id=job.id, worker="test", failure=Failure(kind="model-error", detail="the model does not like this"))
 
-    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail), streamed(gateway) as (response, told):
-        *_, last = told
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail), open_stream(gateway) as (response, stream):
+        *_, last = stream
         assert response.status_code == 200
         assert (last.name, last.data["type"], last.data["field"]) == ("failed", "urn:opsin:model-error", "image")
         assert last.data["request_id"] == response.headers["X-Request-ID"]
@@ -78,8 +78,8 @@ def test_the_deadline_is_the_last_event(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         assert gateway.classify(picture(1)).status_code == 200  # it is awake
         worker.pause()
-        with streamed(gateway, X_Request_Timeout="3") as (_, told):
-            assert [event.name for event in told] == ["queued", "failed"]
+        with open_stream(gateway, X_Request_Timeout="3") as (_, stream):
+            assert [event.name for event in stream] == ["queued", "failed"]
         assert gateway.metric("opsin_requests_total", outcome="deadline") == 1
 
 
@@ -96,27 +96,27 @@ def test_the_end_of_all_workers_is_the_last_event(valkey: PrivateValkey) -> None
 
 
 def read_all(gateway: Gateway) -> list[Event]:
-    with streamed(gateway) as (_, told):
-        return list(told)
+    with open_stream(gateway) as (_, stream):
+        return list(stream)
 
 
-def test_steps_and_their_progress_are_told(valkey: PrivateValkey) -> None:
+def test_steps_and_their_progress_are_reported(valkey: PrivateValkey) -> None:
     with (
         gateway_process(valkey.url) as gateway,
         Worker(valkey.url, [make_spec()]) as worker,
-        worker.holding() as held,
-        streamed(gateway) as (_, told),
+        worker.holding() as hold,
+        open_stream(gateway) as (_, stream),
     ):
-        held.wait_for_batch()
+        hold.wait_for_batch()
         [delivery] = worker.running
         assert delivery.job.progress
         begins = Progress(id=delivery.job.id, worker="test", done=0, total=0, unit="")
         for report in (begins, *(msgspec.structs.replace(begins, done=done, total=2, unit="steps") for done in (0, 1))):
             worker.queue.acks.progress([(delivery, report)])
-        assert [next(told).name for _ in range(2)] == ["queued", "started"]
-        assert [next(told).data for _ in range(2)] == [{"done": done, "total": 2, "unit": "steps"} for done in (0, 1)]
-        held.release()
-        last, done_event = told
+        assert [next(stream).name for _ in range(2)] == ["queued", "started"]
+        assert [next(stream).data for _ in range(2)] == [{"done": done, "total": 2, "unit": "steps"} for done in (0, 1)]
+        hold.release()
+        last, done_event = stream
         assert (last.name, last.data) == ("progress", {"done": 2, "total": 2, "unit": "steps"})
         assert done_event.name == "done"
 
@@ -124,11 +124,11 @@ def test_steps_and_their_progress_are_told(valkey: PrivateValkey) -> None:
 def test_a_client_that_leaves_cancels(gateway: Gateway, worker: Worker) -> None:
     worker.pause()
     ran = len(worker.done)
-    with streamed(gateway) as (_, told):
-        next(told)
+    with open_stream(gateway) as (_, stream):
+        next(stream)
         assert gateway.count_in_flight() == 1
     eventually(lambda: gateway.count_in_flight() == 0, "the gateway has noticed")
-    eventually(worker.all_cancelled, "the worker is told")
+    eventually(worker.all_cancelled, "the worker knows")
     worker.resume()
     assert gateway.classify(picture(1)).status_code == 200
     assert len(worker.done) == ran + 1
@@ -136,38 +136,38 @@ def test_a_client_that_leaves_cancels(gateway: Gateway, worker: Worker) -> None:
 
 def test_a_stream_is_finished_before_its_gateway_ends(valkey: PrivateValkey) -> None:
     """However long it takes: LINGER is for what has been answered."""
-    with gateway_process(valkey.url, drain_timeout=600) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
-        with streamed(gateway) as (_, told):
-            assert next(told).name == "queued"
-            held.wait_for_batch()
+    with gateway_process(valkey.url, drain_timeout=600) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as hold:
+        with open_stream(gateway) as (_, stream):
+            assert next(stream).name == "queued"
+            hold.wait_for_batch()
             gateway.terminate()
             eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "draining")
             assert gateway.count_in_flight() == 1
-            held.release()
-            assert [event.name for event in told] == ["started", "progress", "done"]
+            hold.release()
+            assert [event.name for event in stream] == ["started", "progress", "done"]
         assert gateway.process.wait(WAIT_S) == 0
 
 
 def test_a_second_signal_ends_a_stream_with_failed(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url, drain_timeout=600) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
-        with streamed(gateway) as (_, told):
-            next(told)
+        with open_stream(gateway) as (_, stream):
+            next(stream)
             gateway.terminate()
             eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "draining")
             gateway.process.send_signal(signal.SIGTERM)
-            assert [(event.name, event.data["type"]) for event in told] == [("failed", "urn:opsin:draining")]
+            assert [(event.name, event.data["type"]) for event in stream] == [("failed", "urn:opsin:draining")]
         assert gateway.process.wait(WAIT_S) == 0
 
 
-async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
+async def test_queued_is_the_first_event_of_a_request() -> None:
     """A worker may answer sooner than the queue's word of the admission is read."""
     sent: list[bytes] = []
 
     async def send(message: Message) -> None:
         sent.append(message.get("body", b""))
 
-    task, spec = Previewing(), make_spec()
+    task, spec = PreviewTask(), make_spec()
     async with aclosing(EventStream(send, str)) as stream:
         progress = ProgressStream(stream, TaskPlan(task, spec, task.plan(ClassifyOptions(), spec)), 1, (1, "images"))
         progress.on_progress(Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of({"level": np.array(3)})))
@@ -175,32 +175,32 @@ async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
         progress.on_admitted(0)
         progress.on_reply(Reply(id="", worker=""))
         await stream.end()
-    told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
-    assert told[::2] == ["id: 1", "id: 2", "id: 3", "id: 4", "id: 5"]
-    assert told[1::2] == ["event: queued", "event: started", "event: progress", "event: preview", "event: progress"]
+    lines = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
+    assert lines[::2] == ["id: 1", "id: 2", "id: 3", "id: 4", "id: 5"]
+    assert lines[1::2] == ["event: queued", "event: started", "event: progress", "event: preview", "event: progress"]
 
 
-class Shown(msgspec.Struct):
+class LevelPreview(msgspec.Struct):
     level: int
 
 
-class Previewing(ClassifyTask, Previews[ClassifyPlan]):
-    """Shows what its network says of a level, if that is a number."""
+class PreviewTask(ClassifyTask, Previews[ClassifyPlan]):
+    """A task that previews the level, if that is a number."""
 
-    def preview(self, arrays: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Shown:
-        return Shown(int(arrays["level"]))
+    def preview(self, arrays: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> LevelPreview:
+        return LevelPreview(int(arrays["level"]))
 
 
 async def test_previews_are_what_the_task_makes_of_them() -> None:
-    """One that it cannot make anything of is left out."""
-    task, spec = Previewing(), make_spec()
+    """Arrays of which the task makes nothing have no preview."""
+    task, spec = PreviewTask(), make_spec()
     planned = TaskPlan(task, spec, task.plan(ClassifyOptions(), spec))
     reports = [{"level": np.array(3)}, {"other": np.array(3)}, {"level": np.array([1, 2])}]
-    told = [
+    previews = [
         encode_preview(planned, Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of(arrays))) for arrays in reports
     ]
     assert (isinstance(task, Previews), isinstance(ClassifyTask(), Previews)) == (True, False)
-    assert told == [b'{"level":3}', None, None]
+    assert previews == [b'{"level":3}', None, None]
 
 
 def arrays_of(arrays: dict[str, np.ndarray]) -> dict[str, Array]:
@@ -208,7 +208,7 @@ def arrays_of(arrays: dict[str, np.ndarray]) -> dict[str, Array]:
 
 
 def test_a_large_reply_arrives_in_pieces(valkey: PrivateValkey) -> None:
-    """A worker writes it beside the reply stream; whoever reads it removes it."""
+    """A worker writes it outside of the reply stream; the gateway that reads it removes it."""
     spec = make_spec(labels=MANY_LABELS)
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer_at_length) as worker:
         worker.stores_replies = True

@@ -32,13 +32,13 @@ from tests.support.waiting import WAIT_S, eventually, eventually_async
 
 LIMIT = 200_000
 HELD = threading.Event()
-"""What is asked for at `/held` comes when it is set, ..."""
+"""Event that lets the answer at `/held` come."""
 WAITED = threading.Event()
-"""... and at `/waits` when this one is."""
+"""Event that lets the answers at `/waits` come."""
 
 
-def answer(asked: RecordedRequest) -> HostAnswer:
-    path, _, query = asked.path.partition("?")
+def answer(request: RecordedRequest) -> HostAnswer:
+    path, _, query = request.path.partition("?")
     match path.split("/")[1:]:
         case ["red", step]:
             return HostAnswer(body=picture(int(step)))
@@ -108,18 +108,18 @@ def label(response: httpx2.Response) -> str:
 
 
 def problem(response: httpx2.Response) -> tuple[int, str, str | None]:
-    """Status, kind and field."""
-    told = response.json()
-    return response.status_code, told["type"].removeprefix("urn:opsin:"), told.get("field")
+    """Return status, kind and field."""
+    document = response.json()
+    return response.status_code, document["type"].removeprefix("urn:opsin:"), document.get("field")
 
 
 def test_an_image_is_fetched_over_tls(fetching: Gateway, internet: Host) -> None:
     url = internet.url("/red/4?size=small")
     assert label(fetching.http.post("/v1/classify", json={"image_url": url})) == "red 4"
     assert label(fetching.http.post("/v1/classify", files={"image_url": (None, url)})) == "red 4"
-    asked = internet.requests[-1]
-    assert (asked.path, asked.headers["host"]) == ("/red/4?size=small", f"localhost:{internet.port}")
-    assert not {"authorization", "cookie", "x-forwarded-for"} & asked.headers.keys()
+    request = internet.requests[-1]
+    assert (request.path, request.headers["host"]) == ("/red/4?size=small", f"localhost:{internet.port}")
+    assert not {"authorization", "cookie", "x-forwarded-for"} & request.headers.keys()
 
 
 def test_several_come_in_their_order(fetching: Gateway, internet: Host) -> None:
@@ -179,7 +179,7 @@ def test_all_of_a_request_together_may_be_as_long_as_a_body(internet: Host, cert
         outbound = OutboundClient([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
         urls = [internet.url(f"/red/{step}") for step in (1, 2)]
         try:
-            await PartFetcher(outbound, len(picture(1)) + 10).fetch({"image": urls}, Unbounded(), "client")
+            await PartFetcher(outbound, len(picture(1)) + 10).fetch({"image": urls}, UnboundedReservation(), "client")
         finally:
             await outbound.close()
 
@@ -205,30 +205,30 @@ def test_a_wrong_request_names_the_field_and_fetches_nothing(fetching: Gateway, 
     assert internet.connections == before
 
 
-def test_a_wrong_option_is_told_before_anything_is_fetched(fetching: Gateway, internet: Host) -> None:
+def test_a_wrong_option_is_refused_before_anything_is_fetched(fetching: Gateway, internet: Host) -> None:
     before = internet.connections
-    asked = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/1"), "top_k": 0})
-    assert (problem(asked), internet.connections) == ((422, "invalid-option", "top_k"), before)
+    refused = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/1"), "top_k": 0})
+    assert (problem(refused), internet.connections) == ((422, "invalid-option", "top_k"), before)
 
 
-def test_what_no_bundle_does_is_told_before_anything_is_fetched(fetching: Gateway, internet: Host) -> None:
+def test_what_no_bundle_does_is_refused_before_any_fetch(fetching: Gateway, internet: Host) -> None:
     before, url = internet.connections, internet.url("/red/1")
-    for asked, kind in (
+    for body, kind in (
         ({"image_url": url, "model": "nobody"}, (404, "unknown-model", "model")),
         ({"video_url": url, "model": "reds"}, (422, "invalid-option", "video")),
     ):
-        assert problem(fetching.http.post("/v1/classify", json=asked)) == kind
+        assert problem(fetching.http.post("/v1/classify", json=body)) == kind
     assert internet.connections == before
 
 
 async def test_one_client_holds_two_turns_and_others_fetch_meanwhile(internet: Host, certificates: Path) -> None:
     outbound = OutboundClient([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
     fetcher = PartFetcher(outbound, LIMIT)
-    slow = asyncio.create_task(fetcher.fetch({"image": [internet.url("/waits")] * 16}, Unbounded(), "greedy"))
+    slow = asyncio.create_task(fetcher.fetch({"image": [internet.url("/waits")] * 16}, UnboundedReservation(), "greedy"))
     try:
-        await eventually_async(lambda: sum(asked.path == "/waits" for asked in internet.requests) == 2)
-        await fetcher.fetch({"image": [internet.url("/red/1")]}, Unbounded(), "modest")
-        assert sum(asked.path == "/waits" for asked in internet.requests) == 2
+        await eventually_async(lambda: sum(request.path == "/waits" for request in internet.requests) == 2)
+        await fetcher.fetch({"image": [internet.url("/red/1")]}, UnboundedReservation(), "modest")
+        assert sum(request.path == "/waits" for request in internet.requests) == 2
     finally:
         WAITED.set()
         await asyncio.gather(slow, return_exceptions=True)
@@ -239,7 +239,7 @@ def test_a_client_that_leaves_is_not_fetched_for_any_more(fetching: Gateway, int
     body = json.dumps({"image_url": internet.url("/held")}).encode()
     with Raw(fetching) as leaving:
         leaving.send(post("/v1/classify", "Content-Type: application/json", f"Content-Length: {len(body)}", body=body))
-        eventually(lambda: any(asked.path == "/held" for asked in internet.requests), "the host is asked")
+        eventually(lambda: any(request.path == "/held" for request in internet.requests), "the host has the request")
     eventually(lambda: fetching.metric("opsin_requests_total", outcome="cancelled") == 1, "the request has ended")
     HELD.set()
 
@@ -252,8 +252,8 @@ def test_nothing_is_fetched_unless_hosts_are_listed(gateway: Gateway, internet: 
 
 def test_openais_route_takes_no_url_all_the_same(fetching: Gateway, internet: Host) -> None:
     before = internet.connections
-    asked = {"model": "m", "modality": "image", "input": internet.url("/red/1")}
-    assert fetching.http.post("/v1/embeddings", json=asked).status_code == 400
+    body = {"model": "m", "modality": "image", "input": internet.url("/red/1")}
+    assert fetching.http.post("/v1/embeddings", json=body).status_code == 400
     assert internet.connections == before
 
 
@@ -261,22 +261,22 @@ def test_hostile_urls_reach_nothing_and_get_the_same_error(careless: Gateway, in
     urls = hostile(internet.port)
     assert len(urls) >= 60
     before = internet.connections
-    told = {}
+    answers = {}
     for url in urls:
         response = careless.http.post("/v1/classify", json={"image_url": url})
-        told[url] = (problem(response), response.json()["detail"])
-    assert {url: answer for url, answer in told.items() if answer != told[UNRESOLVABLE]} == {}
-    assert told[UNRESOLVABLE][0] == (422, "fetch-failed", "image_url")
+        answers[url] = (problem(response), response.json()["detail"])
+    assert {url: answer for url, answer in answers.items() if answer != answers[UNRESOLVABLE]} == {}
+    assert answers[UNRESOLVABLE][0] == (422, "fetch-failed", "image_url")
     assert internet.connections == before
 
 
 def test_a_redirect_is_checked_like_the_url_before_it(fetching: Gateway, internet: Host) -> None:
     assert label(fetching.http.post("/v1/classify", json={"image_url": internet.url("/to?/red/6")})) == "red 6"
     targets = [url for url in hostile(internet.port) if url.isprintable() and url.isascii() and not url.startswith(("/red", " "))]
-    here = {internet.url("/red/1"), f"//localhost:{internet.port}/red/1", "https:///red/1", ""}
-    """Where a redirect to them leads, there the host may be."""
+    allowed = {internet.url("/red/1"), f"//localhost:{internet.port}/red/1", "https:///red/1", ""}
+    """Targets at which a gateway may fetch."""
     for target in targets:
-        if target not in here:
+        if target not in allowed:
             response = fetching.http.post("/v1/classify", json={"image_url": internet.url(f"/to?{target}")})
             assert problem(response) == (422, "fetch-failed", "image_url"), target
 
@@ -298,8 +298,8 @@ def test_a_certificate_of_another_name_or_authority_is_none(shared: Shared, cert
 
 
 @dataclass
-class Unbounded:
-    """A reservation that always has room."""
+class UnboundedReservation:
+    """A reservation that is never refused."""
 
     items: int = 0
     nbytes: int = 0
@@ -313,18 +313,18 @@ class Names:
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.answers = list(answers)
-        self.asked = 0
+        self.lookups = 0
 
     async def __call__(self, _host: str, _port: int) -> Sequence[Ip]:
-        self.asked += 1
-        return [ip_address(address) for address in self.answers[min(self.asked, len(self.answers)) - 1]]
+        self.lookups += 1
+        return [ip_address(address) for address in self.answers[min(self.lookups, len(self.answers)) - 1]]
 
 
-async def fetched(internet: Host, names: Names, path: str, networks: Sequence[str] = ("127.0.0.1/32",)) -> bytes:
-    """By a gateway that may dial 127.0.0.1 alone, unless networks are given."""
+async def fetch_part(internet: Host, names: Names, path: str, networks: Sequence[str] = ("127.0.0.1/32",)) -> bytes:
+    """Fetch an image as a gateway does that may connect to 127.0.0.1 alone, unless networks are given."""
     outbound = OutboundClient([f"localhost:{internet.port}"], networks, names, connect=0.2)
     try:
-        contents = await PartFetcher(outbound, LIMIT).fetch({"image": [internet.url(path)]}, Unbounded(), "client")
+        contents = await PartFetcher(outbound, LIMIT).fetch({"image": [internet.url(path)]}, UnboundedReservation(), "client")
     finally:
         await outbound.close()
     return contents["image"][0]
@@ -332,8 +332,8 @@ async def fetched(internet: Host, names: Names, path: str, networks: Sequence[st
 
 async def test_a_name_is_resolved_once_and_what_was_checked_is_dialled(internet: Host, certificates: Path) -> None:
     names = Names(["127.0.0.1"], ["127.0.0.2"])
-    assert await fetched(internet, names, "/red/1") == picture(1)
-    assert names.asked == 1
+    assert await fetch_part(internet, names, "/red/1") == picture(1)
+    assert names.lookups == 1
 
 
 async def test_an_address_that_never_answers_leaves_time_for_the_next(internet: Host, certificates: Path) -> None:
@@ -342,20 +342,20 @@ async def test_an_address_that_never_answers_leaves_time_for_the_next(internet: 
             knocking = closing.enter_context(socket.socket())
             knocking.setblocking(False)
             knocking.connect_ex(deaf.getsockname())
-        assert await fetched(internet, Names(["127.0.0.2", "127.0.0.1"]), "/red/1", ["127.0.0.0/8"]) == picture(1)
+        assert await fetch_part(internet, Names(["127.0.0.2", "127.0.0.1"]), "/red/1", ["127.0.0.0/8"]) == picture(1)
 
 
 @pytest.mark.parametrize("other", ["10.0.0.1", "::1", "::ffff:10.0.0.1", "169.254.169.254"])
 async def test_name_with_one_private_address_is_not_dialled_at_others(internet: Host, certificates: Path, other: str) -> None:
     before = internet.connections
     with pytest.raises(Problem):
-        await fetched(internet, Names(["127.0.0.1", other]), "/red/1")
+        await fetch_part(internet, Names(["127.0.0.1", other]), "/red/1")
     assert internet.connections == before
 
 
 async def test_redirect_name_that_turns_private_is_not_dialled(internet: Host, certificates: Path) -> None:
     before = internet.connections
     with pytest.raises(Problem) as refused:
-        await fetched(internet, Names(["127.0.0.1"], ["127.0.0.3"]), "/moved/0")
+        await fetch_part(internet, Names(["127.0.0.1"], ["127.0.0.3"]), "/moved/0")
     assert refused.value.kind is ProblemKind.FETCH_FAILED
     assert internet.connections == before + 1

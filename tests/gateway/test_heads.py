@@ -14,7 +14,7 @@ from tests.support.redis import private_valkey
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
-def chunked(content: bytes) -> bytes:
+def to_chunks(content: bytes) -> bytes:
     return b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
 
 
@@ -34,7 +34,7 @@ def refusal(answer: Answer, status: int, slug: str) -> tuple[str | None, str]:
 def test_an_unknown_transfer_coding_is_not_implemented(gateway: Gateway, codings: list[str]) -> None:
     lines = [f"Transfer-Encoding: {coding}" for coding in codings]
     with Raw(gateway) as raw:
-        raw.send(post("/v1/classify", *lines, body=chunked(picture(3))) + HEALTH)
+        raw.send(post("/v1/classify", *lines, body=to_chunks(picture(3))) + HEALTH)
         field, detail = refusal(raw.answer(), 501, "not-offered")
         assert field == "Transfer-Encoding" and "chunked" in detail
         assert raw.answer() == NOTHING
@@ -59,20 +59,20 @@ def test_an_unknown_transfer_coding_is_not_implemented(gateway: Gateway, codings
 )
 def test_ambiguous_framing_is_refused(gateway: Gateway, lines: list[str]) -> None:
     with Raw(gateway) as raw:
-        raw.send(post("/v1/classify", *lines, body=chunked(picture(3))) + HEALTH)
+        raw.send(post("/v1/classify", *lines, body=to_chunks(picture(3))) + HEALTH)
         refusal(raw.answer(), 400, "invalid-request")
         assert raw.answer() == NOTHING
 
 
 def test_http_1_0_knows_no_chunks(gateway: Gateway) -> None:
-    request = b"POST /v1/classify HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(picture(3))
+    request = b"POST /v1/classify HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n" + to_chunks(picture(3))
     assert refusal(ask(gateway, request), 400, "invalid-request")[0] == "Transfer-Encoding"
 
 
 @pytest.mark.parametrize("coding", ["chunked", "Chunked", " chunked "])
 def test_chunks_are_read(gateway: Gateway, worker: Worker, coding: str) -> None:
     with Raw(gateway) as raw:
-        raw.send(post("/v1/classify", f"Transfer-Encoding: {coding}", body=chunked(picture(3))) + HEALTH)
+        raw.send(post("/v1/classify", f"Transfer-Encoding: {coding}", body=to_chunks(picture(3))) + HEALTH)
         assert [raw.answer().status for _ in range(2)] == [200, 200]
 
 

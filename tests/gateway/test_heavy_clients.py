@@ -65,7 +65,7 @@ async def test_long_call_goes_low_priority_and_thread_is_not_reused(turns: FairE
 
 
 async def test_waiting_is_no_work(turns: FairExecutor, heavy: HeavyClients) -> None:
-    """Whoever waits for a CPU, or for memory that others hold, has not taken a CPU."""
+    """A client that waits for a CPU, or for memory that others hold, has not used a CPU."""
     await turns.run("much", lambda: time.sleep(0.3))
     assert "much" not in heavy
 
@@ -82,19 +82,19 @@ def test_a_client_is_heavy_until_it_had_no_long_work_for_a_while(heavy: HeavyCli
 
 
 async def test_long_work_has_half_of_threads_and_others_pass_it(turns: FairExecutor, heavy: HeavyClients) -> None:
-    together, begun, gate = list[str](), threading.Event(), threading.Event()
+    started, begun, gate = list[str](), threading.Event(), threading.Event()
     for client in ("a", "b", "c"):
         heavy.add(client, turns_module.MAX_HEAVY_S)
 
     def long(client: str) -> None:
-        together.append(client)
+        started.append(client)
         begun.set()
         gate.wait()
 
     work = [asyncio.create_task(turns.run(client, partial(long, client))) for client in ("a", "b", "c")]
     assert await asyncio.to_thread(begun.wait, 30)
     assert await asyncio.wait_for(turns.run("little", lambda: 3), 30) == 3
-    assert together == ["a"]
+    assert started == ["a"]
     gate.set()
     await asyncio.gather(*work)
-    assert together == ["a", "b", "c"]
+    assert started == ["a", "b", "c"]

@@ -22,7 +22,7 @@ def shape(events: list[Event]) -> list[tuple[int, str]]:
     return [(event.id, event.name) for event in events]
 
 
-def test_events_tell_a_job_from_its_place_to_its_answer(gateway: Gateway) -> None:
+def test_events_follow_a_job_from_its_place_to_its_answer(gateway: Gateway) -> None:
     job_id = accepted_id(ask_later(gateway, picture(2), picture(4)))
     events = events_of(gateway, job_id)
     assert shape(events) == [(1, "queued"), (2, "started"), (3, "progress"), (4, "progress"), (5, "done")]
@@ -69,11 +69,11 @@ def test_job_removed_between_two_polls_ends_streams_as_cancelled(gateway: Gatewa
         job_id = accepted_id(ask_later(gateway))
         with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
             events = parse(response.iter_lines())
-            told = [next(events).name]
+            names = [next(events).name]
             for _ in range(2):
                 assert other.http.delete(f"/v1/jobs/{job_id}").status_code == 204
-            told += [event.name for event in events]
-        assert told == ["queued", "cancelled"]
+            names += [event.name for event in events]
+        assert names == ["queued", "cancelled"]
     worker.resume()
 
 
@@ -91,7 +91,7 @@ def test_who_has_read_the_last_event_need_not_come_again(gateway: Gateway, other
 
 
 def test_an_id_that_no_event_of_the_job_has_had_is_refused(gateway: Gateway, worker: Worker) -> None:
-    """Whoever is answered would wait for events that have other numbers."""
+    """Such a client would wait for events that have other numbers."""
     worker.pause()
     job_id = accepted_id(ask_later(gateway))
     for state, last in (("queued", 1), ("done", 4)):
@@ -167,18 +167,18 @@ def test_streams_end_with_their_gateway_and_job_continues(valkey: PrivateValkey)
         assert shape(events_of(staying, job_id, after=first.id)) == [(2, "started"), (3, "progress"), (4, "done")]
 
 
-def test_a_worker_of_steps_tells_how_far_it_is(valkey: PrivateValkey) -> None:
-    """Also after its death: then progress begins at 0 again."""
-    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+def test_a_worker_of_steps_reports_its_progress(valkey: PrivateValkey) -> None:
+    """Also after its death: then progress starts at 0 again."""
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as hold:
         job_id = accepted_id(ask_later(gateway))
-        held.wait_for_batch()
+        hold.wait_for_batch()
         [delivery] = worker.running
         for done in (0, 2, 0, 1):
             preview = {"x": Array.from_numpy(np.zeros(3))} if done == 2 else {}
             report = Progress(id=delivery.job.id, worker="test", done=done, total=4, unit="steps", preview=preview)
             worker.queue.acks.progress([(delivery, report)])
         assert job(gateway, job_id)["progress"] == {"done": 1, "total": 4, "unit": "steps"}
-        held.release()
+        hold.release()
         events = events_of(gateway, job_id)
         assert job(gateway, job_id)["progress"] == {"done": 4, "total": 4, "unit": "steps"}
     assert [event.data["done"] for event in events if event.name == "progress"] == [0, 2, 0, 1, 4]

@@ -47,12 +47,12 @@ def test_results_have_room_before_their_jobs_are_taken(valkey: PrivateValkey) ->
         comes_to(gateway, second, "done")
         third = accepted_id(ask_later(gateway, picture(3)))  # results take less than what was reserved for them
         comes_to(gateway, third, "done")
-        kept = 3
+        count = 3
         while (response := ask_later(gateway, picture(4))).status_code == 202:
             comes_to(gateway, accepted_id(response), "done")
-            kept += 1
+            count += 1
         assert gateway.metric("opsin_result_bytes") <= 18_500
-        assert gateway.metric("opsin_jobs", state="done") == kept
+        assert gateway.metric("opsin_jobs", state="done") == count
         for _ in range(2):
             gateway.http.delete(f"/v1/jobs/{first}")
             gateway.http.delete(f"/v1/jobs/{second}")
@@ -61,7 +61,7 @@ def test_results_have_room_before_their_jobs_are_taken(valkey: PrivateValkey) ->
 
 
 def test_results_expire(valkey: PrivateValkey) -> None:
-    """With all that belongs to them, the key included; and they make room."""
+    """Results expire with all that belongs to them, the key included, and make room."""
     with gateway_process(valkey.url, result_ttl=1.5) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         job_id = accepted_id(ask_later(gateway, Idempotency_Key="a"))
         eventually(lambda: gateway.http.get(f"/v1/jobs/{job_id}").status_code == 404, "it is forgotten")
@@ -74,7 +74,7 @@ def test_results_expire(valkey: PrivateValkey) -> None:
 
 
 def test_a_job_without_workers_fails_at_its_deadline(valkey: PrivateValkey) -> None:
-    """No `worker_grace` ends it before."""
+    """`worker_grace` does not end it before."""
     with gateway_process(valkey.url, worker_grace=0.2) as gateway:
         with Worker(valkey.url, [make_spec()]) as worker:
             worker.pause()
@@ -102,10 +102,10 @@ def test_the_default_deadline_is_its_own(valkey: PrivateValkey) -> None:
 
 
 def test_an_unknown_failure_is_ours(valkey: PrivateValkey) -> None:
-    """Of a newer worker: 500 in all ways."""
+    """A failure of a kind that only a newer worker knows is a 500 in all ways."""
 
-    def fail(asked: QueuedJob) -> Reply:
-        return Reply(id=asked.id, worker="test", failure=Failure(kind="moon-phase", detail="not today"))
+    def fail(queued: QueuedJob) -> Reply:
+        return Reply(id=queued.id, worker="test", failure=Failure(kind="moon-phase", detail="not today"))
 
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail):
         problem(gateway.classify(picture(1)), 500, "internal")

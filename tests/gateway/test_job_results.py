@@ -20,21 +20,21 @@ IMAGES = 4
 
 
 @contextmanager
-def at_length(valkey: PrivateValkey) -> Iterator[Gateway]:
-    """A gateway whose worker gives long answers."""
+def long_answer_gateway(valkey: PrivateValkey) -> Iterator[Gateway]:
+    """Start a gateway whose worker gives long answers."""
     spec = make_spec(labels=MANY_LABELS)
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer_at_length):
         yield gateway
 
 
-def asked(gateway: Gateway) -> str:
+def submit_job(gateway: Gateway) -> str:
     files = [("image", (f"{index}.png", picture(index))) for index in range(IMAGES)]
     params = {"top_k": MANY_LABELS}
     return accepted_id(gateway.http.post("/v1/classify", params=params, files=files, headers={"Prefer": "respond-async"}))
 
 
 def done(gateway: Gateway) -> str:
-    job_id = asked(gateway)
+    job_id = submit_job(gateway)
     comes_to(gateway, job_id, "done")
     return job_id
 
@@ -45,14 +45,14 @@ def memory(gateway: Gateway) -> int:
 
 
 def reader(gateway: Gateway, job_id: str, source: str) -> Raw:
-    """It has asked for the result and lets it lie."""
+    """Request the result and read nothing of it."""
     raw = Raw(gateway, source)
     raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
     return raw.send(f"GET /v1/jobs/{job_id}/result HTTP/1.1\r\nHost: here\r\n\r\n".encode())
 
 
 def test_an_answer_is_kept_once_for_all_who_read_it(valkey: PrivateValkey) -> None:
-    with at_length(valkey) as gateway, ExitStack() as closing:
+    with long_answer_gateway(valkey) as gateway, ExitStack() as closing:
         job_id = done(gateway)
         answer = result(gateway, job_id).content
         assert len(answer) > 20 * MB

@@ -20,16 +20,16 @@ from tests.support.waiting import eventually
 
 
 def test_a_job_survives_the_death_of_its_gateway(valkey: PrivateValkey) -> None:
-    with gateway_process(valkey.url) as other, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+    with gateway_process(valkey.url) as other, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as hold:
         with gateway_process(valkey.url) as dying:
             running = accepted_id(ask_later(dying, picture(6)))
-            held.wait_for_batch()
+            hold.wait_for_batch()
             waiting = accepted_id(ask_later(dying, picture(7)))
             dying.process.kill()
             dying.process.wait()
         with worker.redis() as db:
             eventually(lambda: len(list(db.scan_iter("gw:*"))) == 1, "the dead gateway is known to be dead")
-        held.release()
+        hold.release()
         for job_id, step in ((running, 6), (waiting, 7)):
             comes_to(other, job_id, "done")
             assert result(other, job_id).json()["results"][0]["predictions"][0]["label"] == f"red {step}"
@@ -54,7 +54,7 @@ def test_a_job_survives_a_redis_that_keeps_its_data(tmp_path: Path) -> None:
 
 
 def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
-    """Its readers are told, and so is whoever asks."""
+    """Readers of its events get `job-lost`, and so do later requests."""
     server = Server(tmp_path, "--save", "", "--appendonly", "no")
     try:
         with gateway_process(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
@@ -77,19 +77,19 @@ def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [2.0, 4.0])
-def test_jobs_asked_for_while_redis_stalls_are_accepted(tmp_path: Path, seconds: float) -> None:
-    """Whoever got 503 would send the request again, and have it computed twice."""
+def test_jobs_submitted_while_redis_stalls_are_accepted(tmp_path: Path, seconds: float) -> None:
+    """A client that got 503 would send the request again, and have it computed twice."""
     with durable_server(tmp_path) as server, gateway_process(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
         comes_to(gateway, accepted_id(ask_later(gateway)), "done")
         with ThreadPoolExecutor(8) as clients:
-            asked = []
+            submitted = []
             for key in "01234566":  # the last one is a repeated request
-                asked.append(clients.submit(ask_later, gateway, picture(int(key)), Idempotency_Key=key))
+                submitted.append(clients.submit(ask_later, gateway, picture(int(key)), Idempotency_Key=key))
                 if key == "2":
                     server.process.send_signal(signal.SIGSTOP)
                     threading.Timer(seconds, server.process.send_signal, [signal.SIGCONT]).start()
                 time.sleep(0.02)
-            ids = {accepted_id(one.result()) for one in asked}
+            ids = {accepted_id(one.result()) for one in submitted}
         assert len(ids) == 7
         with worker.redis() as db:
             assert len(list(db.scan_iter("record:*"))) == len(ids) + 1
@@ -120,14 +120,14 @@ def test_a_job_whose_message_is_lost_fails(valkey: PrivateValkey) -> None:
         assert len(events_of(gateway, job_id)) == 2
 
 
-def lose(db: redis.Redis, job_id: str, *more: str) -> None:
-    """As a fail-over to a replica that had not seen it yet. In one command: gateways look for lost jobs every second."""
+def lose(db: redis.Redis, job_id: str, *other_keys: str) -> None:
+    """Delete a job as a fail-over to an older replica does. In one command: gateways look for lost jobs every second."""
     [stream] = [key for key in db.smembers("queues") if db.xlen(key)]
-    db.delete(stream, f"job:{job_id}-0", *more)
+    db.delete(stream, f"job:{job_id}-0", *other_keys)
 
 
 def test_only_one_of_a_result_and_a_cancellation_counts(valkey: PrivateValkey) -> None:
-    """Whatever comes first; the record says so everywhere."""
+    """The first of both counts; the record says so everywhere."""
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
         for _ in range(20):
             job_id = accepted_id(ask_later(gateway))
@@ -141,8 +141,8 @@ def test_only_one_of_a_result_and_a_cancellation_counts(valkey: PrivateValkey) -
             assert job(gateway, job_id)["state"] == "cancelled"
 
 
-def test_a_large_result_is_kept_beside_the_record(valkey: PrivateValkey) -> None:
-    """As its worker wrote it in pieces; it goes with the job."""
+def test_a_large_result_is_kept_outside_of_the_record(valkey: PrivateValkey) -> None:
+    """The worker writes it in pieces; it is removed with the job."""
     spec = make_spec(labels=MANY_LABELS)
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer_at_length) as worker, worker.redis() as db:
         worker.stores_replies = True

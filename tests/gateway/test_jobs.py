@@ -23,10 +23,10 @@ def test_a_job_is_accepted_and_answered_later(gateway: Gateway, worker: Worker) 
     assert response.headers["Location"] == f"/v1/jobs/{job_id}"
     assert response.headers["Preference-Applied"] == "respond-async"
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{32}", job_id)
-    told = response.json()
-    assert (told["task"], told["model"], told["version"], told["state"]) == ("classify", "reds", "1", "queued")
-    assert told["links"] == {"events": f"/v1/jobs/{job_id}/events", "result": f"/v1/jobs/{job_id}/result"}
-    assert (told["started"], told["finished"], told["error"], told["progress"]) == (None, None, None, None)
+    status = response.json()
+    assert (status["task"], status["model"], status["version"], status["state"]) == ("classify", "reds", "1", "queued")
+    assert status["links"] == {"events": f"/v1/jobs/{job_id}/events", "result": f"/v1/jobs/{job_id}/result"}
+    assert (status["started"], status["finished"], status["error"], status["progress"]) == (None, None, None, None)
     worker.resume()
     done = comes_to(gateway, job_id, "done")
     created, started, finished = (datetime.fromisoformat(done[name]) for name in ("created", "started", "finished"))
@@ -57,10 +57,10 @@ def test_jobs_fit_the_documentation(gateway: Gateway, worker: Worker) -> None:
     response = ask_later(gateway, unbearable())
     worker.resume()
     failed = comes_to(gateway, accepted_id(response), "failed")
-    shown = document["paths"]["/v1/jobs/{job_id}"]["get"]["responses"]["200"]["content"]["application/json"]
+    status_content = document["paths"]["/v1/jobs/{job_id}"]["get"]["responses"]["200"]["content"]["application/json"]
     accepted_as = document["paths"]["/v1/classify"]["post"]["responses"]["202"]["content"]["application/json"]
-    for content, told in ((shown, failed), (accepted_as, response.json()), (accepted_as, accepted_as["example"])):
-        jsonschema.validate(told, {**content["schema"], "components": document["components"]})
+    for content, instance in ((status_content, failed), (accepted_as, response.json()), (accepted_as, accepted_as["example"])):
+        jsonschema.validate(instance, {**content["schema"], "components": document["components"]})
 
 
 def test_the_documentation_lists_the_statuses_of_jobs(gateway: Gateway) -> None:
@@ -136,12 +136,12 @@ def test_a_queued_job_that_is_cancelled_never_runs(gateway: Gateway, other: Gate
 
 
 def test_a_running_job_that_is_cancelled_has_no_result(valkey: PrivateValkey) -> None:
-    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as hold:
         job_id = accepted_id(ask_later(gateway))
-        held.wait_for_batch()
+        hold.wait_for_batch()
         assert comes_to(gateway, job_id, "running")["started"] is not None
         assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
-        held.release()
+        hold.release()
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 0, "its worker has let go of it")
         assert job(gateway, job_id)["state"] == "cancelled"
         problem(result(gateway, job_id), 410, "job-cancelled")
@@ -198,8 +198,8 @@ def test_a_repeated_request_gets_the_same_job(gateway: Gateway, other: Gateway, 
 
 
 def test_options_count_as_they_are_meant_not_as_they_are_spelled(gateway: Gateway) -> None:
-    def ask(**how: object) -> str:
-        return accepted_id(gateway.http.post("/v1/classify", headers={"Prefer": "respond-async", "Idempotency-Key": "spelled"}, **how))
+    def ask(**parts: object) -> str:
+        return accepted_id(gateway.http.post("/v1/classify", headers={"Prefer": "respond-async", "Idempotency-Key": "spelled"}, **parts))
 
     in_form = ask(files={"image": picture(1)}, data={"top_k": "2"})
     assert ask(params={"top_k": 2}, content=picture(1)) == in_form
@@ -209,8 +209,8 @@ def test_requests_that_race_under_one_key_are_one_job(gateway: Gateway, other: G
     worker.pause()
     before = gateway.metric("opsin_jobs")
     with ThreadPoolExecutor(8) as threads:
-        asked = list(threads.map(lambda turn: ask_later((gateway, other)[turn % 2], picture(1), Idempotency_Key="race"), range(16)))
-    assert len({accepted_id(response) for response in asked}) == 1
+        responses = list(threads.map(lambda turn: ask_later((gateway, other)[turn % 2], picture(1), Idempotency_Key="race"), range(16)))
+    assert len({accepted_id(response) for response in responses}) == 1
     assert gateway.metric("opsin_jobs") == before + 1
 
 
@@ -243,7 +243,7 @@ def test_metrics_count_jobs_by_state(valkey: PrivateValkey) -> None:
         assert (gateway.metric("opsin_jobs_ended_total", state="done"), gateway.metric("opsin_jobs_ended_total", state="failed")) == (1, 0)
 
 
-def test_a_job_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -> None:
+def test_a_job_that_would_never_fit_is_refused_for_good(valkey: PrivateValkey) -> None:
     """Asynchronous jobs hold half of the queue at most."""
     small = {"queue_max_items": 4, "results_max_bytes": 20_000}
     with gateway_process(valkey.url, None, **small) as gateway, Worker(valkey.url, [make_spec()]):
@@ -253,13 +253,13 @@ def test_a_job_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -
         assert gateway.http.post("/v1/classify", files=[("image", ("a.png", picture(1)))] * 3).status_code == 200
 
 
-def test_a_result_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -> None:
+def test_a_result_that_would_never_fit_is_refused_for_good(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url, results_max_bytes=5600) as gateway, Worker(valkey.url, [make_spec()]):
         assert "OPSIN_RESULTS_MAX_BYTES" in problem(ask_later(gateway), 413, "too-large")["detail"]
 
 
-def test_a_record_that_nobody_can_read_is_503_and_named(gateway: Gateway, worker: Worker) -> None:
-    """As a Redis that is away: until somebody has mended it."""
+def test_a_record_that_cannot_be_read_is_503_and_named(gateway: Gateway, worker: Worker) -> None:
+    """The answer is that of an unavailable Redis, until the record is repaired."""
     job_id = accepted_id(ask_later(gateway))
     comes_to(gateway, job_id, "done")
     with worker.redis() as db:

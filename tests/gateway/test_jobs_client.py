@@ -23,7 +23,7 @@ def client(gateway: Gateway) -> Iterator[Client]:
         yield client
 
 
-def test_a_job_tells_its_events_and_its_answer(client: Client) -> None:
+def test_a_job_returns_its_events_and_its_answer(client: Client) -> None:
     job = client.classify([picture(1), picture(2)], wait=False, top_k=1)
     assert [(event.id, event.name) for event in job.events()] == [
         (1, "queued"),
@@ -77,7 +77,7 @@ async def test_the_same_calls_can_be_awaited(gateway: Gateway) -> None:
 
 
 def test_events_go_on_at_another_gateway(valkey: PrivateValkey) -> None:
-    """Both listen on one socket; the one that is read from ends."""
+    """Gateways listen on one socket; the one that is read from ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     with gateway_process(valkey.url, listener) as leaving, Worker(valkey.url, [make_spec()]) as worker, Client(leaving.url) as client:
         worker.pause()
@@ -107,24 +107,24 @@ def test_the_command_looks_after_jobs(gateway: Gateway, client: Client) -> None:
 
 def test_the_command_fails_with_the_job(gateway: Gateway, client: Client) -> None:
     job = client.classify(unbearable(), wait=False)
-    told = opsin("jobs", "events", job.id, "--url", gateway.url)
-    assert told.returncode == 1
-    assert "does not like" in told.stderr
-    last = json.loads(told.stdout.splitlines()[-1])["id"]
+    ended = opsin("jobs", "events", job.id, "--url", gateway.url)
+    assert ended.returncode == 1
+    assert "does not like" in ended.stderr
+    last = json.loads(ended.stdout.splitlines()[-1])["id"]
     again = opsin("jobs", "events", job.id, "--after", str(last), "--url", gateway.url)
-    assert (again.returncode, again.stdout, again.stderr) == (1, "", told.stderr)
+    assert (again.returncode, again.stdout, again.stderr) == (1, "", ended.stderr)
 
 
 def test_the_command_fails_with_a_job_that_is_not_known(gateway: Gateway) -> None:
-    told = opsin("jobs", "events", "0" * 32, "--after", "3", "--url", gateway.url)
-    assert (told.returncode, told.stdout) == (1, "") and "404" in told.stderr
+    ended = opsin("jobs", "events", "0" * 32, "--after", "3", "--url", gateway.url)
+    assert (ended.returncode, ended.stdout) == (1, "") and "404" in ended.stderr
 
 
 def test_command_reports_progress_of_unfinished_job(gateway: Gateway, worker: Worker, client: Client) -> None:
     worker.pause()
     job = client.classify(picture(1), wait=False, timeout=600)
-    told = opsin("jobs", "result", "--no-wait", job.id, "--url", gateway.url)
-    assert (told.returncode, told.stderr) == (1, f"opsin: job {job.id}: it is queued and has no result yet\n")
+    ended = opsin("jobs", "result", "--no-wait", job.id, "--url", gateway.url)
+    assert (ended.returncode, ended.stderr) == (1, f"opsin: job {job.id}: it is queued and has no result yet\n")
 
 
 def test_command_submits_each_file_and_names_refused_ones(gateway: Gateway, tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_command_submits_each_file_and_names_refused_ones(gateway: Gateway, tmp_
     good.write_bytes(picture(7))
     bad.write_bytes(b"\x89PNG, and no image")
     url = ("--url", gateway.url)
-    asked = opsin("classify", str(bad), str(good), "--later", "--top-k", "1", *url)
-    job, file = asked.stdout.rstrip("\n").split("\t")
-    assert (asked.returncode, file) == (1, str(good))
-    assert asked.stderr.startswith(f"opsin: {bad}: 415")
+    ended = opsin("classify", str(bad), str(good), "--later", "--top-k", "1", *url)
+    job, file = ended.stdout.rstrip("\n").split("\t")
+    assert (ended.returncode, file) == (1, str(good))
+    assert ended.stderr.startswith(f"opsin: {bad}: 415")
     assert json.loads(opsin("jobs", "result", job, *url).stdout)["results"][0]["predictions"][0]["label"] == "red 7"

@@ -28,8 +28,8 @@ def lets_in(ring: KeyRing, key: bytes) -> bool:
 def test_a_line_says_what_the_command_wrote() -> None:
     key = ApiKey("alice.2_b-c", 5, 0.25, "normal", metrics=True, admin=True)
     assert format_line(key, ONE) == f"alice.2_b-c {HASH} max_items=5 rate=0.25 priority=normal metrics admin"
-    for given in (key, ApiKey("a"), ApiKey("a", rate=1e-3), ApiKey("a", rate=999_999_999.0), ApiKey("a", priority="low")):
-        assert parse_key_file(format_line(given, ONE).encode()).keys == {ONE: given}
+    for written in (key, ApiKey("a"), ApiKey("a", rate=1e-3), ApiKey("a", rate=999_999_999.0), ApiKey("a", priority="low")):
+        assert parse_key_file(format_line(written, ONE).encode()).keys == {ONE: written}
 
 
 @pytest.mark.parametrize("name", ["", "1", "10.0.0.1", "a b", "a:b", "ä", "a" * 65, "a\n", "#a", "-a"])
@@ -87,12 +87,12 @@ async def test_the_last_good_file_counts_while_there_is_none(tmp_path: Path) -> 
     file = tmp_path / "keys"
     file.write_text(f"alice {HASH}\n")
     ring = KeyRing(file)
-    for spoil, mend in ((lambda: None, lambda: None), (file.mkdir, file.rmdir), (lambda: os.mkfifo(file), file.unlink)):
+    for spoil, restore in ((lambda: None, lambda: None), (file.mkdir, file.rmdir), (lambda: os.mkfifo(file), file.unlink)):
         file.unlink(missing_ok=True)
         spoil()
         await ring.reload()
         assert lets_in(ring, b"one")
-        mend()
+        restore()
     file.write_text(f"bob {OTHER_HASH}\n")
     await ring.reload()
     assert (lets_in(ring, b"one"), lets_in(ring, b"two"), ring.has("alice"), ring.has("bob")) == (False, True, False, True)
@@ -126,17 +126,17 @@ async def test_a_change_that_leaves_size_and_time_as_they_were_counts(tmp_path: 
 
 
 def test_a_file_is_rewritten_in_place(tmp_path: Path) -> None:
-    """A mounted file is known by its inode, and its link is somebody else's."""
+    """A mounted file is known by its inode, and its link belongs to another program."""
     file, link = tmp_path / "keys", tmp_path / "link"
     file.write_bytes(b"one\ntwo\n")
     link.symlink_to(file)
     before = file.stat().st_ino
-    assert not rewrite(link, b"two\n", b"")  # somebody has added a line before it
+    assert not rewrite(link, b"two\n", b"")  # another program has added a line before it
     assert rewrite(link, b"one\ntwo\n", b"two\n")
     assert (file.read_bytes(), file.stat().st_ino, link.is_symlink()) == (b"two\n", before, True)
 
 
-def allowed(rates: RateLimiter, key: ApiKey, seconds: float, each: float) -> int:
+def count_allowed(rates: RateLimiter, key: ApiKey, seconds: float, each: float) -> int:
     """How many are let through of requests that come so often."""
     count = 0
     for number in range(int(seconds / each)):
@@ -150,10 +150,10 @@ def allowed(rates: RateLimiter, key: ApiKey, seconds: float, each: float) -> int
 
 
 def test_rate_allows_burst_of_a_second_then_the_rate() -> None:
-    assert allowed(RateLimiter(lambda: 1), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(50 + 1500, abs=1)
-    assert allowed(RateLimiter(lambda: 2), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(25 + 750, abs=1)
-    assert allowed(RateLimiter(lambda: 4), ApiKey("a", rate=0.4), 100.0, 0.5) == pytest.approx(1 + 10, abs=1)
-    assert allowed(RateLimiter(lambda: 1), ApiKey("a"), 10.0, 0.001) == 10_000
+    assert count_allowed(RateLimiter(lambda: 1), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(50 + 1500, abs=1)
+    assert count_allowed(RateLimiter(lambda: 2), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(25 + 750, abs=1)
+    assert count_allowed(RateLimiter(lambda: 4), ApiKey("a", rate=0.4), 100.0, 0.5) == pytest.approx(1 + 10, abs=1)
+    assert count_allowed(RateLimiter(lambda: 1), ApiKey("a"), 10.0, 0.001) == 10_000
 
 
 def test_keys_of_one_name_share_its_rate() -> None:

@@ -22,12 +22,12 @@ from tests.support.waiting import eventually
 
 LATER = {"Prefer": "respond-async"}
 SECRET = "opsin_" + "5ec2e7" * 10 + "abcd"
-"""The key of nobody."""
+"""A key that the file does not have."""
 
 
 @dataclass
-class Guarded:
-    """Two gateways that ask for keys, beside those of other tests that ask for none and have the same queue."""
+class GuardedGateways:
+    """Two gateways that require keys. Those of other tests require none and have the same queue."""
 
     gateways: tuple[Gateway, Gateway]
     file: Path
@@ -37,7 +37,7 @@ class Guarded:
         self.one, self.other = self.gateways
 
     def as_(self, name: str, gateway: Gateway | None = None) -> httpx2.Client:
-        """A client with the key of this holder."""
+        """Return a client with the key of this holder."""
         return httpx2.Client(base_url=(gateway or self.one).url, timeout=60, headers={"Authorization": f"Bearer {self.keys[name]}"})
 
     def admits(self, key: str) -> bool:
@@ -69,13 +69,13 @@ def holders() -> list[ApiKey]:
 
 
 @pytest.fixture(scope="module")
-def guarded(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedGateways]:
     keys = {holder.name: new_key() for holder in holders()}
     file = tmp_path_factory.mktemp("keys") / "keys.txt"
     file.write_text("# who may ask\n\n" + "".join(f"{format_line(one, hash_key(keys[one.name].encode()))}\n" for one in holders()))
     settings: dict[str, Any] = {**LIMITS, "api_keys_file": file, "model_control": "explicit", "cors_origins": ["https://page.example"]}
     with gateway_process(shared.redis_url, **settings) as one, gateway_process(shared.redis_url, **settings) as other:
-        yield Guarded((one, other), file, keys)
+        yield GuardedGateways((one, other), file, keys)
 
 
 def classify_later(client: httpx2.Client, step: int = 3, **headers: str) -> httpx2.Response:
@@ -107,12 +107,12 @@ CLOSED = [
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_health_and_pages_answer_everybody(guarded: Guarded, path: str) -> None:
+def test_health_and_pages_need_no_key(guarded: GuardedGateways, path: str) -> None:
     assert guarded.one.http.get(path).status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED)
-def test_everything_else_needs_a_key(guarded: Guarded, method: str, path: str) -> None:
+def test_everything_else_needs_a_key(guarded: GuardedGateways, method: str, path: str) -> None:
     for headers in ({}, {"Authorization": f"Bearer {SECRET}"}, {"X-API-Key": SECRET}, {"Authorization": "Basic b3BzaW46b3BzaW4="}):
         refused = httpx2.Client(base_url=guarded.one.url).request(method, httpx2.URL(path), headers=headers)
         assert refused.status_code == 401 and refused.headers["WWW-Authenticate"] == 'Bearer realm="opsin"'
@@ -120,16 +120,16 @@ def test_everything_else_needs_a_key(guarded: Guarded, method: str, path: str) -
         assert ("type" in refused.json()) == (not path.startswith("/v2") and path != "/v1/embeddings")
 
 
-def test_a_refusal_has_the_shape_of_its_protocol(guarded: Guarded) -> None:
+def test_a_refusal_has_the_shape_of_its_protocol(guarded: GuardedGateways) -> None:
     problem(guarded.one.http.get("/v1/models"), 401, "unauthorized")
     assert "error" in guarded.one.http.get("/v2/models").json()
     assert guarded.one.http.post("/v1/embeddings", json={"input": "a"}).json()["error"]["code"] == "unauthorized"
 
 
-def test_preflight_needs_no_key_and_page_can_read_refusal(guarded: Guarded) -> None:
+def test_preflight_needs_no_key_and_page_can_read_refusal(guarded: GuardedGateways) -> None:
     page = {"Origin": "https://page.example"}
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-    preflight = guarded.one.http.options("/v1/classify", headers=page | asked)
+    preflight_headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    preflight = guarded.one.http.options("/v1/classify", headers=page | preflight_headers)
     assert preflight.status_code == 200 and "authorization" in preflight.headers["Access-Control-Allow-Headers"].lower()
     refused = guarded.one.http.get("/v1/models", headers=page)
     assert refused.status_code == 401 and refused.headers["Access-Control-Allow-Origin"] == page["Origin"]
@@ -146,7 +146,7 @@ def test_preflight_needs_no_key_and_page_can_read_refusal(guarded: Guarded) -> N
         "X-API-Key: {}\r\nAuthorization: Bearer of.a.proxy",
     ],
 )
-def test_headers_are_read_whatever_their_case(guarded: Guarded, head: str) -> None:
+def test_headers_are_read_whatever_their_case(guarded: GuardedGateways, head: str) -> None:
     request = f"GET /v1/models HTTP/1.1\r\nHost: a\r\n{head.format(guarded.keys['alice'])}\r\n\r\n"
     with Raw(guarded.one) as connection:
         assert connection.send(request.encode()).answer().status == 200
@@ -167,23 +167,23 @@ def test_headers_are_read_whatever_their_case(guarded: Guarded, head: str) -> No
         b"X-API-Key: Bearer {}",
     ],
 )
-def test_what_is_nearly_a_key_is_none(guarded: Guarded, head: bytes) -> None:
+def test_what_is_nearly_a_key_is_none(guarded: GuardedGateways, head: bytes) -> None:
     request = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n" + head.replace(b"{}", guarded.keys["alice"].encode()) + b"\r\n\r\n"
     with Raw(guarded.one) as connection:
         assert connection.send(request).answer().status in (400, 401)
 
 
-def test_a_key_in_the_url_lets_nobody_in(guarded: Guarded) -> None:
+def test_a_key_in_the_url_is_not_accepted(guarded: GuardedGateways) -> None:
     assert guarded.one.http.get("/v1/models", params={"api_key": guarded.keys["alice"]}).status_code == 401
 
 
-def test_a_refusal_does_not_wait_for_the_body(guarded: Guarded) -> None:
+def test_a_refusal_does_not_wait_for_the_body(guarded: GuardedGateways) -> None:
     with Raw(guarded.one) as connection:
         connection.send(b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
         assert connection.answer().status == 401
 
 
-def test_job_answers_only_its_holder_at_every_gateway(guarded: Guarded, gateway: Gateway) -> None:
+def test_job_answers_only_its_holder_at_every_gateway(guarded: GuardedGateways, gateway: Gateway) -> None:
     with guarded.as_("alice") as alice, guarded.as_("alice", guarded.other) as elsewhere, guarded.as_("bob") as bob:
         job = accepted_id(classify_later(alice))
         eventually(lambda: elsewhere.get(f"/v1/jobs/{job}").json()["state"] == "done", "the job is done")
@@ -196,7 +196,7 @@ def test_job_answers_only_its_holder_at_every_gateway(guarded: Guarded, gateway:
         assert elsewhere.delete(f"/v1/jobs/{job}").status_code == 204
 
 
-def test_a_job_without_a_holder_answers_no_holder(guarded: Guarded, gateway: Gateway) -> None:
+def test_a_job_without_a_holder_answers_no_holder(guarded: GuardedGateways, gateway: Gateway) -> None:
     job = accepted_id(classify_later(gateway.http))
     with guarded.as_("alice") as alice:
         problem(alice.get(f"/v1/jobs/{job}"), 404, "not-found")
@@ -204,7 +204,7 @@ def test_a_job_without_a_holder_answers_no_holder(guarded: Guarded, gateway: Gat
     assert gateway.http.get(f"/v1/jobs/{job}").status_code == 200
 
 
-def test_the_same_idempotency_key_of_two_holders_is_two_things(guarded: Guarded, gateway: Gateway) -> None:
+def test_the_same_idempotency_key_of_two_holders_is_two_things(guarded: GuardedGateways, gateway: Gateway) -> None:
     with guarded.as_("alice") as alice, guarded.as_("bob") as bob:
         jobs = [accepted_id(classify_later(client, step, Idempotency_Key="mine")) for step, client in enumerate((alice, bob, gateway.http))]
         again = [
@@ -215,7 +215,7 @@ def test_the_same_idempotency_key_of_two_holders_is_two_things(guarded: Guarded,
 
 
 @pytest.mark.parametrize(("name", "allowed"), [("alice", "high"), ("modest", "normal"), ("last", "low")])
-def test_a_priority_above_that_of_the_key_is_refused(guarded: Guarded, worker: Worker, name: str, allowed: str) -> None:
+def test_a_priority_above_that_of_the_key_is_refused(guarded: GuardedGateways, worker: Worker, name: str, allowed: str) -> None:
     with guarded.as_(name) as client:
         for priority in ("high", "normal", "low"):
             answer = client.post("/v1/classify", content=picture(1), params={"priority": priority})
@@ -227,7 +227,7 @@ def test_a_priority_above_that_of_the_key_is_refused(guarded: Guarded, worker: W
         assert worker.done[-1].priority == ("low" if allowed == "low" else "normal")
 
 
-def test_unfinished_items_of_holder_are_counted_over_gateways(guarded: Guarded, worker: Worker) -> None:
+def test_unfinished_items_of_holder_are_counted_over_gateways(guarded: GuardedGateways, worker: Worker) -> None:
     worker.pause()
     with guarded.as_("few") as few, guarded.as_("few", guarded.other) as elsewhere, guarded.as_("alice") as alice:
         with ThreadPoolExecutor(12) as threads:
@@ -245,8 +245,8 @@ def test_unfinished_items_of_holder_are_counted_over_gateways(guarded: Guarded, 
         problem(few.post("/v1/classify", files=files), 413, "too-large")
 
 
-def test_requests_beyond_rate_are_refused_before_their_bodies(guarded: Guarded) -> None:
-    """One in 20 seconds: each gateway lets one through at first."""
+def test_requests_beyond_rate_are_refused_before_their_bodies(guarded: GuardedGateways) -> None:
+    """The rate is one in 20 seconds, and each gateway lets one through at first."""
     with guarded.as_("slow") as slow, guarded.as_("slow", guarded.other) as elsewhere:
         answers = [client.get("/v1/models") for _ in range(3) for client in (slow, elsewhere)]
         assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 429, 429]
@@ -257,7 +257,7 @@ def test_requests_beyond_rate_are_refused_before_their_bodies(guarded: Guarded) 
         assert connection.send(head.encode()).answer().status == 429
 
 
-def test_metrics_and_status_need_a_right(guarded: Guarded) -> None:
+def test_metrics_and_status_need_a_right(guarded: GuardedGateways) -> None:
     for path in ("/metrics", "/v1/status"):
         for name, status in (("alice", 403), ("watcher", 200), ("root", 200)):
             with guarded.as_(name) as client:
@@ -266,7 +266,7 @@ def test_metrics_and_status_need_a_right(guarded: Guarded) -> None:
                 assert status == 200 or answer.json()["type"] == "urn:opsin:forbidden"
 
 
-def test_model_control_needs_a_right(guarded: Guarded) -> None:
+def test_model_control_needs_a_right(guarded: GuardedGateways) -> None:
     for name in ("alice", "watcher"):
         with guarded.as_(name) as client:
             assert client.post("/v2/repository/models/reds/unload").status_code == 403
@@ -275,7 +275,7 @@ def test_model_control_needs_a_right(guarded: Guarded) -> None:
         assert root.post("/v2/repository/models/unknown/unload").status_code == 404
 
 
-def test_added_and_revoked_keys_count_soon_and_bad_lines_do_not(guarded: Guarded) -> None:
+def test_added_and_revoked_keys_count_soon_and_bad_lines_do_not(guarded: GuardedGateways) -> None:
     """A rotation: the new key of a name finds the jobs of the old one, which is then revoked."""
     old, new = new_key(), new_key()
     before = guarded.file.read_text()
@@ -295,7 +295,7 @@ def waiting(worker: Worker) -> int:
         return int(db.scard("queue:jobs"))
 
 
-def test_removed_holder_gets_pending_answer_and_no_further_event(guarded: Guarded, worker: Worker) -> None:
+def test_removed_holder_gets_pending_answer_and_no_further_event(guarded: GuardedGateways, worker: Worker) -> None:
     key, before = new_key(), guarded.file.read_text()
     guarded.add(format_line(ApiKey("dave"), hash_key(key.encode())))
     eventually(lambda: guarded.admits(key), "dave is known")
@@ -316,12 +316,12 @@ def test_removed_holder_gets_pending_answer_and_no_further_event(guarded: Guarde
 
 
 def everything(db: redis.Redis) -> list[object]:
-    """Whatever the queue keeps."""
+    """Read all that the queue keeps."""
     read = {"string": db.get, "hash": db.hgetall, "set": db.smembers, "stream": db.xrange, "zset": lambda name: db.zrange(name, 0, -1)}
     return [(name, read[kind](name)) for name in db.scan_iter("*") if (kind := db.type(name)) in read]
 
 
-def test_no_key_stands_in_a_log_or_in_the_queue(guarded: Guarded, shared: Shared, tmp_path: Path) -> None:
+def test_no_key_stands_in_a_log_or_in_the_queue(guarded: GuardedGateways, shared: Shared, tmp_path: Path) -> None:
     """A gateway of its own is asked in all ways, and reads a record of the queue that holds something else."""
     key, file = new_key(), tmp_path / "keys"
     file.write_text(f"erin {key}\n{format_line(ApiKey('erin'), hash_key(key.encode()))}\n" + f"{SECRET}\n" * 20)

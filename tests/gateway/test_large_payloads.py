@@ -1,4 +1,4 @@
-"""Large messages on a slow link between gateway and Redis: everybody else is served meanwhile."""
+"""Large messages on a slow link between gateway and Redis, during which all other clients are served."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.waiting import eventually
 
 MEGABYTE = 1_000_000
 LINK = 12 * MEGABYTE
-"""Bytes a second: 100 Mbit/s."""
+"""Speed of the link in bytes a second: 100 Mbit/s."""
 SIDES = [pytest.param(2944, id="24 MiB"), pytest.param(4096, id="48 MiB", marks=pytest.mark.slow)]
-"""Of images at model size, in pixels; the link needs 2 s and 4 s for them."""
+"""Sides of images at model size, in pixels; the link needs 2 s and 4 s for them."""
 
 
 def small_requests_while(gateway: Gateway, large: Future[httpx2.Response]) -> list[int]:
-    """Their statuses; and the service says that it is ready all the time."""
+    """Send small requests until the large one ends; return their statuses. Check that the service stays ready."""
     statuses = []
     while not large.done():
         statuses.append(gateway.classify(picture(3), model="reds").status_code)
@@ -32,7 +32,7 @@ def small_requests_while(gateway: Gateway, large: Future[httpx2.Response]) -> li
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_a_large_message_takes_its_time_and_nobody_waits_for_it(tmp_path: Path, side: int) -> None:
+def test_a_large_message_takes_its_time_and_delays_no_others(tmp_path: Path, side: int) -> None:
     large_spec = make_spec("large", image_size=side)
     server = Server(tmp_path, "--save", "", "--appendonly", "no")
     try:

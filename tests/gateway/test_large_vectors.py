@@ -19,8 +19,8 @@ TASK, SPEC = EmbedTask(), make_encoder()
 TIMING = Timing(0.0, 0.0, 0.0, 0.0, 0.0, 1)
 
 
-async def answered(outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    unused: Any = None  # vectors are no scenes
+async def render(outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    unused: Any = None  # vectors are not scenes
     renderer = ResponseRenderer(unused, FairExecutor(2), MemoryBudget(1 << 30))
     plan = TASK.plan(EmbedOptions(**options), SPEC)
     assert TASK.present_in_thread(outputs, plan)
@@ -35,7 +35,7 @@ async def answered(outputs: list[dict[str, Any]], **options: Any) -> dict[str, A
 async def test_vectors_of_many_images(encoding: str) -> None:
     vectors = np.random.default_rng(0).standard_normal((64, 512), np.float32)
     assert vectors.nbytes > INLINE_BYTES
-    body = await answered([{"embedding": row, "tokens": np.array([5, 5], np.int32)} for row in vectors], encoding=encoding)
+    body = await render([{"embedding": row, "tokens": np.array([5, 5], np.int32)} for row in vectors], encoding=encoding)
     if encoding == "float":
         assert body["embeddings"] == vectors.tolist()
     else:
@@ -45,6 +45,6 @@ async def test_vectors_of_many_images(encoding: str) -> None:
 async def test_vectors_of_many_tokens() -> None:
     vectors = np.random.default_rng(0).standard_normal((3, 4, 2048), np.float32)
     sizes, owners = np.array([1, 2, 1, 0], np.int32), np.array([1, 0, 2, 1], np.int32)
-    body = await answered([{"vectors": rows, "sizes": sizes, "owners": owners} for rows in vectors], output="tokens")
+    body = await render([{"vectors": rows, "sizes": sizes, "owners": owners} for rows in vectors], output="tokens")
     for rows, one in zip(vectors, body["embeddings"], strict=True):
         assert one == {"vectors": rows.tolist(), "sizes": [1, 2, 1, 0], "patches": [[1], [0, 3], [2], []]}

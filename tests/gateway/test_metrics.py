@@ -19,14 +19,14 @@ from tests.support.waiting import eventually
 def test_items_of_jobs_are_counted_once_by_one_gateway(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as one, gateway_process(valkey.url) as other, Worker(valkey.url, [make_spec()]):
 
-        def counted() -> float:
+        def count_items() -> float:
             return sum(gateway.metric("opsin_items_total", model="reds", version="1") for gateway in (one, other))
 
         comes_to(one, accepted_id(ask_later(one, picture(1), picture(2))), "done")
         comes_to(other, accepted_id(ask_later(other, picture(3))), "done")
-        eventually(lambda: counted() == 3, "all three are counted")
+        eventually(lambda: count_items() == 3, "all three are counted")
         one.classify(picture(4))
-        assert counted() == 4
+        assert count_items() == 4
 
 
 def test_counts_equal_the_clients_own(valkey: PrivateValkey) -> None:

@@ -77,7 +77,7 @@ def test_a_quality_of_another_form_is_no_comparison(valkey: PrivateValkey, compa
         assert gateway.http.get("/v1/models/reds").json()["spec"]["quality"] == {"comparison": comparison}
 
 
-def test_it_is_told_where_workers_look_for_bundles(valkey: PrivateValkey) -> None:
+def test_models_name_the_folders_of_bundles(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, []):
         assert gateway.http.get("/v1/models").json() == {"models": [], "folders": ["/srv/bundles"], "object": "list", "data": []}
 
@@ -153,7 +153,7 @@ def test_second_bundle_does_not_replace_starter_as_default(task: str, names: lis
 
 @pytest.mark.parametrize(("architecture", "gives_vectors"), [("mae", True), ("video_mae_pretraining", False), ("audio_mae", False)])
 def test_autoencoder_without_vectors_is_never_default(architecture: str, gives_vectors: bool) -> None:
-    """It would never be ready, and the gateway not either."""
+    """Such a default would never be ready, and so the gateway would not be either."""
     spec = make_spec("autoencoder").model_copy(update={"task": "autoencode", "architecture": architecture, "labels": []})
     fleet, settings = Fleet(specs={(spec.name, spec.version): spec}), Settings()
     assert ModelDirectory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, "embed") == (
@@ -163,7 +163,7 @@ def test_autoencoder_without_vectors_is_never_default(architecture: str, gives_v
 
 
 @pytest.mark.parametrize(
-    ("worker", "bundle", "told"),
+    ("worker", "bundle", "expected"),
     [
         ("starting", "loading", ("loading", "")),
         ("starting", "ready", ("loading", "")),
@@ -173,12 +173,12 @@ def test_autoencoder_without_vectors_is_never_default(architecture: str, gives_v
     ],
 )
 def test_a_bundle_of_a_worker_that_starts_is_loading(
-    worker: Literal["starting", "ready", "draining"], bundle: Literal["loading", "ready", "unloading"], told: tuple[str, str]
+    worker: Literal["starting", "ready", "draining"], bundle: Literal["loading", "ready", "unloading"], expected: tuple[str, str]
 ) -> None:
     spec = make_spec()
     served = ServedBundle(name=spec.name, version=spec.version, task=spec.task, digest=spec.digest(), state=bundle)
     info = WorkerInfo(id="w", host="here", pid=0, state=worker, device="cpu", bundles=[served])
-    assert state_of(Fleet((info,), {(spec.name, spec.version): spec}), spec) == told
+    assert state_of(Fleet((info,), {(spec.name, spec.version): spec}), spec) == expected
 
 
 def test_a_configured_default_comes_first(valkey: PrivateValkey) -> None:
@@ -210,7 +210,7 @@ def test_the_documentation_needs_no_network(gateway: Gateway) -> None:
     assert "'openapi.json'" in page.text
 
 
-def test_the_documentation_tells_bodies_answers_and_errors(gateway: Gateway) -> None:
+def test_the_documentation_has_bodies_answers_and_errors(gateway: Gateway) -> None:
     document = gateway.http.get("/openapi.json").json()
     post = document["paths"]["/v1/classify"]["post"]
     assert {"multipart/form-data", "application/json", "image/jpeg"} <= set(post["requestBody"]["content"])
@@ -251,7 +251,7 @@ def examples_of(document: object) -> Iterator[tuple[dict[str, Any], Any]]:
         yield from examples_of(part)
 
 
-def test_the_documentation_tells_who_may_not_load_and_unload(gateway: Gateway) -> None:
+def test_the_documentation_says_who_may_not_load_and_unload(gateway: Gateway) -> None:
     document = gateway.http.get("/openapi.json").json()
     for action in ("load", "unload"):
         answer = gateway.http.post(f"/v2/repository/models/reds/{action}")
@@ -269,7 +269,7 @@ def test_every_schema_of_the_documentation_is_one(gateway: Gateway) -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def test_the_documentation_tells_which_parts_a_form_needs(gateway: Gateway) -> None:
+def test_the_documentation_says_which_parts_a_form_needs(gateway: Gateway) -> None:
     paths = gateway.http.get("/openapi.json").json()["paths"]
     inpaint, actions = (
         paths[f"/v1/{task}"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"] for task in ("inpaint", "actions")
@@ -279,7 +279,7 @@ def test_the_documentation_tells_which_parts_a_form_needs(gateway: Gateway) -> N
 
 
 def schemas_of(document: object) -> Iterator[Any]:
-    """Whatever stands under `schema`, at any depth."""
+    """Find all values of `schema`, at any depth."""
     if isinstance(document, list):
         for part in document:
             yield from schemas_of(part)
@@ -288,7 +288,7 @@ def schemas_of(document: object) -> Iterator[Any]:
             yield from [part] if name == "schema" else schemas_of(part)
 
 
-def test_the_documentation_tells_the_errors_of_the_protocol(gateway: Gateway) -> None:
+def test_the_documentation_has_the_errors_of_the_protocol(gateway: Gateway) -> None:
     document = gateway.http.get("/openapi.json").json()
     for path in ("", "/versions/1", "/config", "/stats", "/ready"):
         answer = gateway.http.get(f"/v2/models/cats{path}")
@@ -298,9 +298,9 @@ def test_the_documentation_tells_the_errors_of_the_protocol(gateway: Gateway) ->
         jsonschema.validate(answer.json(), content["schema"])
     for body, status in ((b"{", "400"), (b" " * 100_000, "413")):
         answer = gateway.http.post("/v2/repository/index", content=body)
-        told = document["paths"]["/v2/repository/index"]["post"]["responses"][status]["content"]["application/json"]
+        documented = document["paths"]["/v2/repository/index"]["post"]["responses"][status]["content"]["application/json"]
         assert str(answer.status_code) == status
-        assert answer.json() in [example["value"] for example in told["examples"].values()]
+        assert answer.json() in [example["value"] for example in documented["examples"].values()]
 
 
 def test_metrics_are_documented_as_text(gateway: Gateway) -> None:
@@ -326,8 +326,8 @@ def test_cors_is_closed_unless_it_is_opened(gateway: Gateway, valkey: PrivateVal
         other = open_gateway.http.get("/health/live", headers={"Origin": "https://example.com"})
         assert "access-control-allow-origin" not in other.headers
         for path in ("/v1/classify", "/v2/models/reds/infer"):
-            asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-Request-Timeout"}
-            assert open_gateway.http.options(path, headers=origin | asked).status_code == 200
+            preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-Request-Timeout"}
+            assert open_gateway.http.options(path, headers=origin | preflight).status_code == 200
             refused = open_gateway.http.post(path, headers=origin)
             assert refused.status_code == 400
             assert refused.headers["access-control-allow-origin"] == "https://example.org"

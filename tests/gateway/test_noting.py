@@ -1,4 +1,4 @@
-"""What is noted ends in the same figures as what is counted at once."""
+"""Metrics of noted events are those of events that are counted at once."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def end(*command: str, hard: int, **settings: object) -> tuple[int, str]:
 
 @contextmanager
 def limited_gateway(url: str, soft: int, hard: int, **settings: object) -> Iterator[tuple[Gateway, dict[str, object]]]:
-    """A gateway and the first line of its log."""
+    """Start a gateway; yield it and the first line of its log."""
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         listener.set_inheritable(True)
         process = subprocess.Popen(
@@ -48,13 +48,13 @@ def limited_gateway(url: str, soft: int, hard: int, **settings: object) -> Itera
             yield gateway, json.loads(process.stderr.readline())
 
 
-@pytest.mark.parametrize(("hard", "most", "needed"), [(128, 1024, 192), (191, 1024, 192), (64, 1024, 192), (135, 8, 136)])
-def test_a_gateway_with_too_few_files_says_what_it_needs(valkey: PrivateValkey, hard: int, most: int, needed: int) -> None:
-    code, log = end("-c", START_GATEWAY.format(fd=None), hard=hard, redis_url=valkey.url, port=0, max_connections=most)
+@pytest.mark.parametrize(("hard", "limit", "needed"), [(128, 1024, 192), (191, 1024, 192), (64, 1024, 192), (135, 8, 136)])
+def test_a_gateway_with_too_few_files_says_what_it_needs(valkey: PrivateValkey, hard: int, limit: int, needed: int) -> None:
+    code, log = end("-c", START_GATEWAY.format(fd=None), hard=hard, redis_url=valkey.url, port=0, max_connections=limit)
     assert code == 2
     (line,) = log.splitlines()
     reason = json.loads(line)["reason"]
-    assert f"{hard} open files" in reason and f"needs {needed}" in reason and f"{most + 128} for all" in reason and "ulimit -n" in reason
+    assert f"{hard} open files" in reason and f"needs {needed}" in reason and f"{limit + 128} for all" in reason and "ulimit -n" in reason
 
 
 def test_a_service_with_too_few_files_says_the_same_once() -> None:
@@ -67,8 +67,8 @@ def test_a_service_with_too_few_files_says_the_same_once() -> None:
 @pytest.mark.parametrize(("hard", "connections"), [(192, 64), (256, 128), (1024, 896)])
 def test_a_gateway_says_how_many_connections_fit(valkey: PrivateValkey, hard: int, connections: int) -> None:
     with limited_gateway(valkey.url, hard, hard) as (_, line):
-        said = {name: line[name] for name in ("level", "connections", "wanted", "files", "needed")}
-    assert said == {"level": "warning", "connections": connections, "wanted": 1024, "files": hard, "needed": 1152}
+        warning = {name: line[name] for name in ("level", "connections", "wanted", "files", "needed")}
+    assert warning == {"level": "warning", "connections": connections, "wanted": 1024, "files": hard, "needed": 1152}
 
 
 def test_a_gateway_raises_its_soft_limit(valkey: PrivateValkey) -> None:

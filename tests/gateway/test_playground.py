@@ -47,9 +47,9 @@ def test_files_that_have_not_changed_are_not_sent_again(gateway: Gateway) -> Non
 def test_scripts_are_sent_compressed_and_ranges_of_them_are_not(gateway: Gateway) -> None:
     file = (playground.STATIC / "vendor" / "three.js").read_bytes()
     path, headers = "/static/vendor/three.js", {"Accept-Encoding": "gzip"}
-    with gateway.http.stream("GET", path, headers=headers) as whole:
-        sent = b"".join(whole.iter_raw())
-    assert whole.headers["content-encoding"] == "gzip"
+    with gateway.http.stream("GET", path, headers=headers) as full:
+        sent = b"".join(full.iter_raw())
+    assert full.headers["content-encoding"] == "gzip"
     assert gzip.decompress(sent) == file
     assert len(sent) < len(file) / 3
     part = gateway.http.get(path, headers={**headers, "Range": "bytes=10-19"})
@@ -61,9 +61,9 @@ def test_scripts_are_sent_compressed_and_ranges_of_them_are_not(gateway: Gateway
 
 
 @pytest.mark.parametrize("path", ["/static/playground.js", "/static/samples/brazil.png"])
-@pytest.mark.parametrize(("asked", "status", "slug"), [("bytes=999999999-", 416, "invalid-range"), ("bytes=x-y", 400, "invalid-request")])
-def test_ranges_that_no_file_has_are_problems(gateway: Gateway, path: str, asked: str, status: int, slug: str) -> None:
-    response = gateway.http.get(path, headers={"Range": asked})
+@pytest.mark.parametrize(("value", "status", "slug"), [("bytes=999999999-", 416, "invalid-range"), ("bytes=x-y", 400, "invalid-request")])
+def test_ranges_that_no_file_has_are_problems(gateway: Gateway, path: str, value: str, status: int, slug: str) -> None:
+    response = gateway.http.get(path, headers={"Range": value})
     document = problem(response, status, slug)
     assert document["field"] == "Range" and "bytes=FIRST-LAST" in str(document["detail"])
     assert response.headers.get("content-range", "").startswith("bytes */") == (status == 416)
@@ -81,7 +81,7 @@ def test_the_page_of_the_api_runs_its_own_scripts_alone(gateway: Gateway) -> Non
 
 
 @pytest.mark.parametrize("path", ["/static/", "/static/nothing.js", "/static/%2e%2e/__init__.py", "/static/../../settings.py"])
-def test_there_is_nothing_beside_the_files(gateway: Gateway, path: str) -> None:
+def test_only_the_files_are_served(gateway: Gateway, path: str) -> None:
     response = gateway.http.get(path)
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
@@ -136,11 +136,11 @@ def test_files_of_others_are_those_that_were_built(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "licence"), [("three", "MIT"), ("swagger-ui", "Apache License"), ("swagger-ui", "SmartBear"), ("swagger-ui-bundle.js", "MIT")]
 )
-def test_files_of_others_have_their_licence_beside_them(name: str, licence: str) -> None:
+def test_files_of_others_have_their_licence_next_to_them(name: str, licence: str) -> None:
     assert licence in (playground.STATIC / "vendor" / f"{name}.LICENSE.txt").read_text()
 
 
-def test_nobody_is_sent_to_a_host_of_the_clients_choice(gateway: Gateway) -> None:
+def test_no_redirect_goes_to_a_host_that_a_client_names(gateway: Gateway) -> None:
     for path in ("/status/", "/v1/models/", "/docs/"):
         answer = gateway.http.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
         assert (answer.status_code, answer.headers.get("location")) == (404, None), path

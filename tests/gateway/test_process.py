@@ -74,7 +74,7 @@ def test_what_answers_strangers_says_so_in_one_line(valkey: PrivateValkey) -> No
     assert "OPSIN_API_KEYS_FILE" in first["event"]
 
 
-def test_a_taken_port_is_said_in_one_line(valkey: PrivateValkey) -> None:
+def test_a_taken_port_is_reported_in_one_line(valkey: PrivateValkey) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-c", START_GATEWAY.format(fd=None)]

@@ -1,4 +1,4 @@
-"""What clients read where the queue has no room for them."""
+"""Reasons that clients read if the queue has no room for their request."""
 
 from __future__ import annotations
 

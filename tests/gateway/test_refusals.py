@@ -108,7 +108,7 @@ def test_a_timeout_that_is_none(gateway: Gateway, timeout: str) -> None:
 
 
 def test_errors_repeat_little_of_what_was_sent(gateway: Gateway) -> None:
-    """Nobody reads kilobytes of his own words, and a log should not be filled with them."""
+    """A client does not read kilobytes of its own request, and a log should not be filled with them."""
     long = "y" * 4000
     answers = [
         gateway.classify(picture(1), model=long),
@@ -130,7 +130,7 @@ def test_errors_repeat_little_of_what_was_sent(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("model", ["blues", "reds@2", "@", "reds@"])
-def test_an_unknown_model_is_told_the_known_ones(gateway: Gateway, model: str) -> None:
+def test_an_unknown_model_is_refused_with_the_known_ones(gateway: Gateway, model: str) -> None:
     document = problem(gateway.classify(picture(1), model=model), 404, "unknown-model")
     assert "reds@1" in document["detail"] and document["field"] == "model"
 
@@ -145,7 +145,7 @@ def test_what_is_no_image(gateway: Gateway, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "detail"),
     [
         (b"\0\0\0\x18ftypisom", "this is a video (MP4): it is sent as `video`, as with curl -F video=@FILE"),
         (b"\x1a\x45\xdf\xa3", "this is a video (WebM or Matroska): it is sent as `video`"),
@@ -156,15 +156,15 @@ def test_what_is_no_image(gateway: Gateway, body: bytes) -> None:
         (b"ID3\4\0\0\0\0\0\0", "this is a sound (MP3): it is sent as `audio`"),
     ],
 )
-def test_misplaced_video_or_audio_is_named_before_bad_options(gateway: Gateway, body: bytes, said: str) -> None:
+def test_misplaced_video_or_audio_is_named_before_bad_options(gateway: Gateway, body: bytes, detail: str) -> None:
     for answer in (gateway.classify(body), gateway.classify(body, views=2)):
         document = problem(answer, 415, "not-an-image")
-        assert document["field"] == "image" and said in str(document["detail"])
+        assert document["field"] == "image" and detail in str(document["detail"])
     form = problem(gateway.classify_all(picture(1), body, windows=2), 415, "not-an-image")
-    assert form["field"] == "image[1]" and said in str(form["detail"])
+    assert form["field"] == "image[1]" and detail in str(form["detail"])
 
 
-def test_an_image_with_an_option_of_videos_is_told_of_the_option(gateway: Gateway) -> None:
+def test_an_image_with_an_option_of_videos_names_the_option(gateway: Gateway) -> None:
     assert problem(gateway.classify(picture(1), views=2), 422, "invalid-option")["field"] == "views"
 
 
@@ -174,9 +174,9 @@ def test_a_content_encoding(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_a_truncated_image(gateway: Gateway, kind: str) -> None:
-    whole = picture(1, (120, 90), kind)
+    image = picture(1, (120, 90), kind)
     for share in (0.2, 0.6, 0.9):
-        document = problem(gateway.classify(whole[: int(len(whole) * share)]), 422, "corrupt-image")
+        document = problem(gateway.classify(image[: int(len(image) * share)]), 422, "corrupt-image")
         assert "truncated or corrupt" in document["detail"] and " at 0x" not in document["detail"]
 
 

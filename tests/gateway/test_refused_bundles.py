@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 REASON = "reds/1/model.safetensors: 9 bytes where bundle.json says 10"
 LONG = 60.0
-"""Seconds of grace: a request that waits for it ends its test."""
+"""Grace in seconds: a request that waits for it ends its test."""
 
 
 class Announcer:
@@ -56,8 +56,8 @@ def patient(valkey: PrivateValkey) -> Iterator[Gateway]:
         yield gateway
 
 
-def refused(gateway: Gateway, **query: str) -> str:
-    """The detail of the refusal of an image."""
+def refusal(gateway: Gateway, **query: str) -> str:
+    """Return the detail of the refusal of an image."""
     response = gateway.classify(picture(1), **query)
     assert "Retry-After" not in response.headers
     return str(problem(response, 503, "bundle-unavailable")["detail"])
@@ -65,11 +65,11 @@ def refused(gateway: Gateway, **query: str) -> str:
 
 def test_a_refused_bundle_is_503_with_the_reason_at_once(valkey: PrivateValkey, patient: Gateway) -> None:
     Announcer(valkey.url).refuses(make_spec())
-    told = f"reds@1 is unavailable: {REASON}"
-    assert (refused(patient, model="reds"), refused(patient, model="reds@1"), refused(patient)) == (told, told, told)
+    reason = f"reds@1 is unavailable: {REASON}"
+    assert (refusal(patient, model="reds"), refusal(patient, model="reds@1"), refusal(patient)) == (reason, reason, reason)
     for headers in ({"Accept": "text/event-stream"}, {"Prefer": "respond-async"}):
-        assert problem(patient.classify(picture(1), headers=headers), 503, "bundle-unavailable")["detail"] == told
-    assert patient.http.get("/health/ready").json()["detail"] == f"no bundle is served; {told}"
+        assert problem(patient.classify(picture(1), headers=headers), 503, "bundle-unavailable")["detail"] == reason
+    assert patient.http.get("/health/ready").json()["detail"] == f"no bundle is served; {reason}"
     assert patient.metric("opsin_rejected_total", reason="bundle_unavailable") == 5
 
 
@@ -114,7 +114,7 @@ def test_a_worker_that_may_serve_it_yet_is_waited_for(valkey: PrivateValkey, pat
 
 
 def test_a_request_outlives_the_only_worker_that_did_not_refuse(valkey: PrivateValkey, patient: Gateway) -> None:
-    """It is started again, and the others' reason is no reason to give up meanwhile."""
+    """The worker is started again, and until then a refusal by the others does not end the request."""
     Announcer(valkey.url).refuses(make_spec())
     with ThreadPoolExecutor(2) as threads:
         with Worker(valkey.url, [make_spec()]) as serves:
@@ -148,11 +148,11 @@ def test_a_refused_version_gives_way_to_the_one_that_loads(valkey: PrivateValkey
     worker = Announcer(valkey.url)
     worker.says((old, "loading", ""), (new, "unavailable", REASON), state="starting")
     eventually(lambda: patient.http.get("/v1/models/reds").json().get("version") == "1", "version 1 is meant")
-    assert refused(patient, model="reds@2") == f"reds@2 is unavailable: {REASON}"
+    assert refusal(patient, model="reds@2") == f"reds@2 is unavailable: {REASON}"
 
 
 def test_a_bundle_that_is_unloaded_for_now_is_not_refused(valkey: PrivateValkey, patient: Gateway) -> None:
-    """Its worker has not heard yet that it is to be loaded again."""
+    """The worker does not know yet that it is to be loaded again."""
     Announcer(valkey.url).says((make_spec(), "unavailable", "unloaded"))
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(patient.classify, picture(3), model="reds")
@@ -165,8 +165,8 @@ def test_lists_of_known_bundles_mark_what_is_not_served(valkey: PrivateValkey, p
     Announcer(valkey.url).says((make_spec("broken"), "unavailable", REASON), (make_spec("coming"), "loading", ""))
     with Worker(valkey.url, [make_spec()]):
         eventually(lambda: patient.http.get("/health/ready").status_code == 200, "ready")
-        known = "known for classify: reds@1, broken@1 (unavailable), coming@1 (loading)"
-        assert problem(patient.classify(picture(1), model="cats"), 404, "unknown-model")["detail"] == f"'cats' is not served; {known}"
+        listing = "known for classify: reds@1, broken@1 (unavailable), coming@1 (loading)"
+        assert problem(patient.classify(picture(1), model="cats"), 404, "unknown-model")["detail"] == f"'cats' is not served; {listing}"
         assert patient.http.get("/v1/models/cats").json()["detail"].endswith("known: reds@1, broken@1 (unavailable), coming@1 (loading)")
 
 
@@ -174,6 +174,6 @@ def test_refused_default_makes_service_unready_with_reason(valkey: PrivateValkey
     with gateway_process(valkey.url, worker_grace=LONG, default_models={"classify": "broken"}) as gateway:
         Announcer(valkey.url).refuses(make_spec("broken"))
         with Worker(valkey.url, [make_spec()]):
-            why = f"no ready worker serves broken@1, the default model for classify; it is unavailable: {REASON}"
-            eventually(lambda: gateway.http.get("/health/ready").json().get("detail") == why, "the reason is given")
-            assert refused(gateway) == f"broken@1 is unavailable: {REASON}"
+            detail = f"no ready worker serves broken@1, the default model for classify; it is unavailable: {REASON}"
+            eventually(lambda: gateway.http.get("/health/ready").json().get("detail") == detail, "the reason is given")
+            assert refusal(gateway) == f"broken@1 is unavailable: {REASON}"

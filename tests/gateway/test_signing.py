@@ -39,7 +39,7 @@ async def test_second_secret_signs_after_reload_despite_broken_file(tmp_path: Pa
     last = signing.sign("msg_1", 5, b"{}")
     file.unlink()
     os.mkfifo(file)
-    await signing.reload()  # whoever opened it would wait for a writer
+    await signing.reload()  # opening it would wait for a writer
     assert signing.sign("msg_1", 5, b"{}") == last
     with pytest.raises(ValueError, match="not a regular file"):
         SigningSecrets(file)

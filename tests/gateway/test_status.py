@@ -1,4 +1,4 @@
-"""`GET /v1/status` tells the same from every gateway, and what clients have counted themselves."""
+"""`GET /v1/status` is the same from every gateway, with the figures that clients have counted themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def total(gateway: Gateway, name: str) -> float:
     return float(sum(status(gateway)["history"][name]))
 
 
-def test_two_gateways_tell_of_what_both_have_answered(valkey: PrivateValkey) -> None:
+def test_two_gateways_count_what_both_have_answered(valkey: PrivateValkey) -> None:
     with (
         gateway_process(valkey.url) as one,
         gateway_process(valkey.url) as other,
@@ -50,36 +50,36 @@ def test_two_gateways_tell_of_what_both_have_answered(valkey: PrivateValkey) -> 
 
 
 def test_fleet_and_bundles_are_there(gateway: Gateway, worker: Worker) -> None:
-    told = status(gateway)
-    assert told["workers"] == [{"id": worker.queue.id, "state": "ready", "device": "cpu", "bundles": ["reds@1"], "restarts": 0}]
-    [bundle] = told["bundles"]
+    answer = status(gateway)
+    assert answer["workers"] == [{"id": worker.queue.id, "state": "ready", "device": "cpu", "bundles": ["reds@1"], "restarts": 0}]
+    [bundle] = answer["bundles"]
     assert {"model": "reds", "version": "1", "items_per_second": 100.0, "batch_budget": 8, "rung": None}.items() <= bundle.items()
-    assert told["dead_letters"] == []
+    assert answer["dead_letters"] == []
 
 
-def test_a_bundle_tells_how_long_its_requests_and_jobs_take(valkey: PrivateValkey) -> None:
-    """Both come with the history's next step, so one wait does for all."""
+def test_status_has_latencies_of_requests_and_jobs_by_bundle(valkey: PrivateValkey) -> None:
+    """Latencies of both come with the next step of the history, so one wait does for all."""
     others = [make_spec(name="blues"), make_spec(name="greens")]
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec(), *others]):
 
-        def told() -> dict[str, tuple[float | None, float | None]]:
+        def latencies() -> dict[str, tuple[float | None, float | None]]:
             return {bundle["model"]: (bundle["p50_ms"], bundle["p95_ms"]) for bundle in status(gateway)["bundles"]}
 
-        assert told() == dict.fromkeys(("reds", "blues", "greens"), (None, None))
+        assert latencies() == dict.fromkeys(("reds", "blues", "greens"), (None, None))
         gateway.classify(picture(1), model="reds")
         gateway.classify(picture(1), model="blues", headers={"Prefer": "respond-async"})
-        eventually(lambda: told()["reds"][0] is not None, "a request counts")
-        eventually(lambda: told()["blues"][0] is not None, "a job counts when it has ended")
-        assert told()["greens"] == (None, None)
-        assert all(0 < p50 <= p95 for p50, p95 in told().values() if p50 is not None and p95 is not None)
+        eventually(lambda: latencies()["reds"][0] is not None, "a request counts")
+        eventually(lambda: latencies()["blues"][0] is not None, "a job counts when it has ended")
+        assert latencies()["greens"] == (None, None)
+        assert all(0 < p50 <= p95 for p50, p95 in latencies().values() if p50 is not None and p95 is not None)
 
 
 def test_the_queue_is_split_into_waiting_and_running(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         later = {"Prefer": "respond-async"}
-        with worker.holding() as held:
+        with worker.holding() as hold:
             gateway.classify(picture(1), priority="high", headers=later)
-            held.wait_for_batch()
+            hold.wait_for_batch()
             gateway.classify(picture(2), priority="high", headers=later)
             gateway.classify(picture(3), headers=later)
             eventually(lambda: len(status(gateway)["queue"]) == 2, "both priorities are listed")
@@ -92,7 +92,7 @@ def test_the_queue_is_split_into_waiting_and_running(valkey: PrivateValkey) -> N
 
 
 def test_jobs_that_a_dead_worker_held_wait(valkey: PrivateValkey) -> None:
-    """Nobody else may serve their content, and then they were said to run until their deadline."""
+    """If no other worker may serve their content, the status should not list them as running until their deadline."""
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.redis() as db:
         worker.pause()
         job = gateway.classify(picture(1), headers={"Prefer": "respond-async"}).json()["id"]
@@ -106,9 +106,9 @@ def test_jobs_that_a_dead_worker_held_wait(valkey: PrivateValkey) -> None:
 def test_long_jobs_are_listed_with_steps_and_without_ids(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         later = {"Prefer": "respond-async"}
-        with worker.holding() as held:
+        with worker.holding() as hold:
             first = gateway.classify(picture(1), headers=later).json()
-            held.wait_for_batch()
+            hold.wait_for_batch()
             gateway.classify(picture(2), headers=later)
             delivery = worker.running[0]
             worker.queue.acks.progress([(delivery, Progress(id=delivery.job.id, worker=worker.queue.id, done=3, total=9, unit="levels"))])
@@ -122,9 +122,9 @@ def test_long_jobs_are_listed_with_steps_and_without_ids(valkey: PrivateValkey) 
 
 
 def test_dead_letters_say_which_bundle_and_why(valkey: PrivateValkey) -> None:
-    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as hold:
         gateway.classify(picture(1), headers={"Prefer": "respond-async"})
-        held.wait_for_batch()
+        hold.wait_for_batch()
         worker.queue.acks.dead_letter(worker.running[0], "it was poison")
         eventually(lambda: status(gateway)["dead_letters"] != [], "the dead letter is listed")
         letter = status(gateway)["dead_letters"][0]
@@ -155,12 +155,12 @@ def test_while_redis_is_away_the_status_is_a_problem(valkey: PrivateValkey) -> N
         assert gateway.http.get("/v1/status").json()["type"] == "urn:opsin:redis-away"
 
 
-def test_the_address_of_a_redis_that_is_away_is_in_the_log_alone() -> None:
+def test_the_address_of_a_lost_redis_is_in_the_log_alone() -> None:
     port = free_port()
     with gateway_process(f"redis://127.0.0.1:{port}/0", redis_grace=0.5) as gateway:
         refused = gateway.classify(picture(1))
         assert problem(refused, 503, "redis-away")["detail"] == "the queue's Redis does not answer"
         gateway.terminate()
         lines = [json.loads(line) for line in gateway.process.communicate()[1].splitlines() if line.startswith("{")]
-    [said] = [line for line in lines if line.get("request_id") == refused.json()["request_id"]]
-    assert f"127.0.0.1:{port}" in said["reason"]
+    [event] = [line for line in lines if line.get("request_id") == refused.json()["request_id"]]
+    assert f"127.0.0.1:{port}" in event["reason"]

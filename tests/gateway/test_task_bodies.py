@@ -38,7 +38,7 @@ class PaintOptions(RequestOptions, frozen=True, kw_only=True):
     deterministic: bool = False
 
 
-class Painted(msgspec.Struct):
+class PaintResult(msgspec.Struct):
     width: int
 
 
@@ -52,15 +52,15 @@ class Paint(Task[PaintOptions, PaintOptions], OffersFiles[PaintOptions, PaintOpt
         RequestPart("text", "text", "What.", max_count=2, required=False),
     )
     options = PaintOptions
-    answer = Painted
+    answer = PaintResult
     example: ClassVar[dict[str, int]] = {"width": 1}
     media_types = ("image/png", "application/json")
 
     def prepare(self, item: Item, plan: PaintOptions, spec: BundleSpec, decoder: ImageDecoder) -> list[Arrays]:
         return []
 
-    def present(self, outputs: Sequence[Outputs], plan: PaintOptions, spec: BundleSpec, media_type: str) -> Painted:
-        return Painted(1)
+    def present(self, outputs: Sequence[Outputs], plan: PaintOptions, spec: BundleSpec, media_type: str) -> PaintResult:
+        return PaintResult(1)
 
     def result_bound(self, plan: PaintOptions, spec: BundleSpec, arrays: Arrays) -> int:
         return 0
@@ -84,9 +84,9 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
     deadline = Deadline(TimerWheel(), None)
     context = RequestContext(head, receive, "id", "", ANONYMOUS_KEY, "answer", "rest", False, deadline, reservation)
     parsed = await read_request_body(context, INTERFACE, Settings(max_images=3), BodyExecutor())
-    common, own = INTERFACE.read_options(query_options, parsed.fields)
-    assert isinstance(own, PaintOptions)
-    return parsed, common, own
+    common, options = INTERFACE.read_options(query_options, parsed.fields)
+    assert isinstance(options, PaintOptions)
+    return parsed, common, options
 
 
 async def read_json(document: object, query: str = "") -> Read:
@@ -94,7 +94,7 @@ async def read_json(document: object, query: str = "") -> Read:
 
 
 def form(*fields: tuple[str, str | None, bytes]) -> tuple[bytes, str]:
-    """(name, file name, content) of each part."""
+    """Build a form from the (name, file name, content) of each part."""
     parts = []
     for name, file, content in fields:
         disposition = f'form-data; name="{name}"' + (f'; filename="{file}"' if file else "")
@@ -116,25 +116,25 @@ async def test_forms_json_and_urls_say_the_same() -> None:
         {"image": b64(b"one"), "labels": ["a", "b"], "steps": 7, "sampler": "ancestral", "deterministic": True, "priority": "low"}
     )
     in_url = await read(b"one", "image/png", "label=a&label=b&steps=7&sampler=ancestral&deterministic=1&priority=low")
-    for parsed, common, own in (in_form, in_json, in_url):
-        assert (parsed.parts, common, own) == ({"image": [b"one"]}, CommonOptions(priority="low"), OPTIONS)
+    for parsed, common, options in (in_form, in_json, in_url):
+        assert (parsed.parts, common, options) == ({"image": [b"one"]}, CommonOptions(priority="low"), OPTIONS)
 
 
 async def test_elements_of_repeated_part_are_items_with_other_parts() -> None:
-    parsed, _, own = await read_json({"images": [b64(b"one"), b64(b"two")], "mask": b64(b"where")})
+    parsed, _, options = await read_json({"images": [b64(b"one"), b64(b"two")], "mask": b64(b"where")})
     assert INTERFACE.items(parsed.parts) == [{"image": b"one", "mask": b"where"}, {"image": b"two", "mask": b"where"}]
-    assert own.mask is None
+    assert options.mask is None
     parsed, _, _ = await read(*form(("mask", "m.png", b"where"), ("image", None, b"one")))
     assert INTERFACE.items(parsed.parts) == [{"image": b"one", "mask": b"where"}]
 
 
 async def test_name_of_both_tables_is_an_option_if_its_text_fits() -> None:
-    for parsed, _, own in (
+    for parsed, _, options in (
         await read_json({"image": b64(b"one"), "mask": "center"}),
         await read(*form(("image", "1.png", b"one"), ("mask", None, b"center"))),
         await read(b"one", "", "mask=center"),
     ):
-        assert (own.mask, list(parsed.parts)) == ("center", ["image"])
+        assert (options.mask, list(parsed.parts)) == ("center", ["image"])
 
 
 async def test_texts_are_themselves_in_json() -> None:

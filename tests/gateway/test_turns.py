@@ -1,4 +1,4 @@
-"""Who brings much work waits behind their own, and nobody else behind it."""
+"""A client with much work waits behind its own, and others do not wait behind it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.support.waiting import eventually_async
 
 @pytest.fixture
 def turns() -> Iterator[FairExecutor]:
-    """With one thread for a client, and two in all."""
+    """An executor with one thread for a client, and two in all."""
     one = FairExecutor(1)
     yield one
     one.close()
 
 
-async def test_clients_take_turns_whoever_brings_more(turns: FairExecutor) -> None:
+async def test_clients_take_turns_however_much_each_brings(turns: FairExecutor) -> None:
     order: list[str] = []
     gate = threading.Event()
     ended = threading.Event()
@@ -56,7 +56,7 @@ async def test_a_client_whose_work_takes_long_leaves_threads_to_others(turns: Fa
     await asyncio.gather(*long)
 
 
-async def test_what_nobody_waits_for_any_more_is_not_done(turns: FairExecutor) -> None:
+async def test_work_that_is_no_longer_waited_for_is_not_done(turns: FairExecutor) -> None:
     done: list[int] = []
     gate = threading.Event()
     first = asyncio.create_task(turns.run("a", gate.wait))
@@ -77,7 +77,7 @@ async def test_who_left_the_line_keeps_nothing_in_memory(turns: FairExecutor) ->
             raise AssertionError("it is not read any more")
 
     gate, body = threading.Event(), Body()
-    kept = weakref.ref(body)
+    reference = weakref.ref(body)
     first = asyncio.create_task(turns.run("a", gate.wait))
     await asyncio.sleep(0)
     gone = asyncio.create_task(turns.run("a", body.read))
@@ -88,13 +88,13 @@ async def test_who_left_the_line_keeps_nothing_in_memory(turns: FairExecutor) ->
         await gone
     del gone
     try:
-        assert kept() is None
+        assert reference() is None
     finally:
         gate.set()
         await first
 
 
-async def test_errors_go_to_whoever_waits(turns: FairExecutor) -> None:
+async def test_errors_go_to_the_caller_that_waits(turns: FairExecutor) -> None:
     def fail() -> None:
         raise ValueError("no")
 
@@ -104,7 +104,7 @@ async def test_errors_go_to_whoever_waits(turns: FairExecutor) -> None:
 
 
 async def test_program_with_abandoned_answer_frees_its_thread(turns: FairExecutor) -> None:
-    """It would be waited for as long as the kind of work allows, minutes for some."""
+    """The thread would wait for it as long as the kind of work allows, minutes for some."""
     started = threading.Event()
 
     def work() -> None:
@@ -136,30 +136,30 @@ async def test_large_bodies_are_parsed_one_at_a_time_by_client_in_turn() -> None
     def read(client: str) -> int:
         running["now"] += 1
         order.append(client)
-        together = running["now"]
+        running_counts = running["now"]
         running["now"] -= 1
-        return together
+        return running_counts
 
     clients = ["much", "much", "much", "little"]
-    together = await asyncio.gather(*(bodies.run(client, 2_000_000, partial(read, client)) for client in clients))
+    running_counts = await asyncio.gather(*(bodies.run(client, 2_000_000, partial(read, client)) for client in clients))
     bodies.close()
-    assert together == [1] * 4 and order == ["much", "much", "little", "much"]
+    assert running_counts == [1] * 4 and order == ["much", "much", "little", "much"]
 
 
 async def test_what_was_refused_is_forgotten_at_once(turns: FairExecutor) -> None:
-    """Without a garbage collection, which a body would wait for."""
+    """Memory of a body is freed without a garbage collection."""
 
     class Body:
         def refuse(self) -> None:
             raise ValueError("no base64")
 
     body = Body()
-    kept = weakref.ref(body)
+    reference = weakref.ref(body)
     gc.disable()
     try:
         with suppress(ValueError):
             await turns.run("one", body.refuse)
         del body
-        await eventually_async(lambda: kept() is None, "the body is gone")
+        await eventually_async(lambda: reference() is None, "the body is gone")
     finally:
         gc.enable()

@@ -57,7 +57,7 @@ def test_a_known_model_without_a_worker_is_503_after_the_grace(valkey: PrivateVa
         eventually(lambda: gateway.count_in_flight() == 0, "nothing is left behind")
 
 
-def test_a_request_for_a_content_that_was_replaced_is_told_so(valkey: PrivateValkey) -> None:
+def test_the_error_for_a_replaced_content_says_so(valkey: PrivateValkey) -> None:
     old, new = Worker(valkey.url, [make_spec()]), Worker(valkey.url, [make_spec(default_rung="strong")])
     old.pause()
     with gateway_process(valkey.url, worker_grace=0.5) as gateway, ThreadPoolExecutor(1) as threads, ExitStack() as newer:

@@ -1,4 +1,4 @@
-"""Call-backs: who is told how a job has ended, how it is proven that we say it, and what becomes of receivers that do not listen."""
+"""Webhooks: which receivers are called at the end of a job, how calls are signed, and when they are repeated or given up."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ def db(url: str) -> Iterator[redis.Redis]:
 
 
 class Receiver:
-    """Answers what it is told to; the last answer again and again."""
+    """A host that gives these answers in turn, the last one again and again."""
 
     def __init__(self, *answers: HostAnswer | Callable[[], HostAnswer]) -> None:
         self._answers = list(answers) or [HostAnswer(204)]
         self._next = iter(range(10**9))
 
-    def __call__(self, _asked: RecordedRequest) -> HostAnswer:
-        given = self._answers[min(next(self._next), len(self._answers) - 1)]
-        return given() if callable(given) else given
+    def __call__(self, _request: RecordedRequest) -> HostAnswer:
+        answer = self._answers[min(next(self._next), len(self._answers) - 1)]
+        return answer() if callable(answer) else answer
 
 
-def told(asked: RecordedRequest, secret: str = SECRETS[0]) -> dict[str, Any]:
-    """The job's document, if it was signed. Raises WebhookVerificationError."""
-    document: dict[str, Any] = Webhook(secret).verify(asked.body, asked.headers)
+def verify_call(request: RecordedRequest, secret: str = SECRETS[0]) -> dict[str, Any]:
+    """Return the document of the job. Raises WebhookVerificationError if it is not signed."""
+    document: dict[str, Any] = Webhook(secret).verify(request.body, request.headers)
     return document
 
 
@@ -103,49 +103,49 @@ def later(gateway: Gateway, url: str, content: bytes | None = None, **headers: s
     return gateway.classify(content or picture(3), headers={"Prefer": "respond-async", "X-Webhook-URL": url, **headers})
 
 
-def of_job(receiver: Host, job: str) -> list[RecordedRequest]:
-    return [asked for asked in list(receiver.requests) if job.encode() in asked.body]
+def calls_about(receiver: Host, job: str) -> list[RecordedRequest]:
+    return [request for request in list(receiver.requests) if job.encode() in request.body]
 
 
-def test_the_end_of_a_job_is_told_and_signed_by_every_secret(calling: Gateway, worker: Worker, receiver: Host) -> None:
+def test_the_end_of_a_job_is_sent_and_signed_by_every_secret(calling: Gateway, worker: Worker, receiver: Host) -> None:
     job = later(calling, receiver.url("/hook?who=me")).json()["id"]
-    eventually(lambda: of_job(receiver, job), "the receiver is called")
-    assert worker.done[-1].needs == "webhooks"  # so no worker takes it that would tell nobody
-    (asked,) = of_job(receiver, job)
-    assert (asked.method, asked.path, asked.headers["content-type"]) == ("POST", "/hook?who=me", "application/json")
-    assert told(asked, SECRETS[0]) == told(asked, SECRETS[1]) == calling.http.get(f"/v1/jobs/{job}").json()
-    assert told(asked)["state"] == "done"
+    eventually(lambda: calls_about(receiver, job), "the receiver is called")
+    assert worker.done[-1].needs == "webhooks"  # so no worker takes it that would call no receiver
+    (request,) = calls_about(receiver, job)
+    assert (request.method, request.path, request.headers["content-type"]) == ("POST", "/hook?who=me", "application/json")
+    assert verify_call(request, SECRETS[0]) == verify_call(request, SECRETS[1]) == calling.http.get(f"/v1/jobs/{job}").json()
+    assert verify_call(request)["state"] == "done"
     with pytest.raises(WebhookVerificationError):
-        told(asked, f"whsec_{base64.b64encode(bytes(32)).decode()}")
+        verify_call(request, f"whsec_{base64.b64encode(bytes(32)).decode()}")
     eventually(lambda: calling.metric("opsin_webhooks_total", outcome="delivered"), "it is counted")
 
 
 def test_an_address_in_capitals_is_the_same_host(calling: Gateway, worker: Worker, receiver: Host) -> None:
     job = later(calling, receiver.url("/Hook", "LocalHost").replace("https", "HTTPS")).json()["id"]
-    eventually(lambda: of_job(receiver, job), "the receiver is called")
-    (asked,) = of_job(receiver, job)
-    assert (asked.path, asked.headers["host"]) == ("/Hook", f"localhost:{receiver.port}")
+    eventually(lambda: calls_about(receiver, job), "the receiver is called")
+    (request,) = calls_about(receiver, job)
+    assert (request.path, request.headers["host"]) == ("/Hook", f"localhost:{receiver.port}")
 
 
 def test_host_is_normalised_whatever_port_and_case() -> None:
-    def kept(url: str) -> str:
+    def normalise(url: str) -> str:
         head = Head.parse("/", [(b"x-webhook-url", url.encode())])
         return read_webhook(head, [("hooks.example", 443)]).url
 
-    assert {kept(f"{host}/a?b") for host in ("https://hooks.example", "HTTPS://Hooks.example:443")} == {"https://hooks.example/a?b"}
+    assert {normalise(f"{host}/a?b") for host in ("https://hooks.example", "HTTPS://Hooks.example:443")} == {"https://hooks.example/a?b"}
 
 
-def test_only_the_ends_that_were_asked_for_are_told(calling: Gateway, worker: Worker, receiver: Host) -> None:
+def test_only_the_requested_events_are_sent(calling: Gateway, worker: Worker, receiver: Host) -> None:
     headers = {"X-Webhook-Events": "failed, cancelled"}
     done = later(calling, receiver.url("/"), **headers).json()["id"]
     failed = later(calling, receiver.url("/"), unbearable(), **headers).json()["id"]
-    eventually(lambda: of_job(receiver, failed), "the failure is told")
-    (asked,) = of_job(receiver, failed)
-    assert (told(asked)["state"], told(asked)["error"]["type"]) == ("failed", "urn:opsin:model-error")
+    eventually(lambda: calls_about(receiver, failed), "the failure is delivered")
+    (request,) = calls_about(receiver, failed)
+    assert (verify_call(request)["state"], verify_call(request)["error"]["type"]) == ("failed", "urn:opsin:model-error")
     eventually(lambda: calling.http.get(f"/v1/jobs/{done}").json()["state"] == "done", "the other job is done")
     with worker.redis() as db:
         assert not db.exists(f"webhook:{done}")
-    assert not of_job(receiver, done)
+    assert not calls_about(receiver, done)
 
 
 def test_job_cancelled_and_removed_at_once_is_reported_as_ended(calling: Gateway, worker: Worker, receiver: Host) -> None:
@@ -153,8 +153,8 @@ def test_job_cancelled_and_removed_at_once_is_reported_as_ended(calling: Gateway
     job = later(calling, receiver.url("/")).json()["id"]
     for _ in range(2):
         assert calling.http.delete(f"/v1/jobs/{job}").status_code == 204
-    eventually(lambda: of_job(receiver, job), "the receiver is called")
-    assert told(of_job(receiver, job)[0])["state"] == "cancelled"
+    eventually(lambda: calls_about(receiver, job), "the receiver is called")
+    assert verify_call(calls_about(receiver, job)[0])["state"] == "cancelled"
     assert calling.http.get(f"/v1/jobs/{job}").status_code == 404
 
 
@@ -172,8 +172,8 @@ def test_job_cancelled_and_removed_at_once_is_reported_as_ended(calling: Gateway
     ],
 )
 def test_what_is_wrong_with_the_headers_is_named(calling: Gateway, receiver: Host, headers: dict[str, str], field: str, words: str) -> None:
-    given = {"Prefer": "respond-async"} | {name: value.format(url=receiver.url("/")) for name, value in headers.items()}
-    refused = calling.classify(picture(1), headers=given)
+    sent = {"Prefer": "respond-async"} | {name: value.format(url=receiver.url("/")) for name, value in headers.items()}
+    refused = calling.classify(picture(1), headers=sent)
     assert (refused.status_code, refused.json()["field"]) == (422, field)
     assert words in refused.json()["detail"]
 
@@ -194,20 +194,20 @@ def test_routes_that_answer_at_once_alone_refuse_the_headers(gateway: Gateway, m
     assert "respond-async" in refused.text
 
 
-def test_nobody_is_called_back_unless_hosts_are_listed(gateway: Gateway, receiver: Host) -> None:
+def test_no_receiver_is_called_unless_hosts_are_listed(gateway: Gateway, receiver: Host) -> None:
     refused = later(gateway, receiver.url("/"))
     assert (refused.status_code, refused.json()["field"]) == (422, "X-Webhook-URL")
     assert "OPSIN_WEBHOOK_HOSTS" in refused.json()["detail"]
 
 
-async def ended(us: Dispatcher, url: str, key_name: str = "") -> str:
-    """A job that is to be called back, and was cancelled. key_name: whose it is."""
+async def cancel_job(us: Dispatcher, url: str, key_name: str = "") -> str:
+    """Admit a job with a webhook and cancel it; return its id. key_name: owner of the job."""
 
-    def of_record(record: str) -> list[QueuedJob]:
+    def to_jobs(record: str) -> list[QueuedJob]:
         return [msgspec.structs.replace(job, id=f"{record}-0", record=record, gateway="")]
 
     job = await a_job(us)
-    record = await us.records.admit(replace(DRAFT, webhook=url, webhook_events="cancelled", key_name=key_name), b"\x80", of_record)
+    record = await us.records.admit(replace(DRAFT, webhook=url, webhook_events="cancelled", key_name=key_name), b"\x80", to_jobs)
     assert await us.records.cancel(record.id, key_name)
     return record.id
 
@@ -234,7 +234,7 @@ def count(metrics: GatewayMetrics, outcome: str) -> int:
     return next(int(one.value) for one in family.samples if one.labels == {"outcome": outcome} and one.name.endswith("_total"))
 
 
-def moved() -> HostAnswer:
+def redirect() -> HostAnswer:
     return HostAnswer(302, headers={"Location": "/"})
 
 
@@ -242,7 +242,7 @@ def moved() -> HostAnswer:
     ("answers", "calls", "outcome"),
     [
         ([HostAnswer(500), HostAnswer(200)], 2, "delivered"),
-        ([HostAnswer(503), moved, HostAnswer(299)], 3, "delivered"),
+        ([HostAnswer(503), redirect, HostAnswer(299)], 3, "delivered"),
         ([HostAnswer(200, b"thanks", cut=2)], 1, "delivered"),
         ([HostAnswer(500, b"sorry", cut=2), HostAnswer(204)], 2, "delivered"),
         ([HostAnswer(410)], 1, "given_up"),
@@ -253,21 +253,21 @@ def moved() -> HostAnswer:
 async def test_receiver_is_called_until_it_accepts_or_declines(
     url: str, db: redis.Redis, certificates: None, secrets: Path, answers: list[Any], calls: int, outcome: str
 ) -> None:
-    with host(Receiver(*answers)) as there:
-        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
-            record = await ended(us, there.url("/"))
+    with host(Receiver(*answers)) as target:
+        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{target.port}") as metrics:
+            record = await cancel_job(us, target.url("/"))
             await eventually_async(lambda: count(metrics, outcome) == 1)
             await eventually_async(lambda: not db.exists(f"webhook:{record}") and not db.zcard("webhooks"))
             assert count(metrics, "failed") == calls - 1
-        assert len(there.requests) == calls
-        assert len({asked.headers["webhook-id"] for asked in there.requests}) == 1
-        assert {told(asked)["id"] for asked in there.requests} == {record}
+        assert len(target.requests) == calls
+        assert len({request.headers["webhook-id"] for request in target.requests}) == 1
+        assert {verify_call(request)["id"] for request in target.requests} == {record}
 
 
 async def test_a_dead_receiver_is_given_up_and_the_job_is_as_it_was(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
     dead = f"localhost:{queues.free_port()}"
     async with queues.gateway(url) as us, sending(us, secrets, dead) as metrics:
-        record = await ended(us, f"https://{dead}/")
+        record = await cancel_job(us, f"https://{dead}/")
         await eventually_async(lambda: count(metrics, "given_up") == 1)
         assert count(metrics, "failed") == len(TRIES) - 1
         found = await us.records.read(record)
@@ -278,7 +278,7 @@ async def test_a_dead_receiver_is_given_up_and_the_job_is_as_it_was(url: str, db
 async def test_a_host_has_half_of_the_places_and_the_others_the_rest(url: str) -> None:
     async with queues.gateway(url) as us:
         for host_name in ["hangs.example"] * 3 + ["listens.example"]:
-            await ended(us, f"https://{host_name}/hook")
+            await cancel_job(us, f"https://{host_name}/hook")
         found, _ = await us.webhooks.claim(8, 60.0, {"hangs.example": MAX_PER_HOST - 2})
         assert [one.host for one in found] == ["hangs.example", "hangs.example", "listens.example"]
 
@@ -289,42 +289,42 @@ async def test_many_that_wait_for_one_host_do_not_hide_those_of_others(url: str,
     for id_ in hanging:
         db.hset(f"webhook:{id_}", "webhook", "https://hangs.example/hook")
     async with queues.gateway(url) as us:
-        await ended(us, "https://listens.example/hook")
+        await cancel_job(us, "https://listens.example/hook")
         found = [await us.webhooks.claim(8, 60.0, {"hangs.example": MAX_PER_HOST}) for _ in range(2)]
         assert [one.host for claimed, _ in found for one in claimed] == ["listens.example"]
     assert db.zcard("webhooks") == len(hanging) + 1
     assert all(db.zscore("webhooks", id_) <= db.time()[0] * 1000 + 1000 for id_ in hanging[:8])  # they are as due as before
 
 
-async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
-    with host(Receiver()) as there:
-        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
-            record = await ended(us, there.url("/"), "revoked")
+async def test_jobs_of_a_revoked_key_are_not_sent(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
+    with host(Receiver()) as target:
+        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{target.port}") as metrics:
+            record = await cancel_job(us, target.url("/"), "revoked")
             await eventually_async(lambda: count(metrics, "given_up") == 1)
             assert count(metrics, "failed") == len(TRIES) - 1  # its file of keys may have been an old one
             await eventually_async(lambda: not db.exists(f"webhook:{record}"))
-            await ended(us, there.url("/"), "alice")
+            await cancel_job(us, target.url("/"), "alice")
             await eventually_async(lambda: count(metrics, "delivered") == 1)
-        assert len(there.requests) == 1
+        assert len(target.requests) == 1
 
 
-async def test_what_cannot_be_read_or_settled_holds_up_nobody_else(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
-    with host(Receiver(HostAnswer(500), HostAnswer(204))) as there:
+async def test_unreadable_and_unsettled_calls_delay_no_others(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
+    with host(Receiver(HostAnswer(500), HostAnswer(204))) as target:
         async with queues.gateway(url) as us:
-            unreadable, unsettled = [await ended(us, there.url("/")) for _ in range(2)]
+            unreadable, unsettled = [await cancel_job(us, target.url("/")) for _ in range(2)]
             db.hset(f"webhook:{unreadable}", "created_ms", "never")
             db.hdel(f"webhook:{unsettled}", "finished_ms")
-            async with sending(us, secrets, f"localhost:{there.port}") as metrics:
+            async with sending(us, secrets, f"localhost:{target.port}") as metrics:
                 await eventually_async(lambda: (count(metrics, "failed"), count(metrics, "dropped")) == (1, 1))
                 assert not db.exists(f"webhook:{unreadable}")
-                good = await ended(us, there.url("/"))
+                good = await cancel_job(us, target.url("/"))
                 await eventually_async(lambda: count(metrics, "delivered") == 1)
-        assert [told(asked)["id"] for asked in there.requests] == [unsettled, good]
+        assert [verify_call(request)["id"] for request in target.requests] == [unsettled, good]
 
 
 async def test_retries_due_without_gateway_keep_their_spacing(url: str, db: redis.Redis) -> None:
     async with queues.gateway(url) as us:
-        record = await ended(us, "https://localhost/")
+        record = await cancel_job(us, "https://localhost/")
         finished = db.hincrby(f"webhook:{record}", "finished_ms", -3_600_000)
         ((due,), _) = await us.webhooks.claim(1, 60.0, {})
         before = db.time()[0] * 1000
@@ -335,15 +335,15 @@ async def test_retries_due_without_gateway_keep_their_spacing(url: str, db: redi
 
 
 async def test_many_that_are_due_wait_for_a_free_place_alone(url: str, certificates: None, secrets: Path) -> None:
-    with host(Receiver()) as there:
+    with host(Receiver()) as target:
         async with queues.gateway(url) as us:
             for _ in range(AT_ONCE + 4):
-                await ended(us, there.url("/"))
-            async with sending(us, secrets, f"localhost:{there.port}", timings=replace_timings(look=3600.0)) as metrics:
+                await cancel_job(us, target.url("/"))
+            async with sending(us, secrets, f"localhost:{target.port}", timings=replace_timings(look=3600.0)) as metrics:
                 await eventually_async(lambda: count(metrics, "delivered") == AT_ONCE + 4)
 
 
-async def test_a_slow_receiver_holds_up_nobody_else(url: str, certificates: None, secrets: Path) -> None:
+async def test_a_slow_receiver_delays_no_others(url: str, certificates: None, secrets: Path) -> None:
     asleep = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -357,9 +357,9 @@ async def test_a_slow_receiver_holds_up_nobody_else(url: str, certificates: None
             queues.gateway(url) as us,
             sending(us, secrets, f"localhost:{tired.port}", f"localhost:{awake.port}", timings=timings) as metrics,
         ):
-            await ended(us, tired.url("/"))
+            await cancel_job(us, tired.url("/"))
             await eventually_async(lambda: tired.requests)
-            await ended(us, awake.url("/"))
+            await cancel_job(us, awake.url("/"))
             await eventually_async(lambda: count(metrics, "delivered") == 1)
             assert (len(awake.requests), len(tired.requests)) == (1, 1)
             asleep.set()
@@ -374,40 +374,40 @@ async def test_one_that_takes_too_long_is_called_again(url: str, certificates: N
         asyncio.run_coroutine_threadsafe(asleep.wait(), loop).result(60)
         return HostAnswer(200)
 
-    with host(Receiver(slow, HostAnswer(200))) as there:
+    with host(Receiver(slow, HostAnswer(200))) as target:
         timings = replace_timings(timeout=1.0)
-        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", timings=timings) as metrics:
-            await ended(us, there.url("/"))
+        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{target.port}", timings=timings) as metrics:
+            await cancel_job(us, target.url("/"))
             await eventually_async(lambda: count(metrics, "delivered") == 1)
             assert count(metrics, "failed") == 1
             asleep.set()
 
 
 async def test_delivery_of_dead_gateway_is_finished_after_its_lease(url: str, certificates: None, secrets: Path) -> None:
-    with host(Receiver()) as there:
+    with host(Receiver()) as target:
         async with queues.gateway(url) as us:
-            await ended(us, there.url("/"))
+            await cancel_job(us, target.url("/"))
             claimed, _ = await us.webhooks.claim(8, 0.3, {})  # by a gateway that dies now
             assert [one.attempt for one in claimed] == [1]
             assert await us.webhooks.claim(8, 0.3, {}) == ([], 0)
-            async with sending(us, secrets, f"localhost:{there.port}") as metrics:
+            async with sending(us, secrets, f"localhost:{target.port}") as metrics:
                 await eventually_async(lambda: count(metrics, "delivered") == 1)
             await us.webhooks.settle(claimed[0], 0.0)  # it was not dead after all, and is too late
             assert await us.webhooks.claim(8, 0.3, {}) == ([], 0)
 
 
 async def test_a_name_that_leads_inside_is_never_called(url: str, certificates: None, secrets: Path) -> None:
-    with host(Receiver()) as there:
-        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", networks=[]) as metrics:
-            await ended(us, there.url("/"))
+    with host(Receiver()) as target:
+        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{target.port}", networks=[]) as metrics:
+            await cancel_job(us, target.url("/"))
             await eventually_async(lambda: count(metrics, "given_up") == 1)
-        assert there.connections == 0
+        assert target.connections == 0
 
 
 async def test_pending_notifications_are_bounded_and_drops_counted(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
     async with queues.gateway(url) as us:
         db.zadd("webhooks", {f"other-{number}": 2e15 for number in range(10_000)})
-        await ended(us, "https://localhost/")
+        await cancel_job(us, "https://localhost/")
         async with sending(us, secrets, "localhost") as metrics:
             await eventually_async(lambda: count(metrics, "dropped") == 1)
         assert db.zcard("webhooks") == 10_000
