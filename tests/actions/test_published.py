@@ -323,7 +323,7 @@ def test_only_confirmed_people_are_described() -> None:
 
 
 def test_a_whole_clip_keeps_what_its_streams_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part of it may run in another thread, also the one that finishes it."""
+    """Run each part of a clip on a stream of its own, also the one that finishes it."""
     monkeypatch.setattr("models.systems.mvit.pooling_attention.OPS_PER_PART", 20_000)
     monkeypatch.setattr("models.systems.mvit.model.OPS_PER_PART", 20_000)
     tracker = StreamTracker()
