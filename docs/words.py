@@ -1,7 +1,6 @@
 """Words of the code and of its documentation: `python docs/words.py`, a part of `make lint`.
 
-Without arguments it checks all that is not pending (word_rules/pending.py). `python docs/words.py FOLDER…` lists all hits in
-folders or files, pending or not and those of ruff's D401 among them, and counts them by rule.
+`python docs/words.py FOLDER…` lists the hits in folders or files and counts them by rule.
 """
 
 from __future__ import annotations
@@ -16,82 +15,11 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from word_rules import docstrings, names, prose
-from word_rules.pending import PENDING
 from word_rules.source import PythonFile
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = (
-    "models/systems",
-    "models/checkpoints",
-    "models/layers",
-    "models/media",
-    "models/people",
-    "models/processes",
-    "models",
-    "kernels",
-    "training",
-    "starters",
-    "opsin",
-    "server/media",
-    "server/tasks",
-    "server/supervisor",
-    "server/processes",
-    "server/queue",
-    "server/scheduler",
-    "server/telemetry",
-    "server/worker/backends",
-    "server/worker",
-    "server/gateway",
-    "server/http",
-    "server/playground",
-    "server",
-    "benchmarks",
-    "examples",
-    "tests/actions",
-    "tests/audio",
-    "tests/benchmarks",
-    "tests/browser",
-    "tests/chaos",
-    "tests/clients",
-    "tests/clips",
-    "tests/concurrency",
-    "tests/deploy",
-    "tests/docs",
-    "tests/e2e",
-    "tests/examples",
-    "tests/fake_cuda",
-    "tests/gateway",
-    "tests/golden",
-    "tests/gpu",
-    "tests/http",
-    "tests/hub",
-    "tests/image_text",
-    "tests/inpaint",
-    "tests/kernels",
-    "tests/media",
-    "tests/models",
-    "tests/open_inference",
-    "tests/opsin",
-    "tests/process",
-    "tests/queue",
-    "tests/reconstruct",
-    "tests/sandbox",
-    "tests/scheduler",
-    "tests/supervisor",
-    "tests/support",
-    "tests/tasks",
-    "tests/training",
-    "tests/video",
-    "tests/worker",
-    "tests",
-    "tools",
-    "docs",
-    ".",
-)
 RULES = names.RULES | docstrings.RULES | prose.RULES
 ACROSS_FILES = {"class-repeated": names.repeated_classes, "alias-repeated": names.repeated_aliases}
-D401 = ["check", "--isolated", "--select", "D401", "--output-format", "concise"]
-FIXTURES = "lint.pydocstyle.property-decorators = ['pytest.fixture']"
 
 
 @dataclass(frozen=True)
@@ -103,15 +31,6 @@ class Hit:
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.message} [{self.rule}]"
-
-    @property
-    def is_pending(self) -> bool:
-        return self.rule in PENDING.get(folder_of(self.path), ())
-
-
-def folder_of(path: PurePosixPath) -> str:
-    """Return the folder of FOLDERS that a file belongs to, `.` for other files."""
-    return next(folder for folder in FOLDERS if path.is_relative_to(folder))
 
 
 @cache
@@ -168,36 +87,16 @@ def all_hits() -> Iterator[Hit]:
             yield Hit(source.path, line, rule, message)
 
 
-def ruff_hits(paths: list[PurePosixPath]) -> Iterator[Hit]:
-    ruff = Path(sys.executable).with_name("ruff")
-    found = subprocess.run([ruff, *D401, "--config", FIXTURES, *map(str, paths)], cwd=ROOT, capture_output=True, text=True)
-    for path, line, message in re.findall(r"^(.+?):(\d+):\d+: D401 (.*)$", found.stdout, re.M):
-        yield Hit(PurePosixPath(path), int(line), "D401", message)
-
-
-def followed_rules(hits: list[Hit], paths: list[PurePosixPath]) -> Iterator[str]:
-    """Find pending entries of these folders that can be deleted, since the folder has no hit any more."""
-    broken = {(folder_of(hit.path), hit.rule) for hit in hits}
-    for folder, rules in PENDING.items():
-        followed = [rule for rule in rules if (folder, rule) not in broken]
-        if followed and any(PurePosixPath(folder).is_relative_to(path) for path in paths):
-            yield f"delete from pending.py: {folder}: {', '.join(followed)}"
-
-
 def main() -> None:
     paths = [PurePosixPath((Path.cwd() / argument).resolve().relative_to(ROOT)) for argument in sys.argv[1:]]
     try:
         hits = list(all_hits())
     except SyntaxError as error:
         sys.exit(f"{error.filename}:{error.lineno}: {error.msg}")
-    if not paths:
-        faults = [hit for hit in hits if not hit.is_pending]
-        sys.exit("\n".join(map(str, faults)) if faults else 0)
-    chosen = [hit for hit in [*hits, *ruff_hits(paths)] if any(hit.path.is_relative_to(path) for path in paths)]
-    print(*sorted(chosen, key=lambda hit: (hit.path, hit.line)), sep="\n")
-    print(*(f"{count:6} {rule}" for rule, count in Counter(hit.rule for hit in chosen).most_common()), sep="\n")
-    print(*followed_rules(hits, paths), sep="\n")
-    sys.exit(1 if chosen else 0)
+    chosen = [hit for hit in hits if not paths or any(hit.path.is_relative_to(path) for path in paths)]
+    if chosen:
+        print(*sorted(chosen, key=lambda hit: (hit.path, hit.line)), sep="\n")
+        sys.exit("\n".join(f"{count:6} {rule}" for rule, count in Counter(hit.rule for hit in chosen).most_common()))
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def test_known_cells_of_a_scene_are_not_computed_again(
 
 
 def test_cached_cells_are_kept_for_the_stream_that_reads_them(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job that cached them is finished: whoever evicts them while another stream reads frees them for the stream that made them."""
+    """The job that cached them is finished: an eviction while another stream reads frees them for the stream that made them."""
     tracker = StreamTracker()
     monkeypatch.setattr("models.systems.mcc.steps.keep_for_current_stream", tracker.keep)
     steps, options = ReconstructionSteps(random, CPU), {"spacing": 0.3, "scene": "one"}

@@ -158,8 +158,8 @@ def test_graphs_that_fall_back_to_the_cpu_are_reported(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("started", [["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]])
-def test_sessions_are_asked_what_their_graph_runs_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, started: list[str]) -> None:
-    """What the build offers does not say whether CUDA has started."""
+def test_the_device_of_a_graph_is_read_from_its_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, started: list[str]) -> None:
+    """The providers of the build do not say whether CUDA has started."""
     FakeCuda().install(monkeypatch, tmp_path)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_args, **_named: SimpleNamespace(get_providers=lambda: started))
