@@ -1,4 +1,4 @@
-"""How large the server is, and how many rooms a request passes: `python -m benchmarks.house`. docs/architecture.md quotes it.
+"""How large the server is, and how many files and hand-overs a request takes: `python -m benchmarks.house`.
 
 A *hand-over* is a call that passes a request, a job or an answer (CARRIERS) from one module of Opsin to another one, however often
 it does so. Files and hand-overs are counted over warm classifications, each answered while nothing else runs. Only what all of them

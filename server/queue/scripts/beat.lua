@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- A gateway's heartbeat, once a second. ARGV: msgpack of a SignOfLife. Returns a BeatAnswer (gateway/beat.py).
+-- A gateway's heartbeat, once a second. ARGV: msgpack of a SignOfLife. Returns a BeatAnswer (gateway/dispatcher.py).
 local args = cmsgpack.unpack(ARGV[1])
 local gateway, replies = 'gw:' .. args.gateway, 'replies:' .. args.gateway
 local known, epoch = call('EXISTS', gateway), call('GET', 'epoch')
