@@ -73,6 +73,9 @@ def read_blocks(page: str) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """Return the calls of `opsin` in a block of the shell, without what follows `#`, `|`, `>` or the closing bracket."""
-    joined = block.code.replace("\\\n", " ")
+    """Return the calls of `opsin` in a block of the shell, without what follows `#`, `|`, `>` or the closing bracket.
+
+    In calls of helm, `opsin` is the name of a release.
+    """
+    joined = re.sub(r"^helm .*", "", block.code.replace("\\\n", " "), flags=re.MULTILINE)
     return [match[1].strip() for match in re.finditer(r"(?:^|\s|\()(opsin [^#|>)\n]+)", joined)]
