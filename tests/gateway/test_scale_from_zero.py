@@ -94,6 +94,28 @@ def test_no_more_is_remembered_than_1000_specs_of_16_mib(valkey: PrivateValkey, 
         assert REMEMBERED_S - 60 <= redis.ttl(keys.spec(spec.digest())) <= REMEMBERED_S
 
 
+def test_foreign_digests_are_forgotten_without_an_error(valkey: PrivateValkey) -> None:
+    with PartitionRedis.from_url(valkey.url) as redis:
+        redis.rpush(keys.spec("f" * 64), "a spec of another type")
+        redis.zadd(keys.KNOWN, {b"\xff": 1, "f" * 64: 2})
+        with gateway_process(valkey.url) as gateway:
+            assert gateway.http.get("/v1/models").json()["models"] == []
+            spec = make_spec()
+            with Worker(valkey.url, [spec]):
+                assert gateway.classify(picture(1)).status_code == 200
+        assert redis.zrange(keys.KNOWN, 0, -1) == [spec.digest().encode()]
+
+
+def test_an_emptied_redis_remembers_again_at_once(valkey: PrivateValkey) -> None:
+    spec = make_spec()
+    with PartitionRedis.from_url(valkey.url) as redis:
+        with Worker(valkey.url, [spec]) as worker:
+            eventually(lambda: redis.zscore(keys.KNOWN, spec.digest()) is not None, "the bundle is remembered")
+            redis.flushall()
+            eventually(lambda: redis.exists(keys.worker(worker.queue.id)), "the worker is known again")
+        assert redis.zscore(keys.KNOWN, spec.digest()) is not None, "what it served is known again, although it has left"
+
+
 class Scaler:
     """A stand-in for an autoscaler: it starts a worker once the metrics say that work waits."""
 

@@ -21,7 +21,7 @@ end
 -- Forgets the oldest content beyond the limits, and what has expired.
 local nbytes = 0
 for i, digest in ipairs(next(args.published) and call('ZREVRANGE', 'known', 0, -1) or {}) do
-  local size = call('STRLEN', 'spec:' .. digest)
+  local size = tonumber(try('STRLEN', 'spec:' .. digest)) or 0  -- of another type: not ours
   nbytes = nbytes + size
   if i > MAX_KNOWN or nbytes > MAX_KNOWN_BYTES or size == 0 then
     call('ZREM', 'known', digest)

@@ -60,22 +60,17 @@ class WorkerQueue:
 
         Jobs that this worker does not understand return to the queue then: if it gets them again, so often and not more often."""
         message, ttl_ms = msgspec.msgpack.encode(info), int(self.link.timings.key_ttl * 1000)
-        published = self._changed_or_due(info)
-        is_known, is_full = self.link.run(ANNOUNCE, Announcement(self.id, ttl_ms, [], published), [message])
+        served = {bundle.digest for bundle in info.bundles if bundle.state == "ready"}
+        published = {digest: digest in served for digest in self._specs}
+        is_due = published != self._published or time.monotonic() - self._published_at >= PUBLISHED_INTERVAL_S
+        is_known, is_full = self.link.run(ANNOUNCE, Announcement(self.id, ttl_ms, [], published if is_due else {}), [message])
         self.leases.redis_is_full = bool(is_full)
         if not is_known and self._specs:
             # the first time, or Redis has forgotten us: it may have lost the specs too
             self.link.run(ANNOUNCE, Announcement(self.id, ttl_ms, list(self._specs), published), [message, *self._specs.values()])
+        if is_due:
+            self._published, self._published_at = published, time.monotonic()
         self.leases.return_unsupported()
-
-    def _changed_or_due(self, info: WorkerInfo) -> dict[str, bool]:
-        """Return `Announcement.published`: if it has changed, or once in PUBLISHED_INTERVAL_S."""
-        served = {bundle.digest for bundle in info.bundles if bundle.state == "ready"}
-        published = {digest: digest in served for digest in self._specs}
-        if published == self._published and time.monotonic() - self._published_at < PUBLISHED_INTERVAL_S:
-            return {}
-        self._published, self._published_at = published, time.monotonic()
-        return published
 
     def publish_spec(self, spec: BundleSpec) -> str:
         """Make `bundle.json` readable for gateways under its SHA-256, which is returned."""
