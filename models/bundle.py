@@ -116,7 +116,7 @@ class BundleSpec(Schema):
     @classmethod
     def _check_files(cls, files: dict[str, FileDigest]) -> dict[str, FileDigest]:
         for name in files:
-            if not FILE_PATTERN.fullmatch(name) or name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE):
+            if not is_further_file(name):
                 raise ValueError(f"{name!r} is not a plain name of a further file, such as {TOKENIZER_FILE}")
         return files
 
@@ -292,6 +292,11 @@ class Bundle(Schema):
                 raise BundleError(f"{self.path / SPEC_FILE}: external.{role}: {problem}")
         for member in self.members().values():
             member.verify()
+
+
+def is_further_file(name: str) -> bool:
+    """Return True if a bundle may have a file of this name in addition to its spec and its weights."""
+    return FILE_PATTERN.fullmatch(name) is not None and name not in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE)
 
 
 def _is_integer(value: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from onnx import ModelProto, TensorProto
 from pydantic import ValidationError
 
-from models.bundle import FILE_PATTERN, GRAPH_FILE, MAX_FILES, BundleSpec
+from models.bundle import MAX_FILES, BundleSpec, is_further_file
 from models.bundle_files import sha256_of
 from models.bundle_schema import MAX_SIDE, FileDigest
 from models.checkpoints import hf_folder
@@ -98,7 +98,7 @@ def _output(settings: Mapping[str, Any], purpose: Purpose | None) -> str | None:
 
 def _files(file: Path, trial: Trial) -> dict[str, Path]:
     """Return the files of the weights. Raises ValueError for files that a bundle cannot contain."""
-    invalid_names = [name for name in trial.files if not FILE_PATTERN.fullmatch(name) or name == GRAPH_FILE]
+    invalid_names = [name for name in trial.files if not is_further_file(name)]
     if invalid_names or len(trial.files) > MAX_FILES:
         problem = (
             f"{invalid_names[0]!r}, whose name a bundle cannot keep"

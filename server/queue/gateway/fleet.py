@@ -127,7 +127,8 @@ class FleetReader:
 
     async def _read_remembered(self) -> dict[tuple[str, str], BundleSpec]:
         """Return (name, version) → the spec that was served last, of what was served in the last days."""
-        digests = [digest.decode(errors="replace") for digest in await self._link.resp.command("ZRANGE", self._link.name(keys.KNOWN), 0, -1)]
+        members = await self._link.resp.command("ZRANGE", self._link.name(keys.KNOWN), 0, -1)
+        digests = [member.decode(errors="replace") for member in members]
         await self._fetch(digests)
         specs = [self._by_digest[digest] for digest in digests if digest in self._by_digest]  # the one that was served last comes last
         return {(spec.name, spec.version): spec for spec in specs}

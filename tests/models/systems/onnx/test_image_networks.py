@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from models.bundle import Bundle, BundleError, read, write
+from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, read, write
 from models.bundle_schema import Preprocess
 from models.checkpoints.checkpoint_file import CheckpointError
 from models.layers.forward import normalise, normalise_to_planes
@@ -332,6 +332,14 @@ def test_weights_in_a_link_out_of_the_folder_are_refused(tmp_path: Path) -> None
     (tmp_path / "weights.data").rename(tmp_path / "other.data")
     (tmp_path / "weights.data").symlink_to(tmp_path / "other.data")
     with pytest.raises(CheckpointError, match=r"its weights are in weights\.data, which is missing in the graph's folder, or a link"):
+        import_file(tmp_path, outside.read_bytes())
+
+
+@pytest.mark.parametrize("name", [SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE, "w .data"])
+def test_weights_under_a_name_of_the_bundle_are_refused(name: str, tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere.onnx"
+    onnx.save_model(colours(), outside, save_as_external_data=True, location=name, size_threshold=0)
+    with pytest.raises(CheckpointError, match=rf"its weights are in '{name}', whose name a bundle cannot keep"):
         import_file(tmp_path, outside.read_bytes())
 
 
