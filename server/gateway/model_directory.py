@@ -133,6 +133,10 @@ class ModelDirectory:
         starters = ([spec for spec in candidates if spec.name == name] for name in Settings.starter_bundles)
         return newest(fleet, next(filter(None, starters), []))
 
+    def defaults(self, fleet: Fleet) -> dict[str, BundleSpec | None]:
+        """Return `default` of each of REQUEST_KINDS, by its name."""
+        return {task: self.default(fleet, task) for task in REQUEST_KINDS}
+
     async def not_ready_reason(self) -> str | None:
         """Return the reason why requests that name no model cannot be answered now. None if they can."""
         try:

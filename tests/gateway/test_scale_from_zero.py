@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import cProfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -9,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from server.gateway.lifespan import assemble
+from server.gateway.routes.models import list_models
 from server.queue import keys
+from server.queue.gateway.fleet import SPECS_AT_ONCE, Fleet
+from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.bundles.vit import write_null
 from tests.support.fake_worker import Worker, make_spec, picture
@@ -114,6 +120,35 @@ def test_an_emptied_redis_remembers_again_at_once(valkey: PrivateValkey) -> None
             redis.flushall()
             eventually(lambda: redis.exists(keys.worker(worker.queue.id)), "the worker is known again")
         assert redis.zscore(keys.KNOWN, spec.digest()) is not None, "what it served is known again, although it has left"
+
+
+def test_what_is_remembered_is_read_in_portions(valkey: PrivateValkey) -> None:
+    specs = [make_spec(f"reds{number}") for number in range(100)]
+    with PartitionRedis.from_url(valkey.url) as redis:
+        for spec in specs:
+            redis.set(keys.spec(spec.digest()), spec.to_bytes())
+            redis.zadd(keys.KNOWN, {spec.digest(): 1})
+        with gateway_process(valkey.url) as gateway:
+            assert len(gateway.http.get("/v1/models").json()["models"]) == len(specs)
+        assert redis.info("commandstats")["cmdstat_mget"]["calls"] >= len(specs) / SPECS_AT_ONCE
+
+
+def count_calls(bundles: int) -> int:
+    """Return how many functions a list of so many remembered versions of a bundle calls."""
+
+    async def profile() -> int:
+        gateway, _ = assemble(Settings(redis_url="redis://localhost"))
+        specs = {("reds", str(version)): make_spec("reds", str(version)) for version in range(bundles)}
+        profiler = cProfile.Profile()
+        answer = profiler.runcall(list_models, gateway, Fleet((), specs, {}, frozenset(specs)))
+        assert len(answer.models) == bundles
+        return sum(entry.callcount for entry in profiler.getstats())
+
+    return asyncio.run(profile())
+
+
+def test_listing_many_versions_does_not_grow_with_their_square() -> None:
+    assert count_calls(200) < 3 * count_calls(100)
 
 
 class Scaler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -188,12 +189,17 @@ MODEL = {"responses": {**responses.answer("ModelDetails", "One bundle", _DETAILS
 @router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=MODELS)
 async def models(request: Request) -> Response:
     gateway = gateway_state(request)
-    fleet = await gateway.directory.fleet()
+    return _json(list_models(gateway, await gateway.directory.fleet()))
+
+
+def list_models(gateway: GatewayState, fleet: Fleet) -> ModelList:
+    """Return the answer of `/v1/models`, whose work grows with the number of bundles, not with its square: a cell may know 1,000."""
     specs = sorted(fleet.specs.values(), key=lambda spec: spec.id)
     folders = sorted({worker.folder for worker in fleet.workers if worker.folder})
-    summaries = [ModelSummary(**_summary(gateway, fleet, spec)) for spec in specs]
+    defaults = gateway.directory.defaults(fleet)
+    summaries = [ModelSummary(**_summary(gateway, fleet, spec, defaults)) for spec in specs]
     summaries += [ModelSummary(**_unreadable(id_, reason)) for id_, reason in sorted(model_directory.unreadable(fleet).items())]
-    return _json(ModelList(models=summaries, folders=folders, data=[OpenAIModel(spec.id) for spec in specs]))
+    return ModelList(models=summaries, folders=folders, data=[OpenAIModel(spec.id) for spec in specs])
 
 
 @router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=MODEL)
@@ -216,7 +222,9 @@ async def model(request: Request, name: str) -> Response:
         for worker, bundle in model_directory.serving(fleet, spec)
     ]
     content = spec.model_dump(mode="json", exclude={"weights"})
-    return _json(ModelDetails(id=spec.id, **_summary(gateway, fleet, spec), workers=workers, spec=content))
+    return _json(
+        ModelDetails(id=spec.id, **_summary(gateway, fleet, spec, gateway.directory.defaults(fleet)), workers=workers, spec=content)
+    )
 
 
 def _unreadable_details(fleet: Fleet, name: str) -> ModelDetails:
@@ -229,10 +237,10 @@ def _unreadable_details(fleet: Fleet, name: str) -> ModelDetails:
     return ModelDetails(id=id_, **_unreadable(id_, reason), workers=[], spec={})
 
 
-def _summary(gateway: GatewayState, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
+def _summary(gateway: GatewayState, fleet: Fleet, spec: BundleSpec, defaults: Mapping[str, BundleSpec | None]) -> dict[str, Any]:
     state, reason = model_directory.state_of(fleet, spec)
     task = main_task(spec)
-    defaults = [gateway.directory.default(fleet, name) for name, default in REQUEST_KINDS.items() if default.task is task]
+    own_defaults = [defaults[name] for name, kind in REQUEST_KINDS.items() if kind.task is task]
     return {
         "name": spec.name,
         "version": spec.version,
@@ -241,7 +249,7 @@ def _summary(gateway: GatewayState, fleet: Fleet, spec: BundleSpec) -> dict[str,
         "route": None if task is None else route_of(task),
         "state": state,
         "reason": reason,
-        "default": any(default is not None and default.id == spec.id for default in defaults),
+        "default": any(default is not None and default.id == spec.id for default in own_defaults),
         "inputs": _inputs(gateway, spec),
         "members": {role: member.id for role, member in spec.members.items()},
         "labels": len(spec.labels),

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import msgspec
 import redis
@@ -23,6 +23,8 @@ from server.queue.messages import UnknownVersion, WorkerInfo, decode, repository
 PASS_MS, LONG_JOB_MS = 50, 1000
 """A pass, and a job of an unknown number of steps, count for so much before any worker has measured them."""
 NO_RATES = 0.0, 0.0
+SPECS_AT_ONCE = 16
+"""Number of remembered specs that are read at once: all of them would hold up requests, and take longer than a command may."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class FleetReader:
             async with self._lock:
                 if self._read_at <= oldest:
                     read_at = time.monotonic()
-                    self.latest = await self._link.call_limited(self._read_all)
+                    if self._remembered is None:
+                        self._remembered = await self._read_remembered()
+                    self.latest = await self._link.call_limited(partial(self._read_all, self._remembered))
                     self._read_at = read_at
         return self.latest
 
@@ -109,27 +113,27 @@ class FleetReader:
         self._read_at = 0.0
         return int(revision)
 
-    async def _read_all(self) -> Fleet:
+    async def _read_all(self, remembered_specs: Mapping[tuple[str, str], BundleSpec]) -> Fleet:
         ids = await self._link.resp.command("SMEMBERS", self._link.name(keys.WORKERS))
         messages = await self._values([keys.worker(id_.decode(errors="replace")) for id_ in ids])
         flat = await self._link.resp.command("HGETALL", self._link.service_name(keys.REPOSITORY))
         workers = tuple(worker for message in messages if message is not None and (worker := _decode(message)) is not None)
-        if self._remembered is None:
-            self._remembered = await self._read_remembered()
         announced = {bundle.digest for worker in workers for bundle in worker.bundles if bundle.digest}
         await self._fetch(sorted(announced - self._by_digest.keys()))
         specs = {name: self._by_digest[digest] for name, digest in self._prevailing(workers).items()}
         if any(self._specs.get(name) is not spec for name, spec in specs.items()):
             self._specs = self._specs | specs
-        remembered = self._remembered.keys() - self._specs.keys()
-        specs_or_remembered = self._specs | {name: self._remembered[name] for name in remembered} if remembered else self._specs
+        remembered = remembered_specs.keys() - self._specs.keys()
+        specs_or_remembered = self._specs | {name: remembered_specs[name] for name in remembered} if remembered else self._specs
         return Fleet(workers, specs_or_remembered, repository_states(flat), frozenset(remembered))
 
     async def _read_remembered(self) -> dict[tuple[str, str], BundleSpec]:
         """Return (name, version) → the spec that was served last, of what was served in the last days."""
-        members = await self._link.resp.command("ZRANGE", self._link.name(keys.KNOWN), 0, -1)
+        members = await self._link.command("ZRANGE", self._link.name(keys.KNOWN), 0, -1)
         digests = [member.decode(errors="replace") for member in members]
-        await self._fetch(digests)
+        missing = [digest for digest in digests if digest not in self._by_digest]
+        for at in range(0, len(missing), SPECS_AT_ONCE):
+            await self._link.call_limited(partial(self._fetch, missing[at : at + SPECS_AT_ONCE]))
         specs = [self._by_digest[digest] for digest in digests if digest in self._by_digest]  # the one that was served last comes last
         return {(spec.name, spec.version): spec for spec in specs}
 
