@@ -384,4 +384,4 @@ def newest(fleet: Fleet, versions: list[BundleSpec]) -> BundleSpec | None:
 
 def version_order(version: str) -> list[tuple[int, int | str]]:
     """Return a key that sorts `10` after `9` and `1.10` after `1.9`."""
-    return [(1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", version) if part]
+    return [(1, int(part)) if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", version) if part]

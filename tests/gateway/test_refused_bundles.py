@@ -177,3 +177,13 @@ def test_refused_default_makes_service_unready_with_reason(valkey: PrivateValkey
             detail = f"no ready worker serves broken@1, the default model for classify; it is unavailable: {REASON}"
             eventually(lambda: gateway.http.get("/health/ready").json().get("detail") == detail, "the reason is given")
             assert refusal(gateway) == f"broken@1 is unavailable: {REASON}"
+
+
+def test_a_folder_of_any_name_is_refused_with_its_reason(valkey: PrivateValkey, patient: Gateway) -> None:
+    queue = WorkerQueue(valkey.url, "announcer", WorkerTimings(key_ttl=60))
+    unreadable = [
+        ServedBundle(name="reds", version=version, task="", digest="", state="unavailable", reason=REASON) for version in ("1", "²", "٣")
+    ]
+    queue.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=unreadable))
+    assert refusal(patient, model="reds@²").startswith("reds@² is unavailable")
+    assert refusal(patient, model="reds").startswith("reds@٣ is unavailable")
