@@ -162,4 +162,4 @@ def _history(snapshot: QueueSnapshot) -> StatusHistory:
 def _durations(step: Mapping[str, int], suffix: str = "") -> dict[int, int]:
     """Return the buckets of all requests, or of those whose names end with a suffix."""
     buckets = ((name.removeprefix(DURATION).removesuffix(suffix), count) for name, count in step.items() if name.endswith(suffix))
-    return {int(index): count for index, count in buckets if index.isdigit()}
+    return {int(index): count for index, count in buckets if index.isdecimal()}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from server.queue.gateway.status_reader import STEP_S
 from server.queue.messages import Progress
 from server.supervisor.private_valkey import PrivateValkey
+from server.telemetry.metrics import DURATION
 from tests.support.fake_worker import TOKENS, Worker, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem
 from tests.support.queue import free_port
+from tests.support.redis import PartitionRedis
 from tests.support.waiting import WAIT_S, eventually
 
 LEVEL = {"done": 3, "total": 9, "unit": "levels"}
@@ -164,3 +167,11 @@ def test_the_address_of_a_lost_redis_is_in_the_log_alone() -> None:
         lines = [json.loads(line) for line in gateway.process.communicate()[1].splitlines() if line.startswith("{")]
     [event] = [line for line in lines if line.get("request_id") == refused.json()["request_id"]]
     assert f"127.0.0.1:{port}" in event["reason"]
+
+
+def test_foreign_fields_of_the_history_are_no_error(valkey: PrivateValkey) -> None:
+    with PartitionRedis.from_url(valkey.url) as redis, gateway_process(valkey.url) as gateway:
+        now_s, _ = redis.time()
+        for step in range(now_s // STEP_S - 1, now_s // STEP_S + 12):
+            redis.hset(f"history:{step}", f"{DURATION}²", 1)
+        assert gateway.http.get("/v1/status").status_code == 200
