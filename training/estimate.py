@@ -79,15 +79,16 @@ def estimate(recipe: Recipe, phase: Phase, context: RunContext) -> Estimate:
         return Estimate("\n".join(lines), flops, None)
     assert steps is not None
     report, activation_bytes = _measure(recipe, phase, context, batch, sum(fixed))
-    minutes = steps * loop.batch_size / max(report.steady_rate, 1e-9) / 60
-    length = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.1f} minutes"
-    unit = data.source.unit
-    lines[-1] += f", about {length} on this machine"
-    lines.append(
-        f"  speed        {report.steady_rate:.1f} {unit}/s, {report.waiting:.0%} of the time waiting for data; "
-        f"activations and data took {amount(activation_bytes, 'B')} in steps of {batch}"
-    )
-    return Estimate("\n".join(lines), flops, 60 * minutes)
+    seconds = steps * loop.batch_size / max(report.steady_rate, 1e-9)
+    lines[-1] += f", about {_duration(seconds)} on this machine"
+    speed = f"  speed        {report.steady_rate:.1f} {data.source.unit}/s, {report.waiting:.0%} of the time waiting for data"
+    if activation_bytes > 0:  # else this process has taken as much before
+        speed += f"; activations and data took {amount(activation_bytes, 'B')} in steps of {batch}"
+    return Estimate("\n".join((*lines, speed)), flops, seconds)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def total(estimates: Sequence[Estimate]) -> str:
@@ -97,7 +98,7 @@ def total(estimates: Sequence[Estimate]) -> str:
     measured = [each.seconds for each in estimates if each.seconds is not None]
     if len(measured) < len(estimates):
         return f"in all {counted}"
-    return f"in all about {sum(measured) / 60:.1f} minutes and {counted}; what is measured at the end comes on top"
+    return f"in all about {_duration(sum(measured))} and {counted}; what is measured at the end comes on top"
 
 
 def _data_of(recipe: Recipe, phase: Phase, context: RunContext) -> _Data:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from models.registry import architectures
 from tests.training import tiny_recipe
-from training import cli, loop, recipe, stop_requests
+from training import cli, estimate, loop, recipe, stop_requests
+from training.estimate import Estimate, total
 from training.objectives.mae import MAEObjective
 from training.phase_runner import WEIGHTS
 from training.run_logger import read_log
@@ -124,6 +125,20 @@ def test_dry_run_reports_cost_of_phases_and_leaves_nothing(
     assert re.search(r"^in all about \d+\.\d minutes", output, re.MULTILINE)
     assert cli.main([str(file), "phases.0.start=nowhere.safetensors", "--dry-run", "--runs", str(tmp_path / "runs")]) == 2
     assert not (tmp_path / "runs").exists()
+
+
+def test_total_of_long_phases_is_in_hours() -> None:
+    assert total([Estimate("", 1e12, 1800.0), Estimate("", 1e12, 3600.0)]).startswith("in all about 1.5 hours and 2 TFLOP;")
+
+
+def test_dry_run_omits_memory_that_it_cannot_see(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Check the case of a process that has taken more memory before."""
+    monkeypatch.setattr(estimate, "_peak", lambda device: 1e9)
+    assert cli.main([str(tiny_recipe.write(content, tmp_path / "recipe.yaml")), "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert "waiting for data\n" in output and "activations and data took" not in output
 
 
 def test_dry_run_measures_several_steps_despite_slow_first(
