@@ -143,6 +143,11 @@ def test_scores_that_do_not_fit_are_refused(bundle: Bundle, content: str, senten
     assert sentence in ended.stderr
 
 
+def test_missing_scores_are_named(bundle: Bundle, tmp_path: Path) -> None:
+    ended = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "none.npy")
+    assert (ended.returncode, ended.stderr) == (2, f"opsin: --scores: {tmp_path / 'none.npy'}: no such file\n")
+
+
 def test_what_is_no_classifier_and_what_is_no_image_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     painter = write_tiny_diffmae(tmp_path / "bundles")
     options = ["--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy"]
