@@ -15,7 +15,7 @@ from opsin.cli.shared.service_calls import open_client
 
 
 def ask(
-    task: Annotated[str, typer.Argument(help="The task's name, as in POST /v1/TASK.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task's name, as in POST /v1/TASK.")],
     parts: Annotated[list[str], typer.Argument(metavar="PART=FILE...", help="Such as image=cat.jpg; may be repeated.")],
     option: Annotated[list[str] | None, typer.Option("-o", "--option", metavar="NAME=VALUE", help="May be repeated.")] = None,
     url: Url = None,

@@ -14,7 +14,9 @@ PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "allow
 """Settings of the command that pass all arguments after the name, also `--help`, to the benchmark."""
 
 
-def bench(context: typer.Context, name: str = typer.Argument(help="Benchmark to run. Further arguments are passed to it.")) -> None:
+def bench(
+    context: typer.Context, name: str = typer.Argument(metavar="NAME", help="Benchmark to run. Further arguments are passed to it.")
+) -> None:
     """Run a benchmark: `opsin bench merging`, `opsin bench serving --help`; benchmarks/README.md lists them."""
     if name in ("--help", "-h"):
         typer.echo(context.get_help())

@@ -46,9 +46,10 @@ def reconstruct(
     timeout: Timeout = 3600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Reconstruct a shape from an image with --depth or --points. Shows a progress bar.
+    """Reconstruct a shape from an image. Shows a progress bar.
 
-    If the model estimates depth, an image of an object is enough, with --mask or transparent around the object.
+    If the model estimates depth, an image of an object is enough, with --mask or transparent around the object. Otherwise
+    --depth or --points is needed.
 
     Ctrl-C also cancels the work in the service.
     """
