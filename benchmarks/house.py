@@ -33,7 +33,7 @@ from server.queue.messages import QueuedJob, Reply
 from server.queue.script import PARTS, Script
 from server.queue.worker.ack import Completion
 from server.queue.worker.delivery import Delivery, QueueEntry
-from server.queue.worker.lease import Leases
+from server.queue.worker.job_intake import JobIntake
 from server.scheduler.scheduler import RunningBatch
 from server.tasks.classify.images import Classification
 from server.worker.executors import ComputedBatch, JobOutputs
@@ -133,7 +133,7 @@ def watched_service(folder: Path) -> Iterator[str]:
         "PYTHONPATH": os.pathsep.join([str(folder / "path"), str(HERE)]),
         "HOUSE_ROOT": f"{HERE}/",
         "HOUSE_OUT": str(folder / "seen"),
-        "HOUSE_PULL": Leases.take.__qualname__,
+        "HOUSE_PULL": JobIntake.take.__qualname__,
         "HOUSE_CARRIERS": " ".join(carrier.__name__ for carrier in CARRIERS),
     }
     with temporary_service(HERE / "bundles", environment) as url:

@@ -37,7 +37,7 @@ class AsyncCancelScope:
             self._reason = reason
             self._task.cancel()
 
-    def over(self, error: BaseException | None) -> BaseException | None:
+    def close(self, error: BaseException | None) -> BaseException | None:
         """Stop further cancellation. Return what really happened: the reason instead of a cancellation that it caused."""
         task, self._task = self._task, None
         reason, self._reason = self._reason, None
@@ -51,7 +51,7 @@ class AsyncCancelScope:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        happened = self.over(error)
+        happened = self.close(error)
         if happened is not error and happened is not None:
             try:
                 raise happened from None
@@ -128,10 +128,10 @@ class Deadline(AsyncCancelScope):
     def due(self) -> None:
         self.end(TimeoutError())
 
-    def over(self, error: BaseException | None) -> BaseException | None:
+    def close(self, error: BaseException | None) -> BaseException | None:
         if self._tick >= 0:
             self._ticks.remove(self, self._tick)
-        return super().over(error)
+        return super().close(error)
 
 
 def strip_tracebacks(error: E) -> E:
@@ -151,8 +151,8 @@ QueuedAmount = tuple[int, "asyncio.Future[None]"]
 class ClientBound:
     """A bound of `total` for all clients together and `each` for one; the client "" is anonymous and bound by `total` alone.
 
-    Callers that do not wait check `over` first, and reject work or free something. Callers that wait use `enter`, clients in turn, and an
-    amount beyond a bound is held alone. It serves one event loop, and iterates over the clients that hold something.
+    Callers that do not wait check `exceeded_bound` first, and reject work or free something. Callers that wait use `enter`, clients in
+    turn, and an amount beyond a bound is held alone. It serves one event loop, and iterates over the clients that hold something.
     """
 
     def __init__(self, total: float = inf, each: float = inf, may_start: Callable[[str], bool] | None = None) -> None:
@@ -170,7 +170,7 @@ class ClientBound:
         """Return the amount that a client holds, or all clients together if it is None."""
         return self._taken if client is None else self._amounts.get(client, 0)
 
-    def over(self, client: str, amount: int) -> Literal["", "each", "total"]:
+    def exceeded_bound(self, client: str, amount: int) -> Literal["", "each", "total"]:
         """Return the bound that this much more would exceed. Empty if there is none."""
         if client and self._amounts.get(client, 0) + amount > self.each:
             return "each"
@@ -229,7 +229,7 @@ class ClientBound:
             amount, turn = line[0]
             if turn.done():  # it has left
                 return client
-            if self._amounts.get(client) and self.over(client, amount) == "each":
+            if self._amounts.get(client) and self.exceeded_bound(client, amount) == "each":
                 continue
             if self._may_start is not None and not self._may_start(client):
                 continue

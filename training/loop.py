@@ -141,7 +141,7 @@ class _Trainer:
         loader = DataLoader(
             SampleDataset(self.source, self.plan.seed),
             batch_sampler=self.batches,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=loop.workers,
             worker_init_fn=ignore_stop_signals,
             persistent_workers=loop.workers > 0,
@@ -268,7 +268,7 @@ class _Trainer:
             self.checkpoints.save(self.objective, self.optimiser, self._extra(), self.step)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 

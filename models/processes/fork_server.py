@@ -30,7 +30,7 @@ STATUS = struct.Struct("<i")
 SET_PDEATHSIG = 1
 OUTPUT_FD = 3
 
-_templates: dict[tuple[str, int], _Template] = {}
+_templates: dict[tuple[str, int], _ChildTemplate] = {}
 """Templates by program and priority. A copy has the priority of the thread that started its template: a template of background work must
 not lower the priority of other work."""
 _lock = threading.RLock()
@@ -45,15 +45,15 @@ def fork(program: str, request: bytes, file: IO[bytes]) -> ForkedProcess:
     return _template(program).copy(request, file)
 
 
-def _template(program: str) -> _Template:
+def _template(program: str) -> _ChildTemplate:
     key = program, os.getpriority(os.PRIO_PROCESS, 0)
     with _lock:
         if key not in _templates:
-            _templates[key] = _Template(key)
+            _templates[key] = _ChildTemplate(key)
         return _templates[key]
 
 
-class _Template:
+class _ChildTemplate:
     def __init__(self, key: tuple[str, int]) -> None:
         self._key = key
         self._channel, template_end = socket.socketpair()
@@ -107,7 +107,7 @@ class _Template:
 class ForkedProcess:
     """A copy, running or to be forked as soon as its template can."""
 
-    def __init__(self, template: _Template, output: int, control: socket.socket) -> None:
+    def __init__(self, template: _ChildTemplate, output: int, control: socket.socket) -> None:
         self._output_file = os.fdopen(output, "rb", buffering=0)
         self.output = output
         self._template, self._control = template, control

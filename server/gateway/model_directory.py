@@ -18,7 +18,7 @@ from server.quote import MAX_QUOTED_CHARS, quote
 from server.settings import Settings
 from server.tasks import base, registry
 from server.tasks.base import SelectsBundles
-from server.tasks.registry import REQUEST_KINDS, ROUTES, RequestKind, route_of
+from server.tasks.registry import REQUEST_KINDS, ROUTES, RequestKind, route_name
 
 State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
 
@@ -169,7 +169,7 @@ class ModelDirectory:
             return unavailable(*refused)
         if task is None:
             return Problem(ProblemKind.UNKNOWN_MODEL, f"{quote(requested)} is not served; known: {listed_ids}", "model")
-        other, route = newest(fleet, matching_name(fleet.specs.values(), requested)), route_of(REQUEST_KINDS[task].task)
+        other, route = newest(fleet, matching_name(fleet.specs.values(), requested)), route_name(REQUEST_KINDS[task].task)
         if other is not None and not serves(task, other):
             reason = refusal(fleet, other)
             detail = f"is unavailable: {reason}" if reason else f"is for {other.route or other.task}"
@@ -224,7 +224,7 @@ def loaded_specs(fleet: Fleet, task: str | None) -> list[BundleSpec]:
 def serves(task: str, spec: BundleSpec) -> bool:
     """Return whether a bundle answers on the route of one of REQUEST_KINDS. Readiness must not wait for other
     bundles."""
-    return any(registry.serves(one, spec) for one in ROUTES[route_of(REQUEST_KINDS[task].task)])
+    return any(registry.serves(one, spec) for one in ROUTES[route_name(REQUEST_KINDS[task].task)])
 
 
 def ready_or_loading(fleet: Fleet, specs: Iterable[BundleSpec]) -> list[BundleSpec]:

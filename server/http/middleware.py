@@ -107,7 +107,7 @@ class RequestMiddleware:
         client: str = scope["state"]["client"]
         bound = self._bound_of(scope["state"]["head"], client)
         try:
-            if bound is not None and bound.over(client, 1):
+            if bound is not None and bound.exceeded_bound(client, 1):
                 detail = f"one client ({client}) has at most {bound.each} requests in flight, a quarter of OPSIN_MAX_CONNECTIONS"
                 raise Problem(ProblemKind.CLIENT_QUOTA, detail, retry_after=RETRY_AFTER)
             if self._authenticate is not None:
@@ -187,7 +187,7 @@ class _BoundedBody:
         share = f"{self._bodies.each} bytes, a quarter of OPSIN_QUEUE_MAX_BYTES"
         if self._held_bytes + nbytes > self._bodies.each:
             raise Problem(ProblemKind.TOO_LARGE, f"the body is longer than {share}")
-        if self._bodies.over(self._client, nbytes):
+        if self._bodies.exceeded_bound(self._client, nbytes):
             detail = f"unfinished bodies of one client ({self._client}) hold at most {share}"
             raise Problem(ProblemKind.CLIENT_QUOTA, detail, retry_after=RETRY_AFTER)
         self._bodies.take(self._client, nbytes)

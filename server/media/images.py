@@ -157,7 +157,7 @@ class ImageDecoder:
             if kind == "BMP" and image.info["compression"] in RUN_LENGTHS:
                 raise NotAnImage("a BMP with run lengths (RLE): save it without compression, or as PNG")
             if kind == "PNG" and "transparency" in image.info:
-                _read_transparent_colour(image, data)
+                _rescale_transparent_colour(image, data)
             opened = OpenedImage(image, kind, orientation, has_several_scans=kind == "JPEG" and _has_several_scans(image, data))
             self._check_memory(opened)
             return opened
@@ -379,7 +379,7 @@ def _bytes_of_part(image: TiffImagePlugin.TiffImageFile, pixels: int) -> int:
     return pixels * (bits * samples + 8 * BYTES_PER_PIXEL * is_luma) // 8  # libtiff makes RGBA of luma and chroma, too
 
 
-def _read_transparent_colour(image: Image.Image, data: bytes) -> None:
+def _rescale_transparent_colour(image: Image.Image, data: bytes) -> None:
     """Scale a PNG's transparent colour (tRNS), which Pillow compares with pixels that it has scaled to 8 bits. Raises NotAnImage."""
     depth, kind = data[PNG_DEPTH], data[PNG_DEPTH + 1]
     if depth == 16:

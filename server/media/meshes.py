@@ -166,19 +166,19 @@ class _GltfBuilder:
         surface: dict[str, Any] = {"metallicFactor": 0, "roughnessFactor": 1}
         material: dict[str, Any] = {"name": primitive.material, "doubleSided": True, "pbrMetallicRoughness": surface}
         if primitive.texture is not None:
-            image = self._add("images", {"mimeType": "image/jpeg", "bufferView": self._view(primitive.texture)})
+            image = self._add("images", {"mimeType": "image/jpeg", "bufferView": self._add_buffer_view(primitive.texture)})
             surface["baseColorTexture"] = {"index": self._add("textures", {"source": image})}
             material["extensions"] = {"KHR_materials_unlit": {}}
         return self._add("materials", material)
 
     def _accessor(self, values: NDArray[Any], target: int, **properties: Any) -> int:
-        view = self._view(np.ascontiguousarray(values).tobytes(), target=target)
+        view = self._add_buffer_view(np.ascontiguousarray(values).tobytes(), target=target)
         kind, count = _KINDS[values.shape[1]], len(values)
         return self._add(
             "accessors", {"bufferView": view, "componentType": _TYPES[values.dtype.str], "type": kind, "count": count, **properties}
         )
 
-    def _view(self, content: bytes, **properties: Any) -> int:
+    def _add_buffer_view(self, content: bytes, **properties: Any) -> int:
         start = len(self.binary)
         self.binary += content + b"\0" * (-len(content) % 4)
         return self._add("bufferViews", {"buffer": 0, "byteOffset": start, "byteLength": len(content), **properties})

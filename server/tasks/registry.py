@@ -51,15 +51,15 @@ TASKS: Mapping[str, Task[Any, Any]] = _with_extensions(
 )
 
 
-def route_of(task: Task[Any, Any]) -> str:
+def route_name(task: Task[Any, Any]) -> str:
     """Return the name of the route that answers for a task."""
     return (task.route if isinstance(task, SelectsBundles) else "") or task.name
 
 
 ROUTES: Mapping[str, tuple[Task[Any, Any], ...]] = {
-    task.name: (task, *(other for other in TASKS.values() if other is not task and route_of(other) == task.name))
+    task.name: (task, *(other for other in TASKS.values() if other is not task and route_name(other) == task.name))
     for task in TASKS.values()
-    if route_of(task) == task.name
+    if route_name(task) == task.name
 }
 """Tasks by the name of their route, the one of that name first."""
 
@@ -75,7 +75,7 @@ class RequestKind:
 
 def default_name(task: Task[Any, Any], parts: Collection[str]) -> str:
     """Return the name under which DEFAULTS and `OPSIN_DEFAULT_MODELS` have the default bundle for requests with these parts."""
-    return "-".join((route_of(task), *(sorted(parts) if part_sets(task) != ((),) else ())))
+    return "-".join((route_name(task), *(sorted(parts) if part_sets(task) != ((),) else ())))
 
 
 def part_sets(task: Task[Any, Any]) -> tuple[tuple[str, ...], ...]:
@@ -94,7 +94,7 @@ def serves(task: Task[Any, Any], spec: BundleSpec) -> bool:
     if spec.task not in (bundle_tasks or (task.name,)) or spec.route != (route or spec.task):
         return False
     architecture = architectures().get(spec.architecture)
-    return spec.task == route_of(task) or architecture is None or architecture.serves(spec.task)
+    return spec.task == route_name(task) or architecture is None or architecture.serves(spec.task)
 
 
 def main_task(spec: BundleSpec) -> Task[Any, Any] | None:

@@ -103,7 +103,7 @@ class Heartbeat:
                 self.metrics.backend.labels(*label, backend).set(backend == chosen)
         for kind, nbytes in device_memory(self.layout.device).items():
             self.metrics.device_memory.labels(self.layout.name, kind).set(nbytes)
-        executors = self.bundles.stepwise()
+        executors = self.bundles.stepwise_by_queue()
         # running jobs take precedence over results of ended ones
         available = self.layout.state_bytes - sum(executor.nbytes for executor in executors.values())
         for queue, executor in executors.items():

@@ -89,14 +89,14 @@ class BundleEntry:
         return executor if isinstance(executor, Stepwise) else None
 
     @property
-    def latest_times(self) -> StepTimes:
+    def last_bucket_times(self) -> StepTimes:
         """Step times of the images' bucket that was used last."""
         buckets = list(self.buckets.items())  # a copy: other threads add buckets
         found = [steps for key, steps in buckets if not key.startswith(BUCKET_PREFIX)]
         return found[-1] if found else self.ready.steps if self.ready else StepTimes(1)
 
     def announcement(self, slots: int, reason: str) -> ServedBundle:
-        latest = self.latest_times if self.ready else None
+        latest = self.last_bucket_times if self.ready else None
         number_format, difference = self.ready.number_format(latest.best) if self.ready and latest else ("", None)
         steps_of_a_job = self.stepwise.mean_total if self.stepwise else 1.0
         steps_per_second = latest.items_per_second * slots if latest else 0.0
@@ -190,9 +190,9 @@ class LoadedBundles:
         """Return the queues to pull from."""
         return [queue for queue, entry in self._by_queue.items() if entry.accepts_jobs]
 
-    def latest_times(self) -> dict[str, StepTimes]:
+    def last_bucket_times(self) -> dict[str, StepTimes]:
         """Return the step times of the bundles behind these queues, by bundle id."""
-        return {entry.id: entry.latest_times for entry in self._by_queue.values() if entry.accepts_jobs}
+        return {entry.id: entry.last_bucket_times for entry in self._by_queue.values() if entry.accepts_jobs}
 
     def mark_lost(self, queue: str, reason: str) -> None:
         """Stop serving a bundle whose weights cannot be loaded again. Its folder is read again, since it may have been repaired."""
@@ -205,14 +205,14 @@ class LoadedBundles:
         entry = self._by_queue.get(queue)
         return entry.ready.executor if entry and entry.ready else None
 
-    def stepwise(self) -> Mapping[str, Stepwise]:
+    def stepwise_by_queue(self) -> Mapping[str, Stepwise]:
         """Return the executors of the bundles whose jobs take several steps, by queue."""
         return self._stepwise
 
     def backends(self) -> Mapping[tuple[str, str], str]:
         """Return the backend of typical batches of each loaded bundle, by name and version."""
         return {
-            (entry.spec.name, entry.spec.version): backend_of(backends.default_arm(entry.latest_times.best))
+            (entry.spec.name, entry.spec.version): backend_of(backends.default_arm(entry.last_bucket_times.best))
             for entry in self._by_queue.values()
             if entry.spec and entry.ready and (backends := entry.ready.backends) and backends.has_choice
         }

@@ -70,7 +70,7 @@ class JobReceiver:
         """Read large payloads until `close`, including those that came before it."""
         while (entry := self._line.get()) is not None:
             try:
-                delivery = self._queue.leases.fetch(entry)
+                delivery = self._queue.intake.fetch(entry)
             except RedisUnavailable as away:
                 log.error("payload not read: another worker will reclaim the job", job=entry.job_id, reason=str(away))
                 delivery = None
@@ -94,13 +94,13 @@ class JobReceiver:
             time.sleep(LOADING_PAUSE_S)
             return []
         if time.monotonic() >= self._next_reclaim:
-            orphan = self._queue.leases.reclaim(queues) if self._slots.may_reclaim else None
+            orphan = self._queue.intake.reclaim(queues) if self._slots.may_reclaim else None
             if orphan is not None:  # it may have crashed its worker, so it runs alone
                 self._slots.add([orphan])
                 self._metrics.redeliveries.inc()
                 return []
             self._next_reclaim = time.monotonic() + RECLAIM_INTERVAL_S
-        jobs = self._queue.leases.take(queues, order.items, int(order.block_s * 1000), order.long)
+        jobs = self._queue.intake.take(queues, order.items, int(order.block_s * 1000), order.long)
         if self._away:
             log.info("queue back")
         self._away = False
@@ -144,7 +144,7 @@ class BatchRunner:
             running = self.slots.next_step(wait=False)
             if running is None:
                 with suppress(RedisUnavailable):
-                    self.queue.leases.end(runner_index)  # so that its last jobs are not suspected if others crash the worker while it waits
+                    self.queue.intake.end(runner_index)  # so that its last jobs are not suspected if others crash the worker while it waits
                 running = self.slots.next_step()
 
     def leave(self, jobs: list[Delivery]) -> None:
@@ -191,7 +191,7 @@ class BatchRunner:
 
     def _return_to_queue(self, jobs: list[Delivery]) -> None:
         try:
-            self.queue.leases.return_to_queue(jobs)
+            self.queue.intake.return_to_queue(jobs)
         except RedisUnavailable as away:
             log.error("could not return jobs to the queue: other workers will reclaim them", jobs=len(jobs), reason=str(away))
 
@@ -227,7 +227,7 @@ class BatchRunner:
     def _filter_wanted(self, running: RunningBatch, runner_index: int, *, checked: bool) -> Callable[[], list[Delivery]]:
         """Send the record of running jobs, and return a function that reads which of them are still wanted."""
         try:
-            answer = self.queue.leases.send_step(running.jobs, runner_index, checked=checked)
+            answer = self.queue.intake.send_step(running.jobs, runner_index, checked=checked)
         except RedisUnavailable:
             return lambda: running.jobs
 

@@ -112,11 +112,11 @@ class Worker:
             self._load,
             self._queue.publish_spec,
             changed=lambda: self._heartbeat.beat_now(),
-            waiting=self._queue.leases.waiting,
+            waiting=self._queue.intake.waiting,
             defaults={*settings.default_models.values(), *settings.starter_bundles},
             starters=settings.starters_folder,
         )
-        self._slots = Slots(Scheduler(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes))
+        self._slots = Slots(Scheduler(layout.slots, self._bundles.step_times, self._bundles.stepwise_by_queue, layout.state_bytes))
         self._receiver = JobReceiver(self._queue, self._slots, self._bundles, metrics)
         self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout)
         cache = LearnedCache(settings.cache_folder)
@@ -157,7 +157,7 @@ class Worker:
         self._answers.close(answering, self._settings.drain_timeout)
         self._heartbeat.end()
         try:
-            self._queue.leases.return_to_queue([*unfinished, *unread])
+            self._queue.intake.return_to_queue([*unfinished, *unread])
             self._queue.withdraw()
         except RedisUnavailable as away:
             log.warning("jobs not returned: other workers will reclaim them", reason=str(away))
@@ -191,7 +191,7 @@ class Worker:
         torch.set_num_threads(self._layout.threads)
         while self._heartbeat.state != "draining":
             if not self._bundles.loading:
-                self._candidates.look(self._bundles.latest_times())
+                self._candidates.look(self._bundles.last_bucket_times())
             time.sleep(WATCH_INTERVAL_S)
 
     def _load(self, bundle: Bundle) -> ReadyBundle:

@@ -152,7 +152,7 @@ class SoundFeatures:
 
     def windows(self, wave: Wave) -> list[Tensor]:
         samples, listener = torch.from_numpy(wave), SpectrogramWindows(self.sound)
-        return [listener.cut(samples, window) for window in range(count_windows(len(wave), self.sound))]
+        return [listener.slice_window(samples, window) for window in range(count_windows(len(wave), self.sound))]
 
     @torch.inference_mode()
     def logits(self, network: MAViL, waves: Sequence[Wave], merge: MergeSchedule | None = None) -> Float32Array:

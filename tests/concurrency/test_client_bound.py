@@ -86,11 +86,12 @@ async def test_a_caller_that_leaves_holds_nothing_and_blocks_no_other() -> None:
     assert callers.order == ["one", "two", "three"]
 
 
-def test_over_names_the_bound() -> None:
+def test_the_exceeded_bound_is_named() -> None:
     bound = ClientBound(4, 2)
     bound.take("one", 2)
-    assert (bound.over("one", 1), bound.over("two", 2), bound.over("two", 3), bound.over("", 3)) == ("each", "", "each", "total")
+    amounts = (("one", 1), ("two", 2), ("two", 3), ("", 3))
+    assert [bound.exceeded_bound(client, amount) for client, amount in amounts] == ["each", "", "each", "total"]
     bound.take("", 1)
-    assert (bound.amount("one"), bound.amount(), bound.greediest(), bound.over("two", 2)) == (2, 3, ("one", 2), "total")
+    assert (bound.amount("one"), bound.amount(), bound.greediest(), bound.exceeded_bound("two", 2)) == (2, 3, ("one", 2), "total")
     bound.give("one", 2)
     assert (bound.amount("one"), list(bound), bound.greediest()) == (0, [""], ("", 0))

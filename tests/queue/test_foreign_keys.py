@@ -119,7 +119,7 @@ async def live_through_everything(url: str) -> None:
     async with gateway(url, SILENT_GATEWAY) as us:
         announce(worker)
         worker.janitor()
-        assert worker.leases.take([QUEUE], 1, 1) == []
+        assert worker.intake.take([QUEUE], 1, 1) == []
         await run_requests(us, worker)
         await run_records(us, worker)
         announce(other)
@@ -127,7 +127,7 @@ async def live_through_everything(url: str) -> None:
         worker.start(await pull(worker, 1), 0)
         await pull(worker, 1)  # the other job waits
         worker.withdraw()
-        assert other.leases.reclaim([QUEUE]) is not None
+        assert other.intake.reclaim([QUEUE]) is not None
         await run_stores(us)
         await us.refresh()
         await us.status.read()
@@ -150,7 +150,7 @@ async def run_requests(us: Dispatcher, worker: WorkerQueue) -> None:
     us.reservations.load = Load(work_ms=1_000_000)  # as of a busy queue
     await us.reservations.reserve(Claim("alice", low=True)).check(1)
     worker.acks.progress([(one, Progress(id=one.job_id, worker=worker.id, done=1, total=2, unit="steps")) for one in taken])
-    worker.leases.return_to_queue(taken[:1])
+    worker.intake.return_to_queue(taken[:1])
     [again] = await pull(worker, 1)
     replies = [(one, echo(worker, one)) for one in (again, *taken[1:3])]
     large = msgspec.structs.replace(replies[0][1], arrays=jobs[2].arrays)

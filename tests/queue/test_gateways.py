@@ -150,7 +150,7 @@ async def test_leaving_clients_leave_queue_without_a_worker(url: str, db: redis.
         await pull_one(dead)
         requests.append(asyncio.create_task(us.submitter.submit([await a_job(us, 1)])))
         [given_back] = await pull_one(dead)
-        dead.leases.return_to_queue([given_back])
+        dead.intake.return_to_queue([given_back])
         requests.append(asyncio.create_task(us.submitter.submit([await a_job(us, 2)])))
         await eventually_async(lambda: db.xlen(STREAM) == 2 and db.xlen(f"{STREAM}:back") == 1)
         for request in requests:

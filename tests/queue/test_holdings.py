@@ -103,7 +103,7 @@ class World:
 
     async def hand_back(self) -> None:
         worker, hands = self._worker()
-        worker.leases.return_to_queue(hands)
+        worker.intake.return_to_queue(hands)
         hands.clear()
 
     async def give_up(self) -> None:
@@ -119,7 +119,7 @@ class World:
 
     async def reclaim(self) -> None:
         worker, hands = self._worker()
-        delivery = await asyncio.to_thread(worker.leases.reclaim, [QUEUE])
+        delivery = await asyncio.to_thread(worker.intake.reclaim, [QUEUE])
         hands += [delivery] if delivery is not None else []
 
     async def leave(self) -> None:
@@ -151,13 +151,13 @@ class World:
     async def end(self) -> None:
         """Answer all jobs that are left."""
         for worker, hands in self._workers:
-            worker.leases.return_to_queue(hands)
+            worker.intake.return_to_queue(hands)
             hands.clear()
         worker = self._workers[0][0]
 
         def all_are_answered() -> bool:
             found = worker.pull([QUEUE], 16)
-            alone = worker.leases.reclaim([QUEUE]) if not found else None
+            alone = worker.intake.reclaim([QUEUE]) if not found else None
             worker.acks.finish([(delivery, echo(worker, delivery)) for delivery in [*found, *([alone] if alone else [])]])
             return all(request.done() for request in self._requests) and not self._db.exists("records:open")
 

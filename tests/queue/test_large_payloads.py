@@ -22,7 +22,7 @@ LARGE = 3 * CHUNK_BYTES + 12_345
 
 
 async def take(worker: WorkerQueue, items: int = 16) -> list[QueueEntry]:
-    return await asyncio.to_thread(worker.leases.take, [QUEUE], items, 2000)
+    return await asyncio.to_thread(worker.intake.take, [QUEUE], items, 2000)
 
 
 async def test_pull_omits_large_message_and_worker_reads_it_later(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
@@ -32,7 +32,7 @@ async def test_pull_omits_large_message_and_worker_reads_it_later(url: str, db: 
         [entry] = await take(worker)
         assert not isinstance(entry, Delivery)
         assert entry.queue == QUEUE
-        delivery = worker.leases.fetch(entry)
+        delivery = worker.intake.fetch(entry)
         assert delivery is not None
         np.testing.assert_array_equal(delivery.job.arrays["ballast"].to_numpy(), ballast)
         worker.acks.finish([(delivery, echo(worker, delivery))])
@@ -46,7 +46,7 @@ async def test_large_job_with_lost_message_is_resent_by_gateway(url: str, db: re
         [entry] = await take(worker)
         assert not isinstance(entry, Delivery)
         db.delete(f"blob:{entry.job_id}")
-        assert worker.leases.fetch(entry) is None
+        assert worker.intake.fetch(entry) is None
         [delivery] = await pull_one(worker)
         worker.acks.finish([(delivery, echo(worker, delivery))])
         assert await request == 7
@@ -58,7 +58,7 @@ async def test_an_unread_job_can_be_handed_back(url: str, worker: WorkerQueue) -
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
         unread = await take(leaving)
-        leaving.leases.return_to_queue(unread)
+        leaving.intake.return_to_queue(unread)
         [again] = await pull_one(worker)
         assert (again.job.id, again.stream) == (unread[0].job_id, f"{STREAM}:back")
         worker.acks.finish([(again, echo(worker, again))])

@@ -93,13 +93,13 @@ async def test_returned_job_keeps_priority_and_place(url: str) -> None:
         early = await enqueue(us, (BUNDLE, "normal"))
         [taken] = leaving.pull([QUEUE], 1)
         late = await enqueue(us, (BUNDLE, "normal"), (BUNDLE, "high"), before=1)
-        leaving.leases.return_to_queue([taken])
+        leaving.intake.return_to_queue([taken])
         [high], [again], [last] = (staying.pull([QUEUE], 1) for _ in range(3))
         assert [high.job.priority, again.job.priority, last.job.priority] == ["high", "normal", "normal"]
         assert again.job.id == taken.job.id
         assert again.added_ms == taken.added_ms
         assert again.stream == f"{STREAM}:back"
-        staying.leases.return_to_queue([again])  # once more, from the stream of what was handed back
+        staying.intake.return_to_queue([again])  # once more, from the stream of what was handed back
         [and_again] = staying.pull([QUEUE], 1)
         assert (and_again.job.id, and_again.stream, and_again.added_ms) == (taken.job.id, again.stream, taken.added_ms)
         assert {(queue.bundle, queue.priority): queue.items for queue in await us.queues()} == {(BUNDLE, "normal"): 2, (BUNDLE, "high"): 1}

@@ -121,7 +121,7 @@ async def test_a_job_is_run_whichever_gateway_is_dead(url: str, us: Dispatcher, 
 
 async def test_a_job_that_was_handed_back_goes_on(us: Dispatcher, worker: WorkerQueue) -> None:
     record = await admit(us, 7)
-    worker.leases.return_to_queue([await take(worker)])
+    worker.intake.return_to_queue([await take(worker)])
     delivery = await take(worker)
     worker.acks.finish([(delivery, echo(worker, delivery))])
     assert (await read(us, record)).state == "done"
@@ -164,7 +164,7 @@ async def test_start_of_work_is_reported_and_each_restart(url: str, us: Dispatch
     worker.acks.progress([(first, Progress(id=first.job.id, worker=worker.id, done=0, total=9, unit="steps"))])
     worker.withdraw()
     second = worker_queue(url, "second", QUICK_WORKER)
-    claimed = await asyncio.to_thread(second.leases.reclaim, [QUEUE])
+    claimed = await asyncio.to_thread(second.intake.reclaim, [QUEUE])
     assert claimed is not None
     second.acks.progress([(claimed, started)])
     assert second.acks.finish([(claimed, echo(second, claimed))]) == [True]
@@ -209,7 +209,7 @@ async def test_progress_comes_from_worker_that_claimed_the_job(url: str, us: Dis
     assert worker.start([frozen], 0)
     worker.withdraw()
     second = worker_queue(url, "second", QUICK_WORKER)
-    claimed = await asyncio.to_thread(second.leases.reclaim, [QUEUE])
+    claimed = await asyncio.to_thread(second.intake.reclaim, [QUEUE])
     assert claimed is not None
     for done in (0, 1):
         second.acks.progress([(claimed, Progress(id=claimed.job.id, worker="second", done=done, total=9, unit="steps"))])

@@ -203,11 +203,11 @@ async def test_worker_is_not_presumed_dead_right_after_redis_returns(tmp_path: P
             [taken] = await running(busy)
             server.kill()
             with pytest.raises(RedisUnavailable):
-                other.leases.reclaim([QUEUE])
+                other.intake.reclaim([QUEUE])
             server.start()
             await eventually_async(lambda: ping(us))
             redis_at(server.url).delete(f"worker:{busy.id}")  # it expired
-            assert other.leases.reclaim([QUEUE]) is None
+            assert other.intake.reclaim([QUEUE]) is None
             busy.acks.finish([(taken, echo(busy, taken))])
             assert await request == 1
 
@@ -247,7 +247,7 @@ async def test_late_hand_back_follows_once_redis_is_there(tmp_path: Path) -> Non
             taken = await pull_one(worker)
             server.kill()
             with pytest.raises(RedisUnavailable):
-                await asyncio.to_thread(worker.leases.return_to_queue, taken)
+                await asyncio.to_thread(worker.intake.return_to_queue, taken)
             server.start()
             again: list[Delivery] = []
 

@@ -171,7 +171,7 @@ async def test_unchecked_jobs_are_ended_once_redis_is_repaired(server: Server) -
                 with pytest.raises(RedisUnavailable):
                     await asyncio.to_thread(worker.start, [taken], 0)
                 with pytest.raises(RedisUnavailable):
-                    await asyncio.to_thread(worker.leases.return_to_queue, [taken])
+                    await asyncio.to_thread(worker.intake.return_to_queue, [taken])
 
             async def ended() -> bool:
                 await asyncio.to_thread(lambda: worker.start(worker.pull([QUEUE], 16), 0))

@@ -46,7 +46,7 @@ async def test_foreign_entry_of_a_dead_worker_is_thrown_away(url: str, db: redis
         db.xadd(STREAM, {"gw": us.id, **entry})
         db.sadd(keys.QUEUES, STREAM)
         db.xreadgroup(keys.GROUP, "dead", {STREAM: ">"})
-        assert worker.leases.reclaim([QUEUE]) is None
+        assert worker.intake.reclaim([QUEUE]) is None
         assert db.xlen(STREAM) == 0
 
 

@@ -40,6 +40,6 @@ async def test_worker_hands_back_deliveries_lost_by_redis(url: str, db: redis.Re
         request = asyncio.create_task(ask(us, 7))
         lost = await pull_one(worker)
         db.flushall()
-        worker.leases.return_to_queue(lost)
+        worker.intake.return_to_queue(lost)
         async with Consumer(url):
             assert await request == 7

@@ -54,7 +54,7 @@ async def test_only_running_jobs_are_suspected_and_others_keep_time(
         assert victim.start(taken[:4], 0) == taken[:4]  # in one slot …
         assert victim.start(taken[1:3], 0) == taken[1:3]  # … which goes on with these
         victim.start(taken[3:4], 1)
-        suspects = [worker.leases.reclaim([QUEUE]) for _ in range(4)]
+        suspects = [worker.intake.reclaim([QUEUE]) for _ in range(4)]
         assert [suspect and suspect.job.id for suspect in suspects] == [taken[i].job.id for i in (1, 2, 3)] + [None]
         innocent = worker.pull([QUEUE], 16)
         assert {job.job.id for job in innocent} == {taken[i].job.id for i in (0, 4, 5)}
@@ -73,8 +73,8 @@ async def test_idle_death_of_worker_suspects_no_job(url: str, victim: WorkerQueu
         taken = await pull_one(victim)
         if ended:
             victim.start(taken, 0)
-            victim.leases.end(0)
-        assert worker.leases.reclaim([QUEUE]) is None
+            victim.intake.end(0)
+        assert worker.intake.reclaim([QUEUE]) is None
         again = worker.pull([QUEUE], 16)
         assert [job.job.id for job in again] == [job.job.id for job in taken]
         request.cancel()
@@ -87,13 +87,13 @@ async def test_third_death_in_own_step_makes_dead_letter(url: str, db: redis.Red
         await running(first)
         for life in range(4):
             unlucky = worker_queue(url, f"unlucky-{life}", QUICK_WORKER)
-            suspect = unlucky.leases.reclaim([QUEUE])
+            suspect = unlucky.intake.reclaim([QUEUE])
             assert suspect is not None and suspect.alone
             unlucky.start([suspect], 0)
             if life == 1:
-                unlucky.leases.end(0)  # it dies while others run
+                unlucky.intake.end(0)  # it dies while others run
             assert int(db.get(f"deaths:{job.id}") or 0) == (0, 1, 1, 2)[life]
-        assert worker.leases.reclaim([QUEUE]) is None
+        assert worker.intake.reclaim([QUEUE]) is None
         [reply] = await request
         assert reply.failure is not None and reply.failure.kind == "worker-crashed"
         [(_, letter)] = db.xrange(keys.DEAD)
@@ -107,8 +107,8 @@ async def test_suspect_stays_one_after_a_worker_that_never_ran_it(url: str, work
         first = worker_queue(url, "in-company", QUICK_WORKER)
         await running(first)
         resting = worker_queue(url, "resting", QUICK_WORKER)
-        assert resting.leases.reclaim([QUEUE]) is not None  # and dies before it runs
-        again = worker.leases.reclaim([QUEUE])
+        assert resting.intake.reclaim([QUEUE]) is not None  # and dies before it runs
+        again = worker.intake.reclaim([QUEUE])
         assert again is not None and again.alone
         request.cancel()
 
@@ -128,9 +128,9 @@ async def test_start_omits_ended_jobs_and_does_not_record_them(url: str, db: red
         db.delete(f"gw:{them.id}")
         accepted = victim.start(taken, 0)
         assert [job.job.id for job in accepted] == [jobs[0].id]
-        suspect = worker.leases.reclaim([QUEUE])
+        suspect = worker.intake.reclaim([QUEUE])
         assert suspect is not None and suspect.job.id == jobs[0].id
-        assert worker.leases.reclaim([QUEUE]) is None
+        assert worker.intake.reclaim([QUEUE]) is None
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
@@ -146,11 +146,11 @@ async def test_started_jobs_are_recorded_even_if_cancelled(
         db.set(f"cancel:{jobs[1].id}", "1")
         if forgotten:
             db.script_flush()  # as a Redis that restarted
-        answer = victim.leases.send_step(taken, 0)
+        answer = victim.intake.send_step(taken, 0)
         await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
         accepted = answer()
         assert [job.job.id for job in accepted] == [jobs[0].id, jobs[2].id]
-        suspects = [worker.leases.reclaim([QUEUE]) for _ in range(3)]
+        suspects = [worker.intake.reclaim([QUEUE]) for _ in range(3)]
         assert [suspect and suspect.job.id for suspect in suspects] == [jobs[0].id, jobs[2].id, None]
         request.cancel()
 
@@ -165,13 +165,13 @@ async def test_immediate_start_is_recorded_by_redis_without_memory(
         db.config_set("maxmemory", max_memory)
         try:
             announce(victim)
-            accepted = victim.leases.send_step(taken[:1], 0, checked=True)
+            accepted = victim.intake.send_step(taken[:1], 0, checked=True)
             await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
             assert accepted() == taken[:1]
             announce(victim)
             assert 0 < db.ttl(keys.suspects("victim")) <= 3600
             victim.withdraw()
-            suspects = [worker.leases.reclaim([QUEUE]) for _ in range(2)]
+            suspects = [worker.intake.reclaim([QUEUE]) for _ in range(2)]
             assert [suspect and suspect.job.id for suspect in suspects] == [jobs[0].id, None]
         finally:
             db.config_set("maxmemory", 0)
@@ -180,7 +180,7 @@ async def test_immediate_start_is_recorded_by_redis_without_memory(
 
 async def test_record_of_worker_dead_before_its_next_beat_expires(url: str, db: redis.Redis, victim: WorkerQueue) -> None:
     announce(victim)
-    victim.leases.end(0)
+    victim.intake.end(0)
     await eventually_async(lambda: db.exists(keys.suspects("victim")))
     victim.withdraw()
     while not victim.janitor():

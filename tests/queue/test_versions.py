@@ -109,7 +109,7 @@ async def test_leaving_worker_returns_the_newer_job(url: str, db: redis.Redis, o
     async with gateway(url) as us:
         request = asyncio.create_task(us.submitter.submit([await a_newer_job(us, 7)]))
         await take_nothing(db, older)
-        older.leases.return_to_queue([])
+        older.intake.return_to_queue([])
         older.withdraw()
         [delivery] = await pull_one(newer)
         assert not delivery.alone

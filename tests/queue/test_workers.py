@@ -67,7 +67,7 @@ async def test_first_to_finish_wins_even_if_job_was_claimed(url: str, db: redis.
         request = asyncio.create_task(us.submitter.submit([await a_job(us, 3)]))
         slow = worker_queue(url, "slow", QUICK_WORKER)
         [taken] = await running(slow)
-        claimed = worker.leases.reclaim([QUEUE])  # `slow` has no key
+        claimed = worker.intake.reclaim([QUEUE])  # `slow` has no key
         assert claimed is not None and claimed.alone and claimed.job.id == taken.job.id
         assert slow.acks.finish([(taken, echo(slow, taken))]) == [True]
         assert worker.acks.finish([(claimed, echo(worker, claimed))]) == [False]
@@ -103,9 +103,9 @@ async def test_jobs_are_claimed_only_from_withdrawn_worker_and_at_once(url: str,
         busy = worker_queue(url, "busy", LASTING_WORKER)
         announce(busy)
         [taken] = await running(busy)
-        assert worker.leases.reclaim([QUEUE]) is None
+        assert worker.intake.reclaim([QUEUE]) is None
         busy.withdraw()
-        claimed = worker.leases.reclaim([QUEUE])
+        claimed = worker.intake.reclaim([QUEUE])
         assert claimed is not None and claimed.job.id == taken.job.id
         worker.acks.finish([(claimed, echo(worker, claimed))])
         assert await request == 1
@@ -157,7 +157,7 @@ async def test_hand_back_counts_no_death_and_wakes_another_worker(url: str, work
         leaving = worker_queue(url, "leaving", QUICK_WORKER)
         taken = await pull_one(leaving)
         waiting = asyncio.create_task(pull_one(worker))
-        leaving.leases.return_to_queue(taken)
+        leaving.intake.return_to_queue(taken)
         again = await waiting
         assert [delivery.job.id for delivery in again] == [delivery.job.id for delivery in taken]
         assert not any(delivery.alone for delivery in again)
@@ -172,11 +172,11 @@ async def test_returned_suspect_runs_alone_again_without_a_death(url: str, worke
         request = asyncio.create_task(ask(us, 4))
         await running(worker_queue(url, "died-in-a-batch", QUICK_WORKER))
         for _ in range(5):
-            suspect = worker.leases.reclaim([QUEUE])
+            suspect = worker.intake.reclaim([QUEUE])
             assert suspect is not None and suspect.alone
-            worker.leases.return_to_queue([suspect])
+            worker.intake.return_to_queue([suspect])
         worker.acks.finish([(suspect, echo(worker, suspect))])
-        last = worker.leases.reclaim([QUEUE])
+        last = worker.intake.reclaim([QUEUE])
         assert last is None
         assert await request == 4
 

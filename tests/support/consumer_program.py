@@ -29,7 +29,7 @@ def beat(queue: WorkerQueue) -> None:
 
 
 def take(queue: WorkerQueue, batch: int) -> list[Delivery]:
-    orphan = queue.leases.reclaim([QUEUE])
+    orphan = queue.intake.reclaim([QUEUE])
     return [orphan] if orphan else queue.pull([QUEUE], batch, 100)
 
 

@@ -31,7 +31,7 @@ from server.queue.script import Claim, Refused
 from server.queue.worker import worker_queue as worker_side
 from server.queue.worker.connection import WorkerTimings
 from server.queue.worker.delivery import Delivery, QueueEntry
-from server.queue.worker.lease import delivery_of
+from server.queue.worker.job_intake import delivery_of
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
 from tests.support.forked_program import ForkedProcess
@@ -191,13 +191,13 @@ class WorkerQueue(worker_side.WorkerQueue):
 
     def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0, ours: Mapping[str, int] | None = None) -> list[Delivery]:
         """Take deliveries as `take`, and read large messages."""
-        taken = self.leases.take(queues, max_items, block_ms, ours)
-        found = (job if isinstance(job, Delivery) else self.leases.fetch(job) for job in taken)
+        taken = self.intake.take(queues, max_items, block_ms, ours)
+        found = (job if isinstance(job, Delivery) else self.intake.fetch(job) for job in taken)
         return [delivery for delivery in found if delivery is not None]
 
     def start(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
         """Start deliveries as `begin_soon`, and wait for the reply."""
-        return self.leases.send_step(deliveries, slot)()
+        return self.intake.send_step(deliveries, slot)()
 
 
 class Consumer:

@@ -46,8 +46,8 @@ class Runner:
         executor = OneShot(Plain(model), torch.device("cpu"))
         self.slots = Slots(Scheduler(1, lambda _bucket: StepTimes(4)))
         bundles: Any = SimpleNamespace(executor=lambda _queue: executor, mark_lost=lambda _queue, reason: self.lost.append(reason))
-        leases = SimpleNamespace(send_step=lambda jobs, slot, checked: lambda: jobs, return_to_queue=self.handed_back.extend)
-        queue: Any = SimpleNamespace(leases=leases)
+        intake = SimpleNamespace(send_step=lambda jobs, slot, checked: lambda: jobs, return_to_queue=self.handed_back.extend)
+        queue: Any = SimpleNamespace(intake=intake)
         answers: Any = SimpleNamespace(put=self.written.append, write=self.written.append, write_now_or_queue=self.written.append)
         self._batches = BatchRunner(queue, self.slots, bundles, answers, layout=bundles)
 

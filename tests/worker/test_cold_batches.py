@@ -27,7 +27,7 @@ def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> No
     executor, steps, metrics = OneShot(Plain(load(write_tiny_vit(tmp_path))), torch.device("cpu")), StepTimes(4), WorkerMetrics()
     slots = Slots(Scheduler(1, lambda _bucket: steps))
     bundles: Any = SimpleNamespace(executor=lambda _queue: executor)
-    queue: Any = SimpleNamespace(leases=SimpleNamespace(send_step=lambda jobs, slot, checked: lambda: jobs))
+    queue: Any = SimpleNamespace(intake=SimpleNamespace(send_step=lambda jobs, slot, checked: lambda: jobs))
     runner = BatchRunner(queue, slots, bundles, answers=bundles, layout=bundles)
 
     def run_one() -> None:

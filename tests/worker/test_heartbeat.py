@@ -30,7 +30,7 @@ def test_a_compilation_counts_as_progress(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_memory_of_a_gpu_is_in_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     FakeCuda(total_memory=80 * GIB, reserved=3 * GIB, allocated=2 * GIB).install(monkeypatch, tmp_path)
     queue, slots, bundles, metrics = Mock(id="one"), Mock(count=2, progress_age_s=0.0), Mock(folder=tmp_path), WorkerMetrics()
-    bundles.announcements.return_value, bundles.backends.return_value, bundles.stepwise.return_value = [], {}, {}
+    bundles.announcements.return_value, bundles.backends.return_value, bundles.stepwise_by_queue.return_value = [], {}, {}
     layout = Layout(torch.device("cuda"), 2, 1, 8, name="cuda:1")
     Heartbeat(queue, slots, bundles, metrics, 0, layout, 0.0)._info()
     expected = {"allocated": 2 * GIB, "reserved": 3 * GIB, "free": 77 * GIB, "total": 80 * GIB}

@@ -60,10 +60,10 @@ class BatchShare:
     @property
     def micro_batches(self) -> int:
         """Number of micro-batches of one step."""
-        return -(-self.per_rank // self.micro) if self.per_rank else 0
+        return -(-self.per_rank // self.micro_batch_size) if self.per_rank else 0
 
     @property
-    def micro(self) -> int:
+    def micro_batch_size(self) -> int:
         return min(self.micro_batch or self.per_rank, self.per_rank)
 
 
@@ -119,8 +119,8 @@ class EpochBatches(Sampler[list[SampleDraw]]):
         order, share = self._order(), self._share
         for step in range(self.first, self.steps):
             start = step * share.batch_size + share.rank * share.per_rank
-            for micro in torch.tensor_split(order[start : start + share.per_rank], share.micro_batches):
-                yield [SampleDraw(index, self.epoch) for index in micro.tolist()]
+            for micro_batch_size in torch.tensor_split(order[start : start + share.per_rank], share.micro_batches):
+                yield [SampleDraw(index, self.epoch) for index in micro_batch_size.tolist()]
 
     def _order(self) -> Tensor:
         generator = torch.Generator().manual_seed(seed_for(self._seed, self.epoch))

@@ -130,10 +130,12 @@ class PaddedBatch:
         return PaddedBatch(
             fillings=tuple(fillings),
             current=current,
-            x=_join([now.x for now in current]),
+            x=_pad_and_concat([now.x for now in current]),
             steps=SamplerTable.join([filling.next_step for filling in fillings]).to(current[0].x.device),
             context=contexts[0] if len(contexts) == 1 else DecoderContext.join(contexts),
-            known_pixels=KnownPixels(_join([one.patches for one in known_pixels]), _join([one.generated for one in known_pixels])),
+            known_pixels=KnownPixels(
+                _pad_and_concat([one.patches for one in known_pixels]), _pad_and_concat([one.generated for one in known_pixels])
+            ),
         )
 
     def predict(self, model: DiffMAE, times: Tensor | None) -> Tensor:
@@ -188,7 +190,7 @@ def _expand(context: DecoderContext, samples: int) -> DecoderContext:
     return context if len(context.positions) == samples else context.repeat(samples)
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
+def _pad_and_concat(parts: Sequence[Tensor]) -> Tensor:
     """Join parts (n, M, P) to (R, M, P), padded with zeros to the largest M."""
     max_patches = max(part.shape[1] for part in parts)
     return torch.cat([F.pad(part, (0, 0, 0, max_patches - part.shape[1])) for part in parts])

@@ -183,7 +183,7 @@ def check_fit(file: TokenizerFile, vocabulary: object) -> None:
 def _make_library_cut(file: TokenizerFile) -> CutFn:
     try:
         # without special tokens: they are added after truncation
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**file.content, "post_processor": None}))
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**file.to_library_json(), "post_processor": None}))
         tokenizer.encode_batch_fast(["a"])
     except (KeyboardInterrupt, SystemExit):
         raise

@@ -203,7 +203,7 @@ def lowercase(file: TokenizerFile) -> TokenizerFile:
     if file.cleans:
         return file
     normalizers = [{"type": "Lowercase"}, *([] if file.normalizer is None else [file.normalizer])]
-    return check_tokenizer({**file.content, "normalizer": {"type": "Sequence", "normalizers": normalizers}})
+    return check_tokenizer({**file.to_library_json(), "normalizer": {"type": "Sequence", "normalizers": normalizers}})
 
 
 def _convert_xlmr(model: SentencePieceModel) -> Json:
@@ -226,9 +226,8 @@ def _convert_xlmr(model: SentencePieceModel) -> Json:
 
 
 def _drop_special(file: TokenizerFile) -> TokenizerFile:
-    return check_tokenizer(
-        {**file.content, "post_processor": None, "added_tokens": [token for token in file.added_tokens if not token.get("special")]}
-    )
+    ordinary = [token for token in file.added_tokens if not token.get("special")]
+    return check_tokenizer({**file.to_library_json(), "post_processor": None, "added_tokens": ordinary})
 
 
 def _added_tokens(ids: Mapping[str, int]) -> list[Json]:

@@ -87,9 +87,8 @@ class TokenizerFile:
     vocabulary: int
     """Number of rows that an embedding table needs: the highest id plus one."""
 
-    @property
-    def content(self) -> dict[str, Any]:
-        """JSON in the library's form."""
+    def to_library_json(self) -> dict[str, Any]:
+        """Return the JSON that the library reads."""
         return {
             "version": "1.0",
             "truncation": None,
@@ -105,7 +104,7 @@ class TokenizerFile:
     def to_bytes(self) -> bytes:
         """Serialise the file for a bundle: the same content has the same bytes. Raises TokenizerError."""
         try:
-            return (json.dumps(self.content, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+            return (json.dumps(self.to_library_json(), ensure_ascii=False, separators=(",", ":")) + "\n").encode()
         except UnicodeEncodeError as error:
             raise TokenizerError(f"it has a lone surrogate ({error.object[error.start - 20 : error.start]!r}…)") from error
 

@@ -39,7 +39,9 @@ class MergeSchedules:
 
 
 @dataclass(frozen=True)
-class AudioVisualState(JobState):
+class WindowScores(JobState):
+    """A job's state: the scores of its windows so far, and the source of the next ones."""
+
     source: WindowSource
     use: Modality
     merge: MergeSchedules
@@ -69,7 +71,7 @@ class AudioVisualState(JobState):
     def nbytes(self) -> int:
         return self.source.nbytes + self.scores.nbytes + self.timeline.nbytes
 
-    def add_window(self, scores: Tensor, tokens: tuple[int, int], groups: Mapping[str, Tensor]) -> AudioVisualState:
+    def add_window(self, scores: Tensor, tokens: tuple[int, int], groups: Mapping[str, Tensor]) -> WindowScores:
         """Return the state with the scores of one more window."""
         timeline = self.timeline.after(scores, groups)
         return replace(self, scores=self.scores + scores, window=self.window + 1, tokens=tokens, timeline=timeline)
@@ -119,7 +121,7 @@ class MAViLSteps:
 
     def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | StepCompletion]:
         """Classify the next window of each job whose frames have been read; other states stay as they are."""
-        jobs_states = [cast(AudioVisualState, state) for state in states]
+        jobs_states = [cast(WindowScores, state) for state in states]
         ready = _ready_windows(jobs_states)
         alike: dict[tuple[Modality, MergeSchedules, bool], list[int]] = {}
         for job in ready:
@@ -134,14 +136,14 @@ class MAViLSteps:
 
     def cost(self, state: JobState) -> float:
         """Return the relative cost of the next step, almost nothing while frames are not read yet."""
-        assert isinstance(state, AudioVisualState)
+        assert isinstance(state, WindowScores)
         return 1.0 if state.source.is_ready(state.window) else IDLE_COST
 
-    def _start(self, job: Tensors, options: Mapping[str, Any]) -> AudioVisualState:
+    def _start(self, job: Tensors, options: Mapping[str, Any]) -> WindowScores:
         use = self._use(job, options)
         scores = torch.zeros(self._model.config.classes, dtype=torch.float64, device=next(self._model.parameters()).device)
         source = self._source_factory.make(job, options, with_audio=use != "sight", with_video=use != "sound")
-        return AudioVisualState(
+        return WindowScores(
             source, use, MergeSchedules.from_options(options), scores, timeline=ViewTrace.from_options(options), grids=self._grids(use)
         )
 
@@ -204,7 +206,7 @@ class MAViLSteps:
         return output
 
 
-def _ready_windows(states: Sequence[AudioVisualState]) -> dict[int, WindowInput]:
+def _ready_windows(states: Sequence[WindowScores]) -> dict[int, WindowInput]:
     """Return the next windows that are ready, by job. Raises InvalidInput."""
     ready = {job: inputs for job, state in enumerate(states) if (inputs := _take_window(state, 0.0)) is not None}
     if not ready and (inputs := _take_window(states[0], FRAME_WAIT_S)) is not None:
@@ -212,7 +214,7 @@ def _ready_windows(states: Sequence[AudioVisualState]) -> dict[int, WindowInput]
     return ready
 
 
-def _take_window(state: AudioVisualState, patience: float) -> WindowInput | None:
+def _take_window(state: WindowScores, patience: float) -> WindowInput | None:
     """Return the next window of a job; None if its frames are not read yet."""
     try:
         return state.source.take(state.window, time.monotonic() + patience)
@@ -220,7 +222,7 @@ def _take_window(state: AudioVisualState, patience: float) -> WindowInput | None
         return None
 
 
-def _outcome(state: AudioVisualState, wants_preview: bool) -> InProgress | StepCompletion:
+def _outcome(state: WindowScores, wants_preview: bool) -> InProgress | StepCompletion:
     if state.window < state.source.total:
         return InProgress(state, state.partial_outputs() or None if wants_preview else None)
     state.source.close()

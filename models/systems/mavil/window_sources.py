@@ -48,7 +48,7 @@ class SpectrogramWindows:
         """Hop between windows, in seconds."""
         return audio.window_samples(self.sound) / self.sound.sample_rate
 
-    def cut(self, sound: Tensor, window: int) -> Tensor:
+    def slice_window(self, sound: Tensor, window: int) -> Tensor:
         """Return the samples (n,) that the frames of one window cover: the last frames extend into the next window."""
         start = window * audio.window_samples(self.sound)
         return sound[start : start + (self.sound.frames - 1) * self.bank.hop + self.bank.window]
@@ -82,7 +82,7 @@ class AudioSource:
         return True
 
     def take(self, window: int, deadline: float = math.inf) -> WindowInput:
-        return WindowInput(sound=self.windows.cut(self.sound, window))
+        return WindowInput(sound=self.windows.slice_window(self.sound, window))
 
     def close(self) -> None:
         """Do nothing, since nothing is read ahead."""

@@ -216,12 +216,12 @@ def _merge(graph: _Graph, x: str, size: str, keys: str, r: str, protected: int) 
     change = graph.add("Sub", graph.add("MatMul", one_hot, graph.add("Mul", moved, moved_size)), graph.add("Mul", odd, added))
     odd = graph.add("Add", odd, graph.add("Div", change, total))
     if first:
-        return _interleave(graph, unmerged, odd), _interleave(graph, unmerged_size, total)
+        return _concat_special_first(graph, unmerged, odd), _concat_special_first(graph, unmerged_size, total)
     return graph.add("Concat", unmerged, odd, axis=1), graph.add("Concat", unmerged_size, total, axis=1)
 
 
-def _interleave(graph: _Graph, even: str, odd: str) -> str:
-    """Interleave even and odd tokens so that class and distillation token come first."""
+def _concat_special_first(graph: _Graph, even: str, odd: str) -> str:
+    """Concatenate even and odd tokens, the first of each (class and distillation token) before all others."""
     parts = (graph.slice(even, 1, 0, 1), graph.slice(odd, 1, 0, 1), graph.slice(even, 1, 1), graph.slice(odd, 1, 1))
     return str(graph.add("Concat", *parts, axis=1))
 

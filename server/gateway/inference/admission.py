@@ -215,14 +215,14 @@ class Admission:
         """Count how a request ended. error: that its block ended with. Raises the cause if that is another error."""
         context.reservation.release()
         context.stop_watching()
-        cause = context.deadline.over(error)
+        cause = context.deadline.close(error)
         outcome, seconds = "error", None
         try:
             if cause is None:
                 outcome, seconds = "ok", time.perf_counter() - context.started_at
                 self._metrics.duration_of(context.model).observe(seconds)
                 return
-            problem = _problem_of(cause, context)
+            problem = _admission_error_to_problem(cause, context)
             if problem is None:
                 outcome = "cancelled" if isinstance(cause, ClientDisconnect) else outcome
             else:
@@ -299,7 +299,7 @@ class Admission:
         await self._idle.wait()
 
 
-def _problem_of(error: BaseException, context: RequestContext) -> Problem | None:
+def _admission_error_to_problem(error: BaseException, context: RequestContext) -> Problem | None:
     """Return the problem that the client gets for an error. None: the error is not foreseen here."""
     match error:
         case Problem():

@@ -111,7 +111,7 @@ class _VectorLru:
         nbytes = len(vector) + OVERHEAD_BYTES
         if id_ in self._vectors or nbytes > self._bound.each:
             return
-        while bound := self._bound.over(owner, nbytes):
+        while bound := self._bound.exceeded_bound(owner, nbytes):
             self._forget(next(iter(self._of[owner] if bound == "each" else self._vectors)))
         self._bound.take(owner, nbytes)
         self._vectors[id_] = vector, owner

@@ -106,7 +106,7 @@ class EventSubscriptions:
     def _check(self, client: str) -> None:
         if self._closed:
             raise Problem(ProblemKind.DRAINING, "the gateway is shutting down and accepts no new requests", retry_after=1)
-        match self._streams.over(client, 1):
+        match self._streams.exceeded_bound(client, 1):
             case "total":
                 detail = f"{self._streams.total} streams of events are open, half of OPSIN_MAX_CONNECTIONS"
             case "each":

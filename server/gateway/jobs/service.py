@@ -28,7 +28,7 @@ from server.queue.record import FINAL_EVENTS, OPEN_STATES, STATES, JobProgress, 
 from server.queue.script import IdempotencyConflict, RecordLost, Refused
 from server.quote import quote
 from server.tasks.base import offered_media_types, plan_type
-from server.tasks.registry import TASKS, route_of
+from server.tasks.registry import TASKS, route_name
 
 MAX_SHOWN_ID_CHARS = 64
 """Maximum length of an id in messages. Opsin's are shorter; a requested one may be as long as a request's head."""
@@ -277,7 +277,7 @@ def job_document(record: Record) -> JobDocument:
     name, _, version = record.bundle.partition("@")
     return JobDocument(
         id=record.id,
-        task=route_of(TASKS[record.task]) if record.task in TASKS else record.task,
+        task=route_name(TASKS[record.task]) if record.task in TASKS else record.task,
         model=name,
         version=version,
         state=record.state,

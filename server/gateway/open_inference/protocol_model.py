@@ -22,7 +22,7 @@ from server.settings import ModelControl
 from server.tasks.base import OffersTensors, RequestPart, Task, Tensor, accepted_parts
 from server.tasks.embedding.zero_shot import ZeroShotTask
 from server.tasks.options import InvalidOption, RequestOptions, option_rows
-from server.tasks.registry import TASKS, main_task, route_of
+from server.tasks.registry import TASKS, main_task, route_name
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ProtocolModel:
                 raise Problem(ProblemKind.INVALID_OPTION, str(error), error.field) from error
         for name in self.task.options_without_tensor if isinstance(self.task, OffersTensors) else ():
             if values.get(name):
-                detail = f"true: no output tensor has it; leave it out, or use POST /v1/{route_of(self.task)}"
+                detail = f"true: no output tensor has it; leave it out, or use POST /v1/{route_name(self.task)}"
                 raise Problem(ProblemKind.INVALID_OPTION, detail, name)
         options: RequestOptions = self.task.options(**values)
         return options
@@ -62,7 +62,7 @@ def protocol_model(spec: BundleSpec, request: InferRequest | None = None) -> Pro
         wants_scores = "labels" in request.parameters or any(output.name == "scores" for output in request.outputs)
         task = task if wants_scores else TASKS["embed"]
     if not isinstance(task, OffersTensors):
-        elsewhere = "" if task is None else f"; POST /v1/{route_of(task)} serves it"
+        elsewhere = "" if task is None else f"; POST /v1/{route_name(task)} serves it"
         raise Problem(
             ProblemKind.UNKNOWN_MODEL,
             f"Request for unknown model: '{spec.name}' is for {spec.task}, which this protocol does not offer{elsewhere}",

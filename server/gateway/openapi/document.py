@@ -21,7 +21,8 @@ from server.gateway.openapi.responses import (
     EXAMPLE_TIMING,
     REFUSALS,
     UNAUTHORIZED,
-    parameter,
+    optional_header,
+    optional_query,
     problems,
     protocol_errors,
 )
@@ -44,18 +45,15 @@ RAW_TYPES: Mapping[str, Sequence[str]] = {
     "text": ("text/plain",),
 }
 """Content-Types to choose from in `/docs`, by a part's kind; any other is accepted, too."""
-
-
 PROTOCOL_PATHS = "/v2"
 """Prefix of the paths of the Open Inference Protocol, which has its own error shape."""
-
 _HEADERS = (
-    parameter("header", "X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
-    parameter("header", "Prefer", "`respond-async`: answer with a job.", {"type": "string"}),
-    parameter("header", "Idempotency-Key", "Repetitions are one job; only with `respond-async`.", {"type": "string", "maxLength": 256}),
-    parameter("header", "X-Webhook-URL", "https URL that is notified of the job's end; only with `respond-async`.", URL),
-    parameter("header", "X-Webhook-Events", "Of `done`, `failed`, `cancelled`, with commas; all by default.", {"type": "string"}),
-    parameter("header", "X-Request-ID", "For logs and traces; echoed, or made if it is missing.", {"type": "string", "maxLength": 128}),
+    optional_header("X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
+    optional_header("Prefer", "`respond-async`: answer with a job.", {"type": "string"}),
+    optional_header("Idempotency-Key", "Repetitions are one job; only with `respond-async`.", {"type": "string", "maxLength": 256}),
+    optional_header("X-Webhook-URL", "https URL that is notified of the job's end; only with `respond-async`.", URL),
+    optional_header("X-Webhook-Events", "Of `done`, `failed`, `cancelled`, with commas; all by default.", {"type": "string"}),
+    optional_header("X-Request-ID", "For logs and traces; echoed, or made if it is missing.", {"type": "string", "maxLength": 128}),
 )
 
 
@@ -175,7 +173,7 @@ def _query(interface: TaskInterface) -> Iterable[dict[str, Any]]:
     for option in interface.options.values():
         default = f" Default: {option.default}." if option.default else ""
         schema = {name: value for name, value in option.schema.items() if name != "description"}
-        yield parameter("query", option.name, f"{option.description} {option.values}.{default}", schema)
+        yield optional_query(option.name, f"{option.description} {option.values}.{default}", schema)
 
 
 def _bodies(interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]:
@@ -194,13 +192,13 @@ def _bodies(interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]
     required = [part for part in parts if part.required]
     json_schema = {
         "type": "object",
-        "properties": {**_either(in_json, fields), **lists},
+        "properties": {**_merge_properties(in_json, fields), **lists},
         "allOf" if required else "anyOf": [_one_of(part, interface, urls) for part in required or parts],
         "additionalProperties": False,
     }
     form_schema = {
         "type": "object",
-        "properties": _either(form, fields),
+        "properties": _merge_properties(form, fields),
         **_needed_in_form(required, parts, urls),
     }
     example_parts = [part for part in parts if part.required] or [interface.task.parts[0]]
@@ -212,17 +210,17 @@ def _bodies(interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]
 
 
 def _needed_in_form(required: Sequence[RequestPart], parts: Iterable[RequestPart], urls: Mapping[str, str]) -> dict[str, Any]:
-    def either(some: Iterable[RequestPart]) -> list[dict[str, Any]]:
+    def required_alternatives(some: Iterable[RequestPart]) -> list[dict[str, Any]]:
         return [{"required": [name]} for part in some for name in (part.name, urls.get(part.name)) if name is not None]
 
     if not required:
-        return {"anyOf": either(parts)}
+        return {"anyOf": required_alternatives(parts)}
     if not urls:
         return {"required": [part.name for part in required]}  # directly, for client and form generators
-    return {"allOf": [{"anyOf": either([part])} for part in required]}
+    return {"allOf": [{"anyOf": required_alternatives([part])} for part in required]}
 
 
-def _either(parts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_properties(parts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Merge parts and options, whose names may coincide."""
     both = {name: {"anyOf": [parts[name], options[name]]} for name in parts.keys() & options.keys()}
     return {**parts, **options, **both}

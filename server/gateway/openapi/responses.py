@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -60,10 +61,11 @@ def _responses(media_type: str, schema: dict[str, Any], examples: Iterable[tuple
     return responses
 
 
-def parameter(location: str, name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _optional_parameter(location: str, name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"in": location, "name": name, "required": False, "description": description, "schema": schema}
 
 
+optional_header, optional_query = partial(_optional_parameter, "header"), partial(_optional_parameter, "query")
 _EVENT = 'id: 2\nevent: progress\ndata: {"done": 1, "total": 8, "unit": "images"}\n\n'
 EVENT_STREAM = {sse.MEDIA_TYPE: {"schema": {"type": "string"}, "example": _EVENT}}
 JOB_ID = "5f0c2a9e-0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
@@ -141,11 +143,11 @@ _NOT_OF_SCENES |= {"not-an-image", "unsupported-encoding", "corrupt-image"}
 """Slugs of problems of uploads, which queries of a scene do not have."""
 SCENE: dict[str, Any] = {
     "parameters": [
-        parameter("query", "spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
-        parameter("query", "threshold", "Default: 0.1.", {"type": "number"}),
-        parameter("query", "mode", "Default: adaptive.", {"type": "string", "enum": ["adaptive", "dense"]}),
-        parameter("query", "surface", "Default: joined if the scene has its view.", {"type": "string", "enum": ["joined", "network"]}),
-        parameter("query", "format", "Default: from Accept, else glb.", {"type": "string", "enum": ["glb", "ply", "npz"]}),
+        optional_query("spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
+        optional_query("threshold", "Default: 0.1.", {"type": "number"}),
+        optional_query("mode", "Default: adaptive.", {"type": "string", "enum": ["adaptive", "dense"]}),
+        optional_query("surface", "Default: joined if the scene has its view.", {"type": "string", "enum": ["joined", "network"]}),
+        optional_query("format", "Default: from Accept, else glb.", {"type": "string", "enum": ["glb", "ply", "npz"]}),
     ],
     "responses": {
         "200": {
@@ -225,7 +227,7 @@ RESULT: dict[str, Any] = {
     "responses": {"200": {"description": "What the plain request would have answered", "content": {JSON: {"schema": {}}}}, **_NO_RESULT}
 }
 EVENTS: dict[str, Any] = {
-    "parameters": [parameter("header", "Last-Event-ID", "Only events after this one.", {"type": "integer", "minimum": 0})],
+    "parameters": [optional_header("Last-Event-ID", "Only events after this one.", {"type": "integer", "minimum": 0})],
     "responses": {
         "200": {"description": "Events", "content": EVENT_STREAM},
         "204": {"description": "The job has ended, and its last event has been read"},

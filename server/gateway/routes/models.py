@@ -18,7 +18,7 @@ from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.fleet import Fleet
 from server.quote import quote
 from server.tasks.base import accepted_parts
-from server.tasks.registry import REQUEST_KINDS, TASKS, main_task, route_of, serves
+from server.tasks.registry import REQUEST_KINDS, TASKS, main_task, route_name, serves
 
 router = APIRouter(tags=["models"])
 
@@ -246,7 +246,7 @@ def _summary(gateway: GatewayState, fleet: Fleet, spec: BundleSpec, defaults: Ma
         "version": spec.version,
         "digest": spec.digest(),
         "task": spec.task,
-        "route": None if task is None else route_of(task),
+        "route": None if task is None else route_name(task),
         "state": state,
         "reason": reason,
         "default": any(default is not None and default.id == spec.id for default in own_defaults),

@@ -17,7 +17,7 @@ from server.queue.messages import WORKER_FORMS, WorkerInfo, repository_states
 from server.queue.script import Script, parse_whole_number
 from server.queue.worker.ack import Acks
 from server.queue.worker.connection import WorkerRedisLink, WorkerTimings
-from server.queue.worker.lease import Leases
+from server.queue.worker.job_intake import JobIntake
 
 PUBLISHED_INTERVAL_S = 60.0
 """Time between signs of life that keep specs from expiring."""
@@ -50,7 +50,7 @@ class WorkerQueue:
         self.id = worker_id
         self.link = WorkerRedisLink(url, keyspace or Keyspace(), timings or WorkerTimings())
         self.acks = Acks(self.link, worker_id)
-        self.leases = Leases(self.link, worker_id, self.acks, frozenset(forms.split()))
+        self.intake = JobIntake(self.link, worker_id, self.acks, frozenset(forms.split()))
         self._specs: dict[str, bytes] = {}
         self._published: dict[str, bool] = {}
         self._published_at = -math.inf
@@ -64,13 +64,13 @@ class WorkerQueue:
         published = {digest: digest in served for digest in self._specs}
         is_due = published != self._published or time.monotonic() - self._published_at >= PUBLISHED_INTERVAL_S
         is_known, is_full = self.link.run(ANNOUNCE, Announcement(self.id, ttl_ms, [], published if is_due else {}), [message])
-        self.leases.redis_is_full = bool(is_full)
+        self.intake.redis_is_full = bool(is_full)
         if not is_known and self._specs:
             # the first time, or Redis has forgotten us: it may have lost the specs too
             self.link.run(ANNOUNCE, Announcement(self.id, ttl_ms, list(self._specs), published), [message, *self._specs.values()])
         if is_due:
             self._published, self._published_at = published, time.monotonic()
-        self.leases.return_unsupported()
+        self.intake.return_unsupported()
 
     def publish_spec(self, spec: BundleSpec) -> str:
         """Make `bundle.json` readable for gateways under its SHA-256, which is returned."""

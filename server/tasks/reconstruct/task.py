@@ -285,7 +285,7 @@ def _network_answer(outputs: Outputs, plan: ReconstructPlan, kind: Format) -> An
             "occupancy": outputs["occupancy"][occupied],
             "cells": places[occupied].astype(np.int32),
         }
-        return points, meshes.to_npz(arrays | _lattice_arrays(outputs, plan))
+        return points, meshes.to_npz(arrays | _lattice_placement(outputs, plan))
     mesh = meshes.surface(meshes.Cells(places, outputs["occupancy"], outputs["colours"]), plan.threshold)
     units = np.array(lattice.origin, np.float32) + mesh.vertices * np.float32(lattice.pitch)
     return points, meshes.to_glb([meshes.Primitive(_to_metres(units, outputs), mesh.faces, {"COLOR_0": meshes.linear(mesh.colours)})])
@@ -307,7 +307,7 @@ def _joined_answer(outputs: Outputs, plan: ReconstructPlan, front: VisibleSurfac
         return points, meshes.to_ply(points, colours, _spacing_of(outputs, plan), meshes.SeenPoints(seen, width))
     sizes = np.concatenate([np.minimum(front.pixel_widths, pitch), np.full(len(guessed), GUESSED_POINT_SIZE * pitch)]) * outputs["scale"][0]
     arrays = {"points": points, "colours": colours, "seen": seen, "sizes": sizes.astype(np.float32)}
-    return points, meshes.to_npz(arrays | _lattice_arrays(outputs, plan))
+    return points, meshes.to_npz(arrays | _lattice_placement(outputs, plan))
 
 
 def _seen_primitive(outputs: Outputs, front: VisibleSurface, photograph: NDArray[np.uint8], pitch: float) -> meshes.Primitive:
@@ -327,7 +327,7 @@ def _guessed_primitive(outputs: Outputs, guess: HiddenSurface) -> meshes.Primiti
     return meshes.Primitive(_to_metres(guess.vertices, outputs), guess.faces, attributes, "guessed")
 
 
-def _lattice_arrays(outputs: Outputs, plan: ReconstructPlan) -> dict[str, NDArray[Any]]:
+def _lattice_placement(outputs: Outputs, plan: ReconstructPlan) -> dict[str, NDArray[Any]]:
     """Return the position of the lattice."""
     origin, pitch = np.array(plan.lattice.origin, np.float32), np.array(plan.lattice.pitch, np.float32)
     return {"origin": origin, "pitch": pitch, "scale": outputs["scale"][0], "centre": outputs["centre"]}

@@ -415,7 +415,7 @@ def test_a_hostile_character_map_is_refused(data: bytes, sentence: str) -> None:
 
 def test_the_characters_of_a_map_are_named_in_the_entry(model: bytes, tmp_path: Path) -> None:
     (tmp_path / "spm.model").write_bytes(model)
-    content = read_vocabulary(tmp_path / "spm.model").content
+    content = read_vocabulary(tmp_path / "spm.model").to_library_json()
     content["normalizer"]["precompiled_charsmap"] = base64.b64encode(b"\1\0\0\0abc").decode()
     with pytest.raises(TokenizerError, match=r"normalizer\.precompiled_charsmap: a trie of 1 bytes does not fit into 7"):
         open_tokenizer(read_tokenizer(json.dumps(content).encode()))
@@ -428,7 +428,7 @@ def test_xlmr_tokenizer_json_equals_its_sentencepiece_model(model: bytes, tmp_pa
     """The file is as hubs have it next to XLM-R: spaces in two steps, and special tokens that the library would find in texts."""
     (tmp_path / "spm.model").write_bytes(model)
     ours = read_vocabulary(tmp_path / "spm.model")
-    content = copy.deepcopy(ours.content)
+    content = copy.deepcopy(ours.to_library_json())
     collapse = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     content["normalizer"] = {"type": "Sequence", "normalizers": [content["normalizer"], collapse]}
     content["pre_tokenizer"] = {

@@ -21,7 +21,7 @@ from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
 from models.systems.mavil.model import MAViL, MAViLConfig
 from models.systems.mavil.preprocessing import spectrogram, spectrograms
-from models.systems.mavil.steps import AudioVisualState, MAViLSteps, MergeSchedules, Modality, mavil_steps
+from models.systems.mavil.steps import MAViLSteps, MergeSchedules, Modality, WindowScores, mavil_steps
 from models.systems.mavil.system import AUDIOSET, LogMelStats
 from models.systems.mavil.window_sources import SpectrogramWindows, WindowInput, WindowSourceFactory
 from tests.golden.case import Case, read_case
@@ -78,7 +78,7 @@ def replay(case: Case, use: Modality, sounds: Tensor | None, clips: Tensor | Non
     count = len(sounds if sounds is not None else clips if clips is not None else [])
     start = torch.zeros(model.config.classes, dtype=torch.float64)
     states = [
-        AudioVisualState(
+        WindowScores(
             RecordedWindow(WindowInput(None if sounds is None else sounds[row], None if clips is None else clips[row])),
             use,
             NO_MERGING,
@@ -112,7 +112,7 @@ def test_a_window_is_the_recorded_spectrogram(name: str) -> None:
     config = case.config
     sound = Sound(frames=config["target_length"], mel_bins=config["num_mel_bins"], mean=config["mean"], std=config["std"])
     listener = SpectrogramWindows(sound)
-    audible = listener([listener.cut(case.inputs["waveform"], 0)])
+    audible = listener([listener.slice_window(case.inputs["waveform"], 0)])
     torch.testing.assert_close(audible[0, 0], case.outputs["normalized"], atol=case.tolerance.atol, rtol=case.tolerance.rtol)
 
 
@@ -255,8 +255,8 @@ def test_a_schedule_uses_up_the_audio_half() -> None:
     sounds, clips = torch.randn(1, 1, 1024, 128), torch.randn(1, 3, 8, 224, 224)
     merge = MergeSchedules.from_options({"merge": [43] * 12})
     states = [
-        AudioVisualState(RecordedWindow(WindowInput(sound=sounds[0])), "sound", merge, torch.zeros(3, dtype=torch.float64)),
-        AudioVisualState(RecordedWindow(WindowInput(clip=clips[0])), "sight", merge, torch.zeros(3, dtype=torch.float64)),
+        WindowScores(RecordedWindow(WindowInput(sound=sounds[0])), "sound", merge, torch.zeros(3, dtype=torch.float64)),
+        WindowScores(RecordedWindow(WindowInput(clip=clips[0])), "sight", merge, torch.zeros(3, dtype=torch.float64)),
     ]
     with torch.inference_mode():
         audible, seen = steps.step(states, [False, False])
@@ -272,9 +272,7 @@ def test_each_half_can_have_a_schedule_of_its_own() -> None:
     inputs = WindowInput(sound=torch.randn(1, 64, 32), clip=torch.randn(3, 4, 16, 16))
     counts = []
     for requested in ({}, {"merge": [1, 1]}, {"merge": [2, 1], "merge_sight": [0, 1]}, {"merge": [], "merge_sight": [2, 0]}):
-        state = AudioVisualState(
-            RecordedWindow(inputs), "both", MergeSchedules.from_options(requested), torch.zeros(5, dtype=torch.float64)
-        )
+        state = WindowScores(RecordedWindow(inputs), "both", MergeSchedules.from_options(requested), torch.zeros(5, dtype=torch.float64))
         with torch.inference_mode():
             (outcome,) = steps.step([state], [False])
         assert isinstance(outcome, StepCompletion)

@@ -75,7 +75,7 @@ class Capacity:
         return chosen
 
 
-class Leases:
+class JobIntake:
     """Jobs that a worker takes. All but `fetch` and `return_to_queue` raise RedisUnavailable as soon as Redis does not answer."""
 
     def __init__(self, link: WorkerRedisLink, worker_id: str, acks: Acks, forms: frozenset[str]) -> None:
