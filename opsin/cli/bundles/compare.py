@@ -141,7 +141,7 @@ def _read_scores(file: Path, names: Sequence[str], classes: int) -> NDArray[Any]
     """Read logits float64 (images, classes) in the order of `names`. Raises UsageError."""
     import numpy as np
 
-    if not file.is_file():
+    if not file.exists():
         raise UsageError(f"--scores: {file}: no such file")
     try:
         scores = np.load(file, allow_pickle=False) if file.suffix == ".npy" else _read_csv(file, names)
