@@ -191,7 +191,7 @@ def check_served(models: Sequence[Model], task: str, options: Mapping[str, Any])
     top_k, merge, rungs = options.get("top_k"), options.get("merge"), [rung["name"] for rung in model.details["ladder"]]
     if task == "classify" and isinstance(top_k, int) and not 1 <= top_k <= model.details["labels"]:
         raise _invalid("top_k", f"{top_k}: use an integer from 1 to {model.details['labels']}, the number of labels of {model.id}")
-    if isinstance(merge, str) and not merge.isdigit() and merge not in ("off", *rungs):
+    if isinstance(merge, str) and not merge.isdecimal() and merge not in ("off", *rungs):
         raise _invalid("merge", f"{merge!r}: the rungs of {model.id} are {', '.join(rungs) or 'none'}; or use `off` or an integer")
 
 

@@ -147,7 +147,7 @@ def parse(url: str) -> RedisTarget:
     if scheme != "redis+sentinel":
         if scheme == "unix" and not parts.path:
             raise ValueError(f"Redis URL {public_url!r}: names no socket; write unix:///run/valkey.sock")
-        if scheme != "unix" and not parts.path.removeprefix("/").isdigit() and parts.path not in ("", "/"):  # redis-py would take 0 for it
+        if scheme != "unix" and not parts.path.removeprefix("/").isdecimal() and parts.path not in ("", "/"):  # redis-py would take 0
             hint = URL_ESCAPING_HINT if "@" in parts.path else "what follows the host is the number of a database, such as /0"
             raise ValueError(f"Redis URL {public_url!r}: {hint}")
         try:
@@ -163,7 +163,7 @@ def parse(url: str) -> RedisTarget:
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     master, _, db = parts.path.strip("/").partition("/")
-    if not hosts or not master or not (db or "0").isdigit():
+    if not hosts or not master or not (db or "0").isdecimal():
         raise ValueError(f"Redis URL {public_url!r}: write redis+sentinel://host:port,host:port/MASTER/db")
     return RedisTarget(
         url=url,
@@ -216,7 +216,7 @@ def _address(public_url: str, host: str) -> tuple[str, int]:
     name, colon, port = host.rpartition(":")
     if not colon:
         return host, SENTINEL_PORT
-    if not name or not port.isdigit():
+    if not name or not port.isdecimal():
         raise ValueError(f"Redis URL {public_url!r}: one of its addresses is not host:port")
     return name.strip("[]"), int(port)
 

@@ -35,6 +35,8 @@ def test_other_urls_are_left_to_redis_py(url: str) -> None:
         ("redis+sentinel://host:1", "host:port,host:port/MASTER/db"),
         ("redis+sentinel://host:1/shard/x", "host:port,host:port/MASTER/db"),
         ("redis+sentinel://host:port/shard", "is not host:port"),
+        ("redis+sentinel://host:²/shard", "is not host:port"),
+        ("redis+sentinel://host:1/shard/²", "host:port,host:port/MASTER/db"),
         ("redis://host:port/0", "[Pp]ort"),
         ("redis://host/0?protocol=3", "protocol cannot be chosen"),
         ("redis+sentinel://host:1/shard?decode_responses=true", "decode_responses cannot be chosen"),
