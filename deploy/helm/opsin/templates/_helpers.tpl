@@ -53,8 +53,13 @@ imagePullPolicy: {{ .image.pullPolicy }}
 {{- end }}
 {{- end -}}
 
-{{/* Spread over nodes. Argument: as opsin.labels */}}
-{{- define "opsin.spread" -}}
+{{/* What pods of gateways and workers have in common: no account, no privileges, spread over nodes. Argument: as opsin.labels */}}
+{{- define "opsin.pod" -}}
+automountServiceAccountToken: false
+securityContext: {{- include "opsin.podSecurity" . | nindent 2 }}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
 topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname
@@ -62,3 +67,19 @@ topologySpreadConstraints:
     labelSelector:
       matchLabels: {{- include "opsin.selector" . | nindent 8 }}
 {{- end -}}
+
+{{/* Argument: as opsin.labels */}}
+{{- define "opsin.podDisruptionBudget" }}
+{{- if .root.Values.podDisruptionBudgets.enabled }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ include "opsin.name" .root }}-{{ .component }}
+  labels: {{- include "opsin.labels" . | nindent 4 }}
+spec:
+  maxUnavailable: 1
+  selector:
+    matchLabels: {{- include "opsin.selector" . | nindent 6 }}
+{{- end }}
+{{- end }}
