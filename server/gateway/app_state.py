@@ -20,6 +20,7 @@ from server.gateway.model_directory import ModelDirectory
 from server.gateway.status import StatusReport
 from server.http.sse import EventStream
 from server.media.limits import MediaLimits
+from server.queue.connect import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
@@ -53,6 +54,20 @@ class GatewayState:
     def is_key_valid(self, key_name: str) -> bool:
         """Return whether an API key of this name still exists. Empty: the name of requests without a key."""
         return not key_name if self.keys is None else self.keys.has(key_name)
+
+    async def not_accepting_reason(self) -> str | None:
+        """Return the reason why the gateway should get no requests now, with or without workers. None if it should."""
+        if self.admission.is_leaving:
+            return "draining"
+        try:
+            await self.dispatcher.fleet.read()
+        except RedisUnavailable as error:
+            return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
+        return None
+
+    async def not_ready_reason(self) -> str | None:
+        """Return the reason why requests that name no model cannot be answered now. None if they can."""
+        return await self.not_accepting_reason() or self.directory.not_ready_reason(self.dispatcher.fleet.latest)
 
     def event_stream(self, send: Send) -> EventStream:
         """Return a stream whose events are counted."""

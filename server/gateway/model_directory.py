@@ -137,12 +137,8 @@ class ModelDirectory:
         """Return `default` of each of REQUEST_KINDS, by its name."""
         return {task: self.default(fleet, task) for task in REQUEST_KINDS}
 
-    async def not_ready_reason(self) -> str | None:
-        """Return the reason why requests that name no model cannot be answered now. None if they can."""
-        try:
-            fleet = await self._reader.read()
-        except RedisUnavailable as error:
-            return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
+    def not_ready_reason(self, fleet: Fleet) -> str | None:
+        """Return the reason why requests that name no model cannot be answered by this fleet. None if they can."""
         if not any_ready(fleet):
             refused = [f"{id_} is unavailable: {reason}" for id_, reason in refusals(fleet).items()] if settled(fleet) else []
             return "; ".join(["no bundle is served", *refused]) if refused else "no worker is ready"

@@ -284,7 +284,7 @@ class Admission:
 
     async def drain(self, timeout: float) -> None:
         """Take no new work and wait until open requests are finished; those that are not after `timeout` seconds get 503."""
-        self.is_leaving = self.draining = True
+        self.draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), timeout)
         except TimeoutError:
@@ -293,7 +293,7 @@ class Admission:
 
     async def cancel_all(self) -> None:
         """End all open requests with 503."""
-        self.is_leaving = self.draining = True
+        self.draining = True
         for context in self.open_requests:
             context.cancel()
         await self._idle.wait()

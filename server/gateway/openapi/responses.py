@@ -176,14 +176,14 @@ LOAD: dict[str, Any] = {
 UNLOAD: dict[str, Any] = {"responses": protocol_errors(*_CONTROL, (_UNKNOWN[0], f"failed to unload 'cats': {_UNKNOWN[1]}"))}
 
 
-def _not_ready(example: dict[str, Any]) -> dict[str, Any]:
+def not_ready(example: dict[str, Any]) -> dict[str, Any]:
     return {"description": "Not ready, or Redis does not answer", "content": {JSON: {"schema": {"type": "object"}, "example": example}}}
 
 
 SERVED: dict[str, Any] = {"responses": protocol_errors(_NO_REDIS)}
 VERSIONS: dict[str, Any] = {"responses": protocol_errors(_UNKNOWN, _NO_REDIS)}
-READY: dict[str, Any] = {"responses": {"503": _not_ready({"ready": False, "error": "no worker is ready"})}}
-_LOADING = _not_ready({"name": "flags", "ready": False, "error": "model 'flags' is not ready: loading"})
+READY: dict[str, Any] = {"responses": {"503": not_ready({"ready": False, "error": "no worker is ready"})}}
+_LOADING = not_ready({"name": "flags", "ready": False, "error": "model 'flags' is not ready: loading"})
 VERSION_READY: dict[str, Any] = {"responses": {**VERSIONS["responses"], "503": _LOADING}}
 INDEX: dict[str, Any] = {
     "responses": protocol_errors(

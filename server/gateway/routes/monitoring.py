@@ -43,11 +43,7 @@ async def live() -> Response:
     },
 )
 async def ready(request: Request) -> Response:
-    gateway = gateway_state(request)
-    reason = "draining" if gateway.admission.is_leaving else await gateway.directory.not_ready_reason()
-    if reason is None:
-        return JSONResponse({"ready": True})
-    return JSONResponse({"ready": False, "detail": reason}, status_code=503)
+    return _health("ready", await gateway_state(request).not_ready_reason())
 
 
 @router.get(
@@ -55,20 +51,14 @@ async def ready(request: Request) -> Response:
     tags=["health"],
     summary="Can requests be accepted, with or without workers?",
     description="200 when Redis answers and the gateway does not drain: readiness of services whose workers start from zero.",
-    responses={
-        503: {"description": "Not accepting", "content": {"application/json": {"example": {"accepting": False, "detail": "draining"}}}}
-    },
+    responses={503: responses.not_ready({"accepting": False, "detail": "draining"})},
 )
 async def accepting(request: Request) -> Response:
-    gateway = gateway_state(request)
-    try:
-        await gateway.dispatcher.fleet.read()
-    except RedisUnavailable as error:
-        reason = f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
-        return JSONResponse({"accepting": False, "detail": reason}, status_code=503)
-    if gateway.admission.is_leaving:
-        return JSONResponse({"accepting": False, "detail": "draining"}, status_code=503)
-    return JSONResponse({"accepting": True})
+    return _health("accepting", await gateway_state(request).not_accepting_reason())
+
+
+def _health(state: str, reason: str | None) -> Response:
+    return JSONResponse({state: True}) if reason is None else JSONResponse({state: False, "detail": reason}, 503)
 
 
 @router.get(

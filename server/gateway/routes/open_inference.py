@@ -53,8 +53,7 @@ async def live() -> Response:
 
 @router.get("/health/ready", summary="Can requests be answered?", openapi_extra=responses.READY)
 async def ready(request: Request) -> Response:
-    gateway = gateway_state(request)
-    reason = "draining" if gateway.admission.is_leaving else await gateway.directory.not_ready_reason()
+    reason = await gateway_state(request).not_ready_reason()
     return json_response({"ready": True}) if reason is None else json_response({"ready": False, "error": reason}, 503)
 
 
