@@ -55,7 +55,7 @@ class ViewTrace:
         return replace(self, scores=(*self.scores, scores.clone()), groups=(*self.groups, rows) if rows else self.groups)
 
     def table(self, crops: int = 1) -> dict[str, Tensor]:
-        """Return `timeline` float32 (views, classes), the mean over the crops of each whole view; nothing if not asked for."""
+        """Return `timeline` float32 (views, classes), the mean over the crops of each whole view; empty unless it is requested."""
         views = len(self.scores) // crops
         if not self.keeps_scores or views == 0:
             return {}

@@ -1,4 +1,4 @@
-"""Values other than jobs that gateways keep in Redis: encoded scenes, to be asked again, and vectors of texts that were read."""
+"""Values other than jobs that gateways keep in Redis: encoded scenes, which can be queried again, and vectors of texts that were read."""
 
 from __future__ import annotations
 

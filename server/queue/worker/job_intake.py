@@ -93,7 +93,7 @@ class JobIntake:
         """Work stream → how many jobs still waited there after the last look, and when the next of them was queued, in ms on Redis' clock
         (0: before that was set back). None: unknown. Where nothing waited, the next look may wait at once."""
         self.redis_is_full = True
-        """Whether Redis may refuse a plain command that needs memory, or has not been asked yet. Steps run even then."""
+        """Whether Redis may refuse a plain command that needs memory, or that is not known yet. Steps run even then."""
 
     def take(self, queues: Sequence[str], max_items: int, block_ms: int = 0, separate: Mapping[str, int] | None = None) -> list[QueueEntry]:
         """Take at most `max_items` jobs of these queues (`keys.queue`), the most urgent first. `separate`: queues with places of their own.
