@@ -53,7 +53,8 @@ CMD ["opsin", "gateway"]
 
 FROM base AS bundles
 LABEL org.opencontainers.image.title="Opsin bundles" \
-      org.opencontainers.image.description="Starter bundles of Opsin, to be copied from /bundles; each has its licence in bundle.json"
+      org.opencontainers.image.description="Starter bundles of Opsin, to be copied from /bundles; each has its licence in bundle.json" \
+      org.opencontainers.image.licenses="Apache-2.0 AND MIT"
 COPY bundles /bundles
 USER opsin
 

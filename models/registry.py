@@ -188,6 +188,8 @@ class ExtensionError(Exception):
 
 @dataclass(frozen=True)
 class Extension:
+    group: str
+    """Group of entry points that lists it."""
     name: str
     package: str
     version: str
@@ -195,6 +197,11 @@ class Extension:
 
     def __str__(self) -> str:
         return f"extension {self.name} of {self.package} {self.version}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Return the fields of its log event."""
+        return {"group": self.group, "name": self.name, "package": self.package, "version": self.version}
 
 
 def systems() -> tuple[System, ...]:
@@ -230,7 +237,7 @@ def extensions(group: str) -> tuple[Extension, ...]:
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         package, version = ("?", "?") if point.dist is None else (point.dist.name, point.dist.version)
         try:
-            imported.append(Extension(point.name, package, version, point.load()))
+            imported.append(Extension(group, point.name, package, version, point.load()))
         except Exception as error:  # a foreign module may raise anything while it is imported
             raise ExtensionError(f"extension {point.name} of {package} {version}: {point.value} cannot be imported: {error!r}") from error
     return tuple(imported)

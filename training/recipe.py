@@ -24,7 +24,7 @@ from training.kinds import UNUSABLE
 from training.objectives.proxy_nca import ProxiesSettings
 from training.objectives.registry import AnyObjective
 from training.recipe_settings import LoopSettings, OptimiserSettings, RecipeSettings, ScheduleSettings
-from training.shipped_files import locate, moved_to
+from training.shipped_files import locate, moved_to, recipe_names
 
 
 class ModelSettings(RecipeSettings):
@@ -248,8 +248,9 @@ def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
         if changes:
             content = json.loads(json.dumps(content, default=str))  # aliases of YAML are one object, and a change is meant for one place
     except OSError as error:
-        went = f"; it is {now} in Opsin's repository now" if (now := moved_to(path)) else ""
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}){went}") from error
+        shipped = f"training/recipes/NAME.yaml, where NAME is one of: {', '.join(recipe_names())}"
+        hint = f"it is {now} in Opsin's repository now" if (now := moved_to(path)) else f"use a file of your own, or {shipped}"
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}); {hint}") from error
     except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:  # also no UTF-8, impossible dates and endless aliases
         raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     for change in changes:

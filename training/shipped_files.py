@@ -19,6 +19,12 @@ _MOVED = (
 """Files and folders of earlier versions below `training/` that are below `starters/` now; recipes without `.yaml`."""
 
 
+def recipe_names() -> list[str]:
+    """Return the shipped recipes, by their paths in `training/recipes/` without suffix."""
+    folder = _ROOT / "training" / "recipes"
+    return sorted((str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml")), key=lambda name: ("/" in name, name))
+
+
 def moved_to(path: Path) -> Path | None:
     """Return the path in the repository of a file of an earlier version; None for other files."""
     if not path.is_relative_to("training"):

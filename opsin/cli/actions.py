@@ -59,7 +59,7 @@ def actions(
     }
     with open_client(url, file) as client:
         job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
-        result = wait_with_progress(job, "Watching")
+        result = wait_with_progress(job, "Analysing")
         if json_file is not None:  # first: drawing the annotated clip may fail
             output_files.write(json_file, json.dumps(result.document, ensure_ascii=False).encode())
         if output is not None:

@@ -186,7 +186,7 @@ def label_table(rows: Iterable[tuple[str, Classification | ZeroShotClassificatio
     if there are any, and the times of the service and the network."""
     results = list(rows)
     has_merging, summaries = any(found.merging for _, found in results), [_input_summary(found) for _, found in results]
-    heads = ("File", "Labels", "Looked at") if any(summaries) else ("Image", "Labels")
+    heads = ("File", "Labels", "Input") if any(summaries) else ("Image", "Labels")
     figures = ("Tokens", "Latency", "Network") if has_merging else ("Latency", "Network")
     table = make_table(*heads, *figures, right=figures)
     for (name, result), summary in zip(results, summaries, strict=True):

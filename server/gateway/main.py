@@ -67,8 +67,8 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     except (ValueError, OSError, ExtensionError) as error:
         log.error("cannot start", reason=str(error))
         return 2
-    for extension in all_extensions():
-        log.info("extension loaded", name=extension.name, package=extension.package, version=extension.version)
+    for extension in all_extensions() if fd is None else ():  # else the workers of `opsin serve` log them
+        log.info("extension loaded", **extension.facts)
     os_process.allow_connections(connections)
     if connections < settings.max_connections:
         needed = settings.max_connections + os_process.OWN_FILES

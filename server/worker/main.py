@@ -76,7 +76,7 @@ def run_worker(settings: Settings) -> int:
         log.critical(str(error))
         return MISUSE
     for extension in all_extensions():
-        log.info("extension loaded", name=extension.name, package=extension.package, version=extension.version)
+        log.info("extension loaded", **extension.facts)
     if settings.backend != settings.offered_backend:
         log.warning("backend is no longer offered: auto is used instead", backend=settings.backend)
     if settings.redis_url is None:

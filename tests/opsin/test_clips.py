@@ -184,7 +184,7 @@ def test_command_distinguishes_files_and_reports_views(service: Service, files: 
     visible = opsin("classify", files["video"], files["audio"], "--top-k", "2", OPSIN_URL=service.url)
     assert (visible.returncode, visible.stderr) == (0, "")
     head, seen, audible = visible.stdout.splitlines()
-    assert head.split() == ["File", "Labels", "Looked", "at", "Tokens", "Latency", "Network"]
+    assert head.split() == ["File", "Labels", "Input", "Tokens", "Latency", "Network"]
     assert seen.startswith("video.jpg") and "7 views × 3 crops of 8 frames, 4 s" in seen
     assert audible.startswith("audio.jpg") and "windows of sound, 4 s at 16 kHz" in audible
 

@@ -72,8 +72,10 @@ def test_a_wrong_recipe_is_refused_with_file_field_and_reason(
 
 
 def test_a_recipe_that_is_not_there_or_not_yaml_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="cannot be read") as missing:
         recipe.read(tmp_path / "none.yaml")
+    named = str(missing.value).partition("training/recipes/NAME.yaml, where NAME is one of: ")[2].split(", ")
+    assert len(named) > 20 and all(locate(Path(f"training/recipes/{name}.yaml")).is_file() for name in named)
     (tmp_path / "broken.yaml").write_text("a: [1")
     with pytest.raises(RecipeError, match="not YAML"):
         recipe.read(tmp_path / "broken.yaml")

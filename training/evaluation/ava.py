@@ -1,6 +1,6 @@
-"""AVA's metric (arXiv 1705.08421): from tracks' logits, or the service's answers, to scored boxes at key frames, and their frame mAP.
+"""AVA's metric (arXiv 1705.08421): from tracks' logits, or the service's responses, to scored boxes at key frames, and their frame mAP.
 
-`python -m training.evaluation.ava ANSWERS TRUTH.csv` measures a folder of answers, `VIDEO.json` as `POST /v1/actions` gives them.
+`python -m training.evaluation.ava RESULTS TRUTH.csv` measures a folder of responses of `POST /v1/actions`, `VIDEO.json` each.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def read_answers(folder: Path, *, first_second: int = FIRST_SECOND, least_confid
     """
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise ValueError(f"{folder}: no answers VIDEO.json there")
+        raise ValueError(f"{folder}: contains no VIDEO.json")
     numbers = {name: number for number, name in CLASS_NAMES.items()}
     rows: list[tuple[str, int, list[float], int, float]] = []
     for file in files:
@@ -279,9 +279,9 @@ def _overlap(a: Float64Array, b: Float64Array) -> Float64Array:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m training.evaluation.ava", description="Frame mAP of answers of /v1/actions by AVA's rules."
+        prog="python -m training.evaluation.ava", description="Frame mAP of responses of /v1/actions, by AVA's rules."
     )
-    parser.add_argument("answers", type=Path, help="a folder of VIDEO.json")
+    parser.add_argument("results", type=Path, help="folder of responses, one VIDEO.json for each video")
     parser.add_argument("truth", type=Path, help="AVA's CSV file: video, second, four corners, class")
     parser.add_argument(
         "--first-second", type=int, default=FIRST_SECOND, help="AVA's number of the videos' first second (default: %(default)s)"
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--least-confidence", type=float, default=0.0, help="leave out boxes below it (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
-        predictions = read_answers(options.answers, first_second=options.first_second, least_confidence=options.least_confidence)
+        predictions = read_answers(options.results, first_second=options.first_second, least_confidence=options.least_confidence)
         measured = evaluate(predictions, read_boxes(options.truth))
     except (OSError, ValueError) as error:
         print(f"ava: {error}", file=sys.stderr)

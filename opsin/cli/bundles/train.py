@@ -12,7 +12,7 @@ from opsin.cli.shared.requirements import requires_extra
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file of a recipe; training/recipes/… are included in the wheel.")],
+    recipe: Annotated[Path, typer.Argument(help="A YAML file of your own, or training/recipes/NAME.yaml, found in any folder.")],
     changes: Annotated[
         list[str] | None,
         typer.Argument(metavar="[FIELD=VALUE]...", help="Values that override the recipe's, such as phases.0.loop.batch_size=8."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,11 +84,13 @@ def demo(
                 if served := next(filter(is_suitable, client.models()), None):
                     show(served)
             stop_if_interrupted()
-            show_addresses(url, console, keep)
             if keep:
+                show_addresses(url, console)
                 wait_for_interrupt(console)
     except OpsinError as error:
         raise CommandError(f"demo: {error}") from error
+    if not keep:
+        show_next_steps(console)
     if svg is not None:
         console.save_svg(str(svg), title="make demo")
 
@@ -167,19 +170,22 @@ def show_throughput(client: Client, model: Model, images: list[Path], seconds: f
     )
 
 
-def show_addresses(url: str, console: Console, keep: bool) -> None:
-    """Check the API's documentation and the metrics, and print their URLs: those of this service if it stays up, else the default ones."""
+def show_next_steps(console: Console) -> None:
+    """Print how to run the service, once the temporary one has stopped."""
+    serve, command = ("opsin serve", "opsin") if CHECKOUT is None else ("make serve", ".venv/bin/opsin")
+    console.print(f"\nTo use the service: `{serve}` runs it until Ctrl-C. Then open {DEFAULT_URL} for the playground,")
+    console.print(f"or classify an image of your own in another terminal: `{command} classify FILE`.")
+
+
+def show_addresses(url: str, console: Console) -> None:
+    """Print the URLs of the pages of the service that respond: the playground may be disabled."""
     import httpx2
 
     console.print()
-    for name, path in (("API docs", "/docs"), ("Metrics", "/metrics")):
-        try:
+    for name, path in (("Playground", "/"), ("API docs", "/docs"), ("Metrics", "/metrics")):
+        with suppress(httpx2.HTTPError):
             httpx2.get(url + path, timeout=10).raise_for_status()
-        except httpx2.HTTPError as error:
-            raise CommandError(f"demo: {url}{path}: {error}") from error
-        console.print(f"{name:<9} {url if keep else DEFAULT_URL}{path}")
-    serves, asks = ("opsin serve", "opsin") if CHECKOUT is None else ("make serve", ".venv/bin/opsin")
-    console.print(f"`{serves}` runs the service on {DEFAULT_URL}; `{asks} classify FILE …` sends it a request.")
+            console.print(f"{name:<11} {url}{path}")
 
 
 def wait_for_interrupt(console: Console) -> None:

