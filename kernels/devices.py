@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,24 @@ def device_memory(device: torch.device) -> dict[str, int]:
         "free": free,
         "total": total,
     }
+
+
+def device_load(device: torch.device) -> dict[str, float]:
+    """Return what the driver measures of a GPU: `utilization` (0 to 1), `watts` and `celsius`. Empty for a CPU, and without nvidia-ml-py.
+
+    Quantities that a GPU does not report, such as the utilization of a part of one, are left out."""
+    if device.type != "cuda":
+        return {}
+    readers = {
+        "utilization": (torch.cuda.utilization, 0.01),
+        "watts": (torch.cuda.power_draw, 0.001),
+        "celsius": (torch.cuda.temperature, 1.0),
+    }
+    load: dict[str, float] = {}
+    for quantity, (read, unit) in readers.items():
+        with suppress(Exception):  # the only class that the errors of NVML, of its import and of torch have in common
+            load[quantity] = read(device) * unit
+    return load
 
 
 def missing_gpu_reason() -> str:

@@ -146,5 +146,5 @@ class RecordsLoad:
 
     counts: Mapping[str, int] = field(default_factory=dict)
     ended: Mapping[str, int] = field(default_factory=dict)
-    """How many have ended in each state since Redis began, also those that are kept no longer."""
+    """How many have ended in each state since Redis began, also those that are kept no longer. `lost`: those that failed by `job-lost`."""
     result_bytes: int = 0

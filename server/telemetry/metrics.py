@@ -14,17 +14,19 @@ import asyncio
 import collections
 import math
 import os
+import platform
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
@@ -211,8 +213,12 @@ class GatewayMetrics:
         self.payload_in, self.payload_out = (self._buffer.add(BufferedHistogram(payload.labels(direction))) for direction in ("in", "out"))
         self._bundle = cache(partial(BundleMetrics, self, self._buffer))
         self.duration_of = cache(lambda model: self._buffer.add(BufferedHistogram(self.request_duration.labels(model))))
-        self.request_counter = cache(lambda *labels: self._buffer.add(BufferedCounter(self.requests.labels(*labels))))
+        self.request_counter = cache(self._count_requests)
         """`requests` for model, version, protocol and outcome."""
+
+    def _count_requests(self, model: str, version: str, protocol: str, outcome: str) -> BufferedCounter:
+        self.requests.labels(model, version, protocol, "error")  # exists before the first error, so that a rate over it is right
+        return self._buffer.add(BufferedCounter(self.requests.labels(model, version, protocol, outcome)))
 
     def bundle(self, spec: BundleSpec) -> BundleMetrics:
         """Return the metrics of one bundle."""
@@ -246,7 +252,7 @@ class GatewayMetrics:
             counted = CollectorRegistry()
             _drop_dead_gauges(Path(folder))
             MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
-        return generate_latest(counted) + generate_latest(live)
+        return generate_latest(counted) + generate_latest(build_info()) + generate_latest(live)
 
 
 class WorkerMetrics:
@@ -301,7 +307,7 @@ class FlushingCollector(Collector):
         return ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Families(Collector):
     """Metric families whose values were read just before."""
 
@@ -309,6 +315,13 @@ class Families(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self.families
+
+
+@cache
+def build_info(**versions: str) -> Families:
+    """Return `opsin_build_info` of this process: the versions of Opsin, of Python, and of other packages by label."""
+    value = {"version": version("opsin"), "python": platform.python_version(), **versions}
+    return Families((InfoMetricFamily("opsin_build", "Versions of this process.", value=value),))
 
 
 def _drop_dead_gauges(folder: Path) -> None:

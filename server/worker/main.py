@@ -34,12 +34,13 @@ from server.scheduler.scheduler import IDLE_BLOCK_S, Scheduler
 from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
-from server.telemetry.metrics import WorkerMetrics
+from server.telemetry.metrics import WorkerMetrics, build_info
 from server.worker.backends.candidates import Candidates, lower_thread_priority
 from server.worker.backends.learned_cache import LearnedCache
 from server.worker.backends.loading import Loader, ReadyBundle
 from server.worker.backends.runner import ModelMemory
 from server.worker.device_layout import Layout, choose_layout
+from server.worker.device_metrics import DeviceLoadCollector
 from server.worker.heartbeat import Heartbeat
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.loops import BatchRunner, JobReceiver
@@ -88,6 +89,9 @@ def run_worker(settings: Settings) -> int:
     torch.set_num_threads(layout.threads)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
+    metrics.registry.register(build_info(torch=torch.__version__))
+    if layout.device.type == "cuda":
+        metrics.registry.register(DeviceLoadCollector(layout.device, layout.name))
     try:
         metrics_port = serve_metrics(metrics, host, settings.metrics_port)
     except OSError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx2
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.supervisor.private_valkey import PrivateValkey
@@ -51,6 +54,23 @@ def test_counts_equal_the_clients_own(valkey: PrivateValkey) -> None:
         assert gateway.metric("opsin_model_loaded", model="reds", version="1") == 1
         assert gateway.metric("opsin_redis_up") == 1
         assert gateway.count_in_flight() == 0
+
+
+def test_the_memory_of_redis_is_measured_against_its_limit(valkey: PrivateValkey) -> None:
+    with gateway_process(valkey.url) as gateway, redis.Redis.from_url(valkey.url) as operator:
+        assert gateway.metric("opsin_redis_memory_bytes", kind="used") > 100_000
+        assert 'kind="limit"' not in gateway.http.get("/metrics").text
+        operator.config_set("maxmemory", 300_000_000)
+        assert gateway.metric("opsin_redis_memory_bytes", kind="limit") == 300_000_000
+        operator.execute_command("ACL", "SETUSER", "default", "-info")
+        assert "opsin_redis_memory_bytes{" not in gateway.http.get("/metrics").text
+        assert gateway.metric("opsin_redis_up") == 1
+
+
+def test_the_versions_of_a_gateway_are_shown_also_without_redis() -> None:
+    with gateway_process("redis://127.0.0.1:1/0") as gateway:
+        assert gateway.metric("opsin_build_info", version=version("opsin"), python=platform.python_version()) == 1
+        assert gateway.metric("opsin_redis_up") == 0
 
 
 def test_what_clients_send_never_becomes_a_label(gateway: Gateway) -> None:

@@ -37,6 +37,7 @@ async def test_a_result_whose_arrays_are_lost_fails_the_job(us: Dispatcher, work
     worker.acks.finish([(delivery, reply)])
     failed = await read(us, record)
     assert failed.failure is not None and failed.failure.kind == "job-lost"
+    assert (await records_load(us)).ended == {"failed": 1, "lost": 1}
 
 
 async def test_stored_results_are_summed_however_jobs_end(url: str, worker: WorkerQueue, db: redis.Redis) -> None:

@@ -87,15 +87,16 @@ async def _read_redis(gateway: GatewayState) -> Families:
     depth = GaugeMetricFamily("opsin_queue_depth", "Images waiting or running.", labels=labels)
     oldest = GaugeMetricFamily("opsin_queue_oldest_age_seconds", "Age of the oldest of them.", labels=labels)
     jobs = GaugeMetricFamily("opsin_jobs", "Asynchronous jobs that the service knows.", labels=["state"])
+    memory = GaugeMetricFamily("opsin_redis_memory_bytes", "Memory that Redis uses.", labels=["kind"])
     ended = CounterMetricFamily("opsin_jobs_ended", "Asynchronous jobs that have ended since Redis began.", labels=["state"])
     try:
         fleet = await gateway.dispatcher.fleet.read()
         queues = await gateway.dispatcher.queues()
         restarted = await gateway.dispatcher.status.restarts()
-        recorded = (await gateway.dispatcher.status.read(0, 0, 0)).records
+        snapshot = await gateway.dispatcher.status.read(0, 0, 0)
     except RedisUnavailable:
         return Families((GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=0),))
-    states = Counter(worker.state for worker in fleet.workers)
+    recorded, states = snapshot.records, Counter(worker.state for worker in fleet.workers)
     for state in ("starting", "ready", "draining"):
         workers.add_metric([state], states[state])
     for reason in ExitReason:
@@ -109,6 +110,11 @@ async def _read_redis(gateway: GatewayState) -> Families:
         name, _, version = queue.bundle.partition("@")
         depth.add_metric([name, version, queue.priority], queue.items)
         oldest.add_metric([name, version, queue.priority], queue.oldest_s)
+    for kind, nbytes in snapshot.memory.items():
+        memory.add_metric([kind], nbytes)
+    lost = CounterMetricFamily(
+        "opsin_jobs_lost", "Asynchronous jobs that failed because Redis lost data.", value=recorded.ended.get("lost", 0)
+    )
     for state in STATES:
         jobs.add_metric([state], recorded.counts.get(state, 0))
         if state not in OPEN_STATES:
@@ -117,4 +123,4 @@ async def _read_redis(gateway: GatewayState) -> Families:
         "opsin_result_bytes", "Results of asynchronous jobs that are kept, with their records.", value=recorded.result_bytes
     )
     scenes = GaugeMetricFamily("opsin_scenes", "Reconstructed scenes that can be asked again.", value=recorded.counts.get(SCENES, 0))
-    return Families((up, workers, restarts, served, depth, oldest, jobs, ended, results, scenes))
+    return Families((up, workers, restarts, served, depth, oldest, jobs, ended, lost, results, scenes, memory))

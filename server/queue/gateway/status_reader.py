@@ -20,6 +20,8 @@ STEPS = 15 * 60 // STEP_S
 MAX_DEAD_LETTERS = 20
 MAX_OPEN_JOBS = 20
 NUMBER = re.compile(rb"-?\d{1,18}")
+MEMORY = {b"used_memory": "used", b"maxmemory": "limit"}
+MEMORY_LINE = re.compile(rb"^(used_memory|maxmemory):(\d+)", re.MULTILINE)
 
 
 class StatusQueue(msgspec.Struct, frozen=True):
@@ -81,6 +83,8 @@ class QueueSnapshot:
     records: RecordsLoad
     ongoing: list[StatusLongJob]
     """Clients' jobs that have not ended, the oldest first."""
+    memory: Mapping[str, int]
+    """Memory of Redis in bytes: `used`, and `limit` if it has one. Empty if its user may not read them."""
 
 
 class StatusAnswer(msgspec.Struct, frozen=True, array_like=True):
@@ -99,6 +103,8 @@ class StatusAnswer(msgspec.Struct, frozen=True, array_like=True):
     ended: list[bytes]
     oldest: list[list[bytes | None]]
     """Records that have not ended: {task, bundle, state, created ms, started ms, done, total, unit}; no ids, which are secrets."""
+    memory: bytes
+    """Answer of INFO; empty if it is not permitted."""
 
 
 STATUS = Script("status", tuple[int, int, int], StatusAnswer)
@@ -121,6 +127,7 @@ class StatusReader:
             [_letter(*(field.decode(errors="replace") for field in letter)) for letter in read.letters],
             _records(read.queued, read.running, read.kept_records, _counts(read.totals), _counts(read.ended)),
             [_long_job(read.now_ms, *(value.decode(errors="replace") if value else "" for value in row)) for row in read.oldest],
+            {MEMORY[name]: int(nbytes) for name, nbytes in MEMORY_LINE.findall(read.memory) if int(nbytes)},
         )
 
     async def statistics(self, bundle: str) -> dict[str, int]:

@@ -38,6 +38,8 @@ for _, member in ipairs(members) do
   end
 end
 table.sort(ongoing, function(a, b) return tonumber(a[4]) < tonumber(b[4]) end)
+local memory = redis.pcall('INFO', 'memory')
 local oldest = {unpack(ongoing, 1, math.min(#ongoing, max_records))}
 return {
-  now, gateways, streams, history, letters, open.queued, open.running, expire_and_count_kept(now), call('HGETALL', TOTALS), call('HGETALL', ENDED), oldest}
+  now, gateways, streams, history, letters, open.queued, open.running, expire_and_count_kept(now), call('HGETALL', TOTALS), call('HGETALL', ENDED), oldest,
+  memory.err and '' or memory}

@@ -146,6 +146,7 @@ local function end_record(id, record, state, now)
 end
 
 local function fail_record(id, record, kind, detail, index, now)
+  if kind == 'job-lost' then increment(ENDED, 'lost', 1) end
   call('HSET', 'record:' .. id, 'failure', kind, 'detail', detail, 'index', index)
   add_event(id, 'failed', '')
   end_record(id, record, 'failed', now)
