@@ -16,12 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.settings import Settings
 from tests.support.bundles.vit import write_null
+from tests.support.dashboards import ALERTS, RULES
 from tests.support.live_service import running
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
 CONFIGS = ("prometheus.yml", "prometheus.keys.yml", "prometheus.static.yml")
-RULES: list[dict[str, Any]] = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"][0]["rules"]
+RUNBOOKS = (ROOT / "docs" / "alerts.md").read_text()
 METRICS = (ROOT / "docs" / "metrics.md").read_text()
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
 promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: sudo apt-get install prometheus")
@@ -53,9 +54,18 @@ def test_compose_mounts_the_rules_next_to_the_configuration() -> None:
     assert rules == configured.with_name("rules.yml")
 
 
-def test_the_alerts_are_those_that_are_documented() -> None:
-    rows = re.findall(r"^\| `(Opsin\w+)` \| `([^`]+)`(?: for (\w+))? \|", METRICS, re.MULTILINE)
-    assert rows == [(rule["alert"], rule["expr"], rule.get("for", "")) for rule in RULES]
+def test_each_alert_has_a_row_and_a_runbook_that_it_names() -> None:
+    rows = re.findall(r"^\| \[`(Opsin\w+)`\]\(#(\w+)\) \| (\w+) \|", RUNBOOKS, re.MULTILINE)
+    sections = {name: text.strip() for name, text in re.findall(r"^## (Opsin\w+)\n(.*?)(?=^## |\Z)", RUNBOOKS, re.MULTILINE | re.DOTALL)}
+    assert rows == [(rule["alert"], rule["alert"].lower(), rule["labels"]["severity"]) for rule in ALERTS]
+    assert [rule["annotations"]["runbook"] for rule in ALERTS] == [f"docs/alerts.md#{name.lower()}" for name in sections]
+    assert [name for name, text in sections.items() if len(text) < 100] == []
+
+
+def test_each_alert_is_tested() -> None:
+    cases = yaml.safe_load(Path(__file__).with_name("rules_test.yml").read_text())["tests"]
+    tested = {(alert["alertname"], bool(alert["exp_alerts"])) for case in cases for alert in case["alert_rule_test"]}
+    assert tested == {(rule["alert"], fires) for rule in ALERTS for fires in (True, False)}
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +80,15 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {family.name + suffix: family.type for family in families for suffix in SUFFIXES.get(family.type, [])}
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_uses_metrics_that_the_service_has(scraped: dict[str, str], rule: dict[str, Any]) -> None:
-    named = re.findall(r"opsin_\w+", rule["expr"])
-    assert named and [name for name in named if name not in scraped] == []
-    grows = re.search(r"\b(rate|increase)\(", rule["expr"]) is not None
-    assert [name for name in named if (scraped[name] == "counter") != grows] == []
-    assert [
-        value for value in re.findall(r'="(\w+)"', rule["expr"]) if f"`{value}`" not in METRICS.partition("## What to alert on")[0]
-    ] == []
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_a_rule_uses_metrics_that_the_service_has(scraped: dict[str, str], rule: dict[str, Any]) -> None:
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    named = [name for name in re.findall(r"[a-z_:]*opsin_[\w:]+", rule["expr"]) if name not in recorded]
+    assert [name for name in named if name not in scraped] == []
+    counted = re.findall(r"\b(?:rate|increase|resets)\((opsin_\w+)", rule["expr"])
+    assert [name for name in named if (scraped[name] in ("counter", "histogram")) != (name in counted)] == []
+    values = [value for _, values in re.findall(r'(\w+)=~?"([^"]+)"', rule["expr"]) for value in values.split("|")]
+    assert [value for value in values if f"`{value}`" not in METRICS] == []
 
 
 @promtool

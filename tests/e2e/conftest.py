@@ -19,6 +19,7 @@ import httpx2
 import pytest
 
 from tests.support.bundles.vit import write_null, write_tiny_vit
+from tests.support.dashboards import Prometheus
 from tests.support.serve_process import Service, serve
 
 
@@ -77,18 +78,13 @@ class Stack:
         with engine() as client:
             client.post(f"/containers/{container}/kill", params={"signal": "KILL"}).raise_for_status()
 
-    def query(self, expression: str, moment: float | None = None) -> list[Any]:
-        """Query the live Prometheus now, or for `moment` (Unix seconds): series with `metric` labels and `value`. Raises AssertionError
-        if it refuses the expression."""
-        parameters = {"query": expression} if moment is None else {"query": expression, "time": str(moment)}
-        answer = httpx2.get(f"{self.prometheus}/api/v1/query", params=parameters).json()
-        assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
-        result: list[Any] = answer["data"]["result"]
-        return result
+    @property
+    def scraper(self) -> Prometheus:
+        return Prometheus(self.prometheus)
 
     def value(self, expression: str) -> float:
         """Return the one number that an expression yields; NaN if it yields no series."""
-        series = self.query(expression)
+        series = self.scraper.query(expression)
         assert len(series) <= 1, f"{expression}: {len(series)} series"
         return float(series[0]["value"][1]) if series else math.nan
 
@@ -176,17 +172,6 @@ def wait_until(reached: Callable[[], bool], otherwise: Callable[[], str], second
     while not reached():
         assert time.monotonic() < end, f"after {seconds:.0f} s {otherwise()}"
         time.sleep(0.5)
-
-
-def dashboard_queries(interval: str) -> list[tuple[str, str, str]]:
-    """Return (panel, legend, expression) of every query of the Throughput dashboard, with its variables filled in."""
-    dashboard = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "throughput.json").read_text())
-    return [
-        (panel["title"], target["legendFormat"], target["expr"].replace("$__rate_interval", interval).replace("$model", ".*"))
-        for panel in dashboard["panels"]
-        if panel["type"] != "row"
-        for target in panel["targets"]
-    ]
 
 
 def _answers(url: str) -> bool:
