@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """None: the supervisor starts a private Valkey. `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/MASTER/db`."""
     key_prefix: str = "opsin:"
     """Prefix of all keys in Redis, so that several services can share one Redis."""
+    cell: int = Field(default=0, ge=0, le=255)
+    """Number of the cell: one Redis, its gateways and its workers. Ids of jobs and scenes begin with it."""
     workers: int = Field(default=1, ge=0)
     gateways: int = Field(default=1, ge=1)
     metrics_host: str | None = None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import re
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
@@ -24,6 +27,7 @@ MetricsPort = Annotated[int | None, typer.Option(help="Port of a worker's metric
 ModelControl = Annotated[str | None, typer.Option(help="none, or explicit: clients may load and unload bundles. [default: none]")]
 Playground = Annotated[bool | None, typer.Option("--playground/--no-playground", help="Serve the pages / and /status. [default: on]")]
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings. Environment variables and options take precedence.")]
+REDIS_RETRY_S = 1.0
 NON_SETTING_VARIABLES = ("OPSIN_CONFIG", "OPSIN_URL", "OPSIN_API_KEY")
 """Variables that are not settings of the service: the name of its settings file, and those of the client."""
 
@@ -57,6 +61,7 @@ def serve(
         model_control=model_control,
         playground=playground,
     )
+    _check_redis(settings)
     _require_bundles(settings)
     _check_access(settings, "supervisor")
     with requires_extra("server"):
@@ -97,6 +102,7 @@ def gateway(
         config, extra="gateway", host=host, port=port, redis_url=redis, model_control=model_control, playground=playground
     )
     _require_redis(settings, "gateway")
+    _check_redis(settings)
     _check_access(settings, "gateway")
     with requires_extra("gateway"):
         from server.gateway.main import run_gateway as run
@@ -122,6 +128,7 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
     require_processes("worker")
     settings = settings_of(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")
+    _check_redis(settings)
     _require_bundles(settings)
     check_variables("worker", settings.log_level)
     # torch's modules are 200,000 objects and no garbage: not scanning them makes the start a tenth shorter, and freezing them
@@ -141,7 +148,7 @@ def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any)
         from pydantic_settings import SettingsError
         from yaml import YAMLError
 
-        from server.queue.connect import parse, unsuitable
+        from server.queue.connect import parse
         from server.settings import load
     for value in overrides.values():
         str(value).encode()  # raises an error for text that is not valid UTF-8
@@ -173,8 +180,6 @@ def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any)
             parse(settings.redis_url)
         except ValueError as error:
             raise UsageError(f"setting redis_url: {error}") from error
-        if reason := unsuitable(settings.redis_url):
-            raise UsageError(f"setting redis_url: {reason}")
     _require_tasks(settings)
     return settings
 
@@ -217,6 +222,29 @@ def _require_bundles(settings: Settings) -> None:
 def _require_redis(settings: Settings, command: str) -> None:
     if settings.redis_url is None:
         raise UsageError(f"`opsin {command}` needs the queue's address: --redis URL or OPSIN_REDIS_URL (`opsin serve` starts its own)")
+
+
+def _check_redis(settings: Settings) -> None:
+    """Raise UsageError if Redis cannot hold the queue of this cell. While it does not answer, go on, and end the process once it does."""
+    from server.processes.supervisor_protocol import MISUSE, RESTARTS_VARIABLE
+    from server.queue.connect import unsuitable
+    from server.queue.keys import Keyspace
+
+    url, keyspace = settings.redis_url, Keyspace.from_settings(settings)
+    if url is None or RESTARTS_VARIABLE in os.environ:  # the supervisor checks it
+        return
+
+    def check() -> None:
+        while (reason := unsuitable(url, keyspace)) is None:
+            time.sleep(REDIS_RETRY_S)
+        if reason:
+            print(f"opsin: setting redis_url: {reason}", file=sys.stderr, flush=True)
+            os._exit(MISUSE)
+
+    if reason := unsuitable(url, keyspace):
+        raise UsageError(f"setting redis_url: {reason}")
+    if reason is None:
+        threading.Thread(target=check, name="check-redis", daemon=True).start()
 
 
 def check_variables(process: str, log_level: str) -> None:

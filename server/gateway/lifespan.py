@@ -47,7 +47,12 @@ def assemble(settings: Settings) -> tuple[GatewayState, Lifespan]:
     dispatcher.count_items = metrics.count_items
     dispatcher.history_counts = metrics.history_counts
     directory = ModelDirectory(dispatcher.fleet, settings)
-    directory.count_waiting = metrics.waiting_for_worker.inc
+
+    def count_waiting(change: int) -> None:
+        metrics.waiting_for_worker.inc(change)
+        dispatcher.waiting_for_worker += change
+
+    directory.count_waiting = count_waiting
     timers = TimerWheel()
     admission = Admission(settings, dispatcher.reservations, metrics, timers)
     watchdog = WorkerLossWatchdog(settings, directory, admission.open_requests)

@@ -38,6 +38,14 @@ class StatusJobs(msgspec.Struct, frozen=True):
     running: int
 
 
+class StatusTotals(msgspec.Struct, frozen=True):
+    """Unfinished jobs of the queue. `waiting` includes requests that wait in gateways for a first worker, one each."""
+
+    waiting: int
+    running: int
+    unfinished: int
+
+
 class StatusBundle(msgspec.Struct, frozen=True):
     """A bundle that ready workers serve. `items_per_second`: the sum of their measurements. `batch_budget`: the largest. `rung`: of
     requests that name none, null if merging is off. Quantiles of the total time of its requests and jobs in the history, null if there
@@ -74,12 +82,14 @@ class StatusHistory(msgspec.Struct, frozen=True):
 
 
 class StatusDocument(msgspec.Struct, frozen=True):
-    """The service at `time`, over all gateways and workers."""
+    """A cell at `time`, over all its gateways and workers."""
 
     time: str
+    cell: int
     gateways: int
     workers: list[StatusWorker]
     queue: list[StatusQueue]
+    totals: StatusTotals
     jobs: StatusJobs
     long_jobs: list[StatusLongJob]
     bundles: list[StatusBundle]
@@ -110,12 +120,14 @@ class StatusReport:
         snapshot, fleet = await self._dispatcher.status.read(), await self._dispatcher.fleet.read()
         return StatusDocument(
             time=rfc3339(snapshot.now_ms),
+            cell=self._dispatcher.link.keyspace.cell,
             gateways=snapshot.gateways,
             workers=[
                 StatusWorker(worker.id, worker.state, worker.device, _ready(worker.bundles), worker.restarts)
                 for worker in sorted(fleet.workers, key=lambda worker: worker.id)
             ],
             queue=snapshot.queue,
+            totals=_totals(snapshot),
             jobs=StatusJobs(snapshot.records.counts.get("queued", 0), snapshot.records.counts.get("running", 0)),
             long_jobs=snapshot.ongoing,
             bundles=_bundles(fleet, snapshot),
@@ -126,6 +138,12 @@ class StatusReport:
             history=_history(snapshot),
             dead_letters=snapshot.letters,
         )
+
+
+def _totals(snapshot: QueueSnapshot) -> StatusTotals:
+    waiting = snapshot.waiting_for_worker + sum(queue.waiting for queue in snapshot.queue)
+    running = sum(queue.running for queue in snapshot.queue)
+    return StatusTotals(waiting, running, waiting + running)
 
 
 def _ready(bundles: Sequence[ServedBundle]) -> list[str]:

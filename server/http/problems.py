@@ -33,6 +33,7 @@ class ProblemKind(Enum):
     NOT_A_SOUND = "not-a-sound", 415, "Unsupported sound format"
     UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "Content encoding not supported"
     INVALID_RANGE = "invalid-range", 416, "No such range of the file"
+    WRONG_CELL = "wrong-cell", 421, "Another cell has this"
     CORRUPT_IMAGE = "corrupt-image", 422, "Corrupt image"
     CORRUPT_VIDEO = "corrupt-video", 422, "Corrupt video"
     CORRUPT_SOUND = "corrupt-sound", 422, "Corrupt sound"

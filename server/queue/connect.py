@@ -24,6 +24,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from server.queue.keys import CELL, Keyspace
+
 log = logging.getLogger(__name__)
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
@@ -96,19 +98,21 @@ def refusal(error: BaseException) -> str:
     return message if is_refusal or isinstance(error, UNAVAILABLE_ERRORS) else ""
 
 
-def unsuitable(url: str) -> str:
-    """Return why this server cannot hold the queue; empty if it can, or if it does not answer now."""
+def unsuitable(url: str, keyspace: Keyspace) -> str | None:
+    """Return why this server cannot hold the cell's queue; empty if it can, None if it does not answer now. The first cell keeps it."""
     with connect(url) as client:
         try:
             version = str(client.info("server").get("redis_version", ""))
+            major = version.partition(".")[0]
+            if major.isdigit() and int(major) < MIN_REDIS_MAJOR:
+                return f"Redis {version} is too old: use Redis or Valkey {MIN_REDIS_MAJOR} or newer"
+            name = keyspace.service(CELL)
+            number = client.get(name) or client.set(name, keyspace.cell, nx=True, get=True)
         except redis.exceptions.RedisError:
-            return ""
-    major = version.partition(".")[0]
-    return (
-        f"Redis {version} is too old: use Redis or Valkey {MIN_REDIS_MAJOR} or newer"
-        if major.isdigit() and int(major) < MIN_REDIS_MAJOR
-        else ""
-    )
+            return None
+    if number is None or number == b"%d" % keyspace.cell:
+        return ""
+    return f"this Redis is that of cell {number[:40].decode(errors='replace')}, and OPSIN_CELL is {keyspace.cell}"
 
 
 def as_unavailable(error: BaseException) -> RedisUnavailable | None:

@@ -1,6 +1,6 @@
 """The names of everything the queue keeps in Redis. The Lua scripts spell the same names; docs/queue.md explains them.
 
-Names of a partition begin with its `Keyspace`; messages, entries and scripts' arguments hold them without it."""
+Names of a cell begin with its `Keyspace`; messages, entries and scripts' arguments hold them without it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from server.queue.messages import PRIORITIES, Priority
 
+if TYPE_CHECKING:
+    from server.settings import Settings
+
 PART_OF_RECORD = re.compile(r"[0-9A-Fa-f]+-[0-9A-Fa-f]+-[0-9]+")
 """Ids of jobs that stand for a part of a record."""
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{32}|[0-9a-f]{34}")
+"""Ids of records and of scenes."""
 GROUP = "workers"
 """Consumer group of every work stream; its consumers are named by worker id."""
 
 SERVICE = "s"
-"""Partition in names of the whole service."""
+"""Stands for the cell in names of the whole service."""
+CELL = "cell"
+"""The number of the cell that this Redis belongs to."""
 BACK = ":back"
 QUEUES = "queues"
 WORKERS = "workers"
@@ -35,23 +42,32 @@ RESTARTS = "restarts"
 
 @dataclass(frozen=True)
 class Keyspace:
-    """One partition of one service: several may share a Redis by prefix. Braces put a partition's keys into one slot of a Cluster."""
+    """The keys of one cell. Several services may share a Redis by prefix. Braces put a cell's keys into one slot of a Cluster."""
 
     prefix: str = "opsin:"
-    partition: int = 0
+    cell: int = 0
+
+    @staticmethod
+    def from_settings(settings: Settings) -> Keyspace:
+        return Keyspace(settings.key_prefix, settings.cell)
 
     @property
     def digits(self) -> str:
-        """Ids of the partition begin with these two hexadecimal digits."""
-        return f"{self.partition:02x}"
+        """Ids of the cell's records and scenes begin with these two hexadecimal digits."""
+        return f"{self.cell:02x}"
 
     def name(self, key: str) -> str:
-        """Return the full name of a key of this partition; of the empty one the prefix of all."""
-        return f"{self.prefix}{{{self.partition}}}:{key}"
+        """Return the full name of a key of this cell; of the empty one the prefix of all."""
+        return f"{self.prefix}{{{self.cell}}}:{key}"
 
     def service(self, key: str) -> str:
         """Return the full name of a key of the whole service."""
         return f"{self.prefix}{{{SERVICE}}}:{key}"
+
+
+def cell_of(id_: str) -> int | None:
+    """Return the cell that the id of a record or scene names; None for an id that is not valid."""
+    return int(id_[:2], 16) if _ID.fullmatch(id_) else None
 
 
 def queue(bundle: str, digest: str) -> str:

@@ -23,7 +23,7 @@ _ID = re.compile(r"([0-9a-f]{8})-[0-9a-f]{32}")
 
 
 def epoch_of(record_id: str) -> str:
-    """Return which partition and Redis took the job; empty for an id that is not valid."""
+    """Return which cell and Redis took the job; empty for an id that is not valid."""
     match = _ID.fullmatch(record_id)
     return match[1] if match else ""
 

@@ -84,7 +84,7 @@ class Supervisor:
         self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self._valkey = valkey
         self._signals = signals
-        self._liveness = LivenessMonitor(url, Keyspace(settings.key_prefix))
+        self._liveness = LivenessMonitor(url, Keyspace.from_settings(settings))
         self._folder = Path(tempfile.mkdtemp(prefix="opsin-metrics-"))
         """Folder in which several gateways add their metrics up, and workers name the bundle that they load."""
         self._load_crashes = LoadCrashTracker(self._folder)

@@ -281,8 +281,8 @@ class KeepsScenes(Generic[OptionsT, PlanT]):
         """Return the name under which `kept_arrays` are kept."""
         raise NotImplementedError
 
-    def with_partition(self, plan: PlanT, partition: str) -> PlanT:
-        """Return the plan for a partition of the queue: ids of scenes begin with it."""
+    def with_cell(self, plan: PlanT, digits: str) -> PlanT:
+        """Return the plan for a cell: the id of its scene begins with these digits."""
         raise NotImplementedError
 
     def plan_followup(self, options: OptionsT, spec: BundleSpec, scene: str) -> PlanT:

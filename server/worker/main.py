@@ -108,7 +108,7 @@ class Worker:
         self._settings = settings
         self._layout = layout
         self._first = FirstContact(redis_url)
-        self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace(settings.key_prefix))
+        self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace.from_settings(settings))
         self._metrics_port = metrics_port
         self._answers = ReplyWriter(self._queue, metrics)
         self._bundles = LoadedBundles(

@@ -24,7 +24,7 @@ from tests.support.forked_program import ForkedProcess
 from tests.support.live_service import GatewayEnd, forget_worker, gateway, worker_process
 from tests.support.poison_worker import COMMAND, HANGS, POISON
 from tests.support.queue import WorkerQueue
-from tests.support.redis import PartitionRedis, private_valkey
+from tests.support.redis import CellRedis, private_valkey
 from tests.support.waiting import eventually_async
 
 
@@ -80,7 +80,7 @@ async def test_poison_input_does_not_fail_its_fifteen_neighbours(valkey: Private
     async with fragile_workers(valkey, tmp_path) as workers, gateway(valkey.url) as asking:
         await asking.ready()
         await batch_with(asking, POISON)
-        with PartitionRedis.from_url(valkey.url) as client:
+        with CellRedis.from_url(valkey.url) as client:
             assert client.xlen(keys.DEAD) == 1
     assert len(workers) == 5, "one death in company, three alone, and the worker that is left"
 
@@ -98,7 +98,7 @@ async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: Pr
             await asking.ready()
             bad = asking.job("fragile@1", picture(1, HANGS), digest=digest, seconds=240)
             hanging = asyncio.create_task(asking.ask(bad))
-            with PartitionRedis.from_url(valkey.url) as client:
+            with CellRedis.from_url(valkey.url) as client:
                 await eventually_async(lambda: pending(client) == 2, "the picture that hangs runs")
                 dies.withdraw()
                 await asyncio.sleep(3 * RECLAIM_INTERVAL_S)  # the hanging worker has looked for what the dead left behind
@@ -124,7 +124,7 @@ async def test_poison_job_of_several_steps_only_delays_its_neighbours(valkey: Pr
         # half of them in another bucket: these only wait in the worker, or run in its other slots, when it dies
         jobs = [asking.job("fragile@1", pixels, bucket=str(i // 8), seconds=240) for i, pixels in enumerate(pictures)]
         replies = await asking.dispatcher.submitter.submit(jobs)
-        with PartitionRedis.from_url(valkey.url) as client:
+        with CellRedis.from_url(valkey.url) as client:
             [(_, letter)] = client.xrange(keys.DEAD)
             assert letter[b"id"] == jobs[7].id.encode()
             assert not list(client.scan_iter("deaths:*"))

@@ -254,6 +254,28 @@ def test_the_route_leaves_deadlines_to_the_service() -> None:
     assert rule["backendRefs"] == [{"name": "demo", "port": 8080}] and rule["timeouts"] == {"request": "0s"}
 
 
+@pytest.mark.parametrize(("cell", "digits"), [(0, "00"), (42, "2a"), (255, "ff")])
+def test_a_release_is_a_cell_that_gets_its_ids(cell: int, digits: str) -> None:
+    route = {"enabled": True, "parentRefs": [{"name": "public"}]}
+    shared = render({"cell": cell, "route": route | {"cells": ["other-1", "other-2"]}})
+    assert [environment(shared["Deployment", f"demo-{name}"])["OPSIN_CELL"] for name in ("gateway", "worker-cpu")] == [str(cell)] * 2
+    check(shared["HTTPRoute", "demo"])
+    ids, rest = shared["HTTPRoute", "demo"]["spec"]["rules"]
+    path = ids["matches"][0]["path"]
+    assert (path["type"], ids["backendRefs"], ids["timeouts"]) == ("RegularExpression", [{"name": "demo", "port": 80}], {"request": "0s"})
+    assert re.fullmatch(path["value"], f"/v1/jobs/{digits}234567-{'a' * 32}/events") and re.fullmatch(
+        path["value"], f"/v1/scenes/{digits}{'a' * 32}"
+    )
+    assert not re.fullmatch(path["value"], f"/v1/jobs/17234567-{'a' * 32}")
+    assert rest["backendRefs"] == [{"name": name, "port": 80} for name in ("demo", "other-1", "other-2")]
+    assert render({"cell": cell, "route": route | {"shared": False}})["HTTPRoute", "demo"]["spec"]["rules"] == [ids]
+
+
+def test_a_cell_beyond_255_is_refused() -> None:
+    with pytest.raises(errors.HelmError, match=r"cell"):
+        render({"cell": 256})
+
+
 def test_scaling_belongs_to_keda_or_to_the_number_of_replicas() -> None:
     objects = render_everything()
     assert "replicas" not in objects["Deployment", "demo-worker-gpu"]["spec"]

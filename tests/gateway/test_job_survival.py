@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -51,6 +52,28 @@ def test_a_job_survives_a_redis_that_keeps_its_data(tmp_path: Path) -> None:
             assert [event.name for event in events] == ["started", "progress", "done"]
         assert result(gateway, done).status_code == result(gateway, waiting).status_code == 200
         assert accepted_id(ask_later(gateway, picture(2), Idempotency_Key="a")) == waiting
+
+
+def test_a_job_of_the_last_writes_that_redis_loses_is_lost(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    with durable_server(tmp_path / "redis") as server, gateway_process(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
+        done_id = accepted_id(ask_later(gateway))
+        comes_to(gateway, done_id, "done")
+        worker.pause()
+        shutil.copytree(server.folder, saved)
+        lost_id = accepted_id(ask_later(gateway))
+        with gateway.http.stream("GET", f"/v1/jobs/{lost_id}/events") as response:
+            events = parse(response.iter_lines())
+            next(events)
+            server.kill()
+            shutil.rmtree(server.folder)
+            shutil.copytree(saved, server.folder)
+            server.start()
+            assert [(event.name, event.data["type"]) for event in events] == [("failed", "urn:opsin:job-lost")]
+        problem(gateway.http.get(f"/v1/jobs/{lost_id}"), 410, "job-lost")
+        assert result(gateway, done_id).status_code == 200
+        worker.resume()
+        comes_to(gateway, accepted_id(ask_later(gateway)), "done")
 
 
 def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:

@@ -72,10 +72,10 @@ def test_the_documentation_lists_the_statuses_of_jobs(gateway: Gateway) -> None:
         for method, operation in methods.items()
     }
     assert listed == {
-        ("get", ""): {"200", "401", "404", "410", "503"},
-        ("delete", ""): {"204", "401", "404", "410", "503"},
-        ("get", "/result"): {"200", "401", "404", "406", "409", "410", "429", "500", "503", "504"},
-        ("get", "/events"): {"200", "204", "401", "404", "410", "422", "429", "503"},
+        ("get", ""): {"200", "401", "404", "410", "421", "503"},
+        ("delete", ""): {"204", "401", "404", "410", "421", "503"},
+        ("get", "/result"): {"200", "401", "404", "406", "409", "410", "421", "429", "500", "503", "504"},
+        ("get", "/events"): {"200", "204", "401", "404", "410", "421", "422", "429", "503"},
     }
 
 
@@ -163,8 +163,8 @@ def test_what_is_no_id_is_unknown(gateway: Gateway, job_id: str) -> None:
 
 def test_a_job_of_another_redis_is_lost(gateway: Gateway) -> None:
     for path in ("", "/result", "/events"):
-        problem(gateway.http.get(f"/v1/jobs/01234567-{'a' * 32}{path}"), 410, "job-lost")
-    problem(gateway.http.delete(f"/v1/jobs/01234567-{'a' * 32}"), 410, "job-lost")
+        problem(gateway.http.get(f"/v1/jobs/00234567-{'a' * 32}{path}"), 410, "job-lost")
+    problem(gateway.http.delete(f"/v1/jobs/00234567-{'a' * 32}"), 410, "job-lost")
 
 
 def test_nothing_lists_jobs(gateway: Gateway) -> None:

@@ -79,7 +79,7 @@ def test_a_quality_of_another_form_is_no_comparison(valkey: PrivateValkey, compa
 
 def test_models_name_the_folders_of_bundles(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, []):
-        assert gateway.http.get("/v1/models").json() == {"models": [], "folders": ["/srv/bundles"], "object": "list", "data": []}
+        assert gateway.http.get("/v1/models").json() == {"models": [], "cell": 0, "folders": ["/srv/bundles"], "object": "list", "data": []}
 
 
 def test_a_model_has_its_spec_and_its_workers_rates(gateway: Gateway) -> None:

@@ -21,7 +21,7 @@ from tests.support.bundles.vit import write_null
 from tests.support.fake_worker import Worker, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.live_service import worker_process
-from tests.support.redis import PartitionRedis, private_valkey
+from tests.support.redis import CellRedis, private_valkey
 from tests.support.waiting import START_S, WAIT_S, eventually
 
 REMEMBERED_S = 7 * 86400
@@ -85,7 +85,7 @@ def test_a_delay_ends_with_draining(valkey: PrivateValkey) -> None:
 
 @pytest.mark.parametrize(("count", "nbytes"), [(1005, 10), (5, 5 * 2**20)])
 def test_no_more_is_remembered_than_1000_specs_of_16_mib(valkey: PrivateValkey, count: int, nbytes: int) -> None:
-    with PartitionRedis.from_url(valkey.url) as redis:
+    with CellRedis.from_url(valkey.url) as redis:
         for number in range(count):
             redis.set(keys.spec(f"{number:064}"), b"x" * nbytes)
             redis.zadd(keys.KNOWN, {f"{number:064}": number})
@@ -101,7 +101,7 @@ def test_no_more_is_remembered_than_1000_specs_of_16_mib(valkey: PrivateValkey, 
 
 
 def test_foreign_digests_are_forgotten_without_an_error(valkey: PrivateValkey) -> None:
-    with PartitionRedis.from_url(valkey.url) as redis:
+    with CellRedis.from_url(valkey.url) as redis:
         redis.rpush(keys.spec("f" * 64), "a spec of another type")
         redis.zadd(keys.KNOWN, {b"\xff": 1, "f" * 64: 2})
         with gateway_process(valkey.url) as gateway:
@@ -114,7 +114,7 @@ def test_foreign_digests_are_forgotten_without_an_error(valkey: PrivateValkey) -
 
 def test_an_emptied_redis_remembers_again_at_once(valkey: PrivateValkey) -> None:
     spec = make_spec()
-    with PartitionRedis.from_url(valkey.url) as redis:
+    with CellRedis.from_url(valkey.url) as redis:
         with Worker(valkey.url, [spec]) as worker:
             eventually(lambda: redis.zscore(keys.KNOWN, spec.digest()) is not None, "the bundle is remembered")
             redis.flushall()
@@ -124,7 +124,7 @@ def test_an_emptied_redis_remembers_again_at_once(valkey: PrivateValkey) -> None
 
 def test_what_is_remembered_is_read_in_portions(valkey: PrivateValkey) -> None:
     specs = [make_spec(f"reds{number}") for number in range(100)]
-    with PartitionRedis.from_url(valkey.url) as redis:
+    with CellRedis.from_url(valkey.url) as redis:
         for spec in specs:
             redis.set(keys.spec(spec.digest()), spec.to_bytes())
             redis.zadd(keys.KNOWN, {spec.digest(): 1})
@@ -183,7 +183,7 @@ def test_a_request_brings_a_worker_by_the_metrics(valkey: PrivateValkey, tmp_pat
         with gateway_process(valkey.url) as gateway, worker_process(valkey.url, tmp_path):
             gateway.wait_for_workers()
             assert gateway.classify(picture(1), model=bundle.spec.name).status_code == 200
-        with PartitionRedis.from_url(valkey.url) as redis:
+        with CellRedis.from_url(valkey.url) as redis:
             eventually(lambda: not list(redis.scan_iter("worker:*")), "the worker is forgotten")
     with gateway_process(valkey.url, worker_grace=START_S) as gateway, Scaler(gateway, valkey.url, tmp_path):
         assert gateway.classify(picture(1), model=bundle.spec.name).status_code == 200

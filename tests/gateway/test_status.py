@@ -12,7 +12,7 @@ from server.telemetry.metrics import DURATION
 from tests.support.fake_worker import TOKENS, Worker, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem
 from tests.support.queue import free_port
-from tests.support.redis import PartitionRedis
+from tests.support.redis import CellRedis
 from tests.support.waiting import WAIT_S, eventually
 
 LEVEL = {"done": 3, "total": 9, "unit": "levels"}
@@ -170,7 +170,7 @@ def test_the_address_of_a_lost_redis_is_in_the_log_alone() -> None:
 
 
 def test_foreign_fields_of_the_history_are_no_error(valkey: PrivateValkey) -> None:
-    with PartitionRedis.from_url(valkey.url) as redis, gateway_process(valkey.url) as gateway:
+    with CellRedis.from_url(valkey.url) as redis, gateway_process(valkey.url) as gateway:
         now_s, _ = redis.time()
         for step in range(now_s // STEP_S - 1, now_s // STEP_S + 12):
             redis.hset(f"history:{step}", f"{DURATION}²", 1)

@@ -18,7 +18,7 @@ from tests.support.fake_worker import Worker, answer, make_spec, picture
 from tests.support.gateway_process import gateway_process, problem
 from tests.support.queue import WorkerQueue
 from tests.support.raw_http import Raw, post
-from tests.support.redis import PartitionRedis
+from tests.support.redis import CellRedis
 from tests.support.waiting import eventually
 
 
@@ -246,7 +246,7 @@ def test_redis_that_refuses_the_beat_is_unavailable(valkey: PrivateValkey) -> No
 def test_an_unloaded_model_is_404_and_says_how_to_load_it(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
         assert gateway.classify(picture(1), model="reds").status_code == 200
-        with PartitionRedis.from_url(valkey.url) as redis:
+        with CellRedis.from_url(valkey.url) as redis:
             redis.hset("repository", "reds", "unloaded")
         eventually(lambda: gateway.http.get("/v1/models/reds").json()["state"] == "unloaded", "the gateway knows")
         assert "/v2/repository/models/reds/load" in problem(gateway.classify(picture(1), model="reds"), 404, "unknown-model")["detail"]

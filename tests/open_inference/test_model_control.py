@@ -12,7 +12,7 @@ from tests.support.bundles.vit import write_tiny_vit
 from tests.support.fake_worker import Worker, make_spec
 from tests.support.gateway_process import gateway_process
 from tests.support.live_service import SMALL_LIMITS, Service, running
-from tests.support.redis import PartitionRedis, private_valkey
+from tests.support.redis import CellRedis, private_valkey
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def call(service: Service, verb: str, name: str = "tiny", **headers: str) -> htt
 
 
 def read_repository(service: Service) -> dict[bytes, bytes]:
-    with PartitionRedis.from_url(service.redis_url) as client:
+    with CellRedis.from_url(service.redis_url) as client:
         return client.hgetall(keys.REPOSITORY)
 
 
@@ -92,7 +92,7 @@ def test_it_is_off_by_default_and_the_refusal_names_the_setting() -> None:
     with private_valkey() as valkey, Worker(valkey.url, [make_spec()]), gateway_process(valkey.url) as gateway:
         for verb in ("load", "unload"):
             assert_refused(gateway.http.post(f"/v2/repository/models/reds/{verb}"), 403, "OPSIN_MODEL_CONTROL=explicit")
-        with PartitionRedis.from_url(valkey.url) as client:
+        with CellRedis.from_url(valkey.url) as client:
             assert not client.exists(keys.REPOSITORY)
         assert not any("model_repository" in extension for extension in gateway.http.get("/v2").json()["extensions"])
         (entry,) = gateway.http.post("/v2/repository/index").json()

@@ -1,7 +1,7 @@
 """Connections to Redis, and a worker's end of the queue in the process of the test.
 
-`OPSIN_TEST_REDIS` chooses the Redis: `partition` permits only the keys of the partition and the service, `cluster` is a Valkey in
-cluster mode, one node with all slots; an empty value is a usual one. `test_partitions.py` runs the tests of this folder in all of them.
+`OPSIN_TEST_REDIS` chooses the Redis: `cell` permits only the keys of the cell and the service, `cluster` is a Valkey in
+cluster mode, one node with all slots; an empty value is a usual one. `test_cells.py` runs the tests of this folder in all of them.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def url(url: str, request: pytest.FixtureRequest) -> str:
         with redis.Redis.from_url(node) as client:
             client.flushall()
         return node
-    if KIND == "partition":
+    if KIND == "cell":
         keys = [f"~{KEYSPACE.name('*')}", f"~{KEYSPACE.service('*')}"]
         with redis.Redis.from_url(url) as client:
-            client.execute_command("ACL SETUSER", "partition", "reset", "on", ">secret", "+@all", *keys)
-        return url.replace("unix://", "unix://partition:secret@")
+            client.execute_command("ACL SETUSER", "cell", "reset", "on", ">secret", "+@all", *keys)
+        return url.replace("unix://", "unix://cell:secret@")
     return url
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socketserver
 import traceback
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from server.queue.connect import connect, parse, unsuitable
+from server.queue.keys import Keyspace
 from tests.support.raw_http import serving
 from tests.support.redis import KEYSPACE
 
@@ -80,7 +82,8 @@ def server_of_version(version: str) -> Iterator[int]:
     class Answer(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             while command := self.request.recv(4096):
-                self.request.sendall(answer if b"INFO" in command else b"+OK\r\n" * command.count(b"*"))
+                none, ok = b"$-1\r\n", b"+OK\r\n" * command.count(b"*")
+                self.request.sendall(answer if b"INFO" in command else none if b"{s}:cell" in command else ok)
 
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer)
     server.daemon_threads = True
@@ -91,11 +94,19 @@ def server_of_version(version: str) -> Iterator[int]:
 @pytest.mark.parametrize(("version", "fits"), [("6.2.14", False), ("7.0.0", True), ("8.2.1", True), ("", True)])
 def test_servers_that_are_too_old_are_unsuitable(version: str, fits: bool) -> None:
     with server_of_version(version) as port:
-        assert (unsuitable(f"redis://127.0.0.1:{port}/0") == "") == fits
+        assert (not unsuitable(f"redis://127.0.0.1:{port}/0", KEYSPACE)) is fits
 
 
 def test_real_and_unavailable_servers_are_not_unsuitable(url: str) -> None:
-    assert unsuitable(url) == unsuitable("redis://127.0.0.1:1/0") == ""
+    assert not unsuitable(url, KEYSPACE) and not unsuitable("redis://127.0.0.1:1/0", KEYSPACE)
+
+
+def test_a_redis_belongs_to_the_first_cell(url: str) -> None:
+    assert [unsuitable(url, KEYSPACE), unsuitable(url, KEYSPACE)] == ["", ""]
+    other = Keyspace(cell=KEYSPACE.cell + 1)
+    assert unsuitable(url, other) == f"this Redis is that of cell {KEYSPACE.cell}, and OPSIN_CELL is {other.cell}"
+    if not os.environ.get("OPSIN_TEST_REDIS"):  # keys of another prefix may not be touched there
+        assert unsuitable(url, Keyspace("other:", other.cell)) == ""
 
 
 def test_a_blocking_read_ends_before_the_socket_times_out(url: str) -> None:

@@ -44,7 +44,7 @@ from tests.support.queue import (
 from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async
 
-PARTITION = KEYSPACE.name("")
+CELL_PREFIX = KEYSPACE.name("")
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.lua"))
 CALLS = 2
 """Number of calls of each script that are repeated: the last ones, which find most keys."""
@@ -209,12 +209,12 @@ def touched_keys(db: redis.Redis, call: Call) -> list[bytes]:
         run(db, call)
         db.echo("END OF CALL")
         while "END OF CALL" not in (command := watch.next_command()["command"]):
-            names |= {word.encode() for word in command.split() if word.startswith(PARTITION) and word != PARTITION}
+            names |= {word.encode() for word in command.split() if word.startswith(CELL_PREFIX) and word != CELL_PREFIX}
     return sorted(names, key=lambda name: (b"history:" in name, name))[:MAX_KEYS]
 
 
 def run(db: redis.Redis, call: Call) -> Any:
-    return db.eval(call.script.source, 1, PARTITION, *call.arguments)
+    return db.eval(call.script.source, 1, CELL_PREFIX, *call.arguments)
 
 
 def garble(db: redis.Redis, name: bytes) -> None:
@@ -271,7 +271,7 @@ async def test_no_script_fails_after_it_has_written(url: str, admin_db: redis.Re
                     write(admin_db, name)
                     if contents(admin_db) != after:
                         wrong.append((call.script.name, name, way, f"writes before: {error}"))
-                    elif not refusal(error) or name[len(PARTITION) :].decode() not in str(error):
+                    elif not refusal(error) or name[len(CELL_PREFIX) :].decode() not in str(error):
                         wrong.append((call.script.name, name, way, f"does not name the key: {error}"))
     assert not wrong, "\n".join(map(str, wrong))
     assert {"enqueue", "enqueue_record", "finish", "finish_record", "requeue", "beat"} <= failed

@@ -308,8 +308,8 @@ async def test_full_redis_is_emptied_by_worker_of_new_bundle(url: str, db: redis
 
 @pytest.mark.skipif(bool(os.environ.get("OPSIN_TEST_REDIS")), reason="keys of another prefix may not be touched there")
 async def test_a_prefix_may_hold_any_letters(url: str) -> None:
-    keyspace = Keyspace("größe:", KEYSPACE.partition)
-    us, queue = Dispatcher(url, Settings(), QUICK_GATEWAY, keyspace), WorkerQueue(url, "w", QUICK_WORKER, keyspace=keyspace)
+    settings, keyspace = Settings(key_prefix="größe:", cell=KEYSPACE.cell), Keyspace("größe:", KEYSPACE.cell)
+    us, queue = Dispatcher(url, settings, QUICK_GATEWAY), WorkerQueue(url, "w", QUICK_WORKER, keyspace=keyspace)
     await us.start()
     assert queue.pull([QUEUE], 4) == []  # so that the next look waits, by another command
     waiting = asyncio.create_task(pull_one(queue))

@@ -16,7 +16,7 @@ import redis
 from tests.support.bundles.vit import write_null
 from tests.support.images import picture
 from tests.support.queue import Server, free_port
-from tests.support.redis import PartitionRedis
+from tests.support.redis import CellRedis
 from tests.support.serve_process import Service, serve
 from tests.support.waiting import eventually
 
@@ -45,7 +45,7 @@ class WaitingService(NamedTuple):
 
 @contextmanager
 def refusing_writes(server: Server, cause: str) -> Iterator[None]:
-    with closing(PartitionRedis(port=server.port)) as client:
+    with closing(CellRedis(port=server.port)) as client:
         if cause == "READONLY":
             # a replica of a missing master: what a master is for a moment after a fail-over
             client.config_set("replica-read-only", "yes")
@@ -64,7 +64,7 @@ def test_worker_death_while_writes_are_refused_ends_nothing_else(service: Servic
     with refusing_writes(server, cause):
         os.kill(worker, signal.SIGKILL)
         eventually(lambda: worker not in service.children("worker"), "the supervisor has seen the worker end")
-        with closing(PartitionRedis(port=server.port)) as client:
+        with closing(CellRedis(port=server.port)) as client:
             eventually(lambda: not client.keys("worker:*"), "the key of the dead has expired")
         assert service.process.poll() is None
     assert service.classify(picture(1)).status_code == 200
@@ -78,7 +78,7 @@ def test_a_stop_is_obeyed_while_writes_are_refused(service: Service, server: Ser
 
 
 def crashes(server: Server) -> int:
-    with closing(PartitionRedis(port=server.port)) as client:
+    with closing(CellRedis(port=server.port)) as client:
         return int(client.hget("restarts", "crashed") or 0)
 
 

@@ -21,7 +21,7 @@ from server.queue.messages import Array, Failure, QueuedJob, Reply, ServedBundle
 from server.queue.worker.delivery import Delivery
 from tests.support.images import encode
 from tests.support.queue import WorkerQueue
-from tests.support.redis import PartitionRedis
+from tests.support.redis import CellRedis
 from tests.support.waiting import WAIT_S, eventually
 
 CLASSES = 10
@@ -111,8 +111,8 @@ BEAT_S = 0.5
 class Worker:
     """Pulls from the real queue in a thread; another one says that it lives, whatever happens to a batch."""
 
-    def __init__(self, url: str, specs: list[BundleSpec], answer: Callable[[QueuedJob], Reply] = answer) -> None:
-        self.queue = WorkerQueue(url, f"test-{id(self):x}")
+    def __init__(self, url: str, specs: list[BundleSpec], answer: Callable[[QueuedJob], Reply] = answer, cell: int = 0) -> None:
+        self.queue = WorkerQueue(url, f"test-{id(self):x}", keyspace=keys.Keyspace(cell=cell))
         self.url = url
         self.stores_replies = False
         """The flag makes it write the arrays of its replies next to them, as workers do with large ones."""
@@ -164,7 +164,7 @@ class Worker:
 
     def redis(self) -> redis.Redis:
         """Connect to the Redis that it works on."""
-        return PartitionRedis.from_url(self.url, decode_responses=True, encoding_errors="replace")
+        return CellRedis.from_url(self.url, decode_responses=True, encoding_errors="replace")
 
     def all_cancelled(self) -> bool:
         """Return whether all unfinished jobs have been cancelled."""

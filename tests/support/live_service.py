@@ -26,7 +26,7 @@ from server.supervisor.child_processes import ProcessExit
 from server.supervisor.liveness import LivenessMonitor
 from tests.support.forked_program import ForkedProcess
 from tests.support.gateway_process import Gateway, gateway_process, sum_up
-from tests.support.redis import PartitionRedis, private_valkey
+from tests.support.redis import CellRedis, private_valkey
 from tests.support.waiting import START_S, eventually, eventually_async
 
 OPSIN_WORKER = ("opsin", "worker")
@@ -53,7 +53,7 @@ def forget_worker(url: str, worker: ForkedProcess) -> None:
     sightings.withdraw_worker(ProcessExit(worker.pid, "crashed", worker.wait()))
     sightings.start()
     try:
-        with PartitionRedis.from_url(url) as client:
+        with CellRedis.from_url(url) as client:
             ours = keys.worker(process_prefix(worker.pid))
             eventually(lambda: not list(client.scan_iter(f"{ours}*")), "its key is gone")
     finally:

@@ -35,7 +35,7 @@ from server.queue.worker.job_intake import delivery_of
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
 from tests.support.forked_program import ForkedProcess
-from tests.support.redis import KEYSPACE, PartitionRedis
+from tests.support.redis import KEYSPACE, CellRedis
 from tests.support.waiting import eventually
 
 BUNDLE = "echo@1"
@@ -69,7 +69,7 @@ DRAFT = RecordDraft(
 
 @contextlib.asynccontextmanager
 async def gateway(url: str, timings: DispatcherTimings = QUICK_GATEWAY, **settings: Any) -> AsyncIterator[Dispatcher]:
-    dispatcher = Dispatcher(url, Settings(**settings), timings, KEYSPACE)
+    dispatcher = Dispatcher(url, Settings(cell=KEYSPACE.cell, **settings), timings)
     await dispatcher.start()
     try:
         yield dispatcher
@@ -103,9 +103,9 @@ def place(url: str) -> int | Path:
     return parts.port or Path(parts.path)
 
 
-def redis_at(url: str, **options: Any) -> PartitionRedis:
-    """Return a client that names keys as they are called in the partition."""
-    client: PartitionRedis = PartitionRedis.from_url(url, **options)
+def redis_at(url: str, **options: Any) -> CellRedis:
+    """Return a client that names keys as they are called in the cell."""
+    client: CellRedis = CellRedis.from_url(url, **options)
     client.keyspace = KEYSPACE
     return client
 

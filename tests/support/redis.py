@@ -1,4 +1,4 @@
-"""A private Valkey, and Redis as one partition of a service sees it: tests name keys as docs/queue.md does."""
+"""A private Valkey, and Redis as one cell sees it: tests name keys as docs/queue.md does."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import redis
 
-from server.queue.keys import REPOSITORY, RESTARTS, REVISION, Keyspace
+from server.queue.keys import CELL, REPOSITORY, RESTARTS, REVISION, Keyspace
 from server.supervisor.private_valkey import PrivateValkey
 
-KEYSPACE = Keyspace(partition=int(os.environ.get("OPSIN_TEST_PARTITION", "0")))
-"""Keyspace of the tests in `tests/queue`; whole services are always partition 0."""
+KEYSPACE = Keyspace(cell=int(os.environ.get("OPSIN_TEST_CELL", "0")))
+"""Keyspace of the tests in `tests/queue`; whole services are cell 0 unless a test sets another one."""
 
-_SERVICE = {REPOSITORY, REVISION, RESTARTS}
+_SERVICE = {CELL, REPOSITORY, REVISION, RESTARTS}
 _ONE_KEY = 1
 _ALL_KEYS = -1
 _KEYS = {"DEL": _ALL_KEYS, "EXISTS": _ALL_KEYS, "MGET": _ALL_KEYS, "UNLINK": _ALL_KEYS, "RENAME": 2}
@@ -37,8 +37,8 @@ _KEYLESS = (
 )
 
 
-class PartitionRedis(redis.Redis):
-    """A client of the partition `keyspace`, which is set after it was made."""
+class CellRedis(redis.Redis):
+    """A client of the cell of `keyspace`, which is set after it was made."""
 
     keyspace = Keyspace()
 
@@ -60,7 +60,7 @@ class PartitionRedis(redis.Redis):
         return super().execute_command(words[0], *map(self._full, words[1:end]), *words[end:], **options)
 
     def _patterns(self, words: tuple[Any, ...]) -> list[Any]:
-        """SCAN without a pattern finds what is in the partition."""
+        """SCAN without a pattern finds the keys of the cell."""
         options = list(words)
         if b"MATCH" not in options:
             return [b"MATCH", self._full("*"), *options]

@@ -17,7 +17,7 @@ from server.queue.messages import Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.bundles.vit import answer_alone, pixels, steps_of, write_null, write_toy
 from tests.support.live_service import GatewayEnd, forget_worker, gateway, worker_process
-from tests.support.redis import PartitionRedis
+from tests.support.redis import CellRedis
 from tests.support.waiting import eventually_async
 
 SLOW_MS = 20.0
@@ -68,7 +68,7 @@ async def test_cancelled_job_stops_before_next_step_without_trace(valkey: Privat
     with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            with PartitionRedis.from_url(valkey.url) as client:
+            with CellRedis.from_url(valkey.url) as client:
                 endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
                 await eventually_async(lambda: running(client), "it takes steps")
                 endless.cancel()
@@ -81,7 +81,7 @@ async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tm
     with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            with PartitionRedis.from_url(valkey.url) as client:
+            with CellRedis.from_url(valkey.url) as client:
                 reply_task = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=2.0)))
                 await eventually_async(lambda: running(client), "it takes steps")
                 reply = await reply_task
@@ -96,7 +96,7 @@ async def test_classification_does_not_wait_for_long_job(valkey: PrivateValkey, 
         async with gateway(valkey.url) as asking:
             await asking.ready()
             endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
-            with PartitionRedis.from_url(valkey.url) as client:
+            with CellRedis.from_url(valkey.url) as client:
                 await eventually_async(lambda: running(client), "it takes steps")
             replies = await asyncio.gather(*(asking.ask(asking.job("null@1")) for _ in range(5)))
             assert [reply.failure for reply in replies] == [None] * 5
@@ -110,7 +110,7 @@ async def test_sigterm_finishes_short_jobs_and_hands_back_long_ones(valkey: Priv
         async with gateway(valkey.url) as asking:
             await asking.ready()
             short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))
-            with PartitionRedis.from_url(valkey.url) as client:
+            with CellRedis.from_url(valkey.url) as client:
                 await eventually_async(lambda: len(running(client)) == 2 or short.done(), "both take steps")
                 first.send_signal(signal.SIGTERM)
                 await eventually_async(lambda: first.poll() is not None, "the first worker has ended")
@@ -129,7 +129,7 @@ async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValk
         async with gateway(valkey.url) as asking:
             await asking.ready()
             reply_task = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
-            with PartitionRedis.from_url(valkey.url) as client:
+            with CellRedis.from_url(valkey.url) as client:
                 await eventually_async(lambda: running(client), "it takes steps")
             first.send_signal(signal.SIGTERM)
             first.send_signal(signal.SIGINT)
@@ -166,7 +166,7 @@ async def test_large_jobs_are_read_in_pieces_among_the_others(valkey: PrivateVal
             jobs = [asking.job("null@1", picture, bucket="large") for picture in large] + [asking.job("null@1") for _ in range(3)]
             replies = await asyncio.gather(*map(asking.ask, jobs))
             assert [reply.failure for reply in replies] == [None] * 6
-            with PartitionRedis.from_url(valkey.url) as client:
+            with CellRedis.from_url(valkey.url) as client:
                 assert not list(client.scan_iter("blob:*"))
 
 

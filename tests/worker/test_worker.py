@@ -26,7 +26,7 @@ from tests.support.bundles.vit import write_null, write_tiny_vit, write_unserved
 from tests.support.live_service import gateway, worker_process
 from tests.support.poison_worker import COMMAND, SLOW
 from tests.support.queue import Server, WorkerQueue, free_port
-from tests.support.redis import PartitionRedis
+from tests.support.redis import CellRedis
 from tests.support.waiting import WAIT_S, eventually_async
 
 
@@ -49,7 +49,7 @@ async def test_everyone_gets_their_own_answer(valkey: PrivateValkey, tmp_path: P
     bundle = write_tiny_vit(tmp_path)
     pixels = np.stack([random_pixels(seed) for seed in range(200)])
     expected = load(bundle).forward({"pixels": pixels}, {"merge": [0, 0]})["logits"]
-    with worker_process(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as db:
+    with worker_process(valkey.url, tmp_path) as process, CellRedis.from_url(valkey.url) as db:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             os.kill(process.pid, signal.SIGSTOP)  # else it answers as fast as they come
@@ -148,7 +148,7 @@ async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_pat
 
 async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
-    with PartitionRedis.from_url(valkey.url) as intruder:
+    with CellRedis.from_url(valkey.url) as intruder:
         for name, state in ((b"#revision", b"loaded"), (b"\xff\xfe", b"\xff"), (b"", b""), (b"null", b"broken"), (b"nothing", b"unloaded")):
             intruder.hset(keys.REPOSITORY, name, state)
         intruder.set(keys.REVISION, "many")
@@ -164,7 +164,7 @@ async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: Private
 
 async def test_a_worker_survives_a_redis_that_refuses_to_write(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
-    with worker_process(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as operator:
+    with worker_process(valkey.url, tmp_path) as process, CellRedis.from_url(valkey.url) as operator:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             operator.config_set("min-replicas-to-write", 1)
@@ -184,14 +184,14 @@ async def test_culprit_of_failing_batch_is_found_and_others_answered(valkey: Pri
             replies = await asking.dispatcher.submitter.submit(jobs)
     kinds = [reply.failure.kind if reply.failure else None for reply in replies]
     assert kinds == [None] * 3 + ["model-error"] + [None] * 4
-    with PartitionRedis.from_url(valkey.url) as client:
+    with CellRedis.from_url(valkey.url) as client:
         [(_, letter)] = client.xrange(keys.DEAD)
         assert letter[b"id"] == jobs[3].id.encode()
 
 
 async def test_a_job_cancelled_while_another_runs_does_not_run(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_fragile(tmp_path)
-    with worker_process(valkey.url, tmp_path, command=COMMAND), PartitionRedis.from_url(valkey.url) as client:
+    with worker_process(valkey.url, tmp_path, command=COMMAND), CellRedis.from_url(valkey.url) as client:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             running = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(1.5), bucket="first")))
@@ -283,7 +283,7 @@ async def test_a_device_that_is_not_there_is_misuse(valkey: PrivateValkey, tmp_p
 
 
 async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
-    with PartitionRedis.from_url(valkey.url) as client:
+    with CellRedis.from_url(valkey.url) as client:
 
         def is_pending() -> bool:
             return any(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
@@ -295,7 +295,7 @@ async def test_a_worker_outlives_foreign_contents_of_the_queue(valkey: PrivateVa
     """The worker ends its job once they are repaired, and takes the next one."""
     write_null(tmp_path)
     finish = FINISH.sha  # the first call sends the source, a repeated one the name
-    with worker_process(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as db:
+    with worker_process(valkey.url, tmp_path) as process, CellRedis.from_url(valkey.url) as db:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             os.kill(process.pid, signal.SIGSTOP)

@@ -14,6 +14,7 @@ from server.http.problems import Problem, ProblemKind
 from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media.limits import MediaError
 from server.queue.connect import RedisUnavailable
+from server.queue.keys import cell_of
 from server.queue.messages import Failure
 from server.queue.script import Refused
 from server.tasks.options import ExcessiveOption, InvalidOption
@@ -83,6 +84,12 @@ def refusal_to_problem(error: InvalidOption | MediaError) -> Problem:
     if isinstance(error, MediaError):
         return Problem(KINDS[error.problem], str(error), error.part)
     return Problem(ProblemKind.TOO_LARGE if isinstance(error, ExcessiveOption) else ProblemKind.INVALID_OPTION, str(error), error.field)
+
+
+def check_cell(id_: str, cell: int) -> None:
+    """Raise Problem (421) for an id of a job or scene of another cell than this one."""
+    if cell_of(id_) not in (None, cell):
+        raise Problem(ProblemKind.WRONG_CELL, f"{id_!r} is of cell {cell_of(id_)}, this is cell {cell}")
 
 
 def redis_unavailable_problem(error: RedisUnavailable, request_id: str) -> Problem:

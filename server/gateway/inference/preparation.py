@@ -71,7 +71,7 @@ async def resolve_request(parsed: ParsedRequest, gateway: GatewayState) -> Resol
         _check_images(parts.get("image", ()))  # the option may suit what was really sent
         raise error_mapping.refusal_to_problem(error) from error
     if isinstance(task, KeepsScenes):
-        plan = task.with_partition(plan, gateway.dispatcher.link.digits)
+        plan = task.with_cell(plan, gateway.dispatcher.link.keyspace.digits)
     priority = context.check_priority(parsed.common.priority)
     if parsed.urls:
         assert gateway.fetcher is not None, "`parse_request` has refused it"

@@ -195,7 +195,8 @@ class JobService:
     async def read(self, job_id: str, key_name: str) -> Record:
         """Return the job of the API key with this name; empty for one that was sent without a key.
 
-        Raises Problem: 404, also for other keys' jobs, 410 `job-lost`; and RedisUnavailable."""
+        Raises Problem: 404, also for other keys' jobs, 410 `job-lost`, 421; and RedisUnavailable."""
+        error_mapping.check_cell(job_id, self._dispatcher.link.keyspace.cell)
         with _loss_as_problem(job_id):
             record = await self._dispatcher.records.read(job_id)
         if record is None or record.key_name != key_name:
@@ -204,6 +205,7 @@ class JobService:
 
     async def cancel(self, job_id: str, key_name: str) -> None:
         """End a job, or remove the result of one that has ended. Raises what `read` does."""
+        error_mapping.check_cell(job_id, self._dispatcher.link.keyspace.cell)
         with _loss_as_problem(job_id):
             found = await self._dispatcher.records.cancel(job_id, key_name)
         if not found:
@@ -317,7 +319,7 @@ def unknown_job(job_id: str) -> Problem:
 
 
 def lost_job(job_id: str) -> Problem:
-    return Problem(ProblemKind.JOB_LOST, f"the Redis that had taken {job_id!r} is gone; send the request again")
+    return Problem(ProblemKind.JOB_LOST, f"Redis has lost {job_id!r}, or it had expired before Redis restarted; send the request again")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from server.gateway.inference.stages import Timing
 from server.gateway.jobs.service import JobDocument, Links, events_url, result_url
 from server.gateway.open_inference import errors
 from server.gateway.openai import to_document
-from server.gateway.status import StatusBundle, StatusDocument, StatusHistory, StatusJobs, StatusRefused, StatusWorker
+from server.gateway.status import StatusBundle, StatusDocument, StatusHistory, StatusJobs, StatusRefused, StatusTotals, StatusWorker
 from server.http import sse
 from server.http.problems import MEDIA_TYPE, Problem, ProblemKind
 from server.queue.gateway.status_reader import STEP_S, DeadLetter, StatusLongJob, StatusQueue
@@ -68,7 +68,7 @@ def _optional_parameter(location: str, name: str, description: str, schema: dict
 optional_header, optional_query = partial(_optional_parameter, "header"), partial(_optional_parameter, "query")
 _EVENT = 'id: 2\nevent: progress\ndata: {"done": 1, "total": 8, "unit": "images"}\n\n'
 EVENT_STREAM = {sse.MEDIA_TYPE: {"schema": {"type": "string"}, "example": _EVENT}}
-JOB_ID = "5f0c2a9e-0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
+JOB_ID = "000c2a9e-0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
 EXAMPLE_JOB = JobDocument(
     id=JOB_ID,
     task="classify",
@@ -125,9 +125,11 @@ REDIS_UNAVAILABLE = problems((ProblemKind.REDIS_UNAVAILABLE, "Redis does not ans
 
 _STATUS = StatusDocument(
     time="2026-11-26T12:00:00.000Z",
+    cell=0,
     gateways=2,
     workers=[StatusWorker("host-4711-a1b2", "ready", "cpu", ["flags@1.0.0"], restarts=0)],
     queue=[StatusQueue("flags@1.0.0", "normal", waiting=12, running=8, oldest_s=0.2)],
+    totals=StatusTotals(waiting=12, running=8, unfinished=20),
     jobs=StatusJobs(queued=0, running=1),
     long_jobs=[StatusLongJob("actions", "actions@1.1.0", "running", 12.3, 12.1, JobProgress(5, 8, "windows"))],
     bundles=[StatusBundle("flags", "1.0.0", items_per_second=210.4, batch_budget=8, rung="steps13", p50_ms=31.2, p95_ms=48.1)],
@@ -156,7 +158,8 @@ SCENE: dict[str, Any] = {
             | {JSON: {"schema": {"type": "object"}}},
         },
         **problems(
-            (ProblemKind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None),
+            (ProblemKind.NOT_FOUND, "there is no scene '009d…', or it has expired (OPSIN_SCENE_TTL)", None),
+            (ProblemKind.WRONG_CELL, "'009d5e0c1b7a3f4e0f8a2b6c4d1e9f7a35' is of cell 0, this is cell 1", None),
             (ProblemKind.NOT_ACCEPTABLE, "'text/html': the answer is offered as model/gltf-binary", "Accept"),
             *(refusal for refusal in REFUSALS if refusal[0].slug not in _NOT_OF_SCENES),
         ),
@@ -206,7 +209,8 @@ INFER: dict[str, Any] = protocol_errors(
 )
 _GONE = (
     (ProblemKind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
-    (ProblemKind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
+    (ProblemKind.JOB_LOST, f"Redis has lost '{JOB_ID}', or it had expired before Redis restarted; send the request again", None),
+    (ProblemKind.WRONG_CELL, f"'{JOB_ID}' is of cell 0, this is cell 1", None),
     (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer", None),
 )
 _NO_RESULT = problems(

@@ -120,6 +120,8 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     """All bundles, and the same list as `object` and `data` for OpenAI's clients."""
 
     models: list[ModelSummary]
+    cell: int
+    """Number of the cell that answers; others may serve other bundles."""
     folders: list[str]
     """Folders in which living workers look for bundles."""
     object: Literal["list"] = "list"
@@ -174,7 +176,7 @@ _FLAGS = ModelSummary(
     max_difference=0.0,
     comparison=ComparisonSummary(50, [ComparedFormat("float32", "off", max_difference=1.3e-05, same_labels=50)]),
 )
-_LIST = ModelList(models=[_FLAGS], folders=["/srv/bundles"], data=[OpenAIModel("flags@1.0.0")])
+_LIST = ModelList(models=[_FLAGS], cell=0, folders=["/srv/bundles"], data=[OpenAIModel("flags@1.0.0")])
 _DETAILS = ModelDetails(
     **msgspec.structs.asdict(_FLAGS),
     id="flags@1.0.0",
@@ -199,7 +201,7 @@ def list_models(gateway: GatewayState, fleet: Fleet) -> ModelList:
     defaults = gateway.directory.defaults(fleet)
     summaries = [ModelSummary(**_summary(gateway, fleet, spec, defaults)) for spec in specs]
     summaries += [ModelSummary(**_unreadable(id_, reason)) for id_, reason in sorted(model_directory.unreadable(fleet).items())]
-    return ModelList(models=summaries, folders=folders, data=[OpenAIModel(spec.id) for spec in specs])
+    return ModelList(models=summaries, cell=gateway.settings.cell, folders=folders, data=[OpenAIModel(spec.id) for spec in specs])
 
 
 @router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=MODEL)

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from server.gateway.app_state import GatewayState, gateway_state
 from server.gateway.inference.admission import RequestContext
 from server.gateway.inference.body import parse_request
-from server.gateway.inference.error_mapping import refusal_to_problem
+from server.gateway.inference.error_mapping import check_cell, refusal_to_problem
 from server.gateway.inference.preparation import resolve_request
 from server.gateway.inference.rendering import RESPONSE_TYPES
 from server.gateway.inference.stages import PreparedRequest, ResolvedRequest, TaskInterface
@@ -157,7 +157,8 @@ async def _resolve_query(scene_id: str, context: RequestContext, gateway: Gatewa
 
 
 async def _find(gateway: GatewayState, scene_id: str, key_name: str) -> tuple[Scene, Task[Any, Any]]:
-    """Return the scene and its task. Raises Problem (404), also for scenes of other keys."""
+    """Return the scene and its task. Raises Problem: 404, also for scenes of other keys, and 421."""
+    check_cell(scene_id, gateway.settings.cell)
     scene = await gateway.dispatcher.scenes.read(scene_id)
     task = None if scene is None else TASKS.get(scene.task)
     if scene is None or not isinstance(task, KeepsScenes) or scene.key_name != key_name:

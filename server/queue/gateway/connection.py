@@ -166,10 +166,9 @@ class GatewayRedisLink:
         self.resp = RespPool(client, keyspace)
         self.listener = RespPool(client, keyspace)
         """Connection of the one blocking read that may be interrupted."""
+        self.keyspace = keyspace
         self.name = keyspace.name
         self.service_name = keyspace.service
-        self.digits = keyspace.digits
-        """Start of all ids of records and scenes of the partition."""
         self._grace = grace
         self._first = first
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -50,11 +50,13 @@ class SignOfLife(msgspec.Struct, frozen=True):
     forms: str
     """Forms of messages that it understands."""
     epoch: str
-    """Epoch for a Redis that has none."""
+    """Epoch that begins if Redis has started since the last beat of any gateway."""
     sweep_ms: int
     """Time until records may be swept again."""
     counts: dict[str, int]
     """Counts since the last time, for the history."""
+    waiting: int
+    """Number of its requests that wait for a first worker."""
 
 
 class BeatAnswer(msgspec.Struct, frozen=True, array_like=True):
@@ -94,13 +96,11 @@ class DispatcherTimings:
 class Dispatcher:
     """Parts of the queue that share a connection. `await start()`, then use them from any number of coroutines, then `await close()`."""
 
-    def __init__(self, url: str, settings: Settings, timings: DispatcherTimings | None = None, keyspace: Keyspace | None = None) -> None:
+    def __init__(self, url: str, settings: Settings, timings: DispatcherTimings | None = None) -> None:
         self.id = process_id()
         """New for each start; names the reply stream."""
         self._timings = timings = timings or DispatcherTimings()
-        self.link = link = GatewayRedisLink(
-            connect_async(url), keyspace or Keyspace(settings.key_prefix), settings.redis_grace, FirstContact(url)
-        )
+        self.link = link = GatewayRedisLink(connect_async(url), Keyspace.from_settings(settings), settings.redis_grace, FirstContact(url))
         self.fleet = FleetReader(link, timings.news)
         self.status = StatusReader(link)
         self._inbox = ReplyInbox(link, self.id, lost_after=timings.lost_after)
@@ -114,6 +114,8 @@ class Dispatcher:
         """Called with bundle and number of items of asynchronous jobs that are done. Of several gateways one counts them."""
         self.history_counts: HistoryCounts | None = None
         """This gateway's counts for the history."""
+        self.waiting_for_worker = 0
+        """Number of requests that wait in this gateway for a first worker."""
         self.gateways = 1
         """Number of gateways that live, this one included."""
         self._queues: list[StatusQueue] = []
@@ -182,9 +184,10 @@ class Dispatcher:
             ttl_ms=int(self._timings.gateway_ttl * 1000),
             last_read=self._inbox.last_read,
             forms=GATEWAY_FORMS,
-            epoch=self.link.digits + secrets.token_hex(3),
+            epoch=self.link.keyspace.digits + secrets.token_hex(3),
             sweep_ms=int(self._timings.beat * SWEEP_AFTER_BEATS * 1000),
             counts=counts,
+            waiting=self.waiting_for_worker,
         )
         try:
             answer = await self.link.call_now(self.link.resp.run(BEAT, sign), beat=True)
@@ -192,7 +195,9 @@ class Dispatcher:
             if self.history_counts is not None:
                 self.history_counts.give_back(counts)
             raise
-        self.records.epoch = answer.epoch.decode()
+        if self.records.epoch != (epoch := answer.epoch.decode()):  # Redis may have lost all that it kept
+            await self.link.resp.command("SET", self.link.service_name(keys.CELL), self.link.keyspace.cell, "NX")
+        self.records.epoch = epoch
         if self._was_registered and not answer.was_known:
             self._inbox.last_read = "0-0"  # a new stream may count from a clock that is behind
         self._was_registered = True

@@ -20,7 +20,7 @@ KEEP_SCENE = Script("keep_scene", tuple[str, str, int, int], int)
 SCENES = "scene"
 """How scenes are called among the states of what is kept (`parts/records.lua`)."""
 SCENE_ID = re.compile(r"[0-9a-f]{34}")
-"""Ids, whose first two digits name the partition."""
+"""Ids, whose first two digits name the cell."""
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class SceneStore:
 
     async def read(self, scene_id: str) -> Scene | None:
         """Read a scene; None if there is none, or it has expired. Raises RedisUnavailable."""
-        if SCENE_ID.fullmatch(scene_id) is None or not scene_id.startswith(self._link.digits):
+        if SCENE_ID.fullmatch(scene_id) is None or not scene_id.startswith(self._link.keyspace.digits):
             return None
         data = await self._link.shield(self._link.read_large(keys.scene(scene_id)))
         try:

@@ -85,6 +85,8 @@ class QueueSnapshot:
     """Clients' jobs that have not ended, the oldest first."""
     memory: Mapping[str, int]
     """Memory of Redis in bytes: `used`, and `limit` if it has one. Empty if its user may not read them."""
+    waiting_for_worker: int
+    """Number of requests that wait in gateways for a first worker."""
 
 
 class StatusAnswer(msgspec.Struct, frozen=True, array_like=True):
@@ -105,6 +107,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, array_like=True):
     """Records that have not ended: {task, bundle, state, created ms, started ms, done, total, unit}; no ids, which are secrets."""
     memory: bytes
     """Answer of INFO; empty if it is not permitted."""
+    waiting_for_worker: int
 
 
 STATUS = Script("status", tuple[int, int, int], StatusAnswer)
@@ -128,6 +131,7 @@ class StatusReader:
             _records(read.queued, read.running, read.kept_records, _counts(read.totals), _counts(read.ended)),
             [_long_job(read.now_ms, *(value.decode(errors="replace") if value else "" for value in row)) for row in read.oldest],
             {MEMORY[name]: int(nbytes) for name, nbytes in MEMORY_LINE.findall(read.memory) if int(nbytes)},
+            read.waiting_for_worker,
         )
 
     async def statistics(self, bundle: str) -> dict[str, int]:

@@ -10,6 +10,7 @@ local now, first = now_ms(), worker ~= ''
 expect('SCARD', 'workers', 'gateways', 'queues', 'streams', JOBS)
 local work_streams, cursor = redis.call('SUNION', P .. 'queues', P .. 'streams'), call('GET', CURSOR) or '0'
 expect('XLEN', unpack(work_streams))
+expect('HLEN', 'gateways:waiting')
 if not first then check_counts() end
 if first and not take_turn('janitor', worker, turn_ms) then return -1 end
 
@@ -27,6 +28,9 @@ if first then  -- counted again below
 end
 remove_dead('workers', 'worker:')
 remove_dead('gateways', 'gw:')
+for _, id in ipairs(call('HKEYS', 'gateways:waiting')) do
+  if call('EXISTS', 'gw:' .. id) == 0 then call('HDEL', 'gateways:waiting', id) end
+end
 
 -- Removes jobs that no worker serves, to which their gateways have answered 504 long ago.
 local function drop_expired(stream)

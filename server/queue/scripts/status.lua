@@ -2,8 +2,11 @@
 -- Returns the state of the service, a StatusAnswer (status_reader.py). ARGV: msgpack of {steps of history, max dead letters, max records}.
 local now, steps, max_letters, max_records = now_ms(), unpack(cmsgpack.unpack(ARGV[1]))
 check_records(now)
-local gateways = 0
-for _, id in ipairs(call('SMEMBERS', 'gateways')) do gateways = gateways + call('EXISTS', 'gw:' .. id) end
+local gateways, waiting = 0, 0
+for _, id in ipairs(call('SMEMBERS', 'gateways')) do
+  local lives = call('EXISTS', 'gw:' .. id)
+  gateways, waiting = gateways + lives, waiting + lives * (whole_number(call('HGET', 'gateways:waiting', id)) or 0)
+end
 local streams = stream_loads()
 for _, row in ipairs(streams) do
   row[4] = 0
@@ -42,4 +45,4 @@ local memory = redis.pcall('INFO', 'memory')
 local oldest = {unpack(ongoing, 1, math.min(#ongoing, max_records))}
 return {
   now, gateways, streams, history, letters, open.queued, open.running, expire_and_count_kept(now), call('HGETALL', TOTALS), call('HGETALL', ENDED), oldest,
-  memory.err and '' or memory}
+  memory.err and '' or memory, waiting}

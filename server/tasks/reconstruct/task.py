@@ -115,8 +115,8 @@ class ReconstructTask(
         fields = msgspec.structs.asdict(options) | {"spacing": spacing, "scene": secrets.token_hex(16)}
         return ReconstructPlan(**(space.model_dump() | fields))
 
-    def with_partition(self, plan: ReconstructPlan, partition: str) -> ReconstructPlan:
-        return msgspec.structs.replace(plan, scene=partition + plan.scene)
+    def with_cell(self, plan: ReconstructPlan, digits: str) -> ReconstructPlan:
+        return msgspec.structs.replace(plan, scene=digits + plan.scene)
 
     def needs_first_stage(self, item: Item, spec: BundleSpec) -> bool:
         return inputs.estimates_depth(spec) and inputs.is_photograph(item)

@@ -48,7 +48,7 @@ imagePullPolicy: {{ .image.pullPolicy }}
 {{- define "opsin.env" -}}
 - name: OPSIN_REDIS_URL
   valueFrom: {secretKeyRef: {{ include "opsin.redisSecret" .root }}}
-{{- range $name, $value := merge (dict) .given .root.Values.settings .own }}
+{{- range $name, $value := merge (dict) .given .root.Values.settings .own (dict "OPSIN_CELL" .root.Values.cell) }}
 - {name: {{ $name }}, value: {{ $value | toString | quote }}}
 {{- end }}
 {{- end -}}

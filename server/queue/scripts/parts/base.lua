@@ -1,4 +1,4 @@
--- Functions of most scripts. KEYS: the prefix of all keys of the partition. The clock is always that of Redis.
+-- Functions of most scripts. KEYS: the prefix of all keys of the cell. The clock is always that of Redis.
 
 local P = KEYS[1]
 local function try(command, name, ...) return redis.pcall(command, P .. name, ...) end  -- returns errors
