@@ -34,13 +34,14 @@ def make_bundle(root: Path) -> Bundle:
     return write(root, spec, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
 
 
-def make_null_bundle(root: Path, name: str, milliseconds: float, **overrides: Any) -> Bundle:
+def make_null_bundle(root: Path, name: str, milliseconds: float, *, image_size: int = 16, **overrides: Any) -> Bundle:
     """Write a bundle whose batches take a set time whatever their size, and whose images stay small.
 
-    It shows the cost of everything but the network. overrides: further fields of its config, such as `steps`.
+    It shows the cost of everything but the network. image_size: of the images in the queue. overrides: further fields of its config, such
+    as `steps`.
     """
     config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197, **overrides}
-    spec = _spec(name, "null", config, [f"class {index}" for index in range(10)], image_size=16)
+    spec = _spec(name, "null", config, [f"class {index}" for index in range(10)], image_size=image_size)
     return write(root, spec, {})
 
 
@@ -75,11 +76,11 @@ def write_pictures(folder: Path, count: int = 64) -> None:
         (folder / f"{seed:03}.jpg").write_bytes(_jpeg(_noise(seed, PICTURE_SIZE), quality=90))
 
 
-def write_small_pictures(folder: Path, count: int = 16) -> None:
-    """JPEGs of 32 × 24 pixels and about 1 KB, for the null bundles."""
+def write_small_pictures(folder: Path, count: int = 16, size: tuple[int, int] = (32, 24)) -> None:
+    """JPEGs for the null bundles, by default of 32 × 24 pixels and about 1 KB."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(count):
-        (folder / f"{seed:03}.jpg").write_bytes(_jpeg(_noise(seed, (32, 24)), quality=85))
+        (folder / f"{seed:03}.jpg").write_bytes(_jpeg(_noise(seed, size), quality=85))
 
 
 def _noise(seed: int, size: tuple[int, int]) -> NDArray[np.uint8]:

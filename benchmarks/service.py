@@ -7,9 +7,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
+import psutil
+import redis
 import uvloop
 
 from benchmarks.load import LoadTarget, closed_loop
@@ -20,6 +24,52 @@ SETTLING_S = 60.0
 """Time under load, in seconds, after which workers have settled on their backends."""
 CLIENTS = 8
 IMAGE = SAMPLES / "brazil.png"
+
+
+PROCESSES = {"gateway": "opsin gateway", "worker": "opsin worker", "queue": "valkey"}
+"""Process → what its command line holds."""
+
+
+@dataclass(frozen=True)
+class ObservedService:
+    """A running service and its processes."""
+
+    url: str
+    process: psutil.Process
+    """`opsin serve`."""
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """User and system time of the service's processes so far."""
+        spent = dict.fromkeys(PROCESSES, 0.0)
+        for process in self.process.children(recursive=True):
+            try:
+                command, times = " ".join(process.cmdline()), process.cpu_times()
+            except psutil.Error:
+                continue
+            for name, part in PROCESSES.items():
+                if part in command:
+                    spent[name] += times.user + times.system
+        return spent
+
+    def redis(self) -> redis.Redis:
+        """Connect to the service's private Valkey."""
+        [server] = [process for process in self.process.children(recursive=True) if process.name() in ("valkey-server", "redis-server")]
+        return redis.Redis(unix_socket_path=f"{server.cwd()}/valkey.sock")
+
+
+def used_memory(client: redis.Redis) -> float:
+    """Return the bytes that a Redis has allocated."""
+    memory: Any = client.info("memory")
+    return float(memory["used_memory"])
+
+
+@contextmanager
+def observe(bundles: Path, *, checkout: Path | None = None, **settings: object) -> Iterator[ObservedService]:
+    """Start a service as `running` does, and yield it with its processes."""
+    others = psutil.Process().children()
+    with running(bundles, checkout=checkout, **settings) as url:
+        [process] = [child for child in psutil.Process().children() if child not in others]
+        yield ObservedService(url, process)
 
 
 @contextmanager

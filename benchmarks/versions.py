@@ -25,7 +25,6 @@ from typing import Any
 
 import av
 import httpx2
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -34,8 +33,6 @@ from benchmarks.serving import burst
 
 HERE = Path(__file__).resolve().parent.parent
 NULL = "null-0"
-PROCESSES = {"gateway": "opsin gateway", "worker": "opsin worker", "queue": "valkey"}
-"""Process → what its command line holds."""
 WARM = 2.0
 STEPS = 50
 """Steps of each inpainting."""
@@ -77,8 +74,11 @@ class RunningVersion:
     """A version's service."""
 
     version: CheckoutVersion
-    url: str
-    process: psutil.Process
+    observed: service.ObservedService
+
+    @property
+    def url(self) -> str:
+        return self.observed.url
 
     @property
     def pictures(self) -> Path:
@@ -100,9 +100,9 @@ class VersionFigure:
 
 def requests_without_model(running: RunningVersion, seconds: float) -> dict[str, float]:
     """Requests/s with 16 clients, images of 1 KB and a model that costs nothing; microseconds of CPU per request of each process."""
-    before = cpu_seconds(running.process)
+    before = running.observed.cpu_seconds()
     report = burst(running.url, NULL, running.pictures.parent / "small", ["--clients", 16, "--warm", WARM, "--seconds", seconds])
-    after = cpu_seconds(running.process)
+    after = running.observed.cpu_seconds()
     spent = {name: (after[name] - before[name]) * 1e6 / (report.per_second * (seconds + WARM)) for name in after}
     return {NO_MODEL: report.per_second, "batch size": report.batch_size} | {
         f"{name}, µs of CPU a request": used for name, used in spent.items()
@@ -156,20 +156,6 @@ def answers_per_second(url: str, content: bytes, media_type: str, query: Mapping
     return (len(counted) - 1) / (counted[-1] - counted[0])
 
 
-def cpu_seconds(service: psutil.Process) -> dict[str, float]:
-    """User and system time of a running service's processes."""
-    spent = dict.fromkeys(PROCESSES, 0.0)
-    for process in service.children(recursive=True):
-        try:
-            command, times = " ".join(process.cmdline()), process.cpu_times()
-        except psutil.Error:
-            continue
-        for name, part in PROCESSES.items():
-            if part in command:
-                spent[name] += times.user + times.system
-    return spent
-
-
 NO_MODEL = "no model, 16 clients"
 ALONE = "one client alone: total − prepare − inference"
 IMAGES = "reference bundle, 16 clients"
@@ -205,10 +191,8 @@ def compare(figures: Sequence[VersionFigure], versions: Sequence[CheckoutVersion
 
 @contextmanager
 def serving(version: CheckoutVersion, bundles: Path) -> Iterator[RunningVersion]:
-    others = psutil.Process().children()
-    with service.running(bundles, checkout=version.checkout) as url:
-        [process] = [child for child in psutil.Process().children() if child not in others]
-        yield RunningVersion(version, url, process)
+    with service.observe(bundles, checkout=version.checkout) as observed:
+        yield RunningVersion(version, observed)
 
 
 def show(values: Mapping[str, Mapping[str, Sequence[float]]], console: Console) -> None:

@@ -15,6 +15,7 @@ from opsin.cli import actions, ask, bench, classify, embed, inpaint, jobs, keys,
 from opsin.cli.batch import command as batch_command
 from opsin.cli.bundles import calibrate, compare, export_command, import_command, import_tracklets, published_models, train
 from opsin.cli.bundles import command as bundles_command
+from opsin.cli.capacity import command as capacity_command
 from opsin.cli.demo import command as demo_command
 from opsin.cli.shared.console import escape_controls
 from opsin.cli.shared.errors import CommandError, UsageError
@@ -40,6 +41,7 @@ app.command(rich_help_panel=SERVICE)(services.gateway)
 app.command(rich_help_panel=SERVICE)(services.worker)
 app.command(hidden=True)(services.template)
 app.add_typer(keys.app, name="keys", rich_help_panel=SERVICE)
+app.command(rich_help_panel=SERVICE)(capacity_command.capacity)
 app.command(rich_help_panel=WORK)(demo_command.demo)
 app.command(rich_help_panel=WORK)(classify.classify)
 app.command("zero-shot", rich_help_panel=WORK)(zero_shot.zero_shot)

@@ -22,13 +22,15 @@ MAX_AGE_S = 1.0
 
 
 class StatusWorker(msgspec.Struct, frozen=True):
-    """A living worker; `bundles` are those that it serves, `restarts` how often its `opsin serve` restarted it after a death or hang."""
+    """A living worker; `bundles` are those that it serves, `restarts` how often its `opsin serve` restarted it after a death or hang,
+    `slots` how many batches it runs at once (0: unknown)."""
 
     id: str
     state: str
     device: str
     bundles: list[str]
     restarts: int
+    slots: int
 
 
 class StatusJobs(msgspec.Struct, frozen=True):
@@ -123,7 +125,7 @@ class StatusReport:
             cell=self._dispatcher.link.keyspace.cell,
             gateways=snapshot.gateways,
             workers=[
-                StatusWorker(worker.id, worker.state, worker.device, _ready(worker.bundles), worker.restarts)
+                StatusWorker(worker.id, worker.state, worker.device, _ready(worker.bundles), worker.restarts, worker.slots)
                 for worker in sorted(fleet.workers, key=lambda worker: worker.id)
             ],
             queue=snapshot.queue,

@@ -189,6 +189,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["starting", "ready", "draining"]
     device: str
     bundles: list[ServedBundle]
+    slots: int = 0
+    """Batches at once; 0: an older version, which does not say."""
     progress_age_s: float = 0.0
     """Since the last batch ended or, when idle, since the last look at the queue."""
     metrics_port: int = 0

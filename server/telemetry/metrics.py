@@ -96,14 +96,28 @@ class BufferedHistogram:
             self._histogram._buckets[index].inc(count)
 
 
-AnyBuffer = TypeVar("AnyBuffer", BufferedCounter, BufferedHistogram)
+class CpuCounter:
+    """The CPU time of this process and of its ended children, from now on."""
+
+    __slots__ = ("_counter", "_spent")
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._spent = sum(os.times()[:4])
+
+    def flush(self) -> None:
+        spent_before, self._spent = self._spent, sum(os.times()[:4])
+        self._counter.inc(self._spent - spent_before)
+
+
+AnyBuffer = TypeVar("AnyBuffer", BufferedCounter, BufferedHistogram, CpuCounter)
 
 
 class MetricBuffer:
     """The buffers of all metrics of one process."""
 
     def __init__(self) -> None:
-        self._parts: list[BufferedCounter | BufferedHistogram] = []
+        self._parts: list[BufferedCounter | BufferedHistogram | CpuCounter] = []
 
     def add(self, part: AnyBuffer) -> AnyBuffer:
         self._parts.append(part)
@@ -165,6 +179,8 @@ class BundleMetrics:
 
     def __init__(self, metrics: GatewayMetrics, buffer: MetricBuffer, name: str, version: str) -> None:
         self.items = buffer.add(BufferedCounter(metrics.items.labels(name, version)))
+        self.queued_jobs = buffer.add(BufferedCounter(metrics.queued_jobs.labels(name, version)))
+        self.queued_bytes = buffer.add(BufferedCounter(metrics.queued_bytes.labels(name, version)))
         self.tokens_in = buffer.add(BufferedCounter(metrics.tokens_in.labels(name)))
         self.tokens_out = buffer.add(BufferedCounter(metrics.tokens_out.labels(name)))
         self.preprocess = buffer.add(BufferedHistogram(metrics.preprocess.labels(name)))
@@ -192,6 +208,8 @@ class GatewayMetrics:
         for outcome in WEBHOOK_OUTCOMES:
             self.webhooks.labels(outcome)
         self.items = counter("opsin_items", "Items answered: images, clips, texts.", ["model", "version"])
+        self.queued_jobs = counter("opsin_queued_jobs", "Jobs made for the queue.", ["model", "version"])
+        self.queued_bytes = counter("opsin_queued_bytes", "Bytes of the arrays of jobs made for the queue.", ["model", "version"])
         self.tokens_in = counter("opsin_tokens_in", "Tokens that entered the network, special tokens included.", model)
         self.tokens_out = counter("opsin_tokens_out", "Tokens that left the last block, after merging.", model)
         duration_text = "From the first byte of a request to its response, answered requests only."
@@ -208,6 +226,7 @@ class GatewayMetrics:
         for event in EVENTS:
             self.events.labels(event)
         self._buffer = MetricBuffer()
+        self._buffer.add(CpuCounter(counter("opsin_cpu_seconds", "CPU time of gateways.")))
         self.in_flight = self._buffer.add(BufferedCounter(in_flight))
         self.waiting_for_worker = self._buffer.add(BufferedCounter(waiting))
         self.payload_in, self.payload_out = (self._buffer.add(BufferedHistogram(payload.labels(direction))) for direction in ("in", "out"))

@@ -122,6 +122,7 @@ class Heartbeat:
             state="ready" if serves else self.state,  # type: ignore[arg-type]
             device=self.layout.name,
             bundles=bundles,
+            slots=self.slots.count,
             progress_age_s=age,
             metrics_port=self.metrics_port,
             repository_revision=self._repository_revision,

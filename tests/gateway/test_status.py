@@ -54,7 +54,9 @@ def test_two_gateways_count_what_both_have_answered(valkey: PrivateValkey) -> No
 
 def test_fleet_and_bundles_are_there(gateway: Gateway, worker: Worker) -> None:
     answer = status(gateway)
-    assert answer["workers"] == [{"id": worker.queue.id, "state": "ready", "device": "cpu", "bundles": ["reds@1"], "restarts": 0}]
+    assert answer["workers"] == [
+        {"id": worker.queue.id, "state": "ready", "device": "cpu", "bundles": ["reds@1"], "restarts": 0, "slots": 1}
+    ]
     [bundle] = answer["bundles"]
     assert {"model": "reds", "version": "1", "items_per_second": 100.0, "batch_budget": 8, "rung": None}.items() <= bundle.items()
     assert answer["dead_letters"] == []

@@ -243,5 +243,6 @@ class Worker:
                 state=self.state,
                 device="cpu",
                 bundles=self._served,
+                slots=1,
             )
         )

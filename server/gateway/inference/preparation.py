@@ -251,6 +251,9 @@ class InferenceRunner:
         flat = [(arrays, {name: array.shape for name, array in arrays.items()}) for item in items for arrays in item]
         batching, takes_long = base.batching(task), isinstance(task, TakesSteps)
         work = [math.ceil(self._work_ms(resolved, arrays) * batching.weight(spec, shapes)) for arrays, shapes in flat]
+        counters = self._metrics.bundle(spec)
+        counters.queued_jobs.inc(len(flat))
+        counters.queued_bytes.inc(sum(len(array.data) for arrays, _ in flat for array in arrays.values()))
         priorities = [_priority_and_delay(resolved, work_before_ms) for work_before_ms in accumulate(work[:-1], initial=0)]
         return [
             QueuedJob(

@@ -127,7 +127,7 @@ _STATUS = StatusDocument(
     time="2026-11-26T12:00:00.000Z",
     cell=0,
     gateways=2,
-    workers=[StatusWorker("host-4711-a1b2", "ready", "cpu", ["flags@1.0.0"], restarts=0)],
+    workers=[StatusWorker("host-4711-a1b2", "ready", "cpu", ["flags@1.0.0"], restarts=0, slots=2)],
     queue=[StatusQueue("flags@1.0.0", "normal", waiting=12, running=8, oldest_s=0.2)],
     totals=StatusTotals(waiting=12, running=8, unfinished=20),
     jobs=StatusJobs(queued=0, running=1),
