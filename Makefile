@@ -13,8 +13,9 @@ SITE   := $(BIN)/python docs/reference.py build && NO_COLOR=1 $(BIN)/zensical bu
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 APT_PROMETHEUS := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends prometheus
+APT_HAPROXY := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends haproxy
 
-.PHONY: help venv demo serve test test-fast test-slow test-starters test-browser chromium promtool test-gpu lint bench compose-test docs release constraints client
+.PHONY: help venv demo serve test test-fast test-slow test-starters test-browser chromium promtool haproxy test-gpu lint bench compose-test docs release constraints client
 
 help:
 	@echo 'make demo          install, start a temporary service, run each task once, stop'
@@ -46,7 +47,7 @@ test: $(VENV)/.dev
 test-fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --fast --numprocesses logical --dist loadfile $(ARGS)
 
-test-slow: $(VENV)/.clients promtool
+test-slow: $(VENV)/.clients promtool haproxy
 	$(BIN)/python -m pytest -m 'slow and not browser' $(ARGS)
 	$(BIN)/python -m pytest -m 'slow and browser' tests/browser $(ARGS)  # what drives the browser leaves an event loop behind
 
@@ -65,9 +66,12 @@ chromium:
 	@if ! test -x '$(CHROMIUM)' && test "$$(id -u)" = 0; then $(APT_CHROMIUM) || { apt-get update && $(APT_CHROMIUM); }; fi >/dev/null 2>&1; \
 	test -x '$(CHROMIUM)' || { echo 'Chromium is missing: sudo apt-get install chromium, or make test-browser CHROMIUM=/path/to/it' >&2; exit 1; }
 
-# Prometheus' checker of its files comes from the system as well; tests that need it say so where it is missing.
+# Prometheus' checker of its files and HAProxy come from the system as well; tests that need them say so where they are missing.
 promtool:
 	@if ! command -v promtool && test "$$(id -u)" = 0; then $(APT_PROMETHEUS) || { apt-get update && $(APT_PROMETHEUS); }; fi >/dev/null 2>&1 || true
+
+haproxy:
+	@if ! command -v haproxy && test "$$(id -u)" = 0; then $(APT_HAPROXY) || { apt-get update && $(APT_HAPROXY); }; fi >/dev/null 2>&1 || true
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -85,7 +89,7 @@ bench: $(VENV)/.dev
 	$(BIN)/opsin bench serving
 
 compose-test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m compose tests/e2e/test_compose.py $(ARGS)
+	$(BIN)/python -m pytest -m compose tests/e2e $(ARGS)
 
 docs: $(VENV)/.docs
 	$(SITE)

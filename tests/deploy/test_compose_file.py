@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,18 @@ def test_with_keys_gateways_and_prometheus_get_one_file_each() -> None:
     [gateway] = [job for job in config["scrape_configs"] if job["job_name"] == "gateway"]
     assert gateway.pop("authorization")["credentials_file"] in mounted
     assert config == plain
+
+
+def test_cells_have_their_own_number_and_redis() -> None:
+    cells = yaml.safe_load((ROOT / "docker-compose.cells.yml").read_text())["services"]
+    for number, name in enumerate(("cell-00", "cell-01")):
+        for process in ("gateway", "worker"):
+            service = cells[f"{name}-{process}"]
+            expected = {"OPSIN_CELL": str(number), "OPSIN_REDIS_URL": f"redis://{name}-redis:6379/0"}
+            assert service["environment"].items() >= expected.items()
+            assert service["depends_on"] == {f"{name}-redis": {"condition": "service_healthy"}}
+        assert cells[f"{name}-redis"]["command"] == SERVICES["redis"]["command"]
+    assert cells["cell-00-redis"]["volumes"] != cells["cell-01-redis"]["volumes"]
+    names = set(re.findall(r"server \S+ ([\w-]+):8000", (ROOT / "deploy" / "haproxy" / "haproxy.cfg").read_text()))
+    assert names == {name for name in cells if name.endswith("-gateway")}
+    assert cells["proxy"]["ports"] == ["127.0.0.1:${OPSIN_PORT:-8000}:8000"]

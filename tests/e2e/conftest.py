@@ -57,10 +57,12 @@ class Stack:
     prometheus: str
     """URL."""
     environment: dict[str, str]
+    project: str = PROJECT
+    file: str = "docker-compose.yml"
 
     def compose(self, *arguments: str) -> str:
         """Run docker compose on this project and return what it printed. Raises AssertionError with its words if it fails."""
-        command = [*compose_command(), "--project-name", PROJECT, *arguments]
+        command = [*compose_command(), "--project-name", self.project, "--file", self.file, *arguments]
         ended = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, f"{' '.join(command)} failed:\n{ended.stdout[-4000:]}\n{ended.stderr[-4000:]}"
         return ended.stdout
@@ -102,24 +104,16 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """All containers but Grafana, of images built now."""
-    gateway, prometheus = _free_port(), _free_port()
-    # the image gets the torch that these tests run with
-    settings = {
-        "OPSIN_PORT": str(gateway),
-        "PROMETHEUS_PORT": str(prometheus),
-        "PROMETHEUS_TAG": "latest",  # stand-ins of the images have no other tag
-        "REDIS_TAG": "8",
-        "OPSIN_TORCH": f"torch=={importlib.metadata.version('torch')}",
-    }
-    stack = Stack(f"http://127.0.0.1:{gateway}", f"http://127.0.0.1:{prometheus}", os.environ | settings)
+    gateway, prometheus = free_port(), free_port()
+    stack = Stack(f"http://127.0.0.1:{gateway}", f"http://127.0.0.1:{prometheus}", compose_environment(gateway, prometheus))
     stack.compose("down", "--volumes", "--remove-orphans")
     try:
         stack.compose("build", "gateway", "worker")
-        with _health_checks():
+        with health_checks(stack.project):
             stack.compose("up", "--detach", *SERVICES)
         try:
-            wait_until(lambda: _answers(f"{stack.gateway}/health/ready"), lambda: "the service is not ready", START_SECONDS)
-            wait_until(lambda: _answers(f"{stack.prometheus}/-/ready"), lambda: "Prometheus is not ready", START_SECONDS)
+            wait_until(lambda: is_ready(f"{stack.gateway}/health/ready"), lambda: "the service is not ready", START_SECONDS)
+            wait_until(lambda: is_ready(f"{stack.prometheus}/-/ready"), lambda: "Prometheus is not ready", START_SECONDS)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{stack.compose('logs', '--tail', '40')}") from error
         yield stack
@@ -128,18 +122,18 @@ def stack() -> Iterator[Stack]:
 
 
 @contextmanager
-def _health_checks() -> Iterator[None]:
+def health_checks(project: str) -> Iterator[None]:
     """Run the containers' health checks if the engine does not by itself.
 
     Podman leaves that to systemd, which a container or a test machine may lack, but runs one on request."""
     ended = threading.Event()
 
     def run() -> None:
-        project = json.dumps({"label": [f"com.docker.compose.project={PROJECT}"]})
+        filters = json.dumps({"label": [f"com.docker.compose.project={project}"]})
         with engine() as client:
             while not ended.wait(1):
                 with suppress(httpx2.HTTPError, ValueError):
-                    for container in client.get("/containers/json", params={"filters": project}).json():
+                    for container in client.get("/containers/json", params={"filters": filters}).json():
                         client.get(f"/v4.0.0/libpod/containers/{container['Id']}/healthcheck")
 
     thread = threading.Thread(target=run)
@@ -149,6 +143,19 @@ def _health_checks() -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def compose_environment(port: int, prometheus: int = 0) -> dict[str, str]:
+    """Return the variables of a compose file. The images get the torch that these tests run with."""
+    settings = {
+        "OPSIN_PORT": str(port),
+        "PROMETHEUS_PORT": str(prometheus),
+        "PROMETHEUS_TAG": "latest",  # stand-ins of the images have no other tag
+        "HAPROXY_TAG": "latest",
+        "REDIS_TAG": "8",
+        "OPSIN_TORCH": f"torch=={importlib.metadata.version('torch')}",
+    }
+    return os.environ | settings
 
 
 def compose_command() -> list[str]:
@@ -174,14 +181,14 @@ def wait_until(reached: Callable[[], bool], otherwise: Callable[[], str], second
         time.sleep(0.5)
 
 
-def _answers(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return httpx2.get(url, timeout=5).status_code == 200
     except httpx2.HTTPError:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
