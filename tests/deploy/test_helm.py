@@ -228,6 +228,7 @@ def test_monitoring_selects_the_pods_of_the_release() -> None:
     for kind, ports in (("gateway", ["http"]), ("worker", ["metrics"])):
         assert [one["port"] for one in objects["PodMonitor", f"demo-{kind}"]["spec"]["podMetricsEndpoints"]] == ports
     [endpoint] = objects["PodMonitor", "demo-gateway"]["spec"]["podMetricsEndpoints"]
+    assert endpoint["relabelings"] == [{"targetLabel": "cell", "replacement": "0"}]
     assert endpoint["authorization"] == {"credentials": {"name": "metrics-key", "key": "key"}}
     rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
     assert render(EVERYTHING | {"scaleFromZero": False})["PrometheusRule", "demo"]["spec"] == rules
@@ -306,8 +307,19 @@ def test_scaling_belongs_to_keda_or_to_the_number_of_replicas() -> None:
             },
             32,
         ),
+        (
+            {
+                'opsin_model_loaded{model="flags",cell="0"}': 1,
+                'opsin_model_loaded{model="siglip",cell="1"}': 1,
+                'opsin_queue_depth{model="flags",version="1",priority="high",cell="0"}': 20,
+                'opsin_queue_depth{model="flags",version="1",priority="high",cell="1"}': 50,
+                'opsin_waiting_for_worker{cell="0"}': 3,
+                'opsin_waiting_for_worker{cell="1"}': 4,
+            },
+            39,
+        ),
     ],
-    ids=["nothing known", "one known", "idle", "busy"],
+    ids=["nothing known", "one known", "idle", "busy", "two cells"],
 )
 def test_workers_follow_the_queue(tmp_path: Path, series: dict[str, int], value: int) -> None:
     [trigger] = render_everything()["ScaledObject", "demo-worker-gpu"]["spec"]["triggers"]
