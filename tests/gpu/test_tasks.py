@@ -17,6 +17,8 @@ from tests.fake_cuda.device import DEVICES
 from tests.support.live_service import running
 
 STARTERS = Path(__file__).parents[2] / "bundles"
+SPACING = 0.4
+"""Spacing of the points of a shape, in its units: few points, so that a CPU is quick."""
 Answer = tuple[str, ArrayLike]
 """The labels of an answer, and its numbers."""
 
@@ -36,12 +38,12 @@ def inpaint(client: Client) -> Answer:
 
 
 def reconstruct(client: Client, model: str, *depth: Path) -> Answer:
-    result = client.reconstruct(SAMPLES / "mug.png", *depth, model=model, fov=30)
+    result = client.reconstruct(SAMPLES / "mug.png", *depth, model=model, fov=30, spacing=SPACING)
     return "metric" if result.metric else "relative", result.bounds
 
 
 def actions(client: Client) -> Answer:
-    result = client.actions(SAMPLES / "figures.mp4", detail="fast")
+    result = client.actions(SAMPLES / "figures.mp4", detail="fast", end_s=1)
     return f"{len(result.people)} people", [person.boxes[:5, 1:5] / 100 for person in result.people]
 
 
