@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.dashboards import DEPLOY, NEEDS_FAULT, NEEDS_GPU, QUERIES, Prometheus, send_every_task
+from tests.support.dashboards import DEPLOY, NEEDS_FAULT, NEEDS_GPU, QUERIES, Prometheus, put_under_load
 from tests.support.live_service import Service, running
 from tests.support.waiting import START_S, eventually
 
@@ -62,9 +62,12 @@ def _is_ready(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def scraper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus after one load of all kinds, on two gateways and a worker."""
-    with running(ROOT / "bundles", gateways=2) as service, prometheus(service, tmp_path_factory.mktemp("prometheus")) as scraper:
-        send_every_task(service.url)
+    """Prometheus after load of all kinds on two gateways and a worker."""
+    with (
+        running(ROOT / "bundles", gateways=2) as service,
+        prometheus(service, tmp_path_factory.mktemp("prometheus")) as scraper,
+    ):
+        put_under_load(service.url, SCRAPE_S)
         yield scraper
 
 
@@ -98,7 +101,7 @@ def test_variables_offer_what_the_service_has(scraper: Prometheus) -> None:
         ("Queue and workers", "Ready workers", {}, 1),
         ("Queue and workers", "Items in the queue", {}, 0),
         ("Queue and workers", "Ready workers by bundle", {"model": "flags", "version": "1.0.0"}, 1),
-        ("Long work", "Jobs", {"state": "done"}, 1),
+        ("Long work", "Jobs", {"state": "done"}, 2),
     ],
 )
 def test_two_gateways_that_report_the_same_are_not_added_up(

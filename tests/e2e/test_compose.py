@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.conftest import ROOT, Stack, wait_until
-from tests.support.dashboards import QUERIES, send_every_task
+from tests.support.dashboards import QUERIES, put_under_load
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -24,6 +24,7 @@ PICTURES = sorted(path for path in (ROOT / "docs" / "pictures" / "flags").iterdi
 INTERVAL = "30m"
 INTERVAL_SECONDS = 1800.0
 CLIENTS = 8
+SCRAPE_S = 5
 
 
 @dataclass
@@ -172,7 +173,7 @@ def total(series: list[Any]) -> float:
 
 
 def test_every_query_of_dashboards_and_rules_answers(stack: Stack) -> None:
-    send_every_task(stack.gateway)
+    put_under_load(stack.gateway, SCRAPE_S)
     wait_until(
         lambda: stack.scraper.find_unanswered(INTERVAL) == [], lambda: f"{stack.scraper.find_unanswered(INTERVAL)} do not answer", 60
     )
