@@ -44,7 +44,7 @@ def test_ids_models_and_status_have_the_number_of_the_cell(empty_valkey: Private
 @pytest.mark.parametrize("path", [f"jobs/{OF_CELL_171}{rest}" for rest in ("", "/result", "/events")] + [f"scenes/{SCENE_OF_CELL_171}"])
 def test_ids_of_another_cell_are_answered_with_its_number(gateway: Gateway, path: str) -> None:
     refused = problem(gateway.http.get(f"/v1/{path}"), 421, "wrong-cell")
-    assert refused["detail"] == f"{path.split('/')[1]!r} is of cell 171, this is cell 0"
+    assert refused["detail"] == f"{path.split('/')[1]!r} belongs to cell 171, and this is cell 0"
 
 
 def test_jobs_of_another_cell_are_not_cancelled(gateway: Gateway) -> None:

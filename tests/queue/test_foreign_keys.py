@@ -63,7 +63,7 @@ class Call:
 
 
 def state_of(db: redis.Redis) -> State:
-    names = sorted(db.scan_iter(count=1000))
+    names = sorted(db.scan_iter(f"{CELL_PREFIX}*", count=1000))  # scripts touch no others
     with db.pipeline(transaction=True) as pipe:
         for name in names:
             pipe.pttl(name).dump(name)

@@ -89,7 +89,7 @@ def refusal_to_problem(error: InvalidOption | MediaError) -> Problem:
 def check_cell(id_: str, cell: int) -> None:
     """Raise Problem (421) for an id of a job or scene of another cell than this one."""
     if cell_of(id_) not in (None, cell):
-        raise Problem(ProblemKind.WRONG_CELL, f"{id_!r} is of cell {cell_of(id_)}, this is cell {cell}")
+        raise Problem(ProblemKind.WRONG_CELL, f"{id_!r} belongs to cell {cell_of(id_)}, and this is cell {cell}")
 
 
 def redis_unavailable_problem(error: RedisUnavailable, request_id: str) -> Problem:

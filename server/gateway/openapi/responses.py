@@ -159,7 +159,7 @@ SCENE: dict[str, Any] = {
         },
         **problems(
             (ProblemKind.NOT_FOUND, "there is no scene '009d…', or it has expired (OPSIN_SCENE_TTL)", None),
-            (ProblemKind.WRONG_CELL, "'009d5e0c1b7a3f4e0f8a2b6c4d1e9f7a35' is of cell 0, this is cell 1", None),
+            (ProblemKind.WRONG_CELL, "'009d5e0c1b7a3f4e0f8a2b6c4d1e9f7a35' belongs to cell 0, and this is cell 1", None),
             (ProblemKind.NOT_ACCEPTABLE, "'text/html': the answer is offered as model/gltf-binary", "Accept"),
             *(refusal for refusal in REFUSALS if refusal[0].slug not in _NOT_OF_SCENES),
         ),
@@ -210,7 +210,7 @@ INFER: dict[str, Any] = protocol_errors(
 _GONE = (
     (ProblemKind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
     (ProblemKind.JOB_LOST, f"Redis has lost '{JOB_ID}', or it had expired before Redis restarted; send the request again", None),
-    (ProblemKind.WRONG_CELL, f"'{JOB_ID}' is of cell 0, this is cell 1", None),
+    (ProblemKind.WRONG_CELL, f"'{JOB_ID}' belongs to cell 0, and this is cell 1", None),
     (ProblemKind.REDIS_UNAVAILABLE, "Redis does not answer", None),
 )
 _NO_RESULT = problems(

@@ -195,8 +195,8 @@ class Dispatcher:
             if self.history_counts is not None:
                 self.history_counts.give_back(counts)
             raise
-        if self.records.epoch != (epoch := answer.epoch.decode()):  # Redis may have lost all that it kept
-            await self.link.resp.command("SET", self.link.service_name(keys.CELL), self.link.keyspace.cell, "NX")
+        if self.records.epoch != (epoch := answer.epoch.decode()):  # Redis may have lost all that it kept; it refuses this if it is full
+            self.link.start(self.link.resp.command("SET", self.link.service_name(keys.CELL), self.link.keyspace.cell, "NX"))
         self.records.epoch = epoch
         if self._was_registered and not answer.was_known:
             self._inbox.last_read = "0-0"  # a new stream may count from a clock that is behind
