@@ -58,6 +58,8 @@ class CapacityCheck:
 class MeasuredLoad:
     """Figures of a service under one load."""
 
+    rates: dict[str, float]
+    """Items per second that came, by bundle: random arrivals differ from the rate that was offered."""
     busy: float
     """Share of the time in which the slot ran batches."""
     gateway_cores: float
@@ -114,7 +116,8 @@ class CapacityBenchmark:
         answered = [(report.answered, report.latency_ms["p99"]) for report in reports]
         p99_ms = sum(count * p99 for count, p99 in answered) / sum(count for count, _ in answered)
         memory = sorted(samples)[math.ceil(0.99 * len(samples)) - 1]
-        return MeasuredLoad(busy_s / self.seconds, spent / self.seconds, memory, p99_ms)
+        rates = {bundle.id: bundle.items / self.seconds for bundle in found.bundles}
+        return MeasuredLoad(rates, busy_s / self.seconds, spent / self.seconds, memory, p99_ms)
 
     def read(self, window_s: float) -> MeasuredService:
         connection = ServiceConnection(self.running.url, None, 60.0, 2, None)
@@ -144,9 +147,10 @@ def check(benchmark: CapacityBenchmark, console: Console) -> list[CapacityCheck]
     kept_bytes = (measured.result_bytes or 0.0) * (JOBS // 4)
     checks = []
     for load in LOADS:
-        predicted = plan(measured, CapacityRequest(load * capacity, MIX, workers=1))
         found = benchmark.measure_load(load * capacity)
-        label = f"{load * capacity:.0f} items/s ({load:.0%})"
+        rate = sum(found.rates.values())
+        predicted = plan(measured, CapacityRequest(rate, found.rates, workers=1))
+        label = f"{rate:.0f} items/s ({predicted.workers.load:.0%})"
         checks += [
             CapacityCheck(label, "slot busy", "%", 100 * predicted.workers.busy, 100 * found.busy),
             CapacityCheck(label, "CPU of gateways", "% of a core", 100 * predicted.gateways.cores, 100 * found.gateway_cores),

@@ -333,6 +333,12 @@ def test_workers_follow_the_queue(tmp_path: Path, series: dict[str, int], value:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+def test_the_query_is_the_one_that_the_docs_explain() -> None:
+    [trigger] = render_everything()["ScaledObject", "demo-worker-gpu"]["spec"]["triggers"]
+    [explained] = re.findall(r"```promql\n(.*?)```", (ROOT / "docs/scaling.md").read_text(), re.DOTALL)
+    assert trigger["metadata"]["query"].split() == explained.split()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

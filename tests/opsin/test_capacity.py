@@ -42,7 +42,10 @@ def service(*bundles: MeasuredBundle, slots: int = 1) -> MeasuredService:
         items=1000,
         gateway_cpu_s=0.01,
         gateway_s=0.02,
-        result_bytes=2000.0,
+        redis_bytes=None,
+        unfinished=0,
+        kept_jobs=10,
+        kept_bytes=20_000.0,
     )
 
 
@@ -95,6 +98,13 @@ def test_memory_has_unfinished_items_and_kept_results() -> None:
     assert redis.memory_bytes == pytest.approx(redis_figures.IDLE_BYTES + redis.unfinished_bytes + redis.result_bytes)
 
 
+def test_memory_of_an_idle_redis_is_what_the_service_reports() -> None:
+    """Subtract unfinished items and kept results from the memory in use."""
+    stored_now = 50 * redis_figures.memory_bytes(PAYLOAD) + 20_000
+    redis = plan(replace(service(), redis_bytes=40e6 + stored_now, unfinished=50), CapacityRequest(10.0, {})).redis
+    assert redis.memory_bytes - redis.unfinished_bytes == pytest.approx(40e6)
+
+
 def test_an_objective_adds_workers_or_says_that_none_help() -> None:
     alone = plan(service(), CapacityRequest(100.0, {})).workers
     quick = plan(service(), CapacityRequest(100.0, {}, objective_s=0.25)).workers
@@ -119,7 +129,7 @@ def test_figures_that_are_missing_are_named() -> None:
     with pytest.raises(CommandError, match="no worker is ready"):
         plan(replace(service(), workers=0), CapacityRequest(1.0, {}))
     with pytest.raises(CommandError, match=r"--jobs: .* no result"):
-        plan(replace(service(), result_bytes=None), CapacityRequest(1.0, {}, job_share=0.1))
+        plan(replace(service(), kept_jobs=0), CapacityRequest(1.0, {}, job_share=0.1))
 
 
 def test_metrics_are_summed_by_bundle() -> None:
@@ -145,6 +155,8 @@ opsin_queued_bytes_total{model="a",version="1"} 150528000
 opsin_jobs{state="done"} 10
 opsin_jobs{state="queued"} 5
 opsin_result_bytes 20000
+opsin_redis_memory_bytes{kind="used"} 5e6
+opsin_redis_memory_bytes{kind="limit"} 9e9
 """
 
 
@@ -173,6 +185,7 @@ def test_a_plan_as_json_and_as_a_table(url: str) -> None:
     assert (result["workers"]["count"], result["workers"]["slots"], result["workers"]["items_per_second"]) == (4, 2, pytest.approx(40))
     assert result["gateways"] == {"count": 3, "running": 2, "cpu_s_per_item": 0.02, "cores": 2.0}
     assert result["redis"]["result_bytes"] == 100 * 0.1 * 3600 * 2000
+    assert result["redis"]["used_bytes"] == 5e6
     assert result["bundles"][0]["payload_bytes"] == PAYLOAD
     table = opsin("capacity", "--url", url, "--rate", "100", "--mix", "a", "--workers", "5")
     assert table.returncode == 0
@@ -206,6 +219,14 @@ def test_without_a_service_it_says_so() -> None:
     ended = opsin("capacity", "--url", "http://127.0.0.1:9", "--rate", "1")
     assert ended.returncode == 1
     assert "no answer" in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
+def test_an_older_service_is_named_as_such() -> None:
+    answers = {"/v1/status": STATUS, "/v2/models/stats": statistics(), "/metrics": METRICS.replace("opsin_cpu_seconds_total", "other")}
+    with serve_script(lambda request: Answer(body=answers[request.path])) as script:
+        ended = opsin("capacity", "--url", script.url, "--rate", "1")
+    assert ended.returncode == 1
+    assert "older than this command" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
 def test_another_servers_answer_is_not_taken_for_a_service() -> None:

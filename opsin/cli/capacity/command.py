@@ -99,7 +99,8 @@ def _show(plan: CapacityPlan, load: float) -> None:
     by_redis = f"{redis.cpu_s_per_item * 1e3:.3g} ms of CPU per item, {format_bytes(redis.bytes_per_second)}/s"
     table.add_row("Cells", str(redis.cells), "", by_redis)
     by_bytes = f"unfinished items {format_bytes(redis.unfinished_bytes)}, kept results {format_bytes(redis.result_bytes)}"
-    table.add_row("Redis memory", format_bytes(redis.memory_bytes), "", by_bytes)
+    used = "" if redis.used_bytes is None else format_bytes(redis.used_bytes)
+    table.add_row("Redis memory", format_bytes(redis.memory_bytes), used, by_bytes)
     console = make_console()
     console.print(table)
     for bundle in plan.bundles:

@@ -34,7 +34,7 @@ class MeasuredBundle:
     times: BatchTimes | None
     """None if no batch has run."""
     batch_seconds: float
-    """Time in seconds that slots have spent on them."""
+    """Sum of the times of batches in seconds. Those of jobs of several steps overlap."""
     payload_bytes: float
     """Mean bytes of an item's arrays in the queue."""
 
@@ -58,8 +58,19 @@ class MeasuredService:
     """CPU time of gateways per item."""
     gateway_s: float
     """Mean time of a request in a gateway: preparation and presentation."""
-    result_bytes: float | None
-    """Mean bytes of a kept result of an asynchronous job; None if there are none."""
+    redis_bytes: float | None
+    """Memory that Redis uses; None if it does not say."""
+    unfinished: int
+    """Number of items in the queue at that moment."""
+    kept_jobs: int
+    """Number of ended asynchronous jobs whose results are kept."""
+    kept_bytes: float
+    """Memory of these results."""
+
+    @property
+    def result_bytes(self) -> float | None:
+        """Mean bytes of a kept result; None if there are none."""
+        return self.kept_bytes / self.kept_jobs if self.kept_jobs else None
 
     def find(self, name: str) -> MeasuredBundle:
         """Return the bundle NAME@VERSION, or NAME's with the most items. Raises CommandError."""
@@ -94,6 +105,8 @@ def evaluate(before: ServiceReading | None, after: ServiceReading) -> MeasuredSe
     metrics = _difference(before.metrics if before else {}, after.metrics)
     statistics = _difference(before.statistics if before else {}, after.statistics)
     status = after.status
+    if ("opsin_cpu_seconds_total", "") not in metrics:
+        raise CommandError("the service does not report opsin_cpu_seconds_total: its gateways are older than this command")
     budgets = {f"{bundle['model']}@{bundle['version']}": int(bundle["batch_budget"]) for bundle in status["bundles"]}
     ids = sorted(budgets.keys() | {bundle for _, bundle in statistics})
     items = _total(metrics, "opsin_items_total")
@@ -112,7 +125,10 @@ def evaluate(before: ServiceReading | None, after: ServiceReading) -> MeasuredSe
         gateway_cpu_s=_total(metrics, "opsin_cpu_seconds_total") / max(1.0, items),
         gateway_s=_total(metrics, "opsin_preprocess_seconds_sum") / max(1.0, prepared)
         + _total(metrics, "opsin_postprocess_seconds_sum") / max(1.0, presented),
-        result_bytes=after.metrics.get(("opsin_result_bytes", ""), 0.0) / kept_jobs if kept_jobs else None,
+        redis_bytes=after.metrics.get(("opsin_redis_memory_bytes", "used")),
+        unfinished=int(_total(after.metrics, "opsin_queue_depth")),
+        kept_jobs=int(kept_jobs),
+        kept_bytes=after.metrics.get(("opsin_result_bytes", ""), 0.0),
     )
 
 
@@ -152,11 +168,11 @@ def _statistics(models: list[Mapping[str, Any]]) -> Iterator[tuple[tuple[str, st
 
 
 def parse_metrics(text: str) -> Counters:
-    """Sum the samples of Prometheus' text by name and bundle. `opsin_jobs` has the state instead. Buckets are left out."""
+    """Sum the samples of Prometheus' text by name and bundle, or by state or kind if they have no model. Buckets are left out."""
     values: dict[tuple[str, str], float] = defaultdict(float)
     for sample in SAMPLE.finditer(text):
         labels: dict[str, str] = dict(LABEL.findall(sample["labels"] or ""))
-        model, version = labels.get("model", labels.get("state", "")), labels.get("version")
+        model, version = labels.get("model", labels.get("state", labels.get("kind", ""))), labels.get("version")
         if "le" not in labels:
             values[sample["name"], model if version is None else f"{model}@{version}"] += float(sample["value"])
     return values

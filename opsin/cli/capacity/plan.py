@@ -90,6 +90,8 @@ class RedisPlan:
     result_bytes: float
     """Memory of the kept results of asynchronous jobs."""
     memory_bytes: float
+    used_bytes: float | None
+    """Memory that the service's Redis uses now."""
 
 
 @dataclass(frozen=True)
@@ -188,5 +190,14 @@ def _plan_redis(service: MeasuredService, request: CapacityRequest, bundles: tup
         sum(bundle.rate * bundle.payload_bytes for bundle in bundles),
         unfinished,
         results,
-        cells * redis_figures.IDLE_BYTES + unfinished + results,
+        cells * _idle_bytes(service, stored) + unfinished + results,
+        service.redis_bytes,
     )
+
+
+def _idle_bytes(service: MeasuredService, stored_bytes: float) -> float:
+    """Estimate the memory of Redis without unfinished items and results. stored_bytes: of an unfinished item."""
+    if service.redis_bytes is None:
+        return redis_figures.IDLE_BYTES
+    stored_now = service.unfinished * stored_bytes + service.kept_bytes
+    return max(redis_figures.IDLE_BYTES, service.redis_bytes - stored_now)
