@@ -172,7 +172,9 @@ def markdown(checks: Sequence[CapacityCheck]) -> str:
     """Return the table of docs/scaling.md."""
     rows = ["| load | figure | predicted | measured | difference |", "|---|---|---|---|---|"]
     for row in checks:
-        values = f"{row.predicted:.3g} {row.unit} | {row.measured:.3g} {row.unit}"
+        values = " | ".join(
+            f"{value:,.0f} {row.unit}" if value >= 100 else f"{value:.3g} {row.unit}" for value in (row.predicted, row.measured)
+        )
         rows.append(f"| {row.load} | {row.figure} | {values} | {row.error:+.0%} |")
     return "\n".join(rows)
 
@@ -190,7 +192,8 @@ def main() -> None:
         reference.write_pictures(folder / "pictures")
         with service.observe(folder / "bundles", workers=1, threads=1, gateways=1) as running:
             checks = check(CapacityBenchmark(running, folder / "pictures", options.seconds), console)
-    print(markdown(checks))
+    largest = max((row for row in checks if row.figure != "p99"), key=lambda row: abs(row.error))
+    print(markdown(checks), f"largest difference, without p99: {largest.error:+.0%}, {largest.figure} at {largest.load}", sep="\n\n")
     machine.write_result(parser.prog, {"checks": checks}, options.json)
 
 
