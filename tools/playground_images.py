@@ -26,7 +26,7 @@ TABS = {
     "Inpaint": "Drawing of a daisy",
     "3D": "A mug, with depth",
     "Actions": "Two drawn figures",
-    "Clips and sound": "An otter on a rock, which comes nearer",
+    "Clips and sound": "An otter on a rock; the camera zooms in",
 }
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")

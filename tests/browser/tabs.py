@@ -57,7 +57,7 @@ def open_inpaint(page: Page, picture: str | None = "ladybug") -> Locator:
     panel = open_tab(page, "Inpaint")
     if picture is not None:
         panel.locator("input[type=file]").first.set_input_files(playground.SAMPLES / f"{picture}.png")
-        expect(panel.locator("p.line")).to_contain_text("Paint what is to be filled")
+        expect(panel.locator("p.line")).to_contain_text("Paint the area to fill")
         panel.locator(".tools input[type=file]").set_input_files(playground.SAMPLES / f"{picture}-mask.png")
         expect(panel.get_by_role("button", name="Run", exact=True)).to_be_enabled()
     return panel
@@ -80,7 +80,7 @@ def open_actions(page: Page, *, sample: bool = True, seconds: float | None = 2) 
         choose(panel, "figures.mp4")
         expect(panel.get_by_role("button", name="Run", exact=True)).to_be_enabled()
     if seconds is not None:
-        panel.get_by_label("To second").fill(str(seconds))
+        panel.get_by_label("End, in seconds").fill(str(seconds))
     return panel
 
 

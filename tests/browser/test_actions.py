@@ -148,7 +148,7 @@ def test_the_page_says_if_it_finds_no_people(page: Page) -> None:
     expect(panel.locator("p.line")).to_have_text("Choose a clip, or run the sample.")
     panel.locator("input[type=file]").set_input_files(grey_clip())
     run(panel)
-    expect(panel.locator("figure .caption")).to_contain_text("Nobody was found in this clip")
+    expect(panel.locator("figure .caption")).to_contain_text("No people were detected in this clip")
     expect(panel.locator(".lane")).to_have_count(0)
 
 
@@ -158,7 +158,7 @@ def test_clip_that_browser_cannot_play_still_gets_lanes(page: Page) -> None:
     panel.locator("input[type=file]").set_input_files({"name": "grey.avi", "mimeType": "video/x-msvideo", "buffer": film})
     expect(panel).to_contain_text("This browser cannot play grey.avi")
     run(panel)
-    expect(panel.locator("figure .caption")).to_contain_text("Nobody was found in this clip")
+    expect(panel.locator("figure .caption")).to_contain_text("No people were detected in this clip")
 
 
 PERSON = {

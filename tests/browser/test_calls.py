@@ -23,7 +23,7 @@ pytestmark = pytest.mark.browser
 
 def calls(panel: Locator) -> dict[str, str]:
     panel.get_by_text("The same call").click()
-    return {name: panel.get_by_role("region", name=f"as {name}").text_content() or "" for name in ("curl", "Python", "Command")}
+    return {name: panel.get_by_role("region", name=f"The same call: {name}").text_content() or "" for name in ("curl", "Python", "Command")}
 
 
 def shell(command: str, folder: Path) -> str:

@@ -78,7 +78,7 @@ def open_clips(page: Page, *files: FilePayload, model: str | None = None) -> Loc
     if files:
         panel.locator("input[type=file]").set_input_files(list(files))
         for file in files:
-            expect(panel.get_by_role("list", name="What is chosen")).to_contain_text(file["name"])
+            expect(panel.get_by_role("list", name="Chosen files")).to_contain_text(file["name"])
     if model:
         panel.get_by_label("Model").select_option(f"{model}@1")
     return panel
@@ -94,7 +94,7 @@ def api_result(listener: Service, *files: FilePayload, **options: str) -> dict[s
 
 def merge_in_each_block(panel: Locator, tokens: str) -> None:
     panel.get_by_label("Token merging").select_option("tokens")
-    panel.get_by_label("Tokens that merge").fill(tokens)
+    panel.get_by_label(re.compile("^Tokens to merge")).fill(tokens)
 
 
 def rows(panel: Locator) -> list[list[str]]:
@@ -179,13 +179,13 @@ def test_a_clip_with_its_sound_is_classified_in_windows(clips: Page) -> None:
 def test_each_half_may_merge_and_hidden_number_is_not_sent(clips: Page) -> None:
     panel = open_clips(clips, FILM, BELL, model="both")
     merge_in_each_block(panel, "0")
-    panel.get_by_label("Video tokens merged").fill("2")
+    panel.get_by_label("Video tokens to merge").fill("2")
     run(panel)
     config = mavil("both").config
     for figure, patches, r in zip(panel.locator(".merged").all(), (config.audio_patches, config.video_patches), (0, 2), strict=True):
         expect(figure).to_contain_text(f"{patches + 1 - r * config.depth} of {patches + 1} tokens left")
     panel.get_by_label("Token merging").select_option("off")
-    expect(panel.get_by_label("Video tokens merged")).to_be_hidden()
+    expect(panel.get_by_label("Video tokens to merge")).to_be_hidden()
     run(panel)
     total = config.audio_patches + config.video_patches + 2
     expect(panel.locator(".caption").last).to_contain_text(f"{total} of {total} tokens left")
@@ -195,7 +195,7 @@ def test_the_player_follows_the_scores_and_they_follow_it(clips: Page) -> None:
     panel = open_clips(clips, FILM, model="mvit2")
     panel.get_by_label("Views").fill("3")
     run(panel)
-    plot = panel.get_by_role("group", name="Scores over time: arrow keys go from one to the next")
+    plot = panel.get_by_role("group", name="Scores over time. Use the arrow keys to move from one to the next.")
     plot.focus()
     plot.press("End")
     expect(panel.locator("figure [role=status].unseen").first).to_contain_text("View 3, ")
@@ -261,7 +261,7 @@ def test_a_job_is_followed_again_after_a_reload(clips: Page, listener: Service) 
         start(panel)
         says(panel, "in the queue")
         clips.reload()
-        expect(panel.get_by_role("list", name="What is chosen")).to_contain_text("film.mp4")
+        expect(panel.get_by_role("list", name="Chosen files")).to_contain_text("film.mp4")
         expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
     says(panel, "Done in")
     assert len(rows(panel)) == 3
@@ -271,16 +271,16 @@ def test_a_job_is_followed_again_after_a_reload(clips: Page, listener: Service) 
 
 def test_runs_that_are_not_possible_say_why(clips: Page) -> None:
     panel = open_clips(clips, BELL, model="mvit2")
-    says(panel, "mvit2 sees clips: choose one, or another model.")
+    says(panel, "mvit2 classifies clips: choose a clip, or another model.")
     expect(panel.get_by_role("button", name="Run", exact=True)).to_be_disabled()
     panel.get_by_label("Model").select_option("both@1")
-    says(panel, "both sees and hears together")
+    says(panel, "both uses video and sound together")
     open_clips(clips, FILM, model="apart")
-    says(panel, "apart goes by sound or by sight: choose one.")
-    panel.get_by_label("Go by").select_option("sight")
+    says(panel, "apart classifies by sound or by video: choose one of them.")
+    panel.get_by_label("Classify by").select_option("sight")
     can_run(panel)
     panel.get_by_role("button", name="Remove film.mp4").click()
-    says(panel, "There is no clip to see")
+    says(panel, "No clip is chosen")
     panel.get_by_role("button", name="Remove bell.wav").click()
     says(panel, re.compile("Choose a clip|Choose a sound"))
 
@@ -312,7 +312,7 @@ def test_every_state_is_accessible_and_fits_a_phone(clips: Page) -> None:
     is_reported(panel, "Download JSON", "Download CSV")
     panel.get_by_text("The scores as a table").click()
     look(clips, "done")
-    panel.get_by_label("From second").fill("9")
+    panel.get_by_label("Start, in seconds").fill("9")
     start(panel)
     expect(panel.get_by_role("alert").filter(has_text="start_s")).to_be_visible()
     look(clips, "error")
@@ -321,7 +321,7 @@ def test_every_state_is_accessible_and_fits_a_phone(clips: Page) -> None:
 def test_a_file_that_is_no_clip_and_no_sound_is_refused(clips: Page) -> None:
     panel = open_clips(clips)
     panel.locator("input[type=file]").set_input_files(playground.SAMPLES / "duck.png")
-    expect(panel.locator(".refusal")).to_contain_text("duck.png is a picture.")
+    expect(panel.locator(".refusal")).to_contain_text("duck.png is an image.")
 
 
 def test_the_tab_is_light(context: BrowserContext, listener: Service) -> None:
@@ -338,7 +338,7 @@ def test_without_a_bundle_the_tab_says_what_to_do(context: BrowserContext, tmp_p
     with serve(tmp_path) as running, quiet_page(context) as page:
         page.goto(f"{running.url}/#clips")
         panel = page.get_by_role("tabpanel", name=TITLE)
-        expect(panel).to_contain_text("No bundle that is served labels clips or sound.")
+        expect(panel).to_contain_text("No served bundle classifies clips or sound.")
         expect(panel.locator(".command code")).to_have_text(re.compile(r"opsin import \S+ -o '\S+/mvit' --labels kinetics400.txt"))
         look(page, "no bundle")
 

@@ -90,7 +90,7 @@ def test_a_clip_is_sent_to_the_tab_that_takes_it(page: Page) -> None:
 def test_what_is_no_picture_is_refused_before_it_is_sent(page: Page) -> None:
     panel = open_classify(page, picture=None)
     give(panel, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
-    expect(panel.locator(".refusal")).to_contain_text("notes.txt is no picture")
+    expect(panel.locator(".refusal")).to_contain_text("notes.txt has an unsupported format. Choose an image.")
     expect(panel.get_by_role("button", name="Run", exact=True)).to_be_disabled()
     choose(panel, "kenya.png")
     expect(panel.locator(".refusal")).to_be_hidden()
@@ -100,15 +100,15 @@ def test_files_are_judged_by_the_limits_of_the_service(page: Page) -> None:
     with_limits(page, max_bytes=20_000, max_pixels=5_000, max_seconds=1)
     panel = open_tab(page, "Classify")
     give(panel, picture(200, 100, "large.png"))
-    expect(panel.locator(".refusal")).to_contain_text("this service takes at most 20 kB")
+    expect(panel.locator(".refusal")).to_contain_text("this service accepts at most 20 kB")
     small = picture(100, 60, "wide.png")
     give(panel, small)
-    expect(panel.locator(".refusal")).to_contain_text("wide.png has 100 × 60 pixels; this service takes at most 0.005 million")
+    expect(panel.locator(".refusal")).to_contain_text("wide.png has 100 × 60 pixels; this service accepts at most 0.005 million")
     page.unroute("**/v1/models")
     with_limits(page, max_seconds=1)
     actions = open_tab(page, "Actions")
     actions.locator("input[type=file]").set_input_files(playground.SAMPLES / "figures.mp4")
-    expect(actions.locator(".refusal")).to_contain_text("this service takes at most 1 s")
+    expect(actions.locator(".refusal")).to_contain_text("this service accepts at most 1 s")
 
 
 def test_files_that_are_dropped_anywhere_reach_the_open_tab(page: Page) -> None:
@@ -123,7 +123,7 @@ def test_files_that_are_dropped_anywhere_reach_the_open_tab(page: Page) -> None:
 def test_of_several_files_it_says_which_is_taken(page: Page) -> None:
     panel = open_classify(page, picture=None)
     page.evaluate(DROP, [[sample(f"{name}.png", "image/png") for name in ("chad", "nepal", "kenya")], "main"])
-    expect(panel.get_by_text("3 files were given: chad.png is taken.")).to_be_visible()
+    expect(panel.get_by_text("Of 3 files, only chad.png was added.")).to_be_visible()
 
 
 # 8. reload
@@ -146,14 +146,14 @@ def test_reload_prompts_during_a_run_and_job_is_followed_again(page: Page, servi
         says(panel, "in the queue")
         page.reload()
         panel = page.get_by_role("tabpanel", name="Inpaint")
-        says(panel, re.compile("Following it again|in the queue"))
+        says(panel, re.compile("Following the job again|in the queue"))
         expect(panel.locator(".tools")).to_contain_text("1,368 of 9,216 pixels will be filled")
     assert dialogs == ["beforeunload"]
     says(panel, "Done in")
     assert download(panel, "Download PNG", tmp_path).read_bytes() == usual
     page.reload()
     assert dialogs == ["beforeunload"], "nothing runs: nothing is asked"
-    says(open_tab(page, "Inpaint"), "Choose a picture")
+    says(open_tab(page, "Inpaint"), "Choose an image")
 
 
 def test_a_shape_is_followed_again_too(page: Page) -> None:
@@ -190,7 +190,7 @@ def test_page_without_bundles_explains_where_to_put_them(context: BrowserContext
         )
         page.goto(service.url)
         waiting = page.locator("#waiting")
-        expect(waiting).to_contain_text(f"There is no bundle in {tmp_path}")
+        expect(waiting).to_contain_text(f"There are no bundles in {tmp_path}")
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=service.url)
         waiting.get_by_role("button", name="Copy").click()
         expect(waiting.get_by_role("button", name="Copied")).to_be_visible()
@@ -265,7 +265,7 @@ def test_fields_are_aligned_and_targets_are_large_enough(page: Page, size: Viewp
 
 def test_phones_show_no_keyboard_shortcuts(page: Page) -> None:
     panel = open_classify(page)
-    says(panel, "Ready to run. Ctrl+Enter does, too.")
+    says(panel, "Ready to run (Ctrl+Enter).")
     page.set_viewport_size(PHONE)
     choose(panel, "nepal.png")
     says(panel, "Ready to run.")
@@ -305,7 +305,7 @@ def test_first_page_runs_the_first_sample_at_low_priority(context: BrowserContex
         again: list[str] = []
         page.on("request", lambda request: again.append(request.url) if request.method == "POST" else None)
         page.reload()
-        expect(page.locator("#panel-classify p.line")).to_contain_text("Choose a picture")
+        expect(page.locator("#panel-classify p.line")).to_contain_text("Choose an image")
         page.wait_for_load_state("networkidle")
         assert again == []
 
@@ -323,6 +323,6 @@ def test_first_page_sends_nothing_to_a_busy_service(context: BrowserContext, ser
         page.on("request", lambda request: posted.append(request.url) if request.method == "POST" else None)
         with page.expect_response("**/v1/status"):
             page.goto(service.url)
-        expect(page.locator("#panel-classify p.line")).to_contain_text("Choose a picture")
+        expect(page.locator("#panel-classify p.line")).to_contain_text("Choose an image")
         page.wait_for_load_state("networkidle")
         assert posted == [] and page.evaluate("localStorage.getItem('first-sample')") is None

@@ -46,7 +46,7 @@ def locked_page(context: BrowserContext, guarded: GuardedGateway) -> Iterator[Pa
     """The playground when it is opened for the first time."""
     with quiet_page(context, refused=True) as page:
         page.goto(guarded.url)
-        expect(page.get_by_role("dialog", name="This service needs a key")).to_be_visible()
+        expect(page.get_by_role("dialog", name="This service requires an API key")).to_be_visible()
         yield page
 
 
@@ -101,9 +101,9 @@ def test_a_page_without_a_key_sends_no_requests(context: BrowserContext, guarded
         give(page, guarded.keys["alice"])
         page.get_by_role("tab", name="Classify").wait_for()
         page.evaluate("() => sessionStorage.setItem('key', 'opsin_revoked')")
-        expect(page.get_by_role("dialog", name="This service needs a key")).to_be_visible()
+        expect(page.get_by_role("dialog", name="This service requires an API key")).to_be_visible()
         page.wait_for_function("(before) => window.looks > before + 4", arg=page.evaluate("() => window.looks"))
-        expect(page.get_by_role("dialog", name="This service needs a key")).to_be_visible()
+        expect(page.get_by_role("dialog", name="This service requires an API key")).to_be_visible()
     assert keys.count("opsin_revoked") == 1
 
 
@@ -112,10 +112,10 @@ def test_a_run_goes_on_once_there_is_a_key(locked_page: Page, guarded: GuardedGa
     panel = open_classify(locked_page)
     locked_page.evaluate("() => sessionStorage.setItem('key', 'opsin_revoked')")
     start(panel)
-    dialog = locked_page.get_by_role("dialog", name="This service needs a key")
+    dialog = locked_page.get_by_role("dialog", name="This service requires an API key")
     expect(dialog.get_by_role("alert")).to_have_text("unknown or revoked API key")
     give(locked_page, "no key")
-    expect(dialog.get_by_role("alert")).to_contain_text("That is no key")
+    expect(dialog.get_by_role("alert")).to_contain_text("This is not a key")
     give(locked_page, guarded.keys["alice"])
     expect(panel.locator("p.line")).to_contain_text("Done in")
 

@@ -57,7 +57,7 @@ def test_the_theme_button_is_remembered(page: Page) -> None:
         return colour
 
     before = ground()
-    page.get_by_role("button", name="Change between light and dark").click()
+    page.get_by_role("button", name="Switch between light and dark").click()
     eventually(lambda: ground() != before, "the ground is another")
     after = ground()
     page.reload()

@@ -64,7 +64,7 @@ def test_mesh_and_points_can_be_kept_and_are_one_shape(panel: Locator, tmp_path:
     cells = np.frombuffer(ply.partition(b"end_header\n")[2], np.dtype([("place", "<f4", 3), ("colour", "u1", 3), ("seen", "u1")]))
     assert len(mesh.faces) > 500
     expect(panel.locator(".shape .caption").last).to_contain_text(f"{len(cells):,} points")
-    expect(panel.locator(".shape .caption").last).to_contain_text("bluish is guessed")
+    expect(panel.locator(".shape .caption").last).to_contain_text("estimated points are tinted blue")
     assert set(cells["seen"]) == {0, 1}
     places = cells["place"] * (1, -1, -1)  # glTF looks along -z
     sides = places.max(axis=0) - places.min(axis=0)
@@ -138,7 +138,7 @@ def test_what_the_service_keeps_is_removed_when_the_page_is_left(page: Page, ser
 
 def test_image_and_depth_may_be_chosen_together_or_separately(page: Page) -> None:
     panel = open_3d(page, None)
-    expect(panel.locator("p.line")).to_have_text("Choose a picture, or run one of the samples.")
+    expect(panel.locator("p.line")).to_have_text("Choose an image, or run one of the samples.")
     panel.locator("input[type=file]").set_input_files([file("depth.png", CAPTURE["depth"]), file("image.png", CAPTURE["image"])])
     expect(panel.locator(".picture .caption")).to_contain_text("image.png; depth.png, 64 × 48")
     run(panel)
@@ -151,14 +151,14 @@ def test_image_and_depth_may_be_chosen_together_or_separately(page: Page) -> Non
 def test_depth_alone_waits_for_its_picture(page: Page) -> None:
     panel = open_3d(page, None)
     panel.locator("input[type=file]").set_input_files([file("depth.png", CAPTURE["depth"])])
-    expect(panel.locator("p.line")).to_have_text("Choose the picture of this depth map.")
+    expect(panel.locator("p.line")).to_have_text("Choose the image of this depth map.")
     expect(panel.get_by_role("button", name="Run")).to_be_disabled()
 
 
 def test_the_focal_length_is_sent_in_place_of_the_field_of_view(page: Page) -> None:
     panel = open_3d(page)
     panel.get_by_text("Focal length in pixels").click()
-    expect(panel.locator("p.line")).to_have_text("Tell fx, the focal length.")
+    expect(panel.locator("p.line")).to_have_text("Enter fx, the focal length.")
     panel.get_by_label("fx").fill("439.6")
     run(panel)
     panel.get_by_text("The same call").click()
@@ -169,8 +169,8 @@ def test_the_focal_length_is_sent_in_place_of_the_field_of_view(page: Page) -> N
 
 def test_image_alone_is_enough_for_model_that_estimates_depth(page: Page) -> None:
     panel = open_3d(page)
-    panel.get_by_role("button", name="One picture of a mug, no depth").click()
-    expect(panel.locator(".shape")).to_contain_text("of the median depth", timeout=PATIENCE_MS)
+    panel.get_by_role("button", name="One image of a mug, without depth").click()
+    expect(panel.locator(".shape")).to_contain_text("median depths", timeout=PATIENCE_MS)
     panel.get_by_text("The same call").click()
     expect(panel.locator(".calls")).to_contain_text("shapes")
     expect(panel.locator(".calls")).not_to_contain_text("mug-depth.png")
@@ -191,7 +191,7 @@ def test_what_was_seen_stays_however_high_the_threshold(page: Page) -> None:
     panel = open_3d(page)
     panel.get_by_label("Threshold").fill("0.999")
     run(panel)
-    expect(panel.locator(".shape")).to_contain_text(re.compile(r"[\d,]+ points, [\d,]+ places asked"))
+    expect(panel.locator(".shape")).to_contain_text(re.compile(r"[\d,]+ points, [\d,]+ queries"))
 
 
 def test_without_webgl_the_points_are_drawn_as_a_picture(context: BrowserContext, service: Service) -> None:

@@ -124,7 +124,7 @@ def is_reported(panel: Locator, *downloads: str) -> None:
     expect(report.locator(".id code")).to_have_text(re.compile(r"^[\w-]{8,}$"))
     report.get_by_text("The same call").click()
     for language in ("curl", "Python", "Command"):
-        expect(report.get_by_role("region", name=f"as {language}")).to_be_visible()
+        expect(report.get_by_role("region", name=f"The same call: {language}")).to_be_visible()
     for name in downloads:
         expect(report.get_by_role("button", name=name)).to_be_enabled()
 
@@ -151,7 +151,7 @@ def noise() -> bytes:
 def test_classify(refused: Page, context: BrowserContext, service: Service) -> None:
     page = refused
     panel = open_classify(page, picture=None)
-    says(panel, "Choose a picture, or run one of the samples.")
+    says(panel, "Choose an image, or run one of the samples.")
     expect(panel.get_by_role("button", name="Run")).to_be_disabled()
     look(page, "empty")
 
@@ -173,8 +173,8 @@ def test_classify(refused: Page, context: BrowserContext, service: Service) -> N
     with frozen(service.children("worker")[0]):
         stand_in_line(service)
         page.keyboard.press("Control+Enter")
-        says(panel, re.compile(r"Place [123] in the queue"))
-        reads(panel, re.compile(r"Place [123] in the queue"))
+        says(panel, re.compile(r"Position [123] in the queue"))
+        reads(panel, re.compile(r"Position [123] in the queue"))
         look(page, "queued")
         panel.get_by_role("button", name="Stop", exact=True).click()
         says(panel, "Stopped")
@@ -182,7 +182,7 @@ def test_classify(refused: Page, context: BrowserContext, service: Service) -> N
     panel.locator("input[type=file]").set_input_files({"name": "cut.png", "mimeType": "image/png", "buffer": BRAZIL[:900]})
     start(panel)
     expect(panel.get_by_role("alert")).to_contain_text("truncated")
-    expect(panel.get_by_role("alert")).to_contain_text("Change what the message names")
+    expect(panel.get_by_role("alert")).to_contain_text("Correct what the message names")
     look(page, "error")
 
     choose(panel, "brazil.png")
@@ -217,14 +217,14 @@ def test_a_page_that_has_nothing_to_show(context: BrowserContext, service: Servi
         look(page, "a tab that could not load")
         page.route("**/v1/models", lambda route: route.fulfill(json={"models": [], "folders": ["/srv/bundles"]}))
         page.reload()
-        expect(page.locator("#waiting")).to_contain_text("There is no bundle in /srv/bundles")
+        expect(page.locator("#waiting")).to_contain_text("There are no bundles in /srv/bundles")
         look(page, "no bundle")
 
 
 def test_inpaint(refused: Page, service: Service) -> None:
     page = refused
     panel = open_inpaint(page, picture=None)
-    says(panel, "Choose a picture, or run one of the samples.")
+    says(panel, "Choose an image, or run one of the samples.")
     look(page, "empty")
 
     open_inpaint(page)
@@ -233,7 +233,7 @@ def test_inpaint(refused: Page, service: Service) -> None:
 
     panel.get_by_label("Preset").select_option("full")
     waits_in_the_queue(page, panel, service)
-    expect(panel.locator(".frames .caption")).to_contain_text("what the network sees")
+    expect(panel.locator(".frames .caption")).to_contain_text("preview")
     runs_and_stops(
         page, panel, service, progress=r"Step \d+ of 1000 · \d+\.\d s", stopped="Stopped at step", read_out=r"Step|Next in the queue"
     )
@@ -260,7 +260,7 @@ def test_inpaint(refused: Page, service: Service) -> None:
 def test_3d(refused: Page, service: Service) -> None:
     page = refused
     panel = open_3d(page, picture=None)
-    says(panel, "Choose a picture, or run one of the samples.")
+    says(panel, "Choose an image, or run one of the samples.")
     look(page, "empty")
 
     open_3d(page, spacing=LONG_SPACING)
@@ -333,8 +333,8 @@ def test_status(refused: Page, context: BrowserContext, service: Service) -> Non
         expect(page.locator("#queue")).to_contain_text("flags@1.0.0")
         expect(page.locator("#jobs")).to_contain_text("flags@1.0.0")
         look(page, "busy")
-    expect(page.locator("#queue")).to_have_text("Nothing waits.")
-    expect(page.locator("#jobs")).to_have_text("No asynchronous job is under way.")
+    expect(page.locator("#queue")).to_have_text("The queue is empty.")
+    expect(page.locator("#jobs")).to_have_text("No asynchronous job is in progress.")
     look(page, "idle")
     page.get_by_label("Logarithmic").check()
     page.locator(".plot").first.focus()
@@ -342,7 +342,7 @@ def test_status(refused: Page, context: BrowserContext, service: Service) -> Non
     look(page, "a moment, on logarithmic scales")
     context.set_offline(True)
     try:
-        expect(page.get_by_role("alert")).to_contain_text("The figures below are old")
+        expect(page.get_by_role("alert")).to_contain_text("The figures below are out of date")
         look(page, "gateway out of reach")
     finally:
         context.set_offline(False)

@@ -91,7 +91,7 @@ def test_an_answer_to_an_earlier_input_is_dimmed_and_labelled(page: Page) -> Non
     run(panel)
     expect(panel.locator(".earlier")).to_be_hidden()
     choose(panel, "nepal.png")
-    expect(panel.locator(".earlier")).to_have_text("This answer belongs to an earlier input: brazil.png.")
+    expect(panel.locator(".earlier")).to_have_text("This result belongs to an earlier input: brazil.png.")
     expect(panel.locator(".stale .bars")).to_be_visible()
     run(panel)
     expect(panel.locator(".earlier")).to_be_hidden()
@@ -125,7 +125,7 @@ def test_what_a_sample_had_set_goes_with_it(page: Page) -> None:
     says(panel, "Done in")
     give(panel, picture(64, 48))
     expect(wide).to_have_value("60")
-    says(panel, "Choose the depth map of this picture")
+    says(panel, "Choose the depth map of this image")
 
 
 # 3. what could not be loaded
@@ -147,8 +147,8 @@ def test_failed_samples_report_that_service_is_unavailable(refused: Page, contex
     context.set_offline(True)
     try:
         panel.get_by_role("button", name="Flag of Chad").click()
-        expect(panel.locator(".refusal")).to_contain_text("The service is away")
-        says(panel, "Choose a picture")
+        expect(panel.locator(".refusal")).to_contain_text("The gateway cannot be reached")
+        says(panel, "Choose an image")
     finally:
         context.set_offline(False)
 
@@ -170,7 +170,7 @@ def test_the_line_says_when_the_work_has_begun(page: Page, service: Service) -> 
 
     page.route("**/v1/jobs/*/events", hold_back)
     start(panel)
-    says(panel, "It has begun")
+    says(panel, "Started")
     panel.get_by_role("button", name="Stop", exact=True).click()
 
 
@@ -187,7 +187,7 @@ def events_of(page: Page, path: str) -> list[str]:
     return bodies
 
 
-# 5. what is not judged yet
+# 5. what is not processed yet
 
 
 def test_what_is_not_judged_yet_is_hatched(page: Page, service: Service) -> None:
@@ -201,7 +201,7 @@ def test_what_is_not_judged_yet_is_hatched(page: Page, service: Service) -> None
         edge = hatched.last.evaluate("(hatch) => parseFloat(hatch.style.left) + parseFloat(hatch.style.width)")
         assert edge == pytest.approx(100, abs=1), "up to the end of the clip"
         panel.locator("video").evaluate("(video) => (video.currentTime = video.duration - 0.1)")
-        expect(panel.locator(".now")).to_contain_text("not judged yet")
+        expect(panel.locator(".now")).to_contain_text("not processed yet")
         expect(panel.locator(".now")).not_to_contain_text("nothing above the minimum score")
         panel.get_by_role("button", name="Stop", exact=True).click()
         expect(panel.locator(".now")).not_to_contain_text("yet")
@@ -218,12 +218,12 @@ def test_previews_of_inpainting_are_drawn_in_the_mask_alone(page: Page, service:
     for file, image in zip(files, (pixels, hole), strict=True):
         Image.fromarray(image).save(file, "PNG")
     give(panel, {"name": "yellow.png", "mimeType": "image/png", "buffer": files[0].getvalue()})
-    says(panel, "Paint what is to be filled")
+    says(panel, "Paint the area to fill")
     panel.locator(".tools input[type=file]").set_input_files({"name": "hole.png", "mimeType": "image/png", "buffer": files[1].getvalue()})
     expect(panel.get_by_role("button", name="Run", exact=True)).to_be_enabled()
     panel.get_by_label("Steps", exact=True).fill("900")
     start(panel)
-    expect(panel.locator(".frames .caption")).to_contain_text("what the network sees")
+    expect(panel.locator(".frames .caption")).to_contain_text("preview")
     panel.get_by_role("button", name="Stop", exact=True).click()
     says(panel, "Stopped")
     filled: list[list[int]] = panel.locator(".stage canvas").evaluate(
@@ -256,6 +256,6 @@ def test_merging_comparison_alternates_batches_and_states_gain(page: Page) -> No
     run(panel)
     batches = [way for pictures, way in sent if pictures == 16]
     assert batches == ["merged", "off"] * 10
-    expect(panel.locator(".compared")).to_contain_text(re.compile(r"[\d.]+× as fast in the model, 16 pictures at a time"))
+    expect(panel.locator(".compared")).to_contain_text(re.compile(r"[\d.]+× as fast in the model, 16 images at a time"))
     expect(panel.locator(".compared")).to_contain_text("medians of 10 each")
-    expect(panel.locator(".compared")).to_contain_text("One picture alone")
+    expect(panel.locator(".compared")).to_contain_text("A single image")

@@ -56,7 +56,7 @@ def words(context: BrowserContext, speaker: Service) -> Iterator[Page]:
 
 def open_mode(page: Page, mode: str) -> Locator:
     open_tab(page, "Words")
-    page.get_by_role("group", name="What to do").get_by_text(mode, exact=True).click()
+    page.get_by_role("group", name="Mode").get_by_text(mode, exact=True).click()
     return page.get_by_role("tabpanel", name="Words").get_by_role("region", name=mode, exact=True)
 
 
@@ -64,7 +64,7 @@ def open_labels(page: Page, *labels: str, image: str | None = "mug.png") -> Loca
     panel = open_mode(page, "Labels")
     if image:
         panel.locator("input[type=file]").set_input_files(playground.SAMPLES / image)
-        expect(panel.get_by_label("Your pictures")).to_contain_text(image)
+        expect(panel.get_by_label("Your images")).to_contain_text(image)
     for label in labels:
         add(panel, label)
     return panel
@@ -132,7 +132,7 @@ def test_scores_are_those_of_the_api(words: Page, speaker: Service) -> None:
     expect(panel.locator(".bars .label")).to_have_text([one["label"] for one in predictions])
     scores = [f"{100 * one['score']:.{1 if one['score'] >= 0.1 else 2}f} % · cosine {one['cosine']:.2f}" for one in predictions]
     expect(panel.locator(".bars .score")).to_have_text(scores)
-    expect(panel.locator(".told")).to_contain_text("Softmax over your 3 labels, in 2 templates each; the vectors of")
+    expect(panel.locator(".told")).to_contain_text("Softmax over your 3 labels, each inserted into 2 templates; the vectors of")
 
 
 def test_scores_follow_when_labels_come_and_go(words: Page) -> None:
@@ -169,11 +169,11 @@ def test_labels_are_typed_pasted_and_taken_back(words: Page) -> None:
 
 def test_missing_input_is_named(words: Page) -> None:
     panel = open_labels(words, image=None)
-    says(panel, "Choose a picture")
+    says(panel, "Choose an image")
     open_labels(words)
-    says(panel, "Type two labels or more.")
+    says(panel, "Enter at least two labels.")
     add(panel, "dog")
-    says(panel, "Add a second label: alone it would score 100 %.")
+    says(panel, "Add another label: a single one always scores 100 %.")
     expect(panel.get_by_role("button", name="Run")).to_be_disabled()
     add(panel, "cat")
     expect(panel.get_by_role("button", name="Run")).to_be_enabled()
@@ -182,10 +182,10 @@ def test_missing_input_is_named(words: Page) -> None:
 def test_templates_of_ones_own(words: Page) -> None:
     panel = open_labels(words, "dog", "cat")
     panel.get_by_text("Templates", exact=True).click()
-    panel.get_by_label("Sentences that a label is put into").fill("the {} of a house\n")
+    panel.get_by_label("Sentences into which labels are inserted").fill("the {} of a house\n")
     words.keyboard.press("Control+Enter")
-    expect(panel.locator(".told")).to_contain_text("put into “the {} of a house”")
-    panel.get_by_label("Sentences that a label is put into").fill("nothing to put it into")
+    expect(panel.locator(".told")).to_contain_text("inserted into “the {} of a house”")
+    panel.get_by_label("Sentences into which labels are inserted").fill("nothing to put it into")
     panel.get_by_role("button", name="Run").click()
     expect(panel.get_by_role("alert")).to_contain_text("template")
     expect(panel.get_by_role("alert")).to_contain_text("nothing to put it into")
@@ -194,7 +194,7 @@ def test_templates_of_ones_own(words: Page) -> None:
 def test_several_pictures_stand_side_by_side(words: Page) -> None:
     panel = open_labels(words, "dog", "cat")
     panel.locator("input[type=file]").set_input_files([playground.SAMPLES / "duck.png", playground.SAMPLES / "daisy.png"])
-    expect(panel.get_by_label("Your pictures").locator("li")).to_have_count(3)
+    expect(panel.get_by_label("Your images").locator("li")).to_have_count(3)
     panel.get_by_role("button", name="Remove duck.png").click()
     words.keyboard.press("Control+Enter")
     expect(panel.locator(".columns .caption")).to_have_text(["mug.png", "daisy.png"])
@@ -254,7 +254,7 @@ def test_each_picture_is_embedded_once(words: Page) -> None:
     panel.locator(".drop input").set_input_files(playground.SAMPLES / "kenya.png")
     expect(panel.locator(".found button")).to_have_count(len(DRAWINGS) + 1)
     panel.get_by_role("button", name="Run").click()
-    expect(panel.locator(".told")).to_contain_text(f"{len(DRAWINGS) + 1} of {len(DRAWINGS) + 1} pictures")
+    expect(panel.locator(".told")).to_contain_text(f"{len(DRAWINGS) + 1} of {len(DRAWINGS) + 1} images")
     says(panel, "Done in")
     assert len(sent) == len(DRAWINGS) + 4
 
@@ -272,18 +272,18 @@ def test_a_click_finds_what_is_like_a_picture_and_arrows_walk(words: Page, speak
     last = order(panel)[-1]
     words.keyboard.press("End")
     words.keyboard.press("Enter")
-    expect(panel.locator(".example")).to_contain_text(f"like {last}")
+    expect(panel.locator(".example")).to_contain_text(f"similar to {last}")
     expect(panel.get_by_role("button", name=f"{last}, rank 1, 1.00")).to_be_visible()
 
 
 def test_a_picture_from_elsewhere_may_be_the_question(words: Page) -> None:
     panel = open_search(words)
-    panel.get_by_label("Compare with a picture", exact=True).set_input_files(playground.SAMPLES / "mug.png")
-    expect(panel.locator(".example")).to_contain_text("like mug.png")
+    panel.get_by_label("Compare with an image", exact=True).set_input_files(playground.SAMPLES / "mug.png")
+    expect(panel.locator(".example")).to_contain_text("similar to mug.png")
     panel.get_by_role("button", name="Run").click()
     says(panel, "Done in")
     assert order(panel)[0] == "mug.png"
-    panel.get_by_role("button", name="Compare with no picture").click()
+    panel.get_by_role("button", name="Remove the image to compare with").click()
     says(panel, "Type a sentence")
     expect(panel.locator(".earlier")).to_contain_text("mug.png")
 
@@ -296,9 +296,9 @@ def test_a_folder_is_taken_and_one_bad_file_harms_no_other(words: Page, tmp_path
     panel = open_mode(words, "Search")
     panel.get_by_label("Choose a folder").set_input_files(tmp_path)
     expect(panel.locator(".found button")).to_have_count(len(DRAWINGS) + 1)
-    expect(panel.locator(".taken")).to_contain_text(f"{len(DRAWINGS) + 2} files were given: {len(DRAWINGS) + 1} are taken.")
+    expect(panel.locator(".taken")).to_contain_text(f"Of {len(DRAWINGS) + 2} files, {len(DRAWINGS) + 1} were added.")
     ask(panel, "a dog")
-    expect(panel.locator(".told")).to_contain_text(f"{len(DRAWINGS)} of {len(DRAWINGS) + 1} pictures by the cosine")
+    expect(panel.locator(".told")).to_contain_text(f"{len(DRAWINGS)} of {len(DRAWINGS) + 1} images, sorted by the cosine")
     expect(panel.locator(".told")).to_contain_text("1 failed")
     expect(panel.get_by_role("button", name="cut.png failed")).to_have_attribute("title", re.compile("truncated"))
 
@@ -312,9 +312,9 @@ def test_stop_keeps_what_is_done_and_run_goes_on(words: Page, speaker: Service) 
         panel.get_by_role("button", name="Run").click()
         panel.get_by_role("button", name="Stop").click()
         says(panel, "Stopped")
-        expect(panel.locator(".told")).to_contain_text(f"{len(DRAWINGS)} of {len(DRAWINGS) + 2} pictures")
+        expect(panel.locator(".told")).to_contain_text(f"{len(DRAWINGS)} of {len(DRAWINGS) + 2} images")
     panel.get_by_role("button", name="Run").click()
-    expect(panel.locator(".told")).to_contain_text(f"{len(DRAWINGS) + 2} of {len(DRAWINGS) + 2} pictures")
+    expect(panel.locator(".told")).to_contain_text(f"{len(DRAWINGS) + 2} of {len(DRAWINGS) + 2} images")
 
 
 def test_the_same_search_elsewhere(words: Page, tmp_path: Path) -> None:
@@ -377,24 +377,24 @@ def test_page_without_text_pair_explains_and_fills_once_there(context: BrowserCo
     with serve(tmp_path) as running, quiet_page(context) as page:
         page.goto(f"{running.url}/#words")
         panel = page.get_by_role("tabpanel", name="Words")
-        expect(panel).to_contain_text("No bundle that is served gives vectors of images or texts.")
+        expect(panel).to_contain_text("No served bundle computes vectors of images or texts.")
         command = panel.get_by_role("region", name="Labels", exact=True).locator("code")
         expect(command).to_have_text(
             f"opsin import vit_b16_xlmr_b.pt -o '{tmp_path}/maws' --tokenizer xlmr.sentencepiece.bpe.model --license CC-BY-NC-4.0"
         )
-        look(page, "nothing gives vectors")
+        look(page, "nothing computes vectors")
 
         write_tiny_encoder(tmp_path)
         search = panel.get_by_role("region", name="Search", exact=True)
-        expect(search.get_by_role("button", name="Take the samples")).to_be_visible()
-        search.get_by_role("button", name="Take the samples").click()
+        expect(search.get_by_role("button", name="Use the samples")).to_be_visible()
+        search.get_by_role("button", name="Use the samples").click()
         expect(search.locator(".found button")).to_have_count(11)
         search.get_by_role("button", name="mug.png").click()
         says(search, "Done in")
         expect(search.get_by_role("button", name="mug.png, rank 1, 1.00")).to_be_visible()
         look(page, "image to image")
         panel.get_by_text("Labels", exact=True).first.click()
-        expect(panel).to_contain_text("No bundle that is served reads texts.")
+        expect(panel).to_contain_text("No served bundle supports texts.")
 
 
 def test_a_pair_without_a_tokenizer_says_how_it_gets_one(context: BrowserContext, tmp_path: Path) -> None:
@@ -411,5 +411,5 @@ def test_pictures_are_judged_before_they_are_sent(words: Page) -> None:
     panel = open_mode(words, "Search")
     notes: FilePayload = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"words"}
     panel.locator(".drop input").set_input_files([picture(8, 8, "one.png"), notes])
-    expect(panel.locator(".refusal")).to_contain_text("a.txt is no picture")
+    expect(panel.locator(".refusal")).to_contain_text("a.txt has an unsupported format. Choose an image.")
     expect(panel.locator(".found button")).to_have_count(1)

@@ -1,16 +1,16 @@
-// The service, through its public API alone.
+// The service, only through its public API.
 
 import { EventParser } from "./events.js";
 import { key, authHeaders, askForKey } from "./api_key.js";
 
-const UNAUTHORIZED = "urn:opsin:unauthorized"; // a 401 of a proxy asks for something else than a key
+const UNAUTHORIZED = "urn:opsin:unauthorized"; // a 401 of a proxy does not ask for a key
 
-/** Where the service lives, whatever prefix a proxy puts before it. */
+/** The URL of the service, including the prefix of a proxy. */
 export const ROOT = new URL("../", import.meta.url);
 
 export const at = (path) => new URL(path, ROOT).href;
 
-/** What the service refused, as RFC 9457 tells it; status 0: it could not be reached. */
+/** A problem document of the service (RFC 9457); status 0 if it could not be reached. */
 export class Problem extends Error {
   constructor(document, retryAfter = null) {
     super(document.detail);
@@ -19,25 +19,25 @@ export class Problem extends Error {
 
   /** What to do about it. */
   get advice() {
-    if (this.status === 0) return "Is the gateway running, and can this computer reach it?";
-    if (this.status === 401) return "The button Key in the head takes one.";
-    if (this.status === 403) return "Use a key that may, or ask whoever runs the service.";
-    if (this.status === 413) return "Choose a smaller one, or raise the limit that the message names.";
-    if (this.status === 415 || this.status === 422) return "Change what the message names and run again.";
+    if (this.status === 0) return "Check that the gateway is running and that this computer can reach it.";
+    if (this.status === 401) return "Enter a key with the button Key at the top.";
+    if (this.status === 403) return "Use a key with this permission, or ask the operator of the service.";
+    if (this.status === 413) return "Send a smaller input, or raise the limit that the message names.";
+    if (this.status === 415 || this.status === 422) return "Correct what the message names, then run again.";
     if (this.status === 429 && this.type === "urn:opsin:key-share") return `Run again ${this.retryAfter ? `in ${this.retryAfter} s` : "in a moment"}.`;
-    if (this.status === 429) return `Others are being served. Run again ${this.retryAfter ? `in ${this.retryAfter} s` : "in a moment"}.`;
+    if (this.status === 429) return `The service is busy. Run again ${this.retryAfter ? `in ${this.retryAfter} s` : "in a moment"}.`;
     if (this.status === 503)
-      return `The service has no room or no ready worker. Run again ${this.retryAfter ? `in ${this.retryAfter} s` : "in a moment"}.`;
-    if (this.status === 504) return "The service was too slow for the deadline: ask for less, or raise the deadline.";
-    return "The service's log says more under the request id.";
+      return `The service is temporarily unavailable. Run again ${this.retryAfter ? `in ${this.retryAfter} s` : "in a moment"}.`;
+    if (this.status === 504) return "Use a smaller input or fewer steps, or run again when the service is less busy.";
+    return "See the service's log for this request ID.";
   }
 }
 
 /** The user stopped it. */
 export class Stopped extends Error {}
 
-const unreachable = () => new Problem({ title: "The gateway cannot be reached", status: 0, detail: `${ROOT.href} does not answer` });
-const broken = () => new Problem({ title: "The connection broke", status: 0, detail: "The answer ended before it was complete" });
+const unreachable = () => new Problem({ title: "The gateway cannot be reached", status: 0, detail: `${ROOT.href} does not respond` });
+const broken = () => new Problem({ title: "The connection was lost", status: 0, detail: "The response ended before it was complete" });
 
 export async function getJson(path) {
   const response = await get(path, "application/json");
@@ -52,41 +52,41 @@ function toFormData({ parts, options }) {
   return form;
 }
 
-/** A form (as toFormData has it), and its events to the answer. hear: { sent(loaded, total), event(name, data, id) }. Rejects with Problem or Stopped. */
+/** Sends a form (see toFormData) and follows its events until the result. hear: { sent(loaded, total), event(name, data, id) }. Rejects with Problem or Stopped. */
 export async function post(path, sent, hear, signal) {
   return ending(await send("POST", path, { Accept: "text/event-stream" }, hear, signal, toFormData(sent)));
 }
 
-/** The events of a URL to the answer. Rejects as post does; with a Problem of status 0 where the stream broke. */
+/** Follows the events of a URL until the result. Rejects as post does; with a Problem of status 0 if the connection was lost. */
 export async function follow(path, headers, hear, signal) {
   return ending(await send("GET", path, { Accept: "text/event-stream", ...headers }, hear, signal));
 }
 
-/** A form that is answered later: the job as GET /v1/jobs/{id} tells it. Rejects as post does. */
+/** Submits a form as a job. Resolves with the job as in GET /v1/jobs/{id}. Rejects as post does. */
 export async function submit(path, sent, hear, signal) {
   const { request } = await send("POST", path, { Prefer: "respond-async" }, hear, signal, toFormData(sent));
   if (request.status !== 202) throw refusal(request);
   return JSON.parse(request.responseText);
 }
 
-/** What a URL gives as `type`, a blob. Rejects with Problem. */
+/** Fetches a URL as the media type `type`. Resolves with a blob, rejects with Problem. */
 export async function getBlob(path, type) {
   const response = await get(path, type);
   return response.blob();
 }
 
-/** The same work, but once at a time: whoever asks meanwhile waits for the one that runs. It may last as long as a user thinks about a key. */
+/** Wraps work so that it runs once at a time: calls during a run share it. It may last as long as a user thinks about a key. */
 export function coalesce(work) {
   let running = null;
   return () => (running ??= work().finally(() => (running = null)));
 }
 
-/** Removes what a URL stands for, also when the page goes. */
+/** Deletes the resource of a URL, also while the page is being closed. */
 export function remove(path) {
   fetch(at(path), { method: "DELETE", headers: authHeaders(), keepalive: true }).catch(() => {}); // else it expires by itself
 }
 
-/** A response that is no refusal; where a key is needed, once the user has given one. */
+/** Fetches a successful response. If a key is needed, asks the user for it. */
 async function get(path, type) {
   for (;;) {
     const sent = key();
@@ -102,7 +102,7 @@ async function get(path, type) {
   }
 }
 
-/** The same of what sendOnce sends. */
+/** Does the same with sendOnce. */
 async function send(method, path, headers, hear, signal, form = null) {
   for (;;) {
     const sent = key();
@@ -113,7 +113,7 @@ async function send(method, path, headers, hear, signal, form = null) {
   }
 }
 
-/** XMLHttpRequest, since fetch tells nothing of bytes that are sent. Resolves with it and, of a stream, its last event. */
+/** Uses XMLHttpRequest, since fetch does not report upload progress. Resolves with it and the last event of a stream. */
 function sendOnce(method, path, headers, hear, signal, form) {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(new Stopped());
@@ -155,7 +155,7 @@ function isStream(request) {
   return (request.getResponseHeader("Content-Type") ?? "").startsWith("text/event-stream");
 }
 
-/** The answer that ended a stream. */
+/** Returns the result that ended a stream. */
 function ending({ request, last }) {
   if (last?.name === "done") return last.data;
   if (last?.name === "failed") throw new Problem(last.data);
@@ -170,7 +170,7 @@ function refusal(request) {
 function problemOf(document, status, retryAfter) {
   const known = document?.detail
     ? document
-    : { title: `The answer was ${status}`, detail: "It is no answer of Opsin: a proxy may stand between", status };
+    : { title: `Unexpected response: ${status}`, detail: "The response is not from Opsin; a proxy may have sent it", status };
   return new Problem(known, retryAfter && Number(retryAfter));
 }
 

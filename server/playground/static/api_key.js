@@ -1,4 +1,4 @@
-// The API key of this tab. It lies in sessionStorage, travels in a header alone, and is asked for where the service refuses without one.
+// The API key of this tab. It is kept in sessionStorage, sent only in a header, and asked for if the service requires one.
 
 import { h } from "./dom.js";
 
@@ -8,31 +8,31 @@ let asking = null; // Promise of the dialog that is open
 let declined = false;
 let button = null;
 
-/** Empty: there is none. */
+/** Empty if there is none. */
 export const key = () => sessionStorage.getItem(KEY) ?? "";
 
-/** Headers of every request. Not `Authorization`: a proxy may have asked the browser for a password that travels there. */
+/** Headers of every request. Not `Authorization`: a proxy may use it for a password. */
 export const authHeaders = () => (key() ? { "X-API-Key": key() } : {});
 
-/** The button in the head says whether there is a key, and opens the dialog. */
+/** The button at the top shows whether there is a key, and opens the dialog. */
 export function keyButton(element) {
   button = element;
   button.addEventListener("click", () => openDialog("API key", ""));
   tell();
 }
 
-/** The user wants something anew: whoever declined before is asked again. */
+/** The user has started something new: ask again even if they declined before. */
 export function resetDeclined() {
   declined = false;
 }
 
-/** Whether a request that was refused with 401 may be sent again, since there is another key than the one that it was sent with. */
+/** Returns whether a request that was rejected with 401 can be repeated, because there is a different key now. */
 export async function askForKey(sent, reason) {
   if (key() !== sent) return true;
-  return !declined && openDialog("This service needs a key", sent && reason);
+  return !declined && openDialog("This service requires an API key", sent && reason);
 }
 
-/** Resolves with whether a key was given. */
+/** Resolves with whether a key was entered. */
 function openDialog(title, reason) {
   asking ??= ask(title, reason).finally(() => (asking = null));
   return asking;
@@ -50,7 +50,7 @@ function ask(title, reason) {
     wrong,
     h("label", { class: "field" }, h("span", {}, "Key"), input),
     h("label", { class: "check" }, show, h("span", {}, "Show")),
-    h("p", { class: "caption" }, "Kept in this tab until it closes, and sent to this service alone."),
+    h("p", { class: "caption" }, "Kept in this tab until it is closed, and sent only to this service."),
     h(
       "p",
       { class: "buttons" },
@@ -68,7 +68,7 @@ function ask(title, reason) {
     const text = input.value.trim();
     if (SENDABLE.test(text)) return close(text);
     wrong.hidden = false;
-    wrong.textContent = "That is no key: one is opsin_ and 64 letters and digits.";
+    wrong.textContent = "This is not a key: keys are opsin_ followed by 64 letters and digits.";
   }
 
   function close(text) {

@@ -33,7 +33,7 @@ export class Chart {
         class: "plot",
         tabindex: "0",
         role: "group",
-        "aria-label": `${title}: arrow keys go through time`,
+        "aria-label": `${title}. Use the arrow keys to move through time.`,
         onpointermove: (event) => this.#follow(event),
         onpointerleave: () => this.#point(null),
         onblur: () => this.#point(null),
@@ -80,8 +80,8 @@ export class Chart {
     this.top.textContent = this.format(highest);
     this.bottom.textContent = this.#logarithmic ? this.format(least) : "";
     const latest = this.#told(this.#lines[0].length - 1);
-    const scale = this.#logarithmic ? ` and is logarithmic from ${this.format(least)}` : "";
-    this.svg.setAttribute("aria-label", `${this.title}: now ${latest}; the axis ends at ${this.format(highest)}${scale}`);
+    const scale = this.#logarithmic ? `, logarithmic from ${this.format(least)}` : "";
+    this.svg.setAttribute("aria-label", `${this.title}: now ${latest}; axis up to ${this.format(highest)}${scale}`);
     const count = this.#lines[0].length;
     const ticks = Array.from({ length: TICKS + 1 }, (_, tick) => Math.round((tick * (count - 1)) / TICKS));
     this.axis.replaceChildren(...ticks.map((index) => h("span", {}, this.#timeOf(index, false))));

@@ -1,4 +1,4 @@
-// The place for a file that the user gives: dropped anywhere, pasted, picked, or one of the samples.
+// The input for a file of the user: dropped anywhere, pasted, chosen, or one of the samples.
 
 import { Problem, at } from "./api.js";
 import { h } from "./dom.js";
@@ -41,7 +41,7 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
     drop,
     refusal,
     taken,
-    samples.length ? h("div", { class: "shelf" }, h("span", {}, "or run"), shelf, source) : null,
+    samples.length ? h("div", { class: "shelf" }, h("span", {}, "Samples"), shelf, source) : null,
   );
   document.addEventListener("paste", (event) => {
     if (!panel.closest("[hidden]")) receive(event.clipboardData.files);
@@ -56,18 +56,18 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
     if (await take(() => fetchSample(sample.name), sample)) onsample();
   }
 
-  /** Files of the user's; where there are more than are taken, it says so. */
+  /** Takes files of the user, and says so if not all of them are used. */
   async function receive(given) {
     const files = [...given];
     const names = [];
     for (const file of multiple ? files : files.slice(0, 1)) if (await take(() => file, null)) names.push(file.name);
     input.value = ""; // the same file may be chosen again
     taken.hidden = files.length < 2 || files.length === names.length;
-    const told = names.length > MAX_NAMED ? names.length : names.join(" and ") || "none";
-    taken.textContent = `${files.length} files were given: ${told} ${names.length > 1 ? "are" : "is"} taken.`;
+    const told = names.length > MAX_NAMED ? names.length : names.length ? `only ${names.join(" and ")}` : "none";
+    taken.textContent = `Of ${files.length} files, ${told} ${names.length > 1 ? "were" : "was"} added.`;
   }
 
-  /** Meanwhile nothing can run: it would run on what was there before, or on a half of each. What was there stays where it is refused. */
+  /** While a file is read, nothing can run: it would use the old input, or a mix. If the file is rejected, the old input stays. */
   async function take(read, sample) {
     const before = block("Reading the file");
     refusal.hidden = true;
@@ -86,7 +86,7 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
     }
   }
 
-  /** A file that another tab takes is handed to it by a click. */
+  /** Shows why a file is rejected; if another tab accepts it, a button opens it there. */
   function tell(error, given) {
     const tabs = [...document.querySelectorAll("[role=tab]")];
     const other = tabs.find(({ id }) => error.tasks?.some((task) => id === `tab-${task}`));
@@ -102,15 +102,15 @@ function offerOtherTab(task, file) {
   document.dispatchEvent(new CustomEvent("handover", { detail: { task, file } }));
 }
 
-/** A sample as if the user had chosen it. Raises Problem. */
+/** Fetches a sample as if the user had chosen it. Raises Problem. */
 export async function fetchSample(name) {
   let answer;
   try {
     answer = await fetch(at(`static/samples/${name}`));
   } catch {
-    throw new Problem({ title: "The service is away", status: 0, detail: `the sample ${name} could not be fetched` });
+    throw new Problem({ title: "The gateway cannot be reached", status: 0, detail: `the sample ${name} could not be loaded` });
   }
   const { ok, status } = answer;
-  if (!ok) throw new Problem({ title: `The sample ${name} could not be fetched`, status, detail: `the answer was ${status}` });
+  if (!ok) throw new Problem({ title: `The sample ${name} could not be loaded`, status, detail: `the response was ${status}` });
   return new File([await answer.blob()], name);
 }

@@ -17,7 +17,7 @@ export function pictureInput(
 ) {
   const onfile = async (file, sample) => {
     if (!sample && others && (await others(file))) return;
-    await checkFile(file, part, ["picture"]);
+    await checkFile(file, part, ["image"]);
     const companion = sample?.companion ? await fetchSample(sample.companion) : null;
     const bitmap = await createImageBitmap(file).catch(() => null);
     if (bitmap) checkPixels(file.name, bitmap.width, bitmap.height, part);

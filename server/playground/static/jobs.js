@@ -1,13 +1,13 @@
-// Requests that are answered later. A job keeps its answer for a while, so that it can be fetched in several media types.
+// Asynchronous jobs. A job keeps its result for a while, so that it can be fetched in several media types.
 
 import { Problem, follow, getBlob, getJson, remove, submit } from "./api.js";
 import { isJobSaved } from "./saved_job.js";
 
-const ATTEMPTS = 5; // to open a stream again that broke, without an event between them
+const ATTEMPTS = 5; // to reopen a lost stream without an event in between
 const PAUSE_MS = 1000;
-const jobs = new Set(); // that the service keeps for this page
+const jobs = new Set(); // that the service stores for this page
 
-// one that runs is followed again when the page is loaded again
+// a running job is followed again after a reload
 addEventListener("pagehide", (event) => event.persisted || jobs.forEach((job) => isJobSaved(job.id) || job.forget()));
 
 export class Job {
@@ -24,7 +24,7 @@ export class Job {
     return new Job((await submit(path, sent, hear, signal)).id);
   }
 
-  /** Follows its events to the answer, as JSON. A stream that breaks is opened again where it broke. */
+  /** Follows its events until the result, as JSON. A lost stream is resumed after its last event. */
   async answer(hear, signal) {
     let last = "0";
     let failures = 0;
@@ -46,12 +46,12 @@ export class Job {
     }
   }
 
-  /** Its answer as `type`: a blob. */
+  /** Fetches its result as the media type `type`: a blob. */
   file(type) {
     return getBlob(`${this.#path}/result`, type);
   }
 
-  /** Ends it, or removes what is kept of it. */
+  /** Cancels it, or deletes its stored result. */
   forget() {
     jobs.delete(this);
     remove(this.#path);

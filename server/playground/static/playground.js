@@ -44,7 +44,7 @@ async function readModels() {
   try {
     ({ models, folders } = await getJson("v1/models"));
   } catch (problem) {
-    tell("bad", problem.status ? problem.title : "not reachable");
+    tell("bad", problem.status ? problem.title : "unreachable");
     return;
   }
   const ready = models.filter((model) => model.state === "ready");
@@ -94,7 +94,7 @@ function wait(models, folders) {
     h(
       "div",
       { id: "waiting", class: "hint", "data-of": news },
-      h("p", {}, "No ready bundle serves a task that this page knows. It looks again every few seconds."),
+      h("p", {}, "No bundle for a task of this page is ready. The page checks again every few seconds."),
       states.length ? h("ul", {}, states) : emptyFolders(folders),
     ),
   );
@@ -119,18 +119,18 @@ function listUnavailable(models) {
 
 /** What to do where there is no bundle at all. */
 function emptyFolders(folders) {
-  if (!folders.length) return h("p", {}, "No worker has told yet where it looks for bundles.");
+  if (!folders.length) return h("p", {}, "No worker has reported its bundle folders yet.");
   const command = `opsin import model.safetensors -o '${`${folders[0]}/mine`.replaceAll("'", "'\\''")}' --license LICENCE`;
   return h(
     "div",
     {},
-    h("p", {}, "There is no bundle in ", ...folders.flatMap((one, index) => [index ? " or " : "", h("code", {}, one)]), "."),
+    h("p", {}, "There are no bundles in ", ...folders.flatMap((one, index) => [index ? " or " : "", h("code", {}, one)]), "."),
     h(
       "p",
       {},
-      "A checkpoint becomes one by this command, and is served within seconds; the starters lie in the folder ",
+      "The starters are in the folder ",
       h("code", {}, "bundles"),
-      " of Opsin's repository:",
+      " of Opsin's repository. This command imports a checkpoint, which is then served within seconds:",
     ),
     commandLine(command),
   );

@@ -69,10 +69,10 @@ function busyButton(text, act) {
 
 function sameCall(calls) {
   const blocks = Object.entries(calls).map(([name, text]) => {
-    const code = h("pre", { tabindex: "0", role: "region", "aria-label": `The same call as ${name}` }, h("code", {}, text));
+    const code = h("pre", { tabindex: "0", role: "region", "aria-label": `The same call: ${name}` }, h("code", {}, text));
     return h("div", { class: "call" }, h("h3", {}, name, copyButton(text, code)), code);
   });
-  return h("details", { class: "calls" }, h("summary", {}, "The same call as curl, Python, command"), blocks);
+  return h("details", { class: "calls" }, h("summary", {}, "The same call with curl, Python or the command line"), blocks);
 }
 
 export const BASE = ROOT.href.replace(/\/$/, "");

@@ -17,8 +17,8 @@ const refresh = coalesce(readStatus);
 const charts = {
   rate: new Chart("Requests and items", ["requests", "items"], perSecond),
   latency: new Chart("Latency", ["median", "95 %"], seconds),
-  batch: new Chart("Items in a batch", ["items"], count),
-  tokens: new Chart("Tokens", ["entered", "left"], perSecond),
+  batch: new Chart("Items per batch", ["items"], count),
+  tokens: new Chart("Tokens", ["in", "out"], perSecond),
 };
 
 themeButton(place("theme"));
@@ -35,7 +35,7 @@ async function readStatus() {
     draw(await getJson("v1/status"));
     place("problem").hidden = true;
   } catch (error) {
-    complain(error, `The figures below are old; the page tries again every ${EVERY_MS / 1000} s.`);
+    complain(error, `The figures below are out of date; the page tries again every ${EVERY_MS / 1000} s.`);
   }
 }
 
@@ -65,7 +65,7 @@ function draw(status) {
   charts.latency.draw([history.p50_ms, history.p95_ms], times);
   charts.batch.draw([history.batch_size], times);
   charts.tokens.draw([rate(history.tokens_in), rate(history.tokens_out)], times, saved(history));
-  place("when").textContent = `${new Date(status.time).toLocaleTimeString()}, over all gateways and workers`;
+  place("when").textContent = `${new Date(status.time).toLocaleTimeString()}, all gateways and workers`;
 
   const sum = (key) => status.queue.reduce((total, row) => total + row[key], 0);
   const tiles = [
@@ -83,21 +83,21 @@ function draw(status) {
 
   table(
     "queue",
-    "Nothing waits.",
+    "The queue is empty.",
     ["Bundle", "Priority", "Waiting", "Running", "Oldest"],
     status.queue,
     (row) => [row.bundle, row.priority, row.waiting, row.running, seconds(row.oldest_s * 1000)],
   );
   table(
     "jobs",
-    "No asynchronous job is under way.",
+    "No asynchronous job is in progress.",
     ["Bundle", "State", "Progress", "Age"],
     status.long_jobs,
     (job) => [job.bundle, job.state, job.progress ? steps(job.progress) : "–", seconds(job.age_s * 1000)],
   );
   table(
     "bundles",
-    "No ready worker serves a bundle.",
+    "No bundle is being served.",
     ["Bundle", "Median", "95 %", "Measured", "Batch budget", "Merging"],
     status.bundles,
     (row) => [
@@ -113,14 +113,14 @@ function draw(status) {
   table("refused", "", ["Bundle", "Reason"], status.refused, (row) => [`${row.model}@${row.version}`, row.reason]);
   table(
     "workers",
-    "No worker lives.",
+    "No worker is running.",
     ["Worker", "State", "Device", "Serves", "Restarts"],
     status.workers,
     (row) => [row.id, row.state, row.device, row.bundles.join(", ") || "–", row.restarts],
   );
   table(
     "letters",
-    "No job has been given up.",
+    "There are no dead letters.",
     ["Time", "Bundle", "Reason"],
     status.dead_letters,
     (row) => [new Date(row.time).toLocaleString(), row.bundle, row.reason],

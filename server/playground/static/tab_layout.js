@@ -12,7 +12,7 @@ export function workbench(panel, { input, result, settings, runner }) {
   runner.onrun = () => NARROW.matches && results.scrollIntoView();
   runner.onstale = (name) => {
     earlier.hidden = !name;
-    earlier.textContent = name && `This answer belongs to an earlier input: ${name}.`;
+    earlier.textContent = name && `This result belongs to an earlier input: ${name}.`;
     answer.classList.toggle("stale", Boolean(name));
   };
   panel.classList.add("workbench");

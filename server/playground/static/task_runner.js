@@ -1,4 +1,4 @@
-// One run of a task at a time: what it says while it is sent, waits and runs, and how it ends.
+// Runs a task, one run at a time, and shows its progress and its end.
 
 import { Problem, Stopped, post } from "./api.js";
 import { bytes, h, seconds } from "./dom.js";
@@ -7,7 +7,7 @@ import { resetDeclined } from "./api_key.js";
 import { drop, keep, kept } from "./saved_job.js";
 
 const TICK_MS = 100;
-const COUNTED = { steps: "Step", levels: "Level", windows: "Window", views: "View", images: "Image" }; // units of progress that are told
+const COUNTED = { steps: "Step", levels: "Level", windows: "Window", views: "View", images: "Image" }; // units of progress that are shown
 const KEYS = matchMedia("(hover: hover) and (min-width: 601px)"); // phones have no Ctrl
 const running = new Set(); // runners
 
@@ -20,13 +20,13 @@ export class TaskRunner {
   #began = 0;
   #timer = 0;
   #doing = "";
-  #shown = ""; // name of the input whose answer is shown; empty: none is
+  #shown = ""; // name of the input whose result is shown; empty if none is
   #priority = {}; // options of the next run
 
   /**
    * task: as in registry.js; work(session): asks the service with session.ask and shows the answers; onstop(words): keep what is there, and label
-   * it; take(files): the user's, wherever they were dropped; restore(sent): puts an input back that a job was asked with before the page was
-   * loaded again.
+   * it; take(files): the user's, wherever they were dropped; restore(sent): restores the input of a job that was started before the page was
+   * reloaded.
    */
   constructor(task, work, { onstop = () => {}, restore = () => {} } = {}) {
     Object.assign(this, { task, work, onstop, restore });
@@ -48,24 +48,24 @@ export class TaskRunner {
     return this.#running !== null;
   }
 
-  /** The reason why it cannot run, or "" if it can. Returns the one before. */
+  /** Sets the reason why it cannot run, or "" if it can. Returns the previous one. */
   block(reason) {
     const before = this.#blocked;
     this.#blocked = reason;
     if (!this.#running) {
       this.#settle();
-      this.#say(reason || (KEYS.matches ? "Ready to run. Ctrl+Enter does, too." : "Ready to run."));
+      this.#say(reason || (KEYS.matches ? "Ready to run (Ctrl+Enter)." : "Ready to run."));
     }
     return before;
   }
 
-  /** The input is another one: what is shown belongs to an earlier one, and an error is told of no longer. */
+  /** The input has changed: the shown result belongs to an earlier one, and an error is no longer shown. */
   changed() {
     this.error.hidden = true;
     if (this.#shown) this.onstale(this.#shown);
   }
 
-  /** What is shown from now on belongs to the input of this name; empty: nothing is shown. */
+  /** Sets the name of the input that the shown result belongs to; empty if nothing is shown. */
   shows(name) {
     this.#shown = name;
     this.onstale("");
@@ -81,20 +81,20 @@ export class TaskRunner {
     await this.#ended;
   }
 
-  /** Runs, whatever runs now. */
+  /** Stops the current run, if there is one, and runs again. */
   async runAgain() {
     this.stop();
     await this.#ended;
     await this.run();
   }
 
-  /** Runs the first sample, unasked: behind what others ask for. */
+  /** Runs the first sample at low priority, since nobody asked for it. */
   async runFirst() {
     this.#priority = { priority: "low" };
     await this.first();
   }
 
-  /** Goes on with a job that was followed before the page was loaded again, if there is one. */
+  /** Resumes following a job that was started before the page was reloaded, if there is one. */
   async resume() {
     const job = await kept(this.task);
     if (!job) return;
@@ -131,7 +131,7 @@ export class TaskRunner {
     this.#running?.abort();
   }
 
-  /** Does something beside a run, such as a download. Its problem is shown like that of a run. */
+  /** Does something outside a run, such as a download. Its errors are shown like those of a run. */
   async aside(work) {
     this.error.hidden = true;
     resetDeclined();
@@ -142,14 +142,14 @@ export class TaskRunner {
     }
   }
 
-  /** What is being done. `announce`: also to screen readers, who hear no counting. */
+  /** Shows what is being done. `announce`: also to screen readers, which do not read every count. */
   doing(text, announce = true) {
     this.#doing = text;
     if (announce) this.announcer.textContent = text;
     this.#tick();
   }
 
-  /** A share of the work, or null while nobody knows. */
+  /** Shows the finished share of the work, or null if it is unknown. */
   progress(share) {
     this.bar.hidden = false;
     if (share === null) this.bar.removeAttribute("value");
@@ -192,7 +192,7 @@ export class TaskRunner {
   }
 }
 
-/** What the work of one run may do. */
+/** The interface for the work of one run. */
 class Session {
   #runner;
   #signal;
@@ -206,39 +206,39 @@ class Session {
     this.#priority = priority;
   }
 
-  /** What the job was asked with that this run goes on with: as requestAsJob has it, files null that were too large to keep. null: it is a new one. */
+  /** The input of the job that this run resumes, as for requestAsJob; files that were too large to keep are null. null for a new run. */
   get sent() {
     return this.#resumed?.sent ?? null;
   }
 
-  /** What is shown from now on belongs to the input of this name. */
+  /** Sets the name of the input that the shown result belongs to. */
   shows(name) {
     this.#runner.shows(name);
   }
 
-  /** What is being done, in words. */
+  /** Shows what is being done. */
   doing(words) {
     this.#runner.doing(words);
   }
 
-  /** POST {parts: [[part, blob, name], …], options}; resolves with the answer. */
+  /** POST {parts: [[part, blob, name], …], options}; resolves with the result. */
   ask(path, sent) {
     return post(path, this.#prioritised(sent), this.#hear(() => {}), this.#signal);
   }
 
-  /** The same of one of many requests: the work itself tells how far it has come. */
+  /** Does the same for one of many requests, whose progress the work itself reports. */
   requestInBackground(path, sent) {
     return post(path, sent, { sent() {}, event() {} }, this.#signal);
   }
 
-  /** How far the work has come. */
+  /** Reports progress. */
   tell(done, total, unit) {
     tell(this.#runner, { done, total, unit });
   }
 
   /**
-   * The same as a job, which keeps its answer for further downloads: {job, answer}. onpreview(data) hears what can be shown before. Whoever gets
-   * the job must forget() it some time.
+   * Does the same as a job, which keeps its result for further downloads: {job, answer}. onpreview(data) receives previews. The caller must
+   * forget() the job at some time.
    */
   async requestAsJob(path, sent, onpreview = () => {}) {
     const hear = this.#hear(onpreview);
@@ -260,7 +260,7 @@ class Session {
 
   #hear(onpreview) {
     const runner = this.#runner;
-    runner.doing(this.#resumed ? "Following it again" : "Sending");
+    runner.doing(this.#resumed ? "Following the job again" : "Sending");
     return {
       sent(loaded, total) {
         if (loaded < total) runner.progress(loaded / total);
@@ -271,8 +271,8 @@ class Session {
         );
       },
       event(name, data) {
-        if (name === "queued") runner.doing(data.place ? `Place ${data.place} in the queue` : "Next in the queue");
-        else if (name === "started") runner.doing("It has begun");
+        if (name === "queued") runner.doing(data.place ? `Position ${data.place} in the queue` : "Next in the queue");
+        else if (name === "started") runner.doing("Started");
         else if (name === "progress") tell(runner, data);
         else if (name === "preview") onpreview(data);
       },

@@ -97,7 +97,7 @@ export function tokenView({ title, seen, grid, tile = grid, layers, special, uni
       ? `${left} of ${patches + special} tokens left after block ${state.layer}`
       : `${left} tokens enter the network`;
     slider.setAttribute("aria-valuetext", words.textContent);
-    canvas.setAttribute("aria-label", `The ${unit} by merged tokens: ${words.textContent}. Arrow keys point at patches.`);
+    canvas.setAttribute("aria-label", `The ${unit} as merged tokens: ${words.textContent}. Use the arrow keys to select patches.`);
   }
 
   function border(context, ids, width, height) {
@@ -139,7 +139,7 @@ export function tokenView({ title, seen, grid, tile = grid, layers, special, uni
     const ids = groups();
     const size = patch < 0 || ids[patch] === null ? 0 : ids.filter((id) => id === ids[patch]).length;
     group.textContent = size
-      ? `A token of ${size} ${size === 1 ? "patch" : "patches"}, ${percent(size / patches)} of what the network sees`
+      ? `A token of ${size} ${size === 1 ? "patch" : "patches"}, ${percent(size / patches)} of the input`
       : "";
     draw();
   }

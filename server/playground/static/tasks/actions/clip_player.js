@@ -81,7 +81,7 @@ export class Clip {
     this.stage.hidden = this.tools.hidden = !this.#plays;
     this.words.textContent = this.#plays
       ? `${file.name}, ${this.size.join(" × ")}, ${this.duration.toFixed(1)} s`
-      : `This browser cannot play ${file.name}. The service may: people are then shown on an empty ground.`;
+      : `This browser cannot play ${file.name}. The service may be able to read it; people are then shown on an empty background.`;
     this.draw();
     return this.#plays;
   }

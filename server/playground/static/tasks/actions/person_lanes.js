@@ -74,8 +74,8 @@ export class PersonLanes {
 
   /** Why no label is told of somebody. */
   #silence(person, time) {
-    if (isJudged(person, time)) return placeAt(person, time) ? "nothing above the minimum score" : "not seen";
-    return this.#running ? "not judged yet" : placeAt(person, time) ? "not judged" : "not seen";
+    if (isJudged(person, time)) return placeAt(person, time) ? "nothing above the minimum score" : "not detected";
+    return this.#running ? "not processed yet" : placeAt(person, time) ? "not processed" : "not detected";
   }
 
   #lane(person) {
@@ -94,7 +94,7 @@ export class PersonLanes {
     );
     const track = h("div", { class: "track" }, h("i", { class: "here", "aria-hidden": "true" }));
     for (const [from, to] of unjudged(person, this.#duration, this.#running)) {
-      const hatch = h("i", { class: "hatched", title: this.#running ? "not judged yet" : "not judged" });
+      const hatch = h("i", { class: "hatched", title: this.#running ? "not processed yet" : "not processed" });
       hatch.style.left = `${(100 * from) / this.#duration}%`;
       hatch.style.width = `${(100 * (to - from)) / this.#duration}%`;
       track.append(hatch);

@@ -13,7 +13,7 @@ import { factsOf } from "../media_metadata.js";
 import { People } from "./people.js";
 
 const MP4 = "video/mp4";
-const SAMPLES = [{ name: "figures.mp4", model: "actions", thumbnail: "figures.png", label: "Two drawn figures, one walks and one waves" }];
+const SAMPLES = [{ name: "figures.mp4", model: "actions", thumbnail: "figures.png", label: "Two drawn figures, one walking and one waving" }];
 
 export function mount(panel, models) {
   let file = null;
@@ -33,12 +33,12 @@ export function mount(panel, models) {
   const part = partOf(models, "video");
   const model = new ModelChoice(models);
   const [most, start, end] = [
-    ["the bundle's", { min: 1, max: 50, step: 1 }],
-    ["the start", { min: 0, step: "any" }],
-    ["the end", { min: 0, step: "any" }],
+    ["bundle's default", { min: 1, max: 50, step: 1 }],
+    ["start", { min: 0, step: "any" }],
+    ["end", { min: 0, step: "any" }],
   ].map(([placeholder, range]) => h("input", { type: "number", placeholder, inputMode: "decimal", ...range }));
-  const detail = h("select", {}, ...["the bundle's", "fast", "standard", "high"].map((value, rank) => h("option", { value: rank ? value : "" }, value)));
-  const name = h("p", { class: "caption" }, `At most ${part.max_seconds} s and ${bytes(part.max_bytes)}, at this service.`);
+  const detail = h("select", {}, ...["bundle's default", "fast", "standard", "high"].map((value, rank) => h("option", { value: rank ? value : "" }, value)));
+  const name = h("p", { class: "caption" }, `This service accepts at most ${part.max_seconds} s and ${bytes(part.max_bytes)}.`);
   const input = fileInput(panel, {
     samples: SAMPLES,
     stage: name,
@@ -57,10 +57,10 @@ export function mount(panel, models) {
       "div",
       { class: "fields" },
       model.element,
-      field("Most people", most, "to follow at a time"),
-      field("Detail", detail, "high sees small people, and takes four times as long as fast"),
-      field("From second", start),
-      field("To second", end),
+      field("Maximum people", most, "tracked at once"),
+      field("Detail", detail, "high also detects small people, and takes four times as long as fast"),
+      field("Start, in seconds", start),
+      field("End, in seconds", end),
     ),
     runner,
   });
@@ -83,7 +83,7 @@ export function mount(panel, models) {
     runner.block("");
   }
 
-  /** What a job was asked with before the page was loaded again. */
+  /** Restores the input of a job that was started before the page was reloaded. */
   async function restore({ parts: [[, blob]], options }) {
     model.take(options.model);
     [most.value, start.value, end.value] = [options.people, options.start_s, options.end_s].map((value) => value ?? "");
@@ -167,6 +167,6 @@ export function mount(panel, models) {
 
 function told({ people, video, detail }) {
   const facts = `${video.width} × ${video.height}, ${video.duration_s.toFixed(1)} s, detail ${detail}`;
-  if (people.length === 0) return `Nobody was found in this clip (${facts}).`;
+  if (people.length === 0) return `No people were detected in this clip (${facts}).`;
   return `${people.length} ${people.length === 1 ? "person" : "people"} in ${facts}`;
 }

@@ -11,7 +11,7 @@ export async function comparison(session, { parts: [part], options }) {
   const { trace: _, ...merged } = options; // a trace is run by PyTorch alone: what usually answers is compared
   const ways = [merged, { ...merged, merge: "off" }];
   const many = await medians(session, Array(BATCH).fill(part), ways, `batches of ${BATCH}`);
-  const one = await medians(session, [part], ways, "single pictures");
+  const one = await medians(session, [part], ways, "single images");
   return h(
     "div",
     { class: "compared" },
@@ -19,7 +19,7 @@ export async function comparison(session, { parts: [part], options }) {
       "p",
       {},
       h("strong", {}, `${gain(many)}× as fast`),
-      ` in the model, ${BATCH} pictures at a time: ${told(many)} (medians of ${BATCHES} each, in turn).`,
+      ` in the model, ${BATCH} images at a time: ${told(many)} (medians of ${BATCHES} each, alternating).`,
     ),
     h("p", { class: "caption" }, `${alone(one, many)}: ${told(one)}, ${gain(one)}×.`),
   );
@@ -29,8 +29,8 @@ const told = ([merged, plain]) => `${seconds(merged)} with merging, ${seconds(pl
 const gain = ([merged, plain]) => (plain / merged).toFixed(2);
 
 function alone(one, many) {
-  if (gain(one) < LITTLE) return "One picture alone gains little: merging pays where pictures share a batch";
-  return Number(gain(one)) < Number(gain(many)) ? "One picture alone gains less" : "One picture alone";
+  if (gain(one) < LITTLE) return "A single image gains little, since merging pays off in batches";
+  return Number(gain(one)) < Number(gain(many)) ? "A single image gains less" : "A single image";
 }
 
 /** Milliseconds of the model for these pictures, for each of the ways. */

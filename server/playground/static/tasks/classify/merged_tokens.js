@@ -14,6 +14,6 @@ export function mergedView(bitmap, merging, preprocess) {
     grid,
     layers,
     special: merging.tokens_in - grid[0] * grid[1], // class and register tokens are never merged
-    unit: "picture",
+    unit: "image",
   });
 }

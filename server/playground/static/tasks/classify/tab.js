@@ -20,7 +20,7 @@ export function mount(panel, models) {
   let picture = null;
   const specs = new Map(); // model → how it crops pictures
 
-  const preview = h("canvas", { class: "shown", role: "img", "aria-label": "The chosen picture", hidden: true });
+  const preview = h("canvas", { class: "shown", role: "img", "aria-label": "The chosen image", hidden: true });
   const name = h("p", { class: "caption" });
   const model = new ModelChoice(models, fit);
   const topK = h("input", { type: "number", min: 1, value: "5", inputMode: "numeric" });
@@ -36,7 +36,7 @@ export function mount(panel, models) {
   const result = h("div", { class: "answers" }, hint);
 
   const runner = new TaskRunner("classify", work);
-  runner.block("Choose a picture, or run one of the samples.");
+  runner.block("Choose an image, or run one of the samples.");
   const input = pictureInput(panel, {
     part: partOf(models, "image"),
     samples: SAMPLES,
@@ -44,7 +44,7 @@ export function mount(panel, models) {
     block: (reason) => runner.block(reason),
     onpicture: choose,
     onsample: () => runner.runAgain(),
-    invitation: "A picture to classify",
+    invitation: "An image to classify",
   });
   runner.take = input.receive;
   runner.first = input.first;
@@ -63,7 +63,7 @@ export function mount(panel, models) {
     topK.max = labels;
     if (Number(topK.value) > labels) topK.value = labels;
     merging.hidden = ladder.length === 0;
-    hint.textContent = merging.hidden ? "The labels appear here." : "The labels appear here, with the tokens that were merged on the way.";
+    hint.textContent = merging.hidden ? "The labels appear here." : "The labels appear here, with the merged tokens.";
     merge.replaceChildren(...ladder.map((one) => h("option", { value: one.name }, described(one))), h("option", { value: "off" }, "off"));
     merge.value = rung ?? "off";
   }
@@ -130,6 +130,6 @@ function titleOf({ results: [{ merging }] }) {
 }
 
 function column(title, answer) {
-  const timing = title ? h("p", { class: "caption" }, `model ${seconds(answer.timing.inference_ms)}, this picture alone`) : null;
+  const timing = title ? h("p", { class: "caption" }, `model ${seconds(answer.timing.inference_ms)} for this image alone`) : null;
   return h("div", {}, title ? h("h3", {}, title) : null, bars(answer.results[0].predictions), timing);
 }

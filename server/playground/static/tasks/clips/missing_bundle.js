@@ -10,8 +10,8 @@ export function lacking(folders) {
   return h(
     "div",
     { class: "hint failed" },
-    h("p", {}, "No bundle that is served labels clips or sound. MViT and MAE-ST see clips, MAViL sees and hears. This command imports one:"),
+    h("p", {}, "No served bundle classifies clips or sound. MViT and MAE-ST classify clips, MAViL video and sound. This command imports an MViT:"),
     commandLine(`opsin import ${MVIT} -o '${folder}' --labels kinetics400.txt`),
-    h("p", {}, "It is served within seconds, and this tab then has what it needs."),
+    h("p", {}, "It is served within seconds; then this tab can be used."),
   );
 }

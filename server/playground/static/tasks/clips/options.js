@@ -3,9 +3,9 @@
 import { field, h, select } from "../../dom.js";
 
 const USES = [
-  ["", "what is there"],
+  ["", "automatic"],
   ["sound", "sound"],
-  ["sight", "sight"],
+  ["sight", "video"],
 ];
 
 export class ClipOptions {
@@ -15,24 +15,24 @@ export class ClipOptions {
     this.topK = number("", { min: 1, step: 1, value: "5" });
     this.merge = select([], "", { onchange: () => this.#arrange() });
     this.tokens = number("", { min: 0, step: 1, value: "8" });
-    this.tokensSight = number("as of the sound", { min: 0, step: 1 });
-    this.views = number("the bundle's", { min: 1, max: 30, step: 1 });
-    this.crops = select([["", "the bundle's"], ["1", "1, the centre"], ["3", "3, along the longer side"]], "");
+    this.tokensSight = number("as for the sound", { min: 0, step: 1 });
+    this.views = number("bundle's default", { min: 1, max: 30, step: 1 });
+    this.crops = select([["", "bundle's default"], ["1", "1, the centre"], ["3", "3, along the longer side"]], "");
     this.windows = number("all that fit", { min: 1, max: 12, step: 1 });
     this.use = select(USES, "", { onchange: () => (this.#arrange(), onchange()) });
-    this.start = number("the start", { min: 0, step: "any" });
-    this.end = number("the end", { min: 0, step: "any" });
+    this.start = number("start", { min: 0, step: "any" });
+    this.end = number("end", { min: 0, step: "any" });
     this.fields = {
       merge: field("Token merging", this.merge),
-      tokens: field("Tokens that merge", this.tokens, "in each block"),
-      tokensSight: field("Video tokens merged", this.tokensSight, "in each block"),
-      use: field("Go by", this.use),
-      views: field("Views", this.views, "of the video, spread over its time"),
+      tokens: field("Tokens to merge", this.tokens, "in each block"),
+      tokensSight: field("Video tokens to merge", this.tokensSight, "in each block"),
+      use: field("Classify by", this.use),
+      views: field("Views", this.views, "of the video, evenly spread"),
       crops: field("Crops", this.crops, "of each view"),
-      windows: field("Windows", this.windows, "of sound, one behind the other"),
+      windows: field("Windows", this.windows, "of sound, consecutive"),
     };
     const { merge, tokens, tokensSight, use, views, crops, windows } = this.fields;
-    const part = [field("From second", this.start), field("To second", this.end)];
+    const part = [field("Start, in seconds", this.start), field("End, in seconds", this.end)];
     this.element = h("div", { class: "fields" }, field("Labels", this.topK), merge, tokens, tokensSight, use, views, crops, windows, ...part);
   }
 
@@ -85,11 +85,11 @@ export class ClipOptions {
   lacks(clip, sound) {
     const { name } = this.#model;
     if (!clip && !sound) return this.hears ? (this.sees ? "Choose a clip, a sound, or both." : "Choose a sound.") : "Choose a clip, or run the sample.";
-    if (!this.hears && !clip) return `${name} sees clips: choose one, or another model.`;
-    if (!this.sees && !sound) return `${name} hears sound: choose one, or another model.`;
-    if (this.fuses && !clip) return `${name} sees and hears together: choose a clip, too, or another model.`;
-    if (this.used(clip, sound) === "sight" && !clip) return "There is no clip to see: go by sound, or choose one.";
-    if (this.sees && this.hears && !this.fuses && clip && sound && !this.use.value) return `${name} goes by sound or by sight: choose one.`;
+    if (!this.hears && !clip) return `${name} classifies clips: choose a clip, or another model.`;
+    if (!this.sees && !sound) return `${name} classifies sound: choose a sound, or another model.`;
+    if (this.fuses && !clip) return `${name} uses video and sound together: also choose a clip, or choose another model.`;
+    if (this.used(clip, sound) === "sight" && !clip) return "No clip is chosen: choose one, or classify by sound.";
+    if (this.sees && this.hears && !this.fuses && clip && sound && !this.use.value) return `${name} classifies by sound or by video: choose one of them.`;
     return "";
   }
 
@@ -107,7 +107,7 @@ export class ClipOptions {
     return options;
   }
 
-  /** What a job was asked with before the page was loaded again. */
+  /** Restores the input of a job that was started before the page was reloaded. */
   restore(options) {
     this.topK.value = options.top_k;
     const named = [...this.merge.options].some(({ value }) => value === options.merge);

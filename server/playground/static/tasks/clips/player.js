@@ -36,7 +36,7 @@ export class Player {
     this.audio.hidden = !hears || Boolean(clip && sees); // then it follows the clip
     const names = [clip, sound].filter(Boolean).map(({ name }) => name);
     const plays = clip ? sees : hears;
-    this.words.textContent = plays ? names.join(" and ") : names.length ? `This browser cannot play ${names[0]}. The service may.` : "";
+    this.words.textContent = plays ? names.join(" and ") : names.length ? `This browser cannot play ${names[0]}. The service may be able to read it.` : "";
   }
 
   get plays() {

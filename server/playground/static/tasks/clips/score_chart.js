@@ -17,14 +17,14 @@ export class Scores {
     this.onseek = onseek;
     this.svg = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": "Scores over time" });
     this.here = h("i", { class: "here", "aria-hidden": "true" });
-    this.rest = h("i", { class: "hatched", title: "not judged yet", hidden: true });
+    this.rest = h("i", { class: "hatched", title: "not processed yet", hidden: true });
     this.plot = h(
       "div",
       {
         class: "axis-of-time plot-of-scores",
         tabindex: "0",
         role: "group",
-        "aria-label": "Scores over time: arrow keys go from one to the next",
+        "aria-label": "Scores over time. Use the arrow keys to move from one to the next.",
         onclick: (event) => onseek(shareAlong(this.plot, event) * this.#duration),
         onkeydown: (event) => this.#key(event),
       },
@@ -86,7 +86,7 @@ export class Scores {
     this.here.style.left = `${(100 * time) / this.#duration}%`;
     if (!this.#timeline.length) return;
     const index = this.#timeline.findLastIndex(({ start_s: start, end_s: end }) => start <= time && time <= end);
-    this.now.textContent = index < 0 ? `${time.toFixed(1)} s: not judged` : this.#told(index);
+    this.now.textContent = index < 0 ? `${time.toFixed(1)} s: not processed` : this.#told(index);
   }
 
   #told(index) {

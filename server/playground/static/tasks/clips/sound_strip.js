@@ -9,7 +9,7 @@ export class SoundStrip {
   /** onseek(share): of the whole time. */
   constructor(onseek) {
     this.mel = null;
-    this.canvas = h("canvas", { class: "strip-image", role: "img", "aria-label": "The spectrogram of the sound, low tones at the bottom" });
+    this.canvas = h("canvas", { class: "strip-image", role: "img", "aria-label": "The spectrogram of the sound, low frequencies at the bottom" });
     this.here = h("i", { class: "here", "aria-hidden": "true" });
     this.words = h("p", { class: "caption" });
     this.axis = h("div", { class: "axis-of-time", onclick: (event) => onseek(shareAlong(this.axis, event)) }, this.canvas, this.here);

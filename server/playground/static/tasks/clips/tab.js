@@ -17,10 +17,10 @@ import { Scores } from "./score_chart.js";
 import { SoundStrip } from "./sound_strip.js";
 
 const SAMPLES = [
-  { name: "otters.mp4", thumbnail: "otters.png", label: "An otter on a rock, which comes nearer" },
-  { name: "colosseum.mp4", thumbnail: "colosseum.png", label: "The arches of the Colosseum, which pass by" },
-  { name: "lake.mp4", thumbnail: "lake.png", label: "Mountains behind a lake, which tremble" },
-  { name: "figures.mp4", thumbnail: "figures.png", label: "Two drawn figures, one walks and one waves" },
+  { name: "otters.mp4", thumbnail: "otters.png", label: "An otter on a rock; the camera zooms in" },
+  { name: "colosseum.mp4", thumbnail: "colosseum.png", label: "The arches of the Colosseum; the camera pans" },
+  { name: "lake.mp4", thumbnail: "lake.png", label: "Mountains behind a lake; the camera shakes" },
+  { name: "figures.mp4", thumbnail: "figures.png", label: "Two drawn figures, one walking and one waving" },
 ];
 const SOUNDS = [
   ["accordion", "An accordion"],
@@ -28,7 +28,7 @@ const SOUNDS = [
   ["trumpet", "A trumpet"],
   ["acoustic-guitar", "An acoustic guitar"],
   ["snare-drum", "A snare drum"],
-].map(([name, said]) => ({ name: `${name}.flac`, thumbnail: `${name}.png`, label: `${said}, which the starter was not trained on`, sound: true }));
+].map(([name, said]) => ({ name: `${name}.flac`, thumbnail: `${name}.png`, label: `${said}, a note that the starter was not trained on`, sound: true }));
 const PARTS = { video: "clip", audio: "sound" }; // part → kind of its file
 const MEL_BINS = 128; // of a model that does not say
 
@@ -55,7 +55,7 @@ function filled(panel, models) {
   const labels = h("div");
   const state = h("p", { class: "caption" });
   const below = h("div");
-  const chosen = h("ul", { class: "chips", "aria-label": "What is chosen" });
+  const chosen = h("ul", { class: "chips", "aria-label": "Chosen files" });
   const options = new ClipOptions(() => fit());
   const model = new ModelChoice(models, () => {
     options.fit(model.chosen);
@@ -63,10 +63,10 @@ function filled(panel, models) {
     drawSound(files.video, files.audio);
   });
   const most = Object.entries(limits).filter(([, part]) => part);
-  const told = most.map(([name, part]) => `a ${PARTS[name]} of ${part.max_seconds} s and ${bytes(part.max_bytes)}`).join(", ");
+  const told = most.map(([name, part]) => `a ${PARTS[name]} of at most ${part.max_seconds} s and ${bytes(part.max_bytes)}`).join(" and ");
   const input = fileInput(panel, {
     samples: [...(limits.video ? SAMPLES : []), ...(limits.audio ? SOUNDS : [])],
-    stage: h("div", {}, chosen, h("p", { class: "caption" }, `At most ${told}, at this service.`)),
+    stage: h("div", {}, chosen, h("p", { class: "caption" }, `This service accepts ${told}.`)),
     invitation: limits.video && limits.audio ? "A clip, a sound, or both" : limits.video ? "A clip" : "A sound",
     accept: "video/*,audio/*,.mkv,.avi,.gif,.flac,.ogg,.opus,.aif,.aiff,.caf",
     multiple: true,
@@ -95,7 +95,7 @@ function filled(panel, models) {
     const [part, facts] = await partOf(given);
     await checkFile(given, limits[part] ?? most[0][1], Object.values(PARTS));
     const limit = limits[part];
-    if (!limit) throw new FileRejected(`${given.name} is a ${PARTS[part]}: no model that is served takes one.`);
+    if (!limit) throw new FileRejected(`${given.name} is a ${PARTS[part]}, which no served model accepts.`);
     if (part === "video" && facts) checkPixels(given.name, facts.width, facts.height, limit);
     if (facts) checkDuration(given.name, facts.duration, limit);
     if (sample) Object.assign(files, { video: null, audio: null });
@@ -163,7 +163,7 @@ function filled(panel, models) {
     state.textContent = words;
   }
 
-  /** What a job was asked with before the page was loaded again. */
+  /** Restores the input of a job that was started before the page was reloaded. */
   async function restore({ parts, options: asked }) {
     model.take(asked.model);
     for (const [part, blob] of parts) await put(part, blob);

@@ -12,7 +12,7 @@ export class Frames {
     this.before = h("img", { alt: "", class: "before" });
     this.filling = h("canvas", { role: "img" }); // a preview, where the mask is
     this.stage = h("div", { class: "stage" }, this.after, this.filling, this.before);
-    this.words = h("p", { class: "caption" }, "The filled picture appears here, step by step.");
+    this.words = h("p", { class: "caption" }, "The filled image appears here, step by step.");
     this.split = h("input", { type: "range", min: 0, max: 100, value: "0", oninput: () => this.#cut() });
     this.time = h("input", { type: "range", min: 0, max: 0, value: "0", oninput: () => this.#show(Number(this.time.value)) });
     this.splitField = h("label", { class: "slide", hidden: true }, h("span", {}, "Before"), this.split);
@@ -27,7 +27,7 @@ export class Frames {
     this.#before = "";
     this.#shown++;
     this.stage.hidden = this.splitField.hidden = this.timeField.hidden = true;
-    this.words.textContent = "The filled picture appears here, step by step.";
+    this.words.textContent = "The filled image appears here, step by step.";
   }
 
   /** bitmap: the picture before, which gives the frame its shape; mask: of its size, as it is now. */
@@ -50,7 +50,7 @@ export class Frames {
   /** A picture of `box`, [x, y, width, height] in pixels of the whole. Only what the mask covers is drawn: the rest stays as it is. */
   preview(step, box, blob) {
     if (this.stage.hidden) return;
-    this.#add({ url: URL.createObjectURL(blob), words: `Step ${step}: what the network sees`, box });
+    this.#add({ url: URL.createObjectURL(blob), words: `Step ${step}: preview`, box });
   }
 
   done(blob, steps) {
@@ -61,7 +61,7 @@ export class Frames {
 
   /** words: empty where it failed. */
   stopped(words) {
-    if (this.#frames.length) this.words.textContent = words || "The last step that arrived";
+    if (this.#frames.length) this.words.textContent = words || "The last step received";
     this.timeField.hidden = this.#frames.length < 2;
   }
 
@@ -81,7 +81,7 @@ export class Frames {
     this.filling.hidden = !box;
     this.filling.setAttribute("aria-label", words);
     this.after.src = box ? this.#before : url;
-    this.after.alt = box ? "The picture" : words;
+    this.after.alt = box ? "The image" : words;
     this.splitField.hidden = this.before.hidden = Boolean(box) || !this.#before;
     if (!box) this.#cut();
   }

@@ -20,12 +20,12 @@ export class MaskPainter {
 
   constructor(onchange) {
     this.onchange = onchange;
-    this.picture = h("canvas", { role: "img", "aria-label": "The picture" });
+    this.picture = h("canvas", { role: "img", "aria-label": "The image" });
     this.overlay = h("canvas", {
       class: "overlay",
       tabindex: "0",
       role: "application",
-      "aria-label": "Paint what is to be filled. Arrow keys move the brush, Shift moves it further, Space paints.",
+      "aria-label": "Paint the area to fill. The arrow keys move the brush, with Shift further; Space paints.",
       onpointerdown: (event) => this.#down(event),
       onpointermove: (event) => this.#drag(event),
       onpointerup: () => this.#up(),
@@ -75,7 +75,7 @@ export class MaskPainter {
         this.invert,
         h("label", { class: "button" }, this.file, "Load mask …"),
       ),
-      h("label", { class: "check" }, this.natural, h("span", {}, "Actual pixels")),
+      h("label", { class: "check" }, this.natural, h("span", {}, "Actual size")),
       this.words,
     );
   }
@@ -114,8 +114,8 @@ export class MaskPainter {
     const bitmap = await createImageBitmap(file).catch(() => null);
     if (bitmap?.width !== this.mask.width || bitmap?.height !== this.mask.height) {
       this.#problem = bitmap
-        ? `The mask has ${bitmap.width} × ${bitmap.height} pixels, the picture ${this.mask.width} × ${this.mask.height}.`
-        : "The mask is no picture that this browser can read.";
+        ? `The mask has ${bitmap.width} × ${bitmap.height} pixels, the image ${this.mask.width} × ${this.mask.height}.`
+        : "This browser cannot read the mask.";
       return;
     }
     const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);

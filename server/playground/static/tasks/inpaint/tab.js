@@ -16,7 +16,7 @@ const SAMPLES = ["daisy", "ladybug", "padlock", "umbrella"].map((name) => ({
   label: `Drawing of a ${name}, with a hole`,
 }));
 const PRESETS = [
-  ["", "usual: what suits the hole"],
+  ["", "default: chosen for the hole"],
   ["draft", "draft: 1 step, smooth"],
   ["fast", "fast: 10 steps"],
   ["standard", "standard: 100 steps"],
@@ -26,9 +26,9 @@ const DRAWN_SEEDS = 2 ** 31;
 
 /** What filled the hole, in words. */
 function how(answer) {
-  if (answer.method === "exemplar") return "patches copied from around it";
+  if (answer.method === "exemplar") return "patches copied from around the hole";
   const network = `${answer.steps} steps of ${answer.sampler}`;
-  return answer.method === "network-exemplar" ? `${network}, then patches copied from around it` : network;
+  return answer.method === "network-exemplar" ? `${network}, then patches copied from around the hole` : network;
 }
 
 export function mount(panel, models) {
@@ -36,25 +36,25 @@ export function mount(panel, models) {
   const model = new ModelChoice(models);
   const preset = select(PRESETS, "");
   const steps = h("input", { type: "number", min: 1, max: 1000, placeholder: "the preset's", inputMode: "numeric" });
-  const seed = h("input", { type: "number", min: 0, step: 1, placeholder: "drawn", inputMode: "numeric" });
+  const seed = h("input", { type: "number", min: 0, step: 1, placeholder: "random", inputMode: "numeric" });
   const draw = h(
     "button",
     {
       type: "button",
-      title: "Draw a seed",
-      "aria-label": "Draw a seed",
+      title: "Random seed",
+      "aria-label": "Random seed",
       onclick: () => (seed.value = Math.floor(Math.random() * DRAWN_SEEDS)),
     },
     "⚄",
   );
   const painter = new MaskPainter((count) => {
     runner.changed();
-    runner.block(count ? "" : "Paint what is to be filled.");
+    runner.block(count ? "" : "Paint the area to fill.");
   });
   const frames = new Frames();
   const below = h("div");
   const runner = new TaskRunner("inpaint", work, { onstop: (words) => frames.stopped(words), restore });
-  runner.block("Choose a picture, or run one of the samples.");
+  runner.block("Choose an image, or run one of the samples.");
   const input = pictureInput(panel, {
     part: partOf(models, "image"),
     samples: SAMPLES,
@@ -62,7 +62,7 @@ export function mount(panel, models) {
     block: (reason) => runner.block(reason),
     onpicture: choose,
     onsample: () => runner.runAgain(),
-    invitation: "A picture to fill",
+    invitation: "An image to fill",
   });
   runner.take = input.receive;
   runner.first = input.first;
@@ -89,7 +89,7 @@ export function mount(panel, models) {
     await painter.set(given.bitmap, given.companion);
   }
 
-  /** What a job was asked with before the page was loaded again. */
+  /** Restores the input of a job that was started before the page was reloaded. */
   async function restore({ parts: [[, blob, name], [, mask]], options }) {
     model.take(options.model);
     await choose({ blob, name, bitmap: await createImageBitmap(blob), companion: mask });

@@ -7,7 +7,7 @@ import { isMap, readMap, showMap } from "./depth_map.js";
 
 const SAMPLE_FOV = 40; // starters/make/drawings/captures.py draws them so
 const SAMPLES = [
-  { name: "mug.png", model: "shapes", label: "One picture of a mug, no depth" },
+  { name: "mug.png", model: "shapes", label: "One image of a mug, without depth" },
   ...["mug", "duck"].map((name) => ({ name: `${name}.png`, model: "reconstruct", companion: `${name}-depth.png`, label: `A ${name}, with depth` })),
 ];
 
@@ -22,11 +22,11 @@ export class CaptureInput {
   constructor(panel, models, { block, alone, onchange, onsample }) {
     Object.assign(this, { block, alone, onchange });
     this.part = partOf(models, "depth");
-    this.preview = h("canvas", { class: "shown", role: "img", "aria-label": "The chosen picture", hidden: true });
+    this.preview = h("canvas", { class: "shown", role: "img", "aria-label": "The chosen image", hidden: true });
     this.depth = h("canvas", { class: "shown depth", role: "img", "aria-label": "Its depth, near bright and far dark", hidden: true });
     this.words = h("p", { class: "caption" });
     this.fov = number("60", { min: 1, max: 179, step: "any" });
-    this.focal = ["fx", "fy", "cx", "cy"].map((name) => [name, number("", { step: "any", placeholder: name === "fx" ? "" : "the usual" })]);
+    this.focal = ["fx", "fy", "cx", "cy"].map((name) => [name, number("", { step: "any", placeholder: name === "fx" ? "" : "default" })]);
     this.scale = number("1000", { min: 1, step: "any" });
     const wide = field("Field of view", this.fov, "horizontal, in degrees");
     const long = h(
@@ -50,7 +50,7 @@ export class CaptureInput {
     for (const [, input] of this.focal) input.addEventListener("input", () => this.#tell());
     this.long = long;
     this.camera = h("div", { class: "fields" }, camera, wide, long);
-    this.scaled = field("Depth scale", this.scale, "values per metre of a 16-bit PNG; 1000: millimetres");
+    this.scaled = field("Depth scale", this.scale, "steps per metre in a 16-bit PNG; 1000 for millimetres");
     const input = pictureInput(panel, {
       part: partOf(models, "image"),
       samples: SAMPLES,
@@ -58,7 +58,7 @@ export class CaptureInput {
       block,
       onpicture: (picture, sample) => this.#take(picture, sample),
       onsample,
-      invitation: "A picture, with its depth map or cut out",
+      invitation: "An image with its depth map, or an object cut out",
       accept: ",.npy",
       others: (file) => this.#takeMap(file),
     });
@@ -72,8 +72,8 @@ export class CaptureInput {
       h(
         "p",
         { class: "caption" },
-        "Depth: a PNG of 16 bits, or .npy with metres or with a point for each pixel. What is transparent is not the object. Models with a " +
-          "member for depth also take a picture alone, where something is transparent.",
+        "Depth map: a 16-bit PNG, or a .npy file with metres or with a point for each pixel. Transparent pixels are background. Models that " +
+          "estimate depth also accept an image alone, if it has transparency.",
       ),
       h("div", { class: "tools" }, this.camera, this.scaled),
     );
@@ -97,7 +97,7 @@ export class CaptureInput {
     };
   }
 
-  /** What a job was asked with before the page was loaded again. */
+  /** Restores the input of a job that was started before the page was reloaded. */
   async restore([[, blob, name], [, map] = []], { fov, depth_scale: scale, ...focal }) {
     if (fov) this.fov.value = fov;
     if (scale) this.scale.value = scale;
@@ -127,7 +127,7 @@ export class CaptureInput {
   async #takeMap(file) {
     if (!(await isMap(file))) return false;
     if (file.size > this.part.max_bytes)
-      throw new FileRejected(`${file.name} has ${bytes(file.size)}; this service takes at most ${bytes(this.part.max_bytes)}.`);
+      throw new FileRejected(`${file.name} has ${bytes(file.size)}; this service accepts at most ${bytes(this.part.max_bytes)}.`);
     this.#forgetSample();
     const read = await readMap(file);
     this.#map = { blob: file, name: file.name, part: read?.part ?? "depth", read };
@@ -162,7 +162,7 @@ export class CaptureInput {
 
   #tell() {
     const map = this.#map;
-    const seen = map?.read && (this.range ? `${(100 * this.range[2]).toFixed(0)} % seen` : "nothing seen");
+    const seen = map?.read && (this.range ? `${(100 * this.range[2]).toFixed(0)} % valid` : "no valid values");
     this.words.textContent = [
       this.#picture && this.#picture.name + (this.#picture.bitmap ? "" : " (this browser cannot show it)"),
       map && (map.read ? `${map.name}, ${map.read.width} × ${map.read.height}, ${seen}` : `${map.name} (this page cannot show it)`),
@@ -173,10 +173,10 @@ export class CaptureInput {
   }
 
   #missing() {
-    if (!this.#picture && !this.#map) return "Choose a picture, or run one of the samples.";
-    if (!this.#picture) return "Choose the picture of this depth map.";
-    if (!this.#map && !this.alone()) return "Choose the depth map of this picture.";
-    if (this.#map?.part !== "points" && !this.long.hidden && !this.focal[0][1].value) return "Tell fx, the focal length.";
+    if (!this.#picture && !this.#map) return "Choose an image, or run one of the samples.";
+    if (!this.#picture) return "Choose the image of this depth map.";
+    if (!this.#map && !this.alone()) return "Choose the depth map of this image.";
+    if (this.#map?.part !== "points" && !this.long.hidden && !this.focal[0][1].value) return "Enter fx, the focal length.";
     return "";
   }
 }

@@ -20,7 +20,7 @@ export class ShapeView {
     this.canvas = h("canvas", {
       tabindex: "0",
       role: "img",
-      "aria-label": "The shape in space. Drag or arrow keys turn it, plus and minus zoom.",
+      "aria-label": "The shape in 3D. Drag it or use the arrow keys to turn it; plus and minus zoom.",
       onkeydown: (event) => this.#key(event),
     });
     this.words = h("p", { class: "caption" }, EMPTY);
@@ -39,7 +39,7 @@ export class ShapeView {
         { class: "buttons" },
         this.spatial,
         button("Reset view", (stage) => stage.reset()),
-        button("Save picture", async (stage) => save(await stage.picture(), "view.png")),
+        button("Save image", async (stage) => save(await stage.picture(), "view.png")),
       ),
     );
     this.frame = h("div", { class: "space", hidden: true }, this.canvas);
@@ -74,7 +74,7 @@ export class ShapeView {
 
   /** words: empty where it failed. */
   stopped(words) {
-    if (!this.frame.hidden) this.words.textContent = words || "The last level that arrived";
+    if (!this.frame.hidden) this.words.textContent = words || "The last level received";
   }
 
   async #points(ply, words) {
@@ -93,7 +93,7 @@ export class ShapeView {
     const { StageFlat } = await import("./canvas_stage.js");
     this.flat.hidden = false;
     for (const control of this.spatial) control.hidden = true;
-    this.canvas.setAttribute("aria-label", "The points. Arrow keys turn them, plus and minus zoom.");
+    this.canvas.setAttribute("aria-label", "The points. Use the arrow keys to turn them; plus and minus zoom.");
     return new StageFlat(this.canvas);
   }
 

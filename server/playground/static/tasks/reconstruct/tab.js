@@ -27,11 +27,11 @@ export function mount(panel, models) {
   });
   runner.take = capture.receive;
   runner.first = capture.first;
-  const spacing = h("input", { type: "number", min: 0.01, step: "any", placeholder: "the bundle's", inputMode: "decimal" });
+  const spacing = h("input", { type: "number", min: 0.01, step: "any", placeholder: "bundle's default", inputMode: "decimal" });
   const threshold = h("input", { type: "number", min: 0.01, max: 0.99, step: 0.01, value: "0.1", inputMode: "decimal" });
   const mode = select(
     [
-      ["adaptive", "adaptive: where something is"],
+      ["adaptive", "adaptive: near occupied cells"],
       ["dense", "dense: every cell"],
     ],
     "adaptive",
@@ -43,15 +43,15 @@ export function mount(panel, models) {
       "div",
       { class: "fields" },
       model.element,
-      field("Spacing", spacing, "between cells, in units of the seen points' spread"),
-      field("Threshold", threshold, "probability of an occupied cell"),
+      field("Spacing", spacing, "of cells, in standard deviations of the visible points"),
+      field("Threshold", threshold, "minimum probability of an occupied cell"),
       field("Mode", mode),
     ),
     runner,
   });
   return runner;
 
-  /** What a job was asked with before the page was loaded again. */
+  /** Restores the input of a job that was started before the page was reloaded. */
   function restore({ parts, options }) {
     model.take(options.model);
     return capture.restore(parts, options);
@@ -78,7 +78,7 @@ export function mount(panel, models) {
     const glb = fromBase64(answer.file, GLB);
     const ply = await job.file(PLY);
     if (answer.points) await view.whole(glb, ply, () => describe(answer));
-    else view.words.textContent = "Nothing is occupied. A lower threshold may find something.";
+    else view.words.textContent = "No cell is occupied. Try a lower threshold.";
     const files = Object.fromEntries(parts.map(([part, , name]) => [part, name]));
     const calls = callsOf("reconstruct", files, options, {
       output: "scene.glb",
@@ -96,7 +96,7 @@ export function mount(panel, models) {
 
 function describe({ points, queries, metric, bounds: [low, high] }) {
   const sides = low.map((value, axis) => (high[axis] - value).toPrecision(2));
-  return `${points.toLocaleString("en")} points, ${queries.toLocaleString("en")} places asked, ${sides.join(" × ")} ${metric ? "m" : "of the median depth"}; bluish is guessed`;
+  return `${points.toLocaleString("en")} points, ${queries.toLocaleString("en")} queries, ${sides.join(" × ")} ${metric ? "m" : "median depths"}; estimated points are tinted blue`;
 }
 
 /** The command has one option for the focal length and its like. */

@@ -9,7 +9,7 @@ export class Found {
   /** onchoose(picture): one was clicked. */
   constructor(onchoose) {
     this.onchoose = onchoose;
-    this.element = h("ol", { class: "found", "aria-label": "Pictures, best first", onkeydown: (event) => this.#walk(event) });
+    this.element = h("ol", { class: "found", "aria-label": "Images, best first", onkeydown: (event) => this.#walk(event) });
   }
 
   /** ranked: [{picture, cosine or null}, …]. */

@@ -19,8 +19,8 @@ export function labels(section, models) {
   let pictures = [];
   let scores = new Map(); // picture → Map of label → score
 
-  const stage = h("ul", { class: "thumbnails", "aria-label": "Your pictures" });
-  const chips = new Chips("Labels", "Enter or a comma adds a label; a list may be pasted.", changed);
+  const stage = h("ul", { class: "thumbnails", "aria-label": "Your images" });
+  const chips = new Chips("Labels", "Enter or a comma adds a label; you can also paste a list.", changed);
   const templates = h("textarea", { rows: 3, spellcheck: false, onchange: changed });
   const model = new ModelChoice(models, () => (fit(), changed()));
   const result = h("div", { class: "answers" }, h("p", { class: "hint" }, "The scores of your labels appear here."));
@@ -32,7 +32,7 @@ export function labels(section, models) {
     block: (reason) => runner.block(reason),
     onpicture: choose,
     onsample: () => runner.runAgain(),
-    invitation: "Pictures to find words for",
+    invitation: "Images to label",
     multiple: true,
   });
   runner.take = input.receive;
@@ -46,7 +46,7 @@ export function labels(section, models) {
         "details",
         {},
         h("summary", {}, "Templates"),
-        field("Sentences that a label is put into, one a line", templates, "Each with {} where the label goes; empty: the model's own."),
+        field("Sentences into which labels are inserted, one per line", templates, "Each with {} in place of the label. If empty, the model's templates are used."),
       ),
     ),
     result,
@@ -63,10 +63,10 @@ export function labels(section, models) {
   }
 
   function missing() {
-    if (!pictures.length) return "Choose a picture, or run one of the samples.";
-    if (!chips.texts.length) return "Type two labels or more.";
+    if (!pictures.length) return "Choose an image, or run one of the samples.";
+    if (!chips.texts.length) return "Enter at least two labels.";
     const alone = chips.texts.length === 1 && model.chosen.text.scores === "softmax";
-    return alone ? "Add a second label: alone it would score 100 %." : "";
+    return alone ? "Add another label: a single one always scores 100 %." : "";
   }
 
   /** Pictures or words are others. Once there are scores they follow, where they can be seen. */
@@ -140,13 +140,13 @@ export function labels(section, models) {
   }
 }
 
-const nameOf = (pictures) => (pictures.length === 1 ? pictures[0].name : `${pictures.length} pictures`);
+const nameOf = (pictures) => (pictures.length === 1 ? pictures[0].name : `${pictures.length} images`);
 
 function toldOf({ labels: { count, cached, truncated }, templates }, scores) {
   const over = scores === "softmax" ? `Softmax over your ${count} labels` : `Sigmoid of each of your ${count} labels`;
   const put =
-    templates.length > 1 ? `, in ${templates.length} templates each` : templates[0] === "{}" ? "" : `, put into “${templates[0]}”`;
-  const cut = truncated ? ` ${truncated} of them lost their end: too long for this model.` : "";
+    templates.length > 1 ? `, each inserted into ${templates.length} templates` : templates[0] === "{}" ? "" : `, inserted into “${templates[0]}”`;
+  const cut = truncated ? ` ${truncated} of them were truncated: too long for this model.` : "";
   return `${over}${put}; the vectors of ${cached} were cached.${cut}`;
 }
 

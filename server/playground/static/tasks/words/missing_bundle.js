@@ -10,10 +10,10 @@ export function lacking(models, folders) {
   const pair = models.find(({ task }) => task === "zero-shot");
   const folder = `${folders[0] ?? "bundles"}/maws`;
   const words = pair
-    ? [`${pair.name}@${pair.version} is a pair of an image and a text encoder, but it has no tokenizer. This command gives it one:`]
+    ? [`${pair.name}@${pair.version} is a pair of an image encoder and a text encoder, but it has no tokenizer. This command adds one:`]
     : [
-        models.length ? "No bundle that is served reads texts. " : "No bundle that is served gives vectors of images or texts. ",
-        "A pair of an image and a text encoder does, such as MAWS, FLIP or CiT. This command imports one with its tokenizer:",
+        models.length ? "No served bundle supports texts. " : "No served bundle computes vectors of images or texts. ",
+        "A pair of an image encoder and a text encoder does, such as MAWS, FLIP or CiT. This command imports MAWS with its tokenizer:",
       ];
   const command = pair
     ? `opsin bundles tokenizer ${pair.name} ${TOKENIZER}`
@@ -26,7 +26,7 @@ export function lacking(models, folders) {
     h(
       "p",
       {},
-      models.length ? `Then ${pair ? "restart the service and " : ""}reload this page. Search works without texts.` : "An image encoder alone is enough to sort images by an image.",
+      models.length ? `Then ${pair ? "restart the service and " : ""}reload this page. Search works without texts.` : "To sort images by another image, an image encoder is enough.",
     ),
   );
 }

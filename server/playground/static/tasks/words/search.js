@@ -40,7 +40,7 @@ export function search(section, models) {
   const found = new Found((picture) => (compareWith(picture), runner.runAgain()));
   const told = h("p", { class: "caption told", role: "status" });
   const below = h("div", {});
-  const result = h("div", { class: "answers" }, h("p", { class: "hint" }, "Your pictures appear here, the best first."));
+  const result = h("div", { class: "answers" }, h("p", { class: "hint" }, "Your images appear here, best matches first."));
   const runner = new TaskRunner("words", work, { onstop: () => sort() });
   const input = pictureInput(section, {
     part: partOf(models, "image"),
@@ -48,7 +48,7 @@ export function search(section, models) {
     stage: count,
     block: (reason) => runner.block(reason),
     onpicture: add,
-    invitation: "Pictures, or a folder, to search in",
+    invitation: "Images, or a folder, to search",
     multiple: true,
   });
   runner.take = input.receive;
@@ -61,11 +61,11 @@ export function search(section, models) {
         "p",
         { class: "buttons" },
         h("label", { class: "button" }, "Choose a folder", folder),
-        h("button", { type: "button", onclick: () => runner.aside(takeSamples) }, "Take the samples"),
+        h("button", { type: "button", onclick: () => runner.aside(takeSamples) }, "Use the samples"),
         h("button", { type: "button", onclick: clear }, "Remove all"),
       ),
       byText,
-      h("p", { class: "buttons" }, h("label", { class: "button" }, "Compare with a picture", file)),
+      h("p", { class: "buttons" }, h("label", { class: "button" }, "Compare with an image", file)),
       note,
       shown,
     ),
@@ -79,14 +79,14 @@ export function search(section, models) {
   function fit() {
     const reads = model.chosen.text !== null;
     byText.hidden = !reads;
-    note.textContent = reads ? "" : `${model.value} reads no texts: compare with a picture, or with one of your own by a click.`;
+    note.textContent = reads ? "" : `${model.value} does not support texts: compare with an image, or click one of yours.`;
     changed();
   }
 
   function missing() {
-    if (!pictures.length) return "Choose pictures or a folder, or take the samples.";
+    if (!pictures.length) return "Choose images or a folder, or use the samples.";
     if (example || asked()) return "";
-    return model.chosen.text ? "Type a sentence, or compare with a picture." : "Compare with a picture.";
+    return model.chosen.text ? "Type a sentence, or compare with an image." : "Compare with an image.";
   }
 
   function asked() {
@@ -99,9 +99,9 @@ export function search(section, models) {
   }
 
   function add(given) {
-    if (pictures.length === MAX_PICTURES) throw new FileRejected(`${given.name} is one too many: at most ${MAX_PICTURES} are taken.`);
+    if (pictures.length === MAX_PICTURES) throw new FileRejected(`${given.name} was not added: the limit is ${MAX_PICTURES} images.`);
     pictures.push(kept(given));
-    count.textContent = `${pictures.length} ${pictures.length === 1 ? "picture" : "pictures"}`;
+    count.textContent = `${pictures.length} ${pictures.length === 1 ? "image" : "images"}`;
     drawing ||= requestAnimationFrame(sort);
     changed();
   }
@@ -134,8 +134,8 @@ export function search(section, models) {
       ...(picture
         ? [
             thumbnail(picture.small, picture.name),
-            h("span", { class: "caption" }, `like ${picture.name}`),
-            h("button", { type: "button", "aria-label": "Compare with no picture", onclick: () => compareWith(null) }, "×"),
+            h("span", { class: "caption" }, `similar to ${picture.name}`),
+            h("button", { type: "button", "aria-label": "Remove the image to compare with", onclick: () => compareWith(null) }, "×"),
           ]
         : []),
     );
@@ -152,10 +152,10 @@ export function search(section, models) {
     const failed = pictures.filter((picture) => picture.failed).length;
     const done = ranked.filter(({ cosine }) => cosine !== null).length;
     told.textContent = question
-      ? `${done} of ${pictures.length} pictures by the cosine of their vectors and that of ${question.words}${failed ? `, ${failed} failed` : ""}.`
+      ? `${done} of ${pictures.length} images, sorted by the cosine of their vectors with that of ${question.words}${failed ? `, ${failed} failed` : ""}.`
       : "";
     told.hidden = !question;
-    result.replaceChildren(...(pictures.length ? [told, found.element, below] : [h("p", { class: "hint" }, "Your pictures appear here.")]));
+    result.replaceChildren(...(pictures.length ? [told, found.element, below] : [h("p", { class: "hint" }, "Your images appear here.")]));
     return ranked;
   }
 

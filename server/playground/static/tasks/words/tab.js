@@ -28,7 +28,7 @@ export async function mount(panel, models, folders) {
       "div",
       { class: "modes" },
       choice(
-        "What to do",
+        "Mode",
         MODES.map(([mode, title]) => [mode, title]),
         first,
         show,
