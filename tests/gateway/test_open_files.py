@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,54 +14,50 @@ import psutil
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
+from tests.support import forked_program
 from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.forked_program import ForkedProcess
 from tests.support.gateway_process import START_GATEWAY, Gateway, answering, environment
 from tests.support.raw_http import NOTHING, Raw, ask
 from tests.support.waiting import WAIT_S, eventually
 
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
+GATEWAY = "import sys; " + START_GATEWAY.format(fd="int(sys.argv[-1])")
+COPY = ("tests.support.child_programs", "code")
+"""A module and its argument before a program."""
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
-
-
-def end(*command: str, hard: int, **settings: object) -> tuple[int, str]:
-    """Exit code and log of a program that ends by itself."""
-    code = LIMIT.format(soft=hard, hard=hard) + "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    run = subprocess.run(
-        [sys.executable, "-c", code, *command], env=environment(**settings), capture_output=True, text=True, timeout=WAIT_S
-    )
-    return run.returncode, run.stderr
 
 
 @contextmanager
 def limited_gateway(url: str, soft: int, hard: int, **settings: object) -> Iterator[tuple[Gateway, dict[str, object]]]:
     """Start a gateway; yield it and the first line of its log."""
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-        listener.set_inheritable(True)
-        process = subprocess.Popen(
-            [sys.executable, "-c", LIMIT.format(soft=soft, hard=hard) + START_GATEWAY.format(fd=listener.fileno())],
-            env=environment(redis_url=url, **settings),
-            pass_fds=[listener.fileno()],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with answering(process, listener) as gateway:
-            assert process.stderr is not None
-            yield gateway, json.loads(process.stderr.readline())
+        reading, writing = os.pipe()
+        variables = environment(redis_url=url, **settings)
+        program = LIMIT.format(soft=soft, hard=hard) + GATEWAY
+        process = ForkedProcess(*COPY, program, environment=variables, listener=listener.fileno(), prints=writing)
+        os.close(writing)
+        with os.fdopen(reading) as log, answering(process, listener) as gateway:
+            yield gateway, json.loads(log.readline())
 
 
 @pytest.mark.parametrize(("hard", "limit", "needed"), [(128, 1024, 192), (191, 1024, 192), (64, 1024, 192), (135, 8, 136)])
 def test_a_gateway_with_too_few_files_says_what_it_needs(valkey: PrivateValkey, hard: int, limit: int, needed: int) -> None:
-    code, log = end("-c", START_GATEWAY.format(fd=None), hard=hard, redis_url=valkey.url, port=0, max_connections=limit)
-    assert code == 2
-    (line,) = log.splitlines()
+    variables = environment(redis_url=valkey.url, port=0, max_connections=limit)
+    program = LIMIT.format(soft=hard, hard=hard) + START_GATEWAY.format(fd=None)
+    run = forked_program.run(*COPY, program, environment=variables, seconds=WAIT_S)
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
     reason = json.loads(line)["reason"]
     assert f"{hard} open files" in reason and f"needs {needed}" in reason and f"{limit + 128} for all" in reason and "ulimit -n" in reason
 
 
 def test_a_service_with_too_few_files_says_the_same_once() -> None:
-    code, log = end("-m", "opsin", "serve", "--port", "0", hard=128)
-    assert code == 2
-    (line,) = log.splitlines()
+    program = LIMIT.format(soft=128, hard=128) + "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    command = [sys.executable, "-c", program, "-m", "opsin", "serve", "--port", "0"]
+    run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=WAIT_S)
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
     assert line.startswith("opsin: ") and "128 open files" in line and "needs 192" in line and "ulimit -n" in line
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
+from tests.support import forked_program
 from tests.support.fake_worker import Worker, answer, make_spec, picture
 from tests.support.gateway_process import START_GATEWAY, executed_gateway, gateway_process
 from tests.support.gateway_process import environment as gateway_environment
@@ -74,12 +75,16 @@ def test_what_answers_strangers_says_so_in_one_line(valkey: PrivateValkey) -> No
     assert "OPSIN_API_KEYS_FILE" in first["event"]
 
 
+def run_copy(variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a gateway that ends by itself."""
+    program = START_GATEWAY.format(fd=None)
+    return forked_program.run("tests.support.child_programs", "code", program, environment=variables, seconds=WAIT_S)
+
+
 def test_a_taken_port_is_reported_in_one_line(valkey: PrivateValkey) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        command = [sys.executable, "-c", START_GATEWAY.format(fd=None)]
-        environment = gateway_environment(redis_url=valkey.url, port=port)
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT_S)
+        run = run_copy(gateway_environment(redis_url=valkey.url, port=port))
     assert run.returncode == 2
     (line,) = run.stderr.splitlines()
     assert json.loads(line)["port"] == port and "in use" in json.loads(line)["reason"]
@@ -87,6 +92,5 @@ def test_a_taken_port_is_reported_in_one_line(valkey: PrivateValkey) -> None:
 
 def test_without_a_queue_it_says_which_setting_is_missing() -> None:
     variables = {name: value for name, value in os.environ.items() if name != "OPSIN_REDIS_URL"} | {"OPSIN_PORT": "0"}
-    command = [sys.executable, "-c", START_GATEWAY.format(fd=None)]
-    run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=WAIT_S)
+    run = run_copy(variables)
     assert run.returncode == 2 and "OPSIN_REDIS_URL" in json.loads(run.stderr)["reason"]

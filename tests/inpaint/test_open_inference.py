@@ -113,4 +113,4 @@ def test_compressing_a_large_answer_delays_no_other_request(painter: Painter) ->
             assert future.result().content == plain.content
         return max(waits)
 
-    assert min(slowest_health_check() for _ in range(4)) < compressing / 2, "each answer would be waited for, not one by chance"
+    assert any(slowest_health_check() < compressing / 2 for _ in range(4)), "each answer would be waited for, not one by chance"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +22,9 @@ from opsin.cli.bundles.labelled_images import load_at_model_size
 from server.playground import SAMPLES
 from tests.golden.case import GOLDEN
 from tests.support.bundles.onnx import lama, midas
+from tests.support.forked_program import ForkedProcess
 from tests.support.processes import opsin
+from tests.support.waiting import WAIT_S
 
 
 @pytest.fixture(scope="module")
@@ -195,16 +195,16 @@ def test_the_cost_is_that_of_the_images_it_counts(checkpoint: Path, tmp_path: Pa
 
 
 def test_a_terminal_shows_the_format_in_bold(checkpoint: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "opsin", "import", str(checkpoint), "--family", "timm", "-o", str(tmp_path / "tiny")]
+    command = ["import", str(checkpoint), "--family", "timm", "-o", str(tmp_path / "tiny")]
     ours, theirs = os.openpty()
-    with subprocess.Popen(command, stdout=theirs, stdin=subprocess.DEVNULL) as process:
-        os.close(theirs)
-        visible = b""
-        with suppress(OSError):  # Linux raises EIO where the other end is closed
-            while some := os.read(ours, 4096):
-                visible += some
+    process = ForkedProcess("opsin", *command, environment=os.environ, prints=theirs)
+    os.close(theirs)
+    visible = b""
+    with suppress(OSError):  # Linux raises EIO where the other end is closed
+        while some := os.read(ours, 4096):
+            visible += some
     os.close(ours)
-    assert process.returncode == 0
+    assert process.wait(WAIT_S) == 0
     *others, last = visible.decode().splitlines()
     assert last.startswith("\033[1mformat ") and last.endswith("\033[0m") and "\033" not in "".join(others)
 

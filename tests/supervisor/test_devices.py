@@ -93,7 +93,7 @@ def test_a_command_uses_one_device(tmp_path: Path, device: str) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_service_without_its_gpu_ends_at_its_start(tmp_path: Path) -> None:
     write_null(tmp_path)
-    with serve(tmp_path, device="cuda:0,1") as service:
+    with serve(tmp_path, copied=True, device="cuda:0,1") as service:
         eventually(lambda: service.process.poll() is not None, "it has ended")
         assert service.process.returncode == 2
         refusal = re.compile(r"device: cuda:[01] is set, but torch sees no CUDA device")

@@ -68,5 +68,7 @@ def run(mode: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "file":  # as `python FILE`
         runpy.run_path(sys.argv[2], run_name="__main__")
+    elif sys.argv[1] == "code":  # as `python -c CODE`
+        exec(sys.argv[2], {"__name__": "__main__"})
     else:
         run(sys.argv[1])

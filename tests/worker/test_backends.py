@@ -53,6 +53,11 @@ def empty(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+def copy_loops(folder: Path, empty: Path) -> None:
+    """Copy what is compiled, which takes seconds, without graphs and what was learned."""
+    shutil.copytree(folder, empty, ignore=shutil.ignore_patterns("learned", "graphs"))
+
+
 def images(count: int) -> Arrays:
     return {"pixels": np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)}
 
@@ -122,7 +127,7 @@ def scores(backends: Backends, merge: tuple[int, ...], batch_size: int) -> Array
 
 
 def test_settled_answers_depend_on_no_batch_size_and_no_restart(bundle: Bundle, empty: Path, folder: Path) -> None:
-    shutil.copytree(folder, empty, dirs_exist_ok=True, ignore=shutil.ignore_patterns("learned"))  # loops need not be compiled again
+    copy_loops(folder, empty)
     cache, loader = LearnedCache(empty), Loader(LAYOUT, "auto", LearnedCache(empty), "auto")
     before = loader.load(bundle)
     assert before.backends is not None
@@ -216,8 +221,8 @@ def test_backend_is_not_blamed_for_failures_of_pytorch(bundle: Bundle, folder: P
 
 
 @pytest.mark.parametrize("setting", ["onnx", "auto"])
-def test_a_graph_on_a_full_disk_is_left_out(bundle: Bundle, empty: Path, setting: BackendSetting) -> None:
-    empty.mkdir()
+def test_a_graph_on_a_full_disk_is_left_out(bundle: Bundle, empty: Path, folder: Path, setting: BackendSetting) -> None:
+    copy_loops(folder, empty)
     (empty / "graphs").write_text("a file where the folder should be")
     with structlog.testing.capture_logs() as logs:
         both = backends(bundle, empty, setting)

@@ -363,7 +363,7 @@ def test_a_file_of_vectors_that_is_damaged_is_named(tmp_path: Path) -> None:
 
 
 def test_a_search_in_100_000_vectors_is_exact() -> None:
-    numbers = np.random.default_rng(0).standard_normal((100_000, 768), np.float32)
+    numbers = np.random.default_rng(0).standard_normal((100_000, 64), np.float32)
     numbers /= np.linalg.norm(numbers, axis=1, keepdims=True)
     counts = np.zeros(len(numbers), np.int64)
     files = FileVectors(numbers, np.arange(len(numbers)).astype(str), counts, counts, "pair@1", "", "", "")
