@@ -98,8 +98,10 @@ def missing_gpu_reason() -> str:
     return f"driver {driver}, torch {torch.__version__} with CUDA {torch.version.cuda}"
 
 
-OUT_OF_MEMORY = re.compile(r"CUDA (error|failure \d+): out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|Failed to allocate memory")
-"""Texts of allocations outside of PyTorch's allocator, and of ONNX Runtime's."""
+OUT_OF_MEMORY = re.compile(
+    r"CUDA (error|failure \d+): out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|Failed to allocate memory|can't allocate memory"
+)
+"""Texts of allocations outside of PyTorch's allocator, of ONNX Runtime's, and of PyTorch's on a CPU."""
 CUDA_FAILURE = re.compile(r"CUDA error|CUDA failure \d+|Triton Error \[CUDA\]")
 
 

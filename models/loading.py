@@ -190,6 +190,8 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     problem = weight_mismatch(model, weights)
     if problem:
         raise BundleError(f"{bundle.weights_path}: does not fit architecture {spec.architecture}: {problem}")
+    if spoilt := [name for name, tensor in weights.items() if tensor.is_floating_point() and bool(tensor.isnan().any())]:
+        raise BundleError(f"{bundle.weights_path}: weights that are not numbers (NaN): {_join_few(spoilt)}")
     _check_fit(bundle, config)
     model.load_state_dict(weights, strict=True, assign=True)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -12,15 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import uvicorn
 
 from models.registry import ExtensionError, all_extensions, systems
 from server.gateway.app import create_app
-from server.gateway.inference.admission import Admission
-from server.gateway.jobs.event_subscriptions import EventSubscriptions
+from server.gateway.app_state import GatewayState
 from server.http.connection_limits import ConnectionLimiter
-from server.http.protocol import protocol_with_limits
+from server.http.protocol import BoundedProtocol, protocol_with_limits
 from server.media.images import silence_decoders
 from server.processes import os_process
 from server.settings import NO_API_KEYS_WARNING, Settings
@@ -29,8 +29,6 @@ from server.telemetry import logs
 KEEP_ALIVE_S = 20
 """Idle time in seconds after which a connection is closed. Clients close earlier (httpx2 5 s, aiohttp 15 s), which matters: a request that
 arrives while the gateway closes is lost."""
-SHUTDOWN_GRACE_S = 1
-"""Time in seconds that a slow client has to read its last response."""
 
 GC_THRESHOLDS = (10_000, 20, 20)
 """Thresholds of the collector: a request makes some hundred objects, and reference counts free nearly all of them."""
@@ -79,10 +77,11 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
             files=connections + os_process.OWN_FILES,
             needed=needed,
         )
+    limiter = ConnectionLimiter(connections, settings.trusted_proxies)
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=protocol_with_limits(ConnectionLimiter(connections, settings.trusted_proxies)),
+        http=protocol_with_limits(limiter),
         ws="none",
         log_config=None,
         log_level=max(settings.log_level.lower(), "warning", key=("debug", "info", "warning", "error", "critical").index),
@@ -90,7 +89,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         server_header=False,
         backlog=os_process.BACKLOG,
         proxy_headers=False,
-        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+        timeout_graceful_shutdown=1,  # draining has waited for the responses
         timeout_keep_alive=KEEP_ALIVE_S,
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -99,18 +98,17 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     gc.freeze()  # no later collection visits the modules while clients wait
     gc.set_threshold(*GC_THRESHOLDS)
     log.info("listening", address=listener.getsockname())
-    _DrainingServer(config, app.gateway.admission, app.gateway.event_subscriptions, settings).run(sockets=[listener])
+    _DrainingServer(config, limiter, app.gateway).run(sockets=[listener])
     return 0
 
 
 class _DrainingServer(uvicorn.Server):
     """uvicorn with a draining shutdown: its own handlers close the listener first and re-raise the signal."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission, event_subscriptions: EventSubscriptions, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, limiter: ConnectionLimiter, gateway: GatewayState) -> None:
         super().__init__(config)
-        self._event_subscriptions = event_subscriptions
-        self._admission = admission
-        self._settings = settings
+        self._limiter = limiter
+        self._gateway = gateway
         self._ending: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
@@ -135,15 +133,24 @@ class _DrainingServer(uvicorn.Server):
             self._on_stop_signal()
 
     async def _drain(self) -> None:
-        self._admission.is_leaving = True
-        await asyncio.sleep(self._settings.drain_delay)
+        """Take requests for `drain_delay`, but no two on one connection, so that clients open the next one elsewhere. Then finish."""
+        gateway, settings, connections = self._gateway, self._gateway.settings, cast("set[BoundedProtocol]", self.server_state.connections)
+        gateway.admission.is_leaving = self._limiter.are_leaving = True
+        for connection in connections:
+            connection.leave(at_once=False)
+        await asyncio.sleep(settings.drain_delay)
         log.info("gateway draining")
-        self._event_subscriptions.close()
-        await self._admission.drain(self._settings.drain_timeout)
+        until = time.monotonic() + settings.drain_timeout
+        for connection in connections:
+            connection.leave(at_once=settings.drain_delay > 0)  # else its client may be sending a request now
+        gateway.event_subscriptions.close()
+        await gateway.admission.drain(settings.drain_timeout)
+        while any(connection.is_busy for connection in connections) and time.monotonic() < until:
+            await asyncio.sleep(0.05)  # a last response is read slowly, or is a result that is still being made
         self.should_exit = True
 
     async def _cancel_and_exit(self) -> None:
-        await self._admission.cancel_all()
+        await self._gateway.admission.cancel_all()
         self.should_exit = True
 
 

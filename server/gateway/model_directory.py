@@ -107,7 +107,7 @@ class ModelDirectory:
     def refusal(self, fleet: Fleet, spec: BundleSpec) -> str:
         """Return the reason of `refusal`; empty also for `worker_grace` after a worker that served it has left: it may be restarting."""
         seen_at, workers = self._served.get(spec.digest(), (-math.inf, frozenset()))
-        if time.monotonic() - seen_at < self._settings.worker_grace and not workers <= _living(fleet):
+        if time.monotonic() - seen_at < self._settings.worker_grace and not workers <= {worker.id for worker in living(fleet)}:
             return ""
         return refusal(fleet, spec)
 
@@ -292,13 +292,12 @@ def state_of(fleet: Fleet, spec: BundleSpec) -> tuple[State, str]:
 def _announcements(fleet: Fleet, spec: BundleSpec) -> list[tuple[WorkerInfo, ServedBundle]]:
     """Return announcements of a bundle by the workers that do not drain, whichever content of it they have."""
     identity = spec.name, spec.version
-    living = (worker for worker in fleet.workers if worker.state != "draining")
-    return [(worker, bundle) for worker in living for bundle in worker.bundles if (bundle.name, bundle.version) == identity]
+    return [(worker, bundle) for worker in living(fleet) for bundle in worker.bundles if (bundle.name, bundle.version) == identity]
 
 
-def _living(fleet: Fleet) -> frozenset[str]:
-    """Return the ids of the workers that do not drain."""
-    return frozenset(worker.id for worker in fleet.workers if worker.state != "draining")
+def living(fleet: Fleet) -> list[WorkerInfo]:
+    """Return the workers that do not drain."""
+    return [worker for worker in fleet.workers if worker.state != "draining"]
 
 
 def _servers(fleet: Fleet) -> dict[str, frozenset[str]]:
@@ -346,9 +345,14 @@ def unreadable(fleet: Fleet) -> dict[str, str]:
     """Return the reasons for folders whose bundle.json cannot be read, or is another bundle's, in every worker that has them."""
     if _one_has_yet_to_read(fleet):
         return {}
-    announced = [bundle for worker in fleet.workers if worker.state != "draining" for bundle in worker.bundles]
-    refused = [bundle for bundle in announced if bundle.state == "unavailable" and not bundle.digest]
-    return {f"{one.name}@{one.version}": one.reason for one in refused if (one.name, one.version) not in fleet.specs}
+    unread = [bundle for bundle in refused_bundles(fleet) if not bundle.digest and (bundle.name, bundle.version) not in fleet.specs]
+    return {f"{one.name}@{one.version}": one.reason for one in unread}
+
+
+def refused_bundles(fleet: Fleet) -> list[ServedBundle]:
+    """Return what a living worker refuses, once for each worker, whether or not others serve it."""
+    announced = [bundle for worker in living(fleet) for bundle in worker.bundles]
+    return [bundle for bundle in announced if bundle.state == "unavailable" and bundle.reason not in ("", UNLOADED)]
 
 
 def named_unreadable(fleet: Fleet, model: str) -> tuple[str, str] | None:

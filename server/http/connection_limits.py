@@ -25,6 +25,8 @@ class ConnectionLimiter:
         self._clients = ClientBound(total, total / 4)
         self._client_of: dict[asyncio.Transport, str] = {}
         """Open connections, the newest last."""
+        self.are_leaving = False
+        """Whether each connection gets at most one more response, since this gateway ends soon."""
 
     def admit(self, connection: asyncio.Transport) -> bool:
         """Return whether a connection may stay. If all are in use, a client with less than a quarter of them, or a proxy, replaces the

@@ -126,6 +126,18 @@ class BoundedProtocol(HttpToolsProtocol):
             return False
         return not self.pipeline and (self.cycle is None or self.cycle.response_complete or self.cycle.more_body)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a response is to be made, or sent to its end."""
+        return bool(self._open_cycles) or self.transport.is_closing()
+
+    def leave(self, *, at_once: bool) -> None:
+        """Close after the latest response, or now if there is none. Unless `at_once`: after one that can still announce it."""
+        if self._open_cycles:
+            self.cycle.keep_alive &= self.cycle.response_started and not at_once
+        elif at_once and not self._in_head:
+            self.transport.close()
+
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             self._discard_refused_body(data)
@@ -179,6 +191,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # a list for trailers: no one uses them, and they must not be taken for headers
         self._open_cycles.append(self.cycle)
+        self.cycle.keep_alive &= not self.limits.are_leaving
         self.cycle.transport = HeadBufferingTransport(self.transport, self.loop)  # type: ignore[assignment]  # it has all methods that are used
         self._in_head, self._in_body = False, True
         self._bytes_since_progress = 0

@@ -200,7 +200,7 @@ class Supervisor:
         return Child("gateway", _opsin("gateway", "--fd", str(fd)), environment, fds=[fd])
 
     def _worker(self, **own_variables: str) -> Child:
-        environment = WORKER_ENVIRONMENT | self._environment() | own_variables
+        environment = WORKER_ENVIRONMENT | self._environment() | {"OPSIN_DRAIN_DELAY": "0"} | own_variables  # gateways end first
         return Child("worker", _opsin("worker", *self._worker_options()), environment, template=self._template)
 
     def _worker_options(self) -> tuple[str, ...]:

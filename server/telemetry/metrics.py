@@ -17,7 +17,7 @@ import os
 import platform
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -278,6 +278,7 @@ class WorkerMetrics:
     """Metrics of a worker. Batches are the worker's, requests the gateway's."""
 
     def __init__(self) -> None:
+        self.not_ready_reason: Callable[[], str] = lambda: "starting"  # empty if the worker serves all of its bundles
         self.registry = registry = CollectorRegistry()
         self.notes = MetricBuffer()
         registry.register(FlushingCollector(self.notes))

@@ -238,6 +238,12 @@ class LoadedBundles:
         entries = [entry for entry in list(self._entries.values()) if entry.path not in members or entry.state == "ready"]
         return [entry.announcement(slots, self._without_folders(entry.reason)) for entry in entries]
 
+    def not_ready_reason(self) -> str:
+        """Return why the folder is not served as it is: bundles that are being loaded or are refused, or none. Empty: it is."""
+        refused = [f"{entry.id} is unavailable: {entry.reason}" for entry in list(self._entries.values()) if entry.is_refused]
+        reasons = [f"{entry.id} is being loaded" for entry in self.loading] + refused
+        return self._without_folders("; ".join(reasons)) if self._entries else "no bundle has been found"
+
     def _without_folders(self, reason: str) -> str:
         """Return a reason without paths of this machine, since clients read it."""
         folders = [str(folder) for folder in (self.folder, self._starters) if folder is not None]

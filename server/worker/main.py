@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-import prometheus_client
+import msgspec
 import torch
+from prometheus_client import MetricsHandler
 
 from kernels.devices import missing_gpu_reason
 from kernels.malloc import keep_freed_memory
@@ -127,6 +130,7 @@ class Worker:
         self._loader = Loader(layout, settings.dtype, cache, settings.offered_backend, ModelMemory(layout.model_bytes))
         self._candidates = Candidates(cache, self._slots.run_in_slot) if layout.device.type == "cuda" else Candidates(cache)
         self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, metrics, metrics_port, layout, settings.scene_ttl)
+        metrics.not_ready_reason = lambda: "draining" if self._heartbeat.state == "draining" else self._bundles.not_ready_reason()
 
     def run(self) -> None:
         signals, layout = StopSignals(), self._layout
@@ -144,14 +148,14 @@ class Worker:
         signals.wait()
         log.info("draining", id=self._queue.id)
         self._heartbeat.set_state("draining")
+        hurried = signals.wait(self._settings.drain_delay)  # pulls on: gateways may not know yet, and no other worker may have this content
         if unfinishable := self._slots.drain(self._settings.drain_timeout):
             self._runner.leave(unfinishable)
         until = time.monotonic() + self._settings.drain_timeout
-        while any(thread.is_alive() for thread in working) and time.monotonic() < until:
+        while any(thread.is_alive() for thread in working) and time.monotonic() < until and not hurried:
             if not self._slots.is_pulling:
                 self._receiver.close()
-            if signals.wait(0.02):
-                break
+            hurried = signals.wait(0.02)
         self._slots.wait_for_pull(2 * IDLE_BLOCK_S)  # the jobs of the last pull are returned too
         self._end(answering)
 
@@ -229,13 +233,32 @@ def _no_bundle(folder: Path) -> str:
 
 
 def serve_metrics(metrics: WorkerMetrics, host: str, first_port: int) -> int:
-    """Serve the metrics on `first_port` or the next free port (0: any) and return the port. Raises OSError."""
+    """Serve the metrics and `/health/ready` on `first_port` or the next free port (0: any) and return the port. Raises OSError."""
+    kind = type("Server", (ThreadingHTTPServer,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET})
+    handler = type("Handler", (MonitoringHandler,), {"registry": metrics.registry, "metrics": metrics})
     for port in range(first_port, min(first_port + METRICS_PORTS, 65536)):
         try:
-            server, _ = prometheus_client.start_http_server(port, addr=host, registry=metrics.registry)
+            server: ThreadingHTTPServer = kind((host, port), handler)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             continue
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
         return int(server.server_port)
     raise OSError(errno.EADDRINUSE, f"no free port for metrics on {host} in {first_port}..{first_port + METRICS_PORTS - 1}")
+
+
+class MonitoringHandler(MetricsHandler):
+    """Answers `/health/ready` itself, and everything else with the metrics."""
+
+    metrics: WorkerMetrics
+
+    def do_GET(self) -> None:  # noqa: N802
+        if self.path != "/health/ready":
+            super().do_GET()
+            return
+        reason = self.metrics.not_ready_reason()
+        self.send_response(503 if reason else 200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(msgspec.json.encode({"ready": False, "detail": reason} if reason else {"ready": True}))

@@ -165,13 +165,40 @@ def test_settings_ports_and_paths_exist_in_settings_and_images(values: Object) -
     assert "COPY bundles /bundles" in stages["bundles"] and "useradd --uid 10001" in stages["base"]
 
 
-def test_termination_leaves_time_for_delay_and_drain() -> None:
-    objects = render({"gateway": {"drainDelay": 7, "drainTimeout": 60}, "pools": [POOL | {"drainTimeout": 90}]})
+@pytest.mark.parametrize(("delay", "timeout", "seconds"), [(7, 60, 77), (0, 0, 10)])
+def test_termination_leaves_time_for_delay_and_drain(delay: int, timeout: int, seconds: int) -> None:
+    drain = {"drainDelay": delay, "drainTimeout": timeout}
+    objects = render({"gateway": drain, "pools": [POOL | drain]})
+    for name in ("demo-gateway", "demo-worker-cpu"):
+        one = objects["Deployment", name]
+        assert one["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == seconds
+        assert [environment(one)[f"OPSIN_DRAIN_{part}"] for part in ("DELAY", "TIMEOUT")] == [str(delay), str(timeout)]
+
+
+def test_pods_may_end_as_late_as_their_longest_request() -> None:
+    objects = render_defaults()
     gateway, worker = objects["Deployment", "demo-gateway"], objects["Deployment", "demo-worker-cpu"]
-    assert gateway["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 77
-    assert (environment(gateway)["OPSIN_DRAIN_DELAY"], environment(gateway)["OPSIN_DRAIN_TIMEOUT"]) == ("7", "60")
-    assert worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 100
-    assert environment(worker)["OPSIN_DRAIN_TIMEOUT"] == "90"
+    assert int(environment(gateway)["OPSIN_DRAIN_TIMEOUT"]) >= int(environment(gateway)["OPSIN_REQUEST_TIMEOUT"])
+    for one in (gateway, worker):
+        assert int(environment(one)["OPSIN_DRAIN_DELAY"]) == 5
+        assert one["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == int(environment(one)["OPSIN_DRAIN_TIMEOUT"]) + 15
+
+
+def test_updates_go_on_when_a_new_pod_serves() -> None:
+    objects = render_everything()
+    surge, swap = {"maxUnavailable": 0, "maxSurge": 1}, {"maxUnavailable": 1, "maxSurge": 0}
+    for name, strategy in (("demo-gateway", surge), ("demo-worker-cpu", surge), ("demo-worker-gpu", swap)):
+        one = objects["Deployment", name]
+        assert one["spec"]["strategy"] == {"rollingUpdate": strategy}
+        probe, port = container(one)["readinessProbe"], container(one)["ports"][0]["name"]
+        assert (probe["httpGet"]["path"], probe["httpGet"]["port"]) == ("/health/accepting" if port == "http" else "/health/ready", port)
+        delay = int(environment(one)["OPSIN_DRAIN_DELAY"])
+        assert probe["periodSeconds"] <= delay, "load balancers that check by themselves as often notice within the delay"
+
+
+def test_a_new_version_of_the_chart_does_not_restart_redis() -> None:
+    labels = render_defaults()["StatefulSet", "demo-redis"]["spec"]["template"]["metadata"]["labels"]
+    assert not any("version" in name or "chart" in name for name in labels)
 
 
 @pytest.mark.parametrize(("from_zero", "path", "grace"), [(True, "/health/accepting", "600"), (False, "/health/ready", None)])
@@ -348,6 +375,8 @@ def test_the_query_is_the_one_that_the_docs_explain() -> None:
         ({"pools": [POOL | {"name": "A_pool"}]}, "at '/pools/0/name'"),
         ({"redis": {"trial": {"enabled": False}}}, "redis.urlSecret.name names the Secret with the URL of Redis"),
         ({"redis": {"urlSecret": {"name": "mine"}}}, "set redis.trial.enabled=false"),
+        ({"gateway": {"settings": {"OPSIN_DRAIN_TIMEOUT": 5}}}, "settings.OPSIN_DRAIN_TIMEOUT: use drainDelay and drainTimeout"),
+        ({"settings": {"OPSIN_DRAIN_DELAY": 5}}, "settings.OPSIN_DRAIN_DELAY: use drainDelay and drainTimeout"),
         ({"route": {"enabled": True}}, "route.parentRefs names the Gateways"),
         ({"pools": [POOL | {"keda": {"enabled": True}}]}, "pools[cpu].models lists the bundles"),
         ({"pools": [POOL | {"bundles": {"existingClaim": "a", "image": "b"}}]}, "pools[cpu].bundles has existingClaim"),

@@ -39,6 +39,10 @@ def test_the_reason_reaches_each_client_of_a_broken_bundle(service: Service, tmp
     assert refused.keys() == {"broken", "unread"}
     metrics = gateway.http.get("/metrics").text
     assert {name for name in refused if f'opsin_model_loaded{{model="{name}",version="1"}} 0.0\n' in metrics} == refused.keys()
+    assert {name: gateway.metric("opsin_model_refused", model=name) for name in listed} == {"tiny": 0, "broken": 1, "unread": 1}
+    health = service.get_from_worker("/health/ready")
+    assert health.status_code == 503 and health.json()["ready"] is False
+    assert sorted(health.json()["detail"].split("; ")) == [f"{name}@1 is unavailable: {refused[name]}" for name in sorted(refused)]
     assert "truncated or another file" in refused["broken"] and refused["unread"].startswith("unread/1/bundle.json: Invalid JSON")
     for name, reason in refused.items():
         assert (listed[name]["state"], listed[name]["reason"]) == ("unavailable", reason)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import Worker, make_spec, picture
-from tests.support.gateway_process import gateway_process, problem
+from tests.support.gateway_process import Gateway, gateway_process, problem
+from tests.support.raw_http import Raw, post
 from tests.support.waiting import WAIT_S, eventually
 
 
@@ -96,3 +98,72 @@ def test_gateways_that_share_a_socket_outlive_each_other(valkey: PrivateValkey) 
         leaving.terminate()
         assert leaving.process.wait(WAIT_S) == 0
         assert [staying.classify(picture(1)).status_code for _ in range(20)] == [200] * 20
+
+
+HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
+LARGE = b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+def send_image(raw: Raw, step: int) -> Raw:
+    return raw.send(post("/v1/classify", f"Content-Length: {len(picture(step))}", body=picture(step)))
+
+
+def is_leaving(gateway: Gateway) -> bool:
+    return gateway.http.get("/health/ready").status_code == 503
+
+
+def test_leaving_gateway_answers_on_each_connection_once_more(valkey: PrivateValkey) -> None:
+    """Prove that clients with open connections open their next one elsewhere, without an error."""
+    with (
+        gateway_process(valkey.url, drain_delay=WAIT_S) as gateway,
+        Worker(valkey.url, [make_spec()]) as worker,
+        Raw(gateway) as idle,
+        Raw(gateway) as busy,
+        Raw(gateway) as late,
+    ):
+        for raw in (idle, busy, late):
+            assert "connection" not in send_image(raw, 1).answer().headers
+        worker.pause()
+        send_image(busy, 6)
+        eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
+        gateway.terminate()
+        eventually(lambda: is_leaving(gateway), "not ready any more")
+        worker.resume()
+        for raw in (busy, send_image(late, 2)):
+            answer = raw.answer()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            assert raw.is_closed()
+        idle.socket.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            idle.is_closed()
+
+
+def test_draining_gateway_closes_idle_connections_alone(valkey: PrivateValkey) -> None:
+    with (
+        gateway_process(valkey.url, drain_delay=0.2) as gateway,
+        Worker(valkey.url, [make_spec()]) as worker,
+        Raw(gateway) as idle,
+        Raw(gateway) as uploading,
+    ):
+        assert idle.send(HEALTH).answer().status == 200
+        image = picture(6)
+        uploading.send(post("/v1/classify", f"Content-Length: {len(image)}", body=image[:20]))
+        eventually(lambda: gateway.count_in_flight() == 1, "the upload has begun")
+        gateway.terminate()
+        assert idle.is_closed()
+        problem(gateway.classify(picture(1)), 503, "draining")
+        answer = uploading.send(image[20:]).answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert gateway.process.wait(WAIT_S) == 0 and len(worker.done) == 1
+
+
+def test_a_slow_client_gets_its_last_response_to_the_end(valkey: PrivateValkey) -> None:
+    with gateway_process(valkey.url) as gateway, Raw(gateway) as slow:
+        count = 30  # more than the system buffers
+        slow.send(LARGE * count)
+        expected = len(slow.answer().body)
+        gateway.terminate()
+        time.sleep(2.5)
+        answers = [slow.answer() for _ in range(count - 1)]
+        assert [len(answer.body) for answer in answers] == [expected] * (count - 1)
+        assert gateway.process.wait(WAIT_S) == 0

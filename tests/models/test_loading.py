@@ -161,3 +161,11 @@ def test_damaged_weights_are_not_loaded(tmp_path: Path, vit: ViT) -> None:
     made.weights_path.write_bytes(data)
     with pytest.raises(BundleError, match="SHA-256"):
         load(made)
+
+
+def test_weights_that_are_not_numbers_are_not_loaded(tmp_path: Path, vit: ViT) -> None:
+    """Prove it for all tasks: the answers of jobs of many steps are not looked at when a bundle is loaded."""
+    with torch.no_grad():
+        vit.blocks[1].attn.qkv.weight[0, 0] = torch.nan
+    with pytest.raises(BundleError, match=r"weights that are not numbers \(NaN\): blocks.1.attn.qkv.weight"):
+        load(make(tmp_path, vit))

@@ -158,10 +158,14 @@ class Service:
         """`host:port`, as Triton's clients want it."""
         return self.gateway.url.removeprefix("http://")
 
+    def get_from_worker(self, path: str) -> httpx2.Response:
+        """Read a path of the first worker's metrics port."""
+        [address] = [one.laddr for one in psutil.net_connections("inet") if (one.pid, one.status) == (self.worker, "LISTEN")]
+        return httpx2.get(f"http://127.0.0.1:{address.port}{path}", timeout=60)
+
     def sum_metric(self, name: str, **labels: str) -> float:
         """Return the sum of the samples of the first worker's metric with these labels."""
-        [address] = [one.laddr for one in psutil.net_connections("inet") if (one.pid, one.status) == (self.worker, "LISTEN")]
-        return sum_up(httpx2.get(f"http://127.0.0.1:{address.port}/metrics", timeout=60).text, name, **labels)
+        return sum_up(self.get_from_worker("/metrics").text, name, **labels)
 
     def scores(self, image: bytes, **options: str | int) -> np.ndarray:
         """Return the answer of `/v1/classify` to an image, in the order of the classes."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 import redis
@@ -254,6 +255,20 @@ async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateVa
             assert (await reply_task).failure is None
             assert process.wait(WAIT_S) == 0
             assert (await asking.dispatcher.fleet.read(fresh=True)).workers == ()
+
+
+async def test_leaving_worker_takes_jobs_for_the_drain_delay(valkey: PrivateValkey, tmp_path: Path) -> None:
+    """Prove that jobs of a content that no other worker has are run, and that its readiness follows its life."""
+    write_null(tmp_path)
+    health = f"http://127.0.0.1:{(port := free_port())}/health/ready"
+    with worker_process(valkey.url, tmp_path, metrics_port=port, drain_delay=3) as process:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            await eventually_async(lambda: httpx2.get(health).status_code == 200, "all bundles are loaded")
+            process.send_signal(signal.SIGTERM)
+            await eventually_async(lambda: httpx2.get(health).json() == {"ready": False, "detail": "draining"}, "it drains")
+            assert (await asking.ask(asking.job("null@1"))).failure is None
+            assert process.wait(WAIT_S) == 0
 
 
 async def test_second_signal_hands_back_at_once_to_another_worker(valkey: PrivateValkey, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from models.bundle import NAME_PATTERN
 from server.gateway.auth.middleware import require_right
-from server.gateway.model_directory import is_unloaded, state_of, version_order
+from server.gateway.model_directory import is_unloaded, living, state_of, version_order
 from server.http.problems import Problem, ProblemKind
 from server.queue.gateway.dispatcher import DispatcherTimings
 from server.queue.gateway.fleet import Fleet, FleetReader
@@ -107,8 +107,8 @@ async def _wait_for_workers(reader: FleetReader, revision: int, action: str) -> 
         async with asyncio.timeout(LOAD_TIMEOUT_S):
             while True:
                 fleet = await reader.read(fresh=True)
-                living = [worker for worker in fleet.workers if worker.state != "draining"]
-                if living and all(worker.repository_revision >= revision for worker in living):
+                workers = living(fleet)
+                if workers and all(worker.repository_revision >= revision for worker in workers):
                     await asyncio.sleep(DispatcherTimings().news)  # the maximum age of another gateway's view
                     return fleet
                 await asyncio.sleep(POLL_INTERVAL_S)

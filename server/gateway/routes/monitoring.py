@@ -83,6 +83,7 @@ async def _read_redis(gateway: GatewayState) -> Families:
     workers = GaugeMetricFamily("opsin_workers", "Workers that are alive.", labels=["state"])
     restarts = CounterMetricFamily("opsin_worker_restarts", "Workers that their supervisor had to restart.", labels=["reason"])
     served = GaugeMetricFamily("opsin_model_loaded", "Ready workers that serve the bundle.", labels=["model", "version"])
+    refusing = GaugeMetricFamily("opsin_model_refused", "Workers that have the bundle and cannot load it.", labels=["model", "version"])
     labels = ["model", "version", "priority"]
     depth = GaugeMetricFamily("opsin_queue_depth", "Images waiting or running.", labels=labels)
     oldest = GaugeMetricFamily("opsin_queue_oldest_age_seconds", "Age of the oldest of them.", labels=labels)
@@ -106,6 +107,9 @@ async def _read_redis(gateway: GatewayState) -> Families:
     for bundle in model_directory.unreadable(fleet):
         name, _, version = bundle.partition("@")
         served.add_metric([name, version], 0)
+    refusals = Counter((bundle.name, bundle.version) for bundle in model_directory.refused_bundles(fleet))
+    for identity in {*fleet.specs, *refusals}:
+        refusing.add_metric(identity, refusals[identity])
     for queue in queues:
         name, _, version = queue.bundle.partition("@")
         depth.add_metric([name, version, queue.priority], queue.items)
@@ -123,4 +127,4 @@ async def _read_redis(gateway: GatewayState) -> Families:
         "opsin_result_bytes", "Results of asynchronous jobs that are kept, with their records.", value=recorded.result_bytes
     )
     scenes = GaugeMetricFamily("opsin_scenes", "Reconstructed scenes that can be asked again.", value=recorded.counts.get(SCENES, 0))
-    return Families((up, workers, restarts, served, depth, oldest, jobs, ended, lost, results, scenes, memory))
+    return Families((up, workers, restarts, served, refusing, depth, oldest, jobs, ended, lost, results, scenes, memory))

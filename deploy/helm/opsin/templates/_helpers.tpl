@@ -46,6 +46,11 @@ imagePullPolicy: {{ .image.pullPolicy }}
 
 {{/* Settings of a container. Argument: (dict "root" $ "own" SETTINGS "given" SETTINGS), the later given precedence */}}
 {{- define "opsin.env" -}}
+{{- range $name := list "OPSIN_DRAIN_DELAY" "OPSIN_DRAIN_TIMEOUT" }}
+{{- if or (hasKey $.given $name) (hasKey $.root.Values.settings $name) }}
+{{- fail (printf "settings.%s: use drainDelay and drainTimeout of the gateway or pool, which also set terminationGracePeriodSeconds" $name) }}
+{{- end }}
+{{- end }}
 - name: OPSIN_REDIS_URL
   valueFrom: {secretKeyRef: {{ include "opsin.redisSecret" .root }}}
 {{- range $name, $value := merge (dict) .given .root.Values.settings .own (dict "OPSIN_CELL" .root.Values.cell) }}
