@@ -51,7 +51,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder)
     pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python"]  # one of its own takes seconds to install
-    subprocess.run([*pip, "install", "--quiet", wheel], check=True)
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", wheel], check=True)
     return folder / "bin"
 
 

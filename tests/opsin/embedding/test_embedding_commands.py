@@ -239,9 +239,9 @@ def test_embed_keeps_what_has_come_when_it_is_interrupted(embedding_service: Ser
 def test_embed_goes_on_after_it_was_killed(embedding_service: Service, tmp_path: Path) -> None:
     photos, file = tmp_path / "photos", tmp_path / "vectors.npz"
     photos.mkdir()
-    files = write_images(photos, 640)
+    files = write_images(photos, 320)
     with run_proxy(embedding_service) as proxy:
-        proxy.pause = 0.25  # 640 answers, 16 at a time, take 10 s at least: the file is written after 5 s for the first time
+        proxy.pause = 0.5  # 320 answers, 16 at a time, take 10 s at least: the file is written after 5 s for the first time
         command = start_command("embed", photos, "-o", file, "--url", proxy.url)
         eventually(file.exists, "the file is written in the middle")
         command.kill()
@@ -251,10 +251,10 @@ def test_embed_goes_on_after_it_was_killed(embedding_service: Service, tmp_path:
         eventually(lambda: proxy.pending == 0, "what the killed command has asked for is answered")
         proxy.pause, before = 0.0, proxy.embedded
         ended = opsin("embed", photos, "-o", file, "--url", proxy.url)
-        assert ended.returncode == 0 and f"640 vectors of 24 numbers, pair@1, {retained} of them kept from before" in ended.stdout
+        assert ended.returncode == 0 and f"320 vectors of 24 numbers, pair@1, {retained} of them kept from before" in ended.stdout
         assert proxy.embedded - before == len(files) - retained
     with Client(embedding_service.url) as client:
-        rows = [0, 320, 639]
+        rows = [0, 160, 319]
         expected = client.embed([files[row] for row in rows]).vectors
     np.testing.assert_allclose(FileVectors.load(file).vectors[rows], expected, atol=2e-6)
 
