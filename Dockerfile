@@ -24,7 +24,7 @@ FROM base AS gateway-venv
 RUN python -m venv /venv
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY opsin/__init__.py opsin/
-RUN pip install --no-cache-dir --editable '.[gateway]'
+RUN pip install --no-cache-dir --editable '.[gateway,otel]'
 
 FROM base AS worker-venv
 # The requirement for torch; name a CPU build, and an index that has it, where workers have no GPU. Large, so in a layer of its own.
@@ -35,7 +35,7 @@ ARG PIP_EXTRA_INDEX_URL
 RUN python -m venv /venv && pip install --no-cache-dir "$TORCH"
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY opsin/__init__.py opsin/
-RUN pip install --no-cache-dir --editable ".[$EXTRA]"
+RUN pip install --no-cache-dir --editable ".[$EXTRA,otel]"
 
 # A release adds labels of its version, commit and repository (.github/workflows/release.yml).
 FROM base AS gateway

@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import av
 import httpx2
@@ -55,6 +56,8 @@ class CheckoutVersion:
     name: str
     checkout: Path
     folder: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of its service."""
 
     def bundles(self, *names: str) -> Path:
         """Write a folder of these bundles, which ship with this version."""
@@ -191,7 +194,7 @@ def compare(figures: Sequence[VersionFigure], versions: Sequence[CheckoutVersion
 
 @contextmanager
 def serving(version: CheckoutVersion, bundles: Path) -> Iterator[RunningVersion]:
-    with service.observe(bundles, checkout=version.checkout) as observed:
+    with patch.dict(os.environ, version.variables), service.observe(bundles, checkout=version.checkout) as observed:
         yield RunningVersion(version, observed)
 
 

@@ -40,7 +40,7 @@ MODULE_NOUNS = vocabulary(
     "training merging masking pooling sampling blending timing embedding matching tracking rendering distributed supervised labelled "
     "batching scaling spacing warping padding encoding decoding tokenizing hashing signing streaming loading speed typing string "
     "fetching routing logging tuning windowing importing serving monitoring compositing mapping naming mixing "
-    "compiled extending pretraining preprocessing inpainting embed unsupported pending"
+    "compiled extending tracing pretraining preprocessing inpainting embed unsupported pending"
 )
 ALIAS = re.compile(r"(npt\.)?NDArray\[|np\.ndarray\[|Tensor$")
 FORMAT_FIELDS = {

@@ -114,6 +114,7 @@ class GatewayApp(RequestMiddleware):
             authenticate=None if keys is None else AuthenticationMiddleware(keys, RateLimiter(lambda: gateway.dispatcher.gateways)),
             refuse=self._refuse_early,
             wrap=self._with_cors if settings.cors_origins else None,
+            tracer=gateway.tracer,
         )
 
     def _with_cors(self, app: ASGIApp) -> ASGIApp:

@@ -24,6 +24,7 @@ from server.queue.connect import RedisUnavailable
 from server.queue.gateway.dispatcher import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
+from server.telemetry.tracing import Tracer
 
 if TYPE_CHECKING:
     from server.gateway.inference.url_parts import PartFetcher
@@ -50,6 +51,7 @@ class GatewayState:
     status: StatusReport
     keys: KeyRing | None
     """None: requests need no key."""
+    tracer: Tracer | None
 
     def is_key_valid(self, key_name: str) -> bool:
         """Return whether an API key of this name still exists. Empty: the name of requests without a key."""

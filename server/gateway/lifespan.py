@@ -28,6 +28,7 @@ from server.media.limits import MediaLimits
 from server.queue.gateway.dispatcher import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
+from server.telemetry.tracing import start_tracer
 
 if TYPE_CHECKING:
     from server.gateway.inference.url_parts import PartFetcher
@@ -78,6 +79,7 @@ def assemble(settings: Settings) -> tuple[GatewayState, Lifespan]:
         timers=timers,
         status=StatusReport(dispatcher),
         keys=keys,
+        tracer=start_tracer("gateway", metrics.spans_dropped),
     )
     webhooks = _webhooks(gateway)
 
@@ -98,6 +100,8 @@ def assemble(settings: Settings) -> tuple[GatewayState, Lifespan]:
         for client in (gateway.fetcher, webhooks):
             if client is not None:
                 await client.close()
+        if gateway.tracer is not None:
+            gateway.tracer.export.close()
 
     return gateway, lifespan
 

@@ -188,6 +188,8 @@ class WebhookSender:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": self._secrets.sign(id_, timestamp, body),
         }
+        if due.record.traceparent:
+            headers["traceparent"] = due.record.traceparent
         try:
             async with asyncio.timeout(self._timings.timeout):
                 async with self._outbound.request("POST", self._outbound.parse(due.url), headers, body) as response:

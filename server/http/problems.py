@@ -7,6 +7,7 @@ from enum import Enum
 
 import msgspec
 from starlette.responses import Response
+from structlog.contextvars import get_contextvars
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -73,6 +74,7 @@ class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str
     request_id: str
     field: str | None = None
+    trace_id: str | None = None
 
 
 MAX_DETAIL = 1024
@@ -105,12 +107,13 @@ class Problem(Exception):
             headers["Connection"] = "close"  # the rest of the body would take as long
         return headers
 
-    def as_struct(self, request_id: str) -> ProblemDocument:
+    def as_struct(self, request_id: str, trace_id: str | None) -> ProblemDocument:
         kind = self.kind
-        return ProblemDocument(f"urn:opsin:{kind.slug}", kind.title, kind.status, self.detail, request_id, self.field)
+        return ProblemDocument(f"urn:opsin:{kind.slug}", kind.title, kind.status, self.detail, request_id, self.field, trace_id)
 
     def document(self, request_id: str) -> bytes:
-        return msgspec.json.encode(self.as_struct(request_id))
+        """Encode the answer to the request that is being handled."""
+        return msgspec.json.encode(self.as_struct(request_id, get_contextvars().get("trace_id")))
 
     def to_response(self, request_id: str) -> Response:
         return Response(self.document(request_id), self.kind.status, self.headers(), MEDIA_TYPE)

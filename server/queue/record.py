@@ -62,6 +62,8 @@ class RecordDraft(msgspec.Struct, frozen=True, kw_only=True):
     """URL to notify of its end; empty: none."""
     webhook_events: str = ""
     """Ends to notify of, separated by commas."""
+    traceparent: str = ""
+    """The request's span; empty: it has no trace."""
 
 
 class JobProgress(msgspec.Struct, frozen=True):
@@ -102,6 +104,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the last event."""
     key_name: str = ""
     """The name of the API key that it was sent with, whom alone it answers; empty: of none."""
+    traceparent: str = ""
+    """The request's span; empty: it has no trace."""
 
     @property
     def job_ids(self) -> list[str]:

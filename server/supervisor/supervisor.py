@@ -25,6 +25,7 @@ from server.supervisor.child_processes import Child, ForkServer, LoadCrashTracke
 from server.supervisor.liveness import FAST_POLL_S, SLOW_POLL_S, LivenessMonitor
 from server.supervisor.private_valkey import PrivateValkey, ValkeyUnavailable
 from server.telemetry import logs
+from server.telemetry.tracing import read_sampler
 
 log = logs.get(__name__)
 
@@ -48,6 +49,7 @@ def serve(settings: Settings) -> int:
     signals = StopSignals(children=True)
     try:
         os_process.connection_limit(settings.max_connections)  # else each gateway would end by itself
+        read_sampler()
         listener = os_process.listen(settings.host, settings.port)
     except OSError as error:
         reason = os.strerror(error.errno or 0)

@@ -48,6 +48,7 @@ VIDEO_COUNTERS = {
     "decoded_frames": "Frames of videos that were decoded, including those that no row shows.",
     "seconds": "Seconds of video that were analysed.",
 }
+SPANS_DROPPED = ("opsin_spans_dropped", "Spans of traces that no collector got, by reason.", ["reason"])
 FLUSH_INTERVAL_S = 0.25
 BYTES = tuple(1024 * 4**step for step in range(9))
 GROWTH = math.log(1.1)
@@ -207,6 +208,7 @@ class GatewayMetrics:
         self.webhooks = counter("opsin_webhooks", "Attempts to deliver webhooks, by outcome.", ["outcome"])
         for outcome in WEBHOOK_OUTCOMES:
             self.webhooks.labels(outcome)
+        self.spans_dropped = counter(*SPANS_DROPPED)
         self.items = counter("opsin_items", "Items answered: images, clips, texts.", ["model", "version"])
         self.queued_jobs = counter("opsin_queued_jobs", "Jobs made for the queue.", ["model", "version"])
         self.queued_bytes = counter("opsin_queued_bytes", "Bytes of the arrays of jobs made for the queue.", ["model", "version"])
@@ -313,6 +315,7 @@ class WorkerMetrics:
         self.dead_letters = counter("opsin_dead_letters", "Jobs given up and set aside.")
         progress_text = "Seconds since the last batch ended or, when idle, since the last poll of the queue."
         self.progress_age = gauge("opsin_worker_last_progress_age_seconds", progress_text)
+        self.spans_dropped = counter(*SPANS_DROPPED)
         self.device_memory = gauge("opsin_device_memory_bytes", "Memory of the worker's GPU, by kind.", ["device", "kind"])
 
 

@@ -38,6 +38,7 @@ from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics, build_info
+from server.telemetry.tracing import Tracer, start_tracer
 from server.worker.backends.candidates import Candidates, lower_thread_priority
 from server.worker.backends.learned_cache import LearnedCache
 from server.worker.backends.loading import Loader, ReadyBundle
@@ -75,7 +76,8 @@ def run_worker(settings: Settings) -> int:
         os.environ.setdefault(name, value)
     try:
         systems()
-        layout = choose_layout(settings)
+        layout, metrics = choose_layout(settings), WorkerMetrics()
+        tracer = start_tracer("worker", metrics.spans_dropped)
     except (ExtensionError, ValueError) as error:
         log.critical(str(error))
         return MISUSE
@@ -91,7 +93,7 @@ def run_worker(settings: Settings) -> int:
     keep_freed_memory()
     torch.set_num_threads(layout.threads)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
+    host = settings.metrics_host or settings.host
     metrics.registry.register(build_info(torch=torch.__version__))
     if layout.device.type == "cuda":
         metrics.registry.register(DeviceLoadCollector(layout.device, layout.name))
@@ -100,20 +102,24 @@ def run_worker(settings: Settings) -> int:
     except OSError as error:
         log.critical("cannot serve metrics", host=host, port=settings.metrics_port, reason=str(error))
         return MISUSE
-    Worker(settings, settings.redis_url, layout, metrics, metrics_port).run()
+    Worker(settings, settings.redis_url, layout, metrics, metrics_port, tracer).run()
+    if tracer is not None:
+        tracer.export.close()
     os._exit(0)  # shutting torch down takes a second, and a batch that still runs can be neither interrupted nor answered
 
 
 class Worker:
     """The threads of one worker process and how they start and end."""
 
-    def __init__(self, settings: Settings, redis_url: str, layout: Layout, metrics: WorkerMetrics, metrics_port: int) -> None:
+    def __init__(
+        self, settings: Settings, redis_url: str, layout: Layout, metrics: WorkerMetrics, metrics_port: int, tracer: Tracer | None
+    ) -> None:
         self._settings = settings
         self._layout = layout
         self._first = FirstContact(redis_url)
         self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace.from_settings(settings))
         self._metrics_port = metrics_port
-        self._answers = ReplyWriter(self._queue, metrics)
+        self._answers = ReplyWriter(self._queue, metrics, tracer)
         self._bundles = LoadedBundles(
             settings.bundles,
             self._load,

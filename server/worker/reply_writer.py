@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from queue import SimpleQueue
+from typing import Any
 
 from prometheus_client import Counter
 
@@ -17,6 +19,7 @@ from server.queue.worker.delivery import Delivery
 from server.queue.worker.worker_queue import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import BufferedHistogram, WorkerMetrics
+from server.telemetry.tracing import TraceContext, Tracer, new_span_id
 from server.worker.executors import ComputedBatch, DepartedJobs, FailedJob, JobOutputs, JobReport, Reports, Result, TooLarge, UnservedJobs
 
 log = logs.get(__name__)
@@ -25,9 +28,10 @@ log = logs.get(__name__)
 class ReplyWriter:
     """A writer of results to the queue: at once, or in a thread of its own while the next batch runs."""
 
-    def __init__(self, queue: WorkerQueue, metrics: WorkerMetrics) -> None:
+    def __init__(self, queue: WorkerQueue, metrics: WorkerMetrics, tracer: Tracer | None = None) -> None:
         self._queue = queue
         self._metrics = metrics
+        self._tracer = tracer
         self._write_queue: SimpleQueue[Result | None] = SimpleQueue()
         self._writing = threading.Lock()
 
@@ -54,6 +58,8 @@ class ReplyWriter:
     def _write(self, result: Result) -> None:
         try:
             _write(self._queue, result, self._metrics)
+            if self._tracer is not None:
+                _record_spans(self._tracer.export.put, result)
         except RedisUnavailable as away:
             log.error("results not written: their jobs run again", reason=str(away))
 
@@ -93,6 +99,37 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
             metrics.failures.labels(job.bundle.partition("@")[0], "model-error").inc()
         case UnservedJobs(jobs=[first, *_] as jobs):
             _fail(queue, jobs, "unloaded", f"{first.bundle} was unloaded")
+
+
+def _record_spans(put: Callable[..., None], result: Result) -> None:
+    """Record spans of a batch and of its sampled jobs: when they waited, and when they ran."""
+    now, offset_ns = time.monotonic(), time.time_ns() - time.monotonic_ns()
+
+    def record(name: str, caller: TraceContext, times: tuple[float, float], **facts: Any) -> TraceContext:
+        context = caller._replace(span_id=new_span_id())
+        put(name, context, caller.span_id, times, offset_ns, **facts)
+        return context
+
+    if isinstance(result, FailedJob) and (caller := _sampled_caller(result.job)):
+        record("inference", caller, (result.job.pulled_at, now), error=type(result.error).__name__)
+    if not isinstance(result, ComputedBatch) or not (callers := list(filter(None, map(_sampled_caller, result.jobs)))):
+        return
+    facts = {"messaging.system": "redis", "messaging.destination.name": result.jobs[0].bundle}
+    process = {**facts, "messaging.operation.type": "process", "messaging.batch.message_count": len(result.jobs)}
+    links = list(dict.fromkeys(callers))
+    batch = record("batch", callers[0], (result.started, now), kind="CONSUMER", attributes=process, links=links)
+    for answer in result.answers:
+        if caller := _sampled_caller(answer.job):
+            receive = {**facts, "messaging.operation.type": "receive", "messaging.message.id": answer.job.job_id}
+            started = answer.job.pulled_at + answer.batch_wait
+            record("queue", caller, (answer.job.queued_at, started), kind="CONSUMER", attributes=receive)
+            record("inference", caller, (started, result.started + result.seconds), links=[batch])
+
+
+def _sampled_caller(job: Delivery) -> TraceContext | None:
+    """Return the span of the request of a job, if it is sampled."""
+    context = TraceContext.parse(job.job.trace.get("traceparent", ""))
+    return context if context is not None and context.is_sampled else None
 
 
 def _fail(queue: WorkerQueue, jobs: list[Delivery], kind: str, detail: str) -> None:

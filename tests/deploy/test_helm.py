@@ -58,6 +58,7 @@ EVERYTHING: Object = {
         "rules": {"enabled": True, "labels": {"release": "prometheus"}},
         "dashboards": {"enabled": True},
     },
+    "tracing": {"endpoint": "http://collector.monitoring:4318", "samplerRatio": 0.05},
     "networkPolicies": {"clients": [{"podSelector": {"matchLabels": {"app": "shop"}}}]},
 }
 
@@ -250,6 +251,21 @@ def test_keys_come_from_their_secret() -> None:
     assert mount["mountPath"] == str(path.parent) and mount["readOnly"]
 
 
+def test_traces_are_sent_to_a_collector_by_gateways_and_workers() -> None:
+    for name in ("demo-gateway", "demo-worker-gpu"):
+        variables = environment(render_everything()["Deployment", name])
+        assert {key: value for key, value in variables.items() if key.startswith("OTEL_")} == {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.monitoring:4318",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.05",
+            "OTEL_RESOURCE_ATTRIBUTES": "service.namespace=demo",
+        }
+    defaults = render_defaults()["Deployment", "demo-gateway"]
+    assert not any(key.startswith("OTEL_") for key in environment(defaults))
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert all(f"[{extras}]" in dockerfile for extras in ("gateway,otel", "$EXTRA,otel")), "the images can export"
+
+
 def test_monitoring_selects_the_pods_of_the_release() -> None:
     objects = render_everything()
     for kind, ports in (("gateway", ["http"]), ("worker", ["metrics"])):
@@ -377,6 +393,8 @@ def test_the_query_is_the_one_that_the_docs_explain() -> None:
         ({"redis": {"urlSecret": {"name": "mine"}}}, "set redis.trial.enabled=false"),
         ({"gateway": {"settings": {"OPSIN_DRAIN_TIMEOUT": 5}}}, "settings.OPSIN_DRAIN_TIMEOUT: use drainDelay and drainTimeout"),
         ({"settings": {"OPSIN_DRAIN_DELAY": 5}}, "settings.OPSIN_DRAIN_DELAY: use drainDelay and drainTimeout"),
+        ({"tracing": {"endpoint": "collector:4318"}}, "at '/tracing/endpoint'"),
+        ({"tracing": {"samplerRatio": 10}}, "at '/tracing/samplerRatio': maximum: got 10, want 1"),
         ({"route": {"enabled": True}}, "route.parentRefs names the Gateways"),
         ({"pools": [POOL | {"keda": {"enabled": True}}]}, "pools[cpu].models lists the bundles"),
         ({"pools": [POOL | {"bundles": {"existingClaim": "a", "image": "b"}}]}, "pools[cpu].bundles has existingClaim"),

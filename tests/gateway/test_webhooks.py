@@ -38,6 +38,7 @@ SECRETS = [f"whsec_{base64.b64encode(bytes([number]) * 32).decode()}" for number
 TRIES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 QUICK = WebhookTimings(look=0.02, lease=60.0, timeout=10.0, tries=TRIES)
 HERE = ["127.0.0.0/8", "::1/128"]
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @pytest.fixture(scope="module")
@@ -200,14 +201,15 @@ def test_no_receiver_is_called_unless_hosts_are_listed(gateway: Gateway, receive
     assert "OPSIN_WEBHOOK_HOSTS" in refused.json()["detail"]
 
 
-async def cancel_job(us: Dispatcher, url: str, key_name: str = "") -> str:
-    """Admit a job with a webhook and cancel it; return its id. key_name: owner of the job."""
+async def cancel_job(us: Dispatcher, url: str, key_name: str = "", traceparent: str = "") -> str:
+    """Admit a job with a webhook and cancel it; return its id. key_name: owner of the job. traceparent: of its request."""
 
     def to_jobs(record: str) -> list[QueuedJob]:
         return [msgspec.structs.replace(job, id=f"{record}-0", record=record, gateway="")]
 
     job = await a_job(us)
-    record = await us.records.admit(replace(DRAFT, webhook=url, webhook_events="cancelled", key_name=key_name), b"\x80", to_jobs)
+    draft = replace(DRAFT, webhook=url, webhook_events="cancelled", key_name=key_name, traceparent=traceparent)
+    record = await us.records.admit(draft, b"\x80", to_jobs)
     assert await us.records.cancel(record.id, key_name)
     return record.id
 
@@ -255,13 +257,14 @@ async def test_receiver_is_called_until_it_accepts_or_declines(
 ) -> None:
     with host(Receiver(*answers)) as target:
         async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{target.port}") as metrics:
-            record = await cancel_job(us, target.url("/"))
+            record = await cancel_job(us, target.url("/"), traceparent=TRACEPARENT)
             await eventually_async(lambda: count(metrics, outcome) == 1)
             await eventually_async(lambda: not db.exists(f"webhook:{record}") and not db.zcard("webhooks"))
             assert count(metrics, "failed") == calls - 1
         assert len(target.requests) == calls
         assert len({request.headers["webhook-id"] for request in target.requests}) == 1
         assert {verify_call(request)["id"] for request in target.requests} == {record}
+        assert {request.headers["traceparent"] for request in target.requests} == {TRACEPARENT}
 
 
 async def test_a_dead_receiver_is_given_up_and_the_job_is_as_it_was(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:

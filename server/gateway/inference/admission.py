@@ -31,6 +31,7 @@ from server.queue.script import NO_OWNER, Claim, DeadlineExceeded, Refused
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics
+from server.telemetry.tracing import RequestTrace
 
 REFUSED_UNRUN = (
     *(ProblemKind.QUEUE_FULL, ProblemKind.CLIENT_QUOTA, ProblemKind.KEY_QUOTA, ProblemKind.RESULTS_FULL, ProblemKind.DRAINING),
@@ -72,6 +73,7 @@ class RequestContext:
     """Released once the queue counts the jobs itself."""
     stream: EventStream | None = None
     """Receives the reason if the request fails after its response has started."""
+    trace: RequestTrace | None = None
     started_at: float = 0.0
     """Seconds of `time.perf_counter()`."""
     timeout_s: float = 0.0
@@ -89,6 +91,8 @@ class RequestContext:
     def set_bundle(self, spec: BundleSpec) -> None:
         """Count the request for this bundle."""
         self.model, self.version = spec.name, spec.version
+        if self.trace is not None:
+            self.trace.attributes["opsin.bundle"] = spec.id
 
     def set_deadline(self, seconds: float) -> None:
         """Set the deadline to so many seconds after the start."""
@@ -191,6 +195,7 @@ class Admission:
         context = RequestContext(
             head, receive, state["request_id"], client, key, mode, protocol, is_long_running, deadline, reservation, stream
         )
+        context.trace = state["trace"]
         return AdmittedRequest(self, context)
 
     async def start(self, context: RequestContext) -> None:

@@ -130,6 +130,8 @@ class InferenceRunner:
         count = len(items)
         items += await self._prepare_texts(resolved)
         prepared_at = time.perf_counter()
+        if context.trace is not None:
+            context.trace.record_stage("prepare", started_at, prepared_at)
         now_ms, is_job = self._dispatcher.link.now_ms(), context.mode == "job"
         seconds_left = context.timeout_s - (prepared_at - context.started_at) if is_job else context.seconds_left()
         deadline_ms, gateway = int(now_ms + seconds_left * 1000), "" if is_job else self._dispatcher.id
@@ -241,7 +243,10 @@ class InferenceRunner:
     ) -> list[QueuedJob]:
         """Make the jobs of one request. gateway: that they are answered to; empty: they are answered to a record."""
         task, spec, plan = resolved.task, resolved.spec, resolved.plan
-        request = os.urandom(16).hex()
+        request, context = os.urandom(16).hex(), resolved.context
+        trace = {"request_id": context.request_id}
+        if context.trace is not None:
+            trace |= {"trace_id": context.trace.context.trace_id, "traceparent": str(context.trace.context)}
         extra_options: dict[str, Any] = {}
         echoed, unread = _echoed_arrays(resolved)
         if echoed:  # results of records are presented by any gateway
@@ -268,8 +273,8 @@ class InferenceRunner:
                 gateway=gateway,
                 progress=follow,
                 previews=follow and isinstance(task, Previews),
-                trace={"request_id": resolved.context.request_id},
-                owner=owner_id(resolved.context.client),
+                trace=trace,
+                owner=owner_id(context.client),
                 work_ms=work_ms,
                 takes_long=takes_long,
                 low=resolved.priority == "low",

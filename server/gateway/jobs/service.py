@@ -177,6 +177,7 @@ class JobService:
             bound=len(plan) + sum(_result_bound(prepared, job) for job in prepared.jobs),
             webhook=webhook.url,
             webhook_events=webhook.events,
+            traceparent="" if context.trace is None else str(context.trace.context),
         )
 
         def make_jobs(record: str) -> list[QueuedJob]:
@@ -288,7 +289,7 @@ def job_document(record: Record) -> JobDocument:
         created=rfc3339(record.created_ms),
         started=None if record.started_ms is None else rfc3339(record.started_ms),
         finished=None if record.finished_ms is None else rfc3339(record.finished_ms),
-        error=job_problem(record).as_struct(record.request_id) if record.failure is not None else None,
+        error=job_problem(record).as_struct(record.request_id, record.traceparent[3:35] or None) if record.failure is not None else None,
         links=Links(events_url(record.id), result_url(record.id)),
     )
 

@@ -34,7 +34,7 @@ def answer(struct: str, description: str, example: object) -> dict[str, Any]:
 
 def problems(*examples: tuple[ProblemKind, str, str | None]) -> dict[str, Any]:
     """Return responses by status; a status with several kinds lists them all."""
-    documents = ((kind, kind.status, Problem(kind, detail, field).as_struct(EXAMPLE_ID)) for kind, detail, field in examples)
+    documents = ((kind, kind.status, Problem(kind, detail, field).as_struct(EXAMPLE_ID, None)) for kind, detail, field in examples)
     return _responses(MEDIA_TYPE, {"$ref": "#/components/schemas/ProblemDocument"}, documents)
 
 

@@ -147,6 +147,8 @@ async def _run(body: EmbeddingRequest, context: RequestContext, gateway: Gateway
     write = partial(_encode, vectors, body.options.encoding, answered.spec.id, truncated, Usage(tokens, tokens))
     content = await gateway.body_executor.run(context.client, BYTES_PER_NUMBER * vectors.size, write)
     response = Response(content, media_type=JSON)
+    if context.trace is not None:
+        context.trace.record_stage("present", started_at)
     gateway.metrics.count_answer(answered.spec, started_at, len(response.body), context.payload_bytes)
     return response
 

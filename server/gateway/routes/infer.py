@@ -83,6 +83,8 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
         arrays, parameters = await gateway.renderer.to_tensors(answered)
         write = partial(_respond, context, body, answered.spec, offer, arrays, parameters)
         response = await gateway.renderer.run_in_thread_if_slow(answered, write)
+        if context.trace is not None:
+            context.trace.record_stage("present", started_at)
         gateway.metrics.count_answer(answered.spec, started_at, len(response.body), context.payload_bytes)
         return response
 

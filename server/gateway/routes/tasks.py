@@ -107,6 +107,8 @@ class TaskRoute:
         await gateway.admission.yield_event_loop(context)
         started_at = time.perf_counter()
         response = await gateway.renderer.present(answered)
+        if context.trace is not None:
+            context.trace.record_stage("present", started_at)
         gateway.metrics.count_answer(answered.spec, started_at, len(response.body), context.payload_bytes)
         return response
 
@@ -126,6 +128,8 @@ async def scene(request: Request, scene_id: str) -> Response:
         answered = await gateway.runner.submit(await gateway.runner.prepare(await _resolve_query(scene_id, context, gateway)))
         started_at = time.perf_counter()
         response = await gateway.renderer.present(answered)
+        if context.trace is not None:
+            context.trace.record_stage("present", started_at)
         gateway.metrics.count_answer(answered.spec, started_at, len(response.body))
         return response
 

@@ -53,6 +53,12 @@ imagePullPolicy: {{ .image.pullPolicy }}
 {{- end }}
 - name: OPSIN_REDIS_URL
   valueFrom: {secretKeyRef: {{ include "opsin.redisSecret" .root }}}
+{{- if .root.Values.tracing.endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .root.Values.tracing.endpoint | quote }}}
+- {name: OTEL_TRACES_SAMPLER, value: parentbased_traceidratio}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .root.Values.tracing.samplerRatio | toString | quote }}}
+- {name: OTEL_RESOURCE_ATTRIBUTES, value: "service.namespace={{ .root.Release.Name }}"}
+{{- end }}
 {{- range $name, $value := merge (dict) .given .root.Values.settings .own (dict "OPSIN_CELL" .root.Values.cell) }}
 - {name: {{ $name }}, value: {{ $value | toString | quote }}}
 {{- end }}
