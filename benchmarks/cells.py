@@ -54,7 +54,7 @@ class Cell:
 
     def start_redis(self) -> None:
         options = ["--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
-        self.redis = self._run([find_server(), "--port", str(self.redis_port), *options], {})
+        self.redis = self._run([find_server(), "--port", str(self.redis_port), *options])
 
     def start(self, bundles: Path) -> None:
         self.start_redis()
@@ -85,8 +85,9 @@ class Cell:
             process.terminate()
             process.wait()
 
-    def _run(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        pinned = die_with_parent(["/usr/bin/taskset", "--cpu-list", str(self.cpu), *command])
+    def _run(self, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        # pinned first: a Redis that starts again must not take the CPU of the other cell
+        pinned = ["taskset", "--cpu-list", str(self.cpu), *die_with_parent(command)]
         return subprocess.Popen(pinned, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
