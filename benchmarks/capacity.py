@@ -34,7 +34,7 @@ LOADS = (0.3, 0.6, 0.8)
 """Shares of the predicted capacity that are measured."""
 CLIENTS = 8
 WARM_S = 3.0
-JOBS = 200
+JOBS = 1000
 """Asynchronous jobs whose results' memory is measured; a quarter of them run before the prediction."""
 Found = TypeVar("Found")
 
