@@ -33,6 +33,12 @@ def config(name: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_rules_are_evaluated_as_often_as_targets_are_scraped(name: str) -> None:
+    settings = config(name)["global"]
+    assert settings["evaluation_interval"] == settings["scrape_interval"], "the default of a minute would delay alerts"
+
+
 def test_static_targets_are_where_processes_listen_by_default() -> None:
     static, compose = config("prometheus.static.yml"), config("prometheus.yml")
     found = {job["job_name"]: job["static_configs"][0]["targets"] for job in static.pop("scrape_configs")}
