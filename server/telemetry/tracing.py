@@ -81,7 +81,7 @@ def _variable(name: str) -> str:
 def read_number(name: str, default: float, maximum: float) -> float:
     """Return the number in an environment variable. Raises ValueError."""
     text = _variable(name) or str(default)
-    number = float(text) if re.fullmatch(r"\d*\.?\d+", text) else math.nan
+    number = float(text) if re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?", text) else math.nan
     if not number <= maximum:
         raise ValueError(f"{name}={text}: use a number from 0 to {maximum}")
     return number

@@ -8,6 +8,7 @@ They share `Slots` and the queue of results.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import sys
@@ -77,7 +78,8 @@ def run_worker(settings: Settings) -> int:
     try:
         systems()
         layout, metrics = choose_layout(settings), WorkerMetrics()
-        tracer = start_tracer("worker", metrics.spans_dropped)
+        if (tracer := start_tracer("worker", metrics.spans_dropped)) is not None:
+            gc.freeze()  # the modules of the SDK, as the fork server does with those of the worker
     except (ExtensionError, ValueError) as error:
         log.critical(str(error))
         return MISUSE

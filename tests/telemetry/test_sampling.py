@@ -109,6 +109,7 @@ def test_an_unsampled_request_has_no_span_but_its_callers_ids() -> None:
         ("parentbased_always_off", "0.5", (0.0, True)),
         ("traceidratio", "0.25", (0.25, False)),
         ("parentbased_traceidratio", "0.1", (0.1, True)),
+        ("parentbased_traceidratio", "1e-05", (0.00001, True)),
         ("parentbased_traceidratio", "", (1.0, True)),
     ],
 )
