@@ -37,9 +37,9 @@ demo: $(VENV)/.server
 serve: $(VENV)/.server
 	$(BIN)/opsin serve $(ARGS)
 
-# Files of tests run side by side, by three processes for two CPUs (4 at most, of 1.4 GB each), since most of them wait for a service: with
-# more, two slow CPUs are never idle, and what a service promises within a second comes later. One OpenMP thread each.
-TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, 3 * (os.cpu_count() or 1) // 2))')
+# Files of tests run side by side, by two processes for each CPU (4 at most, of 1.4 GB each), since many of them wait for a service. One
+# OpenMP thread each.
+TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(ARGS)
 
